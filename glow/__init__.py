@@ -1,0 +1,45 @@
+"""Glow normalizing flows: exact likelihoods of images, and tests of whether images belong.
+
+The public names. They are imported when first used, so that `import glow` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glow.checkpoint import load_checkpoint, save_checkpoint
+    from glow.config import FitConfig, GlowConfig
+    from glow.data import load_dataset
+    from glow.dequantization import uniform_noise
+    from glow.model import Glow
+    from glow.training import Trainer, fit
+
+_HOMES = {
+    "FitConfig": "config",
+    "Glow": "model",
+    "GlowConfig": "config",
+    "Trainer": "training",
+    "fit": "training",
+    "load_checkpoint": "checkpoint",
+    "load_dataset": "data",
+    "save_checkpoint": "checkpoint",
+    "uniform_noise": "dequantization",
+}
+
+__all__ = [
+    "FitConfig",
+    "Glow",
+    "GlowConfig",
+    "Trainer",
+    "fit",
+    "load_checkpoint",
+    "load_dataset",
+    "save_checkpoint",
+    "uniform_noise",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"glow.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'glow' has no attribute {name!r}")

@@ -1,0 +1,23 @@
+"""One invertible layer a file; `base` holds their contract."""
+
+from glow.layers.actnorm import ActNorm
+from glow.layers.base import Layer
+from glow.layers.coupling import CouplingLayer, CouplingNetwork, ZeroConv2d
+from glow.layers.permutation import FixedPermutation, InvertibleConv1x1, make_permutation
+from glow.layers.split import Split, TopPrior, gaussian_log_prob
+from glow.layers.squeeze import Squeeze
+
+__all__ = [
+    "ActNorm",
+    "CouplingLayer",
+    "CouplingNetwork",
+    "FixedPermutation",
+    "InvertibleConv1x1",
+    "Layer",
+    "Split",
+    "Squeeze",
+    "TopPrior",
+    "ZeroConv2d",
+    "gaussian_log_prob",
+    "make_permutation",
+]

@@ -1,0 +1,102 @@
+"""Coupling layers and the network inside them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glow.config import Coupling, Scale
+from glow.layers.base import Layer, sum_per_image
+
+__all__ = ["CouplingLayer", "CouplingNetwork", "ZeroConv2d"]
+
+LOG_BOUND = 2.0
+"""The bounded scale lies in (exp(-LOG_BOUND), exp(LOG_BOUND))."""
+
+
+class ZeroConv2d(nn.Module):
+    r"""A 3x3 convolution that starts at zero: :math:`(w * x + b) \exp(3 l)` with :math:`w = b = l = 0` at first
+    (Kingma & Dhariwal 2018, section 3.3, and the authors' code for the learned per-channel factor)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.logs = nn.Parameter(torch.zeros(out_channels))
+        nn.init.zeros_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.conv(x_BCHW) * (3 * self.logs).exp()[:, None, None]
+
+
+class CouplingNetwork(nn.Module):
+    """3x3 -> 1x1 -> 3x3 convolutions with ReLU between, `width` hidden channels, the last one a `ZeroConv2d`.
+
+    (B, C_in, H, W) -> (B, C_out, H, W). With `autocast_dtype` set its convolutions run in that type; the output is in
+    the input's type all the same, so that scales, log-dets and priors never lose precision.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, width: int) -> None:
+        super().__init__()
+        self.autocast_dtype: torch.dtype | None = None
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 1)
+        self.conv3 = ZeroConv2d(width, out_channels)
+        for conv in (self.conv1, self.conv2):
+            nn.init.normal_(conv.weight, std=0.05)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        enabled = self.autocast_dtype is not None
+        with torch.autocast(x_BCHW.device.type, dtype=self.autocast_dtype or torch.bfloat16, enabled=enabled):
+            hidden = F.relu(self.conv1(x_BCHW), inplace=True)
+            hidden = F.relu(self.conv2(hidden), inplace=True)
+            return self.conv3(hidden).to(x_BCHW.dtype)
+
+
+class CouplingLayer(Layer):
+    r"""Affine or additive coupling (Dinh et al. 2017, equations 4 to 8; Kingma & Dhariwal 2018, table 1).
+
+    With :math:`x_a, x_b` the first and second half of the channels,
+
+    .. math:: z_a = (x_a + t(x_b)) \, \sigma(x_b), \quad z_b = x_b, \qquad \log |\det| = \sum \log \sigma(x_b)
+
+    The network's output has C channels: the first C/2 are the shift :math:`t`, the last C/2 a raw :math:`s` from which
+    :math:`\log \sigma` is
+
+    - ``"sigmoid"``: :math:`\log \mathrm{sigmoid}(s + 2)`, the paper's. It has no lower bound, so the inverse of an unusual
+      input can overflow;
+    - ``"bounded"``: :math:`2 \tanh(s / 2)`, so a step stretches by at most :math:`e^2` either way.
+
+    Additive coupling has :math:`\sigma = 1` and a network with C/2 outputs.
+    """
+
+    def __init__(self, channels: int, width: int, coupling: Coupling, scale: Scale) -> None:
+        super().__init__()
+        half = channels // 2
+        self.scale = scale
+        self.affine = coupling == "affine"
+        self.network = CouplingNetwork(channels - half, 2 * half if self.affine else half, width)
+
+    def _shift_and_log_scale(self, x_b: Tensor) -> tuple[Tensor, Tensor | None]:
+        if not self.affine:
+            return self.network(x_b), None
+        shift, raw = self.network(x_b).chunk(2, 1)
+        if self.scale == "sigmoid":
+            return shift, F.logsigmoid(raw + 2)
+        return shift, LOG_BOUND * torch.tanh(raw / LOG_BOUND)
+
+    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        x_a, x_b = x_BCHW.chunk(2, 1)
+        shift, log_scale = self._shift_and_log_scale(x_b)
+        if log_scale is None:
+            return torch.cat([x_a + shift, x_b], 1), x_BCHW.new_zeros(len(x_BCHW))
+        return torch.cat([(x_a + shift) * log_scale.exp(), x_b], 1), sum_per_image(log_scale)
+
+    def inverse(self, z_BCHW: Tensor) -> Tensor:
+        z_a, x_b = z_BCHW.chunk(2, 1)
+        shift, log_scale = self._shift_and_log_scale(x_b)
+        if log_scale is not None:
+            z_a = z_a * (-log_scale).exp()
+        return torch.cat([z_a - shift, x_b], 1)

@@ -1,0 +1,262 @@
+"""Glow: levels of flow steps over the layers, and the likelihoods and samples that they give.
+
+Shapes: B images, C channels, H height, W width, D = C * H * W dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from glow.config import GlowConfig
+from glow.dequantization import BINS, dequantize, quantize
+from glow.layers import (
+    ActNorm,
+    CouplingLayer,
+    CouplingNetwork,
+    Layer,
+    Split,
+    Squeeze,
+    TopPrior,
+    gaussian_log_prob,
+    make_permutation,
+)
+
+__all__ = ["Glow", "Precision"]
+
+Precision = Literal["float32", "bf16"]
+
+
+class Step(Layer):
+    """One step of flow: ActNorm -> channel permutation -> coupling (Kingma & Dhariwal 2018, figure 2a)."""
+
+    def __init__(self, channels: int, config: GlowConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.actnorm = ActNorm(channels)
+        self.permutation = make_permutation(config.permutation, channels, generator)
+        self.coupling = CouplingLayer(channels, config.width, config.coupling, config.scale)
+
+    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        x_BCHW, log_det_actnorm = self.actnorm(x_BCHW)
+        x_BCHW, log_det_permutation = self.permutation(x_BCHW)
+        x_BCHW, log_det_coupling = self.coupling(x_BCHW)
+        return x_BCHW, log_det_actnorm + log_det_permutation + log_det_coupling
+
+    def inverse(self, z_BCHW: Tensor) -> Tensor:
+        return self.actnorm.inverse(self.permutation.inverse(self.coupling.inverse(z_BCHW)))
+
+    def initialize(self, x_BCHW: Tensor) -> Tensor:
+        return self.coupling(self.permutation(self.actnorm.initialize(x_BCHW))[0])[0]
+
+
+class Level(Layer):
+    """One scale: squeeze, then K steps (Kingma & Dhariwal 2018, figure 2b): (B, C, H, W) -> (B, 4C, H/2, W/2).
+
+    `split` is the split at its end, None at the top level.
+    """
+
+    def __init__(self, channels: int, config: GlowConfig, is_top: bool, generator: torch.Generator) -> None:
+        super().__init__()
+        self.squeeze = Squeeze()
+        self.steps = nn.ModuleList(Step(4 * channels, config, generator) for _ in range(config.depth))
+        self.split = None if is_top else Split(4 * channels)
+
+    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        x_BCHW, log_det_B = self.squeeze(x_BCHW)
+        for step in self.steps:
+            x_BCHW, step_log_det_B = step(x_BCHW)
+            log_det_B = log_det_B + step_log_det_B
+        return x_BCHW, log_det_B
+
+    def inverse(self, z_BCHW: Tensor) -> Tensor:
+        for step in reversed(self.steps):
+            z_BCHW = step.inverse(z_BCHW)
+        return self.squeeze.inverse(z_BCHW)
+
+    def initialize(self, x_BCHW: Tensor) -> Tensor:
+        x_BCHW = self.squeeze.initialize(x_BCHW)
+        for step in self.steps:
+            x_BCHW = step.initialize(x_BCHW)
+        return x_BCHW
+
+
+class Glow(nn.Module):
+    r"""The multi-scale flow of Kingma & Dhariwal (2018), with an exact density for every image.
+
+    ``model(x)`` and ``model.inverse(latents)`` are the flow itself, between real-valued images in [-0.5, 0.5] and one
+    latent a level (`GlowConfig.latent_shapes`); `log_prob`, `bits_per_dim` and `sample` speak of uint8 images.
+    All weights are drawn from ``config.seed``.
+    """
+
+    initialized: Tensor
+
+    def __init__(self, config: GlowConfig) -> None:
+        super().__init__()
+        self.config = config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            generator = torch.Generator().manual_seed(config.seed)
+            channels = [config.image_shape[0] * 2**level for level in range(config.levels)]
+            self.levels = nn.ModuleList(
+                Level(c, config, level == config.levels - 1, generator) for level, c in enumerate(channels)
+            )
+            self.top = TopPrior(4 * channels[-1], config.num_classes)
+        self.register_buffer("initialized", torch.tensor(False))
+
+    @property
+    def device(self) -> torch.device:
+        return self.initialized.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.top.mean.dtype
+
+    def set_precision(self, precision: Precision) -> Glow:
+        """The type in which the coupling networks' convolutions run. All else stays in the type of the weights."""
+        for module in self.modules():
+            if isinstance(module, CouplingNetwork):
+                module.autocast_dtype = torch.bfloat16 if precision == "bf16" else None
+        return self
+
+    def forward(self, x_BCHW: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Images in [-0.5, 0.5] -> (one latent a level, log-det (B,) in nats). No prior is in the log-det."""
+        latents, _, log_det_B = self._encode(x_BCHW)
+        return latents, log_det_B
+
+    def inverse(self, latents: Sequence[Tensor]) -> Tensor:
+        """One latent a level -> images (B, C, H, W) in [-0.5, 0.5]; the exact inverse of `forward`."""
+        x_BCHW = latents[-1]
+        for level, z_BCHW in zip(reversed(self.levels), [None, *reversed(latents[:-1])], strict=True):
+            if z_BCHW is not None:
+                x_BCHW = level.split.inverse(x_BCHW, z_BCHW)
+            x_BCHW = level.inverse(x_BCHW)
+        return x_BCHW
+
+    @torch.no_grad()
+    def initialize(self, images_BCHW: Tensor, noise_BCHW: Tensor | None = None) -> None:
+        """Data-dependent initialisation of every ActNorm from one batch of uint8 images, once.
+
+        In several processes each gives its share of the batch, and all end with the same parameters.
+
+        Raises:
+            RuntimeError: if the model is initialised already.
+        """
+        if self.initialized:
+            raise RuntimeError("this Glow is initialised already; doing so again would undo its training")
+        x_BCHW = self._dequantize(images_BCHW, noise_BCHW)
+        for level in self.levels:
+            x_BCHW = level.initialize(x_BCHW)
+            if level.split is not None:
+                x_BCHW, _ = level.split(x_BCHW)
+        self.initialized.fill_(True)
+
+    def log_prob_terms(
+        self, images_BCHW: Tensor, labels_B: Tensor | None = None, noise_BCHW: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The parts that `log_prob` is the sum of, in nats of real-valued images: the log-det (B,), and log p(z) of each
+        level (B, L), the top one last."""
+        latents, kept, log_det_B = self._encode(self._dequantize(images_BCHW, noise_BCHW))
+        priors_B = [
+            gaussian_log_prob(z_BCHW, *level.split.prior(x_a))
+            for level, z_BCHW, x_a in zip(self.levels, latents[:-1], kept, strict=False)
+        ]
+        priors_B.append(self._top_log_prob(latents[-1], labels_B))
+        return log_det_B, torch.stack(priors_B, 1)
+
+    def log_prob(
+        self, images_BCHW: Tensor, labels_B: Tensor | None = None, noise_BCHW: Tensor | None = None
+    ) -> Tensor:
+        """Log-likelihood (B,) in nats of uint8 images under uniform dequantisation: a lower bound on the log of the
+        probability mass (Theis et al. 2016, section 3.1).
+
+        Args:
+            images_BCHW: uint8.
+            labels_B: int64 classes, for a class-conditional model: log p(x | y). Without them such a model gives the
+                mixture with equal class weights, log p(x).
+            noise_BCHW: in [0, 1), such as `uniform_noise` gives; drawn afresh if None.
+
+        Raises:
+            ValueError: for images of another type or shape than the model's.
+        """
+        log_det_B, priors_BL = self.log_prob_terms(images_BCHW, labels_B, noise_BCHW)
+        return log_det_B + priors_BL.sum(1) - self.config.dimensions * math.log(BINS)
+
+    def bits_per_dim(
+        self, images_BCHW: Tensor, labels_B: Tensor | None = None, noise_BCHW: Tensor | None = None
+    ) -> Tensor:
+        """Negative log-likelihood (B,) in bits per dimension: -log2 p(x) / D."""
+        return -self.log_prob(images_BCHW, labels_B, noise_BCHW) / (self.config.dimensions * math.log(2))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """`n` uint8 images (n, C, H, W).
+
+        The temperature multiplies the noise at every level, mean + sd * T * eps, not the latent itself, whose mean is
+        learned. `labels` (n,) choose the classes of a class-conditional model; without them they are drawn.
+
+        Raises:
+            ValueError: for a negative temperature, or labels given to an unconditional model.
+        """
+        if temperature < 0:
+            raise ValueError(f"the temperature must not be negative: {temperature}")
+        if self.config.num_classes is None and labels is not None:
+            raise ValueError("this Glow has no classes: train it with num_classes, or sample without labels")
+        if self.config.num_classes is not None and labels is None:
+            where = generator.device if generator else None
+            labels = torch.randint(self.config.num_classes, (n,), generator=generator, device=where)
+        labels = None if labels is None else labels.to(self.device)
+
+        def draw(mean: Tensor, log_sd: Tensor, shape: tuple[int, int, int]) -> Tensor:
+            eps = torch.randn(
+                (n, *shape), generator=generator, device=generator.device if generator else None
+            )
+            return mean + log_sd.exp() * temperature * eps.to(self.device, self.dtype)
+
+        shapes = self.config.latent_shapes
+        x_BCHW = draw(*self.top.prior(labels), shapes[-1])
+        for index in reversed(range(len(self.levels))):
+            level = self.levels[index]
+            if level.split is not None:
+                x_BCHW = level.split.inverse(x_BCHW, draw(*level.split.prior(x_BCHW), shapes[index]))
+            x_BCHW = level.inverse(x_BCHW)
+        return quantize(x_BCHW)
+
+    def _encode(self, x_BCHW: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """The latents, the halves that went on at each split, and the log-det (B,)."""
+        latents: list[Tensor] = []
+        kept: list[Tensor] = []
+        log_det_B = x_BCHW.new_zeros(len(x_BCHW))
+        for level in self.levels:
+            x_BCHW, level_log_det_B = level(x_BCHW)
+            log_det_B = log_det_B + level_log_det_B
+            if level.split is not None:
+                x_BCHW, z_BCHW = level.split(x_BCHW)
+                kept.append(x_BCHW)
+                latents.append(z_BCHW)
+        return [*latents, x_BCHW], kept, log_det_B
+
+    def _top_log_prob(self, z_BCHW: Tensor, labels_B: Tensor | None) -> Tensor:
+        classes = self.config.num_classes
+        if labels_B is not None or classes is None:
+            return gaussian_log_prob(z_BCHW, *self.top.prior(labels_B))
+        every = torch.arange(classes, device=z_BCHW.device)
+        per_class = [gaussian_log_prob(z_BCHW, *self.top.prior(label[None])) for label in every]
+        return torch.stack(per_class).logsumexp(0) - math.log(classes)
+
+    def _dequantize(self, images_BCHW: Tensor, noise_BCHW: Tensor | None) -> Tensor:
+        if tuple(images_BCHW.shape[1:]) != self.config.image_shape:
+            shape = tuple(images_BCHW.shape[1:])
+            raise ValueError(f"this Glow models images of shape {self.config.image_shape}, not {shape}")
+        if noise_BCHW is None:
+            noise_BCHW = torch.rand(images_BCHW.shape, device=images_BCHW.device)
+        return dequantize(images_BCHW, noise_BCHW.to(self.dtype))

@@ -1,0 +1,368 @@
+"""The training loop: one process's share of data-parallel training.
+
+In a process group (`torch.distributed`) every process holds all images and takes its part of each batch; in one
+process the part is the whole. Which images make up a batch, in what order, and the noise of each follow from
+(seed, epoch, image index) alone, so neither the number of processes nor an interruption changes them, and no state of
+a random generator has to be saved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from glow.checkpoint import load_training_state, load_weights, save_checkpoint, save_training_state
+from glow.config import FitConfig
+from glow.dequantization import uniform_noise
+from glow.distributed import all_reduce_sum, rank, world_size
+from glow.model import Glow, Precision
+
+__all__ = [
+    "EpochResult",
+    "StepResult",
+    "Trainer",
+    "TrainingDiverged",
+    "fit",
+    "hardware_precision",
+    "mean_bits_per_dim",
+]
+
+SKIPS_IN_A_ROW = 50
+"""So many non-finite steps one after the other are a diverged run, not an unlucky batch."""
+
+STEP_INTERVAL_S = 1.0
+"""Time between two calls of `on_step`."""
+
+EVALUATION_BATCH = 256
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or its gradient stayed non-finite; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Where an epoch stands. `train_bits_per_dim` is the mean over this process's images of the epoch so far."""
+
+    epoch: int
+    step: int
+    steps: int
+    images_per_second: float
+    train_bits_per_dim: float
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What an epoch came to. Means are over all processes; bits/dim are at the model's image size.
+
+    `images_per_second` counts training alone. `skipped_steps` counts since the start of training. `gradient_norm` is
+    the mean over the epoch's steps, before clipping.
+    """
+
+    epoch: int
+    step: int
+    train_bits_per_dim: float
+    validation_bits_per_dim: float
+    images_per_second: float
+    gradient_norm: float
+    learning_rate: float
+    skipped_steps: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def hardware_precision(device: torch.device) -> Precision:
+    """bf16 where the hardware multiplies in it, else float32 (emulated bf16 is slower than float32)."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return "bf16" if device.type == "cpu" and supported() else "float32"
+
+
+class Trainer:
+    """Trains `model` on `images`, in this process's share.
+
+    Args:
+        model: initialised by `initialize` if it is not yet.
+        images: uint8 (N, C, H, W), all of them, in every process; kept on the device.
+        labels: int64 (N,), used by a class-conditional model alone.
+        validation: uint8 (N', C, H, W), scored after each epoch with noise that never changes.
+        device: where the model and the images live; the model's own if None.
+
+    Raises:
+        ValueError: if there are no images, no labels for a class-conditional model, or fewer images in a batch than
+            processes.
+    """
+
+    def __init__(
+        self,
+        model: Glow,
+        images: Tensor,
+        labels: Tensor | None = None,
+        *,
+        validation: Tensor | None = None,
+        config: FitConfig | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.config = config = config or FitConfig()
+        if len(images) == 0:
+            raise ValueError("there are no images to train on")
+        if model.config.num_classes is not None and labels is None:
+            raise ValueError("a class-conditional Glow is trained with labels, and there are none")
+        if min(config.batch_size, len(images)) < world_size():
+            raise ValueError(
+                f"a batch of {config.batch_size} images cannot be shared by {world_size()} processes"
+            )
+        self.device = torch.device(device) if device is not None else model.device
+        self.precision = hardware_precision(self.device) if config.precision == "auto" else config.precision
+        self.model = model.to(self.device, memory_format=torch.channels_last).set_precision(self.precision)
+        self.images = images.to(self.device)
+        self.labels = labels.to(self.device) if labels is not None and model.config.num_classes else None
+        self.validation = None if validation is None else validation.to(self.device)
+
+        self.steps_per_epoch = math.ceil(len(images) / config.batch_size)
+        self.optimizer = _optimizer(model, config, self.device)
+        self.schedule = LambdaLR(self.optimizer, _learning_rate_factor(config, self.steps_per_epoch))
+        self.average = (
+            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
+        )
+        self.epoch = 0
+        self.skipped_steps = 0
+        self._skips_in_a_row = 0
+        self._objective: nn.Module | None = None
+
+    @property
+    def evaluated_model(self) -> Glow:
+        """The model that is scored and saved: the averaged one where there is an average."""
+        return self.average.module if self.average is not None else self.model
+
+    def initialize(self) -> None:
+        """Sets every ActNorm from the first batch, each process giving its share, unless the model has been."""
+        if self.model.initialized:
+            return
+        indices = self._share(self._order(0)[: self.config.batch_size])
+        self.model.initialize(self.images[indices], self._noise(indices, 0))
+        if self.average is not None:
+            self.average.module.load_state_dict(self.model.state_dict())
+
+    def epochs(self, on_step: Callable[[StepResult], None] | None = None) -> Iterator[EpochResult]:
+        """Trains the epochs that are left, and gives what each came to.
+
+        Every process must go through it in step. `on_step` is called about once in `STEP_INTERVAL_S`.
+
+        Raises:
+            TrainingDiverged: after `SKIPS_IN_A_ROW` non-finite steps in a row.
+        """
+        self.initialize()
+        if self._objective is None:
+            self._objective = _objective(self.model, self.config.compile, self.device)
+        while self.epoch < self.config.epochs:
+            yield self._train_epoch(on_step)
+
+    def save(self, folder: str | Path) -> None:
+        """A checkpoint that `restore` can go on from; its model is the one that is evaluated."""
+        save_checkpoint(self.evaluated_model, folder)
+        state: dict[str, Any] = {
+            "epoch": self.epoch,
+            "skipped_steps": self.skipped_steps,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+        if self.average is not None:
+            state |= {"weights": self.model.state_dict(), "averaged": self.average.n_averaged}
+        save_training_state(state, folder)
+
+    def restore(self, folder: str | Path) -> None:
+        """Goes back to where `save` was called. Raises CheckpointError for a folder that it did not write whole."""
+        state = load_training_state(folder)
+        load_weights(self.evaluated_model, folder)
+        if self.average is not None:
+            self.model.load_state_dict(state["weights"])
+            self.average.n_averaged.copy_(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.epoch, self.skipped_steps = state["epoch"], state["skipped_steps"]
+
+    def _train_epoch(self, on_step: Callable[[StepResult], None] | None) -> EpochResult:
+        started = told = time.perf_counter()
+        order = self._order(self.epoch)
+        total = torch.zeros(
+            3, dtype=torch.float64, device=self.device
+        )  # bits/dim, finite images, gradient norm
+        seen = 0
+        for step, batch in enumerate(order.split(self.config.batch_size), start=1):
+            learning_rate = self.schedule.get_last_lr()[0]
+            total += self._train_step(batch)
+            seen += len(batch)
+            now = time.perf_counter()
+            if on_step is not None and now - told >= STEP_INTERVAL_S:
+                told = now
+                mean = (total[0] / total[1]).item()
+                on_step(StepResult(self.epoch + 1, step, self.steps_per_epoch, seen / (now - started), mean))
+        norm = total[2].item() / self.steps_per_epoch
+        bits, finite = all_reduce_sum(total[:2]).tolist()
+        trained = time.perf_counter()
+        self.epoch += 1
+        return EpochResult(
+            epoch=self.epoch,
+            step=self.schedule.last_epoch,
+            train_bits_per_dim=bits / finite if finite else math.nan,
+            validation_bits_per_dim=self.validate(),
+            images_per_second=len(order) / (trained - started),
+            gradient_norm=norm,
+            learning_rate=learning_rate,
+            skipped_steps=self.skipped_steps,
+            seconds=time.perf_counter() - started,
+        )
+
+    def validate(self) -> float:
+        """Mean bits/dim of the validation images over all processes; NaN if there are none."""
+        if self.validation is None or len(self.validation) == 0:
+            return math.nan
+        return mean_bits_per_dim(self.evaluated_model, self.validation)
+
+    def _train_step(self, batch: Tensor) -> Tensor:
+        """One optimizer step on the images with these indices, of which this process takes its share."""
+        assert self._objective is not None
+        share = self._share(batch)
+        # Every process must take part in the all-reduce, so one that a small last batch leaves without an image
+        # computes one that counts for nothing.
+        weight = world_size() / len(batch) if len(share) else 0.0
+        parts = (share if len(share) else batch[:1]).chunk(self.config.accumulate)
+        bits = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        for index, part in enumerate(parts):
+            with self._synchronise(index == len(parts) - 1):
+                labels = None if self.labels is None else self.labels[part]
+                bits_B = self._objective(self.images[part], labels, self._noise(part, self.epoch))
+                (bits_B.sum() * weight).backward()
+            bits += bits_B.detach().sum()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm or math.inf)
+        finite = bool(torch.isfinite(norm))
+        if finite:
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+        self._count_skip(finite)
+        self.schedule.step()
+        counted = torch.stack([bits, bits.new_tensor(float(len(share))), norm.double()])
+        return counted if finite and len(share) else torch.stack([*counted[:2] * 0, counted[2]])
+
+    def _count_skip(self, finite: bool) -> None:
+        self._skips_in_a_row = 0 if finite else self._skips_in_a_row + 1
+        self.skipped_steps += not finite
+        if self._skips_in_a_row >= SKIPS_IN_A_ROW:
+            raise TrainingDiverged(
+                f"training diverged: {SKIPS_IN_A_ROW} steps in a row had a non-finite gradient (epoch {self.epoch + 1}); "
+                "use a lower learning rate, more warm-up steps, or the bounded scale"
+            )
+
+    def _synchronise(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        if last or not isinstance(self._objective, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self._objective.no_sync()
+
+    def _order(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(_stream(self.config.seed, epoch))
+        return torch.randperm(len(self.images), generator=generator).to(self.device)
+
+    def _noise(self, indices_B: Tensor, epoch: int) -> Tensor:
+        return uniform_noise(indices_B, self.model.config.image_shape, _stream(self.config.seed, epoch))
+
+    @staticmethod
+    def _share(batch: Tensor) -> Tensor:
+        return batch[rank() :: world_size()]
+
+
+def fit(
+    model: Glow,
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    validation: Tensor | None = None,
+    config: FitConfig | None = None,
+    device: str | torch.device | None = None,
+    on_epoch: Callable[[EpochResult], None] | None = None,
+) -> list[EpochResult]:
+    """Trains `model` in place, from its first epoch to its last: `Trainer` without checkpoints.
+
+    Raises what `Trainer` and `Trainer.epochs` raise.
+    """
+    trainer = Trainer(model, images, labels, validation=validation, config=config, device=device)
+    results = []
+    for result in trainer.epochs():
+        results.append(result)
+        if on_epoch is not None:
+            on_epoch(result)
+    if trainer.average is not None:
+        model.load_state_dict(trainer.average.module.state_dict())
+    return results
+
+
+@torch.no_grad()
+def mean_bits_per_dim(model: Glow, images: Tensor, seed: int = 0) -> float:
+    """Mean bits/dim of `images` under noise fixed by (seed, index), computed by all processes together."""
+    model.eval()
+    total = torch.zeros((), dtype=torch.float64, device=model.device)
+    indices = torch.arange(rank(), len(images), world_size())
+    for part in indices.split(EVALUATION_BATCH):
+        noise = uniform_noise(part.to(model.device), model.config.image_shape, seed)
+        total += model.bits_per_dim(images[part].to(model.device), noise_BCHW=noise).double().sum()
+    model.train()
+    return all_reduce_sum(total).item() / len(images)
+
+
+class _BitsPerDim(nn.Module):
+    """`Glow.bits_per_dim` as a forward, which is what DistributedDataParallel and torch.compile see."""
+
+    def __init__(self, model: Glow) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images_BCHW: Tensor, labels_B: Tensor | None, noise_BCHW: Tensor) -> Tensor:
+        return self.model.bits_per_dim(images_BCHW, labels_B, noise_BCHW)
+
+
+def _objective(model: Glow, compile_it: bool, device: torch.device) -> nn.Module:
+    objective: nn.Module = _BitsPerDim(model)
+    if world_size() > 1:
+        ids = [device] if device.type == "cuda" else None
+        objective = DistributedDataParallel(objective, device_ids=ids, gradient_as_bucket_view=True)
+    if compile_it:
+        objective.compile()
+    return objective
+
+
+def _optimizer(model: Glow, config: FitConfig, device: torch.device) -> torch.optim.Optimizer:
+    if config.optimizer == "adamax":
+        return torch.optim.Adamax(model.parameters(), lr=config.learning_rate)
+    return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=device.type in ("cpu", "cuda"))
+
+
+def _learning_rate_factor(config: FitConfig, steps_per_epoch: int) -> Callable[[int], float]:
+    last = config.epochs * steps_per_epoch
+
+    def factor(step: int) -> float:
+        warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+        cosine = 0.5 * (1 + math.cos(math.pi * min(step / last, 1.0))) if config.schedule == "cosine" else 1.0
+        return warm * cosine
+
+    return factor
+
+
+def _stream(seed: int, epoch: int) -> int:
+    """A number for each (seed, epoch); 0 is kept for evaluation."""
+    return 1 + (seed << 20) + epoch

@@ -1,0 +1,35 @@
+"""What tests of flows share."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from glow import Glow, GlowConfig
+
+
+def perturb(module: nn.Module, sd: float = 0.1, seed: int = 0) -> nn.Module:
+    """Moves every parameter away from its initial value: at zero-initialisation most of a flow is the identity."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += sd * torch.randn(parameter.shape, dtype=parameter.dtype, generator=generator)
+    return module
+
+
+def jacobian_log_det(function: Callable[[Tensor], Tensor], image_CHW: Tensor) -> Tensor:
+    """log |det| of the Jacobian of a map of batches at one image, by autograd."""
+    jacobian = torch.autograd.functional.jacobian(lambda x: function(x[None]).flatten(), image_CHW)
+    return torch.linalg.slogdet(jacobian.reshape(image_CHW.numel(), -1))[1]
+
+
+def small_glow(**changes: object) -> Glow:
+    """A two-level Glow with perturbed weights."""
+    values = {"image_shape": (1, 8, 8), "levels": 2, "depth": 2, "width": 8} | changes
+    return perturb(Glow(GlowConfig(**values)))
+
+
+def random_images(n: int, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0) -> Tensor:
+    return torch.randint(
+        0, 256, (n, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )

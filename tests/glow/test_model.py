@@ -1,0 +1,250 @@
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.distributions import Normal, StudentT
+
+from glow import Glow, GlowConfig, uniform_noise
+from glow.dequantization import dequantize
+from tests.glow.flows import jacobian_log_det, perturb, random_images, small_glow
+
+VARIANTS = [
+    {"permutation": permutation, "coupling": coupling, "scale": scale}
+    for permutation in ("1x1", "shuffle", "reverse")
+    for coupling, scale in (("affine", "sigmoid"), ("affine", "bounded"), ("additive", "sigmoid"))
+]
+
+
+def variant_id(variant):
+    return "-".join(variant.values())
+
+
+@pytest.fixture(params=VARIANTS, ids=variant_id)
+def glow(request):
+    """Two levels over a tiny colour image, so that its Jacobian is small."""
+    return small_glow(image_shape=(3, 4, 4), **request.param).double()
+
+
+def test_log_det_is_that_of_the_autograd_jacobian(glow):
+    x = torch.rand(2, 3, 4, 4, dtype=torch.float64) - 0.5
+    latents, log_det = glow(x)
+    assert [tuple(z.shape[1:]) for z in latents] == glow.config.latent_shapes
+    assert sum(z[0].numel() for z in latents) == glow.config.dimensions
+
+    def flat(v):
+        return torch.cat([z.flatten(1) for z in glow(v)[0]], 1)
+
+    for image, expected in zip(x, log_det, strict=True):
+        torch.testing.assert_close(jacobian_log_det(flat, image), expected, atol=1e-8, rtol=1e-8)
+
+
+INPUTS = {
+    "random": torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(0)) - 0.5,
+    "black": torch.full((1, 3, 4, 4), -0.5),
+    "white": torch.full((1, 3, 4, 4), 0.5),
+    "checkerboard": ((torch.arange(16).view(1, 1, 4, 4) % 2) - 0.5).expand(1, 3, 4, 4),
+    "far outside": torch.full((1, 3, 4, 4), 20.0),
+}
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_inverse_undoes_forward_on_any_input(glow, kind):
+    x = INPUTS[kind].double()
+    torch.testing.assert_close(glow.inverse(glow(x)[0]), x, atol=1e-7, rtol=1e-7)
+
+
+def test_bounded_scale_inverts_in_float32_on_inputs_far_from_training():
+    glow = small_glow(scale="bounded", depth=8)
+    for images in (
+        random_images(4),
+        torch.zeros(4, 1, 8, 8, dtype=torch.uint8),
+        torch.full((4, 1, 8, 8), 255).byte(),
+    ):
+        x = dequantize(images, torch.zeros(images.shape))
+        assert (glow.inverse(glow(x)[0]) - x).abs().max() < 0.5 / 256
+
+
+def test_log_prob_of_an_untrained_glow_is_a_closed_form():
+    """At zero initialisation with additive coupling the flow only rearranges pixels, so every dimension is a standard
+    normal, and log p follows from the dequantised pixels alone."""
+    glow = Glow(
+        GlowConfig(
+            image_shape=(1, 8, 8), levels=2, depth=2, width=8, permutation="shuffle", coupling="additive"
+        )
+    )
+    images, noise = random_images(5), torch.rand(5, 1, 8, 8)
+    x = (images.double() + noise.double()) / 256 - 0.5
+    expected = Normal(0.0, 1.0).log_prob(x).flatten(1).sum(1) - 64 * math.log(256)
+    torch.testing.assert_close(glow.log_prob(images, noise_BCHW=noise).double(), expected, rtol=1e-6, atol=0)
+    bits = -expected / (64 * math.log(2))
+    torch.testing.assert_close(glow.bits_per_dim(images, noise_BCHW=noise).double(), bits, rtol=1e-6, atol=0)
+
+
+def test_log_prob_terms_add_up_to_log_prob(glow):
+    images, noise = random_images(3, (3, 4, 4)), torch.rand(3, 3, 4, 4)
+    log_det, priors = glow.log_prob_terms(images, noise_BCHW=noise)
+    assert priors.shape == (3, 2)
+    total = log_det + priors.sum(1) - 48 * math.log(256)
+    torch.testing.assert_close(glow.log_prob(images, noise_BCHW=noise), total)
+
+
+def test_density_integrates_to_one():
+    """Over all images of 2x2 pixels, by importance sampling from a wide Student t."""
+    glow = perturb(Glow(GlowConfig(image_shape=(1, 2, 2), levels=1, depth=3, width=8)), 0.2).double()
+    torch.manual_seed(0)
+    proposal = StudentT(torch.tensor(3.0, dtype=torch.float64), 0.0, 3.0)
+    x = proposal.sample((200_000, 1, 2, 2))
+    with torch.no_grad():
+        latents, log_det = glow(x)
+        log_density = log_det + glow._top_log_prob(latents[0], None)
+    ratio = (log_density - proposal.log_prob(x).flatten(1).sum(1)).exp()
+    error = ratio.std() / len(x) ** 0.5
+    assert error < 0.02
+    assert abs(ratio.mean() - 1) < 4 * error
+
+
+def test_scores_do_not_depend_on_the_batch():
+    glow, images, indices = small_glow(), random_images(12), torch.arange(12)
+    noise = uniform_noise(indices, (1, 8, 8), seed=5)
+    together = glow.log_prob(images, noise_BCHW=noise)
+    for index in indices:
+        one = glow.log_prob(images[index][None], noise_BCHW=uniform_noise(index[None], (1, 8, 8), seed=5))
+        torch.testing.assert_close(one[0], together[index], rtol=1e-6, atol=1e-4)
+
+
+def test_initialize_normalises_every_actnorm_once():
+    glow = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=2, width=8))
+    images, noise = random_images(64), torch.rand(64, 1, 8, 8)
+    glow.initialize(images, noise)
+    assert bool(glow.initialized)
+    x = glow.levels[0].squeeze(dequantize(images, noise))[0]
+    z = glow.levels[0].steps[0].actnorm(x)[0]
+    torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(z.std((0, 2, 3)), torch.ones(4), atol=1e-2, rtol=0)
+    with pytest.raises(RuntimeError, match="initialised already"):
+        glow.initialize(images, noise)
+
+
+def test_scoring_and_inverting_never_initialise():
+    glow = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=1, width=8))
+    before = {name: tensor.clone() for name, tensor in glow.state_dict().items()}
+    glow.eval()
+    glow.log_prob(random_images(2))
+    glow.sample(2)
+    glow.train()
+    glow.log_prob(random_images(2))
+    assert all(torch.equal(before[name], tensor) for name, tensor in glow.state_dict().items())
+
+
+def test_steps_have_shuffles_of_their_own_that_are_saved():
+    glow = Glow(GlowConfig(image_shape=(4, 8, 8), levels=1, depth=6, width=4, permutation="shuffle"))
+    orders = [tuple(step.permutation.order.tolist()) for step in glow.levels[0].steps]
+    assert len(set(orders)) == 6
+    assert sum("permutation.order" in name for name in glow.state_dict()) == 6
+    other = Glow(GlowConfig(image_shape=(4, 8, 8), levels=1, depth=6, width=4, permutation="shuffle", seed=1))
+    assert orders != [tuple(step.permutation.order.tolist()) for step in other.levels[0].steps]
+
+
+def test_weights_follow_from_the_seed_in_any_process():
+    program = (
+        "from glow import Glow, GlowConfig; import hashlib, torch;"
+        "m = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=2, width=8, permutation='{}'));"
+        "print(hashlib.sha256(b''.join(v.numpy().tobytes() for v in m.state_dict().values())).hexdigest())"
+    )
+    for permutation in ("1x1", "shuffle"):
+        runs = [
+            subprocess.run(
+                [sys.executable, "-c", program.format(permutation)],
+                env={"PYTHONHASHSEED": salt, "PATH": ""},
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+            for salt in ("1", "2")
+        ]
+        assert runs[0] == runs[1]
+
+
+def test_making_a_model_leaves_the_callers_random_state_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=1, width=4))
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_samples_are_uint8_repeatable_and_at_temperature_zero_the_mean():
+    glow = small_glow()
+    draws = [glow.sample(3, 0.7, torch.Generator().manual_seed(1)) for _ in range(2)]
+    assert draws[0].shape == (3, 1, 8, 8)
+    assert draws[0].dtype == torch.uint8
+    assert torch.equal(*draws)
+    cold = glow.sample(3, 0.0)
+    assert torch.equal(cold[0], cold[1])
+    with pytest.raises(ValueError, match="negative"):
+        glow.sample(1, -1.0)
+
+
+def test_temperature_scales_the_noise_around_the_learned_means():
+    """One level, no steps that mix: with log sd fixed at log 3 and mean 0.2 samples spread as 3 T around 0.2."""
+    glow = Glow(
+        GlowConfig(
+            image_shape=(1, 2, 2), levels=1, depth=1, width=4, permutation="reverse", coupling="additive"
+        )
+    )
+    with torch.no_grad():
+        glow.top.mean.fill_(0.2)
+        glow.top.log_sd.fill_(math.log(0.1))
+    pixels = glow.sample(4000, 0.5, torch.Generator().manual_seed(0)).double()
+    assert pixels.mean().item() == pytest.approx((0.2 + 0.5) * 256 - 0.5, abs=0.5)
+    assert pixels.std().item() == pytest.approx(0.1 * 0.5 * 256, rel=0.03)
+
+
+def test_a_conditional_model_mixes_its_classes_when_no_label_is_given():
+    glow = small_glow(num_classes=3)
+    images, noise = random_images(4), torch.rand(4, 1, 8, 8)
+    per_class = torch.stack([glow.log_prob(images, torch.full((4,), label), noise) for label in range(3)])
+    assert (per_class[0] - per_class[1]).abs().min() > 0
+    torch.testing.assert_close(glow.log_prob(images, noise_BCHW=noise), per_class.logsumexp(0) - math.log(3))
+    assert glow.sample(2, labels=torch.tensor([0, 2])).shape == (2, 1, 8, 8)
+    assert glow.sample(2).shape == (2, 1, 8, 8)
+    with pytest.raises(ValueError, match="no classes"):
+        small_glow().sample(2, labels=torch.tensor([0, 1]))
+
+
+def test_bf16_scores_stay_close():
+    glow, images, noise = small_glow(), random_images(8), torch.rand(8, 1, 8, 8)
+    exact = glow.bits_per_dim(images, noise_BCHW=noise)
+    rounded = glow.set_precision("bf16").bits_per_dim(images, noise_BCHW=noise)
+    assert not torch.equal(exact, rounded)
+    torch.testing.assert_close(rounded, exact, atol=0.02, rtol=0)
+
+
+def test_float32_scores_are_those_of_float64():
+    glow, images, noise = small_glow(depth=6), random_images(16), uniform_noise(torch.arange(16), (1, 8, 8))
+    single = glow.log_prob(images, noise_BCHW=noise).double()
+    torch.testing.assert_close(single, glow.double().log_prob(images, noise_BCHW=noise), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"permutation": "swap"}, "1x1, shuffle, reverse"),
+        ({"coupling": "quadratic"}, "affine, additive"),
+        ({"scale": "exp"}, "sigmoid, bounded"),
+        ({"depth": 0}, "depth must be at least 1"),
+        ({"num_classes": 0}, "num_classes"),
+        ({"image_shape": (1, 28, 28)}, "3 levels .* 28x28 is not divisible by 8: use at most 2 levels"),
+        ({"image_shape": (28, 28)}, "channels, height, width"),
+    ],
+)
+def test_impossible_configs_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        GlowConfig(**values)
+
+
+def test_images_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"\(1, 8, 8\), not \(3, 8, 8\)"):
+        small_glow().log_prob(random_images(2, (3, 8, 8)))
