@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from glow.checkpoint import load_checkpoint, save_checkpoint
     from glow.config import FitConfig, GlowConfig
-    from glow.data import load_dataset
+    from glow.datasets import load_dataset
     from glow.dequantization import uniform_noise
     from glow.model import Glow
     from glow.training import Trainer, fit
@@ -21,7 +21,7 @@ _HOMES = {
     "Trainer": "training",
     "fit": "training",
     "load_checkpoint": "checkpoint",
-    "load_dataset": "data",
+    "load_dataset": "datasets",
     "save_checkpoint": "checkpoint",
     "uniform_noise": "dequantization",
 }

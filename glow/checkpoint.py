@@ -38,9 +38,7 @@ def save_checkpoint(model: Glow, folder: str | Path) -> Path:
     """Writes the weights and the config of `model` into `folder`, which is made if need be."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS_FILE
-    )
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
     return folder
 
@@ -76,9 +74,7 @@ def load_weights(model: Glow, folder: str | Path) -> None:
         model.load_state_dict(weights)
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
-        raise CheckpointError(
-            f"the weights in {path} are of another model than its config: {first}"
-        ) from None
+        raise CheckpointError(f"the weights in {path} are of another model than its config: {first}") from None
 
 
 def save_training_state(state: dict[str, Any], folder: str | Path) -> None:

@@ -60,9 +60,7 @@ class GlowConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_shape", tuple(int(side) for side in self.image_shape))
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
-            raise ValueError(
-                f"image_shape is (channels, height, width), each at least 1, not {self.image_shape}"
-            )
+            raise ValueError(f"image_shape is (channels, height, width), each at least 1, not {self.image_shape}")
         for name in ("levels", "depth", "width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -144,7 +142,7 @@ class FitConfig:
     optimizer: Optimizer = "adam"
     warmup_steps: int = 300
     schedule: Schedule = "cosine"
-    clip_norm: float | None = 1.0
+    clip_norm: float | None = 100.0
     ema: float | None = None
     precision: FitPrecision = "auto"
     compile: bool = False

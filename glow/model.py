@@ -167,9 +167,7 @@ class Glow(nn.Module):
         priors_B.append(self._top_log_prob(latents[-1], labels_B))
         return log_det_B, torch.stack(priors_B, 1)
 
-    def log_prob(
-        self, images_BCHW: Tensor, labels_B: Tensor | None = None, noise_BCHW: Tensor | None = None
-    ) -> Tensor:
+    def log_prob(self, images_BCHW: Tensor, labels_B: Tensor | None = None, noise_BCHW: Tensor | None = None) -> Tensor:
         """Log-likelihood (B,) in nats of uint8 images under uniform dequantisation: a lower bound on the log of the
         probability mass (Theis et al. 2016, section 3.1).
 
@@ -217,9 +215,7 @@ class Glow(nn.Module):
         labels = None if labels is None else labels.to(self.device)
 
         def draw(mean: Tensor, log_sd: Tensor, shape: tuple[int, int, int]) -> Tensor:
-            eps = torch.randn(
-                (n, *shape), generator=generator, device=generator.device if generator else None
-            )
+            eps = torch.randn((n, *shape), generator=generator, device=generator.device if generator else None)
             return mean + log_sd.exp() * temperature * eps.to(self.device, self.dtype)
 
         shapes = self.config.latent_shapes

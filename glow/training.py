@@ -123,9 +123,7 @@ class Trainer:
         if model.config.num_classes is not None and labels is None:
             raise ValueError("a class-conditional Glow is trained with labels, and there are none")
         if min(config.batch_size, len(images)) < world_size():
-            raise ValueError(
-                f"a batch of {config.batch_size} images cannot be shared by {world_size()} processes"
-            )
+            raise ValueError(f"a batch of {config.batch_size} images cannot be shared by {world_size()} processes")
         self.device = torch.device(device) if device is not None else model.device
         self.precision = hardware_precision(self.device) if config.precision == "auto" else config.precision
         self.model = model.to(self.device, memory_format=torch.channels_last).set_precision(self.precision)
@@ -136,9 +134,7 @@ class Trainer:
         self.steps_per_epoch = math.ceil(len(images) / config.batch_size)
         self.optimizer = _optimizer(model, config, self.device)
         self.schedule = LambdaLR(self.optimizer, _learning_rate_factor(config, self.steps_per_epoch))
-        self.average = (
-            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
-        )
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
         self.epoch = 0
         self.skipped_steps = 0
         self._skips_in_a_row = 0
@@ -199,9 +195,7 @@ class Trainer:
     def _train_epoch(self, on_step: Callable[[StepResult], None] | None) -> EpochResult:
         started = told = time.perf_counter()
         order = self._order(self.epoch)
-        total = torch.zeros(
-            3, dtype=torch.float64, device=self.device
-        )  # bits/dim, finite images, gradient norm
+        total = torch.zeros(3, dtype=torch.float64, device=self.device)  # bits/dim, finite images, gradient norm
         seen = 0
         for step, batch in enumerate(order.split(self.config.batch_size), start=1):
             learning_rate = self.schedule.get_last_lr()[0]

@@ -33,6 +33,9 @@ class ZeroConv2d(nn.Module):
 class CouplingNetwork(nn.Module):
     """3x3 -> 1x1 -> 3x3 convolutions with ReLU between, `width` hidden channels, the last one a `ZeroConv2d`.
 
+    The hidden layers start as in He et al. (2015), which keeps the signal at any width; the authors' N(0, 0.05) does so
+    at one.
+
     (B, C_in, H, W) -> (B, C_out, H, W). With `autocast_dtype` set its convolutions run in that type; the output is in
     the input's type all the same, so that scales, log-dets and priors never lose precision.
     """
@@ -44,7 +47,7 @@ class CouplingNetwork(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 1)
         self.conv3 = ZeroConv2d(width, out_channels)
         for conv in (self.conv1, self.conv2):
-            nn.init.normal_(conv.weight, std=0.05)
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

@@ -65,9 +65,7 @@ class InvertibleConv1x1(Layer):
 
     def _factors(self) -> tuple[Tensor, Tensor]:
         """L and U + diag(s), (C, C) each."""
-        lower = self.lower.tril(-1) + torch.eye(
-            len(self.lower), dtype=self.lower.dtype, device=self.lower.device
-        )
+        lower = self.lower.tril(-1) + torch.eye(len(self.lower), dtype=self.lower.dtype, device=self.lower.device)
         return lower, self.upper.triu(1) + torch.diag(self.sign_s * self.log_s.exp())
 
     def weight(self) -> Tensor:
@@ -80,9 +78,7 @@ class InvertibleConv1x1(Layer):
         """The inverse of W, (C, C), by two triangular solves in float64: C is small, and samples pass through
         depth x levels of these."""
         lower, upper = (factor.double() for factor in self._factors())
-        solved = torch.linalg.solve_triangular(
-            lower, self.permutation.double().T, upper=False, unitriangular=True
-        )
+        solved = torch.linalg.solve_triangular(lower, self.permutation.double().T, upper=False, unitriangular=True)
         return torch.linalg.solve_triangular(upper, solved, upper=True).to(self.lower.dtype)
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:

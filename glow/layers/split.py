@@ -15,9 +15,7 @@ __all__ = ["Split", "TopPrior", "gaussian_log_prob"]
 
 def gaussian_log_prob(z: Tensor, mean: Tensor, log_sd: Tensor) -> Tensor:
     r"""(B, ...) -> (B,) nats: :math:`\sum -\tfrac12 ((z - \mu) / \sigma)^2 - \log \sigma - \tfrac12 \log 2 \pi`."""
-    return sum_per_image(
-        -0.5 * ((z - mean) * (-log_sd).exp()).square() - log_sd - 0.5 * math.log(2 * math.pi)
-    )
+    return sum_per_image(-0.5 * ((z - mean) * (-log_sd).exp()).square() - log_sd - 0.5 * math.log(2 * math.pi))
 
 
 class Split(nn.Module):

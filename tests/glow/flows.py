@@ -30,6 +30,4 @@ def small_glow(**changes: object) -> Glow:
 
 
 def random_images(n: int, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0) -> Tensor:
-    return torch.randint(
-        0, 256, (n, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
-    )
+    return torch.randint(0, 256, (n, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))

@@ -37,9 +37,7 @@ def test_log_det_is_that_of_the_autograd_jacobian(layer):
     _, log_det = layer(x)
     assert log_det.shape == (3,)
     for image, expected in zip(x, log_det, strict=True):
-        torch.testing.assert_close(
-            jacobian_log_det(lambda v: layer(v)[0], image), expected, atol=1e-9, rtol=1e-9
-        )
+        torch.testing.assert_close(jacobian_log_det(lambda v: layer(v)[0], image), expected, atol=1e-9, rtol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,7 @@ def test_log_prob_of_an_untrained_glow_is_a_closed_form():
     """At zero initialisation with additive coupling the flow only rearranges pixels, so every dimension is a standard
     normal, and log p follows from the dequantised pixels alone."""
     glow = Glow(
-        GlowConfig(
-            image_shape=(1, 8, 8), levels=2, depth=2, width=8, permutation="shuffle", coupling="additive"
-        )
+        GlowConfig(image_shape=(1, 8, 8), levels=2, depth=2, width=8, permutation="shuffle", coupling="additive")
     )
     images, noise = random_images(5), torch.rand(5, 1, 8, 8)
     x = (images.double() + noise.double()) / 256 - 0.5
@@ -190,9 +188,7 @@ def test_samples_are_uint8_repeatable_and_at_temperature_zero_the_mean():
 def test_temperature_scales_the_noise_around_the_learned_means():
     """One level, no steps that mix: with log sd fixed at log 3 and mean 0.2 samples spread as 3 T around 0.2."""
     glow = Glow(
-        GlowConfig(
-            image_shape=(1, 2, 2), levels=1, depth=1, width=4, permutation="reverse", coupling="additive"
-        )
+        GlowConfig(image_shape=(1, 2, 2), levels=1, depth=1, width=4, permutation="reverse", coupling="additive")
     )
     with torch.no_grad():
         glow.top.mean.fill_(0.2)

@@ -1,0 +1,79 @@
+"""From rank 0 to the driver: a queue of events, and the thread that hands them to a function one by one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from ray.util.queue import Queue
+
+from jobs.progress import Event
+from jobs.tracking import TrackingError
+
+__all__ = ["Channel"]
+
+POLL_S = 0.2
+RETRY_S = 5.0
+PATIENCE_AT_END_S = 180.0
+
+
+class Channel:
+    """A context manager. `queue` goes to the worker; `see` and `record` are called in the driver, in a thread of its own.
+
+    `see` is called once an event, as it comes. `record` follows, and may raise TrackingError while the store is away:
+    the event is kept and tried again, in order, and training goes on meanwhile; at the end it is tried for
+    `PATIENCE_AT_END_S`, then the error is raised. Any other error is raised at the end. The queue is an actor with no
+    CPU of its own; it survives the workers.
+    """
+
+    def __init__(self, see: Callable[[Event], None], record: Callable[[Event], None]) -> None:
+        self.queue: Any = Queue(actor_options={"num_cpus": 0})
+        self._see, self._record = see, record
+        self._pending: deque[Event] = deque()
+        self._closing = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
+
+    def __enter__(self) -> Channel:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Handles what is left. After an interrupt it does not wait for a store that is away."""
+        self._closing.set()
+        self._thread.join(POLL_S + RETRY_S if kind is not None else None)
+        if self._error is not None and kind is None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while not self._closing.is_set():
+                self._take()
+                self._closing.wait(POLL_S if self._record_pending() is None else RETRY_S)
+            self._take()
+            deadline = time.monotonic() + PATIENCE_AT_END_S
+            while (error := self._record_pending()) is not None:
+                if time.monotonic() > deadline:
+                    raise error
+                time.sleep(RETRY_S)
+        except Exception as error:  # raised in the main thread, by __exit__
+            self._error = error
+
+    def _take(self) -> None:
+        waiting = self.queue.size()
+        for event in self.queue.get_nowait_batch(waiting) if waiting else []:
+            self._see(event)
+            self._pending.append(event)
+
+    def _record_pending(self) -> TrackingError | None:
+        """Records what is pending; the error of the first event that the store would not take."""
+        while self._pending:
+            try:
+                self._record(self._pending[0])
+            except TrackingError as error:
+                return error
+            self._pending.popleft()
+        return None

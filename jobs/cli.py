@@ -1,0 +1,196 @@
+"""`glowctl`: flags -> spec -> submission. Nothing else."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from pydantic.fields import FieldInfo
+
+from jobs.specs import PRESETS, SpecError, TrainSpec, make_train_spec, read_spec
+
+__all__ = ["app", "main"]
+
+FAILURE, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+
+# By name, so that the command line need not import torch or ray to know them. Their messages are for users.
+FOR_USERS = {"CheckpointError", "DatasetCorrupt", "DatasetNotFound", "JobError", "TrackingError", "TrainingDiverged"}
+
+app = typer.Typer(
+    help="Train Glow normalizing flows on Ray, record them in MLflow, and tell what belongs to their training data.",
+    epilog="First steps: glowctl demo, then glowctl ui. What this machine has: glowctl doctor.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+    """The flag of a spec's field. Its default is None, not given: then the preset or the spec file decides."""
+    extra, example = field.json_schema_extra, (field.examples or [None])[0]
+    assert isinstance(extra, dict)
+    flag = "--" + name.replace("_", "-")
+    off = f"--no-{flag[2:]}"
+    switch = isinstance(example, bool)
+    shown = f"{flag if example else off}" if switch else f"{flag} {example}"
+    default = (flag if field.default else off) if switch else field.default
+    facts = (f"default {default}; " if default is not None else "") + f"e.g. {shown}"
+    option = typer.Option(
+        f"{flag}/{off}" if switch else flag,
+        help=f"{field.description} ({facts})",
+        rich_help_panel=str(extra["theme"]),
+        show_default=False,
+    )
+    kind: Any = field.annotation
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )
+
+
+def _with_spec_flags(command: Any) -> Any:
+    """Gives a command that takes `**flags` a flag for every field of `TrainSpec`."""
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    flags = [_option(name, field) for name, field in TrainSpec.model_fields.items()]
+    command.__signature__ = inspect.Signature([*own, *flags])
+    # Typer evaluates annotations by itself, which these are already.
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *flags]}
+    return command
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON lines, for machines.", show_default=False)]
+Output = Annotated[str, typer.Option(help=f"{TrainSpec.model_fields['output'].description} (e.g. --output runs)")]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        help=f"{TrainSpec.model_fields['tracking_uri'].description} (e.g. --tracking-uri http://localhost:5000)"
+    ),
+]
+
+
+@app.command(epilog="Example: glowctl train --dataset mnist --preset laptop --workers 2")
+@_with_spec_flags
+def train(
+    context: typer.Context,
+    *,
+    preset: Annotated[
+        str, typer.Option(help=f"Settings to start from: {', '.join(PRESETS)}; flags override. (e.g. --preset paper)")
+    ] = "laptop",
+    spec: Annotated[
+        Path | None,
+        typer.Option(help="JSON file of settings to start from, in place of a preset. (e.g. --spec spec.json)"),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            help="Go on with this run, by name or id, where it stopped. (e.g. --resume 'train digits 1x1 K2')"
+        ),
+    ] = None,
+    print_spec: Annotated[
+        bool, typer.Option("--print-spec", help="Print the settings as JSON and stop.", show_default=False)
+    ] = False,
+    json: Json = False,
+    **flags: Any,
+) -> None:
+    """Train a Glow data-parallel on Ray, and record it in MLflow.
+
+    Presets: smoke (seconds), laptop (minutes to half an hour on a few cores), paper (the course report's own
+    configuration: meant for a GPU).
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    starts = [f"--{name}" for name in ("preset", "spec", "resume") if _was_given(context, name)]
+    if len(starts) > 1:
+        raise SpecError(f"{' and '.join(starts)} each say what to start from: give one of them")
+    if resume is None:
+        settings = read_spec(spec, given) if spec is not None else make_train_spec(preset, given)
+        if print_spec:
+            typer.echo(settings.to_json(), nl=False)
+            return
+
+    from jobs import submission
+    from jobs.progress import make_display
+
+    display = make_display("json" if json else "auto")
+    if resume is not None:
+        submission.resume_training(resume, given, display)
+    else:
+        submission.train(settings, display)
+
+
+@app.command(epilog="Example: glowctl demo")
+def demo(json: Json = False, output: Output = "outputs", tracking_uri: TrackingUri = None) -> None:
+    """Train a small Glow on real handwritten digits, with two workers: about two minutes, and nothing is downloaded."""
+    from jobs import submission
+    from jobs.progress import make_display
+
+    spec = make_train_spec("demo", {"output": output, "tracking_uri": tracking_uri})
+    submission.train(spec, make_display("json" if json else "auto"))
+
+
+@app.command(epilog="Example: glowctl ui --port 5001")
+def ui(
+    tracking_uri: TrackingUri = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine. (e.g. --port 5001)")] = 5000,
+) -> None:
+    """Open the MLflow UI on the store that runs are recorded in. Ctrl-C ends it."""
+    from jobs.ui import serve
+
+    serve(tracking_uri, port)
+
+
+@app.command(epilog="Example: glowctl doctor --data-root ~/data")
+def doctor(
+    tracking_uri: TrackingUri = None,
+    data_root: Annotated[
+        str | None, typer.Option(help=f"{TrainSpec.model_fields['data_root'].description} (e.g. --data-root ~/data)")
+    ] = None,
+) -> None:
+    """Say what this machine has: Python, torch, GPUs, Ray, the MLflow store, data sets, and what is wrong with each."""
+    from jobs.doctor import examine
+
+    raise typer.Exit(0 if examine(tracking_uri, data_root) else FAILURE)
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def main() -> None:
+    """The entry point: every error that a user can meet is one sentence on standard error, with exit code 2 for what
+    was asked wrongly and 1 for what failed."""
+    try:
+        app()
+    except KeyboardInterrupt as interrupt:
+        terminated = type(interrupt).__name__ == "Terminated"
+        _fail("stopped; what is done so far is kept", TERMINATED if terminated else INTERRUPTED)
+    except SpecError as error:
+        _fail(str(error), USAGE)
+    except Exception as error:
+        _fail(_sentence(error), FAILURE)
+
+
+def _sentence(error: Exception) -> str:
+    if type(error).__name__ in FOR_USERS:
+        return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full ({error}): free some space, or choose another --output"
+    with tempfile.NamedTemporaryFile("w", prefix="glowctl-", suffix=".log", delete=False) as log:
+        traceback.print_exception(error, file=log)
+    return f"an error that glowctl does not know ({type(error).__name__}: {error}); its traceback is in {log.name}"
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"glowctl: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

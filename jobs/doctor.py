@@ -1,0 +1,102 @@
+"""`glowctl doctor`: what this machine has, in one screen, and what is wrong with each thing that is not right."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from jobs.tracking import TrackingError, check_store, tracking_uri, without_password
+
+__all__ = ["examine"]
+
+GOOD, NOTE, BAD = "ok", "note", "wrong"
+
+LEAST_MEMORY_GIB = 4
+
+
+def examine(given_uri: str | None, data_root: str | None, console: Console | None = None) -> bool:
+    """Prints the screen. False if something must be mended before a training can run."""
+    rows = [*_machine(), *_packages(), _store(given_uri), *_data_sets(data_root)]
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(3):
+        table.add_column(overflow="fold")
+    for state, thing, what in rows:
+        colour = {GOOD: "green", NOTE: "yellow", BAD: "red"}[state]
+        table.add_row(f"[{colour}]{state}[/]", thing, what)
+    (console or Console()).print(table, highlight=False)
+    return all(state != BAD for state, _, _ in rows)
+
+
+Row = tuple[str, str, str]
+
+
+def _machine() -> list[Row]:
+    memory, disk = psutil.virtual_memory(), shutil.disk_usage(Path.cwd())
+    gib = 2**30
+    little = memory.available < LEAST_MEMORY_GIB * gib
+    advice = f"; glowctl wants {LEAST_MEMORY_GIB} GiB: close something" if little else ""
+    return [
+        (GOOD, "python", f"{platform.python_version()} on {platform.platform()}"),
+        (GOOD, "cores", f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}"),
+        (
+            NOTE if little else GOOD,
+            "memory",
+            f"{memory.available / gib:.1f} of {memory.total / gib:.1f} GiB free{advice}",
+        ),
+        (NOTE if disk.free < gib else GOOD, "disk", f"{disk.free / gib:.1f} GiB free in {Path.cwd()}"),
+    ]
+
+
+def _packages() -> list[Row]:
+    import torch
+
+    from glow.training import hardware_precision
+
+    rows: list[Row] = []
+    devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    precision = hardware_precision(devices[0] if devices else torch.device("cpu"))
+    rows.append((GOOD, "torch", f"{torch.__version__}, coupling networks in {precision}"))
+    for device in devices:
+        properties = torch.cuda.get_device_properties(device)
+        rows.append((GOOD, f"gpu {device.index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
+    if not devices:
+        built = "no GPU that torch can use" if torch.version.cuda else "none: this torch is built for CPUs alone"
+        rows.append((NOTE, "gpu", f"{built}; training runs on the CPU cores"))
+    rows.append((GOOD, "ray", metadata.version("ray")))
+    rows.append((GOOD, "mlflow", metadata.version("mlflow")))
+    return rows
+
+
+def _store(given_uri: str | None) -> Row:
+    uri = tracking_uri(given_uri)
+    try:
+        check_store(uri)
+    except TrackingError as error:
+        return BAD, "tracking", str(error)
+    path = Path(uri.removeprefix("sqlite:///"))
+    new = uri.startswith("sqlite:///") and not path.exists()
+    return GOOD, "tracking", f"{without_password(uri)} {'will be made by the first run' if new else 'answers'}"
+
+
+def _data_sets(data_root: str | None) -> list[Row]:
+    from glow import datasets
+
+    rows: list[Row] = [(GOOD, "data root", str(datasets.data_root(data_root)))]
+    for name in datasets.dataset_names():
+        if name.startswith("folder:"):
+            continue
+        found = datasets.status(name, data_root)
+        if found.state == "found":
+            rows.append((GOOD, name, "found"))
+        elif found.state.startswith("corrupt"):
+            rows.append((BAD, name, f"{found.state}. {found.advice}"))
+        else:
+            rows.append((NOTE, name, f"{found.state}; downloaded when it is first trained on"))
+    return rows

@@ -1,0 +1,81 @@
+"""What each worker gets, checked against what the cluster has before anything waits for it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import ray
+from ray.train import ScalingConfig
+
+from jobs.errors import JobError
+from jobs.specs import TrainSpec, worker_range
+
+__all__ = ["Resources", "resources_for"]
+
+RESIZE_INTERVAL_S = 10.0
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Workers (least, most), and the GPUs and cores of each."""
+
+    workers: tuple[int, int]
+    gpus: float
+    cpus: float
+
+    @property
+    def threads(self) -> int:
+        """Of torch in each worker."""
+        return max(1, math.floor(self.cpus))
+
+    @property
+    def backend(self) -> str:
+        """Workers that share a GPU cannot use NCCL."""
+        return "nccl" if self.gpus >= 1 else "gloo"
+
+    def scaling_config(self) -> ScalingConfig:
+        least, most = self.workers
+        resources = {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+        return ScalingConfig(
+            num_workers=most if least == most else (least, most),
+            use_gpu=self.gpus > 0,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
+        )
+
+
+def resources_for(spec: TrainSpec) -> Resources:
+    """What the spec asks for, with what it leaves open filled in. Raises JobError if the cluster cannot give it."""
+    least, most = worker_range(spec.workers)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    have = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
+    gpus = spec.gpus_per_worker if spec.gpus_per_worker is not None else float(have["GPU"] > 0)
+    cpus = spec.cpus_per_worker or (1.0 if gpus else _share(have["CPU"], most))
+    fitting = sum(_fits(node, gpus, cpus) for node in nodes)
+    if fitting < least:
+        each = f"{_number(cpus, 'core')} and {_number(gpus, 'GPU')}" if gpus else _number(cpus, "core")
+        raise JobError(
+            f"{_number(least, 'worker')} with {each} each cannot run here: there are {_number(have['CPU'], 'core')} and "
+            f"{_number(have['GPU'], 'GPU')} on {_number(len(nodes), 'machine')}, room for {fitting}; lower --workers, "
+            "--cpus-per-worker or --gpus-per-worker"
+        )
+    return Resources((least, most), gpus, cpus)
+
+
+def _share(cpus: float, workers: int) -> float:
+    """Whole cores where there is one for each worker, a fraction where there is not."""
+    return float(cpus // workers) if cpus >= workers else cpus / workers
+
+
+def _fits(node: dict[str, float], gpus: float, cpus: float) -> int:
+    """How many workers a node has room for."""
+    by_cpu = math.floor(node.get("CPU", 0.0) / cpus + 1e-9)
+    if not gpus:
+        return by_cpu
+    per_gpu = math.floor(1 / gpus + 1e-9) if gpus < 1 else 1 / gpus
+    return min(by_cpu, math.floor(node.get("GPU", 0.0) * per_gpu + 1e-9))
+
+
+def _number(count: float, thing: str) -> str:
+    return f"{count:g} {thing}" + ("" if count == 1 else "s")

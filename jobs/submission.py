@@ -1,0 +1,143 @@
+"""Where a job runs: in a Ray of its own on this machine, started for it and gone after it.
+
+Only this file knows. (Clusters by `--address`, through Ray Jobs, are not written yet.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from jobs.specs import TrainSpec
+
+if TYPE_CHECKING:
+    from jobs.progress import Display
+    from jobs.train import TrainResult, Work
+
+__all__ = ["Terminated", "embedded_ray", "resume_training", "train"]
+
+LEAST_OBJECT_STORE = 100 * 2**20
+
+# Ray reads these when it is imported, and hands them to its workers.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",  # with a token of this command's own, so that ~/.ray is neither read nor written
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a stray call after the end must not start another Ray
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # no "(raylet) A worker died" among the progress: the record tells of it
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a checkpoint is registered, and a death noticed, within this
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: as Ctrl-C, but the exit code says so."""
+
+
+def train(spec: TrainSpec, display: Display) -> TrainResult:
+    """Trains, from the beginning. Raises what `jobs.train.prepare` and `jobs.train.run` raise."""
+    _set_environment()
+    from jobs import train as job
+
+    return _run(job.prepare(spec), display)
+
+
+def resume_training(run: str, changes: Mapping[str, Any], display: Display) -> TrainResult:
+    """Goes on with a run that stopped. Raises what `jobs.train.prepare_resume` and `jobs.train.run` raise."""
+    _set_environment()
+    from jobs import train as job
+
+    return _run(job.prepare_resume(run, changes), display)
+
+
+def _run(work: Work, display: Display) -> TrainResult:
+    from jobs import train as job
+
+    with display as show, embedded_ray(work.nbytes):
+        return job.run(work, show)
+
+
+def _set_environment() -> None:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if os.environ["RAY_AUTH_MODE"] == "token":
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+
+
+@contextlib.contextmanager
+def embedded_ray(data_bytes: int = 0) -> Iterator[None]:
+    """A private Ray on the loopback interface, with room for `data_bytes` in its object store.
+
+    Nothing of it is left however this process ends: `jobs.guard` sees to that. SIGTERM raises `Terminated`, Ctrl-C
+    KeyboardInterrupt. Several processes can each have one. It takes about 5 s and 600 MB.
+    """
+    import ray
+    from ray._private import ray_constants
+
+    folder = tempfile.mkdtemp(prefix="glow-ray-", dir=_short_temporary_folder())
+    guard = subprocess.Popen(
+        [sys.executable, "-m", "jobs.guard", folder, str(os.getpid())], stdin=subprocess.PIPE, start_new_session=True
+    )
+    assert guard.stdin is not None
+    # Without this Ray replaces 127.0.0.1 by the address that others see, and listens to them.
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        ray.init(
+            "local",
+            object_store_memory=LEAST_OBJECT_STORE + 2 * data_bytes,
+            include_dashboard=True,  # without it placement groups of killed trials are never freed
+            dashboard_host="127.0.0.1",
+            _node_ip_address="127.0.0.1",
+            _temp_dir=folder,
+            log_to_driver=False,
+            logging_level="error",
+        )
+        with _sigterm_as_interrupt():  # after ray.init, which sets a handler of its own
+            yield
+    finally:
+        ray.shutdown()
+        guard.stdin.close()
+        guard.wait()
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM and Ctrl-C end what runs in one way, by KeyboardInterrupt.
+
+    Ray Train leaves its own handler of SIGINT behind, which raises SystemExit: that becomes KeyboardInterrupt too.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    terminated = False
+
+    def on_sigterm(number: int, frame: object) -> None:
+        nonlocal terminated
+        terminated = True
+        signal.raise_signal(signal.SIGINT)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        raise Terminated if terminated else KeyboardInterrupt from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _short_temporary_folder() -> str | None:
+    """Paths of sockets must not exceed 107 characters, of which Ray needs about 70."""
+    return None if len(tempfile.gettempdir()) < 30 else "/tmp"

@@ -1,0 +1,283 @@
+"""MLflow: where runs are recorded. The only file that imports mlflow.
+
+The process that drives a job writes the record, and no worker does: a store that only the driver's machine can reach
+(SQLite) then serves a cluster too, and a worker that dies takes nothing of the record with it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+__all__ = [
+    "Record",
+    "Status",
+    "TrackingError",
+    "check_store",
+    "find_run",
+    "open_store",
+    "server_arguments",
+    "tracking_uri",
+    "without_password",
+]
+
+PROBE_TIMEOUT_S = 3.0
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+
+
+class TrackingError(Exception):
+    """The MLflow store cannot be used, or holds no such run; one sentence for the user."""
+
+
+def tracking_uri(given: str | None = None) -> str:
+    """`given`, else $MLFLOW_TRACKING_URI, else a SQLite file in the working folder; SQLite paths made absolute."""
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    path = _sqlite_path(uri)
+    return uri if path is None else f"sqlite:///{path}"
+
+
+def without_password(uri: str) -> str:
+    """The URI as it may be shown: a password in it is replaced."""
+    parts = urllib.parse.urlsplit(uri)
+    if not parts.password:
+        return uri
+    return uri.replace(f":{parts.password}@", ":***@", 1)
+
+
+def check_store(uri: str) -> None:
+    """Raises TrackingError within seconds if the store does not answer."""
+    shown = without_password(uri)
+    parts = urllib.parse.urlsplit(uri)
+    path = _sqlite_path(uri)
+    if path is not None:
+        _check_sqlite(path)
+    elif parts.scheme in ("http", "https"):
+        try:
+            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S):
+                pass
+        except urllib.error.HTTPError as error:
+            raise TrackingError(
+                f"the MLflow server at {shown} answers {error.code}: check the address and its --allowed-hosts"
+            ) from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise TrackingError(
+                f"the MLflow server at {shown} does not answer ({reason}): start it, or correct --tracking-uri"
+            ) from None
+    elif parts.scheme in ("", "file"):
+        raise TrackingError(
+            f"{shown} is a folder, which MLflow no longer writes to: use sqlite:///{parts.path}/mlflow.db"
+        )
+    elif parts.hostname:
+        try:
+            socket.create_connection((parts.hostname, parts.port or 5432), PROBE_TIMEOUT_S).close()
+        except OSError as error:
+            raise TrackingError(f"the database of {shown} does not answer ({error}): correct --tracking-uri") from None
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    prefix = "sqlite:///"
+    return Path(uri.removeprefix(prefix)).expanduser().absolute() if uri.startswith(prefix) else None
+
+
+def _check_sqlite(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise TrackingError(f"the folder of the MLflow store {path} does not exist: make it, or correct --tracking-uri")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise TrackingError(f"the MLflow store {path} cannot be written: choose another with --tracking-uri")
+    if path.exists():
+        try:
+            with sqlite3.connect(path) as connection:
+                connection.execute("PRAGMA schema_version")
+        except sqlite3.DatabaseError as error:
+            raise TrackingError(
+                f"{path} is not an MLflow store ({error}): choose another with --tracking-uri"
+            ) from None
+
+
+def _client(uri: str) -> MlflowClient:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    import logging
+
+    import mlflow
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    mlflow.set_tracking_uri(uri)
+    return mlflow.MlflowClient(uri)
+
+
+@contextmanager
+def _sentences(uri: str) -> Iterator[None]:
+    """What MLflow and its database raise, as one sentence."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise TrackingError(f"the MLflow store {without_password(uri)} refused: {first}") from error
+
+
+def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
+    """A client and the id of the experiment, which is made if need be. Raises TrackingError."""
+    check_store(uri)
+    with _sentences(uri):
+        client = _client(uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            path = _sqlite_path(uri)
+            location = None if path is None else (path.parent / "mlartifacts").as_uri()
+            return client, client.create_experiment(experiment, artifact_location=location)
+        if found.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"the experiment {experiment!r} was deleted: restore it, or choose another --experiment"
+            )
+        return client, found.experiment_id
+
+
+def find_run(uri: str, experiment: str, name_or_id: str) -> Run:
+    """The run with this id, or the newest of this name in the experiment. Raises TrackingError if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    client, experiment_id = open_store(uri, experiment)
+    with suppress(MlflowException):
+        return client.get_run(name_or_id)
+    with _sentences(uri):
+        quoted = name_or_id.replace("'", "")
+        runs = client.search_runs(
+            [experiment_id], f"attributes.run_name = '{quoted}'", order_by=["attributes.start_time DESC"], max_results=1
+        )
+    if not runs:
+        raise TrackingError(f"no run {name_or_id!r} in experiment {experiment!r} of {without_password(uri)}")
+    return runs[0]
+
+
+def server_arguments(uri: str, port: int) -> list[str]:
+    """Arguments of `python -m mlflow` that serve the UI of this store on loopback."""
+    path = _sqlite_path(uri)
+    arguments = ["server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    if path is not None:
+        arguments += ["--default-artifact-root", (path.parent / "mlartifacts").as_uri()]
+    return arguments
+
+
+class Record:
+    """A run that is being written."""
+
+    def __init__(self, uri: str, client: MlflowClient, run: Run) -> None:
+        self._uri, self._client = uri, client
+        self.run_id: str = run.info.run_id
+        self.name: str = run.info.run_name
+        self.experiment_id: str = run.info.experiment_id
+
+    @classmethod
+    def start(cls, uri: str, experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> Record:
+        """A new run. Raises TrackingError."""
+        from mlflow.entities import Param
+
+        client, experiment_id = open_store(uri, experiment)
+        with _sentences(uri):
+            run = client.create_run(experiment_id, run_name=name, tags={**_source_tags(), **tags})
+            client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
+        return cls(uri, client, run)
+
+    @classmethod
+    def resume(cls, uri: str, run: Run) -> Record:
+        """Goes on with a run that `find_run` found, and sets it running again."""
+        client = _client(uri)
+        with _sentences(uri):
+            client.update_run(run.info.run_id, status="RUNNING")
+        return cls(uri, client, run)
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        with _sentences(self._uri):
+            self._client.log_batch(self.run_id, metrics=[Metric(k, float(v), now, step) for k, v in values.items()])
+
+    def metric_steps(self, name: str) -> dict[int, float]:
+        """The last value of a metric at each step."""
+        with _sentences(self._uri):
+            return {point.step: point.value for point in self._client.get_metric_history(self.run_id, name)}
+
+    def tag(self, name: str, value: str) -> None:
+        with _sentences(self._uri):
+            self._client.set_tag(self.run_id, name, value)
+
+    def describe(self, markdown: str) -> None:
+        """The description that the UI shows above the run."""
+        self.tag("mlflow.note.content", markdown)
+
+    def image(self, image: np.ndarray, key: str, step: int) -> None:
+        """A uint8 image (H, W, 3) of a series that the UI shows over the steps."""
+        with _sentences(self._uri):
+            self._client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
+
+    def folder(self, folder: Path) -> None:
+        """Everything in `folder`, as artifacts of the same paths."""
+        with _sentences(self._uri):
+            self._client.log_artifacts(self.run_id, str(folder))
+
+    def dataset(self, images: np.ndarray, name: str, digest: str, context: str, source: str) -> None:
+        """A data set as an input of the run; `context` is training, validation or test."""
+        from mlflow.data.code_dataset_source import CodeDatasetSource
+        from mlflow.data.numpy_dataset import from_numpy
+        from mlflow.entities import DatasetInput, InputTag
+
+        dataset = from_numpy(images, source=CodeDatasetSource({"glow.dataset": source}), name=name, digest=digest)
+        tags = [InputTag("mlflow.data.context", context)]
+        with _sentences(self._uri):
+            self._client.log_inputs(self.run_id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
+
+    @contextmanager
+    def system_metrics(self, interval_s: float = 5.0) -> Iterator[None]:
+        """Records this machine's processor, memory, disk, network and GPUs meanwhile."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        monitor = SystemMetricsMonitor(
+            self.run_id, sampling_interval=interval_s, resume_logging=True, tracking_uri=self._uri
+        )
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
+
+    def finish(self, status: Status) -> None:
+        with _sentences(self._uri):
+            self._client.set_terminated(self.run_id, status)
+
+
+def _source_tags() -> dict[str, str]:
+    """Who ran what, as MLflow's own runs say it, with the commit that the code is at where it is a git checkout."""
+    import getpass
+    import subprocess
+
+    tags = {"mlflow.source.name": "glowctl", "mlflow.source.type": "LOCAL"}
+    with suppress(OSError, KeyError):
+        tags["mlflow.user"] = getpass.getuser()
+    here = Path(__file__).parent
+    with suppress(OSError):
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            tags["mlflow.source.git.commit"] = done.stdout.strip()
+    return tags

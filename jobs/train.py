@@ -1,0 +1,257 @@
+"""The training job: `prepare` checks all that can be checked beforehand, `run` trains on Ray and records in MLflow.
+
+The driver loads the data once and hands it to the workers through Ray's object store, so no worker needs the files.
+Rank 0 sends events through a queue to the driver, which shows and records them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.train import CheckpointConfig, ControllerError, FailureConfig, RunConfig, WorkerGroupError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from glow.datasets import describe, fingerprint, load_dataset, own_channels
+from jobs.channel import Channel
+from jobs.errors import JobError
+from jobs.progress import Event
+from jobs.resources import Resources, resources_for
+from jobs.specs import SpecError, TrainSpec, make_train_spec
+from jobs.tracking import Record, Status, check_store, find_run, tracking_uri, without_password
+from jobs.training_log import TrainingLog, TrainResult, Work
+from jobs.worker import SCORE, NoRetry, train_loop
+
+__all__ = ["TrainResult", "Work", "prepare", "prepare_resume", "run"]
+
+GRID = 100
+"""Images in a sample grid: the report's 10 x 10."""
+
+
+def prepare(spec: TrainSpec) -> Work:
+    """Loads the data and checks everything that needs no Ray.
+
+    Raises:
+        SpecError: for settings that do not fit the data.
+        DatasetNotFound, DatasetCorrupt: for data that cannot be had.
+        TrackingError, JobError: for a store or an output folder that cannot be used.
+    """
+    uri = tracking_uri(spec.tracking_uri)
+    check_store(uri)
+    spec = spec.model_copy(update={"output": _output(spec.output), "dataset": _absolute(spec.dataset)})
+    try:
+        size = spec.image_size
+        shape = None if size is None else (own_channels(spec.dataset), size, size)
+        splits = {
+            split: load_dataset(
+                spec.dataset,
+                split,
+                spec.data_root,
+                image_shape=shape,
+                per_class=spec.per_class if split == "train" else None,
+                download=spec.download,
+            )
+            for split in ("train", "validation", "test")
+        }
+        info = describe(spec.dataset, spec.data_root, image_shape=shape)
+        config = spec.glow_config(info.image_shape, info.num_classes)
+    except ValueError as error:
+        raise SpecError(str(error)) from error
+    images = {split: split_images.numpy() for split, (split_images, _) in splits.items()}
+    return Work(spec, uri, config, info.original_shape, images, splits["train"][1].numpy())
+
+
+def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
+    """The work of a run that stopped. `changes` may say where it runs and is recorded, not what it computes.
+
+    Raises what `prepare` raises, TrackingError for a run that does not exist, and JobError for one that is finished.
+    """
+    themes = {name: field.json_schema_extra["theme"] for name, field in TrainSpec.model_fields.items()}  # type: ignore[index,call-overload]
+    fixed = [
+        name
+        for name in changes
+        if themes[name] != "Compute" and name not in ("tracking_uri", "experiment", "data_root", "download")
+    ]
+    if fixed:
+        flags = ", ".join("--" + name.replace("_", "-") for name in fixed)
+        raise SpecError(f"a resumed run keeps its settings: leave out {flags}")
+    uri = tracking_uri(changes.get("tracking_uri"))
+    found = find_run(uri, changes.get("experiment", TrainSpec.model_fields["experiment"].default), name_or_id)
+    stored = found.data.tags.get("glow.spec")
+    if stored is None:
+        raise JobError(f"run {name_or_id!r} is not a training of glowctl: it has no tag glow.spec")
+    if found.info.status == "FINISHED":
+        raise JobError(f"run {name_or_id!r} is finished: there is nothing left to train")
+    spec = make_train_spec("laptop", {**json.loads(stored), **changes, "tracking_uri": uri})
+    return replace(prepare(spec), resumed=found)
+
+
+def run(work: Work, show: Callable[[Event], None]) -> TrainResult:
+    """Trains, in the Ray that this process is connected to. Progress goes to `show`, the record to MLflow.
+
+    Raises:
+        JobError: for resources that there are not, or a failure that restarts did not mend.
+        TrainingDiverged, CheckpointError: from the workers.
+        TrackingError: if the store takes no more.
+    """
+    resources = resources_for(work.spec)
+    record = _open_record(work)
+    status: Status = "FAILED"
+    try:
+        with record.system_metrics():
+            result = _train(work, resources, record, show)
+        status = "FINISHED"
+        return result
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    except Exception as error:
+        record.tag("glow.error", str(error)[:5000])
+        raise
+    finally:
+        record.finish(status)
+
+
+def _train(work: Work, resources: Resources, record: Record, show: Callable[[Event], None]) -> TrainResult:
+    started = time.monotonic()
+    log = TrainingLog(work, record, show)
+    with Channel(log.see, log.record) as channel:
+        outcome = _fit(work, resources, record, channel)
+    if log.test_bits_per_dim is None:
+        raise JobError(f"run {record.run_id} ended without a result; its checkpoints are in {work.spec.output}")
+    best, metrics = min(outcome.best_checkpoints, key=lambda entry: entry[1][SCORE])
+    with _results_folder(work.spec, record) as folder:
+        _copy_model(best, folder / "checkpoint")
+        result = log.result(metrics, folder, time.monotonic() - started)
+        log.write(result, folder)
+        record.folder(folder)
+    show({"event": "finished", **result.to_dict()})
+    return result
+
+
+def _fit(work: Work, resources: Resources, record: Record, channel: Channel) -> ray.train.Result:
+    spec = work.spec
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config={
+            "spec": spec.model_dump(),
+            "config": work.config.to_dict(),
+            # in a list, so that Ray hands on the references and not the arrays
+            "data": [ray.put({"images": dict(work.images), "labels": work.labels})],
+            "queue": channel.queue,
+            "threads": resources.threads,
+            "grid": GRID,
+        },
+        scaling_config=resources.scaling_config(),
+        torch_config=TorchConfig(backend=resources.backend),
+        run_config=RunConfig(
+            name=record.run_id,
+            storage_path=spec.output,
+            callbacks=[NoRetry()],
+            # Without a limit an error of the controller itself is retried for ever.
+            failure_config=FailureConfig(max_failures=spec.max_failures, controller_failure_limit=3),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="min"
+            ),
+        ),
+    )
+    try:
+        return trainer.fit()
+    except ControllerError as error:
+        raise _sentence(error.controller_failure, spec, record) from error
+    except WorkerGroupError as error:
+        raise _sentence(error.worker_failures[min(error.worker_failures)], spec, record) from error
+    except ray.exceptions.RayActorError as error:
+        raise JobError(
+            f"training could not start from the checkpoints in {spec.output}/{record.run_id}: a folder that Ray wrote "
+            "there is missing or damaged; start a new run"
+        ) from error
+
+
+def _sentence(error: Exception, spec: TrainSpec, record: Record) -> Exception:
+    """The error of a worker as the user should read it."""
+    if NoRetry.is_final(error):
+        return error
+    if isinstance(error, OSError) and error.errno is not None:
+        return JobError(
+            f"training stopped: {os.strerror(error.errno)} ({error}); the last checkpoint is kept, go on with "
+            f"glowctl train --resume {record.run_id}"
+        )
+    cause = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    return JobError(
+        f"training failed more than {spec.max_failures} times, the last time with {cause}; go on from the last "
+        f"checkpoint with glowctl train --resume {record.run_id}"
+    )
+
+
+def _copy_model(checkpoint: ray.train.Checkpoint, folder: Path) -> None:
+    """The model without the state of its training, which is twice its size."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with checkpoint.as_directory() as source:
+        for file in (WEIGHTS_FILE, CONFIG_FILE):
+            shutil.copy(Path(source, file), folder / file)
+
+
+@contextmanager
+def _results_folder(spec: TrainSpec, record: Record) -> Iterator[Path]:
+    """`results` beside the run's checkpoints where these are on this machine, else a folder that goes again."""
+    if "://" in spec.output:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    folder = Path(spec.output, record.run_id, "results")
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+
+
+def _open_record(work: Work) -> Record:
+    """A new run with all that is known beforehand, or the one that is resumed."""
+    spec = work.spec
+    if work.resumed is not None:
+        return Record.resume(work.tracking_uri, work.resumed)
+    name = spec.run_name or (
+        f"train {spec.dataset} {spec.permutation} K{spec.depth} L{spec.levels} w{spec.width} s{spec.seed}"
+    )
+    public = spec.model_dump() | {"tracking_uri": without_password(work.tracking_uri)}
+    tags = {"glow.job": "train", "glow.dataset": spec.dataset, "glow.spec": json.dumps(public)}
+    record = Record.start(
+        work.tracking_uri, spec.experiment, name, tags, public | {"image_shape": work.config.image_shape}
+    )
+    for split, context in (("train", "training"), ("validation", "validation"), ("test", "test")):
+        images = work.images[split]
+        record.dataset(images, f"{spec.dataset} {split}", fingerprint(torch.from_numpy(images)), context, spec.dataset)
+    return record
+
+
+def _output(output: str) -> str:
+    """The absolute path of a folder that can be written, or a bucket as it is. Raises JobError."""
+    if "://" in output:
+        return output
+    path = Path(output).expanduser().absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise JobError(
+            f"the output folder {path} cannot be written ({error.strerror}): choose another with --output"
+        ) from None
+    return str(path)
+
+
+def _absolute(dataset: str) -> str:
+    """A folder's path means the same wherever the run is resumed."""
+    if not dataset.startswith("folder:"):
+        return dataset
+    return f"folder:{Path(dataset.removeprefix('folder:')).expanduser().absolute()}"

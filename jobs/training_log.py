@@ -1,0 +1,220 @@
+"""What a training is (`Work`), what it says while it runs (`TrainingLog`), and what it comes to (`TrainResult`)."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from glow.config import GlowConfig
+from glow.figures import image_grid, nll_curve
+from jobs.progress import Event
+from jobs.specs import TrainSpec
+from jobs.tracking import Record, without_password
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+__all__ = ["TrainResult", "TrainingLog", "Work"]
+
+METRICS = {
+    "train_bits_per_dim": "train/bits_per_dim",
+    "validation_bits_per_dim": "validation/bits_per_dim",
+    "images_per_second": "images_per_second",
+    "gradient_norm": "gradient_norm",
+    "learning_rate": "learning_rate",
+    "skipped_steps": "skipped_steps",
+}
+"""Fields of `glow.training.EpochResult` -> their names in MLflow."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A training that has been checked: its spec with absolute paths, its data, its model."""
+
+    spec: TrainSpec
+    tracking_uri: str
+    config: GlowConfig
+    original_shape: tuple[int, int, int]
+    images: Mapping[str, np.ndarray]  # split -> uint8 (N, C, H, W)
+    labels: np.ndarray  # int64 (N,), of the training images
+    resumed: Run | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(images.nbytes for images in self.images.values()) + self.labels.nbytes
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training came to. Bits/dim are the test set's under the best model by validation.
+
+    `test_bits_per_dim_original` counts the bits per pixel of the images before padding.
+    """
+
+    run: str
+    run_id: str
+    test_bits_per_dim: float
+    test_bits_per_dim_original: float
+    validation_bits_per_dim: float
+    best_epoch: int
+    images_per_second: float
+    restarts: int
+    skipped_steps: int
+    seconds: float
+    image_shape: tuple[int, int, int]
+    original_shape: tuple[int, int, int]
+    sample_grid: str
+    checkpoint: str
+    tracking_uri: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class TrainingLog:
+    """Takes rank 0's events: `see` shows each as it comes, `record` writes it to MLflow and may be called again."""
+
+    def __init__(self, work: Work, record: Record, show: Callable[[Event], None]) -> None:
+        self._work, self._run, self._show = work, record, show
+        self._history: dict[int, dict[str, float]] = {}
+        self._samples: np.ndarray | None = None
+        self._attempts = 0
+        self.restarts = 0
+        self.test_bits_per_dim: float | None = None
+        if work.resumed is not None:
+            self._history = _recorded_history(record)
+            self.restarts = int(work.resumed.data.metrics.get("restarts", 0)) + 1
+
+    def see(self, event: Event) -> None:
+        match event["event"]:
+            case "attempt":
+                self._see_attempt(event)
+            case "step":
+                self._show(event)
+            case "epoch":
+                self._history[event["epoch"]] = {name: event[name] for name in METRICS}
+                self._show(event)
+            case "samples":
+                self._samples = event["images"]
+            case "test":
+                self.test_bits_per_dim = event["bits_per_dim"]
+
+    def record(self, event: Event) -> None:
+        """Raises TrackingError while the store is away."""
+        match event["event"]:
+            case "attempt":
+                self._run.metrics({"restarts": event["restarts"], "workers": event["workers"]}, event["epoch"])
+            case "epoch":
+                self._run.metrics({METRICS[name]: event[name] for name in METRICS}, event["epoch"])
+            case "samples":
+                self._run.image(image_grid(event["images"]), "samples", event["epoch"])
+                self._run.metrics({"inverse_error": event["inverse_error"]}, event["epoch"])
+
+    def _see_attempt(self, event: Event) -> None:
+        """The first attempt is the start; each further one means that workers were lost."""
+        self._attempts += 1
+        if self._attempts > 1:
+            self.restarts += 1
+        event["restarts"] = self.restarts
+        if self._attempts > 1:
+            self._show({**event, "event": "restart"})
+            return
+        about = {"run": self._run.name, "run_id": self._run.run_id, "epochs": self._work.spec.epochs}
+        self._show({**event, **about, "event": "started"})
+
+    def result(self, best: Mapping[str, float], folder: Path, seconds: float) -> TrainResult:
+        """`best` holds the metrics of the best checkpoint."""
+        assert self.test_bits_per_dim is not None
+        epoch = int(best["epoch"])
+        paces = [row["images_per_second"] for row in self._history.values()]
+        return TrainResult(
+            run=self._run.name,
+            run_id=self._run.run_id,
+            test_bits_per_dim=self.test_bits_per_dim,
+            test_bits_per_dim_original=self.test_bits_per_dim * self._padding(),
+            validation_bits_per_dim=self._history[epoch]["validation_bits_per_dim"],
+            best_epoch=epoch,
+            images_per_second=float(np.median(paces)),
+            restarts=self.restarts,
+            skipped_steps=int(self._history[max(self._history)]["skipped_steps"]),
+            seconds=seconds,
+            image_shape=self._work.config.image_shape,
+            original_shape=self._work.original_shape,
+            sample_grid=str(folder / "samples.png"),
+            checkpoint=str(folder / "checkpoint"),
+            tracking_uri=self._work.tracking_uri,
+        )
+
+    def _padding(self) -> float:
+        """Pixels of the model's images for each pixel of the originals; 1 for images that were shrunk."""
+        _, height, width = self._work.config.image_shape
+        _, old_height, old_width = self._work.original_shape
+        if height < old_height or width < old_width:
+            return 1.0
+        return (height * width) / (old_height * old_width)
+
+    def write(self, result: TrainResult, folder: Path) -> None:
+        """Tables, figures and the spec into `folder`, the final figures into MLflow."""
+        spec = self._work.spec
+        history = pd.DataFrame.from_dict(self._history, orient="index").rename_axis("epoch").reset_index()
+        history.to_csv(folder / "history.csv", index=False)
+        public = spec.model_copy(update={"tracking_uri": without_password(self._work.tracking_uri)})
+        (folder / "spec.json").write_text(public.to_json())
+        (folder / "requirements.txt").write_text(_versions())
+        nll_curve(history, result.run, result.test_bits_per_dim).savefig(folder / "nll.png", dpi=120)
+        if self._samples is not None:
+            np.save(folder / "samples.npy", self._samples)
+            Image.fromarray(image_grid(self._samples)).save(folder / "samples.png")
+        self._run.metrics(
+            {
+                "test/bits_per_dim": result.test_bits_per_dim,
+                "test/bits_per_dim_original": result.test_bits_per_dim_original,
+                "best_epoch": result.best_epoch,
+                "seconds": result.seconds,
+            },
+            result.best_epoch,
+        )
+        self._run.describe(_description(result))
+
+
+def sizes_sentence(result: TrainResult) -> str:
+    """ "1.650 bits/dim at 32x32, 2.155 at the original 28x28" """
+    (_, height, width), (_, old_height, old_width) = result.image_shape, result.original_shape
+    at = f"{result.test_bits_per_dim:.3f} bits/dim at {height}x{width}"
+    if (height, width) == (old_height, old_width):
+        return at
+    if height < old_height or width < old_width:
+        return f"{at}, shrunk from {old_height}x{old_width}"
+    return f"{at}, {result.test_bits_per_dim_original:.3f} per original pixel ({old_height}x{old_width})"
+
+
+def _description(result: TrainResult) -> str:
+    return (
+        f"Test set: **{sizes_sentence(result)}**, under the model of epoch {result.best_epoch}, the best by validation.\n\n"
+        "To repeat it: download the artifact `spec.json`, then `glowctl train --spec spec.json`. "
+        "The model is in the artifact folder `checkpoint`; `glow.load_checkpoint` reads it."
+    )
+
+
+def _recorded_history(record: Record) -> dict[int, dict[str, float]]:
+    """The epochs that MLflow has of a run that is resumed."""
+    columns = {field: record.metric_steps(name) for field, name in METRICS.items()}
+    epochs = sorted(columns["validation_bits_per_dim"])
+    return {epoch: {field: steps.get(epoch, math.nan) for field, steps in columns.items()} for epoch in epochs}
+
+
+def _versions() -> str:
+    """This Python and the packages that decide what a run computes, as a requirements file."""
+    packages = ("torch", "torchvision", "ray", "mlflow", "numpy", "pandas", "safetensors", "scikit-learn", "glowctl")
+    return f"# Python {platform.python_version()}, {platform.platform()}\n" + "".join(
+        f"{package}=={metadata.version(package)}\n" for package in packages
+    )

@@ -1,0 +1,158 @@
+"""What runs in each worker of a training: one process's share, its checkpoints, and rank 0's events."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import Checkpoint, UserCallback
+
+from glow.checkpoint import CheckpointError, load_checkpoint
+from glow.config import GlowConfig
+from glow.dequantization import dequantize, uniform_noise
+from glow.model import Glow
+from glow.training import EpochResult, StepResult, Trainer, TrainingDiverged, mean_bits_per_dim
+from jobs.specs import TrainSpec
+
+__all__ = ["SCORE", "NoRetry", "train_loop"]
+
+SCORE = "validation_bits_per_dim"
+"""The metric by which Ray Train keeps the best checkpoint."""
+
+INVERTED_IMAGES = 32
+
+
+class NoRetry(UserCallback):
+    """Ends a training at once for an error that a restart would only meet again. Runs in Ray's controller."""
+
+    @staticmethod
+    def is_final(error: Exception) -> bool:
+        return isinstance(error, (TrainingDiverged, CheckpointError))
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            if self.is_final(error):
+                raise error
+
+
+def train_loop(settings: dict[str, Any]) -> None:
+    """Trains this worker's share from the last checkpoint, if there is one, to the end, and scores the test set."""
+    spec = TrainSpec(**settings["spec"])
+    torch.set_num_threads(settings["threads"])
+    data = ray.get(settings["data"][0])
+    # Ray's arrays are read-only; torch wants its own.
+    images = {split: torch.tensor(array) for split, array in data["images"].items()}
+    device = ray.train.torch.get_device()
+    trainer = Trainer(
+        Glow(GlowConfig.from_dict(settings["config"])),
+        images["train"],
+        torch.tensor(data["labels"]),
+        validation=images["validation"],
+        config=spec.fit_config(),
+        device=device,
+    )
+    _restore(trainer)
+    talker = Talker(settings["queue"], trainer)
+    talker.attempt()
+    for result in trainer.epochs(on_step=talker.step):
+        talker.epoch(result)
+        last = result.epoch == spec.epochs
+        if last or (spec.sample_every and result.epoch % spec.sample_every == 0):
+            talker.samples(settings["grid"], spec.temperature, images["validation"])
+        if last or result.epoch % spec.checkpoint_every == 0:
+            _report(trainer, result)
+    best = min(ray.train.get_all_reported_checkpoints(), key=lambda reported: reported.metrics[SCORE])
+    with best.checkpoint.as_directory() as folder:
+        model = load_checkpoint(folder, device).to(memory_format=torch.channels_last)
+    talker.test(mean_bits_per_dim(model.set_precision(trainer.precision), images["test"]))
+
+
+def _restore(trainer: Trainer) -> None:
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            trainer.restore(folder)
+
+
+def _report(trainer: Trainer, result: EpochResult) -> None:
+    """A checkpoint, written by rank 0. Every rank must call this; it waits for all."""
+    score = result.validation_bits_per_dim
+    metrics = {SCORE: score if math.isfinite(score) else math.inf, "epoch": result.epoch}
+    if ray.train.get_context().get_world_rank() != 0:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        trainer.save(folder)
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+
+
+class Talker:
+    """Rank 0's events to the driver; the other ranks' methods do nothing."""
+
+    def __init__(self, queue: Any, trainer: Trainer) -> None:
+        context = ray.train.get_context()
+        self._queue = queue if context.get_world_rank() == 0 else None
+        self._workers = context.get_world_size()
+        self._trainer = trainer
+        self._first_epoch = trainer.epoch
+        self._started = time.monotonic()
+
+    def _put(self, event: str, **facts: Any) -> None:
+        if self._queue is not None:
+            self._queue.put({"event": event, **facts})
+
+    def _seconds_left(self, epochs_done: float) -> float:
+        """From the pace of this attempt."""
+        done = epochs_done - self._first_epoch
+        left = self._trainer.config.epochs - epochs_done
+        return (time.monotonic() - self._started) / done * left if done > 0 else math.nan
+
+    def attempt(self) -> None:
+        self._put(
+            "attempt",
+            workers=self._workers,
+            epoch=self._trainer.epoch,
+            device=_device_name(self._trainer.device),
+            precision=self._trainer.precision,
+        )
+
+    def step(self, result: StepResult) -> None:
+        left = self._seconds_left(result.epoch - 1 + result.step / result.steps)
+        self._put("step", **vars(result), epochs=self._trainer.config.epochs, seconds_left=left)
+
+    def epoch(self, result: EpochResult) -> None:
+        left = self._seconds_left(result.epoch)
+        self._put("epoch", **result.to_dict(), epochs=self._trainer.config.epochs, seconds_left=left)
+
+    def samples(self, n: int, temperature: float, images: torch.Tensor) -> None:
+        """Samples of the model as it is, always from the same noise, and how exactly it inverts real images."""
+        if self._queue is None:
+            return
+        model = self._trainer.evaluated_model
+        model.set_precision(self._trainer.precision)
+        classes = model.config.num_classes
+        labels = None if classes is None else torch.arange(n) * classes // n
+        samples = model.sample(n, temperature, torch.Generator().manual_seed(0), labels)
+        error = inverse_error(model, images[:INVERTED_IMAGES])
+        self._put("samples", epoch=self._trainer.epoch, images=samples.cpu().numpy(), inverse_error=error)
+
+    def test(self, bits_per_dim: float) -> None:
+        self._put("test", bits_per_dim=bits_per_dim)
+
+
+@torch.no_grad()
+def inverse_error(model: Glow, images: torch.Tensor) -> float:
+    """The largest error of inverse(forward(x)) over all pixels, in grey levels of 256."""
+    noise = uniform_noise(torch.arange(len(images)), model.config.image_shape).to(model.device)
+    x_BCHW = dequantize(images.to(model.device), noise)
+    return (model.inverse(model(x_BCHW)[0]) - x_BCHW).abs().max().item() * 256
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()

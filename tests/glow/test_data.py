@@ -1,0 +1,637 @@
+"""Data sets: on tiny files written here, and, where they are on this machine, on the real ones."""
+
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from glow.datasets import (
+    DatasetCorrupt,
+    DatasetNotFound,
+    data_root,
+    dataset_names,
+    describe,
+    fingerprint,
+    load_dataset,
+    status,
+)
+
+REAL = Path(os.environ.get("GLOW_DATA_ROOT") or Path(__file__).parents[3] / "shared" / "data")
+needs_real_files = pytest.mark.skipif(
+    not (REAL / "MNIST/raw/train-images-idx3-ubyte").is_file(),
+    reason="no real data: set GLOW_DATA_ROOT to a folder with MNIST",
+)
+LETTERS = "EMNIST/raw/emnist-letters-{part}-{kind}"
+
+
+@pytest.fixture(autouse=True)
+def _no_data_root(monkeypatch):
+    monkeypatch.delenv("GLOW_DATA_ROOT", raising=False)
+
+
+def idx_bytes(array):
+    header = bytes((0, 0, 8, array.ndim)) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+def write_idx(root, images, labels, folder="MNIST/raw", stem="train"):
+    raw = root / folder
+    raw.mkdir(parents=True, exist_ok=True)
+    (raw / f"{stem}-images-idx3-ubyte").write_bytes(idx_bytes(images))
+    (raw / f"{stem}-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
+    return raw
+
+
+def random_images(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.fixture
+def mnist(tmp_path):
+    """25 images of each digit to train on, interleaved, and 10 to test on; pixel (0, 0) is the file order."""
+    train, test = random_images(250, 28, 28), random_images(10, 28, 28, seed=1)
+    train[:, 0, 0] = np.arange(250)
+    write_idx(tmp_path, train, np.arange(250) % 10)
+    write_idx(tmp_path, test, np.arange(10), stem="t10k")
+    return tmp_path
+
+
+def save_images(folder, count, size=(6, 4), mode="L", suffix="png"):
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = (count, size[1], size[0]) if mode == "L" else (count, size[1], size[0], 3)
+    for index, pixels in enumerate(random_images(*shape, seed=len(folder.name))):
+        Image.fromarray(pixels).save(folder / f"{index:03}.{suffix}")
+
+
+# Names, roots, descriptions
+
+
+def test_importing_costs_no_more_than_torch():
+    code = "import sys, glow.datasets; print({'torchvision', 'sklearn', 'PIL', 'scipy'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
+
+
+def test_names_end_with_the_folder():
+    assert dataset_names()[-1] == "folder:PATH"
+    assert {"digits", "mnist", "emnist-letters", "cifar10", "svhn", "noise"} < set(dataset_names())
+
+
+@pytest.mark.parametrize("ask", [load_dataset, describe, status])
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("mnits", "did you mean mnist"), ("FashionMNIST", "fashion-mnist"), ("folder:", "folder:PATH")],
+)
+def test_unknown_name(ask, name, hint):
+    with pytest.raises(ValueError, match=f"unknown data set '{name}'.*{hint}.*there are digits, mnist"):
+        ask(name)
+
+
+def test_unknown_name_that_is_like_no_other():
+    with pytest.raises(ValueError, match="unknown data set 'qqq'; there are digits"):
+        load_dataset("qqq")
+
+
+def test_unknown_split():
+    with pytest.raises(ValueError, match="unknown split 'val'; there are train, validation, test"):
+        load_dataset("digits", "val")
+
+
+@pytest.mark.parametrize("shape", [(1, 0, 8), (8, 8)])
+def test_impossible_shape(shape):
+    with pytest.raises(ValueError, match="three positive numbers"):
+        load_dataset("digits", image_shape=shape)
+
+
+def test_data_root(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert data_root() == tmp_path / "cache/glow/data"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert data_root() == Path.home() / ".cache/glow/data"
+    monkeypatch.setenv("GLOW_DATA_ROOT", str(tmp_path / "env"))
+    assert data_root() == tmp_path / "env"
+    assert data_root(tmp_path) == tmp_path
+    assert data_root("~/x") == Path.home() / "x"
+
+
+def test_describe(mnist):
+    info = describe("mnist", mnist)
+    assert (info.original_shape, info.image_shape) == ((1, 28, 28), (1, 32, 32))
+    assert info.num_classes == 10
+    assert info.class_names == tuple("0123456789")
+    assert info.splits == ("train", "validation", "test")
+    assert describe("mnist", mnist, image_shape=(3, 8, 8)).image_shape == (3, 8, 8)
+    assert describe("noise", image_shape=(3, 8, 8)).original_shape == (3, 8, 8)
+    assert describe("cifar10", mnist).splits == ()
+
+
+# Splits
+
+
+def test_official_split(mnist):
+    images, labels = load_dataset("mnist", root=mnist)
+    held_out, held_out_labels = load_dataset("mnist", "validation", mnist)
+    assert images.shape == (230, 1, 32, 32)
+    assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
+    assert images.is_contiguous()
+    assert images[:, 0, 2, 2].tolist() == list(range(230))  # 2 of 25 a class held out: the last rows of the file
+    assert held_out[:, 0, 2, 2].tolist() == list(range(230, 250))
+    assert held_out_labels.tolist() == 2 * list(range(10))
+    assert not images[:, :, [0, 1, -2, -1]].any()
+    assert not images[:, :, :, [0, 1, -2, -1]].any()
+    test, test_labels = load_dataset("mnist", "test", mnist)
+    assert test[:, 0, 2:-2, 2:-2].tolist() == random_images(10, 28, 28, seed=1).tolist()
+    assert test_labels.tolist() == list(range(10))
+
+
+def test_digits_are_dealt_the_same_for_ever():
+    splits = {split: load_dataset("digits", split) for split in ("train", "validation", "test")}
+    from sklearn.datasets import load_digits
+
+    everything = np.minimum(load_digits().images * 16, 255).astype(np.uint8)
+    where = {image.tobytes(): index for index, image in enumerate(everything)}
+    found = {split: [where[i.numpy().tobytes()] for i in images] for split, (images, _) in splits.items()}
+    assert {split: len(indices) for split, indices in found.items()} == {
+        "train": 1266,
+        "validation": 176,
+        "test": 355,
+    }
+    indices = found["train"] + found["validation"] + found["test"]
+    assert sorted(indices) == list(range(1797))  # disjoint, and nothing is lost
+    assert all(indices == sorted(indices) for indices in found.values())
+    assert found["validation"][:8] == [11, 17, 29, 41, 43, 52, 59, 60]
+    assert found["test"][:8] == [8, 9, 39, 46, 47, 49, 50, 51]
+    for split, (images, labels) in splits.items():
+        assert images.shape[1:] == (1, 8, 8)
+        assert images.max() == 255
+        assert labels.tolist() == load_digits().target[found[split]].tolist()
+
+
+def test_per_class(mnist):
+    images, labels = load_dataset("mnist", root=mnist, per_class=3)
+    assert images[:, 0, 2, 2].tolist() == list(range(30))
+    assert labels.bincount().tolist() == [3] * 10
+    with pytest.raises(ValueError, match="per_class=24, but class '0' has 23 images in split 'train'"):
+        load_dataset("mnist", root=mnist, per_class=24)
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        load_dataset("mnist", root=mnist, per_class=0)
+
+
+def test_empty_split(tmp_path):
+    write_idx(tmp_path, random_images(9, 28, 28), np.zeros(9))
+    with pytest.raises(ValueError, match="'validation' of mnist has no images"):
+        load_dataset("mnist", "validation", tmp_path)
+
+
+# Made data
+
+
+@pytest.mark.parametrize("name", ["noise", "constant"])
+def test_made_data(name):
+    first, labels = load_dataset(name, "test", image_shape=(3, 5, 4))
+    assert first.shape == (1000, 3, 5, 4)
+    assert not labels.any()
+    assert torch.equal(first, load_dataset(name, "test", image_shape=(3, 5, 4))[0])
+    assert not torch.equal(first, load_dataset(name, "validation", image_shape=(3, 5, 4))[0])
+    assert load_dataset(name)[0].shape == (10_000, 1, 32, 32)
+    assert 120 < first.float().mean() < 135
+    assert first.unique().numel() == 256
+    is_constant = (first == first[:, :, :1, :1]).all().item()
+    assert is_constant == (name == "constant")
+    assert (first[:, 0] != first[:, 1]).any()
+
+
+# Conversion
+
+
+def test_smaller_images_are_padded_about_the_centre(mnist):
+    unpadded, _ = load_dataset("mnist", "test", mnist, image_shape=(1, 28, 28))
+    images, _ = load_dataset("mnist", "test", mnist, image_shape=(1, 31, 40))
+    assert torch.equal(images[:, :, 1:29, 6:34], unpadded)
+    assert images.sum() == unpadded.sum()
+
+
+def test_larger_images_shrink_from_the_unpadded_original(mnist):
+    from torchvision.transforms.v2.functional import resize
+
+    unpadded, _ = load_dataset("mnist", "test", mnist, image_shape=(1, 28, 28))
+    images, _ = load_dataset("mnist", "test", mnist, image_shape=(1, 8, 8))
+    assert torch.equal(images, resize(unpadded, [8, 8], antialias=True))
+    wide, _ = load_dataset("mnist", "test", mnist, image_shape=(1, 8, 14))  # keeps the aspect ratio
+    assert torch.equal(wide[..., 3:11], images)
+    assert wide.sum() == images.sum()
+
+
+def test_grey_to_rgb(mnist):
+    grey, _ = load_dataset("mnist", "test", mnist)
+    rgb, _ = load_dataset("mnist", "test", mnist, image_shape=(3, 32, 32))
+    assert rgb.is_contiguous()
+    assert torch.equal(rgb, grey.repeat(1, 3, 1, 1))
+
+
+def test_rgb_to_grey(tmp_path):
+    for index, colour in enumerate(((255, 0, 0), (0, 255, 0), (0, 0, 255))):
+        (tmp_path / "test").mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4), colour).save(tmp_path / "test" / f"{index}.png")
+    images, _ = load_dataset(f"folder:{tmp_path}", "test", image_shape=(1, 4, 4))
+    assert images[:, 0, 0, 0].tolist() == [76, 149, 29]  # ITU-R 601: 0.2989, 0.587, 0.114
+
+
+def test_channels_that_mean_nothing(mnist):
+    with pytest.raises(ValueError, match="1 channels cannot be given 2; allowed in an image shape: 1 or 3"):
+        load_dataset("mnist", root=mnist, image_shape=(2, 32, 32))
+
+
+# EMNIST
+
+
+def test_letters_are_turned_upright_and_partial_files_are_enough(tmp_path):
+    upright = random_images(3, 28, 28)
+    labels = np.array([1, 26, 1])
+    write_idx(tmp_path, upright.transpose(0, 2, 1), labels, "EMNIST/raw", "emnist-letters-test")
+    images, classes = load_dataset("emnist-letters", "test", tmp_path)
+    assert images[:, 0, 2:-2, 2:-2].tolist() == upright.tolist()
+    info = describe("emnist-letters", tmp_path)
+    assert [info.class_names[label] for label in classes] == ["A", "Z", "A"]
+    assert info.splits == ("test",)
+    found = status("emnist-letters", tmp_path)
+    assert found.state == "partial: test only"
+    assert "emnist-letters-train-images-idx3-ubyte" in found.advice
+    assert "emnist-letters-test" not in found.advice
+    for split in ("train", "validation"):
+        with pytest.raises(DatasetNotFound, match="emnist-letters has no train files"):
+            load_dataset("emnist-letters", split, tmp_path)
+
+
+def test_letters_out_of_range(tmp_path):
+    write_idx(tmp_path, random_images(1, 28, 28), np.array([0]), "EMNIST/raw", "emnist-letters-test")
+    with pytest.raises(DatasetCorrupt, match="labels outside 1 to 26"):
+        load_dataset("emnist-letters", "test", tmp_path)
+
+
+# Missing files and downloads
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        load_dataset("mnist", "test", tmp_path)
+    message = str(caught.value)
+    assert isinstance(caught.value, DatasetNotFound)
+    for part in (
+        "t10k-images-idx3-ubyte and t10k-labels",
+        str(tmp_path / "MNIST/raw"),
+        "download=True",
+        "https://ossci",
+        "GLOW_DATA_ROOT",
+    ):
+        assert part in message
+    assert "train" not in message
+    assert "\n" not in message
+    assert status("mnist", tmp_path).state == "missing"
+    assert not list(tmp_path.iterdir())
+
+
+def test_download_is_not_tried_when_files_are_there(mnist, monkeypatch):
+    monkeypatch.setattr("torchvision.datasets.MNIST", lambda *_, **__: pytest.fail("downloads"))
+    assert len(load_dataset("mnist", root=mnist, download=True)[0]) == 230
+
+
+def test_download_brings_only_what_is_missing(mnist, monkeypatch):
+    for file in (mnist / "MNIST/raw").glob("t10k*"):
+        file.unlink()
+    before = fingerprint(load_dataset("mnist", root=mnist)[0])
+
+    def download(root, train, download):
+        assert (train, download) == (False, True)
+        write_idx(Path(root), random_images(5, 28, 28), np.zeros(5))
+        write_idx(Path(root), random_images(5, 28, 28, seed=7), np.arange(5), stem="t10k")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST", download)
+    images, _ = load_dataset("mnist", "test", mnist, download=True)
+    assert images[:, 0, 2:-2, 2:-2].tolist() == random_images(5, 28, 28, seed=7).tolist()
+    assert fingerprint(load_dataset("mnist", root=mnist)[0]) == before
+    assert [path.name for path in mnist.iterdir()] == ["MNIST"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [URLError("no network"), RuntimeError("Error downloading x:\nTried y, got:\nno network"), EOFError()],
+)
+def test_failed_download(tmp_path, monkeypatch, error):
+    def download(root, train, download):
+        raise error
+
+    monkeypatch.setattr("torchvision.datasets.KMNIST", download)
+    cause = "EOFError" if isinstance(error, EOFError) else "no network"
+    message = rf"the download of kmnist failed \(.*{cause}.*\); put train-images-idx3-ubyte and .*KMNIST"
+    with pytest.raises(DatasetNotFound, match=message):
+        load_dataset("kmnist", root=tmp_path, download=True)
+    assert not list(tmp_path.iterdir())
+
+
+# Corrupt files
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage", "problem"),
+    [
+        ("images-idx3", lambda data: data[:1000], "1000 bytes where its header promises"),
+        ("images-idx3", lambda data: data[:9], "holds images of 0x0"),
+        ("images-idx3", lambda data: b"", "does not begin like an IDX file"),
+        ("images-idx3", lambda data: b"\x1f\x8b" + data, "does not begin like an IDX file"),
+        ("images-idx3", lambda data: data + b"x", "where its header promises"),
+        ("images-idx3", lambda data: idx_bytes(random_images(250, 8, 8)), "holds images of 8x8"),
+        ("labels-idx1", lambda data: data[:20], "20 bytes where its header promises 258"),
+        ("labels-idx1", lambda data: idx_bytes(np.zeros(249)), "has 249 labels for 250 images"),
+        ("labels-idx1", lambda data: b"\0\0\x0b\1" + data[4:], "does not begin like an IDX file"),
+    ],
+)
+def test_corrupt_idx(mnist, kind, damage, problem):
+    file = mnist / f"MNIST/raw/train-{kind}-ubyte"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(DatasetCorrupt) as caught:
+        load_dataset("mnist", root=mnist)
+    message = str(caught.value)
+    assert isinstance(caught.value, OSError)
+    assert not isinstance(caught.value, FileNotFoundError)
+    assert str(file) in message
+    assert problem in message
+    assert "replace it with a good copy" in message
+    found = status("mnist", mnist)
+    assert found.state.startswith(f"corrupt: {file}")
+    assert problem in found.state
+    assert found.advice == "Replace it with a good copy, or delete it and load with download=True."
+    load_dataset("mnist", "test", mnist)  # the other files still work
+
+
+def test_corrupt_label_value(mnist):
+    write_idx(mnist, random_images(3, 28, 28), np.array([0, 1, 10]))
+    with pytest.raises(DatasetCorrupt, match=r"train-labels.* has labels outside 0 to 9"):
+        load_dataset("mnist", root=mnist)
+
+
+# CIFAR-10 and SVHN
+
+
+def md5(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def cifar10(tmp_path, monkeypatch):
+    """Ten images a batch, and torchvision told that these are the published files."""
+    from torchvision.datasets import CIFAR10
+
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    for seed, (name, _) in enumerate(CIFAR10.train_list + CIFAR10.test_list):
+        batch = {"data": random_images(10, 3072, seed=seed), "labels": list(range(10))}
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}, protocol=2))
+    for published in ("train_list", "test_list"):
+        files = [[name, md5(folder / name)] for name, _ in getattr(CIFAR10, published)]
+        monkeypatch.setattr(CIFAR10, published, files)
+    monkeypatch.setitem(CIFAR10.meta, "md5", md5(folder / "batches.meta"))
+    return tmp_path
+
+
+def test_cifar10(cifar10):
+    images, labels = load_dataset("cifar10", "test", cifar10)
+    assert images.tolist() == random_images(10, 3072, seed=5).reshape(10, 3, 32, 32).tolist()
+    assert images.is_contiguous()
+    assert labels.tolist() == list(range(10))
+    assert load_dataset("cifar10", root=cifar10)[0].shape == (50, 3, 32, 32)
+    assert status("cifar10", cifar10).state == "found"
+    assert describe("cifar10").class_names[3] == "cat"
+
+
+def test_cifar10_corrupt_or_missing(cifar10):
+    file = cifar10 / "cifar-10-batches-py/data_batch_2"
+    file.write_bytes(b"\x80\x02not a pickle")
+    with pytest.raises(DatasetCorrupt, match="data_batch_2 does not have the published MD5; replace it"):
+        load_dataset("cifar10", root=cifar10)
+    file.write_bytes(b"")
+    assert status("cifar10", cifar10).state == f"corrupt: {file} is empty"
+    file.unlink()
+    with pytest.raises(DatasetNotFound, match=r"put data_batch_2 into .*cifar-10-batches-py"):
+        load_dataset("cifar10", root=cifar10)
+
+
+def test_svhn(tmp_path, monkeypatch):
+    from scipy.io import savemat
+    from torchvision.datasets import SVHN
+
+    images_NCHW = random_images(4, 3, 32, 32)
+    file = tmp_path / "test_32x32.mat"
+    savemat(file, {"X": images_NCHW.transpose(2, 3, 1, 0), "y": np.array([[10], [1], [9], [2]], np.uint8)})
+    url, name, _ = SVHN.split_list["test"]
+    monkeypatch.setitem(SVHN.split_list, "test", [url, name, md5(file)])
+    images, labels = load_dataset("svhn", "test", tmp_path)
+    assert images.tolist() == images_NCHW.tolist()
+    assert labels.tolist() == [0, 1, 9, 2]
+    assert status("svhn", tmp_path).state == "partial: test only"
+    with pytest.raises(DatasetNotFound, match=r"train_32x32\.mat"):
+        load_dataset("svhn", "train", tmp_path)
+    file.write_bytes(b"not a mat file")
+    with pytest.raises(DatasetCorrupt, match=r"test_32x32\.mat does not have the published MD5"):
+        load_dataset("svhn", "test", tmp_path)
+
+
+# Folders
+
+
+def test_flat_folder_is_one_class(tmp_path):
+    save_images(tmp_path / "cats", 20)
+    (tmp_path / "cats/notes.txt").write_text("not an image")
+    (tmp_path / "cats/.hidden.png").write_text("not an image")
+    name = f"folder:{tmp_path / 'cats'}"
+    info = describe(name)
+    assert info.class_names == ("cats",)
+    assert info.original_shape == info.image_shape == (1, 4, 6)
+    assert info.splits == ("train", "validation", "test")
+    counts = [len(load_dataset(name, split)[0]) for split in info.splits]
+    assert counts == [14, 2, 4]
+    assert status(name).state == "found"
+
+
+def test_class_folders_are_dealt_in_order_of_their_paths(tmp_path):
+    save_images(tmp_path / "b", 10)
+    save_images(tmp_path / "aa" / "deeper", 10)
+    (tmp_path / "empty").mkdir()
+    name = f"folder:{tmp_path}"
+    assert describe(name).class_names == ("aa", "b")
+    splits = [load_dataset(name, split) for split in ("train", "validation", "test")]
+    assert [labels.bincount().tolist() for _, labels in splits] == [[7, 7], [1, 1], [2, 2]]
+    assert all(labels.tolist() == sorted(labels.tolist()) for _, labels in splits)
+    images = torch.cat([images for images, _ in splits])
+    assert len({image.numpy().tobytes() for image in images}) == 20
+
+
+@pytest.mark.parametrize("validation", [None, "val", "validation"])
+def test_folder_with_official_splits(tmp_path, validation):
+    for part, count in (("train", 20), ("test", 3), *([(validation, 5)] if validation else [])):
+        save_images(tmp_path / part / "cat", count)
+        save_images(tmp_path / part / "dog", count)
+    save_images(tmp_path / "test" / "eel", 1)
+    name = f"folder:{tmp_path}"
+    assert describe(name).class_names == ("cat", "dog", "eel")
+    counts = {split: load_dataset(name, split)[1].bincount().tolist() for split in describe(name).splits}
+    expected = ([20, 20], [5, 5]) if validation else ([18, 18], [2, 2])
+    assert counts == {"train": expected[0], "validation": expected[1], "test": [3, 3, 1]}
+    held_out, _ = load_dataset(name, "validation", per_class=None)
+    if not validation:
+        last = np.array(Image.open(tmp_path / "train/cat/018.png"))
+        assert held_out[0, 0].tolist() == last.tolist()
+    with pytest.raises(ValueError, match="class 'eel' has 0 images in split 'train'"):
+        load_dataset(name, per_class=1)
+
+
+def test_folder_with_test_images_only(tmp_path):
+    save_images(tmp_path / "test", 3)
+    name = f"folder:{tmp_path}"
+    images, labels = load_dataset(name, "test")
+    assert len(images) == 3
+    assert not labels.any()
+    assert status(name).state == "partial: test only"
+    with pytest.raises(DatasetNotFound, match=r"no images for split 'train' \(only test\); add a folder train/"):
+        load_dataset(name)
+
+
+def test_folder_of_mixed_modes_is_rgb(tmp_path):
+    save_images(tmp_path / "test", 2)
+    assert load_dataset(f"folder:{tmp_path}", "test")[0].shape == (2, 1, 4, 6)
+    Image.new("1", (6, 4), 1).save(tmp_path / "test/900.png")
+    assert load_dataset(f"folder:{tmp_path}", "test")[0][2].unique().tolist() == [255]
+    assert describe(f"folder:{tmp_path}").image_shape == (1, 4, 6)
+    Image.new("RGBA", (6, 4), (9, 8, 7, 100)).save(tmp_path / "test/901.PNG")
+    Image.new("P", (6, 4), 0).save(tmp_path / "test/902.gif", transparency=0)
+    images, _ = load_dataset(f"folder:{tmp_path}", "test")
+    assert images.shape == (5, 3, 4, 6)
+    assert images[3, :, 0, 0].tolist() == [9, 8, 7]
+    assert torch.equal(images[0, 0], images[0, 2])
+
+
+def test_folder_of_mixed_sizes(tmp_path):
+    save_images(tmp_path / "a", 10)
+    save_images(tmp_path / "b", 10, size=(20, 10), mode="RGB")
+    name = f"folder:{tmp_path}"
+    for ask in (load_dataset, describe):
+        with pytest.raises(ValueError, match=r"differ in size \(.*6x4, .*20x10\); pass an image size"):
+            ask(name)
+    images, _ = load_dataset(name, image_shape=(1, 8, 8))
+    assert images.shape == (14, 1, 8, 8)
+    assert not images[0, 0, :2].any()
+    assert describe(name, image_shape=(1, 8, 8)).original_shape == (1, 8, 8)
+
+
+def test_folder_errors(tmp_path):
+    with pytest.raises(DatasetNotFound, match="is not a folder on this machine"):
+        load_dataset(f"folder:{tmp_path / 'nowhere'}")
+    assert status(f"folder:{tmp_path / 'nowhere'}").state == "missing"
+    with pytest.raises(DatasetNotFound, match="has no images that Pillow can read"):
+        describe(f"folder:{tmp_path}")
+    save_images(tmp_path / "a", 1)
+    Image.new("L", (4, 4)).save(tmp_path / "loose.png")
+    with pytest.raises(ValueError, match=r"images both in class folders and beside them \(loose.png\)"):
+        load_dataset(f"folder:{tmp_path}")
+    assert status(f"folder:{tmp_path}").state.startswith("corrupt: ")
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", "truncated"])
+def test_folder_with_a_file_that_cannot_be_decoded(tmp_path, content):
+    save_images(tmp_path / "test", 2, size=(40, 40))
+    file = tmp_path / "test/001.png"
+    file.write_bytes(file.read_bytes()[:700] if content == "truncated" else content)
+    with pytest.raises(DatasetCorrupt, match=r"001\.png cannot be decoded as an image .*; replace or remove it"):
+        load_dataset(f"folder:{tmp_path}", "test")
+    assert status(f"folder:{tmp_path}").state.startswith("corrupt: " if content == b"" else "partial: test only")
+
+
+def test_folder_with_a_deeper_image(tmp_path):
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"deep\.png has more than 8 bits a channel"):
+        describe(f"folder:{tmp_path}")
+
+
+# Status and fingerprint
+
+
+def test_status_of_what_is_there(mnist):
+    for name in ("digits", "noise", "constant", "mnist"):
+        assert (status(name, mnist).state, status(name, mnist).advice) == ("found", "Nothing to do.")
+
+
+def test_fingerprint():
+    images = torch.arange(24, dtype=torch.uint8).reshape(2, 1, 3, 4)
+    assert fingerprint(images) == "a159ac4a548b2fd0"
+    assert fingerprint(images.repeat(1, 2, 1, 1)[:, :1]) == "a159ac4a548b2fd0"  # not contiguous
+    others = [images.reshape(2, 1, 4, 3), images.to(torch.int8), images.flip(0)]
+    assert len({fingerprint(other) for other in (images, *others)}) == 4
+
+
+# The real files
+
+
+@needs_real_files
+def test_real_fashion_mnist():
+    if status("fashion-mnist", REAL).state != "found":
+        pytest.skip(f"no Fashion-MNIST under {REAL}")
+    for split, count in (("validation", 600), ("test", 1000)):
+        images, labels = load_dataset("fashion-mnist", split, REAL)
+        assert images.shape[1:] == (1, 32, 32)
+        assert labels.bincount().tolist() == [count] * 10
+
+
+@needs_real_files
+def test_real_mnist_is_the_files_and_never_holds_out_the_first_4000():
+    raw = torch.from_numpy(np.fromfile(REAL / "MNIST/raw/train-images-idx3-ubyte", np.uint8, offset=16))
+    raw = raw.reshape(-1, 1, 28, 28)
+    raw_labels = np.fromfile(REAL / "MNIST/raw/train-labels-idx1-ubyte", np.uint8, offset=8)
+    train, labels = load_dataset("mnist", "train", REAL, image_shape=(1, 28, 28))
+    held_out, _ = load_dataset("mnist", "validation", REAL, image_shape=(1, 28, 28))
+    assert (len(train), len(held_out)) == (54_004, 5_996)
+    assert load_dataset("mnist", "test", REAL)[0].shape == (10_000, 1, 32, 32)
+    total = train.sum(dtype=torch.int64) + held_out.sum(dtype=torch.int64)
+    assert total.item() / (60_000 * 784 * 255) == pytest.approx(0.1307, abs=5e-5)
+    first = np.sort(np.concatenate([np.flatnonzero(raw_labels == digit)[:4000] for digit in range(10)]))
+    balanced, balanced_labels = load_dataset("mnist", "train", REAL, image_shape=(1, 28, 28), per_class=4000)
+    assert torch.equal(balanced, raw[first])
+    assert balanced_labels.tolist() == raw_labels[first].tolist()
+    for digit in range(10):
+        of_digit = raw[raw_labels == digit]
+        assert torch.equal(train[labels == digit], of_digit[: len(of_digit) - len(of_digit) // 10])
+
+
+@needs_real_files
+def test_real_letters_are_upright():
+    if "test" not in describe("emnist-letters", REAL).splits:
+        pytest.skip(f"no EMNIST letters under {REAL}")
+    images, labels = load_dataset("emnist-letters", "test", REAL)
+    assert labels.unique().numel() == 26
+    mean_A = images[labels == 0].float().mean(0)[0]  # narrow at the top, wide at the bottom
+    columns = torch.arange(32.0)
+
+    def width(rows):
+        weight = rows.sum(0) / rows.sum()
+        centre = (weight * columns).sum()
+        return (weight * (columns - centre) ** 2).sum().sqrt()
+
+    assert width(mean_A[5:12]) < 0.8 * width(mean_A[20:27])
+    mean_L = images[labels == 11].float().mean(0)[0]
+    assert mean_L[20:].sum() > 1.3 * mean_L[:12].sum()
+
+
+@needs_real_files
+def test_real_training_letters_are_not_there():
+    if (REAL / LETTERS.format(part="train", kind="images-idx3-ubyte")).is_file():
+        pytest.skip("this machine has the training letters")
+    with pytest.raises(DatasetNotFound, match="emnist-letters-train-images-idx3-ubyte"):
+        load_dataset("emnist-letters", "train", REAL)
