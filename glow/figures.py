@@ -6,7 +6,9 @@ import math
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 __all__ = ["image_grid", "nll_curve"]
 
@@ -21,7 +23,7 @@ def image_grid(images_NCHW: np.ndarray, columns: int | None = None, smallest_sid
         columns: images a row; a square grid if None.
         smallest_side: each pixel is repeated until the picture is at least so wide.
     """
-    n, channels, height, width = images_NCHW.shape
+    n, _, height, width = images_NCHW.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     grid = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, 3), 255, np.uint8)
@@ -49,14 +51,14 @@ def nll_curve(history: pd.DataFrame, title: str, test_bits_per_dim: float | None
     if test_bits_per_dim is not None:
         axes.axhline(test_bits_per_dim, color=GREEN, linestyle="--", label=f"test, best model: {test_bits_per_dim:.3f}")
     axes.set(title=title, xlabel="epoch", ylabel="negative log-likelihood, bits/dim")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _focus(axes, history[["train_bits_per_dim", "validation_bits_per_dim"]].to_numpy(), test_bits_per_dim)
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
 
 
-def _focus(axes: object, values: np.ndarray, level: float | None) -> None:
+def _focus(axes: Axes, values: np.ndarray, level: float | None) -> None:
     """The first epochs fall steeply: leave what is above twice the median's distance from the best out of view."""
     finite = values[np.isfinite(values)]
     if finite.size < 8:
@@ -64,4 +66,4 @@ def _focus(axes: object, values: np.ndarray, level: float | None) -> None:
     lowest = min(finite.min(), level if level is not None else math.inf)
     top = lowest + 4 * max(float(np.median(finite)) - lowest, 0.01)
     if finite.max() > top:
-        axes.set_ylim(lowest - 0.05 * (top - lowest), top)  # type: ignore[attr-defined]
+        axes.set_ylim(lowest - 0.05 * (top - lowest), top)

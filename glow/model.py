@@ -59,10 +59,13 @@ class Level(Layer):
     `split` is the split at its end, None at the top level.
     """
 
+    steps: Sequence[Step]
+
     def __init__(self, channels: int, config: GlowConfig, is_top: bool, generator: torch.Generator) -> None:
         super().__init__()
         self.squeeze = Squeeze()
-        self.steps = nn.ModuleList(Step(4 * channels, config, generator) for _ in range(config.depth))
+        steps = [Step(4 * channels, config, generator) for _ in range(config.depth)]
+        self.steps = nn.ModuleList(steps)  # type: ignore[assignment]
         self.split = None if is_top else Split(4 * channels)
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,6 +95,7 @@ class Glow(nn.Module):
     All weights are drawn from ``config.seed``.
     """
 
+    levels: Sequence[Level]
     initialized: Tensor
 
     def __init__(self, config: GlowConfig) -> None:
@@ -101,11 +105,12 @@ class Glow(nn.Module):
             torch.manual_seed(config.seed)
             generator = torch.Generator().manual_seed(config.seed)
             channels = [config.image_shape[0] * 2**level for level in range(config.levels)]
-            self.levels = nn.ModuleList(
-                Level(c, config, level == config.levels - 1, generator) for level, c in enumerate(channels)
-            )
+            levels = [Level(c, config, level == config.levels - 1, generator) for level, c in enumerate(channels)]
+            self.levels = nn.ModuleList(levels)  # type: ignore[assignment]
             self.top = TopPrior(4 * channels[-1], config.num_classes)
         self.register_buffer("initialized", torch.tensor(False))
+        # Convolutions over few channels and many pixels run faster so, on CPUs and GPUs.
+        nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
 
     @property
     def device(self) -> torch.device:
@@ -132,6 +137,7 @@ class Glow(nn.Module):
         x_BCHW = latents[-1]
         for level, z_BCHW in zip(reversed(self.levels), [None, *reversed(latents[:-1])], strict=True):
             if z_BCHW is not None:
+                assert level.split is not None
                 x_BCHW = level.split.inverse(x_BCHW, z_BCHW)
             x_BCHW = level.inverse(x_BCHW)
         return x_BCHW
@@ -157,12 +163,13 @@ class Glow(nn.Module):
     def log_prob_terms(
         self, images_BCHW: Tensor, labels_B: Tensor | None = None, noise_BCHW: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The parts that `log_prob` is the sum of, in nats of real-valued images: the log-det (B,), and log p(z) of each
-        level (B, L), the top one last."""
+        """The parts that `log_prob` is the sum of, in nats of real-valued images: the log-det (B,), and log p(z) of
+        each level (B, L), the top one last."""
         latents, kept, log_det_B = self._encode(self._dequantize(images_BCHW, noise_BCHW))
         priors_B = [
             gaussian_log_prob(z_BCHW, *level.split.prior(x_a))
-            for level, z_BCHW, x_a in zip(self.levels, latents[:-1], kept, strict=False)
+            for level, z_BCHW, x_a in zip(self.levels, latents, kept, strict=False)
+            if level.split is not None
         ]
         priors_B.append(self._top_log_prob(latents[-1], labels_B))
         return log_det_B, torch.stack(priors_B, 1)

@@ -126,7 +126,7 @@ class Trainer:
             raise ValueError(f"a batch of {config.batch_size} images cannot be shared by {world_size()} processes")
         self.device = torch.device(device) if device is not None else model.device
         self.precision = hardware_precision(self.device) if config.precision == "auto" else config.precision
-        self.model = model.to(self.device, memory_format=torch.channels_last).set_precision(self.precision)
+        self.model = model.to(self.device).set_precision(self.precision)
         self.images = images.to(self.device)
         self.labels = labels.to(self.device) if labels is not None and model.config.num_classes else None
         self.validation = None if validation is None else validation.to(self.device)
@@ -143,7 +143,11 @@ class Trainer:
     @property
     def evaluated_model(self) -> Glow:
         """The model that is scored and saved: the averaged one where there is an average."""
-        return self.average.module if self.average is not None else self.model
+        if self.average is None:
+            return self.model
+        averaged = self.average.module
+        assert isinstance(averaged, Glow)
+        return averaged
 
     def initialize(self) -> None:
         """Sets every ActNorm from the first batch, each process giving its share, unless the model has been."""
@@ -152,7 +156,7 @@ class Trainer:
         indices = self._share(self._order(0)[: self.config.batch_size])
         self.model.initialize(self.images[indices], self._noise(indices, 0))
         if self.average is not None:
-            self.average.module.load_state_dict(self.model.state_dict())
+            self.evaluated_model.load_state_dict(self.model.state_dict())
 
     def epochs(self, on_step: Callable[[StepResult], None] | None = None) -> Iterator[EpochResult]:
         """Trains the epochs that are left, and gives what each came to.
@@ -198,7 +202,7 @@ class Trainer:
         total = torch.zeros(3, dtype=torch.float64, device=self.device)  # bits/dim, finite images, gradient norm
         seen = 0
         for step, batch in enumerate(order.split(self.config.batch_size), start=1):
-            learning_rate = self.schedule.get_last_lr()[0]
+            learning_rate = float(self.schedule.get_last_lr()[0])
             total += self._train_step(batch)
             seen += len(batch)
             now = time.perf_counter()
@@ -260,8 +264,8 @@ class Trainer:
         self.skipped_steps += not finite
         if self._skips_in_a_row >= SKIPS_IN_A_ROW:
             raise TrainingDiverged(
-                f"training diverged: {SKIPS_IN_A_ROW} steps in a row had a non-finite gradient (epoch {self.epoch + 1}); "
-                "use a lower learning rate, more warm-up steps, or the bounded scale"
+                f"training diverged: {SKIPS_IN_A_ROW} steps in a row had a non-finite gradient (epoch "
+                f"{self.epoch + 1}); use a lower learning rate, more warm-up steps, or the bounded scale"
             )
 
     def _synchronise(self, last: bool) -> contextlib.AbstractContextManager[None]:
@@ -302,7 +306,7 @@ def fit(
         if on_epoch is not None:
             on_epoch(result)
     if trainer.average is not None:
-        model.load_state_dict(trainer.average.module.state_dict())
+        model.load_state_dict(trainer.evaluated_model.state_dict())
     return results
 
 

@@ -21,7 +21,7 @@ PATIENCE_AT_END_S = 180.0
 
 
 class Channel:
-    """A context manager. `queue` goes to the worker; `see` and `record` are called in the driver, in a thread of its own.
+    """A context manager. `queue` goes to the worker; `see` and `record` are called in a thread of the driver.
 
     `see` is called once an event, as it comes. `record` follows, and may raise TrackingError while the store is away:
     the event is kept and tried again, in order, and training goes on meanwhile; at the end it is tried for

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic.fields import FieldInfo
 
-from jobs.specs import PRESETS, SpecError, TrainSpec, make_train_spec, read_spec
+from jobs.specs import PRESETS, SpecError, TrainSpec, make_train_spec, read_spec, theme_of
 
 __all__ = ["app", "main"]
 
@@ -35,8 +35,7 @@ app = typer.Typer(
 
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     """The flag of a spec's field. Its default is None, not given: then the preset or the spec file decides."""
-    extra, example = field.json_schema_extra, (field.examples or [None])[0]
-    assert isinstance(extra, dict)
+    example = (field.examples or [None])[0]
     flag = "--" + name.replace("_", "-")
     off = f"--no-{flag[2:]}"
     switch = isinstance(example, bool)
@@ -46,7 +45,7 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     option = typer.Option(
         f"{flag}/{off}" if switch else flag,
         help=f"{field.description} ({facts})",
-        rich_help_panel=str(extra["theme"]),
+        rich_help_panel=theme_of(name),
         show_default=False,
     )
     kind: Any = field.annotation

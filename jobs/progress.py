@@ -6,7 +6,7 @@ A job reports events, dicts with a key ``event``; a display turns them into text
 - ``step``: epoch, step, steps, images_per_second, train_bits_per_dim, seconds_left
 - ``epoch``: everything in `glow.training.EpochResult`, epochs, seconds_left
 - ``restart``: restarts, epoch
-- ``finished``: everything in `jobs.train.TrainResult`
+- ``finished``: everything in `jobs.training_log.TrainResult`
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-__all__ = ["Display", "Event", "JsonLines", "LiveBar", "PlainLines", "duration", "make_display"]
+__all__ = ["Display", "Event", "JsonLines", "LiveBar", "PlainLines", "duration", "make_display", "sizes_sentence"]
 
 Event = dict[str, Any]
 
@@ -65,6 +65,38 @@ def restart_line(event: Event) -> str:
     return f"a worker was lost: training restarted after epoch {event['epoch']} (restart {event['restarts']})"
 
 
+def sizes_sentence(result: Event) -> str:
+    """The test set's bits/dim at the model's size, and per original pixel where the images were padded."""
+    (_, height, width), (_, old_height, old_width) = result["image_shape"], result["original_shape"]
+    at = f"{result['test_bits_per_dim']:.3f} bits/dim at {height}x{width}"
+    if (height, width) == (old_height, old_width):
+        return at
+    if height < old_height or width < old_width:
+        return f"{at}, shrunk from {old_height}x{old_width}"
+    return f"{at}, {result['test_bits_per_dim_original']:.3f} per original pixel ({old_height}x{old_width})"
+
+
+def finished_lines(event: Event) -> str:
+    return "\n".join(
+        [
+            f"test      {sizes_sentence(event)}",
+            f"trained   in {duration(event['seconds'])} at {event['images_per_second']:.0f} images/s, "
+            f"best epoch {event['best_epoch']}",
+            f"samples   {event['sample_grid']}",
+            f"model     {event['checkpoint']}",
+            f"run       {event['run_id']}; to see it: {event['open_with']}",
+        ]
+    )
+
+
+LINES: dict[str, Callable[[Event], str]] = {
+    "started": started_line,
+    "epoch": epoch_line,
+    "restart": restart_line,
+    "finished": finished_lines,
+}
+
+
 class PlainLines:
     """A line an epoch."""
 
@@ -78,9 +110,8 @@ class PlainLines:
         self._out.flush()
 
     def show(self, event: Event) -> None:
-        line = {"started": started_line, "epoch": epoch_line, "restart": restart_line}.get(event["event"])
-        if line is not None:
-            print(line(event), file=self._out, flush=True)
+        if event["event"] in LINES:
+            print(LINES[event["event"]](event), file=self._out, flush=True)
 
 
 class JsonLines:
@@ -123,31 +154,16 @@ class LiveBar:
         self._progress.stop()
 
     def show(self, event: Event) -> None:
-        kind = event["event"]
-        if kind == "started":
-            self._console.print(started_line(event), highlight=False)
-        elif kind == "restart":
-            self._console.print(restart_line(event), highlight=False)
-        elif kind == "epoch":
-            self._console.print(epoch_line(event), highlight=False)
-            done = event["epoch"] == event["epochs"]
-            self._show_bar(event, 1, 1, "finishing" if done else f"epoch {event['epoch']} done", "")
-        elif kind == "step":
-            self._show_bar(
-                event,
-                event["step"],
-                event["steps"],
-                f"epoch {event['epoch']}/{event['epochs']}",
-                f"step {event['step']}/{event['steps']}  {event['train_bits_per_dim']:.3f} bits/dim  "
+        if event["event"] in LINES:
+            self._console.print(LINES[event["event"]](event), highlight=False, soft_wrap=True)
+        if event["event"] == "epoch":
+            self._progress.update(self._task, total=event["epochs"], completed=event["epoch"], figures="")
+        if event["event"] == "step":
+            self._progress.update(
+                self._task,
+                total=event["epochs"],
+                completed=event["epoch"] - 1 + event["step"] / event["steps"],
+                where=f"epoch {event['epoch']}/{event['epochs']}",
+                figures=f"step {event['step']}/{event['steps']}  {event['train_bits_per_dim']:.3f} bits/dim  "
                 f"{event['images_per_second']:.0f} images/s  {duration(event['seconds_left'])} left",
             )
-
-    def _show_bar(self, event: Event, step: int, steps: int, where: str, figures: str) -> None:
-        epochs_done = event["epoch"] - 1
-        self._progress.update(
-            self._task,
-            total=event["epochs"] * steps,
-            completed=epochs_done * steps + step,
-            where=where,
-            figures=figures,
-        )

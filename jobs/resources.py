@@ -56,9 +56,9 @@ def resources_for(spec: TrainSpec) -> Resources:
     if fitting < least:
         each = f"{_number(cpus, 'core')} and {_number(gpus, 'GPU')}" if gpus else _number(cpus, "core")
         raise JobError(
-            f"{_number(least, 'worker')} with {each} each cannot run here: there are {_number(have['CPU'], 'core')} and "
-            f"{_number(have['GPU'], 'GPU')} on {_number(len(nodes), 'machine')}, room for {fitting}; lower --workers, "
-            "--cpus-per-worker or --gpus-per-worker"
+            f"{_number(least, 'worker')} with {each} each cannot run here: there are {_number(have['CPU'], 'core')} "
+            f"and {_number(have['GPU'], 'GPU')} on {_number(len(nodes), 'machine')}, room for {fitting}; lower "
+            "--workers, --cpus-per-worker or --gpus-per-worker"
         )
     return Resources((least, most), gpus, cpus)
 

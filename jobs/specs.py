@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from glow.config import Coupling, FitConfig, FitPrecision, GlowConfig, Optimizer, Permutation, Scale, Schedule
 
-__all__ = ["PRESETS", "Preset", "SpecError", "TrainSpec", "make_train_spec", "read_spec", "worker_range"]
+__all__ = ["PRESETS", "Preset", "SpecError", "TrainSpec", "make_train_spec", "read_spec", "theme_of", "worker_range"]
 
 Preset = Literal["paper", "laptop", "smoke", "demo"]
 
@@ -64,7 +64,7 @@ class TrainSpec(BaseModel):
     clip_norm: float | None = setting(
         100.0, "Optimisation", "Largest gradient norm, of bits/dim; 0 does not clip.", 1.0
     )
-    ema: float | None = setting(None, "Optimisation", "Decay of averaged weights, 0 to 1; no average if not given.", 0.999)
+    ema: float | None = setting(None, "Optimisation", "Decay of averaged weights; no average if not given.", 0.999)
     accumulate: int = setting(1, "Optimisation", "Parts that a worker's share of a batch is computed in.", 4)
     seed: int = setting(0, "Optimisation", "Seed of the weights, the order of the images and their noise.", 1)
 
@@ -201,7 +201,7 @@ def make_train_spec(preset: str, values: Mapping[str, Any]) -> TrainSpec:
     """The preset's spec with `values` over it. Raises SpecError for what cannot be."""
     if preset not in PRESETS:
         raise SpecError(f"no preset is called {preset!r}: use one of {', '.join(PRESETS)}")
-    return _validate({**PRESETS[preset], **values})  # type: ignore[index]
+    return _validate({**PRESETS[preset], **values})
 
 
 def read_spec(path: str | Path, values: Mapping[str, Any]) -> TrainSpec:
@@ -217,6 +217,13 @@ def read_spec(path: str | Path, values: Mapping[str, Any]) -> TrainSpec:
     if not isinstance(found, dict):
         raise SpecError(f"{path} holds no settings; glowctl train --print-spec shows a spec")
     return _validate({**found, **values})
+
+
+def theme_of(name: str) -> str:
+    """The theme that `glowctl --help` lists a setting under."""
+    extra = TrainSpec.model_fields[name].json_schema_extra
+    assert isinstance(extra, dict)
+    return str(extra["theme"])
 
 
 def worker_range(workers: str) -> tuple[int, int]:

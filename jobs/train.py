@@ -19,6 +19,7 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayActorError, RayError
 from ray.train import CheckpointConfig, ControllerError, FailureConfig, RunConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -28,7 +29,7 @@ from jobs.channel import Channel
 from jobs.errors import JobError
 from jobs.progress import Event
 from jobs.resources import Resources, resources_for
-from jobs.specs import SpecError, TrainSpec, make_train_spec
+from jobs.specs import SpecError, TrainSpec, make_train_spec, theme_of
 from jobs.tracking import Record, Status, check_store, find_run, tracking_uri, without_password
 from jobs.training_log import TrainingLog, TrainResult, Work
 from jobs.worker import SCORE, NoRetry, train_loop
@@ -77,12 +78,8 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
 
     Raises what `prepare` raises, TrackingError for a run that does not exist, and JobError for one that is finished.
     """
-    themes = {name: field.json_schema_extra["theme"] for name, field in TrainSpec.model_fields.items()}  # type: ignore[index,call-overload]
-    fixed = [
-        name
-        for name in changes
-        if themes[name] != "Compute" and name not in ("tracking_uri", "experiment", "data_root", "download")
-    ]
+    free = ("tracking_uri", "experiment", "data_root", "download")
+    fixed = [name for name in changes if theme_of(name) != "Compute" and name not in free]
     if fixed:
         flags = ", ".join("--" + name.replace("_", "-") for name in fixed)
         raise SpecError(f"a resumed run keeps its settings: leave out {flags}")
@@ -172,7 +169,7 @@ def _fit(work: Work, resources: Resources, record: Record, channel: Channel) -> 
         raise _sentence(error.controller_failure, spec, record) from error
     except WorkerGroupError as error:
         raise _sentence(error.worker_failures[min(error.worker_failures)], spec, record) from error
-    except ray.exceptions.RayActorError as error:
+    except RayActorError as error:
         raise JobError(
             f"training could not start from the checkpoints in {spec.output}/{record.run_id}: a folder that Ray wrote "
             "there is missing or damaged; start a new run"
@@ -188,7 +185,7 @@ def _sentence(error: Exception, spec: TrainSpec, record: Record) -> Exception:
             f"training stopped: {os.strerror(error.errno)} ({error}); the last checkpoint is kept, go on with "
             f"glowctl train --resume {record.run_id}"
         )
-    cause = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    cause = str(error).strip().splitlines()[-1] if isinstance(error, RayError) else f"{type(error).__name__}: {error}"
     return JobError(
         f"training failed more than {spec.max_failures} times, the last time with {cause}; go on from the last "
         f"checkpoint with glowctl train --resume {record.run_id}"
@@ -207,8 +204,8 @@ def _copy_model(checkpoint: ray.train.Checkpoint, folder: Path) -> None:
 def _results_folder(spec: TrainSpec, record: Record) -> Iterator[Path]:
     """`results` beside the run's checkpoints where these are on this machine, else a folder that goes again."""
     if "://" in spec.output:
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
         return
     folder = Path(spec.output, record.run_id, "results")
     folder.mkdir(parents=True, exist_ok=True)

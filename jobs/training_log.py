@@ -16,9 +16,9 @@ from PIL import Image
 
 from glow.config import GlowConfig
 from glow.figures import image_grid, nll_curve
-from jobs.progress import Event
+from jobs.progress import Event, sizes_sentence
 from jobs.specs import TrainSpec
-from jobs.tracking import Record, without_password
+from jobs.tracking import Record, tracking_uri, without_password
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -74,7 +74,7 @@ class TrainResult:
     original_shape: tuple[int, int, int]
     sample_grid: str
     checkpoint: str
-    tracking_uri: str
+    open_with: str  # the command that shows the run in the MLflow UI
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -151,7 +151,7 @@ class TrainingLog:
             original_shape=self._work.original_shape,
             sample_grid=str(folder / "samples.png"),
             checkpoint=str(folder / "checkpoint"),
-            tracking_uri=self._work.tracking_uri,
+            open_with=_open_command(self._work.tracking_uri),
         )
 
     def _padding(self) -> float:
@@ -186,23 +186,17 @@ class TrainingLog:
         self._run.describe(_description(result))
 
 
-def sizes_sentence(result: TrainResult) -> str:
-    """ "1.650 bits/dim at 32x32, 2.155 at the original 28x28" """
-    (_, height, width), (_, old_height, old_width) = result.image_shape, result.original_shape
-    at = f"{result.test_bits_per_dim:.3f} bits/dim at {height}x{width}"
-    if (height, width) == (old_height, old_width):
-        return at
-    if height < old_height or width < old_width:
-        return f"{at}, shrunk from {old_height}x{old_width}"
-    return f"{at}, {result.test_bits_per_dim_original:.3f} per original pixel ({old_height}x{old_width})"
-
-
 def _description(result: TrainResult) -> str:
     return (
-        f"Test set: **{sizes_sentence(result)}**, under the model of epoch {result.best_epoch}, the best by validation.\n\n"
+        f"Test set: **{sizes_sentence(result.to_dict())}**, under the model of epoch {result.best_epoch}, "
+        "the best by validation.\n\n"
         "To repeat it: download the artifact `spec.json`, then `glowctl train --spec spec.json`. "
         "The model is in the artifact folder `checkpoint`; `glow.load_checkpoint` reads it."
     )
+
+
+def _open_command(uri: str) -> str:
+    return "glowctl ui" if uri == tracking_uri() else f"glowctl ui --tracking-uri {without_password(uri)}"
 
 
 def _recorded_history(record: Record) -> dict[int, dict[str, float]]:

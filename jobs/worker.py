@@ -69,7 +69,7 @@ def train_loop(settings: dict[str, Any]) -> None:
             _report(trainer, result)
     best = min(ray.train.get_all_reported_checkpoints(), key=lambda reported: reported.metrics[SCORE])
     with best.checkpoint.as_directory() as folder:
-        model = load_checkpoint(folder, device).to(memory_format=torch.channels_last)
+        model = load_checkpoint(folder, device)
     talker.test(mean_bits_per_dim(model.set_precision(trainer.precision), images["test"]))
 
 

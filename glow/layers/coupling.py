@@ -68,8 +68,8 @@ class CouplingLayer(Layer):
     The network's output has C channels: the first C/2 are the shift :math:`t`, the last C/2 a raw :math:`s` from which
     :math:`\log \sigma` is
 
-    - ``"sigmoid"``: :math:`\log \mathrm{sigmoid}(s + 2)`, the paper's. It has no lower bound, so the inverse of an unusual
-      input can overflow;
+    - ``"sigmoid"``: :math:`\log \mathrm{sigmoid}(s + 2)`, the paper's. It has no lower bound, so the inverse of an
+      unusual input can overflow;
     - ``"bounded"``: :math:`2 \tanh(s / 2)`, so a step stretches by at most :math:`e^2` either way.
 
     Additive coupling has :math:`\sigma = 1` and a network with C/2 outputs.

@@ -44,8 +44,8 @@ class InvertibleConv1x1(Layer):
         \log |\det| = H W \sum_i s_i
 
     :math:`L` is unit lower and :math:`U` strictly upper triangular. The permutation :math:`P` and the signs
-    :math:`\sigma` are buffers, fixed at a random rotation; ``lower``, ``upper`` (C, C) and ``log_s`` (C,) are learned, so
-    :math:`W` stays invertible. No determinant is ever computed.
+    :math:`\sigma` are buffers, fixed at a random rotation; ``lower``, ``upper`` (C, C) and ``log_s`` (C,) are learned,
+    so :math:`W` stays invertible. No determinant is ever computed.
     """
 
     permutation: Tensor

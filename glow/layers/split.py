@@ -21,8 +21,8 @@ def gaussian_log_prob(z: Tensor, mean: Tensor, log_sd: Tensor) -> Tensor:
 class Split(nn.Module):
     r"""Half of the channels leave as this level's latent (Dinh et al. 2017, section 3.6).
 
-    The first half goes on; the second is modelled given it, :math:`x_b \sim N(\mu(x_a), \sigma(x_a))`, where a `ZeroConv2d`
-    gives the mean in its first C/2 channels and the log of the standard deviation in its last C/2.
+    The first half goes on; the second is modelled given it, :math:`x_b \sim N(\mu(x_a), \sigma(x_a))`, where a
+    `ZeroConv2d` gives the mean in its first C/2 channels and the log of the standard deviation in its last C/2.
     """
 
     def __init__(self, channels: int) -> None:

@@ -11,9 +11,10 @@ __all__ = ["Squeeze"]
 
 
 class Squeeze(Layer):
-    """Each 2x2 block of pixels becomes four channels (Dinh et al. 2017, section 3.6): (B, C, H, W) -> (B, 4C, H/2, W/2).
+    """Each 2x2 block of pixels becomes four channels: (B, C, H, W) -> (B, 4C, H/2, W/2).
 
-    The order of the channels is that of `torch.nn.functional.pixel_unshuffle`. A permutation: log-det 0.
+    From Dinh et al. (2017), section 3.6. The channels are in the order of `torch.nn.functional.pixel_unshuffle`. A
+    permutation: log-det 0.
     """
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
