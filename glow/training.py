@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from glow.checkpoint import load_training_state, load_weights, save_checkpoint, save_training_state
@@ -133,9 +132,9 @@ class Trainer:
 
         self.steps_per_epoch = math.ceil(len(images) / config.batch_size)
         self.optimizer = _optimizer(model, config, self.device)
-        self.schedule = LambdaLR(self.optimizer, _learning_rate_factor(config, self.steps_per_epoch))
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
         self.epoch = 0
+        self.step = 0
         self.skipped_steps = 0
         self._skips_in_a_row = 0
         self._objective: nn.Module | None = None
@@ -177,9 +176,9 @@ class Trainer:
         save_checkpoint(self.evaluated_model, folder)
         state: dict[str, Any] = {
             "epoch": self.epoch,
+            "step": self.step,
             "skipped_steps": self.skipped_steps,
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
         }
         if self.average is not None:
             state |= {"weights": self.model.state_dict(), "averaged": self.average.n_averaged}
@@ -193,8 +192,7 @@ class Trainer:
             self.model.load_state_dict(state["weights"])
             self.average.n_averaged.copy_(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.epoch, self.skipped_steps = state["epoch"], state["skipped_steps"]
+        self.epoch, self.step, self.skipped_steps = state["epoch"], state["step"], state["skipped_steps"]
 
     def _train_epoch(self, on_step: Callable[[StepResult], None] | None) -> EpochResult:
         started = told = time.perf_counter()
@@ -202,7 +200,7 @@ class Trainer:
         total = torch.zeros(3, dtype=torch.float64, device=self.device)  # bits/dim, finite images, gradient norm
         seen = 0
         for step, batch in enumerate(order.split(self.config.batch_size), start=1):
-            learning_rate = float(self.schedule.get_last_lr()[0])
+            learning_rate = self._set_learning_rate()
             total += self._train_step(batch)
             seen += len(batch)
             now = time.perf_counter()
@@ -216,7 +214,7 @@ class Trainer:
         self.epoch += 1
         return EpochResult(
             epoch=self.epoch,
-            step=self.schedule.last_epoch,
+            step=self.step,
             train_bits_per_dim=bits / finite if finite else math.nan,
             validation_bits_per_dim=self.validate(),
             images_per_second=len(order) / (trained - started),
@@ -255,9 +253,19 @@ class Trainer:
             if self.average is not None:
                 self.average.update_parameters(self.model)
         self._count_skip(finite)
-        self.schedule.step()
+        self.step += 1
         counted = torch.stack([bits, bits.new_tensor(float(len(share))), norm.double()])
         return counted if finite and len(share) else torch.stack([*counted[:2] * 0, counted[2]])
+
+    def _set_learning_rate(self) -> float:
+        """The rate of the step that comes: warm-up times schedule."""
+        warmup, last = self.config.warmup_steps, self.config.epochs * self.steps_per_epoch
+        rate = self.config.learning_rate * min(1.0, (self.step + 1) / (warmup or 1))
+        if self.config.schedule == "cosine":
+            rate *= 0.5 * (1 + math.cos(math.pi * self.step / last))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
 
     def _count_skip(self, finite: bool) -> None:
         self._skips_in_a_row = 0 if finite else self._skips_in_a_row + 1
@@ -348,17 +356,6 @@ def _optimizer(model: Glow, config: FitConfig, device: torch.device) -> torch.op
     if config.optimizer == "adamax":
         return torch.optim.Adamax(model.parameters(), lr=config.learning_rate)
     return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=device.type in ("cpu", "cuda"))
-
-
-def _learning_rate_factor(config: FitConfig, steps_per_epoch: int) -> Callable[[int], float]:
-    last = config.epochs * steps_per_epoch
-
-    def factor(step: int) -> float:
-        warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-        cosine = 0.5 * (1 + math.cos(math.pi * min(step / last, 1.0))) if config.schedule == "cosine" else 1.0
-        return warm * cosine
-
-    return factor
 
 
 def _stream(seed: int, epoch: int) -> int:

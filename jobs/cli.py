@@ -7,6 +7,8 @@ import inspect
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -117,10 +119,11 @@ def train(
     from jobs.progress import make_display
 
     display = make_display("json" if json else "auto")
-    if resume is not None:
-        submission.resume_training(resume, given, display)
-    else:
-        submission.train(settings, display)
+    with _interruptible():
+        if resume is not None:
+            submission.resume_training(resume, given, display)
+        else:
+            submission.train(settings, display)
 
 
 @app.command(epilog="Example: glowctl demo")
@@ -130,7 +133,8 @@ def demo(json: Json = False, output: Output = "outputs", tracking_uri: TrackingU
     from jobs.progress import make_display
 
     spec = make_train_spec("demo", {"output": output, "tracking_uri": tracking_uri})
-    submission.train(spec, make_display("json" if json else "auto"))
+    with _interruptible():
+        submission.train(spec, make_display("json" if json else "auto"))
 
 
 @app.command(epilog="Example: glowctl ui --port 5001")
@@ -162,14 +166,22 @@ def _was_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end a job with a sentence, and with the exit codes that shells expect."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        code = TERMINATED if type(interrupt).__name__ == "Terminated" else INTERRUPTED
+        typer.echo("glowctl: stopped; go on from the last checkpoint with glowctl train --resume RUN", err=True)
+        raise typer.Exit(code) from None
+
+
 def main() -> None:
     """The entry point: every error that a user can meet is one sentence on standard error, with exit code 2 for what
     was asked wrongly and 1 for what failed."""
     try:
         app()
-    except KeyboardInterrupt as interrupt:
-        terminated = type(interrupt).__name__ == "Terminated"
-        _fail("stopped; what is done so far is kept", TERMINATED if terminated else INTERRUPTED)
     except SpecError as error:
         _fail(str(error), USAGE)
     except Exception as error:

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import psutil
 
@@ -40,7 +41,8 @@ def main(folder: str, driver: int) -> None:
     while quiet_looks < 2 and time.monotonic() < deadline:
         found = list(_processes_of(folder, driver))
         for process in found:
-            process.kill()
+            with suppress(psutil.Error):
+                process.kill()
         quiet_looks = 0 if found else quiet_looks + 1
         time.sleep(0.1)
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,12 @@
+"""What all tests share: an environment of their own, and one Ray for those that need one in this process."""
+
+import os
+
+# Before ray or mlflow is imported anywhere.
+os.environ.update(
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_AUTH_MODE="disabled",
+    RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.5",
+    RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
+    MLFLOW_DISABLE_TELEMETRY="true",
+)

@@ -1,0 +1,78 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from glow import load_checkpoint, save_checkpoint
+from glow.checkpoint import CheckpointError, load_training_state, save_training_state
+from tests.glow.flows import random_images, small_glow
+
+
+@pytest.mark.parametrize("permutation", ["1x1", "shuffle", "reverse"])
+def test_a_fresh_process_scores_as_the_one_that_saved(tmp_path, permutation):
+    glow = small_glow(permutation=permutation, num_classes=3)
+    glow.initialized.fill_(True)
+    save_checkpoint(glow, tmp_path)
+    torch.save({"images": random_images(4), "noise": torch.full((4, 1, 8, 8), 0.5)}, tmp_path / "batch.pt")
+    program = f"""
+import torch
+from glow import load_checkpoint
+batch = torch.load({str(tmp_path / "batch.pt")!r}, weights_only=True)
+glow = load_checkpoint({str(tmp_path)!r})
+assert bool(glow.initialized)
+print(glow.log_prob(batch["images"], noise_BCHW=batch["noise"]).tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    expected = glow.log_prob(random_images(4), noise_BCHW=torch.full((4, 1, 8, 8), 0.5))
+    assert json.loads(done.stdout) == pytest.approx(expected.tolist(), rel=1e-6)
+
+
+def test_no_pickle_is_needed_to_read_a_model(tmp_path):
+    save_checkpoint(small_glow(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .*config\.json is missing"):
+        load_checkpoint(tmp_path)
+    save_checkpoint(small_glow(), tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
+        load_checkpoint(tmp_path)
+
+
+def test_truncated_weights_are_named(tmp_path):
+    save_checkpoint(small_glow(), tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", '{"depth": 0}', '{"colour": 1}', '{"depth": "many"}', "[1]"])
+def test_a_config_that_is_none_is_named(tmp_path, text):
+    save_checkpoint(small_glow(), tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.json is not a Glow config"):
+        load_checkpoint(tmp_path)
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    save_checkpoint(small_glow(depth=2), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"width": 16}))
+    with pytest.raises(CheckpointError, match="of another model"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_damaged_training_state_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="is missing"):
+        load_training_state(tmp_path)
+    save_training_state({"epoch": 3, "tensor": torch.ones(1000)}, tmp_path)
+    assert load_training_state(tmp_path)["epoch"] == 3
+    state = tmp_path / "training_state.pt"
+    state.write_bytes(state.read_bytes()[:500])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_training_state(tmp_path)

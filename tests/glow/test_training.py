@@ -1,0 +1,202 @@
+"""The loop in one process, and in two real ones over gloo."""
+
+import math
+
+import pytest
+import torch
+import torch.multiprocessing
+
+from glow import FitConfig, Glow, GlowConfig, Trainer, fit
+from glow.datasets import load_dataset
+from glow.training import TrainingDiverged, hardware_precision, mean_bits_per_dim
+from tests.glow.flows import random_images, small_glow
+from tests.glow.processes import run_in_processes
+
+CONFIG = GlowConfig(image_shape=(1, 8, 8), levels=2, depth=2, width=16)
+
+
+def digits(n: int, split: str = "train"):
+    images, labels = load_dataset("digits", split)
+    return images[:n], labels[:n]
+
+
+def fresh_trainer(n: int = 100, model: dict | None = None, double: bool = False, **changes) -> Trainer:
+    values = {"epochs": 2, "batch_size": 32, "warmup_steps": 5, "precision": "float32"} | changes
+    images, labels = digits(n)
+    glow = Glow(GlowConfig(**CONFIG.to_dict() | (model or {})))
+    if double:  # Adam turns a rounding error into a whole step where a gradient is all but zero
+        glow = glow.double()
+    return Trainer(glow, images, labels, validation=digits(50, "validation")[0], config=FitConfig(**values))
+
+
+def weights(trainer: Trainer) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+def train(trainer: Trainer, epochs: int | None = None) -> list:
+    results = []
+    for result in trainer.epochs():
+        results.append(result)
+        if result.epoch == epochs:
+            break
+    return results
+
+
+def test_training_lowers_the_loss_on_images_it_has_not_seen():
+    train_images, _ = digits(1000)
+    held_out, _ = digits(300, "validation")
+    model = Glow(CONFIG)
+    results = fit(
+        model,
+        train_images,
+        validation=held_out,
+        config=FitConfig(epochs=6, batch_size=50, learning_rate=3e-3, warmup_steps=20),
+    )
+    assert [result.epoch for result in results] == [1, 2, 3, 4, 5, 6]
+    assert results[-1].validation_bits_per_dim < results[0].validation_bits_per_dim - 0.5
+    assert results[-1].validation_bits_per_dim == pytest.approx(mean_bits_per_dim(model, held_out))
+    assert results[-1].step == 6 * 20
+    assert results[-1].skipped_steps == 0
+
+
+def test_warm_up_and_cosine_reach_the_stated_rates():
+    rates = [result.learning_rate for result in train(fresh_trainer(epochs=4, batch_size=50, learning_rate=0.1))]
+    # two steps an epoch, warm-up over five: steps 2, 4 and 6 of 8, the cosine at steps counted from 0
+    cosine = [0.5 * (1 + math.cos(math.pi * step / 8)) for step in (1, 3, 5, 7)]
+    assert rates == pytest.approx([0.1 * 2 / 5 * cosine[0], 0.1 * 4 / 5 * cosine[1], 0.1 * cosine[2], 0.1 * cosine[3]])
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, {"optimizer": "adamax", "schedule": "constant"}], ids=str)
+def test_a_run_that_was_interrupted_ends_bit_for_bit_as_one_that_was_not(tmp_path, changes):
+    whole = fresh_trainer(epochs=3, **changes)
+    expected = train(whole)
+    first = fresh_trainer(epochs=3, **changes)
+    train(first, epochs=1)
+    first.save(tmp_path)
+    second = fresh_trainer(epochs=3, **changes)
+    torch.rand(17)  # the global random state must not matter
+    second.restore(tmp_path)
+    rest = train(second)
+    assert [result.epoch for result in rest] == [2, 3]
+    assert torch.equal(weights(second), weights(whole))
+    assert rest[-1].validation_bits_per_dim == expected[-1].validation_bits_per_dim
+
+
+def test_averaged_weights_are_what_is_scored_and_saved(tmp_path):
+    trainer = fresh_trainer(ema=0.5)
+    results = train(trainer)
+    assert trainer.evaluated_model is not trainer.model
+    trainer.save(tmp_path)
+    from glow import load_checkpoint
+
+    saved = mean_bits_per_dim(load_checkpoint(tmp_path), digits(50, "validation")[0])
+    assert saved == pytest.approx(results[-1].validation_bits_per_dim, rel=1e-6)
+    assert saved != pytest.approx(mean_bits_per_dim(trainer.model, digits(50, "validation")[0]), rel=1e-6)
+
+
+def test_accumulated_parts_give_the_step_of_the_whole_batch():
+    one, parts = fresh_trainer(accumulate=1, double=True), fresh_trainer(accumulate=4, double=True)
+    train(one)
+    train(parts)
+    torch.testing.assert_close(weights(parts), weights(one), atol=1e-9, rtol=1e-9)
+
+
+def test_clipping_bounds_the_step():
+    free = fresh_trainer(clip_norm=None)
+    clipped = fresh_trainer(clip_norm=1e-3)
+    a, b = train(free, 1)[0], train(clipped, 1)[0]
+    assert a.gradient_norm > 1e-3  # norms are told before clipping
+    assert b.gradient_norm > 1e-3
+    assert not torch.equal(weights(free), weights(clipped))
+
+
+def test_a_conditional_model_needs_labels():
+    images, labels = digits(40)
+    glow = Glow(GlowConfig(**CONFIG.to_dict() | {"num_classes": 10}))
+    with pytest.raises(ValueError, match="trained with labels"):
+        Trainer(glow, images)
+    fit(glow, images, labels, config=FitConfig(epochs=1, batch_size=20))
+    assert glow.top.classes.weight.abs().sum() > 0
+
+
+def test_non_finite_steps_are_skipped_and_counted():
+    trainer = fresh_trainer(n=96, epochs=1, batch_size=32)
+    trainer.initialize()
+    before = weights(trainer)
+    hook = (
+        trainer.model.levels[0]
+        .steps[0]
+        .coupling.network.conv1.register_forward_hook(lambda module, inputs, output: output * math.nan)
+    )
+    result = train(trainer)[0]
+    hook.remove()
+    assert result.skipped_steps == 3
+    assert torch.equal(weights(trainer), before)
+    assert math.isnan(result.train_bits_per_dim)
+
+
+def test_a_run_that_stays_non_finite_ends_with_a_sentence():
+    trainer = fresh_trainer(n=100, epochs=60, batch_size=50, learning_rate=1e3, schedule="constant", clip_norm=None)
+    with pytest.raises(TrainingDiverged, match="lower learning rate"):
+        train(trainer)
+
+
+def test_impossible_settings_are_refused():
+    for values, message in (
+        ({"epochs": 0}, "epochs"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"optimizer": "sgd"}, "adam, adamax"),
+        ({"schedule": "step"}, "constant, cosine"),
+        ({"ema": 1.0}, "ema"),
+        ({"clip_norm": -1.0}, "clip_norm"),
+        ({"precision": "fp8"}, "auto, bf16, float32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            FitConfig(**values)
+    with pytest.raises(ValueError, match="no images"):
+        Trainer(small_glow(), random_images(0))
+
+
+def test_steps_are_told_at_intervals(monkeypatch):
+    monkeypatch.setattr("glow.training.STEP_INTERVAL_S", 0.0)
+    told = []
+    for _ in fresh_trainer(n=64, epochs=1, batch_size=32).epochs(on_step=told.append):
+        pass
+    assert [(step.epoch, step.step, step.steps) for step in told] == [(1, 1, 2), (1, 2, 2)]
+
+
+def test_hardware_precision_is_one_that_the_cpu_has():
+    assert hardware_precision(torch.device("cpu")) in ("bf16", "float32")
+
+
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # torch's own, when the compiler is imported
+def test_compiled_training_takes_the_same_steps():
+    eager, compiled = fresh_trainer(epochs=1, double=True), fresh_trainer(epochs=1, double=True, compile=True)
+    train(eager)
+    train(compiled)
+    torch.testing.assert_close(weights(compiled), weights(eager), atol=1e-9, rtol=1e-9)
+
+
+def _first_steps(n: int, batch_size: int) -> dict:
+    """Initialisation, and one epoch, in this process's share."""
+    trainer = fresh_trainer(n=n, epochs=1, batch_size=batch_size, double=True)
+    trainer.initialize()
+    initial = weights(trainer)
+    result = train(trainer)[0]
+    return {"initial": initial, "trained": weights(trainer), "result": result.to_dict()}
+
+
+@pytest.mark.parametrize("n", [96, 97, 65], ids=["even", "one left over", "less than a batch left"])
+def test_two_processes_take_the_steps_of_one(n, tmp_path):
+    """Initialisation over the whole batch, equal on both ranks, and the same weights after an epoch, also where a batch
+    leaves the second process without an image."""
+    alone = _first_steps(n, 32)
+    first, second = run_in_processes(2, _first_steps, (n, 32), tmp_path)
+    assert torch.equal(first["initial"], second["initial"])
+    torch.testing.assert_close(first["initial"], alone["initial"], atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(first["trained"], second["trained"], atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(first["trained"], alone["trained"], atol=1e-9, rtol=1e-9)
+    for key in ("train_bits_per_dim", "validation_bits_per_dim"):
+        assert first["result"][key] == pytest.approx(alone["result"][key], rel=1e-9)

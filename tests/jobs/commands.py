@@ -1,0 +1,91 @@
+"""Runs `glowctl` as a user does: the installed command, in a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+GLOWCTL = Path(sys.executable).with_name("glowctl")
+
+# These belong to the Ray and the data of the tests' own process or machine.
+FOREIGN = ("RAY_", "GLOW_", "MLFLOW_TRACKING")
+
+
+def environment(**changes: str) -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    return {**own, "COLUMNS": "120", "MLFLOW_DISABLE_TELEMETRY": "true", **changes}
+
+
+def glowctl(folder: Path, *arguments: str, timeout: float = 240, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command to its end."""
+    return subprocess.run(
+        [GLOWCTL, *arguments],
+        cwd=folder,
+        env=environment(**changes),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+class Running:
+    """A command that runs in the background, in a process group of its own; its lines are in a file."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.output = folder / "output.txt"
+        with self.output.open("w") as out:
+            self.process = self._start(folder, arguments, out)
+
+    @staticmethod
+    def _start(folder: Path, arguments: tuple[str, ...], out: IO[str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [GLOWCTL, *arguments],
+            cwd=folder,
+            env=environment(),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def lines(self) -> list[str]:
+        return self.output.read_text().splitlines()
+
+    def wait_for(self, text: str, timeout: float = 120) -> None:
+        def shown() -> bool:
+            assert self.process.poll() is None or any(text in line for line in self.lines()), self.lines()
+            return any(text in line for line in self.lines())
+
+        wait_until(shown, timeout)
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def train_workers(self) -> list[psutil.Process]:
+        return [process for process in self.family() if "RayTrainWorker" in " ".join(process.cmdline())]
+
+    def interrupt(self) -> None:
+        """What Ctrl-C in a terminal does: the signal goes to the whole group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def wait(self, timeout: float = 120) -> int:
+        return self.process.wait(timeout)
+
+
+def wait_until(condition: Callable[[], bool], timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout} s"
+        time.sleep(0.2)
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]

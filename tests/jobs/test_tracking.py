@@ -1,0 +1,132 @@
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+
+from jobs.tracking import (
+    Record,
+    TrackingError,
+    check_store,
+    find_run,
+    open_store,
+    server_arguments,
+    tracking_uri,
+    without_password,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own
+
+
+@pytest.fixture
+def uri(tmp_path):
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_the_default_is_sqlite_here_and_the_environment_goes_before_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://example:5000")
+    assert tracking_uri() == "http://example:5000"
+    assert tracking_uri("sqlite:///x.db") == f"sqlite:///{tmp_path}/x.db"
+
+
+def test_passwords_are_not_shown():
+    assert without_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert without_password("http://host:5000") == "http://host:5000"
+
+
+def test_a_server_that_does_not_answer_is_said_within_seconds():
+    with socket.socket() as silent:  # accepts a connection and says nothing
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        started = time.monotonic()
+        with pytest.raises(TrackingError, match="does not answer"):
+            check_store(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert time.monotonic() - started < 5
+    with pytest.raises(TrackingError, match="does not answer"):
+        check_store("http://127.0.0.1:1")
+
+
+def test_a_server_that_refuses_the_host_name_is_named():
+    class Forbidden(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(403)
+
+        def log_message(self, *arguments):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Forbidden) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        with pytest.raises(TrackingError, match=r"answers 403: .*--allowed-hosts"):
+            check_store(f"http://127.0.0.1:{server.server_port}")
+
+
+def test_stores_that_cannot_be_are_one_sentence(tmp_path):
+    (tmp_path / "text.db").write_text("not a database, however long one looks at it" * 20)
+    for uri, message in (
+        (f"sqlite:///{tmp_path}/none/mlflow.db", "does not exist"),
+        (f"sqlite:///{tmp_path}/text.db", "is not an MLflow store"),
+        (str(tmp_path), "is a folder"),
+        (f"file://{tmp_path}", "is a folder"),
+        ("postgresql://me:secret@127.0.0.1:1/db", r"me:\*\*\*@.*does not answer"),
+    ):
+        with pytest.raises(TrackingError, match=message):
+            check_store(uri)
+
+
+def test_a_run_is_written_found_and_resumed(uri):
+    record = Record.start(uri, "study", "first", {"glow.job": "train"}, {"depth": 8})
+    record.metrics({"loss": 1.0}, 1)
+    record.metrics({"loss": 0.5}, 2)
+    record.image(np.zeros((8, 8, 3), np.uint8), "samples", 1)
+    record.dataset(np.zeros((4, 1, 8, 8), np.uint8), "digits train", "abc", "training", "digits")
+    record.describe("what it is")
+    record.finish("KILLED")
+    assert record.metric_steps("loss") == {1: 1.0, 2: 0.5}
+
+    run = find_run(uri, "study", "first")
+    assert run.info.run_id == record.run_id == find_run(uri, "study", record.run_id).info.run_id
+    assert run.info.status == "KILLED"
+    assert run.data.params == {"depth": "8"}
+    assert run.data.tags["mlflow.note.content"] == "what it is"
+    assert run.inputs.dataset_inputs[0].dataset.name == "digits train"
+
+    again = Record.resume(uri, run)
+    assert find_run(uri, "study", "first").info.status == "RUNNING"
+    again.finish("FINISHED")
+    assert find_run(uri, "study", "first").info.status == "FINISHED"
+    with pytest.raises(TrackingError, match="no run 'second'"):
+        find_run(uri, "study", "second")
+
+
+def test_artifacts_lie_beside_the_database(uri, tmp_path):
+    record = Record.start(uri, "study", "first", {}, {})
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "table.csv").write_text("a\n1\n")
+    record.folder(tmp_path / "results")
+    assert (tmp_path / "mlartifacts" / record.run_id / "artifacts" / "table.csv").read_text() == "a\n1\n"
+
+
+def test_a_deleted_experiment_is_named(uri):
+    client, experiment = open_store(uri, "study")
+    client.delete_experiment(experiment)
+    with pytest.raises(TrackingError, match="was deleted"):
+        open_store(uri, "study")
+
+
+def test_system_metrics_are_recorded(uri):
+    record = Record.start(uri, "study", "first", {}, {})
+    with record.system_metrics(interval_s=0.2):
+        time.sleep(1.5)
+    assert record.metric_steps("system/cpu_utilization_percentage")
+
+
+def test_the_ui_is_served_from_the_store(uri, tmp_path):
+    arguments = server_arguments(uri, 5001)
+    assert arguments[arguments.index("--backend-store-uri") + 1] == uri
+    assert arguments[arguments.index("--host") + 1] == "127.0.0.1"
+    assert arguments[arguments.index("--default-artifact-root") + 1] == (tmp_path / "mlartifacts").as_uri()

@@ -1,0 +1,260 @@
+"""Whole trainings through `glowctl`, on an embedded Ray with real worker processes; faults included."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from glow import load_checkpoint, load_dataset
+from glow.training import mean_bits_per_dim
+from jobs.tracking import find_run, open_store
+from tests.jobs.commands import Running, alive, glowctl, wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+
+SMOKE = ("train", "--preset", "smoke", "--cpus-per-worker", "1")
+
+
+def record_of(folder: Path, run_id: str):
+    return find_run(f"sqlite:///{folder}/mlflow.db", "glow", run_id)
+
+
+def run_id_of(lines: list[str]) -> str:
+    return next(line for line in lines if line.startswith("training ")).split()[-1]
+
+
+def results(folder: Path, run_id: str) -> Path:
+    return folder / "outputs" / run_id / "results"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A training of two workers that ended well: its folder, and its events."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = glowctl(folder, "train", "--preset", "smoke", "--workers", "2", "--class-conditional", "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return folder, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_events_are_json_lines_from_start_to_end(finished):
+    _, events = finished
+    kinds = [event["event"] for event in events if event["event"] != "step"]
+    assert kinds == ["started", "epoch", "epoch", "finished"]
+    assert events[0]["workers"] == 2
+    assert events[-1]["test_bits_per_dim"] < 8
+
+
+def test_mlflow_has_the_whole_record(finished):
+    folder, events = finished
+    end = events[-1]
+    run = record_of(folder, end["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "train digits 1x1 K2 L2 w16 s0"
+    assert run.data.params["depth"] == "2"
+    assert run.data.params["class_conditional"] == "True"
+    assert run.data.tags["glow.job"] == "train"
+    assert run.data.tags["glow.dataset"] == "digits"
+    assert json.loads(run.data.tags["glow.spec"])["workers"] == "2"
+    assert "bits/dim at 8x8" in run.data.tags["mlflow.note.content"]
+    assert {entry.tags[0].value for entry in run.inputs.dataset_inputs} == {"training", "validation", "test"}
+    client, _ = open_store(f"sqlite:///{folder}/mlflow.db", "glow")
+    for name in (
+        "train/bits_per_dim",
+        "validation/bits_per_dim",
+        "images_per_second",
+        "gradient_norm",
+        "learning_rate",
+        "skipped_steps",
+    ):
+        assert [point.step for point in client.get_metric_history(run.info.run_id, name)] == [1, 2], name
+    assert run.data.metrics["test/bits_per_dim"] == pytest.approx(end["test_bits_per_dim"])
+    assert run.data.metrics["test/bits_per_dim_original"] == pytest.approx(end["test_bits_per_dim_original"])
+    assert run.data.metrics["restarts"] == 0
+    assert any(name.startswith("system/") for name in run.data.metrics)
+    top = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    expected = {"spec.json", "requirements.txt", "history.csv", "nll.png", "samples.png", "samples.npy", "checkpoint"}
+    assert expected <= top
+    grids = [artifact.path for artifact in client.list_artifacts(run.info.run_id, "images")]
+    assert {"step+1+" in path or "step%1%" in path for path in grids} == {True, False}
+
+
+def test_the_run_says_the_commit_where_there_is_one(finished):
+    folder, events = finished
+    here = Path(__file__).parent
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    if head.returncode:
+        pytest.skip("not a git checkout")
+    tags = record_of(folder, events[-1]["run_id"]).data.tags
+    assert tags["mlflow.source.git.commit"] == head.stdout.strip()
+
+
+def test_the_saved_model_scores_as_was_said(finished):
+    folder, events = finished
+    model = load_checkpoint(results(folder, events[-1]["run_id"]) / "checkpoint")
+    assert model.config.num_classes == 10
+    images, _ = load_dataset("digits", "test")
+    assert mean_bits_per_dim(model, images) == pytest.approx(events[-1]["test_bits_per_dim"], abs=1e-3)
+
+
+def test_the_sample_grid_is_ten_by_ten(finished):
+    folder, events = finished
+    samples = np.load(results(folder, events[-1]["run_id"]) / "samples.npy")
+    assert samples.shape == (100, 1, 8, 8)
+    assert samples.dtype == np.uint8
+    with Image.open(events[-1]["sample_grid"]) as grid:
+        assert grid.width == grid.height >= 640
+
+
+def test_best_and_last_checkpoint_are_kept(tmp_path):
+    """With a learning rate that ruins the model after its first epochs the best is not the last."""
+    flags = ("--epochs", "5", "--learning-rate", "0.05", "--schedule", "constant", "--clip-norm", "0", "--json")
+    done = glowctl(tmp_path, *SMOKE, *flags)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    scores = {e["epoch"]: e["validation_bits_per_dim"] or float("inf") for e in events if e["event"] == "epoch"}
+    end = events[-1]
+    assert end["best_epoch"] == min(scores, key=scores.get)
+    kept = list((tmp_path / "outputs" / end["run_id"]).glob("checkpoint_*"))
+    assert len(kept) == (1 if end["best_epoch"] == 5 else 2)
+
+
+def test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit(tmp_path):
+    long = (*SMOKE, "--epochs", "12", "--checkpoint-every", "2", "--sample-every", "0")
+    running = Running(tmp_path, *long)
+    running.wait_for("epoch 5/12")
+    family = running.family()
+    running.process.kill()
+    running.wait()
+    wait_until(lambda: not alive(family), timeout=10)
+    run_id = run_id_of(running.lines())
+
+    resumed = glowctl(tmp_path, "train", "--resume", run_id)
+    assert resumed.returncode == 0, resumed.stderr
+    assert run_id_of(resumed.stdout.splitlines()) == run_id
+    assert "epoch 12/12" in resumed.stdout
+    assert "epoch 3/12" not in resumed.stdout
+    run = record_of(tmp_path, run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["restarts"] == 1
+    history = (results(tmp_path, run_id) / "history.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in history[1:]] == [str(epoch) for epoch in range(1, 13)]
+
+    whole = glowctl(tmp_path, *long, "--run-name", "whole")
+    other = run_id_of(whole.stdout.splitlines())
+    assert other != run_id
+    interrupted, expected = (load_file(results(tmp_path, r) / "checkpoint/model.safetensors") for r in (run_id, other))
+    assert all(np.array_equal(interrupted[name], expected[name]) for name in expected)
+
+    again = glowctl(tmp_path, "train", "--resume", "whole")
+    assert again.returncode == 1
+    assert "is finished: there is nothing left to train" in again.stderr
+
+
+def test_a_killed_worker_costs_a_restart_and_no_more(tmp_path):
+    running = Running(tmp_path, *SMOKE, "--epochs", "14", "--workers", "2", "--sample-every", "0")
+    running.wait_for("epoch 3/14")
+    workers = running.train_workers()
+    assert len(workers) == 2
+    workers[1].kill()
+    running.wait_for("a worker was lost")
+    restarted_after = int(running.lines()[-1].split("after epoch ")[1].split()[0])
+    assert restarted_after >= 2  # at most the epoch whose checkpoint was on its way is done again
+    assert running.wait() == 0
+    run = record_of(tmp_path, run_id_of(running.lines()))
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["restarts"] == 1
+
+
+def test_ctrl_c_marks_the_run_killed_and_leaves_no_process(tmp_path):
+    running = Running(tmp_path, *SMOKE, "--epochs", "500", "--checkpoint-every", "100", "--sample-every", "0")
+    running.wait_for("epoch 2/500")
+    family = running.family()
+    running.interrupt()
+    assert running.wait(30) == 130
+    assert "glowctl: stopped" in running.lines()[-1]
+    wait_until(lambda: not alive(family), timeout=10)
+    assert record_of(tmp_path, run_id_of(running.lines())).info.status == "KILLED"
+
+
+def test_sigterm_ends_as_ctrl_c_does(tmp_path):
+    running = Running(tmp_path, *SMOKE, "--epochs", "500", "--checkpoint-every", "100", "--sample-every", "0")
+    running.wait_for("epoch 2/500")
+    family = running.family()
+    os.kill(running.process.pid, signal.SIGTERM)
+    assert running.wait(30) == 143
+    wait_until(lambda: not alive(family), timeout=10)
+    assert record_of(tmp_path, run_id_of(running.lines())).info.status == "KILLED"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--workers", "99", "--batch-size", "128"), "99 workers with 1 core each cannot run here"),
+        (("--gpus-per-worker", "64"), "64 GPUs each cannot run here"),
+        (("--cpus-per-worker", "4096"), "4096 cores each cannot run here"),
+    ],
+)
+def test_what_the_machine_does_not_have_is_refused_at_once(tmp_path, flags, message):
+    started = time.monotonic()
+    done = glowctl(tmp_path, *SMOKE, *flags)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert time.monotonic() - started < 60
+
+
+def test_a_diverged_run_fails_once_with_a_sentence(tmp_path):
+    flags = ("--epochs", "40", "--learning-rate", "1e6", "--schedule", "constant", "--clip-norm", "0")
+    done = glowctl(tmp_path, *SMOKE, *flags)
+    assert done.returncode == 1
+    assert "glowctl: training diverged" in done.stderr
+    assert "a worker was lost" not in done.stdout
+    assert record_of(tmp_path, run_id_of(done.stdout.splitlines())).info.status == "FAILED"
+
+
+def test_a_damaged_checkpoint_is_named_when_a_run_is_resumed(tmp_path):
+    running = Running(tmp_path, *SMOKE, "--epochs", "500", "--sample-every", "0")
+    running.wait_for("epoch 4/500")
+    running.interrupt()
+    running.wait(30)
+    run_id = run_id_of(running.lines())
+    for state in (tmp_path / "outputs" / run_id).glob("checkpoint_*/training_state.pt"):
+        state.write_bytes(state.read_bytes()[:200])
+    resumed = glowctl(tmp_path, "train", "--resume", run_id)
+    assert resumed.returncode == 1
+    assert "training_state.pt is damaged" in resumed.stderr
+    assert "Traceback" not in resumed.stderr
+
+
+def test_elastic_training_takes_the_workers_that_fit(tmp_path):
+    done = glowctl(tmp_path, *SMOKE, "--workers", "1:99", "--batch-size", "128", "--json")
+    assert done.returncode == 0, done.stderr
+    started = json.loads(done.stdout.splitlines()[0])
+    assert 1 <= started["workers"] <= os.cpu_count()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")
+def test_a_full_disk_is_said_and_the_run_can_go_on(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("cannot mount here")
+    try:
+        flags = ("--width", "128", "--output", str(disk), "--max-failures", "0", "--epochs", "3", "--sample-every", "0")
+        done = glowctl(tmp_path, *SMOKE, *flags)
+        assert done.returncode == 1
+        assert "No space left on device" in done.stderr
+        assert "--resume" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert record_of(tmp_path, run_id_of(done.stdout.splitlines())).info.status == "FAILED"
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
