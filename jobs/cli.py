@@ -173,7 +173,7 @@ def _interruptible() -> Iterator[None]:
         yield
     except KeyboardInterrupt as interrupt:
         code = TERMINATED if type(interrupt).__name__ == "Terminated" else INTERRUPTED
-        typer.echo("glowctl: stopped; go on from the last checkpoint with glowctl train --resume RUN", err=True)
+        typer.echo("glowctl: stopped", err=True)
         raise typer.Exit(code) from None
 
 

@@ -6,6 +6,7 @@ A job reports events, dicts with a key ``event``; a display turns them into text
 - ``step``: epoch, step, steps, images_per_second, train_bits_per_dim, seconds_left
 - ``epoch``: everything in `glow.training.EpochResult`, epochs, seconds_left
 - ``restart``: restarts, epoch
+- ``stopped``: run, run_id
 - ``finished``: everything in `jobs.training_log.TrainResult`
 """
 
@@ -65,6 +66,10 @@ def restart_line(event: Event) -> str:
     return f"a worker was lost: training restarted after epoch {event['epoch']} (restart {event['restarts']})"
 
 
+def stopped_line(event: Event) -> str:
+    return f"stopped; to go on from the last checkpoint: glowctl train --resume {event['run_id']}"
+
+
 def sizes_sentence(result: Event) -> str:
     """The test set's bits/dim at the model's size, and per original pixel where the images were padded."""
     (_, height, width), (_, old_height, old_width) = result["image_shape"], result["original_shape"]
@@ -93,6 +98,7 @@ LINES: dict[str, Callable[[Event], str]] = {
     "started": started_line,
     "epoch": epoch_line,
     "restart": restart_line,
+    "stopped": stopped_line,
     "finished": finished_lines,
 }
 
@@ -166,4 +172,5 @@ class LiveBar:
                 where=f"epoch {event['epoch']}/{event['epochs']}",
                 figures=f"step {event['step']}/{event['steps']}  {event['train_bits_per_dim']:.3f} bits/dim  "
                 f"{event['images_per_second']:.0f} images/s  {duration(event['seconds_left'])} left",
+                refresh=True,
             )

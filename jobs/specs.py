@@ -40,7 +40,7 @@ class TrainSpec(BaseModel):
         None, "Data", "Folder of the data sets; $GLOW_DATA_ROOT, else a cache folder of yours if not given.", "~/data"
     )
     download: bool = setting(True, "Data", "Fetch files that are missing under the data root.", False)
-    per_class: int | None = setting(None, "Data", "Train on the first N images of each class; all if not given.", 4000)
+    per_class: int | None = setting(None, "Data", "Train on the first N images of each class; 0 for all.", 4000)
     image_size: int | None = setting(
         None, "Data", "Side in pixels that images are padded or shrunk to; the data set's own if not given.", 32
     )
@@ -96,7 +96,7 @@ class TrainSpec(BaseModel):
     )
     output: str = setting("outputs", "Record", "Folder or bucket for checkpoints while training.", "s3://bucket/glow")
 
-    @field_validator("clip_norm", "ema")
+    @field_validator("clip_norm", "ema", "per_class")
     @classmethod
     def _zero_is_none(cls, value: float | None) -> float | None:
         return value or None

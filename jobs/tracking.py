@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sqlite3
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -30,7 +31,7 @@ __all__ = [
     "check_store",
     "find_run",
     "open_store",
-    "server_arguments",
+    "server_command",
     "tracking_uri",
     "without_password",
 ]
@@ -170,13 +171,17 @@ def find_run(uri: str, experiment: str, name_or_id: str) -> Run:
     return runs[0]
 
 
-def server_arguments(uri: str, port: int) -> list[str]:
-    """Arguments of `python -m mlflow` that serve the UI of this store on loopback."""
+def server_command(uri: str, port: int) -> tuple[list[str], dict[str, str]]:
+    """The command that serves the UI of this store on loopback, and what its environment needs beside.
+
+    The store goes by the environment: a password in it would be seen in the list of processes.
+    """
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    environment = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
     path = _sqlite_path(uri)
-    arguments = ["server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     if path is not None:
-        arguments += ["--default-artifact-root", (path.parent / "mlartifacts").as_uri()]
-    return arguments
+        environment["MLFLOW_DEFAULT_ARTIFACT_ROOT"] = (path.parent / "mlartifacts").as_uri()
+    return command, environment
 
 
 class Record:

@@ -12,25 +12,24 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import RayActorError, RayError
 from ray.train import CheckpointConfig, ControllerError, FailureConfig, RunConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE
-from glow.datasets import describe, fingerprint, load_dataset, own_channels
+from glow.datasets import describe, load_dataset, own_channels
 from jobs.channel import Channel
 from jobs.errors import JobError
 from jobs.progress import Event
 from jobs.resources import Resources, resources_for
 from jobs.specs import SpecError, TrainSpec, make_train_spec, theme_of
-from jobs.tracking import Record, Status, check_store, find_run, tracking_uri, without_password
+from jobs.tracking import Record, Status, TrackingError, check_store, find_run, tracking_uri, without_password
 from jobs.training_log import TrainingLog, TrainResult, Work
 from jobs.worker import SCORE, NoRetry, train_loop
 
@@ -91,7 +90,12 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
     if found.info.status == "FINISHED":
         raise JobError(f"run {name_or_id!r} is finished: there is nothing left to train")
     spec = make_train_spec("laptop", {**json.loads(stored), **changes, "tracking_uri": uri})
-    return replace(prepare(spec), resumed=found)
+    work = replace(prepare(spec), resumed=found)
+    known = {entry.dataset.name: entry.dataset.digest for entry in found.inputs.dataset_inputs}
+    changed = [name for name, digest in work.digests().items() if known.get(name, digest) != digest]
+    if changed:
+        raise JobError(f"the images of {' and '.join(changed)} are not those that the run began with: start a new run")
+    return work
 
 
 def run(work: Work, show: Callable[[Event], None]) -> TrainResult:
@@ -112,9 +116,11 @@ def run(work: Work, show: Callable[[Event], None]) -> TrainResult:
         return result
     except KeyboardInterrupt:
         status = "KILLED"
+        show({"event": "stopped", "run": record.name, "run_id": record.run_id})
         raise
     except Exception as error:
-        record.tag("glow.error", str(error)[:5000])
+        with suppress(TrackingError):  # the first error is the one to tell
+            record.tag("glow.error", str(error)[:5000])
         raise
     finally:
         record.finish(status)
@@ -225,9 +231,8 @@ def _open_record(work: Work) -> Record:
     record = Record.start(
         work.tracking_uri, spec.experiment, name, tags, public | {"image_shape": work.config.image_shape}
     )
-    for split, context in (("train", "training"), ("validation", "validation"), ("test", "test")):
-        images = work.images[split]
-        record.dataset(images, f"{spec.dataset} {split}", fingerprint(torch.from_numpy(images)), context, spec.dataset)
+    for (split, images), (dataset, digest) in zip(work.images.items(), work.digests().items(), strict=True):
+        record.dataset(images, dataset, digest, "training" if split == "train" else split, spec.dataset)
     return record
 
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
 
 from glow.config import GlowConfig
+from glow.datasets import fingerprint
 from glow.figures import image_grid, nll_curve
 from jobs.progress import Event, sizes_sentence
 from jobs.specs import TrainSpec
@@ -51,6 +53,13 @@ class Work:
     @property
     def nbytes(self) -> int:
         return sum(images.nbytes for images in self.images.values()) + self.labels.nbytes
+
+    def digests(self) -> dict[str, str]:
+        """The fingerprint of each split, by the name that MLflow shows."""
+        return {
+            f"{self.spec.dataset} {split}": fingerprint(torch.from_numpy(images))
+            for split, images in self.images.items()
+        }
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 
 from jobs.errors import JobError
-from jobs.tracking import check_store, server_arguments, tracking_uri
+from jobs.tracking import check_store, server_command, tracking_uri
 
 __all__ = ["serve"]
 
@@ -29,5 +28,5 @@ def serve(given_uri: str | None, port: int) -> None:
         except OSError:
             raise JobError(f"port {port} is taken: choose another with --port") from None
     print(f"the MLflow UI is at http://127.0.0.1:{port} in some seconds; Ctrl-C ends it", flush=True)
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", *server_arguments(uri, port)])
+    command, environment = server_command(uri, port)
+    os.execve(command[0], command, {**os.environ, **environment})

@@ -47,7 +47,7 @@ def test_every_setting_has_a_theme_a_description_and_an_example():
         ({"workers": "many"}, "workers is a number such as 4"),
         ({"workers": "0"}, "workers is a number"),
         ({"batch_size": 2, "workers": "3"}, "cannot be shared by 3 workers"),
-        ({"per_class": 0}, "per_class must be above 0"),
+        ({"per_class": -1}, "per_class must be above 0"),
         ({"gpus_per_worker": -1}, "gpus_per_worker must not be negative"),
         ({"temperature": -0.1}, "temperature must be at least 0"),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
@@ -74,6 +74,11 @@ def test_files_that_hold_no_spec_are_named(tmp_path):
 def test_an_unknown_preset_is_answered_with_the_valid_ones():
     with pytest.raises(SpecError, match="paper, laptop, smoke"):
         make_train_spec("desktop", {})
+
+
+def test_zero_unsets():
+    spec = make_train_spec("laptop", {"per_class": 0, "clip_norm": 0, "ema": 0})
+    assert (spec.per_class, spec.clip_norm, spec.ema) == (None, None, None)
 
 
 def test_worker_ranges():

@@ -12,7 +12,7 @@ from jobs.tracking import (
     check_store,
     find_run,
     open_store,
-    server_arguments,
+    server_command,
     tracking_uri,
     without_password,
 )
@@ -126,7 +126,9 @@ def test_system_metrics_are_recorded(uri):
 
 
 def test_the_ui_is_served_from_the_store(uri, tmp_path):
-    arguments = server_arguments(uri, 5001)
-    assert arguments[arguments.index("--backend-store-uri") + 1] == uri
-    assert arguments[arguments.index("--host") + 1] == "127.0.0.1"
-    assert arguments[arguments.index("--default-artifact-root") + 1] == (tmp_path / "mlartifacts").as_uri()
+    command, environment = server_command(uri, 5001)
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert command[command.index("--port") + 1] == "5001"
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == uri
+    assert environment["MLFLOW_DEFAULT_ARTIFACT_ROOT"] == (tmp_path / "mlartifacts").as_uri()
+    assert uri not in " ".join(command)

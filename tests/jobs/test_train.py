@@ -179,7 +179,8 @@ def test_ctrl_c_marks_the_run_killed_and_leaves_no_process(tmp_path):
     family = running.family()
     running.interrupt()
     assert running.wait(30) == 130
-    assert "glowctl: stopped" in running.lines()[-1]
+    assert running.lines()[-1] == "glowctl: stopped"
+    assert running.lines()[-2].endswith(f"glowctl train --resume {run_id_of(running.lines())}")
     wait_until(lambda: not alive(family), timeout=10)
     assert record_of(tmp_path, run_id_of(running.lines())).info.status == "KILLED"
 
@@ -232,6 +233,23 @@ def test_a_damaged_checkpoint_is_named_when_a_run_is_resumed(tmp_path):
     assert resumed.returncode == 1
     assert "training_state.pt is damaged" in resumed.stderr
     assert "Traceback" not in resumed.stderr
+
+
+def test_a_run_is_not_resumed_on_other_images(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for index in range(40):
+        Image.fromarray(np.full((8, 8), index * 6, np.uint8)).save(images / f"{index:02}.png")
+    flags = ("--dataset", f"folder:{images}", "--batch-size", "8", "--epochs", "500", "--sample-every", "0")
+    running = Running(tmp_path, *SMOKE, *flags)
+    running.wait_for("epoch 2/500")
+    running.interrupt()
+    running.wait(30)
+    for path in images.iterdir():
+        Image.fromarray(np.full((8, 8), 7, np.uint8)).save(path)
+    resumed = glowctl(tmp_path, "train", "--resume", run_id_of(running.lines()))
+    assert resumed.returncode == 1
+    assert "are not those that the run began with" in resumed.stderr
 
 
 def test_elastic_training_takes_the_workers_that_fit(tmp_path):
