@@ -6,6 +6,8 @@ What training needs to go on (optimizer, schedule, counters) lies apart, in `STA
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +33,20 @@ STATE_FILE = "training_state.pt"
 
 
 class CheckpointError(Exception):
-    """A checkpoint that is missing, damaged, or of another model; the message is one sentence for the user."""
+    """A checkpoint cannot be written, or is missing, damaged, or of another model; one sentence for the user."""
 
 
 def save_checkpoint(model: Glow, folder: str | Path) -> Path:
-    """Writes the weights and the config of `model` into `folder`, which is made if need be."""
+    """Writes the weights and the config of `model` into `folder`, which is made if need be.
+
+    Raises:
+        CheckpointError: if it cannot be written, as on a full disk.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS_FILE)
-    (folder / CONFIG_FILE).write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
+    with _written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS_FILE)
+        (folder / CONFIG_FILE).write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
     return folder
 
 
@@ -78,8 +85,22 @@ def load_weights(model: Glow, folder: str | Path) -> None:
 
 
 def save_training_state(state: dict[str, Any], folder: str | Path) -> None:
-    """Writes what `Trainer` needs to go on: tensors, numbers and strings in dicts and lists."""
-    torch.save(state, Path(folder) / STATE_FILE)
+    """Writes what `Trainer` needs to go on: tensors, numbers and strings in dicts and lists.
+
+    Raises CheckpointError as `save_checkpoint` does.
+    """
+    with _written(Path(folder)):
+        torch.save(state, Path(folder) / STATE_FILE)
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """One error for what the three writers raise: OSError, SafetensorError, and torch's RuntimeError."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"the checkpoint {folder} cannot be written ({reason}): is the disk full?") from error
 
 
 def load_training_state(folder: str | Path) -> dict[str, Any]:

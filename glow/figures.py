@@ -64,6 +64,6 @@ def _focus(axes: Axes, values: np.ndarray, level: float | None) -> None:
     if finite.size < 8:
         return
     lowest = min(finite.min(), level if level is not None else math.inf)
-    top = lowest + 4 * max(float(np.median(finite)) - lowest, 0.01)
+    top = lowest + 8 * max(float(np.median(finite)) - lowest, 0.01)
     if finite.max() > top:
         axes.set_ylim(lowest - 0.05 * (top - lowest), top)

@@ -197,7 +197,8 @@ class Trainer:
     def _train_epoch(self, on_step: Callable[[StepResult], None] | None) -> EpochResult:
         started = told = time.perf_counter()
         order = self._order(self.epoch)
-        total = torch.zeros(3, dtype=torch.float64, device=self.device)  # bits/dim, finite images, gradient norm
+        # bits/dim, images, gradient norm, steps: of the steps that were taken
+        total = torch.zeros(4, dtype=torch.float64, device=self.device)
         seen = 0
         for step, batch in enumerate(order.split(self.config.batch_size), start=1):
             learning_rate = self._set_learning_rate()
@@ -208,17 +209,17 @@ class Trainer:
                 told = now
                 mean = (total[0] / total[1]).item()
                 on_step(StepResult(self.epoch + 1, step, self.steps_per_epoch, seen / (now - started), mean))
-        norm = total[2].item() / self.steps_per_epoch
-        bits, finite = all_reduce_sum(total[:2]).tolist()
+        norm, taken = total[2:].tolist()
+        bits, counted = all_reduce_sum(total[:2]).tolist()
         trained = time.perf_counter()
         self.epoch += 1
         return EpochResult(
             epoch=self.epoch,
             step=self.step,
-            train_bits_per_dim=bits / finite if finite else math.nan,
+            train_bits_per_dim=bits / counted if counted else math.nan,
             validation_bits_per_dim=self.validate(),
             images_per_second=len(order) / (trained - started),
-            gradient_norm=norm,
+            gradient_norm=norm / taken if taken else math.nan,
             learning_rate=learning_rate,
             skipped_steps=self.skipped_steps,
             seconds=time.perf_counter() - started,
@@ -231,7 +232,10 @@ class Trainer:
         return mean_bits_per_dim(self.evaluated_model, self.validation)
 
     def _train_step(self, batch: Tensor) -> Tensor:
-        """One optimizer step on the images with these indices, of which this process takes its share."""
+        """One optimizer step on the images with these indices, of which this process takes its share.
+
+        What it gives is added up in `_train_epoch`; zeros if the step was skipped.
+        """
         assert self._objective is not None
         share = self._share(batch)
         # Every process must take part in the all-reduce, so one that a small last batch leaves without an image
@@ -245,7 +249,7 @@ class Trainer:
                 labels = None if self.labels is None else self.labels[part]
                 bits_B = self._objective(self.images[part], labels, self._noise(part, self.epoch))
                 (bits_B.sum() * weight).backward()
-            bits += bits_B.detach().sum()
+            bits += bits_B.detach().double().sum()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm or math.inf)
         finite = bool(torch.isfinite(norm))
         if finite:
@@ -254,8 +258,10 @@ class Trainer:
                 self.average.update_parameters(self.model)
         self._count_skip(finite)
         self.step += 1
-        counted = torch.stack([bits, bits.new_tensor(float(len(share))), norm.double()])
-        return counted if finite and len(share) else torch.stack([*counted[:2] * 0, counted[2]])
+        if not finite:
+            return torch.zeros(4, dtype=torch.float64, device=self.device)
+        images = bits.new_tensor(len(share))
+        return torch.stack([bits if len(share) else images, images, norm.double(), torch.ones_like(bits)])
 
     def _set_learning_rate(self) -> float:
         """The rate of the step that comes: warm-up times schedule."""
@@ -346,7 +352,9 @@ def _objective(model: Glow, compile_it: bool, device: torch.device) -> nn.Module
     objective: nn.Module = _BitsPerDim(model)
     if world_size() > 1:
         ids = [device] if device.type == "cuda" else None
-        objective = DistributedDataParallel(objective, device_ids=ids, gradient_as_bucket_view=True)
+        objective = DistributedDataParallel(
+            objective, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False
+        )
     if compile_it:
         objective.compile()
     return objective

@@ -109,6 +109,8 @@ def train(
     starts = [f"--{name}" for name in ("preset", "spec", "resume") if _was_given(context, name)]
     if len(starts) > 1:
         raise SpecError(f"{' and '.join(starts)} each say what to start from: give one of them")
+    if resume is not None and print_spec:
+        raise SpecError("--print-spec shows the settings of a new run: leave out --resume")
     if resume is None:
         settings = read_spec(spec, given) if spec is not None else make_train_spec(preset, given)
         if print_spec:

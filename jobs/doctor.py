@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jobs.tracking import TrackingError, check_store, tracking_uri, without_password
 
@@ -29,7 +30,7 @@ def examine(given_uri: str | None, data_root: str | None, console: Console | Non
         table.add_column(overflow="fold")
     for state, thing, what in rows:
         colour = {GOOD: "green", NOTE: "yellow", BAD: "red"}[state]
-        table.add_row(f"[{colour}]{state}[/]", thing, what)
+        table.add_row(Text(state, colour), Text(thing), Text(what))
     (console or Console()).print(table, highlight=False)
     return all(state != BAD for state, _, _ in rows)
 

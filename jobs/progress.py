@@ -3,9 +3,10 @@
 A job reports events, dicts with a key ``event``; a display turns them into text. Events of training:
 
 - ``started``: run, run_id, workers, epochs, device, precision
-- ``step``: epoch, step, steps, images_per_second, train_bits_per_dim, seconds_left
+- ``step``: epoch, step, steps, images_per_second, train_bits_per_dim, validation_bits_per_dim (of the epoch before),
+  seconds_left
 - ``epoch``: everything in `glow.training.EpochResult`, epochs, seconds_left
-- ``restart``: restarts, epoch
+- ``restart``: restarts, epoch, workers; ``resize``: epoch, workers
 - ``stopped``: run, run_id
 - ``finished``: everything in `jobs.training_log.TrainResult`
 """
@@ -21,7 +22,17 @@ from typing import Any, Literal, Protocol, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-__all__ = ["Display", "Event", "JsonLines", "LiveBar", "PlainLines", "duration", "make_display", "sizes_sentence"]
+__all__ = [
+    "Display",
+    "Event",
+    "JsonLines",
+    "LiveBar",
+    "PlainLines",
+    "duration",
+    "forgiving",
+    "make_display",
+    "sizes_sentence",
+]
 
 Event = dict[str, Any]
 
@@ -31,6 +42,21 @@ class Display(Protocol):
 
     def __enter__(self) -> Callable[[Event], None]: ...
     def __exit__(self, *exception: object) -> None: ...
+
+
+def forgiving(show: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Shows events until that fails once, as when the reader of a pipe has left: no training should end for it."""
+    broken = False
+
+    def show_if_possible(event: Event) -> None:
+        nonlocal broken
+        try:
+            if not broken:
+                show(event)
+        except OSError:
+            broken = True
+
+    return show_if_possible
 
 
 def make_display(kind: Literal["auto", "json"]) -> Display:
@@ -66,6 +92,10 @@ def restart_line(event: Event) -> str:
     return f"a worker was lost: training restarted after epoch {event['epoch']} (restart {event['restarts']})"
 
 
+def resize_line(event: Event) -> str:
+    return f"there is room for more: training goes on with {event['workers']} workers after epoch {event['epoch']}"
+
+
 def stopped_line(event: Event) -> str:
     return f"stopped; to go on from the last checkpoint: glowctl train --resume {event['run_id']}"
 
@@ -98,6 +128,7 @@ LINES: dict[str, Callable[[Event], str]] = {
     "started": started_line,
     "epoch": epoch_line,
     "restart": restart_line,
+    "resize": resize_line,
     "stopped": stopped_line,
     "finished": finished_lines,
 }
@@ -147,7 +178,10 @@ class LiveBar:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
         self._progress = Progress(
-            TextColumn("{task.fields[where]}"), BarColumn(), TextColumn("{task.fields[figures]}"), console=self._console
+            TextColumn("{task.fields[where]}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[figures]}", markup=False),
+            console=self._console,
         )
         self._task = self._progress.add_task("training", total=None, where="starting", figures="")
 
@@ -161,7 +195,7 @@ class LiveBar:
 
     def show(self, event: Event) -> None:
         if event["event"] in LINES:
-            self._console.print(LINES[event["event"]](event), highlight=False, soft_wrap=True)
+            self._console.print(LINES[event["event"]](event), highlight=False, markup=False, soft_wrap=True)
         if event["event"] == "epoch":
             self._progress.update(self._task, total=event["epochs"], completed=event["epoch"], figures="")
         if event["event"] == "step":
@@ -170,7 +204,8 @@ class LiveBar:
                 total=event["epochs"],
                 completed=event["epoch"] - 1 + event["step"] / event["steps"],
                 where=f"epoch {event['epoch']}/{event['epochs']}",
-                figures=f"step {event['step']}/{event['steps']}  {event['train_bits_per_dim']:.3f} bits/dim  "
+                figures=f"step {event['step']}/{event['steps']}  train {event['train_bits_per_dim']:.3f}  "
+                f"validation {event['validation_bits_per_dim']:.3f} bits/dim  "
                 f"{event['images_per_second']:.0f} images/s  {duration(event['seconds_left'])} left",
                 refresh=True,
             )

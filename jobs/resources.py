@@ -51,7 +51,7 @@ def resources_for(spec: TrainSpec) -> Resources:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     have = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
     gpus = spec.gpus_per_worker if spec.gpus_per_worker is not None else float(have["GPU"] > 0)
-    cpus = spec.cpus_per_worker or (1.0 if gpus else _share(have["CPU"], most))
+    cpus = spec.cpus_per_worker or (1.0 if gpus else _share(have["CPU"], most, elastic=least < most))
     fitting = sum(_fits(node, gpus, cpus) for node in nodes)
     if fitting < least:
         each = f"{_number(cpus, 'core')} and {_number(gpus, 'GPU')}" if gpus else _number(cpus, "core")
@@ -63,9 +63,11 @@ def resources_for(spec: TrainSpec) -> Resources:
     return Resources((least, most), gpus, cpus)
 
 
-def _share(cpus: float, workers: int) -> float:
-    """Whole cores where there is one for each worker, a fraction where there is not."""
-    return float(cpus // workers) if cpus >= workers else cpus / workers
+def _share(cpus: float, workers: int, elastic: bool) -> float:
+    """Whole cores where each worker can have one. Else a fraction, or, for elastic training, one: then fewer start."""
+    if cpus >= workers:
+        return float(cpus // workers)
+    return 1.0 if elastic else cpus / workers
 
 
 def _fits(node: dict[str, float], gpus: float, cpus: float) -> int:

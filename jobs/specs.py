@@ -7,6 +7,7 @@ under, what it means and in which unit, and an example. No torch, ray or mlflow 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -29,7 +30,7 @@ def setting(default: Any, theme: str, description: str, example: Any) -> Any:
 
 
 class TrainSpec(BaseModel):
-    """A training job. The defaults are the `laptop` preset: minutes to half an hour on a few cores."""
+    """A training job. The defaults are the `laptop` preset's: minutes to half an hour on a few cores."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +41,9 @@ class TrainSpec(BaseModel):
         None, "Data", "Folder of the data sets; $GLOW_DATA_ROOT, else a cache folder of yours if not given.", "~/data"
     )
     download: bool = setting(True, "Data", "Fetch files that are missing under the data root.", False)
-    per_class: int | None = setting(None, "Data", "Train on the first N images of each class; 0 for all.", 4000)
+    per_class: int | None = setting(
+        None, "Data", "Train on the first N images of each class, 0 for all; laptop and paper take 4000 of mnist.", 4000
+    )
     image_size: int | None = setting(
         None, "Data", "Side in pixels that images are padded or shrunk to; the data set's own if not given.", 32
     )
@@ -121,15 +124,18 @@ class TrainSpec(BaseModel):
             raise ValueError(
                 f"a batch of {self.batch_size} images cannot be shared by {most} workers: raise batch_size"
             )
-        for name, least in (("max_failures", 0), ("sample_every", 0), ("temperature", 0), ("checkpoint_every", 1)):
-            if getattr(self, name) < least:
+        for name, least in (("max_failures", 0), ("sample_every", 0), ("checkpoint_every", 1), ("temperature", 0)):
+            if not least <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must be between 0 and {2**31 - 1}, not {self.seed}")
         for name in ("per_class", "image_size", "cpus_per_worker"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be above 0, not {value}")
-        if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
-            raise ValueError(f"gpus_per_worker must not be negative, not {self.gpus_per_worker}")
+        gpus = self.gpus_per_worker or 0.0
+        if not 0 <= gpus < math.inf or (gpus > 1 and gpus % 1):
+            raise ValueError(f"gpus_per_worker is a whole number or a fraction below 1, not {self.gpus_per_worker}")
         side = 2 ** max(1, min(self.levels, 12))
         self.glow_config((1, side, side), num_classes=1)
         return self
@@ -167,6 +173,8 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "batch_size": 128,
         "learning_rate": 1e-4,
         "schedule": "constant",
+        "warmup_steps": 0,
+        "clip_norm": None,
         "checkpoint_every": 5,
         "sample_every": 10,
     },
@@ -198,20 +206,26 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 
 
 def make_train_spec(preset: str, values: Mapping[str, Any]) -> TrainSpec:
-    """The preset's spec with `values` over it. Raises SpecError for what cannot be."""
+    """The preset's spec with `values` over it. Raises SpecError for what cannot be.
+
+    A preset's `per_class` is meant for its own data set: another is taken whole, unless `values` say otherwise.
+    """
     if preset not in PRESETS:
         raise SpecError(f"no preset is called {preset!r}: use one of {', '.join(PRESETS)}")
-    return _validate({**PRESETS[preset], **values})
+    start = dict(PRESETS[preset])
+    if values.get("dataset") not in (None, start.get("dataset", TrainSpec.model_fields["dataset"].default)):
+        start.pop("per_class", None)
+    return _validate({**start, **values})
 
 
 def read_spec(path: str | Path, values: Mapping[str, Any]) -> TrainSpec:
     """The spec in a JSON file with `values` over it. Raises SpecError for a file that holds none."""
     try:
-        text = Path(path).read_text()
+        content = Path(path).read_bytes()
     except OSError as error:
         raise SpecError(f"cannot read the spec {path}: {error.strerror}") from None
     try:
-        found = json.loads(text)
+        found = json.loads(content)
     except ValueError as error:
         raise SpecError(f"{path} is not JSON ({error}); glowctl train --print-spec shows a spec") from None
     if not isinstance(found, dict):

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from jobs.specs import TrainSpec
+from jobs.tracking import check_store, tracking_uri
 
 if TYPE_CHECKING:
     from jobs.progress import Display
@@ -45,7 +46,8 @@ class Terminated(KeyboardInterrupt):
 
 
 def train(spec: TrainSpec, display: Display) -> TrainResult:
-    """Trains, from the beginning. Raises what `jobs.train.prepare` and `jobs.train.run` raise."""
+    """Trains, from the beginning. Raises TrackingError, and what `jobs.train.prepare` and `jobs.train.run` raise."""
+    check_store(tracking_uri(spec.tracking_uri))  # before the imports, which take seconds
     _set_environment()
     from jobs import train as job
 
@@ -86,7 +88,9 @@ def embedded_ray(data_bytes: int = 0) -> Iterator[None]:
 
     folder = tempfile.mkdtemp(prefix="glow-ray-", dir=_short_temporary_folder())
     guard = subprocess.Popen(
-        [sys.executable, "-m", "jobs.guard", folder, str(os.getpid())], stdin=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-P", "-m", "jobs.guard", folder, str(os.getpid())],  # -P: not what lies in this folder
+        stdin=subprocess.PIPE,
+        start_new_session=True,
     )
     assert guard.stdin is not None
     # Without this Ray replaces 127.0.0.1 by the address that others see, and listens to them.
@@ -112,10 +116,7 @@ def embedded_ray(data_bytes: int = 0) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM and Ctrl-C end what runs in one way, by KeyboardInterrupt.
-
-    Ray Train leaves its own handler of SIGINT behind, which raises SystemExit: that becomes KeyboardInterrupt too.
-    """
+    """SIGTERM ends what runs as Ctrl-C does, by KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -131,8 +132,8 @@ def _sigterm_as_interrupt() -> Iterator[None]:
     signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
-    except (KeyboardInterrupt, SystemExit) as error:
-        raise Terminated if terminated else KeyboardInterrupt from error
+    except KeyboardInterrupt as error:
+        raise Terminated if terminated else error from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

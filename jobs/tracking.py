@@ -6,18 +6,22 @@ The process that drives a job writes the record, and no worker does: a store tha
 
 from __future__ import annotations
 
+import getpass
+import logging
 import os
+import re
 import socket
 import sqlite3
+import subprocess
 import sys
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from filelock import FileLock
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,11 +57,11 @@ def tracking_uri(given: str | None = None) -> str:
 
 
 def without_password(uri: str) -> str:
-    """The URI as it may be shown: a password in it is replaced."""
+    """The URI as it may be shown: passwords and tokens in it are replaced."""
     parts = urllib.parse.urlsplit(uri)
-    if not parts.password:
-        return uri
-    return uri.replace(f":{parts.password}@", ":***@", 1)
+    if parts.password:
+        uri = uri.replace(f":{parts.password}@", ":***@", 1)
+    return re.sub(r"([?&][^=&]*(?:password|passwd|pwd|token|secret)[^=&]*=)[^&]*", r"\1***", uri, flags=re.IGNORECASE)
 
 
 def check_store(uri: str) -> None:
@@ -68,19 +72,8 @@ def check_store(uri: str) -> None:
     if path is not None:
         _check_sqlite(path)
     elif parts.scheme in ("http", "https"):
-        try:
-            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S):
-                pass
-        except urllib.error.HTTPError as error:
-            raise TrackingError(
-                f"the MLflow server at {shown} answers {error.code}: check the address and its --allowed-hosts"
-            ) from None
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise TrackingError(
-                f"the MLflow server at {shown} does not answer ({reason}): start it, or correct --tracking-uri"
-            ) from None
-    elif parts.scheme in ("", "file"):
+        _check_server(uri)
+    elif parts.scheme == "file" or (not parts.scheme and uri != "databricks"):
         raise TrackingError(
             f"{shown} is a folder, which MLflow no longer writes to: use sqlite:///{parts.path}/mlflow.db"
         )
@@ -89,6 +82,23 @@ def check_store(uri: str) -> None:
             socket.create_connection((parts.hostname, parts.port or 5432), PROBE_TIMEOUT_S).close()
         except OSError as error:
             raise TrackingError(f"the database of {shown} does not answer ({error}): correct --tracking-uri") from None
+
+
+def _check_server(uri: str) -> None:
+    import requests
+
+    shown = without_password(uri)
+    try:
+        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S)
+    except requests.RequestException as error:
+        raise TrackingError(
+            f"the MLflow server at {shown} does not answer ({type(error).__name__}): start it, or correct "
+            "--tracking-uri"
+        ) from None
+    if not answer.ok:
+        raise TrackingError(
+            f"the MLflow server at {shown} answers {answer.status_code}: check the address and its --allowed-hosts"
+        )
 
 
 def _sqlite_path(uri: str) -> Path | None:
@@ -112,46 +122,54 @@ def _check_sqlite(path: Path) -> None:
 
 
 def _client(uri: str) -> MlflowClient:
+    """A client of this store alone: the process's global URI, which ends up in its environment, stays as it is."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    import logging
-
+    # A server that is away is asked again by whoever records (jobs.channel), not for minutes inside one call.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     import mlflow
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(uri)
 
 
 @contextmanager
 def _sentences(uri: str) -> Iterator[None]:
-    """What MLflow and its database raise, as one sentence."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
+    """Whatever the store raises, as one sentence: MLflow, SQLAlchemy, requests, a bucket's client, a full disk."""
     try:
         yield
-    except (MlflowException, SQLAlchemyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise TrackingError(f"the MLflow store {without_password(uri)} refused: {first}") from error
+    except TrackingError:
+        raise
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TrackingError(f"the MLflow store {without_password(uri)} failed: {first}") from error
+
+
+@contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
+    """Two processes that make one SQLite store at once would break it for good."""
+    path = _sqlite_path(uri)
+    if path is None:
+        yield
+        return
+    with FileLock(f"{path}.lock"):
+        yield
 
 
 def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
     """A client and the id of the experiment, which is made if need be. Raises TrackingError."""
     check_store(uri)
-    with _sentences(uri):
+    with _sentences(uri), _one_at_a_time(uri):
         client = _client(uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
             path = _sqlite_path(uri)
             location = None if path is None else (path.parent / "mlartifacts").as_uri()
             return client, client.create_experiment(experiment, artifact_location=location)
-        if found.lifecycle_stage == "deleted":
-            raise TrackingError(
-                f"the experiment {experiment!r} was deleted: restore it, or choose another --experiment"
-            )
-        return client, found.experiment_id
+    if found.lifecycle_stage == "deleted":
+        raise TrackingError(f"the experiment {experiment!r} was deleted: restore it, or choose another --experiment")
+    return client, found.experiment_id
 
 
 def find_run(uri: str, experiment: str, name_or_id: str) -> Run:
@@ -191,7 +209,7 @@ class Record:
         self._uri, self._client = uri, client
         self.run_id: str = run.info.run_id
         self.name: str = run.info.run_name
-        self.experiment_id: str = run.info.experiment_id
+        self.artifact_uri: str = run.info.artifact_uri
 
     @classmethod
     def start(cls, uri: str, experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> Record:
@@ -201,7 +219,11 @@ class Record:
         client, experiment_id = open_store(uri, experiment)
         with _sentences(uri):
             run = client.create_run(experiment_id, run_name=name, tags={**_source_tags(), **tags})
-            client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
+            try:
+                client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
+            except Exception:
+                client.set_terminated(run.info.run_id, "FAILED")
+                raise
         return cls(uri, client, run)
 
     @classmethod
@@ -274,15 +296,18 @@ class Record:
 
 def _source_tags() -> dict[str, str]:
     """Who ran what, as MLflow's own runs say it, with the commit that the code is at where it is a git checkout."""
-    import getpass
-    import subprocess
-
     tags = {"mlflow.source.name": "glowctl", "mlflow.source.type": "LOCAL"}
     with suppress(OSError, KeyError):
         tags["mlflow.user"] = getpass.getuser()
-    here = Path(__file__).parent
-    with suppress(OSError):
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            tags["mlflow.source.git.commit"] = done.stdout.strip()
+    project = Path(__file__).parents[1]
+    if _git(project, "rev-parse", "--show-toplevel") == str(project):  # and not a checkout that it is installed in
+        tags["mlflow.source.git.commit"] = _git(project, "rev-parse", "HEAD") or ""
+        tags["glow.source_changed"] = str(bool(_git(project, "status", "--porcelain", "--untracked-files=no")))
     return tags
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    with suppress(OSError):
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+    return None

@@ -10,14 +10,18 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
+from filelock import FileLock
+from filelock import Timeout as FileLockTimeout
 from ray.exceptions import RayActorError, RayError
 from ray.train import CheckpointConfig, ControllerError, FailureConfig, RunConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -26,10 +30,10 @@ from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from glow.datasets import describe, load_dataset, own_channels
 from jobs.channel import Channel
 from jobs.errors import JobError
-from jobs.progress import Event
+from jobs.progress import Event, forgiving
 from jobs.resources import Resources, resources_for
-from jobs.specs import SpecError, TrainSpec, make_train_spec, theme_of
-from jobs.tracking import Record, Status, TrackingError, check_store, find_run, tracking_uri, without_password
+from jobs.specs import SpecError, TrainSpec, make_train_spec, theme_of, worker_range
+from jobs.tracking import Record, Status, TrackingError, find_run, tracking_uri, without_password
 from jobs.training_log import TrainingLog, TrainResult, Work
 from jobs.worker import SCORE, NoRetry, train_loop
 
@@ -45,11 +49,13 @@ def prepare(spec: TrainSpec) -> Work:
     Raises:
         SpecError: for settings that do not fit the data.
         DatasetNotFound, DatasetCorrupt: for data that cannot be had.
-        TrackingError, JobError: for a store or an output folder that cannot be used.
+        JobError: for an output folder that cannot be used.
     """
-    uri = tracking_uri(spec.tracking_uri)
-    check_store(uri)
-    spec = spec.model_copy(update={"output": _output(spec.output), "dataset": _absolute(spec.dataset)})
+    given = spec
+    absolute = {"output": _output(spec.output), "dataset": _absolute(spec.dataset)}
+    if spec.data_root is not None:
+        absolute["data_root"] = str(Path(spec.data_root).expanduser().absolute())
+    spec = spec.model_copy(update=absolute)
     try:
         size = spec.image_size
         shape = None if size is None else (own_channels(spec.dataset), size, size)
@@ -66,10 +72,15 @@ def prepare(spec: TrainSpec) -> Work:
         }
         info = describe(spec.dataset, spec.data_root, image_shape=shape)
         config = spec.glow_config(info.image_shape, info.num_classes)
+        least, _ = worker_range(spec.workers)
+        if len(splits["train"][0]) < least:
+            raise ValueError(f"{len(splits['train'][0])} training images cannot be shared by {least} workers")
     except ValueError as error:
         raise SpecError(str(error)) from error
     images = {split: split_images.numpy() for split, (split_images, _) in splits.items()}
-    return Work(spec, uri, config, info.original_shape, images, splits["train"][1].numpy())
+    return Work(
+        given, spec, tracking_uri(spec.tracking_uri), config, info.original_shape, images, splits["train"][1].numpy()
+    )
 
 
 def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
@@ -90,6 +101,9 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
     if found.info.status == "FINISHED":
         raise JobError(f"run {name_or_id!r} is finished: there is nothing left to train")
     spec = make_train_spec("laptop", {**json.loads(stored), **changes, "tracking_uri": uri})
+    folder = Path(spec.output, found.info.run_id)
+    if not _is_remote(spec.output) and "validation/bits_per_dim" in found.data.metrics and not folder.exists():
+        raise JobError(f"the checkpoints of run {name_or_id!r} are gone from {folder}: start a new run")
     work = replace(prepare(spec), resumed=found)
     known = {entry.dataset.name: entry.dataset.digest for entry in found.inputs.dataset_inputs}
     changed = [name for name, digest in work.digests().items() if known.get(name, digest) != digest]
@@ -108,12 +122,12 @@ def run(work: Work, show: Callable[[Event], None]) -> TrainResult:
     """
     resources = resources_for(work.spec)
     record = _open_record(work)
+    show = forgiving(show)
     status: Status = "FAILED"
     try:
-        with record.system_metrics():
+        with _claimed(work.spec, record), record.system_metrics():
             result = _train(work, resources, record, show)
         status = "FINISHED"
-        return result
     except KeyboardInterrupt:
         status = "KILLED"
         show({"event": "stopped", "run": record.name, "run_id": record.run_id})
@@ -123,32 +137,39 @@ def run(work: Work, show: Callable[[Event], None]) -> TrainResult:
             record.tag("glow.error", str(error)[:5000])
         raise
     finally:
-        record.finish(status)
+        with nullcontext() if status == "FINISHED" else suppress(TrackingError):
+            record.finish(status)
+    show({"event": "finished", **result.to_dict()})
+    return result
 
 
 def _train(work: Work, resources: Resources, record: Record, show: Callable[[Event], None]) -> TrainResult:
     started = time.monotonic()
     log = TrainingLog(work, record, show)
-    with Channel(log.see, log.record) as channel:
-        outcome = _fit(work, resources, record, channel)
-    if log.test_bits_per_dim is None:
-        raise JobError(f"run {record.run_id} ended without a result; its checkpoints are in {work.spec.output}")
-    best, metrics = min(outcome.best_checkpoints, key=lambda entry: entry[1][SCORE])
     with _results_folder(work.spec, record) as folder:
+        log.write_settings(folder)
+        record.folder(folder)
+        if work.resumed is None:
+            _record_datasets(work, record)
+        with Channel(log.see, log.record) as channel:
+            outcome = _fit(work, resources, record, channel, log)
+        if log.test_bits_per_dim is None or outcome.metrics is None:
+            raise JobError(f"run {record.run_id} ended without a result; its checkpoints are in {work.spec.output}")
+        best, metrics = min(outcome.best_checkpoints, key=lambda entry: entry[1][SCORE])
         _copy_model(best, folder / "checkpoint")
-        result = log.result(metrics, folder, time.monotonic() - started)
+        place = record.artifact_uri if _is_remote(work.spec.output) else str(folder)
+        result = log.result(metrics, outcome.metrics, place, time.monotonic() - started)
         log.write(result, folder)
         record.folder(folder)
-    show({"event": "finished", **result.to_dict()})
     return result
 
 
-def _fit(work: Work, resources: Resources, record: Record, channel: Channel) -> ray.train.Result:
+def _fit(work: Work, resources: Resources, record: Record, channel: Channel, log: TrainingLog) -> ray.train.Result:
     spec = work.spec
     trainer = TorchTrainer(
         train_loop,
         train_loop_config={
-            "spec": spec.model_dump(),
+            "spec": spec.model_dump(exclude={"tracking_uri"}),  # which may hold a password
             "config": work.config.to_dict(),
             # in a list, so that Ray hands on the references and not the arrays
             "data": [ray.put({"images": dict(work.images), "labels": work.labels})],
@@ -170,27 +191,51 @@ def _fit(work: Work, resources: Resources, record: Record, channel: Channel) -> 
         ),
     )
     try:
-        return trainer.fit()
+        return _fit_in_a_thread(trainer)
     except ControllerError as error:
         raise _sentence(error.controller_failure, spec, record) from error
     except WorkerGroupError as error:
         raise _sentence(error.worker_failures[min(error.worker_failures)], spec, record) from error
     except RayActorError as error:
+        if work.resumed is not None and not log.started:
+            raise JobError(
+                f"training could not start from the checkpoints in {spec.output}/{record.run_id}: a folder that Ray "
+                "wrote there is missing or damaged; start a new run"
+            ) from error
         raise JobError(
-            f"training could not start from the checkpoints in {spec.output}/{record.run_id}: a folder that Ray wrote "
-            "there is missing or damaged; start a new run"
+            "the process that controls the training died (is memory short?); go on from the last checkpoint with "
+            f"glowctl train --resume {record.run_id}"
         ) from error
+
+
+def _fit_in_a_thread(trainer: TorchTrainer) -> ray.train.Result:
+    """`trainer.fit()`, with Ctrl-C as it should be.
+
+    In the main thread Ray Train puts a handler of its own in place, which waits for a cluster that may be gone, ends in
+    SystemExit, and stays. In any other it leaves signals alone: KeyboardInterrupt comes here, and what runs on Ray ends
+    with Ray.
+    """
+    future: Future[ray.train.Result] = Future()
+
+    def fit() -> None:
+        try:
+            future.set_result(trainer.fit())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=fit, name="fit", daemon=True).start()
+    return future.result()
 
 
 def _sentence(error: Exception, spec: TrainSpec, record: Record) -> Exception:
     """The error of a worker as the user should read it."""
-    if NoRetry.is_final(error):
-        return error
     if isinstance(error, OSError) and error.errno is not None:
         return JobError(
-            f"training stopped: {os.strerror(error.errno)} ({error}); the last checkpoint is kept, go on with "
-            f"glowctl train --resume {record.run_id}"
+            f"training stopped: {os.strerror(error.errno)} ({str(error).splitlines()[0]}); the last checkpoint is "
+            f"kept, go on with glowctl train --resume {record.run_id}"
         )
+    if NoRetry.is_final(error):
+        return error
     cause = str(error).strip().splitlines()[-1] if isinstance(error, RayError) else f"{type(error).__name__}: {error}"
     return JobError(
         f"training failed more than {spec.max_failures} times, the last time with {cause}; go on from the last "
@@ -207,9 +252,24 @@ def _copy_model(checkpoint: ray.train.Checkpoint, folder: Path) -> None:
 
 
 @contextmanager
+def _claimed(spec: TrainSpec, record: Record) -> Iterator[None]:
+    """One glowctl at a time trains a run. Raises JobError. The lock goes with the process that holds it."""
+    if _is_remote(spec.output):
+        yield
+        return
+    folder = Path(spec.output, record.run_id)
+    folder.mkdir(exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except FileLockTimeout:
+        raise JobError(f"run {record.run_id} is being trained by another glowctl: wait for it, or stop it") from None
+
+
+@contextmanager
 def _results_folder(spec: TrainSpec, record: Record) -> Iterator[Path]:
     """`results` beside the run's checkpoints where these are on this machine, else a folder that goes again."""
-    if "://" in spec.output:
+    if _is_remote(spec.output):
         with tempfile.TemporaryDirectory() as temporary:
             yield Path(temporary)
         return
@@ -228,17 +288,23 @@ def _open_record(work: Work) -> Record:
     )
     public = spec.model_dump() | {"tracking_uri": without_password(work.tracking_uri)}
     tags = {"glow.job": "train", "glow.dataset": spec.dataset, "glow.spec": json.dumps(public)}
-    record = Record.start(
+    return Record.start(
         work.tracking_uri, spec.experiment, name, tags, public | {"image_shape": work.config.image_shape}
     )
-    for (split, images), (dataset, digest) in zip(work.images.items(), work.digests().items(), strict=True):
-        record.dataset(images, dataset, digest, "training" if split == "train" else split, spec.dataset)
-    return record
+
+
+def _record_datasets(work: Work, record: Record) -> None:
+    for (split, images), (name, digest) in zip(work.images.items(), work.digests().items(), strict=True):
+        record.dataset(images, name, digest, "training" if split == "train" else split, work.spec.dataset)
+
+
+def _is_remote(output: str) -> bool:
+    return "://" in output
 
 
 def _output(output: str) -> str:
     """The absolute path of a folder that can be written, or a bucket as it is. Raises JobError."""
-    if "://" in output:
+    if _is_remote(output):
         return output
     path = Path(output).expanduser().absolute()
     try:

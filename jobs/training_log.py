@@ -42,7 +42,8 @@ METRICS = {
 class Work:
     """A training that has been checked: its spec with absolute paths, its data, its model."""
 
-    spec: TrainSpec
+    given: TrainSpec  # as the user gave it
+    spec: TrainSpec  # the same with absolute paths
     tracking_uri: str
     config: GlowConfig
     original_shape: tuple[int, int, int]
@@ -96,7 +97,7 @@ class TrainingLog:
         self._work, self._run, self._show = work, record, show
         self._history: dict[int, dict[str, float]] = {}
         self._samples: np.ndarray | None = None
-        self._attempts = 0
+        self._workers: int | None = None  # of the latest attempt
         self.restarts = 0
         self.test_bits_per_dim: float | None = None
         if work.resumed is not None:
@@ -129,37 +130,39 @@ class TrainingLog:
                 self._run.metrics({"inverse_error": event["inverse_error"]}, event["epoch"])
 
     def _see_attempt(self, event: Event) -> None:
-        """The first attempt is the start; each further one means that workers were lost."""
-        self._attempts += 1
-        if self._attempts > 1:
-            self.restarts += 1
+        """The first attempt is the start, one with more workers is elastic growth; any other means that some died."""
+        before, self._workers = self._workers, event["workers"]
+        kind = "started" if before is None else "resize" if event["workers"] > before else "restart"
+        self.restarts += kind == "restart"
         event["restarts"] = self.restarts
-        if self._attempts > 1:
-            self._show({**event, "event": "restart"})
-            return
         about = {"run": self._run.name, "run_id": self._run.run_id, "epochs": self._work.spec.epochs}
-        self._show({**event, **about, "event": "started"})
+        self._show({**event, **about, "event": kind})
 
-    def result(self, best: Mapping[str, float], folder: Path, seconds: float) -> TrainResult:
-        """`best` holds the metrics of the best checkpoint."""
+    @property
+    def started(self) -> bool:
+        return self._workers is not None
+
+    def result(self, best: Mapping[str, float], last: Mapping[str, float], place: str, seconds: float) -> TrainResult:
+        """`best` and `last` are the metrics of these checkpoints, `place` is where the results lie."""
         assert self.test_bits_per_dim is not None
-        epoch = int(best["epoch"])
+        for known in (best, last):  # an interrupted run may have died before MLflow had them
+            self._history.setdefault(int(known["epoch"]), {name: known[name] for name in METRICS})
         paces = [row["images_per_second"] for row in self._history.values()]
         return TrainResult(
             run=self._run.name,
             run_id=self._run.run_id,
             test_bits_per_dim=self.test_bits_per_dim,
             test_bits_per_dim_original=self.test_bits_per_dim * self._padding(),
-            validation_bits_per_dim=self._history[epoch]["validation_bits_per_dim"],
-            best_epoch=epoch,
-            images_per_second=float(np.median(paces)),
+            validation_bits_per_dim=best["validation_bits_per_dim"],
+            best_epoch=int(best["epoch"]),
+            images_per_second=float(np.nanmedian(paces)),
             restarts=self.restarts,
-            skipped_steps=int(self._history[max(self._history)]["skipped_steps"]),
+            skipped_steps=int(last["skipped_steps"]),
             seconds=seconds,
             image_shape=self._work.config.image_shape,
             original_shape=self._work.original_shape,
-            sample_grid=str(folder / "samples.png"),
-            checkpoint=str(folder / "checkpoint"),
+            sample_grid=f"{place}/samples.png",
+            checkpoint=f"{place}/checkpoint",
             open_with=_open_command(self._work.tracking_uri),
         )
 
@@ -171,14 +174,16 @@ class TrainingLog:
             return 1.0
         return (height * width) / (old_height * old_width)
 
-    def write(self, result: TrainResult, folder: Path) -> None:
-        """Tables, figures and the spec into `folder`, the final figures into MLflow."""
-        spec = self._work.spec
-        history = pd.DataFrame.from_dict(self._history, orient="index").rename_axis("epoch").reset_index()
-        history.to_csv(folder / "history.csv", index=False)
-        public = spec.model_copy(update={"tracking_uri": without_password(self._work.tracking_uri)})
-        (folder / "spec.json").write_text(public.to_json())
+    def write_settings(self, folder: Path) -> None:
+        """What it takes to repeat the run: the spec as it was given, less where it was recorded, and the versions."""
+        given = self._work.given.model_copy(update={"tracking_uri": None})
+        (folder / "spec.json").write_text(given.to_json())
         (folder / "requirements.txt").write_text(_versions())
+
+    def write(self, result: TrainResult, folder: Path) -> None:
+        """Tables and figures into `folder`, the final metrics into MLflow."""
+        history = pd.DataFrame.from_dict(self._history, orient="index").rename_axis("epoch").sort_index().reset_index()
+        history.to_csv(folder / "history.csv", index=False)
         nll_curve(history, result.run, result.test_bits_per_dim).savefig(folder / "nll.png", dpi=120)
         if self._samples is not None:
             np.save(folder / "samples.npy", self._samples)
@@ -218,6 +223,6 @@ def _recorded_history(record: Record) -> dict[int, dict[str, float]]:
 def _versions() -> str:
     """This Python and the packages that decide what a run computes, as a requirements file."""
     packages = ("torch", "torchvision", "ray", "mlflow", "numpy", "pandas", "safetensors", "scikit-learn", "glowctl")
-    return f"# Python {platform.python_version()}, {platform.platform()}\n" + "".join(
-        f"{package}=={metadata.version(package)}\n" for package in packages
-    )
+    installed = {found.name.lower(): found.version for found in metadata.distributions()}
+    lines = [f"{package}=={installed[package]}\n" for package in packages if package in installed]
+    return f"# Python {platform.python_version()}, {platform.platform()}\n" + "".join(lines)

@@ -6,7 +6,7 @@ import os
 import socket
 
 from jobs.errors import JobError
-from jobs.tracking import check_store, server_command, tracking_uri
+from jobs.tracking import check_store, server_command, tracking_uri, without_password
 
 __all__ = ["serve"]
 
@@ -19,7 +19,7 @@ def serve(given_uri: str | None, port: int) -> None:
     uri = tracking_uri(given_uri)
     check_store(uri)
     if uri.startswith("http"):
-        print(f"the MLflow UI is at {uri}")
+        print(f"the MLflow UI is at {without_password(uri)}")
         return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

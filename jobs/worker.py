@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import tempfile
 import time
@@ -33,7 +34,8 @@ class NoRetry(UserCallback):
 
     @staticmethod
     def is_final(error: Exception) -> bool:
-        return isinstance(error, (TrainingDiverged, CheckpointError))
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        return full or isinstance(error, (TrainingDiverged, CheckpointError, ValueError))
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
@@ -63,10 +65,11 @@ def train_loop(settings: dict[str, Any]) -> None:
     for result in trainer.epochs(on_step=talker.step):
         talker.epoch(result)
         last = result.epoch == spec.epochs
-        if last or (spec.sample_every and result.epoch % spec.sample_every == 0):
+        if not last and spec.sample_every and result.epoch % spec.sample_every == 0:
             talker.samples(settings["grid"], spec.temperature, images["validation"])
         if last or result.epoch % spec.checkpoint_every == 0:
             _report(trainer, result)
+    talker.samples(settings["grid"], spec.temperature, images["validation"])
     best = min(ray.train.get_all_reported_checkpoints(), key=lambda reported: reported.metrics[SCORE])
     with best.checkpoint.as_directory() as folder:
         model = load_checkpoint(folder, device)
@@ -83,7 +86,7 @@ def _restore(trainer: Trainer) -> None:
 def _report(trainer: Trainer, result: EpochResult) -> None:
     """A checkpoint, written by rank 0. Every rank must call this; it waits for all."""
     score = result.validation_bits_per_dim
-    metrics = {SCORE: score if math.isfinite(score) else math.inf, "epoch": result.epoch}
+    metrics = result.to_dict() | {SCORE: score if math.isfinite(score) else math.inf}
     if ray.train.get_context().get_world_rank() != 0:
         ray.train.report(metrics)
         return
@@ -102,6 +105,7 @@ class Talker:
         self._trainer = trainer
         self._first_epoch = trainer.epoch
         self._started = time.monotonic()
+        self._validation = math.nan
 
     def _put(self, event: str, **facts: Any) -> None:
         if self._queue is not None:
@@ -124,10 +128,17 @@ class Talker:
 
     def step(self, result: StepResult) -> None:
         left = self._seconds_left(result.epoch - 1 + result.step / result.steps)
-        self._put("step", **vars(result), epochs=self._trainer.config.epochs, seconds_left=left)
+        self._put(
+            "step",
+            **vars(result),
+            validation_bits_per_dim=self._validation,
+            epochs=self._trainer.config.epochs,
+            seconds_left=left,
+        )
 
     def epoch(self, result: EpochResult) -> None:
         left = self._seconds_left(result.epoch)
+        self._validation = result.validation_bits_per_dim
         self._put("epoch", **result.to_dict(), epochs=self._trainer.config.epochs, seconds_left=left)
 
     def samples(self, n: int, temperature: float, images: torch.Tensor) -> None:
@@ -135,7 +146,6 @@ class Talker:
         if self._queue is None:
             return
         model = self._trainer.evaluated_model
-        model.set_precision(self._trainer.precision)
         classes = model.config.num_classes
         labels = None if classes is None else torch.arange(n) * classes // n
         samples = model.sample(n, temperature, torch.Generator().manual_seed(0), labels)

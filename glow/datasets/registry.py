@@ -249,9 +249,10 @@ def _fetch(name: str, entry: Entry, root: Path, part: str, missing: tuple[str, .
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as scratch:
             entry.download(datasets, scratch, part == "train")
-            for file in missing:
-                (root / file).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(Path(scratch, file), root / file)
+            for file in dict.fromkeys(file for files in entry.files.values() for file in files):
+                if file in missing or (Path(scratch, file).is_file() and not (root / file).exists()):
+                    (root / file).parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(Path(scratch, file), root / file)
     except (OSError, RuntimeError, EOFError, zlib.error, http.client.HTTPException) as error:
         cause = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise DatasetNotFound(f"the download of {name} failed ({cause}); {_remedy(entry, root, missing)}") from error

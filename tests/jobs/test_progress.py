@@ -16,6 +16,7 @@ STEP = {
     "steps": 10,
     "images_per_second": 123.4,
     "train_bits_per_dim": 2.5,
+    "validation_bits_per_dim": 2.6,
     "seconds_left": 65.0,
 }
 EPOCH = {
@@ -76,7 +77,7 @@ def test_a_terminal_shows_where_the_epoch_stands():
         for event in EVENTS[:2]:
             show(event)
     text = out.getvalue()
-    for part in ("epoch 1/2", "step 5/10", "2.500 bits/dim", "123 images/s", "1:05 left"):
+    for part in ("epoch 1/2", "step 5/10", "train 2.500  validation 2.600 bits/dim", "123 images/s", "1:05 left"):
         assert part in text
 
 

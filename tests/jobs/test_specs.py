@@ -18,7 +18,14 @@ def test_the_paper_preset_is_the_reports_configuration():
     assert (spec.dataset, spec.per_class) == ("mnist", 4000)
     assert (spec.levels, spec.depth, spec.width, spec.coupling, spec.scale) == (3, 32, 512, "affine", "sigmoid")
     assert (spec.optimizer, spec.learning_rate, spec.batch_size, spec.epochs) == ("adam", 1e-4, 128, 70)
-    assert spec.schedule == "constant"
+    assert (spec.schedule, spec.warmup_steps, spec.clip_norm, spec.ema) == ("constant", 0, None, None)
+
+
+def test_a_presets_subset_is_of_its_own_data_set():
+    assert make_train_spec("laptop", {}).per_class == 4000
+    assert make_train_spec("laptop", {"dataset": "mnist"}).per_class == 4000
+    assert make_train_spec("laptop", {"dataset": "digits"}).per_class is None
+    assert make_train_spec("laptop", {"dataset": "digits", "per_class": 9}).per_class == 9
 
 
 def test_values_override_the_preset():
@@ -48,7 +55,10 @@ def test_every_setting_has_a_theme_a_description_and_an_example():
         ({"workers": "0"}, "workers is a number"),
         ({"batch_size": 2, "workers": "3"}, "cannot be shared by 3 workers"),
         ({"per_class": -1}, "per_class must be above 0"),
-        ({"gpus_per_worker": -1}, "gpus_per_worker must not be negative"),
+        ({"gpus_per_worker": -1}, "gpus_per_worker is a whole number or a fraction below 1"),
+        ({"gpus_per_worker": 1.5}, "gpus_per_worker is a whole number or a fraction below 1"),
+        ({"seed": 10**20}, "seed must be between"),
+        ({"temperature": float("nan")}, "temperature must be at least 0"),
         ({"temperature": -0.1}, "temperature must be at least 0"),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
         ({"epochs": "ten"}, "epochs: input should be a valid integer"),

@@ -37,6 +37,7 @@ def test_the_default_is_sqlite_here_and_the_environment_goes_before_it(tmp_path,
 def test_passwords_are_not_shown():
     assert without_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
     assert without_password("http://host:5000") == "http://host:5000"
+    assert without_password("mysql://host/db?user=me&password=secret") == "mysql://host/db?user=me&password=***"
 
 
 def test_a_server_that_does_not_answer_is_said_within_seconds():

@@ -267,11 +267,12 @@ def test_a_full_disk_is_said_and_the_run_can_go_on(tmp_path):
     if mounted.returncode:
         pytest.skip("cannot mount here")
     try:
-        flags = ("--width", "128", "--output", str(disk), "--max-failures", "0", "--epochs", "3", "--sample-every", "0")
+        flags = ("--width", "128", "--output", str(disk), "--epochs", "3", "--sample-every", "0")
         done = glowctl(tmp_path, *SMOKE, *flags)
         assert done.returncode == 1
         assert "No space left on device" in done.stderr
         assert "--resume" in done.stderr
+        assert "a worker was lost" not in done.stdout  # a restart would meet the full disk again
         assert "Traceback" not in done.stderr
         assert record_of(tmp_path, run_id_of(done.stdout.splitlines())).info.status == "FAILED"
     finally:
