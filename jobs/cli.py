@@ -102,7 +102,7 @@ def train(
 ) -> None:
     """Train a Glow data-parallel on Ray, and record it in MLflow.
 
-    Presets: smoke (seconds), laptop (minutes to half an hour on a few cores), paper (the course report's own
+    Presets: smoke (seconds), laptop (minutes to an hour on a few cores), paper (the course report's own
     configuration: meant for a GPU).
     """
     given = {name: value for name, value in flags.items() if value is not None}

@@ -30,7 +30,7 @@ def setting(default: Any, theme: str, description: str, example: Any) -> Any:
 
 
 class TrainSpec(BaseModel):
-    """A training job. The defaults are the `laptop` preset's: minutes to half an hour on a few cores."""
+    """A training job. The defaults are the `laptop` preset's: minutes to an hour on a few cores."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

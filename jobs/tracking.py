@@ -227,12 +227,14 @@ class Record:
         return cls(uri, client, run)
 
     @classmethod
-    def resume(cls, uri: str, run: Run) -> Record:
-        """Goes on with a run that `find_run` found, and sets it running again."""
-        client = _client(uri)
-        with _sentences(uri):
-            client.update_run(run.info.run_id, status="RUNNING")
-        return cls(uri, client, run)
+    def existing(cls, uri: str, run: Run) -> Record:
+        """The record of a run that `find_run` found."""
+        return cls(uri, _client(uri), run)
+
+    def begin(self) -> None:
+        """Sets the run running, which one that is resumed was no more."""
+        with _sentences(self._uri):
+            self._client.update_run(self.run_id, status="RUNNING")
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         from mlflow.entities import Metric

@@ -122,10 +122,16 @@ def run(work: Work, show: Callable[[Event], None]) -> TrainResult:
     """
     resources = resources_for(work.spec)
     record = _open_record(work)
-    show = forgiving(show)
+    with _claimed(work.spec, record):
+        return _run_recorded(work, resources, record, forgiving(show))
+
+
+def _run_recorded(work: Work, resources: Resources, record: Record, show: Callable[[Event], None]) -> TrainResult:
+    """Leaves the run in a true state, however the training ends."""
     status: Status = "FAILED"
     try:
-        with _claimed(work.spec, record), record.system_metrics():
+        record.begin()
+        with record.system_metrics():
             result = _train(work, resources, record, show)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -282,7 +288,7 @@ def _open_record(work: Work) -> Record:
     """A new run with all that is known beforehand, or the one that is resumed."""
     spec = work.spec
     if work.resumed is not None:
-        return Record.resume(work.tracking_uri, work.resumed)
+        return Record.existing(work.tracking_uri, work.resumed)
     name = spec.run_name or (
         f"train {spec.dataset} {spec.permutation} K{spec.depth} L{spec.levels} w{spec.width} s{spec.seed}"
     )

@@ -23,10 +23,10 @@ def jacobian_log_det(function: Callable[[Tensor], Tensor], image_CHW: Tensor) ->
     return torch.linalg.slogdet(jacobian.reshape(image_CHW.numel(), -1))[1]
 
 
-def small_glow(**changes: object) -> Glow:
+def small_glow(sd: float = 0.1, **changes: object) -> Glow:
     """A two-level Glow with perturbed weights."""
     values = {"image_shape": (1, 8, 8), "levels": 2, "depth": 2, "width": 8} | changes
-    return perturb(Glow(GlowConfig(**values)))
+    return perturb(Glow(GlowConfig(**values)), sd)
 
 
 def random_images(n: int, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0) -> Tensor:

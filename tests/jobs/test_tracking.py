@@ -96,7 +96,8 @@ def test_a_run_is_written_found_and_resumed(uri):
     assert run.data.tags["mlflow.note.content"] == "what it is"
     assert run.inputs.dataset_inputs[0].dataset.name == "digits train"
 
-    again = Record.resume(uri, run)
+    again = Record.existing(uri, run)
+    again.begin()
     assert find_run(uri, "study", "first").info.status == "RUNNING"
     again.finish("FINISHED")
     assert find_run(uri, "study", "first").info.status == "FINISHED"
