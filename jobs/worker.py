@@ -66,14 +66,14 @@ def train_loop(settings: dict[str, Any]) -> None:
         talker.epoch(result)
         last = result.epoch == spec.epochs
         if not last and spec.sample_every and result.epoch % spec.sample_every == 0:
-            talker.samples(settings["grid"], spec.temperature, images["validation"])
+            talker.samples(trainer.evaluated_model, settings["grid"], spec.temperature, images["validation"])
         if last or result.epoch % spec.checkpoint_every == 0:
             _report(trainer, result)
-    talker.samples(settings["grid"], spec.temperature, images["validation"])
     best = min(ray.train.get_all_reported_checkpoints(), key=lambda reported: reported.metrics[SCORE])
     with best.checkpoint.as_directory() as folder:
-        model = load_checkpoint(folder, device)
-    talker.test(mean_bits_per_dim(model.set_precision(trainer.precision), images["test"]))
+        model = load_checkpoint(folder, device).set_precision(trainer.precision)
+    talker.samples(model, settings["grid"], spec.temperature, images["validation"])
+    talker.test(mean_bits_per_dim(model, images["test"]))
 
 
 def _restore(trainer: Trainer) -> None:
@@ -141,11 +141,10 @@ class Talker:
         self._validation = result.validation_bits_per_dim
         self._put("epoch", **result.to_dict(), epochs=self._trainer.config.epochs, seconds_left=left)
 
-    def samples(self, n: int, temperature: float, images: torch.Tensor) -> None:
-        """Samples of the model as it is, always from the same noise, and how exactly it inverts real images."""
+    def samples(self, model: Glow, n: int, temperature: float, images: torch.Tensor) -> None:
+        """Samples of the model, always from the same noise, and how exactly it inverts real images."""
         if self._queue is None:
             return
-        model = self._trainer.evaluated_model
         classes = model.config.num_classes
         labels = None if classes is None else torch.arange(n) * classes // n
         samples = model.sample(n, temperature, torch.Generator().manual_seed(0), labels)
