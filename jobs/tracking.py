@@ -166,7 +166,9 @@ def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
         if found is None:
             path = _sqlite_path(uri)
             location = None if path is None else (path.parent / "mlartifacts").as_uri()
-            return client, client.create_experiment(experiment, artifact_location=location)
+            # The UI opens such experiments in its view for models, and not in that for language models.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            return client, client.create_experiment(experiment, artifact_location=location, tags=kind)
     if found.lifecycle_stage == "deleted":
         raise TrackingError(f"the experiment {experiment!r} was deleted: restore it, or choose another --experiment")
     return client, found.experiment_id

@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -84,6 +86,36 @@ def test_mlflow_has_the_whole_record(finished):
     assert expected <= top
     grids = [artifact.path for artifact in client.list_artifacts(run.info.run_id, "images")]
     assert {"step+1+" in path or "step%1%" in path for path in grids} == {True, False}
+
+
+def test_the_ui_serves_the_record(finished):
+    folder, events = finished
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ui = Running(folder, "ui", "--port", str(port))
+    try:
+        ui.wait_for(f"http://127.0.0.1:{port}")
+
+        def healthy() -> bool:
+            try:
+                return requests.get(f"http://127.0.0.1:{port}/health", timeout=2).ok
+            except requests.ConnectionError:
+                return False
+
+        wait_until(healthy, 60)
+        api = f"http://127.0.0.1:{port}/api/2.0/mlflow"
+        run_id = events[-1]["run_id"]
+        run = requests.get(f"{api}/runs/get", params={"run_id": run_id}, timeout=10).json()["run"]
+        assert run["info"]["run_name"] == "train digits 1x1 K2 L2 w16 s0"
+        picture = requests.get(
+            f"http://127.0.0.1:{port}/get-artifact", params={"run_uuid": run_id, "path": "nll.png"}, timeout=10
+        )
+        assert picture.content.startswith(b"\x89PNG")
+        assert "text/html" in requests.get(f"http://127.0.0.1:{port}/", timeout=10).headers["content-type"]
+    finally:
+        os.killpg(ui.process.pid, signal.SIGKILL)
+        ui.wait()
 
 
 def test_the_run_says_the_commit_where_there_is_one(finished):
@@ -263,6 +295,7 @@ def test_elastic_training_takes_the_workers_that_fit(tmp_path):
     assert 1 <= started["workers"] <= os.cpu_count()
 
 
+@pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")
 def test_a_full_disk_is_said_and_the_run_can_go_on(tmp_path):
     disk = tmp_path / "disk"
@@ -281,3 +314,15 @@ def test_a_full_disk_is_said_and_the_run_can_go_on(tmp_path):
         assert record_of(tmp_path, run_id_of(done.stdout.splitlines())).info.status == "FAILED"
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_the_demo_trains_two_workers_within_three_minutes(tmp_path):
+    started = time.monotonic()
+    done = glowctl(tmp_path, "demo", "--json")
+    assert time.monotonic() - started < 180
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert events[0]["workers"] == 2
+    assert events[-1]["test_bits_per_dim"] < 6.2  # 8 bits is what an image of noise takes
+    assert Path(events[-1]["sample_grid"]).is_file()
+    assert events[-1]["open_with"] == "glowctl ui"

@@ -1,0 +1,77 @@
+import pytest
+import ray
+
+from jobs.errors import JobError
+from jobs.resources import resources_for
+from jobs.specs import make_train_spec
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # ray's own, when it is imported
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Sets the machines that Ray says there are: (cores, GPUs) each."""
+
+    def machines(*have: tuple[float, float]) -> None:
+        nodes = [{"Alive": True, "Resources": {"CPU": cpus} | ({"GPU": gpus} if gpus else {})} for cpus, gpus in have]
+        monkeypatch.setattr(ray, "nodes", lambda: nodes)
+
+    return machines
+
+
+def spec(**values):
+    return make_train_spec("smoke", values)
+
+
+def test_without_gpus_the_cores_are_shared_out(cluster):
+    cluster((8, 0))
+    found = resources_for(spec(workers="2"))
+    assert (found.workers, found.gpus, found.cpus, found.threads, found.backend) == ((2, 2), 0, 4, 4, "gloo")
+    assert found.scaling_config().num_workers == 2
+
+
+def test_more_workers_than_cores_get_a_fraction_each(cluster):
+    cluster((1, 0))
+    found = resources_for(spec(workers="2"))
+    assert (found.cpus, found.threads) == (0.5, 1)
+
+
+def test_with_gpus_each_worker_gets_one(cluster):
+    cluster((16, 4), (16, 4))
+    found = resources_for(spec(workers="8"))
+    assert (found.gpus, found.cpus, found.backend) == (1, 1, "nccl")
+    assert found.scaling_config().use_gpu
+
+
+def test_workers_that_share_a_gpu_do_not_use_nccl(cluster):
+    cluster((4, 1))
+    found = resources_for(spec(workers="4", gpus_per_worker=0.25))
+    assert (found.gpus, found.backend) == (0.25, "gloo")
+
+
+def test_elastic_training_asks_for_whole_cores_and_for_room_for_the_least(cluster):
+    cluster((2, 0))
+    found = resources_for(spec(workers="1:8"))
+    assert (found.workers, found.cpus) == ((1, 8), 1)
+    assert found.scaling_config().num_workers == (1, 8)
+    with pytest.raises(JobError, match="room for 2"):
+        resources_for(spec(workers="3:8"))
+
+
+@pytest.mark.parametrize(
+    ("machines", "values", "message"),
+    [
+        (
+            ((2, 0),),
+            {"gpus_per_worker": 1},
+            "1 worker with 1 core and 1 GPU each cannot run here: there are 2 cores and 0",
+        ),
+        (((2, 0), (2, 0)), {"cpus_per_worker": 3}, "there are 4 cores and 0 GPUs on 2 machines, room for 0"),
+        (((8, 2),), {"workers": "3"}, "room for 2; lower --workers"),
+        (((8, 1),), {"workers": "3", "gpus_per_worker": 0.5}, "room for 2"),
+    ],
+)
+def test_what_no_machine_has_room_for_is_refused(cluster, machines, values, message):
+    cluster(*machines)
+    with pytest.raises(JobError, match=message):
+        resources_for(spec(**values))

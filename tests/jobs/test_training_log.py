@@ -1,0 +1,86 @@
+"""What rank 0's events add up to, with a record of this process in place of MLflow's."""
+
+import math
+
+import numpy as np
+import pytest
+
+from glow import GlowConfig
+from jobs.specs import make_train_spec
+from jobs.training_log import TrainingLog, Work
+
+EPOCH = {
+    "event": "epoch",
+    "epochs": 3,
+    "step": 10,
+    "train_bits_per_dim": 2.0,
+    "images_per_second": 100.0,
+    "gradient_norm": 1.0,
+    "learning_rate": 0.1,
+    "skipped_steps": 0,
+    "seconds_left": 1.0,
+}
+
+
+class MemoryRecord:
+    run_id, name = "abc", "train x"
+
+    def __init__(self) -> None:
+        self.written: list[tuple[dict, int]] = []
+
+    def metrics(self, values: dict, step: int) -> None:
+        self.written.append((dict(values), step))
+
+
+def make_log(image_shape=(1, 32, 32), original_shape=(1, 28, 28)):
+    spec = make_train_spec("laptop", {})
+    images = {split: np.zeros((1, *image_shape), np.uint8) for split in ("train", "validation", "test")}
+    config = GlowConfig(image_shape=image_shape, depth=1, width=4)
+    work = Work(spec, spec, "sqlite:////x.db", config, original_shape, images, np.zeros(1, np.int64))
+    record, shown = MemoryRecord(), []
+    return TrainingLog(work, record, shown.append), record, shown
+
+
+def attempt(workers: int, epoch: int = 0) -> dict:
+    return {"event": "attempt", "workers": workers, "epoch": epoch, "device": "CPU", "precision": "float32"}
+
+
+def epoch(number: int, validation: float) -> dict:
+    return EPOCH | {"epoch": number, "validation_bits_per_dim": validation}
+
+
+def test_a_lost_worker_is_a_restart_and_growth_is_not():
+    log, record, shown = make_log()
+    for event in (attempt(3), attempt(2, 4), attempt(3, 6), attempt(3, 7)):
+        log.see(event)
+        log.record(event)
+    assert [event["event"] for event in shown] == ["started", "restart", "resize", "restart"]
+    assert log.restarts == 2
+    assert record.written == [
+        ({"restarts": 0, "workers": 3}, 0),
+        ({"restarts": 1, "workers": 2}, 4),
+        ({"restarts": 1, "workers": 3}, 6),
+        ({"restarts": 2, "workers": 3}, 7),
+    ]
+
+
+def test_the_result_is_the_best_checkpoints_also_where_its_epoch_was_never_recorded():
+    log, _, _ = make_log()
+    log.see(epoch(1, 3.0))
+    log.see({"event": "test", "bits_per_dim": 1.5})
+    best, last = epoch(2, 2.0), epoch(3, 2.5) | {"skipped_steps": 4}
+    result = log.result(best, last, "/results", 60.0)
+    assert (result.best_epoch, result.validation_bits_per_dim, result.skipped_steps) == (2, 2.0, 4)
+    assert result.sample_grid == "/results/samples.png"
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "original_shape", "factor"),
+    [((1, 32, 32), (1, 28, 28), 1024 / 784), ((1, 32, 32), (1, 32, 32), 1.0), ((1, 16, 16), (1, 28, 28), 1.0)],
+)
+def test_bits_per_original_pixel(image_shape, original_shape, factor):
+    log, _, _ = make_log(image_shape, original_shape)
+    log.see({"event": "test", "bits_per_dim": 1.5})
+    result = log.result(epoch(1, 2.0), epoch(1, 2.0), "", 0.0)
+    assert result.test_bits_per_dim_original == pytest.approx(1.5 * factor)
+    assert math.isfinite(result.images_per_second)
