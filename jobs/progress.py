@@ -144,27 +144,23 @@ class PlainLines:
         return self.show
 
     def __exit__(self, *exception: object) -> None:
-        self._out.flush()
+        """Each line is flushed as it is written."""
 
     def show(self, event: Event) -> None:
-        if event["event"] in LINES:
-            print(LINES[event["event"]](event), file=self._out, flush=True)
+        text = self.text(event)
+        if text is not None:
+            print(text, file=self._out, flush=True)
+
+    def text(self, event: Event) -> str | None:
+        line = LINES.get(event["event"])
+        return None if line is None else line(event)
 
 
-class JsonLines:
+class JsonLines(PlainLines):
     """Every event as one JSON object a line."""
 
-    def __init__(self, out: TextIO | None = None) -> None:
-        self._out = out or sys.stdout
-
-    def __enter__(self) -> Callable[[Event], None]:
-        return self.show
-
-    def __exit__(self, *exception: object) -> None:
-        self._out.flush()
-
-    def show(self, event: Event) -> None:
-        print(json.dumps({key: _json_value(value) for key, value in event.items()}), file=self._out, flush=True)
+    def text(self, event: Event) -> str | None:
+        return json.dumps({key: _json_value(value) for key, value in event.items()})
 
 
 def _json_value(value: Any) -> Any:

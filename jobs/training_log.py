@@ -23,7 +23,7 @@ from jobs.specs import TrainSpec
 from jobs.tracking import Record, tracking_uri, without_password
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from jobs.tracking import Run
 
 __all__ = ["TrainResult", "TrainingLog", "Work"]
 

@@ -192,13 +192,13 @@ def test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit(tmp_path):
 
 def test_a_killed_worker_costs_a_restart_and_no_more(tmp_path):
     running = Running(tmp_path, *SMOKE, "--epochs", "14", "--workers", "2", "--sample-every", "0")
-    running.wait_for("epoch 3/14")
+    running.wait_for("epoch 5/14")
     workers = running.train_workers()
     assert len(workers) == 2
     workers[1].kill()
     running.wait_for("a worker was lost")
     restarted_after = int(running.lines()[-1].split("after epoch ")[1].split()[0])
-    assert restarted_after >= 2  # at most the epoch whose checkpoint was on its way is done again
+    assert restarted_after >= 3  # at worst the checkpoint of epoch 4 was still on its way
     assert running.wait() == 0
     run = record_of(tmp_path, run_id_of(running.lines()))
     assert run.info.status == "FINISHED"
