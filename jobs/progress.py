@@ -74,6 +74,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
+def _bits(bits_per_dim: float) -> str:
+    """A dash where there is no value yet."""
+    return "-" if math.isnan(bits_per_dim) else f"{bits_per_dim:.3f}"
+
+
 def started_line(event: Event) -> str:
     workers = f"{event['workers']} worker" + ("" if str(event["workers"]) == "1" else "s")
     return f"training {event['run']} on {workers} ({event['device']}), run {event['run_id']}"
@@ -83,7 +88,7 @@ def epoch_line(event: Event) -> str:
     skipped = f", {event['skipped_steps']} steps skipped" if event["skipped_steps"] else ""
     return (
         f"epoch {event['epoch']}/{event['epochs']}  train {event['train_bits_per_dim']:.3f}  "
-        f"validation {event['validation_bits_per_dim']:.3f} bits/dim  {event['images_per_second']:.0f} images/s  "
+        f"validation {_bits(event['validation_bits_per_dim'])} bits/dim  {event['images_per_second']:.0f} images/s  "
         f"{duration(event['seconds_left'])} left{skipped}"
     )
 
@@ -201,7 +206,7 @@ class LiveBar:
                 completed=event["epoch"] - 1 + event["step"] / event["steps"],
                 where=f"epoch {event['epoch']}/{event['epochs']}",
                 figures=f"step {event['step']}/{event['steps']}  train {event['train_bits_per_dim']:.3f}  "
-                f"validation {event['validation_bits_per_dim']:.3f} bits/dim  "
+                f"validation {_bits(event['validation_bits_per_dim'])} bits/dim  "
                 f"{event['images_per_second']:.0f} images/s  {duration(event['seconds_left'])} left",
                 refresh=True,
             )

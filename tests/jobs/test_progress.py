@@ -53,7 +53,7 @@ def test_plain_lines_leave_steps_out():
             show(event)
     lines = out.getvalue().splitlines()
     assert lines[0] == "training train x on 2 workers (CPU), run abc"
-    assert lines[1] == "epoch 1/2  train 2.500  validation nan bits/dim  100 images/s  1:01 left, 3 steps skipped"
+    assert lines[1] == "epoch 1/2  train 2.500  validation - bits/dim  100 images/s  1:01 left, 3 steps skipped"
     assert "a worker was lost: training restarted after epoch 1 (restart 1)" in lines[2]
     assert lines[3] == "test      1.650 bits/dim at 32x32, 2.155 per original pixel (28x28)"
     assert "run       abc; to see it: glowctl ui" in lines
