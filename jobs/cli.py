@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic.fields import FieldInfo
 
+from jobs.errors import in_flags
 from jobs.specs import PRESETS, SpecError, TrainSpec, make_train_spec, read_spec, theme_of
 
 __all__ = ["app", "main"]
@@ -191,8 +192,9 @@ def main() -> None:
 
 
 def _sentence(error: Exception) -> str:
-    if type(error).__name__ in FOR_USERS:
-        return str(error)
+    name = type(error).__name__
+    if name in FOR_USERS:
+        return in_flags(str(error)) if name.startswith("Dataset") else str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full ({error}): free some space, or choose another --output"
     with tempfile.NamedTemporaryFile("w", prefix="glowctl-", suffix=".log", delete=False) as log:

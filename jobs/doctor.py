@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jobs.errors import in_flags
 from jobs.tracking import TrackingError, check_store, tracking_uri, without_password
 
 __all__ = ["examine"]
@@ -97,7 +98,7 @@ def _data_sets(data_root: str | None) -> list[Row]:
         if found.state == "found":
             rows.append((GOOD, name, "found"))
         elif found.state.startswith("corrupt"):
-            rows.append((BAD, name, f"{found.state}. {found.advice}"))
+            rows.append((BAD, name, f"{found.state}. {in_flags(found.advice)}"))
         else:
             rows.append((NOTE, name, f"{found.state}; downloaded when it is first trained on"))
     return rows

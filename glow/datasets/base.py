@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 __all__ = [
+    "DOWNLOAD_ADVICE",
     "SPLITS",
     "DatasetCorrupt",
     "DatasetInfo",
@@ -22,6 +23,7 @@ __all__ = [
 Shape = tuple[int, int, int]  # (C, H, W)
 MemberRule = Callable[[Tensor, str], Tensor]  # labels (N,), split -> indices (n,) of the images in the split
 SPLITS = ("train", "validation", "test")
+DOWNLOAD_ADVICE = "load with download=True"  # in messages; a program with another way to say it can replace it
 
 
 class DatasetNotFound(FileNotFoundError):
@@ -31,7 +33,7 @@ class DatasetNotFound(FileNotFoundError):
 class DatasetCorrupt(OSError):
     """A file is there but is not what it should be; the message names it and says what to do."""
 
-    ADVICE = "replace it with a good copy, or delete it and load with download=True"
+    ADVICE = f"replace it with a good copy, or delete it and {DOWNLOAD_ADVICE}"
 
     @classmethod
     def file(cls, path: Path, problem: str) -> DatasetCorrupt:

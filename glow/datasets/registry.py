@@ -17,6 +17,7 @@ from types import ModuleType
 from torch import Tensor
 
 from glow.datasets.base import (
+    DOWNLOAD_ADVICE,
     SPLITS,
     DatasetCorrupt,
     DatasetInfo,
@@ -222,14 +223,14 @@ def status(name: str, root: str | Path | None = None) -> DatasetStatus:
         return DatasetStatus(name, "found", "Nothing to do.")
     state = f"partial: {there[0]} only" if there else "missing"
     absent = tuple(dict.fromkeys(file for files in missing.values() for file in files))
-    return DatasetStatus(name, state, f"Load with download=True, {_remedy(entry, root, absent)}.")
+    return DatasetStatus(name, state, f"L{DOWNLOAD_ADVICE[1:]}, {_remedy(entry, root, absent)}.")
 
 
 def _open(name: str, split: str, root: Path, image_shape: Shape | None, download: bool) -> Source:
     entry, part = _entry(name), _part(split)
     missing = _missing(entry, part, root)
     if missing and not download:
-        raise DatasetNotFound(f"{name} has no {part} files; load with download=True, {_remedy(entry, root, missing)}")
+        raise DatasetNotFound(f"{name} has no {part} files; {DOWNLOAD_ADVICE}, {_remedy(entry, root, missing)}")
     if missing:
         _fetch(name, entry, root, part, missing)
     shape = image_shape or entry.image_shape
