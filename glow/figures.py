@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
-__all__ = ["image_grid", "nll_curve"]
+__all__ = ["image_grid", "nll_curve", "nll_histogram", "ood_ratio_curve", "per_class_bars", "roc_curves"]
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+BLACK, GREY = "#000000", "#666666"
+PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY)
+LINE_STYLES = ("-", "-.", ":", (0, (7, 2)))  # 4 and 7 have no common divisor: 28 looks before one comes again
+MARKERS = "os^DvPX"
+
+BINS = 120  # of a histogram, 7 pixels each
+SPIKE = 40.0  # percent of a data set in one bin: so narrow that its height says nothing
 
 
 def image_grid(images_NCHW: np.ndarray, columns: int | None = None, smallest_side: int = 640) -> np.ndarray:
@@ -67,3 +77,251 @@ def _focus(axes: Axes, values: np.ndarray, level: float | None) -> None:
     top = lowest + 8 * max(float(np.median(finite)) - lowest, 0.01)
     if finite.max() > top:
         axes.set_ylim(lowest - 0.05 * (top - lowest), top)
+
+
+def nll_histogram(scores: pd.DataFrame, title: str, interval: tuple[float, float] | None = None) -> Figure:
+    """How the bits/dim of each data set are spread: the percentage of its images in each of the common bins.
+
+    The view is the middle 94 % of every data set, widened by half on either side; the x axis is logarithmic, and the
+    bins equally wide on it, where that is a wide range. What is out of view is counted under the axis, and a data set
+    too narrow for the bins is cut off at the top and its height written there.
+
+    Args:
+        scores: a row an image; columns dataset (str) and bits_per_dim. Infinite and NaN values are counted, but neither
+            drawn nor in the means.
+        interval: bits/dim between which a single image is typical; shaded if given.
+
+    Raises:
+        ValueError: there are no rows.
+    """
+    figure, axes = _subplots(len(scores), title, "", "images in a bin, % of the data set")
+    samples = {str(name): group.to_numpy() for name, group in scores.groupby("dataset", sort=False)["bits_per_dim"]}
+    edges, is_log = _bin_edges([finite for values in samples.values() if (finite := _finite(values)).size])
+    peaks, out_of_view = {}, []
+    for index, (name, values) in enumerate(samples.items()):
+        counts = np.histogram(_finite(values), edges)[0]
+        percent = np.where(counts > 0, 100 * counts / values.size, np.nan)  # NaN: no line along the axis
+        style = _style(index)
+        axes.stairs(percent, edges, fill=True, facecolor=(style["color"], 0.25), edgecolor="none")
+        axes.stairs(percent, edges, linewidth=1.3, label=_describe(name, values), **style)
+        peaks[name] = (100 * counts.max() / values.size, (counts.argmax() + 0.5) / BINS)
+        if outside := _finite(values).size - counts.sum():
+            out_of_view.append(f"{outside:,} of {name}")
+    if interval is not None:
+        label = f"typical for M = 1: {interval[0]:.3f} to {interval[1]:.3f} bits/dim"
+        span = np.clip(interval, edges[0], edges[-1])
+        axes.axvspan(*span, color=BLACK, alpha=0.1, linewidth=0, zorder=0, label=label)
+    if is_log:
+        axes.set_xscale("log")
+        _number_x(axes, _round_numbers(edges[0], edges[-1]))
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(0)
+    _cut_spikes(axes, peaks)
+    label = "negative log-likelihood, bits/dim" + " (log scale)" * is_log
+    if out_of_view:
+        label += "\n" + textwrap.fill("images out of view: " + ", ".join(out_of_view), 100)
+    axes.set_xlabel(label)
+    return _finish(figure, axes)
+
+
+def ood_ratio_curve(power: pd.DataFrame, title: str, alpha: float, in_distribution: str) -> Figure:
+    """The percentage of batches that the test calls OOD against the batch size, a line with a 95 % band a data set.
+
+    Args:
+        power: columns dataset (str), batch_size, and ratio, ratio_low and ratio_high in [0, 1].
+        alpha: of the test; 1 - alpha is the nominal rate of false alarms.
+        in_distribution: the data set to draw in black.
+
+    Raises:
+        ValueError: there are no rows.
+    """
+    ylabel = "batches called OOD, % (bands: 95 % intervals)"
+    figure, axes = _subplots(len(power), title, "images in a batch, M (log scale)", ylabel)
+    names = list(power["dataset"].unique())
+    others = [name for name in names if name != in_distribution]
+    for name in names:
+        rows = power[power["dataset"] == name].sort_values("batch_size")
+        sizes, ratio, low, high = (rows[key].to_numpy() for key in ("batch_size", "ratio", "ratio_low", "ratio_high"))
+        label, look = f"{name} (in distribution)", dict[str, Any](color=BLACK, linewidth=2, marker="o", zorder=4)
+        if name != in_distribution:
+            index = others.index(name)
+            label, look = name, _nested_style(index) | {"marker": MARKERS[index % len(MARKERS)]}
+        axes.plot(sizes, 100 * ratio, label=label, **look)
+        face, edge = (look["color"], 0.15), (look["color"], 0.4)  # only the edge is seen where there is but one size
+        axes.fill_between(sizes, 100 * low, 100 * high, facecolor=face, edgecolor=edge, linewidth=0.8)
+    _nominal_line(axes, alpha)
+    ticks = _spread(sorted(power["batch_size"].unique()))
+    axes.set_xscale("log")
+    margin = (ticks[-1] / ticks[0]) ** 0.04 if len(ticks) > 1 else 2.0
+    axes.set_xlim(ticks[0] / margin, ticks[-1] * margin)
+    _number_x(axes, ticks)
+    axes.set_ylim(-3, 103)  # a line at 0 or 100 is seen whole
+    axes.set_yticks(range(0, 101, 20))
+    return _finish(figure, axes)
+
+
+def roc_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]], title: str) -> Figure:
+    """True against false positive rates, in percent, the latter on a log scale: good tests differ only at its left.
+
+    Below the smallest false positive rate but 0 (10 % at most, 0.01 % at least) the axis is linear and so has its 0.
+
+    Args:
+        curves: data set -> (false positive rate, true positive rate, both ascending in [0, 1]; AUROC).
+
+    Raises:
+        ValueError: there are no curves.
+    """
+    figure, axes = _subplots(len(curves), title, "", "OOD batches called OOD, %")
+    for index, (name, (false, true, auroc)) in enumerate(curves.items()):
+        axes.plot(*_percent_points(false, true), label=f"{name}: AUROC {auroc:.4f}", **_nested_style(index))
+    diagonal = np.array([0.0, 1.0])
+    axes.plot(*_percent_points(diagonal, diagonal), color=BLACK, linewidth=1, linestyle="--", label="chance")
+    smallest = min(float(np.min(false, where=false > 0, initial=0.1)) for false, _, _ in curves.values())
+    linear = 100 * max(smallest, 1e-4)
+    axes.set_xscale("symlog", linthresh=linear, linscale=0.3)
+    _number_x(axes, [0.0, *_round_numbers(linear, 100)])
+    axes.set_xlim(-0.1 * linear, 100)
+    axes.set_ylim(0, 103)
+    axes.set_xlabel(f"in-distribution batches called OOD, % (log scale above {linear:.2g} %)")
+    return _finish(figure, axes)
+
+
+def per_class_bars(per_class: pd.DataFrame, title: str, alpha: float) -> Figure:
+    """The percentage of the batches of each class that the test calls OOD, with 95 % intervals.
+
+    Args:
+        per_class: in the order to draw; columns class_name (str), ratio, ratio_low and ratio_high in [0, 1], batches.
+        alpha: of the test; 1 - alpha is the nominal rate of false alarms.
+
+    Raises:
+        ValueError: there are no rows.
+    """
+    figure, axes = _subplots(len(per_class), title, "class", "batches called OOD, %")
+    ratio, low, high = (100 * per_class[key].to_numpy() for key in ("ratio", "ratio_low", "ratio_high"))
+    fewest, most = per_class["batches"].min(), per_class["batches"].max()
+    label = f"share with 95 % interval (batches a class: {fewest:,}" + f" to {most:,}" * bool(most > fewest) + ")"
+    positions = np.arange(len(ratio))
+    axes.bar(positions, ratio, width=0.7, color=BLUE, alpha=0.6, label=label)
+    errors = np.maximum([ratio - low, high - ratio], 0)  # rounding
+    axes.errorbar(positions, ratio, errors, fmt=".", color=BLACK, elinewidth=1.2, capsize=min(4, 80 / len(ratio)))
+    _nominal_line(axes, alpha)
+    highest = np.nanmax([*high, *ratio, 150 * (1 - alpha), 1.0])
+    axes.set_ylim(0, min(1.08 * highest, 103))
+    axes.set_xlim(-0.7, len(ratio) - 0.3)
+    _name_classes(axes, [str(name) for name in per_class["class_name"]])
+    return _finish(figure, axes)
+
+
+def _subplots(rows: int, title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+    if not rows:
+        raise ValueError(f"There is nothing to draw in the figure '{title}': no rows.")
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _finish(figure: Figure, axes: Axes) -> Figure:
+    """The legend goes below: wherever in the axes it stood, there may be data."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9, handlelength=3)
+    return figure
+
+
+def _style(index: int) -> dict[str, Any]:
+    return {"color": PALETTE[index % len(PALETTE)], "linestyle": LINE_STYLES[index % len(LINE_STYLES)]}
+
+
+def _nested_style(index: int) -> dict[str, Any]:
+    """Later lines are thinner, so that of lines on top of each other all are seen."""
+    return _style(index) | {"linewidth": max(3.5 - 0.5 * index, 1.5), "markersize": max(10 - 1.5 * index, 5)}
+
+
+def _nominal_line(axes: Axes, alpha: float) -> None:
+    rate = 100 * (1 - alpha)
+    axes.axhline(rate, color=BLACK, linewidth=1.2, linestyle="--", label=f"nominal rate: {rate:.3g} %", zorder=3)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]
+
+
+def _describe(name: str, values: np.ndarray) -> str:
+    finite = _finite(values)
+    text = f"{name}: {values.size:,} image{'s' * (values.size != 1)}"
+    text += f", mean {finite.mean():.3f}" if finite.size else ""
+    return text + (f", {values.size - finite.size:,} not finite" if finite.size < values.size else "")
+
+
+def _bin_edges(samples: Sequence[np.ndarray]) -> tuple[np.ndarray, bool]:
+    """The edges of bins over what is in view, and whether they are equally wide on a log axis."""
+    middles = [np.quantile(values, (0.03, 0.97)) for values in samples]
+    is_log = bool(samples and np.min(middles) > 0 and np.max(middles) > 8 * np.min(middles))
+    in_view = [] if samples else [0.0, 1.0]
+    for values, (low, high) in zip(samples, middles, strict=True):
+        # Half of the middle's width on either side, of the log axis if it is one: the root of what is twice as wide.
+        reach = math.sqrt(high / low) if is_log else (high - low) / 2
+        low, high = (low / reach, high * reach) if is_log else (low - reach, high + reach)
+        seen = values[(values >= low) & (values <= high)]
+        in_view += [seen.min(), seen.max()]
+    ends = np.log([min(in_view), max(in_view)]) if is_log else np.array([min(in_view), max(in_view)])
+    margin = max(0.03 * (ends[1] - ends[0]), 1e-3 * max(1.0, *abs(ends)))  # all values may be equal
+    edges = np.linspace(ends[0] - margin, ends[1] + margin, BINS + 1)
+    return np.exp(edges) if is_log else edges, is_log
+
+
+def _cut_spikes(axes: Axes, peaks: Mapping[str, tuple[float, float]]) -> None:
+    """Keeps data sets with a peak (percent, fraction of the x axis) above `SPIKE` from flattening all others."""
+    broad = [height for height, _ in peaks.values() if 0 < height <= SPIKE]
+    spikes = [(index, name) for index, name in enumerate(peaks) if peaks[name][0] > SPIKE]
+    if not broad or not spikes:
+        return
+    axes.set_ylim(0, max(1.15 * max(broad), SPIKE / 2))
+    for line, (index, name) in enumerate(spikes):
+        height, position = peaks[name]
+        side, shift = ("right", -0.012) if position > 0.5 else ("left", 0.012)
+        where, text = (position + shift, 0.97 - 0.08 * line), f"{name}: up to {height:.0f} %"
+        box = {"facecolor": "white", "edgecolor": _style(index)["color"], "boxstyle": "round,pad=0.2"}
+        axes.text(*where, text, transform=axes.transAxes, ha=side, va="top", fontsize=9, bbox=box)
+
+
+def _number_x(axes: Axes, ticks: Sequence[float]) -> None:
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """Those between two numbers that suit a log axis: 1, 2, 5, 10, 20, ..., or powers of ten if it is long."""
+    decades = math.log10(high / low)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1, math.ceil(decades / 10))
+    numbers = [float(f"{digit}e{power}") for power in powers for digit in ((1, 2, 5) if decades < 3 else (1,))]
+    return [number for number in numbers if 0.999 * low <= number <= 1.001 * high]
+
+
+def _spread(sizes: Sequence[float]) -> list[float]:
+    """The first, the last and as many of the others as have room for their numbers on a log axis, ascending."""
+    digit = 0.014 * math.log(sizes[-1] / sizes[0])
+    kept: list[float] = []
+    for size in (sizes[0], sizes[-1], *sizes[1:-1]):
+        if all(abs(math.log(size / other)) > digit * (len(f"{max(size, other):g}") + 0.7) for other in kept):
+            kept.append(size)
+    return sorted(kept)
+
+
+def _percent_points(false: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points and others between them, in percent: what is straight on linear axes is bent on log ones."""
+    given = np.arange(len(false))
+    points = np.union1d(given, np.linspace(0, len(false) - 1, 2001))
+    return 100 * np.interp(points, given, false), 100 * np.interp(points, given, true)
+
+
+def _name_classes(axes: Axes, names: Sequence[str]) -> None:
+    room = 850 / len(names)  # pixels at 120 dots per inch
+    size = min(10.0, max(0.57 * room, 4.5))
+    axes.set_xticks(range(len(names)), names, fontsize=size)
+    if max(map(len, names)) * size * 1.05 > 0.95 * room:
+        steep = room < 40
+        axes.tick_params(axis="x", rotation=90 if steep else 35)
+        for label in () if steep else axes.get_xticklabels():
+            label.set(horizontalalignment="right", rotation_mode="anchor")
+    axes.grid(visible=False, axis="x")

@@ -7,16 +7,17 @@ import inspect
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel
 
 from jobs.errors import in_flags
-from jobs.specs import PRESETS, SpecError, TrainSpec, make_train_spec, read_spec, theme_of
+from jobs.evaluation_specs import EvaluationSpec, InterpolateSpec, NllSpec, OodSpec, SampleSpec
+from jobs.specs import PRESETS, SpecError, TrainSpec, flag_of, make_train_spec, read_spec, theme_of, validated
 
 __all__ = ["app", "main"]
 
@@ -24,6 +25,8 @@ FAILURE, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 # By name, so that the command line need not import torch or ray to know them. Their messages are for users.
 FOR_USERS = {"CheckpointError", "DatasetCorrupt", "DatasetNotFound", "JobError", "TrackingError", "TrainingDiverged"}
+
+EVALUATIONS: list[type[EvaluationSpec]] = [NllSpec, SampleSpec, InterpolateSpec, OodSpec]
 
 app = typer.Typer(
     help="Train Glow normalizing flows on Ray, record them in MLflow, and tell what belongs to their training data.",
@@ -36,35 +39,44 @@ app = typer.Typer(
 )
 
 
-def _option(name: str, field: FieldInfo) -> inspect.Parameter:
-    """The flag of a spec's field. Its default is None, not given: then the preset or the spec file decides."""
+def _option(spec: type[BaseModel], name: str) -> inspect.Parameter:
+    """The flag of a spec's field. Its default is None, not given: then the spec, preset or spec file decides."""
+    field = spec.model_fields[name]
     example = (field.examples or [None])[0]
-    flag = "--" + name.replace("_", "-")
+    flag = flag_of(spec, name)
     off = f"--no-{flag[2:]}"
     switch = isinstance(example, bool)
     shown = f"{flag if example else off}" if switch else f"{flag} {example}"
     default = (flag if field.default else off) if switch else field.default
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default))
     facts = (f"default {default}; " if default is not None else "") + f"e.g. {shown}"
     option = typer.Option(
         f"{flag}/{off}" if switch else flag,
         help=f"{field.description} ({facts})",
-        rich_help_panel=theme_of(name),
+        rich_help_panel=theme_of(spec, name),
         show_default=False,
     )
-    kind: Any = field.annotation
+    several = "tuple" in str(field.annotation)  # with commas between, which the spec takes apart
+    kind: Any = str if several else field.annotation
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
 
 
-def _with_spec_flags(command: Any) -> Any:
-    """Gives a command that takes `**flags` a flag for every field of `TrainSpec`."""
-    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    flags = [_option(name, field) for name, field in TrainSpec.model_fields.items()]
-    command.__signature__ = inspect.Signature([*own, *flags])
-    # Typer evaluates annotations by itself, which these are already.
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *flags]}
-    return command
+def _with_flags_of(*specs: type[BaseModel]) -> Any:
+    """Gives a command that takes `**flags` a flag for every field of these specs."""
+
+    def decorated(command: Any) -> Any:
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        flags = {name: _option(spec, name) for spec in specs for name in spec.model_fields}
+        parameters = [*own, *flags.values()]
+        command.__signature__ = inspect.Signature(parameters)
+        # Typer evaluates annotations by itself, which these are already.
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return command
+
+    return decorated
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines, for machines.", show_default=False)]
@@ -78,7 +90,7 @@ TrackingUri = Annotated[
 
 
 @app.command(epilog="Example: glowctl train --dataset mnist --preset laptop --workers 2")
-@_with_spec_flags
+@_with_flags_of(TrainSpec)
 def train(
     context: typer.Context,
     *,
@@ -129,15 +141,68 @@ def train(
             submission.train(settings, display)
 
 
+@app.command(epilog="Example: glowctl nll --datasets mnist,fashion-mnist")
+@_with_flags_of(NllSpec)
+def nll(*, json: Json = False, **flags: Any) -> None:
+    """Score data sets under a trained model: mean bits/dim with intervals, per class too, and a histogram."""
+    _evaluate([NllSpec], flags, json)
+
+
+@app.command(epilog="Example: glowctl sample --temperatures 0,0.5,0.7,0.9,1")
+@_with_flags_of(SampleSpec)
+def sample(*, json: Json = False, **flags: Any) -> None:
+    """Draw images from a trained model, at a temperature or several."""
+    _evaluate([SampleSpec], flags, json)
+
+
+@app.command(epilog="Example: glowctl interpolate --pairs-per-class 2 --mode slerp")
+@_with_flags_of(InterpolateSpec)
+def interpolate(*, json: Json = False, **flags: Any) -> None:
+    """Draw what lies between two real images in the latents of a trained model: a row a class, or your own pair."""
+    _evaluate([InterpolateSpec], flags, json)
+
+
+@app.command(epilog="Example: glowctl ood --batch-sizes 2,5,10,25")
+@_with_flags_of(OodSpec)
+def ood(*, json: Json = False, **flags: Any) -> None:
+    """Test whether batches of images belong to what a model was trained on, by the typicality test and others."""
+    _evaluate([OodSpec], flags, json)
+
+
+@app.command(epilog="Example: glowctl evaluate --model models:/glow-mnist@champion")
+@_with_flags_of(*EVALUATIONS)
+def evaluate(*, json: Json = False, **flags: Any) -> None:
+    """Run nll, sample, interpolate and ood on one model."""
+    _evaluate(EVALUATIONS, flags, json)
+
+
+def _evaluate(specs: Sequence[type[EvaluationSpec]], flags: Mapping[str, Any], json: bool) -> None:
+    given = {name: value for name, value in flags.items() if value is not None}
+    settings = [
+        validated(spec, {name: value for name, value in given.items() if name in spec.model_fields}) for spec in specs
+    ]
+
+    from jobs import submission
+    from jobs.progress import make_display
+
+    with _interruptible():
+        submission.evaluate(settings, make_display("json" if json else "auto"))
+
+
 @app.command(epilog="Example: glowctl demo")
 def demo(json: Json = False, output: Output = "outputs", tracking_uri: TrackingUri = None) -> None:
-    """Train a small Glow on real handwritten digits, with two workers: about two minutes, and nothing is downloaded."""
+    """Train a small Glow on real handwritten digits, with two workers, then interpolate and test for OOD: about two
+    minutes, and nothing is downloaded."""
     from jobs import submission
     from jobs.progress import make_display
 
     spec = make_train_spec("demo", {"output": output, "tracking_uri": tracking_uri})
+    display: Literal["auto", "json"] = "json" if json else "auto"
     with _interruptible():
-        submission.train(spec, make_display("json" if json else "auto"))
+        trained = submission.train(spec, make_display(display))
+        common = {"model": trained.run_id, "output": output, "tracking_uri": tracking_uri}
+        evaluations = [validated(InterpolateSpec, common), validated(OodSpec, common)]
+        submission.evaluate(evaluations, make_display(display))
 
 
 @app.command(epilog="Example: glowctl ui --port 5001")

@@ -11,4 +11,4 @@ def in_flags(message: str) -> str:
     """A sentence of the library about data, in the words of the command line."""
     from glow.datasets import DOWNLOAD_ADVICE
 
-    return message.replace(DOWNLOAD_ADVICE, "train on it without --no-download")
+    return message.replace(DOWNLOAD_ADVICE, "leave out --no-download")

@@ -9,6 +9,8 @@ A job reports events, dicts with a key ``event``; a display turns them into text
 - ``restart``: restarts, epoch, workers; ``resize``: epoch, workers
 - ``stopped``: run, run_id
 - ``finished``: everything in `jobs.training_log.TrainResult`
+
+Those of evaluations are in `jobs.evaluation_lines`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from typing import Any, Literal, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+from jobs.evaluation_lines import EVALUATION_LINES
 
 __all__ = [
     "Display",
@@ -136,6 +140,7 @@ LINES: dict[str, Callable[[Event], str]] = {
     "resize": resize_line,
     "stopped": stopped_line,
     "finished": finished_lines,
+    **EVALUATION_LINES,
 }
 
 
@@ -165,16 +170,20 @@ class JsonLines(PlainLines):
     """Every event as one JSON object a line."""
 
     def text(self, event: Event) -> str | None:
-        return json.dumps({key: _json_value(value) for key, value in event.items()})
+        return json.dumps(_json_value(event))
 
 
 def _json_value(value: Any) -> Any:
     """JSON has no NaN or infinity."""
+    if isinstance(value, dict):
+        return {key: _json_value(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_json_value(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class LiveBar:
-    """A progress bar under the lines of the epochs that are done."""
+    """A progress bar under the lines of what is done."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
@@ -184,7 +193,7 @@ class LiveBar:
             TextColumn("{task.fields[figures]}", markup=False),
             console=self._console,
         )
-        self._task = self._progress.add_task("training", total=None, where="starting", figures="")
+        self._task = self._progress.add_task("job", total=None, where="starting", figures="")
 
     def __enter__(self) -> Callable[[Event], None]:
         self._progress.start()
@@ -208,5 +217,14 @@ class LiveBar:
                 figures=f"step {event['step']}/{event['steps']}  train {event['train_bits_per_dim']:.3f}  "
                 f"validation {_bits(event['validation_bits_per_dim'])} bits/dim  "
                 f"{event['images_per_second']:.0f} images/s  {duration(event['seconds_left'])} left",
+                refresh=True,
+            )
+        if event["event"] == "scoring":
+            self._progress.update(
+                self._task,
+                total=event["of"],
+                completed=event["images"],
+                where=f"scoring {event['dataset']} {event['split']}",
+                figures=f"{event['images']}/{event['of']} images  {event['images_per_second']:.0f} images/s",
                 refresh=True,
             )

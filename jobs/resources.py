@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import ray
 from ray.train import ScalingConfig
 
 from jobs.errors import JobError
-from jobs.specs import TrainSpec, worker_range
 
 __all__ = ["Resources", "resources_for"]
 
@@ -34,6 +34,10 @@ class Resources:
         """Workers that share a GPU cannot use NCCL."""
         return "nccl" if self.gpus >= 1 else "gloo"
 
+    def task_options(self) -> dict[str, Any]:
+        """Of a Ray task that is one worker's."""
+        return {"num_cpus": self.cpus, "num_gpus": self.gpus}
+
     def scaling_config(self) -> ScalingConfig:
         least, most = self.workers
         resources = {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
@@ -45,13 +49,32 @@ class Resources:
         )
 
 
-def resources_for(spec: TrainSpec) -> Resources:
-    """What the spec asks for, with what it leaves open filled in. Raises JobError if the cluster cannot give it."""
-    least, most = worker_range(spec.workers)
+class Asked(Protocol):
+    """What a spec says of each worker; None leaves it open."""
+
+    @property
+    def gpus_per_worker(self) -> float | None: ...
+    @property
+    def cpus_per_worker(self) -> float | None: ...
+
+
+def resources_for(spec: Asked, workers: tuple[int, int] | None) -> Resources:
+    """What is asked for, with what is left open filled in: without a number of workers, one a GPU if they use GPUs,
+    else one a machine.
+
+    Raises JobError if the cluster cannot give it.
+    """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     have = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
     gpus = spec.gpus_per_worker if spec.gpus_per_worker is not None else float(have["GPU"] > 0)
-    cpus = spec.cpus_per_worker or (1.0 if gpus else _share(have["CPU"], most, elastic=least < most))
+    cpus = spec.cpus_per_worker
+    if workers is None:
+        machines = [node["CPU"] for node in nodes if node.get("CPU", 0.0) >= 1]  # a head may offer none
+        cpus = cpus or (1.0 if gpus else float(math.floor(min(machines, default=1.0))))
+        count = math.floor(have["GPU"] / gpus + 1e-9) if gpus else len(machines)
+        workers = (max(1, count), max(1, count))
+    least, most = workers
+    cpus = cpus or (1.0 if gpus else _share(have["CPU"], most, elastic=least < most))
     fitting = sum(_fits(node, gpus, cpus) for node in nodes)
     if fitting < least:
         each = f"{_number(cpus, 'core')} and {_number(gpus, 'GPU')}" if gpus else _number(cpus, "core")

@@ -1,4 +1,5 @@
-"""What a job is told: one frozen pydantic model a job, and the presets that fill it.
+"""What a job is told: one frozen pydantic model a job, and the presets that fill it (`jobs.evaluation_specs` has the
+evaluation jobs' models).
 
 A field is everything there is to know of a setting: its type, its default, the theme that `glowctl --help` lists it
 under, what it means and in which unit, and an example. No torch, ray or mlflow here: the command line imports this.
@@ -10,23 +11,38 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from glow.config import Coupling, FitConfig, FitPrecision, GlowConfig, Optimizer, Permutation, Scale, Schedule
 
-__all__ = ["PRESETS", "Preset", "SpecError", "TrainSpec", "make_train_spec", "read_spec", "theme_of", "worker_range"]
+__all__ = [
+    "PRESETS",
+    "Preset",
+    "SpecError",
+    "TrainSpec",
+    "flag_of",
+    "make_train_spec",
+    "read_spec",
+    "setting",
+    "theme_of",
+    "validated",
+    "worker_range",
+]
 
 Preset = Literal["paper", "laptop", "smoke", "demo"]
+Spec = TypeVar("Spec", bound=BaseModel)
 
 
 class SpecError(ValueError):
     """A setting that cannot be; the message is one sentence that names it and what is allowed."""
 
 
-def setting(default: Any, theme: str, description: str, example: Any) -> Any:
-    return Field(default, description=description, examples=[example], json_schema_extra={"theme": theme})
+def setting(default: Any, theme: str, description: str, example: Any, flag: str | None = None) -> Any:
+    """A field. `flag` names its option where its own name cannot."""
+    extra: dict[str, Any] = {"theme": theme} | ({"flag": flag} if flag else {})
+    return Field(default, description=description, examples=[example], json_schema_extra=extra)
 
 
 class TrainSpec(BaseModel):
@@ -217,7 +233,7 @@ def make_train_spec(preset: str, values: Mapping[str, Any]) -> TrainSpec:
     start = dict(PRESETS[preset])
     if values.get("dataset") not in (None, start.get("dataset", TrainSpec.model_fields["dataset"].default)):
         start.pop("per_class", None)
-    return _validate({**start, **values})
+    return validated(TrainSpec, {**start, **values})
 
 
 def read_spec(path: str | Path, values: Mapping[str, Any]) -> TrainSpec:
@@ -232,14 +248,23 @@ def read_spec(path: str | Path, values: Mapping[str, Any]) -> TrainSpec:
         raise SpecError(f"{path} is not JSON ({error}); glowctl train --print-spec shows a spec") from None
     if not isinstance(found, dict):
         raise SpecError(f"{path} holds no settings; glowctl train --print-spec shows a spec")
-    return _validate({**found, **values})
+    return validated(TrainSpec, {**found, **values})
 
 
-def theme_of(name: str) -> str:
+def theme_of(spec: type[BaseModel], name: str) -> str:
     """The theme that `glowctl --help` lists a setting under."""
-    extra = TrainSpec.model_fields[name].json_schema_extra
+    return str(_extra(spec, name)["theme"])
+
+
+def flag_of(spec: type[BaseModel], name: str) -> str:
+    """The option of a setting on the command line."""
+    return str(_extra(spec, name).get("flag") or "--" + name.replace("_", "-"))
+
+
+def _extra(spec: type[BaseModel], name: str) -> dict[str, Any]:
+    extra = spec.model_fields[name].json_schema_extra
     assert isinstance(extra, dict)
-    return str(extra["theme"])
+    return extra
 
 
 def worker_range(workers: str) -> tuple[int, int]:
@@ -253,9 +278,10 @@ def worker_range(workers: str) -> tuple[int, int]:
     return least, most
 
 
-def _validate(values: Mapping[str, Any]) -> TrainSpec:
+def validated(spec: type[Spec], values: Mapping[str, Any]) -> Spec:
+    """A spec of these values. Raises SpecError for what cannot be."""
     try:
-        return TrainSpec(**values)
+        return spec(**values)
     except ValidationError as error:
         raise SpecError("; ".join(_sentence(problem) for problem in error.errors())) from None
 

@@ -13,9 +13,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from jobs.evaluation_specs import EvaluationSpec
+from jobs.progress import forgiving
 from jobs.specs import TrainSpec
 from jobs.tracking import check_store, tracking_uri
 
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from jobs.progress import Display
     from jobs.train import TrainResult, Work
 
-__all__ = ["Terminated", "embedded_ray", "resume_training", "train"]
+__all__ = ["Terminated", "embedded_ray", "evaluate", "resume_training", "train"]
 
 LEAST_OBJECT_STORE = 100 * 2**20
 
@@ -51,7 +54,7 @@ def train(spec: TrainSpec, display: Display) -> TrainResult:
     _set_environment()
     from jobs import train as job
 
-    return _run(job.prepare(spec), display)
+    return _train(job.prepare(spec), display)
 
 
 def resume_training(run: str, changes: Mapping[str, Any], display: Display) -> TrainResult:
@@ -59,10 +62,29 @@ def resume_training(run: str, changes: Mapping[str, Any], display: Display) -> T
     _set_environment()
     from jobs import train as job
 
-    return _run(job.prepare_resume(run, changes), display)
+    return _train(job.prepare_resume(run, changes), display)
 
 
-def _run(work: Work, display: Display) -> TrainResult:
+def evaluate(specs: Sequence[EvaluationSpec], display: Display) -> None:
+    """Runs one evaluation job after the other. All are prepared before the first starts, and Ray is started only if
+    one of them needs it. Raises TrackingError, and what their `prepare` and `run` raise."""
+    check_store(tracking_uri(specs[0].tracking_uri))
+    _set_environment()
+    jobs = [_evaluation_job(spec) for spec in specs]
+    with display as show:
+        works = [job.prepare(spec) for job, spec in zip(jobs, specs, strict=True)]
+        needs_ray = any(work.needs_ray for work in works)
+        with embedded_ray(sum(work.nbytes for work in works)) if needs_ray else _sigterm_as_interrupt():
+            for job, work in zip(jobs, works, strict=True):
+                job.run(work, forgiving(show))
+
+
+def _evaluation_job(spec: EvaluationSpec) -> Any:
+    """The module of a spec's job: `prepare(spec)` gives its work, `run(work, show)` does it."""
+    return import_module(f"jobs.{type(spec).__name__.removesuffix('Spec').lower()}")
+
+
+def _train(work: Work, display: Display) -> TrainResult:
     from jobs import train as job
 
     with display as show, embedded_ray(work.nbytes):

@@ -14,10 +14,11 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +26,7 @@ from filelock import FileLock
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
@@ -33,8 +35,13 @@ __all__ = [
     "Status",
     "TrackingError",
     "check_store",
+    "download_model",
     "find_run",
+    "find_tagged",
+    "newest_run",
+    "open_command",
     "open_store",
+    "read_table",
     "server_command",
     "tracking_uri",
     "without_password",
@@ -192,6 +199,90 @@ def find_run(uri: str, experiment: str, name_or_id: str) -> Run:
     return runs[0]
 
 
+def newest_run(uri: str, experiment: str, job: str) -> Run:
+    """The newest finished run of a job in the experiment. Raises TrackingError if there is none."""
+    client, experiment_id = open_store(uri, experiment)
+    with _sentences(uri):
+        runs = client.search_runs(
+            [experiment_id],
+            f"tags.`glow.job` = '{job}' and attributes.status = 'FINISHED'",
+            order_by=["attributes.start_time DESC"],
+            max_results=1,
+        )
+    if not runs:
+        raise TrackingError(
+            f"no finished {job} run in experiment {experiment!r} of {without_password(uri)}: train one with glowctl "
+            f"{job}, or name one with --model"
+        )
+    return runs[0]
+
+
+def find_tagged(uri: str, experiment: str, tag: str) -> tuple[str, str] | None:
+    """The id of the newest run of the experiment that has this tag, and the tag's value."""
+    client, experiment_id = open_store(uri, experiment)
+    with _sentences(uri):
+        runs = client.search_runs(
+            [experiment_id], f"tags.`{tag}` LIKE '%'", order_by=["attributes.start_time DESC"], max_results=1
+        )
+    return (runs[0].info.run_id, runs[0].data.tags[tag]) if runs else None
+
+
+def read_table(uri: str, run_id: str, path: str) -> pd.DataFrame | None:
+    """A Parquet artifact of a run; None if it is gone or damaged."""
+    import pandas as pd
+    from mlflow.exceptions import MlflowException
+
+    client = _client(uri)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return pd.read_parquet(client.download_artifacts(run_id, path, folder))
+        except (MlflowException, OSError, ValueError):
+            return None
+
+
+def download_model(uri: str, model_uri: str, folder: str) -> tuple[Path, str | None]:
+    """Downloads what an MLflow model URI names (runs:/ID/PATH, models:/NAME/VERSION, models:/NAME@ALIAS, models:/m-ID,
+    or a bucket's URI) into a folder: where it lies there, and the id of the run that it is of, if that is known.
+
+    Raises TrackingError if there is no such thing.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    check_store(uri)
+    client = _client(uri)
+    with _sentences(uri):
+        place, run_id = _artifact_of(client, model_uri)
+        return Path(download_artifacts(artifact_uri=place, dst_path=folder, tracking_uri=uri)), run_id
+
+
+def _artifact_of(client: MlflowClient, model_uri: str) -> tuple[str, str | None]:
+    if found := re.fullmatch(r"runs:/([^/]+)/.+", model_uri):
+        return model_uri, found[1]
+    if found := re.fullmatch(r"models:/(m-[0-9a-f]+)", model_uri):
+        model = client.get_logged_model(found[1])
+        return model.artifact_location, model.source_run_id
+    if found := re.fullmatch(r"models:/([^/@]+)@([^/@]+)", model_uri):
+        version = client.get_model_version_by_alias(found[1], found[2])
+    elif found := re.fullmatch(r"models:/([^/@]+)/([^/@]+)", model_uri):
+        number = found[2]
+        if number == "latest":
+            every = client.search_model_versions(f"name = '{found[1]}'")
+            number = max((entry.version for entry in every), key=int, default=number)
+        version = client.get_model_version(found[1], number)
+    elif model_uri.startswith("models:"):
+        raise TrackingError(
+            f"{model_uri} is not a model: write models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/PATH"
+        )
+    else:
+        return model_uri, None
+    return client.get_model_version_download_uri(version.name, version.version), version.run_id
+
+
+def open_command(uri: str) -> str:
+    """What a user types to see this store in the UI."""
+    return "glowctl ui" if uri == tracking_uri() else f"glowctl ui --tracking-uri {without_password(uri)}"
+
+
 def server_command(uri: str, port: int) -> tuple[list[str], dict[str, str]]:
     """The command that serves the UI of this store on loopback, and what its environment needs beside.
 
@@ -269,6 +360,16 @@ class Record:
         with _sentences(self._uri):
             self._client.log_artifacts(self.run_id, str(folder))
 
+    def file(self, file: Path, folder: str) -> None:
+        """A file, as an artifact in this folder of the run."""
+        with _sentences(self._uri):
+            self._client.log_artifact(self.run_id, str(file), folder)
+
+    def table(self, table: pd.DataFrame, path: str) -> None:
+        """A table that the UI shows and compares over runs; `path` ends in .json."""
+        with _sentences(self._uri):
+            self._client.log_table(self.run_id, table, path)
+
     def dataset(self, images: np.ndarray, name: str, digest: str, context: str, source: str) -> None:
         """A data set as an input of the run; `context` is training, validation or test."""
         from mlflow.data.code_dataset_source import CodeDatasetSource
@@ -293,6 +394,26 @@ class Record:
             yield
         finally:
             monitor.finish()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Leaves the run in a true state, however what is done meanwhile ends."""
+        status: Status = "FAILED"
+        try:
+            self.begin()
+            with self.system_metrics():
+                yield
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        except Exception as error:
+            with suppress(TrackingError):  # the first error is the one to tell
+                self.tag("glow.error", str(error)[:5000])
+            raise
+        finally:
+            with nullcontext() if status == "FINISHED" else suppress(TrackingError):
+                self.finish(status)
 
     def finish(self, status: Status) -> None:
         with _sentences(self._uri):

@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,11 @@ from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from glow.datasets import describe, load_dataset, own_channels
 from jobs.channel import Channel
 from jobs.errors import JobError
+from jobs.folders import absolute_dataset, is_remote, results_folder, usable_output
 from jobs.progress import Event, forgiving
 from jobs.resources import Resources, resources_for
 from jobs.specs import SpecError, TrainSpec, make_train_spec, theme_of, worker_range
-from jobs.tracking import Record, Status, TrackingError, find_run, tracking_uri, without_password
+from jobs.tracking import Record, find_run, tracking_uri, without_password
 from jobs.training_log import TrainingLog, TrainResult, Work
 from jobs.worker import SCORE, NoRetry, train_loop
 
@@ -52,7 +52,7 @@ def prepare(spec: TrainSpec) -> Work:
         JobError: for an output folder that cannot be used.
     """
     given = spec
-    absolute = {"output": _output(spec.output), "dataset": _absolute(spec.dataset)}
+    absolute = {"output": usable_output(spec.output), "dataset": absolute_dataset(spec.dataset)}
     if spec.data_root is not None:
         absolute["data_root"] = str(Path(spec.data_root).expanduser().absolute())
     spec = spec.model_copy(update=absolute)
@@ -89,7 +89,7 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
     Raises what `prepare` raises, TrackingError for a run that does not exist, and JobError for one that is finished.
     """
     free = ("tracking_uri", "experiment", "data_root", "download")
-    fixed = [name for name in changes if theme_of(name) != "Compute" and name not in free]
+    fixed = [name for name in changes if theme_of(TrainSpec, name) != "Compute" and name not in free]
     if fixed:
         flags = ", ".join("--" + name.replace("_", "-") for name in fixed)
         raise SpecError(f"a resumed run keeps its settings: leave out {flags}")
@@ -102,7 +102,7 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
         raise JobError(f"run {name_or_id!r} is finished: there is nothing left to train")
     spec = make_train_spec("laptop", {**json.loads(stored), **changes, "tracking_uri": uri})
     folder = Path(spec.output, found.info.run_id)
-    if not _is_remote(spec.output) and "validation/bits_per_dim" in found.data.metrics and not folder.exists():
+    if not is_remote(spec.output) and "validation/bits_per_dim" in found.data.metrics and not folder.exists():
         raise JobError(f"the checkpoints of run {name_or_id!r} are gone from {folder}: start a new run")
     work = replace(prepare(spec), resumed=found)
     known = {entry.dataset.name: entry.dataset.digest for entry in found.inputs.dataset_inputs}
@@ -120,31 +120,19 @@ def run(work: Work, show: Callable[[Event], None]) -> TrainResult:
         TrainingDiverged, CheckpointError: from the workers.
         TrackingError: if the store takes no more.
     """
-    resources = resources_for(work.spec)
+    resources = resources_for(work.spec, worker_range(work.spec.workers))
     record = _open_record(work)
     with _claimed(work.spec, record):
         return _run_recorded(work, resources, record, forgiving(show))
 
 
 def _run_recorded(work: Work, resources: Resources, record: Record, show: Callable[[Event], None]) -> TrainResult:
-    """Leaves the run in a true state, however the training ends."""
-    status: Status = "FAILED"
     try:
-        record.begin()
-        with record.system_metrics():
+        with record.running():
             result = _train(work, resources, record, show)
-        status = "FINISHED"
     except KeyboardInterrupt:
-        status = "KILLED"
         show({"event": "stopped", "run": record.name, "run_id": record.run_id})
         raise
-    except Exception as error:
-        with suppress(TrackingError):  # the first error is the one to tell
-            record.tag("glow.error", str(error)[:5000])
-        raise
-    finally:
-        with nullcontext() if status == "FINISHED" else suppress(TrackingError):
-            record.finish(status)
     show({"event": "finished", **result.to_dict()})
     return result
 
@@ -152,7 +140,7 @@ def _run_recorded(work: Work, resources: Resources, record: Record, show: Callab
 def _train(work: Work, resources: Resources, record: Record, show: Callable[[Event], None]) -> TrainResult:
     started = time.monotonic()
     log = TrainingLog(work, record, show)
-    with _results_folder(work.spec, record) as folder:
+    with results_folder(work.spec.output, f"{record.run_id}/results") as folder:
         log.write_settings(folder)
         record.folder(folder)
         if work.resumed is None:
@@ -163,7 +151,7 @@ def _train(work: Work, resources: Resources, record: Record, show: Callable[[Eve
             raise JobError(f"run {record.run_id} ended without a result; its checkpoints are in {work.spec.output}")
         best, metrics = min(outcome.best_checkpoints, key=lambda entry: entry[1][SCORE])
         _copy_model(best, folder / "checkpoint")
-        place = record.artifact_uri if _is_remote(work.spec.output) else str(folder)
+        place = record.artifact_uri if is_remote(work.spec.output) else str(folder)
         result = log.result(metrics, outcome.metrics, place, time.monotonic() - started)
         log.write(result, folder)
         record.folder(folder)
@@ -260,7 +248,7 @@ def _copy_model(checkpoint: ray.train.Checkpoint, folder: Path) -> None:
 @contextmanager
 def _claimed(spec: TrainSpec, record: Record) -> Iterator[None]:
     """One glowctl at a time trains a run. Raises JobError. The lock goes with the process that holds it."""
-    if _is_remote(spec.output):
+    if is_remote(spec.output):
         yield
         return
     folder = Path(spec.output, record.run_id)
@@ -270,18 +258,6 @@ def _claimed(spec: TrainSpec, record: Record) -> Iterator[None]:
             yield
     except FileLockTimeout:
         raise JobError(f"run {record.run_id} is being trained by another glowctl: wait for it, or stop it") from None
-
-
-@contextmanager
-def _results_folder(spec: TrainSpec, record: Record) -> Iterator[Path]:
-    """`results` beside the run's checkpoints where these are on this machine, else a folder that goes again."""
-    if _is_remote(spec.output):
-        with tempfile.TemporaryDirectory() as temporary:
-            yield Path(temporary)
-        return
-    folder = Path(spec.output, record.run_id, "results")
-    folder.mkdir(parents=True, exist_ok=True)
-    yield folder
 
 
 def _open_record(work: Work) -> Record:
@@ -302,30 +278,3 @@ def _open_record(work: Work) -> Record:
 def _record_datasets(work: Work, record: Record) -> None:
     for (split, images), (name, digest) in zip(work.images.items(), work.digests().items(), strict=True):
         record.dataset(images, name, digest, "training" if split == "train" else split, work.spec.dataset)
-
-
-def _is_remote(output: str) -> bool:
-    return "://" in output
-
-
-def _output(output: str) -> str:
-    """The absolute path of a folder that can be written, or a bucket as it is. Raises JobError."""
-    if _is_remote(output):
-        return output
-    path = Path(output).expanduser().absolute()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise JobError(
-            f"the output folder {path} cannot be written ({error.strerror}): choose another with --output"
-        ) from None
-    return str(path)
-
-
-def _absolute(dataset: str) -> str:
-    """A folder's path means the same wherever the run is resumed."""
-    if not dataset.startswith("folder:"):
-        return dataset
-    return f"folder:{Path(dataset.removeprefix('folder:')).expanduser().absolute()}"

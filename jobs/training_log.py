@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 from glow.config import GlowConfig
-from glow.datasets import fingerprint
+from glow.datasets import fingerprint, padding
 from glow.figures import image_grid, nll_curve
 from jobs.progress import Event, sizes_sentence
 from jobs.specs import TrainSpec
-from jobs.tracking import Record, tracking_uri, without_password
+from jobs.tracking import Record, open_command
 
 if TYPE_CHECKING:
     from jobs.tracking import Run
@@ -152,7 +152,8 @@ class TrainingLog:
             run=self._run.name,
             run_id=self._run.run_id,
             test_bits_per_dim=self.test_bits_per_dim,
-            test_bits_per_dim_original=self.test_bits_per_dim * self._padding(),
+            test_bits_per_dim_original=self.test_bits_per_dim
+            * padding(self._work.config.image_shape, self._work.original_shape),
             validation_bits_per_dim=best["validation_bits_per_dim"],
             best_epoch=int(best["epoch"]),
             images_per_second=float(np.nanmedian(paces)),
@@ -163,16 +164,8 @@ class TrainingLog:
             original_shape=self._work.original_shape,
             sample_grid=f"{place}/samples.png",
             checkpoint=f"{place}/checkpoint",
-            open_with=_open_command(self._work.tracking_uri),
+            open_with=open_command(self._work.tracking_uri),
         )
-
-    def _padding(self) -> float:
-        """Pixels of the model's images for each pixel of the originals; 1 for images that were shrunk."""
-        _, height, width = self._work.config.image_shape
-        _, old_height, old_width = self._work.original_shape
-        if height < old_height or width < old_width:
-            return 1.0
-        return (height * width) / (old_height * old_width)
 
     def write_settings(self, folder: Path) -> None:
         """What it takes to repeat the run: the spec as it was given, less where it was recorded, and the versions."""
@@ -207,10 +200,6 @@ def _description(result: TrainResult) -> str:
         "To repeat it: download the artifact `spec.json`, then `glowctl train --spec spec.json`. "
         "The model is in the artifact folder `checkpoint`; `glow.load_checkpoint` reads it."
     )
-
-
-def _open_command(uri: str) -> str:
-    return "glowctl ui" if uri == tracking_uri() else f"glowctl ui --tracking-uri {without_password(uri)}"
 
 
 def _recorded_history(record: Record) -> dict[int, dict[str, float]]:

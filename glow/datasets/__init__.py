@@ -1,11 +1,22 @@
-"""Data sets by name, as uint8 tensors: `load_dataset("mnist", "test")`.
+"""Data sets by name, as uint8 tensors: `load_dataset("mnist", "test")`, or `open_dataset` for a piece at a time.
 
-`registry` holds the list of names and what is asked about one, `readers` reads files of known data sets,
-`folder` reads a user's own images, `tensors` splits and converts. Nothing here dequantises or makes batches.
+`registry` holds the list of names and what is asked about one, `readers` reads files of known data sets, `folder`
+reads a user's own images, `lazy` is an opened data set, `tensors` splits and converts. Nothing here dequantises or
+makes batches.
 """
 
-from glow.datasets.base import DOWNLOAD_ADVICE, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus
-from glow.datasets.registry import data_root, dataset_names, describe, load_dataset, own_channels, status
+from glow.datasets.base import DOWNLOAD_ADVICE, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, padding
+from glow.datasets.folder import read_image
+from glow.datasets.lazy import LazyDataset
+from glow.datasets.registry import (
+    data_root,
+    dataset_names,
+    describe,
+    load_dataset,
+    open_dataset,
+    own_channels,
+    status,
+)
 from glow.datasets.tensors import fingerprint
 
 __all__ = [
@@ -14,11 +25,15 @@ __all__ = [
     "DatasetInfo",
     "DatasetNotFound",
     "DatasetStatus",
+    "LazyDataset",
     "data_root",
     "dataset_names",
     "describe",
     "fingerprint",
     "load_dataset",
+    "open_dataset",
     "own_channels",
+    "padding",
+    "read_image",
     "status",
 ]

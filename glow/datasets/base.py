@@ -17,13 +17,22 @@ __all__ = [
     "DatasetStatus",
     "MemberRule",
     "Shape",
-    "Source",
+    "padding",
 ]
 
 Shape = tuple[int, int, int]  # (C, H, W)
 MemberRule = Callable[[Tensor, str], Tensor]  # labels (N,), split -> indices (n,) of the images in the split
 SPLITS = ("train", "validation", "test")
 DOWNLOAD_ADVICE = "load with download=True"  # in messages; a program with another way to say it can replace it
+
+
+def padding(image_shape: Shape, original_shape: Shape) -> float:
+    """Pixels of an image for each pixel of the original; 1 for images that were shrunk."""
+    _, height, width = image_shape
+    _, old_height, old_width = original_shape
+    if height < old_height or width < old_width:
+        return 1.0
+    return (height * width) / (old_height * old_width)
 
 
 class DatasetNotFound(FileNotFoundError):
@@ -54,6 +63,10 @@ class DatasetInfo:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def padding(self) -> float:
+        return padding(self.image_shape, self.original_shape)
+
 
 @dataclass(frozen=True)
 class DatasetStatus:
@@ -62,13 +75,3 @@ class DatasetStatus:
     name: str
     state: str  # "found", "partial: test only", "missing" or "corrupt: ..."
     advice: str  # one sentence: what to do
-
-
-@dataclass(frozen=True)
-class Source:
-    """An opened split of a data set: `labels` may cover more images, `members` are those of the split."""
-
-    labels: Tensor  # int64 (N,)
-    members: Tensor  # int64 (n,), indices of `labels` in file order
-    class_names: tuple[str, ...]
-    pick: Callable[[Tensor], Tensor]  # indices (n,) -> uint8 images (n, C, H, W)

@@ -21,14 +21,14 @@ from glow.datasets.base import (
     DatasetStatus,
     MemberRule,
     Shape,
-    Source,
 )
-from glow.datasets.tensors import convert, deal, everything, hold_out
+from glow.datasets.lazy import LazyDataset
+from glow.datasets.tensors import check_channels, convert, deal, everything, hold_out
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["describe_folder", "folder_channels", "folder_status", "open_folder"]
+__all__ = ["describe_folder", "folder_channels", "folder_status", "open_folder", "read_image"]
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,14 @@ class Listing:
         return "test" if split == "test" else "train", hold_out
 
 
-def open_folder(name: str, split: str, image_shape: Shape | None) -> Source:
-    """Lists the files; only those that are picked get decoded.
+def open_folder(name: str, split: str, image_shape: Shape | None) -> LazyDataset:
+    """Lists the files, and without an `image_shape` reads their headers; only images asked for get decoded.
 
     DatasetNotFound when the folder or the split has no images, ValueError when images differ in size and no
-    `image_shape` says what to make of them, DatasetCorrupt for a file that cannot be decoded.
+    `image_shape` says what to make of them, DatasetCorrupt for a file that is read and cannot be.
     """
+    if image_shape:
+        check_channels(3, image_shape[0])  # for grey images the same, and what they are is not known yet
     listing = _list(name)
     if split not in listing.splits:
         there = ", ".join(listing.splits)
@@ -78,9 +80,12 @@ def open_folder(name: str, split: str, image_shape: Shape | None) -> Source:
     shape = image_shape or _common_shape(name, listing.files)
 
     def pick(indices: Tensor) -> Tensor:
-        return torch.cat([convert(_decode(files[index][0]), shape) for index in indices.tolist()])
+        images = torch.empty((len(indices), *shape), dtype=torch.uint8)
+        for image, index in zip(images, indices.tolist(), strict=True):
+            image.copy_(convert(_decode(files[index][0]), shape)[0])
+        return images
 
-    return Source(labels, rule(labels, split), listing.class_names, pick)
+    return LazyDataset(labels, listing.class_names, shape, pick).subset(rule(labels, split))
 
 
 def describe_folder(name: str, image_shape: Shape | None) -> DatasetInfo:
@@ -114,6 +119,18 @@ def folder_status(name: str) -> DatasetStatus:
             f"Add a folder for {absent} if you need that split.",
         )
     return DatasetStatus(name, "found", "Nothing to do.")
+
+
+def read_image(path: str | Path, image_shape: Shape) -> Tensor:
+    """An image file as uint8 `image_shape` (C, H, W), converted as those of a folder are.
+
+    DatasetNotFound if there is no such file, DatasetCorrupt if it cannot be decoded, ValueError for more than 8 bits a
+    channel.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise DatasetNotFound(f"there is no image file {path}; give the path of one")
+    return convert(_decode(path), image_shape)[0]
 
 
 def _list(name: str) -> Listing:

@@ -16,11 +16,14 @@ import torch
 from torch import Tensor
 
 from glow.datasets.base import DatasetCorrupt, Shape
+from glow.datasets.tensors import convert
 
 __all__ = [
-    "Reader", "Request", "check_idx", "check_not_empty",
-    "read_cifar10", "read_constant", "read_digits", "read_idx", "read_noise", "read_svhn",
+    "PHOTOS", "Reader", "Request", "check_idx", "check_not_empty",
+    "read_cifar10", "read_constant", "read_digits", "read_idx", "read_noise", "read_photos", "read_svhn",
 ]  # fmt: skip
+
+PHOTOS = ("china", "flower")  # the photographs in scikit-learn's package, without ".jpg"
 
 
 @dataclass(frozen=True)
@@ -130,9 +133,38 @@ def read_constant(request: Request) -> tuple[Tensor, Tensor]:
     return images.expand(-1, *request.image_shape), labels
 
 
+def read_photos(request: Request) -> tuple[Tensor, Tensor]:
+    """Patches of two photographs of 427x640 in scikit-learn, at full resolution: one of each in turn, anywhere in it.
+
+    The label says which photograph. Patches, of one split or two, may overlap in pixels. Another version of Pillow can
+    decode the photographs a grey level apart. ValueError for patches larger than the photographs.
+    """
+    from sklearn.datasets import load_sample_image
+
+    channels, height, width = request.image_shape
+    photos = torch.from_numpy(np.stack([load_sample_image(f"{name}.jpg") for name in PHOTOS])).permute(0, 3, 1, 2)
+    full_height, full_width = photos.shape[-2:]
+    if height > full_height or width > full_width:
+        raise ValueError(
+            f"photos has patches of photographs that are {full_height} pixels high and {full_width} wide, "
+            f"so there are none of {height}x{width}; ask for a smaller image shape"
+        )
+    photos = convert(photos, (channels, full_height, full_width))  # recolours them
+    count, generator = _count_and_generator("photos", request)
+    labels = torch.arange(count) % len(PHOTOS)
+    tops = torch.randint(full_height - height + 1, (count,), generator=generator)
+    lefts = torch.randint(full_width - width + 1, (count,), generator=generator)
+    patches = photos.unfold(2, height, 1).unfold(3, width, 1)  # (photos, C, tops, lefts, H, W), which is only a view
+    return patches[labels, :, tops, lefts], labels
+
+
 def _random_images(name: str, request: Request, shape: Shape) -> tuple[Tensor, Tensor]:
-    seed = int.from_bytes(hashlib.sha256(f"{name} {request.split}".encode()).digest()[:4], "big")
-    count = 10_000 if request.split == "train" else 1_000
-    generator = torch.Generator().manual_seed(seed)
+    count, generator = _count_and_generator(name, request)
     images = torch.randint(256, (count, *shape), dtype=torch.uint8, generator=generator)
     return images, torch.zeros(count, dtype=torch.int64)
+
+
+def _count_and_generator(name: str, request: Request) -> tuple[int, torch.Generator]:
+    """How many images a made data set has in a split, and what they are drawn with."""
+    seed = int.from_bytes(hashlib.sha256(f"{name} {request.split}".encode()).digest()[:4], "big")
+    return 10_000 if request.split == "train" else 1_000, torch.Generator().manual_seed(seed)

@@ -25,10 +25,11 @@ from glow.datasets.base import (
     DatasetStatus,
     MemberRule,
     Shape,
-    Source,
 )
 from glow.datasets.folder import describe_folder, folder_channels, folder_status, open_folder
+from glow.datasets.lazy import LazyDataset
 from glow.datasets.readers import (
+    PHOTOS,
     Reader,
     Request,
     check_idx,
@@ -38,14 +39,25 @@ from glow.datasets.readers import (
     read_digits,
     read_idx,
     read_noise,
+    read_photos,
     read_svhn,
 )
-from glow.datasets.tensors import convert, deal, everything, first_of_each_class, hold_out
+from glow.datasets.tensors import check_channels, convert, deal, everything, first_of_each_class, hold_out
 
 Downloader = Callable[[ModuleType, str, bool], object]
 """(torchvision.datasets, root, whether the train files are wanted) -> a torchvision data set, downloaded"""
 
-__all__ = ["REGISTRY", "Entry", "data_root", "dataset_names", "describe", "load_dataset", "own_channels", "status"]
+__all__ = [
+    "REGISTRY",
+    "Entry",
+    "data_root",
+    "dataset_names",
+    "describe",
+    "load_dataset",
+    "open_dataset",
+    "own_channels",
+    "status",
+]
 
 
 @dataclass(frozen=True)
@@ -138,6 +150,7 @@ REGISTRY: Mapping[str, Entry] = {
     ),
     "noise": Entry(read_noise, None, (1, 32, 32), ("noise",), everything),
     "constant": Entry(read_constant, None, (1, 32, 32), ("constant",), everything),
+    "photos": Entry(read_photos, None, (3, 32, 32), PHOTOS, everything),
 }
 
 
@@ -170,21 +183,38 @@ def load_dataset(
     Raises ValueError for a name, split, shape or `per_class` that cannot be had, DatasetNotFound (a
     FileNotFoundError) for missing files or a failed download, DatasetCorrupt (an OSError) for a damaged file.
     """
+    dataset = open_dataset(name, split, root, image_shape=image_shape, per_class=per_class, download=download)
+    return dataset.images(0, len(dataset)), dataset.labels
+
+
+def open_dataset(
+    name: str,
+    split: str = "train",
+    root: str | Path | None = None,
+    *,
+    image_shape: Shape | None = None,
+    per_class: int | None = None,
+    download: bool = False,
+) -> LazyDataset:
+    """What `load_dataset` returns, to be had piece by piece: for folders that do not fit into memory.
+
+    Takes and raises what `load_dataset` does. With an `image_shape` it opens no file of a folder, without one it
+    reads their headers; what is wrong with a file's pixels is raised when they are asked for.
+    """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
     _check_shape(image_shape)
     if per_class is not None and per_class < 1:
         raise ValueError(f"per_class must be at least 1, not {per_class}")
     if _is_folder(name):
-        source = open_folder(name, split, image_shape)
+        dataset = open_folder(name, split, image_shape)
     else:
-        source = _open(name, split, data_root(root), image_shape, download)
-    members = source.members
+        dataset = _open(name, split, data_root(root), image_shape, download)
     if per_class is not None:
-        members = first_of_each_class(source.labels, members, per_class, source.class_names, split)
-    if len(members) == 0:
+        dataset = dataset.subset(first_of_each_class(dataset.labels, per_class, dataset.class_names, split))
+    if len(dataset) == 0:
         raise ValueError(f"split {split!r} of {name} has no images: it takes ten of a class to give each split some")
-    return source.pick(members), source.labels[members]
+    return dataset
 
 
 def describe(name: str, root: str | Path | None = None, *, image_shape: Shape | None = None) -> DatasetInfo:
@@ -226,7 +256,7 @@ def status(name: str, root: str | Path | None = None) -> DatasetStatus:
     return DatasetStatus(name, state, f"L{DOWNLOAD_ADVICE[1:]}, {_remedy(entry, root, absent)}.")
 
 
-def _open(name: str, split: str, root: Path, image_shape: Shape | None, download: bool) -> Source:
+def _open(name: str, split: str, root: Path, image_shape: Shape | None, download: bool) -> LazyDataset:
     entry, part = _entry(name), _part(split)
     missing = _missing(entry, part, root)
     if missing and not download:
@@ -237,8 +267,9 @@ def _open(name: str, split: str, root: Path, image_shape: Shape | None, download
     files = _paths(entry, part, root)
     request = Request(split, part, root, files, len(entry.class_names), shape)
     images, labels = entry.read(request)
-    members = entry.members(labels, split)
-    return Source(labels, members, entry.class_names, lambda indices: convert(images[indices], shape))
+    check_channels(images.shape[1], shape[0])  # now, not when the first images are asked for
+    dataset = LazyDataset(labels, entry.class_names, shape, lambda indices: convert(images[indices], shape))
+    return dataset.subset(entry.members(labels, split))
 
 
 def _fetch(name: str, entry: Entry, root: Path, part: str, missing: tuple[str, ...]) -> None:

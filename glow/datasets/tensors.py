@@ -6,7 +6,7 @@ Shapes: N images, C channels, H height, W width.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,16 @@ from torch import Tensor
 
 from glow.datasets.base import Shape
 
-__all__ = ["convert", "deal", "everything", "fingerprint", "first_of_each_class", "hold_out"]
+__all__ = [
+    "check_channels",
+    "convert",
+    "deal",
+    "everything",
+    "fingerprint",
+    "fingerprint_pieces",
+    "first_of_each_class",
+    "hold_out",
+]
 
 
 def convert(images_NCHW: Tensor, image_shape: Shape) -> Tensor:
@@ -40,19 +49,23 @@ def convert(images_NCHW: Tensor, image_shape: Shape) -> Tensor:
     return images_NCHW.contiguous()
 
 
-def _match_channels(images_NCHW: Tensor, channels: int) -> Tensor:
-    match images_NCHW.shape[1], channels:
-        case old, new if old == new:
-            return images_NCHW
-        case 1, 3:
-            return images_NCHW.expand(-1, 3, -1, -1)
-        case 3, 1:
-            from torchvision.transforms.v2 import functional as tv
+def check_channels(own: int, asked: int) -> None:
+    """ValueError if `convert` cannot make `asked` channels of a data set's `own`."""
+    if own != asked and {own, asked} != {1, 3}:
+        raise ValueError(f"images of {own} channels cannot be given {asked}; allowed in an image shape: 1 or 3")
 
-            grey: Tensor = tv.rgb_to_grayscale(images_NCHW)
-            return grey
-        case old, new:
-            raise ValueError(f"images of {old} channels cannot be given {new}; allowed in an image shape: 1 or 3")
+
+def _match_channels(images_NCHW: Tensor, channels: int) -> Tensor:
+    own = images_NCHW.shape[1]
+    check_channels(own, channels)
+    if own == channels:
+        return images_NCHW
+    if channels == 3:
+        return images_NCHW.expand(-1, 3, -1, -1)
+    from torchvision.transforms.v2 import functional as tv
+
+    grey: Tensor = tv.rgb_to_grayscale(images_NCHW)
+    return grey
 
 
 def everything(labels_N: Tensor, split: str) -> Tensor:
@@ -92,13 +105,11 @@ def deal(labels_N: Tensor, split: str) -> Tensor:
     return chosen_N.nonzero().flatten()
 
 
-def first_of_each_class(
-    labels_N: Tensor, members: Tensor, per_class: int, class_names: Sequence[str], split: str
-) -> Tensor:
-    """The first `per_class` members of each class, in file order; ValueError if a class has fewer."""
+def first_of_each_class(labels_N: Tensor, per_class: int, class_names: Sequence[str], split: str) -> Tensor:
+    """The positions of the first `per_class` of each class, in file order; ValueError if a class has fewer."""
     chosen = []
     for label, name in enumerate(class_names):
-        of_class = members[labels_N[members] == label]
+        of_class = (labels_N == label).nonzero().flatten()
         if len(of_class) < per_class:
             raise ValueError(f"per_class={per_class}, but class {name!r} has {len(of_class)} images in split {split!r}")
         chosen.append(of_class[:per_class])
@@ -107,8 +118,14 @@ def first_of_each_class(
 
 def fingerprint(images: Tensor) -> str:
     """16 hex digits of the SHA-256 of shape, dtype and bytes."""
-    digest = hashlib.sha256(f"{tuple(images.shape)} {images.dtype}".encode())
-    digest.update(images.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return fingerprint_pieces(images.shape, images.dtype, [images])
+
+
+def fingerprint_pieces(shape: torch.Size, dtype: torch.dtype, pieces: Iterable[Tensor]) -> str:
+    """The `fingerprint` of a tensor of this shape and dtype, which comes cut along its first dimension."""
+    digest = hashlib.sha256(f"{tuple(shape)} {dtype}".encode())
+    for piece in pieces:
+        digest.update(piece.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 

@@ -21,6 +21,7 @@ from glow.datasets import (
     describe,
     fingerprint,
     load_dataset,
+    open_dataset,
     status,
 )
 
@@ -82,7 +83,7 @@ def test_importing_costs_no_more_than_torch():
 
 def test_names_end_with_the_folder():
     assert dataset_names()[-1] == "folder:PATH"
-    assert {"digits", "mnist", "emnist-letters", "cifar10", "svhn", "noise"} < set(dataset_names())
+    assert {"digits", "mnist", "emnist-letters", "cifar10", "svhn", "noise", "photos"} < set(dataset_names())
 
 
 @pytest.mark.parametrize("ask", [load_dataset, describe, status])
@@ -207,6 +208,42 @@ def test_made_data(name):
     is_constant = (first == first[:, :, :1, :1]).all().item()
     assert is_constant == (name == "constant")
     assert (first[:, 0] != first[:, 1]).any()
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 20)])
+def test_photos_are_patches_of_two_photographs(split, shape):
+    from sklearn.datasets import load_sample_image
+    from torchvision.transforms.v2.functional import rgb_to_grayscale
+
+    images, labels = load_dataset("photos", split, image_shape=shape)
+    assert images.shape == (10_000 if split == "train" else 1_000, *shape)
+    assert (images.dtype, images.is_contiguous()) == (torch.uint8, True)
+    assert torch.equal(images, load_dataset("photos", split, image_shape=shape)[0])
+    assert torch.equal(labels, torch.arange(len(images)) % 2)
+    names = describe("photos").class_names
+    assert names == ("china", "flower")
+    for index in range(4):
+        photo = torch.from_numpy(load_sample_image(f"{names[labels[index]]}.jpg").copy()).permute(2, 0, 1)
+        photo = rgb_to_grayscale(photo) if shape[0] == 1 else photo
+        patches = photo.unfold(1, shape[1], 1).unfold(2, shape[2], 1)
+        alike = (patches[..., 0, 0] == images[index, :, :1, :1]).all(0)  # few begin with the same pixel
+        assert (patches[:, alike] == images[index, :, None]).flatten(2).all(2).all(0).any()
+
+
+def test_photos_of_other_splits_and_shapes():
+    assert describe("photos").image_shape == (3, 32, 32)
+    assert describe("photos", image_shape=(1, 8, 8)).original_shape == (1, 8, 8)
+    assert not torch.equal(load_dataset("photos", "test")[0], load_dataset("photos", "validation")[0])
+    whole, _ = load_dataset("photos", "test", image_shape=(1, 427, 640), per_class=1)
+    assert whole.shape == (2, 1, 427, 640)
+    for shape in ((3, 428, 32), (3, 32, 641)):
+        with pytest.raises(
+            ValueError, match=f"427 pixels high and 640 wide, so there are none of {shape[1]}x{shape[2]}"
+        ):
+            load_dataset("photos", image_shape=shape)
+    with pytest.raises(ValueError, match="3 channels cannot be given 2"):
+        load_dataset("photos", image_shape=(2, 32, 32))
 
 
 # Conversion
@@ -565,7 +602,7 @@ def test_folder_with_a_deeper_image(tmp_path):
 
 
 def test_status_of_what_is_there(mnist):
-    for name in ("digits", "noise", "constant", "mnist"):
+    for name in ("digits", "noise", "constant", "photos", "mnist"):
         assert (status(name, mnist).state, status(name, mnist).advice) == ("found", "Nothing to do.")
 
 
@@ -575,6 +612,123 @@ def test_fingerprint():
     assert fingerprint(images.repeat(1, 2, 1, 1)[:, :1]) == "a159ac4a548b2fd0"  # not contiguous
     others = [images.reshape(2, 1, 4, 3), images.to(torch.int8), images.flip(0)]
     assert len({fingerprint(other) for other in (images, *others)}) == 4
+
+
+# Piece by piece
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of ten images: grey, and larger ones in colour."""
+    save_images(tmp_path / "folder/a", 10)
+    save_images(tmp_path / "folder/b", 10, size=(20, 10), mode="RGB")
+    return f"folder:{tmp_path / 'folder'}"
+
+
+def decoded(monkeypatch):
+    """The names of the image files that are opened from now on, as the list that grows by them."""
+    names, pillow_open = [], Image.open
+
+    def open_(path, *args):
+        names.append(Path(path).name)
+        return pillow_open(path, *args)
+
+    monkeypatch.setattr(Image, "open", open_)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("digits", {}),
+        ("digits", {"split": "validation", "per_class": 5}),
+        ("mnist", {}),
+        ("mnist", {"image_shape": (3, 20, 31)}),
+        ("noise", {"split": "test", "image_shape": (3, 5, 4)}),
+        ("constant", {"split": "test", "image_shape": (3, 5, 4)}),
+        ("photos", {"split": "test", "image_shape": (1, 8, 8)}),
+        ("folder", {"image_shape": (1, 8, 8)}),
+        ("folder", {"image_shape": (3, 5, 4), "per_class": 2}),
+    ],
+)
+def test_pieces_are_what_load_dataset_gives(name, options, mnist, folder):
+    name = folder if name == "folder" else name
+    images, labels = load_dataset(name, root=mnist, **options)
+    opened = open_dataset(name, root=mnist, **options)
+    assert len(opened) == len(images)
+    assert torch.equal(opened.labels, labels)
+    assert opened.image_shape == images.shape[1:]
+    assert opened.class_names == describe(name, image_shape=options.get("image_shape")).class_names
+    for step in (1, 7, len(images)):
+        pieces = [opened.images(start, start + step) for start in range(0, len(images), step)]
+        assert all(piece.is_contiguous() for piece in pieces)
+        assert torch.equal(torch.cat(pieces), images)
+        assert opened.fingerprint(chunk=step) == fingerprint(images)
+    assert opened.fingerprint() == fingerprint(images)
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "folder"])
+def test_positions_are_those_of_a_slice(name, mnist, folder):
+    opened = open_dataset(folder if name == "folder" else name, root=mnist, image_shape=(1, 6, 6))
+    images = opened.images(0, len(opened))
+    for start, stop in ((3, 3), (9, 2), (-2, len(opened) + 5), (len(opened), len(opened) + 1)):
+        assert torch.equal(opened.images(start, stop), images[start:stop])
+    with pytest.raises(ValueError, match="chunk must be at least 1, not -1"):
+        opened.fingerprint(chunk=-1)
+
+
+def test_files_of_a_folder_are_read_when_asked_for(folder, monkeypatch):
+    opens = decoded(monkeypatch)
+    opened = open_dataset(folder, image_shape=(1, 8, 8))
+    assert (len(opened), opened.labels.tolist(), opened.image_shape) == (14, 7 * [0] + 7 * [1], (1, 8, 8))
+    assert opens == []
+    opened.images(3, 5)
+    assert len(opens) == 2
+    opened.images(0, 0)
+    assert len(opens) == 2
+
+
+def test_a_folder_without_an_image_shape_has_headers_read_but_no_pixels(tmp_path, monkeypatch):
+    save_images(tmp_path / "test", 5)
+    opens = decoded(monkeypatch)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("reads pixels"))
+    opened = open_dataset(f"folder:{tmp_path}", "test")
+    assert (opened.image_shape, len(opens)) == ((1, 4, 6), 5)
+
+
+def test_a_fingerprint_needs_no_more_than_a_chunk_at_a_time(folder, monkeypatch):
+    asked = []
+    opened = open_dataset(folder, image_shape=(1, 8, 8))
+    pick = opened.pick
+    object.__setattr__(opened, "pick", lambda positions: (asked.append(len(positions)), pick(positions))[1])
+    opens = decoded(monkeypatch)
+    opened.fingerprint(chunk=4)
+    assert asked == [4, 4, 4, 2]
+    assert len(opens) == 14
+
+
+def test_a_damaged_file_is_noticed_when_it_is_read(tmp_path):
+    save_images(tmp_path / "test", 4)
+    (tmp_path / "test/002.png").write_bytes(b"not an image")
+    opened = open_dataset(f"folder:{tmp_path}", "test", image_shape=(1, 4, 6))
+    assert len(opened.images(0, 2)) == 2
+    for read in (lambda: opened.images(2, 4), opened.fingerprint):
+        with pytest.raises(DatasetCorrupt, match=r"002\.png cannot be decoded as an image .*; replace or remove it"):
+            read()
+
+
+def test_what_is_wrong_besides_pixels_is_noticed_when_opening(mnist, folder):
+    for name in ("mnist", folder):
+        with pytest.raises(ValueError, match="channels cannot be given 2"):
+            open_dataset(name, root=mnist, image_shape=(2, 8, 8))
+        with pytest.raises(ValueError, match="per_class=99, but class"):
+            open_dataset(name, root=mnist, image_shape=(1, 8, 8), per_class=99)
+    with pytest.raises(ValueError, match="differ in size"):
+        open_dataset(folder)
+    with pytest.raises(ValueError, match="unknown split"):
+        open_dataset("mnist", "val", mnist)
+    with pytest.raises(DatasetNotFound, match="has no train files"):
+        open_dataset("kmnist", root=mnist)
 
 
 # The real files

@@ -81,7 +81,7 @@ def test_missing_data_is_named_with_where_and_how_to_get_it(tmp_path):
     sentence = one_sentence(done, 1)
     assert "train-images-idx3-ubyte" in sentence
     assert str(tmp_path / "KMNIST" / "raw") in sentence
-    assert "train on it without --no-download" in sentence  # and not the library's download=True
+    assert "leave out --no-download" in sentence  # and not the library's download=True
     assert "download=True" not in sentence
 
 

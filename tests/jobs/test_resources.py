@@ -2,8 +2,9 @@ import pytest
 import ray
 
 from jobs.errors import JobError
-from jobs.resources import resources_for
-from jobs.specs import make_train_spec
+from jobs.resources import Resources
+from jobs.resources import resources_for as resources_for_workers
+from jobs.specs import TrainSpec, make_train_spec, worker_range
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # ray's own, when it is imported
 
@@ -21,6 +22,10 @@ def cluster(monkeypatch):
 
 def spec(**values):
     return make_train_spec("smoke", values)
+
+
+def resources_for(asked: TrainSpec) -> Resources:
+    return resources_for_workers(asked, worker_range(asked.workers))
 
 
 def test_without_gpus_the_cores_are_shared_out(cluster):
@@ -75,3 +80,13 @@ def test_what_no_machine_has_room_for_is_refused(cluster, machines, values, mess
     cluster(*machines)
     with pytest.raises(JobError, match=message):
         resources_for(spec(**values))
+
+
+def test_without_a_number_of_workers_there_is_one_a_gpu_else_one_a_machine(cluster):
+    cluster((16, 4), (16, 2))
+    found = resources_for_workers(spec(), None)
+    assert (found.workers, found.gpus, found.cpus) == ((6, 6), 1, 1)
+    assert resources_for_workers(spec(gpus_per_worker=0.5), None).workers == (12, 12)
+    cluster((0, 0), (8, 0), (4, 0))  # a head that offers no cores
+    found = resources_for_workers(spec(), None)
+    assert (found.workers, found.cpus) == ((2, 2), 4)

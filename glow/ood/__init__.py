@@ -1,0 +1,23 @@
+"""Out-of-distribution detection: score tables -> decisions. No torch here."""
+
+from glow.ood.detectors import DETECTORS, Detector, fit_detectors
+from glow.ood.evaluation import OodResult, OodSettings, evaluate_ood, held_out_protocol, report_protocol
+from glow.ood.statistics import Estimate, roc_curve, roc_estimates, wilson_interval
+from glow.ood.typicality import Threshold, TypicalityTest
+
+__all__ = [
+    "DETECTORS",
+    "Detector",
+    "Estimate",
+    "OodResult",
+    "OodSettings",
+    "Threshold",
+    "TypicalityTest",
+    "evaluate_ood",
+    "fit_detectors",
+    "held_out_protocol",
+    "report_protocol",
+    "roc_curve",
+    "roc_estimates",
+    "wilson_interval",
+]

@@ -1,0 +1,107 @@
+"""Images -> a score table: one row an image, of which every statistic is arithmetic.
+
+Columns of a score table:
+
+- ``index``: int64, the image's position in its data set's split; it settles the image's dequantisation noise
+- ``label``: int64
+- ``nll``: negative log-likelihood in nats; ``bits_per_dim``: the same in bits, divided by C * H * W
+- ``log_det`` and ``log_prior_1`` ... ``log_prior_L``: what the NLL is made of, in nats of real-valued images: the
+  log-det of the flow, and log p(z) of each level, the top one last
+- ``finite``: whether all of these are numbers
+- ``complexity``: bits of the image as a PNG, less those of a constant image
+
+Shapes: N images, B in a batch, L levels.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from glow.dequantization import BINS, uniform_noise
+from glow.model import Glow, Precision
+
+__all__ = ["complexity", "score"]
+
+BATCH_SIZE = 250
+
+
+@torch.no_grad()
+def score(
+    model: Glow,
+    images_NCHW: Tensor,
+    labels_N: Tensor | None = None,
+    *,
+    indices_N: Tensor | None = None,
+    seed: int = 0,
+    precision: Precision = "float32",
+    batch_size: int = BATCH_SIZE,
+) -> pd.DataFrame:
+    """The score table of uint8 images under a model: one forward pass an image, in `batch_size` images of memory.
+
+    An image's scores do not depend on the others, their order or the batch size. In float32 the NLL is within 1e-5,
+    relative, of that of a float64 model; in bf16 the coupling networks are rounded to 8 bits, which moves single images
+    by up to about 0.02 bits/dim.
+
+    Args:
+        labels_N: int64 for the table; zero if None. A class-conditional model is asked for log p(x) all the same.
+        indices_N: int64 positions in the data set; 0 to N - 1 if None.
+        seed: of the dequantisation noise.
+        precision: of the coupling networks.
+
+    Raises:
+        ValueError: for images of another type or shape than the model's.
+    """
+    n = len(images_NCHW)
+    indices_N = torch.arange(n) if indices_N is None else indices_N
+    labels_N = torch.zeros(n, dtype=torch.int64) if labels_N is None else labels_N
+    model.set_precision(precision)
+    parts = []
+    # On GPUs convolutions would otherwise round to TF32, 10 bits.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=precision == "bf16"):
+        for start in range(0, n, batch_size):
+            images_BCHW = images_NCHW[start : start + batch_size].to(model.device)
+            indices_B = indices_N[start : start + batch_size].to(model.device)
+            noise_BCHW = uniform_noise(indices_B, model.config.image_shape, seed)
+            log_det_B, priors_BL = model.log_prob_terms(images_BCHW, noise_BCHW=noise_BCHW)
+            parts.append(torch.cat([log_det_B[:, None], priors_BL], 1).double().cpu().numpy())
+    terms = np.concatenate(parts) if parts else np.empty((0, 1 + model.config.levels))
+    dimensions = model.config.dimensions
+    with np.errstate(invalid="ignore"):
+        nll = dimensions * math.log(BINS) - terms.sum(1)
+    return pd.DataFrame(
+        {
+            "index": indices_N.numpy(),
+            "label": labels_N.numpy(),
+            "nll": nll,
+            "bits_per_dim": nll / (dimensions * math.log(2)),
+            "log_det": terms[:, 0],
+            **{f"log_prior_{level}": terms[:, level] for level in range(1, terms.shape[1])},
+            "finite": np.isfinite(terms).all(1),
+            "complexity": complexity(images_NCHW),
+        }
+    )
+
+
+def complexity(images_NCHW: Tensor) -> np.ndarray:
+    """Bits (N,) of each uint8 image under a lossless codec (Serrà et al. 2020, section 3), here PNG.
+
+    What a PNG of this size costs before it says anything, the bits of a black one, is not counted.
+    """
+    if len(images_NCHW) == 0:
+        return np.empty(0)
+    arrays = images_NCHW.permute(0, 2, 3, 1).cpu().numpy()
+    floor = _png_bits(np.zeros_like(arrays[0]))
+    return np.array([_png_bits(array) - floor for array in arrays], float)
+
+
+def _png_bits(image_HWC: np.ndarray) -> int:
+    buffer = io.BytesIO()
+    Image.fromarray(image_HWC.squeeze(-1) if image_HWC.shape[-1] == 1 else image_HWC).save(buffer, "png", optimize=True)
+    return 8 * len(buffer.getvalue())

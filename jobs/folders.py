@@ -1,0 +1,52 @@
+"""Where results go on this machine, and paths that mean the same from any working folder."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jobs.errors import JobError
+
+__all__ = ["absolute_dataset", "is_remote", "results_folder", "usable_output"]
+
+
+def is_remote(output: str) -> bool:
+    """Whether an output is a bucket and not a folder."""
+    return "://" in output
+
+
+def usable_output(output: str) -> str:
+    """The absolute path of a folder that can be written, or a bucket as it is. Raises JobError."""
+    if is_remote(output):
+        return output
+    path = Path(output).expanduser().absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise JobError(
+            f"the output folder {path} cannot be written ({error.strerror}): choose another with --output"
+        ) from None
+    return str(path)
+
+
+@contextmanager
+def results_folder(output: str, name: str) -> Iterator[Path]:
+    """The folder of this name in an output folder, or for a bucket one that goes again (MLflow has its content)."""
+    if is_remote(output):
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+        return
+    folder = Path(output, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+
+
+def absolute_dataset(dataset: str) -> str:
+    """A folder's path means the same wherever a spec is used again."""
+    if not dataset.startswith("folder:"):
+        return dataset
+    return f"folder:{Path(dataset.removeprefix('folder:')).expanduser().absolute()}"

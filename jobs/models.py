@@ -1,0 +1,134 @@
+"""Trained models, found by what a user calls them: a run, an MLflow model URI, or a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE, CheckpointError, load_checkpoint
+from glow.config import GlowConfig
+from jobs.errors import JobError
+from jobs.specs import SpecError, TrainSpec, validated
+from jobs.tracking import TrackingError, download_model, find_run, newest_run
+
+if TYPE_CHECKING:
+    from jobs.tracking import Run
+
+__all__ = ["TrainedModel", "find_model"]
+
+ARTIFACT = "checkpoint"
+SPEC_FILE = "spec.json"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model that can be sent to workers, and what is known of its training."""
+
+    name: str
+    config: GlowConfig
+    weights: dict[str, np.ndarray]
+    digest: str  # of weights and config
+    run_id: str | None  # the training run
+    training: TrainSpec | None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.weights.values())
+
+
+def find_model(name: str | None, uri: str, experiment: str) -> TrainedModel:
+    """The model of this name, or the newest that a training of the experiment has finished.
+
+    Raises:
+        TrackingError: if the store does not answer, or knows no such run or model.
+        CheckpointError: for a folder that holds no model, or a damaged one.
+        JobError: for a run that is no training, or has not come to a model.
+    """
+    if name is not None and _is_uri(name):
+        with tempfile.TemporaryDirectory() as scratch:
+            place, run_id = download_model(uri, name, scratch)
+            run = find_run(uri, experiment, run_id) if run_id else None
+            return _read(_folder_of(place, name), name, run)
+    if name is not None and Path(name).expanduser().is_dir():
+        folder = Path(name).expanduser()
+        return _read(_folder_of(folder, name), name, None)
+    run = newest_run(uri, experiment, "train") if name is None else _run(name, uri, experiment)
+    return _of_run(run, uri)
+
+
+def _is_uri(name: str) -> bool:
+    return "://" in name or name.startswith(("models:", "runs:"))
+
+
+def _run(name: str, uri: str, experiment: str) -> Run:
+    try:
+        return find_run(uri, experiment, name)
+    except TrackingError as error:
+        if "no run" in str(error):
+            raise TrackingError(f"{error}, and no folder of that name") from None
+        raise
+
+
+def _of_run(run: Run, uri: str) -> TrainedModel:
+    run_id, name = run.info.run_id, run.info.run_name
+    if run.data.tags.get("glow.job") != "train":
+        raise JobError(f"run {name!r} ({run_id}) is not a training: give --model the run that trained the model")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            place, _ = download_model(uri, f"runs:/{run_id}/{ARTIFACT}", folder)
+        except TrackingError as error:
+            if run.info.status == "FINISHED":
+                raise
+            raise JobError(
+                f"run {name!r} ({run_id}) is {run.info.status} and has no model yet: go on with it by glowctl train "
+                f"--resume {run_id}"
+            ) from error
+        return _read(_folder_of(place, name), name, run)
+
+
+def _folder_of(place: Path, name: str) -> Path:
+    """Where in a download the model lies."""
+    found = sorted(place.rglob(WEIGHTS_FILE)) if place.is_dir() else []
+    if not found:
+        raise CheckpointError(f"{name} holds no Glow: there is no {WEIGHTS_FILE} in it")
+    if len(found) > 1:
+        within = ", ".join(str(path.parent.relative_to(place)) for path in found[:3])
+        raise CheckpointError(f"{name} holds {len(found)} models ({within}): name one of them")
+    return found[0].parent
+
+
+def _read(folder: Path, name: str, run: Run | None) -> TrainedModel:
+    model = load_checkpoint(folder)
+    if not model.initialized:
+        raise CheckpointError(f"the model {name} was saved before any training")
+    digest = hashlib.sha256()
+    for file in (CONFIG_FILE, WEIGHTS_FILE):
+        digest.update((folder / file).read_bytes())
+    return TrainedModel(
+        name,
+        model.config,
+        {key: tensor.numpy() for key, tensor in model.state_dict().items()},
+        digest.hexdigest()[:16],
+        run.info.run_id if run else None,
+        _training(folder, run),
+    )
+
+
+def _training(folder: Path, run: Run | None) -> TrainSpec | None:
+    """How the model was trained: by its run, or the spec beside the checkpoint."""
+    stored = run.data.tags.get("glow.spec") if run else None
+    if stored is None:
+        beside = [path for path in (folder / SPEC_FILE, folder.parent / SPEC_FILE) if path.is_file()]
+        stored = beside[0].read_text() if beside else None
+    if stored is None:
+        return None
+    try:
+        return validated(TrainSpec, json.loads(stored))
+    except (ValueError, SpecError, TypeError):
+        return None  # a file of somebody else's that has this name

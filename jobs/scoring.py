@@ -1,0 +1,217 @@
+"""Score tables on Ray: data sets are cut into shards, a task scores one, and MLflow keeps the table for the next time.
+
+A worker that dies costs the shard that it was at, which Ray gives to another. No more images are in memory at once than
+the workers are busy with, and one shard more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import ray
+import torch
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
+
+from glow.config import GlowConfig
+from glow.datasets import LazyDataset
+from glow.model import Glow, Precision
+from glow.scoring import score
+from jobs.errors import JobError
+from jobs.models import TrainedModel
+from jobs.progress import Event
+from jobs.resources import Resources
+from jobs.tracking import Record, find_tagged, read_table
+
+__all__ = ["SHARD", "Scored", "Table", "cached", "model_on", "put_model", "score_on_ray", "sentence", "store"]
+
+SHARD = 1000
+"""Images a task. It does not depend on the workers, so neither do the scores."""
+
+RETRIES = 3
+VERSION = 1
+"""Of what a score table holds; another one is not found among the cached ones."""
+
+TAG = "glow.scores"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A score table that is wanted: a split of a data set under a model."""
+
+    dataset: str
+    split: str
+    images: LazyDataset
+    key: str
+    """What its scores depend on: the model, the images' fingerprint, the split, the noise's seed and the precision."""
+
+    @classmethod
+    def of(
+        cls, dataset: str, split: str, images: LazyDataset, model: TrainedModel, seed: int, precision: Precision
+    ) -> Table:
+        """Reads all images once, for their fingerprint."""
+        parts = (VERSION, model.digest, images.fingerprint(SHARD), split, seed, precision)
+        key = hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:16]
+        return cls(dataset, split, images, key)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A score table with where it is from: the run that scored it, or None if that was this one."""
+
+    wanted: Table
+    table: pd.DataFrame
+    run_id: str | None
+
+
+def cached(wanted: Table, uri: str, experiment: str) -> Scored | None:
+    """The score table as an earlier run of the experiment left it; None if there is none."""
+    found = find_tagged(uri, experiment, f"{TAG}.{wanted.key}")
+    if found is None:
+        return None
+    run_id, path = found
+    table = read_table(uri, run_id, path)
+    if table is None or len(table) != len(wanted.images):
+        return None
+    return Scored(wanted, _named(table, wanted), run_id)
+
+
+def store(scored: Scored, record: Record) -> None:
+    """Leaves the table in MLflow, where `cached` finds it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"{scored.wanted.key}.parquet")
+        scored.table.to_parquet(path, index=False)
+        record.file(path, "scores")
+    record.tag(f"{TAG}.{scored.wanted.key}", f"scores/{path.name}")
+
+
+def _named(table: pd.DataFrame, wanted: Table) -> pd.DataFrame:
+    """With the names of data set and split that are asked for; equal images may have been scored under others."""
+    table = table.drop(columns=["dataset", "split"], errors="ignore")
+    table.insert(0, "dataset", wanted.dataset)
+    table.insert(1, "split", wanted.split)
+    return table
+
+
+def score_on_ray(
+    model: TrainedModel,
+    tables: Sequence[Table],
+    resources: Resources,
+    seed: int,
+    precision: Precision,
+    show: Callable[[Event], None],
+) -> Iterator[Scored]:
+    """Scores each table in turn, with `resources.workers` tasks at a time.
+
+    Raises JobError if a task fails, or dies with its worker more than `RETRIES` times.
+    """
+    most = resources.workers[1]
+    reference = put_model(model)
+    task = score_shard.options(**resources.task_options(), max_retries=RETRIES, scheduling_strategy="SPREAD")
+    shards = _shards(tables)
+    done: dict[Table, dict[int, pd.DataFrame]] = {table: {} for table in tables}
+    pending: dict[Any, tuple[Table, int]] = {}
+    started = time.monotonic()
+    following = next(shards, None)
+    for table in tables:
+        while len(done[table]) < -(-len(table.images) // SHARD):
+            while following is not None and len(pending) < most:
+                of, start, images, labels = following
+                submitted = task.remote(reference, images, labels, start, seed, precision, resources.threads)
+                pending[submitted] = of, start
+                following = next(shards, None)  # read while the workers are busy
+            (finished,), _ = ray.wait(list(pending), num_returns=1)
+            of, start = pending.pop(finished)
+            done[of][start] = _result(finished)
+            scored = sum(len(part) for parts in done.values() for part in parts.values())
+            show(
+                {
+                    "event": "scoring",
+                    "dataset": of.dataset,
+                    "split": of.split,
+                    "images": sum(len(part) for part in done[of].values()),
+                    "of": len(of.images),
+                    "images_per_second": scored / (time.monotonic() - started),
+                }
+            )
+        parts = done[table]
+        whole = pd.concat([parts[start] for start in sorted(parts)], ignore_index=True)
+        yield Scored(table, _named(whole, table), None)
+
+
+def _shards(tables: Sequence[Table]) -> Iterator[tuple[Table, int, np.ndarray, np.ndarray]]:
+    """Each shard's table, first position, images and labels; its images are read when it is asked for."""
+    for table in tables:
+        for start in range(0, len(table.images), SHARD):
+            images = table.images.images(start, start + SHARD).numpy()
+            yield table, start, images, table.images.labels[start : start + SHARD].numpy()
+
+
+def _result(reference: Any) -> pd.DataFrame:
+    try:
+        return ray.get(reference)
+    except RayError as error:
+        raise sentence(error) from error
+
+
+def sentence(error: RayError) -> JobError:
+    """What ended a task, in words for the user."""
+    if isinstance(error, (WorkerCrashedError, OutOfMemoryError)):
+        return JobError(
+            f"workers died {RETRIES + 1} times over one piece of work (is memory short?): give each more cores by "
+            "--cpus-per-worker, so that fewer run at once"
+        )
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        return JobError(f"a worker failed: {type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}")
+    return JobError(f"Ray failed: {str(error).splitlines()[0]}")
+
+
+def put_model(model: TrainedModel) -> Any:
+    """The model in the object store, once for all tasks. In a list, so that a task is handed the reference."""
+    return [ray.put((model.config.to_dict(), model.weights))]
+
+
+@ray.remote
+def score_shard(
+    reference: list[Any],
+    images: np.ndarray,
+    labels: np.ndarray,
+    start: int,
+    seed: int,
+    precision: Precision,
+    threads: int,
+) -> pd.DataFrame:
+    model = model_on(reference, threads)
+    # Ray's arrays are read-only; torch wants its own.
+    return score(
+        model,
+        torch.tensor(images),
+        torch.tensor(labels),
+        indices_N=torch.arange(start, start + len(images)),
+        seed=seed,
+        precision=precision,
+    )
+
+
+def model_on(reference: list[Any], threads: int) -> Glow:
+    """In a task: the model that `put_model` put, on the GPU if the task has one."""
+    torch.set_num_threads(threads)
+    return _rebuilt(reference[0])
+
+
+@lru_cache(maxsize=1)
+def _rebuilt(reference: Any) -> Glow:
+    """Once a worker process, which runs many tasks."""
+    config, weights = ray.get(reference)
+    model = Glow(GlowConfig.from_dict(config))
+    model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
+    return model.to("cuda" if ray.get_gpu_ids() else "cpu")
