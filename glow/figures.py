@@ -88,7 +88,7 @@ def nll_histogram(scores: pd.DataFrame, title: str, interval: tuple[float, float
 
     Args:
         scores: a row an image; columns dataset (str) and bits_per_dim. Infinite and NaN values are counted, but neither
-            drawn nor in the means.
+            drawn nor in the medians.
         interval: bits/dim between which a single image is typical; shaded if given.
 
     Raises:
@@ -249,7 +249,8 @@ def _finite(values: np.ndarray) -> np.ndarray:
 def _describe(name: str, values: np.ndarray) -> str:
     finite = _finite(values)
     text = f"{name}: {values.size:,} image{'s' * (values.size != 1)}"
-    text += f", mean {finite.mean():.3f}" if finite.size else ""
+    # Not the mean: a few OOD images can have an NLL beyond all others'.
+    text += f", median {np.median(finite):.4g}" if finite.size else ""
     return text + (f", {values.size - finite.size:,} not finite" if finite.size < values.size else "")
 
 

@@ -123,6 +123,7 @@ def run(work: InterpolateWork, show: Callable[[Event], None]) -> np.ndarray:
             "end_error": float(end_error.max()),
             "inexact_rows": int((~exact).sum()),
             "non_finite": non_finite,
+            "scale": evaluation.model.config.scale,
             "picture": f"{place}/interpolation.png",
             "open_with": open_command(evaluation.uri),
         }

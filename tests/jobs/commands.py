@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -70,7 +71,16 @@ class Running:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def train_workers(self) -> list[psutil.Process]:
-        return [process for process in self.family() if "RayTrainWorker" in " ".join(process.cmdline())]
+        return self.named("RayTrainWorker")
+
+    def named(self, text: str) -> list[psutil.Process]:
+        """Living processes beneath this one with this text in their command line."""
+        found = []
+        for process in self.family():
+            with suppress(psutil.NoSuchProcess):  # gone meanwhile, or a zombie
+                if text in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
 
     def interrupt(self) -> None:
         """What Ctrl-C in a terminal does: the signal goes to the whole group."""
@@ -80,11 +90,11 @@ class Running:
         return self.process.wait(timeout)
 
 
-def wait_until(condition: Callable[[], bool], timeout: float) -> None:
+def wait_until(condition: Callable[[], bool], timeout: float, every: float = 0.2) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout} s"
-        time.sleep(0.2)
+        time.sleep(every)
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:

@@ -1,0 +1,80 @@
+import json
+import shutil
+
+import pytest
+
+from glow.checkpoint import CheckpointError
+from jobs.errors import JobError
+from jobs.models import find_model
+from jobs.tracking import Record, TrackingError, open_store
+from tests.jobs.trained import NAME, train_into
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # mlflow's own
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return folder, f"sqlite:///{folder}/mlflow.db", train_into(folder)
+
+
+def test_a_model_is_found_by_every_name_it_has(store):
+    folder, uri, run_id = store
+    client, _ = open_store(uri, "glow")
+    client.create_registered_model("glow-digits")
+    source = f"{client.get_run(run_id).info.artifact_uri}/checkpoint"
+    version = client.create_model_version("glow-digits", source, run_id).version
+    client.set_registered_model_alias("glow-digits", "champion", version)
+    newest = find_model(None, uri, "glow")
+    for name in (
+        run_id,
+        NAME,
+        f"runs:/{run_id}/checkpoint",
+        f"models:/glow-digits/{version}",
+        "models:/glow-digits/latest",
+        "models:/glow-digits@champion",
+    ):
+        found = find_model(name, uri, "glow")
+        assert (found.digest, found.run_id) == (newest.digest, run_id), name
+        assert found.training is not None
+        assert found.training.dataset == "digits"
+    beside = find_model(str(folder / "trained" / "checkpoint"), uri, "glow")
+    assert (beside.digest, beside.run_id) == (newest.digest, None)
+    assert beside.training is not None  # by the spec that lies beside the checkpoint
+    assert beside.training.class_conditional
+
+
+def test_another_training_makes_another_digest(store, tmp_path):
+    _, uri, _ = store
+    folder, _, _ = store
+    shutil.copytree(folder / "trained" / "checkpoint", tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"scale": "bounded"}))
+    assert find_model(str(tmp_path / "other"), uri, "glow").digest != find_model(None, uri, "glow").digest
+
+
+def test_what_is_no_model_is_said_in_a_sentence(store, tmp_path):
+    folder, uri, run_id = store
+    with pytest.raises(TrackingError, match=r"no run 'nothing'.*no folder of that name"):
+        find_model("nothing", uri, "glow")
+    for name in ("runs:/0123/checkpoint", "models:/none@champion", "models:/none/1", "models:none"):
+        with pytest.raises(TrackingError):
+            find_model(name, uri, "glow")
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors|config\.json is missing"):
+        find_model(str(tmp_path), uri, "glow")
+    shutil.copytree(folder / "trained" / "checkpoint", tmp_path / "cut")
+    (tmp_path / "cut" / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(CheckpointError, match="damaged"):
+        find_model(str(tmp_path / "cut"), uri, "glow")
+    other = Record.start(uri, "glow", "a test", {"glow.job": "ood"}, {})
+    with pytest.raises(JobError, match="is not a training"):
+        find_model(other.run_id, uri, "glow")
+    running = Record.start(uri, "glow", "half done", {"glow.job": "train"}, {})
+    with pytest.raises(JobError, match=f"is RUNNING and has no model yet.*--resume {running.run_id}"):
+        find_model(running.run_id, uri, "glow")
+    assert find_model(None, uri, "glow").run_id == run_id  # and not the newer ones, which are not finished trainings
+
+
+def test_a_store_without_trainings_says_so(tmp_path):
+    with pytest.raises(TrackingError, match=r"no finished train run.*glowctl train"):
+        find_model(None, f"sqlite:///{tmp_path}/mlflow.db", "glow")
