@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from glow.config import FitConfig, GlowConfig
     from glow.datasets import load_dataset
     from glow.dequantization import uniform_noise
+    from glow.interpolation import interpolate
     from glow.model import Glow
+    from glow.ood import TypicalityTest
+    from glow.scoring import score
     from glow.training import Trainer, fit
 
 _HOMES = {
@@ -19,10 +22,13 @@ _HOMES = {
     "Glow": "model",
     "GlowConfig": "config",
     "Trainer": "training",
+    "TypicalityTest": "ood",
     "fit": "training",
+    "interpolate": "interpolation",
     "load_checkpoint": "checkpoint",
     "load_dataset": "datasets",
     "save_checkpoint": "checkpoint",
+    "score": "scoring",
     "uniform_noise": "dequantization",
 }
 
@@ -31,10 +37,13 @@ __all__ = [
     "Glow",
     "GlowConfig",
     "Trainer",
+    "TypicalityTest",
     "fit",
+    "interpolate",
     "load_checkpoint",
     "load_dataset",
     "save_checkpoint",
+    "score",
     "uniform_noise",
 ]
 

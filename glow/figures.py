@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-__all__ = ["image_grid", "nll_curve", "nll_histogram", "ood_ratio_curve", "per_class_bars", "roc_curves"]
+__all__ = ["image_grid", "image_rows", "nll_curve", "nll_histogram", "ood_ratio_curve", "per_class_bars", "roc_curves"]
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 BLACK, GREY = "#000000", "#666666"
@@ -44,6 +44,32 @@ def image_grid(images_NCHW: np.ndarray, columns: int | None = None, smallest_sid
         )
     repeat = math.ceil(smallest_side / grid.shape[1])
     return grid.repeat(repeat, 0).repeat(repeat, 1)
+
+
+def image_rows(images_RSCHW: np.ndarray, row_names: Sequence[str], title: str) -> Figure:
+    """R rows of S images, each with its name at its left.
+
+    Args:
+        images_RSCHW: uint8, with one channel or three.
+
+    Raises:
+        ValueError: as many names as rows are needed, and at least one row.
+    """
+    rows, columns, _, height, width = images_RSCHW.shape
+    if len(row_names) != rows or rows == 0:
+        raise ValueError(f"{rows} rows of images cannot bear {len(row_names)} names")
+    grid = image_grid(images_RSCHW.reshape(-1, *images_RSCHW.shape[2:]), columns)
+    pixels = grid.shape[0] / (rows * (height + 1) + 1)  # that each one was repeated to
+    inches = 7 / (columns * width)
+    figure = Figure(figsize=(8, max(1.5, rows * height * inches + 0.6)), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(grid, interpolation="nearest")
+    axes.set_yticks([(row + 0.5) * (height + 1) * pixels for row in range(rows)], list(row_names))
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title(title)
+    return figure
 
 
 def nll_curve(history: pd.DataFrame, title: str, test_bits_per_dim: float | None = None) -> Figure:

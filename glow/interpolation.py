@@ -24,7 +24,7 @@ class Interpolation:
         images: uint8 (P, S, C, H, W).
         end_error: (P,) the largest difference between the ends and the real images, before rounding, in grey levels of
             256; infinite if an end is not finite. Below 0.5 the ends are the real images.
-        non_finite: how many of the images have a pixel that is not finite (drawn black).
+        non_finite: how many of the images have a pixel that is not finite (drawn black, or white if it is infinity).
     """
 
     images: Tensor
@@ -59,6 +59,8 @@ def interpolate(
     for images in (start_PCHW, end_PCHW):
         if tuple(images.shape[1:]) != model.config.image_shape:
             raise ValueError(f"this Glow takes images of {model.config.image_shape}, not {tuple(images.shape[1:])}")
+    if len(start_PCHW) != len(end_PCHW):
+        raise ValueError(f"each start needs an end: there are {len(start_PCHW)} and {len(end_PCHW)}")
     real_2PCHW = torch.stack([start_PCHW, end_PCHW]).to(model.device)
     x_2PCHW = dequantize(real_2PCHW, torch.full(real_2PCHW.shape, 0.5, dtype=model.dtype, device=model.device))
     latents_0, latents_1 = (model(x_PCHW)[0] for x_PCHW in x_2PCHW)

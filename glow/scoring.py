@@ -7,8 +7,8 @@ Columns of a score table:
 - ``nll``: negative log-likelihood in nats; ``bits_per_dim``: the same in bits, divided by C * H * W
 - ``log_det`` and ``log_prior_1`` ... ``log_prior_L``: what the NLL is made of, in nats of real-valued images: the
   log-det of the flow, and log p(z) of each level, the top one last
-- ``finite``: whether all of these are numbers
-- ``complexity``: bits of the image as a PNG, less those of a constant image
+- ``finite``: whether all of these are finite
+- ``complexity``: bits of the image as a PNG, less those of a black image
 
 Shapes: N images, B in a batch, L levels.
 """
@@ -53,7 +53,7 @@ def score(
         labels_N: int64 for the table; zero if None. A class-conditional model is asked for log p(x) all the same.
         indices_N: int64 positions in the data set; 0 to N - 1 if None.
         seed: of the dequantisation noise.
-        precision: of the coupling networks.
+        precision: of the coupling networks; the model is left with it.
 
     Raises:
         ValueError: for images of another type or shape than the model's.
@@ -77,8 +77,8 @@ def score(
         nll = dimensions * math.log(BINS) - terms.sum(1)
     return pd.DataFrame(
         {
-            "index": indices_N.numpy(),
-            "label": labels_N.numpy(),
+            "index": indices_N.cpu().numpy(),
+            "label": labels_N.cpu().numpy(),
             "nll": nll,
             "bits_per_dim": nll / (dimensions * math.log(2)),
             "log_det": terms[:, 0],

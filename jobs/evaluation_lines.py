@@ -79,7 +79,7 @@ def interpolation_lines(event: Event) -> str:
         )
     else:
         ends = f"all ends equal the real images: off by at most {event['end_error']:.2g} grey levels before rounding"
-    bad = f"\n{event['non_finite']} images are not finite, and black" if event["non_finite"] else ""
+    bad = f"\n{event['non_finite']} images have pixels that are not finite" if event["non_finite"] else ""
     if bad and event["scale"] == "sigmoid":
         bad += ": the inverse of sigmoid scales has no bound; a model trained with --scale bounded has one"
     return f"{event['pairs']} rows of {event['steps']} images, {event['mode']}; {ends}{bad}\n" + _where(

@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 import ray
 import torch
-from PIL import Image
 from ray.exceptions import RayError
 
 from glow.datasets import LazyDataset, read_image
-from glow.figures import image_grid
+from glow.figures import image_rows
 from glow.interpolation import Mode, interpolate
 from glow.model import Precision
 from jobs.evaluation import Evaluation, evaluation_run, opened, place_of, prepare_evaluation, trained_on
@@ -103,9 +102,9 @@ def run(work: InterpolateWork, show: Callable[[Event], None]) -> np.ndarray:
         except RayError as error:
             raise sentence(error) from error
         exact = (images[:, [0, -1]] == work.ends.numpy().swapaxes(0, 1)).all(axis=(1, 2, 3, 4))
-        Image.fromarray(image_grid(images.reshape(-1, *images.shape[2:]), spec.steps)).save(
-            folder / "interpolation.png"
-        )
+        names = [str(pair["class_name"] or "") for pair in work.pairs]
+        title = f"{spec.mode} interpolation between real images, {evaluation.model.name}"
+        image_rows(images, names, title).savefig(folder / "interpolation.png", dpi=120)
         np.save(folder / "interpolation.npy", images)
         table = pd.DataFrame(work.pairs).assign(end_error=end_error, ends_exact=exact)
         table.to_parquet(folder / "interpolation.parquet", index=False)

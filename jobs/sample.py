@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from ray.exceptions import RayError
 
-from glow.figures import image_grid
+from glow.figures import image_grid, image_rows
 from glow.model import Precision
 from jobs.evaluation import Evaluation, described, evaluation_run, place_of, prepare_evaluation, trained_on
 from jobs.evaluation_specs import SampleSpec
@@ -96,8 +96,10 @@ def run(work: SampleWork, show: Callable[[Event], None]) -> dict[float, np.ndarr
             Image.fromarray(image_grid(images, columns)).save(folder / f"samples-T{temperature:g}.png")
         pictures = [f"samples-T{temperature:g}.png" for temperature in samples]
         if len(samples) > 1:
-            sweep = np.concatenate([images[:ROW] for images in samples.values()])
-            Image.fromarray(image_grid(sweep, min(ROW, rows * columns))).save(folder / "temperatures.png")
+            sweep = np.stack([images[:ROW] for images in samples.values()])
+            names = [f"T = {temperature:g}" for temperature in samples]
+            title = f"The same noise at several temperatures, {evaluation.model.name}"
+            image_rows(sweep, names, title).savefig(folder / "temperatures.png", dpi=120)
             pictures.insert(0, "temperatures.png")
         place = place_of(evaluation, record, folder)
     show(

@@ -205,6 +205,7 @@ def score_shard(
 def model_on(reference: list[Any], threads: int) -> Glow:
     """In a task: the model that `put_model` put, on the GPU if the task has one."""
     torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False  # 10 bits, where what is asked for is float32
     return _rebuilt(reference[0])
 
 

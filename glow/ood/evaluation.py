@@ -13,14 +13,16 @@ import numpy as np
 import pandas as pd
 
 from glow.ood.detectors import Detector, fit_detectors
-from glow.ood.statistics import disjoint_batches, roc_estimates, wilson_interval
-from glow.ood.typicality import Center, Threshold, calibrate, check_alpha
+from glow.ood.statistics import ROC_STATISTICS, Estimate, disjoint_batches, roc_estimates, wilson_interval
+from glow.ood.typicality import Center, Threshold, calibrate, check_alpha, least_held_out
 
 __all__ = ["Deal", "OodResult", "OodSettings", "evaluate_ood", "held_out_protocol", "report_protocol"]
 
 POWER_GRID = (1, 2, 3, 5, 7, 10, 15, 20, 25, 35, 50, 75, 100)
 REPORT_IMAGES = 5000
 """Of each test set, in the course report's protocol."""
+
+PER_CLASS_COLUMNS = ["dataset", "label", "class_name", "batch_size", "batches", "ratio", "ratio_low", "ratio_high"]
 
 Deal = Callable[[int], tuple[pd.DataFrame, dict[str, pd.DataFrame]]]
 """Repeat -> (score table that thresholds come from, score tables to test by the data set's name, its own first)."""
@@ -77,7 +79,7 @@ class OodResult:
         power: `ratio` of typicality for more values of M than were asked for.
         per_class: `ratio` of typicality over batches of one class, where a class fills one.
         control: of the model's own test set: `ratio` for each detector and M, with an interval that allows for the
-            uncertainty of the threshold too, and `as_expected`, whether 1 - alpha lies in it.
+            uncertainty of the threshold too, so of 95 % or more, and `as_expected`, whether 1 - alpha lies in it.
         statistics: (detector, data set, M) -> what batches came to, (N,), in the first repeat.
     """
 
@@ -94,8 +96,8 @@ def held_out_protocol(validation: pd.DataFrame, tests: Mapping[str, pd.DataFrame
 
 
 def report_protocol(tests: Mapping[str, pd.DataFrame], seed: int = 0, images: int = REPORT_IMAGES) -> Deal:
-    """The course report's: half of the model's own test set (5,000 images) gives the thresholds and the other half is
-    tested, with as many images of each other set. Halves and images are drawn anew in each repeat."""
+    """The course report's: half of the model's own test set (5,000 images at most) gives the thresholds and the other
+    half is tested, with 5,000 images at most of each other set. Halves and images are drawn anew in each repeat."""
 
     def deal(repeat: int) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
         rng = np.random.default_rng([seed, repeat])
@@ -122,8 +124,8 @@ def evaluate_ood(
         class_names: data set -> the names of its labels; numbers where there are none.
 
     Raises:
-        ValueError: for a data set with fewer images than a batch takes, too few held-out images for alpha, or training
-            scores that are not finite.
+        ValueError: for a data set with fewer images than a batch takes, too few held-out images for alpha, too many of
+            them whose scores are not finite, or training scores that are not finite.
     """
     detectors = fit_detectors(train, settings.center, settings.seed)
     deals = [deal(repeat) for repeat in range(settings.repeats)]
@@ -131,7 +133,8 @@ def evaluate_ood(
     asked = sorted(set(settings.batch_sizes))
     typicality = detectors[0]
     cells = [_Cell.compute(detector, m, deals, settings) for detector in detectors for m in asked]
-    extra = [m for m in POWER_GRID if m < max(asked) and m not in asked and m <= len(deals[0][0])]
+    settled = len(deals[0][0]) >= least_held_out(settings.alpha) or not settings.exact
+    extra = [m for m in POWER_GRID if m < max(asked) and m not in asked and (m > 1 or settled)]
     power = [_Cell.compute(typicality, m, deals, settings) for m in extra]
     power += [cell for cell in cells if cell.detector == typicality.name]
     rng = np.random.default_rng(settings.seed)
@@ -180,18 +183,17 @@ class _Cell:
             )
             statistic = detector.statistic_for(scores)
             for index, (name, table) in enumerate(tests.items()):
-                if len(table) < m:  # in the power curve; what was asked for has been checked
-                    continue
                 batches = disjoint_batches(len(table), m, np.random.default_rng([seed, m, index]))
                 statistics.setdefault(name, []).append(statistic(detector.image_scores(table)[batches]))
         return cls(detector.name, m, thresholds, statistics, deals[0][1])
 
     def rows(self, rng: np.random.Generator) -> list[dict[str, Any]]:
         """A row a data set, with how well it is told from the model's own."""
-        own, *_ = self.statistics.values()
+        own, *others = (repeats[0] for repeats in self.statistics.values())
+        itself = dict.fromkeys(ROC_STATISTICS, Estimate(np.nan, np.nan, np.nan))
         rows = self.ratio_rows()
-        for row, (repeats, *_) in zip(rows[1:], list(self.statistics.values())[1:], strict=True):
-            for name, estimate in roc_estimates(own[0], repeats, rng).items():
+        for row, told in zip(rows, [itself, *(roc_estimates(own, other, rng) for other in others)], strict=True):
+            for name, estimate in told.items():
                 row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         return rows
 
@@ -282,4 +284,4 @@ def _per_class(
                         "ratio_high": high,
                     }
                 )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=PER_CLASS_COLUMNS)

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import stats
 
 __all__ = [
+    "ROC_STATISTICS",
     "Estimate",
     "RocCurve",
     "disjoint_batches",
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 CONFIDENCE = 0.95
+ROC_STATISTICS = ("auroc", "aupr", "fpr95")
 RESAMPLES = 1000
 """Bootstrap resamples behind the intervals of AUROC, AUPR and FPR@95."""
 
@@ -178,4 +180,4 @@ def _statistics(in_counts: np.ndarray, out_counts: np.ndarray) -> dict[str, np.n
     aupr = (out_counts * true / np.maximum(true + false, 1)).sum(-1) / n_out[:, 0]
     first = (true >= 0.95 * n_out).argmax(-1)
     fpr95 = np.take_along_axis(false, first[:, None], -1)[:, 0] / n_in[:, 0]
-    return {"auroc": auroc, "aupr": aupr, "fpr95": fpr95}
+    return dict(zip(ROC_STATISTICS, (auroc, aupr, fpr95), strict=True))

@@ -31,10 +31,11 @@ __all__ = [
 
 Center = Literal["train", "validation"]
 
-OUTER_RESAMPLES = 200
+RESAMPLES = 40
 INNER_BATCHES = 10_000
-"""A threshold's own interval: so many resamples of the held-out scores, and so many batches of each at most. With fewer
-than the threshold's own, the interval would be wider than the truth: it has the noise of its batches in it."""
+"""A threshold's own interval: so many resamples of the held-out scores, whose thresholds' standard deviation it is made
+of, and so many batches of each at most. With fewer than the threshold's own, the interval would be wider than the
+truth: it has the noise of its batches in it."""
 
 CONFIDENCE = 0.95
 
@@ -179,11 +180,12 @@ def _bootstrap(
     value = _bootstrap_quantile(statistic_for(held_out_N), held_out_N, batch_size, alpha, bootstraps, rng)
     resampled = [
         _bootstrap_quantile(statistic_for(scores), scores, batch_size, alpha, min(bootstraps, INNER_BATCHES), rng)
-        for scores in rng.choice(held_out_N, (OUTER_RESAMPLES, len(held_out_N)))
+        for scores in rng.choice(held_out_N, (RESAMPLES, len(held_out_N)))
     ]
-    # Nearest ranks: between a finite and an infinite value there is nothing to interpolate.
-    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="closest_observation")
-    return Threshold(value, min(float(low), value), max(float(high), value))
+    if not np.isfinite(resampled).all():  # so many held-out scores are not finite that it might as well be infinite
+        return Threshold(value, min(value, *resampled), math.inf)
+    half = float(np.std(resampled, ddof=1) * stats.norm.ppf((1 + CONFIDENCE) / 2))
+    return Threshold(value, value - half, value + half)
 
 
 def check_alpha(alpha: float) -> None:
@@ -194,7 +196,7 @@ def check_alpha(alpha: float) -> None:
 
 def least_held_out(alpha: float) -> int:
     """How many held-out scores the exact threshold at M = 1 takes: with fewer, none of theirs is large enough."""
-    return math.ceil(alpha / (1 - alpha) - 1e-9)
+    return math.ceil(alpha / (1 - alpha) * (1 - 1e-9))  # whole numbers survive rounding
 
 
 def _bootstrap_quantile(

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
-from glow.figures import nll_histogram, ood_ratio_curve, per_class_bars, roc_curves
+from glow.figures import image_rows, nll_histogram, ood_ratio_curve, per_class_bars, roc_curves
 
 
 def drawn(figure):
@@ -327,3 +327,13 @@ def test_the_legend_covers_no_data():
 def test_nothing_to_draw(draw):
     with pytest.raises(ValueError, match="nothing to draw in the figure 'title'"):
         draw()
+
+
+def test_image_rows_are_named_and_show_each_image_in_its_place():
+    images = np.arange(6, dtype=np.uint8).reshape(2, 3, 1, 1, 1) * 40 + np.zeros((2, 3, 1, 4, 4), np.uint8)
+    (axes,) = image_rows(images, ["first", "second"], "title").axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "second"]
+    shown = np.asarray(axes.images[0].get_array())
+    assert [shown[round(y), shown.shape[1] // 2, 0] for y in axes.get_yticks()] == [40, 160]
+    with pytest.raises(ValueError, match="2 rows of images cannot bear 1 names"):
+        image_rows(images, ["first"], "title")

@@ -1,0 +1,223 @@
+"""Detectors on simulated score tables."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from glow.ood import DETECTORS, TypicalityTest, fit_detectors, roc_estimates
+from glow.ood.typicality import calibrate
+
+# Of the log-det and log p(z) of two levels. Their sum, and each of them, is distributed alike under both.
+CORRELATION = np.array([[1, 0.95, -0.5], [0.95, 1, -0.5], [-0.5, -0.5, 1]])
+CHANGED_CORRELATION = CORRELATION[np.ix_([2, 0, 1], [2, 0, 1])]
+MEANS, SDS = np.array([900.0, -300.0, -200.0]), 30.0
+
+
+def score_table(n, seed=0, *, shift=0.0, simpler=0.0, correlation=CORRELATION):
+    """Of images that are `shift` nats less likely, and `simpler` bits simpler than their likelihood says."""
+    rng = np.random.default_rng(seed)
+    parts = MEANS + SDS * rng.multivariate_normal(np.zeros(3), correlation, n) - shift / 3
+    nll = 64 * math.log(256) - parts.sum(1)
+    return pd.DataFrame(
+        {
+            "index": np.arange(n),
+            "label": rng.integers(3, size=n),
+            "nll": nll,
+            "bits_per_dim": nll / (64 * math.log(2)),
+            "log_det": parts[:, 0],
+            "log_prior_1": parts[:, 1],
+            "log_prior_2": parts[:, 2],
+            "finite": np.ones(n, bool),
+            "complexity": nll / math.log(2) + rng.normal(scale=20, size=n) - simpler,
+        }
+    )
+
+
+def spoilt(table, rows, value):
+    """As `glow.scoring` has it for images whose scores are not finite."""
+    table = table.copy()
+    table.loc[table.index[rows], ["nll", "bits_per_dim"]] = value
+    table.loc[table.index[rows], ["log_det", "log_prior_1"]] = -value
+    table.loc[table.index[rows], "finite"] = False
+    return table
+
+
+def detectors(**changes):
+    return {detector.name: detector for detector in fit_detectors(score_table(1000), **changes)}
+
+
+def statistics(name, table, m=1, **changes):
+    """What batches of consecutive images come to."""
+    detector = detectors(**changes)[name]
+    statistic = detector.statistic_for(detector.image_scores(score_table(500, 1)))
+    scores = detector.image_scores(table)
+    return statistic(scores[: len(scores) // m * m].reshape(-1, m))
+
+
+def auroc(name, table, m=1):
+    rng = np.random.default_rng(0)
+    own = statistics(name, score_table(1000, 2), m)
+    return roc_estimates(own, statistics(name, table, m), rng, resamples=1)["auroc"].value
+
+
+# Two sds of an NLL either way.
+UNLIKELY = score_table(1000, 3, shift=2 * SDS * 3**0.5)
+TOO_LIKELY = score_table(1000, 3, shift=-2 * SDS * 3**0.5)
+SIMPLE = score_table(1000, 3, shift=-2 * SDS * 3**0.5, simpler=50)
+CORRELATED_OTHERWISE = score_table(1000, 3, correlation=CHANGED_CORRELATION)
+SAME = score_table(1000, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "low", "high"),
+    [
+        ("likelihood", UNLIKELY, 0.85, 1),
+        ("likelihood", TOO_LIKELY, 0, 0.15),
+        ("typicality", UNLIKELY, 0.75, 1),
+        ("typicality", TOO_LIKELY, 0.75, 1),
+        ("likelihood", SIMPLE, 0, 0.15),
+        ("complexity", SIMPLE, 0.95, 1),
+        ("complexity", TOO_LIKELY, 0.45, 0.55),
+        ("likelihood", CORRELATED_OTHERWISE, 0.45, 0.55),
+        ("typicality", CORRELATED_OTHERWISE, 0.45, 0.55),
+        ("complexity", CORRELATED_OTHERWISE, 0.45, 0.55),
+        ("density", CORRELATED_OTHERWISE, 0.8, 1),
+        ("density", UNLIKELY, 0.8, 1),
+        ("density", TOO_LIKELY, 0.8, 1),
+        *((name, SAME, 0.45, 0.55) for name in DETECTORS),
+    ],
+)
+def test_each_detector_finds_what_it_is_for_and_misses_what_it_cannot_see(name, table, low, high):
+    assert low <= auroc(name, table) <= high
+
+
+@pytest.mark.parametrize(
+    ("name", "table"), [("typicality", TOO_LIKELY), ("complexity", SIMPLE), ("density", CORRELATED_OTHERWISE)]
+)
+def test_batches_tell_more_than_single_images(name, table):
+    assert auroc(name, table) < 0.999
+    assert auroc(name, table, 10) > 0.999
+
+
+def test_the_changed_correlation_leaves_each_part_and_the_nll_as_it_was():
+    """Or what `density` finds above would prove nothing."""
+    assert not np.allclose(CORRELATION, CHANGED_CORRELATION)
+    assert CORRELATION.sum() == pytest.approx(CHANGED_CORRELATION.sum())
+    for column in ("nll", "log_det", "log_prior_1", "log_prior_2"):
+        assert CORRELATED_OTHERWISE[column].mean() == pytest.approx(SAME[column].mean(), abs=6)
+        assert CORRELATED_OTHERWISE[column].std() == pytest.approx(SAME[column].std(), rel=0.1)
+
+
+def test_every_detector_is_described():
+    assert list(detectors()) == list(DETECTORS)
+
+
+def test_scores_of_single_images_are_in_nats_bits_and_log_density():
+    table = score_table(5, 4)
+    fitted = detectors()
+    for name in ("typicality", "likelihood"):
+        np.testing.assert_array_equal(fitted[name].image_scores(table), table["nll"])
+    bits = 64 * table["bits_per_dim"] - table["complexity"]
+    np.testing.assert_allclose(fitted["complexity"].image_scores(table), bits, rtol=1e-9)
+
+
+def test_density_is_the_log_density_of_standardised_parts():
+    """Of a normal, up to what a mixture fitted to 5,000 images errs by."""
+    train, table = score_table(5000), score_table(200, 4)
+    got = fit_detectors(train)[3].image_scores(table)
+    z = (table[["log_det", "log_prior_1", "log_prior_2"]].to_numpy() - MEANS) / SDS
+    distance = np.einsum("ni,ij,nj->n", z, np.linalg.inv(CORRELATION), z)
+    expected = distance / 2 + np.linalg.slogdet(2 * math.pi * CORRELATION)[1] / 2
+    near = distance < 11  # 99 % of all
+    assert near.sum() > 190
+    np.testing.assert_allclose(got[near], expected[near], atol=1)
+    assert abs(np.mean(got - expected)) < 0.1
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, -math.inf])
+def test_rows_that_are_not_finite_are_the_rarest_and_leave_others_alone(value):
+    table = score_table(20, 4)
+    for name, detector in detectors().items():
+        clean, dirty = detector.image_scores(table), detector.image_scores(spoilt(table, [3, 7], value))
+        np.testing.assert_allclose(np.delete(dirty, [3, 7]), np.delete(clean, [3, 7]))
+        assert not np.isfinite(dirty[[3, 7]]).any()
+        if name == "density":
+            assert (dirty[[3, 7]] == math.inf).all()
+    all_bad = spoilt(table, range(20), value)
+    assert (detectors()["density"].image_scores(all_bad) == math.inf).all()
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("value", [math.inf, math.nan, -math.inf])
+def test_every_detector_calls_a_batch_with_such_an_image_ood(name, value):
+    detector = detectors()[name]
+    held_out = detector.image_scores(score_table(500, 1))
+    threshold = calibrate(detector.statistic_for, held_out, 2, 0.99, 500)
+    average = pd.DataFrame([score_table(500, 1).mean()] * 4).astype({"finite": bool}).reset_index(drop=True)
+    scores = detector.image_scores(spoilt(average, [2], value)).reshape(2, 2)
+    assert threshold.exceeded(detector.statistic_for(held_out)(scores)).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("center", ["train", "validation"])
+@pytest.mark.parametrize("m", [1, 3])
+def test_typicality_decides_as_the_typicality_test_of_the_same_seed(m, center):
+    train, held_out, test = score_table(1000), score_table(500, 1), score_table(600, 2, shift=60)
+    expected = TypicalityTest.fit(train["nll"], held_out["nll"], m, 0.95, 300, 5, center=center)
+    detector = fit_detectors(train, center)[0]
+    threshold = calibrate(detector.statistic_for, detector.image_scores(held_out), m, 0.95, 300, 5)
+    assert threshold == expected.threshold
+    batches = detector.image_scores(test).reshape(-1, m)
+    got = threshold.exceeded(detector.statistic_for(detector.image_scores(held_out))(batches))
+    assert 0 < got.mean() < 1
+    assert np.array_equal(got, expected.is_ood(batches))
+
+
+def test_a_center_from_held_out_images_takes_none_that_are_not_finite():
+    """Else every batch would be infinitely far from it."""
+    detector = detectors(center="validation")["typicality"]
+    with pytest.raises(ValueError, match="1 of 500 held-out scores are not finite: the model has no entropy"):
+        calibrate(detector.statistic_for, detector.image_scores(spoilt(score_table(500, 1), [9], math.inf)), 2, 0.9, 50)
+
+
+def test_a_part_that_is_the_same_for_every_image_tells_none_apart():
+    """The log-det of additive couplings: it differs by the rounding of float32 at most."""
+    tables = {seed: score_table(500, seed).assign(log_det=900.0) for seed in (0, 1)}
+    rarity = fit_detectors(tables[0])[3].image_scores
+    expected = rarity(tables[1])
+    assert np.std(expected) > 0.1
+    rounded = tables[1].assign(log_det=np.nextafter(np.float32(900), np.float32(901), dtype=np.float32))
+    np.testing.assert_array_equal(rarity(rounded), expected)
+
+
+def test_density_follows_from_its_seed_and_not_from_the_order_of_columns():
+    train, table = score_table(500), score_table(50, 1)
+    first, again, shuffled = (
+        fit_detectors(train, seed=2)[3].image_scores(each) for each in (table, table, table[table.columns[::-1]])
+    )
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first, shuffled)
+
+
+@pytest.mark.parametrize("rows", [2, 10, 99, 100, 220])
+def test_few_training_images_are_enough_to_fit_to(rows):
+    for detector in fit_detectors(score_table(rows)):
+        assert np.isfinite(detector.image_scores(score_table(30, 1))).all()
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (score_table(0), "no training scores"),
+        (spoilt(score_table(30), [1, 5], math.nan), "2 of 30 training scores are not finite"),
+        (spoilt(score_table(30), [1], -math.inf), "1 of 30 training scores are not finite"),
+        (pd.concat([score_table(1)] * 30), "all the same"),
+        (score_table(1), "all the same"),
+    ],
+    ids=["none", "nan", "infinity", "equal", "one"],
+)
+@pytest.mark.parametrize("center", ["train", "validation"])
+def test_training_scores_that_nothing_can_be_fitted_to_are_refused(train, message, center):
+    with pytest.raises(ValueError, match=message):
+        fit_detectors(train, center)

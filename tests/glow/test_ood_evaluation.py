@@ -1,0 +1,422 @@
+"""Whole tests of data sets, on simulated score tables."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from glow.ood import (
+    DETECTORS,
+    OodSettings,
+    TypicalityTest,
+    evaluate_ood,
+    held_out_protocol,
+    report_protocol,
+    roc_estimates,
+    typicality,
+    wilson_interval,
+)
+from glow.ood.evaluation import REPORT_IMAGES
+from tests.glow.test_detectors import CORRELATION, SDS, score_table, spoilt
+
+SD = SDS * CORRELATION.sum() ** 0.5
+"""Of an NLL."""
+
+INTERVAL = ("", "_low", "_high")
+
+
+def settings(**changes):
+    return OodSettings(**{"batch_sizes": (1, 4), "alpha": 0.9, "bootstraps": 300} | changes)
+
+
+def evaluate(tests, world=0, class_names=None, held_out=400, **changes):
+    """Under a model with 2,000 training images; another world has other images."""
+    deal = held_out_protocol(score_table(held_out, 1000 + world), tests)
+    return evaluate_ood(score_table(2000, 2000 + world), deal, settings(**changes), class_names)
+
+
+def two_sets(own=300, far=250):
+    return {"own": score_table(own, 1), "far": score_table(far, 2, shift=4 * SD)}
+
+
+@pytest.fixture(autouse=True)
+def rough_intervals(monkeypatch):
+    """Of thresholds, for speed."""
+    monkeypatch.setattr(typicality, "RESAMPLES", 20)
+
+
+def cell(table, **where):
+    """The one row that is there."""
+    for column, value in where.items():
+        table = table[table[column] == value]
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+@pytest.fixture(scope="module")
+def result():
+    return evaluate(two_sets(), batch_sizes=(1, 4, 7))
+
+
+def test_there_is_a_row_for_each_detector_batch_size_and_data_set(result):
+    keys = list(result.ratios[["detector", "batch_size", "dataset"]].itertuples(index=False, name=None))
+    assert keys == [(detector, m, name) for detector in DETECTORS for m in (1, 4, 7) for name in ("own", "far")]
+    assert list(result.ratios) == [
+        *("detector", "dataset", "batch_size", "batches", "left_out", "non_finite"),
+        *("ratio", "ratio_low", "ratio_high", "ratio_sd", "threshold", "threshold_low", "threshold_high"),
+        *(f"{name}{end}" for name in ("auroc", "aupr", "fpr95") for end in INTERVAL),
+    ]
+
+
+def test_tables_have_their_columns_and_keys(result):
+    assert list(result.power) == ["dataset", "batch_size", "batches", "ratio", "ratio_low", "ratio_high"]
+    assert result.power["batch_size"].tolist() == [m for m in (1, 2, 3, 4, 5, 7) for _ in range(2)]
+    assert list(result.per_class) == [
+        *("dataset", "label", "class_name", "batch_size", "batches"),
+        *("ratio", "ratio_low", "ratio_high"),
+    ]
+    assert len(result.per_class) == 2 * 3 * 3
+    assert list(result.control) == [
+        *("detector", "batch_size", "batches", "ratio", "ratio_low", "ratio_high", "as_expected"),
+    ]
+    assert result.control[["detector", "batch_size"]].to_records(index=False).tolist() == [
+        (detector, m) for detector in DETECTORS for m in (1, 4, 7)
+    ]
+    assert list(result.statistics) == [
+        (detector, name, m) for detector in DETECTORS for m in (1, 4, 7) for name in ("own", "far")
+    ]
+
+
+def test_rates_and_intervals_lie_in_order_between_0_and_1(result):
+    for table, names in (
+        (result.ratios, ("ratio",)),
+        (result.ratios[result.ratios["dataset"] == "far"], ("auroc", "aupr", "fpr95")),
+        (result.power, ("ratio",)),
+        (result.per_class, ("ratio",)),
+        (result.control, ("ratio",)),
+    ):
+        for name in names:
+            low, value, high = (table[f"{name}{end}"].to_numpy() for end in ("_low", "", "_high"))
+            assert ((low >= 0) & (low <= value) & (value <= high) & (high <= 1)).all()
+
+
+@pytest.mark.parametrize("m", [1, 4, 7])
+@pytest.mark.parametrize(("name", "n"), [("own", 300), ("far", 250)])
+def test_batches_are_whole_and_images_left_out_are_counted(result, name, n, m):
+    for detector in DETECTORS:
+        row = cell(result.ratios, detector=detector, dataset=name, batch_size=m)
+        assert (row["batches"], row["left_out"]) == divmod(n, m)
+        assert len(result.statistics[detector, name, m]) == n // m
+
+
+def test_ratios_are_the_shares_beyond_the_threshold(result):
+    for row in result.ratios.to_dict("records"):
+        values = result.statistics[row["detector"], row["dataset"], row["batch_size"]]
+        ood = np.count_nonzero(values > row["threshold"])
+        assert row["ratio"] == pytest.approx(ood / len(values))
+        assert (row["ratio_low"], row["ratio_high"]) == pytest.approx(wilson_interval(ood, len(values)))
+
+
+def test_single_images_are_judged_as_the_typicality_test_judges_them(result):
+    train, held_out = score_table(2000, 2000)["nll"], score_table(400, 1000)["nll"]
+    test = TypicalityTest.fit(train, held_out, 1, 0.9)
+    for name, table in two_sets().items():
+        row = cell(result.ratios, detector="typicality", dataset=name, batch_size=1)
+        assert row["threshold"] == test.threshold.value
+        assert row["ratio"] == test.is_ood(table["nll"].to_numpy()[:, None]).mean()
+
+
+def test_batches_are_judged_by_the_threshold_of_the_typicality_test(result):
+    train, held_out = score_table(2000, 2000)["nll"], score_table(400, 1000)["nll"]
+    test = TypicalityTest.fit(train, held_out, 4, 0.9, 300)
+    row = cell(result.ratios, detector="typicality", dataset="own", batch_size=4)
+    assert row["threshold"] == test.threshold.value
+    # Every image is in one batch: 4 divides 300.
+    assert result.statistics["likelihood", "own", 4].mean() == pytest.approx(two_sets()["own"]["nll"].mean())
+
+
+def test_a_data_set_is_told_from_the_models_own_by_what_its_batches_came_to(result):
+    for row in result.ratios.to_dict("records"):
+        if row["dataset"] == "own":
+            assert np.isnan([row[f"{name}{end}"] for name in ("auroc", "aupr", "fpr95") for end in INTERVAL]).all()
+        else:
+            own, far = (result.statistics[row["detector"], name, row["batch_size"]] for name in ("own", "far"))
+            for name, estimate in roc_estimates(own, far, np.random.default_rng(0), resamples=1).items():
+                assert row[name] == estimate.value
+
+
+def test_a_far_set_is_found_and_the_models_own_passes(result):
+    assert cell(result.ratios, detector="typicality", dataset="far", batch_size=7)["ratio"] == 1
+    own = result.ratios[result.ratios["dataset"] == "own"]
+    assert ((own["ratio"] > 0) & (own["ratio"] < 0.3)).all()
+
+
+def test_no_other_set_is_needed():
+    ratios = evaluate({"own": score_table(100, 1)}).ratios
+    assert len(ratios) == 2 * len(DETECTORS)
+    assert ratios["auroc"].isna().all()
+
+
+def test_power_repeats_what_was_asked_for_and_grows_with_batches_of_a_near_set():
+    got = evaluate({"own": score_table(400, 1), "near": score_table(2000, 2, shift=0.7 * SD)}, batch_sizes=(2, 20))
+    near = got.power[got.power["dataset"] == "near"].set_index("batch_size")["ratio"]
+    assert near.index.tolist() == [1, 2, 3, 5, 7, 10, 15, 20]
+    for m in (2, 20):
+        assert near[m] == cell(got.ratios, detector="typicality", dataset="near", batch_size=m)["ratio"]
+    for m in (1, 5, 20):  # a two-sided z test's
+        z, shift = stats.norm.ppf(0.95), 0.7 * m**0.5
+        assert near[m] == pytest.approx(stats.norm.sf(z - shift) + stats.norm.cdf(-z - shift), abs=0.12)
+    assert near[20] > near[5] + 0.2 > near[1] + 0.4
+
+
+def test_batch_sizes_come_in_any_order_and_count_once():
+    expected, got = (evaluate(two_sets(), batch_sizes=sizes) for sizes in ((1, 4, 7), (7, 1, 4, 1)))
+    for table in ("ratios", "power", "per_class", "control"):
+        pd.testing.assert_frame_equal(getattr(got, table), getattr(expected, table))
+
+
+def test_the_same_seed_gives_the_same_tables_and_another_seed_others():
+    expected, again, other = (evaluate(two_sets(), seed=seed).ratios for seed in (0, 0, 1))
+    pd.testing.assert_frame_equal(again, expected)
+    changed = other["threshold"] != expected["threshold"]
+    assert changed[other["batch_size"] == 4].all()
+    # Thresholds for single images are exact, and only density, whose mixture is drawn, has other scores.
+    assert not changed[(other["batch_size"] == 1) & (other["detector"] != "density")].any()
+
+
+def test_repeats_draw_thresholds_and_batches_anew():
+    once, thrice = (evaluate(two_sets(), repeats=repeats, exact=False).ratios for repeats in (1, 3))
+    assert once["ratio_sd"].isna().all()
+    own = thrice["dataset"] == "own"
+    assert (thrice[own & (thrice["batch_size"] == 4)]["ratio_sd"] > 0).any()
+    assert (thrice["ratio_sd"] < 0.1).all()
+    # The first repeat is the single one.
+    np.testing.assert_array_equal(thrice["threshold"], once["threshold"])
+    assert (thrice["ratio"] != once["ratio"]).any()
+
+
+def test_ratios_and_their_spread_are_over_repeats():
+    deals = []
+
+    def deal(repeat):
+        """The third of three repeats tests a far set in place of the model's own."""
+        deals.append(repeat)
+        return score_table(400, 5), {"own": score_table(100, repeat, shift=0 if repeat < 2 else 20 * SD)}
+
+    row = evaluate_ood(score_table(1000), deal, settings(batch_sizes=(1,), repeats=3)).ratios.iloc[0]
+    assert deals == [0, 1, 2]
+    held_out, train = score_table(400, 5)["nll"], score_table(1000)["nll"]
+    test = TypicalityTest.fit(train, held_out, 1, 0.9)
+    ratios = [test.is_ood(score_table(100, seed)["nll"].to_numpy()[:, None]).mean() for seed in (0, 1)] + [1.0]
+    assert row["ratio"] == pytest.approx(np.mean(ratios))
+    assert row["ratio_sd"] == pytest.approx(np.std(ratios, ddof=1))
+    assert (row["ratio_low"], row["ratio_high"]) == pytest.approx(wilson_interval(100 * np.mean(ratios), 100))
+
+
+def rows_of(table):
+    """A table's images, told by their NLL, which no two share."""
+    return set(table["nll"])
+
+
+def test_the_report_protocol_halves_its_own_set_and_takes_5000_of_others():
+    assert REPORT_IMAGES == 5000
+    tests = {"own": score_table(10_000, 1), "large": score_table(6000, 2), "small": score_table(700, 3)}
+    deal = report_protocol(tests)
+    held_out, dealt = deal(0)
+    assert list(dealt) == ["own", "large", "small"]
+    assert [len(table) for table in (held_out, *dealt.values())] == [5000, 5000, 5000, 700]
+    assert not rows_of(held_out) & rows_of(dealt["own"])
+    assert rows_of(held_out) | rows_of(dealt["own"]) == rows_of(tests["own"])
+    assert rows_of(dealt["large"]) < rows_of(tests["large"])
+    assert rows_of(dealt["small"]) == rows_of(tests["small"])
+
+
+def test_the_report_protocol_halves_what_there_is_and_no_more_than_it_takes():
+    for n, images, half in ((301, 5000, 150), (1000, 200, 200), (400, 200, 200)):
+        held_out, dealt = report_protocol({"own": score_table(n, 1), "far": score_table(n, 2)}, images=images)(0)
+        assert len(rows_of(held_out)) == len(rows_of(dealt["own"])) == half
+        assert not rows_of(held_out) & rows_of(dealt["own"])
+        assert len(dealt["far"]) == min(images, n)
+
+
+def test_the_report_protocol_deals_anew_by_repeat_and_seed_and_the_same_for_both():
+    tests = {"own": score_table(400, 1), "far": score_table(400, 2)}
+
+    def dealt(seed, repeat):
+        held_out, sets = report_protocol(tests, seed, images=100)(repeat)
+        return [frozenset(rows_of(table)) for table in (held_out, *sets.values())]
+
+    assert dealt(0, 0) == dealt(0, 0)
+    for other in (dealt(0, 1), dealt(1, 0)):
+        assert all(a != b for a, b in zip(dealt(0, 0), other, strict=True))
+
+
+def test_the_report_protocol_tests_like_any():
+    tests = {"own": score_table(600, 1), "far": score_table(300, 2, shift=5 * SD)}
+    got = evaluate_ood(score_table(1000), report_protocol(tests), settings(repeats=2, exact=False, bootstraps=50))
+    assert cell(got.ratios, detector="typicality", dataset="far", batch_size=4)["ratio"] == 1
+    assert cell(got.ratios, detector="typicality", dataset="own", batch_size=4)["batches"] == 300 // 4
+    assert (got.ratios[got.ratios["dataset"] == "own"]["ratio"] < 0.35).all()
+
+
+def test_the_control_passes_for_in_distribution_data_as_often_as_it_should(monkeypatch):
+    """Its intervals are of 95 % or more."""
+    monkeypatch.setattr(typicality, "RESAMPLES", 60)
+    worlds = range(60)
+    controls = pd.concat(
+        evaluate({"own": score_table(300, 3000 + world)}, world, seed=world, batch_sizes=(1, 3), bootstraps=200).control
+        for world in worlds
+    )
+    for _, control in controls.groupby(["detector", "batch_size"]):
+        passed = int(control["as_expected"].sum())
+        assert stats.binomtest(passed, len(worlds), 0.95, alternative="less").pvalue > 1e-3
+        assert control["ratio"].mean() == pytest.approx(0.1, abs=0.02)
+        assert (control["ratio_high"] - control["ratio_low"]).mean() < 0.25
+
+
+@pytest.mark.parametrize(("shift", "finders"), [(2, ["typicality", "likelihood", "density"]), (-2, ["typicality"])])
+def test_the_control_fails_for_a_shifted_set(shift, finders):
+    control = evaluate({"own": score_table(300, 1, shift=shift * SD)}).control
+    for name in finders:
+        assert not control[control["detector"] == name]["as_expected"].any()
+
+
+def test_the_control_fails_if_too_few_are_called_ood():
+    """A set without the tails that it should have."""
+    table = score_table(3000, 1)
+    middle = table[(table["nll"] - table["nll"].mean()).abs() < SD]
+    row = cell(evaluate({"own": middle}).control, detector="typicality", batch_size=1)
+    assert row["ratio"] == 0
+    assert not row["as_expected"]
+
+
+def test_the_control_allows_for_an_uncertain_threshold(monkeypatch):
+    monkeypatch.setattr(typicality, "RESAMPLES", 200)
+    tests = {"own": score_table(1500, 1)}
+    few, many = (cell(evaluate(tests, held_out=n).control, detector="typicality", batch_size=1) for n in (60, 3000))
+    for row in (few, many):
+        low, high = wilson_interval(row["ratio"] * 1500, 1500)
+        assert row["ratio_low"] < low
+        assert row["ratio_high"] > high
+    assert few["ratio_high"] - few["ratio_low"] > 2 * (many["ratio_high"] - many["ratio_low"])
+
+
+def test_per_class_finds_the_class_that_passes():
+    near, far = score_table(120, 2), score_table(240, 3, shift=6 * SD)
+    tests = {
+        "own": score_table(300, 1),
+        "mixed": pd.concat([near.assign(label=1), far.assign(label=np.repeat([0, 2], 120))]),
+    }
+    got = evaluate(tests, class_names={"mixed": ["bag", "shoe", "coat"]}).per_class
+    mixed = got[(got["dataset"] == "mixed") & (got["batch_size"] == 4)]
+    assert mixed["class_name"].tolist() == ["bag", "shoe", "coat"]
+    assert mixed["batches"].tolist() == [30, 30, 30]
+    assert mixed["ratio"].tolist() == [1, pytest.approx(0.1, abs=0.15), 1]
+    # Numbers where there are no names.
+    assert set(got[got["dataset"] == "own"]["class_name"]) == {"0", "1", "2"}
+
+
+def test_per_class_takes_the_threshold_of_the_whole_set():
+    tests = two_sets()
+    got = evaluate(tests)
+    threshold = cell(got.ratios, detector="typicality", dataset="own", batch_size=1)["threshold"]
+    nll = tests["own"].query("label == 2")["nll"]
+    row = cell(got.per_class, dataset="own", label=2, batch_size=1)
+    assert row["ratio"] == np.mean(np.abs(nll - score_table(2000, 2000)["nll"].mean()) > threshold)
+    assert (row["ratio_low"], row["ratio_high"]) == wilson_interval(row["ratio"] * len(nll), len(nll))
+
+
+def test_a_class_that_fills_no_batch_has_no_row_and_no_classes_give_an_empty_table():
+    table = score_table(30, 1).assign(label=np.repeat([0, 1], [27, 3]))
+    assert evaluate({"own": table}).per_class[["label", "batch_size"]].to_numpy().tolist() == [[0, 1], [0, 4], [1, 1]]
+    scattered = score_table(30, 1).assign(label=np.arange(30))
+    none = evaluate({"own": scattered}, batch_sizes=(4,)).per_class
+    assert none.empty
+    assert list(none) == list(evaluate({"own": table}).per_class)
+
+
+@pytest.mark.parametrize("label", [0, 7])
+def test_a_set_of_one_class_is_that_class(label):
+    got = evaluate({"own": score_table(100, 1).assign(label=label)}, batch_sizes=(1,))
+    row = cell(got.per_class, dataset="own")
+    assert row["label"] == label
+    assert row["ratio"] == cell(got.ratios, detector="typicality", dataset="own")["ratio"]
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, -math.inf])
+def test_images_that_are_not_finite_are_counted_and_ood(value):
+    tests = two_sets(far=100)
+    tests["far"] = spoilt(score_table(100, 1), range(30), value)
+    tests["none finite"] = spoilt(score_table(20, 1), range(20), value)
+    clean = evaluate(tests | {"far": score_table(100, 1)}).ratios
+    got = evaluate(tests).ratios
+    assert got.groupby("dataset")["non_finite"].unique().to_dict() == {"own": 0, "far": 30, "none finite": 20}
+    for name in DETECTORS:
+        passed = 1 - cell(got, detector=name, dataset="far", batch_size=1)["ratio"]
+        before = 1 - cell(clean, detector=name, dataset="far", batch_size=1)["ratio"]
+        assert before - 0.3 <= passed + 1e-12
+        assert passed <= 0.7 + 1e-12
+        row = cell(got, detector=name, dataset="none finite", batch_size=4)
+        assert (row["ratio"], row["auroc"], row["aupr"], row["fpr95"]) == (1, 1, 1, 0)
+
+
+def test_some_held_out_images_that_are_not_finite_leave_tests_that_tell():
+    held_out = spoilt(score_table(400, 9), [3, 4], math.inf)
+    got = evaluate_ood(score_table(1000), held_out_protocol(held_out, two_sets()), settings())
+    assert np.isfinite(got.ratios["threshold"]).all()
+    assert (got.ratios[got.ratios["dataset"] == "own"]["ratio"] < 0.3).all()
+    assert cell(got.ratios, detector="typicality", dataset="far", batch_size=4)["ratio"] == 1
+
+
+@pytest.mark.parametrize(
+    ("held_out", "sets", "changes", "message"),
+    [
+        (400, {"own": 20, "far": 7}, {"batch_sizes": (1, 8)}, "far: 7 images do not fill a batch of 8"),
+        (400, {"own": 7, "far": 20}, {"batch_sizes": (8, 1)}, "own: 7 images do not fill"),
+        (400, {"own": 20, "far": 0}, {"batch_sizes": (1,)}, "far: 0 images do not fill"),
+        (7, {"own": 20}, {"batch_sizes": (8,)}, "held-out images: 7 images do not fill"),
+        (50, {"own": 20}, {"alpha": 0.99}, "50 held-out scores cannot settle alpha = 0.99 .* it takes 99"),
+    ],
+)
+def test_sets_that_are_too_small_are_refused_by_name(held_out, sets, changes, message):
+    tests = {name: score_table(n, 3) for name, n in sets.items()}
+    with pytest.raises(ValueError, match=message):
+        evaluate(tests, held_out=held_out, **changes)
+
+
+def test_held_out_images_that_settle_no_single_image_still_settle_the_batches_asked_for():
+    got = evaluate({"own": score_table(60, 3)}, held_out=50, alpha=0.99, batch_sizes=(5,))
+    assert got.power["batch_size"].tolist() == [2, 3, 5]
+    rough = evaluate({"own": score_table(60, 3)}, held_out=50, alpha=0.99, batch_sizes=(5,), exact=False)
+    assert rough.power["batch_size"].tolist() == [1, 2, 3, 5]
+
+
+def test_training_scores_that_are_not_finite_are_refused():
+    deal = held_out_protocol(score_table(400, 1), two_sets())
+    with pytest.raises(ValueError, match="1 of 50 training scores are not finite"):
+        evaluate_ood(spoilt(score_table(50), [0], math.inf), deal, settings())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"batch_sizes": ()}, "names no batch size"),
+        ({"batch_sizes": (1, 0)}, "batch_sizes must be at least 1, not 0"),
+        ({"bootstraps": 0}, "bootstraps must be at least 1, not 0"),
+        ({"repeats": 0}, "repeats must be at least 1, not 0"),
+        *(({"alpha": alpha}, "alpha must be between") for alpha in (0, 1, -1, math.nan)),
+    ],
+)
+def test_impossible_settings_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        OodSettings(**values)
+
+
+def test_tables_given_are_not_changed():
+    tests = two_sets()
+    before = {name: table.copy() for name, table in tests.items()}
+    evaluate_ood(score_table(500), report_protocol(tests), settings())
+    for name, table in tests.items():
+        pd.testing.assert_frame_equal(table, before[name])
