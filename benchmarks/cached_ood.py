@@ -3,8 +3,8 @@
     GLOW_DATA_ROOT=... python benchmarks/cached_ood.py
 
 Trains a tiny Glow on MNIST, scores once, then times whole commands: one that fails as soon as it has looked for its
-model (start-up), and one with another grid of M and another alpha (cached). 26,000 scores of held-out and test images of
-MNIST and Fashion-MNIST, and 5,000 of training images; four values of M, 10,000 bootstraps.
+model (start-up), and one with another grid of M and another alpha (cached). 26,000 scores of held-out and test images
+of MNIST and Fashion-MNIST, and 5,000 of training images; four values of M, 10,000 bootstraps.
 """
 
 import statistics

@@ -23,7 +23,7 @@ def one_sentence(done, code: int) -> str:
 def test_help_lists_the_commands(tmp_path):
     done = glowctl(tmp_path, "--help")
     assert done.returncode == 0
-    for command in ("train", "demo", "ui", "doctor"):
+    for command in ("train", "nll", "sample", "interpolate", "ood", "evaluate", "demo", "ui", "doctor"):
         assert command in done.stdout
 
 
