@@ -79,6 +79,10 @@ def _with_flags_of(*specs: type[BaseModel]) -> Any:
     return decorated
 
 
+SpecFile = Annotated[
+    Path | None,
+    typer.Option("--spec", help="JSON file of settings to start from; flags override. (e.g. --spec spec.json)"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines, for machines.", show_default=False)]
 Output = Annotated[str, typer.Option(help=f"{TrainSpec.model_fields['output'].description} (e.g. --output runs)")]
 TrackingUri = Annotated[
@@ -125,7 +129,7 @@ def train(
     if resume is not None and print_spec:
         raise SpecError("--print-spec shows the settings of a new run: leave out --resume")
     if resume is None:
-        settings = read_spec(spec, given) if spec is not None else make_train_spec(preset, given)
+        settings = read_spec(TrainSpec, spec, given) if spec is not None else make_train_spec(preset, given)
         if print_spec:
             typer.echo(settings.to_json(), nl=False)
             return
@@ -143,30 +147,30 @@ def train(
 
 @app.command(epilog="Example: glowctl nll --datasets mnist,fashion-mnist")
 @_with_flags_of(NllSpec)
-def nll(*, json: Json = False, **flags: Any) -> None:
+def nll(*, spec: SpecFile = None, json: Json = False, **flags: Any) -> None:
     """Score data sets under a trained model: mean bits/dim with intervals, per class too, and a histogram."""
-    _evaluate([NllSpec], flags, json)
+    _evaluate([NllSpec], flags, json, spec)
 
 
 @app.command(epilog="Example: glowctl sample --temperatures 0,0.5,0.7,0.9,1")
 @_with_flags_of(SampleSpec)
-def sample(*, json: Json = False, **flags: Any) -> None:
+def sample(*, spec: SpecFile = None, json: Json = False, **flags: Any) -> None:
     """Draw images from a trained model, at a temperature or several."""
-    _evaluate([SampleSpec], flags, json)
+    _evaluate([SampleSpec], flags, json, spec)
 
 
 @app.command(epilog="Example: glowctl interpolate --pairs-per-class 2 --mode slerp")
 @_with_flags_of(InterpolateSpec)
-def interpolate(*, json: Json = False, **flags: Any) -> None:
+def interpolate(*, spec: SpecFile = None, json: Json = False, **flags: Any) -> None:
     """Draw what lies between two real images in the latents of a trained model: a row a class, or your own pair."""
-    _evaluate([InterpolateSpec], flags, json)
+    _evaluate([InterpolateSpec], flags, json, spec)
 
 
 @app.command(epilog="Example: glowctl ood --batch-sizes 2,5,10,25")
 @_with_flags_of(OodSpec)
-def ood(*, json: Json = False, **flags: Any) -> None:
+def ood(*, spec: SpecFile = None, json: Json = False, **flags: Any) -> None:
     """Test whether batches of images belong to what a model was trained on, by the typicality test and others."""
-    _evaluate([OodSpec], flags, json)
+    _evaluate([OodSpec], flags, json, spec)
 
 
 @app.command(epilog="Example: glowctl evaluate --model models:/glow-mnist@champion")
@@ -176,11 +180,13 @@ def evaluate(*, json: Json = False, **flags: Any) -> None:
     _evaluate(EVALUATIONS, flags, json)
 
 
-def _evaluate(specs: Sequence[type[EvaluationSpec]], flags: Mapping[str, Any], json: bool) -> None:
-    given = {name: value for name, value in flags.items() if value is not None}
-    settings = [
-        validated(spec, {name: value for name, value in given.items() if name in spec.model_fields}) for spec in specs
-    ]
+def _evaluate(
+    specs: Sequence[type[EvaluationSpec]], flags: Mapping[str, Any], json: bool, file: Path | None = None
+) -> None:
+    settings = []
+    for spec in specs:
+        given = {name: flags[name] for name in spec.model_fields if flags[name] is not None}
+        settings.append(validated(spec, given) if file is None else read_spec(spec, file, given))
 
     from jobs import submission
     from jobs.progress import make_display

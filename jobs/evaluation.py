@@ -18,7 +18,7 @@ from jobs.folders import absolute_dataset, is_remote, results_folder, usable_out
 from jobs.models import TrainedModel, find_model
 from jobs.progress import Event
 from jobs.resources import resources_for
-from jobs.scoring import SHARD, Scored, Table, cached, score_on_ray, store
+from jobs.scoring import SHARD, Scored, Table, cached, named, score_on_ray, store
 from jobs.specs import SpecError
 from jobs.tracking import Record, tracking_uri, without_password
 
@@ -43,9 +43,10 @@ Spec = TypeVar("Spec", bound=EvaluationSpec)
 class Evaluation(Generic[Spec]):
     """An evaluation that has been checked: its spec, its model, and the score tables that it will need.
 
-    `found` are those that MLflow had.
+    `found` are those that MLflow had. `given` is the spec that repeats it: as the user gave it, with that model.
     """
 
+    given: Spec
     spec: Spec
     uri: str
     model: TrainedModel
@@ -66,11 +67,13 @@ class Evaluation(Generic[Spec]):
 def prepare_evaluation(spec: Spec) -> Evaluation[Spec]:
     """Finds the model, and checks the output folder. Raises what `find_model` and `usable_output` raise."""
     uri = tracking_uri(spec.tracking_uri)
-    given = {"output": usable_output(spec.output), "tracking_uri": uri}
+    absolute = {"output": usable_output(spec.output), "tracking_uri": uri}
     if spec.data_root is not None:
-        given["data_root"] = str(Path(spec.data_root).expanduser().absolute())
-    spec = spec.model_copy(update=given)
-    return Evaluation(spec, uri, find_model(spec.model, uri, spec.experiment))
+        absolute["data_root"] = str(Path(spec.data_root).expanduser().absolute())
+    model = find_model(spec.model, uri, spec.experiment)
+    named = {"model": model.reference}
+    given = spec.model_copy(update=named | {"tracking_uri": None})
+    return Evaluation(given, spec.model_copy(update=absolute | named), uri, model)
 
 
 def trained_on(work: Evaluation[Any]) -> str:
@@ -127,6 +130,9 @@ def with_tables(work: Evaluation[Spec], images: Mapping[tuple[str, str], LazyDat
     """The work with a score table for each (data set, split), and those of them that MLflow has."""
     spec = work.spec
     assert isinstance(spec, ScoringSpec)
+    labels = [(dataset_label(dataset), split) for dataset, split in images]
+    if len(set(labels)) < len(labels):
+        raise SpecError("two of the folders have the same last name, by which results are named: rename one of them")
     tables = [
         Table.of(dataset_label(dataset), split, lazy, work.model, spec.seed, spec.precision)
         for (dataset, split), lazy in images.items()
@@ -145,7 +151,9 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def scores_of(work: Evaluation[Any], record: Record, show: Callable[[Event], None]) -> dict[tuple[str, str], Scored]:
+def scores_of(
+    work: Evaluation[Any], record: Record, show: Callable[[Event], None]
+) -> dict[tuple[str, str], pd.DataFrame]:
     """The score tables of the work by (data set, split): those found, and those scored now, on Ray, which are recorded
     as soon as each is whole."""
     spec = work.spec
@@ -153,7 +161,7 @@ def scores_of(work: Evaluation[Any], record: Record, show: Callable[[Event], Non
     scored = dict(work.found) | _found(work, work.missing)
     for known in scored.values():
         show({"event": "scored", **_facts(known)})
-    missing = [table for table in work.tables if table.key not in scored]
+    missing = list({table.key: table for table in work.tables if table.key not in scored}.values())
     if missing:
         resources = resources_for(spec, spec.workers and (spec.workers, spec.workers))
         for fresh in score_on_ray(work.model, missing, resources, spec.seed, spec.precision, show):
@@ -161,7 +169,10 @@ def scores_of(work: Evaluation[Any], record: Record, show: Callable[[Event], Non
             scored[fresh.wanted.key] = fresh
             show({"event": "scored", **_facts(fresh)})
     record.tag("glow.scored_by", json.dumps({key: known.run_id or record.run_id for key, known in scored.items()}))
-    return {(table.dataset, table.split): scored[table.key] for table in work.tables}
+    tables = {}
+    for wanted in work.tables:  # equal images of two data sets have one key, and are scored once
+        tables[wanted.dataset, wanted.split] = named(scored[wanted.key].table, wanted)
+    return tables
 
 
 def _facts(scored: Scored) -> dict[str, Any]:
@@ -193,9 +204,7 @@ def evaluation_run(work: Evaluation[Any], job: str, show: Callable[[Event], None
     record = Record.start(work.uri, spec.experiment, name, tags, public)
     show({"event": "evaluating", "job": job, "model": model.name, "run": record.name, "run_id": record.run_id})
     with record.running(), results_folder(spec.output, record.run_id) as folder:
-        (folder / "spec.json").write_text(
-            spec.model_copy(update={"tracking_uri": None}).model_dump_json(indent=2) + "\n"
-        )
+        (folder / "spec.json").write_text(work.given.model_dump_json(indent=2) + "\n")
         yield record, folder
         record.folder(folder)
 

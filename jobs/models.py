@@ -31,6 +31,7 @@ class TrainedModel:
     """A model that can be sent to workers, and what is known of its training."""
 
     name: str
+    reference: str  # what finds it again: a URI, an absolute path, or a run's id
     config: GlowConfig
     weights: dict[str, np.ndarray]
     digest: str  # of weights and config
@@ -54,10 +55,10 @@ def find_model(name: str | None, uri: str, experiment: str) -> TrainedModel:
         with tempfile.TemporaryDirectory() as scratch:
             place, run_id = download_model(uri, name, scratch)
             run = find_run(uri, experiment, run_id) if run_id else None
-            return _read(_folder_of(place, name), name, run)
+            return _read(_folder_of(place, name), name, name, run)
     if name is not None and Path(name).expanduser().is_dir():
         folder = Path(name).expanduser()
-        return _read(_folder_of(folder, name), name, None)
+        return _read(_folder_of(folder, name), name, str(folder.absolute()), None)
     run = newest_run(uri, experiment, "train") if name is None else _run(name, uri, experiment)
     return _of_run(run, uri)
 
@@ -89,7 +90,7 @@ def _of_run(run: Run, uri: str) -> TrainedModel:
                 f"run {name!r} ({run_id}) is {run.info.status} and has no model yet: go on with it by glowctl train "
                 f"--resume {run_id}"
             ) from error
-        return _read(_folder_of(place, name), name, run)
+        return _read(_folder_of(place, name), name, run_id, run)
 
 
 def _folder_of(place: Path, name: str) -> Path:
@@ -103,7 +104,7 @@ def _folder_of(place: Path, name: str) -> Path:
     return found[0].parent
 
 
-def _read(folder: Path, name: str, run: Run | None) -> TrainedModel:
+def _read(folder: Path, name: str, reference: str, run: Run | None) -> TrainedModel:
     model = load_checkpoint(folder)
     if not model.initialized:
         raise CheckpointError(f"the model {name} was saved before any training")
@@ -112,6 +113,7 @@ def _read(folder: Path, name: str, run: Run | None) -> TrainedModel:
         digest.update((folder / file).read_bytes())
     return TrainedModel(
         name,
+        reference,
         model.config,
         {key: tensor.numpy() for key, tensor in model.state_dict().items()},
         digest.hexdigest()[:16],

@@ -70,7 +70,7 @@ def run(work: NllWork, show: Callable[[Event], None]) -> list[dict[str, Any]]:
     """A row a data set. Raises JobError for workers that fail, TrackingError if the store takes no more."""
     evaluation = work.evaluation
     with evaluation_run(evaluation, "nll", show) as (record, folder):
-        scores = {name: scored.table for (name, _), scored in scores_of(evaluation, record, show).items()}
+        scores = {name: table for (name, _), table in scores_of(evaluation, record, show).items()}
         rows = [_row(name, table, work) for name, table in scores.items()]
         classes = pd.DataFrame([row for name, table in scores.items() for row in _class_rows(name, table, work)])
         everything = pd.concat(scores.values(), ignore_index=True)

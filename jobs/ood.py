@@ -16,6 +16,7 @@ from glow.figures import nll_histogram, ood_ratio_curve, per_class_bars, roc_cur
 from glow.ood import OodResult, OodSettings, evaluate_ood, held_out_protocol, report_protocol, roc_curve
 from glow.ood.evaluation import REPORT_IMAGES
 from glow.ood.typicality import least_held_out
+from jobs.errors import JobError
 from jobs.evaluation import (
     Evaluation,
     dataset_label,
@@ -146,13 +147,16 @@ def run(work: OodWork, show: Callable[[Event], None]) -> OodResult:
     for sentence in work.absent:
         show({"event": "absent", "message": sentence})
     with evaluation_run(evaluation, "ood", show) as (record, folder):
-        scores = {where: scored.table for where, scored in scores_of(evaluation, record, show).items()}
+        scores = scores_of(evaluation, record, show)
         tests = {name: scores[name, "test"] for name in (work.own, *work.others)}
         if spec.protocol == "report":
             deal = report_protocol(tests, spec.seed)
         else:
             deal = held_out_protocol(scores[work.own, "validation"], tests)
-        result = evaluate_ood(scores[work.own, "train"], deal, work.settings, work.class_names)
+        try:
+            result = evaluate_ood(scores[work.own, "train"], deal, work.settings, work.class_names)
+        except ValueError as error:  # of the scores: the settings have been checked
+            raise JobError(f"these scores cannot be tested with: {error}") from error
         _write_tables(result, record, folder)
         _draw(result, tests, work, folder)
         record.metrics(_metrics(result, scores, work))

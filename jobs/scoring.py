@@ -31,7 +31,7 @@ from jobs.progress import Event
 from jobs.resources import Resources
 from jobs.tracking import Record, find_tagged, read_table
 
-__all__ = ["SHARD", "Scored", "Table", "cached", "model_on", "put_model", "score_on_ray", "sentence", "store"]
+__all__ = ["SHARD", "Scored", "Table", "cached", "model_on", "named", "put_model", "score_on_ray", "sentence", "store"]
 
 SHARD = 1000
 """Images a task. It does not depend on the workers, so neither do the scores."""
@@ -81,7 +81,7 @@ def cached(wanted: Table, uri: str, experiment: str) -> Scored | None:
     table = read_table(uri, run_id, path)
     if table is None or len(table) != len(wanted.images):
         return None
-    return Scored(wanted, _named(table, wanted), run_id)
+    return Scored(wanted, named(table, wanted), run_id)
 
 
 def store(scored: Scored, record: Record) -> None:
@@ -93,7 +93,7 @@ def store(scored: Scored, record: Record) -> None:
     record.tag(f"{TAG}.{scored.wanted.key}", f"scores/{path.name}")
 
 
-def _named(table: pd.DataFrame, wanted: Table) -> pd.DataFrame:
+def named(table: pd.DataFrame, wanted: Table) -> pd.DataFrame:
     """With the names of data set and split that are asked for; equal images may have been scored under others."""
     table = table.drop(columns=["dataset", "split"], errors="ignore")
     table.insert(0, "dataset", wanted.dataset)
@@ -144,7 +144,7 @@ def score_on_ray(
             )
         parts = done[table]
         whole = pd.concat([parts[start] for start in sorted(parts)], ignore_index=True)
-        yield Scored(table, _named(whole, table), None)
+        yield Scored(table, named(whole, table), None)
 
 
 def _shards(tables: Sequence[Table]) -> Iterator[tuple[Table, int, np.ndarray, np.ndarray]]:

@@ -236,7 +236,7 @@ def make_train_spec(preset: str, values: Mapping[str, Any]) -> TrainSpec:
     return validated(TrainSpec, {**start, **values})
 
 
-def read_spec(path: str | Path, values: Mapping[str, Any]) -> TrainSpec:
+def read_spec(spec: type[Spec], path: str | Path, values: Mapping[str, Any]) -> Spec:
     """The spec in a JSON file with `values` over it. Raises SpecError for a file that holds none."""
     try:
         content = Path(path).read_bytes()
@@ -245,10 +245,10 @@ def read_spec(path: str | Path, values: Mapping[str, Any]) -> TrainSpec:
     try:
         found = json.loads(content)
     except ValueError as error:
-        raise SpecError(f"{path} is not JSON ({error}); glowctl train --print-spec shows a spec") from None
+        raise SpecError(f"{path} is not JSON ({error}): every run in MLflow has a spec.json") from None
     if not isinstance(found, dict):
-        raise SpecError(f"{path} holds no settings; glowctl train --print-spec shows a spec")
-    return validated(TrainSpec, {**found, **values})
+        raise SpecError(f"{path} holds no settings: every run in MLflow has a spec.json")
+    return validated(spec, {**found, **values})
 
 
 def theme_of(spec: type[BaseModel], name: str) -> str:

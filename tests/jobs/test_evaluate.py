@@ -183,8 +183,21 @@ def test_interpolations_end_at_the_real_images(evaluated):
 
 
 def test_a_second_test_touches_no_model(evaluated):
-    folder, *_ = evaluated
-    done = glowctl(folder, "ood", "--batch-sizes", "2,7", "--protocol", "report", "--json", "--cpus-per-worker", "999")
+    folder, _, ends, _ = evaluated
+    spec = str(results(folder, ends["ood"]) / "spec.json")
+    done = glowctl(
+        folder,
+        "ood",
+        "--spec",
+        spec,
+        "--batch-sizes",
+        "2,7",
+        "--protocol",
+        "report",
+        "--json",
+        "--cpus-per-worker",
+        "999",
+    )
     assert done.returncode == 0, done.stderr  # no worker of 999 cores was asked for
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert all(event["from_run"] is not None for event in events if event["event"] == "scored")

@@ -40,6 +40,8 @@ def test_a_model_is_found_by_every_name_it_has(store):
         assert found.training.dataset == "digits"
     beside = find_model(str(folder / "trained" / "checkpoint"), uri, "glow")
     assert (beside.digest, beside.run_id) == (newest.digest, None)
+    assert find_model(beside.reference, uri, "glow").digest == newest.digest
+    assert newest.reference == run_id
     assert beside.training is not None  # by the spec that lies beside the checkpoint
     assert beside.training.class_conditional
 

@@ -10,7 +10,7 @@ from jobs.specs import PRESETS, SpecError, TrainSpec, make_train_spec, read_spec
 def test_every_preset_is_a_spec_that_survives_json(preset, tmp_path):
     spec = make_train_spec(preset, {})
     (tmp_path / "spec.json").write_text(spec.to_json())
-    assert read_spec(tmp_path / "spec.json", {}) == spec
+    assert read_spec(TrainSpec, tmp_path / "spec.json", {}) == spec
 
 
 def test_the_paper_preset_is_the_reports_configuration():
@@ -74,11 +74,11 @@ def test_what_cannot_be_is_one_sentence(values, message):
 
 def test_files_that_hold_no_spec_are_named(tmp_path):
     with pytest.raises(SpecError, match="cannot read the spec"):
-        read_spec(tmp_path / "none.json", {})
+        read_spec(TrainSpec, tmp_path / "none.json", {})
     for text, message in (("{", "is not JSON"), ("[1]", "holds no settings"), (json.dumps({"a": 1}), "called a")):
         (tmp_path / "spec.json").write_text(text)
         with pytest.raises(SpecError, match=message):
-            read_spec(tmp_path / "spec.json", {})
+            read_spec(TrainSpec, tmp_path / "spec.json", {})
 
 
 def test_an_unknown_preset_is_answered_with_the_valid_ones():

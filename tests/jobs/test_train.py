@@ -159,9 +159,10 @@ def test_best_and_last_checkpoint_are_kept(tmp_path):
 
 
 def test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit(tmp_path):
-    long = (*SMOKE, "--epochs", "12", "--checkpoint-every", "2", "--sample-every", "0")
+    # The kill must come well after a checkpoint, and after MLflow has its epoch, also where an epoch takes 0.1 s.
+    long = (*SMOKE, "--epochs", "40", "--checkpoint-every", "10", "--sample-every", "0")
     running = Running(tmp_path, *long)
-    running.wait_for("epoch 5/12")
+    running.wait_for("epoch 14/40")
     family = running.family()
     running.process.kill()
     running.wait()
@@ -171,13 +172,13 @@ def test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit(tmp_path):
     resumed = glowctl(tmp_path, "train", "--resume", run_id)
     assert resumed.returncode == 0, resumed.stderr
     assert run_id_of(resumed.stdout.splitlines()) == run_id
-    assert "epoch 12/12" in resumed.stdout
-    assert "epoch 3/12" not in resumed.stdout
+    assert "epoch 40/40" in resumed.stdout
+    assert "epoch 10/40" not in resumed.stdout
     run = record_of(tmp_path, run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["restarts"] == 1
     history = (results(tmp_path, run_id) / "history.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in history[1:]] == [str(epoch) for epoch in range(1, 13)]
+    assert [line.split(",")[0] for line in history[1:]] == [str(epoch) for epoch in range(1, 41)]
 
     whole = glowctl(tmp_path, *long, "--run-name", "whole")
     other = run_id_of(whole.stdout.splitlines())
@@ -258,8 +259,8 @@ def test_a_diverged_run_fails_once_with_a_sentence(tmp_path):
 
 
 def test_a_damaged_checkpoint_is_named_when_a_run_is_resumed(tmp_path):
-    running = Running(tmp_path, *SMOKE, "--epochs", "500", "--sample-every", "0")
-    running.wait_for("epoch 4/500")
+    running = Running(tmp_path, *SMOKE, "--epochs", "500", "--sample-every", "0", "--checkpoint-every", "30")
+    running.wait_for("epoch 35/500")  # and not while a checkpoint is written
     running.interrupt()
     running.wait(30)
     run_id = run_id_of(running.lines())
