@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import ray
 import torch
-from ray.exceptions import RayError
 
 from glow.datasets import LazyDataset, read_image
 from glow.figures import image_rows
@@ -20,7 +19,7 @@ from jobs.evaluation import Evaluation, evaluation_run, opened, place_of, prepar
 from jobs.evaluation_specs import InterpolateSpec
 from jobs.progress import Event
 from jobs.resources import resources_for
-from jobs.scoring import model_on, put_model, sentence
+from jobs.scoring import model_on, put_model, result_of
 from jobs.specs import SpecError
 from jobs.tracking import open_command
 
@@ -88,19 +87,9 @@ def run(work: InterpolateWork, show: Callable[[Event], None]) -> np.ndarray:
     with evaluation_run(evaluation, "interpolate", show) as (record, folder):
         resources = resources_for(spec, (1, 1))
         task = between.options(**resources.task_options())
-        try:
-            images, end_error, non_finite = ray.get(
-                task.remote(
-                    put_model(evaluation.model),
-                    work.ends.numpy(),
-                    spec.steps,
-                    spec.mode,
-                    spec.precision,
-                    resources.threads,
-                )
-            )
-        except RayError as error:
-            raise sentence(error) from error
+        reference = put_model(evaluation.model)
+        decoded = task.remote(reference, work.ends.numpy(), spec.steps, spec.mode, spec.precision, resources.threads)
+        images, end_error, non_finite = result_of(decoded)
         exact = (images[:, [0, -1]] == work.ends.numpy().swapaxes(0, 1)).all(axis=(1, 2, 3, 4))
         names = [str(pair["class_name"] or "") for pair in work.pairs]
         title = f"{spec.mode} interpolation between real images, {evaluation.model.name}"

@@ -10,7 +10,6 @@ import numpy as np
 import ray
 import torch
 from PIL import Image
-from ray.exceptions import RayError
 
 from glow.figures import image_grid, image_rows
 from glow.model import Precision
@@ -18,7 +17,7 @@ from jobs.evaluation import Evaluation, described, evaluation_run, place_of, pre
 from jobs.evaluation_specs import SampleSpec
 from jobs.progress import Event
 from jobs.resources import resources_for
-from jobs.scoring import model_on, put_model, sentence
+from jobs.scoring import model_on, put_model, result_of
 from jobs.specs import SpecError
 from jobs.tracking import open_command
 
@@ -77,20 +76,10 @@ def run(work: SampleWork, show: Callable[[Event], None]) -> dict[float, np.ndarr
         reference = put_model(evaluation.model)
         samples = {}
         for temperature in spec.all_temperatures:
-            try:
-                images = ray.get(
-                    task.remote(
-                        reference,
-                        rows * columns,
-                        temperature,
-                        spec.seed,
-                        work.label,
-                        spec.precision,
-                        resources.threads,
-                    )
-                )
-            except RayError as error:
-                raise sentence(error) from error
+            drawn = task.remote(
+                reference, rows * columns, temperature, spec.seed, work.label, spec.precision, resources.threads
+            )
+            images = result_of(drawn)
             samples[temperature] = images
             np.save(folder / f"samples-T{temperature:g}.npy", images)
             Image.fromarray(image_grid(images, columns)).save(folder / f"samples-T{temperature:g}.png")

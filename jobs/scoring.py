@@ -31,7 +31,7 @@ from jobs.progress import Event
 from jobs.resources import Resources
 from jobs.tracking import Record, find_tagged, read_table
 
-__all__ = ["SHARD", "Scored", "Table", "cached", "model_on", "named", "put_model", "score_on_ray", "sentence", "store"]
+__all__ = ["SHARD", "Scored", "Table", "cached", "model_on", "named", "put_model", "result_of", "score_on_ray", "store"]
 
 SHARD = 1000
 """Images a task. It does not depend on the workers, so neither do the scores."""
@@ -130,7 +130,7 @@ def score_on_ray(
                 following = next(shards, None)  # read while the workers are busy
             (finished,), _ = ray.wait(list(pending), num_returns=1)
             of, start = pending.pop(finished)
-            done[of][start] = _result(finished)
+            done[of][start] = result_of(finished)
             scored = sum(len(part) for parts in done.values() for part in parts.values())
             show(
                 {
@@ -155,14 +155,15 @@ def _shards(tables: Sequence[Table]) -> Iterator[tuple[Table, int, np.ndarray, n
             yield table, start, images, table.images.labels[start : start + SHARD].numpy()
 
 
-def _result(reference: Any) -> pd.DataFrame:
+def result_of(reference: Any) -> Any:
+    """What a task returned. Raises JobError if it failed, or died with its worker more than `RETRIES` times."""
     try:
         return ray.get(reference)
     except RayError as error:
-        raise sentence(error) from error
+        raise _sentence(error) from error
 
 
-def sentence(error: RayError) -> JobError:
+def _sentence(error: RayError) -> JobError:
     """What ended a task, in words for the user."""
     if isinstance(error, (WorkerCrashedError, OutOfMemoryError)):
         return JobError(
