@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
+from filelock import Timeout as FileLockTimeout
+
 from jobs.errors import JobError
 
-__all__ = ["absolute_dataset", "is_remote", "results_folder", "usable_output"]
+__all__ = ["absolute_dataset", "claimed", "is_remote", "results_folder", "usable_output"]
 
 
 def is_remote(output: str) -> bool:
@@ -43,6 +46,21 @@ def results_folder(output: str, name: str) -> Iterator[Path]:
     folder = Path(output, name)
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
+
+
+@contextmanager
+def claimed(output: str, run_id: str, command: str) -> Iterator[None]:
+    """One glowctl at a time works at a run. Raises JobError. The lock goes with the process that holds it."""
+    if is_remote(output):
+        yield
+        return
+    folder = Path(output, run_id)
+    folder.mkdir(exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except FileLockTimeout:
+        raise JobError(f"another glowctl {command} is at work on run {run_id}: wait for it, or stop it") from None
 
 
 def absolute_dataset(dataset: str) -> str:

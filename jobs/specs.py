@@ -102,6 +102,7 @@ class TrainSpec(BaseModel):
 
     checkpoint_every: int = setting(1, "Record", "Epochs between checkpoints.", 5)
     sample_every: int = setting(1, "Record", "Epochs between sample grids; 0 for none but the last.", 10)
+    test_every: int = setting(0, "Record", "Epochs between scores of the test set; 0 for the end alone.", 1)
     temperature: float = setting(0.7, "Record", "Temperature of the sample grids.", 1.0)
     run_name: str | None = setting(
         None, "Record", "Name of the run in MLflow; made from the settings if not given.", "first"
@@ -140,7 +141,13 @@ class TrainSpec(BaseModel):
             raise ValueError(
                 f"a batch of {self.batch_size} images cannot be shared by {most} workers: raise batch_size"
             )
-        for name, least in (("max_failures", 0), ("sample_every", 0), ("checkpoint_every", 1), ("temperature", 0)):
+        for name, least in (
+            ("max_failures", 0),
+            ("sample_every", 0),
+            ("test_every", 0),
+            ("checkpoint_every", 1),
+            ("temperature", 0),
+        ):
             if not least <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if not 0 <= self.seed < 2**31:

@@ -7,40 +7,30 @@ Rank 0 sends events through a queue to the driver, which shows and records them.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
-from filelock import FileLock
-from filelock import Timeout as FileLockTimeout
-from ray.exceptions import RayActorError, RayError
-from ray.train import CheckpointConfig, ControllerError, FailureConfig, RunConfig, WorkerGroupError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.exceptions import RayActorError
+from ray.train import ControllerError, WorkerGroupError
 
-from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from glow.datasets import describe, load_dataset, own_channels
 from jobs.channel import Channel
 from jobs.errors import JobError
-from jobs.folders import absolute_dataset, is_remote, results_folder, usable_output
+from jobs.folders import absolute_dataset, claimed, is_remote, results_folder, usable_output
 from jobs.progress import Event, forgiving
 from jobs.resources import Resources, resources_for
 from jobs.specs import SpecError, TrainSpec, make_train_spec, theme_of, worker_range
-from jobs.tracking import Record, find_run, tracking_uri, without_password
+from jobs.threads import in_a_thread
+from jobs.tracking import Record, find_run, tracking_uri
+from jobs.trainer import cause_of, copy_model, plain_reason, put_data, torch_trainer, worker_settings
 from jobs.training_log import TrainingLog, TrainResult, Work
-from jobs.worker import SCORE, NoRetry, train_loop
+from jobs.worker import SCORE, NoRetry
 
 __all__ = ["TrainResult", "Work", "prepare", "prepare_resume", "run"]
-
-GRID = 100
-"""Images in a sample grid: the report's 10 x 10."""
 
 
 def prepare(spec: TrainSpec) -> Work:
@@ -105,10 +95,7 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
     if not is_remote(spec.output) and "validation/bits_per_dim" in found.data.metrics and not folder.exists():
         raise JobError(f"the checkpoints of run {name_or_id!r} are gone from {folder}: start a new run")
     work = replace(prepare(spec), resumed=found)
-    known = {entry.dataset.name: entry.dataset.digest for entry in found.inputs.dataset_inputs}
-    changed = [name for name, digest in work.digests().items() if known.get(name, digest) != digest]
-    if changed:
-        raise JobError(f"the images of {' and '.join(changed)} are not those that the run began with: start a new run")
+    work.check_same_images(found)
     return work
 
 
@@ -122,7 +109,7 @@ def run(work: Work, show: Callable[[Event], None]) -> TrainResult:
     """
     resources = resources_for(work.spec, worker_range(work.spec.workers))
     record = _open_record(work)
-    with _claimed(work.spec, record):
+    with claimed(work.spec.output, record.run_id, "train"):
         return _run_recorded(work, resources, record, forgiving(show))
 
 
@@ -144,13 +131,14 @@ def _train(work: Work, resources: Resources, record: Record, show: Callable[[Eve
         log.write_settings(folder)
         record.folder(folder)
         if work.resumed is None:
-            _record_datasets(work, record)
+            work.record_datasets(record)
         with Channel(log.see, log.record) as channel:
             outcome = _fit(work, resources, record, channel, log)
         if log.test_bits_per_dim is None or outcome.metrics is None:
             raise JobError(f"run {record.run_id} ended without a result; its checkpoints are in {work.spec.output}")
         best, metrics = min(outcome.best_checkpoints, key=lambda entry: entry[1][SCORE])
-        _copy_model(best, folder / "checkpoint")
+        with best.as_directory() as source:
+            copy_model(source, folder / "checkpoint")
         place = record.artifact_uri if is_remote(work.spec.output) else str(folder)
         result = log.result(metrics, outcome.metrics, place, time.monotonic() - started)
         log.write(result, folder)
@@ -160,36 +148,11 @@ def _train(work: Work, resources: Resources, record: Record, show: Callable[[Eve
 
 def _fit(work: Work, resources: Resources, record: Record, channel: Channel, log: TrainingLog) -> ray.train.Result:
     spec = work.spec
-    trainer = TorchTrainer(
-        train_loop,
-        train_loop_config={
-            "spec": spec.model_dump(exclude={"tracking_uri"}),  # which may hold a password
-            "config": work.config.to_dict(),
-            # in a list, so that Ray hands on the references and not the arrays
-            "data": [ray.put({"images": dict(work.images), "labels": work.labels})],
-            "queue": channel.queue,
-            "threads": resources.threads,
-            "grid": GRID,
-        },
-        scaling_config=resources.scaling_config(),
-        torch_config=TorchConfig(backend=resources.backend),
-        run_config=RunConfig(
-            name=record.run_id,
-            storage_path=spec.output,
-            callbacks=[NoRetry()],
-            # Without a limit an error of the controller itself is retried for ever.
-            failure_config=FailureConfig(max_failures=spec.max_failures, controller_failure_limit=3),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="min"
-            ),
-        ),
-    )
+    settings = worker_settings(work, resources, put_data(work), channel.queue)
     try:
-        return _fit_in_a_thread(trainer)
-    except ControllerError as error:
-        raise _sentence(error.controller_failure, spec, record) from error
-    except WorkerGroupError as error:
-        raise _sentence(error.worker_failures[min(error.worker_failures)], spec, record) from error
+        return in_a_thread(torch_trainer(settings, resources, name=record.run_id).fit)
+    except (ControllerError, WorkerGroupError) as error:
+        raise _sentence(cause_of(error), spec, record) from error
     except RayActorError as error:
         if work.resumed is not None and not log.started:
             raise JobError(
@@ -202,62 +165,19 @@ def _fit(work: Work, resources: Resources, record: Record, channel: Channel, log
         ) from error
 
 
-def _fit_in_a_thread(trainer: TorchTrainer) -> ray.train.Result:
-    """`trainer.fit()`, with Ctrl-C as it should be.
-
-    In the main thread Ray Train puts a handler of its own in place, which waits for a cluster that may be gone, ends in
-    SystemExit, and stays. In any other it leaves signals alone: KeyboardInterrupt comes here, and what runs on Ray ends
-    with Ray.
-    """
-    future: Future[ray.train.Result] = Future()
-
-    def fit() -> None:
-        try:
-            future.set_result(trainer.fit())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=fit, name="fit", daemon=True).start()
-    return future.result()
-
-
 def _sentence(error: Exception, spec: TrainSpec, record: Record) -> Exception:
     """The error of a worker as the user should read it."""
     if isinstance(error, OSError) and error.errno is not None:
         return JobError(
-            f"training stopped: {os.strerror(error.errno)} ({str(error).splitlines()[0]}); the last checkpoint is "
-            f"kept, go on with glowctl train --resume {record.run_id}"
+            f"training stopped: {plain_reason(error)}; the last checkpoint is kept, go on with glowctl train --resume "
+            f"{record.run_id}"
         )
     if NoRetry.is_final(error):
         return error
-    cause = str(error).strip().splitlines()[-1] if isinstance(error, RayError) else f"{type(error).__name__}: {error}"
     return JobError(
-        f"training failed more than {spec.max_failures} times, the last time with {cause}; go on from the last "
-        f"checkpoint with glowctl train --resume {record.run_id}"
+        f"training failed more than {spec.max_failures} times, the last time with {plain_reason(error)}; go on from "
+        f"the last checkpoint with glowctl train --resume {record.run_id}"
     )
-
-
-def _copy_model(checkpoint: ray.train.Checkpoint, folder: Path) -> None:
-    """The model without the state of its training, which is twice its size."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with checkpoint.as_directory() as source:
-        for file in (WEIGHTS_FILE, CONFIG_FILE):
-            shutil.copy(Path(source, file), folder / file)
-
-
-@contextmanager
-def _claimed(spec: TrainSpec, record: Record) -> Iterator[None]:
-    """One glowctl at a time trains a run. Raises JobError. The lock goes with the process that holds it."""
-    if is_remote(spec.output):
-        yield
-        return
-    folder = Path(spec.output, record.run_id)
-    folder.mkdir(exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except FileLockTimeout:
-        raise JobError(f"run {record.run_id} is being trained by another glowctl: wait for it, or stop it") from None
 
 
 def _open_record(work: Work) -> Record:
@@ -268,13 +188,4 @@ def _open_record(work: Work) -> Record:
     name = spec.run_name or (
         f"train {spec.dataset} {spec.permutation} K{spec.depth} L{spec.levels} w{spec.width} s{spec.seed}"
     )
-    public = spec.model_dump() | {"tracking_uri": without_password(work.tracking_uri)}
-    tags = {"glow.job": "train", "glow.dataset": spec.dataset, "glow.spec": json.dumps(public)}
-    return Record.start(
-        work.tracking_uri, spec.experiment, name, tags, public | {"image_shape": work.config.image_shape}
-    )
-
-
-def _record_datasets(work: Work, record: Record) -> None:
-    for (split, images), (name, digest) in zip(work.images.items(), work.digests().items(), strict=True):
-        record.dataset(images, name, digest, "training" if split == "train" else split, work.spec.dataset)
+    return Record.start(work.tracking_uri, spec.experiment, name, work.tags(), work.params())

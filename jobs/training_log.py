@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 from collections.abc import Callable, Mapping
@@ -18,9 +19,10 @@ from PIL import Image
 from glow.config import GlowConfig
 from glow.datasets import fingerprint, padding
 from glow.figures import image_grid, nll_curve
+from jobs.errors import JobError
 from jobs.progress import Event, sizes_sentence
 from jobs.specs import TrainSpec
-from jobs.tracking import Record, open_command
+from jobs.tracking import Record, open_command, without_password
 
 if TYPE_CHECKING:
     from jobs.tracking import Run
@@ -34,8 +36,9 @@ METRICS = {
     "gradient_norm": "gradient_norm",
     "learning_rate": "learning_rate",
     "skipped_steps": "skipped_steps",
+    "test_bits_per_dim": "test/bits_per_dim_by_epoch",
 }
-"""Fields of `glow.training.EpochResult` -> their names in MLflow."""
+"""Fields of an ``epoch`` event -> their names in MLflow. NaN, for what was not measured, is left out."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,31 @@ class Work:
             f"{self.spec.dataset} {split}": fingerprint(torch.from_numpy(images))
             for split, images in self.images.items()
         }
+
+    def record_datasets(self, record: Record) -> None:
+        """The splits as inputs of a run."""
+        for (split, images), (name, digest) in zip(self.images.items(), self.digests().items(), strict=True):
+            record.dataset(images, name, digest, "training" if split == "train" else split, self.spec.dataset)
+
+    def check_same_images(self, run: Run) -> None:
+        """Raises JobError if the run began with other images than these."""
+        known = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
+        changed = [name for name, digest in self.digests().items() if known.get(name, digest) != digest]
+        if changed:
+            raise JobError(
+                f"the images of {' and '.join(changed)} are not those that the run began with: start a new run"
+            )
+
+    def tags(self) -> dict[str, str]:
+        """Of the run in MLflow."""
+        return {"glow.job": "train", "glow.dataset": self.spec.dataset, "glow.spec": json.dumps(self._public())}
+
+    def params(self) -> dict[str, Any]:
+        """Of the run in MLflow."""
+        return self._public() | {"image_shape": self.config.image_shape}
+
+    def _public(self) -> dict[str, Any]:
+        return self.spec.model_dump() | {"tracking_uri": without_password(self.tracking_uri)}
 
 
 @dataclass(frozen=True)
@@ -122,9 +150,11 @@ class TrainingLog:
         """Raises TrackingError while the store is away."""
         match event["event"]:
             case "attempt":
-                self._run.metrics({"restarts": event["restarts"], "workers": event["workers"]}, event["epoch"])
+                attempt = {name: event[name] for name in ("restarts", "workers", "parameters")}
+                self._run.metrics(attempt, event["epoch"])
             case "epoch":
-                self._run.metrics({METRICS[name]: event[name] for name in METRICS}, event["epoch"])
+                measured = {METRICS[name]: event[name] for name in METRICS if not math.isnan(event[name])}
+                self._run.metrics(measured, event["epoch"])
             case "samples":
                 self._run.image(image_grid(event["images"]), "samples", event["epoch"])
                 self._run.metrics({"inverse_error": event["inverse_error"]}, event["epoch"])
@@ -185,6 +215,8 @@ class TrainingLog:
             {
                 "test/bits_per_dim": result.test_bits_per_dim,
                 "test/bits_per_dim_original": result.test_bits_per_dim_original,
+                "validation/best_bits_per_dim": result.validation_bits_per_dim,
+                "images_per_second_median": result.images_per_second,
                 "best_epoch": result.best_epoch,
                 "seconds": result.seconds,
             },

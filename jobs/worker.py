@@ -6,7 +6,10 @@ import errno
 import math
 import tempfile
 import time
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
 
 import ray
 import ray.train
@@ -21,10 +24,10 @@ from glow.model import Glow
 from glow.training import EpochResult, StepResult, Trainer, TrainingDiverged, mean_bits_per_dim
 from jobs.specs import TrainSpec
 
-__all__ = ["SCORE", "NoRetry", "train_loop"]
+__all__ = ["SCORE", "NoRetry", "Session", "train_loop", "train_share"]
 
 SCORE = "validation_bits_per_dim"
-"""The metric by which Ray Train keeps the best checkpoint."""
+"""The metric by which the best checkpoint is kept."""
 
 INVERTED_IMAGES = 32
 
@@ -43,65 +46,113 @@ class NoRetry(UserCallback):
                 raise error
 
 
-def train_loop(settings: dict[str, Any]) -> None:
-    """Trains this worker's share from the last checkpoint, if there is one, to the end, and scores the test set."""
+class Session(Protocol):
+    """How a process that trains stands with the library of Ray that started it: Train here, Tune in `jobs.trial`."""
+
+    rank: int
+    workers: int
+    device: torch.device
+
+    def restored(self) -> AbstractContextManager[str | Path | None]:
+        """The folder of the last checkpoint, None at the very start."""
+
+    def report(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        """A checkpoint with its metrics, of which the one with the lowest `SCORE` is kept beside the last. Every rank
+        must call this; it waits for all."""
+
+    def best(self) -> AbstractContextManager[tuple[str | Path, dict[str, Any]]]:
+        """The folder of the best checkpoint so far, and its metrics."""
+
+
+class TrainSession:
+    """A worker of Ray Train."""
+
+    def __init__(self) -> None:
+        context = ray.train.get_context()
+        self.rank, self.workers = context.get_world_rank(), context.get_world_size()
+        self.device = ray.train.torch.get_device()
+
+    @contextmanager
+    def restored(self) -> Iterator[str | None]:
+        checkpoint = ray.train.get_checkpoint()
+        with nullcontext() if checkpoint is None else checkpoint.as_directory() as folder:
+            yield folder
+
+    def report(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        if self.rank != 0:
+            ray.train.report(metrics)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            trainer.save(folder)
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+
+    @contextmanager
+    def best(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        best = min(ray.train.get_all_reported_checkpoints(), key=lambda reported: reported.metrics[SCORE])
+        with best.checkpoint.as_directory() as folder:
+            yield folder, best.metrics
+
+
+def train_loop(settings: dict[str, Any]) -> dict[str, Any]:
+    """`train_share` in a worker of Ray Train."""
+    return train_share(settings, TrainSession())
+
+
+def train_share(settings: dict[str, Any], session: Session) -> dict[str, Any]:
+    """Trains this process's share from the last checkpoint, if there is one, to the end, and scores the test set.
+
+    It gives ``best``, the metrics of the best checkpoint by validation, and ``test_bits_per_dim``, the test set's under
+    that model.
+    """
     spec = TrainSpec(**settings["spec"])
     torch.set_num_threads(settings["threads"])
     data = ray.get(settings["data"][0])
     # Ray's arrays are read-only; torch wants its own.
     images = {split: torch.tensor(array) for split, array in data["images"].items()}
-    device = ray.train.torch.get_device()
     trainer = Trainer(
         Glow(GlowConfig.from_dict(settings["config"])),
         images["train"],
         torch.tensor(data["labels"]),
         validation=images["validation"],
         config=spec.fit_config(),
-        device=device,
+        device=session.device,
     )
-    _restore(trainer)
-    talker = Talker(settings["queue"], trainer)
+    with session.restored() as folder:
+        if folder is not None:
+            trainer.restore(folder)
+    talker = Talker(settings["queue"], settings["facts"], trainer, session)
     talker.attempt()
     for result in trainer.epochs(on_step=talker.step):
-        talker.epoch(result)
+        tested = spec.test_every and result.epoch % spec.test_every == 0
+        test = mean_bits_per_dim(trainer.evaluated_model, images["test"]) if tested else math.nan
+        talker.epoch(result, test)
         last = result.epoch == spec.epochs
         if not last and spec.sample_every and result.epoch % spec.sample_every == 0:
             talker.samples(trainer.evaluated_model, settings["grid"], spec.temperature, images["validation"])
         if last or result.epoch % spec.checkpoint_every == 0:
-            _report(trainer, result)
-    best = min(ray.train.get_all_reported_checkpoints(), key=lambda reported: reported.metrics[SCORE])
-    with best.checkpoint.as_directory() as folder:
-        model = load_checkpoint(folder, device).set_precision(trainer.precision)
+            session.report(trainer, _metrics(result, test))
+    with session.best() as (folder, best):
+        model = load_checkpoint(folder, session.device).set_precision(trainer.precision)
     talker.samples(model, settings["grid"], spec.temperature, images["validation"])
-    talker.test(mean_bits_per_dim(model, images["test"]))
+    test = mean_bits_per_dim(model, images["test"])
+    talker.test(test)
+    return {"best": best, "test_bits_per_dim": test}
 
 
-def _restore(trainer: Trainer) -> None:
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            trainer.restore(folder)
-
-
-def _report(trainer: Trainer, result: EpochResult) -> None:
-    """A checkpoint, written by rank 0. Every rank must call this; it waits for all."""
+def _metrics(result: EpochResult, test_bits_per_dim: float) -> dict[str, Any]:
+    """What is reported of an epoch. A model whose validation images have no finite score is the worst of all."""
     score = result.validation_bits_per_dim
-    metrics = result.to_dict() | {SCORE: score if math.isfinite(score) else math.inf}
-    if ray.train.get_context().get_world_rank() != 0:
-        ray.train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        trainer.save(folder)
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+    worst = {SCORE: score if math.isfinite(score) else math.inf}
+    return result.to_dict() | worst | {"test_bits_per_dim": test_bits_per_dim}
 
 
 class Talker:
     """Rank 0's events to the driver; the other ranks' methods do nothing."""
 
-    def __init__(self, queue: Any, trainer: Trainer) -> None:
-        context = ray.train.get_context()
-        self._queue = queue if context.get_world_rank() == 0 else None
-        self._workers = context.get_world_size()
+    def __init__(self, queue: Any, facts: Mapping[str, Any], trainer: Trainer, session: Session) -> None:
+        self._queue = queue if session.rank == 0 else None
+        self._facts = facts  # that every event bears
+        self._workers = session.workers
         self._trainer = trainer
         self._first_epoch = trainer.epoch
         self._started = time.monotonic()
@@ -109,7 +160,7 @@ class Talker:
 
     def _put(self, event: str, **facts: Any) -> None:
         if self._queue is not None:
-            self._queue.put({"event": event, **facts})
+            self._queue.put({"event": event, **self._facts, **facts})
 
     def _seconds_left(self, epochs_done: float) -> float:
         """From the pace of this attempt."""
@@ -124,6 +175,7 @@ class Talker:
             epoch=self._trainer.epoch,
             device=_device_name(self._trainer.device),
             precision=self._trainer.precision,
+            parameters=sum(parameter.numel() for parameter in self._trainer.model.parameters()),
         )
 
     def step(self, result: StepResult) -> None:
@@ -136,10 +188,16 @@ class Talker:
             seconds_left=left,
         )
 
-    def epoch(self, result: EpochResult) -> None:
-        left = self._seconds_left(result.epoch)
+    def epoch(self, result: EpochResult, test_bits_per_dim: float) -> None:
+        """`test_bits_per_dim` is NaN where the test set was not scored."""
         self._validation = result.validation_bits_per_dim
-        self._put("epoch", **result.to_dict(), epochs=self._trainer.config.epochs, seconds_left=left)
+        self._put(
+            "epoch",
+            **result.to_dict(),
+            test_bits_per_dim=test_bits_per_dim,
+            epochs=self._trainer.config.epochs,
+            seconds_left=self._seconds_left(result.epoch),
+        )
 
     def samples(self, model: Glow, n: int, temperature: float, images: torch.Tensor) -> None:
         """Samples of the model, always from the same noise, and how exactly it inverts real images."""

@@ -211,7 +211,7 @@ def test_ctrl_c_marks_the_run_killed_and_leaves_no_process(tmp_path):
     running.wait_for("epoch 2/500")
     other = glowctl(tmp_path, "train", "--resume", run_id_of(running.lines()))
     assert other.returncode == 1
-    assert "is being trained by another glowctl" in other.stderr
+    assert "another glowctl train is at work on run" in other.stderr
     assert record_of(tmp_path, run_id_of(running.lines())).info.status == "RUNNING"
     family = running.family()
     running.interrupt()

@@ -1,0 +1,94 @@
+"""A training as Ray Train runs it: made the same way by `glowctl train` and by a trial of several workers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.train import CheckpointConfig, ControllerError, FailureConfig, RunConfig, UserCallback, WorkerGroupError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from jobs.resources import Resources
+from jobs.training_log import Work
+from jobs.worker import SCORE, NoRetry, train_loop
+
+__all__ = ["cause_of", "copy_model", "plain_reason", "put_data", "torch_trainer", "worker_settings"]
+
+GRID = 100
+"""Images in a sample grid: the report's 10 x 10."""
+
+
+def put_data(work: Work) -> list[ray.ObjectRef]:
+    """The images and labels in the object store; in a list, so that Ray hands on the reference and not the arrays."""
+    return [ray.put({"images": dict(work.images), "labels": work.labels})]
+
+
+def worker_settings(
+    work: Work, resources: Resources, data: list[ray.ObjectRef], queue: Any, facts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What `jobs.worker.train_share` is told. `facts` are borne by every event that it puts into the queue."""
+    return {
+        "spec": work.spec.model_dump(exclude={"tracking_uri"}),  # which may hold a password
+        "config": work.config.to_dict(),
+        "data": data,
+        "queue": queue,
+        "facts": dict(facts or {}),
+        "threads": resources.threads,
+        "grid": GRID,
+    }
+
+
+def torch_trainer(
+    settings: dict[str, Any], resources: Resources, name: str, callbacks: list[UserCallback] | None = None
+) -> TorchTrainer:
+    """Goes on by itself where one of the same name and output stopped."""
+    spec = settings["spec"]
+    return TorchTrainer(
+        train_loop,
+        train_loop_config=settings,
+        scaling_config=resources.scaling_config(),
+        torch_config=TorchConfig(backend=resources.backend),
+        run_config=RunConfig(
+            name=name,
+            storage_path=spec["output"],
+            callbacks=[NoRetry(), *(callbacks or [])],
+            # Without a limit an error of the controller itself is retried for ever.
+            failure_config=FailureConfig(max_failures=spec["max_failures"], controller_failure_limit=3),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="min"
+            ),
+        ),
+    )
+
+
+def cause_of(error: Exception) -> Exception:
+    """What failed in a worker, out of what Ray Train raises for it; any other error as it is."""
+    if isinstance(error, ControllerError):
+        return error.controller_failure
+    if isinstance(error, WorkerGroupError):
+        return error.worker_failures[min(error.worker_failures)]
+    return error
+
+
+def plain_reason(error: Exception) -> str:
+    """A worker's error in a line."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{os.strerror(error.errno)} ({str(error).splitlines()[0]})"
+    if NoRetry.is_final(error):
+        return str(error)
+    if isinstance(error, RayError):
+        return str(error).strip().splitlines()[-1]
+    return f"{type(error).__name__}: {error}"
+
+
+def copy_model(source: str | Path, folder: Path) -> None:
+    """The model of a checkpoint without the state of its training, which is twice its size."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (WEIGHTS_FILE, CONFIG_FILE):
+        shutil.copy(Path(source, file), folder / file)
