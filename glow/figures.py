@@ -127,7 +127,7 @@ def nll_histogram(scores: pd.DataFrame, title: str, interval: tuple[float, float
     for index, (name, values) in enumerate(samples.items()):
         counts = np.histogram(_finite(values), edges)[0]
         percent = np.where(counts > 0, 100 * counts / values.size, np.nan)  # NaN: no line along the axis
-        style = _style(index)
+        style = line_style(index)
         axes.stairs(percent, edges, fill=True, facecolor=(style["color"], 0.25), edgecolor="none")
         axes.stairs(percent, edges, linewidth=1.3, label=_describe(name, values), **style)
         peaks[name] = (100 * counts.max() / values.size, (counts.argmax() + 0.5) / BINS)
@@ -254,13 +254,13 @@ def _finish(figure: Figure, axes: Axes) -> Figure:
     return figure
 
 
-def _style(index: int) -> dict[str, Any]:
+def line_style(index: int) -> dict[str, Any]:
     return {"color": PALETTE[index % len(PALETTE)], "linestyle": LINE_STYLES[index % len(LINE_STYLES)]}
 
 
 def _nested_style(index: int) -> dict[str, Any]:
     """Later lines are thinner, so that of lines on top of each other all are seen."""
-    return _style(index) | {"linewidth": max(3.5 - 0.5 * index, 1.5), "markersize": max(10 - 1.5 * index, 5)}
+    return line_style(index) | {"linewidth": max(3.5 - 0.5 * index, 1.5), "markersize": max(10 - 1.5 * index, 5)}
 
 
 def _nominal_line(axes: Axes, alpha: float) -> None:
@@ -308,7 +308,7 @@ def _cut_spikes(axes: Axes, peaks: Mapping[str, tuple[float, float]]) -> None:
         height, position = peaks[name]
         side, shift = ("right", -0.012) if position > 0.5 else ("left", 0.012)
         where, text = (position + shift, 0.97 - 0.08 * line), f"{name}: up to {height:.0f} %"
-        box = {"facecolor": "white", "edgecolor": _style(index)["color"], "boxstyle": "round,pad=0.2"}
+        box = {"facecolor": "white", "edgecolor": line_style(index)["color"], "boxstyle": "round,pad=0.2"}
         axes.text(*where, text, transform=axes.transAxes, ha=side, va="top", fontsize=9, bbox=box)
 
 

@@ -7,7 +7,7 @@ import inspect
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from pydantic import BaseModel
 
+from jobs.ablation_spec import AXES, PER_TRIAL, AblateSpec, make_ablate_spec, read_ablate_spec
 from jobs.errors import in_flags
 from jobs.evaluation_specs import EvaluationSpec, InterpolateSpec, NllSpec, OodSpec, SampleSpec
 from jobs.specs import PRESETS, SpecError, TrainSpec, flag_of, make_train_spec, read_spec, theme_of, validated
@@ -64,12 +65,12 @@ def _option(spec: type[BaseModel], name: str) -> inspect.Parameter:
     )
 
 
-def _with_flags_of(*specs: type[BaseModel]) -> Any:
-    """Gives a command that takes `**flags` a flag for every field of these specs."""
+def _with_flags_of(*specs: type[BaseModel], leave_out: Collection[str] = ()) -> Any:
+    """Gives a command that takes `**flags` a flag for every field of these specs, less those that are left out."""
 
     def decorated(command: Any) -> Any:
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
-        flags = {name: _option(spec, name) for spec in specs for name in spec.model_fields}
+        flags = {name: _option(spec, name) for spec in specs for name in spec.model_fields if name not in leave_out}
         parameters = [*own, *flags.values()]
         command.__signature__ = inspect.Signature(parameters)
         # Typer evaluates annotations by itself, which these are already.
@@ -82,6 +83,12 @@ def _with_flags_of(*specs: type[BaseModel]) -> Any:
 SpecFile = Annotated[
     Path | None,
     typer.Option("--spec", help="JSON file of settings to start from; flags override. (e.g. --spec spec.json)"),
+]
+Preset = Annotated[
+    str, typer.Option(help=f"Settings to start from: {', '.join(PRESETS)}; flags override. (e.g. --preset paper)")
+]
+PrintSpec = Annotated[
+    bool, typer.Option("--print-spec", help="Print the settings as JSON and stop.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines, for machines.", show_default=False)]
 Output = Annotated[str, typer.Option(help=f"{TrainSpec.model_fields['output'].description} (e.g. --output runs)")]
@@ -98,22 +105,15 @@ TrackingUri = Annotated[
 def train(
     context: typer.Context,
     *,
-    preset: Annotated[
-        str, typer.Option(help=f"Settings to start from: {', '.join(PRESETS)}; flags override. (e.g. --preset paper)")
-    ] = "laptop",
-    spec: Annotated[
-        Path | None,
-        typer.Option(help="JSON file of settings to start from, in place of a preset. (e.g. --spec spec.json)"),
-    ] = None,
+    preset: Preset = "laptop",
+    spec: SpecFile = None,
     resume: Annotated[
         str | None,
         typer.Option(
             help="Go on with this run, by name or id, where it stopped. (e.g. --resume 'train digits 1x1 K2')"
         ),
     ] = None,
-    print_spec: Annotated[
-        bool, typer.Option("--print-spec", help="Print the settings as JSON and stop.", show_default=False)
-    ] = False,
+    print_spec: PrintSpec = False,
     json: Json = False,
     **flags: Any,
 ) -> None:
@@ -123,9 +123,7 @@ def train(
     configuration: meant for a GPU).
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    starts = [f"--{name}" for name in ("preset", "spec", "resume") if _was_given(context, name)]
-    if len(starts) > 1:
-        raise SpecError(f"{' and '.join(starts)} each say what to start from: give one of them")
+    _at_most_one(context, "preset", "spec", "resume")
     if resume is not None and print_spec:
         raise SpecError("--print-spec shows the settings of a new run: leave out --resume")
     if resume is None:
@@ -143,6 +141,61 @@ def train(
             submission.resume_training(resume, given, display)
         else:
             submission.train(settings, display)
+
+
+@app.command(epilog="Example: glowctl ablate --permutations all --seeds 3 --dataset mnist --preset laptop")
+@_with_flags_of(AblateSpec, TrainSpec, leave_out={"train", *AXES.values(), *PER_TRIAL.values()})
+def ablate(
+    context: typer.Context,
+    *,
+    preset: Preset = "laptop",
+    spec: SpecFile = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            help="Go on with this ablation, by name or id, where each trial stood. (e.g. --resume 'ablate mnist seeds')"
+        ),
+    ] = None,
+    summarize: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare the trials of this ablation again, from MLflow alone. (e.g. --summarize 'ablate mnist seeds')"
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how many trials there would be, and stop.", show_default=False)
+    ] = False,
+    print_spec: PrintSpec = False,
+    json: Json = False,
+    **flags: Any,
+) -> None:
+    """Train in many variants on Ray Tune, at several seeds each, and compare them with error bars.
+
+    Every value of one axis is tried with every value of the others; an axis that is not given keeps the preset's value.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    _at_most_one(context, "preset", "spec", "resume", "summarize")
+    if resume is not None or summarize is not None:
+        for flag, asked in (("--print-spec", print_spec), ("--dry-run", dry_run)):
+            if asked:
+                raise SpecError(f"{flag} is for a new ablation: leave it out")
+    else:
+        settings = read_ablate_spec(spec, given) if spec is not None else make_ablate_spec(preset, given)
+        if print_spec:
+            typer.echo(settings.to_json(), nl=False)
+            return
+
+    from jobs import submission
+    from jobs.progress import make_display
+
+    display = make_display("json" if json else "auto", table=True)
+    with _interruptible():
+        if resume is not None:
+            submission.resume_ablation(resume, given, display)
+        elif summarize is not None:
+            submission.summarize_ablation(summarize, given, display)
+        else:
+            submission.ablate(settings, display, dry_run)
 
 
 @app.command(epilog="Example: glowctl nll --datasets mnist,fashion-mnist")
@@ -235,9 +288,12 @@ def doctor(
     raise typer.Exit(0 if examine(tracking_uri, data_root) else FAILURE)
 
 
-def _was_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
+def _at_most_one(context: typer.Context, *names: str) -> None:
+    """Raises SpecError if several of these options were given."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    starts = [f"--{name}" for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if len(starts) > 1:
+        raise SpecError(f"{' and '.join(starts)} each say what to start from: give one of them")
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ import pandas as pd
 
 from glow.datasets import DatasetInfo, LazyDataset, describe, open_dataset
 from jobs.evaluation_specs import EvaluationSpec, ScoringSpec
-from jobs.folders import absolute_dataset, is_remote, results_folder, usable_output
+from jobs.folders import absolute_dataset, dataset_label, is_remote, results_folder, usable_output
 from jobs.models import TrainedModel, find_model
 from jobs.progress import Event
 from jobs.resources import resources_for
@@ -24,7 +23,6 @@ from jobs.tracking import Record, tracking_uri, without_password
 
 __all__ = [
     "Evaluation",
-    "dataset_label",
     "described",
     "evaluation_run",
     "opened",
@@ -117,13 +115,6 @@ def described(work: Evaluation[Any], dataset: str) -> DatasetInfo:
 
 def _data_root(work: Evaluation[Any]) -> str | None:
     return work.spec.data_root or (work.model.training.data_root if work.model.training is not None else None)
-
-
-def dataset_label(dataset: str) -> str:
-    """A data set's name as metrics and files can bear it: that of a folder is its last part."""
-    if not dataset.startswith("folder:"):
-        return dataset
-    return "folder-" + re.sub(r"[^\w.-]", "_", Path(dataset.removeprefix("folder:")).name)
 
 
 def with_tables(work: Evaluation[Spec], images: Mapping[tuple[str, str], LazyDataset]) -> Evaluation[Spec]:

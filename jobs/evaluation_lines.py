@@ -10,22 +10,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["EVALUATION_LINES", "text_table"]
+from jobs.text import text_table
+
+__all__ = ["EVALUATION_LINES"]
 
 Event = dict[str, Any]
-
-
-def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the first of them the headings, as aligned columns: the first to the left, others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = (
-        "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(cells))
-        for cells in (list(zip(row, widths, strict=True)) for row in rows)
-    )
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def evaluating_line(event: Event) -> str:

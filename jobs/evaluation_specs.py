@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from jobs.specs import TrainSpec, setting
+from jobs.specs import TrainSpec, numbers, setting
 
 __all__ = ["EvaluationSpec", "InterpolateSpec", "NllSpec", "OodSpec", "SampleSpec", "ScoringSpec"]
 
 Precision = Literal["float32", "bf16"]
 Split = Literal["train", "validation", "test"]
-Number = TypeVar("Number", int, float)
 
 GPUS_PER_WORKER = TrainSpec.model_fields["gpus_per_worker"].description
 CPUS_PER_WORKER = TrainSpec.model_fields["cpus_per_worker"].description
@@ -145,7 +144,7 @@ class OodSpec(ScoringSpec):
     @field_validator("batch_sizes", mode="before")
     @classmethod
     def _sizes(cls, value: Any) -> Any:
-        return _numbers(value, int, "whole numbers such as 2,5,10")
+        return numbers(value, int, "whole numbers such as 2,5,10")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -175,7 +174,7 @@ class SampleSpec(EvaluationSpec):
     @field_validator("temperatures", mode="before")
     @classmethod
     def _several(cls, value: Any) -> Any:
-        return value if value is None else _numbers(value, float, "numbers such as 0,0.5,0.7")
+        return value if value is None else numbers(value, float, "numbers such as 0,0.5,0.7")
 
     @field_validator("grid")
     @classmethod
@@ -232,15 +231,3 @@ def _names(value: Any) -> Any:
     if not names:
         raise ValueError("names no data set")
     return names
-
-
-def _numbers(value: Any, kind: type[Number], allowed: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        numbers = tuple(dict.fromkeys(kind(number) for number in value.split(",") if number.strip()))
-    except ValueError:
-        numbers = ()
-    if not numbers:
-        raise ValueError(f"is {allowed} with commas between, not {value!r}")
-    return numbers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from filelock import Timeout as FileLockTimeout
 
 from jobs.errors import JobError
 
-__all__ = ["absolute_dataset", "claimed", "is_remote", "results_folder", "usable_output"]
+__all__ = ["absolute_dataset", "claimed", "dataset_label", "is_remote", "results_folder", "usable_output"]
 
 
 def is_remote(output: str) -> bool:
@@ -68,3 +69,10 @@ def absolute_dataset(dataset: str) -> str:
     if not dataset.startswith("folder:"):
         return dataset
     return f"folder:{Path(dataset.removeprefix('folder:')).expanduser().absolute()}"
+
+
+def dataset_label(dataset: str) -> str:
+    """A data set's name as metrics and files can bear it: that of a folder is its last part."""
+    if not dataset.startswith("folder:"):
+        return dataset
+    return "folder-" + re.sub(r"[^\w.-]", "_", Path(dataset.removeprefix("folder:")).name)

@@ -14,7 +14,6 @@ from glow.figures import nll_histogram
 from glow.ood.statistics import mean_interval
 from jobs.evaluation import (
     Evaluation,
-    dataset_label,
     described,
     evaluation_run,
     opened,
@@ -26,7 +25,7 @@ from jobs.evaluation import (
     with_tables,
 )
 from jobs.evaluation_specs import NllSpec
-from jobs.folders import absolute_dataset
+from jobs.folders import absolute_dataset, dataset_label
 from jobs.progress import Event
 from jobs.tracking import open_command
 

@@ -19,7 +19,6 @@ from glow.ood.typicality import least_held_out
 from jobs.errors import JobError
 from jobs.evaluation import (
     Evaluation,
-    dataset_label,
     described,
     evaluation_run,
     opened,
@@ -31,9 +30,10 @@ from jobs.evaluation import (
     with_tables,
 )
 from jobs.evaluation_specs import OodSpec
-from jobs.folders import absolute_dataset
+from jobs.folders import absolute_dataset, dataset_label
 from jobs.progress import Event
 from jobs.specs import SpecError
+from jobs.text import markdown_table
 from jobs.tracking import Record, open_command
 
 __all__ = ["OodWork", "prepare", "run"]
@@ -276,15 +276,11 @@ def _passing(result: OodResult, work: OodWork) -> list[dict[str, Any]]:
 
 def _description(result: OodResult, work: OodWork) -> str:
     table = report_table(result.ratios)
-    lines = [
-        "| OOD ratio, % | " + " | ".join(table.columns) + " |",
-        "| --- " * (1 + len(table.columns)) + "|",
-        *(f"| {name} | " + " | ".join(cells) + " |" for name, cells in zip(table.index, table.to_numpy(), strict=True)),
-    ]
+    rows = [[name, *cells] for name, cells in zip(table.index, table.to_numpy(), strict=True)]
     spec, settings = work.evaluation.spec, work.settings
     return "\n".join(
         [
-            *lines,
+            markdown_table([["OOD ratio, %", *table.columns], *rows]),
             "",
             f"Typicality test, protocol {spec.protocol}, alpha {settings.alpha}, {settings.bootstraps} bootstraps, "
             f"{settings.repeats} repeats, in brackets 95 % intervals.",

@@ -10,7 +10,7 @@ A job reports events, dicts with a key ``event``; a display turns them into text
 - ``stopped``: run, run_id
 - ``finished``: everything in `jobs.training_log.TrainResult`
 
-Those of evaluations are in `jobs.evaluation_lines`.
+Those of evaluations are in `jobs.evaluation_lines`, those of ablations in `jobs.ablation_lines`.
 """
 
 from __future__ import annotations
@@ -22,17 +22,21 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol, TextIO
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
 
+from jobs.ablation_lines import ABLATION_LINES
 from jobs.evaluation_lines import EVALUATION_LINES
+from jobs.text import bits, count, duration
 
 __all__ = [
     "Display",
     "Event",
     "JsonLines",
     "LiveBar",
+    "LiveTable",
     "PlainLines",
-    "duration",
     "forgiving",
     "make_display",
     "sizes_sentence",
@@ -63,28 +67,17 @@ def forgiving(show: Callable[[Event], None]) -> Callable[[Event], None]:
     return show_if_possible
 
 
-def make_display(kind: Literal["auto", "json"]) -> Display:
+def make_display(kind: Literal["auto", "json"], table: bool = False) -> Display:
+    """In a terminal a live bar, or a live table for what has many trainings."""
     if kind == "json":
         return JsonLines()
-    return LiveBar() if sys.stdout.isatty() else PlainLines()
-
-
-def duration(seconds: float) -> str:
-    """3725 -> "1:02:05"; 65 -> "1:05"."""
-    if not math.isfinite(seconds):
-        return "-"
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
-
-
-def _bits(bits_per_dim: float) -> str:
-    """A dash where there is no value yet."""
-    return "-" if math.isnan(bits_per_dim) else f"{bits_per_dim:.3f}"
+    if not sys.stdout.isatty():
+        return PlainLines()
+    return LiveTable() if table else LiveBar()
 
 
 def started_line(event: Event) -> str:
-    workers = f"{event['workers']} worker" + ("" if str(event["workers"]) == "1" else "s")
+    workers = count(event["workers"], "worker")
     return f"training {event['run']} on {workers} ({event['device']}), run {event['run_id']}"
 
 
@@ -92,7 +85,7 @@ def epoch_line(event: Event) -> str:
     skipped = f", {event['skipped_steps']} steps skipped" if event["skipped_steps"] else ""
     return (
         f"epoch {event['epoch']}/{event['epochs']}  train {event['train_bits_per_dim']:.3f}  "
-        f"validation {_bits(event['validation_bits_per_dim'])} bits/dim  {event['images_per_second']:.0f} images/s  "
+        f"validation {bits(event['validation_bits_per_dim'])} bits/dim  {event['images_per_second']:.0f} images/s  "
         f"{duration(event['seconds_left'])} left{skipped}"
     )
 
@@ -141,6 +134,7 @@ LINES: dict[str, Callable[[Event], str]] = {
     "stopped": stopped_line,
     "finished": finished_lines,
     **EVALUATION_LINES,
+    **ABLATION_LINES,
 }
 
 
@@ -215,7 +209,7 @@ class LiveBar:
                 completed=event["epoch"] - 1 + event["step"] / event["steps"],
                 where=f"epoch {event['epoch']}/{event['epochs']}",
                 figures=f"step {event['step']}/{event['steps']}  train {event['train_bits_per_dim']:.3f}  "
-                f"validation {_bits(event['validation_bits_per_dim'])} bits/dim  "
+                f"validation {bits(event['validation_bits_per_dim'])} bits/dim  "
                 f"{event['images_per_second']:.0f} images/s  {duration(event['seconds_left'])} left",
                 refresh=True,
             )
@@ -228,3 +222,49 @@ class LiveBar:
                 figures=f"{event['images']}/{event['of']} images  {event['images_per_second']:.0f} images/s",
                 refresh=True,
             )
+
+
+class LiveTable:
+    """A table of the trials that run, and of as many of the others as there is room for, under the lines of what is
+    done."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console()
+        self._trials: dict[str, dict[str, Any]] = {}  # label -> what its row shows
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> Callable[[Event], None]:
+        self._live.start()
+        return self.show
+
+    def __exit__(self, *exception: object) -> None:
+        self._live.stop()
+
+    def show(self, event: Event) -> None:
+        kind = event["event"]
+        if kind in LINES and kind not in ("trial_started", "trial_epoch"):
+            self._console.print(LINES[kind](event), highlight=False, markup=False, soft_wrap=True)
+        if kind == "plan":
+            self._trials = {label: {"state": "waiting"} for label in event["labels"]}
+        elif kind in ("ablated", "ablation_stopped"):
+            self._trials = {}
+        elif "trial" in event:
+            row = self._trials.setdefault(event["trial"], {})
+            row |= {"state": "running", **event}
+        self._live.update(self._table(), refresh=True)
+
+    def _table(self) -> Table:
+        table = Table("trial", "epoch", "train", "validation bits/dim", "test", "images/s", "left", "state")
+        order = {"running": 0, "waiting": 2}
+        rows = sorted(self._trials.items(), key=lambda item: order.get(item[1]["state"], 1))
+        room = max(4, self._console.height - 8)
+        for label, row in rows[:room]:
+            numbers = (bits(row.get(f"{kind}_bits_per_dim", math.nan)) for kind in ("train", "validation", "test"))
+            epoch = f"{row['epoch']}/{row['epochs']}" if row.get("epoch") and "epochs" in row else "-"
+            pace, left = row.get("images_per_second", math.nan), row.get("seconds_left", math.nan)
+            running = row["state"] == "running"
+            pace_and_left = (f"{pace:.0f}" if math.isfinite(pace) else "-", duration(left)) if running else ("", "")
+            table.add_row(label, epoch, *numbers, *pace_and_left, row["state"])
+        if len(rows) > room:
+            table.add_row(f"and {len(rows) - room} more", *[""] * 7)
+        return table

@@ -10,8 +10,10 @@ import ray
 from ray.train import ScalingConfig
 
 from jobs.errors import JobError
+from jobs.specs import TrainSpec, worker_range
+from jobs.text import count
 
-__all__ = ["Resources", "resources_for"]
+__all__ = ["Resources", "resources_for", "trial_resources"]
 
 RESIZE_INTERVAL_S = 10.0
 
@@ -58,32 +60,65 @@ class Asked(Protocol):
     def cpus_per_worker(self) -> float | None: ...
 
 
-def resources_for(spec: Asked, workers: tuple[int, int] | None) -> Resources:
+FLAGS = "--workers, --cpus-per-worker or --gpus-per-worker"
+TRIAL_FLAGS = "--workers-per-trial, --cpus-per-trial or --gpus-per-trial"
+
+
+def resources_for(spec: Asked, workers: tuple[int, int] | None, flags: str = FLAGS) -> Resources:
     """What is asked for, with what is left open filled in: without a number of workers, one a GPU if they use GPUs,
     else one a machine.
 
-    Raises JobError if the cluster cannot give it.
+    Raises JobError if the cluster cannot give it; `flags` are those that it says to lower.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    have = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
+    nodes = _nodes()
+    have = _total(nodes)
     gpus = spec.gpus_per_worker if spec.gpus_per_worker is not None else float(have["GPU"] > 0)
     cpus = spec.cpus_per_worker
     if workers is None:
         machines = [node["CPU"] for node in nodes if node.get("CPU", 0.0) >= 1]  # a head may offer none
         cpus = cpus or (1.0 if gpus else float(math.floor(min(machines, default=1.0))))
-        count = math.floor(have["GPU"] / gpus + 1e-9) if gpus else len(machines)
-        workers = (max(1, count), max(1, count))
+        room = math.floor(have["GPU"] / gpus + 1e-9) if gpus else len(machines)
+        workers = (max(1, room), max(1, room))
     least, most = workers
     cpus = cpus or (1.0 if gpus else _share(have["CPU"], most, elastic=least < most))
-    fitting = sum(_fits(node, gpus, cpus) for node in nodes)
+    fitting = _room(nodes, gpus, cpus)
     if fitting < least:
-        each = f"{_number(cpus, 'core')} and {_number(gpus, 'GPU')}" if gpus else _number(cpus, "core")
+        each = f"{count(cpus, 'core')} and {count(gpus, 'GPU')}" if gpus else count(cpus, "core")
         raise JobError(
-            f"{_number(least, 'worker')} with {each} each cannot run here: there are {_number(have['CPU'], 'core')} "
-            f"and {_number(have['GPU'], 'GPU')} on {_number(len(nodes), 'machine')}, room for {fitting}; lower "
-            "--workers, --cpus-per-worker or --gpus-per-worker"
+            f"{count(least, 'worker')} with {each} each cannot run here: there are {count(have['CPU'], 'core')} "
+            f"and {count(have['GPU'], 'GPU')} on {count(len(nodes), 'machine')}, room for {fitting}; lower {flags}"
         )
     return Resources((least, most), gpus, cpus)
+
+
+def trial_resources(spec: TrainSpec, trials: int, most: int | None) -> tuple[Resources, int]:
+    """What each of so many trials gets, and how many of them, at most `most`, there is room for at a time.
+
+    Where they use no GPUs, all cores are shared out among the trials that run at a time, whole ones while they last.
+
+    Raises JobError if there is no room for one.
+    """
+    workers, _ = worker_range(spec.workers)
+    at_a_time = min(trials, most or trials)
+    cores, gpus = (_total(_nodes())[kind] for kind in ("CPU", "GPU"))
+    if spec.cpus_per_worker is None and not (gpus if spec.gpus_per_worker is None else spec.gpus_per_worker):
+        each = max(1.0, float(cores // (at_a_time * workers))) if cores >= workers else cores / workers
+        spec = spec.model_copy(update={"cpus_per_worker": each})
+    resources = resources_for(spec, (workers, workers), TRIAL_FLAGS)
+    return resources, min(at_a_time, _room(_nodes(), resources.gpus, resources.cpus) // workers)
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _total(nodes: list[dict[str, float]]) -> dict[str, float]:
+    return {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
+
+
+def _room(nodes: list[dict[str, float]], gpus: float, cpus: float) -> int:
+    """For how many workers."""
+    return sum(_fits(node, gpus, cpus) for node in nodes)
 
 
 def _share(cpus: float, workers: int, elastic: bool) -> float:
@@ -100,7 +135,3 @@ def _fits(node: dict[str, float], gpus: float, cpus: float) -> int:
         return by_cpu
     per_gpu = math.floor(1 / gpus + 1e-9) if gpus < 1 else 1 / gpus
     return min(by_cpu, math.floor(node.get("GPU", 0.0) * per_gpu + 1e-9))
-
-
-def _number(count: float, thing: str) -> str:
-    return f"{count:g} {thing}" + ("" if count == 1 else "s")

@@ -24,6 +24,8 @@ __all__ = [
     "TrainSpec",
     "flag_of",
     "make_train_spec",
+    "numbers",
+    "read_json",
     "read_spec",
     "setting",
     "theme_of",
@@ -33,6 +35,7 @@ __all__ = [
 
 Preset = Literal["paper", "laptop", "smoke", "demo"]
 Spec = TypeVar("Spec", bound=BaseModel)
+Number = TypeVar("Number", int, float)
 
 
 class SpecError(ValueError):
@@ -245,6 +248,11 @@ def make_train_spec(preset: str, values: Mapping[str, Any]) -> TrainSpec:
 
 def read_spec(spec: type[Spec], path: str | Path, values: Mapping[str, Any]) -> Spec:
     """The spec in a JSON file with `values` over it. Raises SpecError for a file that holds none."""
+    return validated(spec, {**read_json(path), **values})
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The settings in a JSON file. Raises SpecError for a file that holds none."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -255,7 +263,20 @@ def read_spec(spec: type[Spec], path: str | Path, values: Mapping[str, Any]) -> 
         raise SpecError(f"{path} is not JSON ({error}): every run in MLflow has a spec.json") from None
     if not isinstance(found, dict):
         raise SpecError(f"{path} holds no settings: every run in MLflow has a spec.json")
-    return validated(spec, {**found, **values})
+    return found
+
+
+def numbers(value: Any, kind: type[Number], allowed: str) -> Any:
+    """Numbers with commas between, each once; anything but text as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = tuple(dict.fromkeys(kind(number) for number in value.split(",") if number.strip()))
+    except ValueError:
+        found = ()
+    if not found:
+        raise ValueError(f"is {allowed} with commas between, not {value!r}")
+    return found
 
 
 def theme_of(spec: type[BaseModel], name: str) -> str:

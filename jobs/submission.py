@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from jobs.ablation_spec import AblateSpec
 from jobs.evaluation_specs import EvaluationSpec
 from jobs.progress import forgiving
 from jobs.specs import TrainSpec
@@ -26,7 +27,16 @@ if TYPE_CHECKING:
     from jobs.progress import Display
     from jobs.train import TrainResult, Work
 
-__all__ = ["Terminated", "embedded_ray", "evaluate", "resume_training", "train"]
+__all__ = [
+    "Terminated",
+    "ablate",
+    "embedded_ray",
+    "evaluate",
+    "resume_ablation",
+    "resume_training",
+    "summarize_ablation",
+    "train",
+]
 
 LEAST_OBJECT_STORE = 100 * 2**20
 
@@ -41,6 +51,10 @@ ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow has the metrics
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # what is known of trials that a kill -9 may cost
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune says nothing by itself
 }
 
 
@@ -63,6 +77,40 @@ def resume_training(run: str, changes: Mapping[str, Any], display: Display) -> T
     from jobs import train as job
 
     return _train(job.prepare_resume(run, changes), display)
+
+
+def ablate(spec: AblateSpec, display: Display, dry_run: bool = False) -> None:
+    """Trains in many variants, and compares them; a dry run says how many and stops. Raises TrackingError, and what
+    `jobs.ablate.prepare` and `jobs.ablate.run` raise."""
+    check_store(tracking_uri(spec.train.tracking_uri))
+    _set_environment()
+    from jobs import ablate as job
+
+    ablation = job.prepare(spec)
+    with display as show, embedded_ray(ablation.nbytes):
+        if dry_run:
+            show(job.plan(ablation)[0])
+        else:
+            job.run(ablation, show)
+
+
+def resume_ablation(run: str, changes: Mapping[str, Any], display: Display) -> None:
+    """Goes on with an ablation that stopped. Raises what `jobs.ablate.prepare_resume` and `jobs.ablate.run` raise."""
+    _set_environment()
+    from jobs import ablate as job
+
+    ablation = job.prepare_resume(run, changes)
+    with display as show, embedded_ray(ablation.nbytes):
+        job.run(ablation, show)
+
+
+def summarize_ablation(run: str, changes: Mapping[str, Any], display: Display) -> None:
+    """Compares an ablation's trials again, from what MLflow has of them. Raises TrackingError and JobError."""
+    _set_environment()
+    from jobs import ablate as job
+
+    with display as show:
+        job.summarize_again(run, changes, show)
 
 
 def evaluate(specs: Sequence[EvaluationSpec], display: Display) -> None:

@@ -126,7 +126,7 @@ def _run_recorded(work: Work, resources: Resources, record: Record, show: Callab
 
 def _train(work: Work, resources: Resources, record: Record, show: Callable[[Event], None]) -> TrainResult:
     started = time.monotonic()
-    log = TrainingLog(work, record, show)
+    log = TrainingLog(work, record, show, {"run": record.name, "run_id": record.run_id})
     with results_folder(work.spec.output, f"{record.run_id}/results") as folder:
         log.write_settings(folder)
         record.folder(folder)

@@ -6,7 +6,7 @@ import json
 import math
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ METRICS = {
     "gradient_norm": "gradient_norm",
     "learning_rate": "learning_rate",
     "skipped_steps": "skipped_steps",
-    "test_bits_per_dim": "test/bits_per_dim_by_epoch",
+    "test_bits_per_dim_by_epoch": "test/bits_per_dim_by_epoch",
 }
 """Fields of an ``epoch`` event -> their names in MLflow. NaN, for what was not measured, is left out."""
 
@@ -53,6 +53,11 @@ class Work:
     images: Mapping[str, np.ndarray]  # split -> uint8 (N, C, H, W)
     labels: np.ndarray  # int64 (N,), of the training images
     resumed: Run | None = None
+
+    def variant(self, given: TrainSpec, spec: TrainSpec, resumed: Run | None) -> Work:
+        """Another training on the same data."""
+        config = spec.glow_config(self.config.image_shape, self.config.num_classes or 0)
+        return replace(self, given=given, spec=spec, config=config, resumed=resumed)
 
     @property
     def nbytes(self) -> int:
@@ -119,18 +124,32 @@ class TrainResult:
 
 
 class TrainingLog:
-    """Takes rank 0's events: `see` shows each as it comes, `record` writes it to MLflow and may be called again."""
+    """Takes rank 0's events: `see` shows each as it comes, `record` writes it to MLflow and may be called again.
 
-    def __init__(self, work: Work, record: Record, show: Callable[[Event], None]) -> None:
-        self._work, self._run, self._show = work, record, show
+    `about` is shown with the start of each attempt. Where the run in MLflow is not made yet, `attach` says it before
+    the first `record`.
+    """
+
+    def __init__(
+        self, work: Work, record: Record | None, show: Callable[[Event], None], about: Mapping[str, Any]
+    ) -> None:
+        self._work, self._record, self._show, self._about = work, record, show, about
         self._history: dict[int, dict[str, float]] = {}
         self._samples: np.ndarray | None = None
         self._workers: int | None = None  # of the latest attempt
         self.restarts = 0
         self.test_bits_per_dim: float | None = None
         if work.resumed is not None:
-            self._history = _recorded_history(record)
+            self._history = _recorded_history(self._run)
             self.restarts = int(work.resumed.data.metrics.get("restarts", 0)) + 1
+
+    @property
+    def _run(self) -> Record:
+        assert self._record is not None
+        return self._record
+
+    def attach(self, record: Record) -> None:
+        self._record = record
 
     def see(self, event: Event) -> None:
         match event["event"]:
@@ -165,8 +184,7 @@ class TrainingLog:
         kind = "started" if before is None else "resize" if event["workers"] > before else "restart"
         self.restarts += kind == "restart"
         event["restarts"] = self.restarts
-        about = {"run": self._run.name, "run_id": self._run.run_id, "epochs": self._work.spec.epochs}
-        self._show({**event, **about, "event": kind})
+        self._show({**event, **self._about, "epochs": self._work.spec.epochs, "event": kind})
 
     @property
     def started(self) -> bool:
@@ -176,7 +194,7 @@ class TrainingLog:
         """`best` and `last` are the metrics of these checkpoints, `place` is where the results lie."""
         assert self.test_bits_per_dim is not None
         for known in (best, last):  # an interrupted run may have died before MLflow had them
-            self._history.setdefault(int(known["epoch"]), {name: known[name] for name in METRICS})
+            self._history.setdefault(int(known["epoch"]), {name: known.get(name, math.nan) for name in METRICS})
         paces = [row["images_per_second"] for row in self._history.values()]
         return TrainResult(
             run=self._run.name,

@@ -24,10 +24,14 @@ from glow.model import Glow
 from glow.training import EpochResult, StepResult, Trainer, TrainingDiverged, mean_bits_per_dim
 from jobs.specs import TrainSpec
 
-__all__ = ["SCORE", "NoRetry", "Session", "train_loop", "train_share"]
+__all__ = ["COUNTED_EPOCH", "SCORE", "NoRetry", "Session", "train_loop", "train_share"]
 
 SCORE = "validation_bits_per_dim"
 """The metric by which the best checkpoint is kept."""
+
+COUNTED_EPOCH = "counted_epoch"
+"""The metric that the schedulers of an ablation count in. The last epoch does not report it, so that a training that
+has come to its end is never stopped before its test."""
 
 INVERTED_IMAGES = 32
 
@@ -130,7 +134,7 @@ def train_share(settings: dict[str, Any], session: Session) -> dict[str, Any]:
         if not last and spec.sample_every and result.epoch % spec.sample_every == 0:
             talker.samples(trainer.evaluated_model, settings["grid"], spec.temperature, images["validation"])
         if last or result.epoch % spec.checkpoint_every == 0:
-            session.report(trainer, _metrics(result, test))
+            session.report(trainer, _metrics(result, test, last))
     with session.best() as (folder, best):
         model = load_checkpoint(folder, session.device).set_precision(trainer.precision)
     talker.samples(model, settings["grid"], spec.temperature, images["validation"])
@@ -139,11 +143,12 @@ def train_share(settings: dict[str, Any], session: Session) -> dict[str, Any]:
     return {"best": best, "test_bits_per_dim": test}
 
 
-def _metrics(result: EpochResult, test_bits_per_dim: float) -> dict[str, Any]:
+def _metrics(result: EpochResult, test_bits_per_dim: float, last: bool) -> dict[str, Any]:
     """What is reported of an epoch. A model whose validation images have no finite score is the worst of all."""
     score = result.validation_bits_per_dim
     worst = {SCORE: score if math.isfinite(score) else math.inf}
-    return result.to_dict() | worst | {"test_bits_per_dim": test_bits_per_dim}
+    counted = {} if last else {COUNTED_EPOCH: result.epoch}
+    return result.to_dict() | worst | counted | {"test_bits_per_dim_by_epoch": test_bits_per_dim}
 
 
 class Talker:
@@ -194,7 +199,7 @@ class Talker:
         self._put(
             "epoch",
             **result.to_dict(),
-            test_bits_per_dim=test_bits_per_dim,
+            test_bits_per_dim_by_epoch=test_bits_per_dim,
             epochs=self._trainer.config.epochs,
             seconds_left=self._seconds_left(result.epoch),
         )

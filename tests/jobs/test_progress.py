@@ -5,7 +5,8 @@ import math
 import pytest
 from rich.console import Console
 
-from jobs.progress import JsonLines, LiveBar, PlainLines, duration, sizes_sentence
+from jobs.progress import JsonLines, LiveBar, PlainLines, sizes_sentence
+from jobs.text import duration
 
 STARTED = {"event": "started", "run": "train x", "run_id": "abc", "workers": 2, "device": "CPU", "epochs": 2}
 STEP = {

@@ -9,6 +9,8 @@ from glow import GlowConfig
 from jobs.specs import make_train_spec
 from jobs.training_log import TrainingLog, Work
 
+CPU = {"device": "CPU", "precision": "float32", "parameters": 9}
+
 EPOCH = {
     "event": "epoch",
     "epochs": 3,
@@ -38,11 +40,18 @@ def make_log(image_shape=(1, 32, 32), original_shape=(1, 28, 28)):
     config = GlowConfig(image_shape=image_shape, depth=1, width=4)
     work = Work(spec, spec, "sqlite:////x.db", config, original_shape, images, np.zeros(1, np.int64))
     record, shown = MemoryRecord(), []
-    return TrainingLog(work, record, shown.append), record, shown
+    return TrainingLog(work, record, shown.append, {"run": "name", "run_id": "id"}), record, shown
 
 
 def attempt(workers: int, epoch: int = 0) -> dict:
-    return {"event": "attempt", "workers": workers, "epoch": epoch, "device": "CPU", "precision": "float32"}
+    return {
+        "event": "attempt",
+        "workers": workers,
+        "epoch": epoch,
+        "device": "CPU",
+        "precision": "float32",
+        "parameters": 9,
+    }
 
 
 def epoch(number: int, validation: float) -> dict:
@@ -57,7 +66,7 @@ def test_a_lost_worker_is_a_restart_and_growth_is_not():
     assert [event["event"] for event in shown] == ["started", "restart", "resize", "restart"]
     assert log.restarts == 2
     assert record.written == [
-        ({"restarts": 0, "workers": 3}, 0),
+        ({"restarts": 0, "workers": 3, "parameters": 9}, 0),
         ({"restarts": 1, "workers": 2}, 4),
         ({"restarts": 1, "workers": 3}, 6),
         ({"restarts": 2, "workers": 3}, 7),

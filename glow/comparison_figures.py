@@ -1,0 +1,299 @@
+"""Tables of an ablation (configurations, each with several seeds) -> pictures, in the style of `glow.figures`."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+
+from glow.figures import BLACK, BLUE, GREY, MARKERS, ORANGE, line_style
+from glow.ood.statistics import mean_interval
+
+__all__ = ["curves_with_bands", "difference_intervals", "heat_map", "parallel_coordinates"]
+
+WIDTH, HEIGHT, TALLEST, DPI = 8.0, 5.0, 12.0, 120  # inches; only pictures with many rows are taller than HEIGHT
+EMPTY, DASH = "#CCCCCC", "\N{EN DASH}"  # of cells without a value
+BAND_NOTE = "line: mean over seeds; band: 95 % t interval of the mean; thin lines: the seeds"
+# The brightest part is hard to see as a line on white.
+COLORS = LinearSegmentedColormap.from_list("bits/dim", matplotlib.colormaps["viridis"](np.linspace(0, 0.92, 256)))
+
+
+def curves_with_bands(curves: pd.DataFrame, title: str, ylabel: str = "test NLL (bits/dim)") -> Figure:
+    """Bits/dim against epoch: for each name the mean over its seeds, its 95 % t interval, and the seeds as faint lines.
+
+    The mean is drawn only at epochs at which all seeds of the name have a value, lest it jump where one stopped early;
+    a seed with no value at all does not count. The view follows from the lines, not from the bands, and leaves out the
+    steep fall of the first epochs. A name that is all above it says so in the legend.
+
+    Args:
+        curves: columns name, seed, epoch, bits_per_dim (NaN where there is none). Names are in order of appearance.
+
+    Raises:
+        ValueError: there is no value, or there are several of one seed at one epoch.
+    """
+    finite = _with_finite(curves, "bits_per_dim")
+    figure, axes = _figure(len(finite), title)
+    if finite.duplicated(["name", "seed", "epoch"]).any():
+        raise ValueError(f"The figure '{title}' has room for one value of a name, seed and epoch, not for several.")
+    names = list(curves["name"].unique())
+    marked, band_alpha = finite["epoch"].nunique() < 25, max(0.16 - 0.01 * len(names), 0.05)
+    for index, name in enumerate(names):
+        look = line_style(index) | {"marker": MARKERS[index % len(MARKERS)] if marked else None, "markersize": 4}
+        seeds = finite[finite["name"] == name].pivot(index="epoch", columns="seed", values="bits_per_dim")
+        common = seeds.dropna()  # epochs that all have
+        estimates = [mean_interval(values) for values in common.to_numpy()]
+        mean, low, high = np.reshape([(each.value, each.low, each.high) for each in estimates], (-1, 3)).T
+        if seeds.shape[1] > 1:
+            for seed, values in seeds.items():
+                axes.plot(values.dropna(), color=look["color"], lw=0.7, alpha=0.35, label=f"_{name}, seed {seed}")
+            face, edge = (look["color"], band_alpha), (look["color"], 0.3)  # the edge is seen if there is but one epoch
+            axes.fill_between(common.index, low, high, fc=face, ec=edge, lw=0.5, label=f"_{name}")
+        axes.plot(common.index, mean, lw=1.8, zorder=3, label=f"{name} ({_count(seeds.shape[1], 'seed')})", **look)
+    bottom, top = _view([np.asarray(line.get_ydata(), float) for line in axes.lines])
+    for line in axes.lines:
+        if np.size(line.get_ydata()) and np.min(line.get_ydata()) > top:
+            line.set_label(f"{line.get_label()}, above the view")
+    axes.set(ylim=(bottom, top), xlabel="epoch", ylabel=ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    _legend(figure, axes, BAND_NOTE if axes.collections else None)
+    return figure
+
+
+def heat_map(table: pd.DataFrame, title: str) -> Figure:
+    """Bits/dim of each depth (rows, ascending upwards) and width (columns). The best cell, of the lowest, has a frame.
+
+    Colours end at 7 times the median's distance from the best: what is far worse than most does not make them all one.
+
+    Args:
+        table: columns depth, width, bits_per_dim; half_width (of an interval) if known. Cells without a value are grey.
+
+    Raises:
+        ValueError: there is no value, or there are several rows of one depth and width.
+    """
+    if table.duplicated(["depth", "width"]).any():
+        raise ValueError(f"The figure '{title}' has room for one row of a depth and width, not for several.")
+    figure, axes = _figure(len(_with_finite(table, "bits_per_dim")), title, 2 + 0.45 * table["depth"].nunique())
+    cells = table.assign(half_width=table.get("half_width", np.nan)).pivot(index="depth", columns="width")
+    values, margins = (np.ma.masked_invalid(cells[key].to_numpy(float)) for key in ("bits_per_dim", "half_width"))
+    depths, widths = cells.index, cells["bits_per_dim"].columns
+    low, high = _widened(values.min(), min(values.max(), _view([values.compressed()])[1]))
+    mesh = axes.pcolormesh(values, cmap=COLORS, vmin=low, vmax=high, edgecolor="white", linewidth=1.5)
+    size = min(11.0, 600 / len(widths) / (0.6 * 7 * DPI / 72))  # points, so that 7 characters fit into a column
+    for (row, column), value in np.ndenumerate(values.filled(np.nan)):
+        text, color = f"{value:.3f}" if np.isfinite(value) else DASH, BLACK
+        if np.isfinite(value) and np.dot(np.power(mesh.to_rgba(value)[:3], 2.2), (0.2126, 0.7152, 0.0722)) < 0.18:
+            color = "#FFFFFF"  # on what is dark: this is the luminance at which black and white have equal contrast
+        if np.isfinite(value) and not np.ma.is_masked(margins[row, column]):
+            text += f"\n± {margins[row, column]:.3f}"
+        axes.text(column + 0.5, row + 0.5, text, color=color, fontsize=size, ha="center", va="center")
+    row, column = np.unravel_index(values.argmin(), values.shape)
+    inset = np.array([0.004 * len(widths), 0.006 * len(depths)])
+    axes.add_patch(Rectangle((column + inset[0], row + inset[1]), *(1 - 2 * inset), fill=False, ec=ORANGE, lw=3.5))
+    axes.set_xticks(np.arange(len(widths)) + 0.5, [f"{width:g}" for width in widths])
+    axes.set_yticks(np.arange(len(depths)) + 0.5, [f"{depth:g}" for depth in depths])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set(xlabel="width", ylabel="depth", facecolor=EMPTY)
+    extend = "max" if values.max() > high else "neither"
+    figure.colorbar(mesh, ax=axes, extend=extend, label="bits/dim (lower is better; the best is framed)")
+    return figure
+
+
+def parallel_coordinates(table: pd.DataFrame, factors: Sequence[str], title: str) -> Figure:
+    """A line a row from factor to factor to its bits/dim, which is also its colour. The best is on top and thicker.
+
+    A factor that does not vary gets no axis, unless none does. Numbers are on a log scale if all are positive and the
+    largest is more than 3 times the smallest. Rows with the same value are fanned out a little at its tick, from the
+    best, below, to the worst: else lines on top of each other could not be followed.
+
+    Args:
+        table: columns bits_per_dim (rows with none are left out) and the factors'; numbers, or anything with a name.
+
+    Raises:
+        ValueError: there is no row with a value, or no factor.
+    """
+    if not factors:
+        raise ValueError(f"The figure '{title}' needs at least one factor.")
+    rows = _with_finite(table, "bits_per_dim").reset_index(drop=True).sort_values("bits_per_dim", kind="stable")
+    figure, axes = _figure(len(rows), title)
+    factors = [factor for factor in factors if rows[factor].nunique(dropna=False) > 1] or list(factors)
+    room = 780 / len(factors)  # pixels between two axes
+    values = rows["bits_per_dim"].to_numpy(float)
+    points, labels = [], []
+    for x, factor in enumerate(factors):
+        places, ticks, is_log = _places(rows[factor])
+        points.append(places)
+        labels.append("\n".join(textwrap.wrap(factor, max(int(room / 9), 6))) + "\n(log scale)" * is_log)
+        axes.axvline(x, color=BLACK, linewidth=1, zorder=1.5)
+        _name_ticks(axes, x, ticks, room)
+    low, high = _widened(values.min(), values.max())
+    points.append((values - low) / (high - low))
+    mappable = ScalarMappable(Normalize(*_widened(low, high, 0.06)), COLORS)
+    for row in reversed(range(len(rows))):
+        look: dict[str, Any] = {"linewidth": 1.3, "label": f"_{rows.index[row]}"}
+        if row == 0:
+            look = {"linewidth": 3.5, "label": f"the best of {_count(len(rows), 'row')}: {values[row]:.3f} bits/dim"}
+            look["path_effects"] = [withStroke(linewidth=6, foreground="white")]
+        axes.plot([places[row] for places in points], color=mappable.to_rgba(values[row]), clip_on=False, **look)
+    axes.set_xticks(range(len(factors)), labels)
+    # The colours' bar begins and ends where the axes do, so that it is the last axis.
+    axes.set(xlim=(-0.03, len(factors)), ylim=(-0.06, 1.06), yticks=[])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(mappable, ax=axes, pad=0, fraction=0.04, aspect=25, label="bits/dim (lower is better)")
+    _legend(figure, axes)
+    return figure
+
+
+def difference_intervals(differences: pd.DataFrame, title: str) -> Figure:
+    """A row a pair "a - b" with its difference in bits/dim and its interval (NaN if unknown), grouped by factor.
+
+    Intervals many times as wide as most are cut off, which an arrow shows: their numbers are at the right.
+
+    Args:
+        differences: columns factor, a, b, difference (a - b; rows with none are left out), low, high, seeds.
+
+    Raises:
+        ValueError: there is no difference.
+    """
+    rows = _with_finite(differences.astype({"low": float, "high": float}), "difference")
+    entries: list[tuple[str, Any]] = []  # the text at the left, and the row of the table unless it is a heading
+    for factor, group in rows.groupby("factor", sort=False):
+        entries.append((textwrap.fill(str(factor), 42), None))
+        for row in group.itertuples():
+            parts = [*textwrap.wrap(str(row.a), 42), *textwrap.wrap(f"- {row.b}", 42)]
+            entries.append(((" " if len(" ".join(parts)) <= 42 else "\n").join(parts), row))
+    heights = np.array([1.35 + text.count("\n") for text, _ in entries])  # lines of text
+    ys, tall = np.cumsum(heights) - heights / 2, 1.6 + 0.165 * heights.sum()
+    figure, axes = _figure(len(rows), title, tall)
+    size = min(9.0, 9.0 * TALLEST / tall)
+    left, right = _reach(rows[["difference", "low", "high"]].to_numpy(float))
+    for y, row in ((y, row) for y, (_, row) in zip(ys, entries, strict=True) if row is not None):
+        known = bool(np.isfinite([row.low, row.high]).all())
+        text = f"[{row.low:+.4f}, {row.high:+.4f}]" if known else "interval unknown"
+        text = f"{row.difference:+.4f} {text}, {_count(row.seeds, 'seed')}"
+        axes.annotate(text, (1, y), (8, 0), axes.get_yaxis_transform(), "offset points", fontsize=size, va="center")
+        color, label = GREY, "interval includes 0" if known else "interval unknown"
+        if known:
+            if row.high < 0 or row.low > 0:
+                color, label = (BLUE, "below 0: a is better") if row.high < 0 else (ORANGE, "above 0: b is better")
+            axes.plot(np.clip([row.low, row.high], left, right), [y, y], color=color, linewidth=1.8)
+            for end, arrow in ((left, "<"),) * (row.low < left) + ((right, ">"),) * (row.high > right):
+                axes.plot(end, y, arrow, color=color, clip_on=False)
+        label = "_" * (label in axes.get_legend_handles_labels()[1]) + label  # each is in the legend once
+        axes.plot(row.difference, y, "o", color=color, markerfacecolor=color if known else "white", label=label)
+    axes.axvline(0, color=BLACK, linewidth=1.2, linestyle="--", zorder=1)
+    axes.set_yticks(ys, [text for text, _ in entries], fontsize=size)
+    for tick, (_, row) in zip(axes.get_yticklabels(), entries, strict=True):
+        tick.set_fontweight("bold" if row is None else "normal")
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.grid(alpha=0.3, axis="x")
+    label = "a - b, bits/dim\n(negative: a is better, its NLL is lower)"
+    axes.set(xlim=(left, right), ylim=(heights.sum(), 0), xlabel=label)  # the first is at the top
+    _legend(figure, axes)
+    return figure
+
+
+def _figure(rows: int, title: str, height: float = HEIGHT) -> tuple[Figure, Axes]:
+    if not rows:
+        raise ValueError(f"There is nothing to draw in the figure '{title}': no rows with values.")
+    figure = Figure(figsize=(WIDTH, min(max(height, HEIGHT), TALLEST)), layout="constrained")
+    figure.suptitle(textwrap.fill(title, 80), fontsize=12)  # in the middle of the figure: axes may be narrow
+    return figure, figure.subplots()
+
+
+def _with_finite(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    return table[np.isfinite(table[column].astype(float))].astype({column: float})  # from objects, None among them
+
+
+def _legend(figure: Figure, axes: Axes, title: str | None = None) -> None:
+    """Below the axes, in as many columns as fit."""
+    handles, labels = axes.get_legend_handles_labels()
+    size = 9 if len(labels) <= 8 else 7.5
+    widest = (0.58 * max(map(len, labels)) + 6) * size * DPI / 72
+    most = min(max(int(940 / widest), 1), 4)
+    columns = -(-len(labels) // -(-len(labels) // most))  # no more than the rows need
+    look: dict[str, Any] = {"fontsize": size, "title_fontsize": size, "handlelength": 3, "labelspacing": 0.35}
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title, **look)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:g} {what}{'s' * (number != 1)}"
+
+
+def _view(lines: Sequence[np.ndarray]) -> tuple[float, float]:
+    """From the lowest to the best of each line, unless that is far off, and 7 times most lines' median fall above."""
+    values = np.concatenate(lines)
+    low, high = float(values.min()), float(values.max())
+    if values.size >= 8:
+        bests = np.array([line.min() for line in lines if line.size])
+        reach = 7 * max(float(np.median([np.median(line) - line.min() for line in lines if line.size])), 0.01)
+        is_near = bests <= low + 8 * max(reach, float(np.median(bests)) - low)
+        high = min(high, float(bests[is_near].max()) + reach)
+    return _widened(low, high, 0.05)
+
+
+def _widened(low: float, high: float, by: float = 0.0) -> tuple[float, float]:
+    margin = by * (high - low) if high > low else 0.01
+    return low - margin, high + margin
+
+
+def _places(column: pd.Series) -> tuple[np.ndarray, list[tuple[float, str]], bool]:
+    """The place of each row on an axis from 0 to 1, (place, name) of each tick, and whether it is a log axis."""
+    values = column.infer_objects()
+    is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    if is_number and np.isfinite(values.to_numpy(float)).all():
+        scaled = values.to_numpy(float)
+        names = [f"{number:{'' if number % 1 == 0 else '.3'}g}" for number in scaled]
+        is_log = bool(scaled.min() > 0 and scaled.max() > 3 * scaled.min())
+        scaled = np.log(scaled) if is_log else scaled
+    else:
+        named = values.map(str).mask(values.isna(), "none")
+        names, order, is_log = list(named), list(named.sort_index().unique()), False
+        scaled = np.array([order.index(name) for name in names], float)
+    low, high = _widened(scaled.min(), scaled.max())
+    places = (scaled - low) / (high - low)
+    ticks = sorted(set(zip(places.tolist(), names, strict=True)))
+    reach = min(0.035, 0.25 * float(np.diff([place for place, _ in ticks]).min(initial=1)))
+    fanned_out = places.copy()
+    for same in (places == place for place, _ in ticks):
+        fanned_out[same] += np.linspace(-reach, reach, same.sum()) if same.sum() > 1 else 0
+    return fanned_out, ticks, is_log
+
+
+def _name_ticks(axes: Axes, x: int, ticks: Sequence[tuple[float, str]], room: float) -> None:
+    """Marks at all ticks of a vertical axis, and at its left the names of the last, the first and all that fit."""
+    axes.plot([x] * len(ticks), [place for place, _ in ticks], "_", color=BLACK, markersize=7, label="_ticks")
+    characters = max(int(room / 12), 8) if x else (44 if room > 250 else 20)  # left of the first axis there is nothing
+    box: dict[str, Any] = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1}
+    placed: list[tuple[float, float]] = []  # the middles and heights of the names
+    for place, name in (ticks[-1], *ticks[:-1]):
+        lines = textwrap.wrap(name, characters, break_long_words=False)
+        height = 0.05 * len(lines)
+        middle = float(np.clip(place, height / 2 - 0.06, 1.06 - height / 2))
+        if all(abs(middle - other) > (height + other_height) / 2 for other, other_height in placed):
+            placed.append((middle, height))
+            text = axes.annotate("\n".join(lines), (x, middle), (-6, 0), textcoords="offset points", bbox=box, zorder=4)
+            text.set(fontsize=9, horizontalalignment="right", verticalalignment="center")
+
+
+def _reach(rows: np.ndarray) -> tuple[float, float]:
+    """The view of rows (difference, low, high): all differences, and all intervals but those 4 times as far as most."""
+    ends = np.where(np.isfinite(rows), rows, rows[:, :1])
+    far = np.abs(ends).max(1)
+    limit = max(4 * float(np.median(far)), float(np.abs(rows[:, 0]).max()))
+    low, high = max(float(min(ends.min(), 0)), -limit), min(float(max(ends.max(), 0)), limit)
+    return _widened(low, high, 0.05)

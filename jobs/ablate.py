@@ -1,0 +1,287 @@
+"""The ablation job: trains in many variants on Ray Tune, and compares them.
+
+Tune decides what runs where and when, and goes on where it stood after a crash; every trial is the training job.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+from ray.exceptions import RayActorError
+from ray.tune.experiment import Trial
+
+from jobs import train
+from jobs.ablation_log import AblationLog
+from jobs.ablation_spec import AXES, AblateSpec
+from jobs.ablation_summary import TRIAL_TAG, AblationSummary, summarize_ablation
+from jobs.channel import Channel
+from jobs.errors import JobError
+from jobs.folders import claimed, is_remote, usable_output
+from jobs.progress import Event, forgiving
+from jobs.resources import Resources, trial_resources
+from jobs.search import make_scheduler, make_search
+from jobs.specs import SpecError, TrainSpec, validated
+from jobs.threads import in_a_thread
+from jobs.tracking import Record, child_runs, find_run, tracking_uri, without_password
+from jobs.trainer import plain_reason, put_data, worker_settings
+from jobs.training_log import Work
+from jobs.trial import Shared, trial_loop
+
+if TYPE_CHECKING:
+    from jobs.tracking import Run
+
+__all__ = ["Ablation", "find_ablation", "plan", "prepare", "prepare_resume", "run", "summarize_again"]
+
+FOLDER = "tune"
+TRIAL_ITSELF = {"CPU": 0.01}
+"""What a trial takes beside its workers where these are processes of their own."""
+
+channels: dict[str, Any] = {}
+"""The queues of the ablations that this process runs, by the id of their run: Tune's callbacks are saved and restored
+with an experiment, which a queue would not survive."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """An ablation that has been checked: its spec as it was given and with absolute paths, and its data."""
+
+    given: AblateSpec
+    spec: AblateSpec
+    work: Work
+    resumed: Run | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.work.nbytes
+
+
+def prepare(spec: AblateSpec) -> Ablation:
+    """Loads the data and checks everything that needs no Ray. Raises what `jobs.train.prepare` raises."""
+    work = train.prepare(spec.trial_spec(spec.trials()[0]))
+    paths = {name: getattr(work.spec, name) for name in ("output", "dataset", "data_root")}
+    return Ablation(spec, spec.model_copy(update={"train": spec.train.model_copy(update=paths)}), work)
+
+
+def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Ablation:
+    """An ablation that stopped. `changes` may say where it is recorded, not what it computes.
+
+    Raises what `prepare` raises, TrackingError for a run that does not exist, and JobError for one that cannot go on.
+    """
+    free = ("tracking_uri", "experiment", "data_root", "download", "max_failures")
+    fixed = [name for name in changes if name not in free]
+    if fixed:
+        flags = ", ".join("--" + name.replace("_", "-") for name in fixed)
+        raise SpecError(f"a resumed ablation keeps its settings: leave out {flags}")
+    uri, found = find_ablation(name_or_id, changes)
+    stored = json.loads(found.data.tags["glow.spec"])
+    stored["train"] |= {**changes, "tracking_uri": uri}
+    spec = validated(AblateSpec, stored)
+    if not is_remote(spec.train.output) and not Path(spec.train.output, found.info.run_id).exists():
+        raise JobError(f"the trials of {name_or_id!r} are gone from {spec.train.output}: start a new ablation")
+    ablation = prepare(spec)
+    ablation.work.check_same_images(found)
+    return Ablation(spec, ablation.spec, ablation.work, found)
+
+
+def find_ablation(name_or_id: str, changes: Mapping[str, Any]) -> tuple[str, Run]:
+    """The store's URI and the run of an ablation. Raises TrackingError, and JobError for a run that is none."""
+    uri = tracking_uri(changes.get("tracking_uri"))
+    found = find_run(uri, changes.get("experiment", TrainSpec.model_fields["experiment"].default), name_or_id)
+    if found.data.tags.get("glow.job") != "ablate" or "glow.spec" not in found.data.tags:
+        raise JobError(f"run {name_or_id!r} is not an ablation of glowctl")
+    return uri, found
+
+
+def plan(ablation: Ablation) -> tuple[Event, Resources]:
+    """How many trials there will be, what each gets, and how many run at a time: an event ``plan``.
+
+    Raises JobError if there is no room for one.
+    """
+    spec = ablation.spec
+    trials = spec.number_of_configurations * spec.seeds
+    resources, at_a_time = trial_resources(spec.trial_spec(spec.trials()[0]), trials, spec.concurrent)
+    return {
+        "event": "plan",
+        "trials": trials,
+        "configurations": spec.number_of_configurations,
+        "seeds": spec.seeds,
+        "at_a_time": at_a_time,
+        "workers": resources.workers[0],
+        "cpus": resources.cpus,
+        "gpus": resources.gpus,
+        "epochs": spec.train.epochs,
+        "labels": [spec.label(values) for values in spec.trials()] if spec.known_beforehand else [],
+    }, resources
+
+
+def run(ablation: Ablation, show: Callable[[Event], None]) -> AblationSummary:
+    """Runs all trials, in the Ray that this process is connected to, and compares them.
+
+    Raises:
+        JobError: for resources that there are not, or if not one trial came to its end.
+        TrackingError: if the store takes no more.
+    """
+    show = forgiving(show)
+    planned, resources = plan(ablation)
+    show(planned)
+    parent = _open_record(ablation)
+    with claimed(ablation.spec.train.output, parent.run_id, "ablate"):
+        try:
+            with parent.running():
+                show({"event": "ablating", "run": parent.name, "run_id": parent.run_id})
+                _run_trials(ablation, resources, planned["at_a_time"], parent, show)
+                summary = summarize_ablation(ablation.work.tracking_uri, parent, ablation.spec)
+                if not summary.finished:
+                    raise JobError(f"no trial came to its end: {summary.unfinished[0]}")
+        except KeyboardInterrupt:
+            show({"event": "ablation_stopped", "run_id": parent.run_id})
+            raise
+    show({"event": "ablated", **summary.to_dict()})
+    return summary
+
+
+def summarize_again(name_or_id: str, changes: Mapping[str, Any], show: Callable[[Event], None]) -> None:
+    """Compares the trials of an ablation by what MLflow has of them now. Raises what `find_ablation` raises."""
+    uri, found = find_ablation(name_or_id, changes)
+    stored = json.loads(found.data.tags["glow.spec"])
+    stored["train"]["output"] = usable_output(changes.get("output", stored["train"]["output"]))
+    summary = summarize_ablation(uri, Record.existing(uri, found), validated(AblateSpec, stored))
+    show({"event": "ablated", **summary.to_dict()})
+
+
+def _run_trials(
+    ablation: Ablation, resources: Resources, at_a_time: int, parent: Record, show: Callable[[Event], None]
+) -> None:
+    known: dict[str, Run] = {}
+    if ablation.resumed is None:
+        ablation.work.record_datasets(parent)
+    else:
+        children = child_runs(ablation.work.tracking_uri, ablation.resumed)
+        known = {run.data.tags[TRIAL_TAG]: run for run in children if TRIAL_TAG in run.data.tags}
+    log = AblationLog(ablation.given, ablation.spec, ablation.work, resources, parent, known, show)
+    try:
+        with Channel(log.see, log.record) as channel, _reachable(parent.run_id, channel.queue):
+            tuner = _tuner(ablation, resources, at_a_time, parent, channel.queue)
+            if ablation.resumed is not None:
+                _tell_of_ended(tuner, ablation.spec, known, channel.queue)
+            in_a_thread(tuner.fit)
+    except RayActorError as error:
+        raise JobError(
+            f"Ray died beneath the ablation (is memory short?); go on with glowctl ablate --resume {parent.run_id}"
+        ) from error
+    finally:
+        log.close()
+
+
+@contextmanager
+def _reachable(run_id: str, queue: Any) -> Iterator[None]:
+    channels[run_id] = queue
+    try:
+        yield
+    finally:
+        del channels[run_id]
+
+
+def _tuner(ablation: Ablation, resources: Resources, at_a_time: int, parent: Record, queue: Any) -> tune.Tuner:
+    """A new experiment of Tune, or the one that stopped."""
+    spec = ablation.spec
+    storage = f"{spec.train.output}/{parent.run_id}"
+    settings = worker_settings(ablation.work, resources, put_data(ablation.work), queue)
+    shared = Shared(spec, settings, resources, f"{storage}/train")
+    own_process = resources.workers == (1, 1)
+    trainable = tune.with_resources(
+        tune.with_parameters(trial_loop, shared=shared),
+        {"CPU": resources.cpus, "GPU": resources.gpus} if own_process else TRIAL_ITSELF,
+    )
+    if ablation.resumed is not None and _has_begun(f"{storage}/{FOLDER}"):
+        return tune.Tuner.restore(f"{storage}/{FOLDER}", trainable, resume_unfinished=True, resume_errored=True)
+    return tune.Tuner(
+        trainable,
+        param_space={"values": tune.grid_search(spec.trials())} if spec.known_beforehand else {},
+        tune_config=tune.TuneConfig(
+            search_alg=make_search(spec),
+            scheduler=make_scheduler(spec),
+            num_samples=1 if spec.known_beforehand else spec.number_of_configurations * spec.seeds,
+            # Workers of their own are not among a trial's resources; a trial of one process waits for its by itself.
+            max_concurrent_trials=None if own_process and spec.concurrent is None else at_a_time,
+            reuse_actors=True,
+            trial_dirname_creator=_folder_name,
+        ),
+        run_config=tune.RunConfig(
+            name=FOLDER,
+            storage_path=storage,
+            callbacks=[Notices(parent.run_id, spec)],
+            failure_config=tune.FailureConfig(max_failures=spec.train.max_failures),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            verbose=0,
+        ),
+    )
+
+
+def _has_begun(folder: str) -> bool:
+    """Whether Tune has saved which trials there are."""
+    return tune.Tuner.can_restore(folder) and (is_remote(folder) or any(Path(folder).glob("experiment_state-*.json")))
+
+
+def _folder_name(trial: Trial) -> str:
+    return trial.trial_id
+
+
+class Notices(tune.Callback):
+    """Puts what Tune knows of a trial's end into the queue, behind what the trial said itself."""
+
+    def __init__(self, run_id: str, spec: AblateSpec) -> None:
+        self._run_id, self._spec = run_id, spec
+
+    def _put(self, trial: Trial, event: Event) -> None:
+        channels[self._run_id].put({**event, "trial": self._spec.label(trial.config["values"])})
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._put(trial, {"event": "ended", "metrics": dict(trial.last_result), "checkpoint": trial.checkpoint})
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        error = trial.get_pickled_error() or trial.get_error()
+        self._put(trial, {"event": "failed", "reason": _reason(error)})
+
+
+def _reason(error: Exception | None) -> str:
+    if isinstance(error, RayActorError):
+        return "its process died (is memory short?)"
+    cause = getattr(error, "cause", None)  # of a RayTaskError
+    return plain_reason(cause if isinstance(cause, Exception) else error or RuntimeError("unknown"))
+
+
+def _tell_of_ended(tuner: tune.Tuner, spec: AblateSpec, known: Mapping[str, Run], queue: Any) -> None:
+    """Trials that had come to their end for Tune, and not yet for MLflow, when the ablation was killed."""
+    for result in tuner.get_results():
+        metrics = result.metrics or {}
+        values = (result.config or {}).get("values")
+        if values is None or not {"test_bits_per_dim", "failed"} & metrics.keys():
+            continue
+        label = spec.label(values)
+        if label not in known or known[label].info.status not in ("FINISHED", "FAILED"):
+            queue.put({"event": "ended", "trial": label, "metrics": metrics, "checkpoint": result.checkpoint})
+
+
+def _open_record(ablation: Ablation) -> Record:
+    """A new run with all that is known beforehand, or the one that is resumed."""
+    uri, spec = ablation.work.tracking_uri, ablation.spec
+    if ablation.resumed is not None:
+        return Record.existing(uri, ablation.resumed)
+    public = spec.model_dump(mode="json")
+    public["train"]["tracking_uri"] = without_password(uri)
+    common = {name: value for name, value in public["train"].items() if name not in _varied(spec)}
+    params = common | {name: value for name, value in public.items() if name != "train" and value is not None}
+    tags = {"glow.job": "ablate", "glow.dataset": spec.train.dataset, "glow.spec": json.dumps(public)}
+    name = spec.train.run_name or f"ablate {spec.train.dataset} {' '.join(_varied(spec)) or 'seeds'}"
+    return Record.start(uri, spec.train.experiment, name, tags, params)
+
+
+def _varied(spec: AblateSpec) -> list[str]:
+    return [axis for name, axis in AXES.items() if len(getattr(spec, name) or ()) > 1]

@@ -1,0 +1,272 @@
+"""What an ablation comes to, read from MLflow alone: tables, figures and sentences about its trials."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from glow.comparison import conclusions, configuration_names, paired_differences, summarize, unfinished
+from glow.comparison_figures import curves_with_bands, difference_intervals, heat_map, parallel_coordinates
+from jobs.ablation_lines import summary_markdown
+from jobs.ablation_spec import AXES, AblateSpec
+from jobs.evaluation import rows_of
+from jobs.folders import dataset_label, is_remote, results_folder
+from jobs.tracking import (
+    Champion,
+    Record,
+    child_runs,
+    crown,
+    find_run,
+    metric_history,
+    open_command,
+)
+
+if TYPE_CHECKING:
+    from jobs.tracking import Run
+
+__all__ = ["CHAMPION_TAG", "TRIAL_TAG", "AblationSummary", "summarize_ablation"]
+
+TRIAL_TAG = "glow.trial"
+"""On a trial's run: its label."""
+
+CHAMPION_TAG = "glow.champion"
+"""On an ablation's run: the run of its best trial by validation."""
+
+MOST_LINES = 9
+"""Configurations that one figure of curves can hold."""
+
+METRICS = {
+    "test_bits_per_dim": "test/bits_per_dim",
+    "validation_bits_per_dim": "validation/best_bits_per_dim",
+    "best_epoch": "best_epoch",
+    "images_per_second": "images_per_second_median",
+    "parameters": "parameters",
+    "gpu_seconds": "gpu_seconds",
+    "core_seconds": "core_seconds",
+}
+"""Columns of the table of trials -> the metrics of their runs."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A row a trial, a configuration, a pair of values, and an epoch of a trial."""
+
+    trials: pd.DataFrame
+    configurations: pd.DataFrame
+    differences: pd.DataFrame
+    curves: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class AblationSummary:
+    """Rows as dicts: `configurations` as `glow.comparison.summarize` gives them, `differences` as `paired_differences`
+    does. `champion` is None if no trial finished."""
+
+    run: str
+    run_id: str
+    trials: int
+    finished: int
+    factors: list[str]
+    configurations: list[dict[str, Any]]
+    differences: list[dict[str, Any]]
+    conclusions: list[str]
+    unfinished: list[str]
+    best: dict[str, Any] | None  # the trial with the lowest validation NLL
+    champion: Champion | None
+    place: str
+    open_with: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"champion_uri": self.champion.uri if self.champion else None}
+
+
+def summarize_ablation(uri: str, record: Record, spec: AblateSpec) -> AblationSummary:
+    """Reads what MLflow has of an ablation's trials, and writes the summary to the output folder and to its run.
+
+    Raises TrackingError.
+    """
+    run = find_run(uri, spec.train.experiment, record.run_id)
+    children = [child for child in child_runs(uri, run) if TRIAL_TAG in child.data.tags]
+    factors = [axis for name, axis in AXES.items() if getattr(spec, name)] or ["permutation"]
+    trials = trial_table(children, spec, factors)
+    tables = Tables(
+        trials, summarize(trials, factors), paired_differences(trials, factors), curve_table(uri, trials, factors)
+    )
+    best = _best(trials)
+    champion = None if best is None else _crown(uri, run, best, spec)
+    with results_folder(spec.train.output, f"{record.run_id}/summary") as folder:
+        summary = AblationSummary(
+            run=record.name,
+            run_id=record.run_id,
+            trials=len(trials),
+            finished=int((trials["state"] == "finished").sum()),
+            factors=factors,
+            configurations=rows_of(tables.configurations),
+            differences=rows_of(tables.differences),
+            conclusions=conclusions(tables.differences),
+            unfinished=unfinished(trials, factors),
+            best=best,
+            champion=champion,
+            place=record.artifact_uri if is_remote(spec.train.output) else str(folder),
+            open_with=open_command(uri),
+        )
+        text = summary_markdown(summary)
+        (folder / "summary.md").write_text(text)
+        for name, table in vars(tables).items():
+            table.to_csv(folder / f"{name}.csv", index=False)
+        _draw(folder, spec, tables, factors)
+        record.folder(folder)
+    for name in ("trials", "configurations", "differences"):
+        record.table(getattr(tables, name), f"{name}.json")
+    record.describe(text)
+    if best is not None:
+        record.tag(CHAMPION_TAG, best["run_id"])
+        record.metrics({METRICS[name]: best[name] for name in ("test_bits_per_dim", "validation_bits_per_dim")})
+    return summary
+
+
+def trial_table(children: Iterable[Run], spec: AblateSpec, factors: Sequence[str]) -> pd.DataFrame:
+    """A row a trial: run_id, trial (its label), the factors, seed, state, reason, and `METRICS`.
+
+    Trials that are known beforehand and have not begun are among them, as waiting.
+    """
+    labels = {spec.label(values): values for values in spec.trials()}
+    rows = {}
+    for child in children:
+        label, tags = child.data.tags[TRIAL_TAG], child.data.tags
+        trained = json.loads(tags["glow.spec"])
+        state, reason = _state(child)
+        rows[label] = {
+            "run_id": child.info.run_id,
+            "trial": label,
+            **{factor: trained[factor] for factor in factors},
+            "seed": trained["seed"],
+            "state": state,
+            "reason": reason,
+            **{column: child.data.metrics.get(metric, math.nan) for column, metric in METRICS.items()},
+        }
+    waiting = [label for label in labels if label not in rows] if spec.known_beforehand else []
+    for label in waiting:
+        values = spec.trial_spec(labels[label]).model_dump()
+        rows[label] = {
+            "run_id": None,
+            "trial": label,
+            **{factor: values[factor] for factor in factors},
+            "seed": values["seed"],
+            "state": "waiting",
+            "reason": None,
+            **dict.fromkeys(METRICS, math.nan),
+        }
+    order = {label: index for index, label in enumerate(labels)}
+    ordered = sorted(rows.values(), key=lambda row: order.get(row["trial"], len(order)))
+    columns = ["run_id", "trial", *factors, "seed", "state", "reason", *METRICS]
+    return pd.DataFrame(ordered, columns=columns)
+
+
+def _state(run: Run) -> tuple[str, str | None]:
+    tags = run.data.tags
+    if run.info.status == "FINISHED":
+        return "finished", None
+    if run.info.status == "FAILED":
+        return "failed", tags.get("glow.error")
+    if run.info.status == "KILLED":
+        return ("stopped", tags["glow.stopped"]) if "glow.stopped" in tags else ("killed", None)
+    return "running", None
+
+
+def curve_table(uri: str, trials: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
+    """A row an epoch of a trial: name (of its configuration), seed, epoch, and both NLLs in bits/dim."""
+    names = configuration_names(trials, factors)
+    metrics = {"test_bits_per_dim": "test/bits_per_dim_by_epoch", "validation_bits_per_dim": "validation/bits_per_dim"}
+    frames = [pd.DataFrame(columns=["epoch", *metrics, *factors, "trial", "name", "seed"])]
+    for trial, name in zip(rows_of(trials), names, strict=True):
+        if trial["run_id"] is None:
+            continue
+        steps = {column: metric_history(uri, trial["run_id"], metric) for column, metric in metrics.items()}
+        frame = pd.DataFrame({column: pd.Series(values, dtype=float) for column, values in steps.items()})
+        about = {column: trial[column] for column in (*factors, "trial", "seed")}
+        frames.append(frame.rename_axis("epoch").sort_index().reset_index().assign(**about, name=name))
+    return pd.concat(frames[1:] or frames, ignore_index=True)
+
+
+def _best(trials: pd.DataFrame) -> dict[str, Any] | None:
+    finished = trials[(trials["state"] == "finished") & trials["validation_bits_per_dim"].notna()]
+    if finished.empty:
+        return None
+    return rows_of(finished.sort_values("validation_bits_per_dim", kind="stable").head(1))[0]
+
+
+def _crown(uri: str, run: Run, best: dict[str, Any], spec: AblateSpec) -> Champion:
+    images = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
+    dataset = spec.train.dataset
+    return crown(
+        uri,
+        f"glow-{dataset_label(dataset)}",
+        best["run_id"],
+        "checkpoint",
+        best["validation_bits_per_dim"],
+        images.get(f"{dataset} validation", ""),
+    )
+
+
+def _draw(folder: Path, spec: AblateSpec, tables: Tables, factors: Sequence[str]) -> None:
+    def save(figure: Figure, name: str) -> None:
+        figure.savefig(folder / f"{name}.png", dpi=120)
+
+    told = tables.configurations.dropna(subset=["bits_per_dim"])
+    varied = [factor for factor in factors if tables.trials[factor].nunique() > 1]
+    dataset, seeds = dataset_label(spec.train.dataset), f"{spec.seeds} seed" + ("s" if spec.seeds > 1 else "")
+    curves, kind = _measured(tables.curves)
+    if not curves.empty:
+        lines = _lines(curves, told, factors)
+        save(
+            curves_with_bands(lines, f"{dataset}: {kind} NLL by epoch, {seeds}", f"{kind} NLL (bits/dim)"),
+            "nll_by_epoch",
+        )
+    if tables.differences["difference"].notna().any():
+        save(
+            difference_intervals(tables.differences, f"{dataset}: paired differences in test NLL, {seeds}"),
+            "differences",
+        )
+    if told.empty:
+        return
+    if {"depth", "width"} <= set(varied):
+        cells, others = _plane(told, varied)
+        title = f"{dataset}: test NLL by depth and width{others}"
+        save(heat_map(cells, title), "depth_width")
+    if varied and (spec.search != "grid" or len(varied) > 2):
+        save(parallel_coordinates(told, varied, f"{dataset}: test NLL of each configuration"), "configurations")
+
+
+def _measured(curves: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The curves of the test set where it was scored by epoch, else those of the validation images."""
+    for kind in ("test", "validation"):
+        told = curves.dropna(subset=[f"{kind}_bits_per_dim"])
+        if not told.empty:
+            return told.rename(columns={f"{kind}_bits_per_dim": "bits_per_dim"}), kind
+    return curves.head(0), "test"
+
+
+def _lines(curves: pd.DataFrame, told: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
+    """A line a configuration, or where these are many the best one of each value of the first factor."""
+    if curves["name"].nunique() <= MOST_LINES or told.empty:
+        return curves
+    best = told.loc[told.groupby(factors[0], sort=False)["bits_per_dim"].idxmin(), list(factors)]
+    return curves.merge(best, on=list(factors))
+
+
+def _plane(told: pd.DataFrame, varied: Sequence[str]) -> tuple[pd.DataFrame, str]:
+    """The configurations that differ from the best one in depth and width alone, and what they have in common."""
+    others = [factor for factor in varied if factor not in ("depth", "width")]
+    best = rows_of(told.sort_values("bits_per_dim", kind="stable").head(1))[0]
+    for factor in others:
+        told = told[told[factor] == best[factor]]
+    told = told.assign(half_width=told["bits_per_dim_high"] - told["bits_per_dim"])
+    return told, "".join(f", {factor} {best[factor]}" for factor in others)

@@ -1,0 +1,44 @@
+"""Numbers and tables as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+__all__ = ["bits", "count", "duration", "markdown_table", "text_table"]
+
+
+def duration(seconds: float) -> str:
+    """3725 -> "1:02:05"; 65 -> "1:05"."""
+    if not math.isfinite(seconds):
+        return "-"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def bits(bits_per_dim: float) -> str:
+    """A dash where there is no value yet."""
+    return "-" if math.isnan(bits_per_dim) else f"{bits_per_dim:.3f}"
+
+
+def count(number: float, thing: str) -> str:
+    """1 -> "1 trial"; 2 -> "2 trials"; 0.5 -> "0.5 trials"."""
+    return f"{number:g} {thing}" + ("" if number == 1 else "s")
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the first of them the headings, as aligned columns: the first to the left, others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = (
+        "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(cells))
+        for cells in (list(zip(row, widths, strict=True)) for row in rows)
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the first of them the headings, as Markdown."""
+    head, *body = rows
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -1,0 +1,53 @@
+"""MLflow: where runs are recorded. The only package that imports mlflow, which it does late: that takes a second.
+
+The process that drives a job writes the record, and no worker does: a store that only the driver's machine can reach
+(SQLite) then serves a cluster too, and a worker that dies takes nothing of the record with it.
+"""
+
+from typing import TYPE_CHECKING
+
+from jobs.tracking.queries import (
+    child_runs,
+    download_model,
+    find_run,
+    find_tagged,
+    metric_history,
+    newest_run,
+    read_table,
+)
+from jobs.tracking.record import Record, Status
+from jobs.tracking.registry import Champion, crown
+from jobs.tracking.store import (
+    TrackingError,
+    check_store,
+    open_command,
+    open_store,
+    server_command,
+    tracking_uri,
+    without_password,
+)
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+__all__ = [
+    "Champion",
+    "Record",
+    "Run",
+    "Status",
+    "TrackingError",
+    "check_store",
+    "child_runs",
+    "crown",
+    "download_model",
+    "find_run",
+    "find_tagged",
+    "metric_history",
+    "newest_run",
+    "open_command",
+    "open_store",
+    "read_table",
+    "server_command",
+    "tracking_uri",
+    "without_password",
+]

@@ -1,0 +1,139 @@
+"""What the MLflow store knows: runs, tables and models."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.tracking.store import TrackingError, check_store, client_of, open_store, sentences, without_password
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+__all__ = ["child_runs", "download_model", "find_run", "find_tagged", "metric_history", "newest_run", "read_table"]
+
+
+def find_run(uri: str, experiment: str, name_or_id: str) -> Run:
+    """The run with this id, or the newest of this name in the experiment. Raises TrackingError if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    client, experiment_id = open_store(uri, experiment)
+    with suppress(MlflowException):
+        return client.get_run(name_or_id)
+    with sentences(uri):
+        quoted = name_or_id.replace("'", "")
+        runs = client.search_runs(
+            [experiment_id], f"attributes.run_name = '{quoted}'", order_by=["attributes.start_time DESC"], max_results=1
+        )
+    if not runs:
+        raise TrackingError(f"no run {name_or_id!r} in experiment {experiment!r} of {without_password(uri)}")
+    return runs[0]
+
+
+def newest_run(uri: str, experiment: str, job: str) -> Run:
+    """The newest finished run of a job in the experiment. Raises TrackingError if there is none."""
+    client, experiment_id = open_store(uri, experiment)
+    with sentences(uri):
+        runs = client.search_runs(
+            [experiment_id],
+            f"tags.`glow.job` = '{job}' and attributes.status = 'FINISHED'",
+            order_by=["attributes.start_time DESC"],
+            max_results=1,
+        )
+    if not runs:
+        raise TrackingError(
+            f"no finished {job} run in experiment {experiment!r} of {without_password(uri)}: train one with glowctl "
+            f"{job}, or name one with --model"
+        )
+    return runs[0]
+
+
+def find_tagged(uri: str, experiment: str, tag: str) -> tuple[str, str] | None:
+    """The id of the newest run of the experiment that has this tag, and the tag's value."""
+    client, experiment_id = open_store(uri, experiment)
+    with sentences(uri):
+        runs = client.search_runs(
+            [experiment_id], f"tags.`{tag}` LIKE '%'", order_by=["attributes.start_time DESC"], max_results=1
+        )
+    return (runs[0].info.run_id, runs[0].data.tags[tag]) if runs else None
+
+
+def child_runs(uri: str, parent: Run) -> list[Run]:
+    """The runs beneath a run that the store knows, the oldest first. Raises TrackingError."""
+    client = client_of(uri)
+    found: list[Run] = []
+    token = None
+    with sentences(uri):
+        while True:
+            page = client.search_runs(
+                [parent.info.experiment_id],
+                f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'",
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+
+def metric_history(uri: str, run_id: str, name: str) -> dict[int, float]:
+    """The last value of a metric at each step. Raises TrackingError."""
+    with sentences(uri):
+        return {point.step: point.value for point in client_of(uri).get_metric_history(run_id, name)}
+
+
+def read_table(uri: str, run_id: str, path: str) -> pd.DataFrame | None:
+    """A Parquet artifact of a run; None if it is gone or damaged."""
+    import pandas as pd
+    from mlflow.exceptions import MlflowException
+
+    client = client_of(uri)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return pd.read_parquet(client.download_artifacts(run_id, path, folder))
+        except (MlflowException, OSError, ValueError):
+            return None
+
+
+def download_model(uri: str, model_uri: str, folder: str) -> tuple[Path, str | None]:
+    """Downloads what an MLflow model URI names (runs:/ID/PATH, models:/NAME/VERSION, models:/NAME@ALIAS, models:/m-ID,
+    or a bucket's URI) into a folder: where it lies there, and the id of the run that it is of, if that is known.
+
+    Raises TrackingError if there is no such thing.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    check_store(uri)
+    client = client_of(uri)
+    with sentences(uri):
+        place, run_id = _artifact_of(client, model_uri)
+        return Path(download_artifacts(artifact_uri=place, dst_path=folder, tracking_uri=uri)), run_id
+
+
+def _artifact_of(client: MlflowClient, model_uri: str) -> tuple[str, str | None]:
+    if found := re.fullmatch(r"runs:/([^/]+)/.+", model_uri):
+        return model_uri, found[1]
+    if found := re.fullmatch(r"models:/(m-[0-9a-f]+)", model_uri):
+        model = client.get_logged_model(found[1])
+        return model.artifact_location, model.source_run_id
+    if found := re.fullmatch(r"models:/([^/@]+)@([^/@]+)", model_uri):
+        version = client.get_model_version_by_alias(found[1], found[2])
+    elif found := re.fullmatch(r"models:/([^/@]+)/([^/@]+)", model_uri):
+        number = found[2]
+        if number == "latest":
+            every = client.search_model_versions(f"name = '{found[1]}'")
+            number = max((entry.version for entry in every), key=int, default=number)
+        version = client.get_model_version(found[1], number)
+    elif model_uri.startswith("models:"):
+        raise TrackingError(
+            f"{model_uri} is not a model: write models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/PATH"
+        )
+    else:
+        return model_uri, None
+    return client.get_model_version_download_uri(version.name, version.version), version.run_id

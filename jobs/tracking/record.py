@@ -1,0 +1,166 @@
+"""A run in MLflow that is being written."""
+
+from __future__ import annotations
+
+import getpass
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jobs.tracking.queries import metric_history
+from jobs.tracking.store import TrackingError, client_of, open_store, sentences
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+__all__ = ["Record", "Status"]
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+
+
+class Record:
+    """A run that is being written."""
+
+    def __init__(self, uri: str, client: MlflowClient, run: Run) -> None:
+        self._uri, self._client = uri, client
+        self.run_id: str = run.info.run_id
+        self.name: str = run.info.run_name
+        self.artifact_uri: str = run.info.artifact_uri
+
+    @classmethod
+    def start(cls, uri: str, experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> Record:
+        """A new run. Raises TrackingError."""
+        from mlflow.entities import Param
+
+        client, experiment_id = open_store(uri, experiment)
+        with sentences(uri):
+            run = client.create_run(experiment_id, run_name=name, tags={**_source_tags(), **tags})
+            try:
+                client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
+            except Exception:
+                client.set_terminated(run.info.run_id, "FAILED")
+                raise
+        return cls(uri, client, run)
+
+    @classmethod
+    def existing(cls, uri: str, run: Run) -> Record:
+        """The record of a run that `find_run` found."""
+        return cls(uri, client_of(uri), run)
+
+    def begin(self) -> None:
+        """Sets the run running, which one that is resumed was no more."""
+        with sentences(self._uri):
+            self._client.update_run(self.run_id, status="RUNNING")
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        with sentences(self._uri):
+            self._client.log_batch(self.run_id, metrics=[Metric(k, float(v), now, step) for k, v in values.items()])
+
+    def metric_steps(self, name: str) -> dict[int, float]:
+        """The last value of a metric at each step."""
+        return metric_history(self._uri, self.run_id, name)
+
+    def tag(self, name: str, value: str) -> None:
+        with sentences(self._uri):
+            self._client.set_tag(self.run_id, name, value)
+
+    def describe(self, markdown: str) -> None:
+        """The description that the UI shows above the run."""
+        self.tag("mlflow.note.content", markdown)
+
+    def image(self, image: np.ndarray, key: str, step: int) -> None:
+        """A uint8 image (H, W, 3) of a series that the UI shows over the steps."""
+        with sentences(self._uri):
+            self._client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
+
+    def folder(self, folder: Path) -> None:
+        """Everything in `folder`, as artifacts of the same paths."""
+        with sentences(self._uri):
+            self._client.log_artifacts(self.run_id, str(folder))
+
+    def file(self, file: Path, folder: str) -> None:
+        """A file, as an artifact in this folder of the run."""
+        with sentences(self._uri):
+            self._client.log_artifact(self.run_id, str(file), folder)
+
+    def table(self, table: pd.DataFrame, path: str) -> None:
+        """A table that the UI shows and compares over runs; `path` ends in .json."""
+        with sentences(self._uri):
+            self._client.log_table(self.run_id, table, path)
+
+    def dataset(self, images: np.ndarray, name: str, digest: str, context: str, source: str) -> None:
+        """A data set as an input of the run; `context` is training, validation or test."""
+        from mlflow.data.code_dataset_source import CodeDatasetSource
+        from mlflow.data.numpy_dataset import from_numpy
+        from mlflow.entities import DatasetInput, InputTag
+
+        dataset = from_numpy(images, source=CodeDatasetSource({"glow.dataset": source}), name=name, digest=digest)
+        tags = [InputTag("mlflow.data.context", context)]
+        with sentences(self._uri):
+            self._client.log_inputs(self.run_id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
+
+    @contextmanager
+    def system_metrics(self, interval_s: float = 5.0) -> Iterator[None]:
+        """Records this machine's processor, memory, disk, network and GPUs meanwhile."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        monitor = SystemMetricsMonitor(
+            self.run_id, sampling_interval=interval_s, resume_logging=True, tracking_uri=self._uri
+        )
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Leaves the run in a true state, however what is done meanwhile ends."""
+        status: Status = "FAILED"
+        try:
+            self.begin()
+            with self.system_metrics():
+                yield
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        except Exception as error:
+            with suppress(TrackingError):  # the first error is the one to tell
+                self.tag("glow.error", str(error)[:5000])
+            raise
+        finally:
+            with nullcontext() if status == "FINISHED" else suppress(TrackingError):
+                self.finish(status)
+
+    def finish(self, status: Status) -> None:
+        with sentences(self._uri):
+            self._client.set_terminated(self.run_id, status)
+
+
+def _source_tags() -> dict[str, str]:
+    """Who ran what, as MLflow's own runs say it, with the commit that the code is at where it is a git checkout."""
+    tags = {"mlflow.source.name": "glowctl", "mlflow.source.type": "LOCAL"}
+    with suppress(OSError, KeyError):
+        tags["mlflow.user"] = getpass.getuser()
+    project = Path(__file__).parents[2]
+    if _git(project, "rev-parse", "--show-toplevel") == str(project):  # and not a checkout that it is installed in
+        tags["mlflow.source.git.commit"] = _git(project, "rev-parse", "HEAD") or ""
+        tags["glow.source_changed"] = str(bool(_git(project, "status", "--porcelain", "--untracked-files=no")))
+    return tags
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    with suppress(OSError):
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+    return None

@@ -1,0 +1,142 @@
+"""What runs in a trial of an ablation: one training, in the trial's own process or, with several workers, on Ray Train.
+
+A trial of one worker needs no process beside its own, which Tune hands on to the next trial: it starts in a second.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from glow.checkpoint import save_checkpoint
+from glow.config import GlowConfig
+from glow.training import Trainer
+from jobs.ablation_spec import AblateSpec
+from jobs.resources import Resources
+from jobs.trainer import cause_of, copy_model, plain_reason, torch_trainer
+from jobs.worker import SCORE, NoRetry, train_share
+
+__all__ = ["BEST", "Shared", "trial_loop"]
+
+BEST = "best"
+"""The folder in a trial's checkpoint that holds the best model so far."""
+
+METRICS_FILE = "metrics.json"
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all trials of an ablation have in common."""
+
+    spec: AblateSpec
+    settings: Mapping[str, Any]  # of `jobs.trainer.worker_settings`, less what differs between trials
+    resources: Resources
+    storage: str
+
+
+def trial_loop(config: Mapping[str, Any], shared: Shared) -> None:
+    """Trains what `config["values"]` say, and reports to Tune: after each checkpoint the epoch's metrics, and at the
+    end ``test_bits_per_dim`` and ``best``.
+
+    An error that a retry would only meet again ends the trial well for Tune; the driver hears of it by an event.
+    """
+    values = config["values"]
+    label = shared.spec.label(values)
+    settings = _settings(shared, values, label)
+    try:
+        if shared.resources.workers == (1, 1):
+            _train_here(settings)
+        else:
+            _train_with_workers(settings, shared, label)
+    except Exception as error:
+        cause = cause_of(error)
+        if not NoRetry.is_final(cause):
+            raise
+        settings["queue"].put({"event": "failed", "trial": label, "reason": plain_reason(cause)})
+        tune.report({SCORE: math.inf, "failed": plain_reason(cause)})
+
+
+def _settings(shared: Shared, values: Mapping[str, Any], label: str) -> dict[str, Any]:
+    spec = shared.spec.trial_spec(dict(values))
+    common = GlowConfig.from_dict(shared.settings["config"])
+    return {
+        **shared.settings,
+        "spec": spec.model_dump(exclude={"tracking_uri"}),
+        "config": spec.glow_config(common.image_shape, common.num_classes or 0).to_dict(),
+        "facts": {"trial": label},
+    }
+
+
+def _train_here(settings: dict[str, Any]) -> None:
+    with TuneSession() as session:
+        end = train_share(settings, session)
+        tune.report({**session.last, **end})
+
+
+def _train_with_workers(settings: dict[str, Any], shared: Shared, label: str) -> None:
+    settings["spec"] |= {"output": shared.storage}
+    name = label.replace(" ", "-")
+    result = torch_trainer(settings, shared.resources, name, [TuneReportCallback()]).fit()
+    best, _ = min(result.best_checkpoints, key=lambda entry: entry[1][SCORE])
+    with tempfile.TemporaryDirectory() as folder, best.as_directory() as source:
+        copy_model(source, Path(folder, BEST))
+        tune.report({**result.metrics, **result.return_value}, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+class TuneSession:
+    """`jobs.worker.Session` of a training in the process of a Tune trial.
+
+    Tune knows the last checkpoint alone, so each holds the best model so far too.
+    """
+
+    rank, workers = 0, 1
+
+    def __init__(self) -> None:
+        self.device = torch.device("cuda", 0) if ray.get_gpu_ids() else torch.device("cpu")
+        self.last: dict[str, Any] = {}  # metrics of the last checkpoint
+        self._best: dict[str, Any] = {}
+        self._checkpoint = tune.get_checkpoint()
+
+    def __enter__(self) -> TuneSession:
+        self._scratch = tempfile.TemporaryDirectory()
+        self._folder = Path(self._scratch.name, BEST)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._scratch.cleanup()
+
+    @contextmanager
+    def restored(self) -> Iterator[str | None]:
+        with nullcontext() if self._checkpoint is None else self._checkpoint.as_directory() as folder:
+            if folder is not None:
+                shutil.copytree(Path(folder, BEST), self._folder)
+                metrics = json.loads(Path(folder, METRICS_FILE).read_text())
+                self.last, self._best = metrics["last"], metrics["best"]
+            yield folder
+
+    def report(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        self.last = metrics
+        if not self._best or metrics[SCORE] < self._best[SCORE]:
+            self._best = metrics
+            save_checkpoint(trainer.evaluated_model, self._folder)
+        with tempfile.TemporaryDirectory() as folder:
+            trainer.save(folder)
+            shutil.copytree(self._folder, Path(folder, BEST))
+            Path(folder, METRICS_FILE).write_text(json.dumps({"last": self.last, "best": self._best}))
+            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
+
+    @contextmanager
+    def best(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        yield self._folder, self._best
