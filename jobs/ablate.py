@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Ablation", "find_ablation", "plan", "prepare", "prepare_resume", "run", "summarize_again"]
 
 FOLDER = "tune"
-TRIAL_ITSELF = {"CPU": 0.01}
+TRIAL_ITSELF = {"memory": 2**20}
 """What a trial takes beside its workers where these are processes of their own."""
 
 channels: dict[str, Any] = {}

@@ -191,7 +191,9 @@ class AblateSpec(BaseModel):
     def label(self, values: Values) -> str:
         """A trial's name among the others, such as "1x1 K8 w128 s0"."""
         named = values if values.keys() - {"seed"} else {"permutation": self.train.permutation, **values}
-        return " ".join(f"{MARKS.get(name, '')}{value}" for name, value in named.items())
+        return " ".join(
+            f"{MARKS.get(name, '')}{value if isinstance(value, str) else f'{value:g}'}" for name, value in named.items()
+        )
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=2) + "\n"
