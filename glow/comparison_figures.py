@@ -185,7 +185,7 @@ def difference_intervals(differences: pd.DataFrame, title: str) -> Figure:
         text = f"[{row.low:+.4f}, {row.high:+.4f}]" if known else "interval unknown"
         text = f"{row.difference:+.4f} {text}, {_count(row.seeds, 'seed')}"
         axes.annotate(text, (1, y), (8, 0), axes.get_yaxis_transform(), "offset points", fontsize=size, va="center")
-        color, label = GREY, "interval includes 0" if known else "interval unknown"
+        color, label = GREY, "95 % interval includes 0" if known else "interval unknown"
         if known:
             if row.high < 0 or row.low > 0:
                 color, label = (BLUE, "below 0: a is better") if row.high < 0 else (ORANGE, "above 0: b is better")

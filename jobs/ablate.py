@@ -18,8 +18,8 @@ from ray.tune.experiment import Trial
 
 from jobs import train
 from jobs.ablation_log import AblationLog
-from jobs.ablation_spec import AXES, AblateSpec
-from jobs.ablation_summary import TRIAL_TAG, AblationSummary, summarize_ablation
+from jobs.ablation_spec import AXES, TRIAL_TAG, AblateSpec
+from jobs.ablation_summary import AblationSummary, summarize_ablation
 from jobs.channel import Channel
 from jobs.errors import JobError
 from jobs.folders import claimed, is_remote, usable_output

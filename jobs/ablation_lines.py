@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jobs.text import bits, count, duration, markdown_table, text_table
+from jobs.text import bits, count, duration, markdown_table, plain, text_table
 
 if TYPE_CHECKING:
     from jobs.ablation_summary import AblationSummary
@@ -106,7 +106,7 @@ def configuration_rows(configurations: Sequence[Mapping[str, Any]], factors: Seq
         low, high = row["bits_per_dim_low"], row["bits_per_dim_high"]
         rows.append(
             [
-                " ".join(str(row[factor]) for factor in factors),
+                " ".join(plain(row[factor]) for factor in factors),
                 bits(row["bits_per_dim"]),
                 f"{bits(low)} to {bits(high)}" if math.isfinite(low) else "-",
                 bits(row["best"]),
@@ -126,7 +126,7 @@ def difference_rows(differences: Sequence[Mapping[str, Any]]) -> list[list[str]]
         low, high = row["low"], row["high"]
         rows.append(
             [
-                f"{row['factor']} {row['a']} - {row['b']}",
+                f"{row['factor']} {plain(row['a'])} - {plain(row['b'])}",
                 signed(row["difference"]),
                 f"{signed(low)} to {signed(high)}" if math.isfinite(low) else "-",
                 f"{row['p_holm']:.3f}" if math.isfinite(row["p_holm"]) else "-",

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.ablation_spec import AblateSpec
-from jobs.ablation_summary import TRIAL_TAG
+from jobs.ablation_spec import TRIAL_TAG, AblateSpec
 from jobs.folders import is_remote, results_folder
 from jobs.progress import Event
 from jobs.resources import Resources

@@ -14,8 +14,18 @@ from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from glow.config import Coupling, Permutation, Scale
 from jobs.specs import SpecError, TrainSpec, make_train_spec, numbers, read_json, setting, validated
+from jobs.text import plain
 
-__all__ = ["AXES", "PER_TRIAL", "AblateSpec", "make_ablate_spec", "read_ablate_spec"]
+__all__ = [
+    "AXES",
+    "CHAMPION_TAG",
+    "PER_TRIAL",
+    "TRIAL_TAG",
+    "AblateSpec",
+    "Values",
+    "make_ablate_spec",
+    "read_ablate_spec",
+]
 
 Values = dict[str, Any]
 """What makes a trial: the fields of `TrainSpec` that differ between trials, its seed among them."""
@@ -32,6 +42,12 @@ AXES = {
 
 PER_TRIAL = {"workers_per_trial": "workers", "gpus_per_trial": "gpus_per_worker", "cpus_per_trial": "cpus_per_worker"}
 """Fields of `AblateSpec` that say what `TrainSpec` says in another unit."""
+
+TRIAL_TAG = "glow.trial"
+"""On a trial's run in MLflow: its label."""
+
+CHAMPION_TAG = "glow.champion"
+"""On an ablation's run in MLflow: the run of its best trial by validation."""
 
 CHOICES = {"permutations": Permutation, "couplings": Coupling, "scales": Scale}
 MARKS = {"depth": "K", "width": "w", "learning_rate": "lr", "seed": "s"}
@@ -191,9 +207,7 @@ class AblateSpec(BaseModel):
     def label(self, values: Values) -> str:
         """A trial's name among the others, such as "1x1 K8 w128 s0"."""
         named = values if values.keys() - {"seed"} else {"permutation": self.train.permutation, **values}
-        return " ".join(
-            f"{MARKS.get(name, '')}{value if isinstance(value, str) else f'{value:g}'}" for name, value in named.items()
-        )
+        return " ".join(f"{MARKS.get(name, '')}{plain(value)}" for name, value in named.items())
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=2) + "\n"

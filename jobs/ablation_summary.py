@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from glow.comparison import conclusions, configuration_names, paired_differences, summarize, unfinished
 from glow.comparison_figures import curves_with_bands, difference_intervals, heat_map, parallel_coordinates
 from jobs.ablation_lines import summary_markdown
-from jobs.ablation_spec import AXES, AblateSpec
+from jobs.ablation_spec import AXES, CHAMPION_TAG, TRIAL_TAG, AblateSpec
 from jobs.evaluation import rows_of
 from jobs.folders import dataset_label, is_remote, results_folder
 from jobs.tracking import (
@@ -31,13 +31,7 @@ from jobs.tracking import (
 if TYPE_CHECKING:
     from jobs.tracking import Run
 
-__all__ = ["CHAMPION_TAG", "TRIAL_TAG", "AblationSummary", "summarize_ablation"]
-
-TRIAL_TAG = "glow.trial"
-"""On a trial's run: its label."""
-
-CHAMPION_TAG = "glow.champion"
-"""On an ablation's run: the run of its best trial by validation."""
+__all__ = ["AblationSummary", "summarize_ablation"]
 
 MOST_LINES = 9
 """Configurations that one figure of curves can hold."""

@@ -28,7 +28,7 @@ class EvaluationSpec(BaseModel):
         None,
         "Model",
         "Trained model: a run's id or name, an MLflow model URI, or a folder; the newest finished training run if not "
-        "given.",
+        "given, or the best trial where that is an ablation's.",
         "models:/glow-mnist@champion",
     )
     trained_on: str | None = setting(

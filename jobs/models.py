@@ -13,6 +13,7 @@ import numpy as np
 
 from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE, CheckpointError, load_checkpoint
 from glow.config import GlowConfig
+from jobs.ablation_spec import CHAMPION_TAG, TRIAL_TAG
 from jobs.errors import JobError
 from jobs.specs import SpecError, TrainSpec, validated
 from jobs.tracking import TrackingError, download_model, find_run, newest_run
@@ -44,7 +45,8 @@ class TrainedModel:
 
 
 def find_model(name: str | None, uri: str, experiment: str) -> TrainedModel:
-    """The model of this name, or the newest that a training of the experiment has finished.
+    """The model of this name, or the newest that a training of the experiment has finished; of an ablation's trials
+    the best by validation.
 
     Raises:
         TrackingError: if the store does not answer, or knows no such run or model.
@@ -59,8 +61,17 @@ def find_model(name: str | None, uri: str, experiment: str) -> TrainedModel:
     if name is not None and Path(name).expanduser().is_dir():
         folder = Path(name).expanduser()
         return _read(_folder_of(folder, name), name, str(folder.absolute()), None)
-    run = newest_run(uri, experiment, "train") if name is None else _run(name, uri, experiment)
+    run = _newest(uri, experiment) if name is None else _run(name, uri, experiment)
     return _of_run(run, uri)
+
+
+def _newest(uri: str, experiment: str) -> Run:
+    run = newest_run(uri, experiment, "train")
+    if TRIAL_TAG not in run.data.tags:
+        return run
+    ablation = find_run(uri, experiment, run.data.tags["mlflow.parentRunId"])
+    best = ablation.data.tags.get(CHAMPION_TAG)
+    return find_run(uri, experiment, best) if best else run
 
 
 def _is_uri(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-__all__ = ["bits", "count", "duration", "markdown_table", "text_table"]
+__all__ = ["bits", "count", "duration", "markdown_table", "plain", "text_table"]
 
 
 def duration(seconds: float) -> str:
@@ -25,6 +25,11 @@ def bits(bits_per_dim: float) -> str:
 def count(number: float, thing: str) -> str:
     """1 -> "1 trial"; 2 -> "2 trials"; 0.5 -> "0.5 trials"."""
     return f"{number:g} {thing}" + ("" if number == 1 else "s")
+
+
+def plain(value: str | float) -> str:
+    """A setting's value; 0.002 -> "0.002", 1e7 -> "1e+07"."""
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:

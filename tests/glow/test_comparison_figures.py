@@ -397,7 +397,7 @@ def test_rows_of_differences_are_grouped_by_factor():
     np.testing.assert_allclose([line.get_xdata() for line in intervals], [[-0.05, -0.01], [-0.04, 0.02], [0.01, 0.03]])
     assert legend(figure) == [
         "below 0: a is better",
-        "interval includes 0",
+        "95 % interval includes 0",
         "above 0: b is better",
         "interval unknown",
     ]
