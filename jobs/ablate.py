@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError
 from ray.tune.experiment import Trial
 
 from jobs import train
-from jobs.ablation_log import AblationLog
+from jobs.ablation_log import AblationLog, finished_among
 from jobs.ablation_spec import AXES, TRIAL_TAG, AblateSpec
 from jobs.ablation_summary import AblationSummary, summarize_ablation
 from jobs.channel import Channel
@@ -41,6 +41,9 @@ __all__ = ["Ablation", "find_ablation", "plan", "prepare", "prepare_resume", "ru
 FOLDER = "tune"
 TRIAL_ITSELF = {"memory": 2**20}
 """What a trial takes beside its workers where these are processes of their own."""
+
+RESOURCES_TAG = "glow.resources"
+"""On an ablation's run: what each worker of a trial gets, in the words of `TrainSpec`."""
 
 channels: dict[str, Any] = {}
 """The queues of the ablations that this process runs, by the id of their run: Tune's callbacks are saved and restored
@@ -104,11 +107,13 @@ def plan(ablation: Ablation) -> tuple[Event, Resources]:
     Raises JobError if there is no room for one.
     """
     spec = ablation.spec
-    trials = spec.number_of_configurations * spec.seeds
-    resources, at_a_time = trial_resources(spec.trial_spec(spec.trials()[0]), trials, spec.concurrent)
+    asked = spec.trial_spec(spec.trials()[0])
+    if ablation.resumed is not None:  # its trials take what they took
+        asked = asked.model_copy(update=json.loads(ablation.resumed.data.tags[RESOURCES_TAG]))
+    resources, at_a_time = trial_resources(asked, spec.number_of_trials, spec.concurrent)
     return {
         "event": "plan",
-        "trials": trials,
+        "trials": spec.number_of_trials,
         "configurations": spec.number_of_configurations,
         "seeds": spec.seeds,
         "at_a_time": at_a_time,
@@ -135,6 +140,8 @@ def run(ablation: Ablation, show: Callable[[Event], None]) -> AblationSummary:
         try:
             with parent.running():
                 show({"event": "ablating", "run": parent.name, "run_id": parent.run_id})
+                each = {"cpus_per_worker": resources.cpus, "gpus_per_worker": resources.gpus}
+                parent.tag(RESOURCES_TAG, json.dumps(each))
                 _run_trials(ablation, resources, planned["at_a_time"], parent, show)
                 summary = summarize_ablation(ablation.work.tracking_uri, parent, ablation.spec)
                 if not summary.finished:
@@ -164,12 +171,20 @@ def _run_trials(
     else:
         children = child_runs(ablation.work.tracking_uri, ablation.resumed)
         known = {run.data.tags[TRIAL_TAG]: run for run in children if TRIAL_TAG in run.data.tags}
+    finished = finished_among(known)
     log = AblationLog(ablation.given, ablation.spec, ablation.work, resources, parent, known, show)
     try:
         with Channel(log.see, log.record) as channel, _reachable(parent.run_id, channel.queue):
-            tuner = _tuner(ablation, resources, at_a_time, parent, channel.queue)
-            if ablation.resumed is not None:
-                _tell_of_ended(tuner, ablation.spec, known, channel.queue)
+            settings = worker_settings(ablation.work, resources, put_data(ablation.work), channel.queue)
+            storage = f"{ablation.spec.train.output}/{parent.run_id}"
+            shared = Shared(ablation.spec, settings, resources, f"{storage}/train", finished)
+            if ablation.resumed is not None and _has_begun(f"{storage}/{FOLDER}"):
+                tuner = tune.Tuner.restore(
+                    f"{storage}/{FOLDER}", _trainable(shared), resume_unfinished=True, resume_errored=True
+                )
+                _tell_of_ended(tuner, shared, channel.queue)
+            else:
+                tuner = _new_tuner(shared, at_a_time, storage, parent.run_id)
             in_a_thread(tuner.fit)
     except RayActorError as error:
         raise JobError(
@@ -188,35 +203,31 @@ def _reachable(run_id: str, queue: Any) -> Iterator[None]:
         del channels[run_id]
 
 
-def _tuner(ablation: Ablation, resources: Resources, at_a_time: int, parent: Record, queue: Any) -> tune.Tuner:
-    """A new experiment of Tune, or the one that stopped."""
-    spec = ablation.spec
-    storage = f"{spec.train.output}/{parent.run_id}"
-    settings = worker_settings(ablation.work, resources, put_data(ablation.work), queue)
-    shared = Shared(spec, settings, resources, f"{storage}/train")
-    own_process = resources.workers == (1, 1)
-    trainable = tune.with_resources(
-        tune.with_parameters(trial_loop, shared=shared),
-        {"CPU": resources.cpus, "GPU": resources.gpus} if own_process else TRIAL_ITSELF,
+def _trainable(shared: Shared) -> Any:
+    resources = {"CPU": shared.resources.cpus, "GPU": shared.resources.gpus}
+    return tune.with_resources(
+        tune.with_parameters(trial_loop, shared=shared), resources if shared.in_one_process else TRIAL_ITSELF
     )
-    if ablation.resumed is not None and _has_begun(f"{storage}/{FOLDER}"):
-        return tune.Tuner.restore(f"{storage}/{FOLDER}", trainable, resume_unfinished=True, resume_errored=True)
+
+
+def _new_tuner(shared: Shared, at_a_time: int, storage: str, run_id: str) -> tune.Tuner:
+    spec = shared.spec
     return tune.Tuner(
-        trainable,
+        _trainable(shared),
         param_space={"values": tune.grid_search(spec.trials())} if spec.known_beforehand else {},
         tune_config=tune.TuneConfig(
             search_alg=make_search(spec),
             scheduler=make_scheduler(spec),
-            num_samples=1 if spec.known_beforehand else spec.number_of_configurations * spec.seeds,
+            num_samples=1 if spec.known_beforehand else spec.number_of_trials,
             # Workers of their own are not among a trial's resources; a trial of one process waits for its by itself.
-            max_concurrent_trials=None if own_process and spec.concurrent is None else at_a_time,
+            max_concurrent_trials=None if shared.in_one_process and spec.concurrent is None else at_a_time,
             reuse_actors=True,
             trial_dirname_creator=_folder_name,
         ),
         run_config=tune.RunConfig(
             name=FOLDER,
             storage_path=storage,
-            callbacks=[Notices(parent.run_id, spec)],
+            callbacks=[Notices(run_id, spec)],
             failure_config=tune.FailureConfig(max_failures=spec.train.max_failures),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             verbose=0,
@@ -257,15 +268,15 @@ def _reason(error: Exception | None) -> str:
     return plain_reason(cause if isinstance(cause, Exception) else error or RuntimeError("unknown"))
 
 
-def _tell_of_ended(tuner: tune.Tuner, spec: AblateSpec, known: Mapping[str, Run], queue: Any) -> None:
+def _tell_of_ended(tuner: tune.Tuner, shared: Shared, queue: Any) -> None:
     """Trials that had come to their end for Tune, and not yet for MLflow, when the ablation was killed."""
     for result in tuner.get_results():
         metrics = result.metrics or {}
         values = (result.config or {}).get("values")
         if values is None or not {"test_bits_per_dim", "failed"} & metrics.keys():
             continue
-        label = spec.label(values)
-        if label not in known or known[label].info.status not in ("FINISHED", "FAILED"):
+        label = shared.spec.label(values)
+        if label not in shared.finished:
             queue.put({"event": "ended", "trial": label, "metrics": metrics, "checkpoint": result.checkpoint})
 
 

@@ -32,7 +32,7 @@ from jobs.trial import BEST
 if TYPE_CHECKING:
     from jobs.tracking import Run
 
-__all__ = ["AblationLog"]
+__all__ = ["AblationLog", "finished_among"]
 
 ENDED = ("finished", "stopped", "failed")
 
@@ -66,9 +66,11 @@ class AblationLog:
         self._parent, self._known, self._show = parent, known, show
         self._values = {spec.label(values): values for values in spec.trials()}
         self._trials: dict[str, Trial] = {}
-        self._ended_before = {label for label, run in known.items() if run.info.status == "FINISHED"}
+        self._finished_before = finished_among(known)
 
     def see(self, event: Event) -> None:
+        if event["trial"] in self._finished_before:
+            return
         trial = self._trial(event["trial"])
         match event["event"]:
             case "attempt":
@@ -84,6 +86,8 @@ class AblationLog:
 
     def record(self, event: Event) -> None:
         """Raises TrackingError while the store is away."""
+        if event["trial"] in self._finished_before:
+            return
         trial = self._trial(event["trial"])
         record = self._opened(event["trial"], trial)
         match event["event"]:
@@ -129,8 +133,8 @@ class AblationLog:
                 "state": state,
                 "reason": reason,
                 "test_bits_per_dim": (metrics or {}).get("test_bits_per_dim", math.nan),
-                "ended": ended + len(self._ended_before - self._trials.keys()),
-                "of": self._spec.number_of_configurations * self._spec.seeds,
+                "ended": ended + len(self._finished_before),
+                "of": self._spec.number_of_trials,
             }
         )
 
@@ -173,6 +177,11 @@ class AblationLog:
     def _folder(self, label: str) -> Any:
         name = label.replace(" ", "-")
         return results_folder(self._spec.train.output, f"{self._parent.run_id}/trials/{name}")
+
+
+def finished_among(runs: Mapping[str, Run]) -> frozenset[str]:
+    """The labels of trials that have nothing left to do."""
+    return frozenset(label for label, run in runs.items() if run.info.status == "FINISHED")
 
 
 def _outcome(metrics: Mapping[str, Any], scheduler: str) -> tuple[str, str | None]:

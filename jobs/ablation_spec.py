@@ -170,6 +170,10 @@ class AblateSpec(BaseModel):
         return self.samples or len(self._grid())
 
     @property
+    def number_of_trials(self) -> int:
+        return self.number_of_configurations * self.seeds
+
+    @property
     def all_seeds(self) -> list[int]:
         return list(range(self.train.seed, self.train.seed + self.seeds))
 

@@ -44,6 +44,12 @@ class Shared:
     settings: Mapping[str, Any]  # of `jobs.trainer.worker_settings`, less what differs between trials
     resources: Resources
     storage: str
+    finished: frozenset[str] = frozenset()  # labels of trials of which MLflow has everything
+
+    @property
+    def in_one_process(self) -> bool:
+        """Whether a trial trains in its own process."""
+        return self.resources.workers == (1, 1)
 
 
 def trial_loop(config: Mapping[str, Any], shared: Shared) -> None:
@@ -54,9 +60,11 @@ def trial_loop(config: Mapping[str, Any], shared: Shared) -> None:
     """
     values = config["values"]
     label = shared.spec.label(values)
+    if label in shared.finished:  # and Tune did not come to save that, before it was killed
+        return
     settings = _settings(shared, values, label)
     try:
-        if shared.resources.workers == (1, 1):
+        if shared.in_one_process:
             _train_here(settings)
         else:
             _train_with_workers(settings, shared, label)
