@@ -22,14 +22,14 @@ from jobs.ablation_spec import AXES, TRIAL_TAG, AblateSpec
 from jobs.ablation_summary import AblationSummary, summarize_ablation
 from jobs.channel import Channel
 from jobs.errors import JobError
-from jobs.folders import claimed, is_remote, usable_output
+from jobs.folders import claimed, is_remote, results_folder, usable_output
 from jobs.progress import Event, forgiving
 from jobs.resources import Resources, trial_resources
 from jobs.search import make_scheduler, make_search
 from jobs.specs import SpecError, TrainSpec, validated
 from jobs.threads import in_a_thread
 from jobs.tracking import Record, child_runs, find_run, tracking_uri, without_password
-from jobs.trainer import plain_reason, put_data, worker_settings
+from jobs.trainer import is_short_of_memory, plain_reason, put_data, worker_settings
 from jobs.training_log import Work
 from jobs.trial import Shared, trial_loop
 
@@ -139,10 +139,12 @@ def run(ablation: Ablation, show: Callable[[Event], None]) -> AblationSummary:
     with claimed(ablation.spec.train.output, parent.run_id, "ablate"):
         try:
             with parent.running():
-                show({"event": "ablating", "run": parent.name, "run_id": parent.run_id})
+                known = _known_trials(ablation, parent)
+                finished = sorted(finished_among(known))
+                show({"event": "ablating", "run": parent.name, "run_id": parent.run_id, "finished": finished})
                 each = {"cpus_per_worker": resources.cpus, "gpus_per_worker": resources.gpus}
                 parent.tag(RESOURCES_TAG, json.dumps(each))
-                _run_trials(ablation, resources, planned["at_a_time"], parent, show)
+                _run_trials(ablation, resources, planned["at_a_time"], parent, known, show)
                 summary = summarize_ablation(ablation.work.tracking_uri, parent, ablation.spec)
                 if not summary.finished:
                     raise JobError(f"no trial came to its end: {summary.unfinished[0]}")
@@ -151,6 +153,15 @@ def run(ablation: Ablation, show: Callable[[Event], None]) -> AblationSummary:
             raise
     show({"event": "ablated", **summary.to_dict()})
     return summary
+
+
+def _known_trials(ablation: Ablation, parent: Record) -> dict[str, Run]:
+    """The runs that trials have already, by label."""
+    if ablation.resumed is None:
+        _record_settings(ablation, parent)
+        return {}
+    children = child_runs(ablation.work.tracking_uri, ablation.resumed)
+    return {run.data.tags[TRIAL_TAG]: run for run in children if TRIAL_TAG in run.data.tags}
 
 
 def summarize_again(name_or_id: str, changes: Mapping[str, Any], show: Callable[[Event], None]) -> None:
@@ -163,33 +174,39 @@ def summarize_again(name_or_id: str, changes: Mapping[str, Any], show: Callable[
 
 
 def _run_trials(
-    ablation: Ablation, resources: Resources, at_a_time: int, parent: Record, show: Callable[[Event], None]
+    ablation: Ablation,
+    resources: Resources,
+    at_a_time: int,
+    parent: Record,
+    known: Mapping[str, Run],
+    show: Callable[[Event], None],
 ) -> None:
-    known: dict[str, Run] = {}
-    if ablation.resumed is None:
-        ablation.work.record_datasets(parent)
-    else:
-        children = child_runs(ablation.work.tracking_uri, ablation.resumed)
-        known = {run.data.tags[TRIAL_TAG]: run for run in children if TRIAL_TAG in run.data.tags}
-    finished = finished_among(known)
-    log = AblationLog(ablation.given, ablation.spec, ablation.work, resources, parent, known, show)
+    """Runs the experiment to its end.
+
+    When Ray kills a process because memory is short, that may end Tune's loop, which knows no such error, or the queue
+    of events. Tune's own way to go on after a crash then does.
+
+    Raises JobError if that happens more than `max_failures` times.
+    """
+    spec = ablation.spec
+    log = AblationLog(ablation.given, spec, ablation.work, resources, parent, known, show)
+    settings = worker_settings(ablation.work, resources, put_data(ablation.work), queue=None)
+    storage = f"{spec.train.output}/{parent.run_id}"
     try:
-        with Channel(log.see, log.record) as channel, _reachable(parent.run_id, channel.queue):
-            settings = worker_settings(ablation.work, resources, put_data(ablation.work), channel.queue)
-            storage = f"{ablation.spec.train.output}/{parent.run_id}"
-            shared = Shared(ablation.spec, settings, resources, f"{storage}/train", finished)
-            if ablation.resumed is not None and _has_begun(f"{storage}/{FOLDER}"):
-                tuner = tune.Tuner.restore(
-                    f"{storage}/{FOLDER}", _trainable(shared), resume_unfinished=True, resume_errored=True
-                )
-                _tell_of_ended(tuner, shared, channel.queue)
-            else:
-                tuner = _new_tuner(shared, at_a_time, storage, parent.run_id)
-            in_a_thread(tuner.fit)
-    except RayActorError as error:
+        for _ in range(spec.train.max_failures + 1):
+            try:
+                with Channel(log.see, log.record) as channel, _reachable(parent.run_id, channel.queue):
+                    own = {**settings, "queue": channel.queue}
+                    shared = Shared(spec, own, resources, f"{storage}/train", log.finished)
+                    in_a_thread(_tuner(shared, at_a_time, storage, parent.run_id).fit)
+                return
+            except Exception as error:
+                if not isinstance(error, RayActorError) and not is_short_of_memory(error):
+                    raise
         raise JobError(
-            f"Ray died beneath the ablation (is memory short?); go on with glowctl ablate --resume {parent.run_id}"
-        ) from error
+            f"Ray had to kill processes because memory was short, more than {spec.train.max_failures} times: lower "
+            f"--concurrent, then go on with glowctl ablate --resume {parent.run_id}"
+        )
     finally:
         log.close()
 
@@ -210,7 +227,14 @@ def _trainable(shared: Shared) -> Any:
     )
 
 
-def _new_tuner(shared: Shared, at_a_time: int, storage: str, run_id: str) -> tune.Tuner:
+def _tuner(shared: Shared, at_a_time: int, storage: str, run_id: str) -> tune.Tuner:
+    """The experiment as Tune saved it where it has begun, else a new one."""
+    if _has_begun(f"{storage}/{FOLDER}"):
+        tuner = tune.Tuner.restore(
+            f"{storage}/{FOLDER}", _trainable(shared), resume_unfinished=True, resume_errored=True
+        )
+        _tell_of_ended(tuner, shared, channels[run_id])
+        return tuner
     spec = shared.spec
     return tune.Tuner(
         _trainable(shared),
@@ -263,7 +287,7 @@ class Notices(tune.Callback):
 
 def _reason(error: Exception | None) -> str:
     if isinstance(error, RayActorError):
-        return "its process died (is memory short?)"
+        return "its process died"
     cause = getattr(error, "cause", None)  # of a RayTaskError
     return plain_reason(cause if isinstance(cause, Exception) else error or RuntimeError("unknown"))
 
@@ -292,6 +316,15 @@ def _open_record(ablation: Ablation) -> Record:
     tags = {"glow.job": "ablate", "glow.dataset": spec.train.dataset, "glow.spec": json.dumps(public)}
     name = spec.train.run_name or f"ablate {spec.train.dataset} {' '.join(_varied(spec)) or 'seeds'}"
     return Record.start(uri, spec.train.experiment, name, tags, params)
+
+
+def _record_settings(ablation: Ablation, parent: Record) -> None:
+    """The data, and what it takes to repeat the ablation: the spec as it was given, less where it was recorded."""
+    ablation.work.record_datasets(parent)
+    common = ablation.given.train.model_copy(update={"tracking_uri": None})
+    with results_folder(ablation.spec.train.output, f"{parent.run_id}/summary") as folder:
+        (folder / "spec.json").write_text(ablation.given.model_copy(update={"train": common}).to_json())
+        parent.folder(folder)
 
 
 def _varied(spec: AblateSpec) -> list[str]:

@@ -1,7 +1,8 @@
 """What an ablation says on the screen and in Markdown. Its events, dicts with a key ``event``:
 
 - ``plan``: trials, configurations, seeds, at_a_time, workers, cpus, gpus (of each worker), epochs, labels
-- ``ablating``, ``ablation_stopped``: run, run_id
+- ``ablating``: run, run_id, finished (labels of trials that had, when an ablation is resumed)
+- ``ablation_stopped``: run_id
 - ``trial_started``, ``trial_step``, ``trial_epoch``, ``trial_restart``, ``trial_ended``: see `jobs.ablation_log`
 - ``ablated``: everything in `jobs.ablation_summary.AblationSummary`
 """
@@ -76,7 +77,7 @@ def ablated_lines(event: Event) -> str:
     parts = [text_table(configuration_rows(event["configurations"], event["factors"]))]
     if event["differences"]:
         parts.append(text_table(difference_rows(event["differences"])))
-    parts += ["\n".join([*event["conclusions"], *event["unfinished"]])]
+    parts.append("\n".join([*event["conclusions"], *event["unfinished"]]))
     parts.append(
         "\n".join(
             [
@@ -86,7 +87,7 @@ def ablated_lines(event: Event) -> str:
             ]
         )
     )
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def best_line(best: Mapping[str, Any], champion: Mapping[str, Any]) -> str:

@@ -46,6 +46,7 @@ class Trial:
     record: Record | None
     state: str = "running"
     reason: str | None = None
+    recorded: bool = False  # its end too
 
 
 class AblationLog:
@@ -67,6 +68,11 @@ class AblationLog:
         self._values = {spec.label(values): values for values in spec.trials()}
         self._trials: dict[str, Trial] = {}
         self._finished_before = finished_among(known)
+
+    @property
+    def finished(self) -> frozenset[str]:
+        """Labels of the trials of which MLflow has everything."""
+        return self._finished_before | {label for label, trial in self._trials.items() if trial.recorded}
 
     def see(self, event: Event) -> None:
         if event["trial"] in self._finished_before:
@@ -97,7 +103,7 @@ class AblationLog:
             case "failed":
                 record.tag("glow.error", event["reason"])
                 record.finish("FAILED")
-            case "ended":
+            case "ended" if not trial.recorded:
                 self._record_end(event, trial, record)
             case "epoch" | "samples":
                 trial.log.record(event)
@@ -167,6 +173,7 @@ class AblationLog:
             kinds = {"gpu_seconds": self._resources.gpus, "core_seconds": self._resources.cpus}
             record.metrics({name: seconds * workers * each for name, each in kinds.items()})
             record.finish("FINISHED")
+            trial.recorded = True
         elif trial.state == "stopped":
             record.tag("glow.stopped", trial.reason or "")
             record.finish("KILLED")

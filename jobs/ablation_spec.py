@@ -191,7 +191,7 @@ class AblateSpec(BaseModel):
         """The values of a configuration in one order, and without a difference that is none."""
         chosen = {axis: values[axis] for axis in AXES.values() if axis in values}
         if "scale" in chosen and chosen.get("coupling", self.train.coupling) == "additive":
-            chosen["scale"] = self.train.scale
+            chosen["scale"] = (self.scales or (self.train.scale,))[0]
         return chosen
 
     def trial_spec(self, values: Values) -> TrainSpec:

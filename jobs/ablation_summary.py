@@ -127,7 +127,7 @@ def summarize_ablation(uri: str, record: Record, spec: AblateSpec) -> AblationSu
 
 
 def trial_table(children: Iterable[Run], spec: AblateSpec, factors: Sequence[str]) -> pd.DataFrame:
-    """A row a trial: run_id, trial (its label), the factors, seed, state, reason, and `METRICS`.
+    """A row a trial: run_id ("" if it has none), trial (its label), the factors, seed, state, reason, and `METRICS`.
 
     Trials that are known beforehand and have not begun are among them, as waiting.
     """
@@ -150,7 +150,7 @@ def trial_table(children: Iterable[Run], spec: AblateSpec, factors: Sequence[str
     for label in waiting:
         values = spec.trial_spec(labels[label]).model_dump()
         rows[label] = {
-            "run_id": None,
+            "run_id": "",
             "trial": label,
             **{factor: values[factor] for factor in factors},
             "seed": values["seed"],
@@ -181,7 +181,7 @@ def curve_table(uri: str, trials: pd.DataFrame, factors: Sequence[str]) -> pd.Da
     metrics = {"test_bits_per_dim": "test/bits_per_dim_by_epoch", "validation_bits_per_dim": "validation/bits_per_dim"}
     frames = [pd.DataFrame(columns=["epoch", *metrics, *factors, "trial", "name", "seed"])]
     for trial, name in zip(rows_of(trials), names, strict=True):
-        if trial["run_id"] is None:
+        if not trial["run_id"]:
             continue
         steps = {column: metric_history(uri, trial["run_id"], metric) for column, metric in metrics.items()}
         frame = pd.DataFrame({column: pd.Series(values, dtype=float) for column, values in steps.items()})

@@ -246,6 +246,8 @@ class LiveTable:
             self._console.print(LINES[kind](event), highlight=False, markup=False, soft_wrap=True)
         if kind == "plan":
             self._trials = {label: {"state": "waiting"} for label in event["labels"]}
+        elif kind == "ablating":
+            self._trials |= {label: {"state": "finished"} for label in event["finished"]}
         elif kind in ("ablated", "ablation_stopped"):
             self._trials = {}
         elif "trial" in event:

@@ -80,7 +80,7 @@ def resources_for(spec: Asked, workers: tuple[int, int] | None, flags: str = FLA
         room = math.floor(have["GPU"] / gpus + 1e-9) if gpus else len(machines)
         workers = (max(1, room), max(1, room))
     least, most = workers
-    cpus = cpus or (1.0 if gpus else _share(have["CPU"], most, elastic=least < most))
+    cpus = cpus or (1.0 if gpus else _share(nodes, most, elastic=least < most))
     fitting = _room(nodes, gpus, cpus)
     if fitting < least:
         each = f"{count(cpus, 'core')} and {count(gpus, 'GPU')}" if gpus else count(cpus, "core")
@@ -100,12 +100,14 @@ def trial_resources(spec: TrainSpec, trials: int, most: int | None) -> tuple[Res
     """
     workers, _ = worker_range(spec.workers)
     at_a_time = min(trials, most or trials)
-    cores, gpus = (_total(_nodes())[kind] for kind in ("CPU", "GPU"))
-    if spec.cpus_per_worker is None and not (gpus if spec.gpus_per_worker is None else spec.gpus_per_worker):
-        each = max(1.0, float(cores // (at_a_time * workers))) if cores >= workers else cores / workers
+    nodes = _nodes()
+    gpus = _total(nodes)["GPU"] if spec.gpus_per_worker is None else spec.gpus_per_worker
+    if spec.cpus_per_worker is None and not gpus:
+        side_by_side = max(1, min(at_a_time, _room(nodes, gpus=0, cpus=1) // workers))
+        each = _share(nodes, side_by_side * workers, elastic=False)
         spec = spec.model_copy(update={"cpus_per_worker": each})
     resources = resources_for(spec, (workers, workers), TRIAL_FLAGS)
-    return resources, min(at_a_time, _room(_nodes(), resources.gpus, resources.cpus) // workers)
+    return resources, min(at_a_time, _room(nodes, resources.gpus, resources.cpus) // workers)
 
 
 def _nodes() -> list[dict[str, float]]:
@@ -121,11 +123,16 @@ def _room(nodes: list[dict[str, float]], gpus: float, cpus: float) -> int:
     return sum(_fits(node, gpus, cpus) for node in nodes)
 
 
-def _share(cpus: float, workers: int, elastic: bool) -> float:
-    """Whole cores where each worker can have one. Else a fraction, or, for elastic training, one: then fewer start."""
-    if cpus >= workers:
-        return float(cpus // workers)
-    return 1.0 if elastic else cpus / workers
+def _share(nodes: list[dict[str, float]], workers: int, elastic: bool) -> float:
+    """The most whole cores that each worker can have. Where there are too few, a fraction, or, for elastic training,
+    one: then fewer start."""
+    largest = math.floor(max((node.get("CPU", 0.0) for node in nodes), default=0.0))
+    for cores in range(largest, 0, -1):
+        if _room(nodes, gpus=0, cpus=cores) >= workers:
+            return float(cores)
+    if elastic:
+        return 1.0
+    return next((1 / part for part in range(2, workers) if _room(nodes, gpus=0, cpus=1 / part) >= workers), 1 / workers)
 
 
 def _fits(node: dict[str, float], gpus: float, cpus: float) -> int:

@@ -35,7 +35,7 @@ def make_scheduler(spec: AblateSpec) -> TrialScheduler:
     if spec.scheduler == "asha":
         return AsyncHyperBandScheduler(max_t=max(epochs, common["grace_period"] + 1), reduction_factor=2, **common)
     if spec.scheduler == "median":
-        return MedianStoppingRule(min_samples_required=3, **common)
+        return MedianRule(min_samples_required=3, **common)
     return FIFOScheduler()
 
 
@@ -46,7 +46,16 @@ def _optuna(spec: AblateSpec) -> Searcher:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     choices = {axis: list(dict.fromkeys(c[axis] for c in spec.configurations())) for axis in spec.configurations()[0]}
     space = {axis: tune.choice(values) for axis, values in choices.items()}
-    return OptunaSearch(space=space, metric=SCORE, mode="min", seed=spec.train.seed)
+    converted = OptunaSearch.convert_search_space(space)  # which it would do itself, with a warning
+    return OptunaSearch(space=converted, metric=SCORE, mode="min", seed=spec.train.seed)
+
+
+class MedianRule(MedianStoppingRule):
+    """Ray's own takes for granted that a trial's last result is counted too."""
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        if COUNTED_EPOCH in result:
+            super().on_trial_complete(tune_controller, trial, result)
 
 
 class SeededSearch(Searcher):
@@ -62,7 +71,8 @@ class SeededSearch(Searcher):
         self._proposed = 0
         self._to_come: list[tuple[str, Values]] = []  # (group, values): trials of a configuration not yet begun
         self._groups: dict[str, str] = {}  # trial -> group
-        self._scores: dict[str, list[float]] = {}  # group -> scores of its trials, infinite where they failed
+        self._scores: dict[str, dict[str, float]] = {}  # group -> trial -> its score, infinite if it failed
+        self._own_groups: set[str] = set()  # which the searcher did not propose
         self._group_of: dict[str, str] = {}  # configuration -> group
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
@@ -75,7 +85,7 @@ class SeededSearch(Searcher):
             self._proposed += 1
             group, configuration = self._new_configuration(trial_id)
             self._group_of[self._spec.label(configuration)] = group
-            self._scores[group] = []
+            self._scores[group] = {}
             self._to_come = [(group, {**configuration, "seed": seed}) for seed in self._spec.all_seeds]
         self._groups[trial_id], values = self._to_come.pop(0)
         return {"values": values}
@@ -89,20 +99,21 @@ class SeededSearch(Searcher):
                 return group, configuration
             self._tell(group, self._scores[known])
         untried = [c for c in self._spec.configurations() if self._spec.label(c) not in self._group_of]
-        return "", untried[0]
+        self._own_groups.add(trial_id)
+        return trial_id, untried[0]
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         group = self._groups[trial_id]
         score = (result or {}).get(SCORE, math.inf)
-        self._scores[group].append(math.inf if error or score is None else score)
+        self._scores[group][trial_id] = math.inf if error or score is None else score
         if len(self._scores[group]) == len(self._spec.all_seeds):
             self._tell(group, self._scores[group])
 
-    def _tell(self, group: str, scores: list[float]) -> None:
+    def _tell(self, group: str, scores: Mapping[str, float]) -> None:
         """A configuration with a trial that failed, or none yet, has no score."""
-        if not group:  # not one of the searcher's own
+        if group in self._own_groups:
             return
-        mean = sum(scores) / len(scores) if scores else math.inf
+        mean = sum(scores.values()) / len(scores) if scores else math.inf
         known = math.isfinite(mean)
         self._searcher.on_trial_complete(group, result={SCORE: mean} if known else None, error=not known)
 

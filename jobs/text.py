@@ -28,8 +28,9 @@ def count(number: float, thing: str) -> str:
 
 
 def plain(value: str | float) -> str:
-    """A setting's value; 0.002 -> "0.002", 1e7 -> "1e+07"."""
-    return value if isinstance(value, str) else f"{value:g}"
+    """A setting's value, exactly; 0.002 -> "0.002", 1e7 -> "1e+07"."""
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if isinstance(value, str) or float(short) == value else repr(value)
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:

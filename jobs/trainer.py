@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import OutOfMemoryError, RayError
 from ray.train import CheckpointConfig, ControllerError, FailureConfig, RunConfig, UserCallback, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -18,7 +18,15 @@ from jobs.resources import Resources
 from jobs.training_log import Work
 from jobs.worker import SCORE, NoRetry, train_loop
 
-__all__ = ["cause_of", "copy_model", "plain_reason", "put_data", "torch_trainer", "worker_settings"]
+__all__ = [
+    "cause_of",
+    "copy_model",
+    "is_short_of_memory",
+    "plain_reason",
+    "put_data",
+    "torch_trainer",
+    "worker_settings",
+]
 
 GRID = 100
 """Images in a sample grid: the report's 10 x 10."""
@@ -82,9 +90,22 @@ def plain_reason(error: Exception) -> str:
         return f"{os.strerror(error.errno)} ({str(error).splitlines()[0]})"
     if NoRetry.is_final(error):
         return str(error)
+    if is_short_of_memory(error):
+        return "Ray killed its process because memory was short"
     if isinstance(error, RayError):
         return str(error).strip().splitlines()[-1]
     return f"{type(error).__name__}: {error}"
+
+
+def is_short_of_memory(error: BaseException | None) -> bool:
+    """Whether Ray killed a process to free memory, also where another error came of that."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, OutOfMemoryError):
+            return True
+        seen.add(id(error))
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return False
 
 
 def copy_model(source: str | Path, folder: Path) -> None:

@@ -95,7 +95,11 @@ class Record:
     def table(self, table: pd.DataFrame, path: str) -> None:
         """A table that the UI shows and compares over runs; `path` ends in .json."""
         with sentences(self._uri):
-            self._client.log_table(self.run_id, table, path)
+            if any(artifact.path == path for artifact in self._client.list_artifacts(self.run_id)):
+                # log_table would add to it; this is the form that it writes.
+                self._client.log_text(self.run_id, table.to_json(orient="split", index=False), path)
+            else:
+                self._client.log_table(self.run_id, table, path)
 
     def dataset(self, images: np.ndarray, name: str, digest: str, context: str, source: str) -> None:
         """A data set as an input of the run; `context` is training, validation or test."""

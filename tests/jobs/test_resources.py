@@ -2,7 +2,7 @@ import pytest
 import ray
 
 from jobs.errors import JobError
-from jobs.resources import Resources
+from jobs.resources import Resources, trial_resources
 from jobs.resources import resources_for as resources_for_workers
 from jobs.specs import TrainSpec, make_train_spec, worker_range
 
@@ -90,3 +90,61 @@ def test_without_a_number_of_workers_there_is_one_a_gpu_else_one_a_machine(clust
     cluster((0, 0), (8, 0), (4, 0))  # a head that offers no cores
     found = resources_for_workers(spec(), None)
     assert (found.workers, found.cpus) == ((2, 2), 4)
+
+
+@pytest.mark.parametrize(
+    ("machine", "values", "most", "gpus", "cpus", "at_a_time"),
+    [
+        ((2, 0), {}, None, 0, 1, 2),
+        ((64, 0), {}, None, 0, 7, 9),
+        ((64, 0), {}, 3, 0, 21, 3),
+        ((64, 0), {}, 20, 0, 7, 9),
+        ((8, 0), {"cpus_per_worker": 3}, None, 0, 3, 2),
+        ((16, 4), {}, None, 1, 1, 4),
+        ((16, 4), {}, 3, 1, 1, 3),
+        ((16, 1), {"gpus_per_worker": 0.25}, None, 0.25, 1, 4),
+        ((2, 1), {"gpus_per_worker": 0.25}, None, 0.25, 1, 2),
+        ((18, 4), {"gpus_per_worker": 0}, None, 0, 2, 9),
+        ((2, 0), {"workers": "2"}, None, 0, 1, 1),
+        ((16, 4), {"workers": "2"}, None, 1, 1, 2),
+        ((2, 0), {"workers": "4"}, None, 0, 0.5, 1),
+    ],
+    ids=[
+        "cores are shared out while they last",
+        "all cores are shared out",
+        "fewer trials at a time have more cores each",
+        "no more at a time than there are trials",
+        "cores as asked for",
+        "a GPU each",
+        "a GPU each, fewer at a time",
+        "a share of a GPU each",
+        "more shares of a GPU than cores",
+        "no GPU is asked for",
+        "two workers a trial",
+        "two workers a trial with a GPU each",
+        "more workers a trial than cores",
+    ],
+)
+def test_what_each_of_nine_trials_gets(cluster, machine, values, most, gpus, cpus, at_a_time):
+    cluster(machine)
+    asked = spec(**values)
+    assert trial_resources(asked, 9, most) == (Resources(worker_range(asked.workers), gpus, cpus), at_a_time)
+
+
+def test_trials_of_several_machines_run_where_there_is_room(cluster):
+    cluster((4, 0), (2, 0))
+    assert trial_resources(spec(cpus_per_worker=2), 9, None)[1] == 3
+
+
+@pytest.mark.parametrize(
+    ("machine", "values"),
+    [
+        ((2, 0), {"gpus_per_worker": 1}),
+        ((2, 0), {"cpus_per_worker": 3}),
+        ((8, 2), {"workers": "3"}),
+    ],
+)
+def test_a_trial_that_can_never_run_is_refused_by_its_own_flags(cluster, machine, values):
+    cluster(machine)
+    with pytest.raises(JobError, match="lower --workers-per-trial, --cpus-per-trial or --gpus-per-trial"):
+        trial_resources(spec(**values), 9, None)
