@@ -19,7 +19,7 @@ from ray.tune.experiment import Trial
 from jobs import train
 from jobs.ablation_log import AblationLog, finished_among
 from jobs.ablation_spec import AXES, TRIAL_TAG, AblateSpec
-from jobs.ablation_summary import AblationSummary, summarize_ablation
+from jobs.ablation_summary import summarize_ablation
 from jobs.channel import Channel
 from jobs.errors import JobError
 from jobs.folders import claimed, is_remote, results_folder, usable_output
@@ -125,8 +125,8 @@ def plan(ablation: Ablation) -> tuple[Event, Resources]:
     }, resources
 
 
-def run(ablation: Ablation, show: Callable[[Event], None]) -> AblationSummary:
-    """Runs all trials, in the Ray that this process is connected to, and compares them.
+def run(ablation: Ablation, show: Callable[[Event], None]) -> str:
+    """Runs all trials, in the Ray that this process is connected to, and compares them; the id of the best one's run.
 
     Raises:
         JobError: for resources that there are not, or if not one trial came to its end.
@@ -146,13 +146,13 @@ def run(ablation: Ablation, show: Callable[[Event], None]) -> AblationSummary:
                 parent.tag(RESOURCES_TAG, json.dumps(each))
                 _run_trials(ablation, resources, planned["at_a_time"], parent, known, show)
                 summary = summarize_ablation(ablation.work.tracking_uri, parent, ablation.spec)
-                if not summary.finished:
+                if summary.best is None:
                     raise JobError(f"no trial came to its end: {summary.unfinished[0]}")
         except KeyboardInterrupt:
             show({"event": "ablation_stopped", "run_id": parent.run_id})
             raise
     show({"event": "ablated", **summary.to_dict()})
-    return summary
+    return str(summary.best["run_id"])
 
 
 def _known_trials(ablation: Ablation, parent: Record) -> dict[str, Run]:

@@ -194,8 +194,10 @@ def ablate(
             submission.resume_ablation(resume, given, display)
         elif summarize is not None:
             submission.summarize_ablation(summarize, given, display)
+        elif dry_run:
+            submission.plan_ablation(settings, display)
         else:
-            submission.ablate(settings, display, dry_run)
+            submission.ablate(settings, display)
 
 
 @app.command(epilog="Example: glowctl nll --datasets mnist,fashion-mnist")
@@ -250,16 +252,16 @@ def _evaluate(
 
 @app.command(epilog="Example: glowctl demo")
 def demo(json: Json = False, output: Output = "outputs", tracking_uri: TrackingUri = None) -> None:
-    """Train a small Glow on real handwritten digits, with two workers, then interpolate and test for OOD: about two
-    minutes, and nothing is downloaded."""
+    """Train small Glows on real handwritten digits with each of the three permutations, side by side, and compare them;
+    then interpolate with the best and test for OOD: about two minutes, and nothing is downloaded."""
     from jobs import submission
     from jobs.progress import make_display
 
-    spec = make_train_spec("demo", {"output": output, "tracking_uri": tracking_uri})
+    where = {"output": output, "tracking_uri": tracking_uri}
+    spec = make_ablate_spec("demo", {"permutations": "all", "seeds": 1, **where})
     display: Literal["auto", "json"] = "json" if json else "auto"
     with _interruptible():
-        trained = submission.train(spec, make_display(display))
-        common = {"model": trained.run_id, "output": output, "tracking_uri": tracking_uri}
+        common = {"model": submission.ablate(spec, make_display(display, table=True)), **where}
         evaluations = [validated(InterpolateSpec, common), validated(OodSpec, common)]
         submission.evaluate(evaluations, make_display(display))
 

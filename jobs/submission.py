@@ -32,6 +32,7 @@ __all__ = [
     "ablate",
     "embedded_ray",
     "evaluate",
+    "plan_ablation",
     "resume_ablation",
     "resume_training",
     "summarize_ablation",
@@ -79,8 +80,19 @@ def resume_training(run: str, changes: Mapping[str, Any], display: Display) -> T
     return _train(job.prepare_resume(run, changes), display)
 
 
-def ablate(spec: AblateSpec, display: Display, dry_run: bool = False) -> None:
-    """Trains in many variants, and compares them; a dry run says how many and stops. Raises TrackingError, and what
+def plan_ablation(spec: AblateSpec, display: Display) -> None:
+    """Says how many trials an ablation would have and what each would take. Raises what `ablate` raises."""
+    check_store(tracking_uri(spec.train.tracking_uri))
+    _set_environment()
+    from jobs import ablate as job
+
+    ablation = job.prepare(spec)
+    with display as show, embedded_ray():
+        show(job.plan(ablation)[0])
+
+
+def ablate(spec: AblateSpec, display: Display) -> str:
+    """Trains in many variants, and compares them; the id of the run of the best. Raises TrackingError, and what
     `jobs.ablate.prepare` and `jobs.ablate.run` raise."""
     check_store(tracking_uri(spec.train.tracking_uri))
     _set_environment()
@@ -88,20 +100,18 @@ def ablate(spec: AblateSpec, display: Display, dry_run: bool = False) -> None:
 
     ablation = job.prepare(spec)
     with display as show, embedded_ray(ablation.nbytes):
-        if dry_run:
-            show(job.plan(ablation)[0])
-        else:
-            job.run(ablation, show)
+        return job.run(ablation, show)
 
 
-def resume_ablation(run: str, changes: Mapping[str, Any], display: Display) -> None:
-    """Goes on with an ablation that stopped. Raises what `jobs.ablate.prepare_resume` and `jobs.ablate.run` raise."""
+def resume_ablation(run: str, changes: Mapping[str, Any], display: Display) -> str:
+    """Goes on with an ablation that stopped; the id of the run of the best trial. Raises what
+    `jobs.ablate.prepare_resume` and `jobs.ablate.run` raise."""
     _set_environment()
     from jobs import ablate as job
 
     ablation = job.prepare_resume(run, changes)
     with display as show, embedded_ray(ablation.nbytes):
-        job.run(ablation, show)
+        return job.run(ablation, show)
 
 
 def summarize_ablation(run: str, changes: Mapping[str, Any], display: Display) -> None:

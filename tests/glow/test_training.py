@@ -221,3 +221,17 @@ def test_two_processes_take_the_steps_of_one(n, tmp_path):
     torch.testing.assert_close(first["trained"], alone["trained"], atol=1e-9, rtol=1e-9)
     for key in ("train_bits_per_dim", "validation_bits_per_dim"):
         assert first["result"][key] == pytest.approx(alone["result"][key], rel=1e-9)
+
+
+def test_a_seed_pairs_the_permutations():
+    """Equal couplings, order of the images and noise, so that a comparison at equal seed is of the permutations."""
+    trainers = [fresh_trainer(model={"permutation": name, "seed": 3}, seed=3) for name in ("1x1", "shuffle", "reverse")]
+    first, *others = trainers
+    for trainer in others:
+        couplings = {name: w for name, w in trainer.model.state_dict().items() if "coupling" in name}
+        assert couplings
+        for name, weight in couplings.items():
+            torch.testing.assert_close(weight, first.model.state_dict()[name], rtol=0, atol=0)
+        order = trainer._order(4)
+        assert torch.equal(order, first._order(4))
+        assert torch.equal(trainer._noise(order, 4), first._noise(order, 4))

@@ -173,3 +173,9 @@ def test_what_cannot_be_is_one_sentence(values, message):
     with pytest.raises(SpecError, match=message) as caught:
         spec(**values)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("values", [{"seed": 20240101, "seeds": 3}, {"learning_rates": "0.001,0.0010000001"}])
+def test_labels_differ_where_numbers_differ_in_their_last_digits(values):
+    spec = make_ablate_spec("smoke", values)
+    assert len({spec.label(trial) for trial in spec.trials()}) == spec.number_of_trials

@@ -212,6 +212,8 @@ def test_to_summarise_again_changes_nothing(uri, whole):
     before = client.search_model_versions("name = 'glow-digits'")
     assert summarize_ablation(uri, parent, spec) == summary
     assert [v.version for v in client.search_model_versions("name = 'glow-digits'")] == [v.version for v in before]
+    table = Path(client.download_artifacts(parent.run_id, "configurations.json"))
+    assert len(json.loads(table.read_text())["data"]) == 2  # and not four
 
 
 def test_a_product_of_depths_and_widths_is_drawn_as_one(uri, tmp_path):
@@ -222,6 +224,15 @@ def test_a_product_of_depths_and_widths_is_drawn_as_one(uri, tmp_path):
     summary = summarize_ablation(uri, parent, spec)
     drawn = {path.name for path in Path(summary.place).glob("*.png")}
     assert drawn == {"nll_by_epoch.png", "differences.png", "depth_width.png", "configurations.png"}
+
+
+def test_kinds_of_coupling_are_compared_where_scales_are_named_too(uri, tmp_path):
+    spec = ablation_spec(uri, tmp_path, couplings="all", scales="bounded", seeds=2)
+    parent = start_ablation(uri, spec)
+    for number, values in enumerate(spec.trials()):
+        finish_trial(start_trial(uri, parent, spec, values), 2 + number / 10, 2 + number / 10)
+    (row,) = summarize_ablation(uri, parent, spec).differences
+    assert (row["factor"], row["seeds"]) == ("coupling", 2)
 
 
 def end(record, how):

@@ -148,3 +148,20 @@ def test_a_trial_that_can_never_run_is_refused_by_its_own_flags(cluster, machine
     cluster(machine)
     with pytest.raises(JobError, match="lower --workers-per-trial, --cpus-per-trial or --gpus-per-trial"):
         trial_resources(spec(**values), 9, None)
+
+
+@pytest.mark.parametrize(("machines", "most"), [(((8, 0), (8, 0)), 1), (((8, 0),) * 4, 3)])
+def test_a_trial_takes_no_more_cores_than_a_machine_has(cluster, machines, most):
+    cluster(*machines)
+    resources, at_a_time = trial_resources(spec(), 9, most)
+    assert (resources.cpus, at_a_time) == (8, most)
+
+
+def test_a_worker_takes_no_more_cores_than_a_machine_has(cluster):
+    cluster((8, 0), (8, 0))
+    assert resources_for(spec(workers="1")).cpus == 8
+
+
+def test_workers_that_share_cores_fit_on_several_machines(cluster):
+    cluster((1, 0), (1, 0))
+    assert resources_for(spec(workers="3")).cpus == 0.5

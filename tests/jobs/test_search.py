@@ -188,6 +188,34 @@ def test_optuna_proposes_the_same_at_the_same_seed():
     assert [{**v, "seed": 0} for v in other] != first
 
 
+def test_configurations_that_the_searcher_did_not_propose_have_scores_of_their_own():
+    one, two = config("1x1", 2), config("1x1", 3)  # the untried ones that are taken after A
+    inner = Scripted(A, *[A] * 100, two, one, C)
+    search = SeededSearch(spec(samples=4, seeds=1), inner)
+    assert started(search, 3) == seeded(A, one, two, seeds=1)
+    for number in range(3):
+        search.on_trial_complete(f"t{number}", {SCORE: float(number)})
+    search.suggest("t3")  # proposes both before C
+    assert inner.told[-2:] == [(two, 2.0, False), (one, 1.0, False)]
+
+
+def test_a_trial_that_failed_and_was_resumed_counts_once():
+    inner = Scripted(A, B)
+    search = SeededSearch(spec(seeds=2), inner)
+    started(search, 2)
+    search.on_trial_complete("t0", error=True)
+    search.on_trial_complete("t0", {SCORE: 1.0})
+    assert inner.told == []
+    search.on_trial_complete("t1", {SCORE: 3.0})
+    assert inner.told == [(A, 2.0, False)]
+
+
+def test_optuna_stays_within_the_product():
+    asked = spec(couplings="all", scales="bounded", permutations="1x1", depths="1,2", samples=4, seeds=1)
+    search = make_search(asked)
+    assert all(values in asked.trials() for values in started(search, 4))
+
+
 @pytest.mark.parametrize("search", ["grid", "random"])
 def test_trials_that_are_known_beforehand_need_no_searcher(search):
     assert isinstance(
@@ -247,3 +275,12 @@ def test_asha_stops_no_trial_after_its_last_epoch():
     for epoch in range(1, EPOCHS):
         trials.decide(trials.good[0], epoch)
     assert [trials.decide(trial, EPOCHS) for trial in (*trials.good, trials.bad)] == [TrialScheduler.CONTINUE] * 2
+
+
+def test_the_median_rule_goes_on_when_a_trial_has_ended():
+    """Its last result has no counted epoch."""
+    trials = Trials("median", good=1)
+    trials.decide(trials.good[0], 3)
+    trials.decide(trials.good[0], EPOCHS)
+    trials.scheduler.on_trial_complete(trials.controller, trials.good[0], {SCORE: 1.0})
+    assert trials.decide(trials.bad, 3) == TrialScheduler.CONTINUE

@@ -317,17 +317,19 @@ def test_a_full_disk_is_said_and_the_run_can_go_on(tmp_path):
         subprocess.run(["umount", "-l", disk], check=True)
 
 
-def test_the_demo_trains_interpolates_and_tests_within_three_minutes(tmp_path):
+def test_the_demo_compares_permutations_interpolates_and_tests_within_three_minutes(tmp_path):
     started = time.monotonic()
     done = glowctl(tmp_path, "demo", "--json")
     assert time.monotonic() - started < 180
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    assert events[0]["workers"] == 2
     ends = {event["event"]: event for event in events}
-    assert ends["finished"]["test_bits_per_dim"] < 6.2  # 8 bits is what an image of noise takes
-    assert Path(ends["finished"]["sample_grid"]).is_file()
-    assert ends["finished"]["open_with"] == "glowctl ui"
+    compared = {row["permutation"]: row["bits_per_dim"] for row in ends["ablated"]["configurations"]}
+    assert compared.keys() == {"1x1", "shuffle", "reverse"}
+    assert max(compared.values()) < 6.2  # 8 bits is what an image of noise takes
+    assert Path(ends["ablated"]["place"], "nll_by_epoch.png").is_file()
+    assert ends["ablated"]["open_with"] == "glowctl ui"
+    assert ends["evaluating"]["model"] == ends["ablated"]["best"]["trial"]
     assert ends["interpolation"]["inexact_rows"] == 0
     assert Path(ends["interpolation"]["picture"]).is_file()
     called = {(r["dataset"], r["batch_size"]): r["ratio"] for r in ends["ood"]["rows"] if r["detector"] == "typicality"}
