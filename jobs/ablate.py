@@ -76,7 +76,7 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Ablation:
 
     Raises what `prepare` raises, TrackingError for a run that does not exist, and JobError for one that cannot go on.
     """
-    free = ("tracking_uri", "experiment", "data_root", "download", "max_failures")
+    free = ("tracking_uri", "experiment", "data_root", "download")
     fixed = [name for name in changes if name not in free]
     if fixed:
         flags = ", ".join("--" + name.replace("_", "-") for name in fixed)
@@ -204,8 +204,8 @@ def _run_trials(
                 if not isinstance(error, RayActorError) and not is_short_of_memory(error):
                     raise
         raise JobError(
-            f"Ray had to kill processes because memory was short, more than {spec.train.max_failures} times: lower "
-            f"--concurrent, then go on with glowctl ablate --resume {parent.run_id}"
+            f"Ray had to kill processes because memory was short, more than {spec.train.max_failures} times: free some "
+            f"and go on with glowctl ablate --resume {parent.run_id}, or start anew with a lower --concurrent"
         )
     finally:
         log.close()

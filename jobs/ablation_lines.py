@@ -147,10 +147,10 @@ def whole(value: float) -> str:
 
 
 def summary_markdown(summary: AblationSummary) -> str:
-    """The summary as a document."""
+    """The summary as a document, less its heading."""
     best, champion = summary.best, summary.champion
-    parts = [f"# {summary.run}", f"{summary.finished} of {count(summary.trials, 'trial')} finished."]
-    parts += ["\n".join(f"- {sentence}" for sentence in [*summary.conclusions, *summary.unfinished])]
+    parts = ["\n".join(f"- {sentence}" for sentence in [*summary.conclusions, *summary.unfinished])]
+    parts.append(f"{summary.finished} of {count(summary.trials, 'trial')} finished.")
     if best is not None and champion is not None:
         parts.append(f"Best by validation: run {best['run_id']}, {best_line(best, vars(champion))}.")
     parts.append(

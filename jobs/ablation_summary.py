@@ -112,7 +112,7 @@ def summarize_ablation(uri: str, record: Record, spec: AblateSpec) -> AblationSu
             open_with=open_command(uri),
         )
         text = summary_markdown(summary)
-        (folder / "summary.md").write_text(text)
+        (folder / "summary.md").write_text(f"# {summary.run}\n\n{text}")
         for name, table in vars(tables).items():
             table.to_csv(folder / f"{name}.csv", index=False)
         _draw(folder, spec, tables, factors)

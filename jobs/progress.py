@@ -261,7 +261,9 @@ class LiveTable:
         rows = sorted(self._trials.items(), key=lambda item: order.get(item[1]["state"], 1))
         room = max(4, self._console.height - 8)
         for label, row in rows[:room]:
-            numbers = (bits(row.get(f"{kind}_bits_per_dim", math.nan)) for kind in ("train", "validation", "test"))
+            test = row.get("test_bits_per_dim", row.get("test_bits_per_dim_by_epoch", math.nan))
+            nlls = (row.get("train_bits_per_dim", math.nan), row.get("validation_bits_per_dim", math.nan), test)
+            numbers = (bits(nll) for nll in nlls)
             epoch = f"{row['epoch']}/{row['epochs']}" if row.get("epoch") and "epochs" in row else "-"
             pace, left = row.get("images_per_second", math.nan), row.get("seconds_left", math.nan)
             running = row["state"] == "running"

@@ -194,21 +194,12 @@ def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
     assert (run.info.status, run.data.metrics["workers"]) == ("FINISHED", 2)
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (
-            ("--workers-per-trial", "99", "--batch-size", "128", "--cpus-per-trial", "99"),
-            "99 workers with 1 core each cannot run here",
-        ),
-        (("--gpus-per-trial", "64"), "64 GPUs each"),
-    ],
-)
-def test_what_can_never_fit_is_refused_at_once(tmp_path, flags, message):
+def test_what_can_never_fit_is_refused_at_once(tmp_path):
     started = time.monotonic()
-    done = glowctl(tmp_path, *SMOKE, *flags)
+    done = glowctl(tmp_path, *SMOKE, "--gpus-per-trial", "64")
     assert done.returncode == 1
-    assert f"{message} cannot run here" in done.stderr
+    assert "1 worker with" in done.stderr
     assert "lower --workers-per-trial" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert time.monotonic() - started < 60
+    assert not (tmp_path / "mlflow.db").exists()

@@ -193,7 +193,7 @@ def test_files_lie_in_the_output_folder_and_in_mlflow(uri, whole):
 def test_the_document_says_what_the_summary_says(uri, whole):
     parent, _, runs, summary = whole
     text = Path(summary.place, "summary.md").read_text()
-    assert text == find_run(uri, "glow", parent.run_id).data.tags["mlflow.note.content"]
+    assert text.endswith("\n\n" + find_run(uri, "glow", parent.run_id).data.tags["mlflow.note.content"])
     for part in ("6 of 6 trials finished", summary.conclusions[0], runs[BEST], "models:/glow-digits@champion"):
         assert part in text
 
