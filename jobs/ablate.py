@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +140,9 @@ def run(ablation: Ablation, show: Callable[[Event], None]) -> str:
     with claimed(ablation.spec.train.output, parent.run_id, "ablate"):
         try:
             with parent.running():
-                known = _known_trials(ablation, parent)
+                if ablation.resumed is None:
+                    _record_settings(ablation, parent)
+                known = _known_trials(ablation)
                 finished = sorted(finished_among(known))
                 show({"event": "ablating", "run": parent.name, "run_id": parent.run_id, "finished": finished})
                 each = {"cpus_per_worker": resources.cpus, "gpus_per_worker": resources.gpus}
@@ -155,10 +158,9 @@ def run(ablation: Ablation, show: Callable[[Event], None]) -> str:
     return str(summary.best["run_id"])
 
 
-def _known_trials(ablation: Ablation, parent: Record) -> dict[str, Run]:
+def _known_trials(ablation: Ablation) -> dict[str, Run]:
     """The runs that trials have already, by label."""
     if ablation.resumed is None:
-        _record_settings(ablation, parent)
         return {}
     children = child_runs(ablation.work.tracking_uri, ablation.resumed)
     return {run.data.tags[TRIAL_TAG]: run for run in children if TRIAL_TAG in run.data.tags}
@@ -192,20 +194,22 @@ def _run_trials(
     log = AblationLog(ablation.given, spec, ablation.work, resources, parent, known, show)
     settings = worker_settings(ablation.work, resources, put_data(ablation.work), queue=None)
     storage = f"{spec.train.output}/{parent.run_id}"
+    # Ray and Tune's files have no need of the store, whose URI may hold a password.
+    private = spec.model_copy(update={"train": spec.train.model_copy(update={"tracking_uri": None})})
     try:
         for _ in range(spec.train.max_failures + 1):
             try:
                 with Channel(log.see, log.record) as channel, _reachable(parent.run_id, channel.queue):
                     own = {**settings, "queue": channel.queue}
-                    shared = Shared(spec, own, resources, f"{storage}/train", log.finished)
+                    shared = Shared(private, own, resources, f"{storage}/train", log.finished)
                     in_a_thread(_tuner(shared, at_a_time, storage, parent.run_id).fit)
                 return
             except Exception as error:
                 if not isinstance(error, RayActorError) and not is_short_of_memory(error):
                     raise
         raise JobError(
-            f"Ray had to kill processes because memory was short, more than {spec.train.max_failures} times: free some "
-            f"and go on with glowctl ablate --resume {parent.run_id}, or start anew with a lower --concurrent"
+            f"Ray lost processes more than {spec.train.max_failures} times, most likely because memory is short: free "
+            f"some and go on with glowctl ablate --resume {parent.run_id}, or start anew with a lower --concurrent"
         )
     finally:
         log.close()
@@ -246,7 +250,7 @@ def _tuner(shared: Shared, at_a_time: int, storage: str, run_id: str) -> tune.Tu
             # Workers of their own are not among a trial's resources; a trial of one process waits for its by itself.
             max_concurrent_trials=None if shared.in_one_process and spec.concurrent is None else at_a_time,
             reuse_actors=True,
-            trial_dirname_creator=_folder_name,
+            trial_dirname_creator=attrgetter("trial_id"),
         ),
         run_config=tune.RunConfig(
             name=FOLDER,
@@ -262,10 +266,6 @@ def _tuner(shared: Shared, at_a_time: int, storage: str, run_id: str) -> tune.Tu
 def _has_begun(folder: str) -> bool:
     """Whether Tune has saved which trials there are."""
     return tune.Tuner.can_restore(folder) and (is_remote(folder) or any(Path(folder).glob("experiment_state-*.json")))
-
-
-def _folder_name(trial: Trial) -> str:
-    return trial.trial_id
 
 
 class Notices(tune.Callback):

@@ -46,7 +46,8 @@ class Trial:
     record: Record | None
     state: str = "running"
     reason: str | None = None
-    recorded: bool = False  # its end too
+    described: bool = False  # in MLflow: its settings and data
+    recorded: bool = False  # and its end
 
 
 class AblationLog:
@@ -121,7 +122,7 @@ class AblationLog:
             work = self._work.variant(self._given.trial_spec(values), self._spec.trial_spec(values), known)
             record = None if known is None else Record.existing(work.tracking_uri, known)
             log = TrainingLog(work, record, self._shown_of(label), {"trial": label})
-            self._trials[label] = Trial(work, log, record)
+            self._trials[label] = Trial(work, log, record, described=known is not None)
         return self._trials[label]
 
     def _shown_of(self, label: str) -> Callable[[Event], None]:
@@ -151,10 +152,12 @@ class AblationLog:
             spec = trial.work.spec
             trial.record = Record.start(trial.work.tracking_uri, spec.experiment, label, tags, trial.work.params())
             trial.log.attach(trial.record)
+        if not trial.described:
             with self._folder(label) as folder:
                 trial.log.write_settings(folder)
                 trial.record.folder(folder)
             trial.work.record_datasets(trial.record)
+            trial.described = True
         return trial.record
 
     def _record_end(self, event: Event, trial: Trial, record: Record) -> None:

@@ -23,6 +23,9 @@ __all__ = ["Record", "Status"]
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
+ENDS = {"glow.error", "glow.stopped"}
+"""Tags that say why a run ended before its time."""
+
 
 class Record:
     """A run that is being written."""
@@ -54,8 +57,10 @@ class Record:
         return cls(uri, client_of(uri), run)
 
     def begin(self) -> None:
-        """Sets the run running, which one that is resumed was no more."""
+        """Sets the run running, which one that is resumed was no more, and forgets how it ended then."""
         with sentences(self._uri):
+            for name in ENDS & self._client.get_run(self.run_id).data.tags.keys():
+                self._client.delete_tag(self.run_id, name)
             self._client.update_run(self.run_id, status="RUNNING")
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
