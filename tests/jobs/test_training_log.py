@@ -21,6 +21,7 @@ EPOCH = {
     "learning_rate": 0.1,
     "skipped_steps": 0,
     "seconds_left": 1.0,
+    "test_bits_per_dim_by_epoch": math.nan,
 }
 
 
@@ -67,9 +68,9 @@ def test_a_lost_worker_is_a_restart_and_growth_is_not():
     assert log.restarts == 2
     assert record.written == [
         ({"restarts": 0, "workers": 3, "parameters": 9}, 0),
-        ({"restarts": 1, "workers": 2}, 4),
-        ({"restarts": 1, "workers": 3}, 6),
-        ({"restarts": 2, "workers": 3}, 7),
+        ({"restarts": 1, "workers": 2, "parameters": 9}, 4),
+        ({"restarts": 1, "workers": 3, "parameters": 9}, 6),
+        ({"restarts": 2, "workers": 3, "parameters": 9}, 7),
     ]
 
 
@@ -93,3 +94,12 @@ def test_bits_per_original_pixel(image_shape, original_shape, factor):
     result = log.result(epoch(1, 2.0), epoch(1, 2.0), "", 0.0)
     assert result.test_bits_per_dim_original == pytest.approx(1.5 * factor)
     assert math.isfinite(result.images_per_second)
+
+
+def test_what_was_not_measured_is_not_recorded():
+    log, record, _ = make_log()
+    for number, tested in ((1, math.nan), (2, 1.75)):
+        event = epoch(number, 2.0) | {"test_bits_per_dim_by_epoch": tested}
+        log.see(event)
+        log.record(event)
+    assert [written.get("test/bits_per_dim_by_epoch") for written, _ in record.written] == [None, 1.75]
