@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
-from ray.exceptions import RayActorError
 from ray.tune.experiment import Trial
 
 from jobs import train
@@ -30,7 +29,7 @@ from jobs.search import make_scheduler, make_search
 from jobs.specs import SpecError, TrainSpec, validated
 from jobs.threads import in_a_thread
 from jobs.tracking import Record, child_runs, find_run, tracking_uri, without_password
-from jobs.trainer import is_short_of_memory, plain_reason, put_data, worker_settings
+from jobs.trainer import cause_of, death_behind, plain_reason, put_data, worker_settings
 from jobs.training_log import Work
 from jobs.trial import Shared, trial_loop
 
@@ -185,8 +184,8 @@ def _run_trials(
 ) -> None:
     """Runs the experiment to its end.
 
-    When Ray kills a process because memory is short, that may end Tune's loop, which knows no such error, or the queue
-    of events. Tune's own way to go on after a crash then does.
+    A process that Ray kills because memory is short may end more than its trial: Tune's loop knows no such error, and
+    it may be the queue of events. Tune's own way to go on after a crash then does.
 
     Raises JobError if that happens more than `max_failures` times.
     """
@@ -205,7 +204,7 @@ def _run_trials(
                     in_a_thread(_tuner(shared, at_a_time, storage, parent.run_id).fit)
                 return
             except Exception as error:
-                if not isinstance(error, RayActorError) and not is_short_of_memory(error):
+                if death_behind(error) is None:
                     raise
         raise JobError(
             f"Ray lost processes more than {spec.train.max_failures} times, most likely because memory is short: free "
@@ -281,15 +280,9 @@ class Notices(tune.Callback):
         self._put(trial, {"event": "ended", "metrics": dict(trial.last_result), "checkpoint": trial.checkpoint})
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        error = trial.get_pickled_error() or trial.get_error()
-        self._put(trial, {"event": "failed", "reason": _reason(error)})
-
-
-def _reason(error: Exception | None) -> str:
-    if isinstance(error, RayActorError):
-        return "its process died"
-    cause = getattr(error, "cause", None)  # of a RayTaskError
-    return plain_reason(cause if isinstance(cause, Exception) else error or RuntimeError("unknown"))
+        error = trial.get_pickled_error() or trial.get_error() or RuntimeError("Tune does not say why")
+        cause = getattr(error, "cause", None)  # of a RayTaskError
+        self._put(trial, {"event": "failed", "reason": plain_reason(cause_of(cause or error))})
 
 
 def _tell_of_ended(tuner: tune.Tuner, shared: Shared, queue: Any) -> None:

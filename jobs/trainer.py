@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.train import CheckpointConfig, ControllerError, FailureConfig, RunConfig, UserCallback, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -21,7 +21,7 @@ from jobs.worker import SCORE, NoRetry, train_loop
 __all__ = [
     "cause_of",
     "copy_model",
-    "is_short_of_memory",
+    "death_behind",
     "plain_reason",
     "put_data",
     "torch_trainer",
@@ -90,22 +90,24 @@ def plain_reason(error: Exception) -> str:
         return f"{os.strerror(error.errno)} ({str(error).splitlines()[0]})"
     if NoRetry.is_final(error):
         return str(error)
-    if is_short_of_memory(error):
-        return "Ray killed its process because memory was short"
+    death = death_behind(error)
+    if death is not None:
+        short = isinstance(death, OutOfMemoryError)
+        return "Ray killed its process because memory was short" if short else "its process died"
     if isinstance(error, RayError):
         return str(error).strip().splitlines()[-1]
     return f"{type(error).__name__}: {error}"
 
 
-def is_short_of_memory(error: BaseException | None) -> bool:
-    """Whether Ray killed a process to free memory, also where another error came of that."""
+def death_behind(error: BaseException | None) -> RayError | None:
+    """The death of a process on Ray that an error came of, at whatever remove; None if it came of something else."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, OutOfMemoryError):
-            return True
+        if isinstance(error, (OutOfMemoryError, RayActorError)):
+            return error
         seen.add(id(error))
         error = getattr(error, "cause", None) or error.__cause__ or error.__context__
-    return False
+    return None
 
 
 def copy_model(source: str | Path, folder: Path) -> None:
