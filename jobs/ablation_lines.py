@@ -13,7 +13,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jobs.text import bits, count, duration, markdown_table, plain, text_table
+from jobs.text import bits, count, markdown_table, plain, text_table
+from jobs.training_lines import epoch_line
 
 if TYPE_CHECKING:
     from jobs.ablation_summary import AblationSummary
@@ -51,11 +52,7 @@ def trial_started_line(event: Event) -> str:
 
 
 def trial_epoch_line(event: Event) -> str:
-    return (
-        f"[{event['trial']}] epoch {event['epoch']}/{event['epochs']}  train {event['train_bits_per_dim']:.3f}  "
-        f"validation {bits(event['validation_bits_per_dim'])} bits/dim  {event['images_per_second']:.0f} images/s  "
-        f"{duration(event['seconds_left'])} left"
-    )
+    return f"[{event['trial']}] {epoch_line(event)}"
 
 
 def trial_restart_line(event: Event) -> str:

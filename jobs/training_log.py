@@ -20,9 +20,10 @@ from glow.config import GlowConfig
 from glow.datasets import fingerprint, padding
 from glow.figures import image_grid, nll_curve
 from jobs.errors import JobError
-from jobs.progress import Event, sizes_sentence
+from jobs.progress import Event
 from jobs.specs import TrainSpec
 from jobs.tracking import Record, open_command, without_password
+from jobs.training_lines import sizes_sentence
 
 if TYPE_CHECKING:
     from jobs.tracking import Run

@@ -70,7 +70,7 @@ def trial_loop(config: Mapping[str, Any], shared: Shared) -> None:
             _train_with_workers(settings, shared, label)
     except Exception as error:
         cause = cause_of(error)
-        if not NoRetry.is_final(cause):
+        if not NoRetry.is_final(cause) or isinstance(cause, OSError):  # a full disk may be emptied, and all resumed
             raise
         settings["queue"].put({"event": "failed", "trial": label, "reason": plain_reason(cause)})
         tune.report({SCORE: math.inf, "failed": plain_reason(cause)})

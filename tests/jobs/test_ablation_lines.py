@@ -30,6 +30,7 @@ STEP = {
     "epochs": 8,
     "train_bits_per_dim": 2.5,
     "validation_bits_per_dim": math.nan,
+    "skipped_steps": 0,
     "images_per_second": 123.4,
     "seconds_left": 65.0,
 }

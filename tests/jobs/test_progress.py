@@ -5,8 +5,9 @@ import math
 import pytest
 from rich.console import Console
 
-from jobs.progress import JsonLines, LiveBar, PlainLines, sizes_sentence
+from jobs.progress import JsonLines, LiveBar, PlainLines
 from jobs.text import duration
+from jobs.training_lines import sizes_sentence
 
 STARTED = {"event": "started", "run": "train x", "run_id": "abc", "workers": 2, "device": "CPU", "epochs": 2}
 STEP = {
