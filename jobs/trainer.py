@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
@@ -15,8 +15,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from jobs.resources import Resources
-from jobs.training_log import Work
 from jobs.worker import SCORE, NoRetry, train_loop
+
+if TYPE_CHECKING:
+    from jobs.training_log import Work
 
 __all__ = [
     "cause_of",
