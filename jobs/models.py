@@ -97,9 +97,10 @@ def _of_run(run: Run, uri: str) -> TrainedModel:
         except TrackingError as error:
             if run.info.status == "FINISHED":
                 raise
+            parent = run.data.tags["mlflow.parentRunId"] if TRIAL_TAG in run.data.tags else None
+            resume = f"ablate --resume {parent}" if parent else f"train --resume {run_id}"
             raise JobError(
-                f"run {name!r} ({run_id}) is {run.info.status} and has no model yet: go on with it by glowctl train "
-                f"--resume {run_id}"
+                f"run {name!r} ({run_id}) is {run.info.status} and has no model yet: go on with it by glowctl {resume}"
             ) from error
         return _read(_folder_of(place, name), name, run_id, run)
 

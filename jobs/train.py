@@ -18,6 +18,7 @@ from ray.exceptions import RayActorError
 from ray.train import ControllerError, WorkerGroupError
 
 from glow.datasets import describe, load_dataset, own_channels
+from jobs.ablation_spec import TRIAL_TAG
 from jobs.channel import Channel
 from jobs.errors import JobError
 from jobs.folders import absolute_dataset, claimed, is_remote, results_folder, usable_output
@@ -88,6 +89,9 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
     stored = found.data.tags.get("glow.spec")
     if stored is None:
         raise JobError(f"run {name_or_id!r} is not a training of glowctl: it has no tag glow.spec")
+    if TRIAL_TAG in found.data.tags:
+        parent = found.data.tags["mlflow.parentRunId"]
+        raise JobError(f"run {name_or_id!r} is a trial of an ablation: go on by glowctl ablate --resume {parent}")
     if found.info.status == "FINISHED":
         raise JobError(f"run {name_or_id!r} is finished: there is nothing left to train")
     spec = make_train_spec("laptop", {**json.loads(stored), **changes, "tracking_uri": uri})

@@ -7,6 +7,7 @@ from glow.checkpoint import CheckpointError
 from jobs.errors import JobError
 from jobs.models import find_model
 from jobs.tracking import Record, TrackingError, open_store
+from jobs.train import prepare_resume
 from tests.jobs.trained import NAME, train_into
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # mlflow's own
@@ -80,3 +81,28 @@ def test_what_is_no_model_is_said_in_a_sentence(store, tmp_path):
 def test_a_store_without_trainings_says_so(tmp_path):
     with pytest.raises(TrackingError, match=r"no finished train run.*glowctl train"):
         find_model(None, f"sqlite:///{tmp_path}/mlflow.db", "glow")
+
+
+def test_a_trial_that_has_not_ended_is_gone_on_with_by_its_ablation(store):
+    _, uri, _ = store
+    tags = {"glow.job": "train", "glow.spec": "{}", "glow.trial": "1x1 s0", "mlflow.parentRunId": "abc"}
+    trial = Record.start(uri, "trials", "1x1 s0", tags, {})
+    trial.finish("KILLED")
+    with pytest.raises(JobError, match="has no model yet: go on with it by glowctl ablate --resume abc"):
+        find_model(trial.run_id, uri, "trials")
+    with pytest.raises(JobError, match="is a trial of an ablation: go on by glowctl ablate --resume abc"):
+        prepare_resume(trial.run_id, {"tracking_uri": uri, "experiment": "trials"})
+
+
+def test_without_a_name_the_best_trial_of_the_newest_ablation_is_found(store):
+    """And not the newest of its trials."""
+    folder, uri, _ = store
+    ablation = Record.start(uri, "ablations", "ablate digits", {"glow.job": "ablate"}, {})
+    trials = []
+    for label in ("1x1 s0", "1x1 s1"):
+        tags = {"glow.job": "train", "glow.trial": label, "mlflow.parentRunId": ablation.run_id}
+        trials.append(Record.start(uri, "ablations", label, tags, {}))
+        trials[-1].folder(folder / "trained")
+        trials[-1].finish("FINISHED")
+    ablation.tag("glow.champion", trials[0].run_id)
+    assert find_model(None, uri, "ablations").run_id == trials[0].run_id
