@@ -104,8 +104,9 @@ class SeededSearch(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         group = self._groups[trial_id]
-        score = (result or {}).get(SCORE, math.inf)
-        self._scores[group][trial_id] = math.inf if error or score is None else score
+        last = result or {}
+        score = last.get(f"best/{SCORE}", last.get(SCORE, math.inf))  # Tune flattens what a trial reports
+        self._scores[group][trial_id] = math.inf if error else score
         if len(self._scores[group]) == len(self._spec.all_seeds):
             self._tell(group, self._scores[group])
 

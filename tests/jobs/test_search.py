@@ -210,6 +210,14 @@ def test_a_trial_that_failed_and_was_resumed_counts_once():
     assert inner.told == [(A, 2.0, False)]
 
 
+def test_a_trial_counts_by_its_best_epoch():
+    inner = Scripted(A, B)
+    search = SeededSearch(spec(seeds=1), inner)
+    started(search, 1)
+    search.on_trial_complete("t0", {SCORE: 5.0, f"best/{SCORE}": 2.0})
+    assert inner.told == [(A, 2.0, False)]
+
+
 def test_optuna_stays_within_the_product():
     asked = spec(couplings="all", scales="bounded", permutations="1x1", depths="1,2", samples=4, seeds=1)
     search = make_search(asked)
