@@ -1,7 +1,8 @@
 """What a trial of an ablation costs before its first step, on a Ray that is up: `python benchmarks/trial_start.py`.
 
 Trials of one worker, one at a time, on the digits, in a store and a folder of their own. The first of them starts its
-process; the next take it over. Events are looked at every 0.2 s, and what is shorter shows as 0. `--workers 2` shows what trials cost that start a process a worker.
+process; the next take it over. Events are looked at every 0.2 s, and what is shorter shows as 0. `--workers 2` shows
+what trials cost that start a process a worker.
 """
 
 from __future__ import annotations
