@@ -146,7 +146,8 @@ def run(ablation: Ablation, show: Callable[[Event], None]) -> str:
                 show({"event": "ablating", "run": parent.name, "run_id": parent.run_id, "finished": finished})
                 each = {"cpus_per_worker": resources.cpus, "gpus_per_worker": resources.gpus}
                 parent.tag(RESOURCES_TAG, json.dumps(each))
-                _run_trials(ablation, resources, planned["at_a_time"], parent, known, show)
+                log = AblationLog(ablation.given, ablation.spec, ablation.work, resources, parent, known, show)
+                _run_trials(ablation, log, resources, planned["at_a_time"], parent.run_id)
                 summary = summarize_ablation(ablation.work.tracking_uri, parent, ablation.spec)
                 if summary.best is None:
                     raise JobError(f"no trial came to its end: {summary.unfinished[0]}")
@@ -174,14 +175,7 @@ def summarize_again(name_or_id: str, changes: Mapping[str, Any], show: Callable[
     show({"event": "ablated", **summary.to_dict()})
 
 
-def _run_trials(
-    ablation: Ablation,
-    resources: Resources,
-    at_a_time: int,
-    parent: Record,
-    known: Mapping[str, Run],
-    show: Callable[[Event], None],
-) -> None:
+def _run_trials(ablation: Ablation, log: AblationLog, resources: Resources, at_a_time: int, run_id: str) -> None:
     """Runs the experiment to its end.
 
     A process that Ray kills because memory is short may end more than its trial: Tune's loop knows no such error, and
@@ -190,25 +184,24 @@ def _run_trials(
     Raises JobError if that happens more than `max_failures` times.
     """
     spec = ablation.spec
-    log = AblationLog(ablation.given, spec, ablation.work, resources, parent, known, show)
     settings = worker_settings(ablation.work, resources, put_data(ablation.work), queue=None)
-    storage = f"{spec.train.output}/{parent.run_id}"
+    storage = f"{spec.train.output}/{run_id}"
     # Ray and Tune's files have no need of the store, whose URI may hold a password.
     private = spec.model_copy(update={"train": spec.train.model_copy(update={"tracking_uri": None})})
     try:
         for _ in range(spec.train.max_failures + 1):
             try:
-                with Channel(log.see, log.record) as channel, _reachable(parent.run_id, channel.queue):
+                with Channel(log.see, log.record) as channel, _reachable(run_id, channel.queue):
                     own = {**settings, "queue": channel.queue}
                     shared = Shared(private, own, resources, f"{storage}/train", log.finished)
-                    in_a_thread(_tuner(shared, at_a_time, storage, parent.run_id).fit)
+                    in_a_thread(_tuner(shared, at_a_time, storage, run_id).fit)
                 return
             except Exception as error:
                 if death_behind(error) is None:
                     raise
         raise JobError(
             f"Ray lost processes more than {spec.train.max_failures} times, most likely because memory is short: free "
-            f"some and go on with glowctl ablate --resume {parent.run_id}, or start anew with a lower --concurrent"
+            f"some and go on with glowctl ablate --resume {run_id}, or start anew with a lower --concurrent"
         )
     finally:
         log.close()
