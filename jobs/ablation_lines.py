@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from jobs.ablation_spec import values_label
 from jobs.text import bits, count, markdown_table, plain, text_table
 from jobs.training_lines import epoch_line
 
@@ -104,7 +105,7 @@ def configuration_rows(configurations: Sequence[Mapping[str, Any]], factors: Seq
         low, high = row["bits_per_dim_low"], row["bits_per_dim_high"]
         rows.append(
             [
-                " ".join(plain(row[factor]) for factor in factors),
+                values_label({factor: row[factor] for factor in factors}),
                 bits(row["bits_per_dim"]),
                 f"{bits(low)} to {bits(high)}" if math.isfinite(low) else "-",
                 bits(row["best"]),

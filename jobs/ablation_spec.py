@@ -25,6 +25,7 @@ __all__ = [
     "Values",
     "make_ablate_spec",
     "read_ablate_spec",
+    "values_label",
 ]
 
 Values = dict[str, Any]
@@ -51,6 +52,11 @@ CHAMPION_TAG = "glow.champion"
 
 CHOICES = {"permutations": Permutation, "couplings": Coupling, "scales": Scale}
 MARKS = {"depth": "K", "width": "w", "learning_rate": "lr", "seed": "s"}
+
+
+def values_label(values: Mapping[str, Any]) -> str:
+    """{"permutation": "1x1", "depth": 8} -> "1x1 K8"."""
+    return " ".join(f"{MARKS.get(name, '')}{plain(value)}" for name, value in values.items())
 
 
 class AblateSpec(BaseModel):
@@ -211,7 +217,7 @@ class AblateSpec(BaseModel):
     def label(self, values: Values) -> str:
         """A trial's name among the others, such as "1x1 K8 w128 s0"."""
         named = values if values.keys() - {"seed"} else {"permutation": self.train.permutation, **values}
-        return " ".join(f"{MARKS.get(name, '')}{plain(value)}" for name, value in named.items())
+        return values_label(named)
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=2) + "\n"
