@@ -219,16 +219,12 @@ def _draw(folder: Path, spec: AblateSpec, tables: Tables, factors: Sequence[str]
     dataset, seeds = dataset_label(spec.train.dataset), f"{spec.seeds} seed" + ("s" if spec.seeds > 1 else "")
     curves, kind = _measured(tables.curves)
     if not curves.empty:
-        lines = _lines(curves, told, factors)
-        save(
-            curves_with_bands(lines, f"{dataset}: {kind} NLL by epoch, {seeds}", f"{kind} NLL (bits/dim)"),
-            "nll_by_epoch",
-        )
+        lines, which = _lines(curves, told, factors)
+        title = f"{dataset}: {kind} NLL by epoch{which}, {seeds}"
+        save(curves_with_bands(lines, title, f"{kind} NLL (bits/dim)"), "nll_by_epoch")
     if tables.differences["difference"].notna().any():
-        save(
-            difference_intervals(tables.differences, f"{dataset}: paired differences in test NLL, {seeds}"),
-            "differences",
-        )
+        title = f"{dataset}: paired differences in test NLL, {seeds}"
+        save(difference_intervals(tables.differences, title), "differences")
     if told.empty:
         return
     if {"depth", "width"} <= set(varied):
@@ -248,12 +244,13 @@ def _measured(curves: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return curves.head(0), "test"
 
 
-def _lines(curves: pd.DataFrame, told: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
-    """A line a configuration, or where these are many the best one of each value of the first factor."""
+def _lines(curves: pd.DataFrame, told: pd.DataFrame, factors: Sequence[str]) -> tuple[pd.DataFrame, str]:
+    """A line a configuration, or where these are many the best one of each value of the first factor; and what to say
+    of that."""
     if curves["name"].nunique() <= MOST_LINES or told.empty:
-        return curves
+        return curves, ""
     best = told.loc[told.groupby(factors[0], sort=False)["bits_per_dim"].idxmin(), list(factors)]
-    return curves.merge(best, on=list(factors))
+    return curves.merge(best, on=list(factors)), f", the best of each {factors[0]}"
 
 
 def _plane(told: pd.DataFrame, varied: Sequence[str]) -> tuple[pd.DataFrame, str]:

@@ -173,12 +173,12 @@ def test_the_end_is_two_tables_what_they_mean_and_where_it_is():
     configurations, differences, sentences, places = "\n".join(told(ABLATED)).split("\n\n")
     assert [line.split("  ")[0] for line in configurations.splitlines()] == [
         "configuration",
-        "1x1 8",
+        "1x1 K8",
         "shuffle 8",
-        "reverse 8",
+        "reverse K8",
     ]
     assert configurations.splitlines()[1].split() == [
-        *("1x1", "8", "1.600", "1.500", "to", "1.700", "1.550", "1.580", "3", "100", "1234", "61")
+        *("1x1", "K8", "1.600", "1.500", "to", "1.700", "1.550", "1.580", "3", "100", "1234", "61")
     ]
     assert differences.splitlines()[1].split() == [
         *("permutation", "1x1", "-", "shuffle", "-0.200", "-0.300", "to", "-0.100", "0.020", "3", "1")
@@ -194,8 +194,8 @@ def test_the_end_is_two_tables_what_they_mean_and_where_it_is():
 def test_what_has_no_interval_or_no_score_is_a_dash():
     configurations, differences, *_ = "\n".join(told(ABLATED)).split("\n\n")
     alone, nothing = (line.split() for line in configurations.splitlines()[2:])
-    assert alone == ["shuffle", "8", "1.600", "-", "1.550", "1.580", "1", "of", "3", "100", "1234", "61"]
-    assert nothing == ["reverse", "8", "-", "-", "-", "-", "0", "of", "3", "-", "-", "-"]
+    assert alone == ["shuffle", "K8", "1.600", "-", "1.550", "1.580", "1", "of", "3", "100", "1234", "61"]
+    assert nothing == ["reverse", "K8", "-", "-", "-", "-", "0", "of", "3", "-", "-", "-"]
     undecided = differences.splitlines()[2].split()
     assert undecided == ["permutation", "1x1", "-", "reverse", "+0.100", "-", "-", "1", "1"]
 
