@@ -174,7 +174,7 @@ def test_the_end_is_two_tables_what_they_mean_and_where_it_is():
     assert [line.split("  ")[0] for line in configurations.splitlines()] == [
         "configuration",
         "1x1 K8",
-        "shuffle 8",
+        "shuffle K8",
         "reverse K8",
     ]
     assert configurations.splitlines()[1].split() == [
