@@ -35,7 +35,8 @@ def make_scheduler(spec: AblateSpec) -> TrialScheduler:
     if spec.scheduler == "asha":
         return AsyncHyperBandScheduler(max_t=max(epochs, common["grace_period"] + 1), reduction_factor=2, **common)
     if spec.scheduler == "median":
-        return MedianRule(min_samples_required=3, **common)
+        # With a finite min_time_slice it pauses trials to see more of others first, which looks like a restart.
+        return MedianRule(min_samples_required=3, min_time_slice=math.inf, **common)
     return FIFOScheduler()
 
 

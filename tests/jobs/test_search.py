@@ -292,3 +292,13 @@ def test_the_median_rule_goes_on_when_a_trial_has_ended():
     trials.decide(trials.good[0], EPOCHS)
     trials.scheduler.on_trial_complete(trials.controller, trials.good[0], {SCORE: 1.0})
     assert trials.decide(trials.bad, 3) == TrialScheduler.CONTINUE
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median"])
+def test_no_scheduler_pauses_a_trial_to_see_others_first(scheduler):
+    trials = Trials(scheduler, good=1)
+    waiting = SimpleNamespace(status="PENDING", is_finished=lambda: False)
+    trials.controller.get_live_trials = lambda: [waiting]
+    trials.controller.get_trials = lambda: [waiting]
+    decided = [trials.decide(trials.good[0], epoch) for epoch in range(1, EPOCHS + 1)]
+    assert decided == [TrialScheduler.CONTINUE] * EPOCHS
