@@ -43,12 +43,6 @@ class Scripted(Searcher):
     def on_trial_complete(self, trial_id, result=None, error=False):
         self.told.append((self.proposed[trial_id], result and result[SCORE], error))
 
-    def save(self, checkpoint_path):
-        raise NotImplementedError
-
-    def restore(self, checkpoint_path):
-        raise NotImplementedError
-
 
 def started(search, count, first=0):
     """The values of so many trials, which are called t0, t1, ..."""
