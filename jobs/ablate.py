@@ -26,7 +26,7 @@ from jobs.folders import claimed, is_remote, results_folder, usable_output
 from jobs.progress import Event, forgiving
 from jobs.resources import Resources, trial_resources
 from jobs.search import make_scheduler, make_search
-from jobs.specs import SpecError, TrainSpec, validated
+from jobs.specs import TrainSpec, refuse, validated
 from jobs.threads import in_a_thread
 from jobs.tracking import Record, child_runs, find_run, tracking_uri, without_password
 from jobs.trainer import cause_of, death_behind, plain_reason, put_data, worker_settings
@@ -76,11 +76,7 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Ablation:
 
     Raises what `prepare` raises, TrackingError for a run that does not exist, and JobError for one that cannot go on.
     """
-    free = ("tracking_uri", "experiment", "data_root", "download")
-    fixed = [name for name in changes if name not in free]
-    if fixed:
-        flags = ", ".join("--" + name.replace("_", "-") for name in fixed)
-        raise SpecError(f"a resumed ablation keeps its settings: leave out {flags}")
+    refuse(changes.keys() - {"tracking_uri", "experiment", "data_root", "download"}, "a resumed ablation")
     uri, found = find_ablation(name_or_id, changes)
     stored = json.loads(found.data.tags["glow.spec"])
     stored["train"] |= {**changes, "tracking_uri": uri}
@@ -167,7 +163,9 @@ def _known_trials(ablation: Ablation) -> dict[str, Run]:
 
 
 def summarize_again(name_or_id: str, changes: Mapping[str, Any], show: Callable[[Event], None]) -> None:
-    """Compares the trials of an ablation by what MLflow has of them now. Raises what `find_ablation` raises."""
+    """Compares the trials of an ablation by what MLflow has of them now. `changes` may say where that is, and where the
+    summary goes. Raises what `find_ablation` raises."""
+    refuse(changes.keys() - {"tracking_uri", "experiment", "output"}, "an ablation that is summarized")
     uri, found = find_ablation(name_or_id, changes)
     stored = json.loads(found.data.tags["glow.spec"])
     stored["train"]["output"] = usable_output(changes.get("output", stored["train"]["output"]))

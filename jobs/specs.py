@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -27,6 +27,7 @@ __all__ = [
     "numbers",
     "read_json",
     "read_spec",
+    "refuse",
     "setting",
     "theme_of",
     "validated",
@@ -277,6 +278,13 @@ def numbers(value: Any, kind: type[Number], allowed: str) -> Any:
     if not found:
         raise ValueError(f"is {allowed} with commas between, not {value!r}")
     return found
+
+
+def refuse(settings: Iterable[str], what: str) -> None:
+    """Raises SpecError if any of these were given, which `what` has already."""
+    flags = ", ".join("--" + name.replace("_", "-") for name in sorted(settings))
+    if flags:
+        raise SpecError(f"{what} keeps its settings: leave out {flags}")
 
 
 def theme_of(spec: type[BaseModel], name: str) -> str:

@@ -24,7 +24,7 @@ from jobs.errors import JobError
 from jobs.folders import absolute_dataset, claimed, is_remote, results_folder, usable_output
 from jobs.progress import Event, forgiving
 from jobs.resources import Resources, resources_for
-from jobs.specs import SpecError, TrainSpec, make_train_spec, theme_of, worker_range
+from jobs.specs import SpecError, TrainSpec, make_train_spec, refuse, theme_of, worker_range
 from jobs.threads import in_a_thread
 from jobs.tracking import Record, find_run, tracking_uri
 from jobs.trainer import cause_of, copy_model, plain_reason, put_data, torch_trainer, worker_settings
@@ -81,9 +81,7 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
     """
     free = ("tracking_uri", "experiment", "data_root", "download")
     fixed = [name for name in changes if theme_of(TrainSpec, name) != "Compute" and name not in free]
-    if fixed:
-        flags = ", ".join("--" + name.replace("_", "-") for name in fixed)
-        raise SpecError(f"a resumed run keeps its settings: leave out {flags}")
+    refuse(fixed, "a resumed run")
     uri = tracking_uri(changes.get("tracking_uri"))
     found = find_run(uri, changes.get("experiment", TrainSpec.model_fields["experiment"].default), name_or_id)
     stored = found.data.tags.get("glow.spec")

@@ -69,6 +69,21 @@ def test_what_was_asked_wrongly_is_one_sentence_and_exit_code_2(tmp_path, argume
     assert not (tmp_path / "mlflow.db").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--resume", "x", "--depths", "4", "--seeds", "2"], "keeps its settings: leave out --depths, --seeds"),
+        (["--summarize", "x", "--depths", "4"], "keeps its settings: leave out --depths"),
+        (["--summarize", "x", "--resume", "x"], "give one of them"),
+        (["--summarize", "x", "--dry-run"], "--dry-run is for a new ablation"),
+        (["--depths", "0"], "depth must be at least 1, not 0"),
+    ],
+)
+def test_what_was_asked_wrongly_of_an_ablation_is_one_sentence_and_exit_code_2(tmp_path, arguments, message):
+    assert message in one_sentence(glowctl(tmp_path, "ablate", *arguments), 2)
+    assert not (tmp_path / "mlflow.db").exists()
+
+
 def test_a_flag_that_is_none_is_answered_by_its_name(tmp_path):
     done = glowctl(tmp_path, "train", "--permutaton", "1x1")
     assert done.returncode == 2
