@@ -120,7 +120,7 @@ class AblationLog:
         if label not in self._trials:
             values, known = self._values[label], self._known.get(label)
             work = self._work.variant(self._given.trial_spec(values), self._spec.trial_spec(values), known)
-            record = None if known is None else Record.existing(work.tracking_uri, known)
+            record = None if known is None else Record.existing(work.tracking_uri, known).impatient()
             log = TrainingLog(work, record, self._shown_of(label), {"trial": label})
             self._trials[label] = Trial(work, log, record, described=known is not None)
         return self._trials[label]
@@ -150,7 +150,8 @@ class AblationLog:
         if trial.record is None:
             tags = trial.work.tags() | {TRIAL_TAG: label, "mlflow.parentRunId": self._parent.run_id}
             spec = trial.work.spec
-            trial.record = Record.start(trial.work.tracking_uri, spec.experiment, label, tags, trial.work.params())
+            started = Record.start(trial.work.tracking_uri, spec.experiment, label, tags, trial.work.params())
+            trial.record = started.impatient()
             trial.log.attach(trial.record)
         if not trial.described:
             with self._folder(label) as folder:

@@ -8,7 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import ray
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.progress import Event
 from jobs.tracking import TrackingError
@@ -18,6 +20,12 @@ __all__ = ["Channel"]
 POLL_S = 0.2
 RETRY_S = 5.0
 PATIENCE_AT_END_S = 180.0
+
+
+def make_queue() -> Queue:
+    """On this machine: it must be there still when a worker's is cut off."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
 class Channel:
@@ -30,7 +38,7 @@ class Channel:
     """
 
     def __init__(self, see: Callable[[Event], None], record: Callable[[Event], None]) -> None:
-        self.queue: Any = Queue(actor_options={"num_cpus": 0})
+        self.queue: Any = make_queue()
         self._see, self._record = see, record
         self._pending: deque[Event] = deque()
         self._closing = threading.Event()

@@ -12,6 +12,7 @@ from filelock import FileLock
 from filelock import Timeout as FileLockTimeout
 
 from jobs.errors import JobError
+from jobs.surroundings import in_ray_job, storage
 
 __all__ = ["absolute_dataset", "claimed", "dataset_label", "is_remote", "results_folder", "usable_output"]
 
@@ -22,7 +23,20 @@ def is_remote(output: str) -> bool:
 
 
 def usable_output(output: str) -> str:
-    """The absolute path of a folder that can be written, or a bucket as it is. Raises JobError."""
+    """The absolute path of a folder that can be written, or a bucket's URI. A relative one is under $GLOW_STORAGE, if
+    that is set, else in the working folder.
+
+    Raises JobError; also in a job of a cluster without such storage, whose working folder goes with it.
+    """
+    if not is_remote(output) and not Path(output).expanduser().is_absolute():
+        under = storage()
+        if under is not None:
+            output = f"{under.rstrip('/')}/{output}"
+        elif in_ray_job():
+            raise JobError(
+                f"the output {output} has no place: give --output a bucket or the absolute path of a folder that all "
+                "machines share, or set GLOW_STORAGE where the head is started"
+            )
     if is_remote(output):
         return output
     path = Path(output).expanduser().absolute()

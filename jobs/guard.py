@@ -1,4 +1,4 @@
-"""Ends an embedded Ray whose driver is gone, however it went: run by `jobs.submission` as a process of its own.
+"""Ends an embedded Ray whose driver is gone, however it went: run by `jobs.connection` as a process of its own.
 
 `python -m jobs.guard FOLDER PID` waits for the end of its standard input, which the driver PID holds open and the
 kernel closes when it dies. Then it kills every process that has a file open in Ray's private FOLDER (Ray hides its

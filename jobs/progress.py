@@ -29,8 +29,10 @@ __all__ = [
     "LiveBar",
     "LiveTable",
     "PlainLines",
+    "Wire",
     "forgiving",
     "make_display",
+    "sent_event",
 ]
 
 Event = dict[str, Any]
@@ -58,11 +60,11 @@ def forgiving(show: Callable[[Event], None]) -> Callable[[Event], None]:
     return show_if_possible
 
 
-def make_display(kind: Literal["auto", "json"], table: bool = False) -> Display:
+def make_display(kind: Literal["auto", "plain", "json"], table: bool = False) -> Display:
     """In a terminal a live bar, or a live table for what has many trainings."""
     if kind == "json":
         return JsonLines()
-    if not sys.stdout.isatty():
+    if kind == "plain" or not sys.stdout.isatty():
         return PlainLines()
     return LiveTable() if table else LiveBar()
 
@@ -97,6 +99,24 @@ class JsonLines(PlainLines):
 
     def text(self, event: Event) -> str | None:
         return json.dumps(_json_value(event))
+
+
+class Wire(PlainLines):
+    """Every event as `sent_event` reads it: JSON lines, but with NaN and infinity."""
+
+    def text(self, event: Event) -> str | None:
+        return json.dumps({"event": event["event"], **event})
+
+
+def sent_event(line: str) -> Event | None:
+    """The event in a line that `Wire` wrote, None for any other line."""
+    if not line.startswith('{"event":'):
+        return None
+    try:
+        event: Event = json.loads(line)
+    except ValueError:
+        return None
+    return event
 
 
 def _json_value(value: Any) -> Any:
@@ -187,7 +207,9 @@ class LiveTable:
             row |= {"state": "running", **event}
         self._live.update(self._table(), refresh=True)
 
-    def _table(self) -> Table:
+    def _table(self) -> Table | str:
+        if not self._trials:
+            return ""
         table = Table("trial", "epoch", "train", "validation bits/dim", "test", "images/s", "left", "state")
         order = {"running": 0, "waiting": 2}
         rows = sorted(self._trials.items(), key=lambda item: order.get(item[1]["state"], 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from ray.train import ScalingConfig
 
 from jobs.errors import JobError
 from jobs.specs import TrainSpec, worker_range
+from jobs.surroundings import node_types
 from jobs.text import count
 
 __all__ = ["Resources", "resources_for", "trial_resources"]
@@ -111,7 +113,31 @@ def trial_resources(spec: TrainSpec, trials: int, most: int | None) -> tuple[Res
 
 
 def _nodes() -> list[dict[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    """The machines of the cluster, and those that its autoscaler may add."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [*alive, *_to_come(alive, *node_types())]
+
+
+def _to_come(
+    alive: list[dict[str, float]], types: Mapping[str, Mapping[str, Any]], most: int | None
+) -> list[dict[str, float]]:
+    """The machines that may be added: of each kind as many as are not there yet, and no more than `most` workers beside
+    the head."""
+    left = list(alive)
+    missing = []
+    for kind in types.values():
+        resources = {name: float(amount) for name, amount in kind.get("resources", {}).items()}
+        for _ in range(kind.get("max_workers", 0) if resources else 0):
+            same = next((node for node in left if _same(node, resources)), None)
+            if same is not None:
+                left.remove(same)
+            else:
+                missing.append(resources)
+    return missing if most is None else missing[: max(0, most + 1 - len(alive))]
+
+
+def _same(node: Mapping[str, float], resources: Mapping[str, float]) -> bool:
+    return all(node.get(kind, 0.0) == resources.get(kind, 0.0) for kind in ("CPU", "GPU"))
 
 
 def _total(nodes: list[dict[str, float]]) -> dict[str, float]:

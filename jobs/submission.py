@@ -1,224 +1,158 @@
-"""Where a job runs: in a Ray of its own on this machine, started for it and gone after it.
-
-Only this file knows. (Clusters by `--address`, through Ray Jobs, are not written yet.)
-"""
+"""Where a request is done: here, or on a cluster through Ray Jobs. Only this file knows."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
-import signal
-import subprocess
+import json
+import re
 import sys
-import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.ablation_spec import AblateSpec
-from jobs.evaluation_specs import EvaluationSpec
-from jobs.progress import forgiving
+from jobs.check import CHECK_FILE
+from jobs.cluster import Cluster
+from jobs.entry import REQUEST_FILE
+from jobs.errors import FAILURE, TERMINATED, USAGE, JobError
+from jobs.folders import absolute_dataset, dataset_label
+from jobs.progress import Display, Event, sent_event
+from jobs.requests import Request, perform
 from jobs.specs import TrainSpec
-from jobs.tracking import check_store, tracking_uri
+from jobs.tracking import given_tracking_uri, source_tags
 
 if TYPE_CHECKING:
-    from jobs.progress import Display
-    from jobs.train import TrainResult, Work
+    from ray.job_submission import JobDetails
 
-__all__ = [
-    "Terminated",
-    "ablate",
-    "embedded_ray",
-    "evaluate",
-    "plan_ablation",
-    "resume_ablation",
-    "resume_training",
-    "summarize_ablation",
-    "train",
-]
+__all__ = ["OUTPUT", "check", "exit_code", "follow", "seen_by", "submit"]
 
-LEAST_OBJECT_STORE = 100 * 2**20
+CHECK_PATIENCE_S = 120.0
 
-# Ray reads these when it is imported, and hands them to its workers.
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "token",  # with a token of this command's own, so that ~/.ray is neither read nor written
-    "RAY_ENABLE_AUTO_CONNECT": "0",  # a stray call after the end must not start another Ray
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # no "(raylet) A worker died" among the progress: the record tells of it
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a checkpoint is registered, and a death noticed, within this
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow has the metrics
-    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # what is known of trials that a kill -9 may cost
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",  # Tune says nothing by itself
-}
+OUTPUT: str = TrainSpec.model_fields["output"].default
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came: as Ctrl-C, but the exit code says so."""
+def submit(request: Request, display: Display, address: str | None, detach: bool = False) -> int:
+    """Does a request on a Ray of this machine's own, or at an address on a cluster; the exit code.
 
+    On a cluster, all that can be wrong with it is looked for first. Then the job goes on by itself, whatever becomes of
+    this process, which shows it until it ends or, with `detach`, says its id and leaves it.
 
-def train(spec: TrainSpec, display: Display) -> TrainResult:
-    """Trains, from the beginning. Raises TrackingError, and what `jobs.train.prepare` and `jobs.train.run` raise."""
-    check_store(tracking_uri(spec.tracking_uri))  # before the imports, which take seconds
-    _set_environment()
-    from jobs import train as job
-
-    return _train(job.prepare(spec), display)
-
-
-def resume_training(run: str, changes: Mapping[str, Any], display: Display) -> TrainResult:
-    """Goes on with a run that stopped. Raises what `jobs.train.prepare_resume` and `jobs.train.run` raise."""
-    _set_environment()
-    from jobs import train as job
-
-    return _train(job.prepare_resume(run, changes), display)
-
-
-def plan_ablation(spec: AblateSpec, display: Display) -> None:
-    """Says how many trials an ablation would have and what each would take. Raises what `ablate` raises."""
-    check_store(tracking_uri(spec.train.tracking_uri))
-    _set_environment()
-    from jobs import ablate as job
-
-    ablation = job.prepare(spec)
-    with display as show, embedded_ray():
-        show(job.plan(ablation)[0])
-
-
-def ablate(spec: AblateSpec, display: Display) -> str:
-    """Trains in many variants, and compares them; the id of the run of the best. Raises TrackingError, and what
-    `jobs.ablate.prepare` and `jobs.ablate.run` raise."""
-    check_store(tracking_uri(spec.train.tracking_uri))
-    _set_environment()
-    from jobs import ablate as job
-
-    ablation = job.prepare(spec)
-    with display as show, embedded_ray(ablation.nbytes):
-        return job.run(ablation, show)
-
-
-def resume_ablation(run: str, changes: Mapping[str, Any], display: Display) -> str:
-    """Goes on with an ablation that stopped; the id of the run of the best trial. Raises what
-    `jobs.ablate.prepare_resume` and `jobs.ablate.run` raise."""
-    _set_environment()
-    from jobs import ablate as job
-
-    ablation = job.prepare_resume(run, changes)
-    with display as show, embedded_ray(ablation.nbytes):
-        return job.run(ablation, show)
-
-
-def summarize_ablation(run: str, changes: Mapping[str, Any], display: Display) -> None:
-    """Compares an ablation's trials again, from what MLflow has of them. Raises TrackingError and JobError."""
-    _set_environment()
-    from jobs import ablate as job
-
-    with display as show:
-        job.summarize_again(run, changes, show)
-
-
-def evaluate(specs: Sequence[EvaluationSpec], display: Display) -> None:
-    """Runs one evaluation job after the other. All are prepared before the first starts, and Ray is started only if
-    one of them needs it. Raises TrackingError, and what their `prepare` and `run` raise."""
-    check_store(tracking_uri(specs[0].tracking_uri))
-    _set_environment()
-    jobs = [_evaluation_job(spec) for spec in specs]
-    with display as show:
-        works = [job.prepare(spec) for job, spec in zip(jobs, specs, strict=True)]
-        needs_ray = any(work.needs_ray for work in works)
-        with embedded_ray(sum(work.nbytes for work in works)) if needs_ray else _sigterm_as_interrupt():
-            for job, work in zip(jobs, works, strict=True):
-                job.run(work, forgiving(show))
-
-
-def _evaluation_job(spec: EvaluationSpec) -> Any:
-    """The module of a spec's job: `prepare(spec)` gives its work, `run(work, show)` does it."""
-    return import_module(f"jobs.{type(spec).__name__.removesuffix('Spec').lower()}")
-
-
-def _train(work: Work, display: Display) -> TrainResult:
-    from jobs import train as job
-
-    with display as show, embedded_ray(work.nbytes):
-        return job.run(work, show)
-
-
-def _set_environment() -> None:
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if os.environ["RAY_AUTH_MODE"] == "token":
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
-
-
-@contextlib.contextmanager
-def embedded_ray(data_bytes: int = 0) -> Iterator[None]:
-    """A private Ray on the loopback interface, with room for `data_bytes` in its object store.
-
-    Nothing of it is left however this process ends: `jobs.guard` sees to that. SIGTERM raises `Terminated`, Ctrl-C
-    KeyboardInterrupt. Several processes can each have one. It takes about 5 s and 600 MB.
+    Raises what `perform` raises, and JobError for a cluster that cannot take the job.
     """
-    import ray
-    from ray._private import ray_constants
+    if address is None:
+        perform(request, display)
+        return 0
+    cluster = Cluster(address)
+    request, files = sent(request)
+    for problem in check(cluster, _told(request, "output") or OUTPUT, _told(request, "tracking_uri"))["problems"]:
+        raise JobError(problem)
+    files[REQUEST_FILE] = request.model_dump_json(indent=2)
+    about = {"glow.title": request.title, **source_tags()}
+    job = cluster.submit("jobs.entry", _name(request), files, about)
+    with display as show:
+        show({"event": "submitted", "job": job, "address": address, "detached": detach})
+        return 0 if detach else follow(cluster, job, show)
 
-    folder = tempfile.mkdtemp(prefix="glow-ray-", dir=_short_temporary_folder())
-    guard = subprocess.Popen(
-        [sys.executable, "-P", "-m", "jobs.guard", folder, str(os.getpid())],  # -P: not what lies in this folder
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert guard.stdin is not None
-    # Without this Ray replaces 127.0.0.1 by the address that others see, and listens to them.
-    ray_constants.ENABLE_RAY_CLUSTER = False
+
+def follow(cluster: Cluster, job: str, show: Callable[[Event], None]) -> int:
+    """Shows a job's events until it ends, and its other lines on standard error; the exit code."""
+    return exit_code(cluster.follow(job, seen_by(show)))
+
+
+def seen_by(show: Callable[[Event], None]) -> Callable[[str], None]:
+    """Takes the lines of a job."""
+
+    def see(line: str) -> None:
+        event = sent_event(line)
+        if event is not None:
+            show(event)
+        elif not _is_rays(line):
+            print(line, file=sys.stderr, flush=True)
+
+    return see
+
+
+def exit_code(job: JobDetails) -> int:
+    """What a job that has ended came to: its own code, 143 if it was stopped.
+
+    Raises JobError for a job that never ran, or whose process died.
+    """
+    if job.status.value == "SUCCEEDED":
+        return 0
+    if job.status.value == "STOPPED":
+        return TERMINATED
+    code = job.driver_exit_code
+    if code in (FAILURE, USAGE):
+        return int(code)
+    died = f"its process died with code {code}" if code else (job.message or "Ray does not say why").splitlines()[0]
+    raise JobError(f"job {job.submission_id} failed: {died}; glowctl logs {job.submission_id} has what it wrote")
+
+
+def check(cluster: Cluster, output: str, tracking_uri: str | None) -> dict[str, Any]:
+    """What a job on the cluster finds there: the event of `jobs.check`."""
+    asked = json.dumps({"output": output, "tracking_uri": tracking_uri})
+    job = cluster.submit("jobs.check", "check", {CHECK_FILE: asked}, {"glow.title": "check"})
     try:
-        ray.init(
-            "local",
-            object_store_memory=LEAST_OBJECT_STORE + 2 * data_bytes,
-            include_dashboard=True,  # without it placement groups of killed trials are never freed
-            dashboard_host="127.0.0.1",
-            _node_ip_address="127.0.0.1",
-            _temp_dir=folder,
-            log_to_driver=False,
-            logging_level="error",
-        )
-        with _sigterm_as_interrupt():  # after ray.init, which sets a handler of its own
-            yield
+        done = cluster.wait(job, CHECK_PATIENCE_S)
+        lines = [line for line in cluster.log(job) if line.strip()]
     finally:
-        ray.shutdown()
-        guard.stdin.close()
-        guard.wait()
+        cluster.forget(job)
+    found = next((event for line in lines if (event := sent_event(line)) is not None), None)
+    if found is None:
+        last = lines[-1] if lines else (done.message or "it says nothing")
+        raise JobError(f"the cluster at {cluster.address} cannot run glowctl: {last.strip().splitlines()[0]}")
+    return found
 
 
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends what runs as Ctrl-C does, by KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    terminated = False
-
-    def on_sigterm(number: int, frame: object) -> None:
-        nonlocal terminated
-        terminated = True
-        signal.raise_signal(signal.SIGINT)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, on_sigterm)
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise Terminated if terminated else error from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def sent(request: Request) -> tuple[Request, dict[str, str | Path]]:
+    """The request as another machine understands it, and the files that it needs there: relative paths, other than
+    outputs, are made absolute, the tracking URI is this machine's if one is set, and images are sent along."""
+    files: dict[str, str | Path] = {}
+    return request.model_copy(
+        update={
+            "specs": {job: _sent_settings(settings, files) for job, settings in request.specs.items()},
+            "changes": _sent_settings(request.changes, files),
+        }
+    ), files
 
 
-def _short_temporary_folder() -> str | None:
-    """Paths of sockets must not exceed 107 characters, of which Ray needs about 70."""
-    return None if len(tempfile.gettempdir()) < 30 else "/tmp"
+def _sent_settings(settings: dict[str, Any], files: dict[str, str | Path]) -> dict[str, Any]:
+    if "train" in settings:
+        return {**settings, "train": _sent_settings(settings["train"], files)}
+    told = dict(settings)
+    uri = given_tracking_uri(told.get("tracking_uri"))
+    if uri is not None:
+        told["tracking_uri"] = uri
+    for name in ("dataset", "trained_on"):
+        if told.get(name):
+            told[name] = absolute_dataset(told[name])
+    for name in ("datasets", "ood_datasets"):
+        if told.get(name):
+            told[name] = [absolute_dataset(dataset) for dataset in told[name]]
+    if told.get("data_root"):
+        told["data_root"] = str(Path(told["data_root"]).expanduser().absolute())
+    if told.get("model") and Path(told["model"]).expanduser().is_dir():
+        told["model"] = str(Path(told["model"]).expanduser().absolute())
+    for name in ("from_image", "to_image"):
+        if told.get(name):
+            image = Path(told[name]).expanduser()
+            if not image.is_file():
+                raise JobError(f"there is no image {image}")
+            sent_as = f"images/{name}{image.suffix}"
+            files[sent_as], told[name] = image, sent_as
+    return told
+
+
+def _told(request: Request, name: str) -> str | None:
+    """A setting of the request that its jobs have in common."""
+    every = [settings.get("train", settings) for settings in (*request.specs.values(), request.changes)]
+    return next((str(settings[name]) for settings in every if settings.get(name)), None)
+
+
+def _name(request: Request) -> str:
+    """Of a job: what it does, and on which data."""
+    parts = [request.do.split("_")[0], *([dataset_label(request.dataset)] if request.dataset else [])]
+    return re.sub(r"[^A-Za-z0-9-]+", "-", "-".join(parts))
+
+
+def _is_rays(line: str) -> bool:
+    """Lines that Ray's own start and end write into a job's log, which say nothing to the user."""
+    return not line.strip() or line.startswith("Running entrypoint for job") or "\tINFO " in line

@@ -33,11 +33,14 @@ def plain(value: str | float) -> str:
     return short if isinstance(value, str) or float(short) == value else repr(value)
 
 
-def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the first of them the headings, as aligned columns: the first to the left, others to the right."""
+def text_table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Rows of cells, the first of them the headings, as aligned columns: the first `left` to the left, others to the
+    right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = (
-        "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(cells))
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width) for column, (cell, width) in enumerate(cells)
+        )
         for cells in (list(zip(row, widths, strict=True)) for row in rows)
     )
     return "\n".join(line.rstrip() for line in lines)

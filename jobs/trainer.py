@@ -30,6 +30,15 @@ __all__ = [
     "worker_settings",
 ]
 
+PATIENCE_FOR_ALL_S = 900
+"""How long a training of a fixed number of workers waits for machines to come, or come back, before it tries anew."""
+
+PATIENCE_FOR_SOME_S = 15
+"""How long an elastic training does, before it looks again at how many there are."""
+
+STARTS = 10
+"""How often the start of all workers together is tried again, after machines that did not come or went meanwhile."""
+
 GRID = 100
 """Images in a sample grid: the report's 10 x 10."""
 
@@ -59,6 +68,9 @@ def torch_trainer(
 ) -> TorchTrainer:
     """Goes on by itself where one of the same name and output stopped."""
     spec = settings["spec"]
+    least, most = resources.workers
+    patience = PATIENCE_FOR_ALL_S if least == most else PATIENCE_FOR_SOME_S
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
     return TorchTrainer(
         train_loop,
         train_loop_config=settings,
@@ -69,7 +81,7 @@ def torch_trainer(
             storage_path=spec["output"],
             callbacks=[NoRetry(), *(callbacks or [])],
             # Without a limit an error of the controller itself is retried for ever.
-            failure_config=FailureConfig(max_failures=spec["max_failures"], controller_failure_limit=3),
+            failure_config=FailureConfig(max_failures=spec["max_failures"], controller_failure_limit=STARTS),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="min"
             ),

@@ -1,5 +1,6 @@
 """What a training says on the screen. Its events, dicts with a key ``event``:
 
+- ``submitted``: job, address, detached (of every job on a cluster)
 - ``started``: run, run_id, workers, epochs, device, precision
 - ``step``: epoch, step, steps, images_per_second, train_bits_per_dim, validation_bits_per_dim (of the epoch before),
   seconds_left
@@ -20,6 +21,12 @@ from jobs.text import bits, count, duration
 __all__ = ["TRAINING_LINES", "epoch_line", "sizes_sentence"]
 
 Event = dict[str, Any]
+
+
+def submitted_line(event: Event) -> str:
+    job = event["job"]
+    left = f"; glowctl logs -f {job} shows it, glowctl stop {job} ends it" if event["detached"] else ""
+    return f"submitted job {job} to {event['address']}{left}"
 
 
 def started_line(event: Event) -> str:
@@ -73,6 +80,7 @@ def finished_lines(event: Event) -> str:
 
 
 TRAINING_LINES: dict[str, Callable[[Event], str]] = {
+    "submitted": submitted_line,
     "started": started_line,
     "epoch": epoch_line,
     "restart": restart_line,

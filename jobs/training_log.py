@@ -168,16 +168,17 @@ class TrainingLog:
 
     def record(self, event: Event) -> None:
         """Raises TrackingError while the store is away."""
+        run = self._run.impatient()
         match event["event"]:
             case "attempt":
                 attempt = {name: event[name] for name in ("restarts", "workers", "parameters")}
-                self._run.metrics(attempt, event["epoch"])
+                run.metrics(attempt, event["epoch"])
             case "epoch":
                 measured = {METRICS[name]: event[name] for name in METRICS if not math.isnan(event[name])}
-                self._run.metrics(measured, event["epoch"])
+                run.metrics(measured, event["epoch"])
             case "samples":
-                self._run.image(image_grid(event["images"]), "samples", event["epoch"])
-                self._run.metrics({"inverse_error": event["inverse_error"]}, event["epoch"])
+                run.image(image_grid(event["images"]), "samples", event["epoch"])
+                run.metrics({"inverse_error": event["inverse_error"]}, event["epoch"])
 
     def _see_attempt(self, event: Event) -> None:
         """The first attempt is the start, one with more workers is elastic growth; any other means that some died."""

@@ -15,11 +15,12 @@ from jobs.tracking.queries import (
     newest_run,
     read_table,
 )
-from jobs.tracking.record import Record, Status
+from jobs.tracking.record import Record, Status, source_tags
 from jobs.tracking.registry import Champion, crown
 from jobs.tracking.store import (
     TrackingError,
     check_store,
+    given_tracking_uri,
     open_command,
     open_store,
     server_command,
@@ -42,12 +43,14 @@ __all__ = [
     "download_model",
     "find_run",
     "find_tagged",
+    "given_tracking_uri",
     "metric_history",
     "newest_run",
     "open_command",
     "open_store",
     "read_table",
     "server_command",
+    "source_tags",
     "tracking_uri",
     "without_password",
 ]

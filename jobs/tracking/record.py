@@ -5,13 +5,15 @@ from __future__ import annotations
 import getpass
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from jobs.surroundings import job_metadata, ray_job_id
 from jobs.tracking.queries import metric_history
-from jobs.tracking.store import TrackingError, client_of, open_store, sentences
+from jobs.tracking.store import TrackingError, check_store, client_of, open_store, sentences
+from jobs.tracking.watch import watched
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,19 +21,26 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["Record", "Status"]
+__all__ = ["Record", "Status", "source_tags"]
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+
+PATIENCE_S = 180.0
+RETRY_S = 5.0
 
 ENDS = {"glow.error", "glow.stopped"}
 """Tags that say why a run ended before its time."""
 
 
 class Record:
-    """A run that is being written."""
+    """A run that is being written.
 
-    def __init__(self, uri: str, client: MlflowClient, run: Run) -> None:
-        self._uri, self._client = uri, client
+    While the store is away, what is written waits for it, up to `PATIENCE_S`; that of `impatient()` raises
+    TrackingError at once.
+    """
+
+    def __init__(self, uri: str, client: MlflowClient, run: Run, patience_s: float = PATIENCE_S) -> None:
+        self._uri, self._client, self._run, self._patience_s = uri, client, run, patience_s
         self.run_id: str = run.info.run_id
         self.name: str = run.info.run_name
         self.artifact_uri: str = run.info.artifact_uri
@@ -43,7 +52,7 @@ class Record:
 
         client, experiment_id = open_store(uri, experiment)
         with sentences(uri):
-            run = client.create_run(experiment_id, run_name=name, tags={**_source_tags(), **tags})
+            run = client.create_run(experiment_id, run_name=name, tags={**source_tags(), **tags})
             try:
                 client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
             except Exception:
@@ -56,27 +65,49 @@ class Record:
         """The record of a run that `find_run` found."""
         return cls(uri, client_of(uri), run)
 
+    def impatient(self) -> Record:
+        """The same run, for one who tries again by himself."""
+        return Record(self._uri, self._client, self._run, patience_s=0.0)
+
+    def _write(self, call: Callable[[], object]) -> None:
+        """Raises TrackingError for what the store refuses, or if it stays away."""
+        deadline = time.monotonic() + self._patience_s
+        refused = False
+        while True:
+            try:
+                with sentences(self._uri):
+                    call()
+                return
+            except TrackingError:
+                # Refused twice by a store that answers, it is not the store's absence.
+                if refused or time.monotonic() > deadline:
+                    raise
+                refused = _answers(self._uri)
+            time.sleep(RETRY_S)
+
     def begin(self) -> None:
         """Sets the run running, which one that is resumed was no more, and forgets how it ended then."""
-        with sentences(self._uri):
+
+        def write() -> None:
             for name in ENDS & self._client.get_run(self.run_id).data.tags.keys():
                 self._client.delete_tag(self.run_id, name)
             self._client.update_run(self.run_id, status="RUNNING")
+
+        self._write(write)
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        with sentences(self._uri):
-            self._client.log_batch(self.run_id, metrics=[Metric(k, float(v), now, step) for k, v in values.items()])
+        metrics = [Metric(name, float(value), now, step) for name, value in values.items()]
+        self._write(lambda: self._client.log_batch(self.run_id, metrics=metrics))
 
     def metric_steps(self, name: str) -> dict[int, float]:
         """The last value of a metric at each step."""
         return metric_history(self._uri, self.run_id, name)
 
     def tag(self, name: str, value: str) -> None:
-        with sentences(self._uri):
-            self._client.set_tag(self.run_id, name, value)
+        self._write(lambda: self._client.set_tag(self.run_id, name, value))
 
     def describe(self, markdown: str) -> None:
         """The description that the UI shows above the run."""
@@ -84,27 +115,27 @@ class Record:
 
     def image(self, image: np.ndarray, key: str, step: int) -> None:
         """A uint8 image (H, W, 3) of a series that the UI shows over the steps."""
-        with sentences(self._uri):
-            self._client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
+        self._write(lambda: self._client.log_image(self.run_id, image, key=key, step=step, synchronous=True))
 
     def folder(self, folder: Path) -> None:
         """Everything in `folder`, as artifacts of the same paths."""
-        with sentences(self._uri):
-            self._client.log_artifacts(self.run_id, str(folder))
+        self._write(lambda: self._client.log_artifacts(self.run_id, str(folder)))
 
     def file(self, file: Path, folder: str) -> None:
         """A file, as an artifact in this folder of the run."""
-        with sentences(self._uri):
-            self._client.log_artifact(self.run_id, str(file), folder)
+        self._write(lambda: self._client.log_artifact(self.run_id, str(file), folder))
 
     def table(self, table: pd.DataFrame, path: str) -> None:
         """A table that the UI shows and compares over runs; `path` ends in .json."""
-        with sentences(self._uri):
+
+        def write() -> None:
             if any(artifact.path == path for artifact in self._client.list_artifacts(self.run_id)):
                 # log_table would add to it; this is the form that it writes.
                 self._client.log_text(self.run_id, table.to_json(orient="split", index=False), path)
             else:
                 self._client.log_table(self.run_id, table, path)
+
+        self._write(write)
 
     def dataset(self, images: np.ndarray, name: str, digest: str, context: str, source: str) -> None:
         """A data set as an input of the run; `context` is training, validation or test."""
@@ -113,9 +144,8 @@ class Record:
         from mlflow.entities import DatasetInput, InputTag
 
         dataset = from_numpy(images, source=CodeDatasetSource({"glow.dataset": source}), name=name, digest=digest)
-        tags = [InputTag("mlflow.data.context", context)]
-        with sentences(self._uri):
-            self._client.log_inputs(self.run_id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
+        entry = DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", context)])
+        self._write(lambda: self._client.log_inputs(self.run_id, [entry]))
 
     @contextmanager
     def system_metrics(self, interval_s: float = 5.0) -> Iterator[None]:
@@ -135,29 +165,45 @@ class Record:
     def running(self) -> Iterator[None]:
         """Leaves the run in a true state, however what is done meanwhile ends."""
         status: Status = "FAILED"
-        try:
-            self.begin()
-            with self.system_metrics():
-                yield
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        except Exception as error:
-            with suppress(TrackingError):  # the first error is the one to tell
-                self.tag("glow.error", str(error)[:5000])
-            raise
-        finally:
-            with nullcontext() if status == "FINISHED" else suppress(TrackingError):
-                self.finish(status)
+        with watched(self._uri, self.run_id):
+            try:
+                self.begin()
+                with self.system_metrics():
+                    yield
+                status = "FINISHED"
+            except KeyboardInterrupt:
+                status = "KILLED"
+                raise
+            except Exception as error:
+                with suppress(TrackingError):  # the first error is the one to tell
+                    self.impatient().tag("glow.error", str(error)[:5000])
+                raise
+            finally:
+                if status == "FINISHED":
+                    self.finish(status)
+                else:
+                    with suppress(TrackingError):
+                        self.impatient().finish(status)
 
     def finish(self, status: Status) -> None:
-        with sentences(self._uri):
-            self._client.set_terminated(self.run_id, status)
+        self._write(lambda: self._client.set_terminated(self.run_id, status))
 
 
-def _source_tags() -> dict[str, str]:
-    """Who ran what, as MLflow's own runs say it, with the commit that the code is at where it is a git checkout."""
+def _answers(uri: str) -> bool:
+    try:
+        check_store(uri)
+    except TrackingError:
+        return False
+    return True
+
+
+def source_tags() -> dict[str, str]:
+    """Who ran what, as MLflow's own runs say it, with the commit that the code is at where it is a git checkout. In a
+    job of a cluster that is what it was submitted with, and the job's id."""
+    job = ray_job_id()
+    if job is not None:
+        known = {name: text for name, text in job_metadata().items() if name.startswith(("mlflow.", "glow.source"))}
+        return {**known, "glow.ray_job": job}
     tags = {"mlflow.source.name": "glowctl", "mlflow.source.type": "LOCAL"}
     with suppress(OSError, KeyError):
         tags["mlflow.user"] = getpass.getuser()

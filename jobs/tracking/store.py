@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from jobs.surroundings import in_ray_job
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -23,6 +25,7 @@ __all__ = [
     "TrackingError",
     "check_store",
     "client_of",
+    "given_tracking_uri",
     "open_command",
     "open_store",
     "sentences",
@@ -38,11 +41,24 @@ class TrackingError(Exception):
     """The MLflow store cannot be used, or holds no such run; one sentence for the user."""
 
 
+def given_tracking_uri(given: str | None = None) -> str | None:
+    """`given`, else $MLFLOW_TRACKING_URI; SQLite paths made absolute."""
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI")
+    path = sqlite_path(uri) if uri else None
+    return f"sqlite:///{path}" if path is not None else uri or None
+
+
 def tracking_uri(given: str | None = None) -> str:
-    """`given`, else $MLFLOW_TRACKING_URI, else a SQLite file in the working folder; SQLite paths made absolute."""
-    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    path = sqlite_path(uri)
-    return uri if path is None else f"sqlite:///{path}"
+    """`given_tracking_uri`, else a SQLite file in the working folder.
+
+    Raises TrackingError in a job of a cluster, whose working folder goes with it.
+    """
+    uri = given_tracking_uri(given)
+    if uri is None and in_ray_job():
+        raise TrackingError(
+            "there is no MLflow store: give --tracking-uri, or set MLFLOW_TRACKING_URI where the head is started"
+        )
+    return uri or given_tracking_uri("sqlite:///mlflow.db") or ""
 
 
 def without_password(uri: str) -> str:
@@ -167,7 +183,8 @@ def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
 
 def open_command(uri: str) -> str:
     """What a user types to see this store in the UI."""
-    return "glowctl ui" if uri == tracking_uri() else f"glowctl ui --tracking-uri {without_password(uri)}"
+    default = uri == tracking_uri() and not in_ray_job()  # a job's environment is not the user's
+    return "glowctl ui" if default else f"glowctl ui --tracking-uri {without_password(uri)}"
 
 
 def server_command(uri: str, port: int) -> tuple[list[str], dict[str, str]]:

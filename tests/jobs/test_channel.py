@@ -13,9 +13,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # ray's own, when it is impor
 
 
 class LocalQueue(queue.Queue):
-    def __init__(self, actor_options: dict) -> None:
-        super().__init__()
-
     def size(self) -> int:
         return self.qsize()
 
@@ -25,7 +22,7 @@ class LocalQueue(queue.Queue):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(module, "Queue", LocalQueue)
+    monkeypatch.setattr(module, "make_queue", LocalQueue)
     monkeypatch.setattr(module, "POLL_S", 0.01)
     monkeypatch.setattr(module, "RETRY_S", 0.05)
 
