@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,17 @@ from jobs.progress import Event, forgiving
 from jobs.resources import Resources, trial_resources
 from jobs.search import make_scheduler, make_search
 from jobs.specs import TrainSpec, refuse, validated
+from jobs.storage import FOLDER_TAG, place_named, recall, remember
 from jobs.threads import in_a_thread
-from jobs.tracking import Record, child_runs, find_run, tracking_uri, without_password
+from jobs.tracking import (
+    NoSuchRun,
+    Record,
+    child_runs,
+    find_run,
+    recorded_images,
+    tracking_uri,
+    without_password,
+)
 from jobs.trainer import cause_of, death_behind, plain_reason, put_data, worker_settings
 from jobs.training_log import Work
 from jobs.trial import Shared, trial_loop
@@ -46,8 +55,8 @@ RESOURCES_TAG = "glow.resources"
 """On an ablation's run: what each worker of a trial gets, in the words of `TrainSpec`."""
 
 channels: dict[str, Any] = {}
-"""The queues of the ablations that this process runs, by the id of their run: Tune's callbacks are saved and restored
-with an experiment, which a queue would not survive."""
+"""The queues of the ablations that this process runs, by the folder of their trials: Tune's callbacks are saved and
+restored with an experiment, which a queue would not survive."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,12 @@ class Ablation:
     spec: AblateSpec
     work: Work
     resumed: Run | None = None
+    kept: Mapping[str, Any] | None = None  # what storage has of an ablation that MLflow has lost (jobs.storage)
+    kept_in: str | None = None  # the folder of its trials, where that is not named by the run's id
+
+    def folder_of(self, parent: Record) -> str:
+        """The folder in the output that the trials are in."""
+        return self.kept_in or parent.run_id
 
     @property
     def nbytes(self) -> int:
@@ -77,15 +92,32 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Ablation:
     Raises what `prepare` raises, TrackingError for a run that does not exist, and JobError for one that cannot go on.
     """
     refuse(changes.keys() - {"tracking_uri", "experiment", "data_root", "download"}, "a resumed ablation")
-    uri, found = find_ablation(name_or_id, changes)
+    try:
+        uri, found = find_ablation(name_or_id, changes)
+    except NoSuchRun as error:
+        return _prepare_kept(name_or_id, changes, error)
     stored = json.loads(found.data.tags["glow.spec"])
     stored["train"] |= {**changes, "tracking_uri": uri}
     spec = validated(AblateSpec, stored)
-    if not is_remote(spec.train.output) and not Path(spec.train.output, found.info.run_id).exists():
+    kept_in = found.data.tags.get(FOLDER_TAG)
+    if not is_remote(spec.train.output) and not Path(spec.train.output, kept_in or found.info.run_id).exists():
         raise JobError(f"the trials of {name_or_id!r} are gone from {spec.train.output}: start a new ablation")
     ablation = prepare(spec)
-    ablation.work.check_same_images(found)
-    return Ablation(spec, ablation.spec, ablation.work, found)
+    ablation.work.check_same_images(recorded_images(found))
+    return Ablation(spec, ablation.spec, ablation.work, found, kept_in=kept_in)
+
+
+def _prepare_kept(name: str, changes: Mapping[str, Any], unknown: NoSuchRun) -> Ablation:
+    """An ablation that MLflow does not know, by what is beside its trials."""
+    place = place_named(name, changes)
+    kept = recall(place)
+    if kept is None or kept["job"] != "ablate":
+        raise NoSuchRun(f"{unknown}, and no trials of an ablation in {place}")
+    output, _, folder = place.rpartition("/")
+    stored = {**kept["spec"], "train": {**kept["spec"]["train"], "output": output, **changes}}
+    ablation = prepare(validated(AblateSpec, stored))
+    ablation.work.check_same_images(kept["images"])
+    return replace(ablation, kept=kept, kept_in=folder)
 
 
 def find_ablation(name_or_id: str, changes: Mapping[str, Any]) -> tuple[str, Run]:
@@ -106,6 +138,8 @@ def plan(ablation: Ablation) -> tuple[Event, Resources]:
     asked = spec.trial_spec(spec.trials()[0])
     if ablation.resumed is not None:  # its trials take what they took
         asked = asked.model_copy(update=json.loads(ablation.resumed.data.tags[RESOURCES_TAG]))
+    elif ablation.kept is not None:
+        asked = asked.model_copy(update=ablation.kept["resources"])
     resources, at_a_time = trial_resources(asked, spec.number_of_trials, spec.concurrent)
     return {
         "event": "plan",
@@ -132,7 +166,8 @@ def run(ablation: Ablation, show: Callable[[Event], None]) -> str:
     planned, resources = plan(ablation)
     show(planned)
     parent = _open_record(ablation)
-    with claimed(ablation.spec.train.output, parent.run_id, "ablate"):
+    folder = ablation.folder_of(parent)
+    with claimed(ablation.spec.train.output, folder, "ablate"):
         try:
             with parent.running():
                 if ablation.resumed is None:
@@ -142,8 +177,9 @@ def run(ablation: Ablation, show: Callable[[Event], None]) -> str:
                 show({"event": "ablating", "run": parent.name, "run_id": parent.run_id, "finished": finished})
                 each = {"cpus_per_worker": resources.cpus, "gpus_per_worker": resources.gpus}
                 parent.tag(RESOURCES_TAG, json.dumps(each))
-                log = AblationLog(ablation.given, ablation.spec, ablation.work, resources, parent, known, show)
-                _run_trials(ablation, log, resources, planned["at_a_time"], parent.run_id)
+                remember(f"{ablation.spec.train.output}/{folder}", _facts(ablation, each))
+                log = AblationLog(ablation.given, ablation.spec, ablation.work, resources, parent, known, show, folder)
+                _run_trials(ablation, log, resources, planned["at_a_time"], folder, parent.run_id)
                 summary = summarize_ablation(ablation.work.tracking_uri, parent, ablation.spec)
                 if summary.best is None:
                     raise JobError(f"no trial came to its end: {summary.unfinished[0]}")
@@ -152,6 +188,13 @@ def run(ablation: Ablation, show: Callable[[Event], None]) -> str:
             raise
     show({"event": "ablated", **summary.to_dict()})
     return str(summary.best["run_id"])
+
+
+def _facts(ablation: Ablation, resources: Mapping[str, float]) -> dict[str, Any]:
+    """What storage keeps of an ablation."""
+    spec = ablation.spec.model_dump(mode="json")
+    spec["train"]["tracking_uri"] = None  # which may hold a password
+    return {"job": "ablate", "spec": spec, "images": ablation.work.digests(), "resources": dict(resources)}
 
 
 def _known_trials(ablation: Ablation) -> dict[str, Run]:
@@ -173,7 +216,9 @@ def summarize_again(name_or_id: str, changes: Mapping[str, Any], show: Callable[
     show({"event": "ablated", **summary.to_dict()})
 
 
-def _run_trials(ablation: Ablation, log: AblationLog, resources: Resources, at_a_time: int, run_id: str) -> None:
+def _run_trials(
+    ablation: Ablation, log: AblationLog, resources: Resources, at_a_time: int, folder: str, run_id: str
+) -> None:
     """Runs the experiment to its end.
 
     A process that Ray kills because memory is short may end more than its trial: Tune's loop knows no such error, and
@@ -183,16 +228,16 @@ def _run_trials(ablation: Ablation, log: AblationLog, resources: Resources, at_a
     """
     spec = ablation.spec
     settings = worker_settings(ablation.work, resources, put_data(ablation.work), queue=None)
-    storage = f"{spec.train.output}/{run_id}"
+    storage = f"{spec.train.output}/{folder}"
     # Ray and Tune's files have no need of the store, whose URI may hold a password.
     private = spec.model_copy(update={"train": spec.train.model_copy(update={"tracking_uri": None})})
     try:
         for _ in range(spec.train.max_failures + 1):
             try:
-                with Channel(log.see, log.record) as channel, _reachable(run_id, channel.queue):
+                with Channel(log.see, log.record) as channel, _reachable(folder, channel.queue):
                     own = {**settings, "queue": channel.queue}
                     shared = Shared(private, own, resources, f"{storage}/train", log.finished)
-                    in_a_thread(_tuner(shared, at_a_time, storage, run_id).fit)
+                    in_a_thread(_tuner(shared, at_a_time, storage, folder).fit)
                 return
             except Exception as error:
                 if death_behind(error) is None:
@@ -206,12 +251,12 @@ def _run_trials(ablation: Ablation, log: AblationLog, resources: Resources, at_a
 
 
 @contextmanager
-def _reachable(run_id: str, queue: Any) -> Iterator[None]:
-    channels[run_id] = queue
+def _reachable(folder: str, queue: Any) -> Iterator[None]:
+    channels[folder] = queue
     try:
         yield
     finally:
-        del channels[run_id]
+        del channels[folder]
 
 
 def _trainable(shared: Shared) -> Any:
@@ -221,13 +266,13 @@ def _trainable(shared: Shared) -> Any:
     )
 
 
-def _tuner(shared: Shared, at_a_time: int, storage: str, run_id: str) -> tune.Tuner:
+def _tuner(shared: Shared, at_a_time: int, storage: str, folder: str) -> tune.Tuner:
     """The experiment as Tune saved it where it has begun, else a new one."""
     if _has_begun(f"{storage}/{FOLDER}"):
         tuner = tune.Tuner.restore(
             f"{storage}/{FOLDER}", _trainable(shared), resume_unfinished=True, resume_errored=True
         )
-        _tell_of_ended(tuner, shared, channels[run_id])
+        _tell_of_ended(tuner, shared, channels[folder])
         return tuner
     spec = shared.spec
     return tune.Tuner(
@@ -245,7 +290,7 @@ def _tuner(shared: Shared, at_a_time: int, storage: str, run_id: str) -> tune.Tu
         run_config=tune.RunConfig(
             name=FOLDER,
             storage_path=storage,
-            callbacks=[Notices(run_id, spec)],
+            callbacks=[Notices(folder, spec)],
             failure_config=tune.FailureConfig(max_failures=spec.train.max_failures),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             verbose=0,
@@ -261,11 +306,11 @@ def _has_begun(folder: str) -> bool:
 class Notices(tune.Callback):
     """Puts what Tune knows of a trial's end into the queue, behind what the trial said itself."""
 
-    def __init__(self, run_id: str, spec: AblateSpec) -> None:
-        self._run_id, self._spec = run_id, spec
+    def __init__(self, folder: str, spec: AblateSpec) -> None:
+        self._folder, self._spec = folder, spec
 
     def _put(self, trial: Trial, event: Event) -> None:
-        channels[self._run_id].put({**event, "trial": self._spec.label(trial.config["values"])})
+        channels[self._folder].put({**event, "trial": self._spec.label(trial.config["values"])})
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._put(trial, {"event": "ended", "metrics": dict(trial.last_result), "checkpoint": trial.checkpoint})
@@ -298,6 +343,7 @@ def _open_record(ablation: Ablation) -> Record:
     common = {name: value for name, value in public["train"].items() if name not in _varied(spec)}
     params = common | {name: value for name, value in public.items() if name != "train" and value is not None}
     tags = {"glow.job": "ablate", "glow.dataset": spec.train.dataset, "glow.spec": json.dumps(public)}
+    tags |= {FOLDER_TAG: ablation.kept_in} if ablation.kept_in else {}
     name = spec.train.run_name or f"ablate {spec.train.dataset} {' '.join(_varied(spec)) or 'seeds'}"
     return Record.start(uri, spec.train.experiment, name, tags, params)
 

@@ -52,7 +52,8 @@ class Trial:
 
 class AblationLog:
     """`given` and `spec` are the ablation as the user gave it and with absolute paths, `work` is the data that all
-    trials share, `known` are the runs that trials have already, by label, when an ablation is resumed."""
+    trials share, `known` are the runs that trials have already, by label, when an ablation is resumed, `folder` is
+    where in the output the trials are."""
 
     def __init__(
         self,
@@ -63,7 +64,9 @@ class AblationLog:
         parent: Record,
         known: Mapping[str, Run],
         show: Callable[[Event], None],
+        folder: str,
     ) -> None:
+        self._folder_name = folder
         self._given, self._spec, self._work, self._resources = given, spec, work, resources
         self._parent, self._known, self._show = parent, known, show
         self._values = {spec.label(values): values for values in spec.trials()}
@@ -187,7 +190,7 @@ class AblationLog:
 
     def _folder(self, label: str) -> Any:
         name = label.replace(" ", "-")
-        return results_folder(self._spec.train.output, f"{self._parent.run_id}/trials/{name}")
+        return results_folder(self._spec.train.output, f"{self._folder_name}/trials/{name}")
 
 
 def finished_among(runs: Mapping[str, Run]) -> frozenset[str]:

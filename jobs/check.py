@@ -18,8 +18,9 @@ from typing import Any
 
 from jobs.connection import connected, set_environment
 from jobs.errors import JobError
-from jobs.folders import is_remote, usable_output
+from jobs.folders import usable_output
 from jobs.progress import Wire
+from jobs.storage import open_storage
 from jobs.tracking import TrackingError, check_store, tracking_uri, without_password
 
 __all__ = ["CHECK_FILE", "main"]
@@ -114,10 +115,10 @@ def _installed(package: str) -> bool:
 def look(output: str, marker: str, what: str) -> list[str]:
     """Makes, finds or removes a marker in the storage; what is wrong with it, in sentences. To find it, a machine
     writes beside it too."""
-    from pyarrow.fs import FileSystem, FileType
+    from pyarrow.fs import FileType
 
     try:
-        files, root = FileSystem.from_uri(output if is_remote(output) else Path(output).as_uri())
+        files, root = open_storage(output)
         path = f"{root}/{marker}"
         if what == "remove":
             files.delete_file(path)

@@ -66,12 +66,11 @@ def connected(data_bytes: int = 0) -> Iterator[None]:
 def _cluster() -> Iterator[None]:
     import ray
 
+    from jobs.leftovers import without_leftovers
+
     ray.init(log_to_driver=False, logging_level="error")  # Ray has told the job its address
-    try:
-        with sigterm_as_interrupt():
-            yield
-    finally:
-        ray.shutdown()  # which ends all that the job left running
+    with without_leftovers(), sigterm_as_interrupt():
+        yield
 
 
 @contextlib.contextmanager

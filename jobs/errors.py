@@ -41,7 +41,7 @@ def code_of(error: Exception) -> int:
 def sentence_of(error: Exception) -> str:
     """What the user reads of an error. The traceback of one that nobody foresaw goes to a file."""
     name = type(error).__name__
-    if name in FOR_USERS:
+    if any(kind.__name__ in FOR_USERS for kind in type(error).__mro__):
         return in_flags(str(error)) if name.startswith("Dataset") else str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full ({error}): free some space, or choose another --output"

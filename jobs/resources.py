@@ -18,6 +18,8 @@ from jobs.text import count
 __all__ = ["Resources", "resources_for", "trial_resources"]
 
 RESIZE_INTERVAL_S = 10.0
+LEAST_SHARE = 0.25
+"""Of a core for a worker, unless it is said otherwise."""
 
 
 @dataclass(frozen=True)
@@ -151,14 +153,14 @@ def _room(nodes: list[dict[str, float]], gpus: float, cpus: float) -> int:
 
 def _share(nodes: list[dict[str, float]], workers: int, elastic: bool) -> float:
     """The most whole cores that each worker can have. Where there are too few, a fraction, or, for elastic training,
-    one: then fewer start."""
+    one: then fewer start. Not less than `LEAST_SHARE`."""
     largest = math.floor(max((node.get("CPU", 0.0) for node in nodes), default=0.0))
     for cores in range(largest, 0, -1):
         if _room(nodes, gpus=0, cpus=cores) >= workers:
             return float(cores)
     if elastic:
         return 1.0
-    return next((1 / part for part in range(2, workers) if _room(nodes, gpus=0, cpus=1 / part) >= workers), 1 / workers)
+    return next((1 / part for part in range(2, 4) if _room(nodes, gpus=0, cpus=1 / part) >= workers), LEAST_SHARE)
 
 
 def _fits(node: dict[str, float], gpus: float, cpus: float) -> int:

@@ -25,8 +25,9 @@ from jobs.folders import absolute_dataset, claimed, is_remote, results_folder, u
 from jobs.progress import Event, forgiving
 from jobs.resources import Resources, resources_for
 from jobs.specs import SpecError, TrainSpec, make_train_spec, refuse, theme_of, worker_range
+from jobs.storage import FOLDER_TAG, place_named, recall, remember
 from jobs.threads import in_a_thread
-from jobs.tracking import Record, find_run, tracking_uri
+from jobs.tracking import NoSuchRun, Record, find_run, recorded_images, tracking_uri
 from jobs.trainer import cause_of, copy_model, plain_reason, put_data, torch_trainer, worker_settings
 from jobs.training_log import TrainingLog, TrainResult, Work
 from jobs.worker import SCORE, NoRetry
@@ -83,7 +84,10 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
     fixed = [name for name in changes if theme_of(TrainSpec, name) != "Compute" and name not in free]
     refuse(fixed, "a resumed run")
     uri = tracking_uri(changes.get("tracking_uri"))
-    found = find_run(uri, changes.get("experiment", TrainSpec.model_fields["experiment"].default), name_or_id)
+    try:
+        found = find_run(uri, changes.get("experiment", TrainSpec.model_fields["experiment"].default), name_or_id)
+    except NoSuchRun as error:
+        return _prepare_kept(name_or_id, changes, uri, error)
     stored = found.data.tags.get("glow.spec")
     if stored is None:
         raise JobError(f"run {name_or_id!r} is not a training of glowctl: it has no tag glow.spec")
@@ -93,11 +97,27 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
     if found.info.status == "FINISHED":
         raise JobError(f"run {name_or_id!r} is finished: there is nothing left to train")
     spec = make_train_spec("laptop", {**json.loads(stored), **changes, "tracking_uri": uri})
-    folder = Path(spec.output, found.info.run_id)
+    kept_in = found.data.tags.get(FOLDER_TAG)
+    folder = Path(spec.output, kept_in or found.info.run_id)
     if not is_remote(spec.output) and "validation/bits_per_dim" in found.data.metrics and not folder.exists():
         raise JobError(f"the checkpoints of run {name_or_id!r} are gone from {folder}: start a new run")
-    work = replace(prepare(spec), resumed=found)
-    work.check_same_images(found)
+    work = replace(prepare(spec), resumed=found, kept_in=kept_in)
+    work.check_same_images(recorded_images(found))
+    return work
+
+
+def _prepare_kept(name: str, changes: Mapping[str, Any], uri: str, unknown: NoSuchRun) -> Work:
+    """The work of a run that MLflow does not know, by what is beside its checkpoints."""
+    place = place_named(name, changes)
+    kept = recall(place)
+    if kept is None or kept["job"] != "train":
+        raise NoSuchRun(f"{unknown}, and no checkpoints of a training in {place}")
+    if kept["finished"]:
+        raise JobError(f"run {name!r} is finished: there is nothing left to train; its model is under {place}")
+    output, _, folder = place.rpartition("/")
+    spec = make_train_spec("laptop", {**kept["spec"], "output": output, **changes, "tracking_uri": uri})
+    work = replace(prepare(spec), kept=kept, kept_in=folder)
+    work.check_same_images(kept["images"])
     return work
 
 
@@ -111,7 +131,7 @@ def run(work: Work, show: Callable[[Event], None]) -> TrainResult:
     """
     resources = resources_for(work.spec, worker_range(work.spec.workers))
     record = _open_record(work)
-    with claimed(work.spec.output, record.run_id, "train"):
+    with claimed(work.spec.output, work.folder_of(record), "train"):
         return _run_recorded(work, resources, record, forgiving(show))
 
 
@@ -129,7 +149,9 @@ def _run_recorded(work: Work, resources: Resources, record: Record, show: Callab
 def _train(work: Work, resources: Resources, record: Record, show: Callable[[Event], None]) -> TrainResult:
     started = time.monotonic()
     log = TrainingLog(work, record, show, {"run": record.name, "run_id": record.run_id})
-    with results_folder(work.spec.output, f"{record.run_id}/results") as folder:
+    kept_at = f"{work.spec.output}/{work.folder_of(record)}"
+    remember(kept_at, work.facts("train", record, finished=False))
+    with results_folder(work.spec.output, f"{work.folder_of(record)}/results") as folder:
         log.write_settings(folder)
         record.folder(folder)
         if work.resumed is None:
@@ -145,6 +167,7 @@ def _train(work: Work, resources: Resources, record: Record, show: Callable[[Eve
         result = log.result(metrics, outcome.metrics, place, time.monotonic() - started)
         log.write(result, folder)
         record.folder(folder)
+    remember(kept_at, work.facts("train", record, finished=True))
     return result
 
 
@@ -152,14 +175,14 @@ def _fit(work: Work, resources: Resources, record: Record, channel: Channel, log
     spec = work.spec
     settings = worker_settings(work, resources, put_data(work), channel.queue)
     try:
-        return in_a_thread(torch_trainer(settings, resources, name=record.run_id).fit)
+        return in_a_thread(torch_trainer(settings, resources, name=work.folder_of(record)).fit)
     except (ControllerError, WorkerGroupError) as error:
         raise _sentence(cause_of(error), spec, record) from error
     except RayActorError as error:
-        if work.resumed is not None and not log.started:
+        if (work.resumed or work.kept) and not log.started:
             raise JobError(
-                f"training could not start from the checkpoints in {spec.output}/{record.run_id}: a folder that Ray "
-                "wrote there is missing or damaged; start a new run"
+                f"training could not start from the checkpoints in {spec.output}/{work.folder_of(record)}: a folder "
+                "that Ray wrote there is missing or damaged; start a new run"
             ) from error
         raise JobError(
             "the process that controls the training died (is memory short?); go on from the last checkpoint with "
@@ -187,7 +210,10 @@ def _open_record(work: Work) -> Record:
     spec = work.spec
     if work.resumed is not None:
         return Record.existing(work.tracking_uri, work.resumed)
-    name = spec.run_name or (
-        f"train {spec.dataset} {spec.permutation} K{spec.depth} L{spec.levels} w{spec.width} s{spec.seed}"
+    name = (
+        spec.run_name
+        or (work.kept or {}).get("run_name")
+        or (f"train {spec.dataset} {spec.permutation} K{spec.depth} L{spec.levels} w{spec.width} s{spec.seed}")
     )
-    return Record.start(work.tracking_uri, spec.experiment, name, work.tags(), work.params())
+    tags = work.tags() | ({FOLDER_TAG: work.kept_in} if work.kept_in else {})
+    return Record.start(work.tracking_uri, spec.experiment, name, tags, work.params())

@@ -54,6 +54,18 @@ class Work:
     images: Mapping[str, np.ndarray]  # split -> uint8 (N, C, H, W)
     labels: np.ndarray  # int64 (N,), of the training images
     resumed: Run | None = None
+    kept: Mapping[str, Any] | None = None  # what storage has of a run that MLflow has lost (jobs.storage)
+    kept_in: str | None = None  # the folder of its checkpoints, where that is not named by the run's id
+
+    def folder_of(self, record: Record) -> str:
+        """The folder in the output that a run's checkpoints are in."""
+        return self.kept_in or record.run_id
+
+    def facts(self, job: str, record: Record, finished: bool) -> dict[str, Any]:
+        """What storage keeps of a run."""
+        spec = self.spec.model_dump(mode="json", exclude={"tracking_uri"})  # which may hold a password
+        about = {"job": job, "run_id": record.run_id, "run_name": record.name, "finished": finished}
+        return {**about, "spec": spec, "images": self.digests()}
 
     def variant(self, given: TrainSpec, spec: TrainSpec, resumed: Run | None) -> Work:
         """Another training on the same data."""
@@ -76,9 +88,8 @@ class Work:
         for (split, images), (name, digest) in zip(self.images.items(), self.digests().items(), strict=True):
             record.dataset(images, name, digest, "training" if split == "train" else split, self.spec.dataset)
 
-    def check_same_images(self, run: Run) -> None:
-        """Raises JobError if the run began with other images than these."""
-        known = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
+    def check_same_images(self, known: Mapping[str, str]) -> None:
+        """Raises JobError if a run began with other images than these; `known` are its `digests`."""
         changed = [name for name, digest in self.digests().items() if known.get(name, digest) != digest]
         if changed:
             raise JobError(
@@ -143,6 +154,8 @@ class TrainingLog:
         if work.resumed is not None:
             self._history = _recorded_history(self._run)
             self.restarts = int(work.resumed.data.metrics.get("restarts", 0)) + 1
+        elif work.kept is not None:
+            self.restarts = 1
 
     @property
     def _run(self) -> Record:

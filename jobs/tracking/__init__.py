@@ -14,10 +14,12 @@ from jobs.tracking.queries import (
     metric_history,
     newest_run,
     read_table,
+    recorded_images,
 )
 from jobs.tracking.record import Record, Status, source_tags
 from jobs.tracking.registry import Champion, crown
 from jobs.tracking.store import (
+    NoSuchRun,
     TrackingError,
     check_store,
     given_tracking_uri,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Champion",
+    "NoSuchRun",
     "Record",
     "Run",
     "Status",
@@ -49,6 +52,7 @@ __all__ = [
     "open_command",
     "open_store",
     "read_table",
+    "recorded_images",
     "server_command",
     "source_tags",
     "tracking_uri",

@@ -8,18 +8,35 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.tracking.store import TrackingError, check_store, client_of, open_store, sentences, without_password
+from jobs.tracking.store import (
+    NoSuchRun,
+    TrackingError,
+    check_store,
+    client_of,
+    open_store,
+    sentences,
+    without_password,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["child_runs", "download_model", "find_run", "find_tagged", "metric_history", "newest_run", "read_table"]
+__all__ = [
+    "child_runs",
+    "download_model",
+    "find_run",
+    "find_tagged",
+    "metric_history",
+    "newest_run",
+    "read_table",
+    "recorded_images",
+]
 
 
 def find_run(uri: str, experiment: str, name_or_id: str) -> Run:
-    """The run with this id, or the newest of this name in the experiment. Raises TrackingError if there is none."""
+    """The run with this id, or the newest of this name in the experiment. Raises NoSuchRun if there is none."""
     from mlflow.exceptions import MlflowException
 
     client, experiment_id = open_store(uri, experiment)
@@ -31,8 +48,13 @@ def find_run(uri: str, experiment: str, name_or_id: str) -> Run:
             [experiment_id], f"attributes.run_name = '{quoted}'", order_by=["attributes.start_time DESC"], max_results=1
         )
     if not runs:
-        raise TrackingError(f"no run {name_or_id!r} in experiment {experiment!r} of {without_password(uri)}")
+        raise NoSuchRun(f"no run {name_or_id!r} in experiment {experiment!r} of {without_password(uri)}")
     return runs[0]
+
+
+def recorded_images(run: Run) -> dict[str, str]:
+    """The fingerprints of a run's data sets, by name."""
+    return {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
 
 
 def newest_run(uri: str, experiment: str, job: str) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,10 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from jobs.processes import python_command, python_environment
 from jobs.surroundings import job_metadata, ray_job_id
 from jobs.tracking.queries import metric_history
 from jobs.tracking.store import TrackingError, check_store, client_of, open_store, sentences
-from jobs.tracking.watch import watched
 
 if TYPE_CHECKING:
     import numpy as np
@@ -165,7 +166,7 @@ class Record:
     def running(self) -> Iterator[None]:
         """Leaves the run in a true state, however what is done meanwhile ends."""
         status: Status = "FAILED"
-        with watched(self._uri, self.run_id):
+        with _watched(self._uri, self.run_id):
             try:
                 self.begin()
                 with self.system_metrics():
@@ -187,6 +188,29 @@ class Record:
 
     def finish(self, status: Status) -> None:
         self._write(lambda: self._client.set_terminated(self.run_id, status))
+
+
+@contextmanager
+def _watched(uri: str, run_id: str) -> Iterator[None]:
+    """Has a run watched meanwhile. It costs a process of 20 MB; the store's URI, which may hold a password, is in no
+    list of processes."""
+    watcher = subprocess.Popen(
+        python_command("jobs.tracking.watch"),
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+        env=python_environment(),
+        text=True,
+    )
+    assert watcher.stdin is not None
+    try:
+        watcher.stdin.write(json.dumps({"uri": uri, "run_id": run_id}) + "\n")
+        watcher.stdin.flush()
+        yield
+    finally:
+        with suppress(BrokenPipeError):  # somebody has killed it
+            watcher.stdin.write("done")
+            watcher.stdin.close()
+        watcher.wait()
 
 
 def _answers(uri: str) -> bool:

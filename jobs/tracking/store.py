@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 __all__ = [
+    "NoSuchRun",
     "TrackingError",
     "check_store",
     "client_of",
@@ -39,6 +40,10 @@ PROBE_TIMEOUT_S = 3.0
 
 class TrackingError(Exception):
     """The MLflow store cannot be used, or holds no such run; one sentence for the user."""
+
+
+class NoSuchRun(TrackingError):
+    """The store answers, and does not know the run."""
 
 
 def given_tracking_uri(given: str | None = None) -> str | None:

@@ -1,58 +1,28 @@
 """Leaves a run in a true state whose driver was killed: run by `jobs.tracking.record` as a process of its own.
 
 It reads which run from its standard input, which the driver holds open and the kernel closes when the driver dies. If
-the last line is not `DONE`, the run and those beneath it that are RUNNING are marked FAILED.
+the last line is not ``done``, the run and those beneath it that are RUNNING are marked FAILED.
 """
 
 from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 
-from jobs.processes import python_command, python_environment
 from jobs.tracking.store import TrackingError, client_of, sentences
 
-__all__ = ["watched"]
-
-DONE = "done"
 PATIENCE_S = 300.0
 RETRY_S = 5.0
 REASON = "the process that drove the run died (kill -9, or memory was short)"
-
-
-@contextmanager
-def watched(uri: str, run_id: str) -> Iterator[None]:
-    """Has a run watched meanwhile. It costs a process of 20 MB; the store's URI, which may hold a password, is in no
-    list of processes."""
-    watcher = subprocess.Popen(
-        python_command("jobs.tracking.watch"),
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-        env=python_environment(),
-        text=True,
-    )
-    assert watcher.stdin is not None
-    try:
-        watcher.stdin.write(json.dumps({"uri": uri, "run_id": run_id}) + "\n")
-        watcher.stdin.flush()
-        yield
-    finally:
-        with suppress(BrokenPipeError):  # somebody has killed it
-            watcher.stdin.write(DONE)
-            watcher.stdin.close()
-        watcher.wait()
 
 
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     told, *after = sys.stdin.read().splitlines() or [""]
-    if not told or after == [DONE]:
+    if not told or after == ["done"]:
         return
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
