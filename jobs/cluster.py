@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.connection import ENVIRONMENT, STOP_PATIENCE_S
 from jobs.errors import JobError
 from jobs.specs import SpecError
+from jobs.surroundings import in_ray_job
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -50,11 +51,12 @@ class Facts:
 
 
 def address_of(given: str | None) -> str | None:
-    """The http address of a cluster: `given`, else $RAY_ADDRESS; None for a Ray of one's own ("local", or neither).
+    """The http address of a cluster: `given`, else $RAY_ADDRESS; None for a Ray of one's own ("local", or neither), or
+    for the cluster that this process is a job of already.
 
     Raises SpecError for an address of another kind.
     """
-    address = given or os.environ.get("RAY_ADDRESS")
+    address = given or (None if in_ray_job() else os.environ.get("RAY_ADDRESS"))
     if not address or address == "local":
         return None
     if not address.startswith(("http://", "https://")):
