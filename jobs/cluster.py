@@ -33,6 +33,7 @@ PROBE_TIMEOUT_S = 2.0
 PATIENCE_S = 60.0
 """How long a client whose connection is lost tries to get it back, before it leaves the job to itself."""
 
+START_PATIENCE_S = 30.0
 REQUEST_TIMEOUT_S = 10.0
 RETRY_S = 2.0
 POLL_S = 0.3
@@ -142,15 +143,27 @@ class Cluster:
                     shutil.copy(content, target)
                 else:
                     target.write_text(content)
-            return self._client.submit_job(
-                entrypoint=f"exec python -m {entry}",
-                submission_id=f"{name}-{secrets.token_hex(4)}",
-                metadata=dict(about),
-                runtime_env={
-                    "working_dir": folder,
-                    "env_vars": {**ENVIRONMENT, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_PATIENCE_S)},
-                },
+            own = {**ENVIRONMENT, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_PATIENCE_S)}
+            return self._when_up(
+                lambda: self._client.submit_job(
+                    entrypoint=f"exec python -m {entry}",
+                    submission_id=f"{name}-{secrets.token_hex(4)}",
+                    metadata=dict(about),
+                    runtime_env={"working_dir": folder, "env_vars": own},
+                )
             )
+
+    @staticmethod
+    def _when_up(submit: Callable[[], str]) -> str:
+        """A head answers some seconds before it takes jobs."""
+        deadline = time.monotonic() + START_PATIENCE_S
+        while True:
+            try:
+                return submit()
+            except RuntimeError as error:
+                if "No available agent" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(POLL_S)
 
     def list_jobs(self) -> list[JobDetails]:
         """Those that were submitted, the newest first."""
@@ -229,10 +242,15 @@ class Cluster:
 
     async def _tail_until_end(self, job: str, lines: _Lines) -> None:
         """The stream itself would go on for seconds after the job's end, and for ever where the connection is cut."""
-        tasks = [asyncio.create_task(self._tail(job, lines)), asyncio.create_task(asyncio.to_thread(self.wait, job))]
-        _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
+        tasks = [asyncio.create_task(self._tail(job, lines)), asyncio.create_task(self._until_end(job))]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _until_end(self, job: str) -> None:
+        while not ended(await asyncio.to_thread(self.info, job)):
+            await asyncio.sleep(POLL_S)
 
     async def _tail(self, job: str, lines: _Lines) -> None:
         async for text in self._client.tail_job_logs(job):

@@ -1,5 +1,6 @@
 """Runs `glowctl` as a user does: the installed command, in a process of its own."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from typing import IO
 import psutil
 
 GLOWCTL = Path(sys.executable).with_name("glowctl")
+
+NUMBERS = itertools.count()
 
 # These belong to the Ray and the data of the tests' own process or machine.
 FOREIGN = ("RAY_", "GLOW_", "MLFLOW_TRACKING")
@@ -40,17 +43,19 @@ def glowctl(folder: Path, *arguments: str, timeout: float = 240, **changes: str)
 class Running:
     """A command that runs in the background, in a process group of its own; its lines are in a file."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.output = folder / "output.txt"
+    def __init__(self, folder: Path, *arguments: str, **changes: str) -> None:
+        self.output = folder / f"output-{next(NUMBERS)}.txt"
         with self.output.open("w") as out:
-            self.process = self._start(folder, arguments, out)
+            self.process = self._start(folder, arguments, out, changes)
 
     @staticmethod
-    def _start(folder: Path, arguments: tuple[str, ...], out: IO[str]) -> subprocess.Popen[bytes]:
+    def _start(
+        folder: Path, arguments: tuple[str, ...], out: IO[str], changes: dict[str, str]
+    ) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [GLOWCTL, *arguments],
             cwd=folder,
-            env=environment(),
+            env=environment(**changes),
             stdout=out,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
