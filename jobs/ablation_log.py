@@ -76,7 +76,7 @@ class AblationLog:
     @property
     def finished(self) -> frozenset[str]:
         """Labels of the trials of which MLflow has everything."""
-        return self._finished_before | {label for label, trial in self._trials.items() if trial.recorded}
+        return self._finished_before | {label for label, trial in list(self._trials.items()) if trial.recorded}
 
     def see(self, event: Event) -> None:
         if event["trial"] in self._finished_before:

@@ -38,7 +38,7 @@ def _mark(uri: str, run_id: str) -> None:
     with sentences(uri):
         experiment = client.get_run(run_id).info.experiment_id
         beneath = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'", max_results=1000)
-        for run in (client.get_run(run_id), *beneath):
+        for run in (*beneath, client.get_run(run_id)):
             if run.info.status == "RUNNING":
                 client.set_tag(run.info.run_id, "glow.error", REASON)
                 client.set_terminated(run.info.run_id, "FAILED")

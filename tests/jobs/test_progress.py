@@ -5,7 +5,7 @@ import math
 import pytest
 from rich.console import Console
 
-from jobs.progress import JsonLines, LiveBar, PlainLines
+from jobs.progress import JsonLines, LiveBar, PlainLines, Wire, sent_event
 from jobs.text import duration
 from jobs.training_lines import sizes_sentence
 
@@ -92,3 +92,18 @@ def test_sizes():
 
 def test_durations():
     assert [duration(s) for s in (0, 65, 3725, math.nan)] == ["0:00", "1:05", "1:02:05", "-"]
+
+
+@pytest.mark.parametrize("event", [STARTED, STEP, EPOCH, FINISHED, {"seconds_left": math.inf, "event": "step"}])
+def test_an_event_is_the_same_at_the_other_end_of_the_wire(event):
+    out = io.StringIO()
+    Wire(out).show(event)
+    (line,) = out.getvalue().splitlines()
+    arrived = sent_event(line)
+    assert PlainLines().text(arrived) == PlainLines().text(event)
+    assert JsonLines().text(arrived) == JsonLines().text({"event": event["event"], **event})
+
+
+@pytest.mark.parametrize("line", ["", "Traceback", '{"a": 1}', '{"event": "step"', "2026 INFO {'event': 1}"])
+def test_other_lines_are_no_events(line):
+    assert sent_event(line) is None

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import ray
 
@@ -165,3 +167,39 @@ def test_a_worker_takes_no_more_cores_than_a_machine_has(cluster):
 def test_workers_that_share_cores_fit_on_several_machines(cluster):
     cluster((1, 0), (1, 0))
     assert resources_for(spec(workers="3")).cpus == 0.5
+
+
+def test_machines_that_an_autoscaler_may_add_are_counted(cluster, monkeypatch):
+    cluster((0, 0))  # a head without workers
+    with pytest.raises(JobError, match="room for 0"):
+        resources_for(spec(workers="4", gpus_per_worker=1))
+    types = {"gpu": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 4}}
+    monkeypatch.setenv("GLOW_NODE_TYPES", json.dumps(types))
+    found = resources_for(spec(workers="4"))
+    assert (found.workers, found.gpus, found.cpus) == ((4, 4), 1, 1)
+    with pytest.raises(JobError, match="room for 4"):
+        resources_for(spec(workers="5"))
+
+
+def test_machines_that_have_come_are_not_counted_twice(cluster, monkeypatch):
+    types = {"gpu": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 2}}
+    monkeypatch.setenv("GLOW_NODE_TYPES", json.dumps(types))
+    cluster((0, 0), (4, 1))
+    with pytest.raises(JobError, match="room for 2"):
+        resources_for(spec(workers="3"))
+
+
+def test_no_more_machines_are_counted_than_the_cluster_may_have(cluster, monkeypatch):
+    types = {"gpu": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 4}}
+    monkeypatch.setattr("jobs.resources.node_types", lambda: (types, 3))
+    cluster((0, 0), (4, 1))
+    with pytest.raises(JobError, match="room for 3"):
+        resources_for(spec(workers="4"))
+
+
+def test_workers_get_no_tiny_shares_of_a_core_unasked(cluster):
+    cluster((2, 0))
+    assert resources_for(spec(workers="8")).cpus == 0.25
+    with pytest.raises(JobError, match=r"9 workers with 0\.25 cores each"):
+        resources_for(spec(workers="9"))
+    assert resources_for(spec(workers="9", cpus_per_worker=0.1)).cpus == 0.1

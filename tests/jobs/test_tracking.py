@@ -1,4 +1,6 @@
 import socket
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -16,6 +18,8 @@ from jobs.tracking import (
     tracking_uri,
     without_password,
 )
+from jobs.tracking import record as record_module
+from tests.jobs.commands import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own
 
@@ -118,6 +122,81 @@ def test_a_deleted_experiment_is_named(uri):
     client.delete_experiment(experiment)
     with pytest.raises(TrackingError, match="was deleted"):
         open_store(uri, "study")
+
+
+class Failing:
+    """A client whose calls fail so many times, of which `made` counts all."""
+
+    def __init__(self, times: int) -> None:
+        self.left, self.made = times, 0
+
+    def set_tag(self, *_: str) -> None:
+        self.made += 1
+        if self.left:
+            self.left -= 1
+            raise ConnectionError("no answer")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(record_module, "RETRY_S", 0.01)
+
+
+def failing_record(uri, times, patience_s=180.0):
+    client = Failing(times)
+    made = Record.start(uri, "study", "first", {}, {})
+    return Record(uri, client, find_run(uri, "study", made.run_id), patience_s), client
+
+
+def test_a_store_that_is_away_is_waited_for(uri, monkeypatch, quick):
+    monkeypatch.setattr(record_module, "_answers", lambda uri: False)
+    record, client = failing_record(uri, 5)
+    record.tag("a", "b")
+    assert client.made == 6
+
+
+def test_a_store_that_stays_away_is_given_up(uri, monkeypatch, quick):
+    monkeypatch.setattr(record_module, "_answers", lambda uri: False)
+    record, client = failing_record(uri, 10**6, patience_s=0.1)
+    with pytest.raises(TrackingError, match="no answer"):
+        record.tag("a", "b")
+    assert client.made > 1
+    client.made = 0
+    with pytest.raises(TrackingError, match="no answer"):
+        record.impatient().tag("a", "b")
+    assert client.made == 1
+
+
+def test_what_a_store_refuses_is_not_asked_for_long(uri, quick):
+    record, client = failing_record(uri, 10**6)
+    with pytest.raises(TrackingError, match="no answer"):
+        record.tag("a", "b")
+    assert client.made == 2
+
+
+DRIVER = """
+import sys, time
+from jobs.tracking import Record
+parent = Record.start(sys.argv[1], "study", "parent", {}, {})
+child = Record.start(sys.argv[1], "study", "child", {"mlflow.parentRunId": parent.run_id}, {})
+done = Record.start(sys.argv[1], "study", "done", {"mlflow.parentRunId": parent.run_id}, {})
+done.finish("FINISHED")
+other = Record.start(sys.argv[1], "study", "other", {}, {})
+with parent.running():
+    print("running", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_the_runs_of_a_driver_that_is_killed_are_failed(uri):
+    with subprocess.Popen([sys.executable, "-c", DRIVER, uri], stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout.readline() == "running\n"
+        assert find_run(uri, "study", "parent").info.status == "RUNNING"
+        driver.kill()
+    wait_until(lambda: find_run(uri, "study", "parent").info.status == "FAILED", timeout=30)
+    assert "died" in find_run(uri, "study", "parent").data.tags["glow.error"]
+    status = {name: find_run(uri, "study", name).info.status for name in ("child", "done", "other")}
+    assert status == {"child": "FAILED", "done": "FINISHED", "other": "RUNNING"}
 
 
 def test_system_metrics_are_recorded(uri):

@@ -1,0 +1,75 @@
+"""What this machine is doing, under the names that MLflow's UI shows as system metrics."""
+
+from __future__ import annotations
+
+import platform
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import psutil
+
+__all__ = ["machine_name", "measured", "sampled"]
+
+INTERVAL_S = 5.0
+MEGA = 1e6
+
+
+def machine_name() -> str:
+    return platform.node()
+
+
+@contextmanager
+def sampled(put: Callable[[dict[str, float]], None], interval_s: float = INTERVAL_S) -> Iterator[None]:
+    """Hands what `measured` says to `put` every so many seconds meanwhile, from a thread of its own."""
+    ended = threading.Event()
+
+    def run() -> None:
+        before = psutil.net_io_counters()
+        psutil.cpu_percent()  # counts from here
+        while not ended.wait(interval_s):
+            with suppress(Exception):  # the driver may be gone, which the training will notice
+                put(measured(before))
+
+    thread = threading.Thread(target=run, name="machine", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def measured(since: psutil._common.snetio | None = None) -> dict[str, float]:
+    """Of all cores, memory, disk, GPUs; network traffic from `since` on."""
+    memory, disk, network = psutil.virtual_memory(), psutil.disk_usage("/"), psutil.net_io_counters()
+    return {
+        "cpu_utilization_percentage": psutil.cpu_percent(),
+        "system_memory_usage_megabytes": memory.used / MEGA,
+        "system_memory_usage_percentage": memory.percent,
+        "disk_usage_percentage": disk.percent,
+        "disk_usage_megabytes": disk.used / MEGA,
+        "disk_available_megabytes": disk.free / MEGA,
+        "network_receive_megabytes": (network.bytes_recv - (since.bytes_recv if since else 0)) / MEGA,
+        "network_transmit_megabytes": (network.bytes_sent - (since.bytes_sent if since else 0)) / MEGA,
+        **_gpus(),
+    }
+
+
+def _gpus() -> dict[str, float]:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no such library, or no GPU
+        return {}
+    found: dict[str, float] = {}
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
+        memory, rates = pynvml.nvmlDeviceGetMemoryInfo(gpu), pynvml.nvmlDeviceGetUtilizationRates(gpu)
+        found[f"gpu_{index}_memory_usage_percentage"] = 100 * memory.used / memory.total
+        found[f"gpu_{index}_memory_usage_megabytes"] = memory.used / MEGA
+        found[f"gpu_{index}_utilization_percentage"] = rates.gpu
+        with suppress(pynvml.NVMLError):  # not every GPU says
+            found[f"gpu_{index}_power_usage_watts"] = pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000
+    return found
