@@ -4,6 +4,7 @@ All events, of the trials' workers and of Tune, come through one queue, in order
 `record` writes it to MLflow and may be called again. A trial's events bear its label as ``trial``:
 
 - ``attempt``, ``step``, ``epoch``, ``samples``, ``test``: of `jobs.worker.Talker`
+- ``machine``: machine, metrics; of `jobs.worker.train_share`
 - ``failed``: reason; an error that no retry mends
 - ``ended``: metrics, the last that Tune has, and checkpoint; at its end, or stopped by the scheduler before
 
@@ -109,7 +110,7 @@ class AblationLog:
                 record.finish("FAILED")
             case "ended" if not trial.recorded:
                 self._record_end(event, trial, record)
-            case "epoch" | "samples":
+            case "epoch" | "samples" | "machine":
                 trial.log.record(event)
 
     def close(self) -> None:

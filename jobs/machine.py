@@ -6,6 +6,7 @@ import platform
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import psutil
 
@@ -21,13 +22,15 @@ def machine_name() -> str:
 
 @contextmanager
 def sampled(put: Callable[[dict[str, float]], None], interval_s: float = INTERVAL_S) -> Iterator[None]:
-    """Hands what `measured` says to `put` every so many seconds meanwhile, from a thread of its own."""
+    """Hands what `measured` says to `put` every so many seconds meanwhile, and at the end, from a thread of its own."""
     ended = threading.Event()
 
     def run() -> None:
         before = psutil.net_io_counters()
         psutil.cpu_percent()  # counts from here
-        while not ended.wait(interval_s):
+        going_on = True
+        while going_on:
+            going_on = not ended.wait(interval_s)
             with suppress(Exception):  # the driver may be gone, which the training will notice
                 put(measured(before))
 
@@ -40,8 +43,8 @@ def sampled(put: Callable[[dict[str, float]], None], interval_s: float = INTERVA
         thread.join()
 
 
-def measured(since: psutil._common.snetio | None = None) -> dict[str, float]:
-    """Of all cores, memory, disk, GPUs; network traffic from `since` on."""
+def measured(since: Any = None) -> dict[str, float]:
+    """Of all cores, memory, disk, GPUs; network traffic from `since`, psutil's counters, on."""
     memory, disk, network = psutil.virtual_memory(), psutil.disk_usage("/"), psutil.net_io_counters()
     return {
         "cpu_utilization_percentage": psutil.cpu_percent(),

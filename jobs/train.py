@@ -137,7 +137,7 @@ def run(work: Work, show: Callable[[Event], None]) -> TrainResult:
 
 def _run_recorded(work: Work, resources: Resources, record: Record, show: Callable[[Event], None]) -> TrainResult:
     try:
-        with record.running():
+        with record.running(system_metrics=False):  # which the workers' machines tell
             result = _train(work, resources, record, show)
     except KeyboardInterrupt:
         show({"event": "stopped", "run": record.name, "run_id": record.run_id})

@@ -192,6 +192,8 @@ class TrainingLog:
             case "samples":
                 run.image(image_grid(event["images"]), "samples", event["epoch"])
                 run.metrics({"inverse_error": event["inverse_error"]}, event["epoch"])
+            case "machine":
+                run.machine(event["machine"], event["metrics"])
 
     def _see_attempt(self, event: Event) -> None:
         """The first attempt is the start, one with more workers is elastic growth; any other means that some died."""

@@ -109,7 +109,7 @@ class TuneSession:
     Tune knows the last checkpoint alone, so each holds the best model so far too.
     """
 
-    rank, workers = 0, 1
+    rank, local_rank, workers = 0, 0, 1
 
     def __init__(self) -> None:
         self.device = torch.device("cuda", 0) if ray.get_gpu_ids() else torch.device("cpu")

@@ -22,6 +22,7 @@ from glow.config import GlowConfig
 from glow.dequantization import dequantize, uniform_noise
 from glow.model import Glow
 from glow.training import EpochResult, StepResult, Trainer, TrainingDiverged, mean_bits_per_dim
+from jobs.machine import machine_name, sampled
 from jobs.specs import TrainSpec
 
 __all__ = ["COUNTED_EPOCH", "SCORE", "NoRetry", "Session", "train_loop", "train_share"]
@@ -54,6 +55,7 @@ class Session(Protocol):
     """How a process that trains stands with the library of Ray that started it: Train here, Tune in `jobs.trial`."""
 
     rank: int
+    local_rank: int  # among those on this machine
     workers: int
     device: torch.device
 
@@ -74,6 +76,7 @@ class TrainSession:
     def __init__(self) -> None:
         context = ray.train.get_context()
         self.rank, self.workers = context.get_world_rank(), context.get_world_size()
+        self.local_rank = context.get_local_rank()
         self.device = ray.train.torch.get_device()
 
     @contextmanager
@@ -103,11 +106,22 @@ def train_loop(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def train_share(settings: dict[str, Any], session: Session) -> dict[str, Any]:
-    """Trains this process's share from the last checkpoint, if there is one, to the end, and scores the test set.
+    """Trains this process's share from the last checkpoint, if there is one, to the end, and scores the test set; the
+    first process of each machine tells how that is doing.
 
     It gives ``best``, the metrics of the best checkpoint by validation, and ``test_bits_per_dim``, the test set's under
     that model.
     """
+
+    def tell(figures: dict[str, float]) -> None:
+        about = {"event": "machine", **settings["facts"], "machine": machine_name()}
+        settings["queue"].put({**about, "metrics": figures})
+
+    with sampled(tell) if session.local_rank == 0 else nullcontext():
+        return _train_share(settings, session)
+
+
+def _train_share(settings: dict[str, Any], session: Session) -> dict[str, Any]:
     spec = TrainSpec(**settings["spec"])
     torch.set_num_threads(settings["threads"])
     data = ray.get(settings["data"][0])

@@ -7,12 +7,12 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.processes import python_command, python_environment
-from jobs.surroundings import job_metadata, ray_job_id
+from jobs.surroundings import in_ray_job, job_metadata, ray_job_id
 from jobs.tracking.queries import metric_history
 from jobs.tracking.store import TrackingError, check_store, client_of, open_store, sentences
 
@@ -103,6 +103,13 @@ class Record:
         metrics = [Metric(name, float(value), now, step) for name, value in values.items()]
         self._write(lambda: self._client.log_batch(self.run_id, metrics=metrics))
 
+    def machine(self, name: str, figures: Mapping[str, float]) -> None:
+        """What a machine was doing, where MLflow's UI shows that; the step is seconds since the run's start. On a
+        cluster they bear the machine's name."""
+        prefix = f"system/{name}" if in_ray_job() else "system"
+        seconds = int(time.time() - self._run.info.start_time / 1000)
+        self.metrics({f"{prefix}/{kind}": value for kind, value in figures.items()}, seconds)
+
     def metric_steps(self, name: str) -> dict[int, float]:
         """The last value of a metric at each step."""
         return metric_history(self._uri, self.run_id, name)
@@ -163,13 +170,13 @@ class Record:
             monitor.finish()
 
     @contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self, system_metrics: bool = True) -> Iterator[None]:
         """Leaves the run in a true state, however what is done meanwhile ends."""
         status: Status = "FAILED"
         with _watched(self._uri, self.run_id):
             try:
                 self.begin()
-                with self.system_metrics():
+                with self.system_metrics() if system_metrics else nullcontext():
                     yield
                 status = "FINISHED"
             except KeyboardInterrupt:
