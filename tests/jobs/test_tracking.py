@@ -24,11 +24,6 @@ from tests.jobs.commands import wait_until
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own
 
 
-@pytest.fixture
-def uri(tmp_path):
-    return f"sqlite:///{tmp_path}/mlflow.db"
-
-
 def test_the_default_is_sqlite_here_and_the_environment_goes_before_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -197,6 +192,15 @@ def test_the_runs_of_a_driver_that_is_killed_are_failed(uri):
     assert "died" in find_run(uri, "study", "parent").data.tags["glow.error"]
     status = {name: find_run(uri, "study", name).info.status for name in ("child", "done", "other")}
     assert status == {"child": "FAILED", "done": "FINISHED", "other": "RUNNING"}
+
+
+def test_machines_bear_their_names_on_a_cluster_alone(uri, monkeypatch):
+    record = Record.start(uri, "study", "first", {}, {})
+    record.machine("node-1", {"cpu_utilization_percentage": 50.0})
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    record.machine("node-1", {"cpu_utilization_percentage": 60.0})
+    assert list(record.metric_steps("system/cpu_utilization_percentage").values()) == [50.0]
+    assert list(record.metric_steps("system/node-1/cpu_utilization_percentage").values()) == [60.0]
 
 
 def test_system_metrics_are_recorded(uri):

@@ -172,6 +172,8 @@ def test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit(tmp_path):
     running.wait()
     wait_until(lambda: not alive(family), timeout=10)
     run_id = run_id_of(running.lines())
+    wait_until(lambda: record_of(tmp_path, run_id).info.status == "FAILED", timeout=20)
+    assert "died" in record_of(tmp_path, run_id).data.tags["glow.error"]
 
     resumed = glowctl(tmp_path, "train", "--resume", run_id)
     assert resumed.returncode == 0, resumed.stderr
