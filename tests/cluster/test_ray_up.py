@@ -28,6 +28,9 @@ def cluster(tmp_path_factory):
         pytest.skip(reason)
     with ray_up(tmp_path_factory.mktemp("hosts")) as started:
         yield started
+        left = [process for host in (started.head, started.worker, started.other) for process in host.processes()]
+    assert left  # sshd, at the least
+    assert not any(process.is_running() for process in left)
 
 
 def last_epoch(events):

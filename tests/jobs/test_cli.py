@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -47,41 +48,45 @@ def test_print_spec_shows_what_would_run_and_can_be_given_back(tmp_path):
     assert json.loads(again.stdout) == values | {"width": 24}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--preset", "desktop"], "paper, laptop, smoke"),
-        (["--dataset", "minst"], r"unknown data set 'minst' (did you mean"),
-        (["--preset", "smoke", "--levels", "4"], "8x8 is not divisible by 16: use at most 3 levels"),
-        (["--preset", "smoke", "--image-size", "10"], "10x10 is not divisible by 4"),
-        (["--preset", "smoke", "--per-class", "4000"], "per_class=4000, but class '0' has"),
-        (["--preset", "smoke", "--spec", "x.json"], "--preset and --spec each say what to start from"),
-        (["--spec", "x.json"], "cannot read the spec x.json"),
-        (["--resume", "x", "--print-spec"], "leave out --resume"),
-        (["--preset", "smoke", "--workers", "2000", "--batch-size", "4000"], "cannot be shared by 2000 workers"),
-        (["--seed", "-1"], "seed must be between 0 and"),
-        (["--resume", "x", "--depth", "4"], "a resumed run keeps its settings: leave out --depth"),
-        (["--workers", "0"], "workers is a number"),
-    ],
-)
-def test_what_was_asked_wrongly_is_one_sentence_and_exit_code_2(tmp_path, arguments, message):
-    assert message in one_sentence(glowctl(tmp_path, "train", *arguments), 2)
-    assert not (tmp_path / "mlflow.db").exists()
+ASKED_WRONGLY = [
+    ("train --preset desktop", "paper, laptop, smoke"),
+    ("train --dataset minst", r"unknown data set 'minst' (did you mean"),
+    ("train --preset smoke --levels 4", "8x8 is not divisible by 16: use at most 3 levels"),
+    ("train --preset smoke --image-size 10", "10x10 is not divisible by 4"),
+    ("train --preset smoke --per-class 4000", "per_class=4000, but class '0' has"),
+    ("train --preset smoke --spec x.json", "--preset and --spec each say what to start from"),
+    ("train --spec x.json", "cannot read the spec x.json"),
+    ("train --resume x --print-spec", "leave out --resume"),
+    ("train --preset smoke --workers 2000 --batch-size 4000", "cannot be shared by 2000 workers"),
+    ("train --seed -1", "seed must be between 0 and"),
+    ("train --resume x --depth 4", "a resumed run keeps its settings: leave out --depth"),
+    ("train --workers 0", "workers is a number"),
+    ("train --address 10.0.0.1:6379", "--address is the address of a Ray dashboard"),
+    ("train --detach", "give its --address too"),
+    ("jobs", "give its --address"),
+    ("cluster status", "give its --address"),
+    ("ablate --resume x --depths 4 --seeds 2", "keeps its settings: leave out --depths, --seeds"),
+    ("ablate --summarize x --depths 4", "keeps its settings: leave out --depths"),
+    ("ablate --summarize x --resume x", "give one of them"),
+    ("ablate --summarize x --dry-run", "--dry-run is for a new ablation"),
+    ("ablate --depths 0", "depth must be at least 1, not 0"),
+]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--resume", "x", "--depths", "4", "--seeds", "2"], "keeps its settings: leave out --depths, --seeds"),
-        (["--summarize", "x", "--depths", "4"], "keeps its settings: leave out --depths"),
-        (["--summarize", "x", "--resume", "x"], "give one of them"),
-        (["--summarize", "x", "--dry-run"], "--dry-run is for a new ablation"),
-        (["--depths", "0"], "depth must be at least 1, not 0"),
-    ],
-)
-def test_what_was_asked_wrongly_of_an_ablation_is_one_sentence_and_exit_code_2(tmp_path, arguments, message):
-    assert message in one_sentence(glowctl(tmp_path, "ablate", *arguments), 2)
-    assert not (tmp_path / "mlflow.db").exists()
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """What `glowctl` says to each of them, in a folder of its own, several at a time; and the folders."""
+    folders = {asked: tmp_path_factory.mktemp("asked") for asked, _ in ASKED_WRONGLY}
+    with ThreadPoolExecutor(4) as pool:
+        answered = pool.map(lambda asked: glowctl(folders[asked], *asked.split()), folders)
+        return dict(zip(folders, answered, strict=True)), folders
+
+
+@pytest.mark.parametrize(("asked", "message"), ASKED_WRONGLY)
+def test_what_was_asked_wrongly_is_one_sentence_and_exit_code_2(answers, asked, message):
+    done, folders = answers
+    assert message in one_sentence(done[asked], 2)
+    assert not (folders[asked] / "mlflow.db").exists()
 
 
 def test_a_flag_that_is_none_is_answered_by_its_name(tmp_path):
