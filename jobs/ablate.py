@@ -109,7 +109,7 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Ablation:
 
 def _prepare_kept(name: str, changes: Mapping[str, Any], unknown: NoSuchRun) -> Ablation:
     """An ablation that MLflow does not know, by what is beside its trials."""
-    place = place_named(name, changes)
+    place = place_named(name)
     kept = recall(place)
     if kept is None or kept["job"] != "ablate":
         raise NoSuchRun(f"{unknown}, and no trials of an ablation in {place}")

@@ -40,6 +40,11 @@ class Resources:
         """Workers that share a GPU cannot use NCCL."""
         return "nccl" if self.gpus >= 1 else "gloo"
 
+    @property
+    def room_now(self) -> int:
+        """For how many workers there is room on the machines that are there, be they busy or not."""
+        return min(self.workers[1], _room(_alive(), self.gpus, self.cpus))
+
     def task_options(self) -> dict[str, Any]:
         """Of a Ray task that is one worker's."""
         return {"num_cpus": self.cpus, "num_gpus": self.gpus}
@@ -116,8 +121,12 @@ def trial_resources(spec: TrainSpec, trials: int, most: int | None) -> tuple[Res
 
 def _nodes() -> list[dict[str, float]]:
     """The machines of the cluster, and those that its autoscaler may add."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    alive = _alive()
     return [*alive, *_to_come(alive, *node_types())]
+
+
+def _alive() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _to_come(

@@ -51,8 +51,7 @@ def recall(place: str) -> dict[str, Any] | None:
     return found
 
 
-def place_named(name: str, changes: Mapping[str, Any]) -> str:
+def place_named(name: str) -> str:
     """Where the checkpoints of a run would be whose id, path or URI this is."""
     parent, slash, folder = name.rstrip("/").rpartition("/")
-    default = changes.get("output", TrainSpec.model_fields["output"].default)
-    return f"{usable_output(parent if slash else default)}/{folder}"
+    return f"{usable_output(parent if slash else TrainSpec.model_fields['output'].default)}/{folder}"

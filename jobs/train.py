@@ -108,7 +108,7 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
 
 def _prepare_kept(name: str, changes: Mapping[str, Any], uri: str, unknown: NoSuchRun) -> Work:
     """The work of a run that MLflow does not know, by what is beside its checkpoints."""
-    place = place_named(name, changes)
+    place = place_named(name)
     kept = recall(place)
     if kept is None or kept["job"] != "train":
         raise NoSuchRun(f"{unknown}, and no checkpoints of a training in {place}")
@@ -156,6 +156,8 @@ def _train(work: Work, resources: Resources, record: Record, show: Callable[[Eve
         record.folder(folder)
         if work.resumed is None:
             work.record_datasets(record)
+        if resources.room_now < resources.workers[0]:
+            show({"event": "waiting", "workers": resources.workers[0], "room": resources.room_now})
         with Channel(log.see, log.record) as channel:
             outcome = _fit(work, resources, record, channel, log)
         if log.test_bits_per_dim is None or outcome.metrics is None:
@@ -199,6 +201,11 @@ def _sentence(error: Exception, spec: TrainSpec, record: Record) -> Exception:
         )
     if NoRetry.is_final(error):
         return error
+    if type(error).__name__ == "WorkerGroupStartupTimeoutError":
+        return JobError(
+            f"no machines came for {spec.workers} workers: see glowctl cluster status, and go on with glowctl train "
+            f"--resume {record.run_id}"
+        )
     return JobError(
         f"training failed more than {spec.max_failures} times, the last time with {plain_reason(error)}; go on from "
         f"the last checkpoint with glowctl train --resume {record.run_id}"

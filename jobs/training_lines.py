@@ -1,6 +1,7 @@
 """What a training says on the screen. Its events, dicts with a key ``event``:
 
 - ``submitted``: job, address, detached (of every job on a cluster)
+- ``waiting``: workers, room (of a cluster that must grow first)
 - ``started``: run, run_id, workers, epochs, device, precision
 - ``step``: epoch, step, steps, images_per_second, train_bits_per_dim, validation_bits_per_dim (of the epoch before),
   seconds_left
@@ -27,6 +28,11 @@ def submitted_line(event: Event) -> str:
     job = event["job"]
     left = f"; glowctl logs -f {job} shows it, glowctl stop {job} ends it" if event["detached"] else ""
     return f"submitted job {job} to {event['address']}{left}"
+
+
+def waiting_line(event: Event) -> str:
+    workers = count(event["workers"], "worker")
+    return f"waiting for machines: there is room for {event['room']} of {workers}, and the cluster may add more"
 
 
 def started_line(event: Event) -> str:
@@ -81,6 +87,7 @@ def finished_lines(event: Event) -> str:
 
 TRAINING_LINES: dict[str, Callable[[Event], str]] = {
     "submitted": submitted_line,
+    "waiting": waiting_line,
     "started": started_line,
     "epoch": epoch_line,
     "restart": restart_line,

@@ -176,7 +176,12 @@ def test_machines_that_an_autoscaler_may_add_are_counted(cluster, monkeypatch):
     types = {"gpu": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 4}}
     monkeypatch.setenv("GLOW_NODE_TYPES", json.dumps(types))
     found = resources_for(spec(workers="4"))
-    assert (found.workers, found.gpus, found.cpus) == ((4, 4), 1, 1)
+    assert (found.workers, found.gpus, found.cpus, found.room_now) == ((4, 4), 1, 1, 0)
+    cluster((0, 0), (4, 1))
+    assert found.room_now == 1
+    cluster((0, 0), *[(4, 1)] * 4)
+    assert found.room_now == 4
+    cluster((0, 0))
     with pytest.raises(JobError, match="room for 4"):
         resources_for(spec(workers="5"))
 

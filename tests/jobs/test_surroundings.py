@@ -100,9 +100,8 @@ def test_storage_remembers_what_a_run_is(tmp_path):
 
 def test_a_runs_place_is_found_by_its_id_or_path(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert place_named("abc", {}) == str(tmp_path / "outputs" / "abc")
-    assert place_named("abc", {"output": "other"}) == str(tmp_path / "other" / "abc")
-    assert place_named("some/abc/", {}) == str(tmp_path / "some" / "abc")
-    assert place_named("s3://bucket/some/abc", {}) == "s3://bucket/some/abc"
+    assert place_named("abc") == str(tmp_path / "outputs" / "abc")
+    assert place_named("some/abc/") == str(tmp_path / "some" / "abc")
+    assert place_named("s3://bucket/some/abc") == "s3://bucket/some/abc"
     monkeypatch.setenv("GLOW_STORAGE", "s3://bucket/glow")
-    assert place_named("abc", {}) == "s3://bucket/glow/outputs/abc"
+    assert place_named("abc") == "s3://bucket/glow/outputs/abc"
