@@ -173,7 +173,7 @@ class Record:
     def running(self, system_metrics: bool = True) -> Iterator[None]:
         """Leaves the run in a true state, however what is done meanwhile ends."""
         status: Status = "FAILED"
-        with _watched(self._uri, self.run_id):
+        with _watched(self._uri, self.run_id) as unwritten:
             try:
                 self.begin()
                 with self.system_metrics() if system_metrics else nullcontext():
@@ -190,34 +190,41 @@ class Record:
                 if status == "FINISHED":
                     self.finish(status)
                 else:
-                    with suppress(TrackingError):
+                    try:
                         self.impatient().finish(status)
+                    except TrackingError:
+                        unwritten.append(status)
 
     def finish(self, status: Status) -> None:
         self._write(lambda: self._client.set_terminated(self.run_id, status))
 
 
 @contextmanager
-def _watched(uri: str, run_id: str) -> Iterator[None]:
-    """Has a run watched meanwhile. It costs a process of 20 MB; the store's URI, which may hold a password, is in no
+def _watched(uri: str, run_id: str) -> Iterator[list[Status]]:
+    """Has a run watched meanwhile. A status that is put into what it gives is written by the watcher, which tries for
+    minutes and is not waited for. It costs a process of 20 MB; the store's URI, which may hold a password, is in no
     list of processes."""
     watcher = subprocess.Popen(
         python_command("jobs.tracking.watch"),
         stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,  # or a pipe from this process would end only when the watcher does
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
         env=python_environment(),
         text=True,
     )
     assert watcher.stdin is not None
+    unwritten: list[Status] = []
     try:
         watcher.stdin.write(json.dumps({"uri": uri, "run_id": run_id}) + "\n")
         watcher.stdin.flush()
-        yield
+        yield unwritten
     finally:
         with suppress(BrokenPipeError):  # somebody has killed it
-            watcher.stdin.write("done")
+            watcher.stdin.write(unwritten[0] if unwritten else "done")
             watcher.stdin.close()
-        watcher.wait()
+        if not unwritten:
+            watcher.wait()
 
 
 def _answers(uri: str) -> bool:

@@ -194,6 +194,25 @@ def test_the_runs_of_a_driver_that_is_killed_are_failed(uri):
     assert status == {"child": "FAILED", "done": "FINISHED", "other": "RUNNING"}
 
 
+STOPPED = """
+import sys
+from jobs.tracking import Record, TrackingError
+def away(self, status):
+    raise TrackingError("away")
+record = Record.start(sys.argv[1], "study", "parent", {}, {})
+Record.finish = away
+with record.running():
+    raise KeyboardInterrupt
+"""
+
+
+def test_a_run_that_is_stopped_while_the_store_is_away_is_marked_when_it_is_back(uri):
+    done = subprocess.run([sys.executable, "-c", STOPPED, uri], capture_output=True, text=True, timeout=60, check=False)
+    assert "KeyboardInterrupt" in done.stderr
+    wait_until(lambda: find_run(uri, "study", "parent").info.status == "KILLED", timeout=30)
+    assert "glow.error" not in find_run(uri, "study", "parent").data.tags
+
+
 def test_machines_bear_their_names_on_a_cluster_alone(uri, monkeypatch):
     record = Record.start(uri, "study", "first", {}, {})
     record.machine("node-1", {"cpu_utilization_percentage": 50.0})
