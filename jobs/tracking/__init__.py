@@ -6,18 +6,33 @@ The process that drives a job writes the record, and no worker does: a store tha
 
 from typing import TYPE_CHECKING
 
+from jobs.tracking.models import save_model
 from jobs.tracking.queries import (
     child_runs,
     download_model,
+    experiment_runs,
     find_run,
     find_tagged,
     metric_history,
     newest_run,
+    page_of,
+    read_artifact,
     read_table,
     recorded_images,
+    recorded_sizes,
+    run_of_id,
 )
 from jobs.tracking.record import Record, Status, source_tags
-from jobs.tracking.registry import Champion, crown
+from jobs.tracking.registry import (
+    IMAGES_TAG,
+    SCORE_TAG,
+    Champion,
+    Promotion,
+    Version,
+    crown,
+    promote,
+    registered_versions,
+)
 from jobs.tracking.store import (
     NoSuchRun,
     TrackingError,
@@ -34,16 +49,21 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 __all__ = [
+    "IMAGES_TAG",
+    "SCORE_TAG",
     "Champion",
     "NoSuchRun",
+    "Promotion",
     "Record",
     "Run",
     "Status",
     "TrackingError",
+    "Version",
     "check_store",
     "child_runs",
     "crown",
     "download_model",
+    "experiment_runs",
     "find_run",
     "find_tagged",
     "given_tracking_uri",
@@ -51,8 +71,15 @@ __all__ = [
     "newest_run",
     "open_command",
     "open_store",
+    "page_of",
+    "promote",
+    "read_artifact",
     "read_table",
     "recorded_images",
+    "recorded_sizes",
+    "registered_versions",
+    "run_of_id",
+    "save_model",
     "server_command",
     "source_tags",
     "tracking_uri",

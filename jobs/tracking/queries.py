@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
+import urllib.parse
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from jobs.tracking.store import (
     client_of,
     open_store,
     sentences,
+    sqlite_path,
     without_password,
 )
 
@@ -26,12 +29,17 @@ if TYPE_CHECKING:
 __all__ = [
     "child_runs",
     "download_model",
+    "experiment_runs",
     "find_run",
     "find_tagged",
     "metric_history",
     "newest_run",
+    "page_of",
+    "read_artifact",
     "read_table",
     "recorded_images",
+    "recorded_sizes",
+    "run_of_id",
 ]
 
 
@@ -55,6 +63,52 @@ def find_run(uri: str, experiment: str, name_or_id: str) -> Run:
 def recorded_images(run: Run) -> dict[str, str]:
     """The fingerprints of a run's data sets, by name."""
     return {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
+
+
+def recorded_sizes(run: Run) -> dict[str, tuple[int, ...]]:
+    """The shapes of a run's data sets, by name, where they are known."""
+    shapes = {}
+    for entry in run.inputs.dataset_inputs:
+        with suppress(ValueError, KeyError, TypeError):
+            shapes[entry.dataset.name] = tuple(json.loads(entry.dataset.profile)["features_shape"])
+    return shapes
+
+
+def run_of_id(uri: str, run_id: str) -> Run | None:
+    """The run with this id, of whatever experiment. None if the store knows none."""
+    from mlflow.exceptions import MlflowException
+
+    client = client_of(uri)
+    with sentences(uri), suppress(MlflowException):
+        return client.get_run(run_id)
+    return None
+
+
+def experiment_runs(uri: str, experiment: str) -> list[Run]:
+    """All runs of an experiment, the newest first. Raises TrackingError if there is no such experiment, and makes
+    neither it nor a store."""
+    path = sqlite_path(uri)
+    if path is not None and path.parent.is_dir() and not path.exists():
+        raise TrackingError(f"there is no MLflow store {path}: record something with glowctl demo, or correct it")
+    check_store(uri)
+    client = client_of(uri)
+    with sentences(uri):
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            names = ", ".join(repr(known.name) for known in client.search_experiments(max_results=10))
+            raise TrackingError(f"there is no experiment {experiment!r} in {without_password(uri)}, only {names}")
+        return _every_run(client, found.experiment_id, "", "attributes.start_time DESC")
+
+
+def page_of(uri: str, run: Run) -> str | None:
+    """The address of a run in the UI, where the store is a server."""
+    parts = urllib.parse.urlsplit(uri)
+    if parts.scheme not in ("http", "https") or parts.hostname is None:
+        return None
+    host = parts.netloc.rpartition("@")[2]  # without a password
+    return (
+        f"{parts.scheme}://{host}{parts.path.rstrip('/')}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    )
 
 
 def newest_run(uri: str, experiment: str, job: str) -> Run:
@@ -88,20 +142,20 @@ def find_tagged(uri: str, experiment: str, tag: str) -> tuple[str, str] | None:
 def child_runs(uri: str, parent: Run) -> list[Run]:
     """The runs beneath a run that the store knows, the oldest first. Raises TrackingError."""
     client = client_of(uri)
+    with sentences(uri):
+        beneath = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+        return _every_run(client, parent.info.experiment_id, beneath, "attributes.start_time ASC")
+
+
+def _every_run(client: MlflowClient, experiment_id: str, which: str, order: str) -> list[Run]:
     found: list[Run] = []
     token = None
-    with sentences(uri):
-        while True:
-            page = client.search_runs(
-                [parent.info.experiment_id],
-                f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'",
-                order_by=["attributes.start_time ASC"],
-                page_token=token,
-            )
-            found += page
-            token = page.token
-            if not token:
-                return found
+    while True:
+        page = client.search_runs([experiment_id], which, order_by=[order], page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 def metric_history(uri: str, run_id: str, name: str) -> dict[int, float]:
@@ -123,6 +177,18 @@ def read_table(uri: str, run_id: str, path: str) -> pd.DataFrame | None:
             return None
 
 
+def read_artifact(uri: str, run_id: str, path: str) -> bytes | None:
+    """The content of an artifact of a run; None if it is gone."""
+    from mlflow.exceptions import MlflowException
+
+    client = client_of(uri)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
+        except (MlflowException, OSError):
+            return None
+
+
 def download_model(uri: str, model_uri: str, folder: str) -> tuple[Path, str | None]:
     """Downloads what an MLflow model URI names (runs:/ID/PATH, models:/NAME/VERSION, models:/NAME@ALIAS, models:/m-ID,
     or a bucket's URI) into a folder: where it lies there, and the id of the run that it is of, if that is known.
@@ -139,8 +205,8 @@ def download_model(uri: str, model_uri: str, folder: str) -> tuple[Path, str | N
 
 
 def _artifact_of(client: MlflowClient, model_uri: str) -> tuple[str, str | None]:
-    if found := re.fullmatch(r"runs:/([^/]+)/.+", model_uri):
-        return model_uri, found[1]
+    if found := re.fullmatch(r"runs:/([^/]+)/(.+)", model_uri):
+        return _of_run(client, found[1], found[2]) or model_uri, found[1]
     if found := re.fullmatch(r"models:/(m-[0-9a-f]+)", model_uri):
         model = client.get_logged_model(found[1])
         return model.artifact_location, model.source_run_id
@@ -159,3 +225,12 @@ def _artifact_of(client: MlflowClient, model_uri: str) -> tuple[str, str | None]
     else:
         return model_uri, None
     return client.get_model_version_download_uri(version.name, version.version), version.run_id
+
+
+def _of_run(client: MlflowClient, run_id: str, path: str) -> str | None:
+    """Where a run's logged model of this name lies, which is not among its artifacts."""
+    for output in reversed(client.get_run(run_id).outputs.model_outputs):
+        model = client.get_logged_model(output.model_id)
+        if model.name == path:
+            return str(model.artifact_location)
+    return None

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.processes import python_command, python_environment
 from jobs.surroundings import in_ray_job, job_metadata, ray_job_id
+from jobs.tracking.liveness import DRIVER, ERROR, beating, driver, forget_death, fresh
+from jobs.tracking.models import log_model, register
 from jobs.tracking.queries import metric_history
 from jobs.tracking.store import TrackingError, check_store, client_of, open_store, sentences
 
@@ -29,7 +31,7 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 PATIENCE_S = 180.0
 RETRY_S = 5.0
 
-ENDS = {"glow.error", "glow.stopped"}
+ENDS = {ERROR, "glow.stopped"}
 """Tags that say why a run ended before its time."""
 
 
@@ -51,9 +53,10 @@ class Record:
         """A new run. Raises TrackingError."""
         from mlflow.entities import Param
 
-        client, experiment_id = open_store(uri, experiment)
+        # A run beneath another is one of many, made by a process that has looked before.
+        client, experiment_id = open_store(uri, experiment, look="mlflow.parentRunId" not in tags)
         with sentences(uri):
-            run = client.create_run(experiment_id, run_name=name, tags={**source_tags(), **tags})
+            run = client.create_run(experiment_id, run_name=name, tags={DRIVER: driver(), **source_tags(), **tags})
             try:
                 client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
             except Exception:
@@ -88,19 +91,23 @@ class Record:
 
     def begin(self) -> None:
         """Sets the run running, which one that is resumed was no more, and forgets how it ended then."""
+        from mlflow.entities import RunTag
 
         def write() -> None:
+            # Before all else: one who looks for dead runs must not take it for that of the process before.
+            self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in fresh().items()])
             for name in ENDS & self._client.get_run(self.run_id).data.tags.keys():
                 self._client.delete_tag(self.run_id, name)
             self._client.update_run(self.run_id, status="RUNNING")
 
         self._write(write)
 
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+    def metrics(self, values: Mapping[str, float], step: int = 0, model_id: str | None = None) -> None:
+        """With `model_id` the UI shows them beside that logged model too."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(name, float(value), now, step) for name, value in values.items()]
+        metrics = [Metric(name, float(value), now, step, model_id=model_id) for name, value in values.items()]
         self._write(lambda: self._client.log_batch(self.run_id, metrics=metrics))
 
     def machine(self, name: str, figures: Mapping[str, float]) -> None:
@@ -125,9 +132,34 @@ class Record:
         """A uint8 image (H, W, 3) of a series that the UI shows over the steps."""
         self._write(lambda: self._client.log_image(self.run_id, image, key=key, step=step, synchronous=True))
 
-    def folder(self, folder: Path) -> None:
-        """Everything in `folder`, as artifacts of the same paths."""
-        self._write(lambda: self._client.log_artifacts(self.run_id, str(folder)))
+    def folder(self, folder: Path, leave_out: str | None = None) -> None:
+        """Everything in `folder`, as artifacts of the same paths, less what bears one name."""
+
+        def write() -> None:
+            for path in sorted(folder.iterdir()):
+                if path.name != leave_out:
+                    self._client.log_artifact(self.run_id, str(path))
+
+        self._write(write)
+
+    def model(self, folder: Path, name: str, tags: Mapping[str, str]) -> tuple[str, str]:
+        """Logs the MLflow model in `folder` as the run's, and registers it under this name: its id, and its
+        version."""
+        made: list[str] = []
+
+        def write() -> None:
+            if not made:
+                made.append(log_model(self._uri, self.run_id, folder, tags=tags))
+            made[1:] = [register(self._uri, name, self.run_id, made[0], tags)]
+
+        self._write(write)
+        return made[0], made[1]
+
+    def uses(self, model_id: str) -> None:
+        """Says that the run is about a logged model, so that the UI links them."""
+        from mlflow.entities import LoggedModelInput
+
+        self._write(lambda: self._client.log_inputs(self.run_id, models=[LoggedModelInput(model_id)]))
 
     def file(self, file: Path, folder: str) -> None:
         """A file, as an artifact in this folder of the run."""
@@ -176,7 +208,10 @@ class Record:
         with _watched(self._uri, self.run_id) as unwritten:
             try:
                 self.begin()
-                with self.system_metrics() if system_metrics else nullcontext():
+                with (
+                    beating(self._client, self.run_id),
+                    self.system_metrics() if system_metrics else nullcontext(),
+                ):
                     yield
                 status = "FINISHED"
             except KeyboardInterrupt:
@@ -184,7 +219,7 @@ class Record:
                 raise
             except Exception as error:
                 with suppress(TrackingError):  # the first error is the one to tell
-                    self.impatient().tag("glow.error", str(error)[:5000])
+                    self.impatient().tag(ERROR, str(error)[:5000])
                 raise
             finally:
                 if status == "FINISHED":
@@ -196,7 +231,13 @@ class Record:
                         unwritten.append(status)
 
     def finish(self, status: Status) -> None:
-        self._write(lambda: self._client.set_terminated(self.run_id, status))
+        """Sets how the run ended, also where somebody took it for dead before."""
+
+        def write() -> None:
+            forget_death(self._client, self._client.get_run(self.run_id))
+            self._client.set_terminated(self.run_id, status)
+
+        self._write(write)
 
 
 @contextmanager
@@ -216,7 +257,7 @@ def _watched(uri: str, run_id: str) -> Iterator[list[Status]]:
     assert watcher.stdin is not None
     unwritten: list[Status] = []
     try:
-        watcher.stdin.write(json.dumps({"uri": uri, "run_id": run_id}) + "\n")
+        watcher.stdin.write(json.dumps({"uri": uri, "run_id": run_id, "driver": driver()}) + "\n")
         watcher.stdin.flush()
         yield unwritten
     finally:

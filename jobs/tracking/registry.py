@@ -1,23 +1,29 @@
-"""MLflow's registry of models: versions of a name, and which of them is called champion."""
+"""MLflow's registry: versions of the models of a data set, and the aliases that some of them bear."""
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jobs.tracking.store import client_of, sentences
+from jobs.tracking.models import register
+from jobs.tracking.queries import find_run
+from jobs.tracking.store import NoSuchRun, TrackingError, check_store, client_of, sentences, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-__all__ = ["ALIAS", "Champion", "crown"]
+__all__ = ["IMAGES_TAG", "SCORE_TAG", "Champion", "Promotion", "Version", "crown", "promote", "registered_versions"]
 
-ALIAS = "champion"
+CHAMPION = "champion"
+LATEST = "latest"
+"""MLflow's own alias of the newest version, which cannot be given."""
 
 SCORE_TAG = "glow.validation_bits_per_dim"
 IMAGES_TAG = "glow.validation_images"
+"""Tags of a version: its best bits/dim of the validation images, and their fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -31,45 +37,143 @@ class Champion:
 
     @property
     def uri(self) -> str:
-        return f"models:/{self.name}@{ALIAS}"
+        return f"models:/{self.name}@{CHAMPION}"
 
 
-def crown(uri: str, name: str, run_id: str, path: str, validation_bits_per_dim: float, images: str) -> Champion:
-    """Registers the model that a run holds at `path`, and gives it the alias.
+@dataclass(frozen=True)
+class Version:
+    """A registered version, with the run that trained it; that may be gone."""
 
-    A present champion that scored lower on the same validation images (`images` is their fingerprint) keeps it. A run
-    is registered once. Raises TrackingError.
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    run: str | None  # its name
+    run_id: str
+    validation_bits_per_dim: float | None
+    test_bits_per_dim: float | None
+    created: float  # seconds since 1970
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.version}"
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """`before` is the version that bore the alias until then."""
+
+    name: str
+    version: str
+    alias: str
+    before: str | None
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}@{self.alias}"
+
+
+def crown(uri: str, name: str, run_id: str, validation_bits_per_dim: float, images: str) -> Champion:
+    """Gives the model of a run the alias.
+
+    A present champion that scored lower on the same validation images (`images` is their fingerprint) keeps it. Raises
+    TrackingError.
     """
-    from mlflow.exceptions import MlflowException
-
     client = client_of(uri)
     with sentences(uri):
-        with suppress(MlflowException):  # it exists
-            client.create_registered_model(name, description="Glow models by `glowctl ablate`.")
-        present = _present(client, name)
+        present = _bearer(client, name, CHAMPION)
         if present is not None and present.run_id != run_id and _is_better(present, validation_bits_per_dim, images):
-            return Champion(name, present.version, present.run_id, new=False)
-        version = _registered(client, name, run_id)
-        if version is None:
-            source = f"{client.get_run(run_id).info.artifact_uri}/{path}"
-            tags = {SCORE_TAG: repr(validation_bits_per_dim), IMAGES_TAG: images}
-            version = client.create_model_version(name, source, run_id, tags=tags)
-        client.set_registered_model_alias(name, ALIAS, version.version)
-        return Champion(name, version.version, run_id, new=True)
+            return Champion(name, str(present.version), present.run_id, new=False)
+        outputs = client.get_run(run_id).outputs.model_outputs
+        if not outputs:
+            raise TrackingError(f"run {run_id} has no model in {without_password(uri)}")
+        tags = {SCORE_TAG: repr(validation_bits_per_dim), IMAGES_TAG: images}
+        version = register(uri, name, run_id, outputs[-1].model_id, tags)
+        client.set_registered_model_alias(name, CHAMPION, version)
+        return Champion(name, version, run_id, new=True)
 
 
-def _present(client: MlflowClient, name: str) -> ModelVersion | None:
+def promote(uri: str, experiment: str, model: str, alias: str) -> Promotion:
+    """Gives an alias to what `model` names: NAME/VERSION or NAME@ALIAS, with or without "models:/", or the id or name
+    of the run that trained it. Raises TrackingError."""
+    check_store(uri)
+    client = client_of(uri)
+    if alias.lower() == LATEST:
+        raise TrackingError(f"{LATEST} is always the newest version: choose another alias")
+    version = _version_of(client, uri, experiment, model)
+    with sentences(uri):
+        before = _bearer(client, version.name, alias)
+        client.set_registered_model_alias(version.name, alias, version.version)
+    return Promotion(version.name, str(version.version), alias, None if before is None else str(before.version))
+
+
+def registered_versions(uri: str, name: str | None = None, limit: int = 100) -> list[Version]:
+    """The newest versions that trainings registered, of one model or all, the newest first. Raises TrackingError."""
+    check_store(uri)
+    client = client_of(uri)
+    with sentences(uri):
+        wanted = f"name = '{_quoted(name)}'" if name is not None else f"tags.`{SCORE_TAG}` LIKE '%'"
+        found = client.search_model_versions(wanted, max_results=limit, order_by=["creation_timestamp DESC"])
+        aliases = {name: client.get_registered_model(name).aliases for name in {version.name for version in found}}
+        return [_told(client, version, aliases[version.name]) for version in found]
+
+
+def _told(client: MlflowClient, version: ModelVersion, aliases: dict[str, str]) -> Version:
+    from mlflow.exceptions import MlflowException
+
+    run = None
+    with suppress(MlflowException):  # it was deleted
+        run = client.get_run(version.run_id)
+    number = str(version.version)
+    score = version.tags.get(SCORE_TAG)
+    return Version(
+        version.name,
+        number,
+        tuple(sorted(alias for alias, of in aliases.items() if str(of) == number)),
+        run.info.run_name if run else None,
+        version.run_id,
+        float(score) if score is not None else None,
+        run.data.metrics.get("test/bits_per_dim") if run else None,
+        version.creation_timestamp / 1000,
+    )
+
+
+def _version_of(client: MlflowClient, uri: str, experiment: str, model: str) -> ModelVersion:
+    from mlflow.exceptions import MlflowException
+
+    named = re.fullmatch(r"(?:models:/)?([^/@:]+)([/@])([^/@]+)", model)
+    if named is not None:
+        name, kind, which = named.groups()
+        with suppress(MlflowException):
+            if kind == "@":
+                return client.get_model_version_by_alias(name, which)
+            return client.get_model_version(name, which)
+        raise TrackingError(
+            f"no model {name}{kind}{which} in the registry of {without_password(uri)}: glowctl models lists them"
+        )
+    try:
+        run_id = find_run(uri, experiment, model).info.run_id
+    except NoSuchRun:
+        raise TrackingError(
+            f"no model and no run {model!r} in {without_password(uri)}: give NAME/VERSION, as glowctl models lists them"
+        ) from None
+    with sentences(uri):
+        versions = client.search_model_versions(f"run_id = '{run_id}'")
+    if not versions:
+        raise TrackingError(f"run {model!r} has registered no model")
+    return versions[0]
+
+
+def _bearer(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     from mlflow.exceptions import MlflowException
 
     with suppress(MlflowException):
-        return client.get_model_version_by_alias(name, ALIAS)
+        return client.get_model_version_by_alias(name, alias)
     return None
-
-
-def _registered(client: MlflowClient, name: str, run_id: str) -> ModelVersion | None:
-    versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
-    return versions[0] if versions else None
 
 
 def _is_better(version: ModelVersion, bits_per_dim: float, images: str) -> bool:
     return version.tags.get(IMAGES_TAG) == images and float(version.tags.get(SCORE_TAG, "inf")) < bits_per_dim
+
+
+def _quoted(name: str) -> str:
+    return name.replace("'", "")

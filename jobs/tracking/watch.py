@@ -2,7 +2,7 @@
 
 It reads which run from its standard input, which the driver holds open and the kernel closes when the driver dies. The
 last line is ``done``, or the status that the driver could not write since the store was away; if there is none, the
-driver has died. Then the run and those beneath it that are RUNNING are marked so, or FAILED.
+driver has died. Then the run and those beneath it that it drove and that are RUNNING are marked so, or FAILED.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ import json
 import signal
 import sys
 import time
+from typing import TYPE_CHECKING
 
+from jobs.tracking.liveness import DRIVER, ERROR, GONE, forget_death
 from jobs.tracking.store import TrackingError, client_of, sentences
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 PATIENCE_S = 300.0
 RETRY_S = 5.0
-REASON = "the process that drove the run died (kill -9, or memory was short)"
 
 
 def main() -> None:
@@ -34,16 +38,26 @@ def main() -> None:
             time.sleep(RETRY_S)
 
 
-def _mark(uri: str, run_id: str, status: str | None) -> None:
+def _mark(uri: str, run_id: str, driver: str, status: str | None) -> None:
     client = client_of(uri)
     with sentences(uri):
         experiment = client.get_run(run_id).info.experiment_id
         beneath = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'", max_results=1000)
         for run in (*beneath, client.get_run(run_id)):
-            if run.info.status == "RUNNING":
-                if status is None:
-                    client.set_tag(run.info.run_id, "glow.error", REASON)
-                client.set_terminated(run.info.run_id, status or "FAILED")
+            if not _is_left(run, driver, status):
+                continue
+            if status is None:
+                client.set_tag(run.info.run_id, ERROR, GONE)
+            else:
+                forget_death(client, run)
+            client.set_terminated(run.info.run_id, status or "FAILED")
+
+
+def _is_left(run: Run, driver: str, status: str | None) -> bool:
+    """Whether the driver left the run as it is, and nobody has gone on with it meanwhile. Another command may have
+    found that the driver is gone, and not know of its last word."""
+    taken_for_dead = status is not None and run.info.status == "FAILED" and run.data.tags.get(ERROR) == GONE
+    return run.data.tags.get(DRIVER) == driver and (run.info.status == "RUNNING" or taken_for_dead)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,138 @@
+"""The newest runs of a store, and what one run has beside its metrics."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from jobs.tracking.liveness import mark_dead
+from jobs.tracking.queries import read_artifact
+from jobs.tracking.store import NoSuchRun, TrackingError, check_store, client_of, sentences
+from jobs.tracking.uris import sqlite_path, without_password
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+__all__ = ["artifact_names", "experiment_names", "json_table", "named_run", "newest_runs", "registered_models"]
+
+PAGE = 200
+JOB, TRIAL = "glow.job", "glow.trial"
+SHORTEST_ID = 4
+
+
+def experiment_names(uri: str, experiment: str | None = None) -> dict[str, str]:
+    """Id -> name, of one experiment or of all. Marks runs in them whose driver is gone. Makes neither a store nor an
+    experiment: raises TrackingError if there is none."""
+    path = sqlite_path(uri)
+    if path is not None and path.parent.is_dir() and not path.exists():
+        raise TrackingError(f"there is no MLflow store {path}: record something, or name another with --tracking-uri")
+    check_store(uri)
+    client = client_of(uri)
+    with sentences(uri):
+        known = {found.experiment_id: found.name for found in _every(client.search_experiments)}
+        if experiment is not None:
+            chosen = {key: name for key, name in known.items() if name == experiment}
+            if not chosen:
+                names = ", ".join(repr(name) for name in known.values())
+                raise TrackingError(f"there is no experiment {experiment!r} in {without_password(uri)}, only {names}")
+            known = chosen
+        for experiment_id in known:
+            mark_dead(client, experiment_id)
+        return known
+
+
+def newest_runs(uri: str, experiments: Collection[str], jobs: Collection[str], limit: int) -> list[Run]:
+    """Runs of glowctl that are no trials, the newest first; `experiments` are ids. Of all jobs if `jobs` is empty."""
+    found: list[Run] = []
+    with sentences(uri):
+        for run in _runs(client_of(uri), experiments, f"tags.`{JOB}` LIKE '%'"):
+            tags = run.data.tags
+            if TRIAL not in tags and (not jobs or tags[JOB] in jobs):
+                found.append(run)
+            if len(found) == limit:
+                break
+    return found
+
+
+def named_run(uri: str, experiments: Collection[str], given: str) -> Run:
+    """The run of this id, of an id that begins so, or the newest of this name. Raises NoSuchRun if there is none, and
+    TrackingError if several ids begin so."""
+    client, quoted = client_of(uri), given.replace("'", "")
+    with sentences(uri):
+        if re.fullmatch(rf"[0-9a-f]{{{SHORTEST_ID},32}}", given):
+            some = _first(client, experiments, f"attributes.run_id LIKE '{given}%'", 2)
+            if len(some) > 1:
+                raise TrackingError(f"several runs have an id that begins with {given}: give more of it")
+            if some:
+                return some[0]
+        some = _first(client, experiments, f"attributes.run_name = '{quoted}'", 1) if quoted else []
+    if not some:
+        raise NoSuchRun(f"no run {given!r} in {without_password(uri)}: glowctl runs lists them")
+    return some[0]
+
+
+def registered_models(uri: str, run_id: str) -> list[dict[str, Any]]:
+    """The versions of models in the registry that are of a run: name, version, aliases."""
+    client = client_of(uri)
+    with sentences(uri):
+        found = client.search_model_versions(f"run_id = '{run_id}'")
+        aliases = {version.name: client.get_registered_model(version.name).aliases for version in found}
+    return [
+        {
+            "name": version.name,
+            "version": str(version.version),
+            "aliases": sorted(a for a, number in aliases[version.name].items() if str(number) == str(version.version)),
+        }
+        for version in sorted(found, key=lambda version: (version.name, int(version.version)))
+    ]
+
+
+def artifact_names(uri: str, run_id: str) -> list[str]:
+    """What lies at the top of a run's artifacts, folders with a / at the end. Empty if they cannot be reached."""
+    client = client_of(uri)
+    with suppress(Exception):  # a bucket's client raises what it likes, and the rest of a run is worth showing
+        return [entry.path + ("/" if entry.is_dir else "") for entry in client.list_artifacts(run_id)]
+    return []
+
+
+def json_table(uri: str, run_id: str, path: str) -> tuple[list[str], list[list[Any]]] | None:
+    """Column names and rows of a table that `Record.table` wrote. None if it is gone or damaged."""
+    content = read_artifact(uri, run_id, path)
+    with suppress(ValueError, KeyError, TypeError):
+        told = json.loads(content or b"")
+        return [str(name) for name in told["columns"]], [list(row) for row in told["data"]]
+    return None
+
+
+def _first(client: MlflowClient, experiments: Collection[str], which: str, number: int) -> list[Run]:
+    return list(
+        client.search_runs(list(experiments), which, order_by=["attributes.start_time DESC"], max_results=number)
+    )
+
+
+def _runs(client: MlflowClient, experiments: Collection[str], which: str) -> Iterator[Run]:
+    def page(page_token: str | None) -> Any:
+        return client.search_runs(
+            list(experiments),
+            which,
+            order_by=["attributes.start_time DESC"],
+            max_results=PAGE,
+            page_token=page_token,
+        )
+
+    return _every(page)
+
+
+def _every(page: Any) -> Iterator[Any]:
+    """The entries of all pages."""
+    token = None
+    while True:
+        found = page(page_token=token)
+        yield from found
+        token = found.token
+        if not token:
+            return

@@ -1,0 +1,195 @@
+"""Which process drives a run, and whether it still does.
+
+`jobs.tracking.watch` marks the runs of a driver that dies, unless it dies with it. So a run says who drives it, in the
+tag `glow.driver`, and a run that `Record.running` is at is told to live every half minute, in `glow.alive`. Whoever
+opens the store next looks for RUNNING runs whose driver is no more. A run without these tags is somebody else's.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+__all__ = ["ALIVE", "DRIVER", "ERROR", "GONE", "SILENT", "beating", "driver", "forget_death", "fresh", "mark_dead"]
+
+DRIVER = "glow.driver"
+ALIVE = "glow.alive"
+ERROR = "glow.error"
+PARENT = "mlflow.parentRunId"
+
+BEAT_S = 30.0
+DEAD_AFTER_S = 300.0  # longer than a driver waits for a store that is away at its end (jobs.tracking.record)
+
+GONE = "the process that drove the run died (kill -9, or memory was short)"
+SILENT = "nothing was heard for minutes of the process that drove the run, on another machine or before a reboot"
+
+RUNNING_OF_OURS = f"attributes.status = 'RUNNING' and tags.`{DRIVER}` LIKE '%'"
+
+
+def driver() -> str:
+    """This process, so that no other is ever taken for it: where it is, its id, and when it began."""
+    return f"{_place()} {os.getpid()} {_began(os.getpid())}"
+
+
+def fresh() -> dict[str, str]:
+    """The tags of a run that this process begins to drive now."""
+    return {DRIVER: driver(), ALIVE: _now()}
+
+
+def _now() -> str:
+    return str(int(time.time()))
+
+
+def _place() -> str:
+    """What a process id is of: a machine since its last start, or a container on it. Machines that were copied while
+    they ran share all but the name."""
+    boot, namespace = "", ""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    with suppress(OSError):
+        namespace = os.readlink("/proc/self/ns/pid")
+    return "/".join((socket.gethostname(), boot, namespace)).replace(" ", "-")
+
+
+def _began(pid: int) -> str | None:
+    """When a process began; empty if it has ended and is not collected yet, None if that cannot be read."""
+    if sys.platform != "linux":
+        return _began_elsewhere(pid)
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].decode().split()
+    except (OSError, ValueError):
+        return None
+    return "" if state in "ZX" else fields[18]  # in clock ticks since boot, which no change of the clock changes
+
+
+def _began_elsewhere(pid: int) -> str | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return "" if process.status() == psutil.STATUS_ZOMBIE else str(int(process.create_time()))
+    except psutil.Error:
+        return None
+
+
+def _is_gone(pid: int, began: str) -> bool:
+    """Whether no process of this machine is that one; what cannot be seen is taken to live."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's
+        pass
+    return _began(pid) not in (began, None)
+
+
+@contextmanager
+def beating(client: MlflowClient, run_id: str) -> Iterator[None]:
+    """Tells meanwhile that the run is alive. A thread, since a process would need an MLflow of its own (100 MB). What
+    fails is tried again at the next beat."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        heard = time.time()
+        while not stop.wait(BEAT_S):
+            with suppress(Exception):
+                client.set_tag(run_id, ALIVE, _now())
+                if time.time() - heard > DEAD_AFTER_S / 2 and not stop.is_set():
+                    _revive(client, run_id)
+                heard = time.time()
+
+    thread = threading.Thread(target=beat, name="glow-alive", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(1.0)  # it may be waiting for a store that is away
+
+
+def _revive(client: MlflowClient, run_id: str) -> None:
+    """Sets a run running again that was taken for dead while the store was away, or this machine asleep."""
+    run = client.get_run(run_id)
+    if run.info.status == "FAILED" and run.data.tags.get(DRIVER) == driver() and forget_death(client, run):
+        client.update_run(run_id, status="RUNNING")
+
+
+def forget_death(client: MlflowClient, run: Run) -> bool:
+    """Removes what `mark_dead` or the watcher said of a run; whether they had."""
+    said = run.data.tags.get(ERROR) in (GONE, SILENT)
+    if said:
+        client.delete_tag(run.info.run_id, ERROR)
+    return said
+
+
+def mark_dead(client: MlflowClient, *experiment_ids: str) -> None:
+    """Marks those runs of the experiments FAILED that are RUNNING and whose driver is no more.
+
+    One on this machine is looked up; one elsewhere is dead if nothing was heard of it for `DEAD_AFTER_S`. It is no
+    error if the store takes no marks: whoever may only read it can do so.
+    """
+    with suppress(Exception):
+        running = {run.info.run_id: run for run in _all_running(client, experiment_ids)}
+        for run in running.values():
+            heard = _last_heard(client, run, running)
+            reason = _why_dead(run.data.tags[DRIVER], heard)
+            if reason is not None:
+                _mark(client, run, reason, heard)
+
+
+def _all_running(client: MlflowClient, experiment_ids: Sequence[str]) -> Iterator[Run]:
+    token = None
+    while True:
+        page = client.search_runs(list(experiment_ids), RUNNING_OF_OURS, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _last_heard(client: MlflowClient, run: Run, known: dict[str, Run]) -> float:
+    """When the run was last told to live, in seconds. A trial is with the ablation that is driven by the same process;
+    an evaluation, which is beneath the training of its model, is not."""
+    times = [run.info.start_time / 1000, float(run.data.tags.get(ALIVE, 0))]
+    above = run.data.tags.get(PARENT)
+    if above is not None:
+        if above not in known:
+            with suppress(Exception):  # it was deleted
+                known = {above: client.get_run(above)}
+        tags = known[above].data.tags if above in known else {}
+        if tags.get(DRIVER) == run.data.tags[DRIVER]:
+            times.append(float(tags.get(ALIVE, 0)))
+    return max(times)
+
+
+def _why_dead(who: str, heard: float) -> str | None:
+    place, pid, began = who.rsplit(" ", 2) if who.count(" ") >= 2 else ("", "", "")
+    if place == _place() and pid.isdecimal():
+        return GONE if _is_gone(int(pid), began) else None
+    return SILENT if time.time() - heard > DEAD_AFTER_S else None
+
+
+def _mark(client: MlflowClient, seen: Run, reason: str, heard: float) -> None:
+    """Marks the run FAILED unless it has changed since it was seen: it may have ended, or be driven again."""
+    run_id = seen.info.run_id
+    run = client.get_run(run_id)
+    if run.info.status != "RUNNING" or any(
+        run.data.tags.get(tag) != seen.data.tags.get(tag) for tag in (DRIVER, ALIVE)
+    ):
+        return
+    client.set_tag(run_id, ERROR, reason)
+    client.set_terminated(run_id, "FAILED", end_time=int(heard * 1000))
+    after = client.get_run(run_id)
+    if after.data.tags.get(DRIVER) != seen.data.tags[DRIVER] and forget_death(client, after):  # just now
+        client.update_run(run_id, status="RUNNING")

@@ -1,0 +1,129 @@
+"""What an MLflow server shows: whether it is of a store, and the page of its UI to begin with."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import time
+import urllib.parse
+import zlib
+from contextlib import suppress
+from typing import Any
+
+from jobs.tracking.store import client_of, sentences
+
+__all__ = ["VIEW", "answers", "is_mlflow", "knows_run", "landing_page", "run_page", "serves"]
+
+TIMEOUT_S = 5.0
+
+PROBE_TAG = "glow.ui_probe"
+VIEW = "glowresults"
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+COLUMNS = (
+    "metrics.`test/bits_per_dim`",
+    "metrics.`validation/best_bits_per_dim`",
+    "params.`permutation`",
+    "params.`depth`",
+    "params.`width`",
+    "params.`seed`",
+)
+"""Of the table of runs that the UI opens with; by itself it shows no results."""
+
+WIDTHS = {"attributes.`Run Name`": 285, "runDateAndNestInfo": 125, "duration": 75, COLUMNS[0]: 120, COLUMNS[1]: 120}
+"""In pixels: of what a run is called, the UI by itself shows 20 letters."""
+
+CLASSIC = "workflowType=machine_learning"
+"""In the address of a page. A browser that is new to MLflow sees the view for language models without it, whatever the
+kind of the experiment."""
+
+
+def answers(address: str) -> bool:
+    import requests
+
+    try:
+        return requests.get(f"{address}/health", timeout=TIMEOUT_S).ok
+    except requests.RequestException:
+        return False
+
+
+def is_mlflow(address: str) -> bool:
+    return _ask(address, "experiments/search", {"max_results": 1}) is not None
+
+
+def knows_run(address: str, run_id: str) -> bool:
+    return _ask(address, "runs/get", {"run_id": run_id}) is not None
+
+
+def serves(address: str, uri: str) -> bool:
+    """Whether the server at this address is of this store: a mark that is left in the store must be seen through it.
+    Raises TrackingError for a store that fails."""
+    with sentences(uri):
+        client, mark = client_of(uri), secrets.token_hex(8)
+        found = client.search_experiments(max_results=1)
+        if not found:
+            return False
+        client.set_experiment_tag(found[0].experiment_id, PROBE_TAG, mark)
+        try:
+            seen = _ask(address, "experiments/get", {"experiment_id": found[0].experiment_id})
+        finally:
+            client.delete_experiment_tag(found[0].experiment_id, PROBE_TAG)
+    return seen is not None and {"key": PROBE_TAG, "value": mark} in seen["experiment"].get("tags", [])
+
+
+def landing_page(address: str) -> str:
+    """The table of runs of the experiment with the newest run, in the view for models and with columns of results."""
+    page = f"{_without_user(address)}/#/experiments"
+    known = (_ask(address, "experiments/search", {"max_results": 1000}) or {}).get("experiments", [])
+    ids = [experiment["experiment_id"] for experiment in known]
+    newest = {"experiment_ids": ids, "max_results": 1, "order_by": ["attributes.start_time DESC"]}
+    runs = (_ask(address, "runs/search", post=newest) or {}).get("runs", []) if ids else []
+    if not runs:
+        return f"{page}?{CLASSIC}"
+    experiment = runs[0]["info"]["experiment_id"]
+    view = f"&viewStateShareKey={VIEW}" if _has_view(address, experiment, known) else ""
+    return f"{page}/{experiment}/runs?{CLASSIC}{view}"
+
+
+def run_page(address: str, experiment_id: str, run_id: str) -> str:
+    return f"{_without_user(address)}/#/experiments/{experiment_id}/runs/{run_id}?{CLASSIC}"
+
+
+def _without_user(address: str) -> str:
+    parts = urllib.parse.urlsplit(address)
+    return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _has_view(address: str, experiment: str, known: list[dict[str, Any]]) -> bool:
+    """Whether the experiment has the view of `COLUMNS`, which it is given if need be."""
+    tags = next(found.get("tags", []) for found in known if found["experiment_id"] == experiment)
+    if any(tag["key"] == VIEW_TAG for tag in tags):
+        return True
+    given = {"experiment_id": experiment, "key": VIEW_TAG, "value": _view()}
+    return _ask(address, "experiments/set-experiment-tag", post=given) is not None
+
+
+def _view() -> str:
+    """As the UI itself saves a view that a user names."""
+    order = [*WIDTHS, *(column for column in COLUMNS if column not in WIDTHS)]
+    state = json.dumps({"selectedColumns": COLUMNS, "columnOrder": order, "columnWidths": WIDTHS})
+    now = int(time.time() * 1000)
+    packed = base64.b64encode(zlib.compress(state.encode())).decode()
+    return json.dumps({"name": "glow results", "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"})
+
+
+def _ask(
+    address: str, what: str, get: dict[str, Any] | None = None, post: dict[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """An answer of MLflow's REST API; None if there is none."""
+    import requests
+
+    endpoint = f"{address}/api/2.0/mlflow/{what}"
+    with suppress(requests.RequestException, ValueError):
+        if post is None:
+            answer = requests.get(endpoint, params=get, timeout=TIMEOUT_S)
+        else:
+            answer = requests.post(endpoint, json=post, timeout=TIMEOUT_S)
+        told = answer.json() if answer.ok else None
+        return told if isinstance(told, dict) else None
+    return None

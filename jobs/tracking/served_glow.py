@@ -1,0 +1,157 @@
+"""A Glow as MLflow serves it: a batch of images in, its likelihoods and the typicality test's verdict out.
+
+`jobs.tracking.models` copies this file and the package `glow` into every model that it saves. It runs wherever somebody
+loads such a model, so it imports nothing else of this project.
+
+Shapes: M images in the batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import mlflow
+import numpy as np
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PythonModel
+from safetensors.numpy import load_file
+
+from glow.checkpoint import load_checkpoint
+from glow.ood.typicality import TypicalityTest
+from glow.scoring import score
+
+IMAGES = "images"
+DEFAULTS: dict[str, Any] = {"alpha": 0.99, "bootstraps": 10_000, "seed": 0, "first_index": 0}
+
+# What one request may cost: a bootstrap takes 16 bytes a draw, and its null is kept.
+MOST_BOOTSTRAPS = 100_000
+MOST_DRAWS = 20_000_000
+KEPT_TESTS = 64
+
+
+class ServedGlow(PythonModel):
+    """Tests whether a batch of images belongs to what the Glow was trained on (`glow.ood.typicality`).
+
+    In: uint8 images (M, C, H, W) of the model's shape, or (M, H, W) for one channel; lists of whole numbers do as well.
+
+    Params:
+
+    - ``alpha``: the share of in-distribution batches that pass.
+    - ``bootstraps``, ``seed``: of the threshold at M > 1.
+    - ``first_index``: the images' positions in their data set are this and those after it. Positions settle the
+      dequantisation noise, so that images score what they scored in `glowctl ood`. Its seed is that of the scores
+      which the model brings along: with another, thresholds would be of other noise than what they are held against.
+
+    Out: ``nll`` (nats) and ``bits_per_dim``, lists over images; ``is_ood``, ``p_value``, ``distance`` and ``threshold``
+    (nats) of the batch; ``batch_size`` (M) and ``alpha``. What is not finite is None, since JSON has no such numbers,
+    and its batch is OOD.
+
+    What cannot be tested raises MlflowException, which a scoring server answers with status 400.
+    """
+
+    def load_context(self, context: Any) -> None:
+        """Reads the model and the scores that thresholds are made of. MLflow calls it once."""
+        self._model = load_checkpoint(context.artifacts["checkpoint"]).eval().requires_grad_(False)
+        scores = load_file(context.artifacts["scores"])
+        self._train, self._validation = scores["train_nll"], scores["validation_nll"]
+        self._noise_seed = int(scores["noise_seed"])
+        self._test = lru_cache(KEPT_TESTS)(self._fitted)
+        self._scoring = threading.Lock()
+
+    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> dict[str, Any]:
+        """See the class. MLflow wraps the images as {"images": array}."""
+        given = model_input[IMAGES] if isinstance(model_input, Mapping) else model_input
+        asked = {**DEFAULTS, **{name: value for name, value in (params or {}).items() if value is not None}}
+        _check_params(asked)
+        images_MCHW = _images(given, self._model.config.image_shape)
+        batch_size, alpha = len(images_MCHW), asked["alpha"]
+        try:
+            test = self._test(batch_size, alpha, asked["bootstraps"], asked["seed"])
+        except ValueError as error:
+            raise _refusal(str(error)) from None
+        indices_M = asked["first_index"] + torch.arange(batch_size)
+        # One at a time: a batch takes every core by itself, and the memory of two might not be there.
+        with self._scoring:
+            table = score(self._model, images_MCHW, indices_N=indices_M, seed=self._noise_seed, precision="float32")
+        nll_1M = table["nll"].to_numpy()[None]
+        return {
+            "nll": [_json(nll) for nll in nll_1M[0]],
+            "bits_per_dim": [_json(bits) for bits in table["bits_per_dim"]],
+            "is_ood": bool(test.is_ood(nll_1M)[0]),
+            "p_value": float(test.p_value(nll_1M)[0]),
+            "distance": _json(test.statistic(nll_1M)[0]),
+            "threshold": test.threshold.value,
+            "batch_size": batch_size,
+            "alpha": alpha,
+        }
+
+    def _fitted(self, batch_size: int, alpha: float, bootstraps: int, seed: int) -> TypicalityTest:
+        return TypicalityTest.fit(
+            self._train, self._validation, batch_size, alpha, _affordable(bootstraps, batch_size), seed, interval=False
+        )
+
+
+def _refusal(sentence: str) -> MlflowException:
+    return MlflowException.invalid_parameter_value(sentence)
+
+
+def _json(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _check_params(asked: Mapping[str, Any]) -> None:
+    if not 0 < asked["alpha"] < 1:
+        raise _refusal(f"alpha must be between 0 and 1, both excluded, not {asked['alpha']}")
+    for name, least, most in (
+        ("bootstraps", 1, MOST_BOOTSTRAPS),
+        ("seed", 0, 2**63 - 1),
+        ("first_index", 0, 2**62),
+    ):
+        if not least <= asked[name] <= most:
+            raise _refusal(f"{name} must be between {least} and {most}, not {asked[name]}")
+
+
+def _affordable(bootstraps: int, batch_size: int) -> int:
+    """Raises ValueError for more draws than one request may ask for."""
+    if batch_size > 1 and bootstraps * batch_size > MOST_DRAWS:
+        raise ValueError(
+            f"{bootstraps} bootstraps of batches of {batch_size} are too many: give the parameter bootstraps as "
+            f"{MOST_DRAWS // batch_size} at most, or a smaller batch"
+        )
+    return bootstraps
+
+
+def _images(given: Any, image_shape: tuple[int, int, int]) -> torch.Tensor:
+    """What was given as uint8 (M, C, H, W). Raises MlflowException unless it is a batch of such images."""
+    array = _numbers(given)
+    shape = ", ".join(map(str, image_shape))
+    if array.size == 0:
+        raise _refusal(f"the batch holds no image: send at least one of shape ({shape})")
+    if array.ndim == 3 and image_shape[0] == 1:
+        array = array[:, None]
+    if array.shape[1:] != image_shape:
+        raise _refusal(f"this Glow takes batches of shape (M, {shape}), not {np.shape(given)}")
+    bad = array[(array < 0) | (array > 255) | (array != np.floor(array))]  # NaN differs from itself
+    if len(bad):
+        raise _refusal(f"pixels must be whole numbers from 0 to 255, not {bad[0]}")
+    return torch.from_numpy(np.ascontiguousarray(array, np.uint8))
+
+
+def _numbers(given: Any) -> np.ndarray:
+    """An array of integers or floats."""
+    try:
+        # A scoring server gives arrays of objects, also where they are ragged.
+        array = np.array(given.tolist() if isinstance(given, np.ndarray) and given.dtype == object else given)
+    except ValueError:
+        raise _refusal("the images are ragged: all must have the same number of channels, rows and columns") from None
+    if array.size and array.dtype.kind not in "iuf":
+        raise _refusal("pixels must be whole numbers from 0 to 255, and some of these are not")
+    return array
+
+
+mlflow.models.set_model(ServedGlow())

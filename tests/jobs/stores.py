@@ -1,0 +1,140 @@
+"""Processes that open a store at one moment."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import requests
+
+from jobs.tracking.store import client_of
+from tests.jobs.commands import environment, wait_until
+
+WRITER = """
+import sys
+import mlflow
+import mlflow.store.tracking.sqlalchemy_store
+from jobs.tracking import Record
+uri, experiment, name = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
+record = Record.start(uri, experiment, name, {}, {"name": name})
+for step in range(5):
+    record.metrics({"loss": 1.0 / (step + 1)}, step)
+record.finish("FINISHED")
+"""
+
+OPENER = """
+import sys
+import mlflow
+import mlflow.store.tracking.sqlalchemy_store
+from jobs.tracking import open_store
+print("ready", flush=True)
+sys.stdin.readline()
+open_store(sys.argv[1], "study")
+"""
+
+
+@contextmanager
+def waiting(folder: Path, code: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """A process that has imported all it needs, and begins with a line on its standard input."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n", process.stderr and process.stderr.read()
+            yield process
+        finally:
+            process.kill()
+
+
+def write_at_once(folder: Path, uri: str, experiments: Sequence[str]) -> None:
+    """A process for each records a run in its experiment, all at one moment. All must succeed, without a word, and the
+    store then has each run where it belongs."""
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(waiting(folder, WRITER, uri, experiment, f"run {number}"))
+            for number, experiment in enumerate(experiments)
+        ]
+        for writer in writers:
+            assert writer.stdin is not None
+            writer.stdin.write("\n")
+            writer.stdin.flush()
+        for writer in writers:
+            assert writer.communicate(timeout=120) == ("", "")
+            assert writer.returncode == 0
+    check_runs(uri, experiments)
+
+
+def check_runs(uri: str, experiments: Sequence[str]) -> None:
+    client = client_of(uri)
+    ids = {found.name: found.experiment_id for found in client.search_experiments()}
+    assert set(experiments) <= set(ids)
+    for name in set(experiments):
+        runs = client.search_runs([ids[name]])
+        expected = {f"run {number}" for number, experiment in enumerate(experiments) if experiment == name}
+        assert {run.info.run_name for run in runs} == expected
+        for run in runs:
+            assert run.info.status == "FINISHED"
+            assert run.data.params == {"name": run.info.run_name}
+            assert len(client.get_metric_history(run.info.run_id, "loss")) == 5
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def wait_for_server(uri: str) -> None:
+    def healthy() -> bool:
+        try:
+            return requests.get(f"{uri}/health", timeout=2).ok
+        except requests.RequestException:
+            return False
+
+    wait_until(healthy, 60)
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """A plain `mlflow server` on a database of its own; its address."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "2"]
+    own = {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/server.db", "PYTHONWARNINGS": "ignore"}
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            [*command, "--artifacts-destination", str(folder / "artifacts")],
+            cwd=folder,
+            env=environment(**own),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        wait_for_server(f"http://127.0.0.1:{port}")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        end_group(server)
+
+
+def end_group(process: "subprocess.Popen[bytes]") -> None:
+    """As a terminal that is closed does, and by force if that takes long."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+            return

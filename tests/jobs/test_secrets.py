@@ -1,0 +1,124 @@
+"""Passwords and tokens that a job is given, looked for in all that it leaves or shows."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from jobs.tracking.store import client_of
+from tests.jobs.commands import Running
+from tests.jobs.postgres import ESCAPED, PASSWORD, postgres_server
+from tests.jobs.stores import end_group, mlflow_server
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+
+TOKENS = {
+    "MLFLOW_TRACKING_TOKEN": "mlflow-token-5150",
+    "AWS_SECRET_ACCESS_KEY": "aws-secret-5150",
+    "AWS_SESSION_TOKEN": "aws-session-5150",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": "7261792d746f6b656e2d353135302d7261792d746f6b",
+}
+
+SECRETS = (PASSWORD, ESCAPED, *(value for name, value in TOKENS.items() if name != "RAY_AUTH_MODE"))
+
+
+@pytest.fixture(params=["server", pytest.param("database", marks=pytest.mark.postgres)])
+def store(request, tmp_path) -> Iterator[str]:
+    """The address of a store, with a password in it."""
+    if request.param == "server":
+        with mlflow_server(tmp_path) as uri:
+            yield uri.replace("http://", f"http://glow:{ESCAPED}@")
+    else:
+        with postgres_server(tmp_path) as server:
+            yield server.uri()
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """Where Ray's files are, under a name that is short enough for it."""
+    folder = Path(tempfile.mkdtemp(prefix="glow", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def in_text(text: str) -> set[str]:
+    return {secret for secret in SECRETS if secret in text}
+
+
+def files_of(folder: Path) -> list[Path]:
+    """All there are now; more come and go meanwhile."""
+    return [Path(place, name) for place, _, names in os.walk(folder) for name in names]
+
+
+def in_files(folder: Path) -> set[str]:
+    """The files that hold a secret, with the secret."""
+    found = set()
+    for path in files_of(folder):
+        with suppress(OSError):  # gone meanwhile, or a socket
+            if path.is_file():
+                found |= {f"{path}: {secret}" for secret in in_text(path.read_bytes().decode("latin-1"))}
+    return found
+
+
+def in_command_lines(own: int) -> set[str]:
+    """The processes whose command line holds a secret, but the one that the user has typed."""
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            line = " ".join(process.cmdline())
+            found |= {f"{line}: {secret}" for secret in in_text(line) if process.pid != own}
+    return found
+
+
+def in_record(uri: str, folder: Path) -> set[str]:
+    """The parts of the record that hold a secret."""
+    client = client_of(uri)
+    experiment = client.get_experiment_by_name("glow")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    client.download_artifacts(run.info.run_id, "", str(folder))
+    assert (folder / "spec.json").is_file()
+    parts = {"run": str(run.to_dictionary()), "experiment": str(dict(experiment))}
+    return {f"{name}: {secret}" for name, text in parts.items() for secret in in_text(text)} | in_files(folder)
+
+
+def watched(command: Running, temporary: Path) -> tuple[set[str], int]:
+    """What leaks while the command runs, and how many of Ray's logs were looked at."""
+    leaks: set[str] = set()
+    logs = 0
+    deadline = time.monotonic() + 240
+    while command.process.poll() is None:
+        assert time.monotonic() < deadline, command.lines()
+        leaks |= in_command_lines(command.process.pid) | in_files(temporary)
+        logs = max(logs, sum(path.suffix == ".log" for path in files_of(temporary)))
+        time.sleep(0.5)
+    return leaks, logs
+
+
+@pytest.mark.timeout(400)
+def test_secrets_are_nowhere(store, tmp_path, temporary):
+    work = tmp_path / "work"
+    work.mkdir()
+    flags = ("--preset", "smoke", "--cpus-per-worker", "1", "--tracking-uri", store)
+    command = Running(work, "train", *flags, **TOKENS, TMPDIR=str(temporary))
+    try:
+        leaks, logs = watched(command, temporary)
+    finally:
+        if command.process.poll() is None:
+            end_group(command.process)
+    assert command.process.returncode == 0, command.lines()
+    assert logs > 5  # the look at Ray's own was not in vain
+    assert not leaks
+    assert not in_text("\n".join(command.lines()))
+    assert not in_files(work)
+    (tmp_path / "record").mkdir()
+    assert not in_record(store, tmp_path / "record")
+    for database in tmp_path.glob("server.db*"):
+        assert not in_text(database.read_bytes().decode("latin-1"))
