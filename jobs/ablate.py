@@ -18,11 +18,13 @@ from ray.tune.experiment import Trial
 
 from jobs import train
 from jobs.ablation_log import AblationLog, finished_among
-from jobs.ablation_spec import AXES, TRIAL_TAG, AblateSpec
+from jobs.ablation_spec import TRIAL_TAG, AblateSpec
 from jobs.ablation_summary import summarize_ablation
 from jobs.channel import Channel
+from jobs.descriptions import ablation_description
 from jobs.errors import JobError
 from jobs.folders import claimed, is_remote, results_folder, usable_output
+from jobs.names import ablation_name, varied
 from jobs.progress import Event, forgiving
 from jobs.resources import Resources, trial_resources
 from jobs.search import make_scheduler, make_search
@@ -340,12 +342,11 @@ def _open_record(ablation: Ablation) -> Record:
         return Record.existing(uri, ablation.resumed)
     public = spec.model_dump(mode="json")
     public["train"]["tracking_uri"] = without_password(uri)
-    common = {name: value for name, value in public["train"].items() if name not in _varied(spec)}
+    common = {name: value for name, value in public["train"].items() if name not in varied(spec)}
     params = common | {name: value for name, value in public.items() if name != "train" and value is not None}
     tags = {"glow.job": "ablate", "glow.dataset": spec.train.dataset, "glow.spec": json.dumps(public)}
     tags |= {FOLDER_TAG: ablation.kept_in} if ablation.kept_in else {}
-    name = spec.train.run_name or f"ablate {spec.train.dataset} {' '.join(_varied(spec)) or 'seeds'}"
-    return Record.start(uri, spec.train.experiment, name, tags, params)
+    return Record.start(uri, spec.train.experiment, ablation_name(spec), tags, params)
 
 
 def _record_settings(ablation: Ablation, parent: Record) -> None:
@@ -355,7 +356,4 @@ def _record_settings(ablation: Ablation, parent: Record) -> None:
     with results_folder(ablation.spec.train.output, f"{parent.run_id}/summary") as folder:
         (folder / "spec.json").write_text(ablation.given.model_copy(update={"train": common}).to_json())
         parent.folder(folder)
-
-
-def _varied(spec: AblateSpec) -> list[str]:
-    return [axis for name, axis in AXES.items() if len(getattr(spec, name) or ()) > 1]
+    parent.describe(ablation_description(ablation.spec, parent))

@@ -4,6 +4,7 @@ All events, of the trials' workers and of Tune, come through one queue, in order
 `record` writes it to MLflow and may be called again. A trial's events bear its label as ``trial``:
 
 - ``attempt``, ``step``, ``epoch``, ``samples``, ``test``: of `jobs.worker.Talker`
+- ``scores``: split, start, table; of `jobs.worker.train_share`
 - ``machine``: machine, metrics; of `jobs.worker.train_share`
 - ``failed``: reason; an error that no retry mends
 - ``ended``: metrics, the last that Tune has, and checkpoint; at its end, or stopped by the scheduler before
@@ -22,12 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.ablation_spec import TRIAL_TAG, AblateSpec
-from jobs.folders import is_remote, results_folder
+from jobs.folders import results_folder
+from jobs.names import training_name, varied
 from jobs.progress import Event
 from jobs.resources import Resources
 from jobs.tracking import Record, TrackingError
 from jobs.trainer import copy_model
-from jobs.training_log import TrainingLog, Work
+from jobs.training_log import CHECKPOINT, TrainingLog, Work
 from jobs.trial import BEST
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ class AblationLog:
             case "ended" if trial.state == "running":
                 metrics = event["metrics"]
                 self._end(event["trial"], trial, *_outcome(metrics, self._spec.scheduler), metrics)
-            case "step" | "epoch" | "samples" | "test":
+            case "step" | "epoch" | "samples" | "test" | "scores":
                 trial.log.see(event)
 
     def record(self, event: Event) -> None:
@@ -154,13 +156,13 @@ class AblationLog:
         if trial.record is None:
             tags = trial.work.tags() | {TRIAL_TAG: label, "mlflow.parentRunId": self._parent.run_id}
             spec = trial.work.spec
-            started = Record.start(trial.work.tracking_uri, spec.experiment, label, tags, trial.work.params())
+            name = training_name(spec, varied(self._spec))
+            started = Record.start(trial.work.tracking_uri, spec.experiment, name, tags, trial.work.params())
             trial.record = started.impatient()
             trial.log.attach(trial.record)
         if not trial.described:
             with self._folder(label) as folder:
                 trial.log.write_settings(folder)
-                trial.record.folder(folder)
             trial.work.record_datasets(trial.record)
             trial.described = True
         return trial.record
@@ -170,13 +172,10 @@ class AblationLog:
         if trial.state == "finished":
             with self._folder(event["trial"]) as folder:
                 with event["checkpoint"].as_directory() as source:
-                    copy_model(Path(source, BEST), folder / "checkpoint")
-                place = record.artifact_uri if is_remote(self._spec.train.output) else str(folder)
+                    copy_model(Path(source, BEST), folder / CHECKPOINT)
                 trial.log.test_bits_per_dim = metrics["test_bits_per_dim"]
                 seconds = metrics["time_total_s"]
-                result = trial.log.result(metrics["best"], metrics, place, seconds)
-                trial.log.write(result, folder)
-                record.folder(folder)
+                trial.log.conclude(metrics["best"], metrics, folder, seconds)
             workers = self._resources.workers[0]
             kinds = {"gpu_seconds": self._resources.gpus, "core_seconds": self._resources.cpus}
             record.metrics({name: seconds * workers * each for name, each in kinds.items()})

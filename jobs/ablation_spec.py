@@ -234,7 +234,7 @@ def make_ablate_spec(preset: str, values: Mapping[str, Any]) -> AblateSpec:
 
 def read_ablate_spec(path: str | Path, values: Mapping[str, Any]) -> AblateSpec:
     """The spec in a JSON file with `values` over it. Raises SpecError for a file that holds none."""
-    found = read_json(path)
+    found = read_json(path, values.get("tracking_uri"))
     if not isinstance(found.get("train"), dict):
         raise SpecError(f"{path} is not the spec of an ablation: its runs in MLflow have a spec.json with train in it")
     own, common = _parted(values)

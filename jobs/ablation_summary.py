@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -16,8 +15,11 @@ from glow.comparison import conclusions, configuration_names, paired_differences
 from glow.comparison_figures import curves_with_bands, difference_intervals, heat_map, parallel_coordinates
 from jobs.ablation_lines import summary_markdown
 from jobs.ablation_spec import AXES, CHAMPION_TAG, TRIAL_TAG, AblateSpec
+from jobs.descriptions import ablation_description
 from jobs.evaluation import rows_of
 from jobs.folders import dataset_label, is_remote, results_folder
+from jobs.names import registered_name
+from jobs.text import bits, count
 from jobs.tracking import (
     Champion,
     Record,
@@ -31,7 +33,19 @@ from jobs.tracking import (
 if TYPE_CHECKING:
     from jobs.tracking import Run
 
-__all__ = ["AblationSummary", "summarize_ablation"]
+__all__ = [
+    "METRICS",
+    "AblationSummary",
+    "Tables",
+    "ablation_tables",
+    "best_trial",
+    "comparison_figures",
+    "curve_table",
+    "factors_of",
+    "state_of",
+    "summarize_ablation",
+    "tables_of",
+]
 
 MOST_LINES = 9
 """Configurations that one figure of curves can hold."""
@@ -87,13 +101,9 @@ def summarize_ablation(uri: str, record: Record, spec: AblateSpec) -> AblationSu
     Raises TrackingError.
     """
     run = find_run(uri, spec.train.experiment, record.run_id)
-    children = [child for child in child_runs(uri, run) if TRIAL_TAG in child.data.tags]
-    factors = [axis for name, axis in AXES.items() if getattr(spec, name)] or ["permutation"]
-    trials = trial_table(children, spec, factors)
-    tables = Tables(
-        trials, summarize(trials, factors), paired_differences(trials, factors), curve_table(uri, trials, factors)
-    )
-    best = _best(trials)
+    factors, tables = factors_of(spec), ablation_tables(uri, run, spec)
+    trials = tables.trials
+    best = best_trial(trials)
     champion = None if best is None else _crown(uri, run, best, spec)
     with results_folder(spec.train.output, f"{record.run_id}/summary") as folder:
         summary = AblationSummary(
@@ -115,15 +125,37 @@ def summarize_ablation(uri: str, record: Record, spec: AblateSpec) -> AblationSu
         (folder / "summary.md").write_text(f"# {summary.run}\n\n{text}")
         for name, table in vars(tables).items():
             table.to_csv(folder / f"{name}.csv", index=False)
-        _draw(folder, spec, tables, factors)
+        for name, figure in comparison_figures(
+            tables, factors, dataset_label(spec.train.dataset), spec.seeds, spec.search != "grid"
+        ):
+            figure.savefig(folder / f"{name}.png", dpi=120)
         record.folder(folder)
     for name in ("trials", "configurations", "differences"):
         record.table(getattr(tables, name), f"{name}.json")
-    record.describe(text)
+    record.describe(ablation_description(spec, record, _result_line(summary), text))
     if best is not None:
         record.tag(CHAMPION_TAG, best["run_id"])
         record.metrics({METRICS[name]: best[name] for name in ("test_bits_per_dim", "validation_bits_per_dim")})
     return summary
+
+
+def factors_of(spec: AblateSpec) -> list[str]:
+    """What varies between the configurations of an ablation: fields of `TrainSpec`."""
+    return [axis for name, axis in AXES.items() if getattr(spec, name)] or ["permutation"]
+
+
+def ablation_tables(uri: str, run: Run, spec: AblateSpec) -> Tables:
+    """What MLflow has of an ablation's trials, compared. Raises TrackingError."""
+    children = [child for child in child_runs(uri, run) if TRIAL_TAG in child.data.tags]
+    factors = factors_of(spec)
+    return tables_of(uri, trial_table(children, spec, factors), factors)
+
+
+def tables_of(uri: str, trials: pd.DataFrame, factors: Sequence[str]) -> Tables:
+    """Trials, laid out as `trial_table` does, compared. Raises TrackingError."""
+    return Tables(
+        trials, summarize(trials, factors), paired_differences(trials, factors), curve_table(uri, trials, factors)
+    )
 
 
 def trial_table(children: Iterable[Run], spec: AblateSpec, factors: Sequence[str]) -> pd.DataFrame:
@@ -136,7 +168,7 @@ def trial_table(children: Iterable[Run], spec: AblateSpec, factors: Sequence[str
     for child in children:
         label, tags = child.data.tags[TRIAL_TAG], child.data.tags
         trained = json.loads(tags["glow.spec"])
-        state, reason = _state(child)
+        state, reason = state_of(child)
         rows[label] = {
             "run_id": child.info.run_id,
             "trial": label,
@@ -164,7 +196,8 @@ def trial_table(children: Iterable[Run], spec: AblateSpec, factors: Sequence[str
     return pd.DataFrame(ordered, columns=columns)
 
 
-def _state(run: Run) -> tuple[str, str | None]:
+def state_of(run: Run) -> tuple[str, str | None]:
+    """A trial's state, one of `glow.comparison.STATES`, and why it failed or was stopped."""
     tags = run.data.tags
     if run.info.status == "FINISHED":
         return "finished", None
@@ -190,11 +223,20 @@ def curve_table(uri: str, trials: pd.DataFrame, factors: Sequence[str]) -> pd.Da
     return pd.concat(frames[1:] or frames, ignore_index=True)
 
 
-def _best(trials: pd.DataFrame) -> dict[str, Any] | None:
+def best_trial(trials: pd.DataFrame) -> dict[str, Any] | None:
+    """The row of the finished trial with the lowest validation NLL."""
     finished = trials[(trials["state"] == "finished") & trials["validation_bits_per_dim"].notna()]
     if finished.empty:
         return None
     return rows_of(finished.sort_values("validation_bits_per_dim", kind="stable").head(1))[0]
+
+
+def _result_line(summary: AblationSummary) -> str:
+    finished = f"{summary.finished} of {count(summary.trials, 'trial')} finished"
+    if summary.best is None or summary.champion is None:
+        return finished
+    best = bits(summary.best["test_bits_per_dim"])
+    return f"{finished}; the best by validation is {summary.best['trial']} with {best} bits/dim on the test set"
 
 
 def _crown(uri: str, run: Run, best: dict[str, Any], spec: AblateSpec) -> Champion:
@@ -202,37 +244,35 @@ def _crown(uri: str, run: Run, best: dict[str, Any], spec: AblateSpec) -> Champi
     dataset = spec.train.dataset
     return crown(
         uri,
-        f"glow-{dataset_label(dataset)}",
+        registered_name(dataset),
         best["run_id"],
-        "checkpoint",
         best["validation_bits_per_dim"],
         images.get(f"{dataset} validation", ""),
     )
 
 
-def _draw(folder: Path, spec: AblateSpec, tables: Tables, factors: Sequence[str]) -> None:
-    def save(figure: Figure, name: str) -> None:
-        figure.savefig(folder / f"{name}.png", dpi=120)
-
+def comparison_figures(
+    tables: Tables, factors: Sequence[str], dataset: str, seeds: int, searched: bool = False
+) -> Iterator[tuple[str, Figure]]:
+    """Those figures, with their names, that the tables have something for."""
     told = tables.configurations.dropna(subset=["bits_per_dim"])
     varied = [factor for factor in factors if tables.trials[factor].nunique() > 1]
-    dataset, seeds = dataset_label(spec.train.dataset), f"{spec.seeds} seed" + ("s" if spec.seeds > 1 else "")
+    of_seeds = f"{seeds} seed" + ("s" if seeds > 1 else "")
     curves, kind = _measured(tables.curves)
     if not curves.empty:
         lines, which = _lines(curves, told, factors)
-        title = f"{dataset}: {kind} NLL by epoch{which}, {seeds}"
-        save(curves_with_bands(lines, title, f"{kind} NLL (bits/dim)"), "nll_by_epoch")
+        title = f"{dataset}: {kind} NLL by epoch{which}, {of_seeds}"
+        yield "nll_by_epoch", curves_with_bands(lines, title, f"{kind} NLL (bits/dim)")
     if tables.differences["difference"].notna().any():
-        title = f"{dataset}: paired differences in test NLL, {seeds}"
-        save(difference_intervals(tables.differences, title), "differences")
+        title = f"{dataset}: paired differences in test NLL, {of_seeds}"
+        yield "differences", difference_intervals(tables.differences, title)
     if told.empty:
         return
     if {"depth", "width"} <= set(varied):
         cells, others = _plane(told, varied)
-        title = f"{dataset}: test NLL by depth and width{others}"
-        save(heat_map(cells, title), "depth_width")
-    if varied and (spec.search != "grid" or len(varied) > 2):
-        save(parallel_coordinates(told, varied, f"{dataset}: test NLL of each configuration"), "configurations")
+        yield "depth_width", heat_map(cells, f"{dataset}: test NLL by depth and width{others}")
+    if varied and (searched or len(varied) > 2):
+        yield "configurations", parallel_coordinates(told, varied, f"{dataset}: test NLL of each configuration")
 
 
 def _measured(curves: pd.DataFrame) -> tuple[pd.DataFrame, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +25,7 @@ from jobs.options import (
     at_most_one,
     with_flags_of,
 )
+from jobs.record_commands import add_record_commands
 from jobs.specs import SpecError, TrainSpec, make_train_spec, read_spec, validated
 
 __all__ = ["app", "main"]
@@ -178,7 +178,7 @@ def _evaluate(
     json: bool,
     address: str | None,
     detach: bool,
-    file: Path | None = None,
+    file: str | None = None,
 ) -> None:
     settings = []
     for spec in specs:
@@ -205,11 +205,54 @@ def demo(
 def ui(
     tracking_uri: TrackingUri = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine. (e.g. --port 5001)")] = 5000,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Print the address alone.", show_default=False)
+    ] = False,
 ) -> None:
-    """Open the MLflow UI on the store that runs are recorded in. Ctrl-C ends it."""
+    """Open the MLflow UI on the store that runs are recorded in: of a server that runs already, else of one that Ctrl-C
+    ends."""
     from jobs.ui import serve
 
-    serve(tracking_uri, port)
+    with _interruptible(None):
+        serve(tracking_uri, port, browser=not no_browser)
+
+
+Experiment = Annotated[
+    str | None,
+    typer.Option(help="MLflow experiment to look in; all of them if not given. (e.g. --experiment glow)"),
+]
+
+
+@app.command(epilog="Example: glowctl runs --job train,ood --limit 50")
+def runs(
+    experiment: Experiment = None,
+    job: Annotated[
+        str | None, typer.Option(help="Runs of these jobs alone, with commas between. (e.g. --job train,ood)")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many, beside trials. (e.g. --limit 50)")] = 20,
+    trials: Annotated[
+        bool, typer.Option("--trials", help="The trials too, beneath their ablation.", show_default=False)
+    ] = False,
+    json: Json = False,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """List the newest runs and what each came to."""
+    from jobs.listing import list_runs
+
+    list_runs(tracking_uri, experiment, job, limit, trials, json)
+
+
+@app.command(epilog="Example: glowctl show 1a2b3c4d")
+def show(
+    run: Annotated[str, typer.Argument(help="A run, by name, id, or the first letters of its id.", metavar="RUN")],
+    experiment: Experiment = None,
+    json: Json = False,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Show one run: what it came to, its settings, tables and files, and where it is in the MLflow UI."""
+    from jobs.show import show_run
+
+    show_run(tracking_uri, experiment, run, json)
 
 
 @app.command(epilog="Example: glowctl doctor --data-root ~/data")
@@ -225,6 +268,7 @@ def doctor(
     raise typer.Exit(0 if examine(tracking_uri, data_root) else FAILURE)
 
 
+add_record_commands(app)
 add_cluster_commands(app)
 
 

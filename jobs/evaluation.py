@@ -12,17 +12,21 @@ from typing import Any, Generic, TypeVar
 import pandas as pd
 
 from glow.datasets import DatasetInfo, LazyDataset, describe, open_dataset
+from jobs.descriptions import evaluation_description
 from jobs.evaluation_specs import EvaluationSpec, ScoringSpec
 from jobs.folders import absolute_dataset, dataset_label, is_remote, results_folder, usable_output
 from jobs.models import TrainedModel, find_model
+from jobs.names import evaluation_name
 from jobs.progress import Event
 from jobs.resources import resources_for
-from jobs.scoring import SHARD, Scored, Table, cached, named, score_on_ray, store
+from jobs.scoring import Scored, Table, cached, named, score_on_ray, store
+from jobs.shards import SHARD
 from jobs.specs import SpecError
 from jobs.tracking import Record, tracking_uri, without_password
 
 __all__ = [
     "Evaluation",
+    "describe_run",
     "described",
     "evaluation_run",
     "opened",
@@ -156,7 +160,7 @@ def scores_of(
     if missing:
         resources = resources_for(spec, spec.workers and (spec.workers, spec.workers))
         for fresh in score_on_ray(work.model, missing, resources, spec.seed, spec.precision, show):
-            store(fresh, record)
+            store(fresh.wanted.key, fresh.table, record)
             scored[fresh.wanted.key] = fresh
             show({"event": "scored", **_facts(fresh)})
     record.tag("glow.scored_by", json.dumps({key: known.run_id or record.run_id for key, known in scored.items()}))
@@ -191,13 +195,24 @@ def evaluation_run(work: Evaluation[Any], job: str, show: Callable[[Event], None
         tags |= {"glow.train_run": model.run_id, "mlflow.parentRunId": model.run_id}
     if (dataset := spec.trained_on or (model.training.dataset if model.training else None)) is not None:
         tags["glow.dataset"] = dataset
-    name = spec.run_name or f"{job} of {model.name}"
+    name = spec.run_name or evaluation_name(job, model)
     record = Record.start(work.uri, spec.experiment, name, tags, public)
     show({"event": "evaluating", "job": job, "model": model.name, "run": record.name, "run_id": record.run_id})
     with record.running(), results_folder(spec.output, record.run_id) as folder:
         (folder / "spec.json").write_text(work.given.model_dump_json(indent=2) + "\n")
+        if model.model_id is not None:
+            record.uses(model.model_id)
+        describe_run(work, record, job)
         yield record, folder
         record.folder(folder)
+
+
+def describe_run(
+    work: Evaluation[Any], record: Record, job: str, came_to: str | None = None, details: str = ""
+) -> None:
+    """Writes what MLflow's UI says above the run; `came_to` is the result in a line, both are Markdown."""
+    where = work.model.experiment_id or ""
+    record.describe(evaluation_description(job, work.model, where, record, came_to, details))
 
 
 def place_of(work: Evaluation[Any], record: Record, folder: Path) -> str:

@@ -15,12 +15,21 @@ from glow.datasets import LazyDataset, read_image
 from glow.figures import image_rows
 from glow.interpolation import Mode, interpolate
 from glow.model import Precision
-from jobs.evaluation import Evaluation, evaluation_run, opened, place_of, prepare_evaluation, trained_on
+from jobs.evaluation import (
+    Evaluation,
+    describe_run,
+    evaluation_run,
+    opened,
+    place_of,
+    prepare_evaluation,
+    trained_on,
+)
 from jobs.evaluation_specs import InterpolateSpec
 from jobs.progress import Event
 from jobs.resources import resources_for
 from jobs.scoring import model_on, put_model, result_of
 from jobs.specs import SpecError
+from jobs.text import count
 from jobs.tracking import open_command
 
 __all__ = ["InterpolateWork", "prepare", "run"]
@@ -92,13 +101,18 @@ def run(work: InterpolateWork, show: Callable[[Event], None]) -> np.ndarray:
         images, end_error, non_finite = result_of(decoded)
         exact = (images[:, [0, -1]] == work.ends.numpy().swapaxes(0, 1)).all(axis=(1, 2, 3, 4))
         names = [str(pair["class_name"] or "") for pair in work.pairs]
-        title = f"{spec.mode} interpolation between real images, {evaluation.model.name}"
+        title = f"{spec.mode} interpolation between real images, {evaluation.model.title}"
         image_rows(images, names, title).savefig(folder / "interpolation.png", dpi=120)
         np.save(folder / "interpolation.npy", images)
         table = pd.DataFrame(work.pairs).assign(end_error=end_error, ends_exact=exact)
         table.to_parquet(folder / "interpolation.parquet", index=False)
         record.table(table, "interpolation.json")
         record.metrics({"end_error": float(end_error.max()), "non_finite": non_finite})
+        came_to = (
+            f"{count(len(images), 'row')} of {spec.steps} images, {spec.mode}; the ends are off by at most "
+            f"{end_error.max():.2g} grey levels: `interpolation.png`"
+        )
+        describe_run(evaluation, record, "interpolate", came_to)
         place = place_of(evaluation, record, folder)
     show(
         {

@@ -15,15 +15,16 @@ from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE, CheckpointError, load_che
 from glow.config import GlowConfig
 from jobs.ablation_spec import CHAMPION_TAG, TRIAL_TAG
 from jobs.errors import JobError
+from jobs.names import configuration
 from jobs.specs import SpecError, TrainSpec, validated
 from jobs.tracking import TrackingError, download_model, find_run, newest_run
 
 if TYPE_CHECKING:
     from jobs.tracking import Run
 
-__all__ = ["TrainedModel", "find_model"]
+__all__ = ["TrainedModel", "digest_of", "find_model"]
 
-ARTIFACT = "checkpoint"
+ARTIFACT = "model"
 SPEC_FILE = "spec.json"
 
 
@@ -33,10 +34,13 @@ class TrainedModel:
 
     name: str
     reference: str  # what finds it again: a URI, an absolute path, or a run's id
+    title: str  # "mnist 1x1 K32 L3 w512 s0"
     config: GlowConfig
     weights: dict[str, np.ndarray]
     digest: str  # of weights and config
     run_id: str | None  # the training run
+    experiment_id: str | None  # and its experiment
+    model_id: str | None  # of MLflow's logged model
     training: TrainSpec | None
 
     @property
@@ -120,18 +124,34 @@ def _read(folder: Path, name: str, reference: str, run: Run | None) -> TrainedMo
     model = load_checkpoint(folder)
     if not model.initialized:
         raise CheckpointError(f"the model {name} was saved before any training")
-    digest = hashlib.sha256()
-    for file in (CONFIG_FILE, WEIGHTS_FILE):
-        digest.update((folder / file).read_bytes())
+    training = _training(folder, run)
     return TrainedModel(
         name,
         reference,
+        _title(name, run, training),
         model.config,
         {key: tensor.numpy() for key, tensor in model.state_dict().items()},
-        digest.hexdigest()[:16],
+        digest_of(folder),
         run.info.run_id if run else None,
-        _training(folder, run),
+        run.info.experiment_id if run else None,
+        run.outputs.model_outputs[-1].model_id if run and run.outputs.model_outputs else None,
+        training,
     )
+
+
+def digest_of(folder: Path) -> str:
+    """16 hex digits of the weights and the config of a checkpoint."""
+    digest = hashlib.sha256()
+    for file in (CONFIG_FILE, WEIGHTS_FILE):
+        digest.update((folder / file).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _title(name: str, run: Run | None, training: TrainSpec | None) -> str:
+    """What a model is called in the names of runs and in figures: as its training is, less that it was one."""
+    if run is not None:
+        return str(run.info.run_name).removeprefix("train ")
+    return configuration(training) if training is not None else Path(name).name
 
 
 def _training(folder: Path, run: Run | None) -> TrainSpec | None:

@@ -14,6 +14,7 @@ from glow.figures import nll_histogram
 from glow.ood.statistics import mean_interval
 from jobs.evaluation import (
     Evaluation,
+    describe_run,
     described,
     evaluation_run,
     opened,
@@ -27,6 +28,7 @@ from jobs.evaluation import (
 from jobs.evaluation_specs import NllSpec
 from jobs.folders import absolute_dataset, dataset_label
 from jobs.progress import Event
+from jobs.text import bits, markdown_table
 from jobs.tracking import open_command
 
 __all__ = ["NllWork", "prepare", "run"]
@@ -78,10 +80,12 @@ def run(work: NllWork, show: Callable[[Event], None]) -> list[dict[str, Any]]:
         classes.to_parquet(folder / "nll_per_class.parquet", index=False)
         record.table(table, "nll.json")
         record.table(classes, "nll_per_class.json")
-        title = f"NLL of {evaluation.spec.split} images under {evaluation.model.name}"
+        title = f"NLL of {evaluation.spec.split} images under {evaluation.model.title}"
         nll_histogram(everything, title).savefig(folder / "nll_histogram.png", dpi=120)
         for row in rows:
             record.metrics({f"bits_per_dim/{row['dataset']}": row["bits_per_dim"]})
+        came_to = "; ".join(f"{row['dataset']} {bits(row['bits_per_dim'])}" for row in rows)
+        describe_run(evaluation, record, "nll", f"{came_to} bits/dim", _description(rows))
         place = place_of(evaluation, record, folder)
     show(
         {
@@ -96,6 +100,21 @@ def run(work: NllWork, show: Callable[[Event], None]) -> list[dict[str, Any]]:
         }
     )
     return rows
+
+
+def _description(rows: list[dict[str, Any]]) -> str:
+    head = ["data set", "images", "bits/dim", "95 % interval", "per original pixel"]
+    cells = [
+        [
+            row["dataset"],
+            str(row["images"]),
+            bits(row["bits_per_dim"]),
+            f"{bits(row['bits_per_dim_low'])} to {bits(row['bits_per_dim_high'])}",
+            bits(row["bits_per_dim_original"]),
+        ]
+        for row in rows
+    ]
+    return markdown_table([head, *cells])
 
 
 def _row(name: str, table: pd.DataFrame, work: NllWork) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from glow.ood.typicality import least_held_out
 from jobs.errors import JobError
 from jobs.evaluation import (
     Evaluation,
+    describe_run,
     described,
     evaluation_run,
     opened,
@@ -160,7 +161,7 @@ def run(work: OodWork, show: Callable[[Event], None]) -> OodResult:
         _write_tables(result, record, folder)
         _draw(result, tests, work, folder)
         record.metrics(_metrics(result, scores, work))
-        record.describe(_description(result, work))
+        describe_run(evaluation, record, "ood", _result_line(result, work), _description(result, work))
         place = place_of(evaluation, record, folder)
     show(
         {
@@ -225,7 +226,7 @@ def _draw(result: OodResult, tests: Mapping[str, pd.DataFrame], work: OodWork, f
     def save(figure: Figure, name: str) -> None:
         figure.savefig(folder / f"{name}.png", dpi=120)
 
-    model, alpha = work.evaluation.model.name, work.settings.alpha
+    model, alpha = work.evaluation.model.title, work.settings.alpha
     save(
         nll_histogram(pd.concat(tests.values(), ignore_index=True), f"NLL of test images under {model}"),
         "nll_histogram",
@@ -272,6 +273,14 @@ def _passing(result: OodResult, work: OodWork) -> list[dict[str, Any]]:
     rows = rows[(rows["dataset"] != work.own) & (rows["batch_size"] == min(work.settings.batch_sizes))]
     several = rows.groupby("dataset")["label"].transform("nunique") > 1
     return rows_of(rows[several & (rows["ratio_high"] < 1)].sort_values("ratio").head(5))
+
+
+def _result_line(result: OodResult, work: OodWork) -> str:
+    """At the smallest M."""
+    m = min(work.settings.batch_sizes)
+    rows = result.ratios.query("detector == 'typicality' and batch_size == @m")
+    told = ", ".join(f"{row['dataset']} {100 * row['ratio']:.3g} %" for row in rows_of(rows))
+    return f"called OOD at M = {m}: {told}"
 
 
 def _description(result: OodResult, work: OodWork) -> str:

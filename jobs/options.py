@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +14,7 @@ from jobs.specs import PRESETS, SpecError, TrainSpec, flag_of, theme_of
 __all__ = [
     "Address",
     "Detach",
+    "Experiment",
     "Json",
     "Output",
     "Preset",
@@ -67,8 +67,12 @@ def with_flags_of(*specs: type[BaseModel], leave_out: Collection[str] = ()) -> A
 
 
 SpecFile = Annotated[
-    Path | None,
-    typer.Option("--spec", help="JSON file of settings to start from; flags override. (e.g. --spec spec.json)"),
+    str | None,
+    typer.Option(
+        "--spec",
+        help="JSON file of settings to start from, or a run's own in MLflow; flags override. "
+        "(e.g. --spec runs:/RUN_ID/spec.json)",
+    ),
 ]
 Preset = Annotated[
     str, typer.Option(help=f"Settings to start from: {', '.join(PRESETS)}; flags override. (e.g. --preset paper)")
@@ -83,6 +87,9 @@ TrackingUri = Annotated[
     typer.Option(
         help=f"{TrainSpec.model_fields['tracking_uri'].description} (e.g. --tracking-uri http://localhost:5000)"
     ),
+]
+Experiment = Annotated[
+    str, typer.Option(help=f"{TrainSpec.model_fields['experiment'].description} (e.g. --experiment letters)")
 ]
 Address = Annotated[
     str | None,

@@ -1,7 +1,7 @@
 """How a job shows what it says: a live bar or table in a terminal, a line an epoch in a pipe, JSON lines for machines.
 
 A job reports events, dicts with a key ``event``; a display turns them into text. They are listed, with their lines, in
-`jobs.training_lines`, `jobs.evaluation_lines` and `jobs.ablation_lines`.
+`jobs.training_lines`, `jobs.evaluation_lines`, `jobs.ablation_lines` and `jobs.report.lines`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rich.table import Table
 
 from jobs.ablation_lines import ABLATION_LINES
 from jobs.evaluation_lines import EVALUATION_LINES
+from jobs.report.lines import REPORT_LINES
 from jobs.text import bits, duration
 from jobs.training_lines import TRAINING_LINES
 
@@ -69,7 +70,7 @@ def make_display(kind: Literal["auto", "plain", "json"], table: bool = False) ->
     return LiveTable() if table else LiveBar()
 
 
-LINES: dict[str, Callable[[Event], str]] = {**TRAINING_LINES, **EVALUATION_LINES, **ABLATION_LINES}
+LINES: dict[str, Callable[[Event], str]] = {**TRAINING_LINES, **EVALUATION_LINES, **ABLATION_LINES, **REPORT_LINES}
 
 
 class PlainLines:

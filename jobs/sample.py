@@ -13,7 +13,15 @@ from PIL import Image
 
 from glow.figures import image_grid, image_rows
 from glow.model import Precision
-from jobs.evaluation import Evaluation, described, evaluation_run, place_of, prepare_evaluation, trained_on
+from jobs.evaluation import (
+    Evaluation,
+    describe_run,
+    described,
+    evaluation_run,
+    place_of,
+    prepare_evaluation,
+    trained_on,
+)
 from jobs.evaluation_specs import SampleSpec
 from jobs.progress import Event
 from jobs.resources import resources_for
@@ -87,9 +95,12 @@ def run(work: SampleWork, show: Callable[[Event], None]) -> dict[float, np.ndarr
         if len(samples) > 1:
             sweep = np.stack([images[:ROW] for images in samples.values()])
             names = [f"T = {temperature:g}" for temperature in samples]
-            title = f"The same noise at several temperatures, {evaluation.model.name}"
+            title = f"The same noise at several temperatures, {evaluation.model.title}"
             image_rows(sweep, names, title).savefig(folder / "temperatures.png", dpi=120)
             pictures.insert(0, "temperatures.png")
+        told = ", ".join(f"{temperature:g}" for temperature in samples)
+        came_to = f"{rows * columns} images at each of the temperatures {told}: `{'`, `'.join(pictures)}`"
+        describe_run(evaluation, record, "sample", came_to)
         place = place_of(evaluation, record, folder)
     show(
         {

@@ -29,12 +29,22 @@ from jobs.errors import JobError
 from jobs.models import TrainedModel
 from jobs.progress import Event
 from jobs.resources import Resources
+from jobs.shards import SHARD
 from jobs.tracking import Record, find_tagged, read_table
 
-__all__ = ["SHARD", "Scored", "Table", "cached", "model_on", "named", "put_model", "result_of", "score_on_ray", "store"]
-
-SHARD = 1000
-"""Images a task. It does not depend on the workers, so neither do the scores."""
+__all__ = [
+    "Scored",
+    "Table",
+    "cached",
+    "key_of",
+    "labelled",
+    "model_on",
+    "named",
+    "put_model",
+    "result_of",
+    "score_on_ray",
+    "store",
+]
 
 RETRIES = 3
 VERSION = 1
@@ -58,9 +68,13 @@ class Table:
         cls, dataset: str, split: str, images: LazyDataset, model: TrainedModel, seed: int, precision: Precision
     ) -> Table:
         """Reads all images once, for their fingerprint."""
-        parts = (VERSION, model.digest, images.fingerprint(SHARD), split, seed, precision)
-        key = hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:16]
-        return cls(dataset, split, images, key)
+        return cls(dataset, split, images, key_of(model.digest, images.fingerprint(SHARD), split, seed, precision))
+
+
+def key_of(model_digest: str, fingerprint: str, split: str, seed: int, precision: Precision) -> str:
+    """Of a score table, from what its scores depend on."""
+    parts = (VERSION, model_digest, fingerprint, split, seed, precision)
+    return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -84,20 +98,25 @@ def cached(wanted: Table, uri: str, experiment: str) -> Scored | None:
     return Scored(wanted, named(table, wanted), run_id)
 
 
-def store(scored: Scored, record: Record) -> None:
-    """Leaves the table in MLflow, where `cached` finds it."""
+def store(key: str, table: pd.DataFrame, record: Record) -> None:
+    """Leaves a score table in MLflow, where `cached` finds it."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, f"{scored.wanted.key}.parquet")
-        scored.table.to_parquet(path, index=False)
+        path = Path(folder, f"{key}.parquet")
+        table.to_parquet(path, index=False)
         record.file(path, "scores")
-    record.tag(f"{TAG}.{scored.wanted.key}", f"scores/{path.name}")
+    record.tag(f"{TAG}.{key}", f"scores/{path.name}")
 
 
 def named(table: pd.DataFrame, wanted: Table) -> pd.DataFrame:
     """With the names of data set and split that are asked for; equal images may have been scored under others."""
+    return labelled(table, wanted.dataset, wanted.split)
+
+
+def labelled(table: pd.DataFrame, dataset: str, split: str) -> pd.DataFrame:
+    """With columns that say what was scored."""
     table = table.drop(columns=["dataset", "split"], errors="ignore")
-    table.insert(0, "dataset", wanted.dataset)
-    table.insert(1, "split", wanted.split)
+    table.insert(0, "dataset", dataset)
+    table.insert(1, "split", split)
     return table
 
 

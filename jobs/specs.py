@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -249,21 +250,36 @@ def make_train_spec(preset: str, values: Mapping[str, Any]) -> TrainSpec:
 
 def read_spec(spec: type[Spec], path: str | Path, values: Mapping[str, Any]) -> Spec:
     """The spec in a JSON file with `values` over it. Raises SpecError for a file that holds none."""
-    return validated(spec, {**read_json(path), **values})
+    return validated(spec, {**read_json(path, values.get("tracking_uri")), **values})
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
-    """The settings in a JSON file. Raises SpecError for a file that holds none."""
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise SpecError(f"cannot read the spec {path}: {error.strerror}") from None
+def read_json(path: str | Path, tracking_uri: str | None = None) -> dict[str, Any]:
+    """The settings in a JSON file, or in the artifact runs:/ID/FILE of a run. Raises SpecError for one that holds none,
+    and TrackingError for a store that does not answer."""
+    content = _content(str(path), tracking_uri)
     try:
         found = json.loads(content)
     except ValueError as error:
         raise SpecError(f"{path} is not JSON ({error}): every run in MLflow has a spec.json") from None
     if not isinstance(found, dict):
         raise SpecError(f"{path} holds no settings: every run in MLflow has a spec.json")
+    return found
+
+
+def _content(path: str, tracking_uri: str | None) -> bytes:
+    artifact = re.fullmatch(r"runs:/([^/]+)/(.+)", path)
+    if artifact is None:
+        try:
+            return Path(path).read_bytes()
+        except OSError as error:
+            raise SpecError(f"cannot read the spec {path}: {error.strerror}") from None
+    from jobs import tracking  # mlflow takes a second
+
+    uri = tracking.tracking_uri(tracking_uri)
+    tracking.check_store(uri)
+    found = tracking.read_artifact(uri, artifact[1], artifact[2])
+    if found is None:
+        raise SpecError(f"there is no {path} in {tracking.without_password(uri)}: correct --spec, or --tracking-uri")
     return found
 
 

@@ -22,6 +22,7 @@ from jobs.ablation_spec import TRIAL_TAG
 from jobs.channel import Channel
 from jobs.errors import JobError
 from jobs.folders import absolute_dataset, claimed, is_remote, results_folder, usable_output
+from jobs.names import training_name
 from jobs.progress import Event, forgiving
 from jobs.resources import Resources, resources_for
 from jobs.specs import SpecError, TrainSpec, make_train_spec, refuse, theme_of, worker_range
@@ -29,7 +30,7 @@ from jobs.storage import FOLDER_TAG, place_named, recall, remember
 from jobs.threads import in_a_thread
 from jobs.tracking import NoSuchRun, Record, find_run, recorded_images, tracking_uri
 from jobs.trainer import cause_of, copy_model, plain_reason, put_data, torch_trainer, worker_settings
-from jobs.training_log import TrainingLog, TrainResult, Work
+from jobs.training_log import CHECKPOINT, TrainingLog, TrainResult, Work
 from jobs.worker import SCORE, NoRetry
 
 __all__ = ["TrainResult", "Work", "prepare", "prepare_resume", "run"]
@@ -70,9 +71,8 @@ def prepare(spec: TrainSpec) -> Work:
     except ValueError as error:
         raise SpecError(str(error)) from error
     images = {split: split_images.numpy() for split, (split_images, _) in splits.items()}
-    return Work(
-        given, spec, tracking_uri(spec.tracking_uri), config, info.original_shape, images, splits["train"][1].numpy()
-    )
+    labels = {split: split_labels.numpy() for split, (_, split_labels) in splits.items()}
+    return Work(given, spec, tracking_uri(spec.tracking_uri), config, info.original_shape, images, labels)
 
 
 def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
@@ -153,7 +153,6 @@ def _train(work: Work, resources: Resources, record: Record, show: Callable[[Eve
     remember(kept_at, work.facts("train", record, finished=False))
     with results_folder(work.spec.output, f"{work.folder_of(record)}/results") as folder:
         log.write_settings(folder)
-        record.folder(folder)
         if work.resumed is None:
             work.record_datasets(record)
         if resources.room_now < resources.workers[0]:
@@ -164,11 +163,8 @@ def _train(work: Work, resources: Resources, record: Record, show: Callable[[Eve
             raise JobError(f"run {record.run_id} ended without a result; its checkpoints are in {work.spec.output}")
         best, metrics = min(outcome.best_checkpoints, key=lambda entry: entry[1][SCORE])
         with best.as_directory() as source:
-            copy_model(source, folder / "checkpoint")
-        place = record.artifact_uri if is_remote(work.spec.output) else str(folder)
-        result = log.result(metrics, outcome.metrics, place, time.monotonic() - started)
-        log.write(result, folder)
-        record.folder(folder)
+            copy_model(source, folder / CHECKPOINT)
+        result = log.conclude(metrics, outcome.metrics, folder, time.monotonic() - started)
     remember(kept_at, work.facts("train", record, finished=True))
     return result
 
@@ -217,10 +213,6 @@ def _open_record(work: Work) -> Record:
     spec = work.spec
     if work.resumed is not None:
         return Record.existing(work.tracking_uri, work.resumed)
-    name = (
-        spec.run_name
-        or (work.kept or {}).get("run_name")
-        or (f"train {spec.dataset} {spec.permutation} K{spec.depth} L{spec.levels} w{spec.width} s{spec.seed}")
-    )
+    name = (work.kept or {}).get("run_name") or training_name(spec)
     tags = work.tags() | ({FOLDER_TAG: work.kept_in} if work.kept_in else {})
     return Record.start(work.tracking_uri, spec.experiment, name, tags, work.params())

@@ -45,7 +45,7 @@ GRID = 100
 
 def put_data(work: Work) -> list[ray.ObjectRef]:
     """The images and labels in the object store; in a list, so that Ray hands on the reference and not the arrays."""
-    return [ray.put({"images": dict(work.images), "labels": work.labels})]
+    return [ray.put({"images": dict(work.images), "labels": dict(work.labels)})]
 
 
 def worker_settings(

@@ -79,7 +79,7 @@ def finished_lines(event: Event) -> str:
             f"trained   in {duration(event['seconds'])} at {event['images_per_second']:.0f} images/s, "
             f"best epoch {event['best_epoch']}",
             f"samples   {event['sample_grid']}",
-            f"model     {event['checkpoint']}",
+            f"model     {event['model']} in MLflow" + (f"; {event['checkpoint']}" if event["checkpoint"] else ""),
             f"run       {event['run_id']}; to see it: {event['open_with']}",
         ]
     )

@@ -19,16 +19,21 @@ from PIL import Image
 from glow.config import GlowConfig
 from glow.datasets import fingerprint, padding
 from glow.figures import image_grid, nll_curve
+from jobs.descriptions import training_description
 from jobs.errors import JobError
+from jobs.folders import is_remote
 from jobs.progress import Event
+from jobs.release import release
 from jobs.specs import TrainSpec
 from jobs.tracking import Record, open_command, without_password
-from jobs.training_lines import sizes_sentence
 
 if TYPE_CHECKING:
     from jobs.tracking import Run
 
-__all__ = ["TrainResult", "TrainingLog", "Work"]
+__all__ = ["CHECKPOINT", "TrainResult", "TrainingLog", "Work"]
+
+CHECKPOINT = "checkpoint"
+"""The folder of the best model among the results."""
 
 METRICS = {
     "train_bits_per_dim": "train/bits_per_dim",
@@ -52,7 +57,7 @@ class Work:
     config: GlowConfig
     original_shape: tuple[int, int, int]
     images: Mapping[str, np.ndarray]  # split -> uint8 (N, C, H, W)
-    labels: np.ndarray  # int64 (N,), of the training images
+    labels: Mapping[str, np.ndarray]  # int64 (N,)
     resumed: Run | None = None
     kept: Mapping[str, Any] | None = None  # what storage has of a run that MLflow has lost (jobs.storage)
     kept_in: str | None = None  # the folder of its checkpoints, where that is not named by the run's id
@@ -74,7 +79,7 @@ class Work:
 
     @property
     def nbytes(self) -> int:
-        return sum(images.nbytes for images in self.images.values()) + self.labels.nbytes
+        return sum(array.nbytes for arrays in (self.images, self.labels) for array in arrays.values())
 
     def digests(self) -> dict[str, str]:
         """The fingerprint of each split, by the name that MLflow shows."""
@@ -128,7 +133,8 @@ class TrainResult:
     image_shape: tuple[int, int, int]
     original_shape: tuple[int, int, int]
     sample_grid: str
-    checkpoint: str
+    checkpoint: str | None  # a folder
+    model: str  # in MLflow's registry
     open_with: str  # the command that shows the run in the MLflow UI
 
     def to_dict(self) -> dict[str, Any]:
@@ -148,6 +154,7 @@ class TrainingLog:
         self._work, self._record, self._show, self._about = work, record, show, about
         self._history: dict[int, dict[str, float]] = {}
         self._samples: np.ndarray | None = None
+        self.scores: dict[tuple[str, int], pd.DataFrame] = {}
         self._workers: int | None = None  # of the latest attempt
         self.restarts = 0
         self.test_bits_per_dim: float | None = None
@@ -178,6 +185,8 @@ class TrainingLog:
                 self._samples = event["images"]
             case "test":
                 self.test_bits_per_dim = event["bits_per_dim"]
+            case "scores":
+                self.scores[event["split"], event["start"]] = event["table"]
 
     def record(self, event: Event) -> None:
         """Raises TrackingError while the store is away."""
@@ -207,11 +216,38 @@ class TrainingLog:
     def started(self) -> bool:
         return self._workers is not None
 
-    def result(self, best: Mapping[str, float], last: Mapping[str, float], place: str, seconds: float) -> TrainResult:
-        """`best` and `last` are the metrics of these checkpoints, `place` is where the results lie."""
+    def write_settings(self, folder: Path) -> None:
+        """What the run is, and what it takes to repeat it: the spec as it was given, less where it was recorded, and
+        the versions; into `folder` and into MLflow."""
+        given = self._work.given.model_copy(update={"tracking_uri": None})
+        (folder / "spec.json").write_text(given.to_json())
+        (folder / "requirements.txt").write_text(_versions())
+        self._run.folder(folder, leave_out=CHECKPOINT)
+        self._run.describe(training_description(self._work.spec, self._run))
+
+    def conclude(
+        self, best: Mapping[str, float], last: Mapping[str, float], folder: Path, seconds: float
+    ) -> TrainResult:
+        """Writes tables, figures, metrics and the model, whose checkpoint is in `folder`, into MLflow, and the first
+        two into `folder` as well. `best` and `last` are the metrics of these checkpoints. Raises TrackingError."""
+        score = best["validation_bits_per_dim"]
+        released = release(self._work, self._run, folder / CHECKPOINT, self.scores, score)
+        result = self.result(best, last, folder, seconds, released.uri)
+        self._write_files(result, folder)
+        self._run.metrics(_final_metrics(result), result.best_epoch, released.model_id)
+        self._run.folder(folder, leave_out=CHECKPOINT)  # which the model holds
+        self._run.describe(training_description(self._work.spec, self._run, result))
+        return result
+
+    def result(
+        self, best: Mapping[str, float], last: Mapping[str, float], folder: Path, seconds: float, model: str
+    ) -> TrainResult:
+        """`model` is what MLflow's registry calls it; the others are those of `conclude`."""
         assert self.test_bits_per_dim is not None
         for known in (best, last):  # an interrupted run may have died before MLflow had them
             self._history.setdefault(int(known["epoch"]), {name: known.get(name, math.nan) for name in METRICS})
+        remote = is_remote(self._work.spec.output)
+        place = self._run.artifact_uri if remote else str(folder)
         paces = [row["images_per_second"] for row in self._history.values()]
         return TrainResult(
             run=self._run.name,
@@ -228,45 +264,29 @@ class TrainingLog:
             image_shape=self._work.config.image_shape,
             original_shape=self._work.original_shape,
             sample_grid=f"{place}/samples.png",
-            checkpoint=f"{place}/checkpoint",
+            checkpoint=None if remote else f"{place}/{CHECKPOINT}",
+            model=model,
             open_with=open_command(self._work.tracking_uri),
         )
 
-    def write_settings(self, folder: Path) -> None:
-        """What it takes to repeat the run: the spec as it was given, less where it was recorded, and the versions."""
-        given = self._work.given.model_copy(update={"tracking_uri": None})
-        (folder / "spec.json").write_text(given.to_json())
-        (folder / "requirements.txt").write_text(_versions())
-
-    def write(self, result: TrainResult, folder: Path) -> None:
-        """Tables and figures into `folder`, the final metrics into MLflow."""
+    def _write_files(self, result: TrainResult, folder: Path) -> None:
         history = pd.DataFrame.from_dict(self._history, orient="index").rename_axis("epoch").sort_index().reset_index()
         history.to_csv(folder / "history.csv", index=False)
         nll_curve(history, result.run, result.test_bits_per_dim).savefig(folder / "nll.png", dpi=120)
         if self._samples is not None:
             np.save(folder / "samples.npy", self._samples)
             Image.fromarray(image_grid(self._samples)).save(folder / "samples.png")
-        self._run.metrics(
-            {
-                "test/bits_per_dim": result.test_bits_per_dim,
-                "test/bits_per_dim_original": result.test_bits_per_dim_original,
-                "validation/best_bits_per_dim": result.validation_bits_per_dim,
-                "images_per_second_median": result.images_per_second,
-                "best_epoch": result.best_epoch,
-                "seconds": result.seconds,
-            },
-            result.best_epoch,
-        )
-        self._run.describe(_description(result))
 
 
-def _description(result: TrainResult) -> str:
-    return (
-        f"Test set: **{sizes_sentence(result.to_dict())}**, under the model of epoch {result.best_epoch}, "
-        "the best by validation.\n\n"
-        "To repeat it: download the artifact `spec.json`, then `glowctl train --spec spec.json`. "
-        "The model is in the artifact folder `checkpoint`; `glow.load_checkpoint` reads it."
-    )
+def _final_metrics(result: TrainResult) -> dict[str, float]:
+    return {
+        "test/bits_per_dim": result.test_bits_per_dim,
+        "test/bits_per_dim_original": result.test_bits_per_dim_original,
+        "validation/best_bits_per_dim": result.validation_bits_per_dim,
+        "images_per_second_median": result.images_per_second,
+        "best_epoch": result.best_epoch,
+        "seconds": result.seconds,
+    }
 
 
 def _recorded_history(record: Record) -> dict[int, dict[str, float]]:

@@ -23,6 +23,7 @@ from glow.dequantization import dequantize, uniform_noise
 from glow.model import Glow
 from glow.training import EpochResult, StepResult, Trainer, TrainingDiverged, mean_bits_per_dim
 from jobs.machine import machine_name, sampled
+from jobs.shards import score_shard, shards_of
 from jobs.specs import TrainSpec
 
 __all__ = ["COUNTED_EPOCH", "SCORE", "NoRetry", "Session", "train_loop", "train_share"]
@@ -110,7 +111,7 @@ def train_share(settings: dict[str, Any], session: Session) -> dict[str, Any]:
     first process of each machine tells how that is doing.
 
     It gives ``best``, the metrics of the best checkpoint by validation, and ``test_bits_per_dim``, the test set's under
-    that model.
+    that model. The scores of `jobs.shards.SCORED` go into the queue as ``scores``: split, start, table.
     """
 
     def tell(figures: dict[str, float]) -> None:
@@ -126,11 +127,11 @@ def _train_share(settings: dict[str, Any], session: Session) -> dict[str, Any]:
     torch.set_num_threads(settings["threads"])
     data = ray.get(settings["data"][0])
     # Ray's arrays are read-only; torch wants its own.
-    images = {split: torch.tensor(array) for split, array in data["images"].items()}
+    images, labels = ({split: torch.tensor(array) for split, array in data[of].items()} for of in ("images", "labels"))
     trainer = Trainer(
         Glow(GlowConfig.from_dict(settings["config"])),
         images["train"],
-        torch.tensor(data["labels"]),
+        labels["train"],
         validation=images["validation"],
         config=spec.fit_config(),
         device=session.device,
@@ -154,6 +155,9 @@ def _train_share(settings: dict[str, Any], session: Session) -> dict[str, Any]:
     talker.samples(model, settings["grid"], spec.temperature, images["validation"])
     test = mean_bits_per_dim(model, images["test"])
     talker.test(test)
+    for split, start in shards_of(images)[session.rank :: session.workers]:
+        table = score_shard(model, images[split], labels[split], start)
+        settings["queue"].put({"event": "scores", **settings["facts"], "split": split, "start": start, "table": table})
     return {"best": best, "test_bits_per_dim": test}
 
 

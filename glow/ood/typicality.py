@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -67,6 +67,9 @@ class TypicalityTest:
     center: float
     """H, nats."""
     threshold: Threshold
+    null: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+    """(K,) sorted: the distances of which the threshold is the quantile, those of each held-out image at M = 1 and of
+    bootstrapped batches otherwise."""
 
     @classmethod
     def fit(
@@ -80,6 +83,7 @@ class TypicalityTest:
         *,
         center: Center = "train",
         exact: bool = True,
+        interval: bool = True,
     ) -> TypicalityTest:
         """H from the training scores, the threshold from held-out ones.
 
@@ -95,6 +99,8 @@ class TypicalityTest:
             exact: at M = 1, in place of the bootstrap, the order statistic of the validation scores with
                 P(false positive) <= 1 - alpha for every sample size (split conformal prediction); nearly so if the
                 centre comes from these scores too.
+            interval: whether the threshold shall have an interval. At M > 1 that takes 40 times the work of all else;
+                without it is unbounded.
 
         Raises:
             ValueError: for an alpha outside (0, 1), a batch size or number of bootstraps below 1, too few validation
@@ -105,8 +111,10 @@ class TypicalityTest:
         def statistic_for(validation: np.ndarray) -> BatchStatistic:
             return distance_from(h if center == "train" else entropy(validation, "validation"))
 
-        threshold = calibrate(statistic_for, validation_nll, batch_size, alpha, bootstraps, seed, exact=exact)
-        return cls(batch_size, alpha, h, threshold)
+        threshold, null = _calibrated(
+            statistic_for, validation_nll, batch_size, alpha, bootstraps, seed, exact=exact, interval=interval
+        )
+        return cls(batch_size, alpha, h, threshold, null)
 
     def statistic(self, nll_NM: np.ndarray) -> np.ndarray:
         """Scores (N, M), one row a batch -> |mean - H| (N,) in nats. Raises ValueError for another M."""
@@ -118,6 +126,25 @@ class TypicalityTest:
     def is_ood(self, nll_NM: np.ndarray) -> np.ndarray:
         """Scores (N, M) -> decisions (N,). A batch with a score that is not finite is OOD."""
         return self.threshold.exceeded(self.statistic(nll_NM))
+
+    def p_value(self, nll_NM: np.ndarray) -> np.ndarray:
+        """Scores (N, M) -> (N,): how often an in-distribution batch lies as far out, (1 + #{null >= d}) / (K + 1).
+
+        At M = 1 these are conformal p-values: of an in-distribution image, p is at most u with probability at most u,
+        for every number of held-out scores, and p <= 1 - alpha if and only if `is_ood`, ties included, but for the
+        rounding of 1 - alpha. At M > 1 the null is bootstrapped, and since the threshold lies between two of its
+        distances, the p at which the decision turns is within 2 / (K + 1) of 1 - alpha. A batch with a score that is
+        not finite has the smallest p that there is, 1 / (K + 1).
+
+        Raises:
+            ValueError: for another M, or a test that was not made by `fit`.
+        """
+        k = len(self.null)
+        if k == 0:
+            raise ValueError("this test has no null to take p-values from: make it with TypicalityTest.fit")
+        distances_N = self.statistic(nll_NM)
+        as_far_N = k - np.searchsorted(self.null, distances_N, side="left")
+        return (1 + np.where(np.isfinite(distances_N), as_far_N, 0)) / (k + 1)
 
 
 def distance_from(center: float) -> BatchStatistic:
@@ -148,6 +175,22 @@ def calibrate(
 
     The others are those of `TypicalityTest.fit`, which also says what is raised.
     """
+    return _calibrated(statistic_for, held_out_N, batch_size, alpha, bootstraps, seed, exact=exact)[0]
+
+
+def _calibrated(
+    statistic_for: Callable[[np.ndarray], BatchStatistic],
+    held_out_N: np.ndarray,
+    batch_size: int,
+    alpha: float,
+    bootstraps: int,
+    seed: int,
+    *,
+    exact: bool = True,
+    interval: bool = True,
+) -> tuple[Threshold, np.ndarray]:
+    """The threshold and the sorted statistics (K,) that it is the alpha-quantile of: of each held-out image at M = 1,
+    else of bootstrapped batches."""
     check_alpha(alpha)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -157,19 +200,26 @@ def calibrate(
     if n < max(2, batch_size):
         raise ValueError(f"{n} held-out scores are too few to calibrate batches of {batch_size}")
     rng = np.random.default_rng([seed, batch_size])
+    statistic = statistic_for(held_out_N)
     if batch_size == 1 and exact:
-        threshold = _order_statistic(np.sort(statistic_for(held_out_N)(held_out_N[:, None])), alpha)
+        null = np.sort(statistic(held_out_N[:, None]))
+        threshold = _order_statistic(null, alpha)
     else:
-        threshold = _bootstrap(statistic_for, held_out_N, batch_size, alpha, bootstraps, rng)
+        null = np.sort(statistic(rng.choice(held_out_N, (bootstraps, batch_size))))
+        value = _quantile(null, alpha)
+        threshold = Threshold(value, -math.inf, math.inf)
+        if interval:
+            threshold = _bounded(value, statistic_for, held_out_N, batch_size, alpha, bootstraps, rng)
     if not math.isfinite(threshold.value):  # it would let everything pass
         raise ValueError(
             f"{np.isinf(held_out_N).sum()} of {n} held-out scores are not finite, so that {alpha} of the batches of "
             f"{batch_size} cannot pass: take smaller batches or a smaller alpha"
         )
-    return threshold
+    return threshold, null
 
 
-def _bootstrap(
+def _bounded(
+    value: float,
     statistic_for: Callable[[np.ndarray], BatchStatistic],
     held_out_N: np.ndarray,
     batch_size: int,
@@ -177,9 +227,10 @@ def _bootstrap(
     bootstraps: int,
     rng: np.random.Generator,
 ) -> Threshold:
-    value = _bootstrap_quantile(statistic_for(held_out_N), held_out_N, batch_size, alpha, bootstraps, rng)
+    """The interval of a threshold: from what resampled held-out scores give in its place."""
+    batches = min(bootstraps, INNER_BATCHES)
     resampled = [
-        _bootstrap_quantile(statistic_for(scores), scores, batch_size, alpha, min(bootstraps, INNER_BATCHES), rng)
+        _quantile(statistic_for(scores)(rng.choice(scores, (batches, batch_size))), alpha)
         for scores in rng.choice(held_out_N, (RESAMPLES, len(held_out_N)))
     ]
     if not np.isfinite(resampled).all():  # so many held-out scores are not finite that it might as well be infinite
@@ -199,18 +250,10 @@ def least_held_out(alpha: float) -> int:
     return math.ceil(alpha / (1 - alpha) * (1 - 1e-9))  # whole numbers survive rounding
 
 
-def _bootstrap_quantile(
-    statistic: BatchStatistic,
-    scores_N: np.ndarray,
-    batch_size: int,
-    alpha: float,
-    batches: int,
-    rng: np.random.Generator,
-) -> float:
-    distances = statistic(rng.choice(scores_N, (batches, batch_size)))
-    position = alpha * (batches - 1)
+def _quantile(distances_K: np.ndarray, alpha: float) -> float:
+    position = alpha * (len(distances_K) - 1)
     ranks = [math.floor(position), math.ceil(position)]
-    below, above = np.partition(distances, ranks)[ranks]
+    below, above = np.partition(distances_K, ranks)[ranks]
     return float(below if below == above else below + (position % 1) * (above - below))
 
 

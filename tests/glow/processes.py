@@ -21,6 +21,6 @@ def _join(rank: int, world_size: int, function: Callable[..., Any], arguments: t
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world_size)
     torch.save(function(*arguments), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
-    # The result is on disk. A thread of gloo's that lets go of its last tensor while the interpreter goes down aborts the
-    # process, once in hundreds of runs.
+    # The result is on disk. A thread of gloo's that lets go of its last tensor while the interpreter goes down aborts
+    # the process, once in hundreds of runs.
     os._exit(0)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from jobs.tracking import open_store
+from tests.jobs.served import Trained, load
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +20,19 @@ def uri(tmp_path, empty_store) -> str:
     """Of a store of the test's own."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def trained_glow(tmp_path_factory) -> Trained:
+    return Trained(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="session")
+def saved_model(trained_glow, tmp_path_factory) -> Path:
+    """The folder of an MLflow model."""
+    return trained_glow.save(tmp_path_factory.mktemp("saved") / "model")
+
+
+@pytest.fixture(scope="session")
+def served(saved_model):
+    return load(saved_model)

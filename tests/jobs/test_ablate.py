@@ -83,7 +83,9 @@ def test_mlflow_has_a_run_a_trial_with_all_that_a_training_records(finished):
             assert [p.step for p in client.get_metric_history(run.info.run_id, name)] == list(range(1, 25)), name
         assert run.data.metrics["core_seconds"] > 0
         artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-        assert {"spec.json", "requirements.txt", "history.csv", "nll.png", "samples.png", "checkpoint"} <= artifacts
+        assert {"spec.json", "requirements.txt", "history.csv", "nll.png", "samples.png"} <= artifacts
+        assert run.info.run_name == f"train digits {permutation} K2 L2 w16 s{seed}"
+        assert len(run.outputs.model_outputs) == 1
         assert len(run.inputs.dataset_inputs) == 3
 
 

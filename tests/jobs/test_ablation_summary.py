@@ -8,12 +8,14 @@ import pytest
 import torch
 from scipy import stats
 
-from glow import Glow, save_checkpoint
+from glow import Glow, save_checkpoint, score
 from jobs.ablation_spec import make_ablate_spec
 from jobs.ablation_summary import summarize_ablation
 from jobs.models import find_model
+from jobs.names import registered_name
 from jobs.progress import JsonLines
-from jobs.tracking import Record, find_run, open_store
+from jobs.specs import make_train_spec
+from jobs.tracking import IMAGES_TAG, SCORE_TAG, Record, find_run, open_store, save_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # mlflow's own
 
@@ -82,12 +84,24 @@ def finish_trial(record, validation, test, seconds=10.0):
     record.finish("FINISHED")
 
 
-def save_model(record, spec, folder):
+def saved_model(spec, folder):
+    """An MLflow model of an untrained Glow."""
     model = Glow(spec.glow_config((1, 8, 8), num_classes=0))
     images = torch.randint(256, (16, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     model.initialize(images)
-    save_checkpoint(model, folder / "checkpoint")
-    record.folder(folder)
+    nll = score(model, images).nll.to_numpy()
+    save_model(folder / "model", save_checkpoint(model, folder / "checkpoint"), nll, nll, images[:2].numpy(), {})
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def any_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("any")
+    return saved_model(make_train_spec("smoke", {"depth": 1, "width": 4}), folder)
+
+
+def register_model(record, folder, dataset="digits", **tags):
+    record.model(folder, registered_name(dataset), tags)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +114,7 @@ def whole(uri, tmp_path_factory):
     for values in spec.trials():
         key = (values["permutation"], values["seed"])
         record = start_trial(uri, parent, spec, values)
-        save_model(record, spec.trial_spec(values), output / record.run_id)
+        register_model(record, saved_model(spec.trial_spec(values), output / record.run_id))
         finish_trial(record, *NLLS[key], seconds=10.0 + values["seed"])
         runs[key] = record.run_id
     return parent, spec, runs, summarize_ablation(uri, parent, spec)
@@ -193,7 +207,10 @@ def test_files_lie_in_the_output_folder_and_in_mlflow(uri, whole):
 def test_the_document_says_what_the_summary_says(uri, whole):
     parent, _, runs, summary = whole
     text = Path(summary.place, "summary.md").read_text()
-    assert text.endswith("\n\n" + find_run(uri, "glow", parent.run_id).data.tags["mlflow.note.content"])
+    described = find_run(uri, "glow", parent.run_id).data.tags["mlflow.note.content"]
+    assert text.removeprefix(f"# {summary.run}\n\n").strip() in described
+    assert "**Result:** 6 of 6 trials finished; the best by validation is 1x1 s1 with 1.630 bits/dim" in described
+    assert f"`glowctl ablate --spec runs:/{parent.run_id}/spec.json`" in described
     for part in ("6 of 6 trials finished", summary.conclusions[0], runs[BEST], "models:/glow-digits@champion"):
         assert part in text
 
@@ -216,21 +233,25 @@ def test_to_summarise_again_changes_nothing(uri, whole):
     assert len(json.loads(table.read_text())["data"]) == 2  # and not four
 
 
-def test_a_product_of_depths_and_widths_is_drawn_as_one(uri, tmp_path):
+def test_a_product_of_depths_and_widths_is_drawn_as_one(uri, tmp_path, any_model):
     spec = ablation_spec(uri, tmp_path, permutations="1x1,shuffle", depths="1,2", widths="4,8", seeds=1)
     parent = start_ablation(uri, spec)
     for number, values in enumerate(spec.trials()):
-        finish_trial(start_trial(uri, parent, spec, values), 2 + number / 10, 2.1 + number / 10)
+        trial = start_trial(uri, parent, spec, values)
+        register_model(trial, any_model)
+        finish_trial(trial, 2 + number / 10, 2.1 + number / 10)
     summary = summarize_ablation(uri, parent, spec)
     drawn = {path.name for path in Path(summary.place).glob("*.png")}
     assert drawn == {"nll_by_epoch.png", "differences.png", "depth_width.png", "configurations.png"}
 
 
-def test_kinds_of_coupling_are_compared_where_scales_are_named_too(uri, tmp_path):
+def test_kinds_of_coupling_are_compared_where_scales_are_named_too(uri, tmp_path, any_model):
     spec = ablation_spec(uri, tmp_path, couplings="all", scales="bounded", seeds=2)
     parent = start_ablation(uri, spec)
     for number, values in enumerate(spec.trials()):
-        finish_trial(start_trial(uri, parent, spec, values), 2 + number / 10, 2 + number / 10)
+        trial = start_trial(uri, parent, spec, values)
+        register_model(trial, any_model)
+        finish_trial(trial, 2 + number / 10, 2 + number / 10)
     (row,) = summarize_ablation(uri, parent, spec).differences
     assert (row["factor"], row["seeds"]) == ("coupling", 2)
 
@@ -256,13 +277,15 @@ def end(record, how):
         ("waiting", "1 trial has not finished (1 waiting)."),
     ],
 )
-def test_a_trial_that_did_not_finish_is_said_and_does_not_count(uri, tmp_path, how, sentence):
+def test_a_trial_that_did_not_finish_is_said_and_does_not_count(uri, tmp_path, any_model, how, sentence):
     spec = ablation_spec(uri, tmp_path, permutations="1x1,shuffle", seeds=3)
     parent = start_ablation(uri, spec)
     for values in spec.trials():
         key = (values["permutation"], values["seed"])
         if key != ("shuffle", 2):
-            finish_trial(start_trial(uri, parent, spec, values), *NLLS[key])
+            trial = start_trial(uri, parent, spec, values)
+            register_model(trial, any_model)
+            finish_trial(trial, *NLLS[key])
         elif how != "waiting":
             record = start_trial(uri, parent, spec, values)
             record.metrics({"validation/bits_per_dim": 0.5, "test/bits_per_dim_by_epoch": 0.5}, 1)
@@ -290,10 +313,12 @@ def test_where_nothing_finished_there_is_no_champion(uri, tmp_path):
     assert "glow.champion" not in find_run(uri, "glow", parent.run_id).data.tags
 
 
-def ablation_of_one(uri, spec, validation, images):
+def ablation_of_one(uri, any_model, spec, validation, images):
     """The run of the one trial of an ablation, and the ablation's summary."""
     parent = start_ablation(uri, spec, images)
     trial = start_trial(uri, parent, spec, {"seed": 0})
+    tags = {SCORE_TAG: str(validation), IMAGES_TAG: images}
+    register_model(trial, any_model, spec.train.dataset, **tags)
     finish_trial(trial, validation, validation)
     return trial.run_id, summarize_ablation(uri, parent, spec)
 
@@ -303,13 +328,15 @@ def ablation_of_one(uri, spec, validation, images):
     [(2.5, "images", False), (1.5, "images", True), (2.5, "others", True)],
     ids=["worse", "better", "worse on other images"],
 )
-def test_a_later_ablation_takes_the_alias_unless_the_champion_was_better(uri, tmp_path, validation, images, crowned):
+def test_a_later_ablation_takes_the_alias_unless_the_champion_was_better(
+    uri, tmp_path, any_model, validation, images, crowned
+):
     spec = ablation_spec(uri, tmp_path, dataset=f"folder:{tmp_path}", seeds=1)
     name = f"glow-folder-{tmp_path.name}"
-    first, _ = ablation_of_one(uri, spec, 2.0, "images")
-    second, summary = ablation_of_one(uri, spec, validation, images)
+    first, _ = ablation_of_one(uri, any_model, spec, 2.0, "images")
+    second, summary = ablation_of_one(uri, any_model, spec, validation, images)
     client, _ = open_store(uri, "glow")
     champion = second if crowned else first
     assert (summary.champion.new, summary.champion.run_id, summary.best["run_id"]) == (crowned, champion, second)
     assert client.get_model_version_by_alias(name, "champion").run_id == champion
-    assert len(client.search_model_versions(f"name = '{name}'")) == 1 + crowned
+    assert len(client.search_model_versions(f"name = '{name}'")) == 2

@@ -17,7 +17,7 @@ from jobs.evaluation_specs import InterpolateSpec, OodSpec, SampleSpec
 from jobs.specs import SpecError, validated
 from jobs.tracking import find_run, open_store, read_table
 from tests.jobs.commands import Running, alive, glowctl, wait_until
-from tests.jobs.trained import NAME, train_into
+from tests.jobs.trained import train_into
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -53,7 +53,7 @@ def test_each_job_leaves_a_finished_run_beneath_the_training(evaluated):
     for kind, job in (("nll", "nll"), ("samples", "sample"), ("interpolation", "interpolate"), ("ood", "ood")):
         run = find_run(uri_of(folder), "glow", ends[kind]["run_id"])
         assert run.info.status == "FINISHED"
-        assert run.info.run_name == f"{job} of {NAME}"
+        assert run.info.run_name == f"{job} digits small"
         assert run.data.tags["glow.job"] == job
         assert run.data.tags["glow.dataset"] == "digits"
         assert run.data.tags["mlflow.parentRunId"] == run.data.tags["glow.train_run"] == run_id
@@ -63,10 +63,36 @@ def test_each_job_leaves_a_finished_run_beneath_the_training(evaluated):
         assert local <= artifacts
 
 
+@pytest.mark.parametrize("m", [1, 2, 10])
+def test_the_models_own_answers_are_those_of_the_test(evaluated, m):
+    """Scores, thresholds and decisions, on the same images."""
+    import mlflow.pyfunc
+
+    folder, run_id, ends, _ = evaluated
+    uri = uri_of(folder)
+    model = mlflow.pyfunc.load_model(model_at(uri, run_id))
+    scored_by = json.loads(find_run(uri, "glow", ends["ood"]["run_id"]).data.tags["glow.scored_by"])
+    tables = [read_table(uri, at, f"scores/{key}.parquet") for key, at in scored_by.items()]
+    photos = next(table for table in tables if set(table["dataset"]) == {"photos"})
+    images = load_dataset("photos", "test", image_shape=(1, 8, 8))[0][:m].numpy()
+    answer = model.predict(images)
+    np.testing.assert_allclose(answer["nll"], photos["nll"][:m], rtol=1e-6)
+    rows = read_table(uri, ends["ood"]["run_id"], "ood.parquet").query("detector == 'typicality' and batch_size == @m")
+    assert answer["threshold"] == pytest.approx(rows["threshold"].iloc[0], rel=1e-9)
+    assert answer["is_ood"] == (answer["distance"] > answer["threshold"])
+
+
+def model_at(uri, run_id):
+    """Where the run's logged model lies."""
+    client, _ = open_store(uri, "glow")
+    return client.get_logged_model(find_run(uri, "glow", run_id).outputs.model_outputs[0].model_id).artifact_location
+
+
 def test_no_image_is_scored_twice(evaluated):
     """nll scores the digits' test set, and ood finds it."""
-    _, _, ends, events = evaluated
+    _, run_id, ends, events = evaluated
     scored = [(event["dataset"], event["split"], event["from_run"]) for event in events if event["event"] == "scored"]
+    assert {at for name, split, at in scored if name == "digits" and split != "test"} == {run_id}  # its training's
     assert scored.count(("digits", "test", None)) == 1
     assert scored.count(("digits", "test", ends["nll"]["run_id"])) == 1
     assert {(name, split) for name, split, _ in scored} == {

@@ -6,9 +6,10 @@ import pytest
 from glow.checkpoint import CheckpointError
 from jobs.errors import JobError
 from jobs.models import find_model
-from jobs.tracking import Record, TrackingError, open_store
+from jobs.release import release
+from jobs.tracking import Record, TrackingError, promote
 from jobs.train import prepare_resume
-from tests.jobs.trained import NAME, train_into
+from tests.jobs.trained import NAME, train_into, work_in
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # mlflow's own
 
@@ -21,18 +22,15 @@ def store(tmp_path_factory):
 
 def test_a_model_is_found_by_every_name_it_has(store):
     folder, uri, run_id = store
-    client, _ = open_store(uri, "glow")
-    client.create_registered_model("glow-digits")
-    source = f"{client.get_run(run_id).info.artifact_uri}/checkpoint"
-    version = client.create_model_version("glow-digits", source, run_id).version
-    client.set_registered_model_alias("glow-digits", "champion", version)
+    promote(uri, "glow", run_id, "champion")
     newest = find_model(None, uri, "glow")
     for name in (
         run_id,
         NAME,
-        f"runs:/{run_id}/checkpoint",
-        f"models:/glow-digits/{version}",
+        f"runs:/{run_id}/model",
+        "models:/glow-digits/1",
         "models:/glow-digits/latest",
+        "models:/glow-digits@latest",
         "models:/glow-digits@champion",
     ):
         found = find_model(name, uri, "glow")
@@ -102,7 +100,7 @@ def test_without_a_name_the_best_trial_of_the_newest_ablation_is_found(store):
     for label in ("1x1 s0", "1x1 s1"):
         tags = {"glow.job": "train", "glow.trial": label, "mlflow.parentRunId": ablation.run_id}
         trials.append(Record.start(uri, "ablations", label, tags, {}))
-        trials[-1].folder(folder / "trained")
+        release(work_in(folder, class_conditional=True), trials[-1], folder / "trained" / "checkpoint", {}, 3.0)
         trials[-1].finish("FINISHED")
     ablation.tag("glow.champion", trials[0].run_id)
     assert find_model(None, uri, "ablations").run_id == trials[0].run_id

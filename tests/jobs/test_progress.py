@@ -42,6 +42,7 @@ FINISHED = {
     "best_epoch": 2,
     "sample_grid": "samples.png",
     "checkpoint": "checkpoint",
+    "model": "models:/glow-digits/1",
     "run_id": "abc",
     "open_with": "glowctl ui",
 }

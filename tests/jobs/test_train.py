@@ -14,11 +14,14 @@ import requests
 from PIL import Image
 from safetensors.torch import load_file
 
-from glow import load_checkpoint, load_dataset
+from glow import load_checkpoint, load_dataset, score
+from glow.datasets import fingerprint
 from glow.training import mean_bits_per_dim
 from jobs.errors import JobError
+from jobs.models import digest_of, find_model
+from jobs.scoring import key_of
 from jobs.specs import make_train_spec
-from jobs.tracking import Record, find_run, open_store
+from jobs.tracking import Record, find_run, open_store, read_table, registered_versions
 from jobs.train import prepare, prepare_resume
 from tests.jobs.commands import Running, alive, glowctl, wait_until
 
@@ -85,10 +88,30 @@ def test_mlflow_has_the_whole_record(finished):
     assert run.data.metrics["restarts"] == 0
     assert any(name.startswith("system/") for name in run.data.metrics)
     top = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-    expected = {"spec.json", "requirements.txt", "history.csv", "nll.png", "samples.png", "samples.npy", "checkpoint"}
+    expected = {"spec.json", "requirements.txt", "history.csv", "nll.png", "samples.png", "samples.npy", "scores"}
     assert expected <= top
+    assert "checkpoint" not in top  # the model has it
     grids = [artifact.path for artifact in client.list_artifacts(run.info.run_id, "images")]
     assert {"step+1+" in path or "step%1%" in path for path in grids} == {True, False}
+
+
+def test_the_model_is_registered_with_the_scores_of_every_image_and_is_the_checkpoint(finished):
+    folder, events = finished
+    end = events[-1]
+    uri = f"sqlite:///{folder}/mlflow.db"
+    assert end["model"] == "models:/glow-digits/1"
+    (version,) = registered_versions(uri)
+    assert (version.uri, version.run_id, version.aliases) == (end["model"], end["run_id"], ())
+    assert version.test_bits_per_dim == pytest.approx(end["test_bits_per_dim"])
+    found = find_model(end["model"], uri, "glow")
+    assert found.digest == digest_of(Path(end["checkpoint"]))
+    model = load_checkpoint(end["checkpoint"])
+    for split in ("train", "validation"):
+        images, labels = load_dataset("digits", split)
+        key = key_of(found.digest, fingerprint(images), split, 0, "float32")
+        recorded = read_table(uri, end["run_id"], f"scores/{key}.parquet")
+        assert (recorded["label"].to_numpy() == labels.numpy()).all()
+        np.testing.assert_allclose(recorded["nll"], score(model, images).nll, rtol=1e-5)
 
 
 def test_the_ui_serves_the_record(finished):

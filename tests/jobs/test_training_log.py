@@ -1,6 +1,7 @@
 """What rank 0's events add up to, with a record of this process in place of MLflow's."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,7 +43,9 @@ def make_log(image_shape=(1, 32, 32), original_shape=(1, 28, 28)):
     spec = make_train_spec("laptop", {})
     images = {split: np.zeros((1, *image_shape), np.uint8) for split in ("train", "validation", "test")}
     config = GlowConfig(image_shape=image_shape, depth=1, width=4)
-    work = Work(spec, spec, "sqlite:////x.db", config, original_shape, images, np.zeros(1, np.int64))
+    work = Work(
+        spec, spec, "sqlite:////x.db", config, original_shape, images, dict.fromkeys(images, np.zeros(1, np.int64))
+    )
     record, shown = MemoryRecord(), []
     return TrainingLog(work, record, shown.append, {"run": "name", "run_id": "id"}), record, shown
 
@@ -82,7 +85,7 @@ def test_the_result_is_the_best_checkpoints_also_where_its_epoch_was_never_recor
     log.see(epoch(1, 3.0))
     log.see({"event": "test", "bits_per_dim": 1.5})
     best, last = epoch(2, 2.0), epoch(3, 2.5) | {"skipped_steps": 4}
-    result = log.result(best, last, "/results", 60.0)
+    result = log.result(best, last, Path("/results"), 60.0, "models:/glow-mnist/1")
     assert (result.best_epoch, result.validation_bits_per_dim, result.skipped_steps) == (2, 2.0, 4)
     assert result.sample_grid == "/results/samples.png"
 
@@ -94,7 +97,7 @@ def test_the_result_is_the_best_checkpoints_also_where_its_epoch_was_never_recor
 def test_bits_per_original_pixel(image_shape, original_shape, factor):
     log, _, _ = make_log(image_shape, original_shape)
     log.see({"event": "test", "bits_per_dim": 1.5})
-    result = log.result(epoch(1, 2.0), epoch(1, 2.0), "", 0.0)
+    result = log.result(epoch(1, 2.0), epoch(1, 2.0), Path("/results"), 0.0, "models:/glow-mnist/1")
     assert result.test_bits_per_dim_original == pytest.approx(1.5 * factor)
     assert math.isfinite(result.images_per_second)
 

@@ -1,30 +1,37 @@
 """A trained model in a store, made without Ray: what evaluations start from."""
 
-import json
 from pathlib import Path
 
 import torch
 
-from glow import FitConfig, Glow, fit, load_dataset, save_checkpoint
+from glow import FitConfig, Glow, fit, save_checkpoint
+from jobs.release import release
 from jobs.specs import make_train_spec
 from jobs.tracking import Record
+from jobs.train import prepare
+from jobs.training_log import Work
 
 NAME = "train digits small"
 
 
 def train_into(folder: Path) -> str:
     """Trains a class-conditional Glow on the digits and records it in `folder`/mlflow.db as `glowctl train` does; the
-    run's id."""
-    spec = make_train_spec("smoke", {"class_conditional": True})
-    images, labels = load_dataset("digits", "train")
+    run's id. The checkpoint is in `folder`/trained."""
+    work = work_in(folder, class_conditional=True)
     torch.manual_seed(0)
-    model = Glow(spec.glow_config((1, 8, 8), num_classes=10))
+    model = Glow(work.config)
+    images, labels = torch.from_numpy(work.images["train"]), torch.from_numpy(work.labels["train"])
     fit(model, images, labels, config=FitConfig(epochs=2, batch_size=64, warmup_steps=10, learning_rate=3e-3))
-    uri = f"sqlite:///{folder}/mlflow.db"
-    tags = {"glow.job": "train", "glow.dataset": "digits", "glow.spec": json.dumps(spec.model_dump())}
-    record = Record.start(uri, "glow", NAME, tags, {"depth": 2})
-    save_checkpoint(model, folder / "trained" / "checkpoint")
-    record.folder(folder / "trained")
-    (folder / "trained" / "spec.json").write_text(spec.to_json())
+    record = Record.start(work.tracking_uri, "glow", NAME, work.tags(), {"depth": 2})
+    trained = folder / "trained"
+    release(work, record, save_checkpoint(model, trained / "checkpoint"), {}, 3.0)
+    (trained / "spec.json").write_text(work.spec.to_json())
+    record.folder(trained, leave_out="checkpoint")
     record.finish("FINISHED")
     return record.run_id
+
+
+def work_in(folder: Path, **settings: object) -> Work:
+    """The smoke preset's training on the digits, recorded in `folder`/mlflow.db."""
+    where = {"tracking_uri": f"sqlite:///{folder}/mlflow.db", "output": str(folder)}
+    return prepare(make_train_spec("smoke", {**settings, **where}))

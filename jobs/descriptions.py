@@ -1,0 +1,65 @@
+"""What MLflow's UI says above each run, in Markdown: what it is, what it came to, and the command that repeats it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jobs.ablation_spec import AXES, AblateSpec
+from jobs.specs import TrainSpec
+from jobs.text import count, plain
+from jobs.training_lines import sizes_sentence
+
+if TYPE_CHECKING:
+    from jobs.models import TrainedModel
+    from jobs.tracking import Record
+    from jobs.training_log import TrainResult
+
+__all__ = ["ablation_description", "evaluation_description", "training_description"]
+
+
+def training_description(spec: TrainSpec, record: Record, result: TrainResult | None = None) -> str:
+    scale = f", {spec.scale} scale" if spec.coupling == "affine" else ""
+    what = (
+        f"A Glow of {spec.dataset}: permutation {spec.permutation}, depth K = {spec.depth}, levels L = {spec.levels}, "
+        f"width {spec.width}, {spec.coupling} coupling{scale}, seed {spec.seed}; {count(spec.epochs, 'epoch')} with "
+        f"batches of {spec.batch_size}, {spec.optimizer} at {plain(spec.learning_rate)}."
+    )
+    came_to = None
+    if result is not None:
+        came_to = (
+            f"{sizes_sentence(result.to_dict())} on the test set, under the model of epoch {result.best_epoch}, the "
+            f"best by validation: `{result.model}`"
+        )
+    return _page(what, came_to, _again("train", record))
+
+
+def ablation_description(spec: AblateSpec, record: Record, came_to: str | None = None, details: str = "") -> str:
+    axes = [f"{axis} {', '.join(map(plain, values))}" for name, axis in AXES.items() if (values := getattr(spec, name))]
+    what = (
+        f"An ablation on {spec.train.dataset}: {' x '.join(axes) or 'one configuration'}, at "
+        f"{count(spec.seeds, 'seed')} each. Its trials are the runs beneath it."
+    )
+    return _page(what, came_to, _again("ablate", record), details)
+
+
+def evaluation_description(
+    job: str, model: TrainedModel, experiment_id: str, record: Record, came_to: str | None = None, details: str = ""
+) -> str:
+    """`experiment_id` is where the model's training is recorded."""
+    trained_by = f"[{model.title}](#/experiments/{experiment_id}/runs/{model.run_id})" if model.run_id else model.title
+    what = {
+        "nll": "The negative log-likelihood of data sets under",
+        "sample": "Images drawn from",
+        "interpolate": "What lies between real images in the latents of",
+        "ood": "Which batches of images do not belong to what it was trained on, by",
+    }[job]
+    return _page(f"{what} the model {trained_by}.", came_to, _again(job, record), details)
+
+
+def _again(job: str, record: Record) -> str:
+    return f"glowctl {job} --spec runs:/{record.run_id}/spec.json"
+
+
+def _page(what: str, came_to: str | None, command: str, details: str = "") -> str:
+    parts: list[Any] = [what, f"**Result:** {came_to}" if came_to else None, details, f"To repeat it: `{command}`"]
+    return "\n\n".join(part.strip() for part in parts if part)

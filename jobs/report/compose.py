@@ -1,0 +1,177 @@
+"""Runs -> a report: its sections, what it says in short, and what is missing from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from jobs.folders import dataset_label
+from jobs.report import evaluations, ood, training
+from jobs.report.blocks import Block, Gap, Report, Section, Text
+from jobs.report.costs import costs_section
+from jobs.report.gather import REPORT_PROTOCOL, Material, Model, Study, best_training, job_of, spec_of
+from jobs.report.reader import Reader
+from jobs.text import bits
+from jobs.tracking import open_command, read_table, without_password
+
+if TYPE_CHECKING:
+    from jobs.tracking import Run
+
+__all__ = ["compose"]
+
+WANTED = {
+    "nll": ("Whole data sets have not been scored under {}",),
+    "sample": ("No samples of {} at several temperatures are recorded", "--temperatures", "0,0.5,0.7,0.9,1"),
+    "interpolate": ("No interpolation by {} is recorded",),
+    "ood": ("No OOD test of {} is recorded",),
+}
+"""Each evaluation -> what to say where there is none, and the flags of the command that adds it."""
+
+
+def compose(material: Material) -> Report:
+    """Raises TrackingError if the store does not answer. An artifact that is gone is a sentence in the report."""
+    reader = Reader(material.uri)
+    sections, summary, gaps = [], [], []
+    for index, study in enumerate(material.studies):
+        section, said = _study_section(study, reader, f"data-{index + 1}")
+        sections.append(section)
+        where = f"{study.dataset}: " if len(material.studies) > 1 else ""
+        summary += [f"{where}{sentence}" for sentence in said]
+        gaps += list(_gaps(study, material))
+    sections.append(costs_section(material, "costs"))
+    gaps += [Gap(sentence.rstrip(".")) for sentence in reader.lost]
+    datasets = ", ".join(study.dataset for study in material.studies)
+    facts = [
+        ("Experiment", material.experiment),
+        ("Trained on", datasets),
+        ("MLflow store", without_password(material.uri)),
+        ("To see the runs", open_command(material.uri)),
+        ("Made", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
+    ]
+    return Report(
+        f"Glow on {' and '.join(study.dataset for study in material.studies)}", facts, summary, sections, gaps
+    )
+
+
+def _study_section(study: Study, reader: Reader, anchor: str) -> tuple[Section, list[str]]:
+    data = training.data_section(study, reader, f"{anchor}-settings")
+    nll, said = training.nll_section(study, reader, f"{anchor}-nll")
+    models = []
+    for index, model in enumerate(study.models):
+        section, of_model = _model_section(model, study, reader, f"{anchor}-model-{index + 1}")
+        models.append(section)
+        said += of_model if index == 0 else []
+    blocks: list[Block] = []
+    if study.left_out:
+        others = "another model" if study.left_out == 1 else f"{study.left_out} other models"
+        blocks.append(Text(f"There are evaluations of {others} of {study.dataset}, which --runs would show."))
+    parts = [section for section in (data, nll, *models) if section is not None]
+    return Section(f"Trained on {study.dataset}", anchor, blocks, parts), said
+
+
+def _model_section(model: Model, study: Study, reader: Reader, anchor: str) -> tuple[Section, list[str]]:
+    name = f"{dataset_label(study.dataset)}-{anchor.rpartition('-')[2]}"
+    tested, said = ood.ood_section(model, reader, f"{anchor}-ood", name)
+    parts = [
+        evaluations.nll_section(model, reader, f"{anchor}-nll", name),
+        evaluations.samples_section(model, reader, f"{anchor}-samples", name),
+        evaluations.interpolation_section(model, reader, f"{anchor}-interpolation", name),
+        tested,
+    ]
+    found = [section for section in parts if section is not None]
+    return Section(f"Model {model.name}", anchor, [Text(_about(model))], found), said
+
+
+def _about(model: Model) -> str:
+    if model.training is None:
+        return f"The store has no training run of this model ({model.reference})."
+    metrics, spec = model.training.data.metrics, spec_of(model.training)
+    words = training.settings_in_words(spec)
+    text = f"{words[:1].upper()}{words[1:]}." if words else "Its settings are not recorded."
+    if "test/bits_per_dim" in metrics:
+        text += f" Test NLL {bits(metrics['test/bits_per_dim'])} bits/dim"
+        if metrics.get("test/bits_per_dim_original", metrics["test/bits_per_dim"]) != metrics["test/bits_per_dim"]:
+            text += f", or {bits(metrics['test/bits_per_dim_original'])} per pixel of the images before padding"
+        text += f", by the model of epoch {metrics['best_epoch']:.0f}" if "best_epoch" in metrics else ""
+        text += ", the best by validation."
+    return text
+
+
+def _gaps(study: Study, material: Material) -> Iterator[Gap]:
+    specs = [spec_of(ablation) for ablation in study.ablations]
+    data = ("--dataset", study.dataset)
+    if not study.ablations and not study.trainings and all(model.training is None for model in study.models):
+        yield Gap(f"No training on {study.dataset} is recorded", material.command("train", *data))
+    elif not any(len(spec.get("permutations") or ()) > 1 for spec in specs):
+        yield Gap(
+            f"No finished ablation compares permutations on {study.dataset}",
+            material.command("ablate", "--permutations", "all", "--seeds", "3", *data),
+        )
+    elif all(spec.get("seeds", 1) < 2 for spec in specs):
+        yield Gap(
+            f"The ablation on {study.dataset} has one seed a configuration, so no intervals",
+            material.command("ablate", "--permutations", "all", "--seeds", "3", *data),
+        )
+    yield from _best_unseen(study, material)
+    for model in study.models:
+        yield from _gaps_of(model, study, material)
+
+
+def _best_unseen(study: Study, material: Material) -> Iterator[Gap]:
+    trained = [*(run for group in study.trials.values() for run in group), *study.trainings]
+    best = best_training(run for run in trained if job_of(run) == "train")
+    if best is not None and best.info.run_id not in {model.reference for model in study.models}:
+        yield Gap(
+            f"The best model of {study.dataset} by validation, {best.info.run_name}, is not among those evaluated",
+            material.command("evaluate", "--model", best.info.run_id),
+        )
+
+
+def _gaps_of(model: Model, study: Study, material: Material) -> Iterator[Gap]:
+    if model.training is not None and model.training.info.status != "FINISHED" and not model.evaluations:
+        return
+
+    def command(*words: str) -> str:
+        return material.command(*words, "--model", model.reference)
+
+    if not model.evaluations:
+        yield Gap(f"No evaluation of {model.name} is recorded", command("evaluate"))
+        return
+    for job, (sentence, *flags) in WANTED.items():
+        if job not in model.evaluations and not (job == "ood" and REPORT_PROTOCOL in model.evaluations):
+            yield Gap(sentence.format(model.name), command(job, *flags))
+    sample = model.evaluations.get("sample")
+    if sample is not None and len(_temperatures(sample)) < 2:
+        yield Gap(
+            f"The samples of {model.name} are at one temperature",
+            command("sample", *WANTED["sample"][1:]),
+        )
+    if study.dataset == "mnist" and not {"ood", REPORT_PROTOCOL}.isdisjoint(model.evaluations):
+        yield from _course_gaps(model, material, command)
+
+
+def _temperatures(run: Run) -> list[float]:
+    return list(spec_of(run).get("temperatures") or [spec_of(run).get("temperature")])
+
+
+def _course_gaps(model: Model, material: Material, command: Any) -> Iterator[Gap]:
+    """What the course report tested that was not tested here."""
+    if REPORT_PROTOCOL not in model.evaluations:
+        yield Gap(
+            f"{model.name} has not been tested by the course report's own protocol",
+            command("ood", "--protocol", "report", "--batch-sizes", "1,2,10"),
+        )
+    run = model.evaluations.get("ood") or model.evaluations[REPORT_PROTOCOL]
+    table = read_table(material.uri, run.info.run_id, "ood.parquet")
+    if table is None:
+        return
+    tested = set(table["dataset"])
+    absent = [name for name in ood.COURSE if name not in tested]
+    if absent:
+        protocol = [] if "ood" in model.evaluations else ["--protocol", "report"]
+        others = ",".join(name for name in ood.COURSE if name != "mnist")
+        yield Gap(
+            f"{model.name} has not been tested on {' and '.join(absent)}, as the course report's was",
+            command("ood", "--ood-datasets", others, *protocol),
+        )

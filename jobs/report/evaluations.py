@@ -1,0 +1,139 @@
+"""What a model's evaluations came to: a section each of its scores, samples and interpolations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from glow.figures import image_rows
+from jobs.evaluation import rows_of
+from jobs.report.blocks import Block, Picture, Pictures, Section, Table, Text
+from jobs.report.gather import Model, spec_of
+from jobs.report.pictures import grid, photographed, recorded
+from jobs.report.reader import Reader
+from jobs.text import bits
+
+if TYPE_CHECKING:
+    from jobs.tracking import Run
+
+__all__ = ["interpolation_section", "nll_section", "samples_section"]
+
+PREFERRED_TEMPERATURE = 0.7
+"""The course report's."""
+
+SWEEP = 12
+"""Images of each temperature."""
+
+
+def nll_section(model: Model, reader: Reader, anchor: str, name: str) -> Section | None:
+    """Bits/dim of data sets under the model."""
+    run = model.evaluations.get("nll")
+    if run is None:
+        return None
+    blocks: list[Block] = []
+    table = reader.table(run, "nll", "the table of bits/dim")
+    split = spec_of(run).get("split", "test")
+    if table is not None:
+        head = [f"{split} images of", "bits/dim", "95 % interval", "median", "per original pixel", "images"]
+        rows = [
+            [
+                str(row["dataset"]),
+                bits(row["bits_per_dim"]),
+                f"{bits(row['bits_per_dim_low'])} to {bits(row['bits_per_dim_high'])}",
+                bits(row["bits_per_dim_median"]),
+                bits(row["bits_per_dim_original"]),
+                f"{row['images']:,}" + (f" ({row['non_finite']} not finite)" if row["non_finite"] else ""),
+            ]
+            for row in rows_of(table)
+        ]
+        blocks.append(Table("Mean NLL under the model, with intervals over images.", head, rows))
+    content = reader.content(run, "nll_histogram.png", "how the scores are spread")
+    if content is not None:
+        alt = "Histogram of bits/dim, a curve a data set."
+        blocks.append(Pictures([recorded(content, f"{name}-nll", alt, f"Bits/dim of {split} images.")]))
+    return Section("Bits/dim of whole data sets", anchor, [*blocks, *reader.notes()])
+
+
+def samples_section(model: Model, reader: Reader, anchor: str, name: str) -> Section | None:
+    """A grid of samples, and the same noise at several temperatures; without a sample run the training's last grid."""
+    run = model.evaluations.get("sample")
+    if run is not None:
+        pictures = _sampled(run, reader, name)
+    elif model.training is not None:
+        pictures = _while_training(model.training, reader, name)
+    else:
+        return None
+    notes = reader.notes()
+    if not pictures and not notes:
+        return None
+    return Section("Samples", anchor, [*([Pictures(pictures)] if pictures else []), *notes])
+
+
+def _sampled(run: Run, reader: Reader, name: str) -> list[Picture]:
+    spec = spec_of(run)
+    temperatures = [float(value) for value in spec.get("temperatures") or [spec.get("temperature", 0.7)]]
+    columns = int(str(spec.get("grid", "10x10")).partition("x")[2])
+    shown = min(temperatures, key=lambda temperature: abs(temperature - PREFERRED_TEMPERATURE))
+    of_class = f" of class {spec['only_class']}" if spec.get("only_class") else ""
+    pictures = []
+    images = reader.array(run, f"samples-T{shown:g}.npy", f"samples at temperature {shown:g}")
+    if images is not None:
+        caption = f"{len(images)} samples{of_class} at temperature {shown:g}."
+        pictures.append(grid(images, columns, f"{name}-samples", f"Grid of {len(images)} generated images.", caption))
+    if len(temperatures) > 1:
+        what = "the sweep of temperatures"
+        every = {t: reader.array(run, f"samples-T{t:g}.npy", f"{what} at {t:g}") for t in temperatures if t != shown}
+        drawn = [(t, found) for t in temperatures if (found := every.get(t, images)) is not None]
+        if len(drawn) > 1:
+            pictures.append(_sweep(drawn, name))
+    return pictures
+
+
+def _sweep(drawn: Sequence[tuple[float, np.ndarray]], name: str) -> Picture:
+    temperatures = [f"T = {temperature:g}" for temperature, _ in drawn]
+    fewest = min(SWEEP, *(len(images) for _, images in drawn))
+    figure = image_rows(np.stack([images[:fewest] for _, images in drawn]), temperatures, "")
+    alt = f"Rows of generated images at {', '.join(temperatures)}."
+    caption = "The same noise at several temperatures, a row each."
+    return photographed(figure, f"{name}-temperatures", alt, caption)
+
+
+def _while_training(run: Run, reader: Reader, name: str) -> list[Picture]:
+    if run.info.status != "FINISHED":
+        return []
+    content = reader.content(run, "samples.png", "samples of the training")
+    if content is None:
+        return []
+    temperature = spec_of(run).get("temperature", PREFERRED_TEMPERATURE)
+    caption = f"The last samples that the training itself drew, at temperature {temperature:g}."
+    return [recorded(content, f"{name}-samples", "Grid of generated images.", caption, pixels=True)]
+
+
+def interpolation_section(model: Model, reader: Reader, anchor: str, name: str) -> Section | None:
+    """Rows of images between two real ones."""
+    run = model.evaluations.get("interpolate")
+    if run is None:
+        return None
+    blocks: list[Block] = []
+    images = reader.array(run, "interpolation.npy", "the interpolations")
+    pairs = reader.table(run, "interpolation", "which images they are between")
+    mode = spec_of(run).get("mode", "linear")
+    if images is not None and images.ndim == 5:
+        names = [""] * len(images)
+        if pairs is not None and len(pairs) == len(images):
+            names = [str(row["class_name"] or "") for row in rows_of(pairs)]
+        alt = f"{images.shape[0]} rows of {images.shape[1]} images, each from one real image to another."
+        caption = f"{mode} interpolation in the latents of every level between two real test images, at either end."
+        caption = caption[0].upper() + caption[1:]
+        blocks.append(Pictures([photographed(image_rows(images, names, ""), f"{name}-interpolation", alt, caption)]))
+    error, bad = run.data.metrics.get("end_error", math.nan), run.data.metrics.get("non_finite", 0)
+    if pairs is not None and math.isfinite(error):
+        exact = bool(pairs["ends_exact"].all())
+        ends = "All ends equal the real images" if exact else "NOT all ends equal the real images"
+        text = f"{ends}: before rounding they are off by at most {error:.2g} grey levels of 256."
+        text += f" {bad:.0f} images have pixels that are not finite." if bad else ""
+        blocks.insert(0, Text(text))
+    return Section("Interpolation", anchor, [*blocks, *reader.notes()])

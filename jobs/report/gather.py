@@ -1,0 +1,216 @@
+"""Which runs a report is made of: of each data set an ablation or trainings, and models with their evaluations."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from jobs.ablation_spec import TRIAL_TAG
+from jobs.tracking import TrackingError, child_runs, experiment_runs, find_run, open_command, run_of_id
+
+if TYPE_CHECKING:
+    from jobs.tracking import Run
+
+__all__ = [
+    "EVALUATIONS",
+    "REPORT_PROTOCOL",
+    "Material",
+    "Model",
+    "Study",
+    "best_training",
+    "dataset_of",
+    "gather",
+    "job_of",
+    "spec_of",
+]
+
+EVALUATIONS = ("nll", "sample", "interpolate", "ood")
+REPORT_PROTOCOL = "ood by the report's protocol"
+"""Beside `EVALUATIONS`: the newest `ood` run of that protocol, which does not stand for the held-out one."""
+
+MOST_MODELS = 3
+"""Of a data set, unless runs are named."""
+
+UNKNOWN = "unknown data set"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model. `training` is None where it is not of a run that the store knows; `reference` is what --model
+    takes."""
+
+    name: str
+    reference: str
+    training: Run | None
+    evaluations: Mapping[str, Run] = field(default_factory=dict)  # `EVALUATIONS` and `REPORT_PROTOCOL` -> its run
+
+
+@dataclass(frozen=True)
+class Study:
+    """What there is of a data set, as it is named in tags. `trainings` stand alone, or are trials of an ablation that
+    is not among `ablations`."""
+
+    dataset: str
+    ablations: Sequence[Run]
+    trials: Mapping[str, Sequence[Run]]  # by the ablation's id
+    trainings: Sequence[Run]
+    models: Sequence[Model]
+    left_out: int = 0  # models that have evaluations too
+
+    @property
+    def runs(self) -> list[Run]:
+        """That are shown, each once."""
+        trained = [run for ablation in self.ablations for run in (ablation, *self.trials[ablation.info.run_id])]
+        trained += self.trainings
+        for model in self.models:
+            trained += [run for run in (model.training, *model.evaluations.values()) if run is not None]
+        return list({run.info.run_id: run for run in trained}.values())
+
+
+@dataclass(frozen=True)
+class Material:
+    uri: str
+    experiment: str
+    studies: Sequence[Study]
+
+    @property
+    def runs(self) -> list[Run]:
+        """That are shown, each once, the oldest first."""
+        every = {run.info.run_id: run for study in self.studies for run in study.runs}
+        return sorted(every.values(), key=lambda run: run.info.start_time)
+
+    def command(self, *words: str) -> str:
+        """A glowctl command with the flags that make it work on this store and experiment."""
+        here = [] if self.experiment == "glow" else ["--experiment", self.experiment]
+        return f"glowctl {shlex.join([*words, *here])}{open_command(self.uri).removeprefix('glowctl ui')}"
+
+
+def gather(uri: str, experiment: str, names: Sequence[str] | None) -> Material:
+    """The runs of an experiment that a report shows, or those named (by id or name) with those beneath them.
+
+    Raises TrackingError for a run or an experiment that there is not, and for one without runs.
+    """
+    named: set[str] = set()
+    if names:
+        given = [find_run(uri, experiment, name) for name in names]
+        named = {run.info.run_id for run in given}
+        runs = _with_those_beneath(uri, given)
+        nothing = "none of the runs is of glowctl: name ablations, trainings or evaluations"
+    else:
+        runs = experiment_runs(uri, experiment)
+        nothing = (
+            f"experiment {experiment!r} has no runs to report on: train with glowctl ablate --permutations all "
+            f"--experiment {experiment}, or run glowctl demo"
+        )
+    runs = [run for run in runs if job_of(run) in ("ablate", "train", *EVALUATIONS)]
+    runs = sorted(runs, key=lambda run: run.info.start_time, reverse=True)
+    studies = _studies(uri, runs, named)
+    if not studies:
+        raise TrackingError(nothing)
+    return Material(uri, experiment, studies)
+
+
+def job_of(run: Run) -> str:
+    return str(run.data.tags.get("glow.job", ""))
+
+
+def spec_of(run: Run) -> dict[str, Any]:
+    """A run's settings; none where they are missing or damaged."""
+    with suppress(ValueError):
+        found = json.loads(run.data.tags.get("glow.spec", ""))
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def dataset_of(run: Run) -> str | None:
+    """The data set that a run's model is trained on."""
+    spec = spec_of(run)
+    return run.data.tags.get("glow.dataset") or spec.get("dataset") or spec.get("train", {}).get("dataset")
+
+
+def _with_those_beneath(uri: str, given: Iterable[Run]) -> list[Run]:
+    found: dict[str, Run] = {}
+    waiting = list(given)
+    while waiting:
+        run = waiting.pop()
+        if run.info.run_id not in found:
+            found[run.info.run_id] = run
+            if job_of(run) in ("ablate", "train"):
+                waiting += child_runs(uri, run)
+    return list(found.values())
+
+
+def _studies(uri: str, runs: Sequence[Run], named: set[str]) -> list[Study]:
+    """`runs` are the newest first; so are the studies."""
+    known = {run.info.run_id: run for run in runs}
+    models = _models(uri, [run for run in runs if job_of(run) in EVALUATIONS and _counts(run, named)], known, named)
+    others = [dataset for run in runs if job_of(run) in ("ablate", "train") and (dataset := dataset_of(run))]
+    datasets = list(dict.fromkeys([*others, *models]))
+    studies = [_study(uri, dataset, runs, models.get(dataset, []), named) for dataset in datasets]
+    return [study for study in studies if study.runs]
+
+
+def _counts(run: Run, named: set[str]) -> bool:
+    """Whether a run has come to something, or is asked for all the same."""
+    return run.info.status == "FINISHED" or run.info.run_id in named
+
+
+def _models(uri: str, evaluations: Sequence[Run], known: Mapping[str, Run], named: set[str]) -> dict[str, list[Model]]:
+    """The models that were evaluated, by data set; those named first, then the newest."""
+    groups: dict[str, list[Run]] = {}
+    for run in sorted(evaluations, key=lambda run: run.info.run_id not in named):  # stable
+        tags = run.data.tags
+        groups.setdefault(tags.get("glow.train_run") or tags.get("glow.model_digest") or "", []).append(run)
+    found: dict[str, list[Model]] = {}
+    for key, group in groups.items():
+        newest = group[0]
+        training = known.get(key) or (run_of_id(uri, key) if newest.data.tags.get("glow.train_run") else None)
+        dataset = next((name for run in (*group, training) if run is not None and (name := dataset_of(run))), UNKNOWN)
+        slots: dict[str, Run] = {}
+        for run in group:
+            report = job_of(run) == "ood" and spec_of(run).get("protocol") == "report"
+            slots.setdefault(REPORT_PROTOCOL if report else job_of(run), run)
+        name = training.info.run_name if training else newest.data.tags.get("glow.model", "unnamed model")
+        reference = key if training else str(spec_of(newest).get("model") or key)
+        found.setdefault(dataset, []).append(Model(name, reference, training, slots))
+    return found
+
+
+def _study(uri: str, dataset: str, runs: Sequence[Run], models: list[Model], named: set[str]) -> Study:
+    own = [run for run in runs if dataset_of(run) == dataset]
+    ablations = _ablations([run for run in own if job_of(run) == "ablate" and _counts(run, named)], named)
+    trials = {
+        ablation.info.run_id: [run for run in child_runs(uri, ablation) if TRIAL_TAG in run.data.tags]
+        for ablation in ablations
+    }
+    in_ablations = {run.info.run_id for group in trials.values() for run in group}
+    trainings = [run for run in own if job_of(run) == "train" and run.info.run_id not in in_ablations]
+    if ablations:  # trials of earlier ablations are those' own story
+        trainings = [run for run in trainings if TRIAL_TAG not in run.data.tags or run.info.run_id in named]
+    kept = models if named else models[:MOST_MODELS]
+    if not kept:
+        best = best_training([*(run for group in trials.values() for run in group), *trainings])
+        kept = [] if best is None else [Model(best.info.run_name, best.info.run_id, best)]
+    return Study(dataset, ablations, trials, trainings, kept, len(models) - len(kept) if models else 0)
+
+
+def _ablations(ablations: Sequence[Run], named: set[str]) -> list[Run]:
+    """Those named, else the newest with permutations, else the newest."""
+    asked = [run for run in ablations if run.info.run_id in named]
+    return asked or sorted(ablations, key=lambda run: len(spec_of(run).get("permutations") or ()) < 2)[:1]
+
+
+def best_training(trainings: Iterable[Run]) -> Run | None:
+    """The finished training with the lowest validation NLL."""
+
+    def score(run: Run) -> float:
+        value = run.data.metrics.get("validation/best_bits_per_dim", math.nan)
+        return math.inf if math.isnan(value) else value
+
+    return min((run for run in trainings if run.info.status == "FINISHED"), key=score, default=None)

@@ -1,0 +1,272 @@
+"""What was trained on what, and what it came to: the sections of a report before its evaluations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from glow.comparison import conclusions, unfinished
+from glow.figures import nll_curve
+from jobs.ablation_lines import configuration_rows, difference_rows
+from jobs.ablation_spec import AXES, AblateSpec
+from jobs.ablation_summary import (
+    METRICS,
+    Tables,
+    ablation_tables,
+    best_trial,
+    comparison_figures,
+    factors_of,
+    state_of,
+    tables_of,
+)
+from jobs.evaluation import rows_of
+from jobs.folders import dataset_label
+from jobs.report.blocks import Block, Bullets, Note, Pictures, Section, Table, Text
+from jobs.report.gather import Study, spec_of
+from jobs.report.pictures import drawn
+from jobs.report.reader import Reader
+from jobs.specs import SpecError, TrainSpec, theme_of, validated
+from jobs.text import bits, count, plain
+from jobs.tracking import metric_history, recorded_images, recorded_sizes
+
+if TYPE_CHECKING:
+    from jobs.tracking import Run
+
+__all__ = ["COURSE_NLL", "data_section", "nll_section", "settings_in_words"]
+
+COURSE_NLL = (
+    "For comparison: the course report found about 1.13 (1x1), 1.25 (reverse) and 1.35 (shuffle) bits/dim on the test "
+    "set of MNIST at 32x32, after 70 epochs of a model with K = 32, L = 3 and width 512, in one run of each."
+)
+
+WORDS = {"depth": "K", "levels": "L", "per_class": "images a class", "batch_size": "batch", "warmup_steps": "warm-up"}
+UNSAID = {"dataset", "data_root", "download", "max_failures"}
+"""Fields of `TrainSpec` that say nothing of what was computed, or are said elsewhere."""
+
+CAPTIONS = {
+    "nll_by_epoch": "NLL against epoch: the mean of each configuration over its seeds, with its 95 % t interval as a "
+    "band.",
+    "differences": "Paired differences in test NLL with 95 % intervals: a less b, at equal seed and all else equal.",
+    "depth_width": "Test NLL in bits/dim by depth and width.",
+    "configurations": "Test NLL of each configuration.",
+}
+
+
+def data_section(study: Study, reader: Reader, anchor: str) -> Section | None:
+    """Images, settings and versions."""
+    trained = [*(run for group in study.trials.values() for run in group), *study.trainings]
+    trained += [model.training for model in study.models if model.training is not None]
+    trained = list({run.info.run_id: run for run in trained}.values())
+    blocks: list[Block] = [*_images(study, [*study.ablations, *trained]), *_settings(trained, reader)]
+    return Section("Data and settings", anchor, [*blocks, *reader.notes()]) if blocks else None
+
+
+def _images(study: Study, runs: Sequence[Run]) -> Iterator[Block]:
+    sizes, digests = next(((found, recorded_images(run)) for run in runs if (found := recorded_sizes(run))), ({}, {}))
+    if sizes:
+        rows = [
+            [name, f"{shape[0]:,}", "x".join(map(str, shape[1:])), digests.get(name, "-")]
+            for name, shape in sizes.items()
+        ]
+        caption = f"Images of {study.dataset} as the model sees them: channels x height x width."
+        yield Table(caption, ["split", "images", "shape", "fingerprint"], rows)
+
+
+def _settings(trained: Sequence[Run], reader: Reader) -> Iterator[Block]:
+    specs = [spec for run in trained if (spec := spec_of(run))]
+    if not specs:
+        return
+    themes: dict[str, list[str]] = {}
+    for name in TrainSpec.model_fields:
+        theme = theme_of(TrainSpec, name)
+        values = list(dict.fromkeys(_shown(spec[name]) for spec in specs if not _unset(spec, name)))
+        if values and theme != "Record" and name not in UNSAID:
+            shown = f"{', '.join(values[:6])}{', ...' if len(values) > 6 else ''}"
+            themes.setdefault(theme, []).append(f"{WORDS.get(name, name.replace('_', ' '))} {shown}")
+    rows = [[theme, "; ".join(parts)] for theme, parts in themes.items()]
+    rows += [["Versions", "; ".join(versions)] for versions in [_versions(trained, reader)] if versions]
+    if (code := _code(trained)) is not None:
+        rows.append(["Code", code])
+    several = f"What {len(specs)} trainings were told; several values are those of different ones."
+    yield Table(
+        several if len(specs) > 1 else "What the training was told.", ["", "settings"], rows, left=2, prose=True
+    )
+
+
+def _unset(spec: Mapping[str, Any], name: str) -> bool:
+    """Whether a setting says nothing; a seed of 0 does say something."""
+    return spec.get(name) is None or spec[name] is False
+
+
+def _shown(value: Any) -> str:
+    return "yes" if value is True else plain(value)
+
+
+def _versions(trained: Sequence[Run], reader: Reader) -> list[str]:
+    for run in trained:
+        content = reader.content(run, "requirements.txt", None)
+        if content is not None:
+            lines = content.decode(errors="replace").splitlines()
+            return [line.removeprefix("# ").replace("==", " ") for line in lines if line]
+    reader.damaged(trained[0], "requirements.txt", "what versions it ran with")
+    return []
+
+
+def _code(trained: Sequence[Run]) -> str | None:
+    commits = list(dict.fromkeys(run.data.tags.get("mlflow.source.git.commit", "") for run in trained))
+    changed = any(run.data.tags.get("glow.source_changed") == "True" for run in trained)
+    known = [commit[:12] for commit in commits if commit]
+    return f"commit {', '.join(known)}{', with changes' if changed else ''}" if known else None
+
+
+def settings_in_words(spec: Mapping[str, Any]) -> str:
+    """ "permutation 1x1, K = 8, L = 3, width 128, seed 0"."""
+    parts = [("permutation", "permutation {}"), ("depth", "K = {}"), ("levels", "L = {}"), ("width", "width {}")]
+    parts += [("coupling", "{} coupling"), ("epochs", "{} epochs"), ("seed", "seed {}")]
+    return ", ".join(words.format(spec[name]) for name, words in parts if spec.get(name) is not None)
+
+
+def nll_section(study: Study, reader: Reader, anchor: str) -> tuple[Section | None, list[str]]:
+    """NLL against epoch, what the configurations came to, and sentences for the summary."""
+    blocks: list[Block] = []
+    said: list[str] = []
+    label = dataset_label(study.dataset)
+    for index, ablation in enumerate(study.ablations):
+        made = _of_ablation(ablation, study, reader, f"{label}-ablation-{index + 1}")
+        blocks += made[0]
+        said += made[1]
+    if not study.ablations and study.trainings:
+        made = _of_trainings(study, reader, f"{label}-trainings")
+        blocks += made[0]
+        said += made[1]
+    if blocks and label == "mnist":
+        blocks.append(Text(COURSE_NLL))
+    return (Section("Negative log-likelihood", anchor, [*blocks, *reader.notes()]) if blocks else None), said
+
+
+Made = tuple[list[Block], list[str]]
+
+
+def _of_ablation(ablation: Run, study: Study, reader: Reader, name: str) -> Made:
+    try:
+        spec = validated(AblateSpec, spec_of(ablation))
+    except (SpecError, ValueError) as error:
+        return [Note(f"The settings of ablation {ablation.info.run_name} cannot be read ({error}).")], []
+    factors = factors_of(spec)
+    tables = ablation_tables(reader.uri, ablation, spec)
+    axes = [axis.replace("_", " ") for field, axis in AXES.items() if len(getattr(spec, field) or ()) > 1]
+    over = f" over {' and '.join(axes)}" if axes else ""
+    finished = int((tables.trials["state"] == "finished").sum())
+    intro = (
+        f"Ablation “{ablation.info.run_name}”{over}: "
+        f"{count(spec.number_of_configurations, 'configuration')} at "
+        f"{count(spec.seeds, 'seed')}, {count(spec.train.epochs, 'epoch')} each; {finished} of "
+        f"{count(len(tables.trials), 'trial')} finished. The test NLL of a trial is that of its best epoch by "
+        "validation."
+    )
+    blocks, said = _compared(tables, factors, dataset_label(study.dataset), spec.seeds, spec.search != "grid", name)
+    return [Text(intro), *blocks], said
+
+
+def _of_trainings(study: Study, reader: Reader, name: str) -> Made:
+    readable = [run for run in study.trainings if spec_of(run)]
+    if len(readable) == 1:
+        return _of_one(readable[0], study, reader, name)
+    trials, factors = _trial_table(readable)
+    tables = tables_of(reader.uri, trials, factors)
+    seeds = int(trials["seed"].nunique()) if len(trials) else 0
+    blocks, said = _compared(tables, factors, dataset_label(study.dataset), seeds, False, name)
+    intro = f"{count(len(readable), 'training')} that were not started as one ablation; configurations are told apart "
+    intro += f"by {', '.join(factor.replace('_', ' ') for factor in factors)}."
+    return [Text(intro), *blocks], said
+
+
+def _trial_table(runs: Sequence[Run]) -> tuple[pd.DataFrame, list[str]]:
+    """Trainings, laid out as the trials of an ablation over whatever differs between them. Of those with the same
+    settings the newest counts."""
+    specs = [spec_of(run) for run in runs]
+    told = [name for name in TrainSpec.model_fields if theme_of(TrainSpec, name) in ("Data", "Model", "Optimisation")]
+    told = [name for name in told if name not in (*UNSAID, "seed", "permutation")]
+    factors = ["permutation", *(name for name in told if len({str(spec.get(name)) for spec in specs}) > 1)]
+    rows = []
+    for run, spec in zip(runs, specs, strict=True):
+        state, reason = state_of(run)
+        values = {factor: "none" if spec.get(factor) is None else spec[factor] for factor in factors}
+        measured = {column: run.data.metrics.get(metric, math.nan) for column, metric in METRICS.items()}
+        about = {"run_id": run.info.run_id, "trial": run.info.run_name, "seed": spec.get("seed", 0)}
+        rows.append({**about, **values, "state": state, "reason": reason, **measured})
+    columns = ["run_id", "trial", *factors, "seed", "state", "reason", *METRICS]
+    table = pd.DataFrame(rows, columns=columns).drop_duplicates([*factors, "seed"])
+    return table.iloc[::-1].reset_index(drop=True), factors
+
+
+def _of_one(run: Run, study: Study, reader: Reader, name: str) -> Made:
+    columns = {
+        f"{split}_bits_per_dim": metric_history(reader.uri, run.info.run_id, f"{split}/bits_per_dim")
+        for split in ("train", "validation")
+    }
+    history = pd.DataFrame({column: pd.Series(values, dtype=float) for column, values in columns.items()})
+    history = history.rename_axis("epoch").sort_index().reset_index()
+    test = run.data.metrics.get("test/bits_per_dim", math.nan)
+    if history.empty:
+        return [Note(f"Training {run.info.run_name} has recorded no epoch.")], []
+    title = f"{dataset_label(study.dataset)}: NLL by epoch"
+    figure = nll_curve(history, title, None if math.isnan(test) else test)
+    last = history.iloc[-1]
+    alt = f"Line chart of bits/dim against epoch; at epoch {last['epoch']:.0f}, training {bits(last.iloc[1])} and "
+    alt += f"validation {bits(last.iloc[2])}."
+    picture = drawn(figure, name, alt, "NLL of training and validation images against epoch, in one run.")
+    said = [] if math.isnan(test) else [f"One training: {bits(test)} bits/dim on the test set."]
+    return [Text("One training, so nothing is said of differences."), Pictures([picture])], said
+
+
+def _compared(tables: Tables, factors: Sequence[str], dataset: str, seeds: int, searched: bool, name: str) -> Made:
+    said = conclusions(tables.differences)
+    lost = unfinished(tables.trials, factors)
+    best = best_trial(tables.trials)
+    if best is not None:
+        said = [
+            *said,
+            f"The best of {count(int((tables.trials['state'] == 'finished').sum()), 'finished training')} by "
+            f"validation, {best['trial']}, has a test NLL of {bits(best['test_bits_per_dim'])} bits/dim.",
+        ]
+    blocks: list[Block] = [Bullets([*said, *lost])] if said or lost else []
+    figures = comparison_figures(tables, factors, dataset, seeds, searched)
+    pictures = [
+        drawn(figure, f"{name}-{kind.replace('_', '-')}", _alt(kind, tables), CAPTIONS[kind])
+        for kind, figure in _drawable(figures)
+    ]
+    blocks += [Pictures(pictures)] if pictures else []
+    if len(tables.configurations):
+        caption = "Test NLL in bits/dim: means over seeds with 95 % t intervals; images/s and seconds are means too."
+        head, *rows = configuration_rows(rows_of(tables.configurations), factors)
+        blocks.append(Table(caption, head, rows))
+    if len(tables.differences):
+        caption = "Paired differences in test NLL, a less b, in bits/dim, with p adjusted by Holm."
+        head, *rows = difference_rows(rows_of(tables.differences))
+        blocks.append(Table(caption, head, rows))
+    return blocks, said
+
+
+def _drawable(figures: Iterable[tuple[str, Figure]]) -> Iterator[tuple[str, Figure]]:
+    """Those that can be drawn: a curve of nothing finite cannot."""
+    try:
+        yield from figures
+    except ValueError:
+        return
+
+
+def _alt(kind: str, tables: Tables) -> str:
+    if kind == "nll_by_epoch":
+        ends = tables.curves.sort_values("epoch").groupby("name", sort=False).tail(1)
+        names = ", ".join(dict.fromkeys(str(name) for name in ends["name"]))
+        return f"Line chart of bits/dim against epoch, a line for each of {names}."
+    if kind == "differences":
+        known = tables.differences.dropna(subset=["difference"])
+        pairs = "; ".join(f"{row['a']} less {row['b']}: {row['difference']:+.3f}" for row in rows_of(known))
+        return f"Intervals of paired differences in bits/dim. {pairs}."
+    return CAPTIONS[kind]

@@ -1,0 +1,108 @@
+"""p-values of the typicality test on simulated scores, whose truth is known."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from glow.ood import Threshold, TypicalityTest
+
+
+def simulated(m, n, bootstraps, simulations, seed=0, shift=0.0):
+    """p-values of a batch each, of gamma scores, by tests of held-out scores of their own."""
+    values = []
+    for simulation in range(simulations):
+        rng = np.random.default_rng([seed, simulation, m])
+        test = TypicalityTest.fit(
+            rng.gamma(2, size=5000), rng.gamma(2, size=n), m, 0.9, bootstraps, simulation, interval=False
+        )
+        values.append(test.p_value(rng.gamma(2, size=(1, m)) + shift)[0])
+    return np.array(values)
+
+
+@pytest.mark.parametrize(("m", "n", "bootstraps"), [(1, 400, 1), (3, 3000, 999), (20, 3000, 999)])
+def test_p_values_of_in_distribution_batches_are_uniform(m, n, bootstraps):
+    values = simulated(m, n, bootstraps, 600)
+    assert stats.kstest(values, "uniform").pvalue > 1e-3
+    assert values.min() >= 1 / (max(n if m == 1 else bootstraps, 1) + 1)
+    assert values.max() <= 1
+
+
+def test_few_held_out_images_make_the_p_values_of_single_ones_discrete_and_never_too_small():
+    """With n of them, p is uniform on 1 / (n + 1), 2 / (n + 1) ... 1: P(p <= u) <= u exactly."""
+    values = simulated(1, 9, 1, 3000)
+    ranks, counts = np.unique(np.round(values * 10).astype(int), return_counts=True)
+    assert ranks.tolist() == list(range(1, 11))
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_batches_from_elsewhere_have_small_p_values():
+    assert np.median(simulated(1, 2000, 1, 100, shift=9.0)) < 0.01
+    assert np.median(simulated(10, 2000, 999, 100, shift=2.0)) < 0.01
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("n", [99, 100, 250, 1000])
+@pytest.mark.parametrize("ties", [False, True])
+def test_of_single_images_the_decision_is_that_of_the_p_value(alpha, n, ties):
+    rng = np.random.default_rng([n, ties])
+    train, held_out, new = rng.normal(size=1000), rng.normal(size=n), rng.normal(size=(3000, 1)) * 1.5
+    if ties:  # of held-out scores with each other and with those tested
+        train, held_out, new = np.zeros(10), np.round(held_out, 1), np.round(new, 1)
+    test = TypicalityTest.fit(train, held_out, 1, alpha)
+    at_threshold = np.array([[test.center + test.threshold.value]])
+    for nll_N1 in (new, held_out[:, None], at_threshold):
+        p_N = test.p_value(nll_N1)
+        assert np.array_equal(test.is_ood(nll_N1), p_N <= 1 - alpha + 1e-12)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(("m", "bootstraps"), [(1, 500), (2, 500), (5, 10_000), (25, 50)])
+def test_of_batches_the_decision_turns_where_the_p_value_crosses_one_less_alpha(m, bootstraps, exact):
+    rng = np.random.default_rng(m)
+    train, held_out = rng.gamma(2, size=1000), rng.gamma(2, size=600)
+    for alpha in (0.5, 0.9, 0.99):
+        test = TypicalityTest.fit(train, held_out, m, alpha, bootstraps, 3, exact=exact)
+        nll_NM = rng.gamma(2, size=(5000, m)) * 1.2
+        p_N, ood_N = test.p_value(nll_NM), test.is_ood(nll_NM)
+        near = 2 / (len(test.null) + 1)
+        assert (p_N[ood_N] <= 1 - alpha + near + 1e-12).all()
+        assert (p_N[~ood_N] >= 1 - alpha - near - 1e-12).all()
+        order = np.argsort(test.statistic(nll_NM))
+        assert (np.diff(p_N[order]) <= 0).all()
+
+
+@pytest.mark.parametrize("m", [1, 4])
+def test_scores_that_are_not_finite_have_the_smallest_p_there_is(m):
+    rng = np.random.default_rng(0)
+    held_out = rng.normal(size=500)
+    held_out[:2] = np.inf, np.nan  # as far out as any
+    test = TypicalityTest.fit(rng.normal(size=100), held_out, m, 0.9, 99)
+    nll_NM = np.zeros((4, m))
+    nll_NM[:3, 0] = math.nan, math.inf, -math.inf
+    p_N = test.p_value(nll_NM)
+    smallest = 1 / (len(test.null) + 1)
+    assert p_N[:3].tolist() == [smallest] * 3
+    assert p_N[3] > smallest
+    assert test.is_ood(nll_NM).tolist() == [True, True, True, False]
+
+
+@pytest.mark.parametrize("m", [1, 2, 10])
+def test_a_test_without_an_interval_is_the_same_test(m):
+    rng = np.random.default_rng(0)
+    train, held_out = rng.normal(size=100), rng.normal(size=300)
+    whole = TypicalityTest.fit(train, held_out, m, 0.95, 200, 1)
+    bare = TypicalityTest.fit(train, held_out, m, 0.95, 200, 1, interval=False)
+    assert bare.threshold.value == whole.threshold.value
+    assert np.array_equal(bare.null, whole.null)
+    if m > 1:
+        assert (bare.threshold.low, bare.threshold.high) == (-math.inf, math.inf)
+
+
+def test_what_cannot_be_asked_is_said():
+    test = TypicalityTest.fit(np.zeros(5), np.arange(50.0), 2, 0.9, 20)
+    with pytest.raises(ValueError, match=r"shape \(N, 2\), not \(1, 3\)"):
+        test.p_value(np.zeros((1, 3)))
+    with pytest.raises(ValueError, match="no null to take p-values from"):
+        TypicalityTest(2, 0.9, 3.0, Threshold(0.5, 0.4, 0.6)).p_value(np.zeros((1, 2)))

@@ -1,0 +1,175 @@
+"""A tiny Glow as MLflow serves it, what it is asked, and what the library itself says."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+import torch
+
+from glow import FitConfig, Glow, GlowConfig, TypicalityTest, fit, load_dataset, save_checkpoint, score
+from glow.checkpoint import save_training_state
+from jobs.tracking.models import save_model
+from tests.jobs.commands import environment, wait_until
+
+ROOT = Path(__file__).parents[2]
+NOISE_SEED = 3
+IMAGE = [[[8 * row + column for column in range(8)] for row in range(8)]]
+
+
+class Trained:
+    """A tiny Glow of the digits with the scores that it goes with."""
+
+    def __init__(self, folder):
+        train, _ = load_dataset("digits", "train")
+        validation, _ = load_dataset("digits", "validation")
+        self.test, _ = load_dataset("digits", "test")
+        torch.manual_seed(0)
+        self.model = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=2, width=16, scale="bounded"))
+        fit(self.model, train, config=FitConfig(epochs=2, batch_size=64, warmup_steps=10, learning_rate=3e-3))
+        self.train_nll, self.validation_nll = (
+            score(self.model, images, seed=NOISE_SEED)["nll"].to_numpy() for images in (train, validation)
+        )
+        self.checkpoint = save_checkpoint(self.model, folder / "checkpoint")
+        save_training_state({"epoch": 2}, self.checkpoint)  # which is pickled, and has no business in a model
+        self.images = self.test[:12].numpy()
+
+    def save(self, folder):
+        save_model(
+            folder,
+            self.checkpoint,
+            self.train_nll,
+            self.validation_nll,
+            self.images[:2],
+            {"glow.dataset": "digits"},
+            noise_seed=NOISE_SEED,
+        )
+        return folder
+
+    def expected(self, images, alpha=0.99, bootstraps=10_000, seed=0, first_index=0):
+        """What the library itself says of the batch."""
+        m = len(images)
+        table = score(self.model, torch.from_numpy(images), indices_N=first_index + torch.arange(m), seed=NOISE_SEED)
+        test = TypicalityTest.fit(self.train_nll, self.validation_nll, m, alpha, bootstraps, seed)
+        nll = table["nll"].to_numpy()
+        return {
+            "nll": nll.tolist(),
+            "bits_per_dim": table["bits_per_dim"].tolist(),
+            "is_ood": bool(test.is_ood(nll[None])[0]),
+            "p_value": float(test.p_value(nll[None])[0]),
+            "distance": float(test.statistic(nll[None])[0]),
+            "threshold": test.threshold.value,
+            "batch_size": m,
+            "alpha": alpha,
+        }
+
+
+def load(uri):
+    import mlflow.pyfunc
+
+    return mlflow.pyfunc.load_model(str(uri))
+
+
+@contextmanager
+def default_store(uri):
+    """As somebody has it who sets MLFLOW_TRACKING_URI."""
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+@contextmanager
+def running(command, alive_at, **changes):
+    """A server in a process group of its own, until the end."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    process = subprocess.Popen(
+        command,
+        env=environment(PATH=path, **changes),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def answers():
+        assert process.poll() is None, "the server has ended"
+        try:
+            return requests.get(alive_at, timeout=5).ok
+        except requests.RequestException:
+            return False
+
+    try:
+        wait_until(answers, 120)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def altered(value):
+    image = json.loads(json.dumps(IMAGE))
+    image[0][3][3] = value
+    return [image]
+
+
+# In the library and over HTTP: what is given, with which params, and the sentence that answers it.
+BAD = {
+    "empty batch": ([], {}, "the batch holds no image: send at least one of shape (1, 8, 8)"),
+    "empty image": ([[]], {}, "the batch holds no image"),
+    "smaller images": ([[[[1, 2], [3, 4]]]], {}, "batches of shape (M, 1, 8, 8), not (1, 1, 2, 2)"),
+    "three channels": ([IMAGE * 3], {}, "batches of shape (M, 1, 8, 8), not (1, 3, 8, 8)"),
+    "one row": (IMAGE[0], {}, "batches of shape (M, 1, 8, 8), not (8, 8)"),
+    "ragged rows": ([[[[1, 2], [3]]]], {}, "the images are ragged"),
+    "ragged images": ([IMAGE, [IMAGE[0][:5]]], {}, "the images are ragged"),
+    "a number among images": ([IMAGE, 5], {}, "the images are ragged"),
+    "too large": (altered(300), {}, "pixels must be whole numbers from 0 to 255, not 300"),
+    "larger than int64": (altered(2**70), {}, "pixels must be whole numbers from 0 to 255, and some of these are not"),
+    "negative": (altered(-1), {}, "pixels must be whole numbers from 0 to 255, not -1"),
+    "fraction": (altered(1.5), {}, "pixels must be whole numbers from 0 to 255, not 1.5"),
+    "not a number": (altered(float("nan")), {}, "pixels must be whole numbers from 0 to 255, not nan"),
+    "infinite": (altered(float("inf")), {}, "pixels must be whole numbers from 0 to 255, not inf"),
+    "digits as text": (altered("12"), {}, "pixels must be whole numbers from 0 to 255, and some of these are not"),
+    "null": (altered(None), {}, "pixels must be whole numbers from 0 to 255, and some of these are not"),
+    "dict": (altered({"a": 1}), {}, "pixels must be whole numbers from 0 to 255, and some of these are not"),
+    "alpha 0": ([IMAGE], {"alpha": 0}, "alpha must be between 0 and 1, both excluded, not 0.0"),
+    "alpha 1": ([IMAGE], {"alpha": 1.0}, "alpha must be between 0 and 1, both excluded, not 1.0"),
+    "alpha NaN": ([IMAGE], {"alpha": float("nan")}, "alpha must be between 0 and 1, both excluded, not nan"),
+    "alpha as text": ([IMAGE], {"alpha": "0.9"}, "Can not safely convert"),
+    "alpha too fine": ([IMAGE], {"alpha": 0.999}, "cannot settle alpha = 0.999 for single images: it takes 999"),
+    "batch too large": ([IMAGE] * 200, {}, "176 held-out scores are too few to calibrate batches of 200"),
+    "no bootstraps": ([IMAGE], {"bootstraps": 0}, "bootstraps must be between 1 and 100000, not 0"),
+    "too many bootstraps": ([IMAGE], {"bootstraps": 10**9}, "bootstraps must be between 1 and 100000, not 1000000000"),
+    "half a bootstrap": ([IMAGE] * 2, {"bootstraps": 1.5}, "Can not safely convert"),
+    "negative seed": ([IMAGE], {"seed": -1}, "seed must be between 0 and"),
+    "negative index": ([IMAGE], {"first_index": -1}, "first_index must be between 0 and"),
+    "index beyond int64": ([IMAGE], {"first_index": 2**63}, "first_index must be between 0 and"),
+}
+every_bad = pytest.mark.parametrize(("given", "params", "sentence"), BAD.values(), ids=BAD)
+
+
+def same(found, expected):
+    """Whether two predictions are one, but for float32's rounding in another process."""
+    return found.keys() == expected.keys() and all(
+        found[name] == (value if isinstance(value, bool) else pytest.approx(value, rel=1e-5))
+        for name, value in expected.items()
+    )

@@ -1,0 +1,109 @@
+"""Registered models and their aliases, by the command line."""
+
+import json
+
+import pytest
+
+from jobs.models import find_model
+from jobs.release import release
+from jobs.tracking import Record, TrackingError, open_store, promote, registered_versions
+from tests.jobs.commands import glowctl
+from tests.jobs.trained import NAME, train_into, work_in
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # mlflow's own
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A store with two versions of glow-digits, of equal weights: the store's folder and URI, and the runs' ids."""
+    folder = tmp_path_factory.mktemp("registry")
+    work = work_in(folder, class_conditional=True)
+    first = train_into(folder)
+    second = Record.start(work.tracking_uri, "glow", "train digits again", work.tags(), {})
+    release(work, second, folder / "trained" / "checkpoint", {}, 2.0)
+    second.finish("FINISHED")
+    return folder, work.tracking_uri, first, second.run_id
+
+
+def test_models_lists_the_newest_first(two):
+    folder, uri, first, second = two
+    promote(uri, "glow", "glow-digits/1", "champion")
+    versions = registered_versions(uri, "glow-digits")
+    assert [(entry.version, entry.run, entry.run_id) for entry in versions] == [
+        ("2", "train digits again", second),
+        ("1", NAME, first),
+    ]
+    assert [entry.validation_bits_per_dim for entry in versions] == [2.0, 3.0]
+    _, newest, oldest = glowctl(folder, "models").stdout.splitlines()
+    assert newest.split()[:5] == ["glow-digits/2", "-", "train", "digits", "again"]
+    assert oldest.split()[:6] == ["glow-digits/1", "champion", "train", "digits", "small", "3.000"]
+    events = [json.loads(line) for line in glowctl(folder, "models", "--limit", "1", "--json").stdout.splitlines()]
+    assert [(event["uri"], event["event"]) for event in events] == [("models:/glow-digits/2", "model")]
+
+
+def test_where_there_are_no_models_it_says_so(tmp_path, two):
+    told = glowctl(two[0], "models", "glow-none")
+    assert (told.returncode, told.stdout.startswith("no model glow-none is registered in sqlite:")) == (0, True)
+
+
+@pytest.mark.parametrize("by", ["glow-digits/1", "models:/glow-digits/1", "glow-digits@first", NAME, "the run's id"])
+def test_a_model_is_promoted_by_every_name_it_has(two, by):
+    folder, uri, first, _ = two
+    promote(uri, "glow", "glow-digits/1", "first")
+    promote(uri, "glow", "glow-digits/2", "production")
+    done = glowctl(folder, "promote", first if by == "the run's id" else by, "production")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "models:/glow-digits@production is version 1; it was version 2\n"
+    assert find_model("models:/glow-digits@production", uri, "glow").run_id == first
+
+
+def test_the_newest_is_latest_by_both_of_mlflows_names(two):
+    import mlflow.pyfunc  # it warns
+
+    _, uri, _, second = two
+    for name in ("models:/glow-digits@latest", "models:/glow-digits/latest"):
+        assert find_model(name, uri, "glow").run_id == second
+    mlflow.set_tracking_uri(uri)
+    try:
+        loaded = mlflow.pyfunc.load_model("models:/glow-digits@latest")
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert loaded.metadata.metadata["run_id"] == second
+
+
+@pytest.mark.parametrize(
+    ("model", "alias", "sentence"),
+    [
+        ("glow-digits/7", "best", "no model glow-digits/7 in the registry of sqlite:"),
+        ("glow-none@best", "best", "no model glow-none@best"),
+        ("nothing", "best", "no model and no run 'nothing'"),
+        ("glow-digits/1", "Latest", "latest is always the newest version"),
+        ("glow-digits/1", "v2", "alias"),
+        ("glow-digits/1", "a b!", "alias"),
+    ],
+)
+def test_what_cannot_be_promoted_is_said_in_a_sentence(two, model, alias, sentence):
+    folder, _, _, _ = two
+    done = glowctl(folder, "promote", model, alias)
+    assert done.returncode == 1
+    assert done.stderr.startswith("glowctl: ")
+    assert done.stderr.count("\n") == 1
+    assert sentence in done.stderr
+
+
+def test_a_run_that_left_no_model_cannot_be_promoted(two):
+    _, uri, _, _ = two
+    run = Record.start(uri, "glow", "no model", {"glow.job": "train"}, {})
+    run.finish("FAILED")
+    with pytest.raises(TrackingError, match="run 'no model' has registered no model"):
+        promote(uri, "glow", "no model", "best")
+
+
+def test_a_version_whose_run_was_deleted_is_listed(two):
+    _, uri, _, second = two
+    client, _ = open_store(uri, "glow")
+    client.delete_run(second)
+    try:
+        assert [entry.version for entry in registered_versions(uri)] == ["2", "1"]
+    finally:
+        client.restore_run(second)
