@@ -2,17 +2,29 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-cluster lint clean
+.PHONY: demo test test-browser test-install test-cluster screenshots lint clean
 
 demo: .venv/installed
 	$(BIN)/glowctl demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m 'not root' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not root and not browser and not install' $(PYTEST_ARGS)
 
 # Real hosts, in network namespaces: needs root, sshd and rsync, and says which of them is missing.
 test-cluster: .venv/installed
 	$(BIN)/python -m pytest -m root $(PYTEST_ARGS)
+
+# What a browser shows of a demo's record; needs Chromium.
+test-browser: .venv/installed
+	$(BIN)/python -m pytest -m browser tests/browser $(PYTEST_ARGS)
+
+# A trained model in an environment of its own, with nothing but what it says that it needs.
+test-install: .venv/installed
+	$(BIN)/python -m pytest -m install $(PYTEST_ARGS)
+
+# The pictures of the MLflow UI in the README.
+screenshots: .venv/installed
+	$(BIN)/python -m tests.browser.screenshots
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JOBS", "Listed", "ago", "facts_of", "list_runs", "seconds_of", "trials_of"]
 
-JOBS = ("train", "ablate", "nll", "sample", "interpolate", "ood")
+JOBS = ("train", "ablate", "nll", "sample", "interpolate", "ood", "report")
 COLOURS = {"finished": "green", "running": "cyan", "failed": "red", "killed": "yellow"}
 ROOM_FOR_JOBS = 100
 """Columns of a terminal from which on the table says the job beside the name, which most often begins with it."""
@@ -173,4 +173,6 @@ def _print_table(uri: str, found: Sequence[Listed], trials: bool, console: Conso
     console.print(table, highlight=False)
     folded = sum(len(listed.trials) for listed in found)
     if folded and not trials:
-        console.print(f"{count(folded, 'trial')} of ablations not shown: --trials shows them", style="dim")
+        console.print(
+            f"{count(folded, 'trial')} of ablations not shown: --trials shows them", style="dim", highlight=False
+        )

@@ -17,6 +17,7 @@ from jobs.models import digest_of
 from jobs.names import registered_name
 from jobs.scoring import key_of, labelled, store
 from jobs.shards import SCORED, score_shard, shards_of
+from jobs.text import bits
 from jobs.tracking import IMAGES_TAG, SCORE_TAG, Record, save_model
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def release(
             work.images["test"][:EXAMPLES],
             {"run": record.name, "run_id": record.run_id, "dataset": dataset},
         )
-        model_id, version = record.model(folder, name, tags)
+        about = f"{record.name}: {bits(validation_bits_per_dim)} bits/dim on the validation images"
+        model_id, version = record.model(folder, name, tags, about)
     return Released(f"models:/{name}/{version}", model_id)
 
 

@@ -33,6 +33,12 @@ SCORES_FILE = "scores.safetensors"
 # What loading and predicting import.
 PACKAGES = ("mlflow", "torch", "numpy", "pandas", "safetensors", "scikit-learn", "scipy", "pillow")
 
+ABOUT = (
+    "Glows of one data set, a version a training. `@champion` is the best of the ablations by validation, `@latest` "
+    "the newest version. A batch of uint8 images goes in; their negative log-likelihoods, and whether the batch is "
+    "out-of-distribution by the typicality test, come out."
+)
+
 # Of the environment that saves a model, which MLflow would put beside it.
 FOREIGN_FILES = ("uv.lock", "pyproject.toml", ".python-version")
 
@@ -195,8 +201,10 @@ def _tell_ids(folder: Path, name: str, run_id: str, logged: LoggedModel) -> None
     model.save(str(folder / "MLmodel"))
 
 
-def register(uri: str, name: str, run_id: str, model_id: str, tags: Mapping[str, str]) -> str:
-    """Registers the model of a run that `log_model` logged; the number of the version.
+def register(
+    uri: str, name: str, run_id: str, model_id: str, tags: Mapping[str, str], description: str | None = None
+) -> str:
+    """Registers the model of a run that `log_model` logged; the number of the version, which `description` is of.
 
     A run is registered once under a name: if it is already, that version is given. Raises TrackingError.
     """
@@ -206,7 +214,7 @@ def register(uri: str, name: str, run_id: str, model_id: str, tags: Mapping[str,
         if present := _versions(client, name, run_id):
             return present[0]
         made = client.create_model_version(
-            name, _source(client, uri, model_id), run_id, tags=dict(tags), model_id=model_id
+            name, _source(client, uri, model_id), run_id, dict(tags), description=description, model_id=model_id
         ).version
         first = _versions(client, name, run_id)[0]
         if first != str(made):  # somebody else was at it
@@ -220,7 +228,7 @@ def _create_registered_model(client: MlflowClient, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=ABOUT)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

@@ -142,15 +142,17 @@ class Record:
 
         self._write(write)
 
-    def model(self, folder: Path, name: str, tags: Mapping[str, str]) -> tuple[str, str]:
-        """Logs the MLflow model in `folder` as the run's, and registers it under this name: its id, and its
-        version."""
+    def model(
+        self, folder: Path, name: str, tags: Mapping[str, str], description: str | None = None
+    ) -> tuple[str, str]:
+        """Logs the MLflow model in `folder` as the run's, and registers it under this name: its id, and its version,
+        which `description` is of."""
         made: list[str] = []
 
         def write() -> None:
             if not made:
                 made.append(log_model(self._uri, self.run_id, folder, tags=tags))
-            made[1:] = [register(self._uri, name, self.run_id, made[0], tags)]
+            made[1:] = [register(self._uri, name, self.run_id, made[0], tags, description)]
 
         self._write(write)
         return made[0], made[1]

@@ -30,7 +30,7 @@ COLUMNS = (
 )
 """Of the table of runs that the UI opens with; by itself it shows no results."""
 
-WIDTHS = {"attributes.`Run Name`": 285, "runDateAndNestInfo": 125, "duration": 75, COLUMNS[0]: 120, COLUMNS[1]: 120}
+WIDTHS = {"attributes.`Run Name`": 345, "runDateAndNestInfo": 135, "duration": 75, COLUMNS[0]: 115, COLUMNS[1]: 115}
 """In pixels: of what a run is called, the UI by itself shows 20 letters."""
 
 CLASSIC = "workflowType=machine_learning"

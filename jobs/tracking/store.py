@@ -50,6 +50,20 @@ __all__ = [
 ]
 
 
+ABOUT = """\
+Glow normalizing flows, by `glowctl`. The description of each run says what it is, its result, and the command that
+repeats it.
+
+- **train** trains a model, and registers it as `glow-DATASET`.
+- **ablate** compares variants of one: its trials are the trainings beneath it; tables, figures and conclusions are its
+  own.
+- **nll, sample, interpolate, ood** evaluate a model, beneath its training.
+
+`test/bits_per_dim` and `validation/best_bits_per_dim` can be compared over runs on the same data set and image size;
+lower is better. `glowctl report` puts what is here into one document.
+"""
+"""The description of an experiment in the UI."""
+
 WRONG_TABLES = r"table \S+ already exists|duplicate column|no such (table|column)"
 """What SQLite says of a file whose tables are not all there, or not as they are said to be."""
 
@@ -150,9 +164,9 @@ def _make_experiment(client: MlflowClient, uri: str, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     # The UI opens such experiments in its view for models, and not in that for language models.
-    kind = {"mlflow.experimentKind": "custom_model_development"}
+    tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": ABOUT}
     try:
-        made: str = client.create_experiment(name, artifact_location=artifact_location(uri), tags=kind)
+        made: str = client.create_experiment(name, artifact_location=artifact_location(uri), tags=tags)
     except MlflowException:
         found = client.get_experiment_by_name(name)
         if found is None or found.lifecycle_stage == "deleted":

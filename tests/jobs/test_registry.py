@@ -34,6 +34,8 @@ def test_models_lists_the_newest_first(two):
         ("1", NAME, first),
     ]
     assert [entry.validation_bits_per_dim for entry in versions] == [2.0, 3.0]
+    described = open_store(uri, "glow")[0].get_model_version("glow-digits", "2").description
+    assert described == "train digits again: 2.000 bits/dim on the validation images"
     _, newest, oldest = glowctl(folder, "models").stdout.splitlines()
     assert newest.split()[:5] == ["glow-digits/2", "-", "train", "digits", "again"]
     assert oldest.split()[:6] == ["glow-digits/1", "champion", "train", "digits", "small", "3.000"]

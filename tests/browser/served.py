@@ -1,0 +1,38 @@
+"""A record that `glowctl demo` has made, and `glowctl ui` on it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.jobs.commands import Running, glowctl
+
+
+def demo_record(folder: Path) -> str:
+    """The URI of a store that `glowctl demo` has filled, which takes a minute or two."""
+    uri = f"sqlite:///{folder}/mlflow.db"
+    done = glowctl(folder, "demo", "--output", str(folder / "outputs"), "--tracking-uri", uri, timeout=500)
+    assert done.returncode == 0, done.stderr
+    return uri
+
+
+@contextmanager
+def served(uri: str, folder: Path) -> Iterator[str]:
+    """The address of the UI of a store, as `glowctl ui` prints it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ui = Running(folder, "ui", "--no-browser", "--port", str(port), "--tracking-uri", uri)
+    try:
+        ui.wait_for("the MLflow UI is at ")
+        found = re.search(r"is at (\S+?);", ui.output.read_text())
+        assert found is not None, ui.lines()
+        yield found[1]
+    finally:
+        os.killpg(ui.process.pid, signal.SIGINT)
+        ui.wait(20)
