@@ -67,13 +67,16 @@ def in_files(folder: Path) -> set[str]:
     return found
 
 
-def in_command_lines(own: int) -> set[str]:
-    """The processes whose command line holds a secret, but the one that the user has typed."""
+def in_command_lines(own: psutil.Process) -> set[str]:
+    """The processes whose command line holds a secret, but for the line that the user has typed: of the command itself,
+    and for a moment of its children, which have it between their fork and their exec."""
     found = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            line = " ".join(process.cmdline())
-            found |= {f"{line}: {secret}" for secret in in_text(line) if process.pid != own}
+            line = process.cmdline()
+            secrets = in_text(" ".join(line))
+            if secrets and process.pid != own.pid and line != own.cmdline():
+                found |= {f"{line}: {secret}" for secret in secrets}
     return found
 
 
@@ -94,9 +97,10 @@ def watched(command: Running, temporary: Path) -> tuple[set[str], int]:
     leaks: set[str] = set()
     logs = 0
     deadline = time.monotonic() + 240
+    own = psutil.Process(command.process.pid)
     while command.process.poll() is None:
         assert time.monotonic() < deadline, command.lines()
-        leaks |= in_command_lines(command.process.pid) | in_files(temporary)
+        leaks |= in_command_lines(own) | in_files(temporary)
         logs = max(logs, sum(path.suffix == ".log" for path in files_of(temporary)))
         time.sleep(0.5)
     return leaks, logs
