@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from jobs.ablation_spec import AXES, PER_TRIAL, AblateSpec, make_ablate_spec, read_ablate_spec
 from jobs.cluster_commands import add_cluster_commands
-from jobs.errors import FAILURE, INTERRUPTED, TERMINATED, code_of, sentence_of
+from jobs.errors import FAILURE, code_of, sentence_of
 from jobs.evaluation_specs import EvaluationSpec, InterpolateSpec, NllSpec, OodSpec, SampleSpec
+from jobs.interruption import interruptible
 from jobs.options import (
     Address,
     Detach,
@@ -201,60 +201,6 @@ def demo(
     _do("demo", json, address, detach, changes=where, table=True)
 
 
-@app.command(epilog="Example: glowctl ui --port 5001")
-def ui(
-    tracking_uri: TrackingUri = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine. (e.g. --port 5001)")] = 5000,
-    no_browser: Annotated[
-        bool, typer.Option("--no-browser", help="Print the address alone.", show_default=False)
-    ] = False,
-) -> None:
-    """Open the MLflow UI on the store that runs are recorded in: of a server that runs already, else of one that Ctrl-C
-    ends."""
-    from jobs.ui import serve
-
-    with _interruptible(None):
-        serve(tracking_uri, port, browser=not no_browser)
-
-
-Experiment = Annotated[
-    str | None,
-    typer.Option(help="MLflow experiment to look in; all of them if not given. (e.g. --experiment glow)"),
-]
-
-
-@app.command(epilog="Example: glowctl runs --job train,ood --limit 50")
-def runs(
-    experiment: Experiment = None,
-    job: Annotated[
-        str | None, typer.Option(help="Runs of these jobs alone, with commas between. (e.g. --job train,ood)")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many, beside trials. (e.g. --limit 50)")] = 20,
-    trials: Annotated[
-        bool, typer.Option("--trials", help="The trials too, beneath their ablation.", show_default=False)
-    ] = False,
-    json: Json = False,
-    tracking_uri: TrackingUri = None,
-) -> None:
-    """List the newest runs and what each came to."""
-    from jobs.listing import list_runs
-
-    list_runs(tracking_uri, experiment, job, limit, trials, json)
-
-
-@app.command(epilog="Example: glowctl show 1a2b3c4d")
-def show(
-    run: Annotated[str, typer.Argument(help="A run, by name, id, or the first letters of its id.", metavar="RUN")],
-    experiment: Experiment = None,
-    json: Json = False,
-    tracking_uri: TrackingUri = None,
-) -> None:
-    """Show one run: what it came to, its settings, tables and files, and where it is in the MLflow UI."""
-    from jobs.show import show_run
-
-    show_run(tracking_uri, experiment, run, json)
-
-
 @app.command(epilog="Example: glowctl doctor --data-root ~/data")
 def doctor(
     tracking_uri: TrackingUri = None,
@@ -292,22 +238,9 @@ def _do(
     if detach and at is None:
         raise SpecError("--detach leaves a job to a cluster: give its --address too")
     request = Request.of(what, *specs).model_copy(update={"run": run, "changes": dict(changes or {})})
-    with _interruptible(at):
+    with interruptible(at):
         code = submit(request, make_display("json" if json else "auto", table=table), at, detach)
     raise typer.Exit(code)
-
-
-@contextmanager
-def _interruptible(address: str | None) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end a job of this machine's own with a sentence, and with the exit codes that shells expect.
-    One on a cluster goes on."""
-    try:
-        yield
-    except KeyboardInterrupt as interrupt:
-        code = TERMINATED if type(interrupt).__name__ == "Terminated" else INTERRUPTED
-        gone_on = "; a job that was submitted goes on: see glowctl jobs" if address else ""
-        typer.echo(f"glowctl: stopped{gone_on}", err=True)
-        raise typer.Exit(code) from None
 
 
 def main() -> None:

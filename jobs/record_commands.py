@@ -1,4 +1,4 @@
-"""The commands that read the record: `glowctl models`, `promote` and `report`."""
+"""The commands on the record: `glowctl ui`, `runs`, `show`, `report`, `models` and `promote`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.interruption import interruptible
 from jobs.options import Experiment, Json, Output, TrackingUri
 from jobs.specs import SpecError
 from jobs.text import bits, duration, text_table
@@ -20,14 +21,67 @@ __all__ = ["add_record_commands"]
 
 PANEL = "The record"
 
+AnyExperiment = Annotated[
+    str | None,
+    typer.Option(help="MLflow experiment to look in; all of them if not given. (e.g. --experiment glow)"),
+]
+
 
 def add_record_commands(app: typer.Typer) -> None:
     for command, example in (
+        (ui, "ui --port 5001"),
+        (runs, "runs --job train,ood --limit 50"),
+        (show, "show 1a2b3c4d"),
         (report, "report --experiment glow"),
         (models, "models glow-mnist"),
         (promote, "promote glow-mnist/3 production"),
     ):
         app.command(epilog=f"Example: glowctl {example}", rich_help_panel=PANEL)(command)
+
+
+def ui(
+    tracking_uri: TrackingUri = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine. (e.g. --port 5001)")] = 5000,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Print the address alone.", show_default=False)
+    ] = False,
+) -> None:
+    """Open the MLflow UI on the store that runs are recorded in: of a server that runs already, else of one that Ctrl-C
+    ends."""
+    from jobs.ui import serve
+
+    with interruptible():
+        serve(tracking_uri, port, browser=not no_browser)
+
+
+def runs(
+    experiment: AnyExperiment = None,
+    job: Annotated[
+        str | None, typer.Option(help="Runs of these jobs alone, with commas between. (e.g. --job train,ood)")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many, beside trials. (e.g. --limit 50)")] = 20,
+    trials: Annotated[
+        bool, typer.Option("--trials", help="The trials too, beneath their ablation.", show_default=False)
+    ] = False,
+    json: Json = False,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """List the newest runs and what each came to."""
+    from jobs.listing import list_runs
+
+    list_runs(tracking_uri, experiment, job, limit, trials, json)
+
+
+def show(
+    run: Annotated[str, typer.Argument(help="A run, by name, id, or the first letters of its id.", metavar="RUN")],
+    experiment: AnyExperiment = None,
+    json: Json = False,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Show one run: what it came to, its settings, tables and files, and where it is in the MLflow UI."""
+    from jobs.show import show_run
+
+    show_run(tracking_uri, experiment, run, json)
 
 
 def report(
