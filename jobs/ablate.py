@@ -172,7 +172,7 @@ def run(ablation: Ablation, show: Callable[[Event], None]) -> str:
     with claimed(ablation.spec.train.output, folder, "ablate"):
         try:
             with parent.running():
-                if ablation.resumed is None:
+                if ablation.resumed is None or not recorded_images(ablation.resumed):
                     _record_settings(ablation, parent)
                 known = _known_trials(ablation)
                 finished = sorted(finished_among(known))
@@ -351,9 +351,9 @@ def _open_record(ablation: Ablation) -> Record:
 
 def _record_settings(ablation: Ablation, parent: Record) -> None:
     """The data, and what it takes to repeat the ablation: the spec as it was given, less where it was recorded."""
-    ablation.work.record_datasets(parent)
     common = ablation.given.train.model_copy(update={"tracking_uri": None})
     with results_folder(ablation.spec.train.output, f"{parent.run_id}/summary") as folder:
         (folder / "spec.json").write_text(ablation.given.model_copy(update={"train": common}).to_json())
         parent.folder(folder)
     parent.describe(ablation_description(ablation.spec, parent))
+    ablation.work.record_datasets(parent)  # last: a run that has them has all of this

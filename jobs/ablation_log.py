@@ -27,7 +27,7 @@ from jobs.folders import results_folder
 from jobs.names import training_name, varied
 from jobs.progress import Event
 from jobs.resources import Resources
-from jobs.tracking import Record, TrackingError
+from jobs.tracking import Record, TrackingError, recorded_images
 from jobs.trainer import copy_model
 from jobs.training_log import CHECKPOINT, TrainingLog, Work
 from jobs.trial import BEST
@@ -117,7 +117,7 @@ class AblationLog:
 
     def close(self) -> None:
         """Trials that run no more, because the ablation was ended, are not left as running."""
-        for trial in self._trials.values():
+        for trial in list(self._trials.values()):  # the thread that records may not have ended yet
             if trial.state == "running" and trial.record is not None:
                 with suppress(TrackingError):
                     trial.record.finish("KILLED")
@@ -128,7 +128,7 @@ class AblationLog:
             work = self._work.variant(self._given.trial_spec(values), self._spec.trial_spec(values), known)
             record = None if known is None else Record.existing(work.tracking_uri, known).impatient()
             log = TrainingLog(work, record, self._shown_of(label), {"trial": label})
-            self._trials[label] = Trial(work, log, record, described=known is not None)
+            self._trials[label] = Trial(work, log, record, described=known is not None and bool(recorded_images(known)))
         return self._trials[label]
 
     def _shown_of(self, label: str) -> Callable[[Event], None]:
@@ -181,6 +181,7 @@ class AblationLog:
             record.metrics({name: seconds * workers * each for name, each in kinds.items()})
             record.finish("FINISHED")
             trial.recorded = True
+            trial.log.scores.clear()  # a hundred trials' would be some hundred megabytes
         elif trial.state == "stopped":
             record.tag("glow.stopped", trial.reason or "")
             record.finish("KILLED")

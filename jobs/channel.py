@@ -41,7 +41,7 @@ class Channel:
         self.queue: Any = make_queue()
         self._see, self._record = see, record
         self._pending: deque[Event] = deque()
-        self._closing, self._taken = threading.Event(), threading.Event()
+        self._closing, self._taken, self._left = threading.Event(), threading.Event(), threading.Event()
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._take_all, self._record_all)]
         self._error: BaseException | None = None
 
@@ -55,6 +55,7 @@ class Channel:
         self._closing.set()
         for thread in self._threads:
             thread.join(POLL_S + RETRY_S if kind is not None else None)
+        self._left.set()
         if self._error is not None and kind is None:
             raise self._error
 
@@ -88,7 +89,7 @@ class Channel:
 
     def _record_pending(self) -> TrackingError | None:
         """Records what is pending; the error of the first event that the store would not take."""
-        while self._pending:
+        while self._pending and not self._left.is_set():
             try:
                 self._record(self._pending[0])
             except TrackingError as error:

@@ -13,8 +13,17 @@ from filelock import Timeout as FileLockTimeout
 
 from jobs.errors import JobError
 from jobs.surroundings import in_ray_job, storage
+from jobs.tracking import without_password
 
-__all__ = ["absolute_dataset", "claimed", "dataset_label", "is_remote", "results_folder", "usable_output"]
+__all__ = [
+    "absolute_dataset",
+    "claimed",
+    "dataset_label",
+    "is_remote",
+    "refuse_password",
+    "results_folder",
+    "usable_output",
+]
 
 
 def is_remote(output: str) -> bool:
@@ -38,6 +47,7 @@ def usable_output(output: str) -> str:
                 "machines share, or set GLOW_STORAGE where the head is started"
             )
     if is_remote(output):
+        refuse_password(output, "--output")
         return output
     path = Path(output).expanduser().absolute()
     try:
@@ -49,6 +59,15 @@ def usable_output(output: str) -> str:
             f"the output folder {path} cannot be written ({error.strerror}): choose another with --output"
         ) from None
     return str(path)
+
+
+def refuse_password(address: str, where: str) -> None:
+    """Raises JobError if an address holds a password, which the record would tell to all."""
+    shown = without_password(address)
+    if shown != address:
+        raise JobError(
+            f"{where} {shown} holds a password: leave it out, and set the variables of the bucket's own client"
+        )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,10 @@ from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE, CheckpointError, load_che
 from glow.config import GlowConfig
 from jobs.ablation_spec import CHAMPION_TAG, TRIAL_TAG
 from jobs.errors import JobError
+from jobs.folders import refuse_password
 from jobs.names import configuration
 from jobs.specs import SpecError, TrainSpec, validated
-from jobs.tracking import TrackingError, download_model, find_run, newest_run
+from jobs.tracking import TrackingError, child_runs, download_model, find_run, model_id_of, newest_run
 
 if TYPE_CHECKING:
     from jobs.tracking import Run
@@ -26,6 +28,7 @@ __all__ = ["TrainedModel", "digest_of", "find_model"]
 
 ARTIFACT = "model"
 SPEC_FILE = "spec.json"
+BEST = "validation/best_bits_per_dim"
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,14 @@ def find_model(name: str | None, uri: str, experiment: str) -> TrainedModel:
         JobError: for a run that is no training, or has not come to a model.
     """
     if name is not None and _is_uri(name):
+        refuse_password(name, "--model")
         with tempfile.TemporaryDirectory() as scratch:
             place, run_id = download_model(uri, name, scratch)
             run = find_run(uri, experiment, run_id) if run_id else None
-            return _read(_folder_of(place, name), name, name, run)
+            return _read(_folder_of(place, name), name, name, run, uri)
     if name is not None and Path(name).expanduser().is_dir():
         folder = Path(name).expanduser()
-        return _read(_folder_of(folder, name), name, str(folder.absolute()), None)
+        return _read(_folder_of(folder, name), name, str(folder.absolute()), None, uri)
     run = _newest(uri, experiment) if name is None else _run(name, uri, experiment)
     return _of_run(run, uri)
 
@@ -75,7 +79,11 @@ def _newest(uri: str, experiment: str) -> Run:
         return run
     ablation = find_run(uri, experiment, run.data.tags["mlflow.parentRunId"])
     best = ablation.data.tags.get(CHAMPION_TAG)
-    return find_run(uri, experiment, best) if best else run
+    if best:
+        return find_run(uri, experiment, best)
+    trials = [trial for trial in child_runs(uri, ablation) if trial.info.status == "FINISHED"]  # it was interrupted
+    scores = {trial.info.run_id: trial.data.metrics.get(BEST, math.inf) for trial in trials}
+    return min(trials, key=lambda trial: scores[trial.info.run_id], default=run)
 
 
 def _is_uri(name: str) -> bool:
@@ -106,7 +114,7 @@ def _of_run(run: Run, uri: str) -> TrainedModel:
             raise JobError(
                 f"run {name!r} ({run_id}) is {run.info.status} and has no model yet: go on with it by glowctl {resume}"
             ) from error
-        return _read(_folder_of(place, name), name, run_id, run)
+        return _read(_folder_of(place, name), name, run_id, run, uri)
 
 
 def _folder_of(place: Path, name: str) -> Path:
@@ -120,7 +128,7 @@ def _folder_of(place: Path, name: str) -> Path:
     return found[0].parent
 
 
-def _read(folder: Path, name: str, reference: str, run: Run | None) -> TrainedModel:
+def _read(folder: Path, name: str, reference: str, run: Run | None, uri: str) -> TrainedModel:
     model = load_checkpoint(folder)
     if not model.initialized:
         raise CheckpointError(f"the model {name} was saved before any training")
@@ -134,7 +142,7 @@ def _read(folder: Path, name: str, reference: str, run: Run | None) -> TrainedMo
         digest_of(folder),
         run.info.run_id if run else None,
         run.info.experiment_id if run else None,
-        run.outputs.model_outputs[-1].model_id if run and run.outputs.model_outputs else None,
+        model_id_of(uri, run) if run else None,
         training,
     )
 

@@ -59,6 +59,7 @@ def release(
         "glow.dataset": dataset,
         SCORE_TAG: repr(validation_bits_per_dim),
         IMAGES_TAG: digests[f"{dataset} validation"],
+        "glow.model_digest": model_digest,
     }
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "model")
@@ -78,12 +79,14 @@ def release(
 def gathered(work: Work, checkpoint: Path, tables: Mapping[tuple[str, int], pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """The score table of each split. What the workers scored while this process was dead is scored here."""
     model = None
+    images, labels = (
+        {split: torch.from_numpy(a) for split, a in arrays.items()} for arrays in (work.images, work.labels)
+    )
     parts: dict[str, list[pd.DataFrame]] = {split: [] for split in SCORED}
     for split, start in shards_of(work.images):
         table = tables.get((split, start))
         if table is None:
             model = model or load_checkpoint(checkpoint)
-            images, labels = (torch.tensor(arrays[split]) for arrays in (work.images, work.labels))
-            table = score_shard(model, images, labels, start)
+            table = score_shard(model, images[split], labels[split], start)
         parts[split].append(table)
     return {split: pd.concat(of_split, ignore_index=True) for split, of_split in parts.items()}

@@ -153,7 +153,7 @@ def _train(work: Work, resources: Resources, record: Record, show: Callable[[Eve
     remember(kept_at, work.facts("train", record, finished=False))
     with results_folder(work.spec.output, f"{work.folder_of(record)}/results") as folder:
         log.write_settings(folder)
-        if work.resumed is None:
+        if work.resumed is None or not recorded_images(work.resumed):
             work.record_datasets(record)
         if resources.room_now < resources.workers[0]:
             show({"event": "waiting", "workers": resources.workers[0], "room": resources.room_now})

@@ -20,6 +20,7 @@ from jobs.tracking.uris import TrackingError, sqlite_path, without_password, wit
 __all__ = [
     "PROBE_TIMEOUT_S",
     "artifact_location",
+    "check_artifact_location",
     "check_database",
     "check_sqlite",
     "has_tables",
@@ -141,6 +142,18 @@ def artifact_location(uri: str) -> str | None:
             "variables of the bucket's own client"
         )
     return place if "://" in place or place.startswith("file:") else Path(place).expanduser().absolute().as_uri()
+
+
+def check_artifact_location(uri: str, experiment: str, location: str) -> None:
+    """Raises TrackingError in a job of a cluster for an experiment that was made elsewhere, and has its files there."""
+    folder = urllib.parse.unquote(urllib.parse.urlsplit(location).path)
+    if not (in_ray_job() and is_database(uri) and location.startswith("file:")) or Path(folder).is_dir():
+        return
+    if location != artifact_location(uri):
+        raise TrackingError(
+            f"the files of experiment {experiment!r} are in {folder}, which this machine does not have: choose another "
+            "--experiment, or a folder that all share"
+        )
 
 
 @contextmanager

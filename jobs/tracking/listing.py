@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from jobs.tracking.liveness import mark_dead
-from jobs.tracking.queries import read_artifact
-from jobs.tracking.store import NoSuchRun, TrackingError, check_store, client_of, sentences
-from jobs.tracking.uris import sqlite_path, without_password
+from jobs.tracking.queries import first_match, read_artifact
+from jobs.tracking.store import NoSuchRun, TrackingError, check_existing, client_of, sentences, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,16 +19,12 @@ __all__ = ["artifact_names", "experiment_names", "json_table", "named_run", "new
 
 PAGE = 200
 JOB, TRIAL = "glow.job", "glow.trial"
-SHORTEST_ID = 4
 
 
 def experiment_names(uri: str, experiment: str | None = None) -> dict[str, str]:
     """Id -> name, of one experiment or of all. Marks runs in them whose driver is gone. Makes neither a store nor an
     experiment: raises TrackingError if there is none."""
-    path = sqlite_path(uri)
-    if path is not None and path.parent.is_dir() and not path.exists():
-        raise TrackingError(f"there is no MLflow store {path}: record something, or name another with --tracking-uri")
-    check_store(uri)
+    check_existing(uri)
     client = client_of(uri)
     with sentences(uri):
         known = {found.experiment_id: found.name for found in _every(client.search_experiments)}
@@ -45,13 +39,16 @@ def experiment_names(uri: str, experiment: str | None = None) -> dict[str, str]:
         return known
 
 
-def newest_runs(uri: str, experiments: Collection[str], jobs: Collection[str], limit: int) -> list[Run]:
-    """Runs of glowctl that are no trials, the newest first; `experiments` are ids. Of all jobs if `jobs` is empty."""
+def newest_runs(
+    uri: str, experiments: Collection[str], jobs: Collection[str], limit: int, trials: bool = False
+) -> list[Run]:
+    """Runs of glowctl, the newest first, without trials of ablations unless `trials`; `experiments` are ids. Of all
+    jobs if `jobs` is empty."""
     found: list[Run] = []
     with sentences(uri):
         for run in _runs(client_of(uri), experiments, f"tags.`{JOB}` LIKE '%'"):
             tags = run.data.tags
-            if TRIAL not in tags and (not jobs or tags[JOB] in jobs):
+            if (trials or TRIAL not in tags) and (not jobs or tags[JOB] in jobs):
                 found.append(run)
             if len(found) == limit:
                 break
@@ -59,20 +56,12 @@ def newest_runs(uri: str, experiments: Collection[str], jobs: Collection[str], l
 
 
 def named_run(uri: str, experiments: Collection[str], given: str) -> Run:
-    """The run of this id, of an id that begins so, or the newest of this name. Raises NoSuchRun if there is none, and
-    TrackingError if several ids begin so."""
-    client, quoted = client_of(uri), given.replace("'", "")
-    with sentences(uri):
-        if re.fullmatch(rf"[0-9a-f]{{{SHORTEST_ID},32}}", given):
-            some = _first(client, experiments, f"attributes.run_id LIKE '{given}%'", 2)
-            if len(some) > 1:
-                raise TrackingError(f"several runs have an id that begins with {given}: give more of it")
-            if some:
-                return some[0]
-        some = _first(client, experiments, f"attributes.run_name = '{quoted}'", 1) if quoted else []
-    if not some:
+    """The newest run of this name, or the one whose id begins so. Raises NoSuchRun if there is none, and TrackingError
+    if several ids begin so."""
+    found = first_match(client_of(uri), uri, experiments, given)
+    if found is None:
         raise NoSuchRun(f"no run {given!r} in {without_password(uri)}: glowctl runs lists them")
-    return some[0]
+    return found
 
 
 def registered_models(uri: str, run_id: str) -> list[dict[str, Any]]:
@@ -106,12 +95,6 @@ def json_table(uri: str, run_id: str, path: str) -> tuple[list[str], list[list[A
         told = json.loads(content or b"")
         return [str(name) for name in told["columns"]], [list(row) for row in told["data"]]
     return None
-
-
-def _first(client: MlflowClient, experiments: Collection[str], which: str, number: int) -> list[Run]:
-    return list(
-        client.search_runs(list(experiments), which, order_by=["attributes.start_time DESC"], max_results=number)
-    )
 
 
 def _runs(client: MlflowClient, experiments: Collection[str], which: str) -> Iterator[Run]:

@@ -21,7 +21,20 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["ALIVE", "DRIVER", "ERROR", "GONE", "SILENT", "beating", "driver", "forget_death", "fresh", "mark_dead"]
+__all__ = [
+    "ALIVE",
+    "DRIVER",
+    "ERROR",
+    "GONE",
+    "SILENT",
+    "beating",
+    "driver",
+    "ending",
+    "forget_death",
+    "fresh",
+    "mark_dead",
+    "taken_for_dead",
+]
 
 DRIVER = "glow.driver"
 ALIVE = "glow.alive"
@@ -34,7 +47,11 @@ DEAD_AFTER_S = 300.0  # longer than a driver waits for a store that is away at i
 GONE = "the process that drove the run died (kill -9, or memory was short)"
 SILENT = "nothing was heard for minutes of the process that drove the run, on another machine or before a reboot"
 
+FAILED = "attributes.status = 'FAILED'"
 RUNNING_OF_OURS = f"attributes.status = 'RUNNING' and tags.`{DRIVER}` LIKE '%'"
+
+ending = threading.Lock()
+"""Held while this process writes how a run ends: a beat must not set a trial running again that ends just now."""
 
 
 def driver() -> str:
@@ -96,18 +113,16 @@ def _is_gone(pid: int, began: str) -> bool:
 
 @contextmanager
 def beating(client: MlflowClient, run_id: str) -> Iterator[None]:
-    """Tells meanwhile that the run is alive. A thread, since a process would need an MLflow of its own (100 MB). What
-    fails is tried again at the next beat."""
+    """Tells meanwhile that the run is alive, and corrects who thought otherwise. A thread, since a process would need
+    an MLflow of its own (100 MB). What fails is tried again at the next beat."""
     stop = threading.Event()
 
     def beat() -> None:
-        heard = time.time()
         while not stop.wait(BEAT_S):
             with suppress(Exception):
                 client.set_tag(run_id, ALIVE, _now())
-                if time.time() - heard > DEAD_AFTER_S / 2 and not stop.is_set():
-                    _revive(client, run_id)
-                heard = time.time()
+                if not stop.is_set():
+                    _revive_all(client, run_id)
 
     thread = threading.Thread(target=beat, name="glow-alive", daemon=True)
     thread.start()
@@ -118,16 +133,37 @@ def beating(client: MlflowClient, run_id: str) -> Iterator[None]:
         thread.join(1.0)  # it may be waiting for a store that is away
 
 
-def _revive(client: MlflowClient, run_id: str) -> None:
-    """Sets a run running again that was taken for dead while the store was away, or this machine asleep."""
+def _revive_all(client: MlflowClient, run_id: str) -> None:
+    """Sets the run, and those beneath it that this process drives too, running again where they were taken for dead:
+    the store was away, this machine asleep, or the clock of who looked is ahead. That may concern a trial alone."""
     run = client.get_run(run_id)
-    if run.info.status == "FAILED" and run.data.tags.get(DRIVER) == driver() and forget_death(client, run):
-        client.update_run(run_id, status="RUNNING")
+    _revive(client, run)
+    for below in _all_runs(client, [run.info.experiment_id], f"{FAILED} and tags.`{PARENT}` = '{run_id}'"):
+        _revive(client, below)
+
+
+def _revive(client: MlflowClient, seen: Run) -> None:
+    run_id = seen.info.run_id
+    if taken_for_dead(seen) and seen.data.tags.get(DRIVER) == driver():
+        with ending:
+            run = client.get_run(run_id)
+            if taken_for_dead(run):  # and has not ended since it was seen
+                client.update_run(run_id, status="RUNNING")
+                forget_death(client, run)  # last: what says that the status is wrong
+
+
+def taken_for_dead(run: Run) -> bool:
+    """Whether a run is FAILED because `mark_dead` or the watcher say so."""
+    return run.info.status == "FAILED" and _is_said_dead(run)
+
+
+def _is_said_dead(run: Run) -> bool:
+    return run.data.tags.get(ERROR) in (GONE, SILENT)
 
 
 def forget_death(client: MlflowClient, run: Run) -> bool:
     """Removes what `mark_dead` or the watcher said of a run; whether they had."""
-    said = run.data.tags.get(ERROR) in (GONE, SILENT)
+    said = _is_said_dead(run)
     if said:
         client.delete_tag(run.info.run_id, ERROR)
     return said
@@ -140,7 +176,7 @@ def mark_dead(client: MlflowClient, *experiment_ids: str) -> None:
     error if the store takes no marks: whoever may only read it can do so.
     """
     with suppress(Exception):
-        running = {run.info.run_id: run for run in _all_running(client, experiment_ids)}
+        running = {run.info.run_id: run for run in _all_runs(client, experiment_ids, RUNNING_OF_OURS)}
         for run in running.values():
             heard = _last_heard(client, run, running)
             reason = _why_dead(run.data.tags[DRIVER], heard)
@@ -148,10 +184,10 @@ def mark_dead(client: MlflowClient, *experiment_ids: str) -> None:
                 _mark(client, run, reason, heard)
 
 
-def _all_running(client: MlflowClient, experiment_ids: Sequence[str]) -> Iterator[Run]:
+def _all_runs(client: MlflowClient, experiment_ids: Sequence[str], which: str) -> Iterator[Run]:
     token = None
     while True:
-        page = client.search_runs(list(experiment_ids), RUNNING_OF_OURS, page_token=token)
+        page = client.search_runs(list(experiment_ids), which, page_token=token)
         yield from page
         token = page.token
         if not token:

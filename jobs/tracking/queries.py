@@ -6,25 +6,28 @@ import json
 import re
 import tempfile
 import urllib.parse
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs.tracking.liveness import mark_dead
 from jobs.tracking.store import (
     NoSuchRun,
     TrackingError,
+    check_existing,
     check_store,
     client_of,
+    if_known,
     open_store,
     sentences,
-    sqlite_path,
     without_password,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
 
 __all__ = [
     "child_runs",
@@ -32,7 +35,10 @@ __all__ = [
     "experiment_runs",
     "find_run",
     "find_tagged",
+    "first_match",
     "metric_history",
+    "model_id_of",
+    "model_of",
     "newest_run",
     "page_of",
     "read_artifact",
@@ -42,22 +48,53 @@ __all__ = [
     "run_of_id",
 ]
 
+SHORTEST_ID = 4
+"""Letters of an id that a run may be called by."""
 
-def find_run(uri: str, experiment: str, name_or_id: str) -> Run:
-    """The run with this id, or the newest of this name in the experiment. Raises NoSuchRun if there is none."""
-    from mlflow.exceptions import MlflowException
+MODEL = "model"
+"""What a training calls its model."""
 
+
+def find_run(uri: str, experiment: str, given: str) -> Run:
+    """The run of this id, in whatever experiment; in this one the newest of this name, or the run whose id begins so.
+
+    Raises NoSuchRun if there is none, and TrackingError if several ids begin so.
+    """
     client, experiment_id = open_store(uri, experiment)
-    with suppress(MlflowException):
-        return client.get_run(name_or_id)
+    found = run_of_id(uri, given) or first_match(client, uri, [experiment_id], given)
+    if found is None:
+        raise NoSuchRun(f"no run {given!r} in experiment {experiment!r} of {without_password(uri)}")
+    return found
+
+
+def first_match(client: MlflowClient, uri: str, experiments: Collection[str], given: str) -> Run | None:
+    """The newest run of this name in experiments of these ids, else the one whose id begins so.
+
+    Raises TrackingError if several ids do.
+    """
     with sentences(uri):
-        quoted = name_or_id.replace("'", "")
-        runs = client.search_runs(
-            [experiment_id], f"attributes.run_name = '{quoted}'", order_by=["attributes.start_time DESC"], max_results=1
-        )
-    if not runs:
-        raise NoSuchRun(f"no run {name_or_id!r} in experiment {experiment!r} of {without_password(uri)}")
-    return runs[0]
+        quoted = given.replace("'", "")
+        named = _newest(client, experiments, f"attributes.run_name = '{quoted}'", 1) if quoted else []
+        if named or not re.fullmatch(rf"[0-9a-f]{{{SHORTEST_ID},32}}", given.lower()):
+            return named[0] if named else None
+        some = _newest(client, experiments, f"attributes.run_id LIKE '{given.lower()}%'", 2)
+    if len(some) > 1:
+        raise TrackingError(f"several runs have an id that begins with {given}: give more of it")
+    return some[0] if some else None
+
+
+def model_id_of(uri: str, run: Run) -> str | None:
+    """The id of the model that a training has logged. Raises TrackingError."""
+    client = client_of(uri)
+    with sentences(uri):
+        model = model_of(client, run)
+    return model.model_id if model else None
+
+
+def _newest(client: MlflowClient, experiments: Collection[str], which: str, number: int) -> list[Run]:
+    return list(
+        client.search_runs(list(experiments), which, order_by=["attributes.start_time DESC"], max_results=number)
+    )
 
 
 def recorded_images(run: Run) -> dict[str, str]:
@@ -76,27 +113,23 @@ def recorded_sizes(run: Run) -> dict[str, tuple[int, ...]]:
 
 def run_of_id(uri: str, run_id: str) -> Run | None:
     """The run with this id, of whatever experiment. None if the store knows none."""
-    from mlflow.exceptions import MlflowException
-
     client = client_of(uri)
-    with sentences(uri), suppress(MlflowException):
+    with sentences(uri), if_known():
         return client.get_run(run_id)
     return None
 
 
 def experiment_runs(uri: str, experiment: str) -> list[Run]:
-    """All runs of an experiment, the newest first. Raises TrackingError if there is no such experiment, and makes
-    neither it nor a store."""
-    path = sqlite_path(uri)
-    if path is not None and path.parent.is_dir() and not path.exists():
-        raise TrackingError(f"there is no MLflow store {path}: record something with glowctl demo, or correct it")
-    check_store(uri)
+    """All runs of an experiment, the newest first. Marks those whose driver is gone. Raises TrackingError if there is
+    no such experiment, and makes neither it nor a store."""
+    check_existing(uri)
     client = client_of(uri)
     with sentences(uri):
         found = client.get_experiment_by_name(experiment)
         if found is None:
             names = ", ".join(repr(known.name) for known in client.search_experiments(max_results=10))
             raise TrackingError(f"there is no experiment {experiment!r} in {without_password(uri)}, only {names}")
+        mark_dead(client, found.experiment_id)
         return _every_run(client, found.experiment_id, "", "attributes.start_time DESC")
 
 
@@ -206,7 +239,8 @@ def download_model(uri: str, model_uri: str, folder: str) -> tuple[Path, str | N
 
 def _artifact_of(client: MlflowClient, model_uri: str) -> tuple[str, str | None]:
     if found := re.fullmatch(r"runs:/([^/]+)/(.+)", model_uri):
-        return _of_run(client, found[1], found[2]) or model_uri, found[1]
+        model = model_of(client, client.get_run(found[1]), found[2])
+        return str(model.artifact_location) if model else model_uri, found[1]
     if found := re.fullmatch(r"models:/(m-[0-9a-f]+)", model_uri):
         model = client.get_logged_model(found[1])
         return model.artifact_location, model.source_run_id
@@ -227,10 +261,8 @@ def _artifact_of(client: MlflowClient, model_uri: str) -> tuple[str, str | None]
     return client.get_model_version_download_uri(version.name, version.version), version.run_id
 
 
-def _of_run(client: MlflowClient, run_id: str, path: str) -> str | None:
-    """Where a run's logged model of this name lies, which is not among its artifacts."""
-    for output in reversed(client.get_run(run_id).outputs.model_outputs):
-        model = client.get_logged_model(output.model_id)
-        if model.name == path:
-            return str(model.artifact_location)
-    return None
+def model_of(client: MlflowClient, run: Run, name: str = MODEL) -> LoggedModel | None:
+    """The newest whole model that was logged to a run by this name. Raises MlflowException."""
+    logged = [client.get_logged_model(output.model_id) for output in run.outputs.model_outputs]
+    whole = [model for model in logged if model.name == name and str(model.status) == "READY"]
+    return max(whole, key=lambda model: model.creation_timestamp, default=None)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.processes import python_command, python_environment
 from jobs.surroundings import in_ray_job, job_metadata, ray_job_id
-from jobs.tracking.liveness import DRIVER, ERROR, beating, driver, forget_death, fresh
+from jobs.tracking.liveness import DRIVER, ERROR, beating, driver, ending, forget_death, fresh
 from jobs.tracking.models import log_model, register
-from jobs.tracking.queries import metric_history
+from jobs.tracking.queries import metric_history, model_of
 from jobs.tracking.store import TrackingError, check_store, client_of, open_store, sentences
 
 if TYPE_CHECKING:
@@ -150,9 +150,13 @@ class Record:
         made: list[str] = []
 
         def write() -> None:
-            if not made:
-                made.append(log_model(self._uri, self.run_id, folder, tags=tags))
-            made[1:] = [register(self._uri, name, self.run_id, made[0], tags, description)]
+            # What an earlier try has logged is not sent again.
+            present = model_of(self._client, self._client.get_run(self.run_id))
+            if present is not None and tags.items() <= present.tags.items():
+                model_id = present.model_id
+            else:
+                model_id = log_model(self._uri, self.run_id, folder, tags=tags)
+            made[:] = [model_id, register(self._uri, name, self.run_id, model_id, tags, description)]
 
         self._write(write)
         return made[0], made[1]
@@ -205,7 +209,10 @@ class Record:
 
     @contextmanager
     def running(self, system_metrics: bool = True) -> Iterator[None]:
-        """Leaves the run in a true state, however what is done meanwhile ends."""
+        """Leaves the run in a true state, however what is done meanwhile ends, and whatever interrupts that.
+
+        Raises TrackingError if the store stays away; the end that it was not told is then left to the watcher.
+        """
         status: Status = "FAILED"
         with _watched(self._uri, self.run_id) as unwritten:
             try:
@@ -224,20 +231,23 @@ class Record:
                     self.impatient().tag(ERROR, str(error)[:5000])
                 raise
             finally:
+                unwritten.append(status)  # until it is written: Ctrl-C may end the wait for the store
                 if status == "FINISHED":
                     self.finish(status)
+                    unwritten.clear()
                 else:
-                    try:
+                    with suppress(TrackingError):  # what ended the run is the one to tell
                         self.impatient().finish(status)
-                    except TrackingError:
-                        unwritten.append(status)
+                        unwritten.clear()
 
     def finish(self, status: Status) -> None:
         """Sets how the run ended, also where somebody took it for dead before."""
 
         def write() -> None:
-            forget_death(self._client, self._client.get_run(self.run_id))
-            self._client.set_terminated(self.run_id, status)
+            with ending:
+                run = self._client.get_run(self.run_id)
+                self._client.set_terminated(self.run_id, status)
+                forget_death(self._client, run)  # last: what says that the status is wrong
 
         self._write(write)
 

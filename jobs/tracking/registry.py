@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jobs.tracking.models import register
-from jobs.tracking.queries import find_run
-from jobs.tracking.store import NoSuchRun, TrackingError, check_store, client_of, sentences, without_password
+from jobs.tracking.queries import find_run, model_of
+from jobs.tracking.store import (
+    NoSuchRun,
+    TrackingError,
+    check_existing,
+    client_of,
+    if_known,
+    sentences,
+    without_password,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -83,11 +90,11 @@ def crown(uri: str, name: str, run_id: str, validation_bits_per_dim: float, imag
         present = _bearer(client, name, CHAMPION)
         if present is not None and present.run_id != run_id and _is_better(present, validation_bits_per_dim, images):
             return Champion(name, str(present.version), present.run_id, new=False)
-        outputs = client.get_run(run_id).outputs.model_outputs
-        if not outputs:
+        model = model_of(client, client.get_run(run_id))
+        if model is None:
             raise TrackingError(f"run {run_id} has no model in {without_password(uri)}")
         tags = {SCORE_TAG: repr(validation_bits_per_dim), IMAGES_TAG: images}
-        version = register(uri, name, run_id, outputs[-1].model_id, tags)
+        version = register(uri, name, run_id, model.model_id, tags)
         client.set_registered_model_alias(name, CHAMPION, version)
         return Champion(name, version, run_id, new=True)
 
@@ -95,10 +102,14 @@ def crown(uri: str, name: str, run_id: str, validation_bits_per_dim: float, imag
 def promote(uri: str, experiment: str, model: str, alias: str) -> Promotion:
     """Gives an alias to what `model` names: NAME/VERSION or NAME@ALIAS, with or without "models:/", or the id or name
     of the run that trained it. Raises TrackingError."""
-    check_store(uri)
-    client = client_of(uri)
     if alias.lower() == LATEST:
         raise TrackingError(f"{LATEST} is always the newest version: choose another alias")
+    if re.fullmatch(r"(?!v\d+$)[\w-]+", alias, re.ASCII | re.IGNORECASE) is None:
+        raise TrackingError(
+            f"{alias!r} cannot be an alias: use letters, digits, - and _, and no v with a number, which is a version"
+        )
+    check_existing(uri)
+    client = client_of(uri)
     version = _version_of(client, uri, experiment, model)
     with sentences(uri):
         before = _bearer(client, version.name, alias)
@@ -108,7 +119,7 @@ def promote(uri: str, experiment: str, model: str, alias: str) -> Promotion:
 
 def registered_versions(uri: str, name: str | None = None, limit: int = 100) -> list[Version]:
     """The newest versions that trainings registered, of one model or all, the newest first. Raises TrackingError."""
-    check_store(uri)
+    check_existing(uri)
     client = client_of(uri)
     with sentences(uri):
         wanted = f"name = '{_quoted(name)}'" if name is not None else f"tags.`{SCORE_TAG}` LIKE '%'"
@@ -118,10 +129,8 @@ def registered_versions(uri: str, name: str | None = None, limit: int = 100) -> 
 
 
 def _told(client: MlflowClient, version: ModelVersion, aliases: dict[str, str]) -> Version:
-    from mlflow.exceptions import MlflowException
-
     run = None
-    with suppress(MlflowException):  # it was deleted
+    with if_known():
         run = client.get_run(version.run_id)
     number = str(version.version)
     score = version.tags.get(SCORE_TAG)
@@ -138,18 +147,13 @@ def _told(client: MlflowClient, version: ModelVersion, aliases: dict[str, str]) 
 
 
 def _version_of(client: MlflowClient, uri: str, experiment: str, model: str) -> ModelVersion:
-    from mlflow.exceptions import MlflowException
-
     named = re.fullmatch(r"(?:models:/)?([^/@:]+)([/@])([^/@]+)", model)
     if named is not None:
         name, kind, which = named.groups()
-        with suppress(MlflowException):
+        with sentences(uri), if_known():
             if kind == "@":
                 return client.get_model_version_by_alias(name, which)
             return client.get_model_version(name, which)
-        raise TrackingError(
-            f"no model {name}{kind}{which} in the registry of {without_password(uri)}: glowctl models lists them"
-        )
     try:
         run_id = find_run(uri, experiment, model).info.run_id
     except NoSuchRun:
@@ -164,9 +168,7 @@ def _version_of(client: MlflowClient, uri: str, experiment: str, model: str) -> 
 
 
 def _bearer(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
-    from mlflow.exceptions import MlflowException
-
-    with suppress(MlflowException):
+    with if_known():
         return client.get_model_version_by_alias(name, alias)
     return None
 

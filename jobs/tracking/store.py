@@ -13,6 +13,7 @@ from jobs.surroundings import in_ray_job
 from jobs.tracking.databases import (
     PROBE_TIMEOUT_S,
     artifact_location,
+    check_artifact_location,
     check_database,
     check_sqlite,
     has_tables,
@@ -38,9 +39,11 @@ if TYPE_CHECKING:
 __all__ = [
     "NoSuchRun",
     "TrackingError",
+    "check_existing",
     "check_store",
     "client_of",
     "given_tracking_uri",
+    "if_known",
     "open_command",
     "open_store",
     "sentences",
@@ -67,6 +70,9 @@ lower is better. `glowctl report` puts what is here into one document.
 WRONG_TABLES = r"table \S+ already exists|duplicate column|no such (table|column)"
 """What SQLite says of a file whose tables are not all there, or not as they are said to be."""
 
+UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""MLflow's codes for what is not there; the second one for aliases, and for what cannot be an id."""
+
 
 def check_store(uri: str) -> None:
     """Raises TrackingError within seconds if the store does not answer."""
@@ -83,6 +89,18 @@ def check_store(uri: str) -> None:
         )
     elif is_database(uri):
         check_database(uri)
+
+
+def check_existing(uri: str) -> None:
+    """As `check_store`, for commands that only read: raises TrackingError, too, for a SQLite file that is not there,
+    which MLflow would make."""
+    path = sqlite_path(uri)
+    if path is not None and path.parent.is_dir() and not path.exists():
+        raise TrackingError(
+            f"there is no MLflow store {path}: record something (glowctl demo does), or name another with "
+            f"--tracking-uri"
+        )
+    check_store(uri)
 
 
 def _check_server(uri: str) -> None:
@@ -144,6 +162,18 @@ def sentences(uri: str) -> Iterator[None]:
         raise TrackingError(f"the MLflow store {without_password(uri)} failed: {first}") from error
 
 
+@contextmanager
+def if_known() -> Iterator[None]:
+    """Leaves out what the store does not know, and raises the MlflowException of a store that fails."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in UNKNOWN:
+            raise
+
+
 def open_store(uri: str, experiment: str, look: bool = True) -> tuple[MlflowClient, str]:
     """A client and the id of the experiment, which is made if need be. Runs in it whose driver is gone are marked so,
     unless told not to `look`. Raises TrackingError."""
@@ -155,6 +185,7 @@ def open_store(uri: str, experiment: str, look: bool = True) -> tuple[MlflowClie
             return client, _make_experiment(client, uri, experiment)
     if found.lifecycle_stage == "deleted":
         raise TrackingError(f"the experiment {experiment!r} was deleted: restore it, or choose another --experiment")
+    check_artifact_location(uri, experiment, found.artifact_location)
     if look:
         mark_dead(client, found.experiment_id)
     return client, found.experiment_id

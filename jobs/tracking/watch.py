@@ -2,7 +2,8 @@
 
 It reads which run from its standard input, which the driver holds open and the kernel closes when the driver dies. The
 last line is ``done``, or the status that the driver could not write since the store was away; if there is none, the
-driver has died. Then the run and those beneath it that it drove and that are RUNNING are marked so, or FAILED.
+driver has died. Then the run and those beneath it that it drove and that are RUNNING are marked so, or FAILED. What is
+RUNNING beneath a run that is FINISHED has not come to an end of its own: it is KILLED.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from jobs.tracking.liveness import DRIVER, ERROR, GONE, forget_death
+from jobs.tracking.liveness import DRIVER, ERROR, GONE, forget_death, taken_for_dead
 from jobs.tracking.store import TrackingError, client_of, sentences
 
 if TYPE_CHECKING:
@@ -48,16 +49,18 @@ def _mark(uri: str, run_id: str, driver: str, status: str | None) -> None:
                 continue
             if status is None:
                 client.set_tag(run.info.run_id, ERROR, GONE)
+                client.set_terminated(run.info.run_id, "FAILED")
             else:
-                forget_death(client, run)
-            client.set_terminated(run.info.run_id, status or "FAILED")
+                beneath_finished = status == "FINISHED" and run.info.run_id != run_id
+                client.set_terminated(run.info.run_id, "KILLED" if beneath_finished else status)
+                forget_death(client, run)  # last: what says that the status is wrong
 
 
 def _is_left(run: Run, driver: str, status: str | None) -> bool:
     """Whether the driver left the run as it is, and nobody has gone on with it meanwhile. Another command may have
-    found that the driver is gone, and not know of its last word."""
-    taken_for_dead = status is not None and run.info.status == "FAILED" and run.data.tags.get(ERROR) == GONE
-    return run.data.tags.get(DRIVER) == driver and (run.info.status == "RUNNING" or taken_for_dead)
+    found that the driver is gone or silent, and not know of its last word."""
+    known_better = status is not None and taken_for_dead(run)
+    return run.data.tags.get(DRIVER) == driver and (run.info.status == "RUNNING" or known_better)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sqlite3
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from glow.checkpoint import load_checkpoint
 from jobs.models import find_model
-from jobs.tracking import child_runs, find_run, open_store
+from jobs.tracking import child_runs, find_run, open_store, recorded_images
 from tests.jobs.commands import Running, alive, glowctl, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
@@ -190,6 +191,8 @@ def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
     wait_until(lambda: not alive(family), timeout=10)
     assert find_run(uri_of(tmp_path), "glow", run_id).info.status == "KILLED"
     assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "KILLED"
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:  # as if both had ended before these were recorded
+        database.execute("DELETE FROM inputs")
 
     resumed = glowctl(tmp_path, "ablate", "--resume", run_id)
     assert resumed.returncode == 0, resumed.stderr
@@ -197,6 +200,8 @@ def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
     assert int(started.split("after epoch ")[1]) >= 10
     run = trials_of(tmp_path, run_id)["1x1 s0"]
     assert (run.info.status, run.data.metrics["workers"]) == ("FINISHED", 2)
+    for whole in (run, find_run(uri_of(tmp_path), "glow", run_id)):
+        assert recorded_images(whole).keys() == {"digits train", "digits validation", "digits test"}
 
 
 def test_what_can_never_fit_is_refused_at_once(tmp_path):

@@ -263,7 +263,8 @@ with record.running(system_metrics=False):
 """
 
 
-def test_a_drivers_last_word_is_written_though_another_has_marked_the_run(uri):
+@pytest.mark.parametrize("reason", [GONE, SILENT])
+def test_a_drivers_last_word_is_written_though_another_has_marked_the_run(uri, reason):
     command = [sys.executable, "-c", LEAVING, uri]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -272,7 +273,8 @@ def test_a_drivers_last_word_is_written_though_another_has_marked_the_run(uri):
         (watcher,) = psutil.Process(process.pid).children()
         watcher.suspend()
         process.communicate("\n")
-    assert looked(uri)["parent"].info.status == "FAILED"
+    liveness_module._mark(client_of(uri), runs_of(uri)["parent"], reason, time.time())
+    assert runs_of(uri)["parent"].info.status == "FAILED"
     watcher.resume()
     wait_until(lambda: runs_of(uri)["parent"].info.status == "KILLED", timeout=30)
     assert "glow.error" not in runs_of(uri)["parent"].data.tags
@@ -312,16 +314,90 @@ def test_a_beat_that_hangs_holds_nothing_up(monkeypatch):
     hangs.set()
 
 
-def test_a_run_that_was_silent_for_long_is_running_again(uri, monkeypatch):
-    monkeypatch.setattr(liveness_module, "BEAT_S", 0.1)
-    monkeypatch.setattr(liveness_module, "DEAD_AFTER_S", -10.0)  # every beat comes after long silence
-    record = Record.start(uri, "study", "run", {}, {})
+def marked(uri, record, reason=SILENT):
+    """Sets the run FAILED, as one who looks does; without a look at whether that has come too late."""
     client = client_of(uri)
+    client.set_tag(record.run_id, "glow.error", reason)
+    client.set_terminated(record.run_id, "FAILED")
+
+
+def is_revived(uri, name):
+    run = runs_of(uri)[name]
+    return run.info.status == "RUNNING" and "glow.error" not in run.data.tags
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(liveness_module, "BEAT_S", 0.1)
+
+
+@pytest.mark.parametrize("reason", [GONE, SILENT])
+def test_a_run_that_lives_is_running_again_whenever_it_is_marked(uri, quick, reason):
+    """Its beats are regular: the clock of who looked is ahead."""
+    record = Record.start(uri, "study", "run", {}, {})
     with record.running(system_metrics=False):
-        liveness_module._mark(client, client.get_run(record.run_id), SILENT, time.time())
-        wait_until(lambda: "glow.error" not in runs_of(uri)["run"].data.tags, timeout=10)
-        wait_until(lambda: runs_of(uri)["run"].info.status == "RUNNING", timeout=10)
+        for _ in range(2):
+            marked(uri, record, reason)
+            wait_until(lambda: is_revived(uri, "run"), timeout=10)
     assert runs_of(uri)["run"].info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("with_parent", [False, True])
+def test_trials_that_live_are_running_again(uri, quick, with_parent):
+    parent = Record.start(uri, "study", "parent", {}, {})
+    beneath = {"mlflow.parentRunId": parent.run_id}
+    trials = {name: Record.start(uri, "study", name, beneath, {}) for name in ("trial", "another's", "diverged")}
+    client = client_of(uri)
+    with parent.running(system_metrics=False):
+        client.set_tag(trials["another's"].run_id, DRIVER, elsewhere(0)[DRIVER])
+        marked(uri, trials["another's"])
+        marked(uri, trials["diverged"], "the loss is NaN")
+        marked(uri, trials["trial"])
+        if with_parent:
+            marked(uri, parent)
+            wait_until(lambda: is_revived(uri, "parent"), timeout=10)
+        wait_until(lambda: is_revived(uri, "trial"), timeout=10)
+        time.sleep(0.5)
+    runs = runs_of(uri)
+    assert {name: runs[name].info.status for name in runs} == {
+        "parent": "FINISHED",
+        "trial": "RUNNING",
+        "another's": "FAILED",
+        "diverged": "FAILED",
+    }
+    assert runs["another's"].data.tags["glow.error"] == SILENT
+    assert runs["diverged"].data.tags["glow.error"] == "the loss is NaN"
+
+
+def test_a_trial_that_has_ended_since_it_was_seen_is_not_set_running(uri):
+    record = Record.start(uri, "study", "trial", {}, {})
+    marked(uri, record)
+    seen = runs_of(uri)["trial"]
+    record.finish("FINISHED")
+    liveness_module._revive(client_of(uri), seen)
+    assert runs_of(uri)["trial"].info.status == "FINISHED"
+
+
+def test_a_trial_that_ends_while_it_is_set_running_has_ended(uri):
+    record = Record.start(uri, "study", "trial", {}, {})
+    marked(uri, record)
+    client = client_of(uri)
+    finishing = threading.Thread(target=record.finish, args=("FINISHED",))
+
+    class Slow:
+        def __getattr__(self, name):
+            return getattr(client, name)
+
+        def update_run(self, *arguments, **more):
+            finishing.start()
+            finishing.join(1.0)
+            client.update_run(*arguments, **more)
+
+    liveness_module._revive(Slow(), runs_of(uri)["trial"])
+    finishing.join(10)
+    run = runs_of(uri)["trial"]
+    assert run.info.status == "FINISHED"
+    assert "glow.error" not in run.data.tags
 
 
 def test_the_tags_hold_no_more_than_they_must(uri):

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from jobs.tracking import Record, TrackingError, server_command
+from jobs.tracking import Record, TrackingError, model_id_of, server_command
 from jobs.tracking.models import log_model, register
 from jobs.tracking.store import client_of
 from tests.jobs.served import default_store, free_port, load, running
@@ -54,6 +54,35 @@ def test_a_logged_and_registered_model_is_found_by_every_name(
             model = load(place)
             assert model.predict(trained_glow.images[:10]) == expected
             assert (model.model_id, model.metadata.run_id) == (model_id, run.run_id)
+
+
+def test_a_model_is_sent_once_however_often_the_registry_refuses(uri, run, saved_model, tmp_path, monkeypatch):
+    folder = shutil.copytree(saved_model, tmp_path / "model")
+    answers = iter([TrackingError("no"), TrackingError("no"), "1"])
+
+    def refusing(*_: object) -> str:
+        answer = next(answers)
+        if isinstance(answer, str):
+            return answer
+        raise answer
+
+    monkeypatch.setattr("jobs.tracking.record.register", refusing)
+    for _ in range(2):
+        with pytest.raises(TrackingError, match="no"):
+            run.impatient().model(folder, "glow-digits", {"glow.model_digest": "1"})
+    model_id, version = run.impatient().model(folder, "glow-digits", {"glow.model_digest": "1"})
+    client = client_of(uri)
+    assert [output.model_id for output in client.get_run(run.run_id).outputs.model_outputs] == [model_id]
+    assert version == "1"
+
+
+def test_the_model_of_a_run_is_the_newest_that_is_whole(uri, run, saved_model, tmp_path):
+    folder = shutil.copytree(saved_model, tmp_path / "model")
+    made = [log_model(uri, run.run_id, folder) for _ in range(6)]  # MLflow gives them in the order of their ids
+    client = client_of(uri)
+    assert model_id_of(uri, client.get_run(run.run_id)) == made[-1]
+    client.finalize_logged_model(made[-1], "FAILED")
+    assert model_id_of(uri, client.get_run(run.run_id)) == made[-2]
 
 
 def test_a_run_is_registered_once(uri, run, saved_model, tmp_path):

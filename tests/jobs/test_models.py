@@ -5,6 +5,7 @@ import pytest
 
 from glow.checkpoint import CheckpointError
 from jobs.errors import JobError
+from jobs.folders import usable_output
 from jobs.models import find_model
 from jobs.release import release
 from jobs.tracking import Record, TrackingError, promote
@@ -26,6 +27,7 @@ def test_a_model_is_found_by_every_name_it_has(store):
     newest = find_model(None, uri, "glow")
     for name in (
         run_id,
+        run_id[:8],
         NAME,
         f"runs:/{run_id}/model",
         "models:/glow-digits/1",
@@ -93,7 +95,7 @@ def test_a_trial_that_has_not_ended_is_gone_on_with_by_its_ablation(store):
 
 
 def test_without_a_name_the_best_trial_of_the_newest_ablation_is_found(store):
-    """And not the newest of its trials."""
+    """And not the newest of its trials. An ablation that was interrupted has not said yet which that is."""
     folder, uri, _ = store
     ablation = Record.start(uri, "ablations", "ablate digits", {"glow.job": "ablate"}, {})
     trials = []
@@ -101,6 +103,17 @@ def test_without_a_name_the_best_trial_of_the_newest_ablation_is_found(store):
         tags = {"glow.job": "train", "glow.trial": label, "mlflow.parentRunId": ablation.run_id}
         trials.append(Record.start(uri, "ablations", label, tags, {}))
         release(work_in(folder, class_conditional=True), trials[-1], folder / "trained" / "checkpoint", {}, 3.0)
+        trials[-1].metrics({"validation/best_bits_per_dim": len(trials)})
         trials[-1].finish("FINISHED")
-    ablation.tag("glow.champion", trials[0].run_id)
     assert find_model(None, uri, "ablations").run_id == trials[0].run_id
+    ablation.tag("glow.champion", trials[1].run_id)
+    assert find_model(None, uri, "ablations").run_id == trials[1].run_id
+
+
+def test_an_address_that_holds_a_password_is_refused(store):
+    """Every evaluation would tell it: in its params, its spec and its name."""
+    _, uri, _ = store
+    with pytest.raises(JobError, match=r"--model s3://KEY:\*\*\*@bucket/model holds a password"):
+        find_model("s3://KEY:SECRET@bucket/model", uri, "glow")
+    with pytest.raises(JobError, match=r"--output s3://KEY:\*\*\*@bucket/glow holds a password"):
+        usable_output("s3://KEY:SECRET@bucket/glow")

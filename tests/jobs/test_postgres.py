@@ -5,7 +5,7 @@ import time
 import pytest
 
 from jobs.tracking import Record, TrackingError, check_store, find_run, open_store, server_command
-from jobs.tracking.databases import artifact_location
+from jobs.tracking.databases import artifact_location, check_artifact_location
 from tests.jobs.commands import Running
 from tests.jobs.postgres import ESCAPED, PASSWORD, postgres_server
 from tests.jobs.stores import OPENER, WRITER, check_runs, end_group, free_port, wait_for_server, waiting, write_at_once
@@ -110,6 +110,20 @@ def test_where_files_go_is_absolute(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", "s3://KEY:SECRET@bucket")
     with pytest.raises(TrackingError, match=r"s3://KEY:\*\*\*@bucket holds a password"):
         artifact_location(URI)
+
+
+def test_files_in_a_folder_of_another_machine_are_refused_in_a_job(tmp_path, monkeypatch):
+    for name in ("GLOW_STORAGE", "MLFLOW_DEFAULT_ARTIFACT_ROOT", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        monkeypatch.delenv(name, raising=False)
+    theirs, shared = (tmp_path / "theirs").as_uri(), (tmp_path / "shared" / "mlartifacts").as_uri()
+    check_artifact_location(URI, "glow", theirs)  # where it is no job's business
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.setenv("GLOW_STORAGE", str(tmp_path / "shared"))
+    check_artifact_location(URI, "glow", shared)
+    with pytest.raises(TrackingError, match=r"'glow' are in .*/theirs, which this machine does not have"):
+        check_artifact_location(URI, "glow", theirs)
+    (tmp_path / "theirs").mkdir()
+    check_artifact_location(URI, "glow", theirs)
 
 
 def test_a_package_that_is_missing_is_named(server):

@@ -6,7 +6,7 @@ import pytest
 
 from jobs.models import find_model
 from jobs.release import release
-from jobs.tracking import Record, TrackingError, open_store, promote, registered_versions
+from jobs.tracking import IMAGES_TAG, Record, TrackingError, crown, open_store, promote, registered_versions
 from tests.jobs.commands import glowctl
 from tests.jobs.trained import NAME, train_into, work_in
 
@@ -48,12 +48,16 @@ def test_where_there_are_no_models_it_says_so(tmp_path, two):
     assert (told.returncode, told.stdout.startswith("no model glow-none is registered in sqlite:")) == (0, True)
 
 
-@pytest.mark.parametrize("by", ["glow-digits/1", "models:/glow-digits/1", "glow-digits@first", NAME, "the run's id"])
+NAMES = ["glow-digits/1", "models:/glow-digits/1", "glow-digits@first", NAME, "the run's id", "its first letters"]
+
+
+@pytest.mark.parametrize("by", NAMES)
 def test_a_model_is_promoted_by_every_name_it_has(two, by):
     folder, uri, first, _ = two
     promote(uri, "glow", "glow-digits/1", "first")
     promote(uri, "glow", "glow-digits/2", "production")
-    done = glowctl(folder, "promote", first if by == "the run's id" else by, "production")
+    ids = {"the run's id": first, "its first letters": first[:8]}
+    done = glowctl(folder, "promote", ids.get(by, by), "production")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "models:/glow-digits@production is version 1; it was version 2\n"
     assert find_model("models:/glow-digits@production", uri, "glow").run_id == first
@@ -76,12 +80,12 @@ def test_the_newest_is_latest_by_both_of_mlflows_names(two):
 @pytest.mark.parametrize(
     ("model", "alias", "sentence"),
     [
-        ("glow-digits/7", "best", "no model glow-digits/7 in the registry of sqlite:"),
-        ("glow-none@best", "best", "no model glow-none@best"),
+        ("glow-digits/7", "best", "no model and no run 'glow-digits/7' in sqlite:"),
+        ("glow-none@best", "best", "no model and no run 'glow-none@best'"),
         ("nothing", "best", "no model and no run 'nothing'"),
         ("glow-digits/1", "Latest", "latest is always the newest version"),
-        ("glow-digits/1", "v2", "alias"),
-        ("glow-digits/1", "a b!", "alias"),
+        ("glow-digits/1", "v2", "'v2' cannot be an alias"),
+        ("glow-digits/1", "a b!", "'a b!' cannot be an alias"),
     ],
 )
 def test_what_cannot_be_promoted_is_said_in_a_sentence(two, model, alias, sentence):
@@ -99,6 +103,44 @@ def test_a_run_that_left_no_model_cannot_be_promoted(two):
     run.finish("FAILED")
     with pytest.raises(TrackingError, match="run 'no model' has registered no model"):
         promote(uri, "glow", "no model", "best")
+
+
+def test_a_run_whose_name_looks_like_a_models_can_be_promoted(two):
+    folder, uri, _, _ = two
+    work = work_in(folder, class_conditional=True)
+    run = Record.start(uri, "glow", "first/try", work.tags(), {})
+    release(work, run, folder / "trained" / "checkpoint", {}, 4.0)
+    try:
+        assert promote(uri, "glow", "first/try", "best").version == "3"
+    finally:
+        open_store(uri, "glow")[0].delete_model_version("glow-digits", "3")
+
+
+def test_models_and_promote_make_no_store(tmp_path):
+    for arguments in (("models",), ("promote", "glow-digits/1", "best")):
+        done = glowctl(tmp_path, *arguments)
+        assert done.returncode == 1
+        assert done.stderr.startswith("glowctl: there is no MLflow store ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_fails_for_a_moment_costs_no_champion_its_alias(two, monkeypatch):
+    """Which another would get if the store were taken not to know it."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+
+    _, uri, first, _ = two
+    promote(uri, "glow", "glow-digits/2", "champion")
+
+    def away(*_: object) -> None:
+        raise MlflowException("away for a moment", TEMPORARILY_UNAVAILABLE)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.MlflowClient.get_model_version_by_alias", away)
+        with pytest.raises(TrackingError, match="away for a moment"):
+            crown(uri, "glow-digits", first, 3.0, "other images")
+    images = open_store(uri, "glow")[0].get_model_version("glow-digits", "2").tags[IMAGES_TAG]
+    assert crown(uri, "glow-digits", first, 3.0, images).version == "2"  # whose 2.0 is lower
 
 
 def test_a_version_whose_run_was_deleted_is_listed(two):

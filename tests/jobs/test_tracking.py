@@ -207,11 +207,54 @@ with record.running():
 """
 
 
+def stopped(uri, script):
+    """What the process that runs the script says."""
+    done = subprocess.run([sys.executable, "-c", script, uri], capture_output=True, text=True, timeout=60, check=False)
+    return done.stderr
+
+
 def test_a_run_that_is_stopped_while_the_store_is_away_is_marked_when_it_is_back(uri):
-    done = subprocess.run([sys.executable, "-c", STOPPED, uri], capture_output=True, text=True, timeout=60, check=False)
-    assert "KeyboardInterrupt" in done.stderr
+    assert "KeyboardInterrupt" in stopped(uri, STOPPED)
     wait_until(lambda: find_run(uri, "study", "parent").info.status == "KILLED", timeout=30)
     assert "glow.error" not in find_run(uri, "study", "parent").data.tags
+
+
+ENDING = """
+import sys
+from jobs.tracking import Record, TrackingError
+def finish(self, status):
+    raise {wrong}
+record = Record.start(sys.argv[1], "study", "parent", {{}}, {{}})
+child = Record.start(sys.argv[1], "study", "child", {{"mlflow.parentRunId": record.run_id}}, {{}})
+Record.finish = finish
+with record.running(system_metrics=False):
+    {body}
+"""
+"""The store is away at the end, or the wait for it is interrupted."""
+
+
+@pytest.mark.parametrize(
+    ("body", "wrong", "told", "status", "below"),
+    [
+        ("pass", "TrackingError('away')", "TrackingError: away", "FINISHED", "KILLED"),
+        ("pass", "KeyboardInterrupt", "KeyboardInterrupt", "FINISHED", "KILLED"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt", "KeyboardInterrupt", "KILLED", "KILLED"),
+        ("1 / 0", "KeyboardInterrupt", "KeyboardInterrupt", "FAILED", "FAILED"),
+        ("1 / 0", "TrackingError('away')", "ZeroDivisionError", "FAILED", "FAILED"),
+    ],
+)
+def test_the_end_that_a_driver_could_not_write_is_the_watchers(uri, body, wrong, told, status, below):
+    said = stopped(uri, ENDING.format(body=body, wrong=wrong))
+    assert said.splitlines()[-1].removeprefix("jobs.tracking.uris.").startswith(told)
+    client, experiment = open_store(uri, "study", look=False)  # or this would mark them
+
+    def ends():
+        return {run.info.run_name: run.info.status for run in client.search_runs([experiment])}
+
+    wait_until(lambda: "RUNNING" not in ends().values(), timeout=30)
+    wait_until(lambda: ends() == {"parent": status, "child": below}, timeout=5)
+    tags = [run.data.tags for run in client.search_runs([experiment])]
+    assert not any(tag.get("glow.error", "").startswith("the process") for tag in tags)
 
 
 def test_machines_bear_their_names_on_a_cluster_alone(uri, monkeypatch):

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -21,7 +23,7 @@ from jobs.errors import JobError
 from jobs.models import digest_of, find_model
 from jobs.scoring import key_of
 from jobs.specs import make_train_spec
-from jobs.tracking import Record, find_run, open_store, read_table, registered_versions
+from jobs.tracking import Record, find_run, open_store, read_table, recorded_images, registered_versions
 from jobs.train import prepare, prepare_resume
 from tests.jobs.commands import Running, alive, glowctl, wait_until
 
@@ -197,6 +199,8 @@ def test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit(tmp_path):
     run_id = run_id_of(running.lines())
     wait_until(lambda: record_of(tmp_path, run_id).info.status == "FAILED", timeout=20)
     assert "died" in record_of(tmp_path, run_id).data.tags["glow.error"]
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:  # as if it had ended before these were recorded
+        database.execute("DELETE FROM inputs")
 
     resumed = glowctl(tmp_path, "train", "--resume", run_id)
     assert resumed.returncode == 0, resumed.stderr
@@ -206,6 +210,7 @@ def test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit(tmp_path):
     run = record_of(tmp_path, run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["restarts"] == 1
+    assert recorded_images(run).keys() == {"digits train", "digits validation", "digits test"}
     history = (results(tmp_path, run_id) / "history.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in history[1:]] == [str(epoch) for epoch in range(1, 41)]
 
@@ -338,7 +343,8 @@ def test_the_demo_compares_permutations_interpolates_and_tests_within_three_minu
     assert max(compared.values()) < 6.2  # 8 bits is what an image of noise takes
     assert Path(ends["ablated"]["place"], "nll_by_epoch.png").is_file()
     assert ends["ablated"]["open_with"] == "glowctl ui"
-    assert ends["evaluating"]["model"] == ends["ablated"]["best"]["trial"]
+    permutation, seed = ends["ablated"]["best"]["trial"].split()
+    assert re.fullmatch(f"train digits {permutation} .* {seed}", ends["evaluating"]["model"])
     assert ends["interpolation"]["inexact_rows"] == 0
     assert Path(ends["interpolation"]["picture"]).is_file()
     called = {(r["dataset"], r["batch_size"]): r["ratio"] for r in ends["ood"]["rows"] if r["detector"] == "typicality"}
