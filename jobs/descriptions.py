@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs.ablation_spec import AXES, AblateSpec
 from jobs.specs import TrainSpec
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from jobs.training_log import TrainResult
 
 __all__ = ["ablation_description", "evaluation_description", "training_description"]
+
+LONGEST = 8000
+"""Letters of a tag that MLflow keeps."""
+
+REST = "The rest is among the artifacts."
 
 
 def training_description(spec: TrainSpec, record: Record, result: TrainResult | None = None) -> str:
@@ -61,5 +66,15 @@ def _again(job: str, record: Record) -> str:
 
 
 def _page(what: str, came_to: str | None, command: str, details: str = "") -> str:
-    parts: list[Any] = [what, f"**Result:** {came_to}" if came_to else None, details, f"To repeat it: `{command}`"]
-    return "\n\n".join(part.strip() for part in parts if part)
+    """`details` come last: of an ablation of many configurations they are longer than MLflow keeps."""
+    result = f"**Result:** {came_to}" if came_to else ""
+    head = _paragraphs(what, result, f"To repeat it: `{command}`")
+    whole = _paragraphs(head, details)
+    if len(whole) <= LONGEST:
+        return whole
+    room = max(0, LONGEST - len(_paragraphs(head, REST)) - len("\n\n"))
+    return _paragraphs(head, details.strip()[:room].rpartition("\n")[0], REST)
+
+
+def _paragraphs(*parts: str) -> str:
+    return "\n\n".join(part.strip() for part in parts if part.strip())

@@ -52,15 +52,24 @@ def list_runs(
             raise SpecError(f"--job knows {', '.join(JOBS)}, not {name!r}")
     uri = tracking_uri(given_uri)
     names = experiment_names(uri, experiment)
-    found = [_listed(uri, run, names) for run in newest_runs(uri, list(names), chosen, limit)]
+    # Trials stand beneath their ablation, and where ablations are not asked for, as the trainings that they are.
+    alone = trials and bool(chosen) and "ablate" not in chosen
+    found = [_listed(uri, run, names) for run in newest_runs(uri, list(names), chosen, limit, alone)]
     if as_json:
         _print_json(uri, found, trials)
     elif not found:
-        print(f"no runs in {without_password(uri)} yet: glowctl demo makes some")
+        print(_none(chosen, trials, without_password(uri)))
     elif sys.stdout.isatty():
         _print_table(uri, found, trials, Console())
     else:
         _print_plain(uri, found, trials)
+
+
+def _none(jobs: Sequence[str], trials: bool, where: str) -> str:
+    if not jobs:
+        return f"no runs in {where} yet: glowctl demo makes some"
+    advice = " beside trials of ablations, which --trials shows" if "train" in jobs and not trials else ""
+    return f"no {' or '.join(jobs)} runs in {where}{advice}"
 
 
 def trials_of(uri: str, run: Run) -> list[Run]:
@@ -72,7 +81,8 @@ def trials_of(uri: str, run: Run) -> list[Run]:
 
 def seconds_of(run: Run) -> float:
     """How long a run took, or has taken up to now."""
-    ended = run.info.end_time or time.time() * 1000
+    # One that was resumed still has the end that it had before.
+    ended = (run.info.end_time if run.info.status != "RUNNING" else None) or time.time() * 1000
     return float(max(0.0, (ended - run.info.start_time) / 1000))
 
 

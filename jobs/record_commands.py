@@ -156,7 +156,7 @@ def promote(
     model: Annotated[
         str, typer.Argument(help="NAME/VERSION or NAME@ALIAS, or the run that trained it. (e.g. glow-mnist/3)")
     ],
-    alias: Annotated[str, typer.Argument(help="Any word; MLflow keeps latest for itself. (e.g. production)")],
+    alias: Annotated[str, typer.Argument(help="A word; MLflow keeps latest for itself. (e.g. production)")],
     experiment: Experiment = "glow",
     json: Json = False,
     tracking_uri: TrackingUri = None,

@@ -40,7 +40,7 @@ def result_of(uri: str, run: Run, trials: Sequence[Run] = ()) -> Result:
     if run.info.status != "FINISHED":
         return Result(_shortened(run.data.tags.get("glow.error") or run.data.tags.get("glow.stopped") or ""))
     kinds = {"train": _of_training, "nll": _of_nll, "ood": _of_ood}
-    return kinds[job](run.data.metrics) if job in kinds else Result("")
+    return kinds[job](run.data.metrics) if job in kinds else _of_description(run)
 
 
 def progress_of(uri: str, run: Run) -> dict[str, Any]:
@@ -101,6 +101,12 @@ def _of_ood(metrics: Mapping[str, float]) -> Result:
     shown = {name: value for size, name, value in ratios if size == smallest}
     text = ", ".join(f"{name} {round(100 * value, 1):g} %" for name, value in shown.items())
     return Result(f"OOD at M={smallest}: {text}", {"batch_size": smallest, "ood_ratio": shown})
+
+
+def _of_description(run: Run) -> Result:
+    """What the run's description says of it, where no number would do: the first clause, after which come files."""
+    line = re.search(r"^\*\*Result:\*\* (.+)$", run.data.tags.get("mlflow.note.content", ""), re.MULTILINE)
+    return Result(_shortened(re.split("[;:] ", line[1])[0].replace("`", "")) if line else "")
 
 
 def _shortened(text: str) -> str:

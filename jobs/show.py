@@ -163,7 +163,7 @@ def _print(shown: Shown, console: Console) -> None:
         console.print()
         _print_markdown(description, console)
     _print_settings(shown, console)
-    if not any(line.startswith("|") for line in description.splitlines()):
+    if not any(is_table for is_table, _ in _blocks(description)):
         for name, (columns, rows) in shown.tables.items():
             console.print(f"\n[bold]{name}[/]", highlight=False)
             _print_rows(columns, [[_cell(value) for value in row] for row in rows], console)
@@ -180,8 +180,7 @@ def _print(shown: Shown, console: Console) -> None:
 
 def _print_markdown(text: str, console: Console) -> None:
     """Its tables with every cell whole, which rich would cut off."""
-    parts = itertools.groupby(text.strip().splitlines(), key=lambda line: line.startswith("|"))
-    for number, (is_table, lines) in enumerate(parts):
+    for number, (is_table, lines) in enumerate(_blocks(text)):
         if number:
             console.print()
         if is_table:
@@ -189,6 +188,20 @@ def _print_markdown(text: str, console: Console) -> None:
             _print_rows(head, rows, console)
         else:
             console.print(Markdown("\n".join(lines)))
+
+
+def _blocks(text: str) -> list[tuple[bool, list[str]]]:
+    """The lines of each table and of what stands between two, and whether they are a table. Not all lines that begin
+    with | are of one: users can edit a description."""
+    blocks: list[tuple[bool, list[str]]] = []
+    for piped, group in itertools.groupby(text.strip().splitlines(), key=lambda line: line.startswith("|")):
+        lines = list(group)
+        is_table = piped and len(lines) > 1 and "-" in lines[1] and set(lines[1]) <= set("|-: ")
+        if blocks and not is_table and not blocks[-1][0]:
+            blocks[-1][1].extend(lines)
+        else:
+            blocks.append((is_table, lines))
+    return blocks
 
 
 def _print_head(shown: Shown, console: Console) -> None:
@@ -234,7 +247,8 @@ def _model(version: Mapping[str, Any]) -> str:
 def _print_settings(shown: Shown, console: Console) -> None:
     settings = _settings(shown)
     if settings:
-        console.print("\n[bold]settings[/]  those that matter; all are in the artifact spec.json", highlight=False)
+        more = "; all are in the artifact spec.json" if "spec.json" in shown.artifacts else ""
+        console.print(f"\n[bold]settings[/]  those that matter{more}", highlight=False)
         console.print(Text(", ".join(f"{name} {value}" for name, value in settings.items())))
 
 

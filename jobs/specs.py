@@ -119,7 +119,9 @@ class TrainSpec(BaseModel):
         "MLflow store; $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this folder if not given.",
         "http://localhost:5000",
     )
-    output: str = setting("outputs", "Record", "Folder or bucket for checkpoints while training.", "s3://bucket/glow")
+    output: str = setting(
+        "outputs", "Record", "Folder or bucket for results, and for checkpoints while training.", "s3://bucket/glow"
+    )
 
     @field_validator("clip_norm", "ema", "per_class")
     @classmethod
@@ -276,7 +278,7 @@ def _content(path: str, tracking_uri: str | None) -> bytes:
     from jobs import tracking  # mlflow takes a second
 
     uri = tracking.tracking_uri(tracking_uri)
-    tracking.check_store(uri)
+    tracking.check_existing(uri)
     found = tracking.read_artifact(uri, artifact[1], artifact[2])
     if found is None:
         raise SpecError(f"there is no {path} in {tracking.without_password(uri)}: correct --spec, or --tracking-uri")

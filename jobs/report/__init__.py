@@ -85,7 +85,7 @@ def _description(report: Report) -> str:
     """Of the run in MLflow, in Markdown."""
     from jobs.report.render import escaped
 
-    lines = [f"The artifact `{HTML}` is the report; `{MARKDOWN}` is the same with its pictures beside it.", ""]
+    lines = [f"**Result:** `{HTML}`, and `{MARKDOWN}` with its pictures beside it", ""]
     lines += [f"- {escaped(sentence)}" for sentence in report.summary]
     if report.gaps:
         lines += ["", "What is missing:", "", *(f"- {escaped(str(gap))}" for gap in report.gaps)]

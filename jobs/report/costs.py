@@ -53,9 +53,10 @@ def _row(run: Run, uri: str, several: bool, gpus: bool) -> list[Cell]:
 
 
 def seconds_of(run: Run) -> float:
-    """A training's own measure, which does not count what was before a resume, else from its start to its end."""
+    """A training's own measure, which does not count what was before a resume, else from its start to its end. NaN for
+    one that runs: if it was resumed, it still has the end that it had before."""
     measured = run.data.metrics.get("seconds", math.nan)
-    if math.isnan(measured) and run.info.end_time is not None:
+    if math.isnan(measured) and run.info.end_time is not None and run.info.status != "RUNNING":
         return float(run.info.end_time - run.info.start_time) / 1000
     return float(measured)
 

@@ -9,13 +9,17 @@ import time
 import urllib.parse
 import zlib
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.tracking.store import client_of, sentences
+
+if TYPE_CHECKING:
+    from requests import Session
 
 __all__ = ["VIEW", "answers", "is_mlflow", "knows_run", "landing_page", "run_page", "serves"]
 
 TIMEOUT_S = 5.0
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 PROBE_TAG = "glow.ui_probe"
 VIEW = "glowresults"
@@ -42,7 +46,8 @@ def answers(address: str) -> bool:
     import requests
 
     try:
-        return requests.get(f"{address}/health", timeout=TIMEOUT_S).ok
+        with _session(address) as session:
+            return session.get(f"{address}/health", timeout=TIMEOUT_S).ok
     except requests.RequestException:
         return False
 
@@ -112,6 +117,15 @@ def _view() -> str:
     return json.dumps({"name": "glow results", "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"})
 
 
+def _session(address: str) -> Session:
+    """Whose requests go by the environment's proxies, but to this machine, which no proxy on another can reach."""
+    import requests
+
+    session = requests.Session()
+    session.trust_env = urllib.parse.urlsplit(address).hostname not in LOOPBACK
+    return session
+
+
 def _ask(
     address: str, what: str, get: dict[str, Any] | None = None, post: dict[str, Any] | None = None
 ) -> dict[str, Any] | None:
@@ -119,11 +133,11 @@ def _ask(
     import requests
 
     endpoint = f"{address}/api/2.0/mlflow/{what}"
-    with suppress(requests.RequestException, ValueError):
+    with suppress(requests.RequestException, ValueError), _session(address) as session:
         if post is None:
-            answer = requests.get(endpoint, params=get, timeout=TIMEOUT_S)
+            answer = session.get(endpoint, params=get, timeout=TIMEOUT_S)
         else:
-            answer = requests.post(endpoint, json=post, timeout=TIMEOUT_S)
+            answer = session.post(endpoint, json=post, timeout=TIMEOUT_S)
         told = answer.json() if answer.ok else None
         return told if isinstance(told, dict) else None
     return None

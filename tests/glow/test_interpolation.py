@@ -46,7 +46,7 @@ def test_the_ends_are_the_real_images(glow, mode, steps):
     assert got.images.dtype == torch.uint8
     assert torch.equal(got.images[:, 0], start)
     assert torch.equal(got.images[:, -1], end)
-    assert (got.end_error < 0.05).all()
+    assert (got.end_error < 0.25).all()  # half a level would be another image; processors round differently
     assert got.non_finite == 0
 
 

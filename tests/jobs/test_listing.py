@@ -76,7 +76,10 @@ def record(tmp_path_factory, empty_store):
     client.create_registered_model("glow-digits")
     version = client.create_model_version("glow-digits", "file:///nowhere", train.run_id)
     client.set_registered_model_alias("glow-digits", "champion", version.version)
-    recorded(uri, "nll", "how likely", metrics={"bits_per_dim/digits": 5.5}, **evaluated)
+    nll = recorded(
+        uri, "nll", "how likely", metrics={"bits_per_dim/digits": 5.5}, params={"datasets": "digits"}, **evaluated
+    )
+    client.log_text(nll.run_id, "{}", "spec.json")
     running = recorded(uri, "train", "goes on", "RUNNING", params={"epochs": 20})
     running.metrics({"train/bits_per_dim": 6.0, "validation/bits_per_dim": 6.125}, step=6)
     running.metrics({"train/bits_per_dim": 5.9}, step=7)
@@ -93,9 +96,20 @@ def runs(record):
     return record[1]
 
 
+@pytest.fixture
+def copied(uri, tmp_path):
+    """The store, to write to."""
+    shutil.copy(uri.removeprefix("sqlite:///"), tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
 def listed(capsys, uri, *, experiment=None, jobs=None, limit=20, trials=False):
     list_runs(uri, experiment, jobs, limit, trials, as_json=True)
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def run_named(uri, name):
+    return named_run(uri, experiment_names(uri), name).info.run_id
 
 
 def shown(capsys, uri, name):
@@ -122,9 +136,50 @@ def test_trials_are_shown_beneath_their_ablation_when_asked_for(runs, uri, capsy
     assert (failed["status"], failed["error"]) == ("failed", "out of memory")
 
 
-def test_jobs_experiments_and_the_number_can_be_chosen(uri, capsys, tmp_path):
-    shutil.copy(uri.removeprefix("sqlite:///"), tmp_path / "mlflow.db")
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+def test_trials_are_trainings_where_ablations_are_not_asked_for(uri, capsys):
+    alone = [row["name"] for row in listed(capsys, uri, jobs="train")]
+    assert alone == ["goes on", "my digits"]
+    every = [row["name"] for row in listed(capsys, uri, jobs="train", trials=True)]
+    assert every == ["goes on", "trial 2", "trial 1", "trial 0", "my digits"]
+    list_runs(uri, None, "train", 20, True, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split()[1:4] == ["trial", "2", "trial"]
+    assert lines[2].index("trial") == lines[1].index("goes on")  # beneath no ablation
+
+
+@pytest.mark.parametrize(
+    ("job", "came_to", "told"),
+    [
+        ("sample", "4 images at each of the temperatures 0.7, 1: `a.png`, `b.png`", "4 images at each of the"),
+        ("interpolate", "2 rows of 5 images, linear; the ends are off by 0.1 grey levels: `a.png`", "2 rows of 5"),
+        ("report", "`report.html`, and `report.md` with its pictures beside it", "report.html, and report.md with"),
+    ],
+)
+def test_what_has_no_number_comes_to_what_its_description_says(copied, capsys, job, came_to, told):
+    recorded(copied, job, "no note")
+    recorded(copied, job, "pictures").describe(f"What it is.\n\n**Result:** {came_to}\n\nTo repeat it: `glowctl`")
+    list_runs(copied, None, job, 20, False, as_json=False)
+    _, line, bare = capsys.readouterr().out.splitlines()
+    assert told in line
+    assert not re.search(r"[`…;]|\.png", line)
+    assert bare.endswith("0:00")
+    assert [row["result"] for row in listed(capsys, copied, jobs=job)] == [{}, {}]
+
+
+def test_a_run_that_was_resumed_runs_since_it_began(copied, capsys):
+    client, experiment = open_store(copied, "glow")
+    began = int((time.time() - 3600) * 1000)
+    run_id = client.create_run(experiment, began, {"glow.job": "train"}, "resumed").info.run_id
+    client.set_terminated(run_id, "KILLED", end_time=began + 5000)
+    assert next(row["seconds"] for row in listed(capsys, copied) if row["name"] == "resumed") == 5
+    client.update_run(run_id, status="RUNNING")
+    assert run_of_id(copied, run_id).info.end_time == began + 5000  # MLflow keeps it
+    assert next(row["seconds"] for row in listed(capsys, copied) if row["name"] == "resumed") >= 3600
+    assert "running for 1:0" in shown(capsys, copied, "resumed")
+
+
+def test_jobs_experiments_and_the_number_can_be_chosen(copied, capsys):
+    uri = copied
     recorded(uri, "train", "elsewhere", experiment="other")
     assert [row["name"] for row in listed(capsys, uri, jobs="ood, nll")] == ["how likely", "odd ones"]
     assert [row["name"] for row in listed(capsys, uri, limit=1)] == ["elsewhere"]
@@ -168,6 +223,15 @@ def test_a_store_without_runs_says_how_to_make_some(empty_store, capsys):
     assert "glowctl demo" in capsys.readouterr().out
 
 
+def test_a_store_without_runs_of_a_job_says_which(empty_store, capsys):
+    uri = f"sqlite:///{empty_store}"
+    list_runs(uri, None, "nll", 20, False, as_json=False)
+    assert capsys.readouterr().out == f"no nll runs in {uri}\n"
+    list_runs(uri, None, "train,ood", 20, False, as_json=False)
+    advice = "beside trials of ablations, which --trials shows"
+    assert capsys.readouterr().out == f"no train or ood runs in {uri} {advice}\n"
+
+
 @pytest.mark.parametrize(("seconds", "told"), [(5, "5 s"), (300, "5 min"), (3 * 3600, "3 h"), (12 * 86400, "12 d")])
 def test_how_long_ago(seconds, told):
     assert ago((time.time() - seconds) * 1000) == told
@@ -183,7 +247,10 @@ def test_a_run_is_found_by_name_id_and_the_beginning_of_its_id(runs, uri):
 
 def test_a_beginning_that_two_ids_share_is_refused(uri, runs, monkeypatch):
     run = run_of_id(uri, runs["train"].run_id)
-    monkeypatch.setattr("jobs.tracking.listing._first", lambda *_: [run, run])
+    monkeypatch.setattr(
+        "jobs.tracking.queries._newest",
+        lambda client, experiments, which, number: [run] * 2 if "run_id" in which else [],
+    )
     with pytest.raises(TrackingError, match="several runs have an id that begins with abcd"):
         named_run(uri, ["1"], "abcd")
 
@@ -218,6 +285,30 @@ def test_show_has_the_table_of_an_evaluation_and_its_model(runs, uri, capsys):
 
 def test_show_names_the_versions_of_a_model_and_their_aliases(uri, capsys):
     assert "glow-digits version 1 @champion" in shown(capsys, uri, "my digits")
+
+
+def test_show_says_where_all_settings_are_if_they_are_there(uri, capsys):
+    assert "settings  those that matter; all are in the artifact spec.json" in shown(capsys, uri, "how likely")
+    text = shown(capsys, uri, "my digits")
+    assert "settings  those that matter" in text
+    assert "spec.json" not in text
+
+
+@pytest.mark.parametrize("bars", ["| alone", "|", "| left | right |\n| here | there |", "| a |\nand\n| - |"])
+def test_show_takes_lines_with_bars_that_are_no_table_for_text(copied, capsys, bars):
+    recorded(copied, "train", "noted").describe(f"before\n{bars}\n\n| c1 | c2 |\n|:--|---|\n| d1 | d2 |\n\nafter")
+    text = shown(capsys, copied, "noted")
+    assert "c1 c2" in text
+    assert "d1 d2" in text
+    assert ":--" not in text
+    for word in ("before", "after", *re.findall(r"\w+", bars)):
+        assert word in text
+
+
+def test_show_has_the_table_of_an_evaluation_whose_note_has_a_bar(copied, capsys):
+    ood = run_named(copied, "odd ones")
+    open_store(copied, "glow")[0].set_tag(ood, "mlflow.note.content", "mind this\n| and that")
+    assert "50.00 (48.00-52.00)" in shown(capsys, copied, "odd ones")
 
 
 def test_show_for_machines_is_one_object(runs, uri, capsys):

@@ -47,8 +47,22 @@ def test_a_description_says_what_the_run_is_and_how_to_repeat_it():
     assert "Result" not in text  # there is none yet
     spec = make_ablate_spec("laptop", {"permutations": "1x1,reverse", "seeds": 2})
     text = ablation_description(spec, RECORD, "4 of 4 trials finished", "a table")
-    what, result, details, again = text.split("\n\n")
+    what, result, again, details = text.split("\n\n")
     assert "permutation 1x1, reverse, at 2 seeds each" in what
     assert result == "**Result:** 4 of 4 trials finished"
     assert details == "a table"
     assert again == "To repeat it: `glowctl ablate --spec runs:/abc/spec.json`"
+
+
+@pytest.mark.parametrize("rows", [1, 147, 148, 1000])
+def test_a_long_description_is_cut_between_two_lines(rows):
+    table = [f"| row {number:4} | {'x' * 37} |" for number in range(rows)]
+    spec = make_ablate_spec("laptop", {"permutations": "1x1,reverse"})
+    text = ablation_description(spec, RECORD, "all finished", "\n".join(table))
+    assert len(text) <= 8000  # MLflow cuts off what is longer
+    assert "To repeat it: `glowctl ablate --spec runs:/abc/spec.json`" in text
+    shown = [line for line in text.splitlines() if line.startswith("|")]
+    assert shown == table[: len(shown)]
+    is_cut = len(shown) < rows
+    assert text.endswith("\n\nThe rest is among the artifacts.") == is_cut
+    assert len(text) > 8000 - 2 * len(table[0]) or not is_cut

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from jobs.progress import PlainLines
-from jobs.report import make
+from jobs.report import costs, make
 from jobs.report.blocks import Link, Report, Section, Table
 from jobs.report.render import html, markdown
-from jobs.tracking import TrackingError, find_run, open_store, page_of
+from jobs.tracking import Record, TrackingError, find_run, open_store, page_of
+from jobs.tracking.liveness import DRIVER, driver
 from tests.jobs.reported import NLLS, Store, ood_tables
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # mlflow's own
@@ -263,6 +264,25 @@ class TestLess:
 
         assert "1x1 inf" in made.page.text
         assert "nan" not in made.page.text.lower()
+
+    def test_a_training_whose_process_died_is_failed(self, store):
+        record = store.train("train it")
+        place, pid, began = driver().split(" ")
+        record.tag(DRIVER, f"{place} {pid} {int(began) - 1}")
+        open_store(store.uri, "glow", look=False)[0].update_run(record.run_id, status="RUNNING")
+
+        assert "train (failed)" in report_of(store).page.text
+
+    def test_a_training_that_goes_on_has_not_taken_the_time_to_its_first_end(self, store):
+        record = Record.start(store.uri, "glow", "train it", {"glow.job": "train"}, {})
+        record.finish("KILLED")
+        assert costs.seconds_of(find_run(store.uri, "glow", record.run_id)) < 60
+
+        open_store(store.uri, "glow")[0].update_run(record.run_id, status="RUNNING")
+
+        run = find_run(store.uri, "glow", record.run_id)
+        assert run.info.end_time is not None
+        assert math.isnan(costs.seconds_of(run))
 
     def test_names_are_only_words(self, store):
         name = "<script>alert(1)</script> | *it* \"'"

@@ -17,7 +17,7 @@ import requests
 from jobs import ui
 from jobs.errors import JobError
 from jobs.tracking import Record, TrackingError
-from jobs.tracking.served import landing_page, serves
+from jobs.tracking.served import answers, is_mlflow, landing_page, serves
 from tests.jobs.commands import Running, alive, glowctl, wait_until
 
 
@@ -109,6 +109,35 @@ def test_a_port_that_another_program_has_is_said(uri):
         with pytest.raises(JobError, match=rf"port {server.server_port} is taken by another program: .*--port"):
             ui.serve(uri, server.server_port)
         server.shutdown()
+
+
+def test_a_proxy_is_asked_for_other_machines_alone(monkeypatch):
+    asked = []
+
+    class Everything(BaseHTTPRequestHandler):
+        """A server, and a proxy, which is asked for whole addresses."""
+
+        def do_GET(self):
+            asked.append(self.path.partition("?")[0])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *arguments):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Everything) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_port
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+        for host in ("127.0.0.1", "localhost", "mlflow.example"):
+            assert answers(f"http://{host}:{port}")
+            assert is_mlflow(f"http://{host}:{port}")
+        server.shutdown()
+    paths = ["/health", "/api/2.0/mlflow/experiments/search"]
+    assert asked == [*paths, *paths, *(f"http://mlflow.example:{port}{path}" for path in paths)]
 
 
 def test_a_server_that_is_away_is_one_sentence():
