@@ -103,4 +103,10 @@ def wait_until(condition: Callable[[], bool], timeout: float, every: float = 0.2
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    return [process for process in processes if _is_alive(process)]
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):  # between the two looks
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
