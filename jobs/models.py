@@ -19,14 +19,13 @@ from jobs.errors import JobError
 from jobs.folders import refuse_password
 from jobs.names import configuration
 from jobs.specs import SpecError, TrainSpec, validated
-from jobs.tracking import TrackingError, child_runs, download_model, find_run, model_id_of, newest_run
+from jobs.tracking import MODEL, TrackingError, child_runs, download_model, find_run, model_id_of, newest_run
 
 if TYPE_CHECKING:
     from jobs.tracking import Run
 
 __all__ = ["TrainedModel", "digest_of", "find_model"]
 
-ARTIFACT = "model"
 SPEC_FILE = "spec.json"
 BEST = "validation/best_bits_per_dim"
 
@@ -105,7 +104,7 @@ def _of_run(run: Run, uri: str) -> TrainedModel:
         raise JobError(f"run {name!r} ({run_id}) is not a training: give --model the run that trained the model")
     with tempfile.TemporaryDirectory() as folder:
         try:
-            place, _ = download_model(uri, f"runs:/{run_id}/{ARTIFACT}", folder)
+            place, _ = download_model(uri, f"runs:/{run_id}/{MODEL}", folder)
         except TrackingError as error:
             if run.info.status == "FINISHED":
                 raise

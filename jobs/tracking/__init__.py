@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from jobs.tracking.models import save_model
 from jobs.tracking.queries import (
+    MODEL,
     child_runs,
     download_model,
     experiment_runs,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IMAGES_TAG",
+    "MODEL",
     "SCORE_TAG",
     "Champion",
     "NoSuchRun",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
 
 __all__ = [
+    "MODEL",
     "child_runs",
     "download_model",
     "experiment_runs",
