@@ -34,7 +34,7 @@ from jobs.evaluation_specs import OodSpec
 from jobs.folders import absolute_dataset, dataset_label
 from jobs.progress import Event
 from jobs.specs import SpecError
-from jobs.text import markdown_table
+from jobs.text import count, markdown_table
 from jobs.tracking import Record, open_command
 
 __all__ = ["OodWork", "prepare", "run"]
@@ -292,6 +292,6 @@ def _description(result: OodResult, work: OodWork) -> str:
             markdown_table([["OOD ratio, %", *table.columns], *rows]),
             "",
             f"Typicality test, protocol {spec.protocol}, alpha {settings.alpha}, {settings.bootstraps} bootstraps, "
-            f"{settings.repeats} repeats, in brackets 95 % intervals.",
+            f"{count(settings.repeats, 'repeat')}, in brackets 95 % intervals.",
         ]
     )
