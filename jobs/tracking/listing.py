@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from jobs.tracking.liveness import mark_dead
+from jobs.tracking.pages import every, every_run
 from jobs.tracking.queries import first_match, read_artifact
 from jobs.tracking.store import NoSuchRun, TrackingError, check_existing, client_of, sentences, without_password
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 __all__ = ["artifact_names", "experiment_names", "json_table", "named_run", "newest_runs", "registered_models"]
 
-PAGE = 200
 JOB, TRIAL = "glow.job", "glow.trial"
+PAGE = 200
 
 
 def experiment_names(uri: str, experiment: str | None = None) -> dict[str, str]:
@@ -27,7 +27,7 @@ def experiment_names(uri: str, experiment: str | None = None) -> dict[str, str]:
     check_existing(uri)
     client = client_of(uri)
     with sentences(uri):
-        known = {found.experiment_id: found.name for found in _every(client.search_experiments)}
+        known = {found.experiment_id: found.name for found in every(client.search_experiments)}
         if experiment is not None:
             chosen = {key: name for key, name in known.items() if name == experiment}
             if not chosen:
@@ -46,7 +46,7 @@ def newest_runs(
     jobs if `jobs` is empty."""
     found: list[Run] = []
     with sentences(uri):
-        for run in _runs(client_of(uri), experiments, f"tags.`{JOB}` LIKE '%'"):
+        for run in every_run(client_of(uri), experiments, f"tags.`{JOB}` LIKE '%'", page=PAGE):
             tags = run.data.tags
             if (trials or TRIAL not in tags) and (not jobs or tags[JOB] in jobs):
                 found.append(run)
@@ -95,27 +95,3 @@ def json_table(uri: str, run_id: str, path: str) -> tuple[list[str], list[list[A
         told = json.loads(content or b"")
         return [str(name) for name in told["columns"]], [list(row) for row in told["data"]]
     return None
-
-
-def _runs(client: MlflowClient, experiments: Collection[str], which: str) -> Iterator[Run]:
-    def page(page_token: str | None) -> Any:
-        return client.search_runs(
-            list(experiments),
-            which,
-            order_by=["attributes.start_time DESC"],
-            max_results=PAGE,
-            page_token=page_token,
-        )
-
-    return _every(page)
-
-
-def _every(page: Any) -> Iterator[Any]:
-    """The entries of all pages."""
-    token = None
-    while True:
-        found = page(page_token=token)
-        yield from found
-        token = found.token
-        if not token:
-            return

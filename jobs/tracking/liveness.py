@@ -12,10 +12,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from jobs.tracking.pages import every_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -138,7 +140,8 @@ def _revive_all(client: MlflowClient, run_id: str) -> None:
     the store was away, this machine asleep, or the clock of who looked is ahead. That may concern a trial alone."""
     run = client.get_run(run_id)
     _revive(client, run)
-    for below in _all_runs(client, [run.info.experiment_id], f"{FAILED} and tags.`{PARENT}` = '{run_id}'"):
+    beneath = f"{FAILED} and tags.`{PARENT}` = '{run_id}'"
+    for below in list(every_run(client, [run.info.experiment_id], beneath)):  # before any leaves the pages
         _revive(client, below)
 
 
@@ -176,22 +179,12 @@ def mark_dead(client: MlflowClient, *experiment_ids: str) -> None:
     error if the store takes no marks: whoever may only read it can do so.
     """
     with suppress(Exception):
-        running = {run.info.run_id: run for run in _all_runs(client, experiment_ids, RUNNING_OF_OURS)}
+        running = {run.info.run_id: run for run in every_run(client, experiment_ids, RUNNING_OF_OURS)}
         for run in running.values():
             heard = _last_heard(client, run, running)
             reason = _why_dead(run.data.tags[DRIVER], heard)
             if reason is not None:
                 _mark(client, run, reason, heard)
-
-
-def _all_runs(client: MlflowClient, experiment_ids: Sequence[str], which: str) -> Iterator[Run]:
-    token = None
-    while True:
-        page = client.search_runs(list(experiment_ids), which, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _last_heard(client: MlflowClient, run: Run, known: dict[str, Run]) -> float:

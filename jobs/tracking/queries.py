@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.tracking.liveness import mark_dead
+from jobs.tracking.pages import NEWEST_FIRST, every_run
 from jobs.tracking.store import (
     NoSuchRun,
     TrackingError,
@@ -93,9 +94,7 @@ def model_id_of(uri: str, run: Run) -> str | None:
 
 
 def _newest(client: MlflowClient, experiments: Collection[str], which: str, number: int) -> list[Run]:
-    return list(
-        client.search_runs(list(experiments), which, order_by=["attributes.start_time DESC"], max_results=number)
-    )
+    return list(client.search_runs(list(experiments), which, order_by=[NEWEST_FIRST], max_results=number))
 
 
 def recorded_images(run: Run) -> dict[str, str]:
@@ -131,7 +130,7 @@ def experiment_runs(uri: str, experiment: str) -> list[Run]:
             names = ", ".join(repr(known.name) for known in client.search_experiments(max_results=10))
             raise TrackingError(f"there is no experiment {experiment!r} in {without_password(uri)}, only {names}")
         mark_dead(client, found.experiment_id)
-        return _every_run(client, found.experiment_id, "", "attributes.start_time DESC")
+        return list(every_run(client, [found.experiment_id]))
 
 
 def page_of(uri: str, run: Run) -> str | None:
@@ -149,12 +148,7 @@ def newest_run(uri: str, experiment: str, job: str) -> Run:
     """The newest finished run of a job in the experiment. Raises TrackingError if there is none."""
     client, experiment_id = open_store(uri, experiment)
     with sentences(uri):
-        runs = client.search_runs(
-            [experiment_id],
-            f"tags.`glow.job` = '{job}' and attributes.status = 'FINISHED'",
-            order_by=["attributes.start_time DESC"],
-            max_results=1,
-        )
+        runs = _newest(client, [experiment_id], f"tags.`glow.job` = '{job}' and attributes.status = 'FINISHED'", 1)
     if not runs:
         raise TrackingError(
             f"no finished {job} run in experiment {experiment!r} of {without_password(uri)}: train one with glowctl "
@@ -167,9 +161,7 @@ def find_tagged(uri: str, experiment: str, tag: str) -> tuple[str, str] | None:
     """The id of the newest run of the experiment that has this tag, and the tag's value."""
     client, experiment_id = open_store(uri, experiment)
     with sentences(uri):
-        runs = client.search_runs(
-            [experiment_id], f"tags.`{tag}` LIKE '%'", order_by=["attributes.start_time DESC"], max_results=1
-        )
+        runs = _newest(client, [experiment_id], f"tags.`{tag}` LIKE '%'", 1)
     return (runs[0].info.run_id, runs[0].data.tags[tag]) if runs else None
 
 
@@ -178,18 +170,7 @@ def child_runs(uri: str, parent: Run) -> list[Run]:
     client = client_of(uri)
     with sentences(uri):
         beneath = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
-        return _every_run(client, parent.info.experiment_id, beneath, "attributes.start_time ASC")
-
-
-def _every_run(client: MlflowClient, experiment_id: str, which: str, order: str) -> list[Run]:
-    found: list[Run] = []
-    token = None
-    while True:
-        page = client.search_runs([experiment_id], which, order_by=[order], page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
+        return list(every_run(client, [parent.info.experiment_id], beneath, "attributes.start_time ASC"))
 
 
 def metric_history(uri: str, run_id: str, name: str) -> dict[int, float]:

@@ -130,7 +130,7 @@ def registered_versions(uri: str, name: str | None = None, limit: int = 100) -> 
 
 def _told(client: MlflowClient, version: ModelVersion, aliases: dict[str, str]) -> Version:
     run = None
-    with if_known():
+    with if_known():  # it may have been deleted
         run = client.get_run(version.run_id)
     number = str(version.version)
     score = version.tags.get(SCORE_TAG)

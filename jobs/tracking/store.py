@@ -98,7 +98,7 @@ def check_existing(uri: str) -> None:
     if path is not None and path.parent.is_dir() and not path.exists():
         raise TrackingError(
             f"there is no MLflow store {path}: record something (glowctl demo does), or name another with "
-            f"--tracking-uri"
+            "--tracking-uri"
         )
     check_store(uri)
 

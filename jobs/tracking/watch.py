@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from jobs.tracking.liveness import DRIVER, ERROR, GONE, forget_death, taken_for_dead
+from jobs.tracking.pages import every_run
 from jobs.tracking.store import TrackingError, client_of, sentences
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def _mark(uri: str, run_id: str, driver: str, status: str | None) -> None:
     client = client_of(uri)
     with sentences(uri):
         experiment = client.get_run(run_id).info.experiment_id
-        beneath = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'", max_results=1000)
+        beneath = every_run(client, [experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
         for run in (*beneath, client.get_run(run_id)):
             if not _is_left(run, driver, status):
                 continue
