@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,12 @@ from glow.layers import (
     Split,
     Squeeze,
     TopPrior,
+    as_planes,
     gaussian_log_prob,
     make_permutation,
+    mix,
+    mixing,
+    unmixing,
 )
 
 __all__ = ["Glow", "Precision"]
@@ -31,23 +35,17 @@ __all__ = ["Glow", "Precision"]
 Precision = Literal["float32", "bf16"]
 
 
-class Step(Layer):
-    """One step of flow: ActNorm -> channel permutation -> coupling (Kingma & Dhariwal 2018, figure 2a)."""
+class Step(nn.Module):
+    """One step of flow: ActNorm -> channel permutation -> coupling (Kingma & Dhariwal 2018, figure 2a).
+
+    `Level` computes the first two of all its steps together.
+    """
 
     def __init__(self, channels: int, config: GlowConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.actnorm = ActNorm(channels)
         self.permutation = make_permutation(config.permutation, channels, generator)
         self.coupling = CouplingLayer(channels, config.width, config.coupling, config.scale)
-
-    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        x_BCHW, log_det_actnorm = self.actnorm(x_BCHW)
-        x_BCHW, log_det_permutation = self.permutation(x_BCHW)
-        x_BCHW, log_det_coupling = self.coupling(x_BCHW)
-        return x_BCHW, log_det_actnorm + log_det_permutation + log_det_coupling
-
-    def inverse(self, z_BCHW: Tensor) -> Tensor:
-        return self.actnorm.inverse(self.permutation.inverse(self.coupling.inverse(z_BCHW)))
 
     def initialize(self, x_BCHW: Tensor) -> Tensor:
         return self.coupling(self.permutation(self.actnorm.initialize(x_BCHW))[0])[0]
@@ -70,14 +68,20 @@ class Level(Layer):
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         x_BCHW, log_det_B = self.squeeze(x_BCHW)
-        for step in self.steps:
-            x_BCHW, step_log_det_B = step(x_BCHW)
+        x_BCHW = as_planes(x_BCHW)
+        matrices, offsets, log_det = mixing(*self._mixers())
+        _, _, height, width = x_BCHW.shape
+        log_det_B = log_det_B + height * width * log_det
+        for step, matrix, offset in zip(self.steps, matrices.unbind(), offsets.unbind(), strict=True):
+            x_BCHW, step_log_det_B = step.coupling(mix(x_BCHW, matrix, offset))
             log_det_B = log_det_B + step_log_det_B
         return x_BCHW, log_det_B
 
     def inverse(self, z_BCHW: Tensor) -> Tensor:
-        for step in reversed(self.steps):
-            z_BCHW = step.inverse(z_BCHW)
+        z_BCHW = as_planes(z_BCHW)
+        matrices, offsets = unmixing(*self._mixers())
+        for step, matrix, offset in zip(reversed(self.steps), matrices.flip(0), offsets.flip(0), strict=True):
+            z_BCHW = mix(step.coupling.inverse(z_BCHW), matrix, offset)
         return self.squeeze.inverse(z_BCHW)
 
     def initialize(self, x_BCHW: Tensor) -> Tensor:
@@ -85,6 +89,9 @@ class Level(Layer):
         for step in self.steps:
             x_BCHW = step.initialize(x_BCHW)
         return x_BCHW
+
+    def _mixers(self) -> tuple[list[ActNorm], list[Any]]:
+        return [step.actnorm for step in self.steps], [step.permutation for step in self.steps]
 
 
 class Glow(nn.Module):
@@ -124,7 +131,7 @@ class Glow(nn.Module):
         """The type in which the coupling networks' convolutions run. All else stays in the type of the weights."""
         for module in self.modules():
             if isinstance(module, CouplingNetwork):
-                module.autocast_dtype = torch.bfloat16 if precision == "bf16" else None
+                module.compute_dtype = torch.bfloat16 if precision == "bf16" else None
         return self
 
     def forward(self, x_BCHW: Tensor) -> tuple[list[Tensor], Tensor]:

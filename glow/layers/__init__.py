@@ -1,8 +1,9 @@
 """One invertible layer a file; `base` holds their contract."""
 
 from glow.layers.actnorm import ActNorm
-from glow.layers.base import Layer
+from glow.layers.base import Layer, as_planes
 from glow.layers.coupling import CouplingLayer, CouplingNetwork, ZeroConv2d
+from glow.layers.mixing import mix, mixing, unmixing
 from glow.layers.permutation import FixedPermutation, InvertibleConv1x1, make_permutation
 from glow.layers.split import Split, TopPrior, gaussian_log_prob
 from glow.layers.squeeze import Squeeze
@@ -18,6 +19,10 @@ __all__ = [
     "Squeeze",
     "TopPrior",
     "ZeroConv2d",
+    "as_planes",
     "gaussian_log_prob",
     "make_permutation",
+    "mix",
+    "mixing",
+    "unmixing",
 ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["Layer", "sum_per_image"]
+__all__ = ["Layer", "as_planes", "halves", "join", "sum_per_image"]
 
 
 class Layer(nn.Module, ABC):
@@ -30,6 +31,23 @@ class Layer(nn.Module, ABC):
         return self(x_BCHW)[0]
 
 
+def as_planes(x_BCHW: Tensor) -> Tensor:
+    """The same with (C, B, H, W) in memory, so that a channel of all images is one run: halves of the channels, their
+    concatenation and their mixture by a matrix then need no copy of single numbers, on CPUs and GPUs."""
+    return x_BCHW.transpose(0, 1).contiguous().transpose(0, 1)
+
+
+def halves(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """The first and the second half of the channels: views, planes if `x_BCHW` is."""
+    first, second = x_BCHW.transpose(0, 1).chunk(2)
+    return first.transpose(0, 1), second.transpose(0, 1)
+
+
+def join(first: Tensor, second: Tensor) -> Tensor:
+    """The channels of both, as planes."""
+    return torch.cat([first.transpose(0, 1), second.transpose(0, 1)]).transpose(0, 1)
+
+
 def sum_per_image(x: Tensor) -> Tensor:
     """(B, ...) -> (B,)"""
-    return x.flatten(1).sum(1)
+    return x.sum(tuple(range(1, x.dim())))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from glow.config import Permutation
 from glow.layers.base import Layer
 
-__all__ = ["FixedPermutation", "InvertibleConv1x1", "make_permutation"]
+__all__ = ["FixedPermutation", "InvertibleConv1x1", "lu_inverse", "lu_weight", "make_permutation"]
 
 
 def make_permutation(kind: Permutation, channels: int, generator: torch.Generator) -> Layer:
@@ -63,23 +63,18 @@ class InvertibleConv1x1(Layer):
         self.upper = nn.Parameter(upper.triu(1).float())
         self.log_s = nn.Parameter(s.abs().log().float())
 
-    def _factors(self) -> tuple[Tensor, Tensor]:
-        """L and U + diag(s), (C, C) each."""
-        lower = self.lower.tril(-1) + torch.eye(len(self.lower), dtype=self.lower.dtype, device=self.lower.device)
-        return lower, self.upper.triu(1) + torch.diag(self.sign_s * self.log_s.exp())
+    def factors(self) -> tuple[Tensor, ...]:
+        """What `lu_weight` takes."""
+        return self.permutation, self.lower, self.upper, self.sign_s, self.log_s
 
     def weight(self) -> Tensor:
         """W, (C, C)."""
-        lower, upper = self._factors()
-        return self.permutation @ lower @ upper
+        return lu_weight(*self.factors())
 
     @torch.no_grad()
     def inverse_weight(self) -> Tensor:
-        """The inverse of W, (C, C), by two triangular solves in float64: C is small, and samples pass through
-        depth x levels of these."""
-        lower, upper = (factor.double() for factor in self._factors())
-        solved = torch.linalg.solve_triangular(lower, self.permutation.double().T, upper=False, unitriangular=True)
-        return torch.linalg.solve_triangular(upper, solved, upper=True).to(self.lower.dtype)
+        """The inverse of W, (C, C), made in float64."""
+        return lu_inverse(*(factor.double() for factor in self.factors())).to(self.lower.dtype)
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         _, _, height, width = x_BCHW.shape
@@ -88,3 +83,22 @@ class InvertibleConv1x1(Layer):
 
     def inverse(self, z_BCHW: Tensor) -> Tensor:
         return F.conv2d(z_BCHW, self.inverse_weight()[:, :, None, None])
+
+
+def lu_weight(permutation: Tensor, lower: Tensor, upper: Tensor, sign_s: Tensor, log_s: Tensor) -> Tensor:
+    """W, (..., C, C), of the parameters of one `InvertibleConv1x1`, or of several in a stack."""
+    return permutation @ _unit_lower(lower) @ _upper(upper, sign_s, log_s)
+
+
+def lu_inverse(permutation: Tensor, lower: Tensor, upper: Tensor, sign_s: Tensor, log_s: Tensor) -> Tensor:
+    """The inverse of W, (..., C, C), by two triangular solves."""
+    solved = torch.linalg.solve_triangular(_unit_lower(lower), permutation.mT, upper=False, unitriangular=True)
+    return torch.linalg.solve_triangular(_upper(upper, sign_s, log_s), solved, upper=True)
+
+
+def _unit_lower(lower: Tensor) -> Tensor:
+    return lower.tril(-1) + torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
+
+
+def _upper(upper: Tensor, sign_s: Tensor, log_s: Tensor) -> Tensor:
+    return upper.triu(1) + torch.diag_embed(sign_s * log_s.exp())

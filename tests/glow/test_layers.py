@@ -118,7 +118,7 @@ def test_autocast_touches_the_network_alone():
     coupling = perturb(CouplingLayer(4, 16, "affine", "sigmoid"), 0.2)
     x = torch.randn(2, *SHAPE, generator=generator(5))
     exact, exact_log_det = coupling(x)
-    coupling.network.autocast_dtype = torch.bfloat16
+    coupling.network.compute_dtype = torch.bfloat16
     z, log_det = coupling(x)
     assert z.dtype == log_det.dtype == torch.float32
     assert not torch.equal(z, exact)  # bf16 was used

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from jobs import ablate, train
+from jobs import ablate, preparation, train
 from jobs.ablation_spec import make_ablate_spec
 from jobs.errors import JobError
 from jobs.specs import SpecError, make_train_spec
@@ -28,7 +28,7 @@ def here(monkeypatch, tmp_path, empty_store):
 
 def kept_training(folder, finished=False, **changes):
     """Storage and no record of a training: what `jobs.train.run` leaves at its start; the run's id."""
-    work = train.prepare(make_train_spec("smoke", {"seed": 7, "workers": "2", **changes}))
+    work = preparation.prepare(make_train_spec("smoke", {"seed": 7, "workers": "2", **changes}))
     record = Record.start(f"sqlite:///{folder}/lost.db", "glow", "a name", {}, {})
     remember(f"{work.spec.output}/{record.run_id}", work.facts("train", record, finished))
     return record.run_id
@@ -37,30 +37,30 @@ def kept_training(folder, finished=False, **changes):
 @pytest.mark.parametrize("named", ["{run}", "outputs/{run}", "{here}/outputs/{run}/"])
 def test_a_training_is_found_by_its_id_or_its_folder(here, named):
     run_id = kept_training(here)
-    work = train.prepare_resume(named.format(run=run_id, here=here), {"workers": "1"})
+    work = preparation.prepare_resume(named.format(run=run_id, here=here), {"workers": "1"})
     assert (work.spec.seed, work.spec.workers, work.spec.output) == (7, "1", str(here / "outputs"))
     assert (work.resumed, work.kept_in) == (None, run_id)
     record = train._open_record(work)
     assert (record.name, work.folder_of(record)) == ("a name", run_id)
     assert TrainingLog(work, record, print, {}).restarts == 1
-    again = train.prepare_resume(record.run_id, {})  # and from then on by its new record
+    again = preparation.prepare_resume(record.run_id, {})  # and from then on by its new record
     assert again.folder_of(record) == run_id
 
 
 def test_storage_that_was_moved_is_where_the_training_goes_on(here):
     run_id = kept_training(here)
     shutil.move(here / "outputs", here / "moved")
-    work = train.prepare_resume(f"moved/{run_id}", {})
+    work = preparation.prepare_resume(f"moved/{run_id}", {})
     assert work.spec.output == str(here / "moved")
 
 
 def test_what_cannot_be_taken_up_is_one_sentence(here):
     with pytest.raises(NoSuchRun, match=r"no run 'none' .*, and no checkpoints of a training in .*/outputs/none"):
-        train.prepare_resume("none", {})
+        preparation.prepare_resume("none", {})
     with pytest.raises(JobError, match="is finished: there is nothing left to train; its model is under"):
-        train.prepare_resume(kept_training(here, finished=True), {})
+        preparation.prepare_resume(kept_training(here, finished=True), {})
     with pytest.raises(SpecError, match="keeps its settings: leave out --depth"):
-        train.prepare_resume(kept_training(here), {"depth": 3})
+        preparation.prepare_resume(kept_training(here), {"depth": 3})
     run_id = kept_training(here)
     with pytest.raises(NoSuchRun, match="no trials of an ablation in"):
         ablate.prepare_resume(run_id, {})
@@ -69,7 +69,7 @@ def test_what_cannot_be_taken_up_is_one_sentence(here):
     facts["images"]["digits train"] = "another"
     file.write_text(json.dumps(facts))
     with pytest.raises(JobError, match="the images of digits train are not those that the run began with"):
-        train.prepare_resume(run_id, {})
+        preparation.prepare_resume(run_id, {})
 
 
 def test_an_ablation_is_found_by_its_folder(here):
@@ -82,13 +82,13 @@ def test_an_ablation_is_found_by_its_folder(here):
     )
     assert (found.kept_in, found.kept["resources"]) == ("abc", resources)
     with pytest.raises(NoSuchRun, match="no checkpoints of a training in"):
-        train.prepare_resume("outputs/abc", {})
+        preparation.prepare_resume("outputs/abc", {})
 
 
 def test_no_password_is_left_in_storage(here, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here}/mlflow.db?password=secret")
     spec = make_train_spec("smoke", {"tracking_uri": "postgresql://me:secret@host/db"})
-    work = train.prepare(spec)
+    work = preparation.prepare(spec)
     record = Record.start(f"sqlite:///{here}/lost.db", "glow", "a name", {}, {})
     assert "secret" not in json.dumps(work.facts("train", record, finished=False))
     ablation = ablate.prepare(make_ablate_spec("smoke", {"tracking_uri": "postgresql://me:secret@host/db"}))

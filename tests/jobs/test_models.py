@@ -7,9 +7,9 @@ from glow.checkpoint import CheckpointError
 from jobs.errors import JobError
 from jobs.folders import usable_output
 from jobs.models import find_model
+from jobs.preparation import prepare_resume
 from jobs.release import release
 from jobs.tracking import Record, TrackingError, promote
-from jobs.train import prepare_resume
 from tests.jobs.trained import NAME, train_into, work_in
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # mlflow's own

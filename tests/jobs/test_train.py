@@ -21,10 +21,10 @@ from glow.datasets import fingerprint
 from glow.training import mean_bits_per_dim
 from jobs.errors import JobError
 from jobs.models import digest_of, find_model
+from jobs.preparation import prepare, prepare_resume
 from jobs.scoring import key_of
 from jobs.specs import make_train_spec
 from jobs.tracking import Record, find_run, open_store, read_table, recorded_images, registered_versions
-from jobs.train import prepare, prepare_resume
 from tests.jobs.commands import Running, alive, glowctl, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]

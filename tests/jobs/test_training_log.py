@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from glow import GlowConfig
+from jobs.preparation import Work
 from jobs.specs import make_train_spec
-from jobs.training_log import TrainingLog, Work
+from jobs.training_log import TrainingLog
 
 CPU = {"device": "CPU", "precision": "float32", "parameters": 9}
 

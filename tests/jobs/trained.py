@@ -5,11 +5,10 @@ from pathlib import Path
 import torch
 
 from glow import FitConfig, Glow, fit, save_checkpoint
+from jobs.preparation import Work, prepare
 from jobs.release import release
 from jobs.specs import make_train_spec
 from jobs.tracking import Record
-from jobs.train import prepare
-from jobs.training_log import Work
 
 NAME = "train digits small"
 

@@ -1,0 +1,188 @@
+r"""The coupling network on CPUs, with its gradient: three convolutions, the outer ones as matrix products.
+
+Stock convolutions take their time over the few channels outside (2 to 24, padded to a vector's length) that the wide
+layers inside lie between. Here the last convolution is one product that gives the nine taps of every position, which
+are then shifted and added; its gradient, and that of the first one, are products with the 3x3 neighbourhoods of all
+positions. Outside a channel is a plane, (C, B, H, W) in memory, so that neighbourhoods and shifts are copies of long
+runs; inside a position is a row, (N, width), as products want it.
+
+Shapes: C channels, B images, H height, W width, N = B * H * W positions, F hidden channels (the network's width).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["three_convolutions"]
+
+
+def three_convolutions(
+    x_CBHW: Tensor,
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    bias2: Tensor,
+    weight3: Tensor,
+    bias3: Tensor,
+    by_products: bool,
+) -> Tensor:
+    """conv3x3(relu(conv1x1(relu(conv3x3(x))))), padded by zeros, computed in the type of the weights.
+
+    Weights are as those of `torch.nn.Conv2d`. It can be differentiated once.
+
+    Args:
+        by_products: whether the last convolution and the gradients of both outer ones are matrix products, or stock.
+
+    Returns:
+        (C_out, B, H, W) in the type of `x_CBHW`.
+    """
+    return _ThreeConvolutions.apply(x_CBHW, weight1, bias1, weight2, bias2, weight3, bias3, by_products)
+
+
+class _ThreeConvolutions(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_CBHW: Tensor, *rest: Any) -> Tensor:
+        w1, b1, w2, b2, w3, b3, by_products = rest
+        hidden1 = _conv_relu(_channels_last(x_CBHW, w1.dtype), w1, b1)
+        hidden2 = _conv_relu(hidden1, w2, b2)
+        ctx.save_for_backward(x_CBHW, hidden1, hidden2, w1, w2, w3)
+        ctx.by_products = by_products
+        if by_products:
+            z_CBHW = _shifted_sum(_matrix3(w3), _rows(hidden2), x_CBHW, flipped=False)
+            return z_CBHW.add_(b3[:, None, None, None])
+        return _planes(F.conv2d(hidden2, w3, b3, padding=1), x_CBHW.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_CBHW: Tensor) -> Any:
+        x_CBHW, hidden1, hidden2, w1, w2, w3 = ctx.saved_tensors
+        with_x = ctx.needs_input_grad[0]
+        last = _last_backward_by_products if ctx.by_products else _last_backward
+        d_hidden, d_w3, d_b3 = last(grad_CBHW, hidden2, w3)
+        d_hidden, d_w2, d_b2 = _conv_backward(_relu_backward_(d_hidden, hidden2), hidden1, w2)
+        first = _first_backward_by_products if ctx.by_products else _first_backward
+        d_x, d_w1, d_b1 = first(_relu_backward_(d_hidden, hidden1), x_CBHW, w1, with_x)
+        return d_x, d_w1, d_b1, d_w2, d_b2, d_w3, d_b3, None
+
+
+def _last_backward(grad_CBHW: Tensor, hidden2: Tensor, w3: Tensor) -> tuple[Tensor, ...]:
+    return _conv_backward(_channels_last(grad_CBHW, w3.dtype), hidden2, w3)
+
+
+def _last_backward_by_products(grad_CBHW: Tensor, hidden2: Tensor, w3: Tensor) -> tuple[Tensor, ...]:
+    # The gradient of a position's taps lies at the positions that they were added to, on the opposite side.
+    grad_taps = _neighbourhoods(grad_CBHW, w3.dtype)[:-1]
+    d_w3 = (grad_taps @ _rows(hidden2)).view(len(w3), 3, 3, -1).flip(1, 2).permute(0, 3, 1, 2)
+    d_hidden2 = _images(grad_taps.T @ _matrix3(w3.flip(2, 3)), grad_CBHW)
+    return d_hidden2, d_w3, grad_CBHW.sum((1, 2, 3)).to(w3.dtype)
+
+
+def _first_backward(d_hidden1: Tensor, x_CBHW: Tensor, w1: Tensor, with_x: bool) -> tuple[Tensor | None, ...]:
+    d_x, d_w1, d_b1 = _conv_backward(d_hidden1, _channels_last(x_CBHW, w1.dtype), w1, with_x)
+    return _planes(d_x, x_CBHW.dtype) if with_x else None, d_w1, d_b1
+
+
+def _first_backward_by_products(
+    d_hidden1: Tensor, x_CBHW: Tensor, w1: Tensor, with_x: bool
+) -> tuple[Tensor | None, ...]:
+    d_rows_NF = _rows(d_hidden1)
+    d_matrix1 = _neighbourhoods(x_CBHW, w1.dtype) @ d_rows_NF
+    d_x = _shifted_sum(w1.flatten(1).T, d_rows_NF, x_CBHW, flipped=True) if with_x else None
+    return d_x, d_matrix1[:-1].T.reshape(w1.shape), d_matrix1[-1]
+
+
+def _conv_relu(x_BCHW: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    padding = [weight.shape[2] // 2] * 2
+    if _onednn(x_BCHW.dtype):
+        return torch.ops.mkldnn._convolution_pointwise(x_BCHW, weight, bias, padding, [1, 1], [1, 1], 1, "relu", [], "")
+    return F.relu(F.conv2d(x_BCHW, weight, bias, padding=padding), inplace=True)
+
+
+def _relu_backward_(grad: Tensor, output: Tensor) -> Tensor:
+    """In place: a fresh tensor of this size would cost as much again."""
+    return torch.ops.aten.threshold_backward(grad, output, 0, grad_input=grad)
+
+
+def _conv_backward(grad: Tensor, x: Tensor, weight: Tensor, with_x: bool = True) -> tuple[Tensor, ...]:
+    padding = [weight.shape[2] // 2] * 2
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight, [len(weight)], [1, 1], padding, [1, 1], False, [0, 0], 1, [with_x, True, True]
+    )
+
+
+def _channels_last(x_CBHW: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, C, H, W)"""
+    return x_CBHW.transpose(0, 1).to(dtype, memory_format=torch.channels_last)
+
+
+def _planes(x_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
+    """(C, B, H, W)"""
+    return x_BCHW.transpose(0, 1).to(dtype, memory_format=torch.contiguous_format)
+
+
+def _matrix3(weight: Tensor) -> Tensor:
+    """(9 C, F)"""
+    return weight.permute(0, 2, 3, 1).reshape(-1, weight.shape[1])
+
+
+def _images(rows_NF: Tensor, like_CBHW: Tensor) -> Tensor:
+    """(B, F, H, W), channels last: no copy."""
+    return rows_NF.view(*like_CBHW.shape[1:], -1).permute(0, 3, 1, 2)
+
+
+def _rows(x_BFHW: Tensor) -> Tensor:
+    """(N, F): no copy where channels are last."""
+    return x_BFHW.permute(0, 2, 3, 1).reshape(-1, x_BFHW.shape[1])
+
+
+def _neighbourhoods(x_CBHW: Tensor, dtype: torch.dtype) -> Tensor:
+    """(9 C + 1, N): the 3x3 neighbourhood of every position, zeros beyond the edges, and a row of ones for a bias."""
+    channels, *shape = x_CBHW.shape
+    padded = F.pad(x_CBHW, (1, 1, 1, 1))
+    c, b, h, w = padded.stride()
+    columns = torch.empty(9 * channels + 1, *shape, dtype=dtype)
+    columns[:-1].view(channels, 3, 3, *shape).copy_(padded.as_strided((channels, 3, 3, *shape), (c, h, w, b, h, w)))
+    columns[-1] = 1
+    return columns.view(len(columns), -1)
+
+
+def _shifted_sum(matrix: Tensor, rows_NF: Tensor, like_CBHW: Tensor, flipped: bool) -> Tensor:
+    """The nine taps of every position, `matrix` (9 C, F) times its row, each added to the position that it is for:
+    (C, B, H, W). Tap (i, j) is for the neighbour (1 - i, 1 - j) further on, `flipped` for (i - 1, j - 1).
+
+    A shift is an offset in memory, once the taps that would come out at the other side of an image are zero.
+    """
+    _, *shape, height, width = like_CBHW.shape
+    n, edge = len(rows_NF), width + 1
+    memory = torch.empty(len(matrix) * (n + edge) + edge, dtype=matrix.dtype)
+    memory.as_strided((len(matrix) + 1, edge), (n + edge, 1)).zero_()
+    taps = memory.as_strided((len(matrix), n), (n + edge, 1), edge)
+    taps.copy_(_times_rows(matrix, rows_NF))
+    taps = taps.view(-1, 3, 3, *shape, height, width)
+    first, last = (2, 0) if flipped else (0, 2)
+    taps[:, first, :, ..., -1, :] = 0
+    taps[:, last, :, ..., 0, :] = 0
+    taps[:, :, first, ..., -1] = 0
+    taps[:, :, last, ..., 0] = 0
+    down, right = (-width, -1) if flipped else (width, 1)
+    strides = (9 * (n + edge), 3 * (n + edge) + down, n + edge + right, 1)
+    shifted = memory.as_strided((len(matrix) // 9, 3, 3, n), strides, edge - down - right)
+    # A sum over overlapping memory is many times slower than one over a copy.
+    return shifted.to(like_CBHW.dtype,copy=True,memory_format=torch.contiguous_format).sum((1, 2)).view(-1, *shape, height, width)
+
+
+def _times_rows(matrix: Tensor, rows_NF: Tensor) -> Tensor:
+    """matrix @ rows.T"""
+    if _onednn(matrix.dtype):  # on AMD's processors twice as fast in float32 as MKL, which `@` would use
+        return torch.ops.mkldnn._linear_pointwise(matrix, rows_NF, None, "none", [], "")
+    return matrix @ rows_NF.T
+
+
+def _onednn(dtype: torch.dtype) -> bool:
+    """Whether oneDNN's operators are there and take this type."""
+    return torch.backends.mkldnn.is_available() and dtype in (torch.float32, torch.bfloat16)
