@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from glow.config import GlowConfig
+from glow.config import GlowConfig, Memory
 from glow.dequantization import BINS, dequantize, quantize
 from glow.layers import (
     ActNorm,
@@ -29,6 +29,7 @@ from glow.layers import (
     mixing,
     unmixing,
 )
+from glow.reversible import reversible_steps
 
 __all__ = ["Glow", "Precision"]
 
@@ -54,7 +55,8 @@ class Step(nn.Module):
 class Level(Layer):
     """One scale: squeeze, then K steps (Kingma & Dhariwal 2018, figure 2b): (B, C, H, W) -> (B, 4C, H/2, W/2).
 
-    `split` is the split at its end, None at the top level.
+    `split` is the split at its end, None at the top level. With `reversible` set its steps keep no activations for the
+    gradient.
     """
 
     steps: Sequence[Step]
@@ -65,6 +67,7 @@ class Level(Layer):
         steps = [Step(4 * channels, config, generator) for _ in range(config.depth)]
         self.steps = nn.ModuleList(steps)  # type: ignore[assignment]
         self.split = None if is_top else Split(4 * channels)
+        self.reversible = False
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         x_BCHW, log_det_B = self.squeeze(x_BCHW)
@@ -72,8 +75,13 @@ class Level(Layer):
         matrices, offsets, log_det = mixing(*self._mixers())
         _, _, height, width = x_BCHW.shape
         log_det_B = log_det_B + height * width * log_det
-        for step, matrix, offset in zip(self.steps, matrices.unbind(), offsets.unbind(), strict=True):
-            x_BCHW, step_log_det_B = step.coupling(mix(x_BCHW, matrix, offset))
+        mixers = zip(matrices.unbind(), offsets.unbind(), strict=True)
+        couplings = [step.coupling for step in self.steps]
+        if self.reversible and torch.is_grad_enabled():
+            unmixers = zip(*unmixing(*self._mixers()), strict=True)
+            return reversible_steps(x_BCHW, log_det_B, zip(couplings, mixers, unmixers, strict=True))
+        for coupling, mixer in zip(couplings, mixers, strict=True):
+            x_BCHW, step_log_det_B = coupling(mix(x_BCHW, *mixer))
             log_det_B = log_det_B + step_log_det_B
         return x_BCHW, log_det_B
 
@@ -132,6 +140,12 @@ class Glow(nn.Module):
         for module in self.modules():
             if isinstance(module, CouplingNetwork):
                 module.compute_dtype = torch.bfloat16 if precision == "bf16" else None
+        return self
+
+    def set_memory(self, memory: Memory) -> Glow:
+        """What a gradient takes: ``"stored"`` activations, or ``"reversible"`` steps, which make them again."""
+        for level in self.levels:
+            level.reversible = memory == "reversible"
         return self
 
     def forward(self, x_BCHW: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -38,7 +38,8 @@ __all__ = [
 ]
 
 SKIPS_IN_A_ROW = 50
-"""So many non-finite steps one after the other are a diverged run, not an unlucky batch."""
+"""So many non-finite steps one after the other are a diverged run, not an unlucky batch. They are looked for as often,
+and at the end of an epoch: to read a figure is to wait for a GPU."""
 
 STEP_INTERVAL_S = 1.0
 """Time between two calls of `on_step`."""
@@ -125,7 +126,7 @@ class Trainer:
             raise ValueError(f"a batch of {config.batch_size} images cannot be shared by {world_size()} processes")
         self.device = torch.device(device) if device is not None else model.device
         self.precision = hardware_precision(self.device) if config.precision == "auto" else config.precision
-        self.model = model.to(self.device).set_precision(self.precision)
+        self.model = model.to(self.device).set_precision(self.precision).set_memory(config.memory)
         self.images = images.to(self.device)
         self.labels = labels.to(self.device) if labels is not None and model.config.num_classes else None
         self.validation = None if validation is None else validation.to(self.device)
@@ -135,9 +136,13 @@ class Trainer:
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
         self.epoch = 0
         self.step = 0
-        self.skipped_steps = 0
-        self._skips_in_a_row = 0
+        self._skips = torch.zeros(2, dtype=torch.int64, device=self.device)  # in all, in a row
         self._objective: nn.Module | None = None
+
+    @property
+    def skipped_steps(self) -> int:
+        """Since the start of training."""
+        return int(self._skips[0])
 
     @property
     def evaluated_model(self) -> Glow:
@@ -192,7 +197,8 @@ class Trainer:
             self.model.load_state_dict(state["weights"])
             self.average.n_averaged.copy_(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.step, self.skipped_steps = state["epoch"], state["step"], state["skipped_steps"]
+        self.epoch, self.step = state["epoch"], state["step"]
+        self._skips[0] = state["skipped_steps"]
 
     def _train_epoch(self, on_step: Callable[[StepResult], None] | None) -> EpochResult:
         started = told = time.perf_counter()
@@ -204,11 +210,14 @@ class Trainer:
             learning_rate = self._set_learning_rate()
             total += self._train_step(batch)
             seen += len(batch)
+            if self.step % SKIPS_IN_A_ROW == 0:
+                self._check_skips()
             now = time.perf_counter()
             if on_step is not None and now - told >= STEP_INTERVAL_S:
                 told = now
                 mean = (total[0] / total[1]).item()
                 on_step(StepResult(self.epoch + 1, step, self.steps_per_epoch, seen / (now - started), mean))
+        self._check_skips()
         norm, taken = total[2:].tolist()
         bits, counted = all_reduce_sum(total[:2]).tolist()
         trained = time.perf_counter()
@@ -251,17 +260,24 @@ class Trainer:
                 (bits_B.sum() * weight).backward()
             bits += bits_B.detach().double().sum()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm or math.inf)
-        finite = bool(torch.isfinite(norm))
-        if finite:
-            self.optimizer.step()
-            if self.average is not None:
-                self.average.update_parameters(self.model)
-        self._count_skip(finite)
+        finite = torch.isfinite(norm)
+        self._take_step(finite)
+        self._skips = torch.stack([self._skips[0] + ~finite, (self._skips[1] + 1) * ~finite])
         self.step += 1
-        if not finite:
-            return torch.zeros(4, dtype=torch.float64, device=self.device)
         images = bits.new_tensor(len(share))
-        return torch.stack([bits if len(share) else images, images, norm.double(), torch.ones_like(bits)])
+        figures = torch.stack([bits if len(share) else images, images, norm.double(), torch.ones_like(bits)])
+        return torch.where(finite, figures, 0.0)
+
+    def _take_step(self, finite: Tensor) -> None:
+        """The optimizer's step, unless its gradient is not finite. Fused optimizers see to that on the device, so that
+        a GPU is not waited for."""
+        if self.optimizer.defaults.get("fused"):
+            self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+        elif finite:
+            self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
 
     def _set_learning_rate(self) -> float:
         """The rate of the step that comes: warm-up times schedule."""
@@ -273,10 +289,8 @@ class Trainer:
             group["lr"] = rate
         return rate
 
-    def _count_skip(self, finite: bool) -> None:
-        self._skips_in_a_row = 0 if finite else self._skips_in_a_row + 1
-        self.skipped_steps += not finite
-        if self._skips_in_a_row >= SKIPS_IN_A_ROW:
+    def _check_skips(self) -> None:
+        if self._skips[1] >= SKIPS_IN_A_ROW:
             raise TrainingDiverged(
                 f"training diverged: {SKIPS_IN_A_ROW} steps in a row had a non-finite gradient (epoch "
                 f"{self.epoch + 1}); use a lower learning rate, more warm-up steps, or the bounded scale"

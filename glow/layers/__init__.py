@@ -1,7 +1,7 @@
 """One invertible layer a file; `base` holds their contract."""
 
 from glow.layers.actnorm import ActNorm
-from glow.layers.base import Layer, as_planes
+from glow.layers.base import Layer, as_planes, join
 from glow.layers.coupling import CouplingLayer, CouplingNetwork, ZeroConv2d
 from glow.layers.mixing import mix, mixing, unmixing
 from glow.layers.permutation import FixedPermutation, InvertibleConv1x1, make_permutation
@@ -21,6 +21,7 @@ __all__ = [
     "ZeroConv2d",
     "as_planes",
     "gaussian_log_prob",
+    "join",
     "make_permutation",
     "mix",
     "mixing",

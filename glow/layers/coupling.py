@@ -12,7 +12,7 @@ from glow.layers.products import three_convolutions
 
 __all__ = ["CouplingLayer", "CouplingNetwork", "ZeroConv2d"]
 
-FEW_CHANNELS = 4
+FEW_CHANNELS = {torch.bfloat16: 4, torch.float32: 2}
 """With so many or fewer, products outrun the stock convolutions on CPUs."""
 
 LOG_BOUND = 2.0
@@ -61,12 +61,11 @@ class CouplingNetwork(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         dtype = self.compute_dtype or x_BCHW.dtype
-        last = self.conv3.scaled()
-        every = (self.conv1.weight, self.conv1.bias, self.conv2.weight, self.conv2.bias, *last)
-        weights = [weight.to(dtype) for weight in every]
-        if x_BCHW.device.type == "cpu":
-            by_products = dtype == torch.bfloat16 and x_BCHW.shape[1] <= FEW_CHANNELS
-            return three_convolutions(x_BCHW.transpose(0, 1), *weights, by_products).transpose(0, 1)
+        convolutions = [(self.conv1.weight, self.conv1.bias), (self.conv2.weight, self.conv2.bias), self.conv3.scaled()]
+        weights = [part.to(dtype) for convolution in convolutions for part in convolution]  # type: ignore[union-attr]
+        if x_BCHW.device.type == "cpu" and not torch.compiler.is_compiling():  # which fuses what is around stock ones
+            by_products = x_BCHW.shape[1] <= FEW_CHANNELS.get(dtype, 0)
+            return three_convolutions(x_BCHW.transpose(0, 1), weights, by_products).transpose(0, 1)
         weight1, bias1, weight2, bias2, weight3, bias3 = weights
         hidden = x_BCHW.to(dtype, memory_format=torch.channels_last)
         hidden = F.relu(F.conv2d(hidden, weight1, bias1, padding=1), inplace=True)
@@ -109,14 +108,29 @@ class CouplingLayer(Layer):
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         x_a, x_b = halves(x_BCHW)
-        shift, log_scale = self._shift_and_log_scale(x_b)
-        if log_scale is None:
-            return join(x_a + shift, x_b), x_BCHW.new_zeros(len(x_BCHW))
-        return join((x_a + shift) * log_scale.exp(), x_b), sum_per_image(log_scale)
+        return self._transformed(x_a, x_b, *self._shift_and_log_scale(x_b))
 
     def inverse(self, z_BCHW: Tensor) -> Tensor:
         z_a, x_b = halves(z_BCHW)
+        return join(self._restored(z_a, *self._shift_and_log_scale(x_b)), x_b)
+
+    def again(self, z_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The halves of the input that gave `z_BCHW`, as leaves of a graph, and the output and log-det that it gives:
+        all by one pass through the network."""
+        z_a, x_b = (half.detach() for half in halves(z_BCHW))
+        x_b.requires_grad_()
         shift, log_scale = self._shift_and_log_scale(x_b)
-        if log_scale is not None:
-            z_a = z_a * (-log_scale).exp()
-        return join(z_a - shift, x_b)
+        with torch.no_grad():
+            x_a = self._restored(z_a, shift, log_scale)
+        x_a.requires_grad_()
+        return x_a, x_b, *self._transformed(x_a, x_b, shift, log_scale)
+
+    @staticmethod
+    def _transformed(x_a: Tensor, x_b: Tensor, shift: Tensor, log_scale: Tensor | None) -> tuple[Tensor, Tensor]:
+        if log_scale is None:
+            return join(x_a + shift, x_b), x_a.new_zeros(len(x_a))
+        return join((x_a + shift) * log_scale.exp(), x_b), sum_per_image(log_scale)
+
+    @staticmethod
+    def _restored(z_a: Tensor, shift: Tensor, log_scale: Tensor | None) -> Tensor:
+        return z_a - shift if log_scale is None else z_a * (-log_scale).exp() - shift

@@ -11,6 +11,7 @@ Shapes: C channels, B images, H height, W width, N = B * H * W positions, F hidd
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,27 +22,19 @@ from torch.autograd.function import once_differentiable
 __all__ = ["three_convolutions"]
 
 
-def three_convolutions(
-    x_CBHW: Tensor,
-    weight1: Tensor,
-    bias1: Tensor,
-    weight2: Tensor,
-    bias2: Tensor,
-    weight3: Tensor,
-    bias3: Tensor,
-    by_products: bool,
-) -> Tensor:
+def three_convolutions(x_CBHW: Tensor, weights: Sequence[Tensor], by_products: bool) -> Tensor:
     """conv3x3(relu(conv1x1(relu(conv3x3(x))))), padded by zeros, computed in the type of the weights.
 
-    Weights are as those of `torch.nn.Conv2d`. It can be differentiated once.
+    It can be differentiated once.
 
     Args:
+        weights: weight and bias of the three, as those of `torch.nn.Conv2d`.
         by_products: whether the last convolution and the gradients of both outer ones are matrix products, or stock.
 
     Returns:
         (C_out, B, H, W) in the type of `x_CBHW`.
     """
-    return _ThreeConvolutions.apply(x_CBHW, weight1, bias1, weight2, bias2, weight3, bias3, by_products)
+    return _ThreeConvolutions.apply(x_CBHW, *weights, by_products)
 
 
 class _ThreeConvolutions(torch.autograd.Function):
@@ -173,7 +166,11 @@ def _shifted_sum(matrix: Tensor, rows_NF: Tensor, like_CBHW: Tensor, flipped: bo
     strides = (9 * (n + edge), 3 * (n + edge) + down, n + edge + right, 1)
     shifted = memory.as_strided((len(matrix) // 9, 3, 3, n), strides, edge - down - right)
     # A sum over overlapping memory is many times slower than one over a copy.
-    return shifted.to(like_CBHW.dtype,copy=True,memory_format=torch.contiguous_format).sum((1, 2)).view(-1, *shape, height, width)
+    return (
+        shifted.to(like_CBHW.dtype, copy=True, memory_format=torch.contiguous_format)
+        .sum((1, 2))
+        .view(-1, *shape, height, width)
+    )
 
 
 def _times_rows(matrix: Tensor, rows_NF: Tensor) -> Tensor:

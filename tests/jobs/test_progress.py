@@ -9,7 +9,15 @@ from jobs.progress import JsonLines, LiveBar, PlainLines, Wire, sent_event
 from jobs.text import duration
 from jobs.training_lines import sizes_sentence
 
-STARTED = {"event": "started", "run": "train x", "run_id": "abc", "workers": 2, "device": "CPU", "epochs": 2}
+STARTED = {
+    "event": "started",
+    "run": "train x",
+    "run_id": "abc",
+    "workers": 2,
+    "device": "CPU",
+    "epochs": 2,
+    "startup_seconds": 8.6,
+}
 STEP = {
     "event": "step",
     "epoch": 1,
@@ -55,7 +63,7 @@ def test_plain_lines_leave_steps_out():
         for event in EVENTS:
             show(event)
     lines = out.getvalue().splitlines()
-    assert lines[0] == "training train x on 2 workers (CPU), run abc"
+    assert lines[0] == "training train x on 2 workers (CPU), ready in 9 s, run abc"
     assert lines[1] == "epoch 1/2  train 2.500  validation - bits/dim  100 images/s  1:01 left, 3 steps skipped"
     assert "a worker was lost: training restarted after epoch 1 (restart 1)" in lines[2]
     assert lines[3] == "test      1.650 bits/dim at 32x32, 2.155 per original pixel (28x28)"

@@ -59,6 +59,7 @@ def test_events_are_json_lines_from_start_to_end(finished):
     kinds = [event["event"] for event in events if event["event"] != "step"]
     assert kinds == ["started", "epoch", "epoch", "finished"]
     assert events[0]["workers"] == 2
+    assert 0 < events[0]["startup_seconds"] < 120
     assert events[-1]["test_bits_per_dim"] < 8
 
 
@@ -88,6 +89,7 @@ def test_mlflow_has_the_whole_record(finished):
     assert run.data.metrics["test/bits_per_dim"] == pytest.approx(end["test_bits_per_dim"])
     assert run.data.metrics["test/bits_per_dim_original"] == pytest.approx(end["test_bits_per_dim_original"])
     assert run.data.metrics["restarts"] == 0
+    assert run.data.metrics["startup_seconds"] == pytest.approx(events[0]["startup_seconds"])
     assert any(name.startswith("system/") for name in run.data.metrics)
     top = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     expected = {"spec.json", "requirements.txt", "history.csv", "nll.png", "samples.png", "samples.npy", "scores"}

@@ -1,6 +1,7 @@
 """What rank 0's events add up to, with a record of this process in place of MLflow's."""
 
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ class MemoryRecord:
         self.written.append((dict(values), step))
 
 
-def make_log(image_shape=(1, 32, 32), original_shape=(1, 28, 28)):
+def make_log(image_shape=(1, 32, 32), original_shape=(1, 28, 28), began=None):
     spec = make_train_spec("laptop", {})
     images = {split: np.zeros((1, *image_shape), np.uint8) for split in ("train", "validation", "test")}
     config = GlowConfig(image_shape=image_shape, depth=1, width=4)
@@ -48,7 +49,7 @@ def make_log(image_shape=(1, 32, 32), original_shape=(1, 28, 28)):
         spec, spec, "sqlite:////x.db", config, original_shape, images, dict.fromkeys(images, np.zeros(1, np.int64))
     )
     record, shown = MemoryRecord(), []
-    return TrainingLog(work, record, shown.append, {"run": "name", "run_id": "id"}), record, shown
+    return TrainingLog(work, record, shown.append, {"run": "name", "run_id": "id"}, began), record, shown
 
 
 def attempt(workers: int, epoch: int = 0) -> dict:
@@ -79,6 +80,16 @@ def test_a_lost_worker_is_a_restart_and_growth_is_not():
         ({"restarts": 1, "workers": 3, "parameters": 9}, 6),
         ({"restarts": 2, "workers": 3, "parameters": 9}, 7),
     ]
+
+
+def test_how_long_the_start_took_is_said_once_and_recorded():
+    log, record, shown = make_log(began=time.time() - 5)
+    for event in (attempt(1), attempt(1, 2)):
+        log.see(event)
+        log.record(event)
+    assert 5 <= shown[0]["startup_seconds"] < 60
+    assert "startup_seconds" not in shown[1]
+    assert [written.get("startup_seconds") for written, _ in record.written] == [shown[0]["startup_seconds"], None]
 
 
 def test_the_result_is_the_best_checkpoints_also_where_its_epoch_was_never_recorded():
