@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 from ray.tune.experiment import Trial
 
-from jobs import train
 from jobs.ablation_log import AblationLog, finished_among
 from jobs.ablation_spec import TRIAL_TAG, AblateSpec
 from jobs.ablation_summary import summarize_ablation
@@ -25,6 +24,8 @@ from jobs.descriptions import ablation_description
 from jobs.errors import JobError
 from jobs.folders import claimed, is_remote, results_folder, usable_output
 from jobs.names import ablation_name, varied
+from jobs.preparation import Work
+from jobs.preparation import prepare as prepare_training
 from jobs.progress import Event, forgiving
 from jobs.resources import Resources, trial_resources
 from jobs.search import make_scheduler, make_search
@@ -41,7 +42,6 @@ from jobs.tracking import (
     without_password,
 )
 from jobs.trainer import cause_of, death_behind, plain_reason, put_data, worker_settings
-from jobs.training_log import Work
 from jobs.trial import Shared, trial_loop
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ class Ablation:
 
 
 def prepare(spec: AblateSpec) -> Ablation:
-    """Loads the data and checks everything that needs no Ray. Raises what `jobs.train.prepare` raises."""
-    work = train.prepare(spec.trial_spec(spec.trials()[0]))
+    """Loads the data and checks everything that needs no Ray. Raises what `jobs.preparation.prepare` raises."""
+    work = prepare_training(spec.trial_spec(spec.trials()[0]))
     paths = {name: getattr(work.spec, name) for name in ("output", "dataset", "data_root")}
     return Ablation(spec, spec.model_copy(update={"train": spec.train.model_copy(update=paths)}), work)
 

@@ -25,11 +25,12 @@ from typing import TYPE_CHECKING, Any
 from jobs.ablation_spec import TRIAL_TAG, AblateSpec
 from jobs.folders import results_folder
 from jobs.names import training_name, varied
+from jobs.preparation import Work
 from jobs.progress import Event
 from jobs.resources import Resources
 from jobs.tracking import Record, TrackingError, recorded_images
 from jobs.trainer import copy_model
-from jobs.training_log import CHECKPOINT, TrainingLog, Work
+from jobs.training_log import CHECKPOINT, TrainingLog
 from jobs.trial import BEST
 
 if TYPE_CHECKING:

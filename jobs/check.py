@@ -35,7 +35,8 @@ PACKAGES = ("torch", "mlflow", "ray", "pydantic", "safetensors", "optuna", "scik
 def main() -> None:
     asked = json.loads(Path(CHECK_FILE).read_text())
     set_environment()
-    with Wire() as show, connected():
+    with Wire() as show, connected() as ready:
+        ready()
         show({"event": "checked", **examine(asked)})
 
 

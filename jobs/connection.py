@@ -10,8 +10,11 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+from jobs.errors import JobError
+from jobs.guard import ERRORS
 from jobs.processes import python_command, python_environment
 from jobs.surroundings import in_ray_job
 
@@ -40,6 +43,9 @@ ENVIRONMENT = {
 OWN_RAY = {
     "RAY_AUTH_MODE": "token",  # with a token of this command's own, so that ~/.ray is neither read nor written
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Else Ray replaces 127.0.0.1 by the address that others see, and listens to them.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_preload_python_modules": "jobs.garbage",
 }
 
 
@@ -56,67 +62,81 @@ def set_environment() -> None:
 
 
 @contextlib.contextmanager
-def connected(data_bytes: int = 0) -> Iterator[None]:
-    """Ray for a job: the cluster that this process is a job of, else a Ray of its own with room for `data_bytes`."""
-    with _cluster() if in_ray_job() else embedded_ray(data_bytes):
-        yield
+def connected(data_bytes: int = 0) -> Iterator[Callable[[], None]]:
+    """Ray for a job: the cluster that this process is a job of, else a Ray of its own with room for `data_bytes`.
+
+    It gives a function that must be called before Ray is used. A Ray of its own starts before that, beside this
+    process, which may do something else meanwhile.
+    """
+    with _cluster() if in_ray_job() else embedded_ray(data_bytes) as ready:
+        yield ready
 
 
 @contextlib.contextmanager
-def _cluster() -> Iterator[None]:
+def _cluster() -> Iterator[Callable[[], None]]:
     import ray
 
     from jobs.leftovers import without_leftovers
 
     ray.init(log_to_driver=False, logging_level="error")  # Ray has told the job its address
     with without_leftovers(), sigterm_as_interrupt():
-        yield
+        yield lambda: None
 
 
 @contextlib.contextmanager
-def embedded_ray(data_bytes: int = 0) -> Iterator[None]:
-    """A private Ray on the loopback interface, with room for `data_bytes` in its object store.
+def embedded_ray(data_bytes: int = 0) -> Iterator[Callable[[], None]]:
+    """A private Ray on the loopback interface, with room for `data_bytes` in its object store, as `connected` gives it.
 
     Nothing of it is left however this process ends: `jobs.guard` sees to that. SIGTERM raises `Terminated`, Ctrl-C
-    KeyboardInterrupt. Several processes can each have one. It takes about 5 s and 600 MB.
+    KeyboardInterrupt. Several processes can each have one. It takes about 3 s and 700 MB.
     """
-    import ray
-    from ray._private import ray_constants
-
     folder = tempfile.mkdtemp(prefix="glow-ray-", dir=_short_temporary_folder())
     guard = subprocess.Popen(
-        python_command("jobs.guard", folder, str(os.getpid())),
+        python_command("jobs.guard", folder, str(os.getpid()), str(LEAST_OBJECT_STORE + 2 * data_bytes)),
         stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         start_new_session=True,
         env=python_environment(),
+        text=True,
     )
+    with contextlib.ExitStack() as ending:
+        ending.callback(_end, guard)
+        ending.enter_context(sigterm_as_interrupt())
+
+        def ready() -> None:
+            import ray
+
+            address = _address(guard, folder)
+            ending.callback(ray.shutdown)
+            ray.init(address, log_to_driver=False, logging_level="error")
+            ending.enter_context(sigterm_as_interrupt())  # anew: ray.init sets a handler of its own
+
+        yield ready
+
+
+def _address(guard: subprocess.Popen[str], folder: str) -> str:
+    """Waits for Ray. Raises JobError if it does not start."""
+    assert guard.stdout is not None
+    address = guard.stdout.readline().strip()
+    if not address:
+        said = Path(folder, ERRORS).read_text().strip().splitlines()
+        raise JobError(f"Ray does not start here: {said[-1] if said else 'its process died'}")
+    return address
+
+
+def _end(guard: subprocess.Popen[str]) -> None:
     assert guard.stdin is not None
-    # Without this Ray replaces 127.0.0.1 by the address that others see, and listens to them.
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        ray.init(
-            "local",
-            object_store_memory=LEAST_OBJECT_STORE + 2 * data_bytes,
-            include_dashboard=True,  # without it placement groups of killed trials are never freed
-            dashboard_host="127.0.0.1",
-            _node_ip_address="127.0.0.1",
-            _temp_dir=folder,
-            log_to_driver=False,
-            logging_level="error",
-        )
-        with sigterm_as_interrupt():  # after ray.init, which sets a handler of its own
-            yield
-    finally:
-        ray.shutdown()
-        guard.stdin.close()
-        guard.wait()
+    assert guard.stdout is not None
+    guard.stdin.close()
+    guard.wait()
+    guard.stdout.close()
 
 
 @contextlib.contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[Callable[[], None]]:
     """SIGTERM ends what runs as Ctrl-C does, by KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
     terminated = False
 
@@ -129,7 +149,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, on_sigterm)
     try:
-        yield
+        yield lambda: None
     except KeyboardInterrupt as error:
         raise Terminated if terminated else error from None
     finally:

@@ -1,9 +1,11 @@
-"""Ends an embedded Ray whose driver is gone, however it went: run by `jobs.connection` as a process of its own.
+"""Starts an embedded Ray, and ends it when its driver is gone, however that went: run by `jobs.connection` as a process
+of its own.
 
-`python -m jobs.guard FOLDER PID` waits for the end of its standard input, which the driver PID holds open and the
-kernel closes when it dies. Then it kills every process that has a file open in Ray's private FOLDER (Ray hides its
-workers' command lines and environments, but each writes a log there), and removes the folder. Ray's own processes die
-with their driver, all but two agents of the raylet, which would stay for minutes.
+`python -m jobs.guard FOLDER PID BYTES` starts `jobs.head`, which says Ray's address on the standard output that both
+share, and waits for the end of its standard input, which the driver PID holds open and the kernel closes when it dies.
+Then it kills the head, and every process that has a file open in Ray's private FOLDER (Ray hides its workers' command
+lines and environments, but each writes a log there), and removes the folder. Ray's own processes die with their head,
+all but two agents of the raylet, which would stay for minutes.
 """
 
 from __future__ import annotations
@@ -11,12 +13,21 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
+
+from jobs.processes import python_command
+
+__all__ = ["ERRORS"]
+
+ERRORS = "head.err"
+"""In Ray's folder: what its head wrote on standard error."""
 
 PATIENCE_S = 15.0
 
@@ -32,10 +43,21 @@ def _processes_of(folder: str, driver: int) -> Iterator[psutil.Process]:
             continue
 
 
-def main(folder: str, driver: int) -> None:
+def _started(folder: str, object_store_bytes: str) -> subprocess.Popen[bytes]:
+    with Path(folder, ERRORS).open("w") as errors:
+        command = python_command("jobs.head", folder, object_store_bytes)
+        head = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=errors)
+    os.close(sys.stdout.fileno())  # so that the driver's pipe ends if the head does
+    return head
+
+
+def main(folder: str, driver: int, object_store_bytes: str) -> None:
+    head = _started(folder, object_store_bytes)  # which would inherit what is set here
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()
+    head.kill()
+    head.wait()
     deadline = time.monotonic() + PATIENCE_S
     quiet_looks = 0
     while quiet_looks < 2 and time.monotonic() < deadline:
@@ -49,4 +71,4 @@ def main(folder: str, driver: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -21,7 +21,7 @@ from jobs.text import bits
 from jobs.tracking import IMAGES_TAG, SCORE_TAG, Record, save_model
 
 if TYPE_CHECKING:
-    from jobs.training_log import Work
+    from jobs.preparation import Work
 
 __all__ = ["Released", "gathered", "release"]
 

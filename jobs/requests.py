@@ -13,11 +13,11 @@ from jobs.connection import connected, set_environment, sigterm_as_interrupt
 from jobs.evaluation_specs import EvaluationSpec, InterpolateSpec, NllSpec, OodSpec, SampleSpec
 from jobs.progress import forgiving
 from jobs.specs import TrainSpec, validated
-from jobs.tracking import check_store, tracking_uri
+from jobs.tracking import check_store, client_of, tracking_uri
 
 if TYPE_CHECKING:
+    from jobs.preparation import Work
     from jobs.progress import Display
-    from jobs.train import Work
 
 __all__ = ["Request", "perform"]
 
@@ -94,23 +94,25 @@ def train(spec: TrainSpec, display: Display) -> None:
     """Trains, from the beginning."""
     check_store(tracking_uri(spec.tracking_uri))  # before the imports, which take seconds
     set_environment()
-    from jobs import train as job
+    from jobs.preparation import prepare
 
-    _train(job.prepare(spec), display)
+    _train(prepare(spec), display)
 
 
 def resume_training(run: str, changes: Mapping[str, Any], display: Display) -> None:
     """Goes on with a run that stopped."""
     set_environment()
-    from jobs import train as job
+    from jobs.preparation import prepare_resume
 
-    _train(job.prepare_resume(run, changes), display)
+    _train(prepare_resume(run, changes), display)
 
 
 def _train(work: Work, display: Display) -> None:
-    from jobs import train as job
+    with display as show, connected(work.nbytes) as ready:
+        from jobs import train as job  # Ray starts meanwhile
 
-    with display as show, connected(work.nbytes):
+        client_of(work.tracking_uri)
+        ready()
         job.run(work, show)
 
 
@@ -121,7 +123,8 @@ def plan(spec: AblateSpec, display: Display) -> None:
     from jobs import ablate as job
 
     ablation = job.prepare(spec)
-    with display as show, connected():
+    with display as show, connected() as ready:
+        ready()
         show(job.plan(ablation)[0])
 
 
@@ -132,7 +135,8 @@ def ablate(spec: AblateSpec, display: Display) -> str:
     from jobs import ablate as job
 
     ablation = job.prepare(spec)
-    with display as show, connected(ablation.nbytes):
+    with display as show, connected(ablation.nbytes) as ready:
+        ready()
         return job.run(ablation, show)
 
 
@@ -142,7 +146,8 @@ def resume_ablation(run: str, changes: Mapping[str, Any], display: Display) -> s
     from jobs import ablate as job
 
     ablation = job.prepare_resume(run, changes)
-    with display as show, connected(ablation.nbytes):
+    with display as show, connected(ablation.nbytes) as ready:
+        ready()
         return job.run(ablation, show)
 
 
@@ -164,7 +169,8 @@ def evaluate(specs: Sequence[EvaluationSpec], display: Display) -> None:
     with display as show:
         works = [job.prepare(spec) for job, spec in zip(jobs, specs, strict=True)]
         needs_ray = any(work.needs_ray for work in works)
-        with connected(sum(work.nbytes for work in works)) if needs_ray else sigterm_as_interrupt():
+        with connected(sum(work.nbytes for work in works)) if needs_ray else sigterm_as_interrupt() as ready:
+            ready()
             for job, work in zip(jobs, works, strict=True):
                 job.run(work, forgiving(show))
 

@@ -1,4 +1,4 @@
-"""The training job: `prepare` checks all that can be checked beforehand, `run` trains on Ray and records in MLflow.
+"""The training job: `run` trains on Ray what `jobs.preparation` has checked, and records it in MLflow.
 
 The driver loads the data once and hands it to the workers through Ray's object store, so no worker needs the files.
 Rank 0 sends events through a queue to the driver, which shows and records them.
@@ -6,119 +6,30 @@ Rank 0 sends events through a queue to the driver, which shows and records them.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
+import psutil
 import ray
 from ray.exceptions import RayActorError
 from ray.train import ControllerError, WorkerGroupError
 
-from glow.datasets import describe, load_dataset, own_channels
-from jobs.ablation_spec import TRIAL_TAG
 from jobs.channel import Channel
 from jobs.errors import JobError
-from jobs.folders import absolute_dataset, claimed, is_remote, results_folder, usable_output
+from jobs.folders import claimed, results_folder
 from jobs.names import training_name
+from jobs.preparation import Work
 from jobs.progress import Event, forgiving
 from jobs.resources import Resources, resources_for
-from jobs.specs import SpecError, TrainSpec, make_train_spec, refuse, theme_of, worker_range
-from jobs.storage import FOLDER_TAG, place_named, recall, remember
+from jobs.specs import TrainSpec, worker_range
+from jobs.storage import FOLDER_TAG, remember
 from jobs.threads import in_a_thread
-from jobs.tracking import NoSuchRun, Record, find_run, recorded_images, tracking_uri
+from jobs.tracking import Record, recorded_images
 from jobs.trainer import cause_of, copy_model, plain_reason, put_data, torch_trainer, worker_settings
-from jobs.training_log import CHECKPOINT, TrainingLog, TrainResult, Work
+from jobs.training_log import CHECKPOINT, TrainingLog, TrainResult
 from jobs.worker import SCORE, NoRetry
 
-__all__ = ["TrainResult", "Work", "prepare", "prepare_resume", "run"]
-
-
-def prepare(spec: TrainSpec) -> Work:
-    """Loads the data and checks everything that needs no Ray.
-
-    Raises:
-        SpecError: for settings that do not fit the data.
-        DatasetNotFound, DatasetCorrupt: for data that cannot be had.
-        JobError: for an output folder that cannot be used.
-    """
-    given = spec
-    absolute = {"output": usable_output(spec.output), "dataset": absolute_dataset(spec.dataset)}
-    if spec.data_root is not None:
-        absolute["data_root"] = str(Path(spec.data_root).expanduser().absolute())
-    spec = spec.model_copy(update=absolute)
-    try:
-        size = spec.image_size
-        shape = None if size is None else (own_channels(spec.dataset), size, size)
-        splits = {
-            split: load_dataset(
-                spec.dataset,
-                split,
-                spec.data_root,
-                image_shape=shape,
-                per_class=spec.per_class if split == "train" else None,
-                download=spec.download,
-            )
-            for split in ("train", "validation", "test")
-        }
-        info = describe(spec.dataset, spec.data_root, image_shape=shape)
-        config = spec.glow_config(info.image_shape, info.num_classes)
-        least, _ = worker_range(spec.workers)
-        if len(splits["train"][0]) < least:
-            raise ValueError(f"{len(splits['train'][0])} training images cannot be shared by {least} workers")
-    except ValueError as error:
-        raise SpecError(str(error)) from error
-    images = {split: split_images.numpy() for split, (split_images, _) in splits.items()}
-    labels = {split: split_labels.numpy() for split, (_, split_labels) in splits.items()}
-    return Work(given, spec, tracking_uri(spec.tracking_uri), config, info.original_shape, images, labels)
-
-
-def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
-    """The work of a run that stopped. `changes` may say where it runs and is recorded, not what it computes.
-
-    Raises what `prepare` raises, TrackingError for a run that does not exist, and JobError for one that is finished.
-    """
-    free = ("tracking_uri", "experiment", "data_root", "download")
-    fixed = [name for name in changes if theme_of(TrainSpec, name) != "Compute" and name not in free]
-    refuse(fixed, "a resumed run")
-    uri = tracking_uri(changes.get("tracking_uri"))
-    try:
-        found = find_run(uri, changes.get("experiment", TrainSpec.model_fields["experiment"].default), name_or_id)
-    except NoSuchRun as error:
-        return _prepare_kept(name_or_id, changes, uri, error)
-    stored = found.data.tags.get("glow.spec")
-    if stored is None:
-        raise JobError(f"run {name_or_id!r} is not a training of glowctl: it has no tag glow.spec")
-    if TRIAL_TAG in found.data.tags:
-        parent = found.data.tags["mlflow.parentRunId"]
-        raise JobError(f"run {name_or_id!r} is a trial of an ablation: go on by glowctl ablate --resume {parent}")
-    if found.info.status == "FINISHED":
-        raise JobError(f"run {name_or_id!r} is finished: there is nothing left to train")
-    spec = make_train_spec("laptop", {**json.loads(stored), **changes, "tracking_uri": uri})
-    kept_in = found.data.tags.get(FOLDER_TAG)
-    folder = Path(spec.output, kept_in or found.info.run_id)
-    if not is_remote(spec.output) and "validation/bits_per_dim" in found.data.metrics and not folder.exists():
-        raise JobError(f"the checkpoints of run {name_or_id!r} are gone from {folder}: start a new run")
-    work = replace(prepare(spec), resumed=found, kept_in=kept_in)
-    work.check_same_images(recorded_images(found))
-    return work
-
-
-def _prepare_kept(name: str, changes: Mapping[str, Any], uri: str, unknown: NoSuchRun) -> Work:
-    """The work of a run that MLflow does not know, by what is beside its checkpoints."""
-    place = place_named(name)
-    kept = recall(place)
-    if kept is None or kept["job"] != "train":
-        raise NoSuchRun(f"{unknown}, and no checkpoints of a training in {place}")
-    if kept["finished"]:
-        raise JobError(f"run {name!r} is finished: there is nothing left to train; its model is under {place}")
-    output, _, folder = place.rpartition("/")
-    spec = make_train_spec("laptop", {**kept["spec"], "output": output, **changes, "tracking_uri": uri})
-    work = replace(prepare(spec), kept=kept, kept_in=folder)
-    work.check_same_images(kept["images"])
-    return work
+__all__ = ["TrainResult", "run"]
 
 
 def run(work: Work, show: Callable[[Event], None]) -> TrainResult:
@@ -148,7 +59,8 @@ def _run_recorded(work: Work, resources: Resources, record: Record, show: Callab
 
 def _train(work: Work, resources: Resources, record: Record, show: Callable[[Event], None]) -> TrainResult:
     started = time.monotonic()
-    log = TrainingLog(work, record, show, {"run": record.name, "run_id": record.run_id})
+    began = psutil.Process().create_time()
+    log = TrainingLog(work, record, show, {"run": record.name, "run_id": record.run_id}, began)
     kept_at = f"{work.spec.output}/{work.folder_of(record)}"
     remember(kept_at, work.facts("train", record, finished=False))
     with results_folder(work.spec.output, f"{work.folder_of(record)}/results") as folder:

@@ -2,7 +2,7 @@
 
 - ``submitted``: job, address, detached (of every job on a cluster)
 - ``waiting``: workers, room (of a cluster that must grow first)
-- ``started``: run, run_id, workers, epochs, device, precision
+- ``started``: run, run_id, workers, epochs, device, precision, startup_seconds (since the start of the command)
 - ``step``: epoch, step, steps, images_per_second, train_bits_per_dim, validation_bits_per_dim (of the epoch before),
   seconds_left
 - ``epoch``: everything in `glow.training.EpochResult`, test_bits_per_dim_by_epoch (NaN if not scored), epochs,
@@ -37,7 +37,8 @@ def waiting_line(event: Event) -> str:
 
 def started_line(event: Event) -> str:
     workers = count(event["workers"], "worker")
-    return f"training {event['run']} on {workers} ({event['device']}), run {event['run_id']}"
+    ready = f"ready in {event['startup_seconds']:.0f} s"
+    return f"training {event['run']} on {workers} ({event['device']}), {ready}, run {event['run_id']}"
 
 
 def epoch_line(event: Event) -> str:

@@ -1,36 +1,32 @@
-"""What a training is (`Work`), what it says while it runs (`TrainingLog`), and what it comes to (`TrainResult`)."""
+"""What a training says while it runs (`TrainingLog`), and what it comes to (`TrainResult`)."""
 
 from __future__ import annotations
 
-import json
 import math
 import platform
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 
-from glow.config import GlowConfig
-from glow.datasets import fingerprint, padding
+from glow.datasets import padding
 from glow.figures import image_grid, nll_curve
 from jobs.descriptions import training_description
-from jobs.errors import JobError
 from jobs.folders import is_remote
 from jobs.progress import Event
 from jobs.release import release
-from jobs.specs import TrainSpec
-from jobs.tracking import Record, open_command, without_password
+from jobs.tracking import Record, open_command
 
 if TYPE_CHECKING:
-    from jobs.tracking import Run
+    from jobs.preparation import Work
 
-__all__ = ["CHECKPOINT", "TrainResult", "TrainingLog", "Work"]
+__all__ = ["CHECKPOINT", "TrainResult", "TrainingLog"]
 
 CHECKPOINT = "checkpoint"
 """The folder of the best model among the results."""
@@ -45,72 +41,6 @@ METRICS = {
     "test_bits_per_dim_by_epoch": "test/bits_per_dim_by_epoch",
 }
 """Fields of an ``epoch`` event -> their names in MLflow. NaN, for what was not measured, is left out."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """A training that has been checked: its spec with absolute paths, its data, its model."""
-
-    given: TrainSpec  # as the user gave it
-    spec: TrainSpec  # the same with absolute paths
-    tracking_uri: str
-    config: GlowConfig
-    original_shape: tuple[int, int, int]
-    images: Mapping[str, np.ndarray]  # split -> uint8 (N, C, H, W)
-    labels: Mapping[str, np.ndarray]  # int64 (N,)
-    resumed: Run | None = None
-    kept: Mapping[str, Any] | None = None  # what storage has of a run that MLflow has lost (jobs.storage)
-    kept_in: str | None = None  # the folder of its checkpoints, where that is not named by the run's id
-
-    def folder_of(self, record: Record) -> str:
-        """The folder in the output that a run's checkpoints are in."""
-        return self.kept_in or record.run_id
-
-    def facts(self, job: str, record: Record, finished: bool) -> dict[str, Any]:
-        """What storage keeps of a run."""
-        spec = self.spec.model_dump(mode="json", exclude={"tracking_uri"})  # which may hold a password
-        about = {"job": job, "run_id": record.run_id, "run_name": record.name, "finished": finished}
-        return {**about, "spec": spec, "images": self.digests()}
-
-    def variant(self, given: TrainSpec, spec: TrainSpec, resumed: Run | None) -> Work:
-        """Another training on the same data."""
-        config = spec.glow_config(self.config.image_shape, self.config.num_classes or 0)
-        return replace(self, given=given, spec=spec, config=config, resumed=resumed)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(array.nbytes for arrays in (self.images, self.labels) for array in arrays.values())
-
-    def digests(self) -> dict[str, str]:
-        """The fingerprint of each split, by the name that MLflow shows."""
-        return {
-            f"{self.spec.dataset} {split}": fingerprint(torch.from_numpy(images))
-            for split, images in self.images.items()
-        }
-
-    def record_datasets(self, record: Record) -> None:
-        """The splits as inputs of a run."""
-        for (split, images), (name, digest) in zip(self.images.items(), self.digests().items(), strict=True):
-            record.dataset(images, name, digest, "training" if split == "train" else split, self.spec.dataset)
-
-    def check_same_images(self, known: Mapping[str, str]) -> None:
-        """Raises JobError if a run began with other images than these; `known` are its `digests`."""
-        changed = [name for name, digest in self.digests().items() if known.get(name, digest) != digest]
-        if changed:
-            raise JobError(
-                f"the images of {' and '.join(changed)} are not those that the run began with: start a new run"
-            )
-
-    def tags(self) -> dict[str, str]:
-        """Of the run in MLflow."""
-        return {"glow.job": "train", "glow.dataset": self.spec.dataset, "glow.spec": json.dumps(self._public())}
-
-    def params(self) -> dict[str, Any]:
-        """Of the run in MLflow."""
-        return self._public() | {"image_shape": self.config.image_shape}
-
-    def _public(self) -> dict[str, Any]:
-        return self.spec.model_dump() | {"tracking_uri": without_password(self.tracking_uri)}
 
 
 @dataclass(frozen=True)
@@ -144,14 +74,21 @@ class TrainResult:
 class TrainingLog:
     """Takes rank 0's events: `see` shows each as it comes, `record` writes it to MLflow and may be called again.
 
-    `about` is shown with the start of each attempt. Where the run in MLflow is not made yet, `attach` says it before
+    `about` is shown with the start of each attempt, and with the first how long it took since `began`, in seconds since
+    the epoch. Where the run in MLflow is not made yet, `attach` says it before
     the first `record`.
     """
 
     def __init__(
-        self, work: Work, record: Record | None, show: Callable[[Event], None], about: Mapping[str, Any]
+        self,
+        work: Work,
+        record: Record | None,
+        show: Callable[[Event], None],
+        about: Mapping[str, Any],
+        began: float | None = None,
     ) -> None:
         self._work, self._record, self._show, self._about = work, record, show, about
+        self._began = began
         self._history: dict[int, dict[str, float]] = {}
         self._samples: np.ndarray | None = None
         self.scores: dict[tuple[str, int], pd.DataFrame] = {}
@@ -193,7 +130,8 @@ class TrainingLog:
         run = self._run.impatient()
         match event["event"]:
             case "attempt":
-                attempt = {name: event[name] for name in ("restarts", "workers", "parameters")}
+                names = ("restarts", "workers", "parameters", "startup_seconds")
+                attempt = {name: event[name] for name in names if name in event}
                 run.metrics(attempt, event["epoch"])
             case "epoch":
                 measured = {METRICS[name]: event[name] for name in METRICS if not math.isnan(event[name])}
@@ -210,6 +148,8 @@ class TrainingLog:
         kind = "started" if before is None else "resize" if event["workers"] > before else "restart"
         self.restarts += kind == "restart"
         event["restarts"] = self.restarts
+        if kind == "started" and self._began is not None:
+            event["startup_seconds"] = time.time() - self._began
         self._show({**event, **self._about, "epochs": self._work.spec.epochs, "event": kind})
 
     @property
