@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
+import jobs.garbage  # noqa: F401
 from jobs.ablation_spec import AXES, PER_TRIAL, AblateSpec, make_ablate_spec, read_ablate_spec
 from jobs.cluster_commands import add_cluster_commands
 from jobs.errors import FAILURE, code_of, sentence_of
@@ -251,6 +253,8 @@ def main() -> None:
     except Exception as error:
         print(f"glowctl: {sentence_of(error)}", file=sys.stderr)
         raise SystemExit(code_of(error)) from None
+    finally:
+        gc.freeze()  # or Python looks at every object of torch and MLflow before it ends, for more than a second
 
 
 if __name__ == "__main__":
