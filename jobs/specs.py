@@ -16,7 +16,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from glow.config import Coupling, FitConfig, FitPrecision, GlowConfig, Optimizer, Permutation, Scale, Schedule
+from glow.config import Coupling, FitConfig, FitPrecision, GlowConfig, Memory, Optimizer, Permutation, Scale, Schedule
 
 __all__ = [
     "PRESETS",
@@ -103,6 +103,12 @@ class TrainSpec(BaseModel):
         "auto", "Compute", "Of the coupling networks; auto is bf16 where hardware has it.", "bf16"
     )
     compile: bool = setting(False, "Compute", "Use torch.compile: a minute at the start, faster steps after.", True)
+    memory: Memory = setting(
+        "stored",
+        "Compute",
+        "Of activations: reversible makes them again, so that memory does not grow with the depth, in 1.4 times the time.",
+        "reversible",
+    )
     max_failures: int = setting(3, "Compute", "Worker failures that a run survives before it gives up.", 10)
 
     checkpoint_every: int = setting(1, "Record", "Epochs between checkpoints.", 5)
