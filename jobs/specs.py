@@ -106,7 +106,7 @@ class TrainSpec(BaseModel):
     memory: Memory = setting(
         "stored",
         "Compute",
-        "Of activations: reversible makes them again, so that memory does not grow with the depth, in 1.4 times the time.",
+        "Of activations: reversible makes them again, so that depth costs no memory, in 1.4 times the time.",
         "reversible",
     )
     max_failures: int = setting(3, "Compute", "Worker failures that a run survives before it gives up.", 10)
