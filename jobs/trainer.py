@@ -14,13 +14,11 @@ from ray.train import CheckpointConfig, ControllerError, FailureConfig, RunConfi
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE
-from jobs.lean import LeanTrainer
 from jobs.resources import Resources
-from jobs.surroundings import in_ray_job
 from jobs.worker import SCORE, NoRetry, train_loop
 
 if TYPE_CHECKING:
-    from jobs.preparation import Work
+    from jobs.training_log import Work
 
 __all__ = [
     "cause_of",
@@ -69,13 +67,11 @@ def torch_trainer(
     settings: dict[str, Any], resources: Resources, name: str, callbacks: list[UserCallback] | None = None
 ) -> TorchTrainer:
     """Goes on by itself where one of the same name and output stopped."""
-    # A trial may be killed with what controls it, and a cluster outlives its jobs: there Ray must tidy up.
-    trainer = TorchTrainer if callbacks or in_ray_job() else LeanTrainer
     spec = settings["spec"]
     least, most = resources.workers
     patience = PATIENCE_FOR_ALL_S if least == most else PATIENCE_FOR_SOME_S
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
-    return trainer(
+    return TorchTrainer(
         train_loop,
         train_loop_config=settings,
         scaling_config=resources.scaling_config(),
