@@ -29,14 +29,15 @@ class Tape:
     differentiated. Every forward pass has its own."""
 
     def __init__(self) -> None:
+        self._step = -1
         self._output_BCHW: Tensor | None = None
 
-    def put(self, output_BCHW: Tensor) -> None:
-        self._output_BCHW = output_BCHW.detach()
+    def put(self, step: int, output_BCHW: Tensor) -> None:
+        self._step, self._output_BCHW = step, output_BCHW.detach()
 
-    def take(self) -> Tensor:
-        """Raises RuntimeError if there is nothing left."""
-        if self._output_BCHW is None:
+    def take(self, step: int) -> Tensor:
+        """The output of this step. Raises RuntimeError if it is not there any more."""
+        if self._output_BCHW is None or self._step != step:
             raise RuntimeError("a reversible Glow can be differentiated once: its activations are gone afterwards")
         output_BCHW, self._output_BCHW = self._output_BCHW, None
         return output_BCHW
@@ -51,18 +52,22 @@ def reversible_steps(
     those of kept activations by what the inversion of the steps behind loses.
     """
     tape = Tape()
-    for coupling, mixer, unmixer in steps:
-        x_BCHW, step_log_det_B = _ReversibleStep.apply(tape, coupling, unmixer, x_BCHW, *mixer, *coupling.parameters())
+    for index, (coupling, mixer, unmixer) in enumerate(steps):
+        x_BCHW, step_log_det_B = _ReversibleStep.apply(
+            tape, index, coupling, unmixer, x_BCHW, *mixer, *coupling.parameters()
+        )
         log_det_B = log_det_B + step_log_det_B
     return x_BCHW, log_det_B
 
 
 class _ReversibleStep(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tape: Tape, coupling: CouplingLayer, unmixer: Mixer, x_BCHW: Tensor, *weights: Tensor) -> Any:
+    def forward(
+        ctx: Any, tape: Tape, index: int, coupling: CouplingLayer, unmixer: Mixer, x_BCHW: Tensor, *weights: Tensor
+    ) -> Any:
         z_BCHW, log_det_B = coupling(mix(x_BCHW, *weights[:2]))
-        tape.put(z_BCHW)
-        ctx.tape, ctx.coupling, ctx.unmixer = tape, coupling, unmixer
+        tape.put(index, z_BCHW)
+        ctx.tape, ctx.index, ctx.coupling, ctx.unmixer = tape, index, coupling, unmixer
         ctx.save_for_backward(weights[0])
         return z_BCHW, log_det_B
 
@@ -71,13 +76,13 @@ class _ReversibleStep(torch.autograd.Function):
     def backward(ctx: Any, grad_z: Tensor, grad_log_det: Tensor) -> Any:
         (matrix,) = ctx.saved_tensors
         with torch.enable_grad():
-            y_a, y_b, z_BCHW, log_det_B = ctx.coupling.again(ctx.tape.take())
+            y_a, y_b, z_BCHW, log_det_B = ctx.coupling.again(ctx.tape.take(ctx.index))
         inputs = (y_a, y_b, *ctx.coupling.parameters())
         outputs = {z_BCHW: grad_z} | ({log_det_B: grad_log_det} if log_det_B.requires_grad else {})  # additive: 0
         d_a, d_b, *d_parameters = torch.autograd.grad(tuple(outputs), inputs, tuple(outputs.values()))
         y_BCHW, d_y = join(y_a.detach(), y_b.detach()), join(d_a, d_b)
         x_BCHW = mix(y_BCHW, *ctx.unmixer)
-        ctx.tape.put(x_BCHW)
+        ctx.tape.put(ctx.index - 1, x_BCHW)
         d_y_CN, x_CN = (t.transpose(0, 1).flatten(1) for t in (d_y, x_BCHW))
         d_x = (matrix.T @ d_y_CN).view(x_BCHW.transpose(0, 1).shape).transpose(0, 1)
-        return None, None, None, d_x, d_y_CN @ x_CN.T, d_y_CN.sum(1), *d_parameters
+        return None, None, None, None, d_x, d_y_CN @ x_CN.T, d_y_CN.sum(1), *d_parameters

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-import jobs.garbage  # noqa: F401
 from jobs.ablation_spec import AXES, PER_TRIAL, AblateSpec, make_ablate_spec, read_ablate_spec
 from jobs.cluster_commands import add_cluster_commands
 from jobs.errors import FAILURE, code_of, sentence_of

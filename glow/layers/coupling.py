@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from glow.config import Coupling, Scale
 from glow.layers.base import Layer, halves, join, sum_per_image
-from glow.layers.products import three_convolutions
+from glow.layers.products import three_convolutions, to_planes
 
 __all__ = ["CouplingLayer", "CouplingNetwork", "ZeroConv2d"]
 
@@ -70,8 +70,7 @@ class CouplingNetwork(nn.Module):
         hidden = x_BCHW.to(dtype, memory_format=torch.channels_last)
         hidden = F.relu(F.conv2d(hidden, weight1, bias1, padding=1), inplace=True)
         hidden = F.relu(F.conv2d(hidden, weight2, bias2), inplace=True)
-        hidden = F.conv2d(hidden, weight3, bias3, padding=1)
-        return hidden.transpose(0, 1).to(x_BCHW.dtype, memory_format=torch.contiguous_format).transpose(0, 1)
+        return to_planes(F.conv2d(hidden, weight3, bias3, padding=1), x_BCHW.dtype).transpose(0, 1)
 
 
 class CouplingLayer(Layer):

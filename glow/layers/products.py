@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["three_convolutions"]
+__all__ = ["three_convolutions", "to_planes"]
 
 
 def three_convolutions(x_CBHW: Tensor, weights: Sequence[Tensor], by_products: bool) -> Tensor:
@@ -48,7 +48,7 @@ class _ThreeConvolutions(torch.autograd.Function):
         if by_products:
             z_CBHW = _shifted_sum(_matrix3(w3), _rows(hidden2), x_CBHW, flipped=False)
             return z_CBHW.add_(b3[:, None, None, None])
-        return _planes(F.conv2d(hidden2, w3, b3, padding=1), x_CBHW.dtype)
+        return to_planes(F.conv2d(hidden2, w3, b3, padding=1), x_CBHW.dtype)
 
     @staticmethod
     @once_differentiable
@@ -77,7 +77,7 @@ def _last_backward_by_products(grad_CBHW: Tensor, hidden2: Tensor, w3: Tensor) -
 
 def _first_backward(d_hidden1: Tensor, x_CBHW: Tensor, w1: Tensor, with_x: bool) -> tuple[Tensor | None, ...]:
     d_x, d_w1, d_b1 = _conv_backward(d_hidden1, _channels_last(x_CBHW, w1.dtype), w1, with_x)
-    return _planes(d_x, x_CBHW.dtype) if with_x else None, d_w1, d_b1
+    return to_planes(d_x, x_CBHW.dtype) if with_x else None, d_w1, d_b1
 
 
 def _first_backward_by_products(
@@ -113,9 +113,10 @@ def _channels_last(x_CBHW: Tensor, dtype: torch.dtype) -> Tensor:
     return x_CBHW.transpose(0, 1).to(dtype, memory_format=torch.channels_last)
 
 
-def _planes(x_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
+def to_planes(x_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
     """(C, B, H, W)"""
-    return x_BCHW.transpose(0, 1).to(dtype, memory_format=torch.contiguous_format)
+    # Without `copy` a tensor of this type already would come back as it is, channels last.
+    return x_BCHW.transpose(0, 1).to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def _matrix3(weight: Tensor) -> Tensor:

@@ -1,0 +1,61 @@
+"""ActNorms and permutations of a level, folded and together, against the layers one after the other."""
+
+import pytest
+import torch
+
+from glow import Glow, GlowConfig
+from glow.layers import mix, mixing, unmixing
+from glow.model import Level
+from tests.glow.flows import perturb
+
+PERMUTATIONS = ["1x1", "shuffle", "reverse"]
+
+
+def level(permutation: str) -> Level:
+    config = GlowConfig(image_shape=(2, 8, 8), levels=1, depth=3, width=8, permutation=permutation)
+    return perturb(Glow(config)).double().levels[0]
+
+
+def images(n: int = 3) -> torch.Tensor:
+    return torch.randn(n, 2, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("permutation", PERMUTATIONS)
+def test_a_level_is_its_layers_one_after_the_other(permutation):
+    flow = level(permutation)
+    x, log_det = flow.squeeze(images())
+    for step in flow.steps:
+        for layer in (step.actnorm, step.permutation, step.coupling):
+            x, more = layer(x)
+            log_det = log_det + more
+    z, folded_log_det = flow(images())
+    torch.testing.assert_close(z, x, atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(folded_log_det, log_det, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("permutation", PERMUTATIONS)
+def test_gradients_reach_every_parameter_as_through_the_layers(permutation):
+    flow = level(permutation)
+    flow(images())[1].sum().backward()
+    folded = {name: parameter.grad.clone() for name, parameter in flow.named_parameters() if "split" not in name}
+    flow.zero_grad()
+    x, log_det = flow.squeeze(images())
+    for step in flow.steps:
+        for layer in (step.actnorm, step.permutation, step.coupling):
+            x, more = layer(x)
+            log_det = log_det + more
+    log_det.sum().backward()
+    for name, gradient in folded.items():
+        torch.testing.assert_close(dict(flow.named_parameters())[name].grad, gradient, atol=1e-9, rtol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("permutation", PERMUTATIONS)
+def test_unmixing_undoes_mixing(permutation):
+    flow = level(permutation)
+    mixers = [[getattr(step, name) for step in flow.steps] for name in ("actnorm", "permutation")]
+    matrices, offsets, _ = mixing(*mixers)
+    back, back_offsets = unmixing(*mixers)
+    x = flow.squeeze(images())[0]
+    for index in range(len(flow.steps)):
+        y = mix(x, matrices[index], offsets[index])
+        torch.testing.assert_close(mix(y, back[index], back_offsets[index]), x, atol=1e-10, rtol=1e-10)

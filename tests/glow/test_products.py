@@ -1,0 +1,87 @@
+"""The coupling network of CPUs against the stock convolutions."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from glow.layers.coupling import FEW_CHANNELS, CouplingNetwork
+from glow.layers.products import three_convolutions
+from tests.glow.flows import perturb
+
+SHAPES = {  # in, out, width, images, height, width of the images
+    "wide": (2, 4, 8, 3, 5, 7),
+    "one channel, one image": (1, 2, 3, 1, 4, 4),
+    "more channels than hidden": (6, 12, 2, 2, 3, 3),
+    "one column": (2, 2, 4, 2, 6, 1),
+    "one position": (3, 3, 4, 2, 1, 1),
+}
+
+
+def drawn(channels: int, out: int, width: int, images: int, height: int, columns: int, dtype=torch.float64):
+    """Images as planes, and weights: leaves of a graph."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(width, channels, 3, 3), (width,), (width, width, 1, 1), (width,), (out, width, 3, 3), (out,)]
+    x = torch.randn(channels, images, height, columns, dtype=torch.float64, generator=generator)
+    weights = [torch.randn(shape, dtype=torch.float64, generator=generator) / 3 for shape in shapes]
+    return x.to(dtype).requires_grad_(), [weight.to(dtype).requires_grad_() for weight in weights]
+
+
+def stock(x_CBHW, weights):
+    weight1, bias1, weight2, bias2, weight3, bias3 = weights
+    hidden = F.relu(F.conv2d(x_CBHW.transpose(0, 1), weight1, bias1, padding=1))
+    hidden = F.relu(F.conv2d(hidden, weight2, bias2))
+    return F.conv2d(hidden, weight3, bias3, padding=1).transpose(0, 1)
+
+
+@pytest.mark.parametrize("by_products", [True, False], ids=["products", "stock outside"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+def test_values_and_gradients_are_those_of_the_stock_convolutions(shape, by_products, dtype):
+    x, weights = drawn(*shape, dtype=dtype)
+    expected, z = stock(x, weights), three_convolutions(x, weights, by_products)
+    tolerance = {"atol": 1e-12, "rtol": 1e-12} if dtype == torch.float64 else {"atol": 1e-4, "rtol": 1e-4}
+    torch.testing.assert_close(z, expected, **tolerance)
+    direction = torch.randn(z.shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    gradients = [torch.autograd.grad(of, [x, *weights], direction) for of in (z, expected)]
+    for name, gradient, right in zip(["x", "w1", "b1", "w2", "b2", "w3", "b3"], *gradients, strict=True):
+        torch.testing.assert_close(gradient, right, **tolerance, msg=lambda said, name=name: f"{name}: {said}")
+
+
+@pytest.mark.parametrize("by_products", [True, False])
+def test_weights_alone_can_be_asked_for(by_products):
+    x, weights = drawn(2, 4, 8, 3, 5, 7)
+    z, expected = three_convolutions(x.detach(), weights, by_products), stock(x.detach(), weights)
+    for gradient, right in zip(*(torch.autograd.grad(of.sum(), weights) for of in (z, expected)), strict=True):
+        torch.testing.assert_close(gradient, right)
+
+
+@pytest.mark.parametrize("by_products", [True, False])
+def test_bf16_rounds_but_does_not_stray(by_products):
+    x, weights = drawn(2, 4, 32, 4, 8, 8, torch.float32)
+    exact = stock(x, weights)
+    rounded = three_convolutions(x, [weight.bfloat16() for weight in weights], by_products)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    assert (rounded - exact).abs().max() < 0.03 * exact.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bf16"])
+def test_a_network_is_the_same_with_products_and_without(monkeypatch, dtype):
+    network = perturb(CouplingNetwork(2, 4, 16), 0.2)
+    network.compute_dtype = dtype
+    x = torch.randn(3, 2, 6, 6, generator=torch.Generator().manual_seed(2))
+    assert x.shape[1] <= FEW_CHANNELS[dtype or torch.float32]
+    by_products = network(x)
+    monkeypatch.setattr("glow.layers.coupling.FEW_CHANNELS", {})
+    tolerance = {"atol": 0.03 * by_products.abs().max().item(), "rtol": 0} if dtype else {"atol": 1e-5, "rtol": 1e-5}
+    torch.testing.assert_close(network(x), by_products, **tolerance)
+
+
+def test_what_gpus_and_the_compiler_get_is_the_same(monkeypatch):
+    network = perturb(CouplingNetwork(2, 4, 16).double(), 0.2)
+    x = torch.randn(3, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    expected = network(x)
+    monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
+    z = network(x)
+    torch.testing.assert_close(z, expected, atol=1e-12, rtol=1e-12)
+    assert z.transpose(0, 1).is_contiguous()  # planes
