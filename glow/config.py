@@ -132,7 +132,7 @@ class FitConfig:
             hardware computes in it.
         memory: ``"stored"`` keeps every activation for the gradient. ``"reversible"`` makes them again from the steps'
             outputs, so that memory does not grow with the depth, for about 1.4 times the time.
-        compile: use torch.compile (a minute or more at the start).
+        compile: use torch.compile (a minute or more at the start). Meant for GPUs: on CPUs steps are as fast without.
         accumulate: parts that each process computes its share of a batch in, to save memory.
         seed: of the order of the images and of their dequantisation noise.
 

@@ -102,11 +102,11 @@ class TrainSpec(BaseModel):
     precision: FitPrecision = setting(
         "auto", "Compute", "Of the coupling networks; auto is bf16 where hardware has it.", "bf16"
     )
-    compile: bool = setting(False, "Compute", "Use torch.compile: a minute at the start, faster steps after.", True)
+    compile: bool = setting(False, "Compute", "Use torch.compile, for GPUs: a minute or more at the start.", True)
     memory: Memory = setting(
         "stored",
         "Compute",
-        "Of activations: reversible makes them again, so that depth costs no memory, in 1.4 times the time.",
+        "Of activations: reversible makes them again, so that depth costs no memory, for 1.4 times the time.",
         "reversible",
     )
     max_failures: int = setting(3, "Compute", "Worker failures that a run survives before it gives up.", 10)
