@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-browser test-install test-cluster screenshots lint clean
+.PHONY: demo test test-browser test-install test-cluster bench screenshots lint clean
 
 demo: .venv/installed
 	$(BIN)/glowctl demo
@@ -21,6 +21,13 @@ test-browser: .venv/installed
 # A trained model in an environment of its own, with nothing but what it says that it needs.
 test-install: .venv/installed
 	$(BIN)/python -m pytest -m install $(PYTEST_ARGS)
+
+# How fast it is, against normflows, which this installs: ten minutes, in which nothing else should run. The figures go
+# into docs/performance.json and docs/performance.md. BENCH_ARGS='--quick' writes neither.
+bench: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.document
 
 # The pictures of the MLflow UI in the README.
 screenshots: .venv/installed

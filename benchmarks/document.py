@@ -1,0 +1,67 @@
+"""The tables in docs/performance.md, made from the JSON file: `python -m benchmarks.document`.
+
+A table stands between `<!-- bench NAME -->` and `<!-- end -->`. NAME is that of a row; `bars` is every figure that has
+a bar, `machine` a line on the machine. Nothing else of the document is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.table import bar_text, machine_text, value_text, verdict
+
+__all__ = ["filled", "main"]
+
+PLACE = re.compile(r"(<!-- bench ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(text: str, results: Mapping[str, Any]) -> str:
+    """The document with its tables made anew. Raises KeyError for a row that was not measured."""
+    return PLACE.sub(lambda place: f"{place[1]}\n{_block(place[2], results)}\n\n{place[3]}", text)
+
+
+def _block(name: str, results: Mapping[str, Any]) -> str:
+    if name == "machine":
+        return machine_text(results["machine"])
+    if name == "bars":
+        return "\n".join(_bars(results["rows"]))
+    return "\n".join(_row(results["rows"][name]))
+
+
+def _bars(rows: Mapping[str, Any]) -> Iterator[str]:
+    yield "| what | | measured | bar | |"
+    yield "| --- | --- | --- | --- | --- |"
+    for row in rows.values():
+        title = row["title"]
+        for figure in row["figures"]:
+            if "bar" in figure:
+                told = value_text(figure["value"], figure["unit"])
+                yield f"| {title} | {figure['what']} | {told} | {bar_text(figure)} | {verdict(figure)} |"
+                title = ""
+
+
+def _row(row: Mapping[str, Any]) -> Iterator[str]:
+    yield "| | |"
+    yield "| --- | --- |"
+    for figure in row["figures"]:
+        yield f"| {figure['what']} | {value_text(figure['value'], figure['unit'])} |"
+    if row["remark"]:
+        yield ""
+        yield row["remark"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=Path("docs/performance.json"))
+    parser.add_argument("--document", type=Path, default=Path("docs/performance.md"))
+    asked = parser.parse_args()
+    asked.document.write_text(filled(asked.document.read_text(), json.loads(asked.results.read_text())))
+
+
+if __name__ == "__main__":
+    main()

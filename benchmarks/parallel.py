@@ -1,0 +1,113 @@
+"""Data-parallel training: two processes of one thread against one of one thread, each on a core of its own."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+from benchmarks.contestants import images_and_noise
+from benchmarks.row import Figure, Row, Setting, at_least
+from benchmarks.speed import SMALL
+from glow import FitConfig, Glow, GlowConfig
+from glow.memory import keep_freed_memory
+from glow.model import Precision
+from glow.training import Trainer
+
+__all__ = ["ROW"]
+
+IMAGES, BATCH = 1280, 128
+
+
+@dataclass(frozen=True)
+class Training:
+    """What every process of a training is told."""
+
+    processes: int
+    precision: Precision
+    epochs: int
+    config: GlowConfig = SMALL
+
+
+def compare(how: Setting) -> tuple[list[Figure], str]:
+    if len(os.sched_getaffinity(0)) < 2:
+        return [], "Not measured: there is one core."
+    one: list[float] = []
+    two: list[float] = []
+    for _ in range(how.times(3)):  # in turn
+        one += train(Training(1, how.fastest, 2))["images_per_second"]
+        last = train(Training(2, how.fastest, 2))
+        two += last["images_per_second"]
+    alone, together = statistics.median(one), statistics.median(two)
+    figures = [
+        Figure("2 workers of 1 core against 1", together / alone, "x"),
+        Figure("1 worker", alone, "images/s"),
+        Figure("2 workers", together, "images/s"),
+        Figure("all-reduced a step", last["gradient_bytes"] / 1e6, "MB"),
+        Figure("all-reduced in", last["buckets"], "buckets"),
+        Figure("share of the all-reduce's time in which the backward pass goes on", 100 * last["overlap"], "%"),
+    ]
+    return figures, f"K=8 width 128, global batch {BATCH}, {how.fastest}, gloo, DDP by glow.training.Trainer."
+
+
+def train(training: Training) -> dict[str, Any]:
+    """What the first of its processes saw."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_join, (training, folder), nprocs=training.processes)
+        return torch.load(Path(folder) / "seen.pt")
+
+
+def _join(rank: int, training: Training, folder: str) -> None:
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    if training.processes > 1:
+        dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=training.processes)
+    seen = _train(training)
+    if rank == 0:
+        torch.save(seen, Path(folder) / "seen.pt")
+    if training.processes > 1:
+        dist.destroy_process_group()
+    os._exit(0)  # all is on disk; threads of gloo that end with the interpreter can abort it
+
+
+def _train(training: Training) -> dict[str, Any]:
+    model = Glow(training.config)
+    images, _ = images_and_noise(training.config, IMAGES)
+    config = FitConfig(epochs=1 + training.epochs, batch_size=BATCH, precision=training.precision)
+    trainer = Trainer(model, images, config=config)
+    _, *epochs = trainer.epochs()  # the first warms up
+    return {
+        "images_per_second": [epoch.images_per_second for epoch in epochs],
+        "gradient_bytes": sum(4 * parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        **_all_reduce(trainer),
+    }
+
+
+def _all_reduce(trainer: Trainer) -> dict[str, float]:
+    """Pieces that DDP reduces the gradient in, each as soon as it is complete, and how much of that overlaps with the
+    backward pass, by its own clocks. Nothing in a single process."""
+    objective = trainer._objective
+    if not isinstance(objective, DistributedDataParallel):
+        return {}
+    told = objective._get_ddp_logging_data()
+    return {
+        "buckets": told["num_buckets_reduced"],
+        "overlap": told["avg_backward_compute_comm_overlap_time"] / told["avg_backward_comm_time"],
+    }
+
+
+ROW = Row(
+    "data-parallel",
+    "data-parallel training, the same global batch",
+    compare,
+    (at_least("2 workers of 1 core against 1", 1.7, "x"),),
+)

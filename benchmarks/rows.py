@@ -1,0 +1,34 @@
+"""Every row of the benchmark, in the order in which they run and are shown."""
+
+from __future__ import annotations
+
+from benchmarks import (
+    allocator,
+    commands,
+    memory,
+    optimisations,
+    parallel,
+    passes,
+    precision,
+    slopes,
+    speed,
+    step_profile,
+    typicality,
+)
+from benchmarks.row import Row
+
+__all__ = ["ROWS"]
+
+ROWS: tuple[Row, ...] = (
+    *speed.ROWS,
+    precision.ROW,
+    memory.ROW,
+    parallel.ROW,
+    commands.ROW,
+    typicality.ROW,
+    passes.ROW,
+    allocator.ROW,
+    optimisations.ROW,
+    slopes.ROW,
+    step_profile.ROW,
+)

@@ -1,0 +1,82 @@
+"""What was measured, as text for a terminal. It takes what is in the JSON file, and measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["bar_text", "machine_text", "row_lines", "table", "value_text", "verdict"]
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """All rows, and what became of the bars."""
+    lines = [machine_text(results["machine"])]
+    for name, row in results["rows"].items():
+        lines += ["", *row_lines(name, row)]
+    return "\n".join([*lines, "", summary(results["rows"])])
+
+
+def row_lines(name: str, row: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{row['title']}  [{name}, {row['seconds']:.0f} s]"
+    if "error" in row:
+        yield f"  failed: {row['error']}"
+    width = max((len(figure["what"]) for figure in row["figures"]), default=0)
+    for figure in row["figures"]:
+        told = f"  {figure['what']:<{width}}  {value_text(figure['value'], figure['unit']):>16}"
+        yield f"{told}  {bar_text(figure):<18} {verdict(figure)}".rstrip()
+    if row["remark"]:
+        yield f"  {row['remark']}"
+
+
+def summary(rows: Mapping[str, Any]) -> str:
+    verdicts = [verdict(figure) for row in rows.values() for figure in row["figures"]]
+    failed = [
+        f"{name}: {figure['what']}"
+        for name, row in rows.items()
+        for figure in row["figures"]
+        if verdict(figure) == "fail"
+    ]
+    told = f"{verdicts.count('pass')} bars passed, {len(failed)} failed, {verdicts.count('not measured')} not measured"
+    return "\n  ".join([told, *failed])
+
+
+def machine_text(machine: Mapping[str, Any]) -> str:
+    bf16 = "bf16 in hardware" if machine["bf16"] else "no bf16 in hardware: float32 alone"
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {bf16}, {machine['memory_gb']} GB; "
+        f"Python {machine['python']}, torch {machine['torch']}, normflows {machine['normflows']}; {machine['date']}, "
+        f"at a load of {machine['load']}"
+        f"{', quick' if machine['quick'] else ''}"
+    )
+
+
+def value_text(value: float | None, unit: str) -> str:
+    """With the digits that are worth something."""
+    if value is None:
+        return "-"
+    if unit == "x":
+        return f"{value:,.0f}x" if value >= 100 else f"{value:.2f}x"
+    if unit in ("%", "MB"):
+        return f"{value:,.0f} {unit}" if abs(value) >= 1000 else f"{value:.1f} {unit}"
+    if unit == "s":
+        return f"{value:.3f} s" if value < 1 else f"{value:.2f} s"
+    if unit == "bits/dim":
+        return f"{value:.5f} {unit}"
+    if unit:
+        return f"{value:,.0f} {unit}"
+    return f"{value:.2f}" if 0.01 < abs(value) < 100 else f"{value:.1e}"
+
+
+def bar_text(figure: Mapping[str, Any]) -> str:
+    """Empty where there is no bar."""
+    if "bar" not in figure:
+        return ""
+    limit, unit = figure["bar"], figure["unit"]
+    number = f"{limit:g}x" if unit == "x" else f"{limit:g} {unit}".rstrip()
+    return f"at {figure['at']} {number}"
+
+
+def verdict(figure: Mapping[str, Any]) -> str:
+    if "bar" not in figure:
+        return ""
+    return {True: "pass", False: "fail", None: "not measured"}[figure["passed"]]

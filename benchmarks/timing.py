@@ -1,0 +1,29 @@
+"""Fair times: contestants take turns in one process, so that a busy machine slows all of them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+__all__ = ["round_robin", "seconds"]
+
+Contestant = Callable[[], object]
+
+
+def seconds(run: Contestant) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def round_robin(contestants: Mapping[str, Contestant], rounds: int, warmups: int = 2) -> dict[str, float]:
+    """The median seconds of each."""
+    for run in contestants.values():
+        for _ in range(warmups):
+            run()
+    taken: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, run in contestants.items():
+            taken[name].append(seconds(run))
+    return {name: statistics.median(times) for name, times in taken.items()}
