@@ -1,0 +1,191 @@
+"""What `make bench` measures with. Nothing here is timed, and normflows is not needed."""
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks.__main__ import arguments
+from benchmarks.bare import BareConvolutions
+from benchmarks.contestants import Job, convolutions, glow, images_and_noise
+from benchmarks.document import filled
+from benchmarks.memory import gradient_difference
+from benchmarks.optimisations import WITHOUT
+from benchmarks.passes import counted, our_way, report_way
+from benchmarks.precision import unchanged
+from benchmarks.row import Figure, Row, at_least, at_most, measured
+from benchmarks.rows import ROWS
+from benchmarks.slopes import SIZES, exponents, jobs
+from benchmarks.step_profile import CONVOLUTIONS, COPIES, ELSE, GRADIENTS, OPTIMIZER, RELU, group
+from benchmarks.table import table
+from benchmarks.timing import round_robin
+from glow import Glow, GlowConfig
+from glow.layers import CouplingNetwork
+from glow.scoring import BATCH_SIZE
+from tests.glow.flows import perturb, small_glow
+
+DOCS = Path(__file__).parents[1] / "docs"
+TINY = GlowConfig((1, 16, 16), levels=2, depth=2, width=8)
+SHOW_COSTS = {"allocator", "optimisations", "slopes", "profile"}  # and have no bar to pass
+
+
+def example_results() -> dict:
+    row = Row("speed", "how fast", lambda how: ([], ""), (at_least("ours", 2, "x"), at_most("wait", 5, "s")))
+    figures = [Figure("ours", 1.5, "x"), Figure("theirs", 1234.4, "images/s")]
+    machine = {"cpu": "Abacus", "cores": 2, "threads": 2, "bf16": False, "memory_gb": 8, "load": 0.1}
+    versions = {"python": "3", "torch": "2", "normflows": "1", "date": "2026-01-01", "quick": False}
+    return {"machine": machine | versions, "rows": {"speed": measured(row, figures, "A remark.") | {"seconds": 3.0}}}
+
+
+def test_every_row_has_a_name_and_a_bar() -> None:
+    names = [row.name for row in ROWS]
+    assert len(set(names)) == len(names)
+    for row in ROWS:
+        assert row.title
+        assert bool(row.bars) != (row.name in SHOW_COSTS)
+        assert len({bar.what for bar in row.bars}) == len(row.bars)
+
+
+def test_rows_are_chosen_by_name() -> None:
+    assert arguments(["--only", "scoring,passes"]).only == ["scoring", "passes"]
+    assert arguments([]).output == Path("docs/performance.json")
+    assert arguments(["--quick"]).output != Path("docs/performance.json")
+    with pytest.raises(SystemExit):
+        arguments(["--only", "speling"])
+
+
+def test_a_bar_is_met_missed_or_not_measured() -> None:
+    figures = {figure["what"]: figure for figure in example_results()["rows"]["speed"]["figures"]}
+    assert figures["ours"]["passed"] is False
+    assert "bar" not in figures["theirs"]
+    assert figures["wait"]["passed"] is None
+    assert figures["wait"]["value"] is None
+    assert at_most("wait", 5, "s").met(5)
+    assert at_least("ours", 2, "x").met(2)
+
+
+def test_the_table_shows_bars_verdicts_and_machine() -> None:
+    text = table(json.loads(json.dumps(example_results())))
+    for part in ("Abacus", "no bf16", "1.50x", "at least 2x", "fail", "1,234 images/s", "not measured", "A remark."):
+        assert part in text
+    assert "0 bars passed, 1 failed, 1 not measured\n  speed: ours" in text
+
+
+def test_a_document_gets_the_tables_that_it_names_and_keeps_the_rest() -> None:
+    text = "Before\n<!-- bench bars -->\nold\n<!-- end -->\nbetween\n<!-- bench speed -->\n<!-- end -->\nafter"
+    made = filled(text, example_results())
+    assert "old" not in made
+    assert "| how fast | ours | 1.50x | at least 2x | fail |" in made
+    assert "| theirs | 1,234 images/s |" in made
+    assert made.endswith("<!-- end -->\nafter")
+    assert filled(made, example_results()) == made
+
+
+def test_the_tables_in_the_docs_are_those_of_the_json() -> None:
+    text = (DOCS / "performance.md").read_text()
+    assert filled(text, json.loads((DOCS / "performance.json").read_text())) == text
+
+
+def test_contestants_take_turns() -> None:
+    calls: list[str] = []
+    taken = round_robin({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=2, warmups=1)
+    assert calls == ["a", "b", "a", "b", "a", "b"]
+    assert set(taken) == {"a", "b"}
+
+
+def test_the_bare_convolutions_are_those_of_the_coupling_networks() -> None:
+    model, bare = Glow(TINY), BareConvolutions(TINY, "float32", batch=3)
+    networks = [module for module in model.modules() if isinstance(module, CouplingNetwork)]
+    seen: list[torch.Size] = []
+    for network in networks:
+        network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
+    model.log_prob(*images_and_noise(TINY, 3)[:1])
+    ours = [[conv.weight.shape for conv in (net.conv1, net.conv2, net.conv3.conv)] for net in networks]
+    assert [[p.shape for p in net.parameters() if p.dim() == 4] for net in bare.networks] == ours
+    assert [x.shape for x in bare.inputs] == seen
+    assert [y.shape for y in bare()] == [gradient.shape for gradient in bare.gradients]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_the_bare_convolutions_differentiate_everything(precision: str) -> None:
+    bare = BareConvolutions(TINY, precision, batch=2)
+    bare.train_step()
+    assert all(tensor.grad is not None for tensor in (*bare.parameters(), *bare.inputs))
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in bare.inputs)
+
+
+@pytest.mark.parametrize("work", ["training", "scoring", "sampling"])
+def test_contestants_do_their_work(work: str) -> None:
+    job = Job(work, TINY, batch=4)
+    glow(job, "float32")()
+    convolutions(job, "float32")()
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_an_optimisation_changes_no_likelihood(name: str) -> None:
+    model = perturb(Glow(TINY))
+    images, noise = images_and_noise(TINY, 4)
+    fast = model.log_prob(images, noise_BCHW=noise)
+    with WITHOUT[name]():
+        plain = model.log_prob(images, noise_BCHW=noise)
+    torch.testing.assert_close(fast, plain)
+    assert model.log_prob(images, noise_BCHW=noise).equal(fast)
+
+
+def test_the_reports_way_takes_a_pass_a_set_and_comes_to_the_same_thresholds() -> None:
+    model = small_glow()
+    train, held_out = images_and_noise(model.config, 600)[0].split(300)
+    scored = math.ceil(300 / BATCH_SIZE)
+    with counted(model) as ours:
+        our_thresholds = our_way(model, train, held_out, 20, (1, 3))
+    with counted(model) as theirs:
+        their_thresholds = report_way(model, train, held_out, 20, (1, 3))
+    assert our_thresholds == pytest.approx(their_thresholds, rel=1e-4)
+    assert (ours.passes, ours.images) == (2 * scored, 300 + 300)
+    assert (theirs.passes, theirs.images) == (scored + 2 * 20, 300 + 20 * (1 + 3))
+
+
+def test_reversible_gradients_are_compared_tensor_by_tensor() -> None:
+    assert 0 <= gradient_difference(torch.float64, TINY) < 1e-9
+    assert gradient_difference(torch.float32, TINY) < 1e-3
+
+
+def test_cells_are_unchanged_within_each_others_intervals() -> None:
+    before = pd.DataFrame({"ratio": [0.5, 0.5], "ratio_low": [0.4, 0.4], "ratio_high": [0.6, 0.6]})
+    after = pd.DataFrame({"ratio": [0.55, 0.7], "ratio_low": [0.45, 0.65], "ratio_high": [0.65, 0.75]})
+    assert unchanged(before, after).tolist() == [True, False]
+
+
+def test_slopes_double_one_size_twice() -> None:
+    assert exponents([1, 2, 8]) == [1, 2]
+    for name, sizes in SIZES.items():
+        assert [size / sizes[0] for size in sizes] == [1, 2, 4]
+        assert len(set(jobs(name))) == len(sizes)
+
+
+@pytest.mark.parametrize(
+    ("name", "within", "expected"),
+    [
+        ("mkldnn::_convolution_pointwise", (), CONVOLUTIONS),
+        ("aten::addmm", ("_ReversibleStep",), CONVOLUTIONS),
+        ("aten::mm", ("autograd::engine::evaluate_function: AddmmBackward0",), GRADIENTS),
+        ("aten::mkldnn_convolution_backward", (), GRADIENTS),
+        ("aten::threshold_backward", (), RELU),
+        ("aten::copy_", ("autograd::engine::evaluate_function: CatBackward0",), COPIES),
+        ("aten::mul", ("optimizer",), OPTIMIZER),
+        ("step", (), ELSE),
+        ("autograd::engine::evaluate_function: AddmmBackward0", (), ELSE),
+    ],
+)
+def test_an_operator_of_the_profile_has_a_group(name: str, within: tuple[str, ...], expected: str) -> None:
+    assert group(name, within) == expected
+
+
+def test_a_figure_that_is_nan_was_not_measured() -> None:
+    row = Row("a", "a", lambda how: ([], ""), (at_least("b", 1, "x"),))
+    (figure,) = measured(row, [Figure("b", math.nan, "x")], "")["figures"]
+    assert figure["value"] is None
+    assert figure["passed"] is None
