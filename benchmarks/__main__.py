@@ -25,12 +25,12 @@ from glow.memory import keep_freed_memory
 
 
 def main() -> int:
+    keep_freed_memory()  # before there are threads
     asked = arguments()
     rows = [row for row in ROWS if row.name in asked.only]
     how = setting(asked.quick)
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(how.threads)
-    keep_freed_memory()
     results = {"machine": machine(how) | {"quick": asked.quick}, "rows": kept(asked.output, how)}
     print(machine_text(results["machine"]), flush=True)
     for row in rows:

@@ -67,8 +67,8 @@ def train(training: Training) -> dict[str, Any]:
 
 def _join(rank: int, training: Training, folder: str) -> None:
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
-    torch.set_num_threads(1)
     keep_freed_memory()
+    torch.set_num_threads(1)
     if training.processes > 1:
         dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=training.processes)
     seen = _train(training)
