@@ -25,6 +25,7 @@ from glow.training import Trainer
 __all__ = ["ROW"]
 
 IMAGES, BATCH = 1280, 128
+MODELS = {"K=8 width 128": SMALL, "K=4 width 512": GlowConfig(depth=4, width=512)}
 
 
 @dataclass(frozen=True)
@@ -34,28 +35,36 @@ class Training:
     processes: int
     precision: Precision
     epochs: int
-    config: GlowConfig = SMALL
+    config: GlowConfig
 
 
 def compare(how: Setting) -> tuple[list[Figure], str]:
     if len(os.sched_getaffinity(0)) < 2:
         return [], "Not measured: there is one core."
+    figures = []
+    for name, config in MODELS.items():
+        figures += _figures(name, config, how)
+    return figures, f"Global batch {BATCH}, {how.fastest}, gloo, DDP by glow.training.Trainer."
+
+
+def _figures(name: str, config: GlowConfig, how: Setting) -> list[Figure]:
     one: list[float] = []
     two: list[float] = []
     for _ in range(how.times(3)):  # in turn
-        one += train(Training(1, how.fastest, 2))["images_per_second"]
-        last = train(Training(2, how.fastest, 2))
+        one += train(Training(1, how.fastest, 2, config))["images_per_second"]
+        last = train(Training(2, how.fastest, 2, config))
         two += last["images_per_second"]
     alone, together = statistics.median(one), statistics.median(two)
-    figures = [
-        Figure("2 workers of 1 core against 1", together / alone, "x"),
-        Figure("1 worker", alone, "images/s"),
-        Figure("2 workers", together, "images/s"),
-        Figure("all-reduced a step", last["gradient_bytes"] / 1e6, "MB"),
-        Figure("all-reduced in", last["buckets"], "buckets"),
-        Figure("share of the all-reduce's time in which the backward pass goes on", 100 * last["overlap"], "%"),
+    return [
+        Figure(f"{name}: 2 workers of 1 core against 1", together / alone, "x"),
+        Figure(f"{name}: 1 worker", alone, "images/s"),
+        Figure(f"{name}: 2 workers", together, "images/s"),
+        Figure(f"{name}: all-reduced a step", last["gradient_bytes"] / 1e6, "MB"),
+        Figure(f"{name}: all-reduced in", last["buckets"], "buckets"),
+        Figure(
+            f"{name}: share of the all-reduce's time in which the backward pass goes on", 100 * last["overlap"], "%"
+        ),
     ]
-    return figures, f"K=8 width 128, global batch {BATCH}, {how.fastest}, gloo, DDP by glow.training.Trainer."
 
 
 def train(training: Training) -> dict[str, Any]:
@@ -109,5 +118,5 @@ ROW = Row(
     "data-parallel",
     "data-parallel training, the same global batch",
     compare,
-    (at_least("2 workers of 1 core against 1", 1.7, "x"),),
+    tuple(at_least(f"{name}: 2 workers of 1 core against 1", 1.7, "x") for name in MODELS),
 )
