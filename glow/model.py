@@ -151,7 +151,7 @@ class Glow(nn.Module):
     def forward(self, x_BCHW: Tensor) -> tuple[list[Tensor], Tensor]:
         """Images in [-0.5, 0.5] -> (one latent a level, log-det (B,) in nats). No prior is in the log-det."""
         latents, _, log_det_B = self._encode(x_BCHW)
-        return latents, log_det_B
+        return [z_BCHW.contiguous() for z_BCHW in latents], log_det_B  # not planes, which nobody expects
 
     def inverse(self, latents: Sequence[Tensor]) -> Tensor:
         """One latent a level -> images (B, C, H, W) in [-0.5, 0.5]; the exact inverse of `forward`."""

@@ -103,6 +103,13 @@ def test_density_integrates_to_one():
     assert abs(ratio.mean() - 1) < 4 * error
 
 
+def test_what_goes_out_lies_in_memory_as_it_is_read():
+    glow = small_glow(image_shape=(3, 8, 8))
+    latents, _ = glow(torch.rand(2, 3, 8, 8) - 0.5)
+    for tensor in (*latents, glow.inverse(latents), glow.sample(2)):
+        assert tensor.is_contiguous()
+
+
 def test_scores_do_not_depend_on_the_batch():
     glow, images, indices = small_glow(), random_images(12), torch.arange(12)
     noise = uniform_noise(indices, (1, 8, 8), seed=5)
