@@ -34,7 +34,11 @@ def three_convolutions(x_CBHW: Tensor, weights: Sequence[Tensor], by_products: b
     Returns:
         (C_out, B, H, W) in the type of `x_CBHW`.
     """
-    return _ThreeConvolutions.apply(x_CBHW, *weights, by_products)
+    if torch.is_grad_enabled():
+        return _ThreeConvolutions.apply(x_CBHW, *weights, by_products)
+    w1, b1, w2, b2, w3, b3 = weights
+    hidden2 = _conv_relu(_conv_relu(_channels_last(x_CBHW, w1.dtype), w1, b1), w2, b2)  # one hidden layer at a time
+    return _last(hidden2, w3, b3, x_CBHW, by_products)
 
 
 class _ThreeConvolutions(torch.autograd.Function):
@@ -45,10 +49,7 @@ class _ThreeConvolutions(torch.autograd.Function):
         hidden2 = _conv_relu(hidden1, w2, b2)
         ctx.save_for_backward(x_CBHW, hidden1, hidden2, w1, w2, w3)
         ctx.by_products = by_products
-        if by_products:
-            z_CBHW = _shifted_sum(_matrix3(w3), _rows(hidden2), x_CBHW, flipped=False)
-            return z_CBHW.add_(b3[:, None, None, None])
-        return to_planes(F.conv2d(hidden2, w3, b3, padding=1), x_CBHW.dtype)
+        return _last(hidden2, w3, b3, x_CBHW, by_products)
 
     @staticmethod
     @once_differentiable
@@ -61,6 +62,13 @@ class _ThreeConvolutions(torch.autograd.Function):
         first = _first_backward_by_products if ctx.by_products else _first_backward
         d_x, d_w1, d_b1 = first(_relu_backward_(d_hidden, hidden1), x_CBHW, w1, with_x)
         return d_x, d_w1, d_b1, d_w2, d_b2, d_w3, d_b3, None
+
+
+def _last(hidden2: Tensor, w3: Tensor, b3: Tensor, x_CBHW: Tensor, by_products: bool) -> Tensor:
+    if by_products:
+        z_CBHW = _shifted_sum(_matrix3(w3), _rows(hidden2), x_CBHW, flipped=False)
+        return z_CBHW.add_(b3[:, None, None, None])
+    return to_planes(F.conv2d(hidden2, w3, b3, padding=1), x_CBHW.dtype)
 
 
 def _last_backward(grad_CBHW: Tensor, hidden2: Tensor, w3: Tensor) -> tuple[Tensor, ...]:
