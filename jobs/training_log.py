@@ -75,8 +75,7 @@ class TrainingLog:
     """Takes rank 0's events: `see` shows each as it comes, `record` writes it to MLflow and may be called again.
 
     `about` is shown with the start of each attempt, and with the first how long it took since `began`, in seconds since
-    the epoch. Where the run in MLflow is not made yet, `attach` says it before
-    the first `record`.
+    the epoch. Where the run in MLflow is not made yet, `attach` says it before the first `record`.
     """
 
     def __init__(
