@@ -43,6 +43,7 @@ from jobs.tracking import (
 )
 from jobs.trainer import cause_of, death_behind, plain_reason, put_data, worker_settings
 from jobs.trial import Shared, trial_loop
+from jobs.trial_checkpoint import put_back
 
 if TYPE_CHECKING:
     from jobs.tracking import Run
@@ -274,6 +275,9 @@ def _tuner(shared: Shared, at_a_time: int, storage: str, folder: str) -> tune.Tu
         tuner = tune.Tuner.restore(
             f"{storage}/{FOLDER}", _trainable(shared), resume_unfinished=True, resume_errored=True
         )
+        for result in tuner.get_results():
+            if result.checkpoint is not None:
+                put_back(result.checkpoint)
         _tell_of_ended(tuner, shared, channels[folder])
         return tuner
     spec = shared.spec

@@ -5,7 +5,6 @@ A trial of one worker needs no process beside its own, which Tune hands on to th
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import tempfile
@@ -26,14 +25,13 @@ from glow.training import Trainer
 from jobs.ablation_spec import AblateSpec
 from jobs.resources import Resources
 from jobs.trainer import cause_of, copy_model, plain_reason, torch_trainer
+from jobs.trial_checkpoint import read_facts, write_facts
 from jobs.worker import SCORE, NoRetry, train_share
 
 __all__ = ["BEST", "Shared", "trial_loop"]
 
 BEST = "best"
 """The folder in a trial's checkpoint that holds the best model so far."""
-
-METRICS_FILE = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -130,8 +128,8 @@ class TuneSession:
         with nullcontext() if self._checkpoint is None else self._checkpoint.as_directory() as folder:
             if folder is not None:
                 shutil.copytree(Path(folder, BEST), self._folder)
-                metrics = json.loads(Path(folder, METRICS_FILE).read_text())
-                self.last, self._best = metrics["last"], metrics["best"]
+                facts = read_facts(folder)
+                self.last, self._best = facts["last"], facts["best"]
             yield folder
 
     def report(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
@@ -142,7 +140,7 @@ class TuneSession:
         with tempfile.TemporaryDirectory() as folder:
             trainer.save(folder)
             shutil.copytree(self._folder, Path(folder, BEST))
-            Path(folder, METRICS_FILE).write_text(json.dumps({"last": self.last, "best": self._best}))
+            write_facts(folder, {"last": self.last, "best": self._best})
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
     @contextmanager

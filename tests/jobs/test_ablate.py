@@ -130,17 +130,28 @@ def test_a_summary_is_made_again_from_mlflow_alone(finished, tmp_path):
     pd.testing.assert_frame_equal(summary_of(tmp_path / "copy", run_id, "configurations"), before)
 
 
+def unfinished(folder: Path, until: int) -> list[tuple[Path, int]]:
+    """The trials' checkpoints of which fewer than `until` came before, and how many did."""
+    found = [(path, int(path.name.split("_")[1])) for path in folder.glob("outputs/*/tune/*/checkpoint_*")]
+    return [(path, before) for path, before in found if before < until]
+
+
 def test_killed_ablation_goes_on_where_each_trial_stood(finished, tmp_path):
     running = Running(tmp_path, *LONG)
     running.wait_for("(1 of 4)")
     first = next(line for line in running.lines() if line.endswith("(1 of 4)")).split("]")[0][1:]
     run_id = run_id_of(running.lines())
     wait_until(lambda: trials_of(tmp_path, run_id)[first].info.status == "FINISHED", 30)
+    wait_until(lambda: bool(unfinished(tmp_path, 12)), 30, every=0.05)
     family = running.family()
     running.process.kill()
     running.wait()
     wait_until(lambda: not alive(family), timeout=10)
     ended = trials_of(tmp_path, run_id)[first].info.end_time
+    interrupted = unfinished(tmp_path, 23)
+    assert interrupted
+    for checkpoint, before in interrupted:  # as if Tune had had no time to save that there is a newer one
+        checkpoint.rename(checkpoint.with_name(f"checkpoint_{before + 50:06}"))
 
     resumed = glowctl(tmp_path, "ablate", "--resume", run_id)
     assert resumed.returncode == 0, resumed.stderr

@@ -1,0 +1,53 @@
+"""Checkpoints of an ablation's trials, and how those are found that Tune lost sight of.
+
+Tune deletes a trial's last checkpoint before it saves that there is a newer one. If it is killed in between, or while
+it deletes, what it remembers is a folder that is gone, or half gone, and the newer one lies beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from posixpath import dirname, relpath
+from typing import Any
+
+from pyarrow.fs import FileSelector, FileSystem, copy_files
+from ray.tune import Checkpoint
+
+__all__ = ["put_back", "read_facts", "write_facts"]
+
+FILE = "metrics.json"
+
+
+def write_facts(folder: str | Path, facts: Mapping[str, Any]) -> None:
+    """Completes a checkpoint by facts, which JSON can say, and by how large each of its files is."""
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()}
+    Path(folder, FILE).write_text(json.dumps({**facts, "sizes": sizes}))
+
+
+def read_facts(folder: str | Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(Path(folder, FILE).read_text())
+    return facts
+
+
+def put_back(checkpoint: Checkpoint) -> None:
+    """If this is not whole, fills its folder from the next one of its trial that is; if none is, does nothing."""
+    files, path = checkpoint.filesystem, checkpoint.path
+    if _is_whole(files, path):
+        return
+    beside = files.get_file_info(FileSelector(dirname(path), allow_not_found=True))
+    for other in sorted(info.path for info in beside if info.path > path):
+        if _is_whole(files, other):
+            copy_files(other, path, source_filesystem=files, destination_filesystem=files)
+            return
+
+
+def _is_whole(files: FileSystem, folder: str) -> bool:
+    try:
+        with files.open_input_stream(f"{folder}/{FILE}") as stream:
+            sizes = json.loads(stream.read())["sizes"]
+    except (OSError, ValueError, KeyError):  # it is not there, was cut short, or is of an older glowctl
+        return False
+    found = files.get_file_info(FileSelector(folder, recursive=True))
+    return sizes.items() <= {relpath(info.path, folder): info.size for info in found}.items()
