@@ -44,6 +44,7 @@ from jobs.tracking import (
 from jobs.trainer import cause_of, death_behind, plain_reason, put_data, worker_settings
 from jobs.trial import Shared, trial_loop
 from jobs.trial_checkpoint import put_back
+from jobs.tune_state import has_begun, refuse_damaged
 
 if TYPE_CHECKING:
     from jobs.tracking import Run
@@ -240,7 +241,7 @@ def _run_trials(
                 with Channel(log.see, log.record) as channel, _reachable(folder, channel.queue):
                     own = {**settings, "queue": channel.queue}
                     shared = Shared(private, own, resources, f"{storage}/train", log.finished)
-                    in_a_thread(_tuner(shared, at_a_time, storage, folder).fit)
+                    in_a_thread(_tuner(shared, at_a_time, storage, folder, run_id).fit)
                 return
             except Exception as error:
                 if death_behind(error) is None:
@@ -269,9 +270,13 @@ def _trainable(shared: Shared) -> Any:
     )
 
 
-def _tuner(shared: Shared, at_a_time: int, storage: str, folder: str) -> tune.Tuner:
+def _tuner(shared: Shared, at_a_time: int, storage: str, folder: str, run_id: str) -> tune.Tuner:
     """The experiment as Tune saved it where it has begun, else a new one."""
-    if _has_begun(f"{storage}/{FOLDER}"):
+    if has_begun(f"{storage}/{FOLDER}"):
+        refuse_damaged(
+            f"{storage}/{FOLDER}",
+            f"start a new ablation; glowctl ablate --summarize {run_id} compares the trials that came to their end",
+        )
         tuner = tune.Tuner.restore(
             f"{storage}/{FOLDER}", _trainable(shared), resume_unfinished=True, resume_errored=True
         )
@@ -302,11 +307,6 @@ def _tuner(shared: Shared, at_a_time: int, storage: str, folder: str) -> tune.Tu
             verbose=0,
         ),
     )
-
-
-def _has_begun(folder: str) -> bool:
-    """Whether Tune has saved which trials there are."""
-    return tune.Tuner.can_restore(folder) and (is_remote(folder) or any(Path(folder).glob("experiment_state-*.json")))
 
 
 class Notices(tune.Callback):

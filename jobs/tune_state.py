@@ -1,0 +1,50 @@
+"""What Tune saved of an experiment, and whether it can be read."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+
+from pyarrow.fs import FileSelector, FileSystem
+
+from jobs.errors import JobError
+from jobs.storage import open_storage
+
+__all__ = ["has_begun", "refuse_damaged"]
+
+TRIALS, TUNER = "experiment_state", "tuner.pkl"
+"""What the names of two files begin with: which trials there are, in JSON, and how they are run. What else there is, is
+the searcher's, and pickled as the second is."""
+
+
+def has_begun(folder: str) -> bool:
+    """Whether Tune has saved which trials there are."""
+    files, path = open_storage(folder)
+    return {TRIALS, TUNER} <= _newest(files, path).keys()
+
+
+def refuse_damaged(folder: str, advice: str) -> None:
+    """Raises JobError, which ends in `advice`, if Tune was killed while it wrote one of the files that it reads again:
+    it would begin without it, or with other trials."""
+    files, path = open_storage(folder)
+    for kind, file in _newest(files, path).items():
+        if not _is_readable(files, file, kind == TRIALS):
+            raise JobError(f"{file} is damaged, as it is if Ray Tune is killed while it writes: {advice}")
+
+
+def _newest(files: FileSystem, path: str) -> dict[str, str]:
+    """Paths by what a name begins with: each time that an experiment is restored it writes to files of another date."""
+    infos = files.get_file_info(FileSelector(path, allow_not_found=True))
+    saved = sorted(info.path for info in infos if info.extension in ("json", "pkl"))
+    return {re.split(r"-\d{4}-", file.rpartition("/")[2])[0]: file for file in saved}
+
+
+def _is_readable(files: FileSystem, file: str, is_json: bool) -> bool:
+    with files.open_input_stream(file) as stream:
+        content = stream.read()
+    try:
+        json.loads(content) if is_json else pickle.loads(content)
+    except Exception:  # a pickle that is cut short raises whatever it came to
+        return False
+    return True
