@@ -6,7 +6,7 @@ Tune decides what runs where and when, and goes on where it stood after a crash;
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -273,18 +273,7 @@ def _trainable(shared: Shared) -> Any:
 def _tuner(shared: Shared, at_a_time: int, storage: str, folder: str, run_id: str) -> tune.Tuner:
     """The experiment as Tune saved it where it has begun, else a new one."""
     if has_begun(f"{storage}/{FOLDER}"):
-        refuse_damaged(
-            f"{storage}/{FOLDER}",
-            f"start a new ablation; glowctl ablate --summarize {run_id} compares the trials that came to their end",
-        )
-        tuner = tune.Tuner.restore(
-            f"{storage}/{FOLDER}", _trainable(shared), resume_unfinished=True, resume_errored=True
-        )
-        for result in tuner.get_results():
-            if result.checkpoint is not None:
-                put_back(result.checkpoint)
-        _tell_of_ended(tuner, shared, channels[folder])
-        return tuner
+        return _restored(shared, f"{storage}/{FOLDER}", channels[folder], run_id)
     spec = shared.spec
     return tune.Tuner(
         _trainable(shared),
@@ -309,6 +298,37 @@ def _tuner(shared: Shared, at_a_time: int, storage: str, folder: str, run_id: st
     )
 
 
+def _restored(shared: Shared, place: str, queue: Any, run_id: str) -> tune.Tuner:
+    """The experiment in its folder `place`, with what a kill may have left untold. Raises JobError if it is damaged."""
+    anew = f"start a new ablation; glowctl ablate --summarize {run_id} compares the trials that came to their end"
+    refuse_damaged(place, anew)
+    saved = list(tune.ResultGrid(tune.ExperimentAnalysis(place)))
+    for result in saved:
+        if result.checkpoint is not None:
+            put_back(result.checkpoint)
+    ended = _tell_of_ended(saved, shared, queue)
+    trainable = _trainable(replace(shared, finished=shared.finished | ended))
+    return tune.Tuner.restore(place, trainable, resume_unfinished=True, resume_errored=True)
+
+
+def _tell_of_ended(saved: Sequence[tune.Result], shared: Shared, queue: Any) -> frozenset[str]:
+    """Tells MLflow of trials that had come to their end when the ablation was killed, unless it knows; their labels.
+
+    Tune may not know that they have, and run them again.
+    """
+    told = set()
+    for result in saved:
+        metrics = result.metrics or {}
+        values = (result.config or {}).get("values")
+        if values is None or not {"test_bits_per_dim", "failed"} & metrics.keys():
+            continue
+        label = shared.spec.label(values)
+        if label not in shared.finished:
+            queue.put({"event": "ended", "trial": label, "metrics": metrics, "checkpoint": result.checkpoint})
+            told.add(label)
+    return frozenset(told)
+
+
 class Notices(tune.Callback):
     """Puts what Tune knows of a trial's end into the queue, behind what the trial said itself."""
 
@@ -325,18 +345,6 @@ class Notices(tune.Callback):
         error = trial.get_pickled_error() or trial.get_error() or RuntimeError("Tune does not say why")
         cause = getattr(error, "cause", None)  # of a RayTaskError
         self._put(trial, {"event": "failed", "reason": plain_reason(cause_of(cause or error))})
-
-
-def _tell_of_ended(tuner: tune.Tuner, shared: Shared, queue: Any) -> None:
-    """Trials that had come to their end for Tune, and not yet for MLflow, when the ablation was killed."""
-    for result in tuner.get_results():
-        metrics = result.metrics or {}
-        values = (result.config or {}).get("values")
-        if values is None or not {"test_bits_per_dim", "failed"} & metrics.keys():
-            continue
-        label = shared.spec.label(values)
-        if label not in shared.finished:
-            queue.put({"event": "ended", "trial": label, "metrics": metrics, "checkpoint": result.checkpoint})
 
 
 def _open_record(ablation: Ablation) -> Record:

@@ -42,7 +42,7 @@ class Shared:
     settings: Mapping[str, Any]  # of `jobs.trainer.worker_settings`, less what differs between trials
     resources: Resources
     storage: str
-    finished: frozenset[str] = frozenset()  # labels of trials of which MLflow has everything
+    finished: frozenset[str] = frozenset()  # labels of trials that have nothing left to do
 
     @property
     def in_one_process(self) -> bool:

@@ -214,6 +214,17 @@ def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
     for whole in (run, find_run(uri_of(tmp_path), "glow", run_id)):
         assert recorded_images(whole).keys() == {"digits train", "digits validation", "digits test"}
 
+    # As if all had been killed when Tune had the trial's last result, and neither it nor MLflow the trial's end.
+    states = sorted((tmp_path / "outputs" / run_id / "tune").glob("experiment_state-*.json"))
+    states[-1].write_text(states[-1].read_text().replace("TERMINATED", "RUNNING"))
+    client, _ = open_store(uri_of(tmp_path), "glow")
+    client.update_run(run.info.run_id, status="RUNNING")
+    again = glowctl(tmp_path, "ablate", "--resume", run_id)
+    assert again.returncode == 0, again.stderr
+    assert "[1x1 s0] finished" in again.stdout
+    assert "[1x1 s0] started" not in again.stdout
+    assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "FINISHED"
+
 
 def test_what_can_never_fit_is_refused_at_once(tmp_path):
     started = time.monotonic()
