@@ -9,7 +9,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
-from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
+from ray.tune.search import Searcher
 
 from jobs.ablation_spec import AblateSpec, Values
 from jobs.worker import COUNTED_EPOCH, SCORE
@@ -20,11 +20,10 @@ TRIES = 50
 """Proposals in a row that are known already, after which a configuration is taken that is not."""
 
 
-def make_search(spec: AblateSpec) -> Searcher | SearchAlgorithm | None:
-    """What proposes trials where they are not known beforehand."""
-    if spec.known_beforehand:
-        return BasicVariantGenerator()
-    return SeededSearch(spec, _optuna(spec))
+def make_search(spec: AblateSpec) -> Searcher | None:
+    """What proposes trials where they are not known beforehand, else None: Tune's own generator, to which alone Tune
+    tells how many may run at a time."""
+    return None if spec.known_beforehand else SeededSearch(spec, _optuna(spec))
 
 
 def make_scheduler(spec: AblateSpec) -> TrialScheduler:
