@@ -22,7 +22,7 @@ from jobs.tracking.store import client_of, sentences
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
+    from mlflow.entities import LoggedModel, Run
     from mlflow.models import ModelSignature
 
 __all__ = ["log_model", "register", "save_model"]
@@ -167,13 +167,14 @@ def log_model(
     """Logs what `save_model` wrote as a model of a run, of this name; its id.
 
     It is then at runs:/RUN_ID/NAME and models:/ID. `folder` is told both ids. If it cannot be uploaded the model is
-    marked as FAILED. Raises TrackingError.
+    marked as FAILED, as is one that an earlier process did not live to upload. Raises TrackingError.
     """
     client = client_of(uri)
     with sentences(uri):
         from mlflow.entities import LoggedModelOutput
 
         run = client.get_run(run_id)
+        _give_up_begun(client, run)
         origin = {key: text for key, text in run.data.tags.items() if key.startswith(("mlflow.source", "mlflow.user"))}
         logged = client.create_logged_model(
             run.info.experiment_id, name, run_id, tags={**origin, **(tags or {})}, params=dict(params or {})
@@ -189,6 +190,14 @@ def log_model(
             with suppress(Exception) if status == "FAILED" else nullcontext():
                 client.finalize_logged_model(logged.model_id, status)
         return logged.model_id
+
+
+def _give_up_begun(client: MlflowClient, run: Run) -> None:
+    """Marks models of the run as FAILED whose upload was killed: one process at a time logs models to a run."""
+    found = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+    for model in found:
+        if str(model.status) == "PENDING":
+            client.finalize_logged_model(model.model_id, "FAILED")
 
 
 def _tell_ids(folder: Path, name: str, run_id: str, logged: LoggedModel) -> None:
