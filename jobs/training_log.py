@@ -115,7 +115,7 @@ class TrainingLog:
             case "step":
                 self._show(event)
             case "epoch":
-                self._history[event["epoch"]] = {name: event[name] for name in METRICS}
+                self._history[event["epoch"]] = _row(event)
                 self._show(event)
             case "samples":
                 self._samples = event["images"]
@@ -132,9 +132,10 @@ class TrainingLog:
                 names = ("restarts", "workers", "parameters", "startup_seconds")
                 attempt = {name: event[name] for name in names if name in event}
                 run.metrics(attempt, event["epoch"])
+                if event["missed"]:
+                    run.metrics(_measured(event["missed"]), event["epoch"])
             case "epoch":
-                measured = {METRICS[name]: event[name] for name in METRICS if not math.isnan(event[name])}
-                run.metrics(measured, event["epoch"])
+                run.metrics(_measured(event), event["epoch"])
             case "samples":
                 run.image(image_grid(event["images"]), "samples", event["epoch"])
                 run.metrics({"inverse_error": event["inverse_error"]}, event["epoch"])
@@ -142,7 +143,12 @@ class TrainingLog:
                 run.machine(event["machine"], event["metrics"])
 
     def _see_attempt(self, event: Event) -> None:
-        """The first attempt is the start, one with more workers is elastic growth; any other means that some died."""
+        """The first attempt is the start, one with more workers is elastic growth; any other means that some died. It
+        goes on after an epoch that may have been missed: its checkpoint was kept, and the driver died."""
+        last = event.pop("last")
+        missed = last if last and last["epoch"] not in self._history else None
+        if missed:
+            self._history[last["epoch"]] = _row(last)
         before, self._workers = self._workers, event["workers"]
         kind = "started" if before is None else "resize" if event["workers"] > before else "restart"
         self.restarts += kind == "restart"
@@ -150,6 +156,7 @@ class TrainingLog:
         if kind == "started" and self._began is not None:
             event["startup_seconds"] = time.time() - self._began
         self._show({**event, **self._about, "epochs": self._work.spec.epochs, "event": kind})
+        event["missed"] = missed
 
     @property
     def started(self) -> bool:
@@ -184,7 +191,7 @@ class TrainingLog:
         """`model` is what MLflow's registry calls it; the others are those of `conclude`."""
         assert self.test_bits_per_dim is not None
         for known in (best, last):  # an interrupted run may have died before MLflow had them
-            self._history.setdefault(int(known["epoch"]), {name: known.get(name, math.nan) for name in METRICS})
+            self._history.setdefault(int(known["epoch"]), _row(known))
         remote = is_remote(self._work.spec.output)
         place = self._run.artifact_uri if remote else str(folder)
         paces = [row["images_per_second"] for row in self._history.values()]
@@ -215,6 +222,16 @@ class TrainingLog:
         if self._samples is not None:
             np.save(folder / "samples.npy", self._samples)
             Image.fromarray(image_grid(self._samples)).save(folder / "samples.png")
+
+
+def _row(epoch: Mapping[str, Any]) -> dict[str, float]:
+    """What the history has of an epoch."""
+    return {name: epoch.get(name, math.nan) for name in METRICS}
+
+
+def _measured(epoch: Mapping[str, Any]) -> dict[str, float]:
+    """And what MLflow has of it."""
+    return {METRICS[name]: value for name, value in _row(epoch).items() if not math.isnan(value)}
 
 
 def _final_metrics(result: TrainResult) -> dict[str, float]:

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,6 +60,7 @@ class Session(Protocol):
     local_rank: int  # among those on this machine
     workers: int
     device: torch.device
+    last: dict[str, Any]  # the metrics of the last checkpoint, once it is restored; else empty
 
     def restored(self) -> AbstractContextManager[str | Path | None]:
         """The folder of the last checkpoint, None at the very start."""
@@ -79,10 +81,14 @@ class TrainSession:
         self.rank, self.workers = context.get_world_rank(), context.get_world_size()
         self.local_rank = context.get_local_rank()
         self.device = ray.train.torch.get_device()
+        self.last: dict[str, Any] = {}
 
     @contextmanager
     def restored(self) -> Iterator[str | None]:
         checkpoint = ray.train.get_checkpoint()
+        if checkpoint is not None:
+            reported = [reported.metrics for reported in ray.train.get_all_reported_checkpoints()]
+            self.last = max(reported, key=itemgetter("epoch"))
         with nullcontext() if checkpoint is None else checkpoint.as_directory() as folder:
             yield folder
 
@@ -176,6 +182,7 @@ class Talker:
         self._queue = queue if session.rank == 0 else None
         self._facts = facts  # that every event bears
         self._workers = session.workers
+        self._last = session.last
         self._trainer = trainer
         self._first_epoch = trainer.epoch
         self._started = time.monotonic()
@@ -196,6 +203,7 @@ class Talker:
             "attempt",
             workers=self._workers,
             epoch=self._trainer.epoch,
+            last=self._last,
             device=_device_name(self._trainer.device),
             precision=self._trainer.precision,
             parameters=sum(parameter.numel() for parameter in self._trainer.model.parameters()),

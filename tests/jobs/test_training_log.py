@@ -52,11 +52,12 @@ def make_log(image_shape=(1, 32, 32), original_shape=(1, 28, 28), began=None):
     return TrainingLog(work, record, shown.append, {"run": "name", "run_id": "id"}, began), record, shown
 
 
-def attempt(workers: int, epoch: int = 0) -> dict:
+def attempt(workers: int, epoch: int = 0, last: dict | None = None) -> dict:
     return {
         "event": "attempt",
         "workers": workers,
         "epoch": epoch,
+        "last": last or {},
         "device": "CPU",
         "precision": "float32",
         "parameters": 9,
@@ -80,6 +81,17 @@ def test_a_lost_worker_is_a_restart_and_growth_is_not():
         ({"restarts": 1, "workers": 3, "parameters": 9}, 6),
         ({"restarts": 2, "workers": 3, "parameters": 9}, 7),
     ]
+
+
+def test_an_epoch_that_the_driver_did_not_live_to_record_is_recorded_by_the_next_attempt():
+    log, record, shown = make_log()
+    known = epoch(4, 3.0)
+    for event in (known, attempt(1, 4, known), attempt(1, 5, epoch(5, 2.0))):
+        log.see(event)
+        log.record(event)
+    written = [(values["validation/bits_per_dim"], step) for values, step in record.written if len(values) > 3]
+    assert written == [(3.0, 4), (2.0, 5)]
+    assert all("missed" not in event and "last" not in event for event in shown)
 
 
 def test_how_long_the_start_took_is_said_once_and_recorded():
