@@ -6,7 +6,7 @@ Tune decides what runs where and when, and goes on where it stood after a crash;
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -169,7 +169,8 @@ def run(ablation: Ablation, show: Callable[[Event], None]) -> str:
     show = forgiving(show)
     planned, resources = plan(ablation)
     show(planned)
-    parent = _open_record(ablation)
+    each = {"cpus_per_worker": resources.cpus, "gpus_per_worker": resources.gpus}
+    parent = _open_record(ablation, each)
     folder = ablation.folder_of(parent)
     with claimed(ablation.spec.train.output, folder, "ablate"):
         try:
@@ -179,8 +180,6 @@ def run(ablation: Ablation, show: Callable[[Event], None]) -> str:
                 known = _known_trials(ablation)
                 finished = sorted(finished_among(known))
                 show({"event": "ablating", "run": parent.name, "run_id": parent.run_id, "finished": finished})
-                each = {"cpus_per_worker": resources.cpus, "gpus_per_worker": resources.gpus}
-                parent.tag(RESOURCES_TAG, json.dumps(each))
                 remember(f"{ablation.spec.train.output}/{folder}", _facts(ablation, each))
                 log = AblationLog(ablation.given, ablation.spec, ablation.work, resources, parent, known, show, folder)
                 _run_trials(ablation, log, resources, planned["at_a_time"], folder, parent.run_id)
@@ -241,7 +240,8 @@ def _run_trials(
                 with Channel(log.see, log.record) as channel, _reachable(folder, channel.queue):
                     own = {**settings, "queue": channel.queue}
                     shared = Shared(private, own, resources, f"{storage}/train", log.finished)
-                    in_a_thread(_tuner(shared, at_a_time, storage, folder, run_id).fit)
+                    _catch_up(f"{storage}/{FOLDER}", spec, log.settled, channel.queue, run_id)
+                    in_a_thread(_tuner(shared, at_a_time, storage, folder).fit)
                 return
             except Exception as error:
                 if death_behind(error) is None:
@@ -270,10 +270,32 @@ def _trainable(shared: Shared) -> Any:
     )
 
 
-def _tuner(shared: Shared, at_a_time: int, storage: str, folder: str, run_id: str) -> tune.Tuner:
+def _catch_up(place: str, spec: AblateSpec, settled: frozenset[str], queue: Any, run_id: str) -> None:
+    """Does what a kill may have left undone of the experiment in this folder, if one has begun there. `settled` are the
+    labels of trials whose end MLflow has. Raises JobError if Tune's files are damaged."""
+    if not has_begun(place):
+        return
+    anew = f"start a new ablation; glowctl ablate --summarize {run_id} compares the trials that came to their end"
+    refuse_damaged(place, anew)
+    for trial in tune.ExperimentAnalysis(place).trials:
+        if trial.checkpoint is not None:
+            put_back(trial.checkpoint)
+        # Others are run again from their last checkpoint, also if they had said their last.
+        if trial.status == Trial.TERMINATED and (event := _end_of(trial, spec))["trial"] not in settled:
+            queue.put(event)
+
+
+def _end_of(trial: Trial, spec: AblateSpec) -> Event:
+    label = spec.label(trial.config["values"])
+    return {"event": "ended", "trial": label, "metrics": dict(trial.last_result), "checkpoint": trial.checkpoint}
+
+
+def _tuner(shared: Shared, at_a_time: int, storage: str, folder: str) -> tune.Tuner:
     """The experiment as Tune saved it where it has begun, else a new one."""
     if has_begun(f"{storage}/{FOLDER}"):
-        return _restored(shared, f"{storage}/{FOLDER}", channels[folder], run_id)
+        return tune.Tuner.restore(
+            f"{storage}/{FOLDER}", _trainable(shared), resume_unfinished=True, resume_errored=True
+        )
     spec = shared.spec
     return tune.Tuner(
         _trainable(shared),
@@ -298,57 +320,24 @@ def _tuner(shared: Shared, at_a_time: int, storage: str, folder: str, run_id: st
     )
 
 
-def _restored(shared: Shared, place: str, queue: Any, run_id: str) -> tune.Tuner:
-    """The experiment in its folder `place`, with what a kill may have left untold. Raises JobError if it is damaged."""
-    anew = f"start a new ablation; glowctl ablate --summarize {run_id} compares the trials that came to their end"
-    refuse_damaged(place, anew)
-    saved = list(tune.ResultGrid(tune.ExperimentAnalysis(place)))
-    for result in saved:
-        if result.checkpoint is not None:
-            put_back(result.checkpoint)
-    ended = _tell_of_ended(saved, shared, queue)
-    trainable = _trainable(replace(shared, finished=shared.finished | ended))
-    return tune.Tuner.restore(place, trainable, resume_unfinished=True, resume_errored=True)
-
-
-def _tell_of_ended(saved: Sequence[tune.Result], shared: Shared, queue: Any) -> frozenset[str]:
-    """Tells MLflow of trials that had come to their end when the ablation was killed, unless it knows; their labels.
-
-    Tune may not know that they have, and run them again.
-    """
-    told = set()
-    for result in saved:
-        metrics = result.metrics or {}
-        values = (result.config or {}).get("values")
-        if values is None or not {"test_bits_per_dim", "failed"} & metrics.keys():
-            continue
-        label = shared.spec.label(values)
-        if label not in shared.finished:
-            queue.put({"event": "ended", "trial": label, "metrics": metrics, "checkpoint": result.checkpoint})
-            told.add(label)
-    return frozenset(told)
-
-
 class Notices(tune.Callback):
     """Puts what Tune knows of a trial's end into the queue, behind what the trial said itself."""
 
     def __init__(self, folder: str, spec: AblateSpec) -> None:
         self._folder, self._spec = folder, spec
 
-    def _put(self, trial: Trial, event: Event) -> None:
-        channels[self._folder].put({**event, "trial": self._spec.label(trial.config["values"])})
-
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._put(trial, {"event": "ended", "metrics": dict(trial.last_result), "checkpoint": trial.checkpoint})
+        channels[self._folder].put(_end_of(trial, self._spec))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         error = trial.get_pickled_error() or trial.get_error() or RuntimeError("Tune does not say why")
         cause = getattr(error, "cause", None)  # of a RayTaskError
-        self._put(trial, {"event": "failed", "reason": plain_reason(cause_of(cause or error))})
+        reason, label = plain_reason(cause_of(cause or error)), self._spec.label(trial.config["values"])
+        channels[self._folder].put({"event": "failed", "trial": label, "reason": reason})
 
 
-def _open_record(ablation: Ablation) -> Record:
-    """A new run with all that is known beforehand, or the one that is resumed."""
+def _open_record(ablation: Ablation, resources: Mapping[str, float]) -> Record:
+    """A new run with all that is known beforehand and that `prepare_resume` needs, or the one that is resumed."""
     uri, spec = ablation.work.tracking_uri, ablation.spec
     if ablation.resumed is not None:
         return Record.existing(uri, ablation.resumed)
@@ -357,6 +346,7 @@ def _open_record(ablation: Ablation) -> Record:
     common = {name: value for name, value in public["train"].items() if name not in varied(spec)}
     params = common | {name: value for name, value in public.items() if name != "train" and value is not None}
     tags = {"glow.job": "ablate", "glow.dataset": spec.train.dataset, "glow.spec": json.dumps(public)}
+    tags[RESOURCES_TAG] = json.dumps(resources)
     tags |= {FOLDER_TAG: ablation.kept_in} if ablation.kept_in else {}
     return Record.start(uri, spec.train.experiment, ablation_name(spec), tags, params)
 

@@ -28,7 +28,7 @@ from jobs.names import training_name, varied
 from jobs.preparation import Work
 from jobs.progress import Event
 from jobs.resources import Resources
-from jobs.tracking import Record, TrackingError, recorded_images
+from jobs.tracking import Record, TrackingError, recorded_images, taken_for_dead
 from jobs.trainer import copy_model
 from jobs.training_log import CHECKPOINT, TrainingLog
 from jobs.trial import BEST
@@ -81,6 +81,11 @@ class AblationLog:
     def finished(self) -> frozenset[str]:
         """Labels of the trials of which MLflow has everything."""
         return self._finished_before | {label for label, trial in list(self._trials.items()) if trial.recorded}
+
+    @property
+    def settled(self) -> frozenset[str]:
+        """Labels of the trials whose end MLflow has, well or not."""
+        return self.finished | {label for label, run in self._known.items() if _is_settled(run)}
 
     def see(self, event: Event) -> None:
         if event["trial"] in self._finished_before:
@@ -198,6 +203,11 @@ class AblationLog:
 def finished_among(runs: Mapping[str, Run]) -> frozenset[str]:
     """The labels of trials that have nothing left to do."""
     return frozenset(label for label, run in runs.items() if run.info.status == "FINISHED")
+
+
+def _is_settled(run: Run) -> bool:
+    failed = run.info.status == "FAILED" and not taken_for_dead(run)
+    return failed or (run.info.status == "KILLED" and "glow.stopped" in run.data.tags)
 
 
 def _outcome(metrics: Mapping[str, Any], scheduler: str) -> tuple[str, str | None]:

@@ -39,7 +39,8 @@ def put_back(checkpoint: Checkpoint) -> None:
     beside = files.get_file_info(FileSelector(dirname(path), allow_not_found=True))
     for other in sorted(info.path for info in beside if info.path > path):
         if _is_whole(files, other):
-            copy_files(other, path, source_filesystem=files, destination_filesystem=files)
+            # Not in threads, in which pyarrow's uploads to S3 can hang.
+            copy_files(other, path, source_filesystem=files, destination_filesystem=files, use_threads=False)
             return
 
 

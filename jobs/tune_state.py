@@ -13,15 +13,18 @@ from jobs.storage import open_storage
 
 __all__ = ["has_begun", "refuse_damaged"]
 
-TRIALS, TUNER = "experiment_state", "tuner.pkl"
-"""What the names of two files begin with: which trials there are, in JSON, and how they are run. What else there is, is
-the searcher's, and pickled as the second is."""
+TRIALS = "experiment_state"
+"""What the name of the file begins with that says which trials there are, in JSON. All others are pickles."""
+
+SEARCHES = ({"basic-variant-state"}, {"search_gen_state", "searcher-state"})
+"""What else is there once Tune has saved an experiment: of trials that are known beforehand, or proposed one by one."""
 
 
 def has_begun(folder: str) -> bool:
-    """Whether Tune has saved which trials there are."""
+    """Whether Tune has saved which trials there are, and are to come."""
     files, path = open_storage(folder)
-    return {TRIALS, TUNER} <= _newest(files, path).keys()
+    saved = _newest(files, path).keys()
+    return {TRIALS, "tuner.pkl"} <= saved and any(search <= saved for search in SEARCHES)
 
 
 def refuse_damaged(folder: str, advice: str) -> None:
@@ -34,9 +37,10 @@ def refuse_damaged(folder: str, advice: str) -> None:
 
 
 def _newest(files: FileSystem, path: str) -> dict[str, str]:
-    """Paths by what a name begins with: each time that an experiment is restored it writes to files of another date."""
+    """Paths by what a name begins with: each time that an experiment is restored it writes to files of another date.
+    What begins with a dot was on its way to such a name, and nobody reads it."""
     infos = files.get_file_info(FileSelector(path, allow_not_found=True))
-    saved = sorted(info.path for info in infos if info.extension in ("json", "pkl"))
+    saved = sorted(info.path for info in infos if re.search(r"^[^.].*\.(json|pkl)$", info.base_name))
     return {re.split(r"-\d{4}-", file.rpartition("/")[2])[0]: file for file in saved}
 
 

@@ -6,6 +6,7 @@ The process that drives a job writes the record, and no worker does: a store tha
 
 from typing import TYPE_CHECKING
 
+from jobs.tracking.liveness import taken_for_dead
 from jobs.tracking.models import save_model
 from jobs.tracking.queries import (
     MODEL,
@@ -90,6 +91,7 @@ __all__ = [
     "save_model",
     "server_command",
     "source_tags",
+    "taken_for_dead",
     "tracking_uri",
     "without_password",
 ]

@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 import time
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -165,6 +166,22 @@ def test_killed_ablation_goes_on_where_each_trial_stood(finished, tmp_path):
     pd.testing.assert_frame_equal(summary_of(tmp_path, run_id, "configurations")[columns], expected)
 
 
+def test_an_ablation_that_is_killed_when_its_record_begins_can_be_resumed(tmp_path):
+    def run_ids() -> list[str]:
+        with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, suppress(sqlite3.Error):
+            return [run_id for (run_id,) in database.execute("SELECT run_uuid FROM runs")]
+        return []
+
+    running = Running(tmp_path, *SMOKE, "--seeds", "1")
+    wait_until(lambda: bool(run_ids()), 120, every=0.02)
+    running.process.kill()
+    running.wait()
+    (run_id,) = run_ids()
+    resumed = glowctl(tmp_path, "ablate", "--resume", run_id)
+    assert resumed.returncode == 0, resumed.stderr
+    assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "FINISHED"
+
+
 def test_a_diverged_trial_and_killed_processes_do_not_take_the_others_along(tmp_path):
     flags = ("--learning-rates", "3e-3,1e7", "--seeds", "1", "--schedule", "constant", "--clip-norm", "0")
     running = Running(tmp_path, *SMOKE, *flags, "--epochs", "150", "--test-every", "0")
@@ -214,7 +231,7 @@ def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
     for whole in (run, find_run(uri_of(tmp_path), "glow", run_id)):
         assert recorded_images(whole).keys() == {"digits train", "digits validation", "digits test"}
 
-    # As if all had been killed when Tune had the trial's last result, and neither it nor MLflow the trial's end.
+    # As if all had been killed when Tune had the trial's last result, and neither it nor MLflow its end.
     states = sorted((tmp_path / "outputs" / run_id / "tune").glob("experiment_state-*.json"))
     states[-1].write_text(states[-1].read_text().replace("TERMINATED", "RUNNING"))
     client, _ = open_store(uri_of(tmp_path), "glow")
@@ -222,7 +239,7 @@ def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
     again = glowctl(tmp_path, "ablate", "--resume", run_id)
     assert again.returncode == 0, again.stderr
     assert "[1x1 s0] finished" in again.stdout
-    assert "[1x1 s0] started" not in again.stdout
+    assert "[1x1 s0] epoch" not in again.stdout
     assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "FINISHED"
 
 

@@ -30,10 +30,19 @@ def test_an_experiment_has_begun_when_its_trials_are_saved(saved):
     refuse_damaged(str(saved), "start anew")
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if "sear" not in name])
+@pytest.mark.parametrize("name", FILES)
 def test_before_that_it_has_not(saved, name):
     (saved / name).unlink()
     assert not has_begun(str(saved))
+
+
+def test_trials_that_are_known_beforehand_need_no_searcher(saved):
+    for name in FILES:
+        if "sear" in name:
+            (saved / name).unlink()
+    assert not has_begun(str(saved))
+    (saved / "basic-variant-state-2026-01-02_03-04-05.json").write_bytes(pickle.dumps([4]))
+    assert has_begun(str(saved))
 
 
 def test_nor_where_nothing_is(tmp_path):
@@ -56,4 +65,9 @@ def test_what_was_written_before_the_last_restore_is_not_read_again(saved):
     state = saved / "experiment_state-2026-01-02_03-04-05.json"
     state.with_name("experiment_state-2026-01-02_03-04-06.json").write_bytes(state.read_bytes())
     damage(state, 0.5)
+    refuse_damaged(str(saved), "start anew")
+
+
+def test_nor_is_what_was_not_written_to_its_end(saved):
+    (saved / ".tmp-experiment_state-2026-01-02_03-04-07.json").write_bytes(b"")
     refuse_damaged(str(saved), "start anew")
