@@ -104,7 +104,8 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Ablation:
     stored["train"] |= {**changes, "tracking_uri": uri}
     spec = validated(AblateSpec, stored)
     kept_in = found.data.tags.get(FOLDER_TAG)
-    if not is_remote(spec.train.output) and not Path(spec.train.output, kept_in or found.info.run_id).exists():
+    folder = Path(spec.train.output, kept_in or found.info.run_id)
+    if not is_remote(spec.train.output) and not folder.exists() and child_runs(uri, found):
         raise JobError(f"the trials of {name_or_id!r} are gone from {spec.train.output}: start a new ablation")
     ablation = prepare(spec)
     ablation.work.check_same_images(recorded_images(found))
