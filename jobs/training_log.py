@@ -132,8 +132,8 @@ class TrainingLog:
                 names = ("restarts", "workers", "parameters", "startup_seconds")
                 attempt = {name: event[name] for name in names if name in event}
                 run.metrics(attempt, event["epoch"])
-                if event["missed"]:
-                    run.metrics(_measured(event["missed"]), event["epoch"])
+                for epoch in event["missed"]:
+                    run.metrics(_measured(epoch), epoch["epoch"])
             case "epoch":
                 run.metrics(_measured(event), event["epoch"])
             case "samples":
@@ -143,12 +143,10 @@ class TrainingLog:
                 run.machine(event["machine"], event["metrics"])
 
     def _see_attempt(self, event: Event) -> None:
-        """The first attempt is the start, one with more workers is elastic growth; any other means that some died. It
-        goes on after an epoch that may have been missed: its checkpoint was kept, and the driver died."""
-        last = event.pop("last")
-        missed = last if last and last["epoch"] not in self._history else None
-        if missed:
-            self._history[last["epoch"]] = _row(last)
+        """The first attempt is the start, one with more workers is elastic growth; any other means that some died. What
+        the record lacks of the epochs before is noted: the driver that was told of them died."""
+        missed = [epoch for epoch in event.pop("history") if epoch["epoch"] not in self._history]
+        self._history |= {epoch["epoch"]: _row(epoch) for epoch in missed}
         before, self._workers = self._workers, event["workers"]
         kind = "started" if before is None else "resize" if event["workers"] > before else "restart"
         self.restarts += kind == "restart"

@@ -26,7 +26,7 @@ from jobs.ablation_spec import AblateSpec
 from jobs.resources import Resources
 from jobs.trainer import cause_of, copy_model, plain_reason, torch_trainer
 from jobs.trial_checkpoint import read_facts, write_facts
-from jobs.worker import SCORE, NoRetry, train_share
+from jobs.worker import SCORE, History, NoRetry, save, train_share
 
 __all__ = ["BEST", "Shared", "trial_loop"]
 
@@ -132,13 +132,13 @@ class TuneSession:
                 self.last, self._best = facts["last"], facts["best"]
             yield folder
 
-    def report(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+    def report(self, trainer: Trainer, history: History, metrics: dict[str, Any]) -> None:
         self.last = metrics
         if not self._best or metrics[SCORE] < self._best[SCORE]:
             self._best = metrics
             save_checkpoint(trainer.evaluated_model, self._folder)
         with tempfile.TemporaryDirectory() as folder:
-            trainer.save(folder)
+            save(trainer, history, folder)
             shutil.copytree(self._folder, Path(folder, BEST))
             write_facts(folder, {"last": self.last, "best": self._best})
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +27,7 @@ from jobs.machine import machine_name, sampled
 from jobs.shards import score_shard, shards_of
 from jobs.specs import TrainSpec
 
-__all__ = ["COUNTED_EPOCH", "SCORE", "NoRetry", "Session", "train_loop", "train_share"]
+__all__ = ["COUNTED_EPOCH", "SCORE", "History", "NoRetry", "Session", "save", "train_loop", "train_share"]
 
 SCORE = "validation_bits_per_dim"
 """The metric by which the best checkpoint is kept."""
@@ -37,6 +37,13 @@ COUNTED_EPOCH = "counted_epoch"
 has come to its end is never stopped before its test."""
 
 INVERTED_IMAGES = 32
+
+
+HISTORY_FILE = "history.json"
+
+History = list[dict[str, Any]]
+"""What ``epoch`` events say of each epoch, less what only the display needs. It is in every checkpoint: a driver may
+die before it has recorded an epoch, and training then goes on after it."""
 
 
 class NoRetry(UserCallback):
@@ -60,12 +67,11 @@ class Session(Protocol):
     local_rank: int  # among those on this machine
     workers: int
     device: torch.device
-    last: dict[str, Any]  # the metrics of the last checkpoint, once it is restored; else empty
 
     def restored(self) -> AbstractContextManager[str | Path | None]:
         """The folder of the last checkpoint, None at the very start."""
 
-    def report(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+    def report(self, trainer: Trainer, history: History, metrics: dict[str, Any]) -> None:
         """A checkpoint with its metrics, of which the one with the lowest `SCORE` is kept beside the last. Every rank
         must call this; it waits for all."""
 
@@ -81,23 +87,19 @@ class TrainSession:
         self.rank, self.workers = context.get_world_rank(), context.get_world_size()
         self.local_rank = context.get_local_rank()
         self.device = ray.train.torch.get_device()
-        self.last: dict[str, Any] = {}
 
     @contextmanager
     def restored(self) -> Iterator[str | None]:
         checkpoint = ray.train.get_checkpoint()
-        if checkpoint is not None:
-            reported = [reported.metrics for reported in ray.train.get_all_reported_checkpoints()]
-            self.last = max(reported, key=itemgetter("epoch"))
         with nullcontext() if checkpoint is None else checkpoint.as_directory() as folder:
             yield folder
 
-    def report(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+    def report(self, trainer: Trainer, history: History, metrics: dict[str, Any]) -> None:
         if self.rank != 0:
             ray.train.report(metrics)
             return
         with tempfile.TemporaryDirectory() as folder:
-            trainer.save(folder)
+            save(trainer, history, folder)
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
     @contextmanager
@@ -105,6 +107,25 @@ class TrainSession:
         best = min(ray.train.get_all_reported_checkpoints(), key=lambda reported: reported.metrics[SCORE])
         with best.checkpoint.as_directory() as folder:
             yield folder, best.metrics
+
+
+def save(trainer: Trainer, history: History, folder: str | Path) -> None:
+    """A checkpoint. Raises CheckpointError or OSError."""
+    trainer.save(folder)
+    Path(folder, HISTORY_FILE).write_text(json.dumps(history))
+
+
+def restore(trainer: Trainer, folder: str | Path) -> History:
+    """Goes back to where `save` was called. Raises CheckpointError."""
+    trainer.restore(folder)
+    file = Path(folder, HISTORY_FILE)
+    try:
+        history: History = json.loads(file.read_text())
+    except FileNotFoundError:  # a checkpoint of an older glowctl
+        return []
+    except ValueError:
+        raise CheckpointError(f"{file} is damaged: use another checkpoint") from None
+    return history
 
 
 def train_loop(settings: dict[str, Any]) -> dict[str, Any]:
@@ -143,19 +164,19 @@ def _train_share(settings: dict[str, Any], session: Session) -> dict[str, Any]:
         device=session.device,
     )
     with session.restored() as folder:
-        if folder is not None:
-            trainer.restore(folder)
+        history = [] if folder is None else restore(trainer, folder)
     talker = Talker(settings["queue"], settings["facts"], trainer, session)
-    talker.attempt()
+    talker.attempt(history)
     for result in trainer.epochs(on_step=talker.step):
         tested = spec.test_every and result.epoch % spec.test_every == 0
         test = mean_bits_per_dim(trainer.evaluated_model, images["test"]) if tested else math.nan
+        history.append(result.to_dict() | {"test_bits_per_dim_by_epoch": test})
         talker.epoch(result, test)
         last = result.epoch == spec.epochs
         if not last and spec.sample_every and result.epoch % spec.sample_every == 0:
             talker.samples(trainer.evaluated_model, settings["grid"], spec.temperature, images["validation"])
         if last or result.epoch % spec.checkpoint_every == 0:
-            session.report(trainer, _metrics(result, test, last))
+            session.report(trainer, history, _metrics(result, test, last))
     with session.best() as (folder, best):
         model = load_checkpoint(folder, session.device).set_precision(trainer.precision)
     talker.samples(model, settings["grid"], spec.temperature, images["validation"])
@@ -182,7 +203,6 @@ class Talker:
         self._queue = queue if session.rank == 0 else None
         self._facts = facts  # that every event bears
         self._workers = session.workers
-        self._last = session.last
         self._trainer = trainer
         self._first_epoch = trainer.epoch
         self._started = time.monotonic()
@@ -198,12 +218,12 @@ class Talker:
         left = self._trainer.config.epochs - epochs_done
         return (time.monotonic() - self._started) / done * left if done > 0 else math.nan
 
-    def attempt(self) -> None:
+    def attempt(self, history: History) -> None:
         self._put(
             "attempt",
             workers=self._workers,
             epoch=self._trainer.epoch,
-            last=self._last,
+            history=history,
             device=_device_name(self._trainer.device),
             precision=self._trainer.precision,
             parameters=sum(parameter.numel() for parameter in self._trainer.model.parameters()),

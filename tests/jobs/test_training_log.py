@@ -52,12 +52,12 @@ def make_log(image_shape=(1, 32, 32), original_shape=(1, 28, 28), began=None):
     return TrainingLog(work, record, shown.append, {"run": "name", "run_id": "id"}, began), record, shown
 
 
-def attempt(workers: int, epoch: int = 0, last: dict | None = None) -> dict:
+def attempt(workers: int, epoch: int = 0, history: tuple = ()) -> dict:
     return {
         "event": "attempt",
         "workers": workers,
         "epoch": epoch,
-        "last": last or {},
+        "history": list(history),
         "device": "CPU",
         "precision": "float32",
         "parameters": 9,
@@ -83,15 +83,15 @@ def test_a_lost_worker_is_a_restart_and_growth_is_not():
     ]
 
 
-def test_an_epoch_that_the_driver_did_not_live_to_record_is_recorded_by_the_next_attempt():
+def test_epochs_that_the_driver_did_not_live_to_record_are_recorded_by_the_next_attempt():
     log, record, shown = make_log()
-    known = epoch(4, 3.0)
-    for event in (known, attempt(1, 4, known), attempt(1, 5, epoch(5, 2.0))):
+    first, *lost = (epoch(1, 3.0), epoch(2, 2.0), epoch(3, 1.0))
+    for event in (first, attempt(1, 1, [first]), attempt(1, 3, [first, *lost])):
         log.see(event)
         log.record(event)
     written = [(values["validation/bits_per_dim"], step) for values, step in record.written if len(values) > 3]
-    assert written == [(3.0, 4), (2.0, 5)]
-    assert all("missed" not in event and "last" not in event for event in shown)
+    assert written == [(3.0, 1), (2.0, 2), (1.0, 3)]
+    assert all("missed" not in event and "history" not in event for event in shown)
 
 
 def test_how_long_the_start_took_is_said_once_and_recorded():
