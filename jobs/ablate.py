@@ -6,6 +6,7 @@ Tune decides what runs where and when, and goes on where it stood after a crash;
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -43,8 +44,8 @@ from jobs.tracking import (
 )
 from jobs.trainer import cause_of, death_behind, plain_reason, put_data, worker_settings
 from jobs.trial import Shared, trial_loop
-from jobs.trial_checkpoint import put_back
-from jobs.tune_state import has_begun, refuse_damaged
+from jobs.trial_checkpoint import last_whole, put_back
+from jobs.tune_state import damaged_file, has_begun
 
 if TYPE_CHECKING:
     from jobs.tracking import Run
@@ -240,8 +241,8 @@ def _run_trials(
             try:
                 with Channel(log.see, log.record) as channel, _reachable(folder, channel.queue):
                     own = {**settings, "queue": channel.queue}
-                    shared = Shared(private, own, resources, f"{storage}/train", log.finished)
-                    _catch_up(f"{storage}/{FOLDER}", spec, log.settled, channel.queue, run_id)
+                    stood = _catch_up(f"{storage}/{FOLDER}", spec, log.settled, channel.queue, run_id)
+                    shared = Shared(private, own, resources, f"{storage}/train", log.finished, stood)
                     in_a_thread(_tuner(shared, at_a_time, storage, folder).fit)
                 return
             except Exception as error:
@@ -271,19 +272,32 @@ def _trainable(shared: Shared) -> Any:
     )
 
 
-def _catch_up(place: str, spec: AblateSpec, settled: frozenset[str], queue: Any, run_id: str) -> None:
+def _catch_up(
+    place: str, spec: AblateSpec, settled: frozenset[str], queue: Any, run_id: str
+) -> dict[str, tune.Checkpoint]:
     """Does what a kill may have left undone of the experiment in this folder, if one has begun there. `settled` are the
-    labels of trials whose end MLflow has. Raises JobError if Tune's files are damaged."""
+    labels of trials whose end MLflow has.
+
+    If Tune cannot read what it saved, it begins anew; given are then the last checkpoints of the trials, by label.
+    Raises JobError where more was lost than which trials there are.
+    """
     if not has_begun(place):
-        return
-    anew = f"start a new ablation; glowctl ablate --summarize {run_id} compares the trials that came to their end"
-    refuse_damaged(place, anew)
-    for trial in tune.ExperimentAnalysis(place).trials:
-        if trial.checkpoint is not None:
-            put_back(trial.checkpoint)
-        # Others are run again from their last checkpoint, also if they had said their last.
-        if trial.status == Trial.TERMINATED and (event := _end_of(trial, spec))["trial"] not in settled:
-            queue.put(event)
+        return {}
+    damaged = damaged_file(place)
+    if damaged is None:
+        for trial in tune.ExperimentAnalysis(place).trials:
+            if trial.checkpoint is not None:
+                put_back(trial.checkpoint)
+            # Others are run again from their last checkpoint, also if they had said their last.
+            if trial.status == Trial.TERMINATED and (event := _end_of(trial, spec))["trial"] not in settled:
+                queue.put(event)
+        return {}
+    if is_remote(place) or spec.scheduler != "none" or not spec.known_beforehand:
+        raise JobError(
+            f"{damaged} is damaged, as it is if Ray Tune is killed while it writes: start a new ablation; "
+            f"glowctl ablate --summarize {run_id} compares the trials that came to their end"
+        )
+    return last_whole(Path(place).rename(f"{place}-until-{time.time():.0f}"))
 
 
 def _end_of(trial: Trial, spec: AblateSpec) -> Event:

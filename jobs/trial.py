@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,9 @@ class Shared:
     resources: Resources
     storage: str
     finished: frozenset[str] = frozenset()  # labels of trials that have nothing left to do
+    stood: Mapping[str, tune.Checkpoint] = field(
+        default_factory=dict
+    )  # where trials stood that are new to Tune, by label
 
     @property
     def in_one_process(self) -> bool:
@@ -63,7 +66,7 @@ def trial_loop(config: Mapping[str, Any], shared: Shared) -> None:
     settings = _settings(shared, values, label)
     try:
         if shared.in_one_process:
-            _train_here(settings)
+            _train_here(settings, tune.get_checkpoint() or shared.stood.get(label))
         else:
             _train_with_workers(settings, shared, label)
     except Exception as error:
@@ -85,8 +88,8 @@ def _settings(shared: Shared, values: Mapping[str, Any], label: str) -> dict[str
     }
 
 
-def _train_here(settings: dict[str, Any]) -> None:
-    with TuneSession() as session:
+def _train_here(settings: dict[str, Any], checkpoint: tune.Checkpoint | None) -> None:
+    with TuneSession(settings["facts"], checkpoint) as session:
         end = train_share(settings, session)
         tune.report({**session.last, **end})
 
@@ -109,11 +112,11 @@ class TuneSession:
 
     rank, local_rank, workers = 0, 0, 1
 
-    def __init__(self) -> None:
+    def __init__(self, facts: Mapping[str, Any], checkpoint: tune.Checkpoint | None) -> None:
+        self._facts, self._checkpoint = facts, checkpoint
         self.device = torch.device("cuda", 0) if ray.get_gpu_ids() else torch.device("cpu")
         self.last: dict[str, Any] = {}  # metrics of the last checkpoint
         self._best: dict[str, Any] = {}
-        self._checkpoint = tune.get_checkpoint()
 
     def __enter__(self) -> TuneSession:
         self._scratch = tempfile.TemporaryDirectory()
@@ -140,7 +143,7 @@ class TuneSession:
         with tempfile.TemporaryDirectory() as folder:
             save(trainer, history, folder)
             shutil.copytree(self._folder, Path(folder, BEST))
-            write_facts(folder, {"last": self.last, "best": self._best})
+            write_facts(folder, {**self._facts, "last": self.last, "best": self._best})
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
     @contextmanager

@@ -12,10 +12,10 @@ from pathlib import Path
 from posixpath import dirname, relpath
 from typing import Any
 
-from pyarrow.fs import FileSelector, FileSystem, copy_files
+from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem, copy_files
 from ray.tune import Checkpoint
 
-__all__ = ["put_back", "read_facts", "write_facts"]
+__all__ = ["last_whole", "put_back", "read_facts", "write_facts"]
 
 FILE = "metrics.json"
 
@@ -42,6 +42,13 @@ def put_back(checkpoint: Checkpoint) -> None:
             # Not in threads, in which pyarrow's uploads to S3 can hang.
             copy_files(other, path, source_filesystem=files, destination_filesystem=files, use_threads=False)
             return
+
+
+def last_whole(experiment: Path) -> dict[str, Checkpoint]:
+    """The last whole checkpoint of every trial, by the fact ``trial``, in Tune's folder of an experiment."""
+    files = LocalFileSystem()
+    whole = [folder for folder in sorted(experiment.glob("*/checkpoint_*")) if _is_whole(files, str(folder))]
+    return {read_facts(folder)["trial"]: Checkpoint.from_directory(folder) for folder in whole}
 
 
 def _is_whole(files: FileSystem, folder: str) -> bool:

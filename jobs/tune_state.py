@@ -8,10 +8,9 @@ import re
 
 from pyarrow.fs import FileSelector, FileSystem
 
-from jobs.errors import JobError
 from jobs.storage import open_storage
 
-__all__ = ["has_begun", "refuse_damaged"]
+__all__ = ["damaged_file", "has_begun"]
 
 TRIALS = "experiment_state"
 """What the name of the file begins with that says which trials there are, in JSON. All others are pickles."""
@@ -27,13 +26,12 @@ def has_begun(folder: str) -> bool:
     return {TRIALS, "tuner.pkl"} <= saved and any(search <= saved for search in SEARCHES)
 
 
-def refuse_damaged(folder: str, advice: str) -> None:
-    """Raises JobError, which ends in `advice`, if Tune was killed while it wrote one of the files that it reads again:
-    it would begin without it, or with other trials."""
+def damaged_file(folder: str) -> str | None:
+    """One of the files that Tune reads again, if it was killed while it wrote it: it would begin without it, or with
+    other trials."""
     files, path = open_storage(folder)
-    for kind, file in _newest(files, path).items():
-        if not _is_readable(files, file, kind == TRIALS):
-            raise JobError(f"{file} is damaged, as it is if Ray Tune is killed while it writes: {advice}")
+    broken = (file for kind, file in _newest(files, path).items() if not _is_readable(files, file, kind == TRIALS))
+    return next(broken, None)
 
 
 def _newest(files: FileSystem, path: str) -> dict[str, str]:

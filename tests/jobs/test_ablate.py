@@ -182,6 +182,21 @@ def test_an_ablation_that_is_killed_when_its_record_begins_can_be_resumed(tmp_pa
     assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "FINISHED"
 
 
+def test_trials_go_on_though_tunes_own_files_are_damaged(tmp_path):
+    running = Running(tmp_path, *SMOKE, "--permutations", "1x1,reverse", "--seeds", "1", "--epochs", "40")
+    running.wait_for("[1x1 s0] epoch 10/40")
+    running.process.kill()
+    running.wait()
+    (state,) = tmp_path.glob("outputs/*/tune/experiment_state-*.json")
+    state.write_bytes(state.read_bytes()[:1000])
+    run_id = run_id_of(running.lines())
+    resumed = glowctl(tmp_path, "ablate", "--resume", run_id)
+    assert resumed.returncode == 0, resumed.stderr
+    started = next(line for line in resumed.stdout.splitlines() if "[1x1 s0] started" in line)
+    assert int(started.split("after epoch ")[1]) >= 8
+    assert {run.info.status for run in trials_of(tmp_path, run_id).values()} == {"FINISHED"}
+
+
 def test_a_diverged_trial_and_killed_processes_do_not_take_the_others_along(tmp_path):
     flags = ("--learning-rates", "3e-3,1e7", "--seeds", "1", "--schedule", "constant", "--clip-norm", "0")
     running = Running(tmp_path, *SMOKE, *flags, "--epochs", "150", "--test-every", "0")

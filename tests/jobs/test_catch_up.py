@@ -8,6 +8,7 @@ import pytest
 from jobs import ablate
 from jobs.ablation_log import AblationLog
 from jobs.ablation_spec import make_ablate_spec
+from jobs.errors import JobError
 from jobs.tracking.liveness import GONE
 
 SPEC = make_ablate_spec("smoke", {"seeds": 5})
@@ -23,7 +24,7 @@ def told(monkeypatch):
 
     def tell(trials: list[SimpleNamespace], settled: set[str]) -> list[dict]:
         monkeypatch.setattr(ablate, "has_begun", lambda place: True)
-        monkeypatch.setattr(ablate, "refuse_damaged", lambda place, advice: None)
+        monkeypatch.setattr(ablate, "damaged_file", lambda place: None)
         monkeypatch.setattr(ablate.tune, "ExperimentAnalysis", lambda place: SimpleNamespace(trials=trials))
         queue: Queue = Queue()
         ablate._catch_up("/place", SPEC, frozenset(settled), queue, "1234")
@@ -49,6 +50,17 @@ def test_it_is_not_told_of_trials_that_tune_runs_again(told):
 
 def test_nor_of_what_it_knows(told):
     assert told([trial(0, "TERMINATED", test_bits_per_dim=2.0)], {"1x1 s0"}) == []
+
+
+@pytest.mark.parametrize(
+    "settings", [{"scheduler": "asha"}, {"search": "optuna", "samples": 2, "depths": "1,2"}], ids=["asha", "optuna"]
+)
+def test_what_only_tunes_files_knew_is_not_made_up(monkeypatch, settings):
+    monkeypatch.setattr(ablate, "has_begun", lambda place: True)
+    monkeypatch.setattr(ablate, "damaged_file", lambda place: f"{place}/tuner.pkl")
+    spec = make_ablate_spec("smoke", {"seeds": 2, **settings})
+    with pytest.raises(JobError, match=r"/place/tuner.pkl is damaged.*ablate --summarize 1234"):
+        ablate._catch_up("/place", spec, frozenset(), Queue(), "1234")
 
 
 def run(status: str, **tags: str) -> SimpleNamespace:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ray.tune import Checkpoint
 
-from jobs.trial_checkpoint import put_back, read_facts, write_facts
+from jobs.trial_checkpoint import last_whole, put_back, read_facts, write_facts
 
 
 def checkpoint(trial: Path, number: int) -> Path:
@@ -15,7 +15,7 @@ def checkpoint(trial: Path, number: int) -> Path:
     for name in ("weights", "best/weights"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{number} of {name}")
-    write_facts(folder, {"last": {"epoch": number}})
+    write_facts(folder, {"trial": f"trial of {trial.name}", "last": {"epoch": number}})
     return folder
 
 
@@ -36,7 +36,7 @@ def half_gone(folder: Path) -> None:
 
 
 def cut_short(folder: Path) -> None:
-    (folder / "weights").write_text("3 of")
+    (folder / "weights").write_text("of")
 
 
 def without_facts(folder: Path) -> None:
@@ -83,3 +83,17 @@ def test_nothing_is_made_up_where_no_whole_one_is_left(tmp_path, damage):
 def test_a_trial_whose_folder_is_gone_does_not_stop_the_others(tmp_path):
     put_back(Checkpoint.from_directory(tmp_path / "trial" / "checkpoint_000003"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_last_whole_checkpoint_of_each_trial_is_found(tmp_path):
+    for trial, numbers in {"a": (3, 10), "b": (9,), "c": (1, 2)}.items():
+        for number in numbers:
+            last = checkpoint(tmp_path / trial, number)
+        if trial == "c":
+            cut_short(last)
+    found = {trial: Path(checkpoint.path).name for trial, checkpoint in last_whole(tmp_path).items()}
+    assert found == {
+        "trial of a": "checkpoint_000010",
+        "trial of b": "checkpoint_000009",
+        "trial of c": "checkpoint_000001",
+    }

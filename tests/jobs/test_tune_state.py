@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import JobError
-from jobs.tune_state import has_begun, refuse_damaged
+from jobs.tune_state import damaged_file, has_begun
 
 FILES = {
     "tuner.pkl": pickle.dumps({"a": 1}),
@@ -27,7 +26,7 @@ def saved(tmp_path):
 
 def test_an_experiment_has_begun_when_its_trials_are_saved(saved):
     assert has_begun(str(saved))
-    refuse_damaged(str(saved), "start anew")
+    assert damaged_file(str(saved)) is None
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -57,17 +56,16 @@ def damage(path: Path, kept: float) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_is_cut_short_is_named(saved, name, kept):
     damage(saved / name, kept)
-    with pytest.raises(JobError, match=rf"{name} is damaged.*: start anew"):
-        refuse_damaged(str(saved), "start anew")
+    assert damaged_file(str(saved)) == str(saved / name)
 
 
 def test_what_was_written_before_the_last_restore_is_not_read_again(saved):
     state = saved / "experiment_state-2026-01-02_03-04-05.json"
     state.with_name("experiment_state-2026-01-02_03-04-06.json").write_bytes(state.read_bytes())
     damage(state, 0.5)
-    refuse_damaged(str(saved), "start anew")
+    assert damaged_file(str(saved)) is None
 
 
 def test_nor_is_what_was_not_written_to_its_end(saved):
     (saved / ".tmp-experiment_state-2026-01-02_03-04-07.json").write_bytes(b"")
-    refuse_damaged(str(saved), "start anew")
+    assert damaged_file(str(saved)) is None
