@@ -168,7 +168,8 @@ def test_killed_ablation_goes_on_where_each_trial_stood(finished, tmp_path):
 
 def test_an_ablation_that_is_killed_when_its_record_begins_can_be_resumed(tmp_path):
     def run_ids() -> list[str]:
-        with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, suppress(sqlite3.Error):
+        place = f"file:{tmp_path}/mlflow.db?mode=ro"
+        with suppress(sqlite3.Error), closing(sqlite3.connect(place, uri=True)) as database:  # once it is there
             return [run_id for (run_id,) in database.execute("SELECT run_uuid FROM runs")]
         return []
 
@@ -185,8 +186,10 @@ def test_an_ablation_that_is_killed_when_its_record_begins_can_be_resumed(tmp_pa
 def test_trials_go_on_though_tunes_own_files_are_damaged(tmp_path):
     running = Running(tmp_path, *SMOKE, "--permutations", "1x1,reverse", "--seeds", "1", "--epochs", "40")
     running.wait_for("[1x1 s0] epoch 10/40")
+    family = running.family()
     running.process.kill()
     running.wait()
+    wait_until(lambda: not alive(family), timeout=10)
     (state,) = tmp_path.glob("outputs/*/tune/experiment_state-*.json")
     state.write_bytes(state.read_bytes()[:1000])
     run_id = run_id_of(running.lines())
