@@ -43,9 +43,8 @@ class Shared:
     resources: Resources
     storage: str
     finished: frozenset[str] = frozenset()  # labels of trials that have nothing left to do
-    stood: Mapping[str, tune.Checkpoint] = field(
-        default_factory=dict
-    )  # where trials stood that are new to Tune, by label
+    # Where trials that are new to Tune go on, by label.
+    stood: Mapping[str, tune.Checkpoint] = field(default_factory=dict)
 
     @property
     def in_one_process(self) -> bool:

@@ -38,7 +38,6 @@ has come to its end is never stopped before its test."""
 
 INVERTED_IMAGES = 32
 
-
 HISTORY_FILE = "history.json"
 
 History = list[dict[str, Any]]
