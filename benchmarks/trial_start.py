@@ -13,8 +13,8 @@ import tempfile
 import time
 from typing import Any
 
-from jobs import requests
-from jobs.ablation_spec import make_ablate_spec
+from jobs import dispatch
+from jobs.specs.ablation import make_ablate_spec
 
 TRIALS = 6
 
@@ -27,7 +27,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         own = {"output": folder, "tracking_uri": f"sqlite:///{folder}/mlflow.db"}
         how = {"seeds": TRIALS, "concurrent": 1, "workers_per_trial": workers, "sample_every": 0}
-        requests.ablate(make_ablate_spec("smoke", own | how), Stamps(seen))
+        dispatch.ablate(make_ablate_spec("smoke", own | how), Stamps(seen))
     (begun,) = (at for at, event in seen if event["event"] == "ablating")
     started = [at for at, event in seen if event["event"] == "trial_started"]
     ended = [at for at, event in seen if event["event"] == "trial_ended"]

@@ -31,7 +31,7 @@ def make(
             not answer.
         JobError: for an output folder that cannot be used.
     """
-    from jobs.folders import is_remote, usable_output
+    from jobs.outputs import is_remote, usable_output
     from jobs.report.compose import compose
     from jobs.report.gather import gather
     from jobs.tracking import Record, open_command

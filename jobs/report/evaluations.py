@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from glow.figures import image_rows
-from jobs.evaluation import rows_of
+from jobs.evaluation.run import rows_of
 from jobs.report.blocks import Block, Picture, Pictures, Section, Table, Text
 from jobs.report.gather import Model, spec_of
 from jobs.report.pictures import grid, photographed, recorded

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from jobs.ablation_spec import TRIAL_TAG
+from jobs.specs.ablation import TRIAL_TAG
 from jobs.tracking import TrackingError, child_runs, experiment_runs, find_run, open_command, run_of_id
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from glow.figures import ood_ratio_curve, per_class_bars
-from jobs.evaluation import rows_of
-from jobs.folders import dataset_label
+from jobs.evaluation.run import rows_of
+from jobs.outputs import dataset_label
 from jobs.report.blocks import Block, Cell, Estimate, Picture, Pictures, Section, Table, Text
 from jobs.report.gather import REPORT_PROTOCOL, Model, dataset_of, spec_of
 from jobs.report.pictures import drawn, recorded

@@ -11,9 +11,7 @@ from matplotlib.figure import Figure
 
 from glow.comparison import conclusions, unfinished
 from glow.figures import nll_curve
-from jobs.ablation_lines import configuration_rows, difference_rows
-from jobs.ablation_spec import AXES, AblateSpec
-from jobs.ablation_summary import (
+from jobs.ablation.summary import (
     METRICS,
     Tables,
     ablation_tables,
@@ -23,13 +21,15 @@ from jobs.ablation_summary import (
     state_of,
     tables_of,
 )
-from jobs.evaluation import rows_of
-from jobs.folders import dataset_label
+from jobs.display.ablation_lines import configuration_rows, difference_rows
+from jobs.evaluation.run import rows_of
+from jobs.outputs import dataset_label
 from jobs.report.blocks import Block, Bullets, Note, Pictures, Section, Table, Text
 from jobs.report.gather import Study, spec_of
 from jobs.report.pictures import drawn
 from jobs.report.reader import Reader
-from jobs.specs import SpecError, TrainSpec, theme_of, validated
+from jobs.specs.ablation import AXES, AblateSpec
+from jobs.specs.training import SpecError, TrainSpec, theme_of, validated
 from jobs.text import bits, count, plain
 from jobs.tracking import metric_history, recorded_images, recorded_sizes
 

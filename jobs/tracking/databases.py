@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from jobs.surroundings import in_ray_job, storage
+from jobs.system.environment import in_ray_job, storage
 from jobs.tracking.uris import TrackingError, sqlite_path, without_password, without_secrets
 
 __all__ = [
@@ -48,7 +48,7 @@ def load_mlflow() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # where --json may be writing
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # A server that is away is asked again by whoever records (jobs.channel), not for minutes inside one call.
+    # Whoever records asks a server that is away again (jobs.ray_runtime.event_queue), not one call for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     import mlflow  # noqa: F401

@@ -11,8 +11,8 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jobs.processes import python_command, python_environment
-from jobs.surroundings import in_ray_job, job_metadata, ray_job_id
+from jobs.system.environment import in_ray_job, job_metadata, ray_job_id
+from jobs.system.processes import python_command, python_environment
 from jobs.tracking.liveness import DRIVER, ERROR, beating, driver, ending, forget_death, fresh
 from jobs.tracking.models import log_model, register
 from jobs.tracking.queries import metric_history, model_of

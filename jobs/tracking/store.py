@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from jobs.surroundings import in_ray_job
+from jobs.system.environment import in_ray_job
 from jobs.tracking.databases import (
     PROBE_TIMEOUT_S,
     artifact_location,

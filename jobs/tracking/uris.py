@@ -7,7 +7,7 @@ import re
 import urllib.parse
 from pathlib import Path
 
-from jobs.surroundings import in_ray_job
+from jobs.system.environment import in_ray_job
 
 __all__ = [
     "NoSuchRun",

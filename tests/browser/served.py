@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.jobs.commands import Running, glowctl
+from tests.jobs.command_line import Running, glowctl
 
 
 def demo_record(folder: Path) -> str:

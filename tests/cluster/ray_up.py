@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from tests.cluster.hosts import Host, hosts
-from tests.jobs.commands import wait_until
+from tests.jobs.command_line import wait_until
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "cluster.yaml"

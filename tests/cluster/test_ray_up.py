@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster.hosts import missing
 from tests.cluster.ray_up import of, ray_up
-from tests.jobs.commands import wait_until
+from tests.jobs.command_line import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.ray, pytest.mark.timeout(600)]
 

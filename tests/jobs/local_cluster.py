@@ -14,7 +14,7 @@ from typing import IO
 import psutil
 import requests
 
-from tests.jobs.commands import environment, wait_until
+from tests.jobs.command_line import environment, wait_until
 
 TOKEN = "a-token-of-these-tests-alone-0123456789"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 
-from tests.jobs.commands import wait_until
+from tests.jobs.command_line import wait_until
 
 PASSWORD = "Elderberry-81/x"  # with what an address must escape
 ESCAPED = "Elderberry-81%2Fx"

@@ -16,7 +16,7 @@ import torch
 from glow import FitConfig, Glow, GlowConfig, TypicalityTest, fit, load_dataset, save_checkpoint, score
 from glow.checkpoint import save_training_state
 from jobs.tracking.models import save_model
-from tests.jobs.commands import environment, wait_until
+from tests.jobs.command_line import environment, wait_until
 
 ROOT = Path(__file__).parents[2]
 NOISE_SEED = 3

@@ -12,7 +12,7 @@ from pathlib import Path
 import requests
 
 from jobs.tracking.store import client_of
-from tests.jobs.commands import environment, wait_until
+from tests.jobs.command_line import environment, wait_until
 
 WRITER = """
 import sys

@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 
 from glow import FitConfig, Glow, fit, save_checkpoint
-from jobs.preparation import Work, prepare
-from jobs.release import release
-from jobs.specs import make_train_spec
+from jobs.specs.training import make_train_spec
 from jobs.tracking import Record
+from jobs.training.prepare import Work, prepare
+from jobs.training.publish import release
 
 NAME = "train digits small"
 

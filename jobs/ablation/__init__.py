@@ -1,0 +1,1 @@
+"""Ablations: many trainings as trials of Ray Tune, compared with error bars."""

@@ -1,0 +1,127 @@
+"""How an ablation chooses its trials, and which of them it ends early: Ray Tune's searchers and schedulers for it."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search import Searcher
+
+from jobs.specs.ablation import AblateSpec, Values
+from jobs.training.worker import COUNTED_EPOCH, SCORE
+
+__all__ = ["SeededSearch", "make_scheduler", "make_search"]
+
+TRIES = 50
+"""Proposals in a row that are known already, after which a configuration is taken that is not."""
+
+
+def make_search(spec: AblateSpec) -> Searcher | None:
+    """What proposes trials where they are not known beforehand, else None: Tune's own generator, to which alone Tune
+    tells how many may run at a time."""
+    return None if spec.known_beforehand else SeededSearch(spec, _optuna(spec))
+
+
+def make_scheduler(spec: AblateSpec) -> TrialScheduler:
+    """What ends trials early, by validation bits/dim, not before a quarter of their epochs."""
+    epochs = spec.train.epochs
+    common: dict[str, Any] = {"time_attr": COUNTED_EPOCH, "metric": SCORE, "mode": "min"}
+    common["grace_period"] = max(1, math.ceil(epochs / 4))
+    if spec.scheduler == "asha":
+        return AsyncHyperBandScheduler(max_t=max(epochs, common["grace_period"] + 1), reduction_factor=2, **common)
+    if spec.scheduler == "median":
+        # With a finite min_time_slice it pauses trials to see more of others first, which looks like a restart.
+        return MedianRule(min_samples_required=3, min_time_slice=math.inf, **common)
+    return FIFOScheduler()
+
+
+def _optuna(spec: AblateSpec) -> Searcher:
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    choices = {axis: list(dict.fromkeys(c[axis] for c in spec.configurations())) for axis in spec.configurations()[0]}
+    space = {axis: tune.choice(values) for axis, values in choices.items()}
+    converted = OptunaSearch.convert_search_space(space)  # which it would do itself, with a warning
+    return OptunaSearch(space=converted, metric=SCORE, mode="min", seed=spec.train.seed)
+
+
+class MedianRule(MedianStoppingRule):
+    """Ray's own takes for granted that a trial's last result is counted too."""
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        if COUNTED_EPOCH in result:
+            super().on_trial_complete(tune_controller, trial, result)
+
+
+class SeededSearch(Searcher):
+    """Gives each configuration that another searcher proposes to a trial of every seed, and tells it their mean.
+
+    A configuration that was proposed before is not run again: the searcher is told what it came to. (Ray's `Repeater`
+    does neither that nor save which trials belong together, so that it cannot be restored.)
+    """
+
+    def __init__(self, spec: AblateSpec, searcher: Searcher) -> None:
+        super().__init__(metric=SCORE, mode="min")
+        self._spec, self._searcher = spec, searcher
+        self._proposed = 0
+        self._to_come: list[tuple[str, Values]] = []  # (group, values): trials of a configuration not yet begun
+        self._groups: dict[str, str] = {}  # trial -> group
+        self._scores: dict[str, dict[str, float]] = {}  # group -> trial -> its score, infinite if it failed
+        self._own_groups: set[str] = set()  # which the searcher did not propose
+        self._group_of: dict[str, str] = {}  # configuration -> group
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True  # both are known here
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if not self._to_come:
+            if self._proposed == self._spec.number_of_configurations:
+                return Searcher.FINISHED
+            self._proposed += 1
+            group, configuration = self._new_configuration(trial_id)
+            self._group_of[self._spec.label(configuration)] = group
+            self._scores[group] = {}
+            self._to_come = [(group, {**configuration, "seed": seed}) for seed in self._spec.all_seeds]
+        self._groups[trial_id], values = self._to_come.pop(0)
+        return {"values": values}
+
+    def _new_configuration(self, trial_id: str) -> tuple[str, Values]:
+        for attempt in range(TRIES):
+            group = f"{trial_id}-{attempt}"
+            configuration = self._spec.normal(self._searcher.suggest(group))
+            known = self._group_of.get(self._spec.label(configuration))
+            if known is None:
+                return group, configuration
+            self._tell(group, self._scores[known])
+        untried = [c for c in self._spec.configurations() if self._spec.label(c) not in self._group_of]
+        self._own_groups.add(trial_id)
+        return trial_id, untried[0]
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        group = self._groups[trial_id]
+        last = result or {}
+        score = last.get(f"best/{SCORE}", last.get(SCORE, math.inf))  # Tune flattens what a trial reports
+        self._scores[group][trial_id] = math.inf if error else score
+        if len(self._scores[group]) == len(self._spec.all_seeds):
+            self._tell(group, self._scores[group])
+
+    def _tell(self, group: str, scores: Mapping[str, float]) -> None:
+        """A configuration with a trial that failed, or none yet, has no score."""
+        if group in self._own_groups:
+            return
+        mean = sum(scores.values()) / len(scores) if scores else math.inf
+        known = math.isfinite(mean)
+        self._searcher.on_trial_complete(group, result={SCORE: mean} if known else None, error=not known)
+
+    def save(self, checkpoint_path: str) -> None:
+        with open(checkpoint_path, "wb") as file:
+            pickle.dump(self.__dict__, file)
+
+    def restore(self, checkpoint_path: str) -> None:
+        with open(checkpoint_path, "rb") as file:
+            self.__dict__.update(pickle.load(file))

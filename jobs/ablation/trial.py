@@ -1,0 +1,150 @@
+"""What runs in a trial of an ablation: one training, in the trial's own process or, with several workers, on Ray Train.
+
+A trial of one worker needs no process beside its own, which Tune hands on to the next trial: it starts in a second.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from glow.checkpoint import save_checkpoint
+from glow.config import GlowConfig
+from glow.training import Trainer
+from jobs.ablation.trial_checkpoint import read_facts, write_facts
+from jobs.ray_runtime.resources import Resources
+from jobs.specs.ablation import AblateSpec
+from jobs.training.ray_trainer import cause_of, copy_model, plain_reason, torch_trainer
+from jobs.training.worker import SCORE, History, NoRetry, save, train_share
+
+__all__ = ["BEST", "Shared", "trial_loop"]
+
+BEST = "best"
+"""The folder in a trial's checkpoint that holds the best model so far."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all trials of an ablation have in common."""
+
+    spec: AblateSpec
+    settings: Mapping[str, Any]  # of `jobs.training.ray_trainer.worker_settings`, less what differs between trials
+    resources: Resources
+    storage: str
+    finished: frozenset[str] = frozenset()  # labels of trials that have nothing left to do
+    # Where trials that are new to Tune go on, by label.
+    stood: Mapping[str, tune.Checkpoint] = field(default_factory=dict)
+
+    @property
+    def in_one_process(self) -> bool:
+        """Whether a trial trains in its own process."""
+        return self.resources.workers == (1, 1)
+
+
+def trial_loop(config: Mapping[str, Any], shared: Shared) -> None:
+    """Trains what `config["values"]` say, and reports to Tune: after each checkpoint the epoch's metrics, and at the
+    end ``test_bits_per_dim`` and ``best``.
+
+    An error that a retry would only meet again ends the trial well for Tune; the driver hears of it by an event.
+    """
+    values = config["values"]
+    label = shared.spec.label(values)
+    if label in shared.finished:  # and Tune did not come to save that, before it was killed
+        return
+    settings = _settings(shared, values, label)
+    try:
+        if shared.in_one_process:
+            _train_here(settings, tune.get_checkpoint() or shared.stood.get(label))
+        else:
+            _train_with_workers(settings, shared, label)
+    except Exception as error:
+        cause = cause_of(error)
+        if not NoRetry.is_final(cause) or isinstance(cause, OSError):  # a full disk may be emptied, and all resumed
+            raise
+        settings["queue"].put({"event": "failed", "trial": label, "reason": plain_reason(cause)})
+        tune.report({SCORE: math.inf, "failed": plain_reason(cause)})
+
+
+def _settings(shared: Shared, values: Mapping[str, Any], label: str) -> dict[str, Any]:
+    spec = shared.spec.trial_spec(dict(values))
+    common = GlowConfig.from_dict(shared.settings["config"])
+    return {
+        **shared.settings,
+        "spec": spec.model_dump(exclude={"tracking_uri"}),
+        "config": spec.glow_config(common.image_shape, common.num_classes or 0).to_dict(),
+        "facts": {"trial": label},
+    }
+
+
+def _train_here(settings: dict[str, Any], checkpoint: tune.Checkpoint | None) -> None:
+    with TuneSession(settings["facts"], checkpoint) as session:
+        end = train_share(settings, session)
+        tune.report({**session.last, **end})
+
+
+def _train_with_workers(settings: dict[str, Any], shared: Shared, label: str) -> None:
+    settings["spec"] |= {"output": shared.storage}
+    name = label.replace(" ", "-")
+    result = torch_trainer(settings, shared.resources, name, [TuneReportCallback()]).fit()
+    best, _ = min(result.best_checkpoints, key=lambda entry: entry[1][SCORE])
+    with tempfile.TemporaryDirectory() as folder, best.as_directory() as source:
+        copy_model(source, Path(folder, BEST))
+        tune.report({**result.metrics, **result.return_value}, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+class TuneSession:
+    """`jobs.training.worker.Session` of a training in the process of a Tune trial.
+
+    Tune knows the last checkpoint alone, so each holds the best model so far too.
+    """
+
+    rank, local_rank, workers = 0, 0, 1
+
+    def __init__(self, facts: Mapping[str, Any], checkpoint: tune.Checkpoint | None) -> None:
+        self._facts, self._checkpoint = facts, checkpoint
+        self.device = torch.device("cuda", 0) if ray.get_gpu_ids() else torch.device("cpu")
+        self.last: dict[str, Any] = {}  # metrics of the last checkpoint
+        self._best: dict[str, Any] = {}
+
+    def __enter__(self) -> TuneSession:
+        self._scratch = tempfile.TemporaryDirectory()
+        self._folder = Path(self._scratch.name, BEST)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._scratch.cleanup()
+
+    @contextmanager
+    def restored(self) -> Iterator[str | None]:
+        with nullcontext() if self._checkpoint is None else self._checkpoint.as_directory() as folder:
+            if folder is not None:
+                shutil.copytree(Path(folder, BEST), self._folder)
+                facts = read_facts(folder)
+                self.last, self._best = facts["last"], facts["best"]
+            yield folder
+
+    def report(self, trainer: Trainer, history: History, metrics: dict[str, Any]) -> None:
+        self.last = metrics
+        if not self._best or metrics[SCORE] < self._best[SCORE]:
+            self._best = metrics
+            save_checkpoint(trainer.evaluated_model, self._folder)
+        with tempfile.TemporaryDirectory() as folder:
+            save(trainer, history, folder)
+            shutil.copytree(self._folder, Path(folder, BEST))
+            write_facts(folder, {**self._facts, "last": self.last, "best": self._best})
+            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
+
+    @contextmanager
+    def best(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        yield self._folder, self._best

@@ -1,0 +1,1 @@
+"""Looking at the record: the MLflow UI, lists of runs, one run."""

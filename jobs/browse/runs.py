@@ -1,0 +1,188 @@
+"""`glowctl runs`: the newest runs of a store, and what each came to."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from jobs.browse.results import Result, result_of
+from jobs.display.displays import JsonLines
+from jobs.specs.training import SpecError
+from jobs.text import count, duration, text_table
+from jobs.tracking import child_runs, tracking_uri, without_password
+from jobs.tracking.listing import JOB, TRIAL, experiment_names, newest_runs
+
+if TYPE_CHECKING:
+    from jobs.tracking import Run
+
+__all__ = ["JOBS", "Listed", "ago", "facts_of", "list_runs", "seconds_of", "trials_of"]
+
+JOBS = ("train", "ablate", "nll", "sample", "interpolate", "ood", "report")
+COLOURS = {"finished": "green", "running": "cyan", "failed": "red", "killed": "yellow"}
+ROOM_FOR_JOBS = 100
+"""Columns of a terminal from which on the table says the job beside the name, which most often begins with it."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A run, its trials if it is an ablation, and what it came to."""
+
+    run: Run
+    experiment: str
+    trials: Sequence[Run]
+    result: Result
+
+
+def list_runs(
+    given_uri: str | None, experiment: str | None, jobs: str | None, limit: int, trials: bool, as_json: bool
+) -> None:
+    """Prints the runs. Raises TrackingError, and SpecError for a job that is none."""
+    chosen = [name.strip() for name in (jobs or "").split(",") if name.strip()]
+    for name in chosen:
+        if name not in JOBS:
+            raise SpecError(f"--job knows {', '.join(JOBS)}, not {name!r}")
+    uri = tracking_uri(given_uri)
+    names = experiment_names(uri, experiment)
+    # Trials stand beneath their ablation, and where ablations are not asked for, as the trainings that they are.
+    alone = trials and bool(chosen) and "ablate" not in chosen
+    found = [_listed(uri, run, names) for run in newest_runs(uri, list(names), chosen, limit, alone)]
+    if as_json:
+        _print_json(uri, found, trials)
+    elif not found:
+        print(_none(chosen, trials, without_password(uri)))
+    elif sys.stdout.isatty():
+        _print_table(uri, found, trials, Console())
+    else:
+        _print_plain(uri, found, trials)
+
+
+def _none(jobs: Sequence[str], trials: bool, where: str) -> str:
+    if not jobs:
+        return f"no runs in {where} yet: glowctl demo makes some"
+    advice = " beside trials of ablations, which --trials shows" if "train" in jobs and not trials else ""
+    return f"no {' or '.join(jobs)} runs in {where}{advice}"
+
+
+def trials_of(uri: str, run: Run) -> list[Run]:
+    """The trials of an ablation, the oldest first."""
+    if run.data.tags.get(JOB) != "ablate":
+        return []
+    return [child for child in child_runs(uri, run) if TRIAL in child.data.tags]
+
+
+def seconds_of(run: Run) -> float:
+    """How long a run took, or has taken up to now."""
+    # One that was resumed still has the end that it had before.
+    ended = (run.info.end_time if run.info.status != "RUNNING" else None) or time.time() * 1000
+    return float(max(0.0, (ended - run.info.start_time) / 1000))
+
+
+def ago(milliseconds: float, now: float | None = None) -> str:
+    """ "12 s", "5 min", "3 h", "12 d" since a time in milliseconds since 1970."""
+    seconds = max(0.0, (now or time.time()) - milliseconds / 1000)
+    for unit, size, most in (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3600, 48 * 3600)):
+        if seconds < most:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"
+
+
+def facts_of(run: Run, experiment: str, result: Result) -> dict[str, Any]:
+    """A run for machines."""
+    tags = run.data.tags
+    started = datetime.fromtimestamp(run.info.start_time / 1000).astimezone()
+    return {
+        "id": run.info.run_id,
+        "name": run.info.run_name,
+        "job": tags.get(JOB),
+        "status": run.info.status.lower(),
+        "experiment": experiment,
+        "dataset": tags.get("glow.dataset"),
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(seconds_of(run), 1),
+        "parent": tags.get("mlflow.parentRunId"),
+        "result": result.values,
+        "error": tags.get("glow.error"),
+        "stopped": tags.get("glow.stopped"),
+    }
+
+
+def _listed(uri: str, run: Run, names: dict[str, str]) -> Listed:
+    trials = trials_of(uri, run)
+    return Listed(run, names[run.info.experiment_id], trials, result_of(uri, run, trials))
+
+
+def _print_json(uri: str, found: Sequence[Listed], trials: bool) -> None:
+    for listed in found:
+        rows = [facts_of(listed.run, listed.experiment, listed.result)]
+        if trials:
+            rows += [facts_of(trial, listed.experiment, result_of(uri, trial)) for trial in listed.trials]
+        for row in rows:
+            JsonLines().show(row)
+
+
+def _rows(uri: str, found: Sequence[Listed], trials: bool) -> list[dict[str, str]]:
+    rows = []
+    for listed in found:
+        rows.append(_row(listed.run, listed.experiment, listed.result.text))
+        if trials:
+            rows += [_row(trial, "", result_of(uri, trial).text, indent="  ") for trial in listed.trials]
+    return rows
+
+
+def _row(run: Run, experiment: str, result: str, indent: str = "") -> dict[str, str]:
+    return {
+        "id": run.info.run_id[:8],
+        "run": indent + str(run.info.run_name),
+        "job": "trial" if TRIAL in run.data.tags else run.data.tags.get(JOB, ""),
+        "experiment": experiment,
+        "status": run.info.status.lower(),
+        "ago": ago(run.info.start_time),
+        "took": duration(seconds_of(run)),
+        "result": result,
+    }
+
+
+def _columns(rows: Sequence[dict[str, str]]) -> list[str]:
+    several = len({row["experiment"] for row in rows if row["experiment"]}) > 1
+    return [name for name in rows[0] if name != "experiment" or several]
+
+
+def _print_plain(uri: str, found: Sequence[Listed], trials: bool) -> None:
+    rows = _rows(uri, found, trials)
+    columns = _columns(rows)
+    with suppress(BrokenPipeError):
+        print(text_table([columns, *([row[name] for name in columns] for row in rows)], left=len(columns)))
+
+
+def _print_table(uri: str, found: Sequence[Listed], trials: bool, console: Console) -> None:
+    rows = _rows(uri, found, trials)
+    columns = [name for name in _columns(rows) if name != "job" or console.width >= ROOM_FOR_JOBS]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        right = name in ("ago", "took")
+        table.add_column(
+            name,
+            overflow="fold",
+            no_wrap=name not in ("run", "result"),
+            justify="right" if right else "left",
+            ratio={"run": 1, "result": 1}.get(name),
+        )
+    table.expand = console.width < ROOM_FOR_JOBS
+    for row in rows:
+        colour = COLOURS.get(row["status"], "")
+        table.add_row(*(Text(row[name], style=colour if name == "status" else "") for name in columns))
+    console.print(table, highlight=False)
+    folded = sum(len(listed.trials) for listed in found)
+    if folded and not trials:
+        console.print(
+            f"{count(folded, 'trial')} of ablations not shown: --trials shows them", style="dim", highlight=False
+        )

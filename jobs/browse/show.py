@@ -1,0 +1,278 @@
+"""`glowctl show`: what one run is, what it came to, and where to look further."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.table import Table
+from rich.text import Text
+
+from jobs.browse.results import Result, progress_of, result_of
+from jobs.browse.runs import COLOURS, ago, facts_of, seconds_of, trials_of
+from jobs.display.displays import JsonLines
+from jobs.text import bits, count, duration, plain
+from jobs.tracking import child_runs, open_command, tracking_uri
+from jobs.tracking.listing import JOB, TRIAL, artifact_names, experiment_names, json_table, named_run, registered_models
+from jobs.tracking.served import knows_run, run_page
+
+if TYPE_CHECKING:
+    from jobs.tracking import Run
+
+__all__ = ["show_run"]
+
+SETTINGS = {
+    "train": (
+        *("dataset", "permutation", "depth", "levels", "width", "coupling", "scale", "class_conditional", "epochs"),
+        *("batch_size", "learning_rate", "optimizer", "seed", "per_class", "image_size", "workers", "precision"),
+    ),
+    "ablate": (
+        *("dataset", "permutations", "depths", "widths", "couplings", "scales", "learning_rates", "seeds", "epochs"),
+        *("depth", "levels", "width", "batch_size", "learning_rate", "per_class", "search", "scheduler"),
+    ),
+    "nll": ("datasets", "split", "seed"),
+    "sample": ("temperatures", "number", "seed"),
+    "interpolate": ("mode", "steps", "pairs_per_class", "from_image", "to_image", "seed"),
+    "ood": ("batch_sizes", "alpha", "protocol", "center", "bootstraps", "repeats", "seed"),
+}
+"""Parameters worth showing; the rest are in the artifact spec.json."""
+
+TABLES = {"ood": ("ood_ratios.json",), "nll": ("nll.json",), "ablate": ("configurations.json",)}
+"""Artifacts that hold the result; shown where the description has no table of its own."""
+
+FINAL = {
+    "train": (
+        *("test/bits_per_dim", "test/bits_per_dim_original", "validation/best_bits_per_dim", "train/bits_per_dim"),
+        *("best_epoch", "images_per_second_median", "seconds", "parameters", "workers", "restarts", "skipped_steps"),
+    ),
+    "ood": (),
+    "nll": (),
+}
+"""Metrics worth showing, of jobs that have others too, or the same in a table."""
+
+MOST_ROWS = 20
+MOST_METRICS = 30
+DEFAULT_SERVER = "http://127.0.0.1:5000"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A run, and what else the store has of it."""
+
+    uri: str
+    run: Run
+    experiment: str
+    result: Result
+    progress: dict[str, Any] | None
+    beneath: Mapping[str, int]  # "trial" or a job -> runs
+    models: Sequence[Mapping[str, Any]]
+    artifacts: Sequence[str]
+    tables: Mapping[str, tuple[list[str], list[list[Any]]]]
+    page: str | None
+
+    @property
+    def job(self) -> str:
+        return str(self.run.data.tags.get(JOB, ""))
+
+
+def show_run(given_uri: str | None, experiment: str | None, given: str, as_json: bool) -> None:
+    """Prints a run. Raises TrackingError, NoSuchRun for one that is not there."""
+    uri = tracking_uri(given_uri)
+    names = experiment_names(uri, experiment)
+    shown = _gathered(uri, named_run(uri, list(names), given), names)
+    if as_json:
+        JsonLines().show(_facts(shown))
+        return
+    # In a pipe a table keeps its lines whole.
+    _print(shown, Console() if sys.stdout.isatty() else Console(width=160))
+
+
+def _gathered(uri: str, run: Run, names: Mapping[str, str]) -> Shown:
+    job, run_id = run.data.tags.get(JOB, ""), run.info.run_id
+    children = child_runs(uri, run)
+    read = {name: json_table(uri, run_id, name) for name in TABLES.get(job, ())}
+    return Shown(
+        uri,
+        run,
+        names[run.info.experiment_id],
+        result_of(uri, run, trials_of(uri, run)),
+        progress_of(uri, run) if job == "train" and run.info.status == "RUNNING" else None,
+        Counter("trial" if TRIAL in child.data.tags else child.data.tags.get(JOB, "other") for child in children),
+        registered_models(uri, run_id),
+        artifact_names(uri, run_id),
+        {name.removesuffix(".json"): table for name, table in read.items() if table is not None},
+        _page(uri, run),
+    )
+
+
+def _page(uri: str, run: Run) -> str | None:
+    """The run's page, where a server runs that has it."""
+    address = uri.rstrip("/") if uri.startswith("http") else DEFAULT_SERVER
+    known = uri.startswith("http") or knows_run(address, run.info.run_id)
+    return run_page(address, run.info.experiment_id, run.info.run_id) if known else None
+
+
+def _settings(shown: Shown) -> dict[str, str]:
+    given = shown.run.data.params
+    names = SETTINGS.get(shown.job, tuple(given))
+    return {name: given[name] for name in names if given.get(name, "None") not in ("None", "")}
+
+
+def _metrics(shown: Shown) -> dict[str, float]:
+    known = shown.run.data.metrics
+    names = FINAL.get(shown.job, sorted(name for name in known if not name.startswith("system/")))
+    return {name: known[name] for name in names if name in known}
+
+
+def _facts(shown: Shown) -> dict[str, Any]:
+    spec: Any = None
+    with suppress(ValueError):
+        spec = json.loads(shown.run.data.tags.get("glow.spec", "null"))
+    return {
+        **facts_of(shown.run, shown.experiment, shown.result),
+        "description": shown.run.data.tags.get("mlflow.note.content"),
+        "model": shown.run.data.tags.get("glow.train_run"),
+        "progress": shown.progress,
+        "settings": spec if spec is not None else dict(shown.run.data.params),
+        "metrics": dict(sorted(shown.run.data.metrics.items())),
+        "tables": {
+            name: [dict(zip(columns, row, strict=False)) for row in rows]
+            for name, (columns, rows) in shown.tables.items()
+        },
+        "beneath": dict(shown.beneath),
+        "registered": list(shown.models),
+        "artifacts": list(shown.artifacts),
+        "artifact_uri": shown.run.info.artifact_uri,
+        "page": shown.page,
+    }
+
+
+def _print(shown: Shown, console: Console) -> None:
+    _print_head(shown, console)
+    description = shown.run.data.tags.get("mlflow.note.content", "")
+    if description:
+        console.print()
+        _print_markdown(description, console)
+    _print_settings(shown, console)
+    if not any(is_table for is_table, _ in _blocks(description)):
+        for name, (columns, rows) in shown.tables.items():
+            console.print(f"\n[bold]{name}[/]", highlight=False)
+            _print_rows(columns, [[_cell(value) for value in row] for row in rows], console)
+    metrics = _metrics(shown)
+    if metrics:
+        some = list(metrics.items())[:MOST_METRICS]
+        more = [("", f"and {len(metrics) - len(some)} more")] if len(metrics) > len(some) else []
+        console.print("\n[bold]metrics[/]", highlight=False)
+        _print_pairs([*((name, plain(float(f"{value:.5g}"))) for name, value in some), *more], console)
+    if shown.artifacts:
+        console.print(f"\n[bold]artifacts[/]  {shown.run.info.artifact_uri}", highlight=False, soft_wrap=True)
+        console.print(Text(", ".join(shown.artifacts)))
+
+
+def _print_markdown(text: str, console: Console) -> None:
+    """Its tables with every cell whole, which rich would cut off."""
+    for number, (is_table, lines) in enumerate(_blocks(text)):
+        if number:
+            console.print()
+        if is_table:
+            head, _, *rows = ([cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines)
+            _print_rows(head, rows, console)
+        else:
+            console.print(Markdown("\n".join(lines)))
+
+
+def _blocks(text: str) -> list[tuple[bool, list[str]]]:
+    """The lines of each table and of what stands between two, and whether they are a table. Not all lines that begin
+    with | are of one: users can edit a description."""
+    blocks: list[tuple[bool, list[str]]] = []
+    for piped, group in itertools.groupby(text.strip().splitlines(), key=lambda line: line.startswith("|")):
+        lines = list(group)
+        is_table = piped and len(lines) > 1 and "-" in lines[1] and set(lines[1]) <= set("|-: ")
+        if blocks and not is_table and not blocks[-1][0]:
+            blocks[-1][1].extend(lines)
+        else:
+            blocks.append((is_table, lines))
+    return blocks
+
+
+def _print_head(shown: Shown, console: Console) -> None:
+    run, tags = shown.run, shown.run.data.tags
+    status = run.info.status.lower()
+    console.print(Text.assemble((str(run.info.run_name), "bold"), "  ", (status, COLOURS.get(status, ""))))
+    started = datetime.fromtimestamp(run.info.start_time / 1000)
+    when = f"{started:%Y-%m-%d %H:%M}, {ago(run.info.start_time)} ago, took {duration(seconds_of(run))}"
+    pairs = [
+        ("result", shown.result.text if status == "finished" or shown.job == "ablate" else ""),
+        ("progress", _progress(shown)),
+        ("error", tags.get("glow.error", "")),
+        ("stopped", tags.get("glow.stopped", "")),
+        ("job", f"{shown.job or 'not of glowctl'}, in experiment {shown.experiment}"),
+        ("data set", tags.get("glow.dataset", "")),
+        ("started", when.replace("took", "running for") if status == "running" else when),
+        ("model", f"of run {tags['glow.train_run']}" if "glow.train_run" in tags else ""),
+        ("registered", ", ".join(_model(version) for version in shown.models)),
+        ("beneath", ", ".join(count(n, kind) if kind == "trial" else f"{n} {kind}" for kind, n in _beneath(shown))),
+        ("id", run.info.run_id),
+        ("to see it", shown.page or open_command(shown.uri)),
+    ]
+    _print_pairs([pair for pair in pairs if pair[1]], console, style="dim")
+
+
+def _beneath(shown: Shown) -> list[tuple[str, int]]:
+    return sorted(shown.beneath.items(), key=lambda item: (item[0] != "trial", item[0]))
+
+
+def _progress(shown: Shown) -> str:
+    if shown.progress is None:
+        return ""
+    at, of, validation = (shown.progress[name] for name in ("epoch", "epochs", "validation_bits_per_dim"))
+    told = f", last validation {bits(validation)} bits/dim" if validation is not None else ", none validated yet"
+    return f"epoch {at} of {of if of is not None else '?'}{told}"
+
+
+def _model(version: Mapping[str, Any]) -> str:
+    called = "".join(f" @{alias}" for alias in version["aliases"])
+    return f"{version['name']} version {version['version']}{called}"
+
+
+def _print_settings(shown: Shown, console: Console) -> None:
+    settings = _settings(shown)
+    if settings:
+        more = "; all are in the artifact spec.json" if "spec.json" in shown.artifacts else ""
+        console.print(f"\n[bold]settings[/]  those that matter{more}", highlight=False)
+        console.print(Text(", ".join(f"{name} {value}" for name, value in settings.items())))
+
+
+def _print_pairs(pairs: Sequence[tuple[str, str]], console: Console, style: str = "") -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        table.add_row(Text(name, style=style), Text(value))
+    console.print(table, highlight=False)
+
+
+def _print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(Text(column), overflow="fold")
+    for row in rows[:MOST_ROWS]:
+        table.add_row(*(Text(value) for value in row))
+    console.print(table, highlight=False)
+    if len(rows) > MOST_ROWS:
+        console.print(f"and {len(rows) - MOST_ROWS} more rows", highlight=False)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,1 @@
+"""`glowctl`: flags become a spec, a spec becomes a request. Nothing else happens here."""

@@ -1,0 +1,1 @@
+"""Evaluations of a trained model: NLL, samples, interpolation, out-of-distribution detection."""

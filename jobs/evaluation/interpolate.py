@@ -1,0 +1,148 @@
+"""The interpolation job: rows of images between two real ones, through the latents of every level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import ray
+import torch
+
+from glow.datasets import LazyDataset, read_image
+from glow.figures import image_rows
+from glow.interpolation import Mode, interpolate
+from glow.model import Precision
+from jobs.display.displays import Event
+from jobs.evaluation.run import (
+    Evaluation,
+    describe_run,
+    evaluation_run,
+    opened,
+    place_of,
+    prepare_evaluation,
+    trained_on,
+)
+from jobs.evaluation.scoring import model_on, put_model, result_of
+from jobs.ray_runtime.resources import resources_for
+from jobs.specs.evaluation import InterpolateSpec
+from jobs.specs.training import SpecError
+from jobs.text import count
+from jobs.tracking import open_command
+
+__all__ = ["InterpolateWork", "prepare", "run"]
+
+ROWS = 10
+"""Pairs that a worker has in memory at once."""
+
+
+@dataclass(frozen=True)
+class InterpolateWork:
+    """Pairs of real images: `ends` uint8 (2, P, C, H, W), and of each pair what it is."""
+
+    evaluation: Evaluation[InterpolateSpec]
+    ends: torch.Tensor
+    pairs: list[dict[str, Any]]
+    needs_ray: bool = True
+
+    @property
+    def nbytes(self) -> int:
+        return self.evaluation.nbytes + self.ends.nbytes * self.evaluation.spec.steps
+
+
+def prepare(spec: InterpolateSpec) -> InterpolateWork:
+    """Finds the model and the images. Raises SpecError for images that cannot be, and what `jobs.evaluation.run`
+    raises."""
+    work = prepare_evaluation(spec)
+    if spec.from_image is not None and spec.to_image is not None:
+        shape = work.model.config.image_shape
+        try:
+            ends = torch.stack([read_image(path, shape)[None] for path in (spec.from_image, spec.to_image)])
+        except ValueError as error:
+            raise SpecError(str(error)) from error
+        pair = {"class_name": None, "from": spec.from_image, "to": spec.to_image}
+        return InterpolateWork(work, ends, [pair])
+    images = opened(work, trained_on(work), "test")
+    chosen = _choose(images, spec.pairs_per_class, spec.seed)
+    # One image at a time: of a folder no more are read than are wanted.
+    ends = torch.stack([torch.cat([images.images(i, i + 1) for i in side]) for side in zip(*chosen, strict=True)])
+    pairs = [
+        {"class_name": images.class_names[int(images.labels[start])], "from": start, "to": end} for start, end in chosen
+    ]
+    return InterpolateWork(work, ends, pairs)
+
+
+def _choose(images: LazyDataset, pairs_per_class: int, seed: int) -> list[tuple[int, int]]:
+    """Positions of two different test images of one class, for each pair, in order of the classes."""
+    rng = np.random.default_rng(seed)
+    labels = images.labels.numpy()
+    chosen = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if len(members) < 2 * pairs_per_class:
+            raise SpecError(
+                f"class {images.class_names[label]!r} has {len(members)} test images, too few for {pairs_per_class} "
+                "pairs: lower --pairs-per-class"
+            )
+        picked = rng.choice(members, (pairs_per_class, 2), replace=False)
+        chosen += [(int(start), int(end)) for start, end in picked]
+    return chosen
+
+
+def run(work: InterpolateWork, show: Callable[[Event], None]) -> np.ndarray:
+    """uint8 images (P, S, C, H, W). Raises JobError for a worker that fails."""
+    evaluation, spec = work.evaluation, work.evaluation.spec
+    with evaluation_run(evaluation, "interpolate", show) as (record, folder):
+        resources = resources_for(spec, (1, 1))
+        task = between.options(**resources.task_options())
+        reference = put_model(evaluation.model)
+        decoded = task.remote(reference, work.ends.numpy(), spec.steps, spec.mode, spec.precision, resources.threads)
+        images, end_error, non_finite = result_of(decoded)
+        exact = (images[:, [0, -1]] == work.ends.numpy().swapaxes(0, 1)).all(axis=(1, 2, 3, 4))
+        names = [str(pair["class_name"] or "") for pair in work.pairs]
+        title = f"{spec.mode} interpolation between real images, {evaluation.model.title}"
+        image_rows(images, names, title).savefig(folder / "interpolation.png", dpi=120)
+        np.save(folder / "interpolation.npy", images)
+        table = pd.DataFrame(work.pairs).assign(end_error=end_error, ends_exact=exact)
+        table.to_parquet(folder / "interpolation.parquet", index=False)
+        record.table(table, "interpolation.json")
+        record.metrics({"end_error": float(end_error.max()), "non_finite": non_finite})
+        came_to = (
+            f"{count(len(images), 'row')} of {spec.steps} images, {spec.mode}; the ends are off by at most "
+            f"{end_error.max():.2g} grey levels: `interpolation.png`"
+        )
+        describe_run(evaluation, record, "interpolate", came_to)
+        place = place_of(evaluation, record, folder)
+    show(
+        {
+            "event": "interpolation",
+            "run": record.name,
+            "run_id": record.run_id,
+            "pairs": len(images),
+            "steps": spec.steps,
+            "mode": spec.mode,
+            "end_error": float(end_error.max()),
+            "inexact_rows": int((~exact).sum()),
+            "non_finite": non_finite,
+            "scale": evaluation.model.config.scale,
+            "picture": f"{place}/interpolation.png",
+            "open_with": open_command(evaluation.uri),
+        }
+    )
+    return np.asarray(images)
+
+
+@ray.remote
+def between(
+    reference: list[Any], ends: np.ndarray, steps: int, mode: Mode, precision: Precision, threads: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    model = model_on(reference, threads).set_precision(precision)
+    start, end = (torch.tensor(side) for side in ends)
+    rows = [interpolate(model, *pair, steps, mode) for pair in zip(start.split(ROWS), end.split(ROWS), strict=True)]
+    return (
+        torch.cat([row.images for row in rows]).numpy(),
+        torch.cat([row.end_error for row in rows]).numpy(),
+        sum(row.non_finite for row in rows),
+    )

@@ -1,0 +1,152 @@
+"""The NLL job: mean bits/dim of data sets under a model, per class too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from glow.datasets import LazyDataset
+from glow.figures import nll_histogram
+from glow.ood.statistics import mean_interval
+from jobs.display.displays import Event
+from jobs.evaluation.run import (
+    Evaluation,
+    describe_run,
+    described,
+    evaluation_run,
+    opened,
+    place_of,
+    prepare_evaluation,
+    rows_of,
+    scores_of,
+    trained_on,
+    with_tables,
+)
+from jobs.outputs import absolute_dataset, dataset_label
+from jobs.specs.evaluation import NllSpec
+from jobs.text import bits, markdown_table
+from jobs.tracking import open_command
+
+__all__ = ["NllWork", "prepare", "run"]
+
+
+@dataclass(frozen=True)
+class NllWork:
+    """Data sets by their label, with the names of their classes, and pixels of the model's images for each original
+    one."""
+
+    evaluation: Evaluation[NllSpec]
+    class_names: dict[str, tuple[str, ...]]
+    padding: dict[str, float]
+
+    @property
+    def nbytes(self) -> int:
+        return self.evaluation.nbytes
+
+    @property
+    def needs_ray(self) -> bool:
+        return bool(self.evaluation.missing)
+
+
+def prepare(spec: NllSpec) -> NllWork:
+    """Finds model, data and earlier scores. Raises what `jobs.evaluation.run` raises."""
+    work = prepare_evaluation(spec)
+    datasets = [absolute_dataset(name) for name in spec.datasets or (trained_on(work),)]
+    images: dict[tuple[str, str], LazyDataset] = {
+        (name, spec.split): opened(work, name, spec.split) for name in datasets
+    }
+    infos = {dataset_label(name): described(work, name) for name in datasets}
+    return NllWork(
+        with_tables(work, images),
+        {label: info.class_names for label, info in infos.items()},
+        {label: info.padding for label, info in infos.items()},
+    )
+
+
+def run(work: NllWork, show: Callable[[Event], None]) -> list[dict[str, Any]]:
+    """A row a data set. Raises JobError for workers that fail, TrackingError if the store takes no more."""
+    evaluation = work.evaluation
+    with evaluation_run(evaluation, "nll", show) as (record, folder):
+        scores = {name: table for (name, _), table in scores_of(evaluation, record, show).items()}
+        rows = [_row(name, table, work) for name, table in scores.items()]
+        classes = pd.DataFrame([row for name, table in scores.items() for row in _class_rows(name, table, work)])
+        everything = pd.concat(scores.values(), ignore_index=True)
+        table = pd.DataFrame(rows)
+        table.to_parquet(folder / "nll.parquet", index=False)
+        classes.to_parquet(folder / "nll_per_class.parquet", index=False)
+        record.table(table, "nll.json")
+        record.table(classes, "nll_per_class.json")
+        title = f"NLL of {evaluation.spec.split} images under {evaluation.model.title}"
+        nll_histogram(everything, title).savefig(folder / "nll_histogram.png", dpi=120)
+        for row in rows:
+            record.metrics({f"bits_per_dim/{row['dataset']}": row["bits_per_dim"]})
+        came_to = "; ".join(f"{row['dataset']} {bits(row['bits_per_dim'])}" for row in rows)
+        describe_run(evaluation, record, "nll", f"{came_to} bits/dim", _description(rows))
+        place = place_of(evaluation, record, folder)
+    show(
+        {
+            "event": "nll",
+            "run": record.name,
+            "run_id": record.run_id,
+            "split": evaluation.spec.split,
+            "rows": rows,
+            "per_class": rows_of(classes),
+            "place": place,
+            "open_with": open_command(evaluation.uri),
+        }
+    )
+    return rows
+
+
+def _description(rows: list[dict[str, Any]]) -> str:
+    head = ["data set", "images", "bits/dim", "95 % interval", "per original pixel"]
+    cells = [
+        [
+            row["dataset"],
+            str(row["images"]),
+            bits(row["bits_per_dim"]),
+            f"{bits(row['bits_per_dim_low'])} to {bits(row['bits_per_dim_high'])}",
+            bits(row["bits_per_dim_original"]),
+        ]
+        for row in rows
+    ]
+    return markdown_table([head, *cells])
+
+
+def _row(name: str, table: pd.DataFrame, work: NllWork) -> dict[str, Any]:
+    return {
+        "dataset": name,
+        "images": len(table),
+        **_bits(table),
+        "bits_per_dim_original": mean_interval(_or_infinite(table)).value * work.padding[name],
+        "non_finite": int((~table["finite"]).sum()),
+    }
+
+
+def _class_rows(name: str, table: pd.DataFrame, work: NllWork) -> list[dict[str, Any]]:
+    names = work.class_names[name]
+    return [
+        {"dataset": name, "class_name": names[label], "images": len(of_class), **_bits(of_class)}
+        for label in np.unique(table["label"]).tolist()
+        for of_class in [table[table["label"] == label]]
+    ]
+
+
+def _bits(table: pd.DataFrame) -> dict[str, float]:
+    estimate = asdict(mean_interval(_or_infinite(table)))
+    median = float(np.median(_or_infinite(table)))
+    return {
+        "bits_per_dim": estimate["value"],
+        "bits_per_dim_low": estimate["low"],
+        "bits_per_dim_high": estimate["high"],
+        "bits_per_dim_median": median,
+    }
+
+
+def _or_infinite(table: pd.DataFrame) -> np.ndarray:
+    """A score that is no number is the worst there is, and is not left out of a mean."""
+    return np.where(table["finite"], table["bits_per_dim"], np.inf)

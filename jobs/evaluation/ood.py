@@ -1,0 +1,297 @@
+"""The OOD job: the typicality test, and detectors to compare it with, over data sets and batch sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from glow.datasets import LazyDataset, status
+from glow.figures import nll_histogram, ood_ratio_curve, per_class_bars, roc_curves
+from glow.ood import OodResult, OodSettings, evaluate_ood, held_out_protocol, report_protocol, roc_curve
+from glow.ood.evaluation import REPORT_IMAGES
+from glow.ood.typicality import least_held_out
+from jobs.display.displays import Event
+from jobs.errors import JobError
+from jobs.evaluation.run import (
+    Evaluation,
+    describe_run,
+    described,
+    evaluation_run,
+    opened,
+    place_of,
+    prepare_evaluation,
+    rows_of,
+    scores_of,
+    trained_on,
+    with_tables,
+)
+from jobs.outputs import absolute_dataset, dataset_label
+from jobs.specs.evaluation import OodSpec
+from jobs.specs.training import SpecError
+from jobs.text import count, markdown_table
+from jobs.tracking import Record, open_command
+
+__all__ = ["OodWork", "prepare", "run"]
+
+MADE = ("noise", "constant")
+OTHERS = {
+    "digits": ("photos",),
+    "mnist": ("emnist-letters", "fashion-mnist"),
+    "fashion-mnist": ("mnist", "emnist-letters"),
+    "kmnist": ("mnist", "emnist-letters", "fashion-mnist"),
+    "emnist-letters": ("mnist", "fashion-mnist"),
+    "cifar10": ("svhn", "photos"),
+    "svhn": ("cifar10", "photos"),
+}
+"""What a model of each data set is tested against, beside `MADE`."""
+
+REPORT_BOOTSTRAPS, REPORT_REPEATS = 50, 2
+
+
+@dataclass(frozen=True)
+class OodWork:
+    """`own` and `others` are labels of data sets, `absent` says of each that is not there how to get it."""
+
+    evaluation: Evaluation[OodSpec]
+    settings: OodSettings
+    own: str
+    others: list[str]
+    class_names: dict[str, tuple[str, ...]]
+    absent: list[str]
+
+    @property
+    def nbytes(self) -> int:
+        return self.evaluation.nbytes
+
+    @property
+    def needs_ray(self) -> bool:
+        return bool(self.evaluation.missing)
+
+
+def prepare(spec: OodSpec) -> OodWork:
+    """Finds model, data and earlier scores. Raises SpecError for a test that cannot be, and what `jobs.evaluation.run`
+    raises."""
+    work = prepare_evaluation(spec)
+    own = trained_on(work)
+    given = spec.ood_datasets is not None
+    names = [absolute_dataset(name) for name in spec.ood_datasets or (*OTHERS.get(own, ("photos",)), *MADE)]
+    there = [name for name in names if given or "test" in described(work, name).splits]
+    others = [name for name in there if name != own]
+    if not others:
+        raise SpecError("there is no data set to tell from the model's own: name some with --ood-datasets")
+    images = {(own, "train"): opened(work, own, "train")}
+    if spec.protocol == "held-out":
+        images[own, "validation"] = opened(work, own, "validation")
+    images |= {(name, "test"): opened(work, name, "test") for name in (own, *others)}
+    settings = _settings(spec)
+    _check_sizes(spec, settings, images, own)
+    return OodWork(
+        with_tables(work, images),
+        settings,
+        dataset_label(own),
+        [dataset_label(name) for name in others],
+        {dataset_label(name): described(work, name).class_names for name in (own, *others)},
+        [_how_to_get(name, spec.data_root) for name in names if name not in there],
+    )
+
+
+def _how_to_get(name: str, root: str | None) -> str:
+    by_hand = status(name, root).advice.partition(", ")[2]
+    return f"{name} is not here and left out: name it in --ood-datasets to fetch it, {by_hand}"
+
+
+def _settings(spec: OodSpec) -> OodSettings:
+    report = spec.protocol == "report"
+    return OodSettings(
+        batch_sizes=spec.batch_sizes,
+        alpha=spec.alpha,
+        bootstraps=spec.bootstraps or (REPORT_BOOTSTRAPS if report else 10_000),
+        center=spec.center,
+        repeats=spec.repeats or (REPORT_REPEATS if report else 1),
+        exact=not report,
+        seed=spec.seed,
+    )
+
+
+def _check_sizes(spec: OodSpec, settings: OodSettings, images: Mapping[tuple[str, str], LazyDataset], own: str) -> None:
+    """Before an image is scored: whether every data set fills a batch, and alpha can be settled."""
+    report = spec.protocol == "report"
+    sizes = {f"{name} {split}": len(lazy) for (name, split), lazy in images.items() if split != "train"}
+    if report:
+        half = min(REPORT_IMAGES, len(images[own, "test"]) // 2)
+        sizes = {what: half if what == f"{own} test" else min(REPORT_IMAGES, n) for what, n in sizes.items()}
+    largest = max(settings.batch_sizes)
+    for what, size in sizes.items():
+        if size < largest:
+            raise SpecError(f"{size} images of {what} do not fill a batch of {largest}: leave it out of --batch-sizes")
+    held_out = f"{own} {'test' if report else 'validation'}"
+    if settings.exact and 1 in settings.batch_sizes and sizes[held_out] < least_held_out(settings.alpha):
+        raise SpecError(
+            f"{sizes[held_out]} images of {held_out} cannot settle --alpha {settings.alpha} for single images: it "
+            f"takes {least_held_out(settings.alpha)}; lower --alpha, or leave 1 out of --batch-sizes"
+        )
+
+
+def run(work: OodWork, show: Callable[[Event], None]) -> OodResult:
+    """Scores what is not scored yet, on Ray; the tests are arithmetic here.
+
+    Raises JobError for workers that fail or scores that cannot be tested with, TrackingError if the store takes no
+    more.
+    """
+    evaluation, spec = work.evaluation, work.evaluation.spec
+    for sentence in work.absent:
+        show({"event": "absent", "message": sentence})
+    with evaluation_run(evaluation, "ood", show) as (record, folder):
+        scores = scores_of(evaluation, record, show)
+        tests = {name: scores[name, "test"] for name in (work.own, *work.others)}
+        if spec.protocol == "report":
+            deal = report_protocol(tests, spec.seed)
+        else:
+            deal = held_out_protocol(scores[work.own, "validation"], tests)
+        try:
+            result = evaluate_ood(scores[work.own, "train"], deal, work.settings, work.class_names)
+        except ValueError as error:  # of the scores: the settings have been checked
+            raise JobError(f"these scores cannot be tested with: {error}") from error
+        _write_tables(result, record, folder)
+        _draw(result, tests, work, folder)
+        record.metrics(_metrics(result, scores, work))
+        describe_run(evaluation, record, "ood", _result_line(result, work), _description(result, work))
+        place = place_of(evaluation, record, folder)
+    show(
+        {
+            "event": "ood",
+            "run": record.name,
+            "run_id": record.run_id,
+            "protocol": spec.protocol,
+            "alpha": spec.alpha,
+            "bootstraps": work.settings.bootstraps,
+            "repeats": work.settings.repeats,
+            "in_distribution": work.own,
+            "rows": rows_of(result.ratios),
+            "control": rows_of(result.control),
+            "passing": _passing(result, work),
+            "place": place,
+            "open_with": open_command(evaluation.uri),
+        }
+    )
+    return result
+
+
+def _write_tables(result: OodResult, record: Record, folder: Path) -> None:
+    for name, table in (
+        ("ood", result.ratios),
+        ("ood_power", result.power),
+        ("ood_per_class", result.per_class),
+        ("ood_control", result.control),
+        ("ood_ratios", report_table(result.ratios).rename_axis("data set").reset_index()),
+        ("ood_detectors", detector_table(result.ratios).reset_index()),
+    ):
+        table.columns = table.columns.map(str)
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+        record.table(table, f"{name}.json")
+
+
+def report_table(ratios: pd.DataFrame) -> pd.DataFrame:
+    """OOD ratios of the typicality test laid out as the course report's: rows data sets, columns M, cells in percent
+    with the 95 % interval, and the standard deviation over repeats where there are some."""
+    typicality = ratios[ratios["detector"] == "typicality"]
+    cells = typicality.assign(cell=[ratio_cell(row) for row in rows_of(typicality)])
+    table = cells.pivot(index="dataset", columns="batch_size", values="cell")
+    table.columns = [f"M={m}" for m in table.columns]
+    return table.loc[list(dict.fromkeys(typicality["dataset"]))].fillna("-")
+
+
+def ratio_cell(row: Mapping[str, Any]) -> str:
+    """ "0.70 (0.55-0.88)", and with repeats "1.33 ± 0.69 (1.0-1.7)", in percent."""
+    spread = f" ± {100 * row['ratio_sd']:.2f}" if np.isfinite(row["ratio_sd"]) else ""
+    return f"{100 * row['ratio']:.2f}{spread} ({100 * row['ratio_low']:.2f}-{100 * row['ratio_high']:.2f})"
+
+
+def detector_table(ratios: pd.DataFrame) -> pd.DataFrame:
+    """AUROC of each detector: rows (data set, M), columns detectors."""
+    told = ratios.dropna(subset=["auroc"])
+    table = told.pivot(index=["dataset", "batch_size"], columns="detector", values="auroc")
+    return table.reindex(list(dict.fromkeys(zip(told["dataset"], told["batch_size"], strict=True))))[
+        list(dict.fromkeys(told["detector"]))
+    ]
+
+
+def _draw(result: OodResult, tests: Mapping[str, pd.DataFrame], work: OodWork, folder: Path) -> None:
+    def save(figure: Figure, name: str) -> None:
+        figure.savefig(folder / f"{name}.png", dpi=120)
+
+    model, alpha = work.evaluation.model.title, work.settings.alpha
+    save(
+        nll_histogram(pd.concat(tests.values(), ignore_index=True), f"NLL of test images under {model}"),
+        "nll_histogram",
+    )
+    save(ood_ratio_curve(result.power, f"Typicality test under {model}", alpha, work.own), "ood_ratio")
+    for m in sorted(work.settings.batch_sizes):
+        curves = {}
+        own = result.statistics["typicality", work.own, m]
+        for name in work.others:
+            curve = roc_curve(own, result.statistics["typicality", name, m])
+            row = result.ratios.query("detector == 'typicality' and dataset == @name and batch_size == @m").iloc[0]
+            curves[name] = (curve.false_positives, curve.true_positives, float(row["auroc"]))
+        save(roc_curves(curves, f"{work.own} against others by typicality, M = {m}"), f"roc-M{m}")
+    smallest = min(work.settings.batch_sizes)
+    for name in (work.own, *work.others):
+        rows = result.per_class[(result.per_class["dataset"] == name) & (result.per_class["batch_size"] == smallest)]
+        if len(rows) > 1:
+            title = f"{name}: called OOD by typicality, M = {smallest}, by class"
+            save(per_class_bars(rows, title, alpha), f"per_class-{name}")
+
+
+def _metrics(result: OodResult, scores: Mapping[tuple[str, str], pd.DataFrame], work: OodWork) -> dict[str, float]:
+    """Typicality's by their own names, other detectors' beneath theirs."""
+    metrics = {}
+    for row in rows_of(result.ratios):
+        prefix = "" if row["detector"] == "typicality" else f"{row['detector']}/"
+        where = f"{row['dataset']}/M{row['batch_size']}"
+        metrics[f"{prefix}ood_ratio/{where}"] = row["ratio"]
+        for name in ("auroc", "aupr", "fpr95"):
+            if np.isfinite(row[name]):
+                metrics[f"{prefix}{name}/{where}"] = row[name]
+        if not prefix and row["dataset"] == work.own:
+            metrics[f"threshold/M{row['batch_size']}"] = row["threshold"]
+    for (name, split), table in scores.items():
+        metrics[f"non_finite/{name}/{split}"] = float((~table["finite"]).sum())
+    return metrics
+
+
+def _passing(result: OodResult, work: OodWork) -> list[dict[str, Any]]:
+    """The classes of other data sets that pass most often for the model's own, at the smallest M."""
+    rows = result.per_class
+    if rows.empty:
+        return []
+    rows = rows[(rows["dataset"] != work.own) & (rows["batch_size"] == min(work.settings.batch_sizes))]
+    several = rows.groupby("dataset")["label"].transform("nunique") > 1
+    return rows_of(rows[several & (rows["ratio_high"] < 1)].sort_values("ratio").head(5))
+
+
+def _result_line(result: OodResult, work: OodWork) -> str:
+    """At the smallest M."""
+    m = min(work.settings.batch_sizes)
+    rows = result.ratios.query("detector == 'typicality' and batch_size == @m")
+    told = ", ".join(f"{row['dataset']} {100 * row['ratio']:.3g} %" for row in rows_of(rows))
+    return f"called OOD at M = {m}: {told}"
+
+
+def _description(result: OodResult, work: OodWork) -> str:
+    table = report_table(result.ratios)
+    rows = [[name, *cells] for name, cells in zip(table.index, table.to_numpy(), strict=True)]
+    spec, settings = work.evaluation.spec, work.settings
+    return "\n".join(
+        [
+            markdown_table([["OOD ratio, %", *table.columns], *rows]),
+            "",
+            f"Typicality test, protocol {spec.protocol}, alpha {settings.alpha}, {settings.bootstraps} bootstraps, "
+            f"{count(settings.repeats, 'repeat')}, in brackets 95 % intervals.",
+        ]
+    )

@@ -1,0 +1,220 @@
+"""What every evaluation job shares: its model, the data sets that it opens, its scores, and its run in MLflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import pandas as pd
+
+from glow.datasets import DatasetInfo, LazyDataset, describe, open_dataset
+from jobs.display.displays import Event
+from jobs.evaluation.find_model import TrainedModel, find_model
+from jobs.evaluation.scoring import Scored, Table, cached, named, score_on_ray, store
+from jobs.outputs import absolute_dataset, dataset_label, is_remote, results_folder, usable_output
+from jobs.ray_runtime.resources import resources_for
+from jobs.run_names import evaluation_name
+from jobs.run_pages import evaluation_description
+from jobs.shards import SHARD
+from jobs.specs.evaluation import EvaluationSpec, ScoringSpec
+from jobs.specs.training import SpecError
+from jobs.tracking import Record, tracking_uri, without_password
+
+__all__ = [
+    "Evaluation",
+    "describe_run",
+    "described",
+    "evaluation_run",
+    "opened",
+    "place_of",
+    "prepare_evaluation",
+    "rows_of",
+    "scores_of",
+    "trained_on",
+    "with_tables",
+]
+
+Spec = TypeVar("Spec", bound=EvaluationSpec)
+
+
+@dataclass(frozen=True)
+class Evaluation(Generic[Spec]):
+    """An evaluation that has been checked: its spec, its model, and the score tables that it will need.
+
+    `found` are those that MLflow had. `given` is the spec that repeats it: as the user gave it, with that model.
+    """
+
+    given: Spec
+    spec: Spec
+    uri: str
+    model: TrainedModel
+    tables: Sequence[Table] = ()
+    found: dict[str, Scored] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """What Ray's object store must hold at once, beside the small."""
+        shape = self.model.config.image_shape
+        return self.model.nbytes + 8 * SHARD * shape[0] * shape[1] * shape[2]
+
+    @property
+    def missing(self) -> list[Table]:
+        return [table for table in self.tables if table.key not in self.found]
+
+
+def prepare_evaluation(spec: Spec) -> Evaluation[Spec]:
+    """Finds the model, and checks the output folder. Raises what `find_model` and `usable_output` raise."""
+    uri = tracking_uri(spec.tracking_uri)
+    absolute = {"output": usable_output(spec.output), "tracking_uri": uri}
+    if spec.data_root is not None:
+        absolute["data_root"] = str(Path(spec.data_root).expanduser().absolute())
+    model = find_model(spec.model, uri, spec.experiment)
+    named = {"model": model.reference}
+    given = spec.model_copy(update=named | {"tracking_uri": None})
+    return Evaluation(given, spec.model_copy(update=absolute | named), uri, model)
+
+
+def trained_on(work: Evaluation[Any]) -> str:
+    """The data set that the model was trained on. Raises SpecError if neither the user nor a run says it."""
+    if work.spec.trained_on is not None:
+        return absolute_dataset(work.spec.trained_on)
+    if work.model.training is None:
+        raise SpecError(f"nothing says what {work.model.name} was trained on: add --trained-on, for example mnist")
+    return work.model.training.dataset
+
+
+def opened(work: Evaluation[Any], dataset: str, split: str) -> LazyDataset:
+    """A data set in the model's shape; of the training images, those that the model was trained on.
+
+    Raises:
+        SpecError: for an unknown name, or images that cannot be given the model's shape.
+        DatasetNotFound, DatasetCorrupt: for data that cannot be had.
+    """
+    training = work.model.training
+    own = training is not None and split == "train" and dataset == training.dataset
+    try:
+        return open_dataset(
+            dataset,
+            split,
+            _data_root(work),
+            image_shape=work.model.config.image_shape,
+            per_class=training.per_class if own and training is not None else None,
+            download=work.spec.download,
+        )
+    except ValueError as error:
+        raise SpecError(str(error)) from error
+
+
+def described(work: Evaluation[Any], dataset: str) -> DatasetInfo:
+    """Raises what `opened` raises."""
+    try:
+        return describe(dataset, _data_root(work), image_shape=work.model.config.image_shape)
+    except ValueError as error:
+        raise SpecError(str(error)) from error
+
+
+def _data_root(work: Evaluation[Any]) -> str | None:
+    return work.spec.data_root or (work.model.training.data_root if work.model.training is not None else None)
+
+
+def with_tables(work: Evaluation[Spec], images: Mapping[tuple[str, str], LazyDataset]) -> Evaluation[Spec]:
+    """The work with a score table for each (data set, split), and those of them that MLflow has."""
+    spec = work.spec
+    assert isinstance(spec, ScoringSpec)
+    labels = [(dataset_label(dataset), split) for dataset, split in images]
+    if len(set(labels)) < len(labels):
+        raise SpecError("two of the folders have the same last name, by which results are named: rename one of them")
+    tables = [
+        Table.of(dataset_label(dataset), split, lazy, work.model, spec.seed, spec.precision)
+        for (dataset, split), lazy in images.items()
+    ]
+    return replace(work, tables=tables, found=_found(work, tables))
+
+
+def _found(work: Evaluation[Any], tables: Sequence[Table]) -> dict[str, Scored]:
+    if work.spec.rescore:
+        return {}
+    known = (cached(table, work.uri, work.spec.experiment) for table in tables)
+    return {scored.wanted.key: scored for scored in known if scored is not None}
+
+
+def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def scores_of(
+    work: Evaluation[Any], record: Record, show: Callable[[Event], None]
+) -> dict[tuple[str, str], pd.DataFrame]:
+    """The score tables of the work by (data set, split): those found, and those scored now, on Ray, which are recorded
+    as soon as each is whole."""
+    spec = work.spec
+    # What was missing beforehand, another job of the same command may have scored.
+    scored = dict(work.found) | _found(work, work.missing)
+    for known in scored.values():
+        show({"event": "scored", **_facts(known)})
+    missing = list({table.key: table for table in work.tables if table.key not in scored}.values())
+    if missing:
+        resources = resources_for(spec, spec.workers and (spec.workers, spec.workers))
+        for fresh in score_on_ray(work.model, missing, resources, spec.seed, spec.precision, show):
+            store(fresh.wanted.key, fresh.table, record)
+            scored[fresh.wanted.key] = fresh
+            show({"event": "scored", **_facts(fresh)})
+    record.tag("glow.scored_by", json.dumps({key: known.run_id or record.run_id for key, known in scored.items()}))
+    tables = {}
+    for wanted in work.tables:  # equal images of two data sets have one key, and are scored once
+        tables[wanted.dataset, wanted.split] = named(scored[wanted.key].table, wanted)
+    return tables
+
+
+def _facts(scored: Scored) -> dict[str, Any]:
+    return {
+        "dataset": scored.wanted.dataset,
+        "split": scored.wanted.split,
+        "images": len(scored.table),
+        "non_finite": int((~scored.table["finite"]).sum()),
+        "from_run": scored.run_id,
+    }
+
+
+@contextmanager
+def evaluation_run(work: Evaluation[Any], job: str, show: Callable[[Event], None]) -> Iterator[tuple[Record, Path]]:
+    """A run in MLflow, beneath the model's training run, and the folder of its results, which become its artifacts."""
+    spec, model = work.spec, work.model
+    public = spec.model_dump(mode="json") | {"tracking_uri": without_password(work.uri)}
+    tags = {
+        "glow.job": job,
+        "glow.spec": json.dumps(public),
+        "glow.model": model.name,
+        "glow.model_digest": model.digest,
+    }
+    if model.run_id is not None:
+        tags |= {"glow.train_run": model.run_id, "mlflow.parentRunId": model.run_id}
+    if (dataset := spec.trained_on or (model.training.dataset if model.training else None)) is not None:
+        tags["glow.dataset"] = dataset
+    name = spec.run_name or evaluation_name(job, model)
+    record = Record.start(work.uri, spec.experiment, name, tags, public)
+    show({"event": "evaluating", "job": job, "model": model.name, "run": record.name, "run_id": record.run_id})
+    with record.running(), results_folder(spec.output, record.run_id) as folder:
+        (folder / "spec.json").write_text(work.given.model_dump_json(indent=2) + "\n")
+        if model.model_id is not None:
+            record.uses(model.model_id)
+        describe_run(work, record, job)
+        yield record, folder
+        record.folder(folder)
+
+
+def describe_run(
+    work: Evaluation[Any], record: Record, job: str, came_to: str | None = None, details: str = ""
+) -> None:
+    """Writes what MLflow's UI says above the run; `came_to` is the result in a line, both are Markdown."""
+    where = work.model.experiment_id or ""
+    record.describe(evaluation_description(job, work.model, where, record, came_to, details))
+
+
+def place_of(work: Evaluation[Any], record: Record, folder: Path) -> str:
+    """Where a user finds the results."""
+    return record.artifact_uri if is_remote(work.spec.output) else str(folder)

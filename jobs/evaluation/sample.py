@@ -1,0 +1,141 @@
+"""The sampling job: grids of images drawn from a model, at one temperature or several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from PIL import Image
+
+from glow.figures import image_grid, image_rows
+from glow.model import Precision
+from jobs.display.displays import Event
+from jobs.evaluation.run import (
+    Evaluation,
+    describe_run,
+    described,
+    evaluation_run,
+    place_of,
+    prepare_evaluation,
+    trained_on,
+)
+from jobs.evaluation.scoring import model_on, put_model, result_of
+from jobs.ray_runtime.resources import resources_for
+from jobs.specs.evaluation import SampleSpec
+from jobs.specs.training import SpecError
+from jobs.tracking import open_command
+
+__all__ = ["SampleWork", "prepare", "run"]
+
+AT_ONCE = 250
+"""Images that are drawn together, which bounds a worker's memory."""
+
+ROW = 12
+"""Images of each temperature in the picture of a sweep."""
+
+
+@dataclass(frozen=True)
+class SampleWork:
+    evaluation: Evaluation[SampleSpec]
+    label: int | None
+    needs_ray: bool = True
+
+    @property
+    def nbytes(self) -> int:
+        shape = self.evaluation.model.config.image_shape
+        rows, columns = self.evaluation.spec.rows_and_columns
+        grid = rows * columns * shape[0] * shape[1] * shape[2]
+        return self.evaluation.nbytes + grid * len(self.evaluation.spec.all_temperatures)
+
+
+def prepare(spec: SampleSpec) -> SampleWork:
+    """Finds the model and the class. Raises SpecError for a class that there is not, and what `jobs.evaluation.run`
+    raises."""
+    work = prepare_evaluation(spec)
+    return SampleWork(work, None if spec.only_class is None else _label(work, spec.only_class))
+
+
+def _label(work: Evaluation[SampleSpec], name: str) -> int:
+    classes = work.model.config.num_classes
+    if classes is None:
+        raise SpecError(f"{work.model.name} was not trained with --class-conditional: leave out --class")
+    names = [str(label) for label in range(classes)]
+    if work.spec.trained_on is not None or work.model.training is not None:
+        names = list(described(work, trained_on(work)).class_names)
+    if name in names[:classes]:
+        return names.index(name)
+    if name.isascii() and name.isdigit() and int(name) < classes:
+        return int(name)
+    raise SpecError(f"there is no class {name!r}: use one of {', '.join(names[:classes])}")
+
+
+def run(work: SampleWork, show: Callable[[Event], None]) -> dict[float, np.ndarray]:
+    """uint8 images (N, C, H, W) of each temperature, all from the same noise. Raises JobError for a worker that
+    fails."""
+    evaluation, spec = work.evaluation, work.evaluation.spec
+    rows, columns = spec.rows_and_columns
+    with evaluation_run(evaluation, "sample", show) as (record, folder):
+        resources = resources_for(spec, (1, 1))
+        task = draw.options(**resources.task_options())
+        reference = put_model(evaluation.model)
+        samples = {}
+        for temperature in spec.all_temperatures:
+            drawn = task.remote(
+                reference, rows * columns, temperature, spec.seed, work.label, spec.precision, resources.threads
+            )
+            images = result_of(drawn)
+            samples[temperature] = images
+            np.save(folder / f"samples-T{temperature:g}.npy", images)
+            Image.fromarray(image_grid(images, columns)).save(folder / f"samples-T{temperature:g}.png")
+        pictures = [f"samples-T{temperature:g}.png" for temperature in samples]
+        if len(samples) > 1:
+            sweep = np.stack([images[:ROW] for images in samples.values()])
+            names = [f"T = {temperature:g}" for temperature in samples]
+            title = f"The same noise at several temperatures, {evaluation.model.title}"
+            image_rows(sweep, names, title).savefig(folder / "temperatures.png", dpi=120)
+            pictures.insert(0, "temperatures.png")
+        told = ", ".join(f"{temperature:g}" for temperature in samples)
+        came_to = f"{rows * columns} images at each of the temperatures {told}: `{'`, `'.join(pictures)}`"
+        describe_run(evaluation, record, "sample", came_to)
+        place = place_of(evaluation, record, folder)
+    show(
+        {
+            "event": "samples",
+            "run": record.name,
+            "run_id": record.run_id,
+            "temperatures": list(samples),
+            "images": rows * columns,
+            "pictures": [f"{place}/{picture}" for picture in pictures],
+            "open_with": open_command(evaluation.uri),
+        }
+    )
+    return samples
+
+
+@ray.remote
+def draw(
+    reference: list[Any],
+    n: int,
+    temperature: float,
+    seed: int,
+    label: int | None,
+    precision: Precision,
+    threads: int,
+) -> np.ndarray:
+    model = model_on(reference, threads).set_precision(precision)
+    generator = torch.Generator().manual_seed(seed)
+    classes = model.config.num_classes
+    parts = [
+        model.sample(len(of), temperature, generator, None if classes is None else _labels(of, n, classes, label)).cpu()
+        for of in torch.arange(n).split(AT_ONCE)
+    ]
+    return torch.cat(parts).numpy()
+
+
+def _labels(positions: torch.Tensor, n: int, classes: int, label: int | None) -> torch.Tensor:
+    """The class asked for, or all of them in turn, as many images each."""
+    return torch.full_like(positions, label) if label is not None else positions * classes // n

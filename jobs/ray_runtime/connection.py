@@ -1,0 +1,164 @@
+"""The Ray that a job runs on: one of its own on this machine, started for it and gone after it, or the cluster that it
+is a job of."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from jobs.errors import JobError
+from jobs.ray_runtime.embedded_guard import ERRORS
+from jobs.system.environment import in_ray_job
+from jobs.system.processes import python_command, python_environment
+
+__all__ = ["STOP_PATIENCE_S", "Terminated", "connected", "embedded_ray", "set_environment", "sigterm_as_interrupt"]
+
+LEAST_OBJECT_STORE = 100 * 2**20
+
+STOP_PATIENCE_S = 60
+"""How long a job that is stopped may take to leave its record in a true state, before it is killed."""
+
+# Ray reads these when it is imported, and hands them to its workers.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a stray call after the end must not start another Ray
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # no "(raylet) A worker died" among the progress: the record tells of it
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a checkpoint is registered, and a death noticed, within this
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow has the metrics
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # what is known of trials that a kill -9 may cost
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune says nothing by itself
+}
+
+# Of an embedded Ray. A cluster's are its owner's.
+OWN_RAY = {
+    "RAY_AUTH_MODE": "token",  # with a token of this command's own, so that ~/.ray is neither read nor written
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Else Ray replaces 127.0.0.1 by the address that others see, and listens to them.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_preload_python_modules": "jobs",
+}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: as Ctrl-C, but the exit code says so."""
+
+
+def set_environment() -> None:
+    """Must come before ray is imported."""
+    for name, value in (ENVIRONMENT if in_ray_job() else ENVIRONMENT | OWN_RAY).items():
+        os.environ.setdefault(name, value)
+    if not in_ray_job() and os.environ["RAY_AUTH_MODE"] == "token":
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+
+
+@contextlib.contextmanager
+def connected(data_bytes: int = 0) -> Iterator[Callable[[], None]]:
+    """Ray for a job: the cluster that this process is a job of, else a Ray of its own with room for `data_bytes`.
+
+    It gives a function that must be called before Ray is used. A Ray of its own starts before that, beside this
+    process, which may do something else meanwhile.
+    """
+    with _cluster() if in_ray_job() else embedded_ray(data_bytes) as ready:
+        yield ready
+
+
+@contextlib.contextmanager
+def _cluster() -> Iterator[Callable[[], None]]:
+    import ray
+
+    from jobs.ray_runtime.orphans import without_leftovers
+
+    ray.init(log_to_driver=False, logging_level="error")  # Ray has told the job its address
+    with without_leftovers(), sigterm_as_interrupt():
+        yield lambda: None
+
+
+@contextlib.contextmanager
+def embedded_ray(data_bytes: int = 0) -> Iterator[Callable[[], None]]:
+    """A private Ray on the loopback interface, with room for `data_bytes` in its object store, as `connected` gives it.
+
+    Nothing of it is left however this process ends: `jobs.ray_runtime.embedded_guard` sees to that. SIGTERM raises
+    `Terminated`, Ctrl-C KeyboardInterrupt. Several processes can each have one. It takes about 3 s and 700 MB.
+    """
+    folder = tempfile.mkdtemp(prefix="glow-ray-", dir=_short_temporary_folder())
+    guard = subprocess.Popen(
+        python_command(
+            "jobs.ray_runtime.embedded_guard", folder, str(os.getpid()), str(LEAST_OBJECT_STORE + 2 * data_bytes)
+        ),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        env=python_environment(),
+        text=True,
+    )
+    with contextlib.ExitStack() as ending:
+        ending.callback(_end, guard)
+        ending.enter_context(sigterm_as_interrupt())
+
+        def ready() -> None:
+            import ray
+
+            address = _address(guard, folder)
+            ending.callback(ray.shutdown)
+            ray.init(address, log_to_driver=False, logging_level="error")
+            ending.enter_context(sigterm_as_interrupt())  # anew: ray.init sets a handler of its own
+
+        yield ready
+
+
+def _address(guard: subprocess.Popen[str], folder: str) -> str:
+    """Waits for Ray. Raises JobError if it does not start."""
+    assert guard.stdout is not None
+    address = guard.stdout.readline().strip()
+    if not address:
+        said = Path(folder, ERRORS).read_text().strip().splitlines()
+        raise JobError(f"Ray does not start here: {said[-1] if said else 'its process died'}")
+    return address
+
+
+def _end(guard: subprocess.Popen[str]) -> None:
+    assert guard.stdin is not None
+    assert guard.stdout is not None
+    guard.stdin.close()
+    guard.wait()
+    guard.stdout.close()
+
+
+@contextlib.contextmanager
+def sigterm_as_interrupt() -> Iterator[Callable[[], None]]:
+    """SIGTERM ends what runs as Ctrl-C does, by KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    terminated = False
+
+    def on_sigterm(number: int, frame: object) -> None:
+        nonlocal terminated
+        terminated = True
+        raise KeyboardInterrupt  # not by SIGINT, which Ray blocks in the jobs of a cluster
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        yield lambda: None
+    except KeyboardInterrupt as error:
+        raise Terminated if terminated else error from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _short_temporary_folder() -> str | None:
+    """Paths of sockets must not exceed 107 characters, of which Ray needs about 70."""
+    return None if len(tempfile.gettempdir()) < 30 else "/tmp"

@@ -1,0 +1,1 @@
+"""The frozen settings of every job. Nothing here imports torch, ray or mlflow."""

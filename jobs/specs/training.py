@@ -1,0 +1,356 @@
+"""What a job is told: one frozen pydantic model a job, and the presets that fill it (`jobs.specs.evaluation` has the
+evaluation jobs' models).
+
+A field is everything there is to know of a setting: its type, its default, the theme that `glowctl --help` lists it
+under, what it means and in which unit, and an example. No torch, ray or mlflow here: the command line imports this.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from glow.config import Coupling, FitConfig, FitPrecision, GlowConfig, Memory, Optimizer, Permutation, Scale, Schedule
+
+__all__ = [
+    "PRESETS",
+    "Preset",
+    "SpecError",
+    "TrainSpec",
+    "flag_of",
+    "make_train_spec",
+    "numbers",
+    "read_json",
+    "read_spec",
+    "refuse",
+    "setting",
+    "theme_of",
+    "validated",
+    "worker_range",
+]
+
+Preset = Literal["paper", "laptop", "smoke", "demo"]
+Spec = TypeVar("Spec", bound=BaseModel)
+Number = TypeVar("Number", int, float)
+
+
+class SpecError(ValueError):
+    """A setting that cannot be; the message is one sentence that names it and what is allowed."""
+
+
+def setting(default: Any, theme: str, description: str, example: Any, flag: str | None = None) -> Any:
+    """A field. `flag` names its option where its own name cannot."""
+    extra: dict[str, Any] = {"theme": theme} | ({"flag": flag} if flag else {})
+    return Field(default, description=description, examples=[example], json_schema_extra=extra)
+
+
+class TrainSpec(BaseModel):
+    """A training job. The defaults are the `laptop` preset's: minutes to an hour on a few cores."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str = setting(
+        "mnist", "Data", "Data set to train on, by name, or folder:PATH for your own images.", "mnist"
+    )
+    data_root: str | None = setting(
+        None, "Data", "Folder of the data sets; $GLOW_DATA_ROOT, else a cache folder of yours if not given.", "~/data"
+    )
+    download: bool = setting(True, "Data", "Fetch files that are missing under the data root.", False)
+    per_class: int | None = setting(
+        None, "Data", "Train on the first N images of each class, 0 for all; laptop and paper take 4000 of mnist.", 4000
+    )
+    image_size: int | None = setting(
+        None, "Data", "Side in pixels that images are padded or shrunk to; the data set's own if not given.", 32
+    )
+
+    permutation: Permutation = setting("1x1", "Model", "How a step mixes channels.", "shuffle")
+    depth: int = setting(8, "Model", "K, flow steps a level.", 32)
+    levels: int = setting(3, "Model", "L, levels; each halves the image's sides.", 3)
+    width: int = setting(128, "Model", "Hidden channels of each coupling network.", 512)
+    coupling: Coupling = setting("affine", "Model", "Kind of coupling layer.", "additive")
+    scale: Scale = setting(
+        "sigmoid", "Model", "Scale of affine couplings; the bounded one has a safe inverse.", "bounded"
+    )
+    class_conditional: bool = setting(False, "Model", "Condition the top prior on the class.", True)
+
+    epochs: int = setting(8, "Optimisation", "Passes over the training images.", 70)
+    batch_size: int = setting(128, "Optimisation", "Images a step, over all workers together.", 256)
+    learning_rate: float = setting(2e-3, "Optimisation", "Peak learning rate.", 1e-4)
+    optimizer: Optimizer = setting("adam", "Optimisation", "Optimizer.", "adamax")
+    schedule: Schedule = setting("cosine", "Optimisation", "Learning rate after warm-up.", "constant")
+    warmup_steps: int = setting(300, "Optimisation", "Steps of linear warm-up.", 1000)
+    clip_norm: float | None = setting(
+        100.0, "Optimisation", "Largest gradient norm, of bits/dim; 0 does not clip.", 1.0
+    )
+    ema: float | None = setting(None, "Optimisation", "Decay of averaged weights; no average if not given.", 0.999)
+    accumulate: int = setting(1, "Optimisation", "Parts that a worker's share of a batch is computed in.", 4)
+    seed: int = setting(0, "Optimisation", "Seed of the weights, the order of the images and their noise.", 1)
+
+    workers: str = setting("1", "Compute", "Data-parallel workers: N, or MIN:MAX for elastic training.", "2:8")
+    gpus_per_worker: float | None = setting(
+        None, "Compute", "GPUs a worker, fractions allowed; 1 where there are GPUs, else 0 if not given.", 1
+    )
+    cpus_per_worker: float | None = setting(
+        None, "Compute", "Cores a worker; 1 beside a GPU, else all cores shared out if not given.", 4
+    )
+    precision: FitPrecision = setting(
+        "auto", "Compute", "Of the coupling networks; auto is bf16 where hardware has it.", "bf16"
+    )
+    compile: bool = setting(False, "Compute", "Use torch.compile, for GPUs: a minute or more at the start.", True)
+    memory: Memory = setting(
+        "stored",
+        "Compute",
+        "Of activations: reversible makes them again, so that depth costs no memory, for 1.4 times the time.",
+        "reversible",
+    )
+    max_failures: int = setting(3, "Compute", "Worker failures that a run survives before it gives up.", 10)
+
+    checkpoint_every: int = setting(1, "Record", "Epochs between checkpoints.", 5)
+    sample_every: int = setting(1, "Record", "Epochs between sample grids; 0 for none but the last.", 10)
+    test_every: int = setting(0, "Record", "Epochs between scores of the test set; 0 for the end alone.", 1)
+    temperature: float = setting(0.7, "Record", "Temperature of the sample grids.", 1.0)
+    run_name: str | None = setting(
+        None, "Record", "Name of the run in MLflow; made from the settings if not given.", "first"
+    )
+    experiment: str = setting("glow", "Record", "MLflow experiment.", "mnist-study")
+    tracking_uri: str | None = setting(
+        None,
+        "Record",
+        "MLflow store; $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this folder if not given.",
+        "http://localhost:5000",
+    )
+    output: str = setting(
+        "outputs", "Record", "Folder or bucket for results, and for checkpoints while training.", "s3://bucket/glow"
+    )
+
+    @field_validator("clip_norm", "ema", "per_class")
+    @classmethod
+    def _zero_is_none(cls, value: float | None) -> float | None:
+        return value or None
+
+    @field_validator("run_name", "experiment", "dataset", "output")
+    @classmethod
+    def _not_empty(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("must not be empty")
+        return value
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        least, most = worker_range(self.workers)
+        self.fit_config()
+        if self.batch_size < most:
+            raise ValueError(
+                f"a batch of {self.batch_size} images cannot be shared by {most} workers: raise batch_size"
+            )
+        for name, least in (
+            ("max_failures", 0),
+            ("sample_every", 0),
+            ("test_every", 0),
+            ("checkpoint_every", 1),
+            ("temperature", 0),
+        ):
+            if not least <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must be between 0 and {2**31 - 1}, not {self.seed}")
+        for name in ("per_class", "image_size", "cpus_per_worker"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be above 0, not {value}")
+        gpus = self.gpus_per_worker or 0.0
+        if not 0 <= gpus < math.inf or (gpus > 1 and gpus % 1):
+            raise ValueError(f"gpus_per_worker is a whole number or a fraction below 1, not {self.gpus_per_worker}")
+        side = 2 ** max(1, min(self.levels, 12))
+        self.glow_config((1, side, side), num_classes=1)
+        return self
+
+    def fit_config(self) -> FitConfig:
+        """Raises ValueError for an optimisation that cannot be."""
+        return FitConfig(**{name: getattr(self, name) for name in FitConfig.__dataclass_fields__})
+
+    def glow_config(self, image_shape: tuple[int, int, int], num_classes: int) -> GlowConfig:
+        """The model for images of this shape. Raises ValueError if the levels do not divide it."""
+        return GlowConfig(
+            image_shape=image_shape,
+            levels=self.levels,
+            depth=self.depth,
+            width=self.width,
+            permutation=self.permutation,
+            coupling=self.coupling,
+            scale=self.scale,
+            num_classes=num_classes if self.class_conditional else None,
+            seed=self.seed,
+        )
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=2) + "\n"
+
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    # The configuration of the course report that this project reproduces: days on one GPU of its time.
+    "paper": {
+        "per_class": 4000,
+        "depth": 32,
+        "levels": 3,
+        "width": 512,
+        "epochs": 70,
+        "batch_size": 128,
+        "learning_rate": 1e-4,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "clip_norm": None,
+        "checkpoint_every": 5,
+        "sample_every": 10,
+    },
+    "laptop": {"per_class": 4000},
+    "smoke": {
+        "dataset": "digits",
+        "levels": 2,
+        "depth": 2,
+        "width": 16,
+        "epochs": 2,
+        "batch_size": 64,
+        "warmup_steps": 10,
+        "learning_rate": 3e-3,
+    },
+    # What `glowctl demo` trains.
+    "demo": {
+        "dataset": "digits",
+        "levels": 2,
+        "depth": 8,
+        "width": 32,
+        "scale": "bounded",
+        "epochs": 20,
+        "batch_size": 64,
+        "learning_rate": 4e-3,
+        "warmup_steps": 50,
+        "workers": "2",
+        "checkpoint_every": 2,
+        "sample_every": 5,
+    },
+}
+
+
+def make_train_spec(preset: str, values: Mapping[str, Any]) -> TrainSpec:
+    """The preset's spec with `values` over it. Raises SpecError for what cannot be.
+
+    A preset's `per_class` is meant for its own data set: another is taken whole, unless `values` say otherwise.
+    """
+    if preset not in PRESETS:
+        raise SpecError(f"no preset is called {preset!r}: use one of {', '.join(PRESETS)}")
+    start = dict(PRESETS[preset])
+    if values.get("dataset") not in (None, start.get("dataset", TrainSpec.model_fields["dataset"].default)):
+        start.pop("per_class", None)
+    return validated(TrainSpec, {**start, **values})
+
+
+def read_spec(spec: type[Spec], path: str | Path, values: Mapping[str, Any]) -> Spec:
+    """The spec in a JSON file with `values` over it. Raises SpecError for a file that holds none."""
+    return validated(spec, {**read_json(path, values.get("tracking_uri")), **values})
+
+
+def read_json(path: str | Path, tracking_uri: str | None = None) -> dict[str, Any]:
+    """The settings in a JSON file, or in the artifact runs:/ID/FILE of a run. Raises SpecError for one that holds none,
+    and TrackingError for a store that does not answer."""
+    content = _content(str(path), tracking_uri)
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise SpecError(f"{path} is not JSON ({error}): every run in MLflow has a spec.json") from None
+    if not isinstance(found, dict):
+        raise SpecError(f"{path} holds no settings: every run in MLflow has a spec.json")
+    return found
+
+
+def _content(path: str, tracking_uri: str | None) -> bytes:
+    artifact = re.fullmatch(r"runs:/([^/]+)/(.+)", path)
+    if artifact is None:
+        try:
+            return Path(path).read_bytes()
+        except OSError as error:
+            raise SpecError(f"cannot read the spec {path}: {error.strerror}") from None
+    from jobs import tracking  # mlflow takes a second
+
+    uri = tracking.tracking_uri(tracking_uri)
+    tracking.check_existing(uri)
+    found = tracking.read_artifact(uri, artifact[1], artifact[2])
+    if found is None:
+        raise SpecError(f"there is no {path} in {tracking.without_password(uri)}: correct --spec, or --tracking-uri")
+    return found
+
+
+def numbers(value: Any, kind: type[Number], allowed: str) -> Any:
+    """Numbers with commas between, each once; anything but text as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = tuple(dict.fromkeys(kind(number) for number in value.split(",") if number.strip()))
+    except ValueError:
+        found = ()
+    if not found:
+        raise ValueError(f"is {allowed} with commas between, not {value!r}")
+    return found
+
+
+def refuse(settings: Iterable[str], what: str) -> None:
+    """Raises SpecError if any of these were given, which `what` has already."""
+    flags = ", ".join("--" + name.replace("_", "-") for name in sorted(settings))
+    if flags:
+        raise SpecError(f"{what} keeps its settings: leave out {flags}")
+
+
+def theme_of(spec: type[BaseModel], name: str) -> str:
+    """The theme that `glowctl --help` lists a setting under."""
+    return str(_extra(spec, name)["theme"])
+
+
+def flag_of(spec: type[BaseModel], name: str) -> str:
+    """The option of a setting on the command line."""
+    return str(_extra(spec, name).get("flag") or "--" + name.replace("_", "-"))
+
+
+def _extra(spec: type[BaseModel], name: str) -> dict[str, Any]:
+    extra = spec.model_fields[name].json_schema_extra
+    assert isinstance(extra, dict)
+    return extra
+
+
+def worker_range(workers: str) -> tuple[int, int]:
+    """ "4" -> (4, 4); "2:8" -> (2, 8). Raises ValueError for anything else."""
+    parts = workers.split(":")
+    if not all(part.isascii() and part.isdigit() and int(part) >= 1 for part in parts) or len(parts) > 2:
+        raise ValueError(f"workers is a number such as 4, or MIN:MAX such as 2:8, not {workers!r}")
+    least, most = int(parts[0]), int(parts[-1])
+    if least > most:
+        raise ValueError(f"workers {workers!r}: the first number must not be above the second")
+    return least, most
+
+
+def validated(spec: type[Spec], values: Mapping[str, Any]) -> Spec:
+    """A spec of these values. Raises SpecError for what cannot be."""
+    try:
+        return spec(**values)
+    except ValidationError as error:
+        raise SpecError("; ".join(_sentence(problem) for problem in error.errors())) from None
+
+
+def _sentence(problem: Mapping[str, Any]) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "value_error":  # ours: it names the setting itself
+        message = str(problem["ctx"]["error"])
+        return message if not where or message.startswith(where) else f"{where} {message}"
+    if problem["type"] == "extra_forbidden":
+        return f"there is no setting called {where}"
+    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"

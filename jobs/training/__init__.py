@@ -1,0 +1,1 @@
+"""A training: prepared without Ray, run on Ray Train, recorded in MLflow."""

@@ -1,0 +1,181 @@
+"""What a training is, checked before anything starts: its settings, its data, its model (`Work`).
+
+Nothing here imports Ray, which starts in a process of its own as soon as a training is known to be possible, and while
+this one imports it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from glow.config import GlowConfig
+from glow.datasets import describe, fingerprint, load_dataset, own_channels
+from jobs.errors import JobError
+from jobs.outputs import absolute_dataset, is_remote, usable_output
+from jobs.run_files import FOLDER_TAG, place_named, recall
+from jobs.specs.ablation import TRIAL_TAG
+from jobs.specs.training import SpecError, TrainSpec, make_train_spec, refuse, theme_of, worker_range
+from jobs.tracking import NoSuchRun, Record, find_run, recorded_images, tracking_uri, without_password
+
+if TYPE_CHECKING:
+    from jobs.tracking import Run
+
+__all__ = ["Work", "prepare", "prepare_resume"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A training that has been checked: its spec with absolute paths, its data, its model."""
+
+    given: TrainSpec  # as the user gave it
+    spec: TrainSpec  # the same with absolute paths
+    tracking_uri: str
+    config: GlowConfig
+    original_shape: tuple[int, int, int]
+    images: Mapping[str, np.ndarray]  # split -> uint8 (N, C, H, W)
+    labels: Mapping[str, np.ndarray]  # int64 (N,)
+    resumed: Run | None = None
+    kept: Mapping[str, Any] | None = None  # what storage has of a run that MLflow has lost (jobs.run_files)
+    kept_in: str | None = None  # the folder of its checkpoints, where that is not named by the run's id
+
+    def folder_of(self, record: Record) -> str:
+        """The folder in the output that a run's checkpoints are in."""
+        return self.kept_in or record.run_id
+
+    def facts(self, job: str, record: Record, finished: bool) -> dict[str, Any]:
+        """What storage keeps of a run."""
+        spec = self.spec.model_dump(mode="json", exclude={"tracking_uri"})  # which may hold a password
+        about = {"job": job, "run_id": record.run_id, "run_name": record.name, "finished": finished}
+        return {**about, "spec": spec, "images": self.digests()}
+
+    def variant(self, given: TrainSpec, spec: TrainSpec, resumed: Run | None) -> Work:
+        """Another training on the same data."""
+        config = spec.glow_config(self.config.image_shape, self.config.num_classes or 0)
+        return replace(self, given=given, spec=spec, config=config, resumed=resumed)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for arrays in (self.images, self.labels) for array in arrays.values())
+
+    def digests(self) -> dict[str, str]:
+        """The fingerprint of each split, by the name that MLflow shows."""
+        return {
+            f"{self.spec.dataset} {split}": fingerprint(torch.from_numpy(images))
+            for split, images in self.images.items()
+        }
+
+    def record_datasets(self, record: Record) -> None:
+        """The splits as inputs of a run."""
+        for (split, images), (name, digest) in zip(self.images.items(), self.digests().items(), strict=True):
+            record.dataset(images, name, digest, "training" if split == "train" else split, self.spec.dataset)
+
+    def check_same_images(self, known: Mapping[str, str]) -> None:
+        """Raises JobError if a run began with other images than these; `known` are its `digests`."""
+        changed = [name for name, digest in self.digests().items() if known.get(name, digest) != digest]
+        if changed:
+            raise JobError(
+                f"the images of {' and '.join(changed)} are not those that the run began with: start a new run"
+            )
+
+    def tags(self) -> dict[str, str]:
+        """Of the run in MLflow."""
+        return {"glow.job": "train", "glow.dataset": self.spec.dataset, "glow.spec": json.dumps(self._public())}
+
+    def params(self) -> dict[str, Any]:
+        """Of the run in MLflow."""
+        return self._public() | {"image_shape": self.config.image_shape}
+
+    def _public(self) -> dict[str, Any]:
+        return self.spec.model_dump() | {"tracking_uri": without_password(self.tracking_uri)}
+
+
+def prepare(spec: TrainSpec) -> Work:
+    """Loads the data and checks everything that needs no Ray.
+
+    Raises:
+        SpecError: for settings that do not fit the data.
+        DatasetNotFound, DatasetCorrupt: for data that cannot be had.
+        JobError: for an output folder that cannot be used.
+    """
+    given = spec
+    absolute = {"output": usable_output(spec.output), "dataset": absolute_dataset(spec.dataset)}
+    if spec.data_root is not None:
+        absolute["data_root"] = str(Path(spec.data_root).expanduser().absolute())
+    spec = spec.model_copy(update=absolute)
+    try:
+        size = spec.image_size
+        shape = None if size is None else (own_channels(spec.dataset), size, size)
+        splits = {
+            split: load_dataset(
+                spec.dataset,
+                split,
+                spec.data_root,
+                image_shape=shape,
+                per_class=spec.per_class if split == "train" else None,
+                download=spec.download,
+            )
+            for split in ("train", "validation", "test")
+        }
+        info = describe(spec.dataset, spec.data_root, image_shape=shape)
+        config = spec.glow_config(info.image_shape, info.num_classes)
+        least, _ = worker_range(spec.workers)
+        if len(splits["train"][0]) < least:
+            raise ValueError(f"{len(splits['train'][0])} training images cannot be shared by {least} workers")
+    except ValueError as error:
+        raise SpecError(str(error)) from error
+    images = {split: split_images.numpy() for split, (split_images, _) in splits.items()}
+    labels = {split: split_labels.numpy() for split, (_, split_labels) in splits.items()}
+    return Work(given, spec, tracking_uri(spec.tracking_uri), config, info.original_shape, images, labels)
+
+
+def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
+    """The work of a run that stopped. `changes` may say where it runs and is recorded, not what it computes.
+
+    Raises what `prepare` raises, TrackingError for a run that does not exist, and JobError for one that is finished.
+    """
+    free = ("tracking_uri", "experiment", "data_root", "download")
+    fixed = [name for name in changes if theme_of(TrainSpec, name) != "Compute" and name not in free]
+    refuse(fixed, "a resumed run")
+    uri = tracking_uri(changes.get("tracking_uri"))
+    try:
+        found = find_run(uri, changes.get("experiment", TrainSpec.model_fields["experiment"].default), name_or_id)
+    except NoSuchRun as error:
+        return _prepare_kept(name_or_id, changes, uri, error)
+    stored = found.data.tags.get("glow.spec")
+    if stored is None:
+        raise JobError(f"run {name_or_id!r} is not a training of glowctl: it has no tag glow.spec")
+    if TRIAL_TAG in found.data.tags:
+        parent = found.data.tags["mlflow.parentRunId"]
+        raise JobError(f"run {name_or_id!r} is a trial of an ablation: go on by glowctl ablate --resume {parent}")
+    if found.info.status == "FINISHED":
+        raise JobError(f"run {name_or_id!r} is finished: there is nothing left to train")
+    spec = make_train_spec("laptop", {**json.loads(stored), **changes, "tracking_uri": uri})
+    kept_in = found.data.tags.get(FOLDER_TAG)
+    folder = Path(spec.output, kept_in or found.info.run_id)
+    if not is_remote(spec.output) and "validation/bits_per_dim" in found.data.metrics and not folder.exists():
+        raise JobError(f"the checkpoints of run {name_or_id!r} are gone from {folder}: start a new run")
+    work = replace(prepare(spec), resumed=found, kept_in=kept_in)
+    work.check_same_images(recorded_images(found))
+    return work
+
+
+def _prepare_kept(name: str, changes: Mapping[str, Any], uri: str, unknown: NoSuchRun) -> Work:
+    """The work of a run that MLflow does not know, by what is beside its checkpoints."""
+    place = place_named(name)
+    kept = recall(place)
+    if kept is None or kept["job"] != "train":
+        raise NoSuchRun(f"{unknown}, and no checkpoints of a training in {place}")
+    if kept["finished"]:
+        raise JobError(f"run {name!r} is finished: there is nothing left to train; its model is under {place}")
+    output, _, folder = place.rpartition("/")
+    spec = make_train_spec("laptop", {**kept["spec"], "output": output, **changes, "tracking_uri": uri})
+    work = replace(prepare(spec), kept=kept, kept_in=folder)
+    work.check_same_images(kept["images"])
+    return work

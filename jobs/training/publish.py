@@ -1,0 +1,92 @@
+"""What a finished training leaves for others: its model in MLflow, registered, and the scores that its typicality test
+is made of, where `glowctl ood` finds them too."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+
+from glow.checkpoint import load_checkpoint
+from jobs.evaluation.find_model import digest_of
+from jobs.evaluation.scoring import key_of, labelled, store
+from jobs.run_names import registered_name
+from jobs.shards import SCORED, score_shard, shards_of
+from jobs.text import bits
+from jobs.tracking import IMAGES_TAG, SCORE_TAG, Record, save_model
+
+if TYPE_CHECKING:
+    from jobs.training.prepare import Work
+
+__all__ = ["Released", "gathered", "release"]
+
+EXAMPLES = 4
+"""Test images that a model shows what it takes."""
+
+
+@dataclass(frozen=True)
+class Released:
+    """`uri` is of the registered version, such as "models:/glow-mnist/3"; `model_id` is the logged model's."""
+
+    uri: str
+    model_id: str
+
+
+def release(
+    work: Work,
+    record: Record,
+    checkpoint: Path,
+    tables: Mapping[tuple[str, int], pd.DataFrame],
+    validation_bits_per_dim: float,
+) -> Released:
+    """Logs the model of a run, registers it, and records its scores.
+
+    `tables` are the scores by split and first image. Raises TrackingError.
+    """
+    dataset, digests = work.spec.dataset, work.digests()
+    scores = gathered(work, checkpoint, tables)
+    model_digest = digest_of(checkpoint)
+    for split, table in scores.items():
+        key = key_of(model_digest, digests[f"{dataset} {split}"], split, seed=0, precision="float32")
+        store(key, labelled(table, dataset, split), record)
+    name = registered_name(dataset)
+    tags = {
+        "glow.dataset": dataset,
+        SCORE_TAG: repr(validation_bits_per_dim),
+        IMAGES_TAG: digests[f"{dataset} validation"],
+        "glow.model_digest": model_digest,
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch, "model")
+        save_model(
+            folder,
+            checkpoint,
+            scores["train"]["nll"].to_numpy(),
+            scores["validation"]["nll"].to_numpy(),
+            work.images["test"][:EXAMPLES],
+            {"run": record.name, "run_id": record.run_id, "dataset": dataset},
+        )
+        about = f"{record.name}: {bits(validation_bits_per_dim)} bits/dim on the validation images"
+        model_id, version = record.model(folder, name, tags, about)
+    return Released(f"models:/{name}/{version}", model_id)
+
+
+def gathered(work: Work, checkpoint: Path, tables: Mapping[tuple[str, int], pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The score table of each split. What the workers scored while this process was dead is scored here."""
+    model = None
+    images, labels = (
+        {split: torch.from_numpy(a) for split, a in arrays.items()} for arrays in (work.images, work.labels)
+    )
+    parts: dict[str, list[pd.DataFrame]] = {split: [] for split in SCORED}
+    for split, start in shards_of(work.images):
+        table = tables.get((split, start))
+        if table is None:
+            model = model or load_checkpoint(checkpoint)
+            table = score_shard(model, images[split], labels[split], start)
+        parts[split].append(table)
+    return {split: pd.concat(of_split, ignore_index=True) for split, of_split in parts.items()}

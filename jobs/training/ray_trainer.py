@@ -1,0 +1,131 @@
+"""A training as Ray Train runs it: made the same way by `glowctl train` and by a trial of several workers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError
+from ray.train import CheckpointConfig, ControllerError, FailureConfig, RunConfig, UserCallback, WorkerGroupError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from jobs.ray_runtime.resources import Resources
+from jobs.training.worker import SCORE, NoRetry, train_loop
+
+if TYPE_CHECKING:
+    from jobs.training.log import Work
+
+__all__ = [
+    "cause_of",
+    "copy_model",
+    "death_behind",
+    "plain_reason",
+    "put_data",
+    "torch_trainer",
+    "worker_settings",
+]
+
+PATIENCE_FOR_ALL_S = 900
+"""How long a training of a fixed number of workers waits for machines to come, or come back, before it tries anew."""
+
+PATIENCE_FOR_SOME_S = 15
+"""How long an elastic training does, before it looks again at how many there are."""
+
+STARTS = 10
+"""How often the start of all workers together is tried again, after machines that did not come or went meanwhile."""
+
+GRID = 100
+"""Images in a sample grid: the report's 10 x 10."""
+
+
+def put_data(work: Work) -> list[ray.ObjectRef]:
+    """The images and labels in the object store; in a list, so that Ray hands on the reference and not the arrays."""
+    return [ray.put({"images": dict(work.images), "labels": dict(work.labels)})]
+
+
+def worker_settings(
+    work: Work, resources: Resources, data: list[ray.ObjectRef], queue: Any, facts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What `jobs.training.worker.train_share` is told. `facts` are borne by every event that it puts into the queue."""
+    return {
+        "spec": work.spec.model_dump(exclude={"tracking_uri"}),  # which may hold a password
+        "config": work.config.to_dict(),
+        "data": data,
+        "queue": queue,
+        "facts": dict(facts or {}),
+        "threads": resources.threads,
+        "grid": GRID,
+    }
+
+
+def torch_trainer(
+    settings: dict[str, Any], resources: Resources, name: str, callbacks: list[UserCallback] | None = None
+) -> TorchTrainer:
+    """Goes on by itself where one of the same name and output stopped."""
+    spec = settings["spec"]
+    least, most = resources.workers
+    patience = PATIENCE_FOR_ALL_S if least == most else PATIENCE_FOR_SOME_S
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
+    return TorchTrainer(
+        train_loop,
+        train_loop_config=settings,
+        scaling_config=resources.scaling_config(),
+        torch_config=TorchConfig(backend=resources.backend),
+        run_config=RunConfig(
+            name=name,
+            storage_path=spec["output"],
+            callbacks=[NoRetry(), *(callbacks or [])],
+            # Without a limit an error of the controller itself is retried for ever.
+            failure_config=FailureConfig(max_failures=spec["max_failures"], controller_failure_limit=STARTS),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="min"
+            ),
+        ),
+    )
+
+
+def cause_of(error: Exception) -> Exception:
+    """What failed in a worker, out of what Ray Train raises for it; any other error as it is."""
+    if isinstance(error, ControllerError):
+        return error.controller_failure
+    if isinstance(error, WorkerGroupError):
+        return error.worker_failures[min(error.worker_failures)]
+    return error
+
+
+def plain_reason(error: Exception) -> str:
+    """A worker's error in a line."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{os.strerror(error.errno)} ({str(error).splitlines()[0]})"
+    if NoRetry.is_final(error):
+        return str(error)
+    death = death_behind(error)
+    if death is not None:
+        short = isinstance(death, OutOfMemoryError)
+        return "Ray killed its process because memory was short" if short else "its process died"
+    if isinstance(error, RayError):
+        return str(error).strip().splitlines()[-1]
+    return f"{type(error).__name__}: {error}"
+
+
+def death_behind(error: BaseException | None) -> RayError | None:
+    """The death of a process on Ray that an error came of, at whatever remove; None if it came of something else."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, (OutOfMemoryError, RayActorError)):
+            return error
+        seen.add(id(error))
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return None
+
+
+def copy_model(source: str | Path, folder: Path) -> None:
+    """The model of a checkpoint without the state of its training, which is twice its size."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (WEIGHTS_FILE, CONFIG_FILE):
+        shutil.copy(Path(source, file), folder / file)

@@ -1,0 +1,130 @@
+"""The training job: `run` trains on Ray what `jobs.training.prepare` has checked, and records it in MLflow.
+
+The driver loads the data once and hands it to the workers through Ray's object store, so no worker needs the files.
+Rank 0 sends events through a queue to the driver, which shows and records them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import psutil
+import ray
+from ray.exceptions import RayActorError
+from ray.train import ControllerError, WorkerGroupError
+
+from jobs.display.displays import Event, forgiving
+from jobs.errors import JobError
+from jobs.outputs import claimed, results_folder
+from jobs.ray_runtime.event_queue import Channel
+from jobs.ray_runtime.resources import Resources, resources_for
+from jobs.run_files import FOLDER_TAG, remember
+from jobs.run_names import training_name
+from jobs.specs.training import TrainSpec, worker_range
+from jobs.system.signals import in_a_thread
+from jobs.tracking import Record, recorded_images
+from jobs.training.log import CHECKPOINT, TrainingLog, TrainResult
+from jobs.training.prepare import Work
+from jobs.training.ray_trainer import cause_of, copy_model, plain_reason, put_data, torch_trainer, worker_settings
+from jobs.training.worker import SCORE, NoRetry
+
+__all__ = ["TrainResult", "run"]
+
+
+def run(work: Work, show: Callable[[Event], None]) -> TrainResult:
+    """Trains, in the Ray that this process is connected to. Progress goes to `show`, the record to MLflow.
+
+    Raises:
+        JobError: for resources that there are not, or a failure that restarts did not mend.
+        TrainingDiverged, CheckpointError: from the workers.
+        TrackingError: if the store takes no more.
+    """
+    resources = resources_for(work.spec, worker_range(work.spec.workers))
+    record = _open_record(work)
+    with claimed(work.spec.output, work.folder_of(record), "train"):
+        return _run_recorded(work, resources, record, forgiving(show))
+
+
+def _run_recorded(work: Work, resources: Resources, record: Record, show: Callable[[Event], None]) -> TrainResult:
+    try:
+        with record.running(system_metrics=False):  # which the workers' machines tell
+            result = _train(work, resources, record, show)
+    except KeyboardInterrupt:
+        show({"event": "stopped", "run": record.name, "run_id": record.run_id})
+        raise
+    show({"event": "finished", **result.to_dict()})
+    return result
+
+
+def _train(work: Work, resources: Resources, record: Record, show: Callable[[Event], None]) -> TrainResult:
+    started = time.monotonic()
+    began = psutil.Process().create_time()
+    log = TrainingLog(work, record, show, {"run": record.name, "run_id": record.run_id}, began)
+    kept_at = f"{work.spec.output}/{work.folder_of(record)}"
+    remember(kept_at, work.facts("train", record, finished=False))
+    with results_folder(work.spec.output, f"{work.folder_of(record)}/results") as folder:
+        log.write_settings(folder)
+        if work.resumed is None or not recorded_images(work.resumed):
+            work.record_datasets(record)
+        if resources.room_now < resources.workers[0]:
+            show({"event": "waiting", "workers": resources.workers[0], "room": resources.room_now})
+        with Channel(log.see, log.record) as channel:
+            outcome = _fit(work, resources, record, channel, log)
+        if log.test_bits_per_dim is None or outcome.metrics is None:
+            raise JobError(f"run {record.run_id} ended without a result; its checkpoints are in {work.spec.output}")
+        best, metrics = min(outcome.best_checkpoints, key=lambda entry: entry[1][SCORE])
+        with best.as_directory() as source:
+            copy_model(source, folder / CHECKPOINT)
+        result = log.conclude(metrics, outcome.metrics, folder, time.monotonic() - started)
+    remember(kept_at, work.facts("train", record, finished=True))
+    return result
+
+
+def _fit(work: Work, resources: Resources, record: Record, channel: Channel, log: TrainingLog) -> ray.train.Result:
+    spec = work.spec
+    settings = worker_settings(work, resources, put_data(work), channel.queue)
+    try:
+        return in_a_thread(torch_trainer(settings, resources, name=work.folder_of(record)).fit)
+    except (ControllerError, WorkerGroupError) as error:
+        raise _sentence(cause_of(error), spec, record) from error
+    except RayActorError as error:
+        if (work.resumed or work.kept) and not log.started:
+            raise JobError(
+                f"training could not start from the checkpoints in {spec.output}/{work.folder_of(record)}: a folder "
+                "that Ray wrote there is missing or damaged; start a new run"
+            ) from error
+        raise JobError(
+            "the process that controls the training died (is memory short?); go on from the last checkpoint with "
+            f"glowctl train --resume {record.run_id}"
+        ) from error
+
+
+def _sentence(error: Exception, spec: TrainSpec, record: Record) -> Exception:
+    """The error of a worker as the user should read it."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return JobError(
+            f"training stopped: {plain_reason(error)}; the last checkpoint is kept, go on with glowctl train --resume "
+            f"{record.run_id}"
+        )
+    if NoRetry.is_final(error):
+        return error
+    if type(error).__name__ == "WorkerGroupStartupTimeoutError":
+        return JobError(
+            f"no machines came for {spec.workers} workers: see glowctl cluster status, and go on with glowctl train "
+            f"--resume {record.run_id}"
+        )
+    return JobError(
+        f"training failed more than {spec.max_failures} times, the last time with {plain_reason(error)}; go on from "
+        f"the last checkpoint with glowctl train --resume {record.run_id}"
+    )
+
+
+def _open_record(work: Work) -> Record:
+    """A new run with all that is known beforehand, or the one that is resumed."""
+    spec = work.spec
+    if work.resumed is not None:
+        return Record.existing(work.tracking_uri, work.resumed)
+    name = (work.kept or {}).get("run_name") or training_name(spec)
+    tags = work.tags() | ({FOLDER_TAG: work.kept_in} if work.kept_in else {})
+    return Record.start(work.tracking_uri, spec.experiment, name, tags, work.params())

@@ -1,0 +1,272 @@
+"""Whole ablations through `glowctl`, on an embedded Ray with real trial processes; faults included."""
+
+import json
+import os
+import shutil
+import sqlite3
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from glow.checkpoint import load_checkpoint
+from jobs.evaluation.find_model import find_model
+from jobs.tracking import child_runs, find_run, open_store, recorded_images
+from tests.jobs.command_line import Running, alive, glowctl, wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+
+SMOKE = ("ablate", "--preset", "smoke", "--sample-every", "0")
+LONG = (*SMOKE, "--permutations", "1x1,reverse", "--seeds", "2", "--epochs", "24")
+
+
+def uri_of(folder: Path) -> str:
+    return f"sqlite:///{folder}/mlflow.db"
+
+
+def run_id_of(lines: list[str]) -> str:
+    return next(line for line in lines if line.startswith("ablation ")).split()[-1]
+
+
+def trials_of(folder: Path, run_id: str) -> dict:
+    """The runs of the trials by label; there is one of each."""
+    runs = child_runs(uri_of(folder), find_run(uri_of(folder), "glow", run_id))
+    labels = [run.data.tags["glow.trial"] for run in runs]
+    assert len(set(labels)) == len(labels)
+    return dict(zip(labels, runs, strict=True))
+
+
+def summary_of(folder: Path, run_id: str, table: str) -> pd.DataFrame:
+    return pd.read_csv(folder / "outputs" / run_id / "summary" / f"{table}.csv")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An ablation that ended well: its folder, and its events."""
+    folder = tmp_path_factory.mktemp("ablation")
+    done = glowctl(folder, *LONG, "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return folder, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_the_plan_comes_first_and_the_comparison_last(finished):
+    _, events = finished
+    plan = events[0]
+    assert (plan["event"], plan["trials"], plan["configurations"], plan["seeds"]) == ("plan", 4, 2, 2)
+    assert plan["labels"] == ["1x1 s0", "reverse s0", "1x1 s1", "reverse s1"]
+    assert (plan["workers"], plan["gpus"]) == (1, 0)
+    assert events[-1]["event"] == "ablated"
+    assert (events[-1]["finished"], events[-1]["unfinished"]) == (4, [])
+    assert "reverse" in events[-1]["conclusions"][0]
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+def test_trials_run_side_by_side(finished):
+    """As many had started before the first ended as were said to run at a time, or all."""
+    _, events = finished
+    kinds = [event["event"] for event in events]
+    before = kinds[: kinds.index("trial_ended")]
+    assert before.count("trial_started") == min(4, events[0]["at_a_time"]) >= 2
+
+
+def test_mlflow_has_a_run_a_trial_with_all_that_a_training_records(finished):
+    folder, events = finished
+    client, _ = open_store(uri_of(folder), "glow")
+    trials = trials_of(folder, events[-1]["run_id"])
+    assert set(trials) == set(events[0]["labels"])
+    for label, run in trials.items():
+        permutation, seed = label.split(" s")
+        assert run.info.status == "FINISHED"
+        assert (run.data.params["permutation"], run.data.params["seed"]) == (permutation, seed)
+        for name in ("train/bits_per_dim", "validation/bits_per_dim", "test/bits_per_dim_by_epoch"):
+            assert [p.step for p in client.get_metric_history(run.info.run_id, name)] == list(range(1, 25)), name
+        assert run.data.metrics["core_seconds"] > 0
+        artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+        assert {"spec.json", "requirements.txt", "history.csv", "nll.png", "samples.png"} <= artifacts
+        assert run.info.run_name == f"train digits {permutation} K2 L2 w16 s{seed}"
+        assert len(run.outputs.model_outputs) == 1
+        assert len(run.inputs.dataset_inputs) == 3
+
+
+def test_the_summary_is_of_the_runs(finished):
+    folder, events = finished
+    end = events[-1]
+    trials = trials_of(folder, end["run_id"])
+    for row in end["configurations"]:
+        scores = [trials[f"{row['permutation']} s{seed}"].data.metrics["test/bits_per_dim"] for seed in (0, 1)]
+        assert row["bits_per_dim"] == pytest.approx(sum(scores) / 2)
+    parent = find_run(uri_of(folder), "glow", end["run_id"])
+    assert parent.info.status == "FINISHED"
+    assert end["conclusions"][0] in parent.data.tags["mlflow.note.content"]
+    client, _ = open_store(uri_of(folder), "glow")
+    artifacts = {artifact.path for artifact in client.list_artifacts(end["run_id"])}
+    expected = {"spec.json", "summary.md", "configurations.csv", "nll_by_epoch.png", "differences.png"}
+    assert expected <= artifacts
+
+
+def test_the_champion_is_the_best_by_validation_and_is_what_evaluations_take(finished):
+    folder, events = finished
+    trials = trials_of(folder, events[-1]["run_id"])
+    best = min(trials.values(), key=lambda run: run.data.metrics["validation/best_bits_per_dim"])
+    champion = find_model("models:/glow-digits@champion", uri_of(folder), "glow")
+    assert champion.run_id == best.info.run_id == find_model(None, uri_of(folder), "glow").run_id
+    label = best.data.tags["glow.trial"].replace(" ", "-")
+    saved = load_checkpoint(folder / "outputs" / events[-1]["run_id"] / "trials" / label / "checkpoint")
+    assert saved.config == champion.config
+
+
+def test_a_summary_is_made_again_from_mlflow_alone(finished, tmp_path):
+    folder, events = finished
+    run_id = events[-1]["run_id"]
+    shutil.copytree(folder, tmp_path / "copy")
+    before = summary_of(tmp_path / "copy", run_id, "configurations")
+    shutil.rmtree(tmp_path / "copy" / "outputs")
+    done = glowctl(
+        tmp_path / "copy", "ablate", "--summarize", events[-1]["run"], "--output", str(tmp_path / "copy" / "outputs")
+    )
+    assert done.returncode == 0, done.stderr
+    pd.testing.assert_frame_equal(summary_of(tmp_path / "copy", run_id, "configurations"), before)
+
+
+def unfinished(folder: Path, until: int) -> list[tuple[Path, int]]:
+    """The trials' checkpoints of which fewer than `until` came before, and how many did."""
+    found = [(path, int(path.name.split("_")[1])) for path in folder.glob("outputs/*/tune/*/checkpoint_*")]
+    return [(path, before) for path, before in found if before < until]
+
+
+def test_killed_ablation_goes_on_where_each_trial_stood(finished, tmp_path):
+    running = Running(tmp_path, *LONG)
+    running.wait_for("(1 of 4)")
+    first = next(line for line in running.lines() if line.endswith("(1 of 4)")).split("]")[0][1:]
+    run_id = run_id_of(running.lines())
+    wait_until(lambda: trials_of(tmp_path, run_id)[first].info.status == "FINISHED", 30)
+    wait_until(lambda: bool(unfinished(tmp_path, 12)), 30, every=0.05)
+    family = running.family()
+    running.process.kill()
+    running.wait()
+    wait_until(lambda: not alive(family), timeout=10)
+    ended = trials_of(tmp_path, run_id)[first].info.end_time
+    interrupted = unfinished(tmp_path, 23)
+    assert interrupted
+    for checkpoint, before in interrupted:  # as if Tune had had no time to save that there is a newer one
+        checkpoint.rename(checkpoint.with_name(f"checkpoint_{before + 50:06}"))
+
+    resumed = glowctl(tmp_path, "ablate", "--resume", run_id)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"[{first}] epoch" not in resumed.stdout
+    trials = trials_of(tmp_path, run_id)
+    assert [run.info.status for run in trials.values()] == ["FINISHED"] * 4
+    assert trials[first].info.end_time == ended
+    whole, events = finished
+    columns = ["permutation", "bits_per_dim", "bits_per_dim_low", "best", "seeds", "parameters"]
+    expected = summary_of(whole, events[-1]["run_id"], "configurations")[columns]
+    pd.testing.assert_frame_equal(summary_of(tmp_path, run_id, "configurations")[columns], expected)
+
+
+def test_an_ablation_that_is_killed_when_its_record_begins_can_be_resumed(tmp_path):
+    def run_ids() -> list[str]:
+        place = f"file:{tmp_path}/mlflow.db?mode=ro"
+        with suppress(sqlite3.Error), closing(sqlite3.connect(place, uri=True)) as database:  # once it is there
+            return [run_id for (run_id,) in database.execute("SELECT run_uuid FROM runs")]
+        return []
+
+    running = Running(tmp_path, *SMOKE, "--seeds", "1")
+    wait_until(lambda: bool(run_ids()), 120, every=0.02)
+    running.process.kill()
+    running.wait()
+    (run_id,) = run_ids()
+    resumed = glowctl(tmp_path, "ablate", "--resume", run_id)
+    assert resumed.returncode == 0, resumed.stderr
+    assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "FINISHED"
+
+
+def test_trials_go_on_though_tunes_own_files_are_damaged(tmp_path):
+    running = Running(tmp_path, *SMOKE, "--permutations", "1x1,reverse", "--seeds", "1", "--epochs", "40")
+    running.wait_for("[1x1 s0] epoch 10/40")
+    family = running.family()
+    running.process.kill()
+    running.wait()
+    wait_until(lambda: not alive(family), timeout=10)
+    (state,) = tmp_path.glob("outputs/*/tune/experiment_state-*.json")
+    state.write_bytes(state.read_bytes()[:1000])
+    run_id = run_id_of(running.lines())
+    resumed = glowctl(tmp_path, "ablate", "--resume", run_id)
+    assert resumed.returncode == 0, resumed.stderr
+    started = next(line for line in resumed.stdout.splitlines() if "[1x1 s0] started" in line)
+    assert int(started.split("after epoch ")[1]) >= 8
+    assert {run.info.status for run in trials_of(tmp_path, run_id).values()} == {"FINISHED"}
+
+
+def test_a_diverged_trial_and_killed_processes_do_not_take_the_others_along(tmp_path):
+    flags = ("--learning-rates", "3e-3,1e7", "--seeds", "1", "--schedule", "constant", "--clip-norm", "0")
+    running = Running(tmp_path, *SMOKE, *flags, "--epochs", "150", "--test-every", "0")
+    running.wait_for("[lr0.003 s0] epoch 10/150")
+    running.wait_for("[lr1e+07 s0] failed: training diverged")
+    for process in running.named("ImplicitFunc.train"):
+        process.kill()
+    running.wait_for("[lr0.003 s0] restarted after epoch")
+    for process in running.named("_QueueActor"):  # as Ray does when memory is short
+        process.kill()
+    assert running.wait() == 0
+    lines = running.lines()
+    restarts = [line for line in lines if line.startswith("[lr0.003 s0] restarted after epoch")]
+    assert len(restarts) == 2
+    assert int(restarts[1].split("after epoch ")[1].split()[0]) >= 10
+    assert sum("failed:" in line for line in lines) == 1  # and was not tried again
+    trials = trials_of(tmp_path, run_id_of(lines))
+    states = {label: run.info.status for label, run in trials.items()}
+    assert states == {"lr0.003 s0": "FINISHED", "lr1e+07 s0": "FAILED"}
+    assert trials["lr0.003 s0"].data.metrics["restarts"] == 2
+    assert trials["lr1e+07 s0"].data.tags["glow.error"].startswith("training diverged")
+    assert any("1 trial failed (training diverged" in line for line in lines)
+
+
+def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
+    flags = ("--seeds", "1", "--workers-per-trial", "2", "--epochs", "60", "--checkpoint-every", "5")
+    running = Running(tmp_path, *SMOKE, *flags)
+    running.wait_for("[1x1 s0] epoch 12/60")
+    assert len(running.train_workers()) == 2
+    family = running.family()
+    running.interrupt()
+    assert running.wait(30) == 130
+    run_id = run_id_of(running.lines())
+    assert running.lines()[-2].endswith(f"glowctl ablate --resume {run_id}")
+    wait_until(lambda: not alive(family), timeout=10)
+    assert find_run(uri_of(tmp_path), "glow", run_id).info.status == "KILLED"
+    assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "KILLED"
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:  # as if both had ended before these were recorded
+        database.execute("DELETE FROM inputs")
+
+    resumed = glowctl(tmp_path, "ablate", "--resume", run_id)
+    assert resumed.returncode == 0, resumed.stderr
+    started = next(line for line in resumed.stdout.splitlines() if "[1x1 s0] started" in line)
+    assert int(started.split("after epoch ")[1]) >= 10
+    run = trials_of(tmp_path, run_id)["1x1 s0"]
+    assert (run.info.status, run.data.metrics["workers"]) == ("FINISHED", 2)
+    for whole in (run, find_run(uri_of(tmp_path), "glow", run_id)):
+        assert recorded_images(whole).keys() == {"digits train", "digits validation", "digits test"}
+
+    # As if all had been killed when Tune had the trial's last result, and neither it nor MLflow its end.
+    states = sorted((tmp_path / "outputs" / run_id / "tune").glob("experiment_state-*.json"))
+    states[-1].write_text(states[-1].read_text().replace("TERMINATED", "RUNNING"))
+    client, _ = open_store(uri_of(tmp_path), "glow")
+    client.update_run(run.info.run_id, status="RUNNING")
+    again = glowctl(tmp_path, "ablate", "--resume", run_id)
+    assert again.returncode == 0, again.stderr
+    assert "[1x1 s0] finished" in again.stdout
+    assert "[1x1 s0] epoch" not in again.stdout
+    assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "FINISHED"
+
+
+def test_what_can_never_fit_is_refused_at_once(tmp_path):
+    started = time.monotonic()
+    done = glowctl(tmp_path, *SMOKE, "--gpus-per-trial", "64")
+    assert done.returncode == 1
+    assert "1 worker with" in done.stderr
+    assert "lower --workers-per-trial" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert time.monotonic() - started < 60
+    assert not (tmp_path / "mlflow.db").exists()

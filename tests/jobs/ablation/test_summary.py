@@ -1,0 +1,342 @@
+import io
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from glow import Glow, save_checkpoint, score
+from jobs.ablation.summary import summarize_ablation
+from jobs.display.displays import JsonLines
+from jobs.evaluation.find_model import find_model
+from jobs.run_names import registered_name
+from jobs.specs.ablation import make_ablate_spec
+from jobs.specs.training import make_train_spec
+from jobs.tracking import IMAGES_TAG, SCORE_TAG, Record, find_run, open_store, save_model
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # mlflow's own
+
+EPOCHS = 2
+WORSE = 0.5  # the first epoch's NLLs than the last one's
+
+# (permutation, seed) -> the lowest NLL of the validation images, and the test set's under that model
+NLLS = {
+    ("1x1", 0): (1.52, 1.60),
+    ("1x1", 1): (1.49, 1.63),
+    ("1x1", 2): (1.55, 1.58),
+    ("shuffle", 0): (1.70, 1.81),
+    ("shuffle", 1): (1.75, 1.86),
+    ("shuffle", 2): (1.72, 1.80),
+}
+BEST = ("1x1", 1)  # by validation, and not by the test set
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+
+
+def ablation_spec(uri, output, **values):
+    common = {"epochs": EPOCHS, "depth": 1, "width": 4, "output": str(output), "tracking_uri": uri}
+    return make_ablate_spec("smoke", common | values)
+
+
+def start_ablation(uri, spec, images="images"):
+    """A run as `glowctl ablate` starts it; `images` are a name for the validation images."""
+    tags = {"glow.job": "ablate", "glow.dataset": spec.train.dataset, "glow.spec": spec.to_json()}
+    record = Record.start(uri, spec.train.experiment, "ablate digits", tags, {})
+    pixels = torch.zeros(1, 1, 8, 8, dtype=torch.uint8).numpy()
+    record.dataset(pixels, f"{spec.train.dataset} validation", images, "validation", spec.train.dataset)
+    return record
+
+
+def start_trial(uri, parent, spec, values):
+    trial = spec.trial_spec(values)
+    tags = {
+        "glow.job": "train",
+        "glow.trial": spec.label(values),
+        "glow.spec": json.dumps(trial.model_dump()),
+        "mlflow.parentRunId": parent.run_id,
+    }
+    return Record.start(uri, trial.experiment, spec.label(values), tags, {})
+
+
+def finish_trial(record, validation, test, seconds=10.0):
+    for epoch in range(1, EPOCHS + 1):
+        worse = WORSE * (EPOCHS - epoch)
+        nlls = {"validation/bits_per_dim": validation + worse, "test/bits_per_dim_by_epoch": test + worse}
+        record.metrics(nlls, epoch)
+    record.metrics(
+        {
+            "validation/best_bits_per_dim": validation,
+            "test/bits_per_dim": test,
+            "best_epoch": EPOCHS,
+            "images_per_second_median": 100.0,
+            "parameters": 1234,
+            "gpu_seconds": 0.0,
+            "core_seconds": seconds,
+        },
+        EPOCHS,
+    )
+    record.finish("FINISHED")
+
+
+def saved_model(spec, folder):
+    """An MLflow model of an untrained Glow."""
+    model = Glow(spec.glow_config((1, 8, 8), num_classes=0))
+    images = torch.randint(256, (16, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    model.initialize(images)
+    nll = score(model, images).nll.to_numpy()
+    save_model(folder / "model", save_checkpoint(model, folder / "checkpoint"), nll, nll, images[:2].numpy(), {})
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def any_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("any")
+    return saved_model(make_train_spec("smoke", {"depth": 1, "width": 4}), folder)
+
+
+def register_model(record, folder, dataset="digits", **tags):
+    record.model(folder, registered_name(dataset), tags)
+
+
+@pytest.fixture(scope="module")
+def whole(uri, tmp_path_factory):
+    """An ablation of which all trials finished: its record, its spec, the runs of its trials, its summary."""
+    output = tmp_path_factory.mktemp("whole")
+    spec = ablation_spec(uri, output, permutations="1x1,shuffle", seeds=3)
+    parent = start_ablation(uri, spec)
+    runs = {}
+    for values in spec.trials():
+        key = (values["permutation"], values["seed"])
+        record = start_trial(uri, parent, spec, values)
+        register_model(record, saved_model(spec.trial_spec(values), output / record.run_id))
+        finish_trial(record, *NLLS[key], seconds=10.0 + values["seed"])
+        runs[key] = record.run_id
+    return parent, spec, runs, summarize_ablation(uri, parent, spec)
+
+
+def nlls_of(permutation):
+    return [test for (name, _), (_, test) in NLLS.items() if name == permutation]
+
+
+def interval(values):
+    return stats.t.interval(0.95, len(values) - 1, sum(values) / len(values), stats.sem(values))
+
+
+@pytest.mark.parametrize("row", [0, 1])
+def test_a_configuration_is_told_by_its_mean_and_interval_over_seeds(whole, row):
+    found = whole[-1].configurations[row]
+    nlls = nlls_of(("1x1", "shuffle")[row])
+    low, high = interval(nlls)
+    assert found == {
+        "permutation": ("1x1", "shuffle")[row],
+        "seeds": 3,
+        "unfinished": 0,
+        "bits_per_dim": pytest.approx(sum(nlls) / 3),
+        "bits_per_dim_low": pytest.approx(low),
+        "bits_per_dim_high": pytest.approx(high),
+        "best": min(nlls),
+        "validation_bits_per_dim": pytest.approx(((1.52 + 1.49 + 1.55) / 3, (1.70 + 1.75 + 1.72) / 3)[row]),
+        "images_per_second": 100,
+        "parameters": 1234,
+        "gpu_seconds": 0,
+        "core_seconds": 11,
+    }
+
+
+def test_a_difference_is_paired_by_seed(whole):
+    [found] = whole[-1].differences
+    differences = [a - b for a, b in zip(nlls_of("1x1"), nlls_of("shuffle"), strict=True)]
+    low, high = interval(differences)
+    assert (found["a"], found["b"], found["seeds"]) == ("1x1", "shuffle", 3)
+    assert [found[name] for name in ("difference", "low", "high")] == pytest.approx([sum(differences) / 3, low, high])
+    assert found["p"] == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
+    assert whole[-1].conclusions[0].startswith("permutation: 1x1 has a lower test NLL than shuffle by ")
+
+
+def test_the_champion_is_the_best_by_validation_and_can_be_loaded(uri, whole):
+    parent, _, runs, summary = whole
+    assert summary.best["run_id"] == runs[BEST] == summary.champion.run_id
+    assert summary.best["test_bits_per_dim"] > min(nlls_of("1x1"))
+    found = find_model("models:/glow-digits@champion", uri, "glow")
+    assert (found.run_id, found.training.seed, found.config.seed) == (runs[BEST], BEST[1], BEST[1])
+    assert found.digest == find_model(runs[BEST], uri, "glow").digest
+    run = find_run(uri, "glow", parent.run_id)
+    assert run.data.tags["glow.champion"] == runs[BEST]
+    assert (run.data.metrics["validation/best_bits_per_dim"], run.data.metrics["test/bits_per_dim"]) == NLLS[BEST]
+
+
+def test_a_whole_ablation_leaves_nothing_to_say_of_what_is_missing(whole):
+    summary = whole[-1]
+    assert (summary.trials, summary.finished, summary.unfinished) == (6, 6, [])
+
+
+def test_the_files_hold_the_same_numbers(whole):
+    _, _, runs, summary = whole
+    folder = Path(summary.place)
+    configurations = pd.read_csv(folder / "configurations.csv").to_dict("records")
+    assert configurations == [pytest.approx(row) for row in summary.configurations]
+    differences = pd.read_csv(folder / "differences.csv").to_dict("records")
+    assert differences == [pytest.approx(row) for row in summary.differences]
+    trials = pd.read_csv(folder / "trials.csv").set_index(["permutation", "seed"])
+    nlls = trials[["validation_bits_per_dim", "test_bits_per_dim"]]
+    assert {key: tuple(nlls.loc[key]) for key in NLLS} == NLLS
+    assert trials["run_id"].to_dict() == runs
+    curves = pd.read_csv(folder / "curves.csv").set_index(["name", "seed", "epoch"])
+    assert len(curves) == len(NLLS) * EPOCHS
+    told = curves.loc[("shuffle", 1, 1)]
+    assert (told["validation_bits_per_dim"], told["test_bits_per_dim"]) == (1.75 + WORSE, 1.86 + WORSE)
+
+
+def test_files_lie_in_the_output_folder_and_in_mlflow(uri, whole):
+    parent, spec, _, summary = whole
+    assert Path(summary.place) == Path(spec.train.output, parent.run_id, "summary")
+    names = {f"{table}.csv" for table in ("trials", "configurations", "differences", "curves")}
+    names |= {"summary.md", "nll_by_epoch.png", "differences.png"}
+    assert {path.name for path in Path(summary.place).iterdir()} == names
+    client, _ = open_store(uri, "glow")
+    tables = {"trials.json", "configurations.json", "differences.json"}
+    assert {entry.path for entry in client.list_artifacts(parent.run_id)} == names | tables
+
+
+def test_the_document_says_what_the_summary_says(uri, whole):
+    parent, _, runs, summary = whole
+    text = Path(summary.place, "summary.md").read_text()
+    described = find_run(uri, "glow", parent.run_id).data.tags["mlflow.note.content"]
+    assert text.removeprefix(f"# {summary.run}\n\n").strip() in described
+    assert "**Result:** 6 of 6 trials finished; the best by validation is 1x1 s1 with 1.630 bits/dim" in described
+    assert f"`glowctl ablate --spec runs:/{parent.run_id}/spec.json`" in described
+    for part in ("6 of 6 trials finished", summary.conclusions[0], runs[BEST], "models:/glow-digits@champion"):
+        assert part in text
+
+
+def test_a_summary_is_valid_json(whole):
+    out = io.StringIO()
+    JsonLines(out).show({"event": "ablated", **whole[-1].to_dict()})
+    told = json.loads(out.getvalue(), parse_constant=pytest.fail)
+    assert told["champion_uri"] == "models:/glow-digits@champion"
+    assert told["configurations"][1]["seeds"] == 3
+
+
+def test_to_summarise_again_changes_nothing(uri, whole):
+    parent, spec, _, summary = whole
+    client, _ = open_store(uri, "glow")
+    before = client.search_model_versions("name = 'glow-digits'")
+    assert summarize_ablation(uri, parent, spec) == summary
+    assert [v.version for v in client.search_model_versions("name = 'glow-digits'")] == [v.version for v in before]
+    table = Path(client.download_artifacts(parent.run_id, "configurations.json"))
+    assert len(json.loads(table.read_text())["data"]) == 2  # and not four
+
+
+def test_a_product_of_depths_and_widths_is_drawn_as_one(uri, tmp_path, any_model):
+    spec = ablation_spec(uri, tmp_path, permutations="1x1,shuffle", depths="1,2", widths="4,8", seeds=1)
+    parent = start_ablation(uri, spec)
+    for number, values in enumerate(spec.trials()):
+        trial = start_trial(uri, parent, spec, values)
+        register_model(trial, any_model)
+        finish_trial(trial, 2 + number / 10, 2.1 + number / 10)
+    summary = summarize_ablation(uri, parent, spec)
+    drawn = {path.name for path in Path(summary.place).glob("*.png")}
+    assert drawn == {"nll_by_epoch.png", "differences.png", "depth_width.png", "configurations.png"}
+
+
+def test_kinds_of_coupling_are_compared_where_scales_are_named_too(uri, tmp_path, any_model):
+    spec = ablation_spec(uri, tmp_path, couplings="all", scales="bounded", seeds=2)
+    parent = start_ablation(uri, spec)
+    for number, values in enumerate(spec.trials()):
+        trial = start_trial(uri, parent, spec, values)
+        register_model(trial, any_model)
+        finish_trial(trial, 2 + number / 10, 2 + number / 10)
+    (row,) = summarize_ablation(uri, parent, spec).differences
+    assert (row["factor"], row["seeds"]) == ("coupling", 2)
+
+
+def end(record, how):
+    if how == "failed":
+        record.tag("glow.error", "a worker died")
+        record.finish("FAILED")
+    elif how == "stopped":
+        record.tag("glow.stopped", "asha after epoch 1")
+        record.finish("KILLED")
+    elif how == "killed":
+        record.finish("KILLED")
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ("failed", "1 trial failed (a worker died): shuffle (seed 2)."),
+        ("stopped", "1 trial ended early, stopped by a scheduler (asha after epoch 1): shuffle (seed 2)."),
+        ("killed", "1 trial has not finished (1 killed)."),
+        ("running", "1 trial has not finished (1 running)."),
+        ("waiting", "1 trial has not finished (1 waiting)."),
+    ],
+)
+def test_a_trial_that_did_not_finish_is_said_and_does_not_count(uri, tmp_path, any_model, how, sentence):
+    spec = ablation_spec(uri, tmp_path, permutations="1x1,shuffle", seeds=3)
+    parent = start_ablation(uri, spec)
+    for values in spec.trials():
+        key = (values["permutation"], values["seed"])
+        if key != ("shuffle", 2):
+            trial = start_trial(uri, parent, spec, values)
+            register_model(trial, any_model)
+            finish_trial(trial, *NLLS[key])
+        elif how != "waiting":
+            record = start_trial(uri, parent, spec, values)
+            record.metrics({"validation/bits_per_dim": 0.5, "test/bits_per_dim_by_epoch": 0.5}, 1)
+            end(record, how)
+    summary = summarize_ablation(uri, parent, spec)
+    assert (summary.trials, summary.finished) == (6, 5)
+    assert sentence in summary.unfinished
+    one, shuffle = summary.configurations
+    nlls = nlls_of("shuffle")[:2]
+    assert (one["seeds"], one["unfinished"], shuffle["seeds"], shuffle["unfinished"]) == (3, 0, 2, 1)
+    found = [shuffle[f"bits_per_dim{end}"] for end in ("", "_low", "_high")]
+    assert found == pytest.approx([sum(nlls) / 2, *interval(nlls)])
+    assert summary.best["trial"] == "1x1 s1"
+
+
+def test_where_nothing_finished_there_is_no_champion(uri, tmp_path):
+    spec = ablation_spec(uri, tmp_path, seeds=2)
+    parent = start_ablation(uri, spec)
+    for values in spec.trials():
+        end(start_trial(uri, parent, spec, values), "failed")
+    summary = summarize_ablation(uri, parent, spec)
+    assert (summary.finished, summary.best, summary.champion) == (0, None, None)
+    assert summary.unfinished == ["2 trials failed (a worker died): 1x1 (seeds 0, 1)."]
+    assert math.isnan(summary.configurations[0]["bits_per_dim"])
+    assert "glow.champion" not in find_run(uri, "glow", parent.run_id).data.tags
+
+
+def ablation_of_one(uri, any_model, spec, validation, images):
+    """The run of the one trial of an ablation, and the ablation's summary."""
+    parent = start_ablation(uri, spec, images)
+    trial = start_trial(uri, parent, spec, {"seed": 0})
+    tags = {SCORE_TAG: str(validation), IMAGES_TAG: images}
+    register_model(trial, any_model, spec.train.dataset, **tags)
+    finish_trial(trial, validation, validation)
+    return trial.run_id, summarize_ablation(uri, parent, spec)
+
+
+@pytest.mark.parametrize(
+    ("validation", "images", "crowned"),
+    [(2.5, "images", False), (1.5, "images", True), (2.5, "others", True)],
+    ids=["worse", "better", "worse on other images"],
+)
+def test_a_later_ablation_takes_the_alias_unless_the_champion_was_better(
+    uri, tmp_path, any_model, validation, images, crowned
+):
+    spec = ablation_spec(uri, tmp_path, dataset=f"folder:{tmp_path}", seeds=1)
+    name = f"glow-folder-{tmp_path.name}"
+    first, _ = ablation_of_one(uri, any_model, spec, 2.0, "images")
+    second, summary = ablation_of_one(uri, any_model, spec, validation, images)
+    client, _ = open_store(uri, "glow")
+    champion = second if crowned else first
+    assert (summary.champion.new, summary.champion.run_id, summary.best["run_id"]) == (crowned, champion, second)
+    assert client.get_model_version_by_alias(name, "champion").run_id == champion
+    assert len(client.search_model_versions(f"name = '{name}'")) == 2

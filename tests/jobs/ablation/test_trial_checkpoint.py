@@ -1,0 +1,99 @@
+"""What a kill leaves of a trial's checkpoints, and what is made of it. No Ray runs."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from ray.tune import Checkpoint
+
+from jobs.ablation.trial_checkpoint import last_whole, put_back, read_facts, write_facts
+
+
+def checkpoint(trial: Path, number: int) -> Path:
+    """One as a trial reports it: its files say which one it is."""
+    folder = trial / f"checkpoint_{number:06}"
+    for name in ("weights", "best/weights"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{number} of {name}")
+    write_facts(folder, {"trial": f"trial of {trial.name}", "last": {"epoch": number}})
+    return folder
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_facts_come_back(tmp_path):
+    assert read_facts(checkpoint(tmp_path, 3))["last"] == {"epoch": 3}
+
+
+def gone(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def half_gone(folder: Path) -> None:
+    (folder / "best/weights").unlink()
+
+
+def cut_short(folder: Path) -> None:
+    (folder / "weights").write_text("of")
+
+
+def without_facts(folder: Path) -> None:
+    (folder / "metrics.json").unlink()
+
+
+def facts_cut_short(folder: Path) -> None:
+    (folder / "metrics.json").write_text((folder / "metrics.json").read_text()[:-3])
+
+
+DAMAGE = [gone, half_gone, cut_short, without_facts, facts_cut_short]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_lost_checkpoint_comes_back_from_the_next_whole_one(tmp_path, damage):
+    lost = checkpoint(tmp_path, 9)
+    damage(lost)
+    checkpoint(tmp_path, 8)
+    half_gone(checkpoint(tmp_path, 10))
+    following = checkpoint(tmp_path, 11)
+    checkpoint(tmp_path, 12)
+    put_back(Checkpoint.from_directory(lost))
+    assert content(lost) == content(following)
+
+
+def test_a_whole_checkpoint_stays_as_it_is(tmp_path):
+    known = checkpoint(tmp_path, 3)
+    before = content(known)
+    checkpoint(tmp_path, 4)
+    put_back(Checkpoint.from_directory(known))
+    assert content(known) == before
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_nothing_is_made_up_where_no_whole_one_is_left(tmp_path, damage):
+    lost = checkpoint(tmp_path / "trial", 3)
+    damage(lost)
+    before = content(lost) if lost.exists() else None
+    cut_short(checkpoint(tmp_path / "trial", 4))
+    put_back(Checkpoint.from_directory(lost))
+    assert (content(lost) if lost.exists() else None) == before
+
+
+def test_a_trial_whose_folder_is_gone_does_not_stop_the_others(tmp_path):
+    put_back(Checkpoint.from_directory(tmp_path / "trial" / "checkpoint_000003"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_last_whole_checkpoint_of_each_trial_is_found(tmp_path):
+    for trial, numbers in {"a": (3, 10), "b": (9,), "c": (1, 2)}.items():
+        for number in numbers:
+            last = checkpoint(tmp_path / trial, number)
+        if trial == "c":
+            cut_short(last)
+    found = {trial: Path(checkpoint.path).name for trial, checkpoint in last_whole(tmp_path).items()}
+    assert found == {
+        "trial of a": "checkpoint_000010",
+        "trial of b": "checkpoint_000009",
+        "trial of c": "checkpoint_000001",
+    }

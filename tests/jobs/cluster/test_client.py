@@ -1,0 +1,276 @@
+"""A cluster as the client sees it, with a dashboard of the test's own in place of Ray's; the rest of
+`jobs.cluster.client` and `jobs.cluster.submission` that needs no Ray."""
+
+import json
+import platform
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
+from types import SimpleNamespace
+
+import pytest
+
+from jobs.cluster import client as module
+from jobs.cluster.client import Cluster, _Lines, address_of
+from jobs.cluster.submission import exit_code, sent
+from jobs.dispatch import Request
+from jobs.errors import JobError
+from jobs.specs.ablation import make_ablate_spec
+from jobs.specs.evaluation import InterpolateSpec, OodSpec
+from jobs.specs.training import SpecError, make_train_spec, validated
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # ray's own, when it is imported
+
+SAME = {"rayVersion": metadata.version("ray"), "pythonVersion": platform.python_version()}
+
+
+@pytest.fixture
+def dashboard(monkeypatch):
+    """Starts a server that answers every GET with this status and body, and keeps the requests' tokens."""
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    monkeypatch.setattr(module, "TOKEN_FILE", "/nonexistent/token")
+    servers = []
+
+    def start(status: int, body: str) -> tuple[str, list[str | None]]:
+        tokens = []
+
+        class Answer(BaseHTTPRequestHandler):
+            def do_GET(self):
+                tokens.append(self.headers.get("Authorization"))
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, *_):
+                """Not on the screen."""
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}", tokens
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def metadata_of(**changes: str) -> str:
+    return json.dumps({"result": True, "data": SAME | changes})
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "says"),
+    [
+        (401, "", "wants a token"),
+        (403, "", "refuses the token"),
+        (200, "<html>", "is no Ray dashboard"),
+        (200, '{"data": {}}', "is no Ray dashboard"),
+        (404, "", "is no Ray dashboard"),
+        (200, metadata_of(rayVersion="2.1.0"), f"runs Ray 2.1.0 and this machine {SAME['rayVersion']}"),
+        (200, metadata_of(pythonVersion="3.8.1"), "runs Python 3.8 and this machine"),
+    ],
+)
+def test_a_cluster_that_cannot_take_jobs_is_one_sentence(dashboard, status, body, says):
+    address, _ = dashboard(status, body)
+    with pytest.raises(JobError, match=says) as raised:
+        Cluster(address)
+    assert "\n" not in str(raised.value)
+
+
+def test_another_patch_of_python_is_the_same_python(dashboard, monkeypatch):
+    monkeypatch.setattr(Cluster, "_connect", lambda self: None)
+    minor = platform.python_version().rpartition(".")[0]
+    address, _ = dashboard(200, metadata_of(pythonVersion=f"{minor}.99"))
+    assert Cluster(address).facts.python == f"{minor}.99"
+
+
+def test_the_token_is_looked_for_where_ray_does(dashboard, monkeypatch, tmp_path):
+    monkeypatch.setattr(Cluster, "_connect", lambda self: None)
+    address, tokens = dashboard(200, metadata_of())
+    Cluster(address)
+    default, given = tmp_path / "default", tmp_path / "given"
+    default.write_text("one\n")
+    monkeypatch.setattr(module, "TOKEN_FILE", str(default))
+    Cluster(address)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(given))
+    with pytest.raises(JobError, match=f"no token in {given}"):
+        Cluster(address)
+    given.write_text("two")
+    Cluster(address)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "three")
+    Cluster(address)
+    assert tokens == [None, "Bearer one", "Bearer two", "Bearer three"]
+
+
+@pytest.mark.parametrize(
+    ("given", "variable", "found"),
+    [
+        (None, None, None),
+        ("local", "http://a:1", None),
+        (None, "local", None),
+        (None, "http://a:1/", "http://a:1"),
+        ("https://b", "http://a:1", "https://b"),
+    ],
+)
+def test_where_a_cluster_is_said_to_be(monkeypatch, given, variable, found):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+    assert address_of(given) == found
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1:6379", "auto", "ray://head:10001"])
+def test_addresses_of_another_kind_are_refused(monkeypatch, address):
+    with pytest.raises(SpecError, match="--address is the address of a Ray dashboard"):
+        address_of(address)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(SpecError, match=r"\$RAY_ADDRESS is the address"):
+        address_of(None)
+
+
+def test_in_a_job_of_a_cluster_its_own_ray_is_meant(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"metadata": {"job_submission_id": "x"}}')
+    assert address_of(None) is None
+
+
+def test_lines_come_whole_and_once():
+    seen = []
+    lines = _Lines(seen.append)
+    for piece in ("a\nb", "b\n", "c"):
+        lines.take(piece)
+    assert seen == ["a", "bb"]
+    lines.again()  # the connection was lost, and the text comes from its start
+    for piece in ("a\nbb\ncc", "\nd\ne"):
+        lines.take(piece)
+    assert seen == ["a", "bb", "cc", "d"]
+    lines.again()
+    lines.take("a\nbb\ncc\nd\ne")
+    lines.close()
+    assert seen == ["a", "bb", "cc", "d", "e"]
+
+
+def a_cluster(monkeypatch, tails, infos):
+    """A `Cluster` whose job writes `tails`, a text a connection, and whose state is read from `infos` in turn; an
+    exception in either is raised."""
+    monkeypatch.setattr(Cluster, "__init__", lambda self: None)
+    monkeypatch.setattr(module, "RETRY_S", 0.01)
+    monkeypatch.setattr(module, "POLL_S", 0.01)
+    tails, infos = iter(tails), iter(infos)
+
+    async def tail_job_logs(job):
+        text = next(tails)
+        for part in text if isinstance(text, list) else [text]:
+            if isinstance(part, Exception):
+                raise part
+            yield part
+
+    def info(self, job):
+        found = next(infos)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(Cluster, "info", info)
+    monkeypatch.setattr(Cluster, "_tail_until_end", lambda self, job, lines: self._tail(job, lines))
+    made = Cluster()
+    made.address = "http://a"
+    made._client = SimpleNamespace(tail_job_logs=tail_job_logs, get_job_logs=lambda job: "a\nb\nc\nd\n")
+    return made
+
+
+def job(status: str, code: int | None = None, message: str = "") -> SimpleNamespace:
+    return SimpleNamespace(
+        status=SimpleNamespace(value=status), submission_id="j-1", driver_exit_code=code, message=message
+    )
+
+
+def test_a_connection_that_is_lost_is_made_again_and_no_line_is_lost_or_seen_twice(monkeypatch):
+    away = module._Away("away")
+    tails = [["a\n", ConnectionError("cut")], ConnectionError("cut"), "a\nb\n", "a\nb\nc\n"]
+    infos = [job("RUNNING"), away, away, job("RUNNING"), job("SUCCEEDED")]
+    seen = []
+    assert a_cluster(monkeypatch, tails, infos).follow("j-1", seen.append).status.value == "SUCCEEDED"
+    assert seen == ["a", "b", "c", "d"]
+
+
+def test_a_connection_that_stays_lost_leaves_the_job_to_itself(monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE_S", 0.05)
+    away = [module._Away("away")] * 100
+    followed = a_cluster(monkeypatch, [ConnectionError()] * 100, [job("RUNNING"), *away])
+    with pytest.raises(JobError, match="the job goes on: glowctl logs -f j-1"):
+        followed.follow("j-1", print)
+
+
+def test_a_jobs_end_is_the_commands_exit_code():
+    assert exit_code(job("SUCCEEDED", 0)) == 0
+    assert exit_code(job("STOPPED")) == 143
+    assert exit_code(job("FAILED", 1)) == 1
+    assert exit_code(job("FAILED", 2)) == 2
+    with pytest.raises(JobError, match="died with code -9; glowctl logs j-1"):
+        exit_code(job("FAILED", -9))
+    with pytest.raises(JobError, match="failed: no room"):
+        exit_code(job("FAILED", None, "no room\nat all"))
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def test_what_is_sent_means_the_same_on_another_machine(here, monkeypatch):
+    spec = make_train_spec("smoke", {"dataset": "folder:photos", "data_root": "data", "output": "out"})
+    request, files = sent(Request.of("train", spec))
+    told = request.specs["train"]
+    assert (told["dataset"], told["data_root"]) == (f"folder:{here}/photos", f"{here}/data")
+    assert told["output"] == "out"  # which is under the cluster's storage
+    assert told["tracking_uri"] is None  # the cluster's own
+    assert files == {}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
+    request, _ = sent(Request.of("ablate", make_ablate_spec("smoke", {"permutations": "all"})))
+    assert request.specs["ablate"]["train"]["tracking_uri"] == "http://tracker:5000"
+    request, _ = sent(Request(do="resume_training", run="x", changes={"tracking_uri": "sqlite:///here.db"}))
+    assert request.changes["tracking_uri"] == f"sqlite:///{here}/here.db"
+    (here / "model").mkdir()
+    ood = validated(OodSpec, {"model": "model", "ood_datasets": "noise,folder:odd"})
+    request, _ = sent(Request.of("evaluate", ood))
+    assert request.specs["ood"]["model"] == str(here / "model")
+    assert request.specs["ood"]["ood_datasets"] == ["noise", f"folder:{here}/odd"]
+
+
+def test_images_are_sent_along(here):
+    spec = validated(InterpolateSpec, {"from_image": "a.png", "to_image": "b.png"})
+    with pytest.raises(JobError, match=r"no image a\.png"):
+        sent(Request.of("evaluate", spec))
+    (here / "a.png").write_bytes(b"a")
+    (here / "b.png").write_bytes(b"b")
+    request, files = sent(Request.of("evaluate", spec))
+    told = request.specs["interpolate"]
+    assert {name: path.read_bytes() for name, path in files.items()} == {
+        told["from_image"]: b"a",
+        told["to_image"]: b"b",
+    }
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request.of("train", make_train_spec("paper", {"workers": "2:8"})),
+        Request.of("ablate", make_ablate_spec("demo", {"permutations": "all", "depths": "2,4"})),
+        Request.of("evaluate", validated(OodSpec, {"batch_sizes": "2,5"}), validated(InterpolateSpec, {})),
+        Request(do="resume_training", run="x", changes={"workers": "2"}),
+    ],
+)
+def test_a_request_survives_the_way(request_):
+    assert Request.model_validate_json(request_.model_dump_json()) == request_
+
+
+def test_specs_are_the_same_at_the_other_end():
+    spec = make_ablate_spec("demo", {"permutations": "all", "depths": "2,4"})
+    arrived = Request.model_validate_json(Request.of("ablate", spec).model_dump_json())
+    assert validated(type(spec), arrived.specs["ablate"]) == spec
+    assert arrived.title == "ablate digits"

@@ -1,0 +1,179 @@
+"""`glowctl --address` against a real Ray cluster, on this machine: jobs, their output, their ends, and what is refused
+before there is a job."""
+
+import json
+import time
+
+import psutil
+import pytest
+
+from jobs.tracking import find_run
+from tests.jobs.command_line import Running, glowctl, wait_until
+from tests.jobs.local_cluster import local_cluster
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+
+SMOKE = ("train", "--preset", "smoke", "--sample-every", "0")
+LONG = (*SMOKE, "--epochs", "2000", "--checkpoint-every", "5")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with local_cluster(tmp_path_factory.mktemp("cluster")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def trained(cluster, tmp_path_factory):
+    """A training on the cluster that ended well: its events."""
+    done = glowctl(tmp_path_factory.mktemp("client"), *SMOKE, "--json", **cluster.client)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def run_of(cluster, run_id):
+    return find_run(cluster.uri, "glow", run_id)
+
+
+def jobs_of(cluster, folder):
+    done = glowctl(folder, "jobs", "--json", **cluster.client)
+    assert done.returncode == 0, done.stderr
+    return {job["job"]: job for job in map(json.loads, done.stdout.splitlines())}
+
+
+def drivers_of(job):
+    """The process of a job, which Ray tells its name."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if (
+                process.cmdline()[1:] == ["-m", "jobs.cluster.entry"]
+                and job in process.environ()["RAY_JOB_CONFIG_JSON_ENV_VAR"]
+            ):
+                found.append(process)
+        except (psutil.Error, KeyError):
+            continue
+    return found
+
+
+def ray_workers():
+    """Processes of trainings on any Ray of this machine."""
+    kinds = ("ray::RayTrainWorker", "ray::TrainController", "ray::PlacementGroupCleaner", "ray::_QueueActor")
+    return {
+        process.pid
+        for process in psutil.process_iter(["cmdline"])
+        if " ".join(process.info["cmdline"] or []).startswith(kinds)
+    }
+
+
+def test_a_job_is_shown_and_recorded_as_if_it_ran_here(cluster, trained, tmp_path):
+    kinds = [event["event"] for event in trained if event["event"] != "step"]
+    assert kinds == ["submitted", "started", "epoch", "epoch", "finished"]
+    job, result = trained[0]["job"], trained[-1]
+    run = run_of(cluster, result["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["glow.ray_job"] == job
+    assert run.data.tags["mlflow.user"]
+    assert run.data.metrics["test/bits_per_dim"] == pytest.approx(result["test_bits_per_dim"])
+    assert result["checkpoint"].startswith(str(cluster.storage / "outputs"))
+    assert result["open_with"] == f"glowctl ui --tracking-uri {cluster.uri}"
+    listed = jobs_of(cluster, tmp_path)
+    assert (listed[job]["status"], listed[job]["what"]) == ("succeeded", "train digits")
+    assert not any(name.startswith("check-") for name in listed)
+
+
+def test_what_a_job_wrote_can_be_read_again(cluster, trained, tmp_path):
+    job = trained[0]["job"]
+    again = glowctl(tmp_path, "logs", "-f", job, "--json", **cluster.client)
+    assert again.returncode == 0
+    assert [json.loads(line) for line in again.stdout.splitlines()] == trained[1:]
+    lines = glowctl(tmp_path, "logs", job, **cluster.client).stdout.splitlines()
+    assert lines[0].startswith("training train digits")
+    assert any(line.startswith("epoch 2/2") for line in lines)
+
+
+def test_a_job_outlives_its_client_and_its_run_outlives_its_driver(cluster, tmp_path):
+    before = ray_workers()
+    client = Running(tmp_path, *LONG, **cluster.client)
+    client.wait_for("epoch 2/2000")
+    job = next(line for line in client.lines() if line.startswith("submitted")).split()[2]
+    run_id = next(line for line in client.lines() if line.startswith("training ")).split()[-1]
+    client.process.kill()
+    client.wait()
+    follower = Running(tmp_path, "logs", "-f", job, **cluster.client)
+    follower.wait_for("epoch 12/2000")
+    follower.interrupt()
+    assert follower.wait(30) == 130
+    assert follower.lines()[-1] == f"glowctl: job {job} goes on"
+    assert run_of(cluster, run_id).info.status == "RUNNING"
+
+    [driver] = drivers_of(job)
+    driver.kill()
+    waited = glowctl(tmp_path, "wait", job, **cluster.client)
+    assert waited.returncode == 1
+    assert waited.stderr.startswith(f"glowctl: job {job} failed: its process died with code -9")
+    wait_until(lambda: run_of(cluster, run_id).info.status == "FAILED", timeout=20)
+    assert "died" in run_of(cluster, run_id).data.tags["glow.error"]
+
+    resumed = glowctl(tmp_path, "train", "--resume", run_id, "--detach", **cluster.client)
+    assert resumed.returncode == 0, resumed.stderr
+    again = resumed.stdout.split()[2]
+    follower = Running(tmp_path, "logs", "-f", again, **cluster.client)
+    follower.wait_for("epoch ")
+    first = next(line for line in follower.lines() if line.startswith("epoch "))
+    assert int(first.split()[1].split("/")[0]) > 10
+    stopped = glowctl(tmp_path, "stop", again, **cluster.client)
+    assert (stopped.returncode, stopped.stdout) == (0, f"job {again} stopped\n")
+    assert follower.wait(30) == 143
+    assert run_of(cluster, run_id).info.status == "KILLED"
+    wait_until(lambda: ray_workers() <= before, timeout=20)
+    waited = glowctl(tmp_path, "wait", again, **cluster.client)
+    assert (waited.returncode, waited.stdout) == (143, f"job {again} stopped\n")
+    assert glowctl(tmp_path, "stop", again, **cluster.client).stdout == f"job {again} stopped already\n"
+
+
+def test_a_jobs_own_error_is_the_commands_error(cluster, tmp_path):
+    done = glowctl(tmp_path, *SMOKE, "--levels", "4", **cluster.client)
+    assert done.returncode == 2  # for which data had to be loaded
+    assert done.stderr.startswith("glowctl: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "changes", "says"),
+    [
+        (("--output", "/proc/nothing"), {}, "the output folder /proc/nothing cannot be written"),
+        (("--tracking-uri", "http://127.0.0.1:9"), {}, "the MLflow server at http://127.0.0.1:9 does not answer"),
+        ((), {"RAY_AUTH_TOKEN": "of-another-cluster"}, r"refuses the token in $RAY_AUTH_TOKEN"),
+        ((), {"RAY_ADDRESS": "http://127.0.0.1:9"}, "no Ray cluster answers at http://127.0.0.1:9"),
+    ],
+)
+def test_what_is_wrong_with_a_cluster_is_said_before_there_is_a_job(cluster, tmp_path, flags, changes, says):
+    known = jobs_of(cluster, tmp_path)
+    started = time.monotonic()
+    done = glowctl(tmp_path, *SMOKE, *flags, **{**cluster.client, **changes})
+    assert time.monotonic() - started < 20
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert jobs_of(cluster, tmp_path).keys() == known.keys()
+
+
+def test_an_unknown_job_is_one_sentence(cluster, tmp_path):
+    for command in (("logs",), ("logs", "-f"), ("wait",), ("stop",)):
+        done = glowctl(tmp_path, *command, "nothing-of-the-kind", **cluster.client)
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"glowctl: the cluster at {cluster.address} knows no job 'nothing-of-the-kind': glowctl jobs lists them\n"
+        )
+
+
+def test_status_says_what_there_is_and_what_is_wrong(cluster, tmp_path):
+    done = glowctl(tmp_path, "cluster", "status", **cluster.client)
+    assert done.returncode == 0, done.stdout
+    for thing in (cluster.address, "2 cores, 0 GPUs", cluster.uri, f"{cluster.storage}/outputs", "all of it answers"):
+        assert thing in done.stdout
+    done = glowctl(tmp_path, "cluster", "status", "--json", "--output", "/proc/nothing", **cluster.client)
+    assert done.returncode == 1
+    assert "cannot be written" in json.loads(done.stdout)["problems"][0]

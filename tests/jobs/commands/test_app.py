@@ -1,0 +1,166 @@
+"""The command line through its real entry point: help, and every error that a user can meet before training starts."""
+
+import json
+import os
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from jobs.specs.training import PRESETS, TrainSpec
+from tests.jobs.command_line import glowctl
+
+
+def one_sentence(done, code: int) -> str:
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("glowctl: ")
+    return lines[0]
+
+
+def test_help_lists_the_commands(tmp_path):
+    done = glowctl(tmp_path, "--help")
+    assert done.returncode == 0
+    for command in ("train", "nll", "sample", "interpolate", "ood", "evaluate", "demo", "ui", "doctor"):
+        assert command in done.stdout
+
+
+def test_help_of_train_lists_every_setting_by_theme_with_an_example(tmp_path):
+    done = glowctl(tmp_path, "train", "--help", COLUMNS="200")
+    for theme in ("Data", "Model", "Optimisation", "Compute", "Record"):
+        assert f"─ {theme} ─" in done.stdout
+    for name in TrainSpec.model_fields:
+        assert f"--{name.replace('_', '-')}" in done.stdout
+    assert "(default 8; e.g. --depth 32)" in done.stdout
+
+
+def test_print_spec_shows_what_would_run_and_can_be_given_back(tmp_path):
+    done = glowctl(tmp_path, "train", "--preset", "smoke", "--depth", "3", "--no-download", "--print-spec")
+    values = json.loads(done.stdout)
+    assert values["depth"] == 3
+    assert values["download"] is False
+    assert values["width"] == PRESETS["smoke"]["width"]
+    (tmp_path / "spec.json").write_text(done.stdout)
+    again = glowctl(tmp_path, "train", "--spec", "spec.json", "--width", "24", "--print-spec")
+    assert json.loads(again.stdout) == values | {"width": 24}
+
+
+ASKED_WRONGLY = [
+    ("train --preset desktop", "paper, laptop, smoke"),
+    ("train --dataset minst", r"unknown data set 'minst' (did you mean"),
+    ("train --preset smoke --levels 4", "8x8 is not divisible by 16: use at most 3 levels"),
+    ("train --preset smoke --image-size 10", "10x10 is not divisible by 4"),
+    ("train --preset smoke --per-class 4000", "per_class=4000, but class '0' has"),
+    ("train --preset smoke --spec x.json", "--preset and --spec each say what to start from"),
+    ("train --spec x.json", "cannot read the spec x.json"),
+    ("train --resume x --print-spec", "leave out --resume"),
+    ("train --preset smoke --workers 2000 --batch-size 4000", "cannot be shared by 2000 workers"),
+    ("train --seed -1", "seed must be between 0 and"),
+    ("train --resume x --depth 4", "a resumed run keeps its settings: leave out --depth"),
+    ("train --workers 0", "workers is a number"),
+    ("train --address 10.0.0.1:6379", "--address is the address of a Ray dashboard"),
+    ("train --detach", "give its --address too"),
+    ("jobs", "give its --address"),
+    ("cluster status", "give its --address"),
+    ("ablate --resume x --depths 4 --seeds 2", "keeps its settings: leave out --depths, --seeds"),
+    ("ablate --summarize x --depths 4", "keeps its settings: leave out --depths"),
+    ("ablate --summarize x --resume x", "give one of them"),
+    ("ablate --summarize x --dry-run", "--dry-run is for a new ablation"),
+    ("ablate --depths 0", "depth must be at least 1, not 0"),
+]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """What `glowctl` says to each of them, in a folder of its own, several at a time; and the folders."""
+    folders = {asked: tmp_path_factory.mktemp("asked") for asked, _ in ASKED_WRONGLY}
+    with ThreadPoolExecutor(4) as pool:
+        answered = pool.map(lambda asked: glowctl(folders[asked], *asked.split()), folders)
+        return dict(zip(folders, answered, strict=True)), folders
+
+
+@pytest.mark.parametrize(("asked", "message"), ASKED_WRONGLY)
+def test_what_was_asked_wrongly_is_one_sentence_and_exit_code_2(answers, asked, message):
+    done, folders = answers
+    assert message in one_sentence(done[asked], 2)
+    assert not (folders[asked] / "mlflow.db").exists()
+
+
+def test_a_flag_that_is_none_is_answered_by_its_name(tmp_path):
+    done = glowctl(tmp_path, "train", "--permutaton", "1x1")
+    assert done.returncode == 2
+    assert "--permutation" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_data_is_named_with_where_and_how_to_get_it(tmp_path):
+    done = glowctl(tmp_path, "train", "--dataset", "kmnist", "--no-download", "--data-root", str(tmp_path))
+    sentence = one_sentence(done, 1)
+    assert "train-images-idx3-ubyte" in sentence
+    assert str(tmp_path / "KMNIST" / "raw") in sentence
+    assert "leave out --no-download" in sentence  # and not the library's download=True
+    assert "download=True" not in sentence
+
+
+def test_damaged_data_is_named(tmp_path):
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03 cut off")
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01 cut off")
+    sentence = one_sentence(glowctl(tmp_path, "train", "--dataset", "mnist", GLOW_DATA_ROOT=str(tmp_path)), 1)
+    assert "train-images-idx3-ubyte" in sentence
+    assert "replace it with a good copy" in sentence
+
+
+def test_a_tracking_server_that_does_not_answer_is_said_within_five_seconds(tmp_path):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        imports = time.monotonic()
+        glowctl(tmp_path, "train", "--preset", "smoke", "--levels", "4")  # fails just after the store is looked at
+        imports = time.monotonic() - imports
+        started = time.monotonic()
+        sentence = one_sentence(glowctl(tmp_path, "train", "--preset", "smoke", "--tracking-uri", uri), 1)
+    assert "does not answer" in sentence
+    assert time.monotonic() - started - imports < 5
+
+
+def test_resuming_what_is_not_there_is_one_sentence(tmp_path):
+    assert "no run 'first'" in one_sentence(glowctl(tmp_path, "train", "--resume", "first"), 1)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_output_folder_that_cannot_be_written_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    sentence = one_sentence(glowctl(tmp_path, "train", "--preset", "smoke", "--tracking-uri", "sqlite:////tmp/x.db"), 1)
+    assert "cannot be written" in sentence
+
+
+def test_an_output_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "outputs").write_text("")
+    assert "cannot be written" in one_sentence(glowctl(tmp_path, "train", "--preset", "smoke"), 1)
+
+
+def test_doctor_says_what_there_is_and_what_is_wrong(tmp_path):
+    done = glowctl(tmp_path, "doctor", "--data-root", str(tmp_path), COLUMNS="200")
+    assert done.returncode == 0, done.stdout
+    for thing in ("python", "torch", "gpu", "ray", "mlflow", "tracking", "data root", "digits", "mnist", "svhn"):
+        assert thing in done.stdout
+    assert "missing" in done.stdout
+    (tmp_path / "mlflow.db").write_text("not a database, however long one looks at it" * 20)
+    done = glowctl(tmp_path, "doctor", "--data-root", str(tmp_path), COLUMNS="200")
+    assert done.returncode == 1
+    assert "is not an MLflow store" in done.stdout
+
+
+def test_ui_refuses_a_port_that_is_taken(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert f"port {port} is taken" in one_sentence(glowctl(tmp_path, "ui", "--port", str(port)), 1)

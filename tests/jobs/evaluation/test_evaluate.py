@@ -1,0 +1,308 @@
+"""Whole evaluations through `glowctl`, on an embedded Ray with real worker processes; a killed worker included."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+from PIL import Image
+
+from glow import load_checkpoint, load_dataset
+from glow.ood import OodSettings, evaluate_ood, held_out_protocol
+from glow.scoring import score
+from jobs.evaluation import interpolate, ood, sample
+from jobs.specs.evaluation import InterpolateSpec, OodSpec, SampleSpec
+from jobs.specs.training import SpecError, validated
+from jobs.tracking import find_run, open_store, read_table
+from tests.jobs.command_line import Running, alive, glowctl, wait_until
+from tests.jobs.trained import train_into
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A folder with a trained model in its store, and the model's run id."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    return folder, train_into(folder)
+
+
+@pytest.fixture(scope="module")
+def evaluated(store):
+    """All four jobs on the newest model: their final events by kind, and all events."""
+    folder, run_id = store
+    done = glowctl(folder, "evaluate", "--temperatures", "0,0.7", "--grid", "3x4", "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    return folder, run_id, {event["event"]: event for event in events}, events
+
+
+def uri_of(folder: Path) -> str:
+    return f"sqlite:///{folder}/mlflow.db"
+
+
+def results(folder: Path, event: dict) -> Path:
+    return folder / "outputs" / event["run_id"]
+
+
+def test_each_job_leaves_a_finished_run_beneath_the_training(evaluated):
+    folder, run_id, ends, _ = evaluated
+    for kind, job in (("nll", "nll"), ("samples", "sample"), ("interpolation", "interpolate"), ("ood", "ood")):
+        run = find_run(uri_of(folder), "glow", ends[kind]["run_id"])
+        assert run.info.status == "FINISHED"
+        assert run.info.run_name == f"{job} digits small"
+        assert run.data.tags["glow.job"] == job
+        assert run.data.tags["glow.dataset"] == "digits"
+        assert run.data.tags["mlflow.parentRunId"] == run.data.tags["glow.train_run"] == run_id
+        artifacts = {entry.path for entry in open_store(uri_of(folder), "glow")[0].list_artifacts(run.info.run_id)}
+        local = {path.name for path in results(folder, ends[kind]).iterdir()}
+        assert "spec.json" in local
+        assert local <= artifacts
+
+
+@pytest.mark.parametrize("m", [1, 2, 10])
+def test_the_models_own_answers_are_those_of_the_test(evaluated, m):
+    """Scores, thresholds and decisions, on the same images."""
+    import mlflow.pyfunc
+
+    folder, run_id, ends, _ = evaluated
+    uri = uri_of(folder)
+    model = mlflow.pyfunc.load_model(model_at(uri, run_id))
+    scored_by = json.loads(find_run(uri, "glow", ends["ood"]["run_id"]).data.tags["glow.scored_by"])
+    tables = [read_table(uri, at, f"scores/{key}.parquet") for key, at in scored_by.items()]
+    photos = next(table for table in tables if set(table["dataset"]) == {"photos"})
+    images = load_dataset("photos", "test", image_shape=(1, 8, 8))[0][:m].numpy()
+    answer = model.predict(images)
+    np.testing.assert_allclose(answer["nll"], photos["nll"][:m], rtol=1e-6)
+    rows = read_table(uri, ends["ood"]["run_id"], "ood.parquet").query("detector == 'typicality' and batch_size == @m")
+    assert answer["threshold"] == pytest.approx(rows["threshold"].iloc[0], rel=1e-9)
+    assert answer["is_ood"] == (answer["distance"] > answer["threshold"])
+
+
+def model_at(uri, run_id):
+    """Where the run's logged model lies."""
+    client, _ = open_store(uri, "glow")
+    return client.get_logged_model(find_run(uri, "glow", run_id).outputs.model_outputs[0].model_id).artifact_location
+
+
+def test_no_image_is_scored_twice(evaluated):
+    """nll scores the digits' test set, and ood finds it."""
+    _, run_id, ends, events = evaluated
+    scored = [(event["dataset"], event["split"], event["from_run"]) for event in events if event["event"] == "scored"]
+    assert {at for name, split, at in scored if name == "digits" and split != "test"} == {run_id}  # its training's
+    assert scored.count(("digits", "test", None)) == 1
+    assert scored.count(("digits", "test", ends["nll"]["run_id"])) == 1
+    assert {(name, split) for name, split, _ in scored} == {
+        ("digits", "train"),
+        ("digits", "validation"),
+        ("digits", "test"),
+        ("photos", "test"),
+        ("noise", "test"),
+        ("constant", "test"),
+    }
+
+
+def test_the_nll_is_the_librarys(evaluated):
+    folder, _, ends, _ = evaluated
+    model = load_checkpoint(folder / "trained" / "checkpoint")
+    images, labels = load_dataset("digits", "test")
+    expected = score(model, images, labels)
+    (row,) = ends["nll"]["rows"]
+    assert row["bits_per_dim"] == pytest.approx(expected["bits_per_dim"].mean(), rel=1e-5)
+    assert row["bits_per_dim_low"] < row["bits_per_dim"] < row["bits_per_dim_high"]
+    assert row["images"] == len(images)
+    threes = next(row for row in ends["nll"]["per_class"] if row["class_name"] == "3")
+    assert threes["bits_per_dim"] == pytest.approx(
+        expected.loc[expected["label"] == 3, "bits_per_dim"].mean(), rel=1e-5
+    )
+    run = find_run(uri_of(folder), "glow", ends["nll"]["run_id"])
+    assert run.data.metrics["bits_per_dim/digits"] == pytest.approx(row["bits_per_dim"])
+
+
+def test_the_score_table_is_in_mlflow_and_complete(evaluated):
+    folder, _, ends, _ = evaluated
+    table = scores(folder, ends["nll"]["run_id"])
+    assert list(table.columns) == [
+        "dataset",
+        "split",
+        "index",
+        "label",
+        "nll",
+        "bits_per_dim",
+        "log_det",
+        "log_prior_1",
+        "log_prior_2",
+        "finite",
+        "complexity",
+    ]
+    assert table["index"].tolist() == list(range(len(table)))
+
+
+def scores(folder: Path, run_id: str) -> pd.DataFrame:
+    """The one score table that a run left."""
+    run = find_run(uri_of(folder), "glow", run_id)
+    (path,) = [value for name, value in run.data.tags.items() if name.startswith("glow.scores.")]
+    table = read_table(uri_of(folder), run_id, path)
+    assert table is not None
+    return table
+
+
+def test_the_ood_job_says_what_the_librarys_test_says(evaluated):
+    folder, _, ends, _ = evaluated
+    model = load_checkpoint(folder / "trained" / "checkpoint")
+    train, validation = (score(model, *load_dataset("digits", split)) for split in ("train", "validation"))
+    names = ("digits", "photos", "noise", "constant")
+    tests = {name: score(model, *load_dataset(name, "test", image_shape=(1, 8, 8))) for name in names}
+    expected = evaluate_ood(train, held_out_protocol(validation, tests), OodSettings())
+    ratios = pd.read_parquet(results(folder, ends["ood"]) / "ood.parquet")
+    pd.testing.assert_frame_equal(ratios, expected.ratios, rtol=1e-3)
+    run = find_run(uri_of(folder), "glow", ends["ood"]["run_id"])
+    for row in expected.ratios.to_dict("records"):
+        if row["detector"] == "typicality":
+            metric = f"ood_ratio/{row['dataset']}/M{row['batch_size']}"
+            assert run.data.metrics[metric] == pytest.approx(row["ratio"])
+    assert run.data.metrics["ood_ratio/noise/M10"] == 1
+    assert "| digits |" in run.data.tags["mlflow.note.content"]
+
+
+def test_the_pictures_are_there(evaluated):
+    folder, _, ends, _ = evaluated
+    expected = {
+        "nll": ["nll_histogram.png"],
+        "samples": ["temperatures.png", "samples-T0.png", "samples-T0.7.png"],
+        "interpolation": ["interpolation.png"],
+        "ood": ["nll_histogram.png", "ood_ratio.png", "per_class-digits.png", *(f"roc-M{m}.png" for m in (1, 2, 25))],
+    }
+    for kind, names in expected.items():
+        for name in names:
+            with Image.open(results(folder, ends[kind]) / name) as picture:
+                assert min(picture.size) > 100, name
+
+
+def test_samples_follow_the_temperature(evaluated):
+    folder, _, ends, _ = evaluated
+    cold, warm = (np.load(results(folder, ends["samples"]) / f"samples-T{t}.npy") for t in ("0", "0.7"))
+    assert cold.shape == warm.shape == (12, 1, 8, 8)
+    model = load_checkpoint(folder / "trained" / "checkpoint")
+    by_class = np.arange(12) * 10 // 12  # all classes in turn, and at temperature 0 each has but one image
+    for label in np.unique(by_class):
+        assert len(np.unique(cold[by_class == label], axis=0)) == 1
+    assert len(np.unique(warm, axis=0)) == 12
+    assert model.config.num_classes == 10
+
+
+def test_interpolations_end_at_the_real_images(evaluated):
+    folder, _, ends, _ = evaluated
+    rows = np.load(results(folder, ends["interpolation"]) / "interpolation.npy")
+    table = pd.read_parquet(results(folder, ends["interpolation"]) / "interpolation.parquet")
+    images, labels = load_dataset("digits", "test")
+    assert rows.shape == (10, 10, 1, 8, 8)
+    assert labels[table["from"].to_list()].tolist() == labels[table["to"].to_list()].tolist() == list(range(10))
+    assert (table["from"] != table["to"]).all()
+    assert (rows[:, 0] == images[table["from"].to_list()].numpy()).all()
+    assert (rows[:, -1] == images[table["to"].to_list()].numpy()).all()
+    assert ends["interpolation"]["inexact_rows"] == 0
+    assert 0 < ends["interpolation"]["end_error"] < 0.5
+
+
+def test_a_second_test_touches_no_model(evaluated):
+    folder, _, ends, _ = evaluated
+    spec = str(results(folder, ends["ood"]) / "spec.json")
+    done = glowctl(
+        folder,
+        "ood",
+        "--spec",
+        spec,
+        "--batch-sizes",
+        "2,7",
+        "--protocol",
+        "report",
+        "--json",
+        "--cpus-per-worker",
+        "999",
+    )
+    assert done.returncode == 0, done.stderr  # no worker of 999 cores was asked for
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert all(event["from_run"] is not None for event in events if event["event"] == "scored")
+    end = events[-1]
+    assert (end["protocol"], end["bootstraps"], end["repeats"]) == ("report", 50, 2)
+    assert {row["batch_size"] for row in end["rows"]} == {2, 7}
+    assert {row["batches"] for row in end["rows"] if row["dataset"] == "digits" and row["batch_size"] == 2} == {
+        88
+    }  # half of 354, in twos
+
+
+def test_three_workers_and_a_killed_one_leave_the_same_scores(store):
+    """10,000 images are ten shards. One of the workers is killed in the midst of them."""
+    folder, _ = store
+    arguments = ("nll", "--datasets", "noise", "--split", "train", "--rescore", "--cpus-per-worker", "0.5")
+    alone = glowctl(folder, *arguments, "--workers", "1", "--json")
+    assert alone.returncode == 0, alone.stderr
+    running = Running(folder, *arguments, "--workers", "3", "--json")
+    victims: list[psutil.Process] = []
+
+    def scoring() -> bool:
+        assert running.process.poll() is None, running.lines()
+        victims[:] = running.named("ray::score_shard")
+        return bool(victims)
+
+    wait_until(scoring, 60, every=0.01)
+    victims[0].kill()
+    assert running.wait() == 0, running.lines()
+    assert not alive(victims[:1])
+    ends = [json.loads(lines[-1]) for lines in (alone.stdout.splitlines(), running.lines())]
+    tables = [scores(folder, end["run_id"]) for end in ends]
+    assert len(tables[0]) == 10_000
+    pd.testing.assert_frame_equal(*tables, rtol=1e-6)
+
+
+def test_a_pair_of_ones_own_and_a_class(store, tmp_path):
+    folder, _ = store
+    images, _ = load_dataset("digits", "test")
+    for name, image in zip("AB", images, strict=False):
+        Image.fromarray(image[0].numpy()).save(tmp_path / f"{name}.png")
+    done = glowctl(folder, "interpolate", "--from", str(tmp_path / "A.png"), "--to", str(tmp_path / "B.png"))
+    assert done.returncode == 0, done.stderr
+    assert "1 rows of 10 images, linear; all ends equal the real images" in done.stdout
+    work = sample.prepare(validated(SampleSpec, here(folder) | {"only_class": "7"}))
+    assert work.label == 7
+
+
+def here(folder: Path) -> dict[str, str]:
+    return {"tracking_uri": uri_of(folder), "output": str(folder / "outputs")}
+
+
+@pytest.mark.parametrize(
+    ("job", "spec", "values", "message"),
+    [
+        (ood, OodSpec, {"batch_sizes": "1,2000"}, "images of digits validation do not fill a batch of 2000"),
+        (ood, OodSpec, {"alpha": 0.9999}, "cannot settle --alpha 0.9999 for single images: it takes 9999;"),
+        (ood, OodSpec, {"ood_datasets": "digits"}, "no data set to tell from the model's own"),
+        (ood, OodSpec, {"ood_datasets": "nois"}, "unknown data set 'nois' .did you mean noise"),
+        (sample, SampleSpec, {"only_class": "A"}, "there is no class 'A': use one of 0, 1"),
+        (interpolate, InterpolateSpec, {"pairs_per_class": 100}, "too few for 100 pairs"),
+    ],
+)
+def test_what_does_not_fit_the_model_or_its_data_is_refused_before_ray_starts(store, job, spec, values, message):
+    folder, _ = store
+    with pytest.raises(SpecError, match=message):
+        job.prepare(validated(spec, here(folder) | values))
+
+
+def test_errors_of_the_command_line_are_one_sentence(store, tmp_path):
+    folder, _ = store
+    for arguments, code, message in (
+        (["ood", "--alpha", "2"], 2, "alpha must be between 0 and 1"),
+        (["sample", "--model", "nothing"], 1, "no run 'nothing'"),
+        (["interpolate", "--from", "x.png", "--to", "y.png"], 1, "there is no image file x.png"),
+    ):
+        done = glowctl(folder, *arguments)
+        assert done.returncode == code, done.stderr
+        (line,) = done.stderr.strip().splitlines()
+        assert message in line
+        assert "Traceback" not in done.stdout
+    runs = open_store(uri_of(folder), "glow")[0].search_runs(["1"], "attributes.status = 'FAILED'")
+    assert not runs

@@ -1,0 +1,46 @@
+"""The Ray that a command starts for itself, where nobody comes to use it."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import JobError
+from jobs.ray_runtime.connection import LEAST_OBJECT_STORE, embedded_ray
+from tests.jobs.command_line import Running, alive, wait_until
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def folder(monkeypatch):
+    """Where Ray's own folder is made: the paths of its sockets must be short."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        monkeypatch.setattr("jobs.ray_runtime.connection._short_temporary_folder", lambda: place)
+        yield Path(place)
+
+
+def test_a_ray_that_does_not_start_is_a_sentence_and_leaves_nothing(folder):
+    too_little = -LEAST_OBJECT_STORE // 2
+    with embedded_ray(too_little) as ready, pytest.raises(JobError, match="Ray does not start here: ValueError"):
+        ready()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_ray_that_is_not_needed_after_all_leaves_nothing(folder):
+    with pytest.raises(ValueError, match="changed my mind"), embedded_ray():
+        raise ValueError("changed my mind")
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("process", ["jobs.ray_runtime.embedded_guard", "gcs_server", "raylet", "TrainController"])
+def test_ctrl_c_while_a_training_starts_ends_it_within_seconds_and_leaves_nothing(tmp_path, process):
+    running = Running(tmp_path, "train", "--preset", "smoke", "--epochs", "500")
+    wait_until(lambda: running.named(process), timeout=60, every=0.05)
+    family = running.family()
+    running.interrupt()
+    assert running.wait(20) == 130
+    assert running.lines()[-1] == "glowctl: stopped"
+    assert "Traceback" not in running.output.read_text()
+    wait_until(lambda: not alive(family), timeout=10)

@@ -1,0 +1,181 @@
+import json
+
+import pytest
+
+from jobs.specs.ablation import AblateSpec, make_ablate_spec, read_ablate_spec
+from jobs.specs.training import SpecError, make_train_spec
+
+
+def spec(**values):
+    return make_ablate_spec("smoke", values)
+
+
+def test_a_grid_is_the_cross_product_once_for_each_seed_in_turn():
+    found = spec(permutations="1x1,shuffle", depths="2,4", seeds=2, seed=5)
+    assert [(v["permutation"], v["depth"], v["seed"]) for v in found.trials()] == [
+        *[("1x1", 2, 5), ("1x1", 4, 5), ("shuffle", 2, 5), ("shuffle", 4, 5)],
+        *[("1x1", 2, 6), ("1x1", 4, 6), ("shuffle", 2, 6), ("shuffle", 4, 6)],
+    ]
+    assert found.number_of_configurations == 4
+
+
+@pytest.mark.parametrize(
+    ("axis", "text", "values"),
+    [
+        ("permutations", "all", ("1x1", "shuffle", "reverse")),
+        ("couplings", "all", ("affine", "additive")),
+        ("scales", " all ", ("sigmoid", "bounded")),
+        ("permutations", "reverse, 1x1,reverse", ("reverse", "1x1")),
+        ("depths", "8, 16,8", (8, 16)),
+        ("learning_rates", "1e-3,0.002", (0.001, 0.002)),
+    ],
+)
+def test_what_an_axis_names(axis, text, values):
+    assert getattr(spec(**{axis: text}), axis) == values
+
+
+def test_an_additive_coupling_has_no_scale_to_vary():
+    found = spec(couplings="all", scales="all", seeds=1)
+    assert [(v["coupling"], v["scale"]) for v in found.trials()] == [
+        ("affine", "sigmoid"),
+        ("affine", "bounded"),
+        ("additive", "sigmoid"),
+    ]
+
+
+def test_where_no_axis_is_named_the_preset_is_trained_at_each_seed():
+    assert spec(seeds=3).trials() == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
+
+
+def test_what_is_not_named_keeps_its_value_in_the_preset_or_beside_the_axes():
+    found = spec(depths="5", width=7)
+    assert found.train == make_train_spec("smoke", {"test_every": 1, "width": 7})
+    trial = found.trial_spec(found.trials()[1])
+    assert trial == found.train.model_copy(update={"depth": 5, "seed": 1})
+
+
+def test_trials_have_no_run_name_of_their_own():
+    found = spec(run_name="study")
+    assert (found.train.run_name, found.trial_spec(found.trials()[0]).run_name) == ("study", None)
+
+
+def test_a_random_search_draws_distinct_configurations_by_its_seed():
+    axes = {"depths": "1,2,3,4", "widths": "8,16,32", "search": "random", "samples": 7}
+    drawn = spec(**axes).configurations()
+    assert len({json.dumps(values) for values in drawn}) == 7
+    assert all(values in spec(depths="1,2,3,4", widths="8,16,32").configurations() for values in drawn)
+    assert spec(**axes).configurations() == drawn
+    assert spec(**axes, seed=1).configurations() != drawn
+
+
+def test_what_a_random_search_draws_gets_all_seeds():
+    found = spec(depths="1,2,3,4", search="random", samples=2, seeds=3)
+    assert found.trials() == [{**values, "seed": seed} for seed in range(3) for values in found.configurations()]
+
+
+@pytest.mark.parametrize(("search", "known"), [("grid", True), ("random", True), ("optuna", False)])
+def test_only_optuna_leaves_open_what_will_be_tried(search, known):
+    samples = {} if search == "grid" else {"samples": 2}
+    found = spec(depths="1,2,3", search=search, **samples)
+    assert (found.known_beforehand, found.number_of_configurations) == (known, 3 if search == "grid" else 2)
+
+
+def test_labels_tell_the_trials_of_a_large_product_apart():
+    found = spec(
+        permutations="all",
+        depths="1,2,16,128",
+        widths="1,2,16,512",
+        couplings="all",
+        scales="all",
+        learning_rates="1e-3,2e-3,1e-4,1.5e-4",
+        seeds=4,
+    )
+    trials = found.trials()
+    assert len(trials) == 3 * 4 * 4 * 3 * 4 * 4
+    assert len({found.label(values) for values in trials}) == len(trials)
+
+
+@pytest.mark.parametrize(
+    ("values", "label"),
+    [
+        ({"permutation": "1x1", "depth": 8, "width": 128, "seed": 0}, "1x1 K8 w128 s0"),
+        ({"learning_rate": 0.001, "seed": 2}, "lr0.001 s2"),
+        ({"seed": 1}, "1x1 s1"),
+    ],
+)
+def test_labels(values, label):
+    assert spec().label(values) == label
+
+
+def test_a_trials_workers_share_what_the_trial_gets():
+    found = spec(workers_per_trial=2, gpus_per_trial=1, cpus_per_trial=3)
+    trial = found.trial_spec({"seed": 0})
+    assert (trial.workers, trial.gpus_per_worker, trial.cpus_per_worker) == ("2", 0.5, 1.5)
+
+
+def test_a_trials_share_stays_open_where_none_is_named():
+    trial = spec(workers_per_trial=2).trial_spec({"seed": 0})
+    assert (trial.gpus_per_worker, trial.cpus_per_worker) == (None, None)
+
+
+def test_a_spec_survives_json_and_takes_values_of_both_kinds_over_it(tmp_path):
+    values = {"permutations": "all", "learning_rates": "1e-3,2e-3", "seeds": 2, "width": 7, "scheduler": "asha"}
+    (tmp_path / "spec.json").write_text(spec(**values).to_json())
+    assert read_ablate_spec(tmp_path / "spec.json", {}) == spec(**values)
+    changes = {"depths": "3,5", "epochs": 9}
+    assert read_ablate_spec(tmp_path / "spec.json", changes) == spec(**values, **changes)
+
+
+def test_the_spec_of_a_training_is_not_one_of_an_ablation(tmp_path):
+    (tmp_path / "spec.json").write_text(make_train_spec("smoke", {}).to_json())
+    with pytest.raises(SpecError, match=r"spec\.json is not the spec of an ablation.*train in it") as caught:
+        read_ablate_spec(tmp_path / "spec.json", {})
+    assert "\n" not in str(caught.value)
+
+
+def test_every_setting_has_a_theme_a_description_and_an_example():
+    for name, field in AblateSpec.model_fields.items():
+        if name != "train":
+            assert field.json_schema_extra["theme"] in ("Ablation", "Search", "Compute"), name
+            assert field.description, name
+            assert field.examples, name
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"permutations": "1x1,swap"}, "permutations.*input should be '1x1', 'shuffle' or 'reverse', not 'swap'"),
+        ({"permutations": ""}, "permutations names no value"),
+        ({"depths": []}, "depths names no value"),
+        ({"depths": "2,0"}, "depth must be at least 1, not 0"),
+        ({"depths": "8,deep"}, "depths is whole numbers such as 8,16,32 with commas between, not '8,deep'"),
+        ({"widths": "1.5"}, "widths is whole numbers"),
+        ({"learning_rates": "fast"}, "learning_rates is numbers such as 1e-3,2e-3 with commas between, not 'fast'"),
+        ({"learning_rates": "1e-3,-1"}, "learning_rate must be above 0"),
+        ({"seeds": 0}, "seeds must be at least 1, not 0"),
+        ({"seeds": 3, "seed": 2**31 - 2}, "seed must be below"),
+        ({"samples": 3, "depths": "1,2,3"}, "samples are for a search that is random or optuna"),
+        ({"search": "optuna", "depths": "1,2"}, "search optuna needs samples, how many of the 2 configurations"),
+        ({"search": "random", "depths": "1,2", "samples": 3}, "samples must be between 1 and the 2 configurations"),
+        ({"search": "random", "depths": "1,2", "samples": 0}, "samples must be between 1 and the 2 configurations"),
+        ({"search": "optuna", "depths": "1", "samples": 1}, "search optuna needs something to choose from"),
+        ({"search": "best"}, "search: input should be 'grid', 'random' or 'optuna', not 'best'"),
+        ({"scheduler": "pbt"}, "scheduler: input should be 'none', 'asha' or 'median', not 'pbt'"),
+        ({"gpus_per_trial": 1.5}, "gpus_per_worker is a whole number or a fraction below 1, not 1.5"),
+        ({"gpus_per_trial": -1}, "gpus_per_trial must not be negative"),
+        ({"cpus_per_trial": 0}, "cpus_per_trial must be above 0"),
+        ({"concurrent": 0}, "concurrent must be at least 1"),
+        ({"batch_size": 2, "workers_per_trial": 3}, "a batch of 2 images cannot be shared by 3 workers"),
+        ({"colour": "red"}, "there is no setting called colour"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(values, message):
+    with pytest.raises(SpecError, match=message) as caught:
+        spec(**values)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("values", [{"seed": 20240101, "seeds": 3}, {"learning_rates": "0.001,0.0010000001"}])
+def test_labels_differ_where_numbers_differ_in_their_last_digits(values):
+    spec = make_ablate_spec("smoke", values)
+    assert len({spec.label(trial) for trial in spec.trials()}) == spec.number_of_trials

@@ -1,0 +1,107 @@
+"""What the environment says of where a process runs, and what follows for outputs, stores and machines to come."""
+
+import json
+
+import pytest
+
+from jobs.errors import JobError
+from jobs.outputs import usable_output
+from jobs.run_files import place_named, recall, remember
+from jobs.system import environment as surroundings
+from jobs.system.environment import in_ray_job, job_metadata, node_types, ray_job_id
+from jobs.tracking import TrackingError, open_command, tracking_uri
+
+BOOTSTRAP = """
+max_workers: 3
+head_node_type: head
+available_node_types:
+  head: {resources: {CPU: 0}}
+  gpu: {resources: {CPU: 4, GPU: 1}, max_workers: 4}
+"""
+
+
+@pytest.fixture(autouse=True)
+def nothing_said(monkeypatch):
+    for name in ("GLOW_STORAGE", "GLOW_NODE_TYPES", "MLFLOW_TRACKING_URI", surroundings.JOB_CONFIG):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def job(monkeypatch):
+    monkeypatch.setenv(surroundings.JOB_CONFIG, json.dumps({"metadata": {"job_submission_id": "j-1", "a": "b"}}))
+
+
+def test_outside_of_a_job():
+    assert not in_ray_job()
+    assert job_metadata() == {}
+    assert ray_job_id() is None
+
+
+def test_in_a_job(job):
+    assert in_ray_job()
+    assert job_metadata()["a"] == "b"
+    assert ray_job_id() == "j-1"
+
+
+def test_relative_outputs_are_under_the_storage(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert usable_output("out") == str(tmp_path / "out")
+    monkeypatch.setenv("GLOW_STORAGE", "s3://bucket/glow/")
+    assert usable_output("out") == "s3://bucket/glow/out"
+    assert usable_output("gs://other/out") == "gs://other/out"
+    assert usable_output(str(tmp_path / "own")) == str(tmp_path / "own")
+    monkeypatch.setenv("GLOW_STORAGE", str(tmp_path / "shared"))
+    assert usable_output("out") == str(tmp_path / "shared" / "out")
+
+
+def test_a_job_without_storage_or_store_is_told_so(job, tmp_path):
+    with pytest.raises(JobError, match="give --output a bucket"):
+        usable_output("out")
+    assert usable_output(str(tmp_path / "own")) == str(tmp_path / "own")
+    with pytest.raises(TrackingError, match="give --tracking-uri"):
+        tracking_uri()
+
+
+def test_the_store_of_a_job_is_named_to_its_user(job, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert open_command(tracking_uri()) == "glowctl ui --tracking-uri http://127.0.0.1:5000"
+
+
+def test_machines_that_may_come_are_known_from_ray_up(job, monkeypatch, tmp_path):
+    monkeypatch.setattr(surroundings, "BOOTSTRAP", str(tmp_path / "bootstrap.yaml"))
+    assert node_types() == ({}, None)
+    (tmp_path / "bootstrap.yaml").write_text(BOOTSTRAP)
+    assert node_types() == ({"gpu": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 4}}, 3)
+
+
+def test_a_bootstrap_file_is_of_no_account_outside_of_a_job(monkeypatch, tmp_path):
+    (tmp_path / "bootstrap.yaml").write_text(BOOTSTRAP)
+    monkeypatch.setattr(surroundings, "BOOTSTRAP", str(tmp_path / "bootstrap.yaml"))
+    assert node_types() == ({}, None)
+
+
+def test_machines_that_may_come_are_known_from_a_variable(monkeypatch):
+    monkeypatch.setenv("GLOW_NODE_TYPES", '{"gpu": {"resources": {"GPU": 1}, "max_workers": 2}}')
+    assert node_types() == ({"gpu": {"resources": {"GPU": 1}, "max_workers": 2}}, None)
+    monkeypatch.setenv("GLOW_NODE_TYPES", "4 GPUs")
+    with pytest.raises(JobError, match="GLOW_NODE_TYPES is not JSON"):
+        node_types()
+
+
+def test_storage_remembers_what_a_run_is(tmp_path):
+    assert recall(str(tmp_path / "run")) is None
+    remember(str(tmp_path / "run"), {"job": "train"})
+    assert recall(str(tmp_path / "run")) == {"job": "train"}
+    (tmp_path / "run" / "run.json").write_text("{")
+    assert recall(str(tmp_path / "run")) is None
+    with pytest.raises(JobError, match="cannot be written"):
+        remember("/proc/nothing", {})
+
+
+def test_a_runs_place_is_found_by_its_id_or_path(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert place_named("abc") == str(tmp_path / "outputs" / "abc")
+    assert place_named("some/abc/") == str(tmp_path / "some" / "abc")
+    assert place_named("s3://bucket/some/abc") == "s3://bucket/some/abc"
+    monkeypatch.setenv("GLOW_STORAGE", "s3://bucket/glow")
+    assert place_named("abc") == "s3://bucket/glow/outputs/abc"

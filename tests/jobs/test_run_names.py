@@ -1,0 +1,68 @@
+from types import SimpleNamespace
+
+import pytest
+
+from jobs.run_names import ablation_name, evaluation_name, registered_name, training_name, varied
+from jobs.run_pages import ablation_description, training_description
+from jobs.specs.ablation import make_ablate_spec
+from jobs.specs.training import make_train_spec
+
+RECORD = SimpleNamespace(run_id="abc")
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "train mnist 1x1 K8 L3 w128 s0"),
+        ({"permutation": "reverse", "seed": 3, "width": 64}, "train mnist reverse K8 L3 w64 s3"),
+        ({"coupling": "additive"}, "train mnist 1x1 K8 L3 w128 additive s0"),
+        ({"scale": "bounded"}, "train mnist 1x1 K8 L3 w128 bounded s0"),
+        ({"dataset": "folder:/data/my images"}, "train folder-my_images 1x1 K8 L3 w128 s0"),
+        ({"run_name": "mine"}, "mine"),
+    ],
+)
+def test_a_training_is_called_by_its_data_and_its_model(settings, name):
+    assert training_name(make_train_spec("laptop", settings)) == name
+
+
+def test_no_two_trials_of_an_ablation_have_one_name():
+    axes = {"permutations": "all", "depths": "2,4", "couplings": "all", "scales": "all", "learning_rates": "1e-3,2e-3"}
+    spec = make_ablate_spec("laptop", {**axes, "seeds": 2})
+    assert ablation_name(spec) == "ablate mnist permutation depth coupling scale learning_rate"
+    names = [training_name(spec.trial_spec(values), varied(spec)) for values in spec.trials()]
+    assert len(set(names)) == len(names) == spec.number_of_trials
+    assert "train mnist 1x1 K2 L3 w128 affine sigmoid lr0.001 s0" in names
+
+
+def test_an_ablation_of_seeds_and_an_evaluation():
+    assert ablation_name(make_ablate_spec("laptop", {})) == "ablate mnist seeds"
+    assert evaluation_name("ood", SimpleNamespace(title="mnist 1x1 K8 L3 w128 s0")) == "ood mnist 1x1 K8 L3 w128 s0"
+    assert registered_name("fashion-mnist") == "glow-fashion-mnist"
+
+
+def test_a_description_says_what_the_run_is_and_how_to_repeat_it():
+    text = training_description(make_train_spec("laptop", {}), RECORD)
+    assert text.startswith("A Glow of mnist: permutation 1x1, depth K = 8, levels L = 3, width 128, affine coupling")
+    assert text.endswith("To repeat it: `glowctl train --spec runs:/abc/spec.json`")
+    assert "Result" not in text  # there is none yet
+    spec = make_ablate_spec("laptop", {"permutations": "1x1,reverse", "seeds": 2})
+    text = ablation_description(spec, RECORD, "4 of 4 trials finished", "a table")
+    what, result, again, details = text.split("\n\n")
+    assert "permutation 1x1, reverse, at 2 seeds each" in what
+    assert result == "**Result:** 4 of 4 trials finished"
+    assert details == "a table"
+    assert again == "To repeat it: `glowctl ablate --spec runs:/abc/spec.json`"
+
+
+@pytest.mark.parametrize("rows", [1, 147, 148, 1000])
+def test_a_long_description_is_cut_between_two_lines(rows):
+    table = [f"| row {number:4} | {'x' * 37} |" for number in range(rows)]
+    spec = make_ablate_spec("laptop", {"permutations": "1x1,reverse"})
+    text = ablation_description(spec, RECORD, "all finished", "\n".join(table))
+    assert len(text) <= 8000  # MLflow cuts off what is longer
+    assert "To repeat it: `glowctl ablate --spec runs:/abc/spec.json`" in text
+    shown = [line for line in text.splitlines() if line.startswith("|")]
+    assert shown == table[: len(shown)]
+    is_cut = len(shown) < rows
+    assert text.endswith("\n\nThe rest is among the artifacts.") == is_cut
+    assert len(text) > 8000 - 2 * len(table[0]) or not is_cut

@@ -1,0 +1,153 @@
+"""Registered models and their aliases, by the command line."""
+
+import json
+
+import pytest
+
+from jobs.evaluation.find_model import find_model
+from jobs.tracking import IMAGES_TAG, Record, TrackingError, crown, open_store, promote, registered_versions
+from jobs.training.publish import release
+from tests.jobs.command_line import glowctl
+from tests.jobs.trained import NAME, train_into, work_in
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # mlflow's own
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A store with two versions of glow-digits, of equal weights: the store's folder and URI, and the runs' ids."""
+    folder = tmp_path_factory.mktemp("registry")
+    work = work_in(folder, class_conditional=True)
+    first = train_into(folder)
+    second = Record.start(work.tracking_uri, "glow", "train digits again", work.tags(), {})
+    release(work, second, folder / "trained" / "checkpoint", {}, 2.0)
+    second.finish("FINISHED")
+    return folder, work.tracking_uri, first, second.run_id
+
+
+def test_models_lists_the_newest_first(two):
+    folder, uri, first, second = two
+    promote(uri, "glow", "glow-digits/1", "champion")
+    versions = registered_versions(uri, "glow-digits")
+    assert [(entry.version, entry.run, entry.run_id) for entry in versions] == [
+        ("2", "train digits again", second),
+        ("1", NAME, first),
+    ]
+    assert [entry.validation_bits_per_dim for entry in versions] == [2.0, 3.0]
+    described = open_store(uri, "glow")[0].get_model_version("glow-digits", "2").description
+    assert described == "train digits again: 2.000 bits/dim on the validation images"
+    _, newest, oldest = glowctl(folder, "models").stdout.splitlines()
+    assert newest.split()[:5] == ["glow-digits/2", "-", "train", "digits", "again"]
+    assert oldest.split()[:6] == ["glow-digits/1", "champion", "train", "digits", "small", "3.000"]
+    events = [json.loads(line) for line in glowctl(folder, "models", "--limit", "1", "--json").stdout.splitlines()]
+    assert [(event["uri"], event["event"]) for event in events] == [("models:/glow-digits/2", "model")]
+
+
+def test_where_there_are_no_models_it_says_so(tmp_path, two):
+    told = glowctl(two[0], "models", "glow-none")
+    assert (told.returncode, told.stdout.startswith("no model glow-none is registered in sqlite:")) == (0, True)
+
+
+NAMES = ["glow-digits/1", "models:/glow-digits/1", "glow-digits@first", NAME, "the run's id", "its first letters"]
+
+
+@pytest.mark.parametrize("by", NAMES)
+def test_a_model_is_promoted_by_every_name_it_has(two, by):
+    folder, uri, first, _ = two
+    promote(uri, "glow", "glow-digits/1", "first")
+    promote(uri, "glow", "glow-digits/2", "production")
+    ids = {"the run's id": first, "its first letters": first[:8]}
+    done = glowctl(folder, "promote", ids.get(by, by), "production")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "models:/glow-digits@production is version 1; it was version 2\n"
+    assert find_model("models:/glow-digits@production", uri, "glow").run_id == first
+
+
+def test_the_newest_is_latest_by_both_of_mlflows_names(two):
+    import mlflow.pyfunc  # it warns
+
+    _, uri, _, second = two
+    for name in ("models:/glow-digits@latest", "models:/glow-digits/latest"):
+        assert find_model(name, uri, "glow").run_id == second
+    mlflow.set_tracking_uri(uri)
+    try:
+        loaded = mlflow.pyfunc.load_model("models:/glow-digits@latest")
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert loaded.metadata.metadata["run_id"] == second
+
+
+@pytest.mark.parametrize(
+    ("model", "alias", "sentence"),
+    [
+        ("glow-digits/7", "best", "no model and no run 'glow-digits/7' in sqlite:"),
+        ("glow-none@best", "best", "no model and no run 'glow-none@best'"),
+        ("nothing", "best", "no model and no run 'nothing'"),
+        ("glow-digits/1", "Latest", "latest is always the newest version"),
+        ("glow-digits/1", "v2", "'v2' cannot be an alias"),
+        ("glow-digits/1", "a b!", "'a b!' cannot be an alias"),
+    ],
+)
+def test_what_cannot_be_promoted_is_said_in_a_sentence(two, model, alias, sentence):
+    folder, _, _, _ = two
+    done = glowctl(folder, "promote", model, alias)
+    assert done.returncode == 1
+    assert done.stderr.startswith("glowctl: ")
+    assert done.stderr.count("\n") == 1
+    assert sentence in done.stderr
+
+
+def test_a_run_that_left_no_model_cannot_be_promoted(two):
+    _, uri, _, _ = two
+    run = Record.start(uri, "glow", "no model", {"glow.job": "train"}, {})
+    run.finish("FAILED")
+    with pytest.raises(TrackingError, match="run 'no model' has registered no model"):
+        promote(uri, "glow", "no model", "best")
+
+
+def test_a_run_whose_name_looks_like_a_models_can_be_promoted(two):
+    folder, uri, _, _ = two
+    work = work_in(folder, class_conditional=True)
+    run = Record.start(uri, "glow", "first/try", work.tags(), {})
+    release(work, run, folder / "trained" / "checkpoint", {}, 4.0)
+    try:
+        assert promote(uri, "glow", "first/try", "best").version == "3"
+    finally:
+        open_store(uri, "glow")[0].delete_model_version("glow-digits", "3")
+
+
+def test_models_and_promote_make_no_store(tmp_path):
+    for arguments in (("models",), ("promote", "glow-digits/1", "best")):
+        done = glowctl(tmp_path, *arguments)
+        assert done.returncode == 1
+        assert done.stderr.startswith("glowctl: there is no MLflow store ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_fails_for_a_moment_costs_no_champion_its_alias(two, monkeypatch):
+    """Which another would get if the store were taken not to know it."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+
+    _, uri, first, _ = two
+    promote(uri, "glow", "glow-digits/2", "champion")
+
+    def away(*_: object) -> None:
+        raise MlflowException("away for a moment", TEMPORARILY_UNAVAILABLE)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.MlflowClient.get_model_version_by_alias", away)
+        with pytest.raises(TrackingError, match="away for a moment"):
+            crown(uri, "glow-digits", first, 3.0, "other images")
+    images = open_store(uri, "glow")[0].get_model_version("glow-digits", "2").tags[IMAGES_TAG]
+    assert crown(uri, "glow-digits", first, 3.0, images).version == "2"  # whose 2.0 is lower
+
+
+def test_a_version_whose_run_was_deleted_is_listed(two):
+    _, uri, _, second = two
+    client, _ = open_store(uri, "glow")
+    client.delete_run(second)
+    try:
+        assert [entry.version for entry in registered_versions(uri)] == ["2", "1"]
+    finally:
+        client.restore_run(second)

@@ -1,0 +1,138 @@
+"""Stores that do not exist yet, and processes that want one at once, some of which are killed."""
+
+import sqlite3
+import time
+
+import pytest
+
+from jobs.tracking import TrackingError, open_store, without_password
+from jobs.tracking.store import client_of
+from jobs.tracking.uris import without_secrets
+from tests.jobs.command_line import Running, wait_until
+from tests.jobs.stores import (
+    OPENER,
+    WRITER,
+    end_group,
+    free_port,
+    mlflow_server,
+    wait_for_server,
+    waiting,
+    write_at_once,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own
+
+EXPERIMENTS = ("one", "one", "two", "three")
+
+
+def test_commands_at_once_share_a_store_that_was_not_there(tmp_path):
+    write_at_once(tmp_path, f"sqlite:///{tmp_path}/mlflow.db", EXPERIMENTS)
+    assert {path.name for path in tmp_path.iterdir()} <= {"mlflow.db", "mlflow.db.lock"}
+
+
+def test_commands_at_once_share_the_experiments_of_a_server(tmp_path):
+    with mlflow_server(tmp_path) as uri:
+        write_at_once(tmp_path, uri, EXPERIMENTS)
+
+
+def test_an_experiment_that_another_makes_just_now_is_taken(uri, monkeypatch):
+    client = client_of(uri)
+    client.create_experiment("study")
+    first = iter([None])
+    found = type(client).get_experiment_by_name
+    monkeypatch.setattr(
+        type(client), "get_experiment_by_name", lambda self, name: next(first, found(self, name))
+    )  # the first time it is not there yet
+    assert open_store(uri, "study")[1] == client.get_experiment_by_name("study").experiment_id
+
+
+def test_a_ui_and_a_command_share_a_store_that_was_not_there(tmp_path):
+    uri, port = f"sqlite:///{tmp_path}/mlflow.db", free_port()
+    with waiting(tmp_path, WRITER, uri, "one", "run 0") as writer:
+        ui = Running(tmp_path, "ui", "--port", str(port), "--tracking-uri", uri)
+        try:
+            wait_until(lambda: any(tmp_path.glob("mlflow.db*")), 60, every=0.02)  # it is being made
+            assert writer.communicate("\n", timeout=120) == ("", "")
+            wait_for_server(f"http://127.0.0.1:{port}")
+            seen = client_of(f"http://127.0.0.1:{port}").get_experiment_by_name("one")
+            assert seen is not None
+            assert seen.artifact_location == (tmp_path / "mlartifacts").as_uri()
+        finally:
+            end_group(ui.process)
+
+
+@pytest.mark.parametrize("delay", [0.1, 0.4, 0.7])
+def test_who_is_killed_while_he_makes_a_store_leaves_nothing_broken(tmp_path, delay):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with waiting(tmp_path, OPENER, uri) as process:
+        process.stdin.write("\n")
+        process.stdin.flush()
+        time.sleep(delay)
+        process.kill()
+    client, experiment = open_store(uri, "study")
+    assert client.create_run(experiment).info.status == "RUNNING"
+    assert not (tmp_path / "mlflow.db.unfinished").exists()
+
+
+def test_a_file_that_is_empty_becomes_a_store(tmp_path):
+    (tmp_path / "mlflow.db").touch()
+    assert open_store(f"sqlite:///{tmp_path}/mlflow.db", "study")[1] == "1"
+
+
+def half_made(path, empty_store):
+    """As a server leaves it that is killed while it makes it: its last tables are not there."""
+    path.write_bytes(empty_store.read_bytes())
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE webhook_events")
+        (before,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        connection.execute("UPDATE alembic_version SET version_num = '0c779009ac13'")
+    assert before != "0c779009ac13"
+
+
+def test_half_of_a_store_that_another_left_is_one_sentence(tmp_path, empty_store):
+    half_made(tmp_path / "mlflow.db", empty_store)
+    with pytest.raises(TrackingError, match=r"mlflow\.db is not whole, .* remove it"):
+        open_store(f"sqlite:///{tmp_path}/mlflow.db", "study")
+
+
+def test_a_store_with_runs_is_never_said_to_be_removed(tmp_path, empty_store):
+    uri = f"sqlite:///{tmp_path}/whole.db"
+    (tmp_path / "whole.db").write_bytes(empty_store.read_bytes())
+    client, experiment = open_store(uri, "study")
+    client.create_run(experiment)
+    half_made(tmp_path / "mlflow.db", tmp_path / "whole.db")
+    with pytest.raises(TrackingError, match="failed") as raised:
+        open_store(f"sqlite:///{tmp_path}/mlflow.db", "study")
+    assert "remove" not in str(raised.value)
+
+
+def test_a_store_that_fails_otherwise_is_not_said_to_be_removed(uri, monkeypatch):
+    def fails(*arguments):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(type(client_of(uri)), "get_experiment_by_name", fails)
+    with pytest.raises(TrackingError, match="failed: no space left on device"):
+        open_store(uri, "study")
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://me:se/c#r?t@host/db", "postgresql://me:***@host/db"),
+        ("postgresql+psycopg2://me:p@ss@host:5432/db", "postgresql+psycopg2://me:***@host:5432/db"),
+        ("http://:token@host:5000", "http://:***@host:5000"),
+        ("s3://KEY:SECRET@bucket/runs", "s3://KEY:***@bucket/runs"),
+        ("s3://bucket/runs?access_key=KEY&secret_key=SECRET", "s3://bucket/runs?access_key=***&secret_key=***"),
+        ("s3://bucket/runs?region=eu", "s3://bucket/runs?region=eu"),
+        ("http://host:5000/path", "http://host:5000/path"),
+        ("sqlite:////home/me/mlflow.db", "sqlite:////home/me/mlflow.db"),
+    ],
+)
+def test_what_is_shown_of_an_address(uri, shown):
+    assert without_password(uri) == shown
+
+
+def test_errors_that_quote_an_address_hide_its_password():
+    uri = "postgresql://me:se%2Fcret@host/db"
+    text = f"cannot connect to {uri}: 'se/cret' or 'se%2Fcret' is wrong"
+    assert without_secrets(text, uri) == "cannot connect to postgresql://me:***@host/db: '***' or '***' is wrong"

@@ -1,0 +1,282 @@
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+
+from jobs.tracking import (
+    Record,
+    TrackingError,
+    check_store,
+    find_run,
+    open_store,
+    server_command,
+    tracking_uri,
+    without_password,
+)
+from jobs.tracking import record as record_module
+from tests.jobs.command_line import wait_until
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own
+
+
+def test_the_default_is_sqlite_here_and_the_environment_goes_before_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://example:5000")
+    assert tracking_uri() == "http://example:5000"
+    assert tracking_uri("sqlite:///x.db") == f"sqlite:///{tmp_path}/x.db"
+
+
+def test_passwords_are_not_shown():
+    assert without_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert without_password("http://host:5000") == "http://host:5000"
+    assert without_password("mysql://host/db?user=me&password=secret") == "mysql://host/db?user=me&password=***"
+
+
+def test_a_server_that_does_not_answer_is_said_within_seconds():
+    with socket.socket() as silent:  # accepts a connection and says nothing
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        started = time.monotonic()
+        with pytest.raises(TrackingError, match="does not answer"):
+            check_store(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert time.monotonic() - started < 5
+    with pytest.raises(TrackingError, match="does not answer"):
+        check_store("http://127.0.0.1:1")
+
+
+def test_a_server_that_refuses_the_host_name_is_named():
+    class Forbidden(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(403)
+
+        def log_message(self, *arguments):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Forbidden) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        with pytest.raises(TrackingError, match=r"answers 403: .*--allowed-hosts"):
+            check_store(f"http://127.0.0.1:{server.server_port}")
+
+
+def test_stores_that_cannot_be_are_one_sentence(tmp_path):
+    (tmp_path / "text.db").write_text("not a database, however long one looks at it" * 20)
+    for uri, message in (
+        (f"sqlite:///{tmp_path}/none/mlflow.db", "does not exist"),
+        (f"sqlite:///{tmp_path}/text.db", "is not an MLflow store"),
+        (str(tmp_path), "is a folder"),
+        (f"file://{tmp_path}", "is a folder"),
+        ("postgresql://me:secret@127.0.0.1:1/db", r"me:\*\*\*@.*does not answer"),
+    ):
+        with pytest.raises(TrackingError, match=message):
+            check_store(uri)
+
+
+def test_a_run_is_written_found_and_resumed(uri):
+    record = Record.start(uri, "study", "first", {"glow.job": "train"}, {"depth": 8})
+    record.metrics({"loss": 1.0}, 1)
+    record.metrics({"loss": 0.5}, 2)
+    record.image(np.zeros((8, 8, 3), np.uint8), "samples", 1)
+    record.dataset(np.zeros((4, 1, 8, 8), np.uint8), "digits train", "abc", "training", "digits")
+    record.describe("what it is")
+    record.finish("KILLED")
+    assert record.metric_steps("loss") == {1: 1.0, 2: 0.5}
+
+    run = find_run(uri, "study", "first")
+    assert run.info.run_id == record.run_id == find_run(uri, "study", record.run_id).info.run_id
+    assert run.info.status == "KILLED"
+    assert run.data.params == {"depth": "8"}
+    assert run.data.tags["mlflow.note.content"] == "what it is"
+    assert run.inputs.dataset_inputs[0].dataset.name == "digits train"
+
+    again = Record.existing(uri, run)
+    again.begin()
+    assert find_run(uri, "study", "first").info.status == "RUNNING"
+    again.finish("FINISHED")
+    assert find_run(uri, "study", "first").info.status == "FINISHED"
+    with pytest.raises(TrackingError, match="no run 'second'"):
+        find_run(uri, "study", "second")
+
+
+def test_artifacts_lie_beside_the_database(uri, tmp_path):
+    record = Record.start(uri, "study", "first", {}, {})
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "table.csv").write_text("a\n1\n")
+    record.folder(tmp_path / "results")
+    assert (tmp_path / "mlartifacts" / record.run_id / "artifacts" / "table.csv").read_text() == "a\n1\n"
+
+
+def test_a_deleted_experiment_is_named(uri):
+    client, experiment = open_store(uri, "study")
+    client.delete_experiment(experiment)
+    with pytest.raises(TrackingError, match="was deleted"):
+        open_store(uri, "study")
+
+
+class Failing:
+    """A client whose calls fail so many times, of which `made` counts all."""
+
+    def __init__(self, times: int) -> None:
+        self.left, self.made = times, 0
+
+    def set_tag(self, *_: str) -> None:
+        self.made += 1
+        if self.left:
+            self.left -= 1
+            raise ConnectionError("no answer")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(record_module, "RETRY_S", 0.01)
+
+
+def failing_record(uri, times, patience_s=180.0):
+    client = Failing(times)
+    made = Record.start(uri, "study", "first", {}, {})
+    return Record(uri, client, find_run(uri, "study", made.run_id), patience_s), client
+
+
+def test_a_store_that_is_away_is_waited_for(uri, monkeypatch, quick):
+    monkeypatch.setattr(record_module, "_answers", lambda uri: False)
+    record, client = failing_record(uri, 5)
+    record.tag("a", "b")
+    assert client.made == 6
+
+
+def test_a_store_that_stays_away_is_given_up(uri, monkeypatch, quick):
+    monkeypatch.setattr(record_module, "_answers", lambda uri: False)
+    record, client = failing_record(uri, 10**6, patience_s=0.1)
+    with pytest.raises(TrackingError, match="no answer"):
+        record.tag("a", "b")
+    assert client.made > 1
+    client.made = 0
+    with pytest.raises(TrackingError, match="no answer"):
+        record.impatient().tag("a", "b")
+    assert client.made == 1
+
+
+def test_what_a_store_refuses_is_not_asked_for_long(uri, quick):
+    record, client = failing_record(uri, 10**6)
+    with pytest.raises(TrackingError, match="no answer"):
+        record.tag("a", "b")
+    assert client.made == 2
+
+
+DRIVER = """
+import sys, time
+from jobs.tracking import Record
+parent = Record.start(sys.argv[1], "study", "parent", {}, {})
+child = Record.start(sys.argv[1], "study", "child", {"mlflow.parentRunId": parent.run_id}, {})
+done = Record.start(sys.argv[1], "study", "done", {"mlflow.parentRunId": parent.run_id}, {})
+done.finish("FINISHED")
+other = Record.start(sys.argv[1], "study", "other", {}, {})
+with parent.running():
+    print("running", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_the_runs_of_a_driver_that_is_killed_are_failed(uri):
+    with subprocess.Popen([sys.executable, "-c", DRIVER, uri], stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout.readline() == "running\n"
+        assert find_run(uri, "study", "parent").info.status == "RUNNING"
+        driver.kill()
+    wait_until(lambda: find_run(uri, "study", "parent").info.status == "FAILED", timeout=30)
+    assert "died" in find_run(uri, "study", "parent").data.tags["glow.error"]
+    status = {name: find_run(uri, "study", name).info.status for name in ("child", "done", "other")}
+    # The watcher knows nothing of the other: that its driver is gone, `find_run` has found.
+    assert status == {"child": "FAILED", "done": "FINISHED", "other": "FAILED"}
+
+
+STOPPED = """
+import sys
+from jobs.tracking import Record, TrackingError
+def away(self, status):
+    raise TrackingError("away")
+record = Record.start(sys.argv[1], "study", "parent", {}, {})
+Record.finish = away
+with record.running():
+    raise KeyboardInterrupt
+"""
+
+
+def stopped(uri, script):
+    """What the process that runs the script says."""
+    done = subprocess.run([sys.executable, "-c", script, uri], capture_output=True, text=True, timeout=60, check=False)
+    return done.stderr
+
+
+def test_a_run_that_is_stopped_while_the_store_is_away_is_marked_when_it_is_back(uri):
+    assert "KeyboardInterrupt" in stopped(uri, STOPPED)
+    wait_until(lambda: find_run(uri, "study", "parent").info.status == "KILLED", timeout=30)
+    assert "glow.error" not in find_run(uri, "study", "parent").data.tags
+
+
+ENDING = """
+import sys
+from jobs.tracking import Record, TrackingError
+def finish(self, status):
+    raise {wrong}
+record = Record.start(sys.argv[1], "study", "parent", {{}}, {{}})
+child = Record.start(sys.argv[1], "study", "child", {{"mlflow.parentRunId": record.run_id}}, {{}})
+Record.finish = finish
+with record.running(system_metrics=False):
+    {body}
+"""
+"""The store is away at the end, or the wait for it is interrupted."""
+
+
+@pytest.mark.parametrize(
+    ("body", "wrong", "told", "status", "below"),
+    [
+        ("pass", "TrackingError('away')", "TrackingError: away", "FINISHED", "KILLED"),
+        ("pass", "KeyboardInterrupt", "KeyboardInterrupt", "FINISHED", "KILLED"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt", "KeyboardInterrupt", "KILLED", "KILLED"),
+        ("1 / 0", "KeyboardInterrupt", "KeyboardInterrupt", "FAILED", "FAILED"),
+        ("1 / 0", "TrackingError('away')", "ZeroDivisionError", "FAILED", "FAILED"),
+    ],
+)
+def test_the_end_that_a_driver_could_not_write_is_the_watchers(uri, body, wrong, told, status, below):
+    said = stopped(uri, ENDING.format(body=body, wrong=wrong))
+    assert said.splitlines()[-1].removeprefix("jobs.tracking.uris.").startswith(told)
+    client, experiment = open_store(uri, "study", look=False)  # or this would mark them
+
+    def ends():
+        return {run.info.run_name: run.info.status for run in client.search_runs([experiment])}
+
+    wait_until(lambda: "RUNNING" not in ends().values(), timeout=30)
+    wait_until(lambda: ends() == {"parent": status, "child": below}, timeout=5)
+    tags = [run.data.tags for run in client.search_runs([experiment])]
+    assert not any(tag.get("glow.error", "").startswith("the process") for tag in tags)
+
+
+def test_machines_bear_their_names_on_a_cluster_alone(uri, monkeypatch):
+    record = Record.start(uri, "study", "first", {}, {})
+    record.machine("node-1", {"cpu_utilization_percentage": 50.0})
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    record.machine("node-1", {"cpu_utilization_percentage": 60.0})
+    assert list(record.metric_steps("system/cpu_utilization_percentage").values()) == [50.0]
+    assert list(record.metric_steps("system/node-1/cpu_utilization_percentage").values()) == [60.0]
+
+
+def test_system_metrics_are_recorded(uri):
+    record = Record.start(uri, "study", "first", {}, {})
+    with record.system_metrics(interval_s=0.2):
+        time.sleep(1.5)
+    assert record.metric_steps("system/cpu_utilization_percentage")
+
+
+def test_the_ui_is_served_from_the_store(uri, tmp_path):
+    command, environment = server_command(uri, 5001)
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert command[command.index("--port") + 1] == "5001"
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == uri
+    assert environment["MLFLOW_DEFAULT_ARTIFACT_ROOT"] == (tmp_path / "mlartifacts").as_uri()
+    assert uri not in " ".join(command)

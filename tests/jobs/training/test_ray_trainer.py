@@ -1,0 +1,32 @@
+import pytest
+from ray.exceptions import OutOfMemoryError
+from ray.tune.error import TuneError
+
+from jobs.training.ray_trainer import death_behind, plain_reason
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # ray's own
+
+
+def raised(outer: Exception, inner: Exception, explicit: bool) -> Exception:
+    """As an error that came of another one."""
+    try:
+        try:
+            raise inner
+        except Exception as error:
+            if explicit:
+                raise outer from error
+            raise outer  # noqa: B904
+    except Exception as error:
+        return error
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_want_of_memory_is_found_beneath_what_tune_makes_of_it(explicit):
+    error = raised(TuneError("Traceback ..."), OutOfMemoryError("2 worker(s) were killed"), explicit)
+    assert isinstance(death_behind(error), OutOfMemoryError)
+    assert death_behind(raised(TuneError("x"), ValueError("y"), explicit)) is None
+
+
+def test_want_of_memory_is_said_in_a_sentence_and_not_in_rays_report():
+    error = OutOfMemoryError("2 worker(s) were killed\nTop 10 memory users: ...")
+    assert plain_reason(error) == "Ray killed its process because memory was short"

@@ -1,0 +1,97 @@
+"""Runs that MLflow has lost, and storage has not: what is taken up from beside their checkpoints."""
+
+import json
+import shutil
+
+import pytest
+
+from jobs.ablation import run as ablate
+from jobs.errors import JobError
+from jobs.run_files import remember
+from jobs.specs.ablation import make_ablate_spec
+from jobs.specs.training import SpecError, make_train_spec
+from jobs.tracking import NoSuchRun, Record
+from jobs.training import prepare as preparation
+from jobs.training import run as train
+from jobs.training.log import TrainingLog
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # ray's own, when it is imported
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path, empty_store):
+    monkeypatch.chdir(tmp_path)
+    for store in ("lost.db", "mlflow.db"):
+        shutil.copy(empty_store, tmp_path / store)
+    for name in ("GLOW_STORAGE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def kept_training(folder, finished=False, **changes):
+    """Storage and no record of a training: what `jobs.training.run.run` leaves at its start; the run's id."""
+    work = preparation.prepare(make_train_spec("smoke", {"seed": 7, "workers": "2", **changes}))
+    record = Record.start(f"sqlite:///{folder}/lost.db", "glow", "a name", {}, {})
+    remember(f"{work.spec.output}/{record.run_id}", work.facts("train", record, finished))
+    return record.run_id
+
+
+@pytest.mark.parametrize("named", ["{run}", "outputs/{run}", "{here}/outputs/{run}/"])
+def test_a_training_is_found_by_its_id_or_its_folder(here, named):
+    run_id = kept_training(here)
+    work = preparation.prepare_resume(named.format(run=run_id, here=here), {"workers": "1"})
+    assert (work.spec.seed, work.spec.workers, work.spec.output) == (7, "1", str(here / "outputs"))
+    assert (work.resumed, work.kept_in) == (None, run_id)
+    record = train._open_record(work)
+    assert (record.name, work.folder_of(record)) == ("a name", run_id)
+    assert TrainingLog(work, record, print, {}).restarts == 1
+    again = preparation.prepare_resume(record.run_id, {})  # and from then on by its new record
+    assert again.folder_of(record) == run_id
+
+
+def test_storage_that_was_moved_is_where_the_training_goes_on(here):
+    run_id = kept_training(here)
+    shutil.move(here / "outputs", here / "moved")
+    work = preparation.prepare_resume(f"moved/{run_id}", {})
+    assert work.spec.output == str(here / "moved")
+
+
+def test_what_cannot_be_taken_up_is_one_sentence(here):
+    with pytest.raises(NoSuchRun, match=r"no run 'none' .*, and no checkpoints of a training in .*/outputs/none"):
+        preparation.prepare_resume("none", {})
+    with pytest.raises(JobError, match="is finished: there is nothing left to train; its model is under"):
+        preparation.prepare_resume(kept_training(here, finished=True), {})
+    with pytest.raises(SpecError, match="keeps its settings: leave out --depth"):
+        preparation.prepare_resume(kept_training(here), {"depth": 3})
+    run_id = kept_training(here)
+    with pytest.raises(NoSuchRun, match="no trials of an ablation in"):
+        ablate.prepare_resume(run_id, {})
+    file = here / "outputs" / run_id / "run.json"
+    facts = json.loads(file.read_text())
+    facts["images"]["digits train"] = "another"
+    file.write_text(json.dumps(facts))
+    with pytest.raises(JobError, match="the images of digits train are not those that the run began with"):
+        preparation.prepare_resume(run_id, {})
+
+
+def test_an_ablation_is_found_by_its_folder(here):
+    ablation = ablate.prepare(make_ablate_spec("smoke", {"permutations": "all", "seeds": 2}))
+    resources = {"cpus_per_worker": 1.0, "gpus_per_worker": 0.0}
+    remember(str(here / "outputs" / "abc"), ablate._facts(ablation, resources))
+    found = ablate.prepare_resume("outputs/abc", {})
+    assert found.spec == ablation.spec.model_copy(
+        update={"train": ablation.spec.train.model_copy(update={"tracking_uri": None})}
+    )
+    assert (found.kept_in, found.kept["resources"]) == ("abc", resources)
+    with pytest.raises(NoSuchRun, match="no checkpoints of a training in"):
+        preparation.prepare_resume("outputs/abc", {})
+
+
+def test_no_password_is_left_in_storage(here, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here}/mlflow.db?password=secret")
+    spec = make_train_spec("smoke", {"tracking_uri": "postgresql://me:secret@host/db"})
+    work = preparation.prepare(spec)
+    record = Record.start(f"sqlite:///{here}/lost.db", "glow", "a name", {}, {})
+    assert "secret" not in json.dumps(work.facts("train", record, finished=False))
+    ablation = ablate.prepare(make_ablate_spec("smoke", {"tracking_uri": "postgresql://me:secret@host/db"}))
+    assert "secret" not in json.dumps(ablate._facts(ablation, {}))

@@ -1,0 +1,355 @@
+"""Whole trainings through `glowctl`, on an embedded Ray with real worker processes; faults included."""
+
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+from safetensors.torch import load_file
+
+from glow import load_checkpoint, load_dataset, score
+from glow.datasets import fingerprint
+from glow.training import mean_bits_per_dim
+from jobs.errors import JobError
+from jobs.evaluation.find_model import digest_of, find_model
+from jobs.evaluation.scoring import key_of
+from jobs.specs.training import make_train_spec
+from jobs.tracking import Record, find_run, open_store, read_table, recorded_images, registered_versions
+from jobs.training.prepare import prepare, prepare_resume
+from tests.jobs.command_line import Running, alive, glowctl, wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+
+SMOKE = ("train", "--preset", "smoke", "--cpus-per-worker", "1")
+
+
+def record_of(folder: Path, run_id: str):
+    return find_run(f"sqlite:///{folder}/mlflow.db", "glow", run_id)
+
+
+def run_id_of(lines: list[str]) -> str:
+    return next(line for line in lines if line.startswith("training ")).split()[-1]
+
+
+def results(folder: Path, run_id: str) -> Path:
+    return folder / "outputs" / run_id / "results"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A training of two workers that ended well: its folder, and its events."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = glowctl(folder, "train", "--preset", "smoke", "--workers", "2", "--class-conditional", "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return folder, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_events_are_json_lines_from_start_to_end(finished):
+    _, events = finished
+    kinds = [event["event"] for event in events if event["event"] != "step"]
+    assert kinds == ["started", "epoch", "epoch", "finished"]
+    assert events[0]["workers"] == 2
+    assert 0 < events[0]["startup_seconds"] < 120
+    assert events[-1]["test_bits_per_dim"] < 8
+
+
+def test_mlflow_has_the_whole_record(finished):
+    folder, events = finished
+    end = events[-1]
+    run = record_of(folder, end["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "train digits 1x1 K2 L2 w16 s0"
+    assert run.data.params["depth"] == "2"
+    assert run.data.params["class_conditional"] == "True"
+    assert run.data.tags["glow.job"] == "train"
+    assert run.data.tags["glow.dataset"] == "digits"
+    assert json.loads(run.data.tags["glow.spec"])["workers"] == "2"
+    assert "bits/dim at 8x8" in run.data.tags["mlflow.note.content"]
+    assert {entry.tags[0].value for entry in run.inputs.dataset_inputs} == {"training", "validation", "test"}
+    client, _ = open_store(f"sqlite:///{folder}/mlflow.db", "glow")
+    for name in (
+        "train/bits_per_dim",
+        "validation/bits_per_dim",
+        "images_per_second",
+        "gradient_norm",
+        "learning_rate",
+        "skipped_steps",
+    ):
+        assert [point.step for point in client.get_metric_history(run.info.run_id, name)] == [1, 2], name
+    assert run.data.metrics["test/bits_per_dim"] == pytest.approx(end["test_bits_per_dim"])
+    assert run.data.metrics["test/bits_per_dim_original"] == pytest.approx(end["test_bits_per_dim_original"])
+    assert run.data.metrics["restarts"] == 0
+    assert run.data.metrics["startup_seconds"] == pytest.approx(events[0]["startup_seconds"])
+    assert any(name.startswith("system/") for name in run.data.metrics)
+    top = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    expected = {"spec.json", "requirements.txt", "history.csv", "nll.png", "samples.png", "samples.npy", "scores"}
+    assert expected <= top
+    assert "checkpoint" not in top  # the model has it
+    grids = [artifact.path for artifact in client.list_artifacts(run.info.run_id, "images")]
+    assert {"step+1+" in path or "step%1%" in path for path in grids} == {True, False}
+
+
+def test_the_model_is_registered_with_the_scores_of_every_image_and_is_the_checkpoint(finished):
+    folder, events = finished
+    end = events[-1]
+    uri = f"sqlite:///{folder}/mlflow.db"
+    assert end["model"] == "models:/glow-digits/1"
+    (version,) = registered_versions(uri)
+    assert (version.uri, version.run_id, version.aliases) == (end["model"], end["run_id"], ())
+    assert version.test_bits_per_dim == pytest.approx(end["test_bits_per_dim"])
+    found = find_model(end["model"], uri, "glow")
+    assert found.digest == digest_of(Path(end["checkpoint"]))
+    model = load_checkpoint(end["checkpoint"])
+    for split in ("train", "validation"):
+        images, labels = load_dataset("digits", split)
+        key = key_of(found.digest, fingerprint(images), split, 0, "float32")
+        recorded = read_table(uri, end["run_id"], f"scores/{key}.parquet")
+        assert (recorded["label"].to_numpy() == labels.numpy()).all()
+        np.testing.assert_allclose(recorded["nll"], score(model, images).nll, rtol=1e-5)
+
+
+def test_the_ui_serves_the_record(finished):
+    folder, events = finished
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ui = Running(folder, "ui", "--port", str(port))
+    try:
+        ui.wait_for(f"http://127.0.0.1:{port}")
+
+        def healthy() -> bool:
+            try:
+                return requests.get(f"http://127.0.0.1:{port}/health", timeout=2).ok
+            except requests.ConnectionError:
+                return False
+
+        wait_until(healthy, 60)
+        api = f"http://127.0.0.1:{port}/api/2.0/mlflow"
+        run_id = events[-1]["run_id"]
+        run = requests.get(f"{api}/runs/get", params={"run_id": run_id}, timeout=10).json()["run"]
+        assert run["info"]["run_name"] == "train digits 1x1 K2 L2 w16 s0"
+        picture = requests.get(
+            f"http://127.0.0.1:{port}/get-artifact", params={"run_uuid": run_id, "path": "nll.png"}, timeout=10
+        )
+        assert picture.content.startswith(b"\x89PNG")
+        assert "text/html" in requests.get(f"http://127.0.0.1:{port}/", timeout=10).headers["content-type"]
+    finally:
+        os.killpg(ui.process.pid, signal.SIGKILL)
+        ui.wait()
+
+
+def test_the_run_says_the_commit_where_there_is_one(finished):
+    folder, events = finished
+    here = Path(__file__).parent
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    if head.returncode:
+        pytest.skip("not a git checkout")
+    tags = record_of(folder, events[-1]["run_id"]).data.tags
+    assert tags["mlflow.source.git.commit"] == head.stdout.strip()
+
+
+def test_the_saved_model_scores_as_was_said(finished):
+    folder, events = finished
+    model = load_checkpoint(results(folder, events[-1]["run_id"]) / "checkpoint")
+    assert model.config.num_classes == 10
+    images, _ = load_dataset("digits", "test")
+    assert mean_bits_per_dim(model, images) == pytest.approx(events[-1]["test_bits_per_dim"], abs=1e-3)
+
+
+def test_the_sample_grid_is_ten_by_ten(finished):
+    folder, events = finished
+    samples = np.load(results(folder, events[-1]["run_id"]) / "samples.npy")
+    assert samples.shape == (100, 1, 8, 8)
+    assert samples.dtype == np.uint8
+    with Image.open(events[-1]["sample_grid"]) as grid:
+        assert grid.width == grid.height >= 640
+
+
+def test_elastic_training_takes_the_workers_that_fit_and_keeps_the_best_and_the_last_checkpoint(tmp_path):
+    """With a learning rate that ruins the model after its first epochs the best is not the last."""
+    ruinous = ("--epochs", "5", "--learning-rate", "0.05", "--schedule", "constant", "--clip-norm", "0")
+    done = glowctl(tmp_path, *SMOKE, *ruinous, "--workers", "1:99", "--batch-size", "128", "--json")
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert 1 <= events[0]["workers"] <= os.cpu_count()
+    scores = {e["epoch"]: e["validation_bits_per_dim"] or float("inf") for e in events if e["event"] == "epoch"}
+    end = events[-1]
+    assert end["best_epoch"] == min(scores, key=scores.get)
+    kept = [path for path in (tmp_path / "outputs" / end["run_id"]).glob("checkpoint_*") if path.is_dir()]
+    assert len(kept) == (1 if end["best_epoch"] == 5 else 2)
+
+
+def test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit(tmp_path):
+    # The kill must come well after a checkpoint, and after MLflow has its epoch, also where an epoch takes 0.1 s.
+    long = (*SMOKE, "--epochs", "40", "--checkpoint-every", "10", "--sample-every", "0")
+    running = Running(tmp_path, *long)
+    running.wait_for("epoch 14/40")
+    family = running.family()
+    running.process.kill()
+    running.wait()
+    wait_until(lambda: not alive(family), timeout=10)
+    run_id = run_id_of(running.lines())
+    wait_until(lambda: record_of(tmp_path, run_id).info.status == "FAILED", timeout=20)
+    assert "died" in record_of(tmp_path, run_id).data.tags["glow.error"]
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:  # as if it had ended before these were recorded
+        database.execute("DELETE FROM inputs")
+
+    resumed = glowctl(tmp_path, "train", "--resume", run_id)
+    assert resumed.returncode == 0, resumed.stderr
+    assert run_id_of(resumed.stdout.splitlines()) == run_id
+    assert "epoch 40/40" in resumed.stdout
+    assert "epoch 10/40" not in resumed.stdout
+    run = record_of(tmp_path, run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["restarts"] == 1
+    assert recorded_images(run).keys() == {"digits train", "digits validation", "digits test"}
+    history = (results(tmp_path, run_id) / "history.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in history[1:]] == [str(epoch) for epoch in range(1, 41)]
+
+    whole = glowctl(tmp_path, *long, "--run-name", "whole")
+    other = run_id_of(whole.stdout.splitlines())
+    assert other != run_id
+    interrupted, expected = (load_file(results(tmp_path, r) / "checkpoint/model.safetensors") for r in (run_id, other))
+    assert all(np.array_equal(interrupted[name], expected[name]) for name in expected)
+
+    again = glowctl(tmp_path, "train", "--resume", "whole")
+    assert again.returncode == 1
+    assert "is finished: there is nothing left to train" in again.stderr
+
+
+def test_a_killed_worker_costs_a_restart_and_no_more(tmp_path):
+    running = Running(tmp_path, *SMOKE, "--epochs", "14", "--workers", "2", "--sample-every", "0")
+    running.wait_for("epoch 5/14")
+    workers = running.train_workers()
+    assert len(workers) == 2
+    workers[1].kill()
+    running.wait_for("a worker was lost")
+    restarted_after = int(running.lines()[-1].split("after epoch ")[1].split()[0])
+    assert restarted_after >= 3  # at worst the checkpoint of epoch 4 was still on its way
+    assert running.wait() == 0
+    run = record_of(tmp_path, run_id_of(running.lines()))
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["restarts"] == 1
+
+
+def test_ctrl_c_marks_the_run_killed_and_leaves_no_process(tmp_path):
+    running = Running(tmp_path, *SMOKE, "--epochs", "500", "--checkpoint-every", "100", "--sample-every", "0")
+    running.wait_for("epoch 2/500")
+    other = glowctl(tmp_path, "train", "--resume", run_id_of(running.lines()))
+    assert other.returncode == 1
+    assert "another glowctl train is at work on run" in other.stderr
+    assert record_of(tmp_path, run_id_of(running.lines())).info.status == "RUNNING"
+    family = running.family()
+    running.interrupt()
+    assert running.wait(30) == 130
+    assert running.lines()[-1] == "glowctl: stopped"
+    assert running.lines()[-2].endswith(f"glowctl train --resume {run_id_of(running.lines())}")
+    wait_until(lambda: not alive(family), timeout=10)
+    assert record_of(tmp_path, run_id_of(running.lines())).info.status == "KILLED"
+
+
+def test_what_the_machine_does_not_have_is_refused_at_once(tmp_path):
+    started = time.monotonic()
+    done = glowctl(tmp_path, *SMOKE, "--workers", "99", "--batch-size", "128")
+    assert done.returncode == 1
+    assert "99 workers with 1 core each cannot run here" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert time.monotonic() - started < 60
+
+
+def test_a_diverged_run_fails_once_with_a_sentence(tmp_path):
+    flags = ("--epochs", "40", "--learning-rate", "1e6", "--schedule", "constant", "--clip-norm", "0")
+    done = glowctl(tmp_path, *SMOKE, *flags)
+    assert done.returncode == 1
+    assert "glowctl: training diverged" in done.stderr
+    assert "a worker was lost" not in done.stdout
+    assert record_of(tmp_path, run_id_of(done.stdout.splitlines())).info.status == "FAILED"
+
+
+def test_sigterm_ends_as_ctrl_c_does_and_a_damaged_checkpoint_is_named_when_the_run_is_resumed(tmp_path):
+    running = Running(tmp_path, *SMOKE, "--epochs", "500", "--sample-every", "0", "--checkpoint-every", "30")
+    running.wait_for("epoch 35/500")  # and not while a checkpoint is written
+    family = running.family()
+    os.kill(running.process.pid, signal.SIGTERM)
+    assert running.wait(30) == 143
+    wait_until(lambda: not alive(family), timeout=10)
+    run_id = run_id_of(running.lines())
+    assert record_of(tmp_path, run_id).info.status == "KILLED"
+    for state in (tmp_path / "outputs" / run_id).glob("checkpoint_*/training_state.pt"):
+        state.write_bytes(state.read_bytes()[:200])
+    resumed = glowctl(tmp_path, "train", "--resume", run_id)
+    assert resumed.returncode == 1
+    assert "training_state.pt is damaged" in resumed.stderr
+    assert "Traceback" not in resumed.stderr
+
+
+def test_a_run_is_not_resumed_on_other_images(tmp_path):
+    """No training is needed for that: the run of one that was killed before its first checkpoint will do."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for index in range(40):
+        Image.fromarray(np.full((8, 8), index * 6, np.uint8)).save(images / f"{index:02}.png")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    where = {"dataset": f"folder:{images}", "output": str(tmp_path), "tracking_uri": uri, "batch_size": 8}
+    work = prepare(make_train_spec("smoke", where))
+    record = Record.start(uri, "glow", "killed", work.tags(), work.params())
+    work.record_datasets(record)
+    record.finish("KILLED")
+    assert prepare_resume("killed", {"tracking_uri": uri}).digests() == work.digests()
+    for path in images.iterdir():
+        Image.fromarray(np.full((8, 8), 7, np.uint8)).save(path)
+    with pytest.raises(JobError, match="are not those that the run began with"):
+        prepare_resume("killed", {"tracking_uri": uri})
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")
+def test_a_full_disk_is_said_and_the_run_can_go_on(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("cannot mount here")
+    try:
+        flags = ("--width", "128", "--output", str(disk), "--epochs", "3", "--sample-every", "0")
+        done = glowctl(tmp_path, *SMOKE, *flags)
+        assert done.returncode == 1
+        assert "No space left on device" in done.stderr
+        assert "--resume" in done.stderr
+        assert "a worker was lost" not in done.stdout  # a restart would meet the full disk again
+        assert "Traceback" not in done.stderr
+        assert record_of(tmp_path, run_id_of(done.stdout.splitlines())).info.status == "FAILED"
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_the_demo_compares_permutations_interpolates_and_tests_within_three_minutes(tmp_path):
+    started = time.monotonic()
+    done = glowctl(tmp_path, "demo", "--json")
+    assert time.monotonic() - started < 180
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    ends = {event["event"]: event for event in events}
+    compared = {row["permutation"]: row["bits_per_dim"] for row in ends["ablated"]["configurations"]}
+    assert compared.keys() == {"1x1", "shuffle", "reverse"}
+    assert max(compared.values()) < 6.2  # 8 bits is what an image of noise takes
+    assert Path(ends["ablated"]["place"], "nll_by_epoch.png").is_file()
+    assert ends["ablated"]["open_with"] == "glowctl ui"
+    permutation, seed = ends["ablated"]["best"]["trial"].split()
+    assert re.fullmatch(f"train digits {permutation} .* {seed}", ends["evaluating"]["model"])
+    assert ends["interpolation"]["inexact_rows"] == 0
+    assert Path(ends["interpolation"]["picture"]).is_file()
+    called = {(r["dataset"], r["batch_size"]): r["ratio"] for r in ends["ood"]["rows"] if r["detector"] == "typicality"}
+    assert called["noise", 1] == 1
+    assert called["photos", 10] > 0.9
+    assert called["digits", 1] < 0.05
