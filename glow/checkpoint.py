@@ -5,6 +5,7 @@ What training needs to go on (optimizer, schedule, counters) lies apart, in `STA
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from glow.config import GlowConfig
+from glow.errors import UserError
 from glow.model import Glow
 
 __all__ = [
     "CheckpointError",
+    "digest_of",
     "load_checkpoint",
     "load_training_state",
     "load_weights",
@@ -32,7 +35,7 @@ CONFIG_FILE = "config.json"
 STATE_FILE = "training_state.pt"
 
 
-class CheckpointError(Exception):
+class CheckpointError(UserError):
     """A checkpoint cannot be written, or is missing, damaged, or of another model; one sentence for the user."""
 
 
@@ -114,3 +117,11 @@ def load_training_state(folder: str | Path) -> dict[str, Any]:
         ) from None
     except Exception as error:  # torch raises whatever its unpickler met
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}): use another checkpoint") from None
+
+
+def digest_of(folder: Path) -> str:
+    """16 hex digits of the weights and the config of a checkpoint."""
+    digest = hashlib.sha256()
+    for file in (CONFIG_FILE, WEIGHTS_FILE):
+        digest.update((folder / file).read_bytes())
+    return digest.hexdigest()[:16]

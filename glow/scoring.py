@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +29,7 @@ from torch import Tensor
 from glow.dequantization import BINS, uniform_noise
 from glow.model import Glow, Precision
 
-__all__ = ["complexity", "score"]
+__all__ = ["SCORED", "SHARD", "complexity", "score", "score_shard", "shards_of"]
 
 BATCH_SIZE = 250
 
@@ -105,3 +107,21 @@ def _png_bits(image_HWC: np.ndarray) -> int:
     buffer = io.BytesIO()
     Image.fromarray(image_HWC.squeeze(-1) if image_HWC.shape[-1] == 1 else image_HWC).save(buffer, "png", optimize=True)
     return 8 * len(buffer.getvalue())
+
+
+SHARD = 1000
+"""Images."""
+
+SCORED = ("train", "validation")
+"""Splits whose scores a finished training leaves with its model: thresholds for batches of any size come of them."""
+
+
+def shards_of(images: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """The split and the first image of every shard of `SCORED`."""
+    return [(split, start) for split in SCORED for start in range(0, len(images[split]), SHARD)]
+
+
+def score_shard(model: Glow, images: torch.Tensor, labels: torch.Tensor, start: int) -> pd.DataFrame:
+    """The score table of the shard of a split that begins at `start`, in float32, to which the model is set."""
+    indices = torch.arange(start, min(start + SHARD, len(images)))
+    return score(model, images[indices], labels[indices], indices_N=indices)

@@ -25,6 +25,7 @@ from glow.checkpoint import load_training_state, load_weights, save_checkpoint, 
 from glow.config import FitConfig
 from glow.dequantization import uniform_noise
 from glow.distributed import all_reduce_sum, rank, world_size
+from glow.errors import UserError
 from glow.model import Glow, Precision
 
 __all__ = [
@@ -47,7 +48,7 @@ STEP_INTERVAL_S = 1.0
 EVALUATION_BATCH = 256
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(UserError, RuntimeError):
     """The loss or its gradient stayed non-finite; the message says what to change."""
 
 

@@ -1,29 +1,44 @@
-"""Where results go on this machine, and paths that mean the same from any working folder."""
+"""Where the results of a run go: its folder in the output, the lock that one command at a time holds, and ``run.json``,
+which holds enough of a run to go on from there where its MLflow record is gone, as with the head of a cluster."""
 
 from __future__ import annotations
 
-import re
+import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 from filelock import Timeout as FileLockTimeout
 
 from jobs.errors import JobError
+from jobs.specs.training import TrainSpec
 from jobs.system.environment import in_ray_job, storage
 from jobs.tracking import without_password
 
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
 __all__ = [
-    "absolute_dataset",
+    "FOLDER_TAG",
     "claimed",
-    "dataset_label",
     "is_remote",
+    "open_storage",
+    "place_named",
+    "recall",
     "refuse_password",
+    "remember",
     "results_folder",
     "usable_output",
 ]
+
+
+FILE = "run.json"
+
+FOLDER_TAG = "glow.folder"
+"""On a run in MLflow: the folder of its checkpoints, where that has another name than the run's id."""
 
 
 def is_remote(output: str) -> bool:
@@ -97,15 +112,36 @@ def claimed(output: str, run_id: str, command: str) -> Iterator[None]:
         raise JobError(f"another glowctl {command} is at work on run {run_id}: wait for it, or stop it") from None
 
 
-def absolute_dataset(dataset: str) -> str:
-    """A folder's path means the same wherever a spec is used again."""
-    if not dataset.startswith("folder:"):
-        return dataset
-    return f"folder:{Path(dataset.removeprefix('folder:')).expanduser().absolute()}"
+def open_storage(place: str) -> tuple[FileSystem, str]:
+    """The file system of a folder or bucket, and the path in it. Raises OSError or ValueError."""
+    from pyarrow.fs import FileSystem, LocalFileSystem
+
+    return FileSystem.from_uri(place) if is_remote(place) else (LocalFileSystem(), place)
 
 
-def dataset_label(dataset: str) -> str:
-    """A data set's name as metrics and files can bear it: that of a folder is its last part."""
-    if not dataset.startswith("folder:"):
-        return dataset
-    return "folder-" + re.sub(r"[^\w.-]", "_", Path(dataset.removeprefix("folder:")).name)
+def remember(place: str, facts: Mapping[str, Any]) -> None:
+    """Writes what a run is into the folder of its checkpoints. Raises JobError if that cannot be written."""
+    try:
+        files, path = open_storage(place)
+        files.create_dir(path, recursive=True)
+        with files.open_output_stream(f"{path}/{FILE}") as stream:
+            stream.write(json.dumps(facts, indent=2).encode())
+    except (OSError, ValueError) as error:
+        raise JobError(f"{place} cannot be written ({str(error).splitlines()[0]}): choose another --output") from error
+
+
+def recall(place: str) -> dict[str, Any] | None:
+    """What `remember` wrote there; None if nothing is there, or it cannot be read."""
+    try:
+        files, path = open_storage(place)
+        with files.open_input_stream(f"{path}/{FILE}") as stream:
+            found: dict[str, Any] = json.loads(stream.read())
+    except (OSError, ValueError):
+        return None
+    return found
+
+
+def place_named(name: str) -> str:
+    """Where the checkpoints of a run would be whose id, path or URI this is."""
+    parent, slash, folder = name.rstrip("/").rpartition("/")
+    return f"{usable_output(parent if slash else TrainSpec.model_fields['output'].default)}/{folder}"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["bits", "count", "duration", "markdown_table", "plain", "text_table"]
+import pandas as pd
+
+__all__ = ["bits", "count", "duration", "markdown_table", "plain", "rows_of", "text_table"]
 
 
 def duration(seconds: float) -> str:
@@ -51,3 +54,7 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     head, *body = rows
     lines = [head, ["---"] * len(head), *body]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]

@@ -5,7 +5,7 @@ reads a user's own images, `lazy` is an opened data set, `tensors` splits and co
 makes batches.
 """
 
-from glow.datasets.base import DOWNLOAD_ADVICE, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, padding
+from glow.datasets.base import DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, padding
 from glow.datasets.folder import read_image
 from glow.datasets.lazy import LazyDataset
 from glow.datasets.registry import (
@@ -20,7 +20,6 @@ from glow.datasets.registry import (
 from glow.datasets.tensors import fingerprint
 
 __all__ = [
-    "DOWNLOAD_ADVICE",
     "DatasetCorrupt",
     "DatasetInfo",
     "DatasetNotFound",

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from glow.errors import DOWNLOAD_ADVICE, UserError
+
 __all__ = [
-    "DOWNLOAD_ADVICE",
     "SPLITS",
     "DatasetCorrupt",
     "DatasetInfo",
@@ -23,7 +24,6 @@ __all__ = [
 Shape = tuple[int, int, int]  # (C, H, W)
 MemberRule = Callable[[Tensor, str], Tensor]  # labels (N,), split -> indices (n,) of the images in the split
 SPLITS = ("train", "validation", "test")
-DOWNLOAD_ADVICE = "load with download=True"  # in messages; a program with another way to say it can replace it
 
 
 def padding(image_shape: Shape, original_shape: Shape) -> float:
@@ -35,11 +35,11 @@ def padding(image_shape: Shape, original_shape: Shape) -> float:
     return (height * width) / (old_height * old_width)
 
 
-class DatasetNotFound(FileNotFoundError):
+class DatasetNotFound(UserError, FileNotFoundError):
     """Files are missing, or could not be downloaded; the message says which, where, and how to get them."""
 
 
-class DatasetCorrupt(OSError):
+class DatasetCorrupt(UserError, OSError):
     """A file is there but is not what it should be; the message names it and says what to do."""
 
     ADVICE = f"replace it with a good copy, or delete it and {DOWNLOAD_ADVICE}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,22 +14,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.datasets.base import (
-    SPLITS,
-    DatasetCorrupt,
-    DatasetInfo,
-    DatasetNotFound,
-    DatasetStatus,
-    MemberRule,
-    Shape,
-)
+from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, MemberRule, Shape
 from glow.datasets.lazy import LazyDataset
 from glow.datasets.tensors import check_channels, convert, deal, everything, hold_out
+from glow.errors import SHAPE_ADVICE
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["describe_folder", "folder_channels", "folder_status", "open_folder", "read_image"]
+__all__ = [
+    "absolute_dataset",
+    "dataset_label",
+    "describe_folder",
+    "folder_channels",
+    "folder_status",
+    "open_folder",
+    "read_image",
+]
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def _common_shape(name: str, files: list[Path]) -> Shape:
         (other_width, other_height), other = list(sizes.items())[1]
         raise ValueError(
             f"the images of {name} differ in size ({first.name}: {width}x{height}, {other.name}: "
-            f"{other_width}x{other_height}); pass an image size, such as image_shape=({channels}, 32, 32)"
+            f"{other_width}x{other_height}); {SHAPE_ADVICE}"
         )
     return channels, height, width
 
@@ -224,3 +226,17 @@ class _TooDeepError(ValueError):
 
 def _channels(image: Image) -> int:
     return 1 if image.mode in ("L", "1") else 3
+
+
+def absolute_dataset(dataset: str) -> str:
+    """A folder's path means the same wherever a spec is used again."""
+    if not dataset.startswith("folder:"):
+        return dataset
+    return f"folder:{Path(dataset.removeprefix('folder:')).expanduser().absolute()}"
+
+
+def dataset_label(dataset: str) -> str:
+    """A data set's name as metrics and files can bear it: that of a folder is its last part."""
+    if not dataset.startswith("folder:"):
+        return dataset
+    return "folder-" + re.sub(r"[^\w.-]", "_", Path(dataset.removeprefix("folder:")).name)

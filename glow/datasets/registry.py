@@ -16,16 +16,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from glow.datasets.base import (
-    DOWNLOAD_ADVICE,
-    SPLITS,
-    DatasetCorrupt,
-    DatasetInfo,
-    DatasetNotFound,
-    DatasetStatus,
-    MemberRule,
-    Shape,
-)
+from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, MemberRule, Shape
 from glow.datasets.folder import describe_folder, folder_channels, folder_status, open_folder
 from glow.datasets.lazy import LazyDataset
 from glow.datasets.readers import (
@@ -43,6 +34,7 @@ from glow.datasets.readers import (
     read_svhn,
 )
 from glow.datasets.tensors import check_channels, convert, deal, everything, first_of_each_class, hold_out
+from glow.errors import DOWNLOAD_ADVICE
 
 Downloader = Callable[[ModuleType, str, bool], object]
 """(torchvision.datasets, root, whether the train files are wanted) -> a torchvision data set, downloaded"""

@@ -26,7 +26,7 @@ from jobs.ablation.trial import BEST
 from jobs.display.displays import Event
 from jobs.outputs import results_folder
 from jobs.ray_runtime.resources import Resources
-from jobs.run_names import training_name, varied
+from jobs.run_labels import training_name, varied
 from jobs.specs.ablation import TRIAL_TAG, AblateSpec
 from jobs.tracking import Record, TrackingError, recorded_images, taken_for_dead
 from jobs.training.log import CHECKPOINT, TrainingLog

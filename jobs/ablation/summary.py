@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 
 from glow.comparison import conclusions, configuration_names, paired_differences, summarize, unfinished
 from glow.comparison_figures import curves_with_bands, difference_intervals, heat_map, parallel_coordinates
+from glow.datasets.folder import dataset_label
 from jobs.display.ablation_lines import summary_markdown
-from jobs.evaluation.run import rows_of
-from jobs.outputs import dataset_label, is_remote, results_folder
-from jobs.run_names import registered_name
-from jobs.run_pages import ablation_description
+from jobs.display.events import AblationSummary
+from jobs.outputs import is_remote, results_folder
+from jobs.run_labels import ablation_description, registered_name
 from jobs.specs.ablation import AXES, CHAMPION_TAG, TRIAL_TAG, AblateSpec
-from jobs.text import bits, count
+from jobs.text import bits, count, rows_of
 from jobs.tracking import (
     Champion,
     Record,
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METRICS",
-    "AblationSummary",
     "Tables",
     "ablation_tables",
     "best_trial",
@@ -70,29 +69,6 @@ class Tables:
     configurations: pd.DataFrame
     differences: pd.DataFrame
     curves: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class AblationSummary:
-    """Rows as dicts: `configurations` as `glow.comparison.summarize` gives them, `differences` as `paired_differences`
-    does. `champion` is None if no trial finished."""
-
-    run: str
-    run_id: str
-    trials: int
-    finished: int
-    factors: list[str]
-    configurations: list[dict[str, Any]]
-    differences: list[dict[str, Any]]
-    conclusions: list[str]
-    unfinished: list[str]
-    best: dict[str, Any] | None  # the trial with the lowest validation NLL
-    champion: Champion | None
-    place: str
-    open_with: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"champion_uri": self.champion.uri if self.champion else None}
 
 
 def summarize_ablation(uri: str, record: Record, spec: AblateSpec) -> AblationSummary:
@@ -132,7 +108,7 @@ def summarize_ablation(uri: str, record: Record, spec: AblateSpec) -> AblationSu
         record.folder(folder)
     for name in ("trials", "configurations", "differences"):
         record.table(getattr(tables, name), f"{name}.json")
-    record.describe(ablation_description(spec, record, _result_line(summary), text))
+    record.describe(ablation_description(spec, record.run_id, _result_line(summary), text))
     if best is not None:
         record.tag(CHAMPION_TAG, best["run_id"])
         record.metrics({METRICS[name]: best[name] for name in ("test_bits_per_dim", "validation_bits_per_dim")})

@@ -8,7 +8,7 @@ import re
 
 from pyarrow.fs import FileSelector, FileSystem
 
-from jobs.run_files import open_storage
+from jobs.outputs import open_storage
 
 __all__ = ["damaged_file", "has_begun"]
 

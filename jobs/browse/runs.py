@@ -16,7 +16,7 @@ from rich.text import Text
 
 from jobs.browse.results import Result, result_of
 from jobs.display.displays import JsonLines
-from jobs.specs.training import SpecError
+from jobs.errors import SpecError
 from jobs.text import count, duration, text_table
 from jobs.tracking import child_runs, tracking_uri, without_password
 from jobs.tracking.listing import JOB, TRIAL, experiment_names, newest_runs

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import IO
 
 from jobs.errors import JobError
-from jobs.ray_runtime.connection import sigterm_as_interrupt
 from jobs.system.processes import python_command, python_environment
+from jobs.system.signals import sigterm_as_interrupt
 from jobs.tracking import check_store, server_command, tracking_uri, without_password
 from jobs.tracking.served import answers, is_mlflow, landing_page, serves
 

@@ -19,9 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.errors import JobError
+from jobs.errors import JobError, SpecError
 from jobs.ray_runtime.connection import ENVIRONMENT, STOP_PATIENCE_S
-from jobs.specs.training import SpecError
 from jobs.system.environment import in_ray_job
 
 if TYPE_CHECKING:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from jobs.dispatch import Request, perform
+from jobs.dispatch import perform
 from jobs.display.displays import Wire
 from jobs.errors import INTERRUPTED, TERMINATED, code_of, sentence_of
-from jobs.ray_runtime.connection import Terminated
+from jobs.specs.request import Request
+from jobs.system.signals import Terminated
 
 __all__ = ["REQUEST_FILE", "main"]
 

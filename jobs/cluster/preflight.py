@@ -18,9 +18,8 @@ from typing import Any
 
 from jobs.display.displays import Wire
 from jobs.errors import JobError
-from jobs.outputs import usable_output
+from jobs.outputs import open_storage, usable_output
 from jobs.ray_runtime.connection import connected, set_environment
-from jobs.run_files import open_storage
 from jobs.tracking import TrackingError, check_store, tracking_uri, without_password
 
 __all__ = ["CHECK_FILE", "main"]

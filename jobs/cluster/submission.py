@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glow.datasets.folder import absolute_dataset, dataset_label
 from jobs.cluster.client import Cluster
 from jobs.cluster.entry import REQUEST_FILE
 from jobs.cluster.preflight import CHECK_FILE
-from jobs.dispatch import Request, perform
+from jobs.dispatch import perform
 from jobs.display.displays import Display, Event, sent_event
 from jobs.errors import FAILURE, TERMINATED, USAGE, JobError
-from jobs.outputs import absolute_dataset, dataset_label
+from jobs.specs.request import Request
 from jobs.specs.training import TrainSpec
 from jobs.tracking import given_tracking_uri, source_tags
 
@@ -42,7 +43,7 @@ def submit(request: Request, display: Display, address: str | None, detach: bool
         return 0
     cluster = Cluster(address)
     request, files = sent(request)
-    for problem in check(cluster, _told(request, "output") or OUTPUT, _told(request, "tracking_uri"))["problems"]:
+    for problem in check(cluster, request.setting("output") or OUTPUT, request.setting("tracking_uri"))["problems"]:
         raise JobError(problem)
     files[REQUEST_FILE] = request.model_dump_json(indent=2)
     about = {"glow.title": request.title, **source_tags()}
@@ -106,12 +107,10 @@ def sent(request: Request) -> tuple[Request, dict[str, str | Path]]:
     """The request as another machine understands it, and the files that it needs there: relative paths, other than
     outputs, are made absolute, the tracking URI is this machine's if one is set, and images are sent along."""
     files: dict[str, str | Path] = {}
-    return request.model_copy(
-        update={
-            "specs": {job: _sent_settings(settings, files) for job, settings in request.specs.items()},
-            "changes": _sent_settings(request.changes, files),
-        }
-    ), files
+    asked = request.model_dump(mode="json")
+    asked["specs"] = {job: _sent_settings(settings, files) for job, settings in asked["specs"].items()}
+    asked["changes"] = _sent_settings(asked["changes"], files)
+    return Request.model_validate(asked), files
 
 
 def _sent_settings(settings: dict[str, Any], files: dict[str, str | Path]) -> dict[str, Any]:
@@ -139,12 +138,6 @@ def _sent_settings(settings: dict[str, Any], files: dict[str, str | Path]) -> di
             sent_as = f"images/{name}{image.suffix}"
             files[sent_as], told[name] = image, sent_as
     return told
-
-
-def _told(request: Request, name: str) -> str | None:
-    """A setting of the request that its jobs have in common."""
-    every = [settings.get("train", settings) for settings in (*request.specs.values(), request.changes)]
-    return next((str(settings[name]) for settings in every if settings.get(name)), None)
 
 
 def _name(request: Request) -> str:

@@ -24,14 +24,16 @@ from jobs.commands.options import (
     with_flags_of,
 )
 from jobs.commands.record import add_record_commands
-from jobs.errors import FAILURE, code_of, sentence_of
-from jobs.specs.ablation import AXES, PER_TRIAL, AblateSpec, make_ablate_spec, read_ablate_spec
+from jobs.commands.spec_files import read_ablate_spec, read_spec
+from jobs.errors import FAILURE, SpecError, code_of, sentence_of
+from jobs.specs.ablation import AXES, PER_TRIAL, AblateSpec, make_ablate_spec
+from jobs.specs.base import validated
 from jobs.specs.evaluation import EvaluationSpec, InterpolateSpec, NllSpec, OodSpec, SampleSpec
-from jobs.specs.training import SpecError, TrainSpec, make_train_spec, read_spec, validated
+from jobs.specs.presets import make_train_spec
+from jobs.specs.request import EVALUATIONS, Request
+from jobs.specs.training import TrainSpec
 
 __all__ = ["app", "main"]
-
-EVALUATIONS: list[type[EvaluationSpec]] = [NllSpec, SampleSpec, InterpolateSpec, OodSpec]
 
 app = typer.Typer(
     help="Train Glow normalizing flows on Ray, record them in MLflow, and tell what belongs to their training data.",
@@ -167,10 +169,10 @@ def ood(
 
 
 @app.command(epilog="Example: glowctl evaluate --model models:/glow-mnist@champion")
-@with_flags_of(*EVALUATIONS)
+@with_flags_of(*EVALUATIONS.values())
 def evaluate(*, json: Json = False, address: Address = None, detach: Detach = False, **flags: Any) -> None:
     """Run nll, sample, interpolate and ood on one model."""
-    _evaluate(EVALUATIONS, flags, json, address, detach)
+    _evaluate(list(EVALUATIONS.values()), flags, json, address, detach)
 
 
 def _evaluate(
@@ -232,7 +234,6 @@ def _do(
     """Has it done where `address` says, and ends with the exit code of that."""
     from jobs.cluster.client import address_of
     from jobs.cluster.submission import submit
-    from jobs.dispatch import Request
     from jobs.display.displays import make_display
 
     at = address_of(address)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.commands.options import Address, Json, Output, TrackingUri
-from jobs.errors import FAILURE, INTERRUPTED
-from jobs.specs.training import SpecError
+from jobs.errors import FAILURE, INTERRUPTED, SpecError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails

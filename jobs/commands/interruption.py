@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import typer
 
 from jobs.errors import INTERRUPTED, TERMINATED
+from jobs.system.signals import Terminated
 
 __all__ = ["interruptible"]
 
@@ -19,7 +20,7 @@ def interruptible(address: str | None = None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        code = TERMINATED if type(interrupt).__name__ == "Terminated" else INTERRUPTED
+        code = TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
         gone_on = "; a job that was submitted goes on: see glowctl jobs" if address else ""
         typer.echo(f"glowctl: stopped{gone_on}", err=True)
         raise typer.Exit(code) from None

@@ -9,7 +9,10 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 
-from jobs.specs.training import PRESETS, SpecError, TrainSpec, flag_of, theme_of
+from jobs.errors import SpecError
+from jobs.specs.base import flag_of, theme_of
+from jobs.specs.presets import PRESETS
+from jobs.specs.training import TrainSpec
 
 __all__ = [
     "Address",

@@ -11,7 +11,7 @@ import typer
 
 from jobs.commands.interruption import interruptible
 from jobs.commands.options import Experiment, Json, Output, TrackingUri
-from jobs.specs.training import SpecError
+from jobs.errors import SpecError
 from jobs.text import bits, duration, text_table
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@
 - ``ablating``: run, run_id, finished (labels of trials that had, when an ablation is resumed)
 - ``ablation_stopped``: run_id
 - ``trial_started``, ``trial_step``, ``trial_epoch``, ``trial_restart``, ``trial_ended``: see `jobs.ablation.log`
-- ``ablated``: everything in `jobs.ablation.summary.AblationSummary`
+- ``ablated``: everything in `jobs.display.events.AblationSummary`
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jobs.specs.ablation import values_label
 from jobs.text import bits, count, markdown_table, plain, text_table
 
 if TYPE_CHECKING:
-    from jobs.ablation.summary import AblationSummary
+    from jobs.display.events import AblationSummary
 
 __all__ = ["ABLATION_LINES", "summary_markdown"]
 

@@ -1,7 +1,7 @@
 """How a job shows what it says: a live bar or table in a terminal, a line an epoch in a pipe, JSON lines for machines.
 
 A job reports events, dicts with a key ``event``; a display turns them into text. They are listed, with their lines, in
-`jobs.display.training_lines`, `jobs.display.evaluation_lines`, `jobs.display.ablation_lines` and `jobs.report.lines`.
+the modules of this room whose names end in `_lines`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from rich.table import Table
 
 from jobs.display.ablation_lines import ABLATION_LINES
 from jobs.display.evaluation_lines import EVALUATION_LINES
+from jobs.display.report_lines import REPORT_LINES
 from jobs.display.training_lines import TRAINING_LINES
-from jobs.report.lines import REPORT_LINES
 from jobs.text import bits, duration
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 Event = dict[str, Any]
+Show = Callable[[Event], None]
 
 
 class Display(Protocol):

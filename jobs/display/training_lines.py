@@ -9,7 +9,7 @@
   seconds_left
 - ``restart``: restarts, epoch, workers; ``resize``: epoch, workers
 - ``stopped``: run, run_id
-- ``finished``: everything in `jobs.training.log.TrainResult`
+- ``finished``: everything in `jobs.display.events.TrainResult`
 """
 
 from __future__ import annotations

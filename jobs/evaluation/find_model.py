@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import tempfile
@@ -12,19 +11,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE, CheckpointError, load_checkpoint
+from glow.checkpoint import WEIGHTS_FILE, CheckpointError, digest_of, load_checkpoint
 from glow.config import GlowConfig
-from jobs.errors import JobError
+from jobs.errors import JobError, SpecError
 from jobs.outputs import refuse_password
-from jobs.run_names import configuration
+from jobs.run_labels import configuration
 from jobs.specs.ablation import CHAMPION_TAG, TRIAL_TAG
-from jobs.specs.training import SpecError, TrainSpec, validated
+from jobs.specs.base import validated
+from jobs.specs.training import TrainSpec
 from jobs.tracking import MODEL, TrackingError, child_runs, download_model, find_run, model_id_of, newest_run
 
 if TYPE_CHECKING:
     from jobs.tracking import Run
 
-__all__ = ["TrainedModel", "digest_of", "find_model"]
+__all__ = ["TrainedModel", "find_model"]
 
 SPEC_FILE = "spec.json"
 BEST = "validation/best_bits_per_dim"
@@ -144,14 +144,6 @@ def _read(folder: Path, name: str, reference: str, run: Run | None, uri: str) ->
         model_id_of(uri, run) if run else None,
         training,
     )
-
-
-def digest_of(folder: Path) -> str:
-    """16 hex digits of the weights and the config of a checkpoint."""
-    digest = hashlib.sha256()
-    for file in (CONFIG_FILE, WEIGHTS_FILE):
-        digest.update((folder / file).read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _title(name: str, run: Run | None, training: TrainSpec | None) -> str:

@@ -16,6 +16,7 @@ from glow.figures import image_rows
 from glow.interpolation import Mode, interpolate
 from glow.model import Precision
 from jobs.display.displays import Event
+from jobs.errors import SpecError
 from jobs.evaluation.run import (
     Evaluation,
     describe_run,
@@ -28,7 +29,6 @@ from jobs.evaluation.run import (
 from jobs.evaluation.scoring import model_on, put_model, result_of
 from jobs.ray_runtime.resources import resources_for
 from jobs.specs.evaluation import InterpolateSpec
-from jobs.specs.training import SpecError
 from jobs.text import count
 from jobs.tracking import open_command
 

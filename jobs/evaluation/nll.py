@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from glow.datasets import LazyDataset
+from glow.datasets.folder import absolute_dataset, dataset_label
 from glow.figures import nll_histogram
 from glow.ood.statistics import mean_interval
 from jobs.display.displays import Event
@@ -21,14 +22,12 @@ from jobs.evaluation.run import (
     opened,
     place_of,
     prepare_evaluation,
-    rows_of,
     scores_of,
     trained_on,
     with_tables,
 )
-from jobs.outputs import absolute_dataset, dataset_label
 from jobs.specs.evaluation import NllSpec
-from jobs.text import bits, markdown_table
+from jobs.text import bits, markdown_table, rows_of
 from jobs.tracking import open_command
 
 __all__ = ["NllWork", "prepare", "run"]

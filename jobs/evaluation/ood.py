@@ -12,12 +12,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from glow.datasets import LazyDataset, status
+from glow.datasets.folder import absolute_dataset, dataset_label
 from glow.figures import nll_histogram, ood_ratio_curve, per_class_bars, roc_curves
 from glow.ood import OodResult, OodSettings, evaluate_ood, held_out_protocol, report_protocol, roc_curve
 from glow.ood.evaluation import REPORT_IMAGES
 from glow.ood.typicality import least_held_out
 from jobs.display.displays import Event
-from jobs.errors import JobError
+from jobs.errors import JobError, SpecError
 from jobs.evaluation.run import (
     Evaluation,
     describe_run,
@@ -26,15 +27,12 @@ from jobs.evaluation.run import (
     opened,
     place_of,
     prepare_evaluation,
-    rows_of,
     scores_of,
     trained_on,
     with_tables,
 )
-from jobs.outputs import absolute_dataset, dataset_label
 from jobs.specs.evaluation import OodSpec
-from jobs.specs.training import SpecError
-from jobs.text import count, markdown_table
+from jobs.text import count, markdown_table, rows_of
 from jobs.tracking import Record, open_command
 
 __all__ = ["OodWork", "prepare", "run"]

@@ -12,17 +12,18 @@ from typing import Any, Generic, TypeVar
 import pandas as pd
 
 from glow.datasets import DatasetInfo, LazyDataset, describe, open_dataset
+from glow.datasets.folder import absolute_dataset, dataset_label
+from glow.scoring import SHARD
 from jobs.display.displays import Event
+from jobs.errors import SpecError
 from jobs.evaluation.find_model import TrainedModel, find_model
-from jobs.evaluation.scoring import Scored, Table, cached, named, score_on_ray, store
-from jobs.outputs import absolute_dataset, dataset_label, is_remote, results_folder, usable_output
+from jobs.evaluation.scoring import Scored, Table, cached, named, score_on_ray
+from jobs.outputs import is_remote, results_folder, usable_output
 from jobs.ray_runtime.resources import resources_for
-from jobs.run_names import evaluation_name
-from jobs.run_pages import evaluation_description
-from jobs.shards import SHARD
+from jobs.run_labels import evaluation_description, evaluation_name
 from jobs.specs.evaluation import EvaluationSpec, ScoringSpec
-from jobs.specs.training import SpecError
 from jobs.tracking import Record, tracking_uri, without_password
+from jobs.tracking.scores import save_scores
 
 __all__ = [
     "Evaluation",
@@ -32,7 +33,6 @@ __all__ = [
     "opened",
     "place_of",
     "prepare_evaluation",
-    "rows_of",
     "scores_of",
     "trained_on",
     "with_tables",
@@ -142,10 +142,6 @@ def _found(work: Evaluation[Any], tables: Sequence[Table]) -> dict[str, Scored]:
     return {scored.wanted.key: scored for scored in known if scored is not None}
 
 
-def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
-
-
 def scores_of(
     work: Evaluation[Any], record: Record, show: Callable[[Event], None]
 ) -> dict[tuple[str, str], pd.DataFrame]:
@@ -160,7 +156,7 @@ def scores_of(
     if missing:
         resources = resources_for(spec, spec.workers and (spec.workers, spec.workers))
         for fresh in score_on_ray(work.model, missing, resources, spec.seed, spec.precision, show):
-            store(fresh.wanted.key, fresh.table, record)
+            save_scores(fresh.wanted.key, fresh.table, record)
             scored[fresh.wanted.key] = fresh
             show({"event": "scored", **_facts(fresh)})
     record.tag("glow.scored_by", json.dumps({key: known.run_id or record.run_id for key, known in scored.items()}))
@@ -195,7 +191,7 @@ def evaluation_run(work: Evaluation[Any], job: str, show: Callable[[Event], None
         tags |= {"glow.train_run": model.run_id, "mlflow.parentRunId": model.run_id}
     if (dataset := spec.trained_on or (model.training.dataset if model.training else None)) is not None:
         tags["glow.dataset"] = dataset
-    name = spec.run_name or evaluation_name(job, model)
+    name = spec.run_name or evaluation_name(job, model.title)
     record = Record.start(work.uri, spec.experiment, name, tags, public)
     show({"event": "evaluating", "job": job, "model": model.name, "run": record.name, "run_id": record.run_id})
     with record.running(), results_folder(spec.output, record.run_id) as folder:
@@ -211,8 +207,9 @@ def describe_run(
     work: Evaluation[Any], record: Record, job: str, came_to: str | None = None, details: str = ""
 ) -> None:
     """Writes what MLflow's UI says above the run; `came_to` is the result in a line, both are Markdown."""
-    where = work.model.experiment_id or ""
-    record.describe(evaluation_description(job, work.model, where, record, came_to, details))
+    model = work.model
+    trained_by = (model.experiment_id or "", model.run_id) if model.run_id else None
+    record.describe(evaluation_description(job, record.run_id, model.title, trained_by, came_to, details))
 
 
 def place_of(work: Evaluation[Any], record: Record, folder: Path) -> str:

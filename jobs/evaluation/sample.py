@@ -14,6 +14,7 @@ from PIL import Image
 from glow.figures import image_grid, image_rows
 from glow.model import Precision
 from jobs.display.displays import Event
+from jobs.errors import SpecError
 from jobs.evaluation.run import (
     Evaluation,
     describe_run,
@@ -26,7 +27,6 @@ from jobs.evaluation.run import (
 from jobs.evaluation.scoring import model_on, put_model, result_of
 from jobs.ray_runtime.resources import resources_for
 from jobs.specs.evaluation import SampleSpec
-from jobs.specs.training import SpecError
 from jobs.tracking import open_command
 
 __all__ = ["SampleWork", "prepare", "run"]

@@ -6,13 +6,10 @@ the workers are busy with, and one shard more.
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,33 +21,16 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrash
 from glow.config import GlowConfig
 from glow.datasets import LazyDataset
 from glow.model import Glow, Precision
-from glow.scoring import score
+from glow.scoring import SHARD, score
 from jobs.display.displays import Event
 from jobs.errors import JobError
 from jobs.evaluation.find_model import TrainedModel
 from jobs.ray_runtime.resources import Resources
-from jobs.shards import SHARD
-from jobs.tracking import Record, find_tagged, read_table
+from jobs.tracking.scores import find_scores, key_of, labelled
 
-__all__ = [
-    "Scored",
-    "Table",
-    "cached",
-    "key_of",
-    "labelled",
-    "model_on",
-    "named",
-    "put_model",
-    "result_of",
-    "score_on_ray",
-    "store",
-]
+__all__ = ["Scored", "Table", "cached", "model_on", "named", "put_model", "result_of", "score_on_ray"]
 
 RETRIES = 3
-VERSION = 1
-"""Of what a score table holds; another one is not found among the cached ones."""
-
-TAG = "glow.scores"
 
 
 @dataclass(frozen=True)
@@ -71,12 +51,6 @@ class Table:
         return cls(dataset, split, images, key_of(model.digest, images.fingerprint(SHARD), split, seed, precision))
 
 
-def key_of(model_digest: str, fingerprint: str, split: str, seed: int, precision: Precision) -> str:
-    """Of a score table, from what its scores depend on."""
-    parts = (VERSION, model_digest, fingerprint, split, seed, precision)
-    return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:16]
-
-
 @dataclass(frozen=True)
 class Scored:
     """A score table with where it is from: the run that scored it, or None if that was this one."""
@@ -88,36 +62,16 @@ class Scored:
 
 def cached(wanted: Table, uri: str, experiment: str) -> Scored | None:
     """The score table as an earlier run of the experiment left it; None if there is none."""
-    found = find_tagged(uri, experiment, f"{TAG}.{wanted.key}")
-    if found is None:
+    found = find_scores(uri, experiment, wanted.key)
+    if found is None or len(found[0]) != len(wanted.images):
         return None
-    run_id, path = found
-    table = read_table(uri, run_id, path)
-    if table is None or len(table) != len(wanted.images):
-        return None
+    table, run_id = found
     return Scored(wanted, named(table, wanted), run_id)
-
-
-def store(key: str, table: pd.DataFrame, record: Record) -> None:
-    """Leaves a score table in MLflow, where `cached` finds it."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, f"{key}.parquet")
-        table.to_parquet(path, index=False)
-        record.file(path, "scores")
-    record.tag(f"{TAG}.{key}", f"scores/{path.name}")
 
 
 def named(table: pd.DataFrame, wanted: Table) -> pd.DataFrame:
     """With the names of data set and split that are asked for; equal images may have been scored under others."""
     return labelled(table, wanted.dataset, wanted.split)
-
-
-def labelled(table: pd.DataFrame, dataset: str, split: str) -> pd.DataFrame:
-    """With columns that say what was scored."""
-    table = table.drop(columns=["dataset", "split"], errors="ignore")
-    table.insert(0, "dataset", dataset)
-    table.insert(1, "split", split)
-    return table
 
 
 def score_on_ray(

@@ -6,10 +6,8 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
 import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,8 +15,9 @@ from jobs.errors import JobError
 from jobs.ray_runtime.embedded_guard import ERRORS
 from jobs.system.environment import in_ray_job
 from jobs.system.processes import python_command, python_environment
+from jobs.system.signals import sigterm_as_interrupt
 
-__all__ = ["STOP_PATIENCE_S", "Terminated", "connected", "embedded_ray", "set_environment", "sigterm_as_interrupt"]
+__all__ = ["STOP_PATIENCE_S", "connected", "embedded_ray", "set_environment"]
 
 LEAST_OBJECT_STORE = 100 * 2**20
 
@@ -47,10 +46,6 @@ OWN_RAY = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_preload_python_modules": "jobs",
 }
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came: as Ctrl-C, but the exit code says so."""
 
 
 def set_environment() -> None:
@@ -132,31 +127,6 @@ def _end(guard: subprocess.Popen[str]) -> None:
     guard.stdin.close()
     guard.wait()
     guard.stdout.close()
-
-
-@contextlib.contextmanager
-def sigterm_as_interrupt() -> Iterator[Callable[[], None]]:
-    """SIGTERM ends what runs as Ctrl-C does, by KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-    terminated = False
-
-    def on_sigterm(number: int, frame: object) -> None:
-        nonlocal terminated
-        terminated = True
-        raise KeyboardInterrupt  # not by SIGINT, which Ray blocks in the jobs of a cluster
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, on_sigterm)
-    try:
-        yield lambda: None
-    except KeyboardInterrupt as error:
-        raise Terminated if terminated else error from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _short_temporary_folder() -> str | None:

@@ -3,9 +3,9 @@
 
 `python -m jobs.ray_runtime.embedded_guard FOLDER PID BYTES` starts `jobs.ray_runtime.embedded`, which says Ray's
 address on the standard output that both share, and waits for the end of its standard input, which the driver PID holds
-open and the kernel closes when it dies. Then it kills the head, and every process that has a file open in Ray's private FOLDER (Ray hides its workers' command
-lines and environments, but each writes a log there), and removes the folder. Ray's own processes die with their head,
-all but two agents of the raylet, which would stay for minutes.
+open and the kernel closes when it dies. Then it kills the head, and every process that has a file open in Ray's private
+FOLDER (Ray hides its workers' command lines and environments, but each writes a log there), and removes the folder.
+Ray's own processes die with their head, all but two agents of the raylet, which would stay for minutes.
 """
 
 from __future__ import annotations

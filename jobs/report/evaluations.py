@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from glow.figures import image_rows
-from jobs.evaluation.run import rows_of
 from jobs.report.blocks import Block, Picture, Pictures, Section, Table, Text
 from jobs.report.gather import Model, spec_of
 from jobs.report.pictures import grid, photographed, recorded
 from jobs.report.reader import Reader
-from jobs.text import bits
+from jobs.text import bits, rows_of
 
 if TYPE_CHECKING:
     from jobs.tracking import Run

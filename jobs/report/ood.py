@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from glow.datasets.folder import dataset_label
 from glow.figures import ood_ratio_curve, per_class_bars
-from jobs.evaluation.run import rows_of
-from jobs.outputs import dataset_label
 from jobs.report.blocks import Block, Cell, Estimate, Picture, Pictures, Section, Table, Text
 from jobs.report.gather import REPORT_PROTOCOL, Model, dataset_of, spec_of
 from jobs.report.pictures import drawn, recorded
 from jobs.report.reader import Reader
-from jobs.text import count
+from jobs.text import count, rows_of
 
 if TYPE_CHECKING:
     from jobs.tracking import Run

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from glow.comparison import conclusions, unfinished
+from glow.datasets.folder import dataset_label
 from glow.figures import nll_curve
 from jobs.ablation.summary import (
     METRICS,
@@ -22,15 +23,15 @@ from jobs.ablation.summary import (
     tables_of,
 )
 from jobs.display.ablation_lines import configuration_rows, difference_rows
-from jobs.evaluation.run import rows_of
-from jobs.outputs import dataset_label
+from jobs.errors import SpecError
 from jobs.report.blocks import Block, Bullets, Note, Pictures, Section, Table, Text
 from jobs.report.gather import Study, spec_of
 from jobs.report.pictures import drawn
 from jobs.report.reader import Reader
 from jobs.specs.ablation import AXES, AblateSpec
-from jobs.specs.training import SpecError, TrainSpec, theme_of, validated
-from jobs.text import bits, count, plain
+from jobs.specs.base import theme_of, validated
+from jobs.specs.training import TrainSpec
+from jobs.text import bits, count, plain, rows_of
 from jobs.tracking import metric_history, recorded_images, recorded_sizes
 
 if TYPE_CHECKING:

@@ -7,26 +7,17 @@ import json
 import math
 import random
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from glow.config import Coupling, Permutation, Scale
-from jobs.specs.training import SpecError, TrainSpec, make_train_spec, numbers, read_json, setting, validated
+from jobs.specs.base import numbers, setting, validated
+from jobs.specs.presets import make_train_spec
+from jobs.specs.training import TrainSpec
 from jobs.text import plain
 
-__all__ = [
-    "AXES",
-    "CHAMPION_TAG",
-    "PER_TRIAL",
-    "TRIAL_TAG",
-    "AblateSpec",
-    "Values",
-    "make_ablate_spec",
-    "read_ablate_spec",
-    "values_label",
-]
+__all__ = ["AXES", "CHAMPION_TAG", "PER_TRIAL", "TRIAL_TAG", "AblateSpec", "Values", "make_ablate_spec", "values_label"]
 
 Values = dict[str, Any]
 """What makes a trial: the fields of `TrainSpec` that differ between trials, its seed among them."""
@@ -228,19 +219,11 @@ def make_ablate_spec(preset: str, values: Mapping[str, Any]) -> AblateSpec:
 
     Its trials score the test set after each epoch, for the curves.
     """
-    own, common = _parted(values)
+    own, common = own_and_common(values)
     return validated(AblateSpec, {**own, "train": make_train_spec(preset, {"test_every": 1, **common})})
 
 
-def read_ablate_spec(path: str | Path, values: Mapping[str, Any]) -> AblateSpec:
-    """The spec in a JSON file with `values` over it. Raises SpecError for a file that holds none."""
-    found = read_json(path, values.get("tracking_uri"))
-    if not isinstance(found.get("train"), dict):
-        raise SpecError(f"{path} is not the spec of an ablation: its runs in MLflow have a spec.json with train in it")
-    own, common = _parted(values)
-    return validated(AblateSpec, {**found, **own, "train": validated(TrainSpec, {**found["train"], **common})})
-
-
-def _parted(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def own_and_common(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits values into those of `AblateSpec` itself and those of its `train`."""
     own = {name: value for name, value in values.items() if name in AblateSpec.model_fields}
     return own, {name: value for name, value in values.items() if name not in own}

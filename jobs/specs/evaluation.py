@@ -8,7 +8,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from jobs.specs.training import TrainSpec, numbers, setting
+from jobs.specs.base import numbers, setting
+from jobs.specs.training import TrainSpec
 
 __all__ = ["EvaluationSpec", "InterpolateSpec", "NllSpec", "OodSpec", "SampleSpec", "ScoringSpec"]
 

@@ -7,47 +7,15 @@ under, what it means and in which unit, and an example. No torch, ray or mlflow 
 
 from __future__ import annotations
 
-import json
 import math
-import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from glow.config import Coupling, FitConfig, FitPrecision, GlowConfig, Memory, Optimizer, Permutation, Scale, Schedule
+from jobs.specs.base import setting
 
-__all__ = [
-    "PRESETS",
-    "Preset",
-    "SpecError",
-    "TrainSpec",
-    "flag_of",
-    "make_train_spec",
-    "numbers",
-    "read_json",
-    "read_spec",
-    "refuse",
-    "setting",
-    "theme_of",
-    "validated",
-    "worker_range",
-]
-
-Preset = Literal["paper", "laptop", "smoke", "demo"]
-Spec = TypeVar("Spec", bound=BaseModel)
-Number = TypeVar("Number", int, float)
-
-
-class SpecError(ValueError):
-    """A setting that cannot be; the message is one sentence that names it and what is allowed."""
-
-
-def setting(default: Any, theme: str, description: str, example: Any, flag: str | None = None) -> Any:
-    """A field. `flag` names its option where its own name cannot."""
-    extra: dict[str, Any] = {"theme": theme} | ({"flag": flag} if flag else {})
-    return Field(default, description=description, examples=[example], json_schema_extra=extra)
+__all__ = ["TrainSpec", "worker_range"]
 
 
 class TrainSpec(BaseModel):
@@ -198,135 +166,6 @@ class TrainSpec(BaseModel):
         return self.model_dump_json(indent=2) + "\n"
 
 
-PRESETS: dict[Preset, dict[str, Any]] = {
-    # The configuration of the course report that this project reproduces: days on one GPU of its time.
-    "paper": {
-        "per_class": 4000,
-        "depth": 32,
-        "levels": 3,
-        "width": 512,
-        "epochs": 70,
-        "batch_size": 128,
-        "learning_rate": 1e-4,
-        "schedule": "constant",
-        "warmup_steps": 0,
-        "clip_norm": None,
-        "checkpoint_every": 5,
-        "sample_every": 10,
-    },
-    "laptop": {"per_class": 4000},
-    "smoke": {
-        "dataset": "digits",
-        "levels": 2,
-        "depth": 2,
-        "width": 16,
-        "epochs": 2,
-        "batch_size": 64,
-        "warmup_steps": 10,
-        "learning_rate": 3e-3,
-    },
-    # What `glowctl demo` trains.
-    "demo": {
-        "dataset": "digits",
-        "levels": 2,
-        "depth": 8,
-        "width": 32,
-        "scale": "bounded",
-        "epochs": 20,
-        "batch_size": 64,
-        "learning_rate": 4e-3,
-        "warmup_steps": 50,
-        "workers": "2",
-        "checkpoint_every": 2,
-        "sample_every": 5,
-    },
-}
-
-
-def make_train_spec(preset: str, values: Mapping[str, Any]) -> TrainSpec:
-    """The preset's spec with `values` over it. Raises SpecError for what cannot be.
-
-    A preset's `per_class` is meant for its own data set: another is taken whole, unless `values` say otherwise.
-    """
-    if preset not in PRESETS:
-        raise SpecError(f"no preset is called {preset!r}: use one of {', '.join(PRESETS)}")
-    start = dict(PRESETS[preset])
-    if values.get("dataset") not in (None, start.get("dataset", TrainSpec.model_fields["dataset"].default)):
-        start.pop("per_class", None)
-    return validated(TrainSpec, {**start, **values})
-
-
-def read_spec(spec: type[Spec], path: str | Path, values: Mapping[str, Any]) -> Spec:
-    """The spec in a JSON file with `values` over it. Raises SpecError for a file that holds none."""
-    return validated(spec, {**read_json(path, values.get("tracking_uri")), **values})
-
-
-def read_json(path: str | Path, tracking_uri: str | None = None) -> dict[str, Any]:
-    """The settings in a JSON file, or in the artifact runs:/ID/FILE of a run. Raises SpecError for one that holds none,
-    and TrackingError for a store that does not answer."""
-    content = _content(str(path), tracking_uri)
-    try:
-        found = json.loads(content)
-    except ValueError as error:
-        raise SpecError(f"{path} is not JSON ({error}): every run in MLflow has a spec.json") from None
-    if not isinstance(found, dict):
-        raise SpecError(f"{path} holds no settings: every run in MLflow has a spec.json")
-    return found
-
-
-def _content(path: str, tracking_uri: str | None) -> bytes:
-    artifact = re.fullmatch(r"runs:/([^/]+)/(.+)", path)
-    if artifact is None:
-        try:
-            return Path(path).read_bytes()
-        except OSError as error:
-            raise SpecError(f"cannot read the spec {path}: {error.strerror}") from None
-    from jobs import tracking  # mlflow takes a second
-
-    uri = tracking.tracking_uri(tracking_uri)
-    tracking.check_existing(uri)
-    found = tracking.read_artifact(uri, artifact[1], artifact[2])
-    if found is None:
-        raise SpecError(f"there is no {path} in {tracking.without_password(uri)}: correct --spec, or --tracking-uri")
-    return found
-
-
-def numbers(value: Any, kind: type[Number], allowed: str) -> Any:
-    """Numbers with commas between, each once; anything but text as it is."""
-    if not isinstance(value, str):
-        return value
-    try:
-        found = tuple(dict.fromkeys(kind(number) for number in value.split(",") if number.strip()))
-    except ValueError:
-        found = ()
-    if not found:
-        raise ValueError(f"is {allowed} with commas between, not {value!r}")
-    return found
-
-
-def refuse(settings: Iterable[str], what: str) -> None:
-    """Raises SpecError if any of these were given, which `what` has already."""
-    flags = ", ".join("--" + name.replace("_", "-") for name in sorted(settings))
-    if flags:
-        raise SpecError(f"{what} keeps its settings: leave out {flags}")
-
-
-def theme_of(spec: type[BaseModel], name: str) -> str:
-    """The theme that `glowctl --help` lists a setting under."""
-    return str(_extra(spec, name)["theme"])
-
-
-def flag_of(spec: type[BaseModel], name: str) -> str:
-    """The option of a setting on the command line."""
-    return str(_extra(spec, name).get("flag") or "--" + name.replace("_", "-"))
-
-
-def _extra(spec: type[BaseModel], name: str) -> dict[str, Any]:
-    extra = spec.model_fields[name].json_schema_extra
-    assert isinstance(extra, dict)
-    return extra
-
-
 def worker_range(workers: str) -> tuple[int, int]:
     """ "4" -> (4, 4); "2:8" -> (2, 8). Raises ValueError for anything else."""
     parts = workers.split(":")
@@ -336,21 +175,3 @@ def worker_range(workers: str) -> tuple[int, int]:
     if least > most:
         raise ValueError(f"workers {workers!r}: the first number must not be above the second")
     return least, most
-
-
-def validated(spec: type[Spec], values: Mapping[str, Any]) -> Spec:
-    """A spec of these values. Raises SpecError for what cannot be."""
-    try:
-        return spec(**values)
-    except ValidationError as error:
-        raise SpecError("; ".join(_sentence(problem) for problem in error.errors())) from None
-
-
-def _sentence(problem: Mapping[str, Any]) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "value_error":  # ours: it names the setting itself
-        message = str(problem["ctx"]["error"])
-        return message if not where or message.startswith(where) else f"{where} {message}"
-    if problem["type"] == "extra_forbidden":
-        return f"there is no setting called {where}"
-    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"

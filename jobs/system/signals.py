@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import TypeVar
 
-__all__ = ["in_a_thread"]
+__all__ = ["Terminated", "in_a_thread", "sigterm_as_interrupt"]
 
 Result = TypeVar("Result")
 
@@ -29,3 +31,32 @@ def in_a_thread(call: Callable[[], Result]) -> Result:
 
     threading.Thread(target=run, name="ray", daemon=True).start()
     return future.result()
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: as Ctrl-C, but the exit code says so."""
+
+
+@contextlib.contextmanager
+def sigterm_as_interrupt() -> Iterator[Callable[[], None]]:
+    """SIGTERM ends what runs as Ctrl-C does, by KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    terminated = False
+
+    def on_sigterm(number: int, frame: object) -> None:
+        nonlocal terminated
+        terminated = True
+        raise KeyboardInterrupt  # not by SIGINT, which Ray blocks in the jobs of a cluster
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        yield lambda: None
+    except KeyboardInterrupt as error:
+        raise Terminated if terminated else error from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

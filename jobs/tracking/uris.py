@@ -7,6 +7,7 @@ import re
 import urllib.parse
 from pathlib import Path
 
+from glow.errors import UserError
 from jobs.system.environment import in_ray_job
 
 __all__ = [
@@ -22,7 +23,7 @@ __all__ = [
 SECRET = r"([?&][^=&]*(?:password|passwd|pwd|token|secret|key)[^=&]*=)[^&]*"
 
 
-class TrackingError(Exception):
+class TrackingError(UserError):
     """The MLflow store cannot be used, or holds no such run; one sentence for the user."""
 
 

@@ -6,7 +6,6 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,15 +17,16 @@ from PIL import Image
 from glow.datasets import padding
 from glow.figures import image_grid, nll_curve
 from jobs.display.displays import Event
+from jobs.display.events import TrainResult
 from jobs.outputs import is_remote
-from jobs.run_pages import training_description
+from jobs.run_labels import training_description
 from jobs.tracking import Record, open_command
 from jobs.training.publish import release
 
 if TYPE_CHECKING:
     from jobs.training.prepare import Work
 
-__all__ = ["CHECKPOINT", "TrainResult", "TrainingLog"]
+__all__ = ["CHECKPOINT", "TrainingLog"]
 
 CHECKPOINT = "checkpoint"
 """The folder of the best model among the results."""
@@ -41,34 +41,6 @@ METRICS = {
     "test_bits_per_dim_by_epoch": "test/bits_per_dim_by_epoch",
 }
 """Fields of an ``epoch`` event -> their names in MLflow. NaN, for what was not measured, is left out."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training came to. Bits/dim are the test set's under the best model by validation.
-
-    `test_bits_per_dim_original` counts the bits per pixel of the images before padding.
-    """
-
-    run: str
-    run_id: str
-    test_bits_per_dim: float
-    test_bits_per_dim_original: float
-    validation_bits_per_dim: float
-    best_epoch: int
-    images_per_second: float
-    restarts: int
-    skipped_steps: int
-    seconds: float
-    image_shape: tuple[int, int, int]
-    original_shape: tuple[int, int, int]
-    sample_grid: str
-    checkpoint: str | None  # a folder
-    model: str  # in MLflow's registry
-    open_with: str  # the command that shows the run in the MLflow UI
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class TrainingLog:
@@ -167,7 +139,7 @@ class TrainingLog:
         (folder / "spec.json").write_text(given.to_json())
         (folder / "requirements.txt").write_text(_versions())
         self._run.folder(folder, leave_out=CHECKPOINT)
-        self._run.describe(training_description(self._work.spec, self._run))
+        self._run.describe(training_description(self._work.spec, self._run.run_id))
 
     def conclude(
         self, best: Mapping[str, float], last: Mapping[str, float], folder: Path, seconds: float
@@ -180,7 +152,7 @@ class TrainingLog:
         self._write_files(result, folder)
         self._run.metrics(_final_metrics(result), result.best_epoch, released.model_id)
         self._run.folder(folder, leave_out=CHECKPOINT)  # which the model holds
-        self._run.describe(training_description(self._work.spec, self._run, result))
+        self._run.describe(training_description(self._work.spec, self._run.run_id, result))
         return result
 
     def result(

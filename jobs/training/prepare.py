@@ -17,11 +17,13 @@ import torch
 
 from glow.config import GlowConfig
 from glow.datasets import describe, fingerprint, load_dataset, own_channels
-from jobs.errors import JobError
-from jobs.outputs import absolute_dataset, is_remote, usable_output
-from jobs.run_files import FOLDER_TAG, place_named, recall
+from glow.datasets.folder import absolute_dataset
+from jobs.errors import JobError, SpecError
+from jobs.outputs import FOLDER_TAG, is_remote, place_named, recall, usable_output
 from jobs.specs.ablation import TRIAL_TAG
-from jobs.specs.training import SpecError, TrainSpec, make_train_spec, refuse, theme_of, worker_range
+from jobs.specs.base import refuse, theme_of
+from jobs.specs.presets import make_train_spec
+from jobs.specs.training import TrainSpec, worker_range
 from jobs.tracking import NoSuchRun, Record, find_run, recorded_images, tracking_uri, without_password
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class Work:
     images: Mapping[str, np.ndarray]  # split -> uint8 (N, C, H, W)
     labels: Mapping[str, np.ndarray]  # int64 (N,)
     resumed: Run | None = None
-    kept: Mapping[str, Any] | None = None  # what storage has of a run that MLflow has lost (jobs.run_files)
+    kept: Mapping[str, Any] | None = None  # what storage has of a run that MLflow has lost (jobs.outputs)
     kept_in: str | None = None  # the folder of its checkpoints, where that is not named by the run's id
 
     def folder_of(self, record: Record) -> str:

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from glow.checkpoint import load_checkpoint
-from jobs.evaluation.find_model import digest_of
-from jobs.evaluation.scoring import key_of, labelled, store
-from jobs.run_names import registered_name
-from jobs.shards import SCORED, score_shard, shards_of
+from glow.checkpoint import digest_of, load_checkpoint
+from glow.scoring import SCORED, score_shard, shards_of
+from jobs.run_labels import registered_name
 from jobs.text import bits
 from jobs.tracking import IMAGES_TAG, SCORE_TAG, Record, save_model
+from jobs.tracking.scores import key_of, labelled, save_scores
 
 if TYPE_CHECKING:
     from jobs.training.prepare import Work
@@ -53,7 +52,7 @@ def release(
     model_digest = digest_of(checkpoint)
     for split, table in scores.items():
         key = key_of(model_digest, digests[f"{dataset} {split}"], split, seed=0, precision="float32")
-        store(key, labelled(table, dataset, split), record)
+        save_scores(key, labelled(table, dataset, split), record)
     name = registered_name(dataset)
     tags = {
         "glow.dataset": dataset,

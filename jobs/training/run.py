@@ -15,16 +15,16 @@ from ray.exceptions import RayActorError
 from ray.train import ControllerError, WorkerGroupError
 
 from jobs.display.displays import Event, forgiving
+from jobs.display.events import TrainResult
 from jobs.errors import JobError
-from jobs.outputs import claimed, results_folder
+from jobs.outputs import FOLDER_TAG, claimed, remember, results_folder
 from jobs.ray_runtime.event_queue import Channel
 from jobs.ray_runtime.resources import Resources, resources_for
-from jobs.run_files import FOLDER_TAG, remember
-from jobs.run_names import training_name
+from jobs.run_labels import training_name
 from jobs.specs.training import TrainSpec, worker_range
 from jobs.system.signals import in_a_thread
 from jobs.tracking import Record, recorded_images
-from jobs.training.log import CHECKPOINT, TrainingLog, TrainResult
+from jobs.training.log import CHECKPOINT, TrainingLog
 from jobs.training.prepare import Work
 from jobs.training.ray_trainer import cause_of, copy_model, plain_reason, put_data, torch_trainer, worker_settings
 from jobs.training.worker import SCORE, NoRetry

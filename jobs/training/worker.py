@@ -22,8 +22,8 @@ from glow.checkpoint import CheckpointError, load_checkpoint
 from glow.config import GlowConfig
 from glow.dequantization import dequantize, uniform_noise
 from glow.model import Glow
+from glow.scoring import score_shard, shards_of
 from glow.training import EpochResult, StepResult, Trainer, TrainingDiverged, mean_bits_per_dim
-from jobs.shards import score_shard, shards_of
 from jobs.specs.training import TrainSpec
 from jobs.system.machine_metrics import machine_name, sampled
 
@@ -138,7 +138,7 @@ def train_share(settings: dict[str, Any], session: Session) -> dict[str, Any]:
     first process of each machine tells how that is doing.
 
     It gives ``best``, the metrics of the best checkpoint by validation, and ``test_bits_per_dim``, the test set's under
-    that model. The scores of `jobs.shards.SCORED` go into the queue as ``scores``: split, start, table.
+    that model. The scores of `glow.scoring.SCORED` go into the queue as ``scores``: split, start, table.
     """
 
     def tell(figures: dict[str, float]) -> None:

@@ -561,7 +561,7 @@ def test_folder_of_mixed_sizes(tmp_path):
     save_images(tmp_path / "b", 10, size=(20, 10), mode="RGB")
     name = f"folder:{tmp_path}"
     for ask in (load_dataset, describe):
-        with pytest.raises(ValueError, match=r"differ in size \(.*6x4, .*20x10\); pass an image size"):
+        with pytest.raises(ValueError, match=r"differ in size \(.*6x4, .*20x10\); load with an image_shape"):
             ask(name)
     images, _ = load_dataset(name, image_shape=(1, 8, 8))
     assert images.shape == (14, 1, 8, 8)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from jobs.ablation import run as ablate
+from jobs.ablation import recovery
 from jobs.ablation.log import AblationLog
 from jobs.errors import JobError
 from jobs.specs.ablation import make_ablate_spec
@@ -23,11 +23,11 @@ def told(monkeypatch):
     """Of these trials that Tune saved, what is put into the queue."""
 
     def tell(trials: list[SimpleNamespace], settled: set[str]) -> list[dict]:
-        monkeypatch.setattr(ablate, "has_begun", lambda place: True)
-        monkeypatch.setattr(ablate, "damaged_file", lambda place: None)
-        monkeypatch.setattr(ablate.tune, "ExperimentAnalysis", lambda place: SimpleNamespace(trials=trials))
+        monkeypatch.setattr(recovery, "has_begun", lambda place: True)
+        monkeypatch.setattr(recovery, "damaged_file", lambda place: None)
+        monkeypatch.setattr(recovery.tune, "ExperimentAnalysis", lambda place: SimpleNamespace(trials=trials))
         queue: Queue = Queue()
-        ablate._catch_up("/place", SPEC, frozenset(settled), queue, "1234")
+        recovery.catch_up("/place", SPEC, frozenset(settled), queue, "1234")
         return list(queue.queue)
 
     return tell
@@ -56,11 +56,11 @@ def test_nor_of_what_it_knows(told):
     "settings", [{"scheduler": "asha"}, {"search": "optuna", "samples": 2, "depths": "1,2"}], ids=["asha", "optuna"]
 )
 def test_what_only_tunes_files_knew_is_not_made_up(monkeypatch, settings):
-    monkeypatch.setattr(ablate, "has_begun", lambda place: True)
-    monkeypatch.setattr(ablate, "damaged_file", lambda place: f"{place}/tuner.pkl")
+    monkeypatch.setattr(recovery, "has_begun", lambda place: True)
+    monkeypatch.setattr(recovery, "damaged_file", lambda place: f"{place}/tuner.pkl")
     spec = make_ablate_spec("smoke", {"seeds": 2, **settings})
     with pytest.raises(JobError, match=r"/place/tuner.pkl is damaged.*ablate --summarize 1234"):
-        ablate._catch_up("/place", spec, frozenset(), Queue(), "1234")
+        recovery.catch_up("/place", spec, frozenset(), Queue(), "1234")
 
 
 def run(status: str, **tags: str) -> SimpleNamespace:

@@ -12,9 +12,9 @@ from glow import Glow, save_checkpoint, score
 from jobs.ablation.summary import summarize_ablation
 from jobs.display.displays import JsonLines
 from jobs.evaluation.find_model import find_model
-from jobs.run_names import registered_name
+from jobs.run_labels import registered_name
 from jobs.specs.ablation import make_ablate_spec
-from jobs.specs.training import make_train_spec
+from jobs.specs.presets import make_train_spec
 from jobs.tracking import IMAGES_TAG, SCORE_TAG, Record, find_run, open_store, save_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # mlflow's own

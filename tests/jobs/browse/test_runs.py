@@ -11,7 +11,8 @@ import pytest
 
 from jobs.browse.runs import ago, list_runs
 from jobs.browse.show import show_run
-from jobs.specs.training import SpecError, TrainSpec
+from jobs.errors import SpecError
+from jobs.specs.training import TrainSpec
 from jobs.tracking import NoSuchRun, Record, TrackingError, open_store, run_of_id
 from jobs.tracking.listing import experiment_names, named_run
 from tests.jobs.command_line import glowctl

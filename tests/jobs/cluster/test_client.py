@@ -13,11 +13,12 @@ import pytest
 from jobs.cluster import client as module
 from jobs.cluster.client import Cluster, _Lines, address_of
 from jobs.cluster.submission import exit_code, sent
-from jobs.dispatch import Request
-from jobs.errors import JobError
+from jobs.errors import JobError, SpecError
 from jobs.specs.ablation import make_ablate_spec
+from jobs.specs.base import validated
 from jobs.specs.evaluation import InterpolateSpec, OodSpec
-from jobs.specs.training import SpecError, make_train_spec, validated
+from jobs.specs.presets import make_train_spec
+from jobs.specs.request import Request
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # ray's own, when it is imported
 
@@ -226,20 +227,20 @@ def test_what_is_sent_means_the_same_on_another_machine(here, monkeypatch):
     spec = make_train_spec("smoke", {"dataset": "folder:photos", "data_root": "data", "output": "out"})
     request, files = sent(Request.of("train", spec))
     told = request.specs["train"]
-    assert (told["dataset"], told["data_root"]) == (f"folder:{here}/photos", f"{here}/data")
-    assert told["output"] == "out"  # which is under the cluster's storage
-    assert told["tracking_uri"] is None  # the cluster's own
+    assert (told.dataset, told.data_root) == (f"folder:{here}/photos", f"{here}/data")
+    assert told.output == "out"  # which is under the cluster's storage
+    assert told.tracking_uri is None  # the cluster's own
     assert files == {}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
     request, _ = sent(Request.of("ablate", make_ablate_spec("smoke", {"permutations": "all"})))
-    assert request.specs["ablate"]["train"]["tracking_uri"] == "http://tracker:5000"
+    assert request.specs["ablate"].train.tracking_uri == "http://tracker:5000"
     request, _ = sent(Request(do="resume_training", run="x", changes={"tracking_uri": "sqlite:///here.db"}))
     assert request.changes["tracking_uri"] == f"sqlite:///{here}/here.db"
     (here / "model").mkdir()
     ood = validated(OodSpec, {"model": "model", "ood_datasets": "noise,folder:odd"})
     request, _ = sent(Request.of("evaluate", ood))
-    assert request.specs["ood"]["model"] == str(here / "model")
-    assert request.specs["ood"]["ood_datasets"] == ["noise", f"folder:{here}/odd"]
+    assert request.specs["ood"].model == str(here / "model")
+    assert request.specs["ood"].ood_datasets == ("noise", f"folder:{here}/odd")
 
 
 def test_images_are_sent_along(here):
@@ -251,8 +252,8 @@ def test_images_are_sent_along(here):
     request, files = sent(Request.of("evaluate", spec))
     told = request.specs["interpolate"]
     assert {name: path.read_bytes() for name, path in files.items()} == {
-        told["from_image"]: b"a",
-        told["to_image"]: b"b",
+        told.from_image: b"a",
+        told.to_image: b"b",
     }
 
 
@@ -272,5 +273,5 @@ def test_a_request_survives_the_way(request_):
 def test_specs_are_the_same_at_the_other_end():
     spec = make_ablate_spec("demo", {"permutations": "all", "depths": "2,4"})
     arrived = Request.model_validate_json(Request.of("ablate", spec).model_dump_json())
-    assert validated(type(spec), arrived.specs["ablate"]) == spec
+    assert arrived.specs["ablate"] == spec
     assert arrived.title == "ablate digits"

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from jobs.specs.training import PRESETS, TrainSpec
+from jobs.specs.presets import PRESETS
+from jobs.specs.training import TrainSpec
 from tests.jobs.command_line import glowctl
 
 

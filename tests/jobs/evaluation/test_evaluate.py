@@ -12,9 +12,10 @@ from PIL import Image
 from glow import load_checkpoint, load_dataset
 from glow.ood import OodSettings, evaluate_ood, held_out_protocol
 from glow.scoring import score
+from jobs.errors import SpecError
 from jobs.evaluation import interpolate, ood, sample
+from jobs.specs.base import validated
 from jobs.specs.evaluation import InterpolateSpec, OodSpec, SampleSpec
-from jobs.specs.training import SpecError, validated
 from jobs.tracking import find_run, open_store, read_table
 from tests.jobs.command_line import Running, alive, glowctl, wait_until
 from tests.jobs.trained import train_into

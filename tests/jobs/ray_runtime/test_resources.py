@@ -6,7 +6,8 @@ import ray
 from jobs.errors import JobError
 from jobs.ray_runtime.resources import Resources, trial_resources
 from jobs.ray_runtime.resources import resources_for as resources_for_workers
-from jobs.specs.training import TrainSpec, make_train_spec, worker_range
+from jobs.specs.presets import make_train_spec
+from jobs.specs.training import TrainSpec, worker_range
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # ray's own, when it is imported
 

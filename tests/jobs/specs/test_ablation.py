@@ -2,8 +2,10 @@ import json
 
 import pytest
 
-from jobs.specs.ablation import AblateSpec, make_ablate_spec, read_ablate_spec
-from jobs.specs.training import SpecError, make_train_spec
+from jobs.commands.spec_files import read_ablate_spec
+from jobs.errors import SpecError
+from jobs.specs.ablation import AblateSpec, make_ablate_spec
+from jobs.specs.presets import make_train_spec
 
 
 def spec(**values):

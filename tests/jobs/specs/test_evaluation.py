@@ -1,8 +1,9 @@
 import pytest
 
-from jobs.commands.app import EVALUATIONS
+from jobs.errors import SpecError
+from jobs.specs.base import flag_of, theme_of, validated
 from jobs.specs.evaluation import InterpolateSpec, NllSpec, OodSpec, SampleSpec
-from jobs.specs.training import SpecError, flag_of, theme_of, validated
+from jobs.specs.request import EVALUATIONS
 
 
 def test_lists_are_taken_apart_at_commas():
@@ -14,7 +15,7 @@ def test_lists_are_taken_apart_at_commas():
     assert validated(SampleSpec, {"grid": "4x8"}).rows_and_columns == (4, 8)
 
 
-@pytest.mark.parametrize("spec", EVALUATIONS)
+@pytest.mark.parametrize("spec", EVALUATIONS.values())
 def test_every_setting_has_a_theme_a_description_and_an_example(spec):
     for name, field in spec.model_fields.items():
         assert theme_of(spec, name)
@@ -26,7 +27,7 @@ def test_every_setting_has_a_theme_a_description_and_an_example(spec):
 
 def test_settings_of_several_jobs_that_share_a_name_share_their_flag():
     flags = {}
-    for spec in EVALUATIONS:
+    for spec in EVALUATIONS.values():
         for name, field in spec.model_fields.items():
             assert flags.setdefault(name, (flag_of(spec, name), field.description)) == (
                 flag_of(spec, name),

@@ -3,7 +3,10 @@ import json
 import pytest
 
 from glow.config import FitConfig
-from jobs.specs.training import PRESETS, SpecError, TrainSpec, make_train_spec, read_spec, worker_range
+from jobs.commands.spec_files import read_spec
+from jobs.errors import SpecError
+from jobs.specs.presets import PRESETS, make_train_spec
+from jobs.specs.training import TrainSpec, worker_range
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -5,8 +5,7 @@ import json
 import pytest
 
 from jobs.errors import JobError
-from jobs.outputs import usable_output
-from jobs.run_files import place_named, recall, remember
+from jobs.outputs import place_named, recall, remember, usable_output
 from jobs.system import environment as surroundings
 from jobs.system.environment import in_ray_job, job_metadata, node_types, ray_job_id
 from jobs.tracking import TrackingError, open_command, tracking_uri

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from glow import GlowConfig
-from jobs.specs.training import make_train_spec
+from jobs.specs.presets import make_train_spec
 from jobs.training.log import TrainingLog
 from jobs.training.prepare import Work
 

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-from jobs.ablation import run as ablate
-from jobs.errors import JobError
-from jobs.run_files import remember
+from jobs.ablation import prepare as ablate
+from jobs.errors import JobError, SpecError
+from jobs.outputs import remember
 from jobs.specs.ablation import make_ablate_spec
-from jobs.specs.training import SpecError, make_train_spec
+from jobs.specs.presets import make_train_spec
 from jobs.tracking import NoSuchRun, Record
 from jobs.training import prepare as preparation
 from jobs.training import run as train
@@ -77,7 +77,7 @@ def test_what_cannot_be_taken_up_is_one_sentence(here):
 def test_an_ablation_is_found_by_its_folder(here):
     ablation = ablate.prepare(make_ablate_spec("smoke", {"permutations": "all", "seeds": 2}))
     resources = {"cpus_per_worker": 1.0, "gpus_per_worker": 0.0}
-    remember(str(here / "outputs" / "abc"), ablate._facts(ablation, resources))
+    remember(str(here / "outputs" / "abc"), ablation.facts(resources))
     found = ablate.prepare_resume("outputs/abc", {})
     assert found.spec == ablation.spec.model_copy(
         update={"train": ablation.spec.train.model_copy(update={"tracking_uri": None})}
@@ -94,4 +94,4 @@ def test_no_password_is_left_in_storage(here, monkeypatch):
     record = Record.start(f"sqlite:///{here}/lost.db", "glow", "a name", {}, {})
     assert "secret" not in json.dumps(work.facts("train", record, finished=False))
     ablation = ablate.prepare(make_ablate_spec("smoke", {"tracking_uri": "postgresql://me:secret@host/db"}))
-    assert "secret" not in json.dumps(ablate._facts(ablation, {}))
+    assert "secret" not in json.dumps(ablation.facts({}))

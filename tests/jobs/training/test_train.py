@@ -17,13 +17,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from glow import load_checkpoint, load_dataset, score
+from glow.checkpoint import digest_of
 from glow.datasets import fingerprint
 from glow.training import mean_bits_per_dim
 from jobs.errors import JobError
-from jobs.evaluation.find_model import digest_of, find_model
-from jobs.evaluation.scoring import key_of
-from jobs.specs.training import make_train_spec
+from jobs.evaluation.find_model import find_model
+from jobs.specs.presets import make_train_spec
 from jobs.tracking import Record, find_run, open_store, read_table, recorded_images, registered_versions
+from jobs.tracking.scores import key_of
 from jobs.training.prepare import prepare, prepare_resume
 from tests.jobs.command_line import Running, alive, glowctl, wait_until
 

@@ -1,13 +1,18 @@
-from types import SimpleNamespace
-
 import pytest
 
-from jobs.run_names import ablation_name, evaluation_name, registered_name, training_name, varied
-from jobs.run_pages import ablation_description, training_description
+from jobs.run_labels import (
+    ablation_description,
+    ablation_name,
+    evaluation_name,
+    registered_name,
+    training_description,
+    training_name,
+    varied,
+)
 from jobs.specs.ablation import make_ablate_spec
-from jobs.specs.training import make_train_spec
+from jobs.specs.presets import make_train_spec
 
-RECORD = SimpleNamespace(run_id="abc")
+RUN_ID = "abc"
 
 
 @pytest.mark.parametrize(
@@ -36,17 +41,17 @@ def test_no_two_trials_of_an_ablation_have_one_name():
 
 def test_an_ablation_of_seeds_and_an_evaluation():
     assert ablation_name(make_ablate_spec("laptop", {})) == "ablate mnist seeds"
-    assert evaluation_name("ood", SimpleNamespace(title="mnist 1x1 K8 L3 w128 s0")) == "ood mnist 1x1 K8 L3 w128 s0"
+    assert evaluation_name("ood", "mnist 1x1 K8 L3 w128 s0") == "ood mnist 1x1 K8 L3 w128 s0"
     assert registered_name("fashion-mnist") == "glow-fashion-mnist"
 
 
 def test_a_description_says_what_the_run_is_and_how_to_repeat_it():
-    text = training_description(make_train_spec("laptop", {}), RECORD)
+    text = training_description(make_train_spec("laptop", {}), RUN_ID)
     assert text.startswith("A Glow of mnist: permutation 1x1, depth K = 8, levels L = 3, width 128, affine coupling")
     assert text.endswith("To repeat it: `glowctl train --spec runs:/abc/spec.json`")
     assert "Result" not in text  # there is none yet
     spec = make_ablate_spec("laptop", {"permutations": "1x1,reverse", "seeds": 2})
-    text = ablation_description(spec, RECORD, "4 of 4 trials finished", "a table")
+    text = ablation_description(spec, RUN_ID, "4 of 4 trials finished", "a table")
     what, result, again, details = text.split("\n\n")
     assert "permutation 1x1, reverse, at 2 seeds each" in what
     assert result == "**Result:** 4 of 4 trials finished"
@@ -58,7 +63,7 @@ def test_a_description_says_what_the_run_is_and_how_to_repeat_it():
 def test_a_long_description_is_cut_between_two_lines(rows):
     table = [f"| row {number:4} | {'x' * 37} |" for number in range(rows)]
     spec = make_ablate_spec("laptop", {"permutations": "1x1,reverse"})
-    text = ablation_description(spec, RECORD, "all finished", "\n".join(table))
+    text = ablation_description(spec, RUN_ID, "all finished", "\n".join(table))
     assert len(text) <= 8000  # MLflow cuts off what is longer
     assert "To repeat it: `glowctl ablate --spec runs:/abc/spec.json`" in text
     shown = [line for line in text.splitlines() if line.startswith("|")]

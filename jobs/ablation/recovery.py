@@ -1,0 +1,52 @@
+"""What a kill may have left undone of an ablation, and how it is made good before the ablation goes on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+
+from jobs.ablation.trial_checkpoint import last_whole, put_back
+from jobs.ablation.tune_state import damaged_file, has_begun
+from jobs.display.displays import Event
+from jobs.errors import JobError
+from jobs.outputs import is_remote
+from jobs.specs.ablation import AblateSpec
+
+__all__ = []
+
+
+def catch_up(
+    place: str, spec: AblateSpec, settled: frozenset[str], queue: Any, run_id: str
+) -> dict[str, tune.Checkpoint]:
+    """Does what a kill may have left undone of the experiment in this folder, if one has begun there. `settled` are the
+    labels of trials whose end MLflow has.
+
+    If Tune cannot read what it saved, it begins anew; given are then the last checkpoints of the trials, by label.
+    Raises JobError where more was lost than which trials there are.
+    """
+    if not has_begun(place):
+        return {}
+    damaged = damaged_file(place)
+    if damaged is None:
+        for trial in tune.ExperimentAnalysis(place).trials:
+            if trial.checkpoint is not None:
+                put_back(trial.checkpoint)
+            # Others are run again from their last checkpoint, also if they had said their last.
+            if trial.status == Trial.TERMINATED and (event := end_of(trial, spec))["trial"] not in settled:
+                queue.put(event)
+        return {}
+    if is_remote(place) or spec.scheduler != "none" or not spec.known_beforehand:
+        raise JobError(
+            f"{damaged} is damaged, as it is if Ray Tune is killed while it writes: start a new ablation; "
+            f"glowctl ablate --summarize {run_id} compares the trials that came to their end"
+        )
+    return last_whole(Path(place).rename(f"{place}-until-{time.time():.0f}"))
+
+
+def end_of(trial: Trial, spec: AblateSpec) -> Event:
+    label = spec.label(trial.config["values"])
+    return {"event": "ended", "trial": label, "metrics": dict(trial.last_result), "checkpoint": trial.checkpoint}

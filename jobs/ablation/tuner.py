@@ -1,0 +1,91 @@
+"""The experiment of Ray Tune that runs the trials of an ablation: a new one, or the one that Tune saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+
+from jobs.ablation.recovery import end_of
+from jobs.ablation.search import make_scheduler, make_search
+from jobs.ablation.trial import Shared, trial_loop
+from jobs.ablation.tune_state import has_begun
+from jobs.specs.ablation import AblateSpec
+from jobs.training.ray_trainer import cause_of, plain_reason
+
+__all__ = []
+
+FOLDER = "tune"
+
+TRIAL_ITSELF = {"memory": 2**20}
+"""What a trial takes beside its workers where these are processes of their own."""
+
+channels: dict[str, Any] = {}
+"""The queues of the ablations that this process runs, by the folder of their trials: Tune's callbacks are saved and
+restored with an experiment, which a queue would not survive."""
+
+
+@contextmanager
+def reachable(folder: str, queue: Any) -> Iterator[None]:
+    channels[folder] = queue
+    try:
+        yield
+    finally:
+        del channels[folder]
+
+
+def _trainable(shared: Shared) -> Any:
+    resources = {"CPU": shared.resources.cpus, "GPU": shared.resources.gpus}
+    return tune.with_resources(
+        tune.with_parameters(trial_loop, shared=shared), resources if shared.in_one_process else TRIAL_ITSELF
+    )
+
+
+def make_tuner(shared: Shared, at_a_time: int, storage: str, folder: str) -> tune.Tuner:
+    """The experiment as Tune saved it where it has begun, else a new one."""
+    if has_begun(f"{storage}/{FOLDER}"):
+        return tune.Tuner.restore(
+            f"{storage}/{FOLDER}", _trainable(shared), resume_unfinished=True, resume_errored=True
+        )
+    spec = shared.spec
+    return tune.Tuner(
+        _trainable(shared),
+        param_space={"values": tune.grid_search(spec.trials())} if spec.known_beforehand else {},
+        tune_config=tune.TuneConfig(
+            search_alg=make_search(spec),
+            scheduler=make_scheduler(spec),
+            num_samples=1 if spec.known_beforehand else spec.number_of_trials,
+            # Workers of their own are not among a trial's resources; a trial of one process waits for its by itself.
+            max_concurrent_trials=None if shared.in_one_process and spec.concurrent is None else at_a_time,
+            reuse_actors=True,
+            trial_dirname_creator=attrgetter("trial_id"),
+        ),
+        run_config=tune.RunConfig(
+            name=FOLDER,
+            storage_path=storage,
+            callbacks=[Notices(folder, spec)],
+            failure_config=tune.FailureConfig(max_failures=spec.train.max_failures),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            verbose=0,
+        ),
+    )
+
+
+class Notices(tune.Callback):
+    """Puts what Tune knows of a trial's end into the queue, behind what the trial said itself."""
+
+    def __init__(self, folder: str, spec: AblateSpec) -> None:
+        self._folder, self._spec = folder, spec
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        channels[self._folder].put(end_of(trial, self._spec))
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        error = trial.get_pickled_error() or trial.get_error() or RuntimeError("Tune does not say why")
+        cause = getattr(error, "cause", None)  # of a RayTaskError
+        reason, label = plain_reason(cause_of(cause or error)), self._spec.label(trial.config["values"])
+        channels[self._folder].put({"event": "failed", "trial": label, "reason": reason})

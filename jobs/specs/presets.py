@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from jobs.errors import SpecError
+from jobs.specs.base import validated
+from jobs.specs.training import TrainSpec
+
+__all__ = ["PRESETS", "Preset", "make_train_spec"]
+
+Preset = Literal["paper", "laptop", "smoke", "demo"]
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    # The configuration of the course report that this project reproduces: days on one GPU of its time.
+    "paper": {
+        "per_class": 4000,
+        "depth": 32,
+        "levels": 3,
+        "width": 512,
+        "epochs": 70,
+        "batch_size": 128,
+        "learning_rate": 1e-4,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "clip_norm": None,
+        "checkpoint_every": 5,
+        "sample_every": 10,
+    },
+    "laptop": {"per_class": 4000},
+    "smoke": {
+        "dataset": "digits",
+        "levels": 2,
+        "depth": 2,
+        "width": 16,
+        "epochs": 2,
+        "batch_size": 64,
+        "warmup_steps": 10,
+        "learning_rate": 3e-3,
+    },
+    # What `glowctl demo` trains.
+    "demo": {
+        "dataset": "digits",
+        "levels": 2,
+        "depth": 8,
+        "width": 32,
+        "scale": "bounded",
+        "epochs": 20,
+        "batch_size": 64,
+        "learning_rate": 4e-3,
+        "warmup_steps": 50,
+        "workers": "2",
+        "checkpoint_every": 2,
+        "sample_every": 5,
+    },
+}
+
+
+def make_train_spec(preset: str, values: Mapping[str, Any]) -> TrainSpec:
+    """The preset's spec with `values` over it. Raises SpecError for what cannot be.
+
+    A preset's `per_class` is meant for its own data set: another is taken whole, unless `values` say otherwise.
+    """
+    if preset not in PRESETS:
+        raise SpecError(f"no preset is called {preset!r}: use one of {', '.join(PRESETS)}")
+    start = dict(PRESETS[preset])
+    if values.get("dataset") not in (None, start.get("dataset", TrainSpec.model_fields["dataset"].default)):
+        start.pop("per_class", None)
+    return validated(TrainSpec, {**start, **values})

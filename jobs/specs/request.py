@@ -1,0 +1,75 @@
+"""What a command asks for, in a form that can be sent to a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator
+
+from jobs.specs.ablation import AblateSpec
+from jobs.specs.base import validated
+from jobs.specs.evaluation import EvaluationSpec, InterpolateSpec, NllSpec, OodSpec, SampleSpec
+from jobs.specs.training import TrainSpec
+
+__all__ = ["EVALUATIONS", "SPECS", "Request"]
+
+EVALUATIONS: dict[str, type[EvaluationSpec]] = {
+    "nll": NllSpec,
+    "sample": SampleSpec,
+    "interpolate": InterpolateSpec,
+    "ood": OodSpec,
+}
+"""The evaluations of a trained model, by the name of their command."""
+
+SPECS: dict[str, type[BaseModel]] = {"train": TrainSpec, "ablate": AblateSpec, **EVALUATIONS}
+"""The settings of every job, by the name of its command."""
+
+
+class Request(BaseModel):
+    """What to do, with validated settings.
+
+    `do` names a function of `jobs.dispatch`. `specs` are the settings of the jobs to run, by the job's name. A run that
+    exists already is named by `run`; `changes` are the settings that differ from the run's own. The settings are
+    validated when they are made from the command line, and once more where a request arrives as JSON.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    do: Literal["train", "resume_training", "ablate", "plan", "resume_ablation", "summarize", "evaluate", "demo"]
+    specs: dict[str, SerializeAsAny[BaseModel]] = {}
+    run: str | None = None
+    changes: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, do: Any, *specs: BaseModel) -> Request:
+        """A request for the jobs of these specs."""
+        names = {kind: name for name, kind in SPECS.items()}
+        return cls(do=do, specs={names[type(spec)]: spec for spec in specs})
+
+    @field_validator("specs", mode="before")
+    @classmethod
+    def _from_json(cls, specs: Mapping[str, Any]) -> dict[str, BaseModel]:
+        return {
+            name: spec if isinstance(spec, BaseModel) else validated(SPECS[name], spec) for name, spec in specs.items()
+        }
+
+    @property
+    def title(self) -> str:
+        """A few words for a list of jobs."""
+        if self.run is not None:
+            return f"{self.do.replace('_', ' ')} {self.run}"
+        if self.do == "evaluate":
+            models = {model for spec in self.specs.values() if (model := getattr(spec, "model", None))}
+            return " ".join([*self.specs, *models])
+        return " ".join([self.do, *([self.dataset] if self.dataset else [])])
+
+    @property
+    def dataset(self) -> str | None:
+        """The data set that is trained on, if a spec names one."""
+        return self.setting("dataset")
+
+    def setting(self, name: str) -> str | None:
+        """The first value that is given for a setting which the jobs have in common, None if there is none."""
+        every = (getattr(getattr(spec, "train", spec), name, None) for spec in self.specs.values())
+        return next((str(value) for value in (*every, self.changes.get(name)) if value), None)
