@@ -32,6 +32,7 @@ from jobs.specs.evaluation import EvaluationSpec, InterpolateSpec, NllSpec, OodS
 from jobs.specs.presets import make_train_spec
 from jobs.specs.request import EVALUATIONS, Request
 from jobs.specs.training import TrainSpec
+from jobs.system.process_setup import set_up_process
 
 __all__ = ["app", "main"]
 
@@ -248,6 +249,7 @@ def _do(
 def main() -> None:
     """The entry point: every error that a user can meet is one sentence on standard error, with exit code 2 for what
     was asked wrongly and 1 for what failed."""
+    set_up_process()
     try:
         app()
     except Exception as error:
