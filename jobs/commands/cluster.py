@@ -146,7 +146,8 @@ def _show_status(facts: dict[str, Any], found: dict[str, Any]) -> None:
 
 
 def _cluster(address: str | None) -> Cluster:
-    from jobs.cluster.client import Cluster, address_of
+    from jobs.cluster.client import Cluster
+    from jobs.system.environment import address_of
 
     at = address_of(address)
     if at is None:
