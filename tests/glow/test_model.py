@@ -8,7 +8,7 @@ from torch.distributions import Normal, StudentT
 
 from glow import Glow, GlowConfig, uniform_noise
 from glow.dequantization import dequantize
-from tests.glow.flows import jacobian_log_det, perturb, random_images, small_glow
+from tests.glow.flows import jacobian, jacobian_log_det, perturb, random_images, small_glow
 
 VARIANTS = [
     {"permutation": permutation, "coupling": coupling, "scale": scale}
@@ -49,10 +49,30 @@ INPUTS = {
 }
 
 
+def rounding_error(glow, latents):
+    """What the inverse makes of the rounding of its input: eps |J| |z|, the largest over the pixels of each image (B,),
+    where J is the Jacobian of the inverse at the latents z.
+
+    Every processor rounds in its own way; how much an input magnifies the rounding is a property of the map alone. Far
+    outside, where a sigmoid is all but zero, it reaches 1e-5.
+    """
+    sizes = [z[0].numel() for z in latents]
+
+    def inverse(z_BD):
+        parts = z_BD.split(sizes, 1)
+        return glow.inverse([part.reshape(-1, *z.shape[1:]) for part, z in zip(parts, latents, strict=True)]).flatten(1)
+
+    points = torch.cat([z.detach().flatten(1) for z in latents], 1)
+    return torch.finfo(glow.dtype).eps * torch.stack([(jacobian(inverse, z).abs() @ z.abs()).max() for z in points])
+
+
 @pytest.mark.parametrize("kind", INPUTS)
 def test_inverse_undoes_forward_on_any_input(glow, kind):
+    """Up to 20 such errors: forward and inverse are eight layers each, and the largest seen is 2.4."""
     x = INPUTS[kind].double()
-    torch.testing.assert_close(glow.inverse(glow(x)[0]), x, atol=1e-7, rtol=1e-7)
+    latents, _ = glow(x)
+    error = (glow.inverse(latents) - x).abs().flatten(1).amax(1)
+    assert (error <= 20 * rounding_error(glow, latents)).all()
 
 
 def test_bounded_scale_inverts_in_float32_on_inputs_far_from_training():
