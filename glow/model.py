@@ -155,6 +155,8 @@ class Glow(nn.Module):
 
     def inverse(self, latents: Sequence[Tensor]) -> Tensor:
         """One latent a level -> images (B, C, H, W) in [-0.5, 0.5]; the exact inverse of `forward`."""
+        if len(latents[-1]) == 0:
+            return self.inverse([_with_one_image(z_BCHW) for z_BCHW in latents])[:0]
         x_BCHW = latents[-1]
         for level, z_BCHW in zip(reversed(self.levels), [None, *reversed(latents[:-1])], strict=True):
             if z_BCHW is not None:
@@ -171,9 +173,12 @@ class Glow(nn.Module):
 
         Raises:
             RuntimeError: if the model is initialised already.
+            ValueError: for no images at all, or images of another type or shape than the model's.
         """
         if self.initialized:
             raise RuntimeError("this Glow is initialised already; doing so again would undo its training")
+        if len(images_BCHW) == 0:
+            raise ValueError("an empty batch has no statistics to initialise a Glow from: give it at least one image")
         x_BCHW = self._dequantize(images_BCHW, noise_BCHW)
         for level in self.levels:
             x_BCHW = level.initialize(x_BCHW)
@@ -205,6 +210,8 @@ class Glow(nn.Module):
                 mixture with equal class weights, log p(x).
             noise_BCHW: in [0, 1), such as `uniform_noise` gives; drawn afresh if None.
 
+        An empty batch gives an empty tensor.
+
         Raises:
             ValueError: for images of another type or shape than the model's.
         """
@@ -231,12 +238,16 @@ class Glow(nn.Module):
         learned. `labels` (n,) choose the classes of a class-conditional model; without them they are drawn.
 
         Raises:
-            ValueError: for a negative temperature, or labels given to an unconditional model.
+            ValueError: for a negative number or temperature, or labels given to an unconditional model.
         """
+        if n < 0:
+            raise ValueError(f"the number of samples must not be negative: {n}")
         if temperature < 0:
             raise ValueError(f"the temperature must not be negative: {temperature}")
         if self.config.num_classes is None and labels is not None:
             raise ValueError("this Glow has no classes: train it with num_classes, or sample without labels")
+        if n == 0:
+            return torch.empty(0, *self.config.image_shape, dtype=torch.uint8, device=self.device)
         if self.config.num_classes is not None and labels is None:
             where = generator.device if generator else None
             labels = torch.randint(self.config.num_classes, (n,), generator=generator, device=where)
@@ -257,8 +268,10 @@ class Glow(nn.Module):
 
     def _encode(self, x_BCHW: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """The latents, the halves that went on at each split, and the log-det (B,)."""
-        latents: list[Tensor] = []
-        kept: list[Tensor] = []
+        if len(x_BCHW) == 0:
+            latents, kept, log_det_B = self._encode(_with_one_image(x_BCHW))
+            return [z_BCHW[:0] for z_BCHW in latents], [x_a[:0] for x_a in kept], log_det_B[:0]
+        latents, kept = [], []
         log_det_B = x_BCHW.new_zeros(len(x_BCHW))
         for level in self.levels:
             x_BCHW, level_log_det_B = level(x_BCHW)
@@ -284,3 +297,9 @@ class Glow(nn.Module):
         if noise_BCHW is None:
             noise_BCHW = torch.rand(images_BCHW.shape, device=images_BCHW.device)
         return dequantize(images_BCHW, noise_BCHW.to(self.dtype))
+
+
+def _with_one_image(empty_BCHW: Tensor) -> Tensor:
+    """A batch of one image of zeros in place of an empty one, which reshapes and matrix products do not take. What
+    comes out of it is cut off again, so that its gradients are zeros."""
+    return torch.cat([empty_BCHW, empty_BCHW.new_zeros(1, *empty_BCHW.shape[1:])])
