@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from glow.config import GlowConfig, Memory
 from glow.dequantization import BINS, dequantize, quantize
 from glow.layers import (
     ActNorm,
+    AffineLayer,
     CouplingLayer,
     CouplingNetwork,
     Layer,
@@ -72,13 +73,13 @@ class Level(Layer):
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         x_BCHW, log_det_B = self.squeeze(x_BCHW)
         x_BCHW = as_planes(x_BCHW)
-        matrices, offsets, log_det = mixing(*self._mixers())
+        matrices, offsets, log_det_K = mixing(self._stages())
         _, _, height, width = x_BCHW.shape
-        log_det_B = log_det_B + height * width * log_det
+        log_det_B = log_det_B + height * width * log_det_K.sum()
         mixers = zip(matrices.unbind(), offsets.unbind(), strict=True)
         couplings = [step.coupling for step in self.steps]
         if self.reversible and torch.is_grad_enabled():
-            unmixers = zip(*unmixing(*self._mixers()), strict=True)
+            unmixers = zip(*self._unmixing(x_BCHW.dtype), strict=True)
             return reversible_steps(x_BCHW, log_det_B, zip(couplings, mixers, unmixers, strict=True))
         for coupling, mixer in zip(couplings, mixers, strict=True):
             x_BCHW, step_log_det_B = coupling(mix(x_BCHW, *mixer))
@@ -87,7 +88,7 @@ class Level(Layer):
 
     def inverse(self, z_BCHW: Tensor) -> Tensor:
         z_BCHW = as_planes(z_BCHW)
-        matrices, offsets = unmixing(*self._mixers())
+        matrices, offsets = self._unmixing(z_BCHW.dtype)
         for step, matrix, offset in zip(reversed(self.steps), matrices.flip(0), offsets.flip(0), strict=True):
             z_BCHW = mix(step.coupling.inverse(z_BCHW), matrix, offset)
         return self.squeeze.inverse(z_BCHW)
@@ -98,8 +99,11 @@ class Level(Layer):
             x_BCHW = step.initialize(x_BCHW)
         return x_BCHW
 
-    def _mixers(self) -> tuple[list[ActNorm], list[Any]]:
-        return [step.actnorm for step in self.steps], [step.permutation for step in self.steps]
+    def _stages(self) -> list[list[AffineLayer]]:
+        return [[step.actnorm for step in self.steps], [step.permutation for step in self.steps]]
+
+    def _unmixing(self, dtype: torch.dtype) -> list[Tensor]:
+        return [part.to(dtype) for part in unmixing(self._stages())]
 
 
 class Glow(nn.Module):
