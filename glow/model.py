@@ -133,7 +133,7 @@ class Glow(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.initialized.device
+        return self.top.mean.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -241,6 +241,9 @@ class Glow(nn.Module):
         The temperature multiplies the noise at every level, mean + sd * T * eps, not the latent itself, whose mean is
         learned. `labels` (n,) choose the classes of a class-conditional model; without them they are drawn.
 
+        Noise is drawn on the generator's device: a generator of the CPU gives the same samples on every device. Without
+        a generator it is drawn on the model's.
+
         Raises:
             ValueError: for a negative number or temperature, or labels given to an unconditional model.
         """
@@ -252,13 +255,13 @@ class Glow(nn.Module):
             raise ValueError("this Glow has no classes: train it with num_classes, or sample without labels")
         if n == 0:
             return torch.empty(0, *self.config.image_shape, dtype=torch.uint8, device=self.device)
+        where = generator.device if generator else self.device
         if self.config.num_classes is not None and labels is None:
-            where = generator.device if generator else None
             labels = torch.randint(self.config.num_classes, (n,), generator=generator, device=where)
         labels = None if labels is None else labels.to(self.device)
 
         def draw(mean: Tensor, log_sd: Tensor, shape: tuple[int, int, int]) -> Tensor:
-            eps = torch.randn((n, *shape), generator=generator, device=generator.device if generator else None)
+            eps = torch.randn((n, *shape), generator=generator, device=where)
             return mean + log_sd.exp() * temperature * eps.to(self.device, self.dtype)
 
         shapes = self.config.latent_shapes

@@ -343,7 +343,7 @@ def mean_bits_per_dim(model: Glow, images: Tensor, seed: int = 0) -> float:
     """Mean bits/dim of `images` under noise fixed by (seed, index), computed by all processes together."""
     model.eval()
     total = torch.zeros((), dtype=torch.float64, device=model.device)
-    indices = torch.arange(rank(), len(images), world_size())
+    indices = torch.arange(rank(), len(images), world_size(), device=images.device)
     for part in indices.split(EVALUATION_BATCH):
         noise = uniform_noise(part.to(model.device), model.config.image_shape, seed)
         total += model.bits_per_dim(images[part].to(model.device), noise_BCHW=noise).double().sum()
