@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glow.config import Coupling, Scale
+from glow.layers import products
 from glow.layers.base import Layer, halves, join, sum_per_image
 from glow.layers.products import three_convolutions, to_planes
 
@@ -42,11 +43,12 @@ class ZeroConv2d(nn.Module):
 class CouplingNetwork(nn.Module):
     """3x3 -> 1x1 -> 3x3 convolutions with ReLU between, `width` hidden channels, the last one a `ZeroConv2d`.
 
-    The hidden layers start as in He et al. (2015), which keeps the signal at any width; the authors' N(0, 0.05) does so
-    at one.
+    The hidden layers start as in He et al. (2015), which keeps the signal's variance at every width; the authors'
+    N(0, 0.05) does so only where a unit has about 800 inputs.
 
     (B, C_in, H, W) -> (B, C_out, H, W), planes. With `compute_dtype` set it computes in that type; the output is in the
-    input's type all the same, so that scales, log-dets and priors never lose precision.
+    input's type all the same, so that scales, log-dets and priors never lose precision. On CPUs the convolutions are
+    those of `glow.layers.products`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, width: int) -> None:
@@ -63,7 +65,8 @@ class CouplingNetwork(nn.Module):
         dtype = self.compute_dtype or x_BCHW.dtype
         convolutions = [(self.conv1.weight, self.conv1.bias), (self.conv2.weight, self.conv2.bias), self.conv3.scaled()]
         weights = [part.to(dtype) for convolution in convolutions for part in convolution]  # type: ignore[union-attr]
-        if x_BCHW.device.type == "cpu" and not torch.compiler.is_compiling():  # which fuses what is around stock ones
+        on_cpu = x_BCHW.device.type == "cpu" and not torch.compiler.is_compiling()  # which fuses around stock ones
+        if on_cpu and products.enabled():
             by_products = x_BCHW.shape[1] <= FEW_CHANNELS.get(dtype, 0)
             return three_convolutions(x_BCHW.transpose(0, 1), weights, by_products).transpose(0, 1)
         weight1, bias1, weight2, bias2, weight3, bias3 = weights

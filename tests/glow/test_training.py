@@ -187,9 +187,12 @@ def test_hardware_precision_is_one_that_the_cpu_has():
     assert hardware_precision(torch.device("cpu")) in ("bf16", "float32")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::FutureWarning"
-)  # torch's own, when the compiler is imported
+    "ignore::DeprecationWarning",  # torch's own, when the compiler is imported
+    "ignore::FutureWarning",
+    "ignore:Guards may run slower on Python 3.13.0:RuntimeWarning",
+)
 def test_compiled_training_takes_the_same_steps():
     small = {"epochs": 1, "double": True, "model": {"depth": 1}}  # the compiler takes its time
     eager, compiled = fresh_trainer(**small), fresh_trainer(**small, compile=True)
