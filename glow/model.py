@@ -66,7 +66,7 @@ class Level(Layer):
         super().__init__()
         self.squeeze = Squeeze()
         steps = [Step(4 * channels, config, generator) for _ in range(config.depth)]
-        self.steps = nn.ModuleList(steps)  # type: ignore[assignment]
+        self.register_module("steps", nn.ModuleList(steps))
         self.split = None if is_top else Split(4 * channels)
         self.reversible = False
 
@@ -125,7 +125,7 @@ class Glow(nn.Module):
             generator = torch.Generator().manual_seed(config.seed)
             channels = [config.image_shape[0] * 2**level for level in range(config.levels)]
             levels = [Level(c, config, level == config.levels - 1, generator) for level, c in enumerate(channels)]
-            self.levels = nn.ModuleList(levels)  # type: ignore[assignment]
+            self.register_module("levels", nn.ModuleList(levels))
             self.top = TopPrior(4 * channels[-1], config.num_classes)
         self.register_buffer("initialized", torch.tensor(False))
         # Convolutions over few channels and many pixels run faster so, on CPUs and GPUs.
