@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,6 +41,25 @@ def glowctl(folder: Path, *arguments: str, timeout: float = 240, **changes: str)
     )
 
 
+LOGGED = re.compile(r"Traceback|\b(INFO|WARNING|ERROR|CRITICAL)\b|\(raylet\)|\bpid=\d+")
+"""What a log or a worker of Ray or MLflow looks like. Other messages on stderr differ with Python and torch."""
+
+
+def check_quiet(done: subprocess.CompletedProcess[str]) -> None:
+    """Checks that the command ended well, and that stderr holds no traceback and nothing of Ray's and MLflow's logs."""
+    assert done.returncode == 0, done.stderr
+    assert not LOGGED.search(done.stderr), done.stderr
+
+
+def sentence_of(done: subprocess.CompletedProcess[str], code: int = 1) -> str:
+    """Returns the one line in which the command says what is wrong, after a check of its exit code."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    sentences = [line for line in done.stderr.splitlines() if line.startswith("glowctl: ")]
+    assert len(sentences) == 1, done.stderr
+    return sentences[0]
+
+
 class Running:
     """A command that runs in the background, in a process group of its own; its lines are in a file."""
 
@@ -64,6 +84,10 @@ class Running:
 
     def lines(self) -> list[str]:
         return self.output.read_text().splitlines()
+
+    def line_with(self, text: str) -> str:
+        """Returns the first line that holds the text."""
+        return next(line for line in self.lines() if text in line)
 
     def wait_for(self, text: str, timeout: float = 120) -> None:
         def shown() -> bool:

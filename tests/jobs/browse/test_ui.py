@@ -18,7 +18,7 @@ from jobs.browse import ui
 from jobs.errors import JobError
 from jobs.tracking import Record, TrackingError
 from jobs.tracking.served import answers, is_mlflow, landing_page, serves
-from tests.jobs.command_line import Running, alive, glowctl, wait_until
+from tests.jobs.command_line import Running, alive, glowctl, sentence_of, wait_until
 
 
 def free_port() -> int:
@@ -43,7 +43,7 @@ def own(tmp_path_factory, empty_store):
 
 def test_the_address_answers_as_soon_as_it_is_printed_and_is_of_the_runs(own):
     command, port, uri = own
-    line = command.lines()[-1]
+    line = command.line_with("the MLflow UI is at")
     assert f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=" in line
     assert line.endswith("Ctrl-C ends it")
     assert requests.get(f"http://127.0.0.1:{port}/health", timeout=10).ok
@@ -62,8 +62,7 @@ def test_a_copy_of_the_store_is_another_store(own, tmp_path):
     _, port, uri = own
     shutil.copy(uri.removeprefix("sqlite:///"), tmp_path / "mlflow.db")
     done = glowctl(tmp_path, "ui", "--port", str(port))
-    assert done.returncode == 1
-    assert f"port {port} is taken by an MLflow server of another store: choose another with --port" in done.stderr
+    assert f"port {port} is taken by an MLflow server of another store: choose another with --port" in sentence_of(done)
 
 
 def test_a_server_as_the_store_is_named(own, tmp_path):

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from jobs.tracking import find_run
-from tests.jobs.command_line import Running, glowctl, wait_until
+from tests.jobs.command_line import Running, check_quiet, glowctl, sentence_of, wait_until
 from tests.jobs.local_cluster import local_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
@@ -27,8 +27,7 @@ def cluster(tmp_path_factory):
 def trained(cluster, tmp_path_factory):
     """A training on the cluster that ended well: its events."""
     done = glowctl(tmp_path_factory.mktemp("client"), *SMOKE, "--json", **cluster.client)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    check_quiet(done)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -105,14 +104,13 @@ def test_a_job_outlives_its_client_and_its_run_outlives_its_driver(cluster, tmp_
     follower.wait_for("epoch 12/2000")
     follower.interrupt()
     assert follower.wait(30) == 130
-    assert follower.lines()[-1] == f"glowctl: job {job} goes on"
+    assert f"glowctl: job {job} goes on" in follower.lines()
     assert run_of(cluster, run_id).info.status == "RUNNING"
 
     [driver] = drivers_of(job)
     driver.kill()
     waited = glowctl(tmp_path, "wait", job, **cluster.client)
-    assert waited.returncode == 1
-    assert waited.stderr.startswith(f"glowctl: job {job} failed: its process died with code -9")
+    assert sentence_of(waited).startswith(f"glowctl: job {job} failed: its process died with code -9")
     wait_until(lambda: run_of(cluster, run_id).info.status == "FAILED", timeout=20)
     assert "died" in run_of(cluster, run_id).data.tags["glow.error"]
 
@@ -135,9 +133,7 @@ def test_a_job_outlives_its_client_and_its_run_outlives_its_driver(cluster, tmp_
 
 def test_a_jobs_own_error_is_the_commands_error(cluster, tmp_path):
     done = glowctl(tmp_path, *SMOKE, "--levels", "4", **cluster.client)
-    assert done.returncode == 2  # for which data had to be loaded
-    assert done.stderr.startswith("glowctl: ")
-    assert len(done.stderr.splitlines()) == 1
+    assert sentence_of(done, 2)  # for which data had to be loaded
 
 
 @pytest.mark.parametrize(
@@ -154,18 +150,15 @@ def test_what_is_wrong_with_a_cluster_is_said_before_there_is_a_job(cluster, tmp
     started = time.monotonic()
     done = glowctl(tmp_path, *SMOKE, *flags, **{**cluster.client, **changes})
     assert time.monotonic() - started < 20
-    assert done.returncode == 1
-    assert says in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert says in sentence_of(done)
     assert jobs_of(cluster, tmp_path).keys() == known.keys()
 
 
 def test_an_unknown_job_is_one_sentence(cluster, tmp_path):
     for command in (("logs",), ("logs", "-f"), ("wait",), ("stop",)):
         done = glowctl(tmp_path, *command, "nothing-of-the-kind", **cluster.client)
-        assert done.returncode == 1
-        assert done.stderr == (
-            f"glowctl: the cluster at {cluster.address} knows no job 'nothing-of-the-kind': glowctl jobs lists them\n"
+        assert sentence_of(done) == (
+            f"glowctl: the cluster at {cluster.address} knows no job 'nothing-of-the-kind': glowctl jobs lists them"
         )
 
 

@@ -15,7 +15,7 @@ from jobs.tracking import Record, open_store
 from jobs.tracking import liveness as liveness_module
 from jobs.tracking.liveness import ALIVE, DRIVER, GONE, SILENT, beating, driver, mark_dead
 from jobs.tracking.store import client_of
-from tests.jobs.command_line import glowctl, wait_until
+from tests.jobs.command_line import glowctl, sentence_of, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own
 
@@ -95,7 +95,7 @@ def test_a_driver_and_its_watcher_that_are_killed_leave_no_run_running(uri):
 def test_any_command_finds_it(uri, tmp_path):
     with driving(uri) as (_, watcher):
         before = glowctl(tmp_path, "train", "--resume", "nobody", "--tracking-uri", uri, "--experiment", "study")
-        assert "no run 'nobody'" in before.stderr
+        assert "no run 'nobody'" in sentence_of(before)
         assert runs_of(uri)["parent"].info.status == "RUNNING"
         watcher.kill()
     glowctl(tmp_path, "train", "--resume", "nobody", "--tracking-uri", uri, "--experiment", "study")

@@ -8,7 +8,17 @@ from jobs.tracking import Record, TrackingError, check_store, find_run, open_sto
 from jobs.tracking.databases import artifact_location, check_artifact_location
 from tests.jobs.command_line import Running
 from tests.jobs.postgres import ESCAPED, PASSWORD, postgres_server
-from tests.jobs.stores import OPENER, WRITER, check_runs, end_group, free_port, wait_for_server, waiting, write_at_once
+from tests.jobs.stores import (
+    OPENER,
+    WRITER,
+    check_runs,
+    end_group,
+    free_port,
+    wait_for_server,
+    waiting,
+    write_at_once,
+    writes,
+)
 
 pytestmark = [pytest.mark.postgres, pytest.mark.filterwarnings("ignore")]
 
@@ -47,7 +57,7 @@ def test_a_ui_and_a_command_share_a_database_that_was_empty(server, tmp_path):
         ui = Running(tmp_path, "ui", "--port", str(port), "--tracking-uri", uri)
         try:
             time.sleep(2)  # about when it makes the tables
-            assert writer.communicate("\n", timeout=120) == ("", "")
+            writes(writer)
             wait_for_server(f"http://127.0.0.1:{port}")
             check_runs(f"http://127.0.0.1:{port}", ["one"])
         finally:
