@@ -2,7 +2,6 @@
 before there is a job."""
 
 import json
-import time
 
 import psutil
 import pytest
@@ -11,7 +10,7 @@ from jobs.tracking import find_run
 from tests.jobs.command_line import Running, check_quiet, glowctl, sentence_of, wait_until
 from tests.jobs.local_cluster import local_cluster
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.ray
 
 SMOKE = ("train", "--preset", "smoke", "--sample-every", "0")
 LONG = (*SMOKE, "--epochs", "2000", "--checkpoint-every", "5")
@@ -56,16 +55,6 @@ def drivers_of(job):
     return found
 
 
-def ray_workers():
-    """Processes of trainings on any Ray of this machine."""
-    kinds = ("ray::RayTrainWorker", "ray::TrainController", "ray::PlacementGroupCleaner", "ray::_QueueActor")
-    return {
-        process.pid
-        for process in psutil.process_iter(["cmdline"])
-        if " ".join(process.info["cmdline"] or []).startswith(kinds)
-    }
-
-
 def test_a_job_is_shown_and_recorded_as_if_it_ran_here(cluster, trained, tmp_path):
     kinds = [event["event"] for event in trained if event["event"] != "step"]
     assert kinds == ["submitted", "started", "epoch", "epoch", "finished"]
@@ -93,7 +82,6 @@ def test_what_a_job_wrote_can_be_read_again(cluster, trained, tmp_path):
 
 
 def test_a_job_outlives_its_client_and_its_run_outlives_its_driver(cluster, tmp_path):
-    before = ray_workers()
     client = Running(tmp_path, *LONG, **cluster.client)
     client.wait_for("epoch 2/2000")
     job = next(line for line in client.lines() if line.startswith("submitted")).split()[2]
@@ -106,6 +94,7 @@ def test_a_job_outlives_its_client_and_its_run_outlives_its_driver(cluster, tmp_
     assert follower.wait(30) == 130
     assert f"glowctl: job {job} goes on" in follower.lines()
     assert run_of(cluster, run_id).info.status == "RUNNING"
+    assert cluster.training_workers()
 
     [driver] = drivers_of(job)
     driver.kill()
@@ -125,7 +114,7 @@ def test_a_job_outlives_its_client_and_its_run_outlives_its_driver(cluster, tmp_
     assert (stopped.returncode, stopped.stdout) == (0, f"job {again} stopped\n")
     assert follower.wait(30) == 143
     assert run_of(cluster, run_id).info.status == "KILLED"
-    wait_until(lambda: ray_workers() <= before, timeout=20)
+    wait_until(lambda: not cluster.training_workers(), timeout=20)
     waited = glowctl(tmp_path, "wait", again, **cluster.client)
     assert (waited.returncode, waited.stdout) == (143, f"job {again} stopped\n")
     assert glowctl(tmp_path, "stop", again, **cluster.client).stdout == f"job {again} stopped already\n"
@@ -147,9 +136,7 @@ def test_a_jobs_own_error_is_the_commands_error(cluster, tmp_path):
 )
 def test_what_is_wrong_with_a_cluster_is_said_before_there_is_a_job(cluster, tmp_path, flags, changes, says):
     known = jobs_of(cluster, tmp_path)
-    started = time.monotonic()
     done = glowctl(tmp_path, *SMOKE, *flags, **{**cluster.client, **changes})
-    assert time.monotonic() - started < 20
     assert says in sentence_of(done)
     assert jobs_of(cluster, tmp_path).keys() == known.keys()
 
