@@ -20,8 +20,6 @@ from jobs.specs.evaluation import InterpolateSpec, OodSpec
 from jobs.specs.presets import make_train_spec
 from jobs.specs.request import Request
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # ray's own, when it is imported
-
 SAME = {"rayVersion": metadata.version("ray"), "pythonVersion": platform.python_version()}
 
 

@@ -20,7 +20,7 @@ from jobs.tracking import find_run, open_store, read_table
 from tests.jobs.command_line import Running, alive, check_quiet, glowctl, sentence_of, wait_until
 from tests.jobs.trained import train_into
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")

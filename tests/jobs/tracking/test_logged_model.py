@@ -12,8 +12,6 @@ from jobs.tracking.models import log_model, register
 from jobs.tracking.store import client_of
 from tests.jobs.served import default_store, free_port, load, running
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own
-
 
 @pytest.fixture
 def run(uri):

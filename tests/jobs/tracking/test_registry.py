@@ -10,8 +10,6 @@ from jobs.training.publish import release
 from tests.jobs.command_line import check_quiet, glowctl, sentence_of
 from tests.jobs.trained import NAME, train_into, work_in
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # mlflow's own
-
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):

@@ -16,8 +16,6 @@ from glow import score
 from tests.jobs.command_line import check_quiet, environment
 from tests.jobs.served import NOISE_SEED, ROOT, every_bad, load
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own
-
 
 @pytest.mark.parametrize("m", [1, 2, 10])
 @pytest.mark.parametrize("params", [{}, {"alpha": 0.9, "bootstraps": 500, "seed": 4, "first_index": 7}])

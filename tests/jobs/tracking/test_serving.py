@@ -13,8 +13,6 @@ import requests
 from tests.jobs.command_line import environment
 from tests.jobs.served import IMAGE, every_bad, free_port, running, same
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own
-
 
 @pytest.fixture(scope="module")
 def answers(saved_model, tmp_path_factory):

@@ -21,8 +21,6 @@ from tests.jobs.stores import (
     writes,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own
-
 EXPERIMENTS = ("one", "one", "two", "three")
 
 
