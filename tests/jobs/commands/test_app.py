@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -108,18 +107,14 @@ def test_damaged_data_is_named(tmp_path):
     assert "replace it with a good copy" in sentence
 
 
-def test_a_tracking_server_that_does_not_answer_is_said_within_five_seconds(tmp_path):
+def test_a_tracking_server_that_does_not_answer_is_said(tmp_path):
+    """`test_a_server_that_does_not_answer_is_said_within_seconds` holds the check itself to a time."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        imports = time.monotonic()
-        glowctl(tmp_path, "train", "--preset", "smoke", "--levels", "4")  # fails just after the store is looked at
-        imports = time.monotonic() - imports
-        started = time.monotonic()
         sentence = sentence_of(glowctl(tmp_path, "train", "--preset", "smoke", "--tracking-uri", uri), 1)
     assert "does not answer" in sentence
-    assert time.monotonic() - started - imports < 5
 
 
 def test_resuming_what_is_not_there_is_sentence_of(tmp_path):

