@@ -1,6 +1,8 @@
-"""What all tests share: an environment of their own, and one Ray for those that need one in this process."""
+"""What all tests share: an environment of their own, and the order of their files."""
 
 import os
+
+import pytest
 
 # Before torch, ray or mlflow is imported anywhere; the commands that tests start inherit it. The models of tests are so
 # small that a second thread only costs time. Workers of a job set the number of their threads themselves.
@@ -13,3 +15,9 @@ os.environ.update(
     RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
     MLFLOW_DISABLE_TELEMETRY="true",
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts files that start Ray first: they take longest, and none of them should be left to one process at the end."""
+    with_ray = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in with_ray)

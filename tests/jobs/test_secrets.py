@@ -107,7 +107,7 @@ def watched(command: Running, temporary: Path) -> tuple[set[str], int]:
     return leaks, logs
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.slow
 def test_secrets_are_nowhere(store, tmp_path, temporary):
     work = tmp_path / "work"
     work.mkdir()

@@ -116,6 +116,7 @@ def test_the_champion_is_the_best_by_validation_and_is_what_evaluations_take(fin
     assert saved.config == champion.config
 
 
+@pytest.mark.slow
 def test_a_summary_is_made_again_from_mlflow_alone(finished, tmp_path):
     folder, events = finished
     run_id = events[-1]["run_id"]
@@ -135,6 +136,7 @@ def unfinished(folder: Path, until: int) -> list[tuple[Path, int]]:
     return [(path, before) for path, before in found if before < until]
 
 
+@pytest.mark.slow
 def test_killed_ablation_goes_on_where_each_trial_stood(finished, tmp_path):
     running = Running(tmp_path, *LONG)
     running.wait_for("(1 of 4)")
@@ -164,6 +166,7 @@ def test_killed_ablation_goes_on_where_each_trial_stood(finished, tmp_path):
     pd.testing.assert_frame_equal(summary_of(tmp_path, run_id, "configurations")[columns], expected)
 
 
+@pytest.mark.nightly
 def test_an_ablation_that_is_killed_when_its_record_begins_can_be_resumed(tmp_path):
     def run_ids() -> list[str]:
         place = f"file:{tmp_path}/mlflow.db?mode=ro"
@@ -181,6 +184,7 @@ def test_an_ablation_that_is_killed_when_its_record_begins_can_be_resumed(tmp_pa
     assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "FINISHED"
 
 
+@pytest.mark.nightly
 def test_trials_go_on_though_tunes_own_files_are_damaged(tmp_path):
     running = Running(tmp_path, *SMOKE, "--permutations", "1x1,reverse", "--seeds", "1", "--epochs", "40")
     running.wait_for("[1x1 s0] epoch 10/40")
@@ -198,6 +202,7 @@ def test_trials_go_on_though_tunes_own_files_are_damaged(tmp_path):
     assert {run.info.status for run in trials_of(tmp_path, run_id).values()} == {"FINISHED"}
 
 
+@pytest.mark.slow
 def test_a_diverged_trial_and_killed_processes_do_not_take_the_others_along(tmp_path):
     flags = ("--learning-rates", "3e-3,1e7", "--seeds", "1", "--schedule", "constant", "--clip-norm", "0")
     running = Running(tmp_path, *SMOKE, *flags, "--epochs", "150", "--test-every", "0")
@@ -222,6 +227,7 @@ def test_a_diverged_trial_and_killed_processes_do_not_take_the_others_along(tmp_
     assert any("1 trial failed (training diverged" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
     flags = ("--seeds", "1", "--workers-per-trial", "2", "--epochs", "60", "--checkpoint-every", "5")
     running = Running(tmp_path, *SMOKE, *flags)
@@ -259,6 +265,7 @@ def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
     assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_what_can_never_fit_is_refused(tmp_path):
     done = glowctl(tmp_path, *SMOKE, "--gpus-per-trial", "64")
     sentence = sentence_of(done)

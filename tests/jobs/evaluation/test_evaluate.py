@@ -208,6 +208,7 @@ def test_interpolations_end_at_the_real_images(evaluated):
     assert 0 < ends["interpolation"]["end_error"] < 0.5
 
 
+@pytest.mark.slow
 def test_a_second_test_touches_no_model(evaluated):
     folder, _, ends, _ = evaluated
     spec = str(results(folder, ends["ood"]) / "spec.json")
@@ -239,6 +240,7 @@ def last_event(lines: list[str]) -> dict:
     return json.loads([line for line in lines if line.startswith("{")][-1])
 
 
+@pytest.mark.slow
 def test_three_workers_and_a_killed_one_leave_the_same_scores(store):
     """10,000 images are ten shards. One of the workers is killed in the midst of them."""
     folder, _ = store
@@ -263,6 +265,7 @@ def test_three_workers_and_a_killed_one_leave_the_same_scores(store):
     pd.testing.assert_frame_equal(*tables, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_pair_of_ones_own_and_a_class(store, tmp_path):
     folder, _ = store
     images, _ = load_dataset("digits", "test")
@@ -296,6 +299,7 @@ def test_what_does_not_fit_the_model_or_its_data_is_refused_before_ray_starts(st
         job.prepare(validated(spec, here(folder) | values))
 
 
+@pytest.mark.slow
 def test_errors_of_the_command_line_are_one_sentence(store, tmp_path):
     folder, _ = store
     for arguments, code, message in (

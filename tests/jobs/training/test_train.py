@@ -118,6 +118,7 @@ def test_the_model_is_registered_with_the_scores_of_every_image_and_is_the_check
         np.testing.assert_allclose(recorded["nll"], score(model, images).nll, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_ui_serves_the_record(finished):
     folder, events = finished
     with socket.socket() as free:
@@ -175,6 +176,7 @@ def test_the_sample_grid_is_ten_by_ten(finished):
         assert grid.width == grid.height >= 640
 
 
+@pytest.mark.slow
 def test_elastic_training_takes_the_workers_that_fit_and_keeps_the_best_and_the_last_checkpoint(tmp_path):
     """With a learning rate that ruins the model after its first epochs the best is not the last."""
     ruinous = ("--epochs", "5", "--learning-rate", "0.05", "--schedule", "constant", "--clip-norm", "0")
@@ -226,6 +228,7 @@ def test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit(tmp_path):
     assert "is finished: there is nothing left to train" in sentence_of(again)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_a_restart_and_no_more(tmp_path):
     running = Running(tmp_path, *SMOKE, "--epochs", "14", "--workers", "2", "--sample-every", "0")
     running.wait_for("epoch 5/14")
@@ -241,6 +244,7 @@ def test_a_killed_worker_costs_a_restart_and_no_more(tmp_path):
     assert run.data.metrics["restarts"] == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_marks_the_run_killed_and_leaves_no_process(tmp_path):
     running = Running(tmp_path, *SMOKE, "--epochs", "500", "--checkpoint-every", "100", "--sample-every", "0")
     running.wait_for("epoch 2/500")
@@ -256,11 +260,13 @@ def test_ctrl_c_marks_the_run_killed_and_leaves_no_process(tmp_path):
     assert record_of(tmp_path, run_id_of(running.lines())).info.status == "KILLED"
 
 
+@pytest.mark.slow
 def test_what_the_machine_does_not_have_is_refused(tmp_path):
     done = glowctl(tmp_path, *SMOKE, "--workers", "99", "--batch-size", "128")
     assert "99 workers with 1 core each cannot run here" in sentence_of(done)
 
 
+@pytest.mark.slow
 def test_a_diverged_run_fails_once_with_a_sentence(tmp_path):
     flags = ("--epochs", "40", "--learning-rate", "1e6", "--schedule", "constant", "--clip-norm", "0")
     done = glowctl(tmp_path, *SMOKE, *flags)
@@ -269,6 +275,7 @@ def test_a_diverged_run_fails_once_with_a_sentence(tmp_path):
     assert record_of(tmp_path, run_id_of(done.stdout.splitlines())).info.status == "FAILED"
 
 
+@pytest.mark.slow
 def test_sigterm_ends_as_ctrl_c_does_and_a_damaged_checkpoint_is_named_when_the_run_is_resumed(tmp_path):
     running = Running(tmp_path, *SMOKE, "--epochs", "500", "--sample-every", "0", "--checkpoint-every", "30")
     running.wait_for("epoch 35/500")  # and not while a checkpoint is written
