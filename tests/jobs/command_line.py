@@ -27,7 +27,7 @@ def environment(**changes: str) -> dict[str, str]:
     return {**own, "COLUMNS": "120", "MLFLOW_DISABLE_TELEMETRY": "true", **changes}
 
 
-def glowctl(folder: Path, *arguments: str, timeout: float = 240, **changes: str) -> subprocess.CompletedProcess[str]:
+def glowctl(folder: Path, *arguments: str, timeout: float = 480, **changes: str) -> subprocess.CompletedProcess[str]:
     """Runs the command to its end."""
     return subprocess.run(
         [GLOWCTL, *arguments],

@@ -65,6 +65,7 @@ def test_a_copy_of_the_store_is_another_store(own, tmp_path):
     assert f"port {port} is taken by an MLflow server of another store: choose another with --port" in sentence_of(done)
 
 
+@pytest.mark.slow
 def test_a_server_as_the_store_is_named(own, tmp_path):
     _, port, _ = own
     done = glowctl(tmp_path, "ui", "--tracking-uri", f"http://127.0.0.1:{port}/")
@@ -75,6 +76,7 @@ def test_a_server_as_the_store_is_named(own, tmp_path):
 @pytest.mark.parametrize(
     ("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
 )
+@pytest.mark.slow
 def test_nothing_stays_behind(uri, tmp_path, how, code):
     port = free_port()
     command = Running(tmp_path, "ui", "--port", str(port))
@@ -87,6 +89,7 @@ def test_nothing_stays_behind(uri, tmp_path, how, code):
     assert "Traceback" not in command.output.read_text()
 
 
+@pytest.mark.slow
 def test_a_store_that_is_not_there_yet_is_made(tmp_path):
     command = Running(tmp_path, "ui", "--port", str(free_port()))
     command.wait_for("the MLflow UI is at")

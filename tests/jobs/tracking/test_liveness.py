@@ -90,6 +90,7 @@ def test_a_driver_and_its_watcher_that_are_killed_leave_no_run_running(uri):
     assert abs(runs["parent"].info.end_time / 1000 - int(runs["parent"].data.tags[ALIVE])) < 1
 
 
+@pytest.mark.slow
 def test_any_command_finds_it(uri, tmp_path):
     with driving(uri) as (_, watcher):
         before = glowctl(tmp_path, "train", "--resume", "nobody", "--tracking-uri", uri, "--experiment", "study")
@@ -108,6 +109,7 @@ def test_the_watcher_alone_marks_it_at_once(uri):
     assert runs_of(uri)["parent"].data.tags["glow.error"] == GONE
 
 
+@pytest.mark.slow
 def test_a_run_that_another_goes_on_with_is_not_the_watchers(uri):
     """The watcher finds the run driven by somebody else by the time that the store is back."""
     with driving(uri) as (process, watcher):
@@ -120,6 +122,7 @@ def test_a_run_that_another_goes_on_with_is_not_the_watchers(uri):
     assert runs_of(uri)["parent"].info.status == "RUNNING"
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_not_collected_yet_is_dead(uri):
     with driving(uri) as (process, watcher):
         watcher.kill()
@@ -262,6 +265,7 @@ with record.running(system_metrics=False):
 
 
 @pytest.mark.parametrize("reason", [GONE, SILENT])
+@pytest.mark.slow
 def test_a_drivers_last_word_is_written_though_another_has_marked_the_run(uri, reason):
     command = [sys.executable, "-c", LEAVING, uri]
     with subprocess.Popen(

@@ -47,10 +47,12 @@ def test_a_run_is_written_and_found_with_its_files(server, tmp_path, monkeypatch
     assert ESCAPED not in str(run.to_dictionary())
 
 
+@pytest.mark.slow
 def test_commands_at_once_share_a_database_that_was_empty(server, tmp_path):
     write_at_once(tmp_path, server.uri(), ("one", "one", "two", "three"))
 
 
+@pytest.mark.slow
 def test_a_ui_and_a_command_share_a_database_that_was_empty(server, tmp_path):
     uri, port = server.uri(), free_port()
     with waiting(tmp_path, WRITER, uri, "one", "run 0") as writer:
@@ -66,7 +68,14 @@ def test_a_ui_and_a_command_share_a_database_that_was_empty(server, tmp_path):
     assert ESCAPED not in ui.output.read_text()
 
 
-@pytest.mark.parametrize("delay", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize(
+    "delay",
+    [
+        pytest.param(0.1, marks=pytest.mark.nightly),
+        pytest.param(0.5, marks=pytest.mark.slow),
+        pytest.param(1.0, marks=pytest.mark.nightly),
+    ],
+)
 def test_who_is_killed_while_he_makes_the_tables_leaves_nothing_broken(server, tmp_path, delay):
     uri = server.uri()
     with waiting(tmp_path, OPENER, uri) as process:

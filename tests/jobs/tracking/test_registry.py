@@ -1,6 +1,7 @@
 """Registered models and their aliases, by the command line."""
 
 import json
+import re
 
 import pytest
 
@@ -51,14 +52,22 @@ NAMES = ["glow-digits/1", "models:/glow-digits/1", "glow-digits@first", NAME, "t
 
 @pytest.mark.parametrize("by", NAMES)
 def test_a_model_is_promoted_by_every_name_it_has(two, by):
-    folder, uri, first, _ = two
+    _, uri, first, _ = two
     promote(uri, "glow", "glow-digits/1", "first")
     promote(uri, "glow", "glow-digits/2", "production")
     ids = {"the run's id": first, "its first letters": first[:8]}
-    done = glowctl(folder, "promote", ids.get(by, by), "production")
+    done = promote(uri, "glow", ids.get(by, by), "production")
+    assert (done.uri, done.version, done.before) == ("models:/glow-digits@production", "1", "2")
+    assert find_model("models:/glow-digits@production", uri, "glow").run_id == first
+
+
+def test_the_command_says_what_was_promoted_and_why_nothing_was(two):
+    folder, uri, _, _ = two
+    promote(uri, "glow", "glow-digits/2", "production")
+    done = glowctl(folder, "promote", "glow-digits/1", "production")
     check_quiet(done)
     assert done.stdout == "models:/glow-digits@production is version 1; it was version 2\n"
-    assert find_model("models:/glow-digits@production", uri, "glow").run_id == first
+    assert "latest is always the newest version" in sentence_of(glowctl(folder, "promote", "glow-digits/1", "latest"))
 
 
 def test_the_newest_is_latest_by_both_of_mlflows_names(two):
@@ -87,9 +96,9 @@ def test_the_newest_is_latest_by_both_of_mlflows_names(two):
     ],
 )
 def test_what_cannot_be_promoted_is_said_in_a_sentence(two, model, alias, sentence):
-    folder, _, _, _ = two
-    done = glowctl(folder, "promote", model, alias)
-    assert sentence in sentence_of(done)
+    _, uri, _, _ = two
+    with pytest.raises(TrackingError, match=re.escape(sentence)):
+        promote(uri, "glow", model, alias)
 
 
 def test_a_run_that_left_no_model_cannot_be_promoted(two):

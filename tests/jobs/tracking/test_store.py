@@ -24,11 +24,13 @@ from tests.jobs.stores import (
 EXPERIMENTS = ("one", "one", "two", "three")
 
 
+@pytest.mark.slow
 def test_commands_at_once_share_a_store_that_was_not_there(tmp_path):
     write_at_once(tmp_path, f"sqlite:///{tmp_path}/mlflow.db", EXPERIMENTS)
     assert {path.name for path in tmp_path.iterdir()} <= {"mlflow.db", "mlflow.db.lock"}
 
 
+@pytest.mark.slow
 def test_commands_at_once_share_the_experiments_of_a_server(tmp_path):
     with mlflow_server(tmp_path) as uri:
         write_at_once(tmp_path, uri, EXPERIMENTS)
@@ -45,6 +47,7 @@ def test_an_experiment_that_another_makes_just_now_is_taken(uri, monkeypatch):
     assert open_store(uri, "study")[1] == client.get_experiment_by_name("study").experiment_id
 
 
+@pytest.mark.slow
 def test_a_ui_and_a_command_share_a_store_that_was_not_there(tmp_path):
     uri, port = f"sqlite:///{tmp_path}/mlflow.db", free_port()
     with waiting(tmp_path, WRITER, uri, "one", "run 0") as writer:
@@ -60,7 +63,14 @@ def test_a_ui_and_a_command_share_a_store_that_was_not_there(tmp_path):
             end_group(ui.process)
 
 
-@pytest.mark.parametrize("delay", [0.1, 0.4, 0.7])
+@pytest.mark.parametrize(
+    "delay",
+    [
+        pytest.param(0.1, marks=pytest.mark.nightly),
+        pytest.param(0.4, marks=pytest.mark.slow),
+        pytest.param(0.7, marks=pytest.mark.nightly),
+    ],
+)
 def test_who_is_killed_while_he_makes_a_store_leaves_nothing_broken(tmp_path, delay):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     with waiting(tmp_path, OPENER, uri) as process:

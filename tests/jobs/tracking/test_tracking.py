@@ -183,6 +183,7 @@ with parent.running():
 """
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_driver_that_is_killed_are_failed(uri):
     with subprocess.Popen([sys.executable, "-c", DRIVER, uri], stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout.readline() == "running\n"
@@ -213,6 +214,7 @@ def stopped(uri, script):
     return done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_while_the_store_is_away_is_marked_when_it_is_back(uri):
     assert "KeyboardInterrupt" in stopped(uri, STOPPED)
     wait_until(lambda: find_run(uri, "study", "parent").info.status == "KILLED", timeout=30)
@@ -243,6 +245,7 @@ with record.running(system_metrics=False):
         ("1 / 0", "TrackingError('away')", "ZeroDivisionError", "FAILED", "FAILED"),
     ],
 )
+@pytest.mark.slow
 def test_the_end_that_a_driver_could_not_write_is_the_watchers(uri, body, wrong, told, status, below):
     said = stopped(uri, ENDING.format(body=body, wrong=wrong))
     assert re.search(rf"^(jobs\.tracking\.uris\.)?{told}", said, re.MULTILINE)  # below its traceback
