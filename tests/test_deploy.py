@@ -285,7 +285,7 @@ STAND_INS = {
     "mlflow": r"""printf '%s\x1f' "$@" >>~/mlflow.calls; printf '\x1e' >>~/mlflow.calls; env -0 >~/mlflow.env
 [[ -e ~/broken ]] && exit 3
 [[ -e ~/slow ]] && /bin/sleep 0.5
-echo $$ >~/answers; exec /bin/sleep 60""",
+echo $$ >~/answers; exec /bin/sleep 600""",
     "curl": r"""[[ -e ~/answers ]] && kill -0 "$(cat ~/answers)" 2>/dev/null""",
     "sleep": "exec /bin/sleep 0.01",
 }
@@ -426,7 +426,7 @@ def test_the_head_takes_an_mlflow_that_someone_else_started(host):
 def test_mlflow_is_started_again_when_it_has_ended(host):
     assert host.run("head.sh").returncode == 0
     os.kill(int((host.home / "answers").read_text()), signal.SIGKILL)
-    wait_until(lambda: len(host.calls("mlflow")) == 2, 10)
+    wait_until(lambda: len(host.calls("mlflow")) == 2)
 
 
 def test_an_mlflow_that_does_not_start_is_the_heads_error_and_is_not_kept(host):
@@ -434,7 +434,7 @@ def test_an_mlflow_that_does_not_start_is_the_heads_error_and_is_not_kept(host):
     done = host.run("head.sh")
     assert (done.returncode, done.stderr) == (1, "the MLflow server did not start: see ~/glow/mlflow.log\n")
     assert host.calls("ray") == [["stop"]]
-    wait_until(lambda: not host.processes(), 10)
+    wait_until(lambda: not host.processes())
     (host.home / "broken").unlink()
     assert host.run("head.sh").returncode == 0
 

@@ -16,6 +16,9 @@ import psutil
 
 GLOWCTL = Path(sys.executable).with_name("glowctl")
 
+PATIENCE_S = 240.0
+"""How long to wait for what must happen. It proves nothing about time: on a busy machine all takes long."""
+
 NUMBERS = itertools.count()
 
 # These belong to the Ray and the data of the tests' own process or machine.
@@ -89,7 +92,7 @@ class Running:
         """Returns the first line that holds the text."""
         return next(line for line in self.lines() if text in line)
 
-    def wait_for(self, text: str, timeout: float = 120) -> None:
+    def wait_for(self, text: str, timeout: float = PATIENCE_S) -> None:
         def shown() -> bool:
             assert self.process.poll() is None or any(text in line for line in self.lines()), self.lines()
             return any(text in line for line in self.lines())
@@ -115,11 +118,11 @@ class Running:
         """What Ctrl-C in a terminal does: the signal goes to the whole group."""
         os.killpg(self.process.pid, signal.SIGINT)
 
-    def wait(self, timeout: float = 120) -> int:
+    def wait(self, timeout: float = PATIENCE_S) -> int:
         return self.process.wait(timeout)
 
 
-def wait_until(condition: Callable[[], bool], timeout: float, every: float = 0.2) -> None:
+def wait_until(condition: Callable[[], bool], timeout: float = PATIENCE_S, every: float = 0.2) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout} s"

@@ -88,7 +88,7 @@ def local_cluster(folder: Path) -> Iterator[LocalCluster]:
         head = cluster.start(temporary, log)
         cluster.head = head.pid
         try:
-            wait_until(cluster.answers, timeout=60)
+            wait_until(cluster.answers)
             yield cluster
         finally:
             for process in (*psutil.Process(head.pid).children(recursive=True), head):

@@ -116,4 +116,4 @@ def _wait(port: int, server: "subprocess.Popen[bytes]") -> None:
             return False
         return True
 
-    wait_until(accepts, 30)
+    wait_until(accepts)

@@ -118,7 +118,7 @@ def wait_for_server(uri: str) -> None:
         except requests.RequestException:
             return False
 
-    wait_until(healthy, 60)
+    wait_until(healthy)
 
 
 @contextmanager

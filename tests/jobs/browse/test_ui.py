@@ -85,7 +85,7 @@ def test_nothing_stays_behind(uri, tmp_path, how, code):
     assert any("uvicorn" in " ".join(process.cmdline()) for process in family)
     os.kill(command.process.pid, how)
     assert command.wait(30) == code
-    wait_until(lambda: not alive(family), 20)
+    wait_until(lambda: not alive(family), timeout=30)
     assert "Traceback" not in command.output.read_text()
 
 
@@ -161,16 +161,16 @@ def test_a_server_of_no_runs_shows_its_experiments(monkeypatch):
 
 
 def test_the_guard_ends_what_the_command_has_started():
-    family = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    family = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
     guard = subprocess.Popen(
-        [sys.executable, "-m", "jobs.system.guarded_server", sys.executable, "-c", f"{family}; time.sleep(60)"],
+        [sys.executable, "-m", "jobs.system.guarded_server", sys.executable, "-c", f"{family}; time.sleep(600)"],
         stdin=subprocess.PIPE,
     )
-    wait_until(lambda: len(psutil.Process(guard.pid).children(recursive=True)) == 2, 20)
+    wait_until(lambda: len(psutil.Process(guard.pid).children(recursive=True)) == 2)
     processes = psutil.Process(guard.pid).children(recursive=True)
     guard.stdin.close()
     guard.wait(20)
-    wait_until(lambda: not alive(processes), 10)
+    wait_until(lambda: not alive(processes), timeout=30)
 
 
 @pytest.fixture

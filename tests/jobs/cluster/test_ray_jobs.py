@@ -101,7 +101,7 @@ def test_a_job_outlives_its_client_and_its_run_outlives_its_driver(cluster, tmp_
     driver.kill()
     waited = glowctl(tmp_path, "wait", job, **cluster.client)
     assert sentence_of(waited).startswith(f"glowctl: job {job} failed: its process died with code -9")
-    wait_until(lambda: run_of(cluster, run_id).info.status == "FAILED", timeout=20)
+    wait_until(lambda: run_of(cluster, run_id).info.status == "FAILED")
     assert "died" in run_of(cluster, run_id).data.tags["glow.error"]
 
     resumed = glowctl(tmp_path, "train", "--resume", run_id, "--detach", **cluster.client)
@@ -115,7 +115,7 @@ def test_a_job_outlives_its_client_and_its_run_outlives_its_driver(cluster, tmp_
     assert (stopped.returncode, stopped.stdout) == (0, f"job {again} stopped\n")
     assert follower.wait(30) == 143
     assert run_of(cluster, run_id).info.status == "KILLED"
-    wait_until(lambda: not cluster.training_workers(), timeout=20)
+    wait_until(lambda: not cluster.training_workers(), timeout=30)
     waited = glowctl(tmp_path, "wait", again, **cluster.client)
     assert (waited.returncode, waited.stdout) == (143, f"job {again} stopped\n")
     assert glowctl(tmp_path, "stop", again, **cluster.client).stdout == f"job {again} stopped already\n"

@@ -255,7 +255,7 @@ def test_three_workers_and_a_killed_one_leave_the_same_scores(store):
         victims[:] = running.named("ray::score_shard")
         return bool(victims)
 
-    wait_until(scoring, 60, every=0.01)
+    wait_until(scoring, every=0.01)
     victims[0].kill()
     assert running.wait() == 0, running.lines()
     assert not alive(victims[:1])

@@ -11,7 +11,7 @@ from tests.jobs.command_line import wait_until
 def test_a_machine_is_looked_at_every_so_often_and_at_the_end():
     told = []
     with sampled(told.append, interval_s=0.2):
-        wait_until(lambda: len(told) >= 2, timeout=60, every=0.05)
+        wait_until(lambda: len(told) >= 2, every=0.05)
         before = len(told)
     assert len(told) > before
     for figures in told:

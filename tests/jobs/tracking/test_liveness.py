@@ -104,7 +104,7 @@ def test_any_command_finds_it(uri, tmp_path):
 def test_the_watcher_alone_marks_it_at_once(uri):
     with driving(uri, "trials") as (process, _):
         process.kill()
-    wait_until(lambda: runs_of(uri)["parent"].info.status == "FAILED", timeout=30)
+    wait_until(lambda: runs_of(uri)["parent"].info.status == "FAILED")
     assert runs_of(uri)["child"].info.status == "FAILED"
     assert runs_of(uri)["parent"].data.tags["glow.error"] == GONE
 
@@ -118,7 +118,7 @@ def test_a_run_that_another_goes_on_with_is_not_the_watchers(uri):
         process.wait()
         client_of(uri).set_tag(runs_of(uri)["parent"].info.run_id, DRIVER, driver())
         watcher.resume()
-        wait_until(lambda: not psutil.pid_exists(watcher.pid), timeout=30)
+        wait_until(lambda: not psutil.pid_exists(watcher.pid))
     assert runs_of(uri)["parent"].info.status == "RUNNING"
 
 
@@ -127,7 +127,7 @@ def test_a_driver_that_is_not_collected_yet_is_dead(uri):
     with driving(uri) as (process, watcher):
         watcher.kill()
         os.kill(process.pid, signal.SIGKILL)
-        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE, timeout=10)
+        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
         assert looked(uri)["parent"].info.status == "FAILED"
 
 
@@ -278,7 +278,7 @@ def test_a_drivers_last_word_is_written_though_another_has_marked_the_run(uri, r
     liveness_module._mark(client_of(uri), runs_of(uri)["parent"], reason, time.time())
     assert runs_of(uri)["parent"].info.status == "FAILED"
     watcher.resume()
-    wait_until(lambda: runs_of(uri)["parent"].info.status == "KILLED", timeout=30)
+    wait_until(lambda: runs_of(uri)["parent"].info.status == "KILLED")
     assert "glow.error" not in runs_of(uri)["parent"].data.tags
 
 
@@ -293,7 +293,7 @@ def test_a_run_tells_that_it_lives_though_the_store_fails(uri, monkeypatch):
                 raise ConnectionError("no answer")
 
     with beating(Failing(), "some-run"):
-        wait_until(lambda: len(calls) > 3, timeout=5, every=0.01)
+        wait_until(lambda: len(calls) > 3, every=0.01)
     after = len(calls)
     time.sleep(0.2)
     assert len(calls) == after
@@ -341,7 +341,7 @@ def test_a_run_that_lives_is_running_again_whenever_it_is_marked(uri, quick, rea
     with record.running(system_metrics=False):
         for _ in range(2):
             marked(uri, record, reason)
-            wait_until(lambda: is_revived(uri, "run"), timeout=10)
+            wait_until(lambda: is_revived(uri, "run"))
     assert runs_of(uri)["run"].info.status == "FINISHED"
 
 
@@ -358,8 +358,8 @@ def test_trials_that_live_are_running_again(uri, quick, with_parent):
         marked(uri, trials["trial"])
         if with_parent:
             marked(uri, parent)
-            wait_until(lambda: is_revived(uri, "parent"), timeout=10)
-        wait_until(lambda: is_revived(uri, "trial"), timeout=10)
+            wait_until(lambda: is_revived(uri, "parent"))
+        wait_until(lambda: is_revived(uri, "trial"))
         time.sleep(0.5)
     runs = runs_of(uri)
     assert {name: runs[name].info.status for name in runs} == {

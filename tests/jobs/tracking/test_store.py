@@ -53,7 +53,7 @@ def test_a_ui_and_a_command_share_a_store_that_was_not_there(tmp_path):
     with waiting(tmp_path, WRITER, uri, "one", "run 0") as writer:
         ui = Running(tmp_path, "ui", "--port", str(port), "--tracking-uri", uri)
         try:
-            wait_until(lambda: any(tmp_path.glob("mlflow.db*")), 60, every=0.02)  # it is being made
+            wait_until(lambda: any(tmp_path.glob("mlflow.db*")), every=0.02)  # it is being made
             writes(writer)
             wait_for_server(f"http://127.0.0.1:{port}")
             seen = client_of(f"http://127.0.0.1:{port}").get_experiment_by_name("one")

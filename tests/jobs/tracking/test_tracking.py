@@ -189,7 +189,7 @@ def test_the_runs_of_a_driver_that_is_killed_are_failed(uri):
         assert driver.stdout.readline() == "running\n"
         assert find_run(uri, "study", "parent").info.status == "RUNNING"
         driver.kill()
-    wait_until(lambda: find_run(uri, "study", "parent").info.status == "FAILED", timeout=30)
+    wait_until(lambda: find_run(uri, "study", "parent").info.status == "FAILED")
     assert "died" in find_run(uri, "study", "parent").data.tags["glow.error"]
     status = {name: find_run(uri, "study", name).info.status for name in ("child", "done", "other")}
     # The watcher knows nothing of the other: that its driver is gone, `find_run` has found.
@@ -217,7 +217,7 @@ def stopped(uri, script):
 @pytest.mark.slow
 def test_a_run_that_is_stopped_while_the_store_is_away_is_marked_when_it_is_back(uri):
     assert "KeyboardInterrupt" in stopped(uri, STOPPED)
-    wait_until(lambda: find_run(uri, "study", "parent").info.status == "KILLED", timeout=30)
+    wait_until(lambda: find_run(uri, "study", "parent").info.status == "KILLED")
     assert "glow.error" not in find_run(uri, "study", "parent").data.tags
 
 
@@ -254,8 +254,8 @@ def test_the_end_that_a_driver_could_not_write_is_the_watchers(uri, body, wrong,
     def ends():
         return {run.info.run_name: run.info.status for run in client.search_runs([experiment])}
 
-    wait_until(lambda: "RUNNING" not in ends().values(), timeout=30)
-    wait_until(lambda: ends() == {"parent": status, "child": below}, timeout=5)
+    wait_until(lambda: "RUNNING" not in ends().values())
+    wait_until(lambda: ends() == {"parent": status, "child": below})
     tags = [run.data.tags for run in client.search_runs([experiment])]
     assert not any(tag.get("glow.error", "").startswith("the process") for tag in tags)
 

@@ -134,7 +134,7 @@ def test_the_ui_serves_the_record(finished):
             except requests.ConnectionError:
                 return False
 
-        wait_until(healthy, 60)
+        wait_until(healthy)
         api = f"http://127.0.0.1:{port}/api/2.0/mlflow"
         run_id = events[-1]["run_id"]
         run = requests.get(f"{api}/runs/get", params={"run_id": run_id}, timeout=10).json()["run"]
@@ -199,9 +199,9 @@ def test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit(tmp_path):
     family = running.family()
     running.process.kill()
     running.wait()
-    wait_until(lambda: not alive(family), timeout=10)
+    wait_until(lambda: not alive(family), timeout=30)
     run_id = run_id_of(running.lines())
-    wait_until(lambda: record_of(tmp_path, run_id).info.status == "FAILED", timeout=20)
+    wait_until(lambda: record_of(tmp_path, run_id).info.status == "FAILED")
     assert "died" in record_of(tmp_path, run_id).data.tags["glow.error"]
     with sqlite3.connect(tmp_path / "mlflow.db") as database:  # as if it had ended before these were recorded
         database.execute("DELETE FROM inputs")
@@ -256,7 +256,7 @@ def test_ctrl_c_marks_the_run_killed_and_leaves_no_process(tmp_path):
     assert running.wait(30) == 130
     assert "glowctl: stopped" in running.lines()
     assert running.line_with(f"glowctl train --resume {run_id_of(running.lines())}")
-    wait_until(lambda: not alive(family), timeout=10)
+    wait_until(lambda: not alive(family), timeout=30)
     assert record_of(tmp_path, run_id_of(running.lines())).info.status == "KILLED"
 
 
@@ -282,7 +282,7 @@ def test_sigterm_ends_as_ctrl_c_does_and_a_damaged_checkpoint_is_named_when_the_
     family = running.family()
     os.kill(running.process.pid, signal.SIGTERM)
     assert running.wait(30) == 143
-    wait_until(lambda: not alive(family), timeout=10)
+    wait_until(lambda: not alive(family), timeout=30)
     run_id = run_id_of(running.lines())
     assert record_of(tmp_path, run_id).info.status == "KILLED"
     for state in (tmp_path / "outputs" / run_id).glob("checkpoint_*/training_state.pt"):
