@@ -21,8 +21,6 @@ from jobs.specs.presets import make_train_spec
 from jobs.specs.request import Request
 from jobs.system.environment import address_of
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # ray's own, when it is imported
-
 SAME = {"rayVersion": metadata.version("ray"), "pythonVersion": platform.python_version()}
 
 
