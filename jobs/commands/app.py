@@ -240,7 +240,8 @@ def _do(
     if detach and at is None:
         raise SpecError("--detach leaves a job to a cluster: give its --address too")
     request = Request.of(what, *specs).model_copy(update={"run": run, "changes": dict(changes or {})})
-    with interruptible(at):
+    gone_on = "; a job that was submitted goes on: see glowctl jobs" if at else ""
+    with interruptible(f"stopped{gone_on}"):
         code = submit(request, make_display("json" if json else "auto", table=table), at, detach)
     raise typer.Exit(code)
 
