@@ -241,7 +241,8 @@ def _do(
         raise SpecError("--detach leaves a job to a cluster: give its --address too")
     request = Request.of(what, *specs).model_copy(update={"run": run, "changes": dict(changes or {})})
     display = make_display("json" if json else "auto", table=table)
-    with interruptible(at):
+    gone_on = "; a job that was submitted goes on: see glowctl jobs" if at else ""
+    with interruptible(f"stopped{gone_on}"):
         if at is None:
             from jobs.dispatch import perform
 
