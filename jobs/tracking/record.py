@@ -187,10 +187,10 @@ class Record:
         """A data set as an input of the run; `context` is training, validation or test."""
         from mlflow.data.code_dataset_source import CodeDatasetSource
         from mlflow.data.numpy_dataset import from_numpy
-        from mlflow.entities import DatasetInput, InputTag
+        from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = from_numpy(images, source=CodeDatasetSource({"glow.dataset": source}), name=name, digest=digest)
-        entry = DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", context)])
+        entry = DatasetInput(Dataset(**dataset.to_dict()), [InputTag("mlflow.data.context", context)])
         self._write(lambda: self._client.log_inputs(self.run_id, [entry]))
 
     @contextmanager

@@ -1,0 +1,85 @@
+"""How one sees whether another package still has what this project relies on: the lines of `tests.upstream_names`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from pkgutil import resolve_name
+
+__all__ = ["Name", "has", "operator", "says", "shows", "takes"]
+
+
+@dataclass(frozen=True)
+class Name:
+    """One thing that another package may take away.
+
+    `name` is what it is called there, `ours` how our files say it, `breaks` what a user would notice without it, and
+    `holds` whether it is still as we need it (False, or any exception, if not).
+    """
+
+    name: str
+    breaks: str
+    holds: Callable[[], bool]
+    ours: str
+
+
+def has(path: str, breaks: str, ours: str = "") -> Name:
+    """An attribute of a module or a class: "package.module:Class.attribute"."""
+    last = path.replace(":", ".").rpartition(".")[2]
+    return Name(path, breaks, lambda: resolve_name(path) is not Ellipsis, ours or last)
+
+
+def takes(path: str, parameters: str, breaks: str, ours: str = "") -> Name:
+    """Parameters, separated by spaces, that a function must have."""
+    wanted = set(parameters.split())
+    last = path.replace(":", ".").removesuffix(".__init__").rpartition(".")[2]
+
+    def holds() -> bool:
+        return wanted <= inspect.signature(resolve_name(path)).parameters.keys()
+
+    return Name(f"{path}({', '.join(parameters.split())})", breaks, holds, ours or last)
+
+
+def says(name: str, file: str, breaks: str, text: str = "", ours: str = "") -> Name:
+    """A text in a file of an installed package: by default the name itself."""
+    return Name(name, breaks, lambda: (text or name).encode() in _content(file), ours or name)
+
+
+def shows(name: str, breaks: str, ours: str = "") -> Name:
+    """A text somewhere in the scripts of MLflow's UI."""
+    return Name(name, breaks, lambda: name.encode() in _ui_scripts(), ours or name)
+
+
+def operator(path: str, parameters: str, breaks: str) -> Name:
+    """An operator of torch, "namespace.name.overload", with exactly these parameters: our code gives them by place."""
+    namespace, name, overload = path.split(".")
+
+    def holds() -> bool:
+        import torch
+
+        schema = getattr(getattr(getattr(torch.ops, namespace), name), overload)._schema
+        return [argument.name for argument in schema.arguments] == parameters.split()
+
+    return Name(f"torch.ops.{path}", breaks, holds, f"torch.ops.{namespace}.{name}")
+
+
+@cache
+def _content(file: str) -> bytes:
+    package, _, rest = file.partition("/")
+    found = find_spec(package)
+    assert found is not None, f"{package} is not installed"
+    assert found.submodule_search_locations, f"{package} is a single file"
+    return Path(next(iter(found.submodule_search_locations)), rest).read_bytes()
+
+
+@cache
+def _ui_scripts() -> bytes:
+    found = find_spec("mlflow")
+    assert found is not None, "mlflow is not installed"
+    assert found.submodule_search_locations
+    folder = Path(next(iter(found.submodule_search_locations)), "server/js/build/static/js")
+    return b"\n".join(path.read_bytes() for path in sorted(folder.glob("*.js")))

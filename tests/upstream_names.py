@@ -1,0 +1,344 @@
+"""What this project relies on in other packages that they do not promise to keep: private names, environment variables
+without documentation, texts of messages, names of files. `tests.test_upstream` checks every line.
+
+To add one: what it is called, what a user would notice without it, and how to see that it is still there.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import Annotated, Any
+
+from tests.upstream_checks import Name, has, operator, says, shows, takes
+
+__all__ = ["NAMES"]
+
+
+def _fused_adam_skips_where_found_inf() -> bool:
+    import torch
+
+    weight = torch.nn.Parameter(torch.ones(1))
+    weight.grad = torch.ones(1)
+    adam = torch.optim.Adam([weight], lr=1.0, fused=True)
+    adam.found_inf = torch.ones(())  # type: ignore[attr-defined]
+    adam.step()
+    return weight.item() == 1.0 and adam.defaults["fused"] is True
+
+
+def _typer_reads_a_given_signature() -> bool:
+    import typer
+
+    def command(**flags: Any) -> None: ...
+
+    depth = inspect.Parameter(
+        "depth", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[int | None, typer.Option("--depth")]
+    )
+    command.__signature__ = inspect.Signature([depth])  # type: ignore[attr-defined]
+    command.__annotations__ = {"depth": depth.annotation}
+    app = typer.Typer(add_completion=False)
+    app.command()(command)
+    return "--depth" in [flag for option in typer.main.get_command(app).params for flag in option.opts]
+
+
+def _mlflow_sees_registry_errors() -> bool:
+    from mlflow.protos.databricks_pb2 import ErrorCode
+
+    codes = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")
+    return all(code in ErrorCode.keys() for code in codes)  # noqa: SIM118 - an enum of protobuf
+
+
+def _tune_describes_trials() -> bool:
+    from ray.tune.experiment import Trial
+
+    wanted = {"TERMINATED", "checkpoint", "last_result", "get_error", "get_pickled_error"}
+    return wanted <= set(dir(Trial)) and {"config", "trial_id"} <= inspect.signature(Trial).parameters.keys()
+
+
+_ray_constants = partial(says, file="ray/train/v2/_internal/constants.py")
+_ray_loop = "ray/tune/execution/tune_controller.py"
+_ray_auth = "ray/_private/authentication/authentication_token_setup.py"
+_ray_scaling = "ray/autoscaler/_private/constants.py"
+_ray_raylet = "ray/core/src/ray/raylet/raylet"
+_mlflow_variables = "mlflow/environment_variables.py"
+_mlflow_tags = partial(says, file="mlflow/utils/mlflow_tags.py")
+
+TORCH = [
+    operator(
+        "mkldnn._convolution_pointwise.default",
+        "X W B padding stride dilation groups attr scalars algorithm",
+        "every coupling network on a CPU fails, or is slower",
+    ),
+    operator(
+        "mkldnn._linear_pointwise.default",
+        "X W B attr scalars algorithm",
+        "every coupling network on a CPU fails, or is slower",
+    ),
+    operator("aten.threshold_backward.grad_input", "grad_output self threshold grad_input", "no training on a CPU"),
+    operator(
+        "aten.convolution_backward.default",
+        "grad_output input weight bias_sizes stride padding dilation transposed output_padding groups output_mask",
+        "no training on a CPU",
+    ),
+    has("torch.cpu:_is_avx512_bf16_supported", "CPUs that multiply in bf16 train in float32, at half the speed"),
+    Name(
+        "torch.optim.Adam.found_inf",
+        "steps with a non-finite gradient are taken, and the model is lost",
+        _fused_adam_skips_where_found_inf,
+        "found_inf",
+    ),
+    says("n_averaged", "torch/optim/swa_utils.py", "a training with --ema cannot be resumed"),
+    has("torch.nn.parallel:DistributedDataParallel._get_ddp_logging_data", "the benchmark of workers fails"),
+    has("torchvision.datasets.utils:check_integrity", "CIFAR-10 cannot be read"),
+    has("torchvision.datasets:CIFAR10.train_list", "CIFAR-10 cannot be read"),
+    has("torchvision.datasets:CIFAR10.meta", "CIFAR-10 cannot be read"),
+    says("raw", "torchvision/datasets/mnist.py", "downloads land in another folder", '__name__, "raw")', "MNIST/raw"),
+]
+
+RAY = [
+    says("_node_ip_address", "ray/_private/worker.py", "no Ray starts", 'kwargs.pop("_node_ip_address"'),
+    says("_temp_dir", "ray/_private/worker.py", "no Ray starts", 'kwargs.pop("_temp_dir"'),
+    says("RAY_USAGE_STATS_ENABLED", "ray/_common/usage/usage_constants.py", "Ray tells its makers of each command"),
+    says("RAY_ENABLE_AUTO_CONNECT", "ray/_private/auto_init_hook.py", "a stray call after the end starts another Ray"),
+    says("RAY_DEDUP_LOGS_SKIP_REGEX", "ray/_private/ray_constants.py", "lines of Ray's among the progress"),
+    says("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "ray/_private/ray_constants.py", "uv makes an environment for each worker"),
+    says("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "ray/_private/ray_constants.py", "Ray listens beyond this machine"),
+    says("RAY_preload_python_modules", _ray_raylet, "workers start a second later", "preload_python_modules"),
+    says("RAY_AUTH_MODE", _ray_auth, "clusters with a token refuse glowctl, or an embedded Ray lets everybody in"),
+    says("RAY_AUTH_TOKEN", "ray/_raylet.so", "clusters with a token refuse glowctl"),
+    says("RAY_AUTH_TOKEN_PATH", "ray/_raylet.so", "a cluster's token is not found where Ray itself finds it"),
+    says("RAY_ADDRESS", "ray/_private/ray_constants.py", "glowctl and Ray understand another cluster by it"),
+    says("RAY_HEAD_IP", "ray/autoscaler/_private/util.py", "workers of `ray up` do not find their head"),
+    says(
+        "RAY_enable_autoscaler_v2", "ray/_raylet.so", "`ray up` with a list of hosts starts one alone", "autoscaler_v2"
+    ),
+    says("ray_bootstrap_config.yaml", "ray/autoscaler/_private/commands.py", "room that `ray up` may add is unknown"),
+    says("AUTOSCALER_HEARTBEAT_TIMEOUT_S", _ray_scaling, "tests of `ray up` wait for minutes"),
+    says("AUTOSCALER_UPDATE_INTERVAL_S", _ray_scaling, "tests of `ray up` wait for minutes"),
+    says("AUTOSCALER_NODE_SSH_INTERVAL_S", _ray_scaling, "tests of `ray up` wait for minutes"),
+    says("NodeManagerHostname", "ray/_raylet.so", "glowctl cluster status fails"),
+    has("ray._raylet:Config", "tests of the cluster's files do not start"),
+    has("ray.scripts.scripts:start", "tests of the cluster's files do not start"),
+    has("ray.autoscaler._private.commands:warn_about_bad_start_command", "tests of the cluster's files do not start"),
+    has("ray.autoscaler._private.util:prepare_config", "tests of the cluster's files do not start"),
+    has("ray.autoscaler._private.util:validate_config", "tests of the cluster's files do not start"),
+    has(
+        "ray.autoscaler._private.kuberay.autoscaling_config:_derive_autoscaling_config_from_ray_cr",
+        "tests of the cluster's files do not start",
+    ),
+]
+
+RAY_JOBS = [
+    says(
+        "RAY_JOB_CONFIG_JSON_ENV_VAR",
+        "ray/_private/runtime_env/constants.py",
+        "a job of a cluster starts a Ray of its own within it",
+        '= "RAY_JOB_CONFIG_JSON_ENV_VAR"',
+    ),
+    says("job_submission_id", "ray/dashboard/modules/job/common.py", "a run does not say which job made it"),
+    says(
+        "RAY_JOB_STOP_WAIT_TIME_S", "ray/dashboard/modules/job/job_supervisor.py", "a stopped job is killed after 3 s"
+    ),
+    says("/api/v0/cluster_metadata", "ray/dashboard/modules/reporter/reporter_head.py", "no cluster can be used"),
+    says("rayVersion", "ray/_common/usage/usage_lib.py", "no cluster can be used", '"ray_version"'),
+    says("pythonVersion", "ray/_common/usage/usage_lib.py", "no cluster can be used", '"python_version"'),
+    says("/api/version", "ray/dashboard/modules/job/job_head.py", "tests wait for a cluster in vain"),
+    says(
+        "/api/jobs/", "ray/dashboard/modules/job/job_head.py", "no job is known", '"/api/jobs/{job_or_submission_id}"'
+    ),
+    says("No available agent", "ray/dashboard/modules/job/job_head.py", "a job fails on a head that has just started"),
+    says("status code", "ray/dashboard/modules/dashboard_sdk.py", "an unknown job is a failed cluster"),
+    says("Running entrypoint for job", "ray/dashboard/modules/job/job_supervisor.py", "a line of Ray's in a job's log"),
+    says("\\tINFO ", "ray/_private/ray_constants.py", "lines of Ray's in a job's log", "%(asctime)s\\t%(levelname)s "),
+    has(
+        "ray.dashboard.modules.dashboard_sdk:logger", "lines of Ray's before a job's", "dashboard.modules.dashboard_sdk"
+    ),
+    has("ray.dashboard.modules.job.sdk:logger", "lines of Ray's before a job's", "dashboard.modules.job.sdk"),
+    has(
+        "ray._private.runtime_env.packaging:default_logger",
+        "lines of Ray's before a job's",
+        "_private.runtime_env.packaging",
+    ),
+]
+
+RAY_TRAIN = [
+    _ray_constants("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", breaks="a crash can cost the last checkpoint"),
+    _ray_constants("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", breaks="machines that come late are not waited for"),
+    _ray_constants("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", breaks="one process more beside each training"),
+    _ray_constants("RAY_TRAIN_METRICS_ENABLED", breaks="Ray keeps metrics of each training"),
+    has("ray.train.v2._internal.exceptions:WorkerGroupStartupTimeoutError", "a training without machines fails unsaid"),
+    has(
+        "ray.train.v2._internal.execution.controller.placement_group_cleaner:PlacementGroupCleaner",
+        "each training that was stopped on a cluster leaves a process of 200 MB (or no longer: then remove orphans.py)",
+    ),
+    takes("ray.train:FailureConfig", "controller_failure_limit", "no training starts", "controller_failure_limit"),
+    takes("ray.train:ScalingConfig", "elastic_resize_monitor_interval_s", "no training starts", "ScalingConfig"),
+    takes("ray.train:UserCallback.after_exception", "run_context worker_exceptions", "a full disk is tried for ever"),
+    takes("ray.train:WorkerGroupError", "worker_failures", "the reason of a failure is not told", "worker_failures"),
+    takes("ray.train:ControllerError", "controller_failure", "the reason of a failure is not told", "ControllerError"),
+    takes("ray.train:Result", "best_checkpoints return_value", "a training ends without its model", "best_checkpoints"),
+    says("class RayTrainWorker", "ray/train/v2/_internal/execution/worker_group/worker.py", "tests kill no worker",
+         ours="RayTrainWorker"),
+    says("class TrainController", "ray/train/v2/_internal/execution/controller/controller.py", "tests kill no driver",
+         ours="TrainController"),
+    says("class _QueueActor", "ray/util/queue.py", "tests kill no queue", ours="_QueueActor"),
+    says("self.cause", "ray/exceptions.py", "the reason of a failure is not told", ours='"cause"'),
+]  # fmt: skip
+
+RAY_TUNE = [
+    says("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "ray/tune/utils/callback.py", "each trial writes files of its own"),
+    says("TUNE_GLOBAL_CHECKPOINT_S", _ray_loop, "a kill costs more of what is known of trials"),
+    says("TUNE_PRINT_ALL_TRIAL_ERRORS", _ray_loop, "tracebacks among the progress"),
+    says("RAY_AIR_NEW_OUTPUT", "ray/tune/experimental/output.py", "tables of Tune's among the progress"),
+    says(
+        "experiment_state", _ray_loop, "a resumed ablation starts anew", 'CKPT_FILE_TMPL = "experiment_state-{}.json"'
+    ),
+    says("tuner.pkl", "ray/tune/impl/tuner_internal.py", "a resumed ablation starts anew", '_TUNER_PKL = "tuner.pkl"'),
+    says(
+        "basic-variant-state",
+        "ray/tune/search/basic_variant.py",
+        "a resumed ablation starts anew",
+        'CKPT_FILE_TMPL = "basic-variant-state-{}.json"',
+    ),
+    says(
+        "search_gen_state",
+        "ray/tune/search/search_generator.py",
+        "a resumed search starts anew",
+        'CKPT_FILE_TMPL = "search_gen_state-{}.json"',
+    ),
+    says(
+        "searcher-state",
+        "ray/tune/search/searcher.py",
+        "a resumed search starts anew",
+        'CKPT_FILE_TMPL = "searcher-state-{}.pkl"',
+    ),
+    says(
+        "checkpoint_",
+        "ray/train/_internal/storage.py",
+        "what a kill left of trials is not found",
+        'f"checkpoint_{index:',
+    ),
+    says(
+        "CHECKPOINT_PATH_KEY",
+        "ray/tune/integration/ray_train.py",
+        "trials of several workers report to nobody",
+        "class TuneReportCallback",
+        ours="TuneReportCallback",
+    ),
+    Name("ray.tune.experiment.Trial", "no ablation ends", _tune_describes_trials, "ray.tune.experiment"),
+    says(
+        "self.trials", "ray/tune/analysis/experiment_analysis.py", "no ablation can be resumed", ours="(place).trials"
+    ),
+    takes("ray.tune:Callback.on_trial_complete", "iteration trials trial info", "the end of a trial is not recorded"),
+    takes("ray.tune:Callback.on_trial_error", "iteration trials trial info", "a trial that failed is not recorded"),
+    takes("ray.tune:Tuner.restore", "resume_unfinished resume_errored", "no ablation can be resumed", "Tuner.restore"),
+    takes(
+        "ray.tune.schedulers:MedianStoppingRule.on_trial_complete",
+        "tune_controller trial result",
+        "an ablation with --scheduler median fails",
+    ),
+    takes(
+        "ray.tune.search:Searcher.set_search_properties",
+        "metric mode config spec",
+        "an ablation with --search optuna fails",
+    ),
+    takes(
+        "ray.tune.search:Searcher.on_trial_complete", "trial_id result error", "an ablation with --search optuna fails"
+    ),
+    has("ray.tune.search:Searcher.FINISHED", "an ablation with --search optuna does not end", "Searcher.FINISHED"),
+    takes("ray.tune.search:Searcher.save", "checkpoint_path", "a search cannot be resumed", "def save"),
+    has("ray.tune.search.optuna:OptunaSearch.convert_search_space", "a warning at each search"),
+    says("ImplicitFunc", "ray/tune/trainable/function_trainable.py", "tests kill no trial", "class ImplicitFunc"),
+]
+
+MLFLOW = [
+    says("MLFLOW_TRACKING_URI", _mlflow_variables, "glowctl and MLflow record in different stores"),
+    says("MLFLOW_DISABLE_TELEMETRY", _mlflow_variables, "MLflow tells its makers of each command"),
+    says("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", _mlflow_variables, "lines of MLflow's among those of --json"),
+    says("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", _mlflow_variables, "bars of MLflow's among the progress"),
+    says("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _mlflow_variables, "a server that is away is waited for by minutes"),
+    says("MLFLOW_HTTP_REQUEST_TIMEOUT", _mlflow_variables, "a server that hangs is waited for by minutes"),
+    says("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", _mlflow_variables, "the UI's server starts eight processes more"),
+    says("MLFLOW_BACKEND_STORE_URI", "mlflow/cli/__init__.py", "a database's password is in the list of processes"),
+    says("MLFLOW_DEFAULT_ARTIFACT_ROOT", "mlflow/cli/__init__.py", "files of a database's runs go elsewhere"),
+    says("MLFLOW_TRACKING_TOKEN", _mlflow_variables, "tests of secrets prove less"),
+    takes(
+        "mlflow.store.tracking.sqlalchemy_store:SqlAlchemyStore",
+        "db_uri default_artifact_root",
+        "no store can be made",
+        "SqlAlchemyStore",
+    ),
+    says("engine", "mlflow/store/tracking/sqlalchemy_store.py", "no store can be made", "self.engine =", ".engine"),
+    says("runs", "mlflow/store/tracking/dbmodels/models.py", "half a store is not told", '__tablename__ = "runs"'),
+    says("trace_info", "mlflow/store/tracking/dbmodels/models.py", "half a store is not told", '= "trace_info"'),
+    says(
+        "registered_models",
+        "mlflow/store/model_registry/dbmodels/models.py",
+        "half a store is not told",
+        '__tablename__ = "registered_models"',
+    ),
+    says("alembic_version", "alembic/runtime/migration.py", "each command makes a database's tables again"),
+    takes(
+        "mlflow.system_metrics.system_metrics_monitor:SystemMetricsMonitor",
+        "run_id sampling_interval resume_logging tracking_uri",
+        "no evaluation runs",
+        "SystemMetricsMonitor",
+    ),
+    says("system/", "mlflow/system_metrics/system_metrics_monitor.py", "machines are not among a run's system metrics",
+         '"system/"', '"system"'),
+    *(
+        has(f"mlflow.system_metrics.metrics.{kind.lower()}_monitor:{kind}Monitor", "tests of machines do not start")
+        for kind in ("CPU", "Disk", "Network")
+    ),
+    takes("mlflow.entities:Dataset", "name digest source_type source schema profile", "no training is recorded",
+          "Dataset("),
+    says("index", "mlflow/tracking/client.py", "a table that is written again is broken",
+         'orient="split", index=False', "log_table"),
+    Name("mlflow.protos.databricks_pb2.ErrorCode", "what is not there is a failed store", _mlflow_sees_registry_errors,
+         "RESOURCE_DOES_NOT_EXIST"),
+    has("mlflow.protos.databricks_pb2:TEMPORARILY_UNAVAILABLE", "tests of the registry do not start"),
+    says("model_uuid", "mlflow/models/model.py", "a model does not say which it is", "self.model_uuid ="),
+    says("artifact_path", "mlflow/models/model.py", "a model does not say which it is", "self.artifact_path ="),
+    says("model_code_path", "mlflow/models/utils.py", "saved models name this machine"),
+    says("uri", "mlflow/pyfunc/model.py", "saved models name this machine", 'CONFIG_KEY_ARTIFACT_URI = "uri"', '"uri"'),
+    says("uv.lock", "mlflow/pyfunc/model.py", "saved models hold files of the working folder"),
+    _mlflow_tags("mlflow.modelVersions", breaks="the UI shows no versions of a model", ours="MLFLOW_MODEL_VERSIONS"),
+    _mlflow_tags("mlflow.parentRunId", breaks="trials are not nested under their ablation"),
+    _mlflow_tags("mlflow.note.content", breaks="runs have no description"),
+    _mlflow_tags("mlflow.source.git.commit", breaks="runs do not say what code made them"),
+    _mlflow_tags("mlflow.source.name", breaks="runs do not say what made them"),
+    _mlflow_tags("mlflow.source.type", breaks="runs do not say what made them"),
+    _mlflow_tags("mlflow.user", breaks="runs do not say who made them"),
+    _mlflow_tags("mlflow.data.context", breaks="data sets do not say what they were for"),
+]  # fmt: skip
+
+MLFLOW_UI = [
+    shows("mlflow.experimentKind", "the UI begins with its view for language models"),
+    shows("custom_model_development", "the UI begins with its view for language models"),
+    shows("mlflow.sharedViewState", "the table of runs shows no results"),
+    shows("viewStateShareKey", "the table of runs shows no results"),
+    shows("deflate;", "the table of runs shows no results"),
+    shows("selectedColumns", "the table of runs shows no results"),
+    shows("columnOrder", "the columns of results are out of sight"),
+    shows("columnWidths", "the names of runs are cut short"),
+    shows("runDateAndNestInfo", "the names of runs are cut short"),
+    shows("Run Name", "the names of runs are cut short"),
+    shows("workflowType", "the UI begins with its view for language models"),
+    shows("machine_learning", "the UI begins with its view for language models"),
+    shows("compareRunsMode", "the browser's tests see no charts"),
+    shows("mlflow.assistant.fab.autoOpenedOnFirstLoad", "the browser's tests see an assistant"),
+]
+
+OTHERS = [
+    Name(
+        "typer: __signature__ and __annotations__",
+        "no command has flags",
+        _typer_reads_a_given_signature,
+        "command.__signature__",
+    ),
+    has("typer:Context.get_parameter_source", "no command with a preset starts"),
+    says("_dash_pattern", "matplotlib/lines.py", "a test of figures fails"),
+    says("_colorbar", "matplotlib/colorbar.py", "a test of figures fails", "ax._colorbar = self"),
+]
+
+NAMES = [*TORCH, *RAY, *RAY_JOBS, *RAY_TRAIN, *RAY_TUNE, *MLFLOW, *MLFLOW_UI, *OTHERS]
