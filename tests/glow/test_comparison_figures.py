@@ -252,7 +252,8 @@ def test_colours_end_before_what_is_far_worse_than_most():
 def test_large_heat_maps_are_taller_up_to_a_limit_and_their_texts_apart():
     heights = []
     for rows in (2, 15, 60):
-        values = {(depth, width): 3 + 0.01 * depth for depth in range(rows) for width in range(12)}
+        columns = 12 if rows < 60 else 1  # where the height alone is looked at
+        values = {(depth, width): 3 + 0.01 * depth for depth in range(rows) for width in range(columns)}
         figure = heat_map(grid(values, 0.01), "title")
         axes = drawn(figure, height=None)
         heights.append(figure.get_size_inches()[1])

@@ -114,14 +114,14 @@ def test_identical_sets_are_told_apart_by_chance():
 
 @pytest.mark.parametrize("shift", [0.5, 2.0])
 def test_bootstrap_intervals_cover_the_true_auroc_95_percent_of_the_time(shift):
-    true, simulations, covered = stats.norm.cdf(shift / math.sqrt(2)), 300, 0
+    true, simulations, covered = stats.norm.cdf(shift / math.sqrt(2)), 150, 0
     for seed in range(simulations):
         got = estimates(*normals(100, 80, shift, seed), seed=seed, resamples=300)["auroc"]
         covered += got.low <= true <= got.high
     assert stats.binomtest(covered, simulations, 0.95).pvalue > 1e-3
 
 
-@pytest.mark.parametrize(("n_in", "n_out", "shift"), [(2000, 2000, 2.5), (4000, 4000, -2.0), (3000, 15, 2.5)])
+@pytest.mark.parametrize(("n_in", "n_out", "shift"), [(1000, 1000, 2.5), (1500, 1500, -2.0), (3000, 15, 2.5)])
 def test_bins_change_no_interval(monkeypatch, n_in, n_out, shift):
     """Also if one set is much the smaller, or below the other."""
     sets = normals(n_in, n_out, shift)

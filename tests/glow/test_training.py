@@ -43,19 +43,23 @@ def train(trainer: Trainer, epochs: int | None = None) -> list:
 
 
 def test_training_lowers_the_loss_on_images_it_has_not_seen():
-    train_images, _ = digits(1000)
-    held_out, _ = digits(300, "validation")
+    train_images, _ = digits(300)
+    held_out, _ = digits(100, "validation")
     model = Glow(CONFIG)
+    untrained = Glow(CONFIG)
+    untrained.initialize(train_images[:25])
     results = fit(
         model,
         train_images,
         validation=held_out,
-        config=FitConfig(epochs=6, batch_size=50, learning_rate=3e-3, warmup_steps=20),
+        config=FitConfig(epochs=4, batch_size=25, learning_rate=3e-3, warmup_steps=10),
     )
-    assert [result.epoch for result in results] == [1, 2, 3, 4, 5, 6]
-    assert results[-1].validation_bits_per_dim < results[0].validation_bits_per_dim - 0.5
+    assert [result.epoch for result in results] == [1, 2, 3, 4]
+    bits = [result.validation_bits_per_dim for result in results]
+    assert bits == sorted(bits, reverse=True)
+    assert bits[-1] < mean_bits_per_dim(untrained, held_out) - 0.4
     assert results[-1].validation_bits_per_dim == pytest.approx(mean_bits_per_dim(model, held_out))
-    assert results[-1].step == 6 * 20
+    assert results[-1].step == 4 * 12
     assert results[-1].skipped_steps == 0
 
 
@@ -211,6 +215,7 @@ def test_the_precision_of_a_cpu_is_what_it_multiplies_in(monkeypatch, public, ha
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # the compiler takes a minute, and several on a busy machine
 @pytest.mark.filterwarnings(
     "ignore::DeprecationWarning",  # torch's own, when the compiler is imported
     "ignore::FutureWarning",
@@ -233,7 +238,14 @@ def _first_steps(n: int, batch_size: int) -> dict:
     return {"initial": initial, "trained": weights(trainer), "result": result.to_dict()}
 
 
-@pytest.mark.parametrize("n", [96, 97, 65], ids=["even", "one left over", "less than a batch left"])
+@pytest.mark.parametrize(
+    "n",
+    [
+        pytest.param(96, id="even", marks=pytest.mark.slow),
+        pytest.param(97, id="one left over", marks=pytest.mark.slow),
+        pytest.param(65, id="less than a batch left"),
+    ],
+)
 def test_two_processes_take_the_steps_of_one(n, tmp_path):
     """Initialisation over the whole batch, equal on both ranks, and the same weights after an epoch, also where a batch
     leaves the second process without an image."""
