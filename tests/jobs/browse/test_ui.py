@@ -74,7 +74,12 @@ def test_a_server_as_the_store_is_named(own, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+    ("how", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.nightly),
+        (signal.SIGKILL, -signal.SIGKILL),
+    ],
 )
 @pytest.mark.slow
 def test_nothing_stays_behind(uri, tmp_path, how, code):

@@ -264,7 +264,7 @@ with record.running(system_metrics=False):
 """
 
 
-@pytest.mark.parametrize("reason", [GONE, SILENT])
+@pytest.mark.parametrize("reason", [GONE, pytest.param(SILENT, marks=pytest.mark.nightly)])
 @pytest.mark.slow
 def test_a_drivers_last_word_is_written_though_another_has_marked_the_run(uri, reason):
     command = [sys.executable, "-c", LEAVING, uri]
