@@ -5,13 +5,29 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint requirements.lock
 
-.PHONY: demo test test-browser test-install test-cluster bench screenshots lint lock clean
+# Files of tests run side by side in this many processes, those that start Ray first. Each takes up to 4 GB of memory.
+PYTEST_WORKERS ?= 2
+SIDE_BY_SIDE := -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test test-all test-nightly test-browser test-install test-cluster bench screenshots lint lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/glowctl demo
 
+# What to run after a change: a few minutes, a training, an ablation, evaluations and a kill on a real Ray among them.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -m 'not root and not browser and not install' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) \
+		-m 'not slow and not nightly and not timing and not root and not browser and not install' $(PYTEST_ARGS)
+
+# Every test but the nightly ones. A test whose program, right or data this machine lacks is skipped and says why.
+# What asserts wall time, and what makes hosts, runs last, with nothing beside it.
+test-all: $(VENV)/installed
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not nightly and not timing and not root' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m '(timing or root) and not nightly' $(PYTEST_ARGS)
+
+# Long proofs, and more cases of what `make test-all` has one of.
+test-nightly: $(VENV)/installed
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m nightly $(PYTEST_ARGS)
 
 # Real hosts, in network namespaces: needs root, sshd and rsync, and says which of them is missing.
 test-cluster: $(VENV)/installed

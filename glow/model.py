@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from glow.config import GlowConfig, Memory
 from glow.dequantization import BINS, dequantize, quantize
 from glow.layers import (
     ActNorm,
+    AffineLayer,
     CouplingLayer,
     CouplingNetwork,
     Layer,
@@ -65,20 +66,20 @@ class Level(Layer):
         super().__init__()
         self.squeeze = Squeeze()
         steps = [Step(4 * channels, config, generator) for _ in range(config.depth)]
-        self.steps = nn.ModuleList(steps)  # type: ignore[assignment]
+        self.register_module("steps", nn.ModuleList(steps))
         self.split = None if is_top else Split(4 * channels)
         self.reversible = False
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         x_BCHW, log_det_B = self.squeeze(x_BCHW)
         x_BCHW = as_planes(x_BCHW)
-        matrices, offsets, log_det = mixing(*self._mixers())
+        matrices, offsets, log_det_K = mixing(self._stages())
         _, _, height, width = x_BCHW.shape
-        log_det_B = log_det_B + height * width * log_det
+        log_det_B = log_det_B + height * width * log_det_K.sum()
         mixers = zip(matrices.unbind(), offsets.unbind(), strict=True)
         couplings = [step.coupling for step in self.steps]
         if self.reversible and torch.is_grad_enabled():
-            unmixers = zip(*unmixing(*self._mixers()), strict=True)
+            unmixers = zip(*self._unmixing(x_BCHW.dtype), strict=True)
             return reversible_steps(x_BCHW, log_det_B, zip(couplings, mixers, unmixers, strict=True))
         for coupling, mixer in zip(couplings, mixers, strict=True):
             x_BCHW, step_log_det_B = coupling(mix(x_BCHW, *mixer))
@@ -87,7 +88,7 @@ class Level(Layer):
 
     def inverse(self, z_BCHW: Tensor) -> Tensor:
         z_BCHW = as_planes(z_BCHW)
-        matrices, offsets = unmixing(*self._mixers())
+        matrices, offsets = self._unmixing(z_BCHW.dtype)
         for step, matrix, offset in zip(reversed(self.steps), matrices.flip(0), offsets.flip(0), strict=True):
             z_BCHW = mix(step.coupling.inverse(z_BCHW), matrix, offset)
         return self.squeeze.inverse(z_BCHW)
@@ -98,8 +99,11 @@ class Level(Layer):
             x_BCHW = step.initialize(x_BCHW)
         return x_BCHW
 
-    def _mixers(self) -> tuple[list[ActNorm], list[Any]]:
-        return [step.actnorm for step in self.steps], [step.permutation for step in self.steps]
+    def _stages(self) -> list[list[AffineLayer]]:
+        return [[step.actnorm for step in self.steps], [step.permutation for step in self.steps]]
+
+    def _unmixing(self, dtype: torch.dtype) -> list[Tensor]:
+        return [part.to(dtype) for part in unmixing(self._stages())]
 
 
 class Glow(nn.Module):
@@ -121,7 +125,7 @@ class Glow(nn.Module):
             generator = torch.Generator().manual_seed(config.seed)
             channels = [config.image_shape[0] * 2**level for level in range(config.levels)]
             levels = [Level(c, config, level == config.levels - 1, generator) for level, c in enumerate(channels)]
-            self.levels = nn.ModuleList(levels)  # type: ignore[assignment]
+            self.register_module("levels", nn.ModuleList(levels))
             self.top = TopPrior(4 * channels[-1], config.num_classes)
         self.register_buffer("initialized", torch.tensor(False))
         # Convolutions over few channels and many pixels run faster so, on CPUs and GPUs.
@@ -129,7 +133,7 @@ class Glow(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.initialized.device
+        return self.top.mean.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -155,6 +159,8 @@ class Glow(nn.Module):
 
     def inverse(self, latents: Sequence[Tensor]) -> Tensor:
         """One latent a level -> images (B, C, H, W) in [-0.5, 0.5]; the exact inverse of `forward`."""
+        if len(latents[-1]) == 0:
+            return self.inverse([_with_one_image(z_BCHW) for z_BCHW in latents])[:0]
         x_BCHW = latents[-1]
         for level, z_BCHW in zip(reversed(self.levels), [None, *reversed(latents[:-1])], strict=True):
             if z_BCHW is not None:
@@ -171,9 +177,12 @@ class Glow(nn.Module):
 
         Raises:
             RuntimeError: if the model is initialised already.
+            ValueError: for no images at all, or images of another type or shape than the model's.
         """
         if self.initialized:
             raise RuntimeError("this Glow is initialised already; doing so again would undo its training")
+        if len(images_BCHW) == 0:
+            raise ValueError("an empty batch has no statistics to initialise a Glow from: give it at least one image")
         x_BCHW = self._dequantize(images_BCHW, noise_BCHW)
         for level in self.levels:
             x_BCHW = level.initialize(x_BCHW)
@@ -205,6 +214,8 @@ class Glow(nn.Module):
                 mixture with equal class weights, log p(x).
             noise_BCHW: in [0, 1), such as `uniform_noise` gives; drawn afresh if None.
 
+        An empty batch gives an empty tensor.
+
         Raises:
             ValueError: for images of another type or shape than the model's.
         """
@@ -230,20 +241,27 @@ class Glow(nn.Module):
         The temperature multiplies the noise at every level, mean + sd * T * eps, not the latent itself, whose mean is
         learned. `labels` (n,) choose the classes of a class-conditional model; without them they are drawn.
 
+        Noise is drawn on the generator's device: a generator of the CPU gives the same samples on every device. Without
+        a generator it is drawn on the model's.
+
         Raises:
-            ValueError: for a negative temperature, or labels given to an unconditional model.
+            ValueError: for a negative number or temperature, or labels given to an unconditional model.
         """
+        if n < 0:
+            raise ValueError(f"the number of samples must not be negative: {n}")
         if temperature < 0:
             raise ValueError(f"the temperature must not be negative: {temperature}")
         if self.config.num_classes is None and labels is not None:
             raise ValueError("this Glow has no classes: train it with num_classes, or sample without labels")
+        if n == 0:
+            return torch.empty(0, *self.config.image_shape, dtype=torch.uint8, device=self.device)
+        where = generator.device if generator else self.device
         if self.config.num_classes is not None and labels is None:
-            where = generator.device if generator else None
             labels = torch.randint(self.config.num_classes, (n,), generator=generator, device=where)
         labels = None if labels is None else labels.to(self.device)
 
         def draw(mean: Tensor, log_sd: Tensor, shape: tuple[int, int, int]) -> Tensor:
-            eps = torch.randn((n, *shape), generator=generator, device=generator.device if generator else None)
+            eps = torch.randn((n, *shape), generator=generator, device=where)
             return mean + log_sd.exp() * temperature * eps.to(self.device, self.dtype)
 
         shapes = self.config.latent_shapes
@@ -257,8 +275,10 @@ class Glow(nn.Module):
 
     def _encode(self, x_BCHW: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """The latents, the halves that went on at each split, and the log-det (B,)."""
-        latents: list[Tensor] = []
-        kept: list[Tensor] = []
+        if len(x_BCHW) == 0:
+            latents, kept, log_det_B = self._encode(_with_one_image(x_BCHW))
+            return [z_BCHW[:0] for z_BCHW in latents], [x_a[:0] for x_a in kept], log_det_B[:0]
+        latents, kept = [], []
         log_det_B = x_BCHW.new_zeros(len(x_BCHW))
         for level in self.levels:
             x_BCHW, level_log_det_B = level(x_BCHW)
@@ -284,3 +304,9 @@ class Glow(nn.Module):
         if noise_BCHW is None:
             noise_BCHW = torch.rand(images_BCHW.shape, device=images_BCHW.device)
         return dequantize(images_BCHW, noise_BCHW.to(self.dtype))
+
+
+def _with_one_image(empty_BCHW: Tensor) -> Tensor:
+    """A batch of one image of zeros in place of an empty one, which reshapes and matrix products do not take. What
+    comes out of it is cut off again, so that its gradients are zeros."""
+    return torch.cat([empty_BCHW, empty_BCHW.new_zeros(1, *empty_BCHW.shape[1:])])

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,8 @@ from glow.config import FitConfig
 from glow.dequantization import uniform_noise
 from glow.distributed import all_reduce_sum, rank, world_size
 from glow.errors import UserError
-from glow.model import Glow, Precision
+from glow.hardware import hardware_precision, skips_when_told
+from glow.model import Glow
 
 __all__ = [
     "EpochResult",
@@ -85,12 +86,18 @@ class EpochResult:
         return asdict(self)
 
 
-def hardware_precision(device: torch.device) -> Precision:
-    """bf16 where the hardware multiplies in it, else float32 (emulated bf16 is slower than float32)."""
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return "bf16" if device.type == "cpu" and supported() else "float32"
+class StepFigures(NamedTuple):
+    """What a step adds to the sums of an epoch, or those sums. They travel as one tensor in this order, so that adding
+    them is one operation and no wait for a GPU."""
+
+    bits_per_dim: Tensor
+    """Summed over this process's images."""
+    images: Tensor
+    """Of this process."""
+    gradient_norm: Tensor
+    """Before clipping."""
+    steps: Tensor
+    """Taken, not skipped."""
 
 
 class Trainer:
@@ -204,8 +211,7 @@ class Trainer:
     def _train_epoch(self, on_step: Callable[[StepResult], None] | None) -> EpochResult:
         started = told = time.perf_counter()
         order = self._order(self.epoch)
-        # bits/dim, images, gradient norm, steps: of the steps that were taken
-        total = torch.zeros(4, dtype=torch.float64, device=self.device)
+        total = torch.zeros(len(StepFigures._fields), dtype=torch.float64, device=self.device)
         seen = 0
         for step, batch in enumerate(order.split(self.config.batch_size), start=1):
             learning_rate = self._set_learning_rate()
@@ -216,11 +222,13 @@ class Trainer:
             now = time.perf_counter()
             if on_step is not None and now - told >= STEP_INTERVAL_S:
                 told = now
-                mean = (total[0] / total[1]).item()
+                so_far = StepFigures(*total)
+                mean = (so_far.bits_per_dim / so_far.images).item()
                 on_step(StepResult(self.epoch + 1, step, self.steps_per_epoch, seen / (now - started), mean))
         self._check_skips()
-        norm, taken = total[2:].tolist()
-        bits, counted = all_reduce_sum(total[:2]).tolist()
+        own = StepFigures(*total)
+        norm, taken = own.gradient_norm.item(), own.steps.item()
+        bits, counted = all_reduce_sum(torch.stack([own.bits_per_dim, own.images])).tolist()
         trained = time.perf_counter()
         self.epoch += 1
         return EpochResult(
@@ -244,7 +252,8 @@ class Trainer:
     def _train_step(self, batch: Tensor) -> Tensor:
         """One optimizer step on the images with these indices, of which this process takes its share.
 
-        What it gives is added up in `_train_epoch`; zeros if the step was skipped.
+        Returns:
+            `StepFigures` as one tensor, zeros if the step was skipped: `_train_epoch` adds them up.
         """
         assert self._objective is not None
         share = self._share(batch)
@@ -266,12 +275,17 @@ class Trainer:
         self._skips = torch.stack([self._skips[0] + ~finite, (self._skips[1] + 1) * ~finite])
         self.step += 1
         images = bits.new_tensor(len(share))
-        figures = torch.stack([bits if len(share) else images, images, norm.double(), torch.ones_like(bits)])
-        return torch.where(finite, figures, 0.0)
+        figures = StepFigures(
+            bits_per_dim=bits if len(share) else images,
+            images=images,
+            gradient_norm=norm.double(),
+            steps=torch.ones_like(bits),
+        )
+        return torch.where(finite, torch.stack(figures), 0.0)
 
     def _take_step(self, finite: Tensor) -> None:
         """The optimizer's step, unless its gradient is not finite. Fused optimizers see to that on the device, so that
-        a GPU is not waited for."""
+        a GPU is not waited for: they read `found_inf`, by which `torch.amp.GradScaler` tells them."""
         if self.optimizer.defaults.get("fused"):
             self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
             self.optimizer.step()
@@ -344,7 +358,7 @@ def mean_bits_per_dim(model: Glow, images: Tensor, seed: int = 0) -> float:
     """Mean bits/dim of `images` under noise fixed by (seed, index), computed by all processes together."""
     model.eval()
     total = torch.zeros((), dtype=torch.float64, device=model.device)
-    indices = torch.arange(rank(), len(images), world_size())
+    indices = torch.arange(rank(), len(images), world_size(), device=images.device)
     for part in indices.split(EVALUATION_BATCH):
         noise = uniform_noise(part.to(model.device), model.config.image_shape, seed)
         total += model.bits_per_dim(images[part].to(model.device), noise_BCHW=noise).double().sum()
@@ -378,7 +392,8 @@ def _objective(model: Glow, compile_it: bool, device: torch.device) -> nn.Module
 def _optimizer(model: Glow, config: FitConfig, device: torch.device) -> torch.optim.Optimizer:
     if config.optimizer == "adamax":
         return torch.optim.Adamax(model.parameters(), lr=config.learning_rate)
-    return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=device.type in ("cpu", "cuda"))
+    fused = device.type in ("cpu", "cuda") and skips_when_told(torch.optim.Adam, device)
+    return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=fused)
 
 
 def _stream(seed: int, epoch: int) -> int:

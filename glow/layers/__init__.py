@@ -1,15 +1,19 @@
 """One invertible layer a file; `base` holds their contract."""
 
 from glow.layers.actnorm import ActNorm
+from glow.layers.affine import Affine, AffineLayer, mix
 from glow.layers.base import Layer, as_planes, join
 from glow.layers.coupling import CouplingLayer, CouplingNetwork, ZeroConv2d
-from glow.layers.mixing import mix, mixing, unmixing
-from glow.layers.permutation import FixedPermutation, InvertibleConv1x1, make_permutation
+from glow.layers.mixing import mixing, unmixing
+from glow.layers.permutation import PERMUTATIONS, FixedPermutation, InvertibleConv1x1, make_permutation
 from glow.layers.split import Split, TopPrior, gaussian_log_prob
 from glow.layers.squeeze import Squeeze
 
 __all__ = [
+    "PERMUTATIONS",
     "ActNorm",
+    "Affine",
+    "AffineLayer",
     "CouplingLayer",
     "CouplingNetwork",
     "FixedPermutation",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from glow.distributed import all_reduce_sum
-from glow.layers.base import Layer
+from glow.layers.affine import Affine, AffineLayer
 
 __all__ = ["ActNorm"]
 
@@ -14,7 +16,7 @@ __all__ = ["ActNorm"]
 SD_FLOOR = 1e-4
 
 
-class ActNorm(Layer):
+class ActNorm(AffineLayer):
     r"""Activation normalisation (Kingma & Dhariwal 2018, section 3.1).
 
     .. math:: z_c = (x_c + b_c) \exp(s_c), \qquad \log |\det| = H W \sum_c s_c
@@ -28,6 +30,20 @@ class ActNorm(Layer):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(channels))
         self.log_scale = nn.Parameter(torch.zeros(channels))
+
+    def factors(self) -> tuple[Tensor, ...]:
+        return self.bias, self.log_scale
+
+    @classmethod
+    def affine_of(cls, factors: Sequence[Tensor]) -> Affine:
+        bias, log_scale = factors
+        scale = log_scale.exp()
+        return Affine(scale, scale * bias, log_scale.sum(-1))
+
+    @classmethod
+    def inverse_affine_of(cls, factors: Sequence[Tensor]) -> Affine:
+        bias, log_scale = factors
+        return Affine((-log_scale).exp(), -bias, -log_scale.sum(-1))
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         z_BCHW = (x_BCHW + self.bias[:, None, None]) * self.log_scale.exp()[:, None, None]

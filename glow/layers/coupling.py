@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glow.config import Coupling, Scale
+from glow.layers import products
 from glow.layers.base import Layer, halves, join, sum_per_image
 from glow.layers.products import three_convolutions, to_planes
 
@@ -19,6 +20,12 @@ LOG_BOUND = 2.0
 """The bounded scale lies in (exp(-LOG_BOUND), exp(LOG_BOUND))."""
 
 
+def weight_and_bias(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """Of a convolution that has a bias, which torch's types leave open."""
+    assert conv.bias is not None
+    return conv.weight, conv.bias
+
+
 class ZeroConv2d(nn.Module):
     r"""A 3x3 convolution that starts at zero: :math:`(w * x + b) \exp(3 l)` with :math:`w = b = l = 0` at first
     (Kingma & Dhariwal 2018, section 3.3, and the authors' code for the learned per-channel factor)."""
@@ -27,13 +34,14 @@ class ZeroConv2d(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.logs = nn.Parameter(torch.zeros(out_channels))
-        nn.init.zeros_(self.conv.weight)
-        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+        for parameter in weight_and_bias(self.conv):
+            nn.init.zeros_(parameter)
 
     def scaled(self) -> tuple[Tensor, Tensor]:
         """Weight and bias with the factor in them, which is less work than in the output."""
+        weight, bias = weight_and_bias(self.conv)
         scale = (3 * self.logs).exp()
-        return self.conv.weight * scale[:, None, None, None], self.conv.bias * scale  # type: ignore[operator]
+        return weight * scale[:, None, None, None], bias * scale
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return F.conv2d(x_BCHW, *self.scaled(), padding=1)
@@ -42,11 +50,12 @@ class ZeroConv2d(nn.Module):
 class CouplingNetwork(nn.Module):
     """3x3 -> 1x1 -> 3x3 convolutions with ReLU between, `width` hidden channels, the last one a `ZeroConv2d`.
 
-    The hidden layers start as in He et al. (2015), which keeps the signal at any width; the authors' N(0, 0.05) does so
-    at one.
+    The hidden layers start as in He et al. (2015), which keeps the signal's variance at every width; the authors'
+    N(0, 0.05) does so only where a unit has about 800 inputs.
 
     (B, C_in, H, W) -> (B, C_out, H, W), planes. With `compute_dtype` set it computes in that type; the output is in the
-    input's type all the same, so that scales, log-dets and priors never lose precision.
+    input's type all the same, so that scales, log-dets and priors never lose precision. On CPUs the convolutions are
+    those of `glow.layers.products`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, width: int) -> None:
@@ -56,14 +65,16 @@ class CouplingNetwork(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 1)
         self.conv3 = ZeroConv2d(width, out_channels)
         for conv in (self.conv1, self.conv2):
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            weight, bias = weight_and_bias(conv)
+            nn.init.kaiming_normal_(weight, nonlinearity="relu")
+            nn.init.zeros_(bias)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         dtype = self.compute_dtype or x_BCHW.dtype
-        convolutions = [(self.conv1.weight, self.conv1.bias), (self.conv2.weight, self.conv2.bias), self.conv3.scaled()]
-        weights = [part.to(dtype) for convolution in convolutions for part in convolution]  # type: ignore[union-attr]
-        if x_BCHW.device.type == "cpu" and not torch.compiler.is_compiling():  # which fuses what is around stock ones
+        parts = (*weight_and_bias(self.conv1), *weight_and_bias(self.conv2), *self.conv3.scaled())
+        weights = [part.to(dtype) for part in parts]
+        on_cpu = x_BCHW.device.type == "cpu" and not torch.compiler.is_compiling()  # which fuses around stock ones
+        if on_cpu and products.enabled():
             by_products = x_BCHW.shape[1] <= FEW_CHANNELS.get(dtype, 0)
             return three_convolutions(x_BCHW.transpose(0, 1), weights, by_products).transpose(0, 1)
         weight1, bias1, weight2, bias2, weight3, bias3 = weights

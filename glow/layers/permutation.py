@@ -1,27 +1,38 @@
-"""Channel permutations: a learned 1x1 convolution, a fixed shuffle, and reversal."""
+"""Channel permutations: a learned 1x1 convolution, a fixed shuffle, and reversal.
+
+To add one: a class of `AffineLayer`, its name in `glow.config.Permutation`, and a line in `PERMUTATIONS`.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glow.config import Permutation
-from glow.layers.base import Layer
+from glow.layers.affine import Affine, AffineLayer
 
-__all__ = ["FixedPermutation", "InvertibleConv1x1", "lu_inverse", "lu_weight", "make_permutation"]
-
-
-def make_permutation(kind: Permutation, channels: int, generator: torch.Generator) -> Layer:
-    """The channel permutation of one step, drawn from `generator` where it is random."""
-    if kind == "1x1":
-        return InvertibleConv1x1(channels, generator)
-    if kind == "shuffle":
-        return FixedPermutation(torch.randperm(channels, generator=generator))
-    return FixedPermutation(torch.arange(channels).flip(0))
+__all__ = ["PERMUTATIONS", "FixedPermutation", "InvertibleConv1x1", "make_permutation"]
 
 
-class FixedPermutation(Layer):
+def make_permutation(kind: Permutation, channels: int, generator: torch.Generator) -> AffineLayer:
+    """The channel permutation of one step, drawn from `generator` where it is random.
+
+    Raises:
+        ValueError: for a kind that is not in `PERMUTATIONS`.
+        TypeError: for an entry of `PERMUTATIONS` that makes another layer than an `AffineLayer`.
+    """
+    if kind not in PERMUTATIONS:
+        raise ValueError(f"permutation must be one of {', '.join(PERMUTATIONS)}, not {kind!r}")
+    layer = PERMUTATIONS[kind](channels, generator)
+    if not isinstance(layer, AffineLayer):
+        raise TypeError(f"the permutation {kind!r} made a {type(layer).__name__}, which is no AffineLayer")
+    return layer
+
+
+class FixedPermutation(AffineLayer):
     """z[:, i] = x[:, order[i]]; log-det 0. `order` (C,) is a buffer: it is saved with the weights and never trained."""
 
     order: Tensor
@@ -30,6 +41,30 @@ class FixedPermutation(Layer):
         super().__init__()
         self.register_buffer("order", order_C)
 
+    @classmethod
+    def shuffle(cls, channels: int, generator: torch.Generator) -> FixedPermutation:
+        return cls(torch.randperm(channels, generator=generator))
+
+    @classmethod
+    def reverse(cls, channels: int, generator: torch.Generator) -> FixedPermutation:
+        """Takes nothing from the generator."""
+        return cls(torch.arange(channels).flip(0))
+
+    def factors(self) -> tuple[Tensor, ...]:
+        return (self.order,)
+
+    @classmethod
+    def affine_of(cls, factors: Sequence[Tensor]) -> Affine:
+        (order,) = factors
+        matrix = F.one_hot(order, order.shape[-1]).float()
+        offset = torch.zeros_like(matrix[..., 0])
+        return Affine(matrix, offset, offset[..., 0])
+
+    @classmethod
+    def inverse_affine_of(cls, factors: Sequence[Tensor]) -> Affine:
+        matrix, offset, log_det = cls.affine_of(factors)
+        return Affine(matrix.mT, offset, log_det)
+
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         return x_BCHW[:, self.order], x_BCHW.new_zeros(len(x_BCHW))
 
@@ -37,7 +72,7 @@ class FixedPermutation(Layer):
         return z_BCHW[:, self.order.argsort()]
 
 
-class InvertibleConv1x1(Layer):
+class InvertibleConv1x1(AffineLayer):
     r"""Invertible 1x1 convolution, LU-parametrised (Kingma & Dhariwal 2018, section 3.2, equations 10 and 11).
 
     .. math:: z_i = \sum_j W_{ij} x_j, \qquad W = P L (U + \mathrm{diag}(\sigma \exp(s))), \qquad
@@ -64,36 +99,29 @@ class InvertibleConv1x1(Layer):
         self.log_s = nn.Parameter(s.abs().log().float())
 
     def factors(self) -> tuple[Tensor, ...]:
-        """What `lu_weight` takes."""
         return self.permutation, self.lower, self.upper, self.sign_s, self.log_s
 
-    def weight(self) -> Tensor:
-        """W, (C, C)."""
-        return lu_weight(*self.factors())
+    @classmethod
+    def affine_of(cls, factors: Sequence[Tensor]) -> Affine:
+        permutation, lower, upper, sign_s, log_s = factors
+        weight = permutation @ _unit_lower(lower) @ _upper(upper, sign_s, log_s)
+        return Affine(weight, torch.zeros_like(log_s), log_s.sum(-1))
 
-    @torch.no_grad()
-    def inverse_weight(self) -> Tensor:
-        """The inverse of W, (C, C), made in float64."""
-        return lu_inverse(*(factor.double() for factor in self.factors())).to(self.lower.dtype)
-
-    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        _, _, height, width = x_BCHW.shape
-        z_BCHW = F.conv2d(x_BCHW, self.weight()[:, :, None, None])
-        return z_BCHW, (height * width * self.log_s.sum()).expand(len(x_BCHW))
-
-    def inverse(self, z_BCHW: Tensor) -> Tensor:
-        return F.conv2d(z_BCHW, self.inverse_weight()[:, :, None, None])
+    @classmethod
+    def inverse_affine_of(cls, factors: Sequence[Tensor]) -> Affine:
+        """By two triangular solves."""
+        permutation, lower, upper, sign_s, log_s = factors
+        solved = torch.linalg.solve_triangular(_unit_lower(lower), permutation.mT, upper=False, unitriangular=True)
+        inverse = torch.linalg.solve_triangular(_upper(upper, sign_s, log_s), solved, upper=True)
+        return Affine(inverse, torch.zeros_like(log_s), -log_s.sum(-1))
 
 
-def lu_weight(permutation: Tensor, lower: Tensor, upper: Tensor, sign_s: Tensor, log_s: Tensor) -> Tensor:
-    """W, (..., C, C), of the parameters of one `InvertibleConv1x1`, or of several in a stack."""
-    return permutation @ _unit_lower(lower) @ _upper(upper, sign_s, log_s)
-
-
-def lu_inverse(permutation: Tensor, lower: Tensor, upper: Tensor, sign_s: Tensor, log_s: Tensor) -> Tensor:
-    """The inverse of W, (..., C, C), by two triangular solves."""
-    solved = torch.linalg.solve_triangular(_unit_lower(lower), permutation.mT, upper=False, unitriangular=True)
-    return torch.linalg.solve_triangular(_upper(upper, sign_s, log_s), solved, upper=True)
+PERMUTATIONS: dict[str, Callable[[int, torch.Generator], AffineLayer]] = {
+    "1x1": InvertibleConv1x1,
+    "shuffle": FixedPermutation.shuffle,
+    "reverse": FixedPermutation.reverse,
+}
+"""`GlowConfig.permutation` -> the layer of so many channels, drawn from a generator."""
 
 
 def _unit_lower(lower: Tensor) -> Tensor:

@@ -1,16 +1,30 @@
-r"""The coupling network on CPUs, with its gradient: three convolutions, the outer ones as matrix products.
+r"""The coupling network on CPUs: three convolutions and their gradient, written by hand for speed.
 
-Stock convolutions take their time over the few channels outside (2 to 24, padded to a vector's length) that the wide
-layers inside lie between. Here the last convolution is one product that gives the nine taps of every position, which
-are then shifted and added; its gradient, and that of the first one, are products with the 3x3 neighbourhoods of all
-positions. Outside a channel is a plane, (C, B, H, W) in memory, so that neighbourhoods and shifts are copies of long
-runs; inside a position is a row, (N, width), as products want it.
+`CouplingNetwork` calls `three_convolutions` on CPUs, in place of three `conv2d` and autograd. The result is the same up
+to rounding. Two things are faster; docs/performance.md has what they give:
+
+- A convolution and the ReLU after it are one operator, and the gradient of a ReLU is taken in place.
+- With few channels outside (C, at most `coupling.FEW_CHANNELS`), the outer convolutions are matrix products. A stock
+  convolution pads those channels to a vector's length, 16 or 32 numbers, and so computes zeros for most of its time.
+
+How a 3x3 convolution becomes products: the output at a position is the sum over the nine neighbours of a matrix for
+that neighbour, a *tap*, times the hidden channels there. So for the last convolution one product gives all nine taps of
+every position, (9 C, F) by (F, N), and each tap is then added to the position that it is for (`_shifted_sum`). The
+gradients go the other way: they are products with the 3x3 neighbourhoods of all positions (`_neighbourhoods`, which
+others call im2col).
+
+Outside, a channel of all images is one run of memory, (C, B, H, W), so that shifts and neighbourhoods are copies of
+long runs. Inside, the channels of a position are one run, (N, F), as products want them.
+
+``GLOW_PRODUCTS=0`` in the environment turns all of this off: every convolution is then `conv2d`. The same happens by
+itself where torch lacks an operator that this file needs (`glow.layers.operators`).
 
 Shapes: C channels, B images, H height, W width, N = B * H * W positions, F hidden channels (the network's width).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +33,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["three_convolutions", "to_planes"]
+from glow.layers import operators
+from glow.layers.operators import conv_backward, conv_relu, matmul_transposed, relu_backward_
+
+__all__ = ["enabled", "three_convolutions", "to_planes"]
+
+SWITCH = "GLOW_PRODUCTS"
+"""Environment variable: 0 turns this file off."""
+
+
+def enabled() -> bool:
+    """Whether coupling networks on CPUs are computed by `three_convolutions`."""
+    return os.environ.get(SWITCH) != "0" and operators.available()
 
 
 def three_convolutions(x_CBHW: Tensor, weights: Sequence[Tensor], by_products: bool) -> Tensor:
@@ -37,7 +62,7 @@ def three_convolutions(x_CBHW: Tensor, weights: Sequence[Tensor], by_products: b
     if torch.is_grad_enabled():
         return _ThreeConvolutions.apply(x_CBHW, *weights, by_products)
     w1, b1, w2, b2, w3, b3 = weights
-    hidden2 = _conv_relu(_conv_relu(_channels_last(x_CBHW, w1.dtype), w1, b1), w2, b2)  # one hidden layer at a time
+    hidden2 = conv_relu(conv_relu(_channels_last(x_CBHW, w1.dtype), w1, b1), w2, b2)  # one hidden layer at a time
     return _last(hidden2, w3, b3, x_CBHW, by_products)
 
 
@@ -45,8 +70,8 @@ class _ThreeConvolutions(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_CBHW: Tensor, *rest: Any) -> Tensor:
         w1, b1, w2, b2, w3, b3, by_products = rest
-        hidden1 = _conv_relu(_channels_last(x_CBHW, w1.dtype), w1, b1)
-        hidden2 = _conv_relu(hidden1, w2, b2)
+        hidden1 = conv_relu(_channels_last(x_CBHW, w1.dtype), w1, b1)
+        hidden2 = conv_relu(hidden1, w2, b2)
         ctx.save_for_backward(x_CBHW, hidden1, hidden2, w1, w2, w3)
         ctx.by_products = by_products
         return _last(hidden2, w3, b3, x_CBHW, by_products)
@@ -58,9 +83,9 @@ class _ThreeConvolutions(torch.autograd.Function):
         with_x = ctx.needs_input_grad[0]
         last = _last_backward_by_products if ctx.by_products else _last_backward
         d_hidden, d_w3, d_b3 = last(grad_CBHW, hidden2, w3)
-        d_hidden, d_w2, d_b2 = _conv_backward(_relu_backward_(d_hidden, hidden2), hidden1, w2)
+        d_hidden, d_w2, d_b2 = conv_backward(relu_backward_(d_hidden, hidden2), hidden1, w2)
         first = _first_backward_by_products if ctx.by_products else _first_backward
-        d_x, d_w1, d_b1 = first(_relu_backward_(d_hidden, hidden1), x_CBHW, w1, with_x)
+        d_x, d_w1, d_b1 = first(relu_backward_(d_hidden, hidden1), x_CBHW, w1, with_x)
         return d_x, d_w1, d_b1, d_w2, d_b2, d_w3, d_b3, None
 
 
@@ -72,7 +97,7 @@ def _last(hidden2: Tensor, w3: Tensor, b3: Tensor, x_CBHW: Tensor, by_products: 
 
 
 def _last_backward(grad_CBHW: Tensor, hidden2: Tensor, w3: Tensor) -> tuple[Tensor, ...]:
-    return _conv_backward(_channels_last(grad_CBHW, w3.dtype), hidden2, w3)
+    return conv_backward(_channels_last(grad_CBHW, w3.dtype), hidden2, w3)
 
 
 def _last_backward_by_products(grad_CBHW: Tensor, hidden2: Tensor, w3: Tensor) -> tuple[Tensor, ...]:
@@ -84,7 +109,7 @@ def _last_backward_by_products(grad_CBHW: Tensor, hidden2: Tensor, w3: Tensor) -
 
 
 def _first_backward(d_hidden1: Tensor, x_CBHW: Tensor, w1: Tensor, with_x: bool) -> tuple[Tensor | None, ...]:
-    d_x, d_w1, d_b1 = _conv_backward(d_hidden1, _channels_last(x_CBHW, w1.dtype), w1, with_x)
+    d_x, d_w1, d_b1 = conv_backward(d_hidden1, _channels_last(x_CBHW, w1.dtype), w1, with_x)
     return to_planes(d_x, x_CBHW.dtype) if with_x else None, d_w1, d_b1
 
 
@@ -95,25 +120,6 @@ def _first_backward_by_products(
     d_matrix1 = _neighbourhoods(x_CBHW, w1.dtype) @ d_rows_NF
     d_x = _shifted_sum(w1.flatten(1).T, d_rows_NF, x_CBHW, flipped=True) if with_x else None
     return d_x, d_matrix1[:-1].T.reshape(w1.shape), d_matrix1[-1]
-
-
-def _conv_relu(x_BCHW: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    padding = [weight.shape[2] // 2] * 2
-    if _onednn(x_BCHW.dtype):
-        return torch.ops.mkldnn._convolution_pointwise(x_BCHW, weight, bias, padding, [1, 1], [1, 1], 1, "relu", [], "")
-    return F.relu(F.conv2d(x_BCHW, weight, bias, padding=padding), inplace=True)
-
-
-def _relu_backward_(grad: Tensor, output: Tensor) -> Tensor:
-    """In place: a fresh tensor of this size would cost as much again."""
-    return torch.ops.aten.threshold_backward(grad, output, 0, grad_input=grad)
-
-
-def _conv_backward(grad: Tensor, x: Tensor, weight: Tensor, with_x: bool = True) -> tuple[Tensor, ...]:
-    padding = [weight.shape[2] // 2] * 2
-    return torch.ops.aten.convolution_backward(
-        grad, x, weight, [len(weight)], [1, 1], padding, [1, 1], False, [0, 0], 1, [with_x, True, True]
-    )
 
 
 def _channels_last(x_CBHW: Tensor, dtype: torch.dtype) -> Tensor:
@@ -164,7 +170,7 @@ def _shifted_sum(matrix: Tensor, rows_NF: Tensor, like_CBHW: Tensor, flipped: bo
     memory = torch.empty(len(matrix) * (n + edge) + edge, dtype=matrix.dtype)
     memory.as_strided((len(matrix) + 1, edge), (n + edge, 1)).zero_()
     taps = memory.as_strided((len(matrix), n), (n + edge, 1), edge)
-    taps.copy_(_times_rows(matrix, rows_NF))
+    taps.copy_(matmul_transposed(matrix, rows_NF))
     taps = taps.view(-1, 3, 3, *shape, height, width)
     first, last = (2, 0) if flipped else (0, 2)
     taps[:, first, :, ..., -1, :] = 0
@@ -180,15 +186,3 @@ def _shifted_sum(matrix: Tensor, rows_NF: Tensor, like_CBHW: Tensor, flipped: bo
         .sum((1, 2))
         .view(-1, *shape, height, width)
     )
-
-
-def _times_rows(matrix: Tensor, rows_NF: Tensor) -> Tensor:
-    """matrix @ rows.T"""
-    if _onednn(matrix.dtype):  # on AMD's processors twice as fast in float32 as MKL, which `@` would use
-        return torch.ops.mkldnn._linear_pointwise(matrix, rows_NF, None, "none", [], "")
-    return matrix @ rows_NF.T
-
-
-def _onednn(dtype: torch.dtype) -> bool:
-    """Whether oneDNN's operators are there and take this type."""
-    return torch.backends.mkldnn.is_available() and dtype in (torch.float32, torch.bfloat16)

@@ -3,12 +3,14 @@
 from glow.ood.detectors import DETECTORS, Detector, fit_detectors
 from glow.ood.evaluation import OodResult, OodSettings, evaluate_ood, held_out_protocol, report_protocol
 from glow.ood.statistics import Estimate, roc_curve, roc_estimates, wilson_interval
-from glow.ood.typicality import Threshold, TypicalityTest
+from glow.ood.typicality import BatchTest, MeanTest, Threshold, TypicalityTest
 
 __all__ = [
     "DETECTORS",
+    "BatchTest",
     "Detector",
     "Estimate",
+    "MeanTest",
     "OodResult",
     "OodSettings",
     "Threshold",

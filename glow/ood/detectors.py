@@ -1,7 +1,7 @@
 """Detectors of out-of-distribution images, all from one score table and no second model. No torch here.
 
 Each gives an image a score that grows further out, and a batch the mean of its images' scores; typicality folds that
-mean about the centre. So one calibration (`glow.ood.typicality.calibrate`) serves them all, and they can be compared.
+mean about the centre. One procedure, `glow.ood.typicality.BatchTest`, decides for them all, so they can be compared.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from sklearn.mixture import GaussianMixture
 
-from glow.ood.typicality import BatchStatistic, Center, distance_from, entropy
+from glow.ood.typicality import BatchTest, Center, MeanTest, TypicalityTest, entropy
 
 __all__ = ["DETECTORS", "Detector", "fit_detectors"]
 
@@ -34,12 +35,32 @@ ROUNDING = 1e-5
 
 @dataclass(frozen=True)
 class Detector:
-    """`image_scores`: a score table of N images -> (N,); `statistic_for`: the scores of held-out images -> the
-    statistic (N, M) -> (N,) of batches of scores."""
+    """A score of images, and the test of batches that is made of it.
+
+    Args:
+        image_scores: a score table of N images -> (N,).
+        fit_to: the scores of held-out images, the batch size, and what else `MeanTest.fit` takes -> the test.
+    """
 
     name: str
     image_scores: Callable[[pd.DataFrame], np.ndarray]
-    statistic_for: Callable[[np.ndarray], BatchStatistic]
+    fit_to: Callable[..., BatchTest]
+
+    def fit(
+        self,
+        held_out: pd.DataFrame,
+        batch_size: int,
+        alpha: float = 0.99,
+        bootstraps: int = 10_000,
+        seed: int = 0,
+        *,
+        exact: bool = True,
+    ) -> BatchTest:
+        """The test whose threshold comes from a score table of held-out images; of `image_scores`, it takes batches.
+
+        The arguments are those of `TypicalityTest.fit`, which also says what is raised.
+        """
+        return self.fit_to(self.image_scores(held_out), batch_size, alpha, bootstraps, seed, exact=exact)
 
 
 def fit_detectors(train: pd.DataFrame, center: Center = "train", seed: int = 0) -> list[Detector]:
@@ -48,27 +69,15 @@ def fit_detectors(train: pd.DataFrame, center: Center = "train", seed: int = 0) 
     Raises:
         ValueError: if the table is empty, or scores in it are not finite, or all the same.
     """
-    h = entropy(_nll(train), "training")
-
-    def typicality_for(held_out: np.ndarray) -> BatchStatistic:
-        return distance_from(h if center == "train" else entropy(held_out, "held-out"))
+    train_nll = _nll(train)
+    entropy(train_nll, "training")  # whatever the centre: scores that are not finite are refused
 
     return [
-        Detector("typicality", _nll, typicality_for),
-        Detector("likelihood", _nll, _mean_score),
-        Detector("complexity", _complexity, _mean_score),
-        Detector("density", _rarity_among(train, seed), _mean_score),
+        Detector("typicality", _nll, partial(TypicalityTest.fit, train_nll, center=center)),
+        Detector("likelihood", _nll, MeanTest.fit),
+        Detector("complexity", _complexity, MeanTest.fit),
+        Detector("density", _rarity_among(train, seed), MeanTest.fit),
     ]
-
-
-def _mean_score(held_out: np.ndarray) -> BatchStatistic:
-    """Takes nothing from the held-out scores."""
-    return _batch_mean
-
-
-def _batch_mean(scores_NM: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # infinities of both signs
-        return np.mean(scores_NM, axis=1)
 
 
 def _nll(table: pd.DataFrame) -> np.ndarray:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from glow.ood.detectors import Detector, fit_detectors
 from glow.ood.statistics import ROC_STATISTICS, Estimate, disjoint_batches, roc_estimates, wilson_interval
-from glow.ood.typicality import Center, Threshold, calibrate, check_alpha, least_held_out
+from glow.ood.typicality import BatchTest, Center, check_alpha, least_held_out
 
 __all__ = ["Deal", "OodResult", "OodSettings", "evaluate_ood", "held_out_protocol", "report_protocol"]
 
@@ -143,7 +143,7 @@ def evaluate_ood(
         power=pd.DataFrame(
             [row for cell in sorted(power, key=lambda cell: cell.batch_size) for row in cell.ratio_rows()]
         )[["dataset", "batch_size", "batches", "ratio", "ratio_low", "ratio_high"]],
-        per_class=_per_class(cells[: len(asked)], typicality, deals[0], settings, class_names or {}),
+        per_class=_per_class(cells[: len(asked)], typicality, deals[0][1], settings, class_names or {}),
         control=pd.DataFrame([cell.control(settings.alpha) for cell in cells]),
         statistics={
             (cell.detector, name, cell.batch_size): statistics[0]
@@ -155,11 +155,11 @@ def evaluate_ood(
 
 @dataclass(frozen=True)
 class _Cell:
-    """One detector at one M: a threshold a repeat, and what each data set's batches came to in each repeat."""
+    """One detector at one M: a test per repeat, and the statistics of each data set's batches in each repeat."""
 
     detector: str
     batch_size: int
-    thresholds: list[Threshold]
+    tests: list[BatchTest]
     statistics: dict[str, list[np.ndarray]]  # the model's own test set first
     tables: dict[str, pd.DataFrame]
 
@@ -171,21 +171,16 @@ class _Cell:
         deals: Sequence[tuple[pd.DataFrame, dict[str, pd.DataFrame]]],
         settings: OodSettings,
     ) -> _Cell:
-        thresholds = []
+        tests = []
         statistics: dict[str, list[np.ndarray]] = {}
-        for repeat, (held_out, tests) in enumerate(deals):
+        for repeat, (held_out, tables) in enumerate(deals):
             seed = settings.seed + repeat
-            scores = detector.image_scores(held_out)
-            thresholds.append(
-                calibrate(
-                    detector.statistic_for, scores, m, settings.alpha, settings.bootstraps, seed, exact=settings.exact
-                )
-            )
-            statistic = detector.statistic_for(scores)
-            for index, (name, table) in enumerate(tests.items()):
+            test = detector.fit(held_out, m, settings.alpha, settings.bootstraps, seed, exact=settings.exact)
+            tests.append(test)
+            for index, (name, table) in enumerate(tables.items()):
                 batches = disjoint_batches(len(table), m, np.random.default_rng([seed, m, index]))
-                statistics.setdefault(name, []).append(statistic(detector.image_scores(table)[batches]))
-        return cls(detector.name, m, thresholds, statistics, deals[0][1])
+                statistics.setdefault(name, []).append(test.statistic(detector.image_scores(table)[batches]))
+        return cls(detector.name, m, tests, statistics, deals[0][1])
 
     def rows(self, rng: np.random.Generator) -> list[dict[str, Any]]:
         """A row a data set, with how well it is told from the model's own."""
@@ -202,10 +197,10 @@ class _Cell:
 
     def _ratio_row(self, name: str) -> dict[str, Any]:
         table, repeats = self.tables[name], self.statistics[name]
-        ratios = [t.exceeded(values).mean() for t, values in zip(self.thresholds, repeats, strict=True)]
+        ratios = [test.threshold.exceeded(values).mean() for test, values in zip(self.tests, repeats, strict=True)]
         batches = len(repeats[0])
         low, high = wilson_interval(float(np.mean(ratios)) * batches, batches)
-        first = self.thresholds[0]
+        first = self.tests[0].threshold
         return {
             "detector": self.detector,
             "dataset": name,
@@ -225,7 +220,7 @@ class _Cell:
     def control(self, alpha: float) -> dict[str, Any]:
         """Whether the model's own test images are called OOD about as often as they should be."""
         own = next(iter(self.statistics.values()))[0]
-        threshold, n = self.thresholds[0], len(own)
+        threshold, n = self.tests[0].threshold, len(own)
 
         def beyond(value: float) -> float:
             return float(replace(threshold, value=value).exceeded(own).sum())
@@ -253,13 +248,11 @@ def _check_sizes(deal: tuple[pd.DataFrame, dict[str, pd.DataFrame]], settings: O
 def _per_class(
     cells: Sequence[_Cell],
     typicality: Detector,
-    deal: tuple[pd.DataFrame, dict[str, pd.DataFrame]],
+    tests: Mapping[str, pd.DataFrame],
     settings: OodSettings,
     class_names: Mapping[str, Sequence[str]],
 ) -> pd.DataFrame:
-    """Which classes pass: `ratio` over batches of one class each, under the first repeat's thresholds."""
-    held_out, tests = deal
-    statistic = typicality.statistic_for(typicality.image_scores(held_out))
+    """Which classes pass: `ratio` over batches of one class each, by the first repeat's tests."""
     rows = []
     for name, table in tests.items():
         names = class_names.get(name)
@@ -270,16 +263,16 @@ def _per_class(
                     continue
                 rng = np.random.default_rng([settings.seed, cell.batch_size, label])
                 batches = disjoint_batches(len(scores), cell.batch_size, rng)
-                exceeded = cell.thresholds[0].exceeded(statistic(scores[batches]))
-                low, high = wilson_interval(int(exceeded.sum()), len(exceeded))
+                ood = cell.tests[0].is_ood(scores[batches])
+                low, high = wilson_interval(int(ood.sum()), len(ood))
                 rows.append(
                     {
                         "dataset": name,
                         "label": label,
                         "class_name": names[label] if names else str(label),
                         "batch_size": cell.batch_size,
-                        "batches": len(exceeded),
-                        "ratio": float(exceeded.mean()),
+                        "batches": len(ood),
+                        "ratio": float(ood.mean()),
                         "ratio_low": low,
                         "ratio_high": high,
                     }

@@ -11,6 +11,7 @@ Shapes: N scores or batches, M images a batch.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,12 +20,12 @@ import numpy as np
 from scipy import stats
 
 __all__ = [
+    "BatchTest",
     "Center",
+    "MeanTest",
     "Threshold",
     "TypicalityTest",
-    "calibrate",
     "check_alpha",
-    "distance_from",
     "entropy",
     "least_held_out",
 ]
@@ -58,9 +59,93 @@ class Threshold:
         return ~(np.isfinite(statistic_N) & (statistic_N <= self.value))
 
 
+class BatchTest(ABC):
+    """A test of batches of M images by a score of each: OOD if a statistic of the batch exceeds a threshold.
+
+    The command line, the library and served models decide and take p-values here, whatever the statistic is.
+    """
+
+    batch_size: int
+    """M."""
+    alpha: float
+    """The share of in-distribution batches that shall pass."""
+    threshold: Threshold
+    null: np.ndarray
+    """(K,) sorted: the statistics of which the threshold is the alpha-quantile, those of each held-out image at M = 1
+    and of bootstrapped batches otherwise; empty for a test that was not fitted."""
+
+    @abstractmethod
+    def _of_batches(self, scores_NM: np.ndarray) -> np.ndarray:
+        """Scores (N, M) -> the statistic (N,), larger further out."""
+
+    def statistic(self, scores_NM: np.ndarray) -> np.ndarray:
+        """Scores (N, M), one row per batch -> (N,), larger further out. Raises ValueError for another M."""
+        scores_NM = np.asarray(scores_NM)
+        if scores_NM.ndim != 2 or scores_NM.shape[1] != self.batch_size:
+            raise ValueError(f"this test takes scores of shape (N, {self.batch_size}), not {scores_NM.shape}")
+        return self._of_batches(scores_NM)
+
+    def is_ood(self, scores_NM: np.ndarray) -> np.ndarray:
+        """Scores (N, M) -> decisions (N,). A batch with a score that is not finite is OOD."""
+        return self.threshold.exceeded(self.statistic(scores_NM))
+
+    def p_value(self, scores_NM: np.ndarray) -> np.ndarray:
+        """Scores (N, M) -> (N,): how often an in-distribution batch lies as far out, (1 + #{null >= d}) / (K + 1).
+
+        At M = 1 these are conformal p-values: of an in-distribution image, p is at most u with probability at most u,
+        for every number of held-out scores, and p <= 1 - alpha if and only if `is_ood`, ties included, but for the
+        rounding of 1 - alpha. At M > 1 the null is bootstrapped, and since the threshold lies between two of its
+        statistics, the p at which the decision turns is within 2 / (K + 1) of 1 - alpha. A batch with a score that is
+        not finite has the smallest p that there is, 1 / (K + 1).
+
+        Raises:
+            ValueError: for another M, or a test that was not made by `fit`.
+        """
+        k = len(self.null)
+        if k == 0:
+            raise ValueError(f"this test has no null to take p-values from: make it with {type(self).__name__}.fit")
+        statistic_N = self.statistic(scores_NM)
+        as_far_N = k - np.searchsorted(self.null, statistic_N, side="left")
+        return (1 + np.where(np.isfinite(statistic_N), as_far_N, 0)) / (k + 1)
+
+
 @dataclass(frozen=True)
-class TypicalityTest:
-    """A test of batches of `batch_size` images, made by `fit`. Likelihoods are in nats an image."""
+class MeanTest(BatchTest):
+    """OOD if the mean score of a batch is high. It is blind to batches whose scores are too low."""
+
+    batch_size: int
+    alpha: float
+    threshold: Threshold
+    null: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+
+    @classmethod
+    def fit(
+        cls,
+        held_out_N: np.ndarray,
+        batch_size: int,
+        alpha: float = 0.99,
+        bootstraps: int = 10_000,
+        seed: int = 0,
+        *,
+        exact: bool = True,
+        interval: bool = True,
+    ) -> MeanTest:
+        """The threshold from the scores of images that were not trained on. See `TypicalityTest.fit`."""
+        threshold, null = _calibrated(
+            lambda scores_N: _mean, held_out_N, batch_size, alpha, bootstraps, seed, exact=exact, interval=interval
+        )
+        return cls(batch_size, alpha, threshold, null)
+
+    def _of_batches(self, scores_NM: np.ndarray) -> np.ndarray:
+        return _mean(scores_NM)
+
+
+@dataclass(frozen=True)
+class TypicalityTest(BatchTest):
+    """OOD if the mean negative log-likelihood of a batch is far from `center`, on either side.
+
+    Made by `fit`. Likelihoods are in nats per image.
+    """
 
     batch_size: int
     alpha: float
@@ -68,8 +153,6 @@ class TypicalityTest:
     """H, nats."""
     threshold: Threshold
     null: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
-    """(K,) sorted: the distances of which the threshold is the quantile, those of each held-out image at M = 1 and of
-    bootstrapped batches otherwise."""
 
     @classmethod
     def fit(
@@ -106,76 +189,27 @@ class TypicalityTest:
             ValueError: for an alpha outside (0, 1), a batch size or number of bootstraps below 1, too few validation
                 scores, too many of them not finite, or any that H is made of.
         """
-        h = entropy(train_nll, "training") if center == "train" else entropy(validation_nll, "validation")
+        h = entropy(train_nll, "training") if center == "train" else entropy(validation_nll, "held-out")
 
         def statistic_for(validation: np.ndarray) -> BatchStatistic:
-            return distance_from(h if center == "train" else entropy(validation, "validation"))
+            return _distance_from(h if center == "train" else entropy(validation, "held-out"))
 
         threshold, null = _calibrated(
             statistic_for, validation_nll, batch_size, alpha, bootstraps, seed, exact=exact, interval=interval
         )
         return cls(batch_size, alpha, h, threshold, null)
 
-    def statistic(self, nll_NM: np.ndarray) -> np.ndarray:
-        """Scores (N, M), one row a batch -> |mean - H| (N,) in nats. Raises ValueError for another M."""
-        nll_NM = np.asarray(nll_NM)
-        if nll_NM.ndim != 2 or nll_NM.shape[1] != self.batch_size:
-            raise ValueError(f"this test takes scores of shape (N, {self.batch_size}), not {nll_NM.shape}")
-        return distance_from(self.center)(nll_NM)
-
-    def is_ood(self, nll_NM: np.ndarray) -> np.ndarray:
-        """Scores (N, M) -> decisions (N,). A batch with a score that is not finite is OOD."""
-        return self.threshold.exceeded(self.statistic(nll_NM))
-
-    def p_value(self, nll_NM: np.ndarray) -> np.ndarray:
-        """Scores (N, M) -> (N,): how often an in-distribution batch lies as far out, (1 + #{null >= d}) / (K + 1).
-
-        At M = 1 these are conformal p-values: of an in-distribution image, p is at most u with probability at most u,
-        for every number of held-out scores, and p <= 1 - alpha if and only if `is_ood`, ties included, but for the
-        rounding of 1 - alpha. At M > 1 the null is bootstrapped, and since the threshold lies between two of its
-        distances, the p at which the decision turns is within 2 / (K + 1) of 1 - alpha. A batch with a score that is
-        not finite has the smallest p that there is, 1 / (K + 1).
-
-        Raises:
-            ValueError: for another M, or a test that was not made by `fit`.
-        """
-        k = len(self.null)
-        if k == 0:
-            raise ValueError("this test has no null to take p-values from: make it with TypicalityTest.fit")
-        distances_N = self.statistic(nll_NM)
-        as_far_N = k - np.searchsorted(self.null, distances_N, side="left")
-        return (1 + np.where(np.isfinite(distances_N), as_far_N, 0)) / (k + 1)
+    def _of_batches(self, scores_NM: np.ndarray) -> np.ndarray:
+        return _distance_from(self.center)(scores_NM)
 
 
-def distance_from(center: float) -> BatchStatistic:
-    """The typicality of batches of scores: |mean - center|."""
-
-    def statistic(nll_NM: np.ndarray) -> np.ndarray:
-        with np.errstate(invalid="ignore"):  # infinities of both signs
-            return np.abs(np.mean(nll_NM, axis=1) - center)
-
-    return statistic
+def _mean(scores_NM: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        return np.mean(scores_NM, axis=1)
 
 
-def calibrate(
-    statistic_for: Callable[[np.ndarray], BatchStatistic],
-    held_out_N: np.ndarray,
-    batch_size: int,
-    alpha: float,
-    bootstraps: int,
-    seed: int = 0,
-    *,
-    exact: bool = True,
-) -> Threshold:
-    """The alpha-quantile of a statistic over batches of held-out scores, with its own interval.
-
-    Args:
-        statistic_for: gives the statistic when it is told the held-out scores, of which it may take its centre.
-        held_out_N: (N,) scores of images that were not trained on. One that is not finite is larger than all others.
-
-    The others are those of `TypicalityTest.fit`, which also says what is raised.
-    """
-    return _calibrated(statistic_for, held_out_N, batch_size, alpha, bootstraps, seed, exact=exact)[0]
+def _distance_from(center: float) -> BatchStatistic:
+    return lambda scores_NM: np.abs(_mean(scores_NM) - center)
 
 
 def _calibrated(
@@ -189,8 +223,14 @@ def _calibrated(
     exact: bool = True,
     interval: bool = True,
 ) -> tuple[Threshold, np.ndarray]:
-    """The threshold and the sorted statistics (K,) that it is the alpha-quantile of: of each held-out image at M = 1,
-    else of bootstrapped batches."""
+    """The alpha-quantile of a statistic over batches of held-out scores, and `BatchTest.null`.
+
+    Args:
+        statistic_for: gives the statistic when it is told the held-out scores, of which it may take its centre.
+        held_out_N: (N,) scores of images that were not trained on. One that is not finite is larger than all others.
+
+    The others are those of `TypicalityTest.fit`, which also says what is raised.
+    """
     check_alpha(alpha)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")

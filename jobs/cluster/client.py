@@ -19,14 +19,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.errors import JobError, SpecError
+from jobs.errors import JobError
 from jobs.ray_runtime.connection import ENVIRONMENT, STOP_PATIENCE_S
-from jobs.system.environment import in_ray_job
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-__all__ = ["Cluster", "Facts", "address_of", "ended"]
+__all__ = ["Cluster", "Facts", "ended"]
 
 PROBE_TIMEOUT_S = 2.0
 PATIENCE_S = 60.0
@@ -48,24 +47,6 @@ class Facts:
 
     ray: str
     python: str
-
-
-def address_of(given: str | None) -> str | None:
-    """The http address of a cluster: `given`, else $RAY_ADDRESS; None for a Ray of one's own ("local", or neither), or
-    for the cluster that this process is a job of already.
-
-    Raises SpecError for an address of another kind.
-    """
-    address = given or (None if in_ray_job() else os.environ.get("RAY_ADDRESS"))
-    if not address or address == "local":
-        return None
-    if not address.startswith(("http://", "https://")):
-        where = "--address" if given else "$RAY_ADDRESS"
-        raise SpecError(
-            f"{where} is the address of a Ray dashboard such as http://localhost:8265, or local for a Ray of this "
-            f"machine's own, not {address!r}"
-        )
-    return address.rstrip("/")
 
 
 class Cluster:

@@ -12,6 +12,7 @@ from jobs.dispatch import perform
 from jobs.display.displays import Wire
 from jobs.errors import INTERRUPTED, TERMINATED, code_of, sentence_of
 from jobs.specs.request import Request
+from jobs.system.process_setup import set_up_process
 from jobs.system.signals import Terminated
 
 __all__ = ["REQUEST_FILE", "main"]
@@ -20,6 +21,7 @@ REQUEST_FILE = "request.json"
 
 
 def main() -> int:
+    set_up_process()
     request = Request.model_validate_json(Path(REQUEST_FILE).read_text())
     try:
         perform(request, Wire())

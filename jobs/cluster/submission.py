@@ -1,4 +1,4 @@
-"""Where a request is done: here, or on a cluster through Ray Jobs. Only this file knows."""
+"""Sends a request to a cluster through Ray Jobs, and shows what the job says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from glow.datasets.folder import absolute_dataset, dataset_label
 from jobs.cluster.client import Cluster
 from jobs.cluster.entry import REQUEST_FILE
 from jobs.cluster.preflight import CHECK_FILE
-from jobs.dispatch import perform
 from jobs.display.displays import Display, Event, sent_event
 from jobs.errors import FAILURE, TERMINATED, USAGE, JobError
 from jobs.specs.request import Request
@@ -30,17 +29,15 @@ CHECK_PATIENCE_S = 120.0
 OUTPUT: str = TrainSpec.model_fields["output"].default
 
 
-def submit(request: Request, display: Display, address: str | None, detach: bool = False) -> int:
-    """Does a request on a Ray of this machine's own, or at an address on a cluster; the exit code.
+def submit(request: Request, display: Display, address: str, detach: bool = False) -> int:
+    """Has a cluster do a request; returns the exit code.
 
-    On a cluster, all that can be wrong with it is looked for first. Then the job goes on by itself, whatever becomes of
-    this process, which shows it until it ends or, with `detach`, says its id and leaves it.
+    Everything that can be wrong with the cluster is looked for first. Then the job goes on by itself, whatever becomes
+    of this process, which shows it until it ends or, with `detach`, says its id and leaves it.
 
-    Raises what `perform` raises, and JobError for a cluster that cannot take the job.
+    Raises:
+        JobError: for a cluster that cannot take the job.
     """
-    if address is None:
-        perform(request, display)
-        return 0
     cluster = Cluster(address)
     request, files = sent(request)
     for problem in check(cluster, request.setting("output") or OUTPUT, request.setting("tracking_uri"))["problems"]:

@@ -32,6 +32,8 @@ from jobs.specs.evaluation import EvaluationSpec, InterpolateSpec, NllSpec, OodS
 from jobs.specs.presets import make_train_spec
 from jobs.specs.request import EVALUATIONS, Request
 from jobs.specs.training import TrainSpec
+from jobs.system.environment import address_of
+from jobs.system.process_setup import set_up_process
 
 __all__ = ["app", "main"]
 
@@ -231,23 +233,30 @@ def _do(
     changes: Mapping[str, Any] | None = None,
     table: bool = False,
 ) -> None:
-    """Has it done where `address` says, and ends with the exit code of that."""
-    from jobs.cluster.client import address_of
-    from jobs.cluster.submission import submit
+    """Does a request here, or on the cluster at `address`, and exits with its code."""
     from jobs.display.displays import make_display
 
     at = address_of(address)
     if detach and at is None:
         raise SpecError("--detach leaves a job to a cluster: give its --address too")
     request = Request.of(what, *specs).model_copy(update={"run": run, "changes": dict(changes or {})})
-    with interruptible(at):
-        code = submit(request, make_display("json" if json else "auto", table=table), at, detach)
-    raise typer.Exit(code)
+    display = make_display("json" if json else "auto", table=table)
+    gone_on = "; a job that was submitted goes on: see glowctl jobs" if at else ""
+    with interruptible(f"stopped{gone_on}"):
+        if at is None:
+            from jobs.dispatch import perform
+
+            perform(request, display)
+            return
+        from jobs.cluster.submission import submit
+
+        raise typer.Exit(submit(request, display, at, detach))
 
 
 def main() -> None:
     """The entry point: every error that a user can meet is one sentence on standard error, with exit code 2 for what
     was asked wrongly and 1 for what failed."""
+    set_up_process()
     try:
         app()
     except Exception as error:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jobs.commands.interruption import interruptible
 from jobs.commands.options import Address, Json, Output, TrackingUri
-from jobs.errors import FAILURE, INTERRUPTED, SpecError
+from jobs.errors import FAILURE, SpecError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
@@ -90,10 +91,8 @@ def wait(job: JobId, address: Address = None) -> None:
     """Wait until a job has ended, and say how: its exit code is this command's."""
     from jobs.cluster.submission import exit_code
 
-    try:
+    with interruptible(f"job {job} goes on"):
         done = _cluster(address).wait(job)
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
     code = exit_code(done)
     typer.echo(f"job {job} {_status(done)}")
     raise typer.Exit(code)
@@ -146,7 +145,8 @@ def _show_status(facts: dict[str, Any], found: dict[str, Any]) -> None:
 
 
 def _cluster(address: str | None) -> Cluster:
-    from jobs.cluster.client import Cluster, address_of
+    from jobs.cluster.client import Cluster
+    from jobs.system.environment import address_of
 
     at = address_of(address)
     if at is None:
@@ -161,12 +161,8 @@ def _follow(cluster: Cluster, job: str, json: bool) -> None:
     from jobs.display.displays import make_display
 
     table = job.startswith(("ablate-", "resume-ablation", "demo-"))
-    try:
-        with make_display("json" if json else "auto", table=table) as show:
-            code = follow(cluster, job, show)
-    except KeyboardInterrupt:
-        typer.echo(f"glowctl: job {job} goes on", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+    with interruptible(f"job {job} goes on"), make_display("json" if json else "auto", table=table) as show:
+        code = follow(cluster, job, show)
     raise typer.Exit(code)
 
 

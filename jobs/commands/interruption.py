@@ -8,19 +8,21 @@ from contextlib import contextmanager
 import typer
 
 from jobs.errors import INTERRUPTED, TERMINATED
-from jobs.system.signals import Terminated
+from jobs.system.signals import Terminated, sigterm_as_interrupt
 
 __all__ = ["interruptible"]
 
 
 @contextmanager
-def interruptible(address: str | None = None) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end a job of this machine's own with a sentence, and with the exit codes that shells expect.
-    One on a cluster goes on."""
+def interruptible(said: str = "stopped") -> Iterator[None]:
+    """Ends what runs meanwhile by Ctrl-C or SIGTERM, with this sentence and the exit code that shells expect.
+
+    It does so also where a shell has started the command with SIGINT ignored, as a script's shell does with every
+    command that it puts into the background.
+    """
     try:
-        yield
+        with sigterm_as_interrupt():
+            yield
     except KeyboardInterrupt as interrupt:
-        code = TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
-        gone_on = "; a job that was submitted goes on: see glowctl jobs" if address else ""
-        typer.echo(f"glowctl: stopped{gone_on}", err=True)
-        raise typer.Exit(code) from None
+        typer.echo(f"glowctl: {said}", err=True)
+        raise typer.Exit(TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED) from None

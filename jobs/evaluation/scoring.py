@@ -26,6 +26,7 @@ from jobs.display.displays import Event
 from jobs.errors import JobError
 from jobs.evaluation.find_model import TrainedModel
 from jobs.ray_runtime.resources import Resources
+from jobs.system.process_setup import set_up_process
 from jobs.tracking.scores import find_scores, key_of, labelled
 
 __all__ = ["Scored", "Table", "cached", "model_on", "named", "put_model", "result_of", "score_on_ray"]
@@ -178,6 +179,7 @@ def score_shard(
 
 def model_on(reference: list[Any], threads: int) -> Glow:
     """In a task: the model that `put_model` put, on the GPU if the task has one."""
+    set_up_process()  # on a cluster, whose workers are not preloaded
     torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = False  # 10 bits, where what is asked for is float32
     return _rebuilt(reference[0])

@@ -44,7 +44,7 @@ OWN_RAY = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Else Ray replaces 127.0.0.1 by the address that others see, and listens to them.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_preload_python_modules": "jobs",
+    "RAY_preload_python_modules": "jobs.ray_runtime.worker_preload",
 }
 
 

@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import JobError
+from jobs.errors import JobError, SpecError
 
-__all__ = ["in_ray_job", "job_metadata", "node_types", "ray_job_id", "storage"]
+__all__ = ["address_of", "in_ray_job", "job_metadata", "node_types", "ray_job_id", "storage"]
 
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # which Ray sets for the entry point of a job, and for nothing else
 BOOTSTRAP = "~/ray_bootstrap_config.yaml"  # where `ray up` leaves its file on the head
@@ -58,3 +58,21 @@ def node_types() -> tuple[dict[str, dict[str, Any]], int | None]:
     head = config.get("head_node_type")
     types = {name: kind for name, kind in config.get("available_node_types", {}).items() if name != head}
     return types, config.get("max_workers")
+
+
+def address_of(given: str | None) -> str | None:
+    """The http address of a cluster: `given`, else $RAY_ADDRESS; None for a Ray of one's own ("local", or neither), or
+    for the cluster that this process is a job of already.
+
+    Raises SpecError for an address of another kind.
+    """
+    address = given or (None if in_ray_job() else os.environ.get("RAY_ADDRESS"))
+    if not address or address == "local":
+        return None
+    if not address.startswith(("http://", "https://")):
+        where = "--address" if given else "$RAY_ADDRESS"
+        raise SpecError(
+            f"{where} is the address of a Ray dashboard such as http://localhost:8265, or local for a Ray of this "
+            f"machine's own, not {address!r}"
+        )
+    return address.rstrip("/")

@@ -26,6 +26,7 @@ from glow.scoring import score_shard, shards_of
 from glow.training import EpochResult, StepResult, Trainer, TrainingDiverged, mean_bits_per_dim
 from jobs.specs.training import TrainSpec
 from jobs.system.machine_metrics import machine_name, sampled
+from jobs.system.process_setup import set_up_process
 
 __all__ = ["COUNTED_EPOCH", "SCORE", "History", "NoRetry", "Session", "save", "train_loop", "train_share"]
 
@@ -150,6 +151,7 @@ def train_share(settings: dict[str, Any], session: Session) -> dict[str, Any]:
 
 
 def _train_share(settings: dict[str, Any], session: Session) -> dict[str, Any]:
+    set_up_process()  # on a cluster, whose workers are not preloaded
     spec = TrainSpec(**settings["spec"])
     torch.set_num_threads(settings["threads"])
     data = ray.get(settings["data"][0])

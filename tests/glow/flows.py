@@ -17,10 +17,21 @@ def perturb(module: nn.Module, sd: float = 0.1, seed: int = 0) -> nn.Module:
     return module
 
 
+def jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The Jacobian (D', D) of a map of batches (B, D) -> (B, D') at one point (D,), by autograd.
+
+    One backward pass gives all rows: the batch holds D' copies of the point, and row i is the gradient of output i of
+    copy i.
+    """
+    rows = function(x[None]).shape[1]
+    copies = x.detach().repeat(rows, 1).requires_grad_()
+    return torch.autograd.grad(function(copies).diagonal().sum(), copies)[0]
+
+
 def jacobian_log_det(function: Callable[[Tensor], Tensor], image_CHW: Tensor) -> Tensor:
-    """log |det| of the Jacobian of a map of batches at one image, by autograd."""
-    jacobian = torch.autograd.functional.jacobian(lambda x: function(x[None]).flatten(), image_CHW)
-    return torch.linalg.slogdet(jacobian.reshape(image_CHW.numel(), -1))[1]
+    """log |det| of the Jacobian of a map of batches of images at one image, by autograd."""
+    flat = jacobian(lambda x: function(x.view(-1, *image_CHW.shape)).flatten(1), image_CHW.flatten())
+    return torch.linalg.slogdet(flat)[1]
 
 
 def small_glow(sd: float = 0.1, **changes: object) -> Glow:

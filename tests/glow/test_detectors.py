@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from glow.ood import DETECTORS, TypicalityTest, fit_detectors, roc_estimates
-from glow.ood.typicality import calibrate
+from glow.ood import DETECTORS, MeanTest, TypicalityTest, fit_detectors, roc_estimates
 
 # Of the log-det and log p(z) of two levels. Their sum, and each of them, is distributed alike under both.
 CORRELATION = np.array([[1, 0.95, -0.5], [0.95, 1, -0.5], [-0.5, -0.5, 1]])
@@ -51,9 +50,9 @@ def detectors(**changes):
 def statistics(name, table, m=1, **changes):
     """What batches of consecutive images come to."""
     detector = detectors(**changes)[name]
-    statistic = detector.statistic_for(detector.image_scores(score_table(500, 1)))
     scores = detector.image_scores(table)
-    return statistic(scores[: len(scores) // m * m].reshape(-1, m))
+    test = detector.fit(score_table(500, 1), m, 0.9, bootstraps=10)
+    return test.statistic(scores[: len(scores) // m * m].reshape(-1, m))
 
 
 def auroc(name, table, m=1):
@@ -153,32 +152,54 @@ def test_rows_that_are_not_finite_are_the_rarest_and_leave_others_alone(value):
 @pytest.mark.parametrize("value", [math.inf, math.nan, -math.inf])
 def test_every_detector_calls_a_batch_with_such_an_image_ood(name, value):
     detector = detectors()[name]
-    held_out = detector.image_scores(score_table(500, 1))
-    threshold = calibrate(detector.statistic_for, held_out, 2, 0.99, 500)
+    test = detector.fit(score_table(500, 1), 2, 0.99, 500)
     average = pd.DataFrame([score_table(500, 1).mean()] * 4).astype({"finite": bool}).reset_index(drop=True)
     scores = detector.image_scores(spoilt(average, [2], value)).reshape(2, 2)
-    assert threshold.exceeded(detector.statistic_for(held_out)(scores)).tolist() == [False, True]
+    assert test.is_ood(scores).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("center", ["train", "validation"])
 @pytest.mark.parametrize("m", [1, 3])
-def test_typicality_decides_as_the_typicality_test_of_the_same_seed(m, center):
-    train, held_out, test = score_table(1000), score_table(500, 1), score_table(600, 2, shift=60)
+def test_typicality_is_the_typicality_test_of_the_same_seed(m, center):
+    train, held_out, table = score_table(1000), score_table(500, 1), score_table(600, 2, shift=60)
     expected = TypicalityTest.fit(train["nll"], held_out["nll"], m, 0.95, 300, 5, center=center)
     detector = fit_detectors(train, center)[0]
-    threshold = calibrate(detector.statistic_for, detector.image_scores(held_out), m, 0.95, 300, 5)
-    assert threshold == expected.threshold
-    batches = detector.image_scores(test).reshape(-1, m)
-    got = threshold.exceeded(detector.statistic_for(detector.image_scores(held_out))(batches))
-    assert 0 < got.mean() < 1
-    assert np.array_equal(got, expected.is_ood(batches))
+    test = detector.fit(held_out, m, 0.95, 300, 5)
+    assert test == expected
+    batches = detector.image_scores(table).reshape(-1, m)
+    assert 0 < test.is_ood(batches).mean() < 1
+    assert np.array_equal(test.p_value(batches), expected.p_value(batches))
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("m", [1, 3])
+def test_every_detector_passes_alpha_of_what_it_is_made_for_and_has_p_values(name, m):
+    """Of 3,000 images like the held-out ones: the share called OOD is within 4 standard errors of 1 - alpha, those of
+    the 2,000 held-out images included."""
+    detector = detectors()[name]
+    test = detector.fit(score_table(2000, 1), m, 0.9, 2000)
+    scores = detector.image_scores(score_table(3000, 2)).reshape(-1, m)
+    error = (0.9 * 0.1 * (1 / len(scores) + m / 2000)) ** 0.5
+    assert test.is_ood(scores).mean() == pytest.approx(0.1, abs=4 * error)
+    p = test.p_value(scores)
+    assert np.mean(p <= 0.5) == pytest.approx(0.5, abs=4 * (0.25 * (1 / len(scores) + m / 2000)) ** 0.5)
+    assert p[test.is_ood(scores)].max() <= p[~test.is_ood(scores)].min()
+
+
+def test_a_mean_test_is_blind_on_the_other_side():
+    test = MeanTest.fit(np.random.default_rng(0).normal(size=1000), 2, 0.9, 500)
+    assert test.is_ood(np.array([[9.0, 9.0], [-9.0, -9.0]])).tolist() == [True, False]
+    with pytest.raises(ValueError, match=r"shape \(N, 2\), not \(1, 3\)"):
+        test.is_ood(np.zeros((1, 3)))
+    with pytest.raises(ValueError, match=r"make it with MeanTest\.fit"):
+        MeanTest(2, 0.9, test.threshold).p_value(np.zeros((1, 2)))
 
 
 def test_a_center_from_held_out_images_takes_none_that_are_not_finite():
     """Else every batch would be infinitely far from it."""
     detector = detectors(center="validation")["typicality"]
     with pytest.raises(ValueError, match="1 of 500 held-out scores are not finite: the model has no entropy"):
-        calibrate(detector.statistic_for, detector.image_scores(spoilt(score_table(500, 1), [9], math.inf)), 2, 0.9, 50)
+        detector.fit(spoilt(score_table(500, 1), [9], math.inf), 2, 0.9, 50)
 
 
 def test_a_part_that_is_the_same_for_every_image_tells_none_apart():

@@ -75,7 +75,7 @@ def test_actnorm_survives_a_channel_with_no_variance():
 
 def test_1x1_starts_as_a_rotation_and_its_weight_mixes_as_documented():
     conv = InvertibleConv1x1(6, generator())
-    weight = conv.weight().detach()
+    weight = conv.affine().matrix.detach()
     torch.testing.assert_close(weight @ weight.T, torch.eye(6), atol=1e-5, rtol=0)
     x = torch.randn(2, 6, 3, 3, generator=generator(1))
     torch.testing.assert_close(conv(x)[0], torch.einsum("ij,bjhw->bihw", weight, x), atol=1e-5, rtol=1e-5)

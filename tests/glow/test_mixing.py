@@ -52,9 +52,9 @@ def test_gradients_reach_every_parameter_as_through_the_layers(permutation):
 @pytest.mark.parametrize("permutation", PERMUTATIONS)
 def test_unmixing_undoes_mixing(permutation):
     flow = level(permutation)
-    mixers = [[getattr(step, name) for step in flow.steps] for name in ("actnorm", "permutation")]
-    matrices, offsets, _ = mixing(*mixers)
-    back, back_offsets = unmixing(*mixers)
+    stages = [[getattr(step, name) for step in flow.steps] for name in ("actnorm", "permutation")]
+    matrices, offsets, _ = mixing(stages)
+    back, back_offsets = unmixing(stages)
     x = flow.squeeze(images())[0]
     for index in range(len(flow.steps)):
         y = mix(x, matrices[index], offsets[index])

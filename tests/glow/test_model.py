@@ -8,7 +8,7 @@ from torch.distributions import Normal, StudentT
 
 from glow import Glow, GlowConfig, uniform_noise
 from glow.dequantization import dequantize
-from tests.glow.flows import jacobian_log_det, perturb, random_images, small_glow
+from tests.glow.flows import jacobian, jacobian_log_det, perturb, random_images, small_glow
 
 VARIANTS = [
     {"permutation": permutation, "coupling": coupling, "scale": scale}
@@ -49,10 +49,30 @@ INPUTS = {
 }
 
 
+def rounding_error(glow, latents):
+    """What the inverse makes of the rounding of its input: eps |J| |z|, the largest over the pixels of each image (B,),
+    where J is the Jacobian of the inverse at the latents z.
+
+    Every processor rounds in its own way; how much an input magnifies the rounding is a property of the map alone. Far
+    outside, where a sigmoid is all but zero, it reaches 1e-5.
+    """
+    sizes = [z[0].numel() for z in latents]
+
+    def inverse(z_BD):
+        parts = z_BD.split(sizes, 1)
+        return glow.inverse([part.reshape(-1, *z.shape[1:]) for part, z in zip(parts, latents, strict=True)]).flatten(1)
+
+    points = torch.cat([z.detach().flatten(1) for z in latents], 1)
+    return torch.finfo(glow.dtype).eps * torch.stack([(jacobian(inverse, z).abs() @ z.abs()).max() for z in points])
+
+
 @pytest.mark.parametrize("kind", INPUTS)
 def test_inverse_undoes_forward_on_any_input(glow, kind):
+    """Up to 20 such errors: forward and inverse are eight layers each, and the largest seen is 2.4."""
     x = INPUTS[kind].double()
-    torch.testing.assert_close(glow.inverse(glow(x)[0]), x, atol=1e-7, rtol=1e-7)
+    latents, _ = glow(x)
+    error = (glow.inverse(latents) - x).abs().flatten(1).amax(1)
+    assert (error <= 20 * rounding_error(glow, latents)).all()
 
 
 def test_bounded_scale_inverts_in_float32_on_inputs_far_from_training():
@@ -251,3 +271,48 @@ def test_impossible_configs_are_refused(values, message):
 def test_images_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"\(1, 8, 8\), not \(3, 8, 8\)"):
         small_glow().log_prob(random_images(2, (3, 8, 8)))
+
+
+EMPTY = torch.zeros(0, 1, 8, 8, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("memory", ["stored", "reversible"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"permutation": "shuffle", "coupling": "additive"}, {"num_classes": 3}], ids=str
+)
+def test_an_empty_batch_gives_empty_tensors(changes, memory):
+    glow = small_glow(**changes).set_memory(memory)
+    assert glow.log_prob(EMPTY).shape == glow.bits_per_dim(EMPTY).shape == (0,)
+    log_det, priors = glow.log_prob_terms(EMPTY)
+    assert (log_det.shape, priors.shape) == ((0,), (0, 2))
+    latents, _ = glow(torch.zeros(0, 1, 8, 8))
+    assert [tuple(z.shape) for z in latents] == [(0, *shape) for shape in glow.config.latent_shapes]
+    assert glow.inverse(latents).shape == (0, 1, 8, 8)
+    assert (glow.sample(0).shape, glow.sample(0).dtype) == ((0, 1, 8, 8), torch.uint8)
+    if glow.config.num_classes:
+        assert glow.log_prob(EMPTY, torch.zeros(0, dtype=torch.int64)).shape == (0,)
+
+
+def test_an_empty_batch_has_gradients_of_zero():
+    glow = small_glow()
+    glow.bits_per_dim(EMPTY).sum().backward()
+    assert all(torch.equal(parameter.grad, torch.zeros_like(parameter)) for parameter in glow.parameters())
+
+
+def test_an_empty_batch_of_another_shape_or_type_is_refused():
+    with pytest.raises(ValueError, match=r"\(1, 8, 8\), not \(3, 8, 8\)"):
+        small_glow().log_prob(EMPTY.expand(0, 3, 8, 8))
+    with pytest.raises(ValueError, match="uint8"):
+        small_glow().log_prob(EMPTY.float())
+
+
+def test_an_empty_batch_initialises_nothing():
+    glow = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=1, width=4))
+    with pytest.raises(ValueError, match="at least one image"):
+        glow.initialize(EMPTY)
+    assert not glow.initialized
+
+
+def test_a_negative_number_of_samples_is_refused():
+    with pytest.raises(ValueError, match="must not be negative: -1"):
+        small_glow().sample(-1)

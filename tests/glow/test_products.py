@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from glow.layers import operators, products
 from glow.layers.coupling import FEW_CHANNELS, CouplingNetwork
 from glow.layers.products import three_convolutions
 from tests.glow.flows import perturb
@@ -87,3 +88,102 @@ def test_what_gpus_and_the_compiler_get_is_the_same(monkeypatch):
     z = network(x)
     torch.testing.assert_close(z, expected, atol=1e-12, rtol=1e-12)
     assert z.transpose(0, 1).is_contiguous()  # planes
+
+
+@pytest.fixture
+def lookups():
+    """Operators are looked up once per process; in these tests, anew."""
+    operators.exists.cache_clear()
+    yield
+    operators.exists.cache_clear()
+
+
+def values_and_gradients(network, x):
+    x = x.detach().requires_grad_()
+    z = network(x)
+    return [z, *torch.autograd.grad(z.square().sum(), [x, *network.parameters()])]
+
+
+def small_network():
+    x = torch.randn(3, 2, 6, 6, generator=torch.Generator().manual_seed(2))
+    return perturb(CouplingNetwork(2, 4, 16), 0.2), x
+
+
+def spy(monkeypatch) -> list[str]:
+    """The names of the private operators that are called from here on."""
+    called = []
+    assert operators.exists(operators.CONV_RELU)  # looked up while they are what they are
+    assert operators.exists(operators.LINEAR)
+    for name in ("_convolution_pointwise", "_linear_pointwise"):
+        real = getattr(torch.ops.mkldnn, name)
+        monkeypatch.setattr(
+            torch.ops.mkldnn, name, lambda *args, name=name, real=real: (called.append(name), real(*args))[1]
+        )
+    return called
+
+
+def test_an_environment_variable_turns_it_off(monkeypatch):
+    network, x = small_network()
+    expected = values_and_gradients(network, x)
+    monkeypatch.setattr("glow.layers.coupling.three_convolutions", lambda *_: pytest.fail("not turned off"))
+    monkeypatch.setenv("GLOW_PRODUCTS", "0")
+    for got, right in zip(values_and_gradients(network, x), expected, strict=True):
+        torch.testing.assert_close(got, right, atol=1e-4, rtol=1e-4)
+    monkeypatch.setenv("GLOW_PRODUCTS", "1")
+    with pytest.raises(pytest.fail.Exception, match="not turned off"):
+        network(x)
+
+
+@pytest.mark.usefixtures("lookups")
+@pytest.mark.parametrize("how", ["gone", "other arguments", "one argument more"])
+@pytest.mark.parametrize("name", operators.SIGNATURES)
+def test_an_operator_that_torch_lacks_or_changed_is_not_called(monkeypatch, name, how):
+    network, x = small_network()
+    expected = values_and_gradients(network, x)
+    operators.exists.cache_clear()
+    if how == "gone":
+        monkeypatch.setitem(operators.SIGNATURES, f"{name}2", operators.SIGNATURES[name])
+        constant = next(key for key, value in vars(operators).items() if value == name)
+        monkeypatch.setattr(operators, constant, f"{name}2")
+        name = f"{name}2"
+    else:
+        changed = {"other arguments": "Tensor Tensor int", "one argument more": f"{operators.SIGNATURES[name]} int"}
+        monkeypatch.setitem(operators.SIGNATURES, name, changed[how])
+    assert not operators.exists(name)
+    assert products.enabled() == name.startswith("mkldnn")
+    monkeypatch.setattr(torch.ops.mkldnn if name.startswith("mkldnn") else torch.ops.aten, packet(name), refused)
+    for got, right in zip(values_and_gradients(network, x), expected, strict=True):
+        torch.testing.assert_close(got, right, atol=1e-4, rtol=1e-4)
+
+
+def packet(name: str) -> str:
+    return name.split("::")[1].split(".")[0]
+
+
+def refused(*args, **kwargs):
+    pytest.fail("called though it is not what it was")
+
+
+@pytest.mark.usefixtures("lookups")
+def test_this_torch_has_the_operators():
+    """Or nothing above would test them. One that a newer torch drops is reported here."""
+    assert {name: operators.exists(name) for name in operators.SIGNATURES} == dict.fromkeys(operators.SIGNATURES, True)
+
+
+def test_the_operators_are_what_runs(monkeypatch):
+    network, x = small_network()
+    called = spy(monkeypatch)
+    values_and_gradients(network, x)
+    assert set(called) == {"_convolution_pointwise", "_linear_pointwise"}
+
+
+def test_bf16_runs_on_processors_that_onednn_has_no_bf16_for(monkeypatch):
+    network, x = small_network()
+    exact = network(x)
+    network.compute_dtype = torch.bfloat16
+    monkeypatch.setattr(operators, "_onednn_has_bf16", lambda: False)
+    called = spy(monkeypatch)
+    rounded = values_and_gradients(network, x)[0]
+    assert called == []
+    assert not torch.equal(rounded, exact)
+    assert (rounded - exact).abs().max() < 0.03 * exact.abs().max()

@@ -136,6 +136,22 @@ def test_non_finite_steps_are_skipped_and_counted():
     assert math.isnan(result.train_bits_per_dim)
 
 
+class Deaf(torch.optim.Adam):
+    """Reads another attribute than `found_inf`, as another version of torch might."""
+
+    def step(self, closure=None):
+        self.__dict__.pop("found_inf", None)
+        return super().step(closure)
+
+
+def test_an_optimizer_that_cannot_be_told_to_skip_is_not_fused(monkeypatch):
+    """Or it would take steps on gradients that are not finite."""
+    assert fresh_trainer().optimizer.defaults["fused"]
+    monkeypatch.setattr("torch.optim.Adam", Deaf)
+    assert not fresh_trainer().optimizer.defaults["fused"]
+    test_non_finite_steps_are_skipped_and_counted()
+
+
 def test_one_bad_step_does_not_hide_the_others():
     trainer = fresh_trainer(n=96, epochs=1, batch_size=32)
     trainer.initialize()
@@ -183,13 +199,23 @@ def test_steps_are_told_at_intervals(monkeypatch):
     assert [(step.epoch, step.step, step.steps) for step in told] == [(1, 1, 2), (1, 2, 2)]
 
 
-def test_hardware_precision_is_one_that_the_cpu_has():
-    assert hardware_precision(torch.device("cpu")) in ("bf16", "float32")
+@pytest.mark.parametrize("has_bf16", [True, False])
+@pytest.mark.parametrize("public", [True, False], ids=["torch 2.13", "older"])
+def test_the_precision_of_a_cpu_is_what_it_multiplies_in(monkeypatch, public, has_bf16):
+    if public:
+        monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": has_bf16}, raising=False)
+    else:
+        monkeypatch.delattr("torch.cpu.get_capabilities", raising=False)
+        monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: has_bf16, raising=False)
+    assert hardware_precision(torch.device("cpu")) == ("bf16" if has_bf16 else "float32")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::FutureWarning"
-)  # torch's own, when the compiler is imported
+    "ignore::DeprecationWarning",  # torch's own, when the compiler is imported
+    "ignore::FutureWarning",
+    "ignore:Guards may run slower on Python 3.13.0:RuntimeWarning",
+)
 def test_compiled_training_takes_the_same_steps():
     small = {"epochs": 1, "double": True, "model": {"depth": 1}}  # the compiler takes its time
     eager, compiled = fresh_trainer(**small), fresh_trainer(**small, compile=True)

@@ -244,10 +244,10 @@ GOOD = {"train_nll": np.arange(50.0), "validation_nll": np.arange(60.0), "batch_
         ({"batch_size": 1, "alpha": 0.99}, "60 held-out scores cannot settle alpha = 0.99 .* it takes 99"),
         ({"batch_size": 1, "validation_nll": np.ones(1)}, "1 held-out scores are too few"),
         ({"validation_nll": np.empty(0)}, "0 held-out scores are too few"),
-        ({"validation_nll": np.empty(0), "center": "validation"}, "no validation scores"),
+        ({"validation_nll": np.empty(0), "center": "validation"}, "no held-out scores"),
         ({"train_nll": np.empty(0)}, "no training scores"),
         ({"train_nll": np.array([0, math.inf, math.nan])}, "2 of 3 training scores are not finite"),
-        ({"validation_nll": np.array([0, 1, -math.inf]), "center": "validation"}, "1 of 3 validation scores are not"),
+        ({"validation_nll": np.array([0, 1, -math.inf]), "center": "validation"}, "1 of 3 held-out scores are not"),
     ],
 )
 def test_impossible_tests_are_refused(changes, message):

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,9 @@ import psutil
 
 GLOWCTL = Path(sys.executable).with_name("glowctl")
 
+PATIENCE_S = 240.0
+"""How long to wait for what must happen. It proves nothing about time: on a busy machine all takes long."""
+
 NUMBERS = itertools.count()
 
 # These belong to the Ray and the data of the tests' own process or machine.
@@ -26,7 +30,7 @@ def environment(**changes: str) -> dict[str, str]:
     return {**own, "COLUMNS": "120", "MLFLOW_DISABLE_TELEMETRY": "true", **changes}
 
 
-def glowctl(folder: Path, *arguments: str, timeout: float = 240, **changes: str) -> subprocess.CompletedProcess[str]:
+def glowctl(folder: Path, *arguments: str, timeout: float = 480, **changes: str) -> subprocess.CompletedProcess[str]:
     """Runs the command to its end."""
     return subprocess.run(
         [GLOWCTL, *arguments],
@@ -38,6 +42,25 @@ def glowctl(folder: Path, *arguments: str, timeout: float = 240, **changes: str)
         stdin=subprocess.DEVNULL,
         check=False,
     )
+
+
+LOGGED = re.compile(r"Traceback|\b(INFO|WARNING|ERROR|CRITICAL)\b|\(raylet\)|\bpid=\d+")
+"""What a log or a worker of Ray or MLflow looks like. Other messages on stderr differ with Python and torch."""
+
+
+def check_quiet(done: subprocess.CompletedProcess[str]) -> None:
+    """Checks that the command ended well, and that stderr holds no traceback and nothing of Ray's and MLflow's logs."""
+    assert done.returncode == 0, done.stderr
+    assert not LOGGED.search(done.stderr), done.stderr
+
+
+def sentence_of(done: subprocess.CompletedProcess[str], code: int = 1) -> str:
+    """Returns the one line in which the command says what is wrong, after a check of its exit code."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    sentences = [line for line in done.stderr.splitlines() if line.startswith("glowctl: ")]
+    assert len(sentences) == 1, done.stderr
+    return sentences[0]
 
 
 class Running:
@@ -65,7 +88,11 @@ class Running:
     def lines(self) -> list[str]:
         return self.output.read_text().splitlines()
 
-    def wait_for(self, text: str, timeout: float = 120) -> None:
+    def line_with(self, text: str) -> str:
+        """Returns the first line that holds the text."""
+        return next(line for line in self.lines() if text in line)
+
+    def wait_for(self, text: str, timeout: float = PATIENCE_S) -> None:
         def shown() -> bool:
             assert self.process.poll() is None or any(text in line for line in self.lines()), self.lines()
             return any(text in line for line in self.lines())
@@ -91,11 +118,11 @@ class Running:
         """What Ctrl-C in a terminal does: the signal goes to the whole group."""
         os.killpg(self.process.pid, signal.SIGINT)
 
-    def wait(self, timeout: float = 120) -> int:
+    def wait(self, timeout: float = PATIENCE_S) -> int:
         return self.process.wait(timeout)
 
 
-def wait_until(condition: Callable[[], bool], timeout: float, every: float = 0.2) -> None:
+def wait_until(condition: Callable[[], bool], timeout: float = PATIENCE_S, every: float = 0.2) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout} s"

@@ -25,6 +25,8 @@ class LocalCluster:
         self.uri = f"sqlite:///{folder}/cluster.db"
         self._port, self._gcs_port = free_port(), free_port()
         self.address = f"http://127.0.0.1:{self._port}"
+        self.head = 0
+        """The process id of `ray start`, once it runs."""
         self.storage.mkdir(parents=True)
 
     @property
@@ -61,6 +63,16 @@ class LocalCluster:
             start_new_session=True,
         )
 
+    def training_workers(self) -> list[psutil.Process]:
+        """Living processes of trainings on this cluster."""
+        kinds = ("ray::RayTrainWorker", "ray::TrainController", "ray::PlacementGroupCleaner", "ray::_QueueActor")
+        found = []
+        for process in psutil.Process(self.head).children(recursive=True):
+            with suppress(psutil.Error):  # gone meanwhile
+                if " ".join(process.cmdline()).startswith(kinds):
+                    found.append(process)
+        return found
+
     def answers(self) -> bool:
         try:
             url = f"{self.address}/api/version"
@@ -74,8 +86,9 @@ def local_cluster(folder: Path) -> Iterator[LocalCluster]:
     cluster = LocalCluster(folder)
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as temporary, (folder / "ray.log").open("w") as log:
         head = cluster.start(temporary, log)
+        cluster.head = head.pid
         try:
-            wait_until(cluster.answers, timeout=60)
+            wait_until(cluster.answers)
             yield cluster
         finally:
             for process in (*psutil.Process(head.pid).children(recursive=True), head):

@@ -9,14 +9,15 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import sqlalchemy
 
 from tests.jobs.command_line import wait_until
 
-PASSWORD = "Elderberry-81/x"  # with what an address must escape
-ESCAPED = "Elderberry-81%2Fx"
+PASSWORD = f"Elderberry-{os.getpid()}/x"  # with what an address must escape; another in each process of the tests
+ESCAPED = quote(PASSWORD, safe="")
 
 
 def binaries() -> Path:
@@ -115,4 +116,4 @@ def _wait(port: int, server: "subprocess.Popen[bytes]") -> None:
             return False
         return True
 
-    wait_until(accepts, 30)
+    wait_until(accepts)

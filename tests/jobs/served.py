@@ -109,7 +109,7 @@ def running(command, alive_at, **changes):
             return False
 
     try:
-        wait_until(answers, 120)
+        wait_until(answers)
         yield
     finally:
         os.killpg(process.pid, signal.SIGTERM)

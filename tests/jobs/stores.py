@@ -61,8 +61,8 @@ def waiting(folder: Path, code: str, *arguments: str) -> Iterator["subprocess.Po
 
 
 def write_at_once(folder: Path, uri: str, experiments: Sequence[str]) -> None:
-    """A process for each records a run in its experiment, all at one moment. All must succeed, without a word, and the
-    store then has each run where it belongs."""
+    """A process for each records a run in its experiment, all at one moment. All must succeed, and the store then has
+    each run where it belongs."""
     with ExitStack() as stack:
         writers = [
             stack.enter_context(waiting(folder, WRITER, uri, experiment, f"run {number}"))
@@ -73,9 +73,22 @@ def write_at_once(folder: Path, uri: str, experiments: Sequence[str]) -> None:
             writer.stdin.write("\n")
             writer.stdin.flush()
         for writer in writers:
-            assert writer.communicate(timeout=120) == ("", "")
-            assert writer.returncode == 0
+            ends_well(writer)
     check_runs(uri, experiments)
+
+
+def writes(writer: "subprocess.Popen[str]") -> None:
+    """Lets a process that waits do its work, and checks that it ended well."""
+    assert writer.stdin is not None
+    writer.stdin.write("\n")
+    writer.stdin.flush()
+    ends_well(writer)
+
+
+def ends_well(writer: "subprocess.Popen[str]") -> None:
+    out, err = writer.communicate(timeout=120)
+    assert (writer.returncode, out) == (0, ""), err
+    assert "Traceback" not in err
 
 
 def check_runs(uri: str, experiments: Sequence[str]) -> None:
@@ -105,7 +118,7 @@ def wait_for_server(uri: str) -> None:
         except requests.RequestException:
             return False
 
-    wait_until(healthy, 60)
+    wait_until(healthy)
 
 
 @contextmanager

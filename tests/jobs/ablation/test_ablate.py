@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import sqlite3
-import time
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -14,9 +13,9 @@ import pytest
 from glow.checkpoint import load_checkpoint
 from jobs.evaluation.find_model import find_model
 from jobs.tracking import child_runs, find_run, open_store, recorded_images
-from tests.jobs.command_line import Running, alive, glowctl, wait_until
+from tests.jobs.command_line import Running, alive, check_quiet, glowctl, sentence_of, wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.ray
 
 SMOKE = ("ablate", "--preset", "smoke", "--sample-every", "0")
 LONG = (*SMOKE, "--permutations", "1x1,reverse", "--seeds", "2", "--epochs", "24")
@@ -47,8 +46,7 @@ def finished(tmp_path_factory):
     """An ablation that ended well: its folder, and its events."""
     folder = tmp_path_factory.mktemp("ablation")
     done = glowctl(folder, *LONG, "--json")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    check_quiet(done)
     return folder, [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -118,6 +116,7 @@ def test_the_champion_is_the_best_by_validation_and_is_what_evaluations_take(fin
     assert saved.config == champion.config
 
 
+@pytest.mark.slow
 def test_a_summary_is_made_again_from_mlflow_alone(finished, tmp_path):
     folder, events = finished
     run_id = events[-1]["run_id"]
@@ -137,17 +136,18 @@ def unfinished(folder: Path, until: int) -> list[tuple[Path, int]]:
     return [(path, before) for path, before in found if before < until]
 
 
+@pytest.mark.slow
 def test_killed_ablation_goes_on_where_each_trial_stood(finished, tmp_path):
     running = Running(tmp_path, *LONG)
     running.wait_for("(1 of 4)")
     first = next(line for line in running.lines() if line.endswith("(1 of 4)")).split("]")[0][1:]
     run_id = run_id_of(running.lines())
-    wait_until(lambda: trials_of(tmp_path, run_id)[first].info.status == "FINISHED", 30)
-    wait_until(lambda: bool(unfinished(tmp_path, 12)), 30, every=0.05)
+    wait_until(lambda: trials_of(tmp_path, run_id)[first].info.status == "FINISHED")
+    wait_until(lambda: bool(unfinished(tmp_path, 12)), every=0.05)
     family = running.family()
     running.process.kill()
     running.wait()
-    wait_until(lambda: not alive(family), timeout=10)
+    wait_until(lambda: not alive(family), timeout=30)
     ended = trials_of(tmp_path, run_id)[first].info.end_time
     interrupted = unfinished(tmp_path, 23)
     assert interrupted
@@ -166,6 +166,7 @@ def test_killed_ablation_goes_on_where_each_trial_stood(finished, tmp_path):
     pd.testing.assert_frame_equal(summary_of(tmp_path, run_id, "configurations")[columns], expected)
 
 
+@pytest.mark.nightly
 def test_an_ablation_that_is_killed_when_its_record_begins_can_be_resumed(tmp_path):
     def run_ids() -> list[str]:
         place = f"file:{tmp_path}/mlflow.db?mode=ro"
@@ -174,7 +175,7 @@ def test_an_ablation_that_is_killed_when_its_record_begins_can_be_resumed(tmp_pa
         return []
 
     running = Running(tmp_path, *SMOKE, "--seeds", "1")
-    wait_until(lambda: bool(run_ids()), 120, every=0.02)
+    wait_until(lambda: bool(run_ids()), every=0.02)
     running.process.kill()
     running.wait()
     (run_id,) = run_ids()
@@ -183,13 +184,14 @@ def test_an_ablation_that_is_killed_when_its_record_begins_can_be_resumed(tmp_pa
     assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "FINISHED"
 
 
+@pytest.mark.nightly
 def test_trials_go_on_though_tunes_own_files_are_damaged(tmp_path):
     running = Running(tmp_path, *SMOKE, "--permutations", "1x1,reverse", "--seeds", "1", "--epochs", "40")
     running.wait_for("[1x1 s0] epoch 10/40")
     family = running.family()
     running.process.kill()
     running.wait()
-    wait_until(lambda: not alive(family), timeout=10)
+    wait_until(lambda: not alive(family), timeout=30)
     (state,) = tmp_path.glob("outputs/*/tune/experiment_state-*.json")
     state.write_bytes(state.read_bytes()[:1000])
     run_id = run_id_of(running.lines())
@@ -200,6 +202,7 @@ def test_trials_go_on_though_tunes_own_files_are_damaged(tmp_path):
     assert {run.info.status for run in trials_of(tmp_path, run_id).values()} == {"FINISHED"}
 
 
+@pytest.mark.slow
 def test_a_diverged_trial_and_killed_processes_do_not_take_the_others_along(tmp_path):
     flags = ("--learning-rates", "3e-3,1e7", "--seeds", "1", "--schedule", "constant", "--clip-norm", "0")
     running = Running(tmp_path, *SMOKE, *flags, "--epochs", "150", "--test-every", "0")
@@ -224,6 +227,7 @@ def test_a_diverged_trial_and_killed_processes_do_not_take_the_others_along(tmp_
     assert any("1 trial failed (training diverged" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
     flags = ("--seeds", "1", "--workers-per-trial", "2", "--epochs", "60", "--checkpoint-every", "5")
     running = Running(tmp_path, *SMOKE, *flags)
@@ -233,8 +237,8 @@ def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
     running.interrupt()
     assert running.wait(30) == 130
     run_id = run_id_of(running.lines())
-    assert running.lines()[-2].endswith(f"glowctl ablate --resume {run_id}")
-    wait_until(lambda: not alive(family), timeout=10)
+    assert running.line_with(f"glowctl ablate --resume {run_id}")
+    wait_until(lambda: not alive(family), timeout=30)
     assert find_run(uri_of(tmp_path), "glow", run_id).info.status == "KILLED"
     assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "KILLED"
     with sqlite3.connect(tmp_path / "mlflow.db") as database:  # as if both had ended before these were recorded
@@ -261,12 +265,10 @@ def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
     assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "FINISHED"
 
 
-def test_what_can_never_fit_is_refused_at_once(tmp_path):
-    started = time.monotonic()
+@pytest.mark.slow
+def test_what_can_never_fit_is_refused(tmp_path):
     done = glowctl(tmp_path, *SMOKE, "--gpus-per-trial", "64")
-    assert done.returncode == 1
-    assert "1 worker with" in done.stderr
-    assert "lower --workers-per-trial" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert time.monotonic() - started < 60
+    sentence = sentence_of(done)
+    assert "1 worker with" in sentence
+    assert "lower --workers-per-trial" in sentence
     assert not (tmp_path / "mlflow.db").exists()

@@ -10,8 +10,6 @@ from jobs.ablation.search import SeededSearch, make_scheduler, make_search
 from jobs.specs.ablation import make_ablate_spec
 from jobs.training.worker import COUNTED_EPOCH, SCORE
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # ray's own
-
 EPOCHS = 8
 
 

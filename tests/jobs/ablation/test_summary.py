@@ -17,8 +17,6 @@ from jobs.specs.ablation import make_ablate_spec
 from jobs.specs.presets import make_train_spec
 from jobs.tracking import IMAGES_TAG, SCORE_TAG, Record, find_run, open_store, save_model
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # mlflow's own
-
 EPOCHS = 2
 WORSE = 0.5  # the first epoch's NLLs than the last one's
 

@@ -18,7 +18,7 @@ from jobs.browse import ui
 from jobs.errors import JobError
 from jobs.tracking import Record, TrackingError
 from jobs.tracking.served import answers, is_mlflow, landing_page, serves
-from tests.jobs.command_line import Running, alive, glowctl, wait_until
+from tests.jobs.command_line import Running, alive, glowctl, sentence_of, wait_until
 
 
 def free_port() -> int:
@@ -43,7 +43,7 @@ def own(tmp_path_factory, empty_store):
 
 def test_the_address_answers_as_soon_as_it_is_printed_and_is_of_the_runs(own):
     command, port, uri = own
-    line = command.lines()[-1]
+    line = command.line_with("the MLflow UI is at")
     assert f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=" in line
     assert line.endswith("Ctrl-C ends it")
     assert requests.get(f"http://127.0.0.1:{port}/health", timeout=10).ok
@@ -62,10 +62,10 @@ def test_a_copy_of_the_store_is_another_store(own, tmp_path):
     _, port, uri = own
     shutil.copy(uri.removeprefix("sqlite:///"), tmp_path / "mlflow.db")
     done = glowctl(tmp_path, "ui", "--port", str(port))
-    assert done.returncode == 1
-    assert f"port {port} is taken by an MLflow server of another store: choose another with --port" in done.stderr
+    assert f"port {port} is taken by an MLflow server of another store: choose another with --port" in sentence_of(done)
 
 
+@pytest.mark.slow
 def test_a_server_as_the_store_is_named(own, tmp_path):
     _, port, _ = own
     done = glowctl(tmp_path, "ui", "--tracking-uri", f"http://127.0.0.1:{port}/")
@@ -76,6 +76,7 @@ def test_a_server_as_the_store_is_named(own, tmp_path):
 @pytest.mark.parametrize(
     ("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
 )
+@pytest.mark.slow
 def test_nothing_stays_behind(uri, tmp_path, how, code):
     port = free_port()
     command = Running(tmp_path, "ui", "--port", str(port))
@@ -84,10 +85,11 @@ def test_nothing_stays_behind(uri, tmp_path, how, code):
     assert any("uvicorn" in " ".join(process.cmdline()) for process in family)
     os.kill(command.process.pid, how)
     assert command.wait(30) == code
-    wait_until(lambda: not alive(family), 20)
+    wait_until(lambda: not alive(family), timeout=30)
     assert "Traceback" not in command.output.read_text()
 
 
+@pytest.mark.slow
 def test_a_store_that_is_not_there_yet_is_made(tmp_path):
     command = Running(tmp_path, "ui", "--port", str(free_port()))
     command.wait_for("the MLflow UI is at")
@@ -159,16 +161,16 @@ def test_a_server_of_no_runs_shows_its_experiments(monkeypatch):
 
 
 def test_the_guard_ends_what_the_command_has_started():
-    family = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    family = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
     guard = subprocess.Popen(
-        [sys.executable, "-m", "jobs.system.guarded_server", sys.executable, "-c", f"{family}; time.sleep(60)"],
+        [sys.executable, "-m", "jobs.system.guarded_server", sys.executable, "-c", f"{family}; time.sleep(600)"],
         stdin=subprocess.PIPE,
     )
-    wait_until(lambda: len(psutil.Process(guard.pid).children(recursive=True)) == 2, 20)
+    wait_until(lambda: len(psutil.Process(guard.pid).children(recursive=True)) == 2)
     processes = psutil.Process(guard.pid).children(recursive=True)
     guard.stdin.close()
     guard.wait(20)
-    wait_until(lambda: not alive(processes), 10)
+    wait_until(lambda: not alive(processes), timeout=30)
 
 
 @pytest.fixture

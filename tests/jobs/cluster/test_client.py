@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from jobs.cluster import client as module
-from jobs.cluster.client import Cluster, _Lines, address_of
+from jobs.cluster.client import Cluster, _Lines
 from jobs.cluster.submission import exit_code, sent
 from jobs.errors import JobError, SpecError
 from jobs.specs.ablation import make_ablate_spec
@@ -19,8 +19,7 @@ from jobs.specs.base import validated
 from jobs.specs.evaluation import InterpolateSpec, OodSpec
 from jobs.specs.presets import make_train_spec
 from jobs.specs.request import Request
-
-pytestmark = pytest.mark.filterwarnings("ignore")  # ray's own, when it is imported
+from jobs.system.environment import address_of
 
 SAME = {"rayVersion": metadata.version("ray"), "pythonVersion": platform.python_version()}
 

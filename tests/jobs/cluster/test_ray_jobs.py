@@ -2,16 +2,15 @@
 before there is a job."""
 
 import json
-import time
 
 import psutil
 import pytest
 
 from jobs.tracking import find_run
-from tests.jobs.command_line import Running, glowctl, wait_until
+from tests.jobs.command_line import Running, check_quiet, glowctl, sentence_of, wait_until
 from tests.jobs.local_cluster import local_cluster
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.ray
 
 SMOKE = ("train", "--preset", "smoke", "--sample-every", "0")
 LONG = (*SMOKE, "--epochs", "2000", "--checkpoint-every", "5")
@@ -27,8 +26,7 @@ def cluster(tmp_path_factory):
 def trained(cluster, tmp_path_factory):
     """A training on the cluster that ended well: its events."""
     done = glowctl(tmp_path_factory.mktemp("client"), *SMOKE, "--json", **cluster.client)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    check_quiet(done)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -57,16 +55,6 @@ def drivers_of(job):
     return found
 
 
-def ray_workers():
-    """Processes of trainings on any Ray of this machine."""
-    kinds = ("ray::RayTrainWorker", "ray::TrainController", "ray::PlacementGroupCleaner", "ray::_QueueActor")
-    return {
-        process.pid
-        for process in psutil.process_iter(["cmdline"])
-        if " ".join(process.info["cmdline"] or []).startswith(kinds)
-    }
-
-
 def test_a_job_is_shown_and_recorded_as_if_it_ran_here(cluster, trained, tmp_path):
     kinds = [event["event"] for event in trained if event["event"] != "step"]
     assert kinds == ["submitted", "started", "epoch", "epoch", "finished"]
@@ -93,8 +81,8 @@ def test_what_a_job_wrote_can_be_read_again(cluster, trained, tmp_path):
     assert any(line.startswith("epoch 2/2") for line in lines)
 
 
+@pytest.mark.slow
 def test_a_job_outlives_its_client_and_its_run_outlives_its_driver(cluster, tmp_path):
-    before = ray_workers()
     client = Running(tmp_path, *LONG, **cluster.client)
     client.wait_for("epoch 2/2000")
     job = next(line for line in client.lines() if line.startswith("submitted")).split()[2]
@@ -105,15 +93,15 @@ def test_a_job_outlives_its_client_and_its_run_outlives_its_driver(cluster, tmp_
     follower.wait_for("epoch 12/2000")
     follower.interrupt()
     assert follower.wait(30) == 130
-    assert follower.lines()[-1] == f"glowctl: job {job} goes on"
+    assert f"glowctl: job {job} goes on" in follower.lines()
     assert run_of(cluster, run_id).info.status == "RUNNING"
+    assert cluster.training_workers()
 
     [driver] = drivers_of(job)
     driver.kill()
     waited = glowctl(tmp_path, "wait", job, **cluster.client)
-    assert waited.returncode == 1
-    assert waited.stderr.startswith(f"glowctl: job {job} failed: its process died with code -9")
-    wait_until(lambda: run_of(cluster, run_id).info.status == "FAILED", timeout=20)
+    assert sentence_of(waited).startswith(f"glowctl: job {job} failed: its process died with code -9")
+    wait_until(lambda: run_of(cluster, run_id).info.status == "FAILED")
     assert "died" in run_of(cluster, run_id).data.tags["glow.error"]
 
     resumed = glowctl(tmp_path, "train", "--resume", run_id, "--detach", **cluster.client)
@@ -127,17 +115,16 @@ def test_a_job_outlives_its_client_and_its_run_outlives_its_driver(cluster, tmp_
     assert (stopped.returncode, stopped.stdout) == (0, f"job {again} stopped\n")
     assert follower.wait(30) == 143
     assert run_of(cluster, run_id).info.status == "KILLED"
-    wait_until(lambda: ray_workers() <= before, timeout=20)
+    wait_until(lambda: not cluster.training_workers(), timeout=30)
     waited = glowctl(tmp_path, "wait", again, **cluster.client)
     assert (waited.returncode, waited.stdout) == (143, f"job {again} stopped\n")
     assert glowctl(tmp_path, "stop", again, **cluster.client).stdout == f"job {again} stopped already\n"
 
 
+@pytest.mark.slow
 def test_a_jobs_own_error_is_the_commands_error(cluster, tmp_path):
     done = glowctl(tmp_path, *SMOKE, "--levels", "4", **cluster.client)
-    assert done.returncode == 2  # for which data had to be loaded
-    assert done.stderr.startswith("glowctl: ")
-    assert len(done.stderr.splitlines()) == 1
+    assert sentence_of(done, 2)  # for which data had to be loaded
 
 
 @pytest.mark.parametrize(
@@ -149,26 +136,24 @@ def test_a_jobs_own_error_is_the_commands_error(cluster, tmp_path):
         ((), {"RAY_ADDRESS": "http://127.0.0.1:9"}, "no Ray cluster answers at http://127.0.0.1:9"),
     ],
 )
+@pytest.mark.slow
 def test_what_is_wrong_with_a_cluster_is_said_before_there_is_a_job(cluster, tmp_path, flags, changes, says):
     known = jobs_of(cluster, tmp_path)
-    started = time.monotonic()
     done = glowctl(tmp_path, *SMOKE, *flags, **{**cluster.client, **changes})
-    assert time.monotonic() - started < 20
-    assert done.returncode == 1
-    assert says in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert says in sentence_of(done)
     assert jobs_of(cluster, tmp_path).keys() == known.keys()
 
 
+@pytest.mark.slow
 def test_an_unknown_job_is_one_sentence(cluster, tmp_path):
     for command in (("logs",), ("logs", "-f"), ("wait",), ("stop",)):
         done = glowctl(tmp_path, *command, "nothing-of-the-kind", **cluster.client)
-        assert done.returncode == 1
-        assert done.stderr == (
-            f"glowctl: the cluster at {cluster.address} knows no job 'nothing-of-the-kind': glowctl jobs lists them\n"
+        assert sentence_of(done) == (
+            f"glowctl: the cluster at {cluster.address} knows no job 'nothing-of-the-kind': glowctl jobs lists them"
         )
 
 
+@pytest.mark.slow
 def test_status_says_what_there_is_and_what_is_wrong(cluster, tmp_path):
     done = glowctl(tmp_path, "cluster", "status", **cluster.client)
     assert done.returncode == 0, done.stdout

@@ -3,23 +3,13 @@
 import json
 import os
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from jobs.specs.presets import PRESETS
 from jobs.specs.training import TrainSpec
-from tests.jobs.command_line import glowctl
-
-
-def one_sentence(done, code: int) -> str:
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("glowctl: ")
-    return lines[0]
+from tests.jobs.command_line import glowctl, sentence_of
 
 
 def test_help_lists_the_commands(tmp_path):
@@ -86,7 +76,7 @@ def answers(tmp_path_factory):
 @pytest.mark.parametrize(("asked", "message"), ASKED_WRONGLY)
 def test_what_was_asked_wrongly_is_one_sentence_and_exit_code_2(answers, asked, message):
     done, folders = answers
-    assert message in one_sentence(done[asked], 2)
+    assert message in sentence_of(done[asked], 2)
     assert not (folders[asked] / "mlflow.db").exists()
 
 
@@ -99,7 +89,7 @@ def test_a_flag_that_is_none_is_answered_by_its_name(tmp_path):
 
 def test_missing_data_is_named_with_where_and_how_to_get_it(tmp_path):
     done = glowctl(tmp_path, "train", "--dataset", "kmnist", "--no-download", "--data-root", str(tmp_path))
-    sentence = one_sentence(done, 1)
+    sentence = sentence_of(done, 1)
     assert "train-images-idx3-ubyte" in sentence
     assert str(tmp_path / "KMNIST" / "raw") in sentence
     assert "leave out --no-download" in sentence  # and not the library's download=True
@@ -112,39 +102,35 @@ def test_damaged_data_is_named(tmp_path):
     for part in ("train", "t10k"):
         (folder / f"{part}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03 cut off")
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01 cut off")
-    sentence = one_sentence(glowctl(tmp_path, "train", "--dataset", "mnist", GLOW_DATA_ROOT=str(tmp_path)), 1)
+    sentence = sentence_of(glowctl(tmp_path, "train", "--dataset", "mnist", GLOW_DATA_ROOT=str(tmp_path)), 1)
     assert "train-images-idx3-ubyte" in sentence
     assert "replace it with a good copy" in sentence
 
 
-def test_a_tracking_server_that_does_not_answer_is_said_within_five_seconds(tmp_path):
+def test_a_tracking_server_that_does_not_answer_is_said(tmp_path):
+    """`test_a_server_that_does_not_answer_is_said_within_seconds` holds the check itself to a time."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        imports = time.monotonic()
-        glowctl(tmp_path, "train", "--preset", "smoke", "--levels", "4")  # fails just after the store is looked at
-        imports = time.monotonic() - imports
-        started = time.monotonic()
-        sentence = one_sentence(glowctl(tmp_path, "train", "--preset", "smoke", "--tracking-uri", uri), 1)
+        sentence = sentence_of(glowctl(tmp_path, "train", "--preset", "smoke", "--tracking-uri", uri), 1)
     assert "does not answer" in sentence
-    assert time.monotonic() - started - imports < 5
 
 
-def test_resuming_what_is_not_there_is_one_sentence(tmp_path):
-    assert "no run 'first'" in one_sentence(glowctl(tmp_path, "train", "--resume", "first"), 1)
+def test_resuming_what_is_not_there_is_sentence_of(tmp_path):
+    assert "no run 'first'" in sentence_of(glowctl(tmp_path, "train", "--resume", "first"), 1)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_an_output_folder_that_cannot_be_written_is_named(tmp_path):
     tmp_path.chmod(0o500)
-    sentence = one_sentence(glowctl(tmp_path, "train", "--preset", "smoke", "--tracking-uri", "sqlite:////tmp/x.db"), 1)
+    sentence = sentence_of(glowctl(tmp_path, "train", "--preset", "smoke", "--tracking-uri", "sqlite:////tmp/x.db"), 1)
     assert "cannot be written" in sentence
 
 
 def test_an_output_that_is_a_file_is_named(tmp_path):
     (tmp_path / "outputs").write_text("")
-    assert "cannot be written" in one_sentence(glowctl(tmp_path, "train", "--preset", "smoke"), 1)
+    assert "cannot be written" in sentence_of(glowctl(tmp_path, "train", "--preset", "smoke"), 1)
 
 
 def test_doctor_says_what_there_is_and_what_is_wrong(tmp_path):
@@ -164,4 +150,4 @@ def test_ui_refuses_a_port_that_is_taken(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert f"port {port} is taken" in one_sentence(glowctl(tmp_path, "ui", "--port", str(port)), 1)
+        assert f"port {port} is taken" in sentence_of(glowctl(tmp_path, "ui", "--port", str(port)), 1)

@@ -12,8 +12,6 @@ from jobs.training.prepare import prepare_resume
 from jobs.training.publish import release
 from tests.jobs.trained import NAME, train_into, work_in
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # mlflow's own
-
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):

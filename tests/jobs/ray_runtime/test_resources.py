@@ -9,8 +9,6 @@ from jobs.ray_runtime.resources import resources_for as resources_for_workers
 from jobs.specs.presets import make_train_spec
 from jobs.specs.training import TrainSpec, worker_range
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # ray's own, when it is imported
-
 
 @pytest.fixture
 def cluster(monkeypatch):

@@ -20,8 +20,6 @@ from jobs.tracking import Record, TrackingError, find_run, open_store, page_of
 from jobs.tracking.liveness import DRIVER, driver
 from tests.jobs.reported import NLLS, Store, ood_tables
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # mlflow's own
-
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
 

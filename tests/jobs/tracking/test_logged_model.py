@@ -12,8 +12,6 @@ from jobs.tracking.models import log_model, register
 from jobs.tracking.store import client_of
 from tests.jobs.served import default_store, free_port, load, running
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own
-
 
 @pytest.fixture
 def run(uri):
@@ -148,6 +146,7 @@ def test_what_the_store_refuses_is_one_sentence(uri, saved_model, tmp_path):
         register(uri, "digits", "0" * 32, "m-" + "0" * 32, {})
 
 
+@pytest.mark.slow
 def test_it_is_the_same_through_a_server(uri, saved_model, trained_glow, tmp_path):
     folder, port = shutil.copytree(saved_model, tmp_path / "model"), free_port()
     command, changes = server_command(uri, port)

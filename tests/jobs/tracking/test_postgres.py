@@ -8,9 +8,19 @@ from jobs.tracking import Record, TrackingError, check_store, find_run, open_sto
 from jobs.tracking.databases import artifact_location, check_artifact_location
 from tests.jobs.command_line import Running
 from tests.jobs.postgres import ESCAPED, PASSWORD, postgres_server
-from tests.jobs.stores import OPENER, WRITER, check_runs, end_group, free_port, wait_for_server, waiting, write_at_once
+from tests.jobs.stores import (
+    OPENER,
+    WRITER,
+    check_runs,
+    end_group,
+    free_port,
+    wait_for_server,
+    waiting,
+    write_at_once,
+    writes,
+)
 
-pytestmark = [pytest.mark.postgres, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.postgres
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +47,19 @@ def test_a_run_is_written_and_found_with_its_files(server, tmp_path, monkeypatch
     assert ESCAPED not in str(run.to_dictionary())
 
 
+@pytest.mark.slow
 def test_commands_at_once_share_a_database_that_was_empty(server, tmp_path):
     write_at_once(tmp_path, server.uri(), ("one", "one", "two", "three"))
 
 
+@pytest.mark.slow
 def test_a_ui_and_a_command_share_a_database_that_was_empty(server, tmp_path):
     uri, port = server.uri(), free_port()
     with waiting(tmp_path, WRITER, uri, "one", "run 0") as writer:
         ui = Running(tmp_path, "ui", "--port", str(port), "--tracking-uri", uri)
         try:
             time.sleep(2)  # about when it makes the tables
-            assert writer.communicate("\n", timeout=120) == ("", "")
+            writes(writer)
             wait_for_server(f"http://127.0.0.1:{port}")
             check_runs(f"http://127.0.0.1:{port}", ["one"])
         finally:
@@ -56,7 +68,14 @@ def test_a_ui_and_a_command_share_a_database_that_was_empty(server, tmp_path):
     assert ESCAPED not in ui.output.read_text()
 
 
-@pytest.mark.parametrize("delay", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize(
+    "delay",
+    [
+        pytest.param(0.1, marks=pytest.mark.nightly),
+        pytest.param(0.5, marks=pytest.mark.slow),
+        pytest.param(1.0, marks=pytest.mark.nightly),
+    ],
+)
 def test_who_is_killed_while_he_makes_the_tables_leaves_nothing_broken(server, tmp_path, delay):
     uri = server.uri()
     with waiting(tmp_path, OPENER, uri) as process:
@@ -68,7 +87,7 @@ def test_who_is_killed_while_he_makes_the_tables_leaves_nothing_broken(server, t
     assert client.create_run(experiment).info.status == "RUNNING"
 
 
-def test_what_is_wrong_is_said_within_seconds_without_the_password(server):
+def test_what_is_wrong_is_said_without_the_password_and_without_retries(server):
     uri = server.uri("wrong-Password")
     for broken, message in (
         (uri, "lets nobody in .*password authentication failed"),
@@ -78,7 +97,7 @@ def test_what_is_wrong_is_said_within_seconds_without_the_password(server):
         started = time.monotonic()
         with pytest.raises(TrackingError, match=message) as raised:
             check_store(broken)
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 60  # retries go on for minutes
         for secret in (PASSWORD, ESCAPED, "wrong-Password"):
             assert secret not in str(raised.value)
 

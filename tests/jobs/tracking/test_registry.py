@@ -1,16 +1,15 @@
 """Registered models and their aliases, by the command line."""
 
 import json
+import re
 
 import pytest
 
 from jobs.evaluation.find_model import find_model
 from jobs.tracking import IMAGES_TAG, Record, TrackingError, crown, open_store, promote, registered_versions
 from jobs.training.publish import release
-from tests.jobs.command_line import glowctl
+from tests.jobs.command_line import check_quiet, glowctl, sentence_of
 from tests.jobs.trained import NAME, train_into, work_in
-
-pytestmark = pytest.mark.filterwarnings("ignore")  # mlflow's own
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +52,22 @@ NAMES = ["glow-digits/1", "models:/glow-digits/1", "glow-digits@first", NAME, "t
 
 @pytest.mark.parametrize("by", NAMES)
 def test_a_model_is_promoted_by_every_name_it_has(two, by):
-    folder, uri, first, _ = two
+    _, uri, first, _ = two
     promote(uri, "glow", "glow-digits/1", "first")
     promote(uri, "glow", "glow-digits/2", "production")
     ids = {"the run's id": first, "its first letters": first[:8]}
-    done = glowctl(folder, "promote", ids.get(by, by), "production")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "models:/glow-digits@production is version 1; it was version 2\n"
+    done = promote(uri, "glow", ids.get(by, by), "production")
+    assert (done.uri, done.version, done.before) == ("models:/glow-digits@production", "1", "2")
     assert find_model("models:/glow-digits@production", uri, "glow").run_id == first
+
+
+def test_the_command_says_what_was_promoted_and_why_nothing_was(two):
+    folder, uri, _, _ = two
+    promote(uri, "glow", "glow-digits/2", "production")
+    done = glowctl(folder, "promote", "glow-digits/1", "production")
+    check_quiet(done)
+    assert done.stdout == "models:/glow-digits@production is version 1; it was version 2\n"
+    assert "latest is always the newest version" in sentence_of(glowctl(folder, "promote", "glow-digits/1", "latest"))
 
 
 def test_the_newest_is_latest_by_both_of_mlflows_names(two):
@@ -89,12 +96,9 @@ def test_the_newest_is_latest_by_both_of_mlflows_names(two):
     ],
 )
 def test_what_cannot_be_promoted_is_said_in_a_sentence(two, model, alias, sentence):
-    folder, _, _, _ = two
-    done = glowctl(folder, "promote", model, alias)
-    assert done.returncode == 1
-    assert done.stderr.startswith("glowctl: ")
-    assert done.stderr.count("\n") == 1
-    assert sentence in done.stderr
+    _, uri, _, _ = two
+    with pytest.raises(TrackingError, match=re.escape(sentence)):
+        promote(uri, "glow", model, alias)
 
 
 def test_a_run_that_left_no_model_cannot_be_promoted(two):
@@ -119,8 +123,7 @@ def test_a_run_whose_name_looks_like_a_models_can_be_promoted(two):
 def test_models_and_promote_make_no_store(tmp_path):
     for arguments in (("models",), ("promote", "glow-digits/1", "best")):
         done = glowctl(tmp_path, *arguments)
-        assert done.returncode == 1
-        assert done.stderr.startswith("glowctl: there is no MLflow store ")
+        assert sentence_of(done).startswith("glowctl: there is no MLflow store ")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,10 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from glow import score
-from tests.jobs.command_line import environment
+from tests.jobs.command_line import check_quiet, environment
 from tests.jobs.served import NOISE_SEED, ROOT, every_bad, load
-
-pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own
 
 
 @pytest.mark.parametrize("m", [1, 2, 10])
@@ -167,6 +165,7 @@ assert sorted(os.listdir()) == ["model", "pyproject.toml", "scores.npz", "uv.loc
         timeout=120,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    check_quiet(done)
+    assert done.stdout == ""
     assert not (tmp_path / "model" / "uv.lock").exists()
     assert not (tmp_path / "model" / "pyproject.toml").exists()

@@ -13,8 +13,6 @@ import requests
 from tests.jobs.command_line import environment
 from tests.jobs.served import IMAGE, every_bad, free_port, running, same
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own
-
 
 @pytest.fixture(scope="module")
 def answers(saved_model, tmp_path_factory):
@@ -34,6 +32,7 @@ def answers(saved_model, tmp_path_factory):
 
 @pytest.mark.parametrize("m", [1, 10])
 @pytest.mark.parametrize("key", ["inputs", "instances"])
+@pytest.mark.slow
 def test_over_http_predictions_are_those_of_the_library(answers, trained_glow, m, key):
     for params in ({}, {"alpha": 0.9, "first_index": 5}, {"alpha": None}):
         answer = answers(trained_glow.images[:m].tolist(), params, key)
@@ -43,12 +42,14 @@ def test_over_http_predictions_are_those_of_the_library(answers, trained_glow, m
 
 
 @every_bad
+@pytest.mark.slow
 def test_over_http_what_cannot_be_tested_is_refused_with_the_sentence(answers, given, params, sentence):
     answer = answers(given, params)
     assert answer.status_code == 400
     assert sentence in answer.json()["message"]
 
 
+@pytest.mark.slow
 def test_over_http_what_is_no_batch_is_refused(answers):
     for given in ({"image": [IMAGE]}, [{"images": IMAGE}], 5, "text", None):
         assert answers(given, {}).status_code == 400

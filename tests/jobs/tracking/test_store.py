@@ -18,18 +18,19 @@ from tests.jobs.stores import (
     wait_for_server,
     waiting,
     write_at_once,
+    writes,
 )
-
-pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own
 
 EXPERIMENTS = ("one", "one", "two", "three")
 
 
+@pytest.mark.slow
 def test_commands_at_once_share_a_store_that_was_not_there(tmp_path):
     write_at_once(tmp_path, f"sqlite:///{tmp_path}/mlflow.db", EXPERIMENTS)
     assert {path.name for path in tmp_path.iterdir()} <= {"mlflow.db", "mlflow.db.lock"}
 
 
+@pytest.mark.slow
 def test_commands_at_once_share_the_experiments_of_a_server(tmp_path):
     with mlflow_server(tmp_path) as uri:
         write_at_once(tmp_path, uri, EXPERIMENTS)
@@ -46,13 +47,14 @@ def test_an_experiment_that_another_makes_just_now_is_taken(uri, monkeypatch):
     assert open_store(uri, "study")[1] == client.get_experiment_by_name("study").experiment_id
 
 
+@pytest.mark.slow
 def test_a_ui_and_a_command_share_a_store_that_was_not_there(tmp_path):
     uri, port = f"sqlite:///{tmp_path}/mlflow.db", free_port()
     with waiting(tmp_path, WRITER, uri, "one", "run 0") as writer:
         ui = Running(tmp_path, "ui", "--port", str(port), "--tracking-uri", uri)
         try:
-            wait_until(lambda: any(tmp_path.glob("mlflow.db*")), 60, every=0.02)  # it is being made
-            assert writer.communicate("\n", timeout=120) == ("", "")
+            wait_until(lambda: any(tmp_path.glob("mlflow.db*")), every=0.02)  # it is being made
+            writes(writer)
             wait_for_server(f"http://127.0.0.1:{port}")
             seen = client_of(f"http://127.0.0.1:{port}").get_experiment_by_name("one")
             assert seen is not None
@@ -61,7 +63,14 @@ def test_a_ui_and_a_command_share_a_store_that_was_not_there(tmp_path):
             end_group(ui.process)
 
 
-@pytest.mark.parametrize("delay", [0.1, 0.4, 0.7])
+@pytest.mark.parametrize(
+    "delay",
+    [
+        pytest.param(0.1, marks=pytest.mark.nightly),
+        pytest.param(0.4, marks=pytest.mark.slow),
+        pytest.param(0.7, marks=pytest.mark.nightly),
+    ],
+)
 def test_who_is_killed_while_he_makes_a_store_leaves_nothing_broken(tmp_path, delay):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     with waiting(tmp_path, OPENER, uri) as process:

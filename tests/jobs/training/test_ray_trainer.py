@@ -4,8 +4,6 @@ from ray.tune.error import TuneError
 
 from jobs.training.ray_trainer import death_behind, plain_reason
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # ray's own
-
 
 def raised(outer: Exception, inner: Exception, explicit: bool) -> Exception:
     """As an error that came of another one."""

@@ -15,8 +15,6 @@ from jobs.training import prepare as preparation
 from jobs.training import run as train
 from jobs.training.log import TrainingLog
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # ray's own, when it is imported
-
 
 @pytest.fixture
 def here(monkeypatch, tmp_path, empty_store):

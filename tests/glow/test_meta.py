@@ -1,0 +1,132 @@
+"""The path of the code on a GPU, walked on torch's meta device, whose tensors have a shape and no numbers.
+
+What a GPU computes is not tested here, but where: a tensor that the code makes on the CPU by itself is found.
+"""
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+
+from glow import FitConfig, Glow, GlowConfig, Trainer, uniform_noise
+from glow.training import _BitsPerDim, mean_bits_per_dim
+
+META = torch.device("meta")
+
+# Every permutation, coupling and scale once.
+VARIANTS = {
+    "1x1-affine-sigmoid": {},
+    "shuffle-affine-bounded": {"permutation": "shuffle", "scale": "bounded"},
+    "reverse-additive": {"permutation": "reverse", "coupling": "additive"},
+}
+
+
+class Elsewhere(TorchFunctionMode):
+    """Collects the torch functions that made a tensor on another device while it is on."""
+
+    def __init__(self, *allowed: torch.Tensor) -> None:
+        super().__init__()
+        self.allowed = allowed
+        self.found: list[str] = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for part in result if isinstance(result, list | tuple) else [result]:
+            if isinstance(part, torch.Tensor) and part.device != META and not any(part is one for one in self.allowed):
+                self.found.append(getattr(function, "__name__", str(function)))
+        return result
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
+def variant(request):
+    return request.param
+
+
+@pytest.fixture(params=[None, 3], ids=["unconditional", "conditional"])
+def glow(request, variant):
+    """Two levels, so that there is a split."""
+    return Glow(GlowConfig(image_shape=(3, 8, 8), levels=2, depth=1, width=8, num_classes=request.param, **variant)).to(
+        META
+    )
+
+
+def images(n: int = 4) -> torch.Tensor:
+    return torch.zeros(n, 3, 8, 8, dtype=torch.uint8, device=META)
+
+
+def labels(glow: Glow, n: int = 4) -> torch.Tensor | None:
+    return torch.zeros(n, dtype=torch.int64, device=META) if glow.config.num_classes else None
+
+
+@pytest.mark.parametrize("memory", ["stored", "reversible"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_likelihoods_and_gradients_stay_on_the_device(glow, memory, precision):
+    glow.set_memory(memory).set_precision(precision)
+    with Elsewhere() as elsewhere:
+        for given in (None, labels(glow)):
+            bits = glow.bits_per_dim(images(), given)
+            bits.sum().backward()
+        latents, log_det = glow(images().float())
+        x = glow.inverse(latents)
+        samples = glow.sample(4)
+        chosen = glow.sample(4, labels=labels(glow))
+        empty = glow.log_prob(images(0))
+    assert elsewhere.found == []
+    assert (bits.shape, log_det.shape, x.shape, empty.shape) == ((4,), (4,), (4, 3, 8, 8), (0,))
+    assert samples.shape == chosen.shape == (4, 3, 8, 8)
+    assert all(parameter.grad.device == META for parameter in glow.parameters())
+
+
+def test_initialisation_stays_on_the_device(glow):
+    """Tensors without numbers cannot say whether the model is initialised already, so the flag is on the CPU here."""
+    flag = glow.initialized = torch.tensor(False)
+    with Elsewhere(flag) as elsewhere:
+        glow.initialize(images())
+    assert elsewhere.found == []
+    assert flag
+
+
+def test_a_model_can_be_made_there(variant):
+    """Without drawing its weights: for a model that is to be loaded, or whose parameters are counted."""
+    with META:
+        glow = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=1, width=8, **variant))
+    tensors = {**dict(glow.named_parameters()), **dict(glow.named_buffers())}
+    assert {name for name, tensor in tensors.items() if tensor.device != META} == set()
+
+
+def test_a_generator_of_the_cpu_draws_for_every_device():
+    glow = Glow(GlowConfig(image_shape=(3, 8, 8), levels=2, depth=1, width=8)).to(META)
+    with Elsewhere() as elsewhere:
+        assert glow.sample(4, generator=torch.Generator()).device == META
+    assert elsewhere.found == ["randn", "randn"]  # the noise of each level
+
+
+def test_noise_is_made_where_the_indices_are():
+    with Elsewhere() as elsewhere:
+        uniform_noise(torch.arange(4, device=META), (3, 8, 8))
+    assert elsewhere.found == []
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"ema": 0.9}, {"memory": "reversible", "precision": "bf16"}, {"accumulate": 2}], ids=str
+)
+def test_a_training_step_stays_on_the_device(glow, monkeypatch, values):
+    """All but the optimizer's step, which is torch's: whether it is to be taken depends on numbers, and on devices that
+    it has no fused kernel for Adam counts its steps on the CPU."""
+    monkeypatch.setattr(Trainer, "_take_step", lambda self, finite: None)
+    settings = {"epochs": 1, "batch_size": 4, "precision": "float32"} | values
+    trainer = Trainer(glow, images(6), labels(glow, 6), config=FitConfig(**settings), device=META)
+    trainer._objective = _BitsPerDim(glow)
+    with Elsewhere() as elsewhere:
+        figures = trainer._train_step(torch.zeros(4, dtype=torch.int64, device=META))
+    assert elsewhere.found == []
+    assert figures.device == META
+    trainer.optimizer.step()
+    assert {state["exp_avg"].device for state in trainer.optimizer.state.values()} == {META}
+
+
+def test_validation_stays_on_the_device():
+    """Up to its last line, which asks for a number that tensors without numbers do not have."""
+    glow = Glow(GlowConfig(image_shape=(3, 8, 8), levels=2, depth=1, width=8)).to(META)
+    with Elsewhere() as elsewhere, pytest.raises(RuntimeError, match="item"):
+        mean_bits_per_dim(glow, images())
+    assert elsewhere.found == []

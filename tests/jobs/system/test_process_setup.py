@@ -1,0 +1,16 @@
+import subprocess
+import sys
+
+
+def thresholds(code: str) -> str:
+    code = f"import gc; before = gc.get_threshold(); {code}; print(gc.get_threshold() == before)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_importing_jobs_changes_nothing_in_the_process():
+    assert thresholds("import jobs, jobs.commands.app, jobs.dispatch, jobs.tracking") == "True"
+
+
+def test_a_worker_is_set_up_when_it_starts():
+    assert thresholds("import jobs.ray_runtime.worker_preload") == "False"
