@@ -1,65 +1,80 @@
-# Two commands on a fresh machine: `make demo` and `make test`. PYTHON is any Python from 3.11 on.
+# Two commands on a fresh machine: `make demo` and `make test`. PYTHON is any Python from 3.11 on; for a second one give
+# a VENV of its own, as in `make test PYTHON=python3.13 VENV=.venv-3.13`.
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint requirements.lock
 
 # Files of tests run side by side in this many processes, those that start Ray first. Each takes up to 4 GB of memory.
 PYTEST_WORKERS ?= 2
 SIDE_BY_SIDE := -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all test-nightly test-browser test-install test-cluster bench screenshots lint clean
+.PHONY: demo test test-all test-nightly test-browser test-install test-cluster bench screenshots lint lock clean
 
-demo: .venv/installed
+demo: $(VENV)/installed
 	$(BIN)/glowctl demo
 
 # What to run after a change: a few minutes, a training, an ablation, evaluations and a kill on a real Ray among them.
-test: .venv/installed
+test: $(VENV)/installed
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) \
 		-m 'not slow and not nightly and not timing and not root and not browser and not install' $(PYTEST_ARGS)
 
 # Every test but the nightly ones. A test whose program, right or data this machine lacks is skipped and says why.
 # What asserts wall time, and what makes hosts, runs last, with nothing beside it.
-test-all: .venv/installed
+test-all: $(VENV)/installed
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not nightly and not timing and not root' $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m '(timing or root) and not nightly' $(PYTEST_ARGS)
 
 # Long proofs, and more cases of what `make test-all` has one of.
-test-nightly: .venv/installed
+test-nightly: $(VENV)/installed
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m nightly $(PYTEST_ARGS)
 
 # Real hosts, in network namespaces: needs root, sshd and rsync, and says which of them is missing.
-test-cluster: .venv/installed
+test-cluster: $(VENV)/installed
 	$(BIN)/python -m pytest -m root $(PYTEST_ARGS)
 
 # What a browser shows of a demo's record; needs Chromium.
-test-browser: .venv/installed
+test-browser: $(VENV)/installed
 	$(BIN)/python -m pytest -m browser tests/browser $(PYTEST_ARGS)
 
 # A trained model in an environment of its own, with nothing but what it says that it needs.
-test-install: .venv/installed
+test-install: $(VENV)/installed
 	$(BIN)/python -m pytest -m install $(PYTEST_ARGS)
 
 # How fast it is, against normflows, which this installs: ten minutes, in which nothing else should run. The figures go
 # into docs/performance.json and docs/performance.md. BENCH_ARGS='--quick' writes neither.
-bench: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+bench: $(VENV)/installed
+	$(PIP) --editable '.[bench]'
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.document
 
 # The pictures of the MLflow UI in the README.
-screenshots: .venv/installed
+screenshots: $(VENV)/installed
 	$(BIN)/python -m tests.browser.screenshots
 
-lint: .venv/installed
+lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-.venv/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "glowctl needs Python 3.11 or newer")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[dev]'
 	touch $@
 
+# The newest versions that pyproject.toml lets in, for all Pythons at once: run the tests with them before they are kept.
+lock: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet uv
+	printf 'torch\ntorchvision\n' >$(VENV)/not-locked
+	printf '# %s\n' \
+	  'The versions that are tested, on Python 3.11 to 3.13. `make` installs by them; so does' \
+	  '`pip install --constraint requirements.lock .`. `make lock` writes this file.' \
+	  'torch and torchvision are left out, with what they bring: which build (for CPUs, for CUDA) is right' \
+	  'depends on the machine. pyproject.toml says which versions of them work.' >requirements.lock
+	$(BIN)/uv pip compile --quiet --no-config --upgrade --universal --python-version 3.11 --all-extras \
+	  --excludes $(VENV)/not-locked --no-header --no-annotate pyproject.toml >>requirements.lock
+
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv* build *.egg-info .pytest_cache .mypy_cache .ruff_cache
