@@ -20,7 +20,8 @@ from jobs.tracking import check_store, client_of, tracking_uri
 
 if TYPE_CHECKING:
     from jobs.ablation.prepare import Ablation
-    from jobs.display.displays import Display, Show
+    from jobs.display.displays import Display
+    from jobs.display.events import Show
     from jobs.training.prepare import Work
 
 __all__ = ["perform"]

@@ -78,7 +78,7 @@ def training_description(spec: TrainSpec, run_id: str, result: TrainResult | Non
     came_to = None
     if result is not None:
         came_to = (
-            f"{sizes_sentence(result.to_dict())} on the test set, under the model of epoch {result.best_epoch}, the "
+            f"{sizes_sentence(result)} on the test set, under the model of epoch {result.best_epoch}, the "
             f"best by validation: `{result.model}`"
         )
     return _page(what, came_to, _again("train", run_id))

@@ -1,14 +1,32 @@
-"""Numbers and tables as text."""
+"""Numbers and tables as text, and the types of what is read from tables and JSON."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-__all__ = ["bits", "count", "duration", "markdown_table", "plain", "rows_of", "text_table"]
+__all__ = [
+    "JsonObject",
+    "Row",
+    "bits",
+    "count",
+    "duration",
+    "json_text",
+    "markdown_table",
+    "plain",
+    "rows_of",
+    "text_table",
+]
+
+JsonObject = dict[str, Any]
+"""A JSON object: what is in it, only its reader knows."""
+
+Row = dict[str, Any]
+"""A row of a table whose columns vary, as with the factors of an ablation."""
 
 
 def duration(seconds: float) -> str:
@@ -56,5 +74,19 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+def rows_of(table: pd.DataFrame) -> list[Row]:
+    """The rows of a table."""
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON, with null for NaN and infinity, which JSON has not."""
+    return json.dumps(_json_value(value))
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _json_value(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_json_value(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,35 +1,29 @@
 """What the trials of an ablation say while they run, and their runs in MLflow.
 
-All events, of the trials' workers and of Tune, come through one queue, in order. `see` shows each as it comes,
-`record` writes it to MLflow and may be called again. A trial's events bear its label as ``trial``:
-
-- ``attempt``, ``step``, ``epoch``, ``samples``, ``test``: of `jobs.training.worker.Talker`
-- ``scores``: split, start, table; of `jobs.training.worker.train_share`
-- ``machine``: machine, metrics; of `jobs.training.worker.train_share`
-- ``failed``: reason; an error that no retry mends
-- ``ended``: metrics, the last that Tune has, and checkpoint; at its end, or stopped by the scheduler before
-
-Shown are ``trial_started``, ``trial_step``, ``trial_epoch``, ``trial_restart``, and ``trial_ended``: state
-(finished, stopped, failed), reason, test_bits_per_dim, and how many of how many trials have ended.
+All messages, of the trials' workers and of Tune, come through one queue, in order (`jobs.ablation.messages`). `see`
+shows each as it comes, `record` writes it to MLflow and may be called again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.ablation.messages import Ended, Failed, OfTrial
 from jobs.ablation.trial import BEST
-from jobs.display.displays import Event
+from jobs.display.events import Show, TrialEnded, TrialEvent
 from jobs.outputs import results_folder
 from jobs.ray_runtime.resources import Resources
 from jobs.run_labels import training_name, varied
 from jobs.specs.ablation import TRIAL_TAG, AblateSpec
 from jobs.tracking import Record, TrackingError, recorded_images, taken_for_dead
+from jobs.training.history import EpochMetrics
 from jobs.training.log import CHECKPOINT, TrainingLog
+from jobs.training.messages import Attempt
 from jobs.training.prepare import Work
 from jobs.training.ray_trainer import copy_model
 
@@ -67,7 +61,7 @@ class AblationLog:
         resources: Resources,
         parent: Record,
         known: Mapping[str, Run],
-        show: Callable[[Event], None],
+        show: Show,
         folder: str,
     ) -> None:
         self._folder_name = folder
@@ -87,39 +81,38 @@ class AblationLog:
         """Labels of the trials whose end MLflow has, well or not."""
         return self.finished | {label for label, run in self._known.items() if _is_settled(run)}
 
-    def see(self, event: Event) -> None:
-        if event["trial"] in self._finished_before:
+    def see(self, told: OfTrial) -> None:
+        if told.trial in self._finished_before:
             return
-        trial = self._trial(event["trial"])
-        match event["event"]:
-            case "attempt":
-                trial.state, trial.reason = "running", None
-                trial.log.see(event)
-            case "failed":
-                self._end(event["trial"], trial, "failed", event["reason"])
-            case "ended" if trial.state == "running":
-                metrics = event["metrics"]
-                self._end(event["trial"], trial, *_outcome(metrics, self._spec.scheduler), metrics)
-            case "step" | "epoch" | "samples" | "test" | "scores":
-                trial.log.see(event)
+        trial = self._trial(told.trial)
+        match told.message:
+            case Failed(reason):
+                self._end(told.trial, trial, "failed", reason)
+            case Ended(metrics):
+                if trial.state == "running":
+                    self._end(told.trial, trial, *_outcome(metrics, self._spec.scheduler), metrics)
+            case message:
+                if isinstance(message, Attempt):
+                    trial.state, trial.reason = "running", None
+                trial.log.see(message)
 
-    def record(self, event: Event) -> None:
+    def record(self, told: OfTrial) -> None:
         """Raises TrackingError while the store is away."""
-        if event["trial"] in self._finished_before:
+        if told.trial in self._finished_before:
             return
-        trial = self._trial(event["trial"])
-        record = self._opened(event["trial"], trial)
-        match event["event"]:
-            case "attempt":
-                record.begin()
-                trial.log.record(event)
-            case "failed":
-                record.tag("glow.error", event["reason"])
+        trial = self._trial(told.trial)
+        record = self._opened(told.trial, trial)
+        match told.message:
+            case Failed(reason):
+                record.tag("glow.error", reason)
                 record.finish("FAILED")
-            case "ended" if not trial.recorded:
-                self._record_end(event, trial, record)
-            case "epoch" | "samples" | "machine":
-                trial.log.record(event)
+            case Ended() as end:
+                if not trial.recorded:
+                    self._record_end(told.trial, end, trial, record)
+            case message:
+                if isinstance(message, Attempt):
+                    record.begin()
+                trial.log.record(message)
 
     def close(self) -> None:
         """Trials that run no more, because the ablation was ended, are not left as running."""
@@ -133,12 +126,12 @@ class AblationLog:
             values, known = self._values[label], self._known.get(label)
             work = self._work.variant(self._given.trial_spec(values), self._spec.trial_spec(values), known)
             record = None if known is None else Record.existing(work.tracking_uri, known).impatient()
-            log = TrainingLog(work, record, self._shown_of(label), {"trial": label})
+            log = TrainingLog(work, record, self._shown_of(label))
             self._trials[label] = Trial(work, log, record, described=known is not None and bool(recorded_images(known)))
         return self._trials[label]
 
-    def _shown_of(self, label: str) -> Callable[[Event], None]:
-        return lambda event: self._show({**event, "event": f"trial_{event['event']}", "trial": label})
+    def _shown_of(self, label: str) -> Show:
+        return lambda event: self._show(TrialEvent(label, event))
 
     def _end(
         self, label: str, trial: Trial, state: str, reason: str | None, metrics: Mapping[str, Any] | None = None
@@ -146,15 +139,14 @@ class AblationLog:
         trial.state, trial.reason = state, reason
         ended = sum(known.state in ENDED for known in self._trials.values())
         self._show(
-            {
-                "event": "trial_ended",
-                "trial": label,
-                "state": state,
-                "reason": reason,
-                "test_bits_per_dim": (metrics or {}).get("test_bits_per_dim", math.nan),
-                "ended": ended + len(self._finished_before),
-                "of": self._spec.number_of_trials,
-            }
+            TrialEnded(
+                trial=label,
+                state=state,
+                reason=reason,
+                test_bits_per_dim=(metrics or {}).get("test_bits_per_dim", math.nan),
+                ended=ended + len(self._finished_before),
+                of=self._spec.number_of_trials,
+            )
         )
 
     def _opened(self, label: str, trial: Trial) -> Record:
@@ -173,15 +165,17 @@ class AblationLog:
             trial.described = True
         return trial.record
 
-    def _record_end(self, event: Event, trial: Trial, record: Record) -> None:
-        metrics = event["metrics"]
+    def _record_end(self, label: str, end: Ended, trial: Trial, record: Record) -> None:
+        metrics = end.metrics
         if trial.state == "finished":
-            with self._folder(event["trial"]) as folder:
-                with event["checkpoint"].as_directory() as source:
+            assert end.checkpoint is not None  # Tune's, of what the trial reported last
+            with self._folder(label) as folder:
+                with end.checkpoint.as_directory() as source:
                     copy_model(Path(source, BEST), folder / CHECKPOINT)
                 trial.log.test_bits_per_dim = metrics["test_bits_per_dim"]
                 seconds = metrics["time_total_s"]
-                trial.log.conclude(metrics["best"], metrics, folder, seconds)
+                best, last = EpochMetrics.of(metrics["best"]), EpochMetrics.of(metrics)
+                trial.log.conclude(best, last, folder, seconds)
             workers = self._resources.workers[0]
             kinds = {"gpu_seconds": self._resources.gpus, "core_seconds": self._resources.cpus}
             record.metrics({name: seconds * workers * each for name, each in kinds.items()})
@@ -195,7 +189,7 @@ class AblationLog:
             record.tag("glow.error", trial.reason)
             record.finish("FAILED")
 
-    def _folder(self, label: str) -> Any:
+    def _folder(self, label: str) -> AbstractContextManager[Path]:
         name = label.replace(" ", "-")
         return results_folder(self._spec.train.output, f"{self._folder_name}/trials/{name}")
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
 
+from jobs.ablation.messages import Ended, OfTrial, TrialQueue
 from jobs.ablation.trial_checkpoint import last_whole, put_back
 from jobs.ablation.tune_state import damaged_file, has_begun
-from jobs.display.displays import Event
 from jobs.errors import JobError
 from jobs.outputs import is_remote
 from jobs.specs.ablation import AblateSpec
 
-__all__ = []
+__all__ = ["catch_up", "end_of"]
 
 
 def catch_up(
-    place: str, spec: AblateSpec, settled: frozenset[str], queue: Any, run_id: str
+    place: str, spec: AblateSpec, settled: frozenset[str], queue: TrialQueue, run_id: str
 ) -> dict[str, tune.Checkpoint]:
     """Does what a kill may have left undone of the experiment in this folder, if one has begun there. `settled` are the
     labels of trials whose end MLflow has.
@@ -36,8 +35,8 @@ def catch_up(
             if trial.checkpoint is not None:
                 put_back(trial.checkpoint)
             # Others are run again from their last checkpoint, also if they had said their last.
-            if trial.status == Trial.TERMINATED and (event := end_of(trial, spec))["trial"] not in settled:
-                queue.put(event)
+            if trial.status == Trial.TERMINATED and (end := end_of(trial, spec)).trial not in settled:
+                queue.put(end)
         return {}
     if is_remote(place) or spec.scheduler != "none" or not spec.known_beforehand:
         raise JobError(
@@ -47,6 +46,6 @@ def catch_up(
     return last_whole(Path(place).rename(f"{place}-until-{time.time():.0f}"))
 
 
-def end_of(trial: Trial, spec: AblateSpec) -> Event:
-    label = spec.label(trial.config["values"])
-    return {"event": "ended", "trial": label, "metrics": dict(trial.last_result), "checkpoint": trial.checkpoint}
+def end_of(trial: Trial, spec: AblateSpec) -> OfTrial:
+    """What Tune knows of a trial's end."""
+    return OfTrial(spec.label(trial.config["values"]), Ended(dict(trial.last_result), trial.checkpoint))

@@ -6,7 +6,7 @@ Tune decides what runs where and when, and goes on where it stood after a crash;
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jobs.ablation.log import AblationLog, finished_among
@@ -15,7 +15,8 @@ from jobs.ablation.recovery import catch_up
 from jobs.ablation.summary import summarize_ablation
 from jobs.ablation.trial import Shared
 from jobs.ablation.tuner import FOLDER, make_tuner, reachable
-from jobs.display.displays import Event, forgiving
+from jobs.display.displays import forgiving
+from jobs.display.events import Ablating, AblationStopped, Plan, Show
 from jobs.errors import JobError
 from jobs.outputs import FOLDER_TAG, claimed, remember, results_folder, usable_output
 from jobs.ray_runtime.event_queue import Channel
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["plan", "run", "summarize_again"]
 
 
-def plan(ablation: Ablation) -> tuple[Event, Resources]:
-    """How many trials there will be, what each gets, and how many run at a time: an event ``plan``.
+def plan(ablation: Ablation) -> tuple[Plan, Resources]:
+    """How many trials there will be, what each gets, and how many run at a time.
 
     Raises JobError if there is no room for one.
     """
@@ -50,21 +51,21 @@ def plan(ablation: Ablation) -> tuple[Event, Resources]:
     elif ablation.kept is not None:
         asked = asked.model_copy(update=ablation.kept["resources"])
     resources, at_a_time = trial_resources(asked, spec.number_of_trials, spec.concurrent)
-    return {
-        "event": "plan",
-        "trials": spec.number_of_trials,
-        "configurations": spec.number_of_configurations,
-        "seeds": spec.seeds,
-        "at_a_time": at_a_time,
-        "workers": resources.workers[0],
-        "cpus": resources.cpus,
-        "gpus": resources.gpus,
-        "epochs": spec.train.epochs,
-        "labels": [spec.label(values) for values in spec.trials()] if spec.known_beforehand else [],
-    }, resources
+    planned = Plan(
+        trials=spec.number_of_trials,
+        configurations=spec.number_of_configurations,
+        seeds=spec.seeds,
+        at_a_time=at_a_time,
+        workers=resources.workers[0],
+        cpus=resources.cpus,
+        gpus=resources.gpus,
+        epochs=spec.train.epochs,
+        labels=[spec.label(values) for values in spec.trials()] if spec.known_beforehand else [],
+    )
+    return planned, resources
 
 
-def run(ablation: Ablation, show: Callable[[Event], None]) -> str:
+def run(ablation: Ablation, show: Show) -> str:
     """Runs all trials, in the Ray that this process is connected to, and compares them; the id of the best one's run.
 
     Raises:
@@ -84,17 +85,17 @@ def run(ablation: Ablation, show: Callable[[Event], None]) -> str:
                     _record_settings(ablation, parent)
                 known = _known_trials(ablation)
                 finished = sorted(finished_among(known))
-                show({"event": "ablating", "run": parent.name, "run_id": parent.run_id, "finished": finished})
+                show(Ablating(parent.name, parent.run_id, finished))
                 remember(f"{ablation.spec.train.output}/{folder}", ablation.facts(each))
                 log = AblationLog(ablation.given, ablation.spec, ablation.work, resources, parent, known, show, folder)
-                _run_trials(ablation, log, resources, planned["at_a_time"], folder, parent.run_id)
+                _run_trials(ablation, log, resources, planned.at_a_time, folder, parent.run_id)
                 summary = summarize_ablation(ablation.work.tracking_uri, parent, ablation.spec)
                 if summary.best is None:
                     raise JobError(f"no trial came to its end: {summary.unfinished[0]}")
         except KeyboardInterrupt:
-            show({"event": "ablation_stopped", "run_id": parent.run_id})
+            show(AblationStopped(parent.run_id))
             raise
-    show({"event": "ablated", **summary.to_dict()})
+    show(summary)
     return str(summary.best["run_id"])
 
 
@@ -106,7 +107,7 @@ def _known_trials(ablation: Ablation) -> dict[str, Run]:
     return {run.data.tags[TRIAL_TAG]: run for run in children if TRIAL_TAG in run.data.tags}
 
 
-def summarize_again(name_or_id: str, changes: Mapping[str, Any], show: Callable[[Event], None]) -> None:
+def summarize_again(name_or_id: str, changes: Mapping[str, Any], show: Show) -> None:
     """Compares the trials of an ablation by what MLflow has of them now. `changes` may say where that is, and where the
     summary goes. Raises what `find_ablation` raises."""
     refuse(changes.keys() - {"tracking_uri", "experiment", "output"}, "an ablation that is summarized")
@@ -114,7 +115,7 @@ def summarize_again(name_or_id: str, changes: Mapping[str, Any], show: Callable[
     stored = json.loads(found.data.tags["glow.spec"])
     stored["train"]["output"] = usable_output(changes.get("output", stored["train"]["output"]))
     summary = summarize_ablation(uri, Record.existing(uri, found), validated(AblateSpec, stored))
-    show({"event": "ablated", **summary.to_dict()})
+    show(summary)
 
 
 def _run_trials(
@@ -128,7 +129,7 @@ def _run_trials(
     Raises JobError if that happens more than `max_failures` times.
     """
     spec = ablation.spec
-    settings = worker_settings(ablation.work, resources, put_data(ablation.work), queue=None)
+    data = put_data(ablation.work)
     storage = f"{spec.train.output}/{folder}"
     # Ray and Tune's files have no need of the store, whose URI may hold a password.
     private = spec.model_copy(update={"train": spec.train.model_copy(update={"tracking_uri": None})})
@@ -136,9 +137,9 @@ def _run_trials(
         for _ in range(spec.train.max_failures + 1):
             try:
                 with Channel(log.see, log.record) as channel, reachable(folder, channel.queue):
-                    own = {**settings, "queue": channel.queue}
                     stood = catch_up(f"{storage}/{FOLDER}", spec, log.settled, channel.queue, run_id)
-                    shared = Shared(private, own, resources, f"{storage}/train", log.finished, stood)
+                    common = worker_settings(ablation.work, resources, data, channel.queue)
+                    shared = Shared(private, common, channel.queue, resources, f"{storage}/train", log.finished, stood)
                     in_a_thread(make_tuner(shared, at_a_time, storage, folder).fit)
                 return
             except Exception as error:

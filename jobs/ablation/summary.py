@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -16,10 +16,11 @@ from glow.comparison_figures import curves_with_bands, difference_intervals, hea
 from glow.datasets.folder import dataset_label
 from jobs.display.ablation_lines import summary_markdown
 from jobs.display.events import AblationSummary
+from jobs.display.rows import Difference, rows_as
 from jobs.outputs import is_remote, results_folder
 from jobs.run_labels import ablation_description, registered_name
 from jobs.specs.ablation import AXES, CHAMPION_TAG, TRIAL_TAG, AblateSpec
-from jobs.text import bits, count, rows_of
+from jobs.text import Row, bits, count, rows_of
 from jobs.tracking import (
     Champion,
     Record,
@@ -89,7 +90,7 @@ def summarize_ablation(uri: str, record: Record, spec: AblateSpec) -> AblationSu
             finished=int((trials["state"] == "finished").sum()),
             factors=factors,
             configurations=rows_of(tables.configurations),
-            differences=rows_of(tables.differences),
+            differences=rows_as(Difference, tables.differences),
             conclusions=conclusions(tables.differences),
             unfinished=unfinished(trials, factors),
             best=best,
@@ -199,7 +200,7 @@ def curve_table(uri: str, trials: pd.DataFrame, factors: Sequence[str]) -> pd.Da
     return pd.concat(frames[1:] or frames, ignore_index=True)
 
 
-def best_trial(trials: pd.DataFrame) -> dict[str, Any] | None:
+def best_trial(trials: pd.DataFrame) -> Row | None:
     """The row of the finished trial with the lowest validation NLL."""
     finished = trials[(trials["state"] == "finished") & trials["validation_bits_per_dim"].notna()]
     if finished.empty:
@@ -215,7 +216,7 @@ def _result_line(summary: AblationSummary) -> str:
     return f"{finished}; the best by validation is {summary.best['trial']} with {best} bits/dim on the test set"
 
 
-def _crown(uri: str, run: Run, best: dict[str, Any], spec: AblateSpec) -> Champion:
+def _crown(uri: str, run: Run, best: Row, spec: AblateSpec) -> Champion:
     images = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
     dataset = spec.train.dataset
     return crown(

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from glow.checkpoint import save_checkpoint
-from glow.config import GlowConfig
 from glow.training import Trainer
-from jobs.ablation.trial_checkpoint import read_facts, write_facts
+from jobs.ablation.messages import Failed, OfTrial, TrialOutbox, TrialQueue
+from jobs.ablation.trial_checkpoint import TrialFacts, read_facts, write_facts
 from jobs.ray_runtime.resources import Resources
-from jobs.specs.ablation import AblateSpec
+from jobs.specs.ablation import AblateSpec, Values
+from jobs.training.history import EpochMetrics
 from jobs.training.ray_trainer import cause_of, copy_model, plain_reason, torch_trainer
-from jobs.training.worker import SCORE, History, NoRetry, save, train_share
+from jobs.training.worker import SCORE, Metrics, NoRetry, WorkerSettings, save, train_share
 
 __all__ = ["BEST", "Shared", "trial_loop"]
 
@@ -39,7 +40,8 @@ class Shared:
     """What all trials of an ablation have in common."""
 
     spec: AblateSpec
-    settings: Mapping[str, Any]  # of `jobs.training.ray_trainer.worker_settings`, less what differs between trials
+    settings: WorkerSettings  # less what differs between trials
+    queue: TrialQueue
     resources: Resources
     storage: str
     finished: frozenset[str] = frozenset()  # labels of trials that have nothing left to do
@@ -65,42 +67,38 @@ def trial_loop(config: Mapping[str, Any], shared: Shared) -> None:
     settings = _settings(shared, values, label)
     try:
         if shared.in_one_process:
-            _train_here(settings, tune.get_checkpoint() or shared.stood.get(label))
+            _train_here(settings, label, tune.get_checkpoint() or shared.stood.get(label))
         else:
             _train_with_workers(settings, shared, label)
     except Exception as error:
         cause = cause_of(error)
         if not NoRetry.is_final(cause) or isinstance(cause, OSError):  # a full disk may be emptied, and all resumed
             raise
-        settings["queue"].put({"event": "failed", "trial": label, "reason": plain_reason(cause)})
+        shared.queue.put(OfTrial(label, Failed(plain_reason(cause))))
         tune.report({SCORE: math.inf, "failed": plain_reason(cause)})
 
 
-def _settings(shared: Shared, values: Mapping[str, Any], label: str) -> dict[str, Any]:
-    spec = shared.spec.trial_spec(dict(values))
-    common = GlowConfig.from_dict(shared.settings["config"])
-    return {
-        **shared.settings,
-        "spec": spec.model_dump(exclude={"tracking_uri"}),
-        "config": spec.glow_config(common.image_shape, common.num_classes or 0).to_dict(),
-        "facts": {"trial": label},
-    }
+def _settings(shared: Shared, values: Values, label: str) -> WorkerSettings:
+    spec = shared.spec.trial_spec(values)
+    common = shared.settings.config
+    config = spec.glow_config(common.image_shape, common.num_classes or 0)
+    return replace(shared.settings, spec=spec, config=config, outbox=TrialOutbox(shared.queue, label))
 
 
-def _train_here(settings: dict[str, Any], checkpoint: tune.Checkpoint | None) -> None:
-    with TuneSession(settings["facts"], checkpoint) as session:
-        end = train_share(settings, session)
-        tune.report({**session.last, **end})
+def _train_here(settings: WorkerSettings, label: str, checkpoint: tune.Checkpoint | None) -> None:
+    with TuneSession(label, checkpoint) as session:
+        outcome = train_share(settings, session)
+        tune.report({**session.last, **vars(outcome)})
 
 
-def _train_with_workers(settings: dict[str, Any], shared: Shared, label: str) -> None:
-    settings["spec"] |= {"output": shared.storage}
+def _train_with_workers(settings: WorkerSettings, shared: Shared, label: str) -> None:
+    settings = replace(settings, spec=settings.spec.model_copy(update={"output": shared.storage}))
     name = label.replace(" ", "-")
     result = torch_trainer(settings, shared.resources, name, [TuneReportCallback()]).fit()
     best, _ = min(result.best_checkpoints, key=lambda entry: entry[1][SCORE])
     with tempfile.TemporaryDirectory() as folder, best.as_directory() as source:
         copy_model(source, Path(folder, BEST))
-        tune.report({**result.metrics, **result.return_value}, checkpoint=tune.Checkpoint.from_directory(folder))
+        tune.report({**result.metrics, **vars(result.return_value)}, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
 class TuneSession:
@@ -111,11 +109,11 @@ class TuneSession:
 
     rank, local_rank, workers = 0, 0, 1
 
-    def __init__(self, facts: Mapping[str, Any], checkpoint: tune.Checkpoint | None) -> None:
-        self._facts, self._checkpoint = facts, checkpoint
+    def __init__(self, label: str, checkpoint: tune.Checkpoint | None) -> None:
+        self._label, self._checkpoint = label, checkpoint
         self.device = torch.device("cuda", 0) if ray.get_gpu_ids() else torch.device("cpu")
-        self.last: dict[str, Any] = {}  # metrics of the last checkpoint
-        self._best: dict[str, Any] = {}
+        self.last: Metrics = {}  # metrics of the last checkpoint
+        self._best: Metrics = {}
 
     def __enter__(self) -> TuneSession:
         self._scratch = tempfile.TemporaryDirectory()
@@ -131,10 +129,10 @@ class TuneSession:
             if folder is not None:
                 shutil.copytree(Path(folder, BEST), self._folder)
                 facts = read_facts(folder)
-                self.last, self._best = facts["last"], facts["best"]
+                self.last, self._best = facts.last, facts.best
             yield folder
 
-    def report(self, trainer: Trainer, history: History, metrics: dict[str, Any]) -> None:
+    def report(self, trainer: Trainer, history: Sequence[EpochMetrics], metrics: Metrics) -> None:
         self.last = metrics
         if not self._best or metrics[SCORE] < self._best[SCORE]:
             self._best = metrics
@@ -142,9 +140,9 @@ class TuneSession:
         with tempfile.TemporaryDirectory() as folder:
             save(trainer, history, folder)
             shutil.copytree(self._folder, Path(folder, BEST))
-            write_facts(folder, {**self._facts, "last": self.last, "best": self._best})
+            write_facts(folder, TrialFacts(self._label, self.last, self._best))
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
     @contextmanager
-    def best(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+    def best(self) -> Iterator[tuple[Path, Metrics]]:
         yield self._folder, self._best

@@ -7,28 +7,39 @@ it deletes, what it remembers is a folder that is gone, or half gone, and the ne
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from posixpath import dirname, relpath
-from typing import Any
 
 from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem, copy_files
 from ray.tune import Checkpoint
 
-__all__ = ["last_whole", "put_back", "read_facts", "write_facts"]
+from jobs.training.worker import Metrics
+
+__all__ = ["TrialFacts", "last_whole", "put_back", "read_facts", "write_facts"]
 
 FILE = "metrics.json"
 
 
-def write_facts(folder: str | Path, facts: Mapping[str, Any]) -> None:
-    """Completes a checkpoint by facts, which JSON can say, and by how large each of its files is."""
+@dataclass(frozen=True)
+class TrialFacts:
+    """The trial's label, the metrics of its last checkpoint and those of its best one so far."""
+
+    trial: str
+    last: Metrics
+    best: Metrics
+
+
+def write_facts(folder: str | Path, facts: TrialFacts) -> None:
+    """Completes a checkpoint by facts, and by how large each of its files is."""
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()}
-    Path(folder, FILE).write_text(json.dumps({**facts, "sizes": sizes}))
+    Path(folder, FILE).write_text(json.dumps({**asdict(facts), "sizes": sizes}))
 
 
-def read_facts(folder: str | Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads(Path(folder, FILE).read_text())
-    return facts
+def read_facts(folder: str | Path) -> TrialFacts:
+    """What `write_facts` wrote."""
+    facts = json.loads(Path(folder, FILE).read_text())
+    return TrialFacts(facts["trial"], facts["last"], facts["best"])
 
 
 def put_back(checkpoint: Checkpoint) -> None:
@@ -45,10 +56,10 @@ def put_back(checkpoint: Checkpoint) -> None:
 
 
 def last_whole(experiment: Path) -> dict[str, Checkpoint]:
-    """The last whole checkpoint of every trial, by the fact ``trial``, in Tune's folder of an experiment."""
+    """The last whole checkpoint of every trial, by its label, in Tune's folder of an experiment."""
     files = LocalFileSystem()
     whole = [folder for folder in sorted(experiment.glob("*/checkpoint_*")) if _is_whole(files, str(folder))]
-    return {read_facts(folder)["trial"]: Checkpoint.from_directory(folder) for folder in whole}
+    return {read_facts(folder).trial: Checkpoint.from_directory(folder) for folder in whole}
 
 
 def _is_whole(files: FileSystem, folder: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
+from jobs.ablation.messages import Failed, OfTrial, TrialQueue
 from jobs.ablation.recovery import end_of
 from jobs.ablation.search import make_scheduler, make_search
 from jobs.ablation.trial import Shared, trial_loop
@@ -24,13 +25,13 @@ FOLDER = "tune"
 TRIAL_ITSELF = {"memory": 2**20}
 """What a trial takes beside its workers where these are processes of their own."""
 
-channels: dict[str, Any] = {}
+channels: dict[str, TrialQueue] = {}
 """The queues of the ablations that this process runs, by the folder of their trials: Tune's callbacks are saved and
 restored with an experiment, which a queue would not survive."""
 
 
 @contextmanager
-def reachable(folder: str, queue: Any) -> Iterator[None]:
+def reachable(folder: str, queue: TrialQueue) -> Iterator[None]:
     channels[folder] = queue
     try:
         yield
@@ -88,4 +89,4 @@ class Notices(tune.Callback):
         error = trial.get_pickled_error() or trial.get_error() or RuntimeError("Tune does not say why")
         cause = getattr(error, "cause", None)  # of a RayTaskError
         reason, label = plain_reason(cause_of(cause or error)), self._spec.label(trial.config["values"])
-        channels[self._folder].put({"event": "failed", "trial": label, "reason": reason})
+        channels[self._folder].put(OfTrial(label, Failed(reason)))

@@ -15,9 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.browse.results import Result, result_of
-from jobs.display.displays import JsonLines
 from jobs.errors import SpecError
-from jobs.text import count, duration, text_table
+from jobs.text import count, duration, json_text, text_table
 from jobs.tracking import child_runs, tracking_uri, without_password
 from jobs.tracking.listing import JOB, TRIAL, experiment_names, newest_runs
 
@@ -126,7 +125,7 @@ def _print_json(uri: str, found: Sequence[Listed], trials: bool) -> None:
         if trials:
             rows += [facts_of(trial, listed.experiment, result_of(uri, trial)) for trial in listed.trials]
         for row in rows:
-            JsonLines().show(row)
+            print(json_text(row), flush=True)
 
 
 def _rows(uri: str, found: Sequence[Listed], trials: bool) -> list[dict[str, str]]:

@@ -19,8 +19,7 @@ from rich.text import Text
 
 from jobs.browse.results import Result, progress_of, result_of
 from jobs.browse.runs import COLOURS, ago, facts_of, seconds_of, trials_of
-from jobs.display.displays import JsonLines
-from jobs.text import bits, count, duration, plain
+from jobs.text import bits, count, duration, json_text, plain
 from jobs.tracking import child_runs, open_command, tracking_uri
 from jobs.tracking.listing import JOB, TRIAL, artifact_names, experiment_names, json_table, named_run, registered_models
 from jobs.tracking.served import knows_run, run_page
@@ -90,7 +89,7 @@ def show_run(given_uri: str | None, experiment: str | None, given: str, as_json:
     names = experiment_names(uri, experiment)
     shown = _gathered(uri, named_run(uri, list(names), given), names)
     if as_json:
-        JsonLines().show(_facts(shown))
+        print(json_text(_facts(shown)), flush=True)
         return
     # In a pipe a table keeps its lines whole.
     _print(shown, Console() if sys.stdout.isatty() else Console(width=160))

@@ -1,8 +1,7 @@
 """What can be known of a cluster only on its machines: `glowctl --address` submits this as a job before the one that is
 asked for, and `glowctl cluster status` shows what it finds.
 
-It reads `check.json` (output and tracking_uri, as a spec has them), and prints an event ``checked``: ``nodes`` (name,
-cpus, gpus), ``tracking``, ``storage`` and the ``problems``, each a sentence.
+It reads `check.json` (output and tracking_uri, as a spec has them), and prints an event `jobs.display.events.Checked`.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ import json
 import platform
 import secrets
 import time
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from jobs.display.displays import Wire
+from jobs.display.events import Checked, Node
 from jobs.errors import JobError
 from jobs.outputs import open_storage, usable_output
 from jobs.ray_runtime.connection import connected, set_environment
@@ -36,32 +35,33 @@ def main() -> None:
     set_environment()
     with Wire() as show, connected() as ready:
         ready()
-        show({"event": "checked", **examine(asked)})
+        show(examine(asked["output"], asked["tracking_uri"]))
 
 
-def examine(asked: Mapping[str, Any]) -> dict[str, Any]:
+def examine(given_output: str, given_uri: str | None) -> Checked:
     """Where this process and every machine of the cluster stand. Takes no more than `NODE_TIMEOUT_S`."""
     problems: list[str] = []
-    uri = output = None
+    uri: str | None = None
+    output: str | None = None
     try:
-        uri = tracking_uri(asked["tracking_uri"])
+        uri = tracking_uri(given_uri)
         check_store(uri)
     except TrackingError as error:
         problems.append(f"on the cluster, {error}")
     try:
-        output = usable_output(asked["output"])
+        output = usable_output(given_output)
     except JobError as error:
         problems.append(f"on the cluster, {error}")
     nodes, found = _on_every_node(output)
-    return {
-        "nodes": nodes,
-        "tracking": without_password(uri) if uri else None,
-        "storage": output,
-        "problems": [*problems, *found],
-    }
+    return Checked(
+        nodes=nodes,
+        tracking=without_password(uri) if uri else None,
+        storage=output,
+        problems=[*problems, *found],
+    )
 
 
-def _on_every_node(output: str | None) -> tuple[list[dict[str, Any]], list[str]]:
+def _on_every_node(output: str | None) -> tuple[list[Node], list[str]]:
     import ray
     from ray.exceptions import GetTimeoutError, RayError
 
@@ -75,7 +75,7 @@ def _on_every_node(output: str | None) -> tuple[list[dict[str, Any]], list[str]]
     deadline = time.monotonic() + NODE_TIMEOUT_S
     for node, answer in zip(alive, answers, strict=True):
         name, resources = node["NodeManagerHostname"], node["Resources"]
-        nodes.append({"name": name, "cpus": resources.get("CPU", 0.0), "gpus": resources.get("GPU", 0.0)})
+        nodes.append(Node(name, resources.get("CPU", 0.0), resources.get("GPU", 0.0)))
         try:
             found = ray.get(answer, timeout=max(0.1, deadline - time.monotonic()))
         except GetTimeoutError:

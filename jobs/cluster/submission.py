@@ -13,7 +13,9 @@ from glow.datasets.folder import absolute_dataset, dataset_label
 from jobs.cluster.client import Cluster
 from jobs.cluster.entry import REQUEST_FILE
 from jobs.cluster.preflight import CHECK_FILE
-from jobs.display.displays import Display, Event, sent_event
+from jobs.display.displays import Display
+from jobs.display.events import Checked, Show, Submitted
+from jobs.display.wire import sent_event
 from jobs.errors import FAILURE, TERMINATED, USAGE, JobError
 from jobs.specs.request import Request
 from jobs.specs.training import TrainSpec
@@ -40,22 +42,22 @@ def submit(request: Request, display: Display, address: str, detach: bool = Fals
     """
     cluster = Cluster(address)
     request, files = sent(request)
-    for problem in check(cluster, request.setting("output") or OUTPUT, request.setting("tracking_uri"))["problems"]:
+    for problem in check(cluster, request.setting("output") or OUTPUT, request.setting("tracking_uri")).problems:
         raise JobError(problem)
     files[REQUEST_FILE] = request.model_dump_json(indent=2)
     about = {"glow.title": request.title, **source_tags()}
     job = cluster.submit("jobs.cluster.entry", _name(request), files, about)
     with display as show:
-        show({"event": "submitted", "job": job, "address": address, "detached": detach})
+        show(Submitted(job, address, detach))
         return 0 if detach else follow(cluster, job, show)
 
 
-def follow(cluster: Cluster, job: str, show: Callable[[Event], None]) -> int:
+def follow(cluster: Cluster, job: str, show: Show) -> int:
     """Shows a job's events until it ends, and its other lines on standard error; the exit code."""
     return exit_code(cluster.follow(job, seen_by(show)))
 
 
-def seen_by(show: Callable[[Event], None]) -> Callable[[str], None]:
+def seen_by(show: Show) -> Callable[[str], None]:
     """Takes the lines of a job."""
 
     def see(line: str) -> None:
@@ -84,8 +86,8 @@ def exit_code(job: JobDetails) -> int:
     raise JobError(f"job {job.submission_id} failed: {died}; glowctl logs {job.submission_id} has what it wrote")
 
 
-def check(cluster: Cluster, output: str, tracking_uri: str | None) -> dict[str, Any]:
-    """What a job on the cluster finds there: the event of `jobs.cluster.preflight`."""
+def check(cluster: Cluster, output: str, tracking_uri: str | None) -> Checked:
+    """What a job on the cluster finds there (`jobs.cluster.preflight`)."""
     asked = json.dumps({"output": output, "tracking_uri": tracking_uri})
     job = cluster.submit("jobs.cluster.preflight", "check", {CHECK_FILE: asked}, {"glow.title": "check"})
     try:
@@ -93,7 +95,7 @@ def check(cluster: Cluster, output: str, tracking_uri: str | None) -> dict[str, 
         lines = [line for line in cluster.log(job) if line.strip()]
     finally:
         cluster.forget(job)
-    found = next((event for line in lines if (event := sent_event(line)) is not None), None)
+    found = next((event for line in lines if isinstance(event := sent_event(line), Checked)), None)
     if found is None:
         last = lines[-1] if lines else (done.message or "it says nothing")
         raise JobError(f"the cluster at {cluster.address} cannot run glowctl: {last.strip().splitlines()[0]}")

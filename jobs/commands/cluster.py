@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_lib
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails
 
     from jobs.cluster.client import Cluster
+    from jobs.display.events import Checked
 
 __all__ = ["add_cluster_commands"]
 
@@ -122,25 +124,25 @@ def status(
     found = check(cluster, output, given_tracking_uri(tracking_uri))
     facts = {"address": cluster.address, "ray": cluster.facts.ray, "python": cluster.facts.python, "jobs": running}
     if json:
-        typer.echo(json_lib.dumps({**facts, **{name: found[name] for name in found if name != "event"}}))
+        typer.echo(json_lib.dumps({**facts, **asdict(found)}))
     else:
         _show_status(facts, found)
-    raise typer.Exit(FAILURE if found["problems"] else 0)
+    raise typer.Exit(FAILURE if found.problems else 0)
 
 
-def _show_status(facts: dict[str, Any], found: dict[str, Any]) -> None:
+def _show_status(facts: dict[str, Any], found: Checked) -> None:
     from jobs.text import count
 
     typer.echo(f"cluster   {facts['address']}, Ray {facts['ray']}, Python {facts['python']}")
-    for node in found["nodes"]:
-        typer.echo(f"machine   {node['name']}: {count(node['cpus'], 'core')}, {count(node['gpus'], 'GPU')}")
+    for node in found.nodes:
+        typer.echo(f"machine   {node.name}: {count(node.cpus, 'core')}, {count(node.gpus, 'GPU')}")
     running = [f"{job['job']} ({job['what']})" for job in facts["jobs"]]
     typer.echo(f"jobs      {', '.join(running) or 'none that run or wait'}")
-    typer.echo(f"tracking  {found['tracking'] or 'none'}")
-    typer.echo(f"storage   {found['storage'] or 'none'}")
-    for problem in found["problems"]:
+    typer.echo(f"tracking  {found.tracking or 'none'}")
+    typer.echo(f"storage   {found.storage or 'none'}")
+    for problem in found.problems:
         typer.echo(f"wrong     {problem}")
-    if not found["problems"]:
+    if not found.problems:
         typer.echo("all of it answers")
 
 

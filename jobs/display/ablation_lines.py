@@ -1,102 +1,106 @@
-"""What an ablation says on the screen and in Markdown. Its events, dicts with a key ``event``:
-
-- ``plan``: trials, configurations, seeds, at_a_time, workers, cpus, gpus (of each worker), epochs, labels
-- ``ablating``: run, run_id, finished (labels of trials that had, when an ablation is resumed)
-- ``ablation_stopped``: run_id
-- ``trial_started``, ``trial_step``, ``trial_epoch``, ``trial_restart``, ``trial_ended``: see `jobs.ablation.log`
-- ``ablated``: everything in `jobs.display.events.AblationSummary`
-"""
+"""What an ablation says on the screen and in Markdown."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from jobs.display.events import (
+    Ablating,
+    AblationStopped,
+    AblationSummary,
+    Epoch,
+    Event,
+    Plan,
+    Restart,
+    Started,
+    TrialEnded,
+    TrialEvent,
+)
+from jobs.display.rows import Difference
 from jobs.display.training_lines import epoch_line
 from jobs.specs.ablation import values_label
-from jobs.text import bits, count, markdown_table, plain, text_table
+from jobs.text import Row, bits, count, markdown_table, plain, text_table
+from jobs.tracking import Champion
 
-if TYPE_CHECKING:
-    from jobs.display.events import AblationSummary
-
-__all__ = ["ABLATION_LINES", "summary_markdown"]
-
-Event = dict[str, Any]
+__all__ = ["ABLATION_LINES", "configuration_rows", "difference_rows", "summary_markdown"]
 
 MOST_LABELS = 12
-"""Of trials that are listed before they start."""
+"""The most trials that are listed before they start."""
 
 
-def plan_lines(event: Event) -> str:
-    each = count(event["cpus"], "core") + (f" and {count(event['gpus'], 'GPU')}" if event["gpus"] else "")
-    workers = "" if event["workers"] == 1 else f" for each of {event['workers']} workers"
+def plan_lines(event: Plan) -> str:
+    each = count(event.cpus, "core") + (f" and {count(event.gpus, 'GPU')}" if event.gpus else "")
+    workers = "" if event.workers == 1 else f" for each of {event.workers} workers"
     lines = [
-        f"{count(event['trials'], 'trial')}: {count(event['configurations'], 'configuration')} x "
-        f"{count(event['seeds'], 'seed')}, {count(event['epochs'], 'epoch')} each",
-        f"each trial takes {each}{workers}; {event['at_a_time']} run at a time",
+        f"{count(event.trials, 'trial')}: {count(event.configurations, 'configuration')} x "
+        f"{count(event.seeds, 'seed')}, {count(event.epochs, 'epoch')} each",
+        f"each trial takes {each}{workers}; {event.at_a_time} run at a time",
     ]
-    labels = event["labels"]
+    labels = event.labels
     if labels:
         more = f", and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
         lines.append("trials: " + ", ".join(labels[:MOST_LABELS]) + more)
     return "\n".join(lines)
 
 
-def ablating_line(event: Event) -> str:
-    return f"ablation {event['run']}, run {event['run_id']}"
+def ablating_line(event: Ablating) -> str:
+    return f"ablation {event.run}, run {event.run_id}"
 
 
-def trial_started_line(event: Event) -> str:
-    after = f" after epoch {event['epoch']}" if event["epoch"] else ""
-    return f"[{event['trial']}] started{after}"
+def trial_line(event: TrialEvent) -> str | None:
+    """A line of what a trial's training says; None for its steps."""
+    match event.said:
+        case Started(epoch=0):
+            told = "started"
+        case Started(epoch=epoch):
+            told = f"started after epoch {epoch}"
+        case Epoch() as epoch_event:
+            told = epoch_line(epoch_event)
+        case Restart(epoch=epoch, restarts=restarts):
+            told = f"restarted after epoch {epoch} (restart {restarts})"
+        case _:
+            return None
+    return f"[{event.trial}] {told}"
 
 
-def trial_epoch_line(event: Event) -> str:
-    return f"[{event['trial']}] {epoch_line(event)}"
+def trial_ended_line(event: TrialEnded) -> str:
+    where = f"({event.ended} of {event.of})"
+    if event.state == "finished":
+        return f"[{event.trial}] finished: test {bits(event.test_bits_per_dim)} bits/dim {where}"
+    return f"[{event.trial}] {event.state}: {event.reason} {where}"
 
 
-def trial_restart_line(event: Event) -> str:
-    return f"[{event['trial']}] restarted after epoch {event['epoch']} (restart {event['restarts']})"
+def stopped_line(event: AblationStopped) -> str:
+    return f"stopped; to go on where each trial stood: glowctl ablate --resume {event.run_id}"
 
 
-def trial_ended_line(event: Event) -> str:
-    where = f"({event['ended']} of {event['of']})"
-    if event["state"] == "finished":
-        return f"[{event['trial']}] finished: test {bits(event['test_bits_per_dim'])} bits/dim {where}"
-    return f"[{event['trial']}] {event['state']}: {event['reason']} {where}"
-
-
-def stopped_line(event: Event) -> str:
-    return f"stopped; to go on where each trial stood: glowctl ablate --resume {event['run_id']}"
-
-
-def ablated_lines(event: Event) -> str:
-    parts = [text_table(configuration_rows(event["configurations"], event["factors"]))]
-    if event["differences"]:
-        parts.append(text_table(difference_rows(event["differences"])))
-    parts.append("\n".join([*event["conclusions"], *event["unfinished"]]))
+def ablated_lines(event: AblationSummary) -> str:
+    parts = [text_table(configuration_rows(event.configurations, event.factors))]
+    if event.differences:
+        parts.append(text_table(difference_rows(event.differences)))
+    parts.append("\n".join([*event.conclusions, *event.unfinished]))
     parts.append(
         "\n".join(
             [
-                *([f"best      {best_line(event['best'], event['champion'])}"] if event["best"] else []),
-                f"results   {event['place']}",
-                f"run       {event['run_id']}; to see it: {event['open_with']}",
+                *([f"best      {best_line(event.best, event.champion)}"] if event.best and event.champion else []),
+                f"results   {event.place}",
+                f"run       {event.run_id}; to see it: {event.open_with}",
             ]
         )
     )
     return "\n\n".join(part for part in parts if part)
 
 
-def best_line(best: Mapping[str, Any], champion: Mapping[str, Any]) -> str:
+def best_line(best: Row, champion: Champion) -> str:
     scores = f"validation {bits(best['validation_bits_per_dim'])}, test {bits(best['test_bits_per_dim'])} bits/dim"
-    name = f"models:/{champion['name']}@champion"
-    if champion["new"]:
-        return f"{best['trial']}: {scores}; it is {name}"
-    return f"{best['trial']}: {scores}; {name} scored lower on the same images and stays run {champion['run_id']}"
+    if champion.new:
+        return f"{best['trial']}: {scores}; it is {champion.uri}"
+    return f"{best['trial']}: {scores}; {champion.uri} scored lower on the same images and stays run {champion.run_id}"
 
 
-def configuration_rows(configurations: Sequence[Mapping[str, Any]], factors: Sequence[str]) -> list[list[str]]:
+def configuration_rows(configurations: Sequence[Row], factors: Sequence[str]) -> list[list[str]]:
     """Headings and cells of the table of configurations. GPU-seconds are left out where there are none."""
     gpus = any(row["gpu_seconds"] > 0 for row in configurations)
     head = ["test bits/dim", "95 % interval", "best", "validation", "seeds", "images/s", "parameters", "core-seconds"]
@@ -118,19 +122,19 @@ def configuration_rows(configurations: Sequence[Mapping[str, Any]], factors: Seq
     return rows
 
 
-def difference_rows(differences: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def difference_rows(differences: Sequence[Difference]) -> list[list[str]]:
     """Headings and cells of the table of paired differences."""
     rows = [["a - b", "difference", "95 % interval", "p (Holm)", "seeds", "configurations"]]
     for row in differences:
-        low, high = row["low"], row["high"]
+        low, high = row.low, row.high
         rows.append(
             [
-                f"{row['factor']} {plain(row['a'])} - {plain(row['b'])}",
-                signed(row["difference"]),
+                f"{row.factor} {plain(row.a)} - {plain(row.b)}",
+                signed(row.difference),
                 f"{signed(low)} to {signed(high)}" if math.isfinite(low) else "-",
-                f"{row['p_holm']:.3f}" if math.isfinite(row["p_holm"]) else "-",
-                str(row["seeds"]),
-                str(row["configurations"]),
+                f"{row.p_holm:.3f}" if math.isfinite(row.p_holm) else "-",
+                str(row.seeds),
+                str(row.configurations),
             ]
         )
     return rows
@@ -150,7 +154,7 @@ def summary_markdown(summary: AblationSummary) -> str:
     parts = ["\n".join(f"- {sentence}" for sentence in [*summary.conclusions, *summary.unfinished])]
     parts.append(f"{summary.finished} of {count(summary.trials, 'trial')} finished.")
     if best is not None and champion is not None:
-        parts.append(f"Best by validation: run {best['run_id']}, {best_line(best, vars(champion))}.")
+        parts.append(f"Best by validation: run {best['run_id']}, {best_line(best, champion)}.")
     parts.append(
         "Test NLL in bits/dim of the best model of each trial by validation; means over seeds, with 95 % t intervals:"
     )
@@ -163,13 +167,11 @@ def summary_markdown(summary: AblationSummary) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-ABLATION_LINES: dict[str, Callable[[Event], str]] = {
-    "plan": plan_lines,
-    "ablating": ablating_line,
-    "trial_started": trial_started_line,
-    "trial_epoch": trial_epoch_line,
-    "trial_restart": trial_restart_line,
-    "trial_ended": trial_ended_line,
-    "ablation_stopped": stopped_line,
-    "ablated": ablated_lines,
+ABLATION_LINES: dict[type[Event], Callable[[Any], str | None]] = {
+    Plan: plan_lines,
+    Ablating: ablating_line,
+    TrialEvent: trial_line,
+    TrialEnded: trial_ended_line,
+    AblationStopped: stopped_line,
+    AblationSummary: ablated_lines,
 }

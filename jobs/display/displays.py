@@ -1,15 +1,15 @@
 """How a job shows what it says: a live bar or table in a terminal, a line an epoch in a pipe, JSON lines for machines.
 
-A job reports events, dicts with a key ``event``; a display turns them into text. They are listed, with their lines, in
-the modules of this room whose names end in `_lines`.
+A job says events (`jobs.display.events`); a display turns them into text by the functions of the modules whose names
+end in `_lines`.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TextIO
 
 from rich.console import Console
@@ -18,14 +18,29 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from jobs.display.ablation_lines import ABLATION_LINES
+from jobs.display.evaluation_events import Scoring
 from jobs.display.evaluation_lines import EVALUATION_LINES
+from jobs.display.events import (
+    Ablating,
+    AblationStopped,
+    AblationSummary,
+    AttemptStarted,
+    Epoch,
+    Event,
+    Plan,
+    Show,
+    Started,
+    Step,
+    TrialEnded,
+    TrialEvent,
+)
 from jobs.display.report_lines import REPORT_LINES
 from jobs.display.training_lines import TRAINING_LINES
-from jobs.text import bits, duration
+from jobs.display.wire import event_line
+from jobs.text import bits, duration, json_text
 
 __all__ = [
     "Display",
-    "Event",
     "JsonLines",
     "LiveBar",
     "LiveTable",
@@ -33,21 +48,17 @@ __all__ = [
     "Wire",
     "forgiving",
     "make_display",
-    "sent_event",
 ]
-
-Event = dict[str, Any]
-Show = Callable[[Event], None]
 
 
 class Display(Protocol):
     """Shows events. A context manager, so that a terminal is left as it was found."""
 
-    def __enter__(self) -> Callable[[Event], None]: ...
+    def __enter__(self) -> Show: ...
     def __exit__(self, *exception: object) -> None: ...
 
 
-def forgiving(show: Callable[[Event], None]) -> Callable[[Event], None]:
+def forgiving(show: Show) -> Show:
     """Shows events until that fails once, as when the reader of a pipe has left: no training should end for it."""
     broken = False
 
@@ -71,7 +82,18 @@ def make_display(kind: Literal["auto", "plain", "json"], table: bool = False) ->
     return LiveTable() if table else LiveBar()
 
 
-LINES: dict[str, Callable[[Event], str]] = {**TRAINING_LINES, **EVALUATION_LINES, **ABLATION_LINES, **REPORT_LINES}
+LINES: dict[type[Event], Callable[[Any], str | None]] = {
+    **TRAINING_LINES,
+    **EVALUATION_LINES,
+    **ABLATION_LINES,
+    **REPORT_LINES,
+}
+
+
+def text_of(event: Event) -> str | None:
+    """An event in words; None for one that only a live display shows."""
+    line = LINES.get(type(event))
+    return None if line is None else line(event)
 
 
 class PlainLines:
@@ -80,7 +102,7 @@ class PlainLines:
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stdout
 
-    def __enter__(self) -> Callable[[Event], None]:
+    def __enter__(self) -> Show:
         return self.show
 
     def __exit__(self, *exception: object) -> None:
@@ -92,42 +114,21 @@ class PlainLines:
             print(text, file=self._out, flush=True)
 
     def text(self, event: Event) -> str | None:
-        line = LINES.get(event["event"])
-        return None if line is None else line(event)
+        return text_of(event)
 
 
 class JsonLines(PlainLines):
     """Every event as one JSON object a line."""
 
     def text(self, event: Event) -> str | None:
-        return json.dumps(_json_value(event))
+        return json_text(event.to_dict())
 
 
 class Wire(PlainLines):
-    """Every event as `sent_event` reads it: JSON lines, but with NaN and infinity."""
+    """Every event as `jobs.display.wire.sent_event` reads it."""
 
     def text(self, event: Event) -> str | None:
-        return json.dumps({"event": event["event"], **event})
-
-
-def sent_event(line: str) -> Event | None:
-    """The event in a line that `Wire` wrote, None for any other line."""
-    if not line.startswith('{"event":'):
-        return None
-    try:
-        event: Event = json.loads(line)
-    except ValueError:
-        return None
-    return event
-
-
-def _json_value(value: Any) -> Any:
-    """JSON has no NaN or infinity."""
-    if isinstance(value, dict):
-        return {key: _json_value(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_json_value(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return event_line(event)
 
 
 class LiveBar:
@@ -143,7 +144,7 @@ class LiveBar:
         )
         self._task = self._progress.add_task("job", total=None, where="starting", figures="")
 
-    def __enter__(self) -> Callable[[Event], None]:
+    def __enter__(self) -> Show:
         self._progress.start()
         return self.show
 
@@ -152,30 +153,63 @@ class LiveBar:
         self._progress.stop()
 
     def show(self, event: Event) -> None:
-        if event["event"] in LINES:
-            self._console.print(LINES[event["event"]](event), highlight=False, markup=False, soft_wrap=True)
-        if event["event"] == "epoch":
-            self._progress.update(self._task, total=event["epochs"], completed=event["epoch"], figures="")
-        if event["event"] == "step":
-            self._progress.update(
-                self._task,
-                total=event["epochs"],
-                completed=event["epoch"] - 1 + event["step"] / event["steps"],
-                where=f"epoch {event['epoch']}/{event['epochs']}",
-                figures=f"step {event['step']}/{event['steps']}  train {event['train_bits_per_dim']:.3f}  "
-                f"validation {bits(event['validation_bits_per_dim'])} bits/dim  "
-                f"{event['images_per_second']:.0f} images/s  {duration(event['seconds_left'])} left",
-                refresh=True,
-            )
-        if event["event"] == "scoring":
-            self._progress.update(
-                self._task,
-                total=event["of"],
-                completed=event["images"],
-                where=f"scoring {event['dataset']} {event['split']}",
-                figures=f"{event['images']}/{event['of']} images  {event['images_per_second']:.0f} images/s",
-                refresh=True,
-            )
+        text = text_of(event)
+        if text is not None:
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        match event:
+            case Epoch():
+                self._progress.update(self._task, total=event.epochs, completed=event.epoch, figures="")
+            case Step():
+                self._progress.update(
+                    self._task,
+                    total=event.epochs,
+                    completed=event.epoch - 1 + event.step / event.steps,
+                    where=f"epoch {event.epoch}/{event.epochs}",
+                    figures=f"step {event.step}/{event.steps}  train {event.train_bits_per_dim:.3f}  "
+                    f"validation {bits(event.validation_bits_per_dim)} bits/dim  "
+                    f"{event.images_per_second:.0f} images/s  {duration(event.seconds_left)} left",
+                    refresh=True,
+                )
+            case Scoring():
+                self._progress.update(
+                    self._task,
+                    total=event.of,
+                    completed=event.images,
+                    where=f"scoring {event.dataset} {event.split}",
+                    figures=f"{event.images}/{event.of} images  {event.images_per_second:.0f} images/s",
+                    refresh=True,
+                )
+
+
+@dataclass
+class TrialRow:
+    """What a row of `LiveTable` shows of a trial. Numbers are NaN, and epochs 0, until they are known."""
+
+    state: str
+    epoch: int = 0
+    epochs: int = 0
+    train: float = math.nan
+    validation: float = math.nan
+    test: float = math.nan
+    images_per_second: float = math.nan
+    seconds_left: float = math.nan
+
+    def update(self, event: AttemptStarted | Step | Epoch) -> None:
+        self.state, self.epoch, self.epochs = "running", event.epoch, event.epochs
+        if isinstance(event, AttemptStarted):
+            return
+        self.train, self.validation = event.train_bits_per_dim, event.validation_bits_per_dim
+        self.images_per_second, self.seconds_left = event.images_per_second, event.seconds_left
+        if isinstance(event, Epoch):
+            self.test = event.test_bits_per_dim_by_epoch
+
+    def cells(self) -> list[str]:
+        epoch = f"{self.epoch}/{self.epochs}" if self.epoch and self.epochs else "-"
+        numbers = [bits(nll) for nll in (self.train, self.validation, self.test)]
+        if self.state != "running":
+            return [epoch, *numbers, "", "", self.state]
+        pace = f"{self.images_per_second:.0f}" if math.isfinite(self.images_per_second) else "-"
+        return [epoch, *numbers, pace, duration(self.seconds_left), self.state]
 
 
 class LiveTable:
@@ -184,10 +218,10 @@ class LiveTable:
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
-        self._trials: dict[str, dict[str, Any]] = {}  # label -> what its row shows
+        self._trials: dict[str, TrialRow] = {}  # by label
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
 
-    def __enter__(self) -> Callable[[Event], None]:
+    def __enter__(self) -> Show:
         self._live.start()
         return self.show
 
@@ -195,36 +229,36 @@ class LiveTable:
         self._live.stop()
 
     def show(self, event: Event) -> None:
-        kind = event["event"]
-        if kind in LINES and kind not in ("trial_started", "trial_epoch"):
-            self._console.print(LINES[kind](event), highlight=False, markup=False, soft_wrap=True)
-        if kind == "plan":
-            self._trials = {label: {"state": "waiting"} for label in event["labels"]}
-        elif kind == "ablating":
-            self._trials |= {label: {"state": "finished"} for label in event["finished"]}
-        elif kind in ("ablated", "ablation_stopped"):
-            self._trials = {}
-        elif "trial" in event:
-            row = self._trials.setdefault(event["trial"], {})
-            row |= {"state": "running", **event}
+        text = text_of(event)
+        # Starts and epochs are in the table alone.
+        if text is not None and not (isinstance(event, TrialEvent) and isinstance(event.said, Started | Epoch)):
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        match event:
+            case Plan():
+                self._trials = {label: TrialRow("waiting") for label in event.labels}
+            case Ablating():
+                self._trials |= {label: TrialRow("finished") for label in event.finished}
+            case AblationSummary() | AblationStopped():
+                self._trials = {}
+            case TrialEvent(said=AttemptStarted() | Step() | Epoch() as said):
+                self._row(event.trial).update(said)
+            case TrialEnded():
+                row = self._row(event.trial)
+                row.state, row.test = event.state, event.test_bits_per_dim
         self._live.update(self._table(), refresh=True)
+
+    def _row(self, label: str) -> TrialRow:
+        return self._trials.setdefault(label, TrialRow("running"))
 
     def _table(self) -> Table | str:
         if not self._trials:
             return ""
         table = Table("trial", "epoch", "train", "validation bits/dim", "test", "images/s", "left", "state")
         order = {"running": 0, "waiting": 2}
-        rows = sorted(self._trials.items(), key=lambda item: order.get(item[1]["state"], 1))
+        rows = sorted(self._trials.items(), key=lambda item: order.get(item[1].state, 1))
         room = max(4, self._console.height - 8)
         for label, row in rows[:room]:
-            test = row.get("test_bits_per_dim", row.get("test_bits_per_dim_by_epoch", math.nan))
-            nlls = (row.get("train_bits_per_dim", math.nan), row.get("validation_bits_per_dim", math.nan), test)
-            numbers = (bits(nll) for nll in nlls)
-            epoch = f"{row['epoch']}/{row['epochs']}" if row.get("epoch") and "epochs" in row else "-"
-            pace, left = row.get("images_per_second", math.nan), row.get("seconds_left", math.nan)
-            running = row["state"] == "running"
-            pace_and_left = (f"{pace:.0f}" if math.isfinite(pace) else "-", duration(left)) if running else ("", "")
-            table.add_row(label, epoch, *numbers, *pace_and_left, row["state"])
+            table.add_row(label, *row.cells())
         if len(rows) > room:
             table.add_row(f"and {len(rows) - room} more", *[""] * 7)
         return table

@@ -1,11 +1,4 @@
-"""What an evaluation says on the screen. Its events, dicts with a key ``event``:
-
-- ``evaluating``: job, model, run, run_id
-- ``absent``: message, about a data set that is left out
-- ``scoring``: dataset, split, images (so far), of, images_per_second
-- ``scored``: dataset, split, images, non_finite, from_run (the earlier run that had scored them, or None)
-- ``nll``, ``samples``, ``interpolation``, ``ood``: the result, with run, run_id and open_with
-"""
+"""What an evaluation says on the screen."""
 
 from __future__ import annotations
 
@@ -13,109 +6,106 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from jobs.display.evaluation_events import Absent, Evaluating, Interpolation, Nll, Ood, Samples, Scored
+from jobs.display.events import Event
+from jobs.display.rows import OodControl, OodRatio
 from jobs.text import text_table
 
 __all__ = ["EVALUATION_LINES"]
 
-Event = dict[str, Any]
+
+def evaluating_line(event: Evaluating) -> str:
+    return f"{event.job}: {event.model}, run {event.run_id}"
 
 
-def evaluating_line(event: Event) -> str:
-    return f"{event['job']}: {event['model']}, run {event['run_id']}"
+def scored_line(event: Scored) -> str:
+    bad = f", {event.non_finite} of them not finite" if event.non_finite else ""
+    known = f" (scored by run {event.from_run})" if event.from_run else ""
+    return f"scored {event.dataset} {event.split}: {event.images} images{bad}{known}"
 
 
-def scored_line(event: Event) -> str:
-    bad = f", {event['non_finite']} of them not finite" if event["non_finite"] else ""
-    known = f" (scored by run {event['from_run']})" if event["from_run"] else ""
-    return f"scored {event['dataset']} {event['split']}: {event['images']} images{bad}{known}"
-
-
-def nll_lines(event: Event) -> str:
+def nll_lines(event: Nll) -> str:
     head = ["bits/dim", "mean", "95 % interval", "median", "per original pixel", "images", "not finite"]
     rows = [
         [
-            f"{row['dataset']} {event['split']}",
-            _number(row["bits_per_dim"]),
-            f"{_number(row['bits_per_dim_low'])} to {_number(row['bits_per_dim_high'])}",
-            _number(row["bits_per_dim_median"]),
-            _number(row["bits_per_dim_original"]),
-            str(row["images"]),
-            str(row["non_finite"]),
+            f"{row.dataset} {event.split}",
+            _number(row.bits_per_dim),
+            f"{_number(row.bits_per_dim_low)} to {_number(row.bits_per_dim_high)}",
+            _number(row.bits_per_dim_median),
+            _number(row.bits_per_dim_original),
+            str(row.images),
+            str(row.non_finite),
         ]
-        for row in event["rows"]
+        for row in event.rows
     ]
     classes = [
         [
-            f"{row['dataset']}: {row['class_name']}",
-            _number(row["bits_per_dim"]),
-            f"{_number(row['bits_per_dim_low'])} to {_number(row['bits_per_dim_high'])}",
-            _number(row["bits_per_dim_median"]),
-            str(row["images"]),
+            f"{row.dataset}: {row.class_name}",
+            _number(row.bits_per_dim),
+            f"{_number(row.bits_per_dim_low)} to {_number(row.bits_per_dim_high)}",
+            _number(row.bits_per_dim_median),
+            str(row.images),
         ]
-        for row in event["per_class"]
+        for row in event.per_class
     ]
     per_class = text_table([["by class", "mean", "95 % interval", "median", "images"], *classes])
-    return "\n\n".join([text_table([head, *rows]), per_class, _where(event, event["place"])])
+    return "\n\n".join([text_table([head, *rows]), per_class, _where(event, event.place)])
 
 
-def samples_lines(event: Event) -> str:
-    temperatures = ", ".join(f"{temperature:g}" for temperature in event["temperatures"])
-    return f"{event['images']} samples at temperature {temperatures}\n" + _where(event, *event["pictures"])
+def samples_lines(event: Samples) -> str:
+    temperatures = ", ".join(f"{temperature:g}" for temperature in event.temperatures)
+    return f"{event.images} samples at temperature {temperatures}\n" + _where(event, *event.pictures)
 
 
-def interpolation_lines(event: Event) -> str:
-    if event["inexact_rows"]:
+def interpolation_lines(event: Interpolation) -> str:
+    if event.inexact_rows:
         ends = (
-            f"the ends of {event['inexact_rows']} rows are NOT the real images: the inverse is off by up to "
-            f"{event['end_error']:.3g} grey levels of 256"
+            f"the ends of {event.inexact_rows} rows are NOT the real images: the inverse is off by up to "
+            f"{event.end_error:.3g} grey levels of 256"
         )
     else:
-        ends = f"all ends equal the real images: off by at most {event['end_error']:.2g} grey levels before rounding"
-    bad = f"\n{event['non_finite']} images have pixels that are not finite" if event["non_finite"] else ""
-    if bad and event["scale"] == "sigmoid":
+        ends = f"all ends equal the real images: off by at most {event.end_error:.2g} grey levels before rounding"
+    bad = f"\n{event.non_finite} images have pixels that are not finite" if event.non_finite else ""
+    if bad and event.scale == "sigmoid":
         bad += ": the inverse of sigmoid scales has no bound; a model trained with --scale bounded has one"
-    return f"{event['pairs']} rows of {event['steps']} images, {event['mode']}; {ends}{bad}\n" + _where(
-        event, event["picture"]
-    )
+    return f"{event.pairs} rows of {event.steps} images, {event.mode}; {ends}{bad}\n" + _where(event, event.picture)
 
 
-def ood_lines(event: Event) -> str:
+def ood_lines(event: Ood) -> str:
     """The report's table, the comparison of detectors, and what the negative control says."""
-    rows = event["rows"]
-    sizes = sorted({row["batch_size"] for row in rows})
-    names = list(dict.fromkeys(row["dataset"] for row in rows))
-    detectors = list(dict.fromkeys(row["detector"] for row in rows))
-    by = {(row["detector"], row["dataset"], row["batch_size"]): row for row in rows}
+    rows = event.rows
+    sizes = sorted({row.batch_size for row in rows})
+    names = list(dict.fromkeys(row.dataset for row in rows))
+    detectors = list(dict.fromkeys(row.detector for row in rows))
+    by = {(row.detector, row.dataset, row.batch_size): row for row in rows}
     ratios = [["OOD ratio, %", *(f"M={m}" for m in sizes)]]
     for name in names:
         ratios.append([name, *(_ratio(by["typicality", name, m]) for m in sizes)])
-    batches = ["batches of " + event["in_distribution"]]
-    batches += [str(by["typicality", event["in_distribution"], m]["batches"]) for m in sizes]
+    batches = ["batches of " + event.in_distribution]
+    batches += [str(by["typicality", event.in_distribution, m].batches) for m in sizes]
     aurocs = [["AUROC", *detectors]]
     for name in names:
-        if name != event["in_distribution"]:
-            aurocs += [[f"{name} M={m}", *(f"{by[d, name, m]['auroc']:.4f}" for d in detectors)] for m in sizes]
+        if name != event.in_distribution:
+            aurocs += [[f"{name} M={m}", *(f"{by[d, name, m].auroc:.4f}" for d in detectors)] for m in sizes]
     about = (
-        f"typicality test, protocol {event['protocol']}, alpha {event['alpha']:g}, {event['bootstraps']} bootstraps, "
-        f"{event['repeats']} repeat{'s' if event['repeats'] > 1 else ''}; in brackets 95 % intervals"
+        f"typicality test, protocol {event.protocol}, alpha {event.alpha:g}, {event.bootstraps} bootstraps, "
+        f"{event.repeats} repeat{'s' if event.repeats > 1 else ''}; in brackets 95 % intervals"
     )
     parts = [f"{about}\n{text_table([*ratios, batches])}", text_table(aurocs)]
-    if event["passing"]:
-        listed = ", ".join(
-            f"{row['dataset']} {row['class_name']} {100 * row['ratio']:.0f} %" for row in event["passing"]
-        )
-        parts.append(f"classes that are told least often, at M={event['passing'][0]['batch_size']}: {listed}")
+    if event.passing:
+        listed = ", ".join(f"{row.dataset} {row.class_name} {100 * row.ratio:.0f} %" for row in event.passing)
+        parts.append(f"classes that are told least often, at M={event.passing[0].batch_size}: {listed}")
     parts.append(_control(event))
-    return "\n\n".join([*parts, _where(event, event["place"])])
+    return "\n\n".join([*parts, _where(event, event.place)])
 
 
-def _control(event: Event) -> str:
-    nominal = 100 * (1 - event["alpha"])
-    own = event["in_distribution"]
-    odd = [row for row in event["control"] if row["detector"] == "typicality" and not row["as_expected"]]
+def _control(event: Ood) -> str:
+    nominal = 100 * (1 - event.alpha)
+    own = event.in_distribution
+    odd = [row for row in event.control if row.detector == "typicality" and not row.as_expected]
     if not odd:
         return f"control: test images of {own} itself are called OOD about as often as they should be, {nominal:.3g} %"
-    rates = ", ".join(f"{_ratio({**row, 'ratio_sd': math.nan})} % at M={row['batch_size']}" for row in odd)
+    rates = ", ".join(f"{_share(row)} % at M={row.batch_size}" for row in odd)
     return (
         f"control FAILED: test images of {own} itself are called OOD at {rates}, where {nominal:.3g} % is nominal: "
         "they differ from those that the thresholds come from, so read the other ratios with this in mind (--center "
@@ -123,9 +113,13 @@ def _control(event: Event) -> str:
     )
 
 
-def _ratio(row: Event) -> str:
-    spread = f" ± {100 * row['ratio_sd']:.2f}" if math.isfinite(row["ratio_sd"]) else ""
-    return f"{100 * row['ratio']:.2f}{spread} ({100 * row['ratio_low']:.1f}-{100 * row['ratio_high']:.1f})"
+def _ratio(row: OodRatio) -> str:
+    spread = f" ± {100 * row.ratio_sd:.2f}" if math.isfinite(row.ratio_sd) else ""
+    return _share(row, spread)
+
+
+def _share(row: OodRatio | OodControl, spread: str = "") -> str:
+    return f"{100 * row.ratio:.2f}{spread} ({100 * row.ratio_low:.1f}-{100 * row.ratio_high:.1f})"
 
 
 def _number(value: float) -> str:
@@ -134,17 +128,17 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:.3g}"
 
 
-def _where(event: Event, *places: str) -> str:
+def _where(event: Nll | Samples | Interpolation | Ood, *places: str) -> str:
     results = "".join(f"results   {place}\n" for place in places)
-    return f"{results}run       {event['run_id']}; to see it: {event['open_with']}"
+    return f"{results}run       {event.run_id}; to see it: {event.open_with}"
 
 
-EVALUATION_LINES: dict[str, Callable[[Event], str]] = {
-    "evaluating": evaluating_line,
-    "absent": lambda event: str(event["message"]),
-    "scored": scored_line,
-    "nll": nll_lines,
-    "samples": samples_lines,
-    "interpolation": interpolation_lines,
-    "ood": ood_lines,
+EVALUATION_LINES: dict[type[Event], Callable[[Any], str]] = {
+    Evaluating: evaluating_line,
+    Absent: lambda event: str(event.message),
+    Scored: scored_line,
+    Nll: nll_lines,
+    Samples: samples_lines,
+    Interpolation: interpolation_lines,
+    Ood: ood_lines,
 }

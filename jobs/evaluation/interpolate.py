@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,8 @@ from glow.datasets import LazyDataset, read_image
 from glow.figures import image_rows
 from glow.interpolation import Mode, interpolate
 from glow.model import Precision
-from jobs.display.displays import Event
+from jobs.display.evaluation_events import Interpolation
+from jobs.display.events import Show
 from jobs.errors import SpecError
 from jobs.evaluation.run import (
     Evaluation,
@@ -91,7 +91,7 @@ def _choose(images: LazyDataset, pairs_per_class: int, seed: int) -> list[tuple[
     return chosen
 
 
-def run(work: InterpolateWork, show: Callable[[Event], None]) -> np.ndarray:
+def run(work: InterpolateWork, show: Show) -> np.ndarray:
     """uint8 images (P, S, C, H, W). Raises JobError for a worker that fails."""
     evaluation, spec = work.evaluation, work.evaluation.spec
     with evaluation_run(evaluation, "interpolate", show) as (record, folder):
@@ -116,20 +116,19 @@ def run(work: InterpolateWork, show: Callable[[Event], None]) -> np.ndarray:
         describe_run(evaluation, record, "interpolate", came_to)
         place = place_of(evaluation, record, folder)
     show(
-        {
-            "event": "interpolation",
-            "run": record.name,
-            "run_id": record.run_id,
-            "pairs": len(images),
-            "steps": spec.steps,
-            "mode": spec.mode,
-            "end_error": float(end_error.max()),
-            "inexact_rows": int((~exact).sum()),
-            "non_finite": non_finite,
-            "scale": evaluation.model.config.scale,
-            "picture": f"{place}/interpolation.png",
-            "open_with": open_command(evaluation.uri),
-        }
+        Interpolation(
+            run=record.name,
+            run_id=record.run_id,
+            pairs=len(images),
+            steps=spec.steps,
+            mode=spec.mode,
+            end_error=float(end_error.max()),
+            inexact_rows=int((~exact).sum()),
+            non_finite=non_finite,
+            scale=evaluation.model.config.scale,
+            picture=f"{place}/interpolation.png",
+            open_with=open_command(evaluation.uri),
+        )
     )
     return np.asarray(images)
 

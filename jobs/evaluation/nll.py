@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,9 @@ from glow.datasets import LazyDataset
 from glow.datasets.folder import absolute_dataset, dataset_label
 from glow.figures import nll_histogram
 from glow.ood.statistics import mean_interval
-from jobs.display.displays import Event
+from jobs.display.evaluation_events import Nll
+from jobs.display.events import Show
+from jobs.display.rows import ClassNll, DatasetNll
 from jobs.evaluation.run import (
     Evaluation,
     describe_run,
@@ -27,7 +28,7 @@ from jobs.evaluation.run import (
     with_tables,
 )
 from jobs.specs.evaluation import NllSpec
-from jobs.text import bits, markdown_table, rows_of
+from jobs.text import bits, markdown_table
 from jobs.tracking import open_command
 
 __all__ = ["NllWork", "prepare", "run"]
@@ -66,13 +67,14 @@ def prepare(spec: NllSpec) -> NllWork:
     )
 
 
-def run(work: NllWork, show: Callable[[Event], None]) -> list[dict[str, Any]]:
+def run(work: NllWork, show: Show) -> list[DatasetNll]:
     """A row a data set. Raises JobError for workers that fail, TrackingError if the store takes no more."""
     evaluation = work.evaluation
     with evaluation_run(evaluation, "nll", show) as (record, folder):
         scores = {name: table for (name, _), table in scores_of(evaluation, record, show).items()}
         rows = [_row(name, table, work) for name, table in scores.items()]
-        classes = pd.DataFrame([row for name, table in scores.items() for row in _class_rows(name, table, work)])
+        per_class = [row for name, table in scores.items() for row in _class_rows(name, table, work)]
+        classes = pd.DataFrame(per_class)
         everything = pd.concat(scores.values(), ignore_index=True)
         table = pd.DataFrame(rows)
         table.to_parquet(folder / "nll.parquet", index=False)
@@ -82,68 +84,63 @@ def run(work: NllWork, show: Callable[[Event], None]) -> list[dict[str, Any]]:
         title = f"NLL of {evaluation.spec.split} images under {evaluation.model.title}"
         nll_histogram(everything, title).savefig(folder / "nll_histogram.png", dpi=120)
         for row in rows:
-            record.metrics({f"bits_per_dim/{row['dataset']}": row["bits_per_dim"]})
-        came_to = "; ".join(f"{row['dataset']} {bits(row['bits_per_dim'])}" for row in rows)
+            record.metrics({f"bits_per_dim/{row.dataset}": row.bits_per_dim})
+        came_to = "; ".join(f"{row.dataset} {bits(row.bits_per_dim)}" for row in rows)
         describe_run(evaluation, record, "nll", f"{came_to} bits/dim", _description(rows))
         place = place_of(evaluation, record, folder)
     show(
-        {
-            "event": "nll",
-            "run": record.name,
-            "run_id": record.run_id,
-            "split": evaluation.spec.split,
-            "rows": rows,
-            "per_class": rows_of(classes),
-            "place": place,
-            "open_with": open_command(evaluation.uri),
-        }
+        Nll(
+            run=record.name,
+            run_id=record.run_id,
+            split=evaluation.spec.split,
+            rows=rows,
+            per_class=per_class,
+            place=place,
+            open_with=open_command(evaluation.uri),
+        )
     )
     return rows
 
 
-def _description(rows: list[dict[str, Any]]) -> str:
+def _description(rows: Sequence[DatasetNll]) -> str:
     head = ["data set", "images", "bits/dim", "95 % interval", "per original pixel"]
     cells = [
         [
-            row["dataset"],
-            str(row["images"]),
-            bits(row["bits_per_dim"]),
-            f"{bits(row['bits_per_dim_low'])} to {bits(row['bits_per_dim_high'])}",
-            bits(row["bits_per_dim_original"]),
+            row.dataset,
+            str(row.images),
+            bits(row.bits_per_dim),
+            f"{bits(row.bits_per_dim_low)} to {bits(row.bits_per_dim_high)}",
+            bits(row.bits_per_dim_original),
         ]
         for row in rows
     ]
     return markdown_table([head, *cells])
 
 
-def _row(name: str, table: pd.DataFrame, work: NllWork) -> dict[str, Any]:
-    return {
-        "dataset": name,
-        "images": len(table),
-        **_bits(table),
-        "bits_per_dim_original": mean_interval(_or_infinite(table)).value * work.padding[name],
-        "non_finite": int((~table["finite"]).sum()),
-    }
+def _row(name: str, table: pd.DataFrame, work: NllWork) -> DatasetNll:
+    bits_N = _or_infinite(table)
+    mean = mean_interval(bits_N)
+    return DatasetNll(
+        dataset=name,
+        images=len(table),
+        bits_per_dim=mean.value,
+        bits_per_dim_low=mean.low,
+        bits_per_dim_high=mean.high,
+        bits_per_dim_median=float(np.median(bits_N)),
+        bits_per_dim_original=mean.value * work.padding[name],
+        non_finite=int((~table["finite"]).sum()),
+    )
 
 
-def _class_rows(name: str, table: pd.DataFrame, work: NllWork) -> list[dict[str, Any]]:
-    names = work.class_names[name]
-    return [
-        {"dataset": name, "class_name": names[label], "images": len(of_class), **_bits(of_class)}
-        for label in np.unique(table["label"]).tolist()
-        for of_class in [table[table["label"] == label]]
-    ]
+def _class_rows(name: str, table: pd.DataFrame, work: NllWork) -> list[ClassNll]:
+    labels = np.unique(table["label"]).tolist()
+    return [_class_row(name, work.class_names[name][label], table[table["label"] == label]) for label in labels]
 
 
-def _bits(table: pd.DataFrame) -> dict[str, float]:
-    estimate = asdict(mean_interval(_or_infinite(table)))
-    median = float(np.median(_or_infinite(table)))
-    return {
-        "bits_per_dim": estimate["value"],
-        "bits_per_dim_low": estimate["low"],
-        "bits_per_dim_high": estimate["high"],
-        "bits_per_dim_median": median,
-    }
+def _class_row(dataset: str, class_name: str, table: pd.DataFrame) -> ClassNll:
+    bits_N = _or_infinite(table)
+    mean = mean_interval(bits_N)
+    return ClassNll(dataset, class_name, len(table), mean.value, mean.low, mean.high, float(np.median(bits_N)))
 
 
 def _or_infinite(table: pd.DataFrame) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from glow.figures import nll_histogram, ood_ratio_curve, per_class_bars, roc_cur
 from glow.ood import OodResult, OodSettings, evaluate_ood, held_out_protocol, report_protocol, roc_curve
 from glow.ood.evaluation import REPORT_IMAGES
 from glow.ood.typicality import least_held_out
-from jobs.display.displays import Event
+from jobs.display.evaluation_events import Absent, Ood
+from jobs.display.events import Show
+from jobs.display.rows import OodClass, OodControl, OodRatio, rows_as
 from jobs.errors import JobError, SpecError
 from jobs.evaluation.run import (
     Evaluation,
@@ -136,7 +138,7 @@ def _check_sizes(spec: OodSpec, settings: OodSettings, images: Mapping[tuple[str
         )
 
 
-def run(work: OodWork, show: Callable[[Event], None]) -> OodResult:
+def run(work: OodWork, show: Show) -> OodResult:
     """Scores what is not scored yet, on Ray; the tests are arithmetic here.
 
     Raises JobError for workers that fail or scores that cannot be tested with, TrackingError if the store takes no
@@ -144,7 +146,7 @@ def run(work: OodWork, show: Callable[[Event], None]) -> OodResult:
     """
     evaluation, spec = work.evaluation, work.evaluation.spec
     for sentence in work.absent:
-        show({"event": "absent", "message": sentence})
+        show(Absent(sentence))
     with evaluation_run(evaluation, "ood", show) as (record, folder):
         scores = scores_of(evaluation, record, show)
         tests = {name: scores[name, "test"] for name in (work.own, *work.others)}
@@ -162,21 +164,20 @@ def run(work: OodWork, show: Callable[[Event], None]) -> OodResult:
         describe_run(evaluation, record, "ood", _result_line(result, work), _description(result, work))
         place = place_of(evaluation, record, folder)
     show(
-        {
-            "event": "ood",
-            "run": record.name,
-            "run_id": record.run_id,
-            "protocol": spec.protocol,
-            "alpha": spec.alpha,
-            "bootstraps": work.settings.bootstraps,
-            "repeats": work.settings.repeats,
-            "in_distribution": work.own,
-            "rows": rows_of(result.ratios),
-            "control": rows_of(result.control),
-            "passing": _passing(result, work),
-            "place": place,
-            "open_with": open_command(evaluation.uri),
-        }
+        Ood(
+            run=record.name,
+            run_id=record.run_id,
+            protocol=spec.protocol,
+            alpha=spec.alpha,
+            bootstraps=work.settings.bootstraps,
+            repeats=work.settings.repeats,
+            in_distribution=work.own,
+            rows=rows_as(OodRatio, result.ratios),
+            control=rows_as(OodControl, result.control),
+            passing=_passing(result, work),
+            place=place,
+            open_with=open_command(evaluation.uri),
+        )
     )
     return result
 
@@ -263,14 +264,14 @@ def _metrics(result: OodResult, scores: Mapping[tuple[str, str], pd.DataFrame], 
     return metrics
 
 
-def _passing(result: OodResult, work: OodWork) -> list[dict[str, Any]]:
+def _passing(result: OodResult, work: OodWork) -> list[OodClass]:
     """The classes of other data sets that pass most often for the model's own, at the smallest M."""
     rows = result.per_class
     if rows.empty:
         return []
     rows = rows[(rows["dataset"] != work.own) & (rows["batch_size"] == min(work.settings.batch_sizes))]
     several = rows.groupby("dataset")["label"].transform("nunique") > 1
-    return rows_of(rows[several & (rows["ratio_high"] < 1)].sort_values("ratio").head(5))
+    return rows_as(OodClass, rows[several & (rows["ratio_high"] < 1)].sort_values("ratio").head(5))
 
 
 def _result_line(result: OodResult, work: OodWork) -> str:

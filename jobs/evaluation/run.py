@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +14,8 @@ import pandas as pd
 from glow.datasets import DatasetInfo, LazyDataset, describe, open_dataset
 from glow.datasets.folder import absolute_dataset, dataset_label
 from glow.scoring import SHARD
-from jobs.display.displays import Event
+from jobs.display import evaluation_events as events
+from jobs.display.events import Show
 from jobs.errors import SpecError
 from jobs.evaluation.find_model import TrainedModel, find_model
 from jobs.evaluation.scoring import Scored, Table, cached, named, score_on_ray
@@ -142,23 +143,21 @@ def _found(work: Evaluation[Any], tables: Sequence[Table]) -> dict[str, Scored]:
     return {scored.wanted.key: scored for scored in known if scored is not None}
 
 
-def scores_of(
-    work: Evaluation[Any], record: Record, show: Callable[[Event], None]
-) -> dict[tuple[str, str], pd.DataFrame]:
+def scores_of(work: Evaluation[Any], record: Record, show: Show) -> dict[tuple[str, str], pd.DataFrame]:
     """The score tables of the work by (data set, split): those found, and those scored now, on Ray, which are recorded
     as soon as each is whole."""
     spec = work.spec
     # What was missing beforehand, another job of the same command may have scored.
     scored = dict(work.found) | _found(work, work.missing)
     for known in scored.values():
-        show({"event": "scored", **_facts(known)})
+        show(_told(known))
     missing = list({table.key: table for table in work.tables if table.key not in scored}.values())
     if missing:
         resources = resources_for(spec, spec.workers and (spec.workers, spec.workers))
         for fresh in score_on_ray(work.model, missing, resources, spec.seed, spec.precision, show):
             save_scores(fresh.wanted.key, fresh.table, record)
             scored[fresh.wanted.key] = fresh
-            show({"event": "scored", **_facts(fresh)})
+            show(_told(fresh))
     record.tag("glow.scored_by", json.dumps({key: known.run_id or record.run_id for key, known in scored.items()}))
     tables = {}
     for wanted in work.tables:  # equal images of two data sets have one key, and are scored once
@@ -166,18 +165,18 @@ def scores_of(
     return tables
 
 
-def _facts(scored: Scored) -> dict[str, Any]:
-    return {
-        "dataset": scored.wanted.dataset,
-        "split": scored.wanted.split,
-        "images": len(scored.table),
-        "non_finite": int((~scored.table["finite"]).sum()),
-        "from_run": scored.run_id,
-    }
+def _told(scored: Scored) -> events.Scored:
+    return events.Scored(
+        dataset=scored.wanted.dataset,
+        split=scored.wanted.split,
+        images=len(scored.table),
+        non_finite=int((~scored.table["finite"]).sum()),
+        from_run=scored.run_id,
+    )
 
 
 @contextmanager
-def evaluation_run(work: Evaluation[Any], job: str, show: Callable[[Event], None]) -> Iterator[tuple[Record, Path]]:
+def evaluation_run(work: Evaluation[Any], job: str, show: Show) -> Iterator[tuple[Record, Path]]:
     """A run in MLflow, beneath the model's training run, and the folder of its results, which become its artifacts."""
     spec, model = work.spec, work.model
     public = spec.model_dump(mode="json") | {"tracking_uri": without_password(work.uri)}
@@ -193,7 +192,7 @@ def evaluation_run(work: Evaluation[Any], job: str, show: Callable[[Event], None
         tags["glow.dataset"] = dataset
     name = spec.run_name or evaluation_name(job, model.title)
     record = Record.start(work.uri, spec.experiment, name, tags, public)
-    show({"event": "evaluating", "job": job, "model": model.name, "run": record.name, "run_id": record.run_id})
+    show(events.Evaluating(job, model.name, record.name, record.run_id))
     with record.running(), results_folder(spec.output, record.run_id) as folder:
         (folder / "spec.json").write_text(work.given.model_dump_json(indent=2) + "\n")
         if model.model_id is not None:

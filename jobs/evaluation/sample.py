@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,8 @@ from PIL import Image
 
 from glow.figures import image_grid, image_rows
 from glow.model import Precision
-from jobs.display.displays import Event
+from jobs.display.evaluation_events import Samples
+from jobs.display.events import Show
 from jobs.errors import SpecError
 from jobs.evaluation.run import (
     Evaluation,
@@ -73,7 +73,7 @@ def _label(work: Evaluation[SampleSpec], name: str) -> int:
     raise SpecError(f"there is no class {name!r}: use one of {', '.join(names[:classes])}")
 
 
-def run(work: SampleWork, show: Callable[[Event], None]) -> dict[float, np.ndarray]:
+def run(work: SampleWork, show: Show) -> dict[float, np.ndarray]:
     """uint8 images (N, C, H, W) of each temperature, all from the same noise. Raises JobError for a worker that
     fails."""
     evaluation, spec = work.evaluation, work.evaluation.spec
@@ -103,15 +103,14 @@ def run(work: SampleWork, show: Callable[[Event], None]) -> dict[float, np.ndarr
         describe_run(evaluation, record, "sample", came_to)
         place = place_of(evaluation, record, folder)
     show(
-        {
-            "event": "samples",
-            "run": record.name,
-            "run_id": record.run_id,
-            "temperatures": list(samples),
-            "images": rows * columns,
-            "pictures": [f"{place}/{picture}" for picture in pictures],
-            "open_with": open_command(evaluation.uri),
-        }
+        Samples(
+            run=record.name,
+            run_id=record.run_id,
+            temperatures=list(samples),
+            images=rows * columns,
+            pictures=[f"{place}/{picture}" for picture in pictures],
+            open_with=open_command(evaluation.uri),
+        )
     )
     return samples
 

@@ -7,7 +7,7 @@ the workers are busy with, and one shard more.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,7 +22,8 @@ from glow.config import GlowConfig
 from glow.datasets import LazyDataset
 from glow.model import Glow, Precision
 from glow.scoring import SHARD, score
-from jobs.display.displays import Event
+from jobs.display.evaluation_events import Scoring
+from jobs.display.events import Show
 from jobs.errors import JobError
 from jobs.evaluation.find_model import TrainedModel
 from jobs.ray_runtime.resources import Resources
@@ -81,7 +82,7 @@ def score_on_ray(
     resources: Resources,
     seed: int,
     precision: Precision,
-    show: Callable[[Event], None],
+    show: Show,
 ) -> Iterator[Scored]:
     """Scores each table in turn, with `resources.workers` tasks at a time.
 
@@ -107,14 +108,13 @@ def score_on_ray(
             done[of][start] = result_of(finished)
             scored = sum(len(part) for parts in done.values() for part in parts.values())
             show(
-                {
-                    "event": "scoring",
-                    "dataset": of.dataset,
-                    "split": of.split,
-                    "images": sum(len(part) for part in done[of].values()),
-                    "of": len(of.images),
-                    "images_per_second": scored / (time.monotonic() - started),
-                }
+                Scoring(
+                    dataset=of.dataset,
+                    split=of.split,
+                    images=sum(len(part) for part in done[of].values()),
+                    of=len(of.images),
+                    images_per_second=scored / (time.monotonic() - started),
+                )
             )
         parts = done[table]
         whole = pd.concat([parts[start] for start in sorted(parts)], ignore_index=True)

@@ -1,4 +1,4 @@
-"""From rank 0 to the driver: a queue of events, and the threads that hand them to two functions one by one."""
+"""From workers to the driver: a queue of messages, and the threads that hand them to two functions one by one."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import ray
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from jobs.display.displays import Event
 from jobs.tracking import TrackingError
 
 __all__ = ["Channel"]
+
+Message = TypeVar("Message")
 
 POLL_S = 0.2
 RETRY_S = 5.0
@@ -28,24 +29,25 @@ def make_queue() -> Queue:
     return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
-class Channel:
+class Channel(Generic[Message]):
     """A context manager. `queue` goes to the worker; `see` and `record` are called in threads of the driver.
 
-    `see` is called once an event, as it comes. `record` follows in a thread of its own, since a store that hangs must
-    not hold up what is shown, and may raise TrackingError while the store is away: the event is kept and tried again,
-    in order, and training goes on meanwhile; at the end it is tried for `PATIENCE_AT_END_S`, then the error is raised.
+    `see` is called once for each message, as it comes. `record` follows in a thread of its own, since a store that
+    hangs must not hold up what is shown, and may raise TrackingError while the store is away: the message is kept and
+    tried again, in order, and training goes on meanwhile; at the end it is tried for `PATIENCE_AT_END_S`, then the
+    error is raised.
     Any other error is raised at the end. The queue is an actor with no CPU of its own; it survives the workers.
     """
 
-    def __init__(self, see: Callable[[Event], None], record: Callable[[Event], None]) -> None:
+    def __init__(self, see: Callable[[Message], None], record: Callable[[Message], None]) -> None:
         self.queue: Any = make_queue()
         self._see, self._record = see, record
-        self._pending: deque[Event] = deque()
+        self._pending: deque[Message] = deque()
         self._closing, self._taken, self._left = threading.Event(), threading.Event(), threading.Event()
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._take_all, self._record_all)]
         self._error: BaseException | None = None
 
-    def __enter__(self) -> Channel:
+    def __enter__(self) -> Channel[Message]:
         for thread in self._threads:
             thread.start()
         return self
@@ -83,12 +85,12 @@ class Channel:
 
     def _take(self) -> None:
         waiting = self.queue.size()
-        for event in self.queue.get_nowait_batch(waiting) if waiting else []:
-            self._see(event)
-            self._pending.append(event)
+        for message in self.queue.get_nowait_batch(waiting) if waiting else []:
+            self._see(message)
+            self._pending.append(message)
 
     def _record_pending(self) -> TrackingError | None:
-        """Records what is pending; the error of the first event that the store would not take."""
+        """Records what is pending; the error of the first message that the store would not take."""
         while self._pending and not self._left.is_set():
             try:
                 self._record(self._pending[0])

@@ -9,9 +9,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from jobs.display.events import Reported
     from jobs.report.blocks import Report
 
 __all__ = ["make"]
@@ -20,7 +21,7 @@ HTML, MARKDOWN = "report.html", "report.md"
 
 
 def make(
-    uri: str, experiment: str, runs: Sequence[str] | None, output: str | Path, show: Callable[[dict[str, Any]], None]
+    uri: str, experiment: str, runs: Sequence[str] | None, output: str | Path, show: Callable[[Reported], None]
 ) -> Report:
     """Puts a report together from MLflow alone, of an experiment or of the runs named (ids or names of ablations,
     trainings and evaluations, with those beneath them). It goes into the folder `output` and into a run of its own,
@@ -31,6 +32,7 @@ def make(
             not answer.
         JobError: for an output folder that cannot be used.
     """
+    from jobs.display.events import Reported
     from jobs.outputs import is_remote, usable_output
     from jobs.report.compose import compose
     from jobs.report.gather import gather
@@ -50,14 +52,13 @@ def make(
         else:
             _copy(Path(scratch), Path(place))
     show(
-        {
-            "event": "report",
-            "html": f"{place}/{HTML}",
-            "markdown": f"{place}/{MARKDOWN}",
-            "run_id": record.run_id,
-            "missing": [str(gap) for gap in report.gaps],
-            "open_with": open_command(uri),
-        }
+        Reported(
+            html=f"{place}/{HTML}",
+            markdown=f"{place}/{MARKDOWN}",
+            run_id=record.run_id,
+            missing=[str(gap) for gap in report.gaps],
+            open_with=open_command(uri),
+        )
     )
     return report
 

@@ -23,6 +23,7 @@ from jobs.ablation.summary import (
     tables_of,
 )
 from jobs.display.ablation_lines import configuration_rows, difference_rows
+from jobs.display.rows import Difference, rows_as
 from jobs.errors import SpecError
 from jobs.report.blocks import Block, Bullets, Note, Pictures, Section, Table, Text
 from jobs.report.gather import Study, spec_of
@@ -248,7 +249,7 @@ def _compared(tables: Tables, factors: Sequence[str], dataset: str, seeds: int, 
         blocks.append(Table(caption, head, rows))
     if len(tables.differences):
         caption = "Paired differences in test NLL, a less b, in bits/dim, with p adjusted by Holm."
-        head, *rows = difference_rows(rows_of(tables.differences))
+        head, *rows = difference_rows(rows_as(Difference, tables.differences))
         blocks.append(Table(caption, head, rows))
     return blocks, said
 
@@ -268,6 +269,6 @@ def _alt(kind: str, tables: Tables) -> str:
         return f"Line chart of bits/dim against epoch, a line for each of {names}."
     if kind == "differences":
         known = tables.differences.dropna(subset=["difference"])
-        pairs = "; ".join(f"{row['a']} less {row['b']}: {row['difference']:+.3f}" for row in rows_of(known))
+        pairs = "; ".join(f"{row.a} less {row.b}: {row.difference:+.3f}" for row in rows_as(Difference, known))
         return f"Intervals of paired differences in bits/dim. {pairs}."
     return CAPTIONS[kind]

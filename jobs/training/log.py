@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,11 +17,12 @@ from PIL import Image
 
 from glow.datasets import padding
 from glow.figures import image_grid, nll_curve
-from jobs.display.displays import Event
-from jobs.display.events import TrainResult
+from jobs.display.events import AttemptStarted, Epoch, Resize, Restart, Show, Started, Step, TrainResult
 from jobs.outputs import is_remote
 from jobs.run_labels import training_description
 from jobs.tracking import Record, open_command
+from jobs.training.history import IN_MLFLOW, EpochMetrics, fill_gaps
+from jobs.training.messages import Attempt, FinalScore, Machine, Message, SampleGrid, Scores
 from jobs.training.publish import release
 
 if TYPE_CHECKING:
@@ -31,36 +33,31 @@ __all__ = ["CHECKPOINT", "TrainingLog"]
 CHECKPOINT = "checkpoint"
 """The folder of the best model among the results."""
 
-METRICS = {
-    "train_bits_per_dim": "train/bits_per_dim",
-    "validation_bits_per_dim": "validation/bits_per_dim",
-    "images_per_second": "images_per_second",
-    "gradient_norm": "gradient_norm",
-    "learning_rate": "learning_rate",
-    "skipped_steps": "skipped_steps",
-    "test_bits_per_dim_by_epoch": "test/bits_per_dim_by_epoch",
-}
-"""Fields of an ``epoch`` event -> their names in MLflow. NaN, for what was not measured, is left out."""
+
+@dataclass(frozen=True)
+class NotedAttempt:
+    """An attempt as it is shown, and the epochs before it that the driver had not heard of."""
+
+    shown: AttemptStarted
+    missed: Sequence[EpochMetrics]
 
 
 class TrainingLog:
-    """Takes rank 0's events: `see` shows each as it comes, `record` writes it to MLflow and may be called again.
+    """Takes the messages of a training: `see` shows each as it comes, `record` writes it to MLflow and may be called
+    again.
 
-    `about` is shown with the start of each attempt, and with the first how long it took since `began`, in seconds since
-    the epoch. Where the run in MLflow is not made yet, `attach` says it before the first `record`.
+    `began` is when the command started, in seconds since 1970; the first attempt then tells how long its start took.
+    With `named` the start of an attempt tells the run's name and id. Where the run in MLflow is not made yet, `attach`
+    says it before the first `record`.
     """
 
     def __init__(
-        self,
-        work: Work,
-        record: Record | None,
-        show: Callable[[Event], None],
-        about: Mapping[str, Any],
-        began: float | None = None,
+        self, work: Work, record: Record | None, show: Show, began: float | None = None, named: bool = False
     ) -> None:
-        self._work, self._record, self._show, self._about = work, record, show, about
+        self._work, self._record, self._show, self._named = work, record, show, named
         self._began = began
-        self._history: dict[int, dict[str, float]] = {}
+        self._history: dict[int, EpochMetrics] = {}
+        self._noted: deque[NotedAttempt] = deque()  # that `record` has not written yet
         self._samples: np.ndarray | None = None
         self.scores: dict[tuple[str, int], pd.DataFrame] = {}
         self._workers: int | None = None  # of the latest attempt
@@ -80,53 +77,76 @@ class TrainingLog:
     def attach(self, record: Record) -> None:
         self._record = record
 
-    def see(self, event: Event) -> None:
-        match event["event"]:
-            case "attempt":
-                self._see_attempt(event)
-            case "step":
-                self._show(event)
-            case "epoch":
-                self._history[event["epoch"]] = _row(event)
-                self._show(event)
-            case "samples":
-                self._samples = event["images"]
-            case "test":
-                self.test_bits_per_dim = event["bits_per_dim"]
-            case "scores":
-                self.scores[event["split"], event["start"]] = event["table"]
+    def see(self, message: Message) -> None:
+        match message:
+            case Attempt():
+                self._see_attempt(message)
+            case Step():
+                self._show(message)
+            case Epoch():
+                fill_gaps(self._history, [EpochMetrics.of(vars(message))])
+                self._show(message)
+            case SampleGrid():
+                self._samples = message.images
+            case FinalScore():
+                self.test_bits_per_dim = message.test_bits_per_dim
+            case Scores():
+                self.scores[message.split, message.start] = message.table
 
-    def record(self, event: Event) -> None:
+    def record(self, message: Message) -> None:
         """Raises TrackingError while the store is away."""
         run = self._run.impatient()
-        match event["event"]:
-            case "attempt":
-                names = ("restarts", "workers", "parameters", "startup_seconds")
-                attempt = {name: event[name] for name in names if name in event}
-                run.metrics(attempt, event["epoch"])
-                for epoch in event["missed"]:
-                    run.metrics(_measured(epoch), epoch["epoch"])
-            case "epoch":
-                run.metrics(_measured(event), event["epoch"])
-            case "samples":
-                run.image(image_grid(event["images"]), "samples", event["epoch"])
-                run.metrics({"inverse_error": event["inverse_error"]}, event["epoch"])
-            case "machine":
-                run.machine(event["machine"], event["metrics"])
+        match message:
+            case Attempt():
+                self._record_attempt(run)
+            case Epoch():
+                run.metrics(EpochMetrics.of(vars(message)).in_mlflow(), message.epoch)
+            case SampleGrid():
+                run.image(image_grid(message.images), "samples", message.epoch)
+                run.metrics({"inverse_error": message.inverse_error}, message.epoch)
+            case Machine():
+                run.machine(message.name, message.figures)
 
-    def _see_attempt(self, event: Event) -> None:
-        """The first attempt is the start, one with more workers is elastic growth; any other means that some died. What
-        the record lacks of the epochs before is noted: the driver that was told of them died."""
-        missed = [epoch for epoch in event.pop("history") if epoch["epoch"] not in self._history]
-        self._history |= {epoch["epoch"]: _row(epoch) for epoch in missed}
-        before, self._workers = self._workers, event["workers"]
-        kind = "started" if before is None else "resize" if event["workers"] > before else "restart"
-        self.restarts += kind == "restart"
-        event["restarts"] = self.restarts
-        if kind == "started" and self._began is not None:
-            event["startup_seconds"] = time.time() - self._began
-        self._show({**event, **self._about, "epochs": self._work.spec.epochs, "event": kind})
-        event["missed"] = missed
+    def _see_attempt(self, attempt: Attempt) -> None:
+        """The first attempt is the start, one with more workers is elastic growth; any other means that some died.
+
+        The epochs after the checkpoint will be trained again; what is not known of those before it is noted: the driver
+        that was told of them died.
+        """
+        self._history = {epoch: known for epoch, known in self._history.items() if epoch <= attempt.epoch}
+        missed = fill_gaps(self._history, attempt.history)
+        before, self._workers = self._workers, attempt.workers
+        kind = Started if before is None else Resize if attempt.workers > before else Restart
+        self.restarts += kind is Restart
+        shown = kind(
+            workers=attempt.workers,
+            epoch=attempt.epoch,
+            device=attempt.device,
+            precision=attempt.precision,
+            parameters=attempt.parameters,
+            restarts=self.restarts,
+            startup_seconds=time.time() - self._began if kind is Started and self._began is not None else None,
+            run=self._run.name if self._named else None,
+            run_id=self._run.run_id if self._named else None,
+            epochs=self._work.spec.epochs,
+        )
+        self._noted.append(NotedAttempt(shown, missed))
+        self._show(shown)
+
+    def _record_attempt(self, run: Record) -> None:
+        noted = self._noted[0]
+        shown = noted.shown
+        metrics: dict[str, float] = {
+            "restarts": shown.restarts,
+            "workers": shown.workers,
+            "parameters": shown.parameters,
+        }
+        if shown.startup_seconds is not None:
+            metrics["startup_seconds"] = shown.startup_seconds
+        run.metrics(metrics, shown.epoch)
+        for epoch in noted.missed:
+            run.metrics(epoch.in_mlflow(), epoch.epoch)
+        self._noted.popleft()  # not before all is written: the store may go away, and this is tried again
 
     @property
     def started(self) -> bool:
@@ -141,12 +161,10 @@ class TrainingLog:
         self._run.folder(folder, leave_out=CHECKPOINT)
         self._run.describe(training_description(self._work.spec, self._run.run_id))
 
-    def conclude(
-        self, best: Mapping[str, float], last: Mapping[str, float], folder: Path, seconds: float
-    ) -> TrainResult:
+    def conclude(self, best: EpochMetrics, last: EpochMetrics, folder: Path, seconds: float) -> TrainResult:
         """Writes tables, figures, metrics and the model, whose checkpoint is in `folder`, into MLflow, and the first
         two into `folder` as well. `best` and `last` are the metrics of these checkpoints. Raises TrackingError."""
-        score = best["validation_bits_per_dim"]
+        score = best.validation_bits_per_dim
         released = release(self._work, self._run, folder / CHECKPOINT, self.scores, score)
         result = self.result(best, last, folder, seconds, released.uri)
         self._write_files(result, folder)
@@ -155,27 +173,24 @@ class TrainingLog:
         self._run.describe(training_description(self._work.spec, self._run.run_id, result))
         return result
 
-    def result(
-        self, best: Mapping[str, float], last: Mapping[str, float], folder: Path, seconds: float, model: str
-    ) -> TrainResult:
+    def result(self, best: EpochMetrics, last: EpochMetrics, folder: Path, seconds: float, model: str) -> TrainResult:
         """`model` is what MLflow's registry calls it; the others are those of `conclude`."""
         assert self.test_bits_per_dim is not None
-        for known in (best, last):  # an interrupted run may have died before MLflow had them
-            self._history.setdefault(int(known["epoch"]), _row(known))
+        fill_gaps(self._history, (best, last))  # an interrupted run may have died before MLflow had them
         remote = is_remote(self._work.spec.output)
         place = self._run.artifact_uri if remote else str(folder)
-        paces = [row["images_per_second"] for row in self._history.values()]
+        paces = [epoch.images_per_second for epoch in self._history.values()]
         return TrainResult(
             run=self._run.name,
             run_id=self._run.run_id,
             test_bits_per_dim=self.test_bits_per_dim,
             test_bits_per_dim_original=self.test_bits_per_dim
             * padding(self._work.config.image_shape, self._work.original_shape),
-            validation_bits_per_dim=best["validation_bits_per_dim"],
-            best_epoch=int(best["epoch"]),
+            validation_bits_per_dim=best.validation_bits_per_dim,
+            best_epoch=best.epoch,
             images_per_second=float(np.nanmedian(paces)),
             restarts=self.restarts,
-            skipped_steps=int(last["skipped_steps"]),
+            skipped_steps=int(last.skipped_steps),
             seconds=seconds,
             image_shape=self._work.config.image_shape,
             original_shape=self._work.original_shape,
@@ -186,22 +201,13 @@ class TrainingLog:
         )
 
     def _write_files(self, result: TrainResult, folder: Path) -> None:
-        history = pd.DataFrame.from_dict(self._history, orient="index").rename_axis("epoch").sort_index().reset_index()
+        rows = {epoch: known.columns() for epoch, known in self._history.items()}
+        history = pd.DataFrame.from_dict(rows, orient="index").rename_axis("epoch").sort_index().reset_index()
         history.to_csv(folder / "history.csv", index=False)
         nll_curve(history, result.run, result.test_bits_per_dim).savefig(folder / "nll.png", dpi=120)
         if self._samples is not None:
             np.save(folder / "samples.npy", self._samples)
             Image.fromarray(image_grid(self._samples)).save(folder / "samples.png")
-
-
-def _row(epoch: Mapping[str, Any]) -> dict[str, float]:
-    """What the history has of an epoch."""
-    return {name: epoch.get(name, math.nan) for name in METRICS}
-
-
-def _measured(epoch: Mapping[str, Any]) -> dict[str, float]:
-    """And what MLflow has of it."""
-    return {METRICS[name]: value for name, value in _row(epoch).items() if not math.isnan(value)}
 
 
 def _final_metrics(result: TrainResult) -> dict[str, float]:
@@ -215,11 +221,14 @@ def _final_metrics(result: TrainResult) -> dict[str, float]:
     }
 
 
-def _recorded_history(record: Record) -> dict[int, dict[str, float]]:
+def _recorded_history(record: Record) -> dict[int, EpochMetrics]:
     """The epochs that MLflow has of a run that is resumed."""
-    columns = {field: record.metric_steps(name) for field, name in METRICS.items()}
+    columns = {field: record.metric_steps(name) for field, name in IN_MLFLOW.items()}
     epochs = sorted(columns["validation_bits_per_dim"])
-    return {epoch: {field: steps.get(epoch, math.nan) for field, steps in columns.items()} for epoch in epochs}
+    return {
+        epoch: EpochMetrics(epoch, **{field: steps[epoch] for field, steps in columns.items() if epoch in steps})
+        for epoch in epochs
+    }
 
 
 def _versions() -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
@@ -15,10 +14,11 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from jobs.ray_runtime.resources import Resources
-from jobs.training.worker import SCORE, NoRetry, train_loop
+from jobs.training.messages import Outbox
+from jobs.training.worker import SCORE, NoRetry, WorkerSettings, train_loop
 
 if TYPE_CHECKING:
-    from jobs.training.log import Work
+    from jobs.training.prepare import Work
 
 __all__ = [
     "cause_of",
@@ -48,40 +48,30 @@ def put_data(work: Work) -> list[ray.ObjectRef]:
     return [ray.put({"images": dict(work.images), "labels": dict(work.labels)})]
 
 
-def worker_settings(
-    work: Work, resources: Resources, data: list[ray.ObjectRef], queue: Any, facts: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """What `jobs.training.worker.train_share` is told. `facts` are borne by every event that it puts into the queue."""
-    return {
-        "spec": work.spec.model_dump(exclude={"tracking_uri"}),  # which may hold a password
-        "config": work.config.to_dict(),
-        "data": data,
-        "queue": queue,
-        "facts": dict(facts or {}),
-        "threads": resources.threads,
-        "grid": GRID,
-    }
+def worker_settings(work: Work, resources: Resources, data: list[ray.ObjectRef], outbox: Outbox) -> WorkerSettings:
+    """What the workers of a training are told; `data` is of `put_data`."""
+    private = work.spec.model_copy(update={"tracking_uri": None})  # which may hold a password
+    return WorkerSettings(private, work.config, data, outbox, resources.threads, GRID)
 
 
 def torch_trainer(
-    settings: dict[str, Any], resources: Resources, name: str, callbacks: list[UserCallback] | None = None
+    settings: WorkerSettings, resources: Resources, name: str, callbacks: list[UserCallback] | None = None
 ) -> TorchTrainer:
     """Goes on by itself where one of the same name and output stopped."""
-    spec = settings["spec"]
     least, most = resources.workers
     patience = PATIENCE_FOR_ALL_S if least == most else PATIENCE_FOR_SOME_S
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
     return TorchTrainer(
         train_loop,
-        train_loop_config=settings,
+        train_loop_config={"settings": settings},
         scaling_config=resources.scaling_config(),
         torch_config=TorchConfig(backend=resources.backend),
         run_config=RunConfig(
             name=name,
-            storage_path=spec["output"],
+            storage_path=settings.spec.output,
             callbacks=[NoRetry(), *(callbacks or [])],
             # Without a limit an error of the controller itself is retried for ever.
-            failure_config=FailureConfig(max_failures=spec["max_failures"], controller_failure_limit=STARTS),
+            failure_config=FailureConfig(max_failures=settings.spec.max_failures, controller_failure_limit=STARTS),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="min"
             ),

@@ -7,15 +7,14 @@ Rank 0 sends events through a queue to the driver, which shows and records them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import psutil
 import ray
 from ray.exceptions import RayActorError
 from ray.train import ControllerError, WorkerGroupError
 
-from jobs.display.displays import Event, forgiving
-from jobs.display.events import TrainResult
+from jobs.display.displays import forgiving
+from jobs.display.events import Show, Stopped, TrainResult, Waiting
 from jobs.errors import JobError
 from jobs.outputs import FOLDER_TAG, claimed, remember, results_folder
 from jobs.ray_runtime.event_queue import Channel
@@ -24,7 +23,9 @@ from jobs.run_labels import training_name
 from jobs.specs.training import TrainSpec, worker_range
 from jobs.system.signals import in_a_thread
 from jobs.tracking import Record, recorded_images
+from jobs.training.history import EpochMetrics
 from jobs.training.log import CHECKPOINT, TrainingLog
+from jobs.training.messages import Message
 from jobs.training.prepare import Work
 from jobs.training.ray_trainer import cause_of, copy_model, plain_reason, put_data, torch_trainer, worker_settings
 from jobs.training.worker import SCORE, NoRetry
@@ -32,7 +33,7 @@ from jobs.training.worker import SCORE, NoRetry
 __all__ = ["TrainResult", "run"]
 
 
-def run(work: Work, show: Callable[[Event], None]) -> TrainResult:
+def run(work: Work, show: Show) -> TrainResult:
     """Trains, in the Ray that this process is connected to. Progress goes to `show`, the record to MLflow.
 
     Raises:
@@ -46,21 +47,21 @@ def run(work: Work, show: Callable[[Event], None]) -> TrainResult:
         return _run_recorded(work, resources, record, forgiving(show))
 
 
-def _run_recorded(work: Work, resources: Resources, record: Record, show: Callable[[Event], None]) -> TrainResult:
+def _run_recorded(work: Work, resources: Resources, record: Record, show: Show) -> TrainResult:
     try:
         with record.running(system_metrics=False):  # which the workers' machines tell
             result = _train(work, resources, record, show)
     except KeyboardInterrupt:
-        show({"event": "stopped", "run": record.name, "run_id": record.run_id})
+        show(Stopped(record.name, record.run_id))
         raise
-    show({"event": "finished", **result.to_dict()})
+    show(result)
     return result
 
 
-def _train(work: Work, resources: Resources, record: Record, show: Callable[[Event], None]) -> TrainResult:
+def _train(work: Work, resources: Resources, record: Record, show: Show) -> TrainResult:
     started = time.monotonic()
     began = psutil.Process().create_time()
-    log = TrainingLog(work, record, show, {"run": record.name, "run_id": record.run_id}, began)
+    log = TrainingLog(work, record, show, began, named=True)
     kept_at = f"{work.spec.output}/{work.folder_of(record)}"
     remember(kept_at, work.facts("train", record, finished=False))
     with results_folder(work.spec.output, f"{work.folder_of(record)}/results") as folder:
@@ -68,7 +69,7 @@ def _train(work: Work, resources: Resources, record: Record, show: Callable[[Eve
         if work.resumed is None or not recorded_images(work.resumed):
             work.record_datasets(record)
         if resources.room_now < resources.workers[0]:
-            show({"event": "waiting", "workers": resources.workers[0], "room": resources.room_now})
+            show(Waiting(resources.workers[0], resources.room_now))
         with Channel(log.see, log.record) as channel:
             outcome = _fit(work, resources, record, channel, log)
         if log.test_bits_per_dim is None or outcome.metrics is None:
@@ -76,12 +77,15 @@ def _train(work: Work, resources: Resources, record: Record, show: Callable[[Eve
         best, metrics = min(outcome.best_checkpoints, key=lambda entry: entry[1][SCORE])
         with best.as_directory() as source:
             copy_model(source, folder / CHECKPOINT)
-        result = log.conclude(metrics, outcome.metrics, folder, time.monotonic() - started)
+        last = EpochMetrics.of(outcome.metrics)
+        result = log.conclude(EpochMetrics.of(metrics), last, folder, time.monotonic() - started)
     remember(kept_at, work.facts("train", record, finished=True))
     return result
 
 
-def _fit(work: Work, resources: Resources, record: Record, channel: Channel, log: TrainingLog) -> ray.train.Result:
+def _fit(
+    work: Work, resources: Resources, record: Record, channel: Channel[Message], log: TrainingLog
+) -> ray.train.Result:
     spec = work.spec
     settings = worker_settings(work, resources, put_data(work), channel.queue)
     try:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import json
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,11 +24,25 @@ from glow.dequantization import dequantize, uniform_noise
 from glow.model import Glow
 from glow.scoring import score_shard, shards_of
 from glow.training import EpochResult, StepResult, Trainer, TrainingDiverged, mean_bits_per_dim
+from jobs.display.events import Epoch, Step
 from jobs.specs.training import TrainSpec
 from jobs.system.machine_metrics import machine_name, sampled
 from jobs.system.process_setup import set_up_process
+from jobs.training.history import EpochMetrics, read_history, write_history
+from jobs.training.messages import Attempt, FinalScore, Machine, Message, Outbox, SampleGrid, Scores
 
-__all__ = ["COUNTED_EPOCH", "SCORE", "History", "NoRetry", "Session", "save", "train_loop", "train_share"]
+__all__ = [
+    "COUNTED_EPOCH",
+    "SCORE",
+    "Metrics",
+    "NoRetry",
+    "Outcome",
+    "Session",
+    "WorkerSettings",
+    "save",
+    "train_loop",
+    "train_share",
+]
 
 SCORE = "validation_bits_per_dim"
 """The metric by which the best checkpoint is kept."""
@@ -39,11 +53,30 @@ has come to its end is never stopped before its test."""
 
 INVERTED_IMAGES = 32
 
-HISTORY_FILE = "history.json"
+Metrics = dict[str, float]
+"""What is reported with a checkpoint: the fields of `glow.training.EpochResult` and some more."""
 
-History = list[dict[str, Any]]
-"""What ``epoch`` events say of each epoch, less what only the display needs. It is in every checkpoint: a driver may
-die before it has recorded an epoch, and training then goes on after it."""
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What every worker of a training is told. `spec` has no tracking URI, which may hold a password; `data` is of
+    `jobs.training.ray_trainer.put_data`; `threads` are torch's, `grid` is how many samples are drawn."""
+
+    spec: TrainSpec
+    config: GlowConfig
+    data: list[ray.ObjectRef]
+    outbox: Outbox
+    threads: int
+    grid: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training came to: the metrics of the best checkpoint by validation, and the test set's bits/dim under that
+    model."""
+
+    best: Metrics
+    test_bits_per_dim: float
 
 
 class NoRetry(UserCallback):
@@ -72,11 +105,11 @@ class Session(Protocol):
     def restored(self) -> AbstractContextManager[str | Path | None]:
         """The folder of the last checkpoint, None at the very start."""
 
-    def report(self, trainer: Trainer, history: History, metrics: dict[str, Any]) -> None:
+    def report(self, trainer: Trainer, history: Sequence[EpochMetrics], metrics: Metrics) -> None:
         """A checkpoint with its metrics, of which the one with the lowest `SCORE` is kept beside the last. Every rank
         must call this; it waits for all."""
 
-    def best(self) -> AbstractContextManager[tuple[str | Path, dict[str, Any]]]:
+    def best(self) -> AbstractContextManager[tuple[str | Path, Metrics]]:
         """The folder of the best checkpoint so far, and its metrics."""
 
 
@@ -95,7 +128,7 @@ class TrainSession:
         with nullcontext() if checkpoint is None else checkpoint.as_directory() as folder:
             yield folder
 
-    def report(self, trainer: Trainer, history: History, metrics: dict[str, Any]) -> None:
+    def report(self, trainer: Trainer, history: Sequence[EpochMetrics], metrics: Metrics) -> None:
         if self.rank != 0:
             ray.train.report(metrics)
             return
@@ -104,61 +137,50 @@ class TrainSession:
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
     @contextmanager
-    def best(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def best(self) -> Iterator[tuple[str, Metrics]]:
         best = min(ray.train.get_all_reported_checkpoints(), key=lambda reported: reported.metrics[SCORE])
         with best.checkpoint.as_directory() as folder:
             yield folder, best.metrics
 
 
-def save(trainer: Trainer, history: History, folder: str | Path) -> None:
+def save(trainer: Trainer, history: Sequence[EpochMetrics], folder: str | Path) -> None:
     """A checkpoint. Raises CheckpointError or OSError."""
     trainer.save(folder)
-    Path(folder, HISTORY_FILE).write_text(json.dumps(history))
+    write_history(history, folder)
 
 
-def restore(trainer: Trainer, folder: str | Path) -> History:
+def restore(trainer: Trainer, folder: str | Path) -> list[EpochMetrics]:
     """Goes back to where `save` was called. Raises CheckpointError."""
     trainer.restore(folder)
-    file = Path(folder, HISTORY_FILE)
-    try:
-        history: History = json.loads(file.read_text())
-    except FileNotFoundError:  # a checkpoint of an older glowctl
-        return []
-    except ValueError:
-        raise CheckpointError(f"{file} is damaged: use another checkpoint") from None
-    return history
+    return read_history(folder)
 
 
-def train_loop(settings: dict[str, Any]) -> dict[str, Any]:
-    """`train_share` in a worker of Ray Train."""
-    return train_share(settings, TrainSession())
+def train_loop(config: dict[str, WorkerSettings]) -> Outcome:
+    """`train_share` in a worker of Ray Train, by the ``settings`` in its config."""
+    return train_share(config["settings"], TrainSession())
 
 
-def train_share(settings: dict[str, Any], session: Session) -> dict[str, Any]:
+def train_share(settings: WorkerSettings, session: Session) -> Outcome:
     """Trains this process's share from the last checkpoint, if there is one, to the end, and scores the test set; the
-    first process of each machine tells how that is doing.
-
-    It gives ``best``, the metrics of the best checkpoint by validation, and ``test_bits_per_dim``, the test set's under
-    that model. The scores of `glow.scoring.SCORED` go into the queue as ``scores``: split, start, table.
+    first process of each machine tells how that is doing. The scores of `glow.scoring.SCORED` are sent to the driver.
     """
 
     def tell(figures: dict[str, float]) -> None:
-        about = {"event": "machine", **settings["facts"], "machine": machine_name()}
-        settings["queue"].put({**about, "metrics": figures})
+        settings.outbox.put(Machine(machine_name(), figures))
 
     with sampled(tell) if session.local_rank == 0 else nullcontext():
         return _train_share(settings, session)
 
 
-def _train_share(settings: dict[str, Any], session: Session) -> dict[str, Any]:
+def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
     set_up_process()  # on a cluster, whose workers are not preloaded
-    spec = TrainSpec(**settings["spec"])
-    torch.set_num_threads(settings["threads"])
-    data = ray.get(settings["data"][0])
+    spec = settings.spec
+    torch.set_num_threads(settings.threads)
+    data = ray.get(settings.data[0])
     # Ray's arrays are read-only; torch wants its own.
     images, labels = ({split: torch.tensor(array) for split, array in data[of].items()} for of in ("images", "labels"))
     trainer = Trainer(
-        Glow(GlowConfig.from_dict(settings["config"])),
+        Glow(settings.config),
         images["train"],
         labels["train"],
         validation=images["validation"],
@@ -167,30 +189,30 @@ def _train_share(settings: dict[str, Any], session: Session) -> dict[str, Any]:
     )
     with session.restored() as folder:
         history = [] if folder is None else restore(trainer, folder)
-    talker = Talker(settings["queue"], settings["facts"], trainer, session)
+    talker = Talker(settings.outbox, trainer, session)
     talker.attempt(history)
     for result in trainer.epochs(on_step=talker.step):
         tested = spec.test_every and result.epoch % spec.test_every == 0
         test = mean_bits_per_dim(trainer.evaluated_model, images["test"]) if tested else math.nan
-        history.append(result.to_dict() | {"test_bits_per_dim_by_epoch": test})
-        talker.epoch(result, test)
+        told = talker.epoch(result, test)
+        history.append(EpochMetrics.of(vars(told)))
         last = result.epoch == spec.epochs
         if not last and spec.sample_every and result.epoch % spec.sample_every == 0:
-            talker.samples(trainer.evaluated_model, settings["grid"], spec.temperature, images["validation"])
+            talker.samples(trainer.evaluated_model, settings.grid, spec.temperature, images["validation"])
         if last or result.epoch % spec.checkpoint_every == 0:
             session.report(trainer, history, _metrics(result, test, last))
     with session.best() as (folder, best):
         model = load_checkpoint(folder, session.device).set_precision(trainer.precision)
-    talker.samples(model, settings["grid"], spec.temperature, images["validation"])
+    talker.samples(model, settings.grid, spec.temperature, images["validation"])
     test = mean_bits_per_dim(model, images["test"])
-    talker.test(test)
+    talker.final_score(test)
     for split, start in shards_of(images)[session.rank :: session.workers]:
         table = score_shard(model, images[split], labels[split], start)
-        settings["queue"].put({"event": "scores", **settings["facts"], "split": split, "start": start, "table": table})
-    return {"best": best, "test_bits_per_dim": test}
+        settings.outbox.put(Scores(split, start, table))
+    return Outcome(best, test)
 
 
-def _metrics(result: EpochResult, test_bits_per_dim: float, last: bool) -> dict[str, Any]:
+def _metrics(result: EpochResult, test_bits_per_dim: float, last: bool) -> Metrics:
     """What is reported of an epoch. A model whose validation images have no finite score is the worst of all."""
     score = result.validation_bits_per_dim
     worst = {SCORE: score if math.isfinite(score) else math.inf}
@@ -199,20 +221,19 @@ def _metrics(result: EpochResult, test_bits_per_dim: float, last: bool) -> dict[
 
 
 class Talker:
-    """Rank 0's events to the driver; the other ranks' methods do nothing."""
+    """Rank 0's messages to the driver; the other ranks send none."""
 
-    def __init__(self, queue: Any, facts: Mapping[str, Any], trainer: Trainer, session: Session) -> None:
-        self._queue = queue if session.rank == 0 else None
-        self._facts = facts  # that every event bears
+    def __init__(self, outbox: Outbox, trainer: Trainer, session: Session) -> None:
+        self._outbox = outbox if session.rank == 0 else None
         self._workers = session.workers
         self._trainer = trainer
         self._first_epoch = trainer.epoch
         self._started = time.monotonic()
         self._validation = math.nan
 
-    def _put(self, event: str, **facts: Any) -> None:
-        if self._queue is not None:
-            self._queue.put({"event": event, **self._facts, **facts})
+    def _put(self, message: Message) -> None:
+        if self._outbox is not None:
+            self._outbox.put(message)
 
     def _seconds_left(self, epochs_done: float) -> float:
         """From the pace of this attempt."""
@@ -220,50 +241,52 @@ class Talker:
         left = self._trainer.config.epochs - epochs_done
         return (time.monotonic() - self._started) / done * left if done > 0 else math.nan
 
-    def attempt(self, history: History) -> None:
+    def attempt(self, history: Sequence[EpochMetrics]) -> None:
         self._put(
-            "attempt",
-            workers=self._workers,
-            epoch=self._trainer.epoch,
-            history=history,
-            device=_device_name(self._trainer.device),
-            precision=self._trainer.precision,
-            parameters=sum(parameter.numel() for parameter in self._trainer.model.parameters()),
+            Attempt(
+                workers=self._workers,
+                epoch=self._trainer.epoch,
+                history=tuple(history),
+                device=_device_name(self._trainer.device),
+                precision=self._trainer.precision,
+                parameters=sum(parameter.numel() for parameter in self._trainer.model.parameters()),
+            )
         )
 
     def step(self, result: StepResult) -> None:
-        left = self._seconds_left(result.epoch - 1 + result.step / result.steps)
         self._put(
-            "step",
-            **vars(result),
-            validation_bits_per_dim=self._validation,
-            epochs=self._trainer.config.epochs,
-            seconds_left=left,
+            Step(
+                **vars(result),
+                validation_bits_per_dim=self._validation,
+                epochs=self._trainer.config.epochs,
+                seconds_left=self._seconds_left(result.epoch - 1 + result.step / result.steps),
+            )
         )
 
-    def epoch(self, result: EpochResult, test_bits_per_dim: float) -> None:
-        """`test_bits_per_dim` is NaN where the test set was not scored."""
+    def epoch(self, result: EpochResult, test_bits_per_dim: float) -> Epoch:
+        """`test_bits_per_dim` is NaN where the test set was not scored. Returns what is sent."""
         self._validation = result.validation_bits_per_dim
-        self._put(
-            "epoch",
-            **result.to_dict(),
+        told = Epoch(
+            **vars(result),
             test_bits_per_dim_by_epoch=test_bits_per_dim,
             epochs=self._trainer.config.epochs,
             seconds_left=self._seconds_left(result.epoch),
         )
+        self._put(told)
+        return told
 
     def samples(self, model: Glow, n: int, temperature: float, images: torch.Tensor) -> None:
         """Samples of the model, always from the same noise, and how exactly it inverts real images."""
-        if self._queue is None:
+        if self._outbox is None:
             return
         classes = model.config.num_classes
         labels = None if classes is None else torch.arange(n) * classes // n
         samples = model.sample(n, temperature, torch.Generator().manual_seed(0), labels)
         error = inverse_error(model, images[:INVERTED_IMAGES])
-        self._put("samples", epoch=self._trainer.epoch, images=samples.cpu().numpy(), inverse_error=error)
+        self._put(SampleGrid(self._trainer.epoch, samples.cpu().numpy(), error))
 
-    def test(self, bits_per_dim: float) -> None:
-        self._put("test", bits_per_dim=bits_per_dim)
+    def final_score(self, test_bits_per_dim: float) -> None:
+        self._put(FinalScore(test_bits_per_dim))
 
 
 @torch.no_grad()

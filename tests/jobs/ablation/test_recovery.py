@@ -7,6 +7,7 @@ import pytest
 
 from jobs.ablation import recovery
 from jobs.ablation.log import AblationLog
+from jobs.ablation.messages import Ended, OfTrial
 from jobs.errors import JobError
 from jobs.specs.ablation import make_ablate_spec
 from jobs.tracking.liveness import GONE
@@ -22,7 +23,7 @@ def trial(seed: int, status: str, **last_result: float) -> SimpleNamespace:
 def told(monkeypatch):
     """Of these trials that Tune saved, what is put into the queue."""
 
-    def tell(trials: list[SimpleNamespace], settled: set[str]) -> list[dict]:
+    def tell(trials: list[SimpleNamespace], settled: set[str]) -> list[OfTrial]:
         monkeypatch.setattr(recovery, "has_begun", lambda place: True)
         monkeypatch.setattr(recovery, "damaged_file", lambda place: None)
         monkeypatch.setattr(recovery.tune, "ExperimentAnalysis", lambda place: SimpleNamespace(trials=trials))
@@ -35,10 +36,9 @@ def told(monkeypatch):
 
 def test_it_is_told_of_ends_that_tune_will_not_say_again(told):
     finished, stopped = trial(0, "TERMINATED", test_bits_per_dim=2.0), trial(1, "TERMINATED", epoch=3)
-    events = told([finished, stopped], set())
-    assert [(event["event"], event["trial"], event["metrics"]) for event in events] == [
-        ("ended", "1x1 s0", {"test_bits_per_dim": 2.0}),
-        ("ended", "1x1 s1", {"epoch": 3}),
+    assert told([finished, stopped], set()) == [
+        OfTrial("1x1 s0", Ended({"test_bits_per_dim": 2.0}, None)),
+        OfTrial("1x1 s1", Ended({"epoch": 3}, None)),
     ]
 
 

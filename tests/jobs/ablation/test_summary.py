@@ -1,6 +1,7 @@
 import io
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -151,9 +152,9 @@ def test_a_difference_is_paired_by_seed(whole):
     [found] = whole[-1].differences
     differences = [a - b for a, b in zip(nlls_of("1x1"), nlls_of("shuffle"), strict=True)]
     low, high = interval(differences)
-    assert (found["a"], found["b"], found["seeds"]) == ("1x1", "shuffle", 3)
-    assert [found[name] for name in ("difference", "low", "high")] == pytest.approx([sum(differences) / 3, low, high])
-    assert found["p"] == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
+    assert (found.a, found.b, found.seeds) == ("1x1", "shuffle", 3)
+    assert [found.difference, found.low, found.high] == pytest.approx([sum(differences) / 3, low, high])
+    assert found.p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
     assert whole[-1].conclusions[0].startswith("permutation: 1x1 has a lower test NLL than shuffle by ")
 
 
@@ -180,7 +181,7 @@ def test_the_files_hold_the_same_numbers(whole):
     configurations = pd.read_csv(folder / "configurations.csv").to_dict("records")
     assert configurations == [pytest.approx(row) for row in summary.configurations]
     differences = pd.read_csv(folder / "differences.csv").to_dict("records")
-    assert differences == [pytest.approx(row) for row in summary.differences]
+    assert differences == [pytest.approx(asdict(row)) for row in summary.differences]
     trials = pd.read_csv(folder / "trials.csv").set_index(["permutation", "seed"])
     nlls = trials[["validation_bits_per_dim", "test_bits_per_dim"]]
     assert {key: tuple(nlls.loc[key]) for key in NLLS} == NLLS
@@ -215,7 +216,7 @@ def test_the_document_says_what_the_summary_says(uri, whole):
 
 def test_a_summary_is_valid_json(whole):
     out = io.StringIO()
-    JsonLines(out).show({"event": "ablated", **whole[-1].to_dict()})
+    JsonLines(out).show(whole[-1])
     told = json.loads(out.getvalue(), parse_constant=pytest.fail)
     assert told["champion_uri"] == "models:/glow-digits@champion"
     assert told["configurations"][1]["seeds"] == 3
@@ -251,7 +252,7 @@ def test_kinds_of_coupling_are_compared_where_scales_are_named_too(uri, tmp_path
         register_model(trial, any_model)
         finish_trial(trial, 2 + number / 10, 2 + number / 10)
     (row,) = summarize_ablation(uri, parent, spec).differences
-    assert (row["factor"], row["seeds"]) == ("coupling", 2)
+    assert (row.factor, row.seeds) == ("coupling", 2)
 
 
 def end(record, how):

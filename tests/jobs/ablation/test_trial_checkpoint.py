@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ray.tune import Checkpoint
 
-from jobs.ablation.trial_checkpoint import last_whole, put_back, read_facts, write_facts
+from jobs.ablation.trial_checkpoint import TrialFacts, last_whole, put_back, read_facts, write_facts
 
 
 def checkpoint(trial: Path, number: int) -> Path:
@@ -15,7 +15,7 @@ def checkpoint(trial: Path, number: int) -> Path:
     for name in ("weights", "best/weights"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{number} of {name}")
-    write_facts(folder, {"trial": f"trial of {trial.name}", "last": {"epoch": number}})
+    write_facts(folder, TrialFacts(f"trial of {trial.name}", last={"epoch": number}, best={"epoch": 1}))
     return folder
 
 
@@ -24,7 +24,8 @@ def content(folder: Path) -> dict[str, str]:
 
 
 def test_facts_come_back(tmp_path):
-    assert read_facts(checkpoint(tmp_path, 3))["last"] == {"epoch": 3}
+    facts = read_facts(checkpoint(tmp_path / "trial", 3))
+    assert facts == TrialFacts("trial of trial", last={"epoch": 3}, best={"epoch": 1})
 
 
 def gone(folder: Path) -> None:

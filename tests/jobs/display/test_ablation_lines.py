@@ -1,52 +1,67 @@
 import io
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 from rich.text import Text
 
 from jobs.display.displays import JsonLines, LiveTable, PlainLines, make_display
+from jobs.display.events import (
+    Ablating,
+    AblationStopped,
+    AblationSummary,
+    Epoch,
+    Plan,
+    Resize,
+    Restart,
+    Started,
+    Step,
+    TrialEnded,
+    TrialEvent,
+)
+from jobs.display.rows import Difference
+from jobs.tracking import Champion
 
 ERASE = "\x1b[2K"
 
-PLAN = {
-    "event": "plan",
-    "trials": 6,
-    "configurations": 2,
-    "seeds": 3,
-    "at_a_time": 2,
-    "workers": 1,
-    "cpus": 1.0,
-    "gpus": 0.0,
-    "epochs": 8,
-    "labels": [f"{permutation} s{seed}" for seed in range(3) for permutation in ("1x1", "shuffle")],
-}
-STARTED = {"event": "trial_started", "trial": "1x1 s0", "epoch": 0, "epochs": 8}
-STEP = {
-    "event": "trial_step",
-    "trial": "1x1 s0",
+PLAN = Plan(
+    trials=6,
+    configurations=2,
+    seeds=3,
+    at_a_time=2,
+    workers=1,
+    cpus=1.0,
+    gpus=0.0,
+    epochs=8,
+    labels=[f"{permutation} s{seed}" for seed in range(3) for permutation in ("1x1", "shuffle")],
+)
+ATTEMPT = {"workers": 1, "device": "CPU", "precision": "float32", "parameters": 9, "epochs": 8}
+STARTED = Started(**ATTEMPT, epoch=0, restarts=0)
+RESTART = Restart(**ATTEMPT, epoch=3, restarts=2)
+RESIZE = Resize(**ATTEMPT, epoch=3, restarts=2)
+STANDING = {
     "epoch": 3,
     "epochs": 8,
     "train_bits_per_dim": 2.5,
-    "validation_bits_per_dim": math.nan,
-    "skipped_steps": 0,
     "images_per_second": 123.4,
     "seconds_left": 65.0,
 }
-EPOCH = STEP | {"event": "trial_epoch", "validation_bits_per_dim": 2.6}
-RESTART = {"event": "trial_restart", "trial": "1x1 s0", "epoch": 3, "epochs": 8, "restarts": 2}
-FINISHED = {
-    "event": "trial_ended",
-    "trial": "1x1 s0",
-    "state": "finished",
-    "reason": None,
-    "test_bits_per_dim": 1.234,
-    "ended": 1,
-    "of": 6,
-}
-STOPPED = FINISHED | {"state": "stopped", "reason": "asha after epoch 2", "test_bits_per_dim": math.nan, "ended": 2}
-FAILED = FINISHED | {"trial": "shuffle s0", "state": "failed", "reason": "out of memory", "ended": 3}
+STEP = Step(**STANDING, step=5, steps=10, validation_bits_per_dim=math.nan)
+EPOCH = Epoch(
+    **STANDING,
+    step=10,
+    validation_bits_per_dim=2.6,
+    gradient_norm=1.0,
+    learning_rate=0.1,
+    skipped_steps=0,
+    seconds=3.0,
+    test_bits_per_dim_by_epoch=math.nan,
+)
+FINISHED = TrialEnded(trial="1x1 s0", state="finished", reason=None, test_bits_per_dim=1.234, ended=1, of=6)
+STOPPED = replace(FINISHED, state="stopped", reason="asha after epoch 2", test_bits_per_dim=math.nan, ended=2)
+FAILED = replace(FINISHED, trial="shuffle s0", state="failed", reason="out of memory", ended=3)
 
 CONFIGURATION = {
     "permutation": "1x1",
@@ -72,38 +87,38 @@ ALONE = CONFIGURATION | {
 }
 NOTHING = CONFIGURATION | dict.fromkeys(CONFIGURATION.keys() - {"permutation", "depth"}, math.nan)
 NOTHING |= {"permutation": "reverse", "seeds": 0, "unfinished": 3}
-DIFFERENCE = {
-    "factor": "permutation",
-    "a": "1x1",
-    "b": "shuffle",
-    "difference": -0.2,
-    "low": -0.3,
-    "high": -0.1,
-    "p": 0.01,
-    "p_holm": 0.02,
-    "seeds": 3,
-    "configurations": 1,
-}
-UNDECIDED = (
-    DIFFERENCE | {"b": "reverse", "difference": 0.1, "seeds": 1} | dict.fromkeys(("low", "high", "p_holm"), math.nan)
+DIFFERENCE = Difference(
+    factor="permutation",
+    a="1x1",
+    b="shuffle",
+    difference=-0.2,
+    low=-0.3,
+    high=-0.1,
+    p=0.01,
+    p_holm=0.02,
+    seeds=3,
+    configurations=1,
 )
-ABLATED = {
-    "event": "ablated",
-    "run": "ablate digits",
-    "run_id": "abc",
-    "trials": 9,
-    "finished": 4,
-    "factors": ["permutation", "depth"],
-    "configurations": [CONFIGURATION, ALONE, NOTHING],
-    "differences": [DIFFERENCE, UNDECIDED],
-    "conclusions": ["permutation: a sentence."],
-    "unfinished": ["5 trials failed."],
-    "best": {"trial": "1x1 K8 s1", "run_id": "def", "validation_bits_per_dim": 1.5, "test_bits_per_dim": 1.6},
-    "champion": {"name": "glow-digits", "version": "1", "run_id": "def", "new": True},
-    "champion_uri": "models:/glow-digits@champion",
-    "place": "outputs/abc/summary",
-    "open_with": "glowctl ui",
-}
+UNDECIDED = replace(DIFFERENCE, b="reverse", difference=0.1, seeds=1, low=math.nan, high=math.nan, p_holm=math.nan)
+ABLATED = AblationSummary(
+    run="ablate digits",
+    run_id="abc",
+    trials=9,
+    finished=4,
+    factors=["permutation", "depth"],
+    configurations=[CONFIGURATION, ALONE, NOTHING],
+    differences=[DIFFERENCE, UNDECIDED],
+    conclusions=["permutation: a sentence."],
+    unfinished=["5 trials failed."],
+    best={"trial": "1x1 K8 s1", "run_id": "def", "validation_bits_per_dim": 1.5, "test_bits_per_dim": 1.6},
+    champion=Champion("glow-digits", "1", "def", True),
+    place="outputs/abc/summary",
+    open_with="glowctl ui",
+)
+
+
+def of_trial(event, trial="1x1 s0"):
+    return TrialEvent(trial, event)
 
 
 def told(event, display=PlainLines):
@@ -132,31 +147,31 @@ def test_a_plan_says_what_will_run_and_with_what():
     ],
 )
 def test_a_plan_says_what_each_worker_takes(change, line):
-    assert told(PLAN | change)[1] == line
+    assert told(replace(PLAN, **change))[1] == line
 
 
 def test_a_plan_of_many_trials_names_the_first():
-    [*_, line] = told(PLAN | {"labels": [f"K{number}" for number in range(15)]})
+    [*_, line] = told(replace(PLAN, labels=[f"K{number}" for number in range(15)]))
     assert line == f"trials: {', '.join(f'K{number}' for number in range(12))}, and 3 more"
 
 
 def test_a_plan_of_trials_that_are_not_known_yet_names_none():
-    assert len(told(PLAN | {"labels": []})) == 2
+    assert len(told(replace(PLAN, labels=[]))) == 2
 
 
 @pytest.mark.parametrize(
     ("event", "line"),
     [
-        (STARTED, "[1x1 s0] started"),
-        (STARTED | {"epoch": 2}, "[1x1 s0] started after epoch 2"),
-        (EPOCH, "[1x1 s0] epoch 3/8  train 2.500  validation 2.600 bits/dim  123 images/s  1:05 left"),
-        (RESTART, "[1x1 s0] restarted after epoch 3 (restart 2)"),
+        (of_trial(STARTED), "[1x1 s0] started"),
+        (of_trial(replace(STARTED, epoch=2)), "[1x1 s0] started after epoch 2"),
+        (of_trial(EPOCH), "[1x1 s0] epoch 3/8  train 2.500  validation 2.600 bits/dim  123 images/s  1:05 left"),
+        (of_trial(RESTART), "[1x1 s0] restarted after epoch 3 (restart 2)"),
         (FINISHED, "[1x1 s0] finished: test 1.234 bits/dim (1 of 6)"),
         (STOPPED, "[1x1 s0] stopped: asha after epoch 2 (2 of 6)"),
         (FAILED, "[shuffle s0] failed: out of memory (3 of 6)"),
-        ({"event": "ablating", "run": "ablate digits", "run_id": "abc"}, "ablation ablate digits, run abc"),
+        (Ablating("ablate digits", "abc", []), "ablation ablate digits, run abc"),
         (
-            {"event": "ablation_stopped", "run_id": "abc"},
+            AblationStopped("abc"),
             "stopped; to go on where each trial stood: glowctl ablate --resume abc",
         ),
     ],
@@ -165,8 +180,9 @@ def test_an_event_is_a_line(event, line):
     assert told(event) == [line]
 
 
-def test_steps_are_left_out():
-    assert told(STEP) == []
+@pytest.mark.parametrize("said", [STEP, RESIZE])
+def test_steps_and_growth_are_left_out(said):
+    assert told(of_trial(said)) == []
 
 
 def test_the_end_is_two_tables_what_they_mean_and_where_it_is():
@@ -202,18 +218,18 @@ def test_what_has_no_interval_or_no_score_is_a_dash():
 
 @pytest.mark.parametrize("seconds", [0.0, 30.0])
 def test_gpu_seconds_are_told_where_there_are_any(seconds):
-    [head, first, *_] = told(ABLATED | {"configurations": [CONFIGURATION | {"gpu_seconds": seconds}]})
+    [head, first, *_] = told(replace(ABLATED, configurations=[CONFIGURATION | {"gpu_seconds": seconds}]))
     assert ("GPU-seconds" in head, first.endswith(" 30")) == (seconds > 0, seconds > 0)
 
 
 def test_a_champion_of_before_that_stays_is_named():
-    champion = ABLATED["champion"] | {"run_id": "old", "new": False}
-    [line] = [line for line in told(ABLATED | {"champion": champion}) if line.startswith("best")]
+    champion = replace(ABLATED.champion, run_id="old", new=False)
+    [line] = [line for line in told(replace(ABLATED, champion=champion)) if line.startswith("best")]
     assert line.endswith("models:/glow-digits@champion scored lower on the same images and stays run old")
 
 
 def test_where_nothing_finished_no_trial_is_called_the_best():
-    assert not any("best  " in line for line in told(ABLATED | {"best": None, "champion": None})[-3:])
+    assert not any("best  " in line for line in told(replace(ABLATED, best=None, champion=None))[-3:])
 
 
 def test_the_end_is_valid_json_without_nan():
@@ -222,6 +238,7 @@ def test_the_end_is_valid_json_without_nan():
     assert parsed["configurations"][1]["bits_per_dim_low"] is None
     assert parsed["differences"][1]["p_holm"] is None
     assert parsed["configurations"][0] == CONFIGURATION
+    assert parsed["champion_uri"] == "models:/glow-digits@champion"
 
 
 class Terminal:
@@ -262,7 +279,9 @@ def rows(table):
 
 
 def test_a_table_shows_what_is_known_of_each_trial(terminal):
-    _, table = terminal.after(PLAN, STARTED, EPOCH, STEP, FAILED, STARTED | {"trial": "1x1 s1"})
+    _, table = terminal.after(
+        PLAN, of_trial(STARTED), of_trial(EPOCH), of_trial(STEP), FAILED, of_trial(STARTED, "1x1 s1")
+    )
     shown = rows(table)
     assert shown["1x1 s0"] == ["3/8", "2.500", "-", "-", "123", "1:05", "running"]
     assert shown["shuffle s0"][-1] == "failed"
@@ -271,13 +290,13 @@ def test_a_table_shows_what_is_known_of_each_trial(terminal):
 
 
 def test_a_table_shows_the_score_of_a_finished_trial_and_no_pace(terminal):
-    _, table = terminal.after(PLAN, STARTED, EPOCH, FINISHED)
+    _, table = terminal.after(PLAN, of_trial(STARTED), of_trial(EPOCH), FINISHED)
     assert rows(table)["1x1 s0"] == ["3/8", "2.500", "2.600", "1.234", "", "", "finished"]
 
 
 def test_a_table_shows_what_runs_then_what_ended_and_says_how_many_there_is_no_room_for(terminal):
-    ended, *running = STOPPED | {"trial": "K3"}, STARTED | {"trial": "K29"}, STARTED | {"trial": "K28"}
-    _, table = terminal.after(PLAN | {"labels": [f"K{number}" for number in range(30)]}, ended, *running)
+    ended, *running = replace(STOPPED, trial="K3"), of_trial(STARTED, "K29"), of_trial(STARTED, "K28")
+    _, table = terminal.after(replace(PLAN, labels=[f"K{number}" for number in range(30)]), ended, *running)
     *shown, last = rows(table)
     assert shown[:4] == ["K28", "K29", "K3", "K0"]
     assert last == f"and {30 - len(shown)} more"
@@ -285,14 +304,14 @@ def test_a_table_shows_what_runs_then_what_ended_and_says_how_many_there_is_no_r
 
 
 def test_the_line_of_what_is_done_stays_above_the_table(terminal):
-    written, table = terminal.after(PLAN, STARTED, FINISHED)
+    written, table = terminal.after(PLAN, of_trial(STARTED), FINISHED)
     line = "[1x1 s0] finished: test 1.234 bits/dim (1 of 6)"
     assert line in written
     assert line not in table
 
 
 def test_at_the_end_the_table_gives_way_to_the_summary(terminal):
-    written, table = terminal.after(PLAN, STARTED, ABLATED)
+    written, table = terminal.after(PLAN, of_trial(STARTED), ABLATED)
     assert "results   outputs/abc/summary" in written
     assert rows(table) == {}
 

@@ -1,60 +1,124 @@
 import io
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from jobs.display.displays import JsonLines, LiveBar, PlainLines, Wire, sent_event
+from jobs.display.displays import JsonLines, LiveBar, PlainLines, Wire
+from jobs.display.evaluation_events import Interpolation, Nll
+from jobs.display.events import (
+    AblationSummary,
+    Checked,
+    Epoch,
+    Node,
+    Restart,
+    Started,
+    Step,
+    TrainResult,
+    TrialEnded,
+    TrialEvent,
+    Unknown,
+)
+from jobs.display.rows import ClassNll, DatasetNll, Difference
 from jobs.display.training_lines import sizes_sentence
+from jobs.display.wire import KINDS, event_from_dict, sent_event
 from jobs.text import duration
+from jobs.tracking import Champion
 
-STARTED = {
-    "event": "started",
-    "run": "train x",
-    "run_id": "abc",
-    "workers": 2,
-    "device": "CPU",
-    "epochs": 2,
-    "startup_seconds": 8.6,
-}
-STEP = {
-    "event": "step",
-    "epoch": 1,
-    "epochs": 2,
-    "step": 5,
-    "steps": 10,
-    "images_per_second": 123.4,
-    "train_bits_per_dim": 2.5,
-    "validation_bits_per_dim": 2.6,
-    "seconds_left": 65.0,
-}
-EPOCH = {
-    "event": "epoch",
-    "epoch": 1,
-    "epochs": 2,
-    "train_bits_per_dim": 2.5,
-    "validation_bits_per_dim": math.nan,
-    "images_per_second": 100.0,
-    "seconds_left": 61.0,
-    "skipped_steps": 3,
-}
-FINISHED = {
-    "event": "finished",
-    "test_bits_per_dim": 1.65,
-    "test_bits_per_dim_original": 2.155,
-    "image_shape": (1, 32, 32),
-    "original_shape": (1, 28, 28),
-    "seconds": 3725.0,
-    "images_per_second": 99.0,
-    "best_epoch": 2,
-    "sample_grid": "samples.png",
-    "checkpoint": "checkpoint",
-    "model": "models:/glow-digits/1",
-    "run_id": "abc",
-    "open_with": "glowctl ui",
-}
-EVENTS = [STARTED, STEP, EPOCH, {"event": "restart", "epoch": 1, "restarts": 1}, FINISHED]
+STARTED = Started(
+    workers=2,
+    epoch=0,
+    device="CPU",
+    precision="float32",
+    parameters=9,
+    restarts=0,
+    startup_seconds=8.6,
+    run="train x",
+    run_id="abc",
+    epochs=2,
+)
+STEP = Step(
+    epoch=1,
+    epochs=2,
+    step=5,
+    steps=10,
+    images_per_second=123.4,
+    train_bits_per_dim=2.5,
+    validation_bits_per_dim=2.6,
+    seconds_left=65.0,
+)
+EPOCH = Epoch(
+    epoch=1,
+    epochs=2,
+    step=10,
+    train_bits_per_dim=2.5,
+    validation_bits_per_dim=math.nan,
+    images_per_second=100.0,
+    gradient_norm=1.0,
+    learning_rate=0.1,
+    seconds=3.0,
+    seconds_left=61.0,
+    skipped_steps=3,
+    test_bits_per_dim_by_epoch=math.nan,
+)
+RESTART = Restart(
+    workers=2,
+    epoch=1,
+    device="CPU",
+    precision="float32",
+    parameters=9,
+    restarts=1,
+    run="train x",
+    run_id="abc",
+    epochs=2,
+)
+FINISHED = TrainResult(
+    run="train x",
+    run_id="abc",
+    test_bits_per_dim=1.65,
+    test_bits_per_dim_original=2.155,
+    validation_bits_per_dim=1.6,
+    best_epoch=2,
+    images_per_second=99.0,
+    restarts=1,
+    skipped_steps=3,
+    seconds=3725.0,
+    image_shape=(1, 32, 32),
+    original_shape=(1, 28, 28),
+    sample_grid="samples.png",
+    checkpoint=None,
+    model="models:/glow-digits/1",
+    open_with="glowctl ui",
+)
+EVENTS = [STARTED, STEP, EPOCH, RESTART, FINISHED]
+
+SUMMARY = AblationSummary(
+    run="ablate x",
+    run_id="abc",
+    trials=2,
+    finished=1,
+    factors=["depth"],
+    configurations=[{"depth": 8, "seeds": 1, "bits_per_dim": 1.5, "parameters": 9}],
+    differences=[Difference("depth", 8, 16, -0.1, math.nan, math.nan, math.nan, math.nan, 1, 1)],
+    conclusions=["depth: a sentence."],
+    unfinished=[],
+    best={"trial": "K8 s0", "run_id": "def", "reason": None},
+    champion=Champion("glow-digits", "1", "def", True),
+    place="outputs",
+    open_with="glowctl ui",
+)
+NLL = Nll(
+    run="nll x",
+    run_id="abc",
+    split="test",
+    rows=[DatasetNll("digits", 9, 1.5, 1.4, 1.6, 1.45, 2.0, 0)],
+    per_class=[ClassNll("digits", "7", 3, math.inf, math.nan, math.nan, 1.45)],
+    place="outputs",
+    open_with="glowctl ui",
+)
+OF_CLUSTER = Checked([Node("host", 2.0, 0.0)], None, "/storage", ["a problem"])
 
 
 def test_plain_lines_leave_steps_out():
@@ -81,6 +145,36 @@ def test_json_lines_are_valid_json_without_nan():
     assert parsed[2]["validation_bits_per_dim"] is None
 
 
+def test_json_has_what_an_event_says_and_no_more():
+    """A restart takes no start-up time, and a trial's events bear its label in place of a run."""
+    assert json.loads(JsonLines().text(RESTART)) == {
+        "event": "restart",
+        "workers": 2,
+        "epoch": 1,
+        "device": "CPU",
+        "precision": "float32",
+        "parameters": 9,
+        "restarts": 1,
+        "run": "train x",
+        "run_id": "abc",
+        "epochs": 2,
+    }
+    started = TrialEvent("1x1 s0", replace(STARTED, startup_seconds=None, run=None, run_id=None))
+    assert json.loads(JsonLines().text(started)) == {
+        "event": "trial_started",
+        "trial": "1x1 s0",
+        "workers": 2,
+        "epoch": 0,
+        "device": "CPU",
+        "precision": "float32",
+        "parameters": 9,
+        "restarts": 0,
+        "epochs": 2,
+    }
+    ended = TrialEnded("1x1 s0", "finished", None, 1.5, 1, 2)
+    assert json.loads(JsonLines().text(ended))["reason"] is None
+
+
 def test_a_terminal_shows_where_the_epoch_stands():
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=160)
@@ -93,9 +187,9 @@ def test_a_terminal_shows_where_the_epoch_stands():
 
 
 def test_sizes():
-    same = FINISHED | {"image_shape": (3, 32, 32), "original_shape": (3, 32, 32)}
+    same = replace(FINISHED, image_shape=(3, 32, 32), original_shape=(3, 32, 32))
     assert sizes_sentence(same) == "1.650 bits/dim at 32x32"
-    shrunk = FINISHED | {"image_shape": (1, 8, 8)}
+    shrunk = replace(FINISHED, image_shape=(1, 8, 8))
     assert sizes_sentence(shrunk) == "1.650 bits/dim at 8x8, shrunk from 28x28"
 
 
@@ -103,16 +197,77 @@ def test_durations():
     assert [duration(s) for s in (0, 65, 3725, math.nan)] == ["0:00", "1:05", "1:02:05", "-"]
 
 
-@pytest.mark.parametrize("event", [STARTED, STEP, EPOCH, FINISHED, {"seconds_left": math.inf, "event": "step"}])
+@pytest.mark.parametrize(
+    "event",
+    [*EVENTS, replace(STEP, seconds_left=math.inf), SUMMARY, NLL, OF_CLUSTER, TrialEvent("1x1 s0", EPOCH)],
+    ids=lambda event: type(event).__name__,
+)
 def test_an_event_is_the_same_at_the_other_end_of_the_wire(event):
     out = io.StringIO()
     Wire(out).show(event)
     (line,) = out.getvalue().splitlines()
     arrived = sent_event(line)
-    assert PlainLines().text(arrived) == PlainLines().text(event)
-    assert JsonLines().text(arrived) == JsonLines().text({"event": event["event"], **event})
+    assert repr(arrived) == repr(event)  # where NaN is equal to NaN
+    assert JsonLines().text(arrived) == JsonLines().text(event)
+
+
+def test_every_kind_has_a_name_of_its_own():
+    """All that a job may say can be read by its client."""
+    expected = {
+        "submitted",
+        "checked",
+        "waiting",
+        "started",
+        "restart",
+        "resize",
+        "step",
+        "epoch",
+        "stopped",
+        "finished",
+    }
+    expected |= {"plan", "ablating", "trial_ended", "ablation_stopped", "ablated", "report"}
+    expected |= {"evaluating", "absent", "scoring", "scored", "nll", "samples", "interpolation", "ood"}
+    assert KINDS.keys() == expected
+
+
+def test_what_another_version_says_beyond_this_one_is_left_out():
+    assert event_from_dict({**STEP.to_dict(), "weather": "fine"}) == STEP
+    node = {"name": "host", "cpus": 2.0, "gpus": 0.0, "weather": "fine"}
+    assert event_from_dict({**OF_CLUSTER.to_dict(), "nodes": [node]}) == OF_CLUSTER
+
+
+@pytest.mark.parametrize(
+    "said", [{"event": "weather", "sky": "blue"}, {"event": "step", "epoch": 1}, {"event": "trial_step"}, {"event": 3}]
+)
+def test_an_event_that_cannot_be_read_is_shown_to_machines_alone(said):
+    arrived = sent_event(json.dumps(said))
+    assert arrived == Unknown(said)
+    assert PlainLines().text(arrived) is None
+    assert json.loads(JsonLines().text(arrived)) == said
 
 
 @pytest.mark.parametrize("line", ["", "Traceback", '{"a": 1}', '{"event": "step"', "2026 INFO {'event': 1}"])
 def test_other_lines_are_no_events(line):
     assert sent_event(line) is None
+
+
+def test_ends_that_are_not_the_images_are_said():
+    event = Interpolation(
+        run="interpolate x",
+        run_id="abc",
+        pairs=3,
+        steps=9,
+        mode="linear",
+        end_error=2.5,
+        inexact_rows=2,
+        non_finite=4,
+        scale="sigmoid",
+        picture="picture.png",
+        open_with="glowctl ui",
+    )
+    first, second, *places = PlainLines().text(event).splitlines()
+    assert first.endswith(
+        "the ends of 2 rows are NOT the real images: the inverse is off by up to 2.5 grey levels of 256"
+    )
+    assert second.startswith("4 images have pixels that are not finite: the inverse of sigmoid scales has no bound")
+    assert places == ["results   picture.png", "run       abc; to see it: glowctl ui"]

@@ -56,7 +56,7 @@ class Page(HTMLParser):
 def report_of(store, experiment="glow", runs=None, output="out"):
     events = []
     report = make(store.uri, experiment, runs, store.folder / output, events.append)
-    texts = {kind: Path(events[0][kind]).read_text() for kind in ("html", "markdown")}
+    texts = {kind: Path(getattr(events[0], kind)).read_text() for kind in ("html", "markdown")}
     return SimpleNamespace(report=report, event=events[0], page=Page(texts["html"]), **texts)
 
 
@@ -120,7 +120,7 @@ class TestWhole:
         assert "0:10 1,234 21 5,678" in text
         assert "torch 2.6" in text
         assert "fingerprint" in text
-        assert whole.made.event["open_with"] in text
+        assert whole.made.event.open_with in text
 
     def test_the_course_report_stands_beside_a_model_of_mnist(self, whole):
         text = whole.made.page.text
@@ -135,7 +135,7 @@ class TestWhole:
         assert "about 1.13 (1x1)" in text
 
     def test_what_is_missing_comes_with_a_command(self, whole):
-        missing = whole.made.event["missing"]
+        missing = whole.made.event.missing
 
         at = f"--model {whole.best.run_id} --tracking-uri {whole.store.uri}"
         sentence = f"{whole.best.name} has not been tested by the course report's own protocol"
@@ -148,7 +148,7 @@ class TestWhole:
         lines = whole.made.markdown.splitlines()
 
         pictures = re.findall(r"^!\[.+\]\((.+)\)$", whole.made.markdown, re.MULTILINE)
-        folder = Path(whole.made.event["markdown"]).parent
+        folder = Path(whole.made.event.markdown).parent
         assert len(pictures) == len(whole.made.report.pictures)
         assert all((folder / picture).stat().st_size for picture in pictures)
         for line, below in itertools.pairwise(lines):
@@ -157,7 +157,7 @@ class TestWhole:
         assert "| emnist-letters | this model | 87.65 (86.65-88.65) |" in whole.made.markdown
 
     def test_is_a_run_of_its_own(self, whole):
-        run = find_run(whole.store.uri, "glow", whole.made.event["run_id"])
+        run = find_run(whole.store.uri, "glow", whole.made.event.run_id)
         client, _ = open_store(whole.store.uri, "glow")
 
         assert run.info.status == "FINISHED"
@@ -169,7 +169,7 @@ class TestWhole:
     def test_a_second_report_is_not_about_the_first(self, whole):
         again = report_of(whole.store, output="again")
 
-        assert whole.made.event["run_id"] not in again.html
+        assert whole.made.event.run_id not in again.html
         drawn = [picture.data for picture in again.report.pictures]
         assert drawn == [picture.data for picture in whole.made.report.pictures]
 
@@ -189,8 +189,8 @@ class TestWhole:
     def test_lines(self, whole):
         shown = PlainLines().text(whole.made.event)
 
-        assert whole.made.event["html"] in shown
-        assert all(sentence in shown for sentence in whole.made.event["missing"])
+        assert whole.made.event.html in shown
+        assert all(sentence in shown for sentence in whole.made.event.missing)
 
 
 class TestLess:
@@ -202,10 +202,8 @@ class TestLess:
         assert "Test NLL 1.750 bits/dim" in made.page.text
         assert "The last samples that the training itself drew" in made.page.text
         assert any(picture.name == "digits-trainings.svg" for picture in made.report.pictures)
-        assert (
-            f"No evaluation of train it is recorded: glowctl evaluate --model {run.run_id}" in made.event["missing"][1]
-        )
-        assert "glowctl ablate --permutations all" in made.event["missing"][0]
+        assert f"No evaluation of train it is recorded: glowctl evaluate --model {run.run_id}" in made.event.missing[1]
+        assert "glowctl ablate --permutations all" in made.event.missing[0]
         assert "Out-of-distribution" not in made.page.text
 
     def test_trainings_are_compared_as_an_ablation_is(self, store):
@@ -227,7 +225,7 @@ class TestLess:
 
         assert "one seed, so the data do not decide" in made.page.text
         assert "1x1 1.600 - 1.600" in made.page.text
-        assert any("one seed a configuration, so no intervals" in sentence for sentence in made.event["missing"])
+        assert any("one seed a configuration, so no intervals" in sentence for sentence in made.event.missing)
 
     def test_the_course_report_is_not_beside_other_data(self, store):
         store.evaluate_all(store.train("train it"))
@@ -307,7 +305,7 @@ class TestGone:
 
         for name in ("interpolation.npy", "ood_power.parquet", "nll.parquet", "samples-T1.npy", "ood_control.parquet"):
             assert f"The artifact {name} of run " in made.page.text
-            assert any(f"The artifact {name} of run " in sentence for sentence in made.event["missing"])
+            assert any(f"The artifact {name} of run " in sentence for sentence in made.event.missing)
         assert "87.65 86.65-88.65" in made.page.text
 
     def test_all_artifacts_may_be_gone(self, store):
@@ -377,5 +375,5 @@ def test_a_bucket_gets_none(store):
 
     make(store.uri, "glow", None, "s3://bucket/reports", events.append)
 
-    assert events[0]["html"].startswith(f"file://{store.folder}/mlartifacts/")
-    assert Path(events[0]["html"].removeprefix("file://")).is_file()
+    assert events[0].html.startswith(f"file://{store.folder}/mlartifacts/")
+    assert Path(events[0].html.removeprefix("file://")).is_file()

@@ -1,31 +1,25 @@
 """What rank 0's events add up to, with a record of this process in place of MLflow's."""
 
+import json
 import math
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from glow import GlowConfig
+from glow.checkpoint import CheckpointError
+from jobs.display.events import Epoch, Resize, Restart, Started
 from jobs.specs.presets import make_train_spec
+from jobs.tracking import TrackingError
+from jobs.training.history import EpochMetrics, fill_gaps, read_history, write_history
 from jobs.training.log import TrainingLog
+from jobs.training.messages import Attempt, FinalScore
 from jobs.training.prepare import Work
-
-CPU = {"device": "CPU", "precision": "float32", "parameters": 9}
-
-EPOCH = {
-    "event": "epoch",
-    "epochs": 3,
-    "step": 10,
-    "train_bits_per_dim": 2.0,
-    "images_per_second": 100.0,
-    "gradient_norm": 1.0,
-    "learning_rate": 0.1,
-    "skipped_steps": 0,
-    "seconds_left": 1.0,
-    "test_bits_per_dim_by_epoch": math.nan,
-}
 
 
 class MemoryRecord:
@@ -49,23 +43,32 @@ def make_log(image_shape=(1, 32, 32), original_shape=(1, 28, 28), began=None):
         spec, spec, "sqlite:////x.db", config, original_shape, images, dict.fromkeys(images, np.zeros(1, np.int64))
     )
     record, shown = MemoryRecord(), []
-    return TrainingLog(work, record, shown.append, {"run": "name", "run_id": "id"}, began), record, shown
+    return TrainingLog(work, record, shown.append, began, named=True), record, shown
 
 
-def attempt(workers: int, epoch: int = 0, history: tuple = ()) -> dict:
-    return {
-        "event": "attempt",
-        "workers": workers,
-        "epoch": epoch,
-        "history": list(history),
-        "device": "CPU",
-        "precision": "float32",
-        "parameters": 9,
-    }
+def attempt(workers: int, epoch: int = 0, history: Sequence[Epoch] = ()) -> Attempt:
+    return Attempt(workers, epoch, [metrics(of) for of in history], device="CPU", precision="float32", parameters=9)
 
 
-def epoch(number: int, validation: float) -> dict:
-    return EPOCH | {"epoch": number, "validation_bits_per_dim": validation}
+def metrics(of: Epoch) -> EpochMetrics:
+    return EpochMetrics.of(vars(of))
+
+
+def epoch(number: int, validation: float, test: float = math.nan) -> Epoch:
+    return Epoch(
+        epoch=number,
+        step=10,
+        train_bits_per_dim=2.0,
+        validation_bits_per_dim=validation,
+        images_per_second=100.0,
+        gradient_norm=1.0,
+        learning_rate=0.1,
+        skipped_steps=0,
+        seconds=3.0,
+        test_bits_per_dim_by_epoch=test,
+        epochs=3,
+        seconds_left=1.0,
+    )
 
 
 def test_a_lost_worker_is_a_restart_and_growth_is_not():
@@ -73,7 +76,8 @@ def test_a_lost_worker_is_a_restart_and_growth_is_not():
     for event in (attempt(3), attempt(2, 4), attempt(3, 6), attempt(3, 7)):
         log.see(event)
         log.record(event)
-    assert [event["event"] for event in shown] == ["started", "restart", "resize", "restart"]
+    assert [type(event) for event in shown] == [Started, Restart, Resize, Restart]
+    assert all((event.run, event.run_id) == ("train x", "abc") for event in shown)
     assert log.restarts == 2
     assert record.written == [
         ({"restarts": 0, "workers": 3, "parameters": 9}, 0),
@@ -84,14 +88,13 @@ def test_a_lost_worker_is_a_restart_and_growth_is_not():
 
 
 def test_epochs_that_the_driver_did_not_live_to_record_are_recorded_by_the_next_attempt():
-    log, record, shown = make_log()
+    log, record, _ = make_log()
     first, *lost = (epoch(1, 3.0), epoch(2, 2.0), epoch(3, 1.0))
     for event in (first, attempt(1, 1, [first]), attempt(1, 3, [first, *lost])):
         log.see(event)
         log.record(event)
     written = [(values["validation/bits_per_dim"], step) for values, step in record.written if len(values) > 3]
     assert written == [(3.0, 1), (2.0, 2), (1.0, 3)]
-    assert all("missed" not in event and "history" not in event for event in shown)
 
 
 def test_how_long_the_start_took_is_said_once_and_recorded():
@@ -99,16 +102,16 @@ def test_how_long_the_start_took_is_said_once_and_recorded():
     for event in (attempt(1), attempt(1, 2)):
         log.see(event)
         log.record(event)
-    assert 5 <= shown[0]["startup_seconds"] < 60
-    assert "startup_seconds" not in shown[1]
-    assert [written.get("startup_seconds") for written, _ in record.written] == [shown[0]["startup_seconds"], None]
+    assert 5 <= shown[0].startup_seconds < 60
+    assert shown[1].startup_seconds is None
+    assert [written.get("startup_seconds") for written, _ in record.written] == [shown[0].startup_seconds, None]
 
 
 def test_the_result_is_the_best_checkpoints_also_where_its_epoch_was_never_recorded():
     log, _, _ = make_log()
     log.see(epoch(1, 3.0))
-    log.see({"event": "test", "bits_per_dim": 1.5})
-    best, last = epoch(2, 2.0), epoch(3, 2.5) | {"skipped_steps": 4}
+    log.see(FinalScore(1.5))
+    best, last = metrics(epoch(2, 2.0)), replace(metrics(epoch(3, 2.5)), skipped_steps=4)
     result = log.result(best, last, Path("/results"), 60.0, "models:/glow-mnist/1")
     assert (result.best_epoch, result.validation_bits_per_dim, result.skipped_steps) == (2, 2.0, 4)
     assert result.sample_grid == "/results/samples.png"
@@ -120,8 +123,8 @@ def test_the_result_is_the_best_checkpoints_also_where_its_epoch_was_never_recor
 )
 def test_bits_per_original_pixel(image_shape, original_shape, factor):
     log, _, _ = make_log(image_shape, original_shape)
-    log.see({"event": "test", "bits_per_dim": 1.5})
-    result = log.result(epoch(1, 2.0), epoch(1, 2.0), Path("/results"), 0.0, "models:/glow-mnist/1")
+    log.see(FinalScore(1.5))
+    result = log.result(metrics(epoch(1, 2.0)), metrics(epoch(1, 2.0)), Path("/results"), 0.0, "models:/glow-mnist/1")
     assert result.test_bits_per_dim_original == pytest.approx(1.5 * factor)
     assert math.isfinite(result.images_per_second)
 
@@ -129,7 +132,63 @@ def test_bits_per_original_pixel(image_shape, original_shape, factor):
 def test_what_was_not_measured_is_not_recorded():
     log, record, _ = make_log()
     for number, tested in ((1, math.nan), (2, 1.75)):
-        event = epoch(number, 2.0) | {"test_bits_per_dim_by_epoch": tested}
+        event = epoch(number, 2.0, tested)
         log.see(event)
         log.record(event)
     assert [written.get("test/bits_per_dim_by_epoch") for written, _ in record.written] == [None, 1.75]
+
+
+def test_an_attempt_that_the_store_did_not_take_is_recorded_whole_when_it_is_tried_again(monkeypatch):
+    log, record, _ = make_log()
+    told = attempt(1, 2, [epoch(1, 3.0), epoch(2, 2.0)])
+    log.see(told)
+
+    def away(values: dict, step: int) -> None:
+        raise TrackingError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "metrics", away)
+        with pytest.raises(TrackingError):
+            log.record(told)
+    log.record(told)
+    assert [step for _, step in record.written] == [2, 1, 2]
+
+
+def test_epochs_that_are_trained_again_count_as_they_came_out_the_second_time(tmp_path):
+    log, _, _ = make_log()
+    for message in (attempt(1), epoch(1, 3.0), epoch(2, 2.0), attempt(1, 1, [epoch(1, 3.0)]), epoch(2, 2.5)):
+        log.see(message)
+    log.see(FinalScore(1.5))
+    result = log.result(metrics(epoch(2, 2.5)), metrics(epoch(2, 2.5)), tmp_path, 0.0, "models:/glow-mnist/1")
+    log._write_files(result, tmp_path)
+    assert pd.read_csv(tmp_path / "history.csv")["validation_bits_per_dim"].tolist() == [3.0, 2.5]
+
+
+def test_what_is_known_of_an_epoch_stays_and_gaps_are_filled():
+    known = {1: EpochMetrics(1, train_bits_per_dim=3.0), 3: EpochMetrics(3, train_bits_per_dim=1.0)}
+    new = EpochMetrics(2, train_bits_per_dim=2.0)
+    assert fill_gaps(known, [EpochMetrics(1, train_bits_per_dim=9.0), new]) == [new]
+    assert {number: of.train_bits_per_dim for number, of in known.items()} == {1: 3.0, 2: 2.0, 3: 1.0}
+    assert fill_gaps(known, [new]) == []
+
+
+def test_a_history_comes_back(tmp_path):
+    history = [replace(metrics(epoch(1, 3.0, 2.0)), skipped_steps=1), metrics(epoch(2, 2.0, 1.0))]
+    write_history(history, tmp_path)
+    assert read_history(tmp_path) == history
+
+
+def test_the_history_of_an_older_glowctl_can_be_read(tmp_path):
+    assert read_history(tmp_path) == []
+    old = {"epoch": 1, "step": 10, "train_bits_per_dim": 3.0, "validation_bits_per_dim": 2.0, "seconds": 4.0}
+    (tmp_path / "history.json").write_text(json.dumps([old]))
+    [found] = read_history(tmp_path)
+    assert (found.epoch, found.train_bits_per_dim, found.validation_bits_per_dim) == (1, 3.0, 2.0)
+    assert math.isnan(found.learning_rate)
+
+
+@pytest.mark.parametrize("content", ["[{", '[{"step": 3}]', "3"])
+def test_a_damaged_history_is_said(tmp_path, content):
+    (tmp_path / "history.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"history\.json is damaged"):
+        read_history(tmp_path)

@@ -1,0 +1,125 @@
+"""Rows of the tables that events carry, and lists of them out of a DataFrame. Interval ends of `x` are `x_low` and
+`x_high`; every interval is of 95 %."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, TypeVar
+
+from jobs.text import rows_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["ClassNll", "DatasetNll", "Difference", "Number", "OodClass", "OodControl", "OodRatio", "rows_as"]
+
+Number = int | float
+"""A number that JSON shows as it was given: 8 stays 8, 8.0 stays 8.0."""
+
+Kind = TypeVar("Kind")
+
+
+def rows_as(kind: type[Kind], table: pd.DataFrame) -> list[Kind]:
+    """The rows of a table, which has a column for each field of `kind`; other columns are left out. KeyError if it
+    lacks one."""
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # every kind is a dataclass
+    return [kind(**row) for row in rows_of(table[names])]
+
+
+@dataclass(frozen=True)
+class DatasetNll:
+    """Bits/dim of a data set under a model. `bits_per_dim_original` counts pixels before padding; `non_finite` counts
+    the images whose score is not finite."""
+
+    dataset: str
+    images: int
+    bits_per_dim: float
+    bits_per_dim_low: float
+    bits_per_dim_high: float
+    bits_per_dim_median: float
+    bits_per_dim_original: float
+    non_finite: int
+
+
+@dataclass(frozen=True)
+class ClassNll:
+    """Bits/dim of the images of one class."""
+
+    dataset: str
+    class_name: str
+    images: int
+    bits_per_dim: float
+    bits_per_dim_low: float
+    bits_per_dim_high: float
+    bits_per_dim_median: float
+
+
+@dataclass(frozen=True)
+class OodRatio:
+    """A row of `glow.ood.OodResult.ratios`."""
+
+    detector: str
+    dataset: str
+    batch_size: int
+    batches: int
+    left_out: int
+    non_finite: int
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    ratio_sd: float
+    threshold: float
+    threshold_low: float
+    threshold_high: float
+    auroc: float
+    auroc_low: float
+    auroc_high: float
+    aupr: float
+    aupr_low: float
+    aupr_high: float
+    fpr95: float
+    fpr95_low: float
+    fpr95_high: float
+
+
+@dataclass(frozen=True)
+class OodControl:
+    """A row of `glow.ood.OodResult.control`."""
+
+    detector: str
+    batch_size: int
+    batches: int
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    as_expected: bool
+
+
+@dataclass(frozen=True)
+class OodClass:
+    """A row of `glow.ood.OodResult.per_class`."""
+
+    dataset: str
+    label: int
+    class_name: str
+    batch_size: int
+    batches: int
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row of `glow.comparison.paired_differences`."""
+
+    factor: str
+    a: str | Number
+    b: str | Number
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    seeds: int
+    configurations: int

@@ -1,0 +1,83 @@
+"""What is kept of each epoch of a training, and how what several sources tell of epochs comes together.
+
+An epoch is told of three times, since any teller may die before it is heard: by rank 0 as the epoch ends, by the
+history in the checkpoint that the next attempt begins from, and by the metrics that Ray keeps of a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from glow.checkpoint import CheckpointError
+
+__all__ = ["IN_MLFLOW", "EpochMetrics", "fill_gaps", "read_history", "write_history"]
+
+HISTORY_FILE = "history.json"
+
+IN_MLFLOW = {
+    "train_bits_per_dim": "train/bits_per_dim",
+    "validation_bits_per_dim": "validation/bits_per_dim",
+    "images_per_second": "images_per_second",
+    "gradient_norm": "gradient_norm",
+    "learning_rate": "learning_rate",
+    "skipped_steps": "skipped_steps",
+    "test_bits_per_dim_by_epoch": "test/bits_per_dim_by_epoch",
+}
+"""Fields of `EpochMetrics` -> the names of the metrics in MLflow."""
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """What is kept of an epoch; see `glow.training.EpochResult`. NaN stands for what was not measured."""
+
+    epoch: int
+    train_bits_per_dim: float = math.nan
+    validation_bits_per_dim: float = math.nan
+    images_per_second: float = math.nan
+    gradient_norm: float = math.nan
+    learning_rate: float = math.nan
+    skipped_steps: float = math.nan
+    test_bits_per_dim_by_epoch: float = math.nan
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> EpochMetrics:
+        """Reads the fields out of more facts, of which some may be missing. KeyError without the epoch."""
+        known = {field.name: facts[field.name] for field in fields(cls) if field.name in facts}
+        return cls(**known | {"epoch": int(facts["epoch"])})
+
+    def columns(self) -> dict[str, float]:
+        """The fields less the epoch."""
+        return {name: getattr(self, name) for name in IN_MLFLOW}
+
+    def in_mlflow(self) -> dict[str, float]:
+        """What was measured, by the names of the metrics in MLflow."""
+        return {IN_MLFLOW[name]: value for name, value in self.columns().items() if not math.isnan(value)}
+
+
+def fill_gaps(known: dict[int, EpochMetrics], told: Iterable[EpochMetrics]) -> list[EpochMetrics]:
+    """Adds to the known epochs those that are not among them, and returns these. What is known stays as it was told
+    first."""
+    new = [epoch for epoch in told if epoch.epoch not in known]
+    known.update({epoch.epoch: epoch for epoch in new})
+    return new
+
+
+def write_history(history: Sequence[EpochMetrics], folder: str | Path) -> None:
+    """Completes a checkpoint by what is known of the epochs before it. Raises OSError."""
+    Path(folder, HISTORY_FILE).write_text(json.dumps([asdict(epoch) for epoch in history]))
+
+
+def read_history(folder: str | Path) -> list[EpochMetrics]:
+    """What `write_history` wrote; nothing in a checkpoint of an older glowctl. Raises CheckpointError."""
+    file = Path(folder, HISTORY_FILE)
+    try:
+        return [EpochMetrics.of(epoch) for epoch in json.loads(file.read_text())]
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{file} is damaged: use another checkpoint") from None
