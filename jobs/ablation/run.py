@@ -89,7 +89,7 @@ def run(ablation: Ablation, show: Show) -> str:
                 remember(f"{ablation.spec.train.output}/{folder}", ablation.facts(each))
                 log = AblationLog(ablation.given, ablation.spec, ablation.work, resources, parent, known, show, folder)
                 _run_trials(ablation, log, resources, planned.at_a_time, folder, parent.run_id)
-                summary = summarize_ablation(ablation.work.tracking_uri, parent, ablation.spec)
+                summary = summarize_ablation(ablation.work.tracking_uri, parent, ablation.spec, names_champion=True)
                 if summary.best is None:
                     raise JobError(f"no trial came to its end: {summary.unfinished[0]}")
         except KeyboardInterrupt:
@@ -108,8 +108,10 @@ def _known_trials(ablation: Ablation) -> dict[str, Run]:
 
 
 def summarize_again(name_or_id: str, changes: Mapping[str, Any], show: Show) -> None:
-    """Compares the trials of an ablation by what MLflow has of them now. `changes` may say where that is, and where the
-    summary goes. Raises what `find_ablation` raises."""
+    """Compares the trials of an ablation again, by what MLflow has of them now. No alias of a model moves.
+
+    `changes` may say where the record is, and where the summary goes. Raises what `find_ablation` raises.
+    """
     refuse(changes.keys() - {"tracking_uri", "experiment", "output"}, "an ablation that is summarized")
     uri, found = find_ablation(name_or_id, changes)
     stored = json.loads(found.data.tags["glow.spec"])

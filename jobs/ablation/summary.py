@@ -25,10 +25,11 @@ from jobs.tracking import (
     Champion,
     Record,
     child_runs,
-    crown,
     find_run,
     metric_history,
     open_command,
+    present_champion,
+    set_champion,
 )
 
 if TYPE_CHECKING:
@@ -72,16 +73,24 @@ class Tables:
     curves: pd.DataFrame
 
 
-def summarize_ablation(uri: str, record: Record, spec: AblateSpec) -> AblationSummary:
+def summarize_ablation(uri: str, record: Record, spec: AblateSpec, *, names_champion: bool = False) -> AblationSummary:
     """Reads what MLflow has of an ablation's trials, and writes the summary to the output folder and to its run.
 
-    Raises TrackingError.
+    With `names_champion` the best trial's model gets the alias `champion`, unless the present champion is better;
+    otherwise no alias moves.
+
+    Raises:
+        TrackingError: if the store does not answer.
     """
     run = find_run(uri, spec.train.experiment, record.run_id)
     factors, tables = factors_of(spec), ablation_tables(uri, run, spec)
     trials = tables.trials
     best = best_trial(trials)
-    champion = None if best is None else _crown(uri, run, best, spec)
+    champion: Champion | None = None
+    if best is not None and names_champion:
+        champion = _set_champion(uri, run, best, spec)
+    elif best is not None:
+        champion = present_champion(uri, registered_name(spec.train.dataset))
     with results_folder(spec.train.output, f"{record.run_id}/summary") as folder:
         summary = AblationSummary(
             run=record.name,
@@ -216,10 +225,10 @@ def _result_line(summary: AblationSummary) -> str:
     return f"{finished}; the best by validation is {summary.best['trial']} with {best} bits/dim on the test set"
 
 
-def _crown(uri: str, run: Run, best: Row, spec: AblateSpec) -> Champion:
+def _set_champion(uri: str, run: Run, best: Row, spec: AblateSpec) -> Champion:
     images = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
     dataset = spec.train.dataset
-    return crown(
+    return set_champion(
         uri,
         registered_name(dataset),
         best["run_id"],

@@ -84,7 +84,7 @@ def ablated_lines(event: AblationSummary) -> str:
     parts.append(
         "\n".join(
             [
-                *([f"best      {best_line(event.best, event.champion)}"] if event.best and event.champion else []),
+                *([f"best      {best_line(event.best, event.champion)}"] if event.best else []),
                 f"results   {event.place}",
                 f"run       {event.run_id}; to see it: {event.open_with}",
             ]
@@ -93,11 +93,15 @@ def ablated_lines(event: AblationSummary) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def best_line(best: Row, champion: Champion) -> str:
+def best_line(best: Row, champion: Champion | None) -> str:
+    """The scores of the best trial, and which model has the alias `champion`."""
     scores = f"validation {bits(best['validation_bits_per_dim'])}, test {bits(best['test_bits_per_dim'])} bits/dim"
-    if champion.new:
+    if champion is None:
+        return f"{best['trial']}: {scores}"
+    if champion.run_id == best["run_id"]:
         return f"{best['trial']}: {scores}; it is {champion.uri}"
-    return f"{best['trial']}: {scores}; {champion.uri} scored lower on the same images and stays run {champion.run_id}"
+    stays = "scored lower on the same images and stays" if champion.scored_lower else "is"
+    return f"{best['trial']}: {scores}; {champion.uri} {stays} run {champion.run_id}"
 
 
 def configuration_rows(configurations: Sequence[Row], factors: Sequence[str]) -> list[list[str]]:
@@ -153,7 +157,7 @@ def summary_markdown(summary: AblationSummary) -> str:
     best, champion = summary.best, summary.champion
     parts = ["\n".join(f"- {sentence}" for sentence in [*summary.conclusions, *summary.unfinished])]
     parts.append(f"{summary.finished} of {count(summary.trials, 'trial')} finished.")
-    if best is not None and champion is not None:
+    if best is not None:
         parts.append(f"Best by validation: run {best['run_id']}, {best_line(best, champion)}.")
     parts.append(
         "Test NLL in bits/dim of the best model of each trial by validation; means over seeds, with 95 % t intervals:"

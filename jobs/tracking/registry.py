@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-__all__ = ["IMAGES_TAG", "SCORE_TAG", "Champion", "Promotion", "Version", "crown", "promote", "registered_versions"]
+__all__ = [
+    "IMAGES_TAG",
+    "SCORE_TAG",
+    "Champion",
+    "Promotion",
+    "Version",
+    "present_champion",
+    "promote",
+    "registered_versions",
+    "set_champion",
+]
 
 CHAMPION = "champion"
 LATEST = "latest"
@@ -35,12 +45,17 @@ IMAGES_TAG = "glow.validation_images"
 
 @dataclass(frozen=True)
 class Champion:
-    """The version that bears the alias: a new one, or one that was better already."""
+    """The version that has the alias `champion`.
+
+    `new` says that it was given the alias just now; `scored_lower` says that it kept the alias because it scored lower
+    on the same validation images.
+    """
 
     name: str
     version: str
     run_id: str
     new: bool
+    scored_lower: bool = False
 
     @property
     def uri(self) -> str:
@@ -79,17 +94,19 @@ class Promotion:
         return f"models:/{self.name}@{self.alias}"
 
 
-def crown(uri: str, name: str, run_id: str, validation_bits_per_dim: float, images: str) -> Champion:
-    """Gives the model of a run the alias.
+def set_champion(uri: str, name: str, run_id: str, validation_bits_per_dim: float, images: str) -> Champion:
+    """Gives the model of a run the alias `champion`.
 
-    A present champion that scored lower on the same validation images (`images` is their fingerprint) keeps it. Raises
-    TrackingError.
+    A present champion that scored lower on the same validation images (`images` is their fingerprint) keeps it.
+
+    Raises:
+        TrackingError: if the store does not answer, or the run has no model.
     """
     client = client_of(uri)
     with sentences(uri):
         present = _bearer(client, name, CHAMPION)
         if present is not None and present.run_id != run_id and _is_better(present, validation_bits_per_dim, images):
-            return Champion(name, str(present.version), present.run_id, new=False)
+            return Champion(name, str(present.version), present.run_id, new=False, scored_lower=True)
         model = model_of(client, client.get_run(run_id))
         if model is None:
             raise TrackingError(f"run {run_id} has no model in {without_password(uri)}")
@@ -97,6 +114,13 @@ def crown(uri: str, name: str, run_id: str, validation_bits_per_dim: float, imag
         version = register(uri, name, run_id, model.model_id, tags)
         client.set_registered_model_alias(name, CHAMPION, version)
         return Champion(name, version, run_id, new=True)
+
+
+def present_champion(uri: str, name: str) -> Champion | None:
+    """The version of a registered model that has the alias `champion`, None if there is none. Raises TrackingError."""
+    with sentences(uri):
+        present = _bearer(client_of(uri), name, CHAMPION)
+    return None if present is None else Champion(name, str(present.version), present.run_id, new=False)
 
 
 def promote(uri: str, experiment: str, model: str, alias: str) -> Promotion:

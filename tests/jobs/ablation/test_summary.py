@@ -1,7 +1,7 @@
 import io
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -116,7 +116,7 @@ def whole(uri, tmp_path_factory):
         register_model(record, saved_model(spec.trial_spec(values), output / record.run_id))
         finish_trial(record, *NLLS[key], seconds=10.0 + values["seed"])
         runs[key] = record.run_id
-    return parent, spec, runs, summarize_ablation(uri, parent, spec)
+    return parent, spec, runs, summarize_ablation(uri, parent, spec, names_champion=True)
 
 
 def nlls_of(permutation):
@@ -226,7 +226,8 @@ def test_to_summarise_again_changes_nothing(uri, whole):
     parent, spec, _, summary = whole
     client, _ = open_store(uri, "glow")
     before = client.search_model_versions("name = 'glow-digits'")
-    assert summarize_ablation(uri, parent, spec) == summary
+    again = summarize_ablation(uri, parent, spec)
+    assert again == replace(summary, champion=replace(summary.champion, new=False))
     assert [v.version for v in client.search_model_versions("name = 'glow-digits'")] == [v.version for v in before]
     table = Path(client.download_artifacts(parent.run_id, "configurations.json"))
     assert len(json.loads(table.read_text())["data"]) == 2  # and not four
@@ -319,7 +320,20 @@ def ablation_of_one(uri, any_model, spec, validation, images):
     tags = {SCORE_TAG: str(validation), IMAGES_TAG: images}
     register_model(trial, any_model, spec.train.dataset, **tags)
     finish_trial(trial, validation, validation)
-    return trial.run_id, summarize_ablation(uri, parent, spec)
+    return trial.run_id, summarize_ablation(uri, parent, spec, names_champion=True)
+
+
+def test_to_summarize_an_older_ablation_moves_no_alias(uri, tmp_path, any_model):
+    spec = ablation_spec(uri, tmp_path, dataset=f"folder:{tmp_path}", seeds=1)
+    parent = start_ablation(uri, spec, "its images")
+    trial = start_trial(uri, parent, spec, {"seed": 0})
+    register_model(trial, any_model, spec.train.dataset, **{SCORE_TAG: "2.0", IMAGES_TAG: "its images"})
+    finish_trial(trial, 2.0, 2.0)
+    newer, _ = ablation_of_one(uri, any_model, spec, 2.5, "other images")
+    summary = summarize_ablation(uri, parent, spec)
+    assert (summary.best["run_id"], summary.champion.run_id) == (trial.run_id, newer)
+    client, _ = open_store(uri, "glow")
+    assert client.get_model_version_by_alias(f"glow-folder-{tmp_path.name}", "champion").run_id == newer
 
 
 @pytest.mark.parametrize(

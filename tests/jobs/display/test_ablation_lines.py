@@ -223,7 +223,7 @@ def test_gpu_seconds_are_told_where_there_are_any(seconds):
 
 
 def test_a_champion_of_before_that_stays_is_named():
-    champion = replace(ABLATED.champion, run_id="old", new=False)
+    champion = replace(ABLATED.champion, run_id="old", new=False, scored_lower=True)
     [line] = [line for line in told(replace(ABLATED, champion=champion)) if line.startswith("best")]
     assert line.endswith("models:/glow-digits@champion scored lower on the same images and stays run old")
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from jobs.evaluation.find_model import find_model
-from jobs.tracking import IMAGES_TAG, Record, TrackingError, crown, open_store, promote, registered_versions
+from jobs.tracking import IMAGES_TAG, Record, TrackingError, open_store, promote, registered_versions, set_champion
 from jobs.training.publish import release
 from tests.jobs.command_line import check_quiet, glowctl, sentence_of
 from tests.jobs.trained import NAME, train_into, work_in
@@ -141,9 +141,9 @@ def test_a_store_that_fails_for_a_moment_costs_no_champion_its_alias(two, monkey
     with monkeypatch.context() as patch:
         patch.setattr("mlflow.MlflowClient.get_model_version_by_alias", away)
         with pytest.raises(TrackingError, match="away for a moment"):
-            crown(uri, "glow-digits", first, 3.0, "other images")
+            set_champion(uri, "glow-digits", first, 3.0, "other images")
     images = open_store(uri, "glow")[0].get_model_version("glow-digits", "2").tags[IMAGES_TAG]
-    assert crown(uri, "glow-digits", first, 3.0, images).version == "2"  # whose 2.0 is lower
+    assert set_champion(uri, "glow-digits", first, 3.0, images).version == "2"  # whose 2.0 is lower
 
 
 def test_a_version_whose_run_was_deleted_is_listed(two):
