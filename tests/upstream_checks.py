@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 
-__all__ = ["Name", "has", "operator", "says", "shows", "takes"]
+__all__ = ["Name", "has", "says", "shows", "takes"]
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,6 @@ def says(name: str, file: str, breaks: str, text: str = "", ours: str = "") -> N
 def shows(name: str, breaks: str, ours: str = "") -> Name:
     """A text somewhere in the scripts of MLflow's UI."""
     return Name(name, breaks, lambda: name.encode() in _ui_scripts(), ours or name)
-
-
-def operator(path: str, parameters: str, breaks: str) -> Name:
-    """An operator of torch, "namespace.name.overload", with exactly these parameters: our code gives them by place."""
-    namespace, name, overload = path.split(".")
-
-    def holds() -> bool:
-        import torch
-
-        schema = getattr(getattr(getattr(torch.ops, namespace), name), overload)._schema
-        return [argument.name for argument in schema.arguments] == parameters.split()
-
-    return Name(f"torch.ops.{path}", breaks, holds, f"torch.ops.{namespace}.{name}")
 
 
 @cache

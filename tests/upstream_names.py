@@ -10,20 +10,13 @@ import inspect
 from functools import partial
 from typing import Annotated, Any
 
-from tests.upstream_checks import Name, has, operator, says, shows, takes
+import torch
+
+from glow.hardware import skips_when_told
+from glow.layers import operators
+from tests.upstream_checks import Name, has, says, shows, takes
 
 __all__ = ["NAMES"]
-
-
-def _fused_adam_skips_where_found_inf() -> bool:
-    import torch
-
-    weight = torch.nn.Parameter(torch.ones(1))
-    weight.grad = torch.ones(1)
-    adam = torch.optim.Adam([weight], lr=1.0, fused=True)
-    adam.found_inf = torch.ones(())  # type: ignore[attr-defined]
-    adam.step()
-    return weight.item() == 1.0 and adam.defaults["fused"] is True
 
 
 def _typer_reads_a_given_signature() -> bool:
@@ -64,27 +57,28 @@ _mlflow_variables = "mlflow/environment_variables.py"
 _mlflow_tags = partial(says, file="mlflow/utils/mlflow_tags.py")
 
 TORCH = [
-    operator(
-        "mkldnn._convolution_pointwise.default",
-        "X W B padding stride dilation groups attr scalars algorithm",
-        "every coupling network on a CPU fails, or is slower",
+    *(
+        Name(f"torch.ops.{name}", breaks, partial(operators.exists, name), call)
+        for name, breaks, call in (
+            (operators.CONV_RELU, "coupling networks are slower on a CPU", "mkldnn._convolution_pointwise"),
+            (operators.LINEAR, "coupling networks are slower on a CPU", "mkldnn._linear_pointwise"),
+            (operators.RELU_BACKWARD, "a CPU trains at half the speed", "aten.threshold_backward"),
+            (operators.CONV_BACKWARD, "a CPU trains at half the speed", "aten.convolution_backward"),
+        )
     ),
-    operator(
-        "mkldnn._linear_pointwise.default",
-        "X W B attr scalars algorithm",
-        "every coupling network on a CPU fails, or is slower",
+    says("_schema", "torch/_ops.py", "a CPU trains at half the speed", "self._schema = schema"),
+    has("torch.ops:mkldnn._is_mkldnn_bf16_supported", "coupling networks in bf16 are slower on a CPU"),
+    says(
+        "_is_avx512_bf16_supported",
+        "torch/cpu/__init__.py",
+        "CPUs that multiply in bf16 train in float32, at half the speed",
+        "avx512_bf16",
     ),
-    operator("aten.threshold_backward.grad_input", "grad_output self threshold grad_input", "no training on a CPU"),
-    operator(
-        "aten.convolution_backward.default",
-        "grad_output input weight bias_sizes stride padding dilation transposed output_padding groups output_mask",
-        "no training on a CPU",
-    ),
-    has("torch.cpu:_is_avx512_bf16_supported", "CPUs that multiply in bf16 train in float32, at half the speed"),
+    takes("torch.backends.cudnn:flags", "enabled allow_tf32", "nothing can be scored on a GPU", "cudnn.flags"),
     Name(
         "torch.optim.Adam.found_inf",
-        "steps with a non-finite gradient are taken, and the model is lost",
-        _fused_adam_skips_where_found_inf,
+        "optimizers are not fused, and a GPU is waited for at each step",
+        lambda: skips_when_told(torch.optim.Adam, torch.device("cpu")),
         "found_inf",
     ),
     says("n_averaged", "torch/optim/swa_utils.py", "a training with --ema cannot be resumed"),
@@ -117,14 +111,13 @@ RAY = [
     says("AUTOSCALER_UPDATE_INTERVAL_S", _ray_scaling, "tests of `ray up` wait for minutes"),
     says("AUTOSCALER_NODE_SSH_INTERVAL_S", _ray_scaling, "tests of `ray up` wait for minutes"),
     says("NodeManagerHostname", "ray/_raylet.so", "glowctl cluster status fails"),
-    has("ray._raylet:Config", "tests of the cluster's files do not start"),
-    has("ray.scripts.scripts:start", "tests of the cluster's files do not start"),
-    has("ray.autoscaler._private.commands:warn_about_bad_start_command", "tests of the cluster's files do not start"),
-    has("ray.autoscaler._private.util:prepare_config", "tests of the cluster's files do not start"),
-    has("ray.autoscaler._private.util:validate_config", "tests of the cluster's files do not start"),
+    has("ray._raylet:Config", "tests of the cluster's files fail"),
+    has("ray.scripts.scripts:start", "tests of the cluster's files fail"),
+    has("ray.autoscaler._private.util:prepare_config", "tests of the cluster's files fail"),
+    has("ray.autoscaler._private.util:validate_config", "tests of the cluster's files fail"),
     has(
         "ray.autoscaler._private.kuberay.autoscaling_config:_derive_autoscaling_config_from_ray_cr",
-        "tests of the cluster's files do not start",
+        "tests of the cluster's files fail",
     ),
 ]
 
