@@ -184,8 +184,8 @@ def evaluate(specs: Mapping[str, EvaluationSpec], display: Display) -> None:
 
 
 def _run_all(jobs: Sequence[EvaluationJob], works: Sequence[Any], show: Show) -> None:
-    needs_ray = any(work.needs_ray for work in works)
-    with connected(sum(work.nbytes for work in works)) if needs_ray else sigterm_as_interrupt() as ready:
+    needs_ray = any(work.evaluation.needs_ray for work in works)
+    with connected(sum(work.evaluation.nbytes for work in works)) if needs_ray else sigterm_as_interrupt() as ready:
         ready()
         for job, work in zip(jobs, works, strict=True):
             job.run(work, show)

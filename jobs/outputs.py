@@ -7,8 +7,9 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 from filelock import Timeout as FileLockTimeout
@@ -21,8 +22,11 @@ from jobs.tracking import without_password
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
+    from jobs.text import JsonObject
+
 __all__ = [
     "FOLDER_TAG",
+    "KeptRun",
     "claimed",
     "is_remote",
     "open_storage",
@@ -119,26 +123,45 @@ def open_storage(place: str) -> tuple[FileSystem, str]:
     return FileSystem.from_uri(place) if is_remote(place) else (LocalFileSystem(), place)
 
 
-def remember(place: str, facts: Mapping[str, Any]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class KeptRun:
+    """What ``run.json`` keeps of a run. `job` is train or ablate; `spec` are its settings, `images` the fingerprints of
+    its data by name. A training has a run and says whether it is finished, an ablation has the `resources` of each
+    worker of a trial, in the words of `TrainSpec`."""
+
+    job: str
+    run_id: str | None = None
+    run_name: str | None = None
+    finished: bool | None = None
+    spec: JsonObject
+    images: Mapping[str, str]
+    resources: Mapping[str, float] | None = None
+
+    def to_dict(self) -> JsonObject:
+        """What is known, as JSON has it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def remember(place: str, kept: KeptRun) -> None:
     """Writes what a run is into the folder of its checkpoints. Raises JobError if that cannot be written."""
     try:
         files, path = open_storage(place)
         files.create_dir(path, recursive=True)
         with files.open_output_stream(f"{path}/{FILE}") as stream:
-            stream.write(json.dumps(facts, indent=2).encode())
+            stream.write(json.dumps(kept.to_dict(), indent=2).encode())
     except (OSError, ValueError) as error:
         raise JobError(f"{place} cannot be written ({str(error).splitlines()[0]}): choose another --output") from error
 
 
-def recall(place: str) -> dict[str, Any] | None:
+def recall(place: str) -> KeptRun | None:
     """What `remember` wrote there; None if nothing is there, or it cannot be read."""
     try:
         files, path = open_storage(place)
         with files.open_input_stream(f"{path}/{FILE}") as stream:
-            found: dict[str, Any] = json.loads(stream.read())
-    except (OSError, ValueError):
+            found = json.loads(stream.read())
+        return KeptRun(**{field.name: found[field.name] for field in fields(KeptRun) if field.name in found})
+    except (OSError, ValueError, TypeError):
         return None
-    return found
 
 
 def place_named(name: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.errors import JobError
-from jobs.outputs import FOLDER_TAG, is_remote, place_named, recall
+from jobs.outputs import FOLDER_TAG, KeptRun, is_remote, place_named, recall
 from jobs.specs.ablation import AblateSpec
 from jobs.specs.base import refuse, validated
 from jobs.specs.training import TrainSpec
@@ -41,18 +41,18 @@ class Ablation:
     spec: AblateSpec
     work: Work
     resumed: Run | None = None
-    kept: Mapping[str, Any] | None = None  # what storage has of an ablation that MLflow has lost (jobs.outputs)
+    kept: KeptRun | None = None  # what storage has of an ablation that MLflow has lost (jobs.outputs)
     kept_in: str | None = None  # the folder of its trials, where that is not named by the run's id
 
     def folder_of(self, parent: Record) -> str:
         """The folder in the output that the trials are in."""
         return self.kept_in or parent.run_id
 
-    def facts(self, resources: Mapping[str, float]) -> dict[str, Any]:
-        """What ``run.json`` keeps of an ablation; `resources` are those of each worker."""
+    def to_keep(self, resources: Mapping[str, float]) -> KeptRun:
+        """What storage keeps of the ablation; `resources` are those of each worker."""
         spec = self.spec.model_dump(mode="json")
         spec["train"]["tracking_uri"] = None  # which may hold a password
-        return {"job": "ablate", "spec": spec, "images": self.work.digests(), "resources": dict(resources)}
+        return KeptRun(job="ablate", spec=spec, images=self.work.digests(), resources=dict(resources))
 
     @property
     def nbytes(self) -> int:
@@ -92,12 +92,12 @@ def _prepare_kept(name: str, changes: Mapping[str, Any], unknown: NoSuchRun) -> 
     """An ablation that MLflow does not know, by what is beside its trials."""
     place = place_named(name)
     kept = recall(place)
-    if kept is None or kept["job"] != "ablate":
+    if kept is None or kept.job != "ablate":
         raise NoSuchRun(f"{unknown}, and no trials of an ablation in {place}")
     output, _, folder = place.rpartition("/")
-    stored = {**kept["spec"], "train": {**kept["spec"]["train"], "output": output, **changes}}
+    stored = {**kept.spec, "train": {**kept.spec["train"], "output": output, **changes}}
     ablation = prepare(validated(AblateSpec, stored))
-    ablation.work.check_same_images(kept["images"])
+    ablation.work.check_same_images(kept.images)
     return replace(ablation, kept=kept, kept_in=folder)
 
 

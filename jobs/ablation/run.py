@@ -49,7 +49,7 @@ def plan(ablation: Ablation) -> tuple[Plan, Resources]:
     if ablation.resumed is not None:  # its trials take what they took
         asked = asked.model_copy(update=json.loads(ablation.resumed.data.tags[RESOURCES_TAG]))
     elif ablation.kept is not None:
-        asked = asked.model_copy(update=ablation.kept["resources"])
+        asked = asked.model_copy(update=ablation.kept.resources)
     resources, at_a_time = trial_resources(asked, spec.number_of_trials, spec.concurrent)
     planned = Plan(
         trials=spec.number_of_trials,
@@ -86,7 +86,7 @@ def run(ablation: Ablation, show: Show) -> str:
                 known = _known_trials(ablation)
                 finished = sorted(finished_among(known))
                 show(Ablating(parent.name, parent.run_id, finished))
-                remember(f"{ablation.spec.train.output}/{folder}", ablation.facts(each))
+                remember(f"{ablation.spec.train.output}/{folder}", ablation.to_keep(each))
                 log = AblationLog(ablation.given, ablation.spec, ablation.work, resources, parent, known, show, folder)
                 _run_trials(ablation, log, resources, planned.at_a_time, folder, parent.run_id)
                 summary = summarize_ablation(ablation.work.tracking_uri, parent, ablation.spec, names_champion=True)

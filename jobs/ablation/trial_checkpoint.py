@@ -37,9 +37,9 @@ def write_facts(folder: str | Path, facts: TrialFacts) -> None:
 
 
 def read_facts(folder: str | Path) -> TrialFacts:
-    """What `write_facts` wrote."""
+    """What `write_facts` wrote; a checkpoint of an older glowctl does not say the label."""
     facts = json.loads(Path(folder, FILE).read_text())
-    return TrialFacts(facts["trial"], facts["last"], facts["best"])
+    return TrialFacts(facts.get("trial", ""), facts["last"], facts["best"])
 
 
 def put_back(checkpoint: Checkpoint) -> None:

@@ -6,8 +6,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 from jobs.text import bits
 from jobs.tracking import metric_history
@@ -16,7 +16,7 @@ from jobs.tracking.listing import JOB
 if TYPE_CHECKING:
     from jobs.tracking import Run
 
-__all__ = ["Result", "progress_of", "result_of"]
+__all__ = ["Progress", "Result", "progress_of", "result_of"]
 
 TEST, VALIDATION = "test/bits_per_dim", "validation/bits_per_dim"
 MOST_LETTERS = 60
@@ -27,7 +27,7 @@ class Result:
     """The text of a cell, and the numbers in it by name."""
 
     text: str
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, object] = field(default_factory=dict)
 
 
 def result_of(uri: str, run: Run, trials: Sequence[Run] = ()) -> Result:
@@ -43,23 +43,33 @@ def result_of(uri: str, run: Run, trials: Sequence[Run] = ()) -> Result:
     return kinds[job](run.data.metrics) if job in kinds else _of_description(run)
 
 
-def progress_of(uri: str, run: Run) -> dict[str, Any]:
-    """Where a training that runs is: epoch, epochs, validation_bits_per_dim. Raises TrackingError."""
+@dataclass(frozen=True)
+class Progress:
+    """Where a training is that runs. `epochs` is None where the run does not say how many there will be, and the last
+    score of the validation images is None before the first."""
+
+    epoch: int
+    epochs: int | None
+    validation_bits_per_dim: float | None
+
+
+def progress_of(uri: str, run: Run) -> Progress:
+    """Where a training is that runs. Raises TrackingError."""
     history = metric_history(uri, run.info.run_id, VALIDATION)
     epochs = run.data.params.get("epochs")
     last = max(metric_history(uri, run.info.run_id, "train/bits_per_dim"), default=0)
-    return {
-        "epoch": last,
-        "epochs": int(epochs) if epochs is not None and epochs.isdigit() else None,
-        "validation_bits_per_dim": history[max(history)] if history else None,
-    }
+    return Progress(
+        epoch=last,
+        epochs=int(epochs) if epochs is not None and epochs.isdigit() else None,
+        validation_bits_per_dim=history[max(history)] if history else None,
+    )
 
 
-def _of_progress(progress: Mapping[str, Any]) -> Result:
-    of = f" of {progress['epochs']}" if progress["epochs"] is not None else ""
-    validation = progress["validation_bits_per_dim"]
+def _of_progress(progress: Progress) -> Result:
+    of = f" of {progress.epochs}" if progress.epochs is not None else ""
+    validation = progress.validation_bits_per_dim
     told = f", validation {bits(validation)}" if validation is not None else ""
-    return Result(f"epoch {progress['epoch']}{of}{told}", dict(progress))
+    return Result(f"epoch {progress.epoch}{of}{told}", asdict(progress))
 
 
 def _of_training(metrics: Mapping[str, float]) -> Result:

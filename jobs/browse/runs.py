@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from jobs.browse.results import Result, result_of
 from jobs.errors import SpecError
-from jobs.text import count, duration, json_text, text_table
+from jobs.text import JsonObject, count, duration, json_text, text_table
 from jobs.tracking import child_runs, tracking_uri, without_password
 from jobs.tracking.listing import JOB, TRIAL, experiment_names, newest_runs
 
@@ -94,7 +94,7 @@ def ago(milliseconds: float, now: float | None = None) -> str:
     return f"{seconds / 86400:.0f} d"
 
 
-def facts_of(run: Run, experiment: str, result: Result) -> dict[str, Any]:
+def facts_of(run: Run, experiment: str, result: Result) -> JsonObject:
     """A run for machines."""
     tags = run.data.tags
     started = datetime.fromtimestamp(run.info.start_time / 1000).astimezone()

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,20 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
-from jobs.browse.results import Result, progress_of, result_of
+from jobs.browse.results import Progress, Result, progress_of, result_of
 from jobs.browse.runs import COLOURS, ago, facts_of, seconds_of, trials_of
-from jobs.text import bits, count, duration, json_text, plain
+from jobs.text import JsonObject, bits, count, duration, json_text, plain
 from jobs.tracking import child_runs, open_command, tracking_uri
-from jobs.tracking.listing import JOB, TRIAL, artifact_names, experiment_names, json_table, named_run, registered_models
+from jobs.tracking.listing import (
+    JOB,
+    TRIAL,
+    RegisteredModel,
+    artifact_names,
+    experiment_names,
+    json_table,
+    named_run,
+    registered_models,
+)
 from jobs.tracking.served import knows_run, run_page
 
 if TYPE_CHECKING:
@@ -71,9 +80,9 @@ class Shown:
     run: Run
     experiment: str
     result: Result
-    progress: dict[str, Any] | None
+    progress: Progress | None
     beneath: Mapping[str, int]  # "trial" or a job -> runs
-    models: Sequence[Mapping[str, Any]]
+    models: Sequence[RegisteredModel]
     artifacts: Sequence[str]
     tables: Mapping[str, tuple[list[str], list[list[Any]]]]
     page: str | None
@@ -132,7 +141,7 @@ def _metrics(shown: Shown) -> dict[str, float]:
     return {name: known[name] for name in names if name in known}
 
 
-def _facts(shown: Shown) -> dict[str, Any]:
+def _facts(shown: Shown) -> JsonObject:
     spec: Any = None
     with suppress(ValueError):
         spec = json.loads(shown.run.data.tags.get("glow.spec", "null"))
@@ -140,7 +149,7 @@ def _facts(shown: Shown) -> dict[str, Any]:
         **facts_of(shown.run, shown.experiment, shown.result),
         "description": shown.run.data.tags.get("mlflow.note.content"),
         "model": shown.run.data.tags.get("glow.train_run"),
-        "progress": shown.progress,
+        "progress": asdict(shown.progress) if shown.progress is not None else None,
         "settings": spec if spec is not None else dict(shown.run.data.params),
         "metrics": dict(sorted(shown.run.data.metrics.items())),
         "tables": {
@@ -233,12 +242,12 @@ def _beneath(shown: Shown) -> list[tuple[str, int]]:
 def _progress(shown: Shown) -> str:
     if shown.progress is None:
         return ""
-    at, of, validation = (shown.progress[name] for name in ("epoch", "epochs", "validation_bits_per_dim"))
+    of, validation = shown.progress.epochs, shown.progress.validation_bits_per_dim
     told = f", last validation {bits(validation)} bits/dim" if validation is not None else ", none validated yet"
-    return f"epoch {at} of {of if of is not None else '?'}{told}"
+    return f"epoch {shown.progress.epoch} of {of if of is not None else '?'}{told}"
 
 
-def _model(version: Mapping[str, Any]) -> str:
+def _model(version: RegisteredModel) -> str:
     called = "".join(f" @{alias}" for alias in version["aliases"])
     return f"{version['name']} version {version['version']}{called}"
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs.errors import JobError
 from jobs.ray_runtime.connection import ENVIRONMENT, STOP_PATIENCE_S
@@ -319,7 +319,7 @@ def _token() -> tuple[dict[str, str], str]:
                 raise JobError(f"there is no token in {given}, which $RAY_AUTH_TOKEN_PATH names") from None
         except OSError as error:
             raise JobError(f"the token in {place} cannot be read: {error.strerror}") from None
-    headers: dict[str, Any] = {"Authorization": f"Bearer {token}"} if token else {}
+    headers: dict[str, str] = {"Authorization": f"Bearer {token}"} if token else {}
     return headers, place
 
 

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from glow.datasets.folder import absolute_dataset, dataset_label
 from jobs.cluster.client import Cluster
@@ -23,6 +23,8 @@ from jobs.tracking import given_tracking_uri, source_tags
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
+
+    from jobs.text import JsonObject
 
 __all__ = ["OUTPUT", "check", "exit_code", "follow", "seen_by", "submit"]
 
@@ -112,7 +114,7 @@ def sent(request: Request) -> tuple[Request, dict[str, str | Path]]:
     return Request.model_validate(asked), files
 
 
-def _sent_settings(settings: dict[str, Any], files: dict[str, str | Path]) -> dict[str, Any]:
+def _sent_settings(settings: JsonObject, files: dict[str, str | Path]) -> JsonObject:
     if "train" in settings:
         return {**settings, "train": _sent_settings(settings["train"], files)}
     told = dict(settings)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json as json_lib
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -49,10 +49,10 @@ def jobs(
 ) -> None:
     """List the jobs of a cluster, the newest first."""
     found = _cluster(address).list_jobs()
-    rows = [_facts(job) for job in (found if every else found[:SHOWN_JOBS])]
+    rows = [_listed(job) for job in (found if every else found[:SHOWN_JOBS])]
     if json:
         for row in rows:
-            typer.echo(json_lib.dumps(row))
+            typer.echo(json_lib.dumps(asdict(row)))
         return
     from jobs.text import duration, text_table
 
@@ -60,9 +60,7 @@ def jobs(
         typer.echo("the cluster has run no jobs yet")
         return
     heads = ["job", "what", "by", "status", "started", "took"]
-    cells = [
-        [row["job"], row["what"], row["user"], row["status"], row["started"], duration(row["seconds"])] for row in rows
-    ]
+    cells = [[row.job, row.what, row.user, row.status, row.started, duration(row.seconds)] for row in rows]
     typer.echo(text_table([heads, *cells], left=5))
     if len(rows) < len(found):
         typer.echo(f"and {len(found) - len(rows)} older: --all lists them")
@@ -120,24 +118,24 @@ def status(
     from jobs.tracking import given_tracking_uri
 
     cluster = _cluster(address)
-    running = [_facts(job) for job in cluster.list_jobs() if not ended(job)]
+    running = [_listed(job) for job in cluster.list_jobs() if not ended(job)]
     found = check(cluster, output, given_tracking_uri(tracking_uri))
-    facts = {"address": cluster.address, "ray": cluster.facts.ray, "python": cluster.facts.python, "jobs": running}
     if json:
-        typer.echo(json_lib.dumps({**facts, **asdict(found)}))
+        facts = {"address": cluster.address, "ray": cluster.facts.ray, "python": cluster.facts.python}
+        typer.echo(json_lib.dumps({**facts, "jobs": [asdict(job) for job in running], **asdict(found)}))
     else:
-        _show_status(facts, found)
+        _show_status(cluster, running, found)
     raise typer.Exit(FAILURE if found.problems else 0)
 
 
-def _show_status(facts: dict[str, Any], found: Checked) -> None:
+def _show_status(cluster: Cluster, running: list[ListedJob], found: Checked) -> None:
     from jobs.text import count
 
-    typer.echo(f"cluster   {facts['address']}, Ray {facts['ray']}, Python {facts['python']}")
+    typer.echo(f"cluster   {cluster.address}, Ray {cluster.facts.ray}, Python {cluster.facts.python}")
     for node in found.nodes:
         typer.echo(f"machine   {node.name}: {count(node.cpus, 'core')}, {count(node.gpus, 'GPU')}")
-    running = [f"{job['job']} ({job['what']})" for job in facts["jobs"]]
-    typer.echo(f"jobs      {', '.join(running) or 'none that run or wait'}")
+    jobs = ", ".join(f"{job.job} ({job.what})" for job in running)
+    typer.echo(f"jobs      {jobs or 'none that run or wait'}")
     typer.echo(f"tracking  {found.tracking or 'none'}")
     typer.echo(f"storage   {found.storage or 'none'}")
     for problem in found.problems:
@@ -168,17 +166,29 @@ def _follow(cluster: Cluster, job: str, json: bool) -> None:
     raise typer.Exit(code)
 
 
-def _facts(job: JobDetails) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ListedJob:
+    """A job as it is listed: `what` it does, the `user` who gave it, and how many `seconds` it has run."""
+
+    job: str
+    status: str
+    started: str
+    seconds: float
+    what: str
+    user: str
+
+
+def _listed(job: JobDetails) -> ListedJob:
     start, end = job.start_time or 0, job.end_time or int(datetime.now().timestamp() * 1000)
     about = job.metadata or {}
-    return {
-        "job": job.submission_id,
-        "status": _status(job),
-        "started": datetime.fromtimestamp(start / 1000).strftime("%Y-%m-%d %H:%M"),
-        "seconds": (end - start) / 1000,
-        "what": about.get("glow.title", job.entrypoint),
-        "user": about.get("mlflow.user", ""),
-    }
+    return ListedJob(
+        job=str(job.submission_id),
+        status=_status(job),
+        started=datetime.fromtimestamp(start / 1000).strftime("%Y-%m-%d %H:%M"),
+        seconds=(end - start) / 1000,
+        what=about.get("glow.title", job.entrypoint),
+        user=about.get("mlflow.user", ""),
+    )
 
 
 def _status(job: JobDetails) -> str:

@@ -4,12 +4,15 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.errors import SpecError
 from jobs.specs.ablation import AblateSpec, own_and_common
 from jobs.specs.base import Spec, validated
 from jobs.specs.training import TrainSpec
+
+if TYPE_CHECKING:
+    from jobs.text import JsonObject
 
 __all__ = ["read_ablate_spec", "read_json", "read_spec"]
 
@@ -19,7 +22,7 @@ def read_spec(spec: type[Spec], path: str | Path, values: Mapping[str, Any]) -> 
     return validated(spec, {**read_json(path, values.get("tracking_uri")), **values})
 
 
-def read_json(path: str | Path, tracking_uri: str | None = None) -> dict[str, Any]:
+def read_json(path: str | Path, tracking_uri: str | None = None) -> JsonObject:
     """The settings in a JSON file, or in the artifact runs:/ID/FILE of a run. Raises SpecError for one that holds none,
     and TrackingError for a store that does not answer."""
     content = _content(str(path), tracking_uri)

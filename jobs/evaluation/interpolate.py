@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,8 @@ from jobs.display.events import Show
 from jobs.errors import SpecError
 from jobs.evaluation.run import (
     Evaluation,
-    describe_run,
     evaluation_run,
     opened,
-    place_of,
     prepare_evaluation,
     trained_on,
 )
@@ -30,7 +28,6 @@ from jobs.evaluation.scoring import model_on, put_model, result_of
 from jobs.ray_runtime.resources import resources_for
 from jobs.specs.evaluation import InterpolateSpec
 from jobs.text import count
-from jobs.tracking import open_command
 
 __all__ = ["InterpolateWork", "prepare", "run"]
 
@@ -40,16 +37,15 @@ ROWS = 10
 
 @dataclass(frozen=True)
 class InterpolateWork:
-    """Pairs of real images: `ends` uint8 (2, P, C, H, W), and of each pair what it is."""
+    """Pairs of real images: `ends` uint8 (2, P, C, H, W), and of each pair what it is, a row of a table."""
 
     evaluation: Evaluation[InterpolateSpec]
     ends: torch.Tensor
-    pairs: list[dict[str, Any]]
-    needs_ray: bool = True
+    pairs: pd.DataFrame
 
-    @property
-    def nbytes(self) -> int:
-        return self.evaluation.nbytes + self.ends.nbytes * self.evaluation.spec.steps
+    @classmethod
+    def of(cls, work: Evaluation[InterpolateSpec], ends: torch.Tensor, pairs: pd.DataFrame) -> InterpolateWork:
+        return cls(replace(work, result_nbytes=ends.nbytes * work.spec.steps), ends, pairs)
 
 
 def prepare(spec: InterpolateSpec) -> InterpolateWork:
@@ -63,7 +59,7 @@ def prepare(spec: InterpolateSpec) -> InterpolateWork:
         except ValueError as error:
             raise SpecError(str(error)) from error
         pair = {"class_name": None, "from": spec.from_image, "to": spec.to_image}
-        return InterpolateWork(work, ends, [pair])
+        return InterpolateWork.of(work, ends, pd.DataFrame([pair]))
     images = opened(work, trained_on(work), "test")
     chosen = _choose(images, spec.pairs_per_class, spec.seed)
     # One image at a time: of a folder no more are read than are wanted.
@@ -71,7 +67,7 @@ def prepare(spec: InterpolateSpec) -> InterpolateWork:
     pairs = [
         {"class_name": images.class_names[int(images.labels[start])], "from": start, "to": end} for start, end in chosen
     ]
-    return InterpolateWork(work, ends, pairs)
+    return InterpolateWork.of(work, ends, pd.DataFrame(pairs))
 
 
 def _choose(images: LazyDataset, pairs_per_class: int, seed: int) -> list[tuple[int, int]]:
@@ -94,31 +90,27 @@ def _choose(images: LazyDataset, pairs_per_class: int, seed: int) -> list[tuple[
 def run(work: InterpolateWork, show: Show) -> np.ndarray:
     """uint8 images (P, S, C, H, W). Raises JobError for a worker that fails."""
     evaluation, spec = work.evaluation, work.evaluation.spec
-    with evaluation_run(evaluation, "interpolate", show) as (record, folder):
+    with evaluation_run(evaluation, "interpolate", show) as recorded:
         resources = resources_for(spec, (1, 1))
         task = between.options(**resources.task_options())
         reference = put_model(evaluation.model)
         decoded = task.remote(reference, work.ends.numpy(), spec.steps, spec.mode, spec.precision, resources.threads)
         images, end_error, non_finite = result_of(decoded)
         exact = (images[:, [0, -1]] == work.ends.numpy().swapaxes(0, 1)).all(axis=(1, 2, 3, 4))
-        names = [str(pair["class_name"] or "") for pair in work.pairs]
+        names = [str(name or "") for name in work.pairs["class_name"]]
         title = f"{spec.mode} interpolation between real images, {evaluation.model.title}"
-        image_rows(images, names, title).savefig(folder / "interpolation.png", dpi=120)
-        np.save(folder / "interpolation.npy", images)
-        table = pd.DataFrame(work.pairs).assign(end_error=end_error, ends_exact=exact)
-        table.to_parquet(folder / "interpolation.parquet", index=False)
-        record.table(table, "interpolation.json")
-        record.metrics({"end_error": float(end_error.max()), "non_finite": non_finite})
+        image_rows(images, names, title).savefig(recorded.folder / "interpolation.png", dpi=120)
+        np.save(recorded.folder / "interpolation.npy", images)
+        table = work.pairs.assign(end_error=end_error, ends_exact=exact)
+        table.to_parquet(recorded.folder / "interpolation.parquet", index=False)
+        recorded.record.table(table, "interpolation.json")
+        recorded.record.metrics({"end_error": float(end_error.max()), "non_finite": non_finite})
         came_to = (
             f"{count(len(images), 'row')} of {spec.steps} images, {spec.mode}; the ends are off by at most "
             f"{end_error.max():.2g} grey levels: `interpolation.png`"
         )
-        describe_run(evaluation, record, "interpolate", came_to)
-        place = place_of(evaluation, record, folder)
-    show(
-        Interpolation(
-            run=record.name,
-            run_id=record.run_id,
+        result = Interpolation(
+            **recorded.known_as,
             pairs=len(images),
             steps=spec.steps,
             mode=spec.mode,
@@ -126,10 +118,9 @@ def run(work: InterpolateWork, show: Show) -> np.ndarray:
             inexact_rows=int((~exact).sum()),
             non_finite=non_finite,
             scale=evaluation.model.config.scale,
-            picture=f"{place}/interpolation.png",
-            open_with=open_command(evaluation.uri),
+            picture=f"{recorded.place}/interpolation.png",
         )
-    )
+        recorded.finish(result, came_to)
     return np.asarray(images)
 
 

@@ -17,11 +17,9 @@ from jobs.display.events import Show
 from jobs.display.rows import ClassNll, DatasetNll
 from jobs.evaluation.run import (
     Evaluation,
-    describe_run,
     described,
     evaluation_run,
     opened,
-    place_of,
     prepare_evaluation,
     scores_of,
     trained_on,
@@ -29,7 +27,6 @@ from jobs.evaluation.run import (
 )
 from jobs.specs.evaluation import NllSpec
 from jobs.text import bits, markdown_table
-from jobs.tracking import open_command
 
 __all__ = ["NllWork", "prepare", "run"]
 
@@ -42,14 +39,6 @@ class NllWork:
     evaluation: Evaluation[NllSpec]
     class_names: dict[str, tuple[str, ...]]
     padding: dict[str, float]
-
-    @property
-    def nbytes(self) -> int:
-        return self.evaluation.nbytes
-
-    @property
-    def needs_ray(self) -> bool:
-        return bool(self.evaluation.missing)
 
 
 def prepare(spec: NllSpec) -> NllWork:
@@ -70,35 +59,26 @@ def prepare(spec: NllSpec) -> NllWork:
 def run(work: NllWork, show: Show) -> list[DatasetNll]:
     """A row a data set. Raises JobError for workers that fail, TrackingError if the store takes no more."""
     evaluation = work.evaluation
-    with evaluation_run(evaluation, "nll", show) as (record, folder):
-        scores = {name: table for (name, _), table in scores_of(evaluation, record, show).items()}
+    with evaluation_run(evaluation, "nll", show) as recorded:
+        scores = {name: table for (name, _), table in scores_of(evaluation, recorded.record, show).items()}
         rows = [_row(name, table, work) for name, table in scores.items()]
         per_class = [row for name, table in scores.items() for row in _class_rows(name, table, work)]
         classes = pd.DataFrame(per_class)
         everything = pd.concat(scores.values(), ignore_index=True)
         table = pd.DataFrame(rows)
-        table.to_parquet(folder / "nll.parquet", index=False)
-        classes.to_parquet(folder / "nll_per_class.parquet", index=False)
-        record.table(table, "nll.json")
-        record.table(classes, "nll_per_class.json")
+        table.to_parquet(recorded.folder / "nll.parquet", index=False)
+        classes.to_parquet(recorded.folder / "nll_per_class.parquet", index=False)
+        recorded.record.table(table, "nll.json")
+        recorded.record.table(classes, "nll_per_class.json")
         title = f"NLL of {evaluation.spec.split} images under {evaluation.model.title}"
-        nll_histogram(everything, title).savefig(folder / "nll_histogram.png", dpi=120)
+        nll_histogram(everything, title).savefig(recorded.folder / "nll_histogram.png", dpi=120)
         for row in rows:
-            record.metrics({f"bits_per_dim/{row.dataset}": row.bits_per_dim})
+            recorded.record.metrics({f"bits_per_dim/{row.dataset}": row.bits_per_dim})
         came_to = "; ".join(f"{row.dataset} {bits(row.bits_per_dim)}" for row in rows)
-        describe_run(evaluation, record, "nll", f"{came_to} bits/dim", _description(rows))
-        place = place_of(evaluation, record, folder)
-    show(
-        Nll(
-            run=record.name,
-            run_id=record.run_id,
-            split=evaluation.spec.split,
-            rows=rows,
-            per_class=per_class,
-            place=place,
-            open_with=open_command(evaluation.uri),
+        result = Nll(
+            **recorded.known_as, split=evaluation.spec.split, rows=rows, per_class=per_class, place=recorded.place
         )
-    )
+        recorded.finish(result, f"{came_to} bits/dim", _description(rows))
     return rows
 
 

@@ -23,11 +23,9 @@ from jobs.display.rows import OodClass, OodControl, OodRatio, rows_as
 from jobs.errors import JobError, SpecError
 from jobs.evaluation.run import (
     Evaluation,
-    describe_run,
     described,
     evaluation_run,
     opened,
-    place_of,
     prepare_evaluation,
     scores_of,
     trained_on,
@@ -35,7 +33,7 @@ from jobs.evaluation.run import (
 )
 from jobs.specs.evaluation import OodSpec
 from jobs.text import count, markdown_table, rows_of
-from jobs.tracking import Record, open_command
+from jobs.tracking import Record
 
 __all__ = ["OodWork", "prepare", "run"]
 
@@ -64,14 +62,6 @@ class OodWork:
     others: list[str]
     class_names: dict[str, tuple[str, ...]]
     absent: list[str]
-
-    @property
-    def nbytes(self) -> int:
-        return self.evaluation.nbytes
-
-    @property
-    def needs_ray(self) -> bool:
-        return bool(self.evaluation.missing)
 
 
 def prepare(spec: OodSpec) -> OodWork:
@@ -147,8 +137,8 @@ def run(work: OodWork, show: Show) -> OodResult:
     evaluation, spec = work.evaluation, work.evaluation.spec
     for sentence in work.absent:
         show(Absent(sentence))
-    with evaluation_run(evaluation, "ood", show) as (record, folder):
-        scores = scores_of(evaluation, record, show)
+    with evaluation_run(evaluation, "ood", show) as recorded:
+        scores = scores_of(evaluation, recorded.record, show)
         tests = {name: scores[name, "test"] for name in (work.own, *work.others)}
         if spec.protocol == "report":
             deal = report_protocol(tests, spec.seed)
@@ -158,15 +148,11 @@ def run(work: OodWork, show: Show) -> OodResult:
             result = evaluate_ood(scores[work.own, "train"], deal, work.settings, work.class_names)
         except ValueError as error:  # of the scores: the settings have been checked
             raise JobError(f"these scores cannot be tested with: {error}") from error
-        _write_tables(result, record, folder)
-        _draw(result, tests, work, folder)
-        record.metrics(_metrics(result, scores, work))
-        describe_run(evaluation, record, "ood", _result_line(result, work), _description(result, work))
-        place = place_of(evaluation, record, folder)
-    show(
-        Ood(
-            run=record.name,
-            run_id=record.run_id,
+        _write_tables(result, recorded.record, recorded.folder)
+        _draw(result, tests, work, recorded.folder)
+        recorded.record.metrics(_metrics(result, scores, work))
+        told = Ood(
+            **recorded.known_as,
             protocol=spec.protocol,
             alpha=spec.alpha,
             bootstraps=work.settings.bootstraps,
@@ -175,10 +161,9 @@ def run(work: OodWork, show: Show) -> OodResult:
             rows=rows_as(OodRatio, result.ratios),
             control=rows_as(OodControl, result.control),
             passing=_passing(result, work),
-            place=place,
-            open_with=open_command(evaluation.uri),
+            place=recorded.place,
         )
-    )
+        recorded.finish(told, _result_line(result, work), _description(result, work))
     return result
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
 
 import pandas as pd
 
@@ -15,24 +16,23 @@ from glow.datasets import DatasetInfo, LazyDataset, describe, open_dataset
 from glow.datasets.folder import absolute_dataset, dataset_label
 from glow.scoring import SHARD
 from jobs.display import evaluation_events as events
-from jobs.display.events import Show
+from jobs.display.events import Event, Show
 from jobs.errors import SpecError
 from jobs.evaluation.find_model import TrainedModel, find_model
-from jobs.evaluation.scoring import Scored, Table, cached, named, score_on_ray
+from jobs.evaluation.scoring import Scored, Table, cached, score_on_ray
 from jobs.outputs import is_remote, results_folder, usable_output
 from jobs.ray_runtime.resources import resources_for
 from jobs.run_labels import evaluation_description, evaluation_name
 from jobs.specs.evaluation import EvaluationSpec, ScoringSpec
-from jobs.tracking import Record, tracking_uri, without_password
-from jobs.tracking.scores import save_scores
+from jobs.tracking import Record, open_command, tracking_uri, without_password
+from jobs.tracking.scores import labelled, save_scores
 
 __all__ = [
     "Evaluation",
-    "describe_run",
+    "EvaluationRun",
     "described",
     "evaluation_run",
     "opened",
-    "place_of",
     "prepare_evaluation",
     "scores_of",
     "trained_on",
@@ -42,11 +42,20 @@ __all__ = [
 Spec = TypeVar("Spec", bound=EvaluationSpec)
 
 
+class KnownAs(TypedDict):
+    """How a run is called, and the command that shows it in the MLflow UI."""
+
+    run: str
+    run_id: str
+    open_with: str
+
+
 @dataclass(frozen=True)
 class Evaluation(Generic[Spec]):
     """An evaluation that has been checked: its spec, its model, and the score tables that it will need.
 
     `found` are those that MLflow had. `given` is the spec that repeats it: as the user gave it, with that model.
+    `result_nbytes` is how much comes back from workers that make images.
     """
 
     given: Spec
@@ -55,12 +64,17 @@ class Evaluation(Generic[Spec]):
     model: TrainedModel
     tables: Sequence[Table] = ()
     found: dict[str, Scored] = field(default_factory=dict)
+    result_nbytes: int = 0
 
     @property
     def nbytes(self) -> int:
         """What Ray's object store must hold at once, beside the small."""
         shape = self.model.config.image_shape
-        return self.model.nbytes + 8 * SHARD * shape[0] * shape[1] * shape[2]
+        return self.model.nbytes + 8 * SHARD * math.prod(shape) + self.result_nbytes
+
+    @property
+    def needs_ray(self) -> bool:
+        return bool(self.missing) or self.result_nbytes > 0
 
     @property
     def missing(self) -> list[Table]:
@@ -161,7 +175,8 @@ def scores_of(work: Evaluation[Any], record: Record, show: Show) -> dict[tuple[s
     record.tag("glow.scored_by", json.dumps({key: known.run_id or record.run_id for key, known in scored.items()}))
     tables = {}
     for wanted in work.tables:  # equal images of two data sets have one key, and are scored once
-        tables[wanted.dataset, wanted.split] = named(scored[wanted.key].table, wanted)
+        table = scored[wanted.key].table
+        tables[wanted.dataset, wanted.split] = labelled(table, wanted.dataset, wanted.split)
     return tables
 
 
@@ -175,9 +190,59 @@ def _told(scored: Scored) -> events.Scored:
     )
 
 
+class EvaluationRun:
+    """The run of an evaluation in MLflow, and the folder of its results."""
+
+    def __init__(self, work: Evaluation[Any], job: str, record: Record, folder: Path) -> None:
+        self.record, self.folder = record, folder
+        self._work, self._job = work, job
+        self.result: Event | None = None
+
+    @property
+    def place(self) -> str:
+        """Where a user finds the results."""
+        return self.record.artifact_uri if is_remote(self._work.spec.output) else str(self.folder)
+
+    @property
+    def known_as(self) -> KnownAs:
+        """What every result tells of its run."""
+        return {
+            "run": self.record.name,
+            "run_id": self.record.run_id,
+            "open_with": open_command(self._work.uri),
+        }
+
+    def describe(self, came_to: str | None = None, details: str = "") -> None:
+        """Writes what MLflow's UI says above the run; `came_to` is the result in a line, both are Markdown."""
+        model = self._work.model
+        trained_by = (model.experiment_id or "", model.run_id) if model.run_id else None
+        text = evaluation_description(self._job, self.record.run_id, model.title, trained_by, came_to, details)
+        self.record.describe(text)
+
+    def finish(self, result: Event, came_to: str, details: str = "") -> None:
+        """Describes the run, and has `result` shown once the run has ended. The texts are those of `describe`."""
+        self.describe(came_to, details)
+        self.result = result
+
+
 @contextmanager
-def evaluation_run(work: Evaluation[Any], job: str, show: Show) -> Iterator[tuple[Record, Path]]:
-    """A run in MLflow, beneath the model's training run, and the folder of its results, which become its artifacts."""
+def evaluation_run(work: Evaluation[Any], job: str, show: Show) -> Iterator[EvaluationRun]:
+    """A run in MLflow, beneath the model's training run; its folder becomes its artifacts."""
+    record = _start_record(work, job)
+    show(events.Evaluating(job, work.model.name, record.name, record.run_id))
+    with record.running(), results_folder(work.spec.output, record.run_id) as folder:
+        run = EvaluationRun(work, job, record, folder)
+        (folder / "spec.json").write_text(work.given.model_dump_json(indent=2) + "\n")
+        if work.model.model_id is not None:
+            record.uses(work.model.model_id)
+        run.describe()
+        yield run
+        record.folder(folder)
+    if run.result is not None:
+        show(run.result)
+
+
+def _start_record(work: Evaluation[Any], job: str) -> Record:
     spec, model = work.spec, work.model
     public = spec.model_dump(mode="json") | {"tracking_uri": without_password(work.uri)}
     tags = {
@@ -190,27 +255,4 @@ def evaluation_run(work: Evaluation[Any], job: str, show: Show) -> Iterator[tupl
         tags |= {"glow.train_run": model.run_id, "mlflow.parentRunId": model.run_id}
     if (dataset := spec.trained_on or (model.training.dataset if model.training else None)) is not None:
         tags["glow.dataset"] = dataset
-    name = spec.run_name or evaluation_name(job, model.title)
-    record = Record.start(work.uri, spec.experiment, name, tags, public)
-    show(events.Evaluating(job, model.name, record.name, record.run_id))
-    with record.running(), results_folder(spec.output, record.run_id) as folder:
-        (folder / "spec.json").write_text(work.given.model_dump_json(indent=2) + "\n")
-        if model.model_id is not None:
-            record.uses(model.model_id)
-        describe_run(work, record, job)
-        yield record, folder
-        record.folder(folder)
-
-
-def describe_run(
-    work: Evaluation[Any], record: Record, job: str, came_to: str | None = None, details: str = ""
-) -> None:
-    """Writes what MLflow's UI says above the run; `came_to` is the result in a line, both are Markdown."""
-    model = work.model
-    trained_by = (model.experiment_id or "", model.run_id) if model.run_id else None
-    record.describe(evaluation_description(job, record.run_id, model.title, trained_by, came_to, details))
-
-
-def place_of(work: Evaluation[Any], record: Record, folder: Path) -> str:
-    """Where a user finds the results."""
-    return record.artifact_uri if is_remote(work.spec.output) else str(folder)
+    return Record.start(work.uri, spec.experiment, spec.run_name or evaluation_name(job, model.title), tags, public)

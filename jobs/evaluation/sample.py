@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,14 @@ from jobs.display.events import Show
 from jobs.errors import SpecError
 from jobs.evaluation.run import (
     Evaluation,
-    describe_run,
     described,
     evaluation_run,
-    place_of,
     prepare_evaluation,
     trained_on,
 )
 from jobs.evaluation.scoring import model_on, put_model, result_of
 from jobs.ray_runtime.resources import resources_for
 from jobs.specs.evaluation import SampleSpec
-from jobs.tracking import open_command
 
 __all__ = ["SampleWork", "prepare", "run"]
 
@@ -40,23 +38,20 @@ ROW = 12
 
 @dataclass(frozen=True)
 class SampleWork:
+    """`label` is the class asked for."""
+
     evaluation: Evaluation[SampleSpec]
     label: int | None
-    needs_ray: bool = True
-
-    @property
-    def nbytes(self) -> int:
-        shape = self.evaluation.model.config.image_shape
-        rows, columns = self.evaluation.spec.rows_and_columns
-        grid = rows * columns * shape[0] * shape[1] * shape[2]
-        return self.evaluation.nbytes + grid * len(self.evaluation.spec.all_temperatures)
 
 
 def prepare(spec: SampleSpec) -> SampleWork:
     """Finds the model and the class. Raises SpecError for a class that there is not, and what `jobs.evaluation.run`
     raises."""
     work = prepare_evaluation(spec)
-    return SampleWork(work, None if spec.only_class is None else _label(work, spec.only_class))
+    rows, columns = spec.rows_and_columns
+    grid = rows * columns * math.prod(work.model.config.image_shape)
+    label = None if spec.only_class is None else _label(work, spec.only_class)
+    return SampleWork(replace(work, result_nbytes=grid * len(spec.all_temperatures)), label)
 
 
 def _label(work: Evaluation[SampleSpec], name: str) -> int:
@@ -78,7 +73,7 @@ def run(work: SampleWork, show: Show) -> dict[float, np.ndarray]:
     fails."""
     evaluation, spec = work.evaluation, work.evaluation.spec
     rows, columns = spec.rows_and_columns
-    with evaluation_run(evaluation, "sample", show) as (record, folder):
+    with evaluation_run(evaluation, "sample", show) as recorded:
         resources = resources_for(spec, (1, 1))
         task = draw.options(**resources.task_options())
         reference = put_model(evaluation.model)
@@ -89,29 +84,24 @@ def run(work: SampleWork, show: Show) -> dict[float, np.ndarray]:
             )
             images = result_of(drawn)
             samples[temperature] = images
-            np.save(folder / f"samples-T{temperature:g}.npy", images)
-            Image.fromarray(image_grid(images, columns)).save(folder / f"samples-T{temperature:g}.png")
+            np.save(recorded.folder / f"samples-T{temperature:g}.npy", images)
+            Image.fromarray(image_grid(images, columns)).save(recorded.folder / f"samples-T{temperature:g}.png")
         pictures = [f"samples-T{temperature:g}.png" for temperature in samples]
         if len(samples) > 1:
             sweep = np.stack([images[:ROW] for images in samples.values()])
             names = [f"T = {temperature:g}" for temperature in samples]
             title = f"The same noise at several temperatures, {evaluation.model.title}"
-            image_rows(sweep, names, title).savefig(folder / "temperatures.png", dpi=120)
+            image_rows(sweep, names, title).savefig(recorded.folder / "temperatures.png", dpi=120)
             pictures.insert(0, "temperatures.png")
         told = ", ".join(f"{temperature:g}" for temperature in samples)
         came_to = f"{rows * columns} images at each of the temperatures {told}: `{'`, `'.join(pictures)}`"
-        describe_run(evaluation, record, "sample", came_to)
-        place = place_of(evaluation, record, folder)
-    show(
-        Samples(
-            run=record.name,
-            run_id=record.run_id,
+        result = Samples(
+            **recorded.known_as,
             temperatures=list(samples),
             images=rows * columns,
-            pictures=[f"{place}/{picture}" for picture in pictures],
-            open_with=open_command(evaluation.uri),
+            pictures=[f"{recorded.place}/{picture}" for picture in pictures],
         )
-    )
+        recorded.finish(result, came_to)
     return samples
 
 

@@ -30,7 +30,7 @@ from jobs.ray_runtime.resources import Resources
 from jobs.system.process_setup import set_up_process
 from jobs.tracking.scores import find_scores, key_of, labelled
 
-__all__ = ["Scored", "Table", "cached", "model_on", "named", "put_model", "result_of", "score_on_ray"]
+__all__ = ["Scored", "Table", "cached", "model_on", "put_model", "result_of", "score_on_ray"]
 
 RETRIES = 3
 
@@ -68,12 +68,8 @@ def cached(wanted: Table, uri: str, experiment: str) -> Scored | None:
     if found is None or len(found[0]) != len(wanted.images):
         return None
     table, run_id = found
-    return Scored(wanted, named(table, wanted), run_id)
-
-
-def named(table: pd.DataFrame, wanted: Table) -> pd.DataFrame:
-    """With the names of data set and split that are asked for; equal images may have been scored under others."""
-    return labelled(table, wanted.dataset, wanted.split)
+    # Equal images may have been scored under other names.
+    return Scored(wanted, labelled(table, wanted.dataset, wanted.split), run_id)
 
 
 def score_on_ray(
@@ -118,7 +114,7 @@ def score_on_ray(
             )
         parts = done[table]
         whole = pd.concat([parts[start] for start in sorted(parts)], ignore_index=True)
-        yield Scored(table, named(whole, table), None)
+        yield Scored(table, labelled(whole, table.dataset, table.split), None)
 
 
 def _shards(tables: Sequence[Table]) -> Iterator[tuple[Table, int, np.ndarray, np.ndarray]]:

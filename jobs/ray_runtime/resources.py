@@ -45,8 +45,8 @@ class Resources:
         """For how many workers there is room on the machines that are there, be they busy or not."""
         return min(self.workers[1], _room(_alive(), self.gpus, self.cpus))
 
-    def task_options(self) -> dict[str, Any]:
-        """Of a Ray task that is one worker's."""
+    def task_options(self) -> dict[str, float]:
+        """The options of a Ray task that is one worker's."""
         return {"num_cpus": self.cpus, "num_gpus": self.gpus}
 
     def scaling_config(self) -> ScalingConfig:

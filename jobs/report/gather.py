@@ -8,12 +8,13 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs.specs.ablation import TRIAL_TAG
 from jobs.tracking import TrackingError, child_runs, experiment_runs, find_run, open_command, run_of_id
 
 if TYPE_CHECKING:
+    from jobs.text import JsonObject
     from jobs.tracking import Run
 
 __all__ = [
@@ -119,7 +120,7 @@ def job_of(run: Run) -> str:
     return str(run.data.tags.get("glow.job", ""))
 
 
-def spec_of(run: Run) -> dict[str, Any]:
+def spec_of(run: Run) -> JsonObject:
     """A run's settings; none where they are missing or damaged."""
     with suppress(ValueError):
         found = json.loads(run.data.tags.get("glow.spec", ""))

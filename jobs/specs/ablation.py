@@ -15,11 +15,11 @@ from glow.config import Coupling, Permutation, Scale
 from jobs.specs.base import numbers, setting, validated
 from jobs.specs.presets import make_train_spec
 from jobs.specs.training import TrainSpec
-from jobs.text import plain
+from jobs.text import JsonObject, plain
 
 __all__ = ["AXES", "CHAMPION_TAG", "PER_TRIAL", "TRIAL_TAG", "AblateSpec", "Values", "make_ablate_spec", "values_label"]
 
-Values = dict[str, Any]
+Values = dict[str, str | int | float]
 """What makes a trial: the fields of `TrainSpec` that differ between trials, its seed among them."""
 
 AXES = {
@@ -223,7 +223,7 @@ def make_ablate_spec(preset: str, values: Mapping[str, Any]) -> AblateSpec:
     return validated(AblateSpec, {**own, "train": make_train_spec(preset, {"test_every": 1, **common})})
 
 
-def own_and_common(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def own_and_common(values: Mapping[str, Any]) -> tuple[JsonObject, JsonObject]:
     """Splits values into those of `AblateSpec` itself and those of its `train`."""
     own = {name: value for name, value in values.items() if name in AblateSpec.model_fields}
     return own, {name: value for name, value in values.items() if name not in own}

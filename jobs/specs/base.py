@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
+from pydantic.config import JsonDict
 
 from jobs.errors import SpecError
 
@@ -16,7 +17,7 @@ Number = TypeVar("Number", int, float)
 
 def setting(default: Any, theme: str, description: str, example: Any, flag: str | None = None) -> Any:
     """A field. `flag` names its option where its own name cannot."""
-    extra: dict[str, Any] = {"theme": theme} | ({"flag": flag} if flag else {})
+    extra: JsonDict = {"theme": theme, **({"flag": flag} if flag else {})}
     return Field(default, description=description, examples=[example], json_schema_extra=extra)
 
 
@@ -50,7 +51,7 @@ def flag_of(spec: type[BaseModel], name: str) -> str:
     return str(_extra(spec, name).get("flag") or "--" + name.replace("_", "-"))
 
 
-def _extra(spec: type[BaseModel], name: str) -> dict[str, Any]:
+def _extra(spec: type[BaseModel], name: str) -> JsonDict:
     extra = spec.model_fields[name].json_schema_extra
     assert isinstance(extra, dict)
     return extra

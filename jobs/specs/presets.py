@@ -11,7 +11,7 @@ __all__ = ["PRESETS", "Preset", "make_train_spec"]
 
 Preset = Literal["paper", "laptop", "smoke", "demo"]
 
-PRESETS: dict[Preset, dict[str, Any]] = {
+PRESETS: dict[Preset, dict[str, object]] = {
     # The configuration of the course report that this project reproduces: days on one GPU of its time.
     "paper": {
         "per_class": 4000,

@@ -39,7 +39,7 @@ class Request(BaseModel):
     do: Literal["train", "resume_training", "ablate", "plan", "resume_ablation", "summarize", "evaluate", "demo"]
     specs: dict[str, SerializeAsAny[BaseModel]] = {}
     run: str | None = None
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
 
     @classmethod
     def of(cls, do: Any, *specs: BaseModel) -> Request:

@@ -6,9 +6,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jobs.errors import JobError, SpecError
+
+if TYPE_CHECKING:
+    from jobs.text import JsonObject
 
 __all__ = ["address_of", "in_ray_job", "job_metadata", "node_types", "ray_job_id", "storage"]
 
@@ -37,7 +40,7 @@ def storage() -> str | None:
     return os.environ.get("GLOW_STORAGE") or None
 
 
-def node_types() -> tuple[dict[str, dict[str, Any]], int | None]:
+def node_types() -> tuple[dict[str, JsonObject], int | None]:
     """The kinds of machine that the cluster's autoscaler may add, as `ray up` writes them (resources, max_workers), and
     the most machines of all kinds together: from $GLOW_NODE_TYPES, or what `ray up` left on this head.
 

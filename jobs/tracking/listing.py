@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from jobs.tracking.liveness import mark_dead
 from jobs.tracking.pages import every, every_run
@@ -15,7 +15,15 @@ from jobs.tracking.store import NoSuchRun, TrackingError, check_existing, client
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-__all__ = ["artifact_names", "experiment_names", "json_table", "named_run", "newest_runs", "registered_models"]
+__all__ = [
+    "RegisteredModel",
+    "artifact_names",
+    "experiment_names",
+    "json_table",
+    "named_run",
+    "newest_runs",
+    "registered_models",
+]
 
 JOB, TRIAL = "glow.job", "glow.trial"
 PAGE = 200
@@ -64,8 +72,16 @@ def named_run(uri: str, experiments: Collection[str], given: str) -> Run:
     return found
 
 
-def registered_models(uri: str, run_id: str) -> list[dict[str, Any]]:
-    """The versions of models in the registry that are of a run: name, version, aliases."""
+class RegisteredModel(TypedDict):
+    """A version of a model in the registry."""
+
+    name: str
+    version: str
+    aliases: list[str]
+
+
+def registered_models(uri: str, run_id: str) -> list[RegisteredModel]:
+    """The versions of models in the registry that are of a run."""
     client = client_of(uri)
     with sentences(uri):
         found = client.search_model_versions(f"run_id = '{run_id}'")

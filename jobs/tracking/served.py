@@ -9,12 +9,14 @@ import time
 import urllib.parse
 import zlib
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs.tracking.store import client_of, sentences
 
 if TYPE_CHECKING:
     from requests import Session
+
+    from jobs.text import JsonObject
 
 __all__ = ["VIEW", "answers", "is_mlflow", "knows_run", "landing_page", "run_page", "serves"]
 
@@ -99,7 +101,7 @@ def _without_user(address: str) -> str:
     return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-def _has_view(address: str, experiment: str, known: list[dict[str, Any]]) -> bool:
+def _has_view(address: str, experiment: str, known: list[JsonObject]) -> bool:
     """Whether the experiment has the view of `COLUMNS`, which it is given if need be."""
     tags = next(found.get("tags", []) for found in known if found["experiment_id"] == experiment)
     if any(tag["key"] == VIEW_TAG for tag in tags):
@@ -126,9 +128,7 @@ def _session(address: str) -> Session:
     return session
 
 
-def _ask(
-    address: str, what: str, get: dict[str, Any] | None = None, post: dict[str, Any] | None = None
-) -> dict[str, Any] | None:
+def _ask(address: str, what: str, get: JsonObject | None = None, post: JsonObject | None = None) -> JsonObject | None:
     """An answer of MLflow's REST API; None if there is none."""
     import requests
 

@@ -19,7 +19,7 @@ from glow.config import GlowConfig
 from glow.datasets import describe, fingerprint, load_dataset, own_channels
 from glow.datasets.folder import absolute_dataset
 from jobs.errors import JobError, SpecError
-from jobs.outputs import FOLDER_TAG, is_remote, place_named, recall, usable_output
+from jobs.outputs import FOLDER_TAG, KeptRun, is_remote, place_named, recall, usable_output
 from jobs.specs.ablation import TRIAL_TAG
 from jobs.specs.base import refuse, theme_of
 from jobs.specs.presets import make_train_spec
@@ -27,6 +27,7 @@ from jobs.specs.training import TrainSpec, worker_range
 from jobs.tracking import NoSuchRun, Record, find_run, recorded_images, tracking_uri, without_password
 
 if TYPE_CHECKING:
+    from jobs.text import JsonObject
     from jobs.tracking import Run
 
 __all__ = ["Work", "prepare", "prepare_resume"]
@@ -44,18 +45,23 @@ class Work:
     images: Mapping[str, np.ndarray]  # split -> uint8 (N, C, H, W)
     labels: Mapping[str, np.ndarray]  # int64 (N,)
     resumed: Run | None = None
-    kept: Mapping[str, Any] | None = None  # what storage has of a run that MLflow has lost (jobs.outputs)
+    kept: KeptRun | None = None  # what storage has of a run that MLflow has lost (jobs.outputs)
     kept_in: str | None = None  # the folder of its checkpoints, where that is not named by the run's id
 
     def folder_of(self, record: Record) -> str:
         """The folder in the output that a run's checkpoints are in."""
         return self.kept_in or record.run_id
 
-    def facts(self, job: str, record: Record, finished: bool) -> dict[str, Any]:
-        """What storage keeps of a run."""
-        spec = self.spec.model_dump(mode="json", exclude={"tracking_uri"})  # which may hold a password
-        about = {"job": job, "run_id": record.run_id, "run_name": record.name, "finished": finished}
-        return {**about, "spec": spec, "images": self.digests()}
+    def to_keep(self, record: Record, finished: bool) -> KeptRun:
+        """What storage keeps of the training."""
+        return KeptRun(
+            job="train",
+            run_id=record.run_id,
+            run_name=record.name,
+            finished=finished,
+            spec=self.spec.model_dump(mode="json", exclude={"tracking_uri"}),  # which may hold a password
+            images=self.digests(),
+        )
 
     def variant(self, given: TrainSpec, spec: TrainSpec, resumed: Run | None) -> Work:
         """Another training on the same data."""
@@ -90,11 +96,11 @@ class Work:
         """Of the run in MLflow."""
         return {"glow.job": "train", "glow.dataset": self.spec.dataset, "glow.spec": json.dumps(self._public())}
 
-    def params(self) -> dict[str, Any]:
+    def params(self) -> JsonObject:
         """Of the run in MLflow."""
         return self._public() | {"image_shape": self.config.image_shape}
 
-    def _public(self) -> dict[str, Any]:
+    def _public(self) -> JsonObject:
         return self.spec.model_dump() | {"tracking_uri": without_password(self.tracking_uri)}
 
 
@@ -172,12 +178,12 @@ def _prepare_kept(name: str, changes: Mapping[str, Any], uri: str, unknown: NoSu
     """The work of a run that MLflow does not know, by what is beside its checkpoints."""
     place = place_named(name)
     kept = recall(place)
-    if kept is None or kept["job"] != "train":
+    if kept is None or kept.job != "train":
         raise NoSuchRun(f"{unknown}, and no checkpoints of a training in {place}")
-    if kept["finished"]:
+    if kept.finished:
         raise JobError(f"run {name!r} is finished: there is nothing left to train; its model is under {place}")
     output, _, folder = place.rpartition("/")
-    spec = make_train_spec("laptop", {**kept["spec"], "output": output, **changes, "tracking_uri": uri})
+    spec = make_train_spec("laptop", {**kept.spec, "output": output, **changes, "tracking_uri": uri})
     work = replace(prepare(spec), kept=kept, kept_in=folder)
-    work.check_same_images(kept["images"])
+    work.check_same_images(kept.images)
     return work

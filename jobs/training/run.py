@@ -63,7 +63,7 @@ def _train(work: Work, resources: Resources, record: Record, show: Show) -> Trai
     began = psutil.Process().create_time()
     log = TrainingLog(work, record, show, began, named=True)
     kept_at = f"{work.spec.output}/{work.folder_of(record)}"
-    remember(kept_at, work.facts("train", record, finished=False))
+    remember(kept_at, work.to_keep(record, finished=False))
     with results_folder(work.spec.output, f"{work.folder_of(record)}/results") as folder:
         log.write_settings(folder)
         if work.resumed is None or not recorded_images(work.resumed):
@@ -79,7 +79,7 @@ def _train(work: Work, resources: Resources, record: Record, show: Show) -> Trai
             copy_model(source, folder / CHECKPOINT)
         last = EpochMetrics.of(outcome.metrics)
         result = log.conclude(EpochMetrics.of(metrics), last, folder, time.monotonic() - started)
-    remember(kept_at, work.facts("train", record, finished=True))
+    remember(kept_at, work.to_keep(record, finished=True))
     return result
 
 
@@ -129,6 +129,6 @@ def _open_record(work: Work) -> Record:
     spec = work.spec
     if work.resumed is not None:
         return Record.existing(work.tracking_uri, work.resumed)
-    name = (work.kept or {}).get("run_name") or training_name(spec)
+    name = (work.kept.run_name if work.kept else None) or training_name(spec)
     tags = work.tags() | ({FOLDER_TAG: work.kept_in} if work.kept_in else {})
     return Record.start(work.tracking_uri, spec.experiment, name, tags, work.params())

@@ -1,5 +1,6 @@
 """What a kill leaves of a trial's checkpoints, and what is made of it. No Ray runs."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -26,6 +27,11 @@ def content(folder: Path) -> dict[str, str]:
 def test_facts_come_back(tmp_path):
     facts = read_facts(checkpoint(tmp_path / "trial", 3))
     assert facts == TrialFacts("trial of trial", last={"epoch": 3}, best={"epoch": 1})
+
+
+def test_a_checkpoint_of_an_older_glowctl_says_no_label(tmp_path):
+    (tmp_path / "metrics.json").write_text(json.dumps({"last": {"epoch": 3}, "best": {"epoch": 1}}))
+    assert read_facts(tmp_path) == TrialFacts("", last={"epoch": 3}, best={"epoch": 1})
 
 
 def gone(folder: Path) -> None:

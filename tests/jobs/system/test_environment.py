@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jobs.errors import JobError
-from jobs.outputs import place_named, recall, remember, usable_output
+from jobs.outputs import KeptRun, place_named, recall, remember, usable_output
 from jobs.system import environment as surroundings
 from jobs.system.environment import in_ray_job, job_metadata, node_types, ray_job_id
 from jobs.tracking import TrackingError, open_command, tracking_uri
@@ -89,12 +89,19 @@ def test_machines_that_may_come_are_known_from_a_variable(monkeypatch):
 
 def test_storage_remembers_what_a_run_is(tmp_path):
     assert recall(str(tmp_path / "run")) is None
-    remember(str(tmp_path / "run"), {"job": "train"})
-    assert recall(str(tmp_path / "run")) == {"job": "train"}
-    (tmp_path / "run" / "run.json").write_text("{")
-    assert recall(str(tmp_path / "run")) is None
+    kept = KeptRun(job="ablate", spec={"depth": 8}, images={"digits train": "abc"}, resources={"cpus_per_worker": 1.0})
+    remember(str(tmp_path / "run"), kept)
+    assert recall(str(tmp_path / "run")) == kept
+    file = tmp_path / "run" / "run.json"
+    assert json.loads(file.read_text()).keys() == {"job", "spec", "images", "resources"}
     with pytest.raises(JobError, match="cannot be written"):
-        remember("/proc/nothing", {})
+        remember("/proc/nothing", kept)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "3", '{"job": "train"}'])
+def test_what_storage_has_of_a_run_may_be_damaged(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    assert recall(str(tmp_path)) is None
 
 
 def test_a_runs_place_is_found_by_its_id_or_path(monkeypatch, tmp_path):

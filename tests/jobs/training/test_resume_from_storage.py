@@ -30,7 +30,7 @@ def kept_training(folder, finished=False, **changes):
     """Storage and no record of a training: what `jobs.training.run.run` leaves at its start; the run's id."""
     work = preparation.prepare(make_train_spec("smoke", {"seed": 7, "workers": "2", **changes}))
     record = Record.start(f"sqlite:///{folder}/lost.db", "glow", "a name", {}, {})
-    remember(f"{work.spec.output}/{record.run_id}", work.facts("train", record, finished))
+    remember(f"{work.spec.output}/{record.run_id}", work.to_keep(record, finished))
     return record.run_id
 
 
@@ -42,7 +42,7 @@ def test_a_training_is_found_by_its_id_or_its_folder(here, named):
     assert (work.resumed, work.kept_in) == (None, run_id)
     record = train._open_record(work)
     assert (record.name, work.folder_of(record)) == ("a name", run_id)
-    assert TrainingLog(work, record, print, {}).restarts == 1
+    assert TrainingLog(work, record, print).restarts == 1
     again = preparation.prepare_resume(record.run_id, {})  # and from then on by its new record
     assert again.folder_of(record) == run_id
 
@@ -75,12 +75,12 @@ def test_what_cannot_be_taken_up_is_one_sentence(here):
 def test_an_ablation_is_found_by_its_folder(here):
     ablation = ablate.prepare(make_ablate_spec("smoke", {"permutations": "all", "seeds": 2}))
     resources = {"cpus_per_worker": 1.0, "gpus_per_worker": 0.0}
-    remember(str(here / "outputs" / "abc"), ablation.facts(resources))
+    remember(str(here / "outputs" / "abc"), ablation.to_keep(resources))
     found = ablate.prepare_resume("outputs/abc", {})
     assert found.spec == ablation.spec.model_copy(
         update={"train": ablation.spec.train.model_copy(update={"tracking_uri": None})}
     )
-    assert (found.kept_in, found.kept["resources"]) == ("abc", resources)
+    assert (found.kept_in, found.kept.resources) == ("abc", resources)
     with pytest.raises(NoSuchRun, match="no checkpoints of a training in"):
         preparation.prepare_resume("outputs/abc", {})
 
@@ -90,6 +90,6 @@ def test_no_password_is_left_in_storage(here, monkeypatch):
     spec = make_train_spec("smoke", {"tracking_uri": "postgresql://me:secret@host/db"})
     work = preparation.prepare(spec)
     record = Record.start(f"sqlite:///{here}/lost.db", "glow", "a name", {}, {})
-    assert "secret" not in json.dumps(work.facts("train", record, finished=False))
+    assert "secret" not in json.dumps(work.to_keep(record, finished=False).to_dict())
     ablation = ablate.prepare(make_ablate_spec("smoke", {"tracking_uri": "postgresql://me:secret@host/db"}))
-    assert "secret" not in json.dumps(ablation.facts({}))
+    assert "secret" not in json.dumps(ablation.to_keep({}).to_dict())
