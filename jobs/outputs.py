@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from jobs.text import JsonObject
 
 __all__ = [
-    "FOLDER_TAG",
     "KeptRun",
     "claimed",
     "is_remote",
@@ -40,9 +39,6 @@ __all__ = [
 
 
 FILE = "run.json"
-
-FOLDER_TAG = "glow.folder"
-"""On a run in MLflow: the folder of its checkpoints, where that has another name than the run's id."""
 
 
 def is_remote(output: str) -> bool:

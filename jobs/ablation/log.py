@@ -19,8 +19,8 @@ from jobs.display.events import Show, TrialEnded, TrialEvent
 from jobs.outputs import results_folder
 from jobs.ray_runtime.resources import Resources
 from jobs.run_labels import training_name, varied
-from jobs.specs.ablation import TRIAL_TAG, AblateSpec
-from jobs.tracking import Record, TrackingError, recorded_images, taken_for_dead
+from jobs.specs.ablation import AblateSpec
+from jobs.tracking import Record, TrackingError, recorded_images, tag_names, taken_for_dead
 from jobs.training.history import EpochMetrics
 from jobs.training.log import CHECKPOINT, TrainingLog
 from jobs.training.messages import Attempt
@@ -104,7 +104,7 @@ class AblationLog:
         record = self._opened(told.trial, trial)
         match told.message:
             case Failed(reason):
-                record.tag("glow.error", reason)
+                record.tag(tag_names.ERROR, reason)
                 record.finish("FAILED")
             case Ended() as end:
                 if not trial.recorded:
@@ -152,7 +152,7 @@ class AblationLog:
     def _opened(self, label: str, trial: Trial) -> Record:
         """The trial's run, which is made with all that is known of it beforehand if need be."""
         if trial.record is None:
-            tags = trial.work.tags() | {TRIAL_TAG: label, "mlflow.parentRunId": self._parent.run_id}
+            tags = trial.work.tags() | {tag_names.TRIAL: label, tag_names.PARENT: self._parent.run_id}
             spec = trial.work.spec
             name = training_name(spec, varied(self._spec))
             started = Record.start(trial.work.tracking_uri, spec.experiment, name, tags, trial.work.params())
@@ -183,10 +183,10 @@ class AblationLog:
             trial.recorded = True
             trial.log.scores.clear()  # a hundred trials' would be some hundred megabytes
         elif trial.state == "stopped":
-            record.tag("glow.stopped", trial.reason or "")
+            record.tag(tag_names.STOPPED, trial.reason or "")
             record.finish("KILLED")
         elif trial.reason is not None:
-            record.tag("glow.error", trial.reason)
+            record.tag(tag_names.ERROR, trial.reason)
             record.finish("FAILED")
 
     def _folder(self, label: str) -> AbstractContextManager[Path]:
@@ -201,7 +201,7 @@ def finished_among(runs: Mapping[str, Run]) -> frozenset[str]:
 
 def _is_settled(run: Run) -> bool:
     failed = run.info.status == "FAILED" and not taken_for_dead(run)
-    return failed or (run.info.status == "KILLED" and "glow.stopped" in run.data.tags)
+    return failed or (run.info.status == "KILLED" and tag_names.STOPPED in run.data.tags)
 
 
 def _outcome(metrics: Mapping[str, Any], scheduler: str) -> tuple[str, str | None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.errors import JobError
-from jobs.outputs import FOLDER_TAG, KeptRun, is_remote, place_named, recall
+from jobs.outputs import KeptRun, is_remote, place_named, recall
 from jobs.specs.ablation import AblateSpec
 from jobs.specs.base import refuse, validated
 from jobs.specs.training import TrainSpec
@@ -19,6 +19,7 @@ from jobs.tracking import (
     child_runs,
     find_run,
     recorded_images,
+    tag_names,
     tracking_uri,
 )
 from jobs.training.prepare import Work
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from jobs.tracking import Run
 
 __all__ = ["Ablation", "find_ablation", "prepare", "prepare_resume"]
-
-RESOURCES_TAG = "glow.resources"
-"""On an ablation's run: what each worker of a trial gets, in the words of `TrainSpec`."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +74,10 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Ablation:
         uri, found = find_ablation(name_or_id, changes)
     except NoSuchRun as error:
         return _prepare_kept(name_or_id, changes, error)
-    stored = json.loads(found.data.tags["glow.spec"])
+    stored = json.loads(found.data.tags[tag_names.SPEC])
     stored["train"] |= {**changes, "tracking_uri": uri}
     spec = validated(AblateSpec, stored)
-    kept_in = found.data.tags.get(FOLDER_TAG)
+    kept_in = found.data.tags.get(tag_names.FOLDER)
     folder = Path(spec.train.output, kept_in or found.info.run_id)
     if not is_remote(spec.train.output) and not folder.exists() and child_runs(uri, found):
         raise JobError(f"the trials of {name_or_id!r} are gone from {spec.train.output}: start a new ablation")
@@ -105,6 +103,6 @@ def find_ablation(name_or_id: str, changes: Mapping[str, Any]) -> tuple[str, Run
     """The store's URI and the run of an ablation. Raises TrackingError, and JobError for a run that is none."""
     uri = tracking_uri(changes.get("tracking_uri"))
     found = find_run(uri, changes.get("experiment", TrainSpec.model_fields["experiment"].default), name_or_id)
-    if found.data.tags.get("glow.job") != "ablate" or "glow.spec" not in found.data.tags:
+    if found.data.tags.get(tag_names.JOB) != "ablate" or tag_names.SPEC not in found.data.tags:
         raise JobError(f"run {name_or_id!r} is not an ablation of glowctl")
     return uri, found

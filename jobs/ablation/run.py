@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jobs.ablation.log import AblationLog, finished_among
-from jobs.ablation.prepare import RESOURCES_TAG, Ablation, find_ablation
+from jobs.ablation.prepare import Ablation, find_ablation
 from jobs.ablation.recovery import catch_up
 from jobs.ablation.summary import summarize_ablation
 from jobs.ablation.trial import Shared
@@ -18,17 +18,18 @@ from jobs.ablation.tuner import FOLDER, make_tuner, reachable
 from jobs.display.displays import forgiving
 from jobs.display.events import Ablating, AblationStopped, Plan, Show
 from jobs.errors import JobError
-from jobs.outputs import FOLDER_TAG, claimed, remember, results_folder, usable_output
+from jobs.outputs import claimed, remember, results_folder, usable_output
 from jobs.ray_runtime.event_queue import Channel
 from jobs.ray_runtime.resources import Resources, trial_resources
 from jobs.run_labels import ablation_description, ablation_name, varied
-from jobs.specs.ablation import TRIAL_TAG, AblateSpec
+from jobs.specs.ablation import AblateSpec
 from jobs.specs.base import refuse, validated
 from jobs.system.signals import in_a_thread
 from jobs.tracking import (
     Record,
     child_runs,
     recorded_images,
+    tag_names,
     without_password,
 )
 from jobs.training.ray_trainer import death_behind, put_data, worker_settings
@@ -47,7 +48,7 @@ def plan(ablation: Ablation) -> tuple[Plan, Resources]:
     spec = ablation.spec
     asked = spec.trial_spec(spec.trials()[0])
     if ablation.resumed is not None:  # its trials take what they took
-        asked = asked.model_copy(update=json.loads(ablation.resumed.data.tags[RESOURCES_TAG]))
+        asked = asked.model_copy(update=json.loads(ablation.resumed.data.tags[tag_names.RESOURCES]))
     elif ablation.kept is not None:
         asked = asked.model_copy(update=ablation.kept.resources)
     resources, at_a_time = trial_resources(asked, spec.number_of_trials, spec.concurrent)
@@ -104,7 +105,7 @@ def _known_trials(ablation: Ablation) -> dict[str, Run]:
     if ablation.resumed is None:
         return {}
     children = child_runs(ablation.work.tracking_uri, ablation.resumed)
-    return {run.data.tags[TRIAL_TAG]: run for run in children if TRIAL_TAG in run.data.tags}
+    return {run.data.tags[tag_names.TRIAL]: run for run in children if tag_names.TRIAL in run.data.tags}
 
 
 def summarize_again(name_or_id: str, changes: Mapping[str, Any], show: Show) -> None:
@@ -114,7 +115,7 @@ def summarize_again(name_or_id: str, changes: Mapping[str, Any], show: Show) -> 
     """
     refuse(changes.keys() - {"tracking_uri", "experiment", "output"}, "an ablation that is summarized")
     uri, found = find_ablation(name_or_id, changes)
-    stored = json.loads(found.data.tags["glow.spec"])
+    stored = json.loads(found.data.tags[tag_names.SPEC])
     stored["train"]["output"] = usable_output(changes.get("output", stored["train"]["output"]))
     summary = summarize_ablation(uri, Record.existing(uri, found), validated(AblateSpec, stored))
     show(summary)
@@ -164,9 +165,9 @@ def _open_record(ablation: Ablation, resources: Mapping[str, float]) -> Record:
     public["train"]["tracking_uri"] = without_password(uri)
     common = {name: value for name, value in public["train"].items() if name not in varied(spec)}
     params = common | {name: value for name, value in public.items() if name != "train" and value is not None}
-    tags = {"glow.job": "ablate", "glow.dataset": spec.train.dataset, "glow.spec": json.dumps(public)}
-    tags[RESOURCES_TAG] = json.dumps(resources)
-    tags |= {FOLDER_TAG: ablation.kept_in} if ablation.kept_in else {}
+    tags = {tag_names.JOB: "ablate", tag_names.DATASET: spec.train.dataset, tag_names.SPEC: json.dumps(public)}
+    tags[tag_names.RESOURCES] = json.dumps(resources)
+    tags |= {tag_names.FOLDER: ablation.kept_in} if ablation.kept_in else {}
     return Record.start(uri, spec.train.experiment, ablation_name(spec), tags, params)
 
 

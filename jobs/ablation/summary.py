@@ -19,7 +19,7 @@ from jobs.display.events import AblationSummary
 from jobs.display.rows import Difference, rows_as
 from jobs.outputs import is_remote, results_folder
 from jobs.run_labels import ablation_description, registered_name
-from jobs.specs.ablation import AXES, CHAMPION_TAG, TRIAL_TAG, AblateSpec
+from jobs.specs.ablation import AXES, AblateSpec
 from jobs.text import Row, bits, count, rows_of
 from jobs.tracking import (
     Champion,
@@ -27,9 +27,11 @@ from jobs.tracking import (
     child_runs,
     find_run,
     metric_history,
+    metric_names,
     open_command,
     present_champion,
     set_champion,
+    tag_names,
 )
 
 if TYPE_CHECKING:
@@ -52,8 +54,8 @@ MOST_LINES = 9
 """Configurations that one figure of curves can hold."""
 
 METRICS = {
-    "test_bits_per_dim": "test/bits_per_dim",
-    "validation_bits_per_dim": "validation/best_bits_per_dim",
+    "test_bits_per_dim": metric_names.TEST,
+    "validation_bits_per_dim": metric_names.BEST_VALIDATION,
     "best_epoch": "best_epoch",
     "images_per_second": "images_per_second_median",
     "parameters": "parameters",
@@ -120,7 +122,7 @@ def summarize_ablation(uri: str, record: Record, spec: AblateSpec, *, names_cham
         record.table(getattr(tables, name), f"{name}.json")
     record.describe(ablation_description(spec, record.run_id, _result_line(summary), text))
     if best is not None:
-        record.tag(CHAMPION_TAG, best["run_id"])
+        record.tag(tag_names.CHAMPION, best["run_id"])
         record.metrics({METRICS[name]: best[name] for name in ("test_bits_per_dim", "validation_bits_per_dim")})
     return summary
 
@@ -132,7 +134,7 @@ def factors_of(spec: AblateSpec) -> list[str]:
 
 def ablation_tables(uri: str, run: Run, spec: AblateSpec) -> Tables:
     """What MLflow has of an ablation's trials, compared. Raises TrackingError."""
-    children = [child for child in child_runs(uri, run) if TRIAL_TAG in child.data.tags]
+    children = [child for child in child_runs(uri, run) if tag_names.TRIAL in child.data.tags]
     factors = factors_of(spec)
     return tables_of(uri, trial_table(children, spec, factors), factors)
 
@@ -152,8 +154,8 @@ def trial_table(children: Iterable[Run], spec: AblateSpec, factors: Sequence[str
     labels = {spec.label(values): values for values in spec.trials()}
     rows = {}
     for child in children:
-        label, tags = child.data.tags[TRIAL_TAG], child.data.tags
-        trained = json.loads(tags["glow.spec"])
+        label, tags = child.data.tags[tag_names.TRIAL], child.data.tags
+        trained = json.loads(tags[tag_names.SPEC])
         state, reason = state_of(child)
         rows[label] = {
             "run_id": child.info.run_id,
@@ -188,16 +190,16 @@ def state_of(run: Run) -> tuple[str, str | None]:
     if run.info.status == "FINISHED":
         return "finished", None
     if run.info.status == "FAILED":
-        return "failed", tags.get("glow.error")
+        return "failed", tags.get(tag_names.ERROR)
     if run.info.status == "KILLED":
-        return ("stopped", tags["glow.stopped"]) if "glow.stopped" in tags else ("killed", None)
+        return ("stopped", tags[tag_names.STOPPED]) if tag_names.STOPPED in tags else ("killed", None)
     return "running", None
 
 
 def curve_table(uri: str, trials: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
     """A row an epoch of a trial: name (of its configuration), seed, epoch, and both NLLs in bits/dim."""
     names = configuration_names(trials, factors)
-    metrics = {"test_bits_per_dim": "test/bits_per_dim_by_epoch", "validation_bits_per_dim": "validation/bits_per_dim"}
+    metrics = {"test_bits_per_dim": metric_names.TEST_BY_EPOCH, "validation_bits_per_dim": metric_names.VALIDATION}
     frames = [pd.DataFrame(columns=["epoch", *metrics, *factors, "trial", "name", "seed"])]
     for trial, name in zip(rows_of(trials), names, strict=True):
         if not trial["run_id"]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from jobs.text import bits
-from jobs.tracking import metric_history
+from jobs.tracking import metric_history, metric_names, tag_names
 from jobs.tracking.listing import JOB
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "Result", "progress_of", "result_of"]
 
-TEST, VALIDATION = "test/bits_per_dim", "validation/bits_per_dim"
+TEST, VALIDATION = metric_names.TEST, metric_names.VALIDATION
 MOST_LETTERS = 60
 
 
@@ -38,7 +38,7 @@ def result_of(uri: str, run: Run, trials: Sequence[Run] = ()) -> Result:
     if run.info.status == "RUNNING" and job == "train":
         return _of_progress(progress_of(uri, run))
     if run.info.status != "FINISHED":
-        return Result(_shortened(run.data.tags.get("glow.error") or run.data.tags.get("glow.stopped") or ""))
+        return Result(_shortened(run.data.tags.get(tag_names.ERROR) or run.data.tags.get(tag_names.STOPPED) or ""))
     kinds = {"train": _of_training, "nll": _of_nll, "ood": _of_ood}
     return kinds[job](run.data.metrics) if job in kinds else _of_description(run)
 
@@ -57,7 +57,7 @@ def progress_of(uri: str, run: Run) -> Progress:
     """Where a training is that runs. Raises TrackingError."""
     history = metric_history(uri, run.info.run_id, VALIDATION)
     epochs = run.data.params.get("epochs")
-    last = max(metric_history(uri, run.info.run_id, "train/bits_per_dim"), default=0)
+    last = max(metric_history(uri, run.info.run_id, metric_names.TRAIN), default=0)
     return Progress(
         epoch=last,
         epochs=int(epochs) if epochs is not None and epochs.isdigit() else None,
@@ -92,7 +92,7 @@ def _planned(run: Run) -> int | None:
     from jobs.specs.ablation import AblateSpec
 
     with suppress(KeyError, ValueError):  # of another version
-        return AblateSpec.model_validate(json.loads(run.data.tags["glow.spec"])).number_of_trials
+        return AblateSpec.model_validate(json.loads(run.data.tags[tag_names.SPEC])).number_of_trials
     return None
 
 
@@ -115,7 +115,7 @@ def _of_ood(metrics: Mapping[str, float]) -> Result:
 
 def _of_description(run: Run) -> Result:
     """What the run's description says of it, where no number would do: the first clause, after which come files."""
-    line = re.search(r"^\*\*Result:\*\* (.+)$", run.data.tags.get("mlflow.note.content", ""), re.MULTILINE)
+    line = re.search(r"^\*\*Result:\*\* (.+)$", run.data.tags.get(tag_names.NOTE, ""), re.MULTILINE)
     return Result(_shortened(re.split("[;:] ", line[1])[0].replace("`", "")) if line else "")
 
 

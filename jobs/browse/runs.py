@@ -17,7 +17,7 @@ from rich.text import Text
 from jobs.browse.results import Result, result_of
 from jobs.errors import SpecError
 from jobs.text import JsonObject, count, duration, json_text, text_table
-from jobs.tracking import child_runs, tracking_uri, without_password
+from jobs.tracking import child_runs, tag_names, tracking_uri, without_password
 from jobs.tracking.listing import JOB, TRIAL, experiment_names, newest_runs
 
 if TYPE_CHECKING:
@@ -104,13 +104,13 @@ def facts_of(run: Run, experiment: str, result: Result) -> JsonObject:
         "job": tags.get(JOB),
         "status": run.info.status.lower(),
         "experiment": experiment,
-        "dataset": tags.get("glow.dataset"),
+        "dataset": tags.get(tag_names.DATASET),
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(seconds_of(run), 1),
-        "parent": tags.get("mlflow.parentRunId"),
+        "parent": tags.get(tag_names.PARENT),
         "result": result.values,
-        "error": tags.get("glow.error"),
-        "stopped": tags.get("glow.stopped"),
+        "error": tags.get(tag_names.ERROR),
+        "stopped": tags.get(tag_names.STOPPED),
     }
 
 

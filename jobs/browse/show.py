@@ -20,7 +20,7 @@ from rich.text import Text
 from jobs.browse.results import Progress, Result, progress_of, result_of
 from jobs.browse.runs import COLOURS, ago, facts_of, seconds_of, trials_of
 from jobs.text import JsonObject, bits, count, duration, json_text, plain
-from jobs.tracking import child_runs, open_command, tracking_uri
+from jobs.tracking import child_runs, metric_names, open_command, tag_names, tracking_uri
 from jobs.tracking.listing import (
     JOB,
     TRIAL,
@@ -59,7 +59,7 @@ TABLES = {"ood": ("ood_ratios.json",), "nll": ("nll.json",), "ablate": ("configu
 
 FINAL = {
     "train": (
-        *("test/bits_per_dim", "test/bits_per_dim_original", "validation/best_bits_per_dim", "train/bits_per_dim"),
+        *(metric_names.TEST, metric_names.TEST_ORIGINAL, metric_names.BEST_VALIDATION, metric_names.TRAIN),
         *("best_epoch", "images_per_second_median", "seconds", "parameters", "workers", "restarts", "skipped_steps"),
     ),
     "ood": (),
@@ -144,11 +144,11 @@ def _metrics(shown: Shown) -> dict[str, float]:
 def _facts(shown: Shown) -> JsonObject:
     spec: Any = None
     with suppress(ValueError):
-        spec = json.loads(shown.run.data.tags.get("glow.spec", "null"))
+        spec = json.loads(shown.run.data.tags.get(tag_names.SPEC, "null"))
     return {
         **facts_of(shown.run, shown.experiment, shown.result),
-        "description": shown.run.data.tags.get("mlflow.note.content"),
-        "model": shown.run.data.tags.get("glow.train_run"),
+        "description": shown.run.data.tags.get(tag_names.NOTE),
+        "model": shown.run.data.tags.get(tag_names.TRAIN_RUN),
         "progress": asdict(shown.progress) if shown.progress is not None else None,
         "settings": spec if spec is not None else dict(shown.run.data.params),
         "metrics": dict(sorted(shown.run.data.metrics.items())),
@@ -166,7 +166,7 @@ def _facts(shown: Shown) -> JsonObject:
 
 def _print(shown: Shown, console: Console) -> None:
     _print_head(shown, console)
-    description = shown.run.data.tags.get("mlflow.note.content", "")
+    description = shown.run.data.tags.get(tag_names.NOTE, "")
     if description:
         console.print()
         _print_markdown(description, console)
@@ -221,12 +221,12 @@ def _print_head(shown: Shown, console: Console) -> None:
     pairs = [
         ("result", shown.result.text if status == "finished" or shown.job == "ablate" else ""),
         ("progress", _progress(shown)),
-        ("error", tags.get("glow.error", "")),
-        ("stopped", tags.get("glow.stopped", "")),
+        ("error", tags.get(tag_names.ERROR, "")),
+        ("stopped", tags.get(tag_names.STOPPED, "")),
         ("job", f"{shown.job or 'not of glowctl'}, in experiment {shown.experiment}"),
-        ("data set", tags.get("glow.dataset", "")),
+        ("data set", tags.get(tag_names.DATASET, "")),
         ("started", when.replace("took", "running for") if status == "running" else when),
-        ("model", f"of run {tags['glow.train_run']}" if "glow.train_run" in tags else ""),
+        ("model", f"of run {tags[tag_names.TRAIN_RUN]}" if tag_names.TRAIN_RUN in tags else ""),
         ("registered", ", ".join(_model(version) for version in shown.models)),
         ("beneath", ", ".join(count(n, kind) if kind == "trial" else f"{n} {kind}" for kind, n in _beneath(shown))),
         ("id", run.info.run_id),

@@ -19,7 +19,7 @@ from jobs.display.wire import sent_event
 from jobs.errors import FAILURE, TERMINATED, USAGE, JobError
 from jobs.specs.request import Request
 from jobs.specs.training import TrainSpec
-from jobs.tracking import given_tracking_uri, source_tags
+from jobs.tracking import given_tracking_uri, source_tags, tag_names
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
@@ -47,7 +47,7 @@ def submit(request: Request, display: Display, address: str, detach: bool = Fals
     for problem in check(cluster, request.setting("output") or OUTPUT, request.setting("tracking_uri")).problems:
         raise JobError(problem)
     files[REQUEST_FILE] = request.model_dump_json(indent=2)
-    about = {"glow.title": request.title, **source_tags()}
+    about = {tag_names.TITLE: request.title, **source_tags()}
     job = cluster.submit("jobs.cluster.entry", _name(request), files, about)
     with display as show:
         show(Submitted(job, address, detach))
@@ -91,7 +91,7 @@ def exit_code(job: JobDetails) -> int:
 def check(cluster: Cluster, output: str, tracking_uri: str | None) -> Checked:
     """What a job on the cluster finds there (`jobs.cluster.preflight`)."""
     asked = json.dumps({"output": output, "tracking_uri": tracking_uri})
-    job = cluster.submit("jobs.cluster.preflight", "check", {CHECK_FILE: asked}, {"glow.title": "check"})
+    job = cluster.submit("jobs.cluster.preflight", "check", {CHECK_FILE: asked}, {tag_names.TITLE: "check"})
     try:
         done = cluster.wait(job, CHECK_PATIENCE_S)
         lines = [line for line in cluster.log(job) if line.strip()]

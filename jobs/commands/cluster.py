@@ -12,6 +12,7 @@ import typer
 from jobs.commands.interruption import interruptible
 from jobs.commands.options import Address, Json, Output, TrackingUri
 from jobs.errors import FAILURE, SpecError
+from jobs.tracking import tag_names
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
@@ -186,8 +187,8 @@ def _listed(job: JobDetails) -> ListedJob:
         status=_status(job),
         started=datetime.fromtimestamp(start / 1000).strftime("%Y-%m-%d %H:%M"),
         seconds=(end - start) / 1000,
-        what=about.get("glow.title", job.entrypoint),
-        user=about.get("mlflow.user", ""),
+        what=about.get(tag_names.TITLE, job.entrypoint),
+        user=about.get(tag_names.USER, ""),
     )
 
 

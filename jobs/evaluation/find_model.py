@@ -16,10 +16,19 @@ from glow.config import GlowConfig
 from jobs.errors import JobError, SpecError
 from jobs.outputs import refuse_password
 from jobs.run_labels import configuration
-from jobs.specs.ablation import CHAMPION_TAG, TRIAL_TAG
 from jobs.specs.base import validated
 from jobs.specs.training import TrainSpec
-from jobs.tracking import MODEL, TrackingError, child_runs, download_model, find_run, model_id_of, newest_run
+from jobs.tracking import (
+    MODEL,
+    TrackingError,
+    child_runs,
+    download_model,
+    find_run,
+    metric_names,
+    model_id_of,
+    newest_run,
+    tag_names,
+)
 
 if TYPE_CHECKING:
     from jobs.tracking import Run
@@ -27,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["TrainedModel", "find_model"]
 
 SPEC_FILE = "spec.json"
-BEST = "validation/best_bits_per_dim"
+BEST = metric_names.BEST_VALIDATION
 
 
 @dataclass(frozen=True)
@@ -74,10 +83,10 @@ def find_model(name: str | None, uri: str, experiment: str) -> TrainedModel:
 
 def _newest(uri: str, experiment: str) -> Run:
     run = newest_run(uri, experiment, "train")
-    if TRIAL_TAG not in run.data.tags:
+    if tag_names.TRIAL not in run.data.tags:
         return run
-    ablation = find_run(uri, experiment, run.data.tags["mlflow.parentRunId"])
-    best = ablation.data.tags.get(CHAMPION_TAG)
+    ablation = find_run(uri, experiment, run.data.tags[tag_names.PARENT])
+    best = ablation.data.tags.get(tag_names.CHAMPION)
     if best:
         return find_run(uri, experiment, best)
     trials = [trial for trial in child_runs(uri, ablation) if trial.info.status == "FINISHED"]  # it was interrupted
@@ -100,7 +109,7 @@ def _run(name: str, uri: str, experiment: str) -> Run:
 
 def _of_run(run: Run, uri: str) -> TrainedModel:
     run_id, name = run.info.run_id, run.info.run_name
-    if run.data.tags.get("glow.job") != "train":
+    if run.data.tags.get(tag_names.JOB) != "train":
         raise JobError(f"run {name!r} ({run_id}) is not a training: give --model the run that trained the model")
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -108,7 +117,7 @@ def _of_run(run: Run, uri: str) -> TrainedModel:
         except TrackingError as error:
             if run.info.status == "FINISHED":
                 raise
-            parent = run.data.tags["mlflow.parentRunId"] if TRIAL_TAG in run.data.tags else None
+            parent = run.data.tags[tag_names.PARENT] if tag_names.TRIAL in run.data.tags else None
             resume = f"ablate --resume {parent}" if parent else f"train --resume {run_id}"
             raise JobError(
                 f"run {name!r} ({run_id}) is {run.info.status} and has no model yet: go on with it by glowctl {resume}"
@@ -155,7 +164,7 @@ def _title(name: str, run: Run | None, training: TrainSpec | None) -> str:
 
 def _training(folder: Path, run: Run | None) -> TrainSpec | None:
     """How the model was trained: by its run, or the spec beside the checkpoint."""
-    stored = run.data.tags.get("glow.spec") if run else None
+    stored = run.data.tags.get(tag_names.SPEC) if run else None
     if stored is None:
         beside = [path for path in (folder / SPEC_FILE, folder.parent / SPEC_FILE) if path.is_file()]
         stored = beside[0].read_text() if beside else None

@@ -24,7 +24,7 @@ from jobs.outputs import is_remote, results_folder, usable_output
 from jobs.ray_runtime.resources import resources_for
 from jobs.run_labels import evaluation_description, evaluation_name
 from jobs.specs.evaluation import EvaluationSpec, ScoringSpec
-from jobs.tracking import Record, open_command, tracking_uri, without_password
+from jobs.tracking import Record, open_command, tag_names, tracking_uri, without_password
 from jobs.tracking.scores import labelled, save_scores
 
 __all__ = [
@@ -172,7 +172,7 @@ def scores_of(work: Evaluation[Any], record: Record, show: Show) -> dict[tuple[s
             save_scores(fresh.wanted.key, fresh.table, record)
             scored[fresh.wanted.key] = fresh
             show(_told(fresh))
-    record.tag("glow.scored_by", json.dumps({key: known.run_id or record.run_id for key, known in scored.items()}))
+    record.tag(tag_names.SCORED_BY, json.dumps({key: known.run_id or record.run_id for key, known in scored.items()}))
     tables = {}
     for wanted in work.tables:  # equal images of two data sets have one key, and are scored once
         table = scored[wanted.key].table
@@ -246,13 +246,13 @@ def _start_record(work: Evaluation[Any], job: str) -> Record:
     spec, model = work.spec, work.model
     public = spec.model_dump(mode="json") | {"tracking_uri": without_password(work.uri)}
     tags = {
-        "glow.job": job,
-        "glow.spec": json.dumps(public),
-        "glow.model": model.name,
-        "glow.model_digest": model.digest,
+        tag_names.JOB: job,
+        tag_names.SPEC: json.dumps(public),
+        tag_names.MODEL: model.name,
+        tag_names.MODEL_DIGEST: model.digest,
     }
     if model.run_id is not None:
-        tags |= {"glow.train_run": model.run_id, "mlflow.parentRunId": model.run_id}
+        tags |= {tag_names.TRAIN_RUN: model.run_id, tag_names.PARENT: model.run_id}
     if (dataset := spec.trained_on or (model.training.dataset if model.training else None)) is not None:
-        tags["glow.dataset"] = dataset
+        tags[tag_names.DATASET] = dataset
     return Record.start(work.uri, spec.experiment, spec.run_name or evaluation_name(job, model.title), tags, public)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs.tracking import tag_names
+
 if TYPE_CHECKING:
     from jobs.display.events import Reported
     from jobs.report.blocks import Report
@@ -42,7 +44,7 @@ def make(
     place = usable_output(str(output))
     report = compose(material)
     params = {"experiment": experiment, "runs": ",".join(runs) if runs else "all", "sources": len(material.runs)}
-    record = Record.start(uri, experiment, f"report {experiment}", {"glow.job": "report"}, params)
+    record = Record.start(uri, experiment, f"report {experiment}", {tag_names.JOB: "report"}, params)
     with record.running(system_metrics=False), tempfile.TemporaryDirectory() as scratch:
         _write(report, Path(scratch))
         record.describe(_description(report))

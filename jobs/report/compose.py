@@ -13,7 +13,7 @@ from jobs.report.costs import costs_section
 from jobs.report.gather import REPORT_PROTOCOL, Material, Model, Study, best_training, job_of, spec_of
 from jobs.report.reader import Reader
 from jobs.text import bits
-from jobs.tracking import open_command, read_table, without_password
+from jobs.tracking import metric_names, open_command, read_table, without_password
 
 if TYPE_CHECKING:
     from jobs.tracking import Run
@@ -89,10 +89,10 @@ def _about(model: Model) -> str:
     metrics, spec = model.training.data.metrics, spec_of(model.training)
     words = training.settings_in_words(spec)
     text = f"{words[:1].upper()}{words[1:]}." if words else "Its settings are not recorded."
-    if "test/bits_per_dim" in metrics:
-        text += f" Test NLL {bits(metrics['test/bits_per_dim'])} bits/dim"
-        if metrics.get("test/bits_per_dim_original", metrics["test/bits_per_dim"]) != metrics["test/bits_per_dim"]:
-            text += f", or {bits(metrics['test/bits_per_dim_original'])} per pixel of the images before padding"
+    if metric_names.TEST in metrics:
+        text += f" Test NLL {bits(metrics[metric_names.TEST])} bits/dim"
+        if metrics.get(metric_names.TEST_ORIGINAL, metrics[metric_names.TEST]) != metrics[metric_names.TEST]:
+            text += f", or {bits(metrics[metric_names.TEST_ORIGINAL])} per pixel of the images before padding"
         text += f", by the model of epoch {metrics['best_epoch']:.0f}" if "best_epoch" in metrics else ""
         text += ", the best by validation."
     return text

@@ -10,8 +10,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from jobs.specs.ablation import TRIAL_TAG
-from jobs.tracking import TrackingError, child_runs, experiment_runs, find_run, open_command, run_of_id
+from jobs.tracking import (
+    TrackingError,
+    child_runs,
+    experiment_runs,
+    find_run,
+    metric_names,
+    open_command,
+    run_of_id,
+    tag_names,
+)
 
 if TYPE_CHECKING:
     from jobs.text import JsonObject
@@ -117,13 +125,13 @@ def gather(uri: str, experiment: str, names: Sequence[str] | None) -> Material:
 
 
 def job_of(run: Run) -> str:
-    return str(run.data.tags.get("glow.job", ""))
+    return str(run.data.tags.get(tag_names.JOB, ""))
 
 
 def spec_of(run: Run) -> JsonObject:
     """A run's settings; none where they are missing or damaged."""
     with suppress(ValueError):
-        found = json.loads(run.data.tags.get("glow.spec", ""))
+        found = json.loads(run.data.tags.get(tag_names.SPEC, ""))
         if isinstance(found, dict):
             return found
     return {}
@@ -132,7 +140,7 @@ def spec_of(run: Run) -> JsonObject:
 def dataset_of(run: Run) -> str | None:
     """The data set that a run's model is trained on."""
     spec = spec_of(run)
-    return run.data.tags.get("glow.dataset") or spec.get("dataset") or spec.get("train", {}).get("dataset")
+    return run.data.tags.get(tag_names.DATASET) or spec.get("dataset") or spec.get("train", {}).get("dataset")
 
 
 def _with_those_beneath(uri: str, given: Iterable[Run]) -> list[Run]:
@@ -167,17 +175,17 @@ def _models(uri: str, evaluations: Sequence[Run], known: Mapping[str, Run], name
     groups: dict[str, list[Run]] = {}
     for run in sorted(evaluations, key=lambda run: run.info.run_id not in named):  # stable
         tags = run.data.tags
-        groups.setdefault(tags.get("glow.train_run") or tags.get("glow.model_digest") or "", []).append(run)
+        groups.setdefault(tags.get(tag_names.TRAIN_RUN) or tags.get(tag_names.MODEL_DIGEST) or "", []).append(run)
     found: dict[str, list[Model]] = {}
     for key, group in groups.items():
         newest = group[0]
-        training = known.get(key) or (run_of_id(uri, key) if newest.data.tags.get("glow.train_run") else None)
+        training = known.get(key) or (run_of_id(uri, key) if newest.data.tags.get(tag_names.TRAIN_RUN) else None)
         dataset = next((name for run in (*group, training) if run is not None and (name := dataset_of(run))), UNKNOWN)
         slots: dict[str, Run] = {}
         for run in group:
             report = job_of(run) == "ood" and spec_of(run).get("protocol") == "report"
             slots.setdefault(REPORT_PROTOCOL if report else job_of(run), run)
-        name = training.info.run_name if training else newest.data.tags.get("glow.model", "unnamed model")
+        name = training.info.run_name if training else newest.data.tags.get(tag_names.MODEL, "unnamed model")
         reference = key if training else str(spec_of(newest).get("model") or key)
         found.setdefault(dataset, []).append(Model(name, reference, training, slots))
     return found
@@ -187,13 +195,13 @@ def _study(uri: str, dataset: str, runs: Sequence[Run], models: list[Model], nam
     own = [run for run in runs if dataset_of(run) == dataset]
     ablations = _ablations([run for run in own if job_of(run) == "ablate" and _counts(run, named)], named)
     trials = {
-        ablation.info.run_id: [run for run in child_runs(uri, ablation) if TRIAL_TAG in run.data.tags]
+        ablation.info.run_id: [run for run in child_runs(uri, ablation) if tag_names.TRIAL in run.data.tags]
         for ablation in ablations
     }
     in_ablations = {run.info.run_id for group in trials.values() for run in group}
     trainings = [run for run in own if job_of(run) == "train" and run.info.run_id not in in_ablations]
     if ablations:  # trials of earlier ablations are those' own story
-        trainings = [run for run in trainings if TRIAL_TAG not in run.data.tags or run.info.run_id in named]
+        trainings = [run for run in trainings if tag_names.TRIAL not in run.data.tags or run.info.run_id in named]
     kept = models if named else models[:MOST_MODELS]
     if not kept:
         best = best_training([*(run for group in trials.values() for run in group), *trainings])
@@ -211,7 +219,7 @@ def best_training(trainings: Iterable[Run]) -> Run | None:
     """The finished training with the lowest validation NLL."""
 
     def score(run: Run) -> float:
-        value = run.data.metrics.get("validation/best_bits_per_dim", math.nan)
+        value = run.data.metrics.get(metric_names.BEST_VALIDATION, math.nan)
         return math.inf if math.isnan(value) else value
 
     return min((run for run in trainings if run.info.status == "FINISHED"), key=score, default=None)

@@ -33,7 +33,7 @@ from jobs.specs.ablation import AXES, AblateSpec
 from jobs.specs.base import theme_of, validated
 from jobs.specs.training import TrainSpec
 from jobs.text import bits, count, plain, rows_of
-from jobs.tracking import metric_history, recorded_images, recorded_sizes
+from jobs.tracking import metric_history, metric_names, recorded_images, recorded_sizes, tag_names
 
 if TYPE_CHECKING:
     from jobs.tracking import Run
@@ -119,8 +119,8 @@ def _versions(trained: Sequence[Run], reader: Reader) -> list[str]:
 
 
 def _code(trained: Sequence[Run]) -> str | None:
-    commits = list(dict.fromkeys(run.data.tags.get("mlflow.source.git.commit", "") for run in trained))
-    changed = any(run.data.tags.get("glow.source_changed") == "True" for run in trained)
+    commits = list(dict.fromkeys(run.data.tags.get(tag_names.COMMIT, "") for run in trained))
+    changed = any(run.data.tags.get(tag_names.SOURCE_CHANGED) == "True" for run in trained)
     known = [commit[:12] for commit in commits if commit]
     return f"commit {', '.join(known)}{', with changes' if changed else ''}" if known else None
 
@@ -213,7 +213,7 @@ def _of_one(run: Run, study: Study, reader: Reader, name: str) -> Made:
     }
     history = pd.DataFrame({column: pd.Series(values, dtype=float) for column, values in columns.items()})
     history = history.rename_axis("epoch").sort_index().reset_index()
-    test = run.data.metrics.get("test/bits_per_dim", math.nan)
+    test = run.data.metrics.get(metric_names.TEST, math.nan)
     if history.empty:
         return [Note(f"Training {run.info.run_name} has recorded no epoch.")], []
     title = f"{dataset_label(study.dataset)}: NLL by epoch"

@@ -17,7 +17,7 @@ from jobs.specs.presets import make_train_spec
 from jobs.specs.training import TrainSpec
 from jobs.text import JsonObject, plain
 
-__all__ = ["AXES", "CHAMPION_TAG", "PER_TRIAL", "TRIAL_TAG", "AblateSpec", "Values", "make_ablate_spec", "values_label"]
+__all__ = ["AXES", "PER_TRIAL", "AblateSpec", "Values", "make_ablate_spec", "values_label"]
 
 Values = dict[str, str | int | float]
 """What makes a trial: the fields of `TrainSpec` that differ between trials, its seed among them."""
@@ -35,11 +35,6 @@ AXES = {
 PER_TRIAL = {"workers_per_trial": "workers", "gpus_per_trial": "gpus_per_worker", "cpus_per_trial": "cpus_per_worker"}
 """Fields of `AblateSpec` that say what `TrainSpec` says in another unit."""
 
-TRIAL_TAG = "glow.trial"
-"""On a trial's run in MLflow: its label."""
-
-CHAMPION_TAG = "glow.champion"
-"""On an ablation's run in MLflow: the run of its best trial by validation."""
 
 CHOICES = {"permutations": Permutation, "couplings": Coupling, "scales": Scale}
 MARKS = {"depth": "K", "width": "w", "learning_rate": "lr", "seed": "s"}

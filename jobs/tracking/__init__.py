@@ -27,8 +27,6 @@ from jobs.tracking.queries import (
 )
 from jobs.tracking.record import Record, Status, source_tags
 from jobs.tracking.registry import (
-    IMAGES_TAG,
-    SCORE_TAG,
     Champion,
     Promotion,
     Version,
@@ -55,9 +53,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 __all__ = [
-    "IMAGES_TAG",
     "MODEL",
-    "SCORE_TAG",
     "Champion",
     "NoSuchRun",
     "Promotion",

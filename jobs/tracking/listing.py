@@ -7,6 +7,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from jobs.tracking import tag_names
 from jobs.tracking.liveness import mark_dead
 from jobs.tracking.pages import every, every_run
 from jobs.tracking.queries import first_match, read_artifact
@@ -25,7 +26,7 @@ __all__ = [
     "registered_models",
 ]
 
-JOB, TRIAL = "glow.job", "glow.trial"
+JOB, TRIAL = tag_names.JOB, tag_names.TRIAL
 PAGE = 200
 
 

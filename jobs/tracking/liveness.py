@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs.tracking import tag_names
 from jobs.tracking.pages import every_run
 
 if TYPE_CHECKING:
@@ -38,10 +39,10 @@ __all__ = [
     "taken_for_dead",
 ]
 
-DRIVER = "glow.driver"
-ALIVE = "glow.alive"
-ERROR = "glow.error"
-PARENT = "mlflow.parentRunId"
+DRIVER = tag_names.DRIVER
+ALIVE = tag_names.ALIVE
+ERROR = tag_names.ERROR
+PARENT = tag_names.PARENT
 
 BEAT_S = 30.0
 DEAD_AFTER_S = 300.0  # longer than a driver waits for a store that is away at its end (jobs.tracking.record)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import glow
+from jobs.tracking import tag_names
 from jobs.tracking.store import client_of, sentences
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def log_model(
 
         run = client.get_run(run_id)
         _give_up_begun(client, run)
-        origin = {key: text for key, text in run.data.tags.items() if key.startswith(("mlflow.source", "mlflow.user"))}
+        origin = {key: text for key, text in run.data.tags.items() if key.startswith(("mlflow.source.", tag_names.USER))}
         logged = client.create_logged_model(
             run.info.experiment_id, name, run_id, tags={**origin, **(tags or {})}, params=dict(params or {})
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.system.environment import in_ray_job, job_metadata, ray_job_id
 from jobs.system.processes import python_command, python_environment
+from jobs.tracking import tag_names
 from jobs.tracking.liveness import DRIVER, ERROR, beating, driver, ending, forget_death, fresh
 from jobs.tracking.models import log_model, register
 from jobs.tracking.queries import metric_history, model_of
@@ -31,7 +32,7 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 PATIENCE_S = 180.0
 RETRY_S = 5.0
 
-ENDS = {ERROR, "glow.stopped"}
+ENDS = {ERROR, tag_names.STOPPED}
 """Tags that say why a run ended before its time."""
 
 
@@ -54,7 +55,7 @@ class Record:
         from mlflow.entities import Param
 
         # A run beneath another is one of many, made by a process that has looked before.
-        client, experiment_id = open_store(uri, experiment, look="mlflow.parentRunId" not in tags)
+        client, experiment_id = open_store(uri, experiment, look=tag_names.PARENT not in tags)
         with sentences(uri):
             run = client.create_run(experiment_id, run_name=name, tags={DRIVER: driver(), **source_tags(), **tags})
             try:
@@ -126,7 +127,7 @@ class Record:
 
     def describe(self, markdown: str) -> None:
         """The description that the UI shows above the run."""
-        self.tag("mlflow.note.content", markdown)
+        self.tag(tag_names.NOTE, markdown)
 
     def image(self, image: np.ndarray, key: str, step: int) -> None:
         """A uint8 image (H, W, 3) of a series that the UI shows over the steps."""
@@ -189,8 +190,8 @@ class Record:
         from mlflow.data.numpy_dataset import from_numpy
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        dataset = from_numpy(images, source=CodeDatasetSource({"glow.dataset": source}), name=name, digest=digest)
-        entry = DatasetInput(Dataset(**dataset.to_dict()), [InputTag("mlflow.data.context", context)])
+        dataset = from_numpy(images, source=CodeDatasetSource({tag_names.DATASET: source}), name=name, digest=digest)
+        entry = DatasetInput(Dataset(**dataset.to_dict()), [InputTag(tag_names.DATA_CONTEXT, context)])
         self._write(lambda: self._client.log_inputs(self.run_id, [entry]))
 
     @contextmanager
@@ -293,15 +294,15 @@ def source_tags() -> dict[str, str]:
     job of a cluster that is what it was submitted with, and the job's id."""
     job = ray_job_id()
     if job is not None:
-        known = {name: text for name, text in job_metadata().items() if name.startswith(("mlflow.", "glow.source"))}
-        return {**known, "glow.ray_job": job}
-    tags = {"mlflow.source.name": "glowctl", "mlflow.source.type": "LOCAL"}
+        known = {name: text for name, text in job_metadata().items() if name.startswith(("mlflow.", tag_names.SOURCE))}
+        return {**known, tag_names.RAY_JOB: job}
+    tags = {tag_names.SOURCE_NAME: "glowctl", "mlflow.source.type": "LOCAL"}
     with suppress(OSError, KeyError):
-        tags["mlflow.user"] = getpass.getuser()
+        tags[tag_names.USER] = getpass.getuser()
     project = Path(__file__).parents[2]
     if _git(project, "rev-parse", "--show-toplevel") == str(project):  # and not a checkout that it is installed in
-        tags["mlflow.source.git.commit"] = _git(project, "rev-parse", "HEAD") or ""
-        tags["glow.source_changed"] = str(bool(_git(project, "status", "--porcelain", "--untracked-files=no")))
+        tags[tag_names.COMMIT] = _git(project, "rev-parse", "HEAD") or ""
+        tags[tag_names.SOURCE_CHANGED] = str(bool(_git(project, "status", "--porcelain", "--untracked-files=no")))
     return tags
 
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from jobs.tracking import metric_names, tag_names
 from jobs.tracking.models import register
 from jobs.tracking.queries import find_run, model_of
 from jobs.tracking.store import (
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 __all__ = [
-    "IMAGES_TAG",
-    "SCORE_TAG",
     "Champion",
     "Promotion",
     "Version",
@@ -37,10 +36,6 @@ __all__ = [
 CHAMPION = "champion"
 LATEST = "latest"
 """MLflow's own alias of the newest version, which cannot be given."""
-
-SCORE_TAG = "glow.validation_bits_per_dim"
-IMAGES_TAG = "glow.validation_images"
-"""Tags of a version: its best bits/dim of the validation images, and their fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +105,7 @@ def set_champion(uri: str, name: str, run_id: str, validation_bits_per_dim: floa
         model = model_of(client, client.get_run(run_id))
         if model is None:
             raise TrackingError(f"run {run_id} has no model in {without_password(uri)}")
-        tags = {SCORE_TAG: repr(validation_bits_per_dim), IMAGES_TAG: images}
+        tags = {tag_names.SCORE: repr(validation_bits_per_dim), tag_names.IMAGES: images}
         version = register(uri, name, run_id, model.model_id, tags)
         client.set_registered_model_alias(name, CHAMPION, version)
         return Champion(name, version, run_id, new=True)
@@ -146,7 +141,7 @@ def registered_versions(uri: str, name: str | None = None, limit: int = 100) -> 
     check_existing(uri)
     client = client_of(uri)
     with sentences(uri):
-        wanted = f"name = '{_quoted(name)}'" if name is not None else f"tags.`{SCORE_TAG}` LIKE '%'"
+        wanted = f"name = '{_quoted(name)}'" if name is not None else f"tags.`{tag_names.SCORE}` LIKE '%'"
         found = client.search_model_versions(wanted, max_results=limit, order_by=["creation_timestamp DESC"])
         aliases = {name: client.get_registered_model(name).aliases for name in {version.name for version in found}}
         return [_told(client, version, aliases[version.name]) for version in found]
@@ -157,7 +152,7 @@ def _told(client: MlflowClient, version: ModelVersion, aliases: dict[str, str]) 
     with if_known():  # it may have been deleted
         run = client.get_run(version.run_id)
     number = str(version.version)
-    score = version.tags.get(SCORE_TAG)
+    score = version.tags.get(tag_names.SCORE)
     return Version(
         version.name,
         number,
@@ -165,7 +160,7 @@ def _told(client: MlflowClient, version: ModelVersion, aliases: dict[str, str]) 
         run.info.run_name if run else None,
         version.run_id,
         float(score) if score is not None else None,
-        run.data.metrics.get("test/bits_per_dim") if run else None,
+        run.data.metrics.get(metric_names.TEST) if run else None,
         version.creation_timestamp / 1000,
     )
 
@@ -198,7 +193,9 @@ def _bearer(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
 
 
 def _is_better(version: ModelVersion, bits_per_dim: float, images: str) -> bool:
-    return version.tags.get(IMAGES_TAG) == images and float(version.tags.get(SCORE_TAG, "inf")) < bits_per_dim
+    return (
+        version.tags.get(tag_names.IMAGES) == images and float(version.tags.get(tag_names.SCORE, "inf")) < bits_per_dim
+    )
 
 
 def _quoted(name: str) -> str:

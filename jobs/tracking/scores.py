@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from jobs.tracking import tag_names
 from jobs.tracking.queries import find_tagged, read_table
 from jobs.tracking.record import Record
 
@@ -19,8 +20,6 @@ __all__ = ["find_scores", "key_of", "labelled", "save_scores"]
 
 VERSION = 1
 """The version of a score table's columns. A table of another version is not found."""
-
-TAG = "glow.scores"
 
 
 def key_of(model_digest: str, fingerprint: str, split: str, seed: int, precision: Precision) -> str:
@@ -35,12 +34,12 @@ def save_scores(key: str, table: pd.DataFrame, record: Record) -> None:
         path = Path(folder, f"{key}.parquet")
         table.to_parquet(path, index=False)
         record.file(path, "scores")
-    record.tag(f"{TAG}.{key}", f"scores/{path.name}")
+    record.tag(f"{tag_names.SCORES}.{key}", f"scores/{path.name}")
 
 
 def find_scores(uri: str, experiment: str, key: str) -> tuple[pd.DataFrame, str] | None:
     """The score table of this key that an earlier run of the experiment saved, and that run's id; None if none did."""
-    found = find_tagged(uri, experiment, f"{TAG}.{key}")
+    found = find_tagged(uri, experiment, f"{tag_names.SCORES}.{key}")
     if found is None:
         return None
     run_id, path = found

@@ -11,6 +11,7 @@ import zlib
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from jobs.tracking import tag_names
 from jobs.tracking.store import client_of, sentences
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ __all__ = ["VIEW", "answers", "is_mlflow", "knows_run", "landing_page", "run_pag
 TIMEOUT_S = 5.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-PROBE_TAG = "glow.ui_probe"
+PROBE_TAG = tag_names.UI_PROBE
 VIEW = "glowresults"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 COLUMNS = (

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from jobs.system.environment import in_ray_job
+from jobs.tracking import tag_names
 from jobs.tracking.databases import (
     PROBE_TIMEOUT_S,
     artifact_location,
@@ -195,7 +196,7 @@ def _make_experiment(client: MlflowClient, uri: str, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     # The UI opens such experiments in its view for models, and not in that for language models.
-    tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": ABOUT}
+    tags = {tag_names.EXPERIMENT_KIND: "custom_model_development", tag_names.NOTE: ABOUT}
     try:
         made: str = client.create_experiment(name, artifact_location=artifact_location(uri), tags=tags)
     except MlflowException:

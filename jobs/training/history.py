@@ -14,19 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from glow.checkpoint import CheckpointError
+from jobs.tracking import metric_names
 
 __all__ = ["IN_MLFLOW", "EpochMetrics", "fill_gaps", "read_history", "write_history"]
 
 HISTORY_FILE = "history.json"
 
 IN_MLFLOW = {
-    "train_bits_per_dim": "train/bits_per_dim",
-    "validation_bits_per_dim": "validation/bits_per_dim",
+    "train_bits_per_dim": metric_names.TRAIN,
+    "validation_bits_per_dim": metric_names.VALIDATION,
     "images_per_second": "images_per_second",
     "gradient_norm": "gradient_norm",
     "learning_rate": "learning_rate",
     "skipped_steps": "skipped_steps",
-    "test_bits_per_dim_by_epoch": "test/bits_per_dim_by_epoch",
+    "test_bits_per_dim_by_epoch": metric_names.TEST_BY_EPOCH,
 }
 """Fields of `EpochMetrics` -> the names of the metrics in MLflow."""
 

@@ -20,7 +20,7 @@ from glow.figures import image_grid, nll_curve
 from jobs.display.events import AttemptStarted, Epoch, Resize, Restart, Show, Started, Step, TrainResult
 from jobs.outputs import is_remote
 from jobs.run_labels import training_description
-from jobs.tracking import Record, open_command
+from jobs.tracking import Record, metric_names, open_command
 from jobs.training.history import IN_MLFLOW, EpochMetrics, fill_gaps
 from jobs.training.messages import Attempt, FinalScore, Machine, Message, SampleGrid, Scores
 from jobs.training.publish import release
@@ -212,9 +212,9 @@ class TrainingLog:
 
 def _final_metrics(result: TrainResult) -> dict[str, float]:
     return {
-        "test/bits_per_dim": result.test_bits_per_dim,
-        "test/bits_per_dim_original": result.test_bits_per_dim_original,
-        "validation/best_bits_per_dim": result.validation_bits_per_dim,
+        metric_names.TEST: result.test_bits_per_dim,
+        metric_names.TEST_ORIGINAL: result.test_bits_per_dim_original,
+        metric_names.BEST_VALIDATION: result.validation_bits_per_dim,
         "images_per_second_median": result.images_per_second,
         "best_epoch": result.best_epoch,
         "seconds": result.seconds,

@@ -19,12 +19,20 @@ from glow.config import GlowConfig
 from glow.datasets import describe, fingerprint, load_dataset, own_channels
 from glow.datasets.folder import absolute_dataset
 from jobs.errors import JobError, SpecError
-from jobs.outputs import FOLDER_TAG, KeptRun, is_remote, place_named, recall, usable_output
-from jobs.specs.ablation import TRIAL_TAG
+from jobs.outputs import KeptRun, is_remote, place_named, recall, usable_output
 from jobs.specs.base import refuse, theme_of
 from jobs.specs.presets import make_train_spec
 from jobs.specs.training import TrainSpec, worker_range
-from jobs.tracking import NoSuchRun, Record, find_run, recorded_images, tracking_uri, without_password
+from jobs.tracking import (
+    NoSuchRun,
+    Record,
+    find_run,
+    metric_names,
+    recorded_images,
+    tag_names,
+    tracking_uri,
+    without_password,
+)
 
 if TYPE_CHECKING:
     from jobs.text import JsonObject
@@ -94,7 +102,11 @@ class Work:
 
     def tags(self) -> dict[str, str]:
         """Of the run in MLflow."""
-        return {"glow.job": "train", "glow.dataset": self.spec.dataset, "glow.spec": json.dumps(self._public())}
+        return {
+            tag_names.JOB: "train",
+            tag_names.DATASET: self.spec.dataset,
+            tag_names.SPEC: json.dumps(self._public()),
+        }
 
     def params(self) -> JsonObject:
         """Of the run in MLflow."""
@@ -156,18 +168,18 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
         found = find_run(uri, changes.get("experiment", TrainSpec.model_fields["experiment"].default), name_or_id)
     except NoSuchRun as error:
         return _prepare_kept(name_or_id, changes, uri, error)
-    stored = found.data.tags.get("glow.spec")
+    stored = found.data.tags.get(tag_names.SPEC)
     if stored is None:
         raise JobError(f"run {name_or_id!r} is not a training of glowctl: it has no tag glow.spec")
-    if TRIAL_TAG in found.data.tags:
-        parent = found.data.tags["mlflow.parentRunId"]
+    if tag_names.TRIAL in found.data.tags:
+        parent = found.data.tags[tag_names.PARENT]
         raise JobError(f"run {name_or_id!r} is a trial of an ablation: go on by glowctl ablate --resume {parent}")
     if found.info.status == "FINISHED":
         raise JobError(f"run {name_or_id!r} is finished: there is nothing left to train")
     spec = make_train_spec("laptop", {**json.loads(stored), **changes, "tracking_uri": uri})
-    kept_in = found.data.tags.get(FOLDER_TAG)
+    kept_in = found.data.tags.get(tag_names.FOLDER)
     folder = Path(spec.output, kept_in or found.info.run_id)
-    if not is_remote(spec.output) and "validation/bits_per_dim" in found.data.metrics and not folder.exists():
+    if not is_remote(spec.output) and metric_names.VALIDATION in found.data.metrics and not folder.exists():
         raise JobError(f"the checkpoints of run {name_or_id!r} are gone from {folder}: start a new run")
     work = replace(prepare(spec), resumed=found, kept_in=kept_in)
     work.check_same_images(recorded_images(found))

@@ -16,7 +16,7 @@ from glow.checkpoint import digest_of, load_checkpoint
 from glow.scoring import SCORED, score_shard, shards_of
 from jobs.run_labels import registered_name
 from jobs.text import bits
-from jobs.tracking import IMAGES_TAG, SCORE_TAG, Record, save_model
+from jobs.tracking import Record, save_model, tag_names
 from jobs.tracking.scores import key_of, labelled, save_scores
 
 if TYPE_CHECKING:
@@ -55,10 +55,10 @@ def release(
         save_scores(key, labelled(table, dataset, split), record)
     name = registered_name(dataset)
     tags = {
-        "glow.dataset": dataset,
-        SCORE_TAG: repr(validation_bits_per_dim),
-        IMAGES_TAG: digests[f"{dataset} validation"],
-        "glow.model_digest": model_digest,
+        tag_names.DATASET: dataset,
+        tag_names.SCORE: repr(validation_bits_per_dim),
+        tag_names.IMAGES: digests[f"{dataset} validation"],
+        tag_names.MODEL_DIGEST: model_digest,
     }
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "model")

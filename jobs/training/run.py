@@ -16,13 +16,13 @@ from ray.train import ControllerError, WorkerGroupError
 from jobs.display.displays import forgiving
 from jobs.display.events import Show, Stopped, TrainResult, Waiting
 from jobs.errors import JobError
-from jobs.outputs import FOLDER_TAG, claimed, remember, results_folder
+from jobs.outputs import claimed, remember, results_folder
 from jobs.ray_runtime.event_queue import Channel
 from jobs.ray_runtime.resources import Resources, resources_for
 from jobs.run_labels import training_name
 from jobs.specs.training import TrainSpec, worker_range
 from jobs.system.signals import in_a_thread
-from jobs.tracking import Record, recorded_images
+from jobs.tracking import Record, recorded_images, tag_names
 from jobs.training.history import EpochMetrics
 from jobs.training.log import CHECKPOINT, TrainingLog
 from jobs.training.messages import Message
@@ -130,5 +130,5 @@ def _open_record(work: Work) -> Record:
     if work.resumed is not None:
         return Record.existing(work.tracking_uri, work.resumed)
     name = (work.kept.run_name if work.kept else None) or training_name(spec)
-    tags = work.tags() | ({FOLDER_TAG: work.kept_in} if work.kept_in else {})
+    tags = work.tags() | ({tag_names.FOLDER: work.kept_in} if work.kept_in else {})
     return Record.start(work.tracking_uri, spec.experiment, name, tags, work.params())

@@ -16,7 +16,7 @@ from jobs.evaluation.find_model import find_model
 from jobs.run_labels import registered_name
 from jobs.specs.ablation import make_ablate_spec
 from jobs.specs.presets import make_train_spec
-from jobs.tracking import IMAGES_TAG, SCORE_TAG, Record, find_run, open_store, save_model
+from jobs.tracking import Record, find_run, open_store, save_model, tag_names
 
 EPOCHS = 2
 WORSE = 0.5  # the first epoch's NLLs than the last one's
@@ -317,7 +317,7 @@ def ablation_of_one(uri, any_model, spec, validation, images):
     """The run of the one trial of an ablation, and the ablation's summary."""
     parent = start_ablation(uri, spec, images)
     trial = start_trial(uri, parent, spec, {"seed": 0})
-    tags = {SCORE_TAG: str(validation), IMAGES_TAG: images}
+    tags = {tag_names.SCORE: str(validation), tag_names.IMAGES: images}
     register_model(trial, any_model, spec.train.dataset, **tags)
     finish_trial(trial, validation, validation)
     return trial.run_id, summarize_ablation(uri, parent, spec, names_champion=True)
@@ -327,7 +327,7 @@ def test_to_summarize_an_older_ablation_moves_no_alias(uri, tmp_path, any_model)
     spec = ablation_spec(uri, tmp_path, dataset=f"folder:{tmp_path}", seeds=1)
     parent = start_ablation(uri, spec, "its images")
     trial = start_trial(uri, parent, spec, {"seed": 0})
-    register_model(trial, any_model, spec.train.dataset, **{SCORE_TAG: "2.0", IMAGES_TAG: "its images"})
+    register_model(trial, any_model, spec.train.dataset, **{tag_names.SCORE: "2.0", tag_names.IMAGES: "its images"})
     finish_trial(trial, 2.0, 2.0)
     newer, _ = ablation_of_one(uri, any_model, spec, 2.5, "other images")
     summary = summarize_ablation(uri, parent, spec)

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from jobs.evaluation.find_model import find_model
-from jobs.tracking import IMAGES_TAG, Record, TrackingError, open_store, promote, registered_versions, set_champion
+from jobs.tracking import Record, TrackingError, open_store, promote, registered_versions, set_champion, tag_names
 from jobs.training.publish import release
 from tests.jobs.command_line import check_quiet, glowctl, sentence_of
 from tests.jobs.trained import NAME, train_into, work_in
@@ -142,7 +142,7 @@ def test_a_store_that_fails_for_a_moment_costs_no_champion_its_alias(two, monkey
         patch.setattr("mlflow.MlflowClient.get_model_version_by_alias", away)
         with pytest.raises(TrackingError, match="away for a moment"):
             set_champion(uri, "glow-digits", first, 3.0, "other images")
-    images = open_store(uri, "glow")[0].get_model_version("glow-digits", "2").tags[IMAGES_TAG]
+    images = open_store(uri, "glow")[0].get_model_version("glow-digits", "2").tags[tag_names.IMAGES]
     assert set_champion(uri, "glow-digits", first, 3.0, images).version == "2"  # whose 2.0 is lower
 
 

@@ -1,0 +1,25 @@
+import re
+from pathlib import Path
+
+import jobs
+from jobs.tracking import metric_names, tag_names
+
+ROOM = Path(jobs.__file__).parent
+
+
+def spelled(pattern: str, home: str) -> list[str]:
+    """Where else than in its home a name is spelled out in a string."""
+    files = [file for file in ROOM.rglob("*.py") if file.name not in (home, "served_glow.py")]
+    return [f"{file.relative_to(ROOM)}: {line}" for file in files for line in re.findall(pattern, file.read_text())]
+
+
+def test_every_tag_is_spelled_once():
+    assert spelled(r"""["'](?:glow|mlflow)\.[a-z]+[A-Za-z_]*["']""", "tag_names.py") == []
+    names = [value for name, value in vars(tag_names).items() if name.isupper()]
+    assert len(names) == len(set(names))
+    assert "glow.job" in names
+
+
+def test_every_metric_of_a_training_is_spelled_once():
+    assert spelled(r"""["'](?:train|validation|test)/[a-z_]+["']""", "metric_names.py") == []
+    assert metric_names.TEST == "test/bits_per_dim"
