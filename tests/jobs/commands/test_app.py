@@ -140,7 +140,7 @@ def test_a_tracking_server_that_does_not_answer_is_said(tmp_path):
     assert "does not answer" in sentence
 
 
-def test_resuming_what_is_not_there_is_sentence_of(tmp_path):
+def test_resuming_what_is_not_there_is_one_sentence(tmp_path):
     assert "no run 'first'" in sentence_of(glowctl(tmp_path, "train", "--resume", "first"), 1)
 
 

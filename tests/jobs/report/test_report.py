@@ -253,6 +253,7 @@ class TestLess:
         ]
         assert any(sentence.startswith("digits: ") for sentence in made.report.summary)
 
+    @pytest.mark.filterwarnings("ignore::RuntimeWarning:numpy")  # of infinities, which it is about
     def test_numbers_that_are_none(self, store):
         store.ablate("bad", nlls={"1x1": (1.6, math.nan), "shuffle": (math.inf, 1.8)}, seeds=2)
 
