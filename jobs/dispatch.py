@@ -153,7 +153,7 @@ def resume_ablation(run: str, changes: Mapping[str, Any], display: Display) -> s
 
 
 def _ablate(ablation: Ablation, display: Display) -> str:
-    with display as show, connected(ablation.nbytes) as ready:
+    with display as show, connected(ablation.nbytes, state_api=True) as ready:
         from jobs.ablation import run as job  # Ray starts meanwhile
 
         client_of(ablation.work.tracking_uri)

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import IO
 
 from jobs.errors import JobError
-from jobs.system.processes import python_command, python_environment
 from jobs.system.signals import sigterm_as_interrupt
+from jobs.system.supervisor import end, start
 from jobs.tracking import check_store, server_command, tracking_uri, without_password
 from jobs.tracking.served import answers, is_mlflow, landing_page, serves
 
@@ -90,26 +90,17 @@ def _check_is_of(address: str, uri: str, port: int) -> None:
 
 
 @contextmanager
-def _running(command: list[str], environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+def _running(command: list[str], environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], IO[bytes]]]:
     """The server, which ends with this process however that ends, and the file that it writes to."""
     with tempfile.TemporaryFile() as log:
-        guard = subprocess.Popen(
-            python_command("jobs.system.guarded_server", *command),
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # Ctrl-C is for this process, which then ends the server
-            env={**LEAN, **python_environment(), **environment},
-        )
-        assert guard.stdin is not None
+        helper = start("jobs.system.supervisor", *command, environment={**LEAN, **environment}, stdout=log, stderr=log)
         try:
-            yield guard, log
+            yield helper, log
         finally:
-            guard.stdin.close()
-            guard.wait()
+            end(helper)
 
 
-def _comes_up(address: str, server: subprocess.Popen[bytes]) -> bool:
+def _comes_up(address: str, server: subprocess.Popen[str]) -> bool:
     """Waits until the server answers. False if it ends before."""
     deadline = time.monotonic() + PATIENCE_S
     while server.poll() is None:

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jobs.errors import JobError
-from jobs.ray_runtime.embedded_guard import ERRORS
 from jobs.system.environment import in_ray_job
-from jobs.system.processes import python_command, python_environment
 from jobs.system.signals import sigterm_as_interrupt
+from jobs.system.supervisor import end, start
 
 __all__ = ["STOP_PATIENCE_S", "connected", "embedded_ray", "set_environment"]
+
+ERRORS = "head.err"
+"""In the folder of an embedded Ray: what the process that starts it wrote on standard error."""
 
 LEAST_OBJECT_STORE = 100 * 2**20
 
@@ -57,13 +59,14 @@ def set_environment() -> None:
 
 
 @contextlib.contextmanager
-def connected(data_bytes: int = 0) -> Iterator[Callable[[], None]]:
+def connected(data_bytes: int = 0, state_api: bool = False) -> Iterator[Callable[[], None]]:
     """Ray for a job: the cluster that this process is a job of, else a Ray of its own with room for `data_bytes`.
 
     It gives a function that must be called before Ray is used. A Ray of its own starts before that, beside this
-    process, which may do something else meanwhile.
+    process, which may do something else meanwhile. It has Ray's State API only if that is asked for: Ray Train asks it
+    which trials of an ablation are gone, to free what they had reserved, and nobody else needs it.
     """
-    with _cluster() if in_ray_job() else embedded_ray(data_bytes) as ready:
+    with _cluster() if in_ray_job() else embedded_ray(data_bytes, state_api) as ready:
         yield ready
 
 
@@ -79,31 +82,25 @@ def _cluster() -> Iterator[Callable[[], None]]:
 
 
 @contextlib.contextmanager
-def embedded_ray(data_bytes: int = 0) -> Iterator[Callable[[], None]]:
+def embedded_ray(data_bytes: int = 0, state_api: bool = False) -> Iterator[Callable[[], None]]:
     """A private Ray on the loopback interface, with room for `data_bytes` in its object store, as `connected` gives it.
 
-    Nothing of it is left however this process ends: `jobs.ray_runtime.embedded_guard` sees to that. SIGTERM raises
-    `Terminated`, Ctrl-C KeyboardInterrupt. Several processes can each have one. It takes about 3 s and 700 MB.
+    Nothing of it is left however this process ends: `jobs.ray_runtime.embedded` sees to that. SIGTERM raises
+    `Terminated`, Ctrl-C KeyboardInterrupt. Several processes can each have one. It takes about 3 s and 600 MB.
     """
     folder = tempfile.mkdtemp(prefix="glow-ray-", dir=_short_temporary_folder())
-    guard = subprocess.Popen(
-        python_command(
-            "jobs.ray_runtime.embedded_guard", folder, str(os.getpid()), str(LEAST_OBJECT_STORE + 2 * data_bytes)
-        ),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-        env=python_environment(),
-        text=True,
-    )
+    room = LEAST_OBJECT_STORE + 2 * data_bytes
+    with Path(folder, ERRORS).open("wb") as errors:
+        arguments = (folder, str(os.getpid()), str(room), str(state_api))
+        head = start("jobs.ray_runtime.embedded", *arguments, stdout=subprocess.PIPE, stderr=errors)
     with contextlib.ExitStack() as ending:
-        ending.callback(_end, guard)
+        ending.callback(end, head)
         ending.enter_context(sigterm_as_interrupt())
 
         def ready() -> None:
             import ray
 
-            address = _address(guard, folder)
+            address = _address(head, folder)
             ending.callback(ray.shutdown)
             ray.init(address, log_to_driver=False, logging_level="error")
             ending.enter_context(sigterm_as_interrupt())  # anew: ray.init sets a handler of its own
@@ -111,22 +108,14 @@ def embedded_ray(data_bytes: int = 0) -> Iterator[Callable[[], None]]:
         yield ready
 
 
-def _address(guard: subprocess.Popen[str], folder: str) -> str:
+def _address(head: subprocess.Popen[str], folder: str) -> str:
     """Waits for Ray. Raises JobError if it does not start."""
-    assert guard.stdout is not None
-    address = guard.stdout.readline().strip()
+    assert head.stdout is not None
+    address = head.stdout.readline().strip()
     if not address:
         said = Path(folder, ERRORS).read_text().strip().splitlines()
         raise JobError(f"Ray does not start here: {said[-1] if said else 'its process died'}")
     return address
-
-
-def _end(guard: subprocess.Popen[str]) -> None:
-    assert guard.stdin is not None
-    assert guard.stdout is not None
-    guard.stdin.close()
-    guard.wait()
-    guard.stdout.close()
 
 
 def _short_temporary_folder() -> str | None:

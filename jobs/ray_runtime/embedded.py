@@ -1,32 +1,93 @@
-"""The Ray of `jobs.ray_runtime.connection`, in a process of its own: started by
-`jobs.ray_runtime.embedded_guard`, which ends it.
+"""The Ray of `jobs.ray_runtime.connection`, in a helper process (`jobs.system.supervisor`), which ends it when its
+driver is gone, however that went.
 
-It starts beside the command, which has seconds of imports before it, and can be killed at any moment without a word to
-that command's own process: what Ray starts dies with the process that started it.
+`python -m jobs.ray_runtime.embedded FOLDER PID BYTES STATE_API` starts a Ray with its files in FOLDER, says its address
+on standard output, and waits for the end of its standard input, which the driver PID holds open. Then it kills every
+process that has a file open in FOLDER (Ray hides its workers' command lines and environments, but each writes a log
+there), and removes the folder. Ray's own processes die with this one, all but two agents of the raylet, which would
+stay for minutes.
 """
 
 from __future__ import annotations
 
+import logging
+import os
+import shutil
 import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
 
-import ray
+import psutil
+
+from jobs.system.supervisor import supervise
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 15.0
 
 
-def main(folder: str, object_store_bytes: int) -> None:
-    """Starts Ray with its files in `folder`, says its address, and waits to be killed"""
-    ray.init(
-        "local",
+def main(folder: str, driver: int, object_store_bytes: int, state_api: bool) -> int:
+    def run() -> int:
+        try:
+            print(_start_ray(folder, object_store_bytes, state_api), flush=True)
+        except Exception:
+            traceback.print_exc()  # whose last line the driver shows
+        os.close(sys.stdout.fileno())  # so that the driver's pipe ends
+        threading.Event().wait()
+        return 1
+
+    return supervise(run, lambda: _end_ray(folder, driver))
+
+
+def _start_ray(folder: str, object_store_bytes: int, state_api: bool) -> str:
+    """The address of a Ray on the loopback interface.
+
+    It is made of the parts that `ray.init` is made of, less what nobody here needs: that process would be a driver too,
+    and would start a monitor for an autoscaler, a reader of its workers' logs and, without `state_api`, nine processes
+    of the dashboard: a third of the time that Ray takes to start.
+    """
+    from ray._private.node import Node
+    from ray._private.parameter import RayParams
+
+    parameters = RayParams(
+        node_ip_address="127.0.0.1",
+        temp_dir=folder,
         object_store_memory=object_store_bytes,
-        include_dashboard=True,  # without it placement groups of killed trials are never freed
+        include_dashboard=state_api,
         dashboard_host="127.0.0.1",
-        _node_ip_address="127.0.0.1",
-        _temp_dir=folder,
-        log_to_driver=False,
-        logging_level="error",
+        include_log_monitor=False,
+        no_monitor=True,
     )
-    print(ray.get_runtime_context().gcs_address, flush=True)
-    sys.stdin.buffer.read()  # and for the guard's death, if somebody kills that
+    return str(Node(parameters, head=True, shutdown_at_exit=False).gcs_address)
+
+
+def _end_ray(folder: str, driver: int) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    quiet_looks = 0
+    while quiet_looks < 2 and time.monotonic() < deadline:
+        found = list(_processes_of(folder, driver))
+        for process in found:
+            try:
+                process.kill()
+            except psutil.Error as error:
+                log.debug("process %s of Ray was not killed: %s", process.pid, error)
+        quiet_looks = 0 if found else quiet_looks + 1
+        time.sleep(0.1)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _processes_of(folder: str, driver: int) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        if process.pid in (os.getpid(), driver):
+            continue
+        try:
+            if any(file.path.startswith(folder + os.sep) for file in process.open_files()):
+                yield process
+        except (psutil.Error, OSError):  # it ended meanwhile, or is somebody else's
+            continue
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "True"))

@@ -1,7 +1,8 @@
 """What Ray 2.60 leaves behind of a training whose driver was stopped or killed.
 
-Ray Train starts a process beside every training, which removes what it had reserved when its controller dies, and means
-to end then; but it calls exit_actor() in a thread, where that ends nothing, and stays on the head for ever (200 MB).
+In a trial of several workers, Ray Train starts a process that removes what the trial had reserved when its controller
+dies, and means to end then; but it calls exit_actor() in a thread, where that ends nothing, and stays on the head for
+ever (200 MB).
 """
 
 from __future__ import annotations

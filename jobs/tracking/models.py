@@ -176,7 +176,9 @@ def log_model(
 
         run = client.get_run(run_id)
         _give_up_begun(client, run)
-        origin = {key: text for key, text in run.data.tags.items() if key.startswith(("mlflow.source.", tag_names.USER))}
+        origin = {
+            key: text for key, text in run.data.tags.items() if key.startswith(("mlflow.source.", tag_names.USER))
+        }
         logged = client.create_logged_model(
             run.info.experiment_id, name, run_id, tags={**origin, **(tags or {})}, params=dict(params or {})
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.system.environment import in_ray_job, job_metadata, ray_job_id
-from jobs.system.processes import python_command, python_environment
+from jobs.system.supervisor import end, start
 from jobs.tracking import tag_names
 from jobs.tracking.liveness import DRIVER, ERROR, beating, driver, ending, forget_death, fresh
 from jobs.tracking.models import log_model, register
@@ -258,15 +258,7 @@ def _watched(uri: str, run_id: str) -> Iterator[list[Status]]:
     """Has a run watched meanwhile. A status that is put into what it gives is written by the watcher, which tries for
     minutes and is not waited for. It costs a process of 20 MB; the store's URI, which may hold a password, is in no
     list of processes."""
-    watcher = subprocess.Popen(
-        python_command("jobs.tracking.watch"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,  # or a pipe from this process would end only when the watcher does
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env=python_environment(),
-        text=True,
-    )
+    watcher = start("jobs.tracking.watch")
     assert watcher.stdin is not None
     unwritten: list[Status] = []
     try:
@@ -274,11 +266,7 @@ def _watched(uri: str, run_id: str) -> Iterator[list[Status]]:
         watcher.stdin.flush()
         yield unwritten
     finally:
-        with suppress(BrokenPipeError):  # somebody has killed it
-            watcher.stdin.write(unwritten[0] if unwritten else "done")
-            watcher.stdin.close()
-        if not unwritten:
-            watcher.wait()
+        end(watcher, unwritten[0] if unwritten else "done", wait=not unwritten)
 
 
 def _answers(uri: str) -> bool:

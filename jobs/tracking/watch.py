@@ -1,4 +1,5 @@
-"""Leaves a run in a true state whose driver was killed: run by `jobs.tracking.record` as a process of its own.
+"""Leaves a run in a true state whose driver was killed: a helper process of `jobs.tracking.record`
+(`jobs.system.supervisor`).
 
 It reads which run from its standard input, which the driver holds open and the kernel closes when the driver dies. The
 last line is ``done``, or the status that the driver could not write since the store was away; if there is none, the
@@ -9,11 +10,10 @@ RUNNING beneath a run that is FINISHED has not come to an end of its own: it is 
 from __future__ import annotations
 
 import json
-import signal
-import sys
 import time
 from typing import TYPE_CHECKING
 
+from jobs.system.supervisor import last_words
 from jobs.tracking.liveness import DRIVER, ERROR, GONE, forget_death, taken_for_dead
 from jobs.tracking.pages import every_run
 from jobs.tracking.store import TrackingError, client_of, sentences
@@ -26,9 +26,7 @@ RETRY_S = 5.0
 
 
 def main() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    told, *after = sys.stdin.read().splitlines() or [""]
+    told, *after = last_words().splitlines() or [""]
     if not told or after == ["done"]:
         return
     deadline = time.monotonic() + PATIENCE_S

@@ -43,6 +43,18 @@ GRID = 100
 """Images in a sample grid: the report's 10 x 10."""
 
 
+UNUSED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+"""Callbacks of Ray Train that each start a process (200 MB): for data sets of Ray Data, of which a training has none,
+and to free what a controller has reserved that dies before its driver, with which this driver ends."""
+
+
+class LeanTrainer(TorchTrainer):
+    """Starts two processes less beside a training than Ray Train does by itself."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [each for each in super()._create_default_callbacks() if type(each).__name__ not in UNUSED]
+
+
 def put_data(work: Work) -> list[ray.ObjectRef]:
     """The images and labels in the object store; in a list, so that Ray hands on the reference and not the arrays."""
     return [ray.put({"images": dict(work.images), "labels": dict(work.labels)})]
@@ -57,11 +69,16 @@ def worker_settings(work: Work, resources: Resources, data: list[ray.ObjectRef],
 def torch_trainer(
     settings: WorkerSettings, resources: Resources, name: str, callbacks: list[UserCallback] | None = None
 ) -> TorchTrainer:
-    """Goes on by itself where one of the same name and output stopped."""
+    """Makes a trainer that continues by itself where one of the same name and output stopped.
+
+    In a trial of Tune, which has `callbacks`, it is Ray's own trainer: a trial that is killed leaves a driver that needs
+    what it had reserved.
+    """
     least, most = resources.workers
     patience = PATIENCE_FOR_ALL_S if least == most else PATIENCE_FOR_SOME_S
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
-    return TorchTrainer(
+    trainer = LeanTrainer if callbacks is None else TorchTrainer
+    return trainer(
         train_loop,
         train_loop_config={"settings": settings},
         scaling_config=resources.scaling_config(),

@@ -4,13 +4,11 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import webbrowser
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-import psutil
 import pytest
 import requests
 
@@ -163,19 +161,6 @@ def test_a_server_of_no_runs_shows_its_experiments(monkeypatch):
     monkeypatch.setattr("jobs.tracking.served._ask", lambda *_, **__: {"experiments": []})
     page = landing_page("http://me:secret@host:5000")
     assert page == "http://host:5000/#/experiments?workflowType=machine_learning"
-
-
-def test_the_guard_ends_what_the_command_has_started():
-    family = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
-    guard = subprocess.Popen(
-        [sys.executable, "-m", "jobs.system.guarded_server", sys.executable, "-c", f"{family}; time.sleep(600)"],
-        stdin=subprocess.PIPE,
-    )
-    wait_until(lambda: len(psutil.Process(guard.pid).children(recursive=True)) == 2)
-    processes = psutil.Process(guard.pid).children(recursive=True)
-    guard.stdin.close()
-    guard.wait(20)
-    wait_until(lambda: not alive(processes), timeout=30)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def test_a_ray_that_is_not_needed_after_all_leaves_nothing(folder):
 @pytest.mark.parametrize(
     "process",
     [
-        pytest.param("jobs.ray_runtime.embedded_guard", marks=pytest.mark.nightly),
+        pytest.param("jobs.ray_runtime.embedded", marks=pytest.mark.nightly),
         pytest.param("gcs_server", marks=pytest.mark.nightly),
         pytest.param("raylet", marks=pytest.mark.slow),
         pytest.param("TrainController", marks=pytest.mark.nightly),

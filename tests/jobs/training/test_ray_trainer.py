@@ -1,8 +1,9 @@
 import pytest
 from ray.exceptions import OutOfMemoryError
+from ray.train.torch import TorchTrainer
 from ray.tune.error import TuneError
 
-from jobs.training.ray_trainer import death_behind, plain_reason
+from jobs.training.ray_trainer import UNUSED, LeanTrainer, death_behind, plain_reason
 
 
 def raised(outer: Exception, inner: Exception, explicit: bool) -> Exception:
@@ -28,3 +29,9 @@ def test_want_of_memory_is_found_beneath_what_tune_makes_of_it(explicit):
 def test_want_of_memory_is_said_in_a_sentence_and_not_in_rays_report():
     error = OutOfMemoryError("2 worker(s) were killed\nTop 10 memory users: ...")
     assert plain_reason(error) == "Ray killed its process because memory was short"
+
+
+def test_a_training_of_its_own_starts_no_process_that_it_does_not_need(monkeypatch):
+    made = [type(name, (), {})() for name in (*UNUSED, "BackendSetupCallback")]
+    monkeypatch.setattr(TorchTrainer, "_create_default_callbacks", lambda self: made)
+    assert LeanTrainer._create_default_callbacks(object.__new__(LeanTrainer)) == made[-1:]
