@@ -28,6 +28,18 @@ PANEL = "Clusters"
 SHOWN_JOBS = 20
 
 
+@dataclass(frozen=True)
+class ListedJob:
+    """A job as it is listed: `what` it does, the `user` who gave it, and how many `seconds` it has run."""
+
+    job: str
+    status: str
+    started: str
+    seconds: float
+    what: str
+    user: str
+
+
 def add_cluster_commands(app: typer.Typer) -> None:
     for command, example in (
         (jobs, "jobs --address http://localhost:8265"),
@@ -135,8 +147,8 @@ def _show_status(cluster: Cluster, running: list[ListedJob], found: Checked) -> 
     typer.echo(f"cluster   {cluster.address}, Ray {cluster.facts.ray}, Python {cluster.facts.python}")
     for node in found.nodes:
         typer.echo(f"machine   {node.name}: {count(node.cpus, 'core')}, {count(node.gpus, 'GPU')}")
-    jobs = ", ".join(f"{job.job} ({job.what})" for job in running)
-    typer.echo(f"jobs      {jobs or 'none that run or wait'}")
+    listed = ", ".join(f"{job.job} ({job.what})" for job in running)
+    typer.echo(f"jobs      {listed or 'none that run or wait'}")
     typer.echo(f"tracking  {found.tracking or 'none'}")
     typer.echo(f"storage   {found.storage or 'none'}")
     for problem in found.problems:
@@ -165,18 +177,6 @@ def _follow(cluster: Cluster, job: str, json: bool) -> None:
     with interruptible(f"job {job} goes on"), make_display("json" if json else "auto", table=table) as show:
         code = follow(cluster, job, show)
     raise typer.Exit(code)
-
-
-@dataclass(frozen=True)
-class ListedJob:
-    """A job as it is listed: `what` it does, the `user` who gave it, and how many `seconds` it has run."""
-
-    job: str
-    status: str
-    started: str
-    seconds: float
-    what: str
-    user: str
 
 
 def _listed(job: JobDetails) -> ListedJob:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -57,7 +56,7 @@ class TrainingLog:
         self._work, self._record, self._show, self._named = work, record, show, named
         self._began = began
         self._history: dict[int, EpochMetrics] = {}
-        self._noted: deque[NotedAttempt] = deque()  # that `record` has not written yet
+        self._noted: dict[Attempt, NotedAttempt] = {}  # that `record` has not written yet
         self._samples: np.ndarray | None = None
         self.scores: dict[tuple[str, int], pd.DataFrame] = {}
         self._workers: int | None = None  # of the latest attempt
@@ -98,7 +97,7 @@ class TrainingLog:
         run = self._run.impatient()
         match message:
             case Attempt():
-                self._record_attempt(run)
+                self._record_attempt(message, run)
             case Epoch():
                 run.metrics(EpochMetrics.of(vars(message)).in_mlflow(), message.epoch)
             case SampleGrid():
@@ -130,11 +129,11 @@ class TrainingLog:
             run_id=self._run.run_id if self._named else None,
             epochs=self._work.spec.epochs,
         )
-        self._noted.append(NotedAttempt(shown, missed))
+        self._noted[attempt] = NotedAttempt(shown, missed)
         self._show(shown)
 
-    def _record_attempt(self, run: Record) -> None:
-        noted = self._noted[0]
+    def _record_attempt(self, attempt: Attempt, run: Record) -> None:
+        noted = self._noted[attempt]
         shown = noted.shown
         metrics: dict[str, float] = {
             "restarts": shown.restarts,
@@ -146,7 +145,7 @@ class TrainingLog:
         run.metrics(metrics, shown.epoch)
         for epoch in noted.missed:
             run.metrics(epoch.in_mlflow(), epoch.epoch)
-        self._noted.popleft()  # not before all is written: the store may go away, and this is tried again
+        del self._noted[attempt]  # not before all is written: the store may go away, and this is tried again
 
     @property
     def started(self) -> bool:

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["Attempt", "FinalScore", "Machine", "Message", "Outbox", "SampleGrid", "Scores"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Attempt:
-    """The workers have begun to train, after `epoch` epochs, of which `history` has what the checkpoint knows."""
+    """The workers have begun to train, after `epoch` epochs, of which `history` has what the checkpoint knows. Each is
+    equal to itself alone."""
 
     workers: int
     epoch: int

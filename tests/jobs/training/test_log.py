@@ -154,6 +154,16 @@ def test_an_attempt_that_the_store_did_not_take_is_recorded_whole_when_it_is_tri
     assert [step for _, step in record.written] == [2, 1, 2]
 
 
+def test_an_attempt_that_never_reached_the_record_does_not_stand_for_the_next():
+    """As where Ray lost the queue, with what was still to be recorded."""
+    log, record, _ = make_log()
+    lost, following = attempt(1, 2), attempt(1, 4)
+    log.see(lost)
+    log.see(following)
+    log.record(following)
+    assert record.written == [({"restarts": 1, "workers": 1, "parameters": 9}, 4)]
+
+
 def test_epochs_that_are_trained_again_count_as_they_came_out_the_second_time(tmp_path):
     log, _, _ = make_log()
     for message in (attempt(1), epoch(1, 3.0), epoch(2, 2.0), attempt(1, 1, [epoch(1, 3.0)]), epoch(2, 2.5)):
