@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
@@ -71,8 +71,8 @@ def torch_trainer(
 ) -> TorchTrainer:
     """Makes a trainer that continues by itself where one of the same name and output stopped.
 
-    In a trial of Tune, which has `callbacks`, it is Ray's own trainer: a trial that is killed leaves a driver that needs
-    what it had reserved.
+    A trial of Tune, which has `callbacks`, takes Ray's own trainer: when a trial is killed its driver lives on and needs
+    what the trial had reserved.
     """
     least, most = resources.workers
     patience = PATIENCE_FOR_ALL_S if least == most else PATIENCE_FOR_SOME_S
