@@ -71,8 +71,8 @@ def torch_trainer(
 ) -> TorchTrainer:
     """Makes a trainer that continues by itself where one of the same name and output stopped.
 
-    A trial of Tune, which has `callbacks`, takes Ray's own trainer: when a trial is killed its driver lives on and needs
-    what the trial had reserved.
+    A trial of Tune, which has `callbacks`, takes Ray's own trainer: when a trial is killed, its driver lives on and
+    needs what the trial had reserved.
     """
     least, most = resources.workers
     patience = PATIENCE_FOR_ALL_S if least == most else PATIENCE_FOR_SOME_S
