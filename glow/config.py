@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
+
+from glow.errors import SIDES_ADVICE
 
 __all__ = [
     "Coupling",
@@ -106,11 +109,14 @@ class GlowConfig:
 def check_divides(image_shape: tuple[int, int, int], levels: int) -> None:
     """Raises ValueError if an image's sides cannot be halved `levels` times."""
     _, height, width = image_shape
-    if height % 2**levels or width % 2**levels:
+    divisor = 2**levels
+    if height % divisor or width % divisor:
         most = min((side & -side).bit_length() - 1 for side in (height, width))
+        fewer = f"use at most {most} levels, or " if most else ""
+        enough = math.ceil(max(height, width) / divisor) * divisor
         raise ValueError(
-            f"{levels} levels halve the image {levels} times, and {height}x{width} is not divisible by "
-            f"{2**levels}: use at most {most} levels, or pad the images to a multiple of {2**levels}"
+            f"{levels} levels halve the image {levels} times, and {height}x{width} is not divisible by {divisor}: "
+            f"{fewer}{SIDES_ADVICE} {divisor}, such as {enough}"
         )
 
 

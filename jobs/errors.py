@@ -6,7 +6,7 @@ import errno
 import tempfile
 import traceback
 
-from glow.errors import DOWNLOAD_ADVICE, SHAPE_ADVICE, UserError
+from glow.errors import DOWNLOAD_ADVICE, SHAPE_ADVICE, SIDES_ADVICE, UserError
 
 __all__ = [
     "FAILURE",
@@ -36,9 +36,14 @@ class SpecError(UserError, ValueError):
 
 def in_flags(message: str) -> str:
     """A sentence of the library about data, in the words of the command line."""
-    return message.replace(DOWNLOAD_ADVICE, "leave out --no-download").replace(
-        SHAPE_ADVICE, "pass --image-size, such as --image-size 32"
-    )
+    in_flags_of = {
+        DOWNLOAD_ADVICE: "leave out --no-download",
+        SHAPE_ADVICE: "pass --image-size, such as --image-size 32",
+        SIDES_ADVICE: "pass an --image-size that is a multiple of",
+    }
+    for advice, flags in in_flags_of.items():
+        message = message.replace(advice, flags)
+    return message
 
 
 def code_of(error: Exception) -> int:

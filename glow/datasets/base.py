@@ -73,5 +73,5 @@ class DatasetStatus:
     """Whether a data set's files are there, judged by their names, headers and sizes."""
 
     name: str
-    state: str  # "found", "partial: test only", "missing" or "corrupt: ..."
+    state: str  # "found", "partial: test only", "missing" or "corrupt: ..."; in brackets what lies in the files' place
     advice: str  # one sentence: what to do

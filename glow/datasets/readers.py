@@ -53,23 +53,33 @@ def read_digits(request: Request) -> tuple[Tensor, Tensor]:
 def read_idx(request: Request, *, transposed: bool = False, first_label: int = 0) -> tuple[Tensor, Tensor]:
     """A pair of files like MNIST's. EMNIST stores its images `transposed`, and letters from label 1."""
     image_file, label_file = request.files
-    check_idx(request.files)
+    check_idx(request.files, first_label=first_label, num_classes=request.num_classes)
     images = np.fromfile(image_file, np.uint8, offset=16).reshape(-1, 28, 28)
-    labels = np.fromfile(label_file, np.uint8, offset=8).astype(np.int64) - first_label
-    if len(labels) and not 0 <= labels.min() <= labels.max() < request.num_classes:
-        expected = f"{first_label} to {first_label + request.num_classes - 1}"
-        raise DatasetCorrupt.file(label_file, f"has labels outside {expected}")
     if transposed:
         images = images.transpose(0, 2, 1)
+    labels = _idx_labels(label_file).astype(np.int64) - first_label
     return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels)
 
 
-def check_idx(files: tuple[Path, ...]) -> None:
-    """DatasetCorrupt unless the headers of images and labels agree with the sizes and each other."""
+def check_idx(files: tuple[Path, ...], *, first_label: int = 0, num_classes: int) -> None:
+    """Check a pair of IDX files without reading pixels.
+
+    Raises DatasetCorrupt unless there are images, the headers of images and labels agree with the sizes and each other,
+    and every label is one of `num_classes` from `first_label` on.
+    """
     image_file, label_file = files
     (images, *_), (labels,) = _idx_shape(image_file, 3), _idx_shape(label_file, 1)
     if images != labels:
         raise DatasetCorrupt.file(label_file, f"has {labels} labels for {images} images")
+    if images == 0:
+        raise DatasetCorrupt.file(image_file, "holds no images")
+    found, last_label = _idx_labels(label_file), first_label + num_classes - 1
+    if found.min() < first_label or found.max() > last_label:
+        raise DatasetCorrupt.file(label_file, f"has labels outside {first_label} to {last_label}")
+
+
+def _idx_labels(path: Path) -> np.ndarray:
+    return np.fromfile(path, np.uint8, offset=8)
 
 
 def check_not_empty(files: tuple[Path, ...]) -> None:

@@ -63,7 +63,7 @@ class Entry:
     members: MemberRule = hold_out
     # "train" and "test" -> their files, relative to the root, in one folder; empty: nothing to find
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    check: Callable[[tuple[Path, ...]], None] = check_not_empty  # of the files of a part, cheap
+    check: Callable[[tuple[Path, ...]], None] = check_not_empty  # of the files of a part: cheap, reads no pixels
     download: Downloader | None = None
     page: str = ""  # where a person finds the files
 
@@ -74,7 +74,8 @@ def _like_mnist(
     download: Downloader,
     page: str,
     *,
-    read: Reader = read_idx,
+    transposed: bool = False,
+    first_label: int = 0,
     stems: tuple[str, str] = ("train", "t10k"),
 ) -> Entry:
     """An entry for 28x28 grey images in two pairs of IDX files."""
@@ -82,7 +83,9 @@ def _like_mnist(
         part: (f"{folder}/{stem}-images-idx3-ubyte", f"{folder}/{stem}-labels-idx1-ubyte")
         for part, stem in zip(("train", "test"), stems, strict=True)
     }
-    return Entry(read, (1, 28, 28), (1, 32, 32), class_names, hold_out, files, check_idx, download, page)
+    read = partial(read_idx, transposed=transposed, first_label=first_label)
+    check = partial(check_idx, first_label=first_label, num_classes=len(class_names))
+    return Entry(read, (1, 28, 28), (1, 32, 32), class_names, hold_out, files, check, download, page)
 
 
 _DIGITS = tuple(string.digits)
@@ -119,7 +122,8 @@ REGISTRY: Mapping[str, Entry] = {
         tuple(string.ascii_uppercase),
         lambda sets, root, train: sets.EMNIST(root, "letters", train=train, download=True),
         "https://www.nist.gov/itl/products-and-services/emnist-dataset",
-        read=partial(read_idx, transposed=True, first_label=1),
+        transposed=True,
+        first_label=1,
         stems=("emnist-letters-train", "emnist-letters-test"),
     ),
     "cifar10": Entry(
@@ -229,7 +233,10 @@ def own_channels(name: str) -> int:
 
 
 def status(name: str, root: str | Path | None = None) -> DatasetStatus:
-    """Whether a data set's files are there, judged by names, sizes and IDX headers; ValueError if unknown."""
+    """Whether a data set's files are there, judged by names, sizes, and the headers and labels of IDX files.
+
+    Raises ValueError for an unknown name.
+    """
     if _is_folder(name):
         return folder_status(name)
     entry, root = _entry(name), data_root(root)
@@ -243,8 +250,8 @@ def status(name: str, root: str | Path | None = None) -> DatasetStatus:
         return DatasetStatus(name, f"corrupt: {problem}", f"R{error.ADVICE[1:]}.")
     if len(there) == len(entry.files):
         return DatasetStatus(name, "found", "Nothing to do.")
-    state = f"partial: {there[0]} only" if there else "missing"
     absent = tuple(dict.fromkeys(file for files in missing.values() for file in files))
+    state = (f"partial: {there[0]} only" if there else "missing") + _in_their_place(root, absent)
     return DatasetStatus(name, state, f"L{DOWNLOAD_ADVICE[1:]}, {_remedy(entry, root, absent)}.")
 
 
@@ -252,7 +259,10 @@ def _open(name: str, split: str, root: Path, image_shape: Shape | None, download
     entry, part = _entry(name), _part(split)
     missing = _missing(entry, part, root)
     if missing and not download:
-        raise DatasetNotFound(f"{name} has no {part} files; {DOWNLOAD_ADVICE}, {_remedy(entry, root, missing)}")
+        instead = _in_their_place(root, missing)
+        raise DatasetNotFound(
+            f"{name} has no {part} files{instead}; {DOWNLOAD_ADVICE}, {_remedy(entry, root, missing)}"
+        )
     if missing:
         _fetch(name, entry, root, part, missing)
     shape = image_shape or entry.image_shape
@@ -280,6 +290,17 @@ def _fetch(name: str, entry: Entry, root: Path, part: str, missing: tuple[str, .
     except (OSError, RuntimeError, EOFError, zlib.error, http.client.HTTPException) as error:
         cause = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise DatasetNotFound(f"the download of {name} failed ({cause}); {_remedy(entry, root, missing)}") from error
+
+
+def _in_their_place(root: Path, missing: tuple[str, ...]) -> str:
+    """What lies where files are missing, and what to do with it: their packed form, or a folder of that name."""
+    for file in missing:
+        path = root / file
+        if path.is_dir():
+            return f" ({path} is a folder: move it away)"
+        if path.with_name(f"{path.name}.gz").is_file():
+            return f" ({path}.gz is there, packed: unpack it with gunzip)"
+    return ""
 
 
 def _remedy(entry: Entry, root: Path, missing: tuple[str, ...]) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -336,6 +337,23 @@ def test_missing_files(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("lies_there", "said"),
+    [
+        (lambda file: file.with_name(f"{file.name}.gz").write_bytes(b"x"), "ubyte.gz is there, packed: unpack it"),
+        (lambda file: file.mkdir(), "ubyte is a folder: move it away"),
+    ],
+    ids=["packed", "folder"],
+)
+def test_what_lies_where_files_are_missing_is_named(mnist, lies_there, said):
+    file = mnist / "MNIST/raw/train-images-idx3-ubyte"
+    file.unlink()
+    lies_there(file)
+    with pytest.raises(DatasetNotFound, match=f"mnist has no train files .*{said}.*download=True"):
+        load_dataset("mnist", root=mnist)
+    assert re.fullmatch(rf"partial: test only \(.*{said}.*\)", status("mnist", mnist).state)
+
+
 def test_download_is_not_tried_when_files_are_there(mnist, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.MNIST", lambda *_, **__: pytest.fail("downloads"))
     assert len(load_dataset("mnist", root=mnist, download=True)[0]) == 230
@@ -413,6 +431,14 @@ def test_corrupt_label_value(mnist):
     write_idx(mnist, random_images(3, 28, 28), np.array([0, 1, 10]))
     with pytest.raises(DatasetCorrupt, match=r"train-labels.* has labels outside 0 to 9"):
         load_dataset("mnist", root=mnist)
+    assert "has labels outside 0 to 9" in status("mnist", mnist).state
+
+
+def test_files_without_images(mnist):
+    write_idx(mnist, random_images(0, 28, 28), np.zeros(0))
+    with pytest.raises(DatasetCorrupt, match=r"train-images.* holds no images"):
+        load_dataset("mnist", root=mnist)
+    assert "holds no images" in status("mnist", mnist).state
 
 
 # CIFAR-10 and SVHN

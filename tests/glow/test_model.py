@@ -262,6 +262,7 @@ def test_float32_scores_are_those_of_float64():
         ({"depth": 0}, "depth must be at least 1"),
         ({"num_classes": 0}, "num_classes"),
         ({"image_shape": (1, 28, 28)}, "3 levels .* 28x28 is not divisible by 8: use at most 2 levels"),
+        ({"image_shape": (1, 7, 9)}, "7x9 is not divisible by 8: load .* sides are multiples of 8, such as 16"),
         ({"image_shape": (28, 28)}, "channels, height, width"),
     ],
 )

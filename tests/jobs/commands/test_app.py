@@ -46,6 +46,7 @@ ASKED_WRONGLY = [
     ("train --dataset minst", r"unknown data set 'minst' (did you mean"),
     ("train --preset smoke --levels 4", "8x8 is not divisible by 16: use at most 3 levels"),
     ("train --preset smoke --image-size 10", "10x10 is not divisible by 4"),
+    ("train --preset smoke --image-size 9", "pass an --image-size that is a multiple of 4, such as 12"),
     ("train --preset smoke --per-class 4000", "per_class=4000, but class '0' has"),
     ("train --preset smoke --spec x.json", "--preset and --spec each say what to start from"),
     ("train --spec x.json", "cannot read the spec x.json"),
