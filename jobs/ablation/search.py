@@ -35,7 +35,7 @@ def make_scheduler(spec: AblateSpec) -> TrialScheduler:
         return AsyncHyperBandScheduler(max_t=max(epochs, common["grace_period"] + 1), reduction_factor=2, **common)
     if spec.scheduler == "median":
         # With a finite min_time_slice it pauses trials to see more of others first, which looks like a restart.
-        return MedianRule(min_samples_required=3, min_time_slice=math.inf, **common)
+        return MedianRule(min_samples_required=3, min_time_slice=math.inf, **common)  # type: ignore[arg-type]
     return FIFOScheduler()
 
 
@@ -78,7 +78,7 @@ class SeededSearch(Searcher):
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True  # both are known here
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
         if not self._to_come:
             if self._proposed == self._spec.number_of_configurations:
                 return Searcher.FINISHED
@@ -93,7 +93,7 @@ class SeededSearch(Searcher):
     def _new_configuration(self, trial_id: str) -> tuple[str, Values]:
         for attempt in range(TRIES):
             group = f"{trial_id}-{attempt}"
-            configuration = self._spec.normal(self._searcher.suggest(group))
+            configuration = self._spec.normal(self._searcher.suggest(group) or {})
             known = self._group_of.get(self._spec.label(configuration))
             if known is None:
                 return group, configuration

@@ -30,6 +30,7 @@ from jobs.tracking import (
     metric_names,
     open_command,
     present_champion,
+    recorded_images,
     set_champion,
     tag_names,
 )
@@ -228,8 +229,7 @@ def _result_line(summary: AblationSummary) -> str:
 
 
 def _set_champion(uri: str, run: Run, best: Row, spec: AblateSpec) -> Champion:
-    images = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
-    dataset = spec.train.dataset
+    images, dataset = recorded_images(run), spec.train.dataset
     return set_champion(
         uri,
         registered_name(dataset),

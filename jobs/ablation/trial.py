@@ -95,10 +95,13 @@ def _train_with_workers(settings: WorkerSettings, shared: Shared, label: str) ->
     settings = replace(settings, spec=settings.spec.model_copy(update={"output": shared.storage}))
     name = label.replace(" ", "-")
     result = torch_trainer(settings, shared.resources, name, [TuneReportCallback()]).fit()
+    assert result.best_checkpoints is not None
+    assert result.metrics is not None
     best, _ = min(result.best_checkpoints, key=lambda entry: entry[1][SCORE])
     with tempfile.TemporaryDirectory() as folder, best.as_directory() as source:
         copy_model(source, Path(folder, BEST))
-        tune.report({**result.metrics, **vars(result.return_value)}, checkpoint=tune.Checkpoint.from_directory(folder))
+        outcome = result.return_value  # type: ignore[attr-defined]  # of the second version of Ray Train
+        tune.report({**result.metrics, **vars(outcome)}, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
 class TuneSession:

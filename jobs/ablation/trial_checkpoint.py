@@ -45,6 +45,7 @@ def read_facts(folder: str | Path) -> TrialFacts:
 def put_back(checkpoint: Checkpoint) -> None:
     """If this is not whole, fills its folder from the next one of its trial that is; if none is, does nothing."""
     files, path = checkpoint.filesystem, checkpoint.path
+    assert files is not None  # of a checkpoint that is kept somewhere
     if _is_whole(files, path):
         return
     beside = files.get_file_info(FileSelector(dirname(path), allow_not_found=True))

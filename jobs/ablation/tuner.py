@@ -22,7 +22,7 @@ __all__ = []
 
 FOLDER = "tune"
 
-TRIAL_ITSELF = {"memory": 2**20}
+TRIAL_ITSELF: dict[str, float] = {"memory": 2**20}
 """What a trial takes beside its workers where these are processes of their own."""
 
 channels: dict[str, TrialQueue] = {}
@@ -40,7 +40,7 @@ def reachable(folder: str, queue: TrialQueue) -> Iterator[None]:
 
 
 def _trainable(shared: Shared) -> Any:
-    resources = {"CPU": shared.resources.cpus, "GPU": shared.resources.gpus}
+    resources: dict[str, float] = {"CPU": shared.resources.cpus, "GPU": shared.resources.gpus}
     return tune.with_resources(
         tune.with_parameters(trial_loop, shared=shared), resources if shared.in_one_process else TRIAL_ITSELF
     )

@@ -4,6 +4,7 @@ is a job of."""
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import subprocess
@@ -76,7 +77,7 @@ def _cluster() -> Iterator[Callable[[], None]]:
 
     from jobs.ray_runtime.orphans import without_leftovers
 
-    ray.init(log_to_driver=False, logging_level="error")  # Ray has told the job its address
+    ray.init(log_to_driver=False, logging_level=logging.ERROR)  # Ray has told the job its address
     with without_leftovers(), sigterm_as_interrupt():
         yield lambda: None
 
@@ -102,7 +103,7 @@ def embedded_ray(data_bytes: int = 0, state_api: bool = False) -> Iterator[Calla
 
             address = _address(head, folder)
             ending.callback(ray.shutdown)
-            ray.init(address, log_to_driver=False, logging_level="error")
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
             ending.enter_context(sigterm_as_interrupt())  # anew: ray.init sets a handler of its own
 
         yield ready

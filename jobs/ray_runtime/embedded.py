@@ -57,7 +57,7 @@ def _start_ray(folder: str, object_store_bytes: int, state_api: bool) -> str:
         object_store_memory=object_store_bytes,
         include_dashboard=state_api,
         dashboard_host="127.0.0.1",
-        include_log_monitor=False,
+        include_log_monitor=False,  # type: ignore[arg-type]  # which Ray itself gives as a bool
         no_monitor=True,
     )
     return str(Node(parameters, head=True, shutdown_at_exit=False).gcs_address)

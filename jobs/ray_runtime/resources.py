@@ -52,8 +52,9 @@ class Resources:
     def scaling_config(self) -> ScalingConfig:
         least, most = self.workers
         resources = {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
-        return ScalingConfig(
-            num_workers=most if least == most else (least, most),
+        # Ray declares the types of its first version of Train here, and runs the second.
+        return ScalingConfig(  # type: ignore[call-arg]
+            num_workers=most if least == most else (least, most),  # type: ignore[arg-type]
             use_gpu=self.gpus > 0,
             resources_per_worker=resources,
             elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,

@@ -115,7 +115,7 @@ def _signature() -> ModelSignature:
     from mlflow.types.schema import Array, DataType
 
     numbers = Array(DataType.double)
-    outputs = {
+    outputs: dict[str, Array | DataType] = {
         "nll": numbers,
         "bits_per_dim": numbers,
         "is_ood": DataType.boolean,
@@ -172,7 +172,7 @@ def log_model(
     """
     client = client_of(uri)
     with sentences(uri):
-        from mlflow.entities import LoggedModelOutput
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
         run = client.get_run(run_id)
         _give_up_begun(client, run)
@@ -191,7 +191,7 @@ def log_model(
         finally:
             # Where the store is away, the first error is the one to tell.
             with suppress(Exception) if status == "FAILED" else nullcontext():
-                client.finalize_logged_model(logged.model_id, status)
+                client.finalize_logged_model(logged.model_id, LoggedModelStatus(status))
         return logged.model_id
 
 

@@ -28,7 +28,7 @@ from jobs.tracking.store import (
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel, Run
+    from mlflow.entities import Dataset, LoggedModel, Run
 
 __all__ = [
     "MODEL",
@@ -99,16 +99,20 @@ def _newest(client: MlflowClient, experiments: Collection[str], which: str, numb
 
 def recorded_images(run: Run) -> dict[str, str]:
     """The fingerprints of a run's data sets, by name."""
-    return {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
+    return {dataset.name: dataset.digest for dataset in _datasets(run)}
 
 
 def recorded_sizes(run: Run) -> dict[str, tuple[int, ...]]:
     """The shapes of a run's data sets, by name, where they are known."""
     shapes = {}
-    for entry in run.inputs.dataset_inputs:
+    for dataset in _datasets(run):
         with suppress(ValueError, KeyError, TypeError):
-            shapes[entry.dataset.name] = tuple(json.loads(entry.dataset.profile)["features_shape"])
+            shapes[dataset.name] = tuple(json.loads(dataset.profile or "")["features_shape"])
     return shapes
+
+
+def _datasets(run: Run) -> list[Dataset]:
+    return [entry.dataset for entry in run.inputs.dataset_inputs] if run.inputs is not None else []
 
 
 def run_of_id(uri: str, run_id: str) -> Run | None:
@@ -245,6 +249,9 @@ def _artifact_of(client: MlflowClient, model_uri: str) -> tuple[str, str | None]
 
 def model_of(client: MlflowClient, run: Run, name: str = MODEL) -> LoggedModel | None:
     """The newest whole model that was logged to a run by this name. Raises MlflowException."""
-    logged = [client.get_logged_model(output.model_id) for output in run.outputs.model_outputs]
+    logged = [
+        client.get_logged_model(output.model_id)
+        for output in (run.outputs.model_outputs if run.outputs is not None else [])
+    ]
     whole = [model for model in logged if model.name == name and str(model.status) == "READY"]
     return max(whole, key=lambda model: model.creation_timestamp, default=None)

@@ -101,7 +101,7 @@ def set_champion(uri: str, name: str, run_id: str, validation_bits_per_dim: floa
     with sentences(uri):
         present = _bearer(client, name, CHAMPION)
         if present is not None and present.run_id != run_id and _is_better(present, validation_bits_per_dim, images):
-            return Champion(name, str(present.version), present.run_id, new=False, scored_lower=True)
+            return Champion(name, str(present.version), present.run_id or "", new=False, scored_lower=True)
         model = model_of(client, client.get_run(run_id))
         if model is None:
             raise TrackingError(f"run {run_id} has no model in {without_password(uri)}")
@@ -115,7 +115,7 @@ def present_champion(uri: str, name: str) -> Champion | None:
     """The version of a registered model that has the alias `champion`, None if there is none. Raises TrackingError."""
     with sentences(uri):
         present = _bearer(client_of(uri), name, CHAMPION)
-    return None if present is None else Champion(name, str(present.version), present.run_id, new=False)
+    return None if present is None else Champion(name, str(present.version), present.run_id or "", new=False)
 
 
 def promote(uri: str, experiment: str, model: str, alias: str) -> Promotion:
@@ -150,7 +150,7 @@ def registered_versions(uri: str, name: str | None = None, limit: int = 100) -> 
 def _told(client: MlflowClient, version: ModelVersion, aliases: dict[str, str]) -> Version:
     run = None
     with if_known():  # it may have been deleted
-        run = client.get_run(version.run_id)
+        run = client.get_run(version.run_id or "")
     number = str(version.version)
     score = version.tags.get(tag_names.SCORE)
     return Version(
@@ -158,7 +158,7 @@ def _told(client: MlflowClient, version: ModelVersion, aliases: dict[str, str]) 
         number,
         tuple(sorted(alias for alias, of in aliases.items() if str(of) == number)),
         run.info.run_name if run else None,
-        version.run_id,
+        version.run_id or "",
         float(score) if score is not None else None,
         run.data.metrics.get(metric_names.TEST) if run else None,
         version.creation_timestamp / 1000,

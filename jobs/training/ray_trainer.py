@@ -52,7 +52,8 @@ class LeanTrainer(TorchTrainer):
     """Starts two processes less beside a training than Ray Train does by itself."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [each for each in super()._create_default_callbacks() if type(each).__name__ not in UNUSED]
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+        return [each for each in callbacks if type(each).__name__ not in UNUSED]
 
 
 def put_data(work: Work) -> list[ray.ObjectRef]:
@@ -78,17 +79,20 @@ def torch_trainer(
     patience = PATIENCE_FOR_ALL_S if least == most else PATIENCE_FOR_SOME_S
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
     trainer = LeanTrainer if callbacks is None else TorchTrainer
+    # Ray declares the types of its first version of Train, and runs the second.
     return trainer(
-        train_loop,
+        train_loop,  # type: ignore[arg-type]
         train_loop_config={"settings": settings},
         scaling_config=resources.scaling_config(),
         torch_config=TorchConfig(backend=resources.backend),
         run_config=RunConfig(
             name=name,
             storage_path=settings.spec.output,
-            callbacks=[NoRetry(), *(callbacks or [])],
+            callbacks=[NoRetry(), *(callbacks or [])],  # type: ignore[list-item]
             # Without a limit an error of the controller itself is retried for ever.
-            failure_config=FailureConfig(max_failures=settings.spec.max_failures, controller_failure_limit=STARTS),
+            failure_config=FailureConfig(  # type: ignore[call-arg]
+                max_failures=settings.spec.max_failures, controller_failure_limit=STARTS
+            ),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="min"
             ),

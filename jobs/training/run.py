@@ -72,7 +72,7 @@ def _train(work: Work, resources: Resources, record: Record, show: Show) -> Trai
             show(Waiting(resources.workers[0], resources.room_now))
         with Channel(log.see, log.record) as channel:
             outcome = _fit(work, resources, record, channel, log)
-        if log.test_bits_per_dim is None or outcome.metrics is None:
+        if log.test_bits_per_dim is None or outcome.metrics is None or outcome.best_checkpoints is None:
             raise JobError(f"run {record.run_id} ended without a result; its checkpoints are in {work.spec.output}")
         best, metrics = min(outcome.best_checkpoints, key=lambda entry: entry[1][SCORE])
         with best.as_directory() as source:
