@@ -6,6 +6,8 @@ are in the precision already, inputs are channels last, and nothing is cast, sum
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +23,7 @@ class BareConvolutions(nn.Module):
     def __init__(self, config: GlowConfig, precision: Precision, batch: int) -> None:
         super().__init__()
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        like = {"dtype": dtype, "memory_format": torch.channels_last}
+        like: dict[str, Any] = {"dtype": dtype, "memory_format": torch.channels_last}
         self.networks = nn.ModuleList()
         self.inputs: list[Tensor] = []
         self.gradients: list[Tensor] = []

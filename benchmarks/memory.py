@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -85,6 +86,10 @@ def peak_bytes(contestant: str, depth: int, batch: int, precision: Precision) ->
     return int(kilobytes) * 1024
 
 
+def _mean_nll(model: Glow, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    return model.bits_per_dim(images, noise_BCHW=noise).mean()
+
+
 def slowdown(how: Setting) -> float:
     """The time of a training step with reversible steps, in that of one with stored activations."""
     images, noise = images_and_noise(SMALL, BATCH)
@@ -92,9 +97,7 @@ def slowdown(how: Setting) -> float:
     for memory in ("stored", "reversible"):
         model = Glow(SMALL).set_precision(how.fastest).set_memory(memory)
         model.initialize(images, noise)
-        steps[memory] = trained_by(
-            lambda model=model: model.bits_per_dim(images, noise_BCHW=noise).mean(), model.parameters()
-        )
+        steps[memory] = trained_by(partial(_mean_nll, model, images, noise), model.parameters())
     taken = round_robin(steps, how.times(9))
     return taken["reversible"] / taken["stored"]
 
@@ -105,7 +108,7 @@ def gradient_difference(dtype: torch.dtype, config: GlowConfig = GRADIENT_CONFIG
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, dtype=dtype, generator=generator)
+            parameter.add_(0.05 * torch.randn(parameter.shape, dtype=dtype, generator=generator))
     images, noise = images_and_noise(config, 4)
     stored, reversible = (_gradients(model.set_memory(memory), images, noise) for memory in ("stored", "reversible"))
     pairs = zip(stored, reversible, strict=True)

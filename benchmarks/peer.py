@@ -6,16 +6,17 @@ https://vincentstimper.github.io/normalizing-flows/examples/glow/
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from glow import GlowConfig
 
 __all__ = ["normflows_glow", "real_valued"]
 
 
-def normflows_glow(config: GlowConfig) -> nn.Module:
+def normflows_glow(config: GlowConfig) -> Any:
     """The architecture of `config`: L levels of K steps (ActNorm, 1x1 convolution by LU, affine coupling by a 3x3, 1x1
     and 3x3 convolution of that width)."""
     with warnings.catch_warnings():
@@ -23,7 +24,7 @@ def normflows_glow(config: GlowConfig) -> nn.Module:
         return _built(config)
 
 
-def _built(config: GlowConfig) -> nn.Module:
+def _built(config: GlowConfig) -> Any:
     import normflows as nf
 
     priors, flows, merges = [], [], []

@@ -41,8 +41,10 @@ class Data:
         else:
             own, other, per_class, levels = "digits", "noise", None, 2
         train = load_dataset(own, "train", per_class=per_class)[0]
-        shape = tuple(train.shape[1:])
-        tests = {name: load_dataset(name, "test", image_shape=shape)[0][:TESTED] for name in (own, other)}
+        _, channels, height, width = train.shape
+        tests = {
+            name: load_dataset(name, "test", image_shape=(channels, height, width))[0][:TESTED] for name in (own, other)
+        }
         held_out = load_dataset(own, "validation")[0]
         return cls(own, train, held_out[:TESTED], tests, levels)
 

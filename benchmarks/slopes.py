@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 from benchmarks.contestants import Job, glow, images_and_noise
 from benchmarks.row import Figure, Row, Setting
@@ -51,7 +52,7 @@ def jobs(name: str) -> list[Job]:
 def _sized(name: str, size: int) -> Job:
     if name == "batch":
         return replace(BASE, batch=size)
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "K": {"depth": size},
         "L": {"levels": size},
         "width": {"width": size},

@@ -6,6 +6,7 @@ import contextlib
 import os
 import statistics
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -22,7 +23,7 @@ SCORES, BOOTSTRAPS = 25_000, 10_000
 def measure(how: Setting) -> tuple[list[Figure], str]:
     train, held_out, tested = np.random.default_rng(0).gamma(50, 30, (3, SCORES))
     with one_core():
-        every = [[seconds(lambda m=m: decide(train, held_out, tested, m)) for m in BATCH_SIZES] for _ in range(3)]
+        every = [[seconds(partial(decide, train, held_out, tested, m)) for m in BATCH_SIZES] for _ in range(3)]
     figures = [Figure("all M together", statistics.median(sum(times) for times in every), "s")]
     figures += [
         Figure(f"M={m}", statistics.median(times), "s")

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ import torch
 
 from benchmarks.__main__ import arguments
 from benchmarks.bare import BareConvolutions
-from benchmarks.contestants import Job, convolutions, glow, images_and_noise
+from benchmarks.contestants import Job, Work, convolutions, glow, images_and_noise
 from benchmarks.document import filled
 from benchmarks.memory import gradient_difference
 from benchmarks.optimisations import WITHOUT
@@ -24,6 +25,7 @@ from benchmarks.table import table
 from benchmarks.timing import round_robin
 from glow import Glow, GlowConfig
 from glow.layers import CouplingNetwork
+from glow.model import Precision
 from glow.scoring import BATCH_SIZE
 from tests.glow.flows import perturb, small_glow
 
@@ -91,7 +93,7 @@ def test_the_tables_in_the_docs_are_those_of_the_json() -> None:
 
 def test_contestants_take_turns() -> None:
     calls: list[str] = []
-    taken = round_robin({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=2, warmups=1)
+    taken = round_robin({name: partial(calls.append, name) for name in "ab"}, rounds=2, warmups=1)
     assert calls == ["a", "b", "a", "b", "a", "b"]
     assert set(taken) == {"a", "b"}
 
@@ -110,7 +112,7 @@ def test_the_bare_convolutions_are_those_of_the_coupling_networks() -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_the_bare_convolutions_differentiate_everything(precision: str) -> None:
+def test_the_bare_convolutions_differentiate_everything(precision: Precision) -> None:
     bare = BareConvolutions(TINY, precision, batch=2)
     bare.train_step()
     assert all(tensor.grad is not None for tensor in (*bare.parameters(), *bare.inputs))
@@ -118,7 +120,7 @@ def test_the_bare_convolutions_differentiate_everything(precision: str) -> None:
 
 
 @pytest.mark.parametrize("work", ["training", "scoring", "sampling"])
-def test_contestants_do_their_work(work: str) -> None:
+def test_contestants_do_their_work(work: Work) -> None:
     job = Job(work, TINY, batch=4)
     glow(job, "float32")()
     convolutions(job, "float32")()

@@ -60,7 +60,7 @@ def last_whole(experiment: Path) -> dict[str, Checkpoint]:
     """The last whole checkpoint of every trial, by its label, in Tune's folder of an experiment."""
     files = LocalFileSystem()
     whole = [folder for folder in sorted(experiment.glob("*/checkpoint_*")) if _is_whole(files, str(folder))]
-    return {read_facts(folder).trial: Checkpoint.from_directory(folder) for folder in whole}
+    return {read_facts(folder).trial: Checkpoint(str(folder)) for folder in whole}
 
 
 def _is_whole(files: FileSystem, folder: str) -> bool:

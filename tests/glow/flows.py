@@ -1,19 +1,22 @@
 """What tests of flows share."""
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from glow import Glow, GlowConfig
 
+Perturbed = TypeVar("Perturbed", bound=nn.Module)
 
-def perturb(module: nn.Module, sd: float = 0.1, seed: int = 0) -> nn.Module:
+
+def perturb(module: Perturbed, sd: float = 0.1, seed: int = 0) -> Perturbed:
     """Moves every parameter away from its initial value: at zero-initialisation most of a flow is the identity."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter += sd * torch.randn(parameter.shape, dtype=parameter.dtype, generator=generator)
+            parameter.add_(sd * torch.randn(parameter.shape, dtype=parameter.dtype, generator=generator))
     return module
 
 
@@ -34,9 +37,9 @@ def jacobian_log_det(function: Callable[[Tensor], Tensor], image_CHW: Tensor) ->
     return torch.linalg.slogdet(flat)[1]
 
 
-def small_glow(sd: float = 0.1, **changes: object) -> Glow:
+def small_glow(sd: float = 0.1, **changes: Any) -> Glow:
     """A two-level Glow with perturbed weights."""
-    values = {"image_shape": (1, 8, 8), "levels": 2, "depth": 2, "width": 8} | changes
+    values: dict[str, Any] = {"image_shape": (1, 8, 8), "levels": 2, "depth": 2, "width": 8} | changes
     return perturb(Glow(GlowConfig(**values)), sd)
 
 

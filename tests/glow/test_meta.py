@@ -36,7 +36,7 @@ class Elsewhere(TorchFunctionMode):
         return result
 
 
-@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
+@pytest.fixture(params=list(VARIANTS.values()), ids=list(VARIANTS))
 def variant(request):
     return request.param
 

@@ -1,5 +1,7 @@
 """ActNorms and permutations of a level, folded and together, against the layers one after the other."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,9 +13,10 @@ from tests.glow.flows import perturb
 PERMUTATIONS = ["1x1", "shuffle", "reverse"]
 
 
-def level(permutation: str) -> Level:
+def level(permutation: Any) -> Level:
     config = GlowConfig(image_shape=(2, 8, 8), levels=1, depth=3, width=8, permutation=permutation)
-    return perturb(Glow(config)).double().levels[0]
+    (only,) = perturb(Glow(config)).double().levels
+    return only
 
 
 def images(n: int = 3) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """The contract of channel permutations: what a new one has to define, and that none is left out of the flow."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 import torch
@@ -59,14 +59,13 @@ def name(request, monkeypatch):
     return request.param
 
 
-def made(name: str, channels: int = 4, seed: int = 0) -> AffineLayer:
+def made(name: Any, channels: int = 4, seed: int = 0) -> AffineLayer:
     return perturb(make_permutation(name, channels, torch.Generator().manual_seed(seed)).double(), seed=seed)
 
 
-def small(name: str, **changes) -> Glow:
-    return Glow(
-        GlowConfig(**{"image_shape": (1, 4, 4), "levels": 2, "depth": 3, "width": 8, "permutation": name} | changes)
-    )
+def small(name: str, **changes: Any) -> Glow:
+    values: dict[str, Any] = {"image_shape": (1, 4, 4), "levels": 2, "depth": 3, "width": 8, "permutation": name}
+    return Glow(GlowConfig(**values | changes))
 
 
 def test_the_table_has_every_permutation_of_the_config():

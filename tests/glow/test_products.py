@@ -1,5 +1,9 @@
 """The coupling network of CPUs against the stock convolutions."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -109,16 +113,19 @@ def small_network():
     return perturb(CouplingNetwork(2, 4, 16), 0.2), x
 
 
+def _noted(called: list[str], name: str, real: Callable[..., Any], *args: Any) -> Any:
+    called.append(name)
+    return real(*args)
+
+
 def spy(monkeypatch) -> list[str]:
     """The names of the private operators that are called from here on."""
-    called = []
+    called: list[str] = []
     assert operators.exists(operators.CONV_RELU)  # looked up while they are what they are
     assert operators.exists(operators.LINEAR)
     for name in ("_convolution_pointwise", "_linear_pointwise"):
         real = getattr(torch.ops.mkldnn, name)
-        monkeypatch.setattr(
-            torch.ops.mkldnn, name, lambda *args, name=name, real=real: (called.append(name), real(*args))[1]
-        )
+        monkeypatch.setattr(torch.ops.mkldnn, name, partial(_noted, called, name, real))
     return called
 
 

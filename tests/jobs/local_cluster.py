@@ -55,7 +55,7 @@ class LocalCluster:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
         return subprocess.Popen(
-            [*command, *(str(part) for flag in flags.items() for part in flag)],
+            [*map(str, command), *(str(part) for flag in flags.items() for part in flag)],
             env=environment(**own),
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -91,7 +91,7 @@ def local_cluster(folder: Path) -> Iterator[LocalCluster]:
             wait_until(cluster.answers)
             yield cluster
         finally:
-            for process in (*psutil.Process(head.pid).children(recursive=True), head):
+            for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
             head.wait()

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -72,9 +73,11 @@ def postgres_server(folder: Path) -> Iterator[Postgres]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    own = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user is not None else {}
+    own: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user is not None else {}
     how = ("-D", data, "-U", "glow", "--pwfile", words, "-A", "scram-sha-256", "--no-sync", "-E", "UTF8", "--locale=C")
-    done = subprocess.run([programs / "initdb", *how], capture_output=True, text=True, cwd="/", check=False, **own)
+    done = subprocess.run(
+        [str(programs / "initdb"), *map(str, how)], capture_output=True, text=True, cwd="/", check=False, **own
+    )
     assert done.returncode == 0, done.stderr
     settings = {
         "port": port,
@@ -85,7 +88,9 @@ def postgres_server(folder: Path) -> Iterator[Postgres]:
     }
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     with (folder / "postgres.log").open("w") as log:
-        server = subprocess.Popen([programs / "postgres", "-D", data, *options], stdout=log, stderr=log, cwd="/", **own)
+        server = subprocess.Popen(
+            [str(programs / "postgres"), "-D", str(data), *options], stdout=log, stderr=log, cwd="/", **own
+        )
     try:
         _wait(port, server)
         yield Postgres(port)

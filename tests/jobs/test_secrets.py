@@ -85,6 +85,7 @@ def in_record(uri: str, folder: Path) -> set[str]:
     """The parts of the record that hold a secret."""
     client = client_of(uri)
     experiment = client.get_experiment_by_name("glow")
+    assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
     client.download_artifacts(run.info.run_id, "", str(folder))

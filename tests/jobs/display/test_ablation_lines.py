@@ -2,6 +2,7 @@ import io
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -37,11 +38,11 @@ PLAN = Plan(
     epochs=8,
     labels=[f"{permutation} s{seed}" for seed in range(3) for permutation in ("1x1", "shuffle")],
 )
-ATTEMPT = {"workers": 1, "device": "CPU", "precision": "float32", "parameters": 9, "epochs": 8}
+ATTEMPT: dict[str, Any] = {"workers": 1, "device": "CPU", "precision": "float32", "parameters": 9, "epochs": 8}
 STARTED = Started(**ATTEMPT, epoch=0, restarts=0)
 RESTART = Restart(**ATTEMPT, epoch=3, restarts=2)
 RESIZE = Resize(**ATTEMPT, epoch=3, restarts=2)
-STANDING = {
+STANDING: dict[str, Any] = {
     "epoch": 3,
     "epochs": 8,
     "train_bits_per_dim": 2.5,
