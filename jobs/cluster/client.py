@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from jobs.errors import JobError
 from jobs.ray_runtime.connection import ENVIRONMENT, STOP_PATIENCE_S
+from jobs.system.patience import patient
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -124,7 +125,7 @@ class Cluster:
                 else:
                     target.write_text(content)
             own = {**ENVIRONMENT, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_PATIENCE_S)}
-            return self._when_up(
+            return patient(_takes_no_jobs_yet, START_PATIENCE_S, POLL_S)(
                 lambda: self._client.submit_job(
                     entrypoint=f"exec python -m {entry}",
                     submission_id=f"{name}-{secrets.token_hex(4)}",
@@ -132,18 +133,6 @@ class Cluster:
                     runtime_env={"working_dir": folder, "env_vars": own},
                 )
             )
-
-    @staticmethod
-    def _when_up(submit: Callable[[], str]) -> str:
-        """A head answers some seconds before it takes jobs."""
-        deadline = time.monotonic() + START_PATIENCE_S
-        while True:
-            try:
-                return submit()
-            except RuntimeError as error:
-                if "No available agent" not in str(error) or time.monotonic() > deadline:
-                    raise
-            time.sleep(POLL_S)
 
     def list_jobs(self) -> list[JobDetails]:
         """Those that were submitted, the newest first."""
@@ -198,23 +187,16 @@ class Cluster:
         """
         self.info(job)
         lines = _Lines(see)
-        lost: float | None = None
         while True:
-            before = lines.seen
             with suppress(Exception):  # aiohttp's, asyncio's and Ray's own, for one reason: the connection
                 lines.again()
                 asyncio.run(self._tail_until_end(job, lines))
             try:
-                found = self.info(job)
+                found = patient(_is_away, PATIENCE_S, RETRY_S)(self.info, job)
             except _Away as error:
-                lost = lost if lost is not None and lines.seen == before else time.monotonic()
-                if time.monotonic() > lost + PATIENCE_S:
-                    raise JobError(
-                        f"the connection to {self.address} is lost; the job goes on: glowctl logs -f {job}"
-                    ) from error
-                time.sleep(RETRY_S)
-                continue
-            lost = None
+                raise JobError(
+                    f"the connection to {self.address} is lost; the job goes on: glowctl logs -f {job}"
+                ) from error
             if ended(found):
                 self._rest(job, lines)
                 return found
@@ -263,6 +245,15 @@ class Cluster:
 
 class _Away(JobError):
     """The cluster does not answer."""
+
+
+def _is_away(error: BaseException) -> bool:
+    return isinstance(error, _Away)
+
+
+def _takes_no_jobs_yet(error: BaseException) -> bool:
+    """A head answers some seconds before it takes jobs."""
+    return isinstance(error, RuntimeError) and "No available agent" in str(error)
 
 
 class _Lines:

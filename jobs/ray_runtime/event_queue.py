@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -12,6 +11,7 @@ import ray
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from jobs.system.patience import patient
 from jobs.tracking import TrackingError
 
 __all__ = ["Channel"]
@@ -75,11 +75,7 @@ class Channel(Generic[Message]):
         try:
             while not self._taken.wait(POLL_S if self._record_pending() is None else RETRY_S):
                 continue
-            deadline = time.monotonic() + PATIENCE_AT_END_S
-            while (error := self._record_pending()) is not None:
-                if time.monotonic() > deadline:
-                    raise error
-                time.sleep(RETRY_S)
+            patient(_is_absence, PATIENCE_AT_END_S, RETRY_S)(self._record_rest)
         except Exception as error:
             self._error = self._error or error
 
@@ -88,6 +84,11 @@ class Channel(Generic[Message]):
         for message in self.queue.get_nowait_batch(waiting) if waiting else []:
             self._see(message)
             self._pending.append(message)
+
+    def _record_rest(self) -> None:
+        error = self._record_pending()
+        if error is not None:
+            raise error
 
     def _record_pending(self) -> TrackingError | None:
         """Records what is pending; the error of the first message that the store would not take."""
@@ -98,3 +99,7 @@ class Channel(Generic[Message]):
                 return error
             self._pending.popleft()
         return None
+
+
+def _is_absence(error: BaseException) -> bool:
+    return isinstance(error, TrackingError)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.system.environment import in_ray_job, job_metadata, ray_job_id
+from jobs.system.patience import patient
 from jobs.system.supervisor import end, start
 from jobs.tracking import tag_names
 from jobs.tracking.liveness import DRIVER, ERROR, beating, driver, ending, forget_death, fresh
@@ -76,19 +77,21 @@ class Record:
 
     def _write(self, call: Callable[[], object]) -> None:
         """Raises TrackingError for what the store refuses, or if it stays away."""
-        deadline = time.monotonic() + self._patience_s
-        refused = False
-        while True:
-            try:
-                with sentences(self._uri):
-                    call()
-                return
-            except TrackingError:
-                # Refused twice by a store that answers, it is not the store's absence.
-                if refused or time.monotonic() > deadline:
-                    raise
-                refused = _answers(self._uri)
-            time.sleep(RETRY_S)
+        refused = self._patience_s == 0
+
+        def is_absence(error: BaseException) -> bool:
+            """Refused twice by a store that answers, it is not the store's absence."""
+            nonlocal refused
+            if refused or not isinstance(error, TrackingError):
+                return False
+            refused = _answers(self._uri)
+            return True
+
+        def write() -> None:
+            with sentences(self._uri):
+                call()
+
+        patient(is_absence, self._patience_s, RETRY_S)(write)
 
     def begin(self) -> None:
         """Sets the run running, which one that is resumed was no more, and forgets how it ended then."""

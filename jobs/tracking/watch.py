@@ -10,9 +10,9 @@ RUNNING beneath a run that is FINISHED has not come to an end of its own: it is 
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING
 
+from jobs.system.patience import patient
 from jobs.system.supervisor import last_words
 from jobs.tracking.liveness import DRIVER, ERROR, GONE, forget_death, taken_for_dead
 from jobs.tracking.pages import every_run
@@ -29,13 +29,12 @@ def main() -> None:
     told, *after = last_words().splitlines() or [""]
     if not told or after == ["done"]:
         return
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        try:
-            _mark(**json.loads(told), status=after[0] if after else None)
-            return
-        except TrackingError:
-            time.sleep(RETRY_S)
+    status = after[0] if after else None
+    patient(_is_absence, PATIENCE_S, RETRY_S)(_mark, **json.loads(told), status=status)
+
+
+def _is_absence(error: BaseException) -> bool:
+    return isinstance(error, TrackingError)
 
 
 def _mark(uri: str, run_id: str, driver: str, status: str | None) -> None:
