@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from jobs.system.verbosity import unheeded
 from jobs.tracking.liveness import mark_dead
 from jobs.tracking.pages import every, every_run
 from jobs.tracking.queries import first_match, read_artifact
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 __all__ = ["artifact_names", "experiment_names", "json_table", "named_run", "newest_runs", "registered_models"]
+
+log = logging.getLogger(__name__)
+
 
 JOB, TRIAL = "glow.job", "glow.trial"
 PAGE = 200
@@ -83,7 +88,7 @@ def registered_models(uri: str, run_id: str) -> list[dict[str, Any]]:
 def artifact_names(uri: str, run_id: str) -> list[str]:
     """What lies at the top of a run's artifacts, folders with a / at the end. Empty if they cannot be reached."""
     client = client_of(uri)
-    with suppress(Exception):  # a bucket's client raises what it likes, and the rest of a run is worth showing
+    with unheeded(log, f"the artifacts of run {run_id} are not listed"):  # a bucket's client raises what it likes
         return [entry.path + ("/" if entry.is_dir else "") for entry in client.list_artifacts(run_id)]
     return []
 
