@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import re
 
@@ -11,6 +12,9 @@ from pyarrow.fs import FileSelector, FileSystem
 from jobs.outputs import open_storage
 
 __all__ = ["damaged_file", "has_begun"]
+
+log = logging.getLogger(__name__)
+
 
 TRIALS = "experiment_state"
 """What the name of the file begins with that says which trials there are, in JSON. All others are pickles."""
@@ -47,6 +51,7 @@ def _is_readable(files: FileSystem, file: str, is_json: bool) -> bool:
         content = stream.read()
     try:
         json.loads(content) if is_json else pickle.loads(content)
-    except Exception:  # a pickle that is cut short raises whatever it came to
+    except Exception as error:  # a pickle that is cut short raises whatever it came to
+        log.debug("%s is not whole: %s", file, error)
         return False
     return True

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -22,11 +22,15 @@ from typing import TYPE_CHECKING
 from jobs.errors import JobError
 from jobs.ray_runtime.connection import ENVIRONMENT, STOP_PATIENCE_S
 from jobs.system.patience import patient
+from jobs.system.verbosity import VERBOSE, unheeded
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 __all__ = ["Cluster", "Facts", "ended"]
+
+log = logging.getLogger(__name__)
+
 
 PROBE_TIMEOUT_S = 2.0
 PATIENCE_S = 60.0
@@ -124,7 +128,8 @@ class Cluster:
                     shutil.copy(content, target)
                 else:
                     target.write_text(content)
-            own = {**ENVIRONMENT, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_PATIENCE_S)}
+            verbose = {VERBOSE: os.environ[VERBOSE]} if os.environ.get(VERBOSE) else {}
+            own = {**ENVIRONMENT, **verbose, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_PATIENCE_S)}
             return patient(_takes_no_jobs_yet, START_PATIENCE_S, POLL_S)(
                 lambda: self._client.submit_job(
                     entrypoint=f"exec python -m {entry}",
@@ -170,7 +175,7 @@ class Cluster:
 
     def forget(self, job: str) -> None:
         """Removes a job that has ended from the list."""
-        with suppress(RuntimeError, OSError):
+        with unheeded(log, f"job {job} stays in the list", RuntimeError, OSError):
             self._client.delete_job(job)
 
     def log(self, job: str) -> list[str]:
@@ -188,7 +193,7 @@ class Cluster:
         self.info(job)
         lines = _Lines(see)
         while True:
-            with suppress(Exception):  # aiohttp's, asyncio's and Ray's own, for one reason: the connection
+            with unheeded(log, "the connection for the lines is lost"):  # by an error of aiohttp's, asyncio's or Ray's
                 lines.again()
                 asyncio.run(self._tail_until_end(job, lines))
             try:
@@ -220,7 +225,7 @@ class Cluster:
 
     def _rest(self, job: str, lines: _Lines) -> None:
         """What the job wrote after the connection for its lines was closed, and the last line's end."""
-        with suppress(JobError):
+        with unheeded(log, f"the last lines of job {job} are not shown", JobError):
             text = self._client.get_job_logs(job)
             lines.again()
             lines.take(text)

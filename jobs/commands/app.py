@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -34,6 +35,7 @@ from jobs.specs.request import EVALUATIONS, Request
 from jobs.specs.training import TrainSpec
 from jobs.system.environment import address_of
 from jobs.system.process_setup import set_up_process
+from jobs.system.verbosity import VERBOSE, set_up_logging
 
 __all__ = ["app", "main"]
 
@@ -46,6 +48,24 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def every_command(
+    *,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            help="Say on standard error what is tried again, left out or gone on without, and why; before the command. "
+            "$GLOW_VERBOSE does so too. (e.g. glowctl --verbose train)",
+            show_default=False,
+        ),
+    ] = False,
+) -> None:
+    if verbose:
+        os.environ[VERBOSE] = "1"  # which the processes inherit that this one starts, and a job on a cluster is given
+        set_up_logging()
 
 
 @app.command(epilog="Example: glowctl train --dataset mnist --preset laptop --workers 2")

@@ -10,7 +10,6 @@ stay for minutes.
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import sys
@@ -18,12 +17,11 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 
 import psutil
 
 from jobs.system.supervisor import supervise
-
-log = logging.getLogger(__name__)
 
 PATIENCE_S = 15.0
 
@@ -69,10 +67,8 @@ def _end_ray(folder: str, driver: int) -> None:
     while quiet_looks < 2 and time.monotonic() < deadline:
         found = list(_processes_of(folder, driver))
         for process in found:
-            try:
+            with suppress(psutil.Error):  # it ended meanwhile
                 process.kill()
-            except psutil.Error as error:
-                log.debug("process %s of Ray was not killed: %s", process.pid, error)
         quiet_looks = 0 if found else quiet_looks + 1
         time.sleep(0.1)
     shutil.rmtree(folder, ignore_errors=True)

@@ -7,12 +7,17 @@ ever (200 MB).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import psutil
 
+from jobs.system.verbosity import unheeded
+
 __all__ = ["without_leftovers"]
+
+log = logging.getLogger(__name__)
 
 CLEANER = "PlacementGroupCleaner"
 
@@ -24,7 +29,7 @@ def without_leftovers() -> Iterator[None]:
     import ray
     from ray.util.state import list_jobs
 
-    with suppress(Exception):  # Ray's state API may be busy; there is another time
+    with unheeded(log, "what earlier drivers left stays for the next time"):  # Ray's state API may be busy
         running = {job.job_id for job in list_jobs() if job.status == "RUNNING"}
         _end(_cleaners(lambda job: job not in running))
     own: list[psutil.Process] = []
@@ -32,7 +37,7 @@ def without_leftovers() -> Iterator[None]:
         yield
     finally:
         job = ray.get_runtime_context().get_job_id()
-        with suppress(Exception):
+        with unheeded(log, "what this driver leaves stays for the next one to end"):
             own = _cleaners(lambda of: of == job)
         ray.shutdown()  # which ends all else that the job has running
         _end(own)
@@ -50,6 +55,6 @@ def _cleaners(of_job: Callable[[str], bool]) -> list[psutil.Process]:
 
 def _end(processes: list[psutil.Process]) -> None:
     for process in processes:
-        with suppress(psutil.Error):
+        with unheeded(log, f"process {process.pid} was not ended", psutil.Error):
             if CLEANER in " ".join(process.cmdline()):
                 process.kill()

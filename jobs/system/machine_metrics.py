@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import threading
 from collections.abc import Callable, Iterator
@@ -10,7 +11,12 @@ from typing import Any
 
 import psutil
 
+from jobs.system.verbosity import unheeded
+
 __all__ = ["machine_name", "measured", "sampled"]
+
+log = logging.getLogger(__name__)
+
 
 INTERVAL_S = 5.0
 MEGA = 1e6
@@ -31,7 +37,7 @@ def sampled(put: Callable[[dict[str, float]], None], interval_s: float = INTERVA
         going_on = True
         while going_on:
             going_on = not ended.wait(interval_s)
-            with suppress(Exception):  # the driver may be gone, which the training will notice
+            with unheeded(log, "no machine metrics"):  # the driver may be gone, which the training will notice
                 put(measured(before))
 
     thread = threading.Thread(target=run, name="machine", daemon=True)
@@ -64,7 +70,8 @@ def _gpus() -> dict[str, float]:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # no such library, or no GPU
+    except Exception as error:  # no such library, or no GPU
+        log.debug("no GPU is measured: %s", error)
         return {}
     found: dict[str, float] = {}
     for index in range(pynvml.nvmlDeviceGetCount()):

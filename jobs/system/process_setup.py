@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 
 from glow.memory import keep_freed_memory
+from jobs.system.verbosity import set_up_logging
 
 __all__ = ["set_up_process"]
 
@@ -14,9 +15,10 @@ take to be imported."""
 
 
 def set_up_process() -> None:
-    """Makes imports faster and keeps freed memory for the next tensor, in all of this process.
+    """Makes imports faster, keeps freed memory for the next tensor, and logs if $GLOW_VERBOSE is set, in this process.
 
     Call it before heavy imports and before threads are made. A second call changes nothing.
     """
+    set_up_logging()
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     keep_freed_memory()

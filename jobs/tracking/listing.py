@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from jobs.system.verbosity import unheeded
 from jobs.tracking import tag_names
 from jobs.tracking.liveness import mark_dead
 from jobs.tracking.pages import every, every_run
@@ -25,6 +27,8 @@ __all__ = [
     "newest_runs",
     "registered_models",
 ]
+
+log = logging.getLogger(__name__)
 
 JOB, TRIAL = tag_names.JOB, tag_names.TRIAL
 PAGE = 200
@@ -100,7 +104,7 @@ def registered_models(uri: str, run_id: str) -> list[RegisteredModel]:
 def artifact_names(uri: str, run_id: str) -> list[str]:
     """What lies at the top of a run's artifacts, folders with a / at the end. Empty if they cannot be reached."""
     client = client_of(uri)
-    with suppress(Exception):  # a bucket's client raises what it likes, and the rest of a run is worth showing
+    with unheeded(log, f"the artifacts of run {run_id} are not listed"):  # a bucket's client raises what it likes
         return [entry.path + ("/" if entry.is_dir else "") for entry in client.list_artifacts(run_id)]
     return []
 

@@ -7,6 +7,7 @@ opens the store next looks for RUNNING runs whose driver is no more. A run witho
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -17,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs.system.verbosity import unheeded
 from jobs.tracking import tag_names
 from jobs.tracking.pages import every_run
 
@@ -38,6 +40,8 @@ __all__ = [
     "mark_dead",
     "taken_for_dead",
 ]
+
+log = logging.getLogger(__name__)
 
 DRIVER = tag_names.DRIVER
 ALIVE = tag_names.ALIVE
@@ -122,7 +126,7 @@ def beating(client: MlflowClient, run_id: str) -> Iterator[None]:
 
     def beat() -> None:
         while not stop.wait(BEAT_S):
-            with suppress(Exception):
+            with unheeded(log, f"run {run_id} was not told to live; the next beat tries again"):
                 client.set_tag(run_id, ALIVE, _now())
                 if not stop.is_set():
                     _revive_all(client, run_id)
@@ -179,7 +183,7 @@ def mark_dead(client: MlflowClient, *experiment_ids: str) -> None:
     One on this machine is looked up; one elsewhere is dead if nothing was heard of it for `DEAD_AFTER_S`. It is no
     error if the store takes no marks: whoever may only read it can do so.
     """
-    with suppress(Exception):
+    with unheeded(log, "runs whose driver is gone are not marked"):
         running = {run.info.run_id: run for run in every_run(client, experiment_ids, RUNNING_OF_OURS)}
         for run in running.values():
             heard = _last_heard(client, run, running)
@@ -195,7 +199,7 @@ def _last_heard(client: MlflowClient, run: Run, known: dict[str, Run]) -> float:
     above = run.data.tags.get(PARENT)
     if above is not None:
         if above not in known:
-            with suppress(Exception):  # it was deleted
+            with unheeded(log, f"run {above} cannot be read"):  # it was deleted
                 known = {above: client.get_run(above)}
         tags = known[above].data.tags if above in known else {}
         if tags.get(DRIVER) == run.data.tags[DRIVER]:

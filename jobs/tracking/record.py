@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import logging
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jobs.system.environment import in_ray_job, job_metadata, ray_job_id
 from jobs.system.patience import patient
 from jobs.system.supervisor import end, start
+from jobs.system.verbosity import unheeded
 from jobs.tracking import tag_names
 from jobs.tracking.liveness import DRIVER, ERROR, beating, driver, ending, forget_death, fresh
 from jobs.tracking.models import log_model, register
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 __all__ = ["Record", "Status", "source_tags"]
+
+log = logging.getLogger(__name__)
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
@@ -230,8 +234,8 @@ class Record:
             except KeyboardInterrupt:
                 status = "KILLED"
                 raise
-            except Exception as error:
-                with suppress(TrackingError):  # the first error is the one to tell
+            except Exception as error:  # which is the one to tell
+                with unheeded(log, "the run does not say why it failed", TrackingError):
                     self.impatient().tag(ERROR, str(error)[:5000])
                 raise
             finally:
@@ -240,7 +244,7 @@ class Record:
                     self.finish(status)
                     unwritten.clear()
                 else:
-                    with suppress(TrackingError):  # what ended the run is the one to tell
+                    with unheeded(log, "the watcher writes how the run ended", TrackingError):
                         self.impatient().finish(status)
                         unwritten.clear()
 
@@ -275,7 +279,8 @@ def _watched(uri: str, run_id: str) -> Iterator[list[Status]]:
 def _answers(uri: str) -> bool:
     try:
         check_store(uri)
-    except TrackingError:
+    except TrackingError as error:
+        log.debug("the store is away: %s", error)
         return False
     return True
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import secrets
 import time
 import urllib.parse
 import zlib
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from jobs.system.verbosity import unheeded
 from jobs.tracking import tag_names
 from jobs.tracking.store import client_of, sentences
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from jobs.text import JsonObject
 
 __all__ = ["VIEW", "answers", "is_mlflow", "knows_run", "landing_page", "run_page", "serves"]
+
+log = logging.getLogger(__name__)
+
 
 TIMEOUT_S = 5.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -134,7 +138,10 @@ def _ask(address: str, what: str, get: JsonObject | None = None, post: JsonObjec
     import requests
 
     endpoint = f"{address}/api/2.0/mlflow/{what}"
-    with suppress(requests.RequestException, ValueError), _session(address) as session:
+    with (
+        unheeded(log, f"{_without_user(endpoint)} does not answer", requests.RequestException, ValueError),
+        _session(address) as session,
+    ):
         if post is None:
             answer = session.get(endpoint, params=get, timeout=TIMEOUT_S)
         else:
