@@ -9,6 +9,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from jobs.ablation.messages import Ended, OfTrial, TrialQueue
+from jobs.ablation.older_versions import know_moved_modules
 from jobs.ablation.trial_checkpoint import last_whole, put_back
 from jobs.ablation.tune_state import damaged_file, has_begun
 from jobs.errors import JobError
@@ -29,6 +30,7 @@ def catch_up(
     """
     if not has_begun(place):
         return {}
+    know_moved_modules()
     damaged = damaged_file(place)
     if damaged is None:
         for trial in tune.ExperimentAnalysis(place).trials:

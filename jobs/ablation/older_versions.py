@@ -1,0 +1,27 @@
+"""Ablations that an older glowctl began: what Ray Tune saved of them names modules that have moved since."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import jobs.specs
+from jobs.specs.training import TrainSpec
+
+__all__ = ["know_moved_modules"]
+
+MOVED = {
+    "jobs.ablate": "jobs.ablation.tuner",
+    "jobs.ablation_spec": "jobs.specs.ablation",
+    "jobs.resources": "jobs.ray_runtime.resources",
+    "jobs.search": "jobs.ablation.search",
+    "jobs.trial": "jobs.ablation.trial",
+}
+"""Modules of glowctl 0.1 whose classes are in the pickles of an experiment -> where these are now."""
+
+
+def know_moved_modules() -> None:
+    """Makes pickles of an older glowctl readable in this process, in which Ray Tune goes on with the experiment."""
+    for old, new in MOVED.items():
+        sys.modules.setdefault(old, import_module(new))
+    jobs.specs.TrainSpec = TrainSpec  # type: ignore[attr-defined]  # of the module that was called jobs.specs
