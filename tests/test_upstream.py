@@ -119,7 +119,12 @@ def test_nothing_private_is_used_that_is_not_listed():
     trees = {path: ast.parse(text) for path, text in sources(*OURS).items()}
     own = own_names(list(trees.values())) | ALLOWED
     listed = " ".join(f"{name.name} {name.ours}" for name in NAMES)
-    used = {(name, path) for path, tree in trees.items() for name in foreign_names(tree) if name not in own}
+    used = {
+        (name, path)
+        for path, tree in trees.items()
+        for name in foreign_names(tree)
+        if name not in own or f"super().{name}(" in sources(*OURS)[path]  # an override of another package's method
+    }
     for path, text in sources("deploy", "cluster.yaml", suffixes="sh yaml").items():
         used |= {(name, path) for name in VARIABLE.findall(text)}
     missing = sorted(f"{name} in {path.relative_to(ROOT)}" for name, path in used if name not in listed)

@@ -90,8 +90,25 @@ TORCH = [
 ]
 
 RAY = [
-    says("_node_ip_address", "ray/_private/worker.py", "no Ray starts", 'kwargs.pop("_node_ip_address"'),
-    says("_temp_dir", "ray/_private/worker.py", "no Ray starts", 'kwargs.pop("_temp_dir"'),
+    takes(
+        "ray._private.node:Node", "ray_params head shutdown_at_exit spawn_reaper", "no Ray starts", "node import Node"
+    ),
+    takes(
+        "ray._private.parameter:RayParams",
+        "node_ip_address temp_dir object_store_memory include_dashboard dashboard_host include_log_monitor no_monitor",
+        "no Ray starts",
+        "parameter import RayParams",
+    ),
+    has("ray._private.node:Node.gcs_address", "no Ray starts"),
+    says(
+        "PDEATHSIG",
+        "ray/_private/utils.py",
+        "a Ray that is killed leaves its processes",
+        "def set_kill_on_parent_death_linux",
+        "Ray's own processes die with",
+    ),
+    has("ray.util.state:list_jobs", "each training that was stopped on a cluster leaves a process of 200 MB"),
+    has("ray.util.state:list_actors", "each training that was stopped on a cluster leaves a process of 200 MB"),
     says("RAY_USAGE_STATS_ENABLED", "ray/_common/usage/usage_constants.py", "Ray tells its makers of each command"),
     says("RAY_ENABLE_AUTO_CONNECT", "ray/_private/auto_init_hook.py", "a stray call after the end starts another Ray"),
     says("RAY_DEDUP_LOGS_SKIP_REGEX", "ray/_private/ray_constants.py", "lines of Ray's among the progress"),
@@ -163,6 +180,20 @@ RAY_TRAIN = [
     has(
         "ray.train.v2._internal.execution.controller.placement_group_cleaner:PlacementGroupCleaner",
         "each training that was stopped on a cluster leaves a process of 200 MB (or no longer: then remove orphans.py)",
+    ),
+    has(
+        "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks",
+        "two processes more beside each training",
+    ),
+    has(
+        "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback",
+        "a process more beside each training",
+    ),
+    has("ray.train.v2._internal.callbacks.datasets:DatasetsCallback", "a process more beside each training"),
+    has(
+        "ray.train.v2._internal.state.util:is_actor_alive",
+        "warnings of trials of several workers, for which Ray keeps its dashboard",
+        "state_api",
     ),
     takes("ray.train:FailureConfig", "controller_failure_limit", "no training starts", "controller_failure_limit"),
     takes("ray.train:ScalingConfig", "elastic_resize_monitor_interval_s", "no training starts", "ScalingConfig"),
