@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint requirements.lock
 PYTEST_WORKERS ?= 2
 SIDE_BY_SIDE := -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all test-nightly test-browser test-install test-cluster bench screenshots lint lock clean
+.PHONY: demo test test-fast test-all test-nightly test-browser test-install test-cluster bench screenshots lint lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/glowctl demo
@@ -18,6 +18,11 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) \
 		-m 'not slow and not nightly and not timing and not root and not browser and not install' $(PYTEST_ARGS)
+
+# The quick half of it, without Ray: what .ci/run runs on every other Python, beside the demo.
+test-fast: $(VENV)/installed
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) \
+		-m 'not ray and not slow and not nightly and not timing and not root and not browser and not install' $(PYTEST_ARGS)
 
 # Every test but the nightly ones. A test whose program, right or data this machine lacks is skipped and says why.
 # What asserts wall time, and what makes hosts, runs last, with nothing beside it.
