@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import IO
 
 from jobs.errors import JobError
+from jobs.system.helper_processes import end, start
 from jobs.system.signals import sigterm_as_interrupt
-from jobs.system.supervisor import end, start
 from jobs.tracking import check_store, server_command, tracking_uri, without_password
 from jobs.tracking.served import answers, is_mlflow, landing_page, serves
 
@@ -93,7 +93,9 @@ def _check_is_of(address: str, uri: str, port: int) -> None:
 def _running(command: list[str], environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], IO[bytes]]]:
     """The server, which ends with this process however that ends, and the file that it writes to."""
     with tempfile.TemporaryFile() as log:
-        helper = start("jobs.system.supervisor", *command, environment={**LEAN, **environment}, stdout=log, stderr=log)
+        helper = start(
+            "jobs.system.helper_processes", *command, environment={**LEAN, **environment}, stdout=log, stderr=log
+        )
         try:
             yield helper, log
         finally:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from jobs.errors import JobError
 from jobs.ray_runtime.connection import ENVIRONMENT, STOP_PATIENCE_S
-from jobs.system.patience import patient
+from jobs.system.retry import patient
 from jobs.system.verbosity import VERBOSE, unheeded
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from jobs.errors import JobError
 from jobs.system.environment import in_ray_job
+from jobs.system.helper_processes import end, start
 from jobs.system.signals import sigterm_as_interrupt
-from jobs.system.supervisor import end, start
 
 __all__ = ["STOP_PATIENCE_S", "connected", "embedded_ray", "set_environment"]
 
@@ -75,7 +75,7 @@ def connected(data_bytes: int = 0, state_api: bool = False) -> Iterator[Callable
 def _cluster() -> Iterator[Callable[[], None]]:
     import ray
 
-    from jobs.ray_runtime.orphans import without_leftovers
+    from jobs.ray_runtime.leftover_cleaners import without_leftovers
 
     ray.init(log_to_driver=False, logging_level=logging.ERROR)  # Ray has told the job its address
     with without_leftovers(), sigterm_as_interrupt():

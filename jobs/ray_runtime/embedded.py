@@ -1,5 +1,5 @@
-"""The Ray of `jobs.ray_runtime.connection`, in a helper process (`jobs.system.supervisor`), which ends it when its
-driver is gone, however that went.
+"""The Ray of `jobs.ray_runtime.connection`, in a helper process (`jobs.system.helper_processes`), which ends it when
+its driver is gone, however that went.
 
 `python -m jobs.ray_runtime.embedded FOLDER PID BYTES STATE_API` starts a Ray with its files in FOLDER, says its address
 on standard output, and waits for the end of its standard input, which the driver PID holds open. Then it kills every
@@ -21,7 +21,7 @@ from contextlib import suppress
 
 import psutil
 
-from jobs.system.supervisor import supervise
+from jobs.system.helper_processes import supervise
 
 PATIENCE_S = 15.0
 

@@ -11,7 +11,7 @@ import ray
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from jobs.system.patience import patient
+from jobs.system.retry import patient
 from jobs.tracking import TrackingError
 
 __all__ = ["Channel"]

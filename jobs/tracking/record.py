@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.system.environment import in_ray_job, job_metadata, ray_job_id
-from jobs.system.patience import patient
-from jobs.system.supervisor import end, start
+from jobs.system.helper_processes import end, start
+from jobs.system.retry import patient
 from jobs.system.verbosity import unheeded
 from jobs.tracking import tag_names
 from jobs.tracking.liveness import DRIVER, ERROR, beating, driver, ending, forget_death, fresh
@@ -79,7 +79,7 @@ class Record:
         """The same run, for one who tries again by himself."""
         return Record(self._uri, self._client, self._run, patience_s=0.0)
 
-    def _write(self, call: Callable[[], object]) -> None:
+    def _write_patiently(self, call: Callable[[], object]) -> None:
         """Raises TrackingError for what the store refuses, or if it stays away."""
         refused = self._patience_s == 0
 
@@ -108,7 +108,7 @@ class Record:
                 self._client.delete_tag(self.run_id, name)
             self._client.update_run(self.run_id, status="RUNNING")
 
-        self._write(write)
+        self._write_patiently(write)
 
     def metrics(self, values: Mapping[str, float], step: int = 0, model_id: str | None = None) -> None:
         """With `model_id` the UI shows them beside that logged model too."""
@@ -116,7 +116,7 @@ class Record:
 
         now = int(time.time() * 1000)
         metrics = [Metric(name, float(value), now, step, model_id=model_id) for name, value in values.items()]
-        self._write(lambda: self._client.log_batch(self.run_id, metrics=metrics))
+        self._write_patiently(lambda: self._client.log_batch(self.run_id, metrics=metrics))
 
     def machine(self, name: str, figures: Mapping[str, float]) -> None:
         """What a machine was doing, where MLflow's UI shows that; the step is seconds since the run's start. On a
@@ -130,7 +130,7 @@ class Record:
         return metric_history(self._uri, self.run_id, name)
 
     def tag(self, name: str, value: str) -> None:
-        self._write(lambda: self._client.set_tag(self.run_id, name, value))
+        self._write_patiently(lambda: self._client.set_tag(self.run_id, name, value))
 
     def describe(self, markdown: str) -> None:
         """The description that the UI shows above the run."""
@@ -138,7 +138,7 @@ class Record:
 
     def image(self, image: np.ndarray, key: str, step: int) -> None:
         """A uint8 image (H, W, 3) of a series that the UI shows over the steps."""
-        self._write(lambda: self._client.log_image(self.run_id, image, key=key, step=step, synchronous=True))
+        self._write_patiently(lambda: self._client.log_image(self.run_id, image, key=key, step=step, synchronous=True))
 
     def folder(self, folder: Path, leave_out: str | None = None) -> None:
         """Everything in `folder`, as artifacts of the same paths, less what bears one name."""
@@ -148,7 +148,7 @@ class Record:
                 if path.name != leave_out:
                     self._client.log_artifact(self.run_id, str(path))
 
-        self._write(write)
+        self._write_patiently(write)
 
     def model(
         self, folder: Path, name: str, tags: Mapping[str, str], description: str | None = None
@@ -166,18 +166,18 @@ class Record:
                 model_id = log_model(self._uri, self.run_id, folder, tags=tags)
             made[:] = [model_id, register(self._uri, name, self.run_id, model_id, tags, description)]
 
-        self._write(write)
+        self._write_patiently(write)
         return made[0], made[1]
 
     def uses(self, model_id: str) -> None:
         """Says that the run is about a logged model, so that the UI links them."""
         from mlflow.entities import LoggedModelInput
 
-        self._write(lambda: self._client.log_inputs(self.run_id, models=[LoggedModelInput(model_id)]))
+        self._write_patiently(lambda: self._client.log_inputs(self.run_id, models=[LoggedModelInput(model_id)]))
 
     def file(self, file: Path, folder: str) -> None:
         """A file, as an artifact in this folder of the run."""
-        self._write(lambda: self._client.log_artifact(self.run_id, str(file), folder))
+        self._write_patiently(lambda: self._client.log_artifact(self.run_id, str(file), folder))
 
     def table(self, table: pd.DataFrame, path: str) -> None:
         """A table that the UI shows and compares over runs; `path` ends in .json."""
@@ -189,7 +189,7 @@ class Record:
             else:
                 self._client.log_table(self.run_id, table, path)
 
-        self._write(write)
+        self._write_patiently(write)
 
     def dataset(self, images: np.ndarray, name: str, digest: str, context: str, source: str) -> None:
         """A data set as an input of the run; `context` is training, validation or test."""
@@ -199,7 +199,7 @@ class Record:
 
         dataset = from_numpy(images, source=CodeDatasetSource({tag_names.DATASET: source}), name=name, digest=digest)
         entry = DatasetInput(Dataset(**dataset.to_dict()), [InputTag(tag_names.DATA_CONTEXT, context)])
-        self._write(lambda: self._client.log_inputs(self.run_id, [entry]))
+        self._write_patiently(lambda: self._client.log_inputs(self.run_id, [entry]))
 
     @contextmanager
     def system_metrics(self, interval_s: float = 5.0) -> Iterator[None]:
@@ -257,7 +257,7 @@ class Record:
                 self._client.set_terminated(self.run_id, status)
                 forget_death(self._client, run)  # last: what says that the status is wrong
 
-        self._write(write)
+        self._write_patiently(write)
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 """Leaves a run in a true state whose driver was killed: a helper process of `jobs.tracking.record`
-(`jobs.system.supervisor`).
+(`jobs.system.helper_processes`).
 
 It reads which run from its standard input, which the driver holds open and the kernel closes when the driver dies. The
 last line is ``done``, or the status that the driver could not write since the store was away; if there is none, the
@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from jobs.system.patience import patient
-from jobs.system.supervisor import last_words
+from jobs.system.helper_processes import last_words
+from jobs.system.retry import patient
 from jobs.tracking.liveness import DRIVER, ERROR, GONE, forget_death, taken_for_dead
 from jobs.tracking.pages import every_run
 from jobs.tracking.store import TrackingError, client_of, sentences

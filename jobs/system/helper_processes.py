@@ -13,7 +13,7 @@ A training of one worker needs two helpers of ours on this machine:
 - `jobs.tracking.watch` marks the run FAILED when the command was killed. It cannot be the first one: that belongs to
   Ray, of which there may be none (an evaluation) or which is not ours to end (a job on a cluster).
 
-`glowctl ui` needs one, this module run as `python -m jobs.system.supervisor COMMAND...`: MLflow's server is two
+`glowctl ui` needs one, this module run as `python -m jobs.system.helper_processes COMMAND...`: MLflow's server is two
 processes, of which the second would outlive the first.
 """
 
