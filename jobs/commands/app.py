@@ -283,7 +283,10 @@ def main() -> None:
         print(f"glowctl: {sentence_of(error)}", file=sys.stderr)
         raise SystemExit(code_of(error)) from None
     finally:
-        gc.freeze()  # or Python looks at every object of torch and MLflow before it ends, for more than a second
+        # Or Python looks at every object of torch and MLflow before it ends, for more than a second. Triton, which
+        # comes with torch for CUDA, would print lines about each frozen object of its own.
+        if "triton" not in sys.modules:
+            gc.freeze()
 
 
 if __name__ == "__main__":
