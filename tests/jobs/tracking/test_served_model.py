@@ -162,7 +162,7 @@ assert sorted(os.listdir()) == ["model", "pyproject.toml", "scores.npz", "uv.loc
         env=environment(PYTHONPATH=str(ROOT)),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     check_quiet(done)
