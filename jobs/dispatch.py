@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.display.displays import forgiving
-from jobs.ray_runtime.connection import connected, set_environment
+from jobs.ray_runtime.connection import connected, machines_known, set_environment
+from jobs.ray_runtime.resources import resources_for
 from jobs.specs.ablation import AblateSpec, make_ablate_spec
 from jobs.specs.base import validated
 from jobs.specs.evaluation import EvaluationSpec, InterpolateSpec, OodSpec
 from jobs.specs.request import Request
-from jobs.specs.training import TrainSpec
+from jobs.specs.training import TrainSpec, worker_range
 from jobs.system.signals import sigterm_as_interrupt
 from jobs.tracking import check_store, client_of, tracking_uri
 
@@ -84,7 +85,7 @@ def perform(request: Request, display: Display) -> None:
         case "ablate":
             ablate(specs["ablate"], display)
         case "plan":
-            plan(specs["ablate"], display)
+            dry_run(specs["ablate"], display)
         case "resume_ablation":
             resume_ablation(run, changes, display)
         case "summarize":
@@ -114,25 +115,24 @@ def resume_training(run: str, changes: Mapping[str, Any], display: Display) -> N
 
 def _train(work: Work, display: Display) -> None:
     with display as show, connected(work.nbytes) as ready:
+        resources = resources_for(work.spec, worker_range(work.spec.workers))  # before anything is written
         from jobs.training import run as job  # Ray starts meanwhile
 
         client_of(work.tracking_uri)
         ready()
-        job.run(work, show)
+        job.run(work, resources, show)
 
 
-def plan(spec: AblateSpec, display: Display) -> None:
-    """Says how many trials an ablation would have and what each would take."""
+def dry_run(spec: AblateSpec, display: Display) -> None:
+    """Says how many trials an ablation would have and what each would take. On this machine it starts no Ray."""
     check_store(tracking_uri(spec.train.tracking_uri))
     set_environment()
+    from jobs.ablation.plan import plan
     from jobs.ablation.prepare import prepare
 
     ablation = prepare(spec)
-    with display as show, connected() as ready:
-        from jobs.ablation import run as job
-
-        ready()
-        show(job.plan(ablation)[0])
+    with display as show, machines_known():
+        show(plan(ablation))
 
 
 def ablate(spec: AblateSpec, display: Display) -> str:
@@ -153,12 +153,15 @@ def resume_ablation(run: str, changes: Mapping[str, Any], display: Display) -> s
 
 
 def _ablate(ablation: Ablation, display: Display) -> str:
+    from jobs.ablation.plan import plan
+
     with display as show, connected(ablation.nbytes, state_api=True) as ready:
+        planned = plan(ablation)  # before anything is written
         from jobs.ablation import run as job  # Ray starts meanwhile
 
         client_of(ablation.work.tracking_uri)
         ready()
-        return job.run(ablation, show)
+        return job.run(ablation, planned, show)
 
 
 def summarize(run: str, changes: Mapping[str, Any], display: Display) -> None:

@@ -20,7 +20,7 @@ from jobs.display.events import Ablating, AblationStopped, Plan, Show
 from jobs.errors import JobError
 from jobs.outputs import claimed, remember, results_folder, usable_output
 from jobs.ray_runtime.event_queue import Channel
-from jobs.ray_runtime.resources import Resources, trial_resources
+from jobs.ray_runtime.resources import Resources
 from jobs.run_labels import ablation_description, ablation_name, varied
 from jobs.specs.ablation import AblateSpec
 from jobs.specs.base import refuse, validated
@@ -37,45 +37,20 @@ from jobs.training.ray_trainer import death_behind, put_data, worker_settings
 if TYPE_CHECKING:
     from jobs.tracking import Run
 
-__all__ = ["plan", "run", "summarize_again"]
+__all__ = ["run", "summarize_again"]
 
 
-def plan(ablation: Ablation) -> tuple[Plan, Resources]:
-    """How many trials there will be, what each gets, and how many run at a time.
-
-    Raises JobError if there is no room for one.
-    """
-    spec = ablation.spec
-    asked = spec.trial_spec(spec.trials()[0])
-    if ablation.resumed is not None:  # its trials take what they took
-        asked = asked.model_copy(update=json.loads(ablation.resumed.data.tags[tag_names.RESOURCES]))
-    elif ablation.kept is not None:
-        asked = asked.model_copy(update=ablation.kept.resources)
-    resources, at_a_time = trial_resources(asked, spec.number_of_trials, spec.concurrent)
-    planned = Plan(
-        trials=spec.number_of_trials,
-        configurations=spec.number_of_configurations,
-        seeds=spec.seeds,
-        at_a_time=at_a_time,
-        workers=resources.workers[0],
-        cpus=resources.cpus,
-        gpus=resources.gpus,
-        epochs=spec.train.epochs,
-        labels=[spec.label(values) for values in spec.trials()] if spec.known_beforehand else [],
-    )
-    return planned, resources
-
-
-def run(ablation: Ablation, show: Show) -> str:
-    """Runs all trials, in the Ray that this process is connected to, and compares them; the id of the best one's run.
+def run(ablation: Ablation, planned: Plan, show: Show) -> str:
+    """Runs all trials as `jobs.ablation.plan` has planned it, in the Ray that this process is connected to, and
+    compares them; the id of the best one's run.
 
     Raises:
-        JobError: for resources that there are not, or if not one trial came to its end.
+        JobError: if not one trial came to its end.
         TrackingError: if the store takes no more.
     """
     show = forgiving(show)
-    planned, resources = plan(ablation)
     show(planned)
+    resources = Resources((planned.workers, planned.workers), planned.gpus, planned.cpus)
     each = {"cpus_per_worker": resources.cpus, "gpus_per_worker": resources.gpus}
     parent = _open_record(ablation, each)
     folder = ablation.folder_of(parent)

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jobs.errors import JobError
+from jobs.ray_runtime.machines import this_machine
 from jobs.system.environment import in_ray_job
 from jobs.system.helper_processes import end, start
 from jobs.system.signals import sigterm_as_interrupt
 
-__all__ = ["STOP_PATIENCE_S", "connected", "embedded_ray", "set_environment"]
+__all__ = ["STOP_PATIENCE_S", "connected", "embedded_ray", "machines_known", "set_environment"]
 
 ERRORS = "head.err"
 """In the folder of an embedded Ray: what the process that starts it wrote on standard error."""
@@ -72,6 +73,14 @@ def connected(data_bytes: int = 0, state_api: bool = False) -> Iterator[Callable
 
 
 @contextlib.contextmanager
+def machines_known() -> Iterator[None]:
+    """What it takes to see the machines that a job would run on: a cluster is asked, of this machine no Ray is
+    started."""
+    with _cluster() if in_ray_job() else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
 def _cluster() -> Iterator[Callable[[], None]]:
     import ray
 
@@ -92,7 +101,8 @@ def embedded_ray(data_bytes: int = 0, state_api: bool = False) -> Iterator[Calla
     folder = tempfile.mkdtemp(prefix="glow-ray-", dir=_short_temporary_folder())
     room = LEAST_OBJECT_STORE + 2 * data_bytes
     with Path(folder, ERRORS).open("wb") as errors:
-        arguments = (folder, str(os.getpid()), str(room), str(state_api))
+        have = this_machine()
+        arguments = (folder, str(os.getpid()), str(room), str(state_api), str(have["CPU"]), str(have["GPU"]))
         head = start("jobs.ray_runtime.embedded", *arguments, stdout=subprocess.PIPE, stderr=errors)
     with contextlib.ExitStack() as ending:
         ending.callback(end, head)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
-from ray.train import CheckpointConfig, ControllerError, FailureConfig, RunConfig, UserCallback, WorkerGroupError
+from ray.train import (
+    CheckpointConfig,
+    ControllerError,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    UserCallback,
+    WorkerGroupError,
+)
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE
@@ -26,6 +34,7 @@ __all__ = [
     "death_behind",
     "plain_reason",
     "put_data",
+    "scaling_config",
     "torch_trainer",
     "worker_settings",
 ]
@@ -38,6 +47,9 @@ PATIENCE_FOR_SOME_S = 15
 
 STARTS = 10
 """How often the start of all workers together is tried again, after machines that did not come or went meanwhile."""
+
+RESIZE_INTERVAL_S = 10.0
+"""How often an elastic training looks whether there is room for more workers."""
 
 GRID = 100
 """Images in a sample grid: the report's 10 x 10."""
@@ -67,6 +79,19 @@ def worker_settings(work: Work, resources: Resources, data: list[ray.ObjectRef],
     return WorkerSettings(private, work.config, data, outbox, resources.threads, GRID)
 
 
+def scaling_config(resources: Resources) -> ScalingConfig:
+    """The workers of a training, in the words of Ray Train."""
+    least, most = resources.workers
+    per_worker = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
+    # Ray declares the types of its first version of Train here, and runs the second.
+    return ScalingConfig(  # type: ignore[call-arg]
+        num_workers=most if least == most else (least, most),  # type: ignore[arg-type]
+        use_gpu=resources.gpus > 0,
+        resources_per_worker=per_worker,
+        elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
+    )
+
+
 def torch_trainer(
     settings: WorkerSettings, resources: Resources, name: str, callbacks: list[UserCallback] | None = None
 ) -> TorchTrainer:
@@ -83,7 +108,7 @@ def torch_trainer(
     return trainer(
         train_loop,  # type: ignore[arg-type]
         train_loop_config={"settings": settings},
-        scaling_config=resources.scaling_config(),
+        scaling_config=scaling_config(resources),
         torch_config=TorchConfig(backend=resources.backend),
         run_config=RunConfig(
             name=name,

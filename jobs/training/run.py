@@ -18,9 +18,9 @@ from jobs.display.events import Show, Stopped, TrainResult, Waiting
 from jobs.errors import JobError
 from jobs.outputs import claimed, remember, results_folder
 from jobs.ray_runtime.event_queue import Channel
-from jobs.ray_runtime.resources import Resources, resources_for
+from jobs.ray_runtime.resources import Resources
 from jobs.run_labels import training_name
-from jobs.specs.training import TrainSpec, worker_range
+from jobs.specs.training import TrainSpec
 from jobs.system.signals import in_a_thread
 from jobs.tracking import Record, recorded_images, tag_names
 from jobs.training.history import EpochMetrics
@@ -33,15 +33,14 @@ from jobs.training.worker import SCORE, NoRetry
 __all__ = ["TrainResult", "run"]
 
 
-def run(work: Work, show: Show) -> TrainResult:
+def run(work: Work, resources: Resources, show: Show) -> TrainResult:
     """Trains, in the Ray that this process is connected to. Progress goes to `show`, the record to MLflow.
 
     Raises:
-        JobError: for resources that there are not, or a failure that restarts did not mend.
+        JobError: for a failure that restarts did not mend.
         TrainingDiverged, CheckpointError: from the workers.
         TrackingError: if the store takes no more.
     """
-    resources = resources_for(work.spec, worker_range(work.spec.workers))
     record = _open_record(work)
     with claimed(work.spec.output, work.folder_of(record), "train"):
         return _run_recorded(work, resources, record, forgiving(show))

@@ -4,10 +4,12 @@ import pytest
 import ray
 
 from jobs.errors import JobError
+from jobs.ray_runtime import machines as machines_module
 from jobs.ray_runtime.resources import Resources, trial_resources
 from jobs.ray_runtime.resources import resources_for as resources_for_workers
 from jobs.specs.presets import make_train_spec
 from jobs.specs.training import TrainSpec, worker_range
+from jobs.training.ray_trainer import scaling_config
 
 
 @pytest.fixture
@@ -17,6 +19,7 @@ def cluster(monkeypatch):
     def machines(*have: tuple[float, float]) -> None:
         nodes = [{"Alive": True, "Resources": {"CPU": cpus} | ({"GPU": gpus} if gpus else {})} for cpus, gpus in have]
         monkeypatch.setattr(ray, "nodes", lambda: nodes)
+        monkeypatch.setattr(machines_module, "in_ray_job", lambda: True)
 
     return machines
 
@@ -33,7 +36,7 @@ def test_without_gpus_the_cores_are_shared_out(cluster):
     cluster((8, 0))
     found = resources_for(spec(workers="2"))
     assert (found.workers, found.gpus, found.cpus, found.threads, found.backend) == ((2, 2), 0, 4, 4, "gloo")
-    assert found.scaling_config().num_workers == 2
+    assert scaling_config(found).num_workers == 2
 
 
 def test_more_workers_than_cores_get_a_fraction_each(cluster):
@@ -46,7 +49,7 @@ def test_with_gpus_each_worker_gets_one(cluster):
     cluster((16, 4), (16, 4))
     found = resources_for(spec(workers="8"))
     assert (found.gpus, found.cpus, found.backend) == (1, 1, "nccl")
-    assert found.scaling_config().use_gpu
+    assert scaling_config(found).use_gpu
 
 
 def test_workers_that_share_a_gpu_do_not_use_nccl(cluster):
@@ -59,7 +62,7 @@ def test_elastic_training_asks_for_whole_cores_and_for_room_for_the_least(cluste
     cluster((2, 0))
     found = resources_for(spec(workers="1:8"))
     assert (found.workers, found.cpus) == ((1, 8), 1)
-    assert found.scaling_config().num_workers == (1, 8)
+    assert scaling_config(found).num_workers == (1, 8)
     with pytest.raises(JobError, match="room for 2"):
         resources_for(spec(workers="3:8"))
 
@@ -195,7 +198,7 @@ def test_machines_that_have_come_are_not_counted_twice(cluster, monkeypatch):
 
 def test_no_more_machines_are_counted_than_the_cluster_may_have(cluster, monkeypatch):
     types = {"gpu": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 4}}
-    monkeypatch.setattr("jobs.ray_runtime.resources.node_types", lambda: (types, 3))
+    monkeypatch.setattr("jobs.ray_runtime.machines.node_types", lambda: (types, 3))
     cluster((0, 0), (4, 1))
     with pytest.raises(JobError, match="room for 3"):
         resources_for(spec(workers="4"))
