@@ -10,7 +10,7 @@ from jobs.tracking import find_run
 from tests.jobs.command_line import Running, check_quiet, glowctl, sentence_of, wait_until
 from tests.jobs.local_cluster import local_cluster
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]  # the cluster takes a minute to start
 
 SMOKE = ("train", "--preset", "smoke", "--sample-every", "0")
 LONG = (*SMOKE, "--epochs", "2000", "--checkpoint-every", "5")
@@ -81,7 +81,6 @@ def test_what_a_job_wrote_can_be_read_again(cluster, trained, tmp_path):
     assert any(line.startswith("epoch 2/2") for line in lines)
 
 
-@pytest.mark.slow
 def test_a_job_outlives_its_client_and_its_run_outlives_its_driver(cluster, tmp_path):
     client = Running(tmp_path, *LONG, **cluster.client)
     client.wait_for("epoch 2/2000")
@@ -121,7 +120,6 @@ def test_a_job_outlives_its_client_and_its_run_outlives_its_driver(cluster, tmp_
     assert glowctl(tmp_path, "stop", again, **cluster.client).stdout == f"job {again} stopped already\n"
 
 
-@pytest.mark.slow
 def test_a_jobs_own_error_is_the_commands_error(cluster, tmp_path):
     done = glowctl(tmp_path, *SMOKE, "--levels", "4", **cluster.client)
     assert sentence_of(done, 2)  # for which data had to be loaded
@@ -136,7 +134,6 @@ def test_a_jobs_own_error_is_the_commands_error(cluster, tmp_path):
         ((), {"RAY_ADDRESS": "http://127.0.0.1:9"}, "no Ray cluster answers at http://127.0.0.1:9"),
     ],
 )
-@pytest.mark.slow
 def test_what_is_wrong_with_a_cluster_is_said_before_there_is_a_job(cluster, tmp_path, flags, changes, says):
     known = jobs_of(cluster, tmp_path)
     done = glowctl(tmp_path, *SMOKE, *flags, **{**cluster.client, **changes})
@@ -144,7 +141,6 @@ def test_what_is_wrong_with_a_cluster_is_said_before_there_is_a_job(cluster, tmp
     assert jobs_of(cluster, tmp_path).keys() == known.keys()
 
 
-@pytest.mark.slow
 def test_an_unknown_job_is_one_sentence(cluster, tmp_path):
     for command in (("logs",), ("logs", "-f"), ("wait",), ("stop",)):
         done = glowctl(tmp_path, *command, "nothing-of-the-kind", **cluster.client)
@@ -153,7 +149,6 @@ def test_an_unknown_job_is_one_sentence(cluster, tmp_path):
         )
 
 
-@pytest.mark.slow
 def test_status_says_what_there_is_and_what_is_wrong(cluster, tmp_path):
     done = glowctl(tmp_path, "cluster", "status", **cluster.client)
     assert done.returncode == 0, done.stdout

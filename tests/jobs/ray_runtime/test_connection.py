@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import JobError
-from jobs.ray_runtime.connection import LEAST_OBJECT_STORE, embedded_ray
+from jobs.ray_runtime.connection import embedded_ray
 from tests.jobs.command_line import Running, alive, wait_until
 
 pytestmark = pytest.mark.ray
@@ -21,9 +21,9 @@ def folder(monkeypatch):
         yield Path(place)
 
 
-def test_a_ray_that_does_not_start_is_a_sentence_and_leaves_nothing(folder):
-    too_little = -LEAST_OBJECT_STORE // 2
-    with embedded_ray(too_little) as ready, pytest.raises(JobError, match="Ray does not start here: ValueError"):
+def test_a_ray_that_does_not_start_is_a_sentence_and_leaves_nothing(folder, monkeypatch):
+    monkeypatch.setattr("jobs.ray_runtime.connection.this_machine", lambda: {"CPU": -1.0, "GPU": 0.0})
+    with embedded_ray() as ready, pytest.raises(JobError, match="Ray does not start here: ValueError"):
         ready()
     assert list(folder.iterdir()) == []
 

@@ -10,6 +10,7 @@ def test_this_machine_offers_what_this_process_may_use(monkeypatch):
     machine = this_machine()
     assert 1 <= machine["CPU"] <= os.cpu_count()
     assert machine["GPU"] == torch.cuda.device_count()
+    monkeypatch.setattr("jobs.ray_runtime.machines.GPU_DEVICES", ("/dev/null",))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     assert this_machine()["GPU"] == 8
 
