@@ -98,28 +98,36 @@ def perform(request: Request, display: Display) -> None:
 
 def train(spec: TrainSpec, display: Display) -> None:
     """Trains a model from the beginning."""
-    check_store(tracking_uri(spec.tracking_uri))  # before the imports, which take seconds
-    set_environment()
-    from jobs.training.prepare import prepare
+    check_store(tracking_uri(spec.tracking_uri))  # before Ray starts, and the imports, which take seconds
 
-    _train(prepare(spec), display)
+    def prepared() -> Work:
+        from jobs.training.prepare import prepare
+
+        return prepare(spec)
+
+    _train(prepared, display)
 
 
 def resume_training(run: str, changes: Mapping[str, Any], display: Display) -> None:
     """Continues a training that stopped."""
+
+    def prepared() -> Work:
+        from jobs.training.prepare import prepare_resume
+
+        return prepare_resume(run, changes)
+
+    _train(prepared, display)
+
+
+def _train(prepared: Callable[[], Work], display: Display) -> None:
     set_environment()
-    from jobs.training.prepare import prepare_resume
-
-    _train(prepare_resume(run, changes), display)
-
-
-def _train(work: Work, display: Display) -> None:
-    with display as show, connected(work.nbytes) as ready:
-        resources = resources_for(work.spec, worker_range(work.spec.workers))  # before anything is written
-        from jobs.training import run as job  # Ray starts meanwhile
+    with display as show, connected() as ready:  # Ray starts beside the imports
+        work = prepared()
+        resources = resources_for(work.spec, worker_range(work.spec.workers))
+        ready()
+        from jobs.training import run as job
 
         client_of(work.tracking_uri)
-        ready()
         job.run(work, resources, show)
 
 
@@ -138,29 +146,37 @@ def dry_run(spec: AblateSpec, display: Display) -> None:
 def ablate(spec: AblateSpec, display: Display) -> str:
     """Trains many variants and compares them; returns the run id of the best."""
     check_store(tracking_uri(spec.train.tracking_uri))
-    set_environment()
-    from jobs.ablation.prepare import prepare
 
-    return _ablate(prepare(spec), display)
+    def prepared() -> Ablation:
+        from jobs.ablation.prepare import prepare
+
+        return prepare(spec)
+
+    return _ablate(prepared, display)
 
 
 def resume_ablation(run: str, changes: Mapping[str, Any], display: Display) -> str:
     """Continues an ablation that stopped; returns the run id of the best trial."""
+
+    def prepared() -> Ablation:
+        from jobs.ablation.prepare import prepare_resume
+
+        return prepare_resume(run, changes)
+
+    return _ablate(prepared, display)
+
+
+def _ablate(prepared: Callable[[], Ablation], display: Display) -> str:
     set_environment()
-    from jobs.ablation.prepare import prepare_resume
+    with display as show, connected(state_api=True) as ready:  # Ray starts beside the imports
+        ablation = prepared()
+        from jobs.ablation.plan import plan
 
-    return _ablate(prepare_resume(run, changes), display)
-
-
-def _ablate(ablation: Ablation, display: Display) -> str:
-    from jobs.ablation.plan import plan
-
-    with display as show, connected(ablation.nbytes, state_api=True) as ready:
-        planned = plan(ablation)  # before anything is written
-        from jobs.ablation import run as job  # Ray starts meanwhile
+        planned = plan(ablation)  # refuses what cannot run before the store is made
+        ready()
+        from jobs.ablation import run as job
 
         client_of(ablation.work.tracking_uri)
-        ready()
         return job.run(ablation, planned, show)
 
 
@@ -188,7 +204,7 @@ def evaluate(specs: Mapping[str, EvaluationSpec], display: Display) -> None:
 
 def _run_all(jobs: Sequence[EvaluationJob], works: Sequence[Any], show: Show) -> None:
     needs_ray = any(work.evaluation.needs_ray for work in works)
-    with connected(sum(work.evaluation.nbytes for work in works)) if needs_ray else sigterm_as_interrupt() as ready:
+    with connected() if needs_ray else sigterm_as_interrupt() as ready:
         ready()
         for job, work in zip(jobs, works, strict=True):
             job.run(work, show)

@@ -52,10 +52,6 @@ class Ablation:
         spec["train"]["tracking_uri"] = None  # which may hold a password
         return KeptRun(job="ablate", spec=spec, images=self.work.digests(), resources=dict(resources))
 
-    @property
-    def nbytes(self) -> int:
-        return self.work.nbytes
-
 
 def prepare(spec: AblateSpec) -> Ablation:
     """Loads the data and checks everything that needs no Ray. Raises what `jobs.training.prepare.prepare` raises."""

@@ -54,10 +54,6 @@ class TrainedModel:
     model_id: str | None  # of MLflow's logged model
     training: TrainSpec | None
 
-    @property
-    def nbytes(self) -> int:
-        return sum(array.nbytes for array in self.weights.values())
-
 
 def find_model(name: str | None, uri: str, experiment: str) -> TrainedModel:
     """The model of this name, or the newest that a training of the experiment has finished; of an ablation's trials

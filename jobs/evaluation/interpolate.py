@@ -45,7 +45,7 @@ class InterpolateWork:
 
     @classmethod
     def of(cls, work: Evaluation[InterpolateSpec], ends: torch.Tensor, pairs: pd.DataFrame) -> InterpolateWork:
-        return cls(replace(work, result_nbytes=ends.nbytes * work.spec.steps), ends, pairs)
+        return cls(replace(work, makes_images=True), ends, pairs)
 
 
 def prepare(spec: InterpolateSpec) -> InterpolateWork:

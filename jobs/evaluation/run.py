@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,6 @@ import pandas as pd
 
 from glow.datasets import DatasetInfo, LazyDataset, describe, open_dataset
 from glow.datasets.folder import absolute_dataset, dataset_label
-from glow.scoring import SHARD
 from jobs.display import evaluation_events as events
 from jobs.display.events import Event, Show
 from jobs.errors import SpecError
@@ -55,7 +53,7 @@ class Evaluation(Generic[Spec]):
     """An evaluation that has been checked: its spec, its model, and the score tables that it will need.
 
     `found` are those that MLflow had. `given` is the spec that repeats it: as the user gave it, with that model.
-    `result_nbytes` is how much comes back from workers that make images.
+    `makes_images` says whether workers make images.
     """
 
     given: Spec
@@ -64,17 +62,11 @@ class Evaluation(Generic[Spec]):
     model: TrainedModel
     tables: Sequence[Table] = ()
     found: dict[str, Scored] = field(default_factory=dict)
-    result_nbytes: int = 0
-
-    @property
-    def nbytes(self) -> int:
-        """What Ray's object store must hold at once, beside the small."""
-        shape = self.model.config.image_shape
-        return self.model.nbytes + 8 * SHARD * math.prod(shape) + self.result_nbytes
+    makes_images: bool = False
 
     @property
     def needs_ray(self) -> bool:
-        return bool(self.missing) or self.result_nbytes > 0
+        return bool(self.missing) or self.makes_images
 
     @property
     def missing(self) -> list[Table]:

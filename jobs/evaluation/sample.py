@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,10 +47,8 @@ def prepare(spec: SampleSpec) -> SampleWork:
     """Finds the model and the class. Raises SpecError for a class that there is not, and what `jobs.evaluation.run`
     raises."""
     work = prepare_evaluation(spec)
-    rows, columns = spec.rows_and_columns
-    grid = rows * columns * math.prod(work.model.config.image_shape)
     label = None if spec.only_class is None else _label(work, spec.only_class)
-    return SampleWork(replace(work, result_nbytes=grid * len(spec.all_temperatures)), label)
+    return SampleWork(replace(work, makes_images=True), label)
 
 
 def _label(work: Evaluation[SampleSpec], name: str) -> int:

@@ -23,8 +23,6 @@ __all__ = ["STOP_PATIENCE_S", "connected", "embedded_ray", "machines_known", "se
 ERRORS = "head.err"
 """In the folder of an embedded Ray: what the process that starts it wrote on standard error."""
 
-LEAST_OBJECT_STORE = 100 * 2**20
-
 STOP_PATIENCE_S = 60
 """How long a job that is stopped may take to leave its record in a true state, before it is killed."""
 
@@ -61,14 +59,15 @@ def set_environment() -> None:
 
 
 @contextlib.contextmanager
-def connected(data_bytes: int = 0, state_api: bool = False) -> Iterator[Callable[[], None]]:
-    """Ray for a job: the cluster that this process is a job of, else a Ray of its own with room for `data_bytes`.
+def connected(state_api: bool = False) -> Iterator[Callable[[], None]]:
+    """Ray for a job: the cluster that this process is a job of, else a Ray of its own.
 
     It gives a function that must be called before Ray is used. A Ray of its own starts before that, beside this
-    process, which may do something else meanwhile. It has Ray's State API only if that is asked for: Ray Train asks it
+    process, which imports torch and reads the data meanwhile. Its object store takes at most Ray's share of the memory,
+    30 %, and only as much as is put there. It has Ray's State API only if that is asked for: Ray Train asks it
     which trials of an ablation are gone, to free what they had reserved, and nobody else needs it.
     """
-    with _cluster() if in_ray_job() else embedded_ray(data_bytes, state_api) as ready:
+    with _cluster() if in_ray_job() else embedded_ray(state_api) as ready:
         yield ready
 
 
@@ -92,17 +91,16 @@ def _cluster() -> Iterator[Callable[[], None]]:
 
 
 @contextlib.contextmanager
-def embedded_ray(data_bytes: int = 0, state_api: bool = False) -> Iterator[Callable[[], None]]:
-    """A private Ray on the loopback interface, with room for `data_bytes` in its object store, as `connected` gives it.
+def embedded_ray(state_api: bool = False) -> Iterator[Callable[[], None]]:
+    """A private Ray on the loopback interface, as `connected` gives it.
 
     Nothing of it is left however this process ends: `jobs.ray_runtime.embedded` sees to that. SIGTERM raises
     `Terminated`, Ctrl-C KeyboardInterrupt. Several processes can each have one. It takes about 3 s and 600 MB.
     """
     folder = tempfile.mkdtemp(prefix="glow-ray-", dir=_short_temporary_folder())
-    room = LEAST_OBJECT_STORE + 2 * data_bytes
     with Path(folder, ERRORS).open("wb") as errors:
         have = this_machine()
-        arguments = (folder, str(os.getpid()), str(room), str(state_api), str(have["CPU"]), str(have["GPU"]))
+        arguments = (folder, str(os.getpid()), str(state_api), str(have["CPU"]), str(have["GPU"]))
         head = start("jobs.ray_runtime.embedded", *arguments, stdout=subprocess.PIPE, stderr=errors)
     with contextlib.ExitStack() as ending:
         ending.callback(end, head)

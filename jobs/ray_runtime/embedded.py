@@ -1,8 +1,8 @@
 """The Ray of `jobs.ray_runtime.connection`, in a helper process (`jobs.system.helper_processes`), which ends it when
 its driver is gone, however that went.
 
-`python -m jobs.ray_runtime.embedded FOLDER PID BYTES STATE_API CPUS GPUS` starts a Ray with its files in FOLDER, says
-its address on standard output, and waits for the end of its standard input, which the driver PID holds open. Then it
+`python -m jobs.ray_runtime.embedded FOLDER PID STATE_API CPUS GPUS` starts a Ray with its files in FOLDER, says its
+address on standard output, and waits for the end of its standard input, which the driver PID holds open. Then it
 kills every process that has a file open in FOLDER (Ray hides its workers' command lines and environments, but each
 writes a log there), and removes the folder. Ray's own processes die with this one, all but two agents of the raylet,
 which would stay for minutes.
@@ -26,10 +26,10 @@ from jobs.system.helper_processes import supervise
 PATIENCE_S = 15.0
 
 
-def main(folder: str, driver: int, object_store_bytes: int, state_api: bool, cpus: float, gpus: float) -> int:
+def main(folder: str, driver: int, state_api: bool, cpus: float, gpus: float) -> int:
     def run() -> int:
         try:
-            print(_start_ray(folder, object_store_bytes, state_api, cpus, gpus), flush=True)
+            print(_start_ray(folder, state_api, cpus, gpus), flush=True)
         except Exception:
             traceback.print_exc()  # whose last line the driver shows
         os.close(sys.stdout.fileno())  # so that the driver's pipe ends
@@ -39,7 +39,7 @@ def main(folder: str, driver: int, object_store_bytes: int, state_api: bool, cpu
     return supervise(run, lambda: _end_ray(folder, driver))
 
 
-def _start_ray(folder: str, object_store_bytes: int, state_api: bool, cpus: float, gpus: float) -> str:
+def _start_ray(folder: str, state_api: bool, cpus: float, gpus: float) -> str:
     """The address of a Ray on the loopback interface.
 
     It is made of the parts that `ray.init` is made of, less what nobody here needs: that process would be a driver too,
@@ -54,7 +54,6 @@ def _start_ray(folder: str, object_store_bytes: int, state_api: bool, cpus: floa
         temp_dir=folder,
         num_cpus=int(cpus),  # as the plan had it (jobs.ray_runtime.machines)
         num_gpus=int(gpus),
-        object_store_memory=object_store_bytes,
         include_dashboard=state_api,
         dashboard_host="127.0.0.1",
         include_log_monitor=False,  # type: ignore[arg-type]  # which Ray itself gives as a bool
@@ -88,5 +87,5 @@ def _processes_of(folder: str, driver: int) -> Iterator[psutil.Process]:
 
 
 if __name__ == "__main__":
-    folder, driver, room, state_api, cpus, gpus = sys.argv[1:]
-    sys.exit(main(folder, int(driver), int(room), state_api == "True", float(cpus), float(gpus)))
+    folder, driver, state_api, cpus, gpus = sys.argv[1:]
+    sys.exit(main(folder, int(driver), state_api == "True", float(cpus), float(gpus)))

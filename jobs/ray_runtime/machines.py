@@ -3,7 +3,9 @@ yet."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -11,6 +13,9 @@ import joblib
 from jobs.system.environment import in_ray_job, node_types
 
 __all__ = ["Machine", "machines_to_come", "machines_up", "this_machine"]
+
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""What Linux shows a process of GPUs: NVIDIA's, AMD's, and those of Windows beneath it."""
 
 Machine = Mapping[str, float]
 """What a machine offers, in Ray's words: "CPU" cores and "GPU" GPUs; one that has none need not say so."""
@@ -32,9 +37,15 @@ def machines_to_come() -> list[Machine]:
 
 def this_machine() -> Machine:
     """The cores that this process may use, by its affinity and its container's limit, and the GPUs that torch sees."""
-    import torch  # takes a second, and a job of a cluster has no need of it here
+    return {"CPU": float(joblib.cpu_count()), "GPU": float(_gpus())}
 
-    return {"CPU": float(joblib.cpu_count()), "GPU": float(torch.cuda.device_count())}
+
+def _gpus() -> int:
+    if sys.platform == "linux" and not any(Path(device).exists() for device in GPU_DEVICES):
+        return 0  # known without torch, whose import takes seconds in which Ray starts
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _missing(up: list[Machine], types: Mapping[str, Mapping[str, Any]], most: int | None) -> list[Machine]:

@@ -76,10 +76,6 @@ class Work:
         config = spec.glow_config(self.config.image_shape, self.config.num_classes or 0)
         return replace(self, given=given, spec=spec, config=config, resumed=resumed)
 
-    @property
-    def nbytes(self) -> int:
-        return sum(array.nbytes for arrays in (self.images, self.labels) for array in arrays.values())
-
     def digests(self) -> dict[str, str]:
         """The fingerprint of each split, by the name that MLflow shows."""
         return {
