@@ -245,9 +245,9 @@ RAY_TUNE = [
     says(
         "CHECKPOINT_PATH_KEY",
         "ray/tune/integration/ray_train.py",
-        "trials of several workers report to nobody",
+        "trials of several workers report to nobody, and the epochs of those that were stopped are not completed",
         "class TuneReportCallback",
-        ours="TuneReportCallback",
+        ours="CHECKPOINT_PATH_KEY",
     ),
     Name("ray.tune.experiment.Trial", "no ablation ends", _tune_describes_trials, "ray.tune.experiment"),
     says(

@@ -70,19 +70,16 @@ class AblationLog:
         self._values = {spec.label(values): values for values in spec.trials()}
         self._trials: dict[str, Trial] = {}
         self._finished_before = finished_among(known)
+        # Whose end MLflow has, well or not.
+        self._settled_before = self._finished_before | {label for label, run in known.items() if _is_settled(run)}
 
     @property
     def finished(self) -> frozenset[str]:
-        """Labels of the trials of which MLflow has everything."""
+        """Labels of the trials that have nothing left to do."""
         return self._finished_before | {label for label, trial in list(self._trials.items()) if trial.recorded}
 
-    @property
-    def settled(self) -> frozenset[str]:
-        """Labels of the trials whose end MLflow has, well or not."""
-        return self.finished | {label for label, run in self._known.items() if _is_settled(run)}
-
     def see(self, told: OfTrial) -> None:
-        if told.trial in self._finished_before:
+        if self._is_over(told):
             return
         trial = self._trial(told.trial)
         match told.message:
@@ -98,7 +95,9 @@ class AblationLog:
 
     def record(self, told: OfTrial) -> None:
         """Raises TrackingError while the store is away."""
-        if told.trial in self._finished_before:
+        if self._is_over(told):
+            if isinstance(told.message, Ended):
+                self._complete(told.message, self._known_trial(told.trial))
             return
         trial = self._trial(told.trial)
         record = self._opened(told.trial, trial)
@@ -121,14 +120,24 @@ class AblationLog:
                 with suppress(TrackingError):
                     trial.record.finish("KILLED")
 
+    def _is_over(self, told: OfTrial) -> bool:
+        """Whether MLflow had a trial's end before the ablation was resumed, and the trial does not run again."""
+        if told.trial in self._finished_before:
+            return True
+        return isinstance(told.message, Ended) and told.trial in self._settled_before and told.trial not in self._trials
+
     def _trial(self, label: str) -> Trial:
         if label not in self._trials:
-            values, known = self._values[label], self._known.get(label)
-            work = self._work.variant(self._given.trial_spec(values), self._spec.trial_spec(values), known)
-            record = None if known is None else Record.existing(work.tracking_uri, known).impatient()
-            log = TrainingLog(work, record, self._shown_of(label))
-            self._trials[label] = Trial(work, log, record, described=known is not None and bool(recorded_images(known)))
+            self._trials[label] = self._known_trial(label)
         return self._trials[label]
+
+    def _known_trial(self, label: str) -> Trial:
+        """A trial by what MLflow had of it."""
+        values, known = self._values[label], self._known.get(label)
+        work = self._work.variant(self._given.trial_spec(values), self._spec.trial_spec(values), known)
+        record = None if known is None else Record.existing(work.tracking_uri, known).impatient()
+        log = TrainingLog(work, record, self._shown_of(label))
+        return Trial(work, log, record, described=known is not None and bool(recorded_images(known)))
 
     def _shown_of(self, label: str) -> Show:
         return lambda event: self._show(TrialEvent(label, event))
@@ -165,8 +174,12 @@ class AblationLog:
             trial.described = True
         return trial.record
 
+    def _complete(self, end: Ended, trial: Trial) -> None:
+        trial.log.complete(end.history(), self._resources.workers[0])
+
     def _record_end(self, label: str, end: Ended, trial: Trial, record: Record) -> None:
         metrics = end.metrics
+        self._complete(end, trial)
         if trial.state == "finished":
             assert end.checkpoint is not None  # Tune's, of what the trial reported last
             with self._folder(label) as folder:

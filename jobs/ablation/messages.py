@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from jobs.training.history import EpochMetrics, read_history
 from jobs.training.messages import Message
 
 if TYPE_CHECKING:
@@ -28,6 +29,13 @@ class Ended:
 
     metrics: Mapping[str, Any]
     checkpoint: Checkpoint | None
+
+    def history(self) -> list[EpochMetrics]:
+        """All epochs of the trial up to its last checkpoint. Raises CheckpointError."""
+        if self.checkpoint is None:
+            return []
+        with self.checkpoint.as_directory() as folder:
+            return read_history(folder)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ray import tune
 from ray.tune.experiment import Trial
+from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 
 from jobs.ablation.messages import Ended, OfTrial, TrialQueue
 from jobs.ablation.older_versions import know_moved_modules
@@ -19,11 +20,9 @@ from jobs.specs.ablation import AblateSpec
 __all__ = ["catch_up", "end_of"]
 
 
-def catch_up(
-    place: str, spec: AblateSpec, settled: frozenset[str], queue: TrialQueue, run_id: str
-) -> dict[str, tune.Checkpoint]:
-    """Does what a kill may have left undone of the experiment in this folder, if one has begun there. `settled` are the
-    labels of trials whose end MLflow has.
+def catch_up(place: str, spec: AblateSpec, queue: TrialQueue, run_id: str) -> dict[str, tune.Checkpoint]:
+    """Does what a kill may have left undone of the experiment in this folder, if one has begun there. Every end that
+    Tune knows is told again: MLflow may lack it, or epochs before it.
 
     If Tune cannot read what it saved, it begins anew; given are then the last checkpoints of the trials, by label.
     Raises JobError where more was lost than which trials there are.
@@ -37,8 +36,8 @@ def catch_up(
             if trial.checkpoint is not None:
                 put_back(trial.checkpoint)
             # Others are run again from their last checkpoint, also if they had said their last.
-            if trial.status == Trial.TERMINATED and (end := end_of(trial, spec)).trial not in settled:
-                queue.put(end)
+            if trial.status == Trial.TERMINATED:
+                queue.put(end_of(trial, spec))
         return {}
     if is_remote(place) or spec.scheduler != "none" or not spec.known_beforehand:
         raise JobError(
@@ -49,5 +48,10 @@ def catch_up(
 
 
 def end_of(trial: Trial, spec: AblateSpec) -> OfTrial:
-    """What Tune knows of a trial's end."""
-    return OfTrial(spec.label(trial.config["values"]), Ended(dict(trial.last_result), trial.checkpoint))
+    """What Tune knows of a trial's end. A trial of several workers that was stopped has its checkpoints in the words of
+    Ray Train."""
+    metrics, checkpoint = dict(trial.last_result), trial.checkpoint
+    if checkpoint is None and CHECKPOINT_PATH_KEY in metrics:
+        assert trial.storage is not None
+        checkpoint = tune.Checkpoint(metrics[CHECKPOINT_PATH_KEY], trial.storage.storage_filesystem)
+    return OfTrial(spec.label(trial.config["values"]), Ended(metrics, checkpoint))

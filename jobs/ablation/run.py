@@ -115,7 +115,7 @@ def _run_trials(
         for _ in range(spec.train.max_failures + 1):
             try:
                 with Channel(log.see, log.record) as channel, reachable(folder, channel.queue):
-                    stood = catch_up(f"{storage}/{FOLDER}", spec, log.settled, channel.queue, run_id)
+                    stood = catch_up(f"{storage}/{FOLDER}", spec, channel.queue, run_id)
                     common = worker_settings(ablation.work, resources, data, channel.queue)
                     shared = Shared(private, common, channel.queue, resources, f"{storage}/train", log.finished, stood)
                     in_a_thread(make_tuner(shared, at_a_time, storage, folder).fit)

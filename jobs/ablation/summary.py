@@ -124,7 +124,8 @@ def summarize_ablation(uri: str, record: Record, spec: AblateSpec, *, names_cham
     record.describe(ablation_description(spec, record.run_id, _result_line(summary), text))
     if best is not None:
         record.tag(tag_names.CHAMPION, best["run_id"])
-        record.metrics({METRICS[name]: best[name] for name in ("test_bits_per_dim", "validation_bits_per_dim")})
+        figures = {METRICS[name]: best[name] for name in ("test_bits_per_dim", "validation_bits_per_dim")}
+        record.metrics(figures, step=summary.finished)  # a later summary of more trials stands behind it
     return summary
 
 

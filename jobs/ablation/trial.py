@@ -25,7 +25,7 @@ from jobs.ablation.messages import Failed, OfTrial, TrialOutbox, TrialQueue
 from jobs.ablation.trial_checkpoint import TrialFacts, read_facts, write_facts
 from jobs.ray_runtime.resources import Resources
 from jobs.specs.ablation import AblateSpec, Values
-from jobs.training.history import EpochMetrics
+from jobs.training.history import EpochMetrics, write_history
 from jobs.training.ray_trainer import cause_of, copy_model, plain_reason, torch_trainer
 from jobs.training.worker import SCORE, Metrics, NoRetry, WorkerSettings, save, train_share
 
@@ -88,7 +88,7 @@ def _settings(shared: Shared, values: Values, label: str) -> WorkerSettings:
 def _train_here(settings: WorkerSettings, label: str, checkpoint: tune.Checkpoint | None) -> None:
     with TuneSession(label, checkpoint) as session:
         outcome = train_share(settings, session)
-        tune.report({**session.last, **vars(outcome)})
+        tune.report({**session.last, **outcome.metrics()})
 
 
 def _train_with_workers(settings: WorkerSettings, shared: Shared, label: str) -> None:
@@ -101,7 +101,8 @@ def _train_with_workers(settings: WorkerSettings, shared: Shared, label: str) ->
     with tempfile.TemporaryDirectory() as folder, best.as_directory() as source:
         copy_model(source, Path(folder, BEST))
         outcome = result.return_value  # type: ignore[attr-defined]  # of the second version of Ray Train
-        tune.report({**result.metrics, **vars(outcome)}, checkpoint=tune.Checkpoint.from_directory(folder))
+        write_history(outcome.history, folder)
+        tune.report({**result.metrics, **outcome.metrics()}, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
 class TuneSession:

@@ -28,6 +28,7 @@ __all__ = [
     "is_half_made",
     "load_mlflow",
     "prepared",
+    "wait_for_maker",
 ]
 
 PROBE_TIMEOUT_S = 3.0
@@ -170,6 +171,14 @@ def prepared(uri: str) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def wait_for_maker(path: Path) -> None:
+    """Returns when no other process is making this SQLite file, if one is."""
+    lock = Path(f"{path}.lock")
+    if _is_missing(path) and lock.exists():
+        with suppress(OSError), FileLock(lock):  # of a folder that cannot be written: nobody makes a store there
+            pass
 
 
 def _is_missing(path: Path) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import getpass
 import json
 import logging
+import math
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +20,7 @@ from jobs.system.retry import patient
 from jobs.system.verbosity import unheeded
 from jobs.tracking import tag_names
 from jobs.tracking.liveness import DRIVER, ERROR, beating, driver, ending, forget_death, fresh
+from jobs.tracking.metric_steps import MetricSteps
 from jobs.tracking.models import log_model, register
 from jobs.tracking.queries import metric_history, model_of
 from jobs.tracking.store import TrackingError, check_store, client_of, open_store, sentences
@@ -45,11 +48,21 @@ class Record:
     """A run that is being written.
 
     While the store is away, what is written waits for it, up to `PATIENCE_S`; that of `impatient()` raises
-    TrackingError at once.
+    TrackingError at once. A step of a metric, and an image of a step, that the run has already is not written again:
+    whoever is not sure what MLflow has may tell it all.
     """
 
-    def __init__(self, uri: str, client: MlflowClient, run: Run, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        uri: str,
+        client: MlflowClient,
+        run: Run,
+        patience_s: float = PATIENCE_S,
+        steps: MetricSteps | None = None,
+        new: bool = False,
+    ) -> None:
         self._uri, self._client, self._run, self._patience_s = uri, client, run, patience_s
+        self._steps = steps or MetricSteps(self.metric_steps, new)
         self.run_id: str = run.info.run_id
         self.name: str = run.info.run_name
         self.artifact_uri: str = run.info.artifact_uri
@@ -68,7 +81,7 @@ class Record:
             except Exception:
                 client.set_terminated(run.info.run_id, "FAILED")
                 raise
-        return cls(uri, client, run)
+        return cls(uri, client, run, new=True)
 
     @classmethod
     def existing(cls, uri: str, run: Run) -> Record:
@@ -77,7 +90,7 @@ class Record:
 
     def impatient(self) -> Record:
         """The same run, for one who tries again by himself."""
-        return Record(self._uri, self._client, self._run, patience_s=0.0)
+        return Record(self._uri, self._client, self._run, patience_s=0.0, steps=self._steps)
 
     def _write_patiently(self, call: Callable[[], object]) -> None:
         """Raises TrackingError for what the store refuses, or if it stays away."""
@@ -110,13 +123,28 @@ class Record:
 
         self._write_patiently(write)
 
-    def metrics(self, values: Mapping[str, float], step: int = 0, model_id: str | None = None) -> None:
-        """With `model_id` the UI shows them beside that logged model too."""
+    def metrics(
+        self, values: Mapping[str, float], step: int = 0, model_id: str | None = None, at: float = math.nan
+    ) -> None:
+        """Adds those of which the run does not have this step. `at` is when they were measured, in seconds since 1970,
+        or NaN for now. With `model_id` the UI shows them beside that logged model too."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        metrics = [Metric(name, float(value), now, step, model_id=model_id) for name, value in values.items()]
-        self._write_patiently(lambda: self._client.log_batch(self.run_id, metrics=metrics))
+        milliseconds = int(1000 * (time.time() if math.isnan(at) else at))
+
+        def write() -> None:
+            missing = self._steps.without(values, step)
+            if not missing:
+                return
+            metrics = [Metric(name, float(values[name]), milliseconds, step, model_id=model_id) for name in missing]
+            try:
+                self._client.log_batch(self.run_id, metrics=metrics)
+            except BaseException:
+                self._steps.doubt(missing)
+                raise
+            self._steps.add(missing, step)
+
+        self._write_patiently(write)
 
     def machine(self, name: str, figures: Mapping[str, float]) -> None:
         """What a machine was doing, where MLflow's UI shows that; the step is seconds since the run's start. On a
@@ -138,7 +166,18 @@ class Record:
 
     def image(self, image: np.ndarray, key: str, step: int) -> None:
         """A uint8 image (H, W, 3) of a series that the UI shows over the steps."""
-        self._write_patiently(lambda: self._client.log_image(self.run_id, image, key=key, step=step, synchronous=True))
+
+        def write() -> None:
+            if step not in self._image_steps(key):
+                self._client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
+
+        self._write_patiently(write)
+
+    def _image_steps(self, key: str) -> set[int]:
+        """The steps of a series of images, out of the names that MLflow gives their files."""
+        files = (Path(file.path).name for file in self._client.list_artifacts(self.run_id, "images"))
+        named = (re.match(rf"{re.escape(key)}[%+]step[%+](\d+)[%+]", file) for file in files)
+        return {int(found[1]) for found in named if found}
 
     def folder(self, folder: Path, leave_out: str | None = None) -> None:
         """Everything in `folder`, as artifacts of the same paths, less what bears one name."""

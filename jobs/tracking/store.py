@@ -7,6 +7,7 @@ import sys
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 from jobs.system.environment import in_ray_job
@@ -22,6 +23,7 @@ from jobs.tracking.databases import (
     is_half_made,
     load_mlflow,
     prepared,
+    wait_for_maker,
 )
 from jobs.tracking.liveness import mark_dead
 from jobs.tracking.uris import (
@@ -71,6 +73,12 @@ lower is better. `glowctl report` puts what is here into one document.
 WRONG_TABLES = r"table \S+ already exists|duplicate column|no such (table|column)"
 """What SQLite says of a file whose tables are not all there, or not as they are said to be."""
 
+OTHER_STORES = {"databricks", "databricks-uc", "uc"}
+"""Schemes that MLflow itself knows, beside those that are looked at here."""
+
+PLUGINS = "mlflow.tracking_store"
+"""What MLflow calls the entry points by which other packages bring stores."""
+
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """MLflow's codes for what is not there; the second one for aliases, and for what cannot be an id."""
 
@@ -84,18 +92,30 @@ def check_store(uri: str) -> None:
         check_sqlite(path)
     elif parts.scheme in ("http", "https"):
         _check_server(uri)
-    elif parts.scheme == "file" or (not parts.scheme and uri != "databricks"):
+    elif parts.scheme == "file" or ("://" not in uri and uri != "databricks"):
         raise TrackingError(
             f"{shown} is a folder, which MLflow no longer writes to: use sqlite:///{parts.path}/mlflow.db"
         )
     elif is_database(uri):
         check_database(uri)
+    elif uri != "databricks" and parts.scheme not in OTHER_STORES | _plugins():
+        raise TrackingError(
+            f"{shown} is not the address of an MLflow store: use sqlite:///FILE, http://HOST:PORT, or a database such "
+            "as postgresql://USER@HOST/NAME"
+        )
+
+
+def _plugins() -> set[str]:
+    """The schemes of stores that other packages bring."""
+    return {found.name for found in metadata.entry_points(group=PLUGINS)}
 
 
 def check_existing(uri: str) -> None:
     """As `check_store`, for commands that only read: raises TrackingError, too, for a SQLite file that is not there,
     which MLflow would make."""
     path = sqlite_path(uri)
+    if path is not None:
+        wait_for_maker(path)
     if path is not None and path.parent.is_dir() and not path.exists():
         raise TrackingError(
             f"there is no MLflow store {path}: record something (glowctl demo does), or name another with "

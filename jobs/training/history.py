@@ -1,7 +1,8 @@
-"""What is kept of each epoch of a training, and how what several sources tell of epochs comes together.
+"""What is kept of each epoch of a training.
 
-An epoch is told of three times, since any teller may die before it is heard: by rank 0 as the epoch ends, by the
-history in the checkpoint that the next attempt begins from, and by the metrics that Ray keeps of a checkpoint.
+The history beside a checkpoint is the truth: it holds every epoch up to that checkpoint. MLflow has what rank 0 tells
+as an epoch ends, and what it misses is added from the history when an attempt begins, when the training ends, when it
+is resumed, and by ``glowctl repair``. `jobs.tracking.Record.metrics` adds only the steps that are not there.
 """
 
 from __future__ import annotations
@@ -14,9 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from glow.checkpoint import CheckpointError
-from jobs.tracking import metric_names
+from jobs.tracking import Record, metric_names
 
-__all__ = ["IN_MLFLOW", "EpochMetrics", "fill_gaps", "read_history", "write_history"]
+__all__ = [
+    "IN_MLFLOW",
+    "EpochMetrics",
+    "read_history",
+    "record_history",
+    "recorded_history",
+    "write_history",
+]
 
 HISTORY_FILE = "history.json"
 
@@ -34,7 +42,8 @@ IN_MLFLOW = {
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """What is kept of an epoch; see `glow.training.EpochResult`. NaN stands for what was not measured."""
+    """What is kept of an epoch; see `glow.training.EpochResult`. `time` is when it ended, in seconds since 1970. NaN
+    stands for what was not measured."""
 
     epoch: int
     train_bits_per_dim: float = math.nan
@@ -44,6 +53,7 @@ class EpochMetrics:
     learning_rate: float = math.nan
     skipped_steps: float = math.nan
     test_bits_per_dim_by_epoch: float = math.nan
+    time: float = math.nan
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> EpochMetrics:
@@ -52,7 +62,7 @@ class EpochMetrics:
         return cls(**known | {"epoch": int(facts["epoch"])})
 
     def columns(self) -> dict[str, float]:
-        """The fields less the epoch."""
+        """The figures of the epoch."""
         return {name: getattr(self, name) for name in IN_MLFLOW}
 
     def in_mlflow(self) -> dict[str, float]:
@@ -60,12 +70,19 @@ class EpochMetrics:
         return {IN_MLFLOW[name]: value for name, value in self.columns().items() if not math.isnan(value)}
 
 
-def fill_gaps(known: dict[int, EpochMetrics], told: Iterable[EpochMetrics]) -> list[EpochMetrics]:
-    """Adds to the known epochs those that are not among them, and returns these. What is known stays as it was told
-    first."""
-    new = [epoch for epoch in told if epoch.epoch not in known]
-    known.update({epoch.epoch: epoch for epoch in new})
-    return new
+def record_history(record: Record, history: Iterable[EpochMetrics]) -> None:
+    """Adds to a run what it lacks of these epochs. Raises TrackingError."""
+    for epoch in history:
+        record.metrics(epoch.in_mlflow(), epoch.epoch, at=epoch.time)
+
+
+def recorded_history(record: Record) -> list[EpochMetrics]:
+    """The epochs that MLflow has of a run. Raises TrackingError."""
+    columns = {field: record.metric_steps(name) for field, name in IN_MLFLOW.items()}
+    return [
+        EpochMetrics(epoch, **{field: steps[epoch] for field, steps in columns.items() if epoch in steps})
+        for epoch in sorted(columns["validation_bits_per_dim"])
+    ]
 
 
 def write_history(history: Sequence[EpochMetrics], folder: str | Path) -> None:

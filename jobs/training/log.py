@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from jobs.display.events import AttemptStarted, Epoch, Resize, Restart, Show, St
 from jobs.outputs import is_remote
 from jobs.run_labels import training_description
 from jobs.tracking import Record, metric_names, open_command
-from jobs.training.history import IN_MLFLOW, EpochMetrics, fill_gaps
+from jobs.training.history import EpochMetrics, record_history, recorded_history
 from jobs.training.messages import Attempt, FinalScore, Machine, Message, SampleGrid, Scores
 from jobs.training.publish import release
 
@@ -33,17 +32,11 @@ CHECKPOINT = "checkpoint"
 """The folder of the best model among the results."""
 
 
-@dataclass(frozen=True)
-class NotedAttempt:
-    """An attempt as it is shown, and the epochs before it that the driver had not heard of."""
-
-    shown: AttemptStarted
-    missed: Sequence[EpochMetrics]
-
-
 class TrainingLog:
     """Takes the messages of a training: `see` shows each as it comes, `record` writes it to MLflow and may be called
     again.
+
+    MLflow is told every epoch as it ends, and all that a checkpoint knows when an attempt begins and at the end.
 
     `began` is when the command started, in seconds since 1970; the first attempt then tells how long its start took.
     With `named` the start of an attempt tells the run's name and id. Where the run in MLflow is not made yet, `attach`
@@ -56,17 +49,16 @@ class TrainingLog:
         self._work, self._record, self._show, self._named = work, record, show, named
         self._began = began
         self._history: dict[int, EpochMetrics] = {}
-        self._noted: dict[Attempt, NotedAttempt] = {}  # that `record` has not written yet
+        self._shown: dict[Attempt, AttemptStarted] = {}  # how an attempt was shown that `record` has not written yet
+        self._steps_of_attempts: dict[Attempt, int] = {}  # in MLflow, where the first attempt of a run is step 0
         self._samples: np.ndarray | None = None
         self.scores: dict[tuple[str, int], pd.DataFrame] = {}
         self._workers: int | None = None  # of the latest attempt
-        self.restarts = 0
         self.test_bits_per_dim: float | None = None
+        self.restarts = 0
         if work.resumed is not None:
-            self._history = _recorded_history(self._run)
-            self.restarts = int(work.resumed.data.metrics.get("restarts", 0)) + 1
-        elif work.kept is not None:
-            self.restarts = 1
+            self._history = {known.epoch: known for known in recorded_history(self._run)}
+            self.restarts = int(work.resumed.data.metrics.get("restarts", 0))
 
     @property
     def _run(self) -> Record:
@@ -83,7 +75,7 @@ class TrainingLog:
             case Step():
                 self._show(message)
             case Epoch():
-                fill_gaps(self._history, [EpochMetrics.of(vars(message))])
+                self._history[message.epoch] = EpochMetrics.of(vars(message))
                 self._show(message)
             case SampleGrid():
                 self._samples = message.images
@@ -99,7 +91,7 @@ class TrainingLog:
             case Attempt():
                 self._record_attempt(message, run)
             case Epoch():
-                run.metrics(EpochMetrics.of(vars(message)).in_mlflow(), message.epoch)
+                record_history(run, [EpochMetrics.of(vars(message))])
             case SampleGrid():
                 run.image(image_grid(message.images), "samples", message.epoch)
                 run.metrics({"inverse_error": message.inverse_error}, message.epoch)
@@ -109,14 +101,14 @@ class TrainingLog:
     def _see_attempt(self, attempt: Attempt) -> None:
         """The first attempt is the start, one with more workers is elastic growth; any other means that some died.
 
-        The epochs after the checkpoint will be trained again; what is not known of those before it is noted: the driver
-        that was told of them died.
+        The epochs after the checkpoint will be trained again.
         """
-        self._history = {epoch: known for epoch, known in self._history.items() if epoch <= attempt.epoch}
-        missed = fill_gaps(self._history, attempt.history)
+        known = [epoch for epoch in self._history.values() if epoch.epoch <= attempt.epoch]
+        self._history = {epoch.epoch: epoch for epoch in (*known, *attempt.history)}
         before, self._workers = self._workers, attempt.workers
         kind = Started if before is None else Resize if attempt.workers > before else Restart
-        self.restarts += kind is Restart
+        goes_on = self._work.resumed is not None or self._work.kept is not None
+        self.restarts += kind is Restart or (kind is Started and goes_on)
         shown = kind(
             workers=attempt.workers,
             epoch=attempt.epoch,
@@ -129,23 +121,20 @@ class TrainingLog:
             run_id=self._run.run_id if self._named else None,
             epochs=self._work.spec.epochs,
         )
-        self._noted[attempt] = NotedAttempt(shown, missed)
+        self._shown[attempt] = shown
         self._show(shown)
 
     def _record_attempt(self, attempt: Attempt, run: Record) -> None:
-        noted = self._noted[attempt]
-        shown = noted.shown
-        metrics: dict[str, float] = {
-            "restarts": shown.restarts,
-            "workers": shown.workers,
-            "parameters": shown.parameters,
-        }
+        shown = self._shown[attempt]
+        if attempt not in self._steps_of_attempts:
+            self._steps_of_attempts[attempt] = max(run.metric_steps("workers"), default=-1) + 1
+        figures: dict[str, float] = {"restarts": shown.restarts, "workers": shown.workers}
         if shown.startup_seconds is not None:
-            metrics["startup_seconds"] = shown.startup_seconds
-        run.metrics(metrics, shown.epoch)
-        for epoch in noted.missed:
-            run.metrics(epoch.in_mlflow(), epoch.epoch)
-        del self._noted[attempt]  # not before all is written: the store may go away, and this is tried again
+            figures["startup_seconds"] = shown.startup_seconds
+        run.metrics(figures, self._steps_of_attempts[attempt])
+        run.metrics({"parameters": shown.parameters})
+        record_history(run, attempt.history)
+        del self._shown[attempt]  # not before all is written: the store may go away, and this is tried again
 
     @property
     def started(self) -> bool:
@@ -159,6 +148,15 @@ class TrainingLog:
         (folder / "requirements.txt").write_text(_versions())
         self._run.folder(folder, leave_out=CHECKPOINT)
         self._run.describe(training_description(self._work.spec, self._run.run_id))
+
+    def complete(self, history: Sequence[EpochMetrics], workers: int) -> None:
+        """Takes what the last checkpoint knows of the whole training, and adds to MLflow what it lacks: nobody may have
+        heard of the attempts and of some epochs. Raises TrackingError."""
+        self._history |= {epoch.epoch: epoch for epoch in history}
+        record_history(self._run, history)
+        self._run.metrics({"parameters": self._work.parameters})
+        if not self._run.metric_steps("workers"):
+            self._run.metrics({"restarts": self.restarts, "workers": workers})
 
     def conclude(self, best: EpochMetrics, last: EpochMetrics, folder: Path, seconds: float) -> TrainResult:
         """Writes tables, figures, metrics and the model, whose checkpoint is in `folder`, into MLflow, and the first
@@ -175,7 +173,8 @@ class TrainingLog:
     def result(self, best: EpochMetrics, last: EpochMetrics, folder: Path, seconds: float, model: str) -> TrainResult:
         """`model` is what MLflow's registry calls it; the others are those of `conclude`."""
         assert self.test_bits_per_dim is not None
-        fill_gaps(self._history, (best, last))  # an interrupted run may have died before MLflow had them
+        for known in (best, last):  # which a checkpoint of an older glowctl does not say
+            self._history.setdefault(known.epoch, known)
         remote = is_remote(self._work.spec.output)
         place = self._run.artifact_uri if remote else str(folder)
         paces = [epoch.images_per_second for epoch in self._history.values()]
@@ -217,16 +216,6 @@ def _final_metrics(result: TrainResult) -> dict[str, float]:
         "images_per_second_median": result.images_per_second,
         "best_epoch": result.best_epoch,
         "seconds": result.seconds,
-    }
-
-
-def _recorded_history(record: Record) -> dict[int, EpochMetrics]:
-    """The epochs that MLflow has of a run that is resumed."""
-    columns = {field: record.metric_steps(name) for field, name in IN_MLFLOW.items()}
-    epochs = sorted(columns["validation_bits_per_dim"])
-    return {
-        epoch: EpochMetrics(epoch, **{field: steps[epoch] for field, steps in columns.items() if epoch in steps})
-        for epoch in epochs
     }
 
 

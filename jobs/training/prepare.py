@@ -18,6 +18,7 @@ import torch
 from glow.config import GlowConfig
 from glow.datasets import describe, fingerprint, load_dataset, own_channels
 from glow.datasets.folder import absolute_dataset
+from glow.model import Glow
 from jobs.errors import JobError, SpecError
 from jobs.outputs import KeptRun, is_remote, place_named, recall, usable_output
 from jobs.specs.base import refuse, theme_of
@@ -75,6 +76,13 @@ class Work:
         """Another training on the same data."""
         config = spec.glow_config(self.config.image_shape, self.config.num_classes or 0)
         return replace(self, given=given, spec=spec, config=config, resumed=resumed)
+
+    @property
+    def parameters(self) -> int:
+        """Of the model."""
+        with torch.device("meta"):  # which makes none
+            model = Glow(self.config)
+        return sum(parameter.numel() for parameter in model.parameters())
 
     def digests(self) -> dict[str, str]:
         """The fingerprint of each split, by the name that MLflow shows."""

@@ -23,7 +23,7 @@ from jobs.run_labels import training_name
 from jobs.specs.training import TrainSpec
 from jobs.system.signals import in_a_thread
 from jobs.tracking import Record, recorded_images, tag_names
-from jobs.training.history import EpochMetrics
+from jobs.training.history import EpochMetrics, read_history
 from jobs.training.log import CHECKPOINT, TrainingLog
 from jobs.training.messages import Message
 from jobs.training.prepare import Work
@@ -71,11 +71,18 @@ def _train(work: Work, resources: Resources, record: Record, show: Show) -> Trai
             show(Waiting(resources.workers[0], resources.room_now))
         with Channel(log.see, log.record) as channel:
             outcome = _fit(work, resources, record, channel, log)
-        if log.test_bits_per_dim is None or outcome.metrics is None or outcome.best_checkpoints is None:
+        if (
+            log.test_bits_per_dim is None
+            or outcome.metrics is None
+            or outcome.checkpoint is None
+            or outcome.best_checkpoints is None
+        ):
             raise JobError(f"run {record.run_id} ended without a result; its checkpoints are in {work.spec.output}")
         best, metrics = min(outcome.best_checkpoints, key=lambda entry: entry[1][SCORE])
         with best.as_directory() as source:
             copy_model(source, folder / CHECKPOINT)
+        with outcome.checkpoint.as_directory() as source:
+            log.complete(read_history(source), resources.workers[1])
         last = EpochMetrics.of(outcome.metrics)
         result = log.conclude(EpochMetrics.of(metrics), last, folder, time.monotonic() - started)
     remember(kept_at, work.to_keep(record, finished=True))

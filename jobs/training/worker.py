@@ -72,11 +72,16 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training came to: the metrics of the best checkpoint by validation, and the test set's bits/dim under that
-    model."""
+    """What a training came to: the metrics of the best checkpoint by validation, the test set's bits/dim under that
+    model, and all epochs."""
 
     best: Metrics
     test_bits_per_dim: float
+    history: Sequence[EpochMetrics]
+
+    def metrics(self) -> dict[str, Any]:
+        """What Tune is told of a trial's end."""
+        return {"best": self.best, "test_bits_per_dim": self.test_bits_per_dim}
 
 
 class NoRetry(UserCallback):
@@ -195,7 +200,7 @@ def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
         tested = spec.test_every and result.epoch % spec.test_every == 0
         test = mean_bits_per_dim(trainer.evaluated_model, images["test"]) if tested else math.nan
         told = talker.epoch(result, test)
-        history.append(EpochMetrics.of(vars(told)))
+        history.append(EpochMetrics.of({**vars(told), "time": time.time()}))
         last = result.epoch == spec.epochs
         if not last and spec.sample_every and result.epoch % spec.sample_every == 0:
             talker.samples(trainer.evaluated_model, settings.grid, spec.temperature, images["validation"])
@@ -209,7 +214,7 @@ def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
     for split, start in shards_of(images)[session.rank :: session.workers]:
         table = score_shard(model, images[split], labels[split], start)
         settings.outbox.put(Scores(split, start, table))
-    return Outcome(best, test)
+    return Outcome(best, test, history)
 
 
 def _metrics(result: EpochResult, test_bits_per_dim: float, last: bool) -> Metrics:

@@ -23,12 +23,12 @@ def trial(seed: int, status: str, **last_result: float) -> SimpleNamespace:
 def told(monkeypatch):
     """Of these trials that Tune saved, what is put into the queue."""
 
-    def tell(trials: list[SimpleNamespace], settled: set[str]) -> list[OfTrial]:
+    def tell(trials: list[SimpleNamespace]) -> list[OfTrial]:
         monkeypatch.setattr(recovery, "has_begun", lambda place: True)
         monkeypatch.setattr(recovery, "damaged_file", lambda place: None)
         monkeypatch.setattr(recovery.tune, "ExperimentAnalysis", lambda place: SimpleNamespace(trials=trials))
         queue: Queue = Queue()
-        recovery.catch_up("/place", SPEC, frozenset(settled), queue, "1234")
+        recovery.catch_up("/place", SPEC, queue, "1234")
         return list(queue.queue)
 
     return tell
@@ -36,7 +36,7 @@ def told(monkeypatch):
 
 def test_it_is_told_of_ends_that_tune_will_not_say_again(told):
     finished, stopped = trial(0, "TERMINATED", test_bits_per_dim=2.0), trial(1, "TERMINATED", epoch=3)
-    assert told([finished, stopped], set()) == [
+    assert told([finished, stopped]) == [
         OfTrial("1x1 s0", Ended({"test_bits_per_dim": 2.0}, None)),
         OfTrial("1x1 s1", Ended({"epoch": 3}, None)),
     ]
@@ -45,11 +45,7 @@ def test_it_is_told_of_ends_that_tune_will_not_say_again(told):
 def test_it_is_not_told_of_trials_that_tune_runs_again(told):
     """Though they have said their last: they will say it again, with a checkpoint."""
     running, failed = trial(0, "RUNNING", test_bits_per_dim=2.0), trial(1, "ERROR", epoch=3)
-    assert told([running, failed, trial(2, "PENDING")], set()) == []
-
-
-def test_nor_of_what_it_knows(told):
-    assert told([trial(0, "TERMINATED", test_bits_per_dim=2.0)], {"1x1 s0"}) == []
+    assert told([running, failed, trial(2, "PENDING")]) == []
 
 
 @pytest.mark.parametrize(
@@ -60,7 +56,7 @@ def test_what_only_tunes_files_knew_is_not_made_up(monkeypatch, settings):
     monkeypatch.setattr(recovery, "damaged_file", lambda place: f"{place}/tuner.pkl")
     spec = make_ablate_spec("smoke", {"seeds": 2, **settings})
     with pytest.raises(JobError, match=r"/place/tuner.pkl is damaged.*ablate --summarize 1234"):
-        recovery.catch_up("/place", spec, frozenset(), Queue(), "1234")
+        recovery.catch_up("/place", spec, Queue(), "1234")
 
 
 def run(status: str, **tags: str) -> SimpleNamespace:
@@ -76,5 +72,6 @@ def test_an_end_is_settled_that_a_trial_came_to_itself():
         "1x1 s4": run("KILLED"),
     }
     log = AblationLog(SPEC, SPEC, None, None, None, known, print, "folder")
-    assert log.settled == {"1x1 s0", "1x1 s1", "1x1 s3"}
+    ends = [OfTrial(label, Ended({}, None)) for label in known]
+    assert {end.trial for end in ends if log._is_over(end)} == {"1x1 s0", "1x1 s1", "1x1 s3"}
     assert log.finished == {"1x1 s0"}

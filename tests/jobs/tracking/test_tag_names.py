@@ -14,7 +14,8 @@ def spelled(pattern: str, home: str) -> list[str]:
 
 
 def test_every_tag_is_spelled_once():
-    assert spelled(r"""["'](?:glow|mlflow)\.[a-z]+[A-Za-z_]*["']""", "tag_names.py") == []
+    found = spelled(r"""["'](?:glow|mlflow)\.[a-z]+[A-Za-z_]*["']""", "tag_names.py")
+    assert found == ['tracking/store.py: "mlflow.tracking_store"']  # which is no tag
     names = [value for name, value in vars(tag_names).items() if name.isupper()]
     assert len(names) == len(set(names))
     assert "glow.job" in names

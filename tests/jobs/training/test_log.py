@@ -16,7 +16,7 @@ from glow.checkpoint import CheckpointError
 from jobs.display.events import Epoch, Resize, Restart, Started
 from jobs.specs.presets import make_train_spec
 from jobs.tracking import TrackingError
-from jobs.training.history import EpochMetrics, fill_gaps, read_history, write_history
+from jobs.training.history import EpochMetrics, read_history, write_history
 from jobs.training.log import TrainingLog
 from jobs.training.messages import Attempt, FinalScore
 from jobs.training.prepare import Work
@@ -26,13 +26,18 @@ class MemoryRecord:
     run_id, name = "abc", "train x"
 
     def __init__(self) -> None:
-        self.written: list[tuple[dict, int]] = []
+        self.steps: dict[str, dict[int, float]] = {}
 
     def impatient(self) -> "MemoryRecord":
         return self
 
-    def metrics(self, values: dict, step: int) -> None:
-        self.written.append((dict(values), step))
+    def metrics(self, values: dict, step: int = 0, at: float = math.nan) -> None:
+        """What is there stays, as in MLflow's record."""
+        for name, value in values.items():
+            self.steps.setdefault(name, {}).setdefault(step, value)
+
+    def metric_steps(self, name: str) -> dict[int, float]:
+        return self.steps.get(name, {})
 
 
 def make_log(image_shape=(1, 32, 32), original_shape=(1, 28, 28), began=None):
@@ -79,12 +84,11 @@ def test_a_lost_worker_is_a_restart_and_growth_is_not():
     assert [type(event) for event in shown] == [Started, Restart, Resize, Restart]
     assert all((event.run, event.run_id) == ("train x", "abc") for event in shown)
     assert log.restarts == 2
-    assert record.written == [
-        ({"restarts": 0, "workers": 3, "parameters": 9}, 0),
-        ({"restarts": 1, "workers": 2, "parameters": 9}, 4),
-        ({"restarts": 1, "workers": 3, "parameters": 9}, 6),
-        ({"restarts": 2, "workers": 3, "parameters": 9}, 7),
-    ]
+    assert record.steps == {
+        "restarts": {0: 0, 1: 1, 2: 1, 3: 2},
+        "workers": {0: 3, 1: 2, 2: 3, 3: 3},
+        "parameters": {0: 9},
+    }
 
 
 def test_epochs_that_the_driver_did_not_live_to_record_are_recorded_by_the_next_attempt():
@@ -93,8 +97,22 @@ def test_epochs_that_the_driver_did_not_live_to_record_are_recorded_by_the_next_
     for event in (first, attempt(1, 1, [first]), attempt(1, 3, [first, *lost])):
         log.see(event)
         log.record(event)
-    written = [(values["validation/bits_per_dim"], step) for values, step in record.written if len(values) > 3]
-    assert written == [(3.0, 1), (2.0, 2), (1.0, 3)]
+    assert record.steps["validation/bits_per_dim"] == {1: 3.0, 2: 2.0, 3: 1.0}
+
+
+def test_what_nobody_was_told_is_completed_at_the_end():
+    """As where the driver was killed, and the training came to its end before it was resumed."""
+    log, record, _ = make_log()
+    first, lost = epoch(1, 3.0), epoch(2, 2.0)
+    log.see(first)
+    log.record(first)
+    log.complete([metrics(first), metrics(lost)], workers=2)
+    assert record.steps["validation/bits_per_dim"] == {1: 3.0, 2: 2.0}
+    assert (record.steps["workers"], record.steps["restarts"]) == ({0: 2}, {0: 0})
+    assert record.steps["parameters"][0] > 0
+    before = json.dumps(record.steps)
+    log.complete([metrics(first), metrics(lost)], workers=2)
+    assert json.dumps(record.steps) == before
 
 
 def test_how_long_the_start_took_is_said_once_and_recorded():
@@ -104,7 +122,7 @@ def test_how_long_the_start_took_is_said_once_and_recorded():
         log.record(event)
     assert 5 <= shown[0].startup_seconds < 60
     assert shown[1].startup_seconds is None
-    assert [written.get("startup_seconds") for written, _ in record.written] == [shown[0].startup_seconds, None]
+    assert record.steps["startup_seconds"] == {0: shown[0].startup_seconds}
 
 
 def test_the_result_is_the_best_checkpoints_also_where_its_epoch_was_never_recorded():
@@ -135,7 +153,7 @@ def test_what_was_not_measured_is_not_recorded():
         event = epoch(number, 2.0, tested)
         log.see(event)
         log.record(event)
-    assert [written.get("test/bits_per_dim_by_epoch") for written, _ in record.written] == [None, 1.75]
+    assert record.steps["test/bits_per_dim_by_epoch"] == {2: 1.75}
 
 
 def test_an_attempt_that_the_store_did_not_take_is_recorded_whole_when_it_is_tried_again(monkeypatch):
@@ -143,7 +161,7 @@ def test_an_attempt_that_the_store_did_not_take_is_recorded_whole_when_it_is_tri
     told = attempt(1, 2, [epoch(1, 3.0), epoch(2, 2.0)])
     log.see(told)
 
-    def away(values: dict, step: int) -> None:
+    def away(values: dict, step: int = 0, at: float = math.nan) -> None:
         raise TrackingError("away")
 
     with monkeypatch.context() as patch:
@@ -151,7 +169,8 @@ def test_an_attempt_that_the_store_did_not_take_is_recorded_whole_when_it_is_tri
         with pytest.raises(TrackingError):
             log.record(told)
     log.record(told)
-    assert [step for _, step in record.written] == [2, 1, 2]
+    assert record.steps["workers"] == {0: 1}
+    assert record.steps["validation/bits_per_dim"] == {1: 3.0, 2: 2.0}
 
 
 def test_an_attempt_that_never_reached_the_record_does_not_stand_for_the_next():
@@ -161,7 +180,7 @@ def test_an_attempt_that_never_reached_the_record_does_not_stand_for_the_next():
     log.see(lost)
     log.see(following)
     log.record(following)
-    assert record.written == [({"restarts": 1, "workers": 1, "parameters": 9}, 4)]
+    assert record.steps == {"restarts": {0: 1}, "workers": {0: 1}, "parameters": {0: 9}}
 
 
 def test_epochs_that_are_trained_again_count_as_they_came_out_the_second_time(tmp_path):
@@ -174,16 +193,10 @@ def test_epochs_that_are_trained_again_count_as_they_came_out_the_second_time(tm
     assert pd.read_csv(tmp_path / "history.csv")["validation_bits_per_dim"].tolist() == [3.0, 2.5]
 
 
-def test_what_is_known_of_an_epoch_stays_and_gaps_are_filled():
-    known = {1: EpochMetrics(1, train_bits_per_dim=3.0), 3: EpochMetrics(3, train_bits_per_dim=1.0)}
-    new = EpochMetrics(2, train_bits_per_dim=2.0)
-    assert fill_gaps(known, [EpochMetrics(1, train_bits_per_dim=9.0), new]) == [new]
-    assert {number: of.train_bits_per_dim for number, of in known.items()} == {1: 3.0, 2: 2.0, 3: 1.0}
-    assert fill_gaps(known, [new]) == []
-
-
 def test_a_history_comes_back(tmp_path):
-    history = [replace(metrics(epoch(1, 3.0, 2.0)), skipped_steps=1), metrics(epoch(2, 2.0, 1.0))]
+    history = [
+        replace(metrics(epoch(number, 3.0, 2.0)), skipped_steps=1, time=1.8e9 + number) for number in (1, 2)
+    ]  # NaN, which stands for what is not known, is not equal to itself
     write_history(history, tmp_path)
     assert read_history(tmp_path) == history
 

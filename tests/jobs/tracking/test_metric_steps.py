@@ -1,0 +1,84 @@
+"""Each step of a metric, and each image of a step, stands once in MLflow, whoever tells it how often."""
+
+import numpy as np
+import pytest
+
+from jobs.tracking import Record, TrackingError, find_run, open_store
+from jobs.tracking.metric_steps import MetricSteps
+
+
+def steps_of(uri: str, record: Record, name: str) -> list[tuple[int, float]]:
+    """As the store has them, the ones that were written twice included."""
+    client, _ = open_store(uri, "glow")
+    return [(point.step, point.value) for point in client.get_metric_history(record.run_id, name)]
+
+
+@pytest.fixture
+def record(uri) -> Record:
+    return Record.start(uri, "glow", "a", {}, {})
+
+
+def test_a_step_is_written_once_and_stays_as_it_was_first(uri, record):
+    record.metrics({"loss": 3.0}, 1)
+    record.metrics({"loss": 9.0, "pace": 5.0}, 1)
+    record.impatient().metrics({"loss": 9.0}, 1)
+    assert steps_of(uri, record, "loss") == [(1, 3.0)]
+    assert steps_of(uri, record, "pace") == [(1, 5.0)]
+
+
+def test_a_run_that_is_taken_up_again_is_asked_what_it_has(uri, record):
+    record.metrics({"loss": 3.0}, 1)
+    again = Record.existing(uri, find_run(uri, "glow", "a"))
+    for step, loss in ((1, 3.0), (2, 2.0)):
+        again.metrics({"loss": loss}, step)
+    assert steps_of(uri, record, "loss") == [(1, 3.0), (2, 2.0)]
+
+
+def test_a_write_whose_answer_was_lost_is_not_repeated(uri, record, monkeypatch):
+    record.metrics({"loss": 3.0}, 1)
+    whole = record._client.log_batch
+
+    def answer_lost(*arguments, **named):
+        whole(*arguments, **named)
+        raise ConnectionError("reset by peer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record._client, "log_batch", answer_lost)
+        with pytest.raises(TrackingError):
+            record.impatient().metrics({"loss": 2.0}, 2)
+    record.metrics({"loss": 2.0}, 2)
+    assert steps_of(uri, record, "loss") == [(1, 3.0), (2, 2.0)]
+
+
+def test_it_says_when_a_figure_was_measured(uri, record):
+    record.metrics({"loss": 3.0}, 1, at=1_800_000_000.5)
+    client, _ = open_store(uri, "glow")
+    assert client.get_metric_history(record.run_id, "loss")[0].timestamp == 1_800_000_000_500
+
+
+def test_an_image_of_a_step_is_logged_once(uri, record):
+    image = np.zeros((4, 4, 3), np.uint8)
+    for step in (1, 1, 2):
+        record.image(image, "samples", step)
+    client, _ = open_store(uri, "glow")
+    pictures = [file.path for file in client.list_artifacts(record.run_id, "images") if file.path.endswith(".png")]
+    assert len(pictures) == 2
+
+
+def test_the_store_of_a_new_run_is_asked_only_after_a_write_that_failed():
+    asked = []
+
+    def ask(name: str) -> list[int]:
+        asked.append(name)
+        return [1, 2]
+
+    steps = MetricSteps(ask, new=True)
+    assert steps.without(["a", "b"], 1) == ["a", "b"]
+    steps.add(["a"], 1)
+    assert steps.without(["a", "b"], 1) == ["b"]
+    assert asked == []
+    steps.doubt(["b"])
+    assert steps.without(["a", "b"], 1) == []
+    assert asked == ["b"]
+    assert steps.without(["b"], 3) == ["b"]
+    assert asked == ["b"]
