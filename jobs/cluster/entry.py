@@ -13,6 +13,7 @@ from jobs.display.displays import Wire
 from jobs.errors import INTERRUPTED, TERMINATED, code_of, sentence_of
 from jobs.specs.request import Request
 from jobs.system.process_setup import set_up_process
+from jobs.system.scratch import scratch_folder
 from jobs.system.signals import Terminated
 
 __all__ = ["REQUEST_FILE", "main"]
@@ -24,7 +25,8 @@ def main() -> int:
     set_up_process()
     request = Request.model_validate_json(Path(REQUEST_FILE).read_text())
     try:
-        perform(request, Wire())
+        with scratch_folder():
+            perform(request, Wire())
     except KeyboardInterrupt as interrupt:
         return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
     except Exception as error:

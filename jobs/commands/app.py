@@ -35,6 +35,7 @@ from jobs.specs.request import EVALUATIONS, Request
 from jobs.specs.training import TrainSpec
 from jobs.system.environment import address_of
 from jobs.system.process_setup import set_up_process
+from jobs.system.scratch import scratch_folder
 from jobs.system.verbosity import VERBOSE, set_up_logging
 
 __all__ = ["app", "main"]
@@ -278,7 +279,8 @@ def main() -> None:
     was asked wrongly and 1 for what failed."""
     set_up_process()
     try:
-        app()
+        with scratch_folder():
+            app()
     except Exception as error:
         print(f"glowctl: {sentence_of(error)}", file=sys.stderr)
         raise SystemExit(code_of(error)) from None

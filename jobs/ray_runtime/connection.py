@@ -16,6 +16,7 @@ from jobs.errors import JobError
 from jobs.ray_runtime.machines import this_machine
 from jobs.system.environment import in_ray_job
 from jobs.system.helper_processes import end, start
+from jobs.system.scratch import make_scratch_folder
 from jobs.system.signals import sigterm_as_interrupt
 
 __all__ = ["STOP_PATIENCE_S", "connected", "embedded_ray", "machines_known", "set_environment"]
@@ -97,7 +98,7 @@ def embedded_ray(state_api: bool = False) -> Iterator[Callable[[], None]]:
     Nothing of it is left however this process ends: `jobs.ray_runtime.embedded` sees to that. SIGTERM raises
     `Terminated`, Ctrl-C KeyboardInterrupt. Several processes can each have one. It takes about 3 s and 600 MB.
     """
-    folder = tempfile.mkdtemp(prefix="glow-ray-", dir=_short_temporary_folder())
+    folder = _ray_folder()
     with Path(folder, ERRORS).open("wb") as errors:
         have = this_machine()
         arguments = (folder, str(os.getpid()), str(state_api), str(have["CPU"]), str(have["GPU"]))
@@ -127,6 +128,8 @@ def _address(head: subprocess.Popen[str], folder: str) -> str:
     return address
 
 
-def _short_temporary_folder() -> str | None:
-    """Paths of sockets must not exceed 107 characters, of which Ray needs about 70."""
-    return None if len(tempfile.gettempdir()) < 30 else "/tmp"
+def _ray_folder() -> str:
+    """A new folder for a Ray. Paths of sockets must be ASCII, and not exceed 107 characters, of which Ray needs 70."""
+    place = tempfile.gettempdir()
+    short = len(place) < 30 and place.isascii()
+    return tempfile.mkdtemp(prefix="ray-") if short else str(make_scratch_folder("/tmp"))

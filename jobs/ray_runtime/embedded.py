@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -22,6 +23,7 @@ from contextlib import suppress
 import psutil
 
 from jobs.system.helper_processes import supervise
+from jobs.system.scratch import remove_abandoned
 
 PATIENCE_S = 15.0
 
@@ -73,6 +75,7 @@ def _end_ray(folder: str, driver: int) -> None:
         quiet_looks = 0 if found else quiet_looks + 1
         time.sleep(0.1)
     shutil.rmtree(folder, ignore_errors=True)
+    remove_abandoned(os.path.dirname(tempfile.gettempdir()))  # the driver's, if it was killed
 
 
 def _processes_of(folder: str, driver: int) -> Iterator[psutil.Process]:

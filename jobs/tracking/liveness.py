@@ -8,16 +8,13 @@ opens the store next looks for RUNNING runs whose driver is no more. A run witho
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from jobs.system.process_identity import has_ended, is_of_this_machine, this_process
 from jobs.system.verbosity import unheeded
 from jobs.tracking import tag_names
 from jobs.tracking.pages import every_run
@@ -33,7 +30,6 @@ __all__ = [
     "GONE",
     "SILENT",
     "beating",
-    "driver",
     "ending",
     "forget_death",
     "fresh",
@@ -61,61 +57,13 @@ ending = threading.Lock()
 """Held while this process writes how a run ends: a beat must not set a trial running again that ends just now."""
 
 
-def driver() -> str:
-    """This process, so that no other is ever taken for it: where it is, its id, and when it began."""
-    return f"{_place()} {os.getpid()} {_began(os.getpid())}"
-
-
 def fresh() -> dict[str, str]:
     """The tags of a run that this process begins to drive now."""
-    return {DRIVER: driver(), ALIVE: _now()}
+    return {DRIVER: this_process(), ALIVE: _now()}
 
 
 def _now() -> str:
     return str(int(time.time()))
-
-
-def _place() -> str:
-    """What a process id is of: a machine since its last start, or a container on it. Machines that were copied while
-    they ran share all but the name."""
-    boot, namespace = "", ""
-    with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    with suppress(OSError):
-        namespace = os.readlink("/proc/self/ns/pid")
-    return "/".join((socket.gethostname(), boot, namespace)).replace(" ", "-")
-
-
-def _began(pid: int) -> str | None:
-    """When a process began; empty if it has ended and is not collected yet, None if that cannot be read."""
-    if sys.platform != "linux":
-        return _began_elsewhere(pid)
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].decode().split()
-    except (OSError, ValueError):
-        return None
-    return "" if state in "ZX" else fields[18]  # in clock ticks since boot, which no change of the clock changes
-
-
-def _began_elsewhere(pid: int) -> str | None:
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return "" if process.status() == psutil.STATUS_ZOMBIE else str(int(process.create_time()))
-    except psutil.Error:
-        return None
-
-
-def _is_gone(pid: int, began: str) -> bool:
-    """Whether no process of this machine is that one; what cannot be seen is taken to live."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # another user's
-        pass
-    return _began(pid) not in (began, None)
 
 
 @contextmanager
@@ -152,7 +100,7 @@ def _revive_all(client: MlflowClient, run_id: str) -> None:
 
 def _revive(client: MlflowClient, seen: Run) -> None:
     run_id = seen.info.run_id
-    if taken_for_dead(seen) and seen.data.tags.get(DRIVER) == driver():
+    if taken_for_dead(seen) and seen.data.tags.get(DRIVER) == this_process():
         with ending:
             run = client.get_run(run_id)
             if taken_for_dead(run):  # and has not ended since it was seen
@@ -208,9 +156,8 @@ def _last_heard(client: MlflowClient, run: Run, known: dict[str, Run]) -> float:
 
 
 def _why_dead(who: str, heard: float) -> str | None:
-    place, pid, began = who.rsplit(" ", 2) if who.count(" ") >= 2 else ("", "", "")
-    if place == _place() and pid.isdecimal():
-        return GONE if _is_gone(int(pid), began) else None
+    if is_of_this_machine(who):
+        return GONE if has_ended(who) else None
     return SILENT if time.time() - heard > DEAD_AFTER_S else None
 
 

@@ -17,7 +17,7 @@ def folder(monkeypatch):
     """Where Ray's own folder is made: the paths of its sockets must be short."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with tempfile.TemporaryDirectory(dir="/tmp") as place:
-        monkeypatch.setattr("jobs.ray_runtime.connection._short_temporary_folder", lambda: place)
+        monkeypatch.setattr(tempfile, "tempdir", place)
         yield Path(place)
 
 

@@ -16,8 +16,9 @@ from jobs.display.displays import PlainLines
 from jobs.report import costs, make
 from jobs.report.blocks import Link, Report, Section, Table
 from jobs.report.render import html, markdown
+from jobs.system.process_identity import this_process
 from jobs.tracking import Record, TrackingError, find_run, open_store, page_of
-from jobs.tracking.liveness import DRIVER, driver
+from jobs.tracking.liveness import DRIVER
 from tests.jobs.reported import NLLS, Store, ood_tables
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
@@ -264,7 +265,7 @@ class TestLess:
 
     def test_a_training_whose_process_died_is_failed(self, store):
         record = store.train("train it")
-        place, pid, began = driver().split(" ")
+        place, pid, began = this_process().split(" ")
         record.tag(DRIVER, f"{place} {pid} {int(began) - 1}")
         open_store(store.uri, "glow", look=False)[0].update_run(record.run_id, status="RUNNING")
 

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
+from jobs.system.process_identity import this_process
 from jobs.tracking import Record, open_store
 from jobs.tracking import liveness as liveness_module
-from jobs.tracking.liveness import ALIVE, DRIVER, GONE, SILENT, beating, driver, mark_dead
+from jobs.tracking.liveness import ALIVE, DRIVER, GONE, SILENT, beating, mark_dead
 from jobs.tracking.store import client_of
 from tests.jobs.command_line import glowctl, sentence_of, wait_until
 
@@ -116,7 +117,7 @@ def test_a_run_that_another_goes_on_with_is_not_the_watchers(uri):
         watcher.suspend()
         process.kill()
         process.wait()
-        client_of(uri).set_tag(runs_of(uri)["parent"].info.run_id, DRIVER, driver())
+        client_of(uri).set_tag(runs_of(uri)["parent"].info.run_id, DRIVER, this_process())
         watcher.resume()
         wait_until(lambda: not psutil.pid_exists(watcher.pid))
     assert runs_of(uri)["parent"].info.status == "RUNNING"
@@ -132,9 +133,9 @@ def test_a_driver_that_is_not_collected_yet_is_dead(uri):
 
 
 def test_a_process_of_the_same_id_is_not_the_driver(uri):
-    place, pid, began = driver().split(" ")
+    place, pid, began = this_process().split(" ")
     made(uri, "before", {DRIVER: f"{place} {pid} {int(began) - 1}"})
-    made(uri, "this", {DRIVER: driver()}, age_s=SILENCE_S)
+    made(uri, "this", {DRIVER: this_process()}, age_s=SILENCE_S)
     runs = looked(uri)
     assert runs["before"].info.status == "FAILED"
     assert runs["this"].info.status == "RUNNING"
@@ -151,7 +152,7 @@ def test_another_machine_is_believed_until_it_is_silent(uri):
 
 
 def test_a_machine_of_this_name_before_a_reboot_is_another(uri):
-    place, pid, began = driver().split(" ")
+    place, pid, began = this_process().split(" ")
     host, _, rest = place.split("/", 2)
     who = f"{host}/another-boot/{rest} {pid} {began}"
     made(uri, "heard", elsewhere(20, who))
