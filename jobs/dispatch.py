@@ -132,15 +132,14 @@ def _train(prepared: Callable[[], Work], display: Display) -> None:
 
 
 def dry_run(spec: AblateSpec, display: Display) -> None:
-    """Says how many trials an ablation would have and what each would take. On this machine it starts no Ray."""
+    """Says how many trials an ablation would have and what each would take, without a look at the data. On this machine
+    it starts no Ray."""
     check_store(tracking_uri(spec.train.tracking_uri))
     set_environment()
     from jobs.ablation.plan import plan
-    from jobs.ablation.prepare import prepare
 
-    ablation = prepare(spec)
     with display as show, machines_known():
-        show(plan(ablation))
+        show(plan(spec))
 
 
 def ablate(spec: AblateSpec, display: Display) -> str:
@@ -172,7 +171,7 @@ def _ablate(prepared: Callable[[], Ablation], display: Display) -> str:
         ablation = prepared()
         from jobs.ablation.plan import plan
 
-        planned = plan(ablation)  # refuses what cannot run before the store is made
+        planned = plan(ablation.spec, ablation.taken)  # refuses what cannot run before the store is made
         ready()
         from jobs.ablation import run as job
 

@@ -46,6 +46,14 @@ class Ablation:
         """The folder in the output that the trials are in."""
         return self.kept_in or parent.run_id
 
+    @property
+    def taken(self) -> Mapping[str, float] | None:
+        """The resources of each worker, where trials have begun."""
+        if self.resumed is not None:
+            found: dict[str, float] = json.loads(self.resumed.data.tags[tag_names.RESOURCES])
+            return found
+        return None if self.kept is None else self.kept.resources
+
     def to_keep(self, resources: Mapping[str, float]) -> KeptRun:
         """What storage keeps of the ablation; `resources` are those of each worker."""
         spec = self.spec.model_dump(mode="json")
