@@ -57,6 +57,10 @@ def sentence_of(error: Exception) -> str:
         return in_flags(str(error))
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full ({error}): free some space, or choose another --output"
-    with tempfile.NamedTemporaryFile("w", prefix="glowctl-", suffix=".log", delete=False) as log:
-        traceback.print_exception(error, file=log)
-    return f"an error that glowctl does not know ({type(error).__name__}: {error}); its traceback is in {log.name}"
+    said = f"an error that glowctl does not know ({type(error).__name__}: {error})"
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="glowctl-", suffix=".log", delete=False) as log:
+            traceback.print_exception(error, file=log)
+    except OSError as reason:
+        return f"{said}; its traceback could not be written ({reason.strerror}): --verbose shows more"
+    return f"{said}; its traceback is in {log.name}"

@@ -4,6 +4,7 @@ which holds enough of a run to go on from there where its MLflow record is gone,
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,12 +34,16 @@ __all__ = [
     "recall",
     "refuse_password",
     "remember",
+    "remove_unfinished_checkpoints",
     "results_folder",
     "usable_output",
 ]
 
 
 FILE = "run.json"
+
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+"""Where Ray Train says which checkpoints it keeps."""
 
 
 def is_remote(output: str) -> bool:
@@ -147,6 +152,29 @@ def remember(place: str, kept: KeptRun) -> None:
             stream.write(json.dumps(kept.to_dict(), indent=2).encode())
     except (OSError, ValueError) as error:
         raise JobError(f"{place} cannot be written ({str(error).splitlines()[0]}): choose another --output") from error
+
+
+def remove_unfinished_checkpoints(output: str, name: str) -> None:
+    """Removes what Ray Train began to write in the folder of a training, and had to leave where it was: a full disk, or
+    a kill."""
+    folder = Path(output, name)
+    if is_remote(output) or not folder.is_dir():
+        return
+    kept = _kept_checkpoints(folder)
+    for checkpoint in folder.glob("checkpoint_*/"):
+        unknown = kept is not None and checkpoint.name not in kept
+        if unknown or any(file.stat().st_size == 0 for file in checkpoint.iterdir()):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _kept_checkpoints(folder: Path) -> str | None:
+    """The text in which Ray Train names the checkpoints that it keeps; None if there is none, or it is cut short."""
+    try:
+        text = Path(folder, SNAPSHOT).read_text()
+        json.loads(text)
+    except (OSError, ValueError):
+        return None
+    return text
 
 
 def recall(place: str) -> KeptRun | None:

@@ -23,6 +23,7 @@ from glow.checkpoint import save_checkpoint
 from glow.training import Trainer
 from jobs.ablation.messages import Failed, OfTrial, TrialOutbox, TrialQueue
 from jobs.ablation.trial_checkpoint import TrialFacts, read_facts, write_facts
+from jobs.outputs import remove_unfinished_checkpoints
 from jobs.ray_runtime.resources import Resources
 from jobs.specs.ablation import AblateSpec, Values
 from jobs.training.history import EpochMetrics, write_history
@@ -94,6 +95,7 @@ def _train_here(settings: WorkerSettings, label: str, checkpoint: tune.Checkpoin
 def _train_with_workers(settings: WorkerSettings, shared: Shared, label: str) -> None:
     settings = replace(settings, spec=settings.spec.model_copy(update={"output": shared.storage}))
     name = label.replace(" ", "-")
+    remove_unfinished_checkpoints(shared.storage, name)
     result = torch_trainer(settings, shared.resources, name, [TuneReportCallback()]).fit()
     assert result.best_checkpoints is not None
     assert result.metrics is not None

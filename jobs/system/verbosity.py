@@ -7,12 +7,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["VERBOSE", "set_up_logging", "unheeded"]
+__all__ = ["VERBOSE", "is_verbose", "set_up_logging", "unheeded"]
 
 VERBOSE = "GLOW_VERBOSE"
 """The variable that is not empty where much is to be said; the processes that a command starts inherit it."""
 
 OURS = ("glow", "jobs")
+
+
+def is_verbose() -> bool:
+    """Whether much is to be said."""
+    return bool(os.environ.get(VERBOSE))
 
 
 def set_up_logging() -> None:
@@ -22,14 +27,14 @@ def set_up_logging() -> None:
     """
     for name in OURS:
         logger = logging.getLogger(name)
-        if os.environ.get(VERBOSE):
+        if is_verbose():
             shown = logging.StreamHandler()
             shown.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
             logger.handlers = [shown]
             logger.setLevel(logging.DEBUG)
         elif not logger.handlers:
             logger.addHandler(logging.NullHandler())  # or Python itself would show warnings
-        logger.propagate = not os.environ.get(VERBOSE)
+        logger.propagate = not is_verbose()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import sqlite3
 import urllib.parse
@@ -15,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from jobs.system.environment import in_ray_job, storage
+from jobs.system.verbosity import is_verbose
 from jobs.tracking.uris import TrackingError, sqlite_path, without_password, without_secrets
 
 __all__ = [
@@ -41,6 +43,9 @@ PACKAGES = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQ
 """Modules whose package has another name."""
 
 
+MISREAD = r"\?|%[0-9A-Fa-f]{2}"
+"""What SQLAlchemy reads in the path of a SQLite file as the end of the path, or as another character."""
+
 _made: set[str] = set()
 
 
@@ -56,6 +61,8 @@ def load_mlflow() -> None:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    if not is_verbose():  # whose tracebacks of what fails are hundreds of lines; we are told of it by its exception
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def is_database(uri: str) -> bool:
@@ -69,6 +76,11 @@ def _kind(uri: str) -> str:
 
 def check_sqlite(path: Path) -> None:
     """Raises TrackingError for a file that is no store and cannot become one."""
+    if misread := re.search(MISREAD, str(path)):
+        raise TrackingError(
+            f"the MLflow store cannot be {path}: in an address, {misread[0]} means something else; rename the folder, "
+            "or name another store with --tracking-uri"
+        )
     if not path.parent.is_dir():
         raise TrackingError(f"the folder of the MLflow store {path} does not exist: make it, or correct --tracking-uri")
     if not os.access(path if path.exists() else path.parent, os.W_OK):

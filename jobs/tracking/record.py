@@ -12,14 +12,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jobs.system.environment import in_ray_job, job_metadata, ray_job_id
 from jobs.system.helper_processes import end, start
+from jobs.system.process_identity import this_process
 from jobs.system.retry import patient
 from jobs.system.verbosity import unheeded
 from jobs.tracking import tag_names
-from jobs.tracking.liveness import DRIVER, ERROR, beating, driver, ending, forget_death, fresh
+from jobs.tracking.liveness import DRIVER, ERROR, beating, ending, forget_death, fresh
 from jobs.tracking.metric_steps import MetricSteps
 from jobs.tracking.models import log_model, register
 from jobs.tracking.queries import metric_history, model_of
@@ -42,6 +43,13 @@ RETRY_S = 5.0
 
 ENDS = {ERROR, tag_names.STOPPED}
 """Tags that say why a run ended before its time."""
+
+
+class End(NamedTuple):
+    """How a run ended, and why it failed."""
+
+    status: Status
+    error: str | None
 
 
 class Record:
@@ -75,7 +83,9 @@ class Record:
         # A run beneath another is one of many, made by a process that has looked before.
         client, experiment_id = open_store(uri, experiment, look=tag_names.PARENT not in tags)
         with sentences(uri):
-            run = client.create_run(experiment_id, run_name=name, tags={DRIVER: driver(), **source_tags(), **tags})
+            run = client.create_run(
+                experiment_id, run_name=name, tags={DRIVER: this_process(), **source_tags(), **tags}
+            )
             try:
                 client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
             except Exception:
@@ -261,6 +271,7 @@ class Record:
         Raises TrackingError if the store stays away; the end that it was not told is then left to the watcher.
         """
         status: Status = "FAILED"
+        cause: str | None = None
         with _watched(self._uri, self.run_id) as unwritten:
             try:
                 self.begin()
@@ -274,11 +285,12 @@ class Record:
                 status = "KILLED"
                 raise
             except Exception as error:  # which is the one to tell
-                with unheeded(log, "the run does not say why it failed", TrackingError):
-                    self.impatient().tag(ERROR, str(error)[:5000])
+                cause = str(error)[:5000]
+                with unheeded(log, "the watcher writes why the run failed", TrackingError):
+                    self.impatient().tag(ERROR, cause)
                 raise
             finally:
-                unwritten.append(status)  # until it is written: Ctrl-C may end the wait for the store
+                unwritten.append(End(status, cause))  # until it is written: Ctrl-C may end the wait for the store
                 if status == "FINISHED":
                     self.finish(status)
                     unwritten.clear()
@@ -300,19 +312,19 @@ class Record:
 
 
 @contextmanager
-def _watched(uri: str, run_id: str) -> Iterator[list[Status]]:
-    """Has a run watched meanwhile. A status that is put into what it gives is written by the watcher, which tries for
+def _watched(uri: str, run_id: str) -> Iterator[list[End]]:
+    """Has a run watched meanwhile. An end that is put into what it gives is written by the watcher, which tries for
     minutes and is not waited for. It costs a process of 20 MB; the store's URI, which may hold a password, is in no
     list of processes."""
     watcher = start("jobs.tracking.watch")
     assert watcher.stdin is not None
-    unwritten: list[Status] = []
+    unwritten: list[End] = []
     try:
-        watcher.stdin.write(json.dumps({"uri": uri, "run_id": run_id, "driver": driver()}) + "\n")
+        watcher.stdin.write(json.dumps({"uri": uri, "run_id": run_id, "driver": this_process()}) + "\n")
         watcher.stdin.flush()
         yield unwritten
     finally:
-        end(watcher, unwritten[0] if unwritten else "done", wait=not unwritten)
+        end(watcher, json.dumps(unwritten[0]._asdict()) if unwritten else "done", wait=not unwritten)
 
 
 def _answers(uri: str) -> bool:

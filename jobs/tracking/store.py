@@ -79,6 +79,9 @@ OTHER_STORES = {"databricks", "databricks-uc", "uc"}
 PLUGINS = "mlflow.tracking_store"
 """What MLflow calls the entry points by which other packages bring stores."""
 
+FULL = "database or disk is full"
+"""What SQLite says of a full disk."""
+
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """MLflow's codes for what is not there; the second one for aliases, and for what cannot be an id."""
 
@@ -178,6 +181,10 @@ def sentences(uri: str) -> Iterator[None]:
             raise TrackingError(
                 f"the MLflow store {path} is not whole, most likely because a process was killed while it made it, and "
                 "holds no runs: remove it, and it is made anew"
+            ) from error
+        if FULL in str(error):
+            raise TrackingError(
+                f"the disk that the MLflow store {without_password(uri)} is on is full: free some space"
             ) from error
         first = without_secrets((str(error).strip() or type(error).__name__).splitlines()[0], uri)
         raise TrackingError(f"the MLflow store {without_password(uri)} failed: {first}") from error

@@ -2,9 +2,10 @@
 (`jobs.system.helper_processes`).
 
 It reads which run from its standard input, which the driver holds open and the kernel closes when the driver dies. The
-last line is ``done``, or the status that the driver could not write since the store was away; if there is none, the
-driver has died. Then the run and those beneath it that it drove and that are RUNNING are marked so, or FAILED. What is
-RUNNING beneath a run that is FINISHED has not come to an end of its own: it is KILLED.
+last line is ``done``, or the end that the driver could not write (a status, and why the run failed) since the store was
+away or its disk full; if there is none, the driver has died. Then the run and those beneath it that it drove and that
+are RUNNING are marked so, or FAILED. What is RUNNING beneath a run that is FINISHED has not come to an end of its own:
+it is KILLED.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ def main() -> None:
     told, *after = last_words().splitlines() or [""]
     if not told or after == ["done"]:
         return
-    status = after[0] if after else None
-    patient(_is_absence, PATIENCE_S, RETRY_S)(_mark, **json.loads(told), status=status)
+    end = json.loads(after[0]) if after else {"status": None, "error": None}
+    patient(_is_absence, PATIENCE_S, RETRY_S)(_mark, **json.loads(told), **end)
 
 
 def _is_absence(error: BaseException) -> bool:
     return isinstance(error, TrackingError)
 
 
-def _mark(uri: str, run_id: str, driver: str, status: str | None) -> None:
+def _mark(uri: str, run_id: str, driver: str, status: str | None, error: str | None) -> None:
     client = client_of(uri)
     with sentences(uri):
         experiment = client.get_run(run_id).info.experiment_id
@@ -51,7 +52,10 @@ def _mark(uri: str, run_id: str, driver: str, status: str | None) -> None:
             else:
                 beneath_finished = status == "FINISHED" and run.info.run_id != run_id
                 client.set_terminated(run.info.run_id, "KILLED" if beneath_finished else status)
-                forget_death(client, run)  # last: what says that the status is wrong
+                if error is not None and run.info.run_id == run_id:
+                    client.set_tag(run_id, ERROR, error)
+                else:
+                    forget_death(client, run)  # last: what says that the status is wrong
 
 
 def _is_left(run: Run, driver: str, status: str | None) -> bool:

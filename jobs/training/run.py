@@ -16,7 +16,7 @@ from ray.train import ControllerError, WorkerGroupError
 from jobs.display.displays import forgiving
 from jobs.display.events import Show, Stopped, TrainResult, Waiting
 from jobs.errors import JobError
-from jobs.outputs import claimed, remember, results_folder
+from jobs.outputs import claimed, remember, remove_unfinished_checkpoints, results_folder
 from jobs.ray_runtime.event_queue import Channel
 from jobs.ray_runtime.resources import Resources
 from jobs.run_labels import training_name
@@ -94,9 +94,11 @@ def _fit(
 ) -> ray.train.Result:
     spec = work.spec
     settings = worker_settings(work, resources, put_data(work), channel.queue)
+    remove_unfinished_checkpoints(spec.output, work.folder_of(record))
     try:
         return in_a_thread(torch_trainer(settings, resources, name=work.folder_of(record)).fit)
     except (ControllerError, WorkerGroupError) as error:
+        remove_unfinished_checkpoints(spec.output, work.folder_of(record))
         raise _sentence(cause_of(error), spec, record) from error
     except RayActorError as error:
         if (work.resumed or work.kept) and not log.started:

@@ -1,0 +1,47 @@
+import json
+from pathlib import Path
+
+from jobs.outputs import remove_unfinished_checkpoints
+
+
+def checkpoint(folder: Path, name: str, content: str = "x") -> Path:
+    made = folder / "run" / f"checkpoint_{name}"
+    made.mkdir(parents=True)
+    (made / "model.safetensors").write_text(content)
+    return made
+
+
+def snapshot(folder: Path, *names: str) -> Path:
+    file = folder / "run" / "checkpoint_manager_snapshot.json"
+    file.write_text(
+        json.dumps({"checkpoint_results": [{"checkpoint_dir_name": f"checkpoint_{name}"} for name in names]})
+    )
+    return file
+
+
+def left(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "run").glob("checkpoint_*/")}
+
+
+def test_what_ray_did_not_come_to_keep_is_removed(tmp_path):
+    for name in ("1", "2", "3"):
+        checkpoint(tmp_path, name)
+    snapshot(tmp_path, "1", "2")
+    remove_unfinished_checkpoints(str(tmp_path), "run")
+    assert left(tmp_path) == {"checkpoint_1", "checkpoint_2"}
+
+
+def test_where_ray_does_not_say_what_it_keeps_only_what_is_empty_goes(tmp_path):
+    checkpoint(tmp_path, "1")
+    checkpoint(tmp_path, "2", "")
+    remove_unfinished_checkpoints(str(tmp_path), "run")
+    assert left(tmp_path) == {"checkpoint_1"}
+    file = snapshot(tmp_path, "0")
+    file.write_text(file.read_text()[:20])  # a kill cut it short
+    remove_unfinished_checkpoints(str(tmp_path), "run")
+    assert left(tmp_path) == {"checkpoint_1"}
+
+
+def test_a_bucket_and_a_run_without_a_folder_are_left_alone(tmp_path):
+    remove_unfinished_checkpoints("s3://bucket/outputs", "run")
+    remove_unfinished_checkpoints(str(tmp_path), "run")
