@@ -18,6 +18,7 @@ __all__ = [
     "duration",
     "json_text",
     "markdown_table",
+    "numbers",
     "plain",
     "rows_of",
     "text_table",
@@ -47,6 +48,15 @@ def bits(bits_per_dim: float) -> str:
 def count(number: float, thing: str) -> str:
     """1 -> "1 trial"; 2 -> "2 trials"; 0.5 -> "0.5 trials"."""
     return f"{number:g} {thing}" + ("" if number == 1 else "s")
+
+
+def numbers(thing: str, of: Sequence[int]) -> str:
+    """[3] -> "epoch 3"; [1, 2, 3, 7] -> "epochs 1 to 3, 7"."""
+    ordered = sorted(of)
+    starts = [number for number in ordered if number - 1 not in of]
+    ends = [number for number in ordered if number + 1 not in of]
+    parts = [str(start) if start == end else f"{start} to {end}" for start, end in zip(starts, ends, strict=True)]
+    return f"{thing}{'' if len(ordered) == 1 else 's'} {', '.join(parts)}"
 
 
 def plain(value: str | float) -> str:

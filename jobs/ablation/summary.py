@@ -20,7 +20,7 @@ from jobs.display.rows import Difference, rows_as
 from jobs.outputs import is_remote, results_folder
 from jobs.run_labels import ablation_description, registered_name
 from jobs.specs.ablation import AXES, AblateSpec
-from jobs.text import Row, bits, count, rows_of
+from jobs.text import Row, bits, count, numbers, rows_of
 from jobs.tracking import (
     Champion,
     Record,
@@ -104,7 +104,7 @@ def summarize_ablation(uri: str, record: Record, spec: AblateSpec, *, names_cham
             configurations=rows_of(tables.configurations),
             differences=rows_as(Difference, tables.differences),
             conclusions=conclusions(tables.differences),
-            unfinished=unfinished(trials, factors),
+            unfinished=[*unfinished(trials, factors), *gaps(tables, spec.train.epochs, record.run_id)],
             best=best,
             champion=champion,
             place=record.artifact_uri if is_remote(spec.train.output) else str(folder),
@@ -211,6 +211,18 @@ def curve_table(uri: str, trials: pd.DataFrame, factors: Sequence[str]) -> pd.Da
         about = {column: trial[column] for column in (*factors, "trial", "seed")}
         frames.append(frame.rename_axis("epoch").sort_index().reset_index().assign(**about, name=name))
     return pd.concat(frames[1:] or frames, ignore_index=True)
+
+
+def gaps(tables: Tables, epochs: int, run_id: str) -> list[str]:
+    """What the record of the finished trials lacks, a sentence for each."""
+    found = []
+    for label in tables.trials.loc[tables.trials["state"] == "finished", "trial"]:
+        known = set(tables.curves.loc[tables.curves["trial"] == label, "epoch"])
+        missing = [epoch for epoch in range(1, epochs + 1) if epoch not in known]
+        if missing:
+            lacks = numbers("epoch", missing)
+            found.append(f"the record of {label} lacks {lacks}: glowctl repair {run_id} adds what its checkpoint knows")
+    return found
 
 
 def best_trial(trials: pd.DataFrame) -> Row | None:

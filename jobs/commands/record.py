@@ -33,6 +33,7 @@ def add_record_commands(app: typer.Typer) -> None:
         (runs, "runs --job train,ood --limit 50"),
         (show, "show 1a2b3c4d"),
         (report, "report --experiment glow"),
+        (repair, "repair 1a2b3c4d"),
         (models, "models glow-mnist"),
         (promote, "promote glow-mnist/3 production"),
     ):
@@ -109,6 +110,32 @@ def report(
         raise SpecError("--runs names no run: give ids or names with commas between")
     with make_display("json" if json else "auto") as show:
         make(found(tracking_uri), experiment, named, output, show)
+
+
+def repair(
+    run: Annotated[
+        str,
+        typer.Argument(help="A training or an ablation, by name, id, or the id's first letters.", metavar="RUN"),
+    ],
+    experiment: Experiment = "glow",
+    output: Annotated[
+        str | None,
+        typer.Option(help="Where its checkpoints are, if they were moved. (e.g. --output /mnt/outputs)"),
+    ] = None,
+    json: Json = False,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Add to MLflow the epochs of a run that only its checkpoints know.
+
+    Runs do so by themselves while they train and when they are resumed. This is for a run that is over, such as one of
+    an older glowctl. An ablation is compared again.
+    """
+    from jobs.ablation.repair import repair as repair_run
+    from jobs.display.displays import make_display
+
+    where = {"tracking_uri": tracking_uri, "experiment": experiment, "output": output}
+    with make_display("json" if json else "auto") as show:
+        repair_run(run, {name: value for name, value in where.items() if value is not None}, show)
 
 
 def models(

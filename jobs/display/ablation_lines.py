@@ -13,6 +13,7 @@ from jobs.display.events import (
     Epoch,
     Event,
     Plan,
+    Repaired,
     Restart,
     Started,
     TrialEnded,
@@ -21,7 +22,7 @@ from jobs.display.events import (
 from jobs.display.rows import Difference
 from jobs.display.training_lines import epoch_line
 from jobs.specs.ablation import values_label
-from jobs.text import Row, bits, count, markdown_table, plain, text_table
+from jobs.text import Row, bits, count, markdown_table, numbers, plain, text_table
 from jobs.tracking import Champion
 
 __all__ = ["ABLATION_LINES", "configuration_rows", "difference_rows", "summary_markdown"]
@@ -43,6 +44,12 @@ def plan_lines(event: Plan) -> str:
         more = f", and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
         lines.append("trials: " + ", ".join(labels[:MOST_LABELS]) + more)
     return "\n".join(lines)
+
+
+def repaired_lines(event: Repaired) -> str:
+    if not event.added:
+        return f"{event.run}: the record lacks nothing that the checkpoints know"
+    return "\n".join(f"{name}: added {numbers('epoch', epochs)}" for name, epochs in event.added.items())
 
 
 def ablating_line(event: Ablating) -> str:
@@ -173,6 +180,7 @@ def summary_markdown(summary: AblationSummary) -> str:
 
 ABLATION_LINES: dict[type[Event], Callable[[Any], str | None]] = {
     Plan: plan_lines,
+    Repaired: repaired_lines,
     Ablating: ablating_line,
     TrialEvent: trial_line,
     TrialEnded: trial_ended_line,

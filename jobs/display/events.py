@@ -26,6 +26,7 @@ __all__ = [
     "Event",
     "Node",
     "Plan",
+    "Repaired",
     "Reported",
     "Resize",
     "Restart",
@@ -299,6 +300,16 @@ class AblationSummary(Event, kind="ablated"):
 
     def to_dict(self) -> JsonObject:
         return super().to_dict() | {"champion_uri": self.champion.uri if self.champion else None}
+
+
+@dataclass(frozen=True)
+class Repaired(Event, kind="repaired"):
+    """A run's record has been brought up to date; `added` are the epochs that it lacked, by the name of the training or
+    the label of the trial."""
+
+    run: str
+    run_id: str
+    added: dict[str, list[int]]
 
 
 # A report.

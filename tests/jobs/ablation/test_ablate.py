@@ -11,6 +11,10 @@ import pandas as pd
 import pytest
 
 from glow.checkpoint import load_checkpoint
+from jobs.ablation.repair import repair
+from jobs.ablation.run import summarize_again
+from jobs.display.events import Repaired
+from jobs.errors import JobError
 from jobs.evaluation.find_model import find_model
 from jobs.tracking import child_runs, find_run, open_store, recorded_images
 from tests.jobs.command_line import Running, alive, check_quiet, glowctl, sentence_of, wait_until
@@ -103,6 +107,41 @@ def test_the_summary_is_of_the_runs(finished):
     artifacts = {artifact.path for artifact in client.list_artifacts(end["run_id"])}
     expected = {"spec.json", "summary.md", "configurations.csv", "nll_by_epoch.png", "differences.png"}
     assert expected <= artifacts
+
+
+def test_epochs_that_only_the_checkpoints_know_are_said_and_repaired(finished, tmp_path, monkeypatch):
+    folder, events = tmp_path / "copy", finished[1]
+    shutil.copytree(finished[0], folder)
+    run_id, uri = events[-1]["run_id"], uri_of(folder)
+    where = {"tracking_uri": uri, "output": str(folder / "outputs")}
+    trial = trials_of(folder, run_id)["1x1 s0"].info.run_id
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:  # as an older glowctl left it
+        before = database.execute("SELECT key, step, value FROM metrics WHERE run_uuid = ?", (trial,)).fetchall()
+        database.execute("DELETE FROM metrics WHERE run_uuid = ? AND step IN (2, 3)", (trial,))
+    said = []
+    summarize_again(run_id, where, said.append)
+    (lack,) = said[-1].unfinished
+    assert lack == f"the record of 1x1 s0 lacks epochs 2 to 3: glowctl repair {run_id} adds what its checkpoint knows"
+    repair(run_id, where, said.append)
+    assert isinstance(said[-2], Repaired)
+    assert said[-2].added == {"1x1 s0": [2, 3]}
+    assert said[-1].unfinished == []
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        after = database.execute("SELECT key, step, value FROM metrics WHERE run_uuid = ?", (trial,)).fetchall()
+    lasting = [point for point in before if not point[0].startswith("system/") or point[1] not in (2, 3)]
+    assert sorted(after) == sorted(lasting)
+    repair(run_id, where, said.append)
+    assert said[-1].added == {}
+
+
+def test_what_cannot_be_repaired_is_a_sentence(finished, tmp_path):
+    folder, events = finished
+    where = {"tracking_uri": uri_of(folder)}
+    trial = trials_of(folder, events[-1]["run_id"])["1x1 s0"].info.run_id
+    with pytest.raises(JobError, match="is a trial of an ablation: glowctl repair"):
+        repair(trial, where, print)
+    with pytest.raises(JobError, match=r"is not in .*, or is damaged: name the folder above by --output"):
+        repair(events[-1]["run_id"], {**where, "output": str(tmp_path)}, print)
 
 
 def test_the_champion_is_the_best_by_validation_and_is_what_evaluations_take(finished):

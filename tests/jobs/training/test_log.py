@@ -20,6 +20,7 @@ from jobs.training.history import EpochMetrics, read_history, write_history
 from jobs.training.log import TrainingLog
 from jobs.training.messages import Attempt, FinalScore
 from jobs.training.prepare import Work
+from jobs.training.repair import last_history
 
 
 class MemoryRecord:
@@ -215,3 +216,14 @@ def test_a_damaged_history_is_said(tmp_path, content):
     (tmp_path / "history.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"history\.json is damaged"):
         read_history(tmp_path)
+
+
+def test_the_longest_history_of_a_trainings_checkpoints_is_taken(tmp_path):
+    for number, epochs in ((1, [epoch(1, 3.0)]), (2, [epoch(1, 3.0), epoch(2, 2.0)]), (3, [])):
+        folder = tmp_path / "run" / f"checkpoint_{number}"
+        folder.mkdir(parents=True)
+        write_history([metrics(of) for of in epochs], folder)
+    (tmp_path / "run" / "checkpoint_3" / "history.json").write_text("[{")  # of a kill
+    assert [known.epoch for known in last_history(str(tmp_path), "run")] == [1, 2]
+    assert last_history(str(tmp_path), "other") == []
+    assert last_history("s3://bucket/outputs", "run") == []
