@@ -3,10 +3,13 @@ happened. The moments follow from a seed. `make test-all` has a few of them, `ma
 
 import os
 import random
+import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +18,9 @@ import pytest
 from mlflow.entities import Run
 from safetensors.torch import load_file
 
+from jobs.tracking import registered_versions
 from tests.jobs.command_line import Running, alive, glowctl, wait_until
-from tests.jobs.record_facts import all_runs, doubled, facts_of, runs_of_job, trials_of
+from tests.jobs.record_facts import all_runs, doubled, facts_of, runs_of_job, trials_of, uri_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -146,3 +150,115 @@ def test_an_ablation_that_was_killed(whole_ablations, tmp_path, temporary, seed)
         assert doubled(tmp_path, found[label]) == {}, label
     assert facts_of(tmp_path, run) == whole.facts
     check_nothing_stays(temporary)
+
+
+@pytest.mark.parametrize("seed", seeds(1, 20))
+def test_a_worker_that_was_killed(whole_training, tmp_path, temporary, seed):
+    """At any moment, also while the test set is scored or the model is registered."""
+    draw = random.Random(3000 + seed)
+    running = Running(tmp_path, *TRAIN, TMPDIR=str(temporary))
+    wait_until(lambda: bool(running.train_workers()) or running.process.poll() is not None, every=0.05)
+    time.sleep(draw.uniform(0, 0.5 * whole_training.seconds))
+    for worker in running.train_workers():
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            worker.kill()
+    assert running.wait() == 0, running.lines()
+    (run,) = runs_of_job(tmp_path, "train")
+    assert run.data.metrics["restarts"] == sum("a worker was lost" in line for line in running.lines())
+    check_training(whole_training, tmp_path, run)
+    check_nothing_stays(temporary)
+
+
+EVALUATIONS = {
+    "nll": ("nll",),
+    "ood": ("ood", "--batch-sizes", "2,5"),
+    "report": ("report",),
+    "promote": ("promote", "glow-digits/1", "production"),
+}
+
+
+@pytest.mark.parametrize("seed", seeds(2, 40))
+def test_a_command_on_the_record_that_was_killed(whole_training, tmp_path, temporary, seed):
+    """The same command again ends well and complete, whatever the killed one has left."""
+    draw = random.Random(4000 + seed)
+    kind = draw.choice(list(EVALUATIONS))
+    folder = tmp_path / "copy"
+    shutil.copytree(whole_training.folder, folder)
+    strike(folder, EVALUATIONS[kind], draw.uniform(0, 15), signal.SIGKILL, group=False, TMPDIR=str(temporary))
+    done = glowctl(folder, *EVALUATIONS[kind], TMPDIR=str(temporary))
+    assert done.returncode == 0, done.stderr
+    if kind == "promote":
+        (version,) = registered_versions(uri_of(folder))
+        assert "production" in version.aliases
+    else:
+        ended = [run for run in runs_of_job(folder, kind) if run.info.status == "FINISHED"]
+        assert ended
+        assert all(run.info.status in ("FINISHED", "FAILED") for run in runs_of_job(folder, kind))
+    check_nothing_stays(temporary)
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A disk that can be full."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount a small disk")
+    disk = folder / f"disk-{megabytes}"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", disk]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("cannot mount here")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Takes all that is left of a disk; the file that does."""
+    ballast = disk / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"\0" * 1024)
+    return ballast
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("seed", [pytest.param(s, marks=() if s < 1 else pytest.mark.nightly) for s in range(20)])
+def test_a_disk_that_became_full(whole_training, tmp_path, temporary, seed):
+    """That of the output, of the store, or of both; one sentence and the true cause, and resuming succeeds."""
+    draw = random.Random(5000 + seed)
+    full = draw.choice(["both", "output", "store"]) if seed else "both"
+    with small_disk(tmp_path, 16) as disk:
+        store = tmp_path if full == "output" else disk
+        output = tmp_path / "outputs" if full == "store" else disk / "outputs"
+        where = ("--tracking-uri", uri_of(store), "--output", str(output))
+        command = (*TRAIN, "--epochs", "60", *where)
+        running = Running(tmp_path, *command, TMPDIR=str(temporary))
+        running.wait_for("epoch 1/")
+        time.sleep(draw.uniform(0, 5))
+        ballast = fill(disk)
+        code = running.wait()
+        text = running.output.read_text()
+        assert "Traceback" not in text
+        listed = glowctl(tmp_path, "runs", "--tracking-uri", uri_of(store))
+        assert "Traceback" not in listed.stdout + listed.stderr
+        ballast.unlink()
+        (run,) = runs_of_job(store, "train")
+        if code != 0:
+            sentences = [line for line in text.splitlines() if line.startswith("glowctl: ")]
+            assert len(sentences) == 1, text
+            wait_until(lambda: "full" in cause(store) or "No space left" in cause(store), timeout=60)
+            emptied = [
+                path for path in output.rglob("checkpoint_*/") if any(f.stat().st_size == 0 for f in path.iterdir())
+            ]
+            assert emptied == []
+            done = glowctl(tmp_path, "train", "--resume", run.info.run_id, "--tracking-uri", uri_of(store))
+            assert done.returncode == 0, done.stderr
+        (run,) = runs_of_job(store, "train")
+        assert run.info.status == "FINISHED"
+        assert doubled(store, run) == {}
+
+
+def cause(folder: Path) -> str:
+    (run,) = runs_of_job(folder, "train")
+    return run.data.tags.get("glow.error", "")
