@@ -33,7 +33,7 @@ from jobs.specs.evaluation import EvaluationSpec, InterpolateSpec, NllSpec, OodS
 from jobs.specs.presets import make_train_spec
 from jobs.specs.request import EVALUATIONS, Request
 from jobs.specs.training import TrainSpec
-from jobs.system.environment import address_of
+from jobs.system.environment import address_of, check_file_names
 from jobs.system.process_setup import set_up_process
 from jobs.system.scratch import scratch_folder
 from jobs.system.verbosity import VERBOSE, set_up_logging
@@ -279,6 +279,7 @@ def main() -> None:
     was asked wrongly and 1 for what failed."""
     set_up_process()
     try:
+        check_file_names()
         with scratch_folder():
             app()
     except Exception as error:

@@ -21,6 +21,8 @@ from jobs.system.signals import sigterm_as_interrupt
 
 __all__ = ["STOP_PATIENCE_S", "connected", "embedded_ray", "machines_known", "set_environment"]
 
+log = logging.getLogger(__name__)
+
 ERRORS = "head.err"
 """In the folder of an embedded Ray: what the process that starts it wrote on standard error."""
 
@@ -98,24 +100,34 @@ def embedded_ray(state_api: bool = False) -> Iterator[Callable[[], None]]:
     Nothing of it is left however this process ends: `jobs.ray_runtime.embedded` sees to that. SIGTERM raises
     `Terminated`, Ctrl-C KeyboardInterrupt. Several processes can each have one. It takes about 3 s and 600 MB.
     """
-    folder = _ray_folder()
-    with Path(folder, ERRORS).open("wb") as errors:
-        have = this_machine()
-        arguments = (folder, str(os.getpid()), str(state_api), str(have["CPU"]), str(have["GPU"]))
-        head = start("jobs.ray_runtime.embedded", *arguments, stdout=subprocess.PIPE, stderr=errors)
     with contextlib.ExitStack() as ending:
-        ending.callback(end, head)
+        begun = _begin(state_api, ending)
         ending.enter_context(sigterm_as_interrupt())
 
         def ready() -> None:
             import ray
 
-            address = _address(head, folder)
+            try:
+                address = _address(*begun)
+            except JobError as error:  # Ray gives itself 30 s, which a machine that is very busy exceeds
+                log.debug("Ray is started once more (%s)", error)
+                address = _address(*_begin(state_api, ending))
             ending.callback(ray.shutdown)
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
             ending.enter_context(sigterm_as_interrupt())  # anew: ray.init sets a handler of its own
 
         yield ready
+
+
+def _begin(state_api: bool, ending: contextlib.ExitStack) -> tuple[subprocess.Popen[str], str]:
+    """Starts the process that starts Ray, and has `ending` end it; the process, and Ray's folder."""
+    folder = _ray_folder()
+    with Path(folder, ERRORS).open("wb") as errors:
+        have = this_machine()
+        arguments = (folder, str(os.getpid()), str(state_api), str(have["CPU"]), str(have["GPU"]))
+        head = start("jobs.ray_runtime.embedded", *arguments, stdout=subprocess.PIPE, stderr=errors)
+    ending.callback(end, head)
+    return head, folder
 
 
 def _address(head: subprocess.Popen[str], folder: str) -> str:

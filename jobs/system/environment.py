@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,22 @@ from jobs.errors import JobError, SpecError
 if TYPE_CHECKING:
     from jobs.text import JsonObject
 
-__all__ = ["address_of", "in_ray_job", "job_metadata", "node_types", "ray_job_id", "storage"]
+__all__ = ["address_of", "check_file_names", "in_ray_job", "job_metadata", "node_types", "ray_job_id", "storage"]
 
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # which Ray sets for the entry point of a job, and for nothing else
 BOOTSTRAP = "~/ray_bootstrap_config.yaml"  # where `ray up` leaves its file on the head
+
+
+def check_file_names() -> None:
+    """Raises JobError where this Python cannot tell others the names of the folders that it works in."""
+    try:
+        for name in (os.getcwd(), tempfile.gettempdir()):
+            name.encode()
+    except UnicodeEncodeError:
+        raise JobError(
+            "the name of this folder, or of that for temporary files, is not ASCII, and Python was told to read ASCII "
+            "alone: set LC_ALL=C.UTF-8, and not PYTHONUTF8=0"
+        ) from None
 
 
 def in_ray_job() -> bool:

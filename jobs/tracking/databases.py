@@ -25,6 +25,7 @@ __all__ = [
     "check_artifact_location",
     "check_database",
     "check_sqlite",
+    "check_sqlite_name",
     "has_tables",
     "is_database",
     "is_half_made",
@@ -74,13 +75,18 @@ def _kind(uri: str) -> str:
     return urllib.parse.urlsplit(uri).scheme.partition("+")[0]
 
 
-def check_sqlite(path: Path) -> None:
-    """Raises TrackingError for a file that is no store and cannot become one."""
+def check_sqlite_name(path: Path) -> None:
+    """Raises TrackingError for a path that the address of a store would not name."""
     if misread := re.search(MISREAD, str(path)):
         raise TrackingError(
             f"the MLflow store cannot be {path}: in an address, {misread[0]} means something else; rename the folder, "
             "or name another store with --tracking-uri"
         )
+
+
+def check_sqlite(path: Path) -> None:
+    """Raises TrackingError for a file that is no store and cannot become one."""
+    check_sqlite_name(path)
     if not path.parent.is_dir():
         raise TrackingError(f"the folder of the MLflow store {path} does not exist: make it, or correct --tracking-uri")
     if not os.access(path if path.exists() else path.parent, os.W_OK):

@@ -18,6 +18,7 @@ from jobs.tracking.databases import (
     check_artifact_location,
     check_database,
     check_sqlite,
+    check_sqlite_name,
     has_tables,
     is_database,
     is_half_made,
@@ -118,6 +119,7 @@ def check_existing(uri: str) -> None:
     which MLflow would make."""
     path = sqlite_path(uri)
     if path is not None:
+        check_sqlite_name(path)
         wait_for_maker(path)
     if path is not None and path.parent.is_dir() and not path.exists():
         raise TrackingError(

@@ -6,6 +6,7 @@ from typing import Any
 from mlflow.entities import Run
 
 from jobs.tracking import child_runs, experiment_runs, open_store, recorded_images, registered_versions
+from jobs.tracking.uris import sqlite_path
 
 MEASURED = {
     "images_per_second",
@@ -24,37 +25,38 @@ def uri_of(folder: Path) -> str:
     return f"sqlite:///{folder}/mlflow.db"
 
 
-def all_runs(folder: Path) -> list[Run]:
+def all_runs(uri: str) -> list[Run]:
     """The runs of the experiment, if there is a store."""
-    return experiment_runs(uri_of(folder), "glow") if (folder / "mlflow.db").exists() else []
+    path = sqlite_path(uri)
+    return experiment_runs(uri, "glow") if path is None or path.exists() else []
 
 
-def runs_of_job(folder: Path, job: str) -> list[Run]:
+def runs_of_job(uri: str, job: str) -> list[Run]:
     """The runs of one kind of job that are not trials."""
-    return [run for run in all_runs(folder) if run.data.tags["glow.job"] == job and "glow.trial" not in run.data.tags]
+    return [run for run in all_runs(uri) if run.data.tags["glow.job"] == job and "glow.trial" not in run.data.tags]
 
 
-def trials_of(folder: Path, run: Run) -> dict[str, Run]:
+def trials_of(uri: str, run: Run) -> dict[str, Run]:
     """The runs of an ablation's trials by label, each of which has one."""
-    trials = child_runs(uri_of(folder), run)
+    trials = child_runs(uri, run)
     labels = [trial.data.tags["glow.trial"] for trial in trials]
     assert len(set(labels)) == len(labels), labels
     return dict(zip(labels, trials, strict=True))
 
 
-def points_of(folder: Path, run: Run) -> dict[str, list[tuple[int, float]]]:
+def points_of(uri: str, run: Run) -> dict[str, list[tuple[int, float]]]:
     """All points of every metric, those included that were written twice."""
-    client, _ = open_store(uri_of(folder), "glow", look=False)
+    client, _ = open_store(uri, "glow", look=False)
     return {
         name: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
         for name in run.data.metrics
     }
 
 
-def doubled(folder: Path, run: Run) -> dict[str, list[int]]:
+def doubled(uri: str, run: Run) -> dict[str, list[int]]:
     """The steps of each metric that stand more than once."""
     found = {}
-    for name, points in points_of(folder, run).items():
+    for name, points in points_of(uri, run).items():
         steps = [step for step, _ in points]
         again = sorted({step for step in steps if steps.count(step) > 1})
         if again:
@@ -62,16 +64,16 @@ def doubled(folder: Path, run: Run) -> dict[str, list[int]]:
     return found
 
 
-def facts_of(folder: Path, run: Run) -> dict[str, Any]:
+def facts_of(uri: str, run: Run) -> dict[str, Any]:
     """All that must be equal of two runs of one training, however often one of them was interrupted."""
-    client, _ = open_store(uri_of(folder), "glow", look=False)
+    client, _ = open_store(uri, "glow", look=False)
     metrics: dict[str, Any] = {}
-    for name, points in points_of(folder, run).items():
+    for name, points in points_of(uri, run).items():
         if name in OF_ATTEMPTS:
             metrics[name] = "there"
         elif not name.startswith("system/"):
             metrics[name] = [step for step, _ in points] if name in MEASURED else points
-    versions = [version for version in registered_versions(uri_of(folder)) if version.run_id == run.info.run_id]
+    versions = [version for version in registered_versions(uri) if version.run_id == run.info.run_id]
     return {
         "status": run.info.status,
         "name": run.info.run_name,

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import requests
 
@@ -121,13 +122,21 @@ def wait_for_server(uri: str) -> None:
     wait_until(healthy)
 
 
+class Server(NamedTuple):
+    """An MLflow server: its address, and the leader of its process group."""
+
+    uri: str
+    process: "subprocess.Popen[bytes]"
+
+
 @contextmanager
-def mlflow_server(folder: Path) -> Iterator[str]:
-    """A plain `mlflow server` on a database of its own; its address."""
-    port = free_port()
+def mlflow_server(folder: Path, port: int | None = None) -> Iterator[Server]:
+    """A plain `mlflow server` on a database of its own in this folder, which goes on where an earlier one ended."""
+    port = port or free_port()
+    uri = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "2"]
     own = {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/server.db", "PYTHONWARNINGS": "ignore"}
-    with (folder / "server.log").open("w") as log:
+    with (folder / "server.log").open("a") as log:
         server = subprocess.Popen(
             [*command, "--artifacts-destination", str(folder / "artifacts")],
             cwd=folder,
@@ -137,8 +146,8 @@ def mlflow_server(folder: Path) -> Iterator[str]:
             start_new_session=True,
         )
     try:
-        wait_for_server(f"http://127.0.0.1:{port}")
-        yield f"http://127.0.0.1:{port}"
+        wait_for_server(uri)
+        yield Server(uri, server)
     finally:
         end_group(server)
 

@@ -6,6 +6,7 @@ import pwd
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.jobs.command_line import GLOWCTL, environment, glowctl, sentence_of
-from tests.jobs.record_facts import runs_of_job
+from tests.jobs.record_facts import runs_of_job, uri_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -39,14 +40,6 @@ ENVIRONMENTS = {
 }
 
 
-def some(cases: tuple[str, ...], short: int) -> list:
-    """The first few are slow, all others nightly."""
-    return [
-        pytest.param(case, marks=pytest.mark.slow if number < short else pytest.mark.nightly)
-        for number, case in enumerate(cases)
-    ]
-
-
 @pytest.fixture
 def temporary() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="odd", dir="/tmp") as folder:
@@ -56,12 +49,33 @@ def temporary() -> Iterator[Path]:
 def check_trained(folder: Path, done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    (run,) = runs_of_job(folder, "train")
+    (run,) = runs_of_job(uri_of(folder), "train")
     assert run.info.status == "FINISHED"
     assert {path.name for path in folder.iterdir()} <= {"mlflow.db", "mlflow.db.lock", "mlartifacts", "outputs"}
 
 
-@pytest.mark.parametrize("name", some(FOLDERS, 2))
+@pytest.mark.slow
+def test_all_at_once(tmp_path, temporary):
+    """Of each kind the oddest; `make test-nightly` has them one by one."""
+    folder, place = tmp_path / "日本 #&", temporary / "temporär ö"
+    for made in (folder, place):
+        made.mkdir()
+    check_trained(folder, glowctl(folder, *TRAIN, TMPDIR=str(place), **ENVIRONMENTS["no locale"]))
+    assert list(tmp_path.iterdir()) == [folder]
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_folder_that_python_was_told_not_to_read_is_refused(tmp_path):
+    folder = tmp_path / "日本"
+    folder.mkdir()
+    sentence = sentence_of(glowctl(folder, *TRAIN, **ENVIRONMENTS["ASCII alone"]))
+    assert "set LC_ALL=C.UTF-8" in sentence
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", FOLDERS)
 def test_a_folder_of_any_name(tmp_path, name):
     folder = tmp_path / name
     folder.mkdir()
@@ -69,6 +83,7 @@ def test_a_folder_of_any_name(tmp_path, name):
     assert list(tmp_path.iterdir()) == [folder]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED_FOLDERS)
 def test_a_folder_that_an_address_cannot_name_is_refused(tmp_path, name):
     folder = tmp_path / name
@@ -81,15 +96,17 @@ def test_a_folder_that_an_address_cannot_name_is_refused(tmp_path, name):
     assert "rename the folder" in " ".join(glowctl(folder, "doctor").stdout.split())
 
 
-@pytest.mark.parametrize("output", some(("o u t ü#&", "what?x%20"), 0))
+@pytest.mark.nightly
+@pytest.mark.parametrize("output", ["o u t ü#&", "what?x%20"])
 def test_an_output_of_any_name(tmp_path, output):
     done = glowctl(tmp_path, *TRAIN, "--output", output)
     assert done.returncode == 0, done.stderr
-    (run,) = runs_of_job(tmp_path, "train")
+    (run,) = runs_of_job(uri_of(tmp_path), "train")
     assert (tmp_path / output / run.info.run_id / "results" / "checkpoint").is_dir()
 
 
-@pytest.mark.parametrize("name", some(("temporär ö", "with space", "t" * 120), 1))
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["temporär ö", "with space", "t" * 120])
 def test_a_folder_for_temporary_files_of_any_name(tmp_path, temporary, name):
     place = temporary / name
     place.mkdir()
@@ -97,7 +114,8 @@ def test_a_folder_for_temporary_files_of_any_name(tmp_path, temporary, name):
     assert list(place.iterdir()) == []
 
 
-@pytest.mark.parametrize("case", some(tuple(ENVIRONMENTS), 2))
+@pytest.mark.nightly
+@pytest.mark.parametrize("case", ENVIRONMENTS)
 def test_an_environment(tmp_path, case):
     check_trained(tmp_path, glowctl(tmp_path, *TRAIN, **ENVIRONMENTS[case]))
 
@@ -139,13 +157,13 @@ def nobody() -> str:
     return pwd.getpwnam("nobody").pw_name
 
 
-def as_user(user: str, folder: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+def as_user(user: str, folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     found = pwd.getpwnam(user)
     become = ["setpriv", f"--reuid={found.pw_uid}", f"--regid={found.pw_gid}", "--clear-groups"]
     return subprocess.run(
-        [*become, GLOWCTL, *arguments],
+        [*become, *command],
         cwd=folder,
-        env=environment(HOME="/nonexistent", USER=user, **changes),
+        env=environment(HOME="/nonexistent", USER=user),
         capture_output=True,
         text=True,
         check=False,
@@ -155,12 +173,13 @@ def as_user(user: str, folder: Path, *arguments: str, **changes: str) -> subproc
 @pytest.mark.root
 def test_another_user_trains_where_he_may_write_and_is_told_where_he_may_not(temporary, nobody):
     temporary.chmod(0o755)
-    if as_user(nobody, temporary, "--help").returncode != 0:
-        pytest.skip("another user cannot run this installation")
+    twice = "import subprocess, sys; subprocess.run([sys.executable, '-c', ''], check=True)"
+    if as_user(nobody, temporary, sys.executable, "-c", twice).returncode != 0:
+        pytest.skip("another user may not run this Python")
     own, foreign = temporary / "own", temporary / "foreign"
     for folder in (own, foreign):
         folder.mkdir()
     shutil.chown(own, nobody)
-    check_trained(own, as_user(nobody, own, *TRAIN))
-    assert "cannot be written" in sentence_of(as_user(nobody, foreign, *TRAIN))
+    check_trained(own, as_user(nobody, own, str(GLOWCTL), *TRAIN))
+    assert "cannot be written" in sentence_of(as_user(nobody, foreign, str(GLOWCTL), *TRAIN))
     assert list(foreign.iterdir()) == []

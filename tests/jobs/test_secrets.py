@@ -34,7 +34,7 @@ SECRETS = (PASSWORD, ESCAPED, *(value for name, value in TOKENS.items() if name 
 def store(request, tmp_path) -> Iterator[str]:
     """The address of a store, with a password in it."""
     if request.param == "server":
-        with mlflow_server(tmp_path) as uri:
+        with mlflow_server(tmp_path) as (uri, _):
             yield uri.replace("http://", f"http://glow:{ESCAPED}@")
     else:
         with postgres_server(tmp_path) as server:

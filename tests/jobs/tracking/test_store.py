@@ -32,7 +32,7 @@ def test_commands_at_once_share_a_store_that_was_not_there(tmp_path):
 
 @pytest.mark.slow
 def test_commands_at_once_share_the_experiments_of_a_server(tmp_path):
-    with mlflow_server(tmp_path) as uri:
+    with mlflow_server(tmp_path) as (uri, _):
         write_at_once(tmp_path, uri, EXPERIMENTS)
 
 
