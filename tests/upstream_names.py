@@ -243,6 +243,25 @@ RAY_TUNE = [
         'f"checkpoint_{index:',
     ),
     says(
+        "checkpoint_manager_snapshot.json",
+        "ray/train/v2/_internal/constants.py",
+        "folders of checkpoints that a full disk left empty stay",
+        'CHECKPOINT_MANAGER_SNAPSHOT_FILENAME = "checkpoint_manager_snapshot.json"',
+    ),
+    says(
+        "mlflow.store.db.utils",
+        "mlflow/store/db/utils.py",
+        "a full disk shows hundreds of lines of traceback",
+        "_logger = logging.getLogger(__name__)",
+    ),
+    says(
+        "images",
+        "mlflow/tracking/client.py",
+        "a sample grid that is drawn again after a kill is recorded twice",
+        'f"images/{sanitized_key}+step+{step}+timestamp+',
+        ours='list_artifacts(self.run_id, "images")',
+    ),
+    says(
         "CHECKPOINT_PATH_KEY",
         "ray/tune/integration/ray_train.py",
         "trials of several workers report to nobody, and the epochs of those that were stopped are not completed",

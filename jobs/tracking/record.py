@@ -11,8 +11,9 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.system.environment import in_ray_job, job_metadata, ray_job_id
 from jobs.system.helper_processes import end, start
@@ -45,7 +46,8 @@ ENDS = {ERROR, tag_names.STOPPED}
 """Tags that say why a run ended before its time."""
 
 
-class End(NamedTuple):
+@dataclass(frozen=True)
+class End:
     """How a run ended, and why it failed."""
 
     status: Status
@@ -324,7 +326,7 @@ def _watched(uri: str, run_id: str) -> Iterator[list[End]]:
         watcher.stdin.flush()
         yield unwritten
     finally:
-        end(watcher, json.dumps(unwritten[0]._asdict()) if unwritten else "done", wait=not unwritten)
+        end(watcher, json.dumps(asdict(unwritten[0])) if unwritten else "done", wait=not unwritten)
 
 
 def _answers(uri: str) -> bool:

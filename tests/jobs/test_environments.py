@@ -36,7 +36,6 @@ ENVIRONMENTS = {
     "no GPU wanted": {"CUDA_VISIBLE_DEVICES": ""},
     "another time zone": {"TZ": "Asia/Kolkata"},
     "a narrow terminal": {"COLUMNS": "20", "TERM": "dumb"},
-    "another run of MLflow": {"MLFLOW_RUN_ID": "0" * 32, "MLFLOW_EXPERIMENT_NAME": "other"},
 }
 
 

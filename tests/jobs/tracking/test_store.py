@@ -1,12 +1,15 @@
 """Stores that do not exist yet, and processes that want one at once, some of which are killed."""
 
+import shutil
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from filelock import FileLock
 
-from jobs.tracking import TrackingError, open_store, without_password
-from jobs.tracking.store import client_of
+from jobs.tracking import TrackingError, check_existing, check_store, open_store, without_password
+from jobs.tracking.store import client_of, sentences
 from jobs.tracking.uris import without_secrets
 from tests.jobs.command_line import Running, wait_until
 from tests.jobs.stores import (
@@ -145,3 +148,34 @@ def test_errors_that_quote_an_address_hide_its_password():
     uri = "postgresql://me:se%2Fcret@host/db"
     text = f"cannot connect to {uri}: 'se/cret' or 'se%2Fcret' is wrong"
     assert without_secrets(text, uri) == "cannot connect to postgresql://me:***@host/db: '***' or '***' is wrong"
+
+
+def test_who_only_reads_waits_for_a_store_that_another_is_making(tmp_path, empty_store):
+    path = tmp_path / "mlflow.db"
+    with FileLock(f"{path}.lock") as lock, ThreadPoolExecutor() as pool:
+        reading = pool.submit(check_existing, f"sqlite:///{path}")
+        with pytest.raises(TimeoutError):
+            reading.result(timeout=1)
+        shutil.copy(empty_store, path)
+        lock.release()
+        reading.result(timeout=60)
+
+
+@pytest.mark.parametrize("name", ["what?x&y", "100%25"])
+def test_a_path_that_an_address_reads_as_another_is_refused(tmp_path, name):
+    (tmp_path / name).mkdir()
+    for check in (check_store, check_existing):
+        with pytest.raises(TrackingError, match="means something else; rename the folder"):
+            check(f"sqlite:///{tmp_path}/{name}/mlflow.db")
+
+
+@pytest.mark.parametrize("uri", ["garbage!!://x y z", "gopher://host"])
+def test_an_address_that_is_none_is_called_so(uri):
+    with pytest.raises(TrackingError, match="is not the address of an MLflow store: use sqlite:///FILE"):
+        check_store(uri)
+
+
+def test_a_full_disk_is_a_sentence(uri):
+    said = r"^the disk that the MLflow store .* is on is full: free some space$"
+    with pytest.raises(TrackingError, match=said), sentences(uri):
+        raise RuntimeError("(sqlite3.OperationalError) database or disk is full")
