@@ -16,7 +16,7 @@ from jobs.errors import JobError
 from jobs.ray_runtime.machines import this_machine
 from jobs.system.environment import in_ray_job
 from jobs.system.helper_processes import end, start
-from jobs.system.scratch import make_scratch_folder
+from jobs.system.scratch import free_megabytes, make_scratch_folder
 from jobs.system.signals import sigterm_as_interrupt
 
 __all__ = ["STOP_PATIENCE_S", "connected", "embedded_ray", "machines_known", "set_environment"]
@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 ERRORS = "head.err"
 """In the folder of an embedded Ray: what the process that starts it wrote on standard error."""
+
+LEAST_FREE_MB = 20
+"""Room on the disk that Ray's logs are on."""
 
 STOP_PATIENCE_S = 60
 """How long a job that is stopped may take to leave its record in a true state, before it is killed."""
@@ -144,4 +147,10 @@ def _ray_folder() -> str:
     """A new folder for a Ray. Paths of sockets must be ASCII, and not exceed 107 characters, of which Ray needs 70."""
     place = tempfile.gettempdir()
     short = len(place) < 30 and place.isascii()
+    place = place if short else "/tmp"
+    if (free := free_megabytes(place)) < LEAST_FREE_MB:
+        raise JobError(
+            f"Ray needs {LEAST_FREE_MB} MB for its files in {place}, where {free:.0f} MB are free: make room, or name "
+            "another folder by TMPDIR"
+        )
     return tempfile.mkdtemp(prefix="ray-") if short else str(make_scratch_folder("/tmp"))

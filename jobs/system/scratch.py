@@ -15,7 +15,7 @@ from pathlib import Path
 from jobs.errors import JobError
 from jobs.system.process_identity import has_ended, is_of_this_machine, this_process
 
-__all__ = ["make_scratch_folder", "remove_abandoned", "scratch_folder"]
+__all__ = ["free_megabytes", "make_scratch_folder", "remove_abandoned", "scratch_folder"]
 
 PREFIX = "glow-"
 OWNER = ".owner"
@@ -53,6 +53,11 @@ def make_scratch_folder(place: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
     (folder / OWNER).write_text(this_process())
     return folder
+
+
+def free_megabytes(place: str) -> float:
+    """How much room the disk of a folder has."""
+    return shutil.disk_usage(place).free / 1e6
 
 
 def remove_abandoned(place: str) -> None:

@@ -6,6 +6,7 @@ Rank 0 sends events through a queue to the driver, which shows and records them.
 
 from __future__ import annotations
 
+import tempfile
 import time
 
 import psutil
@@ -21,6 +22,7 @@ from jobs.ray_runtime.event_queue import Channel
 from jobs.ray_runtime.resources import Resources
 from jobs.run_labels import training_name
 from jobs.specs.training import TrainSpec
+from jobs.system.scratch import free_megabytes
 from jobs.system.signals import in_a_thread
 from jobs.tracking import Record, recorded_images, tag_names
 from jobs.training.history import EpochMetrics, read_history
@@ -106,9 +108,10 @@ def _fit(
                 f"training could not start from the checkpoints in {spec.output}/{work.folder_of(record)}: a folder "
                 "that Ray wrote there is missing or damaged; start a new run"
             ) from error
+        why = "is memory short?" if free_megabytes(tempfile.gettempdir()) > 1 else "no temporary file can be written"
         raise JobError(
-            "the process that controls the training died (is memory short?); go on from the last checkpoint with "
-            f"glowctl train --resume {record.run_id}"
+            f"the process that controls the training died ({why}); go on from the last checkpoint with glowctl train "
+            f"--resume {record.run_id}"
         ) from error
 
 

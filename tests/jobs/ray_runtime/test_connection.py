@@ -28,6 +28,14 @@ def test_a_ray_that_does_not_start_is_a_sentence_and_leaves_nothing(folder, monk
     assert list(folder.iterdir()) == []
 
 
+def test_a_disk_without_room_for_rays_files_is_a_sentence(folder, monkeypatch):
+    monkeypatch.setattr("jobs.ray_runtime.connection.free_megabytes", lambda place: 3.0)
+    said = r"Ray needs 20 MB for its files in .*, where 3 MB are free: make room, or name another folder by TMPDIR"
+    with pytest.raises(JobError, match=said), embedded_ray():
+        pass
+    assert list(folder.iterdir()) == []
+
+
 def test_a_ray_that_is_not_needed_after_all_leaves_nothing(folder):
     with pytest.raises(ValueError, match="changed my mind"), embedded_ray():
         raise ValueError("changed my mind")
