@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
 
+from glow.checkpoint import load_checkpoint
 from glow.datasets import padding
 from glow.figures import image_grid, nll_curve
 from jobs.display.events import AttemptStarted, Epoch, Resize, Restart, Show, Started, Step, TrainResult
@@ -22,6 +24,7 @@ from jobs.tracking import Record, metric_names, open_command
 from jobs.training.history import EpochMetrics, record_history, recorded_history
 from jobs.training.messages import Attempt, FinalScore, Machine, Message, SampleGrid, Scores
 from jobs.training.publish import release
+from jobs.training.samples import draw_samples
 
 if TYPE_CHECKING:
     from jobs.training.prepare import Work
@@ -51,7 +54,7 @@ class TrainingLog:
         self._history: dict[int, EpochMetrics] = {}
         self._shown: dict[Attempt, AttemptStarted] = {}  # how an attempt was shown that `record` has not written yet
         self._steps_of_attempts: dict[Attempt, int] = {}  # in MLflow, where the first attempt of a run is step 0
-        self._samples: np.ndarray | None = None
+        self._samples: SampleGrid | None = None
         self.scores: dict[tuple[str, int], pd.DataFrame] = {}
         self._workers: int | None = None  # of the latest attempt
         self.test_bits_per_dim: float | None = None
@@ -78,7 +81,7 @@ class TrainingLog:
                 self._history[message.epoch] = EpochMetrics.of(vars(message))
                 self._show(message)
             case SampleGrid():
-                self._samples = message.images
+                self._samples = message
             case FinalScore():
                 self.test_bits_per_dim = message.test_bits_per_dim
             case Scores():
@@ -93,8 +96,7 @@ class TrainingLog:
             case Epoch():
                 record_history(run, [EpochMetrics.of(vars(message))])
             case SampleGrid():
-                run.image(image_grid(message.images), "samples", message.epoch)
-                run.metrics({"inverse_error": message.inverse_error}, message.epoch)
+                _record_samples(message, run)
             case Machine():
                 run.machine(message.name, message.figures)
 
@@ -161,6 +163,11 @@ class TrainingLog:
     def conclude(self, best: EpochMetrics, last: EpochMetrics, folder: Path, seconds: float) -> TrainResult:
         """Writes tables, figures, metrics and the model, whose checkpoint is in `folder`, into MLflow, and the first
         two into `folder` as well. `best` and `last` are the metrics of these checkpoints. Raises TrackingError."""
+        if self._samples is None or self._samples.epoch != last.epoch:  # nobody heard of the last ones
+            validation = torch.from_numpy(self._work.images["validation"])
+            temperature = self._work.spec.temperature
+            self._samples = draw_samples(load_checkpoint(folder / CHECKPOINT), last.epoch, temperature, validation)
+            _record_samples(self._samples, self._run)
         score = best.validation_bits_per_dim
         released = release(self._work, self._run, folder / CHECKPOINT, self.scores, score)
         result = self.result(best, last, folder, seconds, released.uri)
@@ -204,8 +211,13 @@ class TrainingLog:
         history.to_csv(folder / "history.csv", index=False)
         nll_curve(history, result.run, result.test_bits_per_dim).savefig(folder / "nll.png", dpi=120)
         if self._samples is not None:
-            np.save(folder / "samples.npy", self._samples)
-            Image.fromarray(image_grid(self._samples)).save(folder / "samples.png")
+            np.save(folder / "samples.npy", self._samples.images)
+            Image.fromarray(image_grid(self._samples.images)).save(folder / "samples.png")
+
+
+def _record_samples(samples: SampleGrid, run: Record) -> None:
+    run.image(image_grid(samples.images), "samples", samples.epoch)
+    run.metrics({"inverse_error": samples.inverse_error}, samples.epoch)
 
 
 def _final_metrics(result: TrainResult) -> dict[str, float]:

@@ -51,10 +51,6 @@ STARTS = 10
 RESIZE_INTERVAL_S = 10.0
 """How often an elastic training looks whether there is room for more workers."""
 
-GRID = 100
-"""Images in a sample grid: the report's 10 x 10."""
-
-
 UNUSED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 """Callbacks of Ray Train that each start a process (200 MB): for data sets of Ray Data, of which a training has none,
 and to free what a controller has reserved that dies before its driver, with which this driver ends."""
@@ -76,7 +72,7 @@ def put_data(work: Work) -> list[ray.ObjectRef]:
 def worker_settings(work: Work, resources: Resources, data: list[ray.ObjectRef], outbox: Outbox) -> WorkerSettings:
     """What the workers of a training are told; `data` is of `put_data`."""
     private = work.spec.model_copy(update={"tracking_uri": None})  # which may hold a password
-    return WorkerSettings(private, work.config, data, outbox, resources.threads, GRID)
+    return WorkerSettings(private, work.config, data, outbox, resources.threads)
 
 
 def scaling_config(resources: Resources) -> ScalingConfig:

@@ -20,7 +20,6 @@ from ray.train import Checkpoint, UserCallback
 
 from glow.checkpoint import CheckpointError, load_checkpoint
 from glow.config import GlowConfig
-from glow.dequantization import dequantize, uniform_noise
 from glow.model import Glow
 from glow.scoring import score_shard, shards_of
 from glow.training import EpochResult, StepResult, Trainer, TrainingDiverged, mean_bits_per_dim
@@ -29,7 +28,8 @@ from jobs.specs.training import TrainSpec
 from jobs.system.machine_metrics import machine_name, sampled
 from jobs.system.process_setup import set_up_process
 from jobs.training.history import EpochMetrics, read_history, write_history
-from jobs.training.messages import Attempt, FinalScore, Machine, Message, Outbox, SampleGrid, Scores
+from jobs.training.messages import Attempt, FinalScore, Machine, Message, Outbox, Scores
+from jobs.training.samples import draw_samples
 
 __all__ = [
     "COUNTED_EPOCH",
@@ -51,8 +51,6 @@ COUNTED_EPOCH = "counted_epoch"
 """The metric that the schedulers of an ablation count in. The last epoch does not report it, so that a training that
 has come to its end is never stopped before its test."""
 
-INVERTED_IMAGES = 32
-
 Metrics = dict[str, float]
 """What is reported with a checkpoint: the fields of `glow.training.EpochResult` and some more."""
 
@@ -60,14 +58,13 @@ Metrics = dict[str, float]
 @dataclass(frozen=True)
 class WorkerSettings:
     """What every worker of a training is told. `spec` has no tracking URI, which may hold a password; `data` is of
-    `jobs.training.ray_trainer.put_data`; `threads` are torch's, `grid` is how many samples are drawn."""
+    `jobs.training.ray_trainer.put_data`; `threads` are torch's."""
 
     spec: TrainSpec
     config: GlowConfig
     data: list[ray.ObjectRef]
     outbox: Outbox
     threads: int
-    grid: int
 
 
 @dataclass(frozen=True)
@@ -203,12 +200,12 @@ def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
         history.append(EpochMetrics.of({**vars(told), "time": time.time()}))
         last = result.epoch == spec.epochs
         if not last and spec.sample_every and result.epoch % spec.sample_every == 0:
-            talker.samples(trainer.evaluated_model, settings.grid, spec.temperature, images["validation"])
+            talker.samples(trainer.evaluated_model, spec.temperature, images["validation"])
         if last or result.epoch % spec.checkpoint_every == 0:
             session.report(trainer, history, _metrics(result, test, last))
     with session.best() as (folder, best):
         model = load_checkpoint(folder, session.device).set_precision(trainer.precision)
-    talker.samples(model, settings.grid, spec.temperature, images["validation"])
+    talker.samples(model, spec.temperature, images["validation"])
     test = mean_bits_per_dim(model, images["test"])
     talker.final_score(test)
     for split, start in shards_of(images)[session.rank :: session.workers]:
@@ -280,26 +277,12 @@ class Talker:
         self._put(told)
         return told
 
-    def samples(self, model: Glow, n: int, temperature: float, images: torch.Tensor) -> None:
-        """Samples of the model, always from the same noise, and how exactly it inverts real images."""
-        if self._outbox is None:
-            return
-        classes = model.config.num_classes
-        labels = None if classes is None else torch.arange(n) * classes // n
-        samples = model.sample(n, temperature, torch.Generator().manual_seed(0), labels)
-        error = inverse_error(model, images[:INVERTED_IMAGES])
-        self._put(SampleGrid(self._trainer.epoch, samples.cpu().numpy(), error))
+    def samples(self, model: Glow, temperature: float, images: torch.Tensor) -> None:
+        if self._outbox is not None:
+            self._put(draw_samples(model, self._trainer.epoch, temperature, images))
 
     def final_score(self, test_bits_per_dim: float) -> None:
         self._put(FinalScore(test_bits_per_dim))
-
-
-@torch.no_grad()
-def inverse_error(model: Glow, images: torch.Tensor) -> float:
-    """The largest error of inverse(forward(x)) over all pixels, in grey levels of 256."""
-    noise = uniform_noise(torch.arange(len(images)), model.config.image_shape).to(model.device)
-    x_BCHW = dequantize(images.to(model.device), noise)
-    return (model.inverse(model(x_BCHW)[0]) - x_BCHW).abs().max().item() * 256
 
 
 def _device_name(device: torch.device) -> str:

@@ -176,7 +176,7 @@ def unfinished(folder: Path, until: int) -> list[tuple[Path, int]]:
 
 
 @pytest.mark.slow
-def test_killed_ablation_goes_on_where_each_trial_stood(finished, tmp_path):
+def test_killed_ablation_goes_on_where_each_trial_stood(tmp_path, tmp_path_factory):
     running = Running(tmp_path, *LONG)
     running.wait_for("(1 of 4)")
     first = next(line for line in running.lines() if line.endswith("(1 of 4)")).split("]")[0][1:]
@@ -199,7 +199,8 @@ def test_killed_ablation_goes_on_where_each_trial_stood(finished, tmp_path):
     trials = trials_of(tmp_path, run_id)
     assert [run.info.status for run in trials.values()] == ["FINISHED"] * 4
     assert trials[first].info.end_time == ended
-    whole, events = finished
+    whole = tmp_path_factory.mktemp("whole")
+    events = [json.loads(line) for line in glowctl(whole, *LONG, "--json").stdout.splitlines()]
     columns = ["permutation", "bits_per_dim", "bits_per_dim_low", "best", "seeds", "parameters"]
     expected = summary_of(whole, events[-1]["run_id"], "configurations")[columns]
     pd.testing.assert_frame_equal(summary_of(tmp_path, run_id, "configurations")[columns], expected)

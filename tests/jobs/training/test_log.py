@@ -10,17 +10,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from glow import GlowConfig
+from glow import Glow, GlowConfig, save_checkpoint
 from glow.checkpoint import CheckpointError
 from jobs.display.events import Epoch, Resize, Restart, Started
 from jobs.specs.presets import make_train_spec
-from jobs.tracking import TrackingError
+from jobs.tracking import Record, TrackingError, find_run
 from jobs.training.history import EpochMetrics, read_history, write_history
 from jobs.training.log import TrainingLog
 from jobs.training.messages import Attempt, FinalScore
 from jobs.training.prepare import Work
 from jobs.training.repair import last_history
+from tests.jobs.trained import work_in
 
 
 class MemoryRecord:
@@ -114,6 +116,22 @@ def test_what_nobody_was_told_is_completed_at_the_end():
     before = json.dumps(record.steps)
     log.complete([metrics(first), metrics(lost)], workers=2)
     assert json.dumps(record.steps) == before
+
+
+def test_samples_that_nobody_was_told_of_are_drawn_at_the_end(tmp_path, empty_store):
+    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
+    work = work_in(tmp_path)
+    record = Record.start(work.tracking_uri, "glow", "train x", work.tags(), {})
+    log = TrainingLog(work, record, print)
+    log.see(FinalScore(1.5))
+    model = Glow(work.config)
+    model.initialize(torch.from_numpy(work.images["train"])[:64])
+    save_checkpoint(model, tmp_path / "results" / "checkpoint")
+    only = metrics(epoch(1, 2.0))
+    log.conclude(only, only, tmp_path / "results", 1.0)
+    run = find_run(work.tracking_uri, "glow", "train x")
+    assert run.data.metrics["inverse_error"] < 0.01
+    assert (tmp_path / "results" / "samples.png").is_file()
 
 
 def test_how_long_the_start_took_is_said_once_and_recorded():

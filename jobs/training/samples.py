@@ -1,0 +1,33 @@
+"""What is drawn from a model that is being trained, to see how it does."""
+
+from __future__ import annotations
+
+import torch
+
+from glow.dequantization import dequantize, uniform_noise
+from glow.model import Glow
+from jobs.training.messages import SampleGrid
+
+__all__ = ["GRID", "draw_samples", "inverse_error"]
+
+GRID = 100
+"""Images in a sample grid: the report's 10 x 10."""
+
+INVERTED_IMAGES = 32
+
+
+def draw_samples(model: Glow, epoch: int, temperature: float, images: torch.Tensor) -> SampleGrid:
+    """Samples of the model after an epoch, always from the same noise, and how exactly it inverts the first of these
+    images, uint8 (N, C, H, W)."""
+    classes = model.config.num_classes
+    labels = None if classes is None else torch.arange(GRID) * classes // GRID
+    samples = model.sample(GRID, temperature, torch.Generator().manual_seed(0), labels)
+    return SampleGrid(epoch, samples.cpu().numpy(), inverse_error(model, images[:INVERTED_IMAGES]))
+
+
+@torch.no_grad()
+def inverse_error(model: Glow, images: torch.Tensor) -> float:
+    """The largest error of inverse(forward(x)) over all pixels, in grey levels of 256."""
+    noise = uniform_noise(torch.arange(len(images)), model.config.image_shape).to(model.device)
+    x_BCHW = dequantize(images.to(model.device), noise)
+    return (model.inverse(model(x_BCHW)[0]) - x_BCHW).abs().max().item() * 256
