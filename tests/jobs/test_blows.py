@@ -39,7 +39,7 @@ def seeds(short: int, long: int) -> list:
 @pytest.fixture
 def temporary() -> Iterator[Path]:
     """The folder for temporary files, in which nothing may stay. Its path is short, for Ray's sockets."""
-    with tempfile.TemporaryDirectory(prefix="blow", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="b", dir="/tmp") as folder:
         yield Path(folder)
 
 

@@ -41,7 +41,7 @@ ENVIRONMENTS = {
 
 @pytest.fixture
 def temporary() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="odd", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="o", dir="/tmp") as folder:
         yield Path(folder)
 
 

@@ -44,7 +44,7 @@ def store(request, tmp_path) -> Iterator[str]:
 @pytest.fixture
 def temporary() -> Iterator[Path]:
     """Where Ray's files are, under a name that is short enough for it."""
-    folder = Path(tempfile.mkdtemp(prefix="glow", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="s", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
