@@ -14,6 +14,7 @@ from jobs.tracking import NoSuchRun, Record
 from jobs.training import prepare as preparation
 from jobs.training import run as train
 from jobs.training.log import TrainingLog
+from jobs.training.messages import Attempt
 
 
 @pytest.fixture
@@ -42,7 +43,9 @@ def test_a_training_is_found_by_its_id_or_its_folder(here, named):
     assert (work.resumed, work.kept_in) == (None, run_id)
     record = train._open_record(work)
     assert (record.name, work.folder_of(record)) == ("a name", run_id)
-    assert TrainingLog(work, record, print).restarts == 1
+    log = TrainingLog(work, record, [].append)
+    log.see(Attempt(1, 3, (), device="CPU", precision="float32", parameters=9))
+    assert log.restarts == 1
     again = preparation.prepare_resume(record.run_id, {})  # and from then on by its new record
     assert again.folder_of(record) == run_id
 
