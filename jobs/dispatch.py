@@ -17,7 +17,7 @@ from jobs.specs.evaluation import EvaluationSpec, InterpolateSpec, OodSpec
 from jobs.specs.request import Request
 from jobs.specs.training import TrainSpec, worker_range
 from jobs.system.signals import sigterm_as_interrupt
-from jobs.tracking import check_store, client_of, tracking_uri
+from jobs.tracking import check_existing, check_store, client_of, tracking_uri
 
 if TYPE_CHECKING:
     from jobs.ablation.prepare import Ablation
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jobs.display.events import Show
     from jobs.training.prepare import Work
 
-__all__ = ["perform"]
+__all__ = ["perform", "repair"]
 
 
 class EvaluationJob(Protocol):
@@ -186,6 +186,16 @@ def summarize(run: str, changes: Mapping[str, Any], display: Display) -> None:
 
     with display as show:
         summarize_again(run, changes, show)
+
+
+def repair(run: str, changes: Mapping[str, Any], display: Display) -> None:
+    """Adds to MLflow what only the checkpoints of a run know."""
+    check_existing(tracking_uri(changes.get("tracking_uri")))
+    set_environment()
+    from jobs.ablation.repair import repair as repair_run
+
+    with display as show:
+        repair_run(run, changes, show)
 
 
 def evaluate(specs: Mapping[str, EvaluationSpec], display: Display) -> None:

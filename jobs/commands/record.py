@@ -130,12 +130,12 @@ def repair(
     Runs do so by themselves while they train and when they are resumed. This is for a run that is over, such as one of
     an older glowctl. An ablation is compared again.
     """
-    from jobs.ablation.repair import repair as repair_run
+    from jobs.dispatch import repair as repair_run
     from jobs.display.displays import make_display
 
     where = {"tracking_uri": tracking_uri, "experiment": experiment, "output": output}
-    with make_display("json" if json else "auto") as show:
-        repair_run(run, {name: value for name, value in where.items() if value is not None}, show)
+    given = {name: value for name, value in where.items() if value is not None}
+    repair_run(run, given, make_display("json" if json else "auto"))
 
 
 def models(

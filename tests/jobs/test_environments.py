@@ -87,7 +87,7 @@ def test_a_folder_of_any_name(tmp_path, name):
 def test_a_folder_that_an_address_cannot_name_is_refused(tmp_path, name):
     folder = tmp_path / name
     folder.mkdir()
-    for command in (TRAIN, ("runs",), ("report",)):
+    for command in (TRAIN, ("runs",), ("report",), ("repair", "x")):
         sentence = sentence_of(glowctl(folder, *command))
         assert "rename the folder, or name another store with --tracking-uri" in sentence
     assert list(tmp_path.iterdir()) == [folder]

@@ -175,3 +175,8 @@ def test_ui_refuses_a_port_that_is_taken(tmp_path):
         taken.listen()
         port = taken.getsockname()[1]
         assert f"port {port} is taken" in sentence_of(glowctl(tmp_path, "ui", "--port", str(port)), 1)
+
+
+def test_a_run_is_not_repaired_where_there_is_no_store_and_none_is_made(tmp_path):
+    assert "there is no MLflow store" in sentence_of(glowctl(tmp_path, "repair", "nothing"))
+    assert list(tmp_path.iterdir()) == []
