@@ -7,6 +7,7 @@ glowctl left with gaps, or a run that nobody wants to resume.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from jobs.outputs import usable_output
 from jobs.specs.ablation import AblateSpec
 from jobs.specs.base import refuse, validated
 from jobs.specs.training import TrainSpec
+from jobs.system.verbosity import is_verbose
 from jobs.tracking import Record, child_runs, find_run, tag_names, tracking_uri
 from jobs.training.history import EpochMetrics
 from jobs.training.repair import add_missing, last_history
@@ -93,5 +95,7 @@ def _histories(place: str, spec: AblateSpec) -> list[tuple[str, list[EpochMetric
             f"what Ray Tune saved of the ablation is not in {place}, or is damaged: name the folder above by --output"
         )
     know_moved_modules()
+    if not is_verbose():  # Tune misses tables of its own that nobody asked it for; elsewhere ray.init sees to this
+        logging.getLogger("ray").setLevel(logging.ERROR)
     ends = [end_of(trial, spec) for trial in tune.ExperimentAnalysis(folder).trials]
     return [(end.trial, end.message.history()) for end in ends if isinstance(end.message, Ended)]
