@@ -58,6 +58,7 @@ def _start_ray(folder: str, state_api: bool, cpus: float, gpus: float) -> str:
         num_gpus=int(gpus),
         include_dashboard=state_api,
         dashboard_host="127.0.0.1",
+        dashboard_port=None,  # the next that is free, as `ray.init` does it: else a second Ray does not start
         include_log_monitor=False,  # type: ignore[arg-type]  # which Ray itself gives as a bool
         no_monitor=True,
     )

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
@@ -47,9 +48,13 @@ def summary_of(folder: Path, run_id: str, table: str) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """An ablation that ended well: its folder, and its events."""
+    """An ablation that ended well, on a machine where another Ray has its dashboard: its folder, and its events."""
     folder = tmp_path_factory.mktemp("ablation")
-    done = glowctl(folder, *SMOKE, "--permutations", "1x1,reverse", "--seeds", "2", "--epochs", "5", "--json")
+    with socket.socket() as dashboard:
+        with suppress(OSError):  # there is another Ray
+            dashboard.bind(("127.0.0.1", 8265))
+            dashboard.listen()
+        done = glowctl(folder, *SMOKE, "--permutations", "1x1,reverse", "--seeds", "2", "--epochs", "5", "--json")
     check_quiet(done)
     return folder, [json.loads(line) for line in done.stdout.splitlines()]
 
