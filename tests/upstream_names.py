@@ -95,7 +95,8 @@ RAY = [
     ),
     takes(
         "ray._private.parameter:RayParams",
-        "node_ip_address temp_dir object_store_memory include_dashboard dashboard_host include_log_monitor no_monitor",
+        "node_ip_address temp_dir num_cpus num_gpus include_dashboard dashboard_host dashboard_port "
+        "include_log_monitor no_monitor",
         "no Ray starts",
         "parameter import RayParams",
     ),
@@ -115,6 +116,7 @@ RAY = [
     says("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "ray/_private/ray_constants.py", "uv makes an environment for each worker"),
     says("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "ray/_private/ray_constants.py", "Ray listens beyond this machine"),
     says("RAY_preload_python_modules", _ray_raylet, "workers start a second later", "preload_python_modules"),
+    says("RAY_worker_niceness", "ray/_private/ray_constants.py", "tests that run side by side wait for each other"),
     says("RAY_AUTH_MODE", _ray_auth, "clusters with a token refuse glowctl, or an embedded Ray lets everybody in"),
     says("RAY_AUTH_TOKEN", "ray/_raylet.so", "clusters with a token refuse glowctl"),
     says("RAY_AUTH_TOKEN_PATH", "ray/_raylet.so", "a cluster's token is not found where Ray itself finds it"),
@@ -185,6 +187,11 @@ RAY_TRAIN = [
         "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks",
         "two processes more beside each training",
     ),
+    takes(
+        "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._register_sigint_handler",
+        "controller",
+        "Ctrl-C ends a training with exit code 0",
+    ),
     has(
         "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback",
         "a process more beside each training",
@@ -212,6 +219,7 @@ RAY_TRAIN = [
 RAY_TUNE = [
     says("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "ray/tune/utils/callback.py", "each trial writes files of its own"),
     says("TUNE_GLOBAL_CHECKPOINT_S", _ray_loop, "a kill costs more of what is known of trials"),
+    says("TUNE_DISABLE_SIGINT_HANDLER", "ray/tune/tune.py", "Ctrl-C waits for a checkpoint of Tune's"),
     says("TUNE_PRINT_ALL_TRIAL_ERRORS", _ray_loop, "tracebacks among the progress"),
     says("RAY_AIR_NEW_OUTPUT", "ray/tune/experimental/output.py", "tables of Tune's among the progress"),
     says(

@@ -24,7 +24,6 @@ from jobs.ray_runtime.resources import Resources
 from jobs.run_labels import ablation_description, ablation_name, varied
 from jobs.specs.ablation import AblateSpec
 from jobs.specs.base import refuse, validated
-from jobs.system.signals import in_a_thread
 from jobs.tracking import (
     Record,
     child_runs,
@@ -118,7 +117,7 @@ def _run_trials(
                     stood = catch_up(f"{storage}/{FOLDER}", spec, channel.queue, run_id)
                     common = worker_settings(ablation.work, resources, data, channel.queue)
                     shared = Shared(private, common, channel.queue, resources, f"{storage}/train", log.finished, stood)
-                    in_a_thread(make_tuner(shared, at_a_time, storage, folder).fit)
+                    make_tuner(shared, at_a_time, storage, folder).fit()
                 return
             except Exception as error:
                 if death_behind(error) is None:

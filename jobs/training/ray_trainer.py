@@ -57,11 +57,18 @@ and to free what a controller has reserved that dies before its driver, with whi
 
 
 class LeanTrainer(TorchTrainer):
-    """Starts two processes less beside a training than Ray Train does by itself."""
+    """Starts two processes less beside a training than Ray Train does by itself, and leaves Ctrl-C to its caller.
+
+    Ray Train's own handler of SIGINT asks the controller to abort, which may be gone, ends in SystemExit, and stays in
+    place afterwards. A thread instead would wait in Ray's C++ for ever, and crash the interpreter as it ends.
+    """
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
         return [each for each in callbacks if type(each).__name__ not in UNUSED]
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
 
 
 def put_data(work: Work) -> list[ray.ObjectRef]:

@@ -23,7 +23,6 @@ from jobs.ray_runtime.resources import Resources
 from jobs.run_labels import training_name
 from jobs.specs.training import TrainSpec
 from jobs.system.scratch import free_megabytes
-from jobs.system.signals import in_a_thread
 from jobs.tracking import Record, recorded_images, tag_names
 from jobs.training.history import EpochMetrics, read_history
 from jobs.training.log import CHECKPOINT, TrainingLog
@@ -98,7 +97,7 @@ def _fit(
     settings = worker_settings(work, resources, put_data(work), channel.queue)
     remove_unfinished_checkpoints(spec.output, work.folder_of(record))
     try:
-        return in_a_thread(torch_trainer(settings, resources, name=work.folder_of(record)).fit)
+        return torch_trainer(settings, resources, name=work.folder_of(record)).fit()
     except (ControllerError, WorkerGroupError) as error:
         remove_unfinished_checkpoints(spec.output, work.folder_of(record))
         raise _sentence(cause_of(error), spec, record) from error
