@@ -25,10 +25,10 @@ test-fast: $(VENV)/installed
 		-m 'not ray and not slow and not nightly and not timing and not root and not browser and not install' $(PYTEST_ARGS)
 
 # Every test but the nightly ones. A test whose program, right or data this machine lacks is skipped and says why.
-# What asserts wall time, and what makes hosts, runs last, with nothing beside it.
+# What asserts wall time, makes hosts, or looks at the demo runs last, with nothing beside it.
 test-all: $(VENV)/installed
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not nightly and not timing and not root' $(PYTEST_ARGS)
-	$(BIN)/python -m pytest -m '(timing or root) and not nightly' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not nightly and not timing and not root and not browser' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m '(timing or root or browser) and not nightly' $(PYTEST_ARGS)
 
 # Long proofs, and more cases of what `make test-all` has one of.
 test-nightly: $(VENV)/installed

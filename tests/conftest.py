@@ -1,8 +1,14 @@
 """What all tests share: an environment of their own, and the order of their files."""
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.demo import Demo
 
 # Before torch, ray or mlflow is imported anywhere; the commands that tests start inherit it. The models of tests are so
 # small that a second thread only costs time. Workers of a job set the number of their threads themselves.
@@ -21,3 +27,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts files that start Ray first: they take longest, and none of them should be left to one process at the end."""
     with_ray = {item.path for item in items if item.get_closest_marker("ray")}
     items.sort(key=lambda item: item.path not in with_ray)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """`glowctl demo`, run once for all that look at what it leaves."""
+    from tests.demo import run_demo
+
+    return run_demo(tmp_path_factory.mktemp("demo"))

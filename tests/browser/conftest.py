@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobs.tracking import experiment_runs
-from tests.browser.served import demo_record, served
+from tests.browser.served import served
 
 EXPERIMENT = "glow"
 
@@ -35,8 +35,8 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="session")
-def record(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    uri = os.environ.get("GLOW_DEMO_RECORD") or demo_record(tmp_path_factory.mktemp("demo"))
+def record(chromium: str, request: pytest.FixtureRequest) -> Recorded:
+    uri = os.environ.get("GLOW_DEMO_RECORD") or request.getfixturevalue("demo").uri
     runs = experiment_runs(uri, EXPERIMENT)
     trials = [run for run in runs if "glow.trial" in run.data.tags][::-1]
     by_job = {run.data.tags["glow.job"]: run for run in reversed(runs) if "glow.trial" not in run.data.tags}

@@ -13,7 +13,8 @@ from playwright.sync_api import expect
 
 from jobs.tracking import experiment_runs
 from tests.browser.pages import Ui, fresh_browser
-from tests.browser.served import demo_record, served
+from tests.browser.served import served
+from tests.demo import run_demo
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 COLOURS = 256
@@ -72,7 +73,7 @@ def hide_banner(ui: Ui) -> None:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        uri = os.environ.get("GLOW_DEMO_RECORD") or demo_record(Path(folder))
+        uri = os.environ.get("GLOW_DEMO_RECORD") or run_demo(Path(folder)).uri
         with served(uri, Path(folder)) as landing, fresh_browser(height=760) as page:
             ui = Ui(page, landing.partition("/#")[0])
             ui.without_assistant()

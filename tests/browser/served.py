@@ -1,4 +1,4 @@
-"""A record that `glowctl demo` has made, and `glowctl ui` on it."""
+"""`glowctl ui` on a store."""
 
 from __future__ import annotations
 
@@ -10,15 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.jobs.command_line import Running, glowctl
-
-
-def demo_record(folder: Path) -> str:
-    """The URI of a store that `glowctl demo` has filled, which takes a minute or two."""
-    uri = f"sqlite:///{folder}/mlflow.db"
-    done = glowctl(folder, "demo", "--output", str(folder / "outputs"), "--tracking-uri", uri, timeout=500)
-    assert done.returncode == 0, done.stderr
-    return uri
+from tests.jobs.command_line import Running
 
 
 @contextmanager

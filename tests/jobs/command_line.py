@@ -25,9 +25,13 @@ NUMBERS = itertools.count()
 FOREIGN = ("RAY_", "GLOW_", "MLFLOW_TRACKING")
 
 
+# Ray's workers give way to all other processes, which are another test here, and would wait for it to end.
+OURS = {"COLUMNS": "120", "MLFLOW_DISABLE_TELEMETRY": "true", "RAY_worker_niceness": "0"}
+
+
 def environment(**changes: str) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
-    return {**own, "COLUMNS": "120", "MLFLOW_DISABLE_TELEMETRY": "true", **changes}
+    return {**own, **OURS, **changes}
 
 
 def glowctl(folder: Path, *arguments: str, timeout: float = 480, **changes: str) -> subprocess.CompletedProcess[str]:

@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from tests.jobs.command_line import environment
+from tests.jobs.requirements import closure, link
 from tests.jobs.served import IMAGE, every_bad, free_port, running, same
 
 
@@ -59,15 +60,9 @@ def test_over_http_what_is_no_batch_is_refused(answers):
     assert answers(table, {}, "dataframe_split").status_code == 400
 
 
-@pytest.mark.install
-@pytest.mark.timeout(900)
-def test_it_loads_where_only_its_own_requirements_are_installed(saved_model, trained_glow, tmp_path):
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True, timeout=120)
-    python = tmp_path / "venv" / "bin" / "python"
-    model = shutil.copytree(saved_model, tmp_path / "model")
-    install = [python, "-m", "pip", "install", "--quiet", "-r", model / "requirements.txt"]
-    subprocess.run(install, check=True, timeout=700)
-    np.save(tmp_path / "images.npy", trained_glow.images[:10])
+def check_it_answers(python: list[str], folder: Path, trained_glow, **changes: str) -> None:
+    """Loads the model in `folder` by a Python that has only what the model says that it needs."""
+    np.save(folder / "images.npy", trained_glow.images[:10])
     script = """
 import importlib, json, sys
 import mlflow.pyfunc, numpy as np
@@ -83,9 +78,9 @@ import glow
 assert "/model/code/glow" in glow.__file__, glow.__file__
 """
     done = subprocess.run(
-        [python, "-c", script],
-        cwd=tmp_path,
-        env={name: text for name, text in environment().items() if name != "PYTHONPATH"},
+        [*python, "-c", script],
+        cwd=folder,
+        env={name: text for name, text in environment().items() if name != "PYTHONPATH"} | changes,
         capture_output=True,
         text=True,
         timeout=120,
@@ -93,3 +88,23 @@ assert "/model/code/glow" in glow.__file__, glow.__file__
     )
     assert done.returncode == 0, done.stderr
     assert same(json.loads(done.stdout), trained_glow.expected(trained_glow.images[:10], 0.95))
+
+
+@pytest.mark.slow
+def test_it_loads_where_only_its_own_requirements_can_be_imported(saved_model, trained_glow, tmp_path):
+    model = shutil.copytree(saved_model, tmp_path / "model")
+    needed = closure((model / "requirements.txt").read_text().splitlines())
+    link(needed, tmp_path / "packages")
+    check_it_answers([sys.executable, "-S"], tmp_path, trained_glow, PYTHONPATH=str(tmp_path / "packages"))
+
+
+@pytest.mark.nightly
+@pytest.mark.install
+@pytest.mark.timeout(900)
+def test_it_loads_where_pip_has_installed_only_its_own_requirements(saved_model, trained_glow, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True, timeout=120)
+    python = tmp_path / "venv" / "bin" / "python"
+    model = shutil.copytree(saved_model, tmp_path / "model")
+    install = [python, "-m", "pip", "install", "--quiet", "-r", model / "requirements.txt"]
+    subprocess.run(install, check=True, timeout=700)
+    check_it_answers([str(python)], tmp_path, trained_glow)

@@ -2,12 +2,10 @@
 
 import json
 import os
-import re
 import signal
 import socket
 import sqlite3
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -355,26 +353,3 @@ def test_a_full_disk_is_said_and_the_run_can_go_on(tmp_path):
         assert record_of(tmp_path, run_id_of(done.stdout.splitlines())).info.status == "FAILED"
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
-
-
-@pytest.mark.timing
-def test_the_demo_compares_permutations_interpolates_and_tests_within_three_minutes(tmp_path):
-    started = time.monotonic()
-    done = glowctl(tmp_path, "demo", "--json")
-    assert time.monotonic() - started < 180
-    assert done.returncode == 0, done.stderr
-    events = [json.loads(line) for line in done.stdout.splitlines()]
-    ends = {event["event"]: event for event in events}
-    compared = {row["permutation"]: row["bits_per_dim"] for row in ends["ablated"]["configurations"]}
-    assert compared.keys() == {"1x1", "shuffle", "reverse"}
-    assert max(compared.values()) < 6.2  # 8 bits is what an image of noise takes
-    assert Path(ends["ablated"]["place"], "nll_by_epoch.png").is_file()
-    assert ends["ablated"]["open_with"] == "glowctl ui"
-    permutation, seed = ends["ablated"]["best"]["trial"].split()
-    assert re.fullmatch(f"train digits {permutation} .* {seed}", ends["evaluating"]["model"])
-    assert ends["interpolation"]["inexact_rows"] == 0
-    assert Path(ends["interpolation"]["picture"]).is_file()
-    called = {(r["dataset"], r["batch_size"]): r["ratio"] for r in ends["ood"]["rows"] if r["detector"] == "typicality"}
-    assert called["noise", 1] == 1
-    assert called["photos", 10] > 0.9
-    assert called["digits", 1] < 0.05
