@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sized
 
 import numpy as np
 import pandas as pd
@@ -26,6 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from glow.datasets.lazy import LazyDataset
 from glow.dequantization import BINS, uniform_noise
 from glow.model import Glow, Precision
 
@@ -116,12 +116,12 @@ SCORED = ("train", "validation")
 """Splits whose scores a finished training leaves with its model: thresholds for batches of any size come of them."""
 
 
-def shards_of(images: Mapping[str, Any]) -> list[tuple[str, int]]:
+def shards_of(splits: Mapping[str, Sized]) -> list[tuple[str, int]]:
     """The split and the first image of every shard of `SCORED`."""
-    return [(split, start) for split in SCORED for start in range(0, len(images[split]), SHARD)]
+    return [(split, start) for split in SCORED for start in range(0, len(splits[split]), SHARD)]
 
 
-def score_shard(model: Glow, images: torch.Tensor, labels: torch.Tensor, start: int) -> pd.DataFrame:
+def score_shard(model: Glow, images: LazyDataset, start: int) -> pd.DataFrame:
     """The score table of the shard of a split that begins at `start`, in float32, to which the model is set."""
-    indices = torch.arange(start, min(start + SHARD, len(images)))
-    return score(model, images[indices], labels[indices], indices_N=indices)
+    stop = min(start + SHARD, len(images))
+    return score(model, images.images(start, stop), images.labels[start:stop], indices_N=torch.arange(start, stop))

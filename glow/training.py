@@ -1,9 +1,9 @@
 """The training loop: one process's share of data-parallel training.
 
-In a process group (`torch.distributed`) every process holds all images and takes its part of each batch; in one
-process the part is the whole. Which images make up a batch, in what order, and the noise of each follow from
-(seed, epoch, image index) alone, so neither the number of processes nor an interruption changes them, and no state of
-a random generator has to be saved.
+In a process group (`torch.distributed`) every process has all images, held in memory or mapped (`glow.batches`), and
+takes its part of each batch; in one process the part is the whole. Which images make up a batch, in what order, and the
+noise of each follow from (seed, epoch, image index) alone, so neither the number of processes nor an interruption
+changes them, and no state of a random generator has to be saved.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from glow.batches import Batch, Order, source_of
 from glow.checkpoint import load_training_state, load_weights, save_checkpoint, save_training_state
 from glow.config import FitConfig
+from glow.datasets.lazy import LazyDataset
 from glow.dequantization import uniform_noise
 from glow.distributed import all_reduce_sum, rank, world_size
 from glow.errors import UserError
@@ -88,7 +90,7 @@ class EpochResult:
 
 class StepFigures(NamedTuple):
     """What a step adds to the sums of an epoch, or those sums. They travel as one tensor in this order, so that adding
-    them is one operation and no wait for a GPU."""
+    them is one operation and no wait for a GPU. The first two differ between processes."""
 
     bits_per_dim: Tensor
     """Summed over this process's images."""
@@ -105,9 +107,10 @@ class Trainer:
 
     Args:
         model: initialised by `initialize` if it is not yet.
-        images: uint8 (N, C, H, W), all of them, in every process; kept on the device.
+        images: uint8 (N, C, H, W), all of them, in every process, kept on the device; or a data set whose images are
+            read as they are needed, in an order of `glow.batches.BlockOrder`, and which has labels of its own.
         labels: int64 (N,), used by a class-conditional model alone.
-        validation: uint8 (N', C, H, W), scored after each epoch with noise that never changes.
+        validation: uint8 (N', C, H, W) or such a data set, scored after each epoch with noise that never changes.
         device: where the model and the images live; the model's own if None.
 
     Raises:
@@ -118,16 +121,18 @@ class Trainer:
     def __init__(
         self,
         model: Glow,
-        images: Tensor,
+        images: Tensor | LazyDataset,
         labels: Tensor | None = None,
         *,
-        validation: Tensor | None = None,
+        validation: Tensor | LazyDataset | None = None,
         config: FitConfig | None = None,
         device: str | torch.device | None = None,
     ) -> None:
         self.config = config = config or FitConfig()
         if len(images) == 0:
             raise ValueError("there are no images to train on")
+        if isinstance(images, LazyDataset):
+            labels = images.labels
         if model.config.num_classes is not None and labels is None:
             raise ValueError("a class-conditional Glow is trained with labels, and there are none")
         if min(config.batch_size, len(images)) < world_size():
@@ -135,15 +140,15 @@ class Trainer:
         self.device = torch.device(device) if device is not None else model.device
         self.precision = hardware_precision(self.device) if config.precision == "auto" else config.precision
         self.model = model.to(self.device).set_precision(self.precision).set_memory(config.memory)
-        self.images = images.to(self.device)
-        self.labels = labels.to(self.device) if labels is not None and model.config.num_classes else None
-        self.validation = None if validation is None else validation.to(self.device)
+        self.images = source_of(images, labels if model.config.num_classes else None, self.device)
+        self.validation = validation.to(self.device) if isinstance(validation, Tensor) else validation
 
         self.steps_per_epoch = math.ceil(len(images) / config.batch_size)
         self.optimizer = _optimizer(model, config, self.device)
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
         self.epoch = 0
         self.step = 0
+        self._so_far = self._no_figures()  # of the epoch that is under way
         self._skips = torch.zeros(2, dtype=torch.int64, device=self.device)  # in all, in a row
         self._objective: nn.Module | None = None
 
@@ -151,6 +156,11 @@ class Trainer:
     def skipped_steps(self) -> int:
         """Since the start of training."""
         return int(self._skips[0])
+
+    @property
+    def step_of_epoch(self) -> int:
+        """Steps of the epoch that is under way."""
+        return self.step - self.epoch * self.steps_per_epoch
 
     @property
     def evaluated_model(self) -> Glow:
@@ -165,15 +175,18 @@ class Trainer:
         """Sets every ActNorm from the first batch, each process giving its share, unless the model has been."""
         if self.model.initialized:
             return
-        indices = self._share(self._order(0)[: self.config.batch_size])
-        self.model.initialize(self.images[indices], self._noise(indices, 0))
+        batch = self.images.take(self._share(self._order(0)[: self.config.batch_size]))
+        self.model.initialize(batch.images_BCHW, self._noise(batch.indices_B, 0))
         if self.average is not None:
             self.evaluated_model.load_state_dict(self.model.state_dict())
 
-    def epochs(self, on_step: Callable[[StepResult], None] | None = None) -> Iterator[EpochResult]:
+    def epochs(
+        self, on_step: Callable[[StepResult], None] | None = None, after_step: Callable[[], None] | None = None
+    ) -> Iterator[EpochResult]:
         """Trains the epochs that are left, and gives what each came to.
 
-        Every process must go through it in step. `on_step` is called about once in `STEP_INTERVAL_S`.
+        Every process must go through it in step. `on_step` is called about once in `STEP_INTERVAL_S`. `after_step` is
+        called after every step but an epoch's last, and may call `save`: `restore` then goes on inside the epoch.
 
         Raises:
             TrainingDiverged: after `SKIPS_IN_A_ROW` non-finite steps in a row.
@@ -182,7 +195,7 @@ class Trainer:
         if self._objective is None:
             self._objective = _objective(self.model, self.config.compile, self.device)
         while self.epoch < self.config.epochs:
-            yield self._train_epoch(on_step)
+            yield self._train_epoch(on_step, after_step)
 
     def save(self, folder: str | Path) -> None:
         """A checkpoint that `restore` can go on from; its model is the one that is evaluated."""
@@ -191,6 +204,7 @@ class Trainer:
             "epoch": self.epoch,
             "step": self.step,
             "skipped_steps": self.skipped_steps,
+            "so_far": self._so_far,
             "optimizer": self.optimizer.state_dict(),
         }
         if self.average is not None:
@@ -207,36 +221,56 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.step = state["epoch"], state["step"]
         self._skips[0] = state["skipped_steps"]
+        self._so_far = state.get("so_far", self._no_figures()).to(self.device)  # older ones are of whole epochs
+        self._leave_to_first()
 
-    def _train_epoch(self, on_step: Callable[[StepResult], None] | None) -> EpochResult:
+    def pool(self) -> None:
+        """Makes the figures of the epoch that is under way those of all processes, as `save` inside an epoch needs it.
+        Every process must call it at the same step."""
+        figures = StepFigures(*self._so_far)
+        sums = all_reduce_sum(torch.stack([figures.bits_per_dim, figures.images]))
+        self._so_far = torch.cat([sums, self._so_far[len(sums) :]])
+        self._leave_to_first()
+
+    def _leave_to_first(self) -> None:
+        """What is summed over all processes at the end of an epoch, the first has from here on."""
+        if rank() != 0:
+            self._so_far[:2] = 0.0
+
+    def _train_epoch(
+        self, on_step: Callable[[StepResult], None] | None, after_step: Callable[[], None] | None
+    ) -> EpochResult:
         started = told = time.perf_counter()
-        order = self._order(self.epoch)
-        total = torch.zeros(len(StepFigures._fields), dtype=torch.float64, device=self.device)
+        size, first = self.config.batch_size, self.step_of_epoch
+        sizes = [min(size, len(self.images) - start) for start in range(first * size, len(self.images), size)]
         seen = 0
-        for step, batch in enumerate(order.split(self.config.batch_size), start=1):
+        for step, (batch, of) in enumerate(zip(self._batches(first), sizes, strict=True), start=first + 1):
             learning_rate = self._set_learning_rate()
-            total += self._train_step(batch)
-            seen += len(batch)
+            self._so_far = self._so_far + self._train_step(batch, of)
+            seen += of
             if self.step % SKIPS_IN_A_ROW == 0:
                 self._check_skips()
             now = time.perf_counter()
             if on_step is not None and now - told >= STEP_INTERVAL_S:
                 told = now
-                so_far = StepFigures(*total)
+                so_far = StepFigures(*self._so_far)
                 mean = (so_far.bits_per_dim / so_far.images).item()
                 on_step(StepResult(self.epoch + 1, step, self.steps_per_epoch, seen / (now - started), mean))
+            if after_step is not None and step < self.steps_per_epoch:
+                after_step()
         self._check_skips()
-        own = StepFigures(*total)
+        own = StepFigures(*self._so_far)
         norm, taken = own.gradient_norm.item(), own.steps.item()
         bits, counted = all_reduce_sum(torch.stack([own.bits_per_dim, own.images])).tolist()
         trained = time.perf_counter()
         self.epoch += 1
+        self._so_far = self._no_figures()
         return EpochResult(
             epoch=self.epoch,
             step=self.step,
             train_bits_per_dim=bits / counted if counted else math.nan,
             validation_bits_per_dim=self.validate(),
-            images_per_second=len(order) / (trained - started),
+            images_per_second=seen / (trained - started),
             gradient_norm=norm / taken if taken else math.nan,
             learning_rate=learning_rate,
             skipped_steps=self.skipped_steps,
@@ -249,24 +283,32 @@ class Trainer:
             return math.nan
         return mean_bits_per_dim(self.evaluated_model, self.validation)
 
-    def _train_step(self, batch: Tensor) -> Tensor:
-        """One optimizer step on the images with these indices, of which this process takes its share.
+    def _batches(self, first: int) -> Iterator[Batch]:
+        """This process's share of each batch of the epoch, from that of step `first` on.
+
+        Every process must take part in the all-reduce, so one that a small last batch leaves without an image is given
+        one, which counts for nothing.
+        """
+        order, size = self._order(self.epoch), self.config.batch_size
+        whole = (order[start : start + size] for start in range(first * size, len(self.images), size))
+        return self.images.batches(self._share(batch) if rank() < len(batch) else batch[:1] for batch in whole)
+
+    def _train_step(self, batch: Batch, of: int) -> Tensor:
+        """One optimizer step on this process's share of a batch of `of` images.
 
         Returns:
             `StepFigures` as one tensor, zeros if the step was skipped: `_train_epoch` adds them up.
         """
         assert self._objective is not None
-        share = self._share(batch)
-        # Every process must take part in the all-reduce, so one that a small last batch leaves without an image
-        # computes one that counts for nothing.
-        weight = world_size() / len(batch) if len(share) else 0.0
-        parts = (share if len(share) else batch[:1]).chunk(self.config.accumulate)
+        share = len(batch.indices_B) if rank() < of else 0
+        weight = world_size() / of if share else 0.0
+        parts = batch.parts(self.config.accumulate)
         bits = torch.zeros((), dtype=torch.float64, device=self.device)
         self.optimizer.zero_grad(set_to_none=True)
         for index, part in enumerate(parts):
             with self._synchronise(index == len(parts) - 1):
-                labels = None if self.labels is None else self.labels[part]
-                bits_B = self._objective(self.images[part], labels, self._noise(part, self.epoch))
+                noise = self._noise(part.indices_B, self.epoch)
+                bits_B = self._objective(part.images_BCHW, part.labels_B, noise)
                 (bits_B.sum() * weight).backward()
             bits += bits_B.detach().double().sum()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm or math.inf)
@@ -274,9 +316,9 @@ class Trainer:
         self._take_step(finite)
         self._skips = torch.stack([self._skips[0] + ~finite, (self._skips[1] + 1) * ~finite])
         self.step += 1
-        images = bits.new_tensor(len(share))
+        images = bits.new_tensor(share)
         figures = StepFigures(
-            bits_per_dim=bits if len(share) else images,
+            bits_per_dim=bits if share else images,
             images=images,
             gradient_norm=norm.double(),
             steps=torch.ones_like(bits),
@@ -316,9 +358,11 @@ class Trainer:
             return contextlib.nullcontext()
         return self._objective.no_sync()
 
-    def _order(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(_stream(self.config.seed, epoch))
-        return torch.randperm(len(self.images), generator=generator).to(self.device)
+    def _order(self, epoch: int) -> Order:
+        return self.images.order(_stream(self.config.seed, epoch))
+
+    def _no_figures(self) -> Tensor:
+        return torch.zeros(len(StepFigures._fields), dtype=torch.float64, device=self.device)
 
     def _noise(self, indices_B: Tensor, epoch: int) -> Tensor:
         return uniform_noise(indices_B, self.model.config.image_shape, _stream(self.config.seed, epoch))
@@ -330,10 +374,10 @@ class Trainer:
 
 def fit(
     model: Glow,
-    images: Tensor,
+    images: Tensor | LazyDataset,
     labels: Tensor | None = None,
     *,
-    validation: Tensor | None = None,
+    validation: Tensor | LazyDataset | None = None,
     config: FitConfig | None = None,
     device: str | torch.device | None = None,
     on_epoch: Callable[[EpochResult], None] | None = None,
@@ -354,14 +398,15 @@ def fit(
 
 
 @torch.no_grad()
-def mean_bits_per_dim(model: Glow, images: Tensor, seed: int = 0) -> float:
+def mean_bits_per_dim(model: Glow, images: Tensor | LazyDataset, seed: int = 0) -> float:
     """Mean bits/dim of `images` under noise fixed by (seed, index), computed by all processes together."""
     model.eval()
     total = torch.zeros((), dtype=torch.float64, device=model.device)
-    indices = torch.arange(rank(), len(images), world_size(), device=images.device)
-    for part in indices.split(EVALUATION_BATCH):
-        noise = uniform_noise(part.to(model.device), model.config.image_shape, seed)
-        total += model.bits_per_dim(images[part].to(model.device), noise_BCHW=noise).double().sum()
+    source = source_of(images, None, model.device if isinstance(images, LazyDataset) else images.device)
+    indices = torch.arange(rank(), len(images), world_size())
+    for batch in source.batches(indices.split(EVALUATION_BATCH)):
+        noise = uniform_noise(batch.indices_B.to(model.device), model.config.image_shape, seed)
+        total += model.bits_per_dim(batch.images_BCHW.to(model.device), noise_BCHW=noise).double().sum()
     model.train()
     return all_reduce_sum(total).item() / len(images)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from glow.datasets.folder import dataset_label
+from glow.datasets.names import dataset_label
 from jobs.display.training_lines import sizes_sentence
 from jobs.specs.ablation import AXES, AblateSpec
 from jobs.specs.training import TrainSpec

@@ -18,6 +18,7 @@ __all__ = [
     "duration",
     "json_text",
     "markdown_table",
+    "megabytes",
     "numbers",
     "plain",
     "rows_of",
@@ -57,6 +58,15 @@ def numbers(thing: str, of: Sequence[int]) -> str:
     ends = [number for number in ordered if number + 1 not in of]
     parts = [str(start) if start == end else f"{start} to {end}" for start, end in zip(starts, ends, strict=True)]
     return f"{thing}{'' if len(ordered) == 1 else 's'} {', '.join(parts)}"
+
+
+def megabytes(size: float) -> str:
+    """Bytes as a person reads them.
+
+    >>> megabytes(5_242_880), megabytes(50 * 2**30)
+    ('5 MB', '51,200 MB')
+    """
+    return f"{size / 2**20:,.0f} MB"
 
 
 def plain(value: str | float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = [
-    "absolute_dataset",
-    "dataset_label",
     "describe_folder",
     "folder_channels",
     "folder_status",
@@ -226,17 +223,3 @@ class _TooDeepError(ValueError):
 
 def _channels(image: Image) -> int:
     return 1 if image.mode in ("L", "1") else 3
-
-
-def absolute_dataset(dataset: str) -> str:
-    """A folder's path means the same wherever a spec is used again."""
-    if not dataset.startswith("folder:"):
-        return dataset
-    return f"folder:{Path(dataset.removeprefix('folder:')).expanduser().absolute()}"
-
-
-def dataset_label(dataset: str) -> str:
-    """A data set's name as metrics and files can bear it: that of a folder is its last part."""
-    if not dataset.startswith("folder:"):
-        return dataset
-    return "folder-" + re.sub(r"[^\w.-]", "_", Path(dataset.removeprefix("folder:")).name)

@@ -16,9 +16,12 @@ from types import ModuleType
 
 from torch import Tensor
 
+from glow.datasets.arrays import arrays_channels, arrays_status, describe_arrays, open_arrays
 from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, MemberRule, Shape
 from glow.datasets.folder import describe_folder, folder_channels, folder_status, open_folder
 from glow.datasets.lazy import LazyDataset
+from glow.datasets.names import PLACED, place_of
+from glow.datasets.packed import describe_packed, open_packed, packed_channels, packed_status
 from glow.datasets.readers import (
     PHOTOS,
     Reader,
@@ -150,9 +153,26 @@ REGISTRY: Mapping[str, Entry] = {
 }
 
 
+@dataclass(frozen=True)
+class PlacedKind:
+    """What can be asked about a data set whose name holds a path; each takes the name first."""
+
+    open: Callable[[str, str, Shape | None], LazyDataset]
+    describe: Callable[[str, Shape | None], DatasetInfo]
+    channels: Callable[[str], int]
+    status: Callable[[str], DatasetStatus]
+
+
+PLACED_KINDS: Mapping[str, PlacedKind] = {
+    "folder": PlacedKind(open_folder, describe_folder, folder_channels, folder_status),
+    "arrays": PlacedKind(open_arrays, describe_arrays, arrays_channels, arrays_status),
+    "packed": PlacedKind(open_packed, describe_packed, packed_channels, packed_status),
+}
+
+
 def dataset_names() -> tuple[str, ...]:
-    """The names that `load_dataset` takes, for help texts; the last stands for any folder of images."""
-    return (*REGISTRY, "folder:PATH")
+    """The names that `load_dataset` takes, for help texts; the last ones stand for any place."""
+    return (*REGISTRY, *(f"{kind}:PATH" for kind in PLACED))
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -192,7 +212,7 @@ def open_dataset(
     per_class: int | None = None,
     download: bool = False,
 ) -> LazyDataset:
-    """What `load_dataset` returns, to be had piece by piece: for folders that do not fit into memory.
+    """What `load_dataset` returns, to be had piece by piece: for images that do not fit into memory.
 
     Takes and raises what `load_dataset` does. With an `image_shape` it opens no file of a folder, without one it
     reads their headers; what is wrong with a file's pixels is raised when they are asked for.
@@ -202,8 +222,9 @@ def open_dataset(
     _check_shape(image_shape)
     if per_class is not None and per_class < 1:
         raise ValueError(f"per_class must be at least 1, not {per_class}")
-    if _is_folder(name):
-        dataset = open_folder(name, split, image_shape)
+    kind = _placed(name)
+    if kind is not None:
+        dataset = kind.open(name, split, image_shape)
     else:
         dataset = _open(name, split, data_root(root), image_shape, download)
     if per_class is not None:
@@ -219,8 +240,9 @@ def describe(name: str, root: str | Path | None = None, *, image_shape: Shape | 
     Raises ValueError for an unknown name or impossible shape; for a folder also what `load_dataset` raises.
     """
     _check_shape(image_shape)
-    if _is_folder(name):
-        return describe_folder(name, image_shape)
+    kind = _placed(name)
+    if kind is not None:
+        return kind.describe(name, image_shape)
     entry, root = _entry(name), data_root(root)
     shape = image_shape or entry.image_shape
     splits = tuple(split for split in SPLITS if not _missing(entry, _part(split), root))
@@ -228,8 +250,9 @@ def describe(name: str, root: str | Path | None = None, *, image_shape: Shape | 
 
 
 def own_channels(name: str) -> int:
-    """1 for a grey data set, 3 for a coloured one; ValueError if unknown, of a folder what `load_dataset` raises."""
-    return folder_channels(name) if _is_folder(name) else _entry(name).image_shape[0]
+    """1 for a grey data set, 3 for a coloured one; ValueError if unknown; else what `load_dataset` raises."""
+    kind = _placed(name)
+    return kind.channels(name) if kind is not None else _entry(name).image_shape[0]
 
 
 def status(name: str, root: str | Path | None = None) -> DatasetStatus:
@@ -237,8 +260,9 @@ def status(name: str, root: str | Path | None = None) -> DatasetStatus:
 
     Raises ValueError for an unknown name.
     """
-    if _is_folder(name):
-        return folder_status(name)
+    kind = _placed(name)
+    if kind is not None:
+        return kind.status(name)
     entry, root = _entry(name), data_root(root)
     missing = {part: _missing(entry, part, root) for part in entry.files}
     there = [part for part in entry.files if not missing[part]]
@@ -310,8 +334,9 @@ def _remedy(entry: Entry, root: Path, missing: tuple[str, ...]) -> str:
     return f"put {files} into {folder} (from {entry.page}), or set GLOW_DATA_ROOT to a root that has them"
 
 
-def _is_folder(name: str) -> bool:
-    return name.startswith("folder:") and name != "folder:"
+def _placed(name: str) -> PlacedKind | None:
+    place = place_of(name)
+    return None if place is None else PLACED_KINDS[place.kind]
 
 
 def _entry(name: str) -> Entry:

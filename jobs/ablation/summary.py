@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from glow.comparison import conclusions, configuration_names, paired_differences, summarize, unfinished
 from glow.comparison_figures import curves_with_bands, difference_intervals, heat_map, parallel_coordinates
-from glow.datasets.folder import dataset_label
+from glow.datasets.names import dataset_label
 from jobs.display.ablation_lines import summary_markdown
 from jobs.display.events import AblationSummary
 from jobs.display.rows import Difference, rows_as

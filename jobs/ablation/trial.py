@@ -152,3 +152,6 @@ class TuneSession:
     @contextmanager
     def best(self) -> Iterator[tuple[Path, Metrics]]:
         yield self._folder, self._best
+
+    def notice(self) -> float | None:
+        return None

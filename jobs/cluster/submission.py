@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from glow.datasets.folder import absolute_dataset, dataset_label
+from glow.datasets.names import absolute_dataset, dataset_label
 from jobs.cluster.client import Cluster
 from jobs.cluster.entry import REQUEST_FILE
 from jobs.cluster.preflight import CHECK_FILE

@@ -124,8 +124,10 @@ class Waiting(Event, kind="waiting"):
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptStarted(Event):
-    """The workers have begun to train, after `epoch` epochs. `startup_seconds` counts from the start of the command.
-    `run` and `run_id` are of the training's run; a trial's events do not bear them."""
+    """The workers have begun to train, after `epoch` epochs and `step` steps of the next one.
+
+    `startup_seconds` counts from the start of the command. `run` and `run_id` are of the training's run; a trial's
+    events do not bear them."""
 
     workers: int
     epoch: int
@@ -133,6 +135,7 @@ class AttemptStarted(Event):
     precision: str
     parameters: int
     restarts: int
+    step: int | None = None
     startup_seconds: float | None = None
     run: str | None = None
     run_id: str | None = None

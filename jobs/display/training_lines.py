@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jobs.display.events import (
+    AttemptStarted,
     Epoch,
     Event,
     Resize,
@@ -47,12 +48,17 @@ def epoch_line(event: Epoch) -> str:
     )
 
 
+def reached(event: AttemptStarted) -> str:
+    """How far the training had come at the checkpoint that it goes on from."""
+    return f"epoch {event.epoch}" + (f" and {count(event.step, 'step')}" if event.step else "")
+
+
 def restart_line(event: Restart) -> str:
-    return f"a worker was lost: training restarted after epoch {event.epoch} (restart {event.restarts})"
+    return f"a worker was lost: training restarted after {reached(event)} (restart {event.restarts})"
 
 
 def resize_line(event: Resize) -> str:
-    return f"there is room for more: training goes on with {event.workers} workers after epoch {event.epoch}"
+    return f"there is room for more: training goes on with {event.workers} workers after {reached(event)}"
 
 
 def stopped_line(event: Stopped) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from glow.datasets import LazyDataset
-from glow.datasets.folder import absolute_dataset, dataset_label
+from glow.datasets.names import absolute_dataset, dataset_label
 from glow.figures import nll_histogram
 from glow.ood.statistics import mean_interval
 from jobs.display.evaluation_events import Nll

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from glow.datasets import LazyDataset, status
-from glow.datasets.folder import absolute_dataset, dataset_label
+from glow.datasets.names import absolute_dataset, dataset_label
 from glow.figures import nll_histogram, ood_ratio_curve, per_class_bars, roc_curves
 from glow.ood import OodResult, OodSettings, evaluate_ood, held_out_protocol, report_protocol, roc_curve
 from glow.ood.evaluation import REPORT_IMAGES

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypedDict, TypeVar
 import pandas as pd
 
 from glow.datasets import DatasetInfo, LazyDataset, describe, open_dataset
-from glow.datasets.folder import absolute_dataset, dataset_label
+from glow.datasets.names import absolute_dataset, dataset_label
 from jobs.display import evaluation_events as events
 from jobs.display.events import Event, Show
 from jobs.errors import SpecError

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from glow.datasets.folder import dataset_label
+from glow.datasets.names import dataset_label
 from jobs.report import evaluations, ood, training
 from jobs.report.blocks import Block, Gap, Report, Section, Text
 from jobs.report.costs import costs_section

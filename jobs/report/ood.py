@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from glow.datasets.folder import dataset_label
+from glow.datasets.names import dataset_label
 from glow.figures import ood_ratio_curve, per_class_bars
 from jobs.report.blocks import Block, Cell, Estimate, Picture, Pictures, Section, Table, Text
 from jobs.report.gather import REPORT_PROTOCOL, Model, dataset_of, spec_of

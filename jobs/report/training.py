@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from glow.comparison import conclusions, unfinished
-from glow.datasets.folder import dataset_label
+from glow.datasets.names import dataset_label
 from glow.figures import nll_curve
 from jobs.ablation.summary import (
     METRICS,

@@ -8,14 +8,17 @@ under, what it means and in which unit, and an example. No torch, ray or mlflow 
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from glow.config import Coupling, FitConfig, FitPrecision, GlowConfig, Memory, Optimizer, Permutation, Scale, Schedule
 from jobs.specs.base import setting
+from jobs.specs.every import every
 
-__all__ = ["TrainSpec", "worker_range"]
+__all__ = ["ImagesIn", "TrainSpec", "worker_range"]
+
+ImagesIn = Literal["auto", "memory", "files"]
 
 
 class TrainSpec(BaseModel):
@@ -24,7 +27,10 @@ class TrainSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: str = setting(
-        "mnist", "Data", "Data set to train on, by name, or folder:PATH for your own images.", "mnist"
+        "mnist",
+        "Data",
+        "Data set to train on, by name, or your own images: folder:PATH, arrays:PATH or packed:PATH.",
+        "mnist",
     )
     data_root: str | None = setting(
         None, "Data", "Folder of the data sets; $GLOW_DATA_ROOT, else a cache folder of yours if not given.", "~/data"
@@ -35,6 +41,13 @@ class TrainSpec(BaseModel):
     )
     image_size: int | None = setting(
         None, "Data", "Side in pixels that images are padded or shrunk to; the data set's own if not given.", 32
+    )
+    images_in: ImagesIn = setting(
+        "auto",
+        "Data",
+        "Where images are while they are trained on: memory; files, for a packed data set larger than that; auto holds "
+        "what is small.",
+        "files",
     )
 
     permutation: Permutation = setting("1x1", "Model", "How a step mixes channels.", "shuffle")
@@ -79,7 +92,9 @@ class TrainSpec(BaseModel):
     )
     max_failures: int = setting(3, "Compute", "Worker failures that a run survives before it gives up.", 10)
 
-    checkpoint_every: int = setting(1, "Record", "Epochs between checkpoints.", 5)
+    checkpoint_every: str = setting(
+        "1", "Record", "Between checkpoints: epochs as 5, steps as 500steps, or time as 10m.", "500steps"
+    )
     sample_every: int = setting(1, "Record", "Epochs between sample grids; 0 for none but the last.", 10)
     test_every: int = setting(0, "Record", "Epochs between scores of the test set; 0 for the end alone.", 1)
     temperature: float = setting(0.7, "Record", "Temperature of the sample grids.", 1.0)
@@ -109,7 +124,13 @@ class TrainSpec(BaseModel):
             raise ValueError("must not be empty")
         return value
 
-    @field_validator("workers", mode="before")
+    @field_validator("checkpoint_every")
+    @classmethod
+    def _is_every(cls, value: str) -> str:
+        every(value)
+        return value
+
+    @field_validator("workers", "checkpoint_every", mode="before")
     @classmethod
     def _as_text(cls, value: Any) -> Any:
         return str(value) if isinstance(value, int) else value
@@ -126,7 +147,6 @@ class TrainSpec(BaseModel):
             ("max_failures", 0),
             ("sample_every", 0),
             ("test_every", 0),
-            ("checkpoint_every", 1),
             ("temperature", 0),
         ):
             if not least <= getattr(self, name) < math.inf:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 
 from glow.checkpoint import load_checkpoint
@@ -114,6 +113,7 @@ class TrainingLog:
         shown = kind(
             workers=attempt.workers,
             epoch=attempt.epoch,
+            step=attempt.step or None,
             device=attempt.device,
             precision=attempt.precision,
             parameters=attempt.parameters,
@@ -164,9 +164,8 @@ class TrainingLog:
         """Writes tables, figures, metrics and the model, whose checkpoint is in `folder`, into MLflow, and the first
         two into `folder` as well. `best` and `last` are the metrics of these checkpoints. Raises TrackingError."""
         if self._samples is None or self._samples.epoch != last.epoch:  # nobody heard of the last ones
-            validation = torch.from_numpy(self._work.images["validation"])
-            temperature = self._work.spec.temperature
-            self._samples = draw_samples(load_checkpoint(folder / CHECKPOINT), last.epoch, temperature, validation)
+            model, temperature = load_checkpoint(folder / CHECKPOINT), self._work.spec.temperature
+            self._samples = draw_samples(model, last.epoch, temperature, self._work.splits["validation"])
             _record_samples(self._samples, self._run)
         score = best.validation_bits_per_dim
         released = release(self._work, self._run, folder / CHECKPOINT, self.scores, score)

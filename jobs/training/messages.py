@@ -21,8 +21,8 @@ __all__ = ["Attempt", "FinalScore", "Machine", "Message", "Outbox", "SampleGrid"
 
 @dataclass(frozen=True, eq=False)
 class Attempt:
-    """The workers have begun to train, after `epoch` epochs, of which `history` has what the checkpoint knows. Each is
-    equal to itself alone."""
+    """The workers have begun to train, after `epoch` epochs, of which `history` has what the checkpoint knows, and
+    `step` steps of the next one. Each is equal to itself alone."""
 
     workers: int
     epoch: int
@@ -30,6 +30,7 @@ class Attempt:
     device: str
     precision: str
     parameters: int
+    step: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from glow.config import GlowConfig
-from glow.datasets import describe, fingerprint, load_dataset, own_channels
-from glow.datasets.folder import absolute_dataset
+from glow.datasets import describe, own_channels
+from glow.datasets.names import absolute_dataset
 from glow.model import Glow
 from jobs.errors import JobError, SpecError
 from jobs.outputs import KeptRun, is_remote, place_named, recall, usable_output
@@ -34,6 +33,7 @@ from jobs.tracking import (
     tracking_uri,
     without_password,
 )
+from jobs.training.data import Splits, given_to_workers, open_splits
 
 if TYPE_CHECKING:
     from jobs.text import JsonObject
@@ -51,8 +51,7 @@ class Work:
     tracking_uri: str
     config: GlowConfig
     original_shape: tuple[int, int, int]
-    images: Mapping[str, np.ndarray]  # split -> uint8 (N, C, H, W)
-    labels: Mapping[str, np.ndarray]  # int64 (N,)
+    splits: Splits
     resumed: Run | None = None
     kept: KeptRun | None = None  # what storage has of a run that MLflow has lost (jobs.outputs)
     kept_in: str | None = None  # the folder of its checkpoints, where that is not named by the run's id
@@ -86,15 +85,13 @@ class Work:
 
     def digests(self) -> dict[str, str]:
         """The fingerprint of each split, by the name that MLflow shows."""
-        return {
-            f"{self.spec.dataset} {split}": fingerprint(torch.from_numpy(images))
-            for split, images in self.images.items()
-        }
+        return {f"{self.spec.dataset} {split}": images.fingerprint() for split, images in self.splits.items()}
 
     def record_datasets(self, record: Record) -> None:
         """The splits as inputs of a run."""
-        for (split, images), (name, digest) in zip(self.images.items(), self.digests().items(), strict=True):
-            record.dataset(images, name, digest, "training" if split == "train" else split, self.spec.dataset)
+        for (split, images), (name, digest) in zip(self.splits.items(), self.digests().items(), strict=True):
+            shape = (len(images), *images.image_shape)
+            record.dataset(shape, name, digest, "training" if split == "train" else split, self.spec.dataset)
 
     def check_same_images(self, known: Mapping[str, str]) -> None:
         """Raises JobError if a run began with other images than these; `known` are its `digests`."""
@@ -121,7 +118,7 @@ class Work:
 
 
 def prepare(spec: TrainSpec) -> Work:
-    """Loads the data and checks everything that needs no Ray.
+    """Opens the data, reads what is held in memory, and checks everything that needs no Ray.
 
     Raises:
         SpecError: for settings that do not fit the data.
@@ -136,27 +133,16 @@ def prepare(spec: TrainSpec) -> Work:
     try:
         size = spec.image_size
         shape = None if size is None else (own_channels(spec.dataset), size, size)
-        splits = {
-            split: load_dataset(
-                spec.dataset,
-                split,
-                spec.data_root,
-                image_shape=shape,
-                per_class=spec.per_class if split == "train" else None,
-                download=spec.download,
-            )
-            for split in ("train", "validation", "test")
-        }
+        opened = open_splits(spec, shape)
         info = describe(spec.dataset, spec.data_root, image_shape=shape)
         config = spec.glow_config(info.image_shape, info.num_classes)
         least, _ = worker_range(spec.workers)
-        if len(splits["train"][0]) < least:
-            raise ValueError(f"{len(splits['train'][0])} training images cannot be shared by {least} workers")
+        if len(opened["train"]) < least:
+            raise ValueError(f"{len(opened['train'])} training images cannot be shared by {least} workers")
+        splits = given_to_workers(spec, opened)
     except ValueError as error:
         raise SpecError(str(error)) from error
-    images = {split: split_images.numpy() for split, (split_images, _) in splits.items()}
-    labels = {split: split_labels.numpy() for split, (_, split_labels) in splits.items()}
-    return Work(given, spec, tracking_uri(spec.tracking_uri), config, info.original_shape, images, labels)
+    return Work(given, spec, tracking_uri(spec.tracking_uri), config, info.original_shape, splits)
 
 
 def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:

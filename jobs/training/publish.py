@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
 
 from glow.checkpoint import digest_of, load_checkpoint
 from glow.scoring import SCORED, score_shard, shards_of
@@ -67,7 +66,7 @@ def release(
             checkpoint,
             scores["train"]["nll"].to_numpy(),
             scores["validation"]["nll"].to_numpy(),
-            work.images["test"][:EXAMPLES],
+            work.splits["test"].images(0, EXAMPLES).numpy(),
             {"run": record.name, "run_id": record.run_id, "dataset": dataset},
         )
         about = f"{record.name}: {bits(validation_bits_per_dim)} bits/dim on the validation images"
@@ -78,14 +77,11 @@ def release(
 def gathered(work: Work, checkpoint: Path, tables: Mapping[tuple[str, int], pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """The score table of each split. What the workers scored while this process was dead is scored here."""
     model = None
-    images, labels = (
-        {split: torch.from_numpy(a) for split, a in arrays.items()} for arrays in (work.images, work.labels)
-    )
     parts: dict[str, list[pd.DataFrame]] = {split: [] for split in SCORED}
-    for split, start in shards_of(work.images):
+    for split, start in shards_of(work.splits):
         table = tables.get((split, start))
         if table is None:
             model = model or load_checkpoint(checkpoint)
-            table = score_shard(model, images[split], labels[split], start)
+            table = score_shard(model, work.splits[split], start)
         parts[split].append(table)
     return {split: pd.concat(of_split, ignore_index=True) for split, of_split in parts.items()}

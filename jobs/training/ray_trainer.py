@@ -22,6 +22,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from jobs.ray_runtime.resources import Resources
+from jobs.system.environment import in_ray_job
 from jobs.training.messages import Outbox
 from jobs.training.worker import SCORE, NoRetry, WorkerSettings, train_loop
 
@@ -72,14 +73,17 @@ class LeanTrainer(TorchTrainer):
 
 
 def put_data(work: Work) -> list[ray.ObjectRef]:
-    """The images and labels in the object store; in a list, so that Ray hands on the reference and not the arrays."""
-    return [ray.put({"images": dict(work.images), "labels": dict(work.labels)})]
+    """The images and labels of each split in the object store; in a list, so that Ray hands on the reference and not
+    the arrays. Of images that the workers map themselves nothing, and an empty list."""
+    if any(images.mapped for images in work.splits.values()):
+        return []
+    return [ray.put({split: (each.images().numpy(), each.labels.numpy()) for split, each in work.splits.items()})]
 
 
 def worker_settings(work: Work, resources: Resources, data: list[ray.ObjectRef], outbox: Outbox) -> WorkerSettings:
     """What the workers of a training are told; `data` is of `put_data`."""
     private = work.spec.model_copy(update={"tracking_uri": None})  # which may hold a password
-    return WorkerSettings(private, work.config, data, outbox, resources.threads)
+    return WorkerSettings(private, work.config, data, outbox, resources.threads, on_cluster=in_ray_job())
 
 
 def scaling_config(resources: Resources) -> ScalingConfig:

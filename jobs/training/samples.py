@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from glow.datasets import LazyDataset
 from glow.dequantization import dequantize, uniform_noise
 from glow.model import Glow
 from jobs.training.messages import SampleGrid
@@ -16,18 +17,18 @@ GRID = 100
 INVERTED_IMAGES = 32
 
 
-def draw_samples(model: Glow, epoch: int, temperature: float, images: torch.Tensor) -> SampleGrid:
+def draw_samples(model: Glow, epoch: int, temperature: float, images: LazyDataset) -> SampleGrid:
     """Samples of the model after an epoch, always from the same noise, and how exactly it inverts the first of these
-    images, uint8 (N, C, H, W)."""
+    images."""
     classes = model.config.num_classes
     labels = None if classes is None else torch.arange(GRID) * classes // GRID
     samples = model.sample(GRID, temperature, torch.Generator().manual_seed(0), labels)
-    return SampleGrid(epoch, samples.cpu().numpy(), inverse_error(model, images[:INVERTED_IMAGES]))
+    return SampleGrid(epoch, samples.cpu().numpy(), inverse_error(model, images.images(0, INVERTED_IMAGES)))
 
 
 @torch.no_grad()
 def inverse_error(model: Glow, images: torch.Tensor) -> float:
-    """The largest error of inverse(forward(x)) over all pixels, in grey levels of 256."""
+    """Of uint8 (N, C, H, W): the largest error of inverse(forward(x)) over all pixels, in grey levels of 256."""
     noise = uniform_noise(torch.arange(len(images)), model.config.image_shape).to(model.device)
     x_BCHW = dequantize(images.to(model.device), noise)
     return (model.inverse(model(x_BCHW)[0]) - x_BCHW).abs().max().item() * 256

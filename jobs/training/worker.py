@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -20,16 +21,20 @@ from ray.train import Checkpoint, UserCallback
 
 from glow.checkpoint import CheckpointError, load_checkpoint
 from glow.config import GlowConfig
+from glow.datasets import LazyDataset
 from glow.model import Glow
 from glow.scoring import score_shard, shards_of
 from glow.training import EpochResult, StepResult, Trainer, TrainingDiverged, mean_bits_per_dim
 from jobs.display.events import Epoch, Step
+from jobs.specs.every import every
 from jobs.specs.training import TrainSpec
 from jobs.system.machine_metrics import machine_name, sampled
 from jobs.system.process_setup import set_up_process
+from jobs.training.data import Splits, open_splits
 from jobs.training.history import EpochMetrics, read_history, write_history
 from jobs.training.messages import Attempt, FinalScore, Machine, Message, Outbox, Scores
 from jobs.training.samples import draw_samples
+from jobs.training.saving import SavingPlan
 
 __all__ = [
     "COUNTED_EPOCH",
@@ -47,6 +52,9 @@ __all__ = [
 SCORE = "validation_bits_per_dim"
 """The metric by which the best checkpoint is kept."""
 
+INSIDE_EPOCH = {SCORE: math.inf}
+"""What is reported of a checkpoint inside an epoch, which is kept until the next: no model to choose."""
+
 COUNTED_EPOCH = "counted_epoch"
 """The metric that the schedulers of an ablation count in. The last epoch does not report it, so that a training that
 has come to its end is never stopped before its test."""
@@ -58,13 +66,15 @@ Metrics = dict[str, float]
 @dataclass(frozen=True)
 class WorkerSettings:
     """What every worker of a training is told. `spec` has no tracking URI, which may hold a password; `data` is of
-    `jobs.training.ray_trainer.put_data`; `threads` are torch's."""
+    `jobs.training.ray_trainer.put_data`, empty if each worker maps the images itself; `threads` are torch's."""
 
     spec: TrainSpec
     config: GlowConfig
     data: list[ray.ObjectRef]
     outbox: Outbox
     threads: int
+    on_cluster: bool = False
+    """Whether machines may be taken away, of which Ray then tells."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +124,17 @@ class Session(Protocol):
     def best(self) -> AbstractContextManager[tuple[str | Path, Metrics]]:
         """The folder of the best checkpoint so far, and its metrics."""
 
+    def notice(self) -> float | None:
+        """When a machine of this training will be taken, if that is known; None if none will. Every rank must call it
+        at the same steps."""
+
 
 class TrainSession:
     """A worker of Ray Train."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_cluster: bool) -> None:
         context = ray.train.get_context()
+        self._on_cluster = on_cluster
         self.rank, self.workers = context.get_world_rank(), context.get_world_size()
         self.local_rank = context.get_local_rank()
         self.device = ray.train.torch.get_device()
@@ -144,6 +159,12 @@ class TrainSession:
         with best.checkpoint.as_directory() as folder:
             yield folder, best.metrics
 
+    def notice(self) -> float | None:
+        if not self._on_cluster:  # nobody takes this machine
+            return None
+        told = ray.train.get_preemption_info()
+        return None if told is None else float(told.deadline_ms or 0)
+
 
 def save(trainer: Trainer, history: Sequence[EpochMetrics], folder: str | Path) -> None:
     """A checkpoint. Raises CheckpointError or OSError."""
@@ -159,7 +180,8 @@ def restore(trainer: Trainer, folder: str | Path) -> list[EpochMetrics]:
 
 def train_loop(config: dict[str, WorkerSettings]) -> Outcome:
     """`train_share` in a worker of Ray Train, by the ``settings`` in its config."""
-    return train_share(config["settings"], TrainSession())
+    settings = config["settings"]
+    return train_share(settings, TrainSession(settings.on_cluster))
 
 
 def train_share(settings: WorkerSettings, session: Session) -> Outcome:
@@ -178,13 +200,12 @@ def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
     set_up_process()  # on a cluster, whose workers are not preloaded
     spec = settings.spec
     torch.set_num_threads(settings.threads)
-    data = ray.get(settings.data[0])
-    # Ray's arrays are read-only; torch wants its own.
-    images, labels = ({split: torch.tensor(array) for split, array in data[of].items()} for of in ("images", "labels"))
+    splits = _splits(settings)
+    images = {split: each if each.mapped else each.images() for split, each in splits.items()}
     trainer = Trainer(
         Glow(settings.config),
         images["train"],
-        labels["train"],
+        splits["train"].labels,
         validation=images["validation"],
         config=spec.fit_config(),
         device=session.device,
@@ -193,31 +214,51 @@ def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
         history = [] if folder is None else restore(trainer, folder)
     talker = Talker(settings.outbox, trainer, session)
     talker.attempt(history)
-    for result in trainer.epochs(on_step=talker.step):
+    plan = SavingPlan(every(spec.checkpoint_every), session.notice, session.device)
+
+    def save_inside_epoch() -> None:
+        if plan.after_step(trainer.step):
+            trainer.pool()
+            session.report(trainer, history, INSIDE_EPOCH)
+            plan.saved()
+
+    for result in trainer.epochs(talker.step, save_inside_epoch):
         tested = spec.test_every and result.epoch % spec.test_every == 0
         test = mean_bits_per_dim(trainer.evaluated_model, images["test"]) if tested else math.nan
         told = talker.epoch(result, test)
         history.append(EpochMetrics.of({**vars(told), "time": time.time()}))
         last = result.epoch == spec.epochs
         if not last and spec.sample_every and result.epoch % spec.sample_every == 0:
-            talker.samples(trainer.evaluated_model, spec.temperature, images["validation"])
-        if last or result.epoch % spec.checkpoint_every == 0:
+            talker.samples(trainer.evaluated_model, spec.temperature, splits["validation"])
+        if plan.after_epoch(result.epoch, last):
             session.report(trainer, history, _metrics(result, test, last))
+            plan.saved()
     with session.best() as (folder, best):
         model = load_checkpoint(folder, session.device).set_precision(trainer.precision)
-    talker.samples(model, spec.temperature, images["validation"])
+    talker.samples(model, spec.temperature, splits["validation"])
     test = mean_bits_per_dim(model, images["test"])
     talker.final_score(test)
-    for split, start in shards_of(images)[session.rank :: session.workers]:
-        table = score_shard(model, images[split], labels[split], start)
+    for split, start in shards_of(splits)[session.rank :: session.workers]:
+        table = score_shard(model, splits[split], start)
         settings.outbox.put(Scores(split, start, table))
     return Outcome(best, test, history)
+
+
+def _splits(settings: WorkerSettings) -> Splits:
+    """The images that the driver has put in the object store, or has left where they lie."""
+    if not settings.data:
+        return open_splits(settings.spec, settings.config.image_shape)
+    data = ray.get(settings.data[0])
+    # Ray's arrays are read-only; torch wants its own.
+    return {
+        split: LazyDataset.held(torch.tensor(images), torch.tensor(labels)) for split, (images, labels) in data.items()
+    }
 
 
 def _metrics(result: EpochResult, test_bits_per_dim: float, last: bool) -> Metrics:
     """What is reported of an epoch. A model whose validation images have no finite score is the worst of all."""
     score = result.validation_bits_per_dim
-    worst = {SCORE: score if math.isfinite(score) else math.inf}
+    worst = {SCORE: score if math.isfinite(score) else sys.float_info.max}  # but for one inside an epoch
     counted = {} if last else {COUNTED_EPOCH: result.epoch}
     return result.to_dict() | worst | counted | {"test_bits_per_dim_by_epoch": test_bits_per_dim}
 
@@ -252,6 +293,7 @@ class Talker:
                 device=_device_name(self._trainer.device),
                 precision=self._trainer.precision,
                 parameters=sum(parameter.numel() for parameter in self._trainer.model.parameters()),
+                step=self._trainer.step_of_epoch,
             )
         )
 
@@ -277,7 +319,7 @@ class Talker:
         self._put(told)
         return told
 
-    def samples(self, model: Glow, temperature: float, images: torch.Tensor) -> None:
+    def samples(self, model: Glow, temperature: float, images: LazyDataset) -> None:
         if self._outbox is not None:
             self._put(draw_samples(model, self._trainer.epoch, temperature, images))
 

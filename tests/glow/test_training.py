@@ -1,6 +1,7 @@
 """The loop in one process, and in two real ones over gloo."""
 
 import math
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 import torch.multiprocessing
 
 from glow import FitConfig, Glow, GlowConfig, Trainer, fit
-from glow.datasets import load_dataset
+from glow.datasets import LazyDataset, load_dataset
 from glow.training import TrainingDiverged, hardware_precision, mean_bits_per_dim
 from tests.glow.flows import random_images, small_glow
 from tests.glow.processes import run_in_processes
@@ -21,13 +22,23 @@ def digits(n: int, split: str = "train"):
     return images[:n], labels[:n]
 
 
-def fresh_trainer(n: int = 100, model: dict | None = None, double: bool = False, **changes) -> Trainer:
+def as_mapped(images: torch.Tensor, labels: torch.Tensor) -> LazyDataset:
+    """The same images as they would be read from a disk."""
+    return LazyDataset(labels, tuple("0123456789"), (1, 8, 8), lambda positions: images[positions], mapped=True)
+
+
+def fresh_trainer(
+    n: int = 100, model: dict | None = None, double: bool = False, mapped: bool = False, **changes
+) -> Trainer:
     values: dict[str, Any] = {"epochs": 2, "batch_size": 32, "warmup_steps": 5, "precision": "float32"} | changes
     images, labels = digits(n)
     glow = Glow(GlowConfig(**CONFIG.to_dict() | (model or {})))
     if double:  # Adam turns a rounding error into a whole step where a gradient is all but zero
         glow = glow.double()
-    return Trainer(glow, images, labels, validation=digits(50, "validation")[0], config=FitConfig(**values))
+    validation = digits(50, "validation")
+    if mapped:
+        return Trainer(glow, as_mapped(images, labels), validation=as_mapped(*validation), config=FitConfig(**values))
+    return Trainer(glow, images, labels, validation=validation[0], config=FitConfig(**values))
 
 
 def weights(trainer: Trainer) -> torch.Tensor:
@@ -85,6 +96,61 @@ def test_a_run_that_was_interrupted_ends_bit_for_bit_as_one_that_was_not(tmp_pat
     assert [result.epoch for result in rest] == [2, 3]
     assert torch.equal(weights(second), weights(whole))
     assert rest[-1].validation_bits_per_dim == expected[-1].validation_bits_per_dim
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, {"accumulate": 3}], ids=str)
+@pytest.mark.parametrize("mapped", [False, True], ids=["in memory", "mapped"])
+def test_a_run_that_was_interrupted_inside_an_epoch_ends_bit_for_bit_as_well(tmp_path, mapped, changes):
+    def trainer() -> Trainer:
+        made = fresh_trainer(epochs=3, mapped=mapped, **changes)
+        assert made.steps_per_epoch == 4
+        return made
+
+    def stop_after(steps: int, made: Trainer) -> None:
+        def after_step() -> None:
+            if made.step == steps:
+                made.pool()
+                made.save(tmp_path)
+                raise Interrupted
+
+        with pytest.raises(Interrupted):
+            list(made.epochs(after_step=after_step))
+
+    whole = trainer()
+    expected = train(whole)
+    stop_after(2, trainer())
+    second = trainer()
+    second.restore(tmp_path)
+    assert (second.epoch, second.step_of_epoch) == (0, 2)
+    stop_after(7, second)
+    third = trainer()
+    third.restore(tmp_path)
+    assert (third.epoch, third.step_of_epoch) == (1, 3)
+    rest = train(third)
+    assert torch.equal(weights(third), weights(whole))
+    said = ("epoch", "step", "train_bits_per_dim", "validation_bits_per_dim", "gradient_norm")
+    for result, one in zip(rest, expected[1:], strict=True):
+        assert [getattr(result, name) for name in said] == [getattr(one, name) for name in said]
+
+
+def test_no_step_is_told_twice_at_the_end_of_an_epoch():
+    steps = []
+    trainer = fresh_trainer(epochs=2)
+    list(trainer.epochs(after_step=lambda: steps.append(trainer.step)))
+    assert steps == [1, 2, 3, 5, 6, 7]
+
+
+def test_mapped_images_are_scored_as_those_in_memory_and_trained_to_the_same_end():
+    """In an order of their own: so the weights differ, and the loss hardly."""
+    held, mapped = fresh_trainer(epochs=3), fresh_trainer(epochs=3, mapped=True)
+    one, other = train(held), train(mapped)
+    assert mean_bits_per_dim(held.model, digits(50)[0]) == mean_bits_per_dim(held.model, as_mapped(*digits(50)))
+    assert not torch.equal(weights(held), weights(mapped))
+    assert other[-1].validation_bits_per_dim == pytest.approx(one[-1].validation_bits_per_dim, abs=0.2)
 
 
 def test_averaged_weights_are_what_is_scored_and_saved(tmp_path):
@@ -258,6 +324,37 @@ def test_two_processes_take_the_steps_of_one(n, tmp_path):
     torch.testing.assert_close(first["trained"], alone["trained"], atol=1e-9, rtol=1e-9)
     for key in ("train_bits_per_dim", "validation_bits_per_dim"):
         assert first["result"][key] == pytest.approx(alone["result"][key], rel=1e-9)
+
+
+def _interrupted(folder: str, mapped: bool) -> dict:
+    """The result and the weights of a run that goes on inside its second epoch, where every process has saved."""
+    trainer = fresh_trainer(n=97, epochs=2, double=True, mapped=mapped)
+
+    def after_step() -> None:
+        if trainer.step == 6:
+            trainer.pool()
+            if torch.distributed.get_rank() == 0:
+                trainer.save(folder)
+            torch.distributed.barrier()
+            raise Interrupted
+
+    with suppress(Interrupted):
+        list(trainer.epochs(after_step=after_step))
+    second = fresh_trainer(n=97, epochs=2, double=True, mapped=mapped)
+    second.restore(folder)
+    (result,) = train(second)
+    return {"weights": weights(second), "result": result.to_dict()}
+
+
+@pytest.mark.parametrize("mapped", [False, True], ids=["in memory", "mapped"])
+@pytest.mark.slow
+def test_two_processes_go_on_inside_an_epoch(tmp_path, mapped):
+    whole = fresh_trainer(n=97, epochs=2, double=True, mapped=mapped)
+    expected = train(whole)[-1]
+    for found in run_in_processes(2, _interrupted, (str(tmp_path), mapped), tmp_path):
+        torch.testing.assert_close(found["weights"], weights(whole), atol=1e-9, rtol=1e-9)
+        for name in ("train_bits_per_dim", "validation_bits_per_dim"):
+            assert found["result"][name] == pytest.approx(getattr(expected, name), rel=1e-9)
 
 
 def test_a_seed_pairs_the_permutations():

@@ -54,7 +54,7 @@ class Store:
         spec = make_ablate_spec("smoke", common)
         tags = {"glow.job": "ablate", "glow.dataset": spec.train.dataset, "glow.spec": spec.to_json()}
         record = Record.start(self.uri, experiment, name, tags, {})
-        record.dataset(np.zeros((3, 1, 8, 8), np.uint8), "digits test", "fingerprint", "test", "digits")
+        record.dataset((3, 1, 8, 8), "digits test", "fingerprint", "test", "digits")
         trials = [
             self.train(
                 f"{name} {permutation} {seed}",

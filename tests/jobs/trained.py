@@ -19,7 +19,7 @@ def train_into(folder: Path) -> str:
     work = work_in(folder, class_conditional=True)
     torch.manual_seed(0)
     model = Glow(work.config)
-    images, labels = torch.from_numpy(work.images["train"]), torch.from_numpy(work.labels["train"])
+    images, labels = work.splits["train"].images(), work.splits["train"].labels
     fit(model, images, labels, config=FitConfig(epochs=2, batch_size=64, warmup_steps=10, learning_rate=3e-3))
     record = Record.start(work.tracking_uri, "glow", NAME, work.tags(), {"depth": 2})
     trained = folder / "trained"

@@ -47,8 +47,7 @@ def start_ablation(uri, spec, images="images"):
     """A run as `glowctl ablate` starts it; `images` are a name for the validation images."""
     tags = {"glow.job": "ablate", "glow.dataset": spec.train.dataset, "glow.spec": spec.to_json()}
     record = Record.start(uri, spec.train.experiment, "ablate digits", tags, {})
-    pixels = torch.zeros(1, 1, 8, 8, dtype=torch.uint8).numpy()
-    record.dataset(pixels, f"{spec.train.dataset} validation", images, "validation", spec.train.dataset)
+    record.dataset((1, 1, 8, 8), f"{spec.train.dataset} validation", images, "validation", spec.train.dataset)
     return record
 
 

@@ -63,7 +63,7 @@ def test_every_setting_has_a_theme_a_description_and_an_example():
         ({"seed": 10**20}, "seed must be between"),
         ({"temperature": float("nan")}, "temperature must be at least 0"),
         ({"temperature": -0.1}, "temperature must be at least 0"),
-        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
+        ({"checkpoint_every": 0}, "checkpoint_every is a number of epochs such as 2, of steps as 500steps"),
         ({"epochs": "ten"}, "epochs: input should be a valid integer"),
         ({"colour": "red"}, "there is no setting called colour"),
         ({"run_name": " "}, "run_name must not be empty"),

@@ -83,7 +83,7 @@ def test_a_run_is_written_found_and_resumed(uri):
     record.metrics({"loss": 1.0}, 1)
     record.metrics({"loss": 0.5}, 2)
     record.image(np.zeros((8, 8, 3), np.uint8), "samples", 1)
-    record.dataset(np.zeros((4, 1, 8, 8), np.uint8), "digits train", "abc", "training", "digits")
+    record.dataset((4, 1, 8, 8), "digits train", "abc", "training", "digits")
     record.describe("what it is")
     record.finish("KILLED")
     assert record.metric_steps("loss") == {1: 1.0, 2: 0.5}

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from glow import Glow, GlowConfig, save_checkpoint
 from glow.checkpoint import CheckpointError
+from glow.datasets import LazyDataset
 from jobs.display.events import Epoch, Resize, Restart, Started
 from jobs.specs.presets import make_train_spec
 from jobs.tracking import Record, TrackingError, find_run
@@ -45,11 +45,10 @@ class MemoryRecord:
 
 def make_log(image_shape=(1, 32, 32), original_shape=(1, 28, 28), began=None):
     spec = make_train_spec("laptop", {})
-    images = {split: np.zeros((1, *image_shape), np.uint8) for split in ("train", "validation", "test")}
+    image = LazyDataset.held(torch.zeros(1, *image_shape, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    splits = dict.fromkeys(("train", "validation", "test"), image)
     config = GlowConfig(image_shape=image_shape, depth=1, width=4)
-    work = Work(
-        spec, spec, "sqlite:////x.db", config, original_shape, images, dict.fromkeys(images, np.zeros(1, np.int64))
-    )
+    work = Work(spec, spec, "sqlite:////x.db", config, original_shape, splits)
     record, shown = MemoryRecord(), []
     return TrainingLog(work, record, shown.append, began, named=True), record, shown
 
@@ -125,7 +124,7 @@ def test_samples_that_nobody_was_told_of_are_drawn_at_the_end(tmp_path, empty_st
     log = TrainingLog(work, record, print)
     log.see(FinalScore(1.5))
     model = Glow(work.config)
-    model.initialize(torch.from_numpy(work.images["train"])[:64])
+    model.initialize(work.splits["train"].images(0, 64))
     save_checkpoint(model, tmp_path / "results" / "checkpoint")
     only = metrics(epoch(1, 2.0))
     log.conclude(only, only, tmp_path / "results", 1.0)

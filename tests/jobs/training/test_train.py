@@ -47,14 +47,11 @@ def results(folder: Path, run_id: str) -> Path:
 def best_weights(settings: dict) -> dict[str, np.ndarray]:
     """What the library comes to by itself in one go: the weights of the best of the epochs that leave a checkpoint."""
     work = prepare(make_train_spec("smoke", settings))
-    images, labels = (
-        {split: torch.from_numpy(each) for split, each in of.items()} for of in (work.images, work.labels)
-    )
     trainer = Trainer(
         Glow(work.config),
-        images["train"],
-        labels["train"],
-        validation=images["validation"],
+        work.splits["train"].images(),
+        work.splits["train"].labels,
+        validation=work.splits["validation"].images(),
         config=work.spec.fit_config(),
     )
     best = float("inf")
@@ -62,7 +59,7 @@ def best_weights(settings: dict) -> dict[str, np.ndarray]:
     torch.set_num_threads(1)  # as the worker has them
     try:
         for result in trainer.epochs():
-            if result.epoch % work.spec.checkpoint_every == 0 and result.validation_bits_per_dim < best:
+            if result.epoch % int(work.spec.checkpoint_every) == 0 and result.validation_bits_per_dim < best:
                 best = result.validation_bits_per_dim
                 weights = {name: tensor.numpy().copy() for name, tensor in trainer.evaluated_model.state_dict().items()}
     finally:

@@ -1,0 +1,228 @@
+"""Packed data sets and arrays, on files written here."""
+
+import json
+import os
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from glow.datasets import DatasetCorrupt, DatasetNotFound, describe, load_dataset, open_dataset, own_channels, status
+from glow.datasets.names import absolute_dataset, dataset_label, place_of
+from glow.datasets.packed import INDEX, PackedIndex, PackedSplit, labels_file, shard_file, shard_fingerprint
+
+SHAPE = (3, 4, 6)
+SIZE = 10  # images a shard
+
+
+def write_packed(folder, counts, seed=0, shape=SHAPE):
+    """A packed data set of random images; gives them by split."""
+    folder.mkdir()
+    draw = np.random.default_rng(seed)
+    splits, written = {}, {}
+    for split, n in counts.items():
+        images = draw.integers(0, 256, (n, *shape), dtype=np.uint8)
+        labels = draw.integers(0, 2, n)
+        shards = []
+        for number, start in enumerate(range(0, n, SIZE)):
+            part = images[start : start + SIZE]
+            np.save(folder / shard_file(split, number), part)
+            shards.append(shard_fingerprint(part, labels[start : start + SIZE]))
+        np.save(folder / labels_file(split), labels)
+        splits[split] = PackedSplit(n, shards)
+        written[split] = images, labels
+    index = PackedIndex(shape, (3, 8, 12), ("cat", "dog"), SIZE, splits, "folder:/somewhere")
+    (folder / INDEX).write_text(index.to_json())
+    return written
+
+
+@pytest.fixture
+def packed(tmp_path):
+    return tmp_path / "set", write_packed(tmp_path / "set", {"train": 25, "validation": 10, "test": 7})
+
+
+def test_images_and_labels_are_those_that_were_packed(packed):
+    folder, written = packed
+    for split, (images, labels) in written.items():
+        found, found_labels = load_dataset(f"packed:{folder}", split)
+        assert np.array_equal(found, images)
+        assert np.array_equal(found_labels, labels)
+    info = describe(f"packed:{folder}")
+    assert (info.image_shape, info.original_shape, info.class_names) == (SHAPE, (3, 8, 12), ("cat", "dog"))
+    assert info.splits == ("train", "validation", "test")
+    assert own_channels(f"packed:{folder}") == 3
+    assert status(f"packed:{folder}").state == "found"
+
+
+def test_positions_may_come_in_any_order_and_twice(packed):
+    folder, written = packed
+    dataset = open_dataset(f"packed:{folder}", "train")
+    positions = torch.tensor([24, 0, 9, 10, 10, 23, 11])
+    assert np.array_equal(dataset.pick(positions), written["train"][0][positions])
+    assert len(dataset.pick(torch.tensor([], dtype=torch.int64))) == 0
+
+
+def test_other_shapes_can_be_asked_for_as_of_any_data_set(packed):
+    folder, _ = packed
+    assert load_dataset(f"packed:{folder}", "test", image_shape=(1, 8, 8))[0].shape == (7, 1, 8, 8)
+    with pytest.raises(ValueError, match="images of 3 channels cannot be given 2"):
+        open_dataset(f"packed:{folder}", "test", image_shape=(2, 8, 8))
+
+
+def test_a_fingerprint_is_known_without_the_images_and_is_of_them(packed, tmp_path):
+    folder, _ = packed
+    first = open_dataset(f"packed:{folder}", "train")
+    for shard in folder.glob("train-0*.npy"):
+        shard.rename(shard.with_suffix(".away"))
+    assert open_dataset(f"packed:{folder}", "train").fingerprint() == first.fingerprint()
+    write_packed(tmp_path / "same", {"train": 25})
+    write_packed(tmp_path / "other", {"train": 25}, seed=1)
+    assert open_dataset(f"packed:{tmp_path}/same", "train").fingerprint() == first.fingerprint()
+    assert open_dataset(f"packed:{tmp_path}/other", "train").fingerprint() != first.fingerprint()
+    assert first.subset(torch.arange(3)).fingerprint() != first.fingerprint()
+    assert first.subset(torch.arange(3)).fingerprint() != first.subset(torch.arange(4)).fingerprint()
+
+
+def test_what_is_not_there_or_damaged_is_one_sentence(packed, tmp_path):
+    folder, _ = packed
+    with pytest.raises(DatasetNotFound, match="is not a folder on this machine; glowctl pack makes one"):
+        open_dataset(f"packed:{tmp_path}/no", "train")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetNotFound, match=r"has no packed.json: .* run that again, and it goes on where it stood"):
+        open_dataset(f"packed:{tmp_path}/empty", "train")
+    write_packed(tmp_path / "part", {"train": 5})
+    with pytest.raises(DatasetNotFound, match="has no images for split 'test' \\(only train\\)"):
+        open_dataset(f"packed:{tmp_path}/part", "test")
+    assert status(f"packed:{tmp_path}/part").state == "partial: train only"
+    (folder / shard_file("train", 1)).unlink()
+    with pytest.raises(DatasetCorrupt, match=r"train-00001\.npy is missing; pack the data set again"):
+        load_dataset(f"packed:{folder}", "train")
+    assert "train-00001.npy is missing or cut short" in status(f"packed:{folder}").state
+    np.save(folder / shard_file("train", 1), np.zeros((3, *SHAPE), np.uint8))
+    with pytest.raises(DatasetCorrupt, match=r"has uint8 of shape \(3, 3, 4, 6\) where the index says uint8 of \(10"):
+        load_dataset(f"packed:{folder}", "train")
+    (folder / INDEX).write_text((folder / INDEX).read_text()[:40])
+    with pytest.raises(DatasetCorrupt, match=r"packed.json cannot be read .*; pack the data set again"):
+        open_dataset(f"packed:{folder}", "train")
+
+
+def test_an_index_of_a_newer_version_is_refused(packed):
+    folder, _ = packed
+    said = json.loads((folder / INDEX).read_text())
+    (folder / INDEX).write_text(json.dumps(said | {"version": 2}))
+    with pytest.raises(DatasetCorrupt, match="it is of version 2, and this glowctl reads up to 1"):
+        open_dataset(f"packed:{folder}", "train")
+
+
+def test_opening_reads_no_image_and_costs_the_same_for_ten_million(tmp_path):
+    """Made sparse: files of the right size, of which no block is on the disk."""
+    n, size, shape = 10_000_000, 65536, (3, 64, 64)
+    folder = tmp_path / "large"
+    folder.mkdir()
+    shards = -(-n // size)
+    index = PackedIndex(shape, shape, ("a",), size, {"train": PackedSplit(n, ["0" * 16] * shards)}, "folder:/x")
+    (folder / INDEX).write_text(index.to_json())
+    for number in range(shards):
+        images = min(size, n - number * size)
+        with (folder / shard_file("train", number)).open("wb") as file:
+            head = {"descr": "|u1", "fortran_order": False, "shape": (images, *shape)}
+            np.lib.format.write_array_header_1_0(file, head)
+            file.truncate(file.tell() + images * int(np.prod(shape)))
+    with (folder / labels_file("train")).open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (n,)})
+        file.truncate(file.tell() + 8 * n)
+    before = _private_bytes()
+    dataset = open_dataset(f"packed:{folder}", "train")
+    assert len(dataset) == n
+    assert dataset.fingerprint()
+    assert dataset.pick(torch.tensor([0, n - 1])).sum() == 0
+    assert _private_bytes() - before < 100 * 2**20
+
+
+def _private_bytes() -> int:
+    with open(f"/proc/{os.getpid()}/smaps_rollup") as rollup:
+        return sum(1024 * int(line.split()[1]) for line in rollup if line.startswith("Private_Dirty"))
+
+
+@pytest.mark.parametrize(
+    ("stored", "shape"),
+    [((20, 3, 8, 8), (3, 8, 8)), ((20, 8, 10, 3), (3, 8, 10)), ((20, 8, 8), (1, 8, 8)), ((20, 8, 8, 1), (1, 8, 8))],
+)
+def test_arrays_are_read_in_the_layouts_that_there_are(tmp_path, stored, shape):
+    images = np.random.default_rng(0).integers(0, 256, stored, dtype=np.uint8)
+    labels = np.arange(20) % 2
+    np.savez(tmp_path / "set.npz", images=images, labels=labels)
+    splits = [load_dataset(f"arrays:{tmp_path}/set.npz", split) for split in ("train", "validation", "test")]
+    assert sum(len(found) for found, _ in splits) == 20  # dealt out, as a folder's are
+    assert splits[0][0].shape[1:] == shape
+    first = images[:, None] if images.ndim == 3 else images if stored[1] in (1, 3) else images.transpose(0, 3, 1, 2)
+    every = {image.tobytes() for image in first}
+    assert {image.numpy().tobytes() for found, _ in splits for image in found} == every
+    assert describe(f"arrays:{tmp_path}/set.npz").class_names == ("0", "1")
+
+
+def test_a_folder_of_npy_files_has_splits_and_is_mapped(tmp_path):
+    draw = np.random.default_rng(0)
+    for split, n in (("train", 40), ("test", 8)):
+        np.save(tmp_path / f"{split}_images.npy", draw.integers(0, 256, (n, 8, 8), dtype=np.uint8))
+        np.save(tmp_path / f"{split}_labels.npy", np.arange(n) % 2)
+    name = f"arrays:{tmp_path}"
+    sizes = {split: len(open_dataset(name, split)) for split in ("train", "validation", "test")}
+    assert sizes == {"train": 36, "validation": 4, "test": 8}  # a tenth of each class of train is held out
+    assert status(name).state == "found"
+    (tmp_path / "test_images.npy").unlink()
+    assert status(name).state == "partial: train, validation only"
+    with pytest.raises(DatasetNotFound, match=r"has no images for split 'test' .*; add test_images to it"):
+        open_dataset(name, "test")
+
+
+def test_npz_files_in_a_folder_are_its_splits(tmp_path):
+    for split in ("train", "validation", "test"):
+        np.savez(tmp_path / f"{split}.npz", images=np.zeros((5, 8, 8), np.uint8))
+    assert [len(open_dataset(f"arrays:{tmp_path}", split)) for split in ("train", "validation")] == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"pictures": np.zeros((5, 8, 8), np.uint8)}, "has no array named images, train_images or test_images"),
+        ({"images": np.zeros((5, 8, 8))}, "images in .* are float64: give uint8, 0 to 255"),
+        ({"images": np.zeros((5, 8, 8, 4), np.uint8)}, r"have shape \(5, 8, 8, 4\): give \(N, C, H, W\)"),
+        ({"images": np.zeros((5, 3, 8, 3), np.uint8)}, r"have shape \(5, 3, 8, 3\): give \(N, C, H, W\)"),
+        ({"images": np.zeros((5, 8, 8), np.uint8), "labels": np.zeros(4, int)}, "give an integer for each of the 5"),
+        ({"images": np.zeros((5, 8, 8), np.uint8), "labels": np.full(5, -1)}, "has the label -1: number classes from"),
+        ({"images": np.zeros((5, 8, 8), np.uint8), "labels": np.array(["a"] * 5, object)}, "is not an .npz file of"),
+        ({"images": np.zeros((5, 8, 8), np.uint8), "test_images": np.zeros((5, 8, 8), np.uint8)}, "of no split beside"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused_in_a_sentence(tmp_path, arrays, said):
+    np.savez(tmp_path / "set.npz", **arrays)
+    with pytest.raises((DatasetCorrupt, DatasetNotFound), match=said):
+        open_dataset(f"arrays:{tmp_path}/set.npz", "train")
+
+
+def test_a_file_that_is_no_npz_is_refused_in_a_sentence(tmp_path):
+    (tmp_path / "set.npz").write_bytes(b"PK\x03\x04 but no more")
+    with pytest.raises(DatasetCorrupt, match=r"is not an .npz file of arrays"):
+        open_dataset(f"arrays:{tmp_path}/set.npz", "train")
+    with pytest.raises(DatasetNotFound, match="is neither a file nor a folder on this machine"):
+        open_dataset(f"arrays:{tmp_path}/no.npz", "train")
+
+
+def test_names_say_where_a_data_set_lies(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert absolute_dataset("packed:some/set") == f"packed:{tmp_path}/some/set"
+    assert absolute_dataset("packed:s3://bucket/set") == "packed:s3://bucket/set"
+    assert absolute_dataset("mnist") == "mnist"
+    assert dataset_label("arrays:/data/some set.npz") == "arrays-some_set.npz"
+    assert place_of("packed:") is None
+    assert place_of("packed:s3://bucket/set").is_remote
+
+
+def test_a_second_look_at_an_npz_file_that_changed_sees_the_change(tmp_path):
+    np.savez(tmp_path / "set.npz", images=np.zeros((20, 8, 8), np.uint8))
+    before = open_dataset(f"arrays:{tmp_path}/set.npz", "train").fingerprint()
+    time.sleep(0.01)
+    np.savez(tmp_path / "set.npz", images=np.ones((20, 8, 8), np.uint8))
+    assert open_dataset(f"arrays:{tmp_path}/set.npz", "train").fingerprint() != before
