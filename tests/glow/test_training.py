@@ -281,7 +281,7 @@ def test_the_precision_of_a_cpu_is_what_it_multiplies_in(monkeypatch, public, ha
     assert hardware_precision(torch.device("cpu")) == ("bf16" if has_bf16 else "float32")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(900)  # the compiler takes a minute, and several on a busy machine
 @pytest.mark.filterwarnings(
     "ignore::DeprecationWarning",  # torch's own, when the compiler is imported

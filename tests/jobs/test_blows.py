@@ -144,7 +144,7 @@ def test_a_training_that_was_stopped(whole_training, tmp_path, temporary, seed):
     check_nothing_stays(temporary)
 
 
-@pytest.mark.parametrize("seed", seeds(1, 40))
+@pytest.mark.parametrize("seed", seeds(0, 40))
 def test_an_ablation_that_was_killed(whole_ablation, tmp_path, temporary, seed):
     workers = 1 + seed % 2
     whole, command = whole_ablation(workers), (*ABLATE, *WORKERS[workers])

@@ -30,7 +30,12 @@ TOKENS = {
 SECRETS = (PASSWORD, ESCAPED, *(value for name, value in TOKENS.items() if name != "RAY_AUTH_MODE"))
 
 
-@pytest.fixture(params=["server", pytest.param("database", marks=pytest.mark.postgres)])
+@pytest.fixture(
+    params=[
+        pytest.param("server", marks=pytest.mark.nightly),
+        pytest.param("database", marks=[pytest.mark.slow, pytest.mark.postgres]),
+    ]
+)
 def store(request, tmp_path) -> Iterator[str]:
     """The address of a store, with a password in it."""
     if request.param == "server":
@@ -108,7 +113,6 @@ def watched(command: Running, temporary: Path) -> tuple[set[str], int]:
     return leaks, logs
 
 
-@pytest.mark.slow
 def test_secrets_are_nowhere(store, tmp_path, temporary):
     work = tmp_path / "work"
     work.mkdir()

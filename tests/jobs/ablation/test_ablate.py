@@ -272,7 +272,7 @@ def test_a_diverged_trial_and_killed_processes_do_not_take_the_others_along(tmp_
     assert any("1 trial failed (training diverged" in line for line in lines)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
     flags = ("--seeds", "1", "--workers-per-trial", "2", "--epochs", "60", "--checkpoint-every", "5")
     running = Running(tmp_path, *SMOKE, *flags)

@@ -33,7 +33,7 @@ def test_commands_at_once_share_a_store_that_was_not_there(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} <= {"mlflow.db", "mlflow.db.lock"}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_commands_at_once_share_the_experiments_of_a_server(tmp_path):
     with mlflow_server(tmp_path) as (uri, _):
         write_at_once(tmp_path, uri, EXPERIMENTS)

@@ -296,7 +296,7 @@ def test_a_diverged_run_fails_once_with_a_sentence(tmp_path):
     assert record_of(tmp_path, run_id_of(done.stdout.splitlines())).info.status == "FAILED"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_sigterm_ends_as_ctrl_c_does_and_a_damaged_checkpoint_is_named_when_the_run_is_resumed(tmp_path):
     running = Running(tmp_path, *SMOKE, "--epochs", "500", "--sample-every", "0", "--checkpoint-every", "30")
     running.wait_for("epoch 35/500")  # and not while a checkpoint is written
