@@ -17,6 +17,7 @@ from types import ModuleType
 from torch import Tensor
 
 from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, MemberRule, Shape
+from glow.datasets.decode import WHITE, Colour
 from glow.datasets.folder import describe_folder, folder_channels, folder_status, open_folder
 from glow.datasets.lazy import LazyDataset
 from glow.datasets.readers import (
@@ -169,17 +170,27 @@ def load_dataset(
     image_shape: Shape | None = None,
     per_class: int | None = None,
     download: bool = False,
+    background: Colour = WHITE,
 ) -> tuple[Tensor, Tensor]:
     """A split ("train", "validation" or "test") of a data set, in file order.
 
     Returns images, uint8 (N, C, H, W), zero-padded to the size that models take, and labels, int64 (N,).
     `image_shape` (C, H, W) asks for another shape: recoloured, shrunk if too large, padded if too small.
     `per_class` keeps the first so many images of each class. `download` fetches files that are missing.
+    `background` (R, G, B) is what images of a folder are composited over where they are transparent.
 
     Raises ValueError for a name, split, shape or `per_class` that cannot be had, DatasetNotFound (a
     FileNotFoundError) for missing files or a failed download, DatasetCorrupt (an OSError) for a damaged file.
     """
-    dataset = open_dataset(name, split, root, image_shape=image_shape, per_class=per_class, download=download)
+    dataset = open_dataset(
+        name,
+        split,
+        root,
+        image_shape=image_shape,
+        per_class=per_class,
+        download=download,
+        background=background,
+    )
     return dataset.images(0, len(dataset)), dataset.labels
 
 
@@ -191,6 +202,7 @@ def open_dataset(
     image_shape: Shape | None = None,
     per_class: int | None = None,
     download: bool = False,
+    background: Colour = WHITE,
 ) -> LazyDataset:
     """What `load_dataset` returns, to be had piece by piece: for folders that do not fit into memory.
 
@@ -203,7 +215,7 @@ def open_dataset(
     if per_class is not None and per_class < 1:
         raise ValueError(f"per_class must be at least 1, not {per_class}")
     if _is_folder(name):
-        dataset = open_folder(name, split, image_shape)
+        dataset = open_folder(name, split, image_shape, background)
     else:
         dataset = _open(name, split, data_root(root), image_shape, download)
     if per_class is not None:
@@ -213,14 +225,16 @@ def open_dataset(
     return dataset
 
 
-def describe(name: str, root: str | Path | None = None, *, image_shape: Shape | None = None) -> DatasetInfo:
+def describe(
+    name: str, root: str | Path | None = None, *, image_shape: Shape | None = None, background: Colour = WHITE
+) -> DatasetInfo:
     """Shapes, classes and available splits of a data set, without reading images (of a folder: their headers).
 
     Raises ValueError for an unknown name or impossible shape; for a folder also what `load_dataset` raises.
     """
     _check_shape(image_shape)
     if _is_folder(name):
-        return describe_folder(name, image_shape)
+        return describe_folder(name, image_shape, background)
     entry, root = _entry(name), data_root(root)
     shape = image_shape or entry.image_shape
     splits = tuple(split for split in SPLITS if not _missing(entry, _part(split), root))
