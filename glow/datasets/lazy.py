@@ -26,6 +26,7 @@ class LazyDataset:
     class_names: tuple[str, ...]
     image_shape: Shape  # (C, H, W)
     pick: Callable[[Tensor], Tensor] = field(repr=False)  # positions (n,) -> uint8 images (n, C, H, W)
+    notes: tuple[str, ...] = ()  # of a known data set: how its files differ from those that were published; sentences
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -20,6 +20,7 @@ from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFo
 from glow.datasets.decode import WHITE, Colour
 from glow.datasets.folder import describe_folder, folder_channels, folder_status, open_folder
 from glow.datasets.lazy import LazyDataset
+from glow.datasets.published import differences
 from glow.datasets.readers import (
     PHOTOS,
     Reader,
@@ -284,7 +285,8 @@ def _open(name: str, split: str, root: Path, image_shape: Shape | None, download
     request = Request(split, part, root, files, len(entry.class_names), shape)
     images, labels = entry.read(request)
     check_channels(images.shape[1], shape[0])  # now, not when the first images are asked for
-    dataset = LazyDataset(labels, entry.class_names, shape, lambda indices: convert(images[indices], shape))
+    notes = differences(name, root, entry.files.get(part, ()), len(images))
+    dataset = LazyDataset(labels, entry.class_names, shape, lambda indices: convert(images[indices], shape), notes)
     return dataset.subset(entry.members(labels, split))
 
 
