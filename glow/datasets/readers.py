@@ -17,6 +17,7 @@ from torch import Tensor
 
 from glow.datasets.base import DatasetCorrupt, Shape
 from glow.datasets.tensors import convert
+from glow.errors import SMALLER_ADVICE
 
 __all__ = [
     "PHOTOS", "Reader", "Request", "check_idx", "check_not_empty",
@@ -165,7 +166,7 @@ def read_photos(request: Request) -> tuple[Tensor, Tensor]:
     if height > full_height or width > full_width:
         raise ValueError(
             f"photos has patches of photographs that are {full_height} pixels high and {full_width} wide, "
-            f"so there are none of {height}x{width}; ask for a smaller image shape"
+            f"so there are none of {height}x{width}; {SMALLER_ADVICE}"
         )
     photos = convert(photos, (channels, full_height, full_width))  # recolours them
     count, generator = _count_and_generator("photos", request)

@@ -8,6 +8,7 @@ from typing import Any
 from jobs.display.events import (
     Epoch,
     Event,
+    Noted,
     Resize,
     Restart,
     Started,
@@ -30,6 +31,10 @@ def submitted_line(event: Submitted) -> str:
 def waiting_line(event: Waiting) -> str:
     workers = count(event.workers, "worker")
     return f"waiting for machines: there is room for {event.room} of {workers}, and the cluster may add more"
+
+
+def noted_line(event: Noted) -> str:
+    return f"note: {event.message}"
 
 
 def started_line(event: Started) -> str:
@@ -86,6 +91,7 @@ def finished_lines(event: TrainResult) -> str:
 TRAINING_LINES: dict[type[Event], Callable[[Any], str]] = {
     Submitted: submitted_line,
     Waiting: waiting_line,
+    Noted: noted_line,
     Started: started_line,
     Epoch: epoch_line,
     Restart: restart_line,

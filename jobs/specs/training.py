@@ -13,7 +13,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from glow.config import Coupling, FitConfig, FitPrecision, GlowConfig, Memory, Optimizer, Permutation, Scale, Schedule
-from jobs.specs.base import setting
+from jobs.specs.base import colour, setting
 
 __all__ = ["TrainSpec", "worker_range"]
 
@@ -35,6 +35,9 @@ class TrainSpec(BaseModel):
     )
     image_size: int | None = setting(
         None, "Data", "Side in pixels that images are padded or shrunk to; the data set's own if not given.", 32
+    )
+    background: str = setting(
+        "white", "Data", "What transparent images of a folder are laid over: white, black, or R,G,B.", "black"
     )
 
     permutation: Permutation = setting("1x1", "Model", "How a step mixes channels.", "shuffle")
@@ -107,6 +110,12 @@ class TrainSpec(BaseModel):
     def _not_empty(cls, value: str | None) -> str | None:
         if value is not None and not value.strip():
             raise ValueError("must not be empty")
+        return value
+
+    @field_validator("background")
+    @classmethod
+    def _is_colour(cls, value: str) -> str:
+        colour(value)
         return value
 
     @field_validator("workers", mode="before")

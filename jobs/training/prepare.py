@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from glow.config import GlowConfig
-from glow.datasets import describe, fingerprint, load_dataset, own_channels
+from glow.datasets import describe, fingerprint, open_dataset, own_channels
 from glow.datasets.folder import absolute_dataset
 from glow.model import Glow
 from jobs.errors import JobError, SpecError
 from jobs.outputs import KeptRun, is_remote, place_named, recall, usable_output
-from jobs.specs.base import refuse, theme_of
+from jobs.specs.base import colour, refuse, theme_of
 from jobs.specs.presets import make_train_spec
 from jobs.specs.training import TrainSpec, worker_range
 from jobs.tracking import (
@@ -53,6 +53,7 @@ class Work:
     original_shape: tuple[int, int, int]
     images: Mapping[str, np.ndarray]  # split -> uint8 (N, C, H, W)
     labels: Mapping[str, np.ndarray]  # int64 (N,)
+    notes: tuple[str, ...] = ()  # what to know of how the data were read
     resumed: Run | None = None
     kept: KeptRun | None = None  # what storage has of a run that MLflow has lost (jobs.outputs)
     kept_in: str | None = None  # the folder of its checkpoints, where that is not named by the run's id
@@ -110,7 +111,12 @@ class Work:
             tag_names.JOB: "train",
             tag_names.DATASET: self.spec.dataset,
             tag_names.SPEC: json.dumps(self._public()),
+            **self.tags_of_notes(),
         }
+
+    def tags_of_notes(self) -> dict[str, str]:
+        """What MLflow keeps of the notes; nothing if there are none."""
+        return {tag_names.NOTES: "\n".join(self.notes)} if self.notes else {}
 
     def params(self) -> JsonObject:
         """Of the run in MLflow."""
@@ -136,27 +142,30 @@ def prepare(spec: TrainSpec) -> Work:
     try:
         size = spec.image_size
         shape = None if size is None else (own_channels(spec.dataset), size, size)
+        background = colour(spec.background)
+        info = describe(spec.dataset, spec.data_root, image_shape=shape, background=background)
         splits = {
-            split: load_dataset(
+            split: open_dataset(
                 spec.dataset,
                 split,
                 spec.data_root,
-                image_shape=shape,
+                image_shape=info.image_shape,
                 per_class=spec.per_class if split == "train" else None,
                 download=spec.download,
+                background=background,
             )
             for split in ("train", "validation", "test")
         }
-        info = describe(spec.dataset, spec.data_root, image_shape=shape)
         config = spec.glow_config(info.image_shape, info.num_classes)
         least, _ = worker_range(spec.workers)
-        if len(splits["train"][0]) < least:
-            raise ValueError(f"{len(splits['train'][0])} training images cannot be shared by {least} workers")
+        if len(splits["train"]) < least:
+            raise ValueError(f"{len(splits['train'])} training images cannot be shared by {least} workers")
+        images = {split: opened.images(0, len(opened)).numpy() for split, opened in splits.items()}
     except ValueError as error:
         raise SpecError(str(error)) from error
-    images = {split: split_images.numpy() for split, (split_images, _) in splits.items()}
-    labels = {split: split_labels.numpy() for split, (_, split_labels) in splits.items()}
-    return Work(given, spec, tracking_uri(spec.tracking_uri), config, info.original_shape, images, labels)
+    labels = {split: opened.labels.numpy() for split, opened in splits.items()}
+    notes = tuple(dict.fromkeys([*info.notes, *(note for opened in splits.values() for note in opened.notes)]))
+    return Work(given, spec, tracking_uri(spec.tracking_uri), config, info.original_shape, images, labels, notes=notes)
 
 
 def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
