@@ -1,8 +1,8 @@
 """Data sets by name, as uint8 tensors: `load_dataset("mnist", "test")`, or `open_dataset` for a piece at a time.
 
-`registry` holds the list of names and what is asked about one, `readers` reads files of known data sets, `folder`
-reads a user's own images, `lazy` is an opened data set, `tensors` splits and converts. Nothing here dequantises or
-makes batches.
+`registry` holds the list of names and what is asked about one, `readers` reads files of known data sets, `published`
+knows what these should be, `folder` lists a user's own images, `decode` reads one, `lazy` is an opened data set,
+`tensors` splits and converts. Nothing here dequantises or makes batches.
 """
 
 from glow.datasets.base import DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, padding
