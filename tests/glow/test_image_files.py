@@ -190,7 +190,7 @@ def test_every_kind_of_transparency(tmp_path, kind):
     if kind == "LA":
         image, options = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(np.uint8(grey > 0) * 255)]), {}
     elif kind in ("P", "gif"):
-        image = Image.fromarray(np.tile(np.array([0, 1, 2, 2], np.uint8), (4, 1)), "P")
+        image = Image.fromarray(np.tile(np.array([0, 1, 2, 2], np.uint8), (4, 1)))
         image.putpalette([0, 0, 0, 60, 70, 80, 255, 255, 255])
     elif kind == "1":
         grey = np.tile(np.array([0, 255, 255, 255], np.uint8), (4, 1))
@@ -360,7 +360,7 @@ def test_what_keeps_a_folder_grey(tmp_path, kind):
     elif kind == "1":
         Image.fromarray(grey).convert("1").save(tmp_path / "b.png")
     else:
-        image = Image.fromarray(grey, "P")
+        image = Image.fromarray(grey)
         image.putpalette([level for level in range(255, -1, -1) for _ in range(3)])
         image.save(tmp_path / ("b.gif" if "gif" in kind else "b.png"))
         grey = 255 - grey
@@ -375,7 +375,7 @@ def test_what_keeps_a_folder_grey(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["palette", "gif", "bmp", "tif", "CMYK", "RGB"])
 def test_what_makes_a_folder_coloured_is_named(tmp_path, kind):
     save_images(tmp_path / "a", 3)
-    image = Image.fromarray(pixels_of(8, 8, 3), "RGB")
+    image = Image.fromarray(pixels_of(8, 8, 3))
     mode, suffix = {
         "palette": ("P", "png"), "gif": ("P", "gif"), "bmp": ("P", "bmp"), "tif": ("P", "tif"), "CMYK": ("CMYK", "jpg"),
         "RGB": ("RGB", "png"),
@@ -423,7 +423,7 @@ def test_headers_are_read_without_pixels(tmp_path, monkeypatch):
     exif[0x0112] = 6
     for suffix in ("png", "jpg", "webp", "tif"):
         save(tmp_path / f"a.{suffix}", pixels_of(4, 6, 3), exif=exif)
-    palette = Image.fromarray(pixels_of(6, 4), "P")
+    palette = Image.fromarray(pixels_of(6, 4))
     palette.putpalette(pixels_of(768).tolist())
     palette.save(tmp_path / "b.png")
     palette.save(tmp_path / "b.gif")
