@@ -1,8 +1,9 @@
 """Which images make up the batches of an epoch, and how they come to the device that trains.
 
-Images that are held in memory are shuffled as one. Of mapped images (`glow.datasets.packed`), which are read from a
+Images given as a tensor are shuffled as one. Of a packed data set (`glow.datasets.packed`), which may be read from a
 disk, blocks of neighbours are shuffled, and then the images of `WINDOW` blocks together, so that a disk reads pieces of
-many images, and so that 10 million images need no list of 10 million numbers. Either order follows from one number.
+many images, and so that 10 million images need no list of 10 million numbers. It is so also where its images are held
+in memory: the order does not depend on how much of that there is. Either order follows from one number.
 
 Shapes: N images, B in a batch or a process's share of it.
 """
@@ -67,26 +68,32 @@ class ImageSource(Protocol):
 
 def source_of(images: Tensor | LazyDataset, labels: Tensor | None, device: torch.device) -> ImageSource:
     """Images as `glow.training.Trainer` takes them: on the device if they are held in memory, else where they lie."""
-    if isinstance(images, LazyDataset):
-        return MappedImages(images, labels is not None, device)
-    return HeldImages(images, labels, device)
+    if not isinstance(images, LazyDataset):
+        return HeldImages(images, labels, device)
+    if images.in_memory is not None:
+        return HeldImages(images.in_memory, labels, device, in_blocks=True)
+    return MappedImages(images, labels is not None, device)
 
 
 class HeldImages:
     """Images that are on the device, all of them."""
 
-    def __init__(self, images: Tensor, labels: Tensor | None, device: torch.device) -> None:
+    def __init__(self, images: Tensor, labels: Tensor | None, device: torch.device, in_blocks: bool = False) -> None:
+        self._in_blocks = in_blocks
         self._images = images.to(device)
         self._labels = None if labels is None else labels.to(device)
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def order(self, stream: int) -> Tensor:
+    def order(self, stream: int) -> Order:
+        if self._in_blocks:
+            return BlockOrder(len(self), stream)
         generator = torch.Generator().manual_seed(stream)
         return torch.randperm(len(self), generator=generator).to(self._images.device)
 
     def take(self, indices_B: Tensor) -> Batch:
+        indices_B = indices_B.to(self._images.device)
         return Batch(indices_B, self._images[indices_B], None if self._labels is None else self._labels[indices_B])
 
     def batches(self, shares: Iterable[Tensor]) -> Iterator[Batch]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-__all__ = ["DOWNLOAD_ADVICE", "SHAPE_ADVICE", "SIDES_ADVICE", "UserError"]
+__all__ = ["DOWNLOAD_ADVICE", "SHAPE_ADVICE", "SIDES_ADVICE", "SMALLER_ADVICE", "UserError"]
 
 # Advice in messages, in words of the library. A program with flags of its own can replace it.
 DOWNLOAD_ADVICE = "load with download=True"
 SHAPE_ADVICE = "load with an image_shape of their channels and one size"
 SIDES_ADVICE = "load with an image_shape whose sides are multiples of"
+SMALLER_ADVICE = "load with a smaller image_shape"
 
 
 class UserError(Exception):

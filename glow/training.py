@@ -107,8 +107,8 @@ class Trainer:
 
     Args:
         model: initialised by `initialize` if it is not yet.
-        images: uint8 (N, C, H, W), all of them, in every process, kept on the device; or a data set whose images are
-            read as they are needed, in an order of `glow.batches.BlockOrder`, and which has labels of its own.
+        images: uint8 (N, C, H, W), all of them, in every process, kept on the device; or a data set with labels of its
+            own, whose images are shuffled in blocks, and read as they are needed if they are not in memory.
         labels: int64 (N,), used by a class-conditional model alone.
         validation: uint8 (N', C, H, W) or such a data set, scored after each epoch with noise that never changes.
         device: where the model and the images live; the model's own if None.

@@ -6,7 +6,7 @@ import errno
 import tempfile
 import traceback
 
-from glow.errors import DOWNLOAD_ADVICE, SHAPE_ADVICE, SIDES_ADVICE, UserError
+from glow.errors import DOWNLOAD_ADVICE, SHAPE_ADVICE, SIDES_ADVICE, SMALLER_ADVICE, UserError
 
 __all__ = [
     "FAILURE",
@@ -40,6 +40,7 @@ def in_flags(message: str) -> str:
         DOWNLOAD_ADVICE: "leave out --no-download",
         SHAPE_ADVICE: "pass --image-size, such as --image-size 32",
         SIDES_ADVICE: "pass an --image-size that is a multiple of",
+        SMALLER_ADVICE: "pass a smaller --image-size",
     }
     for advice, flags in in_flags_of.items():
         message = message.replace(advice, flags)

@@ -3,7 +3,7 @@ the command that repeats it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from glow.datasets.names import dataset_label
@@ -21,6 +21,7 @@ __all__ = [
     "configuration",
     "evaluation_description",
     "evaluation_name",
+    "noted",
     "registered_name",
     "training_description",
     "training_name",
@@ -67,8 +68,15 @@ def registered_name(dataset: str) -> str:
     return f"glow-{dataset_label(dataset)}"
 
 
-def training_description(spec: TrainSpec, run_id: str, result: TrainResult | None = None) -> str:
-    """The page of a training; with `result`, what came out."""
+def noted(notes: Sequence[str]) -> str:
+    """What to know of how the data were read, for a page."""
+    return "\n".join(["**Data:**", *(f"- {note}" for note in notes)]) if notes else ""
+
+
+def training_description(
+    spec: TrainSpec, run_id: str, result: TrainResult | None = None, notes: Sequence[str] = ()
+) -> str:
+    """The page of a training; with `result`, what came out; `notes` are on its data."""
     scale = f", {spec.scale} scale" if spec.coupling == "affine" else ""
     what = (
         f"A Glow of {spec.dataset}: permutation {spec.permutation}, depth K = {spec.depth}, levels L = {spec.levels}, "
@@ -81,7 +89,7 @@ def training_description(spec: TrainSpec, run_id: str, result: TrainResult | Non
             f"{sizes_sentence(result)} on the test set, under the model of epoch {result.best_epoch}, the "
             f"best by validation: `{result.model}`"
         )
-    return _page(what, came_to, _again("train", run_id))
+    return _page(what, came_to, _again("train", run_id), noted(notes))
 
 
 def ablation_description(spec: AblateSpec, run_id: str, came_to: str | None = None, details: str = "") -> str:

@@ -1,9 +1,9 @@
 """Data sets by name, as uint8 tensors: `load_dataset("mnist", "test")`, or `open_dataset` for a piece at a time.
 
 `registry` holds the list of names and what is asked about one, `names` takes apart those that hold a path, `readers`
-reads files of known data sets. Of a user's own images `folder` decodes files, `arrays` reads numpy's, `packed` maps the
-shards of `glowctl pack`. `lazy` is an opened data set, `tensors` splits and converts. Nothing here dequantises or makes
-batches.
+reads files of known data sets, `published` knows what these should be. Of a user's own images `folder` lists files and
+`decode` reads one, `arrays` reads numpy's, `packed` maps the shards of `glowctl pack`. `lazy` is an opened data set,
+`tensors` splits and converts. Nothing here dequantises or makes batches.
 """
 
 from glow.datasets.base import DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, padding

@@ -58,6 +58,7 @@ class DatasetInfo:
     image_shape: Shape  # as `load_dataset` returns them
     class_names: tuple[str, ...]
     splits: tuple[str, ...]  # those whose files are there
+    notes: tuple[str, ...] = ()  # of a folder: what to know of how its images are read; each a sentence
 
     @property
     def num_classes(self) -> int:

@@ -28,6 +28,8 @@ class LazyDataset:
     class_names: tuple[str, ...]
     image_shape: Shape  # (C, H, W)
     pick: Callable[[Tensor], Tensor] = field(repr=False)  # positions (n,) -> uint8 images (n, C, H, W)
+    notes: tuple[str, ...] = ()
+    """Of a known data set: how its files differ from those that were published; sentences."""
     mapped: bool = False
     """Whether images are read from where they lie each time that they are asked for, at the cost of a copy."""
     known_fingerprint: str | None = None

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from glow.datasets.base import DatasetCorrupt, Shape
 from glow.datasets.tensors import convert
+from glow.errors import SMALLER_ADVICE
 
 __all__ = [
     "PHOTOS", "Reader", "Request", "check_idx", "check_not_empty",
@@ -83,7 +84,7 @@ def _idx_labels(path: Path) -> np.ndarray:
 
 
 def check_not_empty(files: tuple[Path, ...]) -> None:
-    """DatasetCorrupt for a file of no bytes; formats with a published MD5 are checked when they are read."""
+    """DatasetCorrupt for a file of no bytes; what is in it is checked when it is read."""
     for path in files:
         if path.stat().st_size == 0:
             raise DatasetCorrupt.file(path, "is empty")
@@ -108,28 +109,36 @@ def _idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
 
 
 def read_cifar10(request: Request) -> tuple[Tensor, Tensor]:
-    """CIFAR-10's pickles, opened only if their MD5 is the published one: a pickle can run code."""
+    """CIFAR-10's pickles. A pickle can run code: others than the published ones are refused, not noted."""
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
     md5 = dict([*CIFAR10.train_list, *CIFAR10.test_list, [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]])
     for path in request.files:
         if not check_integrity(path, md5[path.name]):
-            raise DatasetCorrupt.file(path, "does not have the published MD5")
+            raise DatasetCorrupt.file(path, "does not have the published MD5, and a pickle can run code")
     data = CIFAR10(request.root, train=request.part == "train")
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2)
     return images, torch.tensor(data.targets, dtype=torch.int64)
 
 
 def read_svhn(request: Request) -> tuple[Tensor, Tensor]:
-    """SVHN's MATLAB file, which torchvision opens only if its MD5 is the published one."""
-    from torchvision.datasets import SVHN
+    """SVHN's MATLAB file, whose label 10 stands for the digit 0."""
+    from scipy.io import loadmat
 
+    (path,) = request.files
     try:
-        data = SVHN(request.root, request.part)
-    except RuntimeError as error:
-        raise DatasetCorrupt.file(request.files[0], "does not have the published MD5") from error
-    return torch.from_numpy(data.data), torch.from_numpy(data.labels)
+        content = loadmat(path)
+        images_HWCN, labels = content["X"], content["y"].astype(np.int64).flatten()
+    except Exception as error:  # scipy raises anything: ValueError, TypeError, KeyError, zlib.error, ...
+        raise DatasetCorrupt.file(path, f"cannot be read as a MATLAB file of SVHN ({error})") from error
+    if images_HWCN.dtype != np.uint8 or images_HWCN.shape != (32, 32, 3, len(labels)) or len(labels) == 0:
+        raise DatasetCorrupt.file(
+            path, f"holds {images_HWCN.dtype} images {images_HWCN.shape} for {len(labels)} labels"
+        )
+    if labels.min() < 1 or labels.max() > 10:
+        raise DatasetCorrupt.file(path, "has labels outside 1 to 10")
+    return torch.from_numpy(np.ascontiguousarray(images_HWCN.transpose(3, 2, 0, 1))), torch.from_numpy(labels % 10)
 
 
 def read_noise(request: Request) -> tuple[Tensor, Tensor]:
@@ -157,7 +166,7 @@ def read_photos(request: Request) -> tuple[Tensor, Tensor]:
     if height > full_height or width > full_width:
         raise ValueError(
             f"photos has patches of photographs that are {full_height} pixels high and {full_width} wide, "
-            f"so there are none of {height}x{width}; ask for a smaller image shape"
+            f"so there are none of {height}x{width}; {SMALLER_ADVICE}"
         )
     photos = convert(photos, (channels, full_height, full_width))  # recolours them
     count, generator = _count_and_generator("photos", request)

@@ -18,10 +18,12 @@ from torch import Tensor
 
 from glow.datasets.arrays import arrays_channels, arrays_status, describe_arrays, open_arrays
 from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, MemberRule, Shape
+from glow.datasets.decode import WHITE, Colour
 from glow.datasets.folder import describe_folder, folder_channels, folder_status, open_folder
 from glow.datasets.lazy import LazyDataset
 from glow.datasets.names import PLACED, place_of
 from glow.datasets.packed import describe_packed, open_packed, packed_channels, packed_status
+from glow.datasets.published import differences
 from glow.datasets.readers import (
     PHOTOS,
     Reader,
@@ -157,16 +159,26 @@ REGISTRY: Mapping[str, Entry] = {
 class PlacedKind:
     """What can be asked about a data set whose name holds a path; each takes the name first."""
 
-    open: Callable[[str, str, Shape | None], LazyDataset]
-    describe: Callable[[str, Shape | None], DatasetInfo]
+    open: Callable[[str, str, Shape | None, Colour], LazyDataset]
+    describe: Callable[[str, Shape | None, Colour], DatasetInfo]
     channels: Callable[[str], int]
     status: Callable[[str], DatasetStatus]
 
 
 PLACED_KINDS: Mapping[str, PlacedKind] = {
     "folder": PlacedKind(open_folder, describe_folder, folder_channels, folder_status),
-    "arrays": PlacedKind(open_arrays, describe_arrays, arrays_channels, arrays_status),
-    "packed": PlacedKind(open_packed, describe_packed, packed_channels, packed_status),
+    "arrays": PlacedKind(
+        lambda name, split, shape, background: open_arrays(name, split, shape),
+        lambda name, shape, background: describe_arrays(name, shape),
+        arrays_channels,
+        arrays_status,
+    ),
+    "packed": PlacedKind(
+        lambda name, split, shape, background: open_packed(name, split, shape),
+        lambda name, shape, background: describe_packed(name, shape),
+        packed_channels,
+        packed_status,
+    ),
 }
 
 
@@ -189,17 +201,27 @@ def load_dataset(
     image_shape: Shape | None = None,
     per_class: int | None = None,
     download: bool = False,
+    background: Colour = WHITE,
 ) -> tuple[Tensor, Tensor]:
     """A split ("train", "validation" or "test") of a data set, in file order.
 
     Returns images, uint8 (N, C, H, W), zero-padded to the size that models take, and labels, int64 (N,).
     `image_shape` (C, H, W) asks for another shape: recoloured, shrunk if too large, padded if too small.
     `per_class` keeps the first so many images of each class. `download` fetches files that are missing.
+    `background` (R, G, B) is what images of a folder are composited over where they are transparent.
 
     Raises ValueError for a name, split, shape or `per_class` that cannot be had, DatasetNotFound (a
     FileNotFoundError) for missing files or a failed download, DatasetCorrupt (an OSError) for a damaged file.
     """
-    dataset = open_dataset(name, split, root, image_shape=image_shape, per_class=per_class, download=download)
+    dataset = open_dataset(
+        name,
+        split,
+        root,
+        image_shape=image_shape,
+        per_class=per_class,
+        download=download,
+        background=background,
+    )
     return dataset.images(0, len(dataset)), dataset.labels
 
 
@@ -211,6 +233,7 @@ def open_dataset(
     image_shape: Shape | None = None,
     per_class: int | None = None,
     download: bool = False,
+    background: Colour = WHITE,
 ) -> LazyDataset:
     """What `load_dataset` returns, to be had piece by piece: for images that do not fit into memory.
 
@@ -224,7 +247,7 @@ def open_dataset(
         raise ValueError(f"per_class must be at least 1, not {per_class}")
     kind = _placed(name)
     if kind is not None:
-        dataset = kind.open(name, split, image_shape)
+        dataset = kind.open(name, split, image_shape, background)
     else:
         dataset = _open(name, split, data_root(root), image_shape, download)
     if per_class is not None:
@@ -234,7 +257,9 @@ def open_dataset(
     return dataset
 
 
-def describe(name: str, root: str | Path | None = None, *, image_shape: Shape | None = None) -> DatasetInfo:
+def describe(
+    name: str, root: str | Path | None = None, *, image_shape: Shape | None = None, background: Colour = WHITE
+) -> DatasetInfo:
     """Shapes, classes and available splits of a data set, without reading images (of a folder: their headers).
 
     Raises ValueError for an unknown name or impossible shape; for a folder also what `load_dataset` raises.
@@ -242,7 +267,7 @@ def describe(name: str, root: str | Path | None = None, *, image_shape: Shape | 
     _check_shape(image_shape)
     kind = _placed(name)
     if kind is not None:
-        return kind.describe(name, image_shape)
+        return kind.describe(name, image_shape, background)
     entry, root = _entry(name), data_root(root)
     shape = image_shape or entry.image_shape
     splits = tuple(split for split in SPLITS if not _missing(entry, _part(split), root))
@@ -294,7 +319,8 @@ def _open(name: str, split: str, root: Path, image_shape: Shape | None, download
     request = Request(split, part, root, files, len(entry.class_names), shape)
     images, labels = entry.read(request)
     check_channels(images.shape[1], shape[0])  # now, not when the first images are asked for
-    dataset = LazyDataset(labels, entry.class_names, shape, lambda indices: convert(images[indices], shape))
+    notes = differences(name, root, entry.files.get(part, ()), len(images))
+    dataset = LazyDataset(labels, entry.class_names, shape, lambda indices: convert(images[indices], shape), notes)
     return dataset.subset(entry.members(labels, split))
 
 

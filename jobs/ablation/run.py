@@ -16,7 +16,7 @@ from jobs.ablation.summary import summarize_ablation
 from jobs.ablation.trial import Shared
 from jobs.ablation.tuner import FOLDER, make_tuner, reachable
 from jobs.display.displays import forgiving
-from jobs.display.events import Ablating, AblationStopped, Plan, Show
+from jobs.display.events import Ablating, AblationStopped, Noted, Plan, Show
 from jobs.errors import JobError
 from jobs.outputs import claimed, remember, results_folder, usable_output
 from jobs.ray_runtime.event_queue import Channel
@@ -49,6 +49,8 @@ def run(ablation: Ablation, planned: Plan, show: Show) -> str:
     """
     show = forgiving(show)
     show(planned)
+    for note in ablation.work.notes:
+        show(Noted(note))
     resources = Resources((planned.workers, planned.workers), planned.gpus, planned.cpus)
     each = {"cpus_per_worker": resources.cpus, "gpus_per_worker": resources.gpus}
     parent = _open_record(ablation, each)
@@ -141,6 +143,7 @@ def _open_record(ablation: Ablation, resources: Mapping[str, float]) -> Record:
     params = common | {name: value for name, value in public.items() if name != "train" and value is not None}
     tags = {tag_names.JOB: "ablate", tag_names.DATASET: spec.train.dataset, tag_names.SPEC: json.dumps(public)}
     tags[tag_names.RESOURCES] = json.dumps(resources)
+    tags |= ablation.work.tags_of_notes()
     tags |= {tag_names.FOLDER: ablation.kept_in} if ablation.kept_in else {}
     return Record.start(uri, spec.train.experiment, ablation_name(spec), tags, params)
 

@@ -25,6 +25,7 @@ __all__ = [
     "Epoch",
     "Event",
     "Node",
+    "Noted",
     "Plan",
     "Repaired",
     "Reported",
@@ -109,6 +110,16 @@ class Checked(Event, kind="checked"):
     tracking: str | None
     storage: str | None
     problems: list[str]
+
+
+# Data.
+
+
+@dataclass(frozen=True)
+class Noted(Event, kind="note"):
+    """What to know of how the data were read; `message` is a sentence."""
+
+    message: str
 
 
 # A training.

@@ -9,6 +9,7 @@ from jobs.display.events import (
     AttemptStarted,
     Epoch,
     Event,
+    Noted,
     Resize,
     Restart,
     Started,
@@ -31,6 +32,10 @@ def submitted_line(event: Submitted) -> str:
 def waiting_line(event: Waiting) -> str:
     workers = count(event.workers, "worker")
     return f"waiting for machines: there is room for {event.room} of {workers}, and the cluster may add more"
+
+
+def noted_line(event: Noted) -> str:
+    return f"note: {event.message}"
 
 
 def started_line(event: Started) -> str:
@@ -92,6 +97,7 @@ def finished_lines(event: TrainResult) -> str:
 TRAINING_LINES: dict[type[Event], Callable[[Any], str]] = {
     Submitted: submitted_line,
     Waiting: waiting_line,
+    Noted: noted_line,
     Started: started_line,
     Epoch: epoch_line,
     Restart: restart_line,

@@ -19,10 +19,13 @@ from jobs.display.events import Show
 from jobs.errors import SpecError
 from jobs.evaluation.run import (
     Evaluation,
+    background,
+    described,
     evaluation_run,
     opened,
     prepare_evaluation,
     trained_on,
+    with_notes,
 )
 from jobs.evaluation.scoring import model_on, put_model, result_of
 from jobs.ray_runtime.resources import resources_for
@@ -55,12 +58,14 @@ def prepare(spec: InterpolateSpec) -> InterpolateWork:
     if spec.from_image is not None and spec.to_image is not None:
         shape = work.model.config.image_shape
         try:
-            ends = torch.stack([read_image(path, shape)[None] for path in (spec.from_image, spec.to_image)])
+            over = background(work)
+            ends = torch.stack([read_image(path, shape, over)[None] for path in (spec.from_image, spec.to_image)])
         except ValueError as error:
             raise SpecError(str(error)) from error
         pair = {"class_name": None, "from": spec.from_image, "to": spec.to_image}
         return InterpolateWork.of(work, ends, pd.DataFrame([pair]))
     images = opened(work, trained_on(work), "test")
+    work = with_notes(work, [images], [described(work, trained_on(work))])
     chosen = _choose(images, spec.pairs_per_class, spec.seed)
     # One image at a time: of a folder no more are read than are wanted.
     ends = torch.stack([torch.cat([images.images(i, i + 1) for i in side]) for side in zip(*chosen, strict=True)])

@@ -23,6 +23,7 @@ from jobs.evaluation.run import (
     prepare_evaluation,
     scores_of,
     trained_on,
+    with_notes,
     with_tables,
 )
 from jobs.specs.evaluation import NllSpec
@@ -50,7 +51,7 @@ def prepare(spec: NllSpec) -> NllWork:
     }
     infos = {dataset_label(name): described(work, name) for name in datasets}
     return NllWork(
-        with_tables(work, images),
+        with_notes(with_tables(work, images), images.values(), infos.values()),
         {label: info.class_names for label, info in infos.items()},
         {label: info.padding for label, info in infos.items()},
     )

@@ -29,6 +29,7 @@ from jobs.evaluation.run import (
     prepare_evaluation,
     scores_of,
     trained_on,
+    with_notes,
     with_tables,
 )
 from jobs.specs.evaluation import OodSpec
@@ -81,12 +82,13 @@ def prepare(spec: OodSpec) -> OodWork:
     images |= {(name, "test"): opened(work, name, "test") for name in (own, *others)}
     settings = _settings(spec)
     _check_sizes(spec, settings, images, own)
+    infos = {name: described(work, name) for name in (own, *others)}
     return OodWork(
-        with_tables(work, images),
+        with_notes(with_tables(work, images), images.values(), infos.values()),
         settings,
         dataset_label(own),
         [dataset_label(name) for name in others],
-        {dataset_label(name): described(work, name).class_names for name in (own, *others)},
+        {dataset_label(name): info.class_names for name, info in infos.items()},
         [_how_to_get(name, spec.data_root) for name in names if name not in there],
     )
 

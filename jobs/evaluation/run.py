@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,13 +14,14 @@ import pandas as pd
 from glow.datasets import DatasetInfo, LazyDataset, describe, open_dataset
 from glow.datasets.names import absolute_dataset, dataset_label
 from jobs.display import evaluation_events as events
-from jobs.display.events import Event, Show
+from jobs.display.events import Event, Noted, Show
 from jobs.errors import SpecError
 from jobs.evaluation.find_model import TrainedModel, find_model
 from jobs.evaluation.scoring import Scored, Table, cached, score_on_ray
 from jobs.outputs import is_remote, results_folder, usable_output
 from jobs.ray_runtime.resources import resources_for
-from jobs.run_labels import evaluation_description, evaluation_name
+from jobs.run_labels import evaluation_description, evaluation_name, noted
+from jobs.specs.base import colour
 from jobs.specs.evaluation import EvaluationSpec, ScoringSpec
 from jobs.tracking import Record, open_command, tag_names, tracking_uri, without_password
 from jobs.tracking.scores import labelled, save_scores
@@ -28,12 +29,14 @@ from jobs.tracking.scores import labelled, save_scores
 __all__ = [
     "Evaluation",
     "EvaluationRun",
+    "background",
     "described",
     "evaluation_run",
     "opened",
     "prepare_evaluation",
     "scores_of",
     "trained_on",
+    "with_notes",
     "with_tables",
 ]
 
@@ -63,6 +66,7 @@ class Evaluation(Generic[Spec]):
     tables: Sequence[Table] = ()
     found: dict[str, Scored] = field(default_factory=dict)
     makes_images: bool = False
+    notes: tuple[str, ...] = ()  # what to know of how the data were read
 
     @property
     def needs_ray(self) -> bool:
@@ -111,6 +115,7 @@ def opened(work: Evaluation[Any], dataset: str, split: str) -> LazyDataset:
             image_shape=work.model.config.image_shape,
             per_class=training.per_class if own and training is not None else None,
             download=work.spec.download,
+            background=background(work),
         )
     except ValueError as error:
         raise SpecError(str(error)) from error
@@ -119,9 +124,23 @@ def opened(work: Evaluation[Any], dataset: str, split: str) -> LazyDataset:
 def described(work: Evaluation[Any], dataset: str) -> DatasetInfo:
     """Raises what `opened` raises."""
     try:
-        return describe(dataset, _data_root(work), image_shape=work.model.config.image_shape)
+        shape = work.model.config.image_shape
+        return describe(dataset, _data_root(work), image_shape=shape, background=background(work))
     except ValueError as error:
         raise SpecError(str(error)) from error
+
+
+def background(work: Evaluation[Any]) -> tuple[int, int, int]:
+    """RGB of what transparent images are laid over: as the training had it, unless the user says another."""
+    training = work.model.training
+    return colour(work.spec.background or (training.background if training is not None else "white"))
+
+
+def with_notes(work: Evaluation[Spec], images: Iterable[LazyDataset], infos: Iterable[DatasetInfo]) -> Evaluation[Spec]:
+    """The work with the notes on its data sets."""
+    of_headers = [note for info in infos for note in info.notes]
+    of_files = [note for opened_dataset in images for note in opened_dataset.notes]
+    return replace(work, notes=tuple(dict.fromkeys([*of_headers, *of_files])))
 
 
 def _data_root(work: Evaluation[Any]) -> str | None:
@@ -208,6 +227,7 @@ class EvaluationRun:
         """Writes what MLflow's UI says above the run; `came_to` is the result in a line, both are Markdown."""
         model = self._work.model
         trained_by = (model.experiment_id or "", model.run_id) if model.run_id else None
+        details = "\n\n".join(filter(None, [noted(self._work.notes), details]))
         text = evaluation_description(self._job, self.record.run_id, model.title, trained_by, came_to, details)
         self.record.describe(text)
 
@@ -222,6 +242,8 @@ def evaluation_run(work: Evaluation[Any], job: str, show: Show) -> Iterator[Eval
     """A run in MLflow, beneath the model's training run; its folder becomes its artifacts."""
     record = _start_record(work, job)
     show(events.Evaluating(job, work.model.name, record.name, record.run_id))
+    for note in work.notes:
+        show(Noted(note))
     with record.running(), results_folder(work.spec.output, record.run_id) as folder:
         run = EvaluationRun(work, job, record, folder)
         (folder / "spec.json").write_text(work.given.model_dump_json(indent=2) + "\n")
@@ -243,6 +265,8 @@ def _start_record(work: Evaluation[Any], job: str) -> Record:
         tag_names.MODEL: model.name,
         tag_names.MODEL_DIGEST: model.digest,
     }
+    if work.notes:
+        tags[tag_names.NOTES] = "\n".join(work.notes)
     if model.run_id is not None:
         tags |= {tag_names.TRAIN_RUN: model.run_id, tag_names.PARENT: model.run_id}
     if (dataset := spec.trained_on or (model.training.dataset if model.training else None)) is not None:

@@ -8,7 +8,7 @@ from pydantic.config import JsonDict
 
 from jobs.errors import SpecError
 
-__all__ = ["flag_of", "numbers", "refuse", "setting", "theme_of", "validated"]
+__all__ = ["colour", "flag_of", "numbers", "refuse", "setting", "theme_of", "validated"]
 
 Spec = TypeVar("Spec", bound=BaseModel)
 
@@ -32,6 +32,18 @@ def numbers(value: Any, kind: type[Number], allowed: str) -> Any:
     if not found:
         raise ValueError(f"is {allowed} with commas between, not {value!r}")
     return found
+
+
+def colour(text: str) -> tuple[int, int, int]:
+    """ "white", "black" or "R,G,B" as RGB. Raises ValueError for anything else."""
+    names = {"white": (255, 255, 255), "black": (0, 0, 0)}
+    if text in names:
+        return names[text]
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 3 or not all(part.isascii() and part.isdigit() and int(part) <= 255 for part in parts):
+        raise ValueError(f"must be white, black, or R,G,B, each from 0 to 255, not {text!r}")
+    red, green, blue = map(int, parts)
+    return red, green, blue
 
 
 def refuse(settings: Iterable[str], what: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from jobs.specs.base import numbers, setting
+from jobs.specs.base import colour, numbers, setting
 from jobs.specs.training import TrainSpec
 
 __all__ = ["EvaluationSpec", "InterpolateSpec", "NllSpec", "OodSpec", "SampleSpec", "ScoringSpec"]
@@ -40,6 +40,12 @@ class EvaluationSpec(BaseModel):
         None, "Data", "Folder of the data sets; $GLOW_DATA_ROOT, else a cache folder of yours if not given.", "~/data"
     )
     download: bool = setting(True, "Data", "Fetch files that are missing under the data root.", False)
+    background: str | None = setting(
+        None,
+        "Data",
+        "What transparent images of a folder are laid over: white, black, or R,G,B; as in the training if not given.",
+        "black",
+    )
     precision: Precision = setting(
         "float32", "Compute", "Of the coupling networks; bf16 is faster and rougher.", "bf16"
     )
@@ -62,6 +68,13 @@ class EvaluationSpec(BaseModel):
     def _not_empty(cls, value: str | None) -> str | None:
         if value is not None and not value.strip():
             raise ValueError("must not be empty")
+        return value
+
+    @field_validator("background")
+    @classmethod
+    def _is_colour(cls, value: str | None) -> str | None:
+        if value is not None:
+            colour(value)
         return value
 
     @model_validator(mode="after")

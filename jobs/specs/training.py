@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from glow.config import Coupling, FitConfig, FitPrecision, GlowConfig, Memory, Optimizer, Permutation, Scale, Schedule
-from jobs.specs.base import setting
+from jobs.specs.base import colour, setting
 from jobs.specs.every import every
 
 __all__ = ["ImagesIn", "TrainSpec", "worker_range"]
@@ -48,6 +48,9 @@ class TrainSpec(BaseModel):
         "Where images are while they are trained on: memory; files, for a packed data set larger than that; auto holds "
         "what is small.",
         "files",
+    )
+    background: str = setting(
+        "white", "Data", "What transparent images of a folder are laid over: white, black, or R,G,B.", "black"
     )
 
     permutation: Permutation = setting("1x1", "Model", "How a step mixes channels.", "shuffle")
@@ -128,6 +131,12 @@ class TrainSpec(BaseModel):
     @classmethod
     def _is_every(cls, value: str) -> str:
         every(value)
+        return value
+
+    @field_validator("background")
+    @classmethod
+    def _is_colour(cls, value: str) -> str:
+        colour(value)
         return value
 
     @field_validator("workers", "checkpoint_every", mode="before")

@@ -71,6 +71,9 @@ SCORE = "glow.validation_bits_per_dim"
 IMAGES = "glow.validation_images"
 """On a registered model: the fingerprint of its validation images."""
 
+NOTES = "glow.notes"
+"""What to know of how the data of a run were read, a sentence a line."""
+
 PARENT = "mlflow.parentRunId"
 """MLflow's: the run that a run is nested under."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from glow.datasets import LazyDataset, open_dataset
 from glow.datasets.names import place_of
+from jobs.specs.base import colour
 from jobs.specs.training import TrainSpec, worker_range
 from jobs.system.machine_memory import memory_left
 from jobs.text import megabytes
@@ -14,7 +15,7 @@ from jobs.text import megabytes
 if TYPE_CHECKING:
     from glow.datasets.base import Shape
 
-__all__ = ["Splits", "given_to_workers", "held", "open_splits"]
+__all__ = ["Splits", "given_to_workers", "held", "is_packed", "open_splits"]
 
 Splits = Mapping[str, LazyDataset]
 """The images of "train", "validation" and "test"."""
@@ -33,6 +34,7 @@ def open_splits(spec: TrainSpec, shape: Shape | None) -> dict[str, LazyDataset]:
             image_shape=shape,
             per_class=spec.per_class if split == "train" else None,
             download=spec.download,
+            background=colour(spec.background),
         )
         for split in ("train", "validation", "test")
     }
@@ -60,6 +62,12 @@ def held(dataset: LazyDataset) -> LazyDataset:
     """The same images, read into memory."""
     images = LazyDataset.held(dataset.images(), dataset.labels, dataset.class_names)
     return images if dataset.known_fingerprint is None else images.known_as(dataset.known_fingerprint)
+
+
+def is_packed(dataset: str) -> bool:
+    """Whether the name is of a packed data set."""
+    place = place_of(dataset)
+    return place is not None and place.kind == "packed"
 
 
 def _copies(spec: TrainSpec) -> int:

@@ -149,7 +149,7 @@ class TrainingLog:
         (folder / "spec.json").write_text(given.to_json())
         (folder / "requirements.txt").write_text(_versions())
         self._run.folder(folder, leave_out=CHECKPOINT)
-        self._run.describe(training_description(self._work.spec, self._run.run_id))
+        self._run.describe(training_description(self._work.spec, self._run.run_id, notes=self._work.notes))
 
     def complete(self, history: Sequence[EpochMetrics], workers: int) -> None:
         """Takes what the last checkpoint knows of the whole training, and adds to MLflow what it lacks: nobody may have
@@ -173,7 +173,7 @@ class TrainingLog:
         self._write_files(result, folder)
         self._run.metrics(_final_metrics(result), result.best_epoch, released.model_id)
         self._run.folder(folder, leave_out=CHECKPOINT)  # which the model holds
-        self._run.describe(training_description(self._work.spec, self._run.run_id, result))
+        self._run.describe(training_description(self._work.spec, self._run.run_id, result, self._work.notes))
         return result
 
     def result(self, best: EpochMetrics, last: EpochMetrics, folder: Path, seconds: float, model: str) -> TrainResult:

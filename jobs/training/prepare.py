@@ -20,7 +20,7 @@ from glow.datasets.names import absolute_dataset
 from glow.model import Glow
 from jobs.errors import JobError, SpecError
 from jobs.outputs import KeptRun, is_remote, place_named, recall, usable_output
-from jobs.specs.base import refuse, theme_of
+from jobs.specs.base import colour, refuse, theme_of
 from jobs.specs.presets import make_train_spec
 from jobs.specs.training import TrainSpec, worker_range
 from jobs.tracking import (
@@ -52,6 +52,7 @@ class Work:
     config: GlowConfig
     original_shape: tuple[int, int, int]
     splits: Splits
+    notes: tuple[str, ...] = ()  # what to know of how the data were read
     resumed: Run | None = None
     kept: KeptRun | None = None  # what storage has of a run that MLflow has lost (jobs.outputs)
     kept_in: str | None = None  # the folder of its checkpoints, where that is not named by the run's id
@@ -107,7 +108,12 @@ class Work:
             tag_names.JOB: "train",
             tag_names.DATASET: self.spec.dataset,
             tag_names.SPEC: json.dumps(self._public()),
+            **self.tags_of_notes(),
         }
+
+    def tags_of_notes(self) -> dict[str, str]:
+        """What MLflow keeps of the notes; nothing if there are none."""
+        return {tag_names.NOTES: "\n".join(self.notes)} if self.notes else {}
 
     def params(self) -> JsonObject:
         """Of the run in MLflow."""
@@ -133,8 +139,8 @@ def prepare(spec: TrainSpec) -> Work:
     try:
         size = spec.image_size
         shape = None if size is None else (own_channels(spec.dataset), size, size)
-        opened = open_splits(spec, shape)
-        info = describe(spec.dataset, spec.data_root, image_shape=shape)
+        info = describe(spec.dataset, spec.data_root, image_shape=shape, background=colour(spec.background))
+        opened = open_splits(spec, info.image_shape)
         config = spec.glow_config(info.image_shape, info.num_classes)
         least, _ = worker_range(spec.workers)
         if len(opened["train"]) < least:
@@ -142,7 +148,8 @@ def prepare(spec: TrainSpec) -> Work:
         splits = given_to_workers(spec, opened)
     except ValueError as error:
         raise SpecError(str(error)) from error
-    return Work(given, spec, tracking_uri(spec.tracking_uri), config, info.original_shape, splits)
+    notes = tuple(dict.fromkeys([*info.notes, *(note for dataset in opened.values() for note in dataset.notes)]))
+    return Work(given, spec, tracking_uri(spec.tracking_uri), config, info.original_shape, splits, notes)
 
 
 def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:

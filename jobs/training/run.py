@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError
 from ray.train import ControllerError, WorkerGroupError
 
 from jobs.display.displays import forgiving
-from jobs.display.events import Show, Stopped, TrainResult, Waiting
+from jobs.display.events import Noted, Show, Stopped, TrainResult, Waiting
 from jobs.errors import JobError
 from jobs.outputs import claimed, remember, remove_unfinished_checkpoints, results_folder
 from jobs.ray_runtime.event_queue import Channel
@@ -48,6 +48,8 @@ def run(work: Work, resources: Resources, show: Show) -> TrainResult:
 
 
 def _run_recorded(work: Work, resources: Resources, record: Record, show: Show) -> TrainResult:
+    for note in work.notes:
+        show(Noted(note))
     try:
         with record.running(system_metrics=False):  # which the workers' machines tell
             result = _train(work, resources, record, show)

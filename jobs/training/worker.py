@@ -30,7 +30,7 @@ from jobs.specs.every import every
 from jobs.specs.training import TrainSpec
 from jobs.system.machine_metrics import machine_name, sampled
 from jobs.system.process_setup import set_up_process
-from jobs.training.data import Splits, open_splits
+from jobs.training.data import Splits, is_packed, open_splits
 from jobs.training.history import EpochMetrics, read_history, write_history
 from jobs.training.messages import Attempt, FinalScore, Machine, Message, Outbox, Scores
 from jobs.training.samples import draw_samples
@@ -201,7 +201,8 @@ def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
     spec = settings.spec
     torch.set_num_threads(settings.threads)
     splits = _splits(settings)
-    images = {split: each if each.mapped else each.images() for split, each in splits.items()}
+    packed = is_packed(spec.dataset)  # such a data set says in which order its images come
+    images = {split: each if packed else each.images() for split, each in splits.items()}
     trainer = Trainer(
         Glow(settings.config),
         images["train"],

@@ -25,6 +25,7 @@ from glow.datasets import (
     open_dataset,
     status,
 )
+from glow.datasets.published import MD5
 
 REAL = Path(os.environ.get("GLOW_DATA_ROOT") or Path(__file__).parents[3] / "shared" / "data")
 needs_real_files = pytest.mark.skipif(
@@ -479,7 +480,9 @@ def test_cifar10(cifar10):
 def test_cifar10_corrupt_or_missing(cifar10):
     file = cifar10 / "cifar-10-batches-py/data_batch_2"
     file.write_bytes(b"\x80\x02not a pickle")
-    with pytest.raises(DatasetCorrupt, match="data_batch_2 does not have the published MD5; replace it"):
+    with pytest.raises(
+        DatasetCorrupt, match="data_batch_2 does not have the published MD5, and a pickle can run code; r"
+    ):
         load_dataset("cifar10", root=cifar10)
     file.write_bytes(b"")
     assert status("cifar10", cifar10).state == f"corrupt: {file} is empty"
@@ -488,24 +491,94 @@ def test_cifar10_corrupt_or_missing(cifar10):
         load_dataset("cifar10", root=cifar10)
 
 
-def test_svhn(tmp_path, monkeypatch):
+def save_svhn(file, images_NCHW, labels):
     from scipy.io import savemat
+
+    savemat(file, {"X": images_NCHW.transpose(2, 3, 1, 0), "y": np.array(labels, np.uint8)[:, None]})
+
+
+def test_svhn(tmp_path, monkeypatch):
     from torchvision.datasets import SVHN
 
     images_NCHW = random_images(4, 3, 32, 32)
     file = tmp_path / "test_32x32.mat"
-    savemat(file, {"X": images_NCHW.transpose(2, 3, 1, 0), "y": np.array([[10], [1], [9], [2]], np.uint8)})
-    url, name, _ = SVHN.split_list["test"]
-    monkeypatch.setitem(SVHN.split_list, "test", [url, name, md5(file)])
+    save_svhn(file, images_NCHW, [10, 1, 9, 2])
     images, labels = load_dataset("svhn", "test", tmp_path)
     assert images.tolist() == images_NCHW.tolist()
     assert labels.tolist() == [0, 1, 9, 2]
     assert status("svhn", tmp_path).state == "partial: test only"
+    url, name, _ = SVHN.split_list["test"]
+    monkeypatch.setitem(SVHN.split_list, "test", [url, name, md5(file)])
+    theirs = SVHN(tmp_path, "test")
+    assert torch.equal(images, torch.from_numpy(theirs.data))
+    assert labels.tolist() == theirs.labels.tolist()
     with pytest.raises(DatasetNotFound, match=r"train_32x32\.mat"):
         load_dataset("svhn", "train", tmp_path)
-    file.write_bytes(b"not a mat file")
-    with pytest.raises(DatasetCorrupt, match=r"test_32x32\.mat does not have the published MD5"):
-        load_dataset("svhn", "test", tmp_path)
+
+
+def test_svhn_corrupt(tmp_path):
+    file = tmp_path / "test_32x32.mat"
+    save_svhn(file, random_images(2, 3, 32, 32), [1, 2])
+    whole = file.read_bytes()
+    for content in (b"not a mat file", whole[:3000]):
+        file.write_bytes(content)
+        with pytest.raises(
+            DatasetCorrupt, match=r"test_32x32\.mat cannot be read as a MATLAB file of SVHN .*; replace"
+        ):
+            load_dataset("svhn", "test", tmp_path)
+    for shape, labels, problem in (
+        ((2, 3, 16, 32), [1, 2], r"holds uint8 images \(16, 32, 3, 2\) for 2 labels"),
+        ((2, 3, 32, 32), [1], r"holds uint8 images \(32, 32, 3, 2\) for 1 labels"),
+        ((2, 3, 32, 32), [0, 1], "has labels outside 1 to 10"),
+    ):
+        save_svhn(file, random_images(*shape), labels)
+        with pytest.raises(DatasetCorrupt, match=problem):
+            load_dataset("svhn", "test", tmp_path)
+
+
+# Files other than the published ones
+
+
+def test_files_other_than_the_published_are_noted(mnist):
+    raw = mnist / "MNIST/raw"
+    for split, stem in (("train", "train"), ("validation", "train"), ("test", "t10k")):
+        (note,) = open_dataset("mnist", split, mnist, per_class=1).notes
+        assert note.startswith(f"mnist is not as published: {stem}-images-idx3-ubyte has MD5 ")
+        for kind in ("images-idx3", "labels-idx1"):
+            file = raw / f"{stem}-{kind}-ubyte"
+            assert f"{file.name} has MD5 {md5(file)}, not {MD5[f'MNIST/raw/{file.name}']}" in note
+    save_svhn(mnist / "test_32x32.mat", random_images(2, 3, 32, 32), [1, 2])
+    assert "svhn is not as published: test_32x32.mat has MD5" in open_dataset("svhn", "test", mnist).notes[0]
+
+
+def test_as_many_images_as_published_are_expected_where_no_md5_is_known(tmp_path):
+    write_idx(tmp_path, random_images(2, 28, 28), np.array([1, 26]), "EMNIST/raw", "emnist-letters-test")
+    (note,) = open_dataset("emnist-letters", "test", tmp_path).notes
+    assert note.endswith("published: emnist-letters-test-images-idx3-ubyte has 2 images, not 20800")
+
+
+def test_nothing_is_noted_of_published_files(mnist, monkeypatch):
+    files = [path.relative_to(mnist) for path in (mnist / "MNIST/raw").iterdir()]
+    monkeypatch.setattr("glow.datasets.published.MD5", {str(file): md5(mnist / file) for file in files})
+    assert open_dataset("mnist", root=mnist).notes == open_dataset("digits").notes == open_dataset("noise").notes == ()
+
+
+@pytest.mark.parametrize("swap", ["black", "exchanged"])
+@needs_real_files
+def test_real_mnist_that_was_changed_is_noted(tmp_path, swap):
+    assert open_dataset("mnist", "train", REAL).notes == open_dataset("mnist", "test", REAL).notes == ()
+    raw = tmp_path / "MNIST/raw"
+    raw.mkdir(parents=True)
+    for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
+        for there, here in (("train", "t10k"), ("t10k", "train")):
+            (raw / f"{here}-{kind}").symlink_to(REAL / f"MNIST/raw/{there if swap == 'exchanged' else here}-{kind}")
+    if swap == "black":
+        images = raw / "train-images-idx3-ubyte"
+        images.unlink()
+        images.write_bytes(idx_bytes(np.zeros((60_000, 28, 28))))
+    notes = open_dataset("mnist", "train", tmp_path).notes
+    assert len(notes) == 1
+    assert notes[0].count(" has MD5 ") == (2 if swap == "exchanged" else 1)
 
 
 # Folders
@@ -578,7 +651,7 @@ def test_folder_of_mixed_modes_is_rgb(tmp_path):
     Image.new("P", (6, 4), 0).save(tmp_path / "test/902.gif", transparency=0)
     images, _ = load_dataset(f"folder:{tmp_path}", "test")
     assert images.shape == (5, 3, 4, 6)
-    assert images[3, :, 0, 0].tolist() == [9, 8, 7]
+    assert images[3, :, 0, 0].tolist() == [159, 158, 158]  # over white
     assert torch.equal(images[0, 0], images[0, 2])
 
 

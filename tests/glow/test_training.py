@@ -144,7 +144,21 @@ def test_no_step_is_told_twice_at_the_end_of_an_epoch():
     assert steps == [1, 2, 3, 5, 6, 7]
 
 
-def test_mapped_images_are_scored_as_those_in_memory_and_trained_to_the_same_end():
+def test_it_changes_nothing_whether_images_of_a_packed_data_set_are_held_in_memory():
+    mapped = fresh_trainer(mapped=True)
+    validation = digits(50, "validation")
+    held = Trainer(
+        Glow(CONFIG),
+        LazyDataset.held(*digits(100)),
+        validation=LazyDataset.held(*validation),
+        config=mapped.config,
+    )
+    one, other = train(mapped), train(held)
+    assert torch.equal(weights(mapped), weights(held))
+    assert [result.validation_bits_per_dim for result in one] == [result.validation_bits_per_dim for result in other]
+
+
+def test_mapped_images_are_scored_as_those_in_a_tensor_and_trained_to_the_same_end():
     """In an order of their own: so the weights differ, and the loss hardly."""
     held, mapped = fresh_trainer(epochs=3), fresh_trainer(epochs=3, mapped=True)
     one, other = train(held), train(mapped)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from jobs.specs.presets import PRESETS
 from jobs.specs.training import TrainSpec
@@ -46,6 +47,16 @@ ASKED_WRONGLY = [
     ("train --dataset minst", r"unknown data set 'minst' (did you mean"),
     ("train --preset smoke --levels 4", "8x8 is not divisible by 16: use at most 3 levels"),
     ("train --preset smoke --image-size 10", "10x10 is not divisible by 4"),
+    (
+        "train --preset smoke --dataset photos --image-size 500",
+        "there are none of 500x500; pass a smaller --image-size",
+    ),
+    (
+        "train --preset smoke --background red",
+        "background must be white, black, or R,G,B, each from 0 to 255, not 'red'",
+    ),
+    ("nll --background 0,0,256", "background must be white, black, or R,G,B, each from 0 to 255, not '0,0,256'"),
+    ("train --resume x --background black", "a resumed run keeps its settings: leave out --background"),
     ("train --preset smoke --image-size 9", "pass an --image-size that is a multiple of 4, such as 12"),
     ("train --preset smoke --per-class 4000", "per_class=4000, but class '0' has"),
     ("train --preset smoke --spec x.json", "--preset and --spec each say what to start from"),
@@ -118,6 +129,28 @@ def test_missing_data_is_named_with_where_and_how_to_get_it(tmp_path):
     assert str(tmp_path / "KMNIST" / "raw") in sentence
     assert "leave out --no-download" in sentence  # and not the library's download=True
     assert "download=True" not in sentence
+
+
+@pytest.mark.parametrize("kind", ["differ", "odd", "two splits", "frames"])
+def test_images_that_cannot_be_trained_on_are_named_in_words_of_the_command_line(tmp_path, kind):
+    folder = tmp_path / "own/train/a"
+    folder.mkdir(parents=True)
+    for index in range(10):
+        Image.new("L", (9, 7), index).save(folder / f"{index}.png")
+    message = "7x9 is not divisible by 4: pass an --image-size that is a multiple of 4, such as 12"
+    if kind == "differ":
+        Image.new("L", (5, 5)).save(folder / "b.png")
+        message = "b.png: 5x5); pass --image-size, such as --image-size 32"
+    elif kind == "two splits":
+        (tmp_path / "own/test").symlink_to("train")
+        message = "own/test/a/0.png, of two splits, are one file; take it out of one of them"
+    elif kind == "frames":
+        Image.new("L", (9, 7)).save(folder / "b.gif", save_all=True, append_images=[Image.new("L", (9, 7), 9)])
+        message = "b.gif has 2 frames or pages, of which only one could be read; extract them to files of their own"
+    if kind == "odd":
+        (tmp_path / "own/test").mkdir()
+        Image.new("L", (9, 7)).save(tmp_path / "own/test/0.png")
+    assert message in sentence_of(glowctl(tmp_path, "train", "--preset", "smoke", "--dataset", "folder:own"), 2)
 
 
 def test_damaged_data_is_named(tmp_path):

@@ -1,0 +1,51 @@
+"""What the files of known data sets are as published, and how files that are found differ from that."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+__all__ = ["MD5", "differences"]
+
+MD5: Mapping[str, str] = {
+    # Of unpacked files; the MD5s in torchvision are of the packed ones. MNIST, the labels of Fashion-MNIST and the test
+    # files of KMNIST: computed from the official files. The images of Fashion-MNIST: from public lists of the unpacked
+    # files, which agree with one another and, on the labels, with what was computed.
+    "MNIST/raw/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "MNIST/raw/train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "MNIST/raw/t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "MNIST/raw/t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    "FashionMNIST/raw/train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "FashionMNIST/raw/train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+    "FashionMNIST/raw/t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+    "FashionMNIST/raw/t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+    "KMNIST/raw/t10k-images-idx3-ubyte": "bf305b8cd328700fbc17f5acbc2856d2",
+    "KMNIST/raw/t10k-labels-idx1-ubyte": "9f55f451c0988b028eccdf7d5cc265ab",
+    # As torchvision.datasets.SVHN has them.
+    "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
+    "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
+}
+
+IMAGES: Mapping[str, int] = {
+    # Of files whose MD5 is not known here.
+    "KMNIST/raw/train-images-idx3-ubyte": 60_000,
+    "EMNIST/raw/emnist-letters-train-images-idx3-ubyte": 124_800,
+    "EMNIST/raw/emnist-letters-test-images-idx3-ubyte": 20_800,
+}
+
+
+def differences(name: str, root: Path, files: Sequence[str], images: int) -> tuple[str, ...]:
+    """A sentence if files of a data set, which hold so many images, are not those that were published."""
+    found = []
+    for file in files:
+        if file in MD5 and (digest := _md5(root / file)) != MD5[file]:
+            found.append(f"{Path(file).name} has MD5 {digest}, not {MD5[file]}")
+        elif file in IMAGES and images != IMAGES[file]:
+            found.append(f"{Path(file).name} has {images} images, not {IMAGES[file]}")
+    return (f"{name} is not as published: {', '.join(found)}",) if found else ()
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()

@@ -1,0 +1,63 @@
+"""Evaluations read images as the training of their model did, and say what is to know of them. No Ray."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from glow import Glow, save_checkpoint
+from glow.config import GlowConfig
+from jobs.display.events import Noted
+from jobs.evaluation import interpolate, nll
+from jobs.evaluation.run import evaluation_run, opened
+from jobs.specs.base import validated
+from jobs.specs.evaluation import InterpolateSpec, NllSpec
+from jobs.specs.presets import make_train_spec
+from jobs.tracking import find_run
+
+
+@pytest.fixture
+def here(tmp_path):
+    """A folder of transparent images, and a model that was trained on it over black."""
+    folder = tmp_path / "glyphs/test"
+    folder.mkdir(parents=True)
+    for index in range(10):
+        alpha = np.random.default_rng(index).integers(0, 2, (8, 8), np.uint8) * 255
+        Image.merge("LA", [Image.new("L", (8, 8), 99), Image.fromarray(alpha)]).save(folder / f"{index}.png")
+    model = Glow(GlowConfig(image_shape=(1, 8, 8), levels=1, depth=1, width=4))
+    model.initialize(torch.randint(256, (8, 1, 8, 8), dtype=torch.uint8))
+    save_checkpoint(model, tmp_path / "model/checkpoint")
+    spec = make_train_spec("smoke", {"dataset": f"folder:{folder.parent}", "background": "black"})
+    (tmp_path / "model/spec.json").write_text(spec.to_json())
+    return tmp_path
+
+
+def settings(here, **more):
+    where = {"tracking_uri": f"sqlite:///{here}/mlflow.db", "output": str(here / "out")}
+    return {"model": str(here / "model"), **where, **more}
+
+
+@pytest.mark.parametrize(("given", "level"), [(None, 0), ("white", 255), ("7,7,7", 7)])
+def test_transparent_images_are_laid_over_what_the_training_had(here, given, level):
+    work = nll.prepare(validated(NllSpec, settings(here, rescore=True, background=given))).evaluation
+    images = opened(work, f"folder:{here / 'glyphs'}", "test").images(0, 10)
+    assert images.unique().tolist() == sorted({99, level})
+    pair = {"from_image": str(here / "glyphs/test/0.png"), "to_image": str(here / "glyphs/test/1.png")}
+    own = interpolate.prepare(validated(InterpolateSpec, settings(here, background=given, **pair)))
+    assert torch.equal(own.ends[:, 0], images[:2])
+    chosen = interpolate.prepare(validated(InterpolateSpec, settings(here, background=given, pairs_per_class=1)))
+    assert chosen.ends.unique().tolist() == sorted({99, level})
+    assert chosen.evaluation.notes == work.notes
+
+
+def test_what_to_know_of_the_data_is_shown_and_recorded(here):
+    work = nll.prepare(validated(NllSpec, settings(here, rescore=True))).evaluation
+    (note,) = work.notes
+    assert note == f"10 of the images have transparency (such as {here}/glyphs/test/0.png), composited over RGB 0, 0, 0"
+    events = []
+    with evaluation_run(work, "nll", events.append) as run:
+        run.describe("a result", "a table")
+    assert [event for event in events if isinstance(event, Noted)] == [Noted(note)]
+    tags = find_run(work.uri, "glow", run.record.run_id).data.tags
+    assert tags["glow.notes"] == note
+    assert f"**Data:**\n- {note}\n\na table" in tags["mlflow.note.content"]

@@ -1,0 +1,79 @@
+"""What a training is told of its data before it starts, and what its record keeps of that. No Ray."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jobs.errors import SpecError
+from jobs.run_labels import training_description
+from jobs.specs.presets import make_train_spec
+from jobs.training.prepare import prepare
+
+
+@pytest.fixture
+def glyphs(tmp_path):
+    """Twenty images of 8x8 whose glyph is in the alpha channel, over black, and one in colour."""
+    folder = tmp_path / "glyphs/a"
+    folder.mkdir(parents=True)
+    for index in range(20):
+        alpha = np.random.default_rng(index).integers(0, 2, (8, 8), np.uint8) * 255
+        Image.merge("LA", [Image.new("L", (8, 8), 0), Image.fromarray(alpha)]).save(folder / f"{index:02}.png")
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(folder / "colour.png")
+    return f"folder:{tmp_path / 'glyphs'}"
+
+
+def prepared(dataset, tmp_path, **settings):
+    where = {"output": str(tmp_path / "out"), "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"}
+    return prepare(make_train_spec("smoke", {"dataset": dataset, **settings, **where}))
+
+
+def test_the_background_is_what_transparent_images_are_laid_over(glyphs, tmp_path):
+    white, black, blue = (
+        prepared(glyphs, tmp_path, **given).images["train"]
+        for given in ({}, {"background": "black"}, {"background": "0, 0,255"})
+    )
+    assert set(np.unique(white)) == {0, 1, 2, 3, 255}
+    assert set(np.unique(black)) == {0, 1, 2, 3}
+    assert set(np.unique(blue)) == {0, 1, 2, 3, 29}  # of grey images, its luminance
+
+
+def test_what_to_know_of_the_data_is_in_the_record(glyphs, tmp_path):
+    work = prepared(glyphs, tmp_path, background="black", image_size=8)
+    folder = glyphs.removeprefix("folder:")
+    assert work.notes == (
+        f"20 of the images are grey (such as {folder}/a/00.png) and 1 in colour (such as {folder}/a/colour.png); "
+        "all are read as colour",
+        f"20 of the images have transparency (such as {folder}/a/00.png), composited over RGB 0, 0, 0",
+    )
+    assert work.tags()["glow.notes"].splitlines() == list(work.notes)
+    assert work.params()["background"] == "black"
+    page = training_description(work.spec, "0" * 32, notes=work.notes)
+    assert page.endswith(f"**Data:**\n- {work.notes[0]}\n- {work.notes[1]}")
+
+
+def test_data_that_are_as_they_should_be_need_no_note(tmp_path):
+    work = prepared("digits", tmp_path)
+    assert work.notes == ()
+    assert "glow.notes" not in work.tags()
+    assert "Data:" not in training_description(work.spec, "0" * 32, notes=work.notes)
+
+
+def test_files_other_than_the_published_are_noted_once(tmp_path):
+    raw = tmp_path / "KMNIST/raw"
+    raw.mkdir(parents=True)
+    for part, count in (("train", 100), ("t10k", 10)):
+        sizes = [count.to_bytes(4, "big"), (28).to_bytes(4, "big"), (28).to_bytes(4, "big")]
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + b"".join(sizes) + bytes(count * 784))
+        labels = bytes(index % 10 for index in range(count))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + sizes[0] + labels)
+    train, test = prepared("kmnist", tmp_path, data_root=str(tmp_path)).notes
+    assert train == "kmnist is not as published: train-images-idx3-ubyte has 100 images, not 60000"
+    assert test.startswith("kmnist is not as published: t10k-images-idx3-ubyte has MD5 ")
+
+
+def test_splits_that_share_a_file_are_refused(glyphs, tmp_path):
+    (tmp_path / "own").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "own" / split).symlink_to(tmp_path / "glyphs")
+    with pytest.raises(SpecError, match="of two splits, are one file; take it out of one of them"):
+        prepared(f"folder:{tmp_path / 'own'}", tmp_path)
