@@ -47,6 +47,8 @@ class GlowConfig:
             ``"bounded"``, exp(2 tanh(s / 2)), in (e^-2, e^2), whose inverse cannot explode.
         num_classes: classes that the top prior is conditioned on; None for an unconditional model.
         seed: draws every initial weight, rotation and shuffle. Models of one config are equal.
+        bits: of each uint8 value the model sees this many, the highest; likelihoods are those of the image so reduced,
+            and cannot be compared with those of another number of bits.
 
     Raises:
         ValueError: for a value that no Glow can have, naming it and what is allowed.
@@ -61,6 +63,7 @@ class GlowConfig:
     scale: Scale = "sigmoid"
     num_classes: int | None = None
     seed: int = 0
+    bits: int = 8
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_shape", tuple(int(side) for side in self.image_shape))
@@ -73,6 +76,8 @@ class GlowConfig:
             _check_choice(name, getattr(self, name), choices)
         if self.num_classes is not None and self.num_classes < 1:
             raise ValueError(f"num_classes must be at least 1 or None, not {self.num_classes}")
+        if self.bits not in range(1, 9):
+            raise ValueError(f"bits must be a whole number from 1 to 8, not {self.bits}")
         check_divides(self.image_shape, self.levels)
 
     @property
@@ -93,6 +98,11 @@ class GlowConfig:
         """Numbers in an image, C * H * W."""
         channels, height, width = self.image_shape
         return channels * height * width
+
+    @property
+    def bins(self) -> int:
+        """Values that a pixel of one channel can have, 2**bits."""
+        return 2**self.bits
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
