@@ -40,7 +40,8 @@ __all__ = ["show_run"]
 
 SETTINGS = {
     "train": (
-        *("dataset", "permutation", "depth", "levels", "width", "coupling", "scale", "class_conditional", "epochs"),
+        *("dataset", "permutation", "depth", "levels", "width", "coupling", "scale", "class_conditional", "bits"),
+        "epochs",
         *("batch_size", "learning_rate", "optimizer", "seed", "per_class", "image_size", "workers", "precision"),
     ),
     "ablate": (

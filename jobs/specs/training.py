@@ -46,6 +46,9 @@ class TrainSpec(BaseModel):
         "sigmoid", "Model", "Scale of affine couplings; the bounded one has a safe inverse.", "bounded"
     )
     class_conditional: bool = setting(False, "Model", "Condition the top prior on the class.", True)
+    bits: int = setting(
+        8, "Model", "Bits of each value that the model sees, 1 to 8; NLLs of different ones cannot be compared.", 5
+    )
 
     epochs: int = setting(8, "Optimisation", "Passes over the training images.", 70)
     batch_size: int = setting(128, "Optimisation", "Images a step, over all workers together.", 256)
@@ -160,6 +163,7 @@ class TrainSpec(BaseModel):
             scale=self.scale,
             num_classes=num_classes if self.class_conditional else None,
             seed=self.seed,
+            bits=self.bits,
         )
 
     def to_json(self) -> str:
