@@ -150,7 +150,9 @@ class FitConfig:
             outputs, so that memory does not grow with the depth, for about 1.4 times the time.
         compile: use torch.compile (a minute or more at the start). Meant for GPUs: on CPUs steps are as fast without.
         accumulate: parts that each process computes its share of a batch in, to save memory.
-        seed: of the order of the images and of their dequantisation noise.
+        seed: of the order of the images, of their dequantisation noise and of flips.
+        flip: mirror images left to right, half of them in each epoch, while training. For data whose mirror images are
+            as likely, such as photographs.
 
     Raises:
         ValueError: for a value that cannot be, naming it and what is allowed.
@@ -169,6 +171,7 @@ class FitConfig:
     compile: bool = False
     accumulate: int = 1
     seed: int = 0
+    flip: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):

@@ -1,7 +1,7 @@
 """The training loop: one process's share of data-parallel training.
 
 In a process group (`torch.distributed`) every process holds all images and takes its part of each batch; in one
-process the part is the whole. Which images make up a batch, in what order, and the noise of each follow from
+process the part is the whole. Which images make up a batch, in what order, their noise and their flips follow from
 (seed, epoch, image index) alone, so neither the number of processes nor an interruption changes them, and no state of
 a random generator has to be saved.
 """
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from glow.augmentation import flip_half
 from glow.checkpoint import load_training_state, load_weights, save_checkpoint, save_training_state
 from glow.config import FitConfig
 from glow.dequantization import uniform_noise
@@ -166,7 +167,7 @@ class Trainer:
         if self.model.initialized:
             return
         indices = self._share(self._order(0)[: self.config.batch_size])
-        self.model.initialize(self.images[indices], self._noise(indices, 0))
+        self.model.initialize(self._images(indices, 0), self._noise(indices, 0))
         if self.average is not None:
             self.evaluated_model.load_state_dict(self.model.state_dict())
 
@@ -266,7 +267,7 @@ class Trainer:
         for index, part in enumerate(parts):
             with self._synchronise(index == len(parts) - 1):
                 labels = None if self.labels is None else self.labels[part]
-                bits_B = self._objective(self.images[part], labels, self._noise(part, self.epoch))
+                bits_B = self._objective(self._images(part, self.epoch), labels, self._noise(part, self.epoch))
                 (bits_B.sum() * weight).backward()
             bits += bits_B.detach().double().sum()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm or math.inf)
@@ -319,6 +320,11 @@ class Trainer:
     def _order(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(_stream(self.config.seed, epoch))
         return torch.randperm(len(self.images), generator=generator).to(self.device)
+
+    def _images(self, indices_B: Tensor, epoch: int) -> Tensor:
+        """As an epoch trains on them. No noise has a negative seed, so flips are independent of it."""
+        images_BCHW = self.images[indices_B]
+        return flip_half(images_BCHW, indices_B, -_stream(self.config.seed, epoch)) if self.config.flip else images_BCHW
 
     def _noise(self, indices_B: Tensor, epoch: int) -> Tensor:
         return uniform_noise(indices_B, self.model.config.image_shape, _stream(self.config.seed, epoch))

@@ -41,8 +41,8 @@ __all__ = ["show_run"]
 SETTINGS = {
     "train": (
         *("dataset", "permutation", "depth", "levels", "width", "coupling", "scale", "class_conditional", "bits"),
-        "epochs",
-        *("batch_size", "learning_rate", "optimizer", "seed", "per_class", "image_size", "workers", "precision"),
+        *("epochs", "batch_size", "learning_rate", "optimizer", "flip", "seed", "per_class", "image_size", "workers"),
+        "precision",
     ),
     "ablate": (
         *("dataset", "permutations", "depths", "widths", "couplings", "scales", "learning_rates", "seeds", "epochs"),

@@ -61,7 +61,10 @@ class TrainSpec(BaseModel):
     )
     ema: float | None = setting(None, "Optimisation", "Decay of averaged weights; no average if not given.", 0.999)
     accumulate: int = setting(1, "Optimisation", "Parts that a worker's share of a batch is computed in.", 4)
-    seed: int = setting(0, "Optimisation", "Seed of the weights, the order of the images and their noise.", 1)
+    flip: bool = setting(
+        False, "Optimisation", "Mirror half of the images left to right in each epoch; scores never do.", True
+    )
+    seed: int = setting(0, "Optimisation", "Seed of the weights, the order of the images, their noise and flips.", 1)
 
     workers: str = setting("1", "Compute", "Data-parallel workers: N, or MIN:MAX for elastic training.", "2:8")
     gpus_per_worker: float | None = setting(

@@ -71,7 +71,9 @@ def test_warm_up_and_cosine_reach_the_stated_rates():
     assert rates == pytest.approx([0.1 * 2 / 5 * cosine[0], 0.1 * 4 / 5 * cosine[1], 0.1 * cosine[2], 0.1 * cosine[3]])
 
 
-@pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, {"optimizer": "adamax", "schedule": "constant"}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"ema": 0.9, "flip": True}, {"optimizer": "adamax", "schedule": "constant"}], ids=str
+)
 def test_a_run_that_was_interrupted_ends_bit_for_bit_as_one_that_was_not(tmp_path, changes):
     whole = fresh_trainer(epochs=3, **changes)
     expected = train(whole)
@@ -230,9 +232,9 @@ def test_compiled_training_takes_the_same_steps():
     torch.testing.assert_close(weights(compiled), weights(eager), atol=1e-9, rtol=1e-9)
 
 
-def _first_steps(n: int, batch_size: int) -> dict:
+def _first_steps(n: int, batch_size: int, changes: dict) -> dict:
     """Initialisation, and one epoch, in this process's share."""
-    trainer = fresh_trainer(n=n, epochs=1, batch_size=batch_size, double=True)
+    trainer = fresh_trainer(n=n, epochs=1, batch_size=batch_size, double=True, **changes)
     trainer.initialize()
     initial = weights(trainer)
     result = train(trainer)[0]
@@ -240,24 +242,47 @@ def _first_steps(n: int, batch_size: int) -> dict:
 
 
 @pytest.mark.parametrize(
-    "n",
+    ("n", "changes"),
     [
-        pytest.param(96, id="even", marks=pytest.mark.slow),
-        pytest.param(97, id="one left over", marks=pytest.mark.slow),
-        pytest.param(65, id="less than a batch left"),
+        pytest.param(96, {}, id="even", marks=pytest.mark.slow),
+        pytest.param(97, {}, id="one left over", marks=pytest.mark.slow),
+        pytest.param(65, {}, id="less than a batch left"),
+        pytest.param(65, {"flip": True}, id="flips"),
     ],
 )
-def test_two_processes_take_the_steps_of_one(n, tmp_path):
+def test_two_processes_take_the_steps_of_one(n, changes, tmp_path):
     """Initialisation over the whole batch, equal on both ranks, and the same weights after an epoch, also where a batch
     leaves the second process without an image."""
-    alone = _first_steps(n, 32)
-    first, second = run_in_processes(2, _first_steps, (n, 32), tmp_path)
+    alone = _first_steps(n, 32, changes)
+    first, second = run_in_processes(2, _first_steps, (n, 32, changes), tmp_path)
     assert torch.equal(first["initial"], second["initial"])
     torch.testing.assert_close(first["initial"], alone["initial"], atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(first["trained"], second["trained"], atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(first["trained"], alone["trained"], atol=1e-9, rtol=1e-9)
     for key in ("train_bits_per_dim", "validation_bits_per_dim"):
         assert first["result"][key] == pytest.approx(alone["result"][key], rel=1e-9)
+
+
+def test_flips_are_trained_on_and_not_scored(monkeypatch):
+    """Where every image is flipped, training is that on images that were flipped beforehand, with equal labels."""
+    monkeypatch.setattr("glow.augmentation.uniform_noise", lambda indices, *_: torch.zeros(len(indices), 1, 1, 1))
+    conditional = {"model": {"num_classes": 10}}
+    flipping = fresh_trainer(flip=True, **conditional)
+    beforehand, never = fresh_trainer(**conditional), fresh_trainer(**conditional)
+    beforehand.images = beforehand.images.flip(3)
+    told = [train(trainer)[-1] for trainer in (flipping, beforehand, never)]
+    assert torch.equal(weights(flipping), weights(beforehand))
+    assert told[0].validation_bits_per_dim == told[1].validation_bits_per_dim
+    assert not torch.equal(weights(flipping), weights(never))
+
+
+def test_a_training_that_never_flips_sees_the_images_as_they_are():
+    trainer = fresh_trainer()
+    order = trainer._order(1)
+    assert torch.equal(trainer._images(order, 1), digits(100)[0][order])
+    flipping = fresh_trainer(flip=True)
+    assert not torch.equal(flipping._images(order, 1), trainer._images(order, 1))
+    assert not torch.equal(flipping._images(order, 2), flipping._images(order, 1))
 
 
 def test_a_seed_pairs_the_permutations():
