@@ -14,6 +14,7 @@ __all__ = [
     "FitConfig",
     "FitPrecision",
     "GlowConfig",
+    "GradientPrecision",
     "Memory",
     "Optimizer",
     "Permutation",
@@ -29,6 +30,7 @@ Optimizer = Literal["adam", "adamax"]
 Schedule = Literal["constant", "cosine"]
 FitPrecision = Literal["auto", "bf16", "float32"]
 Memory = Literal["stored", "reversible"]
+GradientPrecision = Literal["float32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,9 @@ class FitConfig:
         seed: of the order of the images, of their dequantisation noise and of flips.
         flip: mirror images left to right, half of them in each epoch, while training. For data whose mirror images are
             as likely, such as photographs.
+        gradient_precision: of the gradients that processes send each other: ``"bf16"`` is half the bytes of
+            ``"float32"``. Each process's share and the sum are then rounded to 8 bits, so that another number of
+            processes takes other steps. It changes nothing in one process.
 
     Raises:
         ValueError: for a value that cannot be, naming it and what is allowed.
@@ -172,6 +177,7 @@ class FitConfig:
     accumulate: int = 1
     seed: int = 0
     flip: bool = False
+    gradient_precision: GradientPrecision = "float32"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
@@ -190,6 +196,7 @@ class FitConfig:
             ("schedule", Schedule),
             ("precision", FitPrecision),
             ("memory", Memory),
+            ("gradient_precision", GradientPrecision),
         ):
             _check_choice(name, getattr(self, name), choices)
         if self.compile and self.memory == "reversible":

@@ -29,6 +29,7 @@ from glow.distributed import all_reduce_sum, rank, world_size
 from glow.errors import UserError
 from glow.hardware import hardware_precision, skips_when_told
 from glow.model import Glow
+from glow.objective import make_objective
 
 __all__ = [
     "EpochResult",
@@ -181,7 +182,7 @@ class Trainer:
         """
         self.initialize()
         if self._objective is None:
-            self._objective = _objective(self.model, self.config.compile, self.device)
+            self._objective = make_objective(self.model, self.config, self.device)
         while self.epoch < self.config.epochs:
             yield self._train_epoch(on_step)
 
@@ -370,29 +371,6 @@ def mean_bits_per_dim(model: Glow, images: Tensor, seed: int = 0) -> float:
         total += model.bits_per_dim(images[part].to(model.device), noise_BCHW=noise).double().sum()
     model.train()
     return all_reduce_sum(total).item() / len(images)
-
-
-class _BitsPerDim(nn.Module):
-    """`Glow.bits_per_dim` as a forward, which is what DistributedDataParallel and torch.compile see."""
-
-    def __init__(self, model: Glow) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images_BCHW: Tensor, labels_B: Tensor | None, noise_BCHW: Tensor) -> Tensor:
-        return self.model.bits_per_dim(images_BCHW, labels_B, noise_BCHW)
-
-
-def _objective(model: Glow, compile_it: bool, device: torch.device) -> nn.Module:
-    objective: nn.Module = _BitsPerDim(model)
-    if world_size() > 1:
-        ids = [device] if device.type == "cuda" else None
-        objective = DistributedDataParallel(
-            objective, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False
-        )
-    if compile_it:
-        objective.compile()
-    return objective
 
 
 def _optimizer(model: Glow, config: FitConfig, device: torch.device) -> torch.optim.Optimizer:

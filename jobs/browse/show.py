@@ -42,7 +42,7 @@ SETTINGS = {
     "train": (
         *("dataset", "permutation", "depth", "levels", "width", "coupling", "scale", "class_conditional", "bits"),
         *("epochs", "batch_size", "learning_rate", "optimizer", "flip", "seed", "per_class", "image_size", "workers"),
-        "precision",
+        *("precision", "gradient_precision"),
     ),
     "ablate": (
         *("dataset", "permutations", "depths", "widths", "couplings", "scales", "learning_rates", "seeds", "epochs"),

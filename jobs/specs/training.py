@@ -12,7 +12,18 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from glow.config import Coupling, FitConfig, FitPrecision, GlowConfig, Memory, Optimizer, Permutation, Scale, Schedule
+from glow.config import (
+    Coupling,
+    FitConfig,
+    FitPrecision,
+    GlowConfig,
+    GradientPrecision,
+    Memory,
+    Optimizer,
+    Permutation,
+    Scale,
+    Schedule,
+)
 from jobs.specs.base import setting
 
 __all__ = ["TrainSpec", "worker_range"]
@@ -82,6 +93,12 @@ class TrainSpec(BaseModel):
         "Compute",
         "Of activations: reversible makes them again, so that depth costs no memory, for 1.4 times the time.",
         "reversible",
+    )
+    gradient_precision: GradientPrecision = setting(
+        "float32",
+        "Compute",
+        "Of gradients between workers: bf16 sends half the bytes, and another number of workers takes other steps.",
+        "bf16",
     )
     max_failures: int = setting(3, "Compute", "Worker failures that a run survives before it gives up.", 10)
 

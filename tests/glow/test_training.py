@@ -191,6 +191,7 @@ def test_impossible_settings_are_refused():
         ({"ema": 1.0}, "ema"),
         ({"clip_norm": -1.0}, "clip_norm"),
         ({"precision": "fp8"}, "auto, bf16, float32"),
+        ({"gradient_precision": "fp8"}, "float32, bf16"),
     ):
         with pytest.raises(ValueError, match=message):
             FitConfig(**values)
