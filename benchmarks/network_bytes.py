@@ -2,7 +2,7 @@
 
 `ray up` makes a cluster of three hosts in network namespaces of this machine (tests/cluster), and two trainings of the
 same model, of 10 and of 40 epochs, run on two of them. The difference between them is what 30 epochs send, without the
-start and the end.
+start and the end. With `--gradient-precision bf16` both are run once more, for how much less that sends.
 """
 
 from __future__ import annotations
@@ -11,33 +11,47 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import get_args
 
+from glow.config import GradientPrecision
 from tests.cluster.hosts import missing
 from tests.cluster.ray_up import RayUp, of, ray_up
 
 EPOCHS = (10, 40)
+BYTES: dict[GradientPrecision, int] = {"float32": 4, "bf16": 2}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--width", type=int, default=96)
     parser.add_argument("--workers", type=int, choices=(2, 3), default=2)
+    parser.add_argument("--gradient-precision", choices=get_args(GradientPrecision), default="float32")
     asked = parser.parse_args()
     if (lacking := missing()) is not None:
         raise SystemExit(f"this machine cannot make such hosts: {lacking}")
     with tempfile.TemporaryDirectory() as folder, ray_up(Path(folder)) as cluster:
-        measured = [_train(cluster, epochs, asked.width, asked.workers) for epochs in EPOCHS]
-    steps = measured[1]["steps"] - measured[0]["steps"]
-    sent = (measured[1]["sent"] - measured[0]["sent"]) / steps / asked.workers
-    gradient = 4 * measured[0]["parameters"]
-    ring = 2 * (asked.workers - 1) / asked.workers
-    print(f"{gradient // 4} parameters, {gradient} bytes of gradient, {asked.workers} workers, {steps} steps")
+        float32 = _measure(cluster, asked.width, asked.workers, "float32")
+        if asked.gradient_precision == "bf16":
+            bf16 = _measure(cluster, asked.width, asked.workers, "bf16")
+            print(f"bf16 sends {bf16 / float32:.3f} of the bytes of float32")
+
+
+def _measure(cluster: RayUp, width: int, workers: int, precision: GradientPrecision) -> float:
+    """The bytes that each worker sends a step, which it prints beside those of the gradient."""
+    few, many = (_train(cluster, epochs, width, workers, precision) for epochs in EPOCHS)
+    steps = many["steps"] - few["steps"]
+    sent = (many["sent"] - few["sent"]) / steps / workers
+    gradient = BYTES[precision] * few["parameters"]
+    ring = 2 * (workers - 1) / workers
+    print(f"{few['parameters']} parameters, {gradient} bytes of {precision} gradient, {workers} workers, {steps} steps")
     print(f"each sends {sent:.0f} bytes a step: {sent / gradient:.3f} gradients, where a ring's would be {ring:.3f}")
+    return sent
 
 
-def _train(cluster: RayUp, epochs: int, width: int, workers: int) -> dict:
+def _train(cluster: RayUp, epochs: int, width: int, workers: int, precision: GradientPrecision) -> dict:
     hosts = (cluster.head, cluster.worker, cluster.other)
     flags = f"--epochs {epochs} --checkpoint-every {epochs} --sample-every 0 --depth 4 --width {width}"
+    flags += f" --gradient-precision {precision}"
     before = sum(host.bytes_sent() for host in hosts)
     said = cluster.say(f"glowctl train --preset smoke {flags} --workers {workers} --cpus-per-worker 1 --json", 400)
     events = [json.loads(line) for line in said.splitlines()]

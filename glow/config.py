@@ -14,6 +14,7 @@ __all__ = [
     "FitConfig",
     "FitPrecision",
     "GlowConfig",
+    "GradientPrecision",
     "Memory",
     "Optimizer",
     "Permutation",
@@ -29,6 +30,7 @@ Optimizer = Literal["adam", "adamax"]
 Schedule = Literal["constant", "cosine"]
 FitPrecision = Literal["auto", "bf16", "float32"]
 Memory = Literal["stored", "reversible"]
+GradientPrecision = Literal["float32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class GlowConfig:
             ``"bounded"``, exp(2 tanh(s / 2)), in (e^-2, e^2), whose inverse cannot explode.
         num_classes: classes that the top prior is conditioned on; None for an unconditional model.
         seed: draws every initial weight, rotation and shuffle. Models of one config are equal.
+        bits: of each uint8 value the model sees this many, the highest; likelihoods are those of the image so reduced,
+            and cannot be compared with those of another number of bits.
 
     Raises:
         ValueError: for a value that no Glow can have, naming it and what is allowed.
@@ -61,6 +65,7 @@ class GlowConfig:
     scale: Scale = "sigmoid"
     num_classes: int | None = None
     seed: int = 0
+    bits: int = 8
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_shape", tuple(int(side) for side in self.image_shape))
@@ -73,6 +78,8 @@ class GlowConfig:
             _check_choice(name, getattr(self, name), choices)
         if self.num_classes is not None and self.num_classes < 1:
             raise ValueError(f"num_classes must be at least 1 or None, not {self.num_classes}")
+        if self.bits not in range(1, 9):
+            raise ValueError(f"bits must be a whole number from 1 to 8, not {self.bits}")
         check_divides(self.image_shape, self.levels)
 
     @property
@@ -93,6 +100,11 @@ class GlowConfig:
         """Numbers in an image, C * H * W."""
         channels, height, width = self.image_shape
         return channels * height * width
+
+    @property
+    def bins(self) -> int:
+        """Values that a pixel of one channel can have, 2**bits."""
+        return 2**self.bits
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -140,7 +152,12 @@ class FitConfig:
             outputs, so that memory does not grow with the depth, for about 1.4 times the time.
         compile: use torch.compile (a minute or more at the start). Meant for GPUs: on CPUs steps are as fast without.
         accumulate: parts that each process computes its share of a batch in, to save memory.
-        seed: of the order of the images and of their dequantisation noise.
+        seed: of the order of the images, of their dequantisation noise and of flips.
+        flip: mirror images left to right, half of them in each epoch, while training. For data whose mirror images are
+            as likely, such as photographs.
+        gradient_precision: of the gradients that processes send each other: ``"bf16"`` is half the bytes of
+            ``"float32"``. Each process's share and the sum are then rounded to 8 bits, so that another number of
+            processes takes other steps. It changes nothing in one process.
 
     Raises:
         ValueError: for a value that cannot be, naming it and what is allowed.
@@ -159,6 +176,8 @@ class FitConfig:
     compile: bool = False
     accumulate: int = 1
     seed: int = 0
+    flip: bool = False
+    gradient_precision: GradientPrecision = "float32"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
@@ -177,6 +196,7 @@ class FitConfig:
             ("schedule", Schedule),
             ("precision", FitPrecision),
             ("memory", Memory),
+            ("gradient_precision", GradientPrecision),
         ):
             _check_choice(name, getattr(self, name), choices)
         if self.compile and self.memory == "reversible":

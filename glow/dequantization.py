@@ -5,25 +5,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["dequantize", "quantize", "uniform_noise"]
-
-BINS = 256
+__all__ = ["dequantize", "quantize", "reduced", "uniform_noise"]
 
 # SplitMix64 (Steele, Lea & Flood 2014): a counter goes in, 64 well-mixed bits come out, on any device, in any order.
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
-def dequantize(images_BCHW: Tensor, noise_BCHW: Tensor) -> Tensor:
-    """x = (k + u) / 256 - 1/2, a float tensor of the noise's type in [-0.5, 0.5]. The images are not changed."""
+def dequantize(images_BCHW: Tensor, noise_BCHW: Tensor, bits: int = 8) -> Tensor:
+    """x = (floor(k / 2**(8 - bits)) + u) / 2**bits - 1/2, a float tensor of the noise's type in [-0.5, 0.5].
+
+    Kingma & Dhariwal (2018, section 6) train on 5 bits a channel. The images are not changed.
+    """
     if images_BCHW.dtype != torch.uint8:
         raise ValueError(f"images must be uint8, 0 to 255, not {images_BCHW.dtype}")
-    return (images_BCHW.to(noise_BCHW.dtype) + noise_BCHW) / BINS - 0.5
+    return ((images_BCHW >> (8 - bits)).to(noise_BCHW.dtype) + noise_BCHW) / 2**bits - 0.5
 
 
-def quantize(x_BCHW: Tensor) -> Tensor:
-    """The uint8 image whose bin holds x, clipped to 0..255; what is not a number becomes 0."""
-    return ((x_BCHW + 0.5) * BINS).floor().nan_to_num(0.0).clamp(0, BINS - 1).to(torch.uint8)
+def quantize(x_BCHW: Tensor, bits: int = 8) -> Tensor:
+    """The uint8 image whose bin holds x, clipped to the bins that there are; what is not a number becomes 0.
+
+    Of the 2**(8 - bits) values in a bin this is the lowest, so that it undoes `dequantize` up to `reduced`.
+    """
+    bins = 2**bits
+    return ((x_BCHW + 0.5) * bins).floor().nan_to_num(0.0).clamp(0, bins - 1).to(torch.uint8) << (8 - bits)
+
+
+def reduced(images: Tensor, bits: int) -> Tensor:
+    """uint8 images as a model of `bits` bits sees them: with the other, low bits at 0."""
+    return images >> (8 - bits) << (8 - bits)
 
 
 def uniform_noise(indices_B: Tensor, shape: tuple[int, int, int], seed: int = 0) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from glow.dequantization import BINS, dequantize, quantize
+from glow.dequantization import dequantize, quantize
 from glow.model import Glow
 
 __all__ = ["Interpolation", "Mode", "interpolate"]
@@ -23,7 +23,8 @@ class Interpolation:
     Args:
         images: uint8 (P, S, C, H, W).
         end_error: (P,) the largest difference between the ends and the real images, before rounding, in grey levels of
-            256; infinite if an end is not finite. Below 0.5 the ends are the real images.
+            the model's 2**bits; infinite if an end is not finite. Below 0.5 the ends are the real images, reduced to
+            the model's bits.
         non_finite: how many of the images have a pixel that is not finite (drawn black, or white if it is infinity).
     """
 
@@ -62,16 +63,17 @@ def interpolate(
     if len(start_PCHW) != len(end_PCHW):
         raise ValueError(f"each start needs an end: there are {len(start_PCHW)} and {len(end_PCHW)}")
     real_2PCHW = torch.stack([start_PCHW, end_PCHW]).to(model.device)
-    x_2PCHW = dequantize(real_2PCHW, torch.full(real_2PCHW.shape, 0.5, dtype=model.dtype, device=model.device))
+    middle_2PCHW = torch.full(real_2PCHW.shape, 0.5, dtype=model.dtype, device=model.device)
+    x_2PCHW = dequantize(real_2PCHW, middle_2PCHW, model.config.bits)
     latents_0, latents_1 = (model(x_PCHW)[0] for x_PCHW in x_2PCHW)
     rows = []
     for t in torch.linspace(0, 1, steps, dtype=torch.float64).tolist():
         rows.append(model.inverse([_between(z_0, z_1, t, mode) for z_0, z_1 in zip(latents_0, latents_1, strict=True)]))
     x_PSCHW = torch.stack(rows, 1)
-    error_P = (x_PSCHW[:, [0, -1]] - x_2PCHW.transpose(0, 1)).abs().flatten(1).amax(1) * BINS
+    error_P = (x_PSCHW[:, [0, -1]] - x_2PCHW.transpose(0, 1)).abs().flatten(1).amax(1) * model.config.bins
     bad = ~x_PSCHW.flatten(2).isfinite().all(2)
     return Interpolation(
-        quantize(x_PSCHW.flatten(0, 1)).view(x_PSCHW.shape).cpu(),
+        quantize(x_PSCHW.flatten(0, 1), model.config.bits).view(x_PSCHW.shape).cpu(),
         error_P.nan_to_num(torch.inf, torch.inf).cpu(),
         int(bad.sum()),
     )

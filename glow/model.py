@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from glow.config import GlowConfig, Memory
-from glow.dequantization import BINS, dequantize, quantize
+from glow.dequantization import dequantize, quantize
 from glow.layers import (
     ActNorm,
     AffineLayer,
@@ -206,7 +206,7 @@ class Glow(nn.Module):
 
     def log_prob(self, images_BCHW: Tensor, labels_B: Tensor | None = None, noise_BCHW: Tensor | None = None) -> Tensor:
         """Log-likelihood (B,) in nats of uint8 images under uniform dequantisation: a lower bound on the log of the
-        probability mass (Theis et al. 2016, section 3.1).
+        probability mass (Theis et al. 2016, section 3.1), of the images reduced to the model's bits.
 
         Args:
             images_BCHW: uint8.
@@ -220,7 +220,7 @@ class Glow(nn.Module):
             ValueError: for images of another type or shape than the model's.
         """
         log_det_B, priors_BL = self.log_prob_terms(images_BCHW, labels_B, noise_BCHW)
-        return log_det_B + priors_BL.sum(1) - self.config.dimensions * math.log(BINS)
+        return log_det_B + priors_BL.sum(1) - self.config.dimensions * math.log(self.config.bins)
 
     def bits_per_dim(
         self, images_BCHW: Tensor, labels_B: Tensor | None = None, noise_BCHW: Tensor | None = None
@@ -236,7 +236,7 @@ class Glow(nn.Module):
         generator: torch.Generator | None = None,
         labels: Tensor | None = None,
     ) -> Tensor:
-        """`n` uint8 images (n, C, H, W).
+        """`n` uint8 images (n, C, H, W), whose low 8 - bits bits are 0.
 
         The temperature multiplies the noise at every level, mean + sd * T * eps, not the latent itself, whose mean is
         learned. `labels` (n,) choose the classes of a class-conditional model; without them they are drawn.
@@ -271,7 +271,7 @@ class Glow(nn.Module):
             if level.split is not None:
                 x_BCHW = level.split.inverse(x_BCHW, draw(*level.split.prior(x_BCHW), shapes[index]))
             x_BCHW = level.inverse(x_BCHW)
-        return quantize(x_BCHW)
+        return quantize(x_BCHW, self.config.bits)
 
     def _encode(self, x_BCHW: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """The latents, the halves that went on at each split, and the log-det (B,)."""
@@ -303,7 +303,7 @@ class Glow(nn.Module):
             raise ValueError(f"this Glow models images of shape {self.config.image_shape}, not {shape}")
         if noise_BCHW is None:
             noise_BCHW = torch.rand(images_BCHW.shape, device=images_BCHW.device)
-        return dequantize(images_BCHW, noise_BCHW.to(self.dtype))
+        return dequantize(images_BCHW, noise_BCHW.to(self.dtype), self.config.bits)
 
 
 def _with_one_image(empty_BCHW: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ Columns of a score table:
 - ``log_det`` and ``log_prior_1`` ... ``log_prior_L``: what the NLL is made of, in nats of real-valued images: the
   log-det of the flow, and log p(z) of each level, the top one last
 - ``finite``: whether all of these are finite
-- ``complexity``: bits of the image as a PNG, less those of a black image
+- ``complexity``: bits of the image as a PNG, less those of a black image; of the image as the model sees it, which a
+  model of fewer than 8 bits does not see whole
 
 Shapes: N images, B in a batch, L levels.
 """
@@ -26,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from glow.datasets.lazy import LazyDataset
-from glow.dequantization import BINS, uniform_noise
+from glow.dequantization import reduced, uniform_noise
 from glow.model import Glow, Precision
 
 __all__ = ["SCORED", "SHARD", "complexity", "score", "score_shard", "shards_of"]
@@ -76,7 +77,7 @@ def score(
     terms = np.concatenate(parts) if parts else np.empty((0, 1 + model.config.levels))
     dimensions = model.config.dimensions
     with np.errstate(invalid="ignore"):
-        nll = dimensions * math.log(BINS) - terms.sum(1)
+        nll = dimensions * math.log(model.config.bins) - terms.sum(1)
     return pd.DataFrame(
         {
             "index": indices_N.cpu().numpy(),
@@ -86,7 +87,7 @@ def score(
             "log_det": terms[:, 0],
             **{f"log_prior_{level}": terms[:, level] for level in range(1, terms.shape[1])},
             "finite": np.isfinite(terms).all(1),
-            "complexity": complexity(images_NCHW),
+            "complexity": complexity(reduced(images_NCHW, model.config.bits)),
         }
     )
 

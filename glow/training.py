@@ -1,9 +1,9 @@
 """The training loop: one process's share of data-parallel training.
 
 In a process group (`torch.distributed`) every process has all images, held in memory or mapped (`glow.batches`), and
-takes its part of each batch; in one process the part is the whole. Which images make up a batch, in what order, and the
-noise of each follow from (seed, epoch, image index) alone, so neither the number of processes nor an interruption
-changes them, and no state of a random generator has to be saved.
+takes its part of each batch; in one process the part is the whole. Which images make up a batch, in what order, their
+noise and their flips follow from (seed, epoch, image index) alone, so neither the number of processes nor an
+interruption changes them, and no state of a random generator has to be saved.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from glow.augmentation import flip_half
 from glow.batches import Batch, Order, source_of
 from glow.checkpoint import load_training_state, load_weights, save_checkpoint, save_training_state
 from glow.config import FitConfig
@@ -30,6 +31,7 @@ from glow.distributed import all_reduce_sum, rank, world_size
 from glow.errors import UserError
 from glow.hardware import hardware_precision, skips_when_told
 from glow.model import Glow
+from glow.objective import make_objective
 
 __all__ = [
     "EpochResult",
@@ -176,7 +178,7 @@ class Trainer:
         if self.model.initialized:
             return
         batch = self.images.take(self._share(self._order(0)[: self.config.batch_size]))
-        self.model.initialize(batch.images_BCHW, self._noise(batch.indices_B, 0))
+        self.model.initialize(self._augmented(batch, 0), self._noise(batch.indices_B, 0))
         if self.average is not None:
             self.evaluated_model.load_state_dict(self.model.state_dict())
 
@@ -193,7 +195,7 @@ class Trainer:
         """
         self.initialize()
         if self._objective is None:
-            self._objective = _objective(self.model, self.config.compile, self.device)
+            self._objective = make_objective(self.model, self.config, self.device)
         while self.epoch < self.config.epochs:
             yield self._train_epoch(on_step, after_step)
 
@@ -308,7 +310,7 @@ class Trainer:
         for index, part in enumerate(parts):
             with self._synchronise(index == len(parts) - 1):
                 noise = self._noise(part.indices_B, self.epoch)
-                bits_B = self._objective(part.images_BCHW, part.labels_B, noise)
+                bits_B = self._objective(self._augmented(part, self.epoch), part.labels_B, noise)
                 (bits_B.sum() * weight).backward()
             bits += bits_B.detach().double().sum()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm or math.inf)
@@ -364,6 +366,12 @@ class Trainer:
     def _no_figures(self) -> Tensor:
         return torch.zeros(len(StepFigures._fields), dtype=torch.float64, device=self.device)
 
+    def _augmented(self, batch: Batch, epoch: int) -> Tensor:
+        """The images as an epoch trains on them. No noise has a negative seed, so flips are independent of it."""
+        if not self.config.flip:
+            return batch.images_BCHW
+        return flip_half(batch.images_BCHW, batch.indices_B, -_stream(self.config.seed, epoch))
+
     def _noise(self, indices_B: Tensor, epoch: int) -> Tensor:
         return uniform_noise(indices_B, self.model.config.image_shape, _stream(self.config.seed, epoch))
 
@@ -409,29 +417,6 @@ def mean_bits_per_dim(model: Glow, images: Tensor | LazyDataset, seed: int = 0) 
         total += model.bits_per_dim(batch.images_BCHW.to(model.device), noise_BCHW=noise).double().sum()
     model.train()
     return all_reduce_sum(total).item() / len(images)
-
-
-class _BitsPerDim(nn.Module):
-    """`Glow.bits_per_dim` as a forward, which is what DistributedDataParallel and torch.compile see."""
-
-    def __init__(self, model: Glow) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images_BCHW: Tensor, labels_B: Tensor | None, noise_BCHW: Tensor) -> Tensor:
-        return self.model.bits_per_dim(images_BCHW, labels_B, noise_BCHW)
-
-
-def _objective(model: Glow, compile_it: bool, device: torch.device) -> nn.Module:
-    objective: nn.Module = _BitsPerDim(model)
-    if world_size() > 1:
-        ids = [device] if device.type == "cuda" else None
-        objective = DistributedDataParallel(
-            objective, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False
-        )
-    if compile_it:
-        objective.compile()
-    return objective
 
 
 def _optimizer(model: Glow, config: FitConfig, device: torch.device) -> torch.optim.Optimizer:

@@ -40,6 +40,8 @@ def configuration(spec: TrainSpec, told: Collection[str] = ()) -> str:
     for name in ("coupling", "scale"):
         if name in told or getattr(spec, name) != TrainSpec.model_fields[name].default:
             parts.append(getattr(spec, name))
+    if spec.bits != 8:
+        parts.append(f"{spec.bits}-bit")
     if "learning_rate" in told:
         parts.append(f"lr{plain(spec.learning_rate)}")
     return " ".join([*parts, f"s{spec.seed}"])
@@ -63,9 +65,10 @@ def evaluation_name(job: str, model_title: str) -> str:
     return f"{job} {model_title}"
 
 
-def registered_name(dataset: str) -> str:
-    """Of the models of a data set, in MLflow's registry."""
-    return f"glow-{dataset_label(dataset)}"
+def registered_name(dataset: str, bits: int = 8) -> str:
+    """Of the models of a data set, in MLflow's registry. A champion is the best of one number of bits alone, since the
+    NLLs of others cannot be compared."""
+    return f"glow-{dataset_label(dataset)}" + ("" if bits == 8 else f"-{bits}bit")
 
 
 def noted(notes: Sequence[str]) -> str:
@@ -79,7 +82,7 @@ def training_description(
     """The page of a training; with `result`, what came out; `notes` are on its data."""
     scale = f", {spec.scale} scale" if spec.coupling == "affine" else ""
     what = (
-        f"A Glow of {spec.dataset}: permutation {spec.permutation}, depth K = {spec.depth}, levels L = {spec.levels}, "
+        f"A Glow of {_images(spec)}: permutation {spec.permutation}, depth K = {spec.depth}, levels L = {spec.levels}, "
         f"width {spec.width}, {spec.coupling} coupling{scale}, seed {spec.seed}; {count(spec.epochs, 'epoch')} with "
         f"batches of {spec.batch_size}, {spec.optimizer} at {plain(spec.learning_rate)}."
     )
@@ -96,7 +99,7 @@ def ablation_description(spec: AblateSpec, run_id: str, came_to: str | None = No
     """The page of an ablation; `came_to` is its result in a line, `details` its tables in Markdown."""
     axes = [f"{axis} {', '.join(map(plain, values))}" for name, axis in AXES.items() if (values := getattr(spec, name))]
     what = (
-        f"An ablation on {spec.train.dataset}: {' x '.join(axes) or 'one configuration'}, at "
+        f"An ablation on {_images(spec.train)}: {' x '.join(axes) or 'one configuration'}, at "
         f"{count(spec.seeds, 'seed')} each. Its trials are the runs beneath it."
     )
     return _page(what, came_to, _again("ablate", run_id), details)
@@ -121,6 +124,10 @@ def evaluation_description(
         "ood": "Which batches of images do not belong to what it was trained on, by",
     }[job]
     return _page(f"{what} the model {model}.", came_to, _again(job, run_id), details)
+
+
+def _images(spec: TrainSpec) -> str:
+    return spec.dataset if spec.bits == 8 else f"{spec.dataset} at {spec.bits} bits"
 
 
 def _again(job: str, run_id: str) -> str:

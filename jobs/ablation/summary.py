@@ -93,7 +93,7 @@ def summarize_ablation(uri: str, record: Record, spec: AblateSpec, *, names_cham
     if best is not None and names_champion:
         champion = _set_champion(uri, run, best, spec)
     elif best is not None:
-        champion = present_champion(uri, registered_name(spec.train.dataset))
+        champion = present_champion(uri, registered_name(spec.train.dataset, spec.train.bits))
     with results_folder(spec.train.output, f"{record.run_id}/summary") as folder:
         summary = AblationSummary(
             run=record.name,
@@ -245,7 +245,7 @@ def _set_champion(uri: str, run: Run, best: Row, spec: AblateSpec) -> Champion:
     images, dataset = recorded_images(run), spec.train.dataset
     return set_champion(
         uri,
-        registered_name(dataset),
+        registered_name(dataset, spec.train.bits),
         best["run_id"],
         best["validation_bits_per_dim"],
         images.get(f"{dataset} validation", ""),

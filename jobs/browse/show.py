@@ -40,8 +40,9 @@ __all__ = ["show_run"]
 
 SETTINGS = {
     "train": (
-        *("dataset", "permutation", "depth", "levels", "width", "coupling", "scale", "class_conditional", "epochs"),
-        *("batch_size", "learning_rate", "optimizer", "seed", "per_class", "image_size", "workers", "precision"),
+        *("dataset", "permutation", "depth", "levels", "width", "coupling", "scale", "class_conditional", "bits"),
+        *("epochs", "batch_size", "learning_rate", "optimizer", "flip", "seed", "per_class", "image_size", "workers"),
+        *("precision", "gradient_precision"),
     ),
     "ablate": (
         *("dataset", "permutations", "depths", "widths", "couplings", "scales", "learning_rates", "seeds", "epochs"),

@@ -76,8 +76,8 @@ class Samples(Event, kind="samples"):
 
 @dataclass(frozen=True, kw_only=True)
 class Interpolation(Event, kind="interpolation"):
-    """Rows of `steps` images lie between `pairs` of real ones. `end_error` is in grey levels of 256; `scale` is that
-    of the model's couplings."""
+    """Rows of `steps` images lie between `pairs` of real ones. `end_error` is in grey levels of 2**`bits`; `scale` is
+    that of the model's couplings."""
 
     run: str
     run_id: str
@@ -88,6 +88,7 @@ class Interpolation(Event, kind="interpolation"):
     inexact_rows: int
     non_finite: int
     scale: str
+    bits: int = 8
     picture: str
     open_with: str
 

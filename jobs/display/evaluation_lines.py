@@ -61,10 +61,11 @@ def interpolation_lines(event: Interpolation) -> str:
     if event.inexact_rows:
         ends = (
             f"the ends of {event.inexact_rows} rows are NOT the real images: the inverse is off by up to "
-            f"{event.end_error:.3g} grey levels of 256"
+            f"{event.end_error:.3g} grey levels of {2**event.bits}"
         )
     else:
-        ends = f"all ends equal the real images: off by at most {event.end_error:.2g} grey levels before rounding"
+        of = "" if event.bits == 8 else f" at {event.bits} bits"
+        ends = f"all ends equal the real images{of}: off by at most {event.end_error:.2g} grey levels before rounding"
     bad = f"\n{event.non_finite} images have pixels that are not finite" if event.non_finite else ""
     if bad and event.scale == "sigmoid":
         bad += ": the inverse of sigmoid scales has no bound; a model trained with --scale bounded has one"

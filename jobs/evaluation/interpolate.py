@@ -11,6 +11,7 @@ import ray
 import torch
 
 from glow.datasets import LazyDataset, read_image
+from glow.dequantization import reduced
 from glow.figures import image_rows
 from glow.interpolation import Mode, interpolate
 from glow.model import Precision
@@ -101,7 +102,8 @@ def run(work: InterpolateWork, show: Show) -> np.ndarray:
         reference = put_model(evaluation.model)
         decoded = task.remote(reference, work.ends.numpy(), spec.steps, spec.mode, spec.precision, resources.threads)
         images, end_error, non_finite = result_of(decoded)
-        exact = (images[:, [0, -1]] == work.ends.numpy().swapaxes(0, 1)).all(axis=(1, 2, 3, 4))
+        real = reduced(work.ends, evaluation.model.config.bits).numpy()
+        exact = (images[:, [0, -1]] == real.swapaxes(0, 1)).all(axis=(1, 2, 3, 4))
         names = [str(name or "") for name in work.pairs["class_name"]]
         title = f"{spec.mode} interpolation between real images, {evaluation.model.title}"
         image_rows(images, names, title).savefig(recorded.folder / "interpolation.png", dpi=120)
@@ -123,6 +125,7 @@ def run(work: InterpolateWork, show: Show) -> np.ndarray:
             inexact_rows=int((~exact).sum()),
             non_finite=non_finite,
             scale=evaluation.model.config.scale,
+            bits=evaluation.model.config.bits,
             picture=f"{recorded.place}/interpolation.png",
         )
         recorded.finish(result, came_to)

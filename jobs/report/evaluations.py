@@ -10,7 +10,7 @@ import numpy as np
 
 from glow.figures import image_rows
 from jobs.report.blocks import Block, Picture, Pictures, Section, Table, Text
-from jobs.report.gather import Model, spec_of
+from jobs.report.gather import Model, bits_of, spec_of
 from jobs.report.pictures import grid, photographed, recorded
 from jobs.report.reader import Reader
 from jobs.text import bits, rows_of
@@ -132,7 +132,8 @@ def interpolation_section(model: Model, reader: Reader, anchor: str, name: str) 
     if pairs is not None and math.isfinite(error):
         exact = bool(pairs["ends_exact"].all())
         ends = "All ends equal the real images" if exact else "NOT all ends equal the real images"
-        text = f"{ends}: before rounding they are off by at most {error:.2g} grey levels of 256."
+        of = f" of {2 ** bits_of(model.training)}" if model.training is not None else ""
+        text = f"{ends}: before rounding they are off by at most {error:.2g} grey levels{of}."
         text += f" {bad:.0f} images have pixels that are not finite." if bad else ""
         blocks.insert(0, Text(text))
     return Section("Interpolation", anchor, [*blocks, *reader.notes()])

@@ -32,6 +32,7 @@ __all__ = [
     "Model",
     "Study",
     "best_training",
+    "bits_of",
     "dataset_of",
     "gather",
     "job_of",
@@ -137,6 +138,12 @@ def spec_of(run: Run) -> JsonObject:
     return {}
 
 
+def bits_of(run: Run) -> int:
+    """Of the images that a training or an ablation is of. NLLs of different ones cannot be compared."""
+    spec = spec_of(run)
+    return int(spec.get("train", spec).get("bits", 8))  # all were 8 once
+
+
 def dataset_of(run: Run) -> str | None:
     """The data set that a run's model is trained on."""
     spec = spec_of(run)
@@ -216,10 +223,10 @@ def _ablations(ablations: Sequence[Run], named: set[str]) -> list[Run]:
 
 
 def best_training(trainings: Iterable[Run]) -> Run | None:
-    """The finished training with the lowest validation NLL."""
+    """The finished training with the lowest validation NLL, among those of the most bits."""
 
-    def score(run: Run) -> float:
+    def score(run: Run) -> tuple[int, float]:
         value = run.data.metrics.get(metric_names.BEST_VALIDATION, math.nan)
-        return math.inf if math.isnan(value) else value
+        return -bits_of(run), math.inf if math.isnan(value) else value
 
     return min((run for run in trainings if run.info.status == "FINISHED"), key=score, default=None)

@@ -26,7 +26,7 @@ from jobs.display.ablation_lines import configuration_rows, difference_rows
 from jobs.display.rows import Difference, rows_as
 from jobs.errors import SpecError
 from jobs.report.blocks import Block, Bullets, Note, Pictures, Section, Table, Text
-from jobs.report.gather import Study, spec_of
+from jobs.report.gather import Study, bits_of, spec_of
 from jobs.report.pictures import drawn
 from jobs.report.reader import Reader
 from jobs.specs.ablation import AXES, AblateSpec
@@ -129,6 +129,7 @@ def settings_in_words(spec: Mapping[str, Any]) -> str:
     """ "permutation 1x1, K = 8, L = 3, width 128, seed 0"."""
     parts = [("permutation", "permutation {}"), ("depth", "K = {}"), ("levels", "L = {}"), ("width", "width {}")]
     parts += [("coupling", "{} coupling"), ("epochs", "{} epochs"), ("seed", "seed {}")]
+    parts += [("bits", "{}-bit images")] if spec.get("bits") != 8 else []
     return ", ".join(words.format(spec[name]) for name, words in parts if spec.get(name) is not None)
 
 
@@ -145,7 +146,7 @@ def nll_section(study: Study, reader: Reader, anchor: str) -> tuple[Section | No
         made = _of_trainings(study, reader, f"{label}-trainings")
         blocks += made[0]
         said += made[1]
-    if blocks and label == "mnist":
+    if blocks and label == "mnist" and 8 in map(bits_of, [*study.ablations, *study.trainings]):
         blocks.append(Text(COURSE_NLL))
     return (Section("Negative log-likelihood", anchor, [*blocks, *reader.notes()]) if blocks else None), said
 
@@ -163,6 +164,7 @@ def _of_ablation(ablation: Run, study: Study, reader: Reader, name: str) -> Made
     axes = [axis.replace("_", " ") for field, axis in AXES.items() if len(getattr(spec, field) or ()) > 1]
     over = f" over {' and '.join(axes)}" if axes else ""
     finished = int((tables.trials["state"] == "finished").sum())
+    over += f" of {spec.train.bits}-bit images" if spec.train.bits != 8 else ""
     intro = (
         f"Ablation “{ablation.info.run_name}”{over}: "
         f"{count(spec.number_of_configurations, 'configuration')} at "
@@ -175,7 +177,21 @@ def _of_ablation(ablation: Run, study: Study, reader: Reader, name: str) -> Made
 
 
 def _of_trainings(study: Study, reader: Reader, name: str) -> Made:
+    """Those of one number of bits are compared, and no others."""
     readable = [run for run in study.trainings if spec_of(run)]
+    several = sorted({bits_of(run) for run in readable}, reverse=True)
+    if len(several) < 2:
+        return _of_comparable(readable, study, reader, name)
+    blocks: list[Block] = [Text("NLLs of images of different bits cannot be compared, so each is by itself.")]
+    said: list[str] = []
+    for number in several:
+        made = _of_comparable([run for run in readable if bits_of(run) == number], study, reader, f"{name}-{number}bit")
+        blocks += [Text(f"Images of {count(number, 'bit')}:"), *made[0]]
+        said += [f"Images of {count(number, 'bit')}: {sentence}" for sentence in made[1]]
+    return blocks, said
+
+
+def _of_comparable(readable: Sequence[Run], study: Study, reader: Reader, name: str) -> Made:
     if len(readable) == 1:
         return _of_one(readable[0], study, reader, name)
     trials, factors = _trial_table(readable)
@@ -190,7 +206,8 @@ def _of_trainings(study: Study, reader: Reader, name: str) -> Made:
 def _trial_table(runs: Sequence[Run]) -> tuple[pd.DataFrame, list[str]]:
     """Trainings, laid out as the trials of an ablation over whatever differs between them. Of those with the same
     settings the newest counts."""
-    specs = [spec_of(run) for run in runs]
+    defaults = {name: field.default for name, field in TrainSpec.model_fields.items()}
+    specs = [{**defaults, **spec_of(run)} for run in runs]  # an older glowctl knew fewer settings
     told = [name for name in TrainSpec.model_fields if theme_of(TrainSpec, name) in ("Data", "Model", "Optimisation")]
     told = [name for name in told if name not in (*UNSAID, "seed", "permutation")]
     factors = ["permutation", *(name for name in told if len({str(spec.get(name)) for spec in specs}) > 1)]

@@ -12,7 +12,18 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from glow.config import Coupling, FitConfig, FitPrecision, GlowConfig, Memory, Optimizer, Permutation, Scale, Schedule
+from glow.config import (
+    Coupling,
+    FitConfig,
+    FitPrecision,
+    GlowConfig,
+    GradientPrecision,
+    Memory,
+    Optimizer,
+    Permutation,
+    Scale,
+    Schedule,
+)
 from jobs.specs.base import colour, setting
 from jobs.specs.every import every
 
@@ -62,6 +73,9 @@ class TrainSpec(BaseModel):
         "sigmoid", "Model", "Scale of affine couplings; the bounded one has a safe inverse.", "bounded"
     )
     class_conditional: bool = setting(False, "Model", "Condition the top prior on the class.", True)
+    bits: int = setting(
+        8, "Model", "Bits of each value that the model sees, 1 to 8; NLLs of different ones cannot be compared.", 5
+    )
 
     epochs: int = setting(8, "Optimisation", "Passes over the training images.", 70)
     batch_size: int = setting(128, "Optimisation", "Images a step, over all workers together.", 256)
@@ -74,7 +88,10 @@ class TrainSpec(BaseModel):
     )
     ema: float | None = setting(None, "Optimisation", "Decay of averaged weights; no average if not given.", 0.999)
     accumulate: int = setting(1, "Optimisation", "Parts that a worker's share of a batch is computed in.", 4)
-    seed: int = setting(0, "Optimisation", "Seed of the weights, the order of the images and their noise.", 1)
+    flip: bool = setting(
+        False, "Optimisation", "Mirror half of the images left to right in each epoch; scores never do.", True
+    )
+    seed: int = setting(0, "Optimisation", "Seed of the weights, the order of the images, their noise and flips.", 1)
 
     workers: str = setting("1", "Compute", "Data-parallel workers: N, or MIN:MAX for elastic training.", "2:8")
     gpus_per_worker: float | None = setting(
@@ -92,6 +109,12 @@ class TrainSpec(BaseModel):
         "Compute",
         "Of activations: reversible makes them again, so that depth costs no memory, for 1.4 times the time.",
         "reversible",
+    )
+    gradient_precision: GradientPrecision = setting(
+        "float32",
+        "Compute",
+        "Of gradients between workers: bf16 sends half the bytes, and another number of workers takes other steps.",
+        "bf16",
     )
     max_failures: int = setting(3, "Compute", "Worker failures that a run survives before it gives up.", 10)
 
@@ -189,6 +212,7 @@ class TrainSpec(BaseModel):
             scale=self.scale,
             num_classes=num_classes if self.class_conditional else None,
             seed=self.seed,
+            bits=self.bits,
         )
 
     def to_json(self) -> str:

@@ -36,7 +36,7 @@ class Attempt:
 @dataclass(frozen=True)
 class SampleGrid:
     """Samples of the model after an epoch, uint8 (N, C, H, W), and the largest error of its inverse over some real
-    images, in grey levels of 256."""
+    images, in grey levels of the model's 2**bits."""
 
     epoch: int
     images: np.ndarray

@@ -52,7 +52,7 @@ def release(
     for split, table in scores.items():
         key = key_of(model_digest, digests[f"{dataset} {split}"], split, seed=0, precision="float32")
         save_scores(key, labelled(table, dataset, split), record)
-    name = registered_name(dataset)
+    name = registered_name(dataset, work.spec.bits)
     tags = {
         tag_names.DATASET: dataset,
         tag_names.SCORE: repr(validation_bits_per_dim),

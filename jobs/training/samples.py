@@ -28,7 +28,8 @@ def draw_samples(model: Glow, epoch: int, temperature: float, images: LazyDatase
 
 @torch.no_grad()
 def inverse_error(model: Glow, images: torch.Tensor) -> float:
-    """Of uint8 (N, C, H, W): the largest error of inverse(forward(x)) over all pixels, in grey levels of 256."""
+    """Of uint8 (N, C, H, W): the largest error of inverse(forward(x)) over all pixels, in grey levels of the model's
+    2**bits."""
     noise = uniform_noise(torch.arange(len(images)), model.config.image_shape).to(model.device)
-    x_BCHW = dequantize(images.to(model.device), noise)
-    return (model.inverse(model(x_BCHW)[0]) - x_BCHW).abs().max().item() * 256
+    x_BCHW = dequantize(images.to(model.device), noise, model.config.bits)
+    return (model.inverse(model(x_BCHW)[0]) - x_BCHW).abs().max().item() * model.config.bins

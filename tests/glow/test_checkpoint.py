@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from glow import load_checkpoint, save_checkpoint
-from glow.checkpoint import CheckpointError, load_training_state, save_training_state
+from glow.checkpoint import CheckpointError, digest_of, load_training_state, save_training_state
 from tests.glow.flows import random_images, small_glow
 
 
@@ -67,6 +67,24 @@ def test_a_config_that_is_none_is_named(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"config\.json is not a Glow config"):
         load_checkpoint(tmp_path)
+
+
+def test_a_config_from_before_there_were_bits_is_of_8(tmp_path):
+    save_checkpoint(small_glow(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config.pop("bits") == 8
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_checkpoint(tmp_path).config.bits == 8
+
+
+def test_equal_weights_of_other_bits_are_another_model(tmp_path):
+    """By the digest, under which scores are kept."""
+    for bits in (5, 8):
+        save_checkpoint(small_glow(bits=bits), tmp_path / str(bits))
+    assert load_checkpoint(tmp_path / "5").config.bits == 5
+    weights = [(tmp_path / bits / "model.safetensors").read_bytes() for bits in ("5", "8")]
+    assert weights[0] == weights[1]
+    assert digest_of(tmp_path / "5") != digest_of(tmp_path / "8")
 
 
 def test_weights_of_another_model_are_refused(tmp_path):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
-from glow.dequantization import _mix, dequantize, quantize, uniform_noise
+from glow.dequantization import _mix, dequantize, quantize, reduced, uniform_noise
 
 SHAPE = (1, 8, 8)
 
@@ -18,9 +18,33 @@ def test_every_pixel_value_survives_the_round_trip():
         assert torch.equal(quantize(dequantize(images, noise)), images)
 
 
-def test_the_callers_images_are_not_changed():
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_the_round_trip_at_fewer_bits_clears_the_low_ones(bits):
+    images = torch.arange(256, dtype=torch.uint8).view(4, 1, 8, 8)
+    expected = torch.tensor([k - k % 2 ** (8 - bits) for k in range(256)], dtype=torch.uint8).view(4, 1, 8, 8)
+    assert torch.equal(reduced(images, bits), expected)
+    for noise in (torch.zeros(4, 1, 8, 8), torch.full((4, 1, 8, 8), 0.999), uniform_noise(torch.arange(4), SHAPE)):
+        x = dequantize(images, noise, bits)
+        assert torch.equal(quantize(x, bits), expected)
+        formula = ((images.double() / 2 ** (8 - bits)).floor() + noise.double()) / 2**bits - 0.5
+        torch.testing.assert_close(x.double(), formula, atol=2**-24, rtol=0)  # two roundings, 2**-25 at most
+        assert -0.5 <= x.min() < x.max() <= 0.5
+
+
+def test_8_bits_are_computed_as_ever():
+    """To the last bit, in the order of operations that the scores of older versions were made in."""
+    images = torch.arange(256, dtype=torch.uint8).view(4, 1, 8, 8)
+    noise = uniform_noise(torch.arange(4), SHAPE)
+    x = (images.float() + noise) / 256 - 0.5
+    assert torch.equal(dequantize(images, noise), x)
+    assert torch.equal(quantize(x), ((x + 0.5) * 256).floor().byte())
+
+
+@pytest.mark.parametrize("bits", [1, 5, 8])
+def test_the_callers_images_are_not_changed(bits):
     images = torch.full((2, 1, 8, 8), 7, dtype=torch.uint8)
-    dequantize(images, torch.rand(2, 1, 8, 8))
+    dequantize(images, torch.rand(2, 1, 8, 8), bits)
+    reduced(images, bits)
     assert (images == 7).all()
 
 
@@ -32,6 +56,7 @@ def test_float_images_are_refused():
 def test_quantize_clips_what_lies_outside_and_maps_nan_to_black():
     x = torch.tensor([-9.0, 9.0, float("nan"), float("inf"), -float("inf")])
     assert quantize(x).tolist() == [0, 255, 0, 255, 0]
+    assert quantize(x, bits=5).tolist() == [0, 248, 0, 248, 0]
 
 
 def test_noise_is_an_images_own_in_any_batch_and_order():

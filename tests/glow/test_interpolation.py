@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from glow.dequantization import dequantize, quantize
+from glow.dequantization import dequantize, quantize, reduced
 from glow.interpolation import _between, interpolate
 from tests.glow.flows import random_images, small_glow
 
@@ -15,6 +15,7 @@ MODELS = {
     "shuffle": {"permutation": "shuffle"},
     "colour, three levels": {"image_shape": (3, 8, 8), "levels": 3},
     "conditional": {"num_classes": 3},
+    "5 bits": {"bits": 5},
 }
 
 
@@ -27,14 +28,14 @@ def pairs(glow, n=4):
     return tuple(random_images(n, glow.config.image_shape, seed) for seed in (1, 2))
 
 
-def middle(images, dtype=torch.float32):
+def middle(glow, images):
     """Of the bins of an image."""
-    return dequantize(images, torch.full(images.shape, 0.5, dtype=dtype))
+    return dequantize(images, torch.full(images.shape, 0.5, dtype=glow.dtype), glow.config.bits)
 
 
 @torch.no_grad()
 def latents(glow, images):
-    return glow(middle(images, glow.dtype))[0]
+    return glow(middle(glow, images))[0]
 
 
 @pytest.mark.parametrize("mode", ["linear", "slerp"])
@@ -44,8 +45,8 @@ def test_the_ends_are_the_real_images(glow, mode, steps):
     got = interpolate(glow, start, end, steps, mode)
     assert got.images.shape == (4, steps, *glow.config.image_shape)
     assert got.images.dtype == torch.uint8
-    assert torch.equal(got.images[:, 0], start)
-    assert torch.equal(got.images[:, -1], end)
+    assert torch.equal(got.images[:, 0], reduced(start, glow.config.bits))
+    assert torch.equal(got.images[:, -1], reduced(end, glow.config.bits))
     assert (got.end_error < 0.25).all()  # half a level would be another image; processors round differently
     assert got.non_finite == 0
 
@@ -54,15 +55,15 @@ def test_black_and_white_images_are_ends_too(glow):
     shape = (1, *glow.config.image_shape)
     black, white = torch.zeros(shape, dtype=torch.uint8), torch.full(shape, 255, dtype=torch.uint8)
     got = interpolate(glow, black, white, 3)
-    assert torch.equal(got.images[:, [0, 2]], torch.stack([black, white], 1))
+    assert torch.equal(got.images[:, [0, 2]], reduced(torch.stack([black, white], 1), glow.config.bits))
 
 
 def test_the_end_error_is_that_of_the_inverse(glow):
     start, end = pairs(glow)
     got = interpolate(glow, start, end, 4).end_error
     with torch.no_grad():
-        wrong = [(glow.inverse(latents(glow, images)) - middle(images)).abs() for images in (start, end)]
-    expected = 256 * torch.stack(wrong).transpose(0, 1).flatten(1).amax(1)
+        wrong = [(glow.inverse(latents(glow, images)) - middle(glow, images)).abs() for images in (start, end)]
+    expected = glow.config.bins * torch.stack(wrong).transpose(0, 1).flatten(1).amax(1)
     assert got.shape == (4,)
     assert (got > 0).all()
     torch.testing.assert_close(got, expected)
@@ -134,7 +135,7 @@ def test_linear_steps_decode_weighted_means_of_the_latents(glow):
     for step, t in enumerate((0, 0.25, 0.5, 0.75, 1)):
         mean = [a * (1 - t) + b * t for a, b in zip(z_0, z_1, strict=True)]
         with torch.no_grad():
-            assert torch.equal(got[:, step], quantize(glow.inverse(mean)))
+            assert torch.equal(got[:, step], quantize(glow.inverse(mean), glow.config.bits))
     assert not torch.equal(got[:, 2], (start.double() * 0.5 + end.double() * 0.5).floor().byte())
 
 
@@ -151,7 +152,7 @@ def test_slerp_decodes_the_arc_in_each_level(glow):
         between.append(point)
     got = interpolate(glow, start, end, 11, "slerp").images
     with torch.no_grad():
-        assert torch.equal(got[:, 3], quantize(glow.inverse(between)))
+        assert torch.equal(got[:, 3], quantize(glow.inverse(between), glow.config.bits))
     assert not torch.equal(got, interpolate(glow, start, end, 11).images)
 
 
@@ -184,7 +185,7 @@ def test_between_an_image_and_itself_nothing_changes(glow, mode, double):
     glow = glow.double() if double else glow
     start, _ = pairs(glow)
     got = interpolate(glow, start, start, 6, mode)
-    assert torch.equal(got.images, start[:, None].expand_as(got.images))
+    assert torch.equal(got.images, reduced(start, glow.config.bits)[:, None].expand_as(got.images))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -8,7 +8,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from glow import FitConfig, Glow, GlowConfig, Trainer, uniform_noise
-from glow.training import _BitsPerDim, mean_bits_per_dim
+from glow.objective import BitsPerDim
+from glow.training import mean_bits_per_dim
 
 META = torch.device("meta")
 
@@ -106,7 +107,9 @@ def test_noise_is_made_where_the_indices_are():
 
 
 @pytest.mark.parametrize(
-    "values", [{}, {"ema": 0.9}, {"memory": "reversible", "precision": "bf16"}, {"accumulate": 2}], ids=str
+    "values",
+    [{}, {"ema": 0.9}, {"memory": "reversible", "precision": "bf16"}, {"accumulate": 2, "flip": True}],
+    ids=str,
 )
 def test_a_training_step_stays_on_the_device(glow, monkeypatch, values):
     """All but the optimizer's step, which is torch's: whether it is to be taken depends on numbers, and on devices that
@@ -114,7 +117,7 @@ def test_a_training_step_stays_on_the_device(glow, monkeypatch, values):
     monkeypatch.setattr(Trainer, "_take_step", lambda self, finite: None)
     settings = {"epochs": 1, "batch_size": 4, "precision": "float32"} | values
     trainer = Trainer(glow, images(6), labels(glow, 6), config=FitConfig(**settings), device=META)
-    trainer._objective = _BitsPerDim(glow)
+    trainer._objective = BitsPerDim(glow)
     with Elsewhere() as elsewhere:
         figures = trainer._train_step(torch.zeros(4, dtype=torch.int64, device=META))
     assert elsewhere.found == []

@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Normal, StudentT
 
 from glow import Glow, GlowConfig, uniform_noise
-from glow.dequantization import dequantize
+from glow.dequantization import dequantize, reduced
 from tests.glow.flows import jacobian, jacobian_log_det, perturb, random_images, small_glow
 
 VARIANTS = [
@@ -98,6 +98,40 @@ def test_log_prob_of_an_untrained_glow_is_a_closed_form():
     torch.testing.assert_close(glow.log_prob(images, noise_BCHW=noise).double(), expected, rtol=1e-6, atol=0)
     bits = -expected / (64 * math.log(2))
     torch.testing.assert_close(glow.bits_per_dim(images, noise_BCHW=noise).double(), bits, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_a_uniform_density_takes_as_many_bits_as_the_images_have(monkeypatch, bits):
+    """Where the density is 1 on the whole cube, log p(x) = 0, every image of N bits takes N bits a dimension."""
+    glow = small_glow(bits=bits)
+    monkeypatch.setattr(
+        glow, "log_prob_terms", lambda images, *_: (torch.zeros(len(images)), torch.zeros(len(images), 2))
+    )
+    torch.testing.assert_close(glow.bits_per_dim(random_images(3)), torch.full((3,), float(bits)))
+
+
+@pytest.mark.parametrize("bits", [1, 5, 7])
+def test_a_model_of_fewer_bits_sees_no_others(bits):
+    glow, whole = small_glow(bits=bits), small_glow()
+    images, noise = random_images(5), torch.rand(5, 1, 8, 8)
+    log_prob = glow.log_prob(images, noise_BCHW=noise)
+    assert torch.equal(glow.log_prob(reduced(images, bits), noise_BCHW=noise), log_prob)
+    x = ((images.double() / 2 ** (8 - bits)).floor() + noise.double()) / 2**bits - 0.5
+    # The same density at the same point, by the model of 8 bits with the noise that leads there.
+    as_8_bits = (x + 0.5) * 256 - images.double()
+    expected = whole.double().log_prob(images, noise_BCHW=as_8_bits) + 64 * (8 - bits) * math.log(2)
+    torch.testing.assert_close(log_prob.double(), expected, rtol=1e-5, atol=0)
+    assert not torch.allclose(log_prob.double(), whole.log_prob(images, noise_BCHW=noise.double()), rtol=1e-3)
+
+
+def test_samples_of_a_model_of_fewer_bits_have_no_others():
+    images = small_glow(bits=3).sample(50, generator=torch.Generator().manual_seed(0))
+    assert images.dtype == torch.uint8
+    values = images.unique().tolist()
+    assert set(values) <= set(range(0, 256, 32))
+    assert len(values) > 4
+    eight = small_glow().sample(50, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(images, reduced(eight, 3))
 
 
 def test_log_prob_terms_add_up_to_log_prob(glow):
@@ -259,6 +293,8 @@ def test_float32_scores_are_those_of_float64():
         ({"permutation": "swap"}, "1x1, shuffle, reverse"),
         ({"coupling": "quadratic"}, "affine, additive"),
         ({"scale": "exp"}, "sigmoid, bounded"),
+        ({"bits": 0}, "bits must be a whole number from 1 to 8, not 0"),
+        ({"bits": 9}, "from 1 to 8, not 9"),
         ({"depth": 0}, "depth must be at least 1"),
         ({"num_classes": 0}, "num_classes"),
         ({"image_shape": (1, 28, 28)}, "3 levels .* 28x28 is not divisible by 8: use at most 2 levels"),

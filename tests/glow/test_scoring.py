@@ -205,5 +205,16 @@ def test_complexity_is_an_images_own_and_what_a_table_says():
     np.testing.assert_array_equal(score(small_glow(image_shape=(3, 8, 8)), images)["complexity"], bits)
 
 
+def test_scores_of_a_model_of_fewer_bits_are_of_what_it_sees():
+    glow, images = small_glow(image_shape=(3, 8, 8), bits=4), random_images(5, (3, 8, 8))
+    table = score(glow, images)
+    bits = glow.bits_per_dim(images, noise_BCHW=uniform_noise(torch.arange(5), (3, 8, 8)))
+    np.testing.assert_allclose(table["bits_per_dim"], bits.detach(), rtol=1e-6)
+    clipped = (images // 16) * 16
+    np.testing.assert_array_equal(table["complexity"], complexity(clipped))
+    pd.testing.assert_frame_equal(score(glow, clipped), table)
+    assert (table["complexity"] < complexity(images)).all()
+
+
 def test_the_complexity_of_no_images_is_empty():
     assert complexity(random_images(0)).shape == (0,)

@@ -82,7 +82,9 @@ def test_warm_up_and_cosine_reach_the_stated_rates():
     assert rates == pytest.approx([0.1 * 2 / 5 * cosine[0], 0.1 * 4 / 5 * cosine[1], 0.1 * cosine[2], 0.1 * cosine[3]])
 
 
-@pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, {"optimizer": "adamax", "schedule": "constant"}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"ema": 0.9, "flip": True}, {"optimizer": "adamax", "schedule": "constant"}], ids=str
+)
 def test_a_run_that_was_interrupted_ends_bit_for_bit_as_one_that_was_not(tmp_path, changes):
     whole = fresh_trainer(epochs=3, **changes)
     expected = train(whole)
@@ -269,6 +271,7 @@ def test_impossible_settings_are_refused():
         ({"ema": 1.0}, "ema"),
         ({"clip_norm": -1.0}, "clip_norm"),
         ({"precision": "fp8"}, "auto, bf16, float32"),
+        ({"gradient_precision": "fp8"}, "float32, bf16"),
     ):
         with pytest.raises(ValueError, match=message):
             FitConfig(**values)
@@ -310,9 +313,9 @@ def test_compiled_training_takes_the_same_steps():
     torch.testing.assert_close(weights(compiled), weights(eager), atol=1e-9, rtol=1e-9)
 
 
-def _first_steps(n: int, batch_size: int) -> dict:
+def _first_steps(n: int, batch_size: int, changes: dict) -> dict:
     """Initialisation, and one epoch, in this process's share."""
-    trainer = fresh_trainer(n=n, epochs=1, batch_size=batch_size, double=True)
+    trainer = fresh_trainer(n=n, epochs=1, batch_size=batch_size, double=True, **changes)
     trainer.initialize()
     initial = weights(trainer)
     result = train(trainer)[0]
@@ -320,18 +323,19 @@ def _first_steps(n: int, batch_size: int) -> dict:
 
 
 @pytest.mark.parametrize(
-    "n",
+    ("n", "changes"),
     [
-        pytest.param(96, id="even", marks=pytest.mark.slow),
-        pytest.param(97, id="one left over", marks=pytest.mark.slow),
-        pytest.param(65, id="less than a batch left"),
+        pytest.param(96, {}, id="even", marks=pytest.mark.slow),
+        pytest.param(97, {}, id="one left over", marks=pytest.mark.slow),
+        pytest.param(65, {}, id="less than a batch left"),
+        pytest.param(65, {"flip": True}, id="flips"),
     ],
 )
-def test_two_processes_take_the_steps_of_one(n, tmp_path):
+def test_two_processes_take_the_steps_of_one(n, changes, tmp_path):
     """Initialisation over the whole batch, equal on both ranks, and the same weights after an epoch, also where a batch
     leaves the second process without an image."""
-    alone = _first_steps(n, 32)
-    first, second = run_in_processes(2, _first_steps, (n, 32), tmp_path)
+    alone = _first_steps(n, 32, changes)
+    first, second = run_in_processes(2, _first_steps, (n, 32, changes), tmp_path)
     assert torch.equal(first["initial"], second["initial"])
     torch.testing.assert_close(first["initial"], alone["initial"], atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(first["trained"], second["trained"], atol=1e-9, rtol=1e-9)
@@ -369,6 +373,32 @@ def test_two_processes_go_on_inside_an_epoch(tmp_path, mapped):
         torch.testing.assert_close(found["weights"], weights(whole), atol=1e-9, rtol=1e-9)
         for name in ("train_bits_per_dim", "validation_bits_per_dim"):
             assert found["result"][name] == pytest.approx(getattr(expected, name), rel=1e-9)
+
+
+def test_flips_are_trained_on_and_not_scored(monkeypatch):
+    """Where every image is flipped, training is that on images that were flipped beforehand, with equal labels."""
+    monkeypatch.setattr("glow.augmentation.uniform_noise", lambda indices, *_: torch.zeros(len(indices), 1, 1, 1))
+    conditional = {"model": {"num_classes": 10}}
+    flipping = fresh_trainer(flip=True, **conditional)
+    never = fresh_trainer(**conditional)
+    images, labels = digits(100)
+    validation = digits(50, "validation")[0]
+    model = Glow(GlowConfig(**CONFIG.to_dict() | conditional["model"]))
+    beforehand = Trainer(model, images.flip(3), labels, validation=validation, config=never.config)
+    told = [train(trainer)[-1] for trainer in (flipping, beforehand, never)]
+    assert torch.equal(weights(flipping), weights(beforehand))
+    assert told[0].validation_bits_per_dim == told[1].validation_bits_per_dim
+    assert not torch.equal(weights(flipping), weights(never))
+
+
+def test_a_training_that_never_flips_sees_the_images_as_they_are():
+    trainer = fresh_trainer()
+    order = trainer._order(1)[:]
+    batch = trainer.images.take(order)
+    assert torch.equal(trainer._augmented(batch, 1), digits(100)[0][order])
+    flipping = fresh_trainer(flip=True)
+    assert not torch.equal(flipping._augmented(batch, 1), batch.images_BCHW)
+    assert not torch.equal(flipping._augmented(batch, 2), flipping._augmented(batch, 1))
 
 
 def test_a_seed_pairs_the_permutations():

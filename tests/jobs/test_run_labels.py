@@ -22,6 +22,7 @@ RUN_ID = "abc"
         ({"permutation": "reverse", "seed": 3, "width": 64}, "train mnist reverse K8 L3 w64 s3"),
         ({"coupling": "additive"}, "train mnist 1x1 K8 L3 w128 additive s0"),
         ({"scale": "bounded"}, "train mnist 1x1 K8 L3 w128 bounded s0"),
+        ({"bits": 5}, "train mnist 1x1 K8 L3 w128 5-bit s0"),
         ({"dataset": "folder:/data/my images"}, "train folder-my_images 1x1 K8 L3 w128 s0"),
         ({"run_name": "mine"}, "mine"),
     ],
@@ -43,6 +44,7 @@ def test_an_ablation_of_seeds_and_an_evaluation():
     assert ablation_name(make_ablate_spec("laptop", {})) == "ablate mnist seeds"
     assert evaluation_name("ood", "mnist 1x1 K8 L3 w128 s0") == "ood mnist 1x1 K8 L3 w128 s0"
     assert registered_name("fashion-mnist") == "glow-fashion-mnist"
+    assert registered_name("fashion-mnist", 5) == "glow-fashion-mnist-5bit"  # or it would be champion of all
 
 
 def test_a_description_says_what_the_run_is_and_how_to_repeat_it():
@@ -50,6 +52,7 @@ def test_a_description_says_what_the_run_is_and_how_to_repeat_it():
     assert text.startswith("A Glow of mnist: permutation 1x1, depth K = 8, levels L = 3, width 128, affine coupling")
     assert text.endswith("To repeat it: `glowctl train --spec runs:/abc/spec.json`")
     assert "Result" not in text  # there is none yet
+    assert training_description(make_train_spec("laptop", {"bits": 5}), RUN_ID).startswith("A Glow of mnist at 5 bits:")
     spec = make_ablate_spec("laptop", {"permutations": "1x1,reverse", "seeds": 2})
     text = ablation_description(spec, RUN_ID, "4 of 4 trials finished", "a table")
     what, result, again, details = text.split("\n\n")

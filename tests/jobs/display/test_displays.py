@@ -271,3 +271,5 @@ def test_ends_that_are_not_the_images_are_said():
     )
     assert second.startswith("4 images have pixels that are not finite: the inverse of sigmoid scales has no bound")
     assert places == ["results   picture.png", "run       abc; to see it: glowctl ui"]
+    assert PlainLines().text(replace(event, bits=5)).splitlines()[0].endswith("by up to 2.5 grey levels of 32")
+    assert "all ends equal the real images at 5 bits:" in PlainLines().text(replace(event, bits=5, inexact_rows=0))

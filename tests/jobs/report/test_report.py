@@ -219,6 +219,29 @@ class TestLess:
         assert "permutation: 1x1 has a lower test NLL than shuffle by 0.217 bits/dim" in made.page.text
         assert "Model deeper" in made.page.text
 
+    def test_trainings_of_other_bits_are_not_compared(self, store):
+        for bits, nlls in ((8, (1.6, 1.7)), (5, (0.6, 0.7))):
+            for depth, test in enumerate(nlls, start=1):
+                store.train(f"{bits} bits K{depth}", test=test, depth=depth, bits=bits)
+
+        made = report_of(store)
+
+        assert "NLLs of images of different bits cannot be compared" in made.page.text
+        assert made.page.text.count("2 trainings that were not started as one ablation") == 2
+        assert made.page.text.count("configurations are told apart by permutation, depth.") == 2
+        assert "Images of 5 bits: The best of 2 finished trainings by validation" in made.page.text
+        assert "Model 8 bits K1" in made.page.text  # lower than that of 5 bits it cannot be
+
+    def test_a_setting_that_older_records_lack_is_no_difference(self, store):
+        store.train("new", test=1.6)
+        older = store.train("older", test=1.7, depth=3)
+        spec = json.loads(find_run(store.uri, "glow", older.run_id).data.tags["glow.spec"])
+        older.tag("glow.spec", json.dumps({name: spec[name] for name in spec if name != "bits"}))
+
+        made = report_of(store)
+
+        assert "configurations are told apart by permutation, depth." in made.page.text
+
     def test_one_seed_has_no_interval(self, store):
         store.ablate("one seed", seeds=1)
 

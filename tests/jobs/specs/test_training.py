@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from glow.config import FitConfig
+from glow.config import FitConfig, GlowConfig
 from jobs.commands.spec_files import read_spec
 from jobs.errors import SpecError
 from jobs.specs.presets import PRESETS, make_train_spec
@@ -39,6 +39,14 @@ def test_every_optimisation_setting_of_the_library_can_be_set():
     assert set(FitConfig.__dataclass_fields__) <= set(TrainSpec.model_fields)
 
 
+def test_every_setting_of_a_model_reaches_it():
+    values = {"permutation": "shuffle", "depth": 3, "levels": 2, "width": 24, "coupling": "additive", "bits": 5}
+    spec = make_train_spec("smoke", {**values, "scale": "bounded", "class_conditional": True, "seed": 7})
+    expected = GlowConfig((1, 8, 8), **values, scale="bounded", num_classes=10, seed=7)
+    assert spec.glow_config((1, 8, 8), 10) == expected
+    assert make_train_spec("smoke", {}).glow_config((1, 8, 8), 10).bits == 8
+
+
 def test_every_setting_has_a_theme_a_description_and_an_example():
     for name, field in TrainSpec.model_fields.items():
         assert field.json_schema_extra["theme"] in ("Data", "Model", "Optimisation", "Compute", "Record"), name
@@ -65,6 +73,7 @@ def test_every_setting_has_a_theme_a_description_and_an_example():
         ({"temperature": -0.1}, "temperature must be at least 0"),
         ({"checkpoint_every": 0}, "checkpoint_every is a number of epochs such as 2, of steps as 500steps"),
         ({"epochs": "ten"}, "epochs: input should be a valid integer"),
+        ({"bits": 9}, "bits must be a whole number from 1 to 8, not 9"),
         ({"colour": "red"}, "there is no setting called colour"),
         ({"run_name": " "}, "run_name must not be empty"),
     ],

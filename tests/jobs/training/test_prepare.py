@@ -29,7 +29,7 @@ def prepared(dataset, tmp_path, **settings):
 
 def test_the_background_is_what_transparent_images_are_laid_over(glyphs, tmp_path):
     white, black, blue = (
-        prepared(glyphs, tmp_path, **given).images["train"]
+        prepared(glyphs, tmp_path, **given).splits["train"].images().numpy()
         for given in ({}, {"background": "black"}, {"background": "0, 0,255"})
     )
     assert set(np.unique(white)) == {0, 1, 2, 3, 255}
