@@ -14,6 +14,7 @@ from jobs.ray_runtime.resources import resources_for
 from jobs.specs.ablation import AblateSpec, make_ablate_spec
 from jobs.specs.base import validated
 from jobs.specs.evaluation import EvaluationSpec, InterpolateSpec, OodSpec
+from jobs.specs.packing import PackSpec
 from jobs.specs.request import Request
 from jobs.specs.training import TrainSpec, worker_range
 from jobs.system.signals import sigterm_as_interrupt
@@ -94,6 +95,8 @@ def perform(request: Request, display: Display) -> None:
             evaluate(specs, display)
         case "demo":
             demo(changes, display)
+        case "pack":
+            pack(specs["pack"], display)
 
 
 def train(spec: TrainSpec, display: Display) -> None:
@@ -217,6 +220,19 @@ def _run_all(jobs: Sequence[EvaluationJob], works: Sequence[Any], show: Show) ->
         ready()
         for job, work in zip(jobs, works, strict=True):
             job.run(work, show)
+
+
+def pack(spec: PackSpec, display: Display) -> None:
+    """Makes a packed data set of images."""
+    set_environment()
+    with display as show, connected() as ready:  # Ray starts beside the imports
+        from jobs.packing.plan import prepare
+
+        plan = prepare(spec)
+        ready()
+        from jobs.packing.run import run
+
+        run(plan, forgiving(show))
 
 
 def demo(where: Mapping[str, Any], display: Display) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glow.datasets.base import SPLITS, DatasetInfo, DatasetNotFound, DatasetStatus, MemberRule, Shape
+from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, MemberRule, Shape
 from glow.datasets.decode import WHITE, Colour, decode, read_header
 from glow.datasets.lazy import LazyDataset
 from glow.datasets.tensors import check_channels, convert, deal, everything, hold_out
@@ -92,10 +92,12 @@ def open_folder(name: str, split: str, image_shape: Shape | None, background: Co
     return LazyDataset(labels, listing.class_names, shape, pick).subset(rule(labels, split))
 
 
-def describe_folder(name: str, image_shape: Shape | None, background: Colour = WHITE) -> DatasetInfo:
+def describe_folder(
+    name: str, image_shape: Shape | None, background: Colour = WHITE, skip_unreadable: bool = False
+) -> DatasetInfo:
     """Reads the header of every image; raises what `open_folder` raises."""
     listing = _list(name)
-    survey = _survey(listing.files)
+    survey = _survey(listing.files, skip_unreadable)
     mixed = len(survey.sizes) > 1
     original_shape = image_shape if image_shape and mixed else survey.common_shape(name)
     shape = image_shape or original_shape
@@ -103,9 +105,9 @@ def describe_folder(name: str, image_shape: Shape | None, background: Colour = W
     return DatasetInfo(name, original_shape, shape, listing.class_names, listing.splits, notes)
 
 
-def folder_channels(name: str) -> int:
+def folder_channels(name: str, skip_unreadable: bool = False) -> int:
     """1 if all images are grey, else 3; raises what `open_folder` raises."""
-    return _survey(_list(name).files).channels
+    return _survey(_list(name).files, skip_unreadable).channels
 
 
 def folder_status(name: str) -> DatasetStatus:
@@ -266,13 +268,22 @@ class Survey:
         return tuple(notes)
 
 
-def _survey(files: list[Path]) -> Survey:
-    """Reads the header of every file."""
+def _survey(files: list[Path], skip_unreadable: bool = False) -> Survey:
+    """Reads the header of every file; DatasetCorrupt or ValueError for one, or for all of them, that cannot be read."""
     survey = Survey({}, [], [], [])
+    problem: Exception | None = None
     for path in files:
-        header = read_header(path)
+        try:
+            header = read_header(path)
+        except (DatasetCorrupt, ValueError) as error:
+            if not skip_unreadable:
+                raise
+            problem = error
+            continue
         survey.sizes.setdefault(header.size, path)
         (survey.grey if header.channels == 1 else survey.coloured).append(path)
         if header.transparent:
             survey.transparent.append(path)
+    if problem is not None and not survey.sizes:
+        raise problem
     return survey

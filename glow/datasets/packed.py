@@ -3,7 +3,7 @@
 PATH holds, for each split, shards of images and one file of labels, and an index that is written last::
 
     packed.json        shape, classes, where it came from, and for each split its shards with their fingerprints
-    train-00000.npy    uint8 (n, C, H, W): as many images as the index says a shard has, the last one the rest
+    train-00000.npy    uint8 (n, C, H, W), n as the index says
     train-labels.npy   int64 (N,)
 
 The file system keeps in memory what is used of a shard, and gives it up when others need the room.
@@ -15,9 +15,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from glow.datasets.tensors import check_channels, convert, fingerprint
 __all__ = [
     "INDEX",
     "PackedIndex",
+    "PackedShard",
     "PackedSplit",
     "describe_packed",
     "labels_file",
@@ -46,16 +47,26 @@ INDEX = "packed.json"
 VERSION = 1
 
 
-@dataclass(frozen=True)
-class PackedSplit:
-    """The images of a split: how many, and the fingerprint of each shard."""
+class PackedShard(NamedTuple):
+    """How many images a shard has, and `shard_fingerprint` of it."""
 
     images: int
-    shards: Sequence[str]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class PackedSplit:
+    """The shards of a split, in order."""
+
+    shards: Sequence[PackedShard]
+
+    @property
+    def images(self) -> int:
+        return sum(shard.images for shard in self.shards)
 
     def fingerprint(self, shape: Shape) -> str:
         """16 hex digits of the SHA-256 of the shape and the shards' fingerprints."""
-        said = f"{(self.images, *shape)} {' '.join(self.shards)}"
+        said = f"{(self.images, *shape)} {' '.join(shard.fingerprint for shard in self.shards)}"
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
@@ -66,7 +77,6 @@ class PackedIndex:
     Args:
         image_shape: (C, H, W) of every image.
         original_shape: of the images before they were padded or shrunk; `image_shape` if they differed.
-        shard_size: images in each shard but the last of a split.
         source: the name of the data set that was packed, with an absolute path.
         made_with: the settings that it was packed with.
         left_out: files that could not be decoded and were skipped.
@@ -75,7 +85,6 @@ class PackedIndex:
     image_shape: Shape
     original_shape: Shape
     class_names: Sequence[str]
-    shard_size: int
     splits: Mapping[str, PackedSplit]
     source: str
     made_with: Mapping[str, Any] = field(default_factory=dict)
@@ -92,7 +101,10 @@ class PackedIndex:
             said = json.loads(text)
             if said["version"] > VERSION:
                 raise ValueError(f"it is of version {said['version']}, and this glowctl reads up to {VERSION}")
-            said["splits"] = {name: PackedSplit(**split) for name, split in said["splits"].items()}
+            said["splits"] = {
+                name: PackedSplit([PackedShard(*shard) for shard in split["shards"]])
+                for name, split in said["splits"].items()
+            }
             for shape in ("image_shape", "original_shape"):
                 said[shape] = tuple(said[shape])
             return cls(**said)
@@ -104,14 +116,6 @@ class PackedIndex:
         """16 hex digits of all splits' fingerprints."""
         said = " ".join(f"{name} {split.fingerprint(self.image_shape)}" for name, split in self.splits.items())
         return hashlib.sha256(said.encode()).hexdigest()[:16]
-
-    def shards_of(self, split: str) -> list[tuple[str, int]]:
-        """The file and the number of images of each shard."""
-        images = self.splits[split].images
-        starts = range(0, images, self.shard_size)
-        return [
-            (shard_file(split, number), min(self.shard_size, images - start)) for number, start in enumerate(starts)
-        ]
 
 
 def shard_file(split: str, number: int) -> str:
@@ -163,7 +167,7 @@ def open_packed(name: str, split: str, image_shape: Shape | None) -> LazyDataset
     shape = image_shape or index.image_shape
     check_channels(index.image_shape[0], shape[0])
     labels = torch.from_numpy(_mapped(folder / labels_file(split), (of.images,), np.dtype(np.int64), writable=True))
-    shards = Shards(folder, index, split)
+    shards = Shards(folder, split, of, index.image_shape)
 
     def pick(positions: Tensor) -> Tensor:
         return convert(shards.pick(positions), shape)
@@ -177,24 +181,29 @@ class Shards:
     """The images of a split, wherever they lie. It can be sent to another process, which maps them anew."""
 
     folder: Path
-    index: PackedIndex
     split: str
+    of: PackedSplit
+    image_shape: Shape
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """The position after the last image of each shard."""
+        return np.cumsum([shard.images for shard in self.of.shards])
 
     def pick(self, positions_B: Tensor) -> Tensor:
         """uint8 (B, C, H, W): a copy of the images at these positions."""
-        size = self.index.shard_size
         positions = positions_B.numpy()
-        images = np.empty((len(positions), *self.index.image_shape), np.uint8)
-        shards = positions // size
+        images = np.empty((len(positions), *self.image_shape), np.uint8)
+        shards = np.searchsorted(self.ends, positions, side="right")
         for shard in np.unique(shards):
             chosen = shards == shard
-            images[chosen] = self._shard(int(shard))[positions[chosen] % size]
+            first = self.ends[shard] - self.of.shards[shard].images
+            images[chosen] = self._shard(int(shard))[positions[chosen] - first]
         return torch.from_numpy(images)
 
     def _shard(self, number: int) -> np.ndarray:
-        images = min(self.index.shard_size, self.index.splits[self.split].images - number * self.index.shard_size)
         file = self.folder / shard_file(self.split, number)
-        return _mapped(file, (images, *self.index.image_shape), np.dtype(np.uint8))
+        return _mapped(file, (self.of.shards[number].images, *self.image_shape), np.dtype(np.uint8))
 
 
 @lru_cache(maxsize=8192)  # each costs a mapping, of which a process may have 65,530
@@ -237,7 +246,8 @@ def packed_status(name: str) -> DatasetStatus:
         return DatasetStatus(name, f"corrupt: {error}", "Pack the data set again.")
     pixels = int(np.prod(index.image_shape))
     for split in index.splits:
-        wanted = [(file, images * pixels) for file, images in index.shards_of(split)]
+        shards = index.splits[split].shards
+        wanted = [(shard_file(split, number), shard.images * pixels) for number, shard in enumerate(shards)]
         wanted.append((labels_file(split), index.splits[split].images * 8))
         for file, least in wanted:
             path = folder / file

@@ -160,8 +160,8 @@ class PlacedKind:
     """What can be asked about a data set whose name holds a path; each takes the name first."""
 
     open: Callable[[str, str, Shape | None, Colour], LazyDataset]
-    describe: Callable[[str, Shape | None, Colour], DatasetInfo]
-    channels: Callable[[str], int]
+    describe: Callable[[str, Shape | None, Colour, bool], DatasetInfo]
+    channels: Callable[[str, bool], int]
     status: Callable[[str], DatasetStatus]
 
 
@@ -169,14 +169,14 @@ PLACED_KINDS: Mapping[str, PlacedKind] = {
     "folder": PlacedKind(open_folder, describe_folder, folder_channels, folder_status),
     "arrays": PlacedKind(
         lambda name, split, shape, background: open_arrays(name, split, shape),
-        lambda name, shape, background: describe_arrays(name, shape),
-        arrays_channels,
+        lambda name, shape, background, skip_unreadable: describe_arrays(name, shape),
+        lambda name, skip_unreadable: arrays_channels(name),
         arrays_status,
     ),
     "packed": PlacedKind(
         lambda name, split, shape, background: open_packed(name, split, shape),
-        lambda name, shape, background: describe_packed(name, shape),
-        packed_channels,
+        lambda name, shape, background, skip_unreadable: describe_packed(name, shape),
+        lambda name, skip_unreadable: packed_channels(name),
         packed_status,
     ),
 }
@@ -258,26 +258,33 @@ def open_dataset(
 
 
 def describe(
-    name: str, root: str | Path | None = None, *, image_shape: Shape | None = None, background: Colour = WHITE
+    name: str,
+    root: str | Path | None = None,
+    *,
+    image_shape: Shape | None = None,
+    background: Colour = WHITE,
+    skip_unreadable: bool = False,
 ) -> DatasetInfo:
     """Shapes, classes and available splits of a data set, without reading images (of a folder: their headers).
 
+    With `skip_unreadable` files of a folder whose headers cannot be read are passed over, unless it has no others.
     Raises ValueError for an unknown name or impossible shape; for a folder also what `load_dataset` raises.
     """
     _check_shape(image_shape)
     kind = _placed(name)
     if kind is not None:
-        return kind.describe(name, image_shape, background)
+        return kind.describe(name, image_shape, background, skip_unreadable)
     entry, root = _entry(name), data_root(root)
     shape = image_shape or entry.image_shape
     splits = tuple(split for split in SPLITS if not _missing(entry, _part(split), root))
     return DatasetInfo(name, entry.original_shape or shape, shape, entry.class_names, splits)
 
 
-def own_channels(name: str) -> int:
-    """1 for a grey data set, 3 for a coloured one; ValueError if unknown; else what `load_dataset` raises."""
+def own_channels(name: str, skip_unreadable: bool = False) -> int:
+    """1 for a grey data set, 3 for a coloured one; ValueError if unknown; else what `load_dataset` raises. What cannot
+    be read is passed over as by `describe`."""
     kind = _placed(name)
-    return kind.channels(name) if kind is not None else _entry(name).image_shape[0]
+    return kind.channels(name, skip_unreadable) if kind is not None else _entry(name).image_shape[0]
 
 
 def status(name: str, root: str | Path | None = None) -> DatasetStatus:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs.commands.cluster import add_cluster_commands
+from jobs.commands.data import add_data_commands
 from jobs.commands.interruption import interruptible
 from jobs.commands.options import (
     Address,
@@ -240,10 +241,6 @@ def doctor(
     raise typer.Exit(0 if examine(tracking_uri, data_root) else FAILURE)
 
 
-add_record_commands(app)
-add_cluster_commands(app)
-
-
 def _do(
     what: str,
     json: bool,
@@ -272,6 +269,11 @@ def _do(
         from jobs.cluster.submission import submit
 
         raise typer.Exit(submit(request, display, at, detach))
+
+
+add_data_commands(app, _do)
+add_record_commands(app)
+add_cluster_commands(app)
 
 
 def main() -> None:

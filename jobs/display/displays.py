@@ -27,6 +27,7 @@ from jobs.display.events import (
     AttemptStarted,
     Epoch,
     Event,
+    Packing,
     Plan,
     Show,
     Started,
@@ -34,6 +35,7 @@ from jobs.display.events import (
     TrialEnded,
     TrialEvent,
 )
+from jobs.display.packing_lines import PACKING_LINES
 from jobs.display.report_lines import REPORT_LINES
 from jobs.display.training_lines import TRAINING_LINES
 from jobs.display.wire import event_line
@@ -87,6 +89,7 @@ LINES: dict[type[Event], Callable[[Any], str | None]] = {
     **EVALUATION_LINES,
     **ABLATION_LINES,
     **REPORT_LINES,
+    **PACKING_LINES,
 }
 
 
@@ -168,6 +171,15 @@ class LiveBar:
                     figures=f"step {event.step}/{event.steps}  train {event.train_bits_per_dim:.3f}  "
                     f"validation {bits(event.validation_bits_per_dim)} bits/dim  "
                     f"{event.images_per_second:.0f} images/s  {duration(event.seconds_left)} left",
+                    refresh=True,
+                )
+            case Packing():
+                self._progress.update(
+                    self._task,
+                    total=event.of,
+                    completed=event.images,
+                    where="packing",
+                    figures=f"{event.images:,}/{event.of:,} images  {event.images_per_second:.0f} images/s",
                     refresh=True,
                 )
             case Scoring():

@@ -26,6 +26,8 @@ __all__ = [
     "Event",
     "Node",
     "Noted",
+    "Packed",
+    "Packing",
     "Plan",
     "Repaired",
     "Reported",
@@ -120,6 +122,30 @@ class Noted(Event, kind="note"):
     """What to know of how the data were read; `message` is a sentence."""
 
     message: str
+
+
+# A packing.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packing(Event, kind="packing"):
+    """How many images have been packed, those of earlier commands included."""
+
+    images: int
+    of: int
+    images_per_second: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed(Event, kind="packed"):
+    """A packed data set is complete; `images` are by split, `left_out` the files that could not be read."""
+
+    place: str
+    images: dict[str, int]
+    image_shape: tuple[int, int, int]
+    left_out: int
+    fingerprint: str
+    seconds: float
 
 
 # A training.

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator
 from jobs.specs.ablation import AblateSpec
 from jobs.specs.base import validated
 from jobs.specs.evaluation import EvaluationSpec, InterpolateSpec, NllSpec, OodSpec, SampleSpec
+from jobs.specs.packing import PackSpec
 from jobs.specs.training import TrainSpec
 
 __all__ = ["EVALUATIONS", "SPECS", "Request"]
@@ -22,7 +23,7 @@ EVALUATIONS: dict[str, type[EvaluationSpec]] = {
 }
 """The evaluations of a trained model, by the name of their command."""
 
-SPECS: dict[str, type[BaseModel]] = {"train": TrainSpec, "ablate": AblateSpec, **EVALUATIONS}
+SPECS: dict[str, type[BaseModel]] = {"train": TrainSpec, "ablate": AblateSpec, "pack": PackSpec, **EVALUATIONS}
 """The settings of every job, by the name of its command."""
 
 
@@ -36,7 +37,9 @@ class Request(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    do: Literal["train", "resume_training", "ablate", "plan", "resume_ablation", "summarize", "evaluate", "demo"]
+    do: Literal[
+        "train", "resume_training", "ablate", "plan", "resume_ablation", "summarize", "evaluate", "demo", "pack"
+    ]
     specs: dict[str, SerializeAsAny[BaseModel]] = {}
     run: str | None = None
     changes: dict[str, object] = {}

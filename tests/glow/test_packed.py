@@ -10,7 +10,15 @@ import torch
 
 from glow.datasets import DatasetCorrupt, DatasetNotFound, describe, load_dataset, open_dataset, own_channels, status
 from glow.datasets.names import absolute_dataset, dataset_label, place_of
-from glow.datasets.packed import INDEX, PackedIndex, PackedSplit, labels_file, shard_file, shard_fingerprint
+from glow.datasets.packed import (
+    INDEX,
+    PackedIndex,
+    PackedShard,
+    PackedSplit,
+    labels_file,
+    shard_file,
+    shard_fingerprint,
+)
 
 SHAPE = (3, 4, 6)
 SIZE = 10  # images a shard
@@ -28,11 +36,11 @@ def write_packed(folder, counts, seed=0, shape=SHAPE):
         for number, start in enumerate(range(0, n, SIZE)):
             part = images[start : start + SIZE]
             np.save(folder / shard_file(split, number), part)
-            shards.append(shard_fingerprint(part, labels[start : start + SIZE]))
+            shards.append(PackedShard(len(part), shard_fingerprint(part, labels[start : start + SIZE])))
         np.save(folder / labels_file(split), labels)
-        splits[split] = PackedSplit(n, shards)
+        splits[split] = PackedSplit(shards)
         written[split] = images, labels
-    index = PackedIndex(shape, (3, 8, 12), ("cat", "dog"), SIZE, splits, "folder:/somewhere")
+    index = PackedIndex(shape, (3, 8, 12), ("cat", "dog"), splits, "folder:/somewhere")
     (folder / INDEX).write_text(index.to_json())
     return written
 
@@ -120,11 +128,10 @@ def test_opening_reads_no_image_and_costs_the_same_for_ten_million(tmp_path):
     n, size, shape = 10_000_000, 65536, (3, 64, 64)
     folder = tmp_path / "large"
     folder.mkdir()
-    shards = -(-n // size)
-    index = PackedIndex(shape, shape, ("a",), size, {"train": PackedSplit(n, ["0" * 16] * shards)}, "folder:/x")
+    shards = [PackedShard(min(size, n - start), "0" * 16) for start in range(0, n, size)]
+    index = PackedIndex(shape, shape, ("a",), {"train": PackedSplit(shards)}, "folder:/x")
     (folder / INDEX).write_text(index.to_json())
-    for number in range(shards):
-        images = min(size, n - number * size)
+    for number, (images, _) in enumerate(shards):
         with (folder / shard_file("train", number)).open("wb") as file:
             head = {"descr": "|u1", "fortran_order": False, "shape": (images, *shape)}
             np.lib.format.write_array_header_1_0(file, head)

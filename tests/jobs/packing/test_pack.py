@@ -1,0 +1,142 @@
+"""`glowctl pack` and `glowctl data` as a user runs them, and what is trained and scored on a packed data set."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from glow.datasets import load_dataset, open_dataset
+from jobs.tracking import find_run
+from tests.jobs.command_line import Running, alive, check_quiet, glowctl, sentence_of, wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+SIZE = 16
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """A folder of PNG and JPEG files in two classes, and one file that is no image."""
+    folder = tmp_path_factory.mktemp("photos")
+    draw = np.random.default_rng(0)
+    for index in range(240):
+        place = folder / ("cat" if index % 2 else "dog")
+        place.mkdir(exist_ok=True)
+        pixels = draw.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / f"{index:03}.{'png' if index % 3 else 'jpg'}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packed(photos, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("packed")
+    flags = ("--image-size", str(SIZE), "--shard-size", "50", "--json")
+    done = glowctl(folder, "pack", f"folder:{photos}", "set", *flags)
+    check_quiet(done)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert events[-1]["event"] == "packed"
+    assert sum(events[-1]["images"].values()) == 240
+    progress = [event["images"] for event in events if event["event"] == "packing"]
+    assert progress == sorted(progress)
+    assert progress[-1] == 240
+    return folder / "set"
+
+
+def test_what_is_packed_is_what_the_folder_is_read_as(photos, packed):
+    for split in ("train", "validation", "test"):
+        images, labels = load_dataset(f"packed:{packed}", split)
+        expected, expected_labels = load_dataset(f"folder:{photos}", split, image_shape=(3, SIZE, SIZE))
+        assert torch.equal(images, expected)
+        assert torch.equal(labels, expected_labels)
+    assert {path.suffix for path in packed.iterdir()} == {".npy", ".json"}
+    assert not list(packed.glob("*.npy.json"))
+
+
+def test_it_is_shown_and_drawn(packed, tmp_path):
+    done = glowctl(tmp_path, "data", str(packed), "--json")
+    check_quiet(done)
+    said = json.loads(done.stdout)
+    assert said["class_names"] == ["cat", "dog"]
+    assert said["left_out"] == 0
+    assert said["source"].startswith("folder:")
+    assert Image.open(tmp_path / "contact-sheet.png").size[0] >= 640
+    assert "fingerprint" in glowctl(tmp_path, "data", f"packed:{packed}").stdout
+
+
+def test_packing_again_is_refused(photos, packed):
+    done = glowctl(packed.parent, "pack", f"folder:{photos}", "set", "--image-size", str(SIZE))
+    assert "is a packed data set already" in sentence_of(done)
+
+
+def test_a_packing_that_was_killed_goes_on_and_ends_as_one_that_was_not(photos, packed, tmp_path):
+    command = ("pack", f"folder:{photos}", "set", "--image-size", str(SIZE), "--shard-size", "4", "--workers", "1")
+    running = Running(tmp_path, *command)
+    wait_until(lambda: len(list((tmp_path / "set").glob("*.npy.json"))) >= 3, every=0.01)
+    family = running.family()
+    running.process.kill()
+    running.wait()
+    wait_until(lambda: not alive(family), timeout=30)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "set").glob("train-0*.npy")}
+    assert not (tmp_path / "set" / "packed.json").exists()
+    done = glowctl(tmp_path, *command)
+    assert done.returncode == 0, done.stderr
+    kept = [
+        path.name
+        for path in (tmp_path / "set").glob("train-0*.npy")
+        if path.stat().st_mtime_ns == before.get(path.name)
+    ]
+    assert len(kept) >= 2
+    for split in ("train", "validation", "test"):
+        one, other = (open_dataset(f"packed:{place}", split) for place in (packed, tmp_path / "set"))
+        assert torch.equal(one.images(), other.images())
+        assert torch.equal(one.labels, other.labels)
+    assert not list((tmp_path / "set").glob("*.part"))
+
+
+def test_a_file_that_is_no_image_is_refused_by_name_or_skipped_and_listed(photos, tmp_path):
+    (tmp_path / "some").mkdir()
+    for file in sorted((photos / "cat").iterdir())[:30]:
+        (tmp_path / "some" / file.name).write_bytes(file.read_bytes())
+    some = tmp_path / "some"
+    (some / "042.png").write_bytes(b"not a picture")  # as its header says
+    whole = (some / "007.png").read_bytes()
+    (some / "007.png").write_bytes(whole[: len(whole) // 2])  # as its pixels say
+    flags = ("--image-size", str(SIZE), "--shard-size", "10")
+    at_once = sentence_of(glowctl(tmp_path, "pack", "folder:some", "refused", *flags))
+    assert "042.png cannot be decoded as an image" in at_once
+    assert at_once.endswith("or give --on-error skip, which leaves such files out and lists them")
+    skipped = glowctl(tmp_path, "pack", "folder:some", "skipped", *flags, "--on-error", "skip")
+    check_quiet(skipped)
+    assert "left out  2 files that could not be read" in skipped.stdout
+    listed = (tmp_path / "skipped" / "left-out.txt").read_text().splitlines()
+    assert sorted(Path(line.split(" ")[0]).name for line in listed) == ["007.png", "042.png"]
+    images = {split: load_dataset(f"packed:{tmp_path}/skipped", split)[0] for split in ("train", "validation", "test")}
+    assert sum(len(of) for of in images.values()) == 29
+    (some / "042.png").unlink()
+    refused = sentence_of(glowctl(tmp_path, "pack", "folder:some", "refused", *flags))
+    assert "007.png cannot be decoded as an image" in refused
+    expected, _ = load_dataset(f"folder:{photos}", "train", image_shape=(3, SIZE, SIZE))
+    known = {image.numpy().tobytes() for image in expected} | {
+        image.numpy().tobytes()
+        for split in ("validation", "test")
+        for image in load_dataset(f"folder:{photos}", split, image_shape=(3, SIZE, SIZE))[0]
+    }
+    assert all(image.numpy().tobytes() in known for of in images.values() for image in of)
+
+
+def test_training_and_scoring_read_packed_images_from_their_files(packed, tmp_path):
+    flags = ("--preset", "smoke", "--dataset", f"packed:{packed}", "--epochs", "2", "--batch-size", "32")
+    held = glowctl(tmp_path, "train", *flags, "--run-name", "held")
+    check_quiet(held)
+    mapped = glowctl(tmp_path, "train", *flags, "--run-name", "mapped", "--images-in", "files")
+    check_quiet(mapped)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    one, other = (find_run(uri, "glow", name).data.metrics for name in ("held", "mapped"))
+    for name in ("validation/best_bits_per_dim", "test/bits_per_dim", "train/bits_per_dim"):
+        assert one[name] == other[name]
+    scored = glowctl(tmp_path, "nll", "--model", "mapped", "--split", "train")
+    check_quiet(scored)
+    assert "(scored by run " in scored.stdout  # by the fingerprint of its packing
