@@ -52,8 +52,12 @@ __all__ = [
 SCORE = "validation_bits_per_dim"
 """The metric by which the best checkpoint is kept."""
 
-INSIDE_EPOCH = {SCORE: math.inf}
-"""What is reported of a checkpoint inside an epoch, which is kept until the next: no model to choose."""
+INSIDE_EPOCH = {SCORE: sys.float_info.max}
+"""What is reported of a checkpoint inside an epoch, which is kept until the next: no model to choose. Ray keeps metrics
+as JSON, which has no infinity."""
+
+NO_SCORE = sys.float_info.max / 2
+"""The score of a model whose validation images have no finite one: the worst at the end of an epoch."""
 
 COUNTED_EPOCH = "counted_epoch"
 """The metric that the schedulers of an ablation count in. The last epoch does not report it, so that a training that
@@ -259,7 +263,7 @@ def _splits(settings: WorkerSettings) -> Splits:
 def _metrics(result: EpochResult, test_bits_per_dim: float, last: bool) -> Metrics:
     """What is reported of an epoch. A model whose validation images have no finite score is the worst of all."""
     score = result.validation_bits_per_dim
-    worst = {SCORE: score if math.isfinite(score) else sys.float_info.max}  # but for one inside an epoch
+    worst = {SCORE: score if math.isfinite(score) else NO_SCORE}
     counted = {} if last else {COUNTED_EPOCH: result.epoch}
     return result.to_dict() | worst | counted | {"test_bits_per_dim_by_epoch": test_bits_per_dim}
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -263,6 +265,39 @@ def test_a_killed_worker_costs_a_restart_and_no_more(tmp_path):
     run = record_of(tmp_path, run_id_of(running.lines()))
     assert run.info.status == "FINISHED"
     assert run.data.metrics["restarts"] == 1
+
+
+@pytest.mark.slow
+def test_a_training_that_was_killed_inside_an_epoch_loses_no_more_than_the_steps_since_its_checkpoint(tmp_path):
+    """One epoch of 158 steps. What it ends with is what the library comes to in one go."""
+    settings = {"epochs": 1, "batch_size": 8}
+    flags = ("--epochs", "1", "--batch-size", "8", "--sample-every", "0")
+    running = Running(tmp_path, *SMOKE, *flags, "--checkpoint-every", "10steps")
+    seen: set[str] = set()
+
+    def third() -> bool:
+        """The last and the best are kept: the first has been registered by then."""
+        seen.update(path.name for path in tmp_path.glob("outputs/*/checkpoint_*"))
+        return len(seen) >= 3
+
+    wait_until(third, every=0.02)
+    (worker,) = running.train_workers()
+    worker.kill()
+    running.wait_for("a worker was lost")
+    family = running.family()
+    time.sleep(1)
+    running.process.kill()
+    running.wait()
+    wait_until(lambda: not alive(family), timeout=30)
+    run_id = run_id_of(running.lines())
+    resumed = glowctl(tmp_path, "train", "--resume", run_id)
+    assert resumed.returncode == 0, resumed.stderr
+    restart = next(line for line in running.lines() if "a worker was lost" in line)
+    assert re.search(r"restarted after epoch 0 and \d+0 steps", restart)
+    found = load_file(results(tmp_path, run_id) / "checkpoint" / "model.safetensors")
+    expected = best_weights(settings)
+    assert all(np.array_equal(found[name].numpy(), expected[name]) for name in expected)
+    assert record_of(tmp_path, run_id).info.status == "FINISHED"
 
 
 @pytest.mark.slow

@@ -1,0 +1,116 @@
+"""What it costs to read images from packed files: `python -m benchmarks.packed [--quick]`.
+
+Prints the training throughput with mapped images against images in memory, taking turns in one process, and the memory
+that is a process's own while it trains on 2,000 and on 500,000 images of 64x64 (files without blocks on the disk, so
+that nothing large is written).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from glow import FitConfig, Glow, GlowConfig, Trainer
+from glow.datasets import LazyDataset, open_dataset
+from glow.datasets.packed import INDEX, PackedIndex, PackedShard, PackedSplit, labels_file, shard_file
+
+SHAPE = (3, 64, 64)
+SHARD = 2048
+
+
+def write_packed(folder: Path, images: int) -> str:
+    """A packed data set of black images, which take no room on the disk; its name."""
+    folder.mkdir()
+    splits = {}
+    for split, n in (("train", images), ("validation", 100), ("test", 100)):
+        shards = [PackedShard(min(SHARD, n - start), "0" * 16) for start in range(0, n, SHARD)]
+        for number, (count, _) in enumerate(shards):
+            with (folder / shard_file(split, number)).open("wb") as file:
+                np.lib.format.write_array_header_1_0(
+                    file, {"descr": "|u1", "fortran_order": False, "shape": (count, *SHAPE)}
+                )
+                file.truncate(file.tell() + count * int(np.prod(SHAPE)))
+        np.save(folder / labels_file(split), np.zeros(n, np.int64))
+        splits[split] = PackedSplit(shards)
+    (folder / INDEX).write_text(PackedIndex(SHAPE, SHAPE, ("black",), splits, "folder:/nowhere").to_json())
+    return f"packed:{folder}"
+
+
+def own_megabytes(images: int, steps: int) -> float:
+    """Private memory of a process that trains on so many images, once it has taken these steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        name = write_packed(Path(folder, "set"), images)
+        command = [sys.executable, "-m", "benchmarks.packed", "--train-on", name, "--steps", str(steps)]
+        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def train_on(name: str, steps: int) -> None:
+    """Prints the process's private memory after these steps."""
+    trainer = Trainer(
+        Glow(GlowConfig(image_shape=SHAPE, levels=3, depth=1, width=16)),
+        open_dataset(name, "train"),
+        validation=open_dataset(name, "validation"),
+        config=FitConfig(epochs=1, batch_size=32, precision="float32"),
+    )
+
+    def after_step() -> None:
+        if trainer.step == steps:
+            rollup = Path("/proc/self/smaps_rollup").read_text().splitlines()
+            kilobytes = sum(int(line.split()[1]) for line in rollup if line.startswith("Private_Dirty"))
+            print(kilobytes / 1024)
+            sys.exit()
+
+    list(trainer.epochs(after_step=after_step))
+
+
+def throughput(rounds: int) -> None:
+    """Images/s of both, in turns."""
+    images = torch.randint(256, (2048, *SHAPE), dtype=torch.uint8)
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    with tempfile.TemporaryDirectory() as folder:
+        name = write_packed(Path(folder, "set"), len(images))
+        np.save(Path(folder, "set", shard_file("train", 0)), images.numpy())
+        mapped = open_dataset(name, "train")
+        paces: dict[str, list[float]] = {"memory": [], "files": []}
+        for _ in range(rounds):
+            for where, dataset in (("memory", LazyDataset.held(images, labels)), ("files", mapped)):
+                trainer = Trainer(
+                    Glow(GlowConfig(image_shape=SHAPE, levels=3, depth=8, width=128)),
+                    dataset.subset(torch.arange(256))
+                    if where == "files"
+                    else LazyDataset.held(images[:256], labels[:256]),
+                    config=FitConfig(epochs=1, batch_size=32),
+                )
+                started = time.perf_counter()
+                (result,) = trainer.epochs()
+                paces[where].append(256 / (time.perf_counter() - started))
+                assert result.epoch == 1
+        for where, pace in paces.items():
+            print(f"images in {where}: {statistics.median(pace):.1f} images/s ({', '.join(f'{p:.1f}' for p in pace)})")
+        print(f"files / memory: {statistics.median(paces['files']) / statistics.median(paces['memory']):.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--train-on")
+    parser.add_argument("--steps", type=int, default=40)
+    arguments = parser.parse_args()
+    if arguments.train_on:
+        train_on(arguments.train_on, arguments.steps)
+        return
+    for images in (2_000, 500_000):
+        print(f"{images:,} images: {own_megabytes(images, 20 if arguments.quick else 60):.0f} MB of a process's own")
+    throughput(1 if arguments.quick else 5)
+
+
+if __name__ == "__main__":
+    main()
