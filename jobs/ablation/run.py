@@ -49,7 +49,7 @@ def run(ablation: Ablation, planned: Plan, show: Show) -> str:
     """
     show = forgiving(show)
     show(planned)
-    for note in ablation.work.notes:
+    for note in ablation.work.to_tell:
         show(Noted(note))
     resources = Resources((planned.workers, planned.workers), planned.gpus, planned.cpus)
     each = {"cpus_per_worker": resources.cpus, "gpus_per_worker": resources.gpus}

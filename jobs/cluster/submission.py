@@ -121,14 +121,15 @@ def _sent_settings(settings: JsonObject, files: dict[str, str | Path]) -> JsonOb
     uri = given_tracking_uri(told.get("tracking_uri"))
     if uri is not None:
         told["tracking_uri"] = uri
-    for name in ("dataset", "trained_on"):
+    for name in ("dataset", "trained_on", "source"):
         if told.get(name):
             told[name] = absolute_dataset(told[name])
     for name in ("datasets", "ood_datasets"):
         if told.get(name):
             told[name] = [absolute_dataset(dataset) for dataset in told[name]]
-    if told.get("data_root"):
-        told["data_root"] = str(Path(told["data_root"]).expanduser().absolute())
+    for name in ("data_root", "dest"):
+        if told.get(name) and "://" not in told[name]:
+            told[name] = str(Path(told[name]).expanduser().absolute())
     if told.get("model") and Path(told["model"]).expanduser().is_dir():
         told["model"] = str(Path(told["model"]).expanduser().absolute())
     for name in ("from_image", "to_image"):

@@ -89,10 +89,11 @@ def _store(given_uri: str | None) -> Row:
 
 def _data_sets(data_root: str | None) -> list[Row]:
     from glow import datasets
+    from glow.datasets.names import place_of
 
     rows: list[Row] = [(GOOD, "data root", str(datasets.data_root(data_root)))]
     for name in datasets.dataset_names():
-        if name.startswith("folder:"):
+        if place_of(name) is not None:  # which stands for any place
             continue
         found = datasets.status(name, data_root)
         if found.state == "found":

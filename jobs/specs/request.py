@@ -69,8 +69,8 @@ class Request(BaseModel):
 
     @property
     def dataset(self) -> str | None:
-        """The data set that is trained on, if a spec names one."""
-        return self.setting("dataset")
+        """The data set that is trained on or packed, if a spec names one."""
+        return self.setting("dataset") or self.setting("source")
 
     def setting(self, name: str) -> str | None:
         """The first value that is given for a setting which the jobs have in common, None if there is none."""

@@ -23,6 +23,7 @@ from jobs.outputs import KeptRun, is_remote, place_named, recall, usable_output
 from jobs.specs.base import colour, refuse, theme_of
 from jobs.specs.presets import make_train_spec
 from jobs.specs.training import TrainSpec, worker_range
+from jobs.text import megabytes
 from jobs.tracking import (
     NoSuchRun,
     Record,
@@ -33,7 +34,7 @@ from jobs.tracking import (
     tracking_uri,
     without_password,
 )
-from jobs.training.data import Splits, given_to_workers, open_splits
+from jobs.training.data import Splits, given_to_workers, is_packed, open_splits
 
 if TYPE_CHECKING:
     from jobs.text import JsonObject
@@ -93,6 +94,17 @@ class Work:
         for (split, images), (name, digest) in zip(self.splits.items(), self.digests().items(), strict=True):
             shape = (len(images), *images.image_shape)
             record.dataset(shape, name, digest, "training" if split == "train" else split, self.spec.dataset)
+
+    @property
+    def to_tell(self) -> tuple[str, ...]:
+        """The notes, and of a packed data set whether its images are held in memory, as those of others always are."""
+        if not is_packed(self.spec.dataset):
+            return self.notes
+        size = megabytes(sum(images.nbytes for images in self.splits.values()))
+        if any(images.mapped for images in self.splits.values()):
+            return (*self.notes, f"{size} of images are read from {self.spec.dataset} as they are needed")
+        held = f"{size} of images are held in memory by each worker; --images-in files reads them as they are needed"
+        return (*self.notes, held)
 
     def check_same_images(self, known: Mapping[str, str]) -> None:
         """Raises JobError if a run began with other images than these; `known` are its `digests`."""

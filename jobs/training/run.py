@@ -48,7 +48,7 @@ def run(work: Work, resources: Resources, show: Show) -> TrainResult:
 
 
 def _run_recorded(work: Work, resources: Resources, record: Record, show: Show) -> TrainResult:
-    for note in work.notes:
+    for note in work.to_tell:
         show(Noted(note))
     try:
         with record.running(system_metrics=False):  # which the workers' machines tell
