@@ -52,7 +52,10 @@ class Order(Protocol):
 
 
 class ImageSource(Protocol):
-    """The images that are trained on."""
+    """The images that are trained on. `index_device` is where their positions are best made."""
+
+    @property
+    def index_device(self) -> torch.device: ...
 
     def __len__(self) -> int: ...
 
@@ -83,6 +86,10 @@ class HeldImages:
         self._images = images.to(device)
         self._labels = None if labels is None else labels.to(device)
 
+    @property
+    def index_device(self) -> torch.device:
+        return self._images.device
+
     def __len__(self) -> int:
         return len(self._images)
 
@@ -105,6 +112,10 @@ class MappedImages:
 
     def __init__(self, images: LazyDataset, labelled: bool, device: torch.device) -> None:
         self._images, self._labelled, self._device = images, labelled, device
+
+    @property
+    def index_device(self) -> torch.device:
+        return torch.device("cpu")
 
     def __len__(self) -> int:
         return len(self._images)

@@ -411,7 +411,7 @@ def mean_bits_per_dim(model: Glow, images: Tensor | LazyDataset, seed: int = 0) 
     model.eval()
     total = torch.zeros((), dtype=torch.float64, device=model.device)
     source = source_of(images, None, model.device if isinstance(images, LazyDataset) else images.device)
-    indices = torch.arange(rank(), len(images), world_size())
+    indices = torch.arange(rank(), len(images), world_size(), device=source.index_device)
     for batch in source.batches(indices.split(EVALUATION_BATCH)):
         noise = uniform_noise(batch.indices_B.to(model.device), model.config.image_shape, seed)
         total += model.bits_per_dim(batch.images_BCHW.to(model.device), noise_BCHW=noise).double().sum()

@@ -16,9 +16,10 @@ LIMIT = 5 / N**0.5
 
 def signs(trainer, epoch):
     """-1 for every image that is flipped in an epoch, 1 for every other."""
-    x = trainer._images(torch.arange(N), epoch)
-    flipped = (x == trainer.images.flip(3)).flatten(1).all(1)
-    assert torch.equal(x[~flipped], trainer.images[~flipped])
+    batch = trainer.images.take(torch.arange(N))
+    x = trainer._augmented(batch, epoch)
+    flipped = (x == batch.images_BCHW.flip(3)).flatten(1).all(1)
+    assert torch.equal(x[~flipped], batch.images_BCHW[~flipped])
     return 1 - 2 * flipped.double().numpy()
 
 
@@ -40,7 +41,7 @@ def test_flips_are_independent_of_the_noise(trainer):
 
 
 def test_another_seed_flips_others(trainer):
-    other = Trainer(trainer.model, trainer.images, config=FitConfig(flip=True, seed=4))
+    other = Trainer(trainer.model, random_images(N, (3, 2, 4)), config=FitConfig(flip=True, seed=4))
     assert abs((signs(trainer, 0) * signs(other, 0)).mean()) < LIMIT
 
 

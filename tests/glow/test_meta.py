@@ -119,7 +119,8 @@ def test_a_training_step_stays_on_the_device(glow, monkeypatch, values):
     trainer = Trainer(glow, images(6), labels(glow, 6), config=FitConfig(**settings), device=META)
     trainer._objective = BitsPerDim(glow)
     with Elsewhere() as elsewhere:
-        figures = trainer._train_step(torch.zeros(4, dtype=torch.int64, device=META))
+        batch = trainer.images.take(torch.zeros(4, dtype=torch.int64, device=META))
+        figures = trainer._train_step(batch, of=4)
     assert elsewhere.found == []
     assert figures.device == META
     trainer.optimizer.step()

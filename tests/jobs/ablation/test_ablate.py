@@ -9,6 +9,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from glow.checkpoint import load_checkpoint
@@ -247,14 +248,20 @@ def test_trials_go_on_though_tunes_own_files_are_damaged(tmp_path):
     assert {run.info.status for run in trials_of(tmp_path, run_id).values()} == {"FINISHED"}
 
 
+def killed(processes: list[psutil.Process]) -> bool:
+    """Kills them; whether there were any."""
+    for process in processes:
+        process.kill()
+    return bool(processes)
+
+
 @pytest.mark.slow
 def test_a_diverged_trial_and_killed_processes_do_not_take_the_others_along(tmp_path):
     flags = ("--learning-rates", "3e-3,1e7", "--seeds", "1", "--schedule", "constant", "--clip-norm", "0")
     running = Running(tmp_path, *SMOKE, *flags, "--epochs", "150", "--test-every", "0")
     running.wait_for("[lr0.003 s0] epoch 10/150")
     running.wait_for("[lr1e+07 s0] failed: training diverged")
-    for process in running.named("ImplicitFunc.train"):
-        process.kill()
+    wait_until(lambda: killed(running.named("ImplicitFunc.train")), every=0.02)  # it is called so while it trains
     running.wait_for("[lr0.003 s0] restarted after epoch")
     for process in running.named("_QueueActor"):  # as Ray does when memory is short
         process.kill()
