@@ -225,7 +225,18 @@ def test_every_kind_has_a_name_of_its_own():
         "stopped",
         "finished",
     }
-    expected |= {"note", "plan", "ablating", "trial_ended", "ablation_stopped", "ablated", "repaired", "report"}
+    expected |= {
+        "packing",
+        "packed",
+        "note",
+        "plan",
+        "ablating",
+        "trial_ended",
+        "ablation_stopped",
+        "ablated",
+        "repaired",
+        "report",
+    }
     expected |= {"evaluating", "absent", "scoring", "scored", "nll", "samples", "interpolation", "ood"}
     assert KINDS.keys() == expected
 
