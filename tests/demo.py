@@ -23,7 +23,7 @@ class Demo:
 
 
 def run_demo(folder: Path) -> Demo:
-    """Runs it in a folder of its own, which takes a minute or two."""
+    """Runs it in a folder of its own, which takes minutes."""
     uri = f"sqlite:///{folder}/mlflow.db"
     started = time.monotonic()
     done = glowctl(folder, "demo", "--json", "--output", str(folder / "outputs"), "--tracking-uri", uri, timeout=500)
