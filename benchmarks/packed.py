@@ -78,15 +78,14 @@ def throughput(rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         name = write_packed(Path(folder, "set"), len(images))
         np.save(Path(folder, "set", shard_file("train", 0)), images.numpy())
-        mapped = open_dataset(name, "train")
+        mapped = open_dataset(name, "train").subset(torch.arange(256))
+        held = LazyDataset.held(images[:256], labels[:256])
         paces: dict[str, list[float]] = {"memory": [], "files": []}
         for _ in range(rounds):
-            for where, dataset in (("memory", LazyDataset.held(images, labels)), ("files", mapped)):
+            for where, dataset in (("memory", held), ("files", mapped)):
                 trainer = Trainer(
                     Glow(GlowConfig(image_shape=SHAPE, levels=3, depth=8, width=128)),
-                    dataset.subset(torch.arange(256))
-                    if where == "files"
-                    else LazyDataset.held(images[:256], labels[:256]),
+                    dataset,
                     config=FitConfig(epochs=1, batch_size=32),
                 )
                 started = time.perf_counter()

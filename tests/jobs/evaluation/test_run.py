@@ -1,9 +1,7 @@
 """Evaluations read images as the training of their model did, and say what is to know of them. No Ray."""
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from glow import Glow, save_checkpoint
 from glow.config import GlowConfig
@@ -14,16 +12,14 @@ from jobs.specs.base import validated
 from jobs.specs.evaluation import InterpolateSpec, NllSpec
 from jobs.specs.presets import make_train_spec
 from jobs.tracking import find_run
+from tests.jobs.glyphs import write_glyphs
 
 
 @pytest.fixture
 def here(tmp_path):
     """A folder of transparent images, and a model that was trained on it over black."""
     folder = tmp_path / "glyphs/test"
-    folder.mkdir(parents=True)
-    for index in range(10):
-        alpha = np.random.default_rng(index).integers(0, 2, (8, 8), np.uint8) * 255
-        Image.merge("LA", [Image.new("L", (8, 8), 99), Image.fromarray(alpha)]).save(folder / f"{index}.png")
+    write_glyphs(folder, 10, grey=99)
     model = Glow(GlowConfig(image_shape=(1, 8, 8), levels=1, depth=1, width=4))
     model.initialize(torch.randint(256, (8, 1, 8, 8), dtype=torch.uint8))
     save_checkpoint(model, tmp_path / "model/checkpoint")
@@ -42,7 +38,7 @@ def test_transparent_images_are_laid_over_what_the_training_had(here, given, lev
     work = nll.prepare(validated(NllSpec, settings(here, rescore=True, background=given))).evaluation
     images = opened(work, f"folder:{here / 'glyphs'}", "test").images(0, 10)
     assert images.unique().tolist() == sorted({99, level})
-    pair = {"from_image": str(here / "glyphs/test/0.png"), "to_image": str(here / "glyphs/test/1.png")}
+    pair = {"from_image": str(here / "glyphs/test/00.png"), "to_image": str(here / "glyphs/test/01.png")}
     own = interpolate.prepare(validated(InterpolateSpec, settings(here, background=given, **pair)))
     assert torch.equal(own.ends[:, 0], images[:2])
     chosen = interpolate.prepare(validated(InterpolateSpec, settings(here, background=given, pairs_per_class=1)))
@@ -53,7 +49,8 @@ def test_transparent_images_are_laid_over_what_the_training_had(here, given, lev
 def test_what_to_know_of_the_data_is_shown_and_recorded(here):
     work = nll.prepare(validated(NllSpec, settings(here, rescore=True))).evaluation
     (note,) = work.notes
-    assert note == f"10 of the images have transparency (such as {here}/glyphs/test/0.png), composited over RGB 0, 0, 0"
+    example = f"{here}/glyphs/test/00.png"
+    assert note == f"10 of the images have transparency (such as {example}), composited over RGB 0, 0, 0"
     events = []
     with evaluation_run(work, "nll", events.append) as run:
         run.describe("a result", "a table")

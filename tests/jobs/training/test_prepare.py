@@ -8,16 +8,14 @@ from jobs.errors import SpecError
 from jobs.run_labels import training_description
 from jobs.specs.presets import make_train_spec
 from jobs.training.prepare import prepare
+from tests.jobs.glyphs import write_glyphs
 
 
 @pytest.fixture
 def glyphs(tmp_path):
     """Twenty images of 8x8 whose glyph is in the alpha channel, over black, and one in colour."""
     folder = tmp_path / "glyphs/a"
-    folder.mkdir(parents=True)
-    for index in range(20):
-        alpha = np.random.default_rng(index).integers(0, 2, (8, 8), np.uint8) * 255
-        Image.merge("LA", [Image.new("L", (8, 8), 0), Image.fromarray(alpha)]).save(folder / f"{index:02}.png")
+    write_glyphs(folder, 20, grey=0)
     Image.new("RGB", (8, 8), (1, 2, 3)).save(folder / "colour.png")
     return f"folder:{tmp_path / 'glyphs'}"
 
