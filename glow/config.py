@@ -11,10 +11,12 @@ from glow.errors import SIDES_ADVICE
 
 __all__ = [
     "Coupling",
+    "Dequantization",
     "FitConfig",
     "FitPrecision",
     "GlowConfig",
     "GradientPrecision",
+    "Input",
     "Memory",
     "Optimizer",
     "Permutation",
@@ -24,8 +26,10 @@ __all__ = [
 ]
 
 Permutation = Literal["1x1", "shuffle", "reverse"]
-Coupling = Literal["affine", "additive"]
-Scale = Literal["sigmoid", "bounded"]
+Coupling = Literal["affine", "additive", "spline"]
+Scale = Literal["sigmoid", "bounded", "floored"]
+Dequantization = Literal["uniform", "variational"]
+Input = Literal["linear", "logit"]
 Optimizer = Literal["adam", "adamax"]
 Schedule = Literal["constant", "cosine"]
 FitPrecision = Literal["auto", "bf16", "float32"]
@@ -51,6 +55,9 @@ class GlowConfig:
         seed: draws every initial weight, rotation and shuffle. Models of one config are equal.
         bits: of each uint8 value the model sees this many, the highest; likelihoods are those of the image so reduced,
             and cannot be compared with those of another number of bits.
+        dequantization: the noise that is added to an image's whole numbers: ``"uniform"``, or ``"variational"``, drawn
+            by a flow that sees the image and is trained with the rest (`glow.layers.NoiseFlow`).
+        input: what the first level sees: pixels in [-0.5, 0.5] (``"linear"``), or their logits (`glow.layers.Logit`).
 
     Raises:
         ValueError: for a value that no Glow can have, naming it and what is allowed.
@@ -66,6 +73,8 @@ class GlowConfig:
     num_classes: int | None = None
     seed: int = 0
     bits: int = 8
+    dequantization: Dequantization = "uniform"
+    input: Input = "linear"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_shape", tuple(int(side) for side in self.image_shape))
@@ -74,7 +83,13 @@ class GlowConfig:
         for name in ("levels", "depth", "width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name, choices in (("permutation", Permutation), ("coupling", Coupling), ("scale", Scale)):
+        for name, choices in (
+            ("permutation", Permutation),
+            ("coupling", Coupling),
+            ("scale", Scale),
+            ("dequantization", Dequantization),
+            ("input", Input),
+        ):
             _check_choice(name, getattr(self, name), choices)
         if self.num_classes is not None and self.num_classes < 1:
             raise ValueError(f"num_classes must be at least 1 or None, not {self.num_classes}")

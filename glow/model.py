@@ -20,6 +20,8 @@ from glow.layers import (
     CouplingLayer,
     CouplingNetwork,
     Layer,
+    Logit,
+    NoiseFlow,
     Split,
     Squeeze,
     TopPrior,
@@ -35,6 +37,11 @@ from glow.reversible import reversible_steps
 __all__ = ["Glow", "Precision"]
 
 Precision = Literal["float32", "bf16"]
+
+LOGIT_ALPHA = 0.05
+
+NOISE_DEPTH = 0
+"""Couplings of the flow over the noise of variational dequantisation."""
 
 
 class Step(nn.Module):
@@ -126,7 +133,10 @@ class Glow(nn.Module):
             channels = [config.image_shape[0] * 2**level for level in range(config.levels)]
             levels = [Level(c, config, level == config.levels - 1, generator) for level, c in enumerate(channels)]
             self.register_module("levels", nn.ModuleList(levels))
+            self.logit = Logit(LOGIT_ALPHA) if config.input == "logit" else None
             self.top = TopPrior(4 * channels[-1], config.num_classes)
+            variational = config.dequantization == "variational"
+            self.noise = NoiseFlow(channels[0], config.width, NOISE_DEPTH) if variational else None
         self.register_buffer("initialized", torch.tensor(False))
         # Convolutions over few channels and many pixels run faster so, on CPUs and GPUs.
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
@@ -167,7 +177,7 @@ class Glow(nn.Module):
                 assert level.split is not None
                 x_BCHW = level.split.inverse(x_BCHW, z_BCHW)
             x_BCHW = level.inverse(x_BCHW)
-        return x_BCHW
+        return x_BCHW if self.logit is None else self.logit.inverse(x_BCHW)
 
     @torch.no_grad()
     def initialize(self, images_BCHW: Tensor, noise_BCHW: Tensor | None = None) -> None:
@@ -183,7 +193,9 @@ class Glow(nn.Module):
             raise RuntimeError("this Glow is initialised already; doing so again would undo its training")
         if len(images_BCHW) == 0:
             raise ValueError("an empty batch has no statistics to initialise a Glow from: give it at least one image")
-        x_BCHW = self._dequantize(images_BCHW, noise_BCHW)
+        x_BCHW, _ = self.dequantize(images_BCHW, noise_BCHW)
+        if self.logit is not None:
+            x_BCHW, _ = self.logit(x_BCHW)
         for level in self.levels:
             x_BCHW = level.initialize(x_BCHW)
             if level.split is not None:
@@ -195,14 +207,15 @@ class Glow(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The parts that `log_prob` is the sum of, in nats of real-valued images: the log-det (B,), and log p(z) of
         each level (B, L), the top one last."""
-        latents, kept, log_det_B = self._encode(self._dequantize(images_BCHW, noise_BCHW))
+        x_BCHW, noise_log_det_B = self.dequantize(images_BCHW, noise_BCHW)
+        latents, kept, log_det_B = self._encode(x_BCHW)
         priors_B = [
             gaussian_log_prob(z_BCHW, *level.split.prior(x_a))
             for level, z_BCHW, x_a in zip(self.levels, latents, kept, strict=False)
             if level.split is not None
         ]
         priors_B.append(self._top_log_prob(latents[-1], labels_B))
-        return log_det_B, torch.stack(priors_B, 1)
+        return noise_log_det_B + log_det_B, torch.stack(priors_B, 1)
 
     def log_prob(self, images_BCHW: Tensor, labels_B: Tensor | None = None, noise_BCHW: Tensor | None = None) -> Tensor:
         """Log-likelihood (B,) in nats of uint8 images under uniform dequantisation: a lower bound on the log of the
@@ -271,6 +284,8 @@ class Glow(nn.Module):
             if level.split is not None:
                 x_BCHW = level.split.inverse(x_BCHW, draw(*level.split.prior(x_BCHW), shapes[index]))
             x_BCHW = level.inverse(x_BCHW)
+        if self.logit is not None:
+            x_BCHW = self.logit.inverse(x_BCHW)
         return quantize(x_BCHW, self.config.bits)
 
     def _encode(self, x_BCHW: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
@@ -280,6 +295,8 @@ class Glow(nn.Module):
             return [z_BCHW[:0] for z_BCHW in latents], [x_a[:0] for x_a in kept], log_det_B[:0]
         latents, kept = [], []
         log_det_B = x_BCHW.new_zeros(len(x_BCHW))
+        if self.logit is not None:
+            x_BCHW, log_det_B = self.logit(x_BCHW)
         for level in self.levels:
             x_BCHW, level_log_det_B = level(x_BCHW)
             log_det_B = log_det_B + level_log_det_B
@@ -297,13 +314,24 @@ class Glow(nn.Module):
         per_class = [gaussian_log_prob(z_BCHW, *self.top.prior(label[None])) for label in every]
         return torch.stack(per_class).logsumexp(0) - math.log(classes)
 
-    def _dequantize(self, images_BCHW: Tensor, noise_BCHW: Tensor | None) -> Tensor:
+    def dequantize(self, images_BCHW: Tensor, noise_BCHW: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """uint8 images -> (real-valued ones in [-0.5, 0.5], the log-det (B,) of the noise that was added: 0 for uniform
+        noise, -log q(u | image) for variational)."""
         if tuple(images_BCHW.shape[1:]) != self.config.image_shape:
             shape = tuple(images_BCHW.shape[1:])
             raise ValueError(f"this Glow models images of shape {self.config.image_shape}, not {shape}")
         if noise_BCHW is None:
             noise_BCHW = torch.rand(images_BCHW.shape, device=images_BCHW.device)
-        return dequantize(images_BCHW, noise_BCHW.to(self.dtype), self.config.bits)
+        noise_BCHW = noise_BCHW.to(self.dtype)
+        bits = self.config.bits
+        if self.noise is None:
+            return dequantize(images_BCHW, noise_BCHW, bits), noise_BCHW.new_zeros(len(noise_BCHW))
+        if len(images_BCHW) == 0:
+            x_BCHW, log_det_B = self.dequantize(_with_one_image(images_BCHW), _with_one_image(noise_BCHW))
+            return x_BCHW[:0], log_det_B[:0]
+        middle_BCHW = dequantize(images_BCHW, torch.full_like(noise_BCHW, 0.5), bits)
+        noise_BCHW, log_det_B = self.noise(middle_BCHW, noise_BCHW)
+        return dequantize(images_BCHW, noise_BCHW, bits), log_det_B
 
 
 def _with_one_image(empty_BCHW: Tensor) -> Tensor:

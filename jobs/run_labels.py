@@ -37,7 +37,7 @@ REST = "The rest is among the artifacts."
 def configuration(spec: TrainSpec, told: Collection[str] = ()) -> str:
     """ "mnist 1x1 K32 L3 w512 s0", with what is unlike the defaults, or `told` of, before the seed."""
     parts = [dataset_label(spec.dataset), spec.permutation, f"K{spec.depth}", f"L{spec.levels}", f"w{spec.width}"]
-    for name in ("coupling", "scale"):
+    for name in ("coupling", "scale", "dequantization", "input"):
         if name in told or getattr(spec, name) != TrainSpec.model_fields[name].default:
             parts.append(getattr(spec, name))
     if spec.bits != 8:
@@ -83,7 +83,8 @@ def training_description(
     scale = f", {spec.scale} scale" if spec.coupling == "affine" else ""
     what = (
         f"A Glow of {_images(spec)}: permutation {spec.permutation}, depth K = {spec.depth}, levels L = {spec.levels}, "
-        f"width {spec.width}, {spec.coupling} coupling{scale}, seed {spec.seed}; {count(spec.epochs, 'epoch')} with "
+        f"width {spec.width}, {spec.coupling} coupling{scale}{_unusual(spec)}, seed {spec.seed}; "
+        f"{count(spec.epochs, 'epoch')} with "
         f"batches of {spec.batch_size}, {spec.optimizer} at {plain(spec.learning_rate)}."
     )
     came_to = None
@@ -128,6 +129,12 @@ def evaluation_description(
 
 def _images(spec: TrainSpec) -> str:
     return spec.dataset if spec.bits == 8 else f"{spec.dataset} at {spec.bits} bits"
+
+
+def _unusual(spec: TrainSpec) -> str:
+    """What the model does to its input, where that is not what a Glow does."""
+    noise = f", {spec.dequantization} dequantisation" if spec.dequantization != "uniform" else ""
+    return noise + (f", {spec.input} input" if spec.input != "linear" else "")
 
 
 def _again(job: str, run_id: str) -> str:

@@ -4,7 +4,9 @@ from glow.layers.actnorm import ActNorm
 from glow.layers.affine import Affine, AffineLayer, mix
 from glow.layers.base import Layer, as_planes, join
 from glow.layers.coupling import CouplingLayer, CouplingNetwork, ZeroConv2d
+from glow.layers.logit import Logit
 from glow.layers.mixing import mixing, unmixing
+from glow.layers.noise import NoiseFlow
 from glow.layers.permutation import PERMUTATIONS, FixedPermutation, InvertibleConv1x1, make_permutation
 from glow.layers.split import Split, TopPrior, gaussian_log_prob
 from glow.layers.squeeze import Squeeze
@@ -19,6 +21,8 @@ __all__ = [
     "FixedPermutation",
     "InvertibleConv1x1",
     "Layer",
+    "Logit",
+    "NoiseFlow",
     "Split",
     "Squeeze",
     "TopPrior",

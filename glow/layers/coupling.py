@@ -8,16 +8,14 @@ from torch import Tensor, nn
 
 from glow.config import Coupling, Scale
 from glow.layers import products
-from glow.layers.base import Layer, halves, join, sum_per_image
+from glow.layers.base import Layer, halves, join
+from glow.layers.elementwise import make_elementwise
 from glow.layers.products import three_convolutions, to_planes
 
 __all__ = ["CouplingLayer", "CouplingNetwork", "ZeroConv2d"]
 
 FEW_CHANNELS = {torch.bfloat16: 4, torch.float32: 2}
 """With so many or fewer, products outrun the stock convolutions on CPUs."""
-
-LOG_BOUND = 2.0
-"""The bounded scale lies in (exp(-LOG_BOUND), exp(LOG_BOUND))."""
 
 
 def weight_and_bias(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
@@ -85,62 +83,39 @@ class CouplingNetwork(nn.Module):
 
 
 class CouplingLayer(Layer):
-    r"""Affine or additive coupling (Dinh et al. 2017, equations 4 to 8; Kingma & Dhariwal 2018, table 1).
+    r"""A coupling (Dinh et al. 2017, section 3.3; Kingma & Dhariwal 2018, table 1).
 
     With :math:`x_a, x_b` the first and second half of the channels,
 
-    .. math:: z_a = (x_a + t(x_b)) \, \sigma(x_b), \quad z_b = x_b, \qquad \log |\det| = \sum \log \sigma(x_b)
+    .. math:: z_a = f(x_a; \mathrm{NN}(x_b)), \quad z_b = x_b
 
-    The network's output has C channels: the first C/2 are the shift :math:`t`, the last C/2 a raw :math:`s` from which
-    :math:`\log \sigma` is
-
-    - ``"sigmoid"``: :math:`\log \mathrm{sigmoid}(s + 2)`, the paper's. It has no lower bound, so the inverse of an
-      unusual input can overflow;
-    - ``"bounded"``: :math:`2 \tanh(s / 2)`, so a step stretches by at most :math:`e^2` either way.
-
-    Additive coupling has :math:`\sigma = 1` and a network with C/2 outputs.
+    where f maps each number by parameters of its own: see `glow.layers.elementwise` for the kinds of f, and the order
+    of the network's output channels.
     """
 
     def __init__(self, channels: int, width: int, coupling: Coupling, scale: Scale) -> None:
         super().__init__()
         half = channels // 2
-        self.scale = scale
-        self.affine = coupling == "affine"
-        self.network = CouplingNetwork(channels - half, 2 * half if self.affine else half, width)
-
-    def _shift_and_log_scale(self, x_b: Tensor) -> tuple[Tensor, Tensor | None]:
-        if not self.affine:
-            return self.network(x_b), None
-        shift, raw = halves(self.network(x_b))
-        if self.scale == "sigmoid":
-            return shift, F.logsigmoid(raw + 2)
-        return shift, LOG_BOUND * torch.tanh(raw / LOG_BOUND)
+        self.map = make_elementwise(coupling, scale)
+        self.network = CouplingNetwork(channels - half, self.map.parameters * half, width)
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         x_a, x_b = halves(x_BCHW)
-        return self._transformed(x_a, x_b, *self._shift_and_log_scale(x_b))
+        z_a, log_det_B = self.map.forward(x_a, self.network(x_b))
+        return join(z_a, x_b), log_det_B
 
     def inverse(self, z_BCHW: Tensor) -> Tensor:
         z_a, x_b = halves(z_BCHW)
-        return join(self._restored(z_a, *self._shift_and_log_scale(x_b)), x_b)
+        return join(self.map.inverse(z_a, self.network(x_b)), x_b)
 
     def again(self, z_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The halves of the input that gave `z_BCHW`, as leaves of a graph, and the output and log-det that it gives:
         all by one pass through the network."""
         z_a, x_b = (half.detach() for half in halves(z_BCHW))
         x_b.requires_grad_()
-        shift, log_scale = self._shift_and_log_scale(x_b)
+        raw = self.network(x_b)
         with torch.no_grad():
-            x_a = self._restored(z_a, shift, log_scale)
+            x_a = self.map.inverse(z_a, raw)
         x_a.requires_grad_()
-        return x_a, x_b, *self._transformed(x_a, x_b, shift, log_scale)
-
-    @staticmethod
-    def _transformed(x_a: Tensor, x_b: Tensor, shift: Tensor, log_scale: Tensor | None) -> tuple[Tensor, Tensor]:
-        if log_scale is None:
-            return join(x_a + shift, x_b), x_a.new_zeros(len(x_a))
-        return join((x_a + shift) * log_scale.exp(), x_b), sum_per_image(log_scale)
-
-    @staticmethod
-    def _restored(z_a: Tensor, shift: Tensor, log_scale: Tensor | None) -> Tensor:
-        return z_a - shift if log_scale is None else z_a * (-log_scale).exp() - shift
+        z_a, log_det_B = self.map.forward(x_a, raw)
+        return x_a, x_b, join(z_a, x_b), log_det_B

@@ -40,15 +40,17 @@ __all__ = ["show_run"]
 
 SETTINGS = {
     "train": (
-        *("dataset", "permutation", "depth", "levels", "width", "coupling", "scale", "class_conditional", "bits"),
+        *("dataset", "permutation", "depth", "levels", "width", "coupling", "scale"),
+        *("dequantization", "input", "class_conditional", "bits"),
         *("epochs", "batch_size", "learning_rate", "optimizer", "flip", "seed", "per_class", "image_size", "workers"),
         *("precision", "gradient_precision"),
     ),
     "ablate": (
-        *("dataset", "permutations", "depths", "widths", "couplings", "scales", "learning_rates", "seeds", "epochs"),
+        *("dataset", "permutations", "depths", "widths", "couplings", "scales", "dequantizations", "inputs"),
+        *("learning_rates", "seeds", "epochs"),
         *("depth", "levels", "width", "batch_size", "learning_rate", "per_class", "search", "scheduler"),
     ),
-    "nll": ("datasets", "split", "seed"),
+    "nll": ("datasets", "split", "noise_samples", "seed"),
     "sample": ("temperatures", "number", "seed"),
     "interpolate": ("mode", "steps", "pairs_per_class", "from_image", "to_image", "seed"),
     "ood": ("batch_sizes", "alpha", "protocol", "center", "bootstraps", "repeats", "seed"),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jobs.display.events import Event
-from jobs.display.rows import ClassNll, DatasetNll, Number, OodClass, OodControl, OodRatio
+from jobs.display.rows import ClassNll, DatasetNll, NllBound, Number, OodClass, OodControl, OodRatio
 
 __all__ = ["Absent", "Evaluating", "Interpolation", "Nll", "Ood", "Samples", "Scored", "Scoring"]
 
@@ -60,6 +60,8 @@ class Nll(Event, kind="nll"):
     per_class: list[ClassNll]
     place: str
     open_with: str
+    bounds: list[NllBound] = field(default_factory=list)
+    """Of several noise samples per image; empty of one."""
 
 
 @dataclass(frozen=True, kw_only=True)

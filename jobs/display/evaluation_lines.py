@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobs.display.evaluation_events import Absent, Evaluating, Interpolation, Nll, Ood, Samples, Scored
 from jobs.display.events import Event
-from jobs.display.rows import OodControl, OodRatio
+from jobs.display.rows import NllBound, OodControl, OodRatio
 from jobs.text import text_table
 
 __all__ = ["EVALUATION_LINES"]
@@ -49,7 +49,22 @@ def nll_lines(event: Nll) -> str:
         for row in event.per_class
     ]
     per_class = text_table([["by class", "mean", "95 % interval", "median", "images"], *classes])
-    return "\n\n".join([text_table([head, *rows]), per_class, _where(event, event.place)])
+    tables = [text_table([head, *rows]), *([_bounds(event.bounds)] if event.bounds else []), per_class]
+    return "\n\n".join([*tables, _where(event, event.place)])
+
+
+def _bounds(bounds: Sequence[NllBound]) -> str:
+    head = [f"bound of {bounds[0].noise_samples} noise samples", "bits/dim", "95 % interval", "lower than one sample's by"]
+    rows = [
+        [
+            row.dataset,
+            _number(row.bits_per_dim),
+            f"{_number(row.bits_per_dim_low)} to {_number(row.bits_per_dim_high)}",
+            f"{row.gain:.4f} ({row.gain_low:.4f} to {row.gain_high:.4f})",
+        ]
+        for row in bounds
+    ]
+    return text_table([head, *rows])
 
 
 def samples_lines(event: Samples) -> str:
@@ -68,7 +83,7 @@ def interpolation_lines(event: Interpolation) -> str:
         ends = f"all ends equal the real images{of}: off by at most {event.end_error:.2g} grey levels before rounding"
     bad = f"\n{event.non_finite} images have pixels that are not finite" if event.non_finite else ""
     if bad and event.scale == "sigmoid":
-        bad += ": the inverse of sigmoid scales has no bound; a model trained with --scale bounded has one"
+        bad += ": the inverse of sigmoid scales has no bound; a model trained with --scale floored has one"
     return f"{event.pairs} rows of {event.steps} images, {event.mode}; {ends}{bad}\n" + _where(event, event.picture)
 
 

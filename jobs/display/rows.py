@@ -11,7 +11,17 @@ from jobs.text import rows_of
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ClassNll", "DatasetNll", "Difference", "Number", "OodClass", "OodControl", "OodRatio", "rows_as"]
+__all__ = [
+    "ClassNll",
+    "DatasetNll",
+    "Difference",
+    "NllBound",
+    "Number",
+    "OodClass",
+    "OodControl",
+    "OodRatio",
+    "rows_as",
+]
 
 Number = int | float
 """A number that JSON shows as it was given: 8 stays 8, 8.0 stays 8.0."""
@@ -39,6 +49,21 @@ class DatasetNll:
     bits_per_dim_median: float
     bits_per_dim_original: float
     non_finite: int
+
+
+@dataclass(frozen=True)
+class NllBound:
+    """The importance-weighted bound of a data set from several noise samples per image, in bits/dim. `gain` is how much
+    lower it is than the mean of their one-sample bounds."""
+
+    dataset: str
+    noise_samples: int
+    bits_per_dim: float
+    bits_per_dim_low: float
+    bits_per_dim_high: float
+    gain: float
+    gain_low: float
+    gain_high: float
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from glow.figures import nll_histogram
 from glow.ood.statistics import mean_interval
 from jobs.display.evaluation_events import Nll
 from jobs.display.events import Show
-from jobs.display.rows import ClassNll, DatasetNll
+from jobs.display.rows import ClassNll, DatasetNll, NllBound
 from jobs.evaluation.run import (
     Evaluation,
     described,
@@ -63,6 +64,7 @@ def run(work: NllWork, show: Show) -> list[DatasetNll]:
     with evaluation_run(evaluation, "nll", show) as recorded:
         scores = {name: table for (name, _), table in scores_of(evaluation, recorded.record, show).items()}
         rows = [_row(name, table, work) for name, table in scores.items()]
+        bounds = [_bound(name, table, work) for name, table in scores.items() if "nll_bound" in table]
         per_class = [row for name, table in scores.items() for row in _class_rows(name, table, work)]
         classes = pd.DataFrame(per_class)
         everything = pd.concat(scores.values(), ignore_index=True)
@@ -70,14 +72,25 @@ def run(work: NllWork, show: Show) -> list[DatasetNll]:
         table.to_parquet(recorded.folder / "nll.parquet", index=False)
         classes.to_parquet(recorded.folder / "nll_per_class.parquet", index=False)
         recorded.record.table(table, "nll.json")
+        if bounds:
+            bound_table = pd.DataFrame(bounds)
+            bound_table.to_parquet(recorded.folder / "nll_bound.parquet", index=False)
+            recorded.record.table(bound_table, "nll_bound.json")
         recorded.record.table(classes, "nll_per_class.json")
         title = f"NLL of {evaluation.spec.split} images under {evaluation.model.title}"
         nll_histogram(everything, title).savefig(recorded.folder / "nll_histogram.png", dpi=120)
         for row in rows:
             recorded.record.metrics({f"bits_per_dim/{row.dataset}": row.bits_per_dim})
+        for bound in bounds:
+            recorded.record.metrics({f"bits_per_dim_bound/{bound.dataset}": bound.bits_per_dim})
         came_to = "; ".join(f"{row.dataset} {bits(row.bits_per_dim)}" for row in rows)
         result = Nll(
-            **recorded.known_as, split=evaluation.spec.split, rows=rows, per_class=per_class, place=recorded.place
+            **recorded.known_as,
+            split=evaluation.spec.split,
+            rows=rows,
+            bounds=bounds,
+            per_class=per_class,
+            place=recorded.place,
         )
         recorded.finish(result, f"{came_to} bits/dim", _description(rows))
     return rows
@@ -110,6 +123,17 @@ def _row(name: str, table: pd.DataFrame, work: NllWork) -> DatasetNll:
         bits_per_dim_median=float(np.median(bits_N)),
         bits_per_dim_original=mean.value * work.padding[name],
         non_finite=int((~table["finite"]).sum()),
+    )
+
+
+def _bound(name: str, table: pd.DataFrame, work: NllWork) -> NllBound:
+    config, spec = work.evaluation.model.config, work.evaluation.spec
+    finite = np.isfinite(table[["nll_bound", "nll_of_all"]]).all(axis=1)
+    bits = 1 / (config.dimensions * math.log(2))
+    bound = mean_interval(np.where(finite, table["nll_bound"] * bits, np.inf))
+    gain = mean_interval(((table["nll_of_all"] - table["nll_bound"]) * bits)[finite].to_numpy())
+    return NllBound(
+        name, spec.noise_samples, bound.value, bound.low, bound.high, gain.value, gain.low, gain.high
     )
 
 

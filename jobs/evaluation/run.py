@@ -22,7 +22,7 @@ from jobs.outputs import is_remote, results_folder, usable_output
 from jobs.ray_runtime.resources import resources_for
 from jobs.run_labels import evaluation_description, evaluation_name, noted
 from jobs.specs.base import colour
-from jobs.specs.evaluation import EvaluationSpec, ScoringSpec
+from jobs.specs.evaluation import EvaluationSpec, NllSpec, ScoringSpec
 from jobs.tracking import Record, open_command, tag_names, tracking_uri, without_password
 from jobs.tracking.scores import labelled, save_scores
 
@@ -154,8 +154,9 @@ def with_tables(work: Evaluation[Spec], images: Mapping[tuple[str, str], LazyDat
     labels = [(dataset_label(dataset), split) for dataset, split in images]
     if len(set(labels)) < len(labels):
         raise SpecError("two of the folders have the same last name, by which results are named: rename one of them")
+    samples = spec.noise_samples if isinstance(spec, NllSpec) else 1
     tables = [
-        Table.of(dataset_label(dataset), split, lazy, work.model, spec.seed, spec.precision)
+        Table.of(dataset_label(dataset), split, lazy, work.model, spec.seed, spec.precision, samples)
         for (dataset, split), lazy in images.items()
     ]
     return replace(work, tables=tables, found=_found(work, tables))

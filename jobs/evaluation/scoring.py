@@ -43,14 +43,24 @@ class Table:
     split: str
     images: LazyDataset
     key: str
-    """What its scores depend on: the model, the images' fingerprint, the split, the noise's seed and the precision."""
+    """What its scores depend on: the model, the images' fingerprint, the split, the noise's seed and samples, and the
+    precision."""
+    noise_samples: int = 1
 
     @classmethod
     def of(
-        cls, dataset: str, split: str, images: LazyDataset, model: TrainedModel, seed: int, precision: Precision
+        cls,
+        dataset: str,
+        split: str,
+        images: LazyDataset,
+        model: TrainedModel,
+        seed: int,
+        precision: Precision,
+        noise_samples: int = 1,
     ) -> Table:
         """Reads all images once, for their fingerprint."""
-        return cls(dataset, split, images, key_of(model.digest, images.fingerprint(SHARD), split, seed, precision))
+        key = key_of(model.digest, images.fingerprint(SHARD), split, seed, precision, noise_samples)
+        return cls(dataset, split, images, key, noise_samples)
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,8 @@ def score_on_ray(
         while len(done[table]) < -(-len(table.images) // SHARD):
             while following is not None and len(pending) < most:
                 of, start, images, labels = following
-                submitted = task.remote(reference, images, labels, start, seed, precision, resources.threads)
+                how = (seed, precision, of.noise_samples, resources.threads)
+                submitted = task.remote(reference, images, labels, start, *how)
                 pending[submitted] = of, start
                 following = next(shards, None)  # read while the workers are busy
             (finished,), _ = ray.wait(list(pending), num_returns=1)
@@ -159,6 +170,7 @@ def score_shard(
     start: int,
     seed: int,
     precision: Precision,
+    noise_samples: int,
     threads: int,
 ) -> pd.DataFrame:
     model = model_on(reference, threads)
@@ -170,6 +182,7 @@ def score_shard(
         indices_N=torch.arange(start, start + len(images)),
         seed=seed,
         precision=precision,
+        noise_samples=noise_samples,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from glow.config import Coupling, Permutation, Scale
+from glow.config import Coupling, Dequantization, Input, Permutation, Scale
 from jobs.specs.base import numbers, setting, validated
 from jobs.specs.presets import make_train_spec
 from jobs.specs.training import TrainSpec
@@ -28,6 +28,8 @@ AXES = {
     "widths": "width",
     "couplings": "coupling",
     "scales": "scale",
+    "dequantizations": "dequantization",
+    "inputs": "input",
     "learning_rates": "learning_rate",
 }
 """Fields of `AblateSpec` -> the field of `TrainSpec` that each varies."""
@@ -36,7 +38,13 @@ PER_TRIAL = {"workers_per_trial": "workers", "gpus_per_trial": "gpus_per_worker"
 """Fields of `AblateSpec` that say what `TrainSpec` says in another unit."""
 
 
-CHOICES = {"permutations": Permutation, "couplings": Coupling, "scales": Scale}
+CHOICES = {
+    "permutations": Permutation,
+    "couplings": Coupling,
+    "scales": Scale,
+    "dequantizations": Dequantization,
+    "inputs": Input,
+}
 MARKS = {"depth": "K", "width": "w", "learning_rate": "lr", "seed": "s"}
 
 
@@ -61,6 +69,10 @@ class AblateSpec(BaseModel):
     widths: tuple[int, ...] | None = setting(None, "Ablation", "Widths of the couplings.", "128,512")
     couplings: tuple[Coupling, ...] | None = setting(None, "Ablation", "Kinds of coupling, or all.", "affine,additive")
     scales: tuple[Scale, ...] | None = setting(None, "Ablation", "Scales of affine couplings, or all.", "all")
+    dequantizations: tuple[Dequantization, ...] | None = setting(
+        None, "Ablation", "Noises between grey levels, or all.", "all"
+    )
+    inputs: tuple[Input, ...] | None = setting(None, "Ablation", "What first layers see of a pixel, or all.", "all")
     learning_rates: tuple[float, ...] | None = setting(None, "Ablation", "Peak learning rates.", "1e-3,2e-3")
     seeds: int = setting(3, "Ablation", "Seeds of each configuration, from --seed on.", 5)
 
@@ -83,7 +95,7 @@ class AblateSpec(BaseModel):
         None, "Compute", "Most trials at a time; as many as there is room for if not given.", 2
     )
 
-    @field_validator("permutations", "couplings", "scales", mode="before")
+    @field_validator(*CHOICES, mode="before")
     @classmethod
     def _choices(cls, value: Any, info: Any) -> Any:
         if not isinstance(value, str):
@@ -170,7 +182,7 @@ class AblateSpec(BaseModel):
         return list(range(self.train.seed, self.train.seed + self.seeds))
 
     def _grid(self) -> list[Values]:
-        """The cross product, once each: the scale of an additive coupling makes no difference."""
+        """The cross product, once each: the scale of a coupling that is not affine makes no difference."""
         axes = {axis: getattr(self, name) for name, axis in AXES.items() if getattr(self, name)}
         products = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
         found: dict[str, Values] = {}
@@ -182,7 +194,7 @@ class AblateSpec(BaseModel):
     def normal(self, values: Values) -> Values:
         """The values of a configuration in one order, and without a difference that is none."""
         chosen = {axis: values[axis] for axis in AXES.values() if axis in values}
-        if "scale" in chosen and chosen.get("coupling", self.train.coupling) == "additive":
+        if "scale" in chosen and chosen.get("coupling", self.train.coupling) != "affine":
             chosen["scale"] = (self.scales or (self.train.scale,))[0]
         return chosen
 

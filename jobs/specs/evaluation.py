@@ -112,11 +112,25 @@ class NllSpec(ScoringSpec):
         None, "Data", "Data sets, with commas between; the one trained on if not given.", "mnist,fashion-mnist"
     )
     split: Split = setting("test", "Data", "Which of their images.", "validation")
+    noise_samples: int = setting(
+        1,
+        "Data",
+        "K, dequantisation noises per image: more than one also give the importance-weighted bound, which is tighter, "
+        "for K times the time.",
+        16,
+    )
 
     @field_validator("datasets", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
         return _names(value)
+
+    @field_validator("noise_samples")
+    @classmethod
+    def _some_samples(cls, value: int) -> int:
+        if not 1 <= value < 2**20:
+            raise ValueError(f"must be between 1 and {2**20 - 1}, not {value}")
+        return value
 
 
 class OodSpec(ScoringSpec):

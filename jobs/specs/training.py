@@ -14,10 +14,12 @@ from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from glow.config import (
     Coupling,
+    Dequantization,
     FitConfig,
     FitPrecision,
     GlowConfig,
     GradientPrecision,
+    Input,
     Memory,
     Optimizer,
     Permutation,
@@ -68,10 +70,20 @@ class TrainSpec(BaseModel):
     depth: int = setting(8, "Model", "K, flow steps a level.", 32)
     levels: int = setting(3, "Model", "L, levels; each halves the image's sides.", 3)
     width: int = setting(128, "Model", "Hidden channels of each coupling network.", 512)
-    coupling: Coupling = setting("affine", "Model", "Kind of coupling layer.", "additive")
+    coupling: Coupling = setting("affine", "Model", "Kind of coupling layer.", "spline")
     scale: Scale = setting(
-        "sigmoid", "Model", "Scale of affine couplings; the bounded one has a safe inverse.", "bounded"
+        "sigmoid",
+        "Model",
+        "Scale of affine couplings; floored and bounded ones have a safe inverse, floored ones train at every depth.",
+        "floored",
     )
+    dequantization: Dequantization = setting(
+        "uniform",
+        "Model",
+        "Noise between grey levels: uniform, or variational, learned with the model for a lower NLL.",
+        "variational",
+    )
+    input: Input = setting("linear", "Model", "What the first layer sees of a pixel: its value or its logit.", "logit")
     class_conditional: bool = setting(False, "Model", "Condition the top prior on the class.", True)
     bits: int = setting(
         8, "Model", "Bits of each value that the model sees, 1 to 8; NLLs of different ones cannot be compared.", 5
@@ -210,6 +222,8 @@ class TrainSpec(BaseModel):
             permutation=self.permutation,
             coupling=self.coupling,
             scale=self.scale,
+            dequantization=self.dequantization,
+            input=self.input,
             num_classes=num_classes if self.class_conditional else None,
             seed=self.seed,
             bits=self.bits,

@@ -22,9 +22,11 @@ VERSION = 1
 """The version of a score table's columns. A table of another version is not found."""
 
 
-def key_of(model_digest: str, fingerprint: str, split: str, seed: int, precision: Precision) -> str:
+def key_of(
+    model_digest: str, fingerprint: str, split: str, seed: int, precision: Precision, noise_samples: int = 1
+) -> str:
     """The key of a score table: a digest of everything that its scores depend on."""
-    parts = (VERSION, model_digest, fingerprint, split, seed, precision)
+    parts = (VERSION, model_digest, fingerprint, split, seed, precision, *([noise_samples] if noise_samples > 1 else []))
     return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:16]
 
 

@@ -20,8 +20,7 @@ from glow.datasets.names import absolute_dataset
 from glow.model import Glow
 from jobs.errors import JobError, SpecError
 from jobs.outputs import KeptRun, is_remote, place_named, recall, usable_output
-from jobs.specs.base import colour, refuse, theme_of
-from jobs.specs.presets import make_train_spec
+from jobs.specs.base import colour, refuse, theme_of, validated
 from jobs.specs.training import TrainSpec, worker_range
 from jobs.text import megabytes
 from jobs.tracking import (
@@ -185,7 +184,7 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
         raise JobError(f"run {name_or_id!r} is a trial of an ablation: go on by glowctl ablate --resume {parent}")
     if found.info.status == "FINISHED":
         raise JobError(f"run {name_or_id!r} is finished: there is nothing left to train")
-    spec = make_train_spec("laptop", {**json.loads(stored), **changes, "tracking_uri": uri})
+    spec = validated(TrainSpec, {**json.loads(stored), **changes, "tracking_uri": uri})
     kept_in = found.data.tags.get(tag_names.FOLDER)
     folder = Path(spec.output, kept_in or found.info.run_id)
     if not is_remote(spec.output) and metric_names.VALIDATION in found.data.metrics and not folder.exists():
@@ -204,7 +203,7 @@ def _prepare_kept(name: str, changes: Mapping[str, Any], uri: str, unknown: NoSu
     if kept.finished:
         raise JobError(f"run {name!r} is finished: there is nothing left to train; its model is under {place}")
     output, _, folder = place.rpartition("/")
-    spec = make_train_spec("laptop", {**kept.spec, "output": output, **changes, "tracking_uri": uri})
+    spec = validated(TrainSpec, {**kept.spec, "output": output, **changes, "tracking_uri": uri})
     work = replace(prepare(spec), kept=kept, kept_in=folder)
     work.check_same_images(kept.images)
     return work

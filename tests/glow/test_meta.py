@@ -13,11 +13,13 @@ from glow.training import mean_bits_per_dim
 
 META = torch.device("meta")
 
-# Every permutation, coupling and scale once.
+# Every permutation, coupling, scale, noise and input once.
 VARIANTS = {
     "1x1-affine-sigmoid": {},
     "shuffle-affine-bounded": {"permutation": "shuffle", "scale": "bounded"},
     "reverse-additive": {"permutation": "reverse", "coupling": "additive"},
+    "floored-variational": {"scale": "floored", "dequantization": "variational"},
+    "spline-logit": {"coupling": "spline", "input": "logit"},
 }
 
 

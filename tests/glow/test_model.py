@@ -14,6 +14,9 @@ VARIANTS = [
     {"permutation": permutation, "coupling": coupling, "scale": scale}
     for permutation in ("1x1", "shuffle", "reverse")
     for coupling, scale in (("affine", "sigmoid"), ("affine", "bounded"), ("additive", "sigmoid"))
+] + [
+    {"scale": "floored", "input": "logit"},
+    {"coupling": "spline", "dequantization": "variational"},
 ]
 
 
@@ -69,6 +72,8 @@ def rounding_error(glow, latents):
 @pytest.mark.parametrize("kind", INPUTS)
 def test_inverse_undoes_forward_on_any_input(glow, kind):
     """Up to 20 such errors: forward and inverse are eight layers each, and the largest seen is 2.4."""
+    if kind == "far outside" and glow.config.input == "logit":
+        pytest.skip("no pixel is there, and no logit")
     x = INPUTS[kind].double()
     latents, _ = glow(x)
     error = (glow.inverse(latents) - x).abs().flatten(1).amax(1)

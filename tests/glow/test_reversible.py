@@ -12,7 +12,11 @@ VARIANTS = {
     "shuffle": {"permutation": "shuffle"},
     "reverse": {"permutation": "reverse"},
     "bounded": {"scale": "bounded"},
+    "floored": {"scale": "floored"},
     "additive": {"coupling": "additive"},
+    "spline": {"coupling": "spline"},
+    "variational": {"dequantization": "variational"},
+    "logit": {"input": "logit"},
     "conditional": {"num_classes": 3},
     "colour": {"image_shape": (3, 8, 8)},
 }
@@ -33,7 +37,9 @@ def test_gradients_are_those_of_kept_activations(changes):
     glow = small_glow(depth=6, **changes).double()
     stored, reversible = gradients(glow, "stored"), gradients(glow, "reversible")
     assert stored.abs().max() > 1e-3
-    torch.testing.assert_close(reversible, stored, atol=1e-9, rtol=1e-9)
+    # Where a spline is flat, its inverse loses some of the 16 digits.
+    lost = 1e-7 if changes.get("coupling") == "spline" else 1e-9
+    torch.testing.assert_close(reversible, stored, atol=lost, rtol=lost)
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)

@@ -101,7 +101,10 @@ class Running:
             assert self.process.poll() is None or any(text in line for line in self.lines()), self.lines()
             return any(text in line for line in self.lines())
 
-        wait_until(shown, timeout)
+        try:
+            wait_until(shown, timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {text!r} is not in {self.lines()[-40:]}") from None
 
     def family(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)

@@ -22,6 +22,7 @@ RUN_ID = "abc"
         ({"permutation": "reverse", "seed": 3, "width": 64}, "train mnist reverse K8 L3 w64 s3"),
         ({"coupling": "additive"}, "train mnist 1x1 K8 L3 w128 additive s0"),
         ({"scale": "bounded"}, "train mnist 1x1 K8 L3 w128 bounded s0"),
+        ({"dequantization": "variational", "input": "logit"}, "train mnist 1x1 K8 L3 w128 variational logit s0"),
         ({"bits": 5}, "train mnist 1x1 K8 L3 w128 5-bit s0"),
         ({"dataset": "folder:/data/my images"}, "train folder-my_images 1x1 K8 L3 w128 s0"),
         ({"run_name": "mine"}, "mine"),

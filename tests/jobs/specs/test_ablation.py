@@ -25,8 +25,10 @@ def test_a_grid_is_the_cross_product_once_for_each_seed_in_turn():
     ("axis", "text", "values"),
     [
         ("permutations", "all", ("1x1", "shuffle", "reverse")),
-        ("couplings", "all", ("affine", "additive")),
-        ("scales", " all ", ("sigmoid", "bounded")),
+        ("couplings", "all", ("affine", "additive", "spline")),
+        ("scales", " all ", ("sigmoid", "bounded", "floored")),
+        ("dequantizations", "all", ("uniform", "variational")),
+        ("inputs", "logit,linear", ("logit", "linear")),
         ("permutations", "reverse, 1x1,reverse", ("reverse", "1x1")),
         ("depths", "8, 16,8", (8, 16)),
         ("learning_rates", "1e-3,0.002", (0.001, 0.002)),
@@ -36,12 +38,14 @@ def test_what_an_axis_names(axis, text, values):
     assert getattr(spec(**{axis: text}), axis) == values
 
 
-def test_an_additive_coupling_has_no_scale_to_vary():
+def test_a_coupling_that_is_not_affine_has_no_scale_to_vary():
     found = spec(couplings="all", scales="all", seeds=1)
     assert [(v["coupling"], v["scale"]) for v in found.trials()] == [
         ("affine", "sigmoid"),
         ("affine", "bounded"),
+        ("affine", "floored"),
         ("additive", "sigmoid"),
+        ("spline", "sigmoid"),
     ]
 
 
@@ -93,7 +97,7 @@ def test_labels_tell_the_trials_of_a_large_product_apart():
         seeds=4,
     )
     trials = found.trials()
-    assert len(trials) == 3 * 4 * 4 * 3 * 4 * 4
+    assert len(trials) == 3 * 4 * 4 * (3 + 2) * 4 * 4  # affine couplings with three scales, the other two with none
     assert len({found.label(values) for values in trials}) == len(trials)
 
 
