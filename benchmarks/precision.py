@@ -34,10 +34,10 @@ class Data:
     levels: int
 
     @classmethod
-    def load(cls) -> Data:
+    def load(cls, images_per_class: int = PER_CLASS) -> Data:
         """MNIST against Fashion-MNIST if their files are there, else the digits of scikit-learn against noise."""
         if all(status(name).state == "found" for name in ("mnist", "fashion-mnist")):
-            own, other, per_class, levels = "mnist", "fashion-mnist", PER_CLASS, 3
+            own, other, per_class, levels = "mnist", "fashion-mnist", images_per_class, 3
         else:
             own, other, per_class, levels = "digits", "noise", None, 2
         train = load_dataset(own, "train", per_class=per_class)[0]

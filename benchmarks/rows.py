@@ -13,6 +13,7 @@ from benchmarks import (
     slopes,
     speed,
     step_profile,
+    time_to_nll,
     typicality,
 )
 from benchmarks.row import Row
@@ -24,6 +25,7 @@ ROWS: tuple[Row, ...] = (
     precision.ROW,
     memory.ROW,
     parallel.ROW,
+    time_to_nll.ROW,
     commands.ROW,
     typicality.ROW,
     passes.ROW,

@@ -36,6 +36,9 @@ __all__ = ["SCORED", "SHARD", "complexity", "importance_weighted", "score", "sco
 
 BATCH_SIZE = 250
 
+MOST_NOISE_SAMPLES = 1000
+"""Each has a stream of its own."""
+
 
 @torch.no_grad()
 def score(
@@ -64,10 +67,10 @@ def score(
         noise_samples: K. All columns but the last two are of the first one alone.
 
     Raises:
-        ValueError: for images of another type or shape than the model's, or fewer than one noise sample.
+        ValueError: for images of another type or shape than the model's, or too few or too many noise samples.
     """
-    if noise_samples < 1:
-        raise ValueError(f"noise_samples must be at least 1, not {noise_samples}")
+    if not 1 <= noise_samples <= MOST_NOISE_SAMPLES:
+        raise ValueError(f"noise_samples must be between 1 and {MOST_NOISE_SAMPLES}, not {noise_samples}")
     n = len(images_NCHW)
     indices_N = torch.arange(n) if indices_N is None else indices_N
     labels_N = torch.zeros(n, dtype=torch.int64) if labels_N is None else labels_N
@@ -112,8 +115,9 @@ def _terms(model: Glow, images_BCHW: Tensor, indices_B: Tensor, stream: int) -> 
 
 
 def _stream(seed: int, sample: int) -> int:
-    """The stream of a noise sample. The first is the seed itself; negative numbers are in no other use."""
-    return seed if sample == 0 else -((seed << 20) + sample)
+    """The stream of a noise sample: the first is the seed itself. Those of trainings and of other seeds lie below
+    2**52."""
+    return seed + (sample << 52)
 
 
 def importance_weighted(nll_NK: np.ndarray) -> np.ndarray:

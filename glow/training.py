@@ -352,7 +352,7 @@ class Trainer:
         if self._skips[1] >= SKIPS_IN_A_ROW:
             raise TrainingDiverged(
                 f"training diverged: {SKIPS_IN_A_ROW} steps in a row had a non-finite gradient (epoch "
-                f"{self.epoch + 1}); use a lower learning rate, more warm-up steps, or the bounded scale"
+                f"{self.epoch + 1}); use a lower learning rate, more warm-up steps, or the floored scale"
             )
 
     def _synchronise(self, last: bool) -> contextlib.AbstractContextManager[None]:

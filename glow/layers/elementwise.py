@@ -54,7 +54,7 @@ class AdditiveMap(ElementwiseMap):
 
 
 class AffineMap(ElementwiseMap):
-    r"""(x + t) σ (Dinh et al. 2017; Kingma & Dhariwal 2018, table 1). `raw` is t, then s, from which log σ is
+    r"""(x + t) exp(r) (Dinh et al. 2017; Kingma & Dhariwal 2018, table 1). `raw` is t, then s, from which r is
 
     - ``"sigmoid"``: :math:`\log \mathrm{sigmoid}(s + 2)`, the paper's. It has no lower bound, so the inverse of an
       unusual input can overflow;

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from glow.layers.base import Layer, as_planes, halves, join, sum_per_image
+from glow.layers.base import as_planes, halves, join, sum_per_image
 from glow.layers.coupling import CouplingNetwork
 from glow.layers.squeeze import Squeeze
 
@@ -18,7 +16,7 @@ LOG_BOUND = 2.0
 
 SMALLEST = 2.0**-25
 LARGEST = 1 - 2.0**-24
-"""The numbers next to 0 and 1 that noise is moved to: the inverse of the normal distribution is infinite at the ends."""
+"""The numbers next to 0 and 1 that noise is moved to, where the inverse of the normal distribution is infinite."""
 
 
 class NoiseFlow(nn.Module):

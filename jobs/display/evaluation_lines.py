@@ -54,7 +54,12 @@ def nll_lines(event: Nll) -> str:
 
 
 def _bounds(bounds: Sequence[NllBound]) -> str:
-    head = [f"bound of {bounds[0].noise_samples} noise samples", "bits/dim", "95 % interval", "lower than one sample's by"]
+    head = [
+        f"bound of {bounds[0].noise_samples} noise samples",
+        "bits/dim",
+        "95 % interval",
+        "lower than one sample's by",
+    ]
     rows = [
         [
             row.dataset,

@@ -12,7 +12,7 @@ import pandas as pd
 from glow.datasets import LazyDataset
 from glow.datasets.names import absolute_dataset, dataset_label
 from glow.figures import nll_histogram
-from glow.ood.statistics import mean_interval
+from glow.ood.statistics import Estimate, mean_interval
 from jobs.display.evaluation_events import Nll
 from jobs.display.events import Show
 from jobs.display.rows import ClassNll, DatasetNll, NllBound
@@ -127,14 +127,14 @@ def _row(name: str, table: pd.DataFrame, work: NllWork) -> DatasetNll:
 
 
 def _bound(name: str, table: pd.DataFrame, work: NllWork) -> NllBound:
-    config, spec = work.evaluation.model.config, work.evaluation.spec
-    finite = np.isfinite(table[["nll_bound", "nll_of_all"]]).all(axis=1)
-    bits = 1 / (config.dimensions * math.log(2))
-    bound = mean_interval(np.where(finite, table["nll_bound"] * bits, np.inf))
-    gain = mean_interval(((table["nll_of_all"] - table["nll_bound"]) * bits)[finite].to_numpy())
-    return NllBound(
-        name, spec.noise_samples, bound.value, bound.low, bound.high, gain.value, gain.low, gain.high
-    )
+    per_bit = 1 / (work.evaluation.model.config.dimensions * math.log(2))
+    bound_N, one_N = (per_bit * table[column].to_numpy() for column in ("nll_bound", "nll_of_all"))
+    finite_N = np.isfinite(bound_N) & np.isfinite(one_N)
+    bound = mean_interval(np.where(finite_N, bound_N, np.inf))
+    none = Estimate(math.nan, math.nan, math.nan)
+    gain = mean_interval((one_N - bound_N)[finite_N]) if finite_N.any() else none
+    samples = work.evaluation.spec.noise_samples
+    return NllBound(name, samples, bound.value, bound.low, bound.high, gain.value, gain.low, gain.high)
 
 
 def _class_rows(name: str, table: pd.DataFrame, work: NllWork) -> list[ClassNll]:

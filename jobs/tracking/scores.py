@@ -26,7 +26,15 @@ def key_of(
     model_digest: str, fingerprint: str, split: str, seed: int, precision: Precision, noise_samples: int = 1
 ) -> str:
     """The key of a score table: a digest of everything that its scores depend on."""
-    parts = (VERSION, model_digest, fingerprint, split, seed, precision, *([noise_samples] if noise_samples > 1 else []))
+    parts = (
+        VERSION,
+        model_digest,
+        fingerprint,
+        split,
+        seed,
+        precision,
+        *([noise_samples] if noise_samples > 1 else []),
+    )
     return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:16]
 
 

@@ -139,7 +139,7 @@ def test_more_noise_samples_make_a_tighter_bound(dequantization):
 
 
 def _streams(seed: int, samples: int) -> list[int]:
-    return [seed, *(-((seed << 20) + k) for k in range(1, samples))]
+    return [seed + (k << 52) for k in range(samples)]
 
 
 def test_the_bound_goes_to_the_probability_of_an_image():
@@ -149,15 +149,16 @@ def test_the_bound_goes_to_the_probability_of_an_image():
     """
     glow = Glow(GlowConfig((1, 2, 2), levels=1, depth=1, width=4, bits=1)).double()
     batch = torch.tensor([0, 255, 255, 0], dtype=torch.uint8).view(1, 1, 2, 2)
-    table = score(glow, batch, noise_samples=4096)
+    table = score(glow, batch, noise_samples=1000)
     grid = (torch.arange(16, dtype=torch.float64) + 0.5) / 16
     points = torch.cartesian_prod(grid, grid, grid, grid).view(-1, 1, 2, 2)
     log_p = glow.log_prob(batch.expand(len(points), -1, -1, -1), noise_BCHW=points)
     exact = -(torch.logsumexp(log_p, 0) - math.log(len(points))).item()
-    assert table["nll_bound"].item() == pytest.approx(exact, abs=0.01)
+    assert table["nll_bound"].item() == pytest.approx(exact, abs=0.02)
     assert table["nll_of_all"].item() > exact
 
 
-def test_fewer_than_one_noise_sample_is_refused():
-    with pytest.raises(ValueError, match="at least 1"):
-        score(small_glow(), random_images(1), noise_samples=0)
+@pytest.mark.parametrize("samples", [0, 1001])
+def test_too_few_and_too_many_noise_samples_are_refused(samples):
+    with pytest.raises(ValueError, match="between 1 and 1000"):
+        score(small_glow(), random_images(1), noise_samples=samples)

@@ -153,7 +153,10 @@ def test_a_search_that_is_restored_goes_on_with_the_same_groups(tmp_path):
 
 @pytest.mark.parametrize(
     ("axes", "count"),
-    [({"samples": 6}, 6), ({"learning_rates": "1e-3,2e-3", "couplings": "affine,additive", "scales": "all", "samples": 48}, 48)],
+    [
+        ({"samples": 6}, 6),
+        ({"learning_rates": "1e-3,2e-3", "couplings": "affine,additive", "scales": "all", "samples": 48}, 48),
+    ],
 )
 def test_optuna_tries_a_whole_product_once_for_each_seed(axes, count):
     asked = spec(**axes)

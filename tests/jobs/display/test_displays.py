@@ -21,7 +21,7 @@ from jobs.display.events import (
     TrialEvent,
     Unknown,
 )
-from jobs.display.rows import ClassNll, DatasetNll, Difference
+from jobs.display.rows import ClassNll, DatasetNll, Difference, NllBound
 from jobs.display.training_lines import sizes_sentence
 from jobs.display.wire import KINDS, event_from_dict, sent_event
 from jobs.text import duration
@@ -118,7 +118,15 @@ NLL = Nll(
     place="outputs",
     open_with="glowctl ui",
 )
+BOUND = replace(NLL, bounds=[NllBound("digits", 16, 1.45, 1.35, 1.55, 0.0512, 0.05, 0.0524)])
 OF_CLUSTER = Checked([Node("host", 2.0, 0.0)], None, "/storage", ["a problem"])
+
+
+def test_a_bound_of_several_noise_samples_has_a_table_of_its_own():
+    assert "noise samples" not in PlainLines().text(NLL)
+    text = PlainLines().text(BOUND)
+    assert "bound of 16 noise samples" in text
+    assert "0.0512 (0.0500 to 0.0524)" in text
 
 
 def test_plain_lines_leave_steps_out():
@@ -199,7 +207,7 @@ def test_durations():
 
 @pytest.mark.parametrize(
     "event",
-    [*EVENTS, replace(STEP, seconds_left=math.inf), SUMMARY, NLL, OF_CLUSTER, TrialEvent("1x1 s0", EPOCH)],
+    [*EVENTS, replace(STEP, seconds_left=math.inf), SUMMARY, NLL, BOUND, OF_CLUSTER, TrialEvent("1x1 s0", EPOCH)],
     ids=lambda event: type(event).__name__,
 )
 def test_an_event_is_the_same_at_the_other_end_of_the_wire(event):

@@ -122,6 +122,24 @@ def test_the_nll_is_the_librarys(evaluated):
     assert run.data.metrics["bits_per_dim/digits"] == pytest.approx(row["bits_per_dim"])
 
 
+def test_several_noise_samples_give_the_importance_weighted_bound(store):
+    folder, _ = store
+    done = glowctl(folder, "nll", "--noise-samples", "4", "--json")
+    check_quiet(done)
+    end = last_event(done.stdout.splitlines())
+    table = score(load_checkpoint(folder / "trained" / "checkpoint"), *load_dataset("digits", "test"), noise_samples=4)
+    per_bit = 1 / (64 * np.log(2))
+    (row,), (bound,) = end["rows"], end["bounds"]
+    assert row["bits_per_dim"] == pytest.approx(table["bits_per_dim"].mean(), rel=1e-5)
+    assert bound["bits_per_dim"] == pytest.approx(table["nll_bound"].mean() * per_bit, rel=1e-5)
+    assert bound["gain"] == pytest.approx((table["nll_of_all"] - table["nll_bound"]).mean() * per_bit, rel=1e-3)
+    assert bound["gain_low"] < bound["gain"] < bound["gain_high"]
+    run = find_run(uri_of(folder), "glow", end["run_id"])
+    assert run.data.metrics["bits_per_dim_bound/digits"] == pytest.approx(bound["bits_per_dim"])
+    again = glowctl(folder, "nll", "--noise-samples", "4", "--json")  # whose scores are in MLflow
+    assert last_event(again.stdout.splitlines())["bounds"] == end["bounds"]
+
+
 def test_the_score_table_is_in_mlflow_and_complete(evaluated):
     folder, _, ends, _ = evaluated
     table = scores(folder, ends["nll"]["run_id"])

@@ -1,0 +1,95 @@
+"""What a choice of the model buys in equal time: each against the base, over paired seeds.
+
+    GLOW_DATA_ROOT=~/data python -m benchmarks.equal_time --seconds 150 --seeds 4
+
+Trains MNIST, each trial on one core for so many seconds of CPU time, as many trials at a time as there are cores, and
+prints the test NLL of each choice and its difference from the base, with 95 % t intervals over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.racers import glow_racer
+from benchmarks.timed import Budget, train_for
+from glow import load_dataset
+from glow.ood.statistics import mean_interval
+from jobs.specs.presets import make_train_spec
+
+__all__ = ["CHOICES", "main"]
+
+CHOICES: dict[str, dict[str, Any]] = {
+    "laptop preset": {},
+    "linear input": {"input": "linear"},
+    "uniform noise": {"dequantization": "uniform"},
+    "variational noise": {"dequantization": "variational"},
+    "splines": {"coupling": "spline"},
+    "floored scale": {"scale": "floored"},
+    "bounded scale": {"scale": "bounded"},
+    "shuffle": {"permutation": "shuffle"},
+    "reverse": {"permutation": "reverse"},
+}
+"""What is unlike the laptop preset; a choice that is the preset's own is left out."""
+
+TESTED = 2000
+
+
+def trial(changes: Mapping[str, Any], seed: int, seconds: float) -> tuple[float, int]:
+    """Test bits/dim, and images trained on."""
+    torch.set_num_threads(1)
+    spec = make_train_spec("laptop", {**changes, "seed": seed})
+    train = load_dataset("mnist", "train", per_class=spec.per_class)[0]
+    test = load_dataset("mnist", "test")[0][:TESTED]
+    budget = Budget(seconds, 1, spec.batch_size, spec.learning_rate, seed=seed)
+    racer = glow_racer(spec.glow_config((1, 32, 32), 0), train[: 4 * spec.batch_size])
+    curve = train_for(budget, *racer, train, test)
+    return curve.best, curve.images
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.equal_time", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=150)
+    parser.add_argument("--seeds", type=int, default=4)
+    asked = parser.parse_args()
+    preset = make_train_spec("laptop", {})
+    choices = {
+        name: changes
+        for name, changes in CHOICES.items()
+        if not changes or any(getattr(preset, field) != value for field, value in changes.items())
+    }
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        running = {
+            (name, seed): pool.submit(trial, changes, seed, asked.seconds)
+            for seed in range(asked.seeds)
+            for name, changes in choices.items()
+        }
+        found = {key: future.result() for key, future in running.items()}
+    base = np.array([found["laptop preset", seed][0] for seed in range(asked.seeds)])
+    for name in choices:
+        bits = np.array([found[name, seed][0] for seed in range(asked.seeds)])
+        difference = mean_interval(bits - base)
+        images = int(np.mean([found[name, seed][1] for seed in range(asked.seeds)]))
+        print(
+            json.dumps(
+                {
+                    "choice": name,
+                    "bits_per_dim": round(float(bits.mean()), 4),
+                    "difference": [round(x, 4) for x in (difference.value, difference.low, difference.high)],
+                    "images": images,
+                }
+            ),
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
