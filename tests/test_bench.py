@@ -13,20 +13,24 @@ from benchmarks.__main__ import arguments
 from benchmarks.bare import BareConvolutions
 from benchmarks.contestants import Job, Work, convolutions, glow, images_and_noise
 from benchmarks.document import filled
+from benchmarks.equal_time import CHOICES
 from benchmarks.memory import gradient_difference
 from benchmarks.optimisations import WITHOUT
 from benchmarks.passes import counted, our_way, report_way
 from benchmarks.precision import unchanged
+from benchmarks.racers import glow_racer
 from benchmarks.row import Figure, Row, at_least, at_most, measured
 from benchmarks.rows import ROWS
 from benchmarks.slopes import SIZES, exponents, jobs
 from benchmarks.step_profile import CONVOLUTIONS, COPIES, ELSE, GRADIENTS, OPTIMIZER, RELU, group
 from benchmarks.table import table
+from benchmarks.timed import Budget, Curve, train_for
 from benchmarks.timing import round_robin
 from glow import Glow, GlowConfig
 from glow.layers import CouplingNetwork
 from glow.model import Precision
 from glow.scoring import BATCH_SIZE
+from jobs.specs.presets import make_train_spec
 from tests.glow.flows import perturb, small_glow
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -191,3 +195,26 @@ def test_a_figure_that_is_nan_was_not_measured() -> None:
     (figure,) = measured(row, [Figure("b", math.nan, "x")], "")["figures"]
     assert figure["value"] is None
     assert figure["passed"] is None
+
+
+def test_a_curve_says_when_a_score_was_reached() -> None:
+    curve = Curve([1.0, 2.0, 3.0], [5.0, 3.0, 4.0])
+    assert (curve.reached(3.5), curve.reached(3.0), curve.reached(2.0)) == (2.0, 2.0, math.inf)
+    assert curve.best == 3.0
+
+
+def test_training_by_the_clock_learns_looks_and_ends_early() -> None:
+    images, _ = images_and_noise(TINY, 64)
+    images = images // 16  # dark ones, so that there is something to learn
+    budget = Budget(seconds=2.0, threads=1, batch_size=16, learning_rate=1e-2, warmup_steps=5)
+    whole = train_for(budget, *glow_racer(TINY, images), images, images[:8], looks=4)
+    assert len(whole.seconds) == 4
+    assert whole.seconds == sorted(whole.seconds)
+    assert whole.bits_per_dim[-1] < whole.bits_per_dim[0]
+    early = train_for(budget, *glow_racer(TINY, images), images, images[:8], looks=4, enough=math.inf)
+    assert len(early.seconds) == 1
+
+
+def test_choices_that_are_compared_in_equal_time_are_trainings() -> None:
+    for changes in CHOICES.values():
+        make_train_spec("laptop", changes)

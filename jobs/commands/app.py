@@ -91,7 +91,7 @@ def train(
 ) -> None:
     """Train a Glow data-parallel on Ray, and record it in MLflow.
 
-    Presets: smoke (seconds), laptop (minutes to an hour on a few cores), paper (the course report's own
+    Presets: smoke (seconds), laptop (half an hour on 2 cores), best (for a GPU), paper (the course report's own
     configuration: meant for a GPU).
     """
     given = {name: value for name, value in flags.items() if value is not None}

@@ -35,7 +35,7 @@ ImagesIn = Literal["auto", "memory", "files"]
 
 
 class TrainSpec(BaseModel):
-    """A training job. The defaults are the `laptop` preset's: minutes to an hour on a few cores."""
+    """A training job. The defaults are a Glow of the paper's kind at a laptop's size; `jobs.specs.presets` changes them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +50,7 @@ class TrainSpec(BaseModel):
     )
     download: bool = setting(True, "Data", "Fetch files that are missing under the data root.", False)
     per_class: int | None = setting(
-        None, "Data", "Train on the first N images of each class, 0 for all; laptop and paper take 4000 of mnist.", 4000
+        None, "Data", "Train on the first N images of each class, 0 for all; the presets of mnist take 4000.", 4000
     )
     image_size: int | None = setting(
         None, "Data", "Side in pixels that images are padded or shrunk to; the data set's own if not given.", 32

@@ -18,13 +18,13 @@ RUN_ID = "abc"
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
-        ({}, "train mnist 1x1 K8 L3 w128 s0"),
-        ({"permutation": "reverse", "seed": 3, "width": 64}, "train mnist reverse K8 L3 w64 s3"),
-        ({"coupling": "additive"}, "train mnist 1x1 K8 L3 w128 additive s0"),
-        ({"scale": "bounded"}, "train mnist 1x1 K8 L3 w128 bounded s0"),
-        ({"dequantization": "variational", "input": "logit"}, "train mnist 1x1 K8 L3 w128 variational logit s0"),
-        ({"bits": 5}, "train mnist 1x1 K8 L3 w128 5-bit s0"),
-        ({"dataset": "folder:/data/my images"}, "train folder-my_images 1x1 K8 L3 w128 s0"),
+        ({}, "train mnist 1x1 K8 L3 w64 variational logit s0"),
+        ({"permutation": "reverse", "seed": 3, "width": 32}, "train mnist reverse K8 L3 w32 variational logit s3"),
+        ({"coupling": "additive"}, "train mnist 1x1 K8 L3 w64 additive variational logit s0"),
+        ({"scale": "bounded"}, "train mnist 1x1 K8 L3 w64 bounded variational logit s0"),
+        ({"dequantization": "uniform", "input": "linear"}, "train mnist 1x1 K8 L3 w64 s0"),
+        ({"bits": 5}, "train mnist 1x1 K8 L3 w64 variational logit 5-bit s0"),
+        ({"dataset": "folder:/data/my images"}, "train folder-my_images 1x1 K8 L3 w64 variational logit s0"),
         ({"run_name": "mine"}, "mine"),
     ],
 )
@@ -38,7 +38,7 @@ def test_no_two_trials_of_an_ablation_have_one_name():
     assert ablation_name(spec) == "ablate mnist permutation depth coupling scale learning_rate"
     names = [training_name(spec.trial_spec(values), varied(spec)) for values in spec.trials()]
     assert len(set(names)) == len(names) == spec.number_of_trials
-    assert "train mnist 1x1 K2 L3 w128 affine sigmoid lr0.001 s0" in names
+    assert "train mnist 1x1 K2 L3 w64 affine sigmoid variational logit lr0.001 s0" in names
 
 
 def test_an_ablation_of_seeds_and_an_evaluation():
@@ -50,7 +50,7 @@ def test_an_ablation_of_seeds_and_an_evaluation():
 
 def test_a_description_says_what_the_run_is_and_how_to_repeat_it():
     text = training_description(make_train_spec("laptop", {}), RUN_ID)
-    assert text.startswith("A Glow of mnist: permutation 1x1, depth K = 8, levels L = 3, width 128, affine coupling")
+    assert text.startswith("A Glow of mnist: permutation 1x1, depth K = 8, levels L = 3, width 64, affine coupling")
     assert text.endswith("To repeat it: `glowctl train --spec runs:/abc/spec.json`")
     assert "Result" not in text  # there is none yet
     assert training_description(make_train_spec("laptop", {"bits": 5}), RUN_ID).startswith("A Glow of mnist at 5 bits:")

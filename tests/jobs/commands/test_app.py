@@ -43,7 +43,7 @@ def test_print_spec_shows_what_would_run_and_can_be_given_back(tmp_path):
 
 
 ASKED_WRONGLY = [
-    ("train --preset desktop", "paper, laptop, smoke"),
+    ("train --preset desktop", "paper, laptop, best, smoke"),
     ("train --dataset minst", r"unknown data set 'minst' (did you mean"),
     ("train --preset smoke --levels 4", "8x8 is not divisible by 16: use at most 3 levels"),
     ("train --preset smoke --image-size 10", "10x10 is not divisible by 4"),

@@ -20,6 +20,7 @@ def test_the_paper_preset_is_the_reports_configuration():
     spec = make_train_spec("paper", {})
     assert (spec.dataset, spec.per_class) == ("mnist", 4000)
     assert (spec.levels, spec.depth, spec.width, spec.coupling, spec.scale) == (3, 32, 512, "affine", "sigmoid")
+    assert (spec.input, spec.dequantization, spec.permutation, spec.bits) == ("linear", "uniform", "1x1", 8)
     assert (spec.optimizer, spec.learning_rate, spec.batch_size, spec.epochs) == ("adam", 1e-4, 128, 70)
     assert (spec.schedule, spec.warmup_steps, spec.clip_norm, spec.ema) == ("constant", 0, None, None)
 
@@ -29,6 +30,15 @@ def test_a_presets_subset_is_of_its_own_data_set():
     assert make_train_spec("laptop", {"dataset": "mnist"}).per_class == 4000
     assert make_train_spec("laptop", {"dataset": "digits"}).per_class is None
     assert make_train_spec("laptop", {"dataset": "digits", "per_class": 9}).per_class == 9
+
+
+def test_a_spec_of_an_older_version_keeps_the_model_that_it_meant(tmp_path):
+    """It names none of the settings that came later, of which a preset may have others than it had."""
+    older = json.loads(make_train_spec("paper", {}).to_json())
+    for name in ("input", "dequantization"):
+        del older[name]
+    (tmp_path / "spec.json").write_text(json.dumps(older))
+    assert read_spec(TrainSpec, tmp_path / "spec.json", {}) == make_train_spec("paper", {})
 
 
 def test_values_override_the_preset():
@@ -94,7 +104,7 @@ def test_files_that_hold_no_spec_are_named(tmp_path):
 
 
 def test_an_unknown_preset_is_answered_with_the_valid_ones():
-    with pytest.raises(SpecError, match="paper, laptop, smoke"):
+    with pytest.raises(SpecError, match="paper, laptop, best, smoke"):
         make_train_spec("desktop", {})
 
 
