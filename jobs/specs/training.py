@@ -35,7 +35,7 @@ ImagesIn = Literal["auto", "memory", "files"]
 
 
 class TrainSpec(BaseModel):
-    """A training job. The defaults are a Glow of the paper's kind at a laptop's size; `jobs.specs.presets` changes them."""
+    """A training job. The defaults are a Glow of the paper's kind at a laptop's size; presets change them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
