@@ -16,6 +16,8 @@ MODELS = {
     "colour, three levels": {"image_shape": (3, 8, 8), "levels": 3},
     "conditional": {"num_classes": 3},
     "5 bits": {"bits": 5},
+    "floored, logit": {"scale": "floored", "input": "logit", "sd": 0.05},
+    "spline, variational": {"coupling": "spline", "dequantization": "variational", "sd": 0.05},
 }
 
 

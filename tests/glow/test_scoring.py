@@ -18,6 +18,8 @@ MODELS = {
     "one level": {"levels": 1},
     "three levels": {"levels": 3},
     "conditional": {"num_classes": 3},
+    "floored, logit": {"scale": "floored", "input": "logit"},
+    "spline, variational": {"coupling": "spline", "dequantization": "variational"},
 }
 
 
