@@ -39,7 +39,7 @@ __all__ = ["Glow", "Precision"]
 Precision = Literal["float32", "bf16"]
 
 LOGIT_ALPHA = 0.001
-"""See `glow.layers.Logit`. Against 0.05, which Dinh et al. (2017) take, it saves 0.4 bits/dim of MNIST: docs/models.md."""
+"""See `glow.layers.Logit`. It saves 0.4 bits/dim of MNIST against the 0.05 of Dinh et al. (2017): docs/models.md."""
 
 NOISE_DEPTH = 0
 """Couplings of the flow over the noise of variational dequantisation."""
