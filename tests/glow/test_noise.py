@@ -143,19 +143,17 @@ def _streams(seed: int, samples: int) -> list[int]:
 
 
 def test_the_bound_goes_to_the_probability_of_an_image():
-    """Where P(image) is known: one pixel pair of two grey levels each, under a Gaussian that is the model at its start.
-
-    -log P is the integral of the density over the pixel's bins, which a mean over many noises comes to.
-    """
-    glow = Glow(GlowConfig((1, 2, 2), levels=1, depth=1, width=4, bits=1)).double()
+    """-log P is the integral of the density over an image's bins, here of four pixels of two grey levels, and by a grid.
+    A mean over many noises comes to it."""
+    glow = perturb(Glow(GlowConfig((1, 2, 2), levels=1, depth=1, width=4, bits=1)), 0.4).double()
     batch = torch.tensor([0, 255, 255, 0], dtype=torch.uint8).view(1, 1, 2, 2)
     table = score(glow, batch, noise_samples=1000)
     grid = (torch.arange(16, dtype=torch.float64) + 0.5) / 16
     points = torch.cartesian_prod(grid, grid, grid, grid).view(-1, 1, 2, 2)
     log_p = glow.log_prob(batch.expand(len(points), -1, -1, -1), noise_BCHW=points)
     exact = -(torch.logsumexp(log_p, 0) - math.log(len(points))).item()
-    assert table["nll_bound"].item() == pytest.approx(exact, abs=0.02)
-    assert table["nll_of_all"].item() > exact
+    assert table["nll_bound"].item() == pytest.approx(exact, abs=0.1)  # some 4 standard errors
+    assert table["nll_of_all"].item() > exact + 0.2
 
 
 @pytest.mark.parametrize("samples", [0, 1001])
