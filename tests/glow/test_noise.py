@@ -143,8 +143,8 @@ def _streams(seed: int, samples: int) -> list[int]:
 
 
 def test_the_bound_goes_to_the_probability_of_an_image():
-    """-log P is the integral of the density over an image's bins, here of four pixels of two grey levels, and by a grid.
-    A mean over many noises comes to it."""
+    """-log P is the integral of the density over an image's bins, here by a grid over four pixels of two grey levels. A
+    mean over many noises comes to it."""
     glow = perturb(Glow(GlowConfig((1, 2, 2), levels=1, depth=1, width=4, bits=1)), 0.4).double()
     batch = torch.tensor([0, 255, 255, 0], dtype=torch.uint8).view(1, 1, 2, 2)
     table = score(glow, batch, noise_samples=1000)
