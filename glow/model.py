@@ -25,6 +25,7 @@ from glow.layers import (
     Split,
     Squeeze,
     TopPrior,
+    Unchanged,
     as_planes,
     gaussian_log_prob,
     make_permutation,
@@ -40,9 +41,6 @@ Precision = Literal["float32", "bf16"]
 
 LOGIT_ALPHA = 0.001
 """See `glow.layers.Logit`. It saves 0.4 bits/dim of MNIST against the 0.05 of Dinh et al. (2017): docs/models.md."""
-
-NOISE_DEPTH = 0
-"""Couplings of the flow over the noise of variational dequantisation."""
 
 
 class Step(nn.Module):
@@ -134,10 +132,10 @@ class Glow(nn.Module):
             channels = [config.image_shape[0] * 2**level for level in range(config.levels)]
             levels = [Level(c, config, level == config.levels - 1, generator) for level, c in enumerate(channels)]
             self.register_module("levels", nn.ModuleList(levels))
-            self.logit = Logit(LOGIT_ALPHA) if config.input == "logit" else None
+            self.input = Logit(LOGIT_ALPHA) if config.input == "logit" else Unchanged()
             self.top = TopPrior(4 * channels[-1], config.num_classes)
             variational = config.dequantization == "variational"
-            self.noise = NoiseFlow(channels[0], config.width, NOISE_DEPTH) if variational else None
+            self.noise = NoiseFlow(channels[0], config.width) if variational else None
         self.register_buffer("initialized", torch.tensor(False))
         # Convolutions over few channels and many pixels run faster so, on CPUs and GPUs.
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
@@ -178,7 +176,7 @@ class Glow(nn.Module):
                 assert level.split is not None
                 x_BCHW = level.split.inverse(x_BCHW, z_BCHW)
             x_BCHW = level.inverse(x_BCHW)
-        return x_BCHW if self.logit is None else self.logit.inverse(x_BCHW)
+        return self.input.inverse(x_BCHW)
 
     @torch.no_grad()
     def initialize(self, images_BCHW: Tensor, noise_BCHW: Tensor | None = None) -> None:
@@ -195,8 +193,7 @@ class Glow(nn.Module):
         if len(images_BCHW) == 0:
             raise ValueError("an empty batch has no statistics to initialise a Glow from: give it at least one image")
         x_BCHW, _ = self.dequantize(images_BCHW, noise_BCHW)
-        if self.logit is not None:
-            x_BCHW, _ = self.logit(x_BCHW)
+        x_BCHW = self.input.initialize(x_BCHW)
         for level in self.levels:
             x_BCHW = level.initialize(x_BCHW)
             if level.split is not None:
@@ -285,9 +282,7 @@ class Glow(nn.Module):
             if level.split is not None:
                 x_BCHW = level.split.inverse(x_BCHW, draw(*level.split.prior(x_BCHW), shapes[index]))
             x_BCHW = level.inverse(x_BCHW)
-        if self.logit is not None:
-            x_BCHW = self.logit.inverse(x_BCHW)
-        return quantize(x_BCHW, self.config.bits)
+        return quantize(self.input.inverse(x_BCHW), self.config.bits)
 
     def _encode(self, x_BCHW: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """The latents, the halves that went on at each split, and the log-det (B,)."""
@@ -295,9 +290,7 @@ class Glow(nn.Module):
             latents, kept, log_det_B = self._encode(_with_one_image(x_BCHW))
             return [z_BCHW[:0] for z_BCHW in latents], [x_a[:0] for x_a in kept], log_det_B[:0]
         latents, kept = [], []
-        log_det_B = x_BCHW.new_zeros(len(x_BCHW))
-        if self.logit is not None:
-            x_BCHW, log_det_B = self.logit(x_BCHW)
+        x_BCHW, log_det_B = self.input(x_BCHW)
         for level in self.levels:
             x_BCHW, level_log_det_B = level(x_BCHW)
             log_det_B = log_det_B + level_log_det_B

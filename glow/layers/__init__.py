@@ -4,7 +4,7 @@ from glow.layers.actnorm import ActNorm
 from glow.layers.affine import Affine, AffineLayer, mix
 from glow.layers.base import Layer, as_planes, join
 from glow.layers.coupling import CouplingLayer, CouplingNetwork, ZeroConv2d
-from glow.layers.logit import Logit
+from glow.layers.logit import Logit, Unchanged
 from glow.layers.mixing import mixing, unmixing
 from glow.layers.noise import NoiseFlow
 from glow.layers.permutation import PERMUTATIONS, FixedPermutation, InvertibleConv1x1, make_permutation
@@ -26,6 +26,7 @@ __all__ = [
     "Split",
     "Squeeze",
     "TopPrior",
+    "Unchanged",
     "ZeroConv2d",
     "as_planes",
     "gaussian_log_prob",

@@ -1,4 +1,4 @@
-"""Pixels between two walls to numbers without a bound."""
+"""What the first level sees of a pixel: its value, or a number without a bound."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from torch import Tensor
 
 from glow.layers.base import Layer, sum_per_image
 
-__all__ = ["Logit"]
+__all__ = ["Logit", "Unchanged"]
+
+
+class Unchanged(Layer):
+    """Pixels as they are: the identity."""
+
+    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        return x_BCHW, x_BCHW.new_zeros(len(x_BCHW))
+
+    def inverse(self, z_BCHW: Tensor) -> Tensor:
+        return z_BCHW
 
 
 class Logit(Layer):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from glow.layers.base import as_planes, halves, join, sum_per_image
+from glow.layers.base import as_planes, halves, sum_per_image
 from glow.layers.coupling import CouplingNetwork
 from glow.layers.squeeze import Squeeze
 
 __all__ = ["NoiseFlow"]
 
 LOG_BOUND = 2.0
-"""Each affine map of the noise scales by a factor in (exp(-LOG_BOUND), exp(LOG_BOUND))."""
+"""The affine map of the noise scales by a factor in (exp(-LOG_BOUND), exp(LOG_BOUND))."""
 
 SMALLEST = 2.0**-25
 LARGEST = 1 - 2.0**-24
@@ -26,34 +26,20 @@ class NoiseFlow(nn.Module):
 
     .. math:: u = \Phi(g_k(\Phi^{-1}(v))), \qquad \log q(u | k) = -\log |\det \partial u / \partial v|
 
-    where :math:`g_k` is affine in each number, with shift and scale from a `CouplingNetwork` that sees the image,
-    followed by `depth` couplings, in turn of one half of the squeezed noise given the other half and the image. At the
-    start :math:`g_k` is the identity, and u = v.
+    where :math:`g_k` is affine in each number, with shift and scale from a `CouplingNetwork` that sees the image. At
+    the start :math:`g_k` is the identity, and u = v.
     """
 
-    def __init__(self, channels: int, width: int, depth: int) -> None:
+    def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         self.squeeze = Squeeze()
-        self.first = CouplingNetwork(4 * channels, 8 * channels, width)
-        self.couplings = nn.ModuleList(CouplingNetwork(6 * channels, 4 * channels, width) for _ in range(depth))
+        self.network = CouplingNetwork(4 * channels, 8 * channels, width)
 
     def forward(self, image_BCHW: Tensor, v_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         image = as_planes(self.squeeze(image_BCHW)[0])
         eps = as_planes(self.squeeze(torch.special.ndtri(v_BCHW.clamp(SMALLEST, LARGEST)))[0])
-        shift, log_scale = _bounded(self.first(image))
+        shift, raw = halves(self.network(image))
+        log_scale = LOG_BOUND * torch.tanh(raw / LOG_BOUND)
         y = eps * log_scale.exp() + shift
-        log_det_B = sum_per_image(log_scale)
-        for network in self.couplings:
-            y_a, y_b = halves(y)
-            shift, log_scale = _bounded(network(join(image, y_b)))
-            y = join(y_b, y_a * log_scale.exp() + shift)
-            log_det_B = log_det_B + sum_per_image(log_scale)
-        log_det_B = log_det_B + 0.5 * sum_per_image(eps.square() - y.square())
-        if len(self.couplings) % 2:
-            y = join(*reversed(halves(y)))
+        log_det_B = sum_per_image(log_scale + 0.5 * (eps.square() - y.square()))
         return self.squeeze.inverse(torch.special.ndtr(y)).clamp(max=LARGEST), log_det_B
-
-
-def _bounded(raw: Tensor) -> tuple[Tensor, Tensor]:
-    shift, log_scale = halves(raw)
-    return shift, LOG_BOUND * torch.tanh(log_scale / LOG_BOUND)

@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from glow.layers import ActNorm, CouplingLayer, FixedPermutation, InvertibleConv1x1, Logit, Squeeze, make_permutation
+from glow.layers import (
+    ActNorm,
+    CouplingLayer,
+    FixedPermutation,
+    InvertibleConv1x1,
+    Logit,
+    Squeeze,
+    Unchanged,
+    make_permutation,
+)
 from glow.layers.actnorm import SD_FLOOR
 from glow.layers.elementwise import LOG_BOUND
 from tests.glow.flows import jacobian_log_det, perturb
@@ -27,6 +36,7 @@ LAYERS = {
     "additive": lambda: CouplingLayer(4, 8, "additive", "sigmoid"),
     "spline": lambda: CouplingLayer(4, 8, "spline", "sigmoid"),
     "logit": lambda: Logit(0.05),
+    "unchanged": Unchanged,
 }
 
 
