@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -23,6 +24,21 @@ RETRY_S = 5.0
 PATIENCE_AT_END_S = 180.0
 
 
+class Mailbox:
+    """What a worker puts messages into. The queue has them as bytes, so that its process need not import their
+    classes, and torch with them."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    def put(self, message: Any) -> None:
+        self._queue.put(pickle.dumps(message))
+
+    def take_all(self) -> list[Any]:
+        waiting = self._queue.size()
+        return [pickle.loads(sent) for sent in self._queue.get_nowait_batch(waiting)] if waiting else []
+
+
 def make_queue() -> Queue:
     """On this machine: it must be there still when a worker's is cut off."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -40,7 +56,7 @@ class Channel(Generic[Message]):
     """
 
     def __init__(self, see: Callable[[Message], None], record: Callable[[Message], None]) -> None:
-        self.queue: Any = make_queue()
+        self.queue = Mailbox(make_queue())
         self._see, self._record = see, record
         self._pending: deque[Message] = deque()
         self._closing, self._taken, self._left = threading.Event(), threading.Event(), threading.Event()
@@ -80,8 +96,7 @@ class Channel(Generic[Message]):
             self._error = self._error or error
 
     def _take(self) -> None:
-        waiting = self.queue.size()
-        for message in self.queue.get_nowait_batch(waiting) if waiting else []:
+        for message in self.queue.take_all():
             self._see(message)
             self._pending.append(message)
 
