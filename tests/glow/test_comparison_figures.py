@@ -249,6 +249,7 @@ def test_colours_end_before_what_is_far_worse_than_most():
     assert "90.000" in [text.get_text() for text in drawn(figure).texts]
 
 
+@pytest.mark.slow
 def test_large_heat_maps_are_taller_up_to_a_limit_and_their_texts_apart():
     heights = []
     for rows in (2, 15, 60):
@@ -425,6 +426,7 @@ def test_intervals_far_wider_than_most_are_cut_off():
     assert axes.get_xlim()[1] > 2  # the point itself is in view
 
 
+@pytest.mark.slow
 def test_many_long_pairs_are_apart():
     pairs = list(itertools.combinations(CONFIGURATIONS, 2))
     for number, tall in ((3, 600), (20, None), (60, 1440)):

@@ -41,7 +41,9 @@ def latents(glow, images):
 
 
 @pytest.mark.parametrize("mode", ["linear", "slerp"])
-@pytest.mark.parametrize("steps", [2, 3, 10])
+@pytest.mark.parametrize(
+    "steps", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(10, marks=pytest.mark.slow)]
+)
 def test_the_ends_are_the_real_images(glow, mode, steps):
     start, end = pairs(glow)
     got = interpolate(glow, start, end, steps, mode)

@@ -23,6 +23,7 @@ thread.join()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
 @pytest.mark.parametrize(("memory", "least", "most"), [("kept", 0, 5), ("returned", 45, 55)])
 def test_freed_memory_is_kept_in_every_thread_once_that_is_asked_for(memory, least, most):

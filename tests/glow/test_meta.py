@@ -110,8 +110,12 @@ def test_noise_is_made_where_the_indices_are():
 
 @pytest.mark.parametrize(
     "values",
-    [{}, {"ema": 0.9}, {"memory": "reversible", "precision": "bf16"}, {"accumulate": 2, "flip": True}],
-    ids=str,
+    [
+        pytest.param({}, id="plain", marks=pytest.mark.slow),
+        pytest.param({"ema": 0.9}, id="ema", marks=pytest.mark.slow),
+        pytest.param({"memory": "reversible", "precision": "bf16"}, id="reversible, bf16"),
+        pytest.param({"accumulate": 2, "flip": True}, id="accumulate, flip", marks=pytest.mark.slow),
+    ],
 )
 def test_a_training_step_stays_on_the_device(glow, monkeypatch, values):
     """All but the optimizer's step, which is torch's: whether it is to be taken depends on numbers, and on devices that

@@ -99,6 +99,7 @@ def test_a_checkpoint_keeps_the_noise(tmp_path):
     assert load_checkpoint(tmp_path).log_prob(batch, noise_BCHW=v).equal(glow.log_prob(batch, noise_BCHW=v))
 
 
+@pytest.mark.slow
 def test_learned_noise_makes_a_better_bound():
     """On images of one grey level a Gaussian model is at its best for Gaussian noise: uniform noise costs it
     log2(sqrt(2 pi e / 12)) = 0.254 bits per dimension, of which learned noise saves most."""

@@ -27,6 +27,7 @@ def _own_and_averaged(precision: GradientPrecision) -> dict:
     return {"own": own, "averaged": _gradients(make_objective(glow, config, torch.device("cpu")), rank())}
 
 
+@pytest.mark.slow
 def test_gradients_in_bf16_are_those_of_the_processes_rounded_and_their_mean_rounded(tmp_path):
     """To the last bit: to halve is exact, and of two processes the sum is a single rounded addition."""
     first, second = run_in_processes(2, _own_and_averaged, ("bf16",), tmp_path)
@@ -36,6 +37,7 @@ def test_gradients_in_bf16_are_those_of_the_processes_rounded_and_their_mean_rou
         assert mean.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_gradients_in_float32_are_not_rounded(tmp_path):
     first, second = run_in_processes(2, _own_and_averaged, ("float32",), tmp_path)
     for a, b, mean in zip(first["own"], second["own"], first["averaged"], strict=True):
@@ -49,6 +51,7 @@ def _trained(changes: dict) -> dict:
     return {"weights": weights(trainer), "result": result.to_dict()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_processes_that_send_bf16_stay_equal_and_train(tmp_path, accumulate):
     changes = {"gradient_precision": "bf16", "accumulate": accumulate}

@@ -104,7 +104,14 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, {"accumulate": 3}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="plain", marks=pytest.mark.slow),
+        pytest.param({"ema": 0.9}, id="ema", marks=pytest.mark.slow),
+        pytest.param({"accumulate": 3}, id="accumulate"),
+    ],
+)
 @pytest.mark.parametrize("mapped", [False, True], ids=["in memory", "mapped"])
 def test_a_run_that_was_interrupted_inside_an_epoch_ends_bit_for_bit_as_well(tmp_path, mapped, changes):
     def trainer() -> Trainer:
@@ -327,7 +334,7 @@ def _first_steps(n: int, batch_size: int, changes: dict) -> dict:
     [
         pytest.param(96, {}, id="even", marks=pytest.mark.slow),
         pytest.param(97, {}, id="one left over", marks=pytest.mark.slow),
-        pytest.param(65, {}, id="less than a batch left"),
+        pytest.param(65, {}, id="less than a batch left", marks=pytest.mark.slow),
         pytest.param(65, {"flip": True}, id="flips"),
     ],
 )

@@ -1,6 +1,7 @@
 """Runs `glowctl` as a user does: the installed command, in a process of its own."""
 
 import itertools
+import json
 import os
 import re
 import signal
@@ -46,6 +47,49 @@ def glowctl(folder: Path, *arguments: str, timeout: float = 480, **changes: str)
         stdin=subprocess.DEVNULL,
         check=False,
     )
+
+
+ONE_AFTER_THE_OTHER = """
+import contextlib, io, json, os, sys
+from jobs.commands.app import main
+for line in sys.stdin:
+    folder, arguments, changes = json.loads(line)
+    os.chdir(folder)
+    before = dict(os.environ)
+    os.environ.update(changes)
+    sys.argv = ["glowctl", *arguments]
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+    for name in changes:
+        os.environ.pop(name)
+    os.environ.update(before)
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+class OneProcess:
+    """Runs commands as `glowctl` above does, but all in one process, since to import torch and MLflow takes longer than
+    most answers. It is for commands that only say something, and neither start Ray nor are killed."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-c", ONE_AFTER_THE_OTHER]
+        self._process = subprocess.Popen(
+            command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __call__(self, folder: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([str(folder), arguments, changes]) + "\n")
+        self._process.stdin.flush()
+        return subprocess.CompletedProcess(arguments, *json.loads(self._process.stdout.readline()))
+
+    def end(self) -> None:
+        self._process.communicate()
 
 
 LOGGED = re.compile(r"Traceback|\b(INFO|WARNING|ERROR|CRITICAL)\b|\(raylet\)|\bpid=\d+")

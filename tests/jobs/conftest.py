@@ -1,10 +1,19 @@
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from jobs.tracking import open_store
+from tests.jobs.command_line import OneProcess
 from tests.jobs.served import Trained, load
+
+
+@pytest.fixture(scope="session")
+def one_process() -> Iterator[OneProcess]:
+    commands = OneProcess()
+    yield commands
+    commands.end()
 
 
 @pytest.fixture(scope="session")

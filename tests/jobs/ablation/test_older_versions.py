@@ -2,6 +2,8 @@ import pickle
 import subprocess
 import sys
 
+import pytest
+
 from jobs.ablation.search import SeededSearch
 from jobs.specs.ablation import AblateSpec
 from jobs.specs.training import TrainSpec
@@ -18,6 +20,7 @@ for pickled in ast.literal_eval(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_a_class_is_found_by_the_name_that_it_had():
     pickled = [
         pickle.dumps(kind, protocol=0).replace(kind.__module__.encode(), old.encode())

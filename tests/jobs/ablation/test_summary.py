@@ -232,6 +232,7 @@ def test_to_summarise_again_changes_nothing(uri, whole):
     assert len(json.loads(table.read_text())["data"]) == 2  # and not four
 
 
+@pytest.mark.slow
 def test_a_product_of_depths_and_widths_is_drawn_as_one(uri, tmp_path, any_model):
     spec = ablation_spec(uri, tmp_path, permutations="1x1,shuffle", depths="1,2", widths="4,8", seeds=1)
     parent = start_ablation(uri, spec)
@@ -272,8 +273,8 @@ def end(record, how):
         ("failed", "1 trial failed (a worker died): shuffle (seed 2)."),
         ("stopped", "1 trial ended early, stopped by a scheduler (asha after epoch 1): shuffle (seed 2)."),
         ("killed", "1 trial has not finished (1 killed)."),
-        ("running", "1 trial has not finished (1 running)."),
-        ("waiting", "1 trial has not finished (1 waiting)."),
+        pytest.param("running", "1 trial has not finished (1 running).", marks=pytest.mark.slow),
+        pytest.param("waiting", "1 trial has not finished (1 waiting).", marks=pytest.mark.slow),
     ],
 )
 def test_a_trial_that_did_not_finish_is_said_and_does_not_count(uri, tmp_path, any_model, how, sentence):
@@ -337,8 +338,11 @@ def test_to_summarize_an_older_ablation_moves_no_alias(uri, tmp_path, any_model)
 
 @pytest.mark.parametrize(
     ("validation", "images", "crowned"),
-    [(2.5, "images", False), (1.5, "images", True), (2.5, "others", True)],
-    ids=["worse", "better", "worse on other images"],
+    [
+        pytest.param(2.5, "images", False, id="worse"),
+        pytest.param(1.5, "images", True, id="better", marks=pytest.mark.slow),
+        pytest.param(2.5, "others", True, id="worse on other images", marks=pytest.mark.slow),
+    ],
 )
 def test_a_later_ablation_takes_the_alias_unless_the_champion_was_better(
     uri, tmp_path, any_model, validation, images, crowned

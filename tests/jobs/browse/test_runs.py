@@ -323,6 +323,7 @@ def test_show_for_machines_is_one_object(runs, uri, capsys):
     assert told["model"] == runs["train"].run_id
 
 
+@pytest.mark.slow
 def test_through_the_command_without_torch_or_ray(uri, tmp_path):
     done = glowctl(tmp_path, "runs", "--tracking-uri", uri, "--json")
     assert done.returncode == 0, done.stderr

@@ -3,16 +3,13 @@
 import json
 import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from jobs.specs.presets import PRESETS
 from jobs.specs.training import TrainSpec
-from tests.jobs.command_line import environment, glowctl, sentence_of
+from tests.jobs.command_line import glowctl, sentence_of
 
 
 def test_help_lists_the_commands(tmp_path):
@@ -22,8 +19,8 @@ def test_help_lists_the_commands(tmp_path):
         assert command in done.stdout
 
 
-def test_help_of_train_lists_every_setting_by_theme_with_an_example(tmp_path):
-    done = glowctl(tmp_path, "train", "--help", COLUMNS="200")
+def test_help_of_train_lists_every_setting_by_theme_with_an_example(one_process, tmp_path):
+    done = one_process(tmp_path, "train", "--help", COLUMNS="200")
     for theme in ("Data", "Model", "Optimisation", "Compute", "Record"):
         assert f"─ {theme} ─" in done.stdout
     for name in TrainSpec.model_fields:
@@ -31,14 +28,14 @@ def test_help_of_train_lists_every_setting_by_theme_with_an_example(tmp_path):
     assert "(default 8; e.g. --depth 32)" in done.stdout
 
 
-def test_print_spec_shows_what_would_run_and_can_be_given_back(tmp_path):
-    done = glowctl(tmp_path, "train", "--preset", "smoke", "--depth", "3", "--no-download", "--print-spec")
+def test_print_spec_shows_what_would_run_and_can_be_given_back(one_process, tmp_path):
+    done = one_process(tmp_path, "train", "--preset", "smoke", "--depth", "3", "--no-download", "--print-spec")
     values = json.loads(done.stdout)
     assert values["depth"] == 3
     assert values["download"] is False
     assert values["width"] == PRESETS["smoke"]["width"]
     (tmp_path / "spec.json").write_text(done.stdout)
-    again = glowctl(tmp_path, "train", "--spec", "spec.json", "--width", "24", "--print-spec")
+    again = one_process(tmp_path, "train", "--spec", "spec.json", "--width", "24", "--print-spec")
     assert json.loads(again.stdout) == values | {"width": 24}
 
 
@@ -78,52 +75,21 @@ ASKED_WRONGLY = [
 ]
 
 
-ONE_AFTER_THE_OTHER = """
-import contextlib, io, json, os, sys
-from jobs.commands.app import main
-for asked, folder in json.loads(sys.argv[1]).items():
-    os.chdir(folder)
-    sys.argv = ["glowctl", *asked.split()]
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-    print(json.dumps([code, out.getvalue(), err.getvalue()]))
-"""
-
-
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory):
-    """What `glowctl` says to each of them, in a folder of its own; and the folders. One process answers all of them:
-    to import torch and MLflow takes longer than the answers."""
-    folders = {asked: str(tmp_path_factory.mktemp("asked")) for asked, _ in ASKED_WRONGLY}
-    command = [sys.executable, "-c", ONE_AFTER_THE_OTHER, json.dumps(folders)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=480, check=True)
-    answered = (
-        subprocess.CompletedProcess(asked, *json.loads(line))
-        for asked, line in zip(folders, done.stdout.splitlines(), strict=True)
-    )
-    return {answer.args: answer for answer in answered}, folders
-
-
 @pytest.mark.parametrize(("asked", "message"), ASKED_WRONGLY)
-def test_what_was_asked_wrongly_is_one_sentence_and_exit_code_2(answers, asked, message):
-    done, folders = answers
-    assert message in sentence_of(done[asked], 2)
-    assert not Path(folders[asked], "mlflow.db").exists()
+def test_what_was_asked_wrongly_is_one_sentence_and_exit_code_2(one_process, tmp_path, asked, message):
+    assert message in sentence_of(one_process(tmp_path, *asked.split()), 2)
+    assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_a_flag_that_is_none_is_answered_by_its_name(tmp_path):
-    done = glowctl(tmp_path, "train", "--permutaton", "1x1")
+def test_a_flag_that_is_none_is_answered_by_its_name(one_process, tmp_path):
+    done = one_process(tmp_path, "train", "--permutaton", "1x1")
     assert done.returncode == 2
     assert "--permutation" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_missing_data_is_named_with_where_and_how_to_get_it(tmp_path):
-    done = glowctl(tmp_path, "train", "--dataset", "kmnist", "--no-download", "--data-root", str(tmp_path))
+def test_missing_data_is_named_with_where_and_how_to_get_it(one_process, tmp_path):
+    done = one_process(tmp_path, "train", "--dataset", "kmnist", "--no-download", "--data-root", str(tmp_path))
     sentence = sentence_of(done, 1)
     assert "train-images-idx3-ubyte" in sentence
     assert str(tmp_path / "KMNIST" / "raw") in sentence
@@ -132,7 +98,7 @@ def test_missing_data_is_named_with_where_and_how_to_get_it(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["differ", "odd", "two splits", "frames"])
-def test_images_that_cannot_be_trained_on_are_named_in_words_of_the_command_line(tmp_path, kind):
+def test_images_that_cannot_be_trained_on_are_named_in_words_of_the_command_line(one_process, tmp_path, kind):
     folder = tmp_path / "own/train/a"
     folder.mkdir(parents=True)
     for index in range(10):
@@ -150,32 +116,32 @@ def test_images_that_cannot_be_trained_on_are_named_in_words_of_the_command_line
     if kind == "odd":
         (tmp_path / "own/test").mkdir()
         Image.new("L", (9, 7)).save(tmp_path / "own/test/0.png")
-    assert message in sentence_of(glowctl(tmp_path, "train", "--preset", "smoke", "--dataset", "folder:own"), 2)
+    assert message in sentence_of(one_process(tmp_path, "train", "--preset", "smoke", "--dataset", "folder:own"), 2)
 
 
-def test_damaged_data_is_named(tmp_path):
+def test_damaged_data_is_named(one_process, tmp_path):
     folder = tmp_path / "MNIST" / "raw"
     folder.mkdir(parents=True)
     for part in ("train", "t10k"):
         (folder / f"{part}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03 cut off")
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01 cut off")
-    sentence = sentence_of(glowctl(tmp_path, "train", "--dataset", "mnist", GLOW_DATA_ROOT=str(tmp_path)), 1)
+    sentence = sentence_of(one_process(tmp_path, "train", "--dataset", "mnist", GLOW_DATA_ROOT=str(tmp_path)), 1)
     assert "train-images-idx3-ubyte" in sentence
     assert "replace it with a good copy" in sentence
 
 
-def test_a_tracking_server_that_does_not_answer_is_said(tmp_path):
+def test_a_tracking_server_that_does_not_answer_is_said(one_process, tmp_path):
     """`test_a_server_that_does_not_answer_is_said_within_seconds` holds the check itself to a time."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        sentence = sentence_of(glowctl(tmp_path, "train", "--preset", "smoke", "--tracking-uri", uri), 1)
+        sentence = sentence_of(one_process(tmp_path, "train", "--preset", "smoke", "--tracking-uri", uri), 1)
     assert "does not answer" in sentence
 
 
-def test_resuming_what_is_not_there_is_one_sentence(tmp_path):
-    assert "no run 'first'" in sentence_of(glowctl(tmp_path, "train", "--resume", "first"), 1)
+def test_resuming_what_is_not_there_is_one_sentence(one_process, tmp_path):
+    assert "no run 'first'" in sentence_of(one_process(tmp_path, "train", "--resume", "first"), 1)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -185,31 +151,31 @@ def test_an_output_folder_that_cannot_be_written_is_named(tmp_path):
     assert "cannot be written" in sentence
 
 
-def test_an_output_that_is_a_file_is_named(tmp_path):
+def test_an_output_that_is_a_file_is_named(one_process, tmp_path):
     (tmp_path / "outputs").write_text("")
-    assert "cannot be written" in sentence_of(glowctl(tmp_path, "train", "--preset", "smoke"), 1)
+    assert "cannot be written" in sentence_of(one_process(tmp_path, "train", "--preset", "smoke"), 1)
 
 
-def test_doctor_says_what_there_is_and_what_is_wrong(tmp_path):
-    done = glowctl(tmp_path, "doctor", "--data-root", str(tmp_path), COLUMNS="200")
+def test_doctor_says_what_there_is_and_what_is_wrong(one_process, tmp_path):
+    done = one_process(tmp_path, "doctor", "--data-root", str(tmp_path), COLUMNS="200")
     assert done.returncode == 0, done.stdout
     for thing in ("python", "torch", "gpu", "ray", "mlflow", "tracking", "data root", "digits", "mnist", "svhn"):
         assert thing in done.stdout
     assert "missing" in done.stdout
     (tmp_path / "mlflow.db").write_text("not a database, however long one looks at it" * 20)
-    done = glowctl(tmp_path, "doctor", "--data-root", str(tmp_path), COLUMNS="200")
+    done = one_process(tmp_path, "doctor", "--data-root", str(tmp_path), COLUMNS="200")
     assert done.returncode == 1
     assert "is not an MLflow store" in done.stdout
 
 
-def test_ui_refuses_a_port_that_is_taken(tmp_path):
+def test_ui_refuses_a_port_that_is_taken(one_process, tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert f"port {port} is taken" in sentence_of(glowctl(tmp_path, "ui", "--port", str(port)), 1)
+        assert f"port {port} is taken" in sentence_of(one_process(tmp_path, "ui", "--port", str(port)), 1)
 
 
-def test_a_run_is_not_repaired_where_there_is_no_store_and_none_is_made(tmp_path):
-    assert "there is no MLflow store" in sentence_of(glowctl(tmp_path, "repair", "nothing"))
+def test_a_run_is_not_repaired_where_there_is_no_store_and_none_is_made(one_process, tmp_path):
+    assert "there is no MLflow store" in sentence_of(one_process(tmp_path, "repair", "nothing"))
     assert list(tmp_path.iterdir()) == []

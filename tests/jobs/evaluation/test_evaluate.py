@@ -34,7 +34,7 @@ def store(tmp_path_factory):
 def evaluated(store):
     """All four jobs on the newest model: their final events by kind, and all events."""
     folder, run_id = store
-    done = glowctl(folder, "evaluate", "--temperatures", "0,0.7", "--grid", "3x4", "--json")
+    done = glowctl(folder, "evaluate", "--temperatures", "0,0.7", "--grid", "3x4", "--bootstraps", "2000", "--json")
     check_quiet(done)
     events = [json.loads(line) for line in done.stdout.splitlines()]
     return folder, run_id, {event["event"]: event for event in events}, events
@@ -75,7 +75,7 @@ def test_the_models_own_answers_are_those_of_the_test(evaluated, m):
     tables = [read_table(uri, at, f"scores/{key}.parquet") for key, at in scored_by.items()]
     photos = next(table for table in tables if set(table["dataset"]) == {"photos"})
     images = load_dataset("photos", "test", image_shape=(1, 8, 8))[0][:m].numpy()
-    answer = model.predict(images)
+    answer = model.predict(images, params={"bootstraps": 2000})
     np.testing.assert_allclose(answer["nll"], photos["nll"][:m], rtol=1e-6)
     rows = read_table(uri, ends["ood"]["run_id"], "ood.parquet").query("detector == 'typicality' and batch_size == @m")
     assert answer["threshold"] == pytest.approx(rows["threshold"].iloc[0], rel=1e-9)
@@ -122,6 +122,7 @@ def test_the_nll_is_the_librarys(evaluated):
     assert run.data.metrics["bits_per_dim/digits"] == pytest.approx(row["bits_per_dim"])
 
 
+@pytest.mark.slow
 def test_several_noise_samples_give_the_importance_weighted_bound(store):
     folder, _ = store
     done = glowctl(folder, "nll", "--noise-samples", "4", "--json")
@@ -174,7 +175,7 @@ def test_the_ood_job_says_what_the_librarys_test_says(evaluated):
     train, validation = (score(model, *load_dataset("digits", split)) for split in ("train", "validation"))
     names = ("digits", "photos", "noise", "constant")
     tests = {name: score(model, *load_dataset(name, "test", image_shape=(1, 8, 8))) for name in names}
-    expected = evaluate_ood(train, held_out_protocol(validation, tests), OodSettings())
+    expected = evaluate_ood(train, held_out_protocol(validation, tests), OodSettings(bootstraps=2000))
     ratios = pd.read_parquet(results(folder, ends["ood"]) / "ood.parquet")
     pd.testing.assert_frame_equal(ratios, expected.ratios, rtol=1e-3)
     run = find_run(uri_of(folder), "glow", ends["ood"]["run_id"])

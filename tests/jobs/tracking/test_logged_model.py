@@ -19,6 +19,7 @@ def run(uri):
     return Record.start(uri, "glow", "a training", {"glow.job": "train"}, {"depth": 2})
 
 
+@pytest.mark.slow
 def test_a_logged_and_registered_model_is_found_by_every_name(
     uri, run, saved_model, trained_glow, tmp_path, monkeypatch
 ):

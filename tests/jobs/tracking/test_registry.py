@@ -24,7 +24,7 @@ def two(tmp_path_factory):
     return folder, work.tracking_uri, first, second.run_id
 
 
-def test_models_lists_the_newest_first(two):
+def test_models_lists_the_newest_first(two, one_process):
     folder, uri, first, second = two
     promote(uri, "glow", "glow-digits/1", "champion")
     versions = registered_versions(uri, "glow-digits")
@@ -35,15 +35,15 @@ def test_models_lists_the_newest_first(two):
     assert [entry.validation_bits_per_dim for entry in versions] == [2.0, 3.0]
     described = open_store(uri, "glow")[0].get_model_version("glow-digits", "2").description
     assert described == "train digits again: 2.000 bits/dim on the validation images"
-    _, newest, oldest = glowctl(folder, "models").stdout.splitlines()
+    _, newest, oldest = one_process(folder, "models").stdout.splitlines()
     assert newest.split()[:5] == ["glow-digits/2", "-", "train", "digits", "again"]
     assert oldest.split()[:6] == ["glow-digits/1", "champion", "train", "digits", "small", "3.000"]
-    events = [json.loads(line) for line in glowctl(folder, "models", "--limit", "1", "--json").stdout.splitlines()]
+    events = [json.loads(line) for line in one_process(folder, "models", "--limit", "1", "--json").stdout.splitlines()]
     assert [(event["uri"], event["event"]) for event in events] == [("models:/glow-digits/2", "model")]
 
 
-def test_where_there_are_no_models_it_says_so(tmp_path, two):
-    told = glowctl(two[0], "models", "glow-none")
+def test_where_there_are_no_models_it_says_so(two, one_process):
+    told = one_process(two[0], "models", "glow-none")
     assert (told.returncode, told.stdout.startswith("no model glow-none is registered in sqlite:")) == (0, True)
 
 
@@ -61,13 +61,15 @@ def test_a_model_is_promoted_by_every_name_it_has(two, by):
     assert find_model("models:/glow-digits@production", uri, "glow").run_id == first
 
 
-def test_the_command_says_what_was_promoted_and_why_nothing_was(two):
+def test_the_command_says_what_was_promoted_and_why_nothing_was(two, one_process):
     folder, uri, _, _ = two
     promote(uri, "glow", "glow-digits/2", "production")
-    done = glowctl(folder, "promote", "glow-digits/1", "production")
+    done = one_process(folder, "promote", "glow-digits/1", "production")
     check_quiet(done)
     assert done.stdout == "models:/glow-digits@production is version 1; it was version 2\n"
-    assert "latest is always the newest version" in sentence_of(glowctl(folder, "promote", "glow-digits/1", "latest"))
+    assert "latest is always the newest version" in sentence_of(
+        one_process(folder, "promote", "glow-digits/1", "latest")
+    )
 
 
 def test_the_newest_is_latest_by_both_of_mlflows_names(two):

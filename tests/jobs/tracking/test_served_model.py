@@ -134,6 +134,7 @@ def test_the_signature_says_the_defaults_of_the_model(served):
     assert served.predict(served.input_example)["batch_size"] == 2
 
 
+@pytest.mark.slow
 def test_saving_is_quiet(trained_glow, tmp_path):
     """For `--json` stdout is the product, and others' warnings are errors here."""
     np.savez(

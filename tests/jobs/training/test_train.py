@@ -247,8 +247,8 @@ def test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit(tmp_path):
     assert interrupted.keys() == expected.keys()
     assert all(np.array_equal(interrupted[name], expected[name]) for name in expected)
 
-    again = glowctl(tmp_path, "train", "--resume", run_id)
-    assert "is finished: there is nothing left to train" in sentence_of(again)
+    with pytest.raises(JobError, match="is finished: there is nothing left to train"):
+        prepare_resume(run_id, {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"})
 
 
 @pytest.mark.slow
