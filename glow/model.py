@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -112,6 +113,29 @@ class Level(Layer):
         return [part.to(dtype) for part in unmixing(self._stages())]
 
 
+@dataclass(frozen=True)
+class LogProbTerms:
+    r"""What the log-likelihood of B images under a Glow of L levels is made of, in nats.
+
+    Args:
+        input_log_det_B: the log-det of the dequantisation and of the input's transform.
+        log_det_BL: the log-det of each level's steps.
+        log_prior_BL: log p(z) of each level, the top one last.
+        standardized: for each level :math:`\epsilon = (z - \mu) / \sigma`, (B, C, H, W), under the level's prior.
+            Of an image from the model these are independent standard normal numbers. A class-conditional model that is
+            given no labels takes the prior of the most probable class.
+    """
+
+    input_log_det_B: Tensor
+    log_det_BL: Tensor
+    log_prior_BL: Tensor
+    standardized: Sequence[Tensor]
+
+    def log_det(self) -> Tensor:
+        """The log-det (B,) of everything."""
+        return self.input_log_det_B + self.log_det_BL.sum(1)
+
+
 class Glow(nn.Module):
     r"""The multi-scale flow of Kingma & Dhariwal (2018), with an exact density for every image.
 
@@ -163,8 +187,8 @@ class Glow(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> tuple[list[Tensor], Tensor]:
         """Images in [-0.5, 0.5] -> (one latent a level, log-det (B,) in nats). No prior is in the log-det."""
-        latents, _, log_det_B = self._encode(x_BCHW)
-        return [z_BCHW.contiguous() for z_BCHW in latents], log_det_B  # not planes, which nobody expects
+        latents, _, log_dets_B = self._encode(x_BCHW)
+        return [z_BCHW.contiguous() for z_BCHW in latents], sum(log_dets_B[1:], log_dets_B[0])  # not planes
 
     def inverse(self, latents: Sequence[Tensor]) -> Tensor:
         """One latent a level -> images (B, C, H, W) in [-0.5, 0.5]; the exact inverse of `forward`."""
@@ -202,18 +226,20 @@ class Glow(nn.Module):
 
     def log_prob_terms(
         self, images_BCHW: Tensor, labels_B: Tensor | None = None, noise_BCHW: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The parts that `log_prob` is the sum of, in nats of real-valued images: the log-det (B,), and log p(z) of
-        each level (B, L), the top one last."""
+    ) -> LogProbTerms:
+        """The parts that `log_prob` is the sum of, in nats of real-valued images."""
         x_BCHW, noise_log_det_B = self.dequantize(images_BCHW, noise_BCHW)
-        latents, kept, log_det_B = self._encode(x_BCHW)
-        priors_B = [
+        latents, kept, (input_log_det_B, *log_dets_B) = self._encode(x_BCHW)
+        scored = [
             gaussian_log_prob(z_BCHW, *level.split.prior(x_a))
             for level, z_BCHW, x_a in zip(self.levels, latents, kept, strict=False)
             if level.split is not None
         ]
-        priors_B.append(self._top_log_prob(latents[-1], labels_B))
-        return noise_log_det_B + log_det_B, torch.stack(priors_B, 1)
+        scored.append(self._top_log_prob(latents[-1], labels_B))
+        log_priors_B, standardized = zip(*scored, strict=True)
+        return LogProbTerms(
+            noise_log_det_B + input_log_det_B, torch.stack(log_dets_B, 1), torch.stack(log_priors_B, 1), standardized
+        )
 
     def log_prob(self, images_BCHW: Tensor, labels_B: Tensor | None = None, noise_BCHW: Tensor | None = None) -> Tensor:
         """Log-likelihood (B,) in nats of uint8 images under uniform dequantisation: a lower bound on the log of the
@@ -230,8 +256,8 @@ class Glow(nn.Module):
         Raises:
             ValueError: for images of another type or shape than the model's.
         """
-        log_det_B, priors_BL = self.log_prob_terms(images_BCHW, labels_B, noise_BCHW)
-        return log_det_B + priors_BL.sum(1) - self.config.dimensions * math.log(self.config.bins)
+        terms = self.log_prob_terms(images_BCHW, labels_B, noise_BCHW)
+        return terms.log_det() + terms.log_prior_BL.sum(1) - self.config.dimensions * math.log(self.config.bins)
 
     def bits_per_dim(
         self, images_BCHW: Tensor, labels_B: Tensor | None = None, noise_BCHW: Tensor | None = None
@@ -284,29 +310,33 @@ class Glow(nn.Module):
             x_BCHW = level.inverse(x_BCHW)
         return quantize(self.input.inverse(x_BCHW), self.config.bits)
 
-    def _encode(self, x_BCHW: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """The latents, the halves that went on at each split, and the log-det (B,)."""
+    def _encode(self, x_BCHW: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """The latents, the halves that went on at each split, and the log-dets (B,) of the input and of each level."""
         if len(x_BCHW) == 0:
-            latents, kept, log_det_B = self._encode(_with_one_image(x_BCHW))
-            return [z_BCHW[:0] for z_BCHW in latents], [x_a[:0] for x_a in kept], log_det_B[:0]
+            whole = self._encode(_with_one_image(x_BCHW))
+            latents, kept, log_dets_B = ([part[:0] for part in parts] for parts in whole)
+            return latents, kept, log_dets_B
         latents, kept = [], []
         x_BCHW, log_det_B = self.input(x_BCHW)
+        log_dets_B = [log_det_B]
         for level in self.levels:
-            x_BCHW, level_log_det_B = level(x_BCHW)
-            log_det_B = log_det_B + level_log_det_B
+            x_BCHW, log_det_B = level(x_BCHW)
+            log_dets_B.append(log_det_B)
             if level.split is not None:
                 x_BCHW, z_BCHW = level.split(x_BCHW)
                 kept.append(x_BCHW)
                 latents.append(z_BCHW)
-        return [*latents, x_BCHW], kept, log_det_B
+        return [*latents, x_BCHW], kept, log_dets_B
 
-    def _top_log_prob(self, z_BCHW: Tensor, labels_B: Tensor | None) -> Tensor:
+    def _top_log_prob(self, z_BCHW: Tensor, labels_B: Tensor | None) -> tuple[Tensor, Tensor]:
+        """log p(z) of the top level, (B,), and z standardised; of a mixture by its most probable class."""
         classes = self.config.num_classes
         if labels_B is not None or classes is None:
             return gaussian_log_prob(z_BCHW, *self.top.prior(labels_B))
         every = torch.arange(classes, device=z_BCHW.device)
-        per_class = [gaussian_log_prob(z_BCHW, *self.top.prior(label[None])) for label in every]
-        return torch.stack(per_class).logsumexp(0) - math.log(classes)
+        per_class_KB = torch.stack([gaussian_log_prob(z_BCHW, *self.top.prior(label[None]))[0] for label in every])
+        _, standardized_BCHW = gaussian_log_prob(z_BCHW, *self.top.prior(per_class_KB.argmax(0)))
+        return per_class_KB.logsumexp(0) - math.log(classes), standardized_BCHW
 
     def dequantize(self, images_BCHW: Tensor, noise_BCHW: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """uint8 images -> (real-valued ones in [-0.5, 0.5], the log-det (B,) of the noise that was added: 0 for uniform

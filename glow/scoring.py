@@ -7,7 +7,11 @@ Columns of a score table:
 - ``nll``: negative log-likelihood in nats; ``bits_per_dim``: the same in bits, divided by C * H * W
 - ``log_det`` and ``log_prior_1`` ... ``log_prior_L``: what the NLL is made of, in nats of real-valued images: the
   log-det of the flow, and log p(z) of each level, the top one last
-- ``finite``: whether all of these are finite
+- ``log_det_1`` ... ``log_det_L``: the log-det of each level's steps. What ``log_det`` has besides them is of the
+  dequantisation and of the input's transform
+- ``latent_anderson`` and ``latent_spectrum``: how far the latents of all levels together are from noise
+  (`glow.latent_statistics`)
+- ``finite``: whether the likelihood and all that it is made of are finite
 - ``complexity``: bits of the image as a PNG, less those of a black image; of the image as the model sees it, which a
   model of fewer than 8 bits does not see whole
 - ``nll_of_all`` and ``nll_bound``, in a table of K > 1 noise samples: the mean of their K negative log-likelihoods, and
@@ -21,6 +25,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sized
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -30,6 +35,7 @@ from torch import Tensor
 
 from glow.datasets.lazy import LazyDataset
 from glow.dequantization import reduced, uniform_noise
+from glow.latent_statistics import anderson_darling, spectrum_variation
 from glow.model import Glow, Precision
 
 __all__ = ["SCORED", "SHARD", "complexity", "importance_weighted", "score", "score_shard", "shards_of"]
@@ -81,12 +87,15 @@ def score(
         for start in range(0, n, batch_size):
             images_BCHW = images_NCHW[start : start + batch_size].to(model.device)
             indices_B = indices_N[start : start + batch_size].to(model.device)
-            samples = [_terms(model, images_BCHW, indices_B, _stream(seed, k)) for k in range(noise_samples)]
+            samples = [_Terms.of(model, images_BCHW, indices_B, _stream(seed, k)) for k in range(noise_samples)]
             parts.append(samples[0])
-            sums.append(np.stack([sample.sum(1) for sample in samples], 1))
-    terms = np.concatenate(parts) if parts else np.empty((0, 1 + model.config.levels))
+            sums.append(np.stack([sample.likelihood.sum(1) for sample in samples], 1))
+    parts = parts or [_Terms.none(model.config.levels)]
+    likelihood, latents = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("likelihood", "latents")
+    )
     sums_NK = np.concatenate(sums) if sums else np.empty((0, noise_samples))
-    dimensions = model.config.dimensions
+    dimensions, levels = model.config.dimensions, model.config.levels
     with np.errstate(invalid="ignore"):
         nll_NK = dimensions * math.log(model.config.bins) - sums_NK
     nll = nll_NK[:, 0]
@@ -96,9 +105,12 @@ def score(
             "label": labels_N.cpu().numpy(),
             "nll": nll,
             "bits_per_dim": nll / (dimensions * math.log(2)),
-            "log_det": terms[:, 0],
-            **{f"log_prior_{level}": terms[:, level] for level in range(1, terms.shape[1])},
-            "finite": np.isfinite(terms).all(1),
+            "log_det": likelihood[:, : 1 + levels].sum(1),
+            **{f"log_prior_{level}": likelihood[:, levels + level] for level in range(1, 1 + levels)},
+            **{f"log_det_{level}": likelihood[:, level] for level in range(1, 1 + levels)},
+            "latent_anderson": latents[:, 0],
+            "latent_spectrum": latents[:, 1],
+            "finite": np.isfinite(likelihood).all(1),
             "complexity": complexity(reduced(images_NCHW, model.config.bits)),
         }
     )
@@ -107,11 +119,26 @@ def score(
     return table
 
 
-def _terms(model: Glow, images_BCHW: Tensor, indices_B: Tensor, stream: int) -> np.ndarray:
-    """(B, 1 + L): the log-det and the log-priors of images under the noise of this stream."""
-    noise_BCHW = uniform_noise(indices_B, model.config.image_shape, stream)
-    log_det_B, priors_BL = model.log_prob_terms(images_BCHW, noise_BCHW=noise_BCHW)
-    return torch.cat([log_det_B[:, None], priors_BL], 1).double().cpu().numpy()
+@dataclass(frozen=True)
+class _Terms:
+    """What images score under one noise, float64: `likelihood` (B, 1 + L + L) has the log-det of the input, of each
+    level, and log p(z) of each; `latents` (B, 2) the statistics of their latents."""
+
+    likelihood: np.ndarray
+    latents: np.ndarray
+
+    @classmethod
+    def of(cls, model: Glow, images_BCHW: Tensor, indices_B: Tensor, stream: int) -> _Terms:
+        noise_BCHW = uniform_noise(indices_B, model.config.image_shape, stream)
+        terms = model.log_prob_terms(images_BCHW, noise_BCHW=noise_BCHW)
+        likelihood = torch.cat([terms.input_log_det_B[:, None], terms.log_det_BL, terms.log_prior_BL], 1)
+        standardized_BD = torch.cat([level.flatten(1) for level in terms.standardized], 1)
+        latents = torch.stack([anderson_darling(standardized_BD), spectrum_variation(standardized_BD)], 1)
+        return cls(likelihood.double().cpu().numpy(), latents.cpu().numpy())
+
+    @classmethod
+    def none(cls, levels: int) -> _Terms:
+        return cls(np.empty((0, 1 + 2 * levels)), np.empty((0, 2)))
 
 
 def _stream(seed: int, sample: int) -> int:

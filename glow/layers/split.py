@@ -13,9 +13,19 @@ from glow.layers.coupling import ZeroConv2d
 __all__ = ["Split", "TopPrior", "gaussian_log_prob"]
 
 
-def gaussian_log_prob(z: Tensor, mean: Tensor, log_sd: Tensor) -> Tensor:
-    r"""(B, ...) -> (B,) nats: :math:`\sum -\tfrac12 ((z - \mu) / \sigma)^2 - \log \sigma - \tfrac12 \log 2 \pi`."""
-    return sum_per_image(-0.5 * ((z - mean) * (-log_sd).exp()).square() - log_sd - 0.5 * math.log(2 * math.pi))
+def gaussian_log_prob(z: Tensor, mean: Tensor, log_sd: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The log-density of latents under independent normal distributions.
+
+    Args:
+        z: (B, ...).
+        mean, log_sd: of each number, in nats the latter; they broadcast to the shape of z.
+
+    Returns:
+        :math:`\sum -\tfrac12 \epsilon^2 - \log \sigma - \tfrac12 \log 2 \pi`, (B,) nats, and
+        :math:`\epsilon = (z - \mu) / \sigma`, (B, ...).
+    """
+    standardized = (z - mean) * (-log_sd).exp()
+    return sum_per_image(-0.5 * standardized.square() - log_sd - 0.5 * math.log(2 * math.pi)), standardized
 
 
 class Split(nn.Module):

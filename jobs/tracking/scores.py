@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["find_scores", "key_of", "labelled", "save_scores"]
 
-VERSION = 1
+VERSION = 2
 """The version of a score table's columns. A table of another version is not found."""
 
 

@@ -8,6 +8,7 @@ from torch.distributions import Normal, StudentT
 
 from glow import Glow, GlowConfig, uniform_noise
 from glow.dequantization import dequantize, reduced
+from glow.model import LogProbTerms
 from tests.glow.flows import jacobian, jacobian_log_det, perturb, random_images, small_glow
 
 VARIANTS = [
@@ -109,9 +110,11 @@ def test_log_prob_of_an_untrained_glow_is_a_closed_form():
 def test_a_uniform_density_takes_as_many_bits_as_the_images_have(monkeypatch, bits):
     """Where the density is 1 on the whole cube, log p(x) = 0, every image of N bits takes N bits a dimension."""
     glow = small_glow(bits=bits)
-    monkeypatch.setattr(
-        glow, "log_prob_terms", lambda images, *_: (torch.zeros(len(images)), torch.zeros(len(images), 2))
-    )
+
+    def nothing(images, *_):
+        return LogProbTerms(torch.zeros(len(images)), *torch.zeros(2, len(images), 2), [])
+
+    monkeypatch.setattr(glow, "log_prob_terms", nothing)
     torch.testing.assert_close(glow.bits_per_dim(random_images(3)), torch.full((3,), float(bits)))
 
 
@@ -141,10 +144,34 @@ def test_samples_of_a_model_of_fewer_bits_have_no_others():
 
 def test_log_prob_terms_add_up_to_log_prob(glow):
     images, noise = random_images(3, (3, 4, 4)), torch.rand(3, 3, 4, 4)
-    log_det, priors = glow.log_prob_terms(images, noise_BCHW=noise)
-    assert priors.shape == (3, 2)
-    total = log_det + priors.sum(1) - 48 * math.log(256)
+    terms = glow.log_prob_terms(images, noise_BCHW=noise)
+    assert terms.log_prior_BL.shape == terms.log_det_BL.shape == (3, 2)
+    total = terms.log_det() + terms.log_prior_BL.sum(1) - 48 * math.log(256)
     torch.testing.assert_close(glow.log_prob(images, noise_BCHW=noise), total)
+
+
+def test_standardized_latents_are_those_of_each_levels_prior(glow):
+    images, noise = random_images(3, (3, 4, 4)), torch.rand(3, 3, 4, 4)
+    terms = glow.log_prob_terms(images, noise_BCHW=noise)
+    x = glow.input(glow.dequantize(images, noise)[0])[0]
+    y, log_det = glow.levels[0](x)
+    x_a, z = glow.levels[0].split(y)
+    mean, log_sd = glow.levels[0].split.prior(x_a)
+    torch.testing.assert_close(terms.log_det_BL[:, 0], log_det)
+    torch.testing.assert_close(terms.standardized[0], (z - mean) / log_sd.exp())
+    top, (mean, log_sd) = glow(glow.dequantize(images, noise)[0])[0][1], glow.top.prior(None)
+    torch.testing.assert_close(terms.standardized[1], (top - mean) / log_sd.exp())
+
+
+def test_without_labels_the_top_is_standardized_by_the_most_probable_class():
+    glow = small_glow(num_classes=3)
+    images, noise = random_images(20), torch.rand(20, 1, 8, 8)
+    by_class = [glow.log_prob_terms(images, torch.full((20,), label), noise) for label in range(3)]
+    best = torch.stack([terms.log_prior_BL[:, -1] for terms in by_class]).argmax(0)
+    assert len(set(best.tolist())) > 1
+    found = glow.log_prob_terms(images, noise_BCHW=noise).standardized[-1]
+    expected = torch.stack([by_class[label].standardized[-1][row] for row, label in enumerate(best.tolist())])
+    torch.testing.assert_close(found, expected)
 
 
 def test_density_integrates_to_one():
@@ -155,7 +182,7 @@ def test_density_integrates_to_one():
     x = proposal.sample((200_000, 1, 2, 2))
     with torch.no_grad():
         latents, log_det = glow(x)
-        log_density = log_det + glow._top_log_prob(latents[0], None)
+        log_density = log_det + glow._top_log_prob(latents[0], None)[0]
     ratio = (log_density - proposal.log_prob(x).flatten(1).sum(1)).exp()
     error = ratio.std() / len(x) ** 0.5
     assert error < 0.02
@@ -327,8 +354,9 @@ EMPTY = torch.zeros(0, 1, 8, 8, dtype=torch.uint8)
 def test_an_empty_batch_gives_empty_tensors(changes, memory):
     glow = small_glow(**changes).set_memory(memory)
     assert glow.log_prob(EMPTY).shape == glow.bits_per_dim(EMPTY).shape == (0,)
-    log_det, priors = glow.log_prob_terms(EMPTY)
-    assert (log_det.shape, priors.shape) == ((0,), (0, 2))
+    terms = glow.log_prob_terms(EMPTY)
+    assert (terms.log_det().shape, terms.log_prior_BL.shape) == ((0,), (0, 2))
+    assert [tuple(eps.shape) for eps in terms.standardized] == [(0, *shape) for shape in glow.config.latent_shapes]
     latents, _ = glow(torch.zeros(0, 1, 8, 8))
     assert [tuple(z.shape) for z in latents] == [(0, *shape) for shape in glow.config.latent_shapes]
     assert glow.inverse(latents).shape == (0, 1, 8, 8)

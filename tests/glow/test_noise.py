@@ -81,10 +81,10 @@ def test_the_bound_counts_the_noise():
     batch, v = random_images(4), uniform_noise(torch.arange(4), (1, 8, 8)).double()
     x, noise_log_det = glow.dequantize(batch, v)
     latents, log_det = glow(x)
-    parts, priors = glow.log_prob_terms(batch, noise_BCHW=v)
-    torch.testing.assert_close(parts, noise_log_det + log_det)
+    terms = glow.log_prob_terms(batch, noise_BCHW=v)
+    torch.testing.assert_close(terms.log_det(), noise_log_det + log_det)
     assert torch.equal(((x + 0.5) * 256).floor().to(torch.uint8), batch)
-    assert len(latents) == priors.shape[1]
+    assert len(latents) == terms.log_prior_BL.shape[1]
 
 
 def test_an_empty_batch_is_an_empty_tensor():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from glow import uniform_noise
+from glow.latent_statistics import anderson_darling, spectrum_variation
 from glow.scoring import complexity, score
 from tests.glow.flows import random_images, small_glow
 
@@ -33,13 +34,16 @@ def images_for(glow, n=23):
 
 
 def terms(table):
-    return table.filter(regex="^log_").to_numpy()
+    """The log-det, and log p(z) of each level."""
+    return table.filter(regex="^log_det$|^log_prior").to_numpy()
 
 
 def test_a_table_has_these_columns_and_types(glow):
     table = score(glow, images_for(glow, 5))
-    levels = [f"log_prior_{level}" for level in range(1, glow.config.levels + 1)]
-    assert list(table) == ["index", "label", "nll", "bits_per_dim", "log_det", *levels, "finite", "complexity"]
+    levels = [f"log_{part}_{level}" for part in ("prior", "det") for level in range(1, glow.config.levels + 1)]
+    latents = ["latent_anderson", "latent_spectrum"]
+    likelihood = ["nll", "bits_per_dim", "log_det", *levels]
+    assert list(table) == ["index", "label", *likelihood, *latents, "finite", "complexity"]
     kinds = {"index": "int64", "label": "int64", "finite": "bool"}
     assert {name: str(kind) for name, kind in table.dtypes.items()} == dict.fromkeys(table, "float64") | kinds
     assert table["finite"].all()
@@ -66,9 +70,17 @@ def test_scores_are_the_models_own_with_the_noise_of_each_index(glow):
     table = score(glow, images, indices_N=indices, seed=3, batch_size=4)
     with torch.no_grad():
         bits = glow.bits_per_dim(images, noise_BCHW=noise).double().numpy()
-        log_det, priors = glow.log_prob_terms(images, noise_BCHW=noise)
+        expected = glow.log_prob_terms(images, noise_BCHW=noise)
     np.testing.assert_allclose(table["bits_per_dim"], bits, rtol=1e-5)
-    np.testing.assert_allclose(terms(table), torch.cat([log_det[:, None], priors], 1).numpy(), rtol=1e-5, atol=1e-4)
+    likelihood = torch.cat([expected.log_det()[:, None], expected.log_prior_BL], 1)
+    np.testing.assert_allclose(terms(table), likelihood.numpy(), rtol=1e-5, atol=1e-4)
+    by_level = table.filter(regex="^log_det_").to_numpy()
+    np.testing.assert_allclose(by_level, expected.log_det_BL.numpy(), rtol=1e-5, atol=1e-4)
+    numbers = torch.cat([level.flatten(1) for level in expected.standardized], 1)
+    # The sum of D logs, of which D is taken away again, has the rounding of D float32 numbers in it.
+    rounding = glow.config.dimensions * 1e-5
+    np.testing.assert_allclose(table["latent_anderson"], anderson_darling(numbers), rtol=1e-4, atol=rounding)
+    np.testing.assert_allclose(table["latent_spectrum"], spectrum_variation(numbers), rtol=1e-3)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 22, 23, 1000])
@@ -144,10 +156,10 @@ def test_images_whose_scores_are_not_finite_are_marked_and_kept(monkeypatch, bad
     whole = glow.log_prob_terms
 
     def broken(images_BCHW, **noise):
-        log_det, priors = whole(images_BCHW, **noise)
+        found = whole(images_BCHW, **noise)
         white = (images_BCHW == 255).flatten(1).all(1)
-        (log_det if part == "log-det" else priors[:, 1])[white] = bad
-        return log_det, priors
+        (found.log_det_BL if part == "log-det" else found.log_prior_BL)[white, 1] = bad
+        return found
 
     monkeypatch.setattr(glow, "log_prob_terms", broken)
     table = score(glow, images, batch_size=4)

@@ -1,0 +1,67 @@
+r"""How far an image's latents are from the independent standard normal numbers that they should be.
+
+An image that a flow was not trained on can have a likely latent that is no noise: its numbers are too alike, or follow
+a pattern. Bomatter et al. (2026, arXiv 2605.22496) test for both, with the two statistics here.
+
+Shapes: B images, D latent numbers per image.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["anderson_darling", "spectrum_variation"]
+
+
+def anderson_darling(standardized_BD: Tensor) -> Tensor:
+    r"""The Anderson-Darling statistic of each image's latents against the standard normal distribution.
+
+    :math:`A^2 = -D - \frac1D \sum_{i=1}^D (2i - 1) (\log \Phi(e_{(i)}) + \log(1 - \Phi(e_{(D + 1 - i)})))`, where
+    :math:`e_{(1)} \le \dots \le e_{(D)}` are the numbers in order (Anderson & Darling 1954, equation 4.). Its mean is 1
+    for independent standard normal numbers, whatever D is.
+
+    Args:
+        standardized_BD: the latents, each less its prior's mean and divided by its standard deviation.
+
+    Returns:
+        (B,) float64. Numbers that are not finite give NaN or infinity.
+
+    Example:
+        >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+        <torch._C.Generator object at ...>
+        >>> noise = torch.randn(2, 1000)
+        >>> anderson_darling(torch.stack([noise[0], 2 * noise[1]])).round().tolist()
+        [1.0, 210.0]
+    """
+    ordered_BD = standardized_BD.double().sort(1).values
+    d = ordered_BD.shape[1]
+    weights_D = 2 * torch.arange(1, d + 1, device=ordered_BD.device, dtype=torch.float64) - 1
+    below_BD = torch.special.log_ndtr(ordered_BD)
+    above_BD = torch.special.log_ndtr(-ordered_BD).flip(1)
+    return -d - (below_BD + above_BD) @ weights_D / d
+
+
+def spectrum_variation(standardized_BD: Tensor) -> Tensor:
+    r"""The coefficient of variation of the power spectrum of each image's latents.
+
+    It is the standard deviation of the power :math:`|F_k|^2` over the frequencies, divided by its mean, where F is the
+    discrete Fourier transform of the D numbers in a row, less the frequency 0. Independent normal numbers have a flat
+    spectrum with exponentially distributed powers, and so a coefficient near 1; a pattern that repeats has a larger
+    one.
+
+    Args:
+        standardized_BD: the latents, each less its prior's mean and divided by its standard deviation; D is at least 4.
+
+    Returns:
+        (B,) float64. Numbers that are not finite, or all equal, give NaN.
+
+    Example:
+        >>> steps = torch.arange(64.0)
+        >>> spectrum_variation(torch.stack([(steps / 4).sin(), steps % 7 - 3])).round(decimals=1).tolist()
+        [3.4, 3.5]
+    """
+    if len(standardized_BD) == 0:  # which a Fourier transform does not take
+        return standardized_BD.new_empty(0, dtype=torch.float64)
+    power_BF = torch.fft.rfft(standardized_BD.double(), dim=1)[:, 1:].abs().square()
+    return power_BF.std(1, correction=0) / power_BF.mean(1)

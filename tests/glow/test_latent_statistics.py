@@ -1,0 +1,81 @@
+import doctest
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from glow import latent_statistics
+from glow.latent_statistics import anderson_darling, spectrum_variation
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_examples_run():
+    assert doctest.testmod(latent_statistics, extraglobs={"torch": torch}).failed == 0
+
+
+@pytest.mark.parametrize("change", [lambda x: x, lambda x: x + 0.5, lambda x: 2 * x, lambda x: x.abs(), lambda x: x**3])
+def test_anderson_darling_is_that_of_scipy(change):
+    numbers = change(normal(3, 200))
+    expected = [
+        stats.goodness_of_fit(
+            stats.norm, row, known_params={"loc": 0, "scale": 1}, statistic="ad", n_mc_samples=1
+        ).statistic
+        for row in numbers.double().numpy()
+    ]
+    np.testing.assert_allclose(anderson_darling(numbers).numpy(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("d", [1, 10, 300])
+def test_of_noise_the_mean_is_one(d):
+    """Anderson & Darling 1954: the limit's variance is 2 pi^2 / 3 - 6, 0.58."""
+    found = anderson_darling(normal(20_000, d)).numpy()
+    assert abs(found.mean() - 1) < 5 * found.std() / 20_000**0.5
+
+
+def test_anderson_darling_does_not_depend_on_the_order():
+    numbers = normal(2, 100)
+    torch.testing.assert_close(anderson_darling(numbers), anderson_darling(numbers.flip(1)), rtol=1e-12, atol=0)
+
+
+def test_far_numbers_keep_the_statistic_finite():
+    assert torch.isfinite(anderson_darling(torch.tensor([[1e30, -1e30], [0.0, 1e30]]))).all()
+
+
+def test_the_spectrum_of_noise_varies_by_one():
+    """A power is exponentially distributed, whose standard deviation is its mean."""
+    found = spectrum_variation(normal(2000, 1024)).numpy()
+    assert abs(found.mean() - 1) < 0.01
+
+
+def test_the_spectrum_is_of_the_definition():
+    numbers = normal(3, 50).double()
+    power = np.abs(np.fft.fft(numbers.numpy())[:, 1:26]) ** 2
+    expected = power.std(1) / power.mean(1)
+    np.testing.assert_allclose(spectrum_variation(numbers).numpy(), expected, rtol=1e-9)
+
+
+def test_the_spectrum_does_not_depend_on_location_and_scale():
+    numbers = normal(3, 128).double()
+    torch.testing.assert_close(spectrum_variation(3 * numbers + 7), spectrum_variation(numbers), rtol=1e-9, atol=0)
+
+
+def test_a_pattern_that_repeats_varies_more_and_is_told_from_noise():
+    wave = (torch.arange(256) / 3).sin()
+    assert spectrum_variation(wave + normal(20, 256)).min() > spectrum_variation(normal(200, 256)).max()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_gives_no_number_for_that_image_alone(bad):
+    numbers = normal(3, 64)
+    numbers[1, 5] = bad
+    for statistic in (anderson_darling, spectrum_variation):
+        assert torch.isfinite(statistic(numbers)).tolist() == [True, False, True]
+
+
+def test_no_images_give_no_statistics():
+    for statistic in (anderson_darling, spectrum_variation):
+        assert statistic(torch.empty(0, 8)).shape == (0,)
