@@ -8,6 +8,7 @@ Shapes: B images, D latent numbers per image.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,12 +35,19 @@ def anderson_darling(standardized_BD: Tensor) -> Tensor:
         >>> anderson_darling(torch.stack([noise[0], 2 * noise[1]])).round().tolist()
         [1.0, 210.0]
     """
-    ordered_BD = standardized_BD.double().sort(1).values
+    ordered_BD = _in_order(standardized_BD).double()
     d = ordered_BD.shape[1]
     weights_D = 2 * torch.arange(1, d + 1, device=ordered_BD.device, dtype=torch.float64) - 1
     below_BD = torch.special.log_ndtr(ordered_BD)
     above_BD = torch.special.log_ndtr(-ordered_BD).flip(1)
     return -d - (below_BD + above_BD) @ weights_D / d
+
+
+def _in_order(numbers_BD: Tensor) -> Tensor:
+    """Each row in ascending order. On CPUs numpy sorts ten times as fast."""
+    if numbers_BD.device.type == "cpu":
+        return torch.from_numpy(np.sort(numbers_BD.numpy(), axis=1))
+    return numbers_BD.sort(1).values
 
 
 def spectrum_variation(standardized_BD: Tensor) -> Tensor:
