@@ -1,9 +1,10 @@
 """Out-of-distribution detection: score tables -> decisions. No torch here."""
 
+from glow.ood.calibration import Threshold
 from glow.ood.detectors import DETECTORS, Detector, fit_detectors
 from glow.ood.evaluation import OodResult, OodSettings, evaluate_ood, held_out_protocol, report_protocol
 from glow.ood.statistics import Estimate, roc_curve, roc_estimates, wilson_interval
-from glow.ood.typicality import BatchTest, MeanTest, Threshold, TypicalityTest
+from glow.ood.typicality import BatchTest, MeanTest, TypicalityTest
 
 __all__ = [
     "DETECTORS",

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from glow.ood.calibration import check_alpha, least_held_out
 from glow.ood.detectors import Detector, fit_detectors
 from glow.ood.statistics import ROC_STATISTICS, Estimate, disjoint_batches, roc_estimates, wilson_interval
-from glow.ood.typicality import BatchTest, Center, check_alpha, least_held_out
+from glow.ood.typicality import BatchTest, Center
 
 __all__ = ["Deal", "OodResult", "OodSettings", "evaluate_ood", "held_out_protocol", "report_protocol"]
 
@@ -155,12 +156,14 @@ def evaluate_ood(
 
 @dataclass(frozen=True)
 class _Cell:
-    """One detector at one M: a test per repeat, and the statistics of each data set's batches in each repeat."""
+    """One detector at one M: a test per repeat, and of each data set's batches in each repeat the statistics and which
+    were called OOD."""
 
     detector: str
     batch_size: int
     tests: list[BatchTest]
     statistics: dict[str, list[np.ndarray]]  # the model's own test set first
+    ood: dict[str, list[np.ndarray]]
     tables: dict[str, pd.DataFrame]
 
     @classmethod
@@ -173,14 +176,17 @@ class _Cell:
     ) -> _Cell:
         tests = []
         statistics: dict[str, list[np.ndarray]] = {}
+        ood: dict[str, list[np.ndarray]] = {}
         for repeat, (held_out, tables) in enumerate(deals):
             seed = settings.seed + repeat
             test = detector.fit(held_out, m, settings.alpha, settings.bootstraps, seed, exact=settings.exact)
             tests.append(test)
             for index, (name, table) in enumerate(tables.items()):
                 batches = disjoint_batches(len(table), m, np.random.default_rng([seed, m, index]))
-                statistics.setdefault(name, []).append(test.statistic(detector.image_scores(table)[batches]))
-        return cls(detector.name, m, tests, statistics, deals[0][1])
+                scores = detector.image_scores(table)[batches]
+                statistics.setdefault(name, []).append(test.statistic(scores))
+                ood.setdefault(name, []).append(test.is_ood(scores))
+        return cls(detector.name, m, tests, statistics, ood, deals[0][1])
 
     def rows(self, rng: np.random.Generator) -> list[dict[str, Any]]:
         """A row a data set, with how well it is told from the model's own."""
@@ -196,8 +202,8 @@ class _Cell:
         return [self._ratio_row(name) for name in self.statistics]
 
     def _ratio_row(self, name: str) -> dict[str, Any]:
-        table, repeats = self.tables[name], self.statistics[name]
-        ratios = [test.threshold.exceeded(values).mean() for test, values in zip(self.tests, repeats, strict=True)]
+        table, repeats = self.tables[name], self.ood[name]
+        ratios = [ood.mean() for ood in repeats]
         batches = len(repeats[0])
         low, high = wilson_interval(float(np.mean(ratios)) * batches, batches)
         first = self.tests[0].threshold

@@ -5,58 +5,25 @@ out-of-distribution if :math:`|\frac1M \sum_m -\log p(x_m) - H| > \epsilon_M`. H
 images, and :math:`\epsilon_M` is the alpha-quantile of the same distance over batches of held-out images. No torch
 here.
 
-Shapes: N scores or batches, M images a batch.
+Shapes: N scores or batches, M images per batch, C scores per image.
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from scipy import stats
 
-__all__ = [
-    "BatchTest",
-    "Center",
-    "MeanTest",
-    "Threshold",
-    "TypicalityTest",
-    "check_alpha",
-    "entropy",
-    "least_held_out",
-]
+from glow.ood.calibration import Choices, MeanStatistic, Threshold, calibrated
+
+__all__ = ["BatchTest", "Center", "MeanTest", "TypicalityTest", "entropy"]
 
 Center = Literal["train", "validation"]
 
-RESAMPLES = 40
-INNER_BATCHES = 10_000
-"""A threshold's own interval: so many resamples of the held-out scores, whose thresholds' standard deviation it is made
-of, and so many batches of each at most. With fewer than the threshold's own, the interval would be wider than the
-truth: it has the noise of its batches in it."""
-
-CONFIDENCE = 0.95
-
-BatchStatistic = Callable[[np.ndarray], np.ndarray]
-"""Scores (N, M) -> (N,), larger further out."""
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """A batch is OOD above `value`. [low, high] is where the value itself lies with 95 % confidence or more, given how
-    few held-out images it comes from: up to infinity at M = 1 if they are too few to bound it. At M > 1 it is a
-    percentile bootstrap, which about a hundred held-out images make too narrow (80 to 95 %)."""
-
-    value: float
-    low: float
-    high: float
-
-    def exceeded(self, statistic_N: np.ndarray) -> np.ndarray:
-        """(N,) bool. A statistic that is not finite is beyond every threshold."""
-        return ~(np.isfinite(statistic_N) & (statistic_N <= self.value))
+ROUNDING = 1e-12
+"""Of 1 - alpha."""
 
 
 class BatchTest(ABC):
@@ -73,34 +40,48 @@ class BatchTest(ABC):
     null: np.ndarray
     """(K,) sorted: the statistics of which the threshold is the alpha-quantile, those of each held-out image at M = 1
     and of bootstrapped batches otherwise; empty for a test that was not fitted."""
+    choices: Choices | None
+    """What exact p-values are made of; None for a test that decides by its threshold."""
 
     @abstractmethod
-    def _of_batches(self, scores_NM: np.ndarray) -> np.ndarray:
-        """Scores (N, M) -> the statistic (N,), larger further out."""
+    def _of_means(self, means: np.ndarray) -> np.ndarray:
+        """Mean scores (..., C) -> the statistic (...), larger further out."""
+
+    def _shaped(self, scores: np.ndarray) -> np.ndarray:
+        """(N, M, C). Raises ValueError for another M."""
+        scores = np.asarray(scores)
+        if scores.ndim != 2 or scores.shape[1] != self.batch_size:
+            raise ValueError(f"this test takes scores of shape (N, {self.batch_size}), not {scores.shape}")
+        return scores[..., None]
 
     def statistic(self, scores_NM: np.ndarray) -> np.ndarray:
         """Scores (N, M), one row per batch -> (N,), larger further out. Raises ValueError for another M."""
-        scores_NM = np.asarray(scores_NM)
-        if scores_NM.ndim != 2 or scores_NM.shape[1] != self.batch_size:
-            raise ValueError(f"this test takes scores of shape (N, {self.batch_size}), not {scores_NM.shape}")
-        return self._of_batches(scores_NM)
+        with np.errstate(invalid="ignore"):  # infinities of both signs
+            return self._of_means(self._shaped(scores_NM).mean(1))
 
     def is_ood(self, scores_NM: np.ndarray) -> np.ndarray:
-        """Scores (N, M) -> decisions (N,). A batch with a score that is not finite is OOD."""
-        return self.threshold.exceeded(self.statistic(scores_NM))
+        """Scores (N, M) -> decisions (N,). A batch with a score that is not finite is OOD.
+
+        A test with `choices` decides by p <= 1 - alpha, and so calls at most 1 - alpha of in-distribution batches OOD
+        on average, however few held-out scores it was made of. Any other decides by its threshold.
+        """
+        if self.choices is None:
+            return self.threshold.exceeded(self.statistic(scores_NM))
+        return self.p_value(scores_NM) <= 1 - self.alpha + ROUNDING
 
     def p_value(self, scores_NM: np.ndarray) -> np.ndarray:
         """Scores (N, M) -> (N,): how often an in-distribution batch lies as far out, (1 + #{null >= d}) / (K + 1).
 
-        At M = 1 these are conformal p-values: of an in-distribution image, p is at most u with probability at most u,
-        for every number of held-out scores, and p <= 1 - alpha if and only if `is_ood`, ties included, but for the
-        rounding of 1 - alpha. At M > 1 the null is bootstrapped, and since the threshold lies between two of its
-        statistics, the p at which the decision turns is within 2 / (K + 1) of 1 - alpha. A batch with a score that is
-        not finite has the smallest p that there is, 1 / (K + 1).
+        With `choices` (see `glow.ood.calibration`) the p of an in-distribution batch is at most u with probability at
+        most u, for every number of held-out scores; at M = 1 it is split conformal prediction's. Without them the null
+        is that of the threshold, bootstrapped at M > 1, and such a p is too small where few held-out scores stand for
+        heavy tails. A batch with a score that is not finite has the smallest p that there is, 1 / (K + 1).
 
         Raises:
             ValueError: for another M, or a test that was not made by `fit`.
         """
+        if self.choices is not None:
+            return self.choices.p_values(self._shaped(scores_NM), self._of_means)
         k = len(self.null)
         if k == 0:
             raise ValueError(f"this test has no null to take p-values from: make it with {type(self).__name__}.fit")
@@ -117,6 +98,7 @@ class MeanTest(BatchTest):
     alpha: float
     threshold: Threshold
     null: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+    choices: Choices | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def fit(
@@ -131,13 +113,13 @@ class MeanTest(BatchTest):
         interval: bool = True,
     ) -> MeanTest:
         """The threshold from the scores of images that were not trained on. See `TypicalityTest.fit`."""
-        threshold, null = _calibrated(
-            lambda scores_N: _mean, held_out_N, batch_size, alpha, bootstraps, seed, exact=exact, interval=interval
-        )
-        return cls(batch_size, alpha, threshold, null)
+        scores_nC = np.asarray(held_out_N)[:, None]
+        how = (batch_size, alpha, bootstraps, seed)
+        threshold, null, choices = calibrated(lambda _: _only, scores_nC, *how, exact=exact, interval=interval)
+        return cls(batch_size, alpha, threshold, null, choices)
 
-    def _of_batches(self, scores_NM: np.ndarray) -> np.ndarray:
-        return _mean(scores_NM)
+    def _of_means(self, means: np.ndarray) -> np.ndarray:
+        return _only(means)
 
 
 @dataclass(frozen=True)
@@ -153,6 +135,7 @@ class TypicalityTest(BatchTest):
     """H, nats."""
     threshold: Threshold
     null: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+    choices: Choices | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def fit(
@@ -179,9 +162,10 @@ class TypicalityTest(BatchTest):
                 nearly their maximum, whose true false-positive rate varies between 0.2 and 8 %.
             center: ``"validation"`` takes H from there. The mean over training images is shifted by the
                 generalisation gap, which dominates as the spread of a batch's mean shrinks with the root of M.
-            exact: at M = 1, in place of the bootstrap, the order statistic of the validation scores with
-                P(false positive) <= 1 - alpha for every sample size (split conformal prediction); nearly so if the
-                centre comes from these scores too.
+            exact: decides by exact p-values, with P(false positive) <= 1 - alpha for every sample size; nearly so if
+                the centre comes from these scores too. At M = 1 the threshold is then the order statistic of the
+                validation scores (split conformal prediction), and decides alike. At M > 1 it is where the decision
+                turns for many validation scores. Without it the threshold decides, by the bootstrap at every M.
             interval: whether the threshold shall have an interval. At M > 1 that takes 40 times the work of all else;
                 without it is unbounded.
 
@@ -191,124 +175,24 @@ class TypicalityTest(BatchTest):
         """
         h = entropy(train_nll, "training") if center == "train" else entropy(validation_nll, "held-out")
 
-        def statistic_for(validation: np.ndarray) -> BatchStatistic:
-            return _distance_from(h if center == "train" else entropy(validation, "held-out"))
+        def statistic_for(validation_nC: np.ndarray) -> MeanStatistic:
+            return _distance_from(h if center == "train" else entropy(validation_nC[:, 0], "held-out"))
 
-        threshold, null = _calibrated(
-            statistic_for, validation_nll, batch_size, alpha, bootstraps, seed, exact=exact, interval=interval
-        )
-        return cls(batch_size, alpha, h, threshold, null)
+        scores_nC = np.asarray(validation_nll)[:, None]
+        how = (batch_size, alpha, bootstraps, seed)
+        threshold, null, choices = calibrated(statistic_for, scores_nC, *how, exact=exact, interval=interval)
+        return cls(batch_size, alpha, h, threshold, null, choices)
 
-    def _of_batches(self, scores_NM: np.ndarray) -> np.ndarray:
-        return _distance_from(self.center)(scores_NM)
-
-
-def _mean(scores_NM: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # infinities of both signs
-        return np.mean(scores_NM, axis=1)
+    def _of_means(self, means: np.ndarray) -> np.ndarray:
+        return _distance_from(self.center)(means)
 
 
-def _distance_from(center: float) -> BatchStatistic:
-    return lambda scores_NM: np.abs(_mean(scores_NM) - center)
+def _only(means: np.ndarray) -> np.ndarray:
+    return means[..., 0]
 
 
-def _calibrated(
-    statistic_for: Callable[[np.ndarray], BatchStatistic],
-    held_out_N: np.ndarray,
-    batch_size: int,
-    alpha: float,
-    bootstraps: int,
-    seed: int,
-    *,
-    exact: bool = True,
-    interval: bool = True,
-) -> tuple[Threshold, np.ndarray]:
-    """The alpha-quantile of a statistic over batches of held-out scores, and `BatchTest.null`.
-
-    Args:
-        statistic_for: gives the statistic when it is told the held-out scores, of which it may take its centre.
-        held_out_N: (N,) scores of images that were not trained on. One that is not finite is larger than all others.
-
-    The others are those of `TypicalityTest.fit`, which also says what is raised.
-    """
-    check_alpha(alpha)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    if bootstraps < 1:
-        raise ValueError(f"bootstraps must be at least 1, not {bootstraps}")
-    n, held_out_N = len(held_out_N), np.where(np.isfinite(held_out_N), held_out_N, np.inf)
-    if n < max(2, batch_size):
-        raise ValueError(f"{n} held-out scores are too few to calibrate batches of {batch_size}")
-    rng = np.random.default_rng([seed, batch_size])
-    statistic = statistic_for(held_out_N)
-    if batch_size == 1 and exact:
-        null = np.sort(statistic(held_out_N[:, None]))
-        threshold = _order_statistic(null, alpha)
-    else:
-        null = np.sort(statistic(rng.choice(held_out_N, (bootstraps, batch_size))))
-        value = _quantile(null, alpha)
-        threshold = Threshold(value, -math.inf, math.inf)
-        if interval:
-            threshold = _bounded(value, statistic_for, held_out_N, batch_size, alpha, bootstraps, rng)
-    if not math.isfinite(threshold.value):  # it would let everything pass
-        raise ValueError(
-            f"{np.isinf(held_out_N).sum()} of {n} held-out scores are not finite, so that {alpha} of the batches of "
-            f"{batch_size} cannot pass: take smaller batches or a smaller alpha"
-        )
-    return threshold, null
-
-
-def _bounded(
-    value: float,
-    statistic_for: Callable[[np.ndarray], BatchStatistic],
-    held_out_N: np.ndarray,
-    batch_size: int,
-    alpha: float,
-    bootstraps: int,
-    rng: np.random.Generator,
-) -> Threshold:
-    """The interval of a threshold: from what resampled held-out scores give in its place."""
-    batches = min(bootstraps, INNER_BATCHES)
-    resampled = [
-        _quantile(statistic_for(scores)(rng.choice(scores, (batches, batch_size))), alpha)
-        for scores in rng.choice(held_out_N, (RESAMPLES, len(held_out_N)))
-    ]
-    if not np.isfinite(resampled).all():  # so many held-out scores are not finite that it might as well be infinite
-        return Threshold(value, min(value, *resampled), math.inf)
-    half = float(np.std(resampled, ddof=1) * stats.norm.ppf((1 + CONFIDENCE) / 2))
-    return Threshold(value, value - half, value + half)
-
-
-def check_alpha(alpha: float) -> None:
-    """Raises ValueError for an alpha outside (0, 1)."""
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must be between 0 and 1, both excluded, not {alpha}")
-
-
-def least_held_out(alpha: float) -> int:
-    """How many held-out scores the exact threshold at M = 1 takes: with fewer, none of theirs is large enough."""
-    return math.ceil(alpha / (1 - alpha) * (1 - 1e-9))  # whole numbers survive rounding
-
-
-def _quantile(distances_K: np.ndarray, alpha: float) -> float:
-    position = alpha * (len(distances_K) - 1)
-    ranks = [math.floor(position), math.ceil(position)]
-    below, above = np.partition(distances_K, ranks)[ranks]
-    return float(below if below == above else below + (position % 1) * (above - below))
-
-
-def _order_statistic(sorted_N: np.ndarray, alpha: float) -> Threshold:
-    """The smallest of N held-out values that a new one exceeds with probability at most 1 - alpha, which is the
-    ceil(alpha (N + 1))-th. Its interval holds the true quantile: order statistics about it (binomial)."""
-    n = len(sorted_N)
-    rank = math.ceil(alpha * (n + 1) - 1e-9)
-    if rank > n:
-        raise ValueError(
-            f"{n} held-out scores cannot settle alpha = {alpha} for single images: it takes {least_held_out(alpha)}"
-        )
-    low, high = stats.binom.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], n, alpha).astype(int)
-    ranked = [-math.inf, *sorted_N.tolist(), math.inf]  # from rank 1; with few scores no rank bounds the quantile
-    return Threshold(ranked[rank], ranked[min(low, rank)], ranked[max(high + 1, rank)])
+def _distance_from(center: float) -> MeanStatistic:
+    return lambda means: np.abs(means[..., 0] - center)
 
 
 def entropy(nll_N: np.ndarray, which: str) -> float:

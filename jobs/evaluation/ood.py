@@ -15,8 +15,8 @@ from glow.datasets import LazyDataset, status
 from glow.datasets.names import absolute_dataset, dataset_label
 from glow.figures import nll_histogram, ood_ratio_curve, per_class_bars, roc_curves
 from glow.ood import OodResult, OodSettings, evaluate_ood, held_out_protocol, report_protocol, roc_curve
+from glow.ood.calibration import least_held_out
 from glow.ood.evaluation import REPORT_IMAGES
-from glow.ood.typicality import least_held_out
 from jobs.display.evaluation_events import Absent, Ood
 from jobs.display.events import Show
 from jobs.display.rows import OodClass, OodControl, OodRatio, rows_as

@@ -11,11 +11,11 @@ from glow.ood import (
     DETECTORS,
     OodSettings,
     TypicalityTest,
+    calibration,
     evaluate_ood,
     held_out_protocol,
     report_protocol,
     roc_estimates,
-    typicality,
     wilson_interval,
 )
 from glow.ood.evaluation import REPORT_IMAGES
@@ -44,7 +44,7 @@ def two_sets(own=300, far=250):
 @pytest.fixture(autouse=True)
 def rough_intervals(monkeypatch):
     """Of thresholds, for speed."""
-    monkeypatch.setattr(typicality, "RESAMPLES", 20)
+    monkeypatch.setattr(calibration, "RESAMPLES", 20)
 
 
 def cell(table, **where):
@@ -111,11 +111,12 @@ def test_batches_are_whole_and_images_left_out_are_counted(result, name, n, m):
         assert len(result.statistics[detector, name, m]) == n // m
 
 
-def test_ratios_are_the_shares_beyond_the_threshold(result):
+def test_ratios_are_about_the_shares_beyond_the_threshold(result):
+    """At M > 1 decisions are by p-values, which know that 400 held-out images are few."""
     for row in result.ratios.to_dict("records"):
         values = result.statistics[row["detector"], row["dataset"], row["batch_size"]]
         ood = np.count_nonzero(values > row["threshold"])
-        assert row["ratio"] == pytest.approx(ood / len(values))
+        assert row["ratio"] == pytest.approx(ood / len(values), abs=1e-9 if row["batch_size"] == 1 else 0.05)
         assert (row["ratio_low"], row["ratio_high"]) == pytest.approx(wilson_interval(ood, len(values)))
 
 
@@ -263,7 +264,7 @@ def test_the_report_protocol_tests_like_any():
 
 def test_the_control_passes_for_in_distribution_data_as_often_as_it_should(monkeypatch):
     """Its intervals are of 95 % or more."""
-    monkeypatch.setattr(typicality, "RESAMPLES", 60)
+    monkeypatch.setattr(calibration, "RESAMPLES", 60)
     worlds = range(30)
     controls = pd.concat(
         evaluate({"own": score_table(300, 3000 + world)}, world, seed=world, batch_sizes=(1, 3), bootstraps=200).control
@@ -293,7 +294,7 @@ def test_the_control_fails_if_too_few_are_called_ood():
 
 
 def test_the_control_allows_for_an_uncertain_threshold(monkeypatch):
-    monkeypatch.setattr(typicality, "RESAMPLES", 200)
+    monkeypatch.setattr(calibration, "RESAMPLES", 200)
     tests = {"own": score_table(1500, 1)}
     few, many = (cell(evaluate(tests, held_out=n).control, detector="typicality", batch_size=1) for n in (60, 3000))
     for row in (few, many):

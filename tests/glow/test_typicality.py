@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from glow.ood import TypicalityTest, typicality
+from glow.ood import TypicalityTest, calibration
 
 # Of the mean of M scores: M -> distribution. Scores are standard normal, or gamma of shape 2 and mean 2.
 MEANS = {
@@ -35,7 +35,7 @@ def true_threshold(kind, m, alpha):
 @pytest.fixture
 def no_intervals(monkeypatch):
     """Of thresholds, for speed."""
-    monkeypatch.setattr(typicality, "RESAMPLES", 2)
+    monkeypatch.setattr(calibration, "RESAMPLES", 2)
 
 
 def assert_is_mean_of(values, expected):
@@ -162,7 +162,7 @@ def small_test(m=2, **changes):
 
 
 def test_a_batch_at_the_threshold_passes_and_one_beyond_it_is_ood_on_either_side():
-    test = TypicalityTest(2, 0.9, 3.0, typicality.Threshold(0.5, 0.4, 0.6))
+    test = TypicalityTest(2, 0.9, 3.0, calibration.Threshold(0.5, 0.4, 0.6))
     batches = np.array([[3.0, 4.0], [3.0, 4.1], [3.0, 2.0], [3.0, 1.9], [-90.0, 96.0]])
     np.testing.assert_allclose(test.statistic(batches), [0.5, 0.55, 0.5, 0.55, 0])
     assert test.is_ood(batches).tolist() == [False, True, False, True, False]
@@ -218,12 +218,12 @@ def test_the_exact_threshold_of_single_images_needs_no_seed():
     ("alpha", "least"), [(0.5, 1), (0.9, 9), (0.95, 19), (0.97, 33), (0.99, 99), (0.999, 999), (0.999999, 999_999)]
 )
 def test_least_held_out_is_alpha_over_one_less_alpha_rounded_up(alpha, least):
-    assert typicality.least_held_out(alpha) == least
+    assert calibration.least_held_out(alpha) == least
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.9, 0.95, 0.99, 0.999])
 def test_least_held_out_is_the_least_that_is_accepted(alpha):
-    least, scores = typicality.least_held_out(alpha), np.random.default_rng(0).normal(size=1000)
+    least, scores = calibration.least_held_out(alpha), np.random.default_rng(0).normal(size=1000)
     if least > 1:
         with pytest.raises(ValueError, match=f"it takes {least}"):
             TypicalityTest.fit(scores, scores[: max(least - 1, 2)], 1, alpha)
