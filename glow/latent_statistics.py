@@ -1,18 +1,21 @@
 r"""How far an image's latents are from the independent standard normal numbers that they should be.
 
 An image that a flow was not trained on can have a likely latent that is no noise: its numbers are too alike, or follow
-a pattern. Bomatter et al. (2026, arXiv 2605.22496) test for both, with the two statistics here.
+a pattern. Bomatter et al. (2026, arXiv 2605.22496) test for both, by `anderson_darling` and `spectrum_variation`. The
+latents of a Glow are planes, so that a pattern shows first in neighbours that are alike: `neighbour_correlation`.
 
-Shapes: B images, D latent numbers per image.
+Shapes: B images, D latent numbers per image; C channels, H height and W width of a level's latent.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["anderson_darling", "spectrum_variation"]
+__all__ = ["anderson_darling", "neighbour_correlation", "spectrum_variation"]
 
 
 def anderson_darling(standardized_BD: Tensor) -> Tensor:
@@ -73,3 +76,36 @@ def spectrum_variation(standardized_BD: Tensor) -> Tensor:
         return standardized_BD.new_empty(0, dtype=torch.float64)
     power_BF = torch.fft.rfft(standardized_BD.double(), dim=1)[:, 1:].abs().square()
     return power_BF.std(1, correction=0) / power_BF.mean(1)
+
+
+def neighbour_correlation(standardized: Sequence[Tensor]) -> Tensor:
+    r"""How strongly neighbours in the latents correlate: a portmanteau statistic (after Box & Pierce 1970).
+
+    :math:`Q = \sum_l n_l r_l^2 + m_l s_l^2`, where :math:`r_l` is the correlation of the :math:`n_l` pairs of numbers
+    of level l that stand side by side in a row, and :math:`s_l` that of the :math:`m_l` pairs one above the other:
+    :math:`r = \overline{e e'} / \overline{e^2}`. Of independent standard normal numbers Q is distributed like
+    chi-squared with one degree of freedom for each r and s; its mean is 2 per level of more than one row and column.
+
+    Args:
+        standardized: of each level the latents (B, C, H, W), each number less its prior's mean and divided by its
+            standard deviation.
+
+    Returns:
+        (B,) float64. Numbers that are not finite give NaN.
+
+    Example:
+        >>> noise = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> smooth = noise + noise.roll(1, -1)
+        >>> neighbour_correlation([torch.stack([noise[0], smooth[1]])]).round().tolist()
+        [1.0, 194.0]
+    """
+    total_B = standardized[0].new_zeros(len(standardized[0]), dtype=torch.float64)
+    for level_BCHW in standardized:
+        power_B = level_BCHW.square().mean((1, 2, 3), dtype=torch.float64)
+        for axis in (2, 3):
+            length = level_BCHW.shape[axis] - 1
+            if length > 0:
+                products = level_BCHW.narrow(axis, 0, length) * level_BCHW.narrow(axis, 1, length)
+                correlation_B = products.mean((1, 2, 3), dtype=torch.float64) / power_B
+                total_B = total_B + products[0].numel() * correlation_B.square()
+    return total_B

@@ -9,8 +9,8 @@ Columns of a score table:
   log-det of the flow, and log p(z) of each level, the top one last
 - ``log_det_1`` ... ``log_det_L``: the log-det of each level's steps. What ``log_det`` has besides them is of the
   dequantisation and of the input's transform
-- ``latent_anderson`` and ``latent_spectrum``: how far the latents of all levels together are from noise
-  (`glow.latent_statistics`)
+- ``latent_anderson``, ``latent_spectrum`` and ``latent_neighbours``: how far the latents of all levels together are
+  from noise (`glow.latent_statistics`)
 - ``finite``: whether the likelihood and all that it is made of are finite
 - ``complexity``: bits of the image as a PNG, less those of a black image; of the image as the model sees it, which a
   model of fewer than 8 bits does not see whole
@@ -35,12 +35,14 @@ from torch import Tensor
 
 from glow.datasets.lazy import LazyDataset
 from glow.dequantization import reduced, uniform_noise
-from glow.latent_statistics import anderson_darling, spectrum_variation
+from glow.latent_statistics import anderson_darling, neighbour_correlation, spectrum_variation
 from glow.model import Glow, Precision
 
 __all__ = ["SCORED", "SHARD", "complexity", "importance_weighted", "score", "score_shard", "shards_of"]
 
 BATCH_SIZE = 250
+
+LATENTS = ("latent_anderson", "latent_spectrum", "latent_neighbours")
 
 MOST_NOISE_SAMPLES = 1000
 """Each has a stream of its own."""
@@ -108,8 +110,7 @@ def score(
             "log_det": likelihood[:, : 1 + levels].sum(1),
             **{f"log_prior_{level}": likelihood[:, levels + level] for level in range(1, 1 + levels)},
             **{f"log_det_{level}": likelihood[:, level] for level in range(1, 1 + levels)},
-            "latent_anderson": latents[:, 0],
-            "latent_spectrum": latents[:, 1],
+            **dict(zip(LATENTS, latents.T, strict=True)),
             "finite": np.isfinite(likelihood).all(1),
             "complexity": complexity(reduced(images_NCHW, model.config.bits)),
         }
@@ -122,7 +123,7 @@ def score(
 @dataclass(frozen=True)
 class _Terms:
     """What images score under one noise, float64: `likelihood` (B, 1 + L + L) has the log-det of the input, of each
-    level, and log p(z) of each; `latents` (B, 2) the statistics of their latents."""
+    level, and log p(z) of each; `latents` (B, 3) the statistics of their latents."""
 
     likelihood: np.ndarray
     latents: np.ndarray
@@ -133,12 +134,16 @@ class _Terms:
         terms = model.log_prob_terms(images_BCHW, noise_BCHW=noise_BCHW)
         likelihood = torch.cat([terms.input_log_det_B[:, None], terms.log_det_BL, terms.log_prior_BL], 1)
         standardized_BD = torch.cat([level.flatten(1) for level in terms.standardized], 1)
-        latents = torch.stack([anderson_darling(standardized_BD), spectrum_variation(standardized_BD)], 1)
-        return cls(likelihood.double().cpu().numpy(), latents.cpu().numpy())
+        latents = [
+            anderson_darling(standardized_BD),
+            spectrum_variation(standardized_BD),
+            neighbour_correlation(terms.standardized),
+        ]
+        return cls(likelihood.double().cpu().numpy(), torch.stack(latents, 1).cpu().numpy())
 
     @classmethod
     def none(cls, levels: int) -> _Terms:
-        return cls(np.empty((0, 1 + 2 * levels)), np.empty((0, 2)))
+        return cls(np.empty((0, 1 + 2 * levels)), np.empty((0, len(LATENTS))))
 
 
 def _stream(seed: int, sample: int) -> int:

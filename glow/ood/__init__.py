@@ -3,6 +3,7 @@
 from glow.ood.calibration import Threshold
 from glow.ood.detectors import DETECTORS, Detector, fit_detectors
 from glow.ood.evaluation import OodResult, OodSettings, evaluate_ood, held_out_protocol, report_protocol
+from glow.ood.recommendation import Recommendation, corruption_power, recommend, regret
 from glow.ood.statistics import Estimate, roc_curve, roc_estimates, wilson_interval
 from glow.ood.typicality import BatchTest, MeanTest, TypicalityTest
 
@@ -14,11 +15,15 @@ __all__ = [
     "MeanTest",
     "OodResult",
     "OodSettings",
+    "Recommendation",
     "Threshold",
     "TypicalityTest",
+    "corruption_power",
     "evaluate_ood",
     "fit_detectors",
     "held_out_protocol",
+    "recommend",
+    "regret",
     "report_protocol",
     "roc_curve",
     "roc_estimates",

@@ -2,12 +2,15 @@
 
 Each gives an image a score that grows further out, and a batch the mean of its images' scores; typicality folds that
 mean about the centre. One procedure, `glow.ood.typicality.BatchTest`, decides for them all, so they can be compared.
+
+Some join several statistics. There each statistic of an image becomes a p-value, the share of training images that lie
+as far out, and the image's score is -log of the smallest: the largest rank, in other words.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,7 +27,14 @@ DETECTORS = {
     "likelihood": "the mean NLL of a batch itself: OOD if it is high",
     "complexity": "Serrà et al. 2020, S: the NLL less the length of the image under a lossless codec, both in bits",
     "density": "after Morningstar et al. 2021 (DoSE): how rare the log-det and the log p(z) of each level are together",
+    "levels": "after Schirrmeister et al. 2020: the log-det and log p(z) of each level, too high or too low, joined",
+    "latents": "Bomatter et al. 2026 (SITN): the latents' Anderson-Darling statistic and spectrum, joined",
+    "neighbours": "the correlation of neighbours in the latents, which has none where they are noise",
+    "joint": "the NLL (too high or too low), complexity, density and neighbours, joined",
 }
+
+BY_LEVEL = ("log_prior", "log_det")
+"""Columns of each level, which are detectors of their own, too: OOD if the mean is too high or too low."""
 
 COMPONENTS = 4
 """Of the Gaussian mixture behind `density`."""
@@ -55,29 +65,92 @@ class Detector:
         seed: int = 0,
         *,
         exact: bool = True,
+        interval: bool = True,
     ) -> BatchTest:
         """The test whose threshold comes from a score table of held-out images; of `image_scores`, it takes batches.
 
         The arguments are those of `TypicalityTest.fit`, which also says what is raised.
         """
-        return self.fit_to(self.image_scores(held_out), batch_size, alpha, bootstraps, seed, exact=exact)
+        scores = self.image_scores(held_out)
+        return self.fit_to(scores, batch_size, alpha, bootstraps, seed, exact=exact, interval=interval)
 
 
 def fit_detectors(train: pd.DataFrame, center: Center = "train", seed: int = 0) -> list[Detector]:
-    """Every detector of `DETECTORS`, from the score table of the training images.
+    """Every detector of `DETECTORS`, and one of each column of `BY_LEVEL`, from the score table of the training images.
 
     Raises:
         ValueError: if the table is empty, or scores in it are not finite, or all the same.
     """
     train_nll = _nll(train)
     entropy(train_nll, "training")  # whatever the centre: scores that are not finite are refused
-
+    levels = {name: _two_sided(train, _column(name)) for name in _by_level(train)}
+    latents = {name: _one_sided(train, _column(name)) for name in ("latent_anderson", "latent_spectrum")}
+    neighbours = _column("latent_neighbours")
+    density = _rarity_among(train, seed)
+    of_each_kind = [_two_sided(train, _nll), *(_one_sided(train, kind) for kind in (_complexity, density, neighbours))]
     return [
         Detector("typicality", _nll, partial(TypicalityTest.fit, train_nll, center=center)),
         Detector("likelihood", _nll, MeanTest.fit),
         Detector("complexity", _complexity, MeanTest.fit),
-        Detector("density", _rarity_among(train, seed), MeanTest.fit),
+        Detector("density", density, MeanTest.fit),
+        Detector("levels", _least_of(list(levels.values())), MeanTest.fit),
+        Detector("latents", _least_of(list(latents.values())), MeanTest.fit),
+        Detector("neighbours", neighbours, MeanTest.fit),
+        Detector("joint", _least_of(of_each_kind), MeanTest.fit),
+        *(
+            Detector(name, _column(name), partial(TypicalityTest.fit, train[name].to_numpy(), center=center))
+            for name in levels
+        ),
     ]
+
+
+ImageScores = Callable[[pd.DataFrame], np.ndarray]
+"""A score table of N images -> (N,)."""
+
+
+def _by_level(train: pd.DataFrame) -> list[str]:
+    """The columns of `BY_LEVEL` that differ between images: additive couplings have no log-det."""
+    names = [name for name in train.columns if name.rpartition("_")[0] in BY_LEVEL]
+    return list(_varying(train[names]).columns)
+
+
+def _varying(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns whose values differ by more than float32's rounding."""
+    return table.loc[:, table.std(ddof=0) > ROUNDING * table.abs().mean()]
+
+
+def _column(name: str) -> ImageScores:
+    return lambda table: np.where(table["finite"], table[name], np.inf)
+
+
+def _one_sided(train: pd.DataFrame, scores: ImageScores) -> ImageScores:
+    """-log of the share of training images that score as high."""
+    return _rank_among(train, scores, two_sided=False)
+
+
+def _two_sided(train: pd.DataFrame, scores: ImageScores) -> ImageScores:
+    """-log of twice the share of training images that score as high, or as low if those are fewer."""
+    return _rank_among(train, scores, two_sided=True)
+
+
+def _rank_among(train: pd.DataFrame, scores: ImageScores, *, two_sided: bool) -> ImageScores:
+    ordered = np.sort(scores(train))
+    n = len(ordered)
+
+    def rank(table: pd.DataFrame) -> np.ndarray:
+        values = scores(table)
+        p = (n - np.searchsorted(ordered, values, "left") + 1) / (n + 1)
+        if two_sided:
+            as_low = (np.searchsorted(ordered, values, "right") + 1) / (n + 1)
+            p = np.minimum(1, 2 * np.minimum(p, as_low))
+        return np.where(table["finite"] & np.isfinite(values), -np.log(p), np.inf)
+
+    return rank
+
+
+def _least_of(ranks: Sequence[ImageScores]) -> ImageScores:
+    """-log of the smallest p-value."""
+    return lambda table: np.max([rank(table) for rank in ranks], axis=0)
 
 
 def _nll(table: pd.DataFrame) -> np.ndarray:
@@ -96,8 +169,7 @@ def _rarity_among(train: pd.DataFrame, seed: int) -> Callable[[pd.DataFrame], np
     mixture with full covariances sees and a product does not, and its tails do not underflow. A part that is the same
     for every image, as the log-det of additive couplings is, says nothing: differences are float32's rounding.
     """
-    parts = train[["log_det", *(name for name in train.columns if name.startswith("log_prior_"))]]
-    parts = parts.loc[:, parts.std(ddof=0) > ROUNDING * parts.abs().mean()]
+    parts = _varying(train[["log_det", *(name for name in train.columns if name.startswith("log_prior_"))]])
     if parts.empty:
         raise ValueError("the training scores are all the same: there is no density to fit")
     columns, values = list(parts.columns), parts.to_numpy()

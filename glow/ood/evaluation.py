@@ -116,6 +116,7 @@ def evaluate_ood(
     deal: Deal,
     settings: OodSettings,
     class_names: Mapping[str, Sequence[str]] | None = None,
+    detectors: Sequence[Detector] | None = None,
 ) -> OodResult:
     """Tests every data set by every detector at every M.
 
@@ -123,12 +124,13 @@ def evaluate_ood(
         train: score table of the training images (`glow.scoring`).
         deal: a protocol: `held_out_protocol` or `report_protocol`.
         class_names: data set -> the names of its labels; numbers where there are none.
+        detectors: what `fit_detectors` made of `train`, if it is at hand.
 
     Raises:
         ValueError: for a data set with fewer images than a batch takes, too few held-out images for alpha, too many of
             them whose scores are not finite, or training scores that are not finite.
     """
-    detectors = fit_detectors(train, settings.center, settings.seed)
+    detectors = detectors or fit_detectors(train, settings.center, settings.seed)
     deals = [deal(repeat) for repeat in range(settings.repeats)]
     _check_sizes(deals[0], settings)
     asked = sorted(set(settings.batch_sizes))

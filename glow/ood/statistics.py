@@ -15,6 +15,7 @@ __all__ = [
     "ROC_STATISTICS",
     "Estimate",
     "RocCurve",
+    "auroc",
     "disjoint_batches",
     "mean_interval",
     "roc_curve",
@@ -104,6 +105,13 @@ def roc_curve(in_scores: np.ndarray, out_scores: np.ndarray) -> RocCurve:
     """The ROC of telling OOD scores from in-distribution ones. Raises ValueError if either has none."""
     in_counts, out_counts = _count(*_both(in_scores, out_scores), bins=None)
     return RocCurve(_cumulative(in_counts), _cumulative(out_counts))
+
+
+def auroc(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
+    """The probability that an OOD score is above an in-distribution one, ties by half. Raises ValueError if either set
+    has none."""
+    counts = _count(*_both(in_scores, out_scores), bins=None)
+    return float(_statistics(*(each[None] for each in counts))["auroc"][0])
 
 
 def roc_estimates(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from jobs.display.events import Event
-from jobs.display.rows import ClassNll, DatasetNll, NllBound, Number, OodClass, OodControl, OodRatio
+from jobs.display.rows import Caught, ClassNll, DatasetNll, NllBound, Number, OodClass, OodControl, OodRatio, OodRegret
 
 __all__ = ["Absent", "Evaluating", "Interpolation", "Nll", "Ood", "Samples", "Scored", "Scoring"]
 
@@ -98,7 +98,8 @@ class Interpolation(Event, kind="interpolation"):
 @dataclass(frozen=True, kw_only=True)
 class Ood(Event, kind="ood"):
     """How often batches are called out-of-distribution. `in_distribution` is the model's own data set; `passing` are
-    the classes of others that are told least often."""
+    the classes of others that are told least often. `recommended` is the detector that was chosen by corrupted held-out
+    images, None where none were scored; `regret` says what it comes to, and `caught` which corruptions it catches."""
 
     run: str
     run_id: str
@@ -110,5 +111,8 @@ class Ood(Event, kind="ood"):
     rows: list[OodRatio]
     control: list[OodControl]
     passing: list[OodClass]
+    recommended: str | None = None
+    regret: list[OodRegret] = field(default_factory=list)
+    caught: list[Caught] = field(default_factory=list)
     place: str
     open_with: str

@@ -13,6 +13,9 @@ from jobs.text import text_table
 
 __all__ = ["EVALUATION_LINES"]
 
+BY_LEVEL = ("log_prior_", "log_det_")
+"""Detectors of one level's column, which are in the tables alone."""
+
 
 def evaluating_line(event: Evaluating) -> str:
     return f"{event.job}: {event.model}, run {event.run_id}"
@@ -97,7 +100,7 @@ def ood_lines(event: Ood) -> str:
     rows = event.rows
     sizes = sorted({row.batch_size for row in rows})
     names = list(dict.fromkeys(row.dataset for row in rows))
-    detectors = list(dict.fromkeys(row.detector for row in rows))
+    detectors = [name for name in dict.fromkeys(row.detector for row in rows) if not name.startswith(BY_LEVEL)]
     by = {(row.detector, row.dataset, row.batch_size): row for row in rows}
     ratios = [["OOD ratio, %", *(f"M={m}" for m in sizes)]]
     for name in names:
@@ -116,8 +119,29 @@ def ood_lines(event: Ood) -> str:
     if event.passing:
         listed = ", ".join(f"{row.dataset} {row.class_name} {100 * row.ratio:.0f} %" for row in event.passing)
         parts.append(f"classes that are told least often, at M={event.passing[0].batch_size}: {listed}")
+    if event.recommended is not None:
+        parts.append(_recommended(event))
+    if event.caught:
+        parts.append(_caught(event))
     parts.append(_control(event))
     return "\n\n".join([*parts, _where(event, event.place)])
+
+
+def _recommended(event: Ood) -> str:
+    head = f"recommended detector: {event.recommended}, which tells corrupted held-out images best on average"
+    rows = [["AUROC", str(event.recommended), "best in hindsight"]]
+    for row in event.regret:
+        best = f"{row.best_auroc:.4f} {row.best_detector}"
+        rows.append([f"{row.dataset} M={row.batch_size}", f"{row.auroc:.4f}", best])
+    return f"{head}\n{text_table(rows)}" if event.regret else head
+
+
+def _caught(event: Ood) -> str:
+    most = max(row.batch_size for row in event.rows)
+    severities = range(1, 1 + max(len(row.batch_sizes) for row in event.caught))
+    rows = [["least M that catches", *(f"severity {severity}" for severity in severities)]]
+    rows += [[row.corruption, *(f"> {most}" if m is None else str(m) for m in row.batch_sizes)] for row in event.caught]
+    return text_table(rows)
 
 
 def _control(event: Ood) -> str:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "Caught",
     "ClassNll",
     "DatasetNll",
     "Difference",
@@ -20,6 +21,7 @@ __all__ = [
     "OodClass",
     "OodControl",
     "OodRatio",
+    "OodRegret",
     "rows_as",
 ]
 
@@ -118,6 +120,26 @@ class OodControl:
     ratio_low: float
     ratio_high: float
     as_expected: bool
+
+
+@dataclass(frozen=True)
+class OodRegret:
+    """A row of `glow.ood.regret`: what the recommended detector comes to, and the best one in hindsight."""
+
+    dataset: str
+    batch_size: int
+    detector: str
+    auroc: float
+    best_detector: str
+    best_auroc: float
+
+
+@dataclass(frozen=True)
+class Caught:
+    """The least M at which a corruption is caught at each severity; None where no M that was tested does."""
+
+    corruption: str
+    batch_sizes: list[int | None]
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,23 @@ from matplotlib.figure import Figure
 from glow.datasets import LazyDataset, status
 from glow.datasets.names import absolute_dataset, dataset_label
 from glow.figures import nll_histogram, ood_ratio_curve, per_class_bars, roc_curves
-from glow.ood import OodResult, OodSettings, evaluate_ood, held_out_protocol, report_protocol, roc_curve
+from glow.ood import (
+    DETECTORS,
+    OodResult,
+    OodSettings,
+    evaluate_ood,
+    fit_detectors,
+    held_out_protocol,
+    report_protocol,
+    roc_curve,
+)
 from glow.ood.calibration import least_held_out
 from glow.ood.evaluation import REPORT_IMAGES
 from jobs.display.evaluation_events import Absent, Ood
 from jobs.display.events import Show
 from jobs.display.rows import OodClass, OodControl, OodRatio, rows_as
 from jobs.errors import JobError, SpecError
+from jobs.evaluation.ood_corruptions import Drift, corrupted_images, draw_drift, drift
 from jobs.evaluation.run import (
     Evaluation,
     described,
@@ -55,10 +65,12 @@ REPORT_BOOTSTRAPS, REPORT_REPEATS = 50, 2
 
 @dataclass(frozen=True)
 class OodWork:
-    """`own` and `others` are labels of data sets, `absent` says of each that is not there how to get it."""
+    """`own` and `others` are labels of data sets, `trained_on` is the name of the own one; `absent` says of each that
+    is not there how to get it."""
 
     evaluation: Evaluation[OodSpec]
     settings: OodSettings
+    trained_on: str
     own: str
     others: list[str]
     class_names: dict[str, tuple[str, ...]]
@@ -80,12 +92,14 @@ def prepare(spec: OodSpec) -> OodWork:
     if spec.protocol == "held-out":
         images[own, "validation"] = opened(work, own, "validation")
     images |= {(name, "test"): opened(work, name, "test") for name in (own, *others)}
+    images |= corrupted_images(spec, own, images)
     settings = _settings(spec)
     _check_sizes(spec, settings, images, own)
     infos = {name: described(work, name) for name in (own, *others)}
     return OodWork(
         with_notes(with_tables(work, images), images.values(), infos.values()),
         settings,
+        own,
         dataset_label(own),
         [dataset_label(name) for name in others],
         {dataset_label(name): info.class_names for name, info in infos.items()},
@@ -146,12 +160,16 @@ def run(work: OodWork, show: Show) -> OodResult:
             deal = report_protocol(tests, spec.seed)
         else:
             deal = held_out_protocol(scores[work.own, "validation"], tests)
+        train = scores[work.own, "train"]
         try:
-            result = evaluate_ood(scores[work.own, "train"], deal, work.settings, work.class_names)
+            detectors = fit_detectors(train, work.settings.center, work.settings.seed)
+            result = evaluate_ood(train, deal, work.settings, work.class_names, detectors)
+            found = drift(spec, work.settings, work.trained_on, detectors, scores, result)
         except ValueError as error:  # of the scores: the settings have been checked
             raise JobError(f"these scores cannot be tested with: {error}") from error
-        _write_tables(result, recorded.record, recorded.folder)
+        _write_tables(result, found, recorded.record, recorded.folder)
         _draw(result, tests, work, recorded.folder)
+        draw_drift(found, work.evaluation.model.title, recorded.folder)
         recorded.record.metrics(_metrics(result, scores, work))
         told = Ood(
             **recorded.known_as,
@@ -163,13 +181,16 @@ def run(work: OodWork, show: Show) -> OodResult:
             rows=rows_as(OodRatio, result.ratios),
             control=rows_as(OodControl, result.control),
             passing=_passing(result, work),
+            recommended=found.recommended,
+            regret=found.regret,
+            caught=found.caught,
             place=recorded.place,
         )
         recorded.finish(told, _result_line(result, work), _description(result, work))
     return result
 
 
-def _write_tables(result: OodResult, record: Record, folder: Path) -> None:
+def _write_tables(result: OodResult, found: Drift, record: Record, folder: Path) -> None:
     for name, table in (
         ("ood", result.ratios),
         ("ood_power", result.power),
@@ -177,6 +198,7 @@ def _write_tables(result: OodResult, record: Record, folder: Path) -> None:
         ("ood_control", result.control),
         ("ood_ratios", report_table(result.ratios).rename_axis("data set").reset_index()),
         ("ood_detectors", detector_table(result.ratios).reset_index()),
+        *found.tables.items(),
     ):
         table.columns = table.columns.map(str)
         table.to_parquet(folder / f"{name}.parquet", index=False)
@@ -200,8 +222,8 @@ def ratio_cell(row: Mapping[str, Any]) -> str:
 
 
 def detector_table(ratios: pd.DataFrame) -> pd.DataFrame:
-    """AUROC of each detector: rows (data set, M), columns detectors."""
-    told = ratios.dropna(subset=["auroc"])
+    """AUROC of each detector of `DETECTORS`: rows (data set, M), columns detectors."""
+    told = ratios[ratios["detector"].isin(DETECTORS)].dropna(subset=["auroc"])
     table = told.pivot(index=["dataset", "batch_size"], columns="detector", values="auroc")
     return table.reindex(list(dict.fromkeys(zip(told["dataset"], told["batch_size"], strict=True))))[
         list(dict.fromkeys(told["detector"]))
@@ -235,9 +257,9 @@ def _draw(result: OodResult, tests: Mapping[str, pd.DataFrame], work: OodWork, f
 
 
 def _metrics(result: OodResult, scores: Mapping[tuple[str, str], pd.DataFrame], work: OodWork) -> dict[str, float]:
-    """Typicality's by their own names, other detectors' beneath theirs."""
+    """Typicality's by their own names, those of other `DETECTORS` beneath theirs."""
     metrics = {}
-    for row in rows_of(result.ratios):
+    for row in rows_of(result.ratios[result.ratios["detector"].isin(DETECTORS)]):
         prefix = "" if row["detector"] == "typicality" else f"{row['detector']}/"
         where = f"{row['dataset']}/M{row['batch_size']}"
         metrics[f"{prefix}ood_ratio/{where}"] = row["ratio"]

@@ -16,6 +16,9 @@ __all__ = ["EvaluationSpec", "InterpolateSpec", "NllSpec", "OodSpec", "SampleSpe
 Precision = Literal["float32", "bf16"]
 Split = Literal["train", "validation", "test"]
 
+CORRUPTIONS = ("noise", "blur", "contrast", "brightness", "pixelate", "rotate", "elastic", "jpeg")
+"""Those of `glow.datasets.corruptions`, which imports torch."""
+
 GPUS_PER_WORKER = TrainSpec.model_fields["gpus_per_worker"].description
 CPUS_PER_WORKER = TrainSpec.model_fields["cpus_per_worker"].description
 
@@ -160,6 +163,14 @@ class OodSpec(ScoringSpec):
     center: Literal["train", "validation"] = setting(
         "train", "Test", "Images that the model's entropy is taken from.", "validation"
     )
+    corruptions: tuple[str, ...] | None = setting(
+        None,
+        "Test",
+        "Corruptions of the model's own test images to test at five severities, with commas between, or all: "
+        f"{', '.join(CORRUPTIONS)}.",
+        "all",
+    )
+    corruption_images: int = setting(1000, "Test", "Test images that are corrupted, by each at each severity.", 200)
     repeats: int | None = setting(
         None, "Test", "Times that thresholds and batches are drawn anew; 1, or the report's 2, if not given.", 10
     )
@@ -168,6 +179,22 @@ class OodSpec(ScoringSpec):
     @classmethod
     def _names(cls, value: Any) -> Any:
         return _names(value)
+
+    @field_validator("corruptions", mode="before")
+    @classmethod
+    def _corruptions(cls, value: Any) -> Any:
+        names = CORRUPTIONS if value == "all" else _names(value)
+        unknown = sorted(set(names or ()) - set(CORRUPTIONS))
+        if unknown:
+            raise ValueError(f"there is no corruption {unknown[0]!r}: choose from all, {', '.join(CORRUPTIONS)}")
+        return names
+
+    @field_validator("corruption_images")
+    @classmethod
+    def _some_images(cls, value: int) -> int:
+        if value < 1:
+            raise ValueError(f"must be at least 1, not {value}")
+        return value
 
     @field_validator("batch_sizes", mode="before")
     @classmethod

@@ -14,8 +14,9 @@ CHANGED_CORRELATION = CORRELATION[np.ix_([2, 0, 1], [2, 0, 1])]
 MEANS, SDS = np.array([900.0, -300.0, -200.0]), 30.0
 
 
-def score_table(n, seed=0, *, shift=0.0, simpler=0.0, correlation=CORRELATION):
-    """Of images that are `shift` nats less likely, and `simpler` bits simpler than their likelihood says."""
+def score_table(n, seed=0, *, shift=0.0, simpler=0.0, correlation=CORRELATION, noisy=0.0, pattern=0.0, smooth=0.0):
+    """Of images that are `shift` nats less likely, and `simpler` bits simpler than their likelihood says; whose latents
+    are not normal (`noisy`), repeat a `pattern`, or are `smooth`."""
     rng = np.random.default_rng(seed)
     parts = MEANS + SDS * rng.multivariate_normal(np.zeros(3), correlation, n) - shift / 3
     nll = 64 * math.log(256) - parts.sum(1)
@@ -28,6 +29,11 @@ def score_table(n, seed=0, *, shift=0.0, simpler=0.0, correlation=CORRELATION):
             "log_det": parts[:, 0],
             "log_prior_1": parts[:, 1],
             "log_prior_2": parts[:, 2],
+            "log_det_1": 0.3 * parts[:, 0],
+            "log_det_2": 0.7 * parts[:, 0],
+            "latent_anderson": rng.exponential(size=n) + 10 * noisy,
+            "latent_spectrum": rng.normal(1, 0.02, size=n) + pattern,
+            "latent_neighbours": rng.chisquare(4, size=n) + smooth,
             "finite": np.ones(n, bool),
             "complexity": nll / math.log(2) + rng.normal(scale=20, size=n) - simpler,
         }
@@ -66,6 +72,8 @@ UNLIKELY = score_table(1000, 3, shift=2 * SDS * 3**0.5)
 TOO_LIKELY = score_table(1000, 3, shift=-2 * SDS * 3**0.5)
 SIMPLE = score_table(1000, 3, shift=-2 * SDS * 3**0.5, simpler=50)
 CORRELATED_OTHERWISE = score_table(1000, 3, correlation=CHANGED_CORRELATION)
+NOISY, PATTERNED, SMOOTH = (score_table(1000, 3, **{what: 1.0}) for what in ("noisy", "pattern", "smooth"))
+SMOOTH["latent_neighbours"] += 20
 SAME = score_table(1000, 3)
 
 
@@ -85,6 +93,15 @@ SAME = score_table(1000, 3)
         ("density", CORRELATED_OTHERWISE, 0.8, 1),
         ("density", UNLIKELY, 0.8, 1),
         ("density", TOO_LIKELY, 0.8, 1),
+        ("levels", UNLIKELY, 0.75, 1),
+        ("levels", TOO_LIKELY, 0.75, 1),
+        ("levels", SMOOTH, 0.45, 0.55),
+        ("latents", NOISY, 0.95, 1),
+        ("latents", PATTERNED, 0.95, 1),
+        ("latents", SMOOTH, 0.45, 0.55),
+        ("neighbours", SMOOTH, 0.95, 1),
+        ("neighbours", NOISY, 0.45, 0.55),
+        *(("joint", table, 0.75, 1) for table in (UNLIKELY, TOO_LIKELY, SIMPLE, NOISY, PATTERNED, SMOOTH)),
         *((name, SAME, 0.45, 0.55) for name in DETECTORS),
     ],
 )
@@ -109,8 +126,24 @@ def test_the_changed_correlation_leaves_each_part_and_the_nll_as_it_was():
         assert CORRELATED_OTHERWISE[column].std() == pytest.approx(SAME[column].std(), rel=0.1)
 
 
-def test_every_detector_is_described():
-    assert list(detectors()) == list(DETECTORS)
+def test_every_detector_is_described_or_is_a_column():
+    columns = ["log_prior_1", "log_prior_2", "log_det_1", "log_det_2"]
+    assert list(detectors()) == [*DETECTORS, *columns]
+
+
+def test_a_column_that_is_the_same_for_every_image_is_no_detector():
+    """As the log-det of additive couplings, but for its rounding."""
+    train = score_table(1000)
+    train["log_det_1"] = 7.0 + 1e-6 * np.random.default_rng(0).normal(size=1000)
+    assert "log_det_1" not in [detector.name for detector in fit_detectors(train)]
+
+
+def test_the_joint_score_is_minus_the_log_of_the_smallest_p_value():
+    """Of 1,000 training images none has a spectrum as far out, and so p is 1 / 1001."""
+    far = detectors()["latents"].image_scores(PATTERNED)
+    np.testing.assert_allclose(far.max(), math.log(1001))
+    one, two = (fit_detectors(score_table(1000))[index].image_scores(SAME) for index in (5, 7))
+    assert (two >= one).all()
 
 
 def test_scores_of_single_images_are_in_nats_bits_and_log_density():
