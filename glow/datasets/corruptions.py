@@ -139,12 +139,13 @@ def _elastic(images: Tensor, positions: Tensor, pixels: float, seed: int) -> Ten
     """Shifts every pixel along a smooth random field, whose standard deviation is so many pixels."""
     from torchvision.transforms.v2 import functional as tv
 
+    if len(images) == 0:
+        return images
     height, width = images.shape[2:]
     field = tv.gaussian_blur(_normal(positions, (2, height, width), seed), kernel_size=[7, 7], sigma=[2.0, 2.0])
     field = field / field.std((1, 2, 3), keepdim=True).clamp(min=1e-9) * pixels
     shifts = field.permute(0, 2, 3, 1) * torch.tensor([2 / width, 2 / height])
-    moved = [tv.elastic(image, shift[None]) for image, shift in zip(images, shifts, strict=True)]
-    return torch.stack(moved) if moved else images
+    return torch.stack([tv.elastic(image, shift[None]) for image, shift in zip(images, shifts, strict=True)])
 
 
 def _jpeg(images: Tensor, positions: Tensor, quality: float, seed: int) -> Tensor:

@@ -10,12 +10,14 @@ import pytest
 from PIL import Image
 
 from glow import load_checkpoint, load_dataset
-from glow.ood import OodSettings, evaluate_ood, held_out_protocol
+from glow.datasets import open_dataset
+from glow.datasets.corruptions import all_corrupted
+from glow.ood import OodSettings, evaluate_ood, fit_detectors, held_out_protocol, recommend
 from glow.scoring import score
 from jobs.errors import SpecError
 from jobs.evaluation import interpolate, ood, sample
 from jobs.specs.base import validated
-from jobs.specs.evaluation import InterpolateSpec, OodSpec, SampleSpec
+from jobs.specs.evaluation import CORRUPTIONS, InterpolateSpec, OodSpec, SampleSpec
 from jobs.tracking import find_run, open_store, read_table
 from tests.jobs.command_line import Running, alive, check_quiet, glowctl, sentence_of, wait_until
 from tests.jobs.trained import train_into
@@ -102,6 +104,7 @@ def test_no_image_is_scored_twice(evaluated):
         ("photos", "test"),
         ("noise", "test"),
         ("constant", "test"),
+        ("digits-corrupted", "validation"),
     }
 
 
@@ -154,6 +157,11 @@ def test_the_score_table_is_in_mlflow_and_complete(evaluated):
         "log_det",
         "log_prior_1",
         "log_prior_2",
+        "log_det_1",
+        "log_det_2",
+        "latent_anderson",
+        "latent_spectrum",
+        "latent_neighbours",
         "finite",
         "complexity",
     ]
@@ -184,6 +192,10 @@ def test_the_ood_job_says_what_the_librarys_test_says(evaluated):
             metric = f"ood_ratio/{row['dataset']}/M{row['batch_size']}"
             assert run.data.metrics[metric] == pytest.approx(row["ratio"])
     assert run.data.metrics["ood_ratio/noise/M10"] == 1
+    corrupted = all_corrupted(open_dataset("digits", "validation"), CORRUPTIONS, (3,), 300)
+    chosen = recommend(fit_detectors(train), validation, score(model, corrupted.images(), corrupted.labels), CORRUPTIONS)
+    assert ends["ood"]["recommended"] == chosen.detector
+    assert {row["detector"] for row in ends["ood"]["regret"]} == {chosen.detector}
     assert "| digits |" in run.data.tags["mlflow.note.content"]
 
 
@@ -248,11 +260,27 @@ def test_a_second_test_touches_no_model(evaluated):
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert all(event["from_run"] is not None for event in events if event["event"] == "scored")
     end = events[-1]
-    assert (end["protocol"], end["bootstraps"], end["repeats"]) == ("report", 50, 2)
+    assert (end["protocol"], end["bootstraps"], end["repeats"]) == ("report", 2000, 2)  # as the spec had them
+    assert end["recommended"] is None  # no image is held out
     assert {row["batch_size"] for row in end["rows"]} == {2, 7}
     assert {row["batches"] for row in end["rows"] if row["dataset"] == "digits" and row["batch_size"] == 2} == {
         88
     }  # half of 354, in twos
+
+
+@pytest.mark.slow
+def test_corruptions_of_the_test_images_are_caught_or_not(store):
+    folder, _ = store
+    asked = ("--corruptions", "noise,blur", "--corruption-images", "50", "--batch-sizes", "1,10", "--bootstraps", "500")
+    done = glowctl(folder, "ood", *asked, "--json")
+    check_quiet(done)
+    end = last_event(done.stdout.splitlines())
+    assert [row["corruption"] for row in end["caught"]] == ["noise", "blur"]
+    assert all(m in (1, 10, None) for row in end["caught"] for m in row["batch_sizes"])
+    power = pd.read_parquet(results(folder, end) / "ood_corruptions.parquet")
+    assert set(power["detector"]) == {"typicality", end["recommended"]}
+    assert power.groupby(["detector", "batch_size"]).size().unique().tolist() == [10]
+    assert (results(folder, end) / f"corruptions-{end['recommended']}.png").exists()
 
 
 def last_event(lines: list[str]) -> dict:
