@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -79,6 +79,28 @@ class LazyDataset:
             return self.known_fingerprint
         pieces = (self.images(start, start + chunk) for start in range(0, len(self), chunk))
         return fingerprint_pieces(torch.Size((len(self), *self.image_shape)), torch.uint8, pieces)
+
+    def of_classes(self, classes: Sequence[str], *, others: bool = False) -> LazyDataset:
+        """The images of some classes, or of all `others`, with their labels as they are.
+
+        Args:
+            classes: names of classes, or their numbers.
+
+        Raises:
+            ValueError: for a class that there is not, or no image that is left.
+        """
+        labels = [self._label(name) for name in classes]
+        chosen = torch.isin(self.labels, torch.tensor(labels, dtype=torch.int64), invert=others)
+        if not chosen.any():
+            raise ValueError(f"without the classes {', '.join(classes)} there is no image left")
+        return self.subset(chosen.nonzero().flatten())
+
+    def _label(self, name: str) -> int:
+        if name in self.class_names:
+            return self.class_names.index(name)
+        if name.isascii() and name.isdigit() and int(name) < len(self.class_names):
+            return int(name)
+        raise ValueError(f"there is no class {name!r}: use some of {', '.join(self.class_names)}")
 
     def subset(self, positions: Tensor) -> LazyDataset:
         """The data set of the images at `positions`, int64 (n,), in that order."""

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from glow.datasets import LazyDataset, status
+from glow.datasets import LazyDataset, dataset_names, describe, status
 from glow.datasets.names import absolute_dataset, dataset_label
 from glow.figures import nll_histogram, ood_ratio_curve, per_class_bars, roc_curves
 from glow.ood import (
@@ -35,6 +35,7 @@ from jobs.evaluation.run import (
     Evaluation,
     described,
     evaluation_run,
+    left_out_of,
     opened,
     prepare_evaluation,
     scores_of,
@@ -83,19 +84,28 @@ def prepare(spec: OodSpec) -> OodWork:
     work = prepare_evaluation(spec)
     own = trained_on(work)
     given = spec.ood_datasets is not None
-    names = [absolute_dataset(name) for name in spec.ood_datasets or (*OTHERS.get(own, ("photos",)), *MADE)]
+    usual = (*OTHERS.get(own, ("photos",)), *MADE)
+    names = [absolute_dataset(name) for name in spec.ood_datasets or usual]
     there = [name for name in names if given or "test" in described(work, name).splits]
+    if spec.benchmark:
+        there = list(dict.fromkeys([*there, *_comparable(work)]))
     others = [name for name in there if name != own]
-    if not others:
+    left_out = f"{own}-left-out" if left_out_of(work) else None
+    if not others and left_out is None:
         raise SpecError("there is no data set to tell from the model's own: name some with --ood-datasets")
     images = {(own, "train"): opened(work, own, "train")}
     if spec.protocol == "held-out":
         images[own, "validation"] = opened(work, own, "validation")
     images |= {(name, "test"): opened(work, name, "test") for name in (own, *others)}
+    if left_out is not None:
+        images[left_out, "test"] = opened(work, own, "test", of_left_out=True)
     images |= corrupted_images(spec, own, images)
     settings = _settings(spec)
     _check_sizes(spec, settings, images, own)
     infos = {name: described(work, name) for name in (own, *others)}
+    if left_out is not None:
+        others.insert(0, left_out)
+        infos[left_out] = infos[own]
     return OodWork(
         with_notes(with_tables(work, images), images.values(), infos.values()),
         settings,
@@ -105,6 +115,15 @@ def prepare(spec: OodSpec) -> OodWork:
         {dataset_label(name): info.class_names for name, info in infos.items()},
         [_how_to_get(name, spec.data_root) for name in names if name not in there],
     )
+
+
+def _comparable(work: Evaluation[OodSpec]) -> list[str]:
+    """Every known data set that is here, whose images have the shape of the model's by themselves; and `MADE`."""
+    root, shape = work.spec.data_root, work.model.config.image_shape
+    infos = {name: describe(name, root) for name in dataset_names() if ":" not in name}
+    return [
+        name for name, info in infos.items() if "test" in info.splits and (name in MADE or info.image_shape == shape)
+    ]
 
 
 def _how_to_get(name: str, root: str | None) -> str:

@@ -32,6 +32,7 @@ __all__ = [
     "background",
     "described",
     "evaluation_run",
+    "left_out_of",
     "opened",
     "prepare_evaluation",
     "scores_of",
@@ -98,27 +99,40 @@ def trained_on(work: Evaluation[Any]) -> str:
     return work.model.training.dataset
 
 
-def opened(work: Evaluation[Any], dataset: str, split: str) -> LazyDataset:
-    """A data set in the model's shape; of the training images, those that the model was trained on.
+def opened(work: Evaluation[Any], dataset: str, split: str, *, of_left_out: bool = False) -> LazyDataset:
+    """A data set in the model's shape; of the training images, those that the model was trained on, and of its data set
+    the classes that it was trained on.
+
+    Args:
+        of_left_out: take the classes that it was trained without instead.
 
     Raises:
         SpecError: for an unknown name, or images that cannot be given the model's shape.
         DatasetNotFound, DatasetCorrupt: for data that cannot be had.
     """
     training = work.model.training
-    own = training is not None and split == "train" and dataset == training.dataset
+    own = training is not None and dataset == training.dataset
     try:
-        return open_dataset(
+        images = open_dataset(
             dataset,
             split,
             _data_root(work),
             image_shape=work.model.config.image_shape,
-            per_class=training.per_class if own and training is not None else None,
+            per_class=training.per_class if own and split == "train" and training is not None else None,
             download=work.spec.download,
             background=background(work),
         )
+        left_out = left_out_of(work) if own else ()
+        if not left_out:
+            return images
+        return images.of_classes(left_out, others=not of_left_out)
     except ValueError as error:
         raise SpecError(str(error)) from error
+
+
+def left_out_of(work: Evaluation[Any]) -> tuple[str, ...]:
+    """The classes that the model was trained without."""
+    return (work.model.training.leave_out or ()) if work.model.training is not None else ()
 
 
 def described(work: Evaluation[Any], dataset: str) -> DatasetInfo:

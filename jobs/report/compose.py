@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from glow.datasets.names import dataset_label
 from jobs.report import evaluations, ood, training
+from jobs.report.benchmark import benchmark_section
 from jobs.report.blocks import Block, Gap, Report, Section, Text
 from jobs.report.costs import costs_section
 from jobs.report.gather import REPORT_PROTOCOL, Material, Model, Study, best_training, job_of, spec_of
@@ -39,6 +40,7 @@ def compose(material: Material) -> Report:
         where = f"{study.dataset}: " if len(material.studies) > 1 else ""
         summary += [f"{where}{sentence}" for sentence in said]
         gaps += list(_gaps(study, material))
+    sections += [section for section in [benchmark_section(material, reader, "benchmark")] if section is not None]
     sections.append(costs_section(material, "costs"))
     gaps += [Gap(sentence.rstrip(".")) for sentence in reader.lost]
     datasets = ", ".join(study.dataset for study in material.studies)

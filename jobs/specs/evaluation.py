@@ -146,6 +146,12 @@ class OodSpec(ScoringSpec):
         "given.",
         "fashion-mnist,noise",
     )
+    benchmark: bool = setting(
+        False,
+        "Data",
+        "Test on every data set that is there and whose images are of the model's own shape, beside --ood-datasets.",
+        True,
+    )
     batch_sizes: tuple[int, ...] = setting(
         (1, 2, 5, 10, 25), "Test", "Every M, images that are judged together, with commas between.", "2,5,10,25"
     )

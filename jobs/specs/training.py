@@ -52,6 +52,12 @@ class TrainSpec(BaseModel):
     per_class: int | None = setting(
         None, "Data", "Train on the first N images of each class, 0 for all; the presets of mnist take 4000.", 4000
     )
+    leave_out: tuple[str, ...] | None = setting(
+        None,
+        "Data",
+        "Classes to train and score without, by name or number, with commas between; glowctl ood tests on them.",
+        "7,8,9",
+    )
     image_size: int | None = setting(
         None, "Data", "Side in pixels that images are padded or shrunk to; the data set's own if not given.", 32
     )
@@ -161,6 +167,13 @@ class TrainSpec(BaseModel):
         if value is not None and not value.strip():
             raise ValueError("must not be empty")
         return value
+
+    @field_validator("leave_out", mode="before")
+    @classmethod
+    def _classes(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip())) or None
 
     @field_validator("checkpoint_every")
     @classmethod

@@ -25,8 +25,9 @@ HELD_OF_PACKED = 0.1
 
 
 def open_splits(spec: TrainSpec, shape: Shape | None) -> dict[str, LazyDataset]:
-    """Opens the three splits. Raises what `glow.datasets.open_dataset` raises."""
-    return {
+    """Opens the three splits. Raises what `glow.datasets.open_dataset` raises, and ValueError for a class to leave out
+    that there is not."""
+    splits = {
         split: open_dataset(
             spec.dataset,
             split,
@@ -38,6 +39,9 @@ def open_splits(spec: TrainSpec, shape: Shape | None) -> dict[str, LazyDataset]:
         )
         for split in ("train", "validation", "test")
     }
+    if not spec.leave_out:
+        return splits
+    return {split: dataset.of_classes(spec.leave_out, others=True) for split, dataset in splits.items()}
 
 
 def given_to_workers(spec: TrainSpec, splits: Splits) -> dict[str, LazyDataset]:

@@ -192,8 +192,9 @@ def test_the_ood_job_says_what_the_librarys_test_says(evaluated):
             metric = f"ood_ratio/{row['dataset']}/M{row['batch_size']}"
             assert run.data.metrics[metric] == pytest.approx(row["ratio"])
     assert run.data.metrics["ood_ratio/noise/M10"] == 1
-    corrupted = all_corrupted(open_dataset("digits", "validation"), CORRUPTIONS, (3,), 300)
-    chosen = recommend(fit_detectors(train), validation, score(model, corrupted.images(), corrupted.labels), CORRUPTIONS)
+    images = all_corrupted(open_dataset("digits", "validation"), CORRUPTIONS, (3,), 300)
+    corrupted = score(model, images.images(), images.labels)
+    chosen = recommend(fit_detectors(train), validation, corrupted, CORRUPTIONS)
     assert ends["ood"]["recommended"] == chosen.detector
     assert {row["detector"] for row in ends["ood"]["regret"]} == {chosen.detector}
     assert "| digits |" in run.data.tags["mlflow.note.content"]

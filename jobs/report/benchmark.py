@@ -1,0 +1,132 @@
+"""Several models' tests for out-of-distribution images in one table, beside what others have published."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from glow.datasets.names import dataset_label
+from jobs.report.blocks import Block, Cell, Section, Table, Text
+from jobs.report.gather import Material, Model, Study
+from jobs.report.reader import Reader
+from jobs.text import bits, rows_of
+from jobs.tracking import metric_names
+
+__all__ = ["PUBLISHED", "Published", "benchmark_section", "canonical"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """An AUROC that somebody published: of images of `tested` under a model of `trained`, in batches of M."""
+
+    trained: str
+    tested: str
+    method: str
+    auroc: float
+    source: str
+    batch_size: int = 1
+
+
+SITN = "Bomatter et al. 2026, arXiv 2605.22496; flow matching"
+SERRA = "Serrà et al. 2020, as the LFDN paper's table 1 quotes it; Glow"
+LID = "Kamkari et al. 2024; diffusion"
+
+PUBLISHED = (
+    Published("cifar10", "svhn", "likelihood", 0.105, SITN),
+    Published("cifar10", "svhn", "typicality", 0.790, SITN),
+    Published("cifar10", "svhn", "DoSE", 0.802, SITN),
+    Published("cifar10", "svhn", "SITN", 0.946, SITN),
+    Published("cifar10", "svhn", "complexity", 0.883, SERRA),
+    Published("cifar10", "mnist", "complexity", 0.858, SERRA),
+    Published("cifar10", "fashion-mnist", "complexity", 0.712, SERRA),
+    Published("cifar10", "kmnist", "complexity", 0.380, SERRA),
+    Published("svhn", "cifar10", "SITN", 0.986, SITN),
+    Published("fashion-mnist", "mnist", "likelihood", 0.240, LID),
+    Published("fashion-mnist", "mnist", "LID", 0.846, LID),
+    Published("fashion-mnist", "emnist-letters", "likelihood", 0.339, LID),
+    Published("fashion-mnist", "emnist-letters", "LID", 0.568, LID),
+    Published("mnist", "fashion-mnist", "LID", 0.996, LID),
+    Published("mnist", "emnist-letters", "LID", 0.846, LID),
+)
+"""As docs/evaluation.md quotes them: other models, of other sizes, and partly of other images."""
+
+
+def canonical(label: str) -> str:
+    """The name by which a data set is known, of a label that says where it lay.
+
+    >>> canonical("arrays-svhn-test.npz")
+    'svhn'
+    >>> canonical("mnist")
+    'mnist'
+    """
+    name = re.sub(r"^(arrays|packed|folder)-", "", label)
+    return re.sub(r"([-_.](train|test))?(\.npz)?$", "", name) or label
+
+
+def benchmark_section(material: Material, reader: Reader, anchor: str) -> Section | None:
+    """A row for each pair of data sets, model and published figure; None if fewer than two pairs were tested."""
+    tested = [found for study in material.studies for model in study.models for found in _pairs(study, model, reader)]
+    if len({(pair.trained, pair.tested) for pair in tested}) < 2:
+        return None
+    detectors = list(dict.fromkeys(name for pair in tested for name in pair.aurocs))
+    rows: list[list[Cell]] = []
+    for trained, other in dict.fromkeys((pair.trained, pair.tested) for pair in tested):
+        name = f"{trained} → {other}"
+        for pair in tested:
+            if (pair.trained, pair.tested) == (trained, other):
+                aurocs = [_auroc(pair.aurocs.get(detector, math.nan)) for detector in detectors]
+                rows.append([name, pair.model, pair.nll, *aurocs])
+                name = ""
+    head = ["trained → tested", "model", "bits/dim", *detectors]
+    blocks: list[Block] = [
+        Text("AUROC of single images against the test images of the data set that the model was trained on."),
+        Table("Tests of all models at M = 1.", head, rows, left=2),
+        *_published(tested),
+    ]
+    return Section("Out-of-distribution benchmark", anchor, blocks)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    trained: str
+    tested: str
+    model: str
+    nll: str
+    aurocs: dict[str, float]
+
+
+def _pairs(study: Study, model: Model, reader: Reader) -> Iterator[_Pair]:
+    run = model.evaluations.get("ood")
+    table = None if run is None else reader.table(run, "ood_detectors", "the comparison of detectors")
+    if table is None or table.empty:
+        return
+    nll = math.nan if model.training is None else model.training.data.metrics.get(metric_names.TEST, math.nan)
+    trained = canonical(dataset_label(study.dataset))
+    single = table[table["batch_size"] == 1]
+    for row in rows_of(single):
+        aurocs = {str(name): float(row[name]) for name in table.columns if name not in ("dataset", "batch_size")}
+        yield _Pair(trained, canonical(str(row["dataset"])), model.name, bits(nll), aurocs)
+
+
+def _published(tested: Sequence[_Pair]) -> Iterator[Block]:
+    pairs = {(pair.trained, pair.tested) for pair in tested}
+    known = pd.DataFrame([each.__dict__ for each in PUBLISHED if (each.trained, each.tested) in pairs])
+    if known.empty:
+        return
+    rows: list[list[Cell]] = [
+        [f"{row['trained']} → {row['tested']}", row["method"], _auroc(row["auroc"]), row["source"]]
+        for row in rows_of(known)
+    ]
+    yield Table("What others published, at M = 1.", ["trained → tested", "method", "AUROC", "source"], rows, left=2)
+    yield Text(
+        "The published models differ from these in kind, size and training, and partly in their images, so that the "
+        "two tables stand beside each other and are no race."
+    )
+
+
+def _auroc(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "-"
