@@ -45,7 +45,7 @@ from jobs.evaluation.run import (
 )
 from jobs.specs.evaluation import OodSpec
 from jobs.text import count, markdown_table, rows_of
-from jobs.tracking import Record
+from jobs.tracking import Record, tag_names
 
 __all__ = ["OodWork", "prepare", "run"]
 
@@ -189,6 +189,8 @@ def run(work: OodWork, show: Show) -> OodResult:
         _write_tables(result, found, recorded.record, recorded.folder)
         _draw(result, tests, work, recorded.folder)
         draw_drift(found, work.evaluation.model.title, recorded.folder)
+        if found.recommended is not None:
+            recorded.record.tag(tag_names.RECOMMENDED, found.recommended)
         recorded.record.metrics(_metrics(result, scores, work))
         told = Ood(
             **recorded.known_as,

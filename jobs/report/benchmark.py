@@ -14,7 +14,7 @@ from jobs.report.blocks import Block, Cell, Section, Table, Text
 from jobs.report.gather import Material, Model, Study
 from jobs.report.reader import Reader
 from jobs.text import bits, rows_of
-from jobs.tracking import metric_names
+from jobs.tracking import metric_names, tag_names
 
 __all__ = ["PUBLISHED", "Published", "benchmark_section", "canonical"]
 
@@ -79,9 +79,9 @@ def benchmark_section(material: Material, reader: Reader, anchor: str) -> Sectio
         for pair in tested:
             if (pair.trained, pair.tested) == (trained, other):
                 aurocs = [_auroc(pair.aurocs.get(detector, math.nan)) for detector in detectors]
-                rows.append([name, pair.model, pair.nll, *aurocs])
+                rows.append([name, pair.model, pair.nll, *aurocs, pair.recommended])
                 name = ""
-    head = ["trained → tested", "model", "bits/dim", *detectors]
+    head = ["trained → tested", "model", "bits/dim", *detectors, "recommended"]
     blocks: list[Block] = [
         Text("AUROC of single images against the test images of the data set that the model was trained on."),
         Table("Tests of all models at M = 1.", head, rows, left=2),
@@ -97,19 +97,23 @@ class _Pair:
     model: str
     nll: str
     aurocs: dict[str, float]
+    recommended: str
 
 
 def _pairs(study: Study, model: Model, reader: Reader) -> Iterator[_Pair]:
     run = model.evaluations.get("ood")
-    table = None if run is None else reader.table(run, "ood_detectors", "the comparison of detectors")
+    if run is None:
+        return
+    table = reader.table(run, "ood_detectors", "the comparison of detectors")
     if table is None or table.empty:
         return
     nll = math.nan if model.training is None else model.training.data.metrics.get(metric_names.TEST, math.nan)
     trained = canonical(dataset_label(study.dataset))
     single = table[table["batch_size"] == 1]
+    recommended = run.data.tags.get(tag_names.RECOMMENDED, "-")
     for row in rows_of(single):
         aurocs = {str(name): float(row[name]) for name in table.columns if name not in ("dataset", "batch_size")}
-        yield _Pair(trained, canonical(str(row["dataset"])), model.name, bits(nll), aurocs)
+        yield _Pair(trained, canonical(str(row["dataset"])), model.name, bits(nll), aurocs, recommended)
 
 
 def _published(tested: Sequence[_Pair]) -> Iterator[Block]:

@@ -15,6 +15,7 @@ from jobs.report.gather import REPORT_PROTOCOL, Model, dataset_of, spec_of
 from jobs.report.pictures import drawn, recorded
 from jobs.report.reader import Reader
 from jobs.text import count, rows_of
+from jobs.tracking import tag_names
 
 if TYPE_CHECKING:
     from jobs.tracking import Run
@@ -220,6 +221,11 @@ def _detectors(run: Run, reader: Reader) -> Iterator[Block]:
         for name, group in table.groupby("dataset", sort=False)
         for index, row in enumerate(rows_of(group))
     ]
+    if (recommended := run.data.tags.get(tag_names.RECOMMENDED)) is not None:
+        yield Text(
+            f"Recommended detector: {recommended}, which tells corrupted held-out images best, on average over the "
+            "corruptions. The choice was made without a look at the data sets below."
+        )
     caption = "AUROC of each detector against the model's own test set: 1 tells all batches apart, 0.5 none."
     yield Table(caption, ["data set", "M", *detectors], rows)
 

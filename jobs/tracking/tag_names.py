@@ -35,6 +35,9 @@ RAY_JOB = "glow.ray_job"
 RESOURCES = "glow.resources"
 """On an ablation: what each worker of a trial gets, in the words of `TrainSpec`, as JSON."""
 
+RECOMMENDED = "glow.recommended"
+"""Of an OOD test: the detector to trust, chosen by corrupted held-out images."""
+
 SCORED_BY = "glow.scored_by"
 """The runs that scored the tables of an evaluation, by the tables' keys, as JSON."""
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from jobs.display.displays import PlainLines
 from jobs.report import costs, make
+from jobs.report.benchmark import PUBLISHED, canonical
 from jobs.report.blocks import Link, Report, Section, Table
 from jobs.report.render import html, markdown
 from jobs.system.process_identity import this_process
@@ -375,6 +377,56 @@ class TestRefused:
             make(f"sqlite:///{tmp_path}/none.db", "glow", None, tmp_path / "out", print)
 
         assert not (tmp_path / "none.db").exists()
+
+
+def tested(store, trained, tested_on, **tags):
+    """A model of `trained` with an OOD test on a data set of this label."""
+    training = store.train(f"train {trained}", dataset=trained)
+    tables = ood_tables(trained)
+    tables["ood_detectors.parquet"] = pd.DataFrame(
+        {"dataset": [tested_on] * 2, "batch_size": [1, 5], "typicality": [0.9123, 1.0], "neighbours": [0.98, 1.0]}
+    )
+    return store.evaluate("ood", training, tables, dataset=trained, alpha=0.99, **tags)
+
+
+class TestBenchmark:
+    def test_both_directions_of_a_pair_stand_in_one_table_beside_what_is_published(self, store):
+        tested(store, "cifar10", "arrays-svhn-test.npz")
+        tested(store, "svhn", "cifar10")
+        text = report_of(store).page.text
+        assert "Out-of-distribution benchmark" in text
+        for cell in ("cifar10 → svhn", "svhn → cifar10", "0.912", "0.980", "0.946", "arXiv 2605.22496"):
+            assert cell in text
+
+    def test_one_pair_needs_no_table_of_all(self, store):
+        tested(store, "cifar10", "svhn")
+        assert "Out-of-distribution benchmark" not in report_of(store).page.text
+
+    def test_pairs_that_nobody_published_have_no_second_table(self, store):
+        tested(store, "digits", "photos")
+        tested(store, "digits", "kmnist")
+        tested(store, "mnist", "kmnist")
+        text = report_of(store).page.text
+        assert "Out-of-distribution benchmark" in text
+        assert "What others published" not in text
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("arrays-svhn-test.npz", "svhn"),
+        ("arrays-cifar10", "cifar10"),
+        ("packed-cats", "cats"),
+        ("fashion-mnist", "fashion-mnist"),
+        ("mnist-left-out", "mnist-left-out"),
+    ],
+)
+def test_a_label_is_brought_to_the_name_of_its_data_set(label, name):
+    assert canonical(label) == name
+
+
+def test_every_published_figure_has_a_source_and_is_a_probability():
+    assert all(each.source and 0 <= each.auroc <= 1 and each.trained != each.tested for each in PUBLISHED)
 
 
 def test_runs_of_a_server_have_an_address(store):
