@@ -170,6 +170,8 @@ class FitConfig:
         seed: of the order of the images, of their dequantisation noise and of flips.
         flip: mirror images left to right, half of them in each epoch, while training. For data whose mirror images are
             as likely, such as photographs.
+        mutation: the share of the numbers of each training image that is replaced by random ones, anew in each epoch,
+            which makes a background model (`glow.augmentation.mutate`).
         gradient_precision: of the gradients that processes send each other: ``"bf16"`` is half the bytes of
             ``"float32"``. Each process's share and the sum are then rounded to 8 bits, so that another number of
             processes takes other steps. It changes nothing in one process.
@@ -192,6 +194,7 @@ class FitConfig:
     accumulate: int = 1
     seed: int = 0
     flip: bool = False
+    mutation: float = 0.0
     gradient_precision: GradientPrecision = "float32"
 
     def __post_init__(self) -> None:
@@ -204,6 +207,8 @@ class FitConfig:
             raise ValueError(f"warmup_steps must not be negative, not {self.warmup_steps}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be above 0 or None, not {self.clip_norm}")
+        if not 0 <= self.mutation < 1:
+            raise ValueError(f"mutation must be from 0 to below 1, not {self.mutation}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema must be between 0 and 1 or None, not {self.ema}")
         for name, choices in (

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from glow.augmentation import flip_half
+from glow.augmentation import flip_half, mutate
 from glow.batches import Batch, Order, source_of
 from glow.checkpoint import load_training_state, load_weights, save_checkpoint, save_training_state
 from glow.config import FitConfig
@@ -42,6 +42,9 @@ __all__ = [
     "hardware_precision",
     "mean_bits_per_dim",
 ]
+
+MUTATIONS = 2**60
+"""Streams of mutations lie so far from those of flips, of which there are fewer."""
 
 SKIPS_IN_A_ROW = 50
 """So many non-finite steps one after the other are a diverged run, not an unlucky batch. They are looked for as often,
@@ -367,10 +370,12 @@ class Trainer:
         return torch.zeros(len(StepFigures._fields), dtype=torch.float64, device=self.device)
 
     def _augmented(self, batch: Batch, epoch: int) -> Tensor:
-        """The images as an epoch trains on them. No noise has a negative seed, so flips are independent of it."""
-        if not self.config.flip:
-            return batch.images_BCHW
-        return flip_half(batch.images_BCHW, batch.indices_B, -_stream(self.config.seed, epoch))
+        """The images as an epoch trains on them. No noise has a negative seed, so flips and mutations are independent
+        of it."""
+        images_BCHW, stream = batch.images_BCHW, -_stream(self.config.seed, epoch)
+        if self.config.flip:
+            images_BCHW = flip_half(images_BCHW, batch.indices_B, stream)
+        return mutate(images_BCHW, batch.indices_B, self.config.mutation, stream - MUTATIONS)
 
     def _noise(self, indices_B: Tensor, epoch: int) -> Tensor:
         return uniform_noise(indices_B, self.model.config.image_shape, _stream(self.config.seed, epoch))

@@ -31,10 +31,14 @@ DETECTORS = {
     "latents": "Bomatter et al. 2026 (SITN): the latents' Anderson-Darling statistic and spectrum, joined",
     "neighbours": "the correlation of neighbours in the latents, which has none where they are noise",
     "joint": "the NLL (too high or too low), complexity, density and neighbours, joined",
+    "ratio": "Ren et al. 2019: the NLL less that under a background model; only where there is one",
 }
 
 BY_LEVEL = ("log_prior", "log_det")
 """Columns of each level, which are detectors of their own, too: OOD if the mean is too high or too low."""
+
+BACKGROUND = "background_nll"
+"""The column of a score table that the detector `ratio` needs."""
 
 COMPONENTS = 4
 """Of the Gaussian mixture behind `density`."""
@@ -88,6 +92,7 @@ def fit_detectors(train: pd.DataFrame, center: Center = "train", seed: int = 0) 
     neighbours = _column("latent_neighbours")
     density = _rarity_among(train, seed)
     of_each_kind = [_two_sided(train, _nll), *(_one_sided(train, kind) for kind in (_complexity, density, neighbours))]
+    ratio = [Detector("ratio", _ratio, MeanTest.fit)] if BACKGROUND in train.columns else []
     return [
         Detector("typicality", _nll, partial(TypicalityTest.fit, train_nll, center=center)),
         Detector("likelihood", _nll, MeanTest.fit),
@@ -97,6 +102,7 @@ def fit_detectors(train: pd.DataFrame, center: Center = "train", seed: int = 0) 
         Detector("latents", _least_of(list(latents.values())), MeanTest.fit),
         Detector("neighbours", neighbours, MeanTest.fit),
         Detector("joint", _least_of(of_each_kind), MeanTest.fit),
+        *ratio,
         *(
             Detector(name, _column(name), partial(TypicalityTest.fit, train[name].to_numpy(), center=center))
             for name in levels
@@ -155,6 +161,11 @@ def _least_of(ranks: Sequence[ImageScores]) -> ImageScores:
 
 def _nll(table: pd.DataFrame) -> np.ndarray:
     return table["nll"].to_numpy()
+
+
+def _ratio(table: pd.DataFrame) -> np.ndarray:
+    """Ren et al. 2019, equation 5, with the sign that grows further out: log p_background(x) - log p(x), in nats."""
+    return (table["nll"] - table[BACKGROUND]).to_numpy()
 
 
 def _complexity(table: pd.DataFrame) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,13 @@ from glow.ood import (
     roc_curve,
 )
 from glow.ood.calibration import least_held_out
+from glow.ood.detectors import BACKGROUND
 from glow.ood.evaluation import REPORT_IMAGES
 from jobs.display.evaluation_events import Absent, Ood
 from jobs.display.events import Show
 from jobs.display.rows import OodClass, OodControl, OodRatio, rows_as
 from jobs.errors import JobError, SpecError
+from jobs.evaluation.find_model import find_model
 from jobs.evaluation.ood_corruptions import Drift, corrupted_images, draw_drift, drift
 from jobs.evaluation.run import (
     Evaluation,
@@ -106,8 +108,11 @@ def prepare(spec: OodSpec) -> OodWork:
     if left_out is not None:
         others.insert(0, left_out)
         infos[left_out] = infos[own]
+    scored = with_tables(work, images)
+    if spec.background_model is not None:
+        scored = replace(scored, background=with_tables(_background(work, spec.background_model), images))
     return OodWork(
-        with_notes(with_tables(work, images), images.values(), infos.values()),
+        with_notes(scored, images.values(), infos.values()),
         settings,
         own,
         dataset_label(own),
@@ -115,6 +120,18 @@ def prepare(spec: OodSpec) -> OodWork:
         {dataset_label(name): info.class_names for name, info in infos.items()},
         [_how_to_get(name, spec.data_root) for name in names if name not in there],
     )
+
+
+def _background(work: Evaluation[OodSpec], name: str) -> Evaluation[OodSpec]:
+    """The same evaluation of the background model. Raises SpecError if it is of other images than the model."""
+    model = find_model(name, work.uri, work.spec.experiment)
+    ours, theirs = work.model.config, model.config
+    if (theirs.image_shape, theirs.bits) != (ours.image_shape, ours.bits):
+        raise SpecError(
+            f"--background-model {name} is of images of {theirs.image_shape} and {theirs.bits} bits, and the model of "
+            f"{ours.image_shape} and {ours.bits}: train one with the same --dataset, --image-size and --bits"
+        )
+    return replace(work, model=model)
 
 
 def _comparable(work: Evaluation[OodSpec]) -> list[str]:
@@ -173,7 +190,10 @@ def run(work: OodWork, show: Show) -> OodResult:
     for sentence in work.absent:
         show(Absent(sentence))
     with evaluation_run(evaluation, "ood", show) as recorded:
+        behind = {} if evaluation.background is None else scores_of(evaluation.background, recorded.record, show)
         scores = scores_of(evaluation, recorded.record, show)
+        for key, table in behind.items():
+            scores[key] = scores[key].assign(**{BACKGROUND: table["nll"]})
         tests = {name: scores[name, "test"] for name in (work.own, *work.others)}
         if spec.protocol == "report":
             deal = report_protocol(tests, spec.seed)

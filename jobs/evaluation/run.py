@@ -67,11 +67,13 @@ class Evaluation(Generic[Spec]):
     tables: Sequence[Table] = ()
     found: dict[str, Scored] = field(default_factory=dict)
     makes_images: bool = False
+    background: Evaluation[Spec] | None = None  # the same tables under a background model
     notes: tuple[str, ...] = ()  # what to know of how the data were read
 
     @property
     def needs_ray(self) -> bool:
-        return bool(self.missing) or self.makes_images
+        behind = self.background is not None and self.background.needs_ray
+        return bool(self.missing) or self.makes_images or behind
 
     @property
     def missing(self) -> list[Table]:

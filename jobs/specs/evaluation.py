@@ -146,6 +146,13 @@ class OodSpec(ScoringSpec):
         "given.",
         "fashion-mnist,noise",
     )
+    background_model: str | None = setting(
+        None,
+        "Model",
+        "A model of the same data that was trained with --mutation, by any name that --model takes: adds the detector "
+        "ratio.",
+        "background",
+    )
     benchmark: bool = setting(
         False,
         "Data",

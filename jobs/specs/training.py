@@ -109,6 +109,13 @@ class TrainSpec(BaseModel):
     flip: bool = setting(
         False, "Optimisation", "Mirror half of the images left to right in each epoch; scores never do.", True
     )
+    mutation: float = setting(
+        0.0,
+        "Optimisation",
+        "Share of each training image's numbers that is replaced by random ones: a background model for glowctl ood "
+        "--background-model.",
+        0.2,
+    )
     seed: int = setting(0, "Optimisation", "Seed of the weights, the order of the images, their noise and flips.", 1)
 
     workers: str = setting("1", "Compute", "Data-parallel workers: N, or MIN:MAX for elastic training.", "2:8")

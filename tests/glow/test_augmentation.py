@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from glow import FitConfig, GlowConfig, Trainer
-from glow.augmentation import flip_half
+from glow.augmentation import flip_half, mutate
 from glow.model import Glow
 from tests.glow.flows import random_images
 
@@ -58,3 +58,40 @@ def test_flips_are_pinned_and_go_from_left_to_right():
     got = [torch.equal(image, flipped) for image in flip_half(images, torch.arange(8), -1)]
     # By the formula of docs/training.md in unbounded integers: the top bit of mix(mix(mix(2^64 - 1) + i)) is 0.
     assert got == [False, True, False, True, False, False, False, True]
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.99])
+def test_so_many_numbers_are_replaced_by_any_value_as_likely(rate):
+    grey = torch.full((300, 3, 8, 8), 128, dtype=torch.uint8)
+    found = mutate(grey, torch.arange(300), rate, 3)
+    assert found.dtype == torch.uint8
+    changed = found[found != 128].double()
+    n = grey.numel()
+    expected = rate * 255 / 256  # a value may be replaced by itself
+    assert abs(len(changed) / n - expected) < 5 * (expected * (1 - expected) / n) ** 0.5
+    assert abs(changed.mean() - 127.5) < 5 * 73.9 / len(changed) ** 0.5
+    assert {changed.min().item(), changed.max().item()} == {0, 255}
+
+
+def test_what_is_replaced_follows_from_index_and_seed_alone():
+    images, indices = random_images(6, (1, 4, 4)), torch.tensor([9, 4, 2, 0, 7, 1])
+    whole = mutate(images, indices, 0.3, 5)
+    assert torch.equal(mutate(images[2:4], indices[2:4], 0.3, 5), whole[2:4])
+    assert not torch.equal(mutate(images, indices, 0.3, 6), whole)
+    assert mutate(images, indices, 0.0, 5) is images
+
+
+def test_an_epoch_trains_on_mutated_images_that_are_others_in_the_next_and_scores_none():
+    model = Glow(GlowConfig(image_shape=(3, 2, 4), levels=1, depth=1, width=1))
+    trainer = Trainer(model, random_images(N, (3, 2, 4)), config=FitConfig(mutation=0.2, flip=True, seed=3))
+    batch = trainer.images.take(torch.arange(N))
+    first, second = (trainer._augmented(batch, epoch) for epoch in (0, 1))
+    unflipped = Trainer(model, batch.images_BCHW, config=FitConfig(flip=True, seed=3))._augmented(batch, 0)
+    share = (first != unflipped).double().mean().item()
+    assert share == pytest.approx(0.2, abs=0.01)
+    assert not torch.equal(first, second)
+
+
+def test_a_rate_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="mutation must be from 0 to below 1, not 1"):
+        FitConfig(mutation=1.0)

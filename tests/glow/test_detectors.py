@@ -18,9 +18,12 @@ NAMES = [*DETECTORS, "log_prior_1", "log_prior_2", "log_det_1", "log_det_2"]
 """Of all detectors of a score table of two levels."""
 
 
-def score_table(n, seed=0, *, shift=0.0, simpler=0.0, correlation=CORRELATION, noisy=0.0, pattern=0.0, smooth=0.0):
+def score_table(
+    n, seed=0, *, shift=0.0, simpler=0.0, correlation=CORRELATION, noisy=0.0, pattern=0.0, smooth=0.0, unlike=0.0
+):
     """Of images that are `shift` nats less likely, and `simpler` bits simpler than their likelihood says; whose latents
-    are not normal (`noisy`), repeat a `pattern`, or are `smooth`."""
+    are not normal (`noisy`), repeat a `pattern`, or are `smooth`; or which a background model finds as many nats more
+    likely (`unlike`)."""
     rng = np.random.default_rng(seed)
     parts = MEANS + SDS * rng.multivariate_normal(np.zeros(3), correlation, n) - shift / 3
     nll = 64 * math.log(256) - parts.sum(1)
@@ -38,6 +41,7 @@ def score_table(n, seed=0, *, shift=0.0, simpler=0.0, correlation=CORRELATION, n
             "latent_anderson": rng.exponential(size=n) + 10 * noisy,
             "latent_spectrum": rng.normal(1, 0.02, size=n) + pattern,
             "latent_neighbours": rng.chisquare(4, size=n) + smooth,
+            "background_nll": nll + 500 + rng.normal(scale=20, size=n) - unlike,
             "finite": np.ones(n, bool),
             "complexity": nll / math.log(2) + rng.normal(scale=20, size=n) - simpler,
         }
@@ -78,6 +82,7 @@ SIMPLE = score_table(1000, 3, shift=-2 * SDS * 3**0.5, simpler=50)
 CORRELATED_OTHERWISE = score_table(1000, 3, correlation=CHANGED_CORRELATION)
 NOISY, PATTERNED, SMOOTH = (score_table(1000, 3, **{what: 1.0}) for what in ("noisy", "pattern", "smooth"))
 SMOOTH["latent_neighbours"] += 20
+UNLIKE = score_table(1000, 3, unlike=60.0)
 SAME = score_table(1000, 3)
 
 
@@ -105,6 +110,9 @@ SAME = score_table(1000, 3)
         ("latents", SMOOTH, 0.45, 0.55),
         ("neighbours", SMOOTH, 0.95, 1),
         ("neighbours", NOISY, 0.45, 0.55),
+        ("ratio", UNLIKE, 0.95, 1),
+        ("ratio", UNLIKELY, 0.45, 0.55),
+        ("likelihood", UNLIKE, 0.45, 0.55),
         *(("joint", table, 0.75, 1) for table in (UNLIKELY, TOO_LIKELY, SIMPLE, SMOOTH)),
         *((name, SAME, 0.45, 0.55) for name in DETECTORS),
     ],
@@ -132,6 +140,11 @@ def test_the_changed_correlation_leaves_each_part_and_the_nll_as_it_was():
 
 def test_every_detector_is_described_or_is_a_column():
     assert list(detectors()) == NAMES
+
+
+def test_without_a_background_model_there_is_no_ratio():
+    names = [detector.name for detector in fit_detectors(score_table(500).drop(columns="background_nll"))]
+    assert names == [name for name in NAMES if name != "ratio"]
 
 
 def test_a_column_that_is_the_same_for_every_image_is_no_detector():
