@@ -72,14 +72,16 @@ class Choices:
         n, scores = held_out_nC.shape
         if batch_size == 1:
             return cls(held_out_nC, np.empty((0, scores)), np.empty((0, 1)))
-        own = rng.hypergeometric(batch_size, n, batch_size, size=k)
-        means = [_chosen(held_out_nC, batch_size, int((own == 0).sum()), rng).mean(1)]
-        sums, taken = [np.empty((0, scores))], [np.empty((0, batch_size))]
+        own_k = np.bincount(rng.hypergeometric(batch_size, n, batch_size, size=k), minlength=batch_size + 1)
+        means_KC = held_out_nC[_chosen(n, batch_size, own_k[0], rng)].mean(1)
+        sums_KC, own_KM = np.empty((k - own_k[0], scores)), np.zeros((k - own_k[0], batch_size))
+        start = 0
         for several in range(1, batch_size + 1):
-            count = int((own == several).sum())
-            sums.append(_chosen(held_out_nC, batch_size - several, count, rng).sum(1))
-            taken.append(_chosen(np.eye(batch_size), several, count, rng).sum(1))
-        return cls(np.concatenate(means), np.concatenate(sums), np.concatenate(taken))
+            stop = start + own_k[several]
+            sums_KC[start:stop] = held_out_nC[_chosen(n, batch_size - several, own_k[several], rng)].sum(1)
+            np.put_along_axis(own_KM[start:stop], _chosen(batch_size, several, own_k[several], rng), 1, axis=1)
+            start = stop
+        return cls(means_KC, sums_KC, own_KM)
 
     def p_values(self, scores_NMC: np.ndarray, statistic: MeanStatistic) -> np.ndarray:
         """(N,): (1 + #{choices whose statistic is at least the batch's}) / (K + 1). A batch whose statistic is not
@@ -102,16 +104,14 @@ class Choices:
         return (_as_largest(statistic(means_NKC)) >= (statistic_N - ROUNDING * np.abs(statistic_N))[:, None]).sum(1)
 
 
-def _chosen(values_nC: np.ndarray, m: int, k: int, rng: np.random.Generator) -> np.ndarray:
-    """k choices of m different rows, (k, m, C)."""
-    n = len(values_nC)
-    if m == 0 or k == 0:
-        return np.zeros((k, m, values_nC.shape[1]))
+def _chosen(n: int, m: int, k: int, rng: np.random.Generator) -> np.ndarray:
+    """k choices of m different numbers below n, (k, m)."""
     indices = rng.integers(n, size=(k, m))
-    while (again := _repeats(indices)).any():  # choices with an image twice are drawn anew
-        few = m * m < n  # of them have one
-        indices[again] = rng.integers(n, size=(again.sum(), m)) if few else _shuffled(n, again.sum(), rng)[:, :m]
-    return values_nC[indices]
+    few = m * m < 4 * n  # of the choices have a number twice: they are drawn anew, else all numbers are shuffled
+    while (again := np.flatnonzero(_repeats(indices))).size:
+        for part in np.array_split(again, 1 if few else math.ceil(len(again) * n / MOST_AT_ONCE)):
+            indices[part] = rng.integers(n, size=(len(part), m)) if few else _shuffled(n, len(part), rng)[:, :m]
+    return indices
 
 
 def _repeats(indices_km: np.ndarray) -> np.ndarray:
