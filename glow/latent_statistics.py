@@ -2,7 +2,7 @@ r"""How far an image's latents are from the independent standard normal numbers 
 
 An image that a flow was not trained on can have a likely latent that is no noise: its numbers are too alike, or follow
 a pattern. Bomatter et al. (2026, arXiv 2605.22496) test for both, by `anderson_darling` and `spectrum_variation`. The
-latents of a Glow are planes, so that a pattern shows first in neighbours that are alike: `neighbour_correlation`.
+latents of a Glow are planes, so that a pattern shows first in neighbours that are alike: `second_moments`.
 
 Shapes: B images, D latent numbers per image; C channels, H height and W width of a level's latent.
 """
@@ -10,12 +10,13 @@ Shapes: B images, D latent numbers per image; C channels, H height and W width o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["anderson_darling", "neighbour_correlation", "spectrum_variation"]
+__all__ = ["SecondMoments", "anderson_darling", "second_moments", "spectrum_variation"]
 
 
 def anderson_darling(standardized_BD: Tensor) -> Tensor:
@@ -78,34 +79,68 @@ def spectrum_variation(standardized_BD: Tensor) -> Tensor:
     return power_BF.std(1, correction=0) / power_BF.mean(1)
 
 
-def neighbour_correlation(standardized: Sequence[Tensor]) -> Tensor:
-    r"""How strongly neighbours in the latents correlate: a portmanteau statistic (after Box & Pierce 1970).
+@dataclass(frozen=True)
+class SecondMoments:
+    r"""How strong the latents of each level are, and how their neighbours correlate. Of noise the power is 1 and every
+    correlation 0, up to what chance makes of so many numbers.
 
-    :math:`Q = \sum_l n_l r_l^2 + m_l s_l^2`, where :math:`r_l` is the correlation of the :math:`n_l` pairs of numbers
-    of level l that stand side by side in a row, and :math:`s_l` that of the :math:`m_l` pairs one above the other:
-    :math:`r = \overline{e e'} / \overline{e^2}`. Of independent standard normal numbers Q is distributed like
-    chi-squared with one degree of freedom for each r and s; its mean is 2 per level of more than one row and column.
+    Args:
+        power_BL: the mean square of each level's latents, (B, L).
+        rows_BL: the correlation :math:`\overline{e e'} / \overline{e^2}` of numbers that stand side by side in a row;
+            0 for a level of one column.
+        columns_BL: the same of numbers one above the other.
+        pairs_L2: of each level, the number of pairs behind the two correlations.
+    """
+
+    power_BL: Tensor
+    rows_BL: Tensor
+    columns_BL: Tensor
+    pairs_L2: Sequence[tuple[int, int]]
+
+    def portmanteau(self) -> Tensor:
+        r"""One number for all correlations: :math:`Q = \sum_l n_l r_l^2 + m_l s_l^2`, (B,) (after Box & Pierce 1970).
+
+        Of independent standard normal numbers it is distributed like chi-squared with one degree of freedom for each
+        correlation, so that its mean is 2 per level of more than one row and column.
+        """
+        pairs_L2 = torch.tensor(self.pairs_L2, dtype=torch.float64, device=self.power_BL.device)
+        return self.rows_BL.square() @ pairs_L2[:, 0] + self.columns_BL.square() @ pairs_L2[:, 1]
+
+
+def second_moments(standardized: Sequence[Tensor]) -> SecondMoments:
+    """Power and neighbour correlations of latents.
 
     Args:
         standardized: of each level the latents (B, C, H, W), each number less its prior's mean and divided by its
             standard deviation.
 
     Returns:
-        (B,) float64. Numbers that are not finite give NaN.
+        All in float64. Numbers that are not finite give values that are not finite, for their image alone.
 
     Example:
         >>> noise = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
         >>> smooth = noise + noise.roll(1, -1)
-        >>> neighbour_correlation([torch.stack([noise[0], smooth[1]])]).round().tolist()
+        >>> found = second_moments([torch.stack([noise[0], smooth[1]])])
+        >>> [[round(number, 1) for number in numbers] for numbers in found.rows_BL.tolist()]
+        [[-0.0], [0.5]]
+        >>> found.portmanteau().round().tolist()
         [1.0, 194.0]
     """
-    total_B = standardized[0].new_zeros(len(standardized[0]), dtype=torch.float64)
-    for level_BCHW in standardized:
-        power_B = level_BCHW.square().mean((1, 2, 3), dtype=torch.float64)
-        for axis in (2, 3):
-            length = level_BCHW.shape[axis] - 1
-            if length > 0:
-                products = level_BCHW.narrow(axis, 0, length) * level_BCHW.narrow(axis, 1, length)
-                correlation_B = products.mean((1, 2, 3), dtype=torch.float64) / power_B
-                total_B = total_B + products[0].numel() * correlation_B.square()
-    return total_B
+    levels = [_moments(level_BCHW) for level_BCHW in standardized]
+    power, rows, columns = (torch.stack(each, 1) for each in zip(*(moments for moments, _ in levels), strict=True))
+    return SecondMoments(power, rows, columns, [pairs for _, pairs in levels])
+
+
+def _moments(level_BCHW: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int]]:
+    _, channels, height, width = level_BCHW.shape
+    power_B = level_BCHW.square().mean((1, 2, 3), dtype=torch.float64)
+    rows_B, columns_B = (_correlation(level_BCHW, axis, power_B) for axis in (3, 2))
+    return (power_B, rows_B, columns_B), (channels * height * (width - 1), channels * (height - 1) * width)
+
+
+def _correlation(level_BCHW: Tensor, axis: int, power_B: Tensor) -> Tensor:
+    length = level_BCHW.shape[axis] - 1
+    if length == 0:
+        return torch.zeros_like(power_B)
+    products = level_BCHW.narrow(axis, 0, length) * level_BCHW.narrow(axis, 1, length)
+    return products.mean((1, 2, 3), dtype=torch.float64) / power_B

@@ -10,7 +10,8 @@ Columns of a score table:
 - ``log_det_1`` ... ``log_det_L``: the log-det of each level's steps. What ``log_det`` has besides them is of the
   dequantisation and of the input's transform
 - ``latent_anderson``, ``latent_spectrum`` and ``latent_neighbours``: how far the latents of all levels together are
-  from noise (`glow.latent_statistics`)
+  from noise (`glow.latent_statistics`); ``latent_power_1`` ... ``latent_power_L``, ``latent_rows_1`` ... and
+  ``latent_columns_1`` ...: the mean square of each level's, and how their neighbours in rows and columns correlate
 - ``finite``: whether the likelihood and all that it is made of are finite
 - ``complexity``: bits of the image as a PNG, less those of a black image; of the image as the model sees it, which a
   model of fewer than 8 bits does not see whole
@@ -35,14 +36,14 @@ from torch import Tensor
 
 from glow.datasets.lazy import LazyDataset
 from glow.dequantization import reduced, uniform_noise
-from glow.latent_statistics import anderson_darling, neighbour_correlation, spectrum_variation
+from glow.latent_statistics import anderson_darling, second_moments, spectrum_variation
 from glow.model import Glow, Precision
 
 __all__ = ["SCORED", "SHARD", "complexity", "importance_weighted", "score", "score_shard", "shards_of"]
 
 BATCH_SIZE = 250
 
-LATENTS = ("latent_anderson", "latent_spectrum", "latent_neighbours")
+MOMENTS = ("power", "rows", "columns")
 
 MOST_NOISE_SAMPLES = 1000
 """Each has a stream of its own."""
@@ -110,7 +111,7 @@ def score(
             "log_det": likelihood[:, : 1 + levels].sum(1),
             **{f"log_prior_{level}": likelihood[:, levels + level] for level in range(1, 1 + levels)},
             **{f"log_det_{level}": likelihood[:, level] for level in range(1, 1 + levels)},
-            **dict(zip(LATENTS, latents.T, strict=True)),
+            **dict(zip(latent_columns(levels), latents.T, strict=True)),
             "finite": np.isfinite(likelihood).all(1),
             "complexity": complexity(reduced(images_NCHW, model.config.bits)),
         }
@@ -123,7 +124,7 @@ def score(
 @dataclass(frozen=True)
 class _Terms:
     """What images score under one noise, float64: `likelihood` (B, 1 + L + L) has the log-det of the input, of each
-    level, and log p(z) of each; `latents` (B, 3) the statistics of their latents."""
+    level, and log p(z) of each; `latents` has the statistics of their latents."""
 
     likelihood: np.ndarray
     latents: np.ndarray
@@ -134,16 +135,28 @@ class _Terms:
         terms = model.log_prob_terms(images_BCHW, noise_BCHW=noise_BCHW)
         likelihood = torch.cat([terms.input_log_det_B[:, None], terms.log_det_BL, terms.log_prior_BL], 1)
         standardized_BD = torch.cat([level.flatten(1) for level in terms.standardized], 1)
-        latents = [
-            anderson_darling(standardized_BD),
-            spectrum_variation(standardized_BD),
-            neighbour_correlation(terms.standardized),
-        ]
-        return cls(likelihood.double().cpu().numpy(), torch.stack(latents, 1).cpu().numpy())
+        moments = second_moments(terms.standardized)
+        latents = torch.column_stack(
+            [
+                anderson_darling(standardized_BD),
+                spectrum_variation(standardized_BD),
+                moments.portmanteau(),
+                moments.power_BL,
+                moments.rows_BL,
+                moments.columns_BL,
+            ]
+        )
+        return cls(likelihood.double().cpu().numpy(), latents.cpu().numpy())
 
     @classmethod
     def none(cls, levels: int) -> _Terms:
-        return cls(np.empty((0, 1 + 2 * levels)), np.empty((0, len(LATENTS))))
+        return cls(np.empty((0, 1 + 2 * levels)), np.empty((0, len(latent_columns(levels)))))
+
+
+def latent_columns(levels: int) -> list[str]:
+    """The columns of a score table that are of the latents."""
+    by_level = [f"latent_{name}_{level}" for name in MOMENTS for level in range(1, levels + 1)]
+    return ["latent_anderson", "latent_spectrum", "latent_neighbours", *by_level]
 
 
 def _stream(seed: int, sample: int) -> int:

@@ -10,6 +10,7 @@ as far out, and the image's score is -log of the smallest: the largest rank, in 
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import NearestNeighbors
 
 from glow.ood.typicality import BatchTest, Center, MeanTest, TypicalityTest, entropy
 
@@ -30,7 +32,8 @@ DETECTORS = {
     "levels": "after Schirrmeister et al. 2020: the log-det and log p(z) of each level, too high or too low, joined",
     "latents": "Bomatter et al. 2026 (SITN): the latents' Anderson-Darling statistic and spectrum, joined",
     "neighbours": "the correlation of neighbours in the latents, which has none where they are noise",
-    "joint": "the NLL (too high or too low), complexity, density and neighbours, joined",
+    "whiteness": "how far each level's power and neighbour correlations are from the training images', together",
+    "joint": "how far the parts of the likelihood, the complexity and what whiteness looks at are from them, together",
     "ratio": "Ren et al. 2019: the NLL less that under a background model; only where there is one",
 }
 
@@ -39,6 +42,11 @@ BY_LEVEL = ("log_prior", "log_det")
 
 BACKGROUND = "background_nll"
 """The column of a score table that the detector `ratio` needs."""
+
+MOMENTS = ("latent_power", "latent_rows", "latent_columns")
+"""Columns of each level that `whiteness` looks at."""
+
+NEIGHBOURS, REFERENCES = 5, 5000
 
 COMPONENTS = 4
 """Of the Gaussian mixture behind `density`."""
@@ -90,8 +98,10 @@ def fit_detectors(train: pd.DataFrame, center: Center = "train", seed: int = 0) 
     levels = {name: _two_sided(train, _column(name)) for name in _by_level(train)}
     latents = {name: _one_sided(train, _column(name)) for name in ("latent_anderson", "latent_spectrum")}
     neighbours = _column("latent_neighbours")
-    density = _rarity_among(train, seed)
-    of_each_kind = [_two_sided(train, _nll), *(_one_sided(train, kind) for kind in (_complexity, density, neighbours))]
+    density = _Remembered(_rarity_among(train, seed))
+    moments = _columns_of(train, MOMENTS)
+    whiteness = _Remembered(_distance_among(train, moments, seed))
+    joint = _Remembered(_distance_among(train, [*_columns_of(train, BY_LEVEL), *moments, "complexity"], seed))
     ratio = [Detector("ratio", _ratio, MeanTest.fit)] if BACKGROUND in train.columns else []
     return [
         Detector("typicality", _nll, partial(TypicalityTest.fit, train_nll, center=center)),
@@ -101,7 +111,8 @@ def fit_detectors(train: pd.DataFrame, center: Center = "train", seed: int = 0) 
         Detector("levels", _least_of(list(levels.values())), MeanTest.fit),
         Detector("latents", _least_of(list(latents.values())), MeanTest.fit),
         Detector("neighbours", neighbours, MeanTest.fit),
-        Detector("joint", _least_of(of_each_kind), MeanTest.fit),
+        Detector("whiteness", whiteness, MeanTest.fit),
+        Detector("joint", joint, MeanTest.fit),
         *ratio,
         *(
             Detector(name, _column(name), partial(TypicalityTest.fit, train[name].to_numpy(), center=center))
@@ -114,10 +125,28 @@ ImageScores = Callable[[pd.DataFrame], np.ndarray]
 """A score table of N images -> (N,)."""
 
 
+class _Remembered:
+    """Scores that take long, computed once for each table."""
+
+    def __init__(self, scores: ImageScores) -> None:
+        self._scores = scores
+        self._known: dict[int, tuple[weakref.ref[pd.DataFrame], np.ndarray]] = {}
+
+    def __call__(self, table: pd.DataFrame) -> np.ndarray:
+        known = self._known.get(id(table))
+        if known is None or known[0]() is not table:  # an id may come again
+            known = self._known[id(table)] = weakref.ref(table), self._scores(table)
+        return known[1]
+
+
 def _by_level(train: pd.DataFrame) -> list[str]:
     """The columns of `BY_LEVEL` that differ between images: additive couplings have no log-det."""
-    names = [name for name in train.columns if name.rpartition("_")[0] in BY_LEVEL]
-    return list(_varying(train[names]).columns)
+    return list(_varying(train[_columns_of(train, BY_LEVEL)]).columns)
+
+
+def _columns_of(table: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
+    """The columns of these kinds, of all levels."""
+    return [name for name in table.columns if name.rpartition("_")[0] in kinds]
 
 
 def _varying(table: pd.DataFrame) -> pd.DataFrame:
@@ -171,6 +200,36 @@ def _ratio(table: pd.DataFrame) -> np.ndarray:
 def _complexity(table: pd.DataFrame) -> np.ndarray:
     """Serrà et al. 2020, equation 1, in bits: -log2 p(x) - L(x)."""
     return (table["nll"] / math.log(2) - table["complexity"]).to_numpy()
+
+
+def _distance_among(train: pd.DataFrame, names: Sequence[str], seed: int) -> ImageScores:
+    """How far some columns of an image are from those of the `NEIGHBOURS`-th nearest training image.
+
+    Powers are taken as logarithms, and every column is divided by its standard deviation among the training images, of
+    which at most `REFERENCES` are looked at.
+    """
+
+    def taken(table: pd.DataFrame) -> pd.DataFrame:
+        powers = [name for name in names if name.startswith("latent_power")]
+        return table[list(names)].assign(
+            **{name: np.log(table[name].clip(lower=np.finfo(float).tiny)) for name in powers}
+        )
+
+    varying = _varying(taken(train))
+    columns, mean, scale = list(varying.columns), varying.mean(), varying.std(ddof=0)
+    references = varying.sample(min(len(varying), REFERENCES), random_state=seed)
+    k = min(NEIGHBOURS, len(references))
+    nearest = NearestNeighbors(n_neighbors=k).fit(((references - mean) / scale).to_numpy())
+
+    def distance(table: pd.DataFrame) -> np.ndarray:
+        values = ((taken(table)[columns] - mean) / scale).to_numpy()
+        scores = np.full(len(table), np.inf)
+        finite = table["finite"].to_numpy() & np.isfinite(values).all(1)
+        if finite.any():
+            scores[finite] = nearest.kneighbors(values[finite])[0][:, -1]
+        return scores
+
+    return distance
 
 
 def _rarity_among(train: pd.DataFrame, seed: int) -> Callable[[pd.DataFrame], np.ndarray]:

@@ -19,11 +19,21 @@ NAMES = [*DETECTORS, "log_prior_1", "log_prior_2", "log_det_1", "log_det_2"]
 
 
 def score_table(
-    n, seed=0, *, shift=0.0, simpler=0.0, correlation=CORRELATION, noisy=0.0, pattern=0.0, smooth=0.0, unlike=0.0
+    n,
+    seed=0,
+    *,
+    shift=0.0,
+    simpler=0.0,
+    correlation=CORRELATION,
+    noisy=0.0,
+    pattern=0.0,
+    smooth=0.0,
+    unlike=0.0,
+    alike=0.0,
 ):
     """Of images that are `shift` nats less likely, and `simpler` bits simpler than their likelihood says; whose latents
     are not normal (`noisy`), repeat a `pattern`, or are `smooth`; or which a background model finds as many nats more
-    likely (`unlike`)."""
+    likely (`unlike`); whose latents have neighbours that are `alike`."""
     rng = np.random.default_rng(seed)
     parts = MEANS + SDS * rng.multivariate_normal(np.zeros(3), correlation, n) - shift / 3
     nll = 64 * math.log(256) - parts.sum(1)
@@ -41,6 +51,9 @@ def score_table(
             "latent_anderson": rng.exponential(size=n) + 10 * noisy,
             "latent_spectrum": rng.normal(1, 0.02, size=n) + pattern,
             "latent_neighbours": rng.chisquare(4, size=n) + smooth,
+            **{f"latent_power_{level}": rng.lognormal(sigma=0.1, size=n) for level in (1, 2)},
+            **{f"latent_rows_{level}": rng.normal(scale=0.02, size=n) + alike for level in (1, 2)},
+            **{f"latent_columns_{level}": rng.normal(scale=0.02, size=n) for level in (1, 2)},
             "background_nll": nll + 500 + rng.normal(scale=20, size=n) - unlike,
             "finite": np.ones(n, bool),
             "complexity": nll / math.log(2) + rng.normal(scale=20, size=n) - simpler,
@@ -82,6 +95,7 @@ SIMPLE = score_table(1000, 3, shift=-2 * SDS * 3**0.5, simpler=50)
 CORRELATED_OTHERWISE = score_table(1000, 3, correlation=CHANGED_CORRELATION)
 NOISY, PATTERNED, SMOOTH = (score_table(1000, 3, **{what: 1.0}) for what in ("noisy", "pattern", "smooth"))
 SMOOTH["latent_neighbours"] += 20
+ALIKE = score_table(1000, 3, alike=0.1)
 UNLIKE = score_table(1000, 3, unlike=60.0)
 SAME = score_table(1000, 3)
 
@@ -111,9 +125,12 @@ SAME = score_table(1000, 3)
         ("neighbours", SMOOTH, 0.95, 1),
         ("neighbours", NOISY, 0.45, 0.55),
         ("ratio", UNLIKE, 0.95, 1),
+        ("whiteness", ALIKE, 0.95, 1),
+        ("whiteness", UNLIKELY, 0.45, 0.55),
+        ("neighbours", ALIKE, 0.45, 0.55),
         ("ratio", UNLIKELY, 0.45, 0.55),
         ("likelihood", UNLIKE, 0.45, 0.55),
-        *(("joint", table, 0.75, 1) for table in (UNLIKELY, TOO_LIKELY, SIMPLE, SMOOTH)),
+        *(("joint", table, 0.75, 1) for table in (UNLIKELY, TOO_LIKELY, SIMPLE, ALIKE)),
         *((name, SAME, 0.45, 0.55) for name in DETECTORS),
     ],
 )
@@ -154,14 +171,12 @@ def test_a_column_that_is_the_same_for_every_image_is_no_detector():
     assert "log_det_1" not in [detector.name for detector in fit_detectors(train)]
 
 
-def test_the_joint_score_is_minus_the_log_of_the_smallest_p_value():
+def test_statistics_are_joined_by_minus_the_log_of_the_smallest_p_value():
     """Of 1,000 training images none has a spectrum as far out, and so p is 1 / 1001."""
     far = detectors()["latents"].image_scores(PATTERNED)
     np.testing.assert_allclose(far.max(), math.log(1001))
-    rarest = detectors()["joint"].image_scores(SMOOTH)
-    trained, smooth = (table["latent_neighbours"].to_numpy() for table in (score_table(1000), SMOOTH))
-    share = np.mean(trained[None] >= smooth[:, None], 1)
-    assert (rarest >= -np.log((1000 * share + 1) / 1001) - 1e-12).all()
+    anderson = np.array([np.mean(score_table(1000)["latent_anderson"] >= x) for x in SAME["latent_anderson"]])
+    assert (detectors()["latents"].image_scores(SAME) >= -np.log((1000 * anderson + 1) / 1001) - 1e-12).all()
 
 
 def test_scores_of_single_images_are_in_nats_bits_and_log_density():

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from glow import latent_statistics
-from glow.latent_statistics import anderson_darling, neighbour_correlation, spectrum_variation
+from glow.latent_statistics import anderson_darling, second_moments, spectrum_variation
 
 
 def normal(*shape, seed=0):
@@ -84,28 +84,31 @@ def test_no_images_give_no_statistics():
 def test_of_noise_the_correlation_of_neighbours_is_chi_squared():
     """With a degree of freedom for each level and direction, less those of levels of one row or column."""
     levels = [normal(4000, 2, 8, 8), normal(4000, 4, 4, 4, seed=1), normal(4000, 8, 1, 1, seed=2)]
-    found = neighbour_correlation(levels).numpy()
+    found = second_moments(levels).portmanteau().numpy()
     assert abs(found.mean() - 4) < 5 * found.std() / 4000**0.5 + 0.05
     assert abs((found > stats.chi2(4).ppf(0.95)).mean() - 0.05) < 0.02
 
 
 def test_neighbours_that_are_alike_are_told_from_noise_in_either_direction_at_any_scale():
     noise = normal(200, 3, 8, 8)
-    own = neighbour_correlation([noise])
+    own = second_moments([noise]).portmanteau()
     for axis in (2, 3):
         alike = noise + 0.7 * noise.roll(1, axis)
-        assert neighbour_correlation([alike]).median() > own.quantile(0.99)
-        torch.testing.assert_close(neighbour_correlation([5 * alike]), neighbour_correlation([alike]))
+        assert second_moments([alike]).portmanteau().median() > own.quantile(0.99)
+        torch.testing.assert_close(second_moments([5 * alike]).rows_BL, second_moments([alike]).rows_BL)
 
 
 def test_one_pair_is_counted_by_its_definition():
     level = torch.tensor([[[[1.0, 2.0], [3.0, -1.0]]]])
     power = (1 + 4 + 9 + 1) / 4
     rows, columns = (1 * 2 + 3 * -1) / 2 / power, (1 * 3 + 2 * -1) / 2 / power
-    assert neighbour_correlation([level]).item() == pytest.approx(2 * (rows**2 + columns**2))
+    found = second_moments([level])
+    assert (found.power_BL.item(), found.rows_BL.item()) == pytest.approx((power, rows))
+    assert found.columns_BL.item() == pytest.approx(columns)
+    assert second_moments([level]).portmanteau().item() == pytest.approx(2 * (rows**2 + columns**2))
 
 
 def test_an_image_that_is_not_finite_leaves_the_others_their_correlation():
     level = normal(3, 2, 4, 4)
     level[1, 0, 0, 0] = float("inf")
-    assert torch.isfinite(neighbour_correlation([level])).tolist() == [True, False, True]
+    assert torch.isfinite(second_moments([level]).portmanteau()).tolist() == [True, False, True]

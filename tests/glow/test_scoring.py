@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from glow import uniform_noise
-from glow.latent_statistics import anderson_darling, neighbour_correlation, spectrum_variation
+from glow.latent_statistics import anderson_darling, second_moments, spectrum_variation
 from glow.scoring import complexity, score
 from tests.glow.flows import random_images, small_glow
 
@@ -41,7 +41,8 @@ def terms(table):
 def test_a_table_has_these_columns_and_types(glow):
     table = score(glow, images_for(glow, 5))
     levels = [f"log_{part}_{level}" for part in ("prior", "det") for level in range(1, glow.config.levels + 1)]
-    latents = ["latent_anderson", "latent_spectrum", "latent_neighbours"]
+    moments = [f"latent_{what}_{k}" for what in ("power", "rows", "columns") for k in range(1, glow.config.levels + 1)]
+    latents = ["latent_anderson", "latent_spectrum", "latent_neighbours", *moments]
     likelihood = ["nll", "bits_per_dim", "log_det", *levels]
     assert list(table) == ["index", "label", *likelihood, *latents, "finite", "complexity"]
     kinds = {"index": "int64", "label": "int64", "finite": "bool"}
@@ -81,7 +82,10 @@ def test_scores_are_the_models_own_with_the_noise_of_each_index(glow):
     rounding = glow.config.dimensions * 1e-5
     np.testing.assert_allclose(table["latent_anderson"], anderson_darling(numbers), rtol=1e-4, atol=rounding)
     np.testing.assert_allclose(table["latent_spectrum"], spectrum_variation(numbers), rtol=1e-3)
-    np.testing.assert_allclose(table["latent_neighbours"], neighbour_correlation(expected.standardized), rtol=1e-3)
+    moments = second_moments(expected.standardized)
+    np.testing.assert_allclose(table["latent_neighbours"], moments.portmanteau(), rtol=1e-3)
+    np.testing.assert_allclose(table.filter(like="latent_power"), moments.power_BL, rtol=1e-4)
+    np.testing.assert_allclose(table.filter(like="latent_rows"), moments.rows_BL, atol=1e-4)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 22, 23, 1000])

@@ -162,6 +162,7 @@ def test_the_score_table_is_in_mlflow_and_complete(evaluated):
         "latent_anderson",
         "latent_spectrum",
         "latent_neighbours",
+        *(f"latent_{what}_{level}" for what in ("power", "rows", "columns") for level in (1, 2)),
         "finite",
         "complexity",
     ]
@@ -282,6 +283,33 @@ def test_corruptions_of_the_test_images_are_caught_or_not(store):
     assert set(power["detector"]) == {"typicality", end["recommended"]}
     assert power.groupby(["detector", "batch_size"]).size().unique().tolist() == [10]
     assert (results(folder, end) / f"corruptions-{end['recommended']}.png").exists()
+
+
+@pytest.mark.slow
+def test_a_model_is_its_own_background_and_tells_nothing(store):
+    folder, _ = store
+    asked = ("--background-model", "trained", "--batch-sizes", "1", "--ood-datasets", "noise")
+    done = glowctl(folder, "ood", *asked, "--json")
+    check_quiet(done)
+    rows = last_event(done.stdout.splitlines())["rows"]
+    aurocs = {row["detector"]: row["auroc"] for row in rows if row["dataset"] == "noise"}
+    assert aurocs["ratio"] == 0.5
+    assert aurocs["typicality"] > 0.9
+
+
+@pytest.mark.slow
+def test_a_model_is_tested_on_the_classes_that_it_was_trained_without(tmp_path):
+    smoke = ("--preset", "smoke", "--epochs", "1", "--sample-every", "0")
+    done = glowctl(tmp_path, "train", *smoke, "--leave-out", "8,9", "--json")
+    check_quiet(done)
+    done = glowctl(tmp_path, "ood", "--batch-sizes", "1", "--ood-datasets", "noise", "--json")
+    check_quiet(done)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    images = {event["dataset"]: event["images"] for event in events if event["event"] == "scored"}
+    _, labels = load_dataset("digits", "test")
+    assert images["digits-left-out"] == (labels >= 8).sum()
+    assert images["digits"] == (labels < 8).sum()
+    assert {row["dataset"] for row in events[-1]["rows"]} == {"digits", "digits-left-out", "noise"}
 
 
 def last_event(lines: list[str]) -> dict:
