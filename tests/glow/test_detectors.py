@@ -1,6 +1,7 @@
 """Detectors on simulated score tables."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -70,6 +71,7 @@ def spoilt(table, rows, value):
     return table
 
 
+@cache
 def detectors(**changes):
     return {detector.name: detector for detector in fit_detectors(score_table(1000), **changes)}
 
