@@ -48,7 +48,8 @@ class ServedGlow(PythonModel):
       which the model brings along: with another, thresholds would be of other noise than what they are held against.
 
     Out: ``nll`` (nats) and ``bits_per_dim``, lists over images; ``is_ood``, ``p_value``, ``distance`` and ``threshold``
-    (nats) of the batch; ``batch_size`` (M) and ``alpha``. What is not finite is None, since JSON has no such numbers,
+    (nats) of the batch; ``batch_size`` (M) and ``alpha``. The batch is OOD if its p-value is at most 1 - alpha; the
+    distance and the threshold show how far it is from where that turns, for many held-out images. What is not finite is None, since JSON has no such numbers,
     and its batch is OOD.
 
     What cannot be tested raises MlflowException, which a scoring server answers with status 400.
