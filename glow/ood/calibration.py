@@ -71,15 +71,15 @@ class Choices:
         """Every choice at M = 1, which are the n held-out images; else k of them at random."""
         n, scores = held_out_nC.shape
         if batch_size == 1:
-            return cls(held_out_nC, np.empty((0, scores)), np.empty((0, 1)))
+            return cls(held_out_nC, np.empty((0, scores)), np.empty((0, 1), bool))
         own_k = np.bincount(rng.hypergeometric(batch_size, n, batch_size, size=k), minlength=batch_size + 1)
         means_KC = held_out_nC[_chosen(n, batch_size, own_k[0], rng)].mean(1)
-        sums_KC, own_KM = np.empty((k - own_k[0], scores)), np.zeros((k - own_k[0], batch_size))
+        sums_KC, own_KM = np.empty((k - own_k[0], scores)), np.zeros((k - own_k[0], batch_size), bool)
         start = 0
         for several in range(1, batch_size + 1):
             stop = start + own_k[several]
             sums_KC[start:stop] = held_out_nC[_chosen(n, batch_size - several, own_k[several], rng)].sum(1)
-            np.put_along_axis(own_KM[start:stop], _chosen(batch_size, several, own_k[several], rng), 1, axis=1)
+            np.put_along_axis(own_KM[start:stop], _chosen(batch_size, several, own_k[several], rng), True, axis=1)
             start = stop
         return cls(means_KC, sums_KC, own_KM)
 
@@ -100,7 +100,7 @@ class Choices:
 
     def _own(self, scores_NMC: np.ndarray, statistic: MeanStatistic, statistic_N: np.ndarray) -> np.ndarray:
         """Of the choices with images of the batch: how many are at least as far out (N,)."""
-        means_NKC = (self.sums_KC + self.own_KM @ scores_NMC) / scores_NMC.shape[1]
+        means_NKC = (self.sums_KC + self.own_KM.astype(float) @ scores_NMC) / scores_NMC.shape[1]
         return (_as_largest(statistic(means_NKC)) >= (statistic_N - ROUNDING * np.abs(statistic_N))[:, None]).sum(1)
 
 

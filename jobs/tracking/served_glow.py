@@ -31,7 +31,7 @@ DEFAULTS: dict[str, Any] = {"alpha": 0.99, "bootstraps": 10_000, "seed": 0, "fir
 # What one request may cost: a bootstrap takes 16 bytes a draw, and its null is kept.
 MOST_BOOTSTRAPS = 100_000
 MOST_DRAWS = 20_000_000
-KEPT_TESTS = 64
+KEPT_TESTS = 16
 
 
 class ServedGlow(PythonModel):
@@ -49,8 +49,8 @@ class ServedGlow(PythonModel):
 
     Out: ``nll`` (nats) and ``bits_per_dim``, lists over images; ``is_ood``, ``p_value``, ``distance`` and ``threshold``
     (nats) of the batch; ``batch_size`` (M) and ``alpha``. The batch is OOD if its p-value is at most 1 - alpha; the
-    distance and the threshold show how far it is from where that turns, for many held-out images. What is not finite is None, since JSON has no such numbers,
-    and its batch is OOD.
+    distance and the threshold show how far it is from where that turns, for many held-out images. What is not finite is
+    None, since JSON has no such numbers, and its batch is OOD.
 
     What cannot be tested raises MlflowException, which a scoring server answers with status 400.
     """
