@@ -17,7 +17,9 @@ def test_the_command_line_names_them_all():
     assert all(len(strengths) == len(SEVERITIES) for _, strengths in CORRUPTIONS.values())
 
 
-@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 16, 16), (1, 7, 9)])
+@pytest.mark.parametrize(
+    "shape", [(1, 16, 16), *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((3, 16, 16), (1, 7, 9)))]
+)
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
 def test_images_keep_type_and_shape_and_change_more_with_severity(corruption, shape):
     clean = digits(shape)

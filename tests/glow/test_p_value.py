@@ -22,7 +22,9 @@ def simulated(m, n, bootstraps, simulations, seed=0, shift=0.0):
     return np.array(values)
 
 
-@pytest.mark.parametrize(("m", "n", "bootstraps"), [(1, 400, 1), (3, 3000, 999), (20, 3000, 999)])
+@pytest.mark.parametrize(
+    ("m", "n", "bootstraps"), [(1, 400, 1), (3, 3000, 999), pytest.param(20, 3000, 999, marks=pytest.mark.slow)]
+)
 def test_p_values_of_in_distribution_batches_are_uniform(m, n, bootstraps):
     values = simulated(m, n, bootstraps, 600)
     assert stats.kstest(values, "uniform").pvalue > 1e-3

@@ -379,7 +379,7 @@ class TestRefused:
         assert not (tmp_path / "none.db").exists()
 
 
-def tested(store, trained, tested_on, **tags):
+def with_ood_test(store, trained, tested_on, **tags):
     """A model of `trained` with an OOD test on a data set of this label."""
     training = store.train(f"train {trained}", dataset=trained)
     tables = ood_tables(trained)
@@ -391,21 +391,21 @@ def tested(store, trained, tested_on, **tags):
 
 class TestBenchmark:
     def test_both_directions_of_a_pair_stand_in_one_table_beside_what_is_published(self, store):
-        tested(store, "cifar10", "arrays-svhn-test.npz")
-        tested(store, "svhn", "cifar10")
+        with_ood_test(store, "cifar10", "arrays-svhn-test.npz")
+        with_ood_test(store, "svhn", "cifar10")
         text = report_of(store).page.text
         assert "Out-of-distribution benchmark" in text
         for cell in ("cifar10 → svhn", "svhn → cifar10", "0.912", "0.980", "0.946", "arXiv 2605.22496"):
             assert cell in text
 
     def test_one_pair_needs_no_table_of_all(self, store):
-        tested(store, "cifar10", "svhn")
+        with_ood_test(store, "cifar10", "svhn")
         assert "Out-of-distribution benchmark" not in report_of(store).page.text
 
     def test_pairs_that_nobody_published_have_no_second_table(self, store):
-        tested(store, "digits", "photos")
-        tested(store, "digits", "kmnist")
-        tested(store, "mnist", "kmnist")
+        with_ood_test(store, "digits", "photos")
+        with_ood_test(store, "digits", "kmnist")
+        with_ood_test(store, "mnist", "kmnist")
         text = report_of(store).page.text
         assert "Out-of-distribution benchmark" in text
         assert "What others published" not in text
