@@ -87,17 +87,16 @@ HEAVY = {
     [
         pytest.param("lognormal", 50, 10, True),
         *(
-            pytest.param(kind, n, m, two_sided, marks=pytest.mark.slow)
+            pytest.param(kind, n, m, m < 25, marks=pytest.mark.slow)
             for kind in HEAVY
-            for n, m in ((50, 2), (50, 10), (50, 25), (200, 25), (99, 1))
-            for two_sided in (True, False)
+            for n, m in ((50, 2), (50, 25), (200, 25), (99, 1))
         ),
     ],
 )
 def test_false_alarms_keep_to_one_less_alpha_for_few_held_out_scores_with_heavy_tails(kind, n, m, two_sided):
     """Over held-out scores and batches. A bootstrapped threshold gives 3.9 % where 1 % is asked for."""
     draw, batches, rates = HEAVY[kind], 40, []
-    for seed in range(500):
+    for seed in range(300):
         rng = np.random.default_rng([seed, n, m])
         held_out, new = draw(rng, n), draw(rng, batches, m)
         how = (held_out, m, 0.99, 2000, seed)
