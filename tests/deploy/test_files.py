@@ -217,6 +217,7 @@ def flags(script: Path, command: str) -> set[str]:
     return set(re.findall(r"--[a-z-]+", " ".join(given)))
 
 
+@pytest.mark.slow
 def test_ray_and_mlflow_know_every_flag():
     head, worker = SCRIPTS
     start = flags(head, "ray start") | flags(head, "autoscaling=(")

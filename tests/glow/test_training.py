@@ -335,7 +335,7 @@ def _first_steps(n: int, batch_size: int, changes: dict) -> dict:
         pytest.param(96, {}, id="even", marks=pytest.mark.slow),
         pytest.param(97, {}, id="one left over", marks=pytest.mark.slow),
         pytest.param(65, {}, id="less than a batch left", marks=pytest.mark.slow),
-        pytest.param(65, {"flip": True}, id="flips"),
+        pytest.param(65, {"flip": True}, id="flips", marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_take_the_steps_of_one(n, changes, tmp_path):

@@ -102,6 +102,7 @@ def test_any_command_finds_it(uri, tmp_path):
     assert runs_of(uri)["parent"].info.status == "FAILED"
 
 
+@pytest.mark.slow
 def test_the_watcher_alone_marks_it_at_once(uri):
     with driving(uri, "trials") as (process, _):
         process.kill()
