@@ -199,7 +199,7 @@ class OodSpec(ScoringSpec):
         names = CORRUPTIONS if value == "all" else _names(value)
         unknown = sorted(set(names or ()) - set(CORRUPTIONS))
         if unknown:
-            raise ValueError(f"there is no corruption {unknown[0]!r}: choose from all, {', '.join(CORRUPTIONS)}")
+            raise ValueError(f"names {unknown[0]!r}, which there is not: choose from all, {', '.join(CORRUPTIONS)}")
         return names
 
     @field_validator("corruption_images")

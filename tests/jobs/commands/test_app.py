@@ -71,6 +71,8 @@ ASKED_WRONGLY = [
     ("ablate --summarize x --depths 4", "keeps its settings: leave out --depths"),
     ("ablate --summarize x --resume x", "give one of them"),
     ("ablate --summarize x --dry-run", "--dry-run is for a new ablation"),
+    ("ood --corruptions fog", "corruptions names 'fog', which there is not: choose from all, noise, blur"),
+    ("train --mutation 1", "mutation must be from 0 to below 1"),
     ("ablate --depths 0", "depth must be at least 1, not 0"),
 ]
 
