@@ -92,7 +92,7 @@ def prepare(spec: OodSpec) -> OodWork:
     if spec.benchmark:
         there = list(dict.fromkeys([*there, *_comparable(work)]))
     others = [name for name in there if name != own]
-    left_out = f"{own}-left-out" if left_out_of(work) else None
+    left_out = f"{own}-left-out" if left_out_of(work, own) else None
     if not others and left_out is None:
         raise SpecError("there is no data set to tell from the model's own: name some with --ood-datasets")
     images = {(own, "train"): opened(work, own, "train")}

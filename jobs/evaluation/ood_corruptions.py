@@ -16,6 +16,7 @@ from glow.datasets.names import dataset_label
 from glow.ood import OodResult, OodSettings, corruption_power, recommend, regret
 from glow.ood.detectors import Detector
 from jobs.display.rows import Caught, OodRegret, rows_as
+from jobs.errors import SpecError
 from jobs.specs.evaluation import CORRUPTIONS, OodSpec
 
 __all__ = ["Drift", "corrupted_images", "draw_drift", "drift"]
@@ -41,11 +42,21 @@ class Drift:
 def corrupted_images(
     spec: OodSpec, own: str, images: Mapping[tuple[str, str], LazyDataset]
 ) -> dict[tuple[str, str], LazyDataset]:
-    """The corrupted images to score, beside those of the job's data sets."""
-    found = {}
-    if (own, "validation") in images:
-        held_out = images[own, "validation"]
-        found[_name(own), "validation"] = all_corrupted(held_out, CORRUPTIONS, (MIDDLE,), RECOMMENDED_BY, spec.seed)
+    """The corrupted images to score, beside those of the job's data sets.
+
+    Raises SpecError for corruptions to test where no image is held out.
+    """
+    held_out = images.get((own, "validation"))
+    if held_out is None:
+        if spec.corruptions:
+            raise SpecError(
+                "--corruptions takes its thresholds from held-out images, and --protocol report has none: leave out "
+                "one of them"
+            )
+        return {}
+    found = {
+        (_name(own), "validation"): all_corrupted(held_out, CORRUPTIONS, (MIDDLE,), RECOMMENDED_BY, spec.seed),
+    }
     if spec.corruptions:
         test = images[own, "test"]
         found[_name(own), "test"] = all_corrupted(test, spec.corruptions, SEVERITIES, spec.corruption_images, spec.seed)
@@ -73,7 +84,7 @@ def drift(
         recommended = chosen.detector
         costs = rows_as(OodRegret, regret(result.ratios, recommended))
         tables["ood_recommended"] = chosen.aurocs.reset_index()
-    if spec.corruptions and (name, "test") in scores and (own, "validation") in scores:
+    if spec.corruptions:
         asked = [each for each in detectors if each.name in {recommended, "typicality"}]
         kinds = [f"{corruption}{severity}" for corruption in spec.corruptions for severity in SEVERITIES]
         power = corruption_power(asked, scores[own, "validation"], scores[name, "test"], kinds, settings)

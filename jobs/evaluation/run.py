@@ -124,7 +124,7 @@ def opened(work: Evaluation[Any], dataset: str, split: str, *, of_left_out: bool
             download=work.spec.download,
             background=background(work),
         )
-        left_out = left_out_of(work) if own else ()
+        left_out = left_out_of(work, dataset)
         if not left_out:
             return images
         return images.of_classes(left_out, others=not of_left_out)
@@ -132,9 +132,10 @@ def opened(work: Evaluation[Any], dataset: str, split: str, *, of_left_out: bool
         raise SpecError(str(error)) from error
 
 
-def left_out_of(work: Evaluation[Any]) -> tuple[str, ...]:
-    """The classes that the model was trained without."""
-    return (work.model.training.leave_out or ()) if work.model.training is not None else ()
+def left_out_of(work: Evaluation[Any], dataset: str) -> tuple[str, ...]:
+    """The classes of a data set that the model was trained without; none of a data set that it was not trained on."""
+    training = work.model.training
+    return (training.leave_out or ()) if training is not None and dataset == training.dataset else ()
 
 
 def described(work: Evaluation[Any], dataset: str) -> DatasetInfo:

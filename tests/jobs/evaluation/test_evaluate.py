@@ -366,6 +366,12 @@ def here(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("job", "spec", "values", "message"),
     [
+        (
+            ood,
+            OodSpec,
+            {"protocol": "report", "corruptions": "all"},
+            "report has none: leave out one",
+        ),
         (ood, OodSpec, {"batch_sizes": "1,2000"}, "images of digits validation do not fill a batch of 2000"),
         (ood, OodSpec, {"alpha": 0.9999}, "cannot settle --alpha 0.9999 for single images: it takes 9999;"),
         (ood, OodSpec, {"ood_datasets": "digits"}, "no data set to tell from the model's own"),
