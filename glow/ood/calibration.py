@@ -6,7 +6,7 @@ whose statistic is as far out as the batch's own is a p-value that is right for 
 scores: a permutation test (Fisher 1935; Lehmann & Romano 2005, theorem 15.2.1). With M = 1 it is split conformal
 prediction (Vovk et al. 2005).
 
-Shapes: n held-out images, N batches of M images, C scores per image, K choices.
+Shapes: n held-out images, N batches of M images, K choices.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MOST_AT_ONCE = 2_000_000
 """Numbers of means that are held in memory at a time."""
 
 MeanStatistic = Callable[[np.ndarray], np.ndarray]
-"""Means of scores (..., C) -> (...), larger further out."""
+"""Means of scores -> as many statistics, larger further out."""
 
 
 @dataclass(frozen=True)
@@ -57,51 +57,51 @@ class Threshold:
 class Choices:
     """K choices of M images out of the n held-out ones and the M of a batch.
 
-    Most choices have none of the batch's own images, and are the same for every batch: of those `held_out_KC` has the
-    means. Of the others, `sums_KC` has the sums of the held-out images' scores, and `own_KM` which of the batch's
-    images they have.
+    Most choices have none of the batch's own images, and are the same for every batch: of those `held_out_K` has the
+    means. Of the others, `sums_K` has the sums of the held-out images' scores, and `own_KM` which of the batch's images
+    they have.
     """
 
-    held_out_KC: np.ndarray
-    sums_KC: np.ndarray
+    held_out_K: np.ndarray
+    sums_K: np.ndarray
     own_KM: np.ndarray
 
     @classmethod
-    def draw(cls, held_out_nC: np.ndarray, batch_size: int, k: int, rng: np.random.Generator) -> Choices:
+    def draw(cls, held_out_n: np.ndarray, batch_size: int, k: int, rng: np.random.Generator) -> Choices:
         """Every choice at M = 1, which are the n held-out images; else k of them at random."""
-        n, scores = held_out_nC.shape
+        n = len(held_out_n)
         if batch_size == 1:
-            return cls(held_out_nC, np.empty((0, scores)), np.empty((0, 1), bool))
+            return cls(held_out_n, np.empty(0), np.empty((0, 1), bool))
         own_k = np.bincount(rng.hypergeometric(batch_size, n, batch_size, size=k), minlength=batch_size + 1)
-        means_KC = held_out_nC[_chosen(n, batch_size, own_k[0], rng)].mean(1)
-        sums_KC, own_KM = np.empty((k - own_k[0], scores)), np.zeros((k - own_k[0], batch_size), bool)
+        means_K = held_out_n[_chosen(n, batch_size, own_k[0], rng)].mean(1)
+        sums_K, own_KM = np.empty(k - own_k[0]), np.zeros((k - own_k[0], batch_size), bool)
         start = 0
         for several in range(1, batch_size + 1):
             stop = start + own_k[several]
-            sums_KC[start:stop] = held_out_nC[_chosen(n, batch_size - several, own_k[several], rng)].sum(1)
+            sums_K[start:stop] = held_out_n[_chosen(n, batch_size - several, own_k[several], rng)].sum(1)
             np.put_along_axis(own_KM[start:stop], _chosen(batch_size, several, own_k[several], rng), True, axis=1)
             start = stop
-        return cls(means_KC, sums_KC, own_KM)
+        return cls(means_K, sums_K, own_KM)
 
-    def p_values(self, scores_NMC: np.ndarray, statistic: MeanStatistic) -> np.ndarray:
+    def p_values(self, scores_NM: np.ndarray, statistic: MeanStatistic) -> np.ndarray:
         """(N,): (1 + #{choices whose statistic is at least the batch's}) / (K + 1). A batch whose statistic is not
         finite has the smallest p that there is."""
-        k = len(self.held_out_KC) + len(self.sums_KC)
+        k = len(self.held_out_K) + len(self.sums_K)
         with np.errstate(invalid="ignore"):
-            statistic_N = statistic(scores_NMC.mean(1))
-            shared = np.sort(_as_largest(statistic(self.held_out_KC)))
+            statistic_N = statistic(scores_NM.mean(1))
+            shared = np.sort(_as_largest(statistic(self.held_out_K)))
             as_far_N = len(shared) - np.searchsorted(shared, statistic_N, side="left")
-            if len(self.sums_KC):
-                rows = max(1, MOST_AT_ONCE // self.sums_KC.size)
-                for start in range(0, len(scores_NMC), rows):
+            if len(self.sums_K):
+                rows = max(1, MOST_AT_ONCE // self.sums_K.size)
+                for start in range(0, len(scores_NM), rows):
                     part = slice(start, start + rows)
-                    as_far_N[part] += self._own(scores_NMC[part], statistic, statistic_N[part])
+                    as_far_N[part] += self._own(scores_NM[part], statistic, statistic_N[part])
         return (1 + np.where(np.isfinite(statistic_N), as_far_N, 0)) / (k + 1)
 
-    def _own(self, scores_NMC: np.ndarray, statistic: MeanStatistic, statistic_N: np.ndarray) -> np.ndarray:
+    def _own(self, scores_NM: np.ndarray, statistic: MeanStatistic, statistic_N: np.ndarray) -> np.ndarray:
         """Of the choices with images of the batch: how many are at least as far out (N,)."""
-        means_NKC = (self.sums_KC + self.own_KM.astype(float) @ scores_NMC) / scores_NMC.shape[1]
-        return (_as_largest(statistic(means_NKC)) >= (statistic_N - ROUNDING * np.abs(statistic_N))[:, None]).sum(1)
+        means_NK = (self.sums_K + scores_NM @ self.own_KM.T.astype(float)) / scores_NM.shape[1]
+        return (_as_largest(statistic(means_NK)) >= (statistic_N - ROUNDING * np.abs(statistic_N))[:, None]).sum(1)
 
 
 def _chosen(n: int, m: int, k: int, rng: np.random.Generator) -> np.ndarray:
@@ -125,7 +125,7 @@ def _shuffled(n: int, k: int, rng: np.random.Generator) -> np.ndarray:
 
 def calibrated(
     statistic_for: Callable[[np.ndarray], MeanStatistic],
-    held_out_nC: np.ndarray,
+    held_out_n: np.ndarray,
     batch_size: int,
     alpha: float,
     bootstraps: int,
@@ -139,7 +139,7 @@ def calibrated(
 
     Args:
         statistic_for: gives the statistic when it is told the held-out scores, of which it may take its centre.
-        held_out_nC: scores of images that were not trained on. One that is not finite is larger than all others.
+        held_out_n: scores of images that were not trained on. One that is not finite is larger than all others.
 
     The others are those of `TypicalityTest.fit`, which also says what is raised.
     """
@@ -148,23 +148,23 @@ def calibrated(
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     if bootstraps < 1:
         raise ValueError(f"bootstraps must be at least 1, not {bootstraps}")
-    n, held_out_nC = len(held_out_nC), _as_largest(held_out_nC)
+    n, held_out_n = len(held_out_n), _as_largest(held_out_n)
     if n < max(2, batch_size):
         raise ValueError(f"{n} held-out scores are too few to calibrate batches of {batch_size}")
     rng = np.random.default_rng([seed, batch_size])
-    statistic = statistic_for(held_out_nC)
+    statistic = statistic_for(held_out_n)
     if batch_size == 1 and exact:
-        null = np.sort(statistic(held_out_nC))
+        null = np.sort(statistic(held_out_n))
         threshold = order_statistic(null, alpha)
     else:
-        null = np.sort(statistic(_batch_means(held_out_nC, bootstraps, batch_size, rng)))
+        null = np.sort(statistic(_batch_means(held_out_n, bootstraps, batch_size, rng)))
         value = _quantile(null, alpha)
         threshold = Threshold(value, -math.inf, math.inf)
         if interval:
-            threshold = _bounded(value, statistic_for, held_out_nC, batch_size, alpha, bootstraps, rng)
+            threshold = _bounded(value, statistic_for, held_out_n, batch_size, alpha, bootstraps, rng)
     if not math.isfinite(threshold.value):  # it would let everything pass
         raise ValueError(
-            f"{(~np.isfinite(held_out_nC)).any(1).sum()} of {n} held-out scores are not finite, so that {alpha} of the "
+            f"{(~np.isfinite(held_out_n)).sum()} of {n} held-out scores are not finite, so that {alpha} of the "
             f"batches of {batch_size} cannot pass: take smaller batches or a smaller alpha"
         )
     if not exact:
@@ -173,19 +173,19 @@ def calibrated(
     if math.comb(n + batch_size, batch_size) < least:
         raise ValueError(f"{n} held-out scores cannot settle alpha = {alpha} for batches of {batch_size}")
     k = max(bootstraps, 10 * least)  # so many that 1 - alpha of them are some
-    return threshold, null, Choices.draw(held_out_nC, batch_size, k, np.random.default_rng([seed, batch_size, k]))
+    return threshold, null, Choices.draw(held_out_n, batch_size, k, np.random.default_rng([seed, batch_size, k]))
 
 
-def _batch_means(held_out_nC: np.ndarray, k: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
-    """Of k batches, drawn with replacement: (k, C)."""
+def _batch_means(held_out_n: np.ndarray, k: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
+    """Of k batches, drawn with replacement: (k,)."""
     with np.errstate(invalid="ignore"):
-        return rng.choice(held_out_nC, (k, batch_size)).mean(1)
+        return rng.choice(held_out_n, (k, batch_size)).mean(1)
 
 
 def _bounded(
     value: float,
     statistic_for: Callable[[np.ndarray], MeanStatistic],
-    held_out_nC: np.ndarray,
+    held_out_n: np.ndarray,
     batch_size: int,
     alpha: float,
     bootstraps: int,
@@ -195,9 +195,9 @@ def _bounded(
     batches = min(bootstraps, INNER_BATCHES)
     resampled = []
     for _ in range(RESAMPLES):
-        scores_nC = rng.choice(held_out_nC, len(held_out_nC))
-        means = _batch_means(scores_nC, batches, batch_size, rng)
-        resampled.append(_quantile(statistic_for(scores_nC)(means), alpha))
+        scores_n = rng.choice(held_out_n, len(held_out_n))
+        means = _batch_means(scores_n, batches, batch_size, rng)
+        resampled.append(_quantile(statistic_for(scores_n)(means), alpha))
     if not np.isfinite(resampled).all():  # so many held-out scores are not finite that it might as well be infinite
         return Threshold(value, min(value, *resampled), math.inf)
     half = float(np.std(resampled, ddof=1) * stats.norm.ppf((1 + CONFIDENCE) / 2))

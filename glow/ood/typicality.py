@@ -5,7 +5,7 @@ out-of-distribution if :math:`|\frac1M \sum_m -\log p(x_m) - H| > \epsilon_M`. H
 images, and :math:`\epsilon_M` is the alpha-quantile of the same distance over batches of held-out images. No torch
 here.
 
-Shapes: N scores or batches, M images per batch, C scores per image.
+Shapes: N scores or batches, M images per batch.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class BatchTest(ABC):
 
     @abstractmethod
     def _of_means(self, means: np.ndarray) -> np.ndarray:
-        """Mean scores (..., C) -> the statistic (...), larger further out."""
+        """Mean scores -> as many statistics, larger further out."""
 
     def _shaped(self, scores: np.ndarray) -> np.ndarray:
-        """(N, M, C). Raises ValueError for another M."""
+        """(N, M). Raises ValueError for another M."""
         scores = np.asarray(scores)
         if scores.ndim != 2 or scores.shape[1] != self.batch_size:
             raise ValueError(f"this test takes scores of shape (N, {self.batch_size}), not {scores.shape}")
-        return scores[..., None]
+        return scores
 
     def statistic(self, scores_NM: np.ndarray) -> np.ndarray:
         """Scores (N, M), one row per batch -> (N,), larger further out. Raises ValueError for another M."""
@@ -113,13 +113,13 @@ class MeanTest(BatchTest):
         interval: bool = True,
     ) -> MeanTest:
         """The threshold from the scores of images that were not trained on. See `TypicalityTest.fit`."""
-        scores_nC = np.asarray(held_out_N)[:, None]
         how = (batch_size, alpha, bootstraps, seed)
-        threshold, null, choices = calibrated(lambda _: _only, scores_nC, *how, exact=exact, interval=interval)
+        scores_n = np.asarray(held_out_N)
+        threshold, null, choices = calibrated(lambda _: _itself, scores_n, *how, exact=exact, interval=interval)
         return cls(batch_size, alpha, threshold, null, choices)
 
     def _of_means(self, means: np.ndarray) -> np.ndarray:
-        return _only(means)
+        return means
 
 
 @dataclass(frozen=True)
@@ -175,24 +175,24 @@ class TypicalityTest(BatchTest):
         """
         h = entropy(train_nll, "training") if center == "train" else entropy(validation_nll, "held-out")
 
-        def statistic_for(validation_nC: np.ndarray) -> MeanStatistic:
-            return _distance_from(h if center == "train" else entropy(validation_nC[:, 0], "held-out"))
+        def statistic_for(validation_n: np.ndarray) -> MeanStatistic:
+            return _distance_from(h if center == "train" else entropy(validation_n, "held-out"))
 
-        scores_nC = np.asarray(validation_nll)[:, None]
         how = (batch_size, alpha, bootstraps, seed)
-        threshold, null, choices = calibrated(statistic_for, scores_nC, *how, exact=exact, interval=interval)
+        scores_n = np.asarray(validation_nll)
+        threshold, null, choices = calibrated(statistic_for, scores_n, *how, exact=exact, interval=interval)
         return cls(batch_size, alpha, h, threshold, null, choices)
 
     def _of_means(self, means: np.ndarray) -> np.ndarray:
         return _distance_from(self.center)(means)
 
 
-def _only(means: np.ndarray) -> np.ndarray:
-    return means[..., 0]
+def _itself(means: np.ndarray) -> np.ndarray:
+    return means
 
 
 def _distance_from(center: float) -> MeanStatistic:
-    return lambda means: np.abs(means[..., 0] - center)
+    return lambda means: np.abs(means - center)
 
 
 def entropy(nll_N: np.ndarray, which: str) -> float:
