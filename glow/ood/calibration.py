@@ -6,6 +6,11 @@ whose statistic is as far out as the batch's own is a p-value that is right for 
 scores: a permutation test (Fisher 1935; Lehmann & Romano 2005, theorem 15.2.1). With M = 1 it is split conformal
 prediction (Vovk et al. 2005).
 
+Where scores have no bounds, one huge score determines the mean of its batch. M / (n + M) of the choices contain that
+image, so the batch is never far out, even if all of its images are OOD. Therefore scores are clipped to bounds that
+come from other images, the training images (`bounds_of`). The p-values stay right, because the bounds do not depend on
+the images that are chosen among.
+
 Shapes: n held-out images, N batches of M images, K choices.
 """
 
@@ -18,7 +23,18 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-__all__ = ["Choices", "MeanStatistic", "Threshold", "calibrated", "check_alpha", "least_held_out", "order_statistic"]
+__all__ = [
+    "NO_BOUNDS",
+    "Bounds",
+    "Choices",
+    "MeanStatistic",
+    "Threshold",
+    "bounds_of",
+    "calibrated",
+    "check_alpha",
+    "least_held_out",
+    "order_statistic",
+]
 
 CONFIDENCE = 0.95
 
@@ -33,6 +49,9 @@ ROUNDING = 1e-12
 
 MOST_AT_ONCE = 2_000_000
 """Numbers of means that are held in memory at a time."""
+
+Bounds = tuple[float, float]
+NO_BOUNDS: Bounds = (-math.inf, math.inf)
 
 MeanStatistic = Callable[[np.ndarray], np.ndarray]
 """Means of scores -> as many statistics, larger further out."""
@@ -59,19 +78,23 @@ class Choices:
 
     Most choices have none of the batch's own images, and are the same for every batch: of those `held_out_K` has the
     means. Of the others, `sums_K` has the sums of the held-out images' scores, and `own_KM` which of the batch's images
-    they have.
+    they have. Scores are clipped to `bounds`.
     """
 
     held_out_K: np.ndarray
     sums_K: np.ndarray
     own_KM: np.ndarray
+    bounds: Bounds = NO_BOUNDS
 
     @classmethod
-    def draw(cls, held_out_n: np.ndarray, batch_size: int, k: int, rng: np.random.Generator) -> Choices:
-        """Every choice at M = 1, which are the n held-out images; else k of them at random."""
+    def draw(
+        cls, held_out_n: np.ndarray, batch_size: int, k: int, rng: np.random.Generator, bounds: Bounds = NO_BOUNDS
+    ) -> Choices:
+        """Every choice at M = 1, which are the n held-out images, and without bounds; else k of them at random."""
         n = len(held_out_n)
         if batch_size == 1:
             return cls(held_out_n, np.empty(0), np.empty((0, 1), bool))
+        held_out_n = held_out_n.clip(*bounds)
         own_k = np.bincount(rng.hypergeometric(batch_size, n, batch_size, size=k), minlength=batch_size + 1)
         means_K = held_out_n[_chosen(n, batch_size, own_k[0], rng)].mean(1)
         sums_K, own_KM = np.empty(k - own_k[0]), np.zeros((k - own_k[0], batch_size), bool)
@@ -81,13 +104,15 @@ class Choices:
             sums_K[start:stop] = held_out_n[_chosen(n, batch_size - several, own_k[several], rng)].sum(1)
             np.put_along_axis(own_KM[start:stop], _chosen(batch_size, several, own_k[several], rng), True, axis=1)
             start = stop
-        return cls(means_K, sums_K, own_KM)
+        return cls(means_K, sums_K, own_KM, bounds)
 
     def p_values(self, scores_NM: np.ndarray, statistic: MeanStatistic) -> np.ndarray:
-        """(N,): (1 + #{choices whose statistic is at least the batch's}) / (K + 1). A batch whose statistic is not
-        finite has the smallest p that there is."""
+        """(N,): (1 + #{choices whose statistic is at least the batch's}) / (K + 1). A batch with a score that
+        is not finite has the smallest p that there is."""
         k = len(self.held_out_K) + len(self.sums_K)
+        finite_N = np.isfinite(scores_NM).all(1)
         with np.errstate(invalid="ignore"):
+            scores_NM = scores_NM.clip(*self.bounds)
             statistic_N = statistic(scores_NM.mean(1))
             shared = np.sort(_as_largest(statistic(self.held_out_K)))
             as_far_N = len(shared) - np.searchsorted(shared, statistic_N, side="left")
@@ -96,7 +121,7 @@ class Choices:
                 for start in range(0, len(scores_NM), rows):
                     part = slice(start, start + rows)
                     as_far_N[part] += self._own(scores_NM[part], statistic, statistic_N[part])
-        return (1 + np.where(np.isfinite(statistic_N), as_far_N, 0)) / (k + 1)
+        return (1 + np.where(finite_N & np.isfinite(statistic_N), as_far_N, 0)) / (k + 1)
 
     def _own(self, scores_NM: np.ndarray, statistic: MeanStatistic, statistic_N: np.ndarray) -> np.ndarray:
         """Of the choices with images of the batch: how many are at least as far out (N,)."""
@@ -123,6 +148,15 @@ def _shuffled(n: int, k: int, rng: np.random.Generator) -> np.ndarray:
     return rng.permuted(np.tile(np.arange(n), (k, 1)), axis=1)
 
 
+def bounds_of(scores_n: np.ndarray) -> Bounds:
+    """The range of the finite scores, widened by its own width on either side; no bounds if they are all equal."""
+    finite = np.asarray(scores_n, float)
+    finite = finite[np.isfinite(finite)]
+    if len(finite) == 0 or (least := float(finite.min())) == (largest := float(finite.max())):
+        return NO_BOUNDS
+    return 2 * least - largest, 2 * largest - least
+
+
 def calibrated(
     statistic_for: Callable[[np.ndarray], MeanStatistic],
     held_out_n: np.ndarray,
@@ -133,6 +167,7 @@ def calibrated(
     *,
     exact: bool = True,
     interval: bool = True,
+    bounds: Bounds = NO_BOUNDS,
 ) -> tuple[Threshold, np.ndarray, Choices | None]:
     """The alpha-quantile of a statistic over batches of held-out scores, the statistics that it is of, and the choices
     behind exact p-values (None unless `exact`).
@@ -140,6 +175,7 @@ def calibrated(
     Args:
         statistic_for: gives the statistic when it is told the held-out scores, of which it may take its centre.
         held_out_n: scores of images that were not trained on. One that is not finite is larger than all others.
+        bounds: what p-values at M > 1 clip scores to.
 
     The others are those of `TypicalityTest.fit`, which also says what is raised.
     """
@@ -173,7 +209,8 @@ def calibrated(
     if math.comb(n + batch_size, batch_size) < least:
         raise ValueError(f"{n} held-out scores cannot settle alpha = {alpha} for batches of {batch_size}")
     k = max(bootstraps, 10 * least)  # so many that 1 - alpha of them are some
-    return threshold, null, Choices.draw(held_out_n, batch_size, k, np.random.default_rng([seed, batch_size, k]))
+    chooser = np.random.default_rng([seed, batch_size, k])
+    return threshold, null, Choices.draw(held_out_n, batch_size, k, chooser, bounds)
 
 
 def _batch_means(held_out_n: np.ndarray, k: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:

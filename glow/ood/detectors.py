@@ -20,6 +20,7 @@ import pandas as pd
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 
+from glow.ood.calibration import bounds_of
 from glow.ood.typicality import BatchTest, Center, MeanTest, TypicalityTest, entropy
 
 __all__ = ["DETECTORS", "Detector", "fit_detectors"]
@@ -102,17 +103,21 @@ def fit_detectors(train: pd.DataFrame, center: Center = "train", seed: int = 0) 
     moments = _columns_of(train, MOMENTS)
     whiteness = _Remembered(_distance_among(train, moments, seed))
     joint = _Remembered(_distance_among(train, [*_columns_of(train, BY_LEVEL), *moments, "complexity"], seed))
-    ratio = [Detector("ratio", _ratio, MeanTest.fit)] if BACKGROUND in train.columns else []
+
+    def of_means(name: str, scores: ImageScores) -> Detector:
+        return Detector(name, scores, partial(MeanTest.fit, bounds=bounds_of(scores(train))))
+
+    ratio = [of_means("ratio", _ratio)] if BACKGROUND in train.columns else []
     return [
         Detector("typicality", _nll, partial(TypicalityTest.fit, train_nll, center=center)),
-        Detector("likelihood", _nll, MeanTest.fit),
-        Detector("complexity", _complexity, MeanTest.fit),
-        Detector("density", density, MeanTest.fit),
-        Detector("levels", _least_of(list(levels.values())), MeanTest.fit),
-        Detector("latents", _least_of(list(latents.values())), MeanTest.fit),
-        Detector("neighbours", neighbours, MeanTest.fit),
-        Detector("whiteness", whiteness, MeanTest.fit),
-        Detector("joint", joint, MeanTest.fit),
+        of_means("likelihood", _nll),
+        of_means("complexity", _complexity),
+        of_means("density", density),
+        of_means("levels", _least_of(list(levels.values()))),
+        of_means("latents", _least_of(list(latents.values()))),
+        of_means("neighbours", neighbours),
+        of_means("whiteness", whiteness),
+        of_means("joint", joint),
         *ratio,
         *(
             Detector(name, _column(name), partial(TypicalityTest.fit, train[name].to_numpy(), center=center))

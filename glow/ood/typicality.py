@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from glow.ood.calibration import Choices, MeanStatistic, Threshold, calibrated
+from glow.ood.calibration import NO_BOUNDS, Bounds, Choices, MeanStatistic, Threshold, bounds_of, calibrated
 
 __all__ = ["BatchTest", "Center", "MeanTest", "TypicalityTest", "entropy"]
 
@@ -111,11 +111,15 @@ class MeanTest(BatchTest):
         *,
         exact: bool = True,
         interval: bool = True,
+        bounds: Bounds = NO_BOUNDS,
     ) -> MeanTest:
-        """The threshold from the scores of images that were not trained on. See `TypicalityTest.fit`."""
+        """The threshold from the scores of images that were not trained on. See `TypicalityTest.fit`; p-values at
+        M > 1 clip scores to `bounds`, which come from training images (`glow.ood.calibration.bounds_of`)."""
         how = (batch_size, alpha, bootstraps, seed)
         scores_n = np.asarray(held_out_N)
-        threshold, null, choices = calibrated(lambda _: _itself, scores_n, *how, exact=exact, interval=interval)
+        threshold, null, choices = calibrated(
+            lambda _: _itself, scores_n, *how, exact=exact, interval=interval, bounds=bounds
+        )
         return cls(batch_size, alpha, threshold, null, choices)
 
     def _of_means(self, means: np.ndarray) -> np.ndarray:
@@ -180,7 +184,9 @@ class TypicalityTest(BatchTest):
 
         how = (batch_size, alpha, bootstraps, seed)
         scores_n = np.asarray(validation_nll)
-        threshold, null, choices = calibrated(statistic_for, scores_n, *how, exact=exact, interval=interval)
+        threshold, null, choices = calibrated(
+            statistic_for, scores_n, *how, exact=exact, interval=interval, bounds=bounds_of(train_nll)
+        )
         return cls(batch_size, alpha, h, threshold, null, choices)
 
     def _of_means(self, means: np.ndarray) -> np.ndarray:

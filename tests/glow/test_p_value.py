@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from glow.ood import MeanTest, Threshold, TypicalityTest
+from glow.ood.calibration import bounds_of
 
 
 def simulated(m, n, bootstraps, simulations, seed=0, shift=0.0):
@@ -99,8 +100,10 @@ def test_false_alarms_keep_to_one_less_alpha_for_few_held_out_scores_with_heavy_
     for seed in range(300):
         rng = np.random.default_rng([seed, n, m])
         held_out, new = draw(rng, n), draw(rng, batches, m)
-        how = (held_out, m, 0.99, 2000, seed)
-        test = TypicalityTest.fit(np.ones(3), *how, interval=False) if two_sided else MeanTest.fit(*how, interval=False)
+        train, how = draw(rng, 300), (held_out, m, 0.99, 2000, seed)
+        test = TypicalityTest.fit(train, *how, interval=False)
+        if not two_sided:
+            test = MeanTest.fit(*how, interval=False, bounds=bounds_of(train))
         rates.append(test.is_ood(new).mean())
     sem = np.std(rates) / len(rates) ** 0.5
     assert np.mean(rates) < 0.01 + 4 * sem
@@ -122,6 +125,27 @@ def test_with_many_held_out_scores_the_exact_decision_is_the_thresholds():
     test = TypicalityTest.fit(rng.gamma(2, size=1000), rng.gamma(2, size=20_000), 5, 0.9, 20_000)
     nll_NM = rng.gamma(2, size=(5000, 5))
     assert (test.is_ood(nll_NM) != test.threshold.exceeded(test.statistic(nll_NM))).mean() < 0.01
+
+
+@pytest.mark.parametrize("kind", ["two-sided", "mean"])
+def test_batches_of_nothing_but_outliers_are_ood_however_large_the_largest_is(kind):
+    """Without bounds the largest score determines the mean, and 12 % of all choices contain it."""
+    rng = np.random.default_rng(0)
+    train, held_out = rng.normal(size=1000), rng.normal(size=176)
+    far = rng.uniform(50, 100, size=(40, 25))
+    far[:, 0] = 1e20
+    if kind == "mean":
+        test = MeanTest.fit(held_out, 25, 0.99, interval=False, bounds=bounds_of(train))
+    else:
+        test = TypicalityTest.fit(train, held_out, 25, 0.99, interval=False)
+    assert test.is_ood(far).all()
+    without = MeanTest.fit(held_out, 25, 0.99, interval=False)
+    assert not without.is_ood(far).any()
+
+
+def test_bounds_are_as_far_from_the_range_as_it_is_wide():
+    assert bounds_of(np.array([1.0, 4.0, np.nan, np.inf])) == (-2.0, 7.0)
+    assert bounds_of(np.ones(5)) == bounds_of(np.empty(0)) == (-math.inf, math.inf)
 
 
 def test_too_few_choices_are_refused():
