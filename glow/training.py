@@ -12,9 +12,8 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +27,12 @@ from glow.config import FitConfig
 from glow.datasets.lazy import LazyDataset
 from glow.dequantization import uniform_noise
 from glow.distributed import all_reduce_sum, rank, world_size
+from glow.epoch_results import EpochResult, StepFigures, StepResult
 from glow.errors import UserError
 from glow.hardware import hardware_precision, skips_when_told
 from glow.model import Glow
 from glow.objective import make_objective
+from glow.streams import flip_stream, mutation_stream, noise_stream
 
 __all__ = [
     "EpochResult",
@@ -43,12 +44,9 @@ __all__ = [
     "mean_bits_per_dim",
 ]
 
-MUTATIONS = 2**60
-"""Streams of mutations lie so far from those of flips, of which there are fewer."""
-
 SKIPS_IN_A_ROW = 50
-"""So many non-finite steps one after the other are a diverged run, not an unlucky batch. They are looked for as often,
-and at the end of an epoch: to read a figure is to wait for a GPU."""
+"""This many consecutive non-finite steps mean divergence, not an unlucky batch. The count is read only once in as many
+steps and at the end of an epoch, because reading it waits for the GPU."""
 
 STEP_INTERVAL_S = 1.0
 """Time between two calls of `on_step`."""
@@ -58,53 +56,6 @@ EVALUATION_BATCH = 256
 
 class TrainingDiverged(UserError, RuntimeError):
     """The loss or its gradient stayed non-finite; the message says what to change."""
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """Where an epoch stands. `train_bits_per_dim` is the mean over this process's images of the epoch so far."""
-
-    epoch: int
-    step: int
-    steps: int
-    images_per_second: float
-    train_bits_per_dim: float
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """What an epoch came to. Means are over all processes; bits/dim are at the model's image size.
-
-    `images_per_second` counts training alone. `skipped_steps` counts since the start of training. `gradient_norm` is
-    the mean over the epoch's steps, before clipping.
-    """
-
-    epoch: int
-    step: int
-    train_bits_per_dim: float
-    validation_bits_per_dim: float
-    images_per_second: float
-    gradient_norm: float
-    learning_rate: float
-    skipped_steps: int
-    seconds: float
-
-    def to_dict(self) -> dict[str, float]:
-        return asdict(self)
-
-
-class StepFigures(NamedTuple):
-    """What a step adds to the sums of an epoch, or those sums. They travel as one tensor in this order, so that adding
-    them is one operation and no wait for a GPU. The first two differ between processes."""
-
-    bits_per_dim: Tensor
-    """Summed over this process's images."""
-    images: Tensor
-    """Of this process."""
-    gradient_norm: Tensor
-    """Before clipping."""
-    steps: Tensor
-    """Taken, not skipped."""
 
 
 class Trainer:
@@ -364,21 +315,20 @@ class Trainer:
         return self._objective.no_sync()
 
     def _order(self, epoch: int) -> Order:
-        return self.images.order(_stream(self.config.seed, epoch))
+        return self.images.order(noise_stream(self.config.seed, epoch))
 
     def _no_figures(self) -> Tensor:
         return torch.zeros(len(StepFigures._fields), dtype=torch.float64, device=self.device)
 
     def _augmented(self, batch: Batch, epoch: int) -> Tensor:
-        """The images as an epoch trains on them. No noise has a negative seed, so flips and mutations are independent
-        of it."""
-        images_BCHW, stream = batch.images_BCHW, -_stream(self.config.seed, epoch)
+        """The images as this epoch trains on them: flipped and mutated where the config says so."""
+        images_BCHW, seed = batch.images_BCHW, self.config.seed
         if self.config.flip:
-            images_BCHW = flip_half(images_BCHW, batch.indices_B, stream)
-        return mutate(images_BCHW, batch.indices_B, self.config.mutation, stream - MUTATIONS)
+            images_BCHW = flip_half(images_BCHW, batch.indices_B, flip_stream(seed, epoch))
+        return mutate(images_BCHW, batch.indices_B, self.config.mutation, mutation_stream(seed, epoch))
 
     def _noise(self, indices_B: Tensor, epoch: int) -> Tensor:
-        return uniform_noise(indices_B, self.model.config.image_shape, _stream(self.config.seed, epoch))
+        return uniform_noise(indices_B, self.model.config.image_shape, noise_stream(self.config.seed, epoch))
 
     @staticmethod
     def _share(batch: Tensor) -> Tensor:
@@ -429,8 +379,3 @@ def _optimizer(model: Glow, config: FitConfig, device: torch.device) -> torch.op
         return torch.optim.Adamax(model.parameters(), lr=config.learning_rate)
     fused = device.type in ("cpu", "cuda") and skips_when_told(torch.optim.Adam, device)
     return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=fused)
-
-
-def _stream(seed: int, epoch: int) -> int:
-    """A number for each (seed, epoch); 0 is kept for evaluation."""
-    return 1 + (seed << 20) + epoch
