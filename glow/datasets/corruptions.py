@@ -40,7 +40,7 @@ def corrupted(dataset: LazyDataset, corruption: str, severity: int, seed: int = 
     Example:
         >>> black = LazyDataset.held(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
         >>> corrupted(black, "brightness", 5).images().unique().tolist()
-        [77]
+        [76]
     """
     if corruption not in CORRUPTIONS:
         raise ValueError(f"there is no corruption {corruption!r}: choose from {', '.join(CORRUPTIONS)}")
