@@ -65,6 +65,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell $$(git ls-files 2>/dev/null || echo .)
 	$(BIN)/lint-imports
 
 $(VENV)/installed: pyproject.toml requirements.lock

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -45,16 +47,33 @@ app = typer.Typer(
     help="Train Glow normalizing flows on Ray, record them in MLflow, and tell what belongs to their training data.",
     epilog="First steps: glowctl demo, then glowctl ui. What this machine has: glowctl doctor.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
+def print_version(wanted: bool) -> None:
+    """Print the version of glowctl and of what it runs on, and exit, if `--version` was given."""
+    if wanted:
+        with_versions = (f"{name} {version(name)}" for name in ("ray", "mlflow", "torch"))
+        typer.echo(f"glowctl {version('glowctl')} ({', '.join(with_versions)}, Python {platform.python_version()})")
+        raise typer.Exit
+
+
 @app.callback()
 def every_command(
     *,
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the versions of glowctl, Ray, MLflow, PyTorch and Python, and exit.",
+            callback=print_version,
+            is_eager=True,
+            show_default=False,
+        ),
+    ] = False,
     verbose: Annotated[
         bool,
         typer.Option(
