@@ -1,1 +1,1 @@
-"""A training: prepared without Ray, run on Ray Train, recorded in MLflow."""
+"""Training jobs: checked without Ray, run by Ray Train, recorded in MLflow."""

@@ -1,4 +1,8 @@
-"""The images that a training is given: whether they are held in memory, and how each worker comes by them."""
+"""The images of a training: opened, and either held in memory or read from packed files by each worker.
+
+A packed data set (`glowctl pack`) is mapped into memory from its files, so that its images can be larger than the
+memory of the machine. All other data sets are held in memory as a whole.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from glow.datasets import LazyDataset, open_dataset
 from glow.datasets.names import place_of
+from jobs.errors import SpecError
 from jobs.specs.base import colour
 from jobs.specs.training import TrainSpec, worker_range
 from jobs.system.machine_memory import memory_left
@@ -18,15 +23,23 @@ if TYPE_CHECKING:
 __all__ = ["Splits", "given_to_workers", "held", "is_packed", "open_splits"]
 
 Splits = Mapping[str, LazyDataset]
-"""The images of "train", "validation" and "test"."""
+"""The data sets by the name of their split: "train", "validation" and "test"."""
 
 HELD_OF_PACKED = 0.1
-"""The share of this machine's free memory that a packed data set, which need not be held, may take by itself."""
+"""A packed data set is held in memory by default only if its copies take at most this share of the free memory."""
 
 
 def open_splits(spec: TrainSpec, shape: Shape | None) -> dict[str, LazyDataset]:
-    """Opens the three splits. Raises what `glow.datasets.open_dataset` raises, and ValueError for a class to leave out
-    that there is not."""
+    """Open the three splits, without the classes of `spec.leave_out`.
+
+    Args:
+        spec: the settings of the training.
+        shape: the channels, height and width that images are brought to; None keeps those of the data set.
+
+    Raises:
+        DatasetNotFound, DatasetCorrupt: if a data set is missing or damaged.
+        ValueError: if `spec.leave_out` names a class that the data set does not have, or `shape` does not fit it.
+    """
     splits = {
         split: open_dataset(
             spec.dataset,
@@ -45,15 +58,22 @@ def open_splits(spec: TrainSpec, shape: Shape | None) -> dict[str, LazyDataset]:
 
 
 def given_to_workers(spec: TrainSpec, splits: Splits) -> dict[str, LazyDataset]:
-    """The splits as the workers shall have them: held in memory by each, or mapped by each from where they lie.
+    """Return the splits in the form that the workers use: held in memory, or mapped from their files.
 
-    Raises ValueError for images that do not fit into memory, before they are read, and for images that shall stay in
-    their files and cannot.
+    `spec.images_in` chooses: "memory", "files", or what fits by default (see `HELD_OF_PACKED`).
+
+    Raises:
+        SpecError: if the images do not fit into memory (raised before they are read), or if `--images-in files` was
+            given for a data set that is not packed.
     """
     size = sum(dataset.nbytes for dataset in splits.values())
     mappable = all(dataset.mapped for dataset in splits.values())
     if spec.images_in == "files" and not mappable:
-        raise ValueError(f"images are read from their files where they are packed: {_how_to_pack(spec)}")
+        raise SpecError(
+            f"--images-in files: {spec.dataset} is not a packed data set",
+            remedy=_how_to_pack(spec),
+            code="not-packed",
+        )
     if mappable and spec.images_in != "memory":
         copies = _copies(spec)
         if spec.images_in == "files" or size * copies > HELD_OF_PACKED * memory_left():
@@ -63,19 +83,19 @@ def given_to_workers(spec: TrainSpec, splits: Splits) -> dict[str, LazyDataset]:
 
 
 def held(dataset: LazyDataset) -> LazyDataset:
-    """The same images, read into memory."""
+    """Read a data set into memory. The copy keeps the fingerprint of the original if that is known."""
     images = LazyDataset.held(dataset.images(), dataset.labels, dataset.class_names)
     return images if dataset.known_fingerprint is None else images.known_as(dataset.known_fingerprint)
 
 
 def is_packed(dataset: str) -> bool:
-    """Whether the name is of a packed data set."""
+    """Return whether this is the name of a packed data set, such as "packed:faces"."""
     place = place_of(dataset)
     return place is not None and place.kind == "packed"
 
 
 def _copies(spec: TrainSpec) -> int:
-    """How often images that are held are in memory: here, in Ray's object store, and in each worker."""
+    """Return the number of copies of held images: one here, one in Ray's object store, and one per worker."""
     return 2 + worker_range(spec.workers)[1]
 
 
@@ -83,10 +103,11 @@ def _check_that_it_fits(spec: TrainSpec, size: int, mappable: bool) -> None:
     needed, left = size * _copies(spec), memory_left()
     if needed <= left:
         return
-    remedy = "leave out --images-in memory" if mappable else _how_to_pack(spec)
-    raise ValueError(
-        f"the images of {spec.dataset} take {megabytes(size)}, which {_copies(spec)} copies of (here, in Ray's object "
-        f"store and in each worker) do not fit into the {megabytes(left)} of memory that are free: {remedy}"
+    raise SpecError(
+        f"the images of {spec.dataset} take {megabytes(size)}, and a training holds {_copies(spec)} copies of them (in "
+        f"this process, in Ray's object store and in each worker), but only {megabytes(left)} of memory are free",
+        remedy="leave out --images-in memory" if mappable else _how_to_pack(spec),
+        code="images-exceed-memory",
     )
 
 
@@ -94,4 +115,4 @@ def _how_to_pack(spec: TrainSpec) -> str:
     place = place_of(spec.dataset)
     name = "packed" if place is None else place.path.rstrip("/").rpartition("/")[2] + "-packed"
     size = "" if spec.image_size is None else f" --image-size {spec.image_size}"
-    return f"glowctl pack {spec.dataset} {name}{size}, then --dataset packed:{name}"
+    return f"run glowctl pack {spec.dataset} {name}{size}, then train with --dataset packed:{name}"

@@ -1,8 +1,9 @@
-"""What is kept of each epoch of a training.
+"""The figures of each epoch of a training (`EpochMetrics`), in a file with each checkpoint and in MLflow.
 
-The history beside a checkpoint is the truth: it holds every epoch up to that checkpoint. MLflow has what rank 0 tells
-as an epoch ends, and what it misses is added from the history when an attempt begins, when the training ends, when it
-is resumed, and by ``glowctl repair``. `jobs.tracking.Record.metrics` adds only the steps that are not there.
+The file ``history.json`` in a checkpoint's folder is authoritative: it holds every epoch up to that checkpoint. MLflow
+receives an epoch from rank 0 when the epoch ends. Epochs that MLflow lacks, for example because its server was away,
+are added from the file when an attempt begins, when the training ends, when it is resumed, and by ``glowctl repair``.
+`jobs.tracking.Record.metrics` writes only steps that MLflow does not have yet, so adding twice is harmless.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 HISTORY_FILE = "history.json"
+"""Name of the history file in the folder of a checkpoint."""
 
 IN_MLFLOW = {
     "train_bits_per_dim": metric_names.TRAIN,
@@ -37,13 +39,19 @@ IN_MLFLOW = {
     "skipped_steps": "skipped_steps",
     "test_bits_per_dim_by_epoch": metric_names.TEST_BY_EPOCH,
 }
-"""Fields of `EpochMetrics` -> the names of the metrics in MLflow."""
+"""For each figure among the fields of `EpochMetrics`, the name of its metric in MLflow."""
 
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """What is kept of an epoch; see `glow.training.EpochResult`. `time` is when it ended, in seconds since 1970. NaN
-    stands for what was not measured."""
+    """The figures of one epoch that are kept: fields of `glow.training.EpochResult` and two more.
+
+    NaN stands for a figure that was not measured.
+
+    Attributes:
+        test_bits_per_dim_by_epoch: bits/dim of the test set after this epoch; measured with ``--test-every`` only.
+        time: when the epoch ended, in seconds since 1970.
+    """
 
     epoch: int
     train_bits_per_dim: float = math.nan
@@ -57,27 +65,45 @@ class EpochMetrics:
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> EpochMetrics:
-        """Reads the fields out of more facts, of which some may be missing. KeyError without the epoch."""
+        """Make an object from a mapping that has at least the epoch.
+
+        Keys that are not fields are ignored; fields that are missing become NaN.
+
+        Raises:
+            KeyError: if `facts` has no "epoch".
+
+        Example:
+            >>> EpochMetrics.of({"epoch": 2, "learning_rate": 0.001, "seconds": 9.0}).in_mlflow()
+            {'learning_rate': 0.001}
+        """
         known = {field.name: facts[field.name] for field in fields(cls) if field.name in facts}
         return cls(**known | {"epoch": int(facts["epoch"])})
 
     def columns(self) -> dict[str, float]:
-        """The figures of the epoch."""
+        """Return the figures of the epoch by the names of the fields, without `epoch` and `time`."""
         return {name: getattr(self, name) for name in IN_MLFLOW}
 
     def in_mlflow(self) -> dict[str, float]:
-        """What was measured, by the names of the metrics in MLflow."""
+        """Return the figures that were measured, by the names of their metrics in MLflow."""
         return {IN_MLFLOW[name]: value for name, value in self.columns().items() if not math.isnan(value)}
 
 
 def record_history(record: Record, history: Iterable[EpochMetrics]) -> None:
-    """Adds to a run what it lacks of these epochs. Raises TrackingError."""
+    """Add to a run in MLflow those of these epochs that it lacks.
+
+    Raises:
+        TrackingError: if MLflow cannot be written.
+    """
     for epoch in history:
         record.metrics(epoch.in_mlflow(), epoch.epoch, at=epoch.time)
 
 
 def recorded_history(record: Record) -> list[EpochMetrics]:
-    """The epochs that MLflow has of a run. Raises TrackingError."""
+    """Return the epochs that MLflow has of a run, in order: those with a validation score.
+
+    Raises:
+        TrackingError: if MLflow cannot be read.
+    """
     columns = {field: record.metric_steps(name) for field, name in IN_MLFLOW.items()}
     return [
         EpochMetrics(epoch, **{field: steps[epoch] for field, steps in columns.items() if epoch in steps})
@@ -86,16 +112,26 @@ def recorded_history(record: Record) -> list[EpochMetrics]:
 
 
 def write_history(history: Sequence[EpochMetrics], folder: str | Path) -> None:
-    """Completes a checkpoint by what is known of the epochs before it. Raises OSError."""
+    """Write the epochs so far into the folder of a checkpoint.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
     Path(folder, HISTORY_FILE).write_text(json.dumps([asdict(epoch) for epoch in history]))
 
 
 def read_history(folder: str | Path) -> list[EpochMetrics]:
-    """What `write_history` wrote; nothing in a checkpoint of an older glowctl. Raises CheckpointError."""
+    """Read what `write_history` wrote; an empty list if there is no such file, as in older checkpoints.
+
+    Raises:
+        CheckpointError: if the file is damaged.
+    """
     file = Path(folder, HISTORY_FILE)
     try:
         return [EpochMetrics.of(epoch) for epoch in json.loads(file.read_text())]
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{file} is damaged: use another checkpoint") from None
+        raise CheckpointError(
+            f"{file} is damaged", remedy="use another checkpoint", code="checkpoint-damaged"
+        ) from None

@@ -1,4 +1,7 @@
-"""What a training says while it runs (`TrainingLog`), and what it comes to (`TrainResult`)."""
+"""The driver's log of a training: it shows each message of the workers, writes it to MLflow, and makes the results.
+
+`TrainingLog` is used by a training (`jobs.training.run`) and by each trial of an ablation.
+"""
 
 from __future__ import annotations
 
@@ -31,18 +34,29 @@ if TYPE_CHECKING:
 __all__ = ["CHECKPOINT", "TrainingLog"]
 
 CHECKPOINT = "checkpoint"
-"""The folder of the best model among the results."""
+"""Name of the folder, among the results, that holds the best model."""
 
 
 class TrainingLog:
-    """Takes the messages of a training: `see` shows each as it comes, `record` writes it to MLflow and may be called
-    again.
+    """Shows and records the messages of a training.
 
-    MLflow is told every epoch as it ends, and all that a checkpoint knows when an attempt begins and at the end.
+    `see` shows each message as it comes. `record` writes it to MLflow, and may be called again with the same message
+    after a TrackingError. MLflow receives every epoch when it ends, and, when an attempt begins and at the end, all
+    epochs that the checkpoint has and MLflow lacks.
 
-    `began` is when the command started, in seconds since 1970; the first attempt then tells how long its start took.
-    With `named` the start of an attempt tells the run's name and id. Where the run in MLflow is not made yet, `attach`
-    says it before the first `record`.
+    Args:
+        work: the training.
+        record: its run in MLflow; None if the run does not exist yet. `attach` must then supply it before the first
+            `record`.
+        show: shows events to the user.
+        began: when the command started, in seconds since 1970. If given, the first attempt reports the seconds since
+            then.
+        named: whether the start of an attempt is shown with the name and the id of the run.
+
+    Attributes:
+        scores: the score tables of the workers, by split and position of the first image.
+        test_bits_per_dim: the test set's bits/dim under the best model by validation; None until it is known.
+        restarts: how often the run has been restarted or resumed.
     """
 
     def __init__(
@@ -51,8 +65,8 @@ class TrainingLog:
         self._work, self._record, self._show, self._named = work, record, show, named
         self._began = began
         self._history: dict[int, EpochMetrics] = {}
-        self._shown: dict[Attempt, AttemptStarted] = {}  # how an attempt was shown that `record` has not written yet
-        self._steps_of_attempts: dict[Attempt, int] = {}  # in MLflow, where the first attempt of a run is step 0
+        self._shown: dict[Attempt, AttemptStarted] = {}  # the events of attempts that `record` has not written yet
+        self._steps_of_attempts: dict[Attempt, int] = {}  # steps in MLflow; the first attempt of a run is step 0
         self._samples: SampleGrid | None = None
         self.scores: dict[tuple[str, int], pd.DataFrame] = {}
         self._workers: int | None = None  # of the latest attempt
@@ -68,9 +82,11 @@ class TrainingLog:
         return self._record
 
     def attach(self, record: Record) -> None:
+        """Supply the run in MLflow that this log writes to."""
         self._record = record
 
     def see(self, message: Message) -> None:
+        """Show a message and remember what the results need of it."""
         match message:
             case Attempt():
                 self._see_attempt(message)
@@ -87,7 +103,11 @@ class TrainingLog:
                 self.scores[message.split, message.start] = message.table
 
     def record(self, message: Message) -> None:
-        """Raises TrackingError while the store is away."""
+        """Write a message, which `see` has had before, to MLflow.
+
+        Raises:
+            TrackingError: while MLflow cannot be reached; the same message can then be recorded again.
+        """
         run = self._run.impatient()
         match message:
             case Attempt():
@@ -100,9 +120,10 @@ class TrainingLog:
                 run.machine(message.name, message.figures)
 
     def _see_attempt(self, attempt: Attempt) -> None:
-        """The first attempt is the start, one with more workers is elastic growth; any other means that some died.
+        """Show an attempt as a start, a resize or a restart.
 
-        The epochs after the checkpoint will be trained again.
+        The first attempt is the start. One with more workers than before is elastic growth. Any other follows the loss
+        of a worker. Epochs after the checkpoint are forgotten, because they are trained again.
         """
         known = [epoch for epoch in self._history.values() if epoch.epoch <= attempt.epoch]
         self._history = {epoch.epoch: epoch for epoch in (*known, *attempt.history)}
@@ -136,15 +157,22 @@ class TrainingLog:
         run.metrics(figures, self._steps_of_attempts[attempt])
         run.metrics({"parameters": shown.parameters})
         record_history(run, attempt.history)
-        del self._shown[attempt]  # not before all is written: the store may go away, and this is tried again
+        del self._shown[attempt]  # only now: if MLflow fails above, this method is called again and needs it
 
     @property
     def started(self) -> bool:
+        """Whether any attempt has begun."""
         return self._workers is not None
 
     def write_settings(self, folder: Path) -> None:
-        """What the run is, and what it takes to repeat it: the spec as it was given, less where it was recorded, and
-        the versions; into `folder` and into MLflow."""
+        """Write what it takes to repeat the run into `folder` and into MLflow.
+
+        These are ``spec.json``, the settings as the user gave them without the tracking URI, and ``requirements.txt``,
+        the versions of the packages. The run in MLflow also gets its description.
+
+        Raises:
+            TrackingError: if MLflow cannot be written.
+        """
         given = self._work.given.model_copy(update={"tracking_uri": None})
         (folder / "spec.json").write_text(given.to_json())
         (folder / "requirements.txt").write_text(_versions())
@@ -152,8 +180,13 @@ class TrainingLog:
         self._run.describe(training_description(self._work.spec, self._run.run_id, notes=self._work.notes))
 
     def complete(self, history: Sequence[EpochMetrics], workers: int) -> None:
-        """Takes what the last checkpoint knows of the whole training, and adds to MLflow what it lacks: nobody may have
-        heard of the attempts and of some epochs. Raises TrackingError."""
+        """Complete the record in MLflow from the last checkpoint's history of the whole training.
+
+        Attempts and epochs may be missing there if their messages were lost, for example with an earlier driver.
+
+        Raises:
+            TrackingError: if MLflow cannot be written.
+        """
         self._history |= {epoch.epoch: epoch for epoch in history}
         record_history(self._run, history)
         self._run.metrics({"parameters": self._work.parameters})
@@ -161,9 +194,18 @@ class TrainingLog:
             self._run.metrics({"restarts": self.restarts, "workers": workers})
 
     def conclude(self, best: EpochMetrics, last: EpochMetrics, folder: Path, seconds: float) -> TrainResult:
-        """Writes tables, figures, metrics and the model, whose checkpoint is in `folder`, into MLflow, and the first
-        two into `folder` as well. `best` and `last` are the metrics of these checkpoints. Raises TrackingError."""
-        if self._samples is None or self._samples.epoch != last.epoch:  # nobody heard of the last ones
+        """Write the results: tables and figures into `folder` and MLflow, metrics and the model into MLflow.
+
+        Args:
+            best: the figures of the best checkpoint by validation.
+            last: the figures of the last checkpoint.
+            folder: the folder of the results, which has the best model in its subfolder `CHECKPOINT`.
+            seconds: duration of the training.
+
+        Raises:
+            TrackingError: if MLflow cannot be written.
+        """
+        if self._samples is None or self._samples.epoch != last.epoch:  # this process has missed the last samples
             model, temperature = load_checkpoint(folder / CHECKPOINT), self._work.spec.temperature
             self._samples = draw_samples(model, last.epoch, temperature, self._work.splits["validation"])
             _record_samples(self._samples, self._run)
@@ -172,14 +214,17 @@ class TrainingLog:
         result = self.result(best, last, folder, seconds, released.uri)
         self._write_files(result, folder)
         self._run.metrics(_final_metrics(result), result.best_epoch, released.model_id)
-        self._run.folder(folder, leave_out=CHECKPOINT)  # which the model holds
+        self._run.folder(folder, leave_out=CHECKPOINT)  # the logged model contains the checkpoint
         self._run.describe(training_description(self._work.spec, self._run.run_id, result, self._work.notes))
         return result
 
     def result(self, best: EpochMetrics, last: EpochMetrics, folder: Path, seconds: float, model: str) -> TrainResult:
-        """`model` is what MLflow's registry calls it; the others are those of `conclude`."""
+        """Return the result of the training, without writing it.
+
+        `model` is the URI of the model in MLflow's registry; the other arguments are those of `conclude`.
+        """
         assert self.test_bits_per_dim is not None
-        for known in (best, last):  # which a checkpoint of an older glowctl does not say
+        for known in (best, last):  # the checkpoints of an older glowctl have no history of epochs
             self._history.setdefault(known.epoch, known)
         remote = is_remote(self._work.spec.output)
         place = self._run.artifact_uri if remote else str(folder)
@@ -231,7 +276,7 @@ def _final_metrics(result: TrainResult) -> dict[str, float]:
 
 
 def _versions() -> str:
-    """This Python and the packages that decide what a run computes, as a requirements file."""
+    """Return a requirements file of the packages that decide what a run computes, with Python in a comment."""
     packages = ("torch", "torchvision", "ray", "mlflow", "numpy", "pandas", "safetensors", "scikit-learn", "glowctl")
     installed = {found.name.lower(): found.version for found in metadata.distributions()}
     lines = [f"{package}=={installed[package]}\n" for package in packages if package in installed]

@@ -1,6 +1,7 @@
-"""What the processes of a training send to the one that drives it, through `jobs.ray_runtime.event_queue.Channel`.
+"""The messages that workers send to the driver of a training, through `jobs.ray_runtime.event_queue.Channel`.
 
-Rank 0 sends the events `Step` and `Epoch` of `jobs.display.events` as they are shown; the rest is here.
+The driver is the process of the command. Rank 0 also sends it the events `Step` and `Epoch` of `jobs.display.events`,
+which are shown unchanged. `Message` is the union of all of them.
 """
 
 from __future__ import annotations
@@ -21,8 +22,19 @@ __all__ = ["Attempt", "FinalScore", "Machine", "Message", "Outbox", "SampleGrid"
 
 @dataclass(frozen=True, eq=False)
 class Attempt:
-    """The workers have begun to train, after `epoch` epochs, of which `history` has what the checkpoint knows, and
-    `step` steps of the next one. Each is equal to itself alone."""
+    """The workers begin to train, from the start or from a checkpoint.
+
+    Two objects never compare equal, so that each attempt can be a key of a dict.
+
+    Attributes:
+        workers: number of workers.
+        epoch: number of epochs that the checkpoint had finished; 0 without a checkpoint.
+        history: the figures of these epochs, as far as the checkpoint has them.
+        device: the device of rank 0, for people.
+        precision: the arithmetic of the training, as in `glow.training.Trainer`.
+        parameters: number of parameters of the model.
+        step: number of finished steps of the next epoch.
+    """
 
     workers: int
     epoch: int
@@ -35,8 +47,13 @@ class Attempt:
 
 @dataclass(frozen=True)
 class SampleGrid:
-    """Samples of the model after an epoch, uint8 (N, C, H, W), and the largest error of its inverse over some real
-    images, in grey levels of the model's 2**bits."""
+    """Samples that the model draws after an epoch, and how exact its inverse is.
+
+    Attributes:
+        epoch: the epoch after which they were drawn.
+        images: uint8 (N, C, H, W), the samples.
+        inverse_error: largest error of the inverse over some real images, in grey levels of the model's 2**bits.
+    """
 
     epoch: int
     images: np.ndarray
@@ -52,7 +69,13 @@ class FinalScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a split's images from position `start` on, under that model."""
+    """The scores of a part of a split under the best model by validation.
+
+    Attributes:
+        split: the name of the split.
+        start: the position of the first image of the part.
+        table: one row per image, as `glow.scoring.score_shard` makes it.
+    """
 
     split: str
     start: int
@@ -61,7 +84,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Machine:
-    """How a machine is doing, from the first worker on it."""
+    """The load of a machine (`jobs.system.machine_metrics.measured`), sent by the first worker on it."""
 
     name: str
     figures: Mapping[str, float]
@@ -71,6 +94,7 @@ Message = Attempt | Step | Epoch | SampleGrid | FinalScore | Scores | Machine
 
 
 class Outbox(Protocol):
-    """Takes messages to the driver."""
+    """The worker's end of the queue to the driver."""
 
-    def put(self, message: Message) -> None: ...
+    def put(self, message: Message) -> None:
+        """Send a message to the driver."""

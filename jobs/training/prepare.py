@@ -1,7 +1,7 @@
-"""What a training is, checked before anything starts: its settings, its data, its model (`Work`).
+"""The preparation of a training: its settings, data and model are checked before anything starts (`Work`).
 
-Nothing here imports Ray, which starts in a process of its own as soon as a training is known to be possible, and while
-this one imports it.
+`prepare` is for a new training, `prepare_resume` for one that stopped. Nothing here imports Ray, whose import takes
+seconds: Ray starts in a separate process while this one prepares the training.
 """
 
 from __future__ import annotations
@@ -44,59 +44,75 @@ __all__ = ["Work", "prepare", "prepare_resume"]
 
 @dataclass(frozen=True)
 class Work:
-    """A training that has been checked: its spec with absolute paths, its data, its model."""
+    """A training that has been checked.
 
-    given: TrainSpec  # as the user gave it
-    spec: TrainSpec  # the same with absolute paths
+    Attributes:
+        given: the settings as the user gave them.
+        spec: the same settings with absolute paths.
+        tracking_uri: the URI of the MLflow store.
+        config: the configuration of the model.
+        original_shape: channels, height and width of the images before they were padded or resized.
+        splits: the data sets.
+        notes: sentences on how the data were read, for the user.
+        resumed: the run in MLflow that is resumed; None for a new run.
+        kept: the copy of a run in the output folder (`jobs.outputs`), if MLflow has lost the run; else None.
+        kept_in: the name of the folder with the checkpoints, if it is not the id of the run; else None.
+    """
+
+    given: TrainSpec
+    spec: TrainSpec
     tracking_uri: str
     config: GlowConfig
     original_shape: tuple[int, int, int]
     splits: Splits
-    notes: tuple[str, ...] = ()  # what to know of how the data were read
+    notes: tuple[str, ...] = ()
     resumed: Run | None = None
-    kept: KeptRun | None = None  # what storage has of a run that MLflow has lost (jobs.outputs)
-    kept_in: str | None = None  # the folder of its checkpoints, where that is not named by the run's id
+    kept: KeptRun | None = None
+    kept_in: str | None = None
 
     def folder_of(self, record: Record) -> str:
-        """The folder in the output that a run's checkpoints are in."""
+        """Return the name of the folder, within the output, that holds the checkpoints of the run."""
         return self.kept_in or record.run_id
 
     def to_keep(self, record: Record, finished: bool) -> KeptRun:
-        """What storage keeps of the training."""
+        """Return the copy of the run's facts that the output folder keeps."""
         return KeptRun(
             job="train",
             run_id=record.run_id,
             run_name=record.name,
             finished=finished,
-            spec=self.spec.model_dump(mode="json", exclude={"tracking_uri"}),  # which may hold a password
+            spec=self.spec.model_dump(mode="json", exclude={"tracking_uri"}),  # the URI may hold a password
             images=self.digests(),
         )
 
     def variant(self, given: TrainSpec, spec: TrainSpec, resumed: Run | None) -> Work:
-        """Another training on the same data."""
+        """Return a training with other settings on the same data, such as a trial of an ablation."""
         config = spec.glow_config(self.config.image_shape, self.config.num_classes or 0)
         return replace(self, given=given, spec=spec, config=config, resumed=resumed)
 
     @property
     def parameters(self) -> int:
-        """Of the model."""
-        with torch.device("meta"):  # which makes none
+        """The number of parameters of the model."""
+        with torch.device("meta"):  # allocates no memory
             model = Glow(self.config)
         return sum(parameter.numel() for parameter in model.parameters())
 
     def digests(self) -> dict[str, str]:
-        """The fingerprint of each split, by the name that MLflow shows."""
+        """Return the fingerprint of each split by the name that MLflow shows, such as "mnist train"."""
         return {f"{self.spec.dataset} {split}": images.fingerprint() for split, images in self.splits.items()}
 
     def record_datasets(self, record: Record) -> None:
-        """The splits as inputs of a run."""
+        """Write the splits as inputs of the run into MLflow."""
         for (split, images), (name, digest) in zip(self.splits.items(), self.digests().items(), strict=True):
             shape = (len(images), *images.image_shape)
             record.dataset(shape, name, digest, "training" if split == "train" else split, self.spec.dataset)
 
     @property
     def to_tell(self) -> tuple[str, ...]:
-        """The notes, and of a packed data set whether its images are held in memory, as those of others always are."""
+        """The sentences on the data that the user sees at the start.
+
+        These are the notes; for a packed data set also whether its images are held in memory.
+        """
         if not is_packed(self.spec.dataset):
             return self.notes
         size = megabytes(sum(images.nbytes for images in self.splits.values()))
@@ -106,15 +122,21 @@ class Work:
         return (*self.notes, held)
 
     def check_same_images(self, known: Mapping[str, str]) -> None:
-        """Raises JobError if a run began with other images than these; `known` are its `digests`."""
+        """Check that the images are the same as when the run began, whose `digests` are `known`.
+
+        Raises:
+            JobError: if the images of a split differ.
+        """
         changed = [name for name, digest in self.digests().items() if known.get(name, digest) != digest]
         if changed:
             raise JobError(
-                f"the images of {' and '.join(changed)} are not those that the run began with: start a new run"
+                f"the images of {' and '.join(changed)} have changed since the run began",
+                remedy="restore them, or start a new run",
+                code="images-changed",
             )
 
     def tags(self) -> dict[str, str]:
-        """Of the run in MLflow."""
+        """Return the tags of the run in MLflow."""
         return {
             tag_names.JOB: "train",
             tag_names.DATASET: self.spec.dataset,
@@ -123,11 +145,11 @@ class Work:
         }
 
     def tags_of_notes(self) -> dict[str, str]:
-        """What MLflow keeps of the notes; nothing if there are none."""
+        """Return the tag with the notes on the data; empty if there are none."""
         return {tag_names.NOTES: "\n".join(self.notes)} if self.notes else {}
 
     def params(self) -> JsonObject:
-        """Of the run in MLflow."""
+        """Return the parameters of the run in MLflow."""
         return self._public() | {"image_shape": self.config.image_shape}
 
     def _public(self) -> JsonObject:
@@ -135,12 +157,12 @@ class Work:
 
 
 def prepare(spec: TrainSpec) -> Work:
-    """Opens the data, reads what is held in memory, and checks everything that needs no Ray.
+    """Open the data, read what is held in memory, and check everything that can be checked without Ray.
 
     Raises:
-        SpecError: for settings that do not fit the data.
-        DatasetNotFound, DatasetCorrupt: for data that cannot be had.
-        JobError: for an output folder that cannot be used.
+        SpecError: if settings do not fit the data.
+        DatasetNotFound, DatasetCorrupt: if the data are missing or damaged.
+        JobError: if the output folder cannot be used.
     """
     given = spec
     absolute = {"output": usable_output(spec.output), "dataset": absolute_dataset(spec.dataset)}
@@ -155,18 +177,34 @@ def prepare(spec: TrainSpec) -> Work:
         config = spec.glow_config(info.image_shape, info.num_classes)
         least, _ = worker_range(spec.workers)
         if len(opened["train"]) < least:
-            raise ValueError(f"{len(opened['train'])} training images cannot be shared by {least} workers")
+            raise SpecError(
+                f"{len(opened['train'])} training images cannot be shared by {least} workers",
+                remedy="lower --workers",
+                code="too-many-workers",
+            )
         splits = given_to_workers(spec, opened)
-    except ValueError as error:
-        raise SpecError(str(error)) from error
+    except SpecError:
+        raise
+    except ValueError as error:  # of the library
+        raise SpecError(str(error), code="settings-unfit-for-data") from error
     notes = tuple(dict.fromkeys([*info.notes, *(note for dataset in opened.values() for note in dataset.notes)]))
     return Work(given, spec, tracking_uri(spec.tracking_uri), config, info.original_shape, splits, notes)
 
 
 def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
-    """The work of a run that stopped. `changes` may say where it runs and is recorded, not what it computes.
+    """Prepare to continue a run that stopped.
 
-    Raises what `prepare` raises, TrackingError for a run that does not exist, and JobError for one that is finished.
+    Args:
+        name_or_id: the name or the id of the run in MLflow; if MLflow has lost the run, its id, or the path or URI of
+            the folder with its checkpoints.
+        changes: settings to change. Only those that say where the run computes and is recorded can change, not those
+            that decide what it computes.
+
+    Raises:
+        TrackingError: if there is no such run.
+        JobError: if the run is finished, is not a training, or has lost its checkpoints; and as `prepare`.
+        SpecError: if `changes` has a setting that must not change; and as `prepare`.
+        DatasetNotFound, DatasetCorrupt: as `prepare`.
     """
     free = ("tracking_uri", "experiment", "data_root", "download")
     fixed = [name for name in changes if theme_of(TrainSpec, name) != "Compute" and name not in free]
@@ -178,30 +216,54 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
         return _prepare_kept(name_or_id, changes, uri, error)
     stored = found.data.tags.get(tag_names.SPEC)
     if stored is None:
-        raise JobError(f"run {name_or_id!r} is not a training of glowctl: it has no tag glow.spec")
+        raise JobError(
+            f"run {name_or_id!r} is not a training of glowctl, because it has no tag glow.spec",
+            remedy="choose a run from the list of glowctl runs --job train",
+            code="not-a-training",
+        )
     if tag_names.TRIAL in found.data.tags:
         parent = found.data.tags[tag_names.PARENT]
-        raise JobError(f"run {name_or_id!r} is a trial of an ablation: go on by glowctl ablate --resume {parent}")
+        raise JobError(
+            f"run {name_or_id!r} is a trial of an ablation",
+            remedy=f"continue the whole ablation with glowctl ablate --resume {parent}",
+            code="run-is-trial",
+        )
     if found.info.status == "FINISHED":
-        raise JobError(f"run {name_or_id!r} is finished: there is nothing left to train")
+        raise JobError(
+            f"run {name_or_id!r} is finished, so there is nothing left to train",
+            remedy="start a new run with glowctl train",
+            code="run-finished",
+        )
     spec = validated(TrainSpec, {**json.loads(stored), **changes, "tracking_uri": uri})
     kept_in = found.data.tags.get(tag_names.FOLDER)
     folder = Path(spec.output, kept_in or found.info.run_id)
     if not is_remote(spec.output) and metric_names.VALIDATION in found.data.metrics and not folder.exists():
-        raise JobError(f"the checkpoints of run {name_or_id!r} are gone from {folder}: start a new run")
+        raise JobError(
+            f"the checkpoints of run {name_or_id!r} are gone from {folder}",
+            remedy="start a new run with glowctl train",
+            code="checkpoints-gone",
+        )
     work = replace(prepare(spec), resumed=found, kept_in=kept_in)
     work.check_same_images(recorded_images(found))
     return work
 
 
 def _prepare_kept(name: str, changes: Mapping[str, Any], uri: str, unknown: NoSuchRun) -> Work:
-    """The work of a run that MLflow does not know, by what is beside its checkpoints."""
+    """Prepare to continue a run that MLflow does not have, from the facts that are kept with its checkpoints."""
     place = place_named(name)
     kept = recall(place)
     if kept is None or kept.job != "train":
-        raise NoSuchRun(f"{unknown}, and no checkpoints of a training in {place}")
+        raise NoSuchRun(
+            f"{unknown.problem}, and {place} holds no checkpoints of a training",
+            remedy=unknown.remedy or "choose a run from the list of glowctl runs",
+            code="run-not-found",
+        )
     if kept.finished:
-        raise JobError(f"run {name!r} is finished: there is nothing left to train; its model is under {place}")
+        raise JobError(
+            f"run {name!r} is finished, so there is nothing left to train; its model is under {place}",
+            remedy="start a new run with glowctl train",
+            code="run-finished",
+        )
     output, _, folder = place.rpartition("/")
     spec = validated(TrainSpec, {**kept.spec, "output": output, **changes, "tracking_uri": uri})
     work = replace(prepare(spec), kept=kept, kept_in=folder)

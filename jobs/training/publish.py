@@ -1,5 +1,8 @@
-"""What a finished training leaves for others: its model in MLflow, registered, and the scores that its typicality test
-is made of, where `glowctl ood` finds them too."""
+"""The publication of a finished training's model: logged in MLflow, registered, and with its scores.
+
+The scores of the training and validation images are the basis of the model's typicality test. They are recorded where
+`glowctl ood` finds them, so that it need not compute them again.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,17 @@ if TYPE_CHECKING:
 __all__ = ["Released", "gathered", "release"]
 
 EXAMPLES = 4
-"""Test images that a model shows what it takes."""
+"""Number of test images that are logged with a model as an example of its input."""
 
 
 @dataclass(frozen=True)
 class Released:
-    """`uri` is of the registered version, such as "models:/glow-mnist/3"; `model_id` is the logged model's."""
+    """A model that has been registered.
+
+    Attributes:
+        uri: the URI of the registered version, such as "models:/glow-mnist/3".
+        model_id: MLflow's id of the logged model.
+    """
 
     uri: str
     model_id: str
@@ -42,9 +50,17 @@ def release(
     tables: Mapping[tuple[str, int], pd.DataFrame],
     validation_bits_per_dim: float,
 ) -> Released:
-    """Logs the model of a run, registers it, and records its scores.
+    """Log the model of a run, register it, and record its scores.
 
-    `tables` are the scores by split and first image. Raises TrackingError.
+    Args:
+        work: the training.
+        record: its run in MLflow.
+        checkpoint: the folder of the model.
+        tables: the scores from the workers, by split and position of the first image; parts may be missing.
+        validation_bits_per_dim: the score of the model, by which it can become the champion.
+
+    Raises:
+        TrackingError: if MLflow cannot be written.
     """
     dataset, digests = work.spec.dataset, work.digests()
     scores = gathered(work, checkpoint, tables)
@@ -75,7 +91,10 @@ def release(
 
 
 def gathered(work: Work, checkpoint: Path, tables: Mapping[tuple[str, int], pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """The score table of each split. What the workers scored while this process was dead is scored here."""
+    """Join the parts of the score tables into one table per split.
+
+    Missing parts are scored here: the workers may have sent them while no driver was running.
+    """
     model = None
     parts: dict[str, list[pd.DataFrame]] = {split: [] for split in SCORED}
     for split, start in shards_of(work.splits):

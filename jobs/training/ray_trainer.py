@@ -1,4 +1,7 @@
-"""A training as Ray Train runs it: made the same way by `glowctl train` and by a trial of several workers."""
+"""The Ray Train trainer of a training, and the errors that it raises.
+
+`glowctl train` makes its trainer here, and so does a trial of an ablation that has several workers.
+"""
 
 from __future__ import annotations
 
@@ -41,27 +44,31 @@ __all__ = [
 ]
 
 PATIENCE_FOR_ALL_S = 900
-"""How long a training of a fixed number of workers waits for machines to come, or come back, before it tries anew."""
+"""How long a training with a fixed number of workers waits for machines before it tries to start again, in seconds."""
 
 PATIENCE_FOR_SOME_S = 15
-"""How long an elastic training does, before it looks again at how many there are."""
+"""How long an elastic training waits for machines before it counts again how many there are, in seconds."""
 
 STARTS = 10
-"""How often the start of all workers together is tried again, after machines that did not come or went meanwhile."""
+"""How often the start of the group of workers is tried again after machines were missing or were lost during it."""
 
 RESIZE_INTERVAL_S = 10.0
-"""How often an elastic training looks whether there is room for more workers."""
+"""Seconds between two checks of an elastic training for room for more workers."""
 
 UNUSED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
-"""Callbacks of Ray Train that each start a process (200 MB): for data sets of Ray Data, of which a training has none,
-and to free what a controller has reserved that dies before its driver, with which this driver ends."""
+"""Callbacks of Ray Train that each start a process of 200 MB and that a training does not need.
+
+The first serves data sets of Ray Data, which are not used here. The second frees the resources of a controller that
+dies before its driver; here the driver ends together with its controller.
+"""
 
 
 class LeanTrainer(TorchTrainer):
-    """Starts two processes less beside a training than Ray Train does by itself, and leaves Ctrl-C to its caller.
+    """A TorchTrainer that starts two processes fewer (`UNUSED`) and leaves Ctrl-C to its caller.
 
-    Ray Train's own handler of SIGINT asks the controller to abort, which may be gone, ends in SystemExit, and stays in
-    place afterwards. A thread instead would wait in Ray's C++ for ever, and crash the interpreter as it ends.
+    Ray Train's own SIGINT handler asks the controller to abort, which may no longer exist. The handler ends in
+    SystemExit and stays installed afterwards. Running the trainer in a thread is no alternative: the thread would wait
+    in Ray's C++ code forever and crash the interpreter at exit.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -73,24 +80,28 @@ class LeanTrainer(TorchTrainer):
 
 
 def put_data(work: Work) -> list[ray.ObjectRef]:
-    """The images and labels of each split in the object store; in a list, so that Ray hands on the reference and not
-    the arrays. Of images that the workers map themselves nothing, and an empty list."""
+    """Put the images and labels of each split into Ray's object store.
+
+    Returns:
+        A list of one reference: inside a list, Ray passes on the reference and not the arrays. The list is empty if
+        the workers map the images from files themselves.
+    """
     if any(images.mapped for images in work.splits.values()):
         return []
     return [ray.put({split: (each.images().numpy(), each.labels.numpy()) for split, each in work.splits.items()})]
 
 
 def worker_settings(work: Work, resources: Resources, data: list[ray.ObjectRef], outbox: Outbox) -> WorkerSettings:
-    """What the workers of a training are told; `data` is of `put_data`."""
-    private = work.spec.model_copy(update={"tracking_uri": None})  # which may hold a password
+    """Return the settings for the workers of a training; `data` is the result of `put_data`."""
+    private = work.spec.model_copy(update={"tracking_uri": None})  # the URI may hold a password
     return WorkerSettings(private, work.config, data, outbox, resources.threads, on_cluster=in_ray_job())
 
 
 def scaling_config(resources: Resources) -> ScalingConfig:
-    """The workers of a training, in the words of Ray Train."""
+    """Return Ray Train's description of the workers: a fixed number, or (least, most) for an elastic training."""
     least, most = resources.workers
     per_worker = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
-    # Ray declares the types of its first version of Train here, and runs the second.
+    # Ray declares the types of Train V1 here but runs Train V2.
     return ScalingConfig(  # type: ignore[call-arg]
         num_workers=most if least == most else (least, most),  # type: ignore[arg-type]
         use_gpu=resources.gpus > 0,
@@ -102,16 +113,20 @@ def scaling_config(resources: Resources) -> ScalingConfig:
 def torch_trainer(
     settings: WorkerSettings, resources: Resources, name: str, callbacks: list[UserCallback] | None = None
 ) -> TorchTrainer:
-    """Makes a trainer that continues by itself where one of the same name and output stopped.
+    """Make a trainer, which continues from the last checkpoint if one of the same name and output exists.
 
-    A trial of Tune, which has `callbacks`, takes Ray's own trainer: when a trial is killed, its driver lives on and
-    needs what the trial had reserved.
+    Args:
+        settings: the settings for the workers.
+        resources: the number of workers and what each gets.
+        name: the name of the folder of the checkpoints, within the output.
+        callbacks: Ray Train's callbacks for a trial of Tune; None for a training. A trial uses Ray's own trainer,
+            because the driver outlives a trial that is killed and needs the resources that the trial had reserved.
     """
     least, most = resources.workers
     patience = PATIENCE_FOR_ALL_S if least == most else PATIENCE_FOR_SOME_S
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
     trainer = LeanTrainer if callbacks is None else TorchTrainer
-    # Ray declares the types of its first version of Train, and runs the second.
+    # Ray declares the types of Train V1 but runs Train V2.
     return trainer(
         train_loop,  # type: ignore[arg-type]
         train_loop_config={"settings": settings},
@@ -121,7 +136,7 @@ def torch_trainer(
             name=name,
             storage_path=settings.spec.output,
             callbacks=[NoRetry(), *(callbacks or [])],  # type: ignore[list-item]
-            # Without a limit an error of the controller itself is retried for ever.
+            # Without a limit, Ray retries an error of the controller itself forever.
             failure_config=FailureConfig(  # type: ignore[call-arg]
                 max_failures=settings.spec.max_failures, controller_failure_limit=STARTS
             ),
@@ -133,7 +148,7 @@ def torch_trainer(
 
 
 def cause_of(error: Exception) -> Exception:
-    """What failed in a worker, out of what Ray Train raises for it; any other error as it is."""
+    """Return the error in a worker or in the controller that Ray Train wrapped; any other error unchanged."""
     if isinstance(error, ControllerError):
         return error.controller_failure
     if isinstance(error, WorkerGroupError):
@@ -142,7 +157,7 @@ def cause_of(error: Exception) -> Exception:
 
 
 def plain_reason(error: Exception) -> str:
-    """A worker's error in a line."""
+    """Describe a worker's error in one line."""
     if isinstance(error, OSError) and error.errno is not None:
         return f"{os.strerror(error.errno)} ({str(error).splitlines()[0]})"
     if NoRetry.is_final(error):
@@ -157,7 +172,7 @@ def plain_reason(error: Exception) -> str:
 
 
 def death_behind(error: BaseException | None) -> RayError | None:
-    """The death of a process on Ray that an error came of, at whatever remove; None if it came of something else."""
+    """Return the death of a Ray process that caused an error, directly or through other errors; None if none did."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, (OutOfMemoryError, RayActorError)):
@@ -168,7 +183,7 @@ def death_behind(error: BaseException | None) -> RayError | None:
 
 
 def copy_model(source: str | Path, folder: Path) -> None:
-    """The model of a checkpoint without the state of its training, which is twice its size."""
+    """Copy the model of a checkpoint without the training state, which is twice as large as the model."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in (WEIGHTS_FILE, CONFIG_FILE):
         shutil.copy(Path(source, file), folder / file)

@@ -1,4 +1,4 @@
-"""Brings what MLflow has of a training up to what its last checkpoint knows."""
+"""The repair of a training's record: epochs that only a checkpoint has are added to MLflow (``glowctl repair``)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ __all__ = ["add_missing", "last_history"]
 
 
 def add_missing(record: Record, history: Iterable[EpochMetrics]) -> list[int]:
-    """Adds to a run what it lacks of these epochs; those of which it had no validation NLL. Raises TrackingError."""
+    """Add to a run in MLflow those of these epochs that it lacks.
+
+    Returns:
+        The epochs for which MLflow had no validation score before.
+
+    Raises:
+        TrackingError: if MLflow cannot be read or written.
+    """
     known = record.metric_steps(metric_names.VALIDATION)
     epochs = list(history)
     record_history(record, epochs)
@@ -22,14 +29,16 @@ def add_missing(record: Record, history: Iterable[EpochMetrics]) -> list[int]:
 
 
 def last_history(output: str, folder: str) -> list[EpochMetrics]:
-    """The longest history beside the checkpoints of a training; empty if there is none that can be read, or the output
-    is a bucket."""
+    """Return the longest history that is stored with the checkpoints of a training.
+
+    It is empty if no history can be read, or if the output is a bucket.
+    """
     if is_remote(output):
         return []
     found: list[EpochMetrics] = []
     for file in Path(output, folder).glob(f"checkpoint_*/{HISTORY_FILE}"):
         try:
             found = max(found, read_history(file.parent), key=len)
-        except CheckpointError:  # of a kill while it was written
+        except CheckpointError:  # the process was killed while it wrote the file
             continue
     return found

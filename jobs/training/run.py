@@ -1,7 +1,8 @@
 """The training job: `run` trains on Ray what `jobs.training.prepare` has checked, and records it in MLflow.
 
-The driver loads the data once and hands it to the workers through Ray's object store, so no worker needs the files.
-Rank 0 sends events through a queue to the driver, which shows and records them.
+The driver loads the data once and passes them to the workers through Ray's object store, so no worker needs the files;
+only packed data sets can instead be read by each worker. Rank 0 sends events through a queue to the driver, which shows
+and records them.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ __all__ = ["TrainResult", "run"]
 
 
 def run(work: Work, resources: Resources, show: Show) -> TrainResult:
-    """Trains, in the Ray that this process is connected to. Progress goes to `show`, the record to MLflow.
+    """Train on the Ray that this process is connected to, show the progress, and record the run in MLflow.
 
     Raises:
-        JobError: for a failure that restarts did not mend.
+        JobError: if the training fails and restarts do not help.
         TrainingDiverged, CheckpointError: from the workers.
-        TrackingError: if the store takes no more.
+        TrackingError: if MLflow cannot be written.
     """
     record = _open_record(work)
     with claimed(work.spec.output, work.folder_of(record), "train"):
@@ -51,7 +52,7 @@ def _run_recorded(work: Work, resources: Resources, record: Record, show: Show) 
     for note in work.to_tell:
         show(Noted(note))
     try:
-        with record.running(system_metrics=False):  # which the workers' machines tell
+        with record.running(system_metrics=False):  # the workers send the metrics of their machines
             result = _train(work, resources, record, show)
     except KeyboardInterrupt:
         show(Stopped(record.name, record.run_id))
@@ -80,7 +81,11 @@ def _train(work: Work, resources: Resources, record: Record, show: Show) -> Trai
             or outcome.checkpoint is None
             or outcome.best_checkpoints is None
         ):
-            raise JobError(f"run {record.run_id} ended without a result; its checkpoints are in {work.spec.output}")
+            raise JobError(
+                f"run {record.run_id} ended without a result; its checkpoints are in {work.spec.output}",
+                remedy=f"continue with glowctl train --resume {record.run_id}",
+                code="no-result",
+            )
         best, metrics = min(outcome.best_checkpoints, key=lambda entry: entry[1][SCORE])
         with best.as_directory() as source:
             copy_model(source, folder / CHECKPOINT)
@@ -106,38 +111,47 @@ def _fit(
     except RayActorError as error:
         if (work.resumed or work.kept) and not log.started:
             raise JobError(
-                f"training could not start from the checkpoints in {spec.output}/{work.folder_of(record)}: a folder "
-                "that Ray wrote there is missing or damaged; start a new run"
+                f"training could not start from the checkpoints in {spec.output}/{work.folder_of(record)}, because a "
+                "folder that Ray wrote there is missing or damaged",
+                remedy="start a new run with glowctl train",
+                code="checkpoints-damaged",
             ) from error
-        why = "is memory short?" if free_megabytes(tempfile.gettempdir()) > 1 else "no temporary file can be written"
+        memory = free_megabytes(tempfile.gettempdir()) > 1
+        why = "memory may have run short" if memory else "no temporary file can be written"
         raise JobError(
-            f"the process that controls the training died ({why}); go on from the last checkpoint with glowctl train "
-            f"--resume {record.run_id}"
+            f"the process that controls the training died ({why})",
+            remedy=f"continue from the last checkpoint with glowctl train --resume {record.run_id}",
+            code="controller-died",
         ) from error
 
 
 def _sentence(error: Exception, spec: TrainSpec, record: Record) -> Exception:
-    """The error of a worker as the user should read it."""
+    """Return the error of a worker in the form that the user reads."""
+    resume = f"glowctl train --resume {record.run_id}"
     if isinstance(error, OSError) and error.errno is not None:
         return JobError(
-            f"training stopped: {plain_reason(error)}; the last checkpoint is kept, go on with glowctl train --resume "
-            f"{record.run_id}"
+            f"training stopped because of a system error, {plain_reason(error)}; the last checkpoint is kept",
+            remedy=f"remove the cause, then continue with {resume}",
+            code="system-error",
         )
     if NoRetry.is_final(error):
         return error
     if type(error).__name__ == "WorkerGroupStartupTimeoutError":
         return JobError(
-            f"no machines came for {spec.workers} workers: see glowctl cluster status, and go on with glowctl train "
-            f"--resume {record.run_id}"
+            f"the cluster did not provide machines for --workers {spec.workers} in time",
+            remedy=f"check the cluster with glowctl cluster status, then continue with {resume}",
+            code="no-machines",
         )
     return JobError(
-        f"training failed more than {spec.max_failures} times, the last time with {plain_reason(error)}; go on from "
-        f"the last checkpoint with glowctl train --resume {record.run_id}"
+        f"training failed more than {spec.max_failures} times (--max-failures); the last failure: "
+        f"{plain_reason(error)}",
+        remedy=f"continue from the last checkpoint with {resume}",
+        code="too-many-failures",
     )
 
 
 def _open_record(work: Work) -> Record:
-    """A new run with all that is known beforehand, or the one that is resumed."""
+    """Start a new run with everything that is known before the training, or open the run that is resumed."""
     spec = work.spec
     if work.resumed is not None:
         return Record.existing(work.tracking_uri, work.resumed)

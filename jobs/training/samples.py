@@ -1,4 +1,4 @@
-"""What is drawn from a model that is being trained, to see how it does."""
+"""Samples that show the progress of a training, with the error of the model's inverse."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ from jobs.training.messages import SampleGrid
 __all__ = ["GRID", "draw_samples", "inverse_error"]
 
 GRID = 100
-"""Images in a sample grid: the report's 10 x 10."""
+"""Number of images in a sample grid, which the report shows as 10 x 10."""
 
 INVERTED_IMAGES = 32
+"""Number of real images by which the error of the inverse is measured."""
 
 
 def draw_samples(model: Glow, epoch: int, temperature: float, images: LazyDataset) -> SampleGrid:
-    """Samples of the model after an epoch, always from the same noise, and how exactly it inverts the first of these
-    images."""
+    """Draw samples after an epoch, always from the same noise, so that the grids of a training can be compared.
+
+    Args:
+        model: the model.
+        epoch: the epoch, for the message.
+        temperature: the temperature of the latents.
+        images: real images; the first `INVERTED_IMAGES` measure the error of the inverse.
+    """
     classes = model.config.num_classes
     labels = None if classes is None else torch.arange(GRID) * classes // GRID
     samples = model.sample(GRID, temperature, torch.Generator().manual_seed(0), labels)
@@ -28,8 +35,12 @@ def draw_samples(model: Glow, epoch: int, temperature: float, images: LazyDatase
 
 @torch.no_grad()
 def inverse_error(model: Glow, images: torch.Tensor) -> float:
-    """Of uint8 (N, C, H, W): the largest error of inverse(forward(x)) over all pixels, in grey levels of the model's
-    2**bits."""
+    """Return the largest error of inverse(forward(x)) over all pixels, in grey levels of the model's 2**bits.
+
+    Args:
+        model: the model.
+        images: uint8 (N, C, H, W).
+    """
     noise = uniform_noise(torch.arange(len(images)), model.config.image_shape).to(model.device)
     x_BCHW = dequantize(images.to(model.device), noise, model.config.bits)
     return (model.inverse(model(x_BCHW)[0]) - x_BCHW).abs().max().item() * model.config.bins

@@ -1,5 +1,8 @@
-"""When a training leaves a checkpoint: after epochs, inside an epoch after steps or minutes, and when a machine is told
-that it will be taken."""
+"""The plan by which a training saves checkpoints.
+
+A checkpoint is saved after an epoch, within an epoch after some steps or minutes (``--checkpoint-every``), and when the
+cluster announces that it will take a machine away.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,21 @@ from jobs.specs.every import Every
 __all__ = ["SavingPlan"]
 
 LOOK_EVERY = 10
-"""Steps between two looks at a clock, or for a notice, on which all workers must agree: that costs a message."""
+"""Steps between two checks of the clock and of notices. Each check needs a message between the workers to agree."""
 
 
 Noticed = Callable[[], float | None]
+"""Returns the time at which a machine of this training will be taken away; None if none will."""
 
 
 class SavingPlan:
-    """Tells after which steps and epochs every worker has to save, which all of them are told alike.
+    """Decides after which steps and epochs to save; all workers receive the same answers.
 
     Args:
-        every: what the user asked for.
-        noticed: asks whether a machine of this training is about to be taken, and for when; None where none is. All
-            workers must call it at the same steps.
-        device: where workers exchange tensors.
+        every: the interval that the user asked for.
+        noticed: returns the time at which a machine of this training will be taken away; None if none will. All workers
+            call it at the same steps.
+        device: the device of the tensors that workers exchange.
     """
 
     def __init__(self, every: Every, noticed: Noticed, device: torch.device) -> None:
@@ -36,12 +40,12 @@ class SavingPlan:
         self._saved_for: float | None = None
 
     def after_epoch(self, epoch: int, last: bool) -> bool:
-        """Whether to save when an epoch has ended."""
+        """Return whether to save at the end of this epoch: the last, and every one that the user's interval names."""
         every = self._every.epochs
         return last or every is None or epoch % every == 0
 
     def after_step(self, step: int) -> bool:
-        """Whether to save after a step that is not an epoch's last; `step` counts since the start of training."""
+        """Return whether to save after a step within an epoch; `step` counts from the start of training."""
         if self._every.steps is not None and step % self._every.steps == 0:
             return True
         if step % LOOK_EVERY:
@@ -49,7 +53,7 @@ class SavingPlan:
         return self._time_has_come() or self._new_notice()
 
     def saved(self) -> None:
-        """Must be called when a checkpoint was left."""
+        """Restart the clock; must be called after each checkpoint."""
         self._saved_at = time.monotonic()
 
     def _time_has_come(self) -> bool:

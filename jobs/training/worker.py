@@ -1,4 +1,7 @@
-"""What runs in each worker of a training: one process's share, its checkpoints, and rank 0's events."""
+"""The training loop of one worker: its share of the images, its checkpoints, and the messages to the driver.
+
+`train_loop` runs in a worker of Ray Train, `train_share` also in a trial of Tune: a `Session` hides the difference.
+"""
 
 from __future__ import annotations
 
@@ -50,27 +53,39 @@ __all__ = [
 ]
 
 SCORE = "validation_bits_per_dim"
-"""The metric by which the best checkpoint is kept."""
+"""The metric whose lowest value decides which checkpoint is kept as the best."""
 
 INSIDE_EPOCH = {SCORE: sys.float_info.max}
-"""What is reported of a checkpoint inside an epoch, which is kept until the next: no model to choose. Ray keeps metrics
-as JSON, which has no infinity."""
+"""The metrics of a checkpoint within an epoch. Its score is the worst possible, so that it is never the best model.
+
+The value is finite because Ray stores metrics as JSON, which has no infinity.
+"""
 
 NO_SCORE = sys.float_info.max / 2
-"""The score of a model whose validation images have no finite one: the worst at the end of an epoch."""
+"""The score that stands for a validation score that is not finite: worse than any, better than `INSIDE_EPOCH`."""
 
 COUNTED_EPOCH = "counted_epoch"
-"""The metric that the schedulers of an ablation count in. The last epoch does not report it, so that a training that
-has come to its end is never stopped before its test."""
+"""The metric by which the schedulers of an ablation count epochs.
+
+The last epoch does not report it, so that no scheduler stops a training between its last epoch and its test.
+"""
 
 Metrics = dict[str, float]
-"""What is reported with a checkpoint: the fields of `glow.training.EpochResult` and some more."""
+"""The metrics that are reported with a checkpoint: the fields of `glow.training.EpochResult` and some more."""
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What every worker of a training is told. `spec` has no tracking URI, which may hold a password; `data` is of
-    `jobs.training.ray_trainer.put_data`, empty if each worker maps the images itself; `threads` are torch's."""
+    """The settings that every worker of a training receives.
+
+    Attributes:
+        spec: the settings of the training, without the tracking URI, which may hold a password.
+        config: the configuration of the model.
+        data: the result of `jobs.training.ray_trainer.put_data`; empty if each worker maps the images itself.
+        outbox: the queue to the driver.
+        threads: number of torch's threads.
+        on_cluster: whether machines may be taken away; Ray then announces it.
+    """
 
     spec: TrainSpec
     config: GlowConfig
@@ -78,63 +93,84 @@ class WorkerSettings:
     outbox: Outbox
     threads: int
     on_cluster: bool = False
-    """Whether machines may be taken away, of which Ray then tells."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training came to: the metrics of the best checkpoint by validation, the test set's bits/dim under that
-    model, and all epochs."""
+    """The result of a training.
+
+    Attributes:
+        best: the metrics of the best checkpoint by validation.
+        test_bits_per_dim: the test set's bits/dim under that model.
+        history: the figures of all epochs.
+    """
 
     best: Metrics
     test_bits_per_dim: float
     history: Sequence[EpochMetrics]
 
     def metrics(self) -> dict[str, Any]:
-        """What Tune is told of a trial's end."""
+        """Return what a trial reports to Tune at its end."""
         return {"best": self.best, "test_bits_per_dim": self.test_bits_per_dim}
 
 
 class NoRetry(UserCallback):
-    """Ends a training at once for an error that a restart would only meet again. Runs in Ray's controller."""
+    """A callback in Ray's controller that ends a training at once after an error that a restart would meet again."""
 
     @staticmethod
     def is_final(error: Exception) -> bool:
+        """Return whether a restart would meet the error again.
+
+        That is so if the disk or its quota is full or it is read-only, if training diverged, if a checkpoint is
+        damaged, and after a ValueError, which means that settings or data are wrong.
+        """
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
         return full or isinstance(error, (TrainingDiverged, CheckpointError, ValueError))
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise the first final error of the workers, which ends the training."""
         for error in worker_exceptions.values():
             if self.is_final(error):
                 raise error
 
 
 class Session(Protocol):
-    """How a process that trains stands with the library of Ray that started it: Train here, Tune in
-    `jobs.ablation.trial`."""
+    """The connection of a worker to the library that started it: Ray Train here, Ray Tune in `jobs.ablation.trial`.
+
+    Attributes:
+        rank: the number of this worker, counted from 0.
+        local_rank: its number among the workers on this machine.
+        workers: number of workers.
+        device: the device that it computes on.
+    """
 
     rank: int
-    local_rank: int  # among those on this machine
+    local_rank: int
     workers: int
     device: torch.device
 
     def restored(self) -> AbstractContextManager[str | Path | None]:
-        """The folder of the last checkpoint, None at the very start."""
+        """Yield the folder of the last checkpoint; None if there is none yet."""
 
     def report(self, trainer: Trainer, history: Sequence[EpochMetrics], metrics: Metrics) -> None:
-        """A checkpoint with its metrics, of which the one with the lowest `SCORE` is kept beside the last. Every rank
-        must call this; it waits for all."""
+        """Save a checkpoint and report its metrics.
+
+        The last checkpoint and the one with the lowest `SCORE` are kept. Every rank must call this method, which waits
+        for all of them.
+        """
 
     def best(self) -> AbstractContextManager[tuple[str | Path, Metrics]]:
-        """The folder of the best checkpoint so far, and its metrics."""
+        """Yield the folder of the best checkpoint so far, and its metrics."""
 
     def notice(self) -> float | None:
-        """When a machine of this training will be taken, if that is known; None if none will. Every rank must call it
-        at the same steps."""
+        """Return the time at which a machine of this training will be taken away; None if none is announced.
+
+        Every rank must call it at the same steps.
+        """
 
 
 class TrainSession:
-    """A worker of Ray Train."""
+    """The `Session` of a worker of Ray Train."""
 
     def __init__(self, on_cluster: bool) -> None:
         context = ray.train.get_context()
@@ -145,11 +181,13 @@ class TrainSession:
 
     @contextmanager
     def restored(self) -> Iterator[str | None]:
+        """See `Session.restored`."""
         checkpoint = ray.train.get_checkpoint()
         with nullcontext() if checkpoint is None else checkpoint.as_directory() as folder:
             yield folder
 
     def report(self, trainer: Trainer, history: Sequence[EpochMetrics], metrics: Metrics) -> None:
+        """See `Session.report`; rank 0 writes the checkpoint."""
         if self.rank != 0:
             ray.train.report(metrics)
             return
@@ -159,38 +197,50 @@ class TrainSession:
 
     @contextmanager
     def best(self) -> Iterator[tuple[str, Metrics]]:
+        """See `Session.best`."""
         best = min(ray.train.get_all_reported_checkpoints(), key=lambda reported: reported.metrics[SCORE])
         with best.checkpoint.as_directory() as folder:
             yield folder, best.metrics
 
     def notice(self) -> float | None:
-        if not self._on_cluster:  # nobody takes this machine
+        """See `Session.notice`; the time is Ray's deadline in milliseconds, 0 if Ray gives none."""
+        if not self._on_cluster:  # this machine is not taken away
             return None
         told = ray.train.get_preemption_info()
         return None if told is None else float(told.deadline_ms or 0)
 
 
 def save(trainer: Trainer, history: Sequence[EpochMetrics], folder: str | Path) -> None:
-    """A checkpoint. Raises CheckpointError or OSError."""
+    """Save a checkpoint: the model, the state of the training, and the history of epochs.
+
+    Raises:
+        CheckpointError, OSError: if it cannot be written.
+    """
     trainer.save(folder)
     write_history(history, folder)
 
 
 def restore(trainer: Trainer, folder: str | Path) -> list[EpochMetrics]:
-    """Goes back to where `save` was called. Raises CheckpointError."""
+    """Restore the state that `save` wrote, and return the history of epochs.
+
+    Raises:
+        CheckpointError: if the checkpoint is missing or damaged.
+    """
     trainer.restore(folder)
     return read_history(folder)
 
 
 def train_loop(config: dict[str, WorkerSettings]) -> Outcome:
-    """`train_share` in a worker of Ray Train, by the ``settings`` in its config."""
+    """Run `train_share` in a worker of Ray Train; `config` has the settings under ``settings``."""
     settings = config["settings"]
     return train_share(settings, TrainSession(settings.on_cluster))
 
 
 def train_share(settings: WorkerSettings, session: Session) -> Outcome:
-    """Trains this process's share from the last checkpoint, if there is one, to the end, and scores the test set; the
-    first process of each machine tells how that is doing. The scores of `glow.scoring.SCORED` are sent to the driver.
+    """Train on this worker's share of the images from the last checkpoint, if any, to the end, and score the test set.
+
+    The worker also scores its part of the splits `glow.scoring.SCORED` and sends the scores to the driver. The first
+    worker on each machine sends the load of that machine.
     """
 
     def tell(figures: dict[str, float]) -> None:
@@ -201,11 +251,11 @@ def train_share(settings: WorkerSettings, session: Session) -> Outcome:
 
 
 def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
-    set_up_process()  # on a cluster, whose workers are not preloaded
+    set_up_process()  # the workers of a cluster are not set up by jobs.ray_runtime.worker_preload
     spec = settings.spec
     torch.set_num_threads(settings.threads)
     splits = _splits(settings)
-    packed = is_packed(spec.dataset)  # such a data set says in which order its images come
+    packed = is_packed(spec.dataset)  # the trainer takes the order of images from a packed data set
     images = {split: each if packed else each.images() for split, each in splits.items()}
     trainer = Trainer(
         Glow(settings.config),
@@ -250,18 +300,18 @@ def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
 
 
 def _splits(settings: WorkerSettings) -> Splits:
-    """The images that the driver has put in the object store, or has left where they lie."""
+    """Return the images from Ray's object store; open their files if the driver has not put them there."""
     if not settings.data:
         return open_splits(settings.spec, settings.config.image_shape)
     data = ray.get(settings.data[0])
-    # Ray's arrays are read-only; torch wants its own.
+    # Copied into tensors, because Ray's arrays are read-only.
     return {
         split: LazyDataset.held(torch.tensor(images), torch.tensor(labels)) for split, (images, labels) in data.items()
     }
 
 
 def _metrics(result: EpochResult, test_bits_per_dim: float, last: bool) -> Metrics:
-    """What is reported of an epoch. A model whose validation images have no finite score is the worst of all."""
+    """Return the metrics of an epoch; a validation score that is not finite becomes `NO_SCORE`."""
     score = result.validation_bits_per_dim
     worst = {SCORE: score if math.isfinite(score) else NO_SCORE}
     counted = {} if last else {COUNTED_EPOCH: result.epoch}
@@ -269,7 +319,7 @@ def _metrics(result: EpochResult, test_bits_per_dim: float, last: bool) -> Metri
 
 
 class Talker:
-    """Rank 0's messages to the driver; the other ranks send none."""
+    """Sends rank 0's messages to the driver; the other ranks send none."""
 
     def __init__(self, outbox: Outbox, trainer: Trainer, session: Session) -> None:
         self._outbox = outbox if session.rank == 0 else None
@@ -284,12 +334,13 @@ class Talker:
             self._outbox.put(message)
 
     def _seconds_left(self, epochs_done: float) -> float:
-        """From the pace of this attempt."""
+        """Estimate the seconds to the end from the pace of this attempt; NaN at its start."""
         done = epochs_done - self._first_epoch
         left = self._trainer.config.epochs - epochs_done
         return (time.monotonic() - self._started) / done * left if done > 0 else math.nan
 
     def attempt(self, history: Sequence[EpochMetrics]) -> None:
+        """Send that the workers begin to train; `history` is that of the checkpoint."""
         self._put(
             Attempt(
                 workers=self._workers,
@@ -303,6 +354,7 @@ class Talker:
         )
 
     def step(self, result: StepResult) -> None:
+        """Send how far the epoch is, with the latest validation score."""
         self._put(
             Step(
                 **vars(result),
@@ -313,7 +365,7 @@ class Talker:
         )
 
     def epoch(self, result: EpochResult, test_bits_per_dim: float) -> Epoch:
-        """`test_bits_per_dim` is NaN where the test set was not scored. Returns what is sent."""
+        """Send and return the figures of an epoch; `test_bits_per_dim` is NaN if the test set was not scored."""
         self._validation = result.validation_bits_per_dim
         told = Epoch(
             **vars(result),
@@ -325,10 +377,12 @@ class Talker:
         return told
 
     def samples(self, model: Glow, temperature: float, images: LazyDataset) -> None:
+        """Draw and send samples; `images` are real ones, which measure the error of the inverse."""
         if self._outbox is not None:
             self._put(draw_samples(model, self._trainer.epoch, temperature, images))
 
     def final_score(self, test_bits_per_dim: float) -> None:
+        """Send the test set's bits/dim under the best model."""
         self._put(FinalScore(test_bits_per_dim))
 
 

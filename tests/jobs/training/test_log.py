@@ -231,8 +231,9 @@ def test_the_history_of_an_older_glowctl_can_be_read(tmp_path):
 @pytest.mark.parametrize("content", ["[{", '[{"step": 3}]', "3"])
 def test_a_damaged_history_is_said(tmp_path, content):
     (tmp_path / "history.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"history\.json is damaged"):
+    with pytest.raises(CheckpointError, match=r"history\.json") as error:
         read_history(tmp_path)
+    assert error.value.code == "checkpoint-damaged"
 
 
 def test_the_longest_history_of_a_trainings_checkpoints_is_taken(tmp_path):

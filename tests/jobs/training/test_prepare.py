@@ -65,13 +65,14 @@ def test_files_other_than_the_published_are_noted_once(tmp_path):
         labels = bytes(index % 10 for index in range(count))
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + sizes[0] + labels)
     train, test = prepared("kmnist", tmp_path, data_root=str(tmp_path)).notes
-    assert train == "kmnist is not as published: train-images-idx3-ubyte has 100 images, not 60000"
-    assert test.startswith("kmnist is not as published: t10k-images-idx3-ubyte has MD5 ")
+    assert all(fact in train for fact in ("kmnist", "train-images-idx3-ubyte", "100 images", "60000"))
+    assert all(fact in test for fact in ("kmnist", "t10k-images-idx3-ubyte", "MD5"))
 
 
 def test_splits_that_share_a_file_are_refused(glyphs, tmp_path):
     (tmp_path / "own").mkdir()
     for split in ("train", "test"):
         (tmp_path / "own" / split).symlink_to(tmp_path / "glyphs")
-    with pytest.raises(SpecError, match="of two splits, are one file; take it out of one of them"):
+    with pytest.raises(SpecError) as error:
         prepared(f"folder:{tmp_path / 'own'}", tmp_path)
+    assert all(f"own/{split}" in str(error.value) for split in ("train", "test"))

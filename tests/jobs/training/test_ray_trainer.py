@@ -28,7 +28,9 @@ def test_want_of_memory_is_found_beneath_what_tune_makes_of_it(explicit):
 
 def test_want_of_memory_is_said_in_a_sentence_and_not_in_rays_report():
     error = OutOfMemoryError("2 worker(s) were killed\nTop 10 memory users: ...")
-    assert plain_reason(error) == "Ray killed its process because memory was short"
+    reason = plain_reason(error)
+    assert "memory" in reason
+    assert "users" not in reason
 
 
 def test_a_training_of_its_own_starts_no_process_that_it_does_not_need(monkeypatch):

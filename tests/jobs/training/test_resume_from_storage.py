@@ -58,21 +58,25 @@ def test_storage_that_was_moved_is_where_the_training_goes_on(here):
 
 
 def test_what_cannot_be_taken_up_is_one_sentence(here):
-    with pytest.raises(NoSuchRun, match=r"no run 'none' .*, and no checkpoints of a training in .*/outputs/none"):
+    with pytest.raises(NoSuchRun, match=r"'none' .*/outputs/none") as absent:
         preparation.prepare_resume("none", {})
-    with pytest.raises(JobError, match="is finished: there is nothing left to train; its model is under"):
-        preparation.prepare_resume(kept_training(here, finished=True), {})
-    with pytest.raises(SpecError, match="keeps its settings: leave out --depth"):
+    assert absent.value.code == "run-not-found"
+    run_id = kept_training(here, finished=True)
+    with pytest.raises(JobError, match=f"/outputs/{run_id}") as finished:
+        preparation.prepare_resume(run_id, {})
+    assert finished.value.code == "run-finished"
+    with pytest.raises(SpecError, match="--depth"):
         preparation.prepare_resume(kept_training(here), {"depth": 3})
     run_id = kept_training(here)
-    with pytest.raises(NoSuchRun, match="no trials of an ablation in"):
+    with pytest.raises(NoSuchRun, match=run_id):
         ablate.prepare_resume(run_id, {})
     file = here / "outputs" / run_id / "run.json"
     facts = json.loads(file.read_text())
     facts["images"]["digits train"] = "another"
     file.write_text(json.dumps(facts))
-    with pytest.raises(JobError, match="the images of digits train are not those that the run began with"):
+    with pytest.raises(JobError, match="digits train") as error:
         preparation.prepare_resume(run_id, {})
+    assert error.value.code == "images-changed"
 
 
 def test_an_ablation_is_found_by_its_folder(here):
@@ -84,8 +88,9 @@ def test_an_ablation_is_found_by_its_folder(here):
         update={"train": ablation.spec.train.model_copy(update={"tracking_uri": None})}
     )
     assert (found.kept_in, found.kept.resources) == ("abc", resources)
-    with pytest.raises(NoSuchRun, match="no checkpoints of a training in"):
+    with pytest.raises(NoSuchRun, match="/outputs/abc") as error:
         preparation.prepare_resume("outputs/abc", {})
+    assert error.value.code == "run-not-found"
 
 
 def test_no_password_is_left_in_storage(here, monkeypatch):

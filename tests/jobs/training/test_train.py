@@ -247,8 +247,9 @@ def test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit(tmp_path):
     assert interrupted.keys() == expected.keys()
     assert all(np.array_equal(interrupted[name], expected[name]) for name in expected)
 
-    with pytest.raises(JobError, match="is finished: there is nothing left to train"):
+    with pytest.raises(JobError, match=run_id) as error:
         prepare_resume(run_id, {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"})
+    assert error.value.code == "run-finished"
 
 
 @pytest.mark.slow
@@ -305,7 +306,7 @@ def test_ctrl_c_marks_the_run_killed_and_leaves_no_process(tmp_path):
     running = Running(tmp_path, *SMOKE, "--epochs", "500", "--checkpoint-every", "100", "--sample-every", "0")
     running.wait_for("epoch 2/500")
     other = glowctl(tmp_path, "train", "--resume", run_id_of(running.lines()))
-    assert "another glowctl train is at work on run" in sentence_of(other)
+    assert run_id_of(running.lines()) in sentence_of(other)
     assert record_of(tmp_path, run_id_of(running.lines())).info.status == "RUNNING"
     family = running.family()
     running.interrupt()
@@ -319,7 +320,7 @@ def test_ctrl_c_marks_the_run_killed_and_leaves_no_process(tmp_path):
 @pytest.mark.slow
 def test_what_the_machine_does_not_have_is_refused(tmp_path):
     done = glowctl(tmp_path, *SMOKE, "--workers", "99", "--batch-size", "128")
-    assert "99 workers with 1 core each cannot run here" in sentence_of(done)
+    assert "99 workers" in sentence_of(done)
 
 
 @pytest.mark.slow
@@ -362,8 +363,9 @@ def test_a_run_is_not_resumed_on_other_images(tmp_path):
     assert prepare_resume("killed", {"tracking_uri": uri}).digests() == work.digests()
     for path in images.iterdir():
         Image.fromarray(np.full((8, 8), 7, np.uint8)).save(path)
-    with pytest.raises(JobError, match="are not those that the run began with"):
+    with pytest.raises(JobError) as error:
         prepare_resume("killed", {"tracking_uri": uri})
+    assert error.value.code == "images-changed"
 
 
 @pytest.mark.root
