@@ -1,1 +1,5 @@
-"""Evaluations of a trained model: NLL, samples, interpolation, out-of-distribution detection."""
+"""The jobs that evaluate a trained model: `nll`, `sample`, `interpolate` and `ood`.
+
+Each has a module with `prepare` (checks the settings, finds model and data) and `run` (computes and records). What they
+share is in `find_model`, `scoring` and `run`.
+"""

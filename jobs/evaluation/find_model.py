@@ -1,4 +1,4 @@
-"""Trained models, found by what a user calls them: a run, an MLflow model URI, or a folder."""
+"""Find the trained model that ``--model`` names: a run, an MLflow model URI, or a folder."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from jobs.specs.base import validated
 from jobs.specs.training import TrainSpec
 from jobs.tracking import (
     MODEL,
+    NoSuchRun,
     TrackingError,
     child_runs,
     download_model,
@@ -41,28 +42,47 @@ BEST = metric_names.BEST_VALIDATION
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model that can be sent to workers, and what is known of its training."""
+    """A model in a form that Ray can send to workers, and what is known about its training.
+
+    Attributes:
+        name: what the user called the model, or the name of its run.
+        reference: a value of ``--model`` that finds the model again from any folder: a URI, an absolute path, or the id
+            of a run.
+        title: name of the model in run names and figures, such as "mnist 1x1 K32 L3 w512 s0".
+        config: the architecture.
+        weights: parameters and buffers by their names in the state dict.
+        digest: hash of weights and config.
+        run_id: id of the training run; None if the model is in a folder or a bucket.
+        experiment_id: id of that run's experiment.
+        model_id: id of the logged model in MLflow.
+        training: settings of the training; None if neither a run nor a ``spec.json`` contains them.
+    """
 
     name: str
-    reference: str  # what finds it again: a URI, an absolute path, or a run's id
-    title: str  # "mnist 1x1 K32 L3 w512 s0"
+    reference: str
+    title: str
     config: GlowConfig
     weights: dict[str, np.ndarray]
-    digest: str  # of weights and config
-    run_id: str | None  # the training run
-    experiment_id: str | None  # and its experiment
-    model_id: str | None  # of MLflow's logged model
+    digest: str
+    run_id: str | None
+    experiment_id: str | None
+    model_id: str | None
     training: TrainSpec | None
 
 
 def find_model(name: str | None, uri: str, experiment: str) -> TrainedModel:
-    """The model of this name, or the newest that a training of the experiment has finished; of an ablation's trials
-    the best by validation.
+    """Load the model that a user named, or without a name the newest one.
+
+    Args:
+        name: an MLflow model URI, a folder, or the id or name of a training run. None takes the newest finished
+            training of the experiment; if that is a trial of an ablation, the trial with the lowest validation NLL.
+        uri: the MLflow store.
+        experiment: the experiment in which run names are looked up.
 
     Raises:
-        TrackingError: if the store does not answer, or knows no such run or model.
-        CheckpointError: for a folder that holds no model, or a damaged one.
-        JobError: for a run that is no training, or has not come to a model.
+        TrackingError: if the store does not answer, or has no such run or model.
+        CheckpointError: if a folder contains no model, several models, or a damaged one.
+        JobError: if the run is not a training or has no model yet, or if a URI contains a password.
     """
     if name is not None and _is_uri(name):
         refuse_password(name, "--model")
@@ -85,7 +105,8 @@ def _newest(uri: str, experiment: str) -> Run:
     best = ablation.data.tags.get(tag_names.CHAMPION)
     if best:
         return find_run(uri, experiment, best)
-    trials = [trial for trial in child_runs(uri, ablation) if trial.info.status == "FINISHED"]  # it was interrupted
+    # An ablation that was interrupted has not named its best trial yet.
+    trials = [trial for trial in child_runs(uri, ablation) if trial.info.status == "FINISHED"]
     scores = {trial.info.run_id: trial.data.metrics.get(BEST, math.inf) for trial in trials}
     return min(trials, key=lambda trial: scores[trial.info.run_id], default=run)
 
@@ -97,16 +118,22 @@ def _is_uri(name: str) -> bool:
 def _run(name: str, uri: str, experiment: str) -> Run:
     try:
         return find_run(uri, experiment, name)
-    except TrackingError as error:
-        if "no run" in str(error):
-            raise TrackingError(f"{error}, and no folder of that name") from None
-        raise
+    except NoSuchRun as error:
+        raise TrackingError(
+            f"{error.problem}, and no folder of that name",
+            remedy="give --model the id or name of a run (glowctl runs lists them), a model URI or a folder",
+            code="run-not-found",
+        ) from None
 
 
 def _of_run(run: Run, uri: str) -> TrainedModel:
     run_id, name = run.info.run_id, run.info.run_name
     if run.data.tags.get(tag_names.JOB) != "train":
-        raise JobError(f"run {name!r} ({run_id}) is not a training: give --model the run that trained the model")
+        raise JobError(
+            f"run {name!r} ({run_id}) is not a training",
+            remedy="give --model the run that trained the model",
+            code="run-of-another-job",
+        )
     with tempfile.TemporaryDirectory() as folder:
         try:
             place, _ = download_model(uri, f"runs:/{run_id}/{MODEL}", folder)
@@ -116,26 +143,40 @@ def _of_run(run: Run, uri: str) -> TrainedModel:
             parent = run.data.tags[tag_names.PARENT] if tag_names.TRIAL in run.data.tags else None
             resume = f"ablate --resume {parent}" if parent else f"train --resume {run_id}"
             raise JobError(
-                f"run {name!r} ({run_id}) is {run.info.status} and has no model yet: go on with it by glowctl {resume}"
+                f"run {name!r} ({run_id}) is {run.info.status} and has no model yet",
+                remedy=f"continue it with glowctl {resume}",
+                code="run-without-model",
             ) from error
         return _read(_folder_of(place, name), name, run_id, run, uri)
 
 
 def _folder_of(place: Path, name: str) -> Path:
-    """Where in a download the model lies."""
+    """Return the one folder under `place` that contains weights."""
     found = sorted(place.rglob(WEIGHTS_FILE)) if place.is_dir() else []
     if not found:
-        raise CheckpointError(f"{name} holds no Glow: there is no {WEIGHTS_FILE} in it")
+        raise CheckpointError(
+            f"{name} contains no Glow, since it has no {WEIGHTS_FILE}",
+            remedy="give --model a folder or model that glowctl train wrote",
+            code="checkpoint-missing",
+        )
     if len(found) > 1:
         within = ", ".join(str(path.parent.relative_to(place)) for path in found[:3])
-        raise CheckpointError(f"{name} holds {len(found)} models ({within}): name one of them")
+        raise CheckpointError(
+            f"{name} contains {len(found)} models ({within})",
+            remedy="give --model the folder of one of them",
+            code="several-models",
+        )
     return found[0].parent
 
 
 def _read(folder: Path, name: str, reference: str, run: Run | None, uri: str) -> TrainedModel:
     model = load_checkpoint(folder)
     if not model.initialized:
-        raise CheckpointError(f"the model {name} was saved before any training")
+        raise CheckpointError(
+            f"the model {name} was saved before any training",
+            remedy="give --model a trained one",
+            code="model-untrained",
+        )
     training = _training(folder, run)
     return TrainedModel(
         name,
@@ -152,14 +193,14 @@ def _read(folder: Path, name: str, reference: str, run: Run | None, uri: str) ->
 
 
 def _title(name: str, run: Run | None, training: TrainSpec | None) -> str:
-    """What a model is called in the names of runs and in figures: as its training is, less that it was one."""
+    """Return the run's name without "train ", or the configuration, or the name of the folder."""
     if run is not None:
         return str(run.info.run_name).removeprefix("train ")
     return configuration(training) if training is not None else Path(name).name
 
 
 def _training(folder: Path, run: Run | None) -> TrainSpec | None:
-    """How the model was trained: by its run, or the spec beside the checkpoint."""
+    """Read the settings of the training from its run, or from a ``spec.json`` in the checkpoint's folder or above."""
     stored = run.data.tags.get(tag_names.SPEC) if run else None
     if stored is None:
         beside = [path for path in (folder / SPEC_FILE, folder.parent / SPEC_FILE) if path.is_file()]
@@ -169,4 +210,4 @@ def _training(folder: Path, run: Run | None) -> TrainSpec | None:
     try:
         return validated(TrainSpec, json.loads(stored))
     except (ValueError, SpecError, TypeError):
-        return None  # a file of somebody else's that has this name
+        return None  # a spec.json that glowctl did not write

@@ -1,4 +1,7 @@
-"""The interpolation job: rows of images between two real ones, through the latents of every level."""
+"""The interpolation job: rows of images between two real images, through the latents of all levels.
+
+Shapes: P pairs, S images per row, C channels, H height, W width.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +39,19 @@ from jobs.text import count
 __all__ = ["InterpolateWork", "prepare", "run"]
 
 ROWS = 10
-"""Pairs that a worker has in memory at once."""
+"""Number of pairs that a worker decodes at once, which bounds its memory."""
 
 
 @dataclass(frozen=True)
 class InterpolateWork:
-    """Pairs of real images: `ends` uint8 (2, P, C, H, W), and of each pair what it is, a row of a table."""
+    """An interpolation whose settings have been checked.
+
+    Attributes:
+        evaluation: the settings and the model.
+        ends: uint8 (2, P, C, H, W), the real images at the start and at the end of each row.
+        pairs: one row per pair with the columns ``class_name``, ``from`` and ``to``: the class and the positions of two
+            test images, or None and the paths of two files.
+    """
 
     evaluation: Evaluation[InterpolateSpec]
     ends: torch.Tensor
@@ -49,12 +59,18 @@ class InterpolateWork:
 
     @classmethod
     def of(cls, work: Evaluation[InterpolateSpec], ends: torch.Tensor, pairs: pd.DataFrame) -> InterpolateWork:
+        """Make the work; its workers make images, so it needs Ray in any case."""
         return cls(replace(work, makes_images=True), ends, pairs)
 
 
 def prepare(spec: InterpolateSpec) -> InterpolateWork:
-    """Finds the model and the images. Raises SpecError for images that cannot be, and what `jobs.evaluation.run`
-    raises."""
+    """Find the model and the pairs of images.
+
+    Raises:
+        SpecError: if an image file does not have the model's shape, or a class has too few test images.
+        DatasetNotFound, DatasetCorrupt: if an image file or the test images cannot be read.
+        TrackingError, CheckpointError, JobError: as `jobs.evaluation.run.prepare_evaluation` raises them.
+    """
     work = prepare_evaluation(spec)
     if spec.from_image is not None and spec.to_image is not None:
         shape = work.model.config.image_shape
@@ -62,13 +78,13 @@ def prepare(spec: InterpolateSpec) -> InterpolateWork:
             over = background(work)
             ends = torch.stack([read_image(path, shape, over)[None] for path in (spec.from_image, spec.to_image)])
         except ValueError as error:
-            raise SpecError(str(error)) from error
+            raise SpecError(str(error), code="image-unusable") from error
         pair = {"class_name": None, "from": spec.from_image, "to": spec.to_image}
         return InterpolateWork.of(work, ends, pd.DataFrame([pair]))
     images = opened(work, trained_on(work), "test")
     work = with_notes(work, [images], [described(work, trained_on(work))])
     chosen = _choose(images, spec.pairs_per_class, spec.seed)
-    # One image at a time: of a folder no more are read than are wanted.
+    # One image at a time, so that no more files of a folder are read than are needed.
     ends = torch.stack([torch.cat([images.images(i, i + 1) for i in side]) for side in zip(*chosen, strict=True)])
     pairs = [
         {"class_name": images.class_names[int(images.labels[start])], "from": start, "to": end} for start, end in chosen
@@ -77,7 +93,7 @@ def prepare(spec: InterpolateSpec) -> InterpolateWork:
 
 
 def _choose(images: LazyDataset, pairs_per_class: int, seed: int) -> list[tuple[int, int]]:
-    """Positions of two different test images of one class, for each pair, in order of the classes."""
+    """Draw for each pair the positions of two different test images of one class, in order of the classes."""
     rng = np.random.default_rng(seed)
     labels = images.labels.numpy()
     chosen = []
@@ -85,8 +101,10 @@ def _choose(images: LazyDataset, pairs_per_class: int, seed: int) -> list[tuple[
         members = np.flatnonzero(labels == label)
         if len(members) < 2 * pairs_per_class:
             raise SpecError(
-                f"class {images.class_names[label]!r} has {len(members)} test images, too few for {pairs_per_class} "
-                "pairs: lower --pairs-per-class"
+                f"--pairs-per-class {pairs_per_class} takes {2 * pairs_per_class} test images of each class, and class "
+                f"{images.class_names[label]!r} has {len(members)}",
+                remedy="lower --pairs-per-class, or name two files with --from and --to",
+                code="too-few-images",
             )
         picked = rng.choice(members, (pairs_per_class, 2), replace=False)
         chosen += [(int(start), int(end)) for start, end in picked]
@@ -94,7 +112,15 @@ def _choose(images: LazyDataset, pairs_per_class: int, seed: int) -> list[tuple[
 
 
 def run(work: InterpolateWork, show: Show) -> np.ndarray:
-    """uint8 images (P, S, C, H, W). Raises JobError for a worker that fails."""
+    """Decode the rows on Ray, and record the picture, the images and a table.
+
+    Returns:
+        uint8 (P, S, C, H, W).
+
+    Raises:
+        JobError: if a worker fails.
+        TrackingError: if the store does not answer.
+    """
     evaluation, spec = work.evaluation, work.evaluation.spec
     with evaluation_run(evaluation, "interpolate", show) as recorded:
         resources = resources_for(spec, (1, 1))
@@ -136,6 +162,7 @@ def run(work: InterpolateWork, show: Show) -> np.ndarray:
 def between(
     reference: list[Any], ends: np.ndarray, steps: int, mode: Mode, precision: Precision, threads: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
+    """Interpolate on a worker: images (P, S, C, H, W), largest error of the ends (P,), count of non-finite images."""
     model = model_on(reference, threads).set_precision(precision)
     start, end = (torch.tensor(side) for side in ends)
     rows = [interpolate(model, *pair, steps, mode) for pair in zip(start.split(ROWS), end.split(ROWS), strict=True)]

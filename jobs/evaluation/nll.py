@@ -1,4 +1,7 @@
-"""The NLL job: mean bits/dim of data sets under a model, per class too."""
+"""The NLL job: mean bits/dim of data sets under a model, over all images and per class.
+
+Arrays with the suffix _N have one value per image.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +38,13 @@ __all__ = ["NllWork", "prepare", "run"]
 
 @dataclass(frozen=True)
 class NllWork:
-    """Data sets by their label, with the names of their classes, and pixels of the model's images for each original
-    one."""
+    """An NLL evaluation whose settings have been checked.
+
+    Attributes:
+        evaluation: the settings, the model, and the score tables that are needed.
+        class_names: names of the classes by the label of the data set.
+        padding: by the same label, how many pixels an image of the model has per pixel before padding.
+    """
 
     evaluation: Evaluation[NllSpec]
     class_names: dict[str, tuple[str, ...]]
@@ -44,7 +52,13 @@ class NllWork:
 
 
 def prepare(spec: NllSpec) -> NllWork:
-    """Finds model, data and earlier scores. Raises what `jobs.evaluation.run` raises."""
+    """Find the model, the data sets, and the scores of earlier runs.
+
+    Raises:
+        SpecError: if a data set is unknown, or cannot be brought into the model's shape.
+        DatasetNotFound, DatasetCorrupt: if a data set cannot be read.
+        TrackingError, CheckpointError, JobError: as `jobs.evaluation.run.prepare_evaluation` raises them.
+    """
     work = prepare_evaluation(spec)
     datasets = [absolute_dataset(name) for name in spec.datasets or (trained_on(work),)]
     images: dict[tuple[str, str], LazyDataset] = {
@@ -59,7 +73,15 @@ def prepare(spec: NllSpec) -> NllWork:
 
 
 def run(work: NllWork, show: Show) -> list[DatasetNll]:
-    """A row a data set. Raises JobError for workers that fail, TrackingError if the store takes no more."""
+    """Score the images that have no score yet, and record tables, figures and metrics.
+
+    Returns:
+        One row per data set.
+
+    Raises:
+        JobError: if workers fail.
+        TrackingError: if the store does not answer.
+    """
     evaluation = work.evaluation
     with evaluation_run(evaluation, "nll", show) as recorded:
         scores = {name: table for (name, _), table in scores_of(evaluation, recorded.record, show).items()}
@@ -149,5 +171,5 @@ def _class_row(dataset: str, class_name: str, table: pd.DataFrame) -> ClassNll:
 
 
 def _or_infinite(table: pd.DataFrame) -> np.ndarray:
-    """A score that is no number is the worst there is, and is not left out of a mean."""
+    """Return bits/dim (N,) with infinity for scores that are not finite, so that no mean leaves these images out."""
     return np.where(table["finite"], table["bits_per_dim"], np.inf)

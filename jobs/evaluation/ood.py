@@ -1,4 +1,8 @@
-"""The OOD job: the typicality test, and detectors to compare it with, over data sets and batch sizes."""
+"""The OOD job: the typicality test and the detectors it is compared with, over data sets and batch sizes.
+
+The statistics are in `glow.ood`. This module chooses the data sets, gets their scores, and writes tables, figures and
+metrics. M is the number of images that are judged together, as one batch.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +56,8 @@ from jobs.tracking import Record, tag_names
 __all__ = ["OodWork", "prepare", "run"]
 
 MADE = ("noise", "constant")
+"""Data sets that are generated, so that every machine has them."""
+
 OTHERS = {
     "digits": ("photos",),
     "mnist": ("emnist-letters", "fashion-mnist"),
@@ -61,15 +67,25 @@ OTHERS = {
     "cifar10": ("svhn", "photos"),
     "svhn": ("cifar10", "photos"),
 }
-"""What a model of each data set is tested against, beside `MADE`."""
+"""Name of a model's own data set -> the data sets that it is tested against by default, in addition to `MADE`."""
 
 REPORT_BOOTSTRAPS, REPORT_REPEATS = 50, 2
+"""Bootstraps and repeats of the course report's protocol."""
 
 
 @dataclass(frozen=True)
 class OodWork:
-    """`own` and `others` are labels of data sets, `trained_on` is the name of the own one; `absent` says of each that
-    is not there how to get it."""
+    """An OOD evaluation whose settings have been checked.
+
+    Attributes:
+        evaluation: the settings, the model, and the score tables that are needed.
+        settings: the settings of the tests.
+        trained_on: name of the data set that the model was trained on.
+        own: label of that data set.
+        others: labels of the data sets that are tested against it.
+        class_names: names of the classes by the label of the data set.
+        absent: for each usual data set that is missing on this machine, a sentence on how to get it.
+    """
 
     evaluation: Evaluation[OodSpec]
     settings: OodSettings
@@ -81,8 +97,14 @@ class OodWork:
 
 
 def prepare(spec: OodSpec) -> OodWork:
-    """Finds model, data and earlier scores. Raises SpecError for a test that cannot be, and what `jobs.evaluation.run`
-    raises."""
+    """Find the model, the data sets, and the scores of earlier runs, and check that every test is possible.
+
+    Raises:
+        SpecError: if there is nothing to test against, a data set does not fill a batch, too few images are held out
+            for alpha, or the background model does not fit.
+        DatasetNotFound, DatasetCorrupt: if a data set cannot be read.
+        TrackingError, CheckpointError, JobError: as `jobs.evaluation.run.prepare_evaluation` raises them.
+    """
     work = prepare_evaluation(spec)
     own = trained_on(work)
     given = spec.ood_datasets is not None
@@ -94,7 +116,11 @@ def prepare(spec: OodSpec) -> OodWork:
     others = [name for name in there if name != own]
     left_out = f"{own}-left-out" if left_out_of(work, own) else None
     if not others and left_out is None:
-        raise SpecError("there is no data set to tell from the model's own: name some with --ood-datasets")
+        raise SpecError(
+            f"there is no data set to tell from the model's own, {own}",
+            remedy="name some with --ood-datasets, such as --ood-datasets noise",
+            code="no-ood-data-sets",
+        )
     images = {(own, "train"): opened(work, own, "train")}
     if spec.protocol == "held-out":
         images[own, "validation"] = opened(work, own, "validation")
@@ -123,19 +149,21 @@ def prepare(spec: OodSpec) -> OodWork:
 
 
 def _background(work: Evaluation[OodSpec], name: str) -> Evaluation[OodSpec]:
-    """The same evaluation of the background model. Raises SpecError if it is of other images than the model."""
+    """Return the same evaluation of the background model, after checking that its images are of the same form."""
     model = find_model(name, work.uri, work.spec.experiment)
     ours, theirs = work.model.config, model.config
     if (theirs.image_shape, theirs.bits) != (ours.image_shape, ours.bits):
         raise SpecError(
-            f"--background-model {name} is of images of {theirs.image_shape} and {theirs.bits} bits, and the model of "
-            f"{ours.image_shape} and {ours.bits}: train one with the same --dataset, --image-size and --bits"
+            f"--background-model {name} takes images of shape {theirs.image_shape} with {theirs.bits} bits, and the "
+            f"model {ours.image_shape} with {ours.bits}",
+            remedy="train one with the same --dataset, --image-size and --bits",
+            code="background-model-mismatch",
         )
     return replace(work, model=model)
 
 
 def _comparable(work: Evaluation[OodSpec]) -> list[str]:
-    """Every known data set that is here, whose images have the shape of the model's by themselves; and `MADE`."""
+    """Return `MADE` and every known data set on this machine whose images have the model's shape without resizing."""
     root, shape = work.spec.data_root, work.model.config.image_shape
     infos = {name: describe(name, root) for name in dataset_names() if ":" not in name}
     return [
@@ -144,8 +172,8 @@ def _comparable(work: Evaluation[OodSpec]) -> list[str]:
 
 
 def _how_to_get(name: str, root: str | None) -> str:
-    by_hand = status(name, root).advice.partition(", ")[2]
-    return f"{name} is not here and left out: name it in --ood-datasets to fetch it, {by_hand}"
+    by_hand = status(name, root).advice.partition(", ")[2]  # the advice is "Load with download=True, or put ..."
+    return f"{name} is not on this machine and is left out: name it in --ood-datasets to fetch it, {by_hand}"
 
 
 def _settings(spec: OodSpec) -> OodSettings:
@@ -162,7 +190,7 @@ def _settings(spec: OodSpec) -> OodSettings:
 
 
 def _check_sizes(spec: OodSpec, settings: OodSettings, images: Mapping[tuple[str, str], LazyDataset], own: str) -> None:
-    """Before an image is scored: whether every data set fills a batch, and alpha can be settled."""
+    """Check, before an image is scored, that each data set fills a batch and enough images are held out for alpha."""
     report = spec.protocol == "report"
     sizes = {f"{name} {split}": len(lazy) for (name, split), lazy in images.items() if split != "train"}
     if report:
@@ -171,20 +199,27 @@ def _check_sizes(spec: OodSpec, settings: OodSettings, images: Mapping[tuple[str
     largest = max(settings.batch_sizes)
     for what, size in sizes.items():
         if size < largest:
-            raise SpecError(f"{size} images of {what} do not fill a batch of {largest}: leave it out of --batch-sizes")
+            raise SpecError(
+                f"the {size} images of {what} do not fill a batch of {largest}",
+                remedy="leave it out of --batch-sizes",
+                code="batch-size-too-large",
+            )
     held_out = f"{own} {'test' if report else 'validation'}"
     if settings.exact and 1 in settings.batch_sizes and sizes[held_out] < least_held_out(settings.alpha):
         raise SpecError(
-            f"{sizes[held_out]} images of {held_out} cannot settle --alpha {settings.alpha} for single images: it "
-            f"takes {least_held_out(settings.alpha)}; lower --alpha, or leave 1 out of --batch-sizes"
+            f"--alpha {settings.alpha} takes at least {least_held_out(settings.alpha)} held-out images for batches of "
+            f"one image, and {held_out} has {sizes[held_out]}",
+            remedy="lower --alpha, or leave 1 out of --batch-sizes",
+            code="too-few-held-out",
         )
 
 
 def run(work: OodWork, show: Show) -> OodResult:
-    """Scores what is not scored yet, on Ray; the tests are arithmetic here.
+    """Score on Ray the images that have no score yet, run the tests in this process, and record the results.
 
-    Raises JobError for workers that fail or scores that cannot be tested with, TrackingError if the store takes no
-    more.
+    Raises:
+        JobError: if workers fail, or too many scores are not finite.
+        TrackingError: if the store does not answer.
     """
     evaluation, spec = work.evaluation, work.evaluation.spec
     for sentence in work.absent:
@@ -204,8 +239,8 @@ def run(work: OodWork, show: Show) -> OodResult:
             detectors = fit_detectors(train, work.settings.center, work.settings.seed)
             result = evaluate_ood(train, deal, work.settings, work.class_names, detectors)
             found = drift(spec, work.settings, work.trained_on, detectors, scores, result)
-        except ValueError as error:  # of the scores: the settings have been checked
-            raise JobError(f"these scores cannot be tested with: {error}") from error
+        except ValueError as error:  # the settings have been checked, so the scores are at fault
+            raise JobError(f"no test is possible with these scores: {error}", code="scores-unusable") from error
         _write_tables(result, found, recorded.record, recorded.folder)
         _draw(result, tests, work, recorded.folder)
         draw_drift(found, work.evaluation.model.title, recorded.folder)
@@ -247,8 +282,11 @@ def _write_tables(result: OodResult, found: Drift, record: Record, folder: Path)
 
 
 def report_table(ratios: pd.DataFrame) -> pd.DataFrame:
-    """OOD ratios of the typicality test laid out as the course report's: rows data sets, columns M, cells in percent
-    with the 95 % interval, and the standard deviation over repeats where there are some."""
+    """Lay out the OOD ratios of the typicality test as the course report does.
+
+    Returns:
+        One row per data set, one column per M, cells of `ratio_cell`; "-" where nothing was tested.
+    """
     typicality = ratios[ratios["detector"] == "typicality"]
     cells = typicality.assign(cell=[ratio_cell(row) for row in rows_of(typicality)])
     table = cells.pivot(index="dataset", columns="batch_size", values="cell")
@@ -257,13 +295,19 @@ def report_table(ratios: pd.DataFrame) -> pd.DataFrame:
 
 
 def ratio_cell(row: Mapping[str, Any]) -> str:
-    """ "0.70 (0.55-0.88)", and with repeats "1.33 ± 0.69 (1.0-1.7)", in percent."""
+    """Format a ratio and its 95 % interval in percent, with the standard deviation over repeats if there are several.
+
+    Example:
+        >>> row = {"ratio": 0.007, "ratio_low": 0.0055, "ratio_high": 0.0088, "ratio_sd": float("nan")}
+        >>> ratio_cell(row), ratio_cell(row | {"ratio_sd": 0.001})
+        ('0.70 (0.55-0.88)', '0.70 ± 0.10 (0.55-0.88)')
+    """
     spread = f" ± {100 * row['ratio_sd']:.2f}" if np.isfinite(row["ratio_sd"]) else ""
     return f"{100 * row['ratio']:.2f}{spread} ({100 * row['ratio_low']:.2f}-{100 * row['ratio_high']:.2f})"
 
 
 def detector_table(ratios: pd.DataFrame) -> pd.DataFrame:
-    """AUROC of each detector of `DETECTORS`: rows (data set, M), columns detectors."""
+    """Lay out AUROCs: one row per (data set, M), one column per detector of `DETECTORS` that was used."""
     told = ratios[ratios["detector"].isin(DETECTORS)].dropna(subset=["auroc"])
     table = told.pivot(index=["dataset", "batch_size"], columns="detector", values="auroc")
     return table.reindex(list(dict.fromkeys(zip(told["dataset"], told["batch_size"], strict=True))))[
@@ -298,7 +342,7 @@ def _draw(result: OodResult, tests: Mapping[str, pd.DataFrame], work: OodWork, f
 
 
 def _metrics(result: OodResult, scores: Mapping[tuple[str, str], pd.DataFrame], work: OodWork) -> dict[str, float]:
-    """Typicality's by their own names, those of other `DETECTORS` beneath theirs."""
+    """Return metrics by name. Those of typicality have no prefix, those of others the detector's name as prefix."""
     metrics = {}
     for row in rows_of(result.ratios[result.ratios["detector"].isin(DETECTORS)]):
         prefix = "" if row["detector"] == "typicality" else f"{row['detector']}/"
@@ -315,7 +359,7 @@ def _metrics(result: OodResult, scores: Mapping[tuple[str, str], pd.DataFrame], 
 
 
 def _passing(result: OodResult, work: OodWork) -> list[OodClass]:
-    """The classes of other data sets that pass most often for the model's own, at the smallest M."""
+    """Return up to five classes of other data sets that are called OOD least often, at the smallest M."""
     rows = result.per_class
     if rows.empty:
         return []
@@ -325,7 +369,7 @@ def _passing(result: OodResult, work: OodWork) -> list[OodClass]:
 
 
 def _result_line(result: OodResult, work: OodWork) -> str:
-    """At the smallest M."""
+    """Return the OOD ratios at the smallest M as one line."""
     m = min(work.settings.batch_sizes)
     rows = result.ratios.query("detector == 'typicality' and batch_size == @m")
     told = ", ".join(f"{row['dataset']} {100 * row['ratio']:.3g} %" for row in rows_of(rows))
@@ -341,6 +385,6 @@ def _description(result: OodResult, work: OodWork) -> str:
             markdown_table([["OOD ratio, %", *table.columns], *rows]),
             "",
             f"Typicality test, protocol {spec.protocol}, alpha {settings.alpha}, {settings.bootstraps} bootstraps, "
-            f"{count(settings.repeats, 'repeat')}, in brackets 95 % intervals.",
+            f"{count(settings.repeats, 'repeat')}. 95 % intervals are in brackets.",
         ]
     )

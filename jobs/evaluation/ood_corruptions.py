@@ -1,4 +1,7 @@
-"""What corrupted images tell in the OOD job: which detector to trust, and which drift how many images catch."""
+"""Corrupted images in the OOD job: they recommend a detector, and show how many images it takes to notice a drift.
+
+The held-out images under all corruptions choose the detector; ``--corruptions`` tests it on corrupted test images.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +25,25 @@ from jobs.specs.evaluation import CORRUPTIONS, OodSpec
 __all__ = ["Drift", "corrupted_images", "draw_drift", "drift"]
 
 RECOMMENDED_BY = 300
-"""Held-out images that each corruption is tried on, at the severity in the middle."""
+"""Number of held-out images per corruption, at severity `MIDDLE`, by which a detector is recommended."""
 
 MIDDLE = 3
+"""The severity in the middle of 1 to 5."""
 
 Scores = Mapping[tuple[str, str], pd.DataFrame]
+"""Score tables by (label of the data set, split)."""
 
 
 @dataclass(frozen=True)
 class Drift:
-    """What the OOD job says of corruptions; empty where none were scored."""
+    """The results of an OOD job on corrupted images. All are empty if no corrupted images were scored.
+
+    Attributes:
+        recommended: name of the detector with the highest mean AUROC over all corruptions.
+        regret: for each data set and M its AUROC, and that of the detector that was best there.
+        caught: the smallest M at which it notices each corruption of the test images, by severity.
+        tables: tables to record, by name.
+    """
 
     recommended: str | None
     regret: list[OodRegret]
@@ -42,16 +54,26 @@ class Drift:
 def corrupted_images(
     spec: OodSpec, own: str, images: Mapping[tuple[str, str], LazyDataset]
 ) -> dict[tuple[str, str], LazyDataset]:
-    """The corrupted images to score, beside those of the job's data sets.
+    """Return the corrupted images to score, in addition to the data sets of the job.
 
-    Raises SpecError for corruptions to test where no image is held out.
+    Args:
+        spec: the settings.
+        own: name of the data set that the model was trained on.
+        images: data sets of the job by (name, split).
+
+    Returns:
+        Corrupted images by (name, split): held-out ones if there are any, and test images if ``--corruptions`` asks.
+
+    Raises:
+        SpecError: if ``--corruptions`` is given and the protocol holds out no images.
     """
     held_out = images.get((own, "validation"))
     if held_out is None:
         if spec.corruptions:
             raise SpecError(
-                "--corruptions takes its thresholds from held-out images, and --protocol report has none: leave out "
-                "one of them"
+                "--corruptions takes its thresholds from held-out images, and --protocol report has none",
+                remedy="leave out one of the two",
+                code="corruptions-without-held-out",
             )
         return {}
     found = {
@@ -70,10 +92,18 @@ def _name(own: str) -> str:
 def drift(
     spec: OodSpec, settings: OodSettings, own: str, detectors: list[Detector], scores: Scores, result: OodResult
 ) -> Drift:
-    """Recommends a detector by the corrupted held-out images, and says which corruptions of test images it catches, in
-    comparison with the typicality test.
+    """Recommend a detector, and test which corruptions it and the typicality test notice.
 
-    Raises ValueError for scores that cannot be tested with.
+    Args:
+        spec: the settings of the job.
+        settings: the settings of the tests.
+        own: name of the data set that the model was trained on.
+        detectors: the fitted detectors.
+        scores: all score tables of the job.
+        result: the tests on the other data sets, in which the regret of the recommendation is looked up.
+
+    Raises:
+        ValueError: if too many scores are not finite.
     """
     tables: dict[str, pd.DataFrame] = {}
     recommended, costs, caught = None, [], []
@@ -102,9 +132,15 @@ def _caught(power: pd.DataFrame) -> list[Caught]:
 
 
 def draw_drift(found: Drift, model: str, folder: Path) -> None:
-    """A grid of what each detector that was asked catches."""
+    """Draw for each tested detector the ratio that it calls OOD, by corruption, severity and M.
+
+    Args:
+        found: the results; nothing is drawn without a table of corruptions.
+        model: title of the model.
+        folder: where the pictures go.
+    """
     power = found.tables.get("ood_corruptions")
     if power is not None:
         for detector, rows in power.groupby("detector", sort=False):
-            title = f"Drift that {detector} notices under {model}"
+            title = f"Corruptions that the detector {detector} notices, {model}"
             corruption_grid(rows, title).savefig(folder / f"corruptions-{detector}.png", dpi=120)

@@ -1,4 +1,4 @@
-"""What every evaluation job shares: its model, the data sets that it opens, its scores, and its run in MLflow."""
+"""What all evaluation jobs share: model, data sets in the model's shape, their scores, and the run in MLflow."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Spec = TypeVar("Spec", bound=EvaluationSpec)
 
 
 class KnownAs(TypedDict):
-    """How a run is called, and the command that shows it in the MLflow UI."""
+    """The name and id of a run, and the command that shows it in the MLflow UI."""
 
     run: str
     run_id: str
@@ -54,10 +54,19 @@ class KnownAs(TypedDict):
 
 @dataclass(frozen=True)
 class Evaluation(Generic[Spec]):
-    """An evaluation that has been checked: its spec, its model, and the score tables that it will need.
+    """An evaluation whose settings have been checked.
 
-    `found` are those that MLflow had. `given` is the spec that repeats it: as the user gave it, with that model.
-    `makes_images` says whether workers make images.
+    Attributes:
+        given: the settings that repeat the evaluation: as the user gave them, with a name that finds the same model,
+            and without the store, whose address may contain a password.
+        spec: the settings with absolute paths.
+        uri: the MLflow store.
+        model: the model.
+        tables: the score tables that the evaluation needs.
+        found: those that MLflow had, by their key.
+        makes_images: whether workers make images.
+        background: the same tables under a background model, if there is one.
+        notes: sentences on how the data were read.
     """
 
     given: Spec
@@ -67,21 +76,28 @@ class Evaluation(Generic[Spec]):
     tables: Sequence[Table] = ()
     found: dict[str, Scored] = field(default_factory=dict)
     makes_images: bool = False
-    background: Evaluation[Spec] | None = None  # the same tables under a background model
-    notes: tuple[str, ...] = ()  # what to know of how the data were read
+    background: Evaluation[Spec] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def needs_ray(self) -> bool:
+        """Whether workers have anything to score or to draw."""
         behind = self.background is not None and self.background.needs_ray
         return bool(self.missing) or self.makes_images or behind
 
     @property
     def missing(self) -> list[Table]:
+        """The score tables that MLflow does not have."""
         return [table for table in self.tables if table.key not in self.found]
 
 
 def prepare_evaluation(spec: Spec) -> Evaluation[Spec]:
-    """Finds the model, and checks the output folder. Raises what `find_model` and `usable_output` raise."""
+    """Find the model, check the output folder, and make paths absolute.
+
+    Raises:
+        TrackingError, CheckpointError: as `find_model` raises them.
+        JobError: as `find_model` and `jobs.outputs.usable_output` raise it.
+    """
     uri = tracking_uri(spec.tracking_uri)
     absolute = {"output": usable_output(spec.output), "tracking_uri": uri}
     if spec.data_root is not None:
@@ -93,24 +109,37 @@ def prepare_evaluation(spec: Spec) -> Evaluation[Spec]:
 
 
 def trained_on(work: Evaluation[Any]) -> str:
-    """The data set that the model was trained on. Raises SpecError if neither the user nor a run says it."""
+    """Return the name of the data set that the model was trained on.
+
+    Raises:
+        SpecError: if neither the user nor the record of the training names it.
+    """
     if work.spec.trained_on is not None:
         return absolute_dataset(work.spec.trained_on)
     if work.model.training is None:
-        raise SpecError(f"nothing says what {work.model.name} was trained on: add --trained-on, for example mnist")
+        raise SpecError(
+            f"neither a run nor a spec.json tells what the model {work.model.name} was trained on",
+            remedy="add --trained-on, for example --trained-on mnist",
+            code="trained-on-unknown",
+        )
     return work.model.training.dataset
 
 
 def opened(work: Evaluation[Any], dataset: str, split: str, *, of_left_out: bool = False) -> LazyDataset:
-    """A data set in the model's shape; of the training images, those that the model was trained on, and of its data set
-    the classes that it was trained on.
+    """Open a data set in the model's shape.
+
+    From the model's own data set only the classes that it was trained on are taken, and from its split ``train`` only
+    the images that it was trained on (``--per-class``).
 
     Args:
-        of_left_out: take the classes that it was trained without instead.
+        work: the evaluation.
+        dataset: name of the data set.
+        split: train, validation or test.
+        of_left_out: take instead the classes that the model was trained without (``--leave-out``).
 
     Raises:
-        SpecError: for an unknown name, or images that cannot be given the model's shape.
-        DatasetNotFound, DatasetCorrupt: for data that cannot be had.
+        SpecError: if the name is unknown, or the images cannot be brought into the model's shape.
+        DatasetNotFound, DatasetCorrupt: if the data cannot be read.
     """
     training = work.model.training
     own = training is not None and dataset == training.dataset
@@ -129,32 +158,36 @@ def opened(work: Evaluation[Any], dataset: str, split: str, *, of_left_out: bool
             return images
         return images.of_classes(left_out, others=not of_left_out)
     except ValueError as error:
-        raise SpecError(str(error)) from error
+        raise SpecError(str(error), code="data-set-unusable") from error
 
 
 def left_out_of(work: Evaluation[Any], dataset: str) -> tuple[str, ...]:
-    """The classes of a data set that the model was trained without; none of a data set that it was not trained on."""
+    """Return the classes that the model was trained without; empty for a data set that it was not trained on."""
     training = work.model.training
     return (training.leave_out or ()) if training is not None and dataset == training.dataset else ()
 
 
 def described(work: Evaluation[Any], dataset: str) -> DatasetInfo:
-    """Raises what `opened` raises."""
+    """Describe a data set in the model's shape.
+
+    Raises:
+        SpecError, DatasetNotFound, DatasetCorrupt: as `opened` raises them.
+    """
     try:
         shape = work.model.config.image_shape
         return describe(dataset, _data_root(work), image_shape=shape, background=background(work))
     except ValueError as error:
-        raise SpecError(str(error)) from error
+        raise SpecError(str(error), code="data-set-unusable") from error
 
 
 def background(work: Evaluation[Any]) -> tuple[int, int, int]:
-    """RGB of what transparent images are laid over: as the training had it, unless the user says another."""
+    """Return the RGB colour behind transparent images: the user's choice, else the training's, else white."""
     training = work.model.training
     return colour(work.spec.background or (training.background if training is not None else "white"))
 
 
 def with_notes(work: Evaluation[Spec], images: Iterable[LazyDataset], infos: Iterable[DatasetInfo]) -> Evaluation[Spec]:
-    """The work with the notes on its data sets."""
+    """Return the work with the notes on its data sets, each once."""
     of_headers = [note for info in infos for note in info.notes]
     of_files = [note for opened_dataset in images for note in opened_dataset.notes]
     return replace(work, notes=tuple(dict.fromkeys([*of_headers, *of_files])))
@@ -165,12 +198,21 @@ def _data_root(work: Evaluation[Any]) -> str | None:
 
 
 def with_tables(work: Evaluation[Spec], images: Mapping[tuple[str, str], LazyDataset]) -> Evaluation[Spec]:
-    """The work with a score table for each (data set, split), and those of them that MLflow has."""
+    """Return the work with a score table for each (data set, split), filled where MLflow has the scores.
+
+    Raises:
+        SpecError: if two data sets would have the same label.
+        TrackingError: if the store does not answer.
+    """
     spec = work.spec
     assert isinstance(spec, ScoringSpec)
     labels = [(dataset_label(dataset), split) for dataset, split in images]
     if len(set(labels)) < len(labels):
-        raise SpecError("two of the folders have the same last name, by which results are named: rename one of them")
+        raise SpecError(
+            "two of the data sets are folders with the same last name, by which results are named",
+            remedy="rename one of the folders",
+            code="same-data-set-label",
+        )
     samples = spec.noise_samples if isinstance(spec, NllSpec) else 1
     tables = [
         Table.of(dataset_label(dataset), split, lazy, work.model, spec.seed, spec.precision, samples)
@@ -187,10 +229,17 @@ def _found(work: Evaluation[Any], tables: Sequence[Table]) -> dict[str, Scored]:
 
 
 def scores_of(work: Evaluation[Any], record: Record, show: Show) -> dict[tuple[str, str], pd.DataFrame]:
-    """The score tables of the work by (data set, split): those found, and those scored now, on Ray, which are recorded
-    as soon as each is whole."""
+    """Return the score tables of the work by (label of the data set, split).
+
+    Tables that MLflow lacks are scored on Ray, and each is recorded as soon as it is complete, so that a job that is
+    interrupted need not score it again.
+
+    Raises:
+        JobError: if workers fail.
+        TrackingError: if the store does not answer.
+    """
     spec = work.spec
-    # What was missing beforehand, another job of the same command may have scored.
+    # Another job of the same command may have scored in the meantime what was missing at first.
     scored = dict(work.found) | _found(work, work.missing)
     for known in scored.values():
         show(_told(known))
@@ -203,7 +252,7 @@ def scores_of(work: Evaluation[Any], record: Record, show: Show) -> dict[tuple[s
             show(_told(fresh))
     record.tag(tag_names.SCORED_BY, json.dumps({key: known.run_id or record.run_id for key, known in scored.items()}))
     tables = {}
-    for wanted in work.tables:  # equal images of two data sets have one key, and are scored once
+    for wanted in work.tables:  # data sets with equal images share a key and are scored once
         table = scored[wanted.key].table
         tables[wanted.dataset, wanted.split] = labelled(table, wanted.dataset, wanted.split)
     return tables
@@ -220,7 +269,13 @@ def _told(scored: Scored) -> events.Scored:
 
 
 class EvaluationRun:
-    """The run of an evaluation in MLflow, and the folder of its results."""
+    """The run of an evaluation in MLflow, and the folder of its results.
+
+    Attributes:
+        record: the run.
+        folder: the folder whose files become the artifacts of the run.
+        result: the event to show after the run has ended; set by `finish`.
+    """
 
     def __init__(self, work: Evaluation[Any], job: str, record: Record, folder: Path) -> None:
         self.record, self.folder = record, folder
@@ -229,12 +284,12 @@ class EvaluationRun:
 
     @property
     def place(self) -> str:
-        """Where a user finds the results."""
+        """The place where the user finds the results: the folder, or the artifacts if the output is a bucket."""
         return self.record.artifact_uri if is_remote(self._work.spec.output) else str(self.folder)
 
     @property
     def known_as(self) -> KnownAs:
-        """What every result tells of its run."""
+        """The fields that the result events of all jobs have in common."""
         return {
             "run": self.record.name,
             "run_id": self.record.run_id,
@@ -242,7 +297,12 @@ class EvaluationRun:
         }
 
     def describe(self, came_to: str | None = None, details: str = "") -> None:
-        """Writes what MLflow's UI says above the run; `came_to` is the result in a line, both are Markdown."""
+        """Write the description that the MLflow UI shows above the run.
+
+        Args:
+            came_to: the result in one line of Markdown; None while there is none.
+            details: more Markdown, such as tables.
+        """
         model = self._work.model
         trained_by = (model.experiment_id or "", model.run_id) if model.run_id else None
         details = "\n\n".join(filter(None, [noted(self._work.notes), details]))
@@ -250,14 +310,31 @@ class EvaluationRun:
         self.record.describe(text)
 
     def finish(self, result: Event, came_to: str, details: str = "") -> None:
-        """Describes the run, and has `result` shown once the run has ended. The texts are those of `describe`."""
+        """Describe the run, and keep `result` to be shown after the run has ended.
+
+        Args:
+            result: the event with the results.
+            came_to: as in `describe`.
+            details: as in `describe`.
+        """
         self.describe(came_to, details)
         self.result = result
 
 
 @contextmanager
 def evaluation_run(work: Evaluation[Any], job: str, show: Show) -> Iterator[EvaluationRun]:
-    """A run in MLflow, beneath the model's training run; its folder becomes its artifacts."""
+    """Open a run in MLflow, nested under the training run of the model.
+
+    The run fails if the block raises. At the end the files of its folder become its artifacts.
+
+    Args:
+        work: the evaluation.
+        job: nll, sample, interpolate or ood.
+        show: receives the events.
+
+    Yields:
+        The run, whose `finish` the block calls with the results.
+    """
     record = _start_record(work, job)
     show(events.Evaluating(job, work.model.name, record.name, record.run_id))
     for note in work.notes:

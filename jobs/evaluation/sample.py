@@ -1,4 +1,7 @@
-"""The sampling job: grids of images drawn from a model, at one temperature or several."""
+"""The sampling job: grids of images drawn from a model, at one temperature or several.
+
+Shapes: N images, C channels, H height, W width.
+"""
 
 from __future__ import annotations
 
@@ -29,23 +32,33 @@ from jobs.specs.evaluation import SampleSpec
 __all__ = ["SampleWork", "prepare", "run"]
 
 AT_ONCE = 250
-"""Images that are drawn together, which bounds a worker's memory."""
+"""Number of images that a worker draws at once, which bounds its memory."""
 
 ROW = 12
-"""Images of each temperature in the picture of a sweep."""
+"""Number of images per temperature in the picture of a sweep."""
 
 
 @dataclass(frozen=True)
 class SampleWork:
-    """`label` is the class asked for."""
+    """A sampling whose settings have been checked.
+
+    Attributes:
+        evaluation: the settings and the model.
+        label: index of the class to draw; None draws all classes in turn, or images without a class if the
+            model has none.
+    """
 
     evaluation: Evaluation[SampleSpec]
     label: int | None
 
 
 def prepare(spec: SampleSpec) -> SampleWork:
-    """Finds the model and the class. Raises SpecError for a class that there is not, and what `jobs.evaluation.run`
-    raises."""
+    """Find the model, and the class if one was named.
+
+    Raises:
+        SpecError: if the model has no classes, or not this one.
+        TrackingError, CheckpointError, JobError: as `jobs.evaluation.run.prepare_evaluation` raises them.
+    """
     work = prepare_evaluation(spec)
     label = None if spec.only_class is None else _label(work, spec.only_class)
     return SampleWork(replace(work, makes_images=True), label)
@@ -54,7 +67,11 @@ def prepare(spec: SampleSpec) -> SampleWork:
 def _label(work: Evaluation[SampleSpec], name: str) -> int:
     classes = work.model.config.num_classes
     if classes is None:
-        raise SpecError(f"{work.model.name} was not trained with --class-conditional: leave out --class")
+        raise SpecError(
+            f"--class {name}: the model {work.model.name} has no classes",
+            remedy="leave it out, or train a model with --class-conditional",
+            code="model-without-classes",
+        )
     names = [str(label) for label in range(classes)]
     if work.spec.trained_on is not None or work.model.training is not None:
         names = list(described(work, trained_on(work)).class_names)
@@ -62,12 +79,23 @@ def _label(work: Evaluation[SampleSpec], name: str) -> int:
         return names.index(name)
     if name.isascii() and name.isdigit() and int(name) < classes:
         return int(name)
-    raise SpecError(f"there is no class {name!r}: use one of {', '.join(names[:classes])}")
+    raise SpecError(
+        f"--class {name!r}: the model has no such class",
+        remedy=f"use one of {', '.join(names[:classes])}",
+        code="class-not-found",
+    )
 
 
 def run(work: SampleWork, show: Show) -> dict[float, np.ndarray]:
-    """uint8 images (N, C, H, W) of each temperature, all from the same noise. Raises JobError for a worker that
-    fails."""
+    """Draw the images on Ray and record them. All temperatures start from the same noise.
+
+    Returns:
+        uint8 (N, C, H, W) by temperature.
+
+    Raises:
+        JobError: if a worker fails.
+        TrackingError: if the store does not answer.
+    """
     evaluation, spec = work.evaluation, work.evaluation.spec
     rows, columns = spec.rows_and_columns
     with evaluation_run(evaluation, "sample", show) as recorded:
@@ -112,6 +140,7 @@ def draw(
     precision: Precision,
     threads: int,
 ) -> np.ndarray:
+    """Draw `n` images on a worker: uint8 (N, C, H, W)."""
     model = model_on(reference, threads).set_precision(precision)
     generator = torch.Generator().manual_seed(seed)
     classes = model.config.num_classes
@@ -123,5 +152,5 @@ def draw(
 
 
 def _labels(positions: torch.Tensor, n: int, classes: int, label: int | None) -> torch.Tensor:
-    """The class asked for, or all of them in turn, as many images each."""
+    """Return the class for each position: `label`, or all classes in order, each for an equal share of the images."""
     return torch.full_like(positions, label) if label is not None else positions * classes // n

@@ -1,7 +1,7 @@
-"""Score tables on Ray: data sets are cut into shards, a task scores one, and MLflow keeps the table for the next time.
+"""Score data sets on Ray: one task per shard of `glow.scoring.SHARD` images. Later jobs find the table in MLflow.
 
-A worker that dies costs the shard that it was at, which Ray gives to another. No more images are in memory at once than
-the workers are busy with, and one shard more.
+If a worker dies, Ray gives its shard to another worker. The driver holds in memory the shards that the workers are busy
+with, and one more.
 """
 
 from __future__ import annotations
@@ -33,18 +33,26 @@ from jobs.tracking.scores import find_scores, key_of, labelled
 __all__ = ["Scored", "Table", "cached", "model_on", "put_model", "result_of", "score_on_ray"]
 
 RETRIES = 3
+"""Number of times that Ray runs a shard again after its worker died."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A score table that is wanted: a split of a data set under a model."""
+    """A score table that a job needs: a split of a data set under a model.
+
+    Attributes:
+        dataset: label of the data set.
+        split: train, validation or test.
+        images: the images, which are read when they are scored.
+        key: hash of all that the scores depend on: the model, the fingerprint of the images, the split, the seed and
+            number of noise samples, and the precision.
+        noise_samples: dequantisation noises per image.
+    """
 
     dataset: str
     split: str
     images: LazyDataset
     key: str
-    """What its scores depend on: the model, the images' fingerprint, the split, the noise's seed and samples, and the
-    precision."""
     noise_samples: int = 1
 
     @classmethod
@@ -58,14 +66,20 @@ class Table:
         precision: Precision,
         noise_samples: int = 1,
     ) -> Table:
-        """Reads all images once, for their fingerprint."""
+        """Make a table with its key. Reads all images once, for their fingerprint."""
         key = key_of(model.digest, images.fingerprint(SHARD), split, seed, precision, noise_samples)
         return cls(dataset, split, images, key, noise_samples)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A score table with where it is from: the run that scored it, or None if that was this one."""
+    """A score table and its origin.
+
+    Attributes:
+        wanted: what was asked for.
+        table: one row per image, with the columns of `glow.scoring.score`, and ``dataset`` and ``split``.
+        run_id: the earlier run that scored it; None if this run did.
+    """
 
     wanted: Table
     table: pd.DataFrame
@@ -73,12 +87,16 @@ class Scored:
 
 
 def cached(wanted: Table, uri: str, experiment: str) -> Scored | None:
-    """The score table as an earlier run of the experiment left it; None if there is none."""
+    """Return the score table that an earlier run of the experiment recorded; None if there is none.
+
+    Raises:
+        TrackingError: if the store does not answer.
+    """
     found = find_scores(uri, experiment, wanted.key)
     if found is None or len(found[0]) != len(wanted.images):
         return None
     table, run_id = found
-    # Equal images may have been scored under other names.
+    # Equal images may have been scored under another name of data set or split.
     return Scored(wanted, labelled(table, wanted.dataset, wanted.split), run_id)
 
 
@@ -90,9 +108,18 @@ def score_on_ray(
     precision: Precision,
     show: Show,
 ) -> Iterator[Scored]:
-    """Scores each table in turn, with `resources.workers` tasks at a time.
+    """Score the tables, and yield each in order as soon as all its shards are scored.
 
-    Raises JobError if a task fails, or dies with its worker more than `RETRIES` times.
+    Args:
+        model: the model; Ray's object store holds one copy of it for all tasks.
+        tables: what to score.
+        resources: as many tasks run at once as it has workers, each with its cores and GPUs.
+        seed: seed of the dequantisation noise.
+        precision: precision of the coupling networks.
+        show: receives a `Scoring` event after each shard.
+
+    Raises:
+        JobError: if a task fails, or its worker dies more than `RETRIES` times.
     """
     most = resources.workers[1]
     reference = put_model(model)
@@ -129,7 +156,7 @@ def score_on_ray(
 
 
 def _shards(tables: Sequence[Table]) -> Iterator[tuple[Table, int, np.ndarray, np.ndarray]]:
-    """Each shard's table, first position, images and labels; its images are read when it is asked for."""
+    """Yield table, first position, images and labels of each shard. Its images are read only then."""
     for table in tables:
         for start in range(0, len(table.images), SHARD):
             images = table.images.images(start, start + SHARD).numpy()
@@ -137,7 +164,11 @@ def _shards(tables: Sequence[Table]) -> Iterator[tuple[Table, int, np.ndarray, n
 
 
 def result_of(reference: Any) -> Any:
-    """What a task returned. Raises JobError if it failed, or died with its worker more than `RETRIES` times."""
+    """Wait for a task and return its result.
+
+    Raises:
+        JobError: if the task failed, or its worker died more often than Ray tries again.
+    """
     try:
         return ray.get(reference)
     except RayError as error:
@@ -145,20 +176,34 @@ def result_of(reference: Any) -> Any:
 
 
 def _sentence(error: RayError) -> JobError:
-    """What ended a task, in words for the user."""
+    """Return the error of Ray as a sentence for the user."""
     if isinstance(error, (WorkerCrashedError, OutOfMemoryError)):
         return JobError(
-            f"workers died {RETRIES + 1} times over one piece of work (is memory short?): give each more cores by "
-            "--cpus-per-worker, so that fewer run at once"
+            f"workers died {RETRIES + 1} times over one piece of work, most likely because memory is short",
+            remedy="give each worker more cores with --cpus-per-worker, so that fewer run at once",
+            code="workers-died",
         )
     if isinstance(error, RayTaskError):
         cause = error.cause
-        return JobError(f"a worker failed: {type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}")
-    return JobError(f"Ray failed: {str(error).splitlines()[0]}")
+        first_line = str(cause).splitlines()[0] if str(cause) else ""
+        return JobError(
+            f"a worker failed ({type(cause).__name__}: {first_line})",
+            remedy="run it again as glowctl --verbose COMMAND to see more",
+            code="worker-failed",
+        )
+    return JobError(
+        f"Ray failed ({str(error).splitlines()[0]})",
+        remedy="run the command again; with glowctl --verbose COMMAND it shows more",
+        code="ray-failed",
+    )
 
 
 def put_model(model: TrainedModel) -> Any:
-    """The model in the object store, once for all tasks. In a list, so that a task is handed the reference."""
+    """Put the model into Ray's object store, once for all tasks.
+
+    Returns:
+        A list with one reference. Ray would resolve a bare reference among a task's arguments; in a list it stays one.
+    """
     return [ray.put((model.config.to_dict(), model.weights))]
 
 
@@ -173,8 +218,9 @@ def score_shard(
     noise_samples: int,
     threads: int,
 ) -> pd.DataFrame:
+    """Score on a worker the images of a data set from position `start` on."""
     model = model_on(reference, threads)
-    # Ray's arrays are read-only; torch wants its own.
+    # Ray's arrays are read-only, and torch needs arrays that it may write to.
     return score(
         model,
         torch.tensor(images),
@@ -187,16 +233,16 @@ def score_shard(
 
 
 def model_on(reference: list[Any], threads: int) -> Glow:
-    """In a task: the model that `put_model` put, on the GPU if the task has one."""
-    set_up_process()  # on a cluster, whose workers are not preloaded
+    """Build in a task the model that `put_model` stored, on the GPU if the task has one."""
+    set_up_process()  # needed on a cluster, whose workers are not preloaded
     torch.set_num_threads(threads)
-    torch.backends.cudnn.allow_tf32 = False  # 10 bits, where what is asked for is float32
+    torch.backends.cudnn.allow_tf32 = False  # TF32 has mantissas of 10 bits, and float32 was asked for
     return _rebuilt(reference[0])
 
 
 @lru_cache(maxsize=1)
 def _rebuilt(reference: Any) -> Glow:
-    """Once a worker process, which runs many tasks."""
+    """Build the model once per worker process, which runs many tasks."""
     config, weights = ray.get(reference)
     model = Glow(GlowConfig.from_dict(config))
     model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})

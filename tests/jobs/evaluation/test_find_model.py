@@ -1,8 +1,11 @@
+"""Models are found by every name that users have for them, and refused with a sentence where there is none. No Ray."""
+
 import json
 import shutil
 
 import pytest
 
+from glow import Glow, GlowConfig, save_checkpoint
 from glow.checkpoint import CheckpointError
 from jobs.errors import JobError
 from jobs.evaluation.find_model import find_model
@@ -37,12 +40,12 @@ def test_a_model_is_found_by_every_name_it_has(store):
         assert (found.digest, found.run_id) == (newest.digest, run_id), name
         assert found.training is not None
         assert found.training.dataset == "digits"
-    beside = find_model(str(folder / "trained" / "checkpoint"), uri, "glow")
-    assert (beside.digest, beside.run_id) == (newest.digest, None)
-    assert find_model(beside.reference, uri, "glow").digest == newest.digest
+    in_folder = find_model(str(folder / "trained" / "checkpoint"), uri, "glow")
+    assert (in_folder.digest, in_folder.run_id) == (newest.digest, None)
+    assert find_model(in_folder.reference, uri, "glow").digest == newest.digest
     assert newest.reference == run_id
-    assert beside.training is not None  # by the spec that lies beside the checkpoint
-    assert beside.training.class_conditional
+    assert in_folder.training is not None  # read from the spec.json next to the checkpoint
+    assert in_folder.training.class_conditional
 
 
 def test_another_training_makes_another_digest(store, tmp_path):
@@ -54,10 +57,11 @@ def test_another_training_makes_another_digest(store, tmp_path):
     assert find_model(str(tmp_path / "other"), uri, "glow").digest != find_model(None, uri, "glow").digest
 
 
-def test_what_is_no_model_is_said_in_a_sentence(store, tmp_path):
+def test_what_is_no_model_is_refused_in_a_sentence(store, tmp_path):
     folder, uri, run_id = store
-    with pytest.raises(TrackingError, match=r"no run 'nothing'.*no folder of that name"):
+    with pytest.raises(TrackingError, match=r"'nothing'.*folder.*: .*--model") as unknown:
         find_model("nothing", uri, "glow")
+    assert unknown.value.code == "run-not-found"
     for name in ("runs:/0123/checkpoint", "models:/none@champion", "models:/none/1", "models:none"):
         with pytest.raises(TrackingError):
             find_model(name, uri, "glow")
@@ -68,32 +72,51 @@ def test_what_is_no_model_is_said_in_a_sentence(store, tmp_path):
     with pytest.raises(CheckpointError, match="damaged"):
         find_model(str(tmp_path / "cut"), uri, "glow")
     other = Record.start(uri, "glow", "a test", {"glow.job": "ood"}, {})
-    with pytest.raises(JobError, match="is not a training"):
+    with pytest.raises(JobError, match=other.run_id) as refused:
         find_model(other.run_id, uri, "glow")
+    assert refused.value.code == "run-of-another-job"
     running = Record.start(uri, "glow", "half done", {"glow.job": "train"}, {})
-    with pytest.raises(JobError, match=f"is RUNNING and has no model yet.*--resume {running.run_id}"):
+    with pytest.raises(JobError, match=f"RUNNING.*glowctl train --resume {running.run_id}") as early:
         find_model(running.run_id, uri, "glow")
+    assert early.value.code == "run-without-model"
     assert find_model(None, uri, "glow").run_id == run_id  # and not the newer ones, which are not finished trainings
 
 
-def test_a_store_without_trainings_says_so(tmp_path):
-    with pytest.raises(TrackingError, match=r"no finished train run.*glowctl train"):
+def test_an_untrained_model_is_refused(store, tmp_path):
+    _, uri, _ = store
+    save_checkpoint(Glow(GlowConfig(image_shape=(1, 8, 8), levels=1, depth=1, width=4)), tmp_path / "new")
+    with pytest.raises(CheckpointError, match="new") as refused:
+        find_model(str(tmp_path / "new"), uri, "glow")
+    assert refused.value.code == "model-untrained"
+
+
+def test_a_folder_of_several_models_is_refused(store, tmp_path):
+    folder, uri, _ = store
+    for name in ("one", "two"):
+        shutil.copytree(folder / "trained" / "checkpoint", tmp_path / name)
+    with pytest.raises(CheckpointError, match="one, two") as refused:
+        find_model(str(tmp_path), uri, "glow")
+    assert refused.value.code == "several-models"
+
+
+def test_a_store_without_trainings_advises_to_train(tmp_path):
+    with pytest.raises(TrackingError, match=r"finished train run.*glowctl train"):
         find_model(None, f"sqlite:///{tmp_path}/mlflow.db", "glow")
 
 
-def test_a_trial_that_has_not_ended_is_gone_on_with_by_its_ablation(store):
+def test_a_trial_that_has_not_ended_is_continued_by_its_ablation(store):
     _, uri, _ = store
     tags = {"glow.job": "train", "glow.spec": "{}", "glow.trial": "1x1 s0", "mlflow.parentRunId": "abc"}
     trial = Record.start(uri, "trials", "1x1 s0", tags, {})
     trial.finish("KILLED")
-    with pytest.raises(JobError, match="has no model yet: go on with it by glowctl ablate --resume abc"):
+    with pytest.raises(JobError, match=r"KILLED.*glowctl ablate --resume abc"):
         find_model(trial.run_id, uri, "trials")
-    with pytest.raises(JobError, match="is a trial of an ablation: go on by glowctl ablate --resume abc"):
+    with pytest.raises(JobError, match=r"trial.*glowctl ablate --resume abc"):
         prepare_resume(trial.run_id, {"tracking_uri": uri, "experiment": "trials"})
 
 
 def test_without_a_name_the_best_trial_of_the_newest_ablation_is_found(store):
-    """And not the newest of its trials. An ablation that was interrupted has not said yet which that is."""
+    """The newest trial is not taken. An ablation that was interrupted has no tag yet that names the best trial."""
     folder, uri, _ = store
     ablation = Record.start(uri, "ablations", "ablate digits", {"glow.job": "ablate"}, {})
     trials = []
@@ -108,10 +131,10 @@ def test_without_a_name_the_best_trial_of_the_newest_ablation_is_found(store):
     assert find_model(None, uri, "ablations").run_id == trials[1].run_id
 
 
-def test_an_address_that_holds_a_password_is_refused(store):
-    """Every evaluation would tell it: in its params, its spec and its name."""
+def test_an_address_with_a_password_is_refused(store):
+    """Every evaluation would publish it in its params, its spec and its name."""
     _, uri, _ = store
-    with pytest.raises(JobError, match=r"--model s3://KEY:\*\*\*@bucket/model holds a password"):
+    with pytest.raises(JobError, match=r"--model s3://KEY:\*\*\*@bucket/model .*password"):
         find_model("s3://KEY:SECRET@bucket/model", uri, "glow")
-    with pytest.raises(JobError, match=r"--output s3://KEY:\*\*\*@bucket/glow holds a password"):
+    with pytest.raises(JobError, match=r"--output s3://KEY:\*\*\*@bucket/glow .*password"):
         usable_output("s3://KEY:SECRET@bucket/glow")
