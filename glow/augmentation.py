@@ -1,4 +1,9 @@
-"""What training does to images and nothing else does."""
+"""Random changes of images in training: mirroring and mutation. Validation and scoring use the images as they are.
+
+Both are functions of (seed, image index) alone, so they do not depend on batches, processes or interruptions.
+
+Shapes: B images, C channels, H rows, W columns.
+"""
 
 from __future__ import annotations
 
@@ -11,32 +16,48 @@ __all__ = ["flip_half", "mutate"]
 
 
 def flip_half(images_BCHW: Tensor, indices_B: Tensor, seed: int) -> Tensor:
-    """The images, each mirrored left to right with probability 1/2.
+    """Mirror each image left to right with probability 1/2.
+
+    An image is mirrored if the first number of its `glow.dequantization.uniform_noise` is below 1/2.
 
     Args:
-        indices_B: (B,) int64, each image's index in its data set, on the images' device. It and `seed` alone decide
-            whether the image is mirrored: it is where the first number of its `uniform_noise` is below 1/2.
-        seed: another seed gives independent choices; one that noise is made of as well does not.
+        images_BCHW: (B, C, H, W) of any type.
+        indices_B: int64 (B,), each image's index in its data set, on the images' device.
+        seed: the random stream, such as `glow.streams.flip_stream` gives. Two seeds give independent choices. Do not
+            use the seed of the dequantization noise: the choices would depend on the noise.
+
+    Returns:
+        (B, C, H, W) of the same type, a new tensor.
+
+    Example:
+        >>> images = torch.tensor([[1, 2]], dtype=torch.uint8).expand(8, 1, 1, 2)
+        >>> flip_half(images, torch.arange(8), seed=-1)[:, 0, 0].tolist()
+        [[1, 2], [2, 1], [1, 2], [2, 1], [1, 2], [1, 2], [1, 2], [2, 1]]
     """
     return torch.where(uniform_noise(indices_B, (1, 1, 1), seed) < 0.5, images_BCHW.flip(3), images_BCHW)
 
 
 def mutate(images_BCHW: Tensor, indices_B: Tensor, rate: float, seed: int) -> Tensor:
-    """The images with some numbers replaced by any of the 256 values, each as likely.
+    """Replace a random share of the images' numbers by uniform random values from 0 to 255.
 
-    A model of such images learns what images have in common whatever they show: a background model (Ren et al. 2019,
-    section 4.1).
+    A model that is trained on mutated images learns the statistics that all images share, not what these images show: a
+    background model (Ren et al. 2019, "Likelihood Ratios for Out-of-Distribution Detection", section 4.1).
+
+    A number is replaced if its `glow.dequantization.uniform_noise` u is below the rate, by floor(256 u / rate).
 
     Args:
-        images_BCHW: uint8.
-        indices_B: (B,) int64, each image's index in its data set. It and `seed` alone decide what is replaced: the
-            numbers whose `uniform_noise` u is below the rate, by floor(256 u / rate).
-        rate: the share of the numbers that is replaced, from 0 to below 1.
-        seed: as of `flip_half`.
+        images_BCHW: uint8 (B, C, H, W).
+        indices_B: int64 (B,), each image's index in its data set, on the images' device.
+        rate: the expected share of the numbers that are replaced, from 0 to below 1.
+        seed: the random stream, such as `glow.streams.mutation_stream` gives. Two seeds give independent mutations.
+
+    Returns:
+        uint8 (B, C, H, W): a new tensor, or `images_BCHW` itself if the rate is 0.
 
     Example:
         >>> grey = torch.full((1, 1, 64, 64), 128, dtype=torch.uint8)
-        >>> round((mutate(grey, torch.zeros(1, dtype=torch.int64), 0.25, 0) != 128).double().mean().item(), 2)
+        >>> mutated = mutate(grey, torch.tensor([0]), rate=0.25, seed=0)
+        >>> round((mutated != grey).double().mean().item(), 2)
         0.25
     """
     if rate == 0:

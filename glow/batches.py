@@ -1,11 +1,15 @@
-"""Which images make up the batches of an epoch, and how they come to the device that trains.
+"""The batches of an epoch: which images they contain, in what order, and how they reach the device that trains.
 
-Images given as a tensor are shuffled as one. Of a packed data set (`glow.datasets.packed`), which may be read from a
-disk, blocks of neighbours are shuffled, and then the images of `WINDOW` blocks together, so that a disk reads pieces of
-many images, and so that 10 million images need no list of 10 million numbers. It is so also where its images are held
-in memory: the order does not depend on how much of that there is. Either order follows from one number.
+There are two kinds of order, and each follows from one number, its stream:
 
-Shapes: N images, B in a batch or a process's share of it.
+- The images of a tensor are shuffled all together.
+- A `LazyDataset`, such as a packed data set, may be read from a disk. There, blocks of `BLOCK` neighbours are shuffled,
+  and then the images of each `WINDOW` blocks in a row. So the disk reads runs of many images, and an epoch of 10
+  million images needs no list of 10 million numbers. The order is the same where all images fit into memory.
+
+`source_of` makes the source of images that `glow.training.Trainer` uses.
+
+Shapes: N images, B images in a batch or in one process's share of it, C channels, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -23,54 +27,88 @@ from glow.datasets.lazy import LazyDataset
 __all__ = ["BLOCK", "WINDOW", "Batch", "BlockOrder", "HeldImages", "ImageSource", "MappedImages", "source_of"]
 
 BLOCK = 256
-"""Images that stay neighbours until the blocks of a window are shuffled together."""
+"""Number of neighbouring images that an order moves as one block, before it shuffles the images of a window."""
 
 WINDOW = 64
-"""Blocks that are shuffled together: 16,384 images, 201 MB of 64x64 pixels in colour."""
+"""Number of blocks whose images are shuffled together: 16,384 images, 201 MB at 64x64 pixels in colour."""
 
 
 class Batch(NamedTuple):
-    """A process's share of a batch, on the device that trains."""
+    """One process's share of a batch, on the device that trains.
+
+    Example:
+        >>> batch = Batch(torch.arange(5), torch.zeros(5, 1, 8, 8, dtype=torch.uint8), labels_B=None)
+        >>> [len(part.images_BCHW) for part in batch.parts(2)]
+        [3, 2]
+    """
 
     indices_B: Tensor
-    """int64, positions in the data set."""
+    """int64 (B,), positions in the data set."""
     images_BCHW: Tensor
-    """uint8."""
+    """uint8 (B, C, H, W)."""
     labels_B: Tensor | None
+    """int64 (B,), or None if training uses no labels."""
 
     def parts(self, count: int) -> list[Batch]:
-        """The batch cut into at most so many parts, one after the other."""
+        """Cut the batch into at most `count` consecutive parts, each but the last of ceil(B / count) images."""
         cut = zip(self.indices_B.chunk(count), self.images_BCHW.chunk(count), strict=True)
         labels = iter(() if self.labels_B is None else self.labels_B.chunk(count))
         return [Batch(indices, images, next(labels, None)) for indices, images in cut]
 
 
 class Order(Protocol):
-    """The positions of N images in the order of an epoch."""
+    """The positions of N images in the order of an epoch: a tensor, or an object that computes slices of one."""
 
-    def __getitem__(self, chosen: slice) -> Tensor: ...
+    def __getitem__(self, chosen: slice) -> Tensor:
+        """Return the positions at a slice of the order, int64."""
 
 
 class ImageSource(Protocol):
-    """The images that are trained on. `index_device` is where their positions are best made."""
+    """The images of a training, as the training loop reads them.
+
+    Example:
+        Two batches, each read while the training uses the one before:
+
+        >>> source = source_of(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), None, torch.device("cpu"))
+        >>> order = source.order(stream=1)
+        >>> [len(batch.images_BCHW) for batch in source.batches([order[0:6], order[6:10]])]
+        [6, 4]
+    """
 
     @property
-    def index_device(self) -> torch.device: ...
+    def index_device(self) -> torch.device:
+        """The device on which positions should be made, so that they need not be copied."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Return N."""
 
     def order(self, stream: int) -> Order:
-        """The order of an epoch, which follows from `stream` alone."""
+        """Return the order of an epoch, which follows from `stream` alone."""
 
     def take(self, indices_B: Tensor) -> Batch:
-        """The images at these positions."""
+        """Return the images at these positions, on the device that trains."""
 
     def batches(self, shares: Iterable[Tensor]) -> Iterator[Batch]:
-        """The batches with these indices, one after the other."""
+        """Yield the batch of each tensor of positions, in their order."""
 
 
 def source_of(images: Tensor | LazyDataset, labels: Tensor | None, device: torch.device) -> ImageSource:
-    """Images as `glow.training.Trainer` takes them: on the device if they are held in memory, else where they lie."""
+    """Choose how training reads its images.
+
+    Args:
+        images: uint8 (N, C, H, W), or a data set. A tensor, and the images of a data set that holds them in memory, are
+            copied to the device as a whole; those of other data sets are read batch by batch.
+        labels: int64 (N,) if training uses labels, else None. A data set that is read batch by batch gives its own.
+        device: the device that trains.
+
+    Returns:
+        `HeldImages` or `MappedImages`.
+
+    Example:
+        >>> images, labels = torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10)
+        >>> source_of(images, labels, torch.device("cpu")).take(torch.tensor([7, 2])).labels_B
+        tensor([7, 2])
+    """
     if not isinstance(images, LazyDataset):
         return HeldImages(images, labels, device)
     if images.in_memory is not None:
@@ -79,7 +117,19 @@ def source_of(images: Tensor | LazyDataset, labels: Tensor | None, device: torch
 
 
 class HeldImages:
-    """Images that are on the device, all of them."""
+    """Images that are all on the device. See `ImageSource` for its methods.
+
+    Args:
+        images: uint8 (N, C, H, W), copied to the device unless they are there.
+        labels: int64 (N,), or None if training uses no labels.
+        device: the device that trains.
+        in_blocks: whether the order is a `BlockOrder`, as for `MappedImages`, in place of a shuffle of all.
+
+    Example:
+        >>> source = HeldImages(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), None, torch.device("cpu"))
+        >>> source.order(stream=1)[0:10].sort().values.tolist()
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    """
 
     def __init__(self, images: Tensor, labels: Tensor | None, device: torch.device, in_blocks: bool = False) -> None:
         self._in_blocks = in_blocks
@@ -88,45 +138,71 @@ class HeldImages:
 
     @property
     def index_device(self) -> torch.device:
+        """The device of the images."""
         return self._images.device
 
     def __len__(self) -> int:
         return len(self._images)
 
     def order(self, stream: int) -> Order:
+        """Return a shuffle of all N positions, or a `BlockOrder` if the images are ordered in blocks."""
         if self._in_blocks:
             return BlockOrder(len(self), stream)
         generator = torch.Generator().manual_seed(stream)
         return torch.randperm(len(self), generator=generator).to(self._images.device)
 
     def take(self, indices_B: Tensor) -> Batch:
+        """Return the images at these positions; the positions are copied to the device unless they are there."""
         indices_B = indices_B.to(self._images.device)
         return Batch(indices_B, self._images[indices_B], None if self._labels is None else self._labels[indices_B])
 
     def batches(self, shares: Iterable[Tensor]) -> Iterator[Batch]:
+        """Yield the batch of each tensor of positions, in their order."""
         return map(self.take, shares)
 
 
 class MappedImages:
-    """Images that are read from where they lie, the next batch while the last one is computed."""
+    """Images that are read from files or a memory map: a thread reads the next batch during the step on this one.
+
+    See `ImageSource` for its methods.
+
+    Args:
+        images: the data set.
+        labelled: whether batches contain labels.
+        device: the device that trains, to which each batch is copied.
+
+    Example:
+        >>> pixels = torch.arange(600, dtype=torch.int16).remainder(256).to(torch.uint8).view(600, 1, 1, 1)
+        >>> dataset = LazyDataset.held(pixels, torch.zeros(600, dtype=torch.int64))
+        >>> source = MappedImages(dataset, labelled=False, device=torch.device("cpu"))
+        >>> source.take(torch.tensor([5, 500])).images_BCHW.flatten()
+        tensor([  5, 244], dtype=torch.uint8)
+    """
 
     def __init__(self, images: LazyDataset, labelled: bool, device: torch.device) -> None:
         self._images, self._labelled, self._device = images, labelled, device
 
     @property
     def index_device(self) -> torch.device:
+        """The CPU, where the images are read."""
         return torch.device("cpu")
 
     def __len__(self) -> int:
         return len(self._images)
 
     def order(self, stream: int) -> BlockOrder:
+        """Return the order of an epoch, in blocks."""
         return BlockOrder(len(self), stream)
 
     def take(self, indices_B: Tensor) -> Batch:
+        """Read the images at these positions (int64 on the CPU) and copy them to the device.
+
+        Raises:
+            DatasetCorrupt: if a file cannot be decoded.
+        """
         images_BCHW = self._images.pick(indices_B)
         labels_B = self._images.labels[indices_B] if self._labelled else None
-        if self._device.type == "cuda":  # from pinned memory a copy does not wait for what the GPU is at
+        if self._device.type == "cuda":  # a copy from pinned memory does not wait for the GPU
             images_BCHW = images_BCHW.pin_memory()
         return Batch(
             indices_B.to(self._device),
@@ -135,6 +211,10 @@ class MappedImages:
         )
 
     def batches(self, shares: Iterable[Tensor]) -> Iterator[Batch]:
+        """Yield the batch of each tensor of positions, in their order, while a thread reads the next one.
+
+        Raises what `take` raises, where the batch would be yielded.
+        """
         with ThreadPoolExecutor(1, thread_name_prefix="images") as reader:
             following: Future[Batch] | None = None
             for share in shares:
@@ -148,12 +228,17 @@ class MappedImages:
 class BlockOrder:
     """A shuffle of N images that is computed window by window.
 
-    The blocks of `BLOCK` neighbours come in random order; the images of each `WINDOW` blocks in a row are shuffled
-    together. Where all images are in one window it is a shuffle of all.
+    The blocks of `BLOCK` neighbours come in random order, and the images of each `WINDOW` blocks in a row are shuffled
+    together. Up to BLOCK * WINDOW images are one window, so this is a uniform shuffle of all of them.
 
     Args:
         n: N.
-        stream: what the order follows from.
+        stream: the seed of the shuffle, not negative.
+
+    Example:
+        >>> order = BlockOrder(100_000, stream=1)
+        >>> len(order[0:128]), torch.equal(order[0:100_000].sort().values, torch.arange(100_000))
+        (128, True)
     """
 
     def __init__(self, n: int, stream: int) -> None:
@@ -166,7 +251,7 @@ class BlockOrder:
         self._window = lru_cache(maxsize=2)(self._shuffled)
 
     def __getitem__(self, chosen: slice) -> Tensor:
-        """int64: the positions of the images that come at these places of the order."""
+        """Return the positions (int64) at a slice of the order; the step of the slice is ignored."""
         start, stop, _ = chosen.indices(self._n)
         parts = [torch.empty(0, dtype=torch.int64)]
         begins = 0

@@ -1,6 +1,8 @@
-"""A model in a folder: weights in safetensors beside the config as JSON. No pickle is needed to read it.
+"""Checkpoints: folders with a model and, while it is trained, the state of its training.
 
-What training needs to go on (optimizer, schedule, counters) lies apart, in `STATE_FILE`, and can be deleted.
+A model is two files, the weights in `WEIGHTS_FILE` (safetensors) and the config in `CONFIG_FILE` (JSON), which can be
+read without pickle. The state from which training continues (optimizer, counters, and with an average the trained
+weights) is a third file, `STATE_FILE`; the model does not need it.
 """
 
 from __future__ import annotations
@@ -31,19 +33,53 @@ __all__ = [
 ]
 
 WEIGHTS_FILE = "model.safetensors"
+"""Name of the file with parameters and buffers, by their names in `Glow.state_dict`."""
+
 CONFIG_FILE = "config.json"
+"""Name of the file with the fields of the `GlowConfig`."""
+
 STATE_FILE = "training_state.pt"
+"""Name of the file with the state of the training, written by `torch.save`."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint cannot be written, or is missing, damaged, or of another model; one sentence for the user."""
+    """A checkpoint cannot be written, or is missing, damaged, or of another model.
+
+    Attributes:
+        code: "checkpoint-unwritable", "checkpoint-missing", "checkpoint-damaged", "checkpoint-of-another-model" or
+            "training-state-missing".
+
+    Example:
+        >>> try:
+        ...     load_checkpoint("no/such/folder")
+        ... except CheckpointError as error:
+        ...     print(error.code)
+        checkpoint-missing
+    """
 
 
 def save_checkpoint(model: Glow, folder: str | Path) -> Path:
-    """Writes the weights and the config of `model` into `folder`, which is made if need be.
+    """Write the weights and the config of a model into a folder.
+
+    Args:
+        model: the model, on any device.
+        folder: made if it does not exist. Files of an earlier checkpoint in it are replaced.
+
+    Returns:
+        The folder.
 
     Raises:
-        CheckpointError: if it cannot be written, as on a full disk.
+        CheckpointError: if the files cannot be written, as on a full disk.
+
+    Example:
+        >>> import tempfile
+        >>> model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4))
+        >>> with tempfile.TemporaryDirectory() as scratch:
+        ...     folder = save_checkpoint(model, scratch)
+        ...     print(sorted(file.name for file in folder.iterdir()))
+        ...     print(load_checkpoint(folder).config == model.config)
+        ['config.json', 'model.safetensors']
+        True
     """
     folder = Path(folder)
     with _written(folder):
@@ -54,43 +90,97 @@ def save_checkpoint(model: Glow, folder: str | Path) -> Path:
 
 
 def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> Glow:
-    """The model that `save_checkpoint` wrote.
+    """Load the model that `save_checkpoint` or `glow.training.Trainer.save` wrote.
+
+    Args:
+        folder: the checkpoint.
+        device: where the model will be.
+
+    Returns:
+        The model, with float32 weights.
 
     Raises:
-        CheckpointError: if files are missing or damaged, or the weights are not of the config's model.
+        CheckpointError: if files are missing or damaged, or the weights do not fit the config.
+
+    Example:
+        >>> import tempfile
+        >>> model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4))
+        >>> image, noise = torch.zeros(1, 1, 4, 4, dtype=torch.uint8), torch.full((1, 1, 4, 4), 0.5)
+        >>> with tempfile.TemporaryDirectory() as scratch:
+        ...     loaded = load_checkpoint(save_checkpoint(model, scratch))
+        >>> bool(loaded.log_prob(image, noise_BCHW=noise) == model.log_prob(image, noise_BCHW=noise))
+        True
     """
     folder = Path(folder)
     try:
         config = GlowConfig.from_dict(json.loads((folder / CONFIG_FILE).read_text()))
     except FileNotFoundError:
-        raise CheckpointError(f"no checkpoint in {folder}: {CONFIG_FILE} is missing") from None
+        raise _missing(folder, CONFIG_FILE) from None
     except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder / CONFIG_FILE} is not a Glow config: {error}") from None
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE} is not the config of a Glow ({error})",
+            remedy="use another checkpoint",
+            code="checkpoint-damaged",
+        ) from None
     model = Glow(config)
     load_weights(model, folder)
     return model.to(device)
 
 
 def load_weights(model: Glow, folder: str | Path) -> None:
-    """Loads the weights in `folder` into `model`, in place. Raises CheckpointError as `load_checkpoint` does."""
+    """Load the weights of a checkpoint into a model, in place.
+
+    Args:
+        model: a model of the config that the weights were saved with, on any device.
+        folder: the checkpoint; its config is not read.
+
+    Raises:
+        CheckpointError: if the weights are missing, damaged, or do not fit the model.
+
+    Example:
+        >>> import tempfile
+        >>> first, second = (Glow(GlowConfig((1, 4, 4), levels=1, depth=1, width=4, seed=seed)) for seed in (1, 2))
+        >>> with tempfile.TemporaryDirectory() as scratch:
+        ...     load_weights(second, save_checkpoint(first, scratch))
+        >>> all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+        True
+    """
     path = Path(folder) / WEIGHTS_FILE
     try:
         weights = load_file(path)
     except FileNotFoundError:
-        raise CheckpointError(f"no checkpoint in {folder}: {WEIGHTS_FILE} is missing") from None
+        raise _missing(folder, WEIGHTS_FILE) from None
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged ({error}): use another checkpoint") from None
+        raise CheckpointError(
+            f"{path} is damaged ({error})", remedy="use another checkpoint", code="checkpoint-damaged"
+        ) from None
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
-        raise CheckpointError(f"the weights in {path} are of another model than its config: {first}") from None
+        raise CheckpointError(
+            f"the weights in {path} do not fit the model's config ({first})",
+            remedy="use another checkpoint",
+            code="checkpoint-of-another-model",
+        ) from None
 
 
 def save_training_state(state: dict[str, Any], folder: str | Path) -> None:
-    """Writes what `Trainer` needs to go on: tensors, numbers and strings in dicts and lists.
+    """Write the state of a training into the folder of a checkpoint.
 
-    Raises CheckpointError as `save_checkpoint` does.
+    Args:
+        state: tensors, numbers and strings in dicts and lists, as `glow.training.Trainer.save` collects them.
+        folder: an existing folder.
+
+    Raises:
+        CheckpointError: if the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_training_state({"epoch": 3}, folder)
+        ...     print(load_training_state(folder))
+        {'epoch': 3}
     """
     with _written(Path(folder)):
         torch.save(state, Path(folder) / STATE_FILE)
@@ -98,29 +188,82 @@ def save_training_state(state: dict[str, Any], folder: str | Path) -> None:
 
 @contextmanager
 def _written(folder: Path) -> Iterator[None]:
-    """One error for what the three writers raise: OSError, SafetensorError, and torch's RuntimeError."""
+    """Turn the errors of all writers into one kind: OSError, SafetensorError, and torch's RuntimeError."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise CheckpointError(f"the checkpoint {folder} cannot be written ({reason}): is the disk full?") from error
+        raise CheckpointError(
+            f"the checkpoint {folder} cannot be written ({reason})",
+            remedy="free some space if the disk is full, or write to another folder",
+            code="checkpoint-unwritable",
+        ) from error
+
+
+def _missing(folder: str | Path, file: str) -> CheckpointError:
+    return CheckpointError(
+        f"there is no checkpoint in {folder} ({file} is missing)",
+        remedy=f"use a folder that contains {CONFIG_FILE} and {WEIGHTS_FILE}",
+        code="checkpoint-missing",
+    )
 
 
 def load_training_state(folder: str | Path) -> dict[str, Any]:
-    """What `save_training_state` wrote, on the CPU. Raises CheckpointError if it is missing or damaged."""
+    """Load the state that `save_training_state` wrote, with its tensors on the CPU.
+
+    Args:
+        folder: the checkpoint.
+
+    Returns:
+        The state.
+
+    Raises:
+        CheckpointError: if the file is missing or damaged.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_training_state({"weights": torch.ones(3)}, folder)
+        ...     print(load_training_state(folder)["weights"])
+        tensor([1., 1., 1.])
+    """
     path = Path(folder) / STATE_FILE
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(
-            f"{folder} holds a model but not the state of its training: {STATE_FILE} is missing"
+            f"{folder} does not contain the state of a training ({STATE_FILE} is missing)",
+            remedy="use another checkpoint, or start a new training",
+            code="training-state-missing",
         ) from None
-    except Exception as error:  # torch raises whatever its unpickler met
-        raise CheckpointError(f"{path} is damaged ({type(error).__name__}): use another checkpoint") from None
+    except Exception as error:  # torch and its unpickler raise many types, depending on where the damage is
+        raise CheckpointError(
+            f"{path} is damaged ({type(error).__name__})", remedy="use another checkpoint", code="checkpoint-damaged"
+        ) from None
 
 
 def digest_of(folder: Path) -> str:
-    """16 hex digits of the weights and the config of a checkpoint."""
+    """Compute a digest of a checkpoint's config and weights, which identifies the model.
+
+    Args:
+        folder: the checkpoint.
+
+    Returns:
+        The first 16 hexadecimal digits of the SHA-256 of both files.
+
+    Raises:
+        FileNotFoundError: if one of them is missing.
+
+    Example:
+        >>> import tempfile
+        >>> digests = set()
+        >>> for bits in (5, 8, 8):
+        ...     with tempfile.TemporaryDirectory() as scratch:
+        ...         model = Glow(GlowConfig((1, 4, 4), levels=1, depth=1, width=4, bits=bits))
+        ...         digests.add(digest_of(save_checkpoint(model, scratch)))
+        >>> len(digests)
+        2
+    """
     digest = hashlib.sha256()
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         digest.update((folder / file).read_bytes())

@@ -1,4 +1,9 @@
-"""uint8 images to the real numbers that a flow has a density for, and back."""
+"""Conversion of uint8 images to the real numbers for which a flow has a density, and back.
+
+A model of `bits` bits sees each value k from 0 to 255 as its bin floor(k / 2**(8 - bits)), one of 2**bits.
+
+Shapes: B images, C channels, H rows, W columns.
+"""
 
 from __future__ import annotations
 
@@ -7,45 +12,93 @@ from torch import Tensor
 
 __all__ = ["dequantize", "quantize", "reduced", "uniform_noise"]
 
-# SplitMix64 (Steele, Lea & Flood 2014): a counter goes in, 64 well-mixed bits come out, on any device, in any order.
+# The constants of SplitMix64 (Steele, Lea & Flood 2014). It turns a counter into 64 well-mixed bits, so that devices
+# and processes can make the noise of any pixel in any order.
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 def dequantize(images_BCHW: Tensor, noise_BCHW: Tensor, bits: int = 8) -> Tensor:
-    """x = (floor(k / 2**(8 - bits)) + u) / 2**bits - 1/2, a float tensor of the noise's type in [-0.5, 0.5].
+    """Add noise to the bins of uint8 images, and scale them to [-0.5, 0.5].
 
-    Kingma & Dhariwal (2018, section 6) train on 5 bits a channel. The images are not changed.
+    x = (floor(k / 2**(8 - bits)) + u) / 2**bits - 1/2, after Theis et al. (2016, "A note on the evaluation of
+    generative models", section 3.1). Kingma & Dhariwal (2018) use 5 bits for CelebA-HQ.
+
+    Args:
+        images_BCHW: uint8 (B, C, H, W), the values k.
+        noise_BCHW: float (B, C, H, W), the noise u in [0, 1).
+        bits: from 1 to 8.
+
+    Returns:
+        (B, C, H, W) of the noise's type.
+
+    Raises:
+        ValueError: if the images are not uint8.
+
+    Example:
+        >>> images = torch.tensor([0, 64, 255], dtype=torch.uint8)
+        >>> dequantize(images, torch.full((3,), 0.5), bits=1)
+        tensor([-0.2500, -0.2500,  0.2500])
     """
     if images_BCHW.dtype != torch.uint8:
-        raise ValueError(f"images must be uint8, 0 to 255, not {images_BCHW.dtype}")
+        raise ValueError(f"images must be uint8, from 0 to 255, not {images_BCHW.dtype}")
     return ((images_BCHW >> (8 - bits)).to(noise_BCHW.dtype) + noise_BCHW) / 2**bits - 0.5
 
 
 def quantize(x_BCHW: Tensor, bits: int = 8) -> Tensor:
-    """The uint8 image whose bin holds x, clipped to the bins that there are; what is not a number becomes 0.
+    """Convert real numbers to the uint8 images whose bins they lie in.
 
-    Of the 2**(8 - bits) values in a bin this is the lowest, so that it undoes `dequantize` up to `reduced`.
+    k = 2**(8 - bits) * floor((x + 1/2) * 2**bits), the lowest value of the bin. So this undoes `dequantize`, except
+    that the low 8 - bits bits become 0, as by `reduced`.
+
+    Args:
+        x_BCHW: float (B, C, H, W). Numbers below -0.5 count to the first bin, those of 0.5 and more to the last one,
+            and NaN to the first.
+        bits: from 1 to 8.
+
+    Returns:
+        uint8 (B, C, H, W).
+
+    Example:
+        >>> quantize(torch.tensor([-0.25, 0.25, 7.0, torch.nan]), bits=1)
+        tensor([  0, 128, 128,   0], dtype=torch.uint8)
     """
     bins = 2**bits
     return ((x_BCHW + 0.5) * bins).floor().nan_to_num(0.0).clamp(0, bins - 1).to(torch.uint8) << (8 - bits)
 
 
 def reduced(images: Tensor, bits: int) -> Tensor:
-    """uint8 images as a model of `bits` bits sees them: with the other, low bits at 0."""
+    """Set the low 8 - bits bits of uint8 images to 0, as a model of `bits` bits sees them.
+
+    Example:
+        >>> reduced(torch.tensor([7, 8, 255], dtype=torch.uint8), bits=5)
+        tensor([  0,   8, 248], dtype=torch.uint8)
+    """
     return images >> (8 - bits) << (8 - bits)
 
 
 def uniform_noise(indices_B: Tensor, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
-    """Noise u in [0, 1) that depends on nothing but (seed, image index, pixel).
+    """Make uniform noise u in [0, 1) that depends on nothing but (seed, image index, pixel).
+
+    So an image has the same noise in every batch, order, process and device, and with it the same likelihood. With
+    mix = SplitMix64 in 64-bit arithmetic and g its increment, pixel p of image i has
+    u = (mix(mix(mix(seed) + i) + p g) >> 40) / 2**24.
 
     Args:
-        indices_B: (B,) int64, each image's index in its data set; the noise is made on this tensor's device.
+        indices_B: int64 (B,), each image's index in its data set; the noise is made on this tensor's device.
         shape: (C, H, W) of one image.
-        seed: another seed gives independent noise.
+        seed: two seeds give independent noise.
 
     Returns:
-        (B, C, H, W) float32: the same for an image in any batch, order, process or device.
+        float32 (B, C, H, W), multiples of 2**-24.
+
+    Example:
+        >>> uniform_noise(torch.tensor([0, 1]), (1, 1, 2))
+        tensor([[[[0.1387, 0.9711]]],
+        <BLANKLINE>
+                [[[0.5804, 0.1644]]]])
+        >>> uniform_noise(torch.tensor([1]), (1, 1, 2))
+        tensor([[[[0.5804, 0.1644]]]])
     """
     channels, height, width = shape
     pixels = torch.arange(channels * height * width, device=indices_B.device)
@@ -62,10 +115,10 @@ def _mix(counter: Tensor) -> Tensor:
 
 
 def _logical_shift(x: Tensor, bits: int) -> Tensor:
-    """x >> bits with zeros shifted in; int64 shifts in copies of the sign."""
+    """Shift zeros in from the left; the shift of int64 tensors copies the sign bit."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _signed(word: int) -> int:
-    """The int64 with the bits of an unsigned 64-bit word."""
+    """Return the int64 that has the bits of an unsigned 64-bit word."""
     return word - (1 << 64) if word >= 1 << 63 else word

@@ -1,4 +1,8 @@
-"""The few collective operations that training needs. In a single process they do nothing."""
+"""The few collective operations that training needs.
+
+They use the process group of `torch.distributed` if one is initialized. Without one they behave as in a group of a
+single process, so that callers need not ask.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +17,41 @@ def _joined() -> bool:
 
 
 def rank() -> int:
+    """Return the number of this process in its group, from 0; 0 without a group.
+
+    Example:
+        >>> rank()
+        0
+    """
     return dist.get_rank() if _joined() else 0
 
 
 def world_size() -> int:
+    """Return the number of processes in the group; 1 without a group.
+
+    Example:
+        >>> world_size()
+        1
+    """
     return dist.get_world_size() if _joined() else 1
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """The sum of `x` over all processes, in place, on every process."""
+    """Sum a tensor over all processes, in place.
+
+    Every process of the group must call this function, with a tensor of the same shape and type.
+
+    Args:
+        x: a tensor on a device that the group's backend supports. It is overwritten by the sum.
+
+    Returns:
+        `x` itself, with the same sum in every process.
+
+    Example:
+        >>> import torch
+        >>> all_reduce_sum(torch.tensor([1.0, 2.0]))
+        tensor([1., 2.])
+    """
     if world_size() > 1:
         dist.all_reduce(x)
     return x

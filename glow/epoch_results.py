@@ -1,4 +1,4 @@
-"""What training reports: about a step, about an epoch, and the sums behind both."""
+"""The results that training reports: for a step, for an epoch, and the sums from which both are computed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ __all__ = ["EpochResult", "StepFigures", "StepResult"]
 
 @dataclass(frozen=True)
 class StepResult:
-    """How far an epoch has got, reported about once per second.
+    """The progress of an epoch, reported about once per second.
 
     Attributes:
         epoch: the epoch, counted from 1.
         step: the last finished step of that epoch, counted from 1.
         steps: number of steps per epoch.
         images_per_second: speed of this epoch so far, over all processes.
-        train_bits_per_dim: mean over this process's images of the epoch so far.
+        train_bits_per_dim: mean over this process's images of the epoch so far, in bits per dimension; NaN if every
+            step was skipped.
+
+    Example:
+        >>> told = StepResult(epoch=1, step=5, steps=20, images_per_second=900.0, train_bits_per_dim=3.7)
+        >>> f"{told.step / told.steps:.0%} of epoch {told.epoch}"
+        '25% of epoch 1'
     """
 
     epoch: int
@@ -31,7 +37,9 @@ class StepResult:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """The figures of a finished epoch. Means are over all processes; bits/dim are at the model's image size.
+    """The figures of a finished epoch.
+
+    Means are over all processes. Bits per dimension refer to the model's image size, so padding counts.
 
     Attributes:
         epoch: the epoch, counted from 1.
@@ -43,7 +51,8 @@ class EpochResult:
         gradient_norm: mean L2 norm over the epoch's steps, before clipping.
         learning_rate: the rate of the epoch's last step.
         skipped_steps: steps skipped since the start of training because their gradient was not finite.
-        seconds: duration of the epoch, validation included.
+        seconds: duration of the epoch in this process, validation included. After a resumption inside the epoch, only
+            the part since then.
 
     Example:
         >>> result = EpochResult(1, 20, 3.5, 3.6, 900.0, 2.0, 1e-3, 0, 5.0)
@@ -62,15 +71,24 @@ class EpochResult:
     seconds: float
 
     def to_dict(self) -> dict[str, float]:
-        """Return the fields as a dictionary, by name."""
+        """Return the fields as a dictionary from name to value."""
         return asdict(self)
 
 
 class StepFigures(NamedTuple):
-    """What one step adds to an epoch's sums, or those sums: scalar float64 tensors.
+    """The terms that one step adds to an epoch's sums, or those sums: scalar float64 tensors.
 
-    They travel stacked into one tensor in this order, so that adding a step is one operation and does not wait for the
+    They are stacked into one tensor in this order, so that adding a step is one operation and does not wait for the
     GPU. The first two differ between processes; the others are equal in all of them.
+
+    Example:
+        >>> import torch
+        >>> sums = torch.zeros(4)
+        >>> for step in (StepFigures(*torch.tensor([7.0, 2, 0.5, 1])), StepFigures(*torch.tensor([5.0, 2, 0.3, 1]))):
+        ...     sums += torch.stack(step)
+        >>> so_far = StepFigures(*sums)
+        >>> (so_far.bits_per_dim / so_far.images).item()
+        3.0
     """
 
     bits_per_dim: Tensor

@@ -1,4 +1,7 @@
-"""The base class of errors that a user can meet, and the advice that their messages share."""
+"""The base class of errors that a user can meet, and the advice that several messages share.
+
+Import `UserError` to catch every error of the library that the user can put right, or to define another one.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,19 @@ from typing import ClassVar
 
 __all__ = ["DOWNLOAD_ADVICE", "SHAPE_ADVICE", "SIDES_ADVICE", "SMALLER_ADVICE", "UserError"]
 
-# Advice in messages, in words of the library. A program with flags of its own can replace it.
+# These clauses name arguments of the library. They are constants so that a program with flags can find them in a
+# message and replace them by its flags.
 DOWNLOAD_ADVICE = "load with download=True"
-SHAPE_ADVICE = "load with an image_shape of their channels and one size"
+"""The remedy for files that are not on this machine."""
+
+SHAPE_ADVICE = "load with image_shape=(channels, height, width), to which all images are resized"
+"""The remedy for images of different sizes."""
+
 SIDES_ADVICE = "load with an image_shape whose sides are multiples of"
+"""The remedy for sides that cannot be halved often enough; a number follows."""
+
 SMALLER_ADVICE = "load with a smaller image_shape"
+"""The remedy for patches that are larger than the photograph they are cut from."""
 
 
 class UserError(Exception):
@@ -25,7 +36,11 @@ class UserError(Exception):
         code: the name of this kind of error, such as "run-not-found", for scripts and tests.
 
     Attributes:
-        exit_code: 1 if something failed, 2 if what was asked for is wrong.
+        exit_code: the exit status of a program that ends with this error: 1 if something failed, 2 if the request
+            itself is wrong.
+        problem: the argument `problem`.
+        remedy: the argument `remedy`.
+        code: the argument `code`.
 
     Example:
         >>> error = UserError("a.png is 7x9", remedy="crop it to 8x8", code="image-shape")

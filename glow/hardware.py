@@ -1,4 +1,7 @@
-"""What the device at hand can do, asked of the device and of this version of torch."""
+"""The abilities of a device under the installed version of torch.
+
+Training asks here for the fastest precision and for whether the fused optimizer can be used.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,48 @@ __all__ = ["hardware_precision", "skips_when_told"]
 
 
 def hardware_precision(device: torch.device) -> Precision:
-    """bf16 where the hardware multiplies in it, else float32 (emulated bf16 is slower than float32)."""
+    """Return the fastest precision for the coupling networks on a device.
+
+    This is bf16 if the hardware multiplies in bf16 (GPUs since NVIDIA's Ampere; CPUs with AVX-512 BF16), else float32:
+    emulated bf16 is slower than float32.
+
+    Args:
+        device: the device; devices that are neither a CPU nor a CUDA GPU get float32.
+
+    Returns:
+        ``"bf16"`` or ``"float32"``.
+
+    Example:
+        >>> hardware_precision(torch.device("cpu")) in ("bf16", "float32")
+        True
+    """
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "float32"
 
 
 def _cpu_multiplies_bf16() -> bool:
-    if hasattr(torch.cpu, "get_capabilities"):  # torch 2.13 has it
+    if hasattr(torch.cpu, "get_capabilities"):  # since torch 2.13; older versions have only the private function
         return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
 
 
 def skips_when_told(optimizer: type[torch.optim.Optimizer], device: torch.device) -> bool:
-    """Whether the fused optimizer leaves a step out that it is told to, tried on a single number.
+    """Return whether a fused optimizer skips the step if its attribute `found_inf` is 1, by one step of one weight.
 
-    torch does not document `found_inf`. A version that reads another name would take steps on gradients that are not
-    finite, and so the one that cannot be told is not used.
+    `torch.amp.GradScaler` sets this attribute, but torch does not document it. A version of torch that reads another
+    name would take steps on gradients that are not finite, so training uses the fused optimizer only after this test.
+
+    Args:
+        optimizer: a class of optimizers with an argument `fused`, such as `torch.optim.Adam`.
+        device: where the weight is.
+
+    Returns:
+        True if the weight did not move.
+
+    Example:
+        >>> skips_when_told(torch.optim.Adam, torch.device("cpu"))
+        True
     """
     weight = nn.Parameter(torch.zeros(1, device=device))
     weight.grad = torch.ones_like(weight)

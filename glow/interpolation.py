@@ -1,4 +1,7 @@
-"""Between two images, through the latents of every level."""
+"""Interpolation between images through their latents in all levels.
+
+Shapes: P pairs of images, S images per pair, C channels, H rows, W columns.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,28 @@ from glow.model import Glow
 __all__ = ["Interpolation", "Mode", "interpolate"]
 
 Mode = Literal["linear", "slerp"]
+"""The path between two latents: a straight line, or an arc (spherical linear interpolation)."""
 
 
 @dataclass(frozen=True)
 class Interpolation:
-    """P pairs of images and S images between each.
+    """The images on the paths between P pairs of images.
 
-    Args:
-        images: uint8 (P, S, C, H, W).
-        end_error: (P,) the largest difference between the ends and the real images, before rounding, in grey levels of
-            the model's 2**bits; infinite if an end is not finite. Below 0.5 the ends are the real images, reduced to
-            the model's bits.
-        non_finite: how many of the images have a pixel that is not finite (drawn black, or white if it is infinity).
+    Attributes:
+        images: uint8 (P, S, C, H, W); the first and the last of each row are the ends.
+        end_error: float (P,), the largest difference between a pixel of the decoded ends and of the real images, before
+            rounding, in grey levels, of which the model has 2**bits; infinite if an end is not finite. Below 0.5 the
+            ends equal the real images, reduced to the model's bits.
+        non_finite: number of the images with a pixel that is not finite. Such a pixel is white if it is infinity, else
+            black.
+
+    Example:
+        >>> from glow import GlowConfig
+        >>> model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4))
+        >>> images = torch.arange(64, dtype=torch.uint8).view(4, 1, 4, 4)
+        >>> result = interpolate(model, images[:2], images[2:], steps=5)
+        >>> bool((result.end_error < 0.5).all()), result.non_finite
+        (True, 0)
     """
 
     images: Tensor
@@ -37,31 +50,52 @@ class Interpolation:
 def interpolate(
     model: Glow, start_PCHW: Tensor, end_PCHW: Tensor, steps: int = 10, mode: Mode = "linear"
 ) -> Interpolation:
-    r"""Decodes points between the latents of two images, in all levels at once, ends included.
+    r"""Decode evenly spaced points between the latents of two images, in all levels at once.
 
-    ``linear``: :math:`(1 - t) z_0 + t z_1`. ``slerp``, in each level: :math:`(\sin((1 - t) \theta) z_0 +
-    \sin(t \theta) z_1) / \sin \theta` with :math:`\theta` the angle between the two (Shoemake 1985), which keeps to the
-    distance from the origin at which Gaussian latents lie.
+    At :math:`t = 0, \dots, 1` the latent of each level is
 
-    An image enters as the middle of its bins, u = 1/2, so that its end survives an inverse that is exact to half a grey
-    level.
+    - ``linear``: :math:`(1 - t) z_0 + t z_1`;
+    - ``slerp``: :math:`(\sin((1 - t) \theta) z_0 + \sin(t \theta) z_1) / \sin \theta` with the angle :math:`\theta`
+      between :math:`z_0` and :math:`z_1` (Shoemake 1985, "Animating rotation with quaternion curves"). It keeps the
+      distance from the origin at which Gaussian latents lie. Parallel latents are interpolated linearly.
+
+    An image is encoded at the middle of its bins, u = 1/2. So the ends are the real images wherever the inverse is
+    exact to half a grey level.
 
     Args:
-        start_PCHW, end_PCHW: uint8.
-        steps: images a row, both ends counted.
+        model: the flow, on any device.
+        start_PCHW: uint8 (P, C, H, W), the images at t = 0.
+        end_PCHW: uint8 (P, C, H, W), the images at t = 1.
+        steps: S, the number of images per pair, both ends included; at least 2.
+        mode: the path between two latents.
+
+    Returns:
+        The images and the errors of their ends, on the CPU.
 
     Raises:
-        ValueError: for fewer than two steps, an unknown mode, or images that are not the model's.
+        ValueError: for fewer than two steps, an unknown mode, unequal numbers of images, or images of another type or
+            shape than the model's.
+
+    Example:
+        >>> from glow import GlowConfig
+        >>> model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4))
+        >>> black, grey = torch.zeros(1, 1, 4, 4, dtype=torch.uint8), torch.full((1, 1, 4, 4), 100, dtype=torch.uint8)
+        >>> interpolate(model, black, grey, steps=5).images[0, :, 0, 0, 0]
+        tensor([  0,  25,  50,  75, 100], dtype=torch.uint8)
     """
     if steps < 2:
-        raise ValueError(f"steps counts both ends, so it is at least 2, not {steps}")
+        raise ValueError(f"steps includes both ends, so it must be at least 2, not {steps}")
     if mode not in ("linear", "slerp"):
         raise ValueError(f"mode must be linear or slerp, not {mode!r}")
     for images in (start_PCHW, end_PCHW):
         if tuple(images.shape[1:]) != model.config.image_shape:
-            raise ValueError(f"this Glow takes images of {model.config.image_shape}, not {tuple(images.shape[1:])}")
+            raise ValueError(
+                f"this Glow takes images of shape {model.config.image_shape}, not {tuple(images.shape[1:])}"
+            )
     if len(start_PCHW) != len(end_PCHW):
-        raise ValueError(f"each start needs an end: there are {len(start_PCHW)} and {len(end_PCHW)}")
+        raise ValueError(
+            f"there are {len(start_PCHW)} first images but {len(end_PCHW)} last ones: pass one of each per pair"
+        )
     real_2PCHW = torch.stack([start_PCHW, end_PCHW]).to(model.device)
     middle_2PCHW = torch.full(real_2PCHW.shape, 0.5, dtype=model.dtype, device=model.device)
     x_2PCHW = dequantize(real_2PCHW, middle_2PCHW, model.config.bits)
@@ -88,6 +122,6 @@ def _between(z_0: Tensor, z_1: Tensor, t: float, mode: Mode) -> Tensor:
     cosine = torch.nn.functional.cosine_similarity(flat_0, flat_1, dim=1).clamp(-1, 1)
     angle = cosine.acos().view(-1, 1, 1, 1)
     sine = angle.sin()
-    # Latents that point the same way, or opposite ways, span no arc.
+    # Latents of equal or opposite direction, and those of norm 0, determine no arc.
     arc = ((1 - t) * angle).sin() / sine * z_0 + (t * angle).sin() / sine * z_1
     return torch.where(sine.abs() > 1e-4, arc, (1 - t) * z_0 + t * z_1)

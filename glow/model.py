@@ -1,6 +1,9 @@
-"""Glow: levels of flow steps over the layers, and the likelihoods and samples that they give.
+"""The Glow model: levels made of steps of flow, and the likelihoods and samples that they give.
 
-Shapes: B images, C channels, H height, W width, D = C * H * W dimensions.
+Most users need `Glow` alone: it scores, samples, encodes and decodes images. Train it with `glow.training`.
+
+Shapes: B images, C channels, H rows, W columns, D = C * H * W dimensions, L levels, K steps of flow per level or, in
+the top prior, K classes.
 """
 
 from __future__ import annotations
@@ -39,15 +42,16 @@ from glow.reversible import reversible_steps
 __all__ = ["Glow", "Precision"]
 
 Precision = Literal["float32", "bf16"]
+"""The type in which the coupling networks compute."""
 
 LOGIT_ALPHA = 0.001
-"""See `glow.layers.Logit`. It saves 0.4 bits/dim of MNIST against the 0.05 of Dinh et al. (2017): docs/models.md."""
+"""The alpha of `glow.layers.Logit`. On MNIST it saves 0.4 bits/dim over Dinh et al.'s (2017) 0.05: docs/models.md."""
 
 
 class Step(nn.Module):
     """One step of flow: ActNorm -> channel permutation -> coupling (Kingma & Dhariwal 2018, figure 2a).
 
-    `Level` computes the first two of all its steps together.
+    `Level` computes ActNorm and permutation of all its steps together, so this class has no forward.
     """
 
     def __init__(self, channels: int, config: GlowConfig, generator: torch.Generator) -> None:
@@ -57,17 +61,22 @@ class Step(nn.Module):
         self.coupling = CouplingLayer(channels, config.width, config.coupling, config.scale)
 
     def initialize(self, x_BCHW: Tensor) -> Tensor:
+        """Initialize the ActNorm from a batch, and return the batch's output."""
         return self.coupling(self.permutation(self.actnorm.initialize(x_BCHW))[0])[0]
 
 
 class Level(Layer):
-    """One scale: squeeze, then K steps (Kingma & Dhariwal 2018, figure 2b): (B, C, H, W) -> (B, 4C, H/2, W/2).
+    """One scale of a Glow: a squeeze, then K steps of flow (Kingma & Dhariwal 2018, figure 2b).
 
-    `split` is the split at its end, None at the top level. With `reversible` set its steps keep no activations for the
-    gradient.
+    (B, C, H, W) -> (B, 4C, H/2, W/2).
+
+    Attributes:
+        split: the split at the end of the level, which `Glow` applies; None at the top level.
+        reversible: whether the steps compute their activations again for the gradient, in place of storing them.
     """
 
     steps: Sequence[Step]
+    """The K steps, in forward order."""
 
     def __init__(self, channels: int, config: GlowConfig, is_top: bool, generator: torch.Generator) -> None:
         super().__init__()
@@ -78,6 +87,7 @@ class Level(Layer):
         self.reversible = False
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the output (B, 4C, H/2, W/2), before the split, and the log-det (B,) in nats."""
         x_BCHW, log_det_B = self.squeeze(x_BCHW)
         x_BCHW = as_planes(x_BCHW)
         matrices, offsets, log_det_K = mixing(self._stages())
@@ -94,6 +104,7 @@ class Level(Layer):
         return x_BCHW, log_det_B
 
     def inverse(self, z_BCHW: Tensor) -> Tensor:
+        """Return the input (B, C, H, W) whose output is `z_BCHW` (B, 4C, H/2, W/2)."""
         z_BCHW = as_planes(z_BCHW)
         matrices, offsets = self._unmixing(z_BCHW.dtype)
         for step, matrix, offset in zip(reversed(self.steps), matrices.flip(0), offsets.flip(0), strict=True):
@@ -101,6 +112,7 @@ class Level(Layer):
         return self.squeeze.inverse(z_BCHW)
 
     def initialize(self, x_BCHW: Tensor) -> Tensor:
+        """Initialize every ActNorm from a batch, and return the batch's output."""
         x_BCHW = self.squeeze.initialize(x_BCHW)
         for step in self.steps:
             x_BCHW = step.initialize(x_BCHW)
@@ -115,15 +127,15 @@ class Level(Layer):
 
 @dataclass(frozen=True)
 class LogProbTerms:
-    r"""What the log-likelihood of B images under a Glow of L levels is made of, in nats.
+    r"""The terms whose sum is the log-likelihood of B images under a Glow of L levels, in nats of real-valued images.
 
-    Args:
-        input_log_det_B: the log-det of the dequantisation and of the input's transform.
-        log_det_BL: the log-det of each level's steps.
-        log_prior_BL: log p(z) of each level, the top one last.
-        standardized: for each level :math:`\epsilon = (z - \mu) / \sigma`, (B, C, H, W), under the level's prior.
-            Of an image from the model these are independent standard normal numbers. A class-conditional model that is
-            given no labels takes the prior of the most probable class.
+    Attributes:
+        input_log_det_B: (B,), log-det of the dequantization and of the input's transform.
+        log_det_BL: (B, L), log-det of each level's steps, the finest level first.
+        log_prior_BL: (B, L), log p(z) of each level's latent, the finest level first.
+        standardized: per level :math:`\epsilon = (z - \mu) / \sigma`, (B, C, H, W), with mean and standard deviation of
+            the level's prior. For images that the model generates, these are independent standard normal numbers. A
+            class-conditional model without labels uses the prior of the most probable class of each image.
     """
 
     input_log_det_B: Tensor
@@ -132,20 +144,49 @@ class LogProbTerms:
     standardized: Sequence[Tensor]
 
     def log_det(self) -> Tensor:
-        """The log-det (B,) of everything."""
+        """Return the log-det (B,) of the whole model: of the dequantization, the input and all levels."""
         return self.input_log_det_B + self.log_det_BL.sum(1)
 
 
 class Glow(nn.Module):
-    r"""The multi-scale flow of Kingma & Dhariwal (2018), with an exact density for every image.
+    r"""The multi-scale flow of Kingma & Dhariwal (2018, "Glow: Generative Flow with Invertible 1x1 Convolutions").
 
-    ``model(x)`` and ``model.inverse(latents)`` are the flow itself, between real-valued images in [-0.5, 0.5] and one
-    latent a level (`GlowConfig.latent_shapes`); `log_prob`, `bits_per_dim` and `sample` speak of uint8 images.
-    All weights are drawn from ``config.seed``.
+    ``model(x)`` and ``model.inverse(latents)`` are the flow itself: it maps real-valued images in [-0.5, 0.5] to one
+    latent per level, of the shapes `GlowConfig.latent_shapes`, and back. `log_prob`, `bits_per_dim` and `sample` take
+    and return uint8 images. `log_prob` is exact for a real-valued image, by the change of variables
+
+    .. math:: \log p(x) = \sum_l \log p(z_l) + \log |\det \partial z / \partial x|
+
+    All weights are drawn from ``config.seed``. A new model must be initialized from data before it is trained, which
+    `glow.training.Trainer` does.
+
+    Args:
+        config: the architecture.
+
+    Attributes:
+        config: the architecture.
+        input: the layer between pixels and the first level: `glow.layers.Logit` or `glow.layers.Unchanged`.
+        top: the prior of the last latent.
+        noise: the flow of the dequantization noise if it is variational, else None.
+
+    Example:
+        >>> model = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=2, width=8))
+        >>> images = torch.arange(128, dtype=torch.uint8).view(2, 1, 8, 8)
+        >>> model.bits_per_dim(images).shape
+        torch.Size([2])
+        >>> latents, log_det = model(images / 256 - 0.5)
+        >>> [tuple(z.shape) for z in latents]
+        [(2, 2, 4, 4), (2, 8, 2, 2)]
+        >>> torch.allclose(model.inverse(latents), images / 256 - 0.5, atol=1e-4)
+        True
+        >>> model.sample(3, temperature=0.7).shape
+        torch.Size([3, 1, 8, 8])
     """
 
     levels: Sequence[Level]
+    """The L levels, the finest first."""
     initialized: Tensor
+    """bool (), whether `initialize` has run; saved with the weights."""
 
     def __init__(self, config: GlowConfig) -> None:
         super().__init__()
@@ -161,37 +202,73 @@ class Glow(nn.Module):
             variational = config.dequantization == "variational"
             self.noise = NoiseFlow(channels[0], config.width) if variational else None
         self.register_buffer("initialized", torch.tensor(False))
-        # Convolutions over few channels and many pixels run faster so, on CPUs and GPUs.
+        # In this memory format convolutions over few channels and many pixels run faster, on CPUs and GPUs.
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
 
     @property
     def device(self) -> torch.device:
+        """The device of the weights."""
         return self.top.mean.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """The floating type of the weights."""
         return self.top.mean.dtype
 
     def set_precision(self, precision: Precision) -> Glow:
-        """The type in which the coupling networks' convolutions run. All else stays in the type of the weights."""
+        """Choose the type in which the coupling networks' convolutions compute, in place.
+
+        Everything else, such as scales, log-dets and priors, stays in the type of the weights.
+
+        Args:
+            precision: ``"bf16"``, or ``"float32"``, which stands for the type of the weights.
+
+        Returns:
+            This model.
+        """
         for module in self.modules():
             if isinstance(module, CouplingNetwork):
                 module.compute_dtype = torch.bfloat16 if precision == "bf16" else None
         return self
 
     def set_memory(self, memory: Memory) -> Glow:
-        """What a gradient takes: ``"stored"`` activations, or ``"reversible"`` steps, which make them again."""
+        """Choose how the gradient gets the activations of the steps of flow, in place.
+
+        Args:
+            memory: ``"stored"`` keeps all of them. ``"reversible"`` computes them again from the output, so that memory
+                does not grow with the depth (`glow.reversible`); such a result can be differentiated once.
+
+        Returns:
+            This model.
+        """
         for level in self.levels:
             level.reversible = memory == "reversible"
         return self
 
     def forward(self, x_BCHW: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Images in [-0.5, 0.5] -> (one latent a level, log-det (B,) in nats). No prior is in the log-det."""
+        """Encode real-valued images.
+
+        Args:
+            x_BCHW: float (B, C, H, W) in [-0.5, 0.5]; B may be 0.
+
+        Returns:
+            The latent of each level, the finest first, (B, *`GlowConfig.latent_shapes`); and the log-det (B,) in nats,
+            which contains neither priors nor dequantization.
+        """
         latents, _, log_dets_B = self._encode(x_BCHW)
-        return [z_BCHW.contiguous() for z_BCHW in latents], sum(log_dets_B[1:], log_dets_B[0])  # not planes
+        return [z_BCHW.contiguous() for z_BCHW in latents], sum(
+            log_dets_B[1:], log_dets_B[0]
+        )  # not the memory layout of `as_planes`
 
     def inverse(self, latents: Sequence[Tensor]) -> Tensor:
-        """One latent a level -> images (B, C, H, W) in [-0.5, 0.5]; the exact inverse of `forward`."""
+        """Decode latents, as the exact inverse of `forward` up to rounding.
+
+        Args:
+            latents: one per level, the finest first, (B, *`GlowConfig.latent_shapes`).
+
+        Returns:
+            float (B, C, H, W); the images of the data lie in [-0.5, 0.5], other latents may lead outside.
+        """
         if len(latents[-1]) == 0:
             return self.inverse([_with_one_image(z_BCHW) for z_BCHW in latents])[:0]
         x_BCHW = latents[-1]
@@ -204,18 +281,23 @@ class Glow(nn.Module):
 
     @torch.no_grad()
     def initialize(self, images_BCHW: Tensor, noise_BCHW: Tensor | None = None) -> None:
-        """Data-dependent initialisation of every ActNorm from one batch of uint8 images, once.
+        """Initialize every ActNorm from one batch, so that its outputs have mean 0 and variance 1 per channel.
 
-        In several processes each gives its share of the batch, and all end with the same parameters.
+        Kingma & Dhariwal (2018, section 3.1). This is done once, before training. In a process group every process
+        calls it with its share of the batch, and all of them get the same parameters.
+
+        Args:
+            images_BCHW: uint8 (B, C, H, W).
+            noise_BCHW: float (B, C, H, W) in [0, 1); random if None.
 
         Raises:
-            RuntimeError: if the model is initialised already.
-            ValueError: for no images at all, or images of another type or shape than the model's.
+            RuntimeError: if the model is initialized already.
+            ValueError: if there are no images, or if they have another type or shape than the model's.
         """
         if self.initialized:
-            raise RuntimeError("this Glow is initialised already; doing so again would undo its training")
+            raise RuntimeError("this Glow is initialized already, and a second time would undo its training")
         if len(images_BCHW) == 0:
-            raise ValueError("an empty batch has no statistics to initialise a Glow from: give it at least one image")
+            raise ValueError("an empty batch has no statistics to initialize a Glow from: pass at least one image")
         x_BCHW, _ = self.dequantize(images_BCHW, noise_BCHW)
         x_BCHW = self.input.initialize(x_BCHW)
         for level in self.levels:
@@ -227,7 +309,22 @@ class Glow(nn.Module):
     def log_prob_terms(
         self, images_BCHW: Tensor, labels_B: Tensor | None = None, noise_BCHW: Tensor | None = None
     ) -> LogProbTerms:
-        """The parts that `log_prob` is the sum of, in nats of real-valued images."""
+        """Compute the terms of the log-likelihood: log-dets, log-priors and standardized latents.
+
+        ``log_prob = terms.log_det() + terms.log_prior_BL.sum(1) - D log 2**bits``, where the last term is the log of
+        one bin's volume.
+
+        Args:
+            images_BCHW: uint8 (B, C, H, W).
+            labels_B: as for `log_prob`.
+            noise_BCHW: as for `log_prob`.
+
+        Returns:
+            The terms, in nats of real-valued images.
+
+        Raises:
+            ValueError: if the images have another type or shape than the model's.
+        """
         x_BCHW, noise_log_det_B = self.dequantize(images_BCHW, noise_BCHW)
         latents, kept, (input_log_det_B, *log_dets_B) = self._encode(x_BCHW)
         scored = [
@@ -242,19 +339,23 @@ class Glow(nn.Module):
         )
 
     def log_prob(self, images_BCHW: Tensor, labels_B: Tensor | None = None, noise_BCHW: Tensor | None = None) -> Tensor:
-        """Log-likelihood (B,) in nats of uint8 images under uniform dequantisation: a lower bound on the log of the
-        probability mass (Theis et al. 2016, section 3.1), of the images reduced to the model's bits.
+        """Compute the log-likelihood of uint8 images, reduced to the model's bits.
+
+        Its mean over the noise is a lower bound on the log of the images' probability (Theis et al. 2016, section 3.1;
+        with variational noise, Ho et al. 2019, section 3.1).
 
         Args:
-            images_BCHW: uint8.
-            labels_B: int64 classes, for a class-conditional model: log p(x | y). Without them such a model gives the
-                mixture with equal class weights, log p(x).
-            noise_BCHW: in [0, 1), such as `uniform_noise` gives; drawn afresh if None.
+            images_BCHW: uint8 (B, C, H, W); B may be 0.
+            labels_B: int64 (B,), classes for log p(x | y). Without them a class-conditional model gives log p(x), the
+                mixture of all classes with equal weights.
+            noise_BCHW: float (B, C, H, W) in [0, 1), such as `glow.uniform_noise` makes; random if None, so that two
+                calls differ.
 
-        An empty batch gives an empty tensor.
+        Returns:
+            (B,), in nats.
 
         Raises:
-            ValueError: for images of another type or shape than the model's.
+            ValueError: if the images have another type or shape than the model's.
         """
         terms = self.log_prob_terms(images_BCHW, labels_B, noise_BCHW)
         return terms.log_det() + terms.log_prior_BL.sum(1) - self.config.dimensions * math.log(self.config.bins)
@@ -262,7 +363,19 @@ class Glow(nn.Module):
     def bits_per_dim(
         self, images_BCHW: Tensor, labels_B: Tensor | None = None, noise_BCHW: Tensor | None = None
     ) -> Tensor:
-        """Negative log-likelihood (B,) in bits per dimension: -log2 p(x) / D."""
+        """Compute the negative log-likelihood of uint8 images in bits per dimension, -log2 p(x) / D.
+
+        Args:
+            images_BCHW: uint8 (B, C, H, W).
+            labels_B: as for `log_prob`.
+            noise_BCHW: as for `log_prob`.
+
+        Returns:
+            (B,). A uniform distribution over all images has `GlowConfig.bits`.
+
+        Raises:
+            ValueError: if the images have another type or shape than the model's.
+        """
         return -self.log_prob(images_BCHW, labels_B, noise_BCHW) / (self.config.dimensions * math.log(2))
 
     @torch.no_grad()
@@ -273,23 +386,30 @@ class Glow(nn.Module):
         generator: torch.Generator | None = None,
         labels: Tensor | None = None,
     ) -> Tensor:
-        """`n` uint8 images (n, C, H, W), whose low 8 - bits bits are 0.
+        """Draw images from the model.
 
-        The temperature multiplies the noise at every level, mean + sd * T * eps, not the latent itself, whose mean is
-        learned. `labels` (n,) choose the classes of a class-conditional model; without them they are drawn.
+        At every level the latent is mean + T * sd * eps with eps standard normal, where mean and sd are the prior's. So
+        at temperature 0 the latents are the means of the priors, not 0.
 
-        Noise is drawn on the generator's device: a generator of the CPU gives the same samples on every device. Without
-        a generator it is drawn on the model's.
+        Args:
+            n: number of images.
+            temperature: T, at least 0; 1 samples from the model's distribution.
+            generator: source of eps and of random labels, which are drawn on its device: a generator of the CPU gives
+                the same samples on every device. None for torch's global one of the model's device.
+            labels: int64 (n,), classes for a class-conditional model; random if None.
+
+        Returns:
+            uint8 (n, C, H, W), whose low 8 - bits bits are 0.
 
         Raises:
-            ValueError: for a negative number or temperature, or labels given to an unconditional model.
+            ValueError: for a negative number or temperature, or labels for an unconditional model.
         """
         if n < 0:
-            raise ValueError(f"the number of samples must not be negative: {n}")
+            raise ValueError(f"the number of samples must be at least 0, not {n}")
         if temperature < 0:
-            raise ValueError(f"the temperature must not be negative: {temperature}")
+            raise ValueError(f"the temperature must be at least 0, not {temperature}")
         if self.config.num_classes is None and labels is not None:
-            raise ValueError("this Glow has no classes: train it with num_classes, or sample without labels")
+            raise ValueError("this Glow is unconditional: train one with num_classes, or sample without labels")
         if n == 0:
             return torch.empty(0, *self.config.image_shape, dtype=torch.uint8, device=self.device)
         where = generator.device if generator else self.device
@@ -311,7 +431,7 @@ class Glow(nn.Module):
         return quantize(self.input.inverse(x_BCHW), self.config.bits)
 
     def _encode(self, x_BCHW: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """The latents, the halves that went on at each split, and the log-dets (B,) of the input and of each level."""
+        """Return the latents, the halves passed on by the splits, and the log-dets (B,) of input and levels."""
         if len(x_BCHW) == 0:
             whole = self._encode(_with_one_image(x_BCHW))
             latents, kept, log_dets_B = ([part[:0] for part in parts] for parts in whole)
@@ -329,7 +449,7 @@ class Glow(nn.Module):
         return [*latents, x_BCHW], kept, log_dets_B
 
     def _top_log_prob(self, z_BCHW: Tensor, labels_B: Tensor | None) -> tuple[Tensor, Tensor]:
-        """log p(z) of the top level, (B,), and z standardised; of a mixture by its most probable class."""
+        """Return log p(z) of the top latent, (B,), and z standardized, under a mixture by its most probable class."""
         classes = self.config.num_classes
         if labels_B is not None or classes is None:
             return gaussian_log_prob(z_BCHW, *self.top.prior(labels_B))
@@ -339,11 +459,22 @@ class Glow(nn.Module):
         return per_class_KB.logsumexp(0) - math.log(classes), standardized_BCHW
 
     def dequantize(self, images_BCHW: Tensor, noise_BCHW: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """uint8 images -> (real-valued ones in [-0.5, 0.5], the log-det (B,) of the noise that was added: 0 for uniform
-        noise, -log q(u | image) for variational)."""
+        """Make uint8 images real-valued by adding noise, from the model's noise flow if it has one.
+
+        Args:
+            images_BCHW: uint8 (B, C, H, W).
+            noise_BCHW: float (B, C, H, W) in [0, 1), uniform noise; random if None. A noise flow transforms it.
+
+        Returns:
+            float (B, C, H, W) in [-0.5, 0.5]; and the log-det (B,) in nats: 0 for uniform noise, -log q(u | image) for
+            variational noise u.
+
+        Raises:
+            ValueError: if the images have another type or shape than the model's.
+        """
         if tuple(images_BCHW.shape[1:]) != self.config.image_shape:
             shape = tuple(images_BCHW.shape[1:])
-            raise ValueError(f"this Glow models images of shape {self.config.image_shape}, not {shape}")
+            raise ValueError(f"this Glow takes images of shape {self.config.image_shape}, not {shape}")
         if noise_BCHW is None:
             noise_BCHW = torch.rand(images_BCHW.shape, device=images_BCHW.device)
         noise_BCHW = noise_BCHW.to(self.dtype)
@@ -359,6 +490,8 @@ class Glow(nn.Module):
 
 
 def _with_one_image(empty_BCHW: Tensor) -> Tensor:
-    """A batch of one image of zeros in place of an empty one, which reshapes and matrix products do not take. What
-    comes out of it is cut off again, so that its gradients are zeros."""
+    """Replace an empty batch, which reshapes and matrix products refuse, by one image of zeros.
+
+    Callers cut its results off again, so that all gradients are zeros.
+    """
     return torch.cat([empty_BCHW, empty_BCHW.new_zeros(1, *empty_BCHW.shape[1:])])

@@ -1,6 +1,6 @@
-"""What training minimises, as a module: over the processes of a group, whose gradients it averages."""
+"""The objective of training, as a module whose gradients are averaged over the processes of a group."""
 
-# Annotations are not postponed here: DistributedDataParallel compares those of a hook with its own.
+# This file does not postpone annotations, because DistributedDataParallel compares those of a hook with types.
 
 import torch
 import torch.distributed as dist
@@ -16,18 +16,46 @@ __all__ = ["BitsPerDim", "make_objective"]
 
 
 class BitsPerDim(nn.Module):
-    """`Glow.bits_per_dim` as a forward, which is what DistributedDataParallel and torch.compile see."""
+    """`Glow.bits_per_dim` as the forward of a module, the form that DistributedDataParallel and torch.compile need.
+
+    Args:
+        model: the Glow, not copied.
+
+    Example:
+        >>> from glow import GlowConfig
+        >>> objective = BitsPerDim(Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4)))
+        >>> images, noise = torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.full((3, 1, 4, 4), 0.5)
+        >>> objective(images, None, noise).shape
+        torch.Size([3])
+    """
 
     def __init__(self, model: Glow) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images_BCHW: Tensor, labels_B: Tensor | None, noise_BCHW: Tensor) -> Tensor:
+        """Return the bits per dimension (B,) of uint8 images under noise in [0, 1)."""
         return self.model.bits_per_dim(images_BCHW, labels_B, noise_BCHW)
 
 
 def make_objective(model: Glow, config: FitConfig, device: torch.device) -> nn.Module:
-    """`BitsPerDim`, in a process group under DistributedDataParallel."""
+    """Make the objective of this process.
+
+    Args:
+        model: the Glow, on the device.
+        config: the settings of the training, of which `compile` and `gradient_precision` count here.
+        device: the device that trains.
+
+    Returns:
+        A `BitsPerDim`, in a group of several processes inside DistributedDataParallel, which averages the gradients
+        over the processes in every backward pass.
+
+    Example:
+        >>> from glow import GlowConfig
+        >>> model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4))
+        >>> type(make_objective(model, FitConfig(), torch.device("cpu"))).__name__
+        'BitsPerDim'
+    """
     objective: nn.Module = BitsPerDim(model)
     if world_size() > 1:
         objective = _data_parallel(objective, config, device)
@@ -49,7 +77,10 @@ def _data_parallel(objective: nn.Module, config: FitConfig, device: torch.device
 
 
 def _average_in_bf16(state: None, bucket: dist.GradBucket) -> Future[Tensor]:
-    """torch's `bf16_compress_hook`, which torch refuses where it is built without NCCL, although gloo sums bf16."""
+    """Average gradients in bf16, as torch's `bf16_compress_hook` does.
+
+    A torch that is built without NCCL refuses that hook, although gloo sums bf16.
+    """
     gradient = bucket.buffer()
     share = gradient.bfloat16().div_(world_size())
 

@@ -1,11 +1,11 @@
-"""Steps of flow that keep no activations for their gradient: each makes its input again from its output.
+"""Steps of flow that store no activations for the gradient, because each computes its input again from its output.
 
-In the backward pass the last step has its output at hand. It inverts itself, differentiates what it computed, and
-leaves its input to the step before it (Gomez et al. 2017 do so for residual networks). So the memory of a training does
-not grow with the depth; the price is one more pass through each coupling network, which the inverse and the gradient
-share.
+In the backward pass the last step starts from its output. It inverts itself, differentiates its map, and passes its
+input on to the step before it, whose output that is. Gomez et al. (2017, "The Reversible Residual Network") do this for
+residual networks. So the memory of training does not grow with the depth. The cost is one more pass through each
+coupling network, which the inverse and the gradient share.
 
-Shapes: B images, C channels, H height, W width.
+Shapes: B images, C channels, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -22,23 +22,34 @@ from glow.layers import CouplingLayer, join, mix
 __all__ = ["reversible_steps"]
 
 Mixer = tuple[Tensor, Tensor]
+"""A matrix (C, C) and an offset (C,) for `glow.layers.mix`."""
 
 
 class Tape:
-    """The one activation that the steps of a level keep between them: the output of the last one that has not been
-    differentiated. Every forward pass has its own."""
+    """The one activation that the steps of a level share: the output of the last step not yet differentiated.
+
+    Each forward pass has a separate tape.
+    """
 
     def __init__(self) -> None:
         self._step = -1
         self._output_BCHW: Tensor | None = None
 
     def put(self, step: int, output_BCHW: Tensor) -> None:
+        """Store the output of a step in place of the one before."""
         self._step, self._output_BCHW = step, output_BCHW.detach()
 
     def take(self, step: int) -> Tensor:
-        """The output of this step. Raises RuntimeError if it is not there any more."""
+        """Return the output of a step, and forget it.
+
+        Raises:
+            RuntimeError: if it was taken before.
+        """
         if self._output_BCHW is None or self._step != step:
-            raise RuntimeError("a reversible Glow can be differentiated once: its activations are gone afterwards")
+            raise RuntimeError(
+                "the result of a reversible Glow can be differentiated once, since that consumes its activations: "
+                "compute it again, or use memory stored"
+            )
         output_BCHW, self._output_BCHW = self._output_BCHW, None
         return output_BCHW
 
@@ -46,10 +57,28 @@ class Tape:
 def reversible_steps(
     x_BCHW: Tensor, log_det_B: Tensor, steps: Iterable[tuple[CouplingLayer, Mixer, Mixer]]
 ) -> tuple[Tensor, Tensor]:
-    """What `Level` computes: each coupling of what its mixer made, and the sum of the log-dets (B,).
+    """Apply the steps of a level so that the gradient needs no stored activations.
 
-    A step is a coupling, and the matrix and offset of `mix` before it, there and back. In float32 gradients differ from
-    those of kept activations by what the inversion of the steps behind loses.
+    In float32 the gradients differ from those of stored activations by the rounding errors of the inverses.
+
+    Args:
+        x_BCHW: float (B, C, H, W), the input of the first step.
+        log_det_B: float (B,), to which the log-dets of the steps are added, in nats.
+        steps: per step the coupling, the mixer that is applied before it, and the inverse of that mixer.
+
+    Returns:
+        The output of the last step, (B, C, H, W), and the sum of the log-dets, (B,). They can be differentiated once.
+
+    Example:
+        >>> coupling = CouplingLayer(channels=4, width=8, coupling="affine", scale="sigmoid")
+        >>> identity = (torch.eye(4), torch.zeros(4))
+        >>> x, zero = torch.ones(2, 4, 3, 3, requires_grad=True), torch.zeros(2)
+        >>> z, log_det = reversible_steps(x, zero, [(coupling, identity, identity)])
+        >>> torch.allclose(z, coupling(x)[0])
+        True
+        >>> z.sum().backward()
+        >>> x.grad.shape
+        torch.Size([2, 4, 3, 3])
     """
     tape = Tape()
     for index, (coupling, mixer, unmixer) in enumerate(steps):
@@ -78,7 +107,9 @@ class _ReversibleStep(torch.autograd.Function):
         with torch.enable_grad():
             y_a, y_b, z_BCHW, log_det_B = ctx.coupling.again(ctx.tape.take(ctx.index))
         inputs = (y_a, y_b, *ctx.coupling.parameters())
-        outputs = {z_BCHW: grad_z} | ({log_det_B: grad_log_det} if log_det_B.requires_grad else {})  # additive: 0
+        outputs = {z_BCHW: grad_z} | (
+            {log_det_B: grad_log_det} if log_det_B.requires_grad else {}
+        )  # an additive coupling's is constant
         d_a, d_b, *d_parameters = torch.autograd.grad(tuple(outputs), inputs, tuple(outputs.values()))
         y_BCHW, d_y = join(y_a.detach(), y_b.detach()), join(d_a, d_b)
         x_BCHW = mix(y_BCHW, *ctx.unmixer)

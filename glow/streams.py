@@ -1,7 +1,10 @@
 """Seeds of the independent random streams that training draws from.
 
-Each (seed, epoch) has a stream for noise and order, one for flips and one for mutations. No two of them are equal, and
-none equals stream 0, which evaluation uses. So no state of a random generator has to be saved with a checkpoint.
+Each (seed, epoch) has one stream for noise and order, one for flips and one for mutations. No two of these are equal,
+and none equals stream 0, which evaluation uses by default. A stream follows from its (seed, epoch), so a checkpoint
+need not hold the state of a random generator.
+
+In all functions `seed` is `FitConfig.seed`, from 0 to below 2**40, and `epoch` counts from 0 and is below 2**20.
 """
 
 from __future__ import annotations
@@ -9,14 +12,16 @@ from __future__ import annotations
 __all__ = ["flip_stream", "mutation_stream", "noise_stream"]
 
 EPOCHS = 2**20
-"""The seed's streams are this far apart: a training has fewer epochs."""
+"""Distance between the streams of two seeds. A training must have fewer epochs."""
 
 MUTATIONS = 2**60
-"""Mutation streams lie this far below flip streams, of which there are fewer."""
+"""Distance from a flip stream down to the mutation stream of the same epoch. There are fewer flip streams than this."""
 
 
 def noise_stream(seed: int, epoch: int) -> int:
     """Return the positive stream of the dequantization noise and of the order of the images.
+
+    1 + seed * 2**20 + epoch.
 
     Example:
         >>> noise_stream(0, epoch=0), noise_stream(1, epoch=2)
@@ -26,10 +31,20 @@ def noise_stream(seed: int, epoch: int) -> int:
 
 
 def flip_stream(seed: int, epoch: int) -> int:
-    """Return the stream of the horizontal flips. It is negative, as no noise stream is."""
+    """Return the stream of the horizontal flips, the negative of the noise stream.
+
+    Example:
+        >>> flip_stream(1, epoch=2)
+        -1048579
+    """
     return -noise_stream(seed, epoch)
 
 
 def mutation_stream(seed: int, epoch: int) -> int:
-    """Return the stream of the mutations. It is negative, and differs from every flip stream."""
+    """Return the stream of the mutations, which lies 2**60 below the flip stream.
+
+    Example:
+        >>> flip_stream(1, epoch=2) - mutation_stream(1, epoch=2) == 2**60
+        True
+    """
     return flip_stream(seed, epoch) - MUTATIONS
