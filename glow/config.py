@@ -1,4 +1,7 @@
-"""What a Glow is made of, as plain data: no torch here, so that a command line can import it at no cost."""
+"""Settings of a Glow and of its training, as plain data.
+
+This file imports no torch, so that a command line can check settings at once.
+"""
 
 from __future__ import annotations
 
@@ -26,41 +29,71 @@ __all__ = [
 ]
 
 Permutation = Literal["1x1", "shuffle", "reverse"]
+"""How a step of flow mixes the channels."""
+
 Coupling = Literal["affine", "additive", "spline"]
+"""The map of a coupling layer."""
+
 Scale = Literal["sigmoid", "bounded", "floored"]
+"""The function that makes the scale of an affine coupling from the output of its network."""
+
 Dequantization = Literal["uniform", "variational"]
+"""The distribution of the noise that makes uint8 images continuous."""
+
 Input = Literal["linear", "logit"]
+"""The transform of pixels before the first level."""
+
 Optimizer = Literal["adam", "adamax"]
+"""The optimizer (Kingma & Ba 2015)."""
+
 Schedule = Literal["constant", "cosine"]
+"""The course of the learning rate over the steps, apart from warm-up."""
+
 FitPrecision = Literal["auto", "bf16", "float32"]
+"""The precision of the coupling networks in training."""
+
 Memory = Literal["stored", "reversible"]
+"""Whether activations are stored for the gradient, or computed again from the output."""
+
 GradientPrecision = Literal["float32", "bf16"]
+"""The precision of the gradients that processes exchange."""
 
 
 @dataclass(frozen=True)
 class GlowConfig:
     """The architecture of a Glow (Kingma & Dhariwal 2018, section 3 and table 1).
 
-    Args:
+    Attributes:
         image_shape: (channels, height, width) of the images; height and width must be divisible by 2**levels.
-        levels: L, the number of scales; every level halves the sides.
-        depth: K, the number of flow steps a level.
-        width: hidden channels of each coupling network.
+        levels: L, the number of scales; every level halves the height and the width.
+        depth: K, the number of steps of flow per level.
+        width: number of hidden channels of each coupling network.
         permutation: how a step mixes channels: a learned ``"1x1"`` convolution, a fixed random ``"shuffle"``,
             or ``"reverse"``.
-        coupling: ``"affine"`` or ``"additive"`` (volume preserving).
-        scale: the scale of an affine coupling: ``"sigmoid"``, the paper's sigmoid(s + 2), in (0, 1); or
-            ``"bounded"``, exp(2 tanh(s / 2)), in (e^-2, e^2), whose inverse cannot explode.
-        num_classes: classes that the top prior is conditioned on; None for an unconditional model.
-        seed: draws every initial weight, rotation and shuffle. Models of one config are equal.
-        bits: of each uint8 value the model sees this many, the highest; likelihoods are those of the image so reduced,
-            and cannot be compared with those of another number of bits.
-        dequantization: the noise that is added to an image's whole numbers: ``"uniform"``, or ``"variational"``, drawn
-            by a flow that sees the image and is trained with the rest (`glow.layers.NoiseFlow`).
-        input: what the first level sees: pixels in [-0.5, 0.5] (``"linear"``), or their logits (`glow.layers.Logit`).
+        coupling: ``"affine"``; ``"additive"``, which preserves volume; or ``"spline"``, a rational-quadratic spline per
+            number (`glow.layers.spline`).
+        scale: the scale of an affine coupling. ``"sigmoid"`` is the paper's sigmoid(s + 2), in (0, 1). ``"floored"`` is
+            e^-2 + (1 - e^-2) sigmoid(s + 2), in (e^-2, 1), so that the inverse of an unusual image cannot explode.
+            ``"bounded"`` is exp(2 tanh(s / 2)), in (e^-2, e^2), by which deep models can diverge. Other couplings
+            ignore it.
+        num_classes: number of classes on which the top prior is conditioned; None for an unconditional model.
+        seed: seed of all initial weights, rotations and shuffles. Two models of one config have equal weights.
+        bits: number of high bits of each uint8 value that the model sees, from 1 to 8. Likelihoods are those of the
+            images reduced to these bits; likelihoods under different numbers of bits cannot be compared.
+        dequantization: the noise that is added to pixel values. ``"uniform"``, or ``"variational"``, drawn by a flow
+            that sees the image and is trained with the model (`glow.layers.NoiseFlow`).
+        input: the numbers that the first level sees: pixels in [-0.5, 0.5] (``"linear"``), or their logits
+            (`glow.layers.Logit`).
 
     Raises:
-        ValueError: for a value that no Glow can have, naming it and what is allowed.
+        ValueError: for an impossible value; the message contains it and what is allowed.
+
+    Example:
+        >>> config = GlowConfig(image_shape=(3, 32, 32), levels=3, depth=8, width=128)
+        >>> config.dimensions, config.latent_shapes
+        (3072, [(6, 16, 16), (12, 8, 8), (48, 4, 4)])
+        >>> GlowConfig(image_shape=(1, 28, 28), levels=2).latent_shapes
+        [(2, 14, 14), (8, 7, 7)]
     """
 
     image_shape: tuple[int, int, int] = (1, 32, 32)
@@ -79,7 +112,7 @@ class GlowConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_shape", tuple(int(side) for side in self.image_shape))
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
-            raise ValueError(f"image_shape is (channels, height, width), each at least 1, not {self.image_shape}")
+            raise ValueError(f"image_shape must be (channels, height, width), each at least 1, not {self.image_shape}")
         for name in ("levels", "depth", "width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -99,8 +132,10 @@ class GlowConfig:
 
     @property
     def latent_shapes(self) -> list[tuple[int, int, int]]:
-        """(C, H, W) of the latent that each level leaves, from the finest to the top; together as many
-        numbers as an image has."""
+        """The shape (C, H, W) of each level's latent, from the finest level to the top.
+
+        Together the latents have as many numbers as an image.
+        """
         channels, height, width = self.image_shape
         shapes = []
         for level in range(self.levels):
@@ -112,29 +147,52 @@ class GlowConfig:
 
     @property
     def dimensions(self) -> int:
-        """Numbers in an image, C * H * W."""
+        """The number of values of an image, C * H * W."""
         channels, height, width = self.image_shape
         return channels * height * width
 
     @property
     def bins(self) -> int:
-        """Values that a pixel of one channel can have, 2**bits."""
+        """The number of different values of a pixel in one channel, 2**bits."""
         return 2**self.bits
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a dictionary from name to value, which JSON can store."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GlowConfig:
-        """The config that `to_dict` wrote. Raises ValueError for a key that no GlowConfig has."""
+        """Make the config that `to_dict` wrote.
+
+        Args:
+            values: fields by name. Those that are absent, as in files of older versions, get their defaults.
+
+        Raises:
+            ValueError: for a key that is no field, or an impossible value.
+        """
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
-            raise ValueError(f"not a Glow config: unknown {', '.join(sorted(unknown))}")
+            raise ValueError(f"a GlowConfig has no field {', '.join(sorted(unknown))}")
         return cls(**values)
 
 
 def check_divides(image_shape: tuple[int, int, int], levels: int) -> None:
-    """Raises ValueError if an image's sides cannot be halved `levels` times."""
+    """Check that an image's sides can be halved once per level.
+
+    Args:
+        image_shape: (C, H, W).
+        levels: L.
+
+    Raises:
+        ValueError: if 2**levels does not divide height and width. The message says what would.
+
+    Example:
+        >>> check_divides((1, 28, 28), levels=2)
+        >>> check_divides((1, 28, 28), levels=3)
+        Traceback (most recent call last):
+            ...
+        ValueError: 3 levels halve the image 3 times, and 28x28 is not divisible by 8: use at most 2 levels, or ...
+    """
     _, height, width = image_shape
     divisor = 2**levels
     if height % divisor or width % divisor:
@@ -149,35 +207,47 @@ def check_divides(image_shape: tuple[int, int, int], levels: int) -> None:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How a Glow is trained.
+    """The settings of a training.
 
-    Args:
-        epochs: passes over the training images.
-        batch_size: images a step, over all processes together.
-        learning_rate: the peak, after warm-up.
-        optimizer: ``"adam"`` or ``"adamax"`` (Kingma & Ba 2015). No weight decay: it would pull log-scales to 1.
-        warmup_steps: steps over which the learning rate grows linearly from 0.
-        schedule: ``"constant"``, or ``"cosine"`` decay to 0 at the last step.
-        clip_norm: gradients of a larger norm (of bits/dim) are scaled down to this one; None for no clipping.
-        ema: decay of an exponential moving average of the weights, which is then what is evaluated and saved; None
-            for the weights themselves.
-        precision: of the coupling networks' convolutions: ``"bf16"``, ``"float32"``, or ``"auto"``, bf16 where the
-            hardware computes in it.
-        memory: ``"stored"`` keeps every activation for the gradient. ``"reversible"`` makes them again from the steps'
-            outputs, so that memory does not grow with the depth, for about 1.4 times the time.
-        compile: use torch.compile (a minute or more at the start). Meant for GPUs: on CPUs steps are as fast without.
-        accumulate: parts that each process computes its share of a batch in, to save memory.
-        seed: of the order of the images, of their dequantisation noise and of flips.
-        flip: mirror images left to right, half of them in each epoch, while training. For data whose mirror images are
-            as likely, such as photographs.
-        mutation: the share of the numbers of each training image that is replaced by random ones, anew in each epoch,
-            which makes a background model (`glow.augmentation.mutate`).
-        gradient_precision: of the gradients that processes send each other: ``"bf16"`` is half the bytes of
-            ``"float32"``. Each process's share and the sum are then rounded to 8 bits, so that another number of
-            processes takes other steps. It changes nothing in one process.
+    Attributes:
+        epochs: number of passes over the training images.
+        batch_size: number of images per step, over all processes together.
+        learning_rate: the learning rate after warm-up, before the decay of the schedule.
+        optimizer: ``"adam"`` or ``"adamax"`` (Kingma & Ba 2015). There is no weight decay: it would pull
+            log-scales to 0.
+        warmup_steps: number of steps over which the learning rate grows linearly from 0.
+        schedule: a factor of the learning rate: ``"constant"``, or ``"cosine"``, which falls from 1 at the first step
+            to 0 after the last one.
+        clip_norm: largest L2 norm of the gradient of bits/dim; a longer gradient is scaled down to it. None for no
+            clipping.
+        ema: decay per step of an exponential moving average of the weights, from 0 to 1, both excluded. The averaged
+            model is then the one that is evaluated and saved. None for no average.
+        precision: the precision of the coupling networks: ``"bf16"``, ``"float32"``, or ``"auto"``, which is bf16 if
+            the hardware multiplies in bf16 (`glow.hardware.hardware_precision`).
+        memory: ``"stored"`` keeps every activation for the gradient. ``"reversible"`` computes them again from the
+            steps' outputs: memory then does not grow with the depth, and a step takes about 1.4 times as long.
+        compile: whether to use `torch.compile`, which takes a minute or more at the start. It is meant for GPUs; on
+            CPUs steps are as fast without it.
+        accumulate: number of parts in which each process computes its share of a batch, to save memory.
+        seed: seed of the order of the images, of their dequantization noise, and of flips and mutations.
+        flip: whether to mirror images left to right in training, another random half of them in each epoch. For data
+            whose mirror images are as likely, such as photographs.
+        mutation: share of the numbers of each training image that are replaced by random ones, other ones in each
+            epoch, from 0 to below 1. More than 0 makes a background model (`glow.augmentation.mutate`).
+        gradient_precision: the precision of the gradients that processes exchange. ``"bf16"`` halves the bytes of
+            ``"float32"``, but rounds each process's share and the sum to 8 significant bits, so that the steps depend
+            on the number of processes. With one process it changes nothing.
 
     Raises:
-        ValueError: for a value that cannot be, naming it and what is allowed.
+        ValueError: for an impossible value; the message contains it and what is allowed.
+
+    Example:
+        >>> FitConfig(epochs=20, learning_rate=3e-4).optimizer
+        'adam'
+        >>> FitConfig(optimizer="sgd")
+        Traceback (most recent call last):
+            ...
+        ValueError: optimizer must be one of adam, adamax, not 'sgd'
     """
 
     epochs: int = 10
@@ -204,7 +274,7 @@ class FitConfig:
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0, not {self.learning_rate}")
         if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must not be negative, not {self.warmup_steps}")
+            raise ValueError(f"warmup_steps must be at least 0, not {self.warmup_steps}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be above 0 or None, not {self.clip_norm}")
         if not 0 <= self.mutation < 1:
@@ -220,7 +290,7 @@ class FitConfig:
         ):
             _check_choice(name, getattr(self, name), choices)
         if self.compile and self.memory == "reversible":
-            raise ValueError("reversible steps cannot be compiled: use memory stored, or no compile")
+            raise ValueError("memory reversible cannot be compiled: use memory stored, or leave compile out")
 
 
 def _check_choice(name: str, value: str, choices: Any) -> None:

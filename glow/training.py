@@ -1,9 +1,14 @@
-"""The training loop: one process's share of data-parallel training.
+"""Training, in one process or as one process of a data-parallel group.
 
-In a process group (`torch.distributed`) every process has all images, held in memory or mapped (`glow.batches`), and
-takes its part of each batch; in one process the part is the whole. Which images make up a batch, in what order, their
-noise and their flips follow from (seed, epoch, image index) alone, so neither the number of processes nor an
-interruption changes them, and no state of a random generator has to be saved.
+`fit` trains a model from the first epoch to the last. Use `Trainer` for checkpoints, for reports during an epoch, or
+for control between epochs.
+
+In a process group (`torch.distributed`) every process has all images, in memory or mapped (`glow.batches`), and
+takes its share of each batch. The batches, their order, the noise, the flips and the mutations follow from (seed,
+epoch, image index) alone (`glow.streams`). So neither the number of processes nor an interruption changes them, and a
+checkpoint need not hold the state of a random generator.
+
+Shapes: N images, B images in a batch or in one process's share of it, C channels, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -45,33 +50,76 @@ __all__ = [
 ]
 
 SKIPS_IN_A_ROW = 50
-"""This many consecutive non-finite steps mean divergence, not an unlucky batch. The count is read only once in as many
-steps and at the end of an epoch, because reading it waits for the GPU."""
+"""Number of consecutive non-finite steps that mean divergence, not an unlucky batch. The count is read only once in as
+many steps and at the end of an epoch, because reading it waits for the GPU."""
 
 STEP_INTERVAL_S = 1.0
-"""Time between two calls of `on_step`."""
+"""Least time between two calls of `on_step`, in seconds."""
 
 EVALUATION_BATCH = 256
+"""Number of images per batch and process in validation."""
 
 
 class TrainingDiverged(UserError, RuntimeError):
-    """The loss or its gradient stayed non-finite; the message says what to change."""
+    """The gradient was not finite in `SKIPS_IN_A_ROW` consecutive steps; the message says which settings may help.
+
+    Example:
+        >>> from glow import GlowConfig
+        >>> images = torch.zeros(100, 1, 4, 4, dtype=torch.uint8)
+        >>> model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4))
+        >>> with torch.no_grad():
+        ...     _ = model.top.mean.fill_(torch.nan)
+        >>> try:
+        ...     fit(model, images, config=FitConfig(epochs=1, batch_size=2))
+        ... except TrainingDiverged as error:
+        ...     print(error.code)
+        training-diverged
+    """
 
 
 class Trainer:
-    """Trains `model` on `images`, in this process's share.
+    """A training of one model: its epochs, and checkpoints from which it continues.
+
+    In a process group each process makes a `Trainer` with the same arguments, and trains on its share of each batch.
 
     Args:
-        model: initialised by `initialize` if it is not yet.
-        images: uint8 (N, C, H, W), all of them, in every process, kept on the device; or a data set with labels of its
-            own, whose images are shuffled in blocks, and read as they are needed if they are not in memory.
-        labels: int64 (N,), used by a class-conditional model alone.
-        validation: uint8 (N', C, H, W) or such a data set, scored after each epoch with noise that never changes.
-        device: where the model and the images live; the model's own if None.
+        model: the model, trained in place and moved to the device.
+        images: uint8 (N, C, H, W), all images in every process, copied to the device; or a data set, whose images are
+            shuffled in blocks, and read batch by batch if they are not in memory.
+        labels: int64 (N,), used only by a class-conditional model. A data set brings its own labels.
+        validation: uint8 (N', C, H, W) or a data set, scored after each epoch, always with the same noise. None for no
+            validation.
+        config: the settings; those of `FitConfig()` if None.
+        device: the device that trains; None for the model's.
+
+    Attributes:
+        model: the model that is trained.
+        average: the moving average of the weights (`torch.optim.swa_utils.AveragedModel`), or None.
+        precision: the precision of the coupling networks, "bf16" or "float32".
+        optimizer: the optimizer.
+        steps_per_epoch: ceil(N / batch_size).
+        epoch: number of finished epochs.
+        step: number of finished steps since the start of training, skipped ones included.
 
     Raises:
         ValueError: if there are no images, no labels for a class-conditional model, or fewer images in a batch than
             processes.
+
+    Example:
+        >>> import tempfile
+        >>> from glow import GlowConfig
+        >>> images = torch.arange(256, dtype=torch.uint8).view(16, 1, 4, 4)
+        >>> def trainer():
+        ...     model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4))
+        ...     return Trainer(model, images, config=FitConfig(epochs=2, batch_size=8))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     first = trainer()
+        ...     result = next(first.epochs())
+        ...     first.save(folder)
+        ...     second = trainer()
+        ...     second.restore(folder)
+        >>> second.epoch, [result.epoch for result in second.epochs()]
+        (1, [2])
     """
 
     def __init__(
@@ -86,13 +134,15 @@ class Trainer:
     ) -> None:
         self.config = config = config or FitConfig()
         if len(images) == 0:
-            raise ValueError("there are no images to train on")
+            raise ValueError("there are no images to train on: pass at least one")
         if isinstance(images, LazyDataset):
             labels = images.labels
         if model.config.num_classes is not None and labels is None:
-            raise ValueError("a class-conditional Glow is trained with labels, and there are none")
+            raise ValueError("a class-conditional Glow is trained with labels, and there are none: pass labels")
         if min(config.batch_size, len(images)) < world_size():
-            raise ValueError(f"a batch of {config.batch_size} images cannot be shared by {world_size()} processes")
+            raise ValueError(
+                f"a batch of {min(config.batch_size, len(images))} images cannot be shared by {world_size()} processes"
+            )
         self.device = torch.device(device) if device is not None else model.device
         self.precision = hardware_precision(self.device) if config.precision == "auto" else config.precision
         self.model = model.to(self.device).set_precision(self.precision).set_memory(config.memory)
@@ -104,23 +154,23 @@ class Trainer:
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
         self.epoch = 0
         self.step = 0
-        self._so_far = self._no_figures()  # of the epoch that is under way
-        self._skips = torch.zeros(2, dtype=torch.int64, device=self.device)  # in all, in a row
+        self._so_far = self._no_figures()  # sums over the current epoch
+        self._skips = torch.zeros(2, dtype=torch.int64, device=self.device)  # all skips, and those in a row
         self._objective: nn.Module | None = None
 
     @property
     def skipped_steps(self) -> int:
-        """Since the start of training."""
+        """The number of steps skipped since the start of training because their gradient was not finite."""
         return int(self._skips[0])
 
     @property
     def step_of_epoch(self) -> int:
-        """Steps of the epoch that is under way."""
+        """The number of finished steps of the current epoch."""
         return self.step - self.epoch * self.steps_per_epoch
 
     @property
     def evaluated_model(self) -> Glow:
-        """The model that is scored and saved: the averaged one where there is an average."""
+        """The model that is scored and saved: the averaged one if there is an average, else the trained one."""
         if self.average is None:
             return self.model
         averaged = self.average.module
@@ -128,7 +178,10 @@ class Trainer:
         return averaged
 
     def initialize(self) -> None:
-        """Sets every ActNorm from the first batch, each process giving its share, unless the model has been."""
+        """Initialize every ActNorm from the first batch, unless the model is initialized already.
+
+        `epochs` calls this method. In a process group every process must call it.
+        """
         if self.model.initialized:
             return
         batch = self.images.take(self._share(self._order(0)[: self.config.batch_size]))
@@ -139,13 +192,17 @@ class Trainer:
     def epochs(
         self, on_step: Callable[[StepResult], None] | None = None, after_step: Callable[[], None] | None = None
     ) -> Iterator[EpochResult]:
-        """Trains the epochs that are left, and gives what each came to.
+        """Train the epochs that are left, and yield the result of each.
 
-        Every process must go through it in step. `on_step` is called about once in `STEP_INTERVAL_S`. `after_step` is
-        called after every step but an epoch's last, and may call `save`: `restore` then goes on inside the epoch.
+        In a process group every process must iterate over it at the same pace.
+
+        Args:
+            on_step: called after a step if `STEP_INTERVAL_S` seconds have passed since the last call.
+            after_step: called after every step except an epoch's last. It may call `pool` and `save`; `restore` then
+                continues inside the epoch.
 
         Raises:
-            TrainingDiverged: after `SKIPS_IN_A_ROW` non-finite steps in a row.
+            TrainingDiverged: after `SKIPS_IN_A_ROW` consecutive steps with a non-finite gradient.
         """
         self.initialize()
         if self._objective is None:
@@ -154,7 +211,16 @@ class Trainer:
             yield self._train_epoch(on_step, after_step)
 
     def save(self, folder: str | Path) -> None:
-        """A checkpoint that `restore` can go on from; its model is the one that is evaluated."""
+        """Write a checkpoint from which `restore` continues; its model is `evaluated_model`.
+
+        In a process group one process writes it. Inside an epoch all processes call `pool` before.
+
+        Args:
+            folder: made if it does not exist.
+
+        Raises:
+            CheckpointError: if it cannot be written.
+        """
         save_checkpoint(self.evaluated_model, folder)
         state: dict[str, Any] = {
             "epoch": self.epoch,
@@ -168,7 +234,16 @@ class Trainer:
         save_training_state(state, folder)
 
     def restore(self, folder: str | Path) -> None:
-        """Goes back to where `save` was called. Raises CheckpointError for a folder that it did not write whole."""
+        """Return to the state at which `save` was called, so that `epochs` continues from there.
+
+        In a process group every process restores the same checkpoint.
+
+        Args:
+            folder: a checkpoint of a training with equal images and settings.
+
+        Raises:
+            CheckpointError: if files are missing or damaged, or the weights are of another model.
+        """
         state = load_training_state(folder)
         load_weights(self.evaluated_model, folder)
         if self.average is not None:
@@ -177,19 +252,22 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.step = state["epoch"], state["step"]
         self._skips[0] = state["skipped_steps"]
-        self._so_far = state.get("so_far", self._no_figures()).to(self.device)  # older ones are of whole epochs
+        # Checkpoints of older versions have no sums, and all end an epoch.
+        self._so_far = state.get("so_far", self._no_figures()).to(self.device)
         self._leave_to_first()
 
     def pool(self) -> None:
-        """Makes the figures of the epoch that is under way those of all processes, as `save` inside an epoch needs it.
-        Every process must call it at the same step."""
+        """Sum the figures of the current epoch over all processes, so that `save` stores those of all images.
+
+        Every process must call it at the same step. It is needed only before a `save` inside an epoch.
+        """
         figures = StepFigures(*self._so_far)
         sums = all_reduce_sum(torch.stack([figures.bits_per_dim, figures.images]))
         self._so_far = torch.cat([sums, self._so_far[len(sums) :]])
         self._leave_to_first()
 
     def _leave_to_first(self) -> None:
-        """What is summed over all processes at the end of an epoch, the first has from here on."""
+        """Keep pooled sums in the first process alone: the end of the epoch sums over all processes once more."""
         if rank() != 0:
             self._so_far[:2] = 0.0
 
@@ -234,26 +312,29 @@ class Trainer:
         )
 
     def validate(self) -> float:
-        """Mean bits/dim of the validation images over all processes; NaN if there are none."""
+        """Compute the mean bits/dim of the validation images, over all processes; NaN if there are none.
+
+        In a process group every process must call it.
+        """
         if self.validation is None or len(self.validation) == 0:
             return math.nan
         return mean_bits_per_dim(self.evaluated_model, self.validation)
 
     def _batches(self, first: int) -> Iterator[Batch]:
-        """This process's share of each batch of the epoch, from that of step `first` on.
+        """Yield this process's share of each batch of the epoch, beginning at step `first`, counted from 0.
 
-        Every process must take part in the all-reduce, so one that a small last batch leaves without an image is given
-        one, which counts for nothing.
+        Every process must take part in the all-reduce. So a process for which a small last batch has no image gets the
+        batch's first one, with weight 0.
         """
         order, size = self._order(self.epoch), self.config.batch_size
         whole = (order[start : start + size] for start in range(first * size, len(self.images), size))
         return self.images.batches(self._share(batch) if rank() < len(batch) else batch[:1] for batch in whole)
 
     def _train_step(self, batch: Batch, of: int) -> Tensor:
-        """One optimizer step on this process's share of a batch of `of` images.
+        """Take one optimizer step on this process's share of a batch of `of` images.
 
         Returns:
-            `StepFigures` as one tensor, zeros if the step was skipped: `_train_epoch` adds them up.
+            `StepFigures` as one tensor, which `_train_epoch` adds up; zeros if the step was skipped.
         """
         assert self._objective is not None
         share = len(batch.indices_B) if rank() < of else 0
@@ -282,8 +363,11 @@ class Trainer:
         return torch.where(finite, torch.stack(figures), 0.0)
 
     def _take_step(self, finite: Tensor) -> None:
-        """The optimizer's step, unless its gradient is not finite. Fused optimizers see to that on the device, so that
-        a GPU is not waited for: they read `found_inf`, by which `torch.amp.GradScaler` tells them."""
+        """Take the optimizer's step if the gradient is finite.
+
+        Fused optimizers decide this on the device, without a wait for the GPU: they read the attribute `found_inf`,
+        which `torch.amp.GradScaler` sets too.
+        """
         if self.optimizer.defaults.get("fused"):
             self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
             self.optimizer.step()
@@ -293,7 +377,7 @@ class Trainer:
             self.average.update_parameters(self.model)
 
     def _set_learning_rate(self) -> float:
-        """The rate of the step that comes: warm-up times schedule."""
+        """Set the learning rate of the next step, warm-up times schedule, and return it."""
         warmup, last = self.config.warmup_steps, self.config.epochs * self.steps_per_epoch
         rate = self.config.learning_rate * min(1.0, (self.step + 1) / (warmup or 1))
         if self.config.schedule == "cosine":
@@ -305,8 +389,10 @@ class Trainer:
     def _check_skips(self) -> None:
         if self._skips[1] >= SKIPS_IN_A_ROW:
             raise TrainingDiverged(
-                f"training diverged: {SKIPS_IN_A_ROW} steps in a row had a non-finite gradient (epoch "
-                f"{self.epoch + 1}); use a lower learning rate, more warm-up steps, or the floored scale"
+                f"training diverged in epoch {self.epoch + 1}, since the gradient was not finite in {SKIPS_IN_A_ROW} "
+                "consecutive steps",
+                remedy="use a lower learning rate, more warm-up steps, or the floored scale",
+                code="training-diverged",
             )
 
     def _synchronise(self, last: bool) -> contextlib.AbstractContextManager[None]:
@@ -321,7 +407,7 @@ class Trainer:
         return torch.zeros(len(StepFigures._fields), dtype=torch.float64, device=self.device)
 
     def _augmented(self, batch: Batch, epoch: int) -> Tensor:
-        """The images as this epoch trains on them: flipped and mutated where the config says so."""
+        """Return the images as an epoch trains on them: flipped and mutated if the config says so."""
         images_BCHW, seed = batch.images_BCHW, self.config.seed
         if self.config.flip:
             images_BCHW = flip_half(images_BCHW, batch.indices_B, flip_stream(seed, epoch))
@@ -345,9 +431,33 @@ def fit(
     device: str | torch.device | None = None,
     on_epoch: Callable[[EpochResult], None] | None = None,
 ) -> list[EpochResult]:
-    """Trains `model` in place, from its first epoch to its last: `Trainer` without checkpoints.
+    """Train a model in place, from the first epoch to the last: a `Trainer` without checkpoints.
 
-    Raises what `Trainer` and `Trainer.epochs` raise.
+    Args:
+        model: the model. At the end it has the averaged weights if `config.ema` asks for an average.
+        images: as for `Trainer`.
+        labels: as for `Trainer`.
+        validation: as for `Trainer`.
+        config: as for `Trainer`.
+        device: as for `Trainer`.
+        on_epoch: called with the result of each epoch as soon as it is known.
+
+    Returns:
+        The result of each epoch.
+
+    Raises:
+        ValueError: as for `Trainer`.
+        TrainingDiverged: as for `Trainer.epochs`.
+
+    Example:
+        >>> from glow import GlowConfig
+        >>> images = torch.arange(256, dtype=torch.uint8).view(16, 1, 4, 4)
+        >>> model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4))
+        >>> results = fit(model, images, config=FitConfig(epochs=3, batch_size=8, warmup_steps=1))
+        >>> [result.step for result in results]
+        [2, 4, 6]
+        >>> results[-1].train_bits_per_dim < results[0].train_bits_per_dim
+        True
     """
     trainer = Trainer(model, images, labels, validation=validation, config=config, device=device)
     results = []
@@ -362,7 +472,26 @@ def fit(
 
 @torch.no_grad()
 def mean_bits_per_dim(model: Glow, images: Tensor | LazyDataset, seed: int = 0) -> float:
-    """Mean bits/dim of `images` under noise fixed by (seed, index), computed by all processes together."""
+    """Compute the mean bits/dim of images, shared by all processes of the group, which must all call it.
+
+    Args:
+        model: the model, which is left in training mode. A class-conditional one gives log p(x), without labels.
+        images: uint8 (N, C, H, W) on any device, or a data set; N is at least 1.
+        seed: seed of the dequantization noise, which is a function of (seed, position of the image).
+
+    Returns:
+        The mean, the same in every process.
+
+    Raises:
+        ValueError: if the images have another type or shape than the model's.
+
+    Example:
+        >>> from glow import GlowConfig
+        >>> images = torch.arange(256, dtype=torch.uint8).view(16, 1, 4, 4)
+        >>> model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4))
+        >>> round(mean_bits_per_dim(model, images), 2) == round(mean_bits_per_dim(model, images.flip(0)), 2)
+        True
+    """
     model.eval()
     total = torch.zeros((), dtype=torch.float64, device=model.device)
     source = source_of(images, None, model.device if isinstance(images, LazyDataset) else images.device)
