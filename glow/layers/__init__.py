@@ -1,4 +1,11 @@
-"""One invertible layer a file; `base` holds their contract."""
+"""The invertible layers that a Glow is built from, one idea per file.
+
+`Layer` is what they have in common. A flow step is an `ActNorm`, a channel permutation (`make_permutation`) and a
+`CouplingLayer`; `mixing` computes the first two of all steps of a level together. `Squeeze` and `Split` lie between
+levels, `Logit` and `NoiseFlow` before the first one, and `TopPrior` after the last.
+
+docs/training.md, "Conventions", has every formula in one place.
+"""
 
 from glow.layers.actnorm import ActNorm
 from glow.layers.affine import Affine, AffineLayer, mix

@@ -1,7 +1,8 @@
-r"""Layers that are affine in the channels of a position: ActNorm and every channel permutation.
+"""Layers that are affine in the channels of a position: ActNorm and every channel permutation.
 
-Such a layer is :math:`x \mapsto A x + c` at each position. It says what A and c are made of; this file applies them,
-and makes those of many layers in one go, which for K small matrices takes about the time of one.
+Such a layer is z = A x + c at each position, with the same A and c everywhere. A subclass of `AffineLayer` defines how
+A and c follow from its parameters. This file applies them, and computes those of many layers in one batched operation,
+which for K small matrices takes about the time of one. Read it to add a channel permutation.
 
 Shapes: K layers, C channels, B images, H height, W width.
 """
@@ -21,17 +22,32 @@ __all__ = ["Affine", "AffineLayer", "affine_stack", "inverse_affine_stack", "mix
 
 
 class Affine(NamedTuple):
-    """The map A x + c of the channels of a position. In a stack of K maps every shape starts with K."""
+    """The map A x + c of the channels of a position, or a stack of K such maps.
+
+    In a stack, every shape below starts with K.
+
+    Example:
+        >>> scale = Affine(torch.tensor([2.0, 3.0]), torch.zeros(2), torch.tensor(6.0).log())
+        >>> swap = Affine(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.zeros(2), torch.tensor(0.0))
+        >>> swap.after(scale).matrix
+        tensor([[0., 3.],
+                [2., 0.]])
+        >>> scale.is_diagonal, swap.is_diagonal
+        (True, False)
+    """
 
     matrix: Tensor
-    """A, (C, C); or its diagonal (C,), where channels are not mixed: products with it are then cheap."""
+    """A, (C, C); or only its diagonal, (C,), if channels are not mixed, which makes products with it cheap."""
     offset: Tensor
     """c, (C,)."""
     log_det: Tensor
-    """log |det A|, a scalar in nats: an image of H * W positions has H * W times as much."""
+    """log |det A| in nats, a scalar; an image of H * W positions has H * W times as much."""
 
     def after(self, first: Affine) -> Affine:
-        """This map of what `first` gives."""
+        """Return the composition that applies `first` and then this map.
+
+        Its matrix is A A_first, its offset A c_first + c, and its log_det the sum of both.
+        """
         if self.is_diagonal:
             matrix = self.matrix * first.matrix if first.is_diagonal else self.matrix[..., None] * first.matrix
             offset = self.matrix * first.offset
@@ -42,77 +58,111 @@ class Affine(NamedTuple):
 
     @property
     def is_diagonal(self) -> bool:
+        """True if `matrix` holds only the diagonal of A."""
         return self.matrix.dim() == self.offset.dim()
 
     def dense(self) -> Affine:
-        """The same with all of A."""
+        """Return the same map with the whole matrix A, (C, C)."""
         return self._replace(matrix=torch.diag_embed(self.matrix)) if self.is_diagonal else self
 
     def to(self, dtype: torch.dtype) -> Affine:
+        """Return the same map with all three tensors in `dtype`."""
         return Affine(*(part.to(dtype) for part in self))
 
 
 class AffineLayer(Layer):
-    r"""A layer with :math:`z = A x + c` at every position, and :math:`\log |\det| = H W \log |\det A|`.
+    """A layer with z = A x + c at every position, so that log |det| = H W log |det A|.
 
-    A subclass defines `factors` and `affine_of`, and `inverse_affine_of` where it knows a better inverse than
-    `torch.linalg.inv`. `forward`, `inverse` and stacks of layers follow from them. A layer that multiplies every
-    channel by a learned number::
+    A subclass defines `factors` and `affine_of`, and `inverse_affine_of` if it has a better inverse than
+    `torch.linalg.inv`. `forward`, `inverse` and stacks of layers follow from them. Factors and map are apart because a
+    stack of K layers stacks the factors first and then computes K maps at once.
 
-        class Scale(AffineLayer):
-            def __init__(self, channels):
-                super().__init__()
-                self.log_scale = nn.Parameter(torch.zeros(channels))
-
-            def factors(self):
-                return (self.log_scale,)
-
-            @classmethod
-            def affine_of(cls, factors):
-                (log_scale,) = factors
-                return Affine(log_scale.exp(), torch.zeros_like(log_scale), log_scale.sum(-1))
+    Example:
+        >>> from torch import nn
+        >>> class Scale(AffineLayer):  # multiplies each channel by a learned number
+        ...     def __init__(self, channels):
+        ...         super().__init__()
+        ...         self.log_scale = nn.Parameter(torch.zeros(channels))
+        ...     def factors(self):
+        ...         return (self.log_scale,)
+        ...     @classmethod
+        ...     def affine_of(cls, factors):
+        ...         (log_scale,) = factors
+        ...         return Affine(log_scale.exp(), torch.zeros_like(log_scale), log_scale.sum(-1))
+        >>> layer = Scale(2)
+        >>> _ = nn.init.constant_(layer.log_scale, 0.5)
+        >>> z, log_det = layer(torch.ones(1, 2, 4, 4))
+        >>> log_det  # 4 * 4 positions, 2 channels of 0.5 each
+        tensor([16.], grad_fn=...)
+        >>> torch.allclose(layer.inverse(z), torch.ones(1, 2, 4, 4))
+        True
     """
 
     @abstractmethod
     def factors(self) -> tuple[Tensor, ...]:
-        """The tensors that the map is made of: parameters and buffers, with the same shapes in every layer of a
-        stack."""
+        """Return the parameters and buffers that determine the map.
+
+        Their shapes must be the same in every layer of a stack.
+        """
 
     @classmethod
     @abstractmethod
     def affine_of(cls, factors: Sequence[Tensor]) -> Affine:
-        """The map that these factors make. Those of a stack have K as their first dimension, and so has the map.
+        """Return the map that these factors determine.
 
-        Where no factor is of a floating type, any floating type will do, provided that it holds the map exactly.
+        Args:
+            factors: as `factors` returns them; those of a stack have K as an additional first axis.
+
+        Returns:
+            The map, or the stack of K maps. If no factor has a floating type, any floating type will do that holds the
+            map exactly.
         """
 
     @classmethod
     def inverse_affine_of(cls, factors: Sequence[Tensor]) -> Affine:
-        """The inverse of `affine_of`, of a stack too."""
+        """Return the inverse of `affine_of`, A^-1 z - A^-1 c, of one layer or of a stack."""
         matrix, offset, log_det = cls.affine_of(factors).dense()
         inverse = torch.linalg.inv(matrix)
         return Affine(inverse, -(inverse @ offset[..., None])[..., 0], -log_det)
 
     def affine(self) -> Affine:
-        """The map of this layer."""
+        """Return the map of this layer, in the type of its parameters."""
         return self.affine_of(self.factors())
 
     def inverse_affine(self) -> Affine:
-        """Its inverse, made in float64 and without a gradient: a sample passes through all inverses of a model."""
+        """Return the inverse map, in float64 and without a gradient.
+
+        A sample passes through the inverses of all layers of a model, so their rounding errors would add up.
+        """
         return Affine(*(part[0] for part in inverse_affine_stack([self])))
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return A x + c at every position, (B, C, H, W), and the log-det (B,) in nats."""
         matrix, offset, log_det = self.affine().dense().to(x_BCHW.dtype)
         _, _, height, width = x_BCHW.shape
         return mix(x_BCHW, matrix, offset), (height * width * log_det).expand(len(x_BCHW))
 
     def inverse(self, z_BCHW: Tensor) -> Tensor:
+        """Return A^-1 (z - c) at every position, (B, C, H, W)."""
         matrix, offset, _ = self.inverse_affine().dense().to(z_BCHW.dtype)
         return mix(z_BCHW, matrix, offset)
 
 
 def affine_stack(layers: Sequence[AffineLayer]) -> Affine:
-    """The maps of K layers, in one go if all are of one class."""
+    """Return the maps of K layers as one stack.
+
+    Args:
+        layers: K layers of C channels. If all are of one class, their maps are computed in one batched operation.
+
+    Returns:
+        matrix (K, C, C), or (K, C) if all are of one class with a diagonal map; offset (K, C); log_det (K,) in nats.
+
+    Example:
+        >>> from glow.layers import ActNorm
+        >>> stack = affine_stack([ActNorm(4) for _ in range(8)])
+        >>> stack.matrix.shape, stack.log_det.shape
+        (torch.Size([8, 4]), torch.Size([8]))
+    """
     kind = type(layers[0])
     if any(type(layer) is not kind for layer in layers):
         return _together([layer.affine() for layer in layers])
@@ -121,7 +171,21 @@ def affine_stack(layers: Sequence[AffineLayer]) -> Affine:
 
 @torch.no_grad()
 def inverse_affine_stack(layers: Sequence[AffineLayer]) -> Affine:
-    """The inverses of K layers as `AffineLayer.inverse_affine` gives them, in one go if all are of one class."""
+    """Return the inverse maps of K layers as one stack, in float64 and without a gradient.
+
+    Args:
+        layers: as for `affine_stack`.
+
+    Returns:
+        Shapes as from `affine_stack`.
+
+    Example:
+        >>> from glow.layers import InvertibleConv1x1
+        >>> layers = [InvertibleConv1x1(4, torch.Generator().manual_seed(seed)) for seed in range(8)]
+        >>> products = inverse_affine_stack(layers).matrix @ affine_stack(layers).matrix.double()
+        >>> torch.allclose(products, torch.eye(4, dtype=torch.float64).expand(8, 4, 4), atol=1e-6)
+        True
+    """
     kind = type(layers[0])
     if any(type(layer) is not kind for layer in layers):
         return _together([layer.inverse_affine() for layer in layers])
@@ -130,7 +194,7 @@ def inverse_affine_stack(layers: Sequence[AffineLayer]) -> Affine:
 
 
 def _stacked(layers: Sequence[AffineLayer]) -> list[Tensor]:
-    """Each factor of all layers, (K, ...)."""
+    """Return each factor of all layers as one tensor (K, ...)."""
     return [torch.stack(factors) for factors in zip(*(layer.factors() for layer in layers), strict=True)]
 
 
@@ -139,7 +203,21 @@ def _together(maps: Sequence[Affine]) -> Affine:
 
 
 def mix(x_BCHW: Tensor, matrix_CC: Tensor, offset_C: Tensor) -> Tensor:
-    """A x + c at every position: planes, made without a copy from planes."""
+    """Apply A x + c to the channels of every position.
+
+    Args:
+        x_BCHW: float (B, C, H, W); planes (see `glow.layers.base`) are not copied.
+        matrix_CC: A, (C, C), of the same type.
+        offset_C: c, (C,), of the same type.
+
+    Returns:
+        (B, C, H, W), as planes.
+
+    Example:
+        >>> swap = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+        >>> mix(torch.tensor([3.0, 5.0]).view(1, 2, 1, 1), swap, torch.tensor([0.0, 10.0])).flatten()
+        tensor([ 5., 13.])
+    """
     x_CBHW = x_BCHW.transpose(0, 1)
     mixed_CN = torch.addmm(offset_C[:, None], matrix_CC, x_CBHW.flatten(1))
     return mixed_CN.view(x_CBHW.shape).transpose(0, 1)

@@ -1,4 +1,11 @@
-"""The contract of an invertible layer, and what several layers share."""
+"""The interface of an invertible layer, and the tensor operations that several layers share.
+
+Read `Layer` first to write a layer or to use one alone.
+
+Shapes: B images in a batch, C channels, H height, W width. *Planes* are a tensor of shape (B, C, H, W) whose memory is
+in the order (C, B, H, W), so that one channel of all images is contiguous. Halves of the channels, their concatenation,
+and a matrix product over channels then copy long runs or nothing at all, on CPUs and GPUs.
+"""
 
 from __future__ import annotations
 
@@ -11,43 +18,105 @@ __all__ = ["Layer", "as_planes", "halves", "join", "sum_per_image"]
 
 
 class Layer(nn.Module, ABC):
-    r"""An invertible map :math:`z = f(x)` with a tractable Jacobian determinant.
+    """An invertible map z = f(x) whose Jacobian determinant is cheap to compute.
 
-    ``forward(x)`` gives ``(z, log_det)``, where ``log_det`` has shape (B,) and holds
-    :math:`\log |\det \partial f(x) / \partial x|` of each image in nats; ``inverse(z)`` gives ``x``.
+    Flows follow from the change of variables: log p(x) = log p(z) + log |det df(x)/dx|. A subclass defines `forward`
+    and `inverse`, and `initialize` if it has parameters that depend on data.
+
+    Example:
+        >>> import math
+        >>> class Double(Layer):
+        ...     def forward(self, x_BCHW):
+        ...         log_det = x_BCHW[0].numel() * math.log(2)
+        ...         return 2 * x_BCHW, torch.full((len(x_BCHW),), log_det)
+        ...     def inverse(self, z_BCHW):
+        ...         return z_BCHW / 2
+        >>> z, log_det = Double()(torch.ones(3, 1, 4, 4))
+        >>> log_det
+        tensor([11.0904, 11.0904, 11.0904])
     """
 
     @abstractmethod
-    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]: ...
+    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Map images and return how much the map stretches volume at each.
+
+        Args:
+            x_BCHW: float (B, C, H, W).
+
+        Returns:
+            z, of the layer's output shape, and log_det, float (B,): log |det df(x)/dx| of each image in nats.
+        """
 
     @abstractmethod
-    def inverse(self, z_BCHW: Tensor) -> Tensor: ...
+    def inverse(self, z_BCHW: Tensor) -> Tensor:
+        """Return the x (B, C, H, W) whose `forward` is `z_BCHW`."""
 
     def initialize(self, x_BCHW: Tensor) -> Tensor:
-        """Sets what depends on data from one batch, and gives the batch's output.
+        """Set the parameters that depend on data from one batch, and return the batch's output.
 
-        Called once, by `Glow.initialize`. Most layers have nothing to set.
+        `Glow.initialize` calls it once per model. Most layers have nothing to set.
         """
         return self(x_BCHW)[0]
 
 
 def as_planes(x_BCHW: Tensor) -> Tensor:
-    """The same with (C, B, H, W) in memory, so that a channel of all images is one run: halves of the channels, their
-    concatenation and their mixture by a matrix then need no copy of single numbers, on CPUs and GPUs."""
+    """Return the same tensor with memory in the order (C, B, H, W).
+
+    Args:
+        x_BCHW: (B, C, H, W) in any memory order; copied unless its memory is in that order already.
+
+    Returns:
+        (B, C, H, W), equal to the input.
+
+    Example:
+        >>> x = as_planes(torch.rand(2, 3, 4, 4))
+        >>> x.shape, x.stride()
+        (torch.Size([2, 3, 4, 4]), (16, 32, 4, 1))
+    """
     return x_BCHW.transpose(0, 1).contiguous().transpose(0, 1)
 
 
 def halves(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """The first and the second half of the channels: views, planes if `x_BCHW` is."""
+    """Return the first and the second half of the channels.
+
+    Args:
+        x_BCHW: (B, C, H, W); if C is odd, the first half has one channel more.
+
+    Returns:
+        Two views of (B, C/2, H, W), which are planes if `x_BCHW` is.
+
+    Example:
+        >>> first, second = halves(torch.arange(4).view(1, 4, 1, 1))
+        >>> first.flatten().tolist(), second.flatten().tolist()
+        ([0, 1], [2, 3])
+    """
     first, second = x_BCHW.transpose(0, 1).chunk(2)
     return first.transpose(0, 1), second.transpose(0, 1)
 
 
 def join(first: Tensor, second: Tensor) -> Tensor:
-    """The channels of both, as planes."""
+    """Concatenate the channels of two tensors into planes; the opposite of `halves`.
+
+    Args:
+        first: (B, C1, H, W).
+        second: (B, C2, H, W).
+
+    Returns:
+        (B, C1 + C2, H, W), as planes.
+
+    Example:
+        >>> x = torch.rand(2, 4, 3, 3)
+        >>> torch.equal(join(*halves(x)), x)
+        True
+    """
     return torch.cat([first.transpose(0, 1), second.transpose(0, 1)]).transpose(0, 1)
 
 
 def sum_per_image(x: Tensor) -> Tensor:
-    """(B, ...) -> (B,)"""
+    """Sum over all axes but the first: (B, ...) -> (B,).
+
+    Example:
+        >>> sum_per_image(torch.ones(2, 3, 4, 4))
+        tensor([48., 48.])
+    """
     return x.sum(tuple(range(1, x.dim())))

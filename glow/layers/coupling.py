@@ -1,4 +1,9 @@
-"""Coupling layers and the network inside them."""
+"""Coupling layers, the third layer of every flow step, and the convolutional network inside them.
+
+Nearly all of a Glow's time and weights are in these networks.
+
+Shapes: B images, C channels, H height, W width.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +20,32 @@ from glow.layers.products import three_convolutions, to_planes
 __all__ = ["CouplingLayer", "CouplingNetwork", "ZeroConv2d"]
 
 FEW_CHANNELS = {torch.bfloat16: 4, torch.float32: 2}
-"""With so many or fewer, products outrun the stock convolutions on CPUs."""
+"""For each compute type, the most input channels with which matrix products outrun the stock convolutions on CPUs."""
 
 
 def weight_and_bias(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """Of a convolution that has a bias, which torch's types leave open."""
+    """Return weight and bias of a convolution that has a bias, which torch's types leave open."""
     assert conv.bias is not None
     return conv.weight, conv.bias
 
 
 class ZeroConv2d(nn.Module):
-    r"""A 3x3 convolution that starts at zero: :math:`(w * x + b) \exp(3 l)` with :math:`w = b = l = 0` at first
-    (Kingma & Dhariwal 2018, section 3.3, and the authors' code for the learned per-channel factor)."""
+    """A 3x3 convolution that starts at zero, with a learned factor per output channel.
+
+    It is (weight * x + bias) exp(3 logs), padded with zeros to the same size. All three parameters are 0 at first, so
+    that a new coupling is nearly the identity (Kingma & Dhariwal 2018, section 3.3; the factor is from the authors'
+    code).
+
+    Attributes:
+        conv: the `torch.nn.Conv2d` of weight and bias.
+        logs: parameter (C_out,).
+
+    Example:
+        >>> conv = ZeroConv2d(in_channels=3, out_channels=6)
+        >>> z = conv(torch.randn(2, 3, 8, 8))
+        >>> z.shape, z.abs().max().item()
+        (torch.Size([2, 6, 8, 8]), 0.0)
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -36,24 +55,38 @@ class ZeroConv2d(nn.Module):
             nn.init.zeros_(parameter)
 
     def scaled(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias with the factor in them, which is less work than in the output."""
+        """Return weight and bias times exp(3 logs), which is less work than to multiply the output."""
         weight, bias = weight_and_bias(self.conv)
         scale = (3 * self.logs).exp()
         return weight * scale[:, None, None, None], bias * scale
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Return the convolution, (B, C_out, H, W)."""
         return F.conv2d(x_BCHW, *self.scaled(), padding=1)
 
 
 class CouplingNetwork(nn.Module):
-    """3x3 -> 1x1 -> 3x3 convolutions with ReLU between, `width` hidden channels, the last one a `ZeroConv2d`.
+    """The network of a coupling: 3x3, 1x1 and 3x3 convolutions with ReLU between (Kingma & Dhariwal 2018, section 3.3).
 
-    The hidden layers start as in He et al. (2015), which keeps the signal's variance at every width; the authors'
-    N(0, 0.05) does so only where a unit has about 800 inputs.
+    The last convolution is a `ZeroConv2d`. The two hidden ones start as in He et al. (2015), which keeps the variance
+    of the signal at every width; the authors' N(0, 0.05) does so only for units with about 800 inputs. On CPUs the
+    convolutions are those of `glow.layers.products`.
 
-    (B, C_in, H, W) -> (B, C_out, H, W), planes. With `compute_dtype` set it computes in that type; the output is in the
-    input's type all the same, so that scales, log-dets and priors never lose precision. On CPUs the convolutions are
-    those of `glow.layers.products`.
+    Args:
+        in_channels: C_in.
+        out_channels: C_out.
+        width: channels of both hidden layers.
+
+    Attributes:
+        compute_dtype: type that the convolutions are computed in; None for the input's. The output is in the input's
+            type in any case, so that scales, log-dets and priors keep their precision.
+
+    Example:
+        >>> network = CouplingNetwork(in_channels=2, out_channels=4, width=16)
+        >>> network.compute_dtype = torch.bfloat16
+        >>> z = network(torch.randn(3, 2, 8, 8))
+        >>> z.shape, z.dtype
+        (torch.Size([3, 4, 8, 8]), torch.float32)
     """
 
     def __init__(self, in_channels: int, out_channels: int, width: int) -> None:
@@ -68,10 +101,12 @@ class CouplingNetwork(nn.Module):
             nn.init.zeros_(bias)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Return the network's output, (B, C_out, H, W), as planes (see `glow.layers.base`)."""
         dtype = self.compute_dtype or x_BCHW.dtype
         parts = (*weight_and_bias(self.conv1), *weight_and_bias(self.conv2), *self.conv3.scaled())
         weights = [part.to(dtype) for part in parts]
-        on_cpu = x_BCHW.device.type == "cpu" and not torch.compiler.is_compiling()  # which fuses around stock ones
+        # The compiler fuses operations around stock convolutions, so it gets those.
+        on_cpu = x_BCHW.device.type == "cpu" and not torch.compiler.is_compiling()
         if on_cpu and products.enabled():
             by_products = x_BCHW.shape[1] <= FEW_CHANNELS.get(dtype, 0)
             return three_convolutions(x_BCHW.transpose(0, 1), weights, by_products).transpose(0, 1)
@@ -83,14 +118,28 @@ class CouplingNetwork(nn.Module):
 
 
 class CouplingLayer(Layer):
-    r"""A coupling (Dinh et al. 2017, section 3.3; Kingma & Dhariwal 2018, table 1).
+    """A coupling layer (Dinh et al. 2017, section 3.3; Kingma & Dhariwal 2018, table 1).
 
-    With :math:`x_a, x_b` the first and second half of the channels,
+    With x_a and x_b the first and the second half of the channels, z_a = f(x_a; network(x_b)) and z_b = x_b. The map f
+    transforms each number separately, with the parameters that the network gives for it. `glow.layers.elementwise` has
+    the kinds of f, and the order of the network's output channels.
 
-    .. math:: z_a = f(x_a; \mathrm{NN}(x_b)), \quad z_b = x_b
+    Args:
+        channels: C; must be even.
+        width: hidden channels of the network.
+        coupling: "affine", "additive" or "spline".
+        scale: the scale of an affine coupling, "sigmoid", "bounded" or "floored"; the others ignore it.
 
-    where f maps each number by parameters of its own: see `glow.layers.elementwise` for the kinds of f, and the order
-    of the network's output channels.
+    Example:
+        >>> layer = CouplingLayer(channels=4, width=16, coupling="affine", scale="sigmoid")
+        >>> x = torch.randn(2, 4, 8, 8)
+        >>> z, log_det = layer(x)
+        >>> torch.equal(z[:, 2:], x[:, 2:])
+        True
+        >>> torch.allclose(layer.inverse(z), x, atol=1e-5)
+        True
+        >>> [round(value, 2) for value in log_det.tolist()]  # a new layer multiplies 2 * 8 * 8 numbers by sigmoid(2)
+        [-16.25, -16.25]
     """
 
     def __init__(self, channels: int, width: int, coupling: Coupling, scale: Scale) -> None:
@@ -100,17 +149,28 @@ class CouplingLayer(Layer):
         self.network = CouplingNetwork(channels - half, self.map.parameters * half, width)
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z, (B, C, H, W) as planes, and the log-det (B,) in nats."""
         x_a, x_b = halves(x_BCHW)
         z_a, log_det_B = self.map.forward(x_a, self.network(x_b))
         return join(z_a, x_b), log_det_B
 
     def inverse(self, z_BCHW: Tensor) -> Tensor:
+        """Return x, (B, C, H, W) as planes."""
         z_a, x_b = halves(z_BCHW)
         return join(self.map.inverse(z_a, self.network(x_b)), x_b)
 
     def again(self, z_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The halves of the input that gave `z_BCHW`, as leaves of a graph, and the output and log-det that it gives:
-        all by one pass through the network."""
+        """Invert an output, and compute it again with a graph, by one pass through the network.
+
+        `glow.reversible` uses it in the backward pass.
+
+        Args:
+            z_BCHW: (B, C, H, W), an output of `forward`.
+
+        Returns:
+            x_a and x_b, the halves (B, C/2, H, W) of the input, as leaves of a graph; then z and the log-det (B,), as
+            that graph computes them.
+        """
         z_a, x_b = (half.detach() for half in halves(z_BCHW))
         x_b.requires_grad_()
         raw = self.network(x_b)

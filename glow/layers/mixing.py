@@ -1,8 +1,8 @@
-r"""What the affine layers of a step come to together, for all steps of a level at once.
+"""ActNorm and channel permutation of each step as one affine map, computed for all steps of a level at once.
 
-ActNorm and the channel permutation are both affine in the channels of a position, so a step's pair is one map
-:math:`x \mapsto A x + c`. The matrices are small and there are many of them: made for a level in one go they cost next
-to nothing, made a step at a time as much as a coupling of a narrow network.
+Both layers are affine in the channels of a position, so the pair is one map z = A x + c. Its matrices are small and
+there are many of them: computed together, those of a level cost next to nothing; computed step by step, they take as
+long as the coupling layers of a narrow network. `glow.model.Level` uses this file.
 
 Shapes: K steps, C channels.
 """
@@ -18,11 +18,29 @@ from glow.layers.affine import Affine, AffineLayer, affine_stack, inverse_affine
 __all__ = ["mixing", "unmixing"]
 
 Stage = Sequence[AffineLayer]
-"""The layers at one place of each of the K steps, such as their ActNorms."""
+"""The layers in one place of each of the K steps, such as the ActNorms of all steps."""
 
 
 def mixing(stages: Sequence[Stage]) -> Affine:
-    """The map of each step, a stack of K: its layers one after the other, the first stage first."""
+    """Compose the stages of each step into one affine map.
+
+    Args:
+        stages: at least one; each holds K layers of C channels. The first stage is applied first.
+
+    Returns:
+        A stack of K maps: matrix (K, C, C), offset (K, C), log_det (K,) in nats. It has a gradient.
+
+    Example:
+        >>> import torch
+        >>> from glow.layers import ActNorm, make_permutation, mix
+        >>> actnorms = [ActNorm(4), ActNorm(4)]
+        >>> permutations = [make_permutation("1x1", 4, torch.Generator().manual_seed(seed)) for seed in range(2)]
+        >>> matrix, offset, log_det = mixing([actnorms, permutations])
+        >>> x = torch.rand(3, 4, 8, 8)
+        >>> step_by_step = permutations[1](actnorms[1](x)[0])[0]
+        >>> torch.allclose(mix(x, matrix[1], offset[1]), step_by_step, atol=1e-5)
+        True
+    """
     first, *others = (affine_stack(stage) for stage in stages)
     for then in others:
         first = then.to(first.matrix.dtype).after(first)
@@ -30,7 +48,22 @@ def mixing(stages: Sequence[Stage]) -> Affine:
 
 
 def unmixing(stages: Sequence[Stage]) -> tuple[Tensor, Tensor]:
-    """The A (K, C, C) and c (K, C) of the inverse of each step, in float64 and without a gradient."""
+    """Compose the inverses of the stages of each step into one affine map; the inverse of `mixing`.
+
+    Args:
+        stages: as for `mixing`, in the order of the forward pass.
+
+    Returns:
+        The matrices (K, C, C) and the offsets (K, C), in float64 and without a gradient.
+
+    Example:
+        >>> import torch
+        >>> from glow.layers import ActNorm, make_permutation
+        >>> stages = [[ActNorm(4)], [make_permutation("1x1", 4, torch.Generator().manual_seed(0))]]
+        >>> matrix, offset = unmixing(stages)
+        >>> torch.allclose(matrix[0].float() @ mixing(stages).matrix[0], torch.eye(4), atol=1e-5)
+        True
+    """
     last, *others = (inverse_affine_stack(stage) for stage in reversed(stages))
     for then in others:
         last = then.after(last)

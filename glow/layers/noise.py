@@ -1,4 +1,9 @@
-"""The noise of variational dequantisation: a flow over it, given the image."""
+"""Variational dequantization: noise between grey levels that a small flow adapts to the image.
+
+`GlowConfig.dequantization = "variational"` uses it in place of uniform noise; docs/models.md says what it gains.
+
+Shapes: B images, C channels, H height, W width.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +17,38 @@ from glow.layers.squeeze import Squeeze
 __all__ = ["NoiseFlow"]
 
 LOG_BOUND = 2.0
-"""The affine map of the noise scales by a factor in (exp(-LOG_BOUND), exp(LOG_BOUND))."""
+"""Bound of the log-scale of the noise: each number is scaled by between exp(-LOG_BOUND) and exp(LOG_BOUND)."""
 
 SMALLEST = 2.0**-25
+"""Smallest value of v. At 0 the inverse of the normal distribution function is infinite."""
+
 LARGEST = 1 - 2.0**-24
-"""The numbers next to 0 and 1 that noise is moved to, where the inverse of the normal distribution is infinite."""
+"""Largest value of v and of u: the float32 number below 1, where that inverse is infinite too."""
 
 
 class NoiseFlow(nn.Module):
-    r"""Noise :math:`u \sim q(u | k)` for an image k out of uniform noise v (Ho et al. 2019, section 3.1).
+    """A distribution q(u | k) of dequantization noise u in [0, 1) given the image k (Ho et al. 2019, section 3.1).
 
-    With :math:`\Phi` the standard normal distribution function,
+    It turns uniform noise v into u. With Phi the standard normal distribution function and both e and y squeezed,
 
-    .. math:: u = \Phi(g_k(\Phi^{-1}(v))), \qquad \log q(u | k) = -\log |\det \partial u / \partial v|
+        e = Phi^-1(v),  (t, s) = network(image),  y = e exp(2 tanh(s / 2)) + t,  u = Phi(y)
 
-    where :math:`g_k` is affine in each number, with shift and scale from a `CouplingNetwork` that sees the image. At
-    the start :math:`g_k` is the identity, and u = v.
+        -log q(u | k) = log |det du/dv| = sum of 2 tanh(s / 2) + (e^2 - y^2) / 2
+
+    where `network` is a `CouplingNetwork`. In a new flow t = s = 0, and u = v.
+
+    Args:
+        channels: C, of the images.
+        width: hidden channels of the network.
+
+    Example:
+        >>> noise_flow = NoiseFlow(channels=1, width=16)
+        >>> image, v = torch.zeros(2, 1, 4, 4), torch.rand(2, 1, 4, 4)
+        >>> u, log_det = noise_flow(image, v)
+        >>> torch.allclose(u, v, atol=1e-5)
+        True
+        >>> log_det.shape
+        torch.Size([2])
     """
 
     def __init__(self, channels: int, width: int) -> None:
@@ -36,6 +57,16 @@ class NoiseFlow(nn.Module):
         self.network = CouplingNetwork(4 * channels, 8 * channels, width)
 
     def forward(self, image_BCHW: Tensor, v_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn uniform noise into noise that depends on the image.
+
+        Args:
+            image_BCHW: float (B, C, H, W), the image in the middle of its grey levels, which lies in (-0.5, 0.5); H
+                and W are even.
+            v_BCHW: float (B, C, H, W), uniform noise in [0, 1).
+
+        Returns:
+            u (B, C, H, W) in [0, 1), and log |det du/dv| = -log q(u | image), (B,) in nats.
+        """
         image = as_planes(self.squeeze(image_BCHW)[0])
         eps = as_planes(self.squeeze(torch.special.ndtri(v_BCHW.clamp(SMALLEST, LARGEST)))[0])
         shift, raw = halves(self.network(image))

@@ -1,9 +1,11 @@
-"""Operators that torch does not promise to keep, each asked for before it is called.
+"""The private operators of torch that make `glow.layers.products` fast, each looked up before it is called.
 
-`glow.layers.products` is fast by four operators beneath torch's public interface. A version of torch that drops one of
-them, or changes its arguments, must cost speed and nothing else. So each is looked up with the types of its arguments,
-once per process. Without one of oneDNN's the public function of the same result is called; without one of ATen's,
-`available` is false, and coupling networks are computed by `torch.nn.functional.conv2d` as on a GPU.
+Torch does not promise to keep these four operators. A version that drops one of them, or changes its arguments, must
+cost speed and nothing else, so each is looked up with the types of its arguments, once per process. If one of oneDNN is
+missing, the public function with the same result is called. If one of ATen is missing, `available` returns False, and
+coupling networks are computed by `torch.nn.functional.conv2d`, as on a GPU.
+
+Shapes: B images, C channels, H height, W width, N = B * H * W positions, F hidden channels.
 """
 
 from __future__ import annotations
@@ -29,17 +31,22 @@ SIGNATURES = {
     CONV_BACKWARD: "Tensor Tensor Tensor Optional[List[int]] List[int] List[int] List[int] "
     "bool List[int] int List[bool]",
 }
-"""Operator -> the types of the arguments that it is called with here."""
+"""For each operator, the types of the arguments that this file calls it with."""
 
 
 def available() -> bool:
-    """Whether the operators that have no stand-in are there."""
+    """Return whether this torch has the two ATen operators, which have no substitute.
+
+    Example:
+        >>> available()
+        True
+    """
     return exists(RELU_BACKWARD) and exists(CONV_BACKWARD)
 
 
 @lru_cache
 def exists(name: str) -> bool:
-    """Whether this torch has the operator, with the arguments of `SIGNATURES`."""
+    """Return whether this torch has the operator, with the arguments of `SIGNATURES`."""
     namespace, operator = name.split("::")
     packet, overload = operator.split(".")
     try:
@@ -50,7 +57,21 @@ def exists(name: str) -> bool:
 
 
 def conv_relu(x_BCHW: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """relu(conv2d(x)), padded to the same size."""
+    """Return relu(conv2d(x) + bias), padded with zeros to the same size.
+
+    Args:
+        x_BCHW: float (B, C, H, W), on the CPU.
+        weight: (F, C, k, k), of the same type, with k odd.
+        bias: (F,), of the same type.
+
+    Returns:
+        (B, F, H, W). oneDNN's operator has no gradient, so call this function only where autograd is off.
+
+    Example:
+        >>> x = torch.tensor([-2.0, 3.0]).view(2, 1, 1, 1)
+        >>> conv_relu(x, torch.ones(1, 1, 3, 3), torch.ones(1)).flatten()
+        tensor([0., 4.])
+    """
     padding = [weight.shape[2] // 2] * 2
     if _onednn_takes(x_BCHW.dtype) and exists(CONV_RELU):
         return torch.ops.mkldnn._convolution_pointwise(x_BCHW, weight, bias, padding, [1, 1], [1, 1], 1, "relu", [], "")
@@ -58,21 +79,62 @@ def conv_relu(x_BCHW: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def matmul_transposed(matrix: Tensor, rows_NF: Tensor) -> Tensor:
-    """matrix @ rows.T"""
-    if _onednn_takes(matrix.dtype) and exists(
-        LINEAR
-    ):  # on AMD's processors twice as fast in float32 as MKL, behind `@`
+    """Return matrix @ rows.T.
+
+    Args:
+        matrix: float (M, F), on the CPU.
+        rows_NF: (N, F), of the same type.
+
+    Returns:
+        (M, N).
+
+    Example:
+        >>> matmul_transposed(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+        tensor([[1., 3.]])
+    """
+    # On AMD's processors, oneDNN is twice as fast in float32 as MKL, which `@` calls.
+    if _onednn_takes(matrix.dtype) and exists(LINEAR):
         return torch.ops.mkldnn._linear_pointwise(matrix, rows_NF, None, "none", [], "")
     return matrix @ rows_NF.T
 
 
 def relu_backward_(grad: Tensor, output: Tensor) -> Tensor:
-    """The gradient of a ReLU, in place: a fresh tensor of this size would cost as much again."""
+    """Turn the gradient by a ReLU's output into that by its input, in place.
+
+    A new tensor of this size would cost as much time again.
+
+    Args:
+        grad: gradient by the output; it is overwritten.
+        output: the ReLU's output, of the same shape.
+
+    Returns:
+        `grad`, with zeros where `output` is 0.
+
+    Example:
+        >>> relu_backward_(torch.tensor([5.0, 5.0]), torch.tensor([0.0, 2.0]))
+        tensor([0., 5.])
+    """
     return torch.ops.aten.threshold_backward(grad, output, 0, grad_input=grad)
 
 
 def conv_backward(grad: Tensor, x: Tensor, weight: Tensor, with_x: bool = True) -> tuple[Tensor, ...]:
-    """The gradients of x (None without `with_x`), weight and bias of a convolution padded to the same size."""
+    """Return the gradients of a convolution that is padded with zeros to the same size.
+
+    Args:
+        grad: gradient by the output, (B, F, H, W).
+        x: the input, (B, C, H, W).
+        weight: (F, C, k, k), with k odd.
+        with_x: whether to compute the gradient by the input.
+
+    Returns:
+        The gradients by x (None without `with_x`), by the weight, and by the bias.
+
+    Example:
+        >>> x, weight = torch.ones(1, 2, 4, 4), torch.ones(3, 2, 3, 3)
+        >>> d_x, d_weight, d_bias = conv_backward(torch.ones(1, 3, 4, 4), x, weight)
+        >>> d_x.shape == x.shape, d_weight.shape == weight.shape, d_bias
+        (True, True, tensor([16., 16., 16.]))
+    """
     padding = [weight.shape[2] // 2] * 2
     return torch.ops.aten.convolution_backward(
         grad, x, weight, [len(weight)], [1, 1], padding, [1, 1], False, [0, 0], 1, [with_x, True, True]
@@ -80,7 +142,7 @@ def conv_backward(grad: Tensor, x: Tensor, weight: Tensor, with_x: bool = True) 
 
 
 def _onednn_takes(dtype: torch.dtype) -> bool:
-    """Whether oneDNN computes in this type on this processor. Its operators refuse bf16 on those without AVX-512."""
+    """Return whether oneDNN computes in this type on this processor; it refuses bf16 on those without AVX-512."""
     if dtype == torch.bfloat16:
         return _onednn_has_bf16()
     return dtype == torch.float32 and torch.backends.mkldnn.is_available()

@@ -1,6 +1,9 @@
-"""Channel permutations: a learned 1x1 convolution, a fixed shuffle, and reversal.
+"""Channel permutations: a learned 1x1 convolution, a fixed random shuffle, and reversal.
 
-To add one: a class of `AffineLayer`, its name in `glow.config.Permutation`, and a line in `PERMUTATIONS`.
+They are the second layer of every flow step. To add one, write a subclass of `AffineLayer`, and add its name to
+`glow.config.Permutation` and to `PERMUTATIONS`.
+
+Shapes: B images, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -18,22 +21,51 @@ __all__ = ["PERMUTATIONS", "FixedPermutation", "InvertibleConv1x1", "make_permut
 
 
 def make_permutation(kind: Permutation, channels: int, generator: torch.Generator) -> AffineLayer:
-    """The channel permutation of one step, drawn from `generator` where it is random.
+    """Make the channel permutation of one step.
+
+    Args:
+        kind: a key of `PERMUTATIONS`: "1x1", "shuffle" or "reverse".
+        channels: C.
+        generator: a CPU generator; "1x1" and "shuffle" draw from it, "reverse" does not.
+
+    Returns:
+        The layer, (B, C, H, W) -> (B, C, H, W).
 
     Raises:
-        ValueError: for a kind that is not in `PERMUTATIONS`.
-        TypeError: for an entry of `PERMUTATIONS` that makes another layer than an `AffineLayer`.
+        ValueError: if `kind` is not in `PERMUTATIONS`.
+        TypeError: if the entry of `PERMUTATIONS` makes a layer that is not an `AffineLayer`.
+
+    Example:
+        >>> reverse = make_permutation("reverse", 4, torch.Generator())
+        >>> z, log_det = reverse(torch.arange(4.0).view(1, 4, 1, 1))
+        >>> z.flatten()
+        tensor([3., 2., 1., 0.])
     """
     if kind not in PERMUTATIONS:
         raise ValueError(f"permutation must be one of {', '.join(PERMUTATIONS)}, not {kind!r}")
     layer = PERMUTATIONS[kind](channels, generator)
     if not isinstance(layer, AffineLayer):
-        raise TypeError(f"the permutation {kind!r} made a {type(layer).__name__}, which is no AffineLayer")
+        raise TypeError(f"the permutation {kind!r} made a {type(layer).__name__}, which is not an AffineLayer")
     return layer
 
 
 class FixedPermutation(AffineLayer):
-    """z[:, i] = x[:, order[i]]; log-det 0. `order` (C,) is a buffer: it is saved with the weights and never trained."""
+    """A fixed order of the channels: z[:, i] = x[:, order[i]], with log-det 0.
+
+    Args:
+        order_C: int64 (C,), a permutation of 0 to C - 1.
+
+    Attributes:
+        order: buffer (C,); it is saved with the weights and never trained.
+
+    Example:
+        >>> layer = FixedPermutation(torch.tensor([2, 0, 1]))
+        >>> z, log_det = layer(torch.tensor([10.0, 20.0, 30.0]).view(1, 3, 1, 1))
+        >>> z.flatten()
+        tensor([30., 10., 20.])
+        >>> layer.inverse(z).flatten()
+        tensor([10., 20., 30.])
+    """
 
     order: Tensor
 
@@ -43,18 +75,21 @@ class FixedPermutation(AffineLayer):
 
     @classmethod
     def shuffle(cls, channels: int, generator: torch.Generator) -> FixedPermutation:
+        """Return a permutation drawn uniformly from `generator`."""
         return cls(torch.randperm(channels, generator=generator))
 
     @classmethod
     def reverse(cls, channels: int, generator: torch.Generator) -> FixedPermutation:
-        """Takes nothing from the generator."""
+        """Return the permutation that reverses the channels; it draws nothing from `generator`."""
         return cls(torch.arange(channels).flip(0))
 
     def factors(self) -> tuple[Tensor, ...]:
+        """Return the order, int64 (C,)."""
         return (self.order,)
 
     @classmethod
     def affine_of(cls, factors: Sequence[Tensor]) -> Affine:
+        """Return the permutation matrix, with M[i, order[i]] = 1, in float32."""
         (order,) = factors
         matrix = F.one_hot(order, order.shape[-1]).float()
         offset = torch.zeros_like(matrix[..., 0])
@@ -62,25 +97,45 @@ class FixedPermutation(AffineLayer):
 
     @classmethod
     def inverse_affine_of(cls, factors: Sequence[Tensor]) -> Affine:
+        """Return the transposed permutation matrix."""
         matrix, offset, log_det = cls.affine_of(factors)
         return Affine(matrix.mT, offset, log_det)
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the reordered channels, (B, C, H, W), and zeros (B,)."""
         return x_BCHW[:, self.order], x_BCHW.new_zeros(len(x_BCHW))
 
     def inverse(self, z_BCHW: Tensor) -> Tensor:
+        """Return the channels in the order that `forward` received them in."""
         return z_BCHW[:, self.order.argsort()]
 
 
 class InvertibleConv1x1(AffineLayer):
-    r"""Invertible 1x1 convolution, LU-parametrised (Kingma & Dhariwal 2018, section 3.2, equations 10 and 11).
+    """An invertible 1x1 convolution in LU form (Kingma & Dhariwal 2018, section 3.2, equations 10 and 11).
 
-    .. math:: z_i = \sum_j W_{ij} x_j, \qquad W = P L (U + \mathrm{diag}(\sigma \exp(s))), \qquad
-        \log |\det| = H W \sum_i s_i
+    z[i] = sum_j M[i, j] x[j] at every position, with M = P L (U + diag(sign_s exp(log_s))), where L is lower triangular
+    with a diagonal of ones and U is strictly upper triangular. So log |det| = H W sum_i log_s[i] needs no determinant,
+    and M stays invertible whatever is learned. M starts as a random orthogonal matrix.
 
-    :math:`L` is unit lower and :math:`U` strictly upper triangular. The permutation :math:`P` and the signs
-    :math:`\sigma` are buffers, fixed at a random rotation; ``lower``, ``upper`` (C, C) and ``log_s`` (C,) are learned,
-    so :math:`W` stays invertible. No determinant is ever computed.
+    Args:
+        channels: C.
+        generator: a CPU generator that the orthogonal matrix is drawn from.
+
+    Attributes:
+        permutation: buffer (C, C), P; fixed.
+        sign_s: buffer (C,), -1 or 1; fixed.
+        lower: parameter (C, C); only what lies below its diagonal is used.
+        upper: parameter (C, C); only what lies above its diagonal is used.
+        log_s: parameter (C,).
+
+    Example:
+        >>> conv = InvertibleConv1x1(4, torch.Generator().manual_seed(0))
+        >>> matrix = conv.affine().matrix
+        >>> torch.allclose(matrix @ matrix.T, torch.eye(4), atol=1e-5)
+        True
+        >>> x = torch.rand(2, 4, 3, 3)
+        >>> torch.allclose(conv.inverse(conv(x)[0]), x, atol=1e-5)
+        True
     """
 
     permutation: Tensor
@@ -99,17 +154,19 @@ class InvertibleConv1x1(AffineLayer):
         self.log_s = nn.Parameter(s.abs().log().float())
 
     def factors(self) -> tuple[Tensor, ...]:
+        """Return permutation, lower, upper, sign_s and log_s."""
         return self.permutation, self.lower, self.upper, self.sign_s, self.log_s
 
     @classmethod
     def affine_of(cls, factors: Sequence[Tensor]) -> Affine:
+        """Return the map of the matrix M, without an offset."""
         permutation, lower, upper, sign_s, log_s = factors
         weight = permutation @ _unit_lower(lower) @ _upper(upper, sign_s, log_s)
         return Affine(weight, torch.zeros_like(log_s), log_s.sum(-1))
 
     @classmethod
     def inverse_affine_of(cls, factors: Sequence[Tensor]) -> Affine:
-        """By two triangular solves."""
+        """Return the map of M^-1, computed by two triangular solves."""
         permutation, lower, upper, sign_s, log_s = factors
         solved = torch.linalg.solve_triangular(_unit_lower(lower), permutation.mT, upper=False, unitriangular=True)
         inverse = torch.linalg.solve_triangular(_upper(upper, sign_s, log_s), solved, upper=True)
@@ -121,7 +178,7 @@ PERMUTATIONS: dict[str, Callable[[int, torch.Generator], AffineLayer]] = {
     "shuffle": FixedPermutation.shuffle,
     "reverse": FixedPermutation.reverse,
 }
-"""`GlowConfig.permutation` -> the layer of so many channels, drawn from a generator."""
+"""For each value of `GlowConfig.permutation`, what makes the layer from a number of channels and a generator."""
 
 
 def _unit_lower(lower: Tensor) -> Tensor:

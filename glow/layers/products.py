@@ -1,23 +1,24 @@
-r"""The coupling network on CPUs: three convolutions and their gradient, written by hand for speed.
+"""The coupling network on CPUs: three convolutions and their gradient, written by hand for speed.
 
 `CouplingNetwork` calls `three_convolutions` on CPUs, in place of three `conv2d` and autograd. The result is the same up
-to rounding. Two things are faster; docs/performance.md has what they give:
+to rounding. Two things make it faster (docs/performance.md has measurements):
 
-- A convolution and the ReLU after it are one operator, and the gradient of a ReLU is taken in place.
-- With few channels outside (C, at most `coupling.FEW_CHANNELS`), the outer convolutions are matrix products. A stock
-  convolution pads those channels to a vector's length, 16 or 32 numbers, and so computes zeros for most of its time.
+- A convolution and the ReLU after it are one operator, and the gradient of a ReLU is computed in place.
+- If the network's input has few channels (at most `coupling.FEW_CHANNELS`), the last convolution and the gradients of
+  both 3x3 convolutions are matrix products. A stock convolution pads so few channels to the length of a vector
+  register, 16 or 32 numbers, and spends most of its time on zeros.
 
-How a 3x3 convolution becomes products: the output at a position is the sum over the nine neighbours of a matrix for
-that neighbour, a *tap*, times the hidden channels there. So for the last convolution one product gives all nine taps of
-every position, (9 C, F) by (F, N), and each tap is then added to the position that it is for (`_shifted_sum`). The
-gradients go the other way: they are products with the 3x3 neighbourhoods of all positions (`_neighbourhoods`, which
-others call im2col).
+How a 3x3 convolution becomes matrix products: the output at a position is the sum over its nine neighbours of one
+matrix per neighbour, a *tap*, times the hidden channels there. For the last convolution one product computes all nine
+taps of every position, (9 C, F) times (F, N), and each tap is then added to the position that it belongs to
+(`_shifted_sum`). The gradients go the other way: they are products with the 3x3 neighbourhoods of all positions
+(`_neighbourhoods`, also known as im2col).
 
-Outside, a channel of all images is one run of memory, (C, B, H, W), so that shifts and neighbourhoods are copies of
-long runs. Inside, the channels of a position are one run, (N, F), as products want them.
+The input and output of the network are in the memory order (C, B, H, W), so that shifts and neighbourhoods are copies
+of long runs. Hidden layers are in the order (N, F), as matrix products need them.
 
-``GLOW_PRODUCTS=0`` in the environment turns all of this off: every convolution is then `conv2d`. The same happens by
-itself where torch lacks an operator that this file needs (`glow.layers.operators`).
+``GLOW_PRODUCTS=0`` in the environment turns this file off: every convolution is then `conv2d`. The same happens
+automatically if torch lacks an operator that this file needs (`glow.layers.operators`).
 
 Shapes: C channels, B images, H height, W width, N = B * H * W positions, F hidden channels (the network's width).
 """
@@ -39,25 +40,44 @@ from glow.layers.operators import conv_backward, conv_relu, matmul_transposed, r
 __all__ = ["enabled", "three_convolutions", "to_planes"]
 
 SWITCH = "GLOW_PRODUCTS"
-"""Environment variable: 0 turns this file off."""
+"""Name of the environment variable whose value 0 turns this file off."""
 
 
 def enabled() -> bool:
-    """Whether coupling networks on CPUs are computed by `three_convolutions`."""
+    """Return whether coupling networks on CPUs are computed by `three_convolutions`.
+
+    Example:
+        >>> from unittest import mock
+        >>> with mock.patch.dict(os.environ, {"GLOW_PRODUCTS": "0"}):
+        ...     enabled()
+        False
+    """
     return os.environ.get(SWITCH) != "0" and operators.available()
 
 
 def three_convolutions(x_CBHW: Tensor, weights: Sequence[Tensor], by_products: bool) -> Tensor:
-    """conv3x3(relu(conv1x1(relu(conv3x3(x))))), padded by zeros, computed in the type of the weights.
+    """Return conv3x3(relu(conv1x1(relu(conv3x3(x))))), padded with zeros to the same size.
 
-    It can be differentiated once.
+    It is computed in the type of the weights, and can be differentiated once.
 
     Args:
-        weights: weight and bias of the three, as those of `torch.nn.Conv2d`.
-        by_products: whether the last convolution and the gradients of both outer ones are matrix products, or stock.
+        x_CBHW: float (C, B, H, W), on the CPU.
+        weights: weight and bias of each convolution in turn, six tensors with the shapes of `torch.nn.Conv2d`.
+        by_products: True computes the last convolution and the gradients of both 3x3 convolutions by matrix products,
+            False by stock operators.
 
     Returns:
-        (C_out, B, H, W) in the type of `x_CBHW`.
+        (C_out, B, H, W), in the type of `x_CBHW`.
+
+    Example:
+        >>> shapes = [(8, 2, 3, 3), (8,), (8, 8, 1, 1), (8,), (4, 8, 3, 3), (4,)]
+        >>> weights = [torch.randn(shape) / 3 for shape in shapes]
+        >>> x = torch.randn(2, 5, 6, 6)
+        >>> z = three_convolutions(x, weights, by_products=True)
+        >>> z.shape
+        torch.Size([4, 5, 6, 6])
+        >>> torch.allclose(z, three_convolutions(x, weights, by_products=False), atol=1e-3)
+        True
     """
     if torch.is_grad_enabled():
         return _ThreeConvolutions.apply(x_CBHW, *weights, by_products)
@@ -101,7 +121,7 @@ def _last_backward(grad_CBHW: Tensor, hidden2: Tensor, w3: Tensor) -> tuple[Tens
 
 
 def _last_backward_by_products(grad_CBHW: Tensor, hidden2: Tensor, w3: Tensor) -> tuple[Tensor, ...]:
-    # The gradient of a position's taps lies at the positions that they were added to, on the opposite side.
+    # A tap was added to the neighbour on the opposite side, so its gradient is that neighbour's.
     grad_taps = _neighbourhoods(grad_CBHW, w3.dtype)[:-1]
     d_w3 = (grad_taps @ _rows(hidden2)).view(len(w3), 3, 3, -1).flip(1, 2).permute(0, 3, 1, 2)
     d_hidden2 = _images(grad_taps.T @ _matrix3(w3.flip(2, 3)), grad_CBHW)
@@ -123,33 +143,45 @@ def _first_backward_by_products(
 
 
 def _channels_last(x_CBHW: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, C, H, W)"""
+    """Return (B, C, H, W), channels last."""
     return x_CBHW.transpose(0, 1).to(dtype, memory_format=torch.channels_last)
 
 
 def to_planes(x_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
-    """(C, B, H, W)"""
-    # Without `copy` a tensor of this type already would come back as it is, channels last.
+    """Return a copy with the first two axes swapped, contiguous and in another type.
+
+    Args:
+        x_BCHW: (B, C, H, W) in any memory order.
+        dtype: type of the result.
+
+    Returns:
+        (C, B, H, W), contiguous.
+
+    Example:
+        >>> to_planes(torch.rand(2, 3, 4, 4), torch.bfloat16).shape
+        torch.Size([3, 2, 4, 4])
+    """
+    # Without `copy`, a tensor that has this type already would be returned unchanged, channels last.
     return x_BCHW.transpose(0, 1).to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def _matrix3(weight: Tensor) -> Tensor:
-    """(9 C, F)"""
+    """Return the taps (9 C, F) of a 3x3 weight (C, F, 3, 3)."""
     return weight.permute(0, 2, 3, 1).reshape(-1, weight.shape[1])
 
 
 def _images(rows_NF: Tensor, like_CBHW: Tensor) -> Tensor:
-    """(B, F, H, W), channels last: no copy."""
+    """Return a view (B, F, H, W), channels last."""
     return rows_NF.view(*like_CBHW.shape[1:], -1).permute(0, 3, 1, 2)
 
 
 def _rows(x_BFHW: Tensor) -> Tensor:
-    """(N, F): no copy where channels are last."""
+    """Return (N, F), as a view if channels are last."""
     return x_BFHW.permute(0, 2, 3, 1).reshape(-1, x_BFHW.shape[1])
 
 
 def _neighbourhoods(x_CBHW: Tensor, dtype: torch.dtype) -> Tensor:
-    """(9 C + 1, N): the 3x3 neighbourhood of every position, zeros beyond the edges, and a row of ones for a bias."""
+    """Return (9 C + 1, N): each position's 3x3 neighbourhood, zeros beyond the edges, and a row of ones for a bias."""
     channels, *shape = x_CBHW.shape
     padded = F.pad(x_CBHW, (1, 1, 1, 1))
     c, b, h, w = padded.stride()
@@ -160,10 +192,14 @@ def _neighbourhoods(x_CBHW: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _shifted_sum(matrix: Tensor, rows_NF: Tensor, like_CBHW: Tensor, flipped: bool) -> Tensor:
-    """The nine taps of every position, `matrix` (9 C, F) times its row, each added to the position that it is for:
-    (C, B, H, W). Tap (i, j) is for the neighbour (1 - i, 1 - j) further on, `flipped` for (i - 1, j - 1).
+    """Compute the nine taps of every position, and add each to the position that it belongs to.
 
-    A shift is an offset in memory, once the taps that would come out at the other side of an image are zero.
+    The taps of a position are `matrix` (9 C, F) times its row. Tap (i, j) belongs to the neighbour at the offset
+    (1 - i, 1 - j), or (i - 1, j - 1) if `flipped`. Taps that would leave the image are set to zero; then each shift is
+    an offset in memory.
+
+    Returns:
+        (C, B, H, W).
     """
     _, *shape, height, width = like_CBHW.shape
     n, edge = len(rows_NF), width + 1
@@ -180,7 +216,7 @@ def _shifted_sum(matrix: Tensor, rows_NF: Tensor, like_CBHW: Tensor, flipped: bo
     down, right = (-width, -1) if flipped else (width, 1)
     strides = (9 * (n + edge), 3 * (n + edge) + down, n + edge + right, 1)
     shifted = memory.as_strided((len(matrix) // 9, 3, 3, n), strides, edge - down - right)
-    # A sum over overlapping memory is many times slower than one over a copy.
+    # The copy comes first because a sum over overlapping memory is many times slower.
     return (
         shifted.to(like_CBHW.dtype, copy=True, memory_format=torch.contiguous_format)
         .sum((1, 2))

@@ -1,14 +1,19 @@
-r"""Monotone rational-quadratic splines, of which each number has one of its own (Durkan et al. 2019, section 3.1;
-Gregory & Delbourgo 1982).
+"""Monotone rational-quadratic splines, a separate one for each number (Durkan et al. 2019, section 3.1).
 
-Between two knots :math:`(x_k, y_k)` and :math:`(x_{k+1}, y_{k+1})` with slopes :math:`d_k, d_{k+1}`, with
-:math:`\xi = (x - x_k) / w`, :math:`w = x_{k+1} - x_k`, :math:`h = y_{k+1} - y_k` and :math:`s = h / w`,
+`glow.layers.elementwise.SplineMap` uses them in coupling layers. They go back to Gregory & Delbourgo (1982). In a bin
+from the knot (x0, y0) with width w and height h, where the slopes at both ends are d0 and d1, with q = (x - x0) / w and
+s = h / w, the spline is
 
-.. math:: z = y_k + \frac{h (s \xi^2 + d_k \xi (1 - \xi))}{s + (d_{k+1} + d_k - 2 s) \xi (1 - \xi)}
+    z = y0 + h (s q^2 + d0 q (1 - q)) / (s + (d1 + d0 - 2 s) q (1 - q))
 
-Outside [-bound, bound] the spline is the identity, and its slope at both ends is 1.
+It is the identity outside (-bound, bound), and has slope 1 at both ends.
 
-Shapes: n bins, 3 n - 1 parameters of a spline, which are the first dimension; the others are those of x.
+Parameters: a spline of n bins has 3 n - 1, any real numbers, in the first axis of the tensor `raw`. The other axes are
+those of x.
+
+- n widths of bins: 2 bound (0.02 + (1 - 0.02 n) softmax(raw))
+- n heights of bins: in the same way
+- n - 1 slopes at the inner knots: exp(3 tanh(raw / 3))
 """
 
 from __future__ import annotations
@@ -21,15 +26,17 @@ from torch import Tensor
 __all__ = ["spline", "spline_inverse"]
 
 LEAST_SIZE = 0.02
-"""Of a bin's width and height, as a share of the whole. With the next bound it keeps a spline from being so flat that
-its inverse loses its digits."""
+"""Smallest width and height of a bin, as a share of 2 bound.
+
+Together with LOG_SLOPE_BOUND it keeps a spline from being so flat that its inverse loses its digits.
+"""
 
 LOG_SLOPE_BOUND = 3.0
-"""Slopes at knots lie in (exp(-LOG_SLOPE_BOUND), exp(LOG_SLOPE_BOUND))."""
+"""Bound of log-slopes: slopes at knots are in (exp(-LOG_SLOPE_BOUND), exp(LOG_SLOPE_BOUND))."""
 
 
 class Bin(NamedTuple):
-    """The bin that a number is in: its lower left corner, its size, and the slopes at its ends."""
+    """The bin that each number is in: its lower left corner, its size, and the slopes at its ends."""
 
     x: Tensor
     y: Tensor
@@ -40,8 +47,27 @@ class Bin(NamedTuple):
 
 
 def spline(x: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    """x -> (z, log of the slope there), elementwise. `raw` (3 n - 1, ...) is the widths, the heights and the inner
-    slopes, of any real values; zeros make the identity."""
+    """Apply a spline to each number.
+
+    Args:
+        x: float (...).
+        raw: float (3 n - 1, ...), the parameters of each number's spline, as the module describes. Zeros make the
+            identity.
+        bound: the spline is the identity outside (-bound, bound).
+
+    Returns:
+        z and the natural log of the slope at x, both of the shape of x.
+
+    Example:
+        >>> x = torch.tensor([-1.0, 0.5, 9.0])
+        >>> z, log_slope = spline(x, torch.zeros(23, 3), bound=4.0)
+        >>> torch.allclose(z, x, atol=1e-6)
+        True
+        >>> raw = torch.zeros(23, 3)
+        >>> raw[8] = 1.0  # the lowest bin is higher, so that all others start higher
+        >>> (spline(x, raw, bound=4.0)[0] > x).tolist()
+        [True, True, False]
+    """
     inside = x.abs() < bound
     held = torch.where(inside, x, 0.0)
     bin_ = _bin_of(held, raw, bound, of_x=True)
@@ -51,8 +77,26 @@ def spline(x: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tensor]:
 
 
 def spline_inverse(z: Tensor, raw: Tensor, bound: float) -> Tensor:
-    """The x for which `spline` gives z: the root of a quadratic in its stable form (equations 25 to 29), and a step of
-    Newton's method from there, since the root of a difference loses half of the digits where the spline is flat."""
+    """Return the x whose `spline` is z.
+
+    It solves a quadratic in its stable form (Durkan et al. 2019, equations 25 to 29), and takes one step of Newton's
+    method from there, because the root of a difference loses half of its digits where the spline is flat.
+
+    Args:
+        z: float (...).
+        raw: float (3 n - 1, ...), as for `spline`.
+        bound: as for `spline`.
+
+    Returns:
+        x, of the shape of z.
+
+    Example:
+        >>> x = torch.linspace(-5, 5, 101, dtype=torch.float64)
+        >>> raw = torch.randn(23, 101, dtype=torch.float64)
+        >>> z, _ = spline(x, raw, bound=4.0)
+        >>> torch.allclose(spline_inverse(z, raw, bound=4.0), x)
+        True
+    """
     inside = z.abs() < bound
     held = torch.where(inside, z, 0.0)
     bin_ = _bin_of(held, raw, bound, of_x=False)
@@ -100,10 +144,10 @@ def _bin_of(value: Tensor, raw: Tensor, bound: float, of_x: bool) -> Bin:
 
 
 def _sizes(raw: Tensor, bound: float) -> Tensor:
-    """Positive sizes of bins, which together are 2 * bound."""
+    """Return the sizes of the bins, which are positive and add up to 2 * bound."""
     return 2 * bound * (LEAST_SIZE + (1 - LEAST_SIZE * len(raw)) * raw.softmax(0))
 
 
 def _knots(sizes: Tensor, bound: float) -> Tensor:
-    """The lower ends of the bins."""
+    """Return the lower ends of the bins."""
     return torch.cat([torch.zeros_like(sizes[:1]), sizes[:-1].cumsum(0)]) - bound

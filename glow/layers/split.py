@@ -1,4 +1,7 @@
-"""The learned Gaussian priors: of the half that leaves at a split, and of the top."""
+"""The learned Gaussian priors: of the half that leaves the flow at a split, and of the last latent.
+
+Shapes: B images, C channels, H height, W width.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,44 @@ __all__ = ["Split", "TopPrior", "gaussian_log_prob"]
 
 
 def gaussian_log_prob(z: Tensor, mean: Tensor, log_sd: Tensor) -> tuple[Tensor, Tensor]:
-    r"""The log-density of latents under independent normal distributions.
+    """Return the log-density of each image's latents under independent normal distributions.
+
+    With e = (z - mean) / exp(log_sd), it is the sum of -e^2 / 2 - log_sd - log(2 pi) / 2.
 
     Args:
-        z: (B, ...).
-        mean, log_sd: of each number, in nats the latter; they broadcast to the shape of z.
+        z: float (B, ...), latents.
+        mean: of each latent; broadcasts to the shape of z.
+        log_sd: natural log of the standard deviation of each latent; broadcasts to the shape of z.
 
     Returns:
-        :math:`\sum -\tfrac12 \epsilon^2 - \log \sigma - \tfrac12 \log 2 \pi`, (B,) nats, and
-        :math:`\epsilon = (z - \mu) / \sigma`, (B, ...).
+        The log-density, (B,) in nats, and the standardized latents e, (B, ...).
+
+    Example:
+        >>> zero = torch.zeros(1)
+        >>> log_prob, standardized = gaussian_log_prob(torch.tensor([[0.0], [2.0]]), zero, zero)
+        >>> log_prob
+        tensor([-0.9189, -2.9189])
     """
     standardized = (z - mean) * (-log_sd).exp()
     return sum_per_image(-0.5 * standardized.square() - log_sd - 0.5 * math.log(2 * math.pi)), standardized
 
 
 class Split(nn.Module):
-    r"""Half of the channels leave as this level's latent (Dinh et al. 2017, section 3.6).
+    """The split at the end of a level: half of the channels leave as a latent (Dinh et al. 2017, section 3.6).
 
-    The first half goes on; the second is modelled given it, :math:`x_b \sim N(\mu(x_a), \sigma(x_a))`, where a
-    `ZeroConv2d` gives the mean in its first C/2 channels and the log of the standard deviation in its last C/2.
+    The first half x_a goes on to the next level. The second half x_b is the level's latent, and is modelled given x_a:
+    x_b ~ N(mean(x_a), sd(x_a)), independently per number. A `ZeroConv2d` on x_a gives the mean in its first C/2
+    output channels and log sd in its last C/2, so that a new split has a standard normal prior.
+
+    Args:
+        channels: C, of the tensor that is split; must be even.
+
+    Example:
+        >>> split = Split(channels=8)
+        >>> x_a, x_b = split(torch.randn(2, 8, 4, 4))
+        >>> mean, log_sd = split.prior(x_a)
+        >>> x_b.shape, mean.shape, log_sd.abs().max().item()
+        (torch.Size([2, 4, 4, 4]), torch.Size([2, 4, 4, 4]), 0.0)
     """
 
     def __init__(self, channels: int) -> None:
@@ -40,23 +62,37 @@ class Split(nn.Module):
         self.conv = ZeroConv2d(channels // 2, channels)
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """x -> (x_a that goes on, x_b that stays as a latent), (B, C/2, H, W) each."""
+        """Return x_a, which goes on, and x_b, the latent, (B, C/2, H, W) each."""
         x_a, x_b = x_BCHW.chunk(2, 1)
         return x_a, x_b
 
     def inverse(self, x_a: Tensor, x_b: Tensor) -> Tensor:
+        """Return both halves together, (B, C, H, W)."""
         return torch.cat([x_a, x_b], 1)
 
     def prior(self, x_a: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation of x_b given x_a, (B, C/2, H, W) each."""
+        """Return the mean and the log standard deviation of x_b given x_a, (B, C/2, H, W) each."""
         mean, log_sd = self.conv(x_a).chunk(2, 1)
         return mean, log_sd
 
 
 class TopPrior(nn.Module):
-    """The Gaussian of the last latent: a learned mean and log standard deviation a channel, zero at first.
+    """The Gaussian prior of the last latent: a learned mean and log standard deviation per channel.
 
-    With `num_classes` each class adds its own (Kingma & Dhariwal's ``learntop`` and ``ycond``).
+    Both are the same at every position, and zero at first. With `num_classes`, each class adds a learned mean and log
+    standard deviation of its own (``learntop`` and ``ycond`` in the code of Kingma & Dhariwal 2018).
+
+    Args:
+        channels: C, of the last latent.
+        num_classes: number of classes; None for a prior without classes.
+
+    Example:
+        >>> top = TopPrior(channels=8, num_classes=10)
+        >>> mean, log_sd = top.prior(torch.tensor([3, 7]))
+        >>> mean.shape, log_sd.shape
+        (torch.Size([2, 8, 1, 1]), torch.Size([2, 8, 1, 1]))
+        >>> top.prior(None)[0].shape  # what the classes have in common
+        torch.Size([1, 8, 1, 1])
     """
 
     def __init__(self, channels: int, num_classes: int | None) -> None:
@@ -68,7 +104,15 @@ class TopPrior(nn.Module):
             nn.init.zeros_(self.classes.weight)
 
     def prior(self, labels_B: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation, (1 or B, C, 1, 1) each."""
+        """Return the mean and the log standard deviation of the last latent.
+
+        Args:
+            labels_B: int64 (B,), the class of each image; None leaves the classes' part out. A prior without classes
+                ignores it.
+
+        Returns:
+            (B, C, 1, 1) each with classes and labels, otherwise (1, C, 1, 1).
+        """
         mean, log_sd = self.mean[None], self.log_sd[None]
         if self.classes is not None and labels_B is not None:
             class_mean, class_log_sd = self.classes(labels_B).chunk(2, 1)

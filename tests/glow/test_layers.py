@@ -1,4 +1,4 @@
-"""Every invertible layer against the autograd Jacobian in float64, with weights perturbed away from their start."""
+"""Compare every invertible layer with the autograd Jacobian in float64, with its weights perturbed away from zero."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ LAYERS = {
 
 
 def within(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """The point, or where the layer has none there, one of its domain."""
+    """Return the point, moved into the domain of a logit."""
     return 0.98 * (x.sigmoid() - 0.5) if isinstance(layer, Logit) else x
 
 
@@ -69,7 +69,7 @@ def test_inverse_undoes_forward(layer, x):
 
 
 def test_perturbation_reaches_the_coupling_network():
-    """Without it the tests above would see the zero-initialised identity."""
+    """Without perturbation, the tests above would test the identity."""
     coupling = perturb(CouplingLayer(4, 8, "affine", "sigmoid").double())
     x = torch.randn(2, *SHAPE, dtype=torch.float64, generator=generator(3))
     log_det = coupling(x)[1]
@@ -141,4 +141,4 @@ def test_autocast_touches_the_network_alone():
     assert z.dtype == log_det.dtype == torch.float32
     assert not torch.equal(z, exact)  # bf16 was used
     torch.testing.assert_close(log_det, exact_log_det, atol=0.3, rtol=0.02)
-    torch.testing.assert_close(z[:, 2:], exact[:, 2:], rtol=0, atol=0)  # the untouched half is untouched
+    torch.testing.assert_close(z[:, 2:], exact[:, 2:], rtol=0, atol=0)  # the second half is not transformed

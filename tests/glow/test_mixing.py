@@ -1,4 +1,4 @@
-"""ActNorms and permutations of a level, folded and together, against the layers one after the other."""
+"""Compare the composed ActNorms and permutations of a level with the layers one after the other."""
 
 from typing import Any
 

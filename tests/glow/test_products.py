@@ -1,4 +1,4 @@
-"""The coupling network of CPUs against the stock convolutions."""
+"""Compare the coupling network for CPUs with stock convolutions."""
 
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +23,7 @@ SHAPES = {  # in, out, width, images, height, width of the images
 
 
 def drawn(channels: int, out: int, width: int, images: int, height: int, columns: int, dtype=torch.float64):
-    """Images as planes, and weights: leaves of a graph."""
+    """Return images as planes, and weights, as leaves of a graph."""
     generator = torch.Generator().manual_seed(0)
     shapes = [(width, channels, 3, 3), (width,), (width, width, 1, 1), (width,), (out, width, 3, 3), (out,)]
     x = torch.randn(channels, images, height, columns, dtype=torch.float64, generator=generator)
@@ -96,7 +96,7 @@ def test_what_gpus_and_the_compiler_get_is_the_same(monkeypatch):
 
 @pytest.fixture
 def lookups():
-    """Operators are looked up once per process; in these tests, anew."""
+    """Forget which operators were found, since each is looked up only once per process."""
     operators.exists.cache_clear()
     yield
     operators.exists.cache_clear()
@@ -119,9 +119,9 @@ def _noted(called: list[str], name: str, real: Callable[..., Any], *args: Any) -
 
 
 def spy(monkeypatch) -> list[str]:
-    """The names of the private operators that are called from here on."""
+    """Return a list to which the name of each private operator is added when it is called."""
     called: list[str] = []
-    assert operators.exists(operators.CONV_RELU)  # looked up while they are what they are
+    assert operators.exists(operators.CONV_RELU)  # looked up before they are replaced
     assert operators.exists(operators.LINEAR)
     for name in ("_convolution_pointwise", "_linear_pointwise"):
         real = getattr(torch.ops.mkldnn, name)
@@ -168,12 +168,12 @@ def packet(name: str) -> str:
 
 
 def refused(*args, **kwargs):
-    pytest.fail("called though it is not what it was")
+    pytest.fail("called although its arguments changed")
 
 
 @pytest.mark.usefixtures("lookups")
 def test_this_torch_has_the_operators():
-    """Or nothing above would test them. One that a newer torch drops is reported here."""
+    """Without the operators, nothing above would test them. One that a newer torch drops is reported here."""
     assert {name: operators.exists(name) for name in operators.SIGNATURES} == dict.fromkeys(operators.SIGNATURES, True)
 
 

@@ -14,7 +14,7 @@ BINS = 8
 
 
 def raw(sd: float, points: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """The parameters of a spline for each point; the same spline for all."""
+    """Return the parameters of the same random spline for every point."""
     one = sd * torch.randn(3 * BINS - 1, 1, dtype=dtype, generator=torch.Generator().manual_seed(0))
     return one.expand(-1, points)
 
@@ -46,8 +46,10 @@ def test_its_inverse_is_exact(sd):
 
 
 def test_its_inverse_in_float32_is_off_by_rounding_alone():
-    """An error e of z is one of e / slope of x, and z is rounded to eps times its size, at most BOUND. A few roundings
-    lie behind each."""
+    """An error e of z is an error e / slope of x, and z is rounded to eps times its size, which is at most BOUND.
+
+    The factor 16 allows for a few roundings in each.
+    """
     x = torch.linspace(-6, 6, 2001)
     z, log_slope = spline(x, raw(1.0, len(x), torch.float32), BOUND)
     error = (spline_inverse(z, raw(1.0, len(x), torch.float32), BOUND) - x).abs()
