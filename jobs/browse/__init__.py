@@ -1,1 +1,1 @@
-"""Looking at the record: the MLflow UI, lists of runs, one run."""
+"""Commands that look at data and records: `data`, `runs`, `show` and `ui`. None of them starts Ray."""

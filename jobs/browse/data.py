@@ -1,4 +1,4 @@
-"""What a data set holds, for `glowctl data`."""
+"""`glowctl data`: print what a data set contains, and draw some of its images."""
 
 from __future__ import annotations
 
@@ -19,24 +19,32 @@ from jobs.text import JsonObject, json_text, megabytes, text_table
 __all__ = ["show_data"]
 
 PICTURED = 100
-"""Images in a contact sheet."""
+"""Number of images in the picture."""
 
 CLASSES = 10
-"""Columns of the table."""
+"""Number of classes that the table has columns for."""
 
 
 def show_data(name: str, data_root: str | None, sheet: str, json: bool) -> None:
-    """Prints what a data set holds, and draws images of its first split in the file `sheet`.
+    """Print what a data set contains, and draw images of its first split.
 
-    Raises SpecError for an unknown name, DatasetNotFound or DatasetCorrupt for data that cannot be had, JobError for a
-    picture that cannot be written.
+    Args:
+        name: name of the data set, or the folder of a packed one.
+        data_root: folder of the data sets; None for the usual one.
+        sheet: file of the picture.
+        json: print JSON instead of lines.
+
+    Raises:
+        SpecError: if the name is unknown.
+        DatasetNotFound, DatasetCorrupt: if the data cannot be read.
+        JobError: if the picture cannot be written.
     """
     name = _named(name)
     try:
         info = describe(name, data_root)
         splits = {split: open_dataset(name, split, data_root) for split in info.splits}
     except ValueError as error:
-        raise SpecError(str(error)) from error
+        raise SpecError(str(error), code="data-set-unusable") from error
     facts = _facts(name, info, splits) | {"picture": _drawn(splits, sheet)}
     if json:
         typer.echo(json_text(facts))
@@ -50,7 +58,7 @@ def show_data(name: str, data_root: str | None, sheet: str, json: bool) -> None:
 
 
 def _named(name: str) -> str:
-    """A packed data set may be named by its folder alone."""
+    """Return the full name of a data set; the folder of a packed one is a name too."""
     return absolute_dataset(f"packed:{name}" if place_of(name) is None and Path(name, INDEX).is_file() else name)
 
 
@@ -80,11 +88,15 @@ def _rows(info: DatasetInfo, splits: Mapping[str, LazyDataset]) -> list[list[str
 
 
 def _drawn(splits: Mapping[str, LazyDataset], sheet: str) -> str:
-    """Draws images of the first split, and gives the file."""
+    """Draw images of the first split, chosen with a fixed seed, and return the file."""
     dataset = next(iter(splits.values()))
     chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:PICTURED]
     try:
         Image.fromarray(image_grid(dataset.pick(chosen.sort().values).numpy())).save(sheet)
     except (OSError, ValueError) as error:
-        raise JobError(f"the picture {sheet} cannot be written ({error}): name another with --sheet") from error
+        raise JobError(
+            f"the picture {sheet} cannot be written ({error})",
+            remedy="name another file with --sheet",
+            code="picture-not-written",
+        ) from error
     return sheet

@@ -1,4 +1,4 @@
-"""What a run came to, in one cell of a table and as numbers: read from its tags, parameters and metrics."""
+"""The result of a run in one table cell and as numbers, read from its tags, parameters and metrics."""
 
 from __future__ import annotations
 
@@ -20,18 +20,33 @@ __all__ = ["Progress", "Result", "progress_of", "result_of"]
 
 TEST, VALIDATION = metric_names.TEST, metric_names.VALIDATION
 MOST_LETTERS = 60
+"""Longest text of a cell; longer ones are cut off with an ellipsis."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """The text of a cell, and the numbers in it by name."""
+    """The result of a run.
+
+    Attributes:
+        text: what a table shows; empty if there is no result.
+        values: the same as numbers, by name.
+    """
 
     text: str
     values: dict[str, object] = field(default_factory=dict)
 
 
 def result_of(uri: str, run: Run, trials: Sequence[Run] = ()) -> Result:
-    """`trials` are those of an ablation. Raises TrackingError."""
+    """Return the result of a run, or how far it is if it is a training that runs, or why it has none.
+
+    Args:
+        uri: the MLflow store.
+        run: the run.
+        trials: its trials, if it is an ablation.
+
+    Raises:
+        TrackingError: if the store does not answer.
+    """
     job = run.data.tags.get(JOB)
     if job == "ablate":
         return _of_ablation(run, trials)
@@ -45,8 +60,13 @@ def result_of(uri: str, run: Run, trials: Sequence[Run] = ()) -> Result:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training is that runs. `epochs` is None where the run does not say how many there will be, and the last
-    score of the validation images is None before the first."""
+    """How far a training that runs has come.
+
+    Attributes:
+        epoch: the last epoch that ended; 0 before the first.
+        epochs: number of epochs to train; None if the run does not record it.
+        validation_bits_per_dim: the last score of the validation images; None before the first.
+    """
 
     epoch: int
     epochs: int | None
@@ -54,7 +74,15 @@ class Progress:
 
 
 def progress_of(uri: str, run: Run) -> Progress:
-    """Where a training is that runs. Raises TrackingError."""
+    """Return how far a training has come.
+
+    Args:
+        uri: the MLflow store.
+        run: a run of the job train.
+
+    Raises:
+        TrackingError: if the store does not answer.
+    """
     history = metric_history(uri, run.info.run_id, VALIDATION)
     epochs = run.data.params.get("epochs")
     last = max(metric_history(uri, run.info.run_id, metric_names.TRAIN), default=0)
@@ -88,10 +116,10 @@ def _of_ablation(run: Run, trials: Sequence[Run]) -> Result:
 
 
 def _planned(run: Run) -> int | None:
-    """How many trials an ablation is of."""
+    """Return how many trials an ablation has according to its settings; None if they cannot be read."""
     from jobs.specs.ablation import AblateSpec
 
-    with suppress(KeyError, ValueError):  # of another version
+    with suppress(KeyError, ValueError):  # another version of glowctl may have written them
         return AblateSpec.model_validate(json.loads(run.data.tags[tag_names.SPEC])).number_of_trials
     return None
 
@@ -102,7 +130,7 @@ def _of_nll(metrics: Mapping[str, float]) -> Result:
 
 
 def _of_ood(metrics: Mapping[str, float]) -> Result:
-    """The share of batches called OOD at the smallest M, by typicality."""
+    """Return the share of batches that typicality calls OOD, at the smallest M."""
     cells = [(re.fullmatch(r"ood_ratio/(.+)/M(\d+)", name), value) for name, value in metrics.items()]
     ratios = [(int(cell[2]), cell[1], value) for cell, value in cells if cell is not None]
     if not ratios:
@@ -114,7 +142,7 @@ def _of_ood(metrics: Mapping[str, float]) -> Result:
 
 
 def _of_description(run: Run) -> Result:
-    """What the run's description says of it, where no number would do: the first clause, after which come files."""
+    """Return the first clause of the result in the description, where no number would do. File names follow it."""
     line = re.search(r"^\*\*Result:\*\* (.+)$", run.data.tags.get(tag_names.NOTE, ""), re.MULTILINE)
     return Result(_shortened(re.split("[;:] ", line[1])[0].replace("`", "")) if line else "")
 

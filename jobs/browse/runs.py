@@ -1,4 +1,7 @@
-"""`glowctl runs`: the newest runs of a store, and what each came to."""
+"""`glowctl runs`: list the newest runs of a store with their results.
+
+A terminal gets a coloured table, a pipe plain columns, and ``--json`` one JSON object per line.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +29,25 @@ if TYPE_CHECKING:
 __all__ = ["JOBS", "Listed", "ago", "facts_of", "list_runs", "seconds_of", "trials_of"]
 
 JOBS = ("train", "ablate", "nll", "sample", "interpolate", "ood", "report")
+"""The jobs that ``--job`` takes."""
+
 COLOURS = {"finished": "green", "running": "cyan", "failed": "red", "killed": "yellow"}
+"""Status of a run -> the colour of its cell."""
+
 ROOM_FOR_JOBS = 100
-"""Columns of a terminal from which on the table says the job beside the name, which most often begins with it."""
+"""Width of a terminal from which the table has a column for the job; the names of most runs begin with it anyway."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A run, its trials if it is an ablation, and what it came to."""
+    """A run of the list.
+
+    Attributes:
+        run: the run.
+        experiment: name of its experiment.
+        trials: its trials, the oldest first; empty unless it is an ablation.
+        result: its result.
+    """
 
     run: Run
     experiment: str
@@ -44,14 +58,27 @@ class Listed:
 def list_runs(
     given_uri: str | None, experiment: str | None, jobs: str | None, limit: int, trials: bool, as_json: bool
 ) -> None:
-    """Prints the runs. Raises TrackingError, and SpecError for a job that is none."""
+    """Print the newest runs.
+
+    Args:
+        given_uri: the MLflow store; None for the usual one.
+        experiment: name of an experiment; None for all.
+        jobs: jobs to list, with commas between; None or empty for all.
+        limit: the most runs to list, not counting trials under their ablation.
+        trials: list the trials too: under their ablation, or among the trainings if ``ablate`` is not among `jobs`.
+        as_json: print one JSON object per line.
+
+    Raises:
+        SpecError: if a job is unknown.
+        TrackingError: if the store does not answer, or has no such experiment.
+    """
     chosen = [name.strip() for name in (jobs or "").split(",") if name.strip()]
     for name in chosen:
         if name not in JOBS:
-            raise SpecError(f"--job knows {', '.join(JOBS)}, not {name!r}")
+            raise SpecError(f"unknown --job {name!r}", remedy=f"use some of {', '.join(JOBS)}", code="unknown-job")
     uri = tracking_uri(given_uri)
     names = experiment_names(uri, experiment)
-    # Trials stand beneath their ablation, and where ablations are not asked for, as the trainings that they are.
+    # Trials are listed under their ablation, or on their own, as trainings, if ablations are not asked for.
     alone = trials and bool(chosen) and "ablate" not in chosen
     found = [_listed(uri, run, names) for run in newest_runs(uri, list(names), chosen, limit, alone)]
     if as_json:
@@ -67,26 +94,39 @@ def list_runs(
 def _none(jobs: Sequence[str], trials: bool, where: str) -> str:
     if not jobs:
         return f"no runs in {where} yet: glowctl demo makes some"
-    advice = " beside trials of ablations, which --trials shows" if "train" in jobs and not trials else ""
+    advice = ", not counting trials of ablations (--trials shows them)" if "train" in jobs and not trials else ""
     return f"no {' or '.join(jobs)} runs in {where}{advice}"
 
 
 def trials_of(uri: str, run: Run) -> list[Run]:
-    """The trials of an ablation, the oldest first."""
+    """Return the trials of a run, the oldest first; none unless it is an ablation.
+
+    Raises:
+        TrackingError: if the store does not answer.
+    """
     if run.data.tags.get(JOB) != "ablate":
         return []
     return [child for child in child_runs(uri, run) if TRIAL in child.data.tags]
 
 
 def seconds_of(run: Run) -> float:
-    """How long a run took, or has taken up to now."""
-    # One that was resumed still has the end that it had before.
+    """Return how long a run took, or has taken until now, in seconds."""
+    # A run that was resumed and runs still has the end time of its first attempt.
     ended = (run.info.end_time if run.info.status != "RUNNING" else None) or time.time() * 1000
     return float(max(0.0, (ended - run.info.start_time) / 1000))
 
 
 def ago(milliseconds: float, now: float | None = None) -> str:
-    """ "12 s", "5 min", "3 h", "12 d" since a time in milliseconds since 1970."""
+    """Format the time since a moment.
+
+    Args:
+        milliseconds: the moment, in milliseconds since 1970.
+        now: the present, in seconds since 1970; None for the clock.
+
+    Example:
+        >>> [ago(0, now=seconds) for seconds in (12, 300, 3 * 3600, 12 * 86400)]
+        ['12 s', '5 min', '3 h', '12 d']
+    """
     seconds = max(0.0, (now or time.time()) - milliseconds / 1000)
     for unit, size, most in (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3600, 48 * 3600)):
         if seconds < most:
@@ -95,7 +135,13 @@ def ago(milliseconds: float, now: float | None = None) -> str:
 
 
 def facts_of(run: Run, experiment: str, result: Result) -> JsonObject:
-    """A run for machines."""
+    """Return what ``--json`` prints of a run.
+
+    Args:
+        run: the run.
+        experiment: name of its experiment.
+        result: its result.
+    """
     tags = run.data.tags
     started = datetime.fromtimestamp(run.info.start_time / 1000).astimezone()
     return {
@@ -183,5 +229,5 @@ def _print_table(uri: str, found: Sequence[Listed], trials: bool, console: Conso
     folded = sum(len(listed.trials) for listed in found)
     if folded and not trials:
         console.print(
-            f"{count(folded, 'trial')} of ablations not shown: --trials shows them", style="dim", highlight=False
+            f"{count(folded, 'trial')} of ablations not listed: --trials lists them", style="dim", highlight=False
         )

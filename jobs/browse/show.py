@@ -1,4 +1,4 @@
-"""`glowctl show`: what one run is, what it came to, and where to look further."""
+"""`glowctl show`: print one run with its result, description, settings, metrics, and where to find more."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ SETTINGS = {
     "interpolate": ("mode", "steps", "pairs_per_class", "from_image", "to_image", "seed"),
     "ood": ("batch_sizes", "alpha", "protocol", "center", "bootstraps", "repeats", "seed"),
 }
-"""Parameters worth showing; the rest are in the artifact spec.json."""
+"""Job -> the parameters to print. All parameters are in the artifact spec.json."""
 
 TABLES = {"ood": ("ood_ratios.json",), "nll": ("nll.json",), "ablate": ("configurations.json",)}
-"""Artifacts that hold the result; shown where the description has no table of its own."""
+"""Job -> the artifacts with tables of results. They are printed if the description contains no table."""
 
 FINAL = {
     "train": (
@@ -68,23 +68,41 @@ FINAL = {
     "ood": (),
     "nll": (),
 }
-"""Metrics worth showing, of jobs that have others too, or the same in a table."""
+"""Job -> the metrics to print, for jobs that have less important ones too, or show their metrics in a table."""
 
 MOST_ROWS = 20
+"""Longest table that is printed whole."""
+
 MOST_METRICS = 30
+"""Largest number of metrics that is printed."""
+
 DEFAULT_SERVER = "http://127.0.0.1:5000"
+"""Where `glowctl ui` serves a store that is a database."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A run, and what else the store has of it."""
+    """A run with all that is printed about it.
+
+    Attributes:
+        uri: the MLflow store.
+        run: the run.
+        experiment: name of its experiment.
+        result: its result.
+        progress: how far it has come, if it is a training that runs.
+        beneath: number of nested runs by job; trials of ablations count as "trial".
+        models: versions in the registry that this run trained.
+        artifacts: names of its artifacts.
+        tables: column names and rows of its tables of results, by name.
+        page: address of its page in the MLflow UI, if a server of the store runs.
+    """
 
     uri: str
     run: Run
     experiment: str
     result: Result
     progress: Progress | None
-    beneath: Mapping[str, int]  # "trial" or a job -> runs
+    beneath: Mapping[str, int]
     models: Sequence[RegisteredModel]
     artifacts: Sequence[str]
     tables: Mapping[str, tuple[list[str], list[list[Any]]]]
@@ -92,18 +110,30 @@ class Shown:
 
     @property
     def job(self) -> str:
+        """The job of the run; empty if glowctl did not make it."""
         return str(self.run.data.tags.get(JOB, ""))
 
 
 def show_run(given_uri: str | None, experiment: str | None, given: str, as_json: bool) -> None:
-    """Prints a run. Raises TrackingError, NoSuchRun for one that is not there."""
+    """Print a run.
+
+    Args:
+        given_uri: the MLflow store; None for the usual one.
+        experiment: name of the experiment to search; None for all.
+        given: name of the run, or the first letters of its id.
+        as_json: print one JSON object.
+
+    Raises:
+        NoSuchRun: if there is no such run.
+        TrackingError: if the store does not answer, or several ids begin with `given`.
+    """
     uri = tracking_uri(given_uri)
     names = experiment_names(uri, experiment)
     shown = _gathered(uri, named_run(uri, list(names), given), names)
     if as_json:
         print(json_text(_facts(shown)), flush=True)
         return
-    # In a pipe a table keeps its lines whole.
+    # In a pipe there is no terminal to fit: this width keeps the lines of most tables whole.
     _print(shown, Console() if sys.stdout.isatty() else Console(width=160))
 
 
@@ -126,7 +156,7 @@ def _gathered(uri: str, run: Run, names: Mapping[str, str]) -> Shown:
 
 
 def _page(uri: str, run: Run) -> str | None:
-    """The run's page, where a server runs that has it."""
+    """Return the address of the run's page, if the store is a server or `glowctl ui` serves it."""
     address = uri.rstrip("/") if uri.startswith("http") else DEFAULT_SERVER
     known = uri.startswith("http") or knows_run(address, run.info.run_id)
     return run_page(address, run.info.experiment_id, run.info.run_id) if known else None
@@ -190,7 +220,7 @@ def _print(shown: Shown, console: Console) -> None:
 
 
 def _print_markdown(text: str, console: Console) -> None:
-    """Its tables with every cell whole, which rich would cut off."""
+    """Print Markdown. Tables are printed with all of every cell, since rich would cut cells off."""
     for number, (is_table, lines) in enumerate(_blocks(text)):
         if number:
             console.print()
@@ -202,8 +232,10 @@ def _print_markdown(text: str, console: Console) -> None:
 
 
 def _blocks(text: str) -> list[tuple[bool, list[str]]]:
-    """The lines of each table and of what stands between two, and whether they are a table. Not all lines that begin
-    with | are of one: users can edit a description."""
+    """Split Markdown into tables and the text between them: (whether it is a table, its lines).
+
+    Lines that begin with | are a table only if the second one is a separator, since users can edit a description.
+    """
     blocks: list[tuple[bool, list[str]]] = []
     for piped, group in itertools.groupby(text.strip().splitlines(), key=lambda line: line.startswith("|")):
         lines = list(group)
@@ -226,12 +258,12 @@ def _print_head(shown: Shown, console: Console) -> None:
         ("progress", _progress(shown)),
         ("error", tags.get(tag_names.ERROR, "")),
         ("stopped", tags.get(tag_names.STOPPED, "")),
-        ("job", f"{shown.job or 'not of glowctl'}, in experiment {shown.experiment}"),
+        ("job", f"{shown.job or 'not from glowctl'}, in experiment {shown.experiment}"),
         ("data set", tags.get(tag_names.DATASET, "")),
         ("started", when.replace("took", "running for") if status == "running" else when),
-        ("model", f"of run {tags[tag_names.TRAIN_RUN]}" if tag_names.TRAIN_RUN in tags else ""),
+        ("model", f"trained by run {tags[tag_names.TRAIN_RUN]}" if tag_names.TRAIN_RUN in tags else ""),
         ("registered", ", ".join(_model(version) for version in shown.models)),
-        ("beneath", ", ".join(count(n, kind) if kind == "trial" else f"{n} {kind}" for kind, n in _beneath(shown))),
+        ("nested runs", ", ".join(count(n, kind) if kind == "trial" else f"{n} {kind}" for kind, n in _beneath(shown))),
         ("id", run.info.run_id),
         ("to see it", shown.page or open_command(shown.uri)),
     ]
@@ -246,7 +278,7 @@ def _progress(shown: Shown) -> str:
     if shown.progress is None:
         return ""
     of, validation = shown.progress.epochs, shown.progress.validation_bits_per_dim
-    told = f", last validation {bits(validation)} bits/dim" if validation is not None else ", none validated yet"
+    told = f", last validation {bits(validation)} bits/dim" if validation is not None else ", no validation yet"
     return f"epoch {shown.progress.epoch} of {of if of is not None else '?'}{told}"
 
 
@@ -259,7 +291,7 @@ def _print_settings(shown: Shown, console: Console) -> None:
     settings = _settings(shown)
     if settings:
         more = "; all are in the artifact spec.json" if "spec.json" in shown.artifacts else ""
-        console.print(f"\n[bold]settings[/]  those that matter{more}", highlight=False)
+        console.print(f"\n[bold]settings[/]  a selection{more}", highlight=False)
         console.print(Text(", ".join(f"{name} {value}" for name, value in settings.items())))
 
 

@@ -1,4 +1,7 @@
-"""The MLflow UI on the store that runs are recorded in."""
+"""`glowctl ui`: show the MLflow UI of the store in which runs are recorded.
+
+A server of the same store that already runs is used; otherwise one is started, and ends with the command.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +27,32 @@ __all__ = ["serve", "served_at"]
 HOST = "127.0.0.1"
 DEFAULT_PORT = 5000
 PATIENCE_S = 120.0
-SETTLED_S = 1.0
-"""A server that cannot have its port ends within this, though another answers there."""
+"""Longest time in seconds to wait for the first answer of a server that was started."""
 
-# Nothing of glowctl's is a job of MLflow's, for which a server starts eight processes more.
+SETTLED_S = 1.0
+"""Time in seconds after the first answer, by which a server that did not get its port has ended.
+
+The answer may come from another server on the same port.
+"""
+
+# glowctl uses none of the jobs of MLflow, for which a server would start eight more processes.
 LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def serve(given_uri: str | None, port: int, browser: bool = True) -> None:
-    """Shows the store's UI: its address, once that answers, and a browser where there is one.
+    """Print the address of the store's UI once it answers, and open it in a browser.
 
-    Where no server of the store runs, one is started, and stays until Ctrl-C, which raises KeyboardInterrupt. Raises
-    TrackingError for a store that cannot be used, JobError for a port that is taken and a server that ends.
+    If no server of the store runs, one is started, and this function returns only when it ends.
+
+    Args:
+        given_uri: the MLflow store; None for the usual one.
+        port: port of a server that is started; not used if the store is a server itself.
+        browser: open a browser, if this session has a terminal and a display.
+
+    Raises:
+        TrackingError: if the store cannot be used.
+        JobError: if the port is taken or not allowed, or the server does not start or ends.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM while the server runs.
     """
     uri = tracking_uri(given_uri)
     check_store(uri)
@@ -48,50 +65,65 @@ def serve(given_uri: str | None, port: int, browser: bool = True) -> None:
         _show(address, browser)
         return
     command, environment = server_command(uri, port)
-    print(f"starting the MLflow server of {without_password(uri)}", flush=True)
+    print(f"starting an MLflow server for {without_password(uri)}", flush=True)
     with sigterm_as_interrupt(), _running(command, environment) as (server, log):
         if _comes_up(address, server):
-            _show(address, browser, "; Ctrl-C ends it")
+            _show(address, browser, "; Ctrl-C stops the server")
             server.wait()
-            raise JobError(f"the MLflow server ended: {_last_line(log)}")
+            raise JobError(
+                f"the MLflow server at {address} ended ({_last_line(log)})",
+                remedy="run glowctl ui again",
+                code="server-ended",
+            )
         if not served_at(address, uri):
-            raise JobError(f"the MLflow server did not start: {_last_line(log)}")
-    _show(address, browser)  # of somebody who started one at the same time
+            raise JobError(
+                f"the MLflow server at {address} did not start ({_last_line(log)})",
+                remedy="choose another --port, or run glowctl ui again",
+                code="server-not-started",
+            )
+    _show(address, browser)  # another process started a server of the same store at the same time
 
 
 def served_at(address: str, uri: str) -> bool:
-    """Whether an MLflow server of this store is there."""
+    """Return whether an MLflow server of this store answers at `address`."""
     return is_mlflow(address) and serves(address, uri)
 
 
 def _is_taken(port: int) -> bool:
-    """Raises JobError for a port that this user may not have."""
+    """Return whether a program listens on the port; raise JobError if this user may not use it."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
-        if probe.connect_ex((HOST, port)) == 0:  # on macOS one can bind what another listens to on all interfaces
+        # Binding alone is no proof: on macOS it succeeds while another program listens on all interfaces.
+        if probe.connect_ex((HOST, port)) == 0:
             return True
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except PermissionError:
-            raise JobError(f"port {port} is for the system's own servers: choose another with --port") from None
+            raise JobError(
+                f"port {port} is reserved for servers of the system",
+                remedy=f"choose another with --port, such as --port {DEFAULT_PORT}",
+                code="port-reserved",
+            ) from None
         except OSError:
             return True
     return False
 
 
 def _check_is_of(address: str, uri: str, port: int) -> None:
-    advice = f"choose another with --port, such as --port {port + 1 if port < 65535 else DEFAULT_PORT}"
+    remedy = f"choose another with --port, such as --port {port + 1 if port < 65535 else DEFAULT_PORT}"
     if not is_mlflow(address):
-        raise JobError(f"port {port} is taken by another program: {advice}")
+        raise JobError(f"port {port} is taken by another program", remedy=remedy, code="port-taken")
     if not serves(address, uri):
-        raise JobError(f"port {port} is taken by an MLflow server of another store: {advice}")
+        raise JobError(
+            f"port {port} is taken by an MLflow server of another store", remedy=remedy, code="port-of-another-store"
+        )
 
 
 @contextmanager
 def _running(command: list[str], environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], IO[bytes]]]:
-    """The server, which ends with this process however that ends, and the file that it writes to."""
+    """Start the server and yield it with its log. It ends with this process, even if that is killed."""
     with tempfile.TemporaryFile() as log:
         helper = start(
             "jobs.system.helper_processes", *command, environment={**LEAN, **environment}, stdout=log, stderr=log
@@ -103,14 +135,18 @@ def _running(command: list[str], environment: dict[str, str]) -> Iterator[tuple[
 
 
 def _comes_up(address: str, server: subprocess.Popen[str]) -> bool:
-    """Waits until the server answers. False if it ends before."""
+    """Wait until the server answers, and return True; return False if it ends before."""
     deadline = time.monotonic() + PATIENCE_S
     while server.poll() is None:
         if answers(address):
             time.sleep(SETTLED_S)
             return server.poll() is None
         if time.monotonic() > deadline:
-            raise JobError(f"the MLflow server at {address} did not answer within {PATIENCE_S:.0f} s: try again")
+            raise JobError(
+                f"the MLflow server at {address} did not answer within {PATIENCE_S:.0f} s",
+                remedy="run glowctl ui again",
+                code="server-not-started",
+            )
         time.sleep(0.2)
     return False
 
@@ -118,7 +154,7 @@ def _comes_up(address: str, server: subprocess.Popen[str]) -> bool:
 def _last_line(log: IO[bytes]) -> str:
     log.seek(0)
     lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "without a message"
 
 
 def _show(address: str, browser: bool, more: str = "") -> None:
@@ -129,7 +165,7 @@ def _show(address: str, browser: bool, more: str = "") -> None:
 
 
 def _open(page: str) -> None:
-    """In a browser with a window of its own, if this session has any."""
+    """Open a page in a browser that has a window, if this session can show one."""
     windows = "SSH_CONNECTION" not in os.environ if sys.platform == "darwin" else _has_display()
     if not windows:
         return
@@ -137,7 +173,7 @@ def _open(page: str) -> None:
         found = webbrowser.get()
     except webbrowser.Error:
         return
-    if type(found) is not webbrowser.GenericBrowser:  # which is one in the terminal, such as lynx
+    if type(found) is not webbrowser.GenericBrowser:  # a browser inside the terminal, such as lynx
         found.open(page)
 
 
