@@ -1,7 +1,9 @@
-"""MLflow: where runs are recorded. The only package that imports mlflow, which it does late: that takes a second.
+"""Everything that touches MLflow: the stores, the runs that are written, and the runs that are found again.
 
-The process that drives a job writes the record, and no worker does: a store that only the driver's machine can reach
-(SQLite) then serves a cluster too, and a worker that dies takes nothing of the record with it.
+This is the only package that imports `mlflow`. It does so inside functions, because the import takes a second.
+
+The process that drives a job (the driver) writes the record; workers never do. A store that only the driver's machine
+can reach, such as a SQLite file, therefore serves a cluster too, and a worker that dies loses nothing of the record.
 """
 
 from typing import TYPE_CHECKING

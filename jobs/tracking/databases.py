@@ -1,5 +1,10 @@
-"""Stores that are a database: a SQLite file or a server. Each is looked at before MLflow does, which would wait for
-minutes, and is made by one process at a time, which MLflow does not see to."""
+"""Stores that are a database: a SQLite file, or a database server such as PostgreSQL.
+
+Two things are done here that MLflow leaves undone:
+
+- A store is checked before MLflow opens it. MLflow would retry an unreachable database for minutes.
+- A store is created by one process at a time. Two processes that create MLflow's tables at once break the store.
+"""
 
 from __future__ import annotations
 
@@ -35,39 +40,51 @@ __all__ = [
 ]
 
 PROBE_TIMEOUT_S = 3.0
+"""Seconds that a server has to accept a connection."""
 
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+"""Default port of each kind of database server that MLflow supports."""
 
-LOCK = 0x676C6F77  # "glow", a number of PostgreSQL's advisory locks
+LOCK = 0x676C6F77
+"""Key of the PostgreSQL advisory lock that is held while tables are created: the letters "glow"."""
 
 PACKAGES = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
-"""Modules whose package has another name."""
-
+"""Module -> the package to install, where the two names differ."""
 
 MISREAD = r"\?|%[0-9A-Fa-f]{2}"
-"""What SQLAlchemy reads in the path of a SQLite file as the end of the path, or as another character."""
+"""Matches what SQLAlchemy misreads in the path of a SQLite file: ? ends the path, and %25 stands for %."""
 
 _made: set[str] = set()
+"""URIs of database servers that are known to have MLflow's tables."""
 
 
 def load_mlflow() -> None:
-    """Imports MLflow, for this process to use as it likes it."""
+    """Import MLflow with its telemetry, progress bars and long retries turned off for this process.
+
+    Environment variables that are set already are kept.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # where --json may be writing
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout may be carrying --json
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # Whoever records asks a server that is away again (jobs.ray_runtime.event_queue), not one call for minutes.
+    # Writers retry an unreachable server themselves (jobs.ray_runtime.event_queue), so no single call should block
+    # for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     import mlflow  # noqa: F401
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    if not is_verbose():  # whose tracebacks of what fails are hundreds of lines; we are told of it by its exception
+    if not is_verbose():  # this logger prints tracebacks of hundreds of lines, and the exception reaches us anyway
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def is_database(uri: str) -> bool:
-    """Whether the URI is of a database server."""
+    """Return whether the URI is that of a database server. A SQLite file is not one.
+
+    Example:
+        >>> is_database("postgresql+psycopg2://me@host/db"), is_database("sqlite:///mlflow.db")
+        (True, False)
+    """
     return _kind(uri) in PORTS
 
 
@@ -76,34 +93,60 @@ def _kind(uri: str) -> str:
 
 
 def check_sqlite_name(path: Path) -> None:
-    """Raises TrackingError for a path that the address of a store would not name."""
+    """Check that the URI of a SQLite file at this path would be read back as the same path.
+
+    Raises:
+        TrackingError: if the path holds ? or a percent code.
+    """
     if misread := re.search(MISREAD, str(path)):
         raise TrackingError(
-            f"the MLflow store cannot be {path}: in an address, {misread[0]} means something else; rename the folder, "
-            "or name another store with --tracking-uri"
+            f"the MLflow store cannot be {path}, because {misread[0]} has another meaning in a database address",
+            remedy="rename the folder, or choose another store with --tracking-uri",
+            code="store-path",
         )
 
 
 def check_sqlite(path: Path) -> None:
-    """Raises TrackingError for a file that is no store and cannot become one."""
+    """Check that a SQLite file is a store, or can be created as one.
+
+    Raises:
+        TrackingError: if the path cannot be written as a URI, its folder does not exist, the file cannot be written,
+            or the file is not a SQLite database.
+    """
     check_sqlite_name(path)
     if not path.parent.is_dir():
-        raise TrackingError(f"the folder of the MLflow store {path} does not exist: make it, or correct --tracking-uri")
+        raise TrackingError(
+            f"the folder of the MLflow store {path} does not exist",
+            remedy="create it, or correct --tracking-uri",
+            code="store-folder-missing",
+        )
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise TrackingError(f"the MLflow store {path} cannot be written: choose another with --tracking-uri")
+        raise TrackingError(
+            f"the MLflow store {path} cannot be written",
+            remedy="choose another store with --tracking-uri",
+            code="store-not-writable",
+        )
     if path.exists():
         try:
             with sqlite3.connect(path) as connection:
                 connection.execute("PRAGMA schema_version")
         except sqlite3.DatabaseError as error:
             raise TrackingError(
-                f"{path} is not an MLflow store ({error}): choose another with --tracking-uri"
+                f"{path} is not an MLflow store ({error})",
+                remedy="choose another store with --tracking-uri",
+                code="store-damaged",
             ) from None
 
 
 def check_database(uri: str) -> None:
-    """Raises TrackingError within seconds if the database does not answer, or not to this user, or if what Python
-    needs to talk to it is not installed."""
+    """Check within seconds that a database server answers and lets this user in.
+
+    The login is tried for PostgreSQL only; of other databases, whether their port accepts a connection.
+
+    Raises:
+        TrackingError: if the server does not answer or refuses the login, the URI cannot be parsed, or the Python
+            package for this database is not installed.
+    """
     shown = without_password(uri)
     try:
         parts = urllib.parse.urlsplit(uri)
@@ -111,10 +154,16 @@ def check_database(uri: str) -> None:
             probe = (parts.hostname, parts.port or PORTS[_kind(uri)])
             socket.create_connection(probe, PROBE_TIMEOUT_S).close()
     except OSError as error:
-        raise TrackingError(f"the database of {shown} does not answer ({error}): correct --tracking-uri") from None
+        raise TrackingError(
+            f"the database {shown} does not answer ({error})",
+            remedy="start it, or correct --tracking-uri",
+            code="store-unreachable",
+        ) from None
     except ValueError:
         raise TrackingError(
-            f"{shown} cannot be read as an address: write what is special in its password as %2F for / and so on"
+            f"{shown} cannot be read as an address",
+            remedy="write special characters of its password as percent codes, such as %2F for /",
+            code="store-address",
         ) from None
     _check_login(uri, shown)
 
@@ -130,17 +179,34 @@ def _check_login(uri: str, shown: str) -> None:
             sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool, connect_args=timeout).connect().close()
     except ImportError as error:
         package = PACKAGES.get(error.name or "", error.name)
-        raise TrackingError(f"{shown} needs the Python package {package}: pip install {package}") from None
+        raise TrackingError(
+            f"{shown} needs the Python package {package}",
+            remedy=f"install it with pip install {package}",
+            code="package-missing",
+        ) from None
     except sqlalchemy.exc.SQLAlchemyError as error:
         first = without_secrets(str(error).strip().splitlines()[0], uri)
-        raise TrackingError(f"the database of {shown} lets nobody in ({first}): correct --tracking-uri") from None
+        raise TrackingError(
+            f"the database {shown} refuses the connection ({first})",
+            remedy="correct the user, the password or the name of the database in --tracking-uri",
+            code="store-login",
+        ) from None
 
 
 def artifact_location(uri: str) -> str | None:
-    """Where a new experiment of this store puts its files; None where a server decides that.
+    """Return where a new experiment of this store puts its artifact files.
 
-    For a database server it is $MLFLOW_DEFAULT_ARTIFACT_ROOT, else a folder under $GLOW_STORAGE or the working folder.
-    Raises TrackingError in a job of a cluster, whose working folder goes with it.
+    Returns:
+        - SQLite: the folder mlartifacts next to the file.
+        - A database server: $MLFLOW_DEFAULT_ARTIFACT_ROOT, or else mlartifacts in $GLOW_STORAGE, or else mlartifacts
+          in the working folder.
+        - An MLflow server: None, because the server decides.
+
+        All are URIs; folders are made absolute.
+
+    Raises:
+        TrackingError: if neither variable is set in a Ray job, whose working folder is deleted with the job, or if
+            the place holds a password.
     """
     path = sqlite_path(uri)
     if path is not None:
@@ -151,33 +217,51 @@ def artifact_location(uri: str) -> str | None:
     given = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or (under and f"{under.rstrip('/')}/mlartifacts")
     if not given and in_ray_job():
         raise TrackingError(
-            f"{without_password(uri)} keeps no files, and nothing says where they go: set GLOW_STORAGE or "
-            "MLFLOW_DEFAULT_ARTIFACT_ROOT where the head is started"
+            f"the database {without_password(uri)} cannot hold artifact files, and no place for them is set",
+            remedy="set GLOW_STORAGE or MLFLOW_DEFAULT_ARTIFACT_ROOT where the Ray head is started",
+            code="artifact-place-missing",
         )
     place = given or "mlartifacts"
-    if without_password(place) != place:  # every run of the experiment would tell it
+    if without_password(place) != place:
         raise TrackingError(
-            f"{without_password(place)} holds a password, which every run would tell: leave it out, and set the "
-            "variables of the bucket's own client"
+            f"the artifact location {without_password(place)} holds a password, which every run would store and show",
+            remedy="leave it out, and set the variables of the bucket's own client, such as AWS_SECRET_ACCESS_KEY",
+            code="password-in-address",
         )
     return place if "://" in place or place.startswith("file:") else Path(place).expanduser().absolute().as_uri()
 
 
 def check_artifact_location(uri: str, experiment: str, location: str) -> None:
-    """Raises TrackingError in a job of a cluster for an experiment that was made elsewhere, and has its files there."""
+    """Check, in a Ray job, that this machine can reach the folder that holds an experiment's artifact files.
+
+    Only experiments in a database server whose files are in a folder are checked: with such a server, the folder may
+    be one of the machine that created the experiment.
+
+    Args:
+        uri: the store.
+        experiment: name of the experiment, for the message.
+        location: URI of the experiment's artifacts, as the store has it.
+
+    Raises:
+        TrackingError: if the folder is missing here, and is not the one that a new experiment would get.
+    """
     folder = urllib.parse.unquote(urllib.parse.urlsplit(location).path)
     if not (in_ray_job() and is_database(uri) and location.startswith("file:")) or Path(folder).is_dir():
         return
     if location != artifact_location(uri):
         raise TrackingError(
-            f"the files of experiment {experiment!r} are in {folder}, which this machine does not have: choose another "
-            "--experiment, or a folder that all share"
+            f"the files of experiment {experiment!r} are in {folder}, which this machine does not have",
+            remedy="choose another --experiment, or make that folder available on all machines",
+            code="artifacts-elsewhere",
         )
 
 
 @contextmanager
 def prepared(uri: str) -> Iterator[None]:
-    """One process at a time is within, and the SQLite file is there: two that make one store at once would break it."""
+    """Let one process at a time into the `with` block, and create the SQLite file first if it is missing.
+
+    Other processes wait. Two that create a store at once would break it.
+    """
     path = sqlite_path(uri)
     if path is not None:
         with FileLock(f"{path}.lock"):
@@ -192,27 +276,27 @@ def prepared(uri: str) -> Iterator[None]:
 
 
 def wait_for_maker(path: Path) -> None:
-    """Returns when no other process is making this SQLite file, if one is."""
+    """Wait while another process creates this SQLite file. Return at once if none does."""
     lock = Path(f"{path}.lock")
     if _is_missing(path) and lock.exists():
-        with suppress(OSError), FileLock(lock):  # of a folder that cannot be written: nobody makes a store there
+        with suppress(OSError), FileLock(lock):  # OSError: the folder is read-only, so no process creates a store there
             pass
 
 
 def _is_missing(path: Path) -> bool:
-    """Whether there is no SQLite file, or an empty one, as whoever opens one leaves it who is then killed."""
+    """Return whether the SQLite file is missing or empty: a process killed right after opening it leaves it empty."""
     return not path.exists() or path.stat().st_size == 0
 
 
 def _make_sqlite(path: Path) -> None:
-    """Makes it under another name first: a process that is killed meanwhile leaves no half of a store."""
+    """Create the store under another name, then rename it: a process that is killed in between leaves no half store."""
     load_mlflow()
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     unfinished = Path(f"{path}.unfinished")
     _remove(unfinished)
     SqlAlchemyStore(f"sqlite:///{unfinished}", artifact_location(f"sqlite:///{path}")).engine.dispose()
-    _remove(path)  # an empty one, with what the killed process may have left beside it
+    _remove(path)  # an empty file of a killed process, and its journals
     unfinished.rename(path)
 
 
@@ -223,7 +307,10 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def _locked_postgres(uri: str) -> Iterator[None]:
-    """By a lock of a transaction: the server ends it with the process, and one that shares out connections keeps it."""
+    """Hold a transaction-level advisory lock, which PostgreSQL releases if this process dies.
+
+    A session-level lock would not survive a connection pooler, which may give each statement another session.
+    """
     import sqlalchemy
 
     engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
@@ -233,7 +320,10 @@ def _locked_postgres(uri: str) -> Iterator[None]:
 
 
 def is_half_made(path: Path) -> bool:
-    """Whether a SQLite file that MLflow cannot use holds nothing: a process that made it was killed."""
+    """Return whether a SQLite file that MLflow cannot use holds no runs, models or traces.
+
+    Such a file was left by a process that was killed while it created the store, and can be deleted.
+    """
     with suppress(sqlite3.Error), sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True) as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         known = [table for table in ("runs", "registered_models", "trace_info") if table in tables]
@@ -242,7 +332,7 @@ def is_half_made(path: Path) -> bool:
 
 
 def has_tables(uri: str) -> bool:
-    """Whether a database has been made; one that has is not asked again."""
+    """Return whether MLflow's tables have been created in a database. A positive answer of a server is remembered."""
     path = sqlite_path(uri)
     if path is not None:
         return not _is_missing(path)
@@ -250,7 +340,7 @@ def has_tables(uri: str) -> bool:
         import sqlalchemy
 
         engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
-        if not sqlalchemy.inspect(engine).has_table("alembic_version"):  # which comes last
+        if not sqlalchemy.inspect(engine).has_table("alembic_version"):  # MLflow creates this table last
             return False
         _made.add(uri)
     return True

@@ -1,4 +1,7 @@
-"""The newest runs of a store, and what one run has beside its metrics."""
+"""Queries of the commands that browse a store, such as `glowctl runs` and `glowctl show`.
+
+They never create a store or an experiment. `jobs.tracking.queries` has the queries of jobs that also write.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +35,22 @@ log = logging.getLogger(__name__)
 
 JOB, TRIAL = tag_names.JOB, tag_names.TRIAL
 PAGE = 200
+"""Number of runs per request."""
 
 
 def experiment_names(uri: str, experiment: str | None = None) -> dict[str, str]:
-    """Id -> name, of one experiment or of all. Marks runs in them whose driver is gone. Makes neither a store nor an
-    experiment: raises TrackingError if there is none."""
+    """Return the names of experiments, and mark runs in them FAILED whose driver has died.
+
+    Args:
+        uri: the store, which must exist.
+        experiment: name of one experiment, or None for all.
+
+    Returns:
+        Id of the experiment -> its name.
+
+    Raises:
+        TrackingError: if the store or the experiment does not exist.
+    """
     check_existing(uri)
     client = client_of(uri)
     with sentences(uri):
@@ -45,7 +59,11 @@ def experiment_names(uri: str, experiment: str | None = None) -> dict[str, str]:
             chosen = {key: name for key, name in known.items() if name == experiment}
             if not chosen:
                 names = ", ".join(repr(name) for name in known.values())
-                raise TrackingError(f"there is no experiment {experiment!r} in {without_password(uri)}, only {names}")
+                raise TrackingError(
+                    f"there is no experiment {experiment!r} in {without_password(uri)}",
+                    remedy=f"choose an --experiment that exists: {names}",
+                    code="experiment-not-found",
+                )
             known = chosen
         for experiment_id in known:
             mark_dead(client, experiment_id)
@@ -55,8 +73,15 @@ def experiment_names(uri: str, experiment: str | None = None) -> dict[str, str]:
 def newest_runs(
     uri: str, experiments: Collection[str], jobs: Collection[str], limit: int, trials: bool = False
 ) -> list[Run]:
-    """Runs of glowctl, the newest first, without trials of ablations unless `trials`; `experiments` are ids. Of all
-    jobs if `jobs` is empty."""
+    """Return the newest runs of glowctl, the newest first.
+
+    Args:
+        uri: the store.
+        experiments: ids of the experiments to search.
+        jobs: kinds of jobs to return, such as "train"; all kinds if empty.
+        limit: the most runs to return.
+        trials: whether to return the trials of ablations too.
+    """
     found: list[Run] = []
     with sentences(uri):
         for run in every_run(client_of(uri), experiments, f"tags.`{JOB}` LIKE '%'", page=PAGE):
@@ -69,16 +94,35 @@ def newest_runs(
 
 
 def named_run(uri: str, experiments: Collection[str], given: str) -> Run:
-    """The newest run of this name, or the one whose id begins so. Raises NoSuchRun if there is none, and TrackingError
-    if several ids begin so."""
+    """Return the newest run with this name, or else the run whose id begins with these letters.
+
+    Args:
+        uri: the store.
+        experiments: ids of the experiments to search.
+        given: a name, an id, or at least four letters that an id begins with.
+
+    Raises:
+        NoSuchRun: if there is no such run.
+        TrackingError: if several ids begin with these letters.
+    """
     found = first_match(client_of(uri), uri, experiments, given)
     if found is None:
-        raise NoSuchRun(f"no run {given!r} in {without_password(uri)}: glowctl runs lists them")
+        raise NoSuchRun(
+            f"no run {given!r} in {without_password(uri)}",
+            remedy="list the runs with glowctl runs",
+            code="run-not-found",
+        )
     return found
 
 
 class RegisteredModel(TypedDict):
-    """A version of a model in the registry."""
+    """A version of a registered model, as `glowctl show --json` prints it.
+
+    Attributes:
+        name: name of the registered model, such as "glow-mnist".
+        version: number of the version.
+        aliases: aliases of this version, such as "champion", sorted.
+    """
 
     name: str
     version: str
@@ -86,7 +130,7 @@ class RegisteredModel(TypedDict):
 
 
 def registered_models(uri: str, run_id: str) -> list[RegisteredModel]:
-    """The versions of models in the registry that are of a run."""
+    """Return the registered versions of a run's model, sorted by name and version."""
     client = client_of(uri)
     with sentences(uri):
         found = client.search_model_versions(f"run_id = '{run_id}'")
@@ -102,15 +146,18 @@ def registered_models(uri: str, run_id: str) -> list[RegisteredModel]:
 
 
 def artifact_names(uri: str, run_id: str) -> list[str]:
-    """What lies at the top of a run's artifacts, folders with a / at the end. Empty if they cannot be reached."""
+    """Return the names at the top level of a run's artifacts; those of folders end with /.
+
+    The list is empty if the artifacts cannot be reached.
+    """
     client = client_of(uri)
-    with unheeded(log, f"the artifacts of run {run_id} are not listed"):  # a bucket's client raises what it likes
+    with unheeded(log, f"cannot list the artifacts of run {run_id}"):  # clients of buckets raise errors of many types
         return [entry.path + ("/" if entry.is_dir else "") for entry in client.list_artifacts(run_id)]
     return []
 
 
 def json_table(uri: str, run_id: str, path: str) -> tuple[list[str], list[list[Any]]] | None:
-    """Column names and rows of a table that `Record.table` wrote. None if it is gone or damaged."""
+    """Return the column names and the rows of a table that `Record.table` wrote, or None if it is gone or damaged."""
     content = read_artifact(uri, run_id, path)
     with suppress(ValueError, KeyError, TypeError):
         told = json.loads(content or b"")

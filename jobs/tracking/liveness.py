@@ -1,8 +1,15 @@
-"""Which process drives a run, and whether it still does.
+"""Runs whose driver has died: how they are recognised and marked, and how a wrong mark is undone.
 
-`jobs.tracking.watch` marks the runs of a driver that dies, unless it dies with it. So a run says who drives it, in the
-tag `glow.driver`, and a run that `Record.running` is at is told to live every half minute, in `glow.alive`. Whoever
-opens the store next looks for RUNNING runs whose driver is no more. A run without these tags is somebody else's.
+The driver is the process that writes a run.
+`jobs.tracking.watch`, a helper process, marks the runs of a driver that dies. If the helper dies too, as in a power
+cut, the next process that opens the store does it. For this, each run has two tags: `glow.driver` identifies the
+process that drives it, and `glow.alive` is a heartbeat that `Record.running` renews every `BEAT_S` seconds.
+
+- A driver on this machine is dead if its process has ended.
+- A driver on another machine is dead if its heartbeat is older than `DEAD_AFTER_S`. This can be wrong, for instance
+  if that machine slept; then the next heartbeat sets the run back to RUNNING.
+
+Runs without these tags belong to other tools and are never changed.
 """
 
 from __future__ import annotations
@@ -45,8 +52,15 @@ ERROR = tag_names.ERROR
 PARENT = tag_names.PARENT
 
 BEAT_S = 30.0
-DEAD_AFTER_S = 300.0  # longer than a driver waits for a store that is away at its end (jobs.tracking.record)
+"""Seconds between two heartbeats."""
 
+DEAD_AFTER_S = 300.0
+"""Seconds without a heartbeat after which a driver elsewhere counts as dead.
+
+Longer than a driver waits, at its end, for a store that does not answer (`jobs.tracking.record.PATIENCE_S`).
+"""
+
+# Both are stored in runs and compared with what is stored: changing a word would orphan the marks in old stores.
 GONE = "the process that drove the run died (kill -9, or memory was short)"
 SILENT = "nothing was heard for minutes of the process that drove the run, on another machine or before a reboot"
 
@@ -54,11 +68,11 @@ FAILED = "attributes.status = 'FAILED'"
 RUNNING_OF_OURS = f"attributes.status = 'RUNNING' and tags.`{DRIVER}` LIKE '%'"
 
 ending = threading.Lock()
-"""Held while this process writes how a run ends: a beat must not set a trial running again that ends just now."""
+"""Lock held while a final status is written, so that a concurrent heartbeat cannot set the run back to RUNNING."""
 
 
 def fresh() -> dict[str, str]:
-    """The tags of a run that this process begins to drive now."""
+    """Return the tags of a run that this process begins to drive now."""
     return {DRIVER: this_process(), ALIVE: _now()}
 
 
@@ -68,13 +82,16 @@ def _now() -> str:
 
 @contextmanager
 def beating(client: MlflowClient, run_id: str) -> Iterator[None]:
-    """Tells meanwhile that the run is alive, and corrects who thought otherwise. A thread, since a process would need
-    an MLflow of its own (100 MB). What fails is tried again at the next beat."""
+    """Renew the run's heartbeat during the `with` block, and revive the run if another process marked it dead.
+
+    This is a thread and not a process, because a process would import MLflow again, which takes 100 MB. An error is
+    logged, and the next heartbeat tries again.
+    """
     stop = threading.Event()
 
     def beat() -> None:
         while not stop.wait(BEAT_S):
-            with unheeded(log, f"run {run_id} was not told to live; the next beat tries again"):
+            with unheeded(log, f"the heartbeat of run {run_id} failed; the next one tries again"):
                 client.set_tag(run_id, ALIVE, _now())
                 if not stop.is_set():
                     _revive_all(client, run_id)
@@ -85,16 +102,19 @@ def beating(client: MlflowClient, run_id: str) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        thread.join(1.0)  # it may be waiting for a store that is away
+        thread.join(1.0)  # no longer: it may be waiting for a store that does not answer
 
 
 def _revive_all(client: MlflowClient, run_id: str) -> None:
-    """Sets the run, and those beneath it that this process drives too, running again where they were taken for dead:
-    the store was away, this machine asleep, or the clock of who looked is ahead. That may concern a trial alone."""
+    """Set the run, and those nested under it that this process drives, back to RUNNING where they were marked dead.
+
+    Reasons for a wrong mark are a store that did not answer, a machine that slept, or a clock that is ahead on the
+    machine that marked. A trial can be marked while its ablation is not.
+    """
     run = client.get_run(run_id)
     _revive(client, run)
     beneath = f"{FAILED} and tags.`{PARENT}` = '{run_id}'"
-    for below in list(every_run(client, [run.info.experiment_id], beneath)):  # before any leaves the pages
+    for below in list(every_run(client, [run.info.experiment_id], beneath)):  # a list, as revived runs leave the pages
         _revive(client, below)
 
 
@@ -103,13 +123,13 @@ def _revive(client: MlflowClient, seen: Run) -> None:
     if taken_for_dead(seen) and seen.data.tags.get(DRIVER) == this_process():
         with ending:
             run = client.get_run(run_id)
-            if taken_for_dead(run):  # and has not ended since it was seen
+            if taken_for_dead(run):  # still, as its final status may have been written since `seen`
                 client.update_run(run_id, status="RUNNING")
-                forget_death(client, run)  # last: what says that the status is wrong
+                forget_death(client, run)  # last: until then the tag shows that the status needs correction
 
 
 def taken_for_dead(run: Run) -> bool:
-    """Whether a run is FAILED because `mark_dead` or the watcher say so."""
+    """Return whether a run is FAILED because `mark_dead` or the watcher marked it dead."""
     return run.info.status == "FAILED" and _is_said_dead(run)
 
 
@@ -118,7 +138,7 @@ def _is_said_dead(run: Run) -> bool:
 
 
 def forget_death(client: MlflowClient, run: Run) -> bool:
-    """Removes what `mark_dead` or the watcher said of a run; whether they had."""
+    """Remove the error tag that `mark_dead` or the watcher wrote. Return whether there was one."""
     said = _is_said_dead(run)
     if said:
         client.delete_tag(run.info.run_id, ERROR)
@@ -126,12 +146,11 @@ def forget_death(client: MlflowClient, run: Run) -> bool:
 
 
 def mark_dead(client: MlflowClient, *experiment_ids: str) -> None:
-    """Marks those runs of the experiments FAILED that are RUNNING and whose driver is no more.
+    """Mark those RUNNING runs of the experiments FAILED whose driver has died.
 
-    One on this machine is looked up; one elsewhere is dead if nothing was heard of it for `DEAD_AFTER_S`. It is no
-    error if the store takes no marks: whoever may only read it can do so.
+    Nothing is raised if the store refuses the marks, so that a user who may only read it can do that.
     """
-    with unheeded(log, "runs whose driver is gone are not marked"):
+    with unheeded(log, "cannot mark runs whose driver has died"):
         running = {run.info.run_id: run for run in every_run(client, experiment_ids, RUNNING_OF_OURS)}
         for run in running.values():
             heard = _last_heard(client, run, running)
@@ -141,13 +160,16 @@ def mark_dead(client: MlflowClient, *experiment_ids: str) -> None:
 
 
 def _last_heard(client: MlflowClient, run: Run, known: dict[str, Run]) -> float:
-    """When the run was last told to live, in seconds. A trial is with the ablation that is driven by the same process;
-    an evaluation, which is beneath the training of its model, is not."""
+    """Return the time of the run's last sign of life, in seconds since 1970.
+
+    That is its start, its own heartbeat, or the heartbeat of its parent if one process drives both. The heartbeat of an
+    ablation therefore counts for its trials, but that of a training does not count for evaluations of its model.
+    """
     times = [run.info.start_time / 1000, float(run.data.tags.get(ALIVE, 0))]
     above = run.data.tags.get(PARENT)
     if above is not None:
         if above not in known:
-            with unheeded(log, f"run {above} cannot be read"):  # it was deleted
+            with unheeded(log, f"cannot read run {above}"):  # it may have been deleted
                 known = {above: client.get_run(above)}
         tags = known[above].data.tags if above in known else {}
         if tags.get(DRIVER) == run.data.tags[DRIVER]:
@@ -162,7 +184,7 @@ def _why_dead(who: str, heard: float) -> str | None:
 
 
 def _mark(client: MlflowClient, seen: Run, reason: str, heard: float) -> None:
-    """Marks the run FAILED unless it has changed since it was seen: it may have ended, or be driven again."""
+    """Mark the run FAILED, unless it has ended or has been taken over by a driver since `seen` was read."""
     run_id = seen.info.run_id
     run = client.get_run(run_id)
     if run.info.status != "RUNNING" or any(
@@ -172,5 +194,6 @@ def _mark(client: MlflowClient, seen: Run, reason: str, heard: float) -> None:
     client.set_tag(run_id, ERROR, reason)
     client.set_terminated(run_id, "FAILED", end_time=int(heard * 1000))
     after = client.get_run(run_id)
-    if after.data.tags.get(DRIVER) != seen.data.tags[DRIVER] and forget_death(client, after):  # just now
+    if after.data.tags.get(DRIVER) != seen.data.tags[DRIVER] and forget_death(client, after):
+        # A new driver took the run over between the two reads.
         client.update_run(run_id, status="RUNNING")

@@ -1,4 +1,8 @@
-"""Which steps of its metrics a run has, so that none is written twice."""
+"""Memory of which steps of its metrics a run already has in MLflow, so that no step is written twice.
+
+MLflow appends every value it receives. A training that resumes, or repeats a write whose answer was lost, would
+otherwise leave two points at one step.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,19 @@ __all__ = ["MetricSteps"]
 
 
 class MetricSteps:
-    """The steps of each metric of one run.
+    """The steps of each metric of one run, cached.
 
-    `ask` gives the steps of a metric that the store has. A `new` run has none, and nobody else writes to it, so that
-    the store is asked only after a write that failed: it may have been carried out all the same.
+    A new run has none, and no other process writes to it. So the store is asked only after a failed write, which may
+    have succeeded although its answer was lost.
+
+    Args:
+        ask: returns the steps of a metric that the store has.
+        new: whether the run was created just now.
+
+    Example:
+        >>> steps = MetricSteps(lambda name: [1, 2], new=False)
+        >>> steps.without(["loss"], 2), steps.without(["loss"], 3)
+        ([], ['loss'])
     """
 
     def __init__(self, ask: Callable[[str], Iterable[int]], new: bool) -> None:
@@ -22,7 +35,7 @@ class MetricSteps:
         self._lock = Lock()
 
     def of(self, name: str) -> set[int]:
-        """The steps of a metric. Raises what `ask` raises."""
+        """Return the steps of a metric that the run has. Errors of `ask` are passed on."""
         with self._lock:
             if name not in self._known:
                 known_empty = self._new and name not in self._doubted
@@ -31,16 +44,16 @@ class MetricSteps:
             return self._known[name]
 
     def without(self, names: Iterable[str], step: int) -> list[str]:
-        """Those of these metrics that lack a step. Raises what `ask` raises."""
+        """Return those of these metrics that lack the step. Errors of `ask` are passed on."""
         return [name for name in names if step not in self.of(name)]
 
     def add(self, names: Iterable[str], step: int) -> None:
-        """Says that a step was written."""
+        """Note that a step of these metrics was written."""
         for name in names:
             self.of(name).add(step)
 
     def doubt(self, names: Iterable[str]) -> None:
-        """Says that a write failed: the store is asked again before the next one."""
+        """Note that a write of these metrics failed, so that the store is asked before the next one."""
         with self._lock:
             for name in names:
                 self._known.pop(name, None)

@@ -1,4 +1,8 @@
-"""Models in MLflow that load and serve without this project: saved, logged to a run, registered."""
+"""Glows as MLflow models, which can be loaded and served without this project installed.
+
+Three steps publish a model: `save_model` writes it to a folder, `log_model` uploads the folder to a run, and `register`
+makes it a version of a registered model.
+"""
 
 from __future__ import annotations
 
@@ -31,16 +35,17 @@ __all__ = ["log_model", "register", "save_model"]
 SERVED = Path(__file__).with_name("served_glow.py")
 SCORES_FILE = "scores.safetensors"
 
-# What loading and predicting import.
+# The packages that loading and predicting import.
 PACKAGES = ("mlflow", "torch", "numpy", "pandas", "safetensors", "scikit-learn", "scipy", "pillow")
 
 ABOUT = (
-    "Glows of one data set, a version a training. `@champion` is the best of the ablations by validation, `@latest` "
-    "the newest version. A batch of uint8 images goes in; their negative log-likelihoods, and whether the batch is "
-    "out-of-distribution by the typicality test, come out."
+    "Glow models of one data set, one version per training. `@champion` is the version with the best validation score "
+    "of the ablations, `@latest` the newest version. The input is a batch of uint8 images. The output is their "
+    "negative log-likelihoods, and whether the batch is out-of-distribution by the typicality test."
 )
+"""Description of a registered model in the MLflow UI."""
 
-# Of the environment that saves a model, which MLflow would put beside it.
+# MLflow copies these from the folder in which a model is saved, although they belong to another project.
 FOREIGN_FILES = ("uv.lock", "pyproject.toml", ".python-version")
 
 
@@ -54,21 +59,23 @@ def save_model(
     *,
     noise_seed: int = 0,
 ) -> None:
-    """Writes a Glow as an MLflow model, which needs neither Ray nor this project: code, weights, and the scores that
-    `jobs.tracking.served_glow` makes thresholds of. Nothing in it is pickled, and nothing names this machine.
+    """Write a Glow as an MLflow model, which needs neither Ray nor this project to load.
+
+    The model consists of code, weights, and the scores from which `jobs.tracking.served_glow` estimates thresholds.
+    It contains no pickled objects, and no paths of this machine.
 
     Args:
-        folder: which is made, and must not hold anything.
-        checkpoint: what `glow.save_checkpoint` wrote; of it the weights and the config go along.
-        train_nll: (N,) negative log-likelihoods in nats of the images that the model was trained on.
-        validation_nll: (N',) of images held out.
-        example_M: uint8 (M, C, H, W), the input that MLflow shows as an example.
-        metadata: what MLflow keeps with the model, as JSON; the images' shape is added to it.
-        noise_seed: of the dequantisation noise that both scores have.
+        folder: folder to create; it may exist if it is empty.
+        checkpoint: folder that `glow.save_checkpoint` wrote, of which the weights and the configuration are copied.
+        train_nll: (N,) negative log-likelihoods, in nats, of the images that the model was trained on.
+        validation_nll: (N',) the same of held-out images.
+        example_M: uint8 (M, C, H, W), images that MLflow shows as an example of the input.
+        metadata: JSON values that MLflow stores with the model; the images' shape is added.
+        noise_seed: seed of the dequantisation noise with which both scores were computed.
 
     Raises:
-        MlflowException: for a folder that holds something.
-        OSError: if it cannot be written, or there is no such checkpoint.
+        MlflowException: if the folder is not empty.
+        OSError: if the folder cannot be written, or the checkpoint does not exist.
     """
     from safetensors.numpy import save_file
 
@@ -78,7 +85,7 @@ def save_model(
     with tempfile.TemporaryDirectory() as scratch:
         weights, scores = Path(scratch) / "checkpoint", Path(scratch) / SCORES_FILE
         weights.mkdir()
-        for name in (WEIGHTS_FILE, CONFIG_FILE):  # and not the state of its training, which is pickled
+        for name in (WEIGHTS_FILE, CONFIG_FILE):  # without the state of the training, which is pickled
             shutil.copyfile(checkpoint / name, weights / name)
         kept = {"train_nll": train_nll, "validation_nll": validation_nll}
         arrays = {name: np.ascontiguousarray(nll, np.float64) for name, nll in kept.items()}
@@ -97,7 +104,7 @@ def save_model(
 
 
 def _quiet_pyfunc() -> ModuleType:
-    """`mlflow.pyfunc`, which otherwise reports every file that it copies and warns of its own type hints."""
+    """Import `mlflow.pyfunc` so that it does not report every file that it copies or warn of its own type hints."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with warnings.catch_warnings():
@@ -108,8 +115,11 @@ def _quiet_pyfunc() -> ModuleType:
 
 
 def _signature() -> ModelSignature:
-    """Images are declared as objects, of which MLflow casts none: as uint8 it would make 1 of 1.5 and of "1" before
-    the model could refuse them, and as int64 it would refuse arrays of uint8."""
+    """Return the types of inputs, outputs and parameters, with which MLflow checks requests.
+
+    Images are declared as objects, because MLflow does not cast those. It would cast 1.5 and "1" to 1 for uint8, before
+    the model could refuse them, and it would refuse uint8 arrays for int64.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
     from mlflow.types.schema import Array, DataType
@@ -139,12 +149,12 @@ def _signature() -> ModelSignature:
 
 
 def _requirements() -> list[str]:
-    """Pinned, less the build: a version like 2.13.0+cpu is in no index that others use."""
+    """Return pinned requirements without local build labels: no package index has a version such as 2.13.0+cpu."""
     return [f"{package}=={installed_version(package).partition('+')[0]}" for package in PACKAGES]
 
 
 def _forget_this_machine(folder: Path) -> None:
-    """MLflow writes down where all came from, which nobody reads."""
+    """Remove the paths from which MLflow copied the parts of the model; loading does not use them."""
     from mlflow.models import Model
 
     model = Model.load(str(folder))
@@ -165,10 +175,24 @@ def log_model(
     params: Mapping[str, str] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> str:
-    """Logs what `save_model` wrote as a model of a run, of this name; its id.
+    """Upload what `save_model` wrote as a model of a run. It can then be loaded as runs:/RUN_ID/NAME or models:/ID.
 
-    It is then at runs:/RUN_ID/NAME and models:/ID. `folder` is told both ids. If it cannot be uploaded the model is
-    marked as FAILED, as is one that an earlier process did not live to upload. Raises TrackingError.
+    A model whose upload fails is marked FAILED, and so is one whose upload was cut off in an earlier process. The
+    model's file MLmodel in `folder` is changed: both ids are written into it.
+
+    Args:
+        uri: the store.
+        run_id: the run.
+        folder: folder that `save_model` wrote.
+        name: name of the model in the run.
+        params: parameters that the UI shows with the model.
+        tags: tags of the model, in addition to the tags of the run that identify its source.
+
+    Returns:
+        The id of the logged model.
+
+    Raises:
+        TrackingError: if the store does not have the run, or fails.
     """
     client = client_of(uri)
     with sentences(uri):
@@ -189,14 +213,14 @@ def log_model(
             client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
             status = "READY"
         finally:
-            # Where the store is away, the first error is the one to tell.
+            # If the store does not answer, the first error is raised and not the error of this call.
             with suppress(Exception) if status == "FAILED" else nullcontext():
                 client.finalize_logged_model(logged.model_id, LoggedModelStatus(status))
         return logged.model_id
 
 
 def _give_up_begun(client: MlflowClient, run: Run) -> None:
-    """Marks models of the run as FAILED whose upload was killed: one process at a time logs models to a run."""
+    """Mark models of the run FAILED whose upload was cut off. Only one process at a time logs models to a run."""
     found = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
     for model in found:
         if str(model.status) == "PENDING":
@@ -204,7 +228,7 @@ def _give_up_begun(client: MlflowClient, run: Run) -> None:
 
 
 def _tell_ids(folder: Path, name: str, run_id: str, logged: LoggedModel) -> None:
-    """What MLflow's own `Model.log` has in the file that describes the model."""
+    """Write into the model's file MLmodel what MLflow's own `Model.log` would write there."""
     from mlflow.models import Model
 
     model = Model.load(str(folder))
@@ -216,9 +240,21 @@ def _tell_ids(folder: Path, name: str, run_id: str, logged: LoggedModel) -> None
 def register(
     uri: str, name: str, run_id: str, model_id: str, tags: Mapping[str, str], description: str | None = None
 ) -> str:
-    """Registers the model of a run that `log_model` logged; the number of the version, which `description` is of.
+    """Register a model that `log_model` logged, unless its run is registered under this name already.
 
-    A run is registered once under a name: if it is already, that version is given. Raises TrackingError.
+    Args:
+        uri: the store.
+        name: name of the registered model, which is created if it does not exist.
+        run_id: the run that logged the model.
+        model_id: the id that `log_model` returned.
+        tags: tags of the version.
+        description: description of the version.
+
+    Returns:
+        The number of the version: the new one, or the one that the run has under this name.
+
+    Raises:
+        TrackingError: if the store does not have the model, or fails.
     """
     client = client_of(uri)
     with sentences(uri):
@@ -229,7 +265,7 @@ def register(
             name, _source(client, uri, model_id), run_id, dict(tags), description=description, model_id=model_id
         ).version
         first = _versions(client, name, run_id)[0]
-        if first != str(made):  # somebody else was at it
+        if first != str(made):  # another process has registered the run since
             client.delete_model_version(name, made)
             return first
         _note_version(client, model_id, name, first)
@@ -247,21 +283,24 @@ def _create_registered_model(client: MlflowClient, name: str) -> None:
 
 
 def _versions(client: MlflowClient, name: str, run_id: str) -> list[str]:
-    """The versions of a run, the first first."""
+    """Return the versions of a run under this name, the oldest first."""
     found = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     return sorted((str(entry.version) for entry in found), key=int)
 
 
 def _source(client: MlflowClient, uri: str, model_id: str) -> str:
-    """A server knows models by id. The library, where it opens a database itself, would look for that id in the store
-    that is this process's default, which may be another: it is told where the model lies."""
+    """Return the source of a new version: the URI of the logged model, or its location if the store is a database.
+
+    An MLflow server resolves ids. For a database, the library would look for the id in this process's default store,
+    which may be another one.
+    """
     if uri.startswith(("http://", "https://")):
         return f"models:/{model_id}"
     return client.get_logged_model(model_id).artifact_location
 
 
 def _note_version(client: MlflowClient, model_id: str, name: str, version: str) -> None:
-    """So that the UI shows with the model under which name it is registered. A server does it by itself."""
+    """Tag the model with its registered name, which the UI then shows. An MLflow server does this by itself."""
     from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
     known = json.loads(client.get_logged_model(model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]"))

@@ -1,4 +1,4 @@
-"""What MLflow gives in pages, whole."""
+"""Iterators over the results of MLflow's searches, which MLflow returns in pages."""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ if TYPE_CHECKING:
 __all__ = ["NEWEST_FIRST", "every", "every_run"]
 
 NEWEST_FIRST = "attributes.start_time DESC"
+"""Order of runs, as MLflow's searches take it."""
 
 
 def every(search: Any, *arguments: Any, **named: Any) -> Iterator[Any]:
-    """The entries of all pages of one of the client's searches, each page as it is needed."""
+    """Yield the entries of all pages of a search. Each page is requested when it is needed.
+
+    Args:
+        search: a method of the MLflow client that takes `page_token`, such as `client.search_experiments`.
+        *arguments: positional arguments of the search.
+        **named: keyword arguments of the search.
+    """
     token = None
     while True:
         page = search(*arguments, **named, page_token=token)
@@ -28,5 +35,13 @@ def every(search: Any, *arguments: Any, **named: Any) -> Iterator[Any]:
 def every_run(
     client: MlflowClient, experiments: Collection[str], which: str = "", order: str = NEWEST_FIRST, page: int = 1000
 ) -> Iterator[Run]:
-    """The runs of experiments of these ids that a filter lets through, `page` at a time."""
+    """Yield the runs of experiments that match a filter.
+
+    Args:
+        client: client of the store.
+        experiments: ids of the experiments.
+        which: a filter in MLflow's syntax, such as "tags.`glow.job` = 'train'"; all runs if empty.
+        order: an order in MLflow's syntax.
+        page: number of runs per request.
+    """
     return every(client.search_runs, list(experiments), which, order_by=[order], max_results=page)

@@ -1,4 +1,7 @@
-"""What the MLflow store knows: runs, tables and models."""
+"""Queries of jobs and reports: runs, their metrics and artifacts, and the models that trainings logged.
+
+`jobs.tracking.listing` has the queries of the commands that browse a store.
+"""
 
 from __future__ import annotations
 
@@ -51,28 +54,52 @@ __all__ = [
 ]
 
 SHORTEST_ID = 4
-"""Letters of an id that a run may be called by."""
+"""The least number of letters of its id by which a run can be named."""
 
 MODEL = "model"
-"""What a training calls its model."""
+"""Name under which a training logs its model, as in runs:/RUN_ID/model."""
 
 
 def find_run(uri: str, experiment: str, given: str) -> Run:
-    """The run of this id, in whatever experiment; in this one the newest of this name, or the run whose id begins so.
+    """Return the run that a user names.
 
-    Raises NoSuchRun if there is none, and TrackingError if several ids begin so.
+    These are tried in order: the run with this id in any experiment; the newest run with this name in the experiment;
+    the run in the experiment whose id begins with these letters.
+
+    Args:
+        uri: the store.
+        experiment: name of the experiment, which is created if it does not exist.
+        given: a name, an id, or at least four letters that an id begins with.
+
+    Raises:
+        NoSuchRun: if there is no such run.
+        TrackingError: if several ids begin with these letters, or the store cannot be used.
     """
     client, experiment_id = open_store(uri, experiment)
     found = run_of_id(uri, given) or first_match(client, uri, [experiment_id], given)
     if found is None:
-        raise NoSuchRun(f"no run {given!r} in experiment {experiment!r} of {without_password(uri)}")
+        raise NoSuchRun(
+            f"no run {given!r} in experiment {experiment!r} of {without_password(uri)}",
+            remedy="list the runs with glowctl runs",
+            code="run-not-found",
+        )
     return found
 
 
 def first_match(client: MlflowClient, uri: str, experiments: Collection[str], given: str) -> Run | None:
-    """The newest run of this name in experiments of these ids, else the one whose id begins so.
+    """Return the newest run with this name, or else the run whose id begins with these letters.
 
-    Raises TrackingError if several ids do.
+    Args:
+        client: client of the store.
+        uri: the store.
+        experiments: ids of the experiments to search.
+        given: a name, an id, or at least four letters that an id begins with.
+
+    Returns:
+        The run, or None if there is none.
+
+    Raises:
+        TrackingError: if several ids begin with these letters.
     """
     with sentences(uri):
         quoted = given.replace("'", "")
@@ -81,12 +108,14 @@ def first_match(client: MlflowClient, uri: str, experiments: Collection[str], gi
             return named[0] if named else None
         some = _newest(client, experiments, f"attributes.run_id LIKE '{given.lower()}%'", 2)
     if len(some) > 1:
-        raise TrackingError(f"several runs have an id that begins with {given}: give more of it")
+        raise TrackingError(
+            f"several runs have an id that begins with {given}", remedy="give more letters of it", code="run-ambiguous"
+        )
     return some[0] if some else None
 
 
 def model_id_of(uri: str, run: Run) -> str | None:
-    """The id of the model that a training has logged. Raises TrackingError."""
+    """Return the id of the model that a training has logged, or None if it has logged none."""
     client = client_of(uri)
     with sentences(uri):
         model = model_of(client, run)
@@ -98,12 +127,12 @@ def _newest(client: MlflowClient, experiments: Collection[str], which: str, numb
 
 
 def recorded_images(run: Run) -> dict[str, str]:
-    """The fingerprints of a run's data sets, by name."""
+    """Return the fingerprints of a run's data sets by name, such as "mnist train"."""
     return {dataset.name: dataset.digest for dataset in _datasets(run)}
 
 
 def recorded_sizes(run: Run) -> dict[str, tuple[int, ...]]:
-    """The shapes of a run's data sets, by name, where they are known."""
+    """Return the shapes (N, C, H, W) of a run's data sets by name. A data set of unknown shape is left out."""
     shapes = {}
     for dataset in _datasets(run):
         with suppress(ValueError, KeyError, TypeError):
@@ -116,7 +145,7 @@ def _datasets(run: Run) -> list[Dataset]:
 
 
 def run_of_id(uri: str, run_id: str) -> Run | None:
-    """The run with this id, of whatever experiment. None if the store knows none."""
+    """Return the run with this id, in any experiment, or None if there is none."""
     client = client_of(uri)
     with sentences(uri), if_known():
         return client.get_run(run_id)
@@ -124,45 +153,57 @@ def run_of_id(uri: str, run_id: str) -> Run | None:
 
 
 def experiment_runs(uri: str, experiment: str) -> list[Run]:
-    """All runs of an experiment, the newest first. Marks those whose driver is gone. Raises TrackingError if there is
-    no such experiment, and makes neither it nor a store."""
+    """Return all runs of an experiment, the newest first, and mark those FAILED whose driver has died.
+
+    Raises:
+        TrackingError: if the store or the experiment does not exist; neither is created.
+    """
     check_existing(uri)
     client = client_of(uri)
     with sentences(uri):
         found = client.get_experiment_by_name(experiment)
         if found is None:
             names = ", ".join(repr(known.name) for known in client.search_experiments(max_results=10))
-            raise TrackingError(f"there is no experiment {experiment!r} in {without_password(uri)}, only {names}")
+            raise TrackingError(
+                f"there is no experiment {experiment!r} in {without_password(uri)}",
+                remedy=f"choose an --experiment that exists: {names}",
+                code="experiment-not-found",
+            )
         mark_dead(client, found.experiment_id)
         return list(every_run(client, [found.experiment_id]))
 
 
 def page_of(uri: str, run: Run) -> str | None:
-    """The address of a run in the UI, where the store is a server."""
+    """Return the address of a run's page in the MLflow UI, or None if the store is not an MLflow server."""
     parts = urllib.parse.urlsplit(uri)
     if parts.scheme not in ("http", "https") or parts.hostname is None:
         return None
-    host = parts.netloc.rpartition("@")[2]  # without a password
+    host = parts.netloc.rpartition("@")[2]  # without user and password
     return (
         f"{parts.scheme}://{host}{parts.path.rstrip('/')}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
     )
 
 
 def newest_run(uri: str, experiment: str, job: str) -> Run:
-    """The newest finished run of a job in the experiment. Raises TrackingError if there is none."""
+    """Return the newest finished run of one kind of job in the experiment.
+
+    Raises:
+        TrackingError: if there is none.
+    """
     client, experiment_id = open_store(uri, experiment)
     with sentences(uri):
         runs = _newest(client, [experiment_id], f"tags.`glow.job` = '{job}' and attributes.status = 'FINISHED'", 1)
     if not runs:
         raise TrackingError(
-            f"no finished {job} run in experiment {experiment!r} of {without_password(uri)}: train one with glowctl "
-            f"{job}, or name one with --model"
+            f"no finished {job} run in experiment {experiment!r} of {without_password(uri)}",
+            remedy=f"make one with glowctl {job}, or name one of another experiment with --model",
+            code="no-finished-run",
         )
     return runs[0]
 
 
 def find_tagged(uri: str, experiment: str, tag: str) -> tuple[str, str] | None:
-    """The id of the newest run of the experiment that has this tag, and the tag's value."""
+    """Return the id of the newest run of the experiment that has this tag, and the tag's value. None if none has."""
     client, experiment_id = open_store(uri, experiment)
     with sentences(uri):
         runs = _newest(client, [experiment_id], f"tags.`{tag}` LIKE '%'", 1)
@@ -170,7 +211,7 @@ def find_tagged(uri: str, experiment: str, tag: str) -> tuple[str, str] | None:
 
 
 def child_runs(uri: str, parent: Run) -> list[Run]:
-    """The runs beneath a run that the store knows, the oldest first. Raises TrackingError."""
+    """Return the runs that are nested directly under a run, the oldest first."""
     client = client_of(uri)
     with sentences(uri):
         beneath = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
@@ -178,13 +219,13 @@ def child_runs(uri: str, parent: Run) -> list[Run]:
 
 
 def metric_history(uri: str, run_id: str, name: str) -> dict[int, float]:
-    """The last value of a metric at each step. Raises TrackingError."""
+    """Return a metric of a run as step -> value. Of several values at one step, the last counts."""
     with sentences(uri):
         return {point.step: point.value for point in client_of(uri).get_metric_history(run_id, name)}
 
 
 def read_table(uri: str, run_id: str, path: str) -> pd.DataFrame | None:
-    """A Parquet artifact of a run; None if it is gone or damaged."""
+    """Return a Parquet artifact of a run as a table, or None if it is gone or damaged."""
     import pandas as pd
     from mlflow.exceptions import MlflowException
 
@@ -197,7 +238,7 @@ def read_table(uri: str, run_id: str, path: str) -> pd.DataFrame | None:
 
 
 def read_artifact(uri: str, run_id: str, path: str) -> bytes | None:
-    """The content of an artifact of a run; None if it is gone."""
+    """Return the content of an artifact of a run, or None if it is gone."""
     from mlflow.exceptions import MlflowException
 
     client = client_of(uri)
@@ -209,10 +250,18 @@ def read_artifact(uri: str, run_id: str, path: str) -> bytes | None:
 
 
 def download_model(uri: str, model_uri: str, folder: str) -> tuple[Path, str | None]:
-    """Downloads what an MLflow model URI names (runs:/ID/PATH, models:/NAME/VERSION, models:/NAME@ALIAS, models:/m-ID,
-    or a bucket's URI) into a folder: where it lies there, and the id of the run that it is of, if that is known.
+    """Download the model that a URI names.
 
-    Raises TrackingError if there is no such thing.
+    Args:
+        uri: the store.
+        model_uri: runs:/ID/PATH, models:/NAME/VERSION, models:/NAME@ALIAS, models:/m-ID, or the URI of a bucket.
+        folder: an existing folder to download into.
+
+    Returns:
+        The path of the download in `folder`, and the id of the run that logged the model, or None if it is unknown.
+
+    Raises:
+        TrackingError: if there is no such model.
     """
     from mlflow.artifacts import download_artifacts
 
@@ -240,7 +289,9 @@ def _artifact_of(client: MlflowClient, model_uri: str) -> tuple[str, str | None]
         version = client.get_model_version(found[1], number)
     elif model_uri.startswith("models:"):
         raise TrackingError(
-            f"{model_uri} is not a model: write models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/PATH"
+            f"{model_uri} is not the URI of a model",
+            remedy="write models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/PATH",
+            code="model-uri",
         )
     else:
         return model_uri, None
@@ -248,7 +299,11 @@ def _artifact_of(client: MlflowClient, model_uri: str) -> tuple[str, str | None]
 
 
 def model_of(client: MlflowClient, run: Run, name: str = MODEL) -> LoggedModel | None:
-    """The newest whole model that was logged to a run by this name. Raises MlflowException."""
+    """Return the newest model that was completely logged to a run under this name, or None if there is none.
+
+    Raises:
+        MlflowException: if the store fails.
+    """
     logged = [
         client.get_logged_model(output.model_id)
         for output in (run.outputs.model_outputs if run.outputs is not None else [])

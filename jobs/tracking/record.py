@@ -1,4 +1,8 @@
-"""A run in MLflow that is being written."""
+"""Writing a run to MLflow: its status, metrics, tags, images, files, tables and models.
+
+`Record.start` creates a run, and `Record.running` wraps the work, so that the run ends with a true status whatever
+happens to this process.
+"""
 
 from __future__ import annotations
 
@@ -40,15 +44,23 @@ log = logging.getLogger(__name__)
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 PATIENCE_S = 180.0
+"""Seconds for which a write is repeated while the store does not answer."""
+
 RETRY_S = 5.0
+"""Seconds between two tries."""
 
 ENDS = {ERROR, tag_names.STOPPED}
-"""Tags that say why a run ended before its time."""
+"""Tags with the reason why a run ended early."""
 
 
 @dataclass(frozen=True)
 class End:
-    """How a run ended, and why it failed."""
+    """How a run ended.
+
+    Attributes:
+        status: the final status.
+        error: why it failed, or None.
+    """
 
     status: Status
     error: str | None
@@ -57,9 +69,24 @@ class End:
 class Record:
     """A run that is being written.
 
-    While the store is away, what is written waits for it, up to `PATIENCE_S`; that of `impatient()` raises
-    TrackingError at once. A step of a metric, and an image of a step, that the run has already is not written again:
-    whoever is not sure what MLflow has may tell it all.
+    While the store does not answer, each write is repeated for up to `PATIENCE_S`; writes of `impatient()` are tried
+    once. Then, or if the store refuses the write, it raises TrackingError.
+
+    A step of a metric, or an image of a step, that the run already has is not written again. A caller that is unsure
+    what MLflow has can therefore write everything.
+
+    Args:
+        uri: the store.
+        client: client of the store.
+        run: the run.
+        patience_s: seconds for which a write is repeated.
+        steps: memory of the metrics' steps that the run has; a new one if None.
+        new: whether the run was created just now, so that it has no metrics.
+
+    Attributes:
+        run_id: MLflow's id of the run.
+        name: the run's name.
+        artifact_uri: URI of the folder of the run's artifacts.
     """
 
     def __init__(
@@ -79,10 +106,21 @@ class Record:
 
     @classmethod
     def start(cls, uri: str, experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> Record:
-        """A new run. Raises TrackingError."""
+        """Create a run, and the store and the experiment if they are missing.
+
+        Args:
+            uri: the store.
+            experiment: name of the experiment.
+            name: name of the run.
+            tags: tags of the run, in addition to those of its driver and its source.
+            params: parameters of the run; their values are stored as text.
+
+        Raises:
+            TrackingError: if the store cannot be used.
+        """
         from mlflow.entities import Param
 
-        # A run beneath another is one of many, made by a process that has looked before.
+        # The process that creates nested runs has looked for dead runs when it created their parent.
         client, experiment_id = open_store(uri, experiment, look=tag_names.PARENT not in tags)
         with sentences(uri):
             run = client.create_run(
@@ -97,19 +135,19 @@ class Record:
 
     @classmethod
     def existing(cls, uri: str, run: Run) -> Record:
-        """The record of a run that `find_run` found."""
+        """Return the record of a run that exists, to write more to it."""
         return cls(uri, client_of(uri), run)
 
     def impatient(self) -> Record:
-        """The same run, for one who tries again by himself."""
+        """Return a record of the same run that tries each write once, for callers that repeat writes themselves."""
         return Record(self._uri, self._client, self._run, patience_s=0.0, steps=self._steps)
 
     def _write_patiently(self, call: Callable[[], object]) -> None:
-        """Raises TrackingError for what the store refuses, or if it stays away."""
+        """Call a function, and repeat it while the store does not answer. Raise TrackingError if it never succeeds."""
         refused = self._patience_s == 0
 
         def is_absence(error: BaseException) -> bool:
-            """Refused twice by a store that answers, it is not the store's absence."""
+            """Return whether to try again: not if a store that answers has refused the write twice."""
             nonlocal refused
             if refused or not isinstance(error, TrackingError):
                 return False
@@ -123,11 +161,11 @@ class Record:
         patient(is_absence, self._patience_s, RETRY_S)(write)
 
     def begin(self) -> None:
-        """Sets the run running, which one that is resumed was no more, and forgets how it ended then."""
+        """Set the run RUNNING and this process its driver, and remove the reason why a resumed run ended before."""
         from mlflow.entities import RunTag
 
         def write() -> None:
-            # Before all else: one who looks for dead runs must not take it for that of the process before.
+            # First, because a process that looks for dead runs would otherwise still see the previous driver.
             self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in fresh().items()])
             for name in ENDS & self._client.get_run(self.run_id).data.tags.keys():
                 self._client.delete_tag(self.run_id, name)
@@ -138,8 +176,14 @@ class Record:
     def metrics(
         self, values: Mapping[str, float], step: int = 0, model_id: str | None = None, at: float = math.nan
     ) -> None:
-        """Adds those of which the run does not have this step. `at` is when they were measured, in seconds since 1970,
-        or NaN for now. With `model_id` the UI shows them beside that logged model too."""
+        """Write the values of metrics at one step. Metrics that already have this step are skipped.
+
+        Args:
+            values: metric -> value.
+            step: the step, such as an epoch.
+            model_id: a logged model, next to which the UI then shows the metrics too.
+            at: when they were measured, in seconds since 1970; NaN for now.
+        """
         from mlflow.entities import Metric
 
         milliseconds = int(1000 * (time.time() if math.isnan(at) else at))
@@ -159,25 +203,38 @@ class Record:
         self._write_patiently(write)
 
     def machine(self, name: str, figures: Mapping[str, float]) -> None:
-        """What a machine was doing, where MLflow's UI shows that; the step is seconds since the run's start. On a
-        cluster they bear the machine's name."""
+        """Write system metrics of a machine, which MLflow's UI shows on a page for them.
+
+        The step is the number of seconds since the run's start. In a Ray job the metrics' names include the machine's.
+
+        Args:
+            name: name of the machine.
+            figures: kind of measurement, such as "cpu_utilization_percentage" -> value.
+        """
         prefix = f"system/{name}" if in_ray_job() else "system"
         seconds = int(time.time() - self._run.info.start_time / 1000)
         self.metrics({f"{prefix}/{kind}": value for kind, value in figures.items()}, seconds)
 
     def metric_steps(self, name: str) -> dict[int, float]:
-        """The last value of a metric at each step."""
+        """Return a metric of this run as step -> value. Of several values at one step, the last counts."""
         return metric_history(self._uri, self.run_id, name)
 
     def tag(self, name: str, value: str) -> None:
+        """Set a tag, and replace its value if the run has it."""
         self._write_patiently(lambda: self._client.set_tag(self.run_id, name, value))
 
     def describe(self, markdown: str) -> None:
-        """The description that the UI shows above the run."""
+        """Set the description that the UI shows above the run, in Markdown."""
         self.tag(tag_names.NOTE, markdown)
 
     def image(self, image: np.ndarray, key: str, step: int) -> None:
-        """A uint8 image (H, W, 3) of a series that the UI shows over the steps."""
+        """Write an image of a series that the UI shows with a slider over the steps.
+
+        Args:
+            image: uint8 (H, W, 3).
+            key: name of the series.
+            step: the step; nothing is written if the series has an image of it.
+        """
 
         def write() -> None:
             if step not in self._image_steps(key):
@@ -186,13 +243,13 @@ class Record:
         self._write_patiently(write)
 
     def _image_steps(self, key: str) -> set[int]:
-        """The steps of a series of images, out of the names that MLflow gives their files."""
+        """Return the steps of a series of images, parsed from the file names that MLflow gives them."""
         files = (Path(file.path).name for file in self._client.list_artifacts(self.run_id, "images"))
         named = (re.match(rf"{re.escape(key)}[%+]step[%+](\d+)[%+]", file) for file in files)
         return {int(found[1]) for found in named if found}
 
     def folder(self, folder: Path, leave_out: str | None = None) -> None:
-        """Everything in `folder`, as artifacts of the same paths, less what bears one name."""
+        """Upload everything in `folder` as artifacts with the same paths, except the entry named `leave_out`."""
 
         def write() -> None:
             for path in sorted(folder.iterdir()):
@@ -204,12 +261,21 @@ class Record:
     def model(
         self, folder: Path, name: str, tags: Mapping[str, str], description: str | None = None
     ) -> tuple[str, str]:
-        """Logs the MLflow model in `folder` as the run's, and registers it under this name: its id, and its version,
-        which `description` is of."""
+        """Log the MLflow model in `folder` to the run, and register it.
+
+        Args:
+            folder: what `save_model` wrote.
+            name: name of the registered model.
+            tags: tags of the logged model and of the registered version.
+            description: description of the registered version.
+
+        Returns:
+            The id of the logged model, and the number of the registered version.
+        """
         made: list[str] = []
 
         def write() -> None:
-            # What an earlier try has logged is not sent again.
+            # A model that an earlier try has uploaded is not uploaded again.
             present = model_of(self._client, self._client.get_run(self.run_id))
             if present is not None and tags.items() <= present.tags.items():
                 model_id = present.model_id
@@ -221,21 +287,26 @@ class Record:
         return made[0], made[1]
 
     def uses(self, model_id: str) -> None:
-        """Says that the run is about a logged model, so that the UI links them."""
+        """Set a logged model as an input of the run, so that the UI links the two."""
         from mlflow.entities import LoggedModelInput
 
         self._write_patiently(lambda: self._client.log_inputs(self.run_id, models=[LoggedModelInput(model_id)]))
 
     def file(self, file: Path, folder: str) -> None:
-        """A file, as an artifact in this folder of the run."""
+        """Upload a file into a folder of the run's artifacts."""
         self._write_patiently(lambda: self._client.log_artifact(self.run_id, str(file), folder))
 
     def table(self, table: pd.DataFrame, path: str) -> None:
-        """A table that the UI shows and compares over runs; `path` ends in .json."""
+        """Write a table that the UI can show and compare between runs, and replace one that is there.
+
+        Args:
+            table: the table.
+            path: path of the artifact, which ends in .json.
+        """
 
         def write() -> None:
             if any(artifact.path == path for artifact in self._client.list_artifacts(self.run_id)):
-                # log_table would add to it; this is the form that it writes.
+                # log_table would append rows. This is the format that it writes.
                 self._client.log_text(self.run_id, table.to_json(orient="split", index=False), path)
             else:
                 self._client.log_table(self.run_id, table, path)
@@ -243,20 +314,32 @@ class Record:
         self._write_patiently(write)
 
     def dataset(self, shape: tuple[int, ...], name: str, digest: str, context: str, source: str) -> None:
-        """A data set of uint8 images as an input of the run; `context` is training, validation or test."""
+        """Write a data set of uint8 images as an input of the run.
+
+        Args:
+            shape: (N, C, H, W).
+            name: name of the data set and its split, such as "mnist train".
+            digest: fingerprint of the images.
+            context: "training", "validation" or "test".
+            source: the data set as the user named it.
+        """
         import numpy as np
         from mlflow.data.code_dataset_source import CodeDatasetSource
         from mlflow.data.numpy_dataset import from_numpy
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        images = np.broadcast_to(np.uint8(0), shape)  # MLflow looks at the shape alone
+        images = np.broadcast_to(np.uint8(0), shape)  # MLflow reads nothing but the shape
         dataset = from_numpy(images, source=CodeDatasetSource({tag_names.DATASET: source}), name=name, digest=digest)
         entry = DatasetInput(Dataset(**dataset.to_dict()), [InputTag(tag_names.DATA_CONTEXT, context)])
         self._write_patiently(lambda: self._client.log_inputs(self.run_id, [entry]))
 
     @contextmanager
     def system_metrics(self, interval_s: float = 5.0) -> Iterator[None]:
-        """Records this machine's processor, memory, disk, network and GPUs meanwhile."""
+        """Record this machine's processor, memory, disk, network and GPUs during the `with` block.
+
+        Args:
+            interval_s: seconds between two samples.
+        """
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         monitor = SystemMetricsMonitor(
@@ -270,9 +353,16 @@ class Record:
 
     @contextmanager
     def running(self, system_metrics: bool = True) -> Iterator[None]:
-        """Leaves the run in a true state, however what is done meanwhile ends, and whatever interrupts that.
+        """Set the run RUNNING, and write how it ended when the `with` block ends, whatever ends it.
 
-        Raises TrackingError if the store stays away; the end that it was not told is then left to the watcher.
+        It is FINISHED after the block, FAILED after an exception, and KILLED after Ctrl-C. If this process dies or
+        cannot reach the store, the watcher process writes the status in its place.
+
+        Args:
+            system_metrics: whether to record this machine's system metrics.
+
+        Raises:
+            TrackingError: if the store does not answer for `PATIENCE_S` at the start or at the end.
         """
         status: Status = "FAILED"
         cause: str | None = None
@@ -288,38 +378,41 @@ class Record:
             except KeyboardInterrupt:
                 status = "KILLED"
                 raise
-            except Exception as error:  # which is the one to tell
+            except Exception as error:  # the caller gets this error, even if the store fails now too
                 cause = str(error)[:5000]
-                with unheeded(log, "the watcher writes why the run failed", TrackingError):
+                with unheeded(log, "leaving it to the watcher to write why the run failed", TrackingError):
                     self.impatient().tag(ERROR, cause)
                 raise
             finally:
-                unwritten.append(End(status, cause))  # until it is written: Ctrl-C may end the wait for the store
+                unwritten.append(End(status, cause))  # cleared when written: Ctrl-C may end the wait for the store
                 if status == "FINISHED":
                     self.finish(status)
                     unwritten.clear()
                 else:
-                    with unheeded(log, "the watcher writes how the run ended", TrackingError):
+                    with unheeded(log, "leaving it to the watcher to write how the run ended", TrackingError):
                         self.impatient().finish(status)
                         unwritten.clear()
 
     def finish(self, status: Status) -> None:
-        """Sets how the run ended, also where somebody took it for dead before."""
+        """Write the final status of the run, also if another process has marked it dead before."""
 
         def write() -> None:
             with ending:
                 run = self._client.get_run(self.run_id)
                 self._client.set_terminated(self.run_id, status)
-                forget_death(self._client, run)  # last: what says that the status is wrong
+                forget_death(self._client, run)  # last: until then the tag shows that the status needs correction
 
         self._write_patiently(write)
 
 
 @contextmanager
 def _watched(uri: str, run_id: str) -> Iterator[list[End]]:
-    """Has a run watched meanwhile. An end that is put into what it gives is written by the watcher, which tries for
-    minutes and is not waited for. It costs a process of 20 MB; the store's URI, which may hold a password, is in no
-    list of processes."""
+    """Run a watcher process for this run during the `with` block; it takes 20 MB.
+
+    Append an `End` to the yielded list if this process cannot write it. The watcher then writes it, and keeps trying
+    for minutes after this process has moved on. The store's URI, which may hold a password, is passed through a pipe,
+    so that it does not appear in the list of processes.
+    """
     watcher = start("jobs.tracking.watch")
     assert watcher.stdin is not None
     unwritten: list[End] = []
@@ -335,14 +428,17 @@ def _answers(uri: str) -> bool:
     try:
         check_store(uri)
     except TrackingError as error:
-        log.debug("the store is away: %s", error)
+        log.debug("the store does not answer: %s", error)
         return False
     return True
 
 
 def source_tags() -> dict[str, str]:
-    """Who ran what, as MLflow's own runs say it, with the commit that the code is at where it is a git checkout. In a
-    job of a cluster that is what it was submitted with, and the job's id."""
+    """Return tags for the program, the user and the git commit, with the names that MLflow gives its own runs.
+
+    The commit is left out if the code is not in a git checkout of its own. In a Ray job, the tags are those of the
+    machine that submitted it, and the job's id.
+    """
     job = ray_job_id()
     if job is not None:
         known = {name: text for name, text in job_metadata().items() if name.startswith(("mlflow.", tag_names.SOURCE))}
@@ -351,7 +447,7 @@ def source_tags() -> dict[str, str]:
     with suppress(OSError, KeyError):
         tags[tag_names.USER] = getpass.getuser()
     project = Path(__file__).parents[2]
-    if _git(project, "rev-parse", "--show-toplevel") == str(project):  # and not a checkout that it is installed in
+    if _git(project, "rev-parse", "--show-toplevel") == str(project):  # not a checkout of another project
         tags[tag_names.COMMIT] = _git(project, "rev-parse", "HEAD") or ""
         tags[tag_names.SOURCE_CHANGED] = str(bool(_git(project, "status", "--porcelain", "--untracked-files=no")))
     return tags

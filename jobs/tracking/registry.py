@@ -1,4 +1,8 @@
-"""MLflow's registry: versions of the models of a data set, and the aliases that some of them bear."""
+"""MLflow's model registry: versions of registered models, and their aliases.
+
+Every training registers its model as a version of glow-DATASET. Ablations give the alias `champion` to the version
+with the lowest validation score (`set_champion`), and users give any alias with `glowctl promote` (`promote`).
+"""
 
 from __future__ import annotations
 
@@ -34,16 +38,22 @@ __all__ = [
 ]
 
 CHAMPION = "champion"
+"""Alias of the version with the best validation score of the ablations."""
+
 LATEST = "latest"
-"""MLflow's own alias of the newest version, which cannot be given."""
+"""Alias that MLflow itself keeps at the newest version, so that it cannot be given."""
 
 
 @dataclass(frozen=True)
 class Champion:
     """The version that has the alias `champion`.
 
-    `new` says that it was given the alias just now; `scored_lower` says that it kept the alias because it scored lower
-    on the same validation images.
+    Attributes:
+        name: name of the registered model.
+        version: number of the version.
+        run_id: the run that trained it.
+        new: whether it was given the alias just now.
+        scored_lower: whether it kept the alias because it scored lower on the same validation images.
     """
 
     name: str
@@ -54,30 +64,50 @@ class Champion:
 
     @property
     def uri(self) -> str:
+        """The model's MLflow URI by its alias."""
         return f"models:/{self.name}@{CHAMPION}"
 
 
 @dataclass(frozen=True)
 class Version:
-    """A registered version, with the run that trained it; that may be gone."""
+    """A registered version and the run that trained it.
+
+    Attributes:
+        name: name of the registered model.
+        version: number of the version.
+        aliases: its aliases, sorted.
+        run: name of the run, or None if the run was deleted.
+        run_id: id of the run.
+        validation_bits_per_dim: score on the validation images, or None if it has none.
+        test_bits_per_dim: score on the test images, or None if it has none.
+        created: when it was registered, in seconds since 1970.
+    """
 
     name: str
     version: str
     aliases: tuple[str, ...]
-    run: str | None  # its name
+    run: str | None
     run_id: str
     validation_bits_per_dim: float | None
     test_bits_per_dim: float | None
-    created: float  # seconds since 1970
+    created: float
 
     @property
     def uri(self) -> str:
+        """The model's MLflow URI by its number."""
         return f"models:/{self.name}/{self.version}"
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """`before` is the version that bore the alias until then."""
+    """An alias that was given to a version.
+
+    Attributes:
+        name: name of the registered model.
+        version: number of the version that has the alias now.
+        alias: the alias.
+        before: number of the version that had the alias before, or None.
+    """
 
     name: str
     version: str
@@ -86,13 +116,25 @@ class Promotion:
 
     @property
     def uri(self) -> str:
+        """The model's MLflow URI by its alias."""
         return f"models:/{self.name}@{self.alias}"
 
 
 def set_champion(uri: str, name: str, run_id: str, validation_bits_per_dim: float, images: str) -> Champion:
-    """Gives the model of a run the alias `champion`.
+    """Give the model of a run the alias `champion`, unless the present champion is better.
 
-    A present champion that scored lower on the same validation images (`images` is their fingerprint) keeps it.
+    The present champion is better if it scored lower on the same validation images. Scores on other images are not
+    compared.
+
+    Args:
+        uri: the store.
+        name: name of the registered model.
+        run_id: the run that trained the model.
+        validation_bits_per_dim: its score on the validation images.
+        images: fingerprint of those images.
+
+    Returns:
+        The version that has the alias now.
 
     Raises:
         TrackingError: if the store does not answer, or the run has no model.
@@ -104,7 +146,11 @@ def set_champion(uri: str, name: str, run_id: str, validation_bits_per_dim: floa
             return Champion(name, str(present.version), present.run_id or "", new=False, scored_lower=True)
         model = model_of(client, client.get_run(run_id))
         if model is None:
-            raise TrackingError(f"run {run_id} has no model in {without_password(uri)}")
+            raise TrackingError(
+                f"run {run_id} has no model in {without_password(uri)}",
+                remedy="repeat its training, which logs the model at its end",
+                code="model-missing",
+            )
         tags = {tag_names.SCORE: repr(validation_bits_per_dim), tag_names.IMAGES: images}
         version = register(uri, name, run_id, model.model_id, tags)
         client.set_registered_model_alias(name, CHAMPION, version)
@@ -112,20 +158,35 @@ def set_champion(uri: str, name: str, run_id: str, validation_bits_per_dim: floa
 
 
 def present_champion(uri: str, name: str) -> Champion | None:
-    """The version of a registered model that has the alias `champion`, None if there is none. Raises TrackingError."""
+    """Return the version of a registered model that has the alias `champion`, or None if none has."""
     with sentences(uri):
         present = _bearer(client_of(uri), name, CHAMPION)
     return None if present is None else Champion(name, str(present.version), present.run_id or "", new=False)
 
 
 def promote(uri: str, experiment: str, model: str, alias: str) -> Promotion:
-    """Gives an alias to what `model` names: NAME/VERSION or NAME@ALIAS, with or without "models:/", or the id or name
-    of the run that trained it. Raises TrackingError."""
+    """Give an alias to a version. A version of the same model that had the alias loses it.
+
+    Args:
+        uri: the store, which must exist.
+        experiment: the experiment to look in if `model` names a run.
+        model: NAME/VERSION or NAME@ALIAS, with or without "models:/", or the id or name of the run that trained it.
+        alias: the alias: letters, digits, - and _.
+
+    Raises:
+        TrackingError: if MLflow does not allow the alias, or there is no such model.
+    """
     if alias.lower() == LATEST:
-        raise TrackingError(f"{LATEST} is always the newest version: choose another alias")
+        raise TrackingError(
+            f"the alias {LATEST} always belongs to the newest version",
+            remedy="choose another alias",
+            code="alias-reserved",
+        )
     if re.fullmatch(r"(?!v\d+$)[\w-]+", alias, re.ASCII | re.IGNORECASE) is None:
         raise TrackingError(
-            f"{alias!r} cannot be an alias: use letters, digits, - and _, and no v with a number, which is a version"
+            f"{alias!r} cannot be an alias",
+            remedy="use letters, digits, - and _, but not v and a number, which MLflow reads as a version",
+            code="alias-invalid",
         )
     check_existing(uri)
     client = client_of(uri)
@@ -137,7 +198,13 @@ def promote(uri: str, experiment: str, model: str, alias: str) -> Promotion:
 
 
 def registered_versions(uri: str, name: str | None = None, limit: int = 100) -> list[Version]:
-    """The newest versions that trainings registered, of one model or all, the newest first. Raises TrackingError."""
+    """Return the newest registered versions, the newest first.
+
+    Args:
+        uri: the store, which must exist.
+        name: name of one registered model; None for all that trainings of glowctl registered.
+        limit: the most versions to return.
+    """
     check_existing(uri)
     client = client_of(uri)
     with sentences(uri):
@@ -177,12 +244,18 @@ def _version_of(client: MlflowClient, uri: str, experiment: str, model: str) -> 
         run_id = find_run(uri, experiment, model).info.run_id
     except NoSuchRun:
         raise TrackingError(
-            f"no model and no run {model!r} in {without_password(uri)}: give NAME/VERSION, as glowctl models lists them"
+            f"no model and no run {model!r} in {without_password(uri)}",
+            remedy="give NAME/VERSION, as glowctl models lists them",
+            code="model-not-found",
         ) from None
     with sentences(uri):
         versions = client.search_model_versions(f"run_id = '{run_id}'")
     if not versions:
-        raise TrackingError(f"run {model!r} has registered no model")
+        raise TrackingError(
+            f"run {model!r} has registered no model",
+            remedy="choose a version that glowctl models lists",
+            code="model-missing",
+        )
     return versions[0]
 
 

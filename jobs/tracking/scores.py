@@ -1,4 +1,8 @@
-"""Score tables kept in MLflow: a table is found again by what its scores depend on."""
+"""A cache of score tables (one score per image) in MLflow.
+
+A table is stored as an artifact of the run that computed it, under a key that is derived from everything its scores
+depend on: weights, images, seed, precision. Trainings and evaluations store tables; evaluations look them up.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +23,26 @@ if TYPE_CHECKING:
 __all__ = ["find_scores", "key_of", "labelled", "save_scores"]
 
 VERSION = 2
-"""The version of a score table's columns. A table of another version is not found."""
+"""Version of a score table's columns, which is part of the key, so that tables of other versions are not found."""
 
 
 def key_of(
     model_digest: str, fingerprint: str, split: str, seed: int, precision: Precision, noise_samples: int = 1
 ) -> str:
-    """The key of a score table: a digest of everything that its scores depend on."""
+    """Return the key of a score table: a digest of everything that its scores depend on.
+
+    Args:
+        model_digest: digest of the model's weights and configuration.
+        fingerprint: fingerprint of the images.
+        split: the split of the images, such as "test".
+        seed: seed of the dequantisation noise.
+        precision: precision of the computation.
+        noise_samples: number of noise samples per image.
+
+    Example:
+        >>> key_of("a1", "b2", "test", 0, "float32") == key_of("a1", "b2", "test", 1, "float32")
+        False
+    """
     parts = (
         VERSION,
         model_digest,
@@ -39,7 +56,7 @@ def key_of(
 
 
 def save_scores(key: str, table: pd.DataFrame, record: Record) -> None:
-    """Saves a score table as an artifact of the run, where `find_scores` finds it."""
+    """Store a score table as an artifact of a run, and tag the run so that `find_scores` finds it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"{key}.parquet")
         table.to_parquet(path, index=False)
@@ -48,7 +65,10 @@ def save_scores(key: str, table: pd.DataFrame, record: Record) -> None:
 
 
 def find_scores(uri: str, experiment: str, key: str) -> tuple[pd.DataFrame, str] | None:
-    """The score table of this key that an earlier run of the experiment saved, and that run's id; None if none did."""
+    """Return the score table with this key that a run of the experiment stored, and that run's id.
+
+    None if no run has stored one, or the table is gone or damaged.
+    """
     found = find_tagged(uri, experiment, f"{tag_names.SCORES}.{key}")
     if found is None:
         return None
@@ -58,7 +78,7 @@ def find_scores(uri: str, experiment: str, key: str) -> tuple[pd.DataFrame, str]
 
 
 def labelled(table: pd.DataFrame, dataset: str, split: str) -> pd.DataFrame:
-    """With columns that say what was scored."""
+    """Return a score table with two leading columns, `dataset` and `split`, that identify the images."""
     table = table.drop(columns=["dataset", "split"], errors="ignore")
     table.insert(0, "dataset", dataset)
     table.insert(1, "split", split)

@@ -1,4 +1,7 @@
-"""What an MLflow server shows: whether it is of a store, and the page of its UI to begin with."""
+"""Questions to an MLflow server that `glowctl ui` asks, by its REST API: which store it serves, and which page to open.
+
+Arguments named `address` are the server's, such as http://127.0.0.1:5000.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,15 @@ log = logging.getLogger(__name__)
 
 
 TIMEOUT_S = 5.0
+"""Seconds to wait for an answer."""
+
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Names of this machine."""
 
 PROBE_TAG = tag_names.UI_PROBE
 VIEW = "glowresults"
+"""Key of the saved view of the table of runs that `landing_page` creates."""
+
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 COLUMNS = (
     "metrics.`test/bits_per_dim`",
@@ -39,17 +47,20 @@ COLUMNS = (
     "params.`width`",
     "params.`seed`",
 )
-"""Of the table of runs that the UI opens with; by itself it shows no results."""
+"""Columns of the table of runs in that view. MLflow's own table shows no metrics."""
 
 WIDTHS = {"attributes.`Run Name`": 345, "runDateAndNestInfo": 135, "duration": 75, COLUMNS[0]: 115, COLUMNS[1]: 115}
-"""In pixels: of what a run is called, the UI by itself shows 20 letters."""
+"""Widths of columns in pixels. By default the UI cuts the names of runs after about 20 letters."""
 
 CLASSIC = "workflowType=machine_learning"
-"""In the address of a page. A browser that is new to MLflow sees the view for language models without it, whatever the
-kind of the experiment."""
+"""Query parameter that selects the view for models.
+
+Without it, a browser that is new to MLflow shows the view for language models, whatever the experiment's kind is.
+"""
 
 
 def answers(address: str) -> bool:
+    """Return whether a server at this address reports that it is healthy."""
     import requests
 
     try:
@@ -60,16 +71,27 @@ def answers(address: str) -> bool:
 
 
 def is_mlflow(address: str) -> bool:
+    """Return whether the server at this address answers MLflow's REST API."""
     return _ask(address, "experiments/search", {"max_results": 1}) is not None
 
 
 def knows_run(address: str, run_id: str) -> bool:
+    """Return whether the server at this address has a run with this id."""
     return _ask(address, "runs/get", {"run_id": run_id}) is not None
 
 
 def serves(address: str, uri: str) -> bool:
-    """Whether the server at this address is of this store: a mark that is left in the store must be seen through it.
-    Raises TrackingError for a store that fails."""
+    """Return whether the server at this address serves this store.
+
+    A random tag is written to the store's first experiment, looked for through the server, and removed.
+
+    Args:
+        address: the server.
+        uri: the store.
+
+    Raises:
+        TrackingError: if the store fails.
+    """
     with sentences(uri):
         client, mark = client_of(uri), secrets.token_hex(8)
         found = client.search_experiments(max_results=1)
@@ -84,7 +106,11 @@ def serves(address: str, uri: str) -> bool:
 
 
 def landing_page(address: str) -> str:
-    """The table of runs of the experiment with the newest run, in the view for models and with columns of results."""
+    """Return the address of the page to open: the runs of the experiment that has the newest run, with their results.
+
+    The saved view with the columns of results is created if the experiment lacks it. If there are no runs, the page is
+    the list of experiments.
+    """
     page = f"{_without_user(address)}/#/experiments"
     known = (_ask(address, "experiments/search", {"max_results": 1000}) or {}).get("experiments", [])
     ids = [experiment["experiment_id"] for experiment in known]
@@ -98,6 +124,7 @@ def landing_page(address: str) -> str:
 
 
 def run_page(address: str, experiment_id: str, run_id: str) -> str:
+    """Return the address of a run's page, without user and password."""
     return f"{_without_user(address)}/#/experiments/{experiment_id}/runs/{run_id}?{CLASSIC}"
 
 
@@ -107,7 +134,7 @@ def _without_user(address: str) -> str:
 
 
 def _has_view(address: str, experiment: str, known: list[JsonObject]) -> bool:
-    """Whether the experiment has the view of `COLUMNS`, which it is given if need be."""
+    """Return whether the experiment has the view of `COLUMNS` now, which is created if it lacks it."""
     tags = next(found.get("tags", []) for found in known if found["experiment_id"] == experiment)
     if any(tag["key"] == VIEW_TAG for tag in tags):
         return True
@@ -116,7 +143,7 @@ def _has_view(address: str, experiment: str, known: list[JsonObject]) -> bool:
 
 
 def _view() -> str:
-    """As the UI itself saves a view that a user names."""
+    """Return the view in the format in which the UI itself stores a view that a user saves."""
     order = [*WIDTHS, *(column for column in COLUMNS if column not in WIDTHS)]
     state = json.dumps({"selectedColumns": COLUMNS, "columnOrder": order, "columnWidths": WIDTHS})
     now = int(time.time() * 1000)
@@ -125,7 +152,7 @@ def _view() -> str:
 
 
 def _session(address: str) -> Session:
-    """Whose requests go by the environment's proxies, but to this machine, which no proxy on another can reach."""
+    """Return a session that uses the environment's proxies, except for this machine, which no proxy could reach."""
     import requests
 
     session = requests.Session()
@@ -134,7 +161,7 @@ def _session(address: str) -> Session:
 
 
 def _ask(address: str, what: str, get: JsonObject | None = None, post: JsonObject | None = None) -> JsonObject | None:
-    """An answer of MLflow's REST API; None if there is none."""
+    """Return the answer of MLflow's REST API to a GET request, or to a POST if `post` is given; None on errors."""
     import requests
 
     endpoint = f"{address}/api/2.0/mlflow/{what}"

@@ -1,9 +1,9 @@
-"""A Glow as MLflow serves it: a batch of images in, its likelihoods and the typicality test's verdict out.
+"""A Glow as an MLflow model: it takes a batch of images and returns their likelihoods and a typicality test.
 
-`jobs.tracking.models` copies this file and the package `glow` into every model that it saves. It runs wherever somebody
-loads such a model, so it imports nothing else of this project.
+`jobs.tracking.models` copies this file and the package `glow` into every model that it saves. The file runs wherever
+such a model is loaded, so it imports nothing else of this project.
 
-Shapes: M images in the batch, C channels, H height, W width.
+Shapes: M images in the batch, C channels, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -27,36 +27,52 @@ from glow.scoring import score
 
 IMAGES = "images"
 DEFAULTS: dict[str, Any] = {"alpha": 0.99, "bootstraps": 10_000, "seed": 0, "first_index": 0}
+"""Parameters of a request and their defaults."""
 
-# What one request may cost: a bootstrap takes 16 bytes a draw, and its null is kept.
+# Limits of what one request may cost: a bootstrap takes 16 bytes per draw, and its sorted statistics are kept.
 MOST_BOOTSTRAPS = 100_000
 MOST_DRAWS = 20_000_000
+"""The most draws of one request: bootstraps times images in the batch."""
+
 KEPT_TESTS = 16
+"""Number of fitted tests that are cached."""
 
 
 class ServedGlow(PythonModel):
-    """Tests whether a batch of images belongs to what the Glow was trained on (`glow.ood.typicality`).
+    """A Glow that tests whether a batch of images is out-of-distribution (OOD), by `glow.ood.typicality`.
 
-    In: uint8 images (M, C, H, W) of the model's shape, or (M, H, W) for one channel; lists of whole numbers do as well.
+    Input: uint8 images (M, C, H, W) of the model's shape, or (M, H, W) if it has one channel. Nested lists of whole
+    numbers from 0 to 255 are accepted too.
 
-    Params:
+    A request can set these parameters:
 
-    - ``alpha``: the share of in-distribution batches that pass.
-    - ``bootstraps``, ``seed``: of the threshold at M > 1.
-    - ``first_index``: the images' positions in their data set are this and those after it. Positions settle the
-      dequantisation noise, so that images score what they scored in `glowctl ood`. Its seed is that of the scores
-      which the model brings along: with another, thresholds would be of other noise than what they are held against.
+    - ``alpha``: the share of in-distribution batches that should pass the test.
+    - ``bootstraps``, ``seed``: number of bootstrapped batches from which the threshold for M > 1 is estimated, and the
+      seed of their choice.
+    - ``first_index``: position of the first image in its data set; the others follow it. Positions determine the
+      dequantisation noise, so that images get the same scores as in `glowctl ood`. The seed of the noise is fixed: it
+      is that of the held-out scores that come with the model.
 
-    Out: ``nll`` (nats) and ``bits_per_dim``, lists over images; ``is_ood``, ``p_value``, ``distance`` and ``threshold``
-    (nats) of the batch; ``batch_size`` (M) and ``alpha``. The batch is OOD if its p-value is at most 1 - alpha; the
-    distance and the threshold show how far it is from where that turns, for many held-out images. What is not finite is
-    None, since JSON has no such numbers, and its batch is OOD.
+    Output:
 
-    What cannot be tested raises MlflowException, which a scoring server answers with status 400.
+    - ``nll`` in nats and ``bits_per_dim``: lists with one value per image.
+    - ``p_value`` of the batch, and ``is_ood``: whether it is at most 1 - alpha.
+    - ``distance`` and ``threshold``, in nats: how far the mean NLL of the batch is from that of the training images,
+      and the distance at which a batch becomes OOD. With few held-out images, ``is_ood`` can differ from comparing
+      these two, because it follows the exact p-value.
+    - ``batch_size`` (M) and ``alpha``.
+
+    Values that are not finite become None, because JSON cannot hold them; a batch with such a value is OOD.
+
+    Requests that cannot be tested raise MlflowException, which a scoring server answers with status 400.
     """
 
     def load_context(self, context: Any) -> None:
-        """Reads the model and the scores that thresholds are made of. MLflow calls it once."""
+        """Read the model and the scores from which thresholds are estimated. MLflow calls this once.
+
+        Args:
+            context: MLflow's context, with the paths of the model's artifacts.
+        """
         self._model = load_checkpoint(context.artifacts["checkpoint"]).eval().requires_grad_(False)
         scores = load_file(context.artifacts["scores"])
         self._train, self._validation = scores["train_nll"], scores["validation_nll"]
@@ -65,7 +81,19 @@ class ServedGlow(PythonModel):
         self._scoring = threading.Lock()
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> dict[str, Any]:
-        """See the class. MLflow wraps the images as {"images": array}."""
+        """Test one batch of images, as described at the class.
+
+        Args:
+            context: MLflow's context; not used.
+            model_input: the images, or a mapping {"images": images}, as which MLflow passes them.
+            params: the parameters; those that are missing or None have their defaults.
+
+        Returns:
+            The output described at the class, ready for JSON.
+
+        Raises:
+            MlflowException: if the images or a parameter cannot be tested.
+        """
         given = model_input[IMAGES] if isinstance(model_input, Mapping) else model_input
         asked = {**DEFAULTS, **{name: value for name, value in (params or {}).items() if value is not None}}
         _check_params(asked)
@@ -76,7 +104,7 @@ class ServedGlow(PythonModel):
         except ValueError as error:
             raise _refusal(str(error)) from None
         indices_M = asked["first_index"] + torch.arange(batch_size)
-        # One at a time: a batch takes every core by itself, and the memory of two might not be there.
+        # One batch at a time: each uses all cores, and two might not fit into memory.
         with self._scoring:
             table = score(self._model, images_MCHW, indices_N=indices_M, seed=self._noise_seed, precision="float32")
         nll_1M = table["nll"].to_numpy()[None]
@@ -118,7 +146,7 @@ def _check_params(asked: Mapping[str, Any]) -> None:
 
 
 def _affordable(bootstraps: int, batch_size: int) -> int:
-    """Raises ValueError for more draws than one request may ask for."""
+    """Return `bootstraps`. Raise ValueError if they need more draws than one request may take."""
     if batch_size > 1 and bootstraps * batch_size > MOST_DRAWS:
         raise ValueError(
             f"{bootstraps} bootstraps of batches of {batch_size} are too many: give the parameter bootstraps as "
@@ -128,7 +156,7 @@ def _affordable(bootstraps: int, batch_size: int) -> int:
 
 
 def _images(given: Any, image_shape: tuple[int, int, int]) -> torch.Tensor:
-    """What was given as uint8 (M, C, H, W). Raises MlflowException unless it is a batch of such images."""
+    """Return the images as uint8 (M, C, H, W). Raise MlflowException if they are not a batch of the model's shape."""
     array = _numbers(given)
     shape = ", ".join(map(str, image_shape))
     if array.size == 0:
@@ -137,16 +165,16 @@ def _images(given: Any, image_shape: tuple[int, int, int]) -> torch.Tensor:
         array = array[:, None]
     if array.shape[1:] != image_shape:
         raise _refusal(f"this Glow takes batches of shape (M, {shape}), not {np.shape(given)}")
-    bad = array[(array < 0) | (array > 255) | (array != np.floor(array))]  # NaN differs from itself
+    bad = array[(array < 0) | (array > 255) | (array != np.floor(array))]  # NaN is unequal to itself
     if len(bad):
         raise _refusal(f"pixels must be whole numbers from 0 to 255, not {bad[0]}")
     return torch.from_numpy(np.ascontiguousarray(array, np.uint8))
 
 
 def _numbers(given: Any) -> np.ndarray:
-    """An array of integers or floats."""
+    """Return an array of integers or floats. Raise MlflowException if the input is ragged or has other values."""
     try:
-        # A scoring server gives arrays of objects, also where they are ragged.
+        # A scoring server passes arrays of objects, which can be ragged.
         array = np.array(given.tolist() if isinstance(given, np.ndarray) and given.dtype == object else given)
     except ValueError:
         raise _refusal("the images are ragged: all must have the same number of channels, rows and columns") from None

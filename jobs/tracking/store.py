@@ -1,4 +1,8 @@
-"""Where runs are recorded: the MLflow store, found, checked and opened."""
+"""The MLflow store: check that it answers, create it if it is missing, and open it.
+
+Every access to a store starts here. `check_store` is quick and touches nothing; `check_existing` is for commands that
+only read; `open_store` creates what is missing; `sentences` turns whatever a store raises into a `TrackingError`.
+"""
 
 from __future__ import annotations
 
@@ -58,37 +62,45 @@ __all__ = [
 
 
 ABOUT = """\
-Glow normalizing flows, by `glowctl`. The description of each run says what it is, its result, and the command that
-repeats it.
+Glow normalizing flows, trained by `glowctl`. The description of each run shows what the run is, its result, and the
+command that repeats it.
 
 - **train** trains a model, and registers it as `glow-DATASET`.
-- **ablate** compares variants of one: its trials are the trainings beneath it; tables, figures and conclusions are its
-  own.
-- **nll, sample, interpolate, ood** evaluate a model, beneath its training.
+- **ablate** compares variants of a model. Its trials are the trainings nested under it; the tables, figures and
+  conclusions are files of the ablation itself.
+- **nll, sample, interpolate, ood** evaluate a model. They are nested under its training.
 
-`test/bits_per_dim` and `validation/best_bits_per_dim` can be compared over runs on the same data set and image size;
-lower is better. `glowctl report` puts what is here into one document.
+`test/bits_per_dim` and `validation/best_bits_per_dim` can be compared between runs on the same data set and image
+size; lower is better. `glowctl report` summarises this experiment in one document.
 """
-"""The description of an experiment in the UI."""
+"""Description of an experiment in the MLflow UI, in Markdown."""
 
 WRONG_TABLES = r"table \S+ already exists|duplicate column|no such (table|column)"
-"""What SQLite says of a file whose tables are not all there, or not as they are said to be."""
+"""Matches SQLite's errors for a file with missing or unexpected tables."""
 
 OTHER_STORES = {"databricks", "databricks-uc", "uc"}
-"""Schemes that MLflow itself knows, beside those that are looked at here."""
+"""URI schemes that MLflow supports and that are passed to it unchecked."""
 
 PLUGINS = "mlflow.tracking_store"
-"""What MLflow calls the entry points by which other packages bring stores."""
+"""Entry point group by which other packages add kinds of stores to MLflow."""
 
 FULL = "database or disk is full"
-"""What SQLite says of a full disk."""
+"""SQLite's message when the disk is full."""
 
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-"""MLflow's codes for what is not there; the second one for aliases, and for what cannot be an id."""
+"""MLflow's codes for something that does not exist; it returns the second one for unknown aliases and malformed ids."""
 
 
 def check_store(uri: str) -> None:
-    """Raises TrackingError within seconds if the store does not answer."""
+    """Check within seconds that a store can be used.
+
+    Args:
+        uri: a SQLite file, an MLflow server, a database server, or a kind of store that MLflow or a plugin adds.
+            The last kind is not checked further.
+
+    Raises:
+        TrackingError: if the store does not answer, or the URI is not that of a store.
+    """
     shown = without_password(uri)
     parts = urllib.parse.urlsplit(uri)
     path = sqlite_path(uri)
@@ -98,33 +110,42 @@ def check_store(uri: str) -> None:
         _check_server(uri)
     elif parts.scheme == "file" or ("://" not in uri and uri != "databricks"):
         raise TrackingError(
-            f"{shown} is a folder, which MLflow no longer writes to: use sqlite:///{parts.path}/mlflow.db"
+            f"{shown} is a folder, and MLflow no longer writes to folders",
+            remedy=f"use --tracking-uri sqlite:///{parts.path}/mlflow.db",
+            code="store-address",
         )
     elif is_database(uri):
         check_database(uri)
     elif uri != "databricks" and parts.scheme not in OTHER_STORES | _plugins():
         raise TrackingError(
-            f"{shown} is not the address of an MLflow store: use sqlite:///FILE, http://HOST:PORT, or a database such "
-            "as postgresql://USER@HOST/NAME"
+            f"{shown} is not the address of an MLflow store",
+            remedy="use sqlite:///FILE, http://HOST:PORT, or a database such as postgresql://USER@HOST/NAME",
+            code="store-address",
         )
 
 
 def _plugins() -> set[str]:
-    """The schemes of stores that other packages bring."""
+    """Return the URI schemes of stores that installed packages add to MLflow."""
     return {found.name for found in metadata.entry_points(group=PLUGINS)}
 
 
 def check_existing(uri: str) -> None:
-    """As `check_store`, for commands that only read: raises TrackingError, too, for a SQLite file that is not there,
-    which MLflow would make."""
+    """Check a store as `check_store` does, and that its SQLite file exists, which MLflow would create.
+
+    For commands that only read. If another process is creating the file, wait for it.
+
+    Raises:
+        TrackingError: as `check_store` does, or if the SQLite file does not exist.
+    """
     path = sqlite_path(uri)
     if path is not None:
         check_sqlite_name(path)
         wait_for_maker(path)
     if path is not None and path.parent.is_dir() and not path.exists():
         raise TrackingError(
-            f"there is no MLflow store {path}: record something (glowctl demo does), or name another with "
-            "--tracking-uri"
+            f"there is no MLflow store {path}",
+            remedy="record a run first (glowctl demo does), or choose another store with --tracking-uri",
+            code="store-missing",
         )
     check_store(uri)
 
@@ -137,19 +158,26 @@ def _check_server(uri: str) -> None:
         answer = requests.get(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S)
     except requests.RequestException as error:
         raise TrackingError(
-            f"the MLflow server at {shown} does not answer ({type(error).__name__}): start it, or correct "
-            "--tracking-uri"
+            f"the MLflow server at {shown} does not answer ({type(error).__name__})",
+            remedy="start it, or correct --tracking-uri",
+            code="store-unreachable",
         ) from None
     if not answer.ok:
         raise TrackingError(
-            f"the MLflow server at {shown} answers {answer.status_code}: check the address and its --allowed-hosts"
+            f"the MLflow server at {shown} answers with HTTP status {answer.status_code}",
+            remedy="check the address, and the server's option --allowed-hosts",
+            code="store-refuses",
         )
 
 
 def client_of(uri: str) -> MlflowClient:
-    """A client of this store alone: the process's global URI, which ends up in its environment, stays as it is.
+    """Return an MLflow client of this store, and create the database first if it does not exist.
 
-    A database that is not there yet is made. Raises TrackingError if it cannot be.
+    MLflow's global tracking URI stays as it is: setting it would put the URI, and any password in it, into the
+    environment of this process.
+
+    Raises:
+        TrackingError: if the database cannot be created.
     """
     with sentences(uri):
         _make_store(uri)
@@ -164,7 +192,7 @@ def _client(uri: str) -> MlflowClient:
 
 
 def _make_store(uri: str) -> None:
-    """MLflow itself would not wait for another process that makes it, nor let another wait."""
+    """Create the database if it is missing. MLflow alone would not keep two processes from doing so at once."""
     if (sqlite_path(uri) is not None or is_database(uri)) and not has_tables(uri):
         with prepared(uri):
             _client(uri)
@@ -172,7 +200,13 @@ def _make_store(uri: str) -> None:
 
 @contextmanager
 def sentences(uri: str) -> Iterator[None]:
-    """Whatever the store raises, as one sentence: MLflow, SQLAlchemy, requests, a bucket's client, a full disk."""
+    """Turn every error of the `with` block into a TrackingError of one sentence without passwords.
+
+    The sources are MLflow, SQLAlchemy, requests, the client of a bucket, and the disk. A TrackingError passes.
+
+    Raises:
+        TrackingError: with code "store-incomplete", "disk-full" or "store-failed".
+    """
     try:
         yield
     except TrackingError:
@@ -181,20 +215,28 @@ def sentences(uri: str) -> Iterator[None]:
         path = sqlite_path(uri)
         if path is not None and re.search(WRONG_TABLES, str(error)) and is_half_made(path):
             raise TrackingError(
-                f"the MLflow store {path} is not whole, most likely because a process was killed while it made it, and "
-                "holds no runs: remove it, and it is made anew"
+                f"the MLflow store {path} is empty and lacks tables, most likely because a process was killed while it "
+                "created the store",
+                remedy="remove the file; the next command creates it anew",
+                code="store-incomplete",
             ) from error
         if FULL in str(error):
             raise TrackingError(
-                f"the disk that the MLflow store {without_password(uri)} is on is full: free some space"
+                f"the disk of the MLflow store {without_password(uri)} is full",
+                remedy="free some space",
+                code="disk-full",
             ) from error
         first = without_secrets((str(error).strip() or type(error).__name__).splitlines()[0], uri)
-        raise TrackingError(f"the MLflow store {without_password(uri)} failed: {first}") from error
+        raise TrackingError(f"the MLflow store {without_password(uri)} failed: {first}", code="store-failed") from error
 
 
 @contextmanager
 def if_known() -> Iterator[None]:
-    """Leaves out what the store does not know, and raises the MlflowException of a store that fails."""
+    """Skip the rest of the `with` block if the store lacks what is asked for. Pass on errors of a store that fails.
+
+    Raises:
+        MlflowException: for every error but those of `UNKNOWN`.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
@@ -205,8 +247,19 @@ def if_known() -> Iterator[None]:
 
 
 def open_store(uri: str, experiment: str, look: bool = True) -> tuple[MlflowClient, str]:
-    """A client and the id of the experiment, which is made if need be. Runs in it whose driver is gone are marked so,
-    unless told not to `look`. Raises TrackingError."""
+    """Check a store, create it and the experiment if they are missing, and mark runs whose driver has died.
+
+    Args:
+        uri: the store.
+        experiment: name of the experiment.
+        look: whether to look for runs that are RUNNING and whose driver has died, and mark them FAILED.
+
+    Returns:
+        An MLflow client and the id of the experiment.
+
+    Raises:
+        TrackingError: if the store cannot be used, or the experiment was deleted.
+    """
     check_store(uri)
     with sentences(uri), prepared(uri):
         client = _client(uri)
@@ -214,7 +267,12 @@ def open_store(uri: str, experiment: str, look: bool = True) -> tuple[MlflowClie
         if found is None:
             return client, _make_experiment(client, uri, experiment)
     if found.lifecycle_stage == "deleted":
-        raise TrackingError(f"the experiment {experiment!r} was deleted: restore it, or choose another --experiment")
+        raise TrackingError(
+            f"the experiment {experiment!r} was deleted",
+            remedy=f"restore it with mlflow experiments restore -x {found.experiment_id}, or choose another "
+            "--experiment",
+            code="experiment-deleted",
+        )
     check_artifact_location(uri, experiment, found.artifact_location)
     if look:
         mark_dead(client, found.experiment_id)
@@ -224,7 +282,7 @@ def open_store(uri: str, experiment: str, look: bool = True) -> tuple[MlflowClie
 def _make_experiment(client: MlflowClient, uri: str, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
-    # The UI opens such experiments in its view for models, and not in that for language models.
+    # The UI opens experiments of this kind in its view for models. Its default is the view for language models.
     tags = {tag_names.EXPERIMENT_KIND: "custom_model_development", tag_names.NOTE: ABOUT}
     try:
         made: str = client.create_experiment(name, artifact_location=artifact_location(uri), tags=tags)
@@ -232,20 +290,26 @@ def _make_experiment(client: MlflowClient, uri: str, name: str) -> str:
         found = client.get_experiment_by_name(name)
         if found is None or found.lifecycle_stage == "deleted":
             raise
-        return str(found.experiment_id)  # somebody else was faster
+        return str(found.experiment_id)  # another process has created it since
     return made
 
 
 def open_command(uri: str) -> str:
-    """What a user types to see this store in the UI."""
-    default = uri == tracking_uri() and not in_ray_job()  # a job's environment is not the user's
+    """Return the command that opens this store in the MLflow UI, without a password.
+
+    --tracking-uri is left out where it is the default in this process.
+    """
+    default = uri == tracking_uri() and not in_ray_job()  # the default of a Ray job is not that of the user
     return "glowctl ui" if default else f"glowctl ui --tracking-uri {without_password(uri)}"
 
 
 def server_command(uri: str, port: int) -> tuple[list[str], dict[str, str]]:
-    """The command that serves the UI of this store on loopback, and what its environment needs beside.
+    """Return the command that serves the MLflow UI of this store on 127.0.0.1, and variables for its environment.
 
-    The store goes by the environment: a password in it would be seen in the list of processes.
+    The URI is passed in the environment, because a password in it would be visible in the list of processes.
+
+    Raises:
+        TrackingError: if the database does not exist and cannot be created.
     """
     with sentences(uri):
         _make_store(uri)

@@ -1,99 +1,102 @@
-"""Every tag that glowctl sets or reads on runs, experiments and registered models in MLflow, spelled once."""
+"""Names of all tags that glowctl sets or reads on runs, experiments and registered models in MLflow.
+
+No other module spells them out, so that a name can be found and changed in one place.
+"""
 
 from __future__ import annotations
 
 ALIVE = "glow.alive"
-"""When the driver of a running job was last seen alive."""
+"""Heartbeat of a running job's driver, in seconds since 1970."""
 
 CHAMPION = "glow.champion"
-"""On an ablation: the run of its best trial by validation."""
+"""On an ablation: the id of its best trial by validation NLL."""
 
 DATASET = "glow.dataset"
-"""The data set that a model was trained on."""
+"""The data set that the run's model is trained on."""
 
 DRIVER = "glow.driver"
-"""The machine and process that drive the job."""
+"""The machine and the process that drive the job: host, boot id, process namespace, process id and start."""
 
 ERROR = "glow.error"
 """Why a run failed, in a sentence."""
 
 FOLDER = "glow.folder"
-"""The folder of a run's checkpoints, where that has another name than the run's id."""
+"""Name of the folder of a run's checkpoints, if it is not the run's id."""
 
 JOB = "glow.job"
-"""The command that made the run: train, ablate, nll, sample, interpolate or ood."""
+"""The command that made the run: train, ablate, nll, sample, interpolate, ood or report."""
 
 MODEL = "glow.model"
-"""The model that an evaluation used, by the name the user gave."""
+"""On an evaluation: its model, as the user named it."""
 
 MODEL_DIGEST = "glow.model_digest"
-"""The digest of a model's weights and configuration."""
+"""Digest of a model's weights and configuration."""
 
 RAY_JOB = "glow.ray_job"
-"""The Ray job that the run belongs to, on a cluster."""
+"""On a run of a cluster: the id of its Ray job."""
 
 RESOURCES = "glow.resources"
-"""On an ablation: what each worker of a trial gets, in the words of `TrainSpec`, as JSON."""
+"""On an ablation: the resources of each worker of a trial, as fields of `TrainSpec`, in JSON."""
 
 RECOMMENDED = "glow.recommended"
-"""Of an OOD test: the detector to trust, chosen by corrupted held-out images."""
+"""On an OOD test: the detector that is best at detecting corrupted held-out images."""
 
 SCORED_BY = "glow.scored_by"
-"""The runs that scored the tables of an evaluation, by the tables' keys, as JSON."""
+"""On an evaluation: key of a score table -> the run that computed it, in JSON."""
 
 SCORES = "glow.scores"
-"""Followed by a dot and a key: the path of a score table among the run's artifacts."""
+"""Prefix; with a dot and a key appended: the path of a score table in the run's artifacts."""
 
 SOURCE = "glow.source"
-"""The version of glowctl."""
+"""Prefix of the tags about the source code, such as `SOURCE_CHANGED`."""
 
 SOURCE_CHANGED = "glow.source_changed"
-"""Whether the source differed from its commit."""
+"""Whether the source code had uncommitted changes, "True" or "False"."""
 
 SPEC = "glow.spec"
-"""The settings of the job, as JSON."""
+"""All settings of the job, in JSON."""
 
 STOPPED = "glow.stopped"
-"""Why a trial was stopped early."""
+"""On a trial that was stopped early: why."""
 
 TITLE = "glow.title"
-"""On a job of a cluster: a few words for the list of jobs."""
+"""In the metadata of a Ray job: a short title for the list of jobs."""
 
 TRAIN_RUN = "glow.train_run"
-"""The run that trained the model of an evaluation."""
+"""On an evaluation: the id of the run that trained its model."""
 
 TRIAL = "glow.trial"
-"""On a trial: its label."""
+"""On a trial: its label among the trials of its ablation."""
 
 UI_PROBE = "glow.ui_probe"
-"""On an experiment: by which a server is known to serve this store."""
+"""On an experiment, for a moment: a random mark, to check whether a server serves this store."""
 
 SCORE = "glow.validation_bits_per_dim"
-"""On a registered model: its NLL on the validation images."""
+"""On a registered version: its validation NLL in bits/dim."""
 
 IMAGES = "glow.validation_images"
-"""On a registered model: the fingerprint of its validation images."""
+"""On a registered version: the fingerprint of its validation images."""
 
 NOTES = "glow.notes"
-"""What to know of how the data of a run were read, a sentence a line."""
+"""Notes on how the data of a run were read, one sentence per line."""
 
 PARENT = "mlflow.parentRunId"
-"""MLflow's: the run that a run is nested under."""
+"""Defined by MLflow: the id of the run that a run is nested under."""
 
 NOTE = "mlflow.note.content"
-"""MLflow's: the page that its UI shows above a run, in Markdown."""
+"""Defined by MLflow: the description that its UI shows above a run, in Markdown."""
 
 COMMIT = "mlflow.source.git.commit"
-"""MLflow's: the commit of the source."""
+"""Defined by MLflow: the git commit of the source code."""
 
 SOURCE_NAME = "mlflow.source.name"
-"""MLflow's: the command."""
+"""Defined by MLflow: the program."""
 
 DATA_CONTEXT = "mlflow.data.context"
-"""MLflow's: what a data set was used for."""
+"""Defined by MLflow, on a data set: its use, such as "training"."""
 
 EXPERIMENT_KIND = "mlflow.experimentKind"
-"""MLflow's: which view of an experiment its UI opens."""
+"""Defined by MLflow, on an experiment: its kind, which determines the view that the UI opens."""
 
 USER = "mlflow.user"
-"""MLflow's: who started the run."""
+"""Defined by MLflow: the user who started the run."""

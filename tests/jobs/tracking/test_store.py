@@ -1,4 +1,4 @@
-"""Stores that do not exist yet, and processes that want one at once, some of which are killed."""
+"""Stores that do not exist yet, and processes that open one at the same moment, some of which are killed."""
 
 import shutil
 import sqlite3
@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 
 from jobs.tracking import TrackingError, check_existing, check_store, open_store, without_password
-from jobs.tracking.store import client_of, sentences
+from jobs.tracking.store import FULL, client_of, sentences
 from jobs.tracking.uris import without_secrets
 from tests.jobs.command_line import Running, wait_until
 from tests.jobs.stores import (
@@ -46,7 +46,7 @@ def test_an_experiment_that_another_makes_just_now_is_taken(uri, monkeypatch):
     found = type(client).get_experiment_by_name
     monkeypatch.setattr(
         type(client), "get_experiment_by_name", lambda self, name: next(first, found(self, name))
-    )  # the first time it is not there yet
+    )  # at the first call it does not exist yet
     assert open_store(uri, "study")[1] == client.get_experiment_by_name("study").experiment_id
 
 
@@ -92,7 +92,7 @@ def test_a_file_that_is_empty_becomes_a_store(tmp_path):
 
 
 def half_made(path, empty_store):
-    """As a server leaves it that is killed while it makes it: its last tables are not there."""
+    """Write a store as a server leaves it that was killed while it created the store: the last tables are missing."""
     path.write_bytes(empty_store.read_bytes())
     with sqlite3.connect(path) as connection:
         connection.execute("DROP TABLE webhook_events")
@@ -103,8 +103,11 @@ def half_made(path, empty_store):
 
 def test_half_of_a_store_that_another_left_is_one_sentence(tmp_path, empty_store):
     half_made(tmp_path / "mlflow.db", empty_store)
-    with pytest.raises(TrackingError, match=r"mlflow\.db is not whole, .* remove it"):
+    with pytest.raises(TrackingError) as raised:
         open_store(f"sqlite:///{tmp_path}/mlflow.db", "study")
+    assert raised.value.code == "store-incomplete"
+    assert str(tmp_path / "mlflow.db") in raised.value.problem
+    assert "remove" in raised.value.remedy
 
 
 def test_a_store_with_runs_is_never_said_to_be_removed(tmp_path, empty_store):
@@ -113,8 +116,9 @@ def test_a_store_with_runs_is_never_said_to_be_removed(tmp_path, empty_store):
     client, experiment = open_store(uri, "study")
     client.create_run(experiment)
     half_made(tmp_path / "mlflow.db", tmp_path / "whole.db")
-    with pytest.raises(TrackingError, match="failed") as raised:
+    with pytest.raises(TrackingError) as raised:
         open_store(f"sqlite:///{tmp_path}/mlflow.db", "study")
+    assert raised.value.code == "store-failed"
     assert "remove" not in str(raised.value)
 
 
@@ -123,8 +127,9 @@ def test_a_store_that_fails_otherwise_is_not_said_to_be_removed(uri, monkeypatch
         raise OSError("no space left on device")
 
     monkeypatch.setattr(type(client_of(uri)), "get_experiment_by_name", fails)
-    with pytest.raises(TrackingError, match="failed: no space left on device"):
+    with pytest.raises(TrackingError, match="no space left on device") as raised:
         open_store(uri, "study")
+    assert raised.value.code == "store-failed"
 
 
 @pytest.mark.parametrize(
@@ -165,17 +170,23 @@ def test_who_only_reads_waits_for_a_store_that_another_is_making(tmp_path, empty
 def test_a_path_that_an_address_reads_as_another_is_refused(tmp_path, name):
     (tmp_path / name).mkdir()
     for check in (check_store, check_existing):
-        with pytest.raises(TrackingError, match="means something else; rename the folder"):
+        with pytest.raises(TrackingError) as raised:
             check(f"sqlite:///{tmp_path}/{name}/mlflow.db")
+        assert raised.value.code == "store-path"
+        assert name in raised.value.problem
 
 
 @pytest.mark.parametrize("uri", ["garbage!!://x y z", "gopher://host"])
 def test_an_address_that_is_none_is_called_so(uri):
-    with pytest.raises(TrackingError, match="is not the address of an MLflow store: use sqlite:///FILE"):
+    with pytest.raises(TrackingError) as raised:
         check_store(uri)
+    assert raised.value.code == "store-address"
+    assert uri in raised.value.problem
+    assert "sqlite:///" in raised.value.remedy
 
 
 def test_a_full_disk_is_a_sentence(uri):
-    said = r"^the disk that the MLflow store .* is on is full: free some space$"
-    with pytest.raises(TrackingError, match=said), sentences(uri):
-        raise RuntimeError("(sqlite3.OperationalError) database or disk is full")
+    with pytest.raises(TrackingError) as raised, sentences(uri):
+        raise RuntimeError(f"(sqlite3.OperationalError) {FULL}")
+    assert raised.value.code == "disk-full"
+    assert uri in raised.value.problem
