@@ -1,4 +1,8 @@
-"""Out-of-distribution detection: score tables -> decisions. No torch here."""
+"""Out-of-distribution (OOD) detection: from score tables to decisions, without torch.
+
+Import the public names from here. `TypicalityTest` tests batches by their likelihood, `fit_detectors` makes other
+detectors, `evaluate_ood` measures them on several data sets, and `recommend` chooses one.
+"""
 
 from glow.ood.calibration import Threshold
 from glow.ood.detectors import DETECTORS, Detector, fit_detectors

@@ -1,15 +1,18 @@
-r"""Thresholds and p-values of statistics of a batch's mean, from the scores of held-out images. No torch here.
+"""Thresholds and p-values for batches of images, from the scores of held-out images.
 
-The statistic of a batch is a function of the mean of its images' scores. If the batch is of the same kind as the
-held-out images, then any M of all these n + M images could as well have been the batch. So the share of such choices
-whose statistic is as far out as the batch's own is a p-value that is right for every n, M and distribution of the
-scores: a permutation test (Fisher 1935; Lehmann & Romano 2005, theorem 15.2.1). With M = 1 it is split conformal
-prediction (Vovk et al. 2005).
+`glow.ood.typicality` builds its tests on this module, which needs no torch. Read it to learn why the decisions are
+valid; use it directly to calibrate another statistic.
 
-Where scores have no bounds, one huge score determines the mean of its batch. M / (n + M) of the choices contain that
-image, so the batch is never far out, even if all of its images are OOD. Therefore scores are clipped to bounds that
-come from other images, the training images (`bounds_of`). The p-values stay right, because the bounds do not depend on
-the images that are chosen among.
+The statistic of a batch is a function of the mean of its images' scores, larger further from the training data. If the
+batch comes from the same distribution as the n held-out images, then any M of all n + M images could equally well have
+been the batch. So the share of such choices whose statistic is at least as large as the batch's own is a valid p-value
+for every n, M and distribution of the scores: a permutation test (Fisher 1935; Lehmann & Romano 2005, theorem 15.2.1).
+For M = 1 it is split conformal prediction (Vovk et al. 2005).
+
+Unbounded scores need care. One huge score determines the mean of its batch, and M / (n + M) of the choices contain that
+image, so that the batch would never be far out, even if all of its images were OOD. Therefore scores are clipped to
+bounds that come from other images, those of the training set (`bounds_of`). The p-values stay valid, because the bounds
+do not depend on the n + M images that the choices are made from.
 
 Shapes: n held-out images, N batches of M images, K choices.
 """
@@ -37,48 +40,86 @@ __all__ = [
 ]
 
 CONFIDENCE = 0.95
+"""Confidence level of the intervals of thresholds."""
 
 RESAMPLES = 40
+"""Number of bootstrap resamples of the held-out scores. The standard deviation of their thresholds gives the interval
+of a threshold."""
+
 INNER_BATCHES = 10_000
-"""A threshold's own interval: so many resamples of the held-out scores, whose thresholds' standard deviation it is made
-of, and so many batches of each at most. With fewer than the threshold's own, the interval would be wider than the
-truth: it has the noise of its batches in it."""
+"""Largest number of batches drawn from each resample. A resample that draws fewer batches than the threshold itself did
+adds sampling noise, which widens the interval."""
 
 ROUNDING = 1e-12
-"""Relative: a choice of the whole batch is the batch itself, whatever the order of the sum."""
+"""Relative tolerance when two statistics are compared. The choice that consists of the whole batch is the batch itself,
+but its mean is summed in another order."""
 
 MOST_AT_ONCE = 2_000_000
-"""Numbers of means that are held in memory at a time."""
+"""Largest number of means that are held in memory at a time."""
 
 Bounds = tuple[float, float]
+"""The smallest and the largest score after clipping."""
+
 NO_BOUNDS: Bounds = (-math.inf, math.inf)
+"""Bounds that clip nothing."""
 
 MeanStatistic = Callable[[np.ndarray], np.ndarray]
-"""Means of scores -> as many statistics, larger further out."""
+"""A function from mean scores to statistics of the same shape, which are larger further from the training data."""
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A batch is OOD above `value`. [low, high] is where the value itself lies with 95 % confidence or more, given how
-    few held-out images it comes from: up to infinity at M = 1 if they are too few to bound it. At M > 1 it is a
-    percentile bootstrap, which about a hundred held-out images make too narrow (80 to 95 %)."""
+    """The largest statistic at which a batch still passes, with its 95 % interval.
+
+    The interval shows how precisely the held-out images determine the threshold. At M = 1 its ends are order statistics
+    and it covers with 95 % or more, whatever the distribution of the scores. At M > 1 it is 1.96 bootstrap standard
+    deviations to each side, and about a hundred held-out images make it too narrow: it then covers with 80 to 95 %.
+
+    Attributes:
+        value: a batch is OOD if its statistic is larger.
+        low: lower end of the interval; -infinity if the held-out images do not bound it.
+        high: upper end of the interval; infinity if the held-out images do not bound it.
+
+    Example:
+        >>> Threshold(value=2.0, low=1.8, high=2.3).exceeded(np.array([1.0, 2.0, 2.5, np.nan])).tolist()
+        [False, False, True, True]
+    """
 
     value: float
     low: float
     high: float
 
     def exceeded(self, statistic_N: np.ndarray) -> np.ndarray:
-        """(N,) bool. A statistic that is not finite is beyond every threshold."""
+        """Return which statistics are larger than the threshold.
+
+        Args:
+            statistic_N: float (N,).
+
+        Returns:
+            bool (N,). A statistic that is not finite exceeds every threshold.
+        """
         return ~(np.isfinite(statistic_N) & (statistic_N <= self.value))
 
 
 @dataclass(frozen=True)
 class Choices:
-    """K choices of M images out of the n held-out ones and the M of a batch.
+    """K choices of M images out of the n held-out images and the M images of a batch.
 
-    Most choices have none of the batch's own images, and are the same for every batch: of those `held_out_K` has the
-    means. Of the others, `sums_K` has the sums of the held-out images' scores, and `own_KM` which of the batch's images
-    they have. Scores are clipped to `bounds`.
+    The same choices serve every batch. If n is much larger than M, most choices contain no image of the batch, and
+    their means are computed once. The others are stored as two parts, a sum over held-out images and a mask over the
+    images of the batch.
+
+    Attributes:
+        held_out_K: float (K0,), mean scores of the choices that contain no image of the batch.
+        sums_K: float (K1,), for each other choice the sum of the scores of its held-out images; K0 + K1 = K.
+        own_KM: bool (K1, M), which images of the batch each of these choices contains.
+        bounds: the range that scores are clipped to.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> choices = Choices.draw(np.arange(99.0), batch_size=1, k=1000, rng=rng)
+        >>> choices.p_values(np.array([[50.0], [98.0], [200.0]]), lambda means: means).tolist()
+        [0.5, 0.02, 0.01]
     """
 
     held_out_K: np.ndarray
@@ -90,7 +131,18 @@ class Choices:
     def draw(
         cls, held_out_n: np.ndarray, batch_size: int, k: int, rng: np.random.Generator, bounds: Bounds = NO_BOUNDS
     ) -> Choices:
-        """Every choice at M = 1, which are the n held-out images, and without bounds; else k of them at random."""
+        """Draw choices at random, with the probability that each has.
+
+        Args:
+            held_out_n: float (n,), scores of held-out images.
+            batch_size: M.
+            k: the number K of choices. At M = 1 it is ignored: the choices are the n held-out images, without clipping.
+            rng: the source of randomness.
+            bounds: the range that scores are clipped to.
+
+        Returns:
+            The choices.
+        """
         n = len(held_out_n)
         if batch_size == 1:
             return cls(held_out_n, np.empty(0), np.empty((0, 1), bool))
@@ -107,8 +159,18 @@ class Choices:
         return cls(means_K, sums_K, own_KM, bounds)
 
     def p_values(self, scores_NM: np.ndarray, statistic: MeanStatistic) -> np.ndarray:
-        """(N,): (1 + #{choices whose statistic is at least the batch's}) / (K + 1). A batch with a score that
-        is not finite has the smallest p that there is."""
+        """Return the p-value of each batch.
+
+        p = (1 + number of choices whose statistic is at least the batch's) / (K + 1). Counting the batch itself as one
+        more choice keeps the p-value valid although the choices are random (Phipson & Smyth 2010).
+
+        Args:
+            scores_NM: float (N, M), one row per batch.
+            statistic: the function from mean scores to statistics.
+
+        Returns:
+            float (N,), from 1 / (K + 1) to 1. A batch with a score that is not finite has 1 / (K + 1).
+        """
         k = len(self.held_out_K) + len(self.sums_K)
         finite_N = np.isfinite(scores_NM).all(1)
         with np.errstate(invalid="ignore"):
@@ -124,15 +186,17 @@ class Choices:
         return (1 + np.where(finite_N & np.isfinite(statistic_N), as_far_N, 0)) / (k + 1)
 
     def _own(self, scores_NM: np.ndarray, statistic: MeanStatistic, statistic_N: np.ndarray) -> np.ndarray:
-        """Of the choices with images of the batch: how many are at least as far out (N,)."""
+        """Count the choices with images of the batch whose statistic is at least the batch's, (N,)."""
         means_NK = (self.sums_K + scores_NM @ self.own_KM.T.astype(float)) / scores_NM.shape[1]
         return (_as_largest(statistic(means_NK)) >= (statistic_N - ROUNDING * np.abs(statistic_N))[:, None]).sum(1)
 
 
 def _chosen(n: int, m: int, k: int, rng: np.random.Generator) -> np.ndarray:
-    """k choices of m different numbers below n, (k, m)."""
+    """Draw k times m different numbers below n, (k, m)."""
     indices = rng.integers(n, size=(k, m))
-    few = m * m < 4 * n  # of the choices have a number twice: they are drawn anew, else all numbers are shuffled
+    # Rows that contain a number twice are replaced. If such rows are few, drawing them again is faster than shuffling
+    # all n numbers for each.
+    few = m * m < 4 * n
     while (again := np.flatnonzero(_repeats(indices))).size:
         for part in np.array_split(again, 1 if few else math.ceil(len(again) * n / MOST_AT_ONCE)):
             indices[part] = rng.integers(n, size=(len(part), m)) if few else _shuffled(n, len(part), rng)[:, :m]
@@ -140,6 +204,7 @@ def _chosen(n: int, m: int, k: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _repeats(indices_km: np.ndarray) -> np.ndarray:
+    """Return which rows contain a number twice."""
     ordered = np.sort(indices_km, axis=1)
     return (ordered[:, 1:] == ordered[:, :-1]).any(1)
 
@@ -149,7 +214,18 @@ def _shuffled(n: int, k: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def bounds_of(scores_n: np.ndarray) -> Bounds:
-    """The range of the finite scores, widened by its own width on either side; no bounds if they are all equal."""
+    """Return the range of the finite scores, widened by its width on each side.
+
+    Args:
+        scores_n: float (n,), scores of training images.
+
+    Returns:
+        (2 min - max, 2 max - min), or `NO_BOUNDS` if no score is finite or all are equal.
+
+    Example:
+        >>> bounds_of(np.array([1.0, 2.0, 4.0, np.inf]))
+        (-2.0, 7.0)
+    """
     finite = np.asarray(scores_n, float)
     finite = finite[np.isfinite(finite)]
     if len(finite) == 0 or (least := float(finite.min())) == (largest := float(finite.max())):
@@ -169,15 +245,38 @@ def calibrated(
     interval: bool = True,
     bounds: Bounds = NO_BOUNDS,
 ) -> tuple[Threshold, np.ndarray, Choices | None]:
-    """The alpha-quantile of a statistic over batches of held-out scores, the statistics that it is of, and the choices
-    behind exact p-values (None unless `exact`).
+    """Calibrate a statistic of batches from held-out scores.
+
+    The threshold is the alpha-quantile of the statistic over batches of M held-out images. At M = 1 with `exact` these
+    are the n images themselves, and the quantile is an order statistic; otherwise they are bootstrapped, drawn with
+    replacement.
 
     Args:
-        statistic_for: gives the statistic when it is told the held-out scores, of which it may take its centre.
-        held_out_n: scores of images that were not trained on. One that is not finite is larger than all others.
-        bounds: what p-values at M > 1 clip scores to.
+        statistic_for: receives the held-out scores (n,), which it may take a centre from, and returns the statistic.
+        held_out_n: float (n,), scores of images that the model was not trained on. Scores that are not finite count as
+            infinity.
+        batch_size: M.
+        alpha: the share of in-distribution batches that shall pass.
+        bootstraps: number of bootstrapped batches.
+        seed: seed of all random draws.
+        exact: whether to draw the choices behind exact p-values.
+        interval: whether to bootstrap the threshold's interval, which takes 40 times the work of everything else.
+            Without it the interval is unbounded. At M = 1 with `exact` there is always an interval, at no cost.
+        bounds: the range that p-values at M > 1 clip scores to.
 
-    The others are those of `TypicalityTest.fit`, which also says what is raised.
+    Returns:
+        The threshold; the sorted statistics (K,) whose alpha-quantile it is; and the choices, None unless `exact`.
+
+    Raises:
+        ValueError: if alpha is outside (0, 1), `batch_size` or `bootstraps` is below 1, there are too few held-out
+            scores for the batch size or for alpha, or so many of them are not finite that the threshold is infinite.
+
+    Example:
+        >>> threshold, null, choices = calibrated(lambda _: lambda means: means, np.arange(99.0), 1, 0.95, 1000, seed=0)
+        >>> threshold, len(null)
+        (Threshold(value=94.0, low=88.0, high=98.0), 99)
+        >>> choices.p_values(np.array([[95.0]]), lambda means: means).tolist()
+        [0.05]
     """
     check_alpha(alpha)
     if batch_size < 1:
@@ -186,7 +285,9 @@ def calibrated(
         raise ValueError(f"bootstraps must be at least 1, not {bootstraps}")
     n, held_out_n = len(held_out_n), _as_largest(held_out_n)
     if n < max(2, batch_size):
-        raise ValueError(f"{n} held-out scores are too few to calibrate batches of {batch_size}")
+        raise ValueError(
+            f"{n} held-out scores are too few to calibrate batches of {batch_size}: it takes {max(2, batch_size)}"
+        )
     rng = np.random.default_rng([seed, batch_size])
     statistic = statistic_for(held_out_n)
     if batch_size == 1 and exact:
@@ -198,23 +299,23 @@ def calibrated(
         threshold = Threshold(value, -math.inf, math.inf)
         if interval:
             threshold = _bounded(value, statistic_for, held_out_n, batch_size, alpha, bootstraps, rng)
-    if not math.isfinite(threshold.value):  # it would let everything pass
+    if not math.isfinite(threshold.value):  # an infinite threshold would let every batch pass
         raise ValueError(
-            f"{(~np.isfinite(held_out_n)).sum()} of {n} held-out scores are not finite, so that {alpha} of the "
-            f"batches of {batch_size} cannot pass: take smaller batches or a smaller alpha"
+            f"{(~np.isfinite(held_out_n)).sum()} of {n} held-out scores are not finite, so a share of {alpha} of the "
+            f"batches of {batch_size} cannot pass: use smaller batches or a smaller alpha"
         )
     if not exact:
         return threshold, null, None
     least = math.ceil(1 / (1 - alpha) - 1e-9)
     if math.comb(n + batch_size, batch_size) < least:
-        raise ValueError(f"{n} held-out scores cannot settle alpha = {alpha} for batches of {batch_size}")
-    k = max(bootstraps, 10 * least)  # so many that 1 - alpha of them are some
+        raise ValueError(f"{n} held-out scores are too few for alpha = {alpha} and batches of {batch_size}")
+    k = max(bootstraps, 10 * least)  # at least about 10 choices must lie above the threshold
     chooser = np.random.default_rng([seed, batch_size, k])
     return threshold, null, Choices.draw(held_out_n, batch_size, k, chooser, bounds)
 
 
 def _batch_means(held_out_n: np.ndarray, k: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
-    """Of k batches, drawn with replacement: (k,)."""
+    """Return the means (k,) of k batches that are drawn with replacement."""
     with np.errstate(invalid="ignore"):
         return rng.choice(held_out_n, (k, batch_size)).mean(1)
 
@@ -228,31 +329,59 @@ def _bounded(
     bootstraps: int,
     rng: np.random.Generator,
 ) -> Threshold:
-    """The interval of a threshold: from what resampled held-out scores give in its place."""
+    """Bootstrap the interval of a threshold: resample the held-out scores and compute its threshold from each."""
     batches = min(bootstraps, INNER_BATCHES)
     resampled = []
     for _ in range(RESAMPLES):
         scores_n = rng.choice(held_out_n, len(held_out_n))
         means = _batch_means(scores_n, batches, batch_size, rng)
         resampled.append(_quantile(statistic_for(scores_n)(means), alpha))
-    if not np.isfinite(resampled).all():  # so many held-out scores are not finite that it might as well be infinite
+    if not np.isfinite(resampled).all():  # with so many held-out scores not finite, the threshold may be infinite
         return Threshold(value, min(value, *resampled), math.inf)
     half = float(np.std(resampled, ddof=1) * stats.norm.ppf((1 + CONFIDENCE) / 2))
     return Threshold(value, value - half, value + half)
 
 
 def check_alpha(alpha: float) -> None:
-    """Raises ValueError for an alpha outside (0, 1)."""
+    """Refuse an alpha that is no share of batches.
+
+    Args:
+        alpha: the share of in-distribution batches that shall pass.
+
+    Raises:
+        ValueError: if alpha is not strictly between 0 and 1.
+
+    Example:
+        >>> check_alpha(0.99)
+        >>> check_alpha(1.0)
+        Traceback (most recent call last):
+            ...
+        ValueError: alpha must be between 0 and 1, both excluded, not 1.0
+    """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must be between 0 and 1, both excluded, not {alpha}")
 
 
 def least_held_out(alpha: float) -> int:
-    """How many held-out scores the exact threshold at M = 1 takes: with fewer, none of theirs is large enough."""
-    return math.ceil(alpha / (1 - alpha) * (1 - 1e-9))  # whole numbers survive rounding
+    """Return the smallest number of held-out scores that the exact threshold at M = 1 can be made from.
+
+    It is alpha / (1 - alpha), rounded up. With fewer scores even their maximum is exceeded too often.
+
+    Args:
+        alpha: the share of in-distribution images that shall pass.
+
+    Returns:
+        The number of scores.
+
+    Example:
+        >>> least_held_out(0.99), least_held_out(0.95)
+        (99, 19)
+    """
+    return math.ceil(alpha / (1 - alpha) * (1 - 1e-9))  # the factor keeps rounding from adding one to a whole number
 
 
 def _quantile(distances_K: np.ndarray, alpha: float) -> float:
+    """Return the alpha-quantile, interpolated linearly; unlike `np.quantile`, infinite values do not make it NaN."""
     position = alpha * (len(distances_K) - 1)
     ranks = [math.floor(position), math.ceil(position)]
     below, above = np.partition(distances_K, ranks)[ranks]
@@ -260,18 +389,37 @@ def _quantile(distances_K: np.ndarray, alpha: float) -> float:
 
 
 def order_statistic(sorted_n: np.ndarray, alpha: float) -> Threshold:
-    """The smallest of n held-out values that a new one exceeds with probability at most 1 - alpha, which is the
-    ceil(alpha (n + 1))-th. Its interval holds the true quantile: order statistics about it (binomial)."""
+    """Return the smallest held-out value that a new value exceeds with probability at most 1 - alpha.
+
+    It is the ceil(alpha (n + 1))-th smallest (split conformal prediction, Vovk et al. 2005). The interval contains the
+    true alpha-quantile with a probability of at least 95 % for every distribution: its ends are the order statistics
+    whose ranks bound a binomial (n, alpha) variable, the number of values below that quantile.
+
+    Args:
+        sorted_n: float (n,), the statistics of held-out images in ascending order.
+        alpha: the share of in-distribution images that shall pass.
+
+    Returns:
+        The threshold with its interval, whose ends are infinite where n is too small to bound the quantile.
+
+    Raises:
+        ValueError: if n is smaller than `least_held_out` of alpha.
+
+    Example:
+        >>> order_statistic(np.arange(1.0, 1000.0), alpha=0.99)
+        Threshold(value=990.0, low=982.0, high=996.0)
+    """
     n = len(sorted_n)
     rank = math.ceil(alpha * (n + 1) - 1e-9)
     if rank > n:
         raise ValueError(
-            f"{n} held-out scores cannot settle alpha = {alpha} for single images: it takes {least_held_out(alpha)}"
+            f"{n} held-out scores are too few for alpha = {alpha} and single images: it takes {least_held_out(alpha)}"
         )
     low, high = stats.binom.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], n, alpha).astype(int)
-    ranked = [-math.inf, *sorted_n.tolist(), math.inf]  # from rank 1; with few scores no rank bounds the quantile
+    ranked = [-math.inf, *sorted_n.tolist(), math.inf]  # ranks count from 1, and 0 and n + 1 bound nothing
     return Threshold(ranked[rank], ranked[min(low, rank)], ranked[max(high + 1, rank)])
 
 
 def _as_largest(statistic: np.ndarray) -> np.ndarray:
+    """Replace values that are not finite by infinity."""
     return np.where(np.isfinite(statistic), statistic, np.inf)

@@ -1,10 +1,16 @@
-"""Detectors of out-of-distribution images, all from one score table and no second model. No torch here.
+"""Detectors of out-of-distribution (OOD) images, all computed from one score table.
 
-Each gives an image a score that grows further out, and a batch the mean of its images' scores; typicality folds that
-mean about the centre. One procedure, `glow.ood.typicality.BatchTest`, decides for them all, so they can be compared.
+A detector gives each image a score that is larger further from the training data, and each batch the mean score of its
+images; the two-sided detectors then take the distance of that mean from a centre. `glow.ood.typicality.BatchTest`
+decides for all detectors in the same way, so that they can be compared. Only ``ratio`` needs a second model.
 
-Some join several statistics. There each statistic of an image becomes a p-value, the share of training images that lie
-as far out, and the image's score is -log of the smallest: the largest rank, in other words.
+Some detectors join several statistics: each statistic of an image becomes a p-value, the share of training images that
+are at least as extreme, and the score of the image is -log of the smallest p-value.
+
+Use `fit_detectors` to make all of them from the score table of the training images (`glow.scoring.score`). This module
+needs no torch.
+
+Shapes: N images of a score table.
 """
 
 from __future__ import annotations
@@ -26,43 +32,58 @@ from glow.ood.typicality import BatchTest, Center, MeanTest, TypicalityTest, ent
 __all__ = ["DETECTORS", "Detector", "fit_detectors"]
 
 DETECTORS = {
-    "typicality": "Nalisnick et al. 2019: the distance of a batch's mean NLL from the mean of the training images",
-    "likelihood": "the mean NLL of a batch itself: OOD if it is high",
-    "complexity": "Serrà et al. 2020, S: the NLL less the length of the image under a lossless codec, both in bits",
-    "density": "after Morningstar et al. 2021 (DoSE): how rare the log-det and the log p(z) of each level are together",
-    "levels": "after Schirrmeister et al. 2020: the log-det and log p(z) of each level, too high or too low, joined",
-    "latents": "Bomatter et al. 2026 (SITN): the latents' Anderson-Darling statistic and spectrum, joined",
-    "neighbours": "the correlation of neighbours in the latents, which has none where they are noise",
-    "whiteness": "how far each level's power and neighbour correlations are from the training images', together",
-    "joint": "how far the parts of the likelihood, the complexity and what whiteness looks at are from them, together",
-    "ratio": "Ren et al. 2019: the NLL less that under a background model; only where there is one",
+    "typicality": "Nalisnick et al. 2019: distance of a batch's mean NLL from the mean NLL of the training images",
+    "likelihood": "mean NLL of a batch: OOD if it is high",
+    "complexity": "Serrà et al. 2020, S: NLL minus the length of the image under a lossless codec, both in bits",
+    "density": "after Morningstar et al. 2021 (DoSE): rarity of the log-det and the log p(z) of each level, jointly",
+    "levels": "after Schirrmeister et al. 2020: log-det and log p(z) of each level, too high or too low, joined",
+    "latents": "Bomatter et al. 2026 (SITN): Anderson-Darling statistic and spectrum of the latents, joined",
+    "neighbours": "correlation of neighbouring latents, which is zero if the latents are noise",
+    "whiteness": "distance of each level's power and neighbour correlations from those of similar training images",
+    "joint": "the same distance, in these, the complexity and the parts of the likelihood",
+    "ratio": "Ren et al. 2019: NLL minus the NLL under a background model; only if there is such a model",
 }
+"""The name of each detector and one sentence about its score."""
 
 BY_LEVEL = ("log_prior", "log_det")
-"""Columns of each level, which are detectors of their own, too: OOD if the mean is too high or too low."""
+"""Columns of each level that are additional two-sided detectors: OOD if a batch's mean is too high or too low."""
 
 BACKGROUND = "background_nll"
-"""The column of a score table that the detector `ratio` needs."""
+"""The column of a score table that the detector ``ratio`` needs: the NLL in nats under the background model."""
 
 MOMENTS = ("latent_power", "latent_rows", "latent_columns")
-"""Columns of each level that `whiteness` looks at."""
+"""Columns of each level that the detector ``whiteness`` uses."""
 
-NEIGHBOURS, REFERENCES = 5, 5000
+NEIGHBOURS = 5
+"""The distance to this nearest training image is the score of ``whiteness`` and ``joint``."""
+
+REFERENCES = 5000
+"""Largest number of training images that ``whiteness`` and ``joint`` compare an image with."""
 
 COMPONENTS = 4
-"""Of the Gaussian mixture behind `density`."""
+"""Largest number of components of the Gaussian mixture of ``density``; it has one per 50 training images."""
 
 ROUNDING = 1e-5
-"""Relative: the parts of a score vary by more than this, or not at all."""
+"""A column whose standard deviation is below this share of its mean size is constant but for rounding."""
 
 
 @dataclass(frozen=True)
 class Detector:
-    """A score of images, and the test of batches that is made of it.
+    """A score of images, and a recipe for the test of batches by this score.
 
-    Args:
-        image_scores: a score table of N images -> (N,).
-        fit_to: the scores of held-out images, the batch size, and what else `MeanTest.fit` takes -> the test.
+    Attributes:
+        name: the detector's name, such as one of `DETECTORS`.
+        image_scores: maps a score table of N images to scores (N,), larger further from the training data (for a
+            two-sided detector: or smaller).
+        fit_to: makes the test from the scores of held-out images, the batch size and the other arguments of
+            `MeanTest.fit`.
+
+    Example:
+        >>> detector = Detector("nll", lambda table: table["nll"].to_numpy(), MeanTest.fit)
+        >>> test = detector.fit(pd.DataFrame({"nll": np.arange(99.0)}), batch_size=1)
+        >>> images = pd.DataFrame({"nll": [50.0, 200.0]})
+        >>> test.is_ood(detector.image_scores(images)[:, None]).tolist()
+        [False, True]
     """
 
     name: str
@@ -80,22 +101,54 @@ class Detector:
         exact: bool = True,
         interval: bool = True,
     ) -> BatchTest:
-        """The test whose threshold comes from a score table of held-out images; of `image_scores`, it takes batches.
+        """Make the test of batches of this detector's scores.
 
-        The arguments are those of `TypicalityTest.fit`, which also says what is raised.
+        Args:
+            held_out: score table of images that the model was not trained on.
+            batch_size: M.
+            alpha: the share of in-distribution batches that shall pass.
+            bootstraps: number of batches that are drawn from the held-out scores, see `TypicalityTest.fit`.
+            seed: seed of all random draws.
+            exact: whether exact p-values decide, see `TypicalityTest.fit`.
+            interval: whether to bootstrap an interval of the threshold, see `TypicalityTest.fit`.
+
+        Returns:
+            The test. It takes `image_scores`, arranged as one row of M per batch.
+
+        Raises:
+            ValueError: for the same reasons as `TypicalityTest.fit`.
         """
         scores = self.image_scores(held_out)
         return self.fit_to(scores, batch_size, alpha, bootstraps, seed, exact=exact, interval=interval)
 
 
 def fit_detectors(train: pd.DataFrame, center: Center = "train", seed: int = 0) -> list[Detector]:
-    """Every detector of `DETECTORS`, and one of each column of `BY_LEVEL`, from the score table of the training images.
+    """Make every detector of `DETECTORS`, and one for each level's log p(z) and log-det, from the training images.
+
+    Args:
+        train: score table of the training images (`glow.scoring.score`).
+        center: the images that two-sided detectors take their centre from, see `TypicalityTest.fit`.
+        seed: seed of the mixture behind ``density`` and of the training images that ``whiteness`` and ``joint`` compare
+            with.
+
+    Returns:
+        The detectors, ``typicality`` first. ``ratio`` is among them only if the table has the column
+        ``background_nll``.
 
     Raises:
-        ValueError: if the table is empty, or scores in it are not finite, or all the same.
+        ValueError: if the table is empty, or its NLLs are not all finite, or all its scores are equal.
+
+    Example:
+        >>> columns = ["nll", "log_det", "log_prior_1", "log_det_1", "complexity", "latent_anderson", "latent_spectrum"]
+        >>> columns += ["latent_neighbours", "latent_power_1", "latent_rows_1", "latent_columns_1"]
+        >>> scores = np.random.default_rng(0).normal(10, 1, (60, len(columns)))
+        >>> train = pd.DataFrame(scores, columns=columns).assign(finite=True)
+        >>> names = [detector.name for detector in fit_detectors(train)]
+        >>> names[:4], names[-4:]
+        (['typicality', 'likelihood', 'complexity', 'density'], ['whiteness', 'joint', 'log_prior_1', 'log_det_1'])
     """
     train_nll = _nll(train)
-    entropy(train_nll, "training")  # whatever the centre: scores that are not finite are refused
+    entropy(train_nll, "training")  # scores that are not finite are refused for either centre
     levels = {name: _two_sided(train, _column(name)) for name in _by_level(train)}
     latents = {name: _one_sided(train, _column(name)) for name in ("latent_anderson", "latent_spectrum")}
     neighbours = _column("latent_neighbours")
@@ -127,11 +180,11 @@ def fit_detectors(train: pd.DataFrame, center: Center = "train", seed: int = 0) 
 
 
 ImageScores = Callable[[pd.DataFrame], np.ndarray]
-"""A score table of N images -> (N,)."""
+"""A function from a score table of N images to scores (N,)."""
 
 
 class _Remembered:
-    """Scores that take long, computed once for each table."""
+    """A costly score that is computed once per table."""
 
     def __init__(self, scores: ImageScores) -> None:
         self._scores = scores
@@ -139,37 +192,38 @@ class _Remembered:
 
     def __call__(self, table: pd.DataFrame) -> np.ndarray:
         known = self._known.get(id(table))
-        if known is None or known[0]() is not table:  # an id may come again
+        if known is None or known[0]() is not table:  # Python may reuse the id of a table that was deleted
             known = self._known[id(table)] = weakref.ref(table), self._scores(table)
         return known[1]
 
 
 def _by_level(train: pd.DataFrame) -> list[str]:
-    """The columns of `BY_LEVEL` that differ between images: additive couplings have no log-det."""
+    """Return the columns of `BY_LEVEL` that vary: the log-det of additive couplings is the same for all images."""
     return list(_varying(train[_columns_of(train, BY_LEVEL)]).columns)
 
 
 def _columns_of(table: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
-    """The columns of these kinds, of all levels."""
+    """Return the columns of these kinds, of all levels."""
     return [name for name in table.columns if name.rpartition("_")[0] in kinds]
 
 
 def _varying(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns whose values differ by more than float32's rounding."""
+    """Return the columns whose values differ by more than the rounding of float32."""
     return table.loc[:, table.std(ddof=0) > ROUNDING * table.abs().mean()]
 
 
 def _column(name: str) -> ImageScores:
+    """Score an image by one column, or by infinity if its scores are not finite."""
     return lambda table: np.where(table["finite"], table[name], np.inf)
 
 
 def _one_sided(train: pd.DataFrame, scores: ImageScores) -> ImageScores:
-    """-log of the share of training images that score as high."""
+    """Score an image by -log of the share of training images that have at least its score."""
     return _rank_among(train, scores, two_sided=False)
 
 
 def _two_sided(train: pd.DataFrame, scores: ImageScores) -> ImageScores:
-    """-log of twice the share of training images that score as high, or as low if those are fewer."""
+    """Score an image by -log of twice the share of training images with at least, or at most, its score."""
     return _rank_among(train, scores, two_sided=True)
 
 
@@ -189,7 +243,7 @@ def _rank_among(train: pd.DataFrame, scores: ImageScores, *, two_sided: bool) ->
 
 
 def _least_of(ranks: Sequence[ImageScores]) -> ImageScores:
-    """-log of the smallest p-value."""
+    """Join several ranks: the largest is -log of the smallest p-value."""
     return lambda table: np.max([rank(table) for rank in ranks], axis=0)
 
 
@@ -198,20 +252,20 @@ def _nll(table: pd.DataFrame) -> np.ndarray:
 
 
 def _ratio(table: pd.DataFrame) -> np.ndarray:
-    """Ren et al. 2019, equation 5, with the sign that grows further out: log p_background(x) - log p(x), in nats."""
+    """Return log p_background(x) - log p(x) in nats (Ren et al. 2019, equation 5, with the opposite sign)."""
     return (table["nll"] - table[BACKGROUND]).to_numpy()
 
 
 def _complexity(table: pd.DataFrame) -> np.ndarray:
-    """Serrà et al. 2020, equation 1, in bits: -log2 p(x) - L(x)."""
+    """Return -log2 p(x) - L(x) in bits (Serrà et al. 2020, equation 1)."""
     return (table["nll"] / math.log(2) - table["complexity"]).to_numpy()
 
 
 def _distance_among(train: pd.DataFrame, names: Sequence[str], seed: int) -> ImageScores:
-    """How far some columns of an image are from those of the `NEIGHBOURS`-th nearest training image.
+    """Score an image by its Euclidean distance from the `NEIGHBOURS`-th nearest training image in some columns.
 
-    Powers are taken as logarithms, and every column is divided by its standard deviation among the training images, of
-    which at most `REFERENCES` are looked at.
+    Powers enter as logarithms. Every column is divided by its standard deviation among the training images, of which at
+    most `REFERENCES` are compared with.
     """
 
     def taken(table: pd.DataFrame) -> pd.DataFrame:
@@ -238,15 +292,16 @@ def _distance_among(train: pd.DataFrame, names: Sequence[str], seed: int) -> Ima
 
 
 def _rarity_among(train: pd.DataFrame, seed: int) -> Callable[[pd.DataFrame], np.ndarray]:
-    """-log density of the log-det and log p(z) of each level under a Gaussian mixture fitted to the training images'.
+    """Score an image by -log density of its log-det and each level's log p(z) under a Gaussian mixture.
 
-    The paper multiplies one-dimensional kernel densities. The parts of a likelihood are strongly correlated, which a
-    mixture with full covariances sees and a product does not, and its tails do not underflow. A part that is the same
-    for every image, as the log-det of additive couplings is, says nothing: differences are float32's rounding.
+    The mixture is fitted to the training images. DoSE (Morningstar et al. 2021) multiplies one-dimensional kernel
+    densities instead. But the parts of a likelihood are strongly correlated, which a mixture with full covariances
+    models and a product does not, and its tails do not underflow. Parts that are the same for every image, such as the
+    log-det of additive couplings, are left out, because they differ by float32 rounding only.
     """
     parts = _varying(train[["log_det", *(name for name in train.columns if name.startswith("log_prior_"))]])
     if parts.empty:
-        raise ValueError("the training scores are all the same: there is no density to fit")
+        raise ValueError("the training scores are all equal, so no density can be fitted to them")
     columns, values = list(parts.columns), parts.to_numpy()
     mean, scale = values.mean(0), values.std(0)
     components = max(1, min(COMPONENTS, len(values) // 50))

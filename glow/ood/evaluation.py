@@ -1,6 +1,9 @@
-"""Score tables -> how often each data set is called out-of-distribution, by each detector, at each batch size.
+"""Evaluation of detectors: how often each calls batches of each data set out-of-distribution (OOD), and its ROC curve.
 
-Shapes: N images or batches, M images a batch. No torch here.
+`evaluate_ood` takes score tables and returns tables of results. A protocol (`held_out_protocol` or `report_protocol`)
+decides which images thresholds come from and which images are tested. This module needs no torch.
+
+Shapes: N images or batches, M images per batch.
 """
 
 from __future__ import annotations
@@ -20,30 +23,41 @@ from glow.ood.typicality import BatchTest, Center
 __all__ = ["Deal", "OodResult", "OodSettings", "evaluate_ood", "held_out_protocol", "report_protocol"]
 
 POWER_GRID = (1, 2, 3, 5, 7, 10, 15, 20, 25, 35, 50, 75, 100)
+"""Batch sizes at which `OodResult.power` has the typicality test, up to the largest that was asked for."""
+
 REPORT_IMAGES = 5000
-"""Of each test set, in the course report's protocol."""
+"""Largest number of images of each test set in the protocol of the course report."""
 
 PER_CLASS_COLUMNS = ["dataset", "label", "class_name", "batch_size", "batches", "ratio", "ratio_low", "ratio_high"]
 
 Deal = Callable[[int], tuple[pd.DataFrame, dict[str, pd.DataFrame]]]
-"""Repeat -> (score table that thresholds come from, score tables to test by the data set's name, its own first)."""
+"""A protocol: maps the number of a repeat to the score table that thresholds come from, and to the score tables to test
+by the name of their data set. The test set of the model's own data comes first."""
 
 
 @dataclass(frozen=True)
 class OodSettings:
-    """How data sets are tested.
+    """Settings of an evaluation.
 
-    Args:
-        batch_sizes: every M to test.
+    Attributes:
+        batch_sizes: the batch sizes M to test.
         alpha: the share of in-distribution batches that shall pass.
-        bootstraps: batches behind a threshold.
-        center: where H comes from, see `TypicalityTest.fit`.
-        repeats: times that thresholds and batches are drawn anew.
-        exact: see `TypicalityTest.fit`.
-        seed: of all draws.
+        bootstraps: number of batches that a threshold is bootstrapped from.
+        center: the images that two-sided tests take their centre from, see `TypicalityTest.fit`.
+        repeats: how often thresholds and batches are drawn anew.
+        exact: whether exact p-values decide, see `TypicalityTest.fit`.
+        seed: seed of all random draws.
 
     Raises:
-        ValueError: for a value that cannot be.
+        ValueError: if alpha is outside (0, 1), there is no batch size, or a number is below 1.
+
+    Example:
+        >>> OodSettings(batch_sizes=[1, 10], alpha=0.95).bootstraps
+        10000
+        >>> OodSettings(batch_sizes=[0])
+        Traceback (most recent call last):
+            ...
+        ValueError: batch_sizes must be at least 1, not 0
     """
 
     batch_sizes: Sequence[int] = (1, 2, 5, 10, 25)
@@ -57,7 +71,7 @@ class OodSettings:
     def __post_init__(self) -> None:
         check_alpha(self.alpha)
         if not self.batch_sizes:
-            raise ValueError("batch_sizes names no batch size")
+            raise ValueError("batch_sizes is empty: at least one batch size is needed")
         for name, values in (
             ("batch_sizes", self.batch_sizes),
             ("bootstraps", [self.bootstraps]),
@@ -69,19 +83,29 @@ class OodSettings:
 
 @dataclass
 class OodResult:
-    """Tables of a test. Ratios and rates lie between 0 and 1, intervals are 95 %; the columns of an interval of `x` are
-    `x_low` and `x_high`.
+    """Results of an evaluation, as tables.
 
-    Args:
-        ratios: a row a detector, data set and M: `batches`, `left_out` (images that fill no batch), `non_finite`
-            (images), `ratio` called OOD (mean over repeats, with Wilson's interval for the batches of one) and
-            `ratio_sd` over repeats; `threshold`; `auroc`, `aupr` and `fpr95` against the model's own test set (NaN for
-            that set itself).
-        power: `ratio` of typicality for more values of M than were asked for.
-        per_class: `ratio` of typicality over batches of one class, where a class fills one.
-        control: of the model's own test set: `ratio` for each detector and M, with an interval that allows for the
-            uncertainty of the threshold too, so of 95 % or more, and `as_expected`, whether 1 - alpha lies in it.
-        statistics: (detector, data set, M) -> what batches came to, (N,), in the first repeat.
+    Ratios and rates are between 0 and 1. Intervals have a confidence of 95 %; the interval of a column ``x`` is in
+    ``x_low`` and ``x_high``.
+
+    Attributes:
+        ratios: one row per detector, data set and M: ``batches``; ``left_out``, the number of images that fill no
+            batch; ``non_finite``, the number of images whose score is not finite; ``ratio``, the share of batches that
+            are called OOD (mean over repeats, with Wilson's interval for the batches of one repeat) and ``ratio_sd``,
+            its standard deviation over repeats; ``threshold``; and ``auroc``, ``aupr`` and ``fpr95`` against the
+            model's own test set (NaN for that set itself).
+        power: ``ratio`` of typicality at the batch sizes that were asked for and those of `POWER_GRID`.
+        per_class: ``ratio`` of typicality over batches of a single class, for classes that fill a batch.
+        control: the share of batches of the model's own test set that lie above the threshold, per detector and M. Its
+            interval also covers the uncertainty of the threshold, so its confidence is 95 % or more; ``as_expected``
+            tells whether 1 - alpha is inside.
+        statistics: for each (detector, data set, M) the statistics (N,) of the batches of the first repeat.
+
+    Example:
+        >>> empty = pd.DataFrame()
+        >>> result = OodResult(ratios=pd.DataFrame({"ratio": [0.01]}), power=empty, per_class=empty, control=empty)
+        >>> result.ratios["ratio"].tolist(), result.statistics
+        ([0.01], {})
     """
 
     ratios: pd.DataFrame
@@ -92,13 +116,46 @@ class OodResult:
 
 
 def held_out_protocol(validation: pd.DataFrame, tests: Mapping[str, pd.DataFrame]) -> Deal:
-    """Thresholds from images that were held out of training, and tests on all images of each test set."""
+    """Return the default protocol: thresholds from held-out images, and tests on all images of each test set.
+
+    Args:
+        validation: score table of images that the model was not trained on.
+        tests: score tables to test, by the name of the data set. The model's own test set comes first.
+
+    Returns:
+        The protocol, which gives every repeat the same images.
+
+    Example:
+        >>> validation, test = pd.DataFrame({"nll": [1.0, 2.0]}), pd.DataFrame({"nll": [3.0]})
+        >>> held_out, tested = held_out_protocol(validation, {"mnist": test})(0)
+        >>> len(held_out), {name: len(table) for name, table in tested.items()}
+        (2, {'mnist': 1})
+    """
     return lambda repeat: (validation, dict(tests))
 
 
 def report_protocol(tests: Mapping[str, pd.DataFrame], seed: int = 0, images: int = REPORT_IMAGES) -> Deal:
-    """The course report's: half of the model's own test set (5,000 images at most) gives the thresholds and the other
-    half is tested, with 5,000 images at most of each other set. Halves and images are drawn anew in each repeat."""
+    """Return the protocol of the course report.
+
+    Half of the model's own test set, at most 5,000 images, gives the thresholds, and as many others of it are tested.
+    At most 5,000 images of every other set are tested. Each repeat draws the images anew.
+
+    Args:
+        tests: score tables to test, by the name of the data set. The model's own test set comes first.
+        seed: seed of the draws.
+        images: largest number of images of each set.
+
+    Returns:
+        The protocol.
+
+    Example:
+        >>> tests = {"mnist": pd.DataFrame({"nll": range(10)}), "noise": pd.DataFrame({"nll": range(30)})}
+        >>> held_out, tested = report_protocol(tests, images=20)(0)
+        >>> len(held_out), {name: len(table) for name, table in tested.items()}
+        (5, {'mnist': 5, 'noise': 20})
+        >>> set(held_out["nll"]) & set(tested["mnist"]["nll"])
+        set()
+    """
 
     def deal(repeat: int) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
         rng = np.random.default_rng([seed, repeat])
@@ -118,17 +175,31 @@ def evaluate_ood(
     class_names: Mapping[str, Sequence[str]] | None = None,
     detectors: Sequence[Detector] | None = None,
 ) -> OodResult:
-    """Tests every data set by every detector at every M.
+    """Test every data set with every detector at every batch size.
 
     Args:
-        train: score table of the training images (`glow.scoring`).
-        deal: a protocol: `held_out_protocol` or `report_protocol`.
-        class_names: data set -> the names of its labels; numbers where there are none.
-        detectors: what `fit_detectors` made of `train`, if it is at hand.
+        train: score table of the training images (`glow.scoring.score`).
+        deal: a protocol, such as `held_out_protocol` or `report_protocol` return.
+        settings: batch sizes, alpha and the other settings.
+        class_names: for each data set the names of its labels; labels without names are shown as numbers.
+        detectors: the detectors to test, typicality first; those that `fit_detectors` makes from `train` if None.
+
+    Returns:
+        The tables of results.
 
     Raises:
-        ValueError: for a data set with fewer images than a batch takes, too few held-out images for alpha, too many of
-            them whose scores are not finite, or training scores that are not finite.
+        ValueError: if a data set has fewer images than a batch takes, there are too few held-out images for alpha, too
+            many of their scores are not finite, or a training score is not finite.
+
+    Example:
+        >>> from glow.ood.typicality import MeanTest
+        >>> nll = Detector("likelihood", lambda table: table["nll"].to_numpy(), MeanTest.fit)
+        >>> def images(*scores):
+        ...     return pd.DataFrame({"nll": scores, "label": 0, "finite": True})
+        >>> protocol = held_out_protocol(images(*range(99)), {"own": images(50, 60), "far": images(99, 150)})
+        >>> result = evaluate_ood(images(50), protocol, OodSettings(batch_sizes=[1]), detectors=[nll])
+        >>> result.ratios[["detector", "dataset", "ratio", "auroc"]].to_numpy().tolist()
+        [['likelihood', 'own', 0.0, nan], ['likelihood', 'far', 1.0, 1.0]]
     """
     detectors = detectors or fit_detectors(train, settings.center, settings.seed)
     deals = [deal(repeat) for repeat in range(settings.repeats)]
@@ -158,13 +229,16 @@ def evaluate_ood(
 
 @dataclass(frozen=True)
 class _Cell:
-    """One detector at one M: a test per repeat, and of each data set's batches in each repeat the statistics and which
-    were called OOD."""
+    """The results of one detector at one batch size, with one entry per repeat in each list.
+
+    `statistics` and `ood` contain, for each data set, the statistic and the decision of each batch; the model's own
+    test set comes first.
+    """
 
     detector: str
     batch_size: int
     tests: list[BatchTest]
-    statistics: dict[str, list[np.ndarray]]  # the model's own test set first
+    statistics: dict[str, list[np.ndarray]]
     ood: dict[str, list[np.ndarray]]
     tables: dict[str, pd.DataFrame]
 
@@ -191,7 +265,7 @@ class _Cell:
         return cls(detector.name, m, tests, statistics, ood, deals[0][1])
 
     def rows(self, rng: np.random.Generator) -> list[dict[str, Any]]:
-        """A row a data set, with how well it is told from the model's own."""
+        """Return one row per data set, with the ROC statistics against the model's own test set."""
         own, *others = (repeats[0] for repeats in self.statistics.values())
         itself = dict.fromkeys(ROC_STATISTICS, Estimate(np.nan, np.nan, np.nan))
         rows = self.ratio_rows()
@@ -226,7 +300,7 @@ class _Cell:
         }
 
     def control(self, alpha: float) -> dict[str, Any]:
-        """Whether the model's own test images are called OOD about as often as they should be."""
+        """Compare how often batches of the model's own test set exceed the threshold with 1 - alpha."""
         own = next(iter(self.statistics.values()))[0]
         threshold, n = self.tests[0].threshold, len(own)
 
@@ -250,7 +324,7 @@ def _check_sizes(deal: tuple[pd.DataFrame, dict[str, pd.DataFrame]], settings: O
     held_out, tests = deal
     for name, table in {"the held-out images": held_out, **tests}.items():
         if len(table) < largest:
-            raise ValueError(f"{name}: {len(table)} images do not fill a batch of {largest}; leave out larger batches")
+            raise ValueError(f"{name}: {len(table)} images do not fill a batch of {largest}: use smaller batch sizes")
 
 
 def _per_class(
@@ -260,7 +334,7 @@ def _per_class(
     settings: OodSettings,
     class_names: Mapping[str, Sequence[str]],
 ) -> pd.DataFrame:
-    """Which classes pass: `ratio` over batches of one class each, by the first repeat's tests."""
+    """Return how often batches of a single class are called OOD by the tests of the first repeat."""
     rows = []
     for name, table in tests.items():
         names = class_names.get(name)

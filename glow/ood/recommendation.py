@@ -1,7 +1,9 @@
-"""Which detector to trust, chosen without a look at the data sets that are to be told.
+"""Recommendation of a detector, made without looking at the data sets that will be tested.
 
-Corrupted images stand for whatever may come: the detector is recommended that tells them best, on average over the
-corruptions, from the held-out images that they were made of. No torch here.
+Corrupted held-out images stand in for unknown out-of-distribution (OOD) images. The recommended detector is the one
+that separates them best from the held-out images, on average over the corruptions (`recommend`). `regret` shows
+afterwards how much better the best detector would have been, and `corruption_power` how many images a drift takes to
+be noticed. This module needs no torch.
 """
 
 from __future__ import annotations
@@ -21,12 +23,18 @@ __all__ = ["Recommendation", "corruption_power", "recommend", "regret"]
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The detector to trust.
+    """The recommended detector and the figures that it was chosen by.
 
-    Args:
-        detector: its name.
-        aurocs: a row for each detector, and a column for each corruption with the AUROC of single images; the last
-            column, ``mean``, is what was chosen by.
+    Attributes:
+        detector: name of the recommended detector.
+        aurocs: one row per detector, and one column per corruption with the AUROC of single images. The last column,
+            ``mean``, decides.
+
+    Example:
+        >>> aurocs = pd.DataFrame({"blur": [0.6, 0.9], "mean": [0.6, 0.9]}, index=["likelihood", "joint"])
+        >>> found = Recommendation("joint", aurocs)
+        >>> float(found.aurocs.loc[found.detector, "mean"])
+        0.9
     """
 
     detector: str
@@ -36,16 +44,30 @@ class Recommendation:
 def recommend(
     detectors: Sequence[Detector], held_out: pd.DataFrame, corrupted: pd.DataFrame, names: Sequence[str]
 ) -> Recommendation:
-    """The detector of `DETECTORS` that tells corrupted images best.
+    """Recommend the detector of `DETECTORS` that separates corrupted images best from held-out ones.
 
     Args:
-        detectors: of `fit_detectors`.
+        detectors: the detectors to choose from, as `fit_detectors` returns them.
         held_out: score table of images that the model was not trained on.
-        corrupted: score table of some of them, corrupted; the label is the corruption.
-        names: of the corruptions, by label.
+        corrupted: score table of some of these images after corruption. The column ``label`` is the number of the
+            corruption.
+        names: the name of each corruption, by its number.
+
+    Returns:
+        The detector with the highest mean AUROC over the corruptions, and all AUROCs.
 
     Raises:
-        ValueError: for a table of no images.
+        ValueError: if there are too few held-out images, or a corruption has no images.
+
+    Example:
+        >>> from glow.ood.typicality import MeanTest
+        >>> def by(name, column):
+        ...     return Detector(name, lambda table: table[column].to_numpy(), MeanTest.fit)
+        >>> held_out = pd.DataFrame({"nll": [1.0, 2.0, 3.0], "spectrum": [1.0, 1.0, 1.1]})
+        >>> blurred = pd.DataFrame({"nll": [0.5, 1.5], "spectrum": [2.0, 3.0], "label": 0})
+        >>> found = recommend([by("likelihood", "nll"), by("latents", "spectrum")], held_out, blurred, ["blur"])
+        >>> found.detector, found.aurocs["blur"].round(2).to_dict()
+        ('latents', {'likelihood': 0.17, 'latents': 1.0})
     """
     rows = {}
     for detector in detectors:
@@ -61,11 +83,21 @@ def recommend(
 
 
 def regret(ratios: pd.DataFrame, detector: str) -> pd.DataFrame:
-    """What the choice of a detector costs: a row for each data set and M with its AUROC, the detector that was best
-    there, which nobody knows beforehand, and that one's AUROC.
+    """Compare a detector with the best one on each data set, which is known only in hindsight.
 
     Args:
-        ratios: of `glow.ood.OodResult`.
+        ratios: the table of that name of `glow.ood.OodResult`.
+        detector: name of the recommended detector.
+
+    Returns:
+        One row per data set and batch size: ``dataset``, ``batch_size``, ``detector``, its ``auroc``,
+        ``best_detector`` and its ``best_auroc``. Rows of the model's own test set, which have no AUROC, are left out.
+
+    Example:
+        >>> ratios = pd.DataFrame({"detector": ["joint", "density"], "dataset": "svhn", "batch_size": 1})
+        >>> regret(ratios.assign(auroc=[0.97, 0.92]), "density").iloc[0].to_dict()
+        {'dataset': 'svhn', 'batch_size': 1, 'detector': 'density', 'auroc': 0.92, 'best_detector': 'joint',
+        'best_auroc': 0.97}
     """
     told = ratios[ratios["detector"].isin(DETECTORS)].dropna(subset=["auroc"])
     best = told.loc[told.groupby(["dataset", "batch_size"], sort=False)["auroc"].idxmax()]
@@ -86,17 +118,33 @@ def corruption_power(
     names: Sequence[str],
     settings: OodSettings,
 ) -> pd.DataFrame:
-    """How often batches of corrupted images are called OOD.
+    """Measure how often batches of corrupted images are called OOD.
 
     Args:
-        detectors: those to ask.
-        held_out: score table that thresholds come from.
-        corrupted: score table of corrupted images; the label is the kind.
-        names: of the kinds, each a corruption and its severity: ``noise3``.
+        detectors: the detectors to measure.
+        held_out: score table of the held-out images that thresholds come from.
+        corrupted: score table of corrupted images. The column ``label`` is the number of the kind, a corruption at one
+            severity.
+        names: the name of each kind, by its number: the corruption followed by a one-digit severity, such as
+            ``noise3``.
+        settings: batch sizes, alpha, number of bootstraps, and seed.
 
     Returns:
-        A row for each detector, kind and M: ``detector``, ``corruption``, ``severity``, ``batch_size``, ``batches``,
-        ``ratio`` with Wilson's interval.
+        One row per detector, kind and batch size that the kind's images fill: ``detector``, ``corruption``,
+        ``severity``, ``batch_size``, ``batches``, and the share ``ratio`` of batches that are called OOD with its 95 %
+        Wilson interval ``ratio_low`` to ``ratio_high``.
+
+    Raises:
+        ValueError: for the same reasons as `glow.ood.TypicalityTest.fit`.
+
+    Example:
+        >>> from glow.ood.typicality import MeanTest
+        >>> nll = Detector("likelihood", lambda table: table["nll"].to_numpy(), MeanTest.fit)
+        >>> held_out = pd.DataFrame({"nll": np.arange(99.0)})
+        >>> noisy = pd.DataFrame({"nll": [50.0, 99.0, 200.0, 300.0], "label": [0, 0, 1, 1]})
+        >>> power = corruption_power([nll], held_out, noisy, ["noise1", "noise2"], OodSettings(batch_sizes=[1]))
+        >>> power[["corruption", "severity", "batches", "ratio"]].to_numpy().tolist()
+        [['noise', 1, 2, 0.5], ['noise', 2, 2, 1.0]]
     """
     rows = []
     labels = corrupted["label"].to_numpy()

@@ -1,7 +1,10 @@
-"""Intervals and curves for decisions of the kind "belongs" or "does not": Wilson, ROC, and their resampling.
+"""Intervals of proportions and means, and ROC curves with bootstrap intervals.
 
-The positive class is out-of-distribution, and a larger score means further out. A score that is not finite is the
-largest of all. No torch here.
+They judge decisions between in-distribution and out-of-distribution (OOD) images or batches. The positive class is OOD,
+and a larger score means further from the training data. A score that is not finite counts as infinity. This module
+needs no torch.
+
+Shapes: N values, K bins or distinct scores, R resamples, P points of a curve.
 """
 
 from __future__ import annotations
@@ -24,18 +27,33 @@ __all__ = [
 ]
 
 CONFIDENCE = 0.95
+"""Confidence level of all intervals."""
+
 ROC_STATISTICS = ("auroc", "aupr", "fpr95")
+"""Names of the statistics that `roc_estimates` returns."""
+
 RESAMPLES = 1000
 """Bootstrap resamples behind the intervals of AUROC, AUPR and FPR@95."""
 
 BINS = 512
-"""Bins that scores are resampled in: beyond so many, an interval costs no more for more scores. Half of them are of
-equal occupancy in either set, so that a small set is not lost in a large one."""
+"""Largest number of bins that scores are resampled in, so that an interval costs the same for any number of scores.
+Their edges follow the mean of the ranks within each set, so that a small set is resolved as well as a large one."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its 95 % interval."""
+    """A value and its 95 % interval.
+
+    Attributes:
+        value: the estimate.
+        low: lower end of the interval; NaN if it is unknown.
+        high: upper end of the interval; NaN if it is unknown.
+
+    Example:
+        >>> estimate = Estimate(3.21, low=3.18, high=3.24)
+        >>> f"{estimate.value} ({estimate.low} to {estimate.high}) bits/dim"
+        '3.21 (3.18 to 3.24) bits/dim'
+    """
 
     value: float
     low: float
@@ -43,12 +61,29 @@ class Estimate:
 
 
 def wilson_interval(successes: float, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson 1927, equation 6): 500 of 500 is at least 99.24 %, not 100 %.
+    """Return Wilson's score interval of a proportion (Wilson 1927, equation 6).
 
-    `successes` may be a mean over repeats, and so not whole.
+    With p = successes / trials, n = trials and z the normal quantile of the confidence level, its ends are
+
+    (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n).
+
+    Unlike the normal interval it is not empty at 0 or 100 %.
+
+    Args:
+        successes: their number. It need not be whole, because it may be a mean over repeats.
+        trials: number of trials.
+        confidence: confidence level.
+
+    Returns:
+        The lower and upper end, in [0, 1].
 
     Raises:
-        ValueError: for no trials, or more successes than trials.
+        ValueError: if there are no trials, or `successes` is not between 0 and `trials`.
+
+    Example:
+        >>> low, high = wilson_interval(500, 500)
+        >>> round(low, 4), high
+        (0.9924, 1.0)
     """
     if trials < 1:
         raise ValueError("a proportion needs at least one trial")
@@ -64,7 +99,24 @@ def wilson_interval(successes: float, trials: int, confidence: float = CONFIDENC
 
 
 def mean_interval(values_N: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
-    """The mean with its t interval. One value, or one that is not finite, gives a NaN interval."""
+    """Return the mean with Student's t interval (Student 1908).
+
+    Args:
+        values_N: float (N,).
+        confidence: confidence level.
+
+    Returns:
+        The mean and its interval. The interval is NaN if there is one value. If a value is not finite, the mean is
+        infinity and the interval NaN.
+
+    Raises:
+        ValueError: if there are no values.
+
+    Example:
+        >>> estimate = mean_interval(np.array([3.2, 3.3, 3.4]))
+        >>> round(estimate.value, 3), round(estimate.low, 3), round(estimate.high, 3)
+        (3.3, 3.052, 3.548)
+    """
     if len(values_N) == 0:
         raise ValueError("a mean needs at least one value")
     if not np.isfinite(values_N).all():
@@ -77,12 +129,23 @@ def mean_interval(values_N: np.ndarray, confidence: float = CONFIDENCE) -> Estim
 
 
 def disjoint_batches(n: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
-    """Indices (n // batch_size, batch_size) of images dealt at random into batches that share none.
+    """Deal images at random into batches that have none in common.
 
-    The n % batch_size images that fill no batch are left out.
+    Args:
+        n: number of images.
+        batch_size: M.
+        rng: the source of randomness.
+
+    Returns:
+        int (n // M, M), the indices of each batch's images. The n % M images that do not fill a batch are left out.
 
     Raises:
-        ValueError: if there are fewer images than a batch takes.
+        ValueError: if `batch_size` is below 1, or there are fewer images than one batch takes.
+
+    Example:
+        >>> batches = disjoint_batches(7, 3, np.random.default_rng(0))
+        >>> batches.shape, len(np.unique(batches))
+        ((2, 3), 6)
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -94,22 +157,64 @@ def disjoint_batches(n: int, batch_size: int, rng: np.random.Generator) -> np.nd
 
 @dataclass(frozen=True)
 class RocCurve:
-    """At every threshold from none to all: the share of in-distribution scores (false positives) and of OOD scores
-    (true positives) at or above it. Both (P,), from 0 to 1."""
+    """A receiver operating characteristic: the rates of false and true positives at every threshold.
+
+    Attributes:
+        false_positives: float (P,), ascending from 0 to 1, the share of in-distribution scores at or above each
+            threshold.
+        true_positives: float (P,), ascending from 0 to 1, the share of OOD scores at or above it.
+
+    Example:
+        >>> curve = roc_curve(in_scores=np.array([1.0, 2.0]), out_scores=np.array([2.0, 3.0]))
+        >>> list(zip(curve.false_positives.tolist(), curve.true_positives.tolist(), strict=True))
+        [(0.0, 0.0), (0.0, 0.5), (0.5, 1.0), (1.0, 1.0)]
+    """
 
     false_positives: np.ndarray
     true_positives: np.ndarray
 
 
 def roc_curve(in_scores: np.ndarray, out_scores: np.ndarray) -> RocCurve:
-    """The ROC of telling OOD scores from in-distribution ones. Raises ValueError if either has none."""
+    """Return the ROC curve of separating OOD scores from in-distribution scores.
+
+    Args:
+        in_scores: float (N,), scores of in-distribution images or batches.
+        out_scores: float (N',), scores of OOD images or batches.
+
+    Returns:
+        The curve, with one point per distinct score and the origin.
+
+    Raises:
+        ValueError: if either set has no scores.
+
+    Example:
+        >>> roc_curve(np.array([1.0, 2.0]), np.array([3.0, 4.0])).true_positives.tolist()
+        [0.0, 0.5, 1.0, 1.0, 1.0]
+    """
     in_counts, out_counts = _count(*_both(in_scores, out_scores), bins=None)
     return RocCurve(_cumulative(in_counts), _cumulative(out_counts))
 
 
 def auroc(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
-    """The probability that an OOD score is above an in-distribution one, ties by half. Raises ValueError if either set
-    has none."""
+    """Return the area under the ROC curve.
+
+    It is the probability that a random OOD score is larger than a random in-distribution score, where a tie counts
+    half.
+
+    Args:
+        in_scores: float (N,), scores of in-distribution images or batches.
+        out_scores: float (N',), scores of OOD images or batches.
+
+    Returns:
+        The AUROC, in [0, 1]: 1/2 for chance, 1 for perfect separation.
+
+    Raises:
+        ValueError: if either set has no scores.
+
+    Example:
+        >>> auroc(np.array([1.0, 2.0]), np.array([2.0, 3.0]))
+        0.875
+    """
     counts = _count(*_both(in_scores, out_scores), bins=None)
     return float(_statistics(*(each[None] for each in counts))["auroc"][0])
 
@@ -117,15 +222,34 @@ def auroc(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
 def roc_estimates(
     in_scores: np.ndarray, out_scores: np.ndarray, rng: np.random.Generator, resamples: int = RESAMPLES
 ) -> dict[str, Estimate]:
-    """``auroc``, ``aupr`` (average precision) and ``fpr95`` (false positives at the threshold that finds 95 % of OOD),
-    each with a percentile bootstrap interval over both sets.
+    """Return the AUROC, AUPR and FPR@95, each with a percentile bootstrap interval over both sets.
 
-    The values are exact. Resampling n scores and counting them in bins is a multinomial draw over the bins, so the
-    intervals cost ``resamples * BINS`` at most, however many scores there are. Where the two sets do not overlap, no
-    resample does, and an interval of AUROC 1 is [1, 1]: it then says less than the ratio's Wilson interval.
+    The values are computed from all scores. For the intervals, scores are counted in at most `BINS` bins, and a
+    resample is a multinomial draw over the bins, so that the cost does not grow with the number of scores.
+
+    If all OOD scores are larger than all in-distribution scores, so are they in every resample, and the interval of
+    AUROC 1 is [1, 1]. In this case the Wilson interval of the share of batches that are called OOD says more.
+
+    Args:
+        in_scores: float (N,), scores of in-distribution images or batches.
+        out_scores: float (N',), scores of OOD images or batches.
+        rng: the source of randomness.
+        resamples: number of bootstrap resamples.
+
+    Returns:
+        ``auroc``, see `auroc`; ``aupr``, the average precision; and ``fpr95``, the false-positive rate at the largest
+        threshold that finds 95 % of OOD scores.
 
     Raises:
         ValueError: if either set has no scores.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> found = roc_estimates(rng.normal(0, 1, 200), rng.normal(2, 1, 200), rng, resamples=100)
+        >>> {name: round(estimate.value, 2) for name, estimate in found.items()}
+        {'auroc': 0.92, 'aupr': 0.92, 'fpr95': 0.3}
+        >>> found["auroc"].low < found["auroc"].value < found["auroc"].high
+        True
     """
     in_scores, out_scores = _both(in_scores, out_scores)
     exact = _statistics(*(counts[None] for counts in _count(in_scores, out_scores, bins=None)))
@@ -138,7 +262,7 @@ def roc_estimates(
     )
     estimates = {}
     for name, (value,) in exact.items():
-        # Binning shifts a statistic by up to a bin.
+        # Binning changes a statistic a little: the difference is taken off every resample.
         unbinned = np.clip(resampled[name] - shifted[name] + value, 0, 1)
         low, high = np.quantile(unbinned, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         estimates[name] = Estimate(float(value), min(float(low), float(value)), max(float(high), float(value)))
@@ -146,23 +270,24 @@ def roc_estimates(
 
 
 def _both(in_scores: np.ndarray, out_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return both sets with infinity for what is not finite, and refuse an empty one."""
     for name, scores in (("in-distribution", in_scores), ("OOD", out_scores)):
         if len(scores) == 0:
-            raise ValueError(f"there are no {name} scores: a ROC needs some of both kinds")
+            raise ValueError(f"there are no {name} scores, but a ROC curve needs scores of both kinds")
     return _as_largest(in_scores), _as_largest(out_scores)
 
 
 def _as_largest(scores: np.ndarray) -> np.ndarray:
-    """Scores that are not finite become infinity, above all others."""
+    """Replace scores that are not finite by infinity."""
     return np.where(np.isfinite(scores), scores, np.inf)
 
 
 def _count(in_scores: np.ndarray, out_scores: np.ndarray, bins: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """How many scores of each set lie in each bin, the highest bin first. Without `bins`, a bin a distinct score."""
+    """Count the scores of each set in each bin, the highest bin first. Without `bins` each distinct score has a bin."""
     values, where = np.unique(np.concatenate([in_scores, out_scores]), return_inverse=True)
     size = len(values)
     if bins is not None and size > bins:
-        # Equal scores stay in one bin. The middle ranks of a value among each set's, from 0 to 1, settle which.
+        # The bin of a score follows from the mean of its relative ranks in both sets, so equal scores share a bin.
         split = np.split(where, [len(in_scores)])
         counts = [np.bincount(part, minlength=size) for part in split]
         middle = sum((np.cumsum(count) - count / 2) / count.sum() for count in counts) / 2
@@ -173,16 +298,16 @@ def _count(in_scores: np.ndarray, out_scores: np.ndarray, bins: int | None) -> t
 
 
 def _cumulative(counts: np.ndarray) -> np.ndarray:
-    """(..., K) counts -> (..., K + 1) shares found by each threshold, from 0 to 1."""
+    """Turn counts (..., K) into the shares (..., K + 1) at or above each threshold, from 0 to 1."""
     found = np.cumsum(counts, -1)
     return np.concatenate([np.zeros((*found.shape[:-1], 1)), found / found[..., -1:]], -1)
 
 
 def _statistics(in_counts: np.ndarray, out_counts: np.ndarray) -> dict[str, np.ndarray]:
-    """(R, K) counts of R resamples, the highest bin first -> each statistic (R,)."""
+    """Compute each statistic (R,) from the counts (R, K) of R resamples, the highest bin first."""
     false, true = np.cumsum(in_counts, -1), np.cumsum(out_counts, -1)
     n_in, n_out = false[:, -1:], true[:, -1:]
-    # The probability that an OOD score is above an in-distribution one, ties by half.
+    # The probability that an OOD score is larger than an in-distribution one, where a tie counts half.
     auroc = (in_counts * (true - out_counts / 2)).sum(-1) / (n_in * n_out)[:, 0]
     # Average precision: the sum of (step in recall) x precision.
     aupr = (out_counts * true / np.maximum(true + false, 1)).sum(-1) / n_out[:, 0]

@@ -1,11 +1,17 @@
-r"""The typicality test for batches of images (Nalisnick, Matsukawa, Teh & Lakshminarayanan 2019).
+r"""Tests whether a batch of images is out-of-distribution (OOD), among them the typicality test.
 
-A batch of M images is typical of a model if its mean negative log-likelihood lies near the model's entropy H:
-out-of-distribution if :math:`|\frac1M \sum_m -\log p(x_m) - H| > \epsilon_M`. H is estimated by the mean over training
-images, and :math:`\epsilon_M` is the alpha-quantile of the same distance over batches of held-out images. No torch
-here.
+In the typicality test (Nalisnick, Matsukawa, Teh & Lakshminarayanan 2019) a batch of M images is typical of a model if
+its mean negative log-likelihood is near the model's entropy H, and OOD if
 
-Shapes: N scores or batches, M images per batch.
+.. math:: |\frac1M \sum_m -\log p(x_m) - H| > \epsilon_M.
+
+H is estimated by the mean over training images, and :math:`\epsilon_M` is the alpha-quantile of the same distance over
+batches of held-out images. `MeanTest` is the same procedure for a score that is only suspicious when it is high.
+
+Start with `TypicalityTest.fit`. It takes scores as numpy arrays, such as the column ``nll`` of `glow.scoring.score`;
+this module needs no torch.
+
+Shapes: n training or held-out scores, N batches of M images, K statistics of held-out batches.
 """
 
 from __future__ import annotations
@@ -21,70 +27,108 @@ from glow.ood.calibration import NO_BOUNDS, Bounds, Choices, MeanStatistic, Thre
 __all__ = ["BatchTest", "Center", "MeanTest", "TypicalityTest", "entropy"]
 
 Center = Literal["train", "validation"]
+"""The images whose mean score is the centre H of a two-sided test."""
 
 ROUNDING = 1e-12
-"""Of 1 - alpha."""
+"""Tolerance when a p-value is compared with 1 - alpha, which is not exact: 1 - 0.9 is below 0.1."""
 
 
 class BatchTest(ABC):
-    """A test of batches of M images by a score of each: OOD if a statistic of the batch exceeds a threshold.
+    """A test of batches of M images, whose statistic is a function of the batch's mean score.
 
-    The command line, the library and served models decide and take p-values here, whatever the statistic is.
+    The command line, the library and served models all make their decisions and p-values here, whatever the statistic
+    is. A subclass defines the statistic.
+
+    Attributes:
+        batch_size: M.
+        alpha: the share of in-distribution batches that shall pass.
+        threshold: the alpha-quantile of the statistic over batches of held-out images.
+        null: float (K,), sorted, the statistics whose alpha-quantile the threshold is: those of the held-out images at
+            M = 1, and of bootstrapped batches otherwise. Empty for a test that was not made by `fit`.
+        choices: the choices behind exact p-values; None for a test that decides by its threshold.
+
+    Example:
+        >>> test: BatchTest = MeanTest.fit(np.arange(99.0), batch_size=1)
+        >>> scores_NM = np.array([[50.0], [200.0]])
+        >>> test.statistic(scores_NM).tolist(), test.p_value(scores_NM).tolist(), test.is_ood(scores_NM).tolist()
+        ([50.0, 200.0], [0.5, 0.01], [False, True])
     """
 
     batch_size: int
-    """M."""
     alpha: float
-    """The share of in-distribution batches that shall pass."""
     threshold: Threshold
     null: np.ndarray
-    """(K,) sorted: the statistics of which the threshold is the alpha-quantile, those of each held-out image at M = 1
-    and of bootstrapped batches otherwise; empty for a test that was not fitted."""
     choices: Choices | None
-    """What exact p-values are made of; None for a test that decides by its threshold."""
 
     @abstractmethod
     def _of_means(self, means: np.ndarray) -> np.ndarray:
-        """Mean scores -> as many statistics, larger further out."""
+        """Return the statistics of mean scores, in the same shape, larger further from the training data."""
 
     def _shaped(self, scores: np.ndarray) -> np.ndarray:
-        """(N, M). Raises ValueError for another M."""
+        """Return the scores as an array (N, M), and refuse another M with a ValueError."""
         scores = np.asarray(scores)
         if scores.ndim != 2 or scores.shape[1] != self.batch_size:
             raise ValueError(f"this test takes scores of shape (N, {self.batch_size}), not {scores.shape}")
         return scores
 
     def statistic(self, scores_NM: np.ndarray) -> np.ndarray:
-        """Scores (N, M), one row per batch -> (N,), larger further out. Raises ValueError for another M."""
-        with np.errstate(invalid="ignore"):  # infinities of both signs
+        """Return the statistic of each batch.
+
+        Args:
+            scores_NM: float (N, M), one row per batch.
+
+        Returns:
+            float (N,), larger further from the training data.
+
+        Raises:
+            ValueError: if the rows do not have `batch_size` scores.
+        """
+        with np.errstate(invalid="ignore"):  # a batch may contain infinities of both signs
             return self._of_means(self._shaped(scores_NM).mean(1))
 
     def is_ood(self, scores_NM: np.ndarray) -> np.ndarray:
-        """Scores (N, M) -> decisions (N,). A batch with a score that is not finite is OOD.
+        """Decide which batches are OOD.
 
-        A test with `choices` decides by p <= 1 - alpha, and so calls at most 1 - alpha of in-distribution batches OOD
-        on average, however few held-out scores it was made of. Any other decides by its threshold.
+        A test with `choices` decides by p <= 1 - alpha. Averaged over held-out sets, it then calls at most 1 - alpha of
+        in-distribution batches OOD, however few held-out scores there are. A test without decides by its threshold.
+
+        Args:
+            scores_NM: float (N, M), one row per batch.
+
+        Returns:
+            bool (N,). A batch with a score that is not finite is OOD.
+
+        Raises:
+            ValueError: if the rows do not have `batch_size` scores.
         """
         if self.choices is None:
             return self.threshold.exceeded(self.statistic(scores_NM))
         return self.p_value(scores_NM) <= 1 - self.alpha + ROUNDING
 
     def p_value(self, scores_NM: np.ndarray) -> np.ndarray:
-        """Scores (N, M) -> (N,): how often an in-distribution batch lies as far out, (1 + #{null >= d}) / (K + 1).
+        """Return how often an in-distribution batch is at least as far from the training data as each batch.
 
-        With `choices` (see `glow.ood.calibration`) the p of an in-distribution batch is at most u with probability at
-        most u, for every number of held-out scores; at M = 1 it is split conformal prediction's. Without them the null
-        is that of the threshold, bootstrapped at M > 1, and such a p is too small where few held-out scores stand for
-        heavy tails. A batch with a score that is not finite has the smallest p that there is, 1 / (K + 1).
+        p = (1 + number of null statistics that are at least the batch's) / (K + 1).
+
+        With `choices` (see `glow.ood.calibration`) p is exact: for an in-distribution batch P(p <= u) <= u for every u,
+        whatever the number of held-out scores. At M = 1 it is the p-value of split conformal prediction. Without
+        `choices` the null statistics are those of the threshold, bootstrapped at M > 1; such a p is too small if few
+        held-out scores represent a distribution with heavy tails.
+
+        Args:
+            scores_NM: float (N, M), one row per batch.
+
+        Returns:
+            float (N,), from 1 / (K + 1) to 1. A batch with a score that is not finite has 1 / (K + 1).
 
         Raises:
-            ValueError: for another M, or a test that was not made by `fit`.
+            ValueError: if the rows do not have `batch_size` scores, or the test was not made by `fit`.
         """
         if self.choices is not None:
             return self.choices.p_values(self._shaped(scores_NM), self._of_means)
         k = len(self.null)
         if k == 0:
-            raise ValueError(f"this test has no null to take p-values from: make it with {type(self).__name__}.fit")
+            raise ValueError(f"this test has no null statistics for p-values: make it with {type(self).__name__}.fit")
         statistic_N = self.statistic(scores_NM)
         as_far_N = k - np.searchsorted(self.null, statistic_N, side="left")
         return (1 + np.where(np.isfinite(statistic_N), as_far_N, 0)) / (k + 1)
@@ -92,7 +136,21 @@ class BatchTest(ABC):
 
 @dataclass(frozen=True)
 class MeanTest(BatchTest):
-    """OOD if the mean score of a batch is high. It is blind to batches whose scores are too low."""
+    """A one-sided test: a batch is OOD if its mean score is high. It does not notice scores that are too low.
+
+    Attributes:
+        batch_size: M.
+        alpha: the share of in-distribution batches that shall pass.
+        threshold: the alpha-quantile of the mean score of batches of held-out images.
+        null: float (K,), see `BatchTest`.
+        choices: see `BatchTest`.
+
+    Example:
+        >>> held_out = np.random.default_rng(0).normal(100, 5, 500)
+        >>> test = MeanTest.fit(held_out, batch_size=2, bootstraps=1000, interval=False)
+        >>> test.is_ood(np.array([[98.0, 101.0], [120.0, 125.0], [60.0, 70.0]])).tolist()
+        [False, True, False]
+    """
 
     batch_size: int
     alpha: float
@@ -113,8 +171,25 @@ class MeanTest(BatchTest):
         interval: bool = True,
         bounds: Bounds = NO_BOUNDS,
     ) -> MeanTest:
-        """The threshold from the scores of images that were not trained on. See `TypicalityTest.fit`; p-values at
-        M > 1 clip scores to `bounds`, which come from training images (`glow.ood.calibration.bounds_of`)."""
+        """Make the test from the scores of images that the model was not trained on.
+
+        Args:
+            held_out_N: float (n,), scores of held-out images.
+            batch_size: M.
+            alpha: the share of in-distribution batches that shall pass.
+            bootstraps: number of batches that are drawn from the held-out scores, see `TypicalityTest.fit`.
+            seed: seed of all random draws.
+            exact: whether exact p-values decide, see `TypicalityTest.fit`.
+            interval: whether to bootstrap an interval of the threshold, see `TypicalityTest.fit`.
+            bounds: the range that p-values at M > 1 clip scores to. Take it from training images, by
+                `glow.ood.calibration.bounds_of`.
+
+        Returns:
+            The test.
+
+        Raises:
+            ValueError: for the same reasons as `TypicalityTest.fit`.
+        """
         how = (batch_size, alpha, bootstraps, seed)
         scores_n = np.asarray(held_out_N)
         threshold, null, choices = calibrated(
@@ -128,15 +203,30 @@ class MeanTest(BatchTest):
 
 @dataclass(frozen=True)
 class TypicalityTest(BatchTest):
-    """OOD if the mean negative log-likelihood of a batch is far from `center`, on either side.
+    r"""A two-sided test: a batch is OOD if its mean negative log-likelihood is far from `center` on either side.
 
-    Made by `fit`. Likelihoods are in nats per image.
+    Make it by `fit`. The scores are negative log-likelihoods in nats per image, or any other score with a typical
+    value.
+
+    Attributes:
+        batch_size: M.
+        alpha: the share of in-distribution batches that shall pass.
+        center: H, in nats.
+        threshold: the alpha-quantile of \|mean - H\| over batches of held-out images, in nats.
+        null: float (K,), see `BatchTest`.
+        choices: see `BatchTest`.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> train, held_out = rng.normal(100, 5, 1000), rng.normal(100, 5, 500)
+        >>> test = TypicalityTest.fit(train, held_out, batch_size=2, bootstraps=1000, interval=False)
+        >>> test.is_ood(np.array([[98.0, 101.0], [120.0, 125.0], [60.0, 70.0]])).tolist()
+        [False, True, True]
     """
 
     batch_size: int
     alpha: float
     center: float
-    """H, nats."""
     threshold: Threshold
     null: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
     choices: Choices | None = field(default=None, repr=False, compare=False)
@@ -155,27 +245,34 @@ class TypicalityTest(BatchTest):
         exact: bool = True,
         interval: bool = True,
     ) -> TypicalityTest:
-        """H from the training scores, the threshold from held-out ones.
+        """Make the test: H comes from the training scores, the threshold and p-values from held-out ones.
 
         Args:
-            train_nll: (N,) negative log-likelihoods of the images that the model was trained on.
-            validation_nll: (N',) of images of the same kind that it was not trained on.
+            train_nll: float (n,), negative log-likelihoods of the images that the model was trained on, in nats.
+            validation_nll: float (n',), those of images from the same distribution that it was not trained on.
             batch_size: M.
             alpha: the share of in-distribution batches that shall pass.
-            bootstraps: batches drawn, with replacement, from the validation scores. The paper's 50 give at alpha 0.99
-                nearly their maximum, whose true false-positive rate varies between 0.2 and 8 %.
-            center: ``"validation"`` takes H from there. The mean over training images is shifted by the
-                generalisation gap, which dominates as the spread of a batch's mean shrinks with the root of M.
-            exact: decides by exact p-values, with P(false positive) <= 1 - alpha for every sample size; nearly so if
-                the centre comes from these scores too. At M = 1 the threshold is then the order statistic of the
-                validation scores (split conformal prediction), and decides alike. At M > 1 it is where the decision
-                turns for many validation scores. Without it the threshold decides, by the bootstrap at every M.
-            interval: whether the threshold shall have an interval. At M > 1 that takes 40 times the work of all else;
-                without it is unbounded.
+            bootstraps: number of batches that are drawn, with replacement, from the validation scores. The paper draws
+                50: at alpha = 0.99 their quantile is nearly their maximum, and the true false-positive rate of the
+                test then varies between 0.2 and 8 %.
+            seed: seed of all random draws.
+            center: ``"validation"`` takes H from the validation scores. Training images have a lower mean, and this
+                generalisation gap dominates at large M, because the spread of a batch's mean falls with the root of M.
+            exact: whether exact p-values decide, so that P(false positive) <= 1 - alpha for every number of validation
+                scores (only approximately so if the centre comes from these scores too). At M = 1 the threshold is then
+                an order statistic of the validation scores (split conformal prediction) and leads to the same
+                decisions. At M > 1 it does so in the limit of many validation scores. If False, the bootstrapped
+                threshold decides at every M.
+            interval: whether to compute an interval of the threshold. At M > 1 this takes 40 times the work of
+                everything else. Without it the interval is unbounded.
+
+        Returns:
+            The test.
 
         Raises:
-            ValueError: for an alpha outside (0, 1), a batch size or number of bootstraps below 1, too few validation
-                scores, too many of them not finite, or any that H is made of.
+            ValueError: if alpha is outside (0, 1), `batch_size` or `bootstraps` is below 1, there are too few
+                validation scores for the batch size or for alpha, too many of them are not finite, or any score that H
+                is computed from is not finite.
         """
         h = entropy(train_nll, "training") if center == "train" else entropy(validation_nll, "held-out")
 
@@ -202,11 +299,26 @@ def _distance_from(center: float) -> MeanStatistic:
 
 
 def entropy(nll_N: np.ndarray, which: str) -> float:
-    """H, the mean of scores of `which` images. Raises ValueError if there are none, or some are not finite."""
+    """Estimate the entropy H of a model, the mean negative log-likelihood of its images.
+
+    Args:
+        nll_N: float (n,), negative log-likelihoods in nats.
+        which: the kind of images, such as "training", for the message of an error.
+
+    Returns:
+        H, in nats.
+
+    Raises:
+        ValueError: if there are no scores, or some are not finite.
+
+    Example:
+        >>> entropy(np.array([99.0, 104.0]), "training")
+        101.5
+    """
     nll_N = np.asarray(nll_N, float)
     if len(nll_N) == 0:
-        raise ValueError(f"there are no {which} scores to take the entropy from")
+        raise ValueError(f"there are no {which} scores to estimate the entropy from")
     bad = np.count_nonzero(~np.isfinite(nll_N))
     if bad:
-        raise ValueError(f"{bad} of {len(nll_N)} {which} scores are not finite: the model has no entropy to test with")
+        raise ValueError(f"{bad} of {len(nll_N)} {which} scores are not finite, so the entropy cannot be estimated")
     return float(nll_N.mean())

@@ -257,16 +257,16 @@ def test_every_detector_passes_alpha_of_what_it_is_made_for_and_has_p_values(nam
 def test_a_mean_test_is_blind_on_the_other_side():
     test = MeanTest.fit(np.random.default_rng(0).normal(size=1000), 2, 0.9, 500)
     assert test.is_ood(np.array([[9.0, 9.0], [-9.0, -9.0]])).tolist() == [True, False]
-    with pytest.raises(ValueError, match=r"shape \(N, 2\), not \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"\(N, 2\).*\(1, 3\)"):
         test.is_ood(np.zeros((1, 3)))
-    with pytest.raises(ValueError, match=r"make it with MeanTest\.fit"):
+    with pytest.raises(ValueError, match=r"MeanTest\.fit"):
         MeanTest(2, 0.9, test.threshold).p_value(np.zeros((1, 2)))
 
 
 def test_a_center_from_held_out_images_takes_none_that_are_not_finite():
     """Else every batch would be infinitely far from it."""
     detector = detectors(center="validation")["typicality"]
-    with pytest.raises(ValueError, match="1 of 500 held-out scores are not finite: the model has no entropy"):
+    with pytest.raises(ValueError, match="1 of 500 held-out"):
         detector.fit(spoilt(score_table(500, 1), [9], math.inf), 2, 0.9, 50)
 
 
@@ -299,10 +299,10 @@ def test_few_training_images_are_enough_to_fit_to(rows):
     ("train", "message"),
     [
         (score_table(0), "no training scores"),
-        (spoilt(score_table(30), [1, 5], math.nan), "2 of 30 training scores are not finite"),
-        (spoilt(score_table(30), [1], -math.inf), "1 of 30 training scores are not finite"),
-        (pd.concat([score_table(1)] * 30), "all the same"),
-        (score_table(1), "all the same"),
+        (spoilt(score_table(30), [1, 5], math.nan), "2 of 30 training"),
+        (spoilt(score_table(30), [1], -math.inf), "1 of 30 training"),
+        (pd.concat([score_table(1)] * 30), "all equal"),
+        (score_table(1), "all equal"),
     ],
     ids=["none", "nan", "infinity", "equal", "one"],
 )

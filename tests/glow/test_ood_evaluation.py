@@ -388,11 +388,11 @@ def test_some_held_out_images_that_are_not_finite_leave_tests_that_tell():
 @pytest.mark.parametrize(
     ("held_out", "sets", "changes", "message"),
     [
-        (400, {"own": 20, "far": 7}, {"batch_sizes": (1, 8)}, "far: 7 images do not fill a batch of 8"),
-        (400, {"own": 7, "far": 20}, {"batch_sizes": (8, 1)}, "own: 7 images do not fill"),
-        (400, {"own": 20, "far": 0}, {"batch_sizes": (1,)}, "far: 0 images do not fill"),
-        (7, {"own": 20}, {"batch_sizes": (8,)}, "held-out images: 7 images do not fill"),
-        (50, {"own": 20}, {"alpha": 0.99}, "50 held-out scores cannot settle alpha = 0.99 .* it takes 99"),
+        (400, {"own": 20, "far": 7}, {"batch_sizes": (1, 8)}, r"far: 7\b.*\b8\b"),
+        (400, {"own": 7, "far": 20}, {"batch_sizes": (8, 1)}, r"own: 7\b.*\b8\b"),
+        (400, {"own": 20, "far": 0}, {"batch_sizes": (1,)}, r"far: 0\b.*\b1\b"),
+        (7, {"own": 20}, {"batch_sizes": (8,)}, r"held-out images: 7\b.*\b8\b"),
+        (50, {"own": 20}, {"alpha": 0.99}, r"50 held-out .*0\.99 .*\b99\b"),
     ],
 )
 def test_sets_that_are_too_small_are_refused_by_name(held_out, sets, changes, message):
@@ -410,18 +410,18 @@ def test_held_out_images_that_settle_no_single_image_still_settle_the_batches_as
 
 def test_training_scores_that_are_not_finite_are_refused():
     deal = held_out_protocol(score_table(400, 1), two_sets())
-    with pytest.raises(ValueError, match="1 of 50 training scores are not finite"):
+    with pytest.raises(ValueError, match=r"1 of 50 training"):
         evaluate_ood(spoilt(score_table(50), [0], math.inf), deal, settings())
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"batch_sizes": ()}, "names no batch size"),
-        ({"batch_sizes": (1, 0)}, "batch_sizes must be at least 1, not 0"),
-        ({"bootstraps": 0}, "bootstraps must be at least 1, not 0"),
-        ({"repeats": 0}, "repeats must be at least 1, not 0"),
-        *(({"alpha": alpha}, "alpha must be between") for alpha in (0, 1, -1, math.nan)),
+        ({"batch_sizes": ()}, "batch_sizes is empty"),
+        ({"batch_sizes": (1, 0)}, r"batch_sizes .*\b0"),
+        ({"bootstraps": 0}, r"bootstraps .*\b0"),
+        ({"repeats": 0}, r"repeats .*\b0"),
+        *(({"alpha": alpha}, f"alpha .*, not {alpha}") for alpha in (0, 1, -1, math.nan)),
     ],
 )
 def test_impossible_settings_are_refused(values, message):

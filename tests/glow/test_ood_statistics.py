@@ -53,7 +53,7 @@ def test_wilson_ends_exactly_at_none_and_all_and_takes_a_mean_of_repeats():
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 0), (2, 1), (-1, 5), (math.nan, 5)])
 def test_impossible_proportions_are_refused(successes, trials):
-    with pytest.raises(ValueError, match=r"at least one trial|must be between 0 and"):
+    with pytest.raises(ValueError, match=r"one trial|between 0 and \d"):
         wilson_interval(successes, trials)
 
 
@@ -165,7 +165,7 @@ def test_disjoint_batches_are_random_and_may_leave_out_any_image():
 
 @pytest.mark.parametrize(
     ("n", "batch_size", "message"),
-    [(3, 4, "3 images do not fill a batch of 4"), (0, 1, "0 images"), (3, 0, "at least")],
+    [(3, 4, r"3 images .*\b4"), (0, 1, "0 images"), (3, 0, "batch_size .* 0")],
 )
 def test_impossible_batches_are_refused(n, batch_size, message):
     with pytest.raises(ValueError, match=message):
@@ -185,7 +185,7 @@ def test_a_mean_of_one_value_has_no_interval_and_of_none_is_refused():
     assert one.value == 3.0
     assert math.isnan(one.low)
     assert math.isnan(one.high)
-    with pytest.raises(ValueError, match="at least one value"):
+    with pytest.raises(ValueError, match="one value"):
         mean_interval(np.empty(0))
 
 

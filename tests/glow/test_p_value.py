@@ -149,7 +149,7 @@ def test_bounds_are_as_far_from_the_range_as_it_is_wide():
 
 
 def test_too_few_choices_are_refused():
-    with pytest.raises(ValueError, match=r"3 held-out scores cannot settle alpha = 0\.99 for batches of 2"):
+    with pytest.raises(ValueError, match=r"3 held-out .*0\.99 .*\b2$"):
         MeanTest.fit(np.arange(3.0), 2, 0.99)
 
 
@@ -182,7 +182,7 @@ def test_a_test_without_an_interval_is_the_same_test(m):
 
 def test_what_cannot_be_asked_is_said():
     test = TypicalityTest.fit(np.zeros(5), np.arange(50.0), 2, 0.9, 20)
-    with pytest.raises(ValueError, match=r"shape \(N, 2\), not \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"\(N, 2\).*\(1, 3\)"):
         test.p_value(np.zeros((1, 3)))
-    with pytest.raises(ValueError, match="no null to take p-values from"):
+    with pytest.raises(ValueError, match=r"TypicalityTest\.fit"):
         TypicalityTest(2, 0.9, 3.0, Threshold(0.5, 0.4, 0.6)).p_value(np.zeros((1, 2)))

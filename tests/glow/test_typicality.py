@@ -200,7 +200,7 @@ def test_too_many_validation_scores_that_are_not_finite_are_refused(m, exact, ba
     """No finite threshold lets alpha of batches pass, and an infinite one would let all of them."""
     validation = np.random.default_rng(0).normal(size=500)
     validation[:50] = bad
-    with pytest.raises(ValueError, match=rf"50 of 500 held-out .* not finite, so that 0.95 of the batches of {m}"):
+    with pytest.raises(ValueError, match=rf"50 of 500 held-out .*0\.95 .*\b{m}\b"):
         TypicalityTest.fit(np.zeros(3), validation, m, 0.95, 500, exact=exact)
 
 
@@ -225,7 +225,7 @@ def test_least_held_out_is_alpha_over_one_less_alpha_rounded_up(alpha, least):
 def test_least_held_out_is_the_least_that_is_accepted(alpha):
     least, scores = calibration.least_held_out(alpha), np.random.default_rng(0).normal(size=1000)
     if least > 1:
-        with pytest.raises(ValueError, match=f"it takes {least}"):
+        with pytest.raises(ValueError, match=rf"\b{least}$"):
             TypicalityTest.fit(scores, scores[: max(least - 1, 2)], 1, alpha)
     TypicalityTest.fit(scores, scores[: max(least, 2)], 1, alpha)
 
@@ -236,18 +236,18 @@ GOOD = {"train_nll": np.arange(50.0), "validation_nll": np.arange(60.0), "batch_
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        *(({"alpha": alpha}, "alpha must be between 0 and 1") for alpha in (0, 1, -1, 1.5, math.nan)),
-        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
-        ({"batch_size": -2}, "batch_size must be at least 1, not -2"),
-        ({"bootstraps": 0}, "bootstraps must be at least 1, not 0"),
-        ({"batch_size": 61}, "60 held-out scores are too few to calibrate batches of 61"),
-        ({"batch_size": 1, "alpha": 0.99}, "60 held-out scores cannot settle alpha = 0.99 .* it takes 99"),
-        ({"batch_size": 1, "validation_nll": np.ones(1)}, "1 held-out scores are too few"),
-        ({"validation_nll": np.empty(0)}, "0 held-out scores are too few"),
+        *(({"alpha": alpha}, f"alpha .*, not {alpha}") for alpha in (0, 1, -1, 1.5, math.nan)),
+        ({"batch_size": 0}, r"batch_size .*\b0"),
+        ({"batch_size": -2}, r"batch_size .*-2"),
+        ({"bootstraps": 0}, r"bootstraps .*\b0"),
+        ({"batch_size": 61}, r"60 held-out .*\b61"),
+        ({"batch_size": 1, "alpha": 0.99}, r"60 held-out .*0\.99 .*\b99"),
+        ({"batch_size": 1, "validation_nll": np.ones(1)}, r"1 held-out .*\b2$"),
+        ({"validation_nll": np.empty(0)}, r"0 held-out .*\b2$"),
         ({"validation_nll": np.empty(0), "center": "validation"}, "no held-out scores"),
         ({"train_nll": np.empty(0)}, "no training scores"),
-        ({"train_nll": np.array([0, math.inf, math.nan])}, "2 of 3 training scores are not finite"),
-        ({"validation_nll": np.array([0, 1, -math.inf]), "center": "validation"}, "1 of 3 held-out scores are not"),
+        ({"train_nll": np.array([0, math.inf, math.nan])}, "2 of 3 training"),
+        ({"validation_nll": np.array([0, 1, -math.inf]), "center": "validation"}, "1 of 3 held-out"),
     ],
 )
 def test_impossible_tests_are_refused(changes, message):
@@ -258,7 +258,7 @@ def test_impossible_tests_are_refused(changes, message):
 
 @pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 1), (2, 2, 2)])
 def test_scores_of_another_batch_size_are_refused(shape):
-    with pytest.raises(ValueError, match=r"takes scores of shape \(N, 2\), not"):
+    with pytest.raises(ValueError, match=r"\(N, 2\)"):
         small_test().is_ood(np.zeros(shape))
 
 
