@@ -64,16 +64,11 @@ class TrainingDiverged(UserError, RuntimeError):
     """The gradient was not finite in `SKIPS_IN_A_ROW` consecutive steps; the message says which settings may help.
 
     Example:
-        >>> from glow import GlowConfig
-        >>> images = torch.zeros(100, 1, 4, 4, dtype=torch.uint8)
-        >>> model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4))
-        >>> with torch.no_grad():
-        ...     _ = model.top.mean.fill_(torch.nan)
         >>> try:
-        ...     fit(model, images, config=FitConfig(epochs=1, batch_size=2))
-        ... except TrainingDiverged as error:
-        ...     print(error.code)
-        training-diverged
+        ...     raise TrainingDiverged("training diverged", remedy="use a lower learning rate")
+        ... except RuntimeError as error:
+        ...     print(error)
+        training diverged: use a lower learning rate
     """
 
 
