@@ -1,1 +1,1 @@
-"""What a job says while it runs, and how each event is shown."""
+"""The events of a running job, and the displays that show them to people and machines."""

@@ -1,4 +1,4 @@
-"""What an ablation says on the screen and in Markdown."""
+"""The events of an ablation as lines and tables of text, and its summary as Markdown."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ from jobs.tracking import Champion
 __all__ = ["ABLATION_LINES", "configuration_rows", "difference_rows", "summary_markdown"]
 
 MOST_LABELS = 12
-"""The most trials that are listed before they start."""
+"""Largest number of trials that are listed before they start."""
 
 
 def plan_lines(event: Plan) -> str:
+    """Return the number of trials, what each of them uses, and the labels of the first `MOST_LABELS`."""
     each = count(event.cpus, "core") + (f" and {count(event.gpus, 'GPU')}" if event.gpus else "")
     workers = "" if event.workers == 1 else f" for each of {event.workers} workers"
     lines = [
         f"{count(event.trials, 'trial')}: {count(event.configurations, 'configuration')} x "
         f"{count(event.seeds, 'seed')}, {count(event.epochs, 'epoch')} each",
-        f"each trial takes {each}{workers}; {event.at_a_time} run at a time",
+        f"each trial uses {each}{workers}; {count(event.at_a_time, 'trial')} at a time",
     ]
     labels = event.labels
     if labels:
@@ -47,22 +48,24 @@ def plan_lines(event: Plan) -> str:
 
 
 def repaired_lines(event: Repaired) -> str:
+    """Return one line per run to which epochs were added, or one line if none lacked any."""
     if not event.added:
-        return f"{event.run}: the record lacks nothing that the checkpoints know"
-    return "\n".join(f"{name}: added {numbers('epoch', epochs)}" for name, epochs in event.added.items())
+        return f"{event.run}: MLflow already has every epoch that the checkpoints have; nothing was added"
+    return "\n".join(f"{name}: added {numbers('epoch', epochs)} to MLflow" for name, epochs in event.added.items())
 
 
 def ablating_line(event: Ablating) -> str:
-    return f"ablation {event.run}, run {event.run_id}"
+    """Return the name and the id of the ablation's run."""
+    return f"ablation {event.run!r}, run {event.run_id}"
 
 
 def trial_line(event: TrialEvent) -> str | None:
-    """A line of what a trial's training says; None for its steps."""
+    """Return an event of a trial's training as a line; None for steps and resizes, which have no line."""
     match event.said:
         case Started(epoch=0):
             told = "started"
         case Started(epoch=epoch):
-            told = f"started after epoch {epoch}"
+            told = f"continued after epoch {epoch}"
         case Epoch() as epoch_event:
             told = epoch_line(epoch_event)
         case Restart(epoch=epoch, restarts=restarts):
@@ -73,6 +76,7 @@ def trial_line(event: TrialEvent) -> str | None:
 
 
 def trial_ended_line(event: TrialEnded) -> str:
+    """Return the score of a finished trial, or why a trial ended without one; then how many have ended."""
     where = f"({event.ended} of {event.of})"
     if event.state == "finished":
         return f"[{event.trial}] finished: test {bits(event.test_bits_per_dim)} bits/dim {where}"
@@ -80,10 +84,12 @@ def trial_ended_line(event: TrialEnded) -> str:
 
 
 def stopped_line(event: AblationStopped) -> str:
-    return f"stopped; to go on where each trial stood: glowctl ablate --resume {event.run_id}"
+    """Return the command that continues an ablation."""
+    return f"stopped; to continue each trial from its last checkpoint, run: glowctl ablate --resume {event.run_id}"
 
 
 def ablated_lines(event: AblationSummary) -> str:
+    """Return the tables of a finished ablation, its conclusions, and where its results are."""
     parts = [text_table(configuration_rows(event.configurations, event.factors))]
     if event.differences:
         parts.append(text_table(difference_rows(event.differences)))
@@ -101,20 +107,24 @@ def ablated_lines(event: AblationSummary) -> str:
 
 
 def best_line(best: Row, champion: Champion | None) -> str:
-    """The scores of the best trial, and which model has the alias `champion`."""
+    """Return the scores of the best trial, and which model has the alias `champion`."""
     scores = f"validation {bits(best['validation_bits_per_dim'])}, test {bits(best['test_bits_per_dim'])} bits/dim"
     if champion is None:
         return f"{best['trial']}: {scores}"
     if champion.run_id == best["run_id"]:
-        return f"{best['trial']}: {scores}; it is {champion.uri}"
-    stays = "scored lower on the same images and stays" if champion.scored_lower else "is"
-    return f"{best['trial']}: {scores}; {champion.uri} {stays} run {champion.run_id}"
+        return f"{best['trial']}: {scores}; its model is the champion, {champion.uri}"
+    why = ", which scored lower on the same images" if champion.scored_lower else ""
+    return f"{best['trial']}: {scores}; the champion {champion.uri} is that of run {champion.run_id}{why}"
 
 
 def configuration_rows(configurations: Sequence[Row], factors: Sequence[str]) -> list[list[str]]:
-    """Headings and cells of the table of configurations. GPU-seconds are left out where there are none."""
+    """Return the heading and the rows of the table of configurations.
+
+    The column of GPU-seconds is left out if no trial used a GPU.
+    """
     gpus = any(row["gpu_seconds"] > 0 for row in configurations)
-    head = ["test bits/dim", "95 % interval", "best", "validation", "seeds", "images/s", "parameters", "core-seconds"]
+    head = ["test bits/dim", "95 % interval", "best seed", "validation"]
+    head += ["seeds", "images/s", "parameters", "core-seconds"]
     rows = [["configuration", *head, *(["GPU-seconds"] if gpus else [])]]
     for row in configurations:
         low, high = row["bits_per_dim_low"], row["bits_per_dim_high"]
@@ -134,7 +144,7 @@ def configuration_rows(configurations: Sequence[Row], factors: Sequence[str]) ->
 
 
 def difference_rows(differences: Sequence[Difference]) -> list[list[str]]:
-    """Headings and cells of the table of paired differences."""
+    """Return the heading and the rows of the table of paired differences."""
     rows = [["a - b", "difference", "95 % interval", "p (Holm)", "seeds", "configurations"]]
     for row in differences:
         low, high = row.low, row.high
@@ -152,27 +162,40 @@ def difference_rows(differences: Sequence[Difference]) -> list[list[str]]:
 
 
 def signed(value: float) -> str:
+    """Return a number with its sign and three decimals; a dash if it is not finite.
+
+    Example:
+        >>> signed(0.1), signed(math.nan)
+        ('+0.100', '-')
+    """
     return f"{value:+.3f}" if math.isfinite(value) else "-"
 
 
 def whole(value: float) -> str:
+    """Return a number without decimals; a dash if it is not finite.
+
+    Example:
+        >>> whole(99.7), whole(math.nan)
+        ('100', '-')
+    """
     return f"{value:.0f}" if math.isfinite(value) else "-"
 
 
 def summary_markdown(summary: AblationSummary) -> str:
-    """The summary as a document, less its heading."""
+    """Return the summary as a Markdown document without a heading."""
     best, champion = summary.best, summary.champion
     parts = ["\n".join(f"- {sentence}" for sentence in [*summary.conclusions, *summary.unfinished])]
     parts.append(f"{summary.finished} of {count(summary.trials, 'trial')} finished.")
     if best is not None:
-        parts.append(f"Best by validation: run {best['run_id']}, {best_line(best, champion)}.")
+        parts.append(f"Best trial by validation: run {best['run_id']}, {best_line(best, champion)}.")
     parts.append(
-        "Test NLL in bits/dim of the best model of each trial by validation; means over seeds, with 95 % t intervals:"
+        "Test NLL in bits/dim, of each trial's best model by validation; means over seeds, with 95 % t intervals:"
     )
     parts.append(markdown_table(configuration_rows(summary.configurations, summary.factors)))
     if summary.differences:
         parts.append(
-            "Paired differences in test NLL, a less b, at equal seed and all else equal, with p adjusted by Holm:"
+            "Paired differences in test NLL, a minus b, between trials of the same seed that differ in this factor "
+            "only; p values are adjusted by Holm's method:"
         )
         parts.append(markdown_table(difference_rows(summary.differences)))
     return "\n\n".join(part for part in parts if part) + "\n"

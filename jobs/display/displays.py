@@ -1,6 +1,6 @@
-"""How a job shows what it says: a live bar or table in a terminal, a line an epoch in a pipe, JSON lines for machines.
+"""The displays of a job: a live bar or table in a terminal, plain lines in a pipe, and JSON lines for machines.
 
-A job says events (`jobs.display.events`); a display turns them into text by the functions of the modules whose names
+A job emits events (`jobs.display.events`). A display turns them into text with the functions of the modules whose names
 end in `_lines`.
 """
 
@@ -54,14 +54,17 @@ __all__ = [
 
 
 class Display(Protocol):
-    """Shows events. A context manager, so that a terminal is left as it was found."""
+    """A context manager whose value shows events; at its end it leaves the terminal as it found it."""
 
     def __enter__(self) -> Show: ...
     def __exit__(self, *exception: object) -> None: ...
 
 
 def forgiving(show: Show) -> Show:
-    """Shows events until that fails once, as when the reader of a pipe has left: no training should end for it."""
+    """Wrap `show` so that it stops showing events after its first OSError instead of raising it.
+
+    A closed pipe, such as that of ``glowctl train | head``, should not end a training.
+    """
     broken = False
 
     def show_if_possible(event: Event) -> None:
@@ -76,7 +79,12 @@ def forgiving(show: Show) -> Show:
 
 
 def make_display(kind: Literal["auto", "plain", "json"], table: bool = False) -> Display:
-    """In a terminal a live bar, or a live table for what has many trainings."""
+    """Make the display that the user asked for.
+
+    Args:
+        kind: "json", "plain", or "auto", which is live in a terminal and plain otherwise.
+        table: whether the live display is a table of trials rather than a progress bar.
+    """
     if kind == "json":
         return JsonLines()
     if kind == "plain" or not sys.stdout.isatty():
@@ -91,16 +99,17 @@ LINES: dict[type[Event], Callable[[Any], str | None]] = {
     **REPORT_LINES,
     **PACKING_LINES,
 }
+"""For each kind of event, the function that turns it into text."""
 
 
 def text_of(event: Event) -> str | None:
-    """An event in words; None for one that only a live display shows."""
+    """Return an event as text; None for one that only a live display shows."""
     line = LINES.get(type(event))
     return None if line is None else line(event)
 
 
 class PlainLines:
-    """A line an epoch."""
+    """A display of plain lines, such as one per epoch."""
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stdout
@@ -109,33 +118,37 @@ class PlainLines:
         return self.show
 
     def __exit__(self, *exception: object) -> None:
-        """Each line is flushed as it is written."""
+        """Do nothing: each line is flushed when it is written."""
 
     def show(self, event: Event) -> None:
+        """Write an event, unless it has no text."""
         text = self.text(event)
         if text is not None:
             print(text, file=self._out, flush=True)
 
     def text(self, event: Event) -> str | None:
+        """Return an event as text; None to leave it out."""
         return text_of(event)
 
 
 class JsonLines(PlainLines):
-    """Every event as one JSON object a line."""
+    """A display that writes every event as a JSON object, one per line."""
 
     def text(self, event: Event) -> str | None:
+        """Return an event as JSON, in which numbers that are not finite are null."""
         return json_text(event.to_dict())
 
 
 class Wire(PlainLines):
-    """Every event as `jobs.display.wire.sent_event` reads it."""
+    """A display that writes every event in the form that `jobs.display.wire.sent_event` reads."""
 
     def text(self, event: Event) -> str | None:
+        """Return an event as `jobs.display.wire.event_line` does."""
         return event_line(event)
 
 
 class LiveBar:
-    """A progress bar under the lines of what is done."""
+    """A display with a progress bar under the lines of finished epochs and other news."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
@@ -156,6 +169,7 @@ class LiveBar:
         self._progress.stop()
 
     def show(self, event: Event) -> None:
+        """Print the text of an event above the bar, if it has one, and move the bar."""
         text = text_of(event)
         if text is not None:
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -188,14 +202,14 @@ class LiveBar:
                     total=event.of,
                     completed=event.images,
                     where=f"scoring {event.dataset} {event.split}",
-                    figures=f"{event.images}/{event.of} images  {event.images_per_second:.0f} images/s",
+                    figures=f"{event.images:,}/{event.of:,} images  {event.images_per_second:.0f} images/s",
                     refresh=True,
                 )
 
 
 @dataclass
 class TrialRow:
-    """What a row of `LiveTable` shows of a trial. Numbers are NaN, and epochs 0, until they are known."""
+    """The facts of a trial in a row of `LiveTable`. Until they are known, numbers are NaN and epochs are 0."""
 
     state: str
     epoch: int = 0
@@ -207,6 +221,7 @@ class TrialRow:
     seconds_left: float = math.nan
 
     def update(self, event: AttemptStarted | Step | Epoch) -> None:
+        """Take over the facts of an event."""
         self.state, self.epoch, self.epochs = "running", event.epoch, event.epochs
         if isinstance(event, AttemptStarted):
             return
@@ -216,6 +231,7 @@ class TrialRow:
             self.test = event.test_bits_per_dim_by_epoch
 
     def cells(self) -> list[str]:
+        """Return the cells of the row after the label; the speed and the time left only while the trial runs."""
         epoch = f"{self.epoch}/{self.epochs}" if self.epoch and self.epochs else "-"
         numbers = [bits(nll) for nll in (self.train, self.validation, self.test)]
         if self.state != "running":
@@ -225,8 +241,10 @@ class TrialRow:
 
 
 class LiveTable:
-    """A table of the trials that run, and of as many of the others as there is room for, under the lines of what is
-    done."""
+    """A display with a table of trials under the lines of what has ended.
+
+    Running trials come first. Trials for which the terminal has no room are counted in the last row.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
@@ -241,8 +259,9 @@ class LiveTable:
         self._live.stop()
 
     def show(self, event: Event) -> None:
+        """Print the text of an event above the table, if it has one, and update the table."""
         text = text_of(event)
-        # Starts and epochs are in the table alone.
+        # Starts and epochs are shown in the table only.
         if text is not None and not (isinstance(event, TrialEvent) and isinstance(event.said, Started | Epoch)):
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
         match event:
@@ -265,7 +284,7 @@ class LiveTable:
     def _table(self) -> Table | str:
         if not self._trials:
             return ""
-        table = Table("trial", "epoch", "train", "validation bits/dim", "test", "images/s", "left", "state")
+        table = Table("trial", "epoch", "train", "validation", "test bits/dim", "images/s", "time left", "state")
         order = {"running": 0, "waiting": 2}
         rows = sorted(self._trials.items(), key=lambda item: order.get(item[1].state, 1))
         room = max(4, self._console.height - 8)

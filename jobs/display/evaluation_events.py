@@ -1,4 +1,4 @@
-"""What an evaluation of a trained model says while it runs, and what it came to."""
+"""The events of an evaluation of a trained model: its progress and its results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ __all__ = ["Absent", "Evaluating", "Interpolation", "Nll", "Ood", "Samples", "Sc
 
 @dataclass(frozen=True)
 class Evaluating(Event, kind="evaluating"):
-    """An evaluation has begun."""
+    """An evaluation has begun.
+
+    Attributes:
+        job: the kind of evaluation: "nll", "sample", "interpolate" or "ood".
+        model: the title of the model.
+        run: the name of the evaluation's run.
+        run_id: the id of that run.
+    """
 
     job: str
     model: str
@@ -22,14 +29,18 @@ class Evaluating(Event, kind="evaluating"):
 
 @dataclass(frozen=True)
 class Absent(Event, kind="absent"):
-    """A data set is left out; `message` says how to get it."""
+    """A data set is left out because it is missing.
+
+    Attributes:
+        message: a sentence on why, and on how to get the data set.
+    """
 
     message: str
 
 
 @dataclass(frozen=True)
 class Scoring(Event, kind="scoring"):
-    """How many `images` of how many have been scored."""
+    """The progress of scoring a data set: `images` out of `of` have been scored."""
 
     dataset: str
     split: str
@@ -40,7 +51,15 @@ class Scoring(Event, kind="scoring"):
 
 @dataclass(frozen=True)
 class Scored(Event, kind="scored"):
-    """A data set has been scored. `from_run` is the earlier run that did it, None if it was this one."""
+    """A data set has been scored.
+
+    Attributes:
+        dataset: the data set.
+        split: its split.
+        images: number of images.
+        non_finite: number of images whose score is not finite.
+        from_run: the earlier run whose scores are used again; None if this run has scored the images.
+    """
 
     dataset: str
     split: str
@@ -51,7 +70,18 @@ class Scored(Event, kind="scored"):
 
 @dataclass(frozen=True, kw_only=True)
 class Nll(Event, kind="nll"):
-    """What data sets cost in bits/dim."""
+    """The negative log-likelihoods of data sets, in bits/dim.
+
+    Attributes:
+        run: the name of the evaluation's run.
+        run_id: the id of that run.
+        split: the split that was scored.
+        rows: the results per data set.
+        per_class: the results per class.
+        place: the folder or address of the results.
+        open_with: the command that shows the run in MLflow's UI.
+        bounds: the importance-weighted bounds from several noise samples per image; empty for one sample.
+    """
 
     run: str
     run_id: str
@@ -61,12 +91,20 @@ class Nll(Event, kind="nll"):
     place: str
     open_with: str
     bounds: list[NllBound] = field(default_factory=list)
-    """Of several noise samples per image; empty of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Samples(Event, kind="samples"):
-    """`images` samples were drawn at each of the temperatures."""
+    """Samples have been drawn.
+
+    Attributes:
+        run: the name of the evaluation's run.
+        run_id: the id of that run.
+        temperatures: the temperatures.
+        images: number of samples at each temperature.
+        pictures: the pictures of the samples.
+        open_with: the command that shows the run in MLflow's UI.
+    """
 
     run: str
     run_id: str
@@ -78,8 +116,22 @@ class Samples(Event, kind="samples"):
 
 @dataclass(frozen=True, kw_only=True)
 class Interpolation(Event, kind="interpolation"):
-    """Rows of `steps` images lie between `pairs` of real ones. `end_error` is in grey levels of 2**`bits`; `scale` is
-    that of the model's couplings."""
+    """Images have been interpolated between pairs of real ones.
+
+    Attributes:
+        run: the name of the evaluation's run.
+        run_id: the id of that run.
+        pairs: number of pairs, which is the number of rows.
+        steps: number of images per row, the ends included.
+        mode: the path between the latents of the ends.
+        end_error: largest error of the ends, in grey levels of the model's 2**`bits`.
+        inexact_rows: number of rows whose ends are not the real images after rounding.
+        non_finite: number of images with a pixel that is not finite.
+        scale: the scale of the model's couplings (``--scale``).
+        bits: bits per value of the model's images.
+        picture: the picture of the rows.
+        open_with: the command that shows the run in MLflow's UI.
+    """
 
     run: str
     run_id: str
@@ -97,9 +149,25 @@ class Interpolation(Event, kind="interpolation"):
 
 @dataclass(frozen=True, kw_only=True)
 class Ood(Event, kind="ood"):
-    """How often batches are called out-of-distribution. `in_distribution` is the model's own data set; `passing` are
-    the classes of others that are told least often. `recommended` is the detector that was chosen by corrupted held-out
-    images, None where none were scored; `regret` says what it comes to, and `caught` which corruptions it catches."""
+    """The result of out-of-distribution tests: how often batches of images are called out-of-distribution (OOD).
+
+    Attributes:
+        run: the name of the evaluation's run.
+        run_id: the id of that run.
+        protocol: the protocol of the typicality test (``--protocol``).
+        alpha: the confidence level of the thresholds; a share of 1 - alpha of in-distribution batches is called OOD.
+        bootstraps: number of bootstrap batches per threshold.
+        repeats: number of repetitions with other batches.
+        in_distribution: the model's own data set.
+        rows: the results per detector, data set and batch size.
+        control: how often the model's own test images are called OOD.
+        passing: the classes of other data sets that are detected least often.
+        recommended: the detector that detects corrupted held-out images best; None if no corruptions were scored.
+        regret: the AUROC of the recommended detector next to that of the best one per data set.
+        caught: the smallest batch size at which each corruption is detected.
+        place: the folder or address of the results.
+        open_with: the command that shows the run in MLflow's UI.
+    """
 
     run: str
     run_id: str

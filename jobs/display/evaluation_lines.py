@@ -1,4 +1,4 @@
-"""What an evaluation says on the screen."""
+"""The events of an evaluation as lines and tables of text."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ from typing import Any
 from jobs.display.evaluation_events import Absent, Evaluating, Interpolation, Nll, Ood, Samples, Scored
 from jobs.display.events import Event
 from jobs.display.rows import NllBound, OodControl, OodRatio
-from jobs.text import text_table
+from jobs.text import count, text_table
 
 __all__ = ["EVALUATION_LINES"]
 
 BY_LEVEL = ("log_prior_", "log_det_")
-"""Detectors of one level's column, which are in the tables alone."""
+"""Prefixes of detectors of a single level, which are in the CSV tables but not on the screen."""
 
 
 def evaluating_line(event: Evaluating) -> str:
-    return f"{event.job}: {event.model}, run {event.run_id}"
+    """Return the kind of evaluation, the model, and the id of the evaluation's run."""
+    return f"{event.job} of model {event.model!r}, run {event.run_id}"
 
 
 def scored_line(event: Scored) -> str:
-    bad = f", {event.non_finite} of them not finite" if event.non_finite else ""
+    """Return the number of images that have been scored."""
+    bad = f", of which {event.non_finite} have a score that is not finite" if event.non_finite else ""
     known = f" (scored by run {event.from_run})" if event.from_run else ""
-    return f"scored {event.dataset} {event.split}: {event.images} images{bad}{known}"
+    return f"scored {event.dataset} {event.split}: {count(event.images, 'image')}{bad}{known}"
 
 
 def nll_lines(event: Nll) -> str:
+    """Return the tables of bits/dim by data set and by class, and where the results are."""
     head = ["bits/dim", "mean", "95 % interval", "median", "per original pixel", "images", "not finite"]
     rows = [
         [
@@ -58,10 +61,10 @@ def nll_lines(event: Nll) -> str:
 
 def _bounds(bounds: Sequence[NllBound]) -> str:
     head = [
-        f"bound of {bounds[0].noise_samples} noise samples",
+        f"bound from {bounds[0].noise_samples} noise samples",
         "bits/dim",
         "95 % interval",
-        "lower than one sample's by",
+        "below the bound from one sample by",
     ]
     rows = [
         [
@@ -76,27 +79,35 @@ def _bounds(bounds: Sequence[NllBound]) -> str:
 
 
 def samples_lines(event: Samples) -> str:
+    """Return the number of samples, their temperatures, and where they are."""
     temperatures = ", ".join(f"{temperature:g}" for temperature in event.temperatures)
-    return f"{event.images} samples at temperature {temperatures}\n" + _where(event, *event.pictures)
+    each = "" if len(event.temperatures) == 1 else " each"
+    return f"{count(event.images, 'sample')}{each} at temperature {temperatures}\n" + _where(event, *event.pictures)
 
 
 def interpolation_lines(event: Interpolation) -> str:
+    """Return the number of rows, whether their ends are the real images, and where the picture is."""
     if event.inexact_rows:
         ends = (
-            f"the ends of {event.inexact_rows} rows are NOT the real images: the inverse is off by up to "
-            f"{event.end_error:.3g} grey levels of {2**event.bits}"
+            f"the ends of {count(event.inexact_rows, 'row')} are NOT the real images: the model's inverse is off by up "
+            f"to {event.end_error:.3g} of {2**event.bits} grey levels"
         )
     else:
-        of = "" if event.bits == 8 else f" at {event.bits} bits"
-        ends = f"all ends equal the real images{of}: off by at most {event.end_error:.2g} grey levels before rounding"
-    bad = f"\n{event.non_finite} images have pixels that are not finite" if event.non_finite else ""
+        of = "" if event.bits == 8 else f", reduced to {event.bits} bits"
+        ends = (
+            f"all ends equal the real images{of}: before rounding they are off by at most {event.end_error:.2g} grey "
+            "levels"
+        )
+    have = f"{count(event.non_finite, 'image')} {'has' if event.non_finite == 1 else 'have'}"
+    bad = f"\n{have} pixels that are not finite" if event.non_finite else ""
     if bad and event.scale == "sigmoid":
-        bad += ": the inverse of sigmoid scales has no bound; a model trained with --scale floored has one"
-    return f"{event.pairs} rows of {event.steps} images, {event.mode}; {ends}{bad}\n" + _where(event, event.picture)
+        bad += ": the model's inverse has no bound with --scale sigmoid; train with --scale floored, which bounds it"
+    rows = f"{count(event.pairs, 'row')} of {event.steps} images, {event.mode} interpolation"
+    return f"{rows}; {ends}{bad}\n" + _where(event, event.picture)
 
 
 def ood_lines(event: Ood) -> str:
-    """The report's table, the comparison of detectors, and what the negative control says."""
+    """Return the table of OOD ratios, the comparison of detectors, and the result of the negative control."""
     rows = event.rows
     sizes = sorted({row.batch_size for row in rows})
     names = list(dict.fromkeys(row.dataset for row in rows))
@@ -112,13 +123,14 @@ def ood_lines(event: Ood) -> str:
         if name != event.in_distribution:
             aurocs += [[f"{name} M={m}", *(f"{by[d, name, m].auroc:.4f}" for d in detectors)] for m in sizes]
     about = (
-        f"typicality test, protocol {event.protocol}, alpha {event.alpha:g}, {event.bootstraps} bootstraps, "
-        f"{event.repeats} repeat{'s' if event.repeats > 1 else ''}; in brackets 95 % intervals"
+        f"typicality test with protocol {event.protocol}, alpha {event.alpha:g}, "
+        f"{count(event.bootstraps, 'bootstrap')}, {count(event.repeats, 'repeat')}; OOD ratio: the share of batches of "
+        "M images that are called out-of-distribution, with 95 % intervals in brackets"
     )
     parts = [f"{about}\n{text_table([*ratios, batches])}", text_table(aurocs)]
     if event.passing:
         listed = ", ".join(f"{row.dataset} {row.class_name} {100 * row.ratio:.0f} %" for row in event.passing)
-        parts.append(f"classes that are told least often, at M={event.passing[0].batch_size}: {listed}")
+        parts.append(f"classes that are called OOD least often, at M={event.passing[0].batch_size}: {listed}")
     if event.recommended is not None:
         parts.append(_recommended(event))
     if event.caught:
@@ -128,7 +140,7 @@ def ood_lines(event: Ood) -> str:
 
 
 def _recommended(event: Ood) -> str:
-    head = f"recommended detector: {event.recommended}, which tells corrupted held-out images best on average"
+    head = f"recommended detector: {event.recommended}, which detects corrupted held-out images best on average"
     rows = [["AUROC", str(event.recommended), "best in hindsight"]]
     for row in event.regret:
         best = f"{row.best_auroc:.4f} {row.best_detector}"
@@ -139,7 +151,7 @@ def _recommended(event: Ood) -> str:
 def _caught(event: Ood) -> str:
     most = max(row.batch_size for row in event.rows)
     severities = range(1, 1 + max(len(row.batch_sizes) for row in event.caught))
-    rows = [["least M that catches", *(f"severity {severity}" for severity in severities)]]
+    rows = [["smallest M that detects", *(f"severity {severity}" for severity in severities)]]
     rows += [[row.corruption, *(f"> {most}" if m is None else str(m) for m in row.batch_sizes)] for row in event.caught]
     return text_table(rows)
 
@@ -148,13 +160,14 @@ def _control(event: Ood) -> str:
     nominal = 100 * (1 - event.alpha)
     own = event.in_distribution
     odd = [row for row in event.control if row.detector == "typicality" and not row.as_expected]
+    called = f"batches of test images of {own} itself are called OOD"
     if not odd:
-        return f"control: test images of {own} itself are called OOD about as often as they should be, {nominal:.3g} %"
+        return f"control passed: {called} about as often as they should be, {nominal:.3g} %"
     rates = ", ".join(f"{_share(row)} % at M={row.batch_size}" for row in odd)
     return (
-        f"control FAILED: test images of {own} itself are called OOD at {rates}, where {nominal:.3g} % is nominal: "
-        "they differ from those that the thresholds come from, so read the other ratios with this in mind (--center "
-        "validation takes out what training added)"
+        f"control FAILED: {called} at {rates}, where {nominal:.3g} % is nominal. These images differ from those that "
+        "the thresholds come from, so read the other ratios with this in mind. --center validation removes what "
+        "training contributes to the difference"
     )
 
 

@@ -1,8 +1,10 @@
-"""What a job says while it runs: one frozen dataclass for each kind of event.
+"""The events of running jobs, one frozen dataclass per kind.
 
-An event goes to a display of this process, to a file as a JSON line (``--json``), or from a job on a cluster to its
-client, as a JSON line too (`jobs.display.wire`). An evaluation's events are in `jobs.display.evaluation_events`; what
-the processes of a training send to the one that drives it is in `jobs.training.messages`.
+An event goes to a display of this process, or to its output as a JSON line (``--json``), or from a job on a cluster to
+its client, also as a JSON line (`jobs.display.wire`). The events of evaluations are in
+`jobs.display.evaluation_events`; the messages of workers to the driver of a training are in `jobs.training.messages`.
+
+The names of events and fields are an interface for scripts that read ``--json``: they do not change.
 """
 
 from __future__ import annotations
@@ -46,14 +48,17 @@ __all__ = [
 ]
 
 OF_TRIAL = "trial_"
-"""What the name of an event begins with in JSON where a trial's training says it."""
+"""The prefix, in JSON, of the names of events that come from the training of a trial."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """A thing that a job says. `kind` is its name in JSON.
+    """The base class of events.
 
-    A field that is None by default says nothing while it is None, and is then left out of the JSON.
+    A field whose default is None is left out of the JSON while it is None.
+
+    Attributes:
+        kind: the name of the event in JSON.
     """
 
     kind: ClassVar[str] = ""
@@ -62,23 +67,24 @@ class Event:
         cls.kind = kind
 
     def to_dict(self) -> JsonObject:
-        """The event as JSON has it: its name as ``event``, then its fields."""
+        """Return the event as a JSON object: its name as ``event``, then its fields."""
         facts = asdict(self)
         unsaid = {field.name for field in fields(self) if field.default is None and facts[field.name] is None}
         return {"event": self.kind, **{name: value for name, value in facts.items() if name not in unsaid}}
 
 
 Show = Callable[[Event], None]
-"""Takes the events of a job, one by one."""
+"""A function that receives the events of a job, one by one."""
 
 
 @dataclass(frozen=True)
 class Unknown(Event):
-    """An event of another version of glowctl, which this one cannot read. Only JSON shows it, as it came."""
+    """An event of another version of glowctl that this version cannot read; only ``--json`` shows it, unchanged."""
 
     said: JsonObject
 
     def to_dict(self) -> JsonObject:
+        """Return the object as it arrived."""
         return self.said
 
 
@@ -87,7 +93,13 @@ class Unknown(Event):
 
 @dataclass(frozen=True)
 class Submitted(Event, kind="submitted"):
-    """A job has been given to a cluster; `detached` if this command does not wait for it."""
+    """A job has been submitted to a cluster.
+
+    Attributes:
+        job: the id of the job.
+        address: the address of the cluster.
+        detached: whether this command ends without waiting for the job.
+    """
 
     job: str
     address: str
@@ -96,7 +108,7 @@ class Submitted(Event, kind="submitted"):
 
 @dataclass(frozen=True)
 class Node:
-    """A machine of a cluster."""
+    """A machine of a cluster, with its number of cores and GPUs."""
 
     name: str
     cpus: float
@@ -105,8 +117,14 @@ class Node:
 
 @dataclass(frozen=True)
 class Checked(Event, kind="checked"):
-    """What the check of a cluster found (`jobs.cluster.preflight`); `problems` are sentences. `tracking` and `storage`
-    are None where they cannot be used."""
+    """The result of the check of a cluster (`jobs.cluster.preflight`).
+
+    Attributes:
+        nodes: the machines of the cluster.
+        tracking: the URI of the MLflow store; None if it cannot be used.
+        storage: the folder or bucket for outputs; None if it cannot be used.
+        problems: sentences on what is wrong.
+    """
 
     nodes: list[Node]
     tracking: str | None
@@ -119,7 +137,7 @@ class Checked(Event, kind="checked"):
 
 @dataclass(frozen=True)
 class Noted(Event, kind="note"):
-    """What to know of how the data were read; `message` is a sentence."""
+    """A sentence on how the data were read."""
 
     message: str
 
@@ -129,7 +147,7 @@ class Noted(Event, kind="note"):
 
 @dataclass(frozen=True, kw_only=True)
 class Packing(Event, kind="packing"):
-    """How many images have been packed, those of earlier commands included."""
+    """The progress of packing: `images` out of `of`, including those that an earlier command has packed."""
 
     images: int
     of: int
@@ -138,7 +156,16 @@ class Packing(Event, kind="packing"):
 
 @dataclass(frozen=True, kw_only=True)
 class Packed(Event, kind="packed"):
-    """A packed data set is complete; `images` are by split, `left_out` the files that could not be read."""
+    """A packed data set is complete.
+
+    Attributes:
+        place: the folder of the packed data set.
+        images: number of images per split.
+        image_shape: channels, height and width of each image.
+        left_out: number of files that could not be read.
+        fingerprint: the fingerprint of the images.
+        seconds: duration of the packing.
+    """
 
     place: str
     images: dict[str, int]
@@ -153,7 +180,7 @@ class Packed(Event, kind="packed"):
 
 @dataclass(frozen=True)
 class Waiting(Event, kind="waiting"):
-    """A cluster has `room` for fewer than `workers` and must grow first."""
+    """A cluster has `room` for fewer than the `workers` that a training needs, and must add machines first."""
 
     workers: int
     room: int
@@ -161,10 +188,21 @@ class Waiting(Event, kind="waiting"):
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptStarted(Event):
-    """The workers have begun to train, after `epoch` epochs and `step` steps of the next one.
+    """The workers begin to train, from the start or from a checkpoint.
 
-    `startup_seconds` counts from the start of the command. `run` and `run_id` are of the training's run; a trial's
-    events do not bear them."""
+    Attributes:
+        workers: number of workers.
+        epoch: number of finished epochs; 0 at the start of a training.
+        device: the device of the workers, such as "CPU" or the name of a GPU.
+        precision: the arithmetic of the training.
+        parameters: number of parameters of the model.
+        restarts: how often the training has been restarted or resumed.
+        step: number of finished steps of the next epoch; None for none.
+        startup_seconds: seconds since the command started, at the first attempt; else None.
+        run: the name of the training's run; None in the events of a trial.
+        run_id: the id of that run; None in the events of a trial.
+        epochs: number of epochs of the whole training.
+    """
 
     workers: int
     epoch: int
@@ -181,7 +219,7 @@ class AttemptStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Started(AttemptStarted, kind="started"):
-    """The first attempt."""
+    """The first attempt of a command."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +234,13 @@ class Resize(AttemptStarted, kind="resize"):
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Event, kind="step"):
-    """Where an epoch stands. `validation_bits_per_dim` is of the epoch before."""
+    """The progress of an epoch; see `glow.training.StepResult`.
+
+    Attributes:
+        validation_bits_per_dim: the validation score of the previous epoch; NaN if there is none yet.
+        epochs: number of epochs of the whole training.
+        seconds_left: estimated seconds to the end of the training.
+    """
 
     epoch: int
     step: int
@@ -210,8 +254,13 @@ class Step(Event, kind="step"):
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch(Event, kind="epoch"):
-    """The fields of `glow.training.EpochResult`, and where the training stands. `test_bits_per_dim_by_epoch` is NaN if
-    the test set was not scored."""
+    """The figures of a finished epoch: the fields of `glow.training.EpochResult` and three more.
+
+    Attributes:
+        test_bits_per_dim_by_epoch: bits/dim of the test set after this epoch; NaN if it was not scored.
+        epochs: number of epochs of the whole training.
+        seconds_left: estimated seconds to the end of the training.
+    """
 
     epoch: int
     step: int
@@ -229,7 +278,7 @@ class Epoch(Event, kind="epoch"):
 
 @dataclass(frozen=True)
 class Stopped(Event, kind="stopped"):
-    """The training was interrupted, and can go on."""
+    """A training was interrupted and can be resumed."""
 
     run: str
     run_id: str
@@ -237,9 +286,25 @@ class Stopped(Event, kind="stopped"):
 
 @dataclass(frozen=True)
 class TrainResult(Event, kind="finished"):
-    """What a training came to. Bits/dim are the test set's under the best model by validation.
+    """The result of a training. Its model is the best one by validation.
 
-    `test_bits_per_dim_original` counts the bits per pixel of the images before padding.
+    Attributes:
+        run: the name of the run.
+        run_id: the id of the run.
+        test_bits_per_dim: bits/dim of the test set under this model.
+        test_bits_per_dim_original: the same per value of the original images, before they were padded.
+        validation_bits_per_dim: bits/dim of the validation images under this model.
+        best_epoch: the epoch of this model.
+        images_per_second: median speed of the epochs.
+        restarts: how often the training was restarted or resumed.
+        skipped_steps: number of steps that were skipped because their gradient was not finite.
+        seconds: duration of the command's training.
+        image_shape: channels, height and width of the model's images.
+        original_shape: the shape of the images before they were padded or resized.
+        sample_grid: the picture of the samples, a path or an address.
+        checkpoint: the folder of the model; None if the output is a bucket.
+        model: the URI of the model in MLflow's registry.
+        open_with: the command that shows the run in MLflow's UI.
     """
 
     run: str
@@ -255,9 +320,9 @@ class TrainResult(Event, kind="finished"):
     image_shape: tuple[int, int, int]
     original_shape: tuple[int, int, int]
     sample_grid: str
-    checkpoint: str | None  # a folder
-    model: str  # in MLflow's registry
-    open_with: str  # the command that shows the run in the MLflow UI
+    checkpoint: str | None
+    model: str
+    open_with: str
 
 
 # An ablation.
@@ -265,8 +330,19 @@ class TrainResult(Event, kind="finished"):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Event, kind="plan"):
-    """What an ablation will run. `workers` are those of a trial, `cpus` and `gpus` each worker's; `labels` are empty
-    where a search chooses the trials."""
+    """The plan of an ablation.
+
+    Attributes:
+        trials: number of trials.
+        configurations: number of configurations.
+        seeds: number of seeds per configuration.
+        at_a_time: number of trials that run at the same time.
+        workers: number of workers per trial.
+        cpus: number of cores per worker.
+        gpus: number of GPUs per worker.
+        epochs: number of epochs per trial.
+        labels: the labels of the trials; empty if a search chooses the trials.
+    """
 
     trials: int
     configurations: int
@@ -281,7 +357,13 @@ class Plan(Event, kind="plan"):
 
 @dataclass(frozen=True)
 class Ablating(Event, kind="ablating"):
-    """The ablation's run is there. `finished` are the labels of trials that had ended when it was resumed."""
+    """An ablation begins or is resumed.
+
+    Attributes:
+        run: the name of its run.
+        run_id: the id of that run.
+        finished: the labels of trials that had ended before it was resumed.
+    """
 
     run: str
     run_id: str
@@ -290,18 +372,33 @@ class Ablating(Event, kind="ablating"):
 
 @dataclass(frozen=True)
 class TrialEvent(Event):
-    """What the training of a trial says."""
+    """An event of the training of a trial.
+
+    Attributes:
+        trial: the label of the trial.
+        said: the event of its training.
+    """
 
     trial: str
     said: Event
 
     def to_dict(self) -> JsonObject:
+        """Return the event of the training with the prefix `OF_TRIAL` in its name, and the label of the trial."""
         return {"event": "", "trial": self.trial} | self.said.to_dict() | {"event": OF_TRIAL + self.said.kind}
 
 
 @dataclass(frozen=True)
 class TrialEnded(Event, kind="trial_ended"):
-    """A trial has ended, one of `ended` among `of`. `state` is finished, stopped or failed."""
+    """A trial has ended.
+
+    Attributes:
+        trial: the label of the trial.
+        state: "finished", "stopped" or "failed".
+        reason: why it was stopped or failed; None if it finished.
+        test_bits_per_dim: bits/dim of the test set; NaN if the trial did not finish.
+        ended: number of trials that have ended.
+        of: number of trials.
+    """
 
     trial: str
     state: str
@@ -313,16 +410,30 @@ class TrialEnded(Event, kind="trial_ended"):
 
 @dataclass(frozen=True)
 class AblationStopped(Event, kind="ablation_stopped"):
-    """The ablation was interrupted, and can go on."""
+    """An ablation was interrupted and can be resumed."""
 
     run_id: str
 
 
 @dataclass(frozen=True)
 class AblationSummary(Event, kind="ablated"):
-    """What an ablation came to. The rows of `configurations` have a column for each of the factors and those of
-    `glow.comparison.summarize`; `best` is the row of the finished trial with the lowest validation NLL. `champion` is
-    None if no trial finished."""
+    """The result of an ablation.
+
+    Attributes:
+        run: the name of its run.
+        run_id: the id of that run.
+        trials: number of trials.
+        finished: number of trials that finished.
+        factors: the settings that vary.
+        configurations: rows with a column per factor and the columns of `glow.comparison.summarize`.
+        differences: the paired differences between values of a factor.
+        conclusions: sentences on the factors.
+        unfinished: sentences on the trials that did not finish.
+        best: the row of the finished trial with the lowest validation NLL; None if no trial finished.
+        champion: the model with the alias `champion`; None if no trial finished.
+        place: the folder or address of the results.
+        open_with: the command that shows the run in MLflow's UI.
+    """
 
     run: str
     run_id: str
@@ -339,13 +450,19 @@ class AblationSummary(Event, kind="ablated"):
     open_with: str
 
     def to_dict(self) -> JsonObject:
+        """Return the event as a JSON object, with the URI of the champion as ``champion_uri``."""
         return super().to_dict() | {"champion_uri": self.champion.uri if self.champion else None}
 
 
 @dataclass(frozen=True)
 class Repaired(Event, kind="repaired"):
-    """A run's record has been brought up to date; `added` are the epochs that it lacked, by the name of the training or
-    the label of the trial."""
+    """The record of a run in MLflow has been completed from its checkpoints.
+
+    Attributes:
+        run: the name of the run.
+        run_id: the id of the run.
+        added: the epochs that MLflow lacked, by the name of the training or the label of the trial.
+    """
 
     run: str
     run_id: str
@@ -357,7 +474,15 @@ class Repaired(Event, kind="repaired"):
 
 @dataclass(frozen=True)
 class Reported(Event, kind="report"):
-    """A report has been written; `html` and `markdown` are paths, or addresses of artifacts."""
+    """A report has been written.
+
+    Attributes:
+        html: the path of the report as HTML, or its address among the artifacts.
+        markdown: the same for the report as Markdown.
+        run_id: the id of the run that the report is about.
+        missing: sentences on what the report lacks.
+        open_with: the command that shows the run in MLflow's UI.
+    """
 
     html: str
     markdown: str

@@ -1,4 +1,4 @@
-"""What `glowctl pack` says on the screen."""
+"""The events of `glowctl pack` as lines of text."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ __all__ = ["PACKING_LINES"]
 
 
 def packed_lines(event: Packed) -> str:
+    """Return what has been packed, what was left out, and how to use the data set."""
     images = ", ".join(f"{number:,} {split}" for split, number in event.images.items())
     shape = "x".join(map(str, event.image_shape))
     lines = [f"packed    {images} images of {shape} in {duration(event.seconds)}"]

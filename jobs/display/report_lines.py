@@ -1,4 +1,4 @@
-"""What a report says on the screen."""
+"""The events of `glowctl report` as lines of text."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ __all__ = ["REPORT_LINES"]
 
 
 def report_lines(event: Reported) -> str:
+    """Return what the report lacks, and where it is."""
     lines = [f"missing   {sentence}" for sentence in event.missing]
     lines += [
         f"report    {event.html}",

@@ -1,5 +1,7 @@
-"""Rows of the tables that events carry, and lists of them out of a DataFrame. Interval ends of `x` are `x_low` and
-`x_high`; every interval is of 95 %."""
+"""The rows of the tables in events, one dataclass per kind of table.
+
+The ends of the 95 % interval of a field `x` are the fields `x_low` and `x_high`.
+"""
 
 from __future__ import annotations
 
@@ -26,22 +28,33 @@ __all__ = [
 ]
 
 Number = int | float
-"""A number that JSON shows as it was given: 8 stays 8, 8.0 stays 8.0."""
+"""A number that JSON keeps as it was given: 8 stays 8, and 8.0 stays 8.0."""
 
 Kind = TypeVar("Kind")
 
 
 def rows_as(kind: type[Kind], table: pd.DataFrame) -> list[Kind]:
-    """The rows of a table, which has a column for each field of `kind`; other columns are left out. KeyError if it
-    lacks one."""
+    """Turn the rows of a table into objects of a dataclass.
+
+    Args:
+        kind: the dataclass.
+        table: a table with a column for each of its fields; other columns are left out.
+
+    Raises:
+        KeyError: if the table lacks a column.
+    """
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # every kind is a dataclass
     return [kind(**row) for row in rows_of(table[names])]
 
 
 @dataclass(frozen=True)
 class DatasetNll:
-    """Bits/dim of a data set under a model. `bits_per_dim_original` counts pixels before padding; `non_finite` counts
-    the images whose score is not finite."""
+    """Bits/dim of a data set under a model: the mean with its interval, and the median.
+
+    Attributes:
+        bits_per_dim_original: the mean per value of the original images, before they were padded.
+        non_finite: number of images whose score is not finite.
+    """
 
     dataset: str
     images: int
@@ -55,8 +68,11 @@ class DatasetNll:
 
 @dataclass(frozen=True)
 class NllBound:
-    """The importance-weighted bound of a data set from several noise samples per image, in bits/dim. `gain` is how much
-    lower it is than the mean of their one-sample bounds."""
+    """The importance-weighted bound of a data set from several noise samples per image, in bits/dim.
+
+    Attributes:
+        gain: the difference by which it is lower than the mean of the bounds from one sample.
+    """
 
     dataset: str
     noise_samples: int
@@ -124,7 +140,7 @@ class OodControl:
 
 @dataclass(frozen=True)
 class OodRegret:
-    """A row of `glow.ood.regret`: what the recommended detector comes to, and the best one in hindsight."""
+    """A row of `glow.ood.regret`: the AUROC of the recommended detector, and of the best one in hindsight."""
 
     dataset: str
     batch_size: int
@@ -136,7 +152,12 @@ class OodRegret:
 
 @dataclass(frozen=True)
 class Caught:
-    """The least M at which a corruption is caught at each severity; None where no M that was tested does."""
+    """The smallest M at which a corruption is detected, per severity.
+
+    Attributes:
+        corruption: the name of the corruption.
+        batch_sizes: for each severity from 1 on, the smallest M that was tested and detects it; None if none does.
+    """
 
     corruption: str
     batch_sizes: list[int | None]

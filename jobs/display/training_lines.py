@@ -1,4 +1,4 @@
-"""What a training says on the screen, and a job on a cluster before it begins."""
+"""The events of a training as lines of text, and those of a job on a cluster before it begins."""
 
 from __future__ import annotations
 
@@ -24,28 +24,33 @@ __all__ = ["TRAINING_LINES", "epoch_line", "sizes_sentence"]
 
 
 def submitted_line(event: Submitted) -> str:
+    """Return the id of a job on a cluster, and how to follow and stop it if this command does not wait for it."""
     job = event.job
-    left = f"; glowctl logs -f {job} shows it, glowctl stop {job} ends it" if event.detached else ""
+    left = f"; to follow it: glowctl logs -f {job}; to stop it: glowctl stop {job}" if event.detached else ""
     return f"submitted job {job} to {event.address}{left}"
 
 
 def waiting_line(event: Waiting) -> str:
+    """Return for how many workers the cluster has room now."""
     workers = count(event.workers, "worker")
-    return f"waiting for machines: there is room for {event.room} of {workers}, and the cluster may add more"
+    return f"waiting for machines: there is room for {event.room} of {workers} now; the cluster can add machines"
 
 
 def noted_line(event: Noted) -> str:
+    """Return a note on how the data were read."""
     return f"note: {event.message}"
 
 
 def started_line(event: Started) -> str:
+    """Return the number of workers, their device, the seconds since the command started, and the run."""
     workers = count(event.workers, "worker")
     ready = f"ready in {event.startup_seconds or 0:.0f} s"
-    return f"training {event.run} on {workers} ({event.device}), {ready}, run {event.run_id}"
+    return f"training on {workers} ({event.device}), {ready}: {event.run!r}, run {event.run_id}"
 
 
 def epoch_line(event: Epoch) -> str:
-    skipped = f", {event.skipped_steps} steps skipped" if event.skipped_steps else ""
+    """Return the scores of an epoch in bits/dim, the speed, the time left, and the skipped steps if there are any."""
+    skipped = f", {count(event.skipped_steps, 'step')} skipped so far" if event.skipped_steps else ""
     return (
         f"epoch {event.epoch}/{event.epochs}  train {event.train_bits_per_dim:.3f}  "
         f"validation {bits(event.validation_bits_per_dim)} bits/dim  {event.images_per_second:.0f} images/s  "
@@ -54,24 +59,27 @@ def epoch_line(event: Epoch) -> str:
 
 
 def reached(event: AttemptStarted) -> str:
-    """How far the training had come at the checkpoint that it goes on from."""
+    """Return how far the training was at the checkpoint from which it continues, such as "epoch 3 and 20 steps"."""
     return f"epoch {event.epoch}" + (f" and {count(event.step, 'step')}" if event.step else "")
 
 
 def restart_line(event: Restart) -> str:
+    """Return from where a training continues after the loss of a worker, and how many restarts there have been."""
     return f"a worker was lost: training restarted after {reached(event)} (restart {event.restarts})"
 
 
 def resize_line(event: Resize) -> str:
-    return f"there is room for more: training goes on with {event.workers} workers after {reached(event)}"
+    """Return with how many workers an elastic training continues."""
+    return f"there is room for more workers: training continues with {event.workers} after {reached(event)}"
 
 
 def stopped_line(event: Stopped) -> str:
-    return f"stopped; to go on from the last checkpoint: glowctl train --resume {event.run_id}"
+    """Return the command that continues a training."""
+    return f"stopped; to continue from the last checkpoint, run: glowctl train --resume {event.run_id}"
 
 
 def sizes_sentence(result: TrainResult) -> str:
-    """The test set's bits/dim at the model's size, and per original pixel where the images were padded."""
+    """Return the test set's bits/dim at the model's image size, and per original pixel if the images were padded."""
     (_, height, width), (_, old_height, old_width) = result.image_shape, result.original_shape
     at = f"{result.test_bits_per_dim:.3f} bits/dim at {height}x{width}"
     if (height, width) == (old_height, old_width):
@@ -82,13 +90,14 @@ def sizes_sentence(result: TrainResult) -> str:
 
 
 def finished_lines(event: TrainResult) -> str:
+    """Return the result of a training, and where its samples, its model and its run are."""
     return "\n".join(
         [
             f"test      {sizes_sentence(event)}",
-            f"trained   in {duration(event.seconds)} at {event.images_per_second:.0f} images/s, "
-            f"best epoch {event.best_epoch}",
+            f"trained   in {duration(event.seconds)} at {event.images_per_second:.0f} images/s; the model of epoch "
+            f"{event.best_epoch} is the best by validation",
             f"samples   {event.sample_grid}",
-            f"model     {event.model} in MLflow" + (f"; {event.checkpoint}" if event.checkpoint else ""),
+            f"model     {event.model} in MLflow" + (f"; files in {event.checkpoint}" if event.checkpoint else ""),
             f"run       {event.run_id}; to see it: {event.open_with}",
         ]
     )

@@ -1,4 +1,4 @@
-"""Events between a job on a cluster and its client: JSON lines in the job's log."""
+"""The transport of events from a job on a cluster to its client, as JSON lines in the job's log."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ KINDS: dict[str, type[Event]] = {
     for found in vars(module).values()
     if isinstance(found, type) and issubclass(found, Event) and found.kind
 }
-"""The classes of events by their names in JSON."""
+"""The class of each kind of event, by its name in JSON."""
 
 
 def event_line(event: Event) -> str:
-    """An event as `sent_event` reads it: JSON, but with NaN and infinity."""
+    """Return an event in the form that `sent_event` reads: JSON, except that NaN and infinity are allowed."""
     return json.dumps(event.to_dict())
 
 
 def sent_event(line: str) -> Event | None:
-    """The event in a line that `event_line` made; None for any other line."""
+    """Return the event in a line that `event_line` made; None for any other line."""
     if not line.startswith('{"event":'):
         return None
     try:
@@ -40,7 +40,10 @@ def sent_event(line: str) -> Event | None:
 
 
 def event_from_dict(said: JsonObject) -> Event:
-    """The event that `Event.to_dict` gave. Fields that this version does not know are dropped."""
+    """Return the event of which `Event.to_dict` made this object.
+
+    Fields that this version of glowctl does not have are dropped. An event that it cannot read becomes `Unknown`.
+    """
     name = str(said.get("event"))
     try:
         if name in KINDS:

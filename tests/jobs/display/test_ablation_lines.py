@@ -1,6 +1,7 @@
 import io
 import json
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -129,31 +130,35 @@ def told(event, display=PlainLines):
     return out.getvalue().splitlines()
 
 
+def facts(line):
+    """The numbers of a line with the things that they count."""
+    return re.findall(r"[\d.]+ \w+", line)
+
+
 def test_a_plan_says_what_will_run_and_with_what():
-    assert told(PLAN) == [
-        "6 trials: 2 configurations x 3 seeds, 8 epochs each",
-        "each trial takes 1 core; 2 run at a time",
-        "trials: 1x1 s0, shuffle s0, 1x1 s1, shuffle s1, 1x1 s2, shuffle s2",
-    ]
+    trials, each, labels = told(PLAN)
+    assert facts(trials) == ["6 trials", "2 configurations", "3 seeds", "8 epochs"]
+    assert facts(each) == ["1 core", "2 trials"]
+    assert labels.endswith(": " + ", ".join(PLAN.labels))
 
 
 @pytest.mark.parametrize(
-    ("change", "line"),
+    ("change", "expected"),
     [
-        ({"cpus": 2.0, "gpus": 0.25}, "each trial takes 2 cores and 0.25 GPUs; 2 run at a time"),
-        (
-            {"gpus": 1.0, "workers": 2, "at_a_time": 1},
-            "each trial takes 1 core and 1 GPU for each of 2 workers; 1 run at a time",
-        ),
+        ({"cpus": 2.0, "gpus": 0.25}, ["2 cores", "0.25 GPUs", "2 trials"]),
+        ({"gpus": 1.0, "workers": 2, "at_a_time": 1}, ["1 core", "1 GPU", "2 workers", "1 trial"]),
     ],
 )
-def test_a_plan_says_what_each_worker_takes(change, line):
-    assert told(replace(PLAN, **change))[1] == line
+def test_a_plan_says_what_each_worker_takes(change, expected):
+    assert facts(told(replace(PLAN, **change))[1]) == expected
 
 
 def test_a_plan_of_many_trials_names_the_first():
     [*_, line] = told(replace(PLAN, labels=[f"K{number}" for number in range(15)]))
-    assert line == f"trials: {', '.join(f'K{number}' for number in range(12))}, and 3 more"
+    first, last = ", ".join(f"K{number}" for number in range(12)), "3 more"
+    assert first in line
+    assert line.endswith(last)
+    assert "K12" not in line
 
 
 def test_a_plan_of_trials_that_are_not_known_yet_names_none():
@@ -161,24 +166,22 @@ def test_a_plan_of_trials_that_are_not_known_yet_names_none():
 
 
 @pytest.mark.parametrize(
-    ("event", "line"),
+    ("event", "expected"),
     [
-        (of_trial(STARTED), "[1x1 s0] started"),
-        (of_trial(replace(STARTED, epoch=2)), "[1x1 s0] started after epoch 2"),
-        (of_trial(EPOCH), "[1x1 s0] epoch 3/8  train 2.500  validation 2.600 bits/dim  123 images/s  1:05 left"),
-        (of_trial(RESTART), "[1x1 s0] restarted after epoch 3 (restart 2)"),
-        (FINISHED, "[1x1 s0] finished: test 1.234 bits/dim (1 of 6)"),
-        (STOPPED, "[1x1 s0] stopped: asha after epoch 2 (2 of 6)"),
-        (FAILED, "[shuffle s0] failed: out of memory (3 of 6)"),
-        (Ablating("ablate digits", "abc", []), "ablation ablate digits, run abc"),
-        (
-            AblationStopped("abc"),
-            "stopped; to go on where each trial stood: glowctl ablate --resume abc",
-        ),
+        (of_trial(STARTED), ["[1x1 s0] started"]),
+        (of_trial(replace(STARTED, epoch=2)), ["[1x1 s0] ", "epoch 2"]),
+        (of_trial(EPOCH), ["[1x1 s0] epoch 3/8 ", "2.500", "2.600 bits/dim", "123 images/s", "1:05"]),
+        (of_trial(RESTART), ["[1x1 s0] restarted", "epoch 3", "restart 2"]),
+        (FINISHED, ["[1x1 s0] finished", "1.234 bits/dim", "(1 of 6)"]),
+        (STOPPED, ["[1x1 s0] stopped", STOPPED.reason, "(2 of 6)"]),
+        (FAILED, ["[shuffle s0] failed", FAILED.reason, "(3 of 6)"]),
+        (Ablating("ablate digits", "abc", []), ["ablate digits", "run abc"]),
+        (AblationStopped("abc"), ["glowctl ablate --resume abc"]),
     ],
 )
-def test_an_event_is_a_line(event, line):
-    assert told(event) == [line]
+def test_an_event_is_a_line(event, expected):
+    [line] = told(event)
+    assert [fact for fact in expected if fact not in line] == []
 
 
 @pytest.mark.parametrize("said", [STEP, RESIZE])
@@ -201,11 +204,12 @@ def test_the_end_is_two_tables_what_they_mean_and_where_it_is():
         *("permutation", "1x1", "-", "shuffle", "-0.200", "-0.300", "to", "-0.100", "0.020", "3", "1")
     ]
     assert sentences == "permutation: a sentence.\n5 trials failed."
-    assert places.splitlines() == [
-        "best      1x1 K8 s1: validation 1.500, test 1.600 bits/dim; it is models:/glow-digits@champion",
-        "results   outputs/abc/summary",
-        "run       abc; to see it: glowctl ui",
-    ]
+    best, results, run = (line.split(maxsplit=1) for line in places.splitlines())
+    assert (best[0], results, run[0]) == ("best", ["results", "outputs/abc/summary"], "run")
+    for fact in ("1x1 K8 s1", "1.500", "1.600 bits/dim", "models:/glow-digits@champion"):
+        assert fact in best[1]
+    assert run[1].startswith("abc")
+    assert run[1].endswith("glowctl ui")
 
 
 def test_what_has_no_interval_or_no_score_is_a_dash():
@@ -226,7 +230,8 @@ def test_gpu_seconds_are_told_where_there_are_any(seconds):
 def test_a_champion_of_before_that_stays_is_named():
     champion = replace(ABLATED.champion, run_id="old", new=False, scored_lower=True)
     [line] = [line for line in told(replace(ABLATED, champion=champion)) if line.startswith("best")]
-    assert line.endswith("models:/glow-digits@champion scored lower on the same images and stays run old")
+    assert "run old" in line.split("models:/glow-digits@champion")[1]
+    assert "scored lower" in line
 
 
 def test_where_nothing_finished_no_trial_is_called_the_best():
@@ -306,14 +311,14 @@ def test_a_table_shows_what_runs_then_what_ended_and_says_how_many_there_is_no_r
 
 def test_the_line_of_what_is_done_stays_above_the_table(terminal):
     written, table = terminal.after(PLAN, of_trial(STARTED), FINISHED)
-    line = "[1x1 s0] finished: test 1.234 bits/dim (1 of 6)"
-    assert line in written
-    assert line not in table
+    line = "[1x1 s0] finished"
+    assert any(shown.startswith(line) for shown in written)
+    assert not any(shown.startswith(line) for shown in table)
 
 
 def test_at_the_end_the_table_gives_way_to_the_summary(terminal):
     written, table = terminal.after(PLAN, of_trial(STARTED), ABLATED)
-    assert "results   outputs/abc/summary" in written
+    assert any(line.split() == ["results", "outputs/abc/summary"] for line in written)
     assert rows(table) == {}
 
 

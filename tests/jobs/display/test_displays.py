@@ -125,8 +125,8 @@ OF_CLUSTER = Checked([Node("host", 2.0, 0.0)], None, "/storage", ["a problem"])
 def test_a_bound_of_several_noise_samples_has_a_table_of_its_own():
     assert "noise samples" not in PlainLines().text(NLL)
     text = PlainLines().text(BOUND)
-    assert "bound of 16 noise samples" in text
-    assert "0.0512 (0.0500 to 0.0524)" in text
+    assert "16 noise samples" in text
+    assert all(number in text for number in ("0.0512", "0.0500", "0.0524"))
 
 
 def test_plain_lines_leave_steps_out():
@@ -135,11 +135,14 @@ def test_plain_lines_leave_steps_out():
         for event in EVENTS:
             show(event)
     lines = out.getvalue().splitlines()
-    assert lines[0] == "training train x on 2 workers (CPU), ready in 9 s, run abc"
-    assert lines[1] == "epoch 1/2  train 2.500  validation - bits/dim  100 images/s  1:01 left, 3 steps skipped"
-    assert "a worker was lost: training restarted after epoch 1 (restart 1)" in lines[2]
-    assert lines[3] == "test      1.650 bits/dim at 32x32, 2.155 per original pixel (28x28)"
-    assert "run       abc; to see it: glowctl ui" in lines
+    for line, expected in (
+        (0, ["'train x'", "2 workers", "(CPU)", "9 s", "run abc"]),
+        (1, ["epoch 1/2", "train 2.500", "- bits/dim", "100 images/s", "1:01", "3 steps skipped"]),
+        (2, ["worker was lost", "epoch 1", "restart 1"]),
+        (3, ["test", "1.650 bits/dim", "32x32", "2.155", "28x28"]),
+        (-1, ["run       abc", "glowctl ui"]),
+    ):
+        assert [fact for fact in expected if fact not in lines[line]] == []
     assert not any("step 5/10" in line for line in lines)
 
 
@@ -190,7 +193,7 @@ def test_a_terminal_shows_where_the_epoch_stands():
         for event in EVENTS[:2]:
             show(event)
     text = out.getvalue()
-    for part in ("epoch 1/2", "step 5/10", "train 2.500  validation 2.600 bits/dim", "123 images/s", "1:05 left"):
+    for part in ("epoch 1/2", "step 5/10", "2.500", "2.600 bits/dim", "123 images/s", "1:05 left"):
         assert part in text
 
 
@@ -285,10 +288,12 @@ def test_ends_that_are_not_the_images_are_said():
         open_with="glowctl ui",
     )
     first, second, *places = PlainLines().text(event).splitlines()
-    assert first.endswith(
-        "the ends of 2 rows are NOT the real images: the inverse is off by up to 2.5 grey levels of 256"
-    )
-    assert second.startswith("4 images have pixels that are not finite: the inverse of sigmoid scales has no bound")
-    assert places == ["results   picture.png", "run       abc; to see it: glowctl ui"]
-    assert PlainLines().text(replace(event, bits=5)).splitlines()[0].endswith("by up to 2.5 grey levels of 32")
-    assert "all ends equal the real images at 5 bits:" in PlainLines().text(replace(event, bits=5, inexact_rows=0))
+    assert [
+        fact for fact in ("3 rows", "9 images", "linear", "2 rows are NOT", "2.5 of 256") if fact not in first
+    ] == []
+    assert [fact for fact in ("4 images", "--scale sigmoid", "--scale floored") if fact not in second] == []
+    assert [line.split()[1].strip(";") for line in places] == ["picture.png", "abc"]
+    assert "2.5 of 32" in PlainLines().text(replace(event, bits=5))
+    exact = PlainLines().text(replace(event, bits=5, inexact_rows=0))
+    assert "5 bits" in exact
+    assert "NOT" not in exact
