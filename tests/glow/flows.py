@@ -1,4 +1,4 @@
-"""What tests of flows share."""
+"""Models and images that tests of flows share, and Jacobians by autograd."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ Perturbed = TypeVar("Perturbed", bound=nn.Module)
 
 
 def perturb(module: Perturbed, sd: float = 0.1, seed: int = 0) -> Perturbed:
-    """Moves every parameter away from its initial value: at zero-initialisation most of a flow is the identity."""
+    """Move every parameter away from its initial value, since a flow that starts at zero is mostly the identity."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -21,10 +21,10 @@ def perturb(module: Perturbed, sd: float = 0.1, seed: int = 0) -> Perturbed:
 
 
 def jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The Jacobian (D', D) of a map of batches (B, D) -> (B, D') at one point (D,), by autograd.
+    """Compute the Jacobian (D', D) of a map of batches (B, D) -> (B, D') at one point (D,), by autograd.
 
-    One backward pass gives all rows: the batch holds D' copies of the point, and row i is the gradient of output i of
-    copy i.
+    One backward pass gives all rows: the batch contains D' copies of the point, and row i is the gradient of output i
+    of copy i.
     """
     rows = function(x[None]).shape[1]
     copies = x.detach().repeat(rows, 1).requires_grad_()
@@ -32,13 +32,13 @@ def jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def jacobian_log_det(function: Callable[[Tensor], Tensor], image_CHW: Tensor) -> Tensor:
-    """log |det| of the Jacobian of a map of batches of images at one image, by autograd."""
+    """Compute log |det| of the Jacobian of a map of batches of images at one image, by autograd."""
     flat = jacobian(lambda x: function(x.view(-1, *image_CHW.shape)).flatten(1), image_CHW.flatten())
     return torch.linalg.slogdet(flat)[1]
 
 
 def small_glow(sd: float = 0.1, **changes: Any) -> Glow:
-    """A two-level Glow with perturbed weights."""
+    """Make a Glow of two levels with perturbed weights; `changes` are fields of its config."""
     values: dict[str, Any] = {"image_shape": (1, 8, 8), "levels": 2, "depth": 2, "width": 8} | changes
     return perturb(Glow(GlowConfig(**values)), sd)
 

@@ -1,4 +1,6 @@
-"""Which images make up the batches of an epoch, for images in memory and mapped ones."""
+"""The batches of an epoch, for images in memory and mapped ones."""
+
+import errno
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ SIZES = [1, 2, BLOCK, BLOCK + 1, 3 * BLOCK - 1, BLOCK * WINDOW, BLOCK * WINDOW +
 
 
 def mapped(n: int) -> LazyDataset:
-    """Images of one pixel, whose value says their position."""
+    """Make n images of one pixel, whose value is their position modulo 251."""
     images = torch.arange(n).remainder(251).to(torch.uint8).view(n, 1, 1, 1)
     return LazyDataset(torch.arange(n), ("a",), (1, 1, 1), lambda positions: images[positions], mapped=True)
 
@@ -39,7 +41,7 @@ def test_orders_differ_between_epochs():
 
 
 def test_images_of_a_window_are_shuffled_together_and_come_of_few_places():
-    """A window reads `WINDOW` pieces of the disk, and neighbours in it are not neighbours there."""
+    """A window reads `WINDOW` runs of the disk, and neighbours in the order are no neighbours on the disk."""
     n = 40 * BLOCK * WINDOW
     window = BlockOrder(n, stream=5)[0 : BLOCK * WINDOW]
     blocks, counts = (window // BLOCK).unique(return_counts=True)
@@ -47,13 +49,13 @@ def test_images_of_a_window_are_shuffled_together_and_come_of_few_places():
     assert (counts == BLOCK).all()
     steps = window.diff().abs()
     assert (steps == 1).float().mean() < 0.01
-    # The blocks are drawn from the whole: their mean place is within 5 standard errors of the middle.
+    # The blocks come from the whole data set: their mean position is within 5 standard errors of its middle.
     spread = n / np.sqrt(12 * WINDOW)
     assert abs(window.double().mean().item() - n / 2) < 5 * spread
 
 
 def test_small_data_sets_are_shuffled_as_one():
-    """Any image is as likely to come first as any other: a chi-squared test over 600 orders of 60 images' places."""
+    """Every image is equally likely to come first: a chi-squared test of 600 orders over 6 groups of 100 images."""
     firsts = torch.tensor([int(BlockOrder(600, stream)[0:1]) // 100 for stream in range(600)])
     counts = firsts.bincount(minlength=6)
     assert ((counts - 100) ** 2 / 100).sum() < 27  # the 0.99995 quantile of chi-squared with 5 degrees of freedom
@@ -71,11 +73,12 @@ def test_held_and_mapped_images_are_taken_alike():
 
 def test_what_goes_wrong_while_images_are_read_ahead_is_raised():
     def fails(positions: torch.Tensor) -> torch.Tensor:
-        raise OSError("the disk is gone")
+        raise OSError(errno.EIO, "gone")
 
     dataset = LazyDataset(torch.zeros(9, dtype=torch.int64), ("a",), (1, 1, 1), fails, mapped=True)
-    with pytest.raises(OSError, match="the disk is gone"):
+    with pytest.raises(OSError, match="gone") as failed:
         list(MappedImages(dataset, labelled=False, device=CPU).batches([torch.tensor([1])]))
+    assert failed.value.errno == errno.EIO
 
 
 def test_a_batch_is_cut_into_parts():

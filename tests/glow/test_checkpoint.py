@@ -11,7 +11,7 @@ from tests.glow.flows import random_images, small_glow
 
 
 def test_a_fresh_process_scores_as_the_one_that_saved(tmp_path):
-    """All in one process, since to import torch takes longer than all else."""
+    """One process for all permutations, since the import of torch takes longest."""
     images, noise = random_images(4), torch.full((4, 1, 8, 8), 0.5)
     torch.save({"images": images, "noise": noise}, tmp_path / "batch.pt")
     expected = {}
@@ -45,28 +45,35 @@ def test_no_pickle_is_needed_to_read_a_model(tmp_path):
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .*config\.json is missing"):
+    with pytest.raises(CheckpointError, match=r"config\.json") as missing:
         load_checkpoint(tmp_path)
+    assert missing.value.code == "checkpoint-missing"
+    assert str(tmp_path) in missing.value.problem
     save_checkpoint(small_glow(), tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors") as missing:
         load_checkpoint(tmp_path)
+    assert missing.value.code == "checkpoint-missing"
 
 
 def test_truncated_weights_are_named(tmp_path):
     save_checkpoint(small_glow(), tmp_path)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
+    with pytest.raises(CheckpointError) as damaged:
         load_checkpoint(tmp_path)
+    assert damaged.value.code == "checkpoint-damaged"
+    assert str(weights) in damaged.value.problem
 
 
 @pytest.mark.parametrize("text", ["{", '{"depth": 0}', '{"colour": 1}', '{"depth": "many"}', "[1]"])
 def test_a_config_that_is_none_is_named(tmp_path, text):
     save_checkpoint(small_glow(), tmp_path)
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"config\.json is not a Glow config"):
+    with pytest.raises(CheckpointError) as damaged:
         load_checkpoint(tmp_path)
+    assert damaged.value.code == "checkpoint-damaged"
+    assert str(tmp_path / "config.json") in damaged.value.problem
 
 
 def test_a_config_from_before_there_were_bits_is_of_8(tmp_path):
@@ -78,7 +85,7 @@ def test_a_config_from_before_there_were_bits_is_of_8(tmp_path):
 
 
 def test_equal_weights_of_other_bits_are_another_model(tmp_path):
-    """By the digest, under which scores are kept."""
+    """Scores are stored under the digest, so it must differ."""
     for bits in (5, 8):
         save_checkpoint(small_glow(bits=bits), tmp_path / str(bits))
     assert load_checkpoint(tmp_path / "5").config.bits == 5
@@ -91,16 +98,27 @@ def test_weights_of_another_model_are_refused(tmp_path):
     save_checkpoint(small_glow(depth=2), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"width": 16}))
-    with pytest.raises(CheckpointError, match="of another model"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors") as other:
         load_checkpoint(tmp_path)
+    assert other.value.code == "checkpoint-of-another-model"
 
 
 def test_a_damaged_training_state_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="is missing"):
+    with pytest.raises(CheckpointError, match=r"training_state\.pt") as missing:
         load_training_state(tmp_path)
+    assert missing.value.code == "training-state-missing"
     save_training_state({"epoch": 3, "tensor": torch.ones(1000)}, tmp_path)
     assert load_training_state(tmp_path)["epoch"] == 3
     state = tmp_path / "training_state.pt"
     state.write_bytes(state.read_bytes()[:500])
-    with pytest.raises(CheckpointError, match="is damaged"):
+    with pytest.raises(CheckpointError, match=r"training_state\.pt") as damaged:
         load_training_state(tmp_path)
+    assert damaged.value.code == "checkpoint-damaged"
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError) as unwritable:
+        save_checkpoint(small_glow(), tmp_path / "file")
+    assert unwritable.value.code == "checkpoint-unwritable"
+    assert str(tmp_path / "file") in unwritable.value.problem

@@ -32,7 +32,7 @@ def test_the_round_trip_at_fewer_bits_clears_the_low_ones(bits):
 
 
 def test_8_bits_are_computed_as_ever():
-    """To the last bit, in the order of operations that the scores of older versions were made in."""
+    """Equality to the last bit, with the order of operations that made the scores of older versions."""
     images = torch.arange(256, dtype=torch.uint8).view(4, 1, 8, 8)
     noise = uniform_noise(torch.arange(4), SHAPE)
     x = (images.float() + noise) / 256 - 0.5
@@ -66,14 +66,14 @@ def test_noise_is_an_images_own_in_any_batch_and_order():
 
 
 def test_the_generator_is_splitmix64():
-    """The first outputs of SplitMix64 from state 0, as published with it."""
+    """The first outputs of SplitMix64 from state 0, as its authors published them."""
     golden = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64
     words = [word % 2**64 for word in _mix(torch.arange(3) * golden).tolist()]
     assert words == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
 
 
 def test_noise_is_pinned():
-    """Scores of one version must be those of the next."""
+    """The scores of one version must equal those of the next."""
     pinned = uniform_noise(torch.tensor([0, 1]), (1, 1, 2), seed=0).flatten().tolist()
     assert pinned == pytest.approx([0.13870937, 0.97110206, 0.58035922, 0.16438818], abs=1e-7)
 

@@ -27,7 +27,7 @@ thread.join()
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
 @pytest.mark.parametrize(("memory", "least", "most"), [("kept", 0, 5), ("returned", 45, 55)])
 def test_freed_memory_is_kept_in_every_thread_once_that_is_asked_for(memory, least, most):
-    """MB that the process gives back when a tensor of 50 MB is freed."""
+    """The process returns between `least` and `most` MB to the system when a tensor of 50 MB is freed."""
     command = [sys.executable, "-c", PROGRAM, memory]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert least <= int(done.stdout) <= most

@@ -1,6 +1,6 @@
-"""The path of the code on a GPU, walked on torch's meta device, whose tensors have a shape and no numbers.
+"""The devices of tensors, tested on torch's meta device, whose tensors have shapes and no numbers.
 
-What a GPU computes is not tested here, but where: a tensor that the code makes on the CPU by itself is found.
+These tests find tensors that the code makes on the CPU by mistake. They cannot check what a GPU computes.
 """
 
 import pytest
@@ -13,7 +13,7 @@ from glow.training import mean_bits_per_dim
 
 META = torch.device("meta")
 
-# Every permutation, coupling, scale, noise and input once.
+# Each permutation, coupling, scale, noise and input occurs once.
 VARIANTS = {
     "1x1-affine-sigmoid": {},
     "shuffle-affine-bounded": {"permutation": "shuffle", "scale": "bounded"},
@@ -24,7 +24,7 @@ VARIANTS = {
 
 
 class Elsewhere(TorchFunctionMode):
-    """Collects the torch functions that made a tensor on another device while it is on."""
+    """Collect the torch functions that make a tensor on another device inside the `with` block."""
 
     def __init__(self, *allowed: torch.Tensor) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ def variant(request):
 
 @pytest.fixture(params=[None, 3], ids=["unconditional", "conditional"])
 def glow(request, variant):
-    """Two levels, so that there is a split."""
+    """A Glow of two levels, so that it has a split."""
     return Glow(GlowConfig(image_shape=(3, 8, 8), levels=2, depth=1, width=8, num_classes=request.param, **variant)).to(
         META
     )
@@ -79,7 +79,7 @@ def test_likelihoods_and_gradients_stay_on_the_device(glow, memory, precision):
 
 
 def test_initialisation_stays_on_the_device(glow):
-    """Tensors without numbers cannot say whether the model is initialised already, so the flag is on the CPU here."""
+    """Tensors without numbers cannot tell whether the model is initialized, so this flag is on the CPU."""
     flag = glow.initialized = torch.tensor(False)
     with Elsewhere(flag) as elsewhere:
         glow.initialize(images())
@@ -88,7 +88,7 @@ def test_initialisation_stays_on_the_device(glow):
 
 
 def test_a_model_can_be_made_there(variant):
-    """Without drawing its weights: for a model that is to be loaded, or whose parameters are counted."""
+    """There a model draws no weights: enough to load a checkpoint or to count parameters."""
     with META:
         glow = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=1, width=8, **variant))
     tensors = {**dict(glow.named_parameters()), **dict(glow.named_buffers())}
@@ -118,8 +118,10 @@ def test_noise_is_made_where_the_indices_are():
     ],
 )
 def test_a_training_step_stays_on_the_device(glow, monkeypatch, values):
-    """All but the optimizer's step, which is torch's: whether it is to be taken depends on numbers, and on devices that
-    it has no fused kernel for Adam counts its steps on the CPU."""
+    """Everything but the optimizer's step is tested, and that is torch's.
+
+    Whether the step is taken depends on numbers, and where Adam has no fused kernel it counts its steps on the CPU.
+    """
     monkeypatch.setattr(Trainer, "_take_step", lambda self, finite: None)
     settings = {"epochs": 1, "batch_size": 4, "precision": "float32"} | values
     trainer = Trainer(glow, images(6), labels(glow, 6), config=FitConfig(**settings), device=META)
@@ -134,7 +136,7 @@ def test_a_training_step_stays_on_the_device(glow, monkeypatch, values):
 
 
 def test_validation_stays_on_the_device():
-    """Up to its last line, which asks for a number that tensors without numbers do not have."""
+    """Validation stays on the device up to its last line, which reads a number that these tensors do not have."""
     glow = Glow(GlowConfig(image_shape=(3, 8, 8), levels=2, depth=1, width=8)).to(META)
     with Elsewhere() as elsewhere, pytest.raises(RuntimeError, match="item"):
         mean_bits_per_dim(glow, images())

@@ -27,7 +27,7 @@ def variant_id(variant):
 
 @pytest.fixture(params=VARIANTS, ids=variant_id)
 def glow(request):
-    """Two levels over a tiny colour image, so that its Jacobian is small."""
+    """A Glow of two levels over tiny colour images, so that the Jacobian is small."""
     return small_glow(image_shape=(3, 4, 4), **request.param).double()
 
 
@@ -54,11 +54,11 @@ INPUTS = {
 
 
 def rounding_error(glow, latents):
-    """What the inverse makes of the rounding of its input: eps |J| |z|, the largest over the pixels of each image (B,),
-    where J is the Jacobian of the inverse at the latents z.
+    """Bound the error of the inverse that the rounding of its input causes, per image (B,).
 
-    Every processor rounds in its own way; how much an input magnifies the rounding is a property of the map alone. Far
-    outside, where a sigmoid is all but zero, it reaches 1e-5.
+    It is the largest of eps |J| |z| over the image's pixels, where J is the Jacobian of the inverse at the latents z.
+    Processors round differently, but how much an input magnifies the rounding is a property of the map alone. Far
+    outside the range of images, where a sigmoid is nearly zero, the bound reaches 1e-5.
     """
     sizes = [z[0].numel() for z in latents]
 
@@ -72,9 +72,9 @@ def rounding_error(glow, latents):
 
 @pytest.mark.parametrize("kind", INPUTS)
 def test_inverse_undoes_forward_on_any_input(glow, kind):
-    """Up to 20 such errors: forward and inverse are eight layers each, and the largest seen is 2.4."""
+    """20 such errors are allowed: forward and inverse have eight layers each, and the largest seen is 2.4."""
     if kind == "far outside" and glow.config.input == "logit":
-        pytest.skip("no pixel is there, and no logit")
+        pytest.skip("a logit exists only inside the range of pixels")
     x = INPUTS[kind].double()
     latents, _ = glow(x)
     error = (glow.inverse(latents) - x).abs().flatten(1).amax(1)
@@ -93,8 +93,10 @@ def test_bounded_scale_inverts_in_float32_on_inputs_far_from_training():
 
 
 def test_log_prob_of_an_untrained_glow_is_a_closed_form():
-    """At zero initialisation with additive coupling the flow only rearranges pixels, so every dimension is a standard
-    normal, and log p follows from the dequantised pixels alone."""
+    """An untrained flow with additive couplings only rearranges pixels.
+
+    So every dimension is standard normal, and log p follows from the dequantized pixels alone.
+    """
     glow = Glow(
         GlowConfig(image_shape=(1, 8, 8), levels=2, depth=2, width=8, permutation="shuffle", coupling="additive")
     )
@@ -108,7 +110,7 @@ def test_log_prob_of_an_untrained_glow_is_a_closed_form():
 
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_a_uniform_density_takes_as_many_bits_as_the_images_have(monkeypatch, bits):
-    """Where the density is 1 on the whole cube, log p(x) = 0, every image of N bits takes N bits a dimension."""
+    """If the density is 1 on the whole cube, so that log p(x) = 0, every image of N bits takes N bits per dimension."""
     glow = small_glow(bits=bits)
 
     def nothing(images, *_):
@@ -125,7 +127,7 @@ def test_a_model_of_fewer_bits_sees_no_others(bits):
     log_prob = glow.log_prob(images, noise_BCHW=noise)
     assert torch.equal(glow.log_prob(reduced(images, bits), noise_BCHW=noise), log_prob)
     x = ((images.double() / 2 ** (8 - bits)).floor() + noise.double()) / 2**bits - 0.5
-    # The same density at the same point, by the model of 8 bits with the noise that leads there.
+    # The same density at the same point, by the model of 8 bits with the noise that leads to this point.
     as_8_bits = (x + 0.5) * 256 - images.double()
     expected = whole.double().log_prob(images, noise_BCHW=as_8_bits) + 64 * (8 - bits) * math.log(2)
     torch.testing.assert_close(log_prob.double(), expected, rtol=1e-5, atol=0)
@@ -175,7 +177,7 @@ def test_without_labels_the_top_is_standardized_by_the_most_probable_class():
 
 
 def test_density_integrates_to_one():
-    """Over all images of 2x2 pixels, by importance sampling from a wide Student t."""
+    """The integral over all images of 2x2 pixels, by importance sampling from a wide Student t."""
     glow = perturb(Glow(GlowConfig(image_shape=(1, 2, 2), levels=1, depth=3, width=8)), 0.2).double()
     torch.manual_seed(0)
     proposal = StudentT(torch.tensor(3.0, dtype=torch.float64), 0.0, 3.0)
@@ -214,7 +216,7 @@ def test_initialize_normalises_every_actnorm_once():
     z = glow.levels[0].steps[0].actnorm(x)[0]
     torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(z.std((0, 2, 3)), torch.ones(4), atol=1e-2, rtol=0)
-    with pytest.raises(RuntimeError, match="initialised already"):
+    with pytest.raises(RuntimeError, match="initialized"):
         glow.initialize(images, noise)
 
 
@@ -276,12 +278,12 @@ def test_samples_are_uint8_repeatable_and_at_temperature_zero_the_mean():
     assert torch.equal(*draws)
     cold = glow.sample(3, 0.0)
     assert torch.equal(cold[0], cold[1])
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(ValueError, match=r"temperature .*-1\.0"):
         glow.sample(1, -1.0)
 
 
 def test_temperature_scales_the_noise_around_the_learned_means():
-    """One level, no steps that mix: with log sd fixed at log 3 and mean 0.2 samples spread as 3 T around 0.2."""
+    """In one level whose steps mix nothing, with mean 0.2 and sd 0.1, samples have sd 0.1 T around 0.2."""
     glow = Glow(
         GlowConfig(image_shape=(1, 2, 2), levels=1, depth=1, width=4, permutation="reverse", coupling="additive")
     )
@@ -301,7 +303,7 @@ def test_a_conditional_model_mixes_its_classes_when_no_label_is_given():
     torch.testing.assert_close(glow.log_prob(images, noise_BCHW=noise), per_class.logsumexp(0) - math.log(3))
     assert glow.sample(2, labels=torch.tensor([0, 2])).shape == (2, 1, 8, 8)
     assert glow.sample(2).shape == (2, 1, 8, 8)
-    with pytest.raises(ValueError, match="no classes"):
+    with pytest.raises(ValueError, match="num_classes"):
         small_glow().sample(2, labels=torch.tensor([0, 1]))
 
 
@@ -325,12 +327,12 @@ def test_float32_scores_are_those_of_float64():
         ({"permutation": "swap"}, "1x1, shuffle, reverse"),
         ({"coupling": "quadratic"}, "affine, additive"),
         ({"scale": "exp"}, "sigmoid, bounded"),
-        ({"bits": 0}, "bits must be a whole number from 1 to 8, not 0"),
-        ({"bits": 9}, "from 1 to 8, not 9"),
-        ({"depth": 0}, "depth must be at least 1"),
+        ({"bits": 0}, "bits .*1 to 8, not 0"),
+        ({"bits": 9}, "bits .*1 to 8, not 9"),
+        ({"depth": 0}, "depth .*1, not 0"),
         ({"num_classes": 0}, "num_classes"),
-        ({"image_shape": (1, 28, 28)}, "3 levels .* 28x28 is not divisible by 8: use at most 2 levels"),
-        ({"image_shape": (1, 7, 9)}, "7x9 is not divisible by 8: load .* sides are multiples of 8, such as 16"),
+        ({"image_shape": (1, 28, 28)}, "3 levels .*28x28.* 8: .*2 levels"),
+        ({"image_shape": (1, 7, 9)}, "7x9.* 8: load .*image_shape.* 8, such as 16"),
         ({"image_shape": (28, 28)}, "channels, height, width"),
     ],
 )
@@ -380,11 +382,11 @@ def test_an_empty_batch_of_another_shape_or_type_is_refused():
 
 def test_an_empty_batch_initialises_nothing():
     glow = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=1, width=4))
-    with pytest.raises(ValueError, match="at least one image"):
+    with pytest.raises(ValueError, match="empty batch"):
         glow.initialize(EMPTY)
     assert not glow.initialized
 
 
 def test_a_negative_number_of_samples_is_refused():
-    with pytest.raises(ValueError, match="must not be negative: -1"):
+    with pytest.raises(ValueError, match=r"samples .*-1"):
         small_glow().sample(-1)

@@ -1,4 +1,4 @@
-"""What processes send each other while training, in real ones over gloo."""
+"""The gradients that training processes exchange, in real processes over gloo."""
 
 import copy
 
@@ -29,11 +29,11 @@ def _own_and_averaged(precision: GradientPrecision) -> dict:
 
 @pytest.mark.slow
 def test_gradients_in_bf16_are_those_of_the_processes_rounded_and_their_mean_rounded(tmp_path):
-    """To the last bit: to halve is exact, and of two processes the sum is a single rounded addition."""
+    """Equality to the last bit: halving is exact, and the sum over two processes is one rounded addition."""
     first, second = run_in_processes(2, _own_and_averaged, ("bf16",), tmp_path)
     for a, b, mean, same in zip(first["own"], second["own"], first["averaged"], second["averaged"], strict=True):
         assert torch.equal(mean, (a.bfloat16() / 2 + b.bfloat16() / 2).float())
-        assert torch.equal(mean, same)  # or the processes would drift apart
+        assert torch.equal(mean, same)  # otherwise the processes would drift apart
         assert mean.dtype == torch.float32
 
 
@@ -46,7 +46,7 @@ def test_gradients_in_float32_are_not_rounded(tmp_path):
 
 
 def _trained(changes: dict) -> dict:
-    trainer = fresh_trainer(n=65, epochs=1, **changes)  # of whose last batch the second process has no image
+    trainer = fresh_trainer(n=65, epochs=1, **changes)  # the last batch has no image for the second process
     [result] = train(trainer)
     return {"weights": weights(trainer), "result": result.to_dict()}
 
@@ -59,7 +59,7 @@ def test_processes_that_send_bf16_stay_equal_and_train(tmp_path, accumulate):
     assert torch.equal(first["weights"], second["weights"])
     alone = _trained({})
     assert not torch.equal(first["weights"], alone["weights"])
-    # Three steps; the gradients are off by 2**-9 of theirs, and Adam turns a small one's other sign into another step.
+    # Three steps: gradients have a relative error of 2**-9, and if a small one changes its sign, so does Adam's step.
     lost = alone["result"]["validation_bits_per_dim"] - first["result"]["validation_bits_per_dim"]
     assert abs(lost) < 0.05
     assert first["result"]["skipped_steps"] == 0
