@@ -1,4 +1,8 @@
-"""What ends a job with a sentence for the user in place of a traceback, and the exit codes."""
+"""The errors that end a command, the sentence that the user reads about each, and the exit codes.
+
+Raise `JobError` where a job cannot run or cannot continue, and `SpecError` where a setting is wrong. `sentence_of` and
+`code_of` turn any exception into what a command prints and into its exit code.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +26,28 @@ __all__ = [
 ]
 
 FAILURE, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+"""Exit codes: something failed; the command line is wrong; ended by Ctrl-C; ended by SIGTERM."""
+
+ISSUES = "https://github.com/glowctl/glowctl/issues"
 
 
 class JobError(UserError):
-    """The job cannot run, or cannot go on."""
+    """A reason why a job cannot run, or cannot continue."""
 
 
 class SpecError(UserError, ValueError):
-    """A setting that cannot be; the message names it and says what is allowed."""
+    """A wrong setting; the message contains its flag, its value and what is allowed."""
 
     exit_code = USAGE
 
 
 def in_flags(message: str) -> str:
-    """A sentence of the library about data, in the words of the command line."""
+    """Replace the arguments of the library that a message advises by flags of the command line.
+
+    Example:
+        >>> in_flags("files of mnist are missing: load with download=True")
+        'files of mnist are missing: leave out --no-download'
+    """
     in_flags_of = {
         DOWNLOAD_ADVICE: "leave out --no-download",
         SHAPE_ADVICE: "pass --image-size, such as --image-size 32",
@@ -48,20 +60,23 @@ def in_flags(message: str) -> str:
 
 
 def code_of(error: Exception) -> int:
-    """The exit code: 2 for what was asked wrongly, 1 for what failed."""
+    """Return the exit code for an error: 2 if the command line is wrong, 1 if something failed."""
     return error.exit_code if isinstance(error, UserError) else FAILURE
 
 
 def sentence_of(error: Exception) -> str:
-    """What the user reads of an error. The traceback of one that nobody foresaw goes to a file."""
+    """Return the sentence that the user reads about an error.
+
+    The traceback of an unexpected error, which is probably a bug of glowctl, goes to a file that the sentence names.
+    """
     if isinstance(error, UserError):
         return in_flags(str(error))
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"the disk is full ({error}): free some space, or choose another --output"
-    said = f"an error that glowctl does not know ({type(error).__name__}: {error})"
+        return f"the disk is full ({error}): free some space, or choose another disk with --output"
+    problem = f"unexpected error ({type(error).__name__}: {error})"
     try:
         with tempfile.NamedTemporaryFile("w", prefix="glowctl-", suffix=".log", delete=False) as log:
             traceback.print_exception(error, file=log)
     except OSError as reason:
-        return f"{said}; its traceback could not be written ({reason.strerror}): --verbose shows more"
-    return f"{said}; its traceback is in {log.name}"
+        return f"{problem}, whose traceback could not be written ({reason.strerror}): report it at {ISSUES}"
+    return f"{problem}: report it at {ISSUES} with its traceback, which is in {log.name}"

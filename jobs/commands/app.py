@@ -1,4 +1,8 @@
-"""`glowctl`: flags -> spec -> request -> submission. Nothing else."""
+"""The command ``glowctl``: its jobs, and the entry point `main`.
+
+Each command turns its flags into a spec and the spec into a request, which is then carried out here or sent to a
+cluster. Nothing else happens in this module. It imports neither torch nor Ray nor MLflow, so that ``--help`` is fast.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,8 @@ from jobs.commands.options import (
 )
 from jobs.commands.record import add_record_commands
 from jobs.commands.spec_files import read_ablate_spec, read_spec
-from jobs.errors import FAILURE, SpecError, code_of, sentence_of
+from jobs.commands.usage_errors import usage_error
+from jobs.errors import FAILURE, USAGE, SpecError, code_of, sentence_of
 from jobs.specs.ablation import AXES, PER_TRIAL, AblateSpec, make_ablate_spec
 from jobs.specs.base import validated
 from jobs.specs.evaluation import EvaluationSpec, InterpolateSpec, NllSpec, OodSpec, SampleSpec
@@ -44,8 +49,9 @@ from jobs.system.verbosity import VERBOSE, set_up_logging
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    help="Train Glow normalizing flows on Ray, record them in MLflow, and tell what belongs to their training data.",
-    epilog="First steps: glowctl demo, then glowctl ui. What this machine has: glowctl doctor.",
+    help="Train Glow normalizing flows on Ray, record them in MLflow, and test whether images belong to their training "
+    "data.",
+    epilog="First steps: glowctl demo, then glowctl ui. To check this machine: glowctl doctor.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -78,14 +84,15 @@ def every_command(
         bool,
         typer.Option(
             "--verbose",
-            help="Say on standard error what is tried again, left out or gone on without, and why; before the command. "
-            "$GLOW_VERBOSE does so too. (e.g. glowctl --verbose train)",
+            help="Print on standard error what is tried again, left out or done without, and why. Give it before the "
+            "command; $GLOW_VERBOSE=1 has the same effect. (e.g. glowctl --verbose train)",
             show_default=False,
         ),
     ] = False,
 ) -> None:
+    """Apply the flags that every command has."""
     if verbose:
-        os.environ[VERBOSE] = "1"  # which the processes inherit that this one starts, and a job on a cluster is given
+        os.environ[VERBOSE] = "1"  # child processes inherit it, and jobs on a cluster receive it
         set_up_logging()
 
 
@@ -99,7 +106,8 @@ def train(
     resume: Annotated[
         str | None,
         typer.Option(
-            help="Go on with this run, by name or id, where it stopped. (e.g. --resume 'train digits 1x1 K2')"
+            help="Continue this training from its last checkpoint, by the name or id of its run; its settings stay. "
+            "(e.g. --resume 'train digits 1x1 K2')"
         ),
     ] = None,
     print_spec: PrintSpec = False,
@@ -108,16 +116,20 @@ def train(
     detach: Detach = False,
     **flags: Any,
 ) -> None:
-    """Train a Glow data-parallel on Ray, and record it in MLflow.
+    """Train a Glow on Ray with data-parallel workers, and record it in MLflow.
 
-    Presets: smoke (seconds), laptop (half an hour on 2 cores), best (for a GPU), paper (the course report's own
-    configuration: meant for a GPU).
+    Presets: smoke (seconds), laptop (half an hour on 2 cores), demo (as in glowctl demo), best (for a GPU), and paper
+    (the configuration of the course report, for a GPU). Each setting below overrides the preset.
     """
     given = {name: value for name, value in flags.items() if value is not None}
     at_most_one(context, "preset", "spec", "resume")
     if resume is not None:
         if print_spec:
-            raise SpecError("--print-spec shows the settings of a new run: leave out --resume")
+            raise SpecError(
+                "--print-spec is for a new training, and --resume continues one",
+                remedy="leave out one of them",
+                code="flags-exclude-each-other",
+            )
         _do("resume_training", json, address, detach, run=resume, changes=given)
         return
     settings = read_spec(TrainSpec, spec, given) if spec is not None else make_train_spec(preset, given)
@@ -137,17 +149,24 @@ def ablate(
     resume: Annotated[
         str | None,
         typer.Option(
-            help="Go on with this ablation, by name or id, where each trial stood. (e.g. --resume 'ablate mnist seeds')"
+            help="Continue this ablation, each trial from its last checkpoint, by the name or id of its run. "
+            "(e.g. --resume 'ablate mnist seeds')"
         ),
     ] = None,
     summarize: Annotated[
         str | None,
         typer.Option(
-            help="Compare the trials of this ablation again, from MLflow alone. (e.g. --summarize 'ablate mnist seeds')"
+            help="Train nothing, and compare the trials of this ablation again from what MLflow has, by the name or id "
+            "of its run. (e.g. --summarize 'ablate mnist seeds')"
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say how many trials there would be, and stop.", show_default=False)
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print how many trials there would be and what each would use, and stop.",
+            show_default=False,
+        ),
     ] = False,
     print_spec: PrintSpec = False,
     json: Json = False,
@@ -155,16 +174,17 @@ def ablate(
     detach: Detach = False,
     **flags: Any,
 ) -> None:
-    """Train in many variants on Ray Tune, at several seeds each, and compare them with error bars.
+    """Train variants of a Glow on Ray Tune, each at several seeds, and compare them with error bars.
 
-    Every value of one axis is tried with every value of the others; an axis that is not given keeps the preset's value.
+    Every value of one axis (such as --depths) is combined with every value of the others. An axis that is not given
+    keeps the preset's value.
     """
     given = {name: value for name, value in flags.items() if value is not None}
     at_most_one(context, "preset", "spec", "resume", "summarize")
     if resume is not None or summarize is not None:
         for flag, asked in (("--print-spec", print_spec), ("--dry-run", dry_run)):
             if asked:
-                raise SpecError(f"{flag} is for a new ablation: leave it out")
+                raise SpecError(f"{flag} is for a new ablation", remedy="leave it out", code="flags-exclude-each-other")
         do = "resume_ablation" if resume is not None else "summarize"
         _do(do, json, address, detach, run=resume or summarize, changes=given, table=True)
         return
@@ -180,7 +200,7 @@ def ablate(
 def nll(
     *, spec: SpecFile = None, json: Json = False, address: Address = None, detach: Detach = False, **flags: Any
 ) -> None:
-    """Score data sets under a trained model: mean bits/dim with intervals, per class too, and a histogram."""
+    """Score data sets with a trained model: mean bits/dim with 95 % intervals, also per class, and a histogram."""
     _evaluate([NllSpec], flags, json, address, detach, spec)
 
 
@@ -189,7 +209,7 @@ def nll(
 def sample(
     *, spec: SpecFile = None, json: Json = False, address: Address = None, detach: Detach = False, **flags: Any
 ) -> None:
-    """Draw images from a trained model, at a temperature or several."""
+    """Draw images from a trained model, at one temperature or several."""
     _evaluate([SampleSpec], flags, json, address, detach, spec)
 
 
@@ -198,7 +218,7 @@ def sample(
 def interpolate(
     *, spec: SpecFile = None, json: Json = False, address: Address = None, detach: Detach = False, **flags: Any
 ) -> None:
-    """Draw what lies between two real images in the latents of a trained model: a row a class, or your own pair."""
+    """Draw the images between two real ones along a path of latents: for random pairs, or for two files of yours."""
     _evaluate([InterpolateSpec], flags, json, address, detach, spec)
 
 
@@ -207,14 +227,14 @@ def interpolate(
 def ood(
     *, spec: SpecFile = None, json: Json = False, address: Address = None, detach: Detach = False, **flags: Any
 ) -> None:
-    """Test whether batches of images belong to what a model was trained on, by the typicality test and others."""
+    """Test whether batches of images are like a model's training data, by the typicality test and other detectors."""
     _evaluate([OodSpec], flags, json, address, detach, spec)
 
 
 @app.command(epilog="Example: glowctl evaluate --model models:/glow-mnist@champion")
 @with_flags_of(*EVALUATIONS.values())
 def evaluate(*, json: Json = False, address: Address = None, detach: Detach = False, **flags: Any) -> None:
-    """Run nll, sample, interpolate and ood on one model."""
+    """Run nll, sample, interpolate and ood on one model, with the flags of all four."""
     _evaluate(list(EVALUATIONS.values()), flags, json, address, detach)
 
 
@@ -241,9 +261,11 @@ def demo(
     address: Address = None,
     detach: Detach = False,
 ) -> None:
-    """Train small Glows on real handwritten digits with each of the three permutations at three seeds, side by side,
-    and compare them; then interpolate with the best and test for OOD. It takes one to four minutes on 2 cores, and
-    nothing is downloaded."""
+    """Train and compare small Glows on handwritten digits, then interpolate and test for out-of-distribution images.
+
+    Each of the three permutations is trained at three seeds, side by side. The best model interpolates between images
+    and is tested. This takes one to four minutes on 2 cores, and downloads nothing.
+    """
     where = {"output": output, "tracking_uri": tracking_uri}
     _do("demo", json, address, detach, changes=where, table=True)
 
@@ -255,7 +277,10 @@ def doctor(
         str | None, typer.Option(help=f"{TrainSpec.model_fields['data_root'].description} (e.g. --data-root ~/data)")
     ] = None,
 ) -> None:
-    """Say what this machine has: Python, torch, GPUs, Ray, the MLflow store, data sets, and what is wrong with each."""
+    """Check this machine: Python, torch, GPUs, Ray, the MLflow store and the data sets, with what is wrong with each.
+
+    The exit code is 1 if something is wrong that a training would fail at.
+    """
     from jobs.commands.doctor import examine
 
     raise typer.Exit(0 if examine(tracking_uri, data_root) else FAILURE)
@@ -271,12 +296,16 @@ def _do(
     changes: Mapping[str, Any] | None = None,
     table: bool = False,
 ) -> None:
-    """Does a request here, or on the cluster at `address`, and exits with its code."""
+    """Carry out a request on this machine, or as a job of the cluster at `address`; exit with the job's exit code."""
     from jobs.display.displays import make_display
 
     at = address_of(address)
     if detach and at is None:
-        raise SpecError("--detach leaves a job to a cluster: give its --address too")
+        raise SpecError(
+            "--detach leaves a job on a cluster, and no cluster is named",
+            remedy="give its --address too, such as --address http://localhost:8265",
+            code="no-cluster-named",
+        )
     request = Request.of(what, *specs).model_copy(update={"run": run, "changes": dict(changes or {})})
     display = make_display("json" if json else "auto", table=table)
     gone_on = "; a job that was submitted goes on: see glowctl jobs" if at else ""
@@ -297,19 +326,26 @@ add_cluster_commands(app)
 
 
 def main() -> None:
-    """The entry point: every error that a user can meet is one sentence on standard error, with exit code 2 for what
-    was asked wrongly and 1 for what failed."""
+    """Run the command line.
+
+    Every error is one sentence on standard error; the exit code is then 2 if the command line is wrong, else 1.
+    """
     set_up_process()
     try:
         check_file_names()
         with scratch_folder():
-            app()
+            raise SystemExit(app(standalone_mode=False))  # Typer then raises its errors, and returns the exit code
+    except typer.Abort:
+        raise SystemExit(FAILURE) from None
     except Exception as error:
-        print(f"glowctl: {sentence_of(error)}", file=sys.stderr)
-        raise SystemExit(code_of(error)) from None
+        if type(error).__name__ == "NoArgsIsHelpError":  # Typer has printed the help
+            raise SystemExit(USAGE) from None
+        shown = usage_error(error) or error
+        print(f"glowctl: {sentence_of(shown)}", file=sys.stderr)
+        raise SystemExit(code_of(shown)) from None
     finally:
-        # Or Python looks at every object of torch and MLflow before it ends, for more than a second. Triton, which
-        # comes with torch for CUDA, would print lines about each frozen object of its own.
+        # Without this, Python visits every object of torch and MLflow before it ends, which takes more than a second.
+        # Triton, which comes with torch for CUDA, would print lines about each of its frozen objects.
         if "triton" not in sys.modules:
             gc.freeze()
 

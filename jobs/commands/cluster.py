@@ -1,4 +1,4 @@
-"""The commands that look after a cluster and its jobs: `glowctl jobs`, `logs`, `stop`, `wait`, `cluster status`."""
+"""The commands for a Ray cluster and its jobs: ``glowctl jobs``, ``logs``, ``stop``, ``wait``, ``cluster status``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_cluster_commands"]
 
-JobId = Annotated[str, typer.Argument(help="A job's id, as glowctl jobs lists it.", metavar="JOB")]
+JobId = Annotated[str, typer.Argument(help="Id of a job, from the list of glowctl jobs.", metavar="JOB")]
 
 PANEL = "Clusters"
 SHOWN_JOBS = 20
@@ -30,7 +30,16 @@ SHOWN_JOBS = 20
 
 @dataclass(frozen=True)
 class ListedJob:
-    """A job as it is listed: `what` it does, the `user` who gave it, and how many `seconds` it has run."""
+    """A job of a cluster, as ``glowctl jobs --json`` prints it.
+
+    Attributes:
+        job: id of the job.
+        status: Ray's word for its state: pending, running, succeeded, failed or stopped.
+        started: local time of the start, to the minute.
+        seconds: seconds from the start to the end, or until now.
+        what: what the job does, such as "train mnist".
+        user: name of the user who submitted it.
+    """
 
     job: str
     status: str
@@ -41,6 +50,7 @@ class ListedJob:
 
 
 def add_cluster_commands(app: typer.Typer) -> None:
+    """Add the commands of this module to the command line."""
     for command, example in (
         (jobs, "jobs --address http://localhost:8265"),
         (logs, "logs -f train-mnist-1a2b3c4d"),
@@ -48,7 +58,7 @@ def add_cluster_commands(app: typer.Typer) -> None:
         (wait, "wait train-mnist-1a2b3c4d"),
     ):
         app.command(epilog=f"Example: glowctl {example}", rich_help_panel=PANEL)(command)
-    cluster = typer.Typer(help="A Ray cluster as a whole.", no_args_is_help=True)
+    cluster = typer.Typer(help="Check a Ray cluster as a whole.", no_args_is_help=True)
     cluster.command(epilog="Example: glowctl cluster status --address http://localhost:8265")(status)
     app.add_typer(cluster, name="cluster", rich_help_panel=PANEL)
 
@@ -56,7 +66,7 @@ def add_cluster_commands(app: typer.Typer) -> None:
 def jobs(
     address: Address = None,
     every: Annotated[
-        bool, typer.Option("--all", help=f"More than the newest {SHOWN_JOBS}.", show_default=False)
+        bool, typer.Option("--all", help=f"List all jobs. Without it: the newest {SHOWN_JOBS}.", show_default=False)
     ] = False,
     json: Json = False,
 ) -> None:
@@ -82,12 +92,12 @@ def jobs(
 def logs(
     job: JobId,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the job ends; its exit code is then the command's.")
+        bool, typer.Option("--follow", "-f", help="Show new lines until the job ends, and exit with its exit code.")
     ] = False,
     address: Address = None,
     json: Json = False,
 ) -> None:
-    """Show what a job has written: its progress, as if it ran here, and its errors."""
+    """Show the output of a job: its progress, as if it ran on this machine, and its errors."""
     from jobs.cluster.submission import seen_by
     from jobs.display.displays import make_display
 
@@ -101,7 +111,7 @@ def logs(
 
 
 def wait(job: JobId, address: Address = None) -> None:
-    """Wait until a job has ended, and say how: its exit code is this command's."""
+    """Wait until a job has ended, print its final status, and exit with its exit code."""
     from jobs.cluster.submission import exit_code
 
     with interruptible(f"job {job} goes on"):
@@ -112,7 +122,7 @@ def wait(job: JobId, address: Address = None) -> None:
 
 
 def stop(job: JobId, address: Address = None) -> None:
-    """Stop a job. Its runs in MLflow are marked KILLED, and can be resumed."""
+    """Stop a job. Its runs in MLflow get the status KILLED and can be resumed."""
     cluster = _cluster(address)
     from jobs.cluster.client import ended
 
@@ -125,7 +135,7 @@ def stop(job: JobId, address: Address = None) -> None:
 def status(
     address: Address = None, output: Output = "outputs", tracking_uri: TrackingUri = None, json: Json = False
 ) -> None:
-    """Say what a cluster has: machines, GPUs, jobs, tracking server and storage, and what does not answer."""
+    """Check a cluster: its machines, GPUs, jobs, tracking server and storage, with what is wrong with each."""
     from jobs.cluster.client import ended
     from jobs.cluster.submission import check
     from jobs.tracking import given_tracking_uri
@@ -148,7 +158,7 @@ def _show_status(cluster: Cluster, running: list[ListedJob], found: Checked) -> 
     for node in found.nodes:
         typer.echo(f"machine   {node.name}: {count(node.cpus, 'core')}, {count(node.gpus, 'GPU')}")
     listed = ", ".join(f"{job.job} ({job.what})" for job in running)
-    typer.echo(f"jobs      {listed or 'none that run or wait'}")
+    typer.echo(f"jobs      {listed or 'none is running or waiting'}")
     typer.echo(f"tracking  {found.tracking or 'none'}")
     typer.echo(f"storage   {found.storage or 'none'}")
     for problem in found.problems:
@@ -164,7 +174,9 @@ def _cluster(address: str | None) -> Cluster:
     at = address_of(address)
     if at is None:
         raise SpecError(
-            "this looks at a cluster: give its --address, such as http://localhost:8265, or set RAY_ADDRESS"
+            "this command is for a cluster, and none is named",
+            remedy="give its --address, such as --address http://localhost:8265, or set RAY_ADDRESS",
+            code="no-cluster-named",
         )
     return Cluster(at)
 

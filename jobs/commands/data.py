@@ -1,4 +1,4 @@
-"""The commands on data sets: `glowctl pack` and `glowctl data`."""
+"""The commands for data sets: ``glowctl pack`` and ``glowctl data``."""
 
 from __future__ import annotations
 
@@ -17,24 +17,30 @@ PANEL = "Data"
 
 
 def add_data_commands(app: typer.Typer, do: Callable[..., None]) -> None:
-    """`do` is that of `jobs.commands.app`: it does a request here or on a cluster."""
+    """Add the commands of this module to the command line.
+
+    Args:
+        app: the command line.
+        do: the function of `jobs.commands.app` that carries out a request on this machine or on a cluster.
+    """
 
     @app.command(epilog="Example: glowctl pack folder:photos photos-packed --image-size 64", rich_help_panel=PANEL)
     @with_flags_of(PackSpec, leave_out={"source", "dest"})
     def pack(
         source: Annotated[
-            str, typer.Argument(metavar="SOURCE", help="A data set by name, folder:PATH or arrays:PATH.")
+            str, typer.Argument(metavar="SOURCE", help="Data set to pack: a name, folder:PATH or arrays:PATH.")
         ],
-        dest: Annotated[str, typer.Argument(metavar="DEST", help="The folder that becomes the packed data set.")],
+        dest: Annotated[str, typer.Argument(metavar="DEST", help="Folder to make, which then is the packed data set.")],
         *,
         json: Json = False,
         address: Address = None,
         detach: Detach = False,
         **flags: Any,
     ) -> None:
-        """Make a packed data set of images, on all cores, which is trained on from where it lies.
+        """Make a packed data set, from which training reads images as it needs them, using all cores.
 
-        A command that was stopped or killed goes on where it stood when it is given again.
+        Images that do not fit into memory can be trained on once they are packed. If the command is stopped or killed,
+        give it again: it continues.
         """
         given = {name: value for name, value in flags.items() if value is not None}
         do("pack", json, address, detach, validated(PackSpec, {"source": source, "dest": dest, **given}))
@@ -42,17 +48,18 @@ def add_data_commands(app: typer.Typer, do: Callable[..., None]) -> None:
     @app.command(epilog="Example: glowctl data packed:photos-packed", rich_help_panel=PANEL)
     def data(
         name: Annotated[
-            str, typer.Argument(metavar="NAME", help="A data set by name, folder:PATH, arrays:PATH or packed:PATH.")
+            str, typer.Argument(metavar="NAME", help="Data set: a name, folder:PATH, arrays:PATH or packed:PATH.")
         ],
         data_root: Annotated[
-            str | None, typer.Option(help="Folder of the data sets. (e.g. --data-root ~/data)")
+            str | None,
+            typer.Option(help=f"{PackSpec.model_fields['data_root'].description} (e.g. --data-root ~/data)"),
         ] = None,
         sheet: Annotated[
-            str, typer.Option(help="Where the picture of some of its images goes. (e.g. --sheet photos.png)")
+            str, typer.Option(help="File for the picture of some of its images. (e.g. --sheet photos.png)")
         ] = "contact-sheet.png",
         json: Json = False,
     ) -> None:
-        """Say what a data set holds, and draw some of its images."""
+        """Print the splits, classes and image size of a data set, and draw some of its images."""
         from jobs.browse.data import show_data
 
         show_data(name, data_root, sheet, json)

@@ -1,4 +1,4 @@
-"""`glowctl doctor`: what this machine has, in one screen, and what is wrong with each thing that is not right."""
+"""The command ``glowctl doctor``: one screen with what this machine has, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,23 @@ __all__ = ["examine"]
 
 GOOD, NOTE, BAD = "ok", "note", "wrong"
 
+"""What the first column says: usable; usable with a restriction; a training would fail."""
+
 LEAST_MEMORY_GIB = 4
+"""Free memory in GiB below which a training may run out of it."""
 
 
 def examine(given_uri: str | None, data_root: str | None, console: Console | None = None) -> bool:
-    """Prints the screen. False if something must be mended before a training can run."""
+    """Print the screen.
+
+    Args:
+        given_uri: value of --tracking-uri, if given.
+        data_root: value of --data-root, if given.
+        console: where to print; standard output by default.
+
+    Returns:
+        False if something must be repaired before a training can run.
+    """
     rows = [*_machine(), *_packages(), _store(given_uri), *_data_sets(data_root)]
     table = Table(box=None, pad_edge=False, show_header=False)
     for _ in range(3):
@@ -37,13 +49,14 @@ def examine(given_uri: str | None, data_root: str | None, console: Console | Non
 
 
 Row = tuple[str, str, str]
+"""State, thing, and what is known about it."""
 
 
 def _machine() -> list[Row]:
     memory, disk = psutil.virtual_memory(), shutil.disk_usage(Path.cwd())
     gib = 2**30
     little = memory.available < LEAST_MEMORY_GIB * gib
-    advice = f"; glowctl wants {LEAST_MEMORY_GIB} GiB: close something" if little else ""
+    advice = f"; glowctl needs about {LEAST_MEMORY_GIB} GiB: close other programs" if little else ""
     return [
         (GOOD, "python", f"{platform.python_version()} on {platform.platform()}"),
         (GOOD, "cores", f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}"),
@@ -69,7 +82,11 @@ def _packages() -> list[Row]:
         properties = torch.cuda.get_device_properties(device)
         rows.append((GOOD, f"gpu {device.index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
     if not devices:
-        built = "no GPU that torch can use" if torch.version.cuda else "none: this torch is built for CPUs alone"
+        built = (
+            "no GPU that torch can use"
+            if torch.version.cuda
+            else "none, because this torch is built without GPU support"
+        )
         rows.append((NOTE, "gpu", f"{built}; training runs on the CPU cores"))
     rows.append((GOOD, "ray", metadata.version("ray")))
     rows.append((GOOD, "mlflow", metadata.version("mlflow")))
@@ -93,7 +110,7 @@ def _data_sets(data_root: str | None) -> list[Row]:
 
     rows: list[Row] = [(GOOD, "data root", str(datasets.data_root(data_root)))]
     for name in datasets.dataset_names():
-        if place_of(name) is not None:  # which stands for any place
+        if place_of(name) is not None:  # a pattern such as folder:PATH
             continue
         found = datasets.status(name, data_root)
         if found.state == "found":
@@ -101,5 +118,5 @@ def _data_sets(data_root: str | None) -> list[Row]:
         elif found.state.startswith("corrupt"):
             rows.append((BAD, name, f"{found.state}. {in_flags(found.advice)}"))
         else:
-            rows.append((NOTE, name, f"{found.state}; downloaded when it is first trained on"))
+            rows.append((NOTE, name, f"{found.state}; the first training on it downloads it"))
     return rows

@@ -1,4 +1,4 @@
-"""What the user reads of a command that was interrupted."""
+"""What a command prints, and its exit code, when Ctrl-C or SIGTERM ends it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ __all__ = ["interruptible"]
 
 @contextmanager
 def interruptible(said: str = "stopped") -> Iterator[None]:
-    """Ends what runs meanwhile by Ctrl-C or SIGTERM, with this sentence and the exit code that shells expect.
+    """Print a sentence and exit with the code that shells expect if Ctrl-C or SIGTERM ends the block.
 
-    It does so also where a shell has started the command with SIGINT ignored, as a script's shell does with every
-    command that it puts into the background.
+    This also works if SIGINT was ignored when the command started, as for a command in the background of a script.
+
+    Args:
+        said: the sentence.
     """
     try:
         with sigterm_as_interrupt():

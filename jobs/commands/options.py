@@ -1,4 +1,4 @@
-"""The options of `glowctl`: a flag for every field of a spec, and those that many commands share."""
+"""The options of ``glowctl``: one flag per field of a spec, and the options that several commands share."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ __all__ = [
 
 
 def option_of(spec: type[BaseModel], name: str) -> inspect.Parameter:
-    """The flag of a spec's field. Its default is None, not given: then the spec, preset or spec file decides."""
+    """Return the parameter of a command that is the flag of a spec's field.
+
+    Its default is None, which means that the flag was not given and the spec, preset or spec file decides.
+    """
     field = spec.model_fields[name]
     example = (field.examples or [None])[0]
     flag = flag_of(spec, name)
@@ -47,7 +50,7 @@ def option_of(spec: type[BaseModel], name: str) -> inspect.Parameter:
         rich_help_panel=theme_of(spec, name),
         show_default=False,
     )
-    several = "tuple" in str(field.annotation)  # with commas between, which the spec takes apart
+    several = "tuple" in str(field.annotation)  # given with commas between, at which the spec splits
     kind: Any = str if several else field.annotation
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
@@ -55,14 +58,19 @@ def option_of(spec: type[BaseModel], name: str) -> inspect.Parameter:
 
 
 def with_flags_of(*specs: type[BaseModel], leave_out: Collection[str] = ()) -> Any:
-    """Gives a command that takes `**flags` a flag for every field of these specs, less those that are left out."""
+    """Return a decorator that gives a command with `**flags` one flag per field of the specs.
+
+    Args:
+        specs: classes of specs; a field that several of them have becomes one flag.
+        leave_out: names of fields without a flag.
+    """
 
     def decorated(command: Any) -> Any:
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
         flags = {name: option_of(spec, name) for spec in specs for name in spec.model_fields if name not in leave_out}
         parameters = [*own, *flags.values()]
         command.__signature__ = inspect.Signature(parameters)
-        # Typer evaluates annotations by itself, which these are already.
+        # Typer would evaluate annotations that are text; these are evaluated already.
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return command
 
@@ -73,46 +81,62 @@ SpecFile = Annotated[
     str | None,
     typer.Option(
         "--spec",
-        help="JSON file of settings to start from, or a run's own in MLflow; flags override. "
-        "(e.g. --spec runs:/RUN_ID/spec.json)",
+        help="JSON file with settings to start from, or runs:/RUN_ID/spec.json for those of an earlier run; flags "
+        "override them. (e.g. --spec runs:/1a2b3c4d/spec.json)",
     ),
 ]
 Preset = Annotated[
-    str, typer.Option(help=f"Settings to start from: {', '.join(PRESETS)}; flags override. (e.g. --preset paper)")
+    str,
+    typer.Option(help=f"Settings to start from: {', '.join(PRESETS)}; flags override them. (e.g. --preset paper)"),
 ]
 PrintSpec = Annotated[
-    bool, typer.Option("--print-spec", help="Print the settings as JSON and stop.", show_default=False)
+    bool,
+    typer.Option("--print-spec", help="Print the settings as JSON, for --spec, and stop.", show_default=False),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON lines, for machines.", show_default=False)]
-Output = Annotated[str, typer.Option(help=f"{TrainSpec.model_fields['output'].description} (e.g. --output runs)")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object per line, for programs that read it.", show_default=False),
+]
+Output = Annotated[
+    str, typer.Option(help="Folder (made if it is new) or bucket for results. (e.g. --output s3://bucket/glow)")
+]
 TrackingUri = Annotated[
     str | None,
     typer.Option(
         help=f"{TrainSpec.model_fields['tracking_uri'].description} (e.g. --tracking-uri http://localhost:5000)"
     ),
 ]
-Experiment = Annotated[
-    str, typer.Option(help=f"{TrainSpec.model_fields['experiment'].description} (e.g. --experiment letters)")
-]
+Experiment = Annotated[str, typer.Option(help="MLflow experiment that the runs are in. (e.g. --experiment letters)")]
 Address = Annotated[
     str | None,
     typer.Option(
-        help="Ray cluster to run on, by its dashboard; $RAY_ADDRESS, else a Ray of this machine's own if not given. "
-        "(e.g. --address http://localhost:8265)",
+        help="Ray cluster to use, by the address of its dashboard. Without it: $RAY_ADDRESS, else Ray runs on this "
+        "machine, as with --address local. (e.g. --address http://localhost:8265)",
         rich_help_panel="Cluster",
     ),
 ]
 Detach = Annotated[
     bool,
     typer.Option(
-        "--detach", help="Leave the job to the cluster, and say its id.", show_default=False, rich_help_panel="Cluster"
+        "--detach",
+        help="Submit the job to the cluster, print its id, and exit. Without it: show its progress until it ends.",
+        show_default=False,
+        rich_help_panel="Cluster",
     ),
 ]
 
 
 def at_most_one(context: typer.Context, *names: str) -> None:
-    """Raises SpecError if several of these options were given."""
+    """Check that at most one of several options was given on the command line.
+
+    Raises:
+        SpecError: if more were given.
+    """
     sources = {name: context.get_parameter_source(name) for name in names}
     starts = [f"--{name}" for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
     if len(starts) > 1:
-        raise SpecError(f"{' and '.join(starts)} each say what to start from: give one of them")
+        raise SpecError(
+            f"{' and '.join(starts)} cannot be combined, because each gives the settings to start from",
+            remedy="leave out all but one of them",
+            code="flags-exclude-each-other",
+        )

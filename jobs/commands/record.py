@@ -1,4 +1,4 @@
-"""The commands on the record: `glowctl ui`, `runs`, `show`, `report`, `models` and `promote`."""
+"""The commands for recorded runs and models: `ui`, `runs`, `show`, `report`, `repair`, `models` and `promote`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = ["add_record_commands"]
 
-PANEL = "The record"
+PANEL = "Recorded runs"
 
 AnyExperiment = Annotated[
     str | None,
-    typer.Option(help="MLflow experiment to look in; all of them if not given. (e.g. --experiment glow)"),
+    typer.Option(help="MLflow experiment to look in. Without it: all of them. (e.g. --experiment glow)"),
 ]
 
 
 def add_record_commands(app: typer.Typer) -> None:
+    """Add the commands of this module to the command line."""
     for command, example in (
         (ui, "ui --port 5001"),
         (runs, "runs --job train,ood --limit 50"),
@@ -42,13 +43,18 @@ def add_record_commands(app: typer.Typer) -> None:
 
 def ui(
     tracking_uri: TrackingUri = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine. (e.g. --port 5001)")] = 5000,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the UI on this machine. (e.g. --port 5001)")
+    ] = 5000,
     no_browser: Annotated[
-        bool, typer.Option("--no-browser", help="Print the address alone.", show_default=False)
+        bool,
+        typer.Option("--no-browser", help="Print the address of the UI without opening a browser.", show_default=False),
     ] = False,
 ) -> None:
-    """Open the MLflow UI on the store that runs are recorded in: of a server that runs already, else of one that Ctrl-C
-    ends."""
+    """Open the MLflow UI on the recorded runs.
+
+    If the store is a server, or its UI is running already, that is opened. Else a server is started, which Ctrl-C ends.
+    """
     from jobs.browse.ui import serve
 
     with interruptible():
@@ -58,28 +64,36 @@ def ui(
 def runs(
     experiment: AnyExperiment = None,
     job: Annotated[
-        str | None, typer.Option(help="Runs of these jobs alone, with commas between. (e.g. --job train,ood)")
+        str | None,
+        typer.Option(help="Commands whose runs to list, with commas between. Without it: all. (e.g. --job train,ood)"),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many, beside trials. (e.g. --limit 50)")] = 20,
+    limit: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Largest number of runs to list, the newest first; trials do not count. (e.g. --limit 50)"
+        ),
+    ] = 20,
     trials: Annotated[
-        bool, typer.Option("--trials", help="The trials too, beneath their ablation.", show_default=False)
+        bool, typer.Option("--trials", help="List the trials of each ablation under it.", show_default=False)
     ] = False,
     json: Json = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """List the newest runs and what each came to."""
+    """List the newest runs with their results."""
     from jobs.browse.runs import list_runs
 
     list_runs(tracking_uri, experiment, job, limit, trials, json)
 
 
 def show(
-    run: Annotated[str, typer.Argument(help="A run, by name, id, or the first letters of its id.", metavar="RUN")],
+    run: Annotated[
+        str, typer.Argument(help="Run, by its name, its id, or the first letters of the id.", metavar="RUN")
+    ],
     experiment: AnyExperiment = None,
     json: Json = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Show one run: what it came to, its settings, tables and files, and where it is in the MLflow UI."""
+    """Show one run: its result, settings, tables and files, and its address in the MLflow UI."""
     from jobs.browse.show import show_run
 
     show_run(tracking_uri, experiment, run, json)
@@ -90,16 +104,17 @@ def report(
     runs: Annotated[
         str | None,
         typer.Option(
-            help="Of these runs and those beneath them alone, by id or name, commas between. (e.g. --runs 1a2b,3c4d)"
+            help="Runs to report, with those nested under them, by id or name, with commas between. Without it: all "
+            "runs of the experiment. (e.g. --runs 1a2b,3c4d)"
         ),
     ] = None,
     output: Output = "outputs",
     json: Json = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Put what is recorded together: one HTML file, and Markdown, with curves, samples, the OOD table and costs.
+    """Write a report of recorded runs, as HTML and Markdown, with curves, samples, OOD tables and costs.
 
-    It is made from MLflow alone, and says what is missing.
+    It uses only what MLflow has, and lists what is missing.
     """
     from jobs.display.displays import make_display
     from jobs.report import make
@@ -107,7 +122,11 @@ def report(
 
     named = None if runs is None else [name.strip() for name in runs.split(",") if name.strip()]
     if named == []:
-        raise SpecError("--runs names no run: give ids or names with commas between")
+        raise SpecError(
+            f"--runs {runs!r} contains no run",
+            remedy="give ids or names with commas between, or leave it out",
+            code="setting-not-allowed",
+        )
     with make_display("json" if json else "auto") as show:
         make(found(tracking_uri), experiment, named, output, show)
 
@@ -115,20 +134,25 @@ def report(
 def repair(
     run: Annotated[
         str,
-        typer.Argument(help="A training or an ablation, by name, id, or the id's first letters.", metavar="RUN"),
+        typer.Argument(
+            help="Training or ablation, by its name, its id, or the first letters of the id.", metavar="RUN"
+        ),
     ],
     experiment: Experiment = "glow",
     output: Annotated[
         str | None,
-        typer.Option(help="Where its checkpoints are, if they were moved. (e.g. --output /mnt/outputs)"),
+        typer.Option(
+            help="Folder or bucket that its checkpoints were moved to. Without it: where the run wrote them. (e.g. "
+            "--output /mnt/outputs)"
+        ),
     ] = None,
     json: Json = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Add to MLflow the epochs of a run that only its checkpoints know.
+    """Add to MLflow the epochs of a run that are only in its checkpoints.
 
-    Runs do so by themselves while they train and when they are resumed. This is for a run that is over, such as one of
-    an older glowctl. An ablation is compared again.
+    Runs do this while they train and when they are resumed, so it is needed only for a run that has ended, such as one
+    of an older glowctl. The comparison of an ablation is made again.
     """
     from jobs.dispatch import repair as repair_run
     from jobs.display.displays import make_display
@@ -139,15 +163,20 @@ def repair(
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="Of one registered model alone. (e.g. glow-mnist)")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many. (e.g. --limit 100)")] = 20,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Registered model whose versions to list. Without it: all models. (e.g. glow-mnist)"),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=1, max=1000, help="Largest number of versions to list. (e.g. --limit 100)")
+    ] = 20,
     json: Json = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """List the models that trainings have registered, the newest first.
+    """List the models that trainings have registered in MLflow, the newest first.
 
-    A model's name for --model, MLflow and others is models:/NAME/VERSION or models:/NAME@ALIAS. The alias champion is
-    given by ablations, latest is always the newest version.
+    Use a model as models:/NAME/VERSION or models:/NAME@ALIAS, for example in --model. The alias champion is set by
+    ablations; latest is always the newest version.
     """
     from jobs import tracking
 
@@ -181,14 +210,19 @@ def _scores(version: Version) -> list[str]:
 
 def promote(
     model: Annotated[
-        str, typer.Argument(help="NAME/VERSION or NAME@ALIAS, or the run that trained it. (e.g. glow-mnist/3)")
+        str, typer.Argument(help="Model as NAME/VERSION or NAME@ALIAS, or the run that trained it. (e.g. glow-mnist/3)")
     ],
-    alias: Annotated[str, typer.Argument(help="A word; MLflow keeps latest for itself. (e.g. production)")],
+    alias: Annotated[
+        str, typer.Argument(help="Alias to set, any word but latest, which MLflow reserves. (e.g. production)")
+    ],
     experiment: Experiment = "glow",
     json: Json = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Give a registered model an alias, by which others load it: models:/NAME@ALIAS. Whoever bore it loses it."""
+    """Give a registered model an alias, by which it can be loaded as models:/NAME@ALIAS.
+
+    The alias moves: the version of this model that had it before loses it.
+    """
     from jobs import tracking
 
     done = tracking.promote(tracking.tracking_uri(tracking_uri), experiment, model, alias)

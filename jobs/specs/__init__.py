@@ -1,1 +1,4 @@
-"""The frozen settings of every job. Nothing here imports torch, ray or mlflow."""
+"""The settings of every job as frozen pydantic models, whose fields are the flags of the command line.
+
+Nothing here imports torch, Ray or MLflow, because every command imports it.
+"""

@@ -1,4 +1,9 @@
-"""What an ablation is told: one training in many variants. No torch, ray or mlflow here."""
+"""The settings of an ablation, which trains one model in many variants: `AblateSpec`, the flags of ``glowctl ablate``.
+
+The words: an *axis* is a setting that varies, a *configuration* is one choice of a value on each axis, and a *trial* is
+the training of one configuration at one seed. Nothing here imports torch, Ray or MLflow, because every command imports
+this.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +14,10 @@ import random
 from collections.abc import Mapping
 from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from glow.config import Coupling, Dequantization, Input, Permutation, Scale
-from jobs.specs.base import numbers, setting, validated
+from jobs.specs.base import flag_of, numbers, sentences, setting, validated
 from jobs.specs.presets import make_train_spec
 from jobs.specs.training import TrainSpec
 from jobs.text import JsonObject, plain
@@ -20,7 +25,7 @@ from jobs.text import JsonObject, plain
 __all__ = ["AXES", "PER_TRIAL", "AblateSpec", "Values", "make_ablate_spec", "values_label"]
 
 Values = dict[str, str | int | float]
-"""What makes a trial: the fields of `TrainSpec` that differ between trials, its seed among them."""
+"""The fields of `TrainSpec` that differ between trials, the seed included, with their values in one trial."""
 
 AXES = {
     "permutations": "permutation",
@@ -35,8 +40,7 @@ AXES = {
 """Fields of `AblateSpec` -> the field of `TrainSpec` that each varies."""
 
 PER_TRIAL = {"workers_per_trial": "workers", "gpus_per_trial": "gpus_per_worker", "cpus_per_trial": "cpus_per_worker"}
-"""Fields of `AblateSpec` that say what `TrainSpec` says in another unit."""
-
+"""Fields of `AblateSpec` -> the field of `TrainSpec` that each sets per trial and not per worker."""
 
 CHOICES = {
     "permutations": Permutation,
@@ -45,54 +49,103 @@ CHOICES = {
     "dequantizations": Dequantization,
     "inputs": Input,
 }
+"""Axes whose values are names, with the names; the value "all" stands for all of them."""
+
 MARKS = {"depth": "K", "width": "w", "learning_rate": "lr", "seed": "s"}
+"""Prefixes of numbers in the labels of trials."""
 
 
 def values_label(values: Mapping[str, Any]) -> str:
-    """{"permutation": "1x1", "depth": 8} -> "1x1 K8"."""
+    """Return the values of a trial as a short label.
+
+    Example:
+        >>> values_label({"permutation": "1x1", "depth": 8, "seed": 0})
+        '1x1 K8 s0'
+    """
     return " ".join(f"{MARKS.get(name, '')}{plain(value)}" for name, value in values.items())
 
 
 class AblateSpec(BaseModel):
-    """An ablation: the cross product of the values that are given, each at several seeds.
+    """The settings of an ablation: every combination of the given values, each at several seeds.
 
-    `train` is what all trials have in common; an axis that is not given keeps its value there.
+    `train` holds the settings that all trials have in common; an axis that is not given keeps its value there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     train: TrainSpec
     permutations: tuple[Permutation, ...] | None = setting(
-        None, "Ablation", "Permutations to compare, with commas between, or all.", "all"
+        None, "Ablation", "Permutations to compare: all, or some of 1x1, shuffle, reverse, with commas between.", "all"
     )
-    depths: tuple[int, ...] | None = setting(None, "Ablation", "Depths K, with commas between.", "8,16,32")
-    widths: tuple[int, ...] | None = setting(None, "Ablation", "Widths of the couplings.", "128,512")
-    couplings: tuple[Coupling, ...] | None = setting(None, "Ablation", "Kinds of coupling, or all.", "affine,additive")
-    scales: tuple[Scale, ...] | None = setting(None, "Ablation", "Scales of affine couplings, or all.", "all")
+    depths: tuple[int, ...] | None = setting(
+        None, "Ablation", "Numbers K of flow steps per level to compare, with commas between.", "8,16,32"
+    )
+    widths: tuple[int, ...] | None = setting(
+        None,
+        "Ablation",
+        "Numbers of hidden channels of the coupling networks to compare, with commas between.",
+        "128,512",
+    )
+    couplings: tuple[Coupling, ...] | None = setting(
+        None,
+        "Ablation",
+        "Coupling layers to compare: all, or some of affine, additive, spline, with commas between.",
+        "affine,additive",
+    )
+    scales: tuple[Scale, ...] | None = setting(
+        None,
+        "Ablation",
+        "Scale functions of affine couplings to compare: all, or some of sigmoid, bounded, floored, with commas "
+        "between.",
+        "all",
+    )
     dequantizations: tuple[Dequantization, ...] | None = setting(
-        None, "Ablation", "Noises between grey levels, or all.", "all"
+        None, "Ablation", "Noises on grey levels to compare: all, or some of uniform, variational.", "all"
     )
-    inputs: tuple[Input, ...] | None = setting(None, "Ablation", "What first layers see of a pixel, or all.", "all")
-    learning_rates: tuple[float, ...] | None = setting(None, "Ablation", "Peak learning rates.", "1e-3,2e-3")
-    seeds: int = setting(3, "Ablation", "Seeds of each configuration, from --seed on.", 5)
+    inputs: tuple[Input, ...] | None = setting(
+        None, "Ablation", "What the first layer receives of a pixel, to compare: all, or some of linear, logit.", "all"
+    )
+    learning_rates: tuple[float, ...] | None = setting(
+        None, "Ablation", "Highest learning rates to compare, with commas between.", "1e-3,2e-3"
+    )
+    seeds: int = setting(
+        3, "Ablation", "Number of seeds at which each configuration is trained, counted up from --seed.", 5
+    )
 
     search: Literal["grid", "random", "optuna"] = setting(
-        "grid", "Search", "All configurations, some drawn at random, or those that Optuna proposes.", "optuna"
+        "grid",
+        "Search",
+        "Configurations to train: all of them (grid), some drawn at random (random), or those that Optuna proposes "
+        "from earlier results (optuna).",
+        "optuna",
     )
-    samples: int | None = setting(None, "Search", "Configurations that a random or optuna search tries.", 10)
+    samples: int | None = setting(
+        None, "Search", "Number of configurations that --search random or optuna trains; needed with these.", 10
+    )
     scheduler: Literal["none", "asha", "median"] = setting(
-        "none", "Search", "Stops trials early that do worse than others.", "asha"
+        "none",
+        "Search",
+        "Rule that stops trials early, after at least a quarter of their epochs, if their validation bits/dim are "
+        "worse than those of others: none, successive halving (asha), or worse than the median.",
+        "asha",
     )
 
-    workers_per_trial: int = setting(1, "Compute", "Data-parallel workers of each trial.", 2)
+    workers_per_trial: int = setting(1, "Compute", "Number of data-parallel workers per trial.", 2)
     gpus_per_trial: float | None = setting(
-        None, "Compute", "GPUs a trial, fractions allowed; 1 a worker where there are GPUs, else 0 if not given.", 0.25
+        None,
+        "Compute",
+        "GPUs per trial, shared by its workers; a fraction lets trials share one. Without it: 1 per worker if there "
+        "are GPUs, else 0.",
+        0.25,
     )
     cpus_per_trial: float | None = setting(
-        None, "Compute", "Cores a trial; 1 a worker beside a GPU, else all cores shared out if not given.", 4
+        None,
+        "Compute",
+        "CPU cores per trial. Without it: 1 per worker with a GPU, else an equal share of all cores.",
+        4,
     )
     concurrent: int | None = setting(
-        None, "Compute", "Most trials at a time; as many as there is room for if not given.", 2
+        None, "Compute", "Largest number of trials at the same time. Without it: as many as there is room for.", 2
     )
 
     @field_validator(*CHOICES, mode="before")
@@ -119,7 +172,7 @@ class AblateSpec(BaseModel):
         for name in AXES:
             values = getattr(self, name)
             if values is not None and not values:
-                raise ValueError(f"{name} names no value")
+                raise ValueError(f"{name} must contain at least one value")
         for name in ("seeds", "workers_per_trial", "concurrent"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -127,30 +180,59 @@ class AblateSpec(BaseModel):
         if self.cpus_per_trial is not None and not 0 < self.cpus_per_trial < math.inf:
             raise ValueError(f"cpus_per_trial must be above 0, not {self.cpus_per_trial}")
         if self.gpus_per_trial is not None and not 0 <= self.gpus_per_trial < math.inf:
-            raise ValueError(f"gpus_per_trial must not be negative, not {self.gpus_per_trial}")
+            raise ValueError(f"gpus_per_trial must be at least 0, not {self.gpus_per_trial}")
+        self._check_workers()
         if self.train.seed + self.seeds > 2**31:
-            raise ValueError(f"seed must be below {2**31 - self.seeds}, not {self.train.seed}")
+            raise ValueError(
+                f"--seed must be at most {2**31 - self.seeds} with --seeds {self.seeds}, not {self.train.seed}"
+            )
         self._check_search()
+        names = {field: flag_of(type(self), name) for name, field in (AXES | PER_TRIAL).items()}
         for values in self.configurations():
-            self.trial_spec(values)
+            try:
+                self.trial_spec(values)
+            except ValidationError as error:
+                raise ValueError(sentences(TrainSpec, error, names)) from None
         return self
+
+    def _check_workers(self) -> None:
+        """Check here what trials would refuse in words of `TrainSpec`."""
+        workers = self.workers_per_trial
+        if self.train.batch_size < workers:
+            raise ValueError(
+                f"--batch-size {self.train.batch_size} cannot be shared by --workers-per-trial {workers}: use at least "
+                f"{workers}, or fewer workers"
+            )
+        gpus = (self.gpus_per_trial or 0.0) / workers
+        if gpus > 1 and gpus % 1:
+            raise ValueError(f"gpus_per_trial must give each worker a whole number or a fraction below 1, not {gpus:g}")
 
     def _check_search(self) -> None:
         if self.search == "grid":
             if self.samples is not None:
-                raise ValueError("samples are for a search that is random or optuna: a grid tries everything")
+                raise ValueError(
+                    f"--samples {self.samples} has no use, because --search grid trains every configuration: leave it "
+                    "out, or add --search random"
+                )
             return
         count = len(self._grid())
         if count < 2:
-            raise ValueError(f"search {self.search} needs something to choose from: give an axis several values")
+            raise ValueError(
+                f"--search {self.search} has only one configuration to choose: give an axis several values, such as "
+                "--depths 8,16"
+            )
         if self.samples is None:
-            raise ValueError(f"search {self.search} needs samples, how many of the {count} configurations to try")
+            raise ValueError(
+                f"--search {self.search} needs --samples: add the number of configurations to train, from 1 to {count}"
+            )
         if not 1 <= self.samples <= count:
-            raise ValueError(f"samples must be between 1 and the {count} configurations that there are")
+            raise ValueError(f"samples must be from 1 to {count}, the number of configurations, not {self.samples}")
 
     def configurations(self) -> list[Values]:
-        """Every configuration that may be tried, without seeds: for a random search those that were drawn, for optuna
-        all that it may propose."""
+        """Return every configuration that may be trained, without seeds.
+
+        These are the drawn ones for a random search, and for Optuna all that it may propose.
+        """
         grid = self._grid()
         if self.search != "random":
             return grid
@@ -159,30 +241,35 @@ class AblateSpec(BaseModel):
         return [grid[index] for index in drawn]
 
     def trials(self) -> list[Values]:
-        """All trials in the order that they start in: every configuration at the first seed, then at the second, so
-        that an ablation that is cut short compares what it has."""
+        """Return all trials in the order in which they start.
+
+        Every configuration is trained at the first seed, then at the second, so that an ablation that ends early can
+        still compare the configurations.
+        """
         return [{**values, "seed": seed} for seed in self.all_seeds for values in self.configurations()]
 
     @property
     def known_beforehand(self) -> bool:
-        """Whether `trials` are what will be run, and not what may be."""
+        """Whether all of `trials` will be trained; an Optuna search trains only some of them."""
         return self.search != "optuna"
 
     @property
     def number_of_configurations(self) -> int:
-        """That will be tried."""
+        """Number of configurations that will be trained."""
         return self.samples or len(self._grid())
 
     @property
     def number_of_trials(self) -> int:
+        """Number of trainings: configurations times seeds."""
         return self.number_of_configurations * self.seeds
 
     @property
     def all_seeds(self) -> list[int]:
+        """The seeds of each configuration."""
         return list(range(self.train.seed, self.train.seed + self.seeds))
 
     def _grid(self) -> list[Values]:
-        """The cross product, once each: the scale of a coupling that is not affine makes no difference."""
+        """Return the cross product of the axes without duplicates, which scales of couplings other than affine make."""
         axes = {axis: getattr(self, name) for name, axis in AXES.items() if getattr(self, name)}
         products = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
         found: dict[str, Values] = {}
@@ -192,14 +279,21 @@ class AblateSpec(BaseModel):
         return list(found.values())
 
     def normal(self, values: Values) -> Values:
-        """The values of a configuration in one order, and without a difference that is none."""
+        """Return a configuration in a fixed order, and with one scale for couplings that have none.
+
+        Two configurations that train the same model become equal.
+        """
         chosen = {axis: values[axis] for axis in AXES.values() if axis in values}
         if "scale" in chosen and chosen.get("coupling", self.train.coupling) != "affine":
             chosen["scale"] = (self.scales or (self.train.scale,))[0]
         return chosen
 
     def trial_spec(self, values: Values) -> TrainSpec:
-        """The training of a trial. Raises ValueError for one that cannot be."""
+        """Return the settings of the training of one trial.
+
+        Raises:
+            ValueError: if the values are not allowed.
+        """
         workers = self.workers_per_trial
         return TrainSpec(
             **{
@@ -213,24 +307,32 @@ class AblateSpec(BaseModel):
         )
 
     def label(self, values: Values) -> str:
-        """A trial's name among the others, such as "1x1 K8 w128 s0"."""
+        """Return a trial's label, such as "1x1 K8 w128 s0", which no other trial of this ablation has."""
         named = values if values.keys() - {"seed"} else {"permutation": self.train.permutation, **values}
         return values_label(named)
 
     def to_json(self) -> str:
+        """Return the settings as the text of a ``spec.json``, which ``--spec`` reads."""
         return self.model_dump_json(indent=2) + "\n"
 
 
 def make_ablate_spec(preset: str, values: Mapping[str, Any]) -> AblateSpec:
-    """The ablation of a preset with `values`, of either spec, over it. Raises SpecError for what cannot be.
+    """Return the ablation of a preset with some values replaced.
 
-    Its trials score the test set after each epoch, for the curves.
+    Its trials score the test set after each epoch, for the curves, unless `values` contain another `test_every`.
+
+    Args:
+        preset: name of the preset.
+        values: values by the names of fields, of `AblateSpec` or of `TrainSpec`.
+
+    Raises:
+        SpecError: for an unknown preset or a value that is not allowed.
     """
     own, common = own_and_common(values)
     return validated(AblateSpec, {**own, "train": make_train_spec(preset, {"test_every": 1, **common})})
 
 
 def own_and_common(values: Mapping[str, Any]) -> tuple[JsonObject, JsonObject]:
-    """Splits values into those of `AblateSpec` itself and those of its `train`."""
+    """Split values into those for the fields of `AblateSpec`, and those for its `train`."""
     own = {name: value for name, value in values.items() if name in AblateSpec.model_fields}
     return own, {name: value for name, value in values.items() if name not in own}

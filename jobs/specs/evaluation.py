@@ -1,4 +1,8 @@
-"""What an evaluation job is told: one frozen pydantic model a job. No torch, ray or mlflow here."""
+"""The settings of evaluations of a trained model: one spec per command, `nll`, `sample`, `interpolate` and `ood`.
+
+Their fields are the flags of these commands, and together those of ``glowctl evaluate``; a field that several specs
+have has the same help in each. Nothing here imports torch, Ray or MLflow, because every command imports this.
+"""
 
 from __future__ import annotations
 
@@ -17,54 +21,69 @@ Precision = Literal["float32", "bf16"]
 Split = Literal["train", "validation", "test"]
 
 CORRUPTIONS = ("noise", "blur", "contrast", "brightness", "pixelate", "rotate", "elastic", "jpeg")
-"""Those of `glow.datasets.corruptions`, which imports torch."""
+"""Names of the corruptions in `glow.datasets.corruptions`, repeated here because that module imports torch."""
 
 GPUS_PER_WORKER = TrainSpec.model_fields["gpus_per_worker"].description
 CPUS_PER_WORKER = TrainSpec.model_fields["cpus_per_worker"].description
 
 
 class EvaluationSpec(BaseModel):
-    """What every evaluation of a trained model is told."""
+    """The settings that all evaluations of a trained model have."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str | None = setting(
         None,
         "Model",
-        "Trained model: a run's id or name, an MLflow model URI, or a folder; the newest finished training run if not "
-        "given, or the best trial where that is an ablation's.",
+        "Trained model: the id or name of its run, an MLflow model URI, or a folder with a checkpoint. Without it: the "
+        "newest finished training, or the best trial if that belongs to an ablation.",
         "models:/glow-mnist@champion",
     )
     trained_on: str | None = setting(
-        None, "Model", "Data set that the model was trained on; what its run says if not given.", "mnist"
+        None,
+        "Model",
+        "Data set that the model was trained on. Without it: the one that the record of its training contains.",
+        "mnist",
     )
-    seed: int = setting(0, "Data", "Seed of all that is drawn.", 1)
+    seed: int = setting(0, "Data", "Seed of everything random: noise, samples, pairs and batches.", 1)
     data_root: str | None = setting(
-        None, "Data", "Folder of the data sets; $GLOW_DATA_ROOT, else a cache folder of yours if not given.", "~/data"
+        None,
+        "Data",
+        "Folder that contains the data sets. Without it: $GLOW_DATA_ROOT, else ~/.cache/glow/data.",
+        "~/data",
     )
-    download: bool = setting(True, "Data", "Fetch files that are missing under the data root.", False)
+    download: bool = setting(True, "Data", "Download files that are missing in the data root.", False)
     background: str | None = setting(
         None,
         "Data",
-        "What transparent images of a folder are laid over: white, black, or R,G,B; as in the training if not given.",
+        "Colour that replaces transparency in images of a folder: white, black, or R,G,B with numbers from 0 to 255. "
+        "Without it: as in the training.",
         "black",
     )
     precision: Precision = setting(
-        "float32", "Compute", "Of the coupling networks; bf16 is faster and rougher.", "bf16"
+        "float32", "Compute", "Number format in the coupling networks; bf16 is faster and less accurate.", "bf16"
     )
     gpus_per_worker: float | None = setting(None, "Compute", GPUS_PER_WORKER or "", 1)
     cpus_per_worker: float | None = setting(None, "Compute", CPUS_PER_WORKER or "", 4)
     run_name: str | None = setting(
-        None, "Record", "Name of the run in MLflow; made from the model's if not given.", "first"
+        None,
+        "Record",
+        "Name of the run in MLflow. Without it: the command and the model, as in 'ood mnist 1x1'.",
+        "first",
     )
-    experiment: str = setting("glow", "Record", "MLflow experiment, of the model and of this run.", "mnist-study")
+    experiment: str = setting(
+        "glow", "Record", "MLflow experiment to find the model in and to record in, made if it is new.", "mnist-study"
+    )
     tracking_uri: str | None = setting(
         None,
         "Record",
-        "MLflow store; $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this folder if not given.",
+        "MLflow store: the URL of a server, or sqlite:///FILE. Without it: $MLFLOW_TRACKING_URI, else "
+        "sqlite:///mlflow.db in this folder.",
         "http://localhost:5000",
     )
-    output: str = setting("outputs", "Record", "Folder for the results, beside MLflow.", "results")
+    output: str = setting(
+        "outputs", "Record", "Folder (made if it is new) or bucket for results, which MLflow has too.", "results"
+    )
 
     @field_validator("model", "trained_on", "run_name", "experiment", "output")
     @classmethod
@@ -83,22 +102,24 @@ class EvaluationSpec(BaseModel):
     @model_validator(mode="after")
     def _check_common(self) -> Self:
         if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed must be between 0 and {2**31 - 1}, not {self.seed}")
+            raise ValueError(f"seed must be from 0 to {2**31 - 1}, not {self.seed}")
         gpus = self.gpus_per_worker or 0.0
         if not 0 <= gpus < math.inf or (gpus > 1 and gpus % 1):
-            raise ValueError(f"gpus_per_worker is a whole number or a fraction below 1, not {self.gpus_per_worker}")
+            raise ValueError(f"gpus_per_worker must be a whole number or a fraction below 1, not {gpus}")
         if self.cpus_per_worker is not None and not 0 < self.cpus_per_worker < math.inf:
             raise ValueError(f"cpus_per_worker must be above 0, not {self.cpus_per_worker}")
         return self
 
 
 class ScoringSpec(EvaluationSpec):
-    """What a job is told that needs the score of many images."""
+    """The settings of evaluations that need the scores of many images."""
 
     workers: int | None = setting(
-        None, "Compute", "Workers that score at once; one a GPU, else one a machine if not given.", 4
+        None, "Compute", "Number of workers that compute scores. Without it: one per GPU, else one per machine.", 4
     )
-    rescore: bool = setting(False, "Compute", "Score again, also what MLflow has scores of.", True)
+    rescore: bool = setting(
+        False, "Compute", "Compute all scores, including those that MLflow has from earlier runs.", True
+    )
 
     @field_validator("workers")
     @classmethod
@@ -109,17 +130,20 @@ class ScoringSpec(EvaluationSpec):
 
 
 class NllSpec(ScoringSpec):
-    """Bits/dim of data sets."""
+    """The settings of ``glowctl nll``, which computes the bits/dim of data sets."""
 
     datasets: tuple[str, ...] | None = setting(
-        None, "Data", "Data sets, with commas between; the one trained on if not given.", "mnist,fashion-mnist"
+        None,
+        "Data",
+        "Data sets to score, with commas between. Without it: the one that the model was trained on.",
+        "mnist,fashion-mnist",
     )
-    split: Split = setting("test", "Data", "Which of their images.", "validation")
+    split: Split = setting("test", "Data", "Part of these data sets to score.", "validation")
     noise_samples: int = setting(
         1,
         "Data",
-        "K, dequantisation noises per image: more than one also give the importance-weighted bound, which is tighter, "
-        "for K times the time.",
+        "Number K of dequantisation noises per image, 1 to 1000. With more than 1, the importance-weighted bound is "
+        "computed too, which is tighter, in K times the time.",
         16,
     )
 
@@ -132,60 +156,74 @@ class NllSpec(ScoringSpec):
     @classmethod
     def _some_samples(cls, value: int) -> int:
         if not 1 <= value <= 1000:
-            raise ValueError(f"must be between 1 and 1000, not {value}")
+            raise ValueError(f"must be from 1 to 1000, not {value}")
         return value
 
 
 class OodSpec(ScoringSpec):
-    """The typicality test, and detectors to compare it with."""
+    """The settings of ``glowctl ood``: the typicality test, and detectors to compare it with."""
 
     ood_datasets: tuple[str, ...] | None = setting(
         None,
         "Data",
-        "Data sets to tell from the one trained on, with commas between; those that make sense and are there if not "
-        "given.",
+        "Data sets to tell from the one trained on, with commas between. Without it: similar ones that are "
+        "on this machine, noise, and constant images.",
         "fashion-mnist,noise",
     )
     background_model: str | None = setting(
         None,
         "Model",
-        "A model of the same data that was trained with --mutation, by any name that --model takes: adds the detector "
-        "ratio.",
+        "Model trained on the same data with --mutation, named as in --model. It adds the detector ratio, the "
+        "likelihood ratio of the two models. Without it: no such detector.",
         "background",
     )
     benchmark: bool = setting(
         False,
         "Data",
-        "Test on every data set that is there and whose images are of the model's own shape, beside --ood-datasets.",
+        "Also test on every data set on this machine whose images have the model's shape without resizing.",
         True,
     )
     batch_sizes: tuple[int, ...] = setting(
-        (1, 2, 5, 10, 25), "Test", "Every M, images that are judged together, with commas between.", "2,5,10,25"
+        (1, 2, 5, 10, 25),
+        "Test",
+        "Numbers M of images that are judged together, with commas between; each M is a separate test.",
+        "2,5,10,25",
     )
-    alpha: float = setting(0.99, "Test", "Share of in-distribution batches that shall pass.", 0.95)
+    alpha: float = setting(
+        0.99, "Test", "Share of in-distribution batches that the test shall accept, between 0 and 1.", 0.95
+    )
     protocol: Literal["held-out", "report"] = setting(
         "held-out",
         "Test",
-        "held-out: thresholds from images held out of training, tests on whole test sets. report: the course report's, "
-        "thresholds from half of the test set by 50 bootstraps, 5000 images of each set, 2 repeats.",
+        "Images that tests use. held-out: thresholds from images held out of training, tests on whole test sets. "
+        "report: as in the course report, thresholds from half of the test set by 50 bootstraps, tests on 5000 images "
+        "per data set, 2 repeats.",
         "report",
     )
     bootstraps: int | None = setting(
-        None, "Test", "Batches behind a threshold; 10000, or the report's 50, if not given.", 1000
+        None,
+        "Test",
+        "Number of random batches from which a threshold is computed. Without it: 10000, or 50 with --protocol report.",
+        1000,
     )
     center: Literal["train", "validation"] = setting(
-        "train", "Test", "Images that the model's entropy is taken from.", "validation"
+        "train", "Test", "Images whose mean NLL estimates the entropy of the model.", "validation"
     )
     corruptions: tuple[str, ...] | None = setting(
         None,
         "Test",
-        "Corruptions of the model's own test images to test at five severities, with commas between, or all: "
-        f"{', '.join(CORRUPTIONS)}.",
-        "all",
+        "Corruptions of test images to detect, each at five severities, with commas between: all, or some of "
+        f"{', '.join(CORRUPTIONS)}. Without it: none.",
+        "noise,blur",
     )
-    corruption_images: int = setting(1000, "Test", "Test images that are corrupted, by each at each severity.", 200)
+    corruption_images: int = setting(
+        1000, "Test", "Number of test images that each corruption changes at each severity.", 200
+    )
     repeats: int | None = setting(
-        None, "Test", "Times that thresholds and batches are drawn anew; 1, or the report's 2, if not given.", 10
+        None,
+        "Test",
+        "Number of times that thresholds and batches are drawn anew. Without it: 1, or 2 with --protocol report.",
+        10,
     )
 
     @field_validator("ood_datasets", mode="before")
@@ -199,7 +237,7 @@ class OodSpec(ScoringSpec):
         names = CORRUPTIONS if value == "all" else _names(value)
         unknown = sorted(set(names or ()) - set(CORRUPTIONS))
         if unknown:
-            raise ValueError(f"names {unknown[0]!r}, which there is not: choose from all, {', '.join(CORRUPTIONS)}")
+            raise ValueError(f"must be all, or some of {', '.join(CORRUPTIONS)}, not {unknown[0]!r}")
         return names
 
     @field_validator("corruption_images")
@@ -217,7 +255,7 @@ class OodSpec(ScoringSpec):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not 0 < self.alpha < 1:
-            raise ValueError(f"alpha must be between 0 and 1, both excluded, not {self.alpha}")
+            raise ValueError(f"alpha must be above 0 and below 1, not {self.alpha}")
         for name in ("bootstraps", "repeats"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -228,15 +266,27 @@ class OodSpec(ScoringSpec):
 
 
 class SampleSpec(EvaluationSpec):
-    """Images drawn from a model."""
+    """The settings of ``glowctl sample``, which draws images from a model."""
 
-    temperature: float = setting(0.7, "Samples", "Scale of the noise at every level.", 1.0)
-    temperatures: tuple[float, ...] | None = setting(
-        None, "Samples", "A sweep in place of one temperature, with commas between.", "0,0.5,0.7,0.9,1"
+    temperature: float = setting(
+        0.7,
+        "Samples",
+        "Scale of the latent noise: 1 samples the model's distribution, 0 takes the means of the latents.",
+        1.0,
     )
-    grid: str = setting("10x10", "Samples", "Rows x columns of images.", "4x8")
+    temperatures: tuple[float, ...] | None = setting(
+        None,
+        "Samples",
+        "Several temperatures, with commas between, each from the same noise. Without it: --temperature alone.",
+        "0,0.5,0.7,0.9,1",
+    )
+    grid: str = setting("10x10", "Samples", "Rows and columns of images in the picture, as ROWSxCOLUMNS.", "4x8")
     only_class: str | None = setting(
-        None, "Samples", "Class to draw, by name or number, of a class-conditional model.", "3", flag="--class"
+        None,
+        "Samples",
+        "Class to draw, by name or number, from a class-conditional model. Without it: random classes.",
+        "3",
+        flag="--class",
     )
 
     @field_validator("temperatures", mode="before")
@@ -248,47 +298,58 @@ class SampleSpec(EvaluationSpec):
     @classmethod
     def _rows_and_columns(cls, value: str) -> str:
         if not re.fullmatch(r"[1-9]\d{0,2}x[1-9]\d{0,2}", value):
-            raise ValueError(f"is ROWSxCOLUMNS such as 10x10, each from 1 to 999, not {value!r}")
+            raise ValueError(f"must be ROWSxCOLUMNS such as 10x10, each from 1 to 999, not {value!r}")
         return value
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        name = "temperatures" if self.temperatures else "temperature"
         for temperature in self.all_temperatures:
             if not 0 <= temperature < math.inf:
-                raise ValueError(f"temperature must be at least 0, not {temperature}")
+                raise ValueError(f"{name} must be at least 0, not {temperature}")
         return self
 
     @property
     def rows_and_columns(self) -> tuple[int, int]:
+        """The numbers of rows and columns in `grid`."""
         rows, columns = self.grid.split("x")
         return int(rows), int(columns)
 
     @property
     def all_temperatures(self) -> tuple[float, ...]:
+        """The temperatures to sample at: `temperatures`, or else `temperature` alone."""
         return self.temperatures or (self.temperature,)
 
 
 class InterpolateSpec(EvaluationSpec):
-    """Images between two images."""
+    """The settings of ``glowctl interpolate``, which draws images between two images."""
 
     pairs_per_class: int = setting(
-        1, "Images", "Pairs of test images of each class, drawn at random; a row of the picture each.", 3
+        1,
+        "Images",
+        "Number of random pairs of test images from each class; the picture has one row per pair.",
+        3,
     )
-    from_image: str | None = setting(None, "Images", "An image file of your own to start from.", "A.png", flag="--from")
-    to_image: str | None = setting(None, "Images", "An image file of your own to end at.", "B.png", flag="--to")
-    steps: int = setting(10, "Images", "Images a row, both ends counted.", 16)
+    from_image: str | None = setting(
+        None, "Images", "Image file to start from, in place of random pairs; needs --to.", "A.png", flag="--from"
+    )
+    to_image: str | None = setting(
+        None, "Images", "Image file to end at, in place of random pairs; needs --from.", "B.png", flag="--to"
+    )
+    steps: int = setting(10, "Images", "Number of images per row, both ends included.", 16)
     mode: Literal["linear", "slerp"] = setting(
-        "linear", "Images", "Straight between the latents, or along the arc.", "slerp"
+        "linear", "Images", "Path between the two latents: a straight line, or the arc between them.", "slerp"
     )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.from_image is None) != (self.to_image is None):
-            raise ValueError("--from and --to name the two ends: give both")
+            given, missing = ("--from", "--to") if self.to_image is None else ("--to", "--from")
+            raise ValueError(f"{given} needs the other end too: add {missing}, such as {missing} B.png")
         if self.pairs_per_class < 1:
             raise ValueError(f"pairs_per_class must be at least 1, not {self.pairs_per_class}")
         if self.steps < 2:
-            raise ValueError(f"steps counts both ends, so it is at least 2, not {self.steps}")
+            raise ValueError(f"steps must be at least 2, both ends included, not {self.steps}")
         return self
 
 
@@ -297,5 +358,5 @@ def _names(value: Any) -> Any:
         return value
     names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
     if not names:
-        raise ValueError("names no data set")
+        raise ValueError(f"must contain a name, not {value!r}")
     return names

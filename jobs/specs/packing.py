@@ -1,4 +1,4 @@
-"""What `glowctl pack` is told."""
+"""The settings of ``glowctl pack``: `PackSpec`."""
 
 from __future__ import annotations
 
@@ -12,27 +12,43 @@ __all__ = ["PackSpec"]
 
 
 class PackSpec(BaseModel):
-    """A collection of images that becomes a packed data set."""
+    """The settings of a job that makes a packed data set from a collection of images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: str = setting(..., "Data", "A data set by name, folder:PATH or arrays:PATH.", "folder:photos")
-    dest: str = setting(..., "Data", "The folder that becomes the packed data set.", "photos-packed")
+    source: str = setting(..., "Data", "Data set to pack: a name, folder:PATH or arrays:PATH.", "folder:photos")
+    dest: str = setting(..., "Data", "Folder to make, which then is the packed data set.", "photos-packed")
     image_size: int | None = setting(
-        None, "Data", "Side in pixels that images are padded or shrunk to; their own if not given.", 64
+        None,
+        "Data",
+        "Height and width of the packed images in pixels: smaller images are padded, larger ones shrunk. Without it: "
+        "the size of the data set.",
+        64,
     )
     background: str = setting(
-        "white", "Data", "What transparent images of a folder are laid over: white, black, or R,G,B.", "black"
+        "white",
+        "Data",
+        "Colour that replaces transparency in images of a folder: white, black, or R,G,B with numbers from 0 to 255.",
+        "black",
     )
     data_root: str | None = setting(
-        None, "Data", "Folder of the data sets; $GLOW_DATA_ROOT, else a cache folder of yours if not given.", "~/data"
+        None,
+        "Data",
+        "Folder that contains the data sets. Without it: $GLOW_DATA_ROOT, else ~/.cache/glow/data.",
+        "~/data",
     )
-    download: bool = setting(True, "Data", "Fetch files that are missing under the data root.", False)
+    download: bool = setting(True, "Data", "Download files that are missing in the data root.", False)
     on_error: Literal["refuse", "skip"] = setting(
-        "refuse", "Data", "What to do about a file that cannot be read: end, or skip it and list it.", "skip"
+        "refuse",
+        "Data",
+        "What to do about a file that cannot be read. refuse: end with an error. skip: leave it out, and list it in "
+        "DEST/left-out.txt.",
+        "skip",
     )
-    shard_size: int | None = setting(None, "Data", "Images in each file; as many as 32 MB hold if not given.", 4096)
-    workers: int | None = setting(None, "Compute", "Processes that read images; one a core if not given.", 8)
+    shard_size: int | None = setting(
+        None, "Data", "Number of images per file. Without it: as many as 32 MB hold.", 4096
+    )
+    workers: int | None = setting(None, "Compute", "Number of processes that read images. Without it: one per core.", 8)
 
     @field_validator("background")
     @classmethod

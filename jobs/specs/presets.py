@@ -1,3 +1,5 @@
+"""The presets of ``--preset``: settings of trainings that differ from the defaults of `TrainSpec`."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -10,9 +12,10 @@ from jobs.specs.training import TrainSpec
 __all__ = ["PRESETS", "Preset", "make_train_spec"]
 
 Preset = Literal["paper", "laptop", "best", "smoke", "demo"]
+"""Names of presets."""
 
 PRESETS: dict[Preset, dict[str, object]] = {
-    # The configuration of the course report that this project reproduces: days on one GPU of its time.
+    # The configuration of the course report that this project reproduces, which took days on one GPU of its time.
     "paper": {
         "per_class": 4000,
         "depth": 32,
@@ -37,7 +40,7 @@ PRESETS: dict[Preset, dict[str, object]] = {
         "batch_size": 64,
         "learning_rate": 4e-3,
     },
-    # For a GPU: the model of the report, with the laptop's input and noise. Not measured.
+    # For a GPU: the model of the report with the laptop's input and noise. Its NLL and time are not measured.
     "best": {
         "per_class": 4000,
         "depth": 32,
@@ -52,6 +55,7 @@ PRESETS: dict[Preset, dict[str, object]] = {
         "checkpoint_every": 5,
         "sample_every": 10,
     },
+    # A training of seconds, to see whether everything works.
     "smoke": {
         "dataset": "digits",
         "levels": 2,
@@ -62,7 +66,7 @@ PRESETS: dict[Preset, dict[str, object]] = {
         "warmup_steps": 10,
         "learning_rate": 3e-3,
     },
-    # What `glowctl demo` trains.
+    # The trainings of `glowctl demo`.
     "demo": {
         "dataset": "digits",
         "levels": 2,
@@ -78,15 +82,26 @@ PRESETS: dict[Preset, dict[str, object]] = {
         "sample_every": 5,
     },
 }
+"""Names of presets -> fields of `TrainSpec` with the values that differ from its defaults."""
 
 
 def make_train_spec(preset: str, values: Mapping[str, Any]) -> TrainSpec:
-    """The preset's spec with `values` over it. Raises SpecError for what cannot be.
+    """Return the settings of a preset with some values replaced.
 
-    A preset's `per_class` is meant for its own data set: another is taken whole, unless `values` say otherwise.
+    A preset's `per_class` belongs to its own data set: all images of another one are used, unless `values` contain
+    `per_class` too.
+
+    Args:
+        preset: name of the preset.
+        values: values by the names of fields.
+
+    Raises:
+        SpecError: for an unknown preset or a value that is not allowed.
     """
     if preset not in PRESETS:
-        raise SpecError(f"no preset is called {preset!r}: use one of {', '.join(PRESETS)}")
+        raise SpecError(
+            f"--preset {preset} does not exist", remedy=f"use one of {', '.join(PRESETS)}", code="unknown-preset"
+        )
     start = dict(PRESETS[preset])
     if values.get("dataset") not in (None, start.get("dataset", TrainSpec.model_fields["dataset"].default)):
         start.pop("per_class", None)

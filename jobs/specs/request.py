@@ -1,4 +1,8 @@
-"""What a command asks for, in a form that can be sent to a cluster."""
+"""A command's request in a form that can be sent to a cluster: `Request`.
+
+A command line becomes specs, specs become a request, and `jobs.dispatch.perform` carries it out, on this machine or as
+a job on a cluster.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +25,22 @@ EVALUATIONS: dict[str, type[EvaluationSpec]] = {
     "interpolate": InterpolateSpec,
     "ood": OodSpec,
 }
-"""The evaluations of a trained model, by the name of their command."""
+"""The settings of each evaluation of a trained model, by the name of its command."""
 
 SPECS: dict[str, type[BaseModel]] = {"train": TrainSpec, "ablate": AblateSpec, "pack": PackSpec, **EVALUATIONS}
 """The settings of every job, by the name of its command."""
 
 
 class Request(BaseModel):
-    """What to do, with validated settings.
+    """A job to do, with its validated settings.
 
-    `do` names a function of `jobs.dispatch`. `specs` are the settings of the jobs to run, by the job's name. A run that
-    exists already is named by `run`; `changes` are the settings that differ from the run's own. The settings are
-    validated when they are made from the command line, and once more where a request arrives as JSON.
+    The settings are validated when they are made from the command line, and again where a request arrives as JSON.
+
+    Attributes:
+        do: what to do; `jobs.dispatch.perform` has the function for each.
+        specs: the settings of the jobs to run, by the name of the job's command.
+        run: name or id of an existing run to continue or to summarize; None for a new one.
+        changes: settings that replace those of `run`, or of the demo.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,7 +54,7 @@ class Request(BaseModel):
 
     @classmethod
     def of(cls, do: Any, *specs: BaseModel) -> Request:
-        """A request for the jobs of these specs."""
+        """Return a request to run the jobs of these specs."""
         names = {kind: name for name, kind in SPECS.items()}
         return cls(do=do, specs={names[type(spec)]: spec for spec in specs})
 
@@ -59,7 +67,7 @@ class Request(BaseModel):
 
     @property
     def title(self) -> str:
-        """A few words for a list of jobs."""
+        """A few words for the list of a cluster's jobs, such as "train mnist"."""
         if self.run is not None:
             return f"{self.do.replace('_', ' ')} {self.run}"
         if self.do == "evaluate":
@@ -69,10 +77,10 @@ class Request(BaseModel):
 
     @property
     def dataset(self) -> str | None:
-        """The data set that is trained on or packed, if a spec names one."""
+        """The data set to train on or to pack; None for other jobs."""
         return self.setting("dataset") or self.setting("source")
 
     def setting(self, name: str) -> str | None:
-        """The first value that is given for a setting which the jobs have in common, None if there is none."""
+        """Return the value of a setting that all jobs of the request share; None if none of them has a value."""
         every = (getattr(getattr(spec, "train", spec), name, None) for spec in self.specs.values())
         return next((str(value) for value in (*every, self.changes.get(name)) if value), None)

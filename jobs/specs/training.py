@@ -1,8 +1,8 @@
-"""What a job is told: one frozen pydantic model a job, and the presets that fill it (`jobs.specs.evaluation` has the
-evaluation jobs' models).
+"""The settings of a training: `TrainSpec`, whose fields are the flags of ``glowctl train``.
 
-A field is everything there is to know of a setting: its type, its default, the theme that `glowctl --help` lists it
-under, what it means and in which unit, and an example. No torch, ray or mlflow here: the command line imports this.
+A field holds everything that there is to know about a setting: its type, its default, the heading that ``--help`` lists
+it under, its help text, and an example. `jobs.specs.presets` has other defaults, and `jobs.specs.evaluation` the
+settings of evaluations. Nothing here imports torch, Ray or MLflow, because every command imports this.
 """
 
 from __future__ import annotations
@@ -32,135 +32,246 @@ from jobs.specs.every import every
 __all__ = ["ImagesIn", "TrainSpec", "worker_range"]
 
 ImagesIn = Literal["auto", "memory", "files"]
+"""Where images are during training."""
 
 
 class TrainSpec(BaseModel):
-    """A training job. The defaults are a Glow of the paper's kind at a laptop's size; presets change them."""
+    """The settings of a training. The defaults are a Glow of the paper's kind at a laptop's size; presets change them.
+
+    A value that is not allowed is a pydantic ValidationError; `jobs.specs.base.validated` makes it a SpecError.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: str = setting(
         "mnist",
         "Data",
-        "Data set to train on, by name, or your own images: folder:PATH, arrays:PATH or packed:PATH.",
-        "mnist",
+        "Data set to train on: a name that glowctl doctor lists, or your own images as folder:PATH, arrays:PATH or "
+        "packed:PATH.",
+        "folder:photos",
     )
     data_root: str | None = setting(
-        None, "Data", "Folder of the data sets; $GLOW_DATA_ROOT, else a cache folder of yours if not given.", "~/data"
+        None,
+        "Data",
+        "Folder that contains the data sets. Without it: $GLOW_DATA_ROOT, else ~/.cache/glow/data.",
+        "~/data",
     )
-    download: bool = setting(True, "Data", "Fetch files that are missing under the data root.", False)
+    download: bool = setting(True, "Data", "Download files that are missing in the data root.", False)
     per_class: int | None = setting(
-        None, "Data", "Train on the first N images of each class, 0 for all; the presets of mnist take 4000.", 4000
+        None,
+        "Data",
+        "Train on only the first N images of each class; 0 is all. Without it: 4000 in presets for mnist, else all.",
+        4000,
     )
     leave_out: tuple[str, ...] | None = setting(
         None,
         "Data",
-        "Classes to train and score without, by name or number, with commas between; glowctl ood tests on them.",
+        "Classes to leave out of training and scores, by name or number, with commas between; glowctl ood then tests "
+        "whether they are recognized as unknown. Without it: none.",
         "7,8,9",
     )
     image_size: int | None = setting(
-        None, "Data", "Side in pixels that images are padded or shrunk to; the data set's own if not given.", 32
+        None,
+        "Data",
+        "Height and width of the images in pixels: smaller images are padded, larger ones shrunk. Without it: the size "
+        "of the data set.",
+        32,
     )
     images_in: ImagesIn = setting(
         "auto",
         "Data",
-        "Where images are while they are trained on: memory; files, for a packed data set larger than that; auto holds "
-        "what is small.",
+        "Where the images are during training. memory: every worker holds all of them. files: workers read batches "
+        "from a packed data set. auto: files if a packed data set takes more than a tenth of the free memory, else "
+        "memory.",
         "files",
     )
     background: str = setting(
-        "white", "Data", "What transparent images of a folder are laid over: white, black, or R,G,B.", "black"
+        "white",
+        "Data",
+        "Colour that replaces transparency in images of a folder: white, black, or R,G,B with numbers from 0 to 255.",
+        "black",
     )
 
-    permutation: Permutation = setting("1x1", "Model", "How a step mixes channels.", "shuffle")
-    depth: int = setting(8, "Model", "K, flow steps a level.", 32)
-    levels: int = setting(3, "Model", "L, levels; each halves the image's sides.", 3)
-    width: int = setting(128, "Model", "Hidden channels of each coupling network.", 512)
-    coupling: Coupling = setting("affine", "Model", "Kind of coupling layer.", "spline")
+    permutation: Permutation = setting(
+        "1x1",
+        "Model",
+        "How each flow step mixes channels: a learned 1x1 convolution, a fixed random shuffle, or a reversal of their "
+        "order.",
+        "shuffle",
+    )
+    depth: int = setting(8, "Model", "Number of flow steps per level, K in the paper.", 32)
+    levels: int = setting(
+        3, "Model", "Number of levels, L in the paper. Each halves height and width, so 2^L must divide both.", 2
+    )
+    width: int = setting(128, "Model", "Number of hidden channels in the network of each coupling layer.", 512)
+    coupling: Coupling = setting(
+        "affine",
+        "Model",
+        "How a coupling layer transforms values: scale and shift (affine), shift alone (additive), or a monotone "
+        "rational-quadratic spline.",
+        "spline",
+    )
     scale: Scale = setting(
         "sigmoid",
         "Model",
-        "Scale of affine couplings; floored and bounded ones have a safe inverse, floored ones train at every depth.",
+        "Scale function of affine couplings. sigmoid: the paper's, in (0, 1). floored: the same but at least e^-2, so "
+        "that inverses stay accurate. bounded: between e^-2 and e^2; deep models can diverge with it.",
         "floored",
     )
     dequantization: Dequantization = setting(
         "uniform",
         "Model",
-        "Noise between grey levels: uniform, or variational, learned with the model for a lower NLL.",
+        "Noise that is added to whole grey levels. uniform: over one level. variational: by a flow that is learned "
+        "with the model, which lowers the NLL and takes more time.",
         "variational",
     )
-    input: Input = setting("linear", "Model", "What the first layer sees of a pixel: its value or its logit.", "logit")
-    class_conditional: bool = setting(False, "Model", "Condition the top prior on the class.", True)
+    input: Input = setting(
+        "linear",
+        "Model",
+        "What the first layer receives of each pixel: its value in [-0.5, 0.5] (linear), or the logit of that.",
+        "logit",
+    )
+    class_conditional: bool = setting(
+        False, "Model", "Give each class a separate mean and scale of the topmost latents.", True
+    )
     bits: int = setting(
-        8, "Model", "Bits of each value that the model sees, 1 to 8; NLLs of different ones cannot be compared.", 5
+        8,
+        "Model",
+        "Number of highest bits of each 8-bit value that the model sees, 1 to 8. NLLs at different numbers of bits "
+        "cannot be compared.",
+        5,
     )
 
-    epochs: int = setting(8, "Optimisation", "Passes over the training images.", 70)
-    batch_size: int = setting(128, "Optimisation", "Images a step, over all workers together.", 256)
-    learning_rate: float = setting(2e-3, "Optimisation", "Peak learning rate.", 1e-4)
-    optimizer: Optimizer = setting("adam", "Optimisation", "Optimizer.", "adamax")
-    schedule: Schedule = setting("cosine", "Optimisation", "Learning rate after warm-up.", "constant")
-    warmup_steps: int = setting(300, "Optimisation", "Steps of linear warm-up.", 1000)
-    clip_norm: float | None = setting(
-        100.0, "Optimisation", "Largest gradient norm, of bits/dim; 0 does not clip.", 1.0
+    epochs: int = setting(8, "Optimisation", "Number of passes over the training images.", 70)
+    batch_size: int = setting(128, "Optimisation", "Number of images per step, shared by all workers.", 256)
+    learning_rate: float = setting(2e-3, "Optimisation", "Highest learning rate, reached after the warm-up.", 1e-4)
+    optimizer: Optimizer = setting("adam", "Optimisation", "Optimizer: Adam, or its variant Adamax.", "adamax")
+    schedule: Schedule = setting(
+        "cosine",
+        "Optimisation",
+        "Learning rate after the warm-up: constant, or cosine, which falls to 0 at the last step.",
+        "constant",
     )
-    ema: float | None = setting(None, "Optimisation", "Decay of averaged weights; no average if not given.", 0.999)
-    accumulate: int = setting(1, "Optimisation", "Parts that a worker's share of a batch is computed in.", 4)
+    warmup_steps: int = setting(
+        300, "Optimisation", "Number of steps over which the learning rate grows linearly from 0.", 1000
+    )
+    clip_norm: float | None = setting(
+        100.0,
+        "Optimisation",
+        "Largest norm of the gradient of bits/dim; a longer gradient is scaled down to it. 0 turns this off.",
+        1.0,
+    )
+    ema: float | None = setting(
+        None,
+        "Optimisation",
+        "Decay per step of a moving average of the weights, which then is evaluated and saved in their place. Without "
+        "it, or with 0: no average.",
+        0.999,
+    )
+    accumulate: int = setting(
+        1,
+        "Optimisation",
+        "Number of parts into which each worker splits its share of a batch, one after the other, to save memory.",
+        4,
+    )
     flip: bool = setting(
-        False, "Optimisation", "Mirror half of the images left to right in each epoch; scores never do.", True
+        False,
+        "Optimisation",
+        "Mirror a random half of the training images left to right in each epoch. Scores use unmirrored images.",
+        True,
     )
     mutation: float = setting(
         0.0,
         "Optimisation",
-        "Share of each training image's numbers that is replaced by random ones: a background model for glowctl ood "
-        "--background-model.",
+        "Share of the values of each training image that random ones replace, from 0 to below 1. It makes a background "
+        "model for glowctl ood --background-model.",
         0.2,
     )
-    seed: int = setting(0, "Optimisation", "Seed of the weights, the order of the images, their noise and flips.", 1)
+    seed: int = setting(
+        0, "Optimisation", "Seed of the initial weights, the order of the images, their noise and their flips.", 1
+    )
 
-    workers: str = setting("1", "Compute", "Data-parallel workers: N, or MIN:MAX for elastic training.", "2:8")
+    workers: str = setting(
+        "1",
+        "Compute",
+        "Number of data-parallel workers, or MIN:MAX for elastic training, which goes on with as many as there is room "
+        "for.",
+        "2:8",
+    )
     gpus_per_worker: float | None = setting(
-        None, "Compute", "GPUs a worker, fractions allowed; 1 where there are GPUs, else 0 if not given.", 1
+        None,
+        "Compute",
+        "GPUs per worker: a whole number, or a fraction to share one. Without it: 1 if there are GPUs, else 0.",
+        1,
     )
     cpus_per_worker: float | None = setting(
-        None, "Compute", "Cores a worker; 1 beside a GPU, else all cores shared out if not given.", 4
+        None,
+        "Compute",
+        "CPU cores per worker. Without it: 1 for a worker with a GPU, else an equal share of all cores.",
+        4,
     )
     precision: FitPrecision = setting(
-        "auto", "Compute", "Of the coupling networks; auto is bf16 where hardware has it.", "bf16"
+        "auto",
+        "Compute",
+        "Number format in the coupling networks. auto: bf16 if the hardware computes in it, else float32.",
+        "bf16",
     )
-    compile: bool = setting(False, "Compute", "Use torch.compile, for GPUs: a minute or more at the start.", True)
+    compile: bool = setting(
+        False, "Compute", "Use torch.compile, which makes GPUs faster after a minute or more at the start.", True
+    )
     memory: Memory = setting(
         "stored",
         "Compute",
-        "Of activations: reversible makes them again, so that depth costs no memory, for 1.4 times the time.",
+        "What happens to activations. stored: kept for the gradient. reversible: computed again from the outputs, so "
+        "that memory does not grow with --depth, in about 1.4 times the time.",
         "reversible",
     )
     gradient_precision: GradientPrecision = setting(
         "float32",
         "Compute",
-        "Of gradients between workers: bf16 sends half the bytes, and another number of workers takes other steps.",
+        "Number format of the gradients that workers exchange. bf16 halves the bytes, and results then depend on the "
+        "number of workers.",
         "bf16",
     )
-    max_failures: int = setting(3, "Compute", "Worker failures that a run survives before it gives up.", 10)
+    max_failures: int = setting(
+        3,
+        "Compute",
+        "Number of failures, such as a lost worker, after each of which training restarts from its last checkpoint; "
+        "one more ends the run.",
+        10,
+    )
 
     checkpoint_every: str = setting(
-        "1", "Record", "Between checkpoints: epochs as 5, steps as 500steps, or time as 10m.", "500steps"
+        "1",
+        "Record",
+        "Interval between checkpoints: epochs such as 5, steps such as 500steps, or a time such as 90s, 10m or 2h.",
+        "500steps",
     )
-    sample_every: int = setting(1, "Record", "Epochs between sample grids; 0 for none but the last.", 10)
-    test_every: int = setting(0, "Record", "Epochs between scores of the test set; 0 for the end alone.", 1)
-    temperature: float = setting(0.7, "Record", "Temperature of the sample grids.", 1.0)
+    sample_every: int = setting(
+        1, "Record", "Number of epochs between pictures of samples; 0 makes only the last one.", 10
+    )
+    test_every: int = setting(
+        0, "Record", "Number of epochs between scores of the test set; 0 scores it only at the end.", 1
+    )
+    temperature: float = setting(
+        0.7, "Record", "Scale of the latent noise in pictures of samples; 1 samples the model's distribution.", 1.0
+    )
     run_name: str | None = setting(
-        None, "Record", "Name of the run in MLflow; made from the settings if not given.", "first"
+        None, "Record", "Name of the run in MLflow. Without it: made from the settings.", "first"
     )
-    experiment: str = setting("glow", "Record", "MLflow experiment.", "mnist-study")
+    experiment: str = setting("glow", "Record", "MLflow experiment to record in, made if it is new.", "mnist-study")
     tracking_uri: str | None = setting(
         None,
         "Record",
-        "MLflow store; $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this folder if not given.",
+        "MLflow store: the URL of a server, or sqlite:///FILE. Without it: $MLFLOW_TRACKING_URI, else "
+        "sqlite:///mlflow.db in this folder.",
         "http://localhost:5000",
     )
     output: str = setting(
-        "outputs", "Record", "Folder or bucket for results, and for checkpoints while training.", "s3://bucket/glow"
+        "outputs",
+        "Record",
+        "Folder (made if it is new) or bucket for results and checkpoints.",
+        "s3://bucket/glow",
     )
 
     @field_validator("clip_norm", "ema", "per_class")
@@ -201,39 +312,58 @@ class TrainSpec(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        least, most = worker_range(self.workers)
-        self.fit_config()
+        _, most = worker_range(self.workers)
+        self._check_optimisation()
         if self.batch_size < most:
             raise ValueError(
-                f"a batch of {self.batch_size} images cannot be shared by {most} workers: raise batch_size"
+                f"--batch-size {self.batch_size} cannot be shared by --workers {self.workers}: use at least {most}, or "
+                "fewer workers"
             )
-        for name, least in (
-            ("max_failures", 0),
-            ("sample_every", 0),
-            ("test_every", 0),
-            ("temperature", 0),
-        ):
-            if not least <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name in ("max_failures", "sample_every", "test_every", "temperature"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed must be between 0 and {2**31 - 1}, not {self.seed}")
+            raise ValueError(f"seed must be from 0 to {2**31 - 1}, not {self.seed}")
         for name in ("per_class", "image_size", "cpus_per_worker"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise ValueError(f"{name} must be above 0, not {value}")
+                allowed = "at least 1, or 0 for all images" if name == "per_class" else "above 0"
+                raise ValueError(f"{name} must be {allowed}, not {value}")
         gpus = self.gpus_per_worker or 0.0
         if not 0 <= gpus < math.inf or (gpus > 1 and gpus % 1):
-            raise ValueError(f"gpus_per_worker is a whole number or a fraction below 1, not {self.gpus_per_worker}")
+            raise ValueError(f"gpus_per_worker must be a whole number or a fraction below 1, not {gpus}")
         side = 2 ** max(1, min(self.levels, 12))
         self.glow_config((1, side, side), num_classes=1)
         return self
 
+    def _check_optimisation(self) -> None:
+        """Raise ValueError for what `FitConfig` refuses, first where flags have other words for it than `FitConfig`."""
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm must be above 0, or 0 for no clipping, not {self.clip_norm}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema must be above 0 and below 1, or 0 for no average, not {self.ema}")
+        if self.compile and self.memory == "reversible":
+            raise ValueError("--compile cannot be combined with --memory reversible: leave out one of them")
+        self.fit_config()
+
     def fit_config(self) -> FitConfig:
-        """Raises ValueError for an optimisation that cannot be."""
+        """Return the settings of the optimisation as the library takes them.
+
+        Raises:
+            ValueError: for a value that the library does not allow.
+        """
         return FitConfig(**{name: getattr(self, name) for name in FitConfig.__dataclass_fields__})
 
     def glow_config(self, image_shape: tuple[int, int, int], num_classes: int) -> GlowConfig:
-        """The model for images of this shape. Raises ValueError if the levels do not divide it."""
+        """Return the architecture of the model.
+
+        Args:
+            image_shape: (channels, height, width) of the images.
+            num_classes: number of classes, which only a class-conditional model needs.
+
+        Raises:
+            ValueError: if 2**levels does not divide height and width.
+        """
         return GlowConfig(
             image_shape=image_shape,
             levels=self.levels,
@@ -250,15 +380,24 @@ class TrainSpec(BaseModel):
         )
 
     def to_json(self) -> str:
+        """Return the settings as the text of a ``spec.json``, which ``--spec`` reads."""
         return self.model_dump_json(indent=2) + "\n"
 
 
 def worker_range(workers: str) -> tuple[int, int]:
-    """ "4" -> (4, 4); "2:8" -> (2, 8). Raises ValueError for anything else."""
+    """Read the value of ``--workers`` as the smallest and the largest number of workers.
+
+    Raises:
+        ValueError: for anything but N or MIN:MAX.
+
+    Example:
+        >>> worker_range("4"), worker_range("2:8")
+        ((4, 4), (2, 8))
+    """
     parts = workers.split(":")
     if not all(part.isascii() and part.isdigit() and int(part) >= 1 for part in parts) or len(parts) > 2:
-        raise ValueError(f"workers is a number such as 4, or MIN:MAX such as 2:8, not {workers!r}")
+        raise ValueError(f"workers must be a number such as 4, or MIN:MAX such as 2:8, not {workers!r}")
     least, most = int(parts[0]), int(parts[-1])
     if least > most:
-        raise ValueError(f"workers {workers!r}: the first number must not be above the second")
+        raise ValueError(f"workers must be MIN:MAX with MIN at most MAX, not {workers!r}")
     return least, most

@@ -1,8 +1,11 @@
+"""The settings of evaluations: lists, flags, help, and what is refused."""
+
 import pytest
 
 from jobs.errors import SpecError
 from jobs.specs.base import flag_of, theme_of, validated
 from jobs.specs.evaluation import InterpolateSpec, NllSpec, OodSpec, SampleSpec
+from jobs.specs.packing import PackSpec
 from jobs.specs.request import EVALUATIONS
 
 
@@ -36,33 +39,42 @@ def test_settings_of_several_jobs_that_share_a_name_share_their_flag():
 
 
 @pytest.mark.parametrize(
-    ("spec", "values", "message"),
+    ("spec", "values", "facts"),
     [
-        (OodSpec, {"alpha": 1.0}, "alpha must be between 0 and 1"),
-        (OodSpec, {"alpha": 0.0}, "alpha must be between 0 and 1"),
-        (OodSpec, {"batch_sizes": "2,x"}, "whole numbers such as 2,5,10"),
-        (OodSpec, {"batch_sizes": ","}, "whole numbers such as 2,5,10"),
-        (OodSpec, {"batch_sizes": "0,2"}, "batch_sizes must be at least 1, not 0"),
-        (OodSpec, {"bootstraps": 0}, "bootstraps must be at least 1, not 0"),
-        (OodSpec, {"repeats": 0}, "repeats must be at least 1, not 0"),
-        (OodSpec, {"ood_datasets": " ,"}, "names no data set"),
-        (OodSpec, {"protocol": "paper"}, "protocol: input should be 'held-out' or 'report'"),
-        (OodSpec, {"workers": 0}, "workers must be at least 1, not 0"),
-        (OodSpec, {"gpus_per_worker": 1.5}, "gpus_per_worker is a whole number or a fraction"),
-        (NllSpec, {"split": "all"}, "split: input should be"),
-        (NllSpec, {"seed": -1}, "seed must be between 0"),
-        (SampleSpec, {"grid": "10"}, "ROWSxCOLUMNS such as 10x10"),
-        (SampleSpec, {"grid": "0x10"}, "ROWSxCOLUMNS such as 10x10"),
-        (SampleSpec, {"temperature": -1.0}, "temperature must be at least 0"),
-        (SampleSpec, {"temperatures": "hot"}, "numbers such as 0,0.5,0.7"),
-        (SampleSpec, {"model": " "}, "model must not be empty"),
-        (InterpolateSpec, {"from_image": "A.png"}, "--from and --to"),
-        (InterpolateSpec, {"steps": 1}, "at least 2, not 1"),
-        (InterpolateSpec, {"pairs_per_class": 0}, "pairs_per_class must be at least 1"),
+        (OodSpec, {"alpha": 1.0}, ["--alpha", "below 1", "1.0"]),
+        (OodSpec, {"alpha": 0.0}, ["--alpha", "above 0", "0.0"]),
+        (OodSpec, {"batch_sizes": "2,x"}, ["--batch-sizes", "2,5,10", "'2,x'"]),
+        (OodSpec, {"batch_sizes": ","}, ["--batch-sizes", "2,5,10", "','"]),
+        (OodSpec, {"batch_sizes": "0,2"}, ["--batch-sizes", "at least 1", "0"]),
+        (OodSpec, {"bootstraps": 0}, ["--bootstraps", "at least 1", "0"]),
+        (OodSpec, {"repeats": 0}, ["--repeats", "at least 1", "0"]),
+        (OodSpec, {"ood_datasets": " ,"}, ["--ood-datasets", "' ,'"]),
+        (OodSpec, {"protocol": "paper"}, ["--protocol", "'held-out'", "'report'", "'paper'"]),
+        (OodSpec, {"workers": 0}, ["--workers", "at least 1", "0"]),
+        (OodSpec, {"gpus_per_worker": 1.5}, ["--gpus-per-worker", "fraction below 1", "1.5"]),
+        (OodSpec, {"corruptions": "fog"}, ["--corruptions", "all", "blur", "'fog'"]),
+        (OodSpec, {"background": "red"}, ["--background", "white", "R,G,B", "'red'"]),
+        (NllSpec, {"split": "all"}, ["--split", "'validation'", "'all'"]),
+        (NllSpec, {"seed": -1}, ["--seed", str(2**31 - 1), "-1"]),
+        (NllSpec, {"noise_samples": 0}, ["--noise-samples", "from 1 to 1000", "0"]),
+        (SampleSpec, {"grid": "10"}, ["--grid", "ROWSxCOLUMNS", "'10'"]),
+        (SampleSpec, {"grid": "0x10"}, ["--grid", "from 1 to 999", "'0x10'"]),
+        (SampleSpec, {"temperature": -1.0}, ["--temperature ", "at least 0", "-1.0"]),
+        (SampleSpec, {"temperatures": "-1,0"}, ["--temperatures ", "at least 0", "-1.0"]),
+        (SampleSpec, {"temperatures": "hot"}, ["--temperatures", "0,0.5,0.7", "'hot'"]),
+        (SampleSpec, {"model": " "}, ["--model", "empty"]),
+        (InterpolateSpec, {"from_image": "A.png"}, ["--from", "add --to"]),
+        (InterpolateSpec, {"to_image": "A.png"}, ["--to", "add --from"]),
+        (InterpolateSpec, {"steps": 1}, ["--steps", "at least 2", "1"]),
+        (InterpolateSpec, {"pairs_per_class": 0}, ["--pairs-per-class", "at least 1", "0"]),
+        (PackSpec, {"source": "a", "dest": "b", "shard_size": 0}, ["--shard-size", "at least 1", "0"]),
     ],
 )
-def test_what_cannot_be_is_one_sentence(spec, values, message):
+def test_a_setting_that_is_not_allowed_is_named_by_its_flag(spec, values, facts):
     with pytest.raises(SpecError) as error:
         validated(spec, values)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
+    said = str(error.value)
+    assert error.value.code == "setting-not-allowed"
+    assert [fact for fact in facts if fact not in said] == []
+    assert said.startswith("--")
+    assert "\n" not in said

@@ -1,3 +1,5 @@
+"""The settings of trainings: presets, files, overrides, and what is refused."""
+
 import json
 
 import pytest
@@ -65,47 +67,79 @@ def test_every_setting_has_a_theme_a_description_and_an_example():
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "facts"),
     [
-        ({"depth": 0}, "depth must be at least 1, not 0"),
-        ({"levels": 0}, "levels must be at least 1"),
-        ({"permutation": "swap"}, "permutation: input should be '1x1', 'shuffle' or 'reverse', not 'swap'"),
-        ({"learning_rate": -1}, "learning_rate must be above 0"),
-        ({"workers": "4:2"}, "first number must not be above the second"),
-        ({"workers": "many"}, "workers is a number such as 4"),
-        ({"workers": "0"}, "workers is a number"),
-        ({"batch_size": 2, "workers": "3"}, "cannot be shared by 3 workers"),
-        ({"per_class": -1}, "per_class must be above 0"),
-        ({"gpus_per_worker": -1}, "gpus_per_worker is a whole number or a fraction below 1"),
-        ({"gpus_per_worker": 1.5}, "gpus_per_worker is a whole number or a fraction below 1"),
-        ({"seed": 10**20}, "seed must be between"),
-        ({"temperature": float("nan")}, "temperature must be at least 0"),
-        ({"temperature": -0.1}, "temperature must be at least 0"),
-        ({"checkpoint_every": 0}, "checkpoint_every is a number of epochs such as 2, of steps as 500steps"),
-        ({"epochs": "ten"}, "epochs: input should be a valid integer"),
-        ({"bits": 9}, "bits must be a whole number from 1 to 8, not 9"),
-        ({"colour": "red"}, "there is no setting called colour"),
-        ({"run_name": " "}, "run_name must not be empty"),
+        ({"depth": 0}, ["--depth", "at least 1", "0"]),
+        ({"levels": 0}, ["--levels", "at least 1"]),
+        ({"permutation": "swap"}, ["--permutation", "'1x1'", "'shuffle'", "'reverse'", "'swap'"]),
+        ({"learning_rate": -1}, ["--learning-rate", "above 0", "-1"]),
+        ({"clip_norm": -1}, ["--clip-norm", "above 0", "or 0", "-1"]),
+        ({"ema": 2}, ["--ema", "below 1", "or 0", "2"]),
+        ({"workers": "4:2"}, ["--workers", "MIN", "MAX", "4:2"]),
+        ({"workers": "many"}, ["--workers", "2:8", "'many'"]),
+        ({"workers": "0"}, ["--workers", "'0'"]),
+        ({"batch_size": 2, "workers": "3"}, ["--batch-size 2", "--workers 3", "at least 3"]),
+        ({"compile": True, "memory": "reversible"}, ["--compile", "--memory reversible", "leave out"]),
+        ({"per_class": -1}, ["--per-class", "at least 1", "-1"]),
+        ({"gpus_per_worker": -1}, ["--gpus-per-worker", "fraction below 1", "-1"]),
+        ({"gpus_per_worker": 1.5}, ["--gpus-per-worker", "fraction below 1", "1.5"]),
+        ({"seed": 10**20}, ["--seed", str(2**31 - 1), str(10**20)]),
+        ({"temperature": float("nan")}, ["--temperature", "at least 0", "nan"]),
+        ({"temperature": -0.1}, ["--temperature", "at least 0", "-0.1"]),
+        ({"checkpoint_every": 0}, ["--checkpoint-every", "500steps", "10m", "'0'"]),
+        ({"epochs": "ten"}, ["--epochs", "whole number", "'ten'"]),
+        ({"bits": 9}, ["--bits", "from 1 to 8", "9"]),
+        ({"run_name": " "}, ["--run-name", "empty"]),
+        ({"depth": "x", "width": None}, ["--depth", "'x'", "; ", "--width", "None"]),
     ],
 )
-def test_what_cannot_be_is_one_sentence(values, message):
-    with pytest.raises(SpecError, match=message) as caught:
+def test_a_setting_that_is_not_allowed_is_named_by_its_flag(values, facts):
+    with pytest.raises(SpecError) as caught:
         make_train_spec("laptop", values)
-    assert "\n" not in str(caught.value)
+    said = str(caught.value)
+    assert caught.value.code == "setting-not-allowed"
+    assert [fact for fact in facts if fact not in said] == []
+    assert said.startswith("--")
+    assert "\n" not in said
 
 
-def test_files_that_hold_no_spec_are_named(tmp_path):
-    with pytest.raises(SpecError, match="cannot read the spec"):
-        read_spec(TrainSpec, tmp_path / "none.json", {})
-    for text, message in (("{", "is not JSON"), ("[1]", "holds no settings"), (json.dumps({"a": 1}), "called a")):
-        (tmp_path / "spec.json").write_text(text)
-        with pytest.raises(SpecError, match=message):
-            read_spec(TrainSpec, tmp_path / "spec.json", {})
+def test_an_unknown_setting_is_named():
+    with pytest.raises(SpecError) as caught:
+        make_train_spec("laptop", {"colour": "red"})
+    assert caught.value.code == "unknown-setting"
+    assert "'colour'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [(None, "spec-unreadable"), ("{", "not-a-spec"), ("[1]", "not-a-spec"), ('{"a": 1}', "unknown-setting")],
+)
+def test_a_file_without_a_spec_is_named(tmp_path, text, code):
+    path = tmp_path / "spec.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SpecError) as caught:
+        read_spec(TrainSpec, path, {})
+    assert caught.value.code == code
+    assert str(path) in str(caught.value)
+    assert caught.value.remedy
+
+
+def test_a_setting_of_a_file_is_named_as_the_file_has_it_unless_a_flag_gave_it(tmp_path):
+    path = tmp_path / "spec.json"
+    path.write_text('{"batch_size": 0, "depth": 0}')
+    for flags, start in (({}, f"{path}: batch_size "), ({"batch_size": -1}, "--batch-size ")):
+        with pytest.raises(SpecError) as caught:
+            read_spec(TrainSpec, path, flags)
+        assert str(caught.value).startswith(start)
 
 
 def test_an_unknown_preset_is_answered_with_the_valid_ones():
-    with pytest.raises(SpecError, match="paper, laptop, best, smoke"):
+    with pytest.raises(SpecError) as caught:
         make_train_spec("desktop", {})
+    assert caught.value.code == "unknown-preset"
+    assert "--preset desktop" in str(caught.value)
+    assert all(preset in caught.value.remedy for preset in PRESETS)
 
 
 def test_zero_unsets():
