@@ -1,10 +1,11 @@
-r"""How far an image's latents are from the independent standard normal numbers that they should be.
+"""Statistics of how far an image's latents are from independent standard normal numbers.
 
-An image that a flow was not trained on can have a likely latent that is no noise: its numbers are too alike, or follow
-a pattern. Bomatter et al. (2026, arXiv 2605.22496) test for both, by `anderson_darling` and `spectrum_variation`. The
-latents of a Glow are planes, so that a pattern shows first in neighbours that are alike: `second_moments`.
+An image that a flow was not trained on can have latents of high density that are not noise: the numbers are too
+similar, or follow a pattern. Bomatter et al. (2026, arXiv 2605.22496) test for both, by `anderson_darling` and
+`spectrum_variation`. The latents of a Glow are planes, and a pattern shows first in neighbours that are similar, which
+`second_moments` measures. `glow.scoring.score` computes all of them.
 
-Shapes: B images, D latent numbers per image; C channels, H height and W width of a level's latent.
+Shapes: B images, L levels, D latent numbers per image; C channels, H rows and W columns of a level's latent.
 """
 
 from __future__ import annotations
@@ -20,22 +21,21 @@ __all__ = ["SecondMoments", "anderson_darling", "second_moments", "spectrum_vari
 
 
 def anderson_darling(standardized_BD: Tensor) -> Tensor:
-    r"""The Anderson-Darling statistic of each image's latents against the standard normal distribution.
+    r"""Return the Anderson-Darling statistic of each image's latents against the standard normal distribution.
 
     :math:`A^2 = -D - \frac1D \sum_{i=1}^D (2i - 1) (\log \Phi(e_{(i)}) + \log(1 - \Phi(e_{(D + 1 - i)})))`, where
     :math:`e_{(1)} \le \dots \le e_{(D)}` are the numbers in order (Anderson & Darling 1954, equation 4.). Its mean is 1
     for independent standard normal numbers, whatever D is.
 
     Args:
-        standardized_BD: the latents, each less its prior's mean and divided by its standard deviation.
+        standardized_BD: float (B, D), the latents minus their prior's mean, divided by their prior's standard
+            deviation.
 
     Returns:
-        (B,) float64. Numbers that are not finite give NaN or infinity.
+        float64 (B,). Numbers that are not finite give NaN or infinity.
 
     Example:
-        >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
-        <torch._C.Generator object at ...>
-        >>> noise = torch.randn(2, 1000)
+        >>> noise = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0))
         >>> anderson_darling(torch.stack([noise[0], 2 * noise[1]])).round().tolist()
         [1.0, 210.0]
     """
@@ -48,32 +48,35 @@ def anderson_darling(standardized_BD: Tensor) -> Tensor:
 
 
 def _in_order(numbers_BD: Tensor) -> Tensor:
-    """Each row in ascending order. On CPUs numpy sorts ten times as fast."""
+    """Sort each row in ascending order, by numpy on CPUs, where it is ten times as fast as torch."""
     if numbers_BD.device.type == "cpu":
         return torch.from_numpy(np.sort(numbers_BD.numpy(), axis=1))
     return numbers_BD.sort(1).values
 
 
 def spectrum_variation(standardized_BD: Tensor) -> Tensor:
-    r"""The coefficient of variation of the power spectrum of each image's latents.
+    r"""Return the coefficient of variation of the power spectrum of each image's latents.
 
-    It is the standard deviation of the power :math:`|F_k|^2` over the frequencies, divided by its mean, where F is the
-    discrete Fourier transform of the D numbers in a row, less the frequency 0. Independent normal numbers have a flat
-    spectrum with exponentially distributed powers, and so a coefficient near 1; a pattern that repeats has a larger
-    one.
+    It is the standard deviation of the power :math:`|F_k|^2` over the frequencies k > 0, divided by its mean, where F
+    is the discrete Fourier transform of the D numbers in a row. Independent normal numbers have a flat spectrum with
+    exponentially distributed powers, and therefore a coefficient near 1. A repeated pattern has a larger one.
 
     Args:
-        standardized_BD: the latents, each less its prior's mean and divided by its standard deviation; D is at least 4.
+        standardized_BD: float (B, D), the latents minus their prior's mean, divided by their prior's standard
+            deviation; D is at least 4.
 
     Returns:
-        (B,) float64. Numbers that are not finite, or all equal, give NaN.
+        float64 (B,). Numbers that are not finite, or all equal, give NaN.
 
     Example:
         >>> steps = torch.arange(64.0)
         >>> spectrum_variation(torch.stack([(steps / 4).sin(), steps % 7 - 3])).round(decimals=1).tolist()
         [3.4, 3.5]
+        >>> noise = torch.randn(1, 10_000, generator=torch.Generator().manual_seed(0))
+        >>> spectrum_variation(noise).round(decimals=1).tolist()
+        [1.0]
     """
-    if len(standardized_BD) == 0:  # which a Fourier transform does not take
+    if len(standardized_BD) == 0:  # a Fourier transform refuses an empty batch
         return standardized_BD.new_empty(0, dtype=torch.float64)
     power_BF = torch.fft.rfft(standardized_BD.double(), dim=1)[:, 1:].abs().square()
     return power_BF.std(1, correction=0) / power_BF.mean(1)
@@ -81,15 +84,22 @@ def spectrum_variation(standardized_BD: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SecondMoments:
-    r"""How strong the latents of each level are, and how their neighbours correlate. Of noise the power is 1 and every
-    correlation 0, up to what chance makes of so many numbers.
+    r"""The power of each level's latents, and the correlation of neighbours among them.
 
-    Args:
-        power_BL: the mean square of each level's latents, (B, L).
-        rows_BL: the correlation :math:`\overline{e e'} / \overline{e^2}` of numbers that stand side by side in a row;
-            0 for a level of one column.
-        columns_BL: the same of numbers one above the other.
-        pairs_L2: of each level, the number of pairs behind the two correlations.
+    For noise the power is 1 and every correlation 0, up to chance.
+
+    Attributes:
+        power_BL: float64 (B, L), the mean square of each level's latents.
+        rows_BL: float64 (B, L), the correlation :math:`\overline{e e'} / \overline{e^2}` of neighbours in a row; 0 for
+            a level of one column.
+        columns_BL: float64 (B, L), the same for neighbours in a column; 0 for a level of one row.
+        pairs_L2: for each level, the number of pairs behind the two correlations.
+
+    Example:
+        >>> one, correlation = torch.ones(1, 1), torch.tensor([[0.1]]).double()
+        >>> moments = SecondMoments(one.double(), correlation, 0 * correlation, [(720, 720)])
+        >>> moments.portmanteau().round(decimals=3)
+        tensor([7.2000], dtype=torch.float64)
     """
 
     power_BL: Tensor
@@ -98,24 +108,30 @@ class SecondMoments:
     pairs_L2: Sequence[tuple[int, int]]
 
     def portmanteau(self) -> Tensor:
-        r"""One number for all correlations: :math:`Q = \sum_l n_l r_l^2 + m_l s_l^2`, (B,) (after Box & Pierce 1970).
+        r"""Join all correlations in one number (after Box & Pierce 1970).
 
-        Of independent standard normal numbers it is distributed like chi-squared with one degree of freedom for each
-        correlation, so that its mean is 2 per level of more than one row and column.
+        :math:`Q = \sum_l n_l r_l^2 + m_l s_l^2`, where level l has :math:`n_l` pairs in rows with correlation
+        :math:`r_l`, and :math:`m_l` pairs in columns with correlation :math:`s_l`. For independent standard normal
+        numbers Q follows a chi-squared distribution with one degree of freedom per correlation, so that its mean is 2
+        per level of more than one row and column.
+
+        Returns:
+            float64 (B,), the larger the further from noise.
         """
         pairs_L2 = torch.tensor(self.pairs_L2, dtype=torch.float64, device=self.power_BL.device)
         return self.rows_BL.square() @ pairs_L2[:, 0] + self.columns_BL.square() @ pairs_L2[:, 1]
 
 
 def second_moments(standardized: Sequence[Tensor]) -> SecondMoments:
-    """Power and neighbour correlations of latents.
+    """Measure the power and the neighbour correlations of latents.
 
     Args:
-        standardized: of each level the latents (B, C, H, W), each number less its prior's mean and divided by its
+        standardized: for each level float (B, C, H, W), the latents minus their prior's mean, divided by their prior's
             standard deviation.
 
     Returns:
-        All in float64. Numbers that are not finite give values that are not finite, for their image alone.
+        The moments of each image and level. Numbers that are not finite give results that are not finite, for their
+        image alone.
 
     Example:
         >>> noise = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -132,6 +148,7 @@ def second_moments(standardized: Sequence[Tensor]) -> SecondMoments:
 
 
 def _moments(level_BCHW: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int]]:
+    """Return the power, both correlations, and the number of pairs behind each, of one level."""
     _, channels, height, width = level_BCHW.shape
     power_B = level_BCHW.square().mean((1, 2, 3), dtype=torch.float64)
     rows_B, columns_B = (_correlation(level_BCHW, axis, power_B) for axis in (3, 2))
@@ -139,6 +156,7 @@ def _moments(level_BCHW: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[i
 
 
 def _correlation(level_BCHW: Tensor, axis: int, power_B: Tensor) -> Tensor:
+    """Return the correlation of neighbours along an axis, 0 if it has one number."""
     length = level_BCHW.shape[axis] - 1
     if length == 0:
         return torch.zeros_like(power_B)

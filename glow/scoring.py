@@ -1,24 +1,28 @@
-"""Images -> a score table: one row an image, of which every statistic is arithmetic.
+"""Score tables: one row per image, from which all further statistics are computed without the model.
+
+`score` makes a table from images in memory. `score_shard` and `shards_of` do so piece by piece, so that the shards of a
+data set can be scored by different workers.
 
 Columns of a score table:
 
-- ``index``: int64, the image's position in its data set's split; it settles the image's dequantisation noise
-- ``label``: int64
-- ``nll``: negative log-likelihood in nats; ``bits_per_dim``: the same in bits, divided by C * H * W
-- ``log_det`` and ``log_prior_1`` ... ``log_prior_L``: what the NLL is made of, in nats of real-valued images: the
-  log-det of the flow, and log p(z) of each level, the top one last
-- ``log_det_1`` ... ``log_det_L``: the log-det of each level's steps. What ``log_det`` has besides them is of the
-  dequantisation and of the input's transform
+- ``index``: int64, position of the image in its split. It determines the image's dequantisation noise.
+- ``label``: int64, the class.
+- ``nll``: negative log-likelihood in nats. ``bits_per_dim``: the same in bits, divided by C * H * W.
+- ``log_det`` and ``log_prior_1`` ... ``log_prior_L``: the parts of the NLL in nats, for images as real numbers: the
+  log-determinant of the flow, and log p(z) of each level, from the first to the top level.
+  ``nll = D log(2 ** bits) - log_det - log_prior_1 - ... - log_prior_L``.
+- ``log_det_1`` ... ``log_det_L``: the log-determinant of each level's steps. The rest of ``log_det`` belongs to the
+  dequantisation and the transform of the input.
 - ``latent_anderson``, ``latent_spectrum`` and ``latent_neighbours``: how far the latents of all levels together are
-  from noise (`glow.latent_statistics`); ``latent_power_1`` ... ``latent_power_L``, ``latent_rows_1`` ... and
-  ``latent_columns_1`` ...: the mean square of each level's, and how their neighbours in rows and columns correlate
-- ``finite``: whether the likelihood and all that it is made of are finite
-- ``complexity``: bits of the image as a PNG, less those of a black image; of the image as the model sees it, which a
-  model of fewer than 8 bits does not see whole
-- ``nll_of_all`` and ``nll_bound``, in a table of K > 1 noise samples: the mean of their K negative log-likelihoods, and
-  the importance-weighted bound of all together (`importance_weighted`)
+  from noise (`glow.latent_statistics`). ``latent_power_1`` ... , ``latent_rows_1`` ... and ``latent_columns_1`` ... :
+  the mean square of each level's latents, and the correlation of neighbours in a row and in a column.
+- ``finite``: whether the likelihood and all its parts are finite.
+- ``complexity``: bits of the image as a PNG file, minus those of a black image. A model of fewer than 8 bits sees the
+  image reduced to its bits, and this column belongs to the reduced image.
+- ``nll_of_all`` and ``nll_bound``, only for K > 1 noise samples: the mean of the K negative log-likelihoods, and their
+  importance-weighted bound (`importance_weighted`).
 
-Shapes: N images, B in a batch, L levels, K noise samples.
+Shapes: N images, B in a batch, C channels, H rows, W columns, D = C * H * W, L levels, K noise samples.
 """
 
 from __future__ import annotations
@@ -42,11 +46,13 @@ from glow.model import Glow, Precision
 __all__ = ["SCORED", "SHARD", "complexity", "importance_weighted", "score", "score_shard", "shards_of"]
 
 BATCH_SIZE = 250
+"""Images per forward pass."""
 
 MOMENTS = ("power", "rows", "columns")
+"""Names of the second moments of each level's latents, see `glow.latent_statistics.SecondMoments`."""
 
 MOST_NOISE_SAMPLES = 1000
-"""Each has a stream of its own."""
+"""Largest number of noise samples per image: each needs a separate random stream, see `_stream`."""
 
 
 @torch.no_grad()
@@ -61,22 +67,39 @@ def score(
     noise_samples: int = 1,
     batch_size: int = BATCH_SIZE,
 ) -> pd.DataFrame:
-    """The score table of uint8 images under a model: a forward pass per image and noise sample, in `batch_size` images
-    of memory.
+    """Score images under a model: one forward pass per image and noise sample.
 
-    An image's scores do not depend on the others, their order or the batch size. In float32 the NLL is within 1e-5,
-    relative, of that of a float64 model; in bf16 the coupling networks are rounded to 8 bits, which moves single images
-    by up to about 0.02 bits/dim.
+    The scores of an image do not depend on the other images, their order or the batch size. In float32 the NLL has a
+    relative error of at most 1e-5 compared with a float64 model. In bf16 the coupling networks compute with a mantissa
+    of 8 bits, which moves the NLL of single images by up to about 0.02 bits/dim.
 
     Args:
-        labels_N: int64 for the table; zero if None. A class-conditional model is asked for log p(x) all the same.
-        indices_N: int64 positions in the data set; 0 to N - 1 if None.
-        seed: of the dequantisation noise.
-        precision: of the coupling networks; the model is left with it.
-        noise_samples: K. All columns but the last two are of the first one alone.
+        model: the trained model. It is left with the given `precision`.
+        images_NCHW: uint8 (N, C, H, W).
+        labels_N: int64 (N,), only copied into the table; zeros if None. A class-conditional model is asked for log p(x)
+            in either case.
+        indices_N: int64 (N,), positions of the images in their split; 0 to N - 1 if None.
+        seed: seed of the dequantisation noise.
+        precision: precision of the coupling networks.
+        noise_samples: K. All columns except ``nll_of_all`` and ``nll_bound`` are computed from the first sample.
+        batch_size: images per forward pass, which bounds the memory in use.
+
+    Returns:
+        The score table, with N rows and the columns that the module describes.
 
     Raises:
-        ValueError: for images of another type or shape than the model's, or too few or too many noise samples.
+        ValueError: if the images have another type or shape than the model's, or `noise_samples` is not between 1 and
+            1000.
+
+    Example:
+        >>> from glow.config import GlowConfig
+        >>> model = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=1, width=8))
+        >>> table = score(model, torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
+        >>> list(table)[:7]
+        ['index', 'label', 'nll', 'bits_per_dim', 'log_det', 'log_prior_1', 'log_prior_2']
+        >>> parts = table["log_det"] + table["log_prior_1"] + table["log_prior_2"]
+        >>> np.allclose(table["nll"], 64 * math.log(256) - parts)
+        True
     """
     if not 1 <= noise_samples <= MOST_NOISE_SAMPLES:
         raise ValueError(f"noise_samples must be between 1 and {MOST_NOISE_SAMPLES}, not {noise_samples}")
@@ -85,7 +108,7 @@ def score(
     labels_N = torch.zeros(n, dtype=torch.int64) if labels_N is None else labels_N
     model.set_precision(precision)
     parts, sums = [], []
-    # On GPUs convolutions would otherwise round to TF32, 10 bits.
+    # On GPUs convolutions would otherwise round to TF32, which has a mantissa of 10 bits.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=precision == "bf16"):
         for start in range(0, n, batch_size):
             images_BCHW = images_NCHW[start : start + batch_size].to(model.device)
@@ -123,8 +146,11 @@ def score(
 
 @dataclass(frozen=True)
 class _Terms:
-    """What images score under one noise, float64: `likelihood` (B, 1 + L + L) has the log-det of the input, of each
-    level, and log p(z) of each; `latents` has the statistics of their latents."""
+    """The scores of a batch under one noise sample, float64.
+
+    `likelihood` (B, 1 + L + L) contains the log-det of the input, the log-det of each level and log p(z) of each level;
+    `latents` contains one column per name of `latent_columns`.
+    """
 
     likelihood: np.ndarray
     latents: np.ndarray
@@ -154,30 +180,57 @@ class _Terms:
 
 
 def latent_columns(levels: int) -> list[str]:
-    """The columns of a score table that are of the latents."""
+    """Return the names of a score table's columns about the latents, in order."""
     by_level = [f"latent_{name}_{level}" for name in MOMENTS for level in range(1, levels + 1)]
     return ["latent_anderson", "latent_spectrum", "latent_neighbours", *by_level]
 
 
 def _stream(seed: int, sample: int) -> int:
-    """The stream of a noise sample: the first is the seed itself. Those of trainings and of other seeds lie below
-    2**52."""
+    """Return the number of the random stream of a noise sample.
+
+    The first sample uses the seed itself. Streams of trainings and of other seeds are below 2**52, so that the others
+    collide with none of them.
+    """
     return seed + (sample << 52)
 
 
 def importance_weighted(nll_NK: np.ndarray) -> np.ndarray:
-    r"""The bound :math:`-\log \frac1K \sum_k e^{-\mathrm{nll}_k}` (N,) on -log P(image) of K noise samples each.
+    r"""Return the importance-weighted bound on -log P(image).
 
-    From Burda et al. (2016), equation 8, with the noise for the latent variable. In expectation it falls as K grows,
-    towards -log P(image) itself; with K = 1 it is the negative log-likelihood under one noise sample.
+    It is :math:`-\log \frac1K \sum_k e^{-\mathrm{nll}_k}` (Burda et al. 2016, equation 8, with the dequantisation noise
+    as the latent variable). In expectation it falls towards -log P(image) as K grows; at K = 1 it is the negative
+    log-likelihood under one noise sample.
+
+    Args:
+        nll_NK: float (N, K), negative log-likelihoods of N images under K noise samples, in nats.
+
+    Returns:
+        float (N,), in nats.
+
+    Example:
+        >>> importance_weighted(np.array([[100.0, 100.0], [100.0, 110.0]])).round(2).tolist()
+        [100.0, 100.69]
     """
     return -(np.logaddexp.reduce(-nll_NK, axis=1) - math.log(nll_NK.shape[1]))
 
 
 def complexity(images_NCHW: Tensor) -> np.ndarray:
-    """Bits (N,) of each uint8 image under a lossless codec (Serrà et al. 2020, section 3), here PNG.
+    """Return the length of each image under a lossless codec, PNG (Serrà et al. 2020, section 3).
 
-    What a PNG of this size costs before it says anything, the bits of a black one, is not counted.
+    The length of a black image of the same size is subtracted, which removes the overhead of the file format.
+
+    Args:
+        images_NCHW: uint8 (N, C, H, W), with 1 or 3 channels.
+
+    Returns:
+        float (N,), in bits.
+
+    Example:
+        >>> black = torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
+        >>> noise = torch.randint(0, 256, black.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> bits = complexity(torch.cat([black, noise]))
+        >>> float(bits[0]), bool(bits[1] > 0.9 * 8 * 16 * 16)
+        (0.0, True)
     """
     if len(images_NCHW) == 0:
         return np.empty(0)
@@ -187,24 +240,55 @@ def complexity(images_NCHW: Tensor) -> np.ndarray:
 
 
 def _png_bits(image_HWC: np.ndarray) -> int:
+    """Return the size of an image as a PNG file, in bits."""
     buffer = io.BytesIO()
     Image.fromarray(image_HWC.squeeze(-1) if image_HWC.shape[-1] == 1 else image_HWC).save(buffer, "png", optimize=True)
     return 8 * len(buffer.getvalue())
 
 
 SHARD = 1000
-"""Images."""
+"""Images per shard."""
 
 SCORED = ("train", "validation")
-"""Splits whose scores a finished training leaves with its model: thresholds for batches of any size come of them."""
+"""Splits that a finished training scores, so that its model carries what thresholds for every batch size need."""
 
 
 def shards_of(splits: Mapping[str, Sized]) -> list[tuple[str, int]]:
-    """The split and the first image of every shard of `SCORED`."""
+    """Return the split and the first image of every shard of the splits in `SCORED`.
+
+    Args:
+        splits: each split by its name.
+
+    Returns:
+        (split, start) of each shard, in order.
+
+    Example:
+        >>> shards_of({"train": range(2500), "validation": range(300), "test": range(900)})
+        [('train', 0), ('train', 1000), ('train', 2000), ('validation', 0)]
+    """
     return [(split, start) for split in SCORED for start in range(0, len(splits[split]), SHARD)]
 
 
 def score_shard(model: Glow, images: LazyDataset, start: int) -> pd.DataFrame:
-    """The score table of the shard of a split that begins at `start`, in float32, to which the model is set."""
+    """Score one shard of a split in float32.
+
+    Args:
+        model: the trained model. It is left in float32 precision.
+        images: the split.
+        start: index of the shard's first image, see `shards_of`.
+
+    Returns:
+        The score table of the shard's images, at most `SHARD`, with their indices in the split.
+
+    Raises:
+        ValueError: if the images have another shape than the model's.
+
+    Example:
+        >>> from glow.config import GlowConfig
+        >>> model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=8))
+        >>> split = LazyDataset.held(torch.zeros(1003, 1, 4, 4, dtype=torch.uint8), torch.arange(1003))
+        >>> score_shard(model, split, start=1000)["index"].tolist()
+        [1000, 1001, 1002]
+    """
     stop = min(start + SHARD, len(images))
     return score(model, images.images(start, stop), images.labels[start:stop], indices_N=torch.arange(start, stop))

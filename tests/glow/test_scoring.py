@@ -190,7 +190,7 @@ def test_no_images_give_an_empty_table_of_the_same_columns_and_types(glow):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (random_images(2, (3, 8, 8)), r"\(1, 8, 8\), not \(3, 8, 8\)"),
+        (random_images(2, (3, 8, 8)), r"1, 8, 8.*3, 8, 8"),
         (random_images(2).float(), "uint8"),
     ],
 )
