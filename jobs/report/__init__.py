@@ -1,6 +1,9 @@
-"""A report of what MLflow has recorded: one HTML file with everything in it, and the same in Markdown.
+"""The report: a summary of runs in MLflow as one self-contained HTML file, and the same in Markdown.
 
-Nothing heavy is imported until a report is made: every command knows the line that one is shown with.
+`make` is the entry point. It gathers runs (`gather`), composes sections of text, tables and pictures (`compose`, with
+one module per kind of section), and renders them (`render`).
+
+Heavy modules are imported inside functions, because every command imports this package to print its events.
 """
 
 from __future__ import annotations
@@ -25,14 +28,24 @@ HTML, MARKDOWN = "report.html", "report.md"
 def make(
     uri: str, experiment: str, runs: Sequence[str] | None, output: str | Path, show: Callable[[Reported], None]
 ) -> Report:
-    """Puts a report together from MLflow alone, of an experiment or of the runs named (ids or names of ablations,
-    trainings and evaluations, with those beneath them). It goes into the folder `output` and into a run of its own,
-    and into that alone where `output` is a bucket.
+    """Write a report of an experiment, or of some runs, from nothing but what MLflow has.
+
+    The report is written to a folder, and as artifacts to a new run of the experiment.
+
+    Args:
+        uri: the store.
+        experiment: name of the experiment.
+        runs: ids or names of ablations, trainings and evaluations, to which the runs nested under them are added; None
+            for a choice from the whole experiment (`gather`).
+        output: folder to write to; if it is a bucket, the report is in the run alone.
+        show: receives the event that the report is written.
+
+    Returns:
+        The report.
 
     Raises:
-        TrackingError: for a run or an experiment that there is not, an experiment without runs, or if the store does
-            not answer.
-        JobError: for an output folder that cannot be used.
+        TrackingError: if a run or the experiment does not exist, there are no runs, or the store does not answer.
+        JobError: if the output folder cannot be used.
     """
     from jobs.display.events import Reported
     from jobs.outputs import is_remote, usable_output
@@ -66,7 +79,7 @@ def make(
 
 
 def _write(report: Report, folder: Path) -> None:
-    """Both files, and the Markdown's pictures."""
+    """Write the HTML file, the Markdown file, and the pictures of the latter."""
     from jobs.report.render import IMAGES, html, markdown
 
     (folder / HTML).write_text(html(report), encoding="utf-8")
@@ -77,7 +90,7 @@ def _write(report: Report, folder: Path) -> None:
 
 
 def _copy(source: Path, folder: Path) -> None:
-    """Not by copytree, which would give the folder the rights of a temporary one: none for others."""
+    """Copy the files of a folder. `shutil.copytree` would also copy the permissions of a temporary folder."""
     for file in (path for path in source.rglob("*") if path.is_file()):
         place = folder / file.relative_to(source)
         place.parent.mkdir(exist_ok=True)
@@ -85,11 +98,11 @@ def _copy(source: Path, folder: Path) -> None:
 
 
 def _description(report: Report) -> str:
-    """Of the run in MLflow, in Markdown."""
-    from jobs.report.render import escaped
+    """Return the description of the report's run in MLflow, in Markdown."""
+    from jobs.report.render import IMAGES, escaped
 
-    lines = [f"**Result:** `{HTML}`, and `{MARKDOWN}` with its pictures beside it", ""]
+    lines = [f"**Result:** `{HTML}`, and the same in Markdown, `{MARKDOWN}` with `{IMAGES}`", ""]
     lines += [f"- {escaped(sentence)}" for sentence in report.summary]
     if report.gaps:
-        lines += ["", "What is missing:", "", *(f"- {escaped(str(gap))}" for gap in report.gaps)]
+        lines += ["", "Missing from the report:", "", *(f"- {escaped(str(gap))}" for gap in report.gaps)]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Several models' tests for out-of-distribution images in one table, beside what others have published."""
+"""The section that compares the OOD tests of several models in one table, next to published results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,16 @@ __all__ = ["PUBLISHED", "Published", "benchmark_section", "canonical"]
 
 @dataclass(frozen=True)
 class Published:
-    """An AUROC that somebody published: of images of `tested` under a model of `trained`, in batches of M."""
+    """A published AUROC of an out-of-distribution (OOD) test.
+
+    Attributes:
+        trained: data set that the model was trained on.
+        tested: data set whose images were to be recognised as OOD.
+        method: name of the test.
+        auroc: the AUROC, from 0 to 1.
+        source: the publication, and the kind of model.
+        batch_size: number of images per tested batch.
+    """
 
     trained: str
     tested: str
@@ -52,23 +61,28 @@ PUBLISHED = (
     Published("mnist", "fashion-mnist", "LID", 0.996, LID),
     Published("mnist", "emnist-letters", "LID", 0.846, LID),
 )
-"""As docs/evaluation.md quotes them: other models, of other sizes, and partly of other images."""
+"""Published AUROCs, which docs/evaluation.md quotes too. The models differ from ours, and some of the images do."""
 
 
 def canonical(label: str) -> str:
-    """The name by which a data set is known, of a label that says where it lay.
+    """Return the common name of a data set, given a label that may contain where its files were.
 
-    >>> canonical("arrays-svhn-test.npz")
-    'svhn'
-    >>> canonical("mnist")
-    'mnist'
+    Example:
+        >>> canonical("arrays-svhn-test.npz")
+        'svhn'
+        >>> canonical("mnist")
+        'mnist'
     """
     name = re.sub(r"^(arrays|packed|folder)-", "", label)
     return re.sub(r"([-_.](train|test))?(\.npz)?$", "", name) or label
 
 
 def benchmark_section(material: Material, reader: Reader, anchor: str) -> Section | None:
-    """A row for each pair of data sets, model and published figure; None if fewer than two pairs were tested."""
+    """Return the section with one row per pair of data sets and model, and a table of published results for the pairs.
+
+    Returns:
+        The section, or None if fewer than two pairs of data sets were tested.
+    """
     tested = [found for study in material.studies for model in study.models for found in _pairs(study, model, reader)]
     if len({(pair.trained, pair.tested) for pair in tested}) < 2:
         return None
@@ -81,10 +95,13 @@ def benchmark_section(material: Material, reader: Reader, anchor: str) -> Sectio
                 aurocs = [_auroc(pair.aurocs.get(detector, math.nan)) for detector in detectors]
                 rows.append([name, pair.model, pair.nll, *aurocs, pair.recommended])
                 name = ""
-    head = ["trained → tested", "model", "bits/dim", *detectors, "recommended"]
+    head = ["trained on → tested on", "model", "test bits/dim", *detectors, "recommended detector"]
     blocks: list[Block] = [
-        Text("AUROC of single images against the test images of the data set that the model was trained on."),
-        Table("Tests of all models at M = 1.", head, rows, left=2),
+        Text(
+            "An AUROC measures how well a detector separates single images of one data set (tested on) from test "
+            "images of the data set that the model was trained on. 1 means perfect separation, 0.5 means chance."
+        ),
+        Table("AUROC of each detector for single images (M = 1), by model.", head, rows, left=2),
         *_published(tested),
     ]
     return Section("Out-of-distribution benchmark", anchor, blocks)
@@ -125,10 +142,11 @@ def _published(tested: Sequence[_Pair]) -> Iterator[Block]:
         [f"{row['trained']} → {row['tested']}", row["method"], _auroc(row["auroc"]), row["source"]]
         for row in rows_of(known)
     ]
-    yield Table("What others published, at M = 1.", ["trained → tested", "method", "AUROC", "source"], rows, left=2)
+    head = ["trained on → tested on", "method", "AUROC", "source"]
+    yield Table("Published AUROCs for single images (M = 1).", head, rows, left=2)
     yield Text(
-        "The published models differ from these in kind, size and training, and partly in their images, so that the "
-        "two tables stand beside each other and are no race."
+        "The published models differ from the models above in kind, size and training, and some were tested on other "
+        "images. The two tables therefore do not rank the methods."
     )
 
 

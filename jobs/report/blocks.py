@@ -1,4 +1,7 @@
-"""What a report is made of, whether it becomes HTML or Markdown: sections of paragraphs, tables and pictures."""
+"""The parts of a report: sections of paragraphs, lists, tables and pictures.
+
+The same parts are rendered as HTML and as Markdown. The attribute `kind` selects the branch of the templates.
+"""
 
 from __future__ import annotations
 
@@ -25,28 +28,43 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Link:
-    """Words that lead somewhere, if there is an address; `beneath` are smaller ones."""
+    """A cell of a table that can be a link."""
 
     text: str
+    """The words of the cell."""
+
     href: str | None = None
+    """The address that the words link to, or None."""
+
     beneath: str = ""
+    """Smaller words in a second line."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, with its interval beneath."""
+    """A cell of a table with a number and its confidence interval."""
 
     text: str
+    """The number."""
+
     beneath: str
+    """The interval, in a second line."""
+
     href: None = None
+    """Always None; present so that the templates can treat all cells alike."""
 
 
 Cell = str | Link | Estimate
+"""A cell of a table."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph."""
+    """A paragraph.
+
+    Attributes:
+        text: its sentences.
+    """
 
     kind: ClassVar[str] = "text"
     text: str
@@ -54,7 +72,11 @@ class Text:
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence about something that cannot be shown."""
+    """A sentence about something that cannot be shown.
+
+    Attributes:
+        text: the sentence.
+    """
 
     kind: ClassVar[str] = "note"
     text: str
@@ -62,14 +84,27 @@ class Note:
 
 @dataclass(frozen=True)
 class Bullets:
+    """A list.
+
+    Attributes:
+        items: one sentence per item.
+    """
+
     kind: ClassVar[str] = "bullets"
     items: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Table:
-    """`rows` are as long as `head`; one whose first cell is empty goes on with what is above it. The first `left`
-    columns are words, the others numbers; words that are `prose` may fill several lines.
+    """A table with a caption.
+
+    Attributes:
+        caption: sentences above the table.
+        head: headings of the columns.
+        rows: cells, as many per row as there are headings. If the first cell of a row is empty, the row continues the
+            one above it.
+        left: number of leading columns that hold words and are aligned to the left; the others hold numbers.
+        prose: whether the words may fill several lines.
     """
 
     kind: ClassVar[str] = "table"
@@ -82,7 +117,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file. `name` is that of its file beside the Markdown; `pixels` are not to be smoothed."""
+    """An image file with a caption.
+
+    Attributes:
+        name: name of its file next to the Markdown, unique in the report.
+        data: content of the file.
+        mime: its media type, such as "image/png".
+        alt: sentence for readers who cannot see it.
+        caption: sentences below it.
+        pixels: whether to show enlarged pixels as squares and not smoothed.
+    """
 
     name: str
     data: bytes
@@ -94,18 +138,30 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Side by side where there is room."""
+    """Pictures that are shown side by side where there is room.
+
+    Attributes:
+        pictures: the pictures, in order.
+    """
 
     kind: ClassVar[str] = "pictures"
     pictures: Sequence[Picture]
 
 
 Block = Text | Note | Bullets | Table | Pictures
+"""A part of a section."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """`anchor` is unique in its report."""
+    """A section with a heading.
+
+    Attributes:
+        title: the heading.
+        anchor: target of links to the section, unique in the report.
+        blocks: its parts, which come before `sections`.
+        sections: the sections nested in it.
+    """
 
     title: str
     anchor: str
@@ -113,7 +169,7 @@ class Section:
     sections: Sequence[Section] = ()
 
     def walk(self) -> Iterator[Section]:
-        """This section and all in it."""
+        """Yield this section and all sections nested in it, in the order in which they are read."""
         yield self
         for section in self.sections:
             yield from section.walk()
@@ -121,7 +177,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Gap:
-    """What a report has nothing of: a sentence, and the command that adds it."""
+    """Something that the report lacks.
+
+    Attributes:
+        sentence: what is missing, without a full stop.
+        command: the command that adds it, or None if there is none.
+    """
 
     sentence: str
     command: str | None = None
@@ -132,7 +193,15 @@ class Gap:
 
 @dataclass(frozen=True)
 class Report:
-    """`facts` say where all of it comes from."""
+    """A whole report.
+
+    Attributes:
+        title: the title.
+        facts: names and values that identify where the report comes from.
+        summary: the main results, as sentences.
+        sections: the sections of the first level.
+        gaps: what is missing.
+    """
 
     title: str
     facts: Sequence[tuple[str, str]]
@@ -142,5 +211,6 @@ class Report:
 
     @property
     def pictures(self) -> list[Picture]:
+        """All pictures, in the order in which they are shown."""
         every = (block for top in self.sections for section in top.walk() for block in section.blocks)
         return [picture for block in every if isinstance(block, Pictures) for picture in block.pictures]

@@ -1,4 +1,4 @@
-"""Runs -> a report: its sections, what it says in short, and what is missing from it."""
+"""Composition of a report from the gathered runs: its sections, its summary, and the list of what is missing."""
 
 from __future__ import annotations
 
@@ -22,16 +22,20 @@ if TYPE_CHECKING:
 __all__ = ["compose"]
 
 WANTED = {
-    "nll": ("Whole data sets have not been scored under {}",),
+    "nll": ("No likelihoods of whole data sets under {} are recorded",),
     "sample": ("No samples of {} at several temperatures are recorded", "--temperatures", "0,0.5,0.7,0.9,1"),
     "interpolate": ("No interpolation by {} is recorded",),
-    "ood": ("No OOD test of {} is recorded",),
+    "ood": ("No out-of-distribution test of {} is recorded",),
 }
-"""Each evaluation -> what to say where there is none, and the flags of the command that adds it."""
+"""Kind of evaluation -> the sentence of the gap if there is none, and the flags of the command that adds it."""
 
 
 def compose(material: Material) -> Report:
-    """Raises TrackingError if the store does not answer. An artifact that is gone is a sentence in the report."""
+    """Compose the report of these runs. An artifact that is gone or damaged becomes a sentence in the report.
+
+    Raises:
+        TrackingError: if the store does not answer.
+    """
     reader = Reader(material.uri)
     sections, summary, gaps = [], [], []
     for index, study in enumerate(material.studies):
@@ -46,13 +50,17 @@ def compose(material: Material) -> Report:
     datasets = ", ".join(study.dataset for study in material.studies)
     facts = [
         ("Experiment", material.experiment),
-        ("Trained on", datasets),
+        ("Training data", datasets),
         ("MLflow store", without_password(material.uri)),
-        ("To see the runs", open_command(material.uri)),
-        ("Made", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
+        ("To open the MLflow UI", open_command(material.uri)),
+        ("Created", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
     ]
     return Report(
-        f"Glow on {' and '.join(study.dataset for study in material.studies)}", facts, summary, sections, gaps
+        f"Glow models trained on {' and '.join(study.dataset for study in material.studies)}",
+        facts,
+        summary,
+        sections,
+        gaps,
     )
 
 
@@ -66,10 +74,12 @@ def _study_section(study: Study, reader: Reader, anchor: str) -> tuple[Section, 
         said += of_model if index == 0 else []
     blocks: list[Block] = []
     if study.left_out:
-        others = "another model" if study.left_out == 1 else f"{study.left_out} other models"
-        blocks.append(Text(f"There are evaluations of {others} of {study.dataset}, which --runs would show."))
+        others = f"{study.left_out} other evaluated model{'' if study.left_out == 1 else 's'}"
+        blocks.append(
+            Text(f"This report leaves out {others} of {study.dataset}. To choose runs, use glowctl report --runs.")
+        )
     parts = [section for section in (data, nll, *models) if section is not None]
-    return Section(f"Trained on {study.dataset}", anchor, blocks, parts), said
+    return Section(f"Models trained on {study.dataset}", anchor, blocks, parts), said
 
 
 def _model_section(model: Model, study: Study, reader: Reader, anchor: str) -> tuple[Section, list[str]]:
@@ -87,16 +97,16 @@ def _model_section(model: Model, study: Study, reader: Reader, anchor: str) -> t
 
 def _about(model: Model) -> str:
     if model.training is None:
-        return f"The store has no training run of this model ({model.reference})."
+        return f"The store does not have the run that trained this model ({model.reference})."
     metrics, spec = model.training.data.metrics, spec_of(model.training)
     words = training.settings_in_words(spec)
-    text = f"{words[:1].upper()}{words[1:]}." if words else "Its settings are not recorded."
+    text = f"Settings: {words}." if words else "The settings are not recorded."
     if metric_names.TEST in metrics:
-        text += f" Test NLL {bits(metrics[metric_names.TEST])} bits/dim"
+        text += f" The test NLL is {bits(metrics[metric_names.TEST])} bits/dim"
         if metrics.get(metric_names.TEST_ORIGINAL, metrics[metric_names.TEST]) != metrics[metric_names.TEST]:
-            text += f", or {bits(metrics[metric_names.TEST_ORIGINAL])} per pixel of the images before padding"
-        text += f", by the model of epoch {metrics['best_epoch']:.0f}" if "best_epoch" in metrics else ""
-        text += ", the best by validation."
+            text += f", or {bits(metrics[metric_names.TEST_ORIGINAL])} bits per value of the images before padding"
+        epoch = f"epoch {metrics['best_epoch']:.0f}, the epoch" if "best_epoch" in metrics else "the epoch"
+        text += f". The model is that of {epoch} with the lowest validation NLL."
     return text
 
 
@@ -107,12 +117,12 @@ def _gaps(study: Study, material: Material) -> Iterator[Gap]:
         yield Gap(f"No training on {study.dataset} is recorded", material.command("train", *data))
     elif not any(len(spec.get("permutations") or ()) > 1 for spec in specs):
         yield Gap(
-            f"No finished ablation compares permutations on {study.dataset}",
+            f"No finished ablation on {study.dataset} compares channel permutations",
             material.command("ablate", "--permutations", "all", "--seeds", "3", *data),
         )
     elif all(spec.get("seeds", 1) < 2 for spec in specs):
         yield Gap(
-            f"The ablation on {study.dataset} has one seed a configuration, so no intervals",
+            f"The ablation on {study.dataset} has one seed per configuration, so there are no confidence intervals",
             material.command("ablate", "--permutations", "all", "--seeds", "3", *data),
         )
     yield from _best_unseen(study, material)
@@ -125,7 +135,8 @@ def _best_unseen(study: Study, material: Material) -> Iterator[Gap]:
     best = best_training(run for run in trained if job_of(run) == "train")
     if best is not None and best.info.run_id not in {model.reference for model in study.models}:
         yield Gap(
-            f"The best model of {study.dataset} by validation, {best.info.run_name}, is not among those evaluated",
+            f"The model of {study.dataset} with the lowest validation NLL, {best.info.run_name}, is not among the "
+            "models of this report",
             material.command("evaluate", "--model", best.info.run_id),
         )
 
@@ -146,7 +157,7 @@ def _gaps_of(model: Model, study: Study, material: Material) -> Iterator[Gap]:
     sample = model.evaluations.get("sample")
     if sample is not None and len(_temperatures(sample)) < 2:
         yield Gap(
-            f"The samples of {model.name} are at one temperature",
+            f"The samples of {model.name} were drawn at one temperature only",
             command("sample", *WANTED["sample"][1:]),
         )
     if study.dataset == "mnist" and not {"ood", REPORT_PROTOCOL}.isdisjoint(model.evaluations):
@@ -158,10 +169,10 @@ def _temperatures(run: Run) -> list[float]:
 
 
 def _course_gaps(model: Model, material: Material, command: Any) -> Iterator[Gap]:
-    """What the course report tested that was not tested here."""
+    """Yield the tests of the course report that are missing here."""
     if REPORT_PROTOCOL not in model.evaluations:
         yield Gap(
-            f"{model.name} has not been tested by the course report's own protocol",
+            f"{model.name} has not been tested by the protocol of the course report",
             command("ood", "--protocol", "report", "--batch-sizes", "1,2,10"),
         )
     run = model.evaluations.get("ood") or model.evaluations[REPORT_PROTOCOL]
@@ -174,6 +185,6 @@ def _course_gaps(model: Model, material: Material, command: Any) -> Iterator[Gap
         protocol = [] if "ood" in model.evaluations else ["--protocol", "report"]
         others = ",".join(name for name in ood.COURSE if name != "mnist")
         yield Gap(
-            f"{model.name} has not been tested on {' and '.join(absent)}, as the course report's was",
+            f"{model.name} has not been tested on {' and '.join(absent)}, on which the course report tested its model",
             command("ood", "--ood-datasets", others, *protocol),
         )

@@ -1,4 +1,4 @@
-"""The runs that a report is made of, and what each cost."""
+"""The section that lists the runs of a report and what each cost: time, processors and GPUs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from jobs.report.blocks import Block, Cell, Link, Section, Table, Text
 from jobs.report.gather import Material, dataset_of, job_of
-from jobs.text import duration
+from jobs.text import count, duration
 from jobs.tracking import open_command, page_of
 
 if TYPE_CHECKING:
@@ -18,24 +18,28 @@ if TYPE_CHECKING:
 __all__ = ["costs_section"]
 
 METRICS = ("images_per_second_median", "core_seconds", "gpu_seconds", "parameters")
+"""Metrics of a run that are shown, in the order of the columns."""
 
 
 def costs_section(material: Material, anchor: str) -> Section:
-    """A row a run: where it is in the UI, how long it took, and what it used."""
+    """Return the section with one row per run: a link to the MLflow UI, the duration, and the resources used."""
     runs = material.runs
     gpus = any(run.data.metrics.get("gpu_seconds", 0) > 0 for run in runs)
     several = len(material.studies) > 1
-    head = ["run and its id", "job", *(["data set"] if several else []), "began (UTC)", "h:mm:ss", "images/s"]
+    head = ["run and its id", "job", *(["data set"] if several else []), "start (UTC)", "duration", "images/s"]
     left = 4 if several else 3
     head += ["core-seconds", *(["GPU-seconds"] if gpus else []), "parameters"]
     rows = [_row(run, material.uri, several, gpus) for run in runs]
-    caption = "Runs, the oldest first. A dash stands for what a job does not measure."
+    caption = (
+        "All runs of this report, the oldest first. Durations are in m:ss or h:mm:ss, images/s is the median speed "
+    )
+    caption += "of a training, and a dash marks what a job does not measure."
     served = any(page_of(material.uri, run) for run in runs)
-    where = "The names lead to the runs in the MLflow UI."
+    where = "The names in the table link to the runs in the MLflow UI."
     if not served:
-        where = f"To see the runs in the MLflow UI: {open_command(material.uri)}"
+        where = f"To see the runs in the MLflow UI, use {open_command(material.uri)}"
     blocks: list[Block] = [Text(f"{_totals(runs)} {where}"), Table(caption, head, rows, left=left)]
-    return Section("Runs and what they cost", anchor, blocks)
+    return Section("Runs and their costs", anchor, blocks)
 
 
 def _row(run: Run, uri: str, several: bool, gpus: bool) -> list[Cell]:
@@ -53,8 +57,11 @@ def _row(run: Run, uri: str, several: bool, gpus: bool) -> list[Cell]:
 
 
 def seconds_of(run: Run) -> float:
-    """A training's own measure, which does not count what was before a resume, else from its start to its end. NaN for
-    one that runs: if it was resumed, it still has the end that it had before."""
+    """Return the duration of a run in seconds.
+
+    A training measures its own, which counts from its last resume. For other runs, it is the time from start to end. It
+    is NaN for a run that is RUNNING, because a resumed run still has its previous end.
+    """
     measured = run.data.metrics.get("seconds", math.nan)
     if math.isnan(measured) and run.info.end_time is not None and run.info.status != "RUNNING":
         return float(run.info.end_time - run.info.start_time) / 1000
@@ -68,9 +75,12 @@ def _number(value: float) -> str:
 def _totals(runs: Sequence[Run]) -> str:
     trainings = [run for run in runs if job_of(run) == "train"]
     seconds = sum(value for run in trainings if math.isfinite(value := seconds_of(run)))
-    words = f"{len(runs)} runs, of which {len(trainings)} trainings that took {duration(seconds)} one after the other"
+    words = f"This report covers {count(len(runs), 'run')}, including {count(len(trainings), 'training')}."
+    if not trainings:
+        return words
+    words += f" The durations of the trainings add up to {duration(seconds)}"
     used = []
     for name, unit in (("core_seconds", "core-seconds"), ("gpu_seconds", "GPU-seconds")):
         total = sum(value for run in trainings if math.isfinite(value := run.data.metrics.get(name, math.nan)))
         used += [f"{total:,.0f} {unit}"] if total > 0 else []
-    return f"{words}{' (' + ' and '.join(used) + ' where that is recorded)' if used else ''}."
+    return f"{words}{', and they used ' + ' and '.join(used) + ' as far as that is recorded' if used else ''}."

@@ -1,4 +1,4 @@
-"""What a model's evaluations came to: a section each of its scores, samples and interpolations."""
+"""The sections for a model's evaluations: likelihoods of data sets, samples, and interpolations."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 __all__ = ["interpolation_section", "nll_section", "samples_section"]
 
 PREFERRED_TEMPERATURE = 0.7
-"""The course report's."""
+"""Temperature of the samples in the course report; the recorded temperature nearest to it is shown."""
 
 SWEEP = 12
-"""Images of each temperature."""
+"""The most images per temperature in the picture that compares temperatures."""
 
 
 def nll_section(model: Model, reader: Reader, anchor: str, name: str) -> Section | None:
-    """Bits/dim of data sets under the model."""
+    """Return the section with the bits/dim of whole data sets under the model, or None if there is no such run."""
     run = model.evaluations.get("nll")
     if run is None:
         return None
     blocks: list[Block] = []
-    table = reader.table(run, "nll", "the table of bits/dim")
+    table = reader.table(run, "nll", "the table of likelihoods")
     split = spec_of(run).get("split", "test")
     if table is not None:
-        head = [f"{split} images of", "bits/dim", "95 % interval", "median", "per original pixel", "images"]
+        head = ["data set", "mean bits/dim", "95 % interval", "median", "mean before padding", f"{split} images"]
         rows = [
             [
                 str(row["dataset"]),
@@ -44,20 +44,28 @@ def nll_section(model: Model, reader: Reader, anchor: str, name: str) -> Section
                 f"{bits(row['bits_per_dim_low'])} to {bits(row['bits_per_dim_high'])}",
                 bits(row["bits_per_dim_median"]),
                 bits(row["bits_per_dim_original"]),
-                f"{row['images']:,}" + (f" ({row['non_finite']} not finite)" if row["non_finite"] else ""),
+                f"{row['images']:,}" + (f" ({row['non_finite']} scores not finite)" if row["non_finite"] else ""),
             ]
             for row in rows_of(table)
         ]
-        blocks.append(Table("Mean NLL under the model, with intervals over images.", head, rows))
-    content = reader.content(run, "nll_histogram.png", "how the scores are spread")
+        caption = (
+            f"Negative log-likelihood (NLL) of {split} images under the model, in bits/dim; lower is more likely. The "
+        )
+        caption += "interval is that of the mean. The mean before padding is in bits per value of the unpadded images."
+        blocks.append(Table(caption, head, rows))
+    content = reader.content(run, "nll_histogram.png", "the histogram of likelihoods")
     if content is not None:
-        alt = "Histogram of bits/dim, a curve a data set."
-        blocks.append(Pictures([recorded(content, f"{name}-nll", alt, f"Bits/dim of {split} images.")]))
-    return Section("Bits/dim of whole data sets", anchor, [*blocks, *reader.notes()])
+        alt = "Histogram of bits/dim with one curve per data set."
+        caption = f"Distribution of the bits/dim of single {split} images, one curve per data set."
+        blocks.append(Pictures([recorded(content, f"{name}-nll", alt, caption)]))
+    return Section("Likelihood of whole data sets", anchor, [*blocks, *reader.notes()])
 
 
 def samples_section(model: Model, reader: Reader, anchor: str, name: str) -> Section | None:
-    """A grid of samples, and the same noise at several temperatures; without a sample run the training's last grid."""
+    """Return the section with samples: a grid of samples, and the same noise at several temperatures.
+
+    Without a run of `glowctl sample`, it shows the last samples of the training.
+    """
     run = model.evaluations.get("sample")
     if run is not None:
         pictures = _sampled(run, reader, name)
@@ -78,13 +86,13 @@ def _sampled(run: Run, reader: Reader, name: str) -> list[Picture]:
     shown = min(temperatures, key=lambda temperature: abs(temperature - PREFERRED_TEMPERATURE))
     of_class = f" of class {spec['only_class']}" if spec.get("only_class") else ""
     pictures = []
-    images = reader.array(run, f"samples-T{shown:g}.npy", f"samples at temperature {shown:g}")
+    images = reader.array(run, f"samples-T{shown:g}.npy", f"the samples at temperature {shown:g}")
     if images is not None:
         caption = f"{len(images)} samples{of_class} at temperature {shown:g}."
         pictures.append(grid(images, columns, f"{name}-samples", f"Grid of {len(images)} generated images.", caption))
     if len(temperatures) > 1:
-        what = "the sweep of temperatures"
-        every = {t: reader.array(run, f"samples-T{t:g}.npy", f"{what} at {t:g}") for t in temperatures if t != shown}
+        what = "the samples at temperature"
+        every = {t: reader.array(run, f"samples-T{t:g}.npy", f"{what} {t:g}") for t in temperatures if t != shown}
         drawn = [(t, found) for t in temperatures if (found := every.get(t, images)) is not None]
         if len(drawn) > 1:
             pictures.append(_sweep(drawn, name))
@@ -95,45 +103,47 @@ def _sweep(drawn: Sequence[tuple[float, np.ndarray]], name: str) -> Picture:
     temperatures = [f"T = {temperature:g}" for temperature, _ in drawn]
     fewest = min(SWEEP, *(len(images) for _, images in drawn))
     figure = image_rows(np.stack([images[:fewest] for _, images in drawn]), temperatures, "")
-    alt = f"Rows of generated images at {', '.join(temperatures)}."
-    caption = "The same noise at several temperatures, a row each."
+    alt = f"Rows of generated images, one per temperature: {', '.join(temperatures)}."
+    caption = "Samples from the same latent noise at several temperatures T, one row per temperature."
     return photographed(figure, f"{name}-temperatures", alt, caption)
 
 
 def _while_training(run: Run, reader: Reader, name: str) -> list[Picture]:
     if run.info.status != "FINISHED":
         return []
-    content = reader.content(run, "samples.png", "samples of the training")
+    content = reader.content(run, "samples.png", "the samples of the training")
     if content is None:
         return []
     temperature = spec_of(run).get("temperature", PREFERRED_TEMPERATURE)
-    caption = f"The last samples that the training itself drew, at temperature {temperature:g}."
+    caption = f"The last samples that the training drew, at temperature {temperature:g}."
     return [recorded(content, f"{name}-samples", "Grid of generated images.", caption, pixels=True)]
 
 
 def interpolation_section(model: Model, reader: Reader, anchor: str, name: str) -> Section | None:
-    """Rows of images between two real ones."""
+    """Return the section with rows of images that lead from one real image to another, or None if there is no run."""
     run = model.evaluations.get("interpolate")
     if run is None:
         return None
     blocks: list[Block] = []
     images = reader.array(run, "interpolation.npy", "the interpolations")
-    pairs = reader.table(run, "interpolation", "which images they are between")
+    pairs = reader.table(run, "interpolation", "the check of the images at the ends of the interpolations")
     mode = spec_of(run).get("mode", "linear")
     if images is not None and images.ndim == 5:
         names = [""] * len(images)
         if pairs is not None and len(pairs) == len(images):
             names = [str(row["class_name"] or "") for row in rows_of(pairs)]
-        alt = f"{images.shape[0]} rows of {images.shape[1]} images, each from one real image to another."
-        caption = f"{mode} interpolation in the latents of every level between two real test images, at either end."
+        alt = f"{images.shape[0]} rows of {images.shape[1]} images, each row from one real image to another."
+        caption = (
+            f"{mode} interpolation in the latent variables of all levels. The two ends of a row are real test images."
+        )
         caption = caption[0].upper() + caption[1:]
         blocks.append(Pictures([photographed(image_rows(images, names, ""), f"{name}-interpolation", alt, caption)]))
     error, bad = run.data.metrics.get("end_error", math.nan), run.data.metrics.get("non_finite", 0)
     if pairs is not None and math.isfinite(error):
         exact = bool(pairs["ends_exact"].all())
-        ends = "All ends equal the real images" if exact else "NOT all ends equal the real images"
-        of = f" of {2 ** bits_of(model.training)}" if model.training is not None else ""
-        text = f"{ends}: before rounding they are off by at most {error:.2g} grey levels{of}."
+        ends = f"{'All' if exact else 'NOT all'} images at the ends of the rows equal the real images"
+        of = f" (of {2 ** bits_of(model.training)})" if model.training is not None else ""
+        text = f"{ends}. Before rounding, their values differ by at most {error:.2g} grey levels{of}."
         text += f" {bad:.0f} images have pixels that are not finite." if bad else ""
         blocks.insert(0, Text(text))
     return Section("Interpolation", anchor, [*blocks, *reader.notes()])

@@ -1,4 +1,8 @@
-"""Which runs a report is made of: of each data set an ablation or trainings, and models with their evaluations."""
+"""Choice of the runs that a report shows, grouped by data set.
+
+For each data set that models were trained on, a report shows an ablation or trainings (`Study`), and the evaluations of
+some of the models (`Model`).
+"""
 
 from __future__ import annotations
 
@@ -40,41 +44,60 @@ __all__ = [
 ]
 
 EVALUATIONS = ("nll", "sample", "interpolate", "ood")
+"""Kinds of evaluations, as in the tag `glow.job`."""
+
 REPORT_PROTOCOL = "ood by the report's protocol"
-"""Beside `EVALUATIONS`: the newest `ood` run of that protocol, which does not stand for the held-out one."""
+"""Additional key of a model's evaluations: its newest OOD test by the course report's protocol.
+
+That run is kept apart from the newest run of the default protocol, which has the key "ood".
+"""
 
 MOST_MODELS = 3
-"""Of a data set, unless runs are named."""
+"""The most models per data set, unless runs are named."""
 
 UNKNOWN = "unknown data set"
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model. `training` is None where it is not of a run that the store knows; `reference` is what --model
-    takes."""
+    """A trained model.
+
+    Attributes:
+        name: name of its training run, or how the user named the model.
+        reference: value for --model that selects it.
+        training: the run that trained it, or None if the store does not have that run.
+        evaluations: its newest run of each kind, by `EVALUATIONS` and `REPORT_PROTOCOL`.
+    """
 
     name: str
     reference: str
     training: Run | None
-    evaluations: Mapping[str, Run] = field(default_factory=dict)  # `EVALUATIONS` and `REPORT_PROTOCOL` -> its run
+    evaluations: Mapping[str, Run] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Study:
-    """What there is of a data set, as it is named in tags. `trainings` stand alone, or are trials of an ablation that
-    is not among `ablations`."""
+    """The runs of models that were trained on one data set.
+
+    Attributes:
+        dataset: the data set, as in the tag `glow.dataset`.
+        ablations: the ablations to show.
+        trials: id of an ablation -> its trials.
+        trainings: single trainings, and trials of ablations that are not in `ablations`.
+        models: the models whose evaluations are shown.
+        left_out: number of further models that have evaluations.
+    """
 
     dataset: str
     ablations: Sequence[Run]
-    trials: Mapping[str, Sequence[Run]]  # by the ablation's id
+    trials: Mapping[str, Sequence[Run]]
     trainings: Sequence[Run]
     models: Sequence[Model]
-    left_out: int = 0  # models that have evaluations too
+    left_out: int = 0
 
     @property
     def runs(self) -> list[Run]:
-        """That are shown, each once."""
+        """All runs that are shown, each once."""
         trained = [run for ablation in self.ablations for run in (ablation, *self.trials[ablation.info.run_id])]
         trained += self.trainings
         for model in self.models:
@@ -84,53 +107,74 @@ class Study:
 
 @dataclass(frozen=True)
 class Material:
+    """Everything that a report is made from.
+
+    Attributes:
+        uri: the store.
+        experiment: name of the experiment.
+        studies: one per data set, the one with the newest run first.
+    """
+
     uri: str
     experiment: str
     studies: Sequence[Study]
 
     @property
     def runs(self) -> list[Run]:
-        """That are shown, each once, the oldest first."""
+        """All runs that are shown, each once, the oldest first."""
         every = {run.info.run_id: run for study in self.studies for run in study.runs}
         return sorted(every.values(), key=lambda run: run.info.start_time)
 
     def command(self, *words: str) -> str:
-        """A glowctl command with the flags that make it work on this store and experiment."""
+        """Return a glowctl command for these words, with the flags that select this store and experiment."""
         here = [] if self.experiment == "glow" else ["--experiment", self.experiment]
         return f"glowctl {shlex.join([*words, *here])}{open_command(self.uri).removeprefix('glowctl ui')}"
 
 
 def gather(uri: str, experiment: str, names: Sequence[str] | None) -> Material:
-    """The runs of an experiment that a report shows, or those named (by id or name) with those beneath them.
+    """Return the runs that a report shows.
 
-    Raises TrackingError for a run or an experiment that there is not, and for one without runs.
+    Args:
+        uri: the store.
+        experiment: name of the experiment.
+        names: ids or names of runs to show, to which the runs nested under them are added; if None or empty, a choice
+            from the whole experiment.
+
+    Raises:
+        TrackingError: if a run or the experiment does not exist, or there are no runs to show.
     """
     named: set[str] = set()
     if names:
         given = [find_run(uri, experiment, name) for name in names]
         named = {run.info.run_id for run in given}
         runs = _with_those_beneath(uri, given)
-        nothing = "none of the runs is of glowctl: name ablations, trainings or evaluations"
+        nothing = TrackingError(
+            f"none of the runs {', '.join(map(repr, names))} is an ablation, a training or an evaluation",
+            remedy="name such runs with --runs; glowctl runs lists them",
+            code="no-runs-to-report",
+        )
     else:
         runs = experiment_runs(uri, experiment)
-        nothing = (
-            f"experiment {experiment!r} has no runs to report on: train with glowctl ablate --permutations all "
-            f"--experiment {experiment}, or run glowctl demo"
+        nothing = TrackingError(
+            f"experiment {experiment!r} has no runs to report on",
+            remedy=f"train with glowctl ablate --permutations all --experiment {experiment}, or run glowctl demo",
+            code="no-runs-to-report",
         )
     runs = [run for run in runs if job_of(run) in ("ablate", "train", *EVALUATIONS)]
     runs = sorted(runs, key=lambda run: run.info.start_time, reverse=True)
     studies = _studies(uri, runs, named)
     if not studies:
-        raise TrackingError(nothing)
+        raise nothing
     return Material(uri, experiment, studies)
 
 
 def job_of(run: Run) -> str:
+    """Return the kind of job that made a run, or "" if it is not a run of glowctl."""
     return str(run.data.tags.get(tag_names.JOB, ""))
 
 
 def spec_of(run: Run) -> JsonObject:
-    """A run's settings; none where they are missing or damaged."""
+    """Return a run's settings, which are empty if they are missing or damaged."""
     with suppress(ValueError):
         found = json.loads(run.data.tags.get(tag_names.SPEC, ""))
         if isinstance(found, dict):
@@ -139,13 +183,13 @@ def spec_of(run: Run) -> JsonObject:
 
 
 def bits_of(run: Run) -> int:
-    """Of the images that a training or an ablation is of. NLLs of different ones cannot be compared."""
+    """Return the bits per value of the images of a training or an ablation. NLLs compare only at equal bits."""
     spec = spec_of(run)
-    return int(spec.get("train", spec).get("bits", 8))  # all were 8 once
+    return int(spec.get("train", spec).get("bits", 8))  # older records lack the setting, and all had 8 bits
 
 
 def dataset_of(run: Run) -> str | None:
-    """The data set that a run's model is trained on."""
+    """Return the data set that a run's model is trained on, or None if it is not recorded."""
     spec = spec_of(run)
     return run.data.tags.get(tag_names.DATASET) or spec.get("dataset") or spec.get("train", {}).get("dataset")
 
@@ -163,7 +207,7 @@ def _with_those_beneath(uri: str, given: Iterable[Run]) -> list[Run]:
 
 
 def _studies(uri: str, runs: Sequence[Run], named: set[str]) -> list[Study]:
-    """`runs` are the newest first; so are the studies."""
+    """Group runs, the newest first, by data set."""
     known = {run.info.run_id: run for run in runs}
     models = _models(uri, [run for run in runs if job_of(run) in EVALUATIONS and _counts(run, named)], known, named)
     others = [dataset for run in runs if job_of(run) in ("ablate", "train") and (dataset := dataset_of(run))]
@@ -173,14 +217,14 @@ def _studies(uri: str, runs: Sequence[Run], named: set[str]) -> list[Study]:
 
 
 def _counts(run: Run, named: set[str]) -> bool:
-    """Whether a run has come to something, or is asked for all the same."""
+    """Return whether to show a run: it is finished, or the user named it."""
     return run.info.status == "FINISHED" or run.info.run_id in named
 
 
 def _models(uri: str, evaluations: Sequence[Run], known: Mapping[str, Run], named: set[str]) -> dict[str, list[Model]]:
-    """The models that were evaluated, by data set; those named first, then the newest."""
+    """Return the evaluated models by data set: those of named runs first, then those evaluated last."""
     groups: dict[str, list[Run]] = {}
-    for run in sorted(evaluations, key=lambda run: run.info.run_id not in named):  # stable
+    for run in sorted(evaluations, key=lambda run: run.info.run_id not in named):  # a stable sort
         tags = run.data.tags
         groups.setdefault(tags.get(tag_names.TRAIN_RUN) or tags.get(tag_names.MODEL_DIGEST) or "", []).append(run)
     found: dict[str, list[Model]] = {}
@@ -207,7 +251,7 @@ def _study(uri: str, dataset: str, runs: Sequence[Run], models: list[Model], nam
     }
     in_ablations = {run.info.run_id for group in trials.values() for run in group}
     trainings = [run for run in own if job_of(run) == "train" and run.info.run_id not in in_ablations]
-    if ablations:  # trials of earlier ablations are those' own story
+    if ablations:  # trials of other ablations are not comparable to these
         trainings = [run for run in trainings if tag_names.TRIAL not in run.data.tags or run.info.run_id in named]
     kept = models if named else models[:MOST_MODELS]
     if not kept:
@@ -217,13 +261,13 @@ def _study(uri: str, dataset: str, runs: Sequence[Run], models: list[Model], nam
 
 
 def _ablations(ablations: Sequence[Run], named: set[str]) -> list[Run]:
-    """Those named, else the newest with permutations, else the newest."""
+    """Return the named ablations, or else the newest one that compares permutations, or else the newest one."""
     asked = [run for run in ablations if run.info.run_id in named]
     return asked or sorted(ablations, key=lambda run: len(spec_of(run).get("permutations") or ()) < 2)[:1]
 
 
 def best_training(trainings: Iterable[Run]) -> Run | None:
-    """The finished training with the lowest validation NLL, among those of the most bits."""
+    """Return the finished training with the lowest validation NLL, among those with the most bits per value."""
 
     def score(run: Run) -> tuple[int, float]:
         value = run.data.metrics.get(metric_names.BEST_VALIDATION, math.nan)

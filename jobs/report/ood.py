@@ -1,4 +1,7 @@
-"""What the test for out-of-distribution batches came to, beside what the course report found."""
+"""The section for a model's test for out-of-distribution (OOD) batches, with the course report's results for MNIST.
+
+"Own" data are the test images of the data set that the model was trained on; they should pass the test.
+"""
 
 from __future__ import annotations
 
@@ -27,19 +30,21 @@ COURSE = {
     "emnist-letters": {1: "75.73 ± 1.74", 2: "91.80 ± 2.04", 10: "100"},
     "fashion-mnist": {1: "99.21 ± 0.04", 2: "100", 10: "100"},
 }
-"""OOD ratios in percent that the course report gives, by data set and M."""
+"""Shares of batches called OOD in the course report, in percent: data set -> M -> share."""
 
 COURSE_NOTE = (
-    "Course report: one model of MNIST (K = 32, L = 3, width 512, 70 epochs), the mean ± standard deviation over two "
-    "repeats of the test on it, with thresholds by 50 bootstraps from half of the test set at alpha = 0.99. It is "
-    "another model, and its letters are the official EMNIST test set."
+    "The rows “course report” are from the report that this project grew out of. They belong to another model of MNIST "
+    "(K = 32, L = 3, width 512, 70 epochs), and give the mean ± standard deviation over two repeats of the test on it, "
+    "with thresholds from half of the test set by 50 bootstraps at alpha = 0.99. Its letters are the official EMNIST "
+    "test set."
 )
 
 MOST_PASSING = 5
+"""The most classes that are listed as hard to detect."""
 
 
 def ood_section(model: Model, reader: Reader, anchor: str, name: str) -> tuple[Section | None, list[str]]:
-    """The section, and sentences for the summary."""
+    """Return the section, or None if the model has not been tested, and sentences for the summary."""
     runs = {protocol: model.evaluations[protocol] for protocol in ("ood", REPORT_PROTOCOL) if _has(model, protocol)}
     if not runs:
         return None, []
@@ -47,7 +52,7 @@ def ood_section(model: Model, reader: Reader, anchor: str, name: str) -> tuple[S
     tables = {
         protocol: table
         for protocol, run in runs.items()
-        if (table := reader.table(run, "ood", "its OOD ratios")) is not None
+        if (table := reader.table(run, "ood", "the shares of batches called OOD")) is not None
     }
     typicality = {protocol: table[table["detector"] == "typicality"] for protocol, table in tables.items()}
     blocks: list[Block] = [Text(_about(run)) for run in runs.values()]
@@ -68,7 +73,7 @@ def _has(model: Model, protocol: str) -> bool:
 
 
 def _own(run: Run, table: pd.DataFrame) -> str:
-    """The model's own data set as the tables name it: it comes first."""
+    """Return the model's own data set, as the tables name it; it is their first one."""
     label = dataset_label(dataset_of(run) or "")
     return label if label in set(table["dataset"]) else str(table["dataset"].iloc[0])
 
@@ -79,22 +84,22 @@ def _about(run: Run) -> str:
     bootstraps = spec.get("bootstraps") or (50 if report else 10_000)
     repeats = spec.get("repeats") or (2 if report else 1)
     where = "half of the test set" if report else "images that were held out of training"
-    which = "By the course report's protocol" if report else "Typicality test"
+    which = "Typicality test by the protocol of the course report" if report else "Typicality test"
     return (
-        f"{which}: a batch of M images is called out-of-distribution (OOD) if its mean NLL is too far from the "
-        f"training images', by thresholds from {where} at alpha = {spec.get('alpha', 0.99):g}, {bootstraps:,} "
-        f"bootstraps, {count(repeats, 'repeat')}."
+        f"{which}: a batch of M images is called out-of-distribution (OOD) if its mean NLL is too far from that of the "
+        f"training images. The limit was calibrated on {where}, so that a share alpha = {spec.get('alpha', 0.99):g} of "
+        f"in-distribution batches should pass ({bootstraps:,} bootstraps, {count(repeats, 'repeat')})."
     )
 
 
 def _ratio_table(tables: Mapping[str, pd.DataFrame], own: str) -> Iterator[Block]:
-    """Rows of each data set: the tests of this model, and what the course report found of MNIST."""
+    """Yield a table with rows for each data set: the tests of this model, and for MNIST the course report's."""
     names = list(dict.fromkeys(name for table in tables.values() for name in table["dataset"]))
     beside = COURSE if own == "mnist" else {}
     sizes = sorted(
         {int(m) for table in tables.values() for m in table["batch_size"]} | ({1, 2, 10} if beside else set())
     )
-    labels = {"ood": "this model", REPORT_PROTOCOL: "this model, report's protocol"}
+    labels = {"ood": "this model", REPORT_PROTOCOL: "this model, course report's protocol"}
     rows: list[list[Cell]] = []
     for name in names:
         first = True
@@ -106,10 +111,10 @@ def _ratio_table(tables: Mapping[str, pd.DataFrame], own: str) -> Iterator[Block
         if name in beside:
             rows.append([name if first else "", "course report", *(beside[name].get(m, "-") for m in sizes)])
     one_kind = not beside and len(tables) == 1
-    head = ["data set", *([] if one_kind else ["whose"]), *(f"M = {m}" for m in sizes)]
+    head = ["data set", *([] if one_kind else ["result of"]), *(f"M = {m}" for m in sizes)]
     rows = [[row[0], *row[2:]] for row in rows] if one_kind else rows
-    caption = "Batches called OOD, in percent, with 95 % intervals."
-    caption += "" if one_kind else " ± is the standard deviation over repeats."
+    caption = "Share of batches of M images that the typicality test calls OOD, in percent, with 95 % intervals."
+    caption += "" if one_kind else " A number after ± is the standard deviation over repeats."
     yield Table(caption, head, rows, left=1 if one_kind else 2)
     if beside:
         yield Text(COURSE_NOTE)
@@ -128,8 +133,11 @@ def _in_short(table: pd.DataFrame, own: str) -> list[str]:
         ratios = {str(row["dataset"]): row["ratio"] for row in rows_of(table[table["batch_size"] == m])}
         others = ", ".join(f"{_percent(ratio)} of {name}" for name, ratio in ratios.items() if name != own)
         if others and own in ratios:
-            of = "single images" if m == 1 else f"batches of {m}"
-            sentences.append(f"Of {of}, the typicality test calls {others} OOD, and {_percent(ratios[own])} of {own}.")
+            of = "single images" if m == 1 else f"batches of {m} images"
+            sentences.append(
+                f"The typicality test of {of} calls these shares out-of-distribution (OOD): {others}, and "
+                f"{_percent(ratios[own])} of {own}, the model's own data set."
+            )
     return sentences
 
 
@@ -147,8 +155,8 @@ def _control(run: Run, reader: Reader, own: str) -> Iterator[str]:
     nominal = f"{100 * (1 - float(spec_of(run).get('alpha', 0.99))):.3g} %"
     odd = [row for row in rows if not row["as_expected"]]
     if not odd:
-        often = f"about as often as they should be, {nominal}, at every M"
-        yield f"Control: test images of {own} itself are called OOD {often}."
+        often = f"at about the expected rate, {nominal}, at every M"
+        yield f"Control: batches of test images of {own} itself are called OOD {often}."
         return
     rates = ", ".join(
         f"{100 * row['ratio']:.2f} % ({100 * row['ratio_low']:.2f}-{100 * row['ratio_high']:.2f}) at M = "
@@ -156,27 +164,29 @@ def _control(run: Run, reader: Reader, own: str) -> Iterator[str]:
         for row in odd
     )
     yield (
-        f"Control FAILED: test images of {own} itself are called OOD at {rates}, where {nominal} is nominal. They "
-        "differ from those that the thresholds come from, so read the other ratios with this in mind."
+        f"Control FAILED: of batches of test images of {own} itself, {nominal} should be called OOD, but the share is "
+        f"{rates}. The test images differ from the images on which the test was calibrated, so read the other shares "
+        "with caution."
     )
 
 
 def _figures(run: Run, reader: Reader, own: str, name: str) -> Iterator[Block]:
     alpha = float(spec_of(run).get("alpha", 0.99))
     pictures: list[Picture] = []
-    power = reader.table(run, "ood_power", "ratios against M")
+    power = reader.table(run, "ood_power", "the chart of OOD shares against M")
     if power is not None and not power.empty:
-        figure = ood_ratio_curve(power, f"Typicality test of a model of {own}", alpha, own)
-        figure.axes[0].set_ylabel("batches called OOD, %")  # the caption says what the bands are
-        caption = "Share of batches called OOD against M, with 95 % bands."
+        figure = ood_ratio_curve(power, f"Typicality test of a model trained on {own}", alpha, own)
+        figure.axes[0].set_ylabel("batches called OOD (%)")  # shorter, as the caption explains the bands
+        caption = "Share of batches called OOD against the number M of images per batch, with 95 % bands."
         pictures.append(drawn(figure, f"{name}-ood-ratio", _power_alt(power), caption))
-    histogram = reader.content(run, "nll_histogram.png", "how the scores are spread")
+    histogram = reader.content(run, "nll_histogram.png", "the histogram of likelihoods")
     if histogram is not None:
-        alt = "Histogram of bits/dim of test images, a curve a data set."
-        pictures.append(recorded(histogram, f"{name}-ood-nll", alt, "Bits/dim of the test images of each data set."))
+        alt = "Histogram of bits/dim of test images, with one curve per data set."
+        caption = "Distribution of the bits/dim of single test images, one curve per data set."
+        pictures.append(recorded(histogram, f"{name}-ood-nll", alt, caption))
     if pictures:
         yield Pictures(pictures)
-    classes = reader.table(run, "ood_per_class", "ratios by class")
+    classes = reader.table(run, "ood_per_class", "the OOD shares of each class")
     if classes is not None and not classes.empty:
         yield from _classes(classes, own, alpha, name)
 
@@ -184,7 +194,7 @@ def _figures(run: Run, reader: Reader, own: str, name: str) -> Iterator[Block]:
 def _power_alt(power: pd.DataFrame) -> str:
     largest = power[power["batch_size"] == power["batch_size"].max()]
     ends = ", ".join(f"{row['dataset']} {_percent(row['ratio'])}" for row in rows_of(largest))
-    return f"Line chart of the share called OOD against M; at M = {power['batch_size'].max()}: {ends}."
+    return f"Line chart of the share of batches called OOD against M; at M = {power['batch_size'].max()}: {ends}."
 
 
 def _classes(classes: pd.DataFrame, own: str, alpha: float, name: str) -> Iterator[Block]:
@@ -193,12 +203,12 @@ def _classes(classes: pd.DataFrame, own: str, alpha: float, name: str) -> Iterat
     several = rows[rows.groupby("dataset")["label"].transform("nunique") > 1]
     pictures = []
     for dataset, group in several.groupby("dataset", sort=False):
-        figure = per_class_bars(group, f"{dataset}: called OOD by typicality, M = {smallest}", alpha)
+        figure = per_class_bars(group, f"{dataset}: share called OOD by typicality, M = {smallest}", alpha)
         highest = rows_of(group.sort_values("ratio", ascending=False).head(3))
-        alt = f"Bar chart by class of {dataset}; highest: " + ", ".join(
+        alt = f"Bar chart of the share called OOD per class of {dataset}; the highest: " + ", ".join(
             f"{row['class_name']} {_percent(row['ratio'])}" for row in highest
         )
-        caption = f"Share of each class of {dataset} called OOD at M = {smallest}."
+        caption = f"Share of batches of each class of {dataset} called OOD at M = {smallest}."
         pictures.append(drawn(figure, f"{name}-classes-{dataset}", f"{alt}.", caption))
     if pictures:
         yield Pictures(pictures)
@@ -208,7 +218,9 @@ def _classes(classes: pd.DataFrame, own: str, alpha: float, name: str) -> Iterat
             f"{row['dataset']} {row['class_name']} ({_percent(row['ratio'])})"
             for row in rows_of(passing.head(MOST_PASSING))
         )
-        yield Text(f"Classes that are told from {own} least often, at M = {smallest}: {listed}.")
+        yield Text(
+            f"Classes of other data sets that are least often called OOD, with their share at M = {smallest}: {listed}."
+        )
 
 
 def _detectors(run: Run, reader: Reader) -> Iterator[Block]:
@@ -223,10 +235,13 @@ def _detectors(run: Run, reader: Reader) -> Iterator[Block]:
     ]
     if (recommended := run.data.tags.get(tag_names.RECOMMENDED)) is not None:
         yield Text(
-            f"Recommended detector: {recommended}, which tells corrupted held-out images best, on average over the "
-            "corruptions. The choice was made without a look at the data sets below."
+            f"Recommended detector: {recommended}. Of all detectors, it detects corrupted held-out images best, on "
+            "average over the kinds of corruption. The data sets in the following table had no part in this choice."
         )
-    caption = "AUROC of each detector against the model's own test set: 1 tells all batches apart, 0.5 none."
+    caption = (
+        "AUROC with which each detector separates batches of a data set from batches of the model's own test set: "
+    )
+    caption += "1 means perfect separation, 0.5 means chance."
     yield Table(caption, ["data set", "M", *detectors], rows)
 
 

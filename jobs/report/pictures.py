@@ -1,4 +1,8 @@
-"""Figures, arrays of images and recorded files as pictures of a report."""
+"""Pictures of a report, from figures, arrays of images, and recorded files.
+
+In all functions, `name` is the picture's file name without suffix, unique in the report; `alt` and `caption` are
+sentences.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,16 @@ from jobs.report.blocks import Picture
 __all__ = ["drawn", "grid", "photographed", "recorded"]
 
 DPI = 200
+"""Resolution of figures that are mostly images."""
+
 SHRUNK = 0.82
+"""Factor by which figures are made smaller, so that their words are larger next to the words of the report."""
 
 
 def drawn(figure: Figure, name: str, alt: str, caption: str) -> Picture:
-    """A figure of lines as SVG: sharp at every size. Equal figures are equal files."""
+    """Return a figure of lines or bars as an SVG, which is sharp at every size. Equal figures give equal files."""
     width, height = figure.get_size_inches()
-    figure.set_size_inches(SHRUNK * width, SHRUNK * height)  # so that its words are larger beside the report's
+    figure.set_size_inches(SHRUNK * width, SHRUNK * height)
     file = io.BytesIO()
     with rc_context({"svg.hashsalt": name}):
         figure.savefig(file, format="svg", metadata={"Date": None})
@@ -29,19 +36,19 @@ def drawn(figure: Figure, name: str, alt: str, caption: str) -> Picture:
 
 
 def photographed(figure: Figure, name: str, alt: str, caption: str) -> Picture:
-    """A figure that is mostly images, as PNG."""
+    """Return a figure that is mostly images as a PNG."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI)
     return Picture(f"{name}.png", file.getvalue(), "image/png", alt, caption)
 
 
 def grid(images_NCHW: np.ndarray, columns: int | None, name: str, alt: str, caption: str) -> Picture:
-    """uint8 images side by side."""
+    """Return uint8 images (N, C, H, W) as one PNG, in a grid of `columns` columns; None for as many columns as rows."""
     file = io.BytesIO()
     Image.fromarray(image_grid(images_NCHW, columns)).save(file, "png")
     return Picture(f"{name}.png", file.getvalue(), "image/png", alt, caption, pixels=True)
 
 
 def recorded(content: bytes, name: str, alt: str, caption: str, pixels: bool = False) -> Picture:
-    """A PNG as a run has it."""
+    """Return a PNG that a run has recorded."""
     return Picture(f"{name}.png", content, "image/png", alt, caption, pixels)

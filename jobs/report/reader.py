@@ -1,4 +1,4 @@
-"""Artifacts of runs, any of which may be gone."""
+"""Reading of artifacts, any of which may be gone or damaged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,18 @@ Found = TypeVar("Found")
 
 
 class Reader:
-    """Reads artifacts, and keeps a sentence about each that is gone or damaged."""
+    """A reader of artifacts that collects a sentence about each one that is gone or damaged.
+
+    In its methods, `what` completes the sentence "... is gone or damaged, so {what} cannot be shown". If `what` is
+    None, a missing artifact is not reported, because another one may do.
+
+    Args:
+        uri: the store.
+
+    Attributes:
+        uri: the store.
+        lost: the sentences so far.
+    """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -28,12 +39,12 @@ class Reader:
         self._told = 0
 
     def table(self, run: Run, name: str, what: str) -> pd.DataFrame | None:
-        """The Parquet artifact NAME.parquet; `what` is what cannot be shown without it."""
+        """Return the artifact NAME.parquet of a run as a table, or None if it is gone or damaged."""
         found = read_table(self.uri, run.info.run_id, f"{name}.parquet")
         return self._or_lost(found, run, f"{name}.parquet", what)
 
     def array(self, run: Run, name: str, what: str | None) -> np.ndarray | None:
-        """An array of images; None for `what` where something else may do."""
+        """Return an artifact of a run as an array, or None if it is gone or damaged."""
         content = read_artifact(self.uri, run.info.run_id, name)
         found = None
         if content is not None:
@@ -44,11 +55,12 @@ class Reader:
         return found if what is None else self._or_lost(found, run, name, what)
 
     def content(self, run: Run, name: str, what: str | None) -> bytes | None:
+        """Return the content of an artifact of a run, or None if it is gone."""
         found = read_artifact(self.uri, run.info.run_id, name)
         return found if what is None else self._or_lost(found, run, name, what)
 
     def damaged(self, run: Run, name: str, what: str) -> None:
-        """An artifact that turned out not to be what it should."""
+        """Report an artifact as gone or damaged."""
         self._or_lost(None, run, name, what)
 
     def _or_lost(self, found: Found | None, run: Run, name: str, what: str) -> Found | None:
@@ -60,6 +72,6 @@ class Reader:
         return found
 
     def notes(self) -> list[Note]:
-        """What was lost since the last call."""
+        """Return the sentences that were added since the last call."""
         new, self._told = self.lost[self._told :], len(self.lost)
         return [Note(sentence) for sentence in new]

@@ -1,4 +1,4 @@
-"""A report as HTML and as Markdown."""
+"""Rendering of a report as HTML and as Markdown, by the templates in this folder."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from jobs.report.blocks import Cell, Picture, Report
 __all__ = ["IMAGES", "escaped", "html", "markdown"]
 
 IMAGES = "report-images"
-"""The folder beside the Markdown that its pictures are in."""
+"""Name of the folder, next to the Markdown file, that holds its pictures."""
 
 
 def html(report: Report) -> str:
-    """One file that needs nothing else: pictures are in it, and it has no scripts."""
+    """Return a report as one HTML file that contains its pictures, needs no other file, and has no scripts."""
     environment = _environment(autoescape=True)
     environment.filters["data_uri"] = _data_uri
     environment.filters["set"] = _set
@@ -24,8 +24,8 @@ def html(report: Report) -> str:
 
 
 def markdown(report: Report) -> str:
-    """Its pictures are files in `IMAGES`."""
-    environment = _environment(autoescape=False)  # Markdown has an escape of its own
+    """Return a report as Markdown, which refers to its pictures as files in `IMAGES`."""
+    environment = _environment(autoescape=False)  # Markdown needs other escapes than HTML
     environment.filters["md"] = escaped
     environment.filters["cell"] = _cell
     environment.globals["images"] = IMAGES
@@ -48,7 +48,12 @@ def _data_uri(picture: Picture) -> str:
 
 
 def escaped(text: str) -> str:
-    """Words as Markdown shows them, whatever is in a run's name."""
+    r"""Return text such that Markdown shows it literally, whatever a run's name contains.
+
+    Example:
+        >>> print(escaped("a*b | <c>"))
+        a\*b \| &lt;c&gt;
+    """
     plain = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|#])", r"\\\1", " ".join(plain.split()))
 
@@ -62,6 +67,6 @@ def _cell(cell: Cell) -> str:
 
 
 def _set(text: str) -> str:
-    """With spaces that do not break within "5 %" and "M = 10"."""
+    """Return text with no-break spaces within "5 %", "1.2 bits/dim" and "M = 10"."""
     text = re.sub(r"(?<=\d) (?=%|bits/dim)", "\N{NO-BREAK SPACE}", text)
     return re.sub(r"\b([A-Z]) = (?=\d)", "\\1\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}", text)

@@ -1,4 +1,8 @@
-"""What was trained on what, and what it came to: the sections of a report before its evaluations."""
+"""The sections about training: data, settings, and the negative log-likelihoods (NLL) that resulted.
+
+An ablation is compared as `jobs.ablation.summary` does. Trainings that were started one by one are laid out as if they
+were the trials of an ablation over the settings in which they differ.
+"""
 
 from __future__ import annotations
 
@@ -41,25 +45,35 @@ if TYPE_CHECKING:
 __all__ = ["COURSE_NLL", "data_section", "nll_section", "settings_in_words"]
 
 COURSE_NLL = (
-    "For comparison: the course report found about 1.13 (1x1), 1.25 (reverse) and 1.35 (shuffle) bits/dim on the test "
-    "set of MNIST at 32x32, after 70 epochs of a model with K = 32, L = 3 and width 512, in one run of each."
+    "For comparison: the course report that this project grew out of found about 1.13 (1x1), 1.25 (reverse) and 1.35 "
+    "(shuffle) bits/dim on the test set of MNIST at 32x32 pixels, after 70 epochs of a model with K = 32, L = 3 and "
+    "width 512, with one run of each."
 )
+"""Results of the course report, shown with models of MNIST."""
 
-WORDS = {"depth": "K", "levels": "L", "per_class": "images a class", "batch_size": "batch", "warmup_steps": "warm-up"}
+WORDS = {
+    "depth": "depth K =",
+    "levels": "levels L =",
+    "per_class": "images per class",
+    "warmup_steps": "warm-up steps",
+}
+"""Field of `TrainSpec` -> its name in the table of settings, where that is not the field's name."""
+
 UNSAID = {"dataset", "data_root", "download", "max_failures"}
-"""Fields of `TrainSpec` that say nothing of what was computed, or are said elsewhere."""
+"""Fields of `TrainSpec` that are left out, because they do not affect the result or are shown elsewhere."""
 
 CAPTIONS = {
-    "nll_by_epoch": "NLL against epoch: the mean of each configuration over its seeds, with its 95 % t interval as a "
-    "band.",
-    "differences": "Paired differences in test NLL with 95 % intervals: a less b, at equal seed and all else equal.",
-    "depth_width": "Test NLL in bits/dim by depth and width.",
+    "nll_by_epoch": "NLL by epoch: the mean of each configuration over its seeds, with a band for its 95 % t interval.",
+    "differences": "Paired differences in test NLL (a minus b) with 95 % intervals. The trials of a pair have the same "
+    "seed, and differ in no other setting.",
+    "depth_width": "Test NLL in bits/dim by depth K and width.",
     "configurations": "Test NLL of each configuration.",
 }
+"""Kind of figure -> its caption."""
 
 
 def data_section(study: Study, reader: Reader, anchor: str) -> Section | None:
-    """Images, settings and versions."""
+    """Return the section with the images, the settings of the trainings, and the versions of packages."""
     trained = [*(run for group in study.trials.values() for run in group), *study.trainings]
     trained += [model.training for model in study.models if model.training is not None]
     trained = list({run.info.run_id: run for run in trained}.values())
@@ -74,8 +88,8 @@ def _images(study: Study, runs: Sequence[Run]) -> Iterator[Block]:
             [name, f"{shape[0]:,}", "x".join(map(str, shape[1:])), digests.get(name, "-")]
             for name, shape in sizes.items()
         ]
-        caption = f"Images of {study.dataset} as the model sees them: channels x height x width."
-        yield Table(caption, ["split", "images", "shape", "fingerprint"], rows)
+        caption = f"Images of {study.dataset} as the model receives them."
+        yield Table(caption, ["split", "images", "channels x rows x columns", "fingerprint"], rows)
 
 
 def _settings(trained: Sequence[Run], reader: Reader) -> Iterator[Block]:
@@ -93,14 +107,14 @@ def _settings(trained: Sequence[Run], reader: Reader) -> Iterator[Block]:
     rows += [["Versions", "; ".join(versions)] for versions in [_versions(trained, reader)] if versions]
     if (code := _code(trained)) is not None:
         rows.append(["Code", code])
-    several = f"What {len(specs)} trainings were told; several values are those of different ones."
+    several = f"Settings of {len(specs)} trainings. Where there are several values, trainings differ in that setting."
     yield Table(
-        several if len(specs) > 1 else "What the training was told.", ["", "settings"], rows, left=2, prose=True
+        several if len(specs) > 1 else "Settings of the training.", ["group", "settings"], rows, left=2, prose=True
     )
 
 
 def _unset(spec: Mapping[str, Any], name: str) -> bool:
-    """Whether a setting says nothing; a seed of 0 does say something."""
+    """Return whether a setting is None or off, and need not be shown. A seed of 0 is shown."""
     return spec.get(name) is None or spec[name] is False
 
 
@@ -114,7 +128,7 @@ def _versions(trained: Sequence[Run], reader: Reader) -> list[str]:
         if content is not None:
             lines = content.decode(errors="replace").splitlines()
             return [line.removeprefix("# ").replace("==", " ") for line in lines if line]
-    reader.damaged(trained[0], "requirements.txt", "what versions it ran with")
+    reader.damaged(trained[0], "requirements.txt", "the versions of its packages")
     return []
 
 
@@ -122,11 +136,16 @@ def _code(trained: Sequence[Run]) -> str | None:
     commits = list(dict.fromkeys(run.data.tags.get(tag_names.COMMIT, "") for run in trained))
     changed = any(run.data.tags.get(tag_names.SOURCE_CHANGED) == "True" for run in trained)
     known = [commit[:12] for commit in commits if commit]
-    return f"commit {', '.join(known)}{', with changes' if changed else ''}" if known else None
+    return f"commit {', '.join(known)}{', with uncommitted changes' if changed else ''}" if known else None
 
 
 def settings_in_words(spec: Mapping[str, Any]) -> str:
-    """ "permutation 1x1, K = 8, L = 3, width 128, seed 0"."""
+    """Return the main settings of a training in words; a setting that is missing is left out.
+
+    Example:
+        >>> settings_in_words({"permutation": "1x1", "depth": 8, "levels": 3, "width": 128, "seed": 0, "bits": 8})
+        'permutation 1x1, K = 8, L = 3, width 128, seed 0'
+    """
     parts = [("permutation", "permutation {}"), ("depth", "K = {}"), ("levels", "L = {}"), ("width", "width {}")]
     parts += [("coupling", "{} coupling"), ("epochs", "{} epochs"), ("seed", "seed {}")]
     parts += [("bits", "{}-bit images")] if spec.get("bits") != 8 else []
@@ -134,7 +153,7 @@ def settings_in_words(spec: Mapping[str, Any]) -> str:
 
 
 def nll_section(study: Study, reader: Reader, anchor: str) -> tuple[Section | None, list[str]]:
-    """NLL against epoch, what the configurations came to, and sentences for the summary."""
+    """Return the section with NLLs by epoch and by configuration, or None, and sentences for the summary."""
     blocks: list[Block] = []
     said: list[str] = []
     label = dataset_label(study.dataset)
@@ -148,10 +167,11 @@ def nll_section(study: Study, reader: Reader, anchor: str) -> tuple[Section | No
         said += made[1]
     if blocks and label == "mnist" and 8 in map(bits_of, [*study.ablations, *study.trainings]):
         blocks.append(Text(COURSE_NLL))
-    return (Section("Negative log-likelihood", anchor, [*blocks, *reader.notes()]) if blocks else None), said
+    return (Section("Negative log-likelihood (NLL)", anchor, [*blocks, *reader.notes()]) if blocks else None), said
 
 
 Made = tuple[list[Block], list[str]]
+"""Parts of a section, and sentences for the summary."""
 
 
 def _of_ablation(ablation: Run, study: Study, reader: Reader, name: str) -> Made:
@@ -166,28 +186,30 @@ def _of_ablation(ablation: Run, study: Study, reader: Reader, name: str) -> Made
     finished = int((tables.trials["state"] == "finished").sum())
     over += f" of {spec.train.bits}-bit images" if spec.train.bits != 8 else ""
     intro = (
-        f"Ablation “{ablation.info.run_name}”{over}: "
-        f"{count(spec.number_of_configurations, 'configuration')} at "
-        f"{count(spec.seeds, 'seed')}, {count(spec.train.epochs, 'epoch')} each; {finished} of "
-        f"{count(len(tables.trials), 'trial')} finished. The test NLL of a trial is that of its best epoch by "
-        "validation."
+        f"The ablation “{ablation.info.run_name}”{over} has "
+        f"{count(spec.number_of_configurations, 'configuration')} with {count(spec.seeds, 'seed')} each. A trial is a "
+        f"training of one configuration at one seed, for {count(spec.train.epochs, 'epoch')}; {finished} of "
+        f"{count(len(tables.trials), 'trial')} finished. The test NLL of a trial is that of the epoch with the lowest "
+        "validation NLL."
     )
     blocks, said = _compared(tables, factors, dataset_label(study.dataset), spec.seeds, spec.search != "grid", name)
     return [Text(intro), *blocks], said
 
 
 def _of_trainings(study: Study, reader: Reader, name: str) -> Made:
-    """Those of one number of bits are compared, and no others."""
+    """Compare trainings whose images have the same number of bits per value, separately for each number."""
     readable = [run for run in study.trainings if spec_of(run)]
     several = sorted({bits_of(run) for run in readable}, reverse=True)
     if len(several) < 2:
         return _of_comparable(readable, study, reader, name)
-    blocks: list[Block] = [Text("NLLs of images of different bits cannot be compared, so each is by itself.")]
+    blocks: list[Block] = [
+        Text("NLLs of images with different numbers of bits per value cannot be compared, so each number is separate.")
+    ]
     said: list[str] = []
     for number in several:
         made = _of_comparable([run for run in readable if bits_of(run) == number], study, reader, f"{name}-{number}bit")
-        blocks += [Text(f"Images of {count(number, 'bit')}:"), *made[0]]
-        said += [f"Images of {count(number, 'bit')}: {sentence}" for sentence in made[1]]
+        blocks += [Text(f"Images with {count(number, 'bit')} per value:"), *made[0]]
+        said += [f"Images with {count(number, 'bit')} per value: {sentence}" for sentence in made[1]]
     return blocks, said
 
 
@@ -198,16 +220,20 @@ def _of_comparable(readable: Sequence[Run], study: Study, reader: Reader, name: 
     tables = tables_of(reader.uri, trials, factors)
     seeds = int(trials["seed"].nunique()) if len(trials) else 0
     blocks, said = _compared(tables, factors, dataset_label(study.dataset), seeds, False, name)
-    intro = f"{count(len(readable), 'training')} that were not started as one ablation; configurations are told apart "
-    intro += f"by {', '.join(factor.replace('_', ' ') for factor in factors)}."
+    intro = (
+        f"{count(len(readable), 'training')} that were not started as one ablation are compared here. Trainings that "
+    )
+    intro += f"have the same {' and '.join(factor.replace('_', ' ') for factor in factors)} form a configuration."
     return [Text(intro), *blocks], said
 
 
 def _trial_table(runs: Sequence[Run]) -> tuple[pd.DataFrame, list[str]]:
-    """Trainings, laid out as the trials of an ablation over whatever differs between them. Of those with the same
-    settings the newest counts."""
+    """Return trainings as a table of trials, and as its factors the permutation and the settings in which they differ.
+
+    Of trainings with the same settings and seed, only the newest is in the table.
+    """
     defaults = {name: field.default for name, field in TrainSpec.model_fields.items()}
-    specs = [{**defaults, **spec_of(run)} for run in runs]  # an older glowctl knew fewer settings
+    specs = [{**defaults, **spec_of(run)} for run in runs]  # older records have fewer settings
     told = [name for name in TrainSpec.model_fields if theme_of(TrainSpec, name) in ("Data", "Model", "Optimisation")]
     told = [name for name in told if name not in (*UNSAID, "seed", "permutation")]
     factors = ["permutation", *(name for name in told if len({str(spec.get(name)) for spec in specs}) > 1)]
@@ -238,9 +264,9 @@ def _of_one(run: Run, study: Study, reader: Reader, name: str) -> Made:
     last = history.iloc[-1]
     alt = f"Line chart of bits/dim against epoch; at epoch {last['epoch']:.0f}, training {bits(last.iloc[1])} and "
     alt += f"validation {bits(last.iloc[2])}."
-    picture = drawn(figure, name, alt, "NLL of training and validation images against epoch, in one run.")
-    said = [] if math.isnan(test) else [f"One training: {bits(test)} bits/dim on the test set."]
-    return [Text("One training, so nothing is said of differences."), Pictures([picture])], said
+    picture = drawn(figure, name, alt, "NLL of the training and validation images by epoch.")
+    said = [] if math.isnan(test) else [f"The only training has a test NLL of {bits(test)} bits/dim."]
+    return [Text("There is only one training, so there is nothing to compare."), Pictures([picture])], said
 
 
 def _compared(tables: Tables, factors: Sequence[str], dataset: str, seeds: int, searched: bool, name: str) -> Made:
@@ -250,8 +276,9 @@ def _compared(tables: Tables, factors: Sequence[str], dataset: str, seeds: int, 
     if best is not None:
         said = [
             *said,
-            f"The best of {count(int((tables.trials['state'] == 'finished').sum()), 'finished training')} by "
-            f"validation, {best['trial']}, has a test NLL of {bits(best['test_bits_per_dim'])} bits/dim.",
+            f"Of {count(int((tables.trials['state'] == 'finished').sum()), 'finished training')}, {best['trial']} has "
+            "the lowest validation NLL (negative log-likelihood; lower is better). Its test NLL is "
+            f"{bits(best['test_bits_per_dim'])} bits/dim.",
         ]
     blocks: list[Block] = [Bullets([*said, *lost])] if said or lost else []
     figures = comparison_figures(tables, factors, dataset, seeds, searched)
@@ -261,18 +288,24 @@ def _compared(tables: Tables, factors: Sequence[str], dataset: str, seeds: int, 
     ]
     blocks += [Pictures(pictures)] if pictures else []
     if len(tables.configurations):
-        caption = "Test NLL in bits/dim: means over seeds with 95 % t intervals; images/s and seconds are means too."
+        caption = (
+            "Test NLL of each configuration in bits/dim: the mean over its seeds, with a 95 % t interval, and the "
+        )
+        caption += "best seed. The other figures are means over the seeds."
         head, *rows = configuration_rows(rows_of(tables.configurations), factors)
         blocks.append(Table(caption, head, rows))
     if len(tables.differences):
-        caption = "Paired differences in test NLL, a less b, in bits/dim, with p adjusted by Holm."
+        caption = (
+            "Paired differences in test NLL (a minus b) in bits/dim. The p-values are adjusted by Holm's method for "
+        )
+        caption += "the number of comparisons."
         head, *rows = difference_rows(rows_as(Difference, tables.differences))
         blocks.append(Table(caption, head, rows))
     return blocks, said
 
 
 def _drawable(figures: Iterable[tuple[str, Figure]]) -> Iterator[tuple[str, Figure]]:
-    """Those that can be drawn: a curve of nothing finite cannot."""
+    """Yield the figures that can be drawn. A curve without finite values cannot, and raises ValueError."""
     try:
         yield from figures
     except ValueError:
@@ -283,9 +316,9 @@ def _alt(kind: str, tables: Tables) -> str:
     if kind == "nll_by_epoch":
         ends = tables.curves.sort_values("epoch").groupby("name", sort=False).tail(1)
         names = ", ".join(dict.fromkeys(str(name) for name in ends["name"]))
-        return f"Line chart of bits/dim against epoch, a line for each of {names}."
+        return f"Line chart of bits/dim against epoch, with one line per configuration: {names}."
     if kind == "differences":
         known = tables.differences.dropna(subset=["difference"])
-        pairs = "; ".join(f"{row.a} less {row.b}: {row.difference:+.3f}" for row in rows_as(Difference, known))
+        pairs = "; ".join(f"{row.a} minus {row.b}: {row.difference:+.3f}" for row in rows_as(Difference, known))
         return f"Intervals of paired differences in bits/dim. {pairs}."
     return CAPTIONS[kind]

@@ -227,7 +227,11 @@ def sentences(uri: str) -> Iterator[None]:
                 code="disk-full",
             ) from error
         first = without_secrets((str(error).strip() or type(error).__name__).splitlines()[0], uri)
-        raise TrackingError(f"the MLflow store {without_password(uri)} failed: {first}", code="store-failed") from error
+        raise TrackingError(
+            f"the MLflow store {without_password(uri)} failed ({first})",
+            remedy="check the store, or choose another with --tracking-uri",
+            code="store-failed",
+        ) from error
 
 
 @contextmanager

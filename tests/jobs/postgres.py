@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own: loopback only, with a password, gone afterwards."""
+"""A PostgreSQL server for the tests. It listens on loopback only, has a password, and ends with the tests."""
 
 import os
 import pwd
@@ -17,12 +17,12 @@ import sqlalchemy
 
 from tests.jobs.command_line import wait_until
 
-PASSWORD = f"Elderberry-{os.getpid()}/x"  # with what an address must escape; another in each process of the tests
+PASSWORD = f"Elderberry-{os.getpid()}/x"  # with a / that a URI must escape; different in each test process
 ESCAPED = quote(PASSWORD, safe="")
 
 
 def binaries() -> Path:
-    """The folder of initdb; skips the test where there is none, or no package to talk to the server."""
+    """Return the folder of initdb. Skip the test if it, or the Python package for PostgreSQL, is missing."""
     try:
         sqlalchemy.make_url("postgresql://host/db").get_dialect().import_dbapi()
     except ImportError as error:
@@ -35,7 +35,7 @@ def binaries() -> Path:
 
 
 def execute(port: int, statement: str) -> None:
-    """As who may do all."""
+    """Execute a statement as the superuser."""
     uri = f"postgresql://glow:{ESCAPED}@127.0.0.1:{port}/postgres"
     engine = sqlalchemy.create_engine(uri, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
     with engine.connect() as connection:
@@ -43,13 +43,13 @@ def execute(port: int, statement: str) -> None:
 
 
 class Postgres:
-    """A running server, and addresses of databases on it."""
+    """A running server, on which each call of `uri` creates a database."""
 
     def __init__(self, port: int) -> None:
         self._port, self._made = port, 0
 
     def uri(self, password: str = ESCAPED) -> str:
-        """Of an empty database that was not there before."""
+        """Create an empty database, and return its URI with this password."""
         self._made += 1
         name = f"glow{self._made}"
         execute(self._port, f"CREATE DATABASE {name}")
@@ -58,7 +58,10 @@ class Postgres:
 
 @contextmanager
 def postgres_server(folder: Path) -> Iterator[Postgres]:
-    """Serves from a folder. PostgreSQL refuses to be root: then it runs as another user, who has to reach it."""
+    """Run a server whose data are in this folder.
+
+    PostgreSQL refuses to run as root. Then it runs as another user, to whom the folder is made accessible.
+    """
     programs = binaries()
     root = os.geteuid() == 0
     user = _unprivileged() if root else None
@@ -95,7 +98,7 @@ def postgres_server(folder: Path) -> Iterator[Postgres]:
         _wait(port, server)
         yield Postgres(port)
     finally:
-        server.send_signal(signal.SIGINT)  # which does not wait for clients
+        server.send_signal(signal.SIGINT)  # a fast shutdown, which does not wait for clients
         try:
             server.wait(5)
         except subprocess.TimeoutExpired:

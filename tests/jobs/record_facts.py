@@ -1,4 +1,4 @@
-"""What MLflow has of a run, laid out so that two runs of the same training can be compared."""
+"""What MLflow has of a run, in a form in which two runs of the same training can be compared."""
 
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ MEASURED = {
     "core_seconds",
     "gpu_seconds",
 }
-"""Metrics whose values depend on the machine and the moment: their steps are compared."""
+"""Metrics whose values depend on the machine and the moment, so that only their steps are compared."""
 
 OF_ATTEMPTS = {"restarts", "workers", "startup_seconds"}
-"""Metrics that an interrupted run has more of."""
+"""Metrics of which an interrupted run has more points."""
 
 
 def uri_of(folder: Path) -> str:
@@ -26,18 +26,18 @@ def uri_of(folder: Path) -> str:
 
 
 def all_runs(uri: str) -> list[Run]:
-    """The runs of the experiment, if there is a store."""
+    """Return the runs of the experiment; none if there is no store."""
     path = sqlite_path(uri)
     return experiment_runs(uri, "glow") if path is None or path.exists() else []
 
 
 def runs_of_job(uri: str, job: str) -> list[Run]:
-    """The runs of one kind of job that are not trials."""
+    """Return the runs of one kind of job that are not trials."""
     return [run for run in all_runs(uri) if run.data.tags["glow.job"] == job and "glow.trial" not in run.data.tags]
 
 
 def trials_of(uri: str, run: Run) -> dict[str, Run]:
-    """The runs of an ablation's trials by label, each of which has one."""
+    """Return the trials of an ablation by label, after a check that no label has two."""
     trials = child_runs(uri, run)
     labels = [trial.data.tags["glow.trial"] for trial in trials]
     assert len(set(labels)) == len(labels), labels
@@ -45,7 +45,7 @@ def trials_of(uri: str, run: Run) -> dict[str, Run]:
 
 
 def points_of(uri: str, run: Run) -> dict[str, list[tuple[int, float]]]:
-    """All points of every metric, those included that were written twice."""
+    """Return all (step, value) points of every metric, including any that were written twice."""
     client, _ = open_store(uri, "glow", look=False)
     return {
         name: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
@@ -54,7 +54,7 @@ def points_of(uri: str, run: Run) -> dict[str, list[tuple[int, float]]]:
 
 
 def doubled(uri: str, run: Run) -> dict[str, list[int]]:
-    """The steps of each metric that stand more than once."""
+    """Return the steps of each metric that were written more than once."""
     found = {}
     for name, points in points_of(uri, run).items():
         steps = [step for step, _ in points]
@@ -65,7 +65,7 @@ def doubled(uri: str, run: Run) -> dict[str, list[int]]:
 
 
 def facts_of(uri: str, run: Run) -> dict[str, Any]:
-    """All that must be equal of two runs of one training, however often one of them was interrupted."""
+    """Return all that must be equal in two runs of one training, however often one of them was interrupted."""
     client, _ = open_store(uri, "glow", look=False)
     metrics: dict[str, Any] = {}
     for name, points in points_of(uri, run).items():

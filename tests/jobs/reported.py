@@ -1,4 +1,4 @@
-"""A record as the jobs write it, made in seconds without Ray: what reports are made from."""
+"""Runs as the jobs write them, made in seconds without Ray, from which the tests make reports."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from jobs.specs.presets import make_train_spec
 from jobs.tracking import Record
 
 NLLS = {"1x1": (1.60, 1.64, 1.58), "shuffle": (1.81, 1.86, 1.80)}
-"""Permutation -> the test NLL at each seed."""
+"""Permutation -> its test NLL at each seed."""
 
 
 def png():
@@ -25,7 +25,7 @@ def png():
 
 
 class Store:
-    """Writes runs as the jobs do."""
+    """A store to which runs are written as the jobs do."""
 
     def __init__(self, folder: Path, empty: Path) -> None:
         self.folder, self.uri = folder, f"sqlite:///{folder}/mlflow.db"
@@ -82,7 +82,7 @@ class Store:
         return record
 
     def evaluate_all(self, model, dataset="digits", experiment="glow"):
-        """The runs by job."""
+        """Write one run of each kind of evaluation. Return them by kind."""
         images = np.zeros((4, 1, 8, 8), np.uint8)
         where = {"dataset": dataset, "experiment": experiment}
         samples = {"samples-T0.7.npy": images, "samples-T1.npy": images}

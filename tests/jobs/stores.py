@@ -1,4 +1,4 @@
-"""Processes that open a store at one moment."""
+"""Processes that open a store at the same moment, and MLflow servers."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ open_store(sys.argv[1], "study")
 
 @contextmanager
 def waiting(folder: Path, code: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """A process that has imported all it needs, and begins with a line on its standard input."""
+    """Start a process that has imported all it needs, and that begins its work when it reads a line from stdin."""
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         cwd=folder,
@@ -62,8 +62,10 @@ def waiting(folder: Path, code: str, *arguments: str) -> Iterator["subprocess.Po
 
 
 def write_at_once(folder: Path, uri: str, experiments: Sequence[str]) -> None:
-    """A process for each records a run in its experiment, all at one moment. All must succeed, and the store then has
-    each run where it belongs."""
+    """Record one run per experiment in the list, each in a separate process, all at the same moment.
+
+    All must succeed, and each run must be in its experiment afterwards.
+    """
     with ExitStack() as stack:
         writers = [
             stack.enter_context(waiting(folder, WRITER, uri, experiment, f"run {number}"))
@@ -79,7 +81,7 @@ def write_at_once(folder: Path, uri: str, experiments: Sequence[str]) -> None:
 
 
 def writes(writer: "subprocess.Popen[str]") -> None:
-    """Lets a process that waits do its work, and checks that it ended well."""
+    """Let a waiting process do its work, and check that it ended well."""
     assert writer.stdin is not None
     writer.stdin.write("\n")
     writer.stdin.flush()
@@ -123,7 +125,12 @@ def wait_for_server(uri: str) -> None:
 
 
 class Server(NamedTuple):
-    """An MLflow server: its address, and the leader of its process group."""
+    """An MLflow server.
+
+    Attributes:
+        uri: its address.
+        process: the leader of its process group.
+    """
 
     uri: str
     process: "subprocess.Popen[bytes]"
@@ -131,7 +138,7 @@ class Server(NamedTuple):
 
 @contextmanager
 def mlflow_server(folder: Path, port: int | None = None) -> Iterator[Server]:
-    """A plain `mlflow server` on a database of its own in this folder, which goes on where an earlier one ended."""
+    """Run `mlflow server` on a database in this folder, which keeps what an earlier server recorded there."""
     port = port or free_port()
     uri = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "2"]
@@ -153,7 +160,7 @@ def mlflow_server(folder: Path, port: int | None = None) -> Iterator[Server]:
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:
-    """As a terminal that is closed does, and by force if that takes long."""
+    """End a process group as a closed terminal does, and kill it if it has not ended after 20 seconds."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)

@@ -109,7 +109,7 @@ def test_many_at_once_get_their_own_answers(served, trained_glow):
 def test_nothing_is_pickled_and_nothing_names_this_machine(saved_model, trained_glow, tmp_path_factory):
     files = {str(path.relative_to(saved_model)): path for path in saved_model.rglob("*") if path.is_file()}
     kinds = {path.suffix for path in files.values()}
-    assert kinds == {"", ".py", ".json", ".yaml", ".txt", ".safetensors"}
+    assert kinds == {"", ".py", ".typed", ".json", ".yaml", ".txt", ".safetensors"}
     assert "code/glow/model.py" in files
     assert not [name for name in files if "__pycache__" in name or name.startswith("code/jobs")]
     here = [str(ROOT), str(tmp_path_factory.getbasetemp()), str(Path.home()), sys.prefix, "/tmp"]
