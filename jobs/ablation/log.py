@@ -1,7 +1,8 @@
-"""What the trials of an ablation say while they run, and their runs in MLflow.
+"""Show the messages of an ablation's trials while they run, and record each trial as a run in MLflow.
 
-All messages, of the trials' workers and of Tune, come through one queue, in order (`jobs.ablation.messages`). `see`
-shows each as it comes, `record` writes it to MLflow and may be called again.
+All messages, from the workers of trials and from Ray Tune, arrive in order in one queue (`jobs.ablation.messages`).
+`AblationLog.see` shows each as it arrives; `AblationLog.record` writes it to MLflow, and is called again with the same
+message if the store was away.
 """
 
 from __future__ import annotations
@@ -33,25 +34,47 @@ if TYPE_CHECKING:
 __all__ = ["AblationLog", "finished_among"]
 
 ENDED = ("finished", "stopped", "failed")
+"""States of a trial that has ended."""
 
 
 @dataclass
 class Trial:
-    """A trial that has begun. Its run in MLflow is made when the first of its events is recorded."""
+    """A trial that has begun.
+
+    Attributes:
+        work: the training.
+        log: shows and records the messages of the training.
+        record: its run in MLflow; None until the first of its messages is recorded.
+        state: "running", or one of `ENDED`.
+        reason: why it failed or was stopped.
+        described: whether MLflow has its settings and data.
+        recorded: whether MLflow has all results of the finished trial.
+    """
 
     work: Work
     log: TrainingLog
     record: Record | None
     state: str = "running"
     reason: str | None = None
-    described: bool = False  # in MLflow: its settings and data
-    recorded: bool = False  # and its end
+    described: bool = False
+    recorded: bool = False
 
 
 class AblationLog:
-    """`given` and `spec` are the ablation as the user gave it and with absolute paths, `work` is the data that all
-    trials share, `known` are the runs that trials have already, by label, when an ablation is resumed, `folder` is
-    where in the output the trials are."""
+    """Shows and records the messages of all trials of an ablation.
+
+    `see` and `record` are called in two threads, each with every message in order.
+
+    Args:
+        given: the ablation as the user gave it.
+        spec: the same with absolute paths.
+        work: the data, which all trials share.
+        resources: what each trial uses.
+        parent: the run of the ablation.
+        known: runs that trials already have, by label, if the ablation is resumed.
+        show: receives the events.
+        folder: folder of the trials in the output.
+    """
 
     def __init__(
         self,
@@ -70,15 +93,16 @@ class AblationLog:
         self._values = {spec.label(values): values for values in spec.trials()}
         self._trials: dict[str, Trial] = {}
         self._finished_before = finished_among(known)
-        # Whose end MLflow has, well or not.
+        # Trials whose end MLflow already has: finished, failed by themselves, or stopped by a scheduler.
         self._settled_before = self._finished_before | {label for label, run in known.items() if _is_settled(run)}
 
     @property
     def finished(self) -> frozenset[str]:
-        """Labels of the trials that have nothing left to do."""
+        """The labels of the trials that have nothing left to do."""
         return self._finished_before | {label for label, trial in list(self._trials.items()) if trial.recorded}
 
     def see(self, told: OfTrial) -> None:
+        """Show a message, and update the state of its trial."""
         if self._is_over(told):
             return
         trial = self._trial(told.trial)
@@ -94,7 +118,11 @@ class AblationLog:
                 trial.log.see(message)
 
     def record(self, told: OfTrial) -> None:
-        """Raises TrackingError while the store is away."""
+        """Write a message to MLflow. A message that is written again is not recorded twice.
+
+        Raises:
+            TrackingError: while the store does not answer.
+        """
         if self._is_over(told):
             if isinstance(told.message, Ended):
                 self._complete(told.message, self._known_trial(told.trial))
@@ -114,14 +142,14 @@ class AblationLog:
                 trial.log.record(message)
 
     def close(self) -> None:
-        """Trials that run no more, because the ablation was ended, are not left as running."""
-        for trial in list(self._trials.values()):  # the thread that records may not have ended yet
+        """Mark trials that still run as KILLED, since they end with the ablation."""
+        for trial in list(self._trials.values()):  # a copy: the thread that records may still add trials
             if trial.state == "running" and trial.record is not None:
                 with suppress(TrackingError):
                     trial.record.finish("KILLED")
 
     def _is_over(self, told: OfTrial) -> bool:
-        """Whether MLflow had a trial's end before the ablation was resumed, and the trial does not run again."""
+        """Return whether MLflow had the trial's end before the ablation was resumed, and it does not run again."""
         if told.trial in self._finished_before:
             return True
         return isinstance(told.message, Ended) and told.trial in self._settled_before and told.trial not in self._trials
@@ -132,7 +160,7 @@ class AblationLog:
         return self._trials[label]
 
     def _known_trial(self, label: str) -> Trial:
-        """A trial by what MLflow had of it."""
+        """Make a trial from what MLflow had of it before the ablation was resumed."""
         values, known = self._values[label], self._known.get(label)
         work = self._work.variant(self._given.trial_spec(values), self._spec.trial_spec(values), known)
         record = None if known is None else Record.existing(work.tracking_uri, known).impatient()
@@ -159,7 +187,7 @@ class AblationLog:
         )
 
     def _opened(self, label: str, trial: Trial) -> Record:
-        """The trial's run, which is made with all that is known of it beforehand if need be."""
+        """Return the trial's run; if there is none, make it with its tags, settings and data sets."""
         if trial.record is None:
             tags = trial.work.tags() | {tag_names.TRIAL: label, tag_names.PARENT: self._parent.run_id}
             spec = trial.work.spec
@@ -181,7 +209,7 @@ class AblationLog:
         metrics = end.metrics
         self._complete(end, trial)
         if trial.state == "finished":
-            assert end.checkpoint is not None  # Tune's, of what the trial reported last
+            assert end.checkpoint is not None  # the one that the trial reported last
             with self._folder(label) as folder:
                 with end.checkpoint.as_directory() as source:
                     copy_model(Path(source, BEST), folder / CHECKPOINT)
@@ -194,7 +222,7 @@ class AblationLog:
             record.metrics({name: seconds * workers * each for name, each in kinds.items()})
             record.finish("FINISHED")
             trial.recorded = True
-            trial.log.scores.clear()  # a hundred trials' would be some hundred megabytes
+            trial.log.scores.clear()  # those of a hundred trials would take some hundred megabytes
         elif trial.state == "stopped":
             record.tag(tag_names.STOPPED, trial.reason or "")
             record.finish("KILLED")
@@ -208,7 +236,11 @@ class AblationLog:
 
 
 def finished_among(runs: Mapping[str, Run]) -> frozenset[str]:
-    """The labels of trials that have nothing left to do."""
+    """Return the labels of the trials that have nothing left to do.
+
+    Args:
+        runs: runs of trials by label.
+    """
     return frozenset(label for label, run in runs.items() if run.info.status == "FINISHED")
 
 
@@ -218,7 +250,7 @@ def _is_settled(run: Run) -> bool:
 
 
 def _outcome(metrics: Mapping[str, Any], scheduler: str) -> tuple[str, str | None]:
-    """What the last metrics that Tune has of a trial say of its end: a state, and a reason."""
+    """Return the state and the reason of a trial's end, derived from the last metrics that Tune has of it."""
     if "test_bits_per_dim" in metrics:
         return "finished", None
     if "failed" in metrics:

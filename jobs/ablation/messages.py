@@ -1,4 +1,4 @@
-"""What the trials of an ablation, and Tune, send to the process that drives them, through one queue and in order."""
+"""Messages of an ablation to the process that drives it: from its trials and from Ray Tune, in order, in one queue."""
 
 from __future__ import annotations
 
@@ -17,21 +17,33 @@ __all__ = ["Ended", "Failed", "OfTrial", "TrialOutbox", "TrialQueue"]
 
 @dataclass(frozen=True)
 class Failed:
-    """A trial has met an error that no retry mends."""
+    """An error ended a trial, and trying again would not help.
+
+    Attributes:
+        reason: the error, as the user reads it.
+    """
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Ended:
-    """Tune has ended a trial: it came to its end, or a scheduler stopped it before. `metrics` are the last that Tune
-    has, with much of Tune's own."""
+    """Ray Tune ended a trial, because it was finished or a scheduler stopped it.
+
+    Attributes:
+        metrics: the last metrics that Tune has of the trial, and figures that Tune adds.
+        checkpoint: the trial's last checkpoint; None if it has none.
+    """
 
     metrics: Mapping[str, Any]
     checkpoint: Checkpoint | None
 
     def history(self) -> list[EpochMetrics]:
-        """All epochs of the trial up to its last checkpoint. Raises CheckpointError."""
+        """Return all epochs of the trial up to its last checkpoint.
+
+        Raises:
+            CheckpointError: if the history in the checkpoint is damaged.
+        """
         if self.checkpoint is None:
             return []
         with self.checkpoint.as_directory() as folder:
@@ -40,24 +52,31 @@ class Ended:
 
 @dataclass(frozen=True)
 class OfTrial:
-    """A message with the label of the trial that it is about."""
+    """A message and the label of its trial, such as "1x1 K8 s0"."""
 
     trial: str
     message: Message | Failed | Ended
 
 
 class TrialQueue(Protocol):
-    """Takes messages to the driver."""
+    """A queue that takes messages to the driver."""
 
-    def put(self, message: OfTrial) -> None: ...
+    def put(self, message: OfTrial) -> None:
+        """Send a message."""
 
 
 @dataclass(frozen=True)
 class TrialOutbox:
-    """A `jobs.training.messages.Outbox` of a trial's training."""
+    """The `jobs.training.messages.Outbox` of a trial's training: adds the label, and uses the queue of the ablation.
+
+    Attributes:
+        queue: the queue of the ablation.
+        trial: label of the trial.
+    """
 
     queue: TrialQueue
     trial: str
 
     def put(self, message: Message | Failed) -> None:
+        """Send a message of this trial."""
         self.queue.put(OfTrial(self.trial, message))

@@ -1,4 +1,4 @@
-"""Ablations that an older glowctl began: what Ray Tune saved of them names modules that have moved since."""
+"""Resume ablations that an older glowctl began, whose files from Ray Tune name modules that have moved since."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MOVED = {
     "jobs.search": "jobs.ablation.search",
     "jobs.trial": "jobs.ablation.trial",
 }
-"""Modules of glowctl 0.1 whose classes are in the pickles of an experiment -> where these are now."""
+"""Modules of glowctl 0.1 whose classes are in the pickles of an experiment -> their present modules."""
 
 
 def know_moved_modules() -> None:
-    """Makes pickles of an older glowctl readable in this process, in which Ray Tune goes on with the experiment."""
+    """Register the modules of older versions, so that this process can read their pickles and resume the experiment."""
     for old, new in MOVED.items():
         sys.modules.setdefault(old, import_module(new))
-    jobs.specs.TrainSpec = TrainSpec  # type: ignore[attr-defined]  # of the module that was called jobs.specs
+    jobs.specs.TrainSpec = TrainSpec  # type: ignore[attr-defined]  # glowctl 0.1 had it in jobs.specs

@@ -1,6 +1,6 @@
-"""What an ablation will run, as arithmetic: how many trials, what each gets, and how many at a time.
+"""Plan an ablation: how many trials there are, what each gets of the machines, and how many run at a time.
 
-Nothing here imports Ray or torch, or reads the data, so that a dry run takes a second.
+Nothing here imports Ray or torch, or reads the data, so that ``--dry-run`` takes a second.
 """
 
 from __future__ import annotations
@@ -15,8 +15,15 @@ __all__ = ["plan"]
 
 
 def plan(spec: AblateSpec, taken: Mapping[str, float] | None = None) -> Plan:
-    """The plan of an ablation; `taken` are the resources of each worker where trials have begun. Raises JobError if
-    there is no room for one trial."""
+    """Plan an ablation.
+
+    Args:
+        spec: the ablation.
+        taken: resources of each worker (``cpus_per_worker``, ``gpus_per_worker``), if trials have begun with them.
+
+    Raises:
+        JobError: if there is no room for one trial.
+    """
     asked = spec.trial_spec(spec.trials()[0]).model_copy(update=taken)
     resources, at_a_time = trial_resources(asked, spec.number_of_trials, spec.concurrent)
     return Plan(

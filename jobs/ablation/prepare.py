@@ -1,4 +1,4 @@
-"""An ablation that has been checked: its settings and its data. Nothing here imports Ray."""
+"""Check the settings and the data of an ablation, new or resumed, before anything starts. Nothing here imports Ray."""
 
 from __future__ import annotations
 
@@ -33,45 +33,72 @@ __all__ = ["Ablation", "find_ablation", "prepare", "prepare_resume"]
 
 @dataclass(frozen=True)
 class Ablation:
-    """An ablation that has been checked: its spec as it was given and with absolute paths, and its data."""
+    """An ablation whose settings and data have been checked.
+
+    Attributes:
+        given: the settings as the user gave them.
+        spec: the settings with absolute paths.
+        work: the data, which all trials share.
+        resumed: the run in MLflow, if the ablation is resumed.
+        kept: what the output folder has of an ablation that MLflow has lost (`jobs.outputs`).
+        kept_in: folder of its trials in the output, if the id of the run is not its name.
+    """
 
     given: AblateSpec
     spec: AblateSpec
     work: Work
     resumed: Run | None = None
-    kept: KeptRun | None = None  # what storage has of an ablation that MLflow has lost (jobs.outputs)
-    kept_in: str | None = None  # the folder of its trials, where that is not named by the run's id
+    kept: KeptRun | None = None
+    kept_in: str | None = None
 
     def folder_of(self, parent: Record) -> str:
-        """The folder in the output that the trials are in."""
+        """Return the folder of the trials in the output; `parent` is the run of the ablation."""
         return self.kept_in or parent.run_id
 
     @property
     def taken(self) -> Mapping[str, float] | None:
-        """The resources of each worker, where trials have begun."""
+        """The resources of each worker of a trial, if trials have begun with them."""
         if self.resumed is not None:
             found: dict[str, float] = json.loads(self.resumed.data.tags[tag_names.RESOURCES])
             return found
         return None if self.kept is None else self.kept.resources
 
     def to_keep(self, resources: Mapping[str, float]) -> KeptRun:
-        """What storage keeps of the ablation; `resources` are those of each worker."""
+        """Return what the output folder keeps, so that the ablation can be resumed without MLflow.
+
+        Args:
+            resources: the resources of each worker.
+        """
         spec = self.spec.model_dump(mode="json")
-        spec["train"]["tracking_uri"] = None  # which may hold a password
+        spec["train"]["tracking_uri"] = None  # it may contain a password
         return KeptRun(job="ablate", spec=spec, images=self.work.digests(), resources=dict(resources))
 
 
 def prepare(spec: AblateSpec) -> Ablation:
-    """Loads the data and checks everything that needs no Ray. Raises what `jobs.training.prepare.prepare` raises."""
+    """Open the data, and check everything that needs no Ray.
+
+    Raises:
+        SpecError: if the settings do not fit the data.
+        DatasetNotFound, DatasetCorrupt: if the data cannot be read.
+        JobError: if the output folder cannot be used.
+    """
     work = prepare_training(spec.trial_spec(spec.trials()[0]))
     paths = {name: getattr(work.spec, name) for name in ("output", "dataset", "data_root")}
     return Ablation(spec, spec.model_copy(update={"train": spec.train.model_copy(update=paths)}), work)
 
 
 def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Ablation:
-    """An ablation that stopped. `changes` may say where it is recorded, not what it computes.
+    """Prepare an ablation that was interrupted to continue.
 
-    Raises what `prepare` raises, TrackingError for a run that does not exist, and JobError for one that cannot go on.
+    Args:
+        name_or_id: id or name of its run, or the folder or bucket of its trials if MLflow has lost it.
+        changes: settings to change: ``tracking_uri``, ``experiment``, ``data_root`` or ``download``.
+
+    Raises:
+        SpecError: if `changes` has other settings, or as `prepare`.
+        TrackingError: if there is no such run.
+        JobError: if the run is not an ablation, its trials are gone, the images have changed, or as `prepare`.
+        DatasetNotFound, DatasetCorrupt: as `prepare`.
     """
     refuse(changes.keys() - {"tracking_uri", "experiment", "data_root", "download"}, "a resumed ablation")
     try:
@@ -84,18 +111,26 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Ablation:
     kept_in = found.data.tags.get(tag_names.FOLDER)
     folder = Path(spec.train.output, kept_in or found.info.run_id)
     if not is_remote(spec.train.output) and not folder.exists() and child_runs(uri, found):
-        raise JobError(f"the trials of {name_or_id!r} are gone from {spec.train.output}: start a new ablation")
+        raise JobError(
+            f"the trials of {name_or_id!r} are gone from {spec.train.output}",
+            remedy="start a new ablation",
+            code="trials-missing",
+        )
     ablation = prepare(spec)
     ablation.work.check_same_images(recorded_images(found))
     return Ablation(spec, ablation.spec, ablation.work, found, kept_in=kept_in)
 
 
 def _prepare_kept(name: str, changes: Mapping[str, Any], unknown: NoSuchRun) -> Ablation:
-    """An ablation that MLflow does not know, by what is beside its trials."""
+    """Prepare an ablation that MLflow does not have, from what the folder of its trials keeps."""
     place = place_named(name)
     kept = recall(place)
     if kept is None or kept.job != "ablate":
-        raise NoSuchRun(f"{unknown}, and no trials of an ablation in {place}")
+        raise NoSuchRun(
+            f"{unknown.problem}, and no trials of an ablation in {place}",
+            remedy="give --resume the id or name of an ablation, as glowctl runs --job ablate lists them",
+            code="run-not-found",
+        )
     output, _, folder = place.rpartition("/")
     stored = {**kept.spec, "train": {**kept.spec["train"], "output": output, **changes}}
     ablation = prepare(validated(AblateSpec, stored))
@@ -104,9 +139,25 @@ def _prepare_kept(name: str, changes: Mapping[str, Any], unknown: NoSuchRun) -> 
 
 
 def find_ablation(name_or_id: str, changes: Mapping[str, Any]) -> tuple[str, Run]:
-    """The store's URI and the run of an ablation. Raises TrackingError, and JobError for a run that is none."""
+    """Find the run of an ablation.
+
+    Args:
+        name_or_id: id or name of the run.
+        changes: ``tracking_uri`` and ``experiment``, if they are not the usual ones.
+
+    Returns:
+        The URI of the store, and the run.
+
+    Raises:
+        TrackingError: if there is no such run.
+        JobError: if the run is not an ablation.
+    """
     uri = tracking_uri(changes.get("tracking_uri"))
     found = find_run(uri, changes.get("experiment", TrainSpec.model_fields["experiment"].default), name_or_id)
     if found.data.tags.get(tag_names.JOB) != "ablate" or tag_names.SPEC not in found.data.tags:
-        raise JobError(f"run {name_or_id!r} is not an ablation of glowctl")
+        raise JobError(
+            f"run {name_or_id!r} is not an ablation of glowctl",
+            remedy="name one that glowctl runs --job ablate lists",
+            code="run-of-another-job",
+        )
     return uri, found

@@ -1,4 +1,4 @@
-"""What a kill may have left undone of an ablation, and how it is made good before the ablation goes on."""
+"""Complete what a kill may have left undone of an ablation, before the ablation continues."""
 
 from __future__ import annotations
 
@@ -21,11 +21,25 @@ __all__ = ["catch_up", "end_of"]
 
 
 def catch_up(place: str, spec: AblateSpec, queue: TrialQueue, run_id: str) -> dict[str, tune.Checkpoint]:
-    """Does what a kill may have left undone of the experiment in this folder, if one has begun there. Every end that
-    Tune knows is told again: MLflow may lack it, or epochs before it.
+    """Complete what a kill may have left undone of the experiment in a folder, if one has begun there.
 
-    If Tune cannot read what it saved, it begins anew; given are then the last checkpoints of the trials, by label.
-    Raises JobError where more was lost than which trials there are.
+    Checkpoints that were lost are restored, and every end of a trial that Tune has recorded is sent to the queue again,
+    since MLflow may lack it or epochs before it.
+
+    If Tune cannot read its own files, the folder is renamed and the experiment begins anew with the trials' last
+    checkpoints.
+
+    Args:
+        place: folder of the experiment.
+        spec: the ablation.
+        queue: queue of the messages to the driver.
+        run_id: id of the ablation's run.
+
+    Returns:
+        Last checkpoints by the label of the trial, if the experiment begins anew; otherwise nothing.
+
+    Raises:
+        JobError: if Tune's files are damaged, and either had the state of a scheduler or search, or are in a bucket.
     """
     if not has_begun(place):
         return {}
@@ -35,21 +49,27 @@ def catch_up(place: str, spec: AblateSpec, queue: TrialQueue, run_id: str) -> di
         for trial in tune.ExperimentAnalysis(place).trials:
             if trial.checkpoint is not None:
                 put_back(trial.checkpoint)
-            # Others are run again from their last checkpoint, also if they had said their last.
+            # All other trials run again from their last checkpoint, even if they had reported their result.
             if trial.status == Trial.TERMINATED:
                 queue.put(end_of(trial, spec))
         return {}
     if is_remote(place) or spec.scheduler != "none" or not spec.known_beforehand:
         raise JobError(
-            f"{damaged} is damaged, as it is if Ray Tune is killed while it writes: start a new ablation; "
-            f"glowctl ablate --summarize {run_id} compares the trials that came to their end"
+            f"{damaged} is damaged, as happens if Ray Tune is killed while it writes it",
+            remedy=f"start a new ablation; glowctl ablate --summarize {run_id} compares the trials that finished",
+            code="tune-state-damaged",
         )
     return last_whole(Path(place).rename(f"{place}-until-{time.time():.0f}"))
 
 
 def end_of(trial: Trial, spec: AblateSpec) -> OfTrial:
-    """What Tune knows of a trial's end. A trial of several workers that was stopped has its checkpoints in the words of
-    Ray Train."""
+    """Return the message about a trial's end, made from what Tune has of the trial.
+
+    Args:
+        trial: the trial, which has ended.
+        spec: the ablation.
+    """
+    # A trial of several workers that was stopped has its checkpoint only in a metric of Ray Train.
     metrics, checkpoint = dict(trial.last_result), trial.checkpoint
     if checkpoint is None and CHECKPOINT_PATH_KEY in metrics:
         assert trial.storage is not None

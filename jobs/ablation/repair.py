@@ -1,7 +1,7 @@
-"""Brings what MLflow has of a run up to what its checkpoints know: a training, or an ablation with its trials.
+"""`glowctl repair`: add to MLflow the epochs of a training, or of an ablation's trials, that only checkpoints contain.
 
-What runs is brought up to date by itself, and so is what is resumed. This is for what is over: a record that an older
-glowctl left with gaps, or a run that nobody wants to resume.
+A run that goes on or is resumed completes its record itself. This is for runs that are over: a record that an older
+glowctl left with gaps, or a run that will not be resumed.
 """
 
 from __future__ import annotations
@@ -37,24 +37,41 @@ __all__ = ["repair"]
 
 
 def repair(name_or_id: str, changes: Mapping[str, Any], show: Show) -> None:
-    """Adds what MLflow lacks, says what that was, and compares the trials of an ablation again. `changes` may say where
-    the record and the output are.
+    """Add to MLflow the epochs that it lacks, and compare the trials of an ablation again if there were any.
+
+    Args:
+        name_or_id: id or name of a training or an ablation.
+        changes: ``tracking_uri``, ``experiment`` and ``output``, if they are not the usual ones.
+        show: receives a `Repaired` event with what was added, and the new summary.
 
     Raises:
-        TrackingError: for a run that does not exist, or a store that takes no more.
-        JobError: for a run that is at work, or that has no checkpoints.
+        SpecError: if `changes` has other settings.
+        TrackingError: if there is no such run, or the store does not answer.
+        JobError: if the run is of another job, still runs, or has no checkpoints.
     """
     refuse(changes.keys() - {"tracking_uri", "experiment", "output"}, "a run that is repaired")
     uri = tracking_uri(changes.get("tracking_uri"))
     found = find_run(uri, changes.get("experiment", TrainSpec.model_fields["experiment"].default), name_or_id)
     tags = found.data.tags
     if tags.get(tag_names.JOB) not in ("train", "ablate") or tag_names.SPEC not in tags:
-        raise JobError(f"run {name_or_id!r} is neither a training nor an ablation of glowctl")
+        raise JobError(
+            f"run {name_or_id!r} is neither a training nor an ablation of glowctl",
+            remedy="name one that glowctl runs --job train,ablate lists",
+            code="run-of-another-job",
+        )
     if tag_names.TRIAL in tags:
         ablation = tags[tag_names.PARENT]
-        raise JobError(f"run {name_or_id!r} is a trial of an ablation: glowctl repair {ablation} repairs all of them")
+        raise JobError(
+            f"run {name_or_id!r} is a trial of an ablation",
+            remedy=f"repair all of its trials with glowctl repair {ablation}",
+            code="run-is-trial",
+        )
     if found.info.status == "RUNNING":
-        raise JobError(f"run {name_or_id!r} is at work, and brings its record up to date by itself")
+        raise JobError(
+            f"run {name_or_id!r} still runs, and completes its record itself",
+            remedy="wait until it ends",
+            code="run-is-running",
+        )
     if tags[tag_names.JOB] == "train":
         _repair_training(uri, found, changes, show)
     else:
@@ -65,7 +82,11 @@ def _repair_training(uri: str, found: Run, changes: Mapping[str, Any], show: Sho
     output = usable_output(changes.get("output") or json.loads(found.data.tags[tag_names.SPEC])["output"])
     history = last_history(output, found.data.tags.get(tag_names.FOLDER) or found.info.run_id)
     if not history:
-        raise JobError(f"no checkpoint of run {found.info.run_id} is in {output}: name the place by --output")
+        raise JobError(
+            f"there is no checkpoint of run {found.info.run_id} in {output}",
+            remedy="name the folder that has it with --output",
+            code="checkpoint-missing",
+        )
     added = add_missing(Record.existing(uri, found), history)
     show(Repaired(found.info.run_name, found.info.run_id, {found.info.run_name: added} if added else {}))
 
@@ -88,14 +109,17 @@ def _repair_ablation(uri: str, found: Run, changes: Mapping[str, Any], show: Sho
 
 
 def _histories(place: str, spec: AblateSpec) -> list[tuple[str, list[EpochMetrics]]]:
-    """The epochs that the last checkpoint of each trial knows. Raises JobError where Tune knows no trials."""
+    """Return the label of each trial and the epochs in its last checkpoint."""
     folder = f"{place}/{FOLDER}"
     if not has_begun(folder) or damaged_file(folder) is not None:
         raise JobError(
-            f"what Ray Tune saved of the ablation is not in {place}, or is damaged: name the folder above by --output"
+            f"the files that Ray Tune saved of the ablation are not in {place}, or are damaged",
+            remedy="name with --output the folder that contains the folder of the run",
+            code="tune-state-missing",
         )
     know_moved_modules()
-    if not is_verbose():  # Tune misses tables of its own that nobody asked it for; elsewhere ray.init sees to this
+    # Tune warns about tables of its own that are not used here. Elsewhere ray.init sets this level.
+    if not is_verbose():
         logging.getLogger("ray").setLevel(logging.ERROR)
     ends = [end_of(trial, spec) for trial in tune.ExperimentAnalysis(folder).trials]
     return [(end.trial, end.message.history()) for end in ends if isinstance(end.message, Ended)]

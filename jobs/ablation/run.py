@@ -1,6 +1,7 @@
-"""The ablation job: trains in many variants on Ray Tune, and compares them.
+"""The ablation job: train many variants on Ray Tune, and compare them.
 
-Tune decides what runs where and when, and goes on where it stood after a crash; every trial is the training job.
+Tune decides which trial runs where and when, and continues where it stood after a crash. Every trial is the training
+job.
 """
 
 from __future__ import annotations
@@ -40,12 +41,20 @@ __all__ = ["run", "summarize_again"]
 
 
 def run(ablation: Ablation, planned: Plan, show: Show) -> str:
-    """Runs all trials as `jobs.ablation.plan` has planned it, in the Ray that this process is connected to, and
-    compares them; the id of the best one's run.
+    """Run all trials in the Ray that this process is connected to, and compare them.
+
+    Args:
+        ablation: the ablation.
+        planned: what `jobs.ablation.plan.plan` planned for it.
+        show: receives the events.
+
+    Returns:
+        The id of the run of the trial with the lowest validation NLL.
 
     Raises:
-        JobError: if not one trial came to its end.
-        TrackingError: if the store takes no more.
+        JobError: if no trial finished, another glowctl drives this ablation, or Ray loses processes too often.
+        TrackingError: if the store does not answer.
+        KeyboardInterrupt: on Ctrl-C, after a message on how to resume.
     """
     show = forgiving(show)
     show(planned)
@@ -68,7 +77,12 @@ def run(ablation: Ablation, planned: Plan, show: Show) -> str:
                 _run_trials(ablation, log, resources, planned.at_a_time, folder, parent.run_id)
                 summary = summarize_ablation(ablation.work.tracking_uri, parent, ablation.spec, names_champion=True)
                 if summary.best is None:
-                    raise JobError(f"no trial came to its end: {summary.unfinished[0]}")
+                    raise JobError(
+                        f"no trial finished ({summary.unfinished[0].rstrip('.')})",
+                        remedy="correct the settings and start a new ablation, or try again with glowctl ablate "
+                        f"--resume {parent.run_id}",
+                        code="no-trial-finished",
+                    )
         except KeyboardInterrupt:
             show(AblationStopped(parent.run_id))
             raise
@@ -77,7 +91,7 @@ def run(ablation: Ablation, planned: Plan, show: Show) -> str:
 
 
 def _known_trials(ablation: Ablation) -> dict[str, Run]:
-    """The runs that trials have already, by label."""
+    """Return the runs that trials have from before the ablation was resumed, by label."""
     if ablation.resumed is None:
         return {}
     children = child_runs(ablation.work.tracking_uri, ablation.resumed)
@@ -85,9 +99,18 @@ def _known_trials(ablation: Ablation) -> dict[str, Run]:
 
 
 def summarize_again(name_or_id: str, changes: Mapping[str, Any], show: Show) -> None:
-    """Compares the trials of an ablation again, by what MLflow has of them now. No alias of a model moves.
+    """Compare the trials of an ablation again, from what MLflow has of them now. No alias of a model moves.
 
-    `changes` may say where the record is, and where the summary goes. Raises what `find_ablation` raises.
+    Args:
+        name_or_id: id or name of the ablation's run.
+        changes: ``tracking_uri``, ``experiment``, and the folder ``output`` of the summary, if they are not the usual
+            ones.
+        show: receives the summary.
+
+    Raises:
+        SpecError: if `changes` has other settings.
+        TrackingError: if there is no such run, or the store does not answer.
+        JobError: if the run is not an ablation, or the output folder cannot be used.
     """
     refuse(changes.keys() - {"tracking_uri", "experiment", "output"}, "an ablation that is summarized")
     uri, found = find_ablation(name_or_id, changes)
@@ -100,17 +123,16 @@ def summarize_again(name_or_id: str, changes: Mapping[str, Any], show: Show) -> 
 def _run_trials(
     ablation: Ablation, log: AblationLog, resources: Resources, at_a_time: int, folder: str, run_id: str
 ) -> None:
-    """Runs the experiment to its end.
+    """Run the experiment to its end.
 
-    A process that Ray kills because memory is short may end more than its trial: Tune's loop knows no such error, and
-    it may be the queue of events. Tune's own way to go on after a crash then does.
-
-    Raises JobError if that happens more than `max_failures` times.
+    If Ray kills a process because memory is short, more than one trial may end: Tune's loop does not handle that error,
+    and the process may be the queue of messages. Then the experiment is restored, as after a crash, up to
+    `max_failures` times.
     """
     spec = ablation.spec
     data = put_data(ablation.work)
     storage = f"{spec.train.output}/{folder}"
-    # Ray and Tune's files have no need of the store, whose URI may hold a password.
+    # Ray and Tune's files do not need the store, whose URI may contain a password.
     private = spec.model_copy(update={"train": spec.train.model_copy(update={"tracking_uri": None})})
     try:
         for _ in range(spec.train.max_failures + 1):
@@ -125,15 +147,17 @@ def _run_trials(
                 if death_behind(error) is None:
                     raise
         raise JobError(
-            f"Ray lost processes more than {spec.train.max_failures} times, most likely because memory is short: free "
-            f"some and go on with glowctl ablate --resume {run_id}, or start anew with a lower --concurrent"
+            f"Ray lost processes more than {spec.train.max_failures} times, most likely because memory is short",
+            remedy=f"free some memory and continue with glowctl ablate --resume {run_id}, or start a new ablation with "
+            "a lower --concurrent",
+            code="processes-lost",
         )
     finally:
         log.close()
 
 
 def _open_record(ablation: Ablation, resources: Mapping[str, float]) -> Record:
-    """A new run with all that is known beforehand and that `prepare_resume` needs, or the one that is resumed."""
+    """Return the run that is resumed, or start one with all that `prepare_resume` needs."""
     uri, spec = ablation.work.tracking_uri, ablation.spec
     if ablation.resumed is not None:
         return Record.existing(uri, ablation.resumed)
@@ -149,10 +173,10 @@ def _open_record(ablation: Ablation, resources: Mapping[str, float]) -> Record:
 
 
 def _record_settings(ablation: Ablation, parent: Record) -> None:
-    """The data, and what it takes to repeat the ablation: the spec as it was given, less where it was recorded."""
+    """Record the data, and the settings that repeat the ablation: as given, but without the store."""
     common = ablation.given.train.model_copy(update={"tracking_uri": None})
     with results_folder(ablation.spec.train.output, f"{parent.run_id}/summary") as folder:
         (folder / "spec.json").write_text(ablation.given.model_copy(update={"train": common}).to_json())
         parent.folder(folder)
     parent.describe(ablation_description(ablation.spec, parent.run_id))
-    ablation.work.record_datasets(parent)  # last: a run that has them has all of this
+    ablation.work.record_datasets(parent)  # last, so that a run with data sets is known to have all of this

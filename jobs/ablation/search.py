@@ -1,4 +1,4 @@
-"""How an ablation chooses its trials, and which of them it ends early: Ray Tune's searchers and schedulers for it."""
+"""The searcher and the schedulers of Ray Tune for an ablation: which trials to run, and which to end early."""
 
 from __future__ import annotations
 
@@ -17,24 +17,33 @@ from jobs.training.worker import COUNTED_EPOCH, SCORE
 __all__ = ["SeededSearch", "make_scheduler", "make_search"]
 
 TRIES = 50
-"""Proposals in a row that are known already, after which a configuration is taken that is not."""
+"""Number of consecutive proposals of known configurations, after which an untried one is taken instead."""
 
 
 def make_search(spec: AblateSpec) -> Searcher | None:
-    """What proposes trials where they are not known beforehand, else None: Tune's own generator, to which alone Tune
-    tells how many may run at a time."""
+    """Make the searcher of an ablation whose trials are proposed one by one.
+
+    Returns:
+        The searcher, or None if all trials are known beforehand. Tune then uses its own generator, the only one that
+        it tells how many trials may run at a time.
+    """
     return None if spec.known_beforehand else SeededSearch(spec, _optuna(spec))
 
 
 def make_scheduler(spec: AblateSpec) -> TrialScheduler:
-    """What ends trials early, by validation bits/dim, not before a quarter of their epochs."""
+    """Make the scheduler that ends trials early, by validation bits/dim, not before a quarter of their epochs.
+
+    - "none" ends no trial (FIFO).
+    - "asha" is asynchronous successive halving (Li et al. 2020), which keeps the better half at each rung.
+    - "median" ends a trial whose best is worse than the median of the others' means (Golovin et al. 2017).
+    """
     epochs = spec.train.epochs
     common: dict[str, Any] = {"time_attr": COUNTED_EPOCH, "metric": SCORE, "mode": "min"}
     common["grace_period"] = max(1, math.ceil(epochs / 4))
     if spec.scheduler == "asha":
         return AsyncHyperBandScheduler(max_t=max(epochs, common["grace_period"] + 1), reduction_factor=2, **common)
     if spec.scheduler == "median":
-        # With a finite min_time_slice it pauses trials to see more of others first, which looks like a restart.
+        # A finite min_time_slice would pause trials until others have run, and a pause looks like a restart.
         return MedianRule(min_samples_required=3, min_time_slice=math.inf, **common)  # type: ignore[arg-type]
     return FIFOScheduler()
 
@@ -46,39 +55,46 @@ def _optuna(spec: AblateSpec) -> Searcher:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     choices = {axis: list(dict.fromkeys(c[axis] for c in spec.configurations())) for axis in spec.configurations()[0]}
     space = {axis: tune.choice(values) for axis, values in choices.items()}
-    converted = OptunaSearch.convert_search_space(space)  # which it would do itself, with a warning
+    converted = OptunaSearch.convert_search_space(space)  # OptunaSearch would do it too, with a warning
     return OptunaSearch(space=converted, metric=SCORE, mode="min", seed=spec.train.seed)
 
 
 class MedianRule(MedianStoppingRule):
-    """Ray's own takes for granted that a trial's last result is counted too."""
+    """Ray's median rule, for trials whose last result has no counted epoch, which Ray's own rule requires."""
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Take the last result of a trial, unless it has no counted epoch."""
         if COUNTED_EPOCH in result:
             super().on_trial_complete(tune_controller, trial, result)
 
 
 class SeededSearch(Searcher):
-    """Gives each configuration that another searcher proposes to a trial of every seed, and tells it their mean.
+    """A searcher that runs each configuration of another searcher at every seed, and reports the mean score to it.
 
-    A configuration that was proposed before is not run again: the searcher is told what it came to. (Ray's `Repeater`
-    does neither that nor save which trials belong together, so that it cannot be restored.)
+    A configuration that was proposed before is not run again; its known score is reported at once. Ray's `Repeater`
+    does not do that, and cannot be restored, since it does not save which trials belong together.
+
+    Args:
+        spec: the ablation.
+        searcher: proposes configurations.
     """
 
     def __init__(self, spec: AblateSpec, searcher: Searcher) -> None:
         super().__init__(metric=SCORE, mode="min")
         self._spec, self._searcher = spec, searcher
         self._proposed = 0
-        self._to_come: list[tuple[str, Values]] = []  # (group, values): trials of a configuration not yet begun
+        self._to_come: list[tuple[str, Values]] = []  # (group, values) of trials that have not begun
         self._groups: dict[str, str] = {}  # trial -> group
-        self._scores: dict[str, dict[str, float]] = {}  # group -> trial -> its score, infinite if it failed
-        self._own_groups: set[str] = set()  # which the searcher did not propose
+        self._scores: dict[str, dict[str, float]] = {}  # group -> trial -> score, infinite if it failed
+        self._own_groups: set[str] = set()  # groups that the searcher did not propose
         self._group_of: dict[str, str] = {}  # configuration -> group
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        return True  # both are known here
+        """Accept any metric and mode, since both are fixed here."""
+        return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
+        """Return the values of the next trial, or `Searcher.FINISHED` after the last."""
         if not self._to_come:
             if self._proposed == self._spec.number_of_configurations:
                 return Searcher.FINISHED
@@ -103,6 +119,7 @@ class SeededSearch(Searcher):
         return trial_id, untried[0]
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        """Take the score of a trial; after the last seed of a configuration, report the mean to the searcher."""
         group = self._groups[trial_id]
         last = result or {}
         score = last.get(f"best/{SCORE}", last.get(SCORE, math.inf))  # Tune flattens what a trial reports
@@ -111,7 +128,7 @@ class SeededSearch(Searcher):
             self._tell(group, self._scores[group])
 
     def _tell(self, group: str, scores: Mapping[str, float]) -> None:
-        """A configuration with a trial that failed, or none yet, has no score."""
+        """Report a configuration to the searcher: its mean, or an error if a trial failed or none has ended yet."""
         if group in self._own_groups:
             return
         mean = sum(scores.values()) / len(scores) if scores else math.inf
@@ -119,9 +136,11 @@ class SeededSearch(Searcher):
         self._searcher.on_trial_complete(group, result={SCORE: mean} if known else None, error=not known)
 
     def save(self, checkpoint_path: str) -> None:
+        """Save everything, the other searcher included, to a file."""
         with open(checkpoint_path, "wb") as file:
             pickle.dump(self.__dict__, file)
 
     def restore(self, checkpoint_path: str) -> None:
+        """Restore what `save` wrote."""
         with open(checkpoint_path, "rb") as file:
             self.__dict__.update(pickle.load(file))

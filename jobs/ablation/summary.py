@@ -1,4 +1,8 @@
-"""What an ablation comes to, read from MLflow alone: tables, figures and sentences about its trials."""
+"""Summarise an ablation from what MLflow has of its trials: tables, figures and sentences.
+
+The statistics are in `glow.comparison`. A factor is a field of `TrainSpec` that varies, such as depth; a configuration
+has one value per factor; a trial is a configuration at a seed.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +56,7 @@ __all__ = [
 ]
 
 MOST_LINES = 9
-"""Configurations that one figure of curves can hold."""
+"""The most configurations that a figure of curves shows."""
 
 METRICS = {
     "test_bits_per_dim": metric_names.TEST,
@@ -63,12 +67,19 @@ METRICS = {
     "gpu_seconds": "gpu_seconds",
     "core_seconds": "core_seconds",
 }
-"""Columns of the table of trials -> the metrics of their runs."""
+"""Columns of the table of trials -> the names of the metrics of their runs."""
 
 
 @dataclass(frozen=True)
 class Tables:
-    """A row a trial, a configuration, a pair of values, and an epoch of a trial."""
+    """The tables of an ablation.
+
+    Attributes:
+        trials: one row per trial, as `trial_table` lays it out.
+        configurations: one row per configuration, from `glow.comparison.summarize`.
+        differences: one row per pair of values of a factor, from `glow.comparison.paired_differences`.
+        curves: one row per epoch of a trial, as `curve_table` lays it out.
+    """
 
     trials: pd.DataFrame
     configurations: pd.DataFrame
@@ -77,10 +88,14 @@ class Tables:
 
 
 def summarize_ablation(uri: str, record: Record, spec: AblateSpec, *, names_champion: bool = False) -> AblationSummary:
-    """Reads what MLflow has of an ablation's trials, and writes the summary to the output folder and to its run.
+    """Compare the trials of an ablation, and write the summary to the output folder and to the ablation's run.
 
-    With `names_champion` the best trial's model gets the alias `champion`, unless the present champion is better;
-    otherwise no alias moves.
+    Args:
+        uri: the MLflow store.
+        record: the run of the ablation.
+        spec: the ablation.
+        names_champion: give the alias `champion` to the model of the best trial, unless the present champion scored
+            lower on the same validation images. Otherwise no alias moves.
 
     Raises:
         TrackingError: if the store does not answer.
@@ -125,33 +140,59 @@ def summarize_ablation(uri: str, record: Record, spec: AblateSpec, *, names_cham
     if best is not None:
         record.tag(tag_names.CHAMPION, best["run_id"])
         figures = {METRICS[name]: best[name] for name in ("test_bits_per_dim", "validation_bits_per_dim")}
-        record.metrics(figures, step=summary.finished)  # a later summary of more trials stands behind it
+        record.metrics(figures, step=summary.finished)  # a later summary has more trials, and so a later step
     return summary
 
 
 def factors_of(spec: AblateSpec) -> list[str]:
-    """What varies between the configurations of an ablation: fields of `TrainSpec`."""
+    """Return the fields of `TrainSpec` for which an ablation names values; "permutation" if it names none."""
     return [axis for name, axis in AXES.items() if getattr(spec, name)] or ["permutation"]
 
 
 def ablation_tables(uri: str, run: Run, spec: AblateSpec) -> Tables:
-    """What MLflow has of an ablation's trials, compared. Raises TrackingError."""
+    """Compare the trials that MLflow has of an ablation.
+
+    Args:
+        uri: the MLflow store.
+        run: the run of the ablation.
+        spec: the ablation.
+
+    Raises:
+        TrackingError: if the store does not answer.
+    """
     children = [child for child in child_runs(uri, run) if tag_names.TRIAL in child.data.tags]
     factors = factors_of(spec)
     return tables_of(uri, trial_table(children, spec, factors), factors)
 
 
 def tables_of(uri: str, trials: pd.DataFrame, factors: Sequence[str]) -> Tables:
-    """Trials, laid out as `trial_table` does, compared. Raises TrackingError."""
+    """Compare trials.
+
+    Args:
+        uri: the MLflow store, from which the curves are read.
+        trials: one row per trial, as `trial_table` lays it out.
+        factors: columns of `trials` that make a configuration.
+
+    Raises:
+        TrackingError: if the store does not answer.
+    """
     return Tables(
         trials, summarize(trials, factors), paired_differences(trials, factors), curve_table(uri, trials, factors)
     )
 
 
 def trial_table(children: Iterable[Run], spec: AblateSpec, factors: Sequence[str]) -> pd.DataFrame:
-    """A row a trial: run_id ("" if it has none), trial (its label), the factors, seed, state, reason, and `METRICS`.
+    """Lay out the trials of an ablation.
 
-    Trials that are known beforehand and have not begun are among them, as waiting.
+    Args:
+        children: runs of trials that have begun.
+        spec: the ablation.
+        factors: fields of `TrainSpec` that make a configuration.
+
+    Returns:
+        One row per trial, in the order in which trials start: ``run_id`` ("" without a run), ``trial`` (the label), one
+        column per factor, ``seed``, ``state`` and ``reason`` (as `state_of`), and one column per entry of `METRICS`
+        (NaN if not recorded). Trials that are known beforehand and have not begun have the state "waiting".
     """
     labels = {spec.label(values): values for values in spec.trials()}
     rows = {}
@@ -187,7 +228,11 @@ def trial_table(children: Iterable[Run], spec: AblateSpec, factors: Sequence[str
 
 
 def state_of(run: Run) -> tuple[str, str | None]:
-    """A trial's state, one of `glow.comparison.STATES`, and why it failed or was stopped."""
+    """Return the state of a trial, one of `glow.comparison.STATES`, and why it failed or was stopped.
+
+    Args:
+        run: the run of the trial.
+    """
     tags = run.data.tags
     if run.info.status == "FINISHED":
         return "finished", None
@@ -199,7 +244,20 @@ def state_of(run: Run) -> tuple[str, str | None]:
 
 
 def curve_table(uri: str, trials: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
-    """A row an epoch of a trial: name (of its configuration), seed, epoch, and both NLLs in bits/dim."""
+    """Read the NLLs of all trials by epoch.
+
+    Args:
+        uri: the MLflow store.
+        trials: one row per trial, as `trial_table` lays it out.
+        factors: columns of `trials` that make a configuration.
+
+    Returns:
+        One row per epoch of a trial: ``epoch``, ``test_bits_per_dim`` and ``validation_bits_per_dim`` (NaN if not
+        measured), one column per factor, ``trial``, ``seed``, and ``name`` (of the configuration).
+
+    Raises:
+        TrackingError: if the store does not answer.
+    """
     names = configuration_names(trials, factors)
     metrics = {"test_bits_per_dim": metric_names.TEST_BY_EPOCH, "validation_bits_per_dim": metric_names.VALIDATION}
     frames = [pd.DataFrame(columns=["epoch", *metrics, *factors, "trial", "name", "seed"])]
@@ -214,19 +272,29 @@ def curve_table(uri: str, trials: pd.DataFrame, factors: Sequence[str]) -> pd.Da
 
 
 def gaps(tables: Tables, epochs: int, run_id: str) -> list[str]:
-    """What the record of the finished trials lacks, a sentence for each."""
+    """Return a sentence for each finished trial whose record in MLflow lacks epochs.
+
+    Args:
+        tables: the tables of the ablation.
+        epochs: how many epochs each trial trained.
+        run_id: id of the ablation's run, for the advice.
+    """
     found = []
     for label in tables.trials.loc[tables.trials["state"] == "finished", "trial"]:
         known = set(tables.curves.loc[tables.curves["trial"] == label, "epoch"])
         missing = [epoch for epoch in range(1, epochs + 1) if epoch not in known]
         if missing:
             lacks = numbers("epoch", missing)
-            found.append(f"the record of {label} lacks {lacks}: glowctl repair {run_id} adds what its checkpoint knows")
+            found.append(f"the record of {label} lacks {lacks}: glowctl repair {run_id} adds those in its checkpoint")
     return found
 
 
 def best_trial(trials: pd.DataFrame) -> Row | None:
-    """The row of the finished trial with the lowest validation NLL."""
+    """Return the row of the finished trial with the lowest validation NLL; None if none has finished.
+
+    Args:
+        trials: one row per trial, as `trial_table` lays it out.
+    """
     finished = trials[(trials["state"] == "finished") & trials["validation_bits_per_dim"].notna()]
     if finished.empty:
         return None
@@ -255,7 +323,19 @@ def _set_champion(uri: str, run: Run, best: Row, spec: AblateSpec) -> Champion:
 def comparison_figures(
     tables: Tables, factors: Sequence[str], dataset: str, seeds: int, searched: bool = False
 ) -> Iterator[tuple[str, Figure]]:
-    """Those figures, with their names, that the tables have something for."""
+    """Draw the figures for which the tables have values.
+
+    Args:
+        tables: the tables of the ablation.
+        factors: fields of `TrainSpec` that make a configuration.
+        dataset: label of the data set, for the titles.
+        seeds: number of seeds, for the titles.
+        searched: whether a search chose the configurations, which adds parallel coordinates.
+
+    Yields:
+        Names of files, without an ending, and figures: ``nll_by_epoch``, ``differences``, ``depth_width`` if both vary,
+        and ``configurations`` for a search or more than two factors that vary.
+    """
     told = tables.configurations.dropna(subset=["bits_per_dim"])
     varied = [factor for factor in factors if tables.trials[factor].nunique() > 1]
     of_seeds = f"{seeds} seed" + ("s" if seeds > 1 else "")
@@ -277,7 +357,7 @@ def comparison_figures(
 
 
 def _measured(curves: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The curves of the test set where it was scored by epoch, else those of the validation images."""
+    """Return the curves of the test set if it was scored by epoch, else those of the validation images; and which."""
     for kind in ("test", "validation"):
         told = curves.dropna(subset=[f"{kind}_bits_per_dim"])
         if not told.empty:
@@ -286,16 +366,18 @@ def _measured(curves: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def _lines(curves: pd.DataFrame, told: pd.DataFrame, factors: Sequence[str]) -> tuple[pd.DataFrame, str]:
-    """A line a configuration, or where these are many the best one of each value of the first factor; and what to say
-    of that."""
+    """Return the curves to draw and an addition to the title.
+
+    If there are more than `MOST_LINES` configurations, only the best one per value of the first factor is drawn.
+    """
     if curves["name"].nunique() <= MOST_LINES or told.empty:
         return curves, ""
     best = told.loc[told.groupby(factors[0], sort=False)["bits_per_dim"].idxmin(), list(factors)]
-    return curves.merge(best, on=list(factors)), f", the best of each {factors[0]}"
+    return curves.merge(best, on=list(factors)), f", best configuration per {factors[0]}"
 
 
 def _plane(told: pd.DataFrame, varied: Sequence[str]) -> tuple[pd.DataFrame, str]:
-    """The configurations that differ from the best one in depth and width alone, and what they have in common."""
+    """Return the configurations that differ from the best one only in depth and width, and what they share."""
     others = [factor for factor in varied if factor not in ("depth", "width")]
     best = rows_of(told.sort_values("bits_per_dim", kind="stable").head(1))[0]
     for factor in others:

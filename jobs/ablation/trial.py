@@ -1,6 +1,6 @@
-"""What runs in a trial of an ablation: one training, in the trial's own process or, with several workers, on Ray Train.
+"""Run one trial of an ablation: a training in the trial's own process or, with several workers, on Ray Train.
 
-A trial of one worker needs no process beside its own, which Tune hands on to the next trial: it starts in a second.
+A trial of one worker needs only its own process, which Tune reuses for the next trial, so that it starts in a second.
 """
 
 from __future__ import annotations
@@ -33,37 +33,50 @@ from jobs.training.worker import SCORE, Metrics, NoRetry, WorkerSettings, save, 
 __all__ = ["BEST", "Shared", "trial_loop"]
 
 BEST = "best"
-"""The folder in a trial's checkpoint that holds the best model so far."""
+"""Name of the folder in a trial's checkpoint that contains the best model so far."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all trials of an ablation have in common."""
+    """Everything that the trials of an ablation have in common.
+
+    Attributes:
+        spec: the ablation, without the store.
+        settings: settings of the workers; spec, config and outbox are replaced for each trial.
+        queue: takes messages to the driver.
+        resources: the workers of each trial, and their cores and GPUs.
+        storage: folder or bucket for the checkpoints of trials with several workers.
+        finished: labels of trials that have nothing left to do.
+        stood: checkpoints from which trials continue that Tune does not know, by label.
+    """
 
     spec: AblateSpec
-    settings: WorkerSettings  # less what differs between trials
+    settings: WorkerSettings
     queue: TrialQueue
     resources: Resources
     storage: str
-    finished: frozenset[str] = frozenset()  # labels of trials that have nothing left to do
-    # Where trials that are new to Tune go on, by label.
+    finished: frozenset[str] = frozenset()
     stood: Mapping[str, tune.Checkpoint] = field(default_factory=dict)
 
     @property
     def in_one_process(self) -> bool:
-        """Whether a trial trains in its own process."""
+        """Whether a trial trains in its own process, which it does with one worker."""
         return self.resources.workers == (1, 1)
 
 
 def trial_loop(config: Mapping[str, Any], shared: Shared) -> None:
-    """Trains what `config["values"]` say, and reports to Tune: after each checkpoint the epoch's metrics, and at the
-    end ``test_bits_per_dim`` and ``best``.
+    """Train one trial and report to Tune: the epoch's metrics after each checkpoint, and the result at the end.
 
-    An error that a retry would only meet again ends the trial well for Tune; the driver hears of it by an event.
+    The result has ``test_bits_per_dim`` and the metrics ``best`` of the best epoch. An error that a retry would meet
+    again ends the trial without an error for Tune, which would retry it; the driver gets a `Failed` message.
+
+    Args:
+        config: Tune's configuration, with the trial's values at ``values``.
+        shared: what all trials have in common.
     """
     values = config["values"]
     label = shared.spec.label(values)
-    if label in shared.finished:  # and Tune did not come to save that, before it was killed
+    if label in shared.finished:  # Tune was killed before it saved that this trial is finished
         return
     settings = _settings(shared, values, label)
     try:
@@ -73,7 +86,7 @@ def trial_loop(config: Mapping[str, Any], shared: Shared) -> None:
             _train_with_workers(settings, shared, label)
     except Exception as error:
         cause = cause_of(error)
-        if not NoRetry.is_final(cause) or isinstance(cause, OSError):  # a full disk may be emptied, and all resumed
+        if not NoRetry.is_final(cause) or isinstance(cause, OSError):  # after a full disk the ablation can be resumed
             raise
         shared.queue.put(OfTrial(label, Failed(plain_reason(cause))))
         tune.report({SCORE: math.inf, "failed": plain_reason(cause)})
@@ -102,15 +115,20 @@ def _train_with_workers(settings: WorkerSettings, shared: Shared, label: str) ->
     best, _ = min(result.best_checkpoints, key=lambda entry: entry[1][SCORE])
     with tempfile.TemporaryDirectory() as folder, best.as_directory() as source:
         copy_model(source, Path(folder, BEST))
-        outcome = result.return_value  # type: ignore[attr-defined]  # of the second version of Ray Train
+        outcome = result.return_value  # type: ignore[attr-defined]  # only the second version of Ray Train has it
         write_history(outcome.history, folder)
         tune.report({**result.metrics, **outcome.metrics()}, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
 class TuneSession:
-    """`jobs.training.worker.Session` of a training in the process of a Tune trial.
+    """The `jobs.training.worker.Session` of a training in the process of a Tune trial.
 
-    Tune knows the last checkpoint alone, so each holds the best model so far too.
+    Tune keeps only the last checkpoint, so each checkpoint contains the best model so far too. A context manager: its
+    scratch folder holds that model.
+
+    Args:
+        label: label of the trial.
+        checkpoint: where the trial continues; None at its start.
     """
 
     rank, local_rank, workers = 0, 0, 1
@@ -131,6 +149,7 @@ class TuneSession:
 
     @contextmanager
     def restored(self) -> Iterator[str | None]:
+        """Yield the folder of the checkpoint to continue from; None at the start."""
         with nullcontext() if self._checkpoint is None else self._checkpoint.as_directory() as folder:
             if folder is not None:
                 shutil.copytree(Path(folder, BEST), self._folder)
@@ -139,6 +158,7 @@ class TuneSession:
             yield folder
 
     def report(self, trainer: Trainer, history: Sequence[EpochMetrics], metrics: Metrics) -> None:
+        """Report a checkpoint to Tune, after replacing the best model if this one has a lower validation NLL."""
         self.last = metrics
         if not self._best or metrics[SCORE] < self._best[SCORE]:
             self._best = metrics
@@ -151,7 +171,9 @@ class TuneSession:
 
     @contextmanager
     def best(self) -> Iterator[tuple[Path, Metrics]]:
+        """Yield the folder of the best model and its metrics."""
         yield self._folder, self._best
 
     def notice(self) -> float | None:
+        """Return None: Tune gives no notice of machines that will be taken away."""
         return None

@@ -1,4 +1,4 @@
-"""What Tune saved of an experiment, and whether it can be read."""
+"""The files in which Ray Tune saves an experiment: whether they are there, and whether they can be read."""
 
 from __future__ import annotations
 
@@ -17,30 +17,42 @@ log = logging.getLogger(__name__)
 
 
 TRIALS = "experiment_state"
-"""What the name of the file begins with that says which trials there are, in JSON. All others are pickles."""
+"""First part of the name of the JSON file with the list of trials. All other files are pickles."""
 
 SEARCHES = ({"basic-variant-state"}, {"search_gen_state", "searcher-state"})
-"""What else is there once Tune has saved an experiment: of trials that are known beforehand, or proposed one by one."""
+"""Other files of a saved experiment: with trials that are known beforehand, or with trials proposed one by one."""
 
 
 def has_begun(folder: str) -> bool:
-    """Whether Tune has saved which trials there are, and are to come."""
+    """Return whether Tune has saved the list of trials and the state of what generates them.
+
+    Args:
+        folder: folder of the experiment, or its URI in a bucket.
+    """
     files, path = open_storage(folder)
     saved = _newest(files, path).keys()
     return {TRIALS, "tuner.pkl"} <= saved and any(search <= saved for search in SEARCHES)
 
 
 def damaged_file(folder: str) -> str | None:
-    """One of the files that Tune reads again, if it was killed while it wrote it: it would begin without it, or with
-    other trials."""
+    """Return a file of the experiment that cannot be read, because Tune was killed while it wrote it; None if all can.
+
+    Tune itself would ignore the damage, and begin without the file or with other trials.
+
+    Args:
+        folder: folder of the experiment, or its URI in a bucket.
+    """
     files, path = open_storage(folder)
     broken = (file for kind, file in _newest(files, path).items() if not _is_readable(files, file, kind == TRIALS))
     return next(broken, None)
 
 
 def _newest(files: FileSystem, path: str) -> dict[str, str]:
-    """Paths by what a name begins with: each time that an experiment is restored it writes to files of another date.
-    What begins with a dot was on its way to such a name, and nobody reads it."""
+    """Return the newest file of each kind, by the first part of its name.
+
+    Each time that an experiment is restored, Tune writes to files with another date. A name with a leading dot is that
+    of a file which was being written, and which Tune does not read.
+    """
     infos = files.get_file_info(FileSelector(path, allow_not_found=True))
     saved = sorted(info.path for info in infos if re.search(r"^[^.].*\.(json|pkl)$", info.base_name))
     return {re.split(r"-\d{4}-", file.rpartition("/")[2])[0]: file for file in saved}
@@ -51,7 +63,7 @@ def _is_readable(files: FileSystem, file: str, is_json: bool) -> bool:
         content = stream.read()
     try:
         json.loads(content) if is_json else pickle.loads(content)
-    except Exception as error:  # a pickle that is cut short raises whatever it came to
-        log.debug("%s is not whole: %s", file, error)
+    except Exception as error:  # a pickle that is cut short can raise anything
+        log.debug("%s is incomplete: %s", file, error)
         return False
     return True

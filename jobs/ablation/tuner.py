@@ -1,4 +1,4 @@
-"""The experiment of Ray Tune that runs the trials of an ablation: a new one, or the one that Tune saved."""
+"""Make the experiment of Ray Tune that runs the trials of an ablation: a new one, or the one that Tune saved."""
 
 from __future__ import annotations
 
@@ -21,17 +21,21 @@ from jobs.training.ray_trainer import cause_of, plain_reason
 __all__ = []
 
 FOLDER = "tune"
+"""Name of the experiment's folder in the folder of the ablation."""
 
 TRIAL_ITSELF: dict[str, float] = {"memory": 2**20}
-"""What a trial takes beside its workers where these are processes of their own."""
+"""Resources of the process of a trial whose workers are separate processes, with resources of their own."""
 
 channels: dict[str, TrialQueue] = {}
-"""The queues of the ablations that this process runs, by the folder of their trials: Tune's callbacks are saved and
-restored with an experiment, which a queue would not survive."""
+"""Queues of the ablations that this process runs, by the folder of their trials.
+
+Tune saves its callbacks with the experiment, and a queue could not be restored.
+"""
 
 
 @contextmanager
 def reachable(folder: str, queue: TrialQueue) -> Iterator[None]:
+    """Let the callbacks of an experiment find its queue by the folder of its trials, inside the block."""
     channels[folder] = queue
     try:
         yield
@@ -47,7 +51,14 @@ def _trainable(shared: Shared) -> Any:
 
 
 def make_tuner(shared: Shared, at_a_time: int, storage: str, folder: str) -> tune.Tuner:
-    """The experiment as Tune saved it where it has begun, else a new one."""
+    """Make the experiment: restored if Tune has saved it, otherwise new.
+
+    Args:
+        shared: what all trials have in common.
+        at_a_time: the most trials to run at a time, if nothing else limits them.
+        storage: folder or bucket of the ablation.
+        folder: key of the queue for `reachable`.
+    """
     if has_begun(f"{storage}/{FOLDER}"):
         return tune.Tuner.restore(
             f"{storage}/{FOLDER}", _trainable(shared), resume_unfinished=True, resume_errored=True
@@ -60,7 +71,8 @@ def make_tuner(shared: Shared, at_a_time: int, storage: str, folder: str) -> tun
             search_alg=make_search(spec),
             scheduler=make_scheduler(spec),
             num_samples=1 if spec.known_beforehand else spec.number_of_trials,
-            # Workers of their own are not among a trial's resources; a trial of one process waits for its by itself.
+            # Separate workers are not among a trial's resources, so their number must be limited here. A trial in one
+            # process waits for its own resources.
             max_concurrent_trials=None if shared.in_one_process and spec.concurrent is None else at_a_time,
             reuse_actors=True,
             trial_dirname_creator=attrgetter("trial_id"),
@@ -77,16 +89,23 @@ def make_tuner(shared: Shared, at_a_time: int, storage: str, folder: str) -> tun
 
 
 class Notices(tune.Callback):
-    """Puts what Tune knows of a trial's end into the queue, behind what the trial said itself."""
+    """Puts a message about the end of a trial into the queue, after the messages of the trial itself.
+
+    Args:
+        folder: key of the queue for `reachable`.
+        spec: the ablation.
+    """
 
     def __init__(self, folder: str, spec: AblateSpec) -> None:
         self._folder, self._spec = folder, spec
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Send the last metrics and checkpoint of a trial that ended without an error."""
         channels[self._folder].put(end_of(trial, self._spec))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        error = trial.get_pickled_error() or trial.get_error() or RuntimeError("Tune does not say why")
-        cause = getattr(error, "cause", None)  # of a RayTaskError
+        """Send the reason why a trial failed."""
+        error = trial.get_pickled_error() or trial.get_error() or RuntimeError("Ray Tune gives no reason")
+        cause = getattr(error, "cause", None)  # a RayTaskError has one
         reason, label = plain_reason(cause_of(cause or error)), self._spec.label(trial.config["values"])
         channels[self._folder].put(OfTrial(label, Failed(reason)))

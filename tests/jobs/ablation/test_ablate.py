@@ -1,4 +1,4 @@
-"""Whole ablations through `glowctl`, on an embedded Ray with real trial processes; faults included."""
+"""Whole ablations through `glowctl`, on an embedded Ray with real trial processes, some of which are killed."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def run_id_of(lines: list[str]) -> str:
 
 
 def trials_of(folder: Path, run_id: str) -> dict:
-    """The runs of the trials by label; there is one of each."""
+    """Return the runs of the trials by label, after checking that each label has only one."""
     runs = child_runs(uri_of(folder), find_run(uri_of(folder), "glow", run_id))
     labels = [run.data.tags["glow.trial"] for run in runs]
     assert len(set(labels)) == len(labels)
@@ -49,10 +49,10 @@ def summary_of(folder: Path, run_id: str, table: str) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """An ablation that ended well, on a machine where another Ray has its dashboard: its folder, and its events."""
+    """The folder and the events of a finished ablation, on a machine where another Ray has the dashboard's port."""
     folder = tmp_path_factory.mktemp("ablation")
     with socket.socket() as dashboard:
-        with suppress(OSError):  # there is another Ray
+        with suppress(OSError):  # another Ray has the port already
             dashboard.bind(("127.0.0.1", 8265))
             dashboard.listen()
         done = glowctl(folder, *SMOKE, "--permutations", "1x1,reverse", "--seeds", "2", "--epochs", "5", "--json")
@@ -73,14 +73,14 @@ def test_the_plan_comes_first_and_the_comparison_last(finished):
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
 def test_trials_run_side_by_side(finished):
-    """As many had started before the first ended as were said to run at a time, or all."""
+    """Before the first trial ended, as many had started as the plan announced, or all."""
     _, events = finished
     kinds = [event["event"] for event in events]
     before = kinds[: kinds.index("trial_ended")]
     assert before.count("trial_started") == min(4, events[0]["at_a_time"]) >= 2
 
 
-def test_mlflow_has_a_run_a_trial_with_all_that_a_training_records(finished):
+def test_mlflow_has_one_run_per_trial_with_all_that_a_training_records(finished):
     folder, events = finished
     client, _ = open_store(uri_of(folder), "glow")
     trials = trials_of(folder, events[-1]["run_id"])
@@ -99,7 +99,7 @@ def test_mlflow_has_a_run_a_trial_with_all_that_a_training_records(finished):
         assert len(run.inputs.dataset_inputs) == 3
 
 
-def test_the_summary_is_of_the_runs(finished):
+def test_the_summary_agrees_with_the_runs(finished):
     folder, events = finished
     end = events[-1]
     trials = trials_of(folder, end["run_id"])
@@ -115,42 +115,45 @@ def test_the_summary_is_of_the_runs(finished):
     assert expected <= artifacts
 
 
-def test_epochs_that_only_the_checkpoints_know_are_said_and_repaired(finished, tmp_path, monkeypatch):
-    folder, events = tmp_path / "copy", finished[1]
+def test_epochs_that_only_checkpoints_contain_are_reported_and_repaired(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "copy"
     shutil.copytree(finished[0], folder)
-    run_id, uri = events[-1]["run_id"], uri_of(folder)
+    run_id, uri = finished[1][-1]["run_id"], uri_of(folder)
     where = {"tracking_uri": uri, "output": str(folder / "outputs")}
     trial = trials_of(folder, run_id)["1x1 s0"].info.run_id
     with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:  # as an older glowctl left it
         before = database.execute("SELECT key, step, value FROM metrics WHERE run_uuid = ?", (trial,)).fetchall()
         database.execute("DELETE FROM metrics WHERE run_uuid = ? AND step IN (2, 3)", (trial,))
-    said = []
-    summarize_again(run_id, where, said.append)
-    (lack,) = said[-1].unfinished
-    assert lack == f"the record of 1x1 s0 lacks epochs 2 to 3: glowctl repair {run_id} adds what its checkpoint knows"
-    repair(run_id, where, said.append)
-    assert isinstance(said[-2], Repaired)
-    assert said[-2].added == {"1x1 s0": [2, 3]}
-    assert said[-1].unfinished == []
+    events = []
+    summarize_again(run_id, where, events.append)
+    (lack,) = events[-1].unfinished
+    for fact in ("1x1 s0", "epochs 2 to 3", f"glowctl repair {run_id}"):
+        assert fact in lack
+    repair(run_id, where, events.append)
+    assert isinstance(events[-2], Repaired)
+    assert events[-2].added == {"1x1 s0": [2, 3]}
+    assert events[-1].unfinished == []
     with closing(sqlite3.connect(folder / "mlflow.db")) as database:
         after = database.execute("SELECT key, step, value FROM metrics WHERE run_uuid = ?", (trial,)).fetchall()
     lasting = [point for point in before if not point[0].startswith("system/") or point[1] not in (2, 3)]
     assert sorted(after) == sorted(lasting)
-    repair(run_id, where, said.append)
-    assert said[-1].added == {}
+    repair(run_id, where, events.append)
+    assert events[-1].added == {}
 
 
-def test_what_cannot_be_repaired_is_a_sentence(finished, tmp_path):
+def test_what_cannot_be_repaired_is_refused_in_a_sentence(finished, tmp_path):
     folder, events = finished
     where = {"tracking_uri": uri_of(folder)}
     trial = trials_of(folder, events[-1]["run_id"])["1x1 s0"].info.run_id
-    with pytest.raises(JobError, match="is a trial of an ablation: glowctl repair"):
+    with pytest.raises(JobError, match=f"glowctl repair {events[-1]['run_id']}") as of_trial:
         repair(trial, where, print)
-    with pytest.raises(JobError, match=r"is not in .*, or is damaged: name the folder above by --output"):
+    assert of_trial.value.code == "run-is-trial"
+    with pytest.raises(JobError, match=f"{tmp_path}.*--output") as elsewhere:
         repair(events[-1]["run_id"], {**where, "output": str(tmp_path)}, print)
+    assert elsewhere.value.code == "tune-state-missing"
 
 
-def test_the_champion_is_the_best_by_validation_and_is_what_evaluations_take(finished):
+def test_the_champion_is_the_best_by_validation_and_evaluations_use_it(finished):
     folder, events = finished
     trials = trials_of(folder, events[-1]["run_id"])
     best = min(trials.values(), key=lambda run: run.data.metrics["validation/best_bits_per_dim"])
@@ -176,13 +179,13 @@ def test_a_summary_is_made_again_from_mlflow_alone(finished, tmp_path):
 
 
 def unfinished(folder: Path, until: int) -> list[tuple[Path, int]]:
-    """The trials' checkpoints of which fewer than `until` came before, and how many did."""
+    """Return the trials' checkpoints with fewer than `until` earlier ones, and the number of earlier ones."""
     found = [(path, int(path.name.split("_")[1])) for path in folder.glob("outputs/*/tune/*/checkpoint_*")]
     return [(path, before) for path, before in found if before < until]
 
 
 @pytest.mark.slow
-def test_killed_ablation_goes_on_where_each_trial_stood(tmp_path, tmp_path_factory):
+def test_a_killed_ablation_continues_each_trial_from_its_checkpoint(tmp_path, tmp_path_factory):
     running = Running(tmp_path, *LONG)
     running.wait_for("(1 of 4)")
     first = next(line for line in running.lines() if line.endswith("(1 of 4)")).split("]")[0][1:]
@@ -196,7 +199,7 @@ def test_killed_ablation_goes_on_where_each_trial_stood(tmp_path, tmp_path_facto
     ended = trials_of(tmp_path, run_id)[first].info.end_time
     interrupted = unfinished(tmp_path, 23)
     assert interrupted
-    for checkpoint, before in interrupted:  # as if Tune had had no time to save that there is a newer one
+    for checkpoint, before in interrupted:  # as if Tune had been killed before it saved that there is a newer one
         checkpoint.rename(checkpoint.with_name(f"checkpoint_{before + 50:06}"))
 
     resumed = glowctl(tmp_path, "ablate", "--resume", run_id)
@@ -213,10 +216,13 @@ def test_killed_ablation_goes_on_where_each_trial_stood(tmp_path, tmp_path_facto
 
 
 @pytest.mark.nightly
-def test_an_ablation_that_is_killed_when_its_record_begins_can_be_resumed(tmp_path):
+def test_an_ablation_killed_at_the_start_of_its_record_can_be_resumed(tmp_path):
     def run_ids() -> list[str]:
         place = f"file:{tmp_path}/mlflow.db?mode=ro"
-        with suppress(sqlite3.Error), closing(sqlite3.connect(place, uri=True)) as database:  # once it is there
+        with (
+            suppress(sqlite3.Error),
+            closing(sqlite3.connect(place, uri=True)) as database,
+        ):  # there is no file at first
             return [run_id for (run_id,) in database.execute("SELECT run_uuid FROM runs")]
         return []
 
@@ -231,7 +237,7 @@ def test_an_ablation_that_is_killed_when_its_record_begins_can_be_resumed(tmp_pa
 
 
 @pytest.mark.nightly
-def test_trials_go_on_though_tunes_own_files_are_damaged(tmp_path):
+def test_trials_continue_although_the_files_of_tune_are_damaged(tmp_path):
     running = Running(tmp_path, *SMOKE, "--permutations", "1x1,reverse", "--seeds", "1", "--epochs", "40")
     running.wait_for("[1x1 s0] epoch 10/40")
     family = running.family()
@@ -249,34 +255,36 @@ def test_trials_go_on_though_tunes_own_files_are_damaged(tmp_path):
 
 
 def killed(processes: list[psutil.Process]) -> bool:
-    """Kills them; whether there were any."""
+    """Kill the processes, and return whether there were any."""
     for process in processes:
         process.kill()
     return bool(processes)
 
 
 @pytest.mark.slow
-def test_a_diverged_trial_and_killed_processes_do_not_take_the_others_along(tmp_path):
+def test_a_diverged_trial_and_killed_processes_do_not_end_the_others(tmp_path):
     flags = ("--learning-rates", "3e-3,1e7", "--seeds", "1", "--schedule", "constant", "--clip-norm", "0")
     running = Running(tmp_path, *SMOKE, *flags, "--epochs", "150", "--test-every", "0")
     running.wait_for("[lr0.003 s0] epoch 10/150")
     running.wait_for("[lr1e+07 s0] failed: training diverged")
-    wait_until(lambda: killed(running.named("ImplicitFunc.train")), every=0.02)  # it is called so while it trains
+    wait_until(
+        lambda: killed(running.named("ImplicitFunc.train")), every=0.02
+    )  # the name of its process while it trains
     running.wait_for("[lr0.003 s0] restarted after epoch")
-    for process in running.named("_QueueActor"):  # as Ray does when memory is short
+    for process in running.named("_QueueActor"):  # Ray may kill it when memory is short
         process.kill()
     assert running.wait() == 0
     lines = running.lines()
     restarts = [line for line in lines if line.startswith("[lr0.003 s0] restarted after epoch")]
     assert len(restarts) == 2
     assert int(restarts[1].split("after epoch ")[1].split()[0]) >= 10
-    assert sum("failed:" in line for line in lines) == 1  # and was not tried again
+    assert sum("failed:" in line for line in lines) == 1  # it was not tried again
     trials = trials_of(tmp_path, run_id_of(lines))
     states = {label: run.info.status for label, run in trials.items()}
     assert states == {"lr0.003 s0": "FINISHED", "lr1e+07 s0": "FAILED"}
     assert trials["lr0.003 s0"].data.metrics["restarts"] == 2
     assert trials["lr1e+07 s0"].data.tags["glow.error"].startswith("training diverged")
-    assert any("1 trial failed (training diverged" in line for line in lines)
+    assert any("1 trial failed" in line and "training diverged" in line for line in lines)
 
 
 @pytest.mark.nightly
@@ -293,7 +301,9 @@ def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
     wait_until(lambda: not alive(family), timeout=30)
     assert find_run(uri_of(tmp_path), "glow", run_id).info.status == "KILLED"
     assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "KILLED"
-    with sqlite3.connect(tmp_path / "mlflow.db") as database:  # as if both had ended before these were recorded
+    with sqlite3.connect(
+        tmp_path / "mlflow.db"
+    ) as database:  # as if both runs had been killed before their data sets were recorded
         database.execute("DELETE FROM inputs")
 
     resumed = glowctl(tmp_path, "ablate", "--resume", run_id)
@@ -305,7 +315,7 @@ def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
     for whole in (run, find_run(uri_of(tmp_path), "glow", run_id)):
         assert recorded_images(whole).keys() == {"digits train", "digits validation", "digits test"}
 
-    # As if all had been killed when Tune had the trial's last result, and neither it nor MLflow its end.
+    # As if all processes had been killed when Tune had the trial's last result, but neither Tune nor MLflow its end.
     states = sorted((tmp_path / "outputs" / run_id / "tune").glob("experiment_state-*.json"))
     states[-1].write_text(states[-1].read_text().replace("TERMINATED", "RUNNING"))
     client, _ = open_store(uri_of(tmp_path), "glow")

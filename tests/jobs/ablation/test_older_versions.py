@@ -1,3 +1,5 @@
+"""Pickles of an older glowctl can be read, although its modules have moved."""
+
 import pickle
 import subprocess
 import sys
@@ -21,7 +23,7 @@ for pickled in ast.literal_eval(sys.argv[1]):
 
 
 @pytest.mark.slow
-def test_a_class_is_found_by_the_name_that_it_had():
+def test_a_class_is_found_by_its_former_name():
     pickled = [
         pickle.dumps(kind, protocol=0).replace(kind.__module__.encode(), old.encode())
         for kind, old in OLD_NAMES.items()

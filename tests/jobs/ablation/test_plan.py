@@ -1,3 +1,5 @@
+"""A dry run of an ablation imports neither Ray nor torch, and writes nothing."""
+
 import subprocess
 import sys
 

@@ -1,4 +1,4 @@
-"""What MLflow is told of trials when an ablation is resumed. No Ray runs; Tune's trials are stand-ins."""
+"""Which ends of trials are sent to MLflow again when an ablation is resumed. No Ray: Tune's trials are stand-ins."""
 
 from queue import Queue
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ def trial(seed: int, status: str, **last_result: float) -> SimpleNamespace:
 
 @pytest.fixture
 def told(monkeypatch):
-    """Of these trials that Tune saved, what is put into the queue."""
+    """A function from trials that Tune saved to the messages that are put into the queue."""
 
     def tell(trials: list[SimpleNamespace]) -> list[OfTrial]:
         monkeypatch.setattr(recovery, "has_begun", lambda place: True)
@@ -34,7 +34,7 @@ def told(monkeypatch):
     return tell
 
 
-def test_it_is_told_of_ends_that_tune_will_not_say_again(told):
+def test_ends_that_tune_will_not_report_again_are_sent_again(told):
     finished, stopped = trial(0, "TERMINATED", test_bits_per_dim=2.0), trial(1, "TERMINATED", epoch=3)
     assert told([finished, stopped]) == [
         OfTrial("1x1 s0", Ended({"test_bits_per_dim": 2.0}, None)),
@@ -42,8 +42,8 @@ def test_it_is_told_of_ends_that_tune_will_not_say_again(told):
     ]
 
 
-def test_it_is_not_told_of_trials_that_tune_runs_again(told):
-    """Though they have said their last: they will say it again, with a checkpoint."""
+def test_nothing_is_sent_of_trials_that_tune_runs_again(told):
+    """They may have reported their result, but will report it again, with a checkpoint."""
     running, failed = trial(0, "RUNNING", test_bits_per_dim=2.0), trial(1, "ERROR", epoch=3)
     assert told([running, failed, trial(2, "PENDING")]) == []
 
@@ -51,19 +51,20 @@ def test_it_is_not_told_of_trials_that_tune_runs_again(told):
 @pytest.mark.parametrize(
     "settings", [{"scheduler": "asha"}, {"search": "optuna", "samples": 2, "depths": "1,2"}], ids=["asha", "optuna"]
 )
-def test_what_only_tunes_files_knew_is_not_made_up(monkeypatch, settings):
+def test_a_damaged_state_of_a_scheduler_or_search_ends_the_ablation(monkeypatch, settings):
     monkeypatch.setattr(recovery, "has_begun", lambda place: True)
     monkeypatch.setattr(recovery, "damaged_file", lambda place: f"{place}/tuner.pkl")
     spec = make_ablate_spec("smoke", {"seeds": 2, **settings})
-    with pytest.raises(JobError, match=r"/place/tuner.pkl is damaged.*ablate --summarize 1234"):
+    with pytest.raises(JobError, match=r"/place/tuner\.pkl.*glowctl ablate --summarize 1234") as damaged:
         recovery.catch_up("/place", spec, Queue(), "1234")
+    assert damaged.value.code == "tune-state-damaged"
 
 
 def run(status: str, **tags: str) -> SimpleNamespace:
     return SimpleNamespace(info=SimpleNamespace(status=status), data=SimpleNamespace(tags=tags))
 
 
-def test_an_end_is_settled_that_a_trial_came_to_itself():
+def test_an_end_is_settled_unless_the_process_died_or_was_interrupted():
     known = {
         "1x1 s0": run("FINISHED"),
         "1x1 s1": run("FAILED", **{"glow.error": "training diverged"}),

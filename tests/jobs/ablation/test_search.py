@@ -1,3 +1,5 @@
+"""The search of an ablation tries each configuration at every seed, and its schedulers stop the worst trials."""
+
 import math
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -26,7 +28,7 @@ A, B, C = config("1x1", 1), config("1x1", 2), config("shuffle", 3)
 
 
 class Scripted(Searcher):
-    """Proposes what it is given, the last of it for ever, and keeps what it is told of each proposal."""
+    """Proposes the given configurations, then the last one forever, and keeps what is reported about each."""
 
     def __init__(self, *proposals):
         super().__init__(metric=SCORE, mode="min")
@@ -43,7 +45,7 @@ class Scripted(Searcher):
 
 
 def started(search, count, first=0):
-    """The values of so many trials, which are called t0, t1, ..."""
+    """Ask for `count` trials, called t0, t1, ..., and return their values."""
     return [search.suggest(f"t{number}")["values"] for number in range(first, first + count)]
 
 
@@ -52,7 +54,7 @@ def seeded(*proposals, seeds=2):
 
 
 def run_to_the_end(search, first=0):
-    """All trials that are left, each of which ends before the next is asked for, with its depth for a score."""
+    """Run all remaining trials one after the other, each with its depth as score, and return their values."""
     values = []
     while (suggested := search.suggest(f"t{first + len(values)}")) != Searcher.FINISHED:
         search.on_trial_complete(f"t{first + len(values)}", {SCORE: float(suggested["values"]["depth"])})
@@ -65,7 +67,7 @@ def test_each_configuration_goes_to_every_seed_before_the_next():
     assert started(search, 6) == [{**proposal, "seed": seed} for proposal in (A, B) for seed in (4, 5, 6)]
 
 
-def test_the_searcher_is_told_the_mean_when_all_seeds_are_done():
+def test_the_searcher_receives_the_mean_when_all_seeds_have_ended():
     inner = Scripted(A, B)
     search = SeededSearch(spec(), inner)
     started(search, 4)
@@ -87,7 +89,7 @@ def test_the_searcher_is_told_the_mean_when_all_seeds_are_done():
     ],
     ids=["error", "no result", "infinite", "NaN", "no score"],
 )
-def test_a_configuration_with_a_trial_that_came_to_nothing_is_an_error(end):
+def test_a_configuration_with_a_trial_without_a_finite_score_is_an_error(end):
     inner = Scripted(A)
     search = SeededSearch(spec(), inner)
     started(search, 2)
@@ -96,7 +98,7 @@ def test_a_configuration_with_a_trial_that_came_to_nothing_is_an_error(end):
     assert inner.told == [(A, None, True)]
 
 
-def test_what_was_proposed_before_is_answered_with_what_it_came_to_and_not_run_again():
+def test_a_repeated_proposal_is_answered_with_its_known_score_and_not_run_again():
     inner = Scripted(A, A, A, B)
     search = SeededSearch(spec(), inner)
     started(search, 2)
@@ -106,14 +108,14 @@ def test_what_was_proposed_before_is_answered_with_what_it_came_to_and_not_run_a
     assert inner.told == [(A, 2.0, False)] * 3
 
 
-def test_what_is_proposed_again_before_it_came_to_anything_is_answered_with_an_error():
+def test_a_repeated_proposal_without_a_score_yet_is_answered_with_an_error():
     inner = Scripted(A, A, B)
     search = SeededSearch(spec(), inner)
     assert started(search, 4) == seeded(A, B)
     assert inner.told == [(A, None, True)]
 
 
-def test_a_searcher_that_only_repeats_itself_is_helped_out():
+def test_untried_configurations_replace_proposals_that_only_repeat():
     search = SeededSearch(spec(samples=6), Scripted(A))
     values = started(search, 12)
     assert values[:2] == seeded(A)
@@ -137,7 +139,7 @@ def test_proposals_that_differ_in_the_scale_of_an_additive_coupling_are_one():
     ]
 
 
-def test_a_search_that_is_restored_goes_on_with_the_same_groups(tmp_path):
+def test_a_restored_search_continues_with_the_same_groups(tmp_path):
     search = SeededSearch(spec(), Scripted(A, B, C))
     started(search, 3)
     search.on_trial_complete("t0", {SCORE: 1.0})
@@ -165,7 +167,7 @@ def test_optuna_tries_a_whole_product_once_for_each_seed(axes, count):
     assert sorted(values, key=str) == sorted(asked.trials(), key=str)
 
 
-def test_optuna_goes_on_where_it_was_saved(tmp_path):
+def test_optuna_continues_from_what_was_saved(tmp_path):
     search = make_search(spec(samples=6))
     before = started(search, 3)
     search.on_trial_complete("t0", {SCORE: 1.0})
@@ -183,8 +185,8 @@ def test_optuna_proposes_the_same_at_the_same_seed():
     assert [{**v, "seed": 0} for v in other] != first
 
 
-def test_configurations_that_the_searcher_did_not_propose_have_scores_of_their_own():
-    one, two = config("1x1", 2), config("1x1", 3)  # the untried ones that are taken after A
+def test_configurations_that_the_searcher_did_not_propose_keep_separate_scores():
+    one, two = config("1x1", 2), config("1x1", 3)  # the untried ones, which are taken after A
     inner = Scripted(A, *[A] * 100, two, one, C)
     search = SeededSearch(spec(samples=4, seeds=1), inner)
     assert started(search, 3) == seeded(A, one, two, seeds=1)
@@ -243,7 +245,7 @@ class FakeTrial:
 
 
 class Trials:
-    """What a scheduler decides of trials that run side by side, the first of them good and the last bad."""
+    """Trials that run at the same time under a scheduler; all are good but the last, which is bad."""
 
     def __init__(self, scheduler, good):
         self.scheduler = make_scheduler(spec(scheduler=scheduler, epochs=EPOCHS))
@@ -254,14 +256,14 @@ class Trials:
             self.scheduler.on_trial_add(self.controller, trial)
 
     def decide(self, trial, epoch):
-        """As `jobs.training.worker` reports an epoch."""
+        """Report an epoch as `jobs.training.worker` does, and return the scheduler's decision."""
         counted = {COUNTED_EPOCH: epoch} if epoch < EPOCHS else {}
         result = {SCORE: 9.0 if trial is self.bad else 1.0, "epoch": epoch, **counted}
         return self.scheduler.on_trial_result(self.controller, trial, result)
 
 
 @pytest.mark.parametrize(("scheduler", "good"), [("asha", 1), ("median", 3)])
-def test_the_worst_trial_is_stopped_not_before_a_quarter_of_its_epochs(scheduler, good):
+def test_the_worst_trial_is_stopped_after_a_quarter_of_its_epochs(scheduler, good):
     trials = Trials(scheduler, good)
     decided = []
     for epoch in range(1, EPOCHS // 4 + 1):
@@ -278,8 +280,8 @@ def test_asha_stops_no_trial_after_its_last_epoch():
     assert [trials.decide(trial, EPOCHS) for trial in (*trials.good, trials.bad)] == [TrialScheduler.CONTINUE] * 2
 
 
-def test_the_median_rule_goes_on_when_a_trial_has_ended():
-    """Its last result has no counted epoch."""
+def test_the_median_rule_still_works_after_a_trial_has_ended():
+    """The last result of a trial has no counted epoch."""
     trials = Trials("median", good=1)
     trials.decide(trials.good[0], 3)
     trials.decide(trials.good[0], EPOCHS)
@@ -288,7 +290,7 @@ def test_the_median_rule_goes_on_when_a_trial_has_ended():
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "median"])
-def test_no_scheduler_pauses_a_trial_to_see_others_first(scheduler):
+def test_no_scheduler_pauses_a_trial_until_others_have_run(scheduler):
     trials = Trials(scheduler, good=1)
     waiting = SimpleNamespace(status="PENDING", is_finished=lambda: False)
     trials.controller.get_live_trials = lambda: [waiting]

@@ -1,4 +1,4 @@
-"""What a kill leaves of a trial's checkpoints, and what is made of it. No Ray runs."""
+"""Checkpoints of trials that a kill left incomplete are restored from complete ones. No Ray."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from jobs.ablation.trial_checkpoint import TrialFacts, last_whole, put_back, rea
 
 
 def checkpoint(trial: Path, number: int) -> Path:
-    """One as a trial reports it: its files say which one it is."""
+    """Write a checkpoint as a trial reports it; its files contain its number."""
     folder = trial / f"checkpoint_{number:06}"
     for name in ("weights", "best/weights"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -24,12 +24,12 @@ def content(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_facts_come_back(tmp_path):
+def test_facts_can_be_read_back(tmp_path):
     facts = read_facts(checkpoint(tmp_path / "trial", 3))
     assert facts == TrialFacts("trial of trial", last={"epoch": 3}, best={"epoch": 1})
 
 
-def test_a_checkpoint_of_an_older_glowctl_says_no_label(tmp_path):
+def test_a_checkpoint_of_an_older_glowctl_has_no_label(tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps({"last": {"epoch": 3}, "best": {"epoch": 1}}))
     assert read_facts(tmp_path) == TrialFacts("", last={"epoch": 3}, best={"epoch": 1})
 
@@ -58,7 +58,7 @@ DAMAGE = [gone, half_gone, cut_short, without_facts, facts_cut_short]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_lost_checkpoint_comes_back_from_the_next_whole_one(tmp_path, damage):
+def test_a_damaged_checkpoint_is_restored_from_the_next_complete_one(tmp_path, damage):
     lost = checkpoint(tmp_path, 9)
     damage(lost)
     checkpoint(tmp_path, 8)
@@ -69,7 +69,7 @@ def test_a_lost_checkpoint_comes_back_from_the_next_whole_one(tmp_path, damage):
     assert content(lost) == content(following)
 
 
-def test_a_whole_checkpoint_stays_as_it_is(tmp_path):
+def test_a_complete_checkpoint_is_left_alone(tmp_path):
     known = checkpoint(tmp_path, 3)
     before = content(known)
     checkpoint(tmp_path, 4)
@@ -78,7 +78,7 @@ def test_a_whole_checkpoint_stays_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_nothing_is_made_up_where_no_whole_one_is_left(tmp_path, damage):
+def test_a_damaged_checkpoint_is_left_alone_if_no_later_one_is_complete(tmp_path, damage):
     lost = checkpoint(tmp_path / "trial", 3)
     damage(lost)
     before = content(lost) if lost.exists() else None
@@ -87,12 +87,12 @@ def test_nothing_is_made_up_where_no_whole_one_is_left(tmp_path, damage):
     assert (content(lost) if lost.exists() else None) == before
 
 
-def test_a_trial_whose_folder_is_gone_does_not_stop_the_others(tmp_path):
+def test_a_trial_without_a_folder_is_no_error(tmp_path):
     put_back(Checkpoint.from_directory(tmp_path / "trial" / "checkpoint_000003"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_last_whole_checkpoint_of_each_trial_is_found(tmp_path):
+def test_the_last_complete_checkpoint_of_each_trial_is_found(tmp_path):
     for trial, numbers in {"a": (3, 10), "b": (9,), "c": (1, 2)}.items():
         for number in numbers:
             last = checkpoint(tmp_path / trial, number)

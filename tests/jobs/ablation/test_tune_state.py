@@ -1,4 +1,4 @@
-"""What Tune saved of an experiment, found and read. No Ray runs."""
+"""The files in which Ray Tune saves an experiment are found, and damage is noticed. No Ray."""
 
 import json
 import pickle
@@ -30,7 +30,7 @@ def test_an_experiment_has_begun_when_its_trials_are_saved(saved):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_before_that_it_has_not(saved, name):
+def test_an_experiment_has_not_begun_if_a_file_is_missing(saved, name):
     (saved / name).unlink()
     assert not has_begun(str(saved))
 
@@ -44,7 +44,7 @@ def test_trials_that_are_known_beforehand_need_no_searcher(saved):
     assert has_begun(str(saved))
 
 
-def test_nor_where_nothing_is(tmp_path):
+def test_an_experiment_has_not_begun_without_a_folder(tmp_path):
     assert not has_begun(str(tmp_path / "nowhere"))
 
 
@@ -59,13 +59,13 @@ def test_a_file_that_is_cut_short_is_named(saved, name, kept):
     assert damaged_file(str(saved)) == str(saved / name)
 
 
-def test_what_was_written_before_the_last_restore_is_not_read_again(saved):
+def test_files_from_before_the_last_restore_are_not_read(saved):
     state = saved / "experiment_state-2026-01-02_03-04-05.json"
     state.with_name("experiment_state-2026-01-02_03-04-06.json").write_bytes(state.read_bytes())
     damage(state, 0.5)
     assert damaged_file(str(saved)) is None
 
 
-def test_nor_is_what_was_not_written_to_its_end(saved):
+def test_a_file_that_was_being_written_is_not_read(saved):
     (saved / ".tmp-experiment_state-2026-01-02_03-04-07.json").write_bytes(b"")
     assert damaged_file(str(saved)) is None
