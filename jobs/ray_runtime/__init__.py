@@ -1,1 +1,1 @@
-"""The Ray that a job runs on: the connection, the resources of a worker, the queue of events."""
+"""Ray as a job uses it: the connection, the resources of each worker, and the queue from workers to the driver."""

@@ -1,5 +1,8 @@
-"""The Ray that a job runs on: one of its own on this machine, started for it and gone after it, or the cluster that it
-is a job of."""
+"""The connection of a job to Ray.
+
+A job that runs on a cluster uses that cluster. Any other job gets an embedded Ray: a private Ray on this machine, which
+is started for the job and removed after it.
+"""
 
 from __future__ import annotations
 
@@ -24,41 +27,43 @@ __all__ = ["STOP_PATIENCE_S", "connected", "embedded_ray", "machines_known", "se
 log = logging.getLogger(__name__)
 
 ERRORS = "head.err"
-"""In the folder of an embedded Ray: what the process that starts it wrote on standard error."""
+"""Name of the file, in the folder of an embedded Ray, with the standard error of the process that starts it."""
 
 LEAST_FREE_MB = 20
-"""Room on the disk that Ray's logs are on."""
+"""Free megabytes that the disk with Ray's files must have."""
 
 STOP_PATIENCE_S = 60
-"""How long a job that is stopped may take to leave its record in a true state, before it is killed."""
+"""Seconds that a stopped job may take to record how it ended, before it is killed."""
 
-# Ray reads these when it is imported, and hands them to its workers.
+# Ray reads these when it is imported, and passes them to its workers.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_AUTO_CONNECT": "0",  # a stray call after the end must not start another Ray
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # no "(raylet) A worker died" among the progress: the record tells of it
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # keeps "(raylet) A worker died" out of the progress; displays report it
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a checkpoint is registered, and a death noticed, within this
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # checkpoints and deaths of workers are noticed within this time
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow has the metrics
-    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # what is known of trials that a kill -9 may cost
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # a kill -9 loses at most this many seconds of Tune's state of the trials
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends an ablation as it ends any command
-    "RAY_AIR_NEW_OUTPUT": "0",  # Tune says nothing by itself
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends an ablation in the same way as any other command
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints nothing itself
 }
+"""Environment variables of every Ray that a job uses."""
 
-# Of an embedded Ray. A cluster's are its owner's.
+# A cluster has the settings of its owner instead.
 OWN_RAY = {
-    "RAY_AUTH_MODE": "token",  # with a token of this command's own, so that ~/.ray is neither read nor written
+    "RAY_AUTH_MODE": "token",  # this command makes a separate token, so that ~/.ray is neither read nor written
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # Else Ray replaces 127.0.0.1 by the address that others see, and listens to them.
+    # Otherwise Ray replaces 127.0.0.1 by this machine's public address and accepts connections from other machines.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_preload_python_modules": "jobs.ray_runtime.worker_preload",
 }
+"""Further environment variables of an embedded Ray."""
 
 
 def set_environment() -> None:
-    """Must come before ray is imported."""
+    """Set the environment variables of Ray that the user has not set; must be called before ray is imported."""
     for name, value in (ENVIRONMENT if in_ray_job() else ENVIRONMENT | OWN_RAY).items():
         os.environ.setdefault(name, value)
     if not in_ray_job() and os.environ["RAY_AUTH_MODE"] == "token":
@@ -67,12 +72,18 @@ def set_environment() -> None:
 
 @contextlib.contextmanager
 def connected(state_api: bool = False) -> Iterator[Callable[[], None]]:
-    """Ray for a job: the cluster that this process is a job of, else a Ray of its own.
+    """Connect a job to Ray: to its cluster if it is the job of one, else to an embedded Ray.
 
-    It gives a function that must be called before Ray is used. A Ray of its own starts before that, beside this
-    process, which imports torch and reads the data meanwhile. Its object store takes at most Ray's share of the memory,
-    30 %, and only as much as is put there. It has Ray's State API only if that is asked for: Ray Train asks it
-    which trials of an ablation are gone, to free what they had reserved, and nobody else needs it.
+    The value is a function that must be called before Ray is used. An embedded Ray starts in a separate process while
+    this one imports torch and reads the data; the function waits for it. Its object store takes at most 30 % of the
+    memory, Ray's default, and only as much as is stored there.
+
+    Args:
+        state_api: whether an embedded Ray has Ray's State API. Only an ablation needs it: Ray Train asks it which
+            trials have ended, to free the resources that they had reserved.
+
+    Raises:
+        JobError: from the function, if Ray does not start, or if the disk has no room for its files.
     """
     with _cluster() if in_ray_job() else embedded_ray(state_api) as ready:
         yield ready
@@ -80,8 +91,10 @@ def connected(state_api: bool = False) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def machines_known() -> Iterator[None]:
-    """What it takes to see the machines that a job would run on: a cluster is asked, of this machine no Ray is
-    started."""
+    """Connect to the cluster if this process is the job of one; start no Ray otherwise.
+
+    This is enough for `jobs.ray_runtime.machines` to list the machines that a job would run on.
+    """
     with _cluster() if in_ray_job() else contextlib.nullcontext():
         yield
 
@@ -92,17 +105,18 @@ def _cluster() -> Iterator[Callable[[], None]]:
 
     from jobs.ray_runtime.leftover_cleaners import without_leftovers
 
-    ray.init(log_to_driver=False, logging_level=logging.ERROR)  # Ray has told the job its address
+    ray.init(log_to_driver=False, logging_level=logging.ERROR)  # Ray has put the address into the environment
     with without_leftovers(), sigterm_as_interrupt():
         yield lambda: None
 
 
 @contextlib.contextmanager
 def embedded_ray(state_api: bool = False) -> Iterator[Callable[[], None]]:
-    """A private Ray on the loopback interface, as `connected` gives it.
+    """Start a private Ray on the loopback interface; the value is the function that `connected` describes.
 
-    Nothing of it is left however this process ends: `jobs.ray_runtime.embedded` sees to that. SIGTERM raises
-    `Terminated`, Ctrl-C KeyboardInterrupt. Several processes can each have one. It takes about 3 s and 600 MB.
+    However this process ends, `jobs.ray_runtime.embedded` removes everything of that Ray. In the block SIGTERM raises
+    `Terminated` and Ctrl-C raises KeyboardInterrupt. Several processes can have one Ray each. Ray takes about 3 s to
+    start and 600 MB of memory.
     """
     with contextlib.ExitStack() as ending:
         begun = _begin(state_api, ending)
@@ -113,18 +127,18 @@ def embedded_ray(state_api: bool = False) -> Iterator[Callable[[], None]]:
 
             try:
                 address = _address(*begun)
-            except JobError as error:  # Ray gives itself 30 s, which a machine that is very busy exceeds
-                log.debug("Ray is started once more (%s)", error)
+            except JobError as error:  # Ray limits its start to 30 s, which is too short on a very busy machine
+                log.debug("Ray is started a second time, because the first start failed (%s)", error)
                 address = _address(*_begin(state_api, ending))
             ending.callback(ray.shutdown)
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-            ending.enter_context(sigterm_as_interrupt())  # anew: ray.init sets a handler of its own
+            ending.enter_context(sigterm_as_interrupt())  # again, because ray.init has replaced the handler
 
         yield ready
 
 
 def _begin(state_api: bool, ending: contextlib.ExitStack) -> tuple[subprocess.Popen[str], str]:
-    """Starts the process that starts Ray, and has `ending` end it; the process, and Ray's folder."""
+    """Start the process that starts Ray, and have `ending` end it; return the process and Ray's folder."""
     folder = _ray_folder()
     with Path(folder, ERRORS).open("wb") as errors:
         have = this_machine()
@@ -135,23 +149,28 @@ def _begin(state_api: bool, ending: contextlib.ExitStack) -> tuple[subprocess.Po
 
 
 def _address(head: subprocess.Popen[str], folder: str) -> str:
-    """Waits for Ray. Raises JobError if it does not start."""
+    """Wait for Ray and return its address. Raises JobError if it does not start."""
     assert head.stdout is not None
     address = head.stdout.readline().strip()
     if not address:
         said = Path(folder, ERRORS).read_text().strip().splitlines()
-        raise JobError(f"Ray does not start here: {said[-1] if said else 'its process died'}")
+        raise JobError(
+            f"Ray does not start on this machine ({said[-1] if said else 'its process died'})",
+            remedy="check that memory, disk and processes are not exhausted, then try again",
+            code="ray-start-failed",
+        )
     return address
 
 
 def _ray_folder() -> str:
-    """A new folder for a Ray. Paths of sockets must be ASCII, and not exceed 107 characters, of which Ray needs 70."""
+    """Make a folder for Ray. Paths of sockets must be ASCII with at most 107 characters, of which Ray needs 70."""
     place = tempfile.gettempdir()
     short = len(place) < 30 and place.isascii()
     place = place if short else "/tmp"
     if (free := free_megabytes(place)) < LEAST_FREE_MB:
         raise JobError(
-            f"Ray needs {LEAST_FREE_MB} MB for its files in {place}, where {free:.0f} MB are free: make room, or name "
-            "another folder by TMPDIR"
+            f"Ray needs {LEAST_FREE_MB} MB for its files in {place}, where {free:.0f} MB are free",
+            remedy="free some space, or set the variable TMPDIR to another folder",
+            code="disk-full",
         )
     return tempfile.mkdtemp(prefix="ray-") if short else str(make_scratch_folder("/tmp"))

@@ -1,11 +1,10 @@
-"""The Ray of `jobs.ray_runtime.connection`, in a helper process (`jobs.system.helper_processes`), which ends it when
-its driver is gone, however that went.
+"""The helper process that starts an embedded Ray, and ends it when its driver has ended in whatever way.
 
-`python -m jobs.ray_runtime.embedded FOLDER PID STATE_API CPUS GPUS` starts a Ray with its files in FOLDER, says its
-address on standard output, and waits for the end of its standard input, which the driver PID holds open. Then it
-kills every process that has a file open in FOLDER (Ray hides its workers' command lines and environments, but each
-writes a log there), and removes the folder. Ray's own processes die with this one, all but two agents of the raylet,
-which would stay for minutes.
+`python -m jobs.ray_runtime.embedded FOLDER PID STATE_API CPUS GPUS` starts a Ray with its files in FOLDER, prints its
+address on standard output, and waits for the end of its standard input, which the driver PID holds open
+(`jobs.system.helper_processes`). Then it kills every process that has a file open in FOLDER, and removes the folder.
+That finds all workers: Ray hides their command lines and environments, but each writes a log there. Ray's other
+processes die with this one, except two agents of the raylet, which would otherwise stay for minutes.
 """
 
 from __future__ import annotations
@@ -26,15 +25,18 @@ from jobs.system.helper_processes import supervise
 from jobs.system.scratch import remove_abandoned
 
 PATIENCE_S = 15.0
+"""Seconds within which the processes of Ray must have ended; then the folder is removed anyway."""
 
 
 def main(folder: str, driver: int, state_api: bool, cpus: float, gpus: float) -> int:
+    """Start Ray, print its address, and end it with the driver; return the exit code."""
+
     def run() -> int:
         try:
             print(_start_ray(folder, state_api, cpus, gpus), flush=True)
         except Exception:
-            traceback.print_exc()  # whose last line the driver shows
-        os.close(sys.stdout.fileno())  # so that the driver's pipe ends
+            traceback.print_exc()  # the driver shows its last line
+        os.close(sys.stdout.fileno())  # ends the driver's pipe
         threading.Event().wait()
         return 1
 
@@ -42,11 +44,11 @@ def main(folder: str, driver: int, state_api: bool, cpus: float, gpus: float) ->
 
 
 def _start_ray(folder: str, state_api: bool, cpus: float, gpus: float) -> str:
-    """The address of a Ray on the loopback interface.
+    """Start a Ray on the loopback interface, and return its address.
 
-    It is made of the parts that `ray.init` is made of, less what nobody here needs: that process would be a driver too,
-    and would start a monitor for an autoscaler, a reader of its workers' logs and, without `state_api`, nine processes
-    of the dashboard: a third of the time that Ray takes to start.
+    This uses the parts of `ray.init` that are needed here. `ray.init` itself would also make this process a driver, and
+    would start a monitor for an autoscaler, a reader of the workers' logs and, even without `state_api`, nine processes
+    of the dashboard. These take a third of the time that Ray needs to start.
     """
     from ray._private.node import Node
     from ray._private.parameter import RayParams
@@ -54,12 +56,12 @@ def _start_ray(folder: str, state_api: bool, cpus: float, gpus: float) -> str:
     parameters = RayParams(
         node_ip_address="127.0.0.1",
         temp_dir=folder,
-        num_cpus=int(cpus),  # as the plan had it (jobs.ray_runtime.machines)
+        num_cpus=int(cpus),  # as the plan has counted them (jobs.ray_runtime.machines)
         num_gpus=int(gpus),
         include_dashboard=state_api,
         dashboard_host="127.0.0.1",
-        dashboard_port=None,  # the next that is free, as `ray.init` does it: else a second Ray does not start
-        include_log_monitor=False,  # type: ignore[arg-type]  # which Ray itself gives as a bool
+        dashboard_port=None,  # takes the next free port, as `ray.init` does; otherwise a second Ray does not start
+        include_log_monitor=False,  # type: ignore[arg-type]  # Ray itself passes a bool
         no_monitor=True,
     )
     return str(Node(parameters, head=True, shutdown_at_exit=False).gcs_address)
@@ -71,12 +73,12 @@ def _end_ray(folder: str, driver: int) -> None:
     while quiet_looks < 2 and time.monotonic() < deadline:
         found = list(_processes_of(folder, driver))
         for process in found:
-            with suppress(psutil.Error):  # it ended meanwhile
+            with suppress(psutil.Error):  # the process has ended by itself
                 process.kill()
         quiet_looks = 0 if found else quiet_looks + 1
         time.sleep(0.1)
     shutil.rmtree(folder, ignore_errors=True)
-    remove_abandoned(os.path.dirname(tempfile.gettempdir()))  # the driver's, if it was killed
+    remove_abandoned(os.path.dirname(tempfile.gettempdir()))  # the driver's folder, if the driver was killed
 
 
 def _processes_of(folder: str, driver: int) -> Iterator[psutil.Process]:
@@ -86,7 +88,7 @@ def _processes_of(folder: str, driver: int) -> Iterator[psutil.Process]:
         try:
             if any(file.path.startswith(folder + os.sep) for file in process.open_files()):
                 yield process
-        except (psutil.Error, OSError):  # it ended meanwhile, or is somebody else's
+        except (psutil.Error, OSError):  # the process has ended, or belongs to another user
             continue
 
 

@@ -1,4 +1,4 @@
-"""From workers to the driver: a queue of messages, and the threads that hand them to two functions one by one."""
+"""The queue of messages from workers to the driver, and the driver's threads that show and record them (`Channel`)."""
 
 from __future__ import annotations
 
@@ -20,39 +20,54 @@ __all__ = ["Channel"]
 Message = TypeVar("Message")
 
 POLL_S = 0.2
+"""Seconds between two looks into the queue."""
+
 RETRY_S = 5.0
+"""Seconds after which a message that MLflow did not take is tried again."""
+
 PATIENCE_AT_END_S = 180.0
+"""Seconds for which the remaining messages are tried at the end."""
 
 
 class Mailbox:
-    """What a worker puts messages into. The queue has them as bytes, so that its process need not import their
-    classes, and torch with them."""
+    """The workers' end of the queue.
+
+    Messages are stored as bytes, so that the process of the queue need not import their classes, and torch with them.
+    """
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
 
     def put(self, message: Any) -> None:
+        """Append a message."""
         self._queue.put(pickle.dumps(message))
 
     def take_all(self) -> list[Any]:
+        """Remove and return all messages, the oldest first."""
         waiting = self._queue.size()
         return [pickle.loads(sent) for sent in self._queue.get_nowait_batch(waiting)] if waiting else []
 
 
 def make_queue() -> Queue:
-    """On this machine: it must be there still when a worker's is cut off."""
+    """Make a queue on the driver's machine, so that it survives the loss of a worker's machine."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
 class Channel(Generic[Message]):
-    """A context manager. `queue` goes to the worker; `see` and `record` are called in threads of the driver.
+    """A context manager that passes the messages of workers to two functions of the driver, in order.
 
-    `see` is called once for each message, as it comes. `record` follows in a thread of its own, since a store that
-    hangs must not hold up what is shown, and may raise TrackingError while the store is away: the message is kept and
-    tried again, in order, and training goes on meanwhile; at the end it is tried for `PATIENCE_AT_END_S`, then the
-    error is raised.
-    Any other error is raised at the end. The queue is an actor with no CPU of its own; it survives the workers.
+    The two functions run in separate threads, so that a store that hangs does not delay what is shown. While `record`
+    raises TrackingError, for example because the server is away, its message is kept and tried again, and training
+    continues. At the end, messages are tried for `PATIENCE_AT_END_S`; then the error is raised. Any other error is also
+    raised at the end.
+
+    Args:
+        see: called once per message, as soon as it arrives.
+        record: called for each message after `see`.
+
+    Attributes:
+        queue: the end of the queue for the workers. It belongs to an actor that reserves no CPU and outlives them.
     """
 
     def __init__(self, see: Callable[[Message], None], record: Callable[[Message], None]) -> None:
@@ -69,7 +84,7 @@ class Channel(Generic[Message]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Handles what is left. After an interrupt it does not wait for a store that is away."""
+        """Handle the remaining messages; after an exception, do not wait for a store that is away."""
         self._closing.set()
         for thread in self._threads:
             thread.join(POLL_S + RETRY_S if kind is not None else None)
@@ -106,7 +121,7 @@ class Channel(Generic[Message]):
             raise error
 
     def _record_pending(self) -> TrackingError | None:
-        """Records what is pending; the error of the first message that the store would not take."""
+        """Record the pending messages; return the error of the first one that the store did not take, if any."""
         while self._pending and not self._left.is_set():
             try:
                 self._record(self._pending[0])

@@ -1,8 +1,8 @@
-"""What Ray 2.60 leaves behind of a training whose driver was stopped or killed.
+"""The removal of processes that Ray 2.60 leaves on a cluster after an ablation was stopped or killed.
 
-In a trial of several workers, Ray Train starts a process that removes what the trial had reserved when its controller
-dies, and means to end then; but it calls exit_actor() in a thread, where that ends nothing, and stays on the head for
-ever (200 MB).
+For a trial of several workers, Ray Train starts a process that frees the resources of the trial if its controller dies.
+The process should then end, but it calls exit_actor() in a thread, which has no effect there. It stays on the head
+forever, with 200 MB of memory.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ __all__ = ["without_leftovers"]
 log = logging.getLogger(__name__)
 
 CLEANER = "PlacementGroupCleaner"
+"""Ray's name for the class of these processes."""
 
 
 @contextmanager
 def without_leftovers() -> Iterator[None]:
-    """For a driver on a cluster's head, around its connection: ends those of drivers that are gone, and at last its
-    own."""
+    """End leftover processes on the head of a cluster, around the connection of a driver.
+
+    Those of earlier drivers are ended at the start, those of this driver at the end, when it also disconnects.
+    """
     import ray
     from ray.util.state import list_jobs
 
-    with unheeded(log, "what earlier drivers left stays for the next time"):  # Ray's state API may be busy
+    with unheeded(log, "processes of earlier drivers are not ended now"):  # Ray's State API may be busy
         running = {job.job_id for job in list_jobs() if job.status == "RUNNING"}
         _end(_cleaners(lambda job: job not in running))
     own: list[psutil.Process] = []
@@ -37,14 +40,14 @@ def without_leftovers() -> Iterator[None]:
         yield
     finally:
         job = ray.get_runtime_context().get_job_id()
-        with unheeded(log, "what this driver leaves stays for the next one to end"):
+        with unheeded(log, "processes of this driver are left to the next driver"):
             own = _cleaners(lambda of: of == job)
-        ray.shutdown()  # which ends all else that the job has running
+        ray.shutdown()  # ends all other processes of the job
         _end(own)
 
 
 def _cleaners(of_job: Callable[[str], bool]) -> list[psutil.Process]:
-    """Those on this machine."""
+    """Return the leftover processes on this machine that belong to certain jobs."""
     import ray
     from ray.util.state import list_actors
 

@@ -1,5 +1,4 @@
-"""The machines that a job may use: those of the cluster that it is a job of, else this one, which need not have a Ray
-yet."""
+"""The machines that a job can use: those of its cluster, or this machine, on which Ray need not run yet."""
 
 from __future__ import annotations
 
@@ -15,14 +14,14 @@ from jobs.system.environment import in_ray_job, node_types
 __all__ = ["Machine", "machines_to_come", "machines_up", "this_machine"]
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-"""What Linux shows a process of GPUs: NVIDIA's, AMD's, and those of Windows beneath it."""
+"""Files that Linux has if there are GPUs: of NVIDIA, of AMD, and of Windows if Linux runs under it."""
 
 Machine = Mapping[str, float]
-"""What a machine offers, in Ray's words: "CPU" cores and "GPU" GPUs; one that has none need not say so."""
+"""The resources of a machine by Ray's names: number of cores ("CPU") and of GPUs ("GPU"). A missing name means 0."""
 
 
 def machines_up() -> list[Machine]:
-    """The machines that are there, be they busy or not. A job of a cluster must be connected to it."""
+    """Return the machines that run now, busy or not. A job on a cluster must be connected to it."""
     if not in_ray_job():
         return [this_machine()]
     import ray
@@ -31,25 +30,25 @@ def machines_up() -> list[Machine]:
 
 
 def machines_to_come() -> list[Machine]:
-    """The machines that the cluster's autoscaler may add."""
+    """Return the machines that the cluster's autoscaler can still add; none without a cluster."""
     return _missing(machines_up(), *node_types()) if in_ray_job() else []
 
 
 def this_machine() -> Machine:
-    """The cores that this process may use, by its affinity and its container's limit, and the GPUs that torch sees."""
+    """Return the cores that this process may use, by affinity and container limit, and the GPUs that torch sees."""
     return {"CPU": float(joblib.cpu_count()), "GPU": float(_gpus())}
 
 
 def _gpus() -> int:
     if sys.platform == "linux" and not any(Path(device).exists() for device in GPU_DEVICES):
-        return 0  # known without torch, whose import takes seconds in which Ray starts
+        return 0  # avoids the import of torch, which takes seconds and would delay the start of Ray
     import torch
 
     return torch.cuda.device_count()
 
 
 def _missing(up: list[Machine], types: Mapping[str, Mapping[str, Any]], most: int | None) -> list[Machine]:
-    """Of each kind as many as are not there yet, and no more than `most` workers beside the head."""
+    """Return the machines of each type that do not run yet; at most `most` machines in addition to the head in all."""
     left = list(up)
     missing: list[Machine] = []
     for kind in types.values():

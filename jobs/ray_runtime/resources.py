@@ -1,4 +1,7 @@
-"""What each worker gets, checked against what the machines have before anything waits for it."""
+"""The number of workers of a job, and the cores and GPUs of each, checked against what the machines have.
+
+The check comes first because Ray waits forever for resources that no machine has.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,18 @@ from jobs.text import count
 __all__ = ["Resources", "resources_for", "trial_resources"]
 
 LEAST_SHARE = 0.25
-"""Of a core for a worker, unless it is said otherwise."""
+"""Smallest share of a core that a worker gets unless ``--cpus-per-worker`` says otherwise."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Workers (least, most), and the GPUs and cores of each."""
+    """The workers of a job and what each of them gets.
+
+    Attributes:
+        workers: the smallest and the largest number of workers; they differ for an elastic training.
+        gpus: number of GPUs per worker, 0 or a fraction included.
+        cpus: number of cores per worker.
+    """
 
     workers: tuple[int, int]
     gpus: float
@@ -28,31 +37,34 @@ class Resources:
 
     @property
     def threads(self) -> int:
-        """Of torch in each worker."""
+        """The number of torch's threads in each worker."""
         return max(1, math.floor(self.cpus))
 
     @property
     def backend(self) -> str:
-        """Workers that share a GPU cannot use NCCL."""
+        """The backend of torch.distributed: NCCL for whole GPUs, else Gloo, because NCCL needs one GPU per worker."""
         return "nccl" if self.gpus >= 1 else "gloo"
 
     @property
     def room_now(self) -> int:
-        """For how many workers there is room on the machines that are there, be they busy or not."""
+        """The number of workers for which the machines that run now have room, busy or not; at most the largest."""
         return min(self.workers[1], _room(machines_up(), self.gpus, self.cpus))
 
     def task_options(self) -> dict[str, float]:
-        """The options of a Ray task that is one worker's."""
+        """Return the options of a Ray task that has the resources of one worker."""
         return {"num_cpus": self.cpus, "num_gpus": self.gpus}
 
 
 class Asked(Protocol):
-    """What a spec says of each worker; None leaves it open."""
+    """The settings that ask for resources; None leaves the amount open."""
 
     @property
-    def gpus_per_worker(self) -> float | None: ...
+    def gpus_per_worker(self) -> float | None:
+        """The number of GPUs per worker."""
+
     @property
-    def cpus_per_worker(self) -> float | None: ...
+    def cpus_per_worker(self) -> float | None:
+        """The number of cores per worker."""
 
 
 FLAGS = "--workers, --cpus-per-worker or --gpus-per-worker"
@@ -60,10 +72,16 @@ TRIAL_FLAGS = "--workers-per-trial, --cpus-per-trial or --gpus-per-trial"
 
 
 def resources_for(spec: Asked, workers: tuple[int, int] | None, flags: str = FLAGS) -> Resources:
-    """What is asked for, with what is left open filled in: without a number of workers, one a GPU if they use GPUs,
-    else one a machine.
+    """Return the resources of a job: what its settings ask for, and defaults for what they leave open.
 
-    Raises JobError if the cluster cannot give it; `flags` are those that it says to lower.
+    Args:
+        spec: the settings.
+        workers: the smallest and the largest number of workers. None means one worker per GPU if workers use GPUs,
+            else one per machine.
+        flags: the flags that the error advises to lower.
+
+    Raises:
+        JobError: if the machines do not have room for the smallest number of workers.
     """
     machines = _machines()
     have = _total(machines)
@@ -80,18 +98,27 @@ def resources_for(spec: Asked, workers: tuple[int, int] | None, flags: str = FLA
     if fitting < least:
         each = f"{count(cpus, 'core')} and {count(gpus, 'GPU')}" if gpus else count(cpus, "core")
         raise JobError(
-            f"{count(least, 'worker')} with {each} each cannot run here: there are {count(have['CPU'], 'core')} "
-            f"and {count(have['GPU'], 'GPU')} on {count(len(machines), 'machine')}, room for {fitting}; lower {flags}"
+            f"there is not enough room for {count(least, 'worker')} with {each} each: "
+            f"{count(have['CPU'], 'core')} and {count(have['GPU'], 'GPU')} on {count(len(machines), 'machine')} give "
+            f"room for {fitting}",
+            remedy=f"lower {flags}",
+            code="not-enough-resources",
         )
     return Resources((least, most), gpus, cpus)
 
 
 def trial_resources(spec: TrainSpec, trials: int, most: int | None) -> tuple[Resources, int]:
-    """What each of so many trials gets, and how many of them, at most `most`, there is room for at a time.
+    """Return the resources of each trial of an ablation, and how many trials run at the same time.
 
-    Where they use no GPUs, all cores are shared out among the trials that run at a time, whole ones while they last.
+    Without GPUs, the trials that run at the same time share all cores: whole cores each if there are enough.
 
-    Raises JobError if there is no room for one.
+    Args:
+        spec: the settings of a trial.
+        trials: number of trials.
+        most: largest number of trials that may run at the same time; None for no limit.
+
+    Raises:
+        JobError: if there is no room for one trial.
     """
     workers, _ = worker_range(spec.workers)
     at_a_time = min(trials, most or trials)
@@ -114,13 +141,16 @@ def _total(machines: Sequence[Machine]) -> dict[str, float]:
 
 
 def _room(machines: Sequence[Machine], gpus: float, cpus: float) -> int:
-    """For how many workers."""
+    """Return the number of workers that fit on the machines."""
     return sum(_fits(machine, gpus, cpus) for machine in machines)
 
 
 def _share(machines: Sequence[Machine], workers: int, elastic: bool) -> float:
-    """The most whole cores that each worker can have. Where there are too few, a fraction, or, for elastic training,
-    one: then fewer start. Not less than `LEAST_SHARE`."""
+    """Return the largest number of whole cores that each worker can have.
+
+    If there are fewer cores than workers, it is a fraction of a core, at least `LEAST_SHARE`. For an elastic training
+    it is one core instead, and fewer workers start.
+    """
     largest = math.floor(max((machine.get("CPU", 0.0) for machine in machines), default=0.0))
     for cores in range(largest, 0, -1):
         if _room(machines, gpus=0, cpus=cores) >= workers:
@@ -131,7 +161,7 @@ def _share(machines: Sequence[Machine], workers: int, elastic: bool) -> float:
 
 
 def _fits(machine: Machine, gpus: float, cpus: float) -> int:
-    """How many workers a machine has room for."""
+    """Return the number of workers that fit on a machine."""
     by_cpu = math.floor(machine.get("CPU", 0.0) / cpus + 1e-9)
     if not gpus:
         return by_cpu

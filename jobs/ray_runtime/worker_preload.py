@@ -1,4 +1,4 @@
-"""Sets up each worker process of an embedded Ray, which imports this module when the process starts."""
+"""The setup of the worker processes of an embedded Ray, each of which imports this module when it starts."""
 
 from jobs.system.process_setup import set_up_process
 

@@ -1,1 +1,1 @@
-"""This machine and its processes: environment, signals, child processes, metrics."""
+"""The machine of this process: environment, signals, helper processes, temporary files, memory and load."""

@@ -1,5 +1,7 @@
-"""What the environment says of where this process runs: by itself, or as a job of a Ray cluster, and what that
-cluster's owner has set up (docs/cluster.md)."""
+"""The environment of this process: whether it is the job of a Ray cluster, and what the cluster's owner has set up.
+
+docs/cluster.md describes the variables for owners of clusters.
+"""
 
 from __future__ import annotations
 
@@ -16,55 +18,74 @@ if TYPE_CHECKING:
 
 __all__ = ["address_of", "check_file_names", "in_ray_job", "job_metadata", "node_types", "ray_job_id", "storage"]
 
-JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # which Ray sets for the entry point of a job, and for nothing else
-BOOTSTRAP = "~/ray_bootstrap_config.yaml"  # where `ray up` leaves its file on the head
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""A variable that Ray sets for the entry point of a job only."""
+
+BOOTSTRAP = "~/ray_bootstrap_config.yaml"
+"""The file in which `ray up` leaves the configuration of the cluster on its head."""
 
 
 def check_file_names() -> None:
-    """Raises JobError where this Python cannot tell others the names of the folders that it works in."""
+    """Check that the names of the working folder and of the temporary folder can be encoded for other processes.
+
+    Raises:
+        JobError: if a name is not ASCII and Python's encoding of file names is.
+    """
     try:
         for name in (os.getcwd(), tempfile.gettempdir()):
             name.encode()
     except UnicodeEncodeError:
         raise JobError(
-            "the name of this folder, or of that for temporary files, is not ASCII, and Python was told to read ASCII "
-            "alone: set LC_ALL=C.UTF-8, and not PYTHONUTF8=0"
+            f"the name of the working folder or of the temporary folder ({name!a}) is not ASCII, but this Python "
+            "reads file names as ASCII",
+            remedy="set the variable LC_ALL=C.UTF-8, and remove PYTHONUTF8=0 if it is set",
+            code="file-names-not-ascii",
         ) from None
 
 
 def in_ray_job() -> bool:
-    """Whether this process is the driver of a Ray job."""
+    """Return whether this process is the driver of a Ray job."""
     return JOB_CONFIG in os.environ
 
 
 def job_metadata() -> dict[str, str]:
-    """What the job was submitted with; empty outside of one."""
+    """Return the metadata with which the job was submitted; empty if this process is not a job."""
     found: dict[str, str] = json.loads(os.environ.get(JOB_CONFIG, "{}")).get("metadata", {})
     return found
 
 
 def ray_job_id() -> str | None:
-    """What the Jobs API calls this job."""
+    """Return the id of this job in Ray's Jobs API; None if this process is not a job."""
     return job_metadata().get("job_submission_id")
 
 
 def storage() -> str | None:
-    """$GLOW_STORAGE, the folder or bucket that relative outputs lie under."""
+    """Return $GLOW_STORAGE, the folder or bucket under which relative outputs are; None if it is not set."""
     return os.environ.get("GLOW_STORAGE") or None
 
 
 def node_types() -> tuple[dict[str, JsonObject], int | None]:
-    """The kinds of machine that the cluster's autoscaler may add, as `ray up` writes them (resources, max_workers), and
-    the most machines of all kinds together: from $GLOW_NODE_TYPES, or what `ray up` left on this head.
+    """Return the types of machine that the cluster's autoscaler can add.
 
-    Raises JobError for a variable that cannot be read.
+    They come from $GLOW_NODE_TYPES, else from the file that `ray up` has left on this head.
+
+    Returns:
+        The types by name, each as `ray up` writes it (resources, max_workers), without the type of the head; and the
+        largest number of machines of all types together in addition to the head, None if unknown.
+
+    Raises:
+        JobError: if $GLOW_NODE_TYPES is not JSON.
     """
     given = os.environ.get("GLOW_NODE_TYPES")
     if given:
         try:
             return dict(json.loads(given)), None
         except ValueError as error:
-            raise JobError(f"the cluster's GLOW_NODE_TYPES is not JSON ({error}): correct it on the head") from None
+            raise JobError(
+                f"the variable GLOW_NODE_TYPES of the cluster is not JSON ({error})",
+                remedy="correct it on the head of the cluster",
+                code="variable-not-json",
+            ) from None
     file = Path(BOOTSTRAP).expanduser()
     if not in_ray_job() or not file.is_file():
         return {}, None
@@ -77,10 +98,14 @@ def node_types() -> tuple[dict[str, JsonObject], int | None]:
 
 
 def address_of(given: str | None) -> str | None:
-    """The http address of a cluster: `given`, else $RAY_ADDRESS; None for a Ray of one's own ("local", or neither), or
-    for the cluster that this process is a job of already.
+    """Return the HTTP address of the cluster that a command should use: `given`, else $RAY_ADDRESS.
 
-    Raises SpecError for an address of another kind.
+    Returns:
+        The address without a slash at the end. None means an embedded Ray (for "local", or if neither is set), or the
+        cluster whose job this process already is.
+
+    Raises:
+        SpecError: if the address is not one of HTTP.
     """
     address = given or (None if in_ray_job() else os.environ.get("RAY_ADDRESS"))
     if not address or address == "local":
@@ -88,7 +113,8 @@ def address_of(given: str | None) -> str | None:
     if not address.startswith(("http://", "https://")):
         where = "--address" if given else "$RAY_ADDRESS"
         raise SpecError(
-            f"{where} is the address of a Ray dashboard such as http://localhost:8265, or local for a Ray of this "
-            f"machine's own, not {address!r}"
+            f"{where} {address} is not the address of a Ray dashboard",
+            remedy="give an HTTP address such as http://localhost:8265, or local for a private Ray on this machine",
+            code="ray-address",
         )
     return address.rstrip("/")

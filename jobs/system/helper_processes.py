@@ -1,20 +1,20 @@
-"""Helper processes that end with the process that wants them, however that goes, and clean up after themselves.
+"""Helper processes, which end when their parent ends in whatever way, and clean up after themselves.
 
-`start` gives a helper a pipe as its standard input. The parent writes nothing or little to it, and holds it open; the
-kernel closes it when the parent dies, kill -9 included. In the helper, `supervise` waits for that beside what the
-helper does, and `last_words` where it does nothing else.
+`start` gives a helper a pipe as its standard input. The parent writes little or nothing to it and holds it open; the
+kernel closes it when the parent dies, even by kill -9. In the helper, `supervise` waits for that while the helper
+works, and `last_words` waits for it if the helper has nothing else to do.
 
-A training of one worker needs two helpers of ours on this machine:
+A training of one worker has two such helpers on this machine:
 
-- `jobs.ray_runtime.embedded` starts Ray, and kills what is left of it when the command is gone. Ray cannot do that by
-  itself: two of its agents would stay for minutes, and its folder for ever. It is a process of its own so that Ray
-  starts while the command is importing torch and MLflow, and so that Ctrl-C, which goes to a whole terminal, does not
-  reach Ray before the command has brought the record into a true state.
-- `jobs.tracking.watch` marks the run FAILED when the command was killed. It cannot be the first one: that belongs to
-  Ray, of which there may be none (an evaluation) or which is not ours to end (a job on a cluster).
+- `jobs.ray_runtime.embedded` starts Ray, and kills what is left of it when the command has ended. Ray cannot do that
+  itself: two of its agents would stay for minutes, and its folder forever. It is a separate process so that Ray starts
+  while the command imports torch and MLflow, and so that Ctrl-C, which reaches all processes of a terminal, does not
+  reach Ray before the command has recorded how it ended.
+- `jobs.tracking.watch` marks the run as FAILED if the command was killed. The first helper cannot do this, because it
+  belongs to Ray: an evaluation may use no Ray, and a job on a cluster must not end the cluster's Ray.
 
-`glowctl ui` needs one, this module run as `python -m jobs.system.helper_processes COMMAND...`: MLflow's server is two
-processes, of which the second would outlive the first.
+`glowctl ui` has one helper: this module, run as `python -m jobs.system.helper_processes COMMAND...`. MLflow's server
+consists of two processes, and the second would outlive the first.
 """
 
 from __future__ import annotations
@@ -34,11 +34,13 @@ from typing import IO, NoReturn
 __all__ = ["end", "last_words", "shield", "start", "supervise"]
 
 PROJECT = Path(__file__).parents[2]
+"""The folder that contains the package `jobs`."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that a helper survives."""
 
 PATIENCE_S = 3.0
-"""How long a command that is asked to end may take before it is killed."""
+"""Seconds that a command may take to end after it was asked to, before it is killed."""
 
 
 def start(
@@ -48,14 +50,21 @@ def start(
     stdout: int | IO[bytes] = subprocess.DEVNULL,
     stderr: int | IO[bytes] = subprocess.DEVNULL,
 ) -> subprocess.Popen[str]:
-    """Starts a module of this project as a helper, with more variables in its environment.
+    """Start a module of this project as a helper.
 
-    It is in a session of its own, so that Ctrl-C is for this process alone. `jobs` is found also where it is not
-    installed, as in a job of a cluster.
+    The helper runs in a separate session, so that Ctrl-C reaches only this process. It finds `jobs` even if the package
+    is not installed, as in a job on a cluster.
+
+    Args:
+        module: the name of the module.
+        arguments: its command line.
+        environment: variables to add to those of this process.
+        stdout: where its standard output goes.
+        stderr: where its standard error goes.
     """
     path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", module, *arguments],  # -P: not what lies in this folder
+        [sys.executable, "-P", "-m", module, *arguments],  # -P: do not import modules from the working folder
         stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=stderr,
@@ -66,9 +75,15 @@ def start(
 
 
 def end(helper: subprocess.Popen[str], word: str = "", wait: bool = True) -> None:
-    """Closes a helper's input after this last word, and waits until the helper has cleaned up."""
+    """End a helper by closing its standard input.
+
+    Args:
+        helper: the helper.
+        word: a text to write to its standard input before.
+        wait: whether to wait until it has cleaned up.
+    """
     assert helper.stdin is not None
-    with suppress(BrokenPipeError):  # somebody has killed it
+    with suppress(BrokenPipeError):  # the helper was killed
         helper.stdin.write(word)
         helper.stdin.close()
     if wait:
@@ -78,29 +93,29 @@ def end(helper: subprocess.Popen[str], word: str = "", wait: bool = True) -> Non
 
 
 def shield() -> None:
-    """Makes this process survive the signals that would end it, and not those that it starts.
+    """Make this process, but not those that it starts, survive the signals `SIGNALS`.
 
-    SIG_IGN would be inherited; a handler is not.
+    It installs handlers that do nothing, because processes inherit SIG_IGN but not handlers.
     """
     for number in SIGNALS:
         signal.signal(number, lambda *_: None)
 
 
 def last_words() -> str:
-    """What the parent has said, once it is gone or has no more to say."""
+    """Wait until the parent has ended or closed the pipe, and return what it wrote."""
     shield()
     return sys.stdin.read()
 
 
 class _ParentGone(BaseException):
-    """Ends what a helper does: nothing may catch it and go on."""
+    """Interrupts the work of a helper; a BaseException, so that no handler for errors catches it."""
 
 
 def supervise(run: Callable[[], int], clean_up: Callable[[], None]) -> int:
-    """Runs a helper: calls `run`, and `clean_up` when that has ended or as soon as the parent is gone; the exit code.
+    """Call `run`, then `clean_up`; if the parent ends first, interrupt `run`, call `clean_up` and end this process.
 
-    Nothing is started any more while `clean_up` is called: `run` has been interrupted. If the parent is gone, this
-    does not return but ends the process.
+    Returns:
+        The result of `run`, an exit code. The function does not return if the parent has ended.
     """
     shield()
     signal.signal(signal.SIGUSR1, _stop_running)
@@ -131,16 +146,16 @@ def _stop_running(*_: object) -> None:
 
 
 def _wait_for_the_end() -> NoReturn:
-    """The other thread ends this process."""
+    """Wait until the other thread ends this process."""
     while True:
         signal.pause()
 
 
 def _end_group(leader: subprocess.Popen[bytes]) -> None:
-    """Ends all of a process group, by force if it does not end when it is asked to."""
+    """End all processes of a group: ask them to end, then kill those that remain."""
     for number, patience in ((signal.SIGTERM, PATIENCE_S), (signal.SIGKILL, 0.0)):
         deadline = time.monotonic() + patience
-        with suppress(ProcessLookupError):  # all of it has ended
+        with suppress(ProcessLookupError):  # all processes of the group have ended
             os.killpg(leader.pid, number)
             while time.monotonic() < deadline:
                 leader.poll()
@@ -149,7 +164,7 @@ def _end_group(leader: subprocess.Popen[bytes]) -> None:
 
 
 def main(command: list[str]) -> int:
-    """Runs a command in a process group of its own, which is ended with the parent, or with its first process."""
+    """Run a command in a separate process group, which ends with the parent or with its first process."""
     shield()
     leader = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
     return supervise(leader.wait, lambda: _end_group(leader))

@@ -1,4 +1,4 @@
-"""How much memory the processes of a command may still use."""
+"""The memory that the processes of a command can still use."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import psutil
 __all__ = ["memory_left"]
 
 CONTAINER = Path("/sys/fs/cgroup")
-"""Where Linux says what a container may use."""
+"""The folder in which Linux shows the limits of a container."""
 
 
 def memory_left() -> int:
-    """Bytes that are free on this machine and within its container's limit, if there is one. What the file system keeps
-    of files counts as free."""
+    """Return the bytes that are free on this machine, and within the limit of its container if there is one.
+
+    Memory in which the system caches files counts as free.
+    """
     free = psutil.virtual_memory().available
-    with suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+    with suppress(OSError, ValueError):  # there is no container, or it has no limit ("max")
         limit = int((CONTAINER / "memory.max").read_text())
         used = int((CONTAINER / "memory.current").read_text())
         files = {name: int(bytes_) for name, bytes_ in map(str.split, (CONTAINER / "memory.stat").open())}

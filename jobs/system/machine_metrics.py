@@ -1,4 +1,4 @@
-"""What this machine is doing, under the names that MLflow's UI shows as system metrics."""
+"""The load of this machine, under the names that MLflow's UI shows as system metrics."""
 
 from __future__ import annotations
 
@@ -19,25 +19,33 @@ log = logging.getLogger(__name__)
 
 
 INTERVAL_S = 5.0
+"""Seconds between two measurements."""
+
 MEGA = 1e6
 
 
 def machine_name() -> str:
+    """Return the network name of this machine."""
     return platform.node()
 
 
 @contextmanager
 def sampled(put: Callable[[dict[str, float]], None], interval_s: float = INTERVAL_S) -> Iterator[None]:
-    """Hands what `measured` says to `put` every so many seconds meanwhile, and at the end, from a thread of its own."""
+    """Measure the load of this machine in a separate thread during the block.
+
+    Args:
+        put: receives the result of `measured` after every interval and once at the end.
+        interval_s: seconds between two measurements.
+    """
     ended = threading.Event()
 
     def run() -> None:
         before = psutil.net_io_counters()
-        psutil.cpu_percent()  # counts from here
+        psutil.cpu_percent()  # the next call returns the mean since this one
         going_on = True
         while going_on:
             going_on = not ended.wait(interval_s)
-            with unheeded(log, "no machine metrics"):  # the driver may be gone, which the training will notice
+            with unheeded(log, "a measurement of the machine is lost"):  # if the driver has ended, the training notices
                 put(measured(before))
 
     thread = threading.Thread(target=run, name="machine", daemon=True)
@@ -50,7 +58,11 @@ def sampled(put: Callable[[dict[str, float]], None], interval_s: float = INTERVA
 
 
 def measured(since: Any = None) -> dict[str, float]:
-    """Of all cores, memory, disk, GPUs; network traffic from `since`, psutil's counters, on."""
+    """Return the use of all cores, the memory, the disk, the network and the GPUs.
+
+    Args:
+        since: earlier counters of psutil; network traffic is counted from there, or from the machine's start if None.
+    """
     memory, disk, network = psutil.virtual_memory(), psutil.disk_usage("/"), psutil.net_io_counters()
     return {
         "cpu_utilization_percentage": psutil.cpu_percent(),
@@ -70,7 +82,7 @@ def _gpus() -> dict[str, float]:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception as error:  # no such library, or no GPU
+    except Exception as error:  # the library is not installed, or there is no GPU
         log.debug("no GPU is measured: %s", error)
         return {}
     found: dict[str, float] = {}
@@ -80,6 +92,6 @@ def _gpus() -> dict[str, float]:
         found[f"gpu_{index}_memory_usage_percentage"] = 100 * memory.used / memory.total
         found[f"gpu_{index}_memory_usage_megabytes"] = memory.used / MEGA
         found[f"gpu_{index}_utilization_percentage"] = rates.gpu
-        with suppress(pynvml.NVMLError):  # not every GPU says
+        with suppress(pynvml.NVMLError):  # not every GPU measures its power
             found[f"gpu_{index}_power_usage_watts"] = pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000
     return found

@@ -1,4 +1,7 @@
-"""Which process something belongs to, so that no other is ever taken for it: where it is, its id, and when it began."""
+"""The identity of a process: its machine or container, its id, and its start.
+
+A process id alone is not enough: the system gives it to another process after the first one has ended.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +15,27 @@ __all__ = ["has_ended", "is_of_this_machine", "this_process"]
 
 
 def this_process() -> str:
-    """The identity of this process, as a text without line breaks."""
+    """Return the identity of this process as a text without line breaks."""
     return f"{_place()} {os.getpid()} {_began(os.getpid())}"
 
 
 def is_of_this_machine(identity: str) -> bool:
-    """Whether `has_ended` can tell of this process: it is one of this machine since its last start, or of this
-    container."""
+    """Return whether the process belongs to this machine since its last start, and to this container if there is one.
+
+    Only for such a process can `has_ended` give an answer.
+    """
     place, pid, _ = _parts(identity)
     return place == _place() and pid.isdecimal()
 
 
 def has_ended(identity: str) -> bool:
-    """Whether a process of this machine has ended; one that cannot be seen is taken to live."""
+    """Return whether a process of this machine has ended; False if that cannot be found out."""
     _, pid, began = _parts(identity)
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
-    except PermissionError:  # another user's
+    except PermissionError:  # it belongs to another user
         pass
     return _began(int(pid)) not in (began, None)
 
@@ -41,8 +46,10 @@ def _parts(identity: str) -> tuple[str, str, str]:
 
 
 def _place() -> str:
-    """What a process id is of: a machine since its last start, or a container on it. Machines that were copied while
-    they ran share all but the name."""
+    """Return where process ids are valid: the machine's name, its last start, and the namespace of the container.
+
+    The name is needed because machines that were copied while they ran share everything else.
+    """
     boot, namespace = "", ""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -52,14 +59,14 @@ def _place() -> str:
 
 
 def _began(pid: int) -> str | None:
-    """When a process began; empty if it has ended and is not collected yet, None if that cannot be read."""
+    """Return when a process began; "" if it has ended and its parent has not noticed yet, None if unknown."""
     if sys.platform != "linux":
         return _began_elsewhere(pid)
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].decode().split()
     except (OSError, ValueError):
         return None
-    return "" if state in "ZX" else fields[18]  # in clock ticks since boot, which no change of the clock changes
+    return "" if state in "ZX" else fields[18]  # in ticks since boot, so that setting the clock does not change it
 
 
 def _began_elsewhere(pid: int) -> str | None:

@@ -1,4 +1,4 @@
-"""Settings of a process that glowctl owns: its command, and each of its workers."""
+"""The settings of the processes that glowctl owns: its command and each of its workers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from jobs.system.verbosity import set_up_logging
 __all__ = ["set_up_process"]
 
 OBJECTS_BETWEEN_COLLECTIONS = 200_000
-"""By itself Python looks for garbage every 700 new objects, which is a quarter of the time that torch, Ray and MLflow
-take to be imported."""
+"""Number of new objects after which Python collects garbage.
+
+Python's default, 700, costs a quarter of the time that the imports of torch, Ray and MLflow take.
+"""
 
 
 def set_up_process() -> None:
-    """Makes imports faster, keeps freed memory for the next tensor, and logs if $GLOW_VERBOSE is set, in this process.
+    """Set this process up: faster imports, freed memory kept for the next tensor, and logging if $GLOW_VERBOSE is set.
 
-    Call it before heavy imports and before threads are made. A second call changes nothing.
+    Call it before heavy imports and before threads start. A second call changes nothing.
     """
     set_up_logging()
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)

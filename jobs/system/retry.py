@@ -1,4 +1,4 @@
-"""Trying again what may only be away for a while."""
+"""Repeated calls of functions that can fail for a while, such as those that need a server."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ log = logging.getLogger(__name__)
 
 
 def patient(passes: Callable[[BaseException], bool], patience_s: float, every_s: float) -> Retrying:
-    """Calls a function again every so many seconds while it raises what `passes`; the last error is raised when
-    patience is at its end.
+    """Return a caller of functions that calls them again while they raise certain errors.
+
+    Args:
+        passes: returns whether an error is one after which to call again.
+        patience_s: seconds after which the last error is raised.
+        every_s: seconds between two calls.
 
     Example:
         >>> patient(lambda error: isinstance(error, OSError), patience_s=60, every_s=1)(len, "abc")

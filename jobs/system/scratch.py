@@ -1,6 +1,6 @@
-"""A folder for the temporary files of a command and of all that it starts, which goes with the command.
+"""The folder for the temporary files of a command and of all processes that it starts.
 
-A command that is killed cannot remove its folder: the next one does.
+The command removes its folder at its end. A command that is killed cannot do that; the next command removes its folder.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ from jobs.system.process_identity import has_ended, is_of_this_machine, this_pro
 __all__ = ["free_megabytes", "make_scratch_folder", "remove_abandoned", "scratch_folder"]
 
 PREFIX = "glow-"
+"""How the name of such a folder begins."""
+
 OWNER = ".owner"
+"""Name of the file in it with the identity of the process that it belongs to."""
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Makes the folder, and has this process and those that it starts put their temporary files there meanwhile.
+    """Make the folder; in the block, this process and those that it starts put their temporary files there.
 
-    Raises JobError if no folder for temporary files can be written.
+    Raises:
+        JobError: if no temporary folder can be written.
     """
     try:
         place = tempfile.gettempdir()
@@ -33,7 +37,9 @@ def scratch_folder() -> Iterator[Path]:
         folder = make_scratch_folder(place)
     except OSError as error:
         raise JobError(
-            f"no temporary file can be written ({error.strerror}): free some space, or name another folder by TMPDIR"
+            f"no temporary file can be written ({error.strerror})",
+            remedy="free some space, or set the variable TMPDIR to another folder",
+            code="no-temporary-folder",
         ) from error
     before = os.environ.get("TMPDIR"), tempfile.tempdir
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
@@ -49,21 +55,25 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def make_scratch_folder(place: str) -> Path:
-    """A new folder that says whose it is. Raises OSError."""
+    """Make a folder in `place` that contains the identity of this process.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
     (folder / OWNER).write_text(this_process())
     return folder
 
 
 def free_megabytes(place: str) -> float:
-    """How much room the disk of a folder has."""
+    """Return the free megabytes (10^6 bytes) of the disk that a folder is on."""
     return shutil.disk_usage(place).free / 1e6
 
 
 def remove_abandoned(place: str) -> None:
-    """Removes the folders of commands of this machine that have ended."""
+    """Remove the folders in `place` of processes of this machine that have ended."""
     for owner in Path(place).glob(f"{PREFIX}*/{OWNER}"):
-        with suppress(OSError, ValueError):  # it goes just now, or is another user's
+        with suppress(OSError, ValueError):  # it is being removed by another process, or belongs to another user
             identity = owner.read_text()
             if is_of_this_machine(identity) and has_ended(identity):
                 shutil.rmtree(owner.parent, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a command in the same way."""
+"""The handling of Ctrl-C and SIGTERM, which end a command in the same way."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ __all__ = ["Terminated", "sigterm_as_interrupt"]
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came: as Ctrl-C, but the exit code says so."""
+    """The command received SIGTERM. It ends as after Ctrl-C, but with another exit code."""
 
 
 @contextlib.contextmanager
 def sigterm_as_interrupt() -> Iterator[Callable[[], None]]:
-    """SIGTERM ends what runs as Ctrl-C does, by KeyboardInterrupt."""
+    """Let SIGTERM interrupt the block as Ctrl-C does; the block then raises `Terminated`.
+
+    Nothing changes in a thread other than the main one. The value is a function that does nothing: it stands for that
+    of `jobs.ray_runtime.connection.connected` in jobs that need no Ray.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
@@ -25,7 +29,7 @@ def sigterm_as_interrupt() -> Iterator[Callable[[], None]]:
     def on_sigterm(number: int, frame: object) -> None:
         nonlocal terminated
         terminated = True
-        raise KeyboardInterrupt  # not by SIGINT, which Ray blocks in the jobs of a cluster
+        raise KeyboardInterrupt  # not through SIGINT, which Ray blocks in the jobs of a cluster
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, signal.default_int_handler)

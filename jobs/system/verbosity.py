@@ -1,4 +1,4 @@
-"""What `--verbose` shows: why something was tried again, left out, or gone on without."""
+"""The logging of `--verbose`: why something was tried again, left out, or skipped after an error."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from contextlib import contextmanager
 __all__ = ["VERBOSE", "is_verbose", "set_up_logging", "unheeded"]
 
 VERBOSE = "GLOW_VERBOSE"
-"""The variable that is not empty where much is to be said; the processes that a command starts inherit it."""
+"""The environment variable that is set by `--verbose`; the processes that a command starts inherit it."""
 
 OURS = ("glow", "jobs")
+"""The packages whose logs are shown."""
 
 
 def is_verbose() -> bool:
-    """Whether much is to be said."""
+    """Return whether $GLOW_VERBOSE is set and not empty."""
     return bool(os.environ.get(VERBOSE))
 
 
 def set_up_logging() -> None:
-    """Shows what the modules of this project log, on standard error, if $GLOW_VERBOSE is set, and nothing of it if not.
+    """Show the logs of this project's modules on standard error if $GLOW_VERBOSE is set; hide them otherwise.
 
     A second call adds nothing.
     """
@@ -33,13 +34,19 @@ def set_up_logging() -> None:
             logger.handlers = [shown]
             logger.setLevel(logging.DEBUG)
         elif not logger.handlers:
-            logger.addHandler(logging.NullHandler())  # or Python itself would show warnings
+            logger.addHandler(logging.NullHandler())  # without a handler, Python itself would show warnings
         logger.propagate = not is_verbose()
 
 
 @contextmanager
 def unheeded(log: logging.Logger, what: str, *errors: type[Exception]) -> Iterator[None]:
-    """Goes on after these errors (any, if none is named), whose reason is logged. `what` says what was not done."""
+    """Suppress errors in the block, and log them.
+
+    Args:
+        log: the logger.
+        what: a clause for the log on what was not done.
+        errors: the classes of errors to suppress; without any, all.
+    """
     passed = errors or (Exception,)
     try:
         yield

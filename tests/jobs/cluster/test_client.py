@@ -123,10 +123,11 @@ def test_where_a_cluster_is_said_to_be(monkeypatch, given, variable, found):
 
 @pytest.mark.parametrize("address", ["10.0.0.1:6379", "auto", "ray://head:10001"])
 def test_addresses_of_another_kind_are_refused(monkeypatch, address):
-    with pytest.raises(SpecError, match="--address is the address of a Ray dashboard"):
+    with pytest.raises(SpecError, match=f"--address {address}") as error:
         address_of(address)
+    assert error.value.code == "ray-address"
     monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(SpecError, match=r"\$RAY_ADDRESS is the address"):
+    with pytest.raises(SpecError, match=rf"\$RAY_ADDRESS {address}"):
         address_of(None)
 
 
