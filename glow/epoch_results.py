@@ -48,7 +48,8 @@ class EpochResult:
             step was skipped.
         validation_bits_per_dim: mean over the validation images after the epoch; NaN if there are none.
         images_per_second: training speed; validation is not counted.
-        gradient_norm: mean L2 norm over the epoch's steps, before clipping.
+        gradient_norm: mean L2 norm of the gradient over the epoch's steps that were not skipped, before clipping; NaN
+            if all were.
         learning_rate: the rate of the epoch's last step.
         skipped_steps: steps skipped since the start of training because their gradient was not finite.
         seconds: duration of the epoch in this process, validation included. After a resumption inside the epoch, only
