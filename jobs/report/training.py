@@ -54,6 +54,7 @@ COURSE_NLL = (
 WORDS = {
     "depth": "depth K =",
     "levels": "levels L =",
+    "images_in": "storage of images",
     "per_class": "images per class",
     "warmup_steps": "warm-up steps",
 }

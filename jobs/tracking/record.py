@@ -436,7 +436,7 @@ def _answers(uri: str) -> bool:
 def source_tags() -> dict[str, str]:
     """Return tags for the program, the user and the git commit, with the names that MLflow gives its own runs.
 
-    The commit is left out if the code is not in a git checkout of its own. In a Ray job, the tags are those of the
+    The commit is left out unless the code is the root of a git checkout. In a Ray job, the tags are those of the
     machine that submitted it, and the job's id.
     """
     job = ray_job_id()

@@ -1,3 +1,5 @@
+"""Stores, runs and the writing of runs: what a Record does while a store fails or its process is killed."""
+
 import re
 import socket
 import subprocess
