@@ -1,4 +1,4 @@
-"""A trained model in a store, made without Ray: what evaluations start from."""
+"""Record a trained model in a store without Ray, as a start for the tests of evaluations."""
 
 from pathlib import Path
 
@@ -14,8 +14,13 @@ NAME = "train digits small"
 
 
 def train_into(folder: Path) -> str:
-    """Trains a class-conditional Glow on the digits and records it in `folder`/mlflow.db as `glowctl train` does; the
-    run's id. The checkpoint is in `folder`/trained."""
+    """Train a class-conditional Glow on the digits, and record it as `glowctl train` does.
+
+    The store is `folder`/mlflow.db, and the checkpoint is in `folder`/trained.
+
+    Returns:
+        The id of the run.
+    """
     work = work_in(folder, class_conditional=True)
     torch.manual_seed(0)
     model = Glow(work.config)
@@ -31,6 +36,6 @@ def train_into(folder: Path) -> str:
 
 
 def work_in(folder: Path, **settings: object) -> Work:
-    """The smoke preset's training on the digits, recorded in `folder`/mlflow.db."""
+    """Prepare the training of the smoke preset on the digits, to be recorded in `folder`/mlflow.db."""
     where = {"tracking_uri": f"sqlite:///{folder}/mlflow.db", "output": str(folder)}
     return prepare(make_train_spec("smoke", {**settings, **where}))
