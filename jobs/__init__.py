@@ -1,1 +1,1 @@
-"""Jobs that run on Ray and write to MLflow, and `glowctl`, their command line (`jobs.commands.app`)."""
+"""The jobs of ``glowctl``, which run on Ray and record in MLflow, and its command line (`jobs.commands.app`)."""

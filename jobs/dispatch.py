@@ -1,6 +1,7 @@
-"""Does what a request asks, here and now: on the Ray cluster that this process is a job of, else on a Ray of its own.
+"""Carry out a request in this process, on the Ray cluster that it is a job of, or else on a Ray that it starts.
 
-Heavy imports (torch, Ray, MLflow) come as late as possible, and Ray starts beside them.
+`perform` has one function per kind of request. The heavy imports (torch, Ray, MLflow) come as late as possible, and Ray
+starts while they are loaded.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ __all__ = ["perform", "repair"]
 
 
 class EvaluationJob(Protocol):
-    """A module of `jobs.evaluation`."""
+    """A module of `jobs.evaluation`, such as `jobs.evaluation.nll`."""
 
-    def prepare(self, spec: Any) -> Any: ...
+    def prepare(self, spec: Any) -> Any:
+        """Check the settings, and find the model and the data; return what `run` takes."""
 
-    def run(self, work: Any, show: Show) -> Any: ...
+    def run(self, work: Any, show: Show) -> Any:
+        """Compute the evaluation and record it."""
 
 
 def _nll() -> EvaluationJob:
@@ -67,14 +70,18 @@ EVALUATION_JOBS: dict[str, Callable[[], EvaluationJob]] = {
     "interpolate": _interpolate,
     "ood": _ood,
 }
-"""The evaluations by the name of their command. Each imports its module when it is called."""
+"""Names of the commands of evaluations -> functions that import and return their modules."""
 
 
 def perform(request: Request, display: Display) -> None:
-    """Does what is asked.
+    """Carry out a request.
+
+    Args:
+        request: what to do.
+        display: shows the events.
 
     Raises:
-        UserError: whatever goes wrong, in one sentence for the user.
+        UserError: if it fails for a reason that the user can put right.
     """
     specs: Mapping[str, Any] = request.specs
     run, changes = request.run or "", request.changes
@@ -100,8 +107,8 @@ def perform(request: Request, display: Display) -> None:
 
 
 def train(spec: TrainSpec, display: Display) -> None:
-    """Trains a model from the beginning."""
-    check_store(tracking_uri(spec.tracking_uri))  # before Ray starts, and the imports, which take seconds
+    """Train a model from the beginning."""
+    check_store(tracking_uri(spec.tracking_uri))  # first, because Ray and the imports take seconds
 
     def prepared() -> Work:
         from jobs.training.prepare import prepare
@@ -112,7 +119,13 @@ def train(spec: TrainSpec, display: Display) -> None:
 
 
 def resume_training(run: str, changes: Mapping[str, Any], display: Display) -> None:
-    """Continues a training that stopped."""
+    """Continue a training that stopped.
+
+    Args:
+        run: name or id of its run, or the folder of its checkpoints.
+        changes: settings that differ from the run's own.
+        display: shows the events.
+    """
 
     def prepared() -> Work:
         from jobs.training.prepare import prepare_resume
@@ -124,7 +137,7 @@ def resume_training(run: str, changes: Mapping[str, Any], display: Display) -> N
 
 def _train(prepared: Callable[[], Work], display: Display) -> None:
     set_environment()
-    with display as show, connected() as ready:  # Ray starts beside the imports
+    with display as show, connected() as ready:  # Ray starts while the imports are loaded
         work = prepared()
         resources = resources_for(work.spec, worker_range(work.spec.workers))
         ready()
@@ -135,8 +148,10 @@ def _train(prepared: Callable[[], Work], display: Display) -> None:
 
 
 def dry_run(spec: AblateSpec, display: Display) -> None:
-    """Says how many trials an ablation would have and what each would take, without a look at the data. On this machine
-    it starts no Ray."""
+    """Show how many trials an ablation would have, and what each would use, without reading the data.
+
+    Outside a cluster this starts no Ray.
+    """
     check_store(tracking_uri(spec.train.tracking_uri))
     set_environment()
     from jobs.ablation.plan import plan
@@ -146,7 +161,7 @@ def dry_run(spec: AblateSpec, display: Display) -> None:
 
 
 def ablate(spec: AblateSpec, display: Display) -> str:
-    """Trains many variants and compares them; returns the run id of the best."""
+    """Train all variants of an ablation and compare them; return the run id of the best trial."""
     check_store(tracking_uri(spec.train.tracking_uri))
 
     def prepared() -> Ablation:
@@ -158,7 +173,7 @@ def ablate(spec: AblateSpec, display: Display) -> str:
 
 
 def resume_ablation(run: str, changes: Mapping[str, Any], display: Display) -> str:
-    """Continues an ablation that stopped; returns the run id of the best trial."""
+    """Continue an ablation that stopped; return the run id of the best trial."""
 
     def prepared() -> Ablation:
         from jobs.ablation.prepare import prepare_resume
@@ -170,11 +185,11 @@ def resume_ablation(run: str, changes: Mapping[str, Any], display: Display) -> s
 
 def _ablate(prepared: Callable[[], Ablation], display: Display) -> str:
     set_environment()
-    with display as show, connected(state_api=True) as ready:  # Ray starts beside the imports
+    with display as show, connected(state_api=True) as ready:  # Ray starts while the imports are loaded
         ablation = prepared()
         from jobs.ablation.plan import plan
 
-        planned = plan(ablation.spec, ablation.taken)  # refuses what cannot run before the store is made
+        planned = plan(ablation.spec, ablation.taken)  # an error here leaves no store behind
         ready()
         from jobs.ablation import run as job
 
@@ -183,7 +198,7 @@ def _ablate(prepared: Callable[[], Ablation], display: Display) -> str:
 
 
 def summarize(run: str, changes: Mapping[str, Any], display: Display) -> None:
-    """Compares an ablation's trials again, from what MLflow has of them."""
+    """Compare an ablation's trials again, from what MLflow has recorded."""
     set_environment()
     from jobs.ablation.run import summarize_again
 
@@ -192,7 +207,7 @@ def summarize(run: str, changes: Mapping[str, Any], display: Display) -> None:
 
 
 def repair(run: str, changes: Mapping[str, Any], display: Display) -> None:
-    """Adds to MLflow what only the checkpoints of a run know."""
+    """Add to MLflow the epochs of a run that only its checkpoints contain."""
     check_existing(tracking_uri(changes.get("tracking_uri")))
     set_environment()
     from jobs.ablation.repair import repair as repair_run
@@ -202,9 +217,13 @@ def repair(run: str, changes: Mapping[str, Any], display: Display) -> None:
 
 
 def evaluate(specs: Mapping[str, EvaluationSpec], display: Display) -> None:
-    """Runs one evaluation after the other, by the name of its command.
+    """Run evaluations one after the other.
 
-    All are prepared before the first starts, and Ray is started only if one of them needs it.
+    All are prepared before the first one runs, so that an error costs no work. Ray starts only if one of them needs it.
+
+    Args:
+        specs: names of commands -> their settings.
+        display: shows the events.
     """
     check_store(tracking_uri(next(iter(specs.values())).tracking_uri))
     set_environment()
@@ -223,9 +242,9 @@ def _run_all(jobs: Sequence[EvaluationJob], works: Sequence[Any], show: Show) ->
 
 
 def pack(spec: PackSpec, display: Display) -> None:
-    """Makes a packed data set of images."""
+    """Make a packed data set of images."""
     set_environment()
-    with display as show, connected() as ready:  # Ray starts beside the imports
+    with display as show, connected() as ready:  # Ray starts while the imports are loaded
         from jobs.packing.plan import prepare
 
         plan = prepare(spec)
@@ -236,7 +255,12 @@ def pack(spec: PackSpec, display: Display) -> None:
 
 
 def demo(where: Mapping[str, Any], display: Display) -> None:
-    """The README's first minute: small Glows of digits with each permutation, and what the best of them can do."""
+    """Run the ablation of `glowctl demo` on the digits, then interpolate and test for OOD images with its best model.
+
+    Args:
+        where: `output` and `tracking_uri`.
+        display: shows the events.
+    """
     best = ablate(make_ablate_spec("demo", {"permutations": "all", **where}), display)
     common = {"model": best, **where}
     evaluate({"interpolate": validated(InterpolateSpec, common), "ood": validated(OodSpec, common)}, display)

@@ -1,5 +1,8 @@
-"""Where the results of a run go: its folder in the output, the lock that one command at a time holds, and ``run.json``,
-which holds enough of a run to go on from there where its MLflow record is gone, as with the head of a cluster."""
+"""The output of runs: its folder or bucket, the folder of each run in it, and the file ``run.json``.
+
+A run's folder has a lock, which one command at a time holds. Its ``run.json`` has enough of the run to continue it when
+its MLflow record is lost, for example with the head of a cluster.
+"""
 
 from __future__ import annotations
 
@@ -41,21 +44,33 @@ __all__ = [
 
 
 FILE = "run.json"
+"""Name of the file with what is kept of a run."""
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
-"""Where Ray Train says which checkpoints it keeps."""
+"""Name of the file in which Ray Train lists the checkpoints that it keeps."""
 
 
 def is_remote(output: str) -> bool:
-    """Whether an output is a bucket and not a folder."""
+    """Return whether an output is a bucket and not a folder.
+
+    Example:
+        >>> is_remote("s3://bucket/glow"), is_remote("outputs")
+        (True, False)
+    """
     return "://" in output
 
 
 def usable_output(output: str) -> str:
-    """The absolute path of a folder that can be written, or a bucket's URI. A relative one is under $GLOW_STORAGE, if
-    that is set, else in the working folder.
+    """Return the absolute path of an output folder, which is made if it is new, or the URI of a bucket.
 
-    Raises JobError; also in a job of a cluster without such storage, whose working folder goes with it.
+    A relative path is under $GLOW_STORAGE if that is set, else in the working folder.
+
+    Args:
+        output: value of --output.
+
+    Raises:
+        JobError: if the folder cannot be written, if the URI contains a password, or if the path is relative in a job
+            on a cluster without $GLOW_STORAGE, whose working folder is deleted after the job.
     """
     if not is_remote(output) and not Path(output).expanduser().is_absolute():
         under = storage()
@@ -63,8 +78,10 @@ def usable_output(output: str) -> str:
             output = f"{under.rstrip('/')}/{output}"
         elif in_ray_job():
             raise JobError(
-                f"the output {output} has no place: give --output a bucket or the absolute path of a folder that all "
-                "machines share, or set GLOW_STORAGE where the head is started"
+                f"--output {output} is a relative path, which a job on a cluster cannot use without GLOW_STORAGE",
+                remedy="give --output a bucket, or the absolute path of a folder that all machines share, or set "
+                "GLOW_STORAGE where the head is started",
+                code="output-relative",
             )
     if is_remote(output):
         refuse_password(output, "--output")
@@ -76,23 +93,39 @@ def usable_output(output: str) -> str:
             pass
     except OSError as error:
         raise JobError(
-            f"the output folder {path} cannot be written ({error.strerror}): choose another with --output"
+            f"the output folder {path} cannot be written ({error.strerror})",
+            remedy="choose another one with --output",
+            code="output-not-writable",
         ) from None
     return str(path)
 
 
 def refuse_password(address: str, where: str) -> None:
-    """Raises JobError if an address holds a password, which the record would tell to all."""
+    """Check that an address contains no password, which everyone who reads the record would see.
+
+    Args:
+        address: the URI of a bucket.
+        where: the flag or variable that it is from.
+
+    Raises:
+        JobError: if it contains a password.
+    """
     shown = without_password(address)
     if shown != address:
         raise JobError(
-            f"{where} {shown} holds a password: leave it out, and set the variables of the bucket's own client"
+            f"{where} {shown} contains a password, which the record would show",
+            remedy="leave it out, and set the environment variables of the bucket's client, such as "
+            "AWS_SECRET_ACCESS_KEY",
+            code="password-in-uri",
         )
 
 
 @contextmanager
 def results_folder(output: str, name: str) -> Iterator[Path]:
-    """The folder of this name in an output folder, or for a bucket one that goes again (MLflow has its content)."""
+    """Yield the folder of this name in an output folder.
+
+    For a bucket it is a temporary folder, because MLflow has its content.
+    """
     if is_remote(output):
         with tempfile.TemporaryDirectory() as temporary:
             yield Path(temporary)
@@ -104,7 +137,18 @@ def results_folder(output: str, name: str) -> Iterator[Path]:
 
 @contextmanager
 def claimed(output: str, run_id: str, command: str) -> Iterator[None]:
-    """One glowctl at a time works at a run. Raises JobError. The lock goes with the process that holds it."""
+    """Hold the lock of a run in an output folder, so that only one glowctl at a time works on it.
+
+    The lock ends with the process that holds it. Buckets have no locks.
+
+    Args:
+        output: folder or bucket.
+        run_id: id of the run.
+        command: name of the command, for the error.
+
+    Raises:
+        JobError: if another process holds the lock.
+    """
     if is_remote(output):
         yield
         return
@@ -114,11 +158,20 @@ def claimed(output: str, run_id: str, command: str) -> Iterator[None]:
         with FileLock(folder / ".lock", timeout=0):
             yield
     except FileLockTimeout:
-        raise JobError(f"another glowctl {command} is at work on run {run_id}: wait for it, or stop it") from None
+        raise JobError(
+            f"another glowctl {command} is at work on run {run_id}",
+            remedy="wait for its end, or stop it",
+            code="run-locked",
+        ) from None
 
 
 def open_storage(place: str) -> tuple[FileSystem, str]:
-    """The file system of a folder or bucket, and the path in it. Raises OSError or ValueError."""
+    """Return the file system of a folder or bucket, and the path in it.
+
+    Raises:
+        OSError: if the bucket cannot be reached.
+        ValueError: for a URI of an unknown kind.
+    """
     from pyarrow.fs import FileSystem, LocalFileSystem
 
     return FileSystem.from_uri(place) if is_remote(place) else (LocalFileSystem(), place)
@@ -126,9 +179,17 @@ def open_storage(place: str) -> tuple[FileSystem, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class KeptRun:
-    """What ``run.json`` keeps of a run. `job` is train or ablate; `spec` are its settings, `images` the fingerprints of
-    its data by name. A training has a run and says whether it is finished, an ablation has the `resources` of each
-    worker of a trial, in the words of `TrainSpec`."""
+    """The content of a ``run.json``.
+
+    Attributes:
+        job: "train" or "ablate".
+        run_id: id of a training's run in MLflow.
+        run_name: name of a training's run.
+        finished: whether a training has finished.
+        spec: settings of the job.
+        images: fingerprints of its data, by name.
+        resources: what each worker of an ablation's trials has, by the names of `TrainSpec`.
+    """
 
     job: str
     run_id: str | None = None
@@ -139,24 +200,40 @@ class KeptRun:
     resources: Mapping[str, float] | None = None
 
     def to_dict(self) -> JsonObject:
-        """What is known, as JSON has it."""
+        """Return the fields that have a value, as a JSON object."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def remember(place: str, kept: KeptRun) -> None:
-    """Writes what a run is into the folder of its checkpoints. Raises JobError if that cannot be written."""
+    """Write the ``run.json`` of a run into the folder of its checkpoints.
+
+    Args:
+        place: folder, or URI of a folder in a bucket.
+        kept: the content.
+
+    Raises:
+        JobError: if it cannot be written.
+    """
     try:
         files, path = open_storage(place)
         files.create_dir(path, recursive=True)
         with files.open_output_stream(f"{path}/{FILE}") as stream:
             stream.write(json.dumps(kept.to_dict(), indent=2).encode())
     except (OSError, ValueError) as error:
-        raise JobError(f"{place} cannot be written ({str(error).splitlines()[0]}): choose another --output") from error
+        raise JobError(
+            f"{place} cannot be written ({str(error).splitlines()[0]})",
+            remedy="choose another --output",
+            code="output-not-writable",
+        ) from error
 
 
 def remove_unfinished_checkpoints(output: str, name: str) -> None:
-    """Removes what Ray Train began to write in the folder of a training, and had to leave where it was: a full disk, or
-    a kill."""
+    """Remove checkpoints that Ray Train did not finish, because it was killed or the disk was full.
+
+    Args:
+        output: folder; in a bucket nothing is removed.
+        name: folder of the training in it.
+    """
     folder = Path(output, name)
     if is_remote(output) or not folder.is_dir():
         return
@@ -168,7 +245,7 @@ def remove_unfinished_checkpoints(output: str, name: str) -> None:
 
 
 def _kept_checkpoints(folder: Path) -> str | None:
-    """The text in which Ray Train names the checkpoints that it keeps; None if there is none, or it is cut short."""
+    """Return Ray Train's list of kept checkpoints as text; None if there is none, or it is not whole."""
     try:
         text = Path(folder, SNAPSHOT).read_text()
         json.loads(text)
@@ -178,7 +255,7 @@ def _kept_checkpoints(folder: Path) -> str | None:
 
 
 def recall(place: str) -> KeptRun | None:
-    """What `remember` wrote there; None if nothing is there, or it cannot be read."""
+    """Return what `remember` wrote into a folder; None if there is no ``run.json`` or it cannot be read."""
     try:
         files, path = open_storage(place)
         with files.open_input_stream(f"{path}/{FILE}") as stream:
@@ -189,6 +266,13 @@ def recall(place: str) -> KeptRun | None:
 
 
 def place_named(name: str) -> str:
-    """Where the checkpoints of a run would be whose id, path or URI this is."""
+    """Return the folder in which a run's checkpoints would be.
+
+    Args:
+        name: id of a run, which is in the default output, or the path or URI of the folder.
+
+    Raises:
+        JobError: as `usable_output` raises it.
+    """
     parent, slash, folder = name.rstrip("/").rpartition("/")
     return f"{usable_output(parent if slash else TrainSpec.model_fields['output'].default)}/{folder}"

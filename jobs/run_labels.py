@@ -1,5 +1,7 @@
-"""What a run is called in MLflow, and the Markdown that MLflow's UI shows above it: what the run is, what came out, and
-the command that repeats it."""
+"""The names of runs and models in MLflow, and the descriptions that MLflow's UI shows for runs.
+
+A description is Markdown with what the run is, its result, and the command that repeats it.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,21 @@ __all__ = [
 ]
 
 LONGEST = 8000
-"""The most characters of a tag that MLflow keeps."""
+"""Largest number of characters of a tag that MLflow keeps."""
 
 REST = "The rest is among the artifacts."
+"""Last line of a description that had to be cut."""
 
 
 def configuration(spec: TrainSpec, told: Collection[str] = ()) -> str:
-    """ "mnist 1x1 K32 L3 w512 s0", with what is unlike the defaults, or `told` of, before the seed."""
+    """Return the label of a model, such as "mnist 1x1 K32 L3 w512 s0".
+
+    Between width and seed it has the other settings of the model that differ from their defaults.
+
+    Args:
+        spec: settings of the training.
+        told: settings to include even if they have their defaults, such as the axes of an ablation.
+    """
     parts = [dataset_label(spec.dataset), spec.permutation, f"K{spec.depth}", f"L{spec.levels}", f"w{spec.width}"]
     for name in ("coupling", "scale", "dequantization", "input"):
         if name in told or getattr(spec, name) != TrainSpec.model_fields[name].default:
@@ -48,38 +58,59 @@ def configuration(spec: TrainSpec, told: Collection[str] = ()) -> str:
 
 
 def training_name(spec: TrainSpec, told: Collection[str] = ()) -> str:
+    """Return the name of a training's run: ``--run-name``, or else one such as "train mnist 1x1 K8 L3 w128 s0"."""
     return spec.run_name or f"train {configuration(spec, told)}"
 
 
 def ablation_name(spec: AblateSpec) -> str:
+    """Return the name of an ablation's run: ``--run-name``, or else one such as "ablate mnist permutation depth"."""
     return spec.train.run_name or f"ablate {dataset_label(spec.train.dataset)} {' '.join(varied(spec)) or 'seeds'}"
 
 
 def varied(spec: AblateSpec) -> list[str]:
-    """The axes of which there are several values."""
+    """Return the axes with several values, by the names of their fields in `TrainSpec`."""
     return [axis for name, axis in AXES.items() if len(getattr(spec, name) or ()) > 1]
 
 
 def evaluation_name(job: str, model_title: str) -> str:
-    """Name of an evaluation's run, such as "ood mnist 1x1 K32 L3 w512 s0"."""
+    """Return the name of an evaluation's run.
+
+    Example:
+        >>> evaluation_name("ood", "mnist 1x1 K32 L3 w512 s0")
+        'ood mnist 1x1 K32 L3 w512 s0'
+    """
     return f"{job} {model_title}"
 
 
 def registered_name(dataset: str, bits: int = 8) -> str:
-    """Of the models of a data set, in MLflow's registry. A champion is the best of one number of bits alone, since the
-    NLLs of others cannot be compared."""
+    """Return the name of a data set's models in MLflow's registry.
+
+    Models of fewer than 8 bits have a separate name, and so a separate champion, because NLLs at different numbers of
+    bits cannot be compared.
+
+    Example:
+        >>> registered_name("mnist"), registered_name("mnist", bits=5)
+        ('glow-mnist', 'glow-mnist-5bit')
+    """
     return f"glow-{dataset_label(dataset)}" + ("" if bits == 8 else f"-{bits}bit")
 
 
 def noted(notes: Sequence[str]) -> str:
-    """What to know of how the data were read, for a page."""
+    """Return notes on how the data were read as a Markdown list; empty if there are none."""
     return "\n".join(["**Data:**", *(f"- {note}" for note in notes)]) if notes else ""
 
 
 def training_description(
     spec: TrainSpec, run_id: str, result: TrainResult | None = None, notes: Sequence[str] = ()
 ) -> str:
-    """The page of a training; with `result`, what came out; `notes` are on its data."""
+    """Return the description of a training's run.
+
+    Args:
+        spec: settings of the training.
+        run_id: id of the run.
+        result: result of the training; None while it runs.
+        notes: sentences on how the data were read.
+    """
     scale = f", {spec.scale} scale" if spec.coupling == "affine" else ""
     what = (
         f"A Glow of {_images(spec)}: permutation {spec.permutation}, depth K = {spec.depth}, levels L = {spec.levels}, "
@@ -97,11 +128,18 @@ def training_description(
 
 
 def ablation_description(spec: AblateSpec, run_id: str, came_to: str | None = None, details: str = "") -> str:
-    """The page of an ablation; `came_to` is its result in a line, `details` its tables in Markdown."""
+    """Return the description of an ablation's run.
+
+    Args:
+        spec: settings of the ablation.
+        run_id: id of the run.
+        came_to: the result in one line; None while it runs.
+        details: tables in Markdown.
+    """
     axes = [f"{axis} {', '.join(map(plain, values))}" for name, axis in AXES.items() if (values := getattr(spec, name))]
     what = (
         f"An ablation on {_images(spec.train)}: {' x '.join(axes) or 'one configuration'}, at "
-        f"{count(spec.seeds, 'seed')} each. Its trials are the runs beneath it."
+        f"{count(spec.seeds, 'seed')} each. Its trials are the runs nested under it."
     )
     return _page(what, came_to, _again("ablate", run_id), details)
 
@@ -114,15 +152,24 @@ def evaluation_description(
     came_to: str | None = None,
     details: str = "",
 ) -> str:
-    """The page of an evaluation. `trained_by` are the ids of the experiment and the run that trained the model."""
+    """Return the description of an evaluation's run.
+
+    Args:
+        job: name of the command.
+        run_id: id of the run.
+        model_title: label of the model.
+        trained_by: ids of the experiment and of the run that trained the model; None if they are unknown.
+        came_to: the result in one line; None while it runs.
+        details: tables in Markdown.
+    """
     model = model_title
     if trained_by is not None:
         model = f"[{model_title}](#/experiments/{trained_by[0]}/runs/{trained_by[1]})"
     what = {
         "nll": "The negative log-likelihood of data sets under",
         "sample": "Images drawn from",
-        "interpolate": "What lies between real images in the latents of",
-        "ood": "Which batches of images do not belong to what it was trained on, by",
+        "interpolate": "Images between real ones, along paths of latents of",
+        "ood": "Which batches of images are unlike the training data, tested with",
     }[job]
     return _page(f"{what} the model {model}.", came_to, _again(job, run_id), details)
 
@@ -132,7 +179,7 @@ def _images(spec: TrainSpec) -> str:
 
 
 def _unusual(spec: TrainSpec) -> str:
-    """What the model does to its input, where that is not what a Glow does."""
+    """Return how the model treats its input, where that differs from the paper's Glow."""
     noise = f", {spec.dequantization} dequantisation" if spec.dequantization != "uniform" else ""
     return noise + (f", {spec.input} input" if spec.input != "linear" else "")
 
@@ -142,7 +189,7 @@ def _again(job: str, run_id: str) -> str:
 
 
 def _page(what: str, came_to: str | None, command: str, details: str = "") -> str:
-    """`details` come last: of an ablation of many configurations they are longer than MLflow keeps."""
+    """Return a description; `details` come last and are cut between lines if it is longer than MLflow keeps."""
     result = f"**Result:** {came_to}" if came_to else ""
     head = _paragraphs(what, result, f"To repeat it: `{command}`")
     whole = _paragraphs(head, details)

@@ -1,4 +1,4 @@
-"""Numbers and tables as text, and the types of what is read from tables and JSON."""
+"""Numbers and tables as text, and the types of JSON objects and table rows."""
 
 from __future__ import annotations
 
@@ -26,14 +26,19 @@ __all__ = [
 ]
 
 JsonObject = dict[str, Any]
-"""A JSON object: what is in it, only its reader knows."""
+"""A JSON object, whose keys and values only its reader can check."""
 
 Row = dict[str, Any]
-"""A row of a table whose columns vary, as with the factors of an ablation."""
+"""A row of a table whose columns vary, such as that of an ablation."""
 
 
 def duration(seconds: float) -> str:
-    """3725 -> "1:02:05"; 65 -> "1:05"."""
+    """Return a time in seconds as H:MM:SS, or M:SS below an hour; a dash if it is NaN or infinite.
+
+    Example:
+        >>> duration(3725), duration(65), duration(float("nan"))
+        ('1:02:05', '1:05', '-')
+    """
     if not math.isfinite(seconds):
         return "-"
     minutes, second = divmod(round(seconds), 60)
@@ -42,17 +47,32 @@ def duration(seconds: float) -> str:
 
 
 def bits(bits_per_dim: float) -> str:
-    """A dash where there is no value yet."""
+    """Return bits/dim with three digits; a dash for NaN, which means that there is no value yet.
+
+    Example:
+        >>> bits(1.23456), bits(float("nan"))
+        ('1.235', '-')
+    """
     return "-" if math.isnan(bits_per_dim) else f"{bits_per_dim:.3f}"
 
 
 def count(number: float, thing: str) -> str:
-    """1 -> "1 trial"; 2 -> "2 trials"; 0.5 -> "0.5 trials"."""
+    """Return a number with its noun, which has an s unless the number is 1.
+
+    Example:
+        >>> count(1, "trial"), count(2, "trial"), count(0.5, "core")
+        ('1 trial', '2 trials', '0.5 cores')
+    """
     return f"{number:g} {thing}" + ("" if number == 1 else "s")
 
 
 def numbers(thing: str, of: Sequence[int]) -> str:
-    """[3] -> "epoch 3"; [1, 2, 3, 7] -> "epochs 1 to 3, 7"."""
+    """Return whole numbers with their noun, neighbours as a range.
+
+    Example:
+        >>> numbers("epoch", [3]), numbers("epoch", [7, 1, 2, 3])
+        ('epoch 3', 'epochs 1 to 3, 7')
+    """
     ordered = sorted(of)
     starts = [number for number in ordered if number - 1 not in of]
     ends = [number for number in ordered if number + 1 not in of]
@@ -61,23 +81,38 @@ def numbers(thing: str, of: Sequence[int]) -> str:
 
 
 def megabytes(size: float) -> str:
-    """Bytes as a person reads them.
+    """Return a number of bytes in units of 2**20 bytes.
 
-    >>> megabytes(5_242_880), megabytes(50 * 2**30)
-    ('5 MB', '51,200 MB')
+    Example:
+        >>> megabytes(5_242_880), megabytes(50 * 2**30)
+        ('5 MB', '51,200 MB')
     """
     return f"{size / 2**20:,.0f} MB"
 
 
 def plain(value: str | float) -> str:
-    """A setting's value, exactly; 0.002 -> "0.002", 1e7 -> "1e+07"."""
+    """Return the value of a setting as short text from which it can be read back exactly.
+
+    Example:
+        >>> plain(0.002), plain(1e7), plain("1x1"), plain(0.0010000001)
+        ('0.002', '1e+07', '1x1', '0.0010000001')
+    """
     short = f"{value:g}" if isinstance(value, float) else str(value)
     return short if isinstance(value, str) or float(short) == value else repr(value)
 
 
 def text_table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Rows of cells, the first of them the headings, as aligned columns: the first `left` to the left, others to the
-    right."""
+    """Return a table with aligned columns as text.
+
+    Args:
+        rows: rows of cells; the first row has the headings.
+        left: number of columns, from the left, that are aligned to the left; the others are aligned to the right.
+
+    Example:
+        >>> print(text_table([["model", "bits/dim"], ["1x1", "1.25"]]))
+        model  bits/dim
+        1x1        1.25
+    """
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = (
         "  ".join(
@@ -89,19 +124,31 @@ def text_table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the first of them the headings, as Markdown."""
+    """Return a table in Markdown, from rows of cells of which the first row has the headings.
+
+    Example:
+        >>> print(markdown_table([["model", "bits/dim"], ["1x1", "1.25"]]))
+        | model | bits/dim |
+        | --- | --- |
+        | 1x1 | 1.25 |
+    """
     head, *body = rows
     lines = [head, ["---"] * len(head), *body]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def rows_of(table: pd.DataFrame) -> list[Row]:
-    """The rows of a table."""
+    """Return the rows of a table as dictionaries by the names of columns."""
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def json_text(value: Any) -> str:
-    """A value as JSON, with null for NaN and infinity, which JSON has not."""
+    """Return a value as JSON, with null in place of NaN and infinity, which JSON does not have.
+
+    Example:
+        >>> json_text({"bits": [1.5, float("nan")]})
+        '{"bits": [1.5, null]}'
+    """
     return json.dumps(_json_value(value))
 
 

@@ -1,1 +1,1 @@
-"""Ray clusters: the Jobs API, what is checked before a job, and what runs there."""
+"""Ray clusters: the client of the Jobs API, the checks before a job, and the program that runs on the cluster."""

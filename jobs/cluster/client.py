@@ -1,4 +1,7 @@
-"""A Ray cluster seen from outside: the Jobs API of its dashboard. No other connection to it is needed."""
+"""A Ray cluster from outside: submit, list, follow and stop jobs through the Jobs API of its dashboard.
+
+The address of the dashboard, such as http://localhost:8265, is the only connection to the cluster that is needed.
+"""
 
 from __future__ import annotations
 
@@ -33,31 +36,56 @@ log = logging.getLogger(__name__)
 
 
 PROBE_TIMEOUT_S = 2.0
+"""Longest wait in seconds for the dashboard's first answer."""
+
 PATIENCE_S = 60.0
-"""How long a client whose connection is lost tries to get it back, before it leaves the job to itself."""
+"""Seconds for which a client tries to restore a lost connection before it gives up; the job itself continues."""
 
 START_PATIENCE_S = 30.0
+"""Seconds for which a client waits for a head that has just started and takes no jobs yet."""
+
 REQUEST_TIMEOUT_S = 10.0
+"""Longest wait in seconds for the state of a job."""
+
 RETRY_S = 2.0
+"""Seconds between attempts to restore a lost connection."""
+
 POLL_S = 0.3
+"""Seconds between questions whether a job has ended."""
 
 ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
+"""Ray's states of jobs that have ended."""
 
 TOKEN_FILE = "~/.ray/auth_token"
+"""File in which Ray looks for the cluster's token."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a cluster says of itself."""
+    """The versions that a cluster runs.
+
+    Attributes:
+        ray: version of Ray, such as "2.60.0".
+        python: version of Python, such as "3.11.9".
+    """
 
     ray: str
     python: str
 
 
 class Cluster:
-    """A cluster whose dashboard answers, in the time of `PROBE_TIMEOUT_S`.
+    """A cluster whose dashboard has answered within `PROBE_TIMEOUT_S`.
 
-    Raises JobError if it does not, if it refuses the token, or if it runs another Ray or Python than this machine.
+    Args:
+        address: address of the dashboard, such as http://localhost:8265.
+
+    Attributes:
+        address: the argument `address`.
+        facts: the versions that the cluster runs.
+
+    Raises:
+        JobError: if the dashboard does not answer, if it refuses the token, or if the cluster runs another version of
+            Ray or another minor version of Python than this machine.
     """
 
     def __init__(self, address: str) -> None:
@@ -76,24 +104,31 @@ class Cluster:
             )
         except requests.RequestException as error:
             raise JobError(
-                f"no Ray cluster answers at {self.address} ({type(error).__name__}): start it with ray up, forward its "
-                "dashboard with ray dashboard, or correct --address"
+                f"no Ray cluster answers at {self.address} ({type(error).__name__})",
+                remedy="start it with ray up, forward its dashboard with ray dashboard, or correct --address",
+                code="cluster-does-not-answer",
             ) from None
         if answer.status_code == 401:
             raise JobError(
-                f"the cluster at {self.address} wants a token: put the one that it was started with into {TOKEN_FILE} "
-                "or $RAY_AUTH_TOKEN"
+                f"the cluster at {self.address} requires a token",
+                remedy=f"put the token that it was started with into {TOKEN_FILE} or $RAY_AUTH_TOKEN",
+                code="token-missing",
             )
         if answer.status_code == 403:
             raise JobError(
-                f"the cluster at {self.address} refuses the token in {self._token_from}: replace it by the one that "
-                "the cluster was started with"
+                f"the cluster at {self.address} refuses the token in {self._token_from}",
+                remedy="replace it by the token that the cluster was started with",
+                code="token-refused",
             )
         try:
             found = answer.json()["data"]
             return Facts(found["rayVersion"], found["pythonVersion"])
         except (ValueError, KeyError, TypeError):
-            raise JobError(f"what answers at {self.address} is no Ray dashboard: correct --address") from None
+            raise JobError(
+                f"the server that answers at {self.address} is not a Ray dashboard",
+                remedy="correct --address",
+                code="not-a-dashboard",
+            ) from None
 
     def _refuse_other_versions(self) -> None:
         ours = Facts(metadata.version("ray"), platform.python_version())
@@ -103,7 +138,9 @@ class Cluster:
         ):
             if here != there:
                 raise JobError(
-                    f"the cluster at {self.address} runs {name} {there} and this machine {here}: use the same on both"
+                    f"the cluster at {self.address} runs {name} {there}, and this machine {name} {here}",
+                    remedy="install the same version on both",
+                    code="version-mismatch",
                 )
 
     def _connect(self) -> JobSubmissionClient:
@@ -111,13 +148,25 @@ class Cluster:
         from ray.job_submission import JobSubmissionClient
 
         for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
-            logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)  # each has set a level of its own
+            logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)  # each of these loggers sets its level itself
         with self._sentences():
             return JobSubmissionClient(self.address, headers=dict(self._headers))
 
     def submit(self, entry: str, name: str, files: Mapping[str, str | Path], about: Mapping[str, str]) -> str:
-        """Submits `python -m ENTRY`, with the code of this installation and with `files` (name -> text, or a file to
-        copy) in its working folder; the id of the job. `about` is shown beside it."""
+        """Submit `python -m ENTRY` as a job, with the code of this installation.
+
+        Args:
+            entry: name of the module to run.
+            name: start of the job's id.
+            files: files of the job's working folder: name -> text, or the path of a file to copy.
+            about: metadata of the job, which lists of jobs show.
+
+        Returns:
+            The id of the job.
+
+        Raises:
+            JobError: if the cluster does not answer any more, or refuses the job.
+        """
         with tempfile.TemporaryDirectory() as folder, self._sentences():
             for package in ("glow", "jobs"):
                 shutil.copytree(_source(package), Path(folder, package), ignore=shutil.ignore_patterns("__pycache__"))
@@ -140,18 +189,26 @@ class Cluster:
             )
 
     def list_jobs(self) -> list[JobDetails]:
-        """Those that were submitted, the newest first."""
+        """Return the submitted jobs, the newest first.
+
+        Raises:
+            JobError: if the cluster does not answer any more.
+        """
         with self._sentences():
-            # Of a forgotten job Ray still knows the driver, but not when it was submitted.
+            # Ray keeps the driver of a deleted job in its list, but without an id or a time of submission.
             submitted = [job for job in self._client.list_jobs() if job.submission_id and job.start_time]
         return sorted(submitted, key=lambda job: job.start_time or 0, reverse=True)
 
     def info(self, job: str) -> JobDetails:
-        """Raises JobError for a job that the cluster does not know."""
+        """Return the state of a job.
+
+        Raises:
+            JobError: if the cluster has no such job, or does not answer any more.
+        """
         import requests
         from ray.job_submission import JobDetails
 
-        # Not by Ray's client, which waits for ever where a connection is cut.
+        # Ray's client has no timeout: it would wait forever if the network drops the connection.
         with self._sentences(job):
             answer = requests.get(f"{self.address}/api/jobs/{job}", headers=self._headers, timeout=REQUEST_TIMEOUT_S)
             if not answer.ok:
@@ -159,48 +216,76 @@ class Cluster:
             return JobDetails(**answer.json())
 
     def wait(self, job: str, patience_s: float = math.inf) -> JobDetails:
-        """How a job has ended, when it has. Raises JobError if it has not in `patience_s`."""
+        """Wait until a job has ended, and return its final state.
+
+        Raises:
+            JobError: if it has not ended within `patience_s` seconds, if the cluster has no such job, or if the cluster
+                does not answer any more.
+        """
         deadline = time.monotonic() + patience_s
         while not ended(found := self.info(job)):
             if time.monotonic() > deadline:
-                raise JobError(f"job {job} has not ended in {patience_s:.0f} s: see glowctl logs {job}")
+                raise JobError(
+                    f"job {job} has not ended within {patience_s:.0f} s",
+                    remedy=f"see glowctl logs {job}",
+                    code="job-does-not-end",
+                )
             time.sleep(POLL_S)
         return found
 
     def stop(self, job: str) -> JobDetails:
-        """Stops a job, and waits until it has ended. One that has ended already stays as it is."""
+        """Stop a job, wait until it has ended, and return its final state.
+
+        A job that had ended before keeps its state.
+
+        Raises:
+            JobError: as `wait` raises it.
+        """
         with self._sentences(job):
             self._client.stop_job(job)
         return self.wait(job, STOP_PATIENCE_S + 10)
 
     def forget(self, job: str) -> None:
-        """Removes a job that has ended from the list."""
+        """Remove an ended job from the list of jobs. A failure is only logged."""
         with unheeded(log, f"job {job} stays in the list", RuntimeError, OSError):
             self._client.delete_job(job)
 
     def log(self, job: str) -> list[str]:
-        """What a job has written so far."""
+        """Return the lines that a job has written so far.
+
+        Raises:
+            JobError: if the cluster has no such job, or does not answer any more.
+        """
         with self._sentences(job):
             return self._client.get_job_logs(job).splitlines()
 
     def follow(self, job: str, see: Callable[[str], None]) -> JobDetails:
-        """Hands each line that a job writes to `see`, until the job has ended; how it ended.
+        """Pass each line that a job writes to `see` until the job has ended, and return its final state.
 
-        A connection that is lost is made again, and no line is seen twice.
+        A lost connection is restored, after which no line is passed a second time.
 
-        Raises JobError if that does not succeed for `PATIENCE_S`, or for an unknown job.
+        Args:
+            job: id of the job.
+            see: receives each line, without its line break.
+
+        Raises:
+            JobError: if the cluster has no such job, or the connection stays lost for `PATIENCE_S`.
         """
         self.info(job)
         lines = _Lines(see)
         while True:
-            with unheeded(log, "the connection for the lines is lost"):  # by an error of aiohttp's, asyncio's or Ray's
+            with unheeded(
+                log, "the connection for the lines is lost"
+            ):  # aiohttp, asyncio and Ray each raise another error for this
                 lines.again()
                 asyncio.run(self._tail_until_end(job, lines))
             try:
                 found = patient(_is_away, PATIENCE_S, RETRY_S)(self.info, job)
             except _Away as error:
                 raise JobError(
-                    f"the connection to {self.address} is lost; the job goes on: glowctl logs -f {job}"
+                    f"the connection to {self.address} is lost, and job {job} continues without it",
+                    remedy=f"follow it again with glowctl logs -f {job}",
+                    code="connection-lost",
                 ) from error
             if ended(found):
                 self._rest(job, lines)
@@ -208,7 +293,10 @@ class Cluster:
             time.sleep(POLL_S)
 
     async def _tail_until_end(self, job: str, lines: _Lines) -> None:
-        """The stream itself would go on for seconds after the job's end, and for ever where the connection is cut."""
+        """Stream the lines until the job has ended.
+
+        The stream alone would end seconds after the job, and never if the network drops the connection.
+        """
         tasks = [asyncio.create_task(self._tail(job, lines)), asyncio.create_task(self._until_end(job))]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
@@ -224,7 +312,7 @@ class Cluster:
             lines.take(text)
 
     def _rest(self, job: str, lines: _Lines) -> None:
-        """What the job wrote after the connection for its lines was closed, and the last line's end."""
+        """Pass on what the job wrote after the stream was closed, and a last line without a line break."""
         with unheeded(log, f"the last lines of job {job} are not shown", JobError):
             text = self._client.get_job_logs(job)
             lines.again()
@@ -233,23 +321,35 @@ class Cluster:
 
     @contextmanager
     def _sentences(self, job: str | None = None) -> Iterator[None]:
-        """Whatever Ray's client raises, as one sentence."""
+        """Raise what Ray's client raises as a JobError with one sentence."""
         import requests
 
         try:
             yield
         except (requests.RequestException, ConnectionError) as error:
-            raise _Away(f"the cluster at {self.address} does not answer any more ({type(error).__name__})") from error
+            raise _Away(
+                f"the cluster at {self.address} does not answer any more ({type(error).__name__})",
+                remedy="check the cluster and its ray dashboard, then run the command again",
+                code="cluster-does-not-answer",
+            ) from error
         except RuntimeError as error:
             text = str(error)
             if "status code 404" in text and job is not None:
-                raise JobError(f"the cluster at {self.address} knows no job {job!r}: glowctl jobs lists them") from None
+                raise JobError(
+                    f"the cluster at {self.address} has no job {job!r}",
+                    remedy="see glowctl jobs for the ids of its jobs",
+                    code="job-not-found",
+                ) from None
             first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-            raise JobError(f"the cluster at {self.address} failed: {first}") from error
+            raise JobError(
+                f"the cluster at {self.address} failed ({first})",
+                remedy="check it with glowctl cluster status",
+                code="cluster-failed",
+            ) from error
 
 
 class _Away(JobError):
-    """The cluster does not answer."""
+    """A cluster does not answer."""
 
 
 def _is_away(error: BaseException) -> bool:
@@ -257,12 +357,12 @@ def _is_away(error: BaseException) -> bool:
 
 
 def _takes_no_jobs_yet(error: BaseException) -> bool:
-    """A head answers some seconds before it takes jobs."""
+    """Return whether an error is that of a head that has just started: it answers seconds before it takes jobs."""
     return isinstance(error, RuntimeError) and "No available agent" in str(error)
 
 
 class _Lines:
-    """Text that comes in pieces, which may end within a line, and may come again from the start."""
+    """Splits text into lines that arrives in pieces, which may end within a line and may repeat from the start."""
 
     def __init__(self, see: Callable[[str], None]) -> None:
         self._see = see
@@ -271,10 +371,11 @@ class _Lines:
         self._rest = ""
 
     def again(self) -> None:
-        """The text comes again, from its start."""
+        """Expect the text from its start again: skip the lines that were passed on already."""
         self._skip, self._rest = self.seen, ""
 
     def take(self, text: str) -> None:
+        """Take the next piece of the text, and pass on the lines that it completes."""
         *whole, self._rest = (self._rest + text).split("\n")
         for line in whole:
             if self._skip:
@@ -284,17 +385,19 @@ class _Lines:
             self._see(line)
 
     def close(self) -> None:
+        """Pass on a last line that has no line break."""
         if self._rest and not self._skip:
             self._see(self._rest)
         self._rest = ""
 
 
 def ended(job: JobDetails) -> bool:
+    """Return whether a job has ended, well or not."""
     return str(job.status.value) in ENDED
 
 
 def _source(package: str) -> str:
-    """The folder of a package, which is not imported for it."""
+    """Return the folder of a package without importing it."""
     found = find_spec(package)
     assert found is not None
     assert found.submodule_search_locations
@@ -302,8 +405,10 @@ def _source(package: str) -> str:
 
 
 def _token() -> tuple[dict[str, str], str]:
-    """The header that shows the cluster's token, in Ray's own order of places, and where it is from; none if there is
-    no token: a cluster may want none."""
+    """Return the HTTP header with the cluster's token, and the place of the token.
+
+    The places are searched in Ray's order. The header is empty if there is no token, which a cluster may not require.
+    """
     token, place = os.environ.get("RAY_AUTH_TOKEN"), "$RAY_AUTH_TOKEN"
     if not token:
         given = os.environ.get("RAY_AUTH_TOKEN_PATH")
@@ -312,9 +417,17 @@ def _token() -> tuple[dict[str, str], str]:
             token = file.read_text().strip()
         except FileNotFoundError:
             if given:
-                raise JobError(f"there is no token in {given}, which $RAY_AUTH_TOKEN_PATH names") from None
+                raise JobError(
+                    f"the file {given} in $RAY_AUTH_TOKEN_PATH does not exist",
+                    remedy="put the cluster's token there, or correct the variable",
+                    code="token-missing",
+                ) from None
         except OSError as error:
-            raise JobError(f"the token in {place} cannot be read: {error.strerror}") from None
+            raise JobError(
+                f"the token in {place} cannot be read ({error.strerror})",
+                remedy="make the file readable for you",
+                code="token-missing",
+            ) from None
     headers: dict[str, str] = {"Authorization": f"Bearer {token}"} if token else {}
     return headers, place
 

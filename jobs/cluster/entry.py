@@ -1,6 +1,6 @@
-"""The entry point of a Ray job that `glowctl --address` submits: does the request in `request.json` beside it.
+"""The program of the Ray jobs that ``glowctl --address`` submits: it carries out the request in ``request.json``.
 
-Events go to standard output as one JSON object a line, which the client shows as if they were its own.
+Events go to standard output, one JSON object per line; the client shows them as if they came from its own process.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from jobs.system.signals import Terminated
 __all__ = ["REQUEST_FILE", "main"]
 
 REQUEST_FILE = "request.json"
+"""File with the request in the job's working folder."""
 
 
 def main() -> int:
+    """Carry out the request, and return the exit code."""
     set_up_process()
     request = Request.model_validate_json(Path(REQUEST_FILE).read_text())
     try:

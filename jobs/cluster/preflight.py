@@ -1,7 +1,8 @@
-"""What can be known of a cluster only on its machines: `glowctl --address` submits this as a job before the one that is
-asked for, and `glowctl cluster status` shows what it finds.
+"""The checks that only the machines of a cluster can make: of storage, tracking server, packages, and each machine.
 
-It reads `check.json` (output and tracking_uri, as a spec has them), and prints an event `jobs.display.events.Checked`.
+``glowctl --address`` submits this program as a job before the requested one, and ``glowctl cluster status`` shows its
+result. It reads ``check.json`` (`output` and `tracking_uri`, as in a spec), and prints one event,
+`jobs.display.events.Checked`.
 """
 
 from __future__ import annotations
@@ -24,13 +25,17 @@ from jobs.tracking import TrackingError, check_store, tracking_uri, without_pass
 __all__ = ["CHECK_FILE", "main"]
 
 CHECK_FILE = "check.json"
+"""File with what to check, in the job's working folder."""
+
 NODE_TIMEOUT_S = 30.0
+"""Longest wait in seconds for the answers of all machines together."""
 
 PACKAGES = ("torch", "mlflow", "ray", "pydantic", "safetensors", "optuna", "scikit-learn", "scipy", "matplotlib")
-"""Without which a job would fail on a machine; `pip install` of the project brings them all."""
+"""Packages without which a job would fail on a machine. Installing the project installs them all."""
 
 
 def main() -> None:
+    """Run the checks and print their result."""
     asked = json.loads(Path(CHECK_FILE).read_text())
     set_environment()
     with Wire() as show, connected() as ready:
@@ -39,7 +44,15 @@ def main() -> None:
 
 
 def examine(given_output: str, given_uri: str | None) -> Checked:
-    """Where this process and every machine of the cluster stand. Takes no more than `NODE_TIMEOUT_S`."""
+    """Check the cluster from this process and on every machine.
+
+    Args:
+        given_output: value of --output.
+        given_uri: value of --tracking-uri; None for the cluster's own server.
+
+    Returns:
+        The machines, the tracking server, the storage, and one sentence per problem.
+    """
     problems: list[str] = []
     uri: str | None = None
     output: str | None = None
@@ -79,9 +92,15 @@ def _on_every_node(output: str | None) -> tuple[list[Node], list[str]]:
         try:
             found = ray.get(answer, timeout=max(0.1, deadline - time.monotonic()))
         except GetTimeoutError:
-            found = [f"did not answer in {NODE_TIMEOUT_S:.0f} s: it is too busy, or its Ray cannot start processes"]
+            found = [
+                f"it did not answer within {NODE_TIMEOUT_S:.0f} s, because it is too busy or its Ray cannot start "
+                "processes: restart Ray there, or remove the machine"
+            ]
         except RayError as error:
-            found = [f"cannot run the code of this glowctl: {str(error).strip().splitlines()[-1]}"]
+            found = [
+                f"it cannot run the code of this glowctl ({str(error).strip().splitlines()[-1]}): install the project "
+                "there"
+            ]
         problems += [f"machine {name}: {problem}" for problem in found]
     if asked is not None:
         problems += [f"machine {here}: {problem}" for problem in look(asked, marker, "remove")]
@@ -100,7 +119,7 @@ def _look_here(output: str | None, marker: str) -> list[str]:
     problems = [] if output is None else look(output, marker, "find")
     missing = [package for package in PACKAGES if not _installed(package)]
     if missing:
-        problems.append(f"its Python lacks {', '.join(missing)}: install the project there")
+        problems.append(f"its Python has no {', '.join(missing)}: install the project there")
     return problems
 
 
@@ -113,8 +132,18 @@ def _installed(package: str) -> bool:
 
 
 def look(output: str, marker: str, what: str) -> list[str]:
-    """Makes, finds or removes a marker in the storage; what is wrong with it, in sentences. To find it, a machine
-    writes beside it too."""
+    """Make, find or remove a marker file in the storage.
+
+    A machine that finds the marker sees what the head writes; it then writes a file too, and removes it again.
+
+    Args:
+        output: folder or bucket.
+        marker: name of the marker file.
+        what: "make", "find" or "remove".
+
+    Returns:
+        One sentence per problem.
+    """
     from pyarrow.fs import FileType
 
     try:
@@ -126,7 +155,8 @@ def look(output: str, marker: str, what: str) -> list[str]:
             _write(files, path)
         elif files.get_file_info(path).type != FileType.File:
             return [
-                f"it does not see in {output} what the head has written there: give --output storage that all share"
+                f"it does not see in {output} what the head wrote there: give --output a bucket, or a folder that all "
+                "machines share"
             ]
         else:
             own = f"{path}-{secrets.token_hex(4)}"

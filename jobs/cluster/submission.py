@@ -1,4 +1,7 @@
-"""Sends a request to a cluster through Ray Jobs, and shows what the job says."""
+"""Send a request to a cluster as a Ray job, and show the job's progress.
+
+`submit` checks the cluster, makes the request understandable there (`sent`), and follows the job to its end.
+"""
 
 from __future__ import annotations
 
@@ -29,23 +32,33 @@ if TYPE_CHECKING:
 __all__ = ["OUTPUT", "check", "exit_code", "follow", "seen_by", "submit"]
 
 CHECK_PATIENCE_S = 120.0
+"""Longest wait in seconds for the check of a cluster."""
 
 OUTPUT: str = TrainSpec.model_fields["output"].default
+"""The output of requests that name none."""
 
 
 def submit(request: Request, display: Display, address: str, detach: bool = False) -> int:
-    """Has a cluster do a request; returns the exit code.
+    """Submit a request to a cluster, and show the job until it ends.
 
-    Everything that can be wrong with the cluster is looked for first. Then the job goes on by itself, whatever becomes
-    of this process, which shows it until it ends or, with `detach`, says its id and leaves it.
+    The cluster is checked first. Once submitted, the job does not depend on this process.
+
+    Args:
+        request: what to do.
+        display: shows the events.
+        address: address of the cluster's dashboard.
+        detach: show the job's id, and return without waiting for its end.
+
+    Returns:
+        The exit code of the command.
 
     Raises:
-        JobError: for a cluster that cannot take the job.
+        JobError: if the cluster cannot run the job, or the connection to it is lost.
     """
     cluster = Cluster(address)
     request, files = sent(request)
     for problem in check(cluster, request.setting("output") or OUTPUT, request.setting("tracking_uri")).problems:
-        raise JobError(problem)
+        raise JobError(problem, code="cluster-unusable")
     files[REQUEST_FILE] = request.model_dump_json(indent=2)
     about = {tag_names.TITLE: request.title, **source_tags()}
     job = cluster.submit("jobs.cluster.entry", _name(request), files, about)
@@ -55,12 +68,16 @@ def submit(request: Request, display: Display, address: str, detach: bool = Fals
 
 
 def follow(cluster: Cluster, job: str, show: Show) -> int:
-    """Shows a job's events until it ends, and its other lines on standard error; the exit code."""
+    """Show a job's events until it ends, with its other lines on standard error, and return its exit code.
+
+    Raises:
+        JobError: as `jobs.cluster.client.Cluster.follow` and `exit_code` raise it.
+    """
     return exit_code(cluster.follow(job, seen_by(show)))
 
 
 def seen_by(show: Show) -> Callable[[str], None]:
-    """Takes the lines of a job."""
+    """Return a function that takes the lines of a job and shows its events."""
 
     def see(line: str) -> None:
         event = sent_event(line)
@@ -73,9 +90,10 @@ def seen_by(show: Show) -> Callable[[str], None]:
 
 
 def exit_code(job: JobDetails) -> int:
-    """What a job that has ended came to: its own code, 143 if it was stopped.
+    """Return the exit code of a job that has ended: its own, or 143 if it was stopped.
 
-    Raises JobError for a job that never ran, or whose process died.
+    Raises:
+        JobError: if the job never ran, or its process died.
     """
     if job.status.value == "SUCCEEDED":
         return 0
@@ -84,12 +102,20 @@ def exit_code(job: JobDetails) -> int:
     code = job.driver_exit_code
     if code in (FAILURE, USAGE):
         return int(code)
-    died = f"its process died with code {code}" if code else (job.message or "Ray does not say why").splitlines()[0]
-    raise JobError(f"job {job.submission_id} failed: {died}; glowctl logs {job.submission_id} has what it wrote")
+    died = f"its process died with code {code}" if code else (job.message or "Ray gives no reason").splitlines()[0]
+    raise JobError(
+        f"job {job.submission_id} failed ({died})",
+        remedy=f"see its output with glowctl logs {job.submission_id}",
+        code="job-failed",
+    )
 
 
 def check(cluster: Cluster, output: str, tracking_uri: str | None) -> Checked:
-    """What a job on the cluster finds there (`jobs.cluster.preflight`)."""
+    """Check a cluster by a small job that runs `jobs.cluster.preflight` there, and return what it found.
+
+    Raises:
+        JobError: if the cluster cannot run that job.
+    """
     asked = json.dumps({"output": output, "tracking_uri": tracking_uri})
     job = cluster.submit("jobs.cluster.preflight", "check", {CHECK_FILE: asked}, {tag_names.TITLE: "check"})
     try:
@@ -99,14 +125,24 @@ def check(cluster: Cluster, output: str, tracking_uri: str | None) -> Checked:
         cluster.forget(job)
     found = next((event for line in lines if isinstance(event := sent_event(line), Checked)), None)
     if found is None:
-        last = lines[-1] if lines else (done.message or "it says nothing")
-        raise JobError(f"the cluster at {cluster.address} cannot run glowctl: {last.strip().splitlines()[0]}")
+        last = lines[-1] if lines else (done.message or "no output")
+        raise JobError(
+            f"the cluster at {cluster.address} cannot run glowctl ({last.strip().splitlines()[0]})",
+            remedy="install the project on all its machines",
+            code="cluster-unusable",
+        )
     return found
 
 
 def sent(request: Request) -> tuple[Request, dict[str, str | Path]]:
-    """The request as another machine understands it, and the files that it needs there: relative paths, other than
-    outputs, are made absolute, the tracking URI is this machine's if one is set, and images are sent along."""
+    """Return a request with the same meaning on another machine, and the files to send with it.
+
+    Relative paths become absolute, except for outputs, which are relative to the cluster's storage. The tracking URI is
+    the one that is set on this machine, if any. Images for ``glowctl interpolate`` are sent along.
+
+    Raises:
+        JobError: if such an image does not exist.
+    """
     files: dict[str, str | Path] = {}
     asked = request.model_dump(mode="json")
     asked["specs"] = {job: _sent_settings(settings, files) for job, settings in asked["specs"].items()}
@@ -136,18 +172,22 @@ def _sent_settings(settings: JsonObject, files: dict[str, str | Path]) -> JsonOb
         if told.get(name):
             image = Path(told[name]).expanduser()
             if not image.is_file():
-                raise JobError(f"there is no image {image}")
+                raise JobError(
+                    f"{'--from' if name == 'from_image' else '--to'} {image} is not a file",
+                    remedy="correct the path",
+                    code="image-not-found",
+                )
             sent_as = f"images/{name}{image.suffix}"
             files[sent_as], told[name] = image, sent_as
     return told
 
 
 def _name(request: Request) -> str:
-    """Of a job: what it does, and on which data."""
+    """Return the start of a job's id: what it does, and on which data."""
     parts = [request.do.split("_")[0], *([dataset_label(request.dataset)] if request.dataset else [])]
     return re.sub(r"[^A-Za-z0-9-]+", "-", "-".join(parts))
 
 
 def _is_rays(line: str) -> bool:
-    """Lines that Ray's own start and end write into a job's log, which say nothing to the user."""
+    """Return whether Ray wrote this line of a job's log, about its own start and end."""
     return not line.strip() or line.startswith("Running entrypoint for job") or "\tINFO " in line

@@ -1,3 +1,5 @@
+"""Unfinished checkpoints are removed, and others are kept."""
+
 import json
 from pathlib import Path
 

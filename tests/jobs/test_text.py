@@ -1,3 +1,5 @@
+"""Numbers as text."""
+
 from jobs.text import numbers
 
 

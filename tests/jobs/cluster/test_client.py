@@ -61,22 +61,34 @@ def metadata_of(**changes: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "says"),
+    ("status", "body", "code", "facts"),
     [
-        (401, "", "wants a token"),
-        (403, "", "refuses the token"),
-        (200, "<html>", "is no Ray dashboard"),
-        (200, '{"data": {}}', "is no Ray dashboard"),
-        (404, "", "is no Ray dashboard"),
-        (200, metadata_of(rayVersion="2.1.0"), f"runs Ray 2.1.0 and this machine {SAME['rayVersion']}"),
-        (200, metadata_of(pythonVersion="3.8.1"), "runs Python 3.8 and this machine"),
+        (401, "", "token-missing", ["/nonexistent/token", "$RAY_AUTH_TOKEN"]),
+        (403, "", "token-refused", ["/nonexistent/token"]),
+        (200, "<html>", "not-a-dashboard", []),
+        (200, '{"data": {}}', "not-a-dashboard", []),
+        (404, "", "not-a-dashboard", []),
+        (200, metadata_of(rayVersion="2.1.0"), "version-mismatch", ["Ray 2.1.0", f"Ray {SAME['rayVersion']}"]),
+        (200, metadata_of(pythonVersion="3.8.1"), "version-mismatch", ["Python 3.8,"]),
     ],
 )
-def test_a_cluster_that_cannot_take_jobs_is_one_sentence(dashboard, status, body, says):
+def test_a_cluster_that_cannot_take_jobs_is_one_sentence(dashboard, status, body, code, facts):
     address, _ = dashboard(status, body)
-    with pytest.raises(JobError, match=says) as raised:
+    with pytest.raises(JobError) as raised:
         Cluster(address)
-    assert "\n" not in str(raised.value)
+    said = str(raised.value)
+    assert raised.value.code == code
+    assert raised.value.remedy
+    assert [fact for fact in [address, *facts] if fact not in said] == []
+    assert "\n" not in said
+
+
+def test_a_cluster_that_does_not_answer_is_named(dashboard):
+    with pytest.raises(JobError) as raised:
+        Cluster("http://127.0.0.1:9")
+    assert raised.value.code == "cluster-does-not-answer"
+    assert "http://127.0.0.1:9" in str(raised.value)
+    assert "--address" in raised.value.remedy
 
 
 def test_another_patch_of_python_is_the_same_python(dashboard, monkeypatch):
@@ -95,8 +107,9 @@ def test_the_token_is_looked_for_where_ray_does(dashboard, monkeypatch, tmp_path
     monkeypatch.setattr(module, "TOKEN_FILE", str(default))
     Cluster(address)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(given))
-    with pytest.raises(JobError, match=f"no token in {given}"):
+    with pytest.raises(JobError, match=str(given)) as raised:
         Cluster(address)
+    assert raised.value.code == "token-missing"
     given.write_text("two")
     Cluster(address)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "three")
@@ -201,8 +214,10 @@ def test_a_connection_that_stays_lost_leaves_the_job_to_itself(monkeypatch):
     monkeypatch.setattr(module, "PATIENCE_S", 0.05)
     away = [module._Away("away")] * 100
     followed = a_cluster(monkeypatch, [ConnectionError()] * 100, [job("RUNNING"), *away])
-    with pytest.raises(JobError, match="the job goes on: glowctl logs -f j-1"):
+    with pytest.raises(JobError) as raised:
         followed.follow("j-1", print)
+    assert raised.value.code == "connection-lost"
+    assert "glowctl logs -f j-1" in raised.value.remedy
 
 
 def test_a_jobs_end_is_the_commands_exit_code():
@@ -210,10 +225,12 @@ def test_a_jobs_end_is_the_commands_exit_code():
     assert exit_code(job("STOPPED")) == 143
     assert exit_code(job("FAILED", 1)) == 1
     assert exit_code(job("FAILED", 2)) == 2
-    with pytest.raises(JobError, match="died with code -9; glowctl logs j-1"):
-        exit_code(job("FAILED", -9))
-    with pytest.raises(JobError, match="failed: no room"):
-        exit_code(job("FAILED", None, "no room\nat all"))
+    for code, message, fact in ((-9, "", "-9"), (None, "no room\nat all", "(no room)")):
+        with pytest.raises(JobError) as raised:
+            exit_code(job("FAILED", code, message))
+        assert raised.value.code == "job-failed"
+        assert fact in str(raised.value)
+        assert "glowctl logs j-1" in raised.value.remedy
 
 
 @pytest.fixture
@@ -245,8 +262,9 @@ def test_what_is_sent_means_the_same_on_another_machine(here, monkeypatch):
 
 def test_images_are_sent_along(here):
     spec = validated(InterpolateSpec, {"from_image": "a.png", "to_image": "b.png"})
-    with pytest.raises(JobError, match=r"no image a\.png"):
+    with pytest.raises(JobError, match=r"--from a\.png") as raised:
         sent(Request.of("evaluate", spec))
+    assert raised.value.code == "image-not-found"
     (here / "a.png").write_bytes(b"a")
     (here / "b.png").write_bytes(b"b")
     request, files = sent(Request.of("evaluate", spec))

