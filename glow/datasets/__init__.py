@@ -1,9 +1,18 @@
-"""Data sets by name, as uint8 tensors: `load_dataset("mnist", "test")`, or `open_dataset` for a piece at a time.
+"""Data sets by name, as uint8 tensors.
 
-`registry` holds the list of names and what is asked about one, `names` takes apart those that hold a path, `readers`
-reads files of known data sets, `published` knows what these should be. Of a user's own images `folder` lists files and
-`decode` reads one, `arrays` reads numpy's, `packed` maps the shards of `glowctl pack`. `lazy` is an opened data set,
-`tensors` splits and converts. Nothing here dequantises or makes batches.
+`load_dataset("mnist", "test")` returns a whole split; `open_dataset` returns a `LazyDataset`, whose images are read in
+pieces. Images are neither dequantized nor put into batches here.
+
+| file | content |
+| --- | --- |
+| `registry` | the known data sets, and the functions that take a name |
+| `names` | names that contain a path: `folder:PATH`, `arrays:PATH`, `packed:PATH` |
+| `readers`, `published` | the files of known data sets, and the checksums of the published versions |
+| `folder`, `decode` | a folder of a user's own images, and a single image file |
+| `arrays`, `packed` | numpy files, and the output of `glowctl pack` |
+| `lazy`, `tensors` | an opened data set; splits, conversions and fingerprints of tensors |
+| `corruptions` | images with noise, blur and other damage |
+| `base` | types and errors that the other files share |
 """
 
 from glow.datasets.base import DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, padding

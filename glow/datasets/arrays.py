@@ -1,8 +1,12 @@
-"""``arrays:PATH``: images that are arrays already, in an .npz file or a folder of .npy files.
+"""``arrays:PATH``: images in numpy's files, an .npz file, an .npy file or a folder of such files.
 
-The arrays are ``images``, uint8 (N, C, H, W), (N, H, W, C) or (N, H, W), and ``labels``, integers (N,), which may be
-missing. Where the names begin with a split, ``train_images`` and ``test_labels`` for example, those are the splits;
-without a validation split it is held out of train. A folder may also hold ``train.npz`` and ``test.npz``.
+The array ``images`` is uint8 (N, C, H, W), (N, H, W, C) or (N, H, W), with 1 or 3 channels. The array ``labels`` has
+integers (N,) from 0; without it all labels are 0. Arrays with the name of a split before theirs, such as
+``train_images`` and ``test_labels``, contain that split. If there are no validation images, they are taken from the
+images of train by `hold_out`. Without splits, the images are dealt to the three splits by `deal`. The arrays of a split
+can also be in a file ``train.npz``, ``validation.npz`` or ``test.npz`` in the folder.
+
+Shapes: N images, C channels, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -25,20 +29,42 @@ from glow.datasets.tensors import check_channels, convert, deal, everything, hol
 __all__ = ["arrays_channels", "arrays_status", "describe_arrays", "open_arrays"]
 
 IMAGES, LABELS = "images", "labels"
+"""The names of the arrays, without the split before them."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Images of one split, or of all: uint8 (N, C, H, W), which .npy files are mapped as, and labels (N,)."""
+    """The images and labels of one split, or of a data set without splits.
+
+    Attributes:
+        images: uint8 (N, C, H, W), mapped into memory if they are from an .npy file.
+        labels: integers (N,).
+    """
 
     images: np.ndarray
     labels: np.ndarray
 
 
 def open_arrays(name: str, split: str, image_shape: Shape | None) -> LazyDataset:
-    """Maps .npy files into memory; an .npz file is read whole.
+    """Open a split of images in arrays. An .npy file is mapped into memory; an .npz file is read whole.
 
-    DatasetNotFound without such a file or split, DatasetCorrupt for arrays that are no images or do not fit together.
+    Args:
+        name: "arrays:PATH".
+        split: "train", "validation" or "test".
+        image_shape: (C, H, W) of the images; None for their own.
+
+    Raises:
+        DatasetNotFound: if there is no such file, no array of images, or no such split.
+        DatasetCorrupt: for arrays of other types or shapes, or that do not fit together.
+        ValueError: if the images cannot be converted to the `image_shape`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/set.npz", images=np.zeros((20, 8, 8), np.uint8), labels=np.arange(20) % 2)
+        ...     dataset = open_arrays(f"arrays:{folder}/set.npz", "train", image_shape=None)
+        >>> dataset.images().shape, dataset.class_names
+        (torch.Size([14, 1, 8, 8]), ('0', '1'))
     """
     parts = _parts(name)
     of, rule = _part_of(name, parts, split)
@@ -55,7 +81,23 @@ def open_arrays(name: str, split: str, image_shape: Shape | None) -> LazyDataset
 
 
 def describe_arrays(name: str, image_shape: Shape | None) -> DatasetInfo:
-    """Raises what `open_arrays` raises."""
+    """Describe a data set of arrays.
+
+    Args:
+        name: "arrays:PATH".
+        image_shape: (C, H, W) that will be asked for; None for the images' own.
+
+    Raises:
+        DatasetNotFound, DatasetCorrupt: as `open_arrays`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(f"{folder}/test_images.npy", np.zeros((5, 8, 8, 3), np.uint8))
+        ...     info = describe_arrays(f"arrays:{folder}", image_shape=None)
+        >>> info.image_shape, info.splits
+        ((3, 8, 8), ('test',))
+    """
     parts = _parts(name)
     channels, height, width = next(iter(parts.values())).images.shape[1:]
     own = (channels, height, width)
@@ -63,17 +105,43 @@ def describe_arrays(name: str, image_shape: Shape | None) -> DatasetInfo:
 
 
 def arrays_channels(name: str) -> int:
-    """1 or 3; raises what `open_arrays` raises."""
+    """Return the number of channels of a data set of arrays, 1 or 3.
+
+    Args:
+        name: "arrays:PATH".
+
+    Raises:
+        DatasetNotFound, DatasetCorrupt: as `open_arrays`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(f"{folder}/images.npy", np.zeros((5, 8, 8, 3), np.uint8))
+        ...     arrays_channels(f"arrays:{folder}")
+        3
+    """
     return int(next(iter(_parts(name).values())).images.shape[1])
 
 
 def arrays_status(name: str) -> DatasetStatus:
+    """Return the state of a data set of arrays.
+
+    Args:
+        name: "arrays:PATH".
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(f"{folder}/test_images.npy", np.zeros((5, 8, 8), np.uint8))
+        ...     arrays_status(f"arrays:{folder}").state
+        'partial: test only'
+    """
     try:
         splits = _splits(_parts(name))
     except DatasetNotFound as error:
         return DatasetStatus(name, "missing", f"{error}.")
     except DatasetCorrupt as error:
-        return DatasetStatus(name, f"corrupt: {error}", "Write the arrays again.")
+        return DatasetStatus(name, f"corrupt: {error.problem}", f"{error.remedy[:1].upper()}{error.remedy[1:]}.")
     if splits != SPLITS:
         absent = " or ".join(split for split in SPLITS if split not in splits)
         return DatasetStatus(name, f"partial: {', '.join(splits)} only", f"Add arrays for {absent} if you need it.")
@@ -95,18 +163,20 @@ def _part_of(name: str, parts: Mapping[str, Part], split: str) -> tuple[str, Mem
     if split == "validation" and "train" in parts:
         return "train", hold_out
     raise DatasetNotFound(
-        f"{name} has no images for split {split!r} (only {', '.join(_splits(parts))}); add {split}_{IMAGES} to it"
+        f"{name} has no images for split {split!r} (only {', '.join(_splits(parts))})",
+        remedy=f"add {split}_{IMAGES} to it",
+        code="split-not-found",
     )
 
 
 def _class_names(parts: Mapping[str, Part]) -> tuple[str, ...]:
-    """Classes have no names there: their numbers are taken."""
+    """Return the labels as text, because arrays have no names of classes."""
     highest = max((int(part.labels.max()) for part in parts.values() if len(part.labels)), default=0)
     return tuple(str(label) for label in range(highest + 1))
 
 
 def _parts(name: str) -> dict[str, Part]:
-    """The parts by split; "" where the images are of no split."""
+    """Return the images and labels by split; the key is "" if the data set has no splits."""
     place = place_of(name)
     assert place is not None
     path = Path(place.path).expanduser().absolute()
@@ -116,25 +186,39 @@ def _parts(name: str) -> dict[str, Part]:
         arrays = _in_file(path)
     else:
         raise DatasetNotFound(
-            f"{name} is neither a file nor a folder on this machine; give arrays:PATH the path of one"
+            f"{name} is neither a file nor a folder on this machine",
+            remedy="give arrays:PATH the path of a file or folder",
+            code="dataset-not-found",
         )
     kinds = ("", *(f"{split}_" for split in SPLITS))
     found = {kind: arrays[kind + IMAGES] for kind in kinds if kind + IMAGES in arrays}
     if not found:
         there = f"only {', '.join(sorted(arrays))}" if arrays else "no arrays"
-        raise DatasetNotFound(f"{path} has no array named {IMAGES}, train_{IMAGES} or test_{IMAGES} ({there})")
+        raise DatasetNotFound(
+            f"{path} has no array with a name such as {IMAGES}, train_{IMAGES} or test_{IMAGES} ({there})",
+            remedy=f"name the array of the images {IMAGES}",
+            code="no-images",
+        )
     if "" in found and len(found) > 1:
-        raise DatasetCorrupt(f"{path} has {IMAGES} of no split beside those of splits: name all by their split")
+        raise DatasetCorrupt(
+            f"{path} has an array {IMAGES} in addition to arrays with the names of splits",
+            remedy="put the name of a split before the name of every array",
+            code="arrays-unusable",
+        )
     parts = {kind[:-1]: _checked(path, kind, images, arrays.get(kind + LABELS)) for kind, images in found.items()}
     shapes = {part.images.shape[1:] for part in parts.values()}
     if len(shapes) > 1:
         shown = " and ".join("x".join(map(str, shape)) for shape in sorted(shapes))
-        raise DatasetCorrupt(f"the splits of {path} have images of {shown}: make them of one shape")
+        raise DatasetCorrupt(
+            f"the splits of {path} have images of the shapes {shown}",
+            remedy="give all images the same shape",
+            code="arrays-unusable",
+        )
     return parts
 
 
 def _in_folder(folder: Path) -> dict[str, np.ndarray]:
-    """Arrays of .npy files by their name, and those of train.npz, validation.npz and test.npz by split and name."""
+    """Return the arrays of .npy files by the files' names, and those of train.npz and so on by split and name."""
     arrays = {file.stem: _mapped(file) for file in sorted(folder.glob("*.npy"))}
     for split in SPLITS:
         file = folder / f"{split}.npz"
@@ -149,46 +233,61 @@ def _in_file(file: Path) -> dict[str, np.ndarray]:
     return _unpacked(file, file.stat().st_mtime_ns)
 
 
-@lru_cache(maxsize=1)  # the splits of one file are asked for one after the other
+@lru_cache(maxsize=1)  # because the splits of a file are usually opened one after the other
 def _unpacked(file: Path, changed_ns: int) -> dict[str, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
-        raise DatasetCorrupt(f"{file} is not an .npz file of arrays ({str(error).splitlines()[0]})") from error
+        raise DatasetCorrupt(
+            f"{file} is not an .npz file of arrays ({str(error).splitlines()[0]})",
+            remedy="write it with numpy.savez",
+            code="dataset-damaged",
+        ) from error
 
 
 def _mapped(file: Path) -> np.ndarray:
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise DatasetCorrupt(f"{file} is not an .npy file of an array ({str(error).splitlines()[0]})") from error
+        raise DatasetCorrupt(
+            f"{file} is not an .npy file of an array ({str(error).splitlines()[0]})",
+            remedy="write it with numpy.save",
+            code="dataset-damaged",
+        ) from error
 
 
 def _checked(path: Path, kind: str, images: np.ndarray, labels: np.ndarray | None) -> Part:
     name = f"{kind}{IMAGES} in {path}"
     if images.dtype != np.uint8:
-        raise DatasetCorrupt(f"{name} are {images.dtype}: give uint8, 0 to 255")
+        raise DatasetCorrupt(f"{name} are {images.dtype}", remedy="give uint8, 0 to 255", code="arrays-unusable")
     images = _channels_first(images, name)
     if labels is None:
         labels = np.zeros(len(images), np.int64)
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
         raise DatasetCorrupt(
-            f"{kind}{LABELS} in {path} are {labels.dtype} of shape {labels.shape}: give an integer for each of the "
-            f"{len(images)} images"
+            f"{kind}{LABELS} in {path} are {labels.dtype} of shape {labels.shape}",
+            remedy=f"give one integer for each of the {len(images)} images",
+            code="arrays-unusable",
         )
     if len(labels) and labels.min() < 0:
-        raise DatasetCorrupt(f"{kind}{LABELS} in {path} has the label {labels.min()}: number classes from 0")
+        raise DatasetCorrupt(
+            f"{kind}{LABELS} in {path} contain the label {labels.min()}",
+            remedy="number the classes from 0",
+            code="arrays-unusable",
+        )
     return Part(images, labels)
 
 
 def _channels_first(images: np.ndarray, name: str) -> np.ndarray:
-    """A view (N, C, H, W). Which dimension is the channels' is seen by its size, 1 or 3."""
+    """Return a view (N, C, H, W). The dimension of the channels is the one that has size 1 or 3."""
     if images.ndim == 3:
         return images[:, None]
     first, last = images.ndim == 4 and images.shape[1] in (1, 3), images.ndim == 4 and images.shape[3] in (1, 3)
     if first == last:
         raise DatasetCorrupt(
-            f"{name} have shape {images.shape}: give (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, or (N, H, W)"
+            f"{name} have shape {images.shape}",
+            remedy="give (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, or (N, H, W)",
+            code="arrays-unusable",
         )
     return images if first else images.transpose(0, 3, 1, 2)

@@ -1,4 +1,7 @@
-"""What the other files of this package speak in: a shape, a split, an answer, an error. It reads nothing."""
+"""Types that the files of this package share: shapes, splits, descriptions of a data set, and errors.
+
+Nothing here reads a file. Import from `glow.datasets` instead, unless you add a kind of data set.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,34 @@ __all__ = [
     "padding",
 ]
 
-Shape = tuple[int, int, int]  # (C, H, W)
-MemberRule = Callable[[Tensor, str], Tensor]  # labels (N,), split -> indices (n,) of the images in the split
+Shape = tuple[int, int, int]
+"""The shape (C, H, W) of one image: channels, rows, columns."""
+
+MemberRule = Callable[[Tensor, str], Tensor]
+"""A rule that assigns images to splits: labels (N,) and a split -> the indices (n,) of the images in that split."""
+
 SPLITS = ("train", "validation", "test")
+"""The splits of every data set, in this order."""
 
 
 def padding(image_shape: Shape, original_shape: Shape) -> float:
-    """Pixels of an image for each pixel of the original; 1 for images that were shrunk."""
+    """Return the ratio of pixels after padding to pixels before it.
+
+    H W / (H0 W0), where (H0, W0) is the original size. The ratio is 1 for images that were shrunk.
+
+    Args:
+        image_shape: (C, H, W) of the images that a model reads.
+        original_shape: (C, H0, W0) of the images in their files.
+
+    Returns:
+        The ratio, at least 1.
+
+    Example:
+        >>> round(padding((1, 32, 32), (1, 28, 28)), 3)  # MNIST
+        1.306
+        >>> padding((1, 14, 14), (1, 28, 28))
+        1.0
+    """
     _, height, width = image_shape
     _, old_height, old_width = original_shape
     if height < old_height or width < old_width:
@@ -36,43 +60,101 @@ def padding(image_shape: Shape, original_shape: Shape) -> float:
 
 
 class DatasetNotFound(UserError, FileNotFoundError):
-    """Files are missing, or could not be downloaded; the message says which, where, and how to get them."""
+    """An error about files that are missing or could not be downloaded.
+
+    The message contains the names of the files, the folder that was searched, and how to get them.
+
+    Example:
+        >>> from glow.datasets import load_dataset
+        >>> try:
+        ...     load_dataset("folder:/no/such/folder")
+        ... except FileNotFoundError as error:
+        ...     print(type(error).__name__, error.code)
+        DatasetNotFound dataset-not-found
+    """
 
 
 class DatasetCorrupt(UserError, OSError):
-    """A file is there but is not what it should be; the message names it and says what to do."""
+    """An error about a file that exists but does not have the expected content.
+
+    The message contains the path of the file and what to do about it.
+
+    Attributes:
+        ADVICE: what to do about a damaged file of a known data set, which can be downloaded again.
+
+    Example:
+        >>> error = DatasetCorrupt.file(Path("train-images"), "holds no images")
+        >>> error.problem, error.code
+        ('train-images holds no images', 'dataset-damaged')
+    """
 
     ADVICE = f"replace it with a good copy, or delete it and {DOWNLOAD_ADVICE}"
 
     @classmethod
     def file(cls, path: Path, problem: str) -> DatasetCorrupt:
-        return cls(f"{path} {problem}; {cls.ADVICE}")
+        """Return the error about a damaged file of a known data set.
+
+        Args:
+            path: the damaged file.
+            problem: what is wrong with it, a predicate such as "holds no images".
+        """
+        return cls(f"{path} {problem}", remedy=cls.ADVICE, code="dataset-damaged")
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set without reading its images."""
+    """A description of a data set, which `describe` returns without reading the images.
+
+    Attributes:
+        name: the name that was asked for.
+        original_shape: (C, H, W) before padding or shrinking; of a folder whose images differ in size, and of a
+            generated data set, the `image_shape` asked for.
+        image_shape: (C, H, W) of the images that `load_dataset` returns.
+        class_names: the name of each label.
+        splits: the splits whose files are there, in the order of `SPLITS`.
+        notes: what a user should know about how the images of a folder are read, one sentence each.
+
+    Example:
+        >>> from glow.datasets import describe
+        >>> info = describe("digits")
+        >>> info.image_shape, info.num_classes, info.padding
+        ((1, 8, 8), 10, 1.0)
+    """
 
     name: str
-    original_shape: Shape  # before padding; of a folder whose images differ in size: the image_shape asked for
-    image_shape: Shape  # as `load_dataset` returns them
+    original_shape: Shape
+    image_shape: Shape
     class_names: tuple[str, ...]
-    splits: tuple[str, ...]  # those whose files are there
-    notes: tuple[str, ...] = ()  # of a folder: what to know of how its images are read; each a sentence
+    splits: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
+        """The number of classes."""
         return len(self.class_names)
 
     @property
     def padding(self) -> float:
+        """The pixels of an image per pixel of its original, at least 1; see the function `padding`."""
         return padding(self.image_shape, self.original_shape)
 
 
 @dataclass(frozen=True)
 class DatasetStatus:
-    """Whether a data set's files are there, judged by their names, headers and sizes."""
+    """The state of a data set's files, judged by their names, headers and sizes.
+
+    Attributes:
+        name: the name of the data set.
+        state: "found", "partial: test only" (with the splits that are there), "missing", or "corrupt: " and the
+            problem. What was found in place of a missing file is added in parentheses.
+        advice: what to do, one sentence.
+
+    Example:
+        >>> from glow.datasets import status
+        >>> status("digits").state
+        'found'
+    """
 
     name: str
-    state: str  # "found", "partial: test only", "missing" or "corrupt: ..."; in brackets what lies in the files' place
-    advice: str  # one sentence: what to do
+    state: str
+    advice: str

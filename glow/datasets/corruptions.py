@@ -1,9 +1,11 @@
-"""Images as a camera, a codec or a file might spoil them, at five severities (after Hendrycks & Dietterich 2019).
+"""Images with noise, blur and other damage, at five severities: out-of-distribution data that resemble the original.
 
-The strengths follow that paper's for images of 32x32 where it has the corruption. An image's noise depends on nothing
-but the seed and its position in its data set.
+After Hendrycks & Dietterich, "Benchmarking neural network robustness to common corruptions and perturbations" (2019).
+The strengths are those of the paper for images of 32x32. Two have strengths chosen here: rotation, which is not in the
+paper, and elastic shifts, which are simpler than the paper's. The noise of an image depends only on the seed and on its
+position in its data set, so that it is the same in every batch.
 
-Shapes: N images, C channels, H height, W width.
+Shapes: N images, C channels, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -20,22 +22,26 @@ from glow.dequantization import uniform_noise
 __all__ = ["CORRUPTIONS", "SEVERITIES", "all_corrupted", "corrupted"]
 
 SEVERITIES = (1, 2, 3, 4, 5)
+"""The severities, from the slightest to the strongest."""
 
 Corrupt = Callable[[Tensor, Tensor, float, int], Tensor]
-"""uint8 images (N, C, H, W), their positions (N,), a strength and a seed -> uint8 images."""
+"""A function: uint8 images (N, C, H, W), their positions (N,), a strength and a seed -> uint8 images (N, C, H, W)."""
 
 
 def corrupted(dataset: LazyDataset, corruption: str, severity: int, seed: int = 0) -> LazyDataset:
-    """The data set with every image corrupted when it is asked for.
+    """Return the data set with a corruption, which is applied to images when they are read.
 
     Args:
-        dataset: the images as they are.
-        corruption: one of `CORRUPTIONS`.
+        dataset: the images without corruption.
+        corruption: a key of `CORRUPTIONS`.
         severity: 1, the slightest, to 5.
-        seed: of noise and of elastic shifts.
+        seed: of the random noise, elastic shifts, and directions of rotation.
+
+    Returns:
+        A data set of as many images, with the same labels.
 
     Raises:
-        ValueError: for a corruption or severity that there is not.
+        ValueError: for an unknown corruption or severity.
 
     Example:
         >>> black = LazyDataset.held(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
@@ -57,15 +63,29 @@ def corrupted(dataset: LazyDataset, corruption: str, severity: int, seed: int = 
 def all_corrupted(
     dataset: LazyDataset, corruptions: Sequence[str], severities: Sequence[int], images: int, seed: int = 0
 ) -> LazyDataset:
-    """The first images of a data set under each corruption at each severity, one kind after the other.
-
-    Their labels count the kinds, whose names are ``noise1``, ``noise2`` and so on.
+    """Return the first images of a data set under each corruption at each severity.
 
     Args:
-        images: how many of the data set; all if it has fewer.
+        dataset: the images without corruption.
+        corruptions: keys of `CORRUPTIONS`.
+        severities: some of `SEVERITIES`.
+        images: number of images to use; all if the data set has fewer.
+        seed: as in `corrupted`.
+
+    Returns:
+        A data set of `images` images per corruption and severity, one kind after the other. Its classes are the kinds,
+        such as "noise1" and "noise2".
 
     Raises:
-        ValueError: for a corruption or severity that there is not.
+        ValueError: for an unknown corruption or severity.
+
+    Example:
+        >>> black = LazyDataset.held(torch.zeros(9, 1, 8, 8, dtype=torch.uint8), torch.zeros(9, dtype=torch.int64))
+        >>> kinds = all_corrupted(black, ["brightness", "noise"], (1, 5), images=2)
+        >>> kinds.class_names
+        ('brightness1', 'brightness5', 'noise1', 'noise5')
+        >>> kinds.labels.tolist()
+        [0, 0, 1, 1, 2, 2, 3, 3]
     """
     kinds = [(corruption, severity) for corruption in corruptions for severity in severities]
     each = min(images, len(dataset))
@@ -124,7 +144,7 @@ def _pixelate(images: Tensor, positions: Tensor, factor: float, seed: int) -> Te
 
 
 def _rotate(images: Tensor, positions: Tensor, degrees: float, seed: int) -> Tensor:
-    """By so much to one side or the other."""
+    """Rotate each image by the same angle, to a random side."""
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2 import functional as tv
 
@@ -136,7 +156,7 @@ def _rotate(images: Tensor, positions: Tensor, degrees: float, seed: int) -> Ten
 
 
 def _elastic(images: Tensor, positions: Tensor, pixels: float, seed: int) -> Tensor:
-    """Shifts every pixel along a smooth random field, whose standard deviation is so many pixels."""
+    """Shift every pixel along a smooth random field with a standard deviation of `pixels`."""
     from torchvision.transforms.v2 import functional as tv
 
     if len(images) == 0:
@@ -164,6 +184,16 @@ CORRUPTIONS: dict[str, tuple[Corrupt, tuple[float, ...]]] = {
     "elastic": (_elastic, (0.3, 0.5, 0.7, 1.0, 1.4)),
     "jpeg": (_jpeg, (80, 65, 58, 50, 40)),
 }
-"""Corruption -> (function, the strengths of severities 1 to 5): the standard deviation of the noise and what is added
-to the brightness (of 0 to 1), the width of the blur and of the elastic shifts (pixels), what is left of the contrast
-and of the resolution, degrees, and the quality of a JPEG."""
+"""The function of each corruption, and its strengths at severities 1 to 5.
+
+| corruption | meaning of the strength |
+| --- | --- |
+| noise | standard deviation of Gaussian noise, where white is 1 |
+| blur | standard deviation of a Gaussian kernel of 5x5, in pixels |
+| contrast | factor of the contrast |
+| brightness | increase of every value, where white is 1 |
+| pixelate | factor of the resolution |
+| rotate | angle in degrees, to a random side |
+| elastic | standard deviation of smooth random shifts, in pixels |
+| jpeg | quality of the JPEG encoder, up to 100 |
+"""

@@ -1,6 +1,9 @@
-"""An image file -> uint8 tensor, and what its header says without a look at its pixels.
+"""Decode an image file with Pillow, or only its header.
 
-docs/data.md lists the rules: what counts as grey, what becomes of transparency and orientation, what is refused.
+docs/data.md lists the rules: which files count as grey, how transparency and EXIF orientation are treated, and which
+files are refused.
+
+Shapes: C channels, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -22,27 +25,56 @@ if TYPE_CHECKING:
 
 __all__ = ["WHITE", "Colour", "Header", "decode", "read_header"]
 
-Colour = tuple[int, int, int]  # RGB
+Colour = tuple[int, int, int]
+"""A colour (R, G, B), each 0 to 255."""
+
 WHITE: Colour = (255, 255, 255)
+"""The default background of transparent images."""
 
 SINGLE = ("MPO", "PSD")
-"""Formats whose first picture is the whole: what follows are previews of a photograph, or the layers of a drawing."""
+"""Formats whose first frame is the whole picture: the others are previews of a photograph, or layers of a drawing."""
 
 TURNED = range(2, 9)
-"""EXIF orientations other than upright; from 5 on, width and height change places."""
+"""EXIF orientations other than upright; 5 to 8 exchange width and height."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of an image before its pixels are decoded."""
+    """The facts about an image that its header contains.
 
-    size: tuple[int, int]  # (width, height) as it is read: upright
-    channels: int  # 1 for grey, else 3
-    transparent: bool  # it has an alpha channel or a transparent colour, used or not
+    Attributes:
+        size: (width, height) in pixels of the upright image.
+        channels: 1 for grey, else 3.
+        transparent: whether there is an alpha channel or a transparent colour, even if no pixel uses it.
+
+    Example:
+        >>> Header(size=(640, 480), channels=3, transparent=False).channels
+        3
+    """
+
+    size: tuple[int, int]
+    channels: int
+    transparent: bool
 
 
 def read_header(path: Path) -> Header:
-    """Raises what `decode` raises, except for what only the pixels show."""
+    """Read the header of an image file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DatasetCorrupt: if the header cannot be read.
+        ValueError: if the file is not one image with 8 bits per channel, as far as the header shows.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGBA", (6, 4)).save(f"{folder}/a.png")
+        ...     read_header(Path(folder, "a.png"))
+        Header(size=(6, 4), channels=3, transparent=True)
+    """
     with _open(path) as image:
         width, height = image.size
         size = (height, width) if _orientation(image) >= 5 else (width, height)
@@ -50,9 +82,28 @@ def read_header(path: Path) -> Header:
 
 
 def decode(path: Path, background: Colour = WHITE) -> Tensor:
-    """uint8 (1, C, H, W), upright, grey if the header says so, else RGB; what is transparent shows the `background`.
+    """Decode an image file.
 
-    DatasetCorrupt if the file cannot be decoded, ValueError for what cannot be read as one image of 8 bits a channel.
+    Args:
+        path: the file.
+        background: the colour (R, G, B) that is shown where the image is transparent. A grey image gets its luminance.
+
+    Returns:
+        uint8 (1, C, H, W), turned upright as the EXIF data say; C is 1 if the header shows that the image is grey,
+        else 3 (RGB).
+
+    Raises:
+        DatasetCorrupt: if the file cannot be decoded.
+        ValueError: if it is not one image with 8 bits per channel, or a PNG has its EXIF orientation after its pixels.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGBA", (6, 4), (0, 0, 0, 0)).save(f"{folder}/a.png")
+        ...     image = decode(Path(folder, "a.png"), background=(10, 20, 30))
+        >>> image.shape, image[0, :, 0, 0].tolist()
+        (torch.Size([1, 3, 4, 6]), [10, 20, 30])
     """
     with _open(path) as image:
         grey, transparent = _channels(image) == 1, image.has_transparency_data
@@ -65,12 +116,12 @@ def decode(path: Path, background: Colour = WHITE) -> Tensor:
 
 
 class _RefusedError(ValueError):
-    """Pillow reads the file, but it is not one image of 8 bits a channel."""
+    """A file that Pillow reads, but that is not one image with 8 bits per channel."""
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[Image]:
-    """A Pillow image; whatever fails while it is in use becomes DatasetCorrupt."""
+    """Yield the Pillow image of a file; turn any error inside the block into DatasetCorrupt."""
     import PIL.Image
 
     try:
@@ -81,24 +132,26 @@ def _open(path: Path) -> Iterator[Image]:
     except _RefusedError:
         raise
     except Exception as error:  # Pillow's plugins raise anything: OSError, SyntaxError, struct.error, ...
-        raise DatasetCorrupt(f"{path} cannot be decoded as an image ({error}); replace or remove it") from error
+        raise DatasetCorrupt(
+            f"{path} cannot be decoded as an image ({error})", remedy="replace or remove it", code="image-damaged"
+        ) from error
 
 
 def _check_depth(image: Image, path: Path) -> None:
     if image.mode.startswith(("I", "F")):
-        raise _RefusedError(f"{path} has more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
+        raise _RefusedError(f"{path} has more than 8 bits per channel (mode {image.mode}): convert it to 8 bits")
     bits = _bits(image, path)
     if bits > 8:
-        raise _RefusedError(f"{path} has more than 8 bits a channel ({bits}); convert it to 8 bits")
+        raise _RefusedError(f"{path} has more than 8 bits per channel ({bits}): convert it to 8 bits")
 
 
 def _bits(image: Any, path: Path) -> int:
-    """Bits a channel by the header of formats whose deeper colours Pillow cuts to 8 bits without a word."""
+    """Return the bits per channel; only formats whose deeper colours Pillow silently cuts to 8 bits are examined."""
     match image.format:
         case "TIFF":
             return int(max(image.tag_v2.get(258, (1,))))
         case "PPM":
-            arguments = image.tile[0][3]  # (mode, largest value), or the mode alone
+            arguments = image.tile[0][3]  # either (mode, largest value) or only the mode
             return int(arguments[-1]).bit_length() if isinstance(arguments, tuple) else 8
         case "PNG":
             return _start_of(path)[24]
@@ -122,20 +175,23 @@ def _start_of(path: Path) -> bytes:
 def _check_single(image: Any, path: Path) -> None:
     if image.format not in SINGLE and getattr(image, "is_animated", False):
         raise _RefusedError(
-            f"{path} has {image.n_frames} frames or pages, of which only one could be read; extract them to files of "
-            "their own"
+            f"{path} has {image.n_frames} frames or pages, of which only one would be read: extract each to a separate "
+            "file"
         )
 
 
 def _channels(image: Image) -> int:
-    """1 for a grey mode, or a palette of greys; that an RGB image is grey in content only its pixels would show."""
+    """Return 1 for a grey mode or a palette of greys, else 3, also for an RGB image with grey pixels only."""
     if image.mode in ("P", "PA") and image.palette is not None:
         return 1 if _is_grey(image.palette) else 3
     return 1 if image.mode in ("1", "L", "LA", "La") else 3
 
 
 def _is_grey(palette: Any) -> bool:
-    """Whether all colours of a Pillow palette are grey, in whatever order its file has the bytes."""
+    """Return whether all colours of a Pillow palette are grey.
+
+    Pillow converts the colours here because files differ in the order of a palette's bytes.
+    """
     import PIL.Image
 
     ramp = PIL.Image.new("P", (256, 1))
@@ -146,36 +202,36 @@ def _is_grey(palette: Any) -> bool:
 
 
 def _orientation(image: Image) -> int:
-    """The EXIF orientation that a header has, 1 if none, or none that can be read. TIFF files Pillow turns itself."""
+    """Return the EXIF orientation in the header, or 1 (upright) if it is missing, damaged, or Pillow applies it."""
     import PIL.Image
 
-    if image.format == "TIFF":
+    if image.format == "TIFF":  # Pillow itself turns these
         return 1
     try:
-        found: Any = PIL.Image.Image.getexif(image).get(0x0112)  # a PNG image's own method decodes the pixels
-    except Exception:  # EXIF data that are damaged: viewers show such images as they are
+        found: Any = PIL.Image.Image.getexif(image).get(0x0112)  # the method of a PNG image would decode the pixels
+    except Exception:  # damaged EXIF data, which viewers ignore too
         return 1
     return found if found in TURNED else 1
 
 
 def _upright(image: Image, path: Path) -> Image:
-    """The image decoded, and turned as its EXIF data say."""
+    """Decode the pixels, and turn them as the EXIF data say."""
     from PIL import ImageOps
     from PIL.Image import Exif
 
     orientation, known = _orientation(image), image.info.get("exif")
     image.load()
     late = image.info.get("exif")
-    if late is not None and late != known:  # of a PNG, after the pixels, where one who reads headers does not see it
+    if late is not None and late != known:  # a PNG can have it after the pixels, where `read_header` does not see it
         exif = Exif()
         exif.load(late)
         if exif.get(0x0112) in TURNED:
-            raise _RefusedError(f"{path} has its EXIF orientation after its pixels; turn it upright and save it again")
+            raise _RefusedError(f"{path} has its EXIF orientation after its pixels: turn it upright and save it again")
     return ImageOps.exif_transpose(image) if orientation in TURNED else image
 
 
 def _over(image: Image, background: Colour) -> Image:
-    """Composited over the background; where a pixel is opaque, its colour is what it was."""
+    """Composite the image over a background; opaque pixels keep their colour."""
     import PIL.Image
 
     foreground = image.convert("RGBA")

@@ -1,4 +1,10 @@
-"""`folder:PATH`: a user's own images, in class folders or flat, with or without train/ and test/ above."""
+"""`folder:PATH`: image files of a user, in class folders or in one folder, with or without official splits.
+
+docs/data.md lists the rules: which folders are splits and classes, and how links are followed. A file is decoded when
+its image is asked for; `describe_folder` reads only headers.
+
+Shapes: C channels, H rows, W columns.
+"""
 
 from __future__ import annotations
 
@@ -28,21 +34,30 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Listing:
-    """The image files of a folder, each with its class, in order of their paths."""
+    """The image files of a folder.
 
-    parts: dict[str, list[tuple[Path, str]]]  # keys: those of "train", "validation", "test" there are, or "all"
-    left_out: tuple[Path, ...] = ()  # files and folders that links lead to, and that are listed already
+    Attributes:
+        parts: the files of each part, with their classes, in the order of their paths. The parts are the splits that
+            have folders, or only "all".
+        left_out: paths to files and folders that are listed already under another path.
+    """
+
+    parts: dict[str, list[tuple[Path, str]]]
+    left_out: tuple[Path, ...] = ()
 
     @property
     def files(self) -> list[Path]:
+        """The image files of all parts."""
         return [path for files in self.parts.values() for path, _ in files]
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        """The classes of all parts, sorted."""
         return tuple(sorted({name for files in self.parts.values() for _, name in files}))
 
     @property
     def splits(self) -> tuple[str, ...]:
+        """The splits that have images; validation images can be taken from those of "train"."""
         if "all" in self.parts:
             return SPLITS
         there = self.parts.keys() | ({"validation"} if "train" in self.parts else set())
@@ -50,13 +65,14 @@ class Listing:
 
     @property
     def notes(self) -> tuple[str, ...]:
+        """A sentence about the paths that were left out, if there are any."""
         if not self.left_out:
             return ()
         what = "1 path is" if len(self.left_out) == 1 else f"{len(self.left_out)} paths are"
-        return (f"{what} left out (such as {self.left_out[0]}), a link to what is listed already",)
+        return (f"{what} left out (such as {self.left_out[0]}): links to files or folders that are listed already",)
 
     def part(self, split: str) -> tuple[str, MemberRule]:
-        """The part that holds a split, and the rule that says which of its images are in the split."""
+        """Return the part that contains a split, and the rule that selects the split's images from it."""
         if "all" in self.parts:
             return "all", deal
         if "validation" in self.parts:
@@ -65,18 +81,46 @@ class Listing:
 
 
 def open_folder(name: str, split: str, image_shape: Shape | None, background: Colour = WHITE) -> LazyDataset:
-    """Lists the files, and without an `image_shape` reads their headers; only images asked for get decoded.
+    """Open a split of a folder of images.
 
-    DatasetNotFound when the folder or the split has no images, ValueError when images differ in size and no
-    `image_shape` says what to make of them, or when two splits have a file in common, DatasetCorrupt for a file that is
-    read and cannot be.
+    With an `image_shape` no file is opened before its image is asked for; without one, every header is read.
+
+    Args:
+        name: "folder:PATH".
+        split: "train", "validation" or "test".
+        image_shape: (C, H, W) of the images; None for their own, if all have the same.
+        background: the colour (R, G, B) that transparent images are composited over.
+
+    Returns:
+        A data set whose images are decoded when they are asked for.
+
+    Raises:
+        DatasetNotFound: if the folder does not exist, or has no images for the split.
+        DatasetCorrupt: for a file whose header cannot be read.
+        ValueError: if images differ in size and there is no `image_shape`, a file is in two splits, or images are next
+            to class folders.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as path:
+        ...     for number in range(10):
+        ...         Image.new("L", (6, 4), color=number).save(f"{path}/{number}.png")
+        ...     dataset = open_folder(f"folder:{path}", "train", image_shape=(1, 8, 8))
+        ...     images = dataset.images(0, 2)
+        >>> len(dataset), images.shape
+        (7, torch.Size([2, 1, 8, 8]))
     """
     if image_shape:
-        check_channels(3, image_shape[0])  # for grey images the same, and what they are is not known yet
+        check_channels(3, image_shape[0])  # the result is the same for grey images; it is not known yet which these are
     listing = _list(name)
     if split not in listing.splits:
         there = ", ".join(listing.splits)
-        raise DatasetNotFound(f"{name} has no images for split {split!r} (only {there}); add a folder {split}/ to it")
+        raise DatasetNotFound(
+            f"{name} has no images for split {split!r} (only {there})",
+            remedy=f"add a folder {split}/ to it",
+            code="split-not-found",
+        )
     part, rule = listing.part(split)
     files = listing.parts[part]
     label_of = {class_name: label for label, class_name in enumerate(listing.class_names)}
@@ -95,7 +139,28 @@ def open_folder(name: str, split: str, image_shape: Shape | None, background: Co
 def describe_folder(
     name: str, image_shape: Shape | None, background: Colour = WHITE, skip_unreadable: bool = False
 ) -> DatasetInfo:
-    """Reads the header of every image; raises what `open_folder` raises."""
+    """Describe a folder of images by the headers of its files.
+
+    Args:
+        name: "folder:PATH".
+        image_shape: as in `open_folder`.
+        background: as in `open_folder`; a note mentions it.
+        skip_unreadable: pass over files whose headers cannot be read, unless no file can be read.
+
+    Raises:
+        DatasetNotFound, DatasetCorrupt, ValueError: as `open_folder`.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as path:
+        ...     for kind, colour in (("cat", "red"), ("dog", "blue")):
+        ...         Path(path, kind).mkdir()
+        ...         Image.new("RGB", (6, 4), colour).save(f"{path}/{kind}/0.png")
+        ...     info = describe_folder(f"folder:{path}", image_shape=None)
+        >>> info.class_names, info.image_shape
+        (('cat', 'dog'), (3, 4, 6))
+    """
     listing = _list(name)
     survey = _survey(listing.files, skip_unreadable)
     mixed = len(survey.sizes) > 1
@@ -106,17 +171,44 @@ def describe_folder(
 
 
 def folder_channels(name: str, skip_unreadable: bool = False) -> int:
-    """1 if all images are grey, else 3; raises what `open_folder` raises."""
+    """Return the number of channels of a folder's images: 1 if all are grey, else 3.
+
+    Args:
+        name: "folder:PATH".
+        skip_unreadable: as in `describe_folder`.
+
+    Raises:
+        DatasetNotFound, DatasetCorrupt, ValueError: as `open_folder`.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as path:
+        ...     Image.new("L", (6, 4)).save(f"{path}/grey.png")
+        ...     grey = folder_channels(f"folder:{path}")
+        ...     Image.new("RGB", (6, 4)).save(f"{path}/red.png")
+        ...     grey, folder_channels(f"folder:{path}")
+        (1, 3)
+    """
     return _survey(_list(name).files, skip_unreadable).channels
 
 
 def folder_status(name: str) -> DatasetStatus:
+    """Return the state of a folder of images, judged by the paths and sizes of its files.
+
+    Args:
+        name: "folder:PATH".
+
+    Example:
+        >>> folder_status("folder:/no/such/folder").state
+        'missing'
+    """
     try:
         listing = _list(name)
     except DatasetNotFound as error:
         return DatasetStatus(name, "missing", f"{error}.")
     except ValueError as error:
-        problem, _, remedy = str(error).partition("; ")
+        problem, _, remedy = str(error).partition("; ")  # see `_list`
         return DatasetStatus(name, f"corrupt: {problem}", f"{remedy[:1].upper()}{remedy[1:]}.")
     for path in listing.files:
         if not path.is_file() or path.stat().st_size == 0:
@@ -132,22 +224,53 @@ def folder_status(name: str) -> DatasetStatus:
 
 
 def read_image(path: str | Path, image_shape: Shape, background: Colour = WHITE) -> Tensor:
-    """An image file as uint8 `image_shape` (C, H, W), converted as those of a folder are.
+    """Read one image file in the same way as the images of a folder.
 
-    DatasetNotFound if there is no such file; raises what `decode` raises.
+    Args:
+        path: the file.
+        image_shape: (C, H, W) of the result: other channels, then shrunk or padded as by `convert`.
+        background: the colour (R, G, B) that a transparent image is composited over.
+
+    Returns:
+        uint8 (C, H, W).
+
+    Raises:
+        DatasetNotFound: if there is no such file.
+        DatasetCorrupt: if it cannot be decoded.
+        ValueError: if it is not one image with 8 bits per channel, or the image_shape has not 1 or 3 channels.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (30, 20), "white").save(f"{folder}/a.png")
+        ...     image = read_image(f"{folder}/a.png", (3, 32, 32))
+        >>> image.shape, image[:, 16, 16].tolist(), image[:, 0, 0].tolist()  # the centre, and the padding
+        (torch.Size([3, 32, 32]), [255, 255, 255], [0, 0, 0])
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise DatasetNotFound(f"there is no image file {path}; give the path of one")
+        raise DatasetNotFound(
+            f"there is no image file {path}", remedy="give the path of an image file", code="image-not-found"
+        )
     return convert(decode(path, background), image_shape)[0]
 
 
 def _list(name: str) -> Listing:
-    """DatasetNotFound without images; ValueError for images beside class folders, which have no class, and for files
-    that two splits have in common."""
+    """List the image files of "folder:PATH".
+
+    Raises:
+        DatasetNotFound: if there are none.
+        ValueError: for images next to class folders, which have no class, or a file in two splits. `folder_status`
+            splits its message at the first "; " into what is wrong and what to do.
+    """
     path = Path(name.removeprefix("folder:")).expanduser().absolute()
     if not path.is_dir():
-        raise DatasetNotFound(f"{name} is not a folder on this machine; give folder:PATH the path of one with images")
+        raise DatasetNotFound(
+            f"{name} is not a folder on this machine",
+            remedy="give folder:PATH the path of a folder with images",
+            code="dataset-not-found",
+        )
     candidates = {"train": ("train",), "validation": ("val", "validation"), "test": ("test",)}
     folders = {part: path / sub for part, subs in candidates.items() for sub in subs if (path / sub).is_dir()}
     if not folders.keys() & {"train", "test"}:
@@ -155,37 +278,54 @@ def _list(name: str) -> Listing:
     listed = {part: _files_by_class(folder, path.name) for part, folder in folders.items()}
     parts = {part: files for part, (files, _) in listed.items() if files}
     if not parts:
-        raise DatasetNotFound(f"{path} has no images that Pillow can read; put some there or name another folder")
+        raise DatasetNotFound(
+            f"{path} has no images that Pillow can read",
+            remedy="put images there, or name another folder",
+            code="no-images",
+        )
     _check_disjoint(parts)
     return Listing(parts, tuple(link for _, left_out in listed.values() for link in left_out))
 
 
 def _files_by_class(folder: Path, flat_name: str) -> tuple[list[tuple[Path, str]], list[Path]]:
-    """The images and their classes: a class for each subfolder; without any, one class named `flat_name`. Then what is
-    left out, because a link leads to it and it is listed already."""
+    """List the images of a folder with their classes.
+
+    Args:
+        folder: each of its subfolders is a class.
+        flat_name: the name of the only class, if there are no subfolders with images.
+
+    Returns:
+        The images and their classes in the order of their paths, and the paths that are left out because they lead to
+        files or folders that are listed already.
+    """
     from PIL import Image
 
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     files, left_out = _walk(folder)
     images = [(linked, path) for linked, path in files if path.suffix.lower() in suffixes]
     found: dict[object, Path] = {}
-    for _, path in sorted(images):  # a file's own path before a link to it
+    for _, path in sorted(images):  # so that a file's real path comes before links to it
         if found.setdefault(_identity(path), path) != path:
             left_out.append(path)
     paths = sorted(path.relative_to(folder) for path in found.values())
     loose = [path for path in paths if len(path.parts) == 1]
     if loose and len(loose) < len(paths):
         raise ValueError(
-            f"{folder} has images both in class folders and beside them ({loose[0]}); move these into class folders"
+            f"{folder} has images in class folders and images next to these folders ({loose[0]}); move the latter into "
+            "class folders"
         )
     return [(folder / path, flat_name if loose else path.parts[0]) for path in paths], sorted(left_out)
 
 
 def _walk(folder: Path) -> tuple[list[tuple[bool, Path]], list[Path]]:
-    """The files that are not hidden, and of each whether it is reached by a link; then the folders left out, because a
-    link leads to them and they are listed already.
+    """List the files that are not hidden, following links.
 
-    Each folder of the disk is entered once, by its own path before a link to it, so that no link makes a circle.
+    Each folder of the disk is entered once, by its real path rather than by a link to it, so that links cannot lead in
+    circles.
+
+    Returns:
+        The files, each with whether a link leads to it, and the folders that are left out because they were entered
+        under another path.
     """
     entered: set[object] = set()
     files: list[tuple[bool, Path]] = []
@@ -193,7 +333,7 @@ def _walk(folder: Path) -> tuple[list[tuple[bool, Path]], list[Path]]:
     waiting = deque([folder])
     while waiting:
         start = waiting.popleft()
-        for parent, folders, names in os.walk(start):  # which does not follow links by itself
+        for parent, folders, names in os.walk(start):  # os.walk itself does not follow links
             identity = _identity(Path(parent))
             if identity in entered:
                 left_out.append(Path(parent))
@@ -208,40 +348,47 @@ def _walk(folder: Path) -> tuple[list[tuple[bool, Path]], list[Path]]:
 
 
 def _identity(path: Path) -> object:
-    """The same for two paths that lead to one file or folder of the disk."""
+    """Return a key that is equal for all paths to the same file or folder of the disk."""
     try:
         found = path.stat()
-    except OSError:  # a dead link, which is told when it is read
+    except OSError:  # a dead link, which raises an error when it is read
         return path
     return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)
 
 
 def _check_disjoint(parts: Mapping[str, list[tuple[Path, str]]]) -> None:
-    """ValueError for a file that is in two splits."""
+    """Raise ValueError if a file is in two splits."""
     seen: dict[object, Path] = {}
     for files in parts.values():
         for path, _ in files:
             other = seen.setdefault(_identity(path), path)
             if other != path:
-                raise ValueError(f"{other} and {path}, of two splits, are one file; take it out of one of them")
+                raise ValueError(f"{other} and {path}, in two splits, are the same file; remove it from one split")
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What the headers of a folder's images say: which there are of each kind."""
+    """The contents of the headers of a folder's images.
 
-    sizes: dict[tuple[int, int], Path]  # each (width, height) there is, with an example
+    Attributes:
+        sizes: each (width, height) that occurs, with the first file that has it.
+        grey: the files with grey images.
+        coloured: the files with images in colour.
+        transparent: the files with images that have an alpha channel or a transparent colour.
+    """
+
+    sizes: dict[tuple[int, int], Path]
     grey: list[Path]
     coloured: list[Path]
     transparent: list[Path]
 
     @property
     def channels(self) -> int:
-        """1 if all images are grey, else 3."""
+        """The channels of the images: 1 if all are grey, else 3."""
         return 3 if self.coloured else 1
 
     def common_shape(self, name: str) -> Shape:
-        """(C, H, W) of all images; ValueError unless they are of one size."""
+        """Return (C, H, W) of all images; raise ValueError if they differ in size."""
         (width, height), first = next(iter(self.sizes.items()))
         if len(self.sizes) > 1:
             (other_width, other_height), other = list(self.sizes.items())[1]
@@ -252,7 +399,7 @@ class Survey:
         return self.channels, height, width
 
     def notes(self, channels: int, background: Colour) -> tuple[str, ...]:
-        """What a user should know of images that are read as `channels`."""
+        """Return sentences about grey and transparent images, if they are read as `channels` over `background`."""
         notes = []
         if self.grey and self.coloured:
             notes.append(
@@ -269,7 +416,10 @@ class Survey:
 
 
 def _survey(files: list[Path], skip_unreadable: bool = False) -> Survey:
-    """Reads the header of every file; DatasetCorrupt or ValueError for one, or for all of them, that cannot be read."""
+    """Read the header of every file.
+
+    Raises DatasetCorrupt or ValueError for a file that cannot be read; with `skip_unreadable` only if none can be read.
+    """
     survey = Survey({}, [], [], [])
     problem: Exception | None = None
     for path in files:

@@ -1,4 +1,9 @@
-"""An opened data set, whose images are asked for piece by piece."""
+"""An opened data set, whose images are read in pieces.
+
+`glow.datasets.open_dataset` returns one. `LazyDataset.held` makes one of tensors.
+
+Shapes: N images in the data set, n images asked for, C channels, H rows, W columns.
+"""
 
 from __future__ import annotations
 
@@ -17,29 +22,56 @@ __all__ = ["LazyDataset"]
 
 @dataclass(frozen=True, eq=False)
 class LazyDataset:
-    """A split of N images: what is known without them, and the images of any positions.
+    """The labels of a split, and a function that reads its images at any positions.
 
-    Of a folder no more images are in memory than are asked for, and no file is decoded before that. A packed data set
-    is mapped into memory. Other data sets are in memory as their files have them, and only what is asked for is padded
-    or shrunk.
+    How much is in memory depends on the kind of data set. A folder's files are decoded when their images are asked
+    for. A packed data set is mapped into memory. The files of other data sets are read whole, but only images that are
+    asked for are padded or shrunk.
+
+    Attributes:
+        labels: int64 (N,), indices into `class_names`.
+        class_names: the name of each label.
+        image_shape: (C, H, W) of every image.
+        pick: positions, int64 (n,) -> uint8 images (n, C, H, W).
+        notes: how the files of a known data set differ from the published ones, one sentence each.
+        mapped: whether `pick` copies images from a memory-mapped file each time.
+        known_fingerprint: the fingerprint, if it was computed when the images were packed.
+        in_memory: all images, uint8 (N, C, H, W), if they are held in memory; `images` then returns views of them.
+
+    Example:
+        >>> from glow.datasets import open_dataset
+        >>> digits = open_dataset("digits", "test")
+        >>> len(digits), digits.image_shape, digits.class_names[int(digits.labels[0])]
+        (355, (1, 8, 8), '8')
+        >>> digits.images(0, 16).shape
+        torch.Size([16, 1, 8, 8])
+        >>> digits.of_classes(["3", "8"]).labels.unique().tolist()
+        [3, 8]
     """
 
-    labels: Tensor  # int64 (N,)
+    labels: Tensor
     class_names: tuple[str, ...]
-    image_shape: Shape  # (C, H, W)
-    pick: Callable[[Tensor], Tensor] = field(repr=False)  # positions (n,) -> uint8 images (n, C, H, W)
+    image_shape: Shape
+    pick: Callable[[Tensor], Tensor] = field(repr=False)
     notes: tuple[str, ...] = ()
-    """Of a known data set: how its files differ from those that were published; sentences."""
     mapped: bool = False
-    """Whether images are read from where they lie each time that they are asked for, at the cost of a copy."""
     known_fingerprint: str | None = None
-    """Where it was computed when the images were packed."""
     in_memory: Tensor | None = field(default=None, repr=False)
-    """All images, if they are held in memory: then those from one position to another are no copy."""
 
     @classmethod
     def held(cls, images: Tensor, labels: Tensor, class_names: tuple[str, ...] = ()) -> LazyDataset:
-        """Images (N, C, H, W) that are in memory already."""
+        """Return a data set of images that are in memory already.
+
+        Args:
+            images: uint8 (N, C, H, W); they are not copied.
+            labels: int64 (N,).
+            class_names: the name of each label; may be empty if nothing asks for them.
+
+        Example:
+            >>> black = LazyDataset.held(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0]))
+            >>> len(black), black.image_shape
+            (3, (1, 8, 8))
+        """
         channels, height, width = images.shape[1:]
         shape = (channels, height, width)
         return cls(labels, class_names, shape, lambda positions: images[positions], in_memory=images)
@@ -48,19 +80,39 @@ class LazyDataset:
         return len(self.labels)
 
     def known_as(self, fingerprint: str) -> LazyDataset:
-        """The same images, whose fingerprint need not be computed."""
+        """Return the same data set with a fingerprint that was computed before.
+
+        Args:
+            fingerprint: what `LazyDataset.fingerprint` shall return.
+        """
         return replace(self, known_fingerprint=fingerprint)
 
     @property
     def nbytes(self) -> int:
-        """Of all images together."""
+        """The size of all images together in bytes, N C H W."""
         channels, height, width = self.image_shape
         return len(self) * channels * height * width
 
     def images(self, start: int = 0, stop: int | None = None) -> Tensor:
-        """uint8 (n, C, H, W), the images at positions `start` to `stop`, which are taken as a slice takes them.
+        """Return the images at positions `start` to `stop`.
 
-        Of a folder: DatasetCorrupt for a file that cannot be decoded, ValueError for one of more than 8 bits a channel.
+        Args:
+            start: position of the first image.
+            stop: position after the last image; None for all. Both count as in a slice: negative positions count from
+                the end, and positions after the end are ignored.
+
+        Returns:
+            uint8 (n, C, H, W).
+
+        Raises:
+            DatasetCorrupt: for an image file of a folder that cannot be decoded, or a shard that is not as packed.
+            ValueError: for an image file with more than 8 bits per channel, or several frames.
+
+        Example:
+            >>> labels = torch.tensor([0, 1, 1])
+            >>> images = torch.arange(3, dtype=torch.uint8).reshape(3, 1, 1, 1)
+            >>> LazyDataset.held(images, labels).images(-2).flatten().tolist()
+            [1, 2]
         """
         if self.in_memory is not None:
             return self.in_memory[start:stop]
@@ -68,10 +120,23 @@ class LazyDataset:
         return self.pick(torch.arange(start, max(start, stop)))
 
     def fingerprint(self, chunk: int = 256) -> str:
-        """16 hex digits that differ for other images.
+        """Return 16 hex digits that identify the images.
 
-        Of a packed data set it is known; of another it is `glow.datasets.fingerprint` of all images, which are read
-        with `chunk` of them in memory at a time. Raises what `images` raises.
+        That of a packed data set is known. For others it is `glow.datasets.fingerprint` of all images, which are read
+        in pieces.
+
+        Args:
+            chunk: number of images in memory at a time, at least 1; the result does not depend on it.
+
+        Raises:
+            ValueError: for a `chunk` below 1.
+            DatasetCorrupt: as `images` does.
+
+        Example:
+            >>> from glow.datasets import fingerprint
+            >>> images = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
+            >>> LazyDataset.held(images, torch.zeros(3)).fingerprint(chunk=2) == fingerprint(images)
+            True
         """
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1, not {chunk}")
@@ -81,18 +146,25 @@ class LazyDataset:
         return fingerprint_pieces(torch.Size((len(self), *self.image_shape)), torch.uint8, pieces)
 
     def of_classes(self, classes: Sequence[str], *, others: bool = False) -> LazyDataset:
-        """The images of some classes, or of all `others`, with their labels as they are.
+        """Return the images of some classes; labels and class names do not change.
 
         Args:
-            classes: names of classes, or their numbers.
+            classes: names of classes, or their labels as text. A name that is also a number means the name.
+            others: return the images of all other classes instead.
 
         Raises:
-            ValueError: for a class that there is not, or no image that is left.
+            ValueError: for an unknown class, or if no image is left.
+
+        Example:
+            >>> from glow.datasets import open_dataset
+            >>> digits = open_dataset("digits", "test")
+            >>> digits.of_classes(["8", "9"], others=True).labels.unique().tolist()
+            [0, 1, 2, 3, 4, 5, 6, 7]
         """
         labels = [self._label(name) for name in classes]
         chosen = torch.isin(self.labels, torch.tensor(labels, dtype=torch.int64), invert=others)
         if not chosen.any():
-            raise ValueError(f"without the classes {', '.join(classes)} there is no image left")
+            raise ValueError(f"no image is left {'without' if others else 'of'} the classes {', '.join(classes)}")
         return self.subset(chosen.nonzero().flatten())
 
     def _label(self, name: str) -> int:
@@ -103,7 +175,18 @@ class LazyDataset:
         raise ValueError(f"there is no class {name!r}: use some of {', '.join(self.class_names)}")
 
     def subset(self, positions: Tensor) -> LazyDataset:
-        """The data set of the images at `positions`, int64 (n,), in that order."""
+        """Return the data set of the images at some positions.
+
+        Args:
+            positions: int64 (n,); the images get this order.
+
+        Example:
+            >>> from glow.datasets import open_dataset
+            >>> digits = open_dataset("digits", "test")
+            >>> first = digits.subset(torch.arange(10))
+            >>> torch.equal(first.images(), digits.images(0, 10))
+            True
+        """
         known = self.known_fingerprint
         if known is not None:
             known = hashlib.sha256(known.encode() + positions.numpy().tobytes()).hexdigest()[:16]

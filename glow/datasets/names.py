@@ -1,4 +1,4 @@
-"""Names of data sets that say where they lie: ``folder:PATH``, ``arrays:PATH`` and ``packed:PATH``."""
+"""Names of data sets that contain a path: ``folder:PATH``, ``arrays:PATH`` and ``packed:PATH``."""
 
 from __future__ import annotations
 
@@ -9,34 +9,60 @@ from typing import NamedTuple
 __all__ = ["PLACED", "Place", "absolute_dataset", "dataset_label", "place_of"]
 
 PLACED = ("folder", "arrays", "packed")
-"""The kinds of data sets whose names hold a path."""
+"""The kinds of data sets whose names contain a path."""
 
 
 class Place(NamedTuple):
-    """What such a name is made of."""
+    """The two parts of a name that contains a path.
+
+    Attributes:
+        kind: one of `PLACED`.
+        path: a path, relative or absolute, or the URI of a bucket.
+
+    Example:
+        >>> Place("packed", "s3://bucket/cats").is_remote
+        True
+    """
 
     kind: str
     path: str
 
     @property
     def is_remote(self) -> bool:
-        """Whether the path is the URI of a bucket."""
+        """Whether the path is a URI, such as that of a bucket."""
         return "://" in self.path
 
 
 def place_of(name: str) -> Place | None:
-    """The kind and the path in a name; None for a name that holds no path.
+    """Split a name into its kind and its path.
 
-    >>> place_of("folder:/data/cats")
-    Place(kind='folder', path='/data/cats')
-    >>> place_of("mnist")
+    Args:
+        name: the name of a data set.
+
+    Returns:
+        The kind and the path, or None for a name without a path, such as "mnist".
+
+    Example:
+        >>> place_of("folder:/data/cats")
+        Place(kind='folder', path='/data/cats')
+        >>> place_of("mnist")
     """
     kind, colon, path = name.partition(":")
     return Place(kind, path) if colon and path and kind in PLACED else None
 
 
 def absolute_dataset(name: str) -> str:
-    """The same data set by a name that means the same in every working folder, wherever a spec is used again."""
+    """Return the name with an absolute path, which means the same in every working folder.
+
+    Args:
+        name: the name of a data set. Names without a path, and URIs, are returned as they are.
+
+    Example:
+        >>> absolute_dataset("folder:/data/cats")
+        'folder:/data/cats'
+        >>> absolute_dataset("folder:cats") == f"folder:{Path.cwd() / 'cats'}"
+        True
+    """
     place = place_of(name)
     if place is None or place.is_remote:
         return name
@@ -44,10 +70,15 @@ def absolute_dataset(name: str) -> str:
 
 
 def dataset_label(name: str) -> str:
-    """A data set's name as metrics and files can bear it: of a path its last part.
+    """Return a short form of the name for metric names and file names.
 
-    >>> dataset_label("packed:/data/cats and dogs")
-    'packed-cats_and_dogs'
+    Args:
+        name: the name of a data set. Of a path, only the last part is kept; characters other than letters, digits,
+            "_", "." and "-" become "_".
+
+    Example:
+        >>> dataset_label("packed:/data/cats and dogs")
+        'packed-cats_and_dogs'
     """
     place = place_of(name)
     if place is None:

@@ -1,12 +1,14 @@
-"""``packed:PATH``: a data set as `glowctl pack` leaves it, which is mapped into memory and never read whole.
+"""``packed:PATH``: a data set that `glowctl pack` wrote, which is mapped into memory and never read whole.
 
-PATH holds, for each split, shards of images and one file of labels, and an index that is written last::
+PATH contains an index, and for each split a file of labels and one or more shards of images::
 
-    packed.json        shape, classes, where it came from, and for each split its shards with their fingerprints
-    train-00000.npy    uint8 (n, C, H, W), n as the index says
+    packed.json        shape, classes, source, and for each split its shards with their fingerprints; written last
+    train-00000.npy    uint8 (n, C, H, W), with the n that the index has
     train-labels.npy   int64 (N,)
 
-The file system keeps in memory what is used of a shard, and gives it up when others need the room.
+The operating system caches the parts of a shard that are used, and frees them when memory is needed elsewhere.
+
+Shapes: N images in a split, n in a shard, B in a batch, C channels, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -44,11 +46,23 @@ __all__ = [
 ]
 
 INDEX = "packed.json"
+"""The file name of the index."""
+
 VERSION = 1
+"""The version of the format. An index with a higher version is refused."""
 
 
 class PackedShard(NamedTuple):
-    """How many images a shard has, and `shard_fingerprint` of it."""
+    """The entry of a shard in the index.
+
+    Attributes:
+        images: number of images.
+        fingerprint: the `shard_fingerprint`.
+
+    Example:
+        >>> PackedShard(2, shard_fingerprint(np.zeros((2, 1, 8, 8), np.uint8), np.array([0, 1]))).images
+        2
+    """
 
     images: int
     fingerprint: str
@@ -56,30 +70,53 @@ class PackedShard(NamedTuple):
 
 @dataclass(frozen=True)
 class PackedSplit:
-    """The shards of a split, in order."""
+    """The entry of a split in the index.
+
+    Attributes:
+        shards: the shards in the order of their images.
+
+    Example:
+        >>> split = PackedSplit([PackedShard(4096, "0123456789abcdef"), PackedShard(904, "fedcba9876543210")])
+        >>> split.images
+        5000
+    """
 
     shards: Sequence[PackedShard]
 
     @property
     def images(self) -> int:
+        """The number of images in all shards."""
         return sum(shard.images for shard in self.shards)
 
     def fingerprint(self, shape: Shape) -> str:
-        """16 hex digits of the SHA-256 of the shape and the shards' fingerprints."""
+        """Return 16 hex digits of the SHA-256 of the shape (N, C, H, W) and the shards' fingerprints.
+
+        Args:
+            shape: (C, H, W) of one image.
+        """
         said = f"{(self.images, *shape)} {' '.join(shard.fingerprint for shard in self.shards)}"
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class PackedIndex:
-    """What ``packed.json`` says.
+    """The content of ``packed.json``.
 
-    Args:
+    Attributes:
         image_shape: (C, H, W) of every image.
-        original_shape: of the images before they were padded or shrunk; `image_shape` if they differed.
+        original_shape: (C, H, W) of the images before they were padded or shrunk; `image_shape` if they differed.
+        class_names: the name of each label.
+        splits: the shards of each split.
         source: the name of the data set that was packed, with an absolute path.
-        made_with: the settings that it was packed with.
-        left_out: files that could not be decoded and were skipped.
+        made_with: the settings of `glowctl pack` that affect the images.
+        left_out: number of files that could not be decoded and were skipped.
+        version: the `VERSION` of the format.
+
+    Example:
+        >>> splits = {"train": PackedSplit([PackedShard(100, "0123456789abcdef")])}
+        >>> index = PackedIndex((3, 64, 64), (3, 375, 500), ("cat", "dog"), splits, source="folder:/photos")
+        >>> PackedIndex.from_json(index.to_json()).splits["train"].images
+        100
     """
 
     image_shape: Shape
@@ -92,15 +129,20 @@ class PackedIndex:
     version: int = VERSION
 
     def to_json(self) -> str:
+        """Return the text of ``packed.json``."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> PackedIndex:
-        """Raises ValueError for a text that `to_json` did not write."""
+        """Return the index in the text of ``packed.json``.
+
+        Raises:
+            ValueError: for a text that `to_json` did not write, or that has a higher `VERSION`.
+        """
         try:
             said = json.loads(text)
             if said["version"] > VERSION:
-                raise ValueError(f"it is of version {said['version']}, and this glowctl reads up to {VERSION}")
+                raise ValueError(f"its version is {said['version']}, and this glowctl reads versions up to {VERSION}")
             said["splits"] = {
                 name: PackedSplit([PackedShard(*shard) for shard in split["shards"]])
                 for name, split in said["splits"].items()
@@ -109,60 +151,141 @@ class PackedIndex:
                 said[shape] = tuple(said[shape])
             return cls(**said)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"it is no index of a packed data set ({error})") from error
+            raise ValueError(f"it is not the index of a packed data set ({error})") from error
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits of all splits' fingerprints."""
+        """The fingerprint of the data set: 16 hex digits of the SHA-256 of the splits' names and fingerprints."""
         said = " ".join(f"{name} {split.fingerprint(self.image_shape)}" for name, split in self.splits.items())
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def shard_file(split: str, number: int) -> str:
+    """Return the file name of a shard.
+
+    Args:
+        split: "train", "validation" or "test".
+        number: counts the shards of the split from 0.
+
+    Example:
+        >>> shard_file("train", 12)
+        'train-00012.npy'
+    """
     return f"{split}-{number:05}.npy"
 
 
 def labels_file(split: str) -> str:
+    """Return the name of the file with the labels of a split.
+
+    Args:
+        split: "train", "validation" or "test".
+
+    Example:
+        >>> labels_file("train")
+        'train-labels.npy'
+    """
     return f"{split}-labels.npy"
 
 
 def shard_fingerprint(images_NCHW: np.ndarray, labels_N: np.ndarray) -> str:
-    """16 hex digits of a shard's images and labels."""
+    """Return 16 hex digits that identify the images and labels of a shard.
+
+    Args:
+        images_NCHW: uint8 (N, C, H, W).
+        labels_N: int64 (N,).
+
+    Example:
+        >>> images = np.zeros((2, 1, 8, 8), np.uint8)
+        >>> shard_fingerprint(images, np.array([0, 1])) == shard_fingerprint(images, np.array([1, 0]))
+        False
+    """
     both = fingerprint(torch.from_numpy(images_NCHW)) + fingerprint(torch.from_numpy(labels_N))
     return hashlib.sha256(both.encode()).hexdigest()[:16]
 
 
 def read_index(name: str) -> tuple[Path, PackedIndex]:
-    """The folder of a packed data set, and its index. It costs the same for few and many images.
+    """Read the index of a packed data set, whose size does not depend on that of the images.
 
-    DatasetNotFound without an index, DatasetCorrupt for one that cannot be read or a shard that is not there.
+    Args:
+        name: "packed:PATH".
+
+    Returns:
+        The folder with an absolute path, and the index.
+
+    Raises:
+        DatasetNotFound: if there is no folder or no index.
+        DatasetCorrupt: if the index cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> index = PackedIndex((3, 64, 64), (3, 375, 500), ("cat", "dog"), {}, source="folder:/photos")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, INDEX).write_text(index.to_json())
+        ...     _, found = read_index(f"packed:{folder}")
+        >>> found.image_shape, found.source
+        ((3, 64, 64), 'folder:/photos')
     """
     place = place_of(name)
     assert place is not None
     folder = Path(place.path).expanduser().absolute()
     file = folder / INDEX
     if not folder.is_dir():
-        raise DatasetNotFound(f"{name} is not a folder on this machine; glowctl pack makes one of images")
+        raise DatasetNotFound(
+            f"{name} is not a folder on this machine",
+            remedy="make it with glowctl pack",
+            code="dataset-not-found",
+        )
     if not file.is_file():
         raise DatasetNotFound(
-            f"{folder} has no {INDEX}: it is no packed data set, or glowctl pack has not come to its end; run that "
-            "again, and it goes on where it stood"
+            f"{folder} has no {INDEX}, because it is not a packed data set or glowctl pack has not finished it",
+            remedy="run the glowctl pack command again, which continues where it stopped",
+            code="packing-unfinished",
         )
     try:
         return folder, PackedIndex.from_json(file.read_text())
     except (OSError, ValueError) as error:
-        raise DatasetCorrupt(f"{file} cannot be read ({error}); pack the data set again") from error
+        raise DatasetCorrupt(
+            f"{file} cannot be read ({error})", remedy="pack the data set again", code="dataset-damaged"
+        ) from error
 
 
 def open_packed(name: str, split: str, image_shape: Shape | None) -> LazyDataset:
-    """Maps the labels, and each shard when an image of it is first asked for.
+    """Open a split of a packed data set. The labels are mapped now, a shard when one of its images is asked for.
 
-    DatasetNotFound without such a data set or split, DatasetCorrupt for a file that is not as the index says.
+    Args:
+        name: "packed:PATH".
+        split: "train", "validation" or "test".
+        image_shape: (C, H, W) of the images; None for their own. Images of their own shape have a known fingerprint.
+
+    Returns:
+        A data set whose images are copied from the mapped shards when they are asked for.
+
+    Raises:
+        DatasetNotFound: if there is no such data set or split.
+        DatasetCorrupt: for a file that is missing, or does not have the shape and type that the index has.
+        ValueError: if the images cannot be converted to the `image_shape`.
+
+    Example:
+        >>> import tempfile
+        >>> images, labels = np.full((2, 1, 8, 8), 7, np.uint8), np.array([1, 0])
+        >>> shards = [PackedShard(2, shard_fingerprint(images, labels))]
+        >>> index = PackedIndex((1, 8, 8), (1, 8, 8), ("cat", "dog"), {"test": PackedSplit(shards)}, "folder:/photos")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(f"{folder}/{shard_file('test', 0)}", images)
+        ...     np.save(f"{folder}/{labels_file('test')}", labels)
+        ...     _ = Path(folder, INDEX).write_text(index.to_json())
+        ...     dataset = open_packed(f"packed:{folder}", "test", image_shape=None)
+        ...     dataset.images().unique().tolist(), dataset.labels.tolist()
+        ([7], [1, 0])
     """
     folder, index = read_index(name)
     if split not in index.splits:
         there = ", ".join(index.splits)
-        raise DatasetNotFound(f"{name} has no images for split {split!r} (only {there}); pack a source that has them")
+        raise DatasetNotFound(
+            f"{name} has no images for split {split!r} (only {there})",
+            remedy="pack a source that has them",
+            code="split-not-found",
+        )
     of = index.splits[split]
     shape = image_shape or index.image_shape
     check_channels(index.image_shape[0], shape[0])
@@ -178,7 +301,14 @@ def open_packed(name: str, split: str, image_shape: Shape | None) -> LazyDataset
 
 @dataclass(frozen=True)
 class Shards:
-    """The images of a split, wherever they lie. It can be sent to another process, which maps them anew."""
+    """The images of a split in their files. An object that is sent to another process maps the files again there.
+
+    Attributes:
+        folder: the folder of the packed data set.
+        split: "train", "validation" or "test".
+        of: the entry of the split in the index.
+        image_shape: (C, H, W) of every image.
+    """
 
     folder: Path
     split: str
@@ -187,11 +317,21 @@ class Shards:
 
     @cached_property
     def ends(self) -> np.ndarray:
-        """The position after the last image of each shard."""
+        """The position after the last image of each shard, int64 (number of shards,)."""
         return np.cumsum([shard.images for shard in self.of.shards])
 
     def pick(self, positions_B: Tensor) -> Tensor:
-        """uint8 (B, C, H, W): a copy of the images at these positions."""
+        """Return a copy of the images at some positions.
+
+        Args:
+            positions_B: int64 (B,), in any order.
+
+        Returns:
+            uint8 (B, C, H, W).
+
+        Raises:
+            DatasetCorrupt: for a shard that is missing or does not have the shape that the index has.
+        """
         positions = positions_B.numpy()
         images = np.empty((len(positions), *self.image_shape), np.uint8)
         shards = np.searchsorted(self.ends, positions, side="right")
@@ -206,25 +346,48 @@ class Shards:
         return _mapped(file, (self.of.shards[number].images, *self.image_shape), np.dtype(np.uint8))
 
 
-@lru_cache(maxsize=8192)  # each costs a mapping, of which a process may have 65,530
+@lru_cache(maxsize=8192)  # Linux allows a process 65,530 mappings by default
 def _mapped(file: Path, shape: tuple[int, ...], dtype: np.dtype[Any], writable: bool = False) -> np.ndarray:
-    """A file's array. A writable one, which torch wants, is this process's own where it is written, which nobody does,
-    but all of it counts as memory that the process may use."""
+    """Map an array in a file into memory.
+
+    A `writable` array is a private copy-on-write mapping, for tensors, about which torch would warn if they were
+    read-only. Nothing writes to it, but the system counts all of it as memory that this process might use.
+    """
     try:
         array = np.load(file, mmap_mode="c" if writable else "r", allow_pickle=False)
     except (OSError, ValueError) as error:
         problem = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
-        raise DatasetCorrupt(f"{file} {problem}; pack the data set again, or copy it whole") from error
+        raise DatasetCorrupt(
+            f"{file} {problem}", remedy="pack the data set again, or copy it completely", code="dataset-damaged"
+        ) from error
     if array.shape != shape or array.dtype != dtype:
         raise DatasetCorrupt(
-            f"{file} has {array.dtype} of shape {array.shape} where the index says {dtype} of {shape}; pack the data "
-            "set again, or copy it whole"
+            f"{file} has {array.dtype} of shape {array.shape} where the index has {dtype} of {shape}",
+            remedy="pack the data set again, or copy it completely",
+            code="dataset-damaged",
         )
     return array
 
 
 def describe_packed(name: str, image_shape: Shape | None) -> DatasetInfo:
-    """Raises what `open_packed` raises."""
+    """Describe a packed data set by its index.
+
+    Args:
+        name: "packed:PATH".
+        image_shape: (C, H, W) that will be asked for; None for the images' own.
+
+    Raises:
+        DatasetNotFound, DatasetCorrupt: as `read_index`.
+
+    Example:
+        >>> import tempfile
+        >>> index = PackedIndex((3, 64, 64), (3, 375, 500), ("cat", "dog"), {}, source="folder:/photos")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, INDEX).write_text(index.to_json())
+        ...     info = describe_packed(f"packed:{folder}", image_shape=None)
+        >>> info.original_shape, info.image_shape, info.class_names
+        ((3, 375, 500), (3, 64, 64), ('cat', 'dog'))
+    """
     _, index = read_index(name)
     splits = tuple(split for split in SPLITS if split in index.splits)
     shape = image_shape or index.image_shape
@@ -232,18 +395,46 @@ def describe_packed(name: str, image_shape: Shape | None) -> DatasetInfo:
 
 
 def packed_channels(name: str) -> int:
-    """1 or 3; raises what `open_packed` raises."""
+    """Return the number of channels of a packed data set, 1 or 3.
+
+    Args:
+        name: "packed:PATH".
+
+    Raises:
+        DatasetNotFound, DatasetCorrupt: as `read_index`.
+
+    Example:
+        >>> import tempfile
+        >>> index = PackedIndex((3, 64, 64), (3, 375, 500), ("cat", "dog"), {}, source="folder:/photos")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, INDEX).write_text(index.to_json())
+        ...     packed_channels(f"packed:{folder}")
+        3
+    """
     return read_index(name)[1].image_shape[0]
 
 
 def packed_status(name: str) -> DatasetStatus:
-    """Whether every file is there, at the size that the index says."""
+    """Return the state of a packed data set: whether every file is there, as large as the index requires.
+
+    Args:
+        name: "packed:PATH".
+
+    Example:
+        >>> import tempfile
+        >>> splits = {"test": PackedSplit([PackedShard(100, "0123456789abcdef")])}
+        >>> index = PackedIndex((1, 8, 8), (1, 8, 8), ("cat", "dog"), splits, source="folder:/photos")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, INDEX).write_text(index.to_json())
+        ...     packed_status(f"packed:{folder}").state.replace(folder, "")
+        'corrupt: /test-00000.npy is missing or cut short'
+    """
     try:
         folder, index = read_index(name)
     except DatasetNotFound as error:
         return DatasetStatus(name, "missing", f"{error}.")
     except DatasetCorrupt as error:
-        return DatasetStatus(name, f"corrupt: {error}", "Pack the data set again.")
+        return DatasetStatus(name, f"corrupt: {error.problem}", "Pack the data set again.")
     pixels = int(np.prod(index.image_shape))
     for split in index.splits:
         shards = index.splits[split].shards
@@ -252,7 +443,11 @@ def packed_status(name: str) -> DatasetStatus:
         for file, least in wanted:
             path = folder / file
             if not path.is_file() or path.stat().st_size < least:
-                return DatasetStatus(name, f"corrupt: {path} is missing or cut short", "Copy it whole, or pack again.")
+                return DatasetStatus(
+                    name, f"corrupt: {path} is missing or cut short", "Copy it completely, or pack the data set again."
+                )
     if tuple(index.splits) != SPLITS:
-        return DatasetStatus(name, f"partial: {', '.join(index.splits)} only", "Pack a source that has the others.")
+        return DatasetStatus(
+            name, f"partial: {', '.join(index.splits)} only", "Pack a source that has the other splits."
+        )
     return DatasetStatus(name, "found", "Nothing to do.")

@@ -1,4 +1,7 @@
-"""What the files of known data sets are as published, and how files that are found differ from that."""
+"""The checksums and sizes of published data sets, to notice files that differ from them.
+
+Such files are still read, with a note (`LazyDataset.notes`). The exception is CIFAR-10, see `readers.read_cifar10`.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ from pathlib import Path
 __all__ = ["MD5", "differences"]
 
 MD5: Mapping[str, str] = {
-    # Of unpacked files; the MD5s in torchvision are of the packed ones. MNIST, the labels of Fashion-MNIST and the test
-    # files of KMNIST: computed from the official files. The images of Fashion-MNIST: from public lists of the unpacked
-    # files, which agree with one another and, on the labels, with what was computed.
+    # These are MD5s of unpacked files; those in torchvision are of the packed ones. For MNIST, the labels of
+    # Fashion-MNIST and the test files of KMNIST they were computed from the official files. For the images of
+    # Fashion-MNIST they come from public lists of the unpacked files, which agree with one another, and whose MD5s of
+    # the labels agree with the computed ones.
     "MNIST/raw/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "MNIST/raw/train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
     "MNIST/raw/t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
@@ -22,21 +26,39 @@ MD5: Mapping[str, str] = {
     "FashionMNIST/raw/t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
     "KMNIST/raw/t10k-images-idx3-ubyte": "bf305b8cd328700fbc17f5acbc2856d2",
     "KMNIST/raw/t10k-labels-idx1-ubyte": "9f55f451c0988b028eccdf7d5cc265ab",
-    # As torchvision.datasets.SVHN has them.
+    # From torchvision.datasets.SVHN.
     "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
     "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
 }
+"""The MD5 of each published file, by its path relative to the data root."""
 
 IMAGES: Mapping[str, int] = {
-    # Of files whose MD5 is not known here.
     "KMNIST/raw/train-images-idx3-ubyte": 60_000,
     "EMNIST/raw/emnist-letters-train-images-idx3-ubyte": 124_800,
     "EMNIST/raw/emnist-letters-test-images-idx3-ubyte": 20_800,
 }
+"""The number of images in each published file whose MD5 is not known, by its path relative to the data root."""
 
 
 def differences(name: str, root: Path, files: Sequence[str], images: int) -> tuple[str, ...]:
-    """A sentence if files of a data set, which hold so many images, are not those that were published."""
+    """Describe how files differ from the published ones.
+
+    Args:
+        name: the name of the data set, for the sentence.
+        root: the data root, which `files` are relative to.
+        files: the files to check; those without a known MD5 or number of images are passed over.
+        images: the number of images that the files hold.
+
+    Returns:
+        One sentence with every file that differs, or nothing.
+
+    Example:
+        >>> files = ["KMNIST/raw/train-images-idx3-ubyte"]
+        >>> differences("kmnist", Path("data"), files, images=100)
+        ('kmnist is not as published: train-images-idx3-ubyte has 100 images, not 60000',)
+        >>> differences("kmnist", Path("data"), files, images=60_000)
+        ()
+    """
     found = []
     for file in files:
         if file in MD5 and (digest := _md5(root / file)) != MD5[file]:

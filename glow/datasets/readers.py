@@ -1,6 +1,9 @@
-"""Readers: files of one data set -> images uint8 (N, C, H, W), unpadded, and labels int64 (N,).
+"""Readers of known data sets: from their files, or a generator, to images and labels in memory.
 
-A reader finds its files present; it raises DatasetCorrupt, naming the file, when one is not as it should be.
+A reader takes a `Request` and returns images, uint8 (N, C, H, W), as large as in the files, and labels, int64 (N,). The
+files exist when it is called. It raises DatasetCorrupt, with the path, for a file without the expected content.
+
+Shapes: N images, C channels, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -24,26 +27,58 @@ __all__ = [
     "read_cifar10", "read_constant", "read_digits", "read_idx", "read_noise", "read_photos", "read_svhn",
 ]  # fmt: skip
 
-PHOTOS = ("china", "flower")  # the photographs in scikit-learn's package, without ".jpg"
+PHOTOS = ("china", "flower")
+"""The photographs that scikit-learn includes, without ".jpg"."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a reader is asked for."""
+    """The arguments of a reader.
+
+    Attributes:
+        split: "train", "validation" or "test".
+        part: "train" or "test", the official files that contain the split.
+        root: the data root.
+        files: the files of the part; they exist.
+        num_classes: number of classes.
+        image_shape: (C, H, W) that was asked for. Only generated data sets use it.
+
+    Example:
+        >>> request = Request("test", "test", Path("data"), (), num_classes=1, image_shape=(3, 8, 8))
+        >>> images, labels = read_noise(request)
+        >>> images.shape, labels.shape
+        (torch.Size([1000, 3, 8, 8]), torch.Size([1000]))
+    """
 
     split: str
-    part: str  # "train" or "test": which of the official files hold the split
+    part: str
     root: Path
-    files: tuple[Path, ...]  # those of the part; they exist
+    files: tuple[Path, ...]
     num_classes: int
-    image_shape: Shape  # only data sets that are made, not read, look at it
+    image_shape: Shape
 
 
 Reader = Callable[[Request], tuple[Tensor, Tensor]]
+"""A function that reads a data set: a request -> images, uint8 (N, C, H, W), and labels, int64 (N,)."""
 
 
 def read_digits(request: Request) -> tuple[Tensor, Tensor]:
-    """scikit-learn's 1,797 digits of 8x8; their 17 grey levels 0..16 become min(16 * level, 255)."""
+    """Read scikit-learn's 1,797 digits of 8x8 pixels.
+
+    They are part of "Optical recognition of handwritten digits" (Alpaydin & Kaynak 1998). A level l of their 17 grey
+    levels, 0 to 16, becomes min(16 l, 255).
+
+    Args:
+        request: not used, because all splits are dealt from these images.
+
+    Returns:
+        Images, uint8 (1797, 1, 8, 8), and labels, int64 (1797,).
+
+    Example:
+        >>> images, labels = read_digits(Request("test", "test", Path("data"), (), 10, (1, 8, 8)))
+        >>> images.shape, int(images.max()), labels[:3].tolist()
+        (torch.Size([1797, 1, 8, 8]), 255, [0, 1, 2])
+    """
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -52,7 +87,30 @@ def read_digits(request: Request) -> tuple[Tensor, Tensor]:
 
 
 def read_idx(request: Request, *, transposed: bool = False, first_label: int = 0) -> tuple[Tensor, Tensor]:
-    """A pair of files like MNIST's. EMNIST stores its images `transposed`, and letters from label 1."""
+    """Read a pair of IDX files of 28x28 images, the format of MNIST (LeCun et al. 1998).
+
+    Args:
+        request: `files` are the image file and the label file.
+        transposed: whether the files hold rows and columns exchanged, as those of EMNIST (Cohen et al. 2017) do.
+        first_label: the label of the first class in the file; 1 for the letters of EMNIST.
+
+    Returns:
+        Images, uint8 (N, 1, 28, 28), and labels from 0, int64 (N,).
+
+    Raises:
+        DatasetCorrupt: as `check_idx`.
+
+    Example:
+        >>> import tempfile
+        >>> images = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 28, 0, 0, 0, 28]) + bytes(2 * 28 * 28)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     files = Path(folder, "images"), Path(folder, "labels")
+        ...     for file, content in zip(files, (images, bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 3]))):
+        ...         _ = file.write_bytes(content)
+        ...     images, labels = read_idx(Request("test", "test", Path(folder), files, 10, (1, 28, 28)))
+        >>> images.shape, labels.tolist()
+        (torch.Size([2, 1, 28, 28]), [7, 3])
+    """
     image_file, label_file = request.files
     check_idx(request.files, first_label=first_label, num_classes=request.num_classes)
     images = np.fromfile(image_file, np.uint8, offset=16).reshape(-1, 28, 28)
@@ -63,10 +121,29 @@ def read_idx(request: Request, *, transposed: bool = False, first_label: int = 0
 
 
 def check_idx(files: tuple[Path, ...], *, first_label: int = 0, num_classes: int) -> None:
-    """Check a pair of IDX files without reading pixels.
+    """Check a pair of IDX files by their headers, sizes and labels, without reading pixels.
 
-    Raises DatasetCorrupt unless there are images, the headers of images and labels agree with the sizes and each other,
-    and every label is one of `num_classes` from `first_label` on.
+    Args:
+        files: the image file and the label file.
+        first_label: the label of the first class in the file.
+        num_classes: number of classes; labels are `first_label` to `first_label + num_classes - 1`.
+
+    Raises:
+        DatasetCorrupt: if there are no images of 28x28, the headers of the two files do not agree with the files' sizes
+            or with each other, or a label is outside the range.
+
+    Example:
+        >>> import tempfile
+        >>> images = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 28, 0, 0, 0, 28]) + bytes(2 * 28 * 28)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     files = Path(folder, "images"), Path(folder, "labels")
+        ...     for file, content in zip(files, (images, bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 3, 1]))):
+        ...         _ = file.write_bytes(content)
+        ...     try:
+        ...         check_idx(files, num_classes=10)
+        ...     except DatasetCorrupt as error:
+        ...         print(error.problem.removeprefix(folder))
+        /labels has 3 labels for 2 images
     """
     image_file, label_file = files
     (images, *_), (labels,) = _idx_shape(image_file, 3), _idx_shape(label_file, 1)
@@ -84,16 +161,35 @@ def _idx_labels(path: Path) -> np.ndarray:
 
 
 def check_not_empty(files: tuple[Path, ...]) -> None:
-    """DatasetCorrupt for a file of no bytes; what is in it is checked when it is read."""
+    """Check that no file is empty. The reader checks their content.
+
+    Args:
+        files: files that exist.
+
+    Raises:
+        DatasetCorrupt: for a file of 0 bytes.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder, "train_32x32.mat")
+        ...     file.touch()
+        ...     try:
+        ...         check_not_empty((file,))
+        ...     except DatasetCorrupt as error:
+        ...         print(error.problem.removeprefix(folder))
+        /train_32x32.mat is empty
+    """
     for path in files:
         if path.stat().st_size == 0:
             raise DatasetCorrupt.file(path, "is empty")
 
 
 def _idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
-    """The shape in an IDX file's header, checked against the file's size: (N, 28, 28), or (N,) for labels.
+    """Return the shape in the header of an IDX file, (N, 28, 28) or (N,), after checking it against the file's size.
 
-    The header: bytes 0, 0, 8 (unsigned bytes), the number of dimensions, then each as big-endian int32.
+    The header has the bytes 0, 0, 8 (for unsigned bytes) and the number of dimensions, then each dimension as a
+    big-endian int32.
     """
     with path.open("rb") as file:
         header = file.read(4 * (dimensions + 1))
@@ -109,7 +205,31 @@ def _idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
 
 
 def read_cifar10(request: Request) -> tuple[Tensor, Tensor]:
-    """CIFAR-10's pickles. A pickle can run code: others than the published ones are refused, not noted."""
+    """Read the pickles of CIFAR-10 (Krizhevsky 2009).
+
+    Only the published files are read, because a pickle can run code. Files of other data sets that differ from the
+    published ones are read with a note.
+
+    Args:
+        request: `files` are all files of the data set, under `root`; `part` chooses the images.
+
+    Returns:
+        Images, uint8 (N, 3, 32, 32), and labels, int64 (N,).
+
+    Raises:
+        DatasetCorrupt: for a file whose MD5 is not the published one.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder, "data_batch_1")
+        ...     _ = file.write_bytes(b"other bytes than the published ones")
+        ...     try:
+        ...         read_cifar10(Request("train", "train", Path(folder), (file,), 10, (3, 32, 32)))
+        ...     except DatasetCorrupt as error:
+        ...         print(error.code)
+        dataset-damaged
+    """
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
@@ -123,7 +243,27 @@ def read_cifar10(request: Request) -> tuple[Tensor, Tensor]:
 
 
 def read_svhn(request: Request) -> tuple[Tensor, Tensor]:
-    """SVHN's MATLAB file, whose label 10 stands for the digit 0."""
+    """Read a MATLAB file of SVHN, cropped digits (Netzer et al. 2011).
+
+    Args:
+        request: `files` is the one file of the part.
+
+    Returns:
+        Images, uint8 (N, 3, 32, 32), and labels, int64 (N,). The file's label 10 becomes 0, the digit it stands for.
+
+    Raises:
+        DatasetCorrupt: for a file that scipy cannot read, or whose arrays have other shapes, types or labels.
+
+    Example:
+        >>> import tempfile
+        >>> from scipy.io import savemat
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder, "test_32x32.mat")
+        ...     savemat(file, {"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.array([[10], [4]], np.uint8)})
+        ...     images, labels = read_svhn(Request("test", "test", Path(folder), (file,), 10, (3, 32, 32)))
+        >>> images.shape, labels.tolist()
+        (torch.Size([2, 3, 32, 32]), [0, 4])
+    """
     from scipy.io import loadmat
 
     (path,) = request.files
@@ -142,21 +282,60 @@ def read_svhn(request: Request) -> tuple[Tensor, Tensor]:
 
 
 def read_noise(request: Request) -> tuple[Tensor, Tensor]:
-    """Every value of every image drawn uniformly from 0..255."""
+    """Generate images of uniform noise: every value is drawn from 0 to 255.
+
+    Args:
+        request: `split` chooses the random numbers; they are the same in every call.
+
+    Returns:
+        Images, uint8 (N, C, H, W), and labels, int64 (N,), all 0. N is 10,000 for "train", else 1,000.
+
+    Example:
+        >>> images, _ = read_noise(Request("test", "test", Path("data"), (), 1, (1, 8, 8)))
+        >>> images.shape, images.unique().numel()
+        (torch.Size([1000, 1, 8, 8]), 256)
+    """
     return _random_images("noise", request, request.image_shape)
 
 
 def read_constant(request: Request) -> tuple[Tensor, Tensor]:
-    """One value for each channel of each image, drawn uniformly from 0..255."""
+    """Generate images of one colour each: one value per channel is drawn uniformly from 0 to 255.
+
+    Args:
+        request: `split` chooses the random numbers; they are the same in every call.
+
+    Returns:
+        Images, uint8 (N, C, H, W), and labels, int64 (N,), all 0. N is 10,000 for "train", else 1,000.
+
+    Example:
+        >>> images, _ = read_constant(Request("test", "test", Path("data"), (), 1, (3, 8, 8)))
+        >>> [images[0, channel].unique().numel() for channel in range(3)]
+        [1, 1, 1]
+    """
     images, labels = _random_images("constant", request, (request.image_shape[0], 1, 1))
     return images.expand(-1, *request.image_shape), labels
 
 
 def read_photos(request: Request) -> tuple[Tensor, Tensor]:
-    """Patches of two photographs of 427x640 in scikit-learn, at full resolution: one of each in turn, anywhere in it.
+    """Cut patches of two photographs that scikit-learn includes, of 427x640 pixels, without changing their resolution.
 
-    The label says which photograph. Patches, of one split or two, may overlap in pixels. Another version of Pillow can
-    decode the photographs a grey level apart. ValueError for patches larger than the photographs.
+    The photographs take turns, and the places are random. Patches may overlap, also those of different splits. Versions
+    of Pillow can differ by one grey level when they decode the photographs.
+
+    Args:
+        request: `split` chooses the random places, which are the same in every call; `image_shape` is the patches'.
+
+    Returns:
+        Images, uint8 (N, C, H, W), and labels, int64 (N,), the index of the photograph in `PHOTOS`. N is 10,000 for
+        "train", else 1,000.
+
+    Raises:
+        ValueError: for patches larger than the photographs, or channels other than 1 and 3.
+
+    Example:
+        >>> images, labels = read_photos(Request("test", "test", Path("data"), (), 2, (3, 16, 16)))
+        >>> images.shape, labels[:4].tolist()
+        (torch.Size([1000, 3, 16, 16]), [0, 1, 0, 1])
     """
     from sklearn.datasets import load_sample_image
 
@@ -165,15 +344,15 @@ def read_photos(request: Request) -> tuple[Tensor, Tensor]:
     full_height, full_width = photos.shape[-2:]
     if height > full_height or width > full_width:
         raise ValueError(
-            f"photos has patches of photographs that are {full_height} pixels high and {full_width} wide, "
-            f"so there are none of {height}x{width}; {SMALLER_ADVICE}"
+            f"the photographs of photos are {full_height} pixels high and {full_width} wide, too small for patches of "
+            f"{height}x{width}: {SMALLER_ADVICE}"
         )
-    photos = convert(photos, (channels, full_height, full_width))  # recolours them
+    photos = convert(photos, (channels, full_height, full_width))  # changes only the channels
     count, generator = _count_and_generator("photos", request)
     labels = torch.arange(count) % len(PHOTOS)
     tops = torch.randint(full_height - height + 1, (count,), generator=generator)
     lefts = torch.randint(full_width - width + 1, (count,), generator=generator)
-    patches = photos.unfold(2, height, 1).unfold(3, width, 1)  # (photos, C, tops, lefts, H, W), which is only a view
+    patches = photos.unfold(2, height, 1).unfold(3, width, 1)  # a view (photos, C, tops, lefts, H, W)
     return patches[labels, :, tops, lefts], labels
 
 
@@ -184,6 +363,6 @@ def _random_images(name: str, request: Request, shape: Shape) -> tuple[Tensor, T
 
 
 def _count_and_generator(name: str, request: Request) -> tuple[int, torch.Generator]:
-    """How many images a made data set has in a split, and what they are drawn with."""
+    """Return the number of images of a generated data set in a split, and its random generator."""
     seed = int.from_bytes(hashlib.sha256(f"{name} {request.split}".encode()).digest()[:4], "big")
     return 10_000 if request.split == "train" else 1_000, torch.Generator().manual_seed(seed)

@@ -1,4 +1,10 @@
-"""The data sets there are, and what can be asked about one by its name. To add one, add to `REGISTRY`."""
+"""The known data sets, and the functions that take a data set's name.
+
+To add a data set, add an `Entry` to `REGISTRY`, and a reader to `readers.py` if its files have a new format. Names that
+contain a path, such as "folder:PATH", have their functions in `PLACED_KINDS`.
+
+Shapes: N images, C channels, H rows, W columns.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +48,7 @@ from glow.datasets.tensors import check_channels, convert, deal, everything, fir
 from glow.errors import DOWNLOAD_ADVICE
 
 Downloader = Callable[[ModuleType, str, bool], object]
-"""(torchvision.datasets, root, whether the train files are wanted) -> a torchvision data set, downloaded"""
+"""A function that downloads: torchvision.datasets, a folder, and whether to fetch the train files -> not used."""
 
 __all__ = [
     "REGISTRY",
@@ -59,18 +65,37 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Entry:
-    """One data set: how it is read, what it looks like, and where its files come from."""
+    """A known data set: its reader, its shape and classes, and the origin of its files.
+
+    Attributes:
+        read: the reader.
+        original_shape: (C, H, W) in the files; None if the data set is generated in the shape that is asked for.
+        image_shape: (C, H, W) by default, after padding.
+        class_names: the name of each label.
+        members: the rule that selects the images of a split.
+        files: the files of the parts "train" and "test", relative to the data root and in one folder; empty if there
+            are no files to find.
+        check: a check of the files of a part that reads no pixels; raises DatasetCorrupt.
+        download: a function that downloads the files with torchvision.
+        page: the web page that has the files.
+
+    Example:
+        >>> entry = REGISTRY["mnist"]
+        >>> entry.original_shape, entry.image_shape
+        ((1, 28, 28), (1, 32, 32))
+        >>> entry.files["test"]
+        ('MNIST/raw/t10k-images-idx3-ubyte', 'MNIST/raw/t10k-labels-idx1-ubyte')
+    """
 
     read: Reader
-    original_shape: Shape | None  # (C, H, W) in the files; None: made at whatever shape is asked for
-    image_shape: Shape  # by default, after padding
+    original_shape: Shape | None
+    image_shape: Shape
     class_names: tuple[str, ...]
     members: MemberRule = hold_out
-    # "train" and "test" -> their files, relative to the root, in one folder; empty: nothing to find
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    check: Callable[[tuple[Path, ...]], None] = check_not_empty  # of the files of a part: cheap, reads no pixels
+    check: Callable[[tuple[Path, ...]], None] = check_not_empty
     download: Downloader | None = None
-    page: str = ""  # where a person finds the files
+    page: str = ""
 
 
 def _like_mnist(
@@ -83,7 +108,7 @@ def _like_mnist(
     first_label: int = 0,
     stems: tuple[str, str] = ("train", "t10k"),
 ) -> Entry:
-    """An entry for 28x28 grey images in two pairs of IDX files."""
+    """Return the entry of a data set of 28x28 grey images in two pairs of IDX files."""
     files = {
         part: (f"{folder}/{stem}-images-idx3-ubyte", f"{folder}/{stem}-labels-idx1-ubyte")
         for part, stem in zip(("train", "test"), stems, strict=True)
@@ -136,7 +161,10 @@ REGISTRY: Mapping[str, Entry] = {
         original_shape=(3, 32, 32),
         image_shape=(3, 32, 32),
         class_names=_CIFAR10,
-        files={"train": _CIFAR10_FILES, "test": _CIFAR10_FILES},  # torchvision wants all of them for either
+        files={
+            "train": _CIFAR10_FILES,
+            "test": _CIFAR10_FILES,
+        },  # torchvision reads either part only if all files are there
         download=lambda sets, root, train: sets.CIFAR10(root, train, download=True),
         page="https://www.cs.toronto.edu/~kriz/cifar.html",
     ),
@@ -153,11 +181,19 @@ REGISTRY: Mapping[str, Entry] = {
     "constant": Entry(read_constant, None, (1, 32, 32), ("constant",), everything),
     "photos": Entry(read_photos, None, (3, 32, 32), PHOTOS, everything),
 }
+"""The known data sets by name."""
 
 
 @dataclass(frozen=True)
 class PlacedKind:
-    """What can be asked about a data set whose name holds a path; each takes the name first."""
+    """The functions of a kind of data set whose names contain a path. Each takes the name as its first argument.
+
+    Attributes:
+        open: name, split, image_shape, background -> the data set.
+        describe: name, image_shape, background, skip_unreadable -> its description.
+        channels: name, skip_unreadable -> 1 or 3.
+        status: name -> the state of its files.
+    """
 
     open: Callable[[str, str, Shape | None, Colour], LazyDataset]
     describe: Callable[[str, Shape | None, Colour, bool], DatasetInfo]
@@ -180,15 +216,33 @@ PLACED_KINDS: Mapping[str, PlacedKind] = {
         packed_status,
     ),
 }
+"""The functions of each kind in `names.PLACED`."""
 
 
 def dataset_names() -> tuple[str, ...]:
-    """The names that `load_dataset` takes, for help texts; the last ones stand for any place."""
+    """Return the names that `load_dataset` takes. "PATH" in the last ones stands for any path.
+
+    Example:
+        >>> dataset_names()[:2], dataset_names()[-1]
+        (('digits', 'mnist'), 'packed:PATH')
+    """
     return (*REGISTRY, *(f"{kind}:PATH" for kind in PLACED))
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """Where files are looked for: `root`, else $GLOW_DATA_ROOT, else glow/data in the user's cache folder."""
+    """Return the folder that contains the files of known data sets.
+
+    Args:
+        root: this folder, if given. Else it is $GLOW_DATA_ROOT, else glow/data in $XDG_CACHE_HOME, else
+            ~/.cache/glow/data.
+
+    Returns:
+        An absolute path; the folder may not exist yet.
+
+    Example:
+        >>> data_root("/data")
+        PosixPath('/data')
+    """
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(root or os.environ.get("GLOW_DATA_ROOT") or f"{cache}/glow/data").expanduser().absolute()
 
@@ -203,15 +257,30 @@ def load_dataset(
     download: bool = False,
     background: Colour = WHITE,
 ) -> tuple[Tensor, Tensor]:
-    """A split ("train", "validation" or "test") of a data set, in file order.
+    """Read a split of a data set into memory.
 
-    Returns images, uint8 (N, C, H, W), zero-padded to the size that models take, and labels, int64 (N,).
-    `image_shape` (C, H, W) asks for another shape: recoloured, shrunk if too large, padded if too small.
-    `per_class` keeps the first so many images of each class. `download` fetches files that are missing.
-    `background` (R, G, B) is what images of a folder are composited over where they are transparent.
+    Args:
+        name: one of `dataset_names`, such as "mnist" or "folder:/data/cats".
+        split: "train", "validation" or "test".
+        root: the data root; None for that of `data_root`.
+        image_shape: (C, H, W) of the images; None for the data set's own, padded to sides that models can halve. Images
+            get other channels, are shrunk if too large and padded with zeros if too small.
+        per_class: keep only the first `per_class` images of each class.
+        download: fetch files that are missing.
+        background: the colour (R, G, B) that transparent images of a folder are composited over.
 
-    Raises ValueError for a name, split, shape or `per_class` that cannot be had, DatasetNotFound (a
-    FileNotFoundError) for missing files or a failed download, DatasetCorrupt (an OSError) for a damaged file.
+    Returns:
+        Images, uint8 (N, C, H, W), and labels, int64 (N,), in the order of the files.
+
+    Raises:
+        ValueError: for an unknown name or split, an impossible `image_shape` or `per_class`, or a split without images.
+        DatasetNotFound: (a FileNotFoundError) for missing files or a failed download.
+        DatasetCorrupt: (an OSError) for a damaged file.
+
+    Example:
+        >>> images, labels = load_dataset("digits", "test", image_shape=(3, 16, 16), per_class=2)
+        >>> images.shape, images.dtype, labels.bincount().tolist()
+        (torch.Size([20, 3, 16, 16]), torch.uint8, [2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
     """
     dataset = open_dataset(
         name,
@@ -235,13 +304,36 @@ def open_dataset(
     download: bool = False,
     background: Colour = WHITE,
 ) -> LazyDataset:
-    """What `load_dataset` returns, to be had piece by piece: for images that do not fit into memory.
+    """Open a split of a data set, to read its images in pieces; they may be larger than the memory.
 
-    Takes and raises what `load_dataset` does. With an `image_shape` it opens no file of a folder, without one it
-    reads their headers; what is wrong with a file's pixels is raised when they are asked for.
+    Of a folder, only headers are read here, or no files at all if an `image_shape` is given. Damaged pixels are noticed
+    when they are read.
+
+    Args:
+        name: one of `dataset_names`, such as "mnist" or "folder:/data/cats".
+        split: "train", "validation" or "test".
+        root: the data root; None for that of `data_root`.
+        image_shape: (C, H, W) of the images; None for the data set's own, padded to sides that models can halve. Images
+            get other channels, are shrunk if too large and padded with zeros if too small.
+        per_class: keep only the first `per_class` images of each class.
+        download: fetch files that are missing.
+        background: the colour (R, G, B) that transparent images of a folder are composited over.
+
+    Returns:
+        The data set, whose images are in the order of the files.
+
+    Raises:
+        ValueError, DatasetNotFound, DatasetCorrupt: as `load_dataset`.
+
+    Example:
+        >>> dataset = open_dataset("noise", "test", image_shape=(3, 32, 32))
+        >>> len(dataset), dataset.nbytes
+        (1000, 3072000)
+        >>> dataset.images(100, 116).shape
+        torch.Size([16, 3, 32, 32])
     """
     if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
+        raise ValueError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
     _check_shape(image_shape)
     if per_class is not None and per_class < 1:
         raise ValueError(f"per_class must be at least 1, not {per_class}")
@@ -253,7 +345,9 @@ def open_dataset(
     if per_class is not None:
         dataset = dataset.subset(first_of_each_class(dataset.labels, per_class, dataset.class_names, split))
     if len(dataset) == 0:
-        raise ValueError(f"split {split!r} of {name} has no images: it takes ten of a class to give each split some")
+        raise ValueError(
+            f"split {split!r} of {name} has no images: a class needs ten images to have some in each split"
+        )
     return dataset
 
 
@@ -265,10 +359,25 @@ def describe(
     background: Colour = WHITE,
     skip_unreadable: bool = False,
 ) -> DatasetInfo:
-    """Shapes, classes and available splits of a data set, without reading images (of a folder: their headers).
+    """Return the shapes, classes and available splits of a data set without reading its images.
 
-    With `skip_unreadable` files of a folder whose headers cannot be read are passed over, unless it has no others.
-    Raises ValueError for an unknown name or impossible shape; for a folder also what `load_dataset` raises.
+    Of a folder, the headers of all files are read.
+
+    Args:
+        name: one of `dataset_names`.
+        root: the data root; None for that of `data_root`.
+        image_shape: (C, H, W) that will be asked for; None for the data set's own.
+        background: the colour (R, G, B) that transparent images of a folder are composited over; a note mentions it.
+        skip_unreadable: pass over files of a folder whose headers cannot be read, unless no file can be read.
+
+    Raises:
+        ValueError: for an unknown name or an impossible `image_shape`, or a folder whose images differ in size.
+        DatasetNotFound, DatasetCorrupt: for files of a name with a path; known data sets without files have no splits.
+
+    Example:
+        >>> info = describe("cifar10", root="/no/such/folder")
+        >>> info.image_shape, info.class_names[:3], info.splits
+        ((3, 32, 32), ('airplane', 'automobile', 'bird'), ())
     """
     _check_shape(image_shape)
     kind = _placed(name)
@@ -281,16 +390,38 @@ def describe(
 
 
 def own_channels(name: str, skip_unreadable: bool = False) -> int:
-    """1 for a grey data set, 3 for a coloured one; ValueError if unknown; else what `load_dataset` raises. What cannot
-    be read is passed over as by `describe`."""
+    """Return the number of channels of a data set's images: 1 if they are grey, else 3.
+
+    Args:
+        name: one of `dataset_names`.
+        skip_unreadable: as in `describe`.
+
+    Raises:
+        ValueError: for an unknown name.
+        DatasetNotFound, DatasetCorrupt: for files of a name with a path.
+
+    Example:
+        >>> own_channels("mnist"), own_channels("svhn")
+        (1, 3)
+    """
     kind = _placed(name)
     return kind.channels(name, skip_unreadable) if kind is not None else _entry(name).image_shape[0]
 
 
 def status(name: str, root: str | Path | None = None) -> DatasetStatus:
-    """Whether a data set's files are there, judged by names, sizes, and the headers and labels of IDX files.
+    """Return the state of a data set's files, judged by names, sizes, and the headers and labels of IDX files.
 
-    Raises ValueError for an unknown name.
+    Args:
+        name: one of `dataset_names`.
+        root: the data root; None for that of `data_root`.
+
+    Raises:
+        ValueError: for an unknown name.
+
+    Example:
+        >>> found = status("mnist", root="/no/such/folder")
+        >>> found.state, found.advice.partition(",")[0]
+        ('missing', 'Load with download=True')
     """
     kind = _placed(name)
     if kind is not None:
@@ -302,8 +433,7 @@ def status(name: str, root: str | Path | None = None) -> DatasetStatus:
         for part in there:
             entry.check(_paths(entry, part, root))
     except DatasetCorrupt as error:
-        problem = str(error).removesuffix(f"; {error.ADVICE}")
-        return DatasetStatus(name, f"corrupt: {problem}", f"R{error.ADVICE[1:]}.")
+        return DatasetStatus(name, f"corrupt: {error.problem}", f"{error.remedy[:1].upper()}{error.remedy[1:]}.")
     if len(there) == len(entry.files):
         return DatasetStatus(name, "found", "Nothing to do.")
     absent = tuple(dict.fromkeys(file for files in missing.values() for file in files))
@@ -317,7 +447,9 @@ def _open(name: str, split: str, root: Path, image_shape: Shape | None, download
     if missing and not download:
         instead = _in_their_place(root, missing)
         raise DatasetNotFound(
-            f"{name} has no {part} files{instead}; {DOWNLOAD_ADVICE}, {_remedy(entry, root, missing)}"
+            f"{name} has no {part} files{instead}",
+            remedy=f"{DOWNLOAD_ADVICE}, {_remedy(entry, root, missing)}",
+            code="dataset-files-missing",
         )
     if missing:
         _fetch(name, entry, root, part, missing)
@@ -325,14 +457,17 @@ def _open(name: str, split: str, root: Path, image_shape: Shape | None, download
     files = _paths(entry, part, root)
     request = Request(split, part, root, files, len(entry.class_names), shape)
     images, labels = entry.read(request)
-    check_channels(images.shape[1], shape[0])  # now, not when the first images are asked for
+    check_channels(images.shape[1], shape[0])  # before any image is asked for
     notes = differences(name, root, entry.files.get(part, ()), len(images))
     dataset = LazyDataset(labels, entry.class_names, shape, lambda indices: convert(images[indices], shape), notes)
     return dataset.subset(entry.members(labels, split))
 
 
 def _fetch(name: str, entry: Entry, root: Path, part: str, missing: tuple[str, ...]) -> None:
-    """Downloads with torchvision into a scratch folder and moves in what was missing: no half-written files."""
+    """Download the files with torchvision into a temporary folder, and move those that were missing to the data root.
+
+    An interrupted download thus leaves no incomplete files.
+    """
     assert entry.download is not None
     try:
         from torchvision import datasets
@@ -346,28 +481,32 @@ def _fetch(name: str, entry: Entry, root: Path, part: str, missing: tuple[str, .
                     os.replace(Path(scratch, file), root / file)
     except (OSError, RuntimeError, EOFError, zlib.error, http.client.HTTPException) as error:
         cause = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise DatasetNotFound(f"the download of {name} failed ({cause}); {_remedy(entry, root, missing)}") from error
+        raise DatasetNotFound(
+            f"the download of {name} failed ({cause})", remedy=_remedy(entry, root, missing), code="download-failed"
+        ) from error
 
 
 def _in_their_place(root: Path, missing: tuple[str, ...]) -> str:
-    """What lies where files are missing, and what to do with it: their packed form, or a folder of that name."""
+    """Describe what is in the place of a missing file: a folder, or the compressed file next to it; else ""."""
     for file in missing:
         path = root / file
         if path.is_dir():
             return f" ({path} is a folder: move it away)"
         if path.with_name(f"{path.name}.gz").is_file():
-            return f" ({path}.gz is there, packed: unpack it with gunzip)"
+            return f" ({path}.gz is still compressed: unpack it with gunzip)"
     return ""
 
 
 def _remedy(entry: Entry, root: Path, missing: tuple[str, ...]) -> str:
+    """Return the advice how to get files by hand."""
     folder = root / Path(missing[0]).parent
     *others, last = (Path(file).name for file in missing)
     files = f"{', '.join(others)} and {last}" if others else last
-    return f"put {files} into {folder} (from {entry.page}), or set GLOW_DATA_ROOT to a root that has them"
+    return f"put {files} into {folder} (from {entry.page}), or set GLOW_DATA_ROOT to a folder that has them"
 
 
 def _placed(name: str) -> PlacedKind | None:
+    """Return the functions for a name that contains a path, else None."""
     place = place_of(name)
     return None if place is None else PLACED_KINDS[place.kind]
 
@@ -378,7 +517,7 @@ def _entry(name: str) -> Entry:
     names = dataset_names()
     close = difflib.get_close_matches(name.lower(), names)
     hint = f" (did you mean {' or '.join(close)}?)" if close else ""
-    raise ValueError(f"unknown data set {name!r}{hint}; there are {', '.join(names)}")
+    raise ValueError(f"unknown data set {name!r}{hint}: use one of {', '.join(names)}")
 
 
 def _check_shape(image_shape: Shape | None) -> None:
@@ -387,7 +526,7 @@ def _check_shape(image_shape: Shape | None) -> None:
 
 
 def _part(split: str) -> str:
-    """Which of the official files holds a split."""
+    """Return the official part that contains a split."""
     return "test" if split == "test" else "train"
 
 

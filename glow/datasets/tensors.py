@@ -1,6 +1,9 @@
-"""What is done to images and labels once they are in memory: split, subset, convert, fingerprint. No files.
+"""Functions of images and labels in memory: rules for splits, conversions and fingerprints.
 
-Shapes: N images, C channels, H height, W width.
+`everything`, `hold_out` and `deal` are the three rules that assign images to splits. `convert` gives images the shape
+that a model reads.
+
+Shapes: N images, C channels, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -27,11 +30,28 @@ __all__ = [
 
 
 def convert(images_NCHW: Tensor, image_shape: Shape) -> Tensor:
-    """uint8 images (N, C, H, W) as (N, *image_shape): recoloured, shrunk if too large, then zero-padded
-    about the centre.
+    """Convert images to another shape: other channels, then shrunk if too large, then padded with zeros.
 
-    Grey becomes RGB by repetition, RGB becomes grey by ITU-R 601 luminance. Shrinking is antialiased and keeps
-    the aspect ratio; nothing is ever enlarged. ValueError for channels other than 1 or 3.
+    Grey becomes RGB by repetition. RGB becomes grey by the luminance of ITU-R BT.601 as torchvision has it,
+    0.2989 R + 0.587 G + 0.114 B, rounded down. Shrinking is antialiased and keeps the aspect ratio. The padding is on
+    all sides; an odd row or column is added at the bottom or on the right. Images are never enlarged.
+
+    Args:
+        images_NCHW: uint8 (N, C, H, W).
+        image_shape: (C, H, W) of the result.
+
+    Returns:
+        uint8 (N, *image_shape), contiguous.
+
+    Raises:
+        ValueError: for other numbers of channels than 1 and 3, unless they stay the same.
+
+    Example:
+        >>> white = torch.full((5, 1, 28, 28), 255, dtype=torch.uint8)
+        >>> convert(white, (3, 32, 32)).shape
+        torch.Size([5, 3, 32, 32])
+        >>> convert(white, (1, 32, 32))[0, 0, 0].unique().tolist()  # the first row is padding
+        [0]
     """
     channels, height, width = image_shape
     images_NCHW = _match_channels(images_NCHW, channels)
@@ -50,9 +70,25 @@ def convert(images_NCHW: Tensor, image_shape: Shape) -> Tensor:
 
 
 def check_channels(own: int, asked: int) -> None:
-    """ValueError if `convert` cannot make `asked` channels of a data set's `own`."""
+    """Check that `convert` can change the number of channels.
+
+    Args:
+        own: channels of the images.
+        asked: channels of the result.
+
+    Raises:
+        ValueError: unless the two are equal, or 1 and 3.
+
+    Example:
+        >>> check_channels(1, 3)
+        >>> check_channels(3, 2)
+        Traceback (most recent call last):
+        ValueError: images with 3 channels cannot be converted to 2: an image_shape has 1 or 3 channels
+    """
     if own != asked and {own, asked} != {1, 3}:
-        raise ValueError(f"images of {own} channels cannot be given {asked}; allowed in an image shape: 1 or 3")
+        raise ValueError(
+            f"images with {own} channels cannot be converted to {asked}: an image_shape has 1 or 3 channels"
+        )
 
 
 def _match_channels(images_NCHW: Tensor, channels: int) -> Tensor:
@@ -69,15 +105,39 @@ def _match_channels(images_NCHW: Tensor, channels: int) -> Tensor:
 
 
 def everything(labels_N: Tensor, split: str) -> Tensor:
-    """The rule of a data set that is made anew for each split: all images are in it."""
+    """Return the indices of all images: the rule of data whose files or generator belong to one split.
+
+    Args:
+        labels_N: (N,) labels.
+        split: not used; a `MemberRule` takes it.
+
+    Returns:
+        int64 (N,).
+
+    Example:
+        >>> everything(torch.tensor([1, 0, 1]), "test").tolist()
+        [0, 1, 2]
+    """
     return torch.arange(len(labels_N))
 
 
 def hold_out(labels_N: Tensor, split: str) -> Tensor:
-    """The rule of a data set with official train and test files, applied to the file that `split` is in.
+    """Return the indices of a split in the official train or test file that contains it.
 
-    test: all of its file. validation: the last tenth, rounded down, of each class of the train file. train: the
-    rest.
+    "test" has all images of the test file. "validation" has the last tenth, rounded down, of each class of the train
+    file, and "train" has the others.
+
+    Args:
+        labels_N: (N,) labels of the file's images.
+        split: "train", "validation" or "test".
+
+    Returns:
+        int64 (n,), in the order of the file.
+
+    Example:
+        >>> labels = torch.zeros(20)
+        >>> hold_out(labels, "validation").tolist(), len(hold_out(labels, "train"))
+        ([18, 19], 18)
     """
     if split == "test":
         return everything(labels_N, split)
@@ -88,9 +148,24 @@ def hold_out(labels_N: Tensor, split: str) -> Tensor:
 
 
 def deal(labels_N: Tensor, split: str) -> Tensor:
-    """The rule without official files: of each class a fifth is test, a tenth validation, the rest train.
+    """Return the indices of a split of data without official splits.
 
-    Which ones is settled by the SHA-256 of an image's index, so that it is the same in every version.
+    A fifth of each class is "test", a tenth is "validation" (both rounded down), and the others are "train". Images are
+    ordered by the SHA-256 of their index, so that the splits do not depend on the version of a random generator.
+
+    Args:
+        labels_N: (N,) labels.
+        split: "train", "validation" or "test".
+
+    Returns:
+        int64 (n,), ascending.
+
+    Example:
+        >>> labels = torch.zeros(20)
+        >>> [len(deal(labels, split)) for split in ("train", "validation", "test")]
+        [14, 2, 4]
+        >>> deal(labels, "test").tolist()
+        [8, 9, 13, 17]
     """
     chosen_N = torch.zeros(len(labels_N), dtype=torch.bool)
     for members in _by_class(labels_N):
@@ -106,7 +181,24 @@ def deal(labels_N: Tensor, split: str) -> Tensor:
 
 
 def first_of_each_class(labels_N: Tensor, per_class: int, class_names: Sequence[str], split: str) -> Tensor:
-    """The positions of the first `per_class` of each class, in file order; ValueError if a class has fewer."""
+    """Return the positions of the first images of each class.
+
+    Args:
+        labels_N: (N,) labels.
+        per_class: number of images per class.
+        class_names: the name of each label.
+        split: the name of the split, for the error.
+
+    Returns:
+        int64 (per_class * number of classes,), ascending.
+
+    Raises:
+        ValueError: if a class has fewer images.
+
+    Example:
+        >>> first_of_each_class(torch.tensor([1, 0, 1, 1, 0, 0]), 2, ("cat", "dog"), "train").tolist()
+        [0, 1, 2, 4]
+    """
     chosen = []
     for label, name in enumerate(class_names):
         of_class = (labels_N == label).nonzero().flatten()
@@ -117,12 +209,31 @@ def first_of_each_class(labels_N: Tensor, per_class: int, class_names: Sequence[
 
 
 def fingerprint(images: Tensor) -> str:
-    """16 hex digits of the SHA-256 of shape, dtype and bytes."""
+    """Return 16 hex digits that identify a tensor: of the SHA-256 of its shape, its dtype and its bytes.
+
+    Args:
+        images: a tensor of at least one dimension, of any dtype, on any device.
+
+    Example:
+        >>> fingerprint(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
+        '90b12f5c6996f936'
+    """
     return fingerprint_pieces(images.shape, images.dtype, [images])
 
 
 def fingerprint_pieces(shape: torch.Size, dtype: torch.dtype, pieces: Iterable[Tensor]) -> str:
-    """The `fingerprint` of a tensor of this shape and dtype, which comes cut along its first dimension."""
+    """Return the `fingerprint` of a tensor that does not fit into memory.
+
+    Args:
+        shape: of the whole tensor.
+        dtype: of the tensor.
+        pieces: the tensor, cut along its first dimension.
+
+    Example:
+        >>> whole = torch.arange(6, dtype=torch.uint8)
+        >>> fingerprint_pieces(whole.shape, whole.dtype, whole.split(4)) == fingerprint(whole)
+        True
+    """
     digest = hashlib.sha256(f"{tuple(shape)} {dtype}".encode())
     for piece in pieces:
         digest.update(piece.detach().cpu().contiguous().view(torch.uint8).numpy().data)
@@ -130,6 +241,6 @@ def fingerprint_pieces(shape: torch.Size, dtype: torch.dtype, pieces: Iterable[T
 
 
 def _by_class(labels_N: Tensor) -> Iterator[Tensor]:
-    """The indices of each class that occurs, in file order."""
+    """Yield the indices of the images of each class that occurs, ascending."""
     for label in sorted(set(labels_N.tolist())):
         yield (labels_N == label).nonzero().flatten()

@@ -1,4 +1,8 @@
-"""What is to be packed: the shards that there will be, and those that an earlier command has left."""
+"""The plan of a packing: which shards to write, and which of them an earlier command has written already.
+
+`prepare` makes a plan from the settings, `Plan.begin` creates the destination, and `Plan.complete` writes the index
+when all shards are there.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +25,28 @@ from jobs.text import JsonObject, megabytes
 __all__ = ["LEFT_OUT", "SKIP_ADVICE", "Done", "Plan", "Shard", "done_file", "prepare"]
 
 SKIP_ADVICE = ", or give --on-error skip, which leaves such files out and lists them"
+"""The end of the remedy for a file that cannot be read."""
 
 BEGUN = "packing.json"
-"""In the destination while it is not complete: what is packed into it, and how."""
+"""The file in an incomplete destination with the source and the settings, so that a later command can continue."""
 
 LEFT_OUT = "left-out.txt"
-"""In the destination: what could not be read, a line for each file."""
+"""The file in the destination that lists the files that could not be read, one line for each."""
 
 SHARD_BYTES = 32 * 2**20
-"""Of images in a shard, by default. A kill costs each process one shard."""
+"""Size of a shard's images by default. If the command is killed, each process loses at most one shard."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The images of a split at positions `start` to `stop` of the source."""
+    """The images of a split that are written to one file.
+
+    Attributes:
+        split: "train", "validation" or "test".
+        number: counts the shards of the split from 0.
+        start: position of the first image in the split of the source.
+        stop: position after the last image.
+    """
 
     split: str
     number: int
@@ -44,7 +56,13 @@ class Shard:
 
 @dataclass(frozen=True)
 class Done:
-    """A shard that has been written; `left_out` are the positions of what could not be read, and what was wrong."""
+    """The facts about a shard that has been written.
+
+    Attributes:
+        images: number of images in it.
+        fingerprint: the `shard_fingerprint`.
+        left_out: for each image that could not be read, its position in the split of the source, and the error.
+    """
 
     images: int
     fingerprint: str
@@ -52,7 +70,7 @@ class Done:
 
     @classmethod
     def read(cls, file: Path) -> Done | None:
-        """None if the shard has not been written whole."""
+        """Read the facts from the file that is written after the shard; return None if it is missing or incomplete."""
         try:
             said = json.loads(file.read_text())
             return cls(said["images"], said["fingerprint"], [(position, why) for position, why in said["left_out"]])
@@ -62,7 +80,14 @@ class Done:
 
 @dataclass(frozen=True)
 class Plan:
-    """A packing that has been checked. `spec` has absolute paths."""
+    """A packing whose settings and destination have been checked.
+
+    Attributes:
+        spec: the settings, with absolute paths.
+        info: the description of the source.
+        datasets: the opened splits of the source.
+        shards: all shards of all splits.
+    """
 
     spec: PackSpec
     info: DatasetInfo
@@ -71,20 +96,25 @@ class Plan:
 
     @property
     def folder(self) -> Path:
+        """The destination."""
         return Path(self.spec.dest)
 
     @property
     def images(self) -> int:
+        """The number of images in all splits of the source."""
         return sum(len(dataset) for dataset in self.datasets.values())
 
     def done(self) -> dict[Shard, Done]:
-        """The shards that are there already."""
+        """Return the shards that have been written, with their facts."""
         found = ((shard, Done.read(self.folder / done_file(shard))) for shard in self.shards)
         return {shard: done for shard, done in found if done is not None}
 
     def begin(self) -> None:
-        """Makes the folder, or goes on with what an earlier command has begun. Raises JobError if it holds other
-        things."""
+        """Create the destination, or continue what an earlier command with the same settings has begun.
+
+        Raises:
+            JobError: if the destination contains anything else, or cannot be written.
+        """
         said = json.dumps(self._said(), indent=1)
         file = self.folder / BEGUN
         try:
@@ -92,18 +122,32 @@ class Plan:
             begun = file.read_text() if file.is_file() else None
             if begun not in (None, said):
                 raise JobError(
-                    f"{self.folder} was begun with other images or settings: give another DEST, or remove it"
+                    f"{self.folder} was begun with other images or settings",
+                    remedy="give another DEST, or remove this folder",
+                    code="packing-differs",
                 )
             if begun is None and any(self.folder.iterdir()):
-                raise JobError(f"{self.folder} is not empty: give a DEST that is not there yet")
-            for unfinished in self.folder.glob("*.part"):  # of a command that was killed
+                raise JobError(
+                    f"{self.folder} is not empty", remedy="give a DEST that does not exist yet", code="dest-not-empty"
+                )
+            for unfinished in self.folder.glob("*.part"):  # files of a command that was killed
                 unfinished.unlink(missing_ok=True)
             file.write_text(said)
         except OSError as error:
-            raise JobError(f"{self.folder} cannot be written ({error.strerror}): give another DEST") from error
+            raise JobError(
+                f"{self.folder} cannot be written ({error.strerror})",
+                remedy="give another DEST",
+                code="dest-unwritable",
+            ) from error
 
     def complete(self) -> PackedIndex:
-        """Writes the labels and the index, and removes what was needed to go on. Every shard must be done."""
+        """Write the labels and the index, and remove the files that were needed to continue.
+
+        Every shard must have been written.
+
+        Returns:
+            The index.
+        """
         done = self.done()
         splits = {}
         for split, dataset in self.datasets.items():
@@ -135,7 +179,7 @@ class Plan:
         return self.spec.model_dump(include={"image_size", "background", "on_error"})
 
     def _said(self) -> JsonObject:
-        """What a later command must have in common with the first, to go on with its shards."""
+        """Return the facts that a later command must have in common with the first, to continue with its shards."""
         return {
             "source": self.spec.source,
             "settings": self._settings(),
@@ -147,17 +191,22 @@ class Plan:
 
 
 def done_file(shard: Shard) -> str:
-    """Written beside a shard when it is whole."""
+    """Return the name of the file that is written when a shard is complete, with its facts.
+
+    Example:
+        >>> done_file(Shard("train", 3, 300, 400))
+        'train-00003.npy.json'
+    """
     return f"{shard_file(shard.split, shard.number)}.json"
 
 
 def prepare(spec: PackSpec) -> Plan:
-    """Opens the source and checks the destination.
+    """Open the source, check the destination, and divide the images into shards.
 
     Raises:
-        SpecError: for settings that do not fit the images.
-        DatasetNotFound, DatasetCorrupt: for images that cannot be had.
-        JobError: for a destination that cannot be used.
+        SpecError: for an unknown source, or settings that do not fit its images.
+        DatasetNotFound: if the source does not exist, or could not be downloaded.
+        JobError: for an image that cannot be read, or a destination that cannot be used.
     """
     spec = _absolute(spec)
     size, background, skip = spec.image_size, colour(spec.background), spec.on_error == "skip"
@@ -176,9 +225,10 @@ def prepare(spec: PackSpec) -> Plan:
             for split in info.splits
         }
     except DatasetCorrupt as error:
-        raise JobError(f"{error}{'' if skip else SKIP_ADVICE}") from error
+        remedy = error.remedy if skip else f"{error.remedy}{SKIP_ADVICE}"
+        raise JobError(error.problem, remedy=remedy, code=error.code) from error
     except ValueError as error:
-        raise SpecError(str(error)) from error
+        raise SpecError(str(error), code="source-unusable") from error
     images = spec.shard_size or max(1, SHARD_BYTES // int(np.prod(info.image_shape)))
     shards = [
         Shard(split, number, start, min(start + images, len(dataset)))
@@ -191,16 +241,27 @@ def prepare(spec: PackSpec) -> Plan:
 
 
 def _absolute(spec: PackSpec) -> PackSpec:
-    """The spec with absolute paths. Raises SpecError or JobError for a source or destination that cannot be one."""
+    """Return the spec with absolute paths.
+
+    Raises:
+        SpecError: for a source that is packed already, or a destination that is not a folder.
+        JobError: for a destination that is a packed data set already.
+    """
     source = absolute_dataset(spec.source)
     place = place_of(source)
     if place is not None and place.kind == "packed":
-        raise SpecError(f"{source} is packed already: use it by --dataset {source}")
+        raise SpecError(f"{source} is packed already", remedy=f"use it with --dataset {source}", code="already-packed")
     if "://" in spec.dest:
-        raise SpecError(f"DEST is a folder, not {spec.dest}: pack into one that all machines share")
+        raise SpecError(
+            f"DEST {spec.dest} is not a folder", remedy="pack into a folder that all machines share", code="dest-remote"
+        )
     dest = str(Path(spec.dest).expanduser().absolute())
     if Path(dest, INDEX).is_file():
-        raise JobError(f"{dest} is a packed data set already: use it by --dataset packed:{dest}, or give another DEST")
+        raise JobError(
+            f"{dest} is a packed data set already",
+            remedy=f"use it with --dataset packed:{dest}, or give another DEST",
+            code="already-packed",
+        )
     absolute = {"source": source, "dest": dest}
     if spec.data_root is not None:
         absolute["data_root"] = str(Path(spec.data_root).expanduser().absolute())
@@ -208,13 +269,14 @@ def _absolute(spec: PackSpec) -> PackSpec:
 
 
 def _check_room(plan: Plan) -> None:
-    """Raises JobError if the disk has no room for all that is not there yet."""
+    """Raise JobError if the free space of the disk is less than the size of the shards that are not there yet."""
     there = sum(file.stat().st_size for file in plan.folder.glob("*.npy")) if plan.folder.is_dir() else 0
     needed = sum(dataset.nbytes for dataset in plan.datasets.values()) - there
     parent = next(folder for folder in (plan.folder, *plan.folder.parents) if folder.is_dir())
     free = shutil.disk_usage(parent).free
     if needed > free:
         raise JobError(
-            f"the images take {megabytes(needed)}, and the disk of {parent} has {megabytes(free)} free: make room, or "
-            "give another DEST or a smaller --image-size"
+            f"the images take {megabytes(needed)}, and the disk of {parent} has {megabytes(free)} free",
+            remedy="free some space, or give another DEST or a smaller --image-size",
+            code="disk-full",
         )

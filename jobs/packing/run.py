@@ -1,4 +1,7 @@
-"""Packing on Ray Data: each of its processes opens the source once, and writes shard after shard."""
+"""Write the shards of a plan on Ray Data.
+
+Each process of Ray Data opens the source once, and then writes one shard after another.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,15 @@ __all__ = ["run"]
 
 
 def run(plan: Plan, show: Show) -> None:
-    """Packs what is not packed yet. Progress goes to `show`.
+    """Write the shards that are not there yet, then the index.
 
-    Raises JobError for a file that cannot be read, unless such are skipped, and for workers that fail.
+    Args:
+        plan: what to write, and where.
+        show: receives the notes about the source, the progress, and the result.
+
+    Raises:
+        JobError: for a file that cannot be read, if `--on-error` is not skip; for a destination that cannot be used;
+            and if Ray's workers fail.
     """
     for note in plan.info.notes:
         show(Noted(note))
@@ -46,7 +55,7 @@ def run(plan: Plan, show: Show) -> None:
     show(Packing(images=packed, of=plan.images, images_per_second=0.0))
     for row in _written(plan, [shard for shard in plan.shards if shard not in done]):
         if row["error"]:
-            raise JobError(f"{row['error']}{SKIP_ADVICE}")
+            raise JobError(f"{row['error']}{SKIP_ADVICE}", code="image-unreadable")
         packed += row["images"]
         pace = (packed - before) / (time.monotonic() - started)
         show(Packing(images=packed, of=plan.images, images_per_second=pace))
@@ -64,7 +73,7 @@ def run(plan: Plan, show: Show) -> None:
 
 
 def _written(plan: Plan, missing: Sequence[Shard]) -> Iterator[dict[str, Any]]:
-    """What became of each shard, as it is written."""
+    """Write shards on Ray Data, and yield the result of each as it is finished."""
     if not missing:
         return
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -83,14 +92,26 @@ def _written(plan: Plan, missing: Sequence[Shard]) -> Iterator[dict[str, Any]]:
         cause = getattr(error, "cause", None) or error
         why = str(cause).strip().splitlines()[-1]
         raise JobError(
-            f"packing stopped ({type(cause).__name__}: {why}): the same command goes on where it stood"
+            f"packing stopped ({type(cause).__name__}: {why})",
+            remedy="run the same command again, which continues where it stopped",
+            code="packing-stopped",
         ) from error
 
 
 def pack_shards(batch: Any, spec: PackSpec, image_shape: Shape) -> dict[str, list[Any]]:
-    """A task of Ray Data: writes the shard in a batch of one, a dict of columns, and says what became of it."""
+    """Write one shard; this is a task of Ray Data.
+
+    Args:
+        batch: the columns of a batch of one row, which has the fields of a `Shard`.
+        spec: the settings.
+        image_shape: (C, H, W) of the images to write.
+
+    Returns:
+        The columns of a batch of one row: `images`, the number of images of the source that were treated, and `error`,
+        the message about a file that cannot be read, or "".
+    """
     set_up_process()
-    torch.set_num_threads(1)  # there is a task a core
+    torch.set_num_threads(1)  # because Ray runs one task per core
     values = {name: column[0] for name, column in batch.items()}
     shard = Shard(str(values["split"]), *(int(values[name]) for name in ("number", "start", "stop")))
     error = ""
@@ -103,7 +124,7 @@ def pack_shards(batch: Any, spec: PackSpec, image_shape: Shape) -> dict[str, lis
 
 @lru_cache(maxsize=3)
 def _source(spec: PackSpec, split: str, image_shape: Shape) -> LazyDataset:
-    """Once in a process, which runs many tasks."""
+    """Open a split of the source, once per process, because a process runs many tasks."""
     return open_dataset(spec.source, split, spec.data_root, image_shape=image_shape, background=colour(spec.background))
 
 
@@ -121,7 +142,7 @@ def _pack(shard: Shard, dataset: LazyDataset, spec: PackSpec) -> None:
 
 
 def _readable(dataset: LazyDataset, shard: Shard) -> tuple[torch.Tensor, list[tuple[int, str]]]:
-    """The images that can be read, and the positions of the others with what is wrong."""
+    """Return the images of a shard that can be read, and the positions of the others with their errors."""
     images, left_out = [], []
     for position in range(shard.start, shard.stop):
         try:
@@ -133,7 +154,7 @@ def _readable(dataset: LazyDataset, shard: Shard) -> tuple[torch.Tensor, list[tu
 
 
 def _write(file: Path, images: np.ndarray) -> None:
-    """Writes the file whole or not at all."""
+    """Write a file under a temporary name and then rename it, so that it is never incomplete."""
     unfinished = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         with unfinished.open("wb") as stream:

@@ -1,4 +1,4 @@
-"""Data sets: on tiny files written here, and, where they are on this machine, on the real ones."""
+"""Data sets, on tiny files that are written here and, if they are on this machine, on the real files."""
 
 import hashlib
 import os
@@ -83,34 +83,37 @@ def test_importing_costs_no_more_than_torch():
     assert result.stdout.strip() == "set()"
 
 
-def test_names_end_with_those_that_hold_a_path():
-    assert dataset_names()[-3:] == ("folder:PATH", "arrays:PATH", "packed:PATH")
-    assert {"digits", "mnist", "emnist-letters", "cifar10", "svhn", "noise", "photos"} < set(dataset_names())
+def test_names_end_with_those_that_contain_a_path():
+    names = dataset_names()
+    assert {"digits", "mnist", "emnist-letters", "cifar10", "svhn", "noise", "photos"} < set(names)
+    with_path = tuple(name for name in names if name.endswith(":PATH"))
+    assert {"folder:PATH", "arrays:PATH", "packed:PATH"} <= set(with_path)
+    assert names[-len(with_path) :] == with_path
 
 
 @pytest.mark.parametrize("ask", [load_dataset, describe, status])
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("mnits", "did you mean mnist"), ("FashionMNIST", "fashion-mnist"), ("folder:", "folder:PATH")],
+    [("mnits", "mnist"), ("FashionMNIST", "fashion-mnist"), ("folder:", "folder:PATH")],
 )
 def test_unknown_name(ask, name, hint):
-    with pytest.raises(ValueError, match=f"unknown data set '{name}'.*{hint}.*there are digits, mnist"):
+    with pytest.raises(ValueError, match=rf"{name}' \(did you mean {hint}.*\): .*digits, mnist"):
         ask(name)
 
 
 def test_unknown_name_that_is_like_no_other():
-    with pytest.raises(ValueError, match="unknown data set 'qqq'; there are digits"):
+    with pytest.raises(ValueError, match=r"'qqq': .*digits, mnist"):
         load_dataset("qqq")
 
 
 def test_unknown_split():
-    with pytest.raises(ValueError, match="unknown split 'val'; there are train, validation, test"):
+    with pytest.raises(ValueError, match=r"'val'.*train, validation, test"):
         load_dataset("digits", "val")
 
 
 @pytest.mark.parametrize("shape", [(1, 0, 8), (8, 8)])
 def test_impossible_shape(shape):
-    with pytest.raises(ValueError, match="three positive numbers"):
+    with pytest.raises(ValueError, match=rf"image_shape .*{re.escape(str(shape))}"):
         load_dataset("digits", image_shape=shape)
 
 
@@ -145,7 +148,7 @@ def test_official_split(mnist):
     assert images.shape == (230, 1, 32, 32)
     assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
     assert images.is_contiguous()
-    assert images[:, 0, 2, 2].tolist() == list(range(230))  # 2 of 25 a class held out: the last rows of the file
+    assert images[:, 0, 2, 2].tolist() == list(range(230))  # 2 of 25 per class are held out: the last rows
     assert held_out[:, 0, 2, 2].tolist() == list(range(230, 250))
     assert held_out_labels.tolist() == 2 * list(range(10))
     assert not images[:, :, [0, 1, -2, -1]].any()
@@ -155,7 +158,7 @@ def test_official_split(mnist):
     assert test_labels.tolist() == list(range(10))
 
 
-def test_digits_are_dealt_the_same_for_ever():
+def test_digits_are_always_dealt_the_same():
     splits = {split: load_dataset("digits", split) for split in ("train", "validation", "test")}
     from sklearn.datasets import load_digits
 
@@ -182,15 +185,15 @@ def test_per_class(mnist):
     images, labels = load_dataset("mnist", root=mnist, per_class=3)
     assert images[:, 0, 2, 2].tolist() == list(range(30))
     assert labels.bincount().tolist() == [3] * 10
-    with pytest.raises(ValueError, match="per_class=24, but class '0' has 23 images in split 'train'"):
+    with pytest.raises(ValueError, match=r"per_class=24,.* '0' has 23 .*'train'"):
         load_dataset("mnist", root=mnist, per_class=24)
-    with pytest.raises(ValueError, match="at least 1, not 0"):
+    with pytest.raises(ValueError, match=r"per_class .*\b0$"):
         load_dataset("mnist", root=mnist, per_class=0)
 
 
 def test_empty_split(tmp_path):
     write_idx(tmp_path, random_images(9, 28, 28), np.zeros(9))
-    with pytest.raises(ValueError, match="'validation' of mnist has no images"):
+    with pytest.raises(ValueError, match="'validation' of mnist "):
         load_dataset("mnist", "validation", tmp_path)
 
 
@@ -240,18 +243,16 @@ def test_photos_of_other_splits_and_shapes():
     whole, _ = load_dataset("photos", "test", image_shape=(1, 427, 640), per_class=1)
     assert whole.shape == (2, 1, 427, 640)
     for shape in ((3, 428, 32), (3, 32, 641)):
-        with pytest.raises(
-            ValueError, match=f"427 pixels high and 640 wide, so there are none of {shape[1]}x{shape[2]}"
-        ):
+        with pytest.raises(ValueError, match=f"427 .* 640 .* {shape[1]}x{shape[2]}"):
             load_dataset("photos", image_shape=shape)
-    with pytest.raises(ValueError, match="3 channels cannot be given 2"):
+    with pytest.raises(ValueError, match=r"3 channels .* 2:"):
         load_dataset("photos", image_shape=(2, 32, 32))
 
 
 # Conversion
 
 
-def test_smaller_images_are_padded_about_the_centre(mnist):
+def test_smaller_images_are_padded_on_all_sides(mnist):
     unpadded, _ = load_dataset("mnist", "test", mnist, image_shape=(1, 28, 28))
     images, _ = load_dataset("mnist", "test", mnist, image_shape=(1, 31, 40))
     assert torch.equal(images[:, :, 1:29, 6:34], unpadded)
@@ -285,7 +286,7 @@ def test_rgb_to_grey(tmp_path):
 
 
 def test_channels_that_mean_nothing(mnist):
-    with pytest.raises(ValueError, match="1 channels cannot be given 2; allowed in an image shape: 1 or 3"):
+    with pytest.raises(ValueError, match=r"1 channels .* 2: .*1 or 3"):
         load_dataset("mnist", root=mnist, image_shape=(2, 32, 32))
 
 
@@ -306,13 +307,14 @@ def test_letters_are_turned_upright_and_partial_files_are_enough(tmp_path):
     assert "emnist-letters-train-images-idx3-ubyte" in found.advice
     assert "emnist-letters-test" not in found.advice
     for split in ("train", "validation"):
-        with pytest.raises(DatasetNotFound, match="emnist-letters has no train files"):
+        with pytest.raises(DatasetNotFound, match=r"emnist-letters .*train") as caught:
             load_dataset("emnist-letters", split, tmp_path)
+        assert caught.value.code == "dataset-files-missing"
 
 
 def test_letters_out_of_range(tmp_path):
     write_idx(tmp_path, random_images(1, 28, 28), np.array([0]), "EMNIST/raw", "emnist-letters-test")
-    with pytest.raises(DatasetCorrupt, match="labels outside 1 to 26"):
+    with pytest.raises(DatasetCorrupt, match=r"test-labels.* 1 to 26"):
         load_dataset("emnist-letters", "test", tmp_path)
 
 
@@ -324,6 +326,7 @@ def test_missing_files(tmp_path):
         load_dataset("mnist", "test", tmp_path)
     message = str(caught.value)
     assert isinstance(caught.value, DatasetNotFound)
+    assert caught.value.code == "dataset-files-missing"
     for part in (
         "t10k-images-idx3-ubyte and t10k-labels",
         str(tmp_path / "MNIST/raw"),
@@ -339,20 +342,20 @@ def test_missing_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lies_there", "said"),
+    ("put", "found"),
     [
-        (lambda file: file.with_name(f"{file.name}.gz").write_bytes(b"x"), "ubyte.gz is there, packed: unpack it"),
-        (lambda file: file.mkdir(), "ubyte is a folder: move it away"),
+        (lambda file: file.with_name(f"{file.name}.gz").write_bytes(b"x"), r"ubyte\.gz .*gunzip"),
+        (lambda file: file.mkdir(), "ubyte is a folder"),
     ],
-    ids=["packed", "folder"],
+    ids=["compressed", "folder"],
 )
-def test_what_lies_where_files_are_missing_is_named(mnist, lies_there, said):
+def test_what_is_in_the_place_of_a_missing_file_is_named(mnist, put, found):
     file = mnist / "MNIST/raw/train-images-idx3-ubyte"
     file.unlink()
-    lies_there(file)
-    with pytest.raises(DatasetNotFound, match=f"mnist has no train files .*{said}.*download=True"):
+    put(file)
+    with pytest.raises(DatasetNotFound, match=rf"mnist .*train.* \(.*{found}.*\): .*download=True"):
         load_dataset("mnist", root=mnist)
-    assert re.fullmatch(rf"partial: test only \(.*{said}.*\)", status("mnist", mnist).state)
+    assert re.fullmatch(rf"partial: test only \(.*{found}.*\)", status("mnist", mnist).state)
 
 
 def test_download_is_not_tried_when_files_are_there(mnist, monkeypatch):
@@ -387,9 +390,11 @@ def test_failed_download(tmp_path, monkeypatch, error):
 
     monkeypatch.setattr("torchvision.datasets.KMNIST", download)
     cause = "EOFError" if isinstance(error, EOFError) else "no network"
-    message = rf"the download of kmnist failed \(.*{cause}.*\); put train-images-idx3-ubyte and .*KMNIST"
-    with pytest.raises(DatasetNotFound, match=message):
+    with pytest.raises(DatasetNotFound, match=rf"kmnist .*\(.*{cause}.*\)") as caught:
         load_dataset("kmnist", root=tmp_path, download=True)
+    assert caught.value.code == "download-failed"
+    assert "train-images-idx3-ubyte" in caught.value.remedy
+    assert str(tmp_path / "KMNIST/raw") in caught.value.remedy
     assert not list(tmp_path.iterdir())
 
 
@@ -399,15 +404,15 @@ def test_failed_download(tmp_path, monkeypatch, error):
 @pytest.mark.parametrize(
     ("kind", "damage", "problem"),
     [
-        ("images-idx3", lambda data: data[:1000], "1000 bytes where its header promises"),
-        ("images-idx3", lambda data: data[:9], "holds images of 0x0"),
-        ("images-idx3", lambda data: b"", "does not begin like an IDX file"),
-        ("images-idx3", lambda data: b"\x1f\x8b" + data, "does not begin like an IDX file"),
-        ("images-idx3", lambda data: data + b"x", "where its header promises"),
-        ("images-idx3", lambda data: idx_bytes(random_images(250, 8, 8)), "holds images of 8x8"),
-        ("labels-idx1", lambda data: data[:20], "20 bytes where its header promises 258"),
-        ("labels-idx1", lambda data: idx_bytes(np.zeros(249)), "has 249 labels for 250 images"),
-        ("labels-idx1", lambda data: b"\0\0\x0b\1" + data[4:], "does not begin like an IDX file"),
+        ("images-idx3", lambda data: data[:1000], r"\b1000 .*\b196016$"),
+        ("images-idx3", lambda data: data[:9], r"\b0x0\b"),
+        ("images-idx3", lambda data: b"", "IDX"),
+        ("images-idx3", lambda data: b"\x1f\x8b" + data, "IDX"),
+        ("images-idx3", lambda data: data + b"x", r"\b196017 .*\b196016$"),
+        ("images-idx3", lambda data: idx_bytes(random_images(250, 8, 8)), r"\b8x8\b"),
+        ("labels-idx1", lambda data: data[:20], r"\b20 .*\b258$"),
+        ("labels-idx1", lambda data: idx_bytes(np.zeros(249)), r"\b249 .*\b250\b"),
+        ("labels-idx1", lambda data: b"\0\0\x0b\1" + data[4:], "IDX"),
     ],
 )
 def test_corrupt_idx(mnist, kind, damage, problem):
@@ -415,31 +420,31 @@ def test_corrupt_idx(mnist, kind, damage, problem):
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(DatasetCorrupt) as caught:
         load_dataset("mnist", root=mnist)
-    message = str(caught.value)
-    assert isinstance(caught.value, OSError)
-    assert not isinstance(caught.value, FileNotFoundError)
-    assert str(file) in message
-    assert problem in message
-    assert "replace it with a good copy" in message
+    error = caught.value
+    assert isinstance(error, OSError)
+    assert not isinstance(error, FileNotFoundError)
+    assert error.code == "dataset-damaged"
+    assert error.problem.startswith(f"{file} ")
+    assert re.search(problem, error.problem.removeprefix(str(file)))
+    assert "download=True" in error.remedy
     found = status("mnist", mnist)
-    assert found.state.startswith(f"corrupt: {file}")
-    assert problem in found.state
-    assert found.advice == "Replace it with a good copy, or delete it and load with download=True."
+    assert found.state == f"corrupt: {error.problem}"
+    assert found.advice.lower() == f"{error.remedy}.".lower()
     load_dataset("mnist", "test", mnist)  # the other files still work
 
 
 def test_corrupt_label_value(mnist):
     write_idx(mnist, random_images(3, 28, 28), np.array([0, 1, 10]))
-    with pytest.raises(DatasetCorrupt, match=r"train-labels.* has labels outside 0 to 9"):
+    with pytest.raises(DatasetCorrupt, match=r"train-labels.* 0 to 9\b") as caught:
         load_dataset("mnist", root=mnist)
-    assert "has labels outside 0 to 9" in status("mnist", mnist).state
+    assert status("mnist", mnist).state == f"corrupt: {caught.value.problem}"
 
 
 def test_files_without_images(mnist):
     write_idx(mnist, random_images(0, 28, 28), np.zeros(0))
-    with pytest.raises(DatasetCorrupt, match=r"train-images.* holds no images"):
+    with pytest.raises(DatasetCorrupt, match=r"train-images.* no images") as caught:
         load_dataset("mnist", root=mnist)
-    assert "holds no images" in status("mnist", mnist).state
+    assert status("mnist", mnist).state == f"corrupt: {caught.value.problem}"
 
 
 # CIFAR-10 and SVHN
@@ -451,7 +456,7 @@ def md5(path):
 
 @pytest.fixture
 def cifar10(tmp_path, monkeypatch):
-    """Ten images a batch, and torchvision told that these are the published files."""
+    """Ten images per batch, with torchvision patched so that these are the published files."""
     from torchvision.datasets import CIFAR10
 
     folder = tmp_path / CIFAR10.base_folder
@@ -480,15 +485,15 @@ def test_cifar10(cifar10):
 def test_cifar10_corrupt_or_missing(cifar10):
     file = cifar10 / "cifar-10-batches-py/data_batch_2"
     file.write_bytes(b"\x80\x02not a pickle")
-    with pytest.raises(
-        DatasetCorrupt, match="data_batch_2 does not have the published MD5, and a pickle can run code; r"
-    ):
+    with pytest.raises(DatasetCorrupt, match=r"data_batch_2 .*MD5.*pickle") as caught:
         load_dataset("cifar10", root=cifar10)
+    assert caught.value.code == "dataset-damaged"
     file.write_bytes(b"")
     assert status("cifar10", cifar10).state == f"corrupt: {file} is empty"
     file.unlink()
-    with pytest.raises(DatasetNotFound, match=r"put data_batch_2 into .*cifar-10-batches-py"):
+    with pytest.raises(DatasetNotFound) as missing:
         load_dataset("cifar10", root=cifar10)
+    assert f"data_batch_2 into {file.parent}" in missing.value.remedy
 
 
 def save_svhn(file, images_NCHW, labels):
@@ -522,14 +527,13 @@ def test_svhn_corrupt(tmp_path):
     whole = file.read_bytes()
     for content in (b"not a mat file", whole[:3000]):
         file.write_bytes(content)
-        with pytest.raises(
-            DatasetCorrupt, match=r"test_32x32\.mat cannot be read as a MATLAB file of SVHN .*; replace"
-        ):
+        with pytest.raises(DatasetCorrupt, match=r"test_32x32\.mat .*MATLAB") as caught:
             load_dataset("svhn", "test", tmp_path)
+        assert caught.value.code == "dataset-damaged"
     for shape, labels, problem in (
-        ((2, 3, 16, 32), [1, 2], r"holds uint8 images \(16, 32, 3, 2\) for 2 labels"),
-        ((2, 3, 32, 32), [1], r"holds uint8 images \(32, 32, 3, 2\) for 1 labels"),
-        ((2, 3, 32, 32), [0, 1], "has labels outside 1 to 10"),
+        ((2, 3, 16, 32), [1, 2], r"uint8 .*\(16, 32, 3, 2\) .*2 labels"),
+        ((2, 3, 32, 32), [1], r"uint8 .*\(32, 32, 3, 2\) .*1 labels"),
+        ((2, 3, 32, 32), [0, 1], r"labels .*1 to 10\b"),
     ):
         save_svhn(file, random_images(*shape), labels)
         with pytest.raises(DatasetCorrupt, match=problem):
@@ -543,18 +547,18 @@ def test_files_other_than_the_published_are_noted(mnist):
     raw = mnist / "MNIST/raw"
     for split, stem in (("train", "train"), ("validation", "train"), ("test", "t10k")):
         (note,) = open_dataset("mnist", split, mnist, per_class=1).notes
-        assert note.startswith(f"mnist is not as published: {stem}-images-idx3-ubyte has MD5 ")
+        assert note.startswith("mnist ")
         for kind in ("images-idx3", "labels-idx1"):
             file = raw / f"{stem}-{kind}-ubyte"
-            assert f"{file.name} has MD5 {md5(file)}, not {MD5[f'MNIST/raw/{file.name}']}" in note
+            assert re.search(rf"{file.name} \D*MD5 {md5(file)}, not {MD5[f'MNIST/raw/{file.name}']}", note)
     save_svhn(mnist / "test_32x32.mat", random_images(2, 3, 32, 32), [1, 2])
-    assert "svhn is not as published: test_32x32.mat has MD5" in open_dataset("svhn", "test", mnist).notes[0]
+    assert re.search(r"^svhn .*test_32x32\.mat .*MD5", open_dataset("svhn", "test", mnist).notes[0])
 
 
 def test_as_many_images_as_published_are_expected_where_no_md5_is_known(tmp_path):
     write_idx(tmp_path, random_images(2, 28, 28), np.array([1, 26]), "EMNIST/raw", "emnist-letters-test")
     (note,) = open_dataset("emnist-letters", "test", tmp_path).notes
-    assert note.endswith("published: emnist-letters-test-images-idx3-ubyte has 2 images, not 20800")
+    assert re.search(r"emnist-letters-test-images-idx3-ubyte .*\b2 images, not 20800$", note)
 
 
 def test_nothing_is_noted_of_published_files(mnist, monkeypatch):
@@ -626,7 +630,7 @@ def test_folder_with_official_splits(tmp_path, validation):
     if not validation:
         last = np.array(Image.open(tmp_path / "train/cat/018.png"))
         assert held_out[0, 0].tolist() == last.tolist()
-    with pytest.raises(ValueError, match="class 'eel' has 0 images in split 'train'"):
+    with pytest.raises(ValueError, match=r"per_class=1,.* 'eel' has 0 .*'train'"):
         load_dataset(name, per_class=1)
 
 
@@ -637,8 +641,9 @@ def test_folder_with_test_images_only(tmp_path):
     assert len(images) == 3
     assert not labels.any()
     assert status(name).state == "partial: test only"
-    with pytest.raises(DatasetNotFound, match=r"no images for split 'train' \(only test\); add a folder train/"):
+    with pytest.raises(DatasetNotFound, match=r"'train' \(only test\): .* train/") as caught:
         load_dataset(name)
+    assert caught.value.code == "split-not-found"
 
 
 def test_folder_of_mixed_modes_is_rgb(tmp_path):
@@ -660,7 +665,7 @@ def test_folder_of_mixed_sizes(tmp_path):
     save_images(tmp_path / "b", 10, size=(20, 10), mode="RGB")
     name = f"folder:{tmp_path}"
     for ask in (load_dataset, describe):
-        with pytest.raises(ValueError, match=r"differ in size \(.*6x4, .*20x10\); load with an image_shape"):
+        with pytest.raises(ValueError, match=r"\(.*6x4, .*20x10\).*image_shape"):
             ask(name)
     images, _ = load_dataset(name, image_shape=(1, 8, 8))
     assert images.shape == (14, 1, 8, 8)
@@ -669,16 +674,21 @@ def test_folder_of_mixed_sizes(tmp_path):
 
 
 def test_folder_errors(tmp_path):
-    with pytest.raises(DatasetNotFound, match="is not a folder on this machine"):
-        load_dataset(f"folder:{tmp_path / 'nowhere'}")
-    assert status(f"folder:{tmp_path / 'nowhere'}").state == "missing"
-    with pytest.raises(DatasetNotFound, match="has no images that Pillow can read"):
+    nowhere = f"folder:{tmp_path / 'nowhere'}"
+    with pytest.raises(DatasetNotFound, match=nowhere) as caught:
+        load_dataset(nowhere)
+    assert caught.value.code == "dataset-not-found"
+    assert status(nowhere).state == "missing"
+    with pytest.raises(DatasetNotFound, match=str(tmp_path)) as empty:
         describe(f"folder:{tmp_path}")
+    assert empty.value.code == "no-images"
     save_images(tmp_path / "a", 1)
     Image.new("L", (4, 4)).save(tmp_path / "loose.png")
-    with pytest.raises(ValueError, match=r"images both in class folders and beside them \(loose.png\)"):
+    with pytest.raises(ValueError, match=rf"{tmp_path} .*\(loose\.png\)") as loose:
         load_dataset(f"folder:{tmp_path}")
-    assert status(f"folder:{tmp_path}").state.startswith("corrupt: ")
+    found = status(f"folder:{tmp_path}")
+    assert found.state.startswith(f"corrupt: {tmp_path} ")
+    assert found.advice[1:-1] in str(loose.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", "truncated"])
@@ -686,14 +696,15 @@ def test_folder_with_a_file_that_cannot_be_decoded(tmp_path, content):
     save_images(tmp_path / "test", 2, size=(40, 40))
     file = tmp_path / "test/001.png"
     file.write_bytes(file.read_bytes()[:700] if content == "truncated" else content)
-    with pytest.raises(DatasetCorrupt, match=r"001\.png cannot be decoded as an image .*; replace or remove it"):
+    with pytest.raises(DatasetCorrupt, match=r"001\.png") as caught:
         load_dataset(f"folder:{tmp_path}", "test")
+    assert caught.value.code == "image-damaged"
     assert status(f"folder:{tmp_path}").state.startswith("corrupt: " if content == b"" else "partial: test only")
 
 
 def test_folder_with_a_deeper_image(tmp_path):
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match=r"deep\.png has more than 8 bits a channel"):
+    with pytest.raises(ValueError, match=r"deep\.png .*8 bits"):
         describe(f"folder:{tmp_path}")
 
 
@@ -725,12 +736,12 @@ def folder(tmp_path):
 
 
 def decoded(monkeypatch):
-    """The names of the image files that are opened from now on, as the list that grows by them."""
+    """Return a list to which the name of every image file is added that Pillow opens from now on."""
     names, pillow_open = [], Image.open
 
-    def open_(path, *args):
-        names.append(Path(path).name)
-        return pillow_open(path, *args)
+    def open_(file, *args):
+        names.append(Path(getattr(file, "name", file)).name)
+        return pillow_open(file, *args)
 
     monkeypatch.setattr(Image, "open", open_)
     return names
@@ -772,7 +783,7 @@ def test_positions_are_those_of_a_slice(name, mnist, folder):
     images = opened.images(0, len(opened))
     for start, stop in ((3, 3), (9, 2), (-2, len(opened) + 5), (len(opened), len(opened) + 1)):
         assert torch.equal(opened.images(start, stop), images[start:stop])
-    with pytest.raises(ValueError, match="chunk must be at least 1, not -1"):
+    with pytest.raises(ValueError, match=r"chunk .*-1"):
         opened.fingerprint(chunk=-1)
 
 
@@ -812,21 +823,22 @@ def test_a_damaged_file_is_noticed_when_it_is_read(tmp_path):
     opened = open_dataset(f"folder:{tmp_path}", "test", image_shape=(1, 4, 6))
     assert len(opened.images(0, 2)) == 2
     for read in (lambda: opened.images(2, 4), opened.fingerprint):
-        with pytest.raises(DatasetCorrupt, match=r"002\.png cannot be decoded as an image .*; replace or remove it"):
+        with pytest.raises(DatasetCorrupt, match=r"002\.png") as caught:
             read()
+        assert caught.value.code == "image-damaged"
 
 
-def test_what_is_wrong_besides_pixels_is_noticed_when_opening(mnist, folder):
+def test_errors_other_than_damaged_pixels_are_noticed_when_opening(mnist, folder):
     for name in ("mnist", folder):
-        with pytest.raises(ValueError, match="channels cannot be given 2"):
+        with pytest.raises(ValueError, match=r"channels .* 2:"):
             open_dataset(name, root=mnist, image_shape=(2, 8, 8))
-        with pytest.raises(ValueError, match="per_class=99, but class"):
+        with pytest.raises(ValueError, match="per_class=99"):
             open_dataset(name, root=mnist, image_shape=(1, 8, 8), per_class=99)
     with pytest.raises(ValueError, match="differ in size"):
         open_dataset(folder)
-    with pytest.raises(ValueError, match="unknown split"):
+    with pytest.raises(ValueError, match="split 'val'"):
         open_dataset("mnist", "val", mnist)
-    with pytest.raises(DatasetNotFound, match="has no train files"):
+    with pytest.raises(DatasetNotFound, match=r"kmnist .*train"):
         open_dataset("kmnist", root=mnist)
 
 

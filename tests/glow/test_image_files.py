@@ -1,7 +1,8 @@
-"""How image files are read, and how a folder of them is listed: on files written here with Pillow."""
+"""How image files are read and how a folder of them is listed, on files that Pillow writes here."""
 
 import io
 import os
+import re
 import struct
 import zlib
 
@@ -30,7 +31,7 @@ def save_images(folder, count, first=0):
 
 
 def png_with(chunk, before, png):
-    """A PNG file's bytes with a chunk put in before the first of the kind `before`."""
+    """Return a PNG file's bytes with a chunk inserted before the first chunk of the kind `before`."""
     kind, data = chunk
     at = png.index(before) - 4
     whole = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -38,12 +39,12 @@ def png_with(chunk, before, png):
 
 
 def images_of(name):
-    """The images of each split, as bytes."""
+    """Return the images of each split as bytes."""
     splits = {split: load_dataset(name, split)[0] for split in describe(name).splits}
     return {split: [image.numpy().tobytes() for image in images] for split, images in splits.items()}
 
 
-# What was read before is read as before
+# Images and fingerprints do not change between versions
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "jpg", "tif"])
@@ -75,15 +76,15 @@ def test_a_link_upwards_makes_no_circle(tmp_path):
     assert images_of(name) == before
     assert sum(map(len, before.values())) == 20
     assert describe(name).class_names == ("a",)
-    assert describe(name).notes == (
-        f"2 paths are left out (such as {tmp_path}/a/self), a link to what is listed already",
-    )
+    (note,) = describe(name).notes
+    assert note.startswith("2 paths ")
+    assert f"(such as {tmp_path}/a/self)" in note
 
 
 def test_no_image_is_in_two_splits_of_classes_that_link_to_one_another(tmp_path):
     save_images(tmp_path / "b", 10)
     save_images(tmp_path / "c", 10, first=10)
-    (tmp_path / "a").symlink_to("b")  # which comes first by name: the folder itself is kept
+    (tmp_path / "a").symlink_to("b")  # it comes first by name, but the folder itself is kept
     (tmp_path / "c/b").symlink_to("../b")
     (tmp_path / "b/c").symlink_to("../c")
     name = f"folder:{tmp_path}"
@@ -108,7 +109,7 @@ def test_a_link_to_a_folder_elsewhere_is_followed(tmp_path):
     assert images_of(f"folder:{tmp_path / 'link'}") == images_of(info.name)
 
 
-def test_a_link_to_what_lies_above_lists_the_rest_of_it_once(tmp_path):
+def test_a_link_to_a_parent_folder_lists_the_rest_of_it_once(tmp_path):
     save_images(tmp_path / "d/a", 3)
     save_images(tmp_path / "e", 4, first=3)
     (tmp_path / "d/b").symlink_to("..")
@@ -127,8 +128,8 @@ def test_a_file_is_counted_once(tmp_path, link):
         link(tmp_path / f"b/{index:03}.png", tmp_path / f"a/{index:03}.png")
     info = describe(f"folder:{tmp_path}")
     assert sum(len(images) for images in images_of(info.name).values()) == 10
-    assert info.class_names == (("b",) if link is os.symlink else ("a",))  # its own path, else the first
-    assert info.notes[0].startswith("10 paths are left out (such as ")
+    assert info.class_names == (("b",) if link is os.symlink else ("a",))  # its real path, else the first
+    assert info.notes[0].startswith("10 paths ")
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link, "folder"])
@@ -141,13 +142,12 @@ def test_a_file_of_two_splits_is_refused(tmp_path, link):
     else:
         other = tmp_path / "test/000.png"
         link(tmp_path / "train/a/000.png", other)
-    message = f"{tmp_path}/train/a/000.png and {other}, of two splits, are one file; take it out of one of them"
     for ask in (load_dataset, describe, own_channels):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=f"{tmp_path}/train/a/000.png .*{other}") as caught:
             ask(f"folder:{tmp_path}")
     found = status(f"folder:{tmp_path}")
-    assert found.state.startswith("corrupt: ")
-    assert found.advice == "Take it out of one of them."
+    assert found.state.startswith(f"corrupt: {tmp_path}/train/a/000.png ")
+    assert found.advice[1:-1] in str(caught.value)  # what to do
 
 
 def test_the_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
@@ -172,7 +172,7 @@ def test_the_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
 
 
 def test_transparency_shows_the_background(tmp_path):
-    glyph = np.zeros((8, 8, 4), np.uint8)  # black everywhere; what is drawn is in the alpha channel
+    glyph = np.zeros((8, 8, 4), np.uint8)  # black everywhere; the drawing is in the alpha channel
     glyph[2:6, 3, 3] = 255
     path = save(tmp_path / "a.png", glyph)
     assert torch.equal(decode(path)[0, 0] == 0, torch.from_numpy(glyph[..., 3] == 255))
@@ -184,7 +184,7 @@ def test_transparency_shows_the_background(tmp_path):
 
 @pytest.mark.parametrize("kind", ["LA", "L", "RGB", "1", "P", "gif"])
 def test_every_kind_of_transparency(tmp_path, kind):
-    """The left column is transparent, the others are opaque and stay what they are."""
+    """The left column is transparent; the others are opaque and keep their values."""
     grey = np.tile(np.array([0, 60, 255, 255], np.uint8), (4, 1))
     path, options = tmp_path / ("a.gif" if kind == "gif" else "a.png"), {"transparency": 0}
     if kind == "LA":
@@ -223,16 +223,17 @@ def test_an_opaque_alpha_channel_changes_nothing(tmp_path):
 def test_transparency_is_noted(tmp_path):
     save(tmp_path / "a.png", pixels_of(4, 4, 4))
     save(tmp_path / "b.png", pixels_of(4, 4, 3))
-    assert describe(f"folder:{tmp_path}").notes == (
-        f"1 of the images has transparency (such as {tmp_path}/a.png), composited over RGB 255, 255, 255",
-    )
+    (note,) = describe(f"folder:{tmp_path}").notes
+    assert note.startswith("1 ")
+    assert f"(such as {tmp_path}/a.png)" in note
+    assert note.endswith("RGB 255, 255, 255")
 
 
 # More than 8 bits
 
 
 def deep_png(channels):
-    """A PNG file of 16 bits a channel, which Pillow cannot write."""
+    """Return a PNG file with 16 bits per channel, which Pillow cannot write."""
     colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     rows = b"".join(b"\0" + bytes(4 * 2 * channels) for _ in range(4))
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, colour_type, 0, 0, 0)), (b"IDAT", zlib.compress(rows))]
@@ -244,7 +245,7 @@ def deep_png(channels):
 
 
 def deep_tiff():
-    """A TIFF file of 4x4 RGB with 16 bits a channel, which Pillow cannot write."""
+    """Return a TIFF file of 4x4 RGB with 16 bits per channel, which Pillow cannot write."""
     bits, pixels = 8 + 2 + 12 * 9 + 4, 8 + 2 + 12 * 9 + 4 + 6
     fields = [(256, 4), (257, 4), (258, bits), (259, 1), (262, 2), (273, pixels), (277, 3), (278, 4), (279, 96)]
     entries = b"".join(struct.pack("<HHII", tag, 3, 3 if tag == 258 else 1, value) for tag, value in fields)
@@ -253,7 +254,7 @@ def deep_tiff():
 
 
 def patched(kind, *changes):
-    """An 8-bit file of a kind, whose header is made to speak of more: (a marker, how far after it, new bytes)."""
+    """Return an 8-bit file whose header is changed: each change is (a marker, an offset from it, the new bytes)."""
     out = io.BytesIO()
     Image.fromarray(pixels_of(16, 16, 3)).save(out, kind)
     data = bytearray(out.getvalue())
@@ -277,19 +278,19 @@ DEEP = {
 
 
 @pytest.mark.parametrize("file", DEEP)
-def test_more_than_8_bits_a_channel_is_refused(tmp_path, file):
+def test_more_than_8_bits_per_channel_are_refused(tmp_path, file):
     if file == "rgb.avif" and not features.check("avif"):
         pytest.skip("this Pillow has no AVIF")
     path = tmp_path / file
     path.write_bytes(DEEP[file]())
     for ask in (decode, read_header, lambda _: describe(f"folder:{tmp_path}")):
-        with pytest.raises(ValueError, match=rf"{file} has more than 8 bits a channel \(.*\); convert it to 8 bits"):
+        with pytest.raises(ValueError, match=rf"{re.escape(file)} .*\(.*\): .*8 bits"):
             ask(path)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "SGI", "JPEG2000", "AVIF", "WEBP", "BMP", "JPEG", "TGA"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "1"])
-def test_8_bits_a_channel_are_not(tmp_path, kind, mode):
+def test_8_bits_per_channel_are_read(tmp_path, kind, mode):
     if kind == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow has no AVIF")
     image = Image.fromarray(pixels_of(16, 16, 3)).convert(mode)
@@ -328,7 +329,7 @@ def test_images_are_turned_as_their_exif_says(tmp_path, suffix, orientation):
     assert found.sum() < 1.1 * bright.sum()
 
 
-def test_an_orientation_that_a_header_does_not_tell_is_refused(tmp_path):
+def test_an_orientation_after_the_pixels_is_refused(tmp_path):
     out = io.BytesIO()
     Image.fromarray(pixels_of(4, 6, 3)).save(out, "PNG")
     exif = Image.Exif()
@@ -337,7 +338,7 @@ def test_an_orientation_that_a_header_does_not_tell_is_refused(tmp_path):
         path = tmp_path / f"{orientation}.png"
         path.write_bytes(png_with((b"eXIf", exif.tobytes()[6:]), b"IEND", out.getvalue()))
     assert decode(tmp_path / "1.png").shape == (1, 3, 4, 6)
-    with pytest.raises(ValueError, match=r"6\.png has its EXIF orientation after its pixels; turn it upright"):
+    with pytest.raises(ValueError, match=r"6\.png .*EXIF"):
         decode(tmp_path / "6.png")
 
 
@@ -384,9 +385,12 @@ def test_what_makes_a_folder_coloured_is_named(tmp_path, kind):
     image.convert(mode).save(path)
     info = describe(f"folder:{tmp_path}")
     assert info.image_shape == (3, 8, 8)
-    among = f"3 of the images are grey (such as {tmp_path}/a/000.png) and 1 in colour (such as {path}); all are read as"
-    assert info.notes == (f"{among} colour",)
-    assert describe(info.name, image_shape=(1, 8, 8)).notes == (f"{among} grey",)
+    for shape, read_as in ((None, "colour"), ((1, 8, 8), "grey")):
+        (note,) = describe(info.name, image_shape=shape).notes
+        assert re.match(r"3 .* grey .* 1 .* colour ", note)
+        assert f"(such as {tmp_path}/a/000.png)" in note
+        assert f"(such as {path})" in note
+        assert note.endswith(f" {read_as}")
 
 
 def test_cmyk_is_converted(tmp_path):
@@ -399,12 +403,12 @@ def test_cmyk_is_converted(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["gif", "png", "webp", "tif"])
-def test_files_of_many_frames_are_refused(tmp_path, kind):
+def test_files_with_many_frames_are_refused(tmp_path, kind):
     first, second = (Image.fromarray(pixels_of(8, 8, 3, seed=seed)) for seed in (0, 1))
     path = tmp_path / f"a.{kind}"
     first.save(path, save_all=True, append_images=[second])
     for ask in (decode, read_header, lambda _: load_dataset(f"folder:{tmp_path}")):
-        with pytest.raises(ValueError, match=rf"a\.{kind} has 2 frames or pages, .*; extract them to files of their"):
+        with pytest.raises(ValueError, match=rf"a\.{kind} .*\b2 frames"):
             ask(path)
     first.save(path, save_all=True)
     assert decode(path).shape == (1, 3, 8, 8)
@@ -434,5 +438,6 @@ def test_headers_are_read_without_pixels(tmp_path, monkeypatch):
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(deep_png(3)[:20])
     for ask in (decode, read_header):
-        with pytest.raises(DatasetCorrupt, match=r"a\.png cannot be decoded as an image .*; replace or remove it"):
+        with pytest.raises(DatasetCorrupt, match=r"a\.png .*\(.*\): ") as caught:
             ask(tmp_path / "a.png")
+        assert caught.value.code == "image-damaged"

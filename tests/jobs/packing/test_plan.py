@@ -1,4 +1,4 @@
-"""What is checked before anything is packed."""
+"""The plan of a packing, and the checks before anything is written."""
 
 import json
 from pathlib import Path
@@ -36,16 +36,18 @@ def test_shards_hold_what_32_megabytes_do_by_default(tmp_path):
 def test_a_destination_that_holds_something_else_is_refused(tmp_path):
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed" / "mine.txt").write_text("precious")
-    with pytest.raises(JobError, match="is not empty: give a DEST that is not there yet"):
+    with pytest.raises(JobError, match=f"{tmp_path}/packed .*: .*DEST") as caught:
         planned("digits", tmp_path / "packed").begin()
+    assert caught.value.code == "dest-not-empty"
     assert (tmp_path / "packed" / "mine.txt").read_text() == "precious"
 
 
-def test_what_was_begun_with_other_settings_is_not_gone_on_with(tmp_path):
+def test_a_packing_is_not_continued_with_other_settings(tmp_path):
     planned("digits", tmp_path / "packed").begin()
-    planned("digits", tmp_path / "packed").begin()  # the same goes on
-    with pytest.raises(JobError, match="was begun with other images or settings"):
+    planned("digits", tmp_path / "packed").begin()  # continues
+    with pytest.raises(JobError, match=f"{tmp_path}/packed .*DEST") as caught:
         planned("digits", tmp_path / "packed", image_size=16).begin()
+    assert caught.value.code == "packing-differs"
 
 
 def test_a_shard_is_done_when_its_facts_are_written_whole(tmp_path):
@@ -53,50 +55,63 @@ def test_a_shard_is_done_when_its_facts_are_written_whole(tmp_path):
     plan.begin()
     shard = plan.shards[0]
     file = plan.folder / done_file(shard)
-    said = {"images": 1000, "fingerprint": "0" * 16, "left_out": [[3, "it is no image"]]}
+    said = {"images": 1000, "fingerprint": "0" * 16, "left_out": [[3, "damaged"]]}
     file.write_text(json.dumps(said)[:20])
     assert plan.done() == {}
     file.write_text(json.dumps(said))
-    assert plan.done() == {shard: Done(1000, "0" * 16, [(3, "it is no image")])}
+    assert plan.done() == {shard: Done(1000, "0" * 16, [(3, "damaged")])}
     assert shard == Shard("train", 0, 0, 1000)
 
 
 @pytest.mark.parametrize(
-    ("source", "settings", "error", "said"),
+    ("source", "settings", "fact"),
     [
-        ("packed:/data/set", {}, SpecError, "packed:/data/set is packed already: use it by --dataset packed:/data/set"),
-        ("mnst", {}, SpecError, "unknown data set 'mnst'"),
-        ("digits", {"shard_size": 0}, SpecError, "shard_size must be at least 1, not 0"),
-        ("digits", {"on_error": "ignore"}, SpecError, "on_error"),
-        ("digits", {"background": "pink"}, SpecError, "background"),
+        ("packed:/data/set", {}, "packed:/data/set .*: .*--dataset packed:/data/set"),
+        ("mnst", {}, r"'mnst' .*\bmnist"),
+        ("digits", {"shard_size": 0}, r"--shard-size .*\b0\b"),
+        ("digits", {"on_error": "ignore"}, "--on-error"),
+        ("digits", {"background": "pink"}, "--background .*pink"),
     ],
 )
-def test_what_cannot_be_packed_is_one_sentence(tmp_path, source, settings, error, said):
-    with pytest.raises(error, match=said):
+def test_impossible_settings_are_refused(tmp_path, source, settings, fact):
+    with pytest.raises(SpecError, match=fact):
         planned(source, tmp_path / "packed", **settings)
 
 
-def test_a_bucket_is_no_destination():
-    with pytest.raises(SpecError, match="DEST is a folder, not s3://bucket/set"):
+def test_a_bucket_is_not_a_destination():
+    with pytest.raises(SpecError, match="DEST s3://bucket/set") as caught:
         planned("digits", "s3://bucket/set")
+    assert caught.value.code == "dest-remote"
 
 
-def test_images_for_which_the_disk_has_no_room_are_refused_before_they_are_read(tmp_path, monkeypatch):
+def test_images_that_do_not_fit_on_the_disk_are_refused_before_they_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr("jobs.packing.plan.shutil.disk_usage", lambda _: type("Disk", (), {"free": 1000}))
-    with pytest.raises(JobError, match=r"the images take 0 MB, and the disk of .* has 0 MB free: make room, or give"):
+    with pytest.raises(JobError, match=rf"0 MB, .*{tmp_path} .*0 MB .*: .*--image-size") as caught:
         planned("digits", tmp_path / "packed")
+    assert caught.value.code == "disk-full"
 
 
-def test_what_is_packed_already_is_said(tmp_path):
+def test_a_destination_that_is_packed_already_is_refused(tmp_path):
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed" / "packed.json").write_text("{}")
-    with pytest.raises(JobError, match=r"is a packed data set already: use it by --dataset packed:"):
+    with pytest.raises(JobError, match=f"--dataset packed:{tmp_path}/packed") as caught:
         planned("digits", tmp_path / "packed")
+    assert caught.value.code == "already-packed"
+
+
+@pytest.mark.parametrize(("on_error", "advised"), [("refuse", True), ("skip", False)])
+def test_a_damaged_source_is_refused_with_the_flag_that_skips_it(tmp_path, on_error, advised):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"not a picture")
+    with pytest.raises(JobError, match=r"a\.png") as caught:
+        planned(f"folder:{tmp_path}/photos", tmp_path / "packed", on_error=on_error)
+    assert caught.value.code == "image-damaged"
+    assert ("--on-error skip" in caught.value.remedy) == advised
 
 
 def test_images_of_different_sizes_need_a_size(tmp_path):
     (tmp_path / "photos").mkdir()
     for index, size in enumerate([8, 8, 9]):
         Image.new("L", (size, size)).save(tmp_path / "photos" / f"{index}.png")
-    with pytest.raises(SpecError, match="differ in size"):
+    with pytest.raises(SpecError, match=r"8x8.* 9x9"):
         planned(f"folder:{tmp_path}/photos", tmp_path / "packed")
