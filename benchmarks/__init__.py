@@ -1,6 +1,7 @@
-"""What the speed figures in the docs are made with: `make bench`, or `python -m benchmarks`.
+"""The benchmarks behind the speed figures in the docs: `make bench`, or `python -m benchmarks`.
 
-`rows` lists what is measured; each row has a file, which says what it measures and holds its bars. `table` shows what
-came out, `document` writes it into docs/performance.md. Scripts for single figures of other docs are beside them:
-`cached_ood.py`, `network_bytes.py`, `trial_start.py`.
+`rows` lists the rows of the benchmark. Each row has a file, which describes what it measures and has its bars, the
+figures that it must reach. `table` shows the results, and `document` writes them into docs/performance.md. The
+following scripts measure single figures of other docs: `cached_ood.py`, `equal_time.py`, `few_held_out.py`,
+`network_bytes.py`, `packed.py`, `trial_start.py`.
 """

@@ -1,8 +1,9 @@
-"""`make bench`: runs every row, prints the table, and writes it as JSON.
+"""The command `make bench`: run every row of the benchmark, print its figures, and write them as JSON.
 
     make bench BENCH_ARGS='--only training,scoring --quick'
 
-The file is written after each row. Rows that are not run keep what the file has of them, if it is of this machine.
+The JSON file is written after each row. Rows that do not run keep their figures in the file, if it is from this machine
+with these versions.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from glow.memory import keep_freed_memory
 
 
 def main() -> int:
-    keep_freed_memory()  # before there are threads
+    """Run the rows that the command line asks for; return 1 if one of them failed."""
+    keep_freed_memory()  # before threads start
     asked = arguments()
     rows = [row for row in ROWS if row.name in asked.only]
     how = setting(asked.quick)
@@ -44,11 +46,23 @@ def main() -> int:
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     names = [row.name for row in ROWS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", type=_names, default=names, metavar="NAME,...", help=", ".join(names))
-    parser.add_argument("--quick", action="store_true", help="a third of the repetitions")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="docs/performance.json; build/bench.json if quick")
+    parser.add_argument(
+        "--only",
+        type=_names,
+        default=names,
+        metavar="NAME,...",
+        help=f"rows to run, with commas between; without it: {', '.join(names)}",
+    )
+    parser.add_argument("--quick", action="store_true", help="take a third of the repetitions")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="JSON file for the figures; without it: docs/performance.json, or build/bench.json with --quick",
+    )
     asked = parser.parse_args(argv)
     asked.output = asked.output or Path("build/bench.json" if asked.quick else "docs/performance.json")
     return asked
@@ -58,12 +72,12 @@ def _names(text: str) -> Sequence[str]:
     names, known = text.split(","), [row.name for row in ROWS]
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise argparse.ArgumentTypeError(f"there is no {', '.join(unknown)}; there are {', '.join(known)}")
+        raise argparse.ArgumentTypeError(f"there is no row {', '.join(unknown)}: use some of {', '.join(known)}")
     return names
 
 
 def run(row: Row, how: Setting) -> dict[str, Any]:
-    """What came of a row, and how long it took. One that fails does not take the others with it."""
+    """Measure a row and its duration; an error becomes a part of the result, so that other rows still run."""
     started = time.monotonic()
     try:
         result = measured(row, *row.measure(how))
@@ -73,7 +87,7 @@ def run(row: Row, how: Setting) -> dict[str, Any]:
 
 
 def kept(output: Path, how: Setting) -> dict[str, Any]:
-    """The rows of an earlier run, if it was on this machine and as thorough."""
+    """Return the rows of an earlier run, if it was on this machine, with the same versions and repetitions."""
     if not output.exists():
         return {}
     before = json.loads(output.read_text())

@@ -1,6 +1,6 @@
-"""What it gives to keep freed memory (`glow.memory`): scoring and sampling with and without, in processes of their own.
+"""The gain from keeping freed memory (`glow.memory`): scoring and sampling with and without, in separate processes.
 
-`python -m benchmarks.allocator CONTESTANT kept|returned` is one of them.
+`python -m benchmarks.allocator CONTESTANT kept|returned` runs one of these processes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ PROCESSES, ROUNDS = 3, 5
 
 
 def compare(how: Setting) -> tuple[list[Figure], str]:
-    """Glow in its fastest precision, and normflows, which gains as well."""
+    """Measure Glow in its fastest precision, and normflows, which gains, too."""
     figures = []
     for contestant in (how.fastest, "normflows"):
         name = "normflows float32" if contestant == "normflows" else f"glow {contestant}"
         runs: dict[str, list[dict[str, float]]] = {"kept": [], "returned": []}
-        for _ in range(how.times(PROCESSES)):  # in turn
+        for _ in range(how.times(PROCESSES)):  # in turns, so that a busy machine slows both
             for memory, speeds in runs.items():
                 speeds.append(in_own_process(__spec__.name, contestant, memory))
         for work in JOBS:
@@ -45,7 +45,7 @@ def compare(how: Setting) -> tuple[list[Figure], str]:
 
 
 def alone(contestant: str, memory: str) -> dict[str, float]:
-    """Images/s of one contestant in this process."""
+    """Return the images per second of one contestant in this process, by the kind of work."""
     if memory == "kept":
         keep_freed_memory()
     torch.set_num_threads(setting().threads)

@@ -1,7 +1,7 @@
 """The bare convolutions: those of a Glow's coupling networks with their ReLUs, and nothing else of the model.
 
-How fast a Glow could be at most, if the convolutions were the stock ones and all around them came for nothing: weights
-are in the precision already, inputs are channels last, and nothing is cast, summed or updated.
+They are the largest speed that a Glow could have if it used torch's own convolutions and everything else took no time:
+weights already have the precision, inputs have channels last, and nothing is cast, summed or updated.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["BareConvolutions"]
 
 
 class BareConvolutions(nn.Module):
-    """For `batch` random inputs at a time."""
+    """The coupling networks of a Glow, each with a batch of random inputs of the right shape."""
 
     def __init__(self, config: GlowConfig, precision: Precision, batch: int) -> None:
         super().__init__()
@@ -38,10 +38,11 @@ class BareConvolutions(nn.Module):
             channels = half
 
     def forward(self) -> list[Tensor]:
+        """Return the output of every network."""
         return [network(x) for network, x in zip(self.networks, self.inputs, strict=True)]
 
     def train_step(self) -> None:
-        """Forward, and the gradients of all weights and inputs."""
+        """Compute the outputs, and the gradients of all weights and inputs."""
         self.zero_grad(set_to_none=True)
         for x in self.inputs:
             x.grad = None
@@ -49,6 +50,7 @@ class BareConvolutions(nn.Module):
 
     @torch.no_grad()
     def score(self) -> None:
+        """Compute the outputs without gradients."""
         for network, x in zip(self.networks, self.inputs, strict=True):
             network(x)
 

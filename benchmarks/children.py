@@ -1,4 +1,4 @@
-"""Functions of the benchmark that run in a Python of their own, for what a process has from its start to its end."""
+"""Separate Python processes for measurements that depend on the whole life of a process, such as its peak of memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ __all__ = ["in_own_process"]
 
 
 def in_own_process(module: str, *arguments: object) -> Any:
-    """What `python -m MODULE ARGUMENTS` prints last, as JSON. Raises RuntimeError with what it complains of."""
+    """Run `python -m MODULE ARGUMENTS`, and return the JSON value of the last line that it prints.
+
+    Raises:
+        RuntimeError: if the process fails; the message has its standard error.
+    """
     command = [sys.executable, "-m", module, *(str(argument) for argument in arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -1,4 +1,4 @@
-"""How long the command line takes before it does anything: whole commands, in a folder and a store of their own."""
+"""The start-up times of the command line: whole commands, in a separate folder and store."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ TRAIN = ("train", "--preset", "smoke", "--json")
 
 
 def measure(how: Setting) -> tuple[list[Figure], str]:
+    """Measure the start of a training, the whole training, and the help text."""
     with tempfile.TemporaryDirectory() as folder:
         run(folder, "--help")  # warms the file cache
         helps = [run(folder, "--help")[1] for _ in range(how.times(5))]
@@ -33,7 +34,7 @@ def measure(how: Setting) -> tuple[list[Figure], str]:
 
 
 def run(folder: str, *arguments: str, until: str | None = None) -> tuple[float, float]:
-    """Seconds until the command prints this event (NaN if it is not asked for), and until it ends."""
+    """Return the seconds until the command prints the event `until` (NaN without one), and until it ends."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "RAY_"))}
     began, seen = time.monotonic(), float("nan")
     with subprocess.Popen(

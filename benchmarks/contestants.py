@@ -1,7 +1,7 @@
-"""Who takes part: normflows, Glow and the bare convolutions, each as a function that does a piece of work once.
+"""The contestants, normflows, Glow and the bare convolutions, each as a function that does a piece of work once.
 
-The work is a training step (loss, gradients and a step of Adam), the scoring or the sampling of a batch. ActNorm has
-been initialised from data.
+The work is a training step (loss, gradients and a step of Adam), the scoring of a batch, or the sampling of a batch.
+ActNorm has already been initialised from data.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LEARNING_RATE = 1e-5
 
 @dataclass(frozen=True)
 class Job:
-    """A piece of work on so many images by a model of this architecture."""
+    """A kind of work on a batch of images by a model of a certain architecture."""
 
     work: Work
     config: GlowConfig
@@ -34,6 +34,7 @@ class Job:
 
 
 def normflows(job: Job) -> Callable[[], object]:
+    """Return a function that does the work once with the Glow of normflows, in float32."""
     model = normflows_glow(job.config)
     x_BCHW = real_valued(*images_and_noise(job.config, job.batch))
     with torch.no_grad():
@@ -44,6 +45,7 @@ def normflows(job: Job) -> Callable[[], object]:
 
 
 def glow(job: Job, precision: Precision) -> Callable[[], object]:
+    """Return a function that does the work once with a Glow of this library."""
     model = Glow(job.config).set_precision(precision)
     images, noise = images_and_noise(job.config, job.batch)
     model.initialize(images, noise)
@@ -55,19 +57,20 @@ def glow(job: Job, precision: Precision) -> Callable[[], object]:
 
 
 def convolutions(job: Job, precision: Precision) -> Callable[[], object]:
+    """Return a function that computes the bare convolutions of the work once."""
     bare = BareConvolutions(job.config, precision, job.batch)
     return bare.train_step if job.work == "training" else bare.score
 
 
 def images_and_noise(config: GlowConfig, batch: int) -> tuple[Tensor, Tensor]:
-    """Random uint8 images, and noise in [0, 1): always the same."""
+    """Return random uint8 images and noise in [0, 1), both (B, C, H, W) and always the same."""
     generator = torch.Generator().manual_seed(0)
     shape = (batch, *config.image_shape)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator), torch.rand(shape, generator=generator)
 
 
 def trained_by(loss: Callable[[], Tensor], parameters: Iterable[nn.Parameter]) -> Callable[[], object]:
-    """A training step on a loss. Adam is the fused one for all."""
+    """Return a function that takes a training step on a loss, with the fused implementation of Adam."""
     optimizer = torch.optim.Adam(parameters, LEARNING_RATE, fused=True)
 
     def step() -> None:

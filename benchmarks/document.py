@@ -1,7 +1,7 @@
-"""The tables in docs/performance.md, made from the JSON file: `python -m benchmarks.document`.
+"""The tables in docs/performance.md, written from the JSON file by `python -m benchmarks.document`.
 
-A table stands between `<!-- bench NAME -->` and `<!-- end -->`. NAME is that of a row; `bars` is every figure that has
-a bar, `machine` a line on the machine. Nothing else of the document is touched.
+A table is between `<!-- bench NAME -->` and `<!-- end -->`. NAME is the name of a row, or `bars` for all figures that
+have a bar, or `machine` for a line on the machine. The rest of the document is not changed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ PLACE = re.compile(r"(<!-- bench ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str, results: Mapping[str, Any]) -> str:
-    """The document with its tables made anew. Raises KeyError for a row that was not measured."""
+    """Return the document with new tables.
+
+    Raises:
+        KeyError: if the results lack a row that the document names.
+    """
     return PLACE.sub(lambda place: f"{place[1]}\n{_block(place[2], results)}\n\n{place[3]}", text)
 
 
@@ -56,6 +60,7 @@ def _row(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def main() -> None:
+    """Write the tables into the document."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("docs/performance.json"))
     parser.add_argument("--document", type=Path, default=Path("docs/performance.md"))

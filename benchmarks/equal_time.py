@@ -1,9 +1,10 @@
-"""What a choice of the model buys in equal time: each against the base, over paired seeds.
+"""The gain from choices of the model when all are trained for the same time: each against the base, with equal seeds.
 
     GLOW_DATA_ROOT=~/data python -m benchmarks.equal_time --seconds 150 --seeds 4
 
-Trains MNIST, each trial on one core for so many seconds of CPU time, as many trials at a time as there are cores, and
-prints the test NLL of each choice and its difference from the base, with 95 % t intervals over the seeds.
+The script trains on MNIST. Each trial gets one core and the given seconds of CPU time, and as many trials run at the
+same time as there are cores. It prints the test NLL of each choice and its difference from the base, with 95 % t
+intervals over the seeds.
 """
 
 from __future__ import annotations
@@ -38,13 +39,14 @@ CHOICES: dict[str, dict[str, Any]] = {
     "shuffle": {"permutation": "shuffle"},
     "reverse": {"permutation": "reverse"},
 }
-"""What is unlike the laptop preset; a choice that is the preset's own is left out."""
+"""The settings of each choice that differ from the laptop preset; choices that equal the preset are left out."""
 
 TESTED = 2000
+"""Number of test images."""
 
 
 def trial(changes: Mapping[str, Any], seed: int, seconds: float) -> tuple[float, int]:
-    """Test bits/dim, and images trained on."""
+    """Train one choice with one seed; return the test bits/dim and the number of images trained on."""
     torch.set_num_threads(1)
     spec = make_train_spec("laptop", {**changes, "seed": seed})
     train = load_dataset("mnist", "train", per_class=spec.per_class)[0]
@@ -56,9 +58,10 @@ def trial(changes: Mapping[str, Any], seed: int, seconds: float) -> tuple[float,
 
 
 def main() -> None:
+    """Train every choice with every seed, and print a line of JSON per choice."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.equal_time", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=150)
-    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=150, help="CPU time of a trial in seconds (default 150)")
+    parser.add_argument("--seeds", type=int, default=4, help="number of seeds (default 4)")
     asked = parser.parse_args()
     preset = make_train_spec("laptop", {})
     choices = {

@@ -1,10 +1,10 @@
-"""False alarms and power of batch tests that are made of few held-out images.
+"""The false alarms and the power of batch tests that are calibrated with few held-out images.
 
     python -m benchmarks.few_held_out
 
-Prints, for scores that are normal or lognormal, how often a test at alpha = 0.99 calls batches of M images OOD: by a
-bootstrapped threshold, and by the exact p-values of `glow.ood`; of ordinary batches (1 % is asked for), and of batches
-whose scores are shifted by three standard errors of their mean.
+For normal and lognormal scores, the script prints how often a test at alpha = 0.99 calls batches of M images OOD: by a
+bootstrapped threshold, and by the exact p-values of `glow.ood`. It does so for ordinary batches, of which 1 % should be
+called OOD, and for batches whose scores are shifted by three standard errors of their mean.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BATCHES = 100
 
 
 def rates(kind: str, n: int, m: int, shift: float, simulations: int) -> tuple[float, float]:
-    """The shares of batches called OOD by the threshold and by exact p-values."""
+    """Return the shares of batches that are called OOD, by the threshold and by exact p-values."""
     by_threshold, exact = [], []
     for seed in range(simulations):
         rng = np.random.default_rng([seed, n, m])
@@ -40,8 +40,9 @@ def rates(kind: str, n: int, m: int, shift: float, simulations: int) -> tuple[fl
 
 
 def main() -> None:
+    """Simulate every case, and print a line per case."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.few_held_out", description=__doc__)
-    parser.add_argument("--simulations", type=int, default=150)
+    parser.add_argument("--simulations", type=int, default=150, help="simulations per case (default 150)")
     simulations = parser.parse_args().simulations
     print("held out  M   scores     false alarms, %       found, %")
     print("                         threshold  exact  threshold  exact")

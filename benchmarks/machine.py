@@ -1,4 +1,4 @@
-"""What the machine is that figures were measured on, and how much of it they take."""
+"""The machine on which figures are measured, and the threads and precisions that they use on it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ __all__ = ["machine", "setting"]
 
 
 def setting(quick: bool = False) -> Setting:
-    """All physical cores that this process may use, and bf16 if they compute in it."""
+    """Return the setting for this machine: all physical cores that this process may use, and bf16 if they have it."""
     threads = min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
     fastest = hardware_precision(torch.device("cpu"))
     return Setting(threads, ("float32",) if fastest == "float32" else ("float32", "bf16"), quick)
 
 
 def machine(how: Setting) -> dict[str, Any]:
+    """Describe the machine, the versions of the libraries, and the date."""
     return {
         "cpu": _cpu(),
         "cores": psutil.cpu_count(logical=False),
@@ -36,13 +37,13 @@ def machine(how: Setting) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "normflows": importlib.metadata.version("normflows"),
-        "load": round(os.getloadavg()[0], 1),  # over the last minute: of what else runs here
+        "load": round(os.getloadavg()[0], 1),  # of the last minute, to show whether other programs ran
         "date": datetime.date.today().isoformat(),
     }
 
 
 def _cpu() -> str:
-    """The model's name, with family and model where the name says little."""
+    """Return the name of the processor with its family and model, because the name alone can be vague."""
     try:
         described = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -1,8 +1,8 @@
-"""Activation memory of training, as the depth grows: reversible steps, stored activations, and normflows.
+"""The memory of activations in training as the depth grows: reversible steps, stored activations, and normflows.
 
-Activations are the peak of a process that trains on `BATCH` images, less that of one that trains on 2: weights, their
-gradients and the libraries are in both. `python -m benchmarks.memory CONTESTANT DEPTH BATCH` is one of them. There the
-C library gives freed memory back at once, so that the peak is of what is in use.
+It is the peak of a process that trains on `BATCH` images minus the peak of one that trains on 2, since weights, their
+gradients and the libraries are in both. `python -m benchmarks.memory CONTESTANT DEPTH BATCH PRECISION` runs one of
+these processes. There the C library returns freed memory at once, so that the peak contains only memory in use.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ GRADIENT_CONFIG = GlowConfig(depth=8, width=32)
 
 
 def compare(how: Setting) -> tuple[list[Figure], str]:
+    """Measure the growth of memory, the time of reversible steps, and the difference of their gradients."""
     low, high = DEPTHS
     activations = {
         (contestant, depth): activation_bytes(contestant, depth, how)
@@ -60,13 +61,14 @@ def compare(how: Setting) -> tuple[list[Figure], str]:
 
 
 def activation_bytes(contestant: str, depth: int, how: Setting) -> float:
+    """Return the bytes of the activations, from two processes."""
     few, many = (in_own_process(__spec__.name, contestant, depth, batch, how.fastest) for batch in (2, BATCH))
     return many - few
 
 
 def peak_bytes(contestant: str, depth: int, batch: int, precision: Precision) -> int:
-    """Of this process, after two gradients."""
-    ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: see above
+    """Return the peak of this process's memory in bytes after two gradients."""
+    ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: returns freed memory at once
     torch.set_num_threads(setting().threads)
     config = replace(SMALL, depth=depth)
     images, noise = images_and_noise(config, batch)
@@ -81,7 +83,7 @@ def peak_bytes(contestant: str, depth: int, batch: int, precision: Precision) ->
         for _ in range(2):
             model.zero_grad()
             model.bits_per_dim(images, noise_BCHW=noise).mean().backward()
-    # Not getrusage's, which starts from that of the process that this one was forked from.
+    # getrusage would include the peak of the process from which this one was forked.
     (kilobytes,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     return int(kilobytes) * 1024
 
@@ -91,7 +93,7 @@ def _mean_nll(model: Glow, images: torch.Tensor, noise: torch.Tensor) -> torch.T
 
 
 def slowdown(how: Setting) -> float:
-    """The time of a training step with reversible steps, in that of one with stored activations."""
+    """Return the time of a training step with reversible steps, divided by that with stored activations."""
     images, noise = images_and_noise(SMALL, BATCH)
     steps = {}
     for memory in ("stored", "reversible"):
@@ -103,7 +105,11 @@ def slowdown(how: Setting) -> float:
 
 
 def gradient_difference(dtype: torch.dtype, config: GlowConfig = GRADIENT_CONFIG) -> float:
-    """Of a Glow whose weights are not those that it starts with, at which most of it is the identity."""
+    """Return the largest difference of the gradients with reversible steps and with stored activations.
+
+    It is relative to the largest number of a tensor's gradient. The weights are moved away from those at the start,
+    with which most of the model is the identity.
+    """
     model = Glow(config).to(dtype)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -1,8 +1,8 @@
-"""What each machine of a cluster sends while it trains: `python benchmarks/network_bytes.py`, as root.
+"""The bytes that each machine of a cluster sends while it trains: `python benchmarks/network_bytes.py`, as root.
 
-`ray up` makes a cluster of three hosts in network namespaces of this machine (tests/cluster), and two trainings of the
-same model, of 10 and of 40 epochs, run on two of them. The difference between them is what 30 epochs send, without the
-start and the end. With `--gradient-precision bf16` both are run once more, for how much less that sends.
+`ray up` makes a cluster of three hosts in network namespaces of this machine (tests/cluster). Two trainings of the same
+model, of 10 and of 40 epochs, run on two of the hosts. The difference of their bytes is what 30 epochs send, without
+the start and the end. With `--gradient-precision bf16` both trainings run again, to compare the bytes with float32.
 """
 
 from __future__ import annotations
@@ -22,13 +22,19 @@ BYTES: dict[GradientPrecision, int] = {"float32": 4, "bf16": 2}
 
 
 def main() -> None:
+    """Train on a cluster of hosts on this machine, and print the bytes that they send."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--width", type=int, default=96)
-    parser.add_argument("--workers", type=int, choices=(2, 3), default=2)
-    parser.add_argument("--gradient-precision", choices=get_args(GradientPrecision), default="float32")
+    parser.add_argument("--width", type=int, default=96, help="width of the coupling networks (default 96)")
+    parser.add_argument("--workers", type=int, choices=(2, 3), default=2, help="number of workers (default 2)")
+    parser.add_argument(
+        "--gradient-precision",
+        choices=get_args(GradientPrecision),
+        default="float32",
+        help="precision in which workers exchange gradients (default float32)",
+    )
     asked = parser.parse_args()
     if (lacking := missing()) is not None:
-        raise SystemExit(f"this machine cannot make such hosts: {lacking}")
+        raise SystemExit(f"this machine cannot make hosts in network namespaces: {lacking}")
     with tempfile.TemporaryDirectory() as folder, ray_up(Path(folder)) as cluster:
         float32 = _measure(cluster, asked.width, asked.workers, "float32")
         if asked.gradient_precision == "bf16":
@@ -37,14 +43,17 @@ def main() -> None:
 
 
 def _measure(cluster: RayUp, width: int, workers: int, precision: GradientPrecision) -> float:
-    """The bytes that each worker sends a step, which it prints beside those of the gradient."""
+    """Return the bytes that each worker sends per step, and print them with the bytes of the gradient."""
     few, many = (_train(cluster, epochs, width, workers, precision) for epochs in EPOCHS)
     steps = many["steps"] - few["steps"]
     sent = (many["sent"] - few["sent"]) / steps / workers
     gradient = BYTES[precision] * few["parameters"]
     ring = 2 * (workers - 1) / workers
     print(f"{few['parameters']} parameters, {gradient} bytes of {precision} gradient, {workers} workers, {steps} steps")
-    print(f"each sends {sent:.0f} bytes a step: {sent / gradient:.3f} gradients, where a ring's would be {ring:.3f}")
+    print(
+        f"each worker sends {sent:.0f} bytes per step: {sent / gradient:.3f} times its gradient, where a ring "
+        f"all-reduce needs {ring:.3f} times"
+    )
     return sent
 
 
@@ -56,7 +65,8 @@ def _train(cluster: RayUp, epochs: int, width: int, workers: int, precision: Gra
     said = cluster.say(f"glowctl train --preset smoke {flags} --workers {workers} --cpus-per-worker 1 --json", 400)
     events = [json.loads(line) for line in said.splitlines()]
     return {
-        "sent": sum(host.bytes_sent() for host in hosts) - before,  # on whichever of them the workers are
+        "sent": sum(host.bytes_sent() for host in hosts)
+        - before,  # of all hosts, because workers can be on any of them
         "steps": of(events, "epoch")[-1]["step"],
         "parameters": of(events, "started")[0]["parameters"],
     }

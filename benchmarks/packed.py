@@ -1,8 +1,8 @@
-"""What it costs to read images from packed files: `python -m benchmarks.packed [--quick]`.
+"""The cost of reading images from packed files: `python -m benchmarks.packed [--quick]`.
 
-Prints the training throughput with mapped images against images in memory, taking turns in one process, and the memory
-that is a process's own while it trains on 2,000 and on 500,000 images of 64x64 (files without blocks on the disk, so
-that nothing large is written).
+The script prints the speed of training with images mapped from files and with images in memory, which take turns in one
+process. It also prints the private memory of a process that trains on 2,000 and on 500,000 images of 64x64. The files
+of these images are sparse, so that nothing large is written to the disk.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHARD = 2048
 
 
 def write_packed(folder: Path, images: int) -> str:
-    """A packed data set of black images, which take no room on the disk; its name."""
+    """Write a packed data set of black images in sparse files, and return its name."""
     folder.mkdir()
     splits = {}
     for split, n in (("train", images), ("validation", 100), ("test", 100)):
@@ -45,7 +45,7 @@ def write_packed(folder: Path, images: int) -> str:
 
 
 def own_megabytes(images: int, steps: int) -> float:
-    """Private memory of a process that trains on so many images, once it has taken these steps."""
+    """Return the private memory, in megabytes, of a process that has trained on the images for some steps."""
     with tempfile.TemporaryDirectory() as folder:
         name = write_packed(Path(folder, "set"), images)
         command = [sys.executable, "-m", "benchmarks.packed", "--train-on", name, "--steps", str(steps)]
@@ -53,7 +53,7 @@ def own_megabytes(images: int, steps: int) -> float:
 
 
 def train_on(name: str, steps: int) -> None:
-    """Prints the process's private memory after these steps."""
+    """Train for some steps, print the private memory of this process in megabytes, and exit."""
     trainer = Trainer(
         Glow(GlowConfig(image_shape=SHAPE, levels=3, depth=1, width=16)),
         open_dataset(name, "train"),
@@ -72,7 +72,7 @@ def train_on(name: str, steps: int) -> None:
 
 
 def throughput(rounds: int) -> None:
-    """Images/s of both, in turns."""
+    """Print the images per second with images in memory and in files, which take turns."""
     images = torch.randint(256, (2048, *SHAPE), dtype=torch.uint8)
     labels = torch.zeros(len(images), dtype=torch.int64)
     with tempfile.TemporaryDirectory() as folder:
@@ -98,16 +98,17 @@ def throughput(rounds: int) -> None:
 
 
 def main() -> None:
+    """Measure memory and speed, or train as one of the processes whose memory is measured."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--train-on")
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--quick", action="store_true", help="take fewer steps and repetitions")
+    parser.add_argument("--train-on", help="only train on this data set and print the memory of this process")
+    parser.add_argument("--steps", type=int, default=40, help="steps of --train-on (default 40)")
     arguments = parser.parse_args()
     if arguments.train_on:
         train_on(arguments.train_on, arguments.steps)
         return
     for images in (2_000, 500_000):
-        print(f"{images:,} images: {own_megabytes(images, 20 if arguments.quick else 60):.0f} MB of a process's own")
+        print(f"{images:,} images: {own_megabytes(images, 20 if arguments.quick else 60):.0f} MB of private memory")
     throughput(1 if arguments.quick else 5)
 
 

@@ -1,4 +1,4 @@
-"""Data-parallel training: two processes of one thread against one of one thread, each on a core of its own."""
+"""The gain from data-parallel training: two processes against one, each with one thread on a separate core."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MODELS = {"K=8 width 128": SMALL, "K=4 width 512": GlowConfig(depth=4, width=512
 
 @dataclass(frozen=True)
 class Training:
-    """What every process of a training is told."""
+    """The settings that every process of a training receives."""
 
     processes: int
     precision: Precision
@@ -39,6 +39,7 @@ class Training:
 
 
 def compare(how: Setting) -> tuple[list[Figure], str]:
+    """Measure every model with one and with two processes."""
     if len(os.sched_getaffinity(0)) < 2:
         return [], "Not measured: there is one core."
     figures = []
@@ -50,7 +51,7 @@ def compare(how: Setting) -> tuple[list[Figure], str]:
 def _figures(name: str, config: GlowConfig, how: Setting) -> list[Figure]:
     one: list[float] = []
     two: list[float] = []
-    for _ in range(how.times(3)):  # in turn
+    for _ in range(how.times(3)):  # in turns, so that a busy machine slows both
         one += train(Training(1, how.fastest, 2, config))["images_per_second"]
         last = train(Training(2, how.fastest, 2, config))
         two += last["images_per_second"]
@@ -68,7 +69,7 @@ def _figures(name: str, config: GlowConfig, how: Setting) -> list[Figure]:
 
 
 def train(training: Training) -> dict[str, Any]:
-    """What the first of its processes saw."""
+    """Train, and return what the first process has measured."""
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_join, (training, folder), nprocs=training.processes)
         return torch.load(Path(folder) / "seen.pt")
@@ -85,7 +86,7 @@ def _join(rank: int, training: Training, folder: str) -> None:
         torch.save(seen, Path(folder) / "seen.pt")
     if training.processes > 1:
         dist.destroy_process_group()
-    os._exit(0)  # all is on disk; threads of gloo that end with the interpreter can abort it
+    os._exit(0)  # results are on disk, and a normal exit can abort because threads of gloo still run
 
 
 def _train(training: Training) -> dict[str, Any]:
@@ -102,8 +103,11 @@ def _train(training: Training) -> dict[str, Any]:
 
 
 def _all_reduce(trainer: Trainer) -> dict[str, float]:
-    """Pieces that DDP reduces the gradient in, each as soon as it is complete, and how much of that overlaps with the
-    backward pass, by its own clocks. Nothing in a single process."""
+    """Return how DDP reduces the gradient; empty for a single process.
+
+    The result has the number of buckets, each of which is reduced as soon as it is complete, and the share of that time
+    in which the backward pass goes on, by DDP's own clocks.
+    """
     objective = trainer._objective
     if not isinstance(objective, DistributedDataParallel):
         return {}

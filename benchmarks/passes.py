@@ -1,7 +1,8 @@
-"""Forward passes that the typicality test takes: the course report's way, and ours. They are counted, not timed.
+"""The number of forward passes that the typicality test needs, in the way of the course report and in ours.
 
-The report puts every bootstrap set through the model, for every M. We score every held-out image once, and draw sets
-of scores. Both draw the same sets and must come to the same thresholds.
+The report computes every bootstrap set with the model, for every batch size M. This library scores every held-out image
+once and draws sets of scores. Both draw the same sets here and must find the same thresholds. The passes are counted,
+not timed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ ALPHA = 0.99
 
 @dataclass
 class Passes:
-    """What went through the model."""
+    """The number of forward passes and of images that went through a model."""
 
     passes: int = 0
     images: int = 0
@@ -37,7 +38,7 @@ class Passes:
 
 @contextlib.contextmanager
 def counted(model: Glow) -> Iterator[Passes]:
-    """Counts what goes into the first level."""
+    """Count what goes into the first level of a model during the block."""
     seen = Passes()
 
     def count(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
@@ -54,7 +55,7 @@ def counted(model: Glow) -> Iterator[Passes]:
 def our_way(
     model: Glow, train: Tensor, held_out: Tensor, bootstraps: int, batch_sizes: Sequence[int] = BATCH_SIZES
 ) -> list[float]:
-    """Thresholds by M: every image is scored once. The rest is arithmetic."""
+    """Return the threshold of each M from scores: every image goes through the model once."""
     train_N, held_out_N = (score(model, images).nll.to_numpy() for images in (train, held_out))
     tests = (
         TypicalityTest.fit(train_N, held_out_N, m, ALPHA, bootstraps, exact=False, interval=False) for m in batch_sizes
@@ -66,13 +67,13 @@ def our_way(
 def report_way(
     model: Glow, train: Tensor, held_out: Tensor, bootstraps: int, batch_sizes: Sequence[int] = BATCH_SIZES
 ) -> list[float]:
-    """Thresholds by M: a forward pass for every set. The entropy is that of training images, scored once."""
+    """Return the threshold of each M with one forward pass per set; training images are scored once."""
     entropy = score(model, train).nll.mean()
     return [_report_threshold(model, held_out, entropy, m, bootstraps) for m in batch_sizes]
 
 
 def _report_threshold(model: Glow, held_out: Tensor, entropy: float, m: int, bootstraps: int) -> float:
-    rng = np.random.default_rng([0, m])  # that of TypicalityTest.fit at seed 0: so it draws the same sets
+    rng = np.random.default_rng([0, m])  # as in TypicalityTest.fit with seed 0, so that it draws the same sets
     distances = []
     for set_M in torch.from_numpy(rng.choice(len(held_out), (bootstraps, m))):
         noise = uniform_noise(set_M, model.config.image_shape, 0)
@@ -82,6 +83,7 @@ def _report_threshold(model: Glow, held_out: Tensor, entropy: float, m: int, boo
 
 
 def compare(how: Setting) -> tuple[list[Figure], str]:
+    """Count the passes of both ways, and compare their thresholds."""
     model = Glow(GlowConfig((1, 8, 8), levels=2, depth=2, width=8))
     train, held_out = images_and_noise(model.config, 2 * IMAGES)[0].split(IMAGES)
     model.initialize(train[:128])

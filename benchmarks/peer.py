@@ -1,4 +1,4 @@
-"""The peer: a Glow by normflows, as its documentation builds one.
+"""The Glow of normflows, built as in its documentation.
 
 https://vincentstimper.github.io/normalizing-flows/examples/glow/
 """
@@ -17,10 +17,13 @@ __all__ = ["normflows_glow", "real_valued"]
 
 
 def normflows_glow(config: GlowConfig) -> Any:
-    """The architecture of `config`: L levels of K steps (ActNorm, 1x1 convolution by LU, affine coupling by a 3x3, 1x1
-    and 3x3 convolution of that width)."""
+    """Build a Glow of normflows with the architecture of `config`.
+
+    It has L levels of K steps. A step is ActNorm, a 1x1 convolution by its LU decomposition, and an affine coupling
+    whose network has a 3x3, a 1x1 and a 3x3 convolution of the configured width.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what it uses of torch
+        warnings.simplefilter("ignore")  # normflows uses deprecated functions of torch
         return _built(config)
 
 
@@ -28,7 +31,7 @@ def _built(config: GlowConfig) -> Any:
     import normflows as nf
 
     priors, flows, merges = [], [], []
-    for index, shape in enumerate(reversed(config.latent_shapes)):  # from the top level on
+    for index, shape in enumerate(reversed(config.latent_shapes)):  # the top level first
         channels = shape[0] if index == 0 else 2 * shape[0]
         blocks = [
             nf.flows.GlowBlock(channels, config.width, split_mode="channel", scale=True) for _ in range(config.depth)
@@ -41,5 +44,5 @@ def _built(config: GlowConfig) -> Any:
 
 
 def real_valued(images_BCHW: Tensor, noise_BCHW: Tensor) -> Tensor:
-    """Images as it takes them."""
+    """Return images with noise as normflows takes them: real values in [-0.5, 0.5)."""
     return (images_BCHW.to(torch.float32) + noise_BCHW) / 256 - 0.5

@@ -1,4 +1,4 @@
-"""Whether bf16 gives the likelihoods and OOD decisions of float32, by one trained model."""
+"""The likelihoods and OOD decisions of one trained model in bf16, compared to those in float32."""
 
 from __future__ import annotations
 
@@ -18,24 +18,32 @@ __all__ = ["ROW", "unchanged"]
 
 BATCH_SIZES = (1, 2, 5, 10)
 SCORED, TESTED = 1000, 5000
-"""Test images whose likelihoods are compared, and at most so many of each set for the decisions."""
+"""Number of test images whose likelihoods are compared, and largest number of images per set for the decisions."""
 EPOCHS = 8
 PER_CLASS = 1000
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a model is trained on and tested with."""
+    """The data sets of the comparison.
+
+    Attributes:
+        name: the data set that the model is trained on.
+        train: uint8 (N, C, H, W), its training images.
+        held_out: uint8 (n, C, H, W), its held-out images.
+        tests: the test images by data set, the model's own first.
+        levels: number of levels of the model.
+    """
 
     name: str
     train: Tensor
     held_out: Tensor
-    tests: dict[str, Tensor]  # its own first
+    tests: dict[str, Tensor]
     levels: int
 
     @classmethod
     def load(cls, images_per_class: int = PER_CLASS) -> Data:
-        """MNIST against Fashion-MNIST if their files are there, else the digits of scikit-learn against noise."""
+        """Load MNIST and Fashion-MNIST if their files are there, else the digits of scikit-learn and noise."""
         if all(status(name).state == "found" for name in ("mnist", "fashion-mnist")):
             own, other, per_class, levels = "mnist", "fashion-mnist", images_per_class, 3
         else:
@@ -50,6 +58,7 @@ class Data:
 
 
 def same(how: Setting) -> tuple[list[Figure], str]:
+    """Train a model, and compare its likelihoods and decisions in both precisions."""
     if "bf16" not in how.precisions:
         return [], "Not measured: this hardware does not compute in bf16."
     data = Data.load()
@@ -75,31 +84,33 @@ def same(how: Setting) -> tuple[list[Figure], str]:
 
 
 def epochs(data: Data, how: Setting) -> int:
-    """About a minute of training on two cores, of a large data set or a small one of small images."""
+    """Return the number of epochs: about a minute of training on two cores for either data set."""
     return how.times(EPOCHS if data.levels == 3 else 6 * EPOCHS)
 
 
 def trained(data: Data, how: Setting) -> Glow:
+    """Train the model."""
     model = Glow(GlowConfig(tuple(data.train.shape[1:]), levels=data.levels, depth=8, width=64))  # type: ignore[arg-type]
     fit(model, data.train, config=FitConfig(epochs=epochs(data, how), learning_rate=2e-3, warmup_steps=50))
     return model
 
 
 def scores(model: Glow, data: Data, precision: Precision) -> dict[str, pd.DataFrame]:
-    """Score tables of the training images, those held out, and the test sets, the model's own first and as `own`."""
+    """Return the score tables of "train", "held out" and each test set; the model's own test set is also "own"."""
     images = {"train": data.train[:TESTED], "held out": data.held_out, **data.tests}
     tables = {name: score(model, some, precision=precision) for name, some in images.items()}
     return tables | {"own": tables[next(iter(data.tests))]}
 
 
 def ratio_table(tables: dict[str, pd.DataFrame], tests: list[str]) -> pd.DataFrame:
+    """Return the OOD ratios of the typicality test, one row per test set and M."""
     deal = held_out_protocol(tables["held out"], {name: tables[name] for name in tests})
     ratios = evaluate_ood(tables["train"], deal, OodSettings(batch_sizes=BATCH_SIZES)).ratios
     return ratios[ratios.detector == "typicality"].reset_index(drop=True)
 
 
 def unchanged(before: pd.DataFrame, after: pd.DataFrame) -> np.ndarray:
-    """(cells,) bool: whether each ratio lies in the interval of the other."""
+    """Return, as bool (cells,), whether each ratio and its counterpart are in each other's intervals."""
     within = after.ratio.between(before.ratio_low, before.ratio_high)
     return (within & before.ratio.between(after.ratio_low, after.ratio_high)).to_numpy()
 

@@ -1,4 +1,4 @@
-"""Models that are trained by the clock, as functions of images and noise: a Glow, and that of normflows."""
+"""The models that are trained for a fixed time: a Glow of this library, and one of normflows."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from glow import Glow, GlowConfig
 __all__ = ["Racer", "glow_racer", "normflows_racer"]
 
 Racer = tuple[nn.Module, Loss]
+"""A model, and its loss as a function of images and noise."""
 
 
 def glow_racer(config: GlowConfig, first: Tensor) -> Racer:
-    """A Glow, initialised from the images `first`."""
+    """Make a Glow that is initialised from the images `first`."""
     model = Glow(config)
     model.initialize(first, torch.rand(first.shape, generator=torch.Generator().manual_seed(config.seed)))
     return model, lambda images, noise: model.bits_per_dim(images, noise_BCHW=noise)
 
 
 def normflows_racer(config: GlowConfig, first: Tensor) -> Racer:
+    """Make a Glow of normflows that is initialised from the images `first`."""
     torch.manual_seed(config.seed)
     model = normflows_glow(config)
     nats = config.dimensions * math.log(256)

@@ -1,4 +1,4 @@
-"""What a row of the benchmark is: a name, bars, and a function that measures figures."""
+"""The rows of the benchmark: each has a name, bars, and a function that measures figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ __all__ = ["Bar", "Figure", "Row", "Setting", "at_least", "at_most", "measured"]
 
 @dataclass(frozen=True)
 class Setting:
-    """How rows are run: on so many threads, with the precisions that the hardware computes in, the fastest last."""
+    """The conditions under which rows are measured.
+
+    Attributes:
+        threads: number of threads.
+        precisions: the precisions in which the hardware computes, the fastest last.
+        quick: whether to take fewer repetitions.
+    """
 
     threads: int
     precisions: Sequence[Precision]
@@ -21,16 +27,23 @@ class Setting:
 
     @property
     def fastest(self) -> Precision:
+        """The fastest precision."""
         return self.precisions[-1]
 
     def times(self, repetitions: int) -> int:
-        """Of `repetitions`, or of a few if it shall be quick."""
+        """Return the number of repetitions: `repetitions`, or a third of it if the benchmark is to be quick."""
         return max(1, repetitions // 3) if self.quick else repetitions
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One number, by a name that is its own within the row. Units: x, %, s, images/s, MB, or a noun that is counted."""
+    """A measured number.
+
+    Attributes:
+        what: its name, which is unique within the row.
+        value: the number; NaN if it was not measured.
+        unit: x, %, s, images/s, MB, bits/dim, a noun that is counted, or nothing.
+    """
 
     what: str
     value: float
@@ -39,7 +52,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Bar:
-    """What the figure `what` of a row shall be: at least or at most `limit`."""
+    """A limit that the figure `what` of a row must reach: at least `limit`, or at most `limit` if `most` is true."""
 
     what: str
     limit: float
@@ -47,21 +60,30 @@ class Bar:
     most: bool = False
 
     def met(self, value: float) -> bool:
+        """Return whether a value reaches the bar."""
         return value <= self.limit if self.most else value >= self.limit
 
 
 def at_least(what: str, limit: float, unit: str) -> Bar:
+    """Make a bar that a figure must not be below."""
     return Bar(what, limit, unit)
 
 
 def at_most(what: str, limit: float, unit: str) -> Bar:
+    """Make a bar that a figure must not be above."""
     return Bar(what, limit, unit, most=True)
 
 
 @dataclass(frozen=True)
 class Row:
-    """`measure` gives its figures, and a remark on them where there is one to make. A row without bars shows what costs
-    how much."""
+    """A row of the benchmark. A row without bars only informs.
+
+    Attributes:
+        name: its name on the command line and in the JSON file.
+        title: its name in tables.
+        measure: measures the figures, and returns them with a remark, which may be empty.
+        bars: the bars of its figures.
+    """
 
     name: str
     title: str
@@ -70,7 +92,7 @@ class Row:
 
 
 def measured(row: Row, figures: Sequence[Figure], remark: str) -> dict[str, Any]:
-    """A row as it is written to JSON. A bar whose figure was not measured has the value None."""
+    """Return a row in the form in which it is written to JSON; a bar whose figure is missing has the value None."""
     bars = {bar.what: bar for bar in row.bars}
     values = [_entry(figure, bars.pop(figure.what, None)) for figure in figures]
     missing = [_entry(Figure(bar.what, float("nan"), bar.unit), bar) for bar in bars.values()]

@@ -1,4 +1,4 @@
-"""Every row of the benchmark, in the order in which they run and are shown."""
+"""The list of all rows of the benchmark, in the order in which they run and are shown."""
 
 from __future__ import annotations
 

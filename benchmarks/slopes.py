@@ -1,6 +1,6 @@
-"""How the cost of training grows with each size: one is doubled twice, the others stay.
+"""The growth of the cost of training with each size: one size is doubled twice while the others stay the same.
 
-The exponent is log2 of the ratio of times over a doubling: 1 where the cost is proportional.
+The exponent is log2 of the ratio of the times before and after a doubling: 1 if the cost is proportional to the size.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ DATA_SET = (1024, 2048, 4096)
 
 
 def measure(how: Setting) -> tuple[list[Figure], str]:
+    """Measure the times for every size, and compute the exponents."""
     figures = []
     for name, sizes in SIZES.items():
         runs = {str(size): glow(job, how.fastest) for size, job in zip(sizes, jobs(name), strict=True)}
@@ -45,7 +46,7 @@ def measure(how: Setting) -> tuple[list[Figure], str]:
 
 
 def jobs(name: str) -> list[Job]:
-    """The base with one of its sizes changed."""
+    """Return the base with each of the values of one size."""
     return [_sized(name, size) for size in SIZES[name]]
 
 
@@ -62,14 +63,19 @@ def _sized(name: str, size: int) -> Job:
 
 
 def epoch(images: int, how: Setting) -> Callable[[], object]:
-    """Trains one epoch more at each call."""
+    """Return a function that trains one more epoch at each call."""
     data, _ = images_and_noise(BASE.config, images)
     config = FitConfig(epochs=1000, batch_size=BASE.batch, precision=how.fastest)
     return partial(next, Trainer(Glow(BASE.config), data, config=config).epochs())
 
 
 def exponents(seconds: Sequence[float]) -> list[float]:
-    """Of each doubling."""
+    """Return the exponent of each doubling.
+
+    Example:
+        >>> exponents([1.0, 2.0, 8.0])
+        [1.0, 2.0]
+    """
     return [math.log2(after / before) for before, after in pairwise(seconds)]
 
 

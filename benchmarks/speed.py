@@ -1,4 +1,4 @@
-"""Images per second of training, scoring and sampling, against normflows and against the bare convolutions."""
+"""The images per second of training, scoring and sampling, against normflows and against the bare convolutions."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ SHARE = at_least("bf16, share of the bare convolutions", 80, "%")
 
 
 def ahead(precision: str, times: float) -> Bar:
+    """Make a bar for the speed as a multiple of the speed of normflows."""
     return at_least(f"{precision} against normflows", times, "x")
 
 
 def contest(job: Job, rounds: int, how: Setting) -> tuple[list[Figure], str]:
-    """Every contestant's images/s, and how they stand to each other."""
+    """Measure the images per second of every contestant, and their ratios."""
     contestants = {"normflows float32": normflows(job)}
     for precision in how.precisions:
         contestants[f"glow {precision}"] = glow(job, precision)
@@ -44,6 +45,7 @@ def contest(job: Job, rounds: int, how: Setting) -> tuple[list[Figure], str]:
 
 
 def row(name: str, title: str, work: Work, config: GlowConfig, batch: int, rounds: int, *bars: Bar) -> Row:
+    """Make a row that compares the contestants in one kind of work."""
     return Row(name, title, partial(contest, Job(work, config, batch), rounds), (*bars, SHARE))
 
 

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, by torch's profiler."""
+"""The shares of groups of operators in the time of a training step, measured by torch's profiler."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ STEPS = 5
 
 
 def measure(how: Setting) -> tuple[list[Figure], str]:
+    """Measure the share of every group."""
     step = training_step(how)
     for _ in range(3):
         step()
@@ -59,7 +60,7 @@ def measure(how: Setting) -> tuple[list[Figure], str]:
 
 
 def training_step(how: Setting) -> Any:
-    """As `Trainer` takes it: with the clipping of gradients."""
+    """Return a function that takes a training step as `Trainer` does, with the clipping of gradients."""
     model = Glow(SMALL).set_precision(how.fastest)
     images, noise = images_and_noise(SMALL, 128)
     model.initialize(images, noise)
@@ -76,7 +77,7 @@ def training_step(how: Setting) -> Any:
 
 
 def by_group(events: Iterable[Any]) -> Counter[str]:
-    """Microseconds of the events' own, without those inside them."""
+    """Return the microseconds of each group; the time of an event does not include that of the events inside it."""
     taken: Counter[str] = Counter()
     for event in events:
         above = _names(event)
@@ -86,7 +87,7 @@ def by_group(events: Iterable[Any]) -> Counter[str]:
 
 
 def _names(event: Any) -> list[str]:
-    """Of the event and those that it is in, the outermost last."""
+    """Return the names of an event and of the events that contain it, the outermost last."""
     names = []
     while event is not None:
         names.append(event.name)
@@ -95,7 +96,12 @@ def _names(event: Any) -> list[str]:
 
 
 def group(name: str, within: Iterable[str] = ()) -> str:
-    """Which group an operator is in, by its name and by the names of those that called it."""
+    """Return the group of an operator, by its name and by the names of its callers.
+
+    Example:
+        >>> group("aten::copy_")
+        'copies and casts'
+    """
     within = list(within)
     if "optimizer" in within:
         return OPTIMIZER

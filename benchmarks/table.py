@@ -1,4 +1,4 @@
-"""What was measured, as text for a terminal. It takes what is in the JSON file, and measures nothing."""
+"""The results of the JSON file as text for a terminal; nothing is measured here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["bar_text", "machine_text", "row_lines", "table", "value_text", "verd
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """All rows, and what became of the bars."""
+    """Return all rows, and the number of bars that were passed."""
     lines = [machine_text(results["machine"])]
     for name, row in results["rows"].items():
         lines += ["", *row_lines(name, row)]
@@ -17,6 +17,7 @@ def table(results: Mapping[str, Any]) -> str:
 
 
 def row_lines(name: str, row: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of a row: its title, its figures with their bars, and its remark."""
     yield f"{row['title']}  [{name}, {row['seconds']:.0f} s]"
     if "error" in row:
         yield f"  failed: {row['error']}"
@@ -29,6 +30,7 @@ def row_lines(name: str, row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def summary(rows: Mapping[str, Any]) -> str:
+    """Return how many bars were passed and which failed."""
     verdicts = [verdict(figure) for row in rows.values() for figure in row["figures"]]
     failed = [
         f"{name}: {figure['what']}"
@@ -41,6 +43,7 @@ def summary(rows: Mapping[str, Any]) -> str:
 
 
 def machine_text(machine: Mapping[str, Any]) -> str:
+    """Return a line on the machine, the versions and the date."""
     bf16 = "bf16 in hardware" if machine["bf16"] else "no bf16 in hardware: float32 alone"
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {bf16}, {machine['memory_gb']} GB; "
@@ -51,7 +54,12 @@ def machine_text(machine: Mapping[str, Any]) -> str:
 
 
 def value_text(value: float | None, unit: str) -> str:
-    """With the digits that are worth something."""
+    """Return a value with its unit, rounded to significant digits; a dash if it was not measured.
+
+    Example:
+        >>> value_text(1234.4, "images/s"), value_text(1.5, "x"), value_text(None, "s")
+        ('1,234 images/s', '1.50x', '-')
+    """
     if value is None:
         return "-"
     if unit == "x":
@@ -68,7 +76,7 @@ def value_text(value: float | None, unit: str) -> str:
 
 
 def bar_text(figure: Mapping[str, Any]) -> str:
-    """Empty where there is no bar."""
+    """Return the bar of a figure, such as "at least 2x"; empty if it has none."""
     if "bar" not in figure:
         return ""
     limit, unit = figure["bar"], figure["unit"]
@@ -77,6 +85,7 @@ def bar_text(figure: Mapping[str, Any]) -> str:
 
 
 def verdict(figure: Mapping[str, Any]) -> str:
+    """Return whether a figure passed its bar; empty if it has none."""
     if "bar" not in figure:
         return ""
     return {True: "pass", False: "fail", None: "not measured"}[figure["passed"]]

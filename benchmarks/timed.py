@@ -1,7 +1,7 @@
-"""Training by the clock: what a model comes to in so many seconds of a processor, and how fast it gets there.
+"""Training for a fixed time: the test score that a model reaches in some seconds, and how fast it reaches others.
 
-Seconds are of this process's own CPU time divided by its threads, so that what else the machine does does not count.
-The learning rate warms up, and falls along half a cosine to 0 as the time runs out.
+Seconds are the CPU time of this process divided by its threads, so that other programs on the machine do not count. The
+learning rate warms up, and then falls along half a cosine to 0 at the end of the time.
 """
 
 from __future__ import annotations
@@ -17,14 +17,24 @@ from torch import Tensor, nn
 __all__ = ["Budget", "Curve", "train_for"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""uint8 images and noise in [0, 1), (B, C, H, W) each -> bits/dim (B,)."""
+"""A function of uint8 images and noise in [0, 1), both (B, C, H, W), that returns bits/dim (B,)."""
 
 CLIP_NORM = 100.0
+"""Norm to which gradients are clipped."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How a model is trained."""
+    """The settings of a training for a fixed time.
+
+    Attributes:
+        seconds: the time.
+        threads: number of threads of this process.
+        batch_size: number of images per step.
+        learning_rate: the largest learning rate.
+        warmup_steps: number of steps until that learning rate.
+        seed: the seed of batches and noise.
+    """
 
     seconds: float
     threads: int
@@ -36,20 +46,26 @@ class Budget:
 
 @dataclass
 class Curve:
-    """Test bits/dim after seconds of training; what the test took is not counted."""
+    """The test scores during a training.
+
+    Attributes:
+        seconds: the times of the scores, without the time of the tests themselves.
+        bits_per_dim: the scores.
+        images: number of images trained on.
+    """
 
     seconds: list[float] = field(default_factory=list)
     bits_per_dim: list[float] = field(default_factory=list)
     images: int = 0
-    """That were trained on."""
 
     def reached(self, bits_per_dim: float) -> float:
-        """When the curve was first so low; infinity if it never was."""
+        """Return the first time at which the score was at most `bits_per_dim`; infinity if it never was."""
         times = (t for t, bits in zip(self.seconds, self.bits_per_dim, strict=True) if bits <= bits_per_dim)
         return next(times, math.inf)
 
     @property
     def best(self) -> float:
+        """The lowest score."""
         return min(self.bits_per_dim)
 
 
@@ -62,8 +78,17 @@ def train_for(
     looks: int = 1,
     enough: float = -math.inf,
 ) -> Curve:
-    """Trains with Adam, and looks at the test images at `looks` even times, the last at the end; it ends early once
-    they cost at most `enough` bits/dim."""
+    """Train a model with Adam for a fixed time, and score the test images at regular times.
+
+    Args:
+        budget: the settings.
+        model: the model.
+        loss: its loss.
+        train: uint8 (N, C, H, W), the training images.
+        test: uint8 (n, C, H, W), the test images.
+        looks: number of scores, the last at the end of the time.
+        enough: the training ends early when a score is at most this, in bits/dim.
+    """
     generator = torch.Generator().manual_seed(budget.seed)
     optimizer = torch.optim.Adam(model.parameters(), budget.learning_rate, fused=True)
     curve, used, step = Curve(), 0.0, 0

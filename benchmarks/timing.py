@@ -1,4 +1,4 @@
-"""Fair times: contestants take turns in one process, so that a busy machine slows all of them."""
+"""Fair measurements of time: contestants take turns in one process, so that a busy machine slows all of them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ Contestant = Callable[[], object]
 
 
 def seconds(run: Contestant) -> float:
+    """Return the seconds that one call takes."""
     started = time.perf_counter()
     run()
     return time.perf_counter() - started
 
 
 def round_robin(contestants: Mapping[str, Contestant], rounds: int, warmups: int = 2) -> dict[str, float]:
-    """The median seconds of each."""
+    """Return the median seconds of each contestant over some rounds, after some calls that are not timed."""
     for run in contestants.values():
         for _ in range(warmups):
             run()

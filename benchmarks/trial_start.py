@@ -1,8 +1,8 @@
-"""What a trial of an ablation costs before its first step, on a Ray that is up: `python benchmarks/trial_start.py`.
+"""The time before each trial of an ablation starts, on a Ray that already runs: `python benchmarks/trial_start.py`.
 
-Trials of one worker, one at a time, on the digits, in a store and a folder of their own. The first of them starts its
-process; the next take it over. Events are looked at every 0.2 s, and what is shorter shows as 0. `--workers 2` shows
-what trials cost that start a process a worker.
+The trials have one worker each and run one after the other on the digits, in a separate store and folder. The first one
+starts its process, and the next ones reuse it. Events arrive every 0.2 s, so that shorter times appear as 0.
+`--workers 2` measures trials that start one process per worker.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ TRIALS = 6
 
 
 def main() -> None:
+    """Run an ablation, and print the times before its trials."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="number of workers per trial (default 1)")
     workers = parser.parse_args().workers
     seen: list[tuple[float, dict[str, Any]]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +41,7 @@ def main() -> None:
 
 
 class Stamps:
-    """A display that keeps when each event came."""
+    """A display that stores each event with the time at which it arrived."""
 
     def __init__(self, seen: list[tuple[float, dict[str, Any]]]) -> None:
         self._seen = seen
@@ -49,7 +50,7 @@ class Stamps:
         return lambda event: self._seen.append((time.monotonic(), event))
 
     def __exit__(self, *exception: object) -> None:
-        """Nothing to put away."""
+        """Do nothing."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The typicality test's own cost, without a model: thresholds with intervals and decisions, on one core."""
+"""The cost of the typicality test itself, without a model: thresholds with intervals, and decisions, on one core."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ SCORES, BOOTSTRAPS = 25_000, 10_000
 
 
 def measure(how: Setting) -> tuple[list[Figure], str]:
+    """Measure the test for every batch size M, and for all of them together."""
     train, held_out, tested = np.random.default_rng(0).gamma(50, 30, (3, SCORES))
     with one_core():
         every = [[seconds(partial(decide, train, held_out, tested, m)) for m in BATCH_SIZES] for _ in range(3)]
@@ -36,12 +37,14 @@ def measure(how: Setting) -> tuple[list[Figure], str]:
 
 
 def decide(train: np.ndarray, held_out: np.ndarray, tested: np.ndarray, batch_size: int) -> np.ndarray:
+    """Fit a test with its threshold and interval, and decide for every batch of tested images."""
     test = TypicalityTest.fit(train, held_out, batch_size, bootstraps=BOOTSTRAPS)
     return test.is_ood(tested.reshape(-1, batch_size))
 
 
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
+    """Let this process use only one core during the block."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     try:

@@ -1,4 +1,4 @@
-"""What `make bench` measures with. Nothing here is timed, and normflows is not needed."""
+"""Tests of `make bench`. They time nothing and do not need normflows."""
 
 import json
 import math
@@ -35,7 +35,7 @@ from tests.glow.flows import perturb, small_glow
 
 DOCS = Path(__file__).parents[1] / "docs"
 TINY = GlowConfig((1, 16, 16), levels=2, depth=2, width=8)
-SHOW_COSTS = {"allocator", "optimisations", "slopes", "profile"}  # and have no bar to pass
+SHOW_COSTS = {"allocator", "optimisations", "slopes", "profile"}  # these rows have no bar
 
 
 def example_results() -> dict:
@@ -77,15 +77,17 @@ def test_the_table_shows_bars_verdicts_and_machine() -> None:
     text = table(json.loads(json.dumps(example_results())))
     for part in ("Abacus", "no bf16", "1.50x", "at least 2x", "fail", "1,234 images/s", "not measured", "A remark."):
         assert part in text
-    assert "0 bars passed, 1 failed, 1 not measured\n  speed: ours" in text
+    assert [line for line in text.splitlines() if "1 failed" in line and "1 not measured" in line]
+    assert text.splitlines()[-1].strip() == "speed: ours"
 
 
 def test_a_document_gets_the_tables_that_it_names_and_keeps_the_rest() -> None:
     text = "Before\n<!-- bench bars -->\nold\n<!-- end -->\nbetween\n<!-- bench speed -->\n<!-- end -->\nafter"
     made = filled(text, example_results())
     assert "old" not in made
-    assert "| how fast | ours | 1.50x | at least 2x | fail |" in made
-    assert "| theirs | 1,234 images/s |" in made
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in made.splitlines()]
+    assert ["how fast", "ours", "1.50x", "at least 2x", "fail"] in cells
+    assert ["theirs", "1,234 images/s"] in cells
     assert made.endswith("<!-- end -->\nafter")
     assert filled(made, example_results()) == made
 
