@@ -1,4 +1,8 @@
-"""How many images it takes to notice a drift, as a picture."""
+"""A figure of how many images it takes to notice a drift.
+
+A drift is a corruption of images, such as blur, at a severity from 1 to 5. `glow.ood.corruption_power` measures how
+often a detector calls batches of corrupted images out-of-distribution (OOD).
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,24 @@ from matplotlib.figure import Figure
 __all__ = ["CAUGHT", "batch_sizes_that_catch", "corruption_grid"]
 
 CAUGHT = 0.95
-"""A drift is caught at M if so many of the batches are called OOD."""
+"""A drift counts as caught at batch size M if at least this share of the batches is called OOD."""
 
 
 def batch_sizes_that_catch(power: pd.DataFrame) -> pd.DataFrame:
-    """The least M at which each corruption is caught at each severity, and at every larger M that was tested.
+    """Find the smallest batch size M that catches each corruption at each severity.
+
+    Every larger M that was tested must catch it, too.
 
     Args:
-        power: of `glow.ood.corruption_power`, of one detector.
+        power: rows of one detector of the table that `glow.ood.corruption_power` returns.
 
     Returns:
-        A row for each corruption, a column for each severity; infinity where no M that was tested catches it.
+        One row per corruption and one column per severity, with the smallest M, or infinity if no tested M catches it.
+
+    Example:
+        >>> power = pd.DataFrame({"corruption": "blur", "severity": 3, "batch_size": [1, 5, 10]})
+        >>> batch_sizes_that_catch(power.assign(ratio=[0.3, 0.96, 1.0])).loc["blur", 3].item()
+        5.0
     """
 
     def least(group: pd.DataFrame) -> float:
@@ -32,19 +43,30 @@ def batch_sizes_that_catch(power: pd.DataFrame) -> pd.DataFrame:
 
 
 def corruption_grid(power: pd.DataFrame, title: str) -> Figure:
-    """The least M that catches each corruption at each severity.
+    """Draw a grid of the smallest batch sizes M that catch each corruption at each severity.
 
     Args:
-        power: of `glow.ood.corruption_power`, of one detector.
+        power: rows of one detector of the table that `glow.ood.corruption_power` returns.
+        title: title of the figure.
+
+    Returns:
+        The figure: corruptions from top to bottom, severities from left to right. "> 25" in a cell means that the
+        largest M that was tested, 25, does not catch the corruption.
 
     Raises:
-        ValueError: there are no rows.
+        ValueError: if there are no rows.
+
+    Example:
+        >>> power = pd.DataFrame({"corruption": "blur", "severity": [1, 3], "batch_size": 10, "ratio": [0.3, 1.0]})
+        >>> figure = corruption_grid(power, "drifts")
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['> 10', '10']
     """
     if power.empty:
         raise ValueError(f"There is nothing to draw in the figure '{title}': no rows.")
     least = batch_sizes_that_catch(power)
     sizes = sorted(power["batch_size"].unique())
-    # The fewer images, the darker: a cell's colour is the rank of its M.
+    # A cell's colour is the rank of its M: the fewer images are needed, the darker it is.
     ranks = np.searchsorted(sizes, least.to_numpy()).astype(float)
     figure = Figure(figsize=(8, 1.8 + 0.42 * len(least)), layout="constrained")
     axes = figure.subplots()
@@ -58,5 +80,6 @@ def corruption_grid(power: pd.DataFrame, title: str) -> Figure:
     axes.invert_yaxis()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set(title=title, xlabel=f"severity; in each cell the least M at which {CAUGHT:.0%} of batches are called OOD")
+    xlabel = f"severity (in each cell: the smallest M at which {CAUGHT:.0%} of batches are called OOD)"
+    axes.set(title=title, xlabel=xlabel)
     return figure

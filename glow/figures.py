@@ -1,4 +1,11 @@
-"""Tables and images -> pictures. Colours are told apart by people who do not see all of them (Okabe & Ito)."""
+"""Figures of trainings and evaluations: image grids, NLL curves and histograms, OOD ratios, ROC curves.
+
+Every function returns a matplotlib figure of 8 x 5 inches (`image_rows` chooses the height), meant to be saved at
+120 dpi; `image_grid` returns an array. The colours can be told apart with every kind of colour vision (palette of Okabe
+& Ito). Figures of ablations are in `glow.comparison_figures`, of drifts in `glow.corruption_figures`.
+
+Shapes: N images, R rows of S images, C channels, H rows and W columns of pixels, P points.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +25,34 @@ __all__ = ["image_grid", "image_rows", "nll_curve", "nll_histogram", "ood_ratio_
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 BLACK, GREY = "#000000", "#666666"
 PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY)
-LINE_STYLES = ("-", "-.", ":", (0, (7, 2)))  # 4 and 7 have no common divisor: 28 looks before one comes again
+"""Colours of lines."""
+
+LINE_STYLES = ("-", "-.", ":", (0, (7, 2)))
+"""Line styles. 4 styles and 7 colours have no common divisor, so that 28 lines look different."""
+
 MARKERS = "os^DvPX"
 
-BINS = 120  # of a histogram, 7 pixels each
-SPIKE = 40.0  # percent of a data set in one bin: so narrow that its height says nothing
+BINS = 120
+"""Bins of a histogram, about 7 pixels each."""
+
+SPIKE = 40.0
+"""A data set with more than this percentage of its images in one bin is a spike, whose height carries no meaning."""
 
 
 def image_grid(images_NCHW: np.ndarray, columns: int | None = None, smallest_side: int = 640) -> np.ndarray:
-    """A picture (H', W', 3), uint8, of images side by side in rows, one pixel of white between them.
+    """Arrange images in a grid, with one white pixel between them.
 
     Args:
-        images_NCHW: uint8, with one channel or three.
-        columns: images a row; a square grid if None.
-        smallest_side: each pixel is repeated until the picture is at least so wide.
+        images_NCHW: uint8 (N, C, H, W) with one channel or three; N is at least 1.
+        columns: images per row; by default the smallest square grid that holds all.
+        smallest_side: each pixel is repeated until the picture is at least this many pixels wide.
+
+    Returns:
+        uint8 (H', W', 3), the picture.
+
+    Example:
+        >>> image_grid(np.zeros((3, 1, 8, 8), np.uint8), columns=3, smallest_side=1).shape
+        (10, 28, 3)
     """
     n, _, height, width = images_NCHW.shape
     columns = columns or math.ceil(math.sqrt(n))
@@ -47,19 +68,29 @@ def image_grid(images_NCHW: np.ndarray, columns: int | None = None, smallest_sid
 
 
 def image_rows(images_RSCHW: np.ndarray, row_names: Sequence[str], title: str) -> Figure:
-    """R rows of S images, each with its name at its left.
+    """Draw rows of images, each with its name on the left.
 
     Args:
-        images_RSCHW: uint8, with one channel or three.
+        images_RSCHW: uint8 (R, S, C, H, W), R rows of S images with one channel or three.
+        row_names: R names.
+        title: title of the figure.
+
+    Returns:
+        The figure.
 
     Raises:
-        ValueError: as many names as rows are needed, and at least one row.
+        ValueError: if there are no rows, or not one name per row.
+
+    Example:
+        >>> figure = image_rows(np.zeros((2, 5, 1, 8, 8), np.uint8), ["T = 0.7", "T = 1"], "samples")
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['T = 0.7', 'T = 1']
     """
     rows, columns, _, height, width = images_RSCHW.shape
     if len(row_names) != rows or rows == 0:
-        raise ValueError(f"{rows} rows of images cannot bear {len(row_names)} names")
+        raise ValueError(f"each row of images needs one name: there are {rows} rows and {len(row_names)} names")
     grid = image_grid(images_RSCHW.reshape(-1, *images_RSCHW.shape[2:]), columns)
-    pixels = grid.shape[0] / (rows * (height + 1) + 1)  # that each one was repeated to
+    pixels = grid.shape[0] / (rows * (height + 1) + 1)  # side of a pixel of an image in the grid
     inches = 7 / (columns * width)
     figure = Figure(figsize=(8, max(1.5, rows * height * inches + 0.6)), layout="constrained")
     axes = figure.subplots()
@@ -73,11 +104,23 @@ def image_rows(images_RSCHW: np.ndarray, row_names: Sequence[str], title: str) -
 
 
 def nll_curve(history: pd.DataFrame, title: str, test_bits_per_dim: float | None = None) -> Figure:
-    """Bits/dim against epoch.
+    """Draw bits/dim against the epoch of a training.
+
+    With 8 values or more, the view leaves out the steep fall of the first epochs.
 
     Args:
-        history: columns epoch, train_bits_per_dim and validation_bits_per_dim; NaN where there is no value.
-        test_bits_per_dim: drawn as a level line if given.
+        history: columns ``epoch``, ``train_bits_per_dim`` and ``validation_bits_per_dim``; NaN where there is no value.
+        title: title of the figure.
+        test_bits_per_dim: result of the best model on the test set, drawn as a horizontal line if given.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> history = pd.DataFrame({"epoch": [1, 2], "train_bits_per_dim": [5.0, 4.0]})
+        >>> figure = nll_curve(history.assign(validation_bits_per_dim=[5.1, 4.2]), "digits", test_bits_per_dim=4.3)
+        >>> figure.axes[0].get_legend_handles_labels()[1]
+        ['train', 'validation', 'test, best model: 4.300']
     """
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
@@ -95,7 +138,7 @@ def nll_curve(history: pd.DataFrame, title: str, test_bits_per_dim: float | None
 
 
 def _focus(axes: Axes, values: np.ndarray, level: float | None) -> None:
-    """The first epochs fall steeply: leave what is above twice the median's distance from the best out of view."""
+    """Limit the view to 8 times the median's distance from the lowest value, since the first epochs fall steeply."""
     finite = values[np.isfinite(values)]
     if finite.size < 8:
         return
@@ -106,27 +149,38 @@ def _focus(axes: Axes, values: np.ndarray, level: float | None) -> None:
 
 
 def nll_histogram(scores: pd.DataFrame, title: str, interval: tuple[float, float] | None = None) -> Figure:
-    """How the bits/dim of each data set are spread: the percentage of its images in each of the common bins.
+    """Draw the distribution of bits/dim over the images of each data set.
 
-    The view is the middle 94 % of every data set, widened by half on either side; the x axis is logarithmic, and the
-    bins equally wide on it, where that is a wide range. What is out of view is counted under the axis, and a data set
-    too narrow for the bins is cut off at the top and its height written there.
+    The heights are percentages of the data set per bin, and all data sets share the bins. The view covers the middle
+    94 % of every data set and half of that width on each side. If this is a wide range of positive values, the x axis
+    is logarithmic, with bins of equal width on it. Images out of view are counted below the axis. The peak of a data
+    set that is too narrow for the bins is cut off, and its height is written next to it.
 
     Args:
-        scores: a row an image; columns dataset (str) and bits_per_dim. Infinite and NaN values are counted, but neither
-            drawn nor in the medians.
-        interval: bits/dim between which a single image is typical; shaded if given.
+        scores: one row per image; columns ``dataset`` (str) and ``bits_per_dim``. Infinite and NaN values are counted
+            in the legend, but neither drawn nor included in the medians.
+        title: title of the figure.
+        interval: the bits/dim between which a single image is typical; shaded if given.
+
+    Returns:
+        The figure.
 
     Raises:
-        ValueError: there are no rows.
+        ValueError: if there are no rows.
+
+    Example:
+        >>> scores = pd.DataFrame({"dataset": ["mnist"] * 3 + ["noise"], "bits_per_dim": [1.0, 1.2, 1.3, 8.0]})
+        >>> figure = nll_histogram(scores, "MNIST model")
+        >>> [text.get_text() for text in figure.legends[0].get_texts()]
+        ['mnist: 3 images, median 1.2', 'noise: 1 image, median 8']
     """
-    figure, axes = _subplots(len(scores), title, "", "images in a bin, % of the data set")
+    figure, axes = _subplots(len(scores), title, "", "images per bin, % of the data set")
     samples = {str(name): group.to_numpy() for name, group in scores.groupby("dataset", sort=False)["bits_per_dim"]}
     edges, is_log = _bin_edges([finite for values in samples.values() if (finite := _finite(values)).size])
     peaks, out_of_view = {}, []
     for index, (name, values) in enumerate(samples.items()):
         counts = np.histogram(_finite(values), edges)[0]
-        percent = np.where(counts > 0, 100 * counts / values.size, np.nan)  # NaN: no line along the axis
+        percent = np.where(counts > 0, 100 * counts / values.size, np.nan)  # NaN draws no line along the axis
         style = line_style(index)
         axes.stairs(percent, edges, fill=True, facecolor=(style["color"], 0.25), edgecolor="none")
         axes.stairs(percent, edges, linewidth=1.3, label=_describe(name, values), **style)
@@ -151,15 +205,26 @@ def nll_histogram(scores: pd.DataFrame, title: str, interval: tuple[float, float
 
 
 def ood_ratio_curve(power: pd.DataFrame, title: str, alpha: float, in_distribution: str) -> Figure:
-    """The percentage of batches that the test calls OOD against the batch size, a line with a 95 % band a data set.
+    """Draw the percentage of batches that a test calls OOD against the batch size, one line per data set.
 
     Args:
-        power: columns dataset (str), batch_size, and ratio, ratio_low and ratio_high in [0, 1].
-        alpha: of the test; 1 - alpha is the nominal rate of false alarms.
-        in_distribution: the data set to draw in black.
+        power: columns ``dataset`` (str), ``batch_size``, and ``ratio``, ``ratio_low`` and ``ratio_high`` in [0, 1],
+            such as `glow.ood.OodResult.power`. The band between the last two is a 95 % interval.
+        title: title of the figure.
+        alpha: alpha of the test; 1 - alpha is the nominal rate of false alarms, drawn as a dashed line.
+        in_distribution: the model's own data set, drawn in black.
+
+    Returns:
+        The figure.
 
     Raises:
-        ValueError: there are no rows.
+        ValueError: if there are no rows.
+
+    Example:
+        >>> power = pd.DataFrame({"dataset": "noise", "batch_size": [1, 10], "ratio": [0.7, 1.0]})
+        >>> figure = ood_ratio_curve(power.assign(ratio_low=0.6, ratio_high=1.0), "MNIST model", 0.99, "mnist")
+        >>> [text.get_text() for text in figure.legends[0].get_texts()]
+        ['noise', 'nominal rate: 1 %']
     """
     ylabel = "batches called OOD, % (bands: 95 % intervals)"
     figure, axes = _subplots(len(power), title, "images in a batch, M (log scale)", ylabel)
@@ -173,7 +238,7 @@ def ood_ratio_curve(power: pd.DataFrame, title: str, alpha: float, in_distributi
             index = others.index(name)
             label, look = name, _nested_style(index) | {"marker": MARKERS[index % len(MARKERS)]}
         axes.plot(sizes, 100 * ratio, label=label, **look)
-        face, edge = (look["color"], 0.15), (look["color"], 0.4)  # only the edge is seen where there is but one size
+        face, edge = (look["color"], 0.15), (look["color"], 0.4)  # with one batch size only the edge is visible
         axes.fill_between(sizes, 100 * low, 100 * high, facecolor=face, edgecolor=edge, linewidth=0.8)
     _nominal_line(axes, alpha)
     ticks = _spread(sorted(power["batch_size"].unique()))
@@ -181,21 +246,32 @@ def ood_ratio_curve(power: pd.DataFrame, title: str, alpha: float, in_distributi
     margin = (ticks[-1] / ticks[0]) ** 0.04 if len(ticks) > 1 else 2.0
     axes.set_xlim(ticks[0] / margin, ticks[-1] * margin)
     _number_x(axes, ticks)
-    axes.set_ylim(-3, 103)  # a line at 0 or 100 is seen whole
+    axes.set_ylim(-3, 103)  # a line at 0 or 100 is visible in its full width
     axes.set_yticks(range(0, 101, 20))
     return _finish(figure, axes)
 
 
 def roc_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]], title: str) -> Figure:
-    """True against false positive rates, in percent, the latter on a log scale: good tests differ only at its left.
+    """Draw ROC curves in percent, with a logarithmic axis of false-positive rates, where good tests differ.
 
-    Below the smallest false positive rate but 0 (10 % at most, 0.01 % at least) the axis is linear and so has its 0.
+    Below the smallest positive false-positive rate (at least 0.01 %, at most 10 %) the axis is linear, so that it
+    contains 0.
 
     Args:
-        curves: data set -> (false positive rate, true positive rate, both ascending in [0, 1]; AUROC).
+        curves: for each data set the false-positive rates (P,) and true-positive rates (P,), both ascending from 0 to 1
+            (`glow.ood.roc_curve`), and the AUROC.
+        title: title of the figure.
+
+    Returns:
+        The figure.
 
     Raises:
-        ValueError: there are no curves.
+        ValueError: if there are no curves.
+
+    Example:
+        >>> figure = roc_curves({"noise": (np.array([0.0, 0.1, 1.0]), np.array([0.0, 0.9, 1.0]), 0.9)}, "M = 1")
+        >>> [text.get_text() for text in figure.legends[0].get_texts()]
+        ['noise: AUROC 0.9000', 'chance']
     """
     figure, axes = _subplots(len(curves), title, "", "OOD batches called OOD, %")
     for index, (name, (false, true, auroc)) in enumerate(curves.items()):
@@ -213,22 +289,33 @@ def roc_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]], title
 
 
 def per_class_bars(per_class: pd.DataFrame, title: str, alpha: float) -> Figure:
-    """The percentage of the batches of each class that the test calls OOD, with 95 % intervals.
+    """Draw the percentage of each class's batches that a test calls OOD, with 95 % intervals.
 
     Args:
-        per_class: in the order to draw; columns class_name (str), ratio, ratio_low and ratio_high in [0, 1], batches.
-        alpha: of the test; 1 - alpha is the nominal rate of false alarms.
+        per_class: one row per class, in the order to draw; columns ``class_name`` (str), ``batches``, and ``ratio``,
+            ``ratio_low`` and ``ratio_high`` in [0, 1].
+        title: title of the figure.
+        alpha: alpha of the test; 1 - alpha is the nominal rate of false alarms, drawn as a dashed line.
+
+    Returns:
+        The figure.
 
     Raises:
-        ValueError: there are no rows.
+        ValueError: if there are no rows.
+
+    Example:
+        >>> classes = pd.DataFrame({"class_name": ["0", "1"], "ratio": [0.02, 0.0], "batches": [98, 113]})
+        >>> figure = per_class_bars(classes.assign(ratio_low=0.0, ratio_high=0.07), "MNIST", 0.99)
+        >>> [text.get_text() for text in figure.legends[0].get_texts()]
+        ['nominal rate: 1 %', 'share with 95 % interval (batches per class: 98 to 113)']
     """
     figure, axes = _subplots(len(per_class), title, "class", "batches called OOD, %")
     ratio, low, high = (100 * per_class[key].to_numpy() for key in ("ratio", "ratio_low", "ratio_high"))
     fewest, most = per_class["batches"].min(), per_class["batches"].max()
-    label = f"share with 95 % interval (batches a class: {fewest:,}" + f" to {most:,}" * bool(most > fewest) + ")"
+    label = f"share with 95 % interval (batches per class: {fewest:,}" + f" to {most:,}" * bool(most > fewest) + ")"
     positions = np.arange(len(ratio))
     axes.bar(positions, ratio, width=0.7, color=BLUE, alpha=0.6, label=label)
-    errors = np.maximum([ratio - low, high - ratio], 0)  # rounding
+    errors = np.maximum([ratio - low, high - ratio], 0)  # rounding can make a difference negative
     axes.errorbar(positions, ratio, errors, fmt=".", color=BLACK, elinewidth=1.2, capsize=min(4, 80 / len(ratio)))
     _nominal_line(axes, alpha)
     highest = np.nanmax([*high, *ratio, 150 * (1 - alpha), 1.0])
@@ -249,17 +336,25 @@ def _subplots(rows: int, title: str, xlabel: str, ylabel: str) -> tuple[Figure, 
 
 
 def _finish(figure: Figure, axes: Axes) -> Figure:
-    """The legend goes below: wherever in the axes it stood, there may be data."""
+    """Put the legend below the axes, because every place inside may contain data."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9, handlelength=3)
     return figure
 
 
 def line_style(index: int) -> dict[str, Any]:
+    """Return the colour and line style of a line, different for the first 28.
+
+    Args:
+        index: number of the line, from 0.
+
+    Returns:
+        ``color`` and ``linestyle``, as matplotlib takes them.
+    """
     return {"color": PALETTE[index % len(PALETTE)], "linestyle": LINE_STYLES[index % len(LINE_STYLES)]}
 
 
 def _nested_style(index: int) -> dict[str, Any]:
-    """Later lines are thinner, so that of lines on top of each other all are seen."""
+    """Make later lines thinner, so that lines on top of each other are all visible."""
     return line_style(index) | {"linewidth": max(3.5 - 0.5 * index, 1.5), "markersize": max(10 - 1.5 * index, 5)}
 
 
@@ -275,18 +370,18 @@ def _finite(values: np.ndarray) -> np.ndarray:
 def _describe(name: str, values: np.ndarray) -> str:
     finite = _finite(values)
     text = f"{name}: {values.size:,} image{'s' * (values.size != 1)}"
-    # Not the mean: a few OOD images can have an NLL beyond all others'.
+    # The mean would follow the huge NLLs that a few OOD images can have.
     text += f", median {np.median(finite):.4g}" if finite.size else ""
     return text + (f", {values.size - finite.size:,} not finite" if finite.size < values.size else "")
 
 
 def _bin_edges(samples: Sequence[np.ndarray]) -> tuple[np.ndarray, bool]:
-    """The edges of bins over what is in view, and whether they are equally wide on a log axis."""
+    """Return the edges of the bins, which cover the view, and whether they have equal widths on a log axis."""
     middles = [np.quantile(values, (0.03, 0.97)) for values in samples]
     is_log = bool(samples and np.min(middles) > 0 and np.max(middles) > 8 * np.min(middles))
     in_view = [] if samples else [0.0, 1.0]
     for values, (low, high) in zip(samples, middles, strict=True):
-        # Half of the middle's width on either side, of the log axis if it is one: the root of what is twice as wide.
+        # Half of the middle's width on each side. On a log axis this is a factor, the root of the ratio of its ends.
         reach = math.sqrt(high / low) if is_log else (high - low) / 2
         low, high = (low / reach, high * reach) if is_log else (low - reach, high + reach)
         seen = values[(values >= low) & (values <= high)]
@@ -298,7 +393,7 @@ def _bin_edges(samples: Sequence[np.ndarray]) -> tuple[np.ndarray, bool]:
 
 
 def _cut_spikes(axes: Axes, peaks: Mapping[str, tuple[float, float]]) -> None:
-    """Keeps data sets with a peak (percent, fraction of the x axis) above `SPIKE` from flattening all others."""
+    """Cut off peaks (percent, fraction of the x axis) above `SPIKE`, which would flatten the other data sets."""
     broad = [height for height, _ in peaks.values() if 0 < height <= SPIKE]
     spikes = [(index, name) for index, name in enumerate(peaks) if peaks[name][0] > SPIKE]
     if not broad or not spikes:
@@ -318,7 +413,7 @@ def _number_x(axes: Axes, ticks: Sequence[float]) -> None:
 
 
 def _round_numbers(low: float, high: float) -> list[float]:
-    """Those between two numbers that suit a log axis: 1, 2, 5, 10, 20, ..., or powers of ten if it is long."""
+    """Return round numbers of a log axis between two ends: 1, 2, 5, 10, 20, ..., or powers of ten on a long axis."""
     decades = math.log10(high / low)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1, math.ceil(decades / 10))
     numbers = [float(f"{digit}e{power}") for power in powers for digit in ((1, 2, 5) if decades < 3 else (1,))]
@@ -326,7 +421,7 @@ def _round_numbers(low: float, high: float) -> list[float]:
 
 
 def _spread(sizes: Sequence[float]) -> list[float]:
-    """The first, the last and as many of the others as have room for their numbers on a log axis, ascending."""
+    """Return the first size, the last, and as many others as have room for their numbers on a log axis, ascending."""
     digit = 0.014 * math.log(sizes[-1] / sizes[0])
     kept: list[float] = []
     for size in (sizes[0], sizes[-1], *sizes[1:-1]):
@@ -336,7 +431,7 @@ def _spread(sizes: Sequence[float]) -> list[float]:
 
 
 def _percent_points(false: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The points and others between them, in percent: what is straight on linear axes is bent on log ones."""
+    """Return the points in percent, with others between them, since straight segments are curves on a log axis."""
     given = np.arange(len(false))
     points = np.union1d(given, np.linspace(0, len(false) - 1, 2001))
     return 100 * np.interp(points, given, false), 100 * np.interp(points, given, true)

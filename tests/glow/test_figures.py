@@ -9,6 +9,8 @@ from matplotlib.colors import to_hex
 
 from glow.figures import image_rows, nll_histogram, ood_ratio_curve, per_class_bars, roc_curves
 
+NOMINAL = "nominal rate: {} %"
+
 
 def drawn(figure):
     """The axes of a figure after it was rendered as it is saved: 960 x 600 pixels."""
@@ -53,9 +55,9 @@ def classes(names, ratio, low=0.0, high=1.0, batches=20):
 
 
 def histograms(axes):
-    """Label -> (heights, edges) of the outlines."""
+    """Data set -> (heights, edges) of the outlines."""
     return {
-        patch.get_label(): (patch.get_data().values, patch.get_data().edges)
+        patch.get_label().partition(":")[0]: (patch.get_data().values, patch.get_data().edges)
         for patch in axes.patches
         if patch.get_label() and not patch.get_label().startswith("_") and hasattr(patch, "get_data")
     }
@@ -64,8 +66,8 @@ def histograms(axes):
 def test_histogram_heights_are_percentages_of_the_data_set():
     axes = drawn(nll_histogram(scores(few=[1.0] * 3 + [2.0], many=[1.5] * 90 + [3.1] * 210), "title"))
     for label, expected in {
-        "few: 4 images, median 1": {1.0: 75, 2.0: 25},
-        "many: 300 images, median 3.1": {1.5: 30, 3.1: 70},
+        "few": {1.0: 75, 2.0: 25},
+        "many": {1.5: 30, 3.1: 70},
     }.items():
         heights, edges = histograms(axes)[label]
         assert np.nansum(heights) == pytest.approx(100)
@@ -83,13 +85,18 @@ def test_histogram_counts_what_is_not_drawn():
     figure = nll_histogram(frame, "title", (1.25, 1.75))
     axes = drawn(figure)
     finite = frame[np.isfinite(frame["bits_per_dim"])].groupby("dataset")["bits_per_dim"].median()
-    assert legend(figure) == [
-        f"mnist: 1,000 images, median {finite['mnist']:.4g}",
-        f"noise: 100 images, median {finite['noise']:.4g}, 3 not finite",
-        "broken: 2 images, 2 not finite",
-        "typical for M = 1: 1.250 to 1.750 bits/dim",
-    ]
-    assert "images out of view: 5 of mnist" in axes.get_xlabel()
+    for entry, facts in zip(
+        legend(figure),
+        [
+            ("mnist: ", "1,000", f"{finite['mnist']:.4g}"),
+            ("noise: ", "100", f"{finite['noise']:.4g}", "3 not finite"),
+            ("broken: ", "2", "2 not finite"),
+            ("M = 1", "1.250", "1.750"),
+        ],
+        strict=True,
+    ):
+        assert all(fact in entry for fact in facts)
+    assert "5 of mnist" in axes.get_xlabel()
     assert "noise" not in axes.get_xlabel()
     mnist, noise, broken = histograms(axes).values()
     assert np.nansum(mnist[0]) == pytest.approx(99.5)
@@ -104,7 +111,7 @@ def test_histogram_shades_the_interval_as_far_as_it_is_in_view():
     axes = drawn(figure)
     (span,) = [patch for patch in axes.patches if patch.get_label().startswith("typical")]
     assert (span.get_x(), span.get_x() + span.get_width()) == pytest.approx((1.5, axes.get_xlim()[1]))
-    assert legend(figure)[-1] == "typical for M = 1: 1.500 to inf bits/dim"
+    assert "1.500 to inf" in legend(figure)[-1]
 
 
 @pytest.mark.parametrize(
@@ -126,12 +133,11 @@ def test_spikes_do_not_flatten_the_others():
     rng = np.random.default_rng(0)
     broad, narrow = rng.normal(3.5, 0.5, 1000), rng.normal(10, 0.001, 1000)
     axes = drawn(nll_histogram(scores(fashion=broad, noise=narrow, flat=narrow - 9), "title"))
-    highest = np.nanmax(histograms(axes)[f"fashion: 1,000 images, median {np.median(broad):.4g}"][0])
+    highest = np.nanmax(histograms(axes)["fashion"][0])
     assert highest < axes.get_ylim()[1] < 4 * highest
     texts = {text.get_text(): text for text in axes.texts}
     assert [text.partition(":")[0] for text in texts] == ["noise", "flat"]
-    for label, (heights, _) in list(histograms(axes).items())[1:]:
-        name = label.partition(":")[0]
+    for name, (heights, _) in list(histograms(axes).items())[1:]:
         assert f"{name}: up to {np.nanmax(heights):.0f} %" in texts
     frame = axes.get_window_extent()
     for text in texts.values():
@@ -167,7 +173,7 @@ def test_ratio_lines_and_bands_are_the_table_in_percent():
     )
     figure = ood_ratio_curve(frame, "title", 0.99, "mnist")
     axes = drawn(figure)
-    assert legend(figure) == ["fashion", "mnist (in distribution)", "nominal rate: 1 %"]
+    assert legend(figure) == ["fashion", "mnist (in distribution)", NOMINAL.format(1)]
     fashion, mnist, nominal = lines(axes).values()
     np.testing.assert_allclose(fashion.get_xydata(), [[1, 40], [2, 70], [10, 100]])
     np.testing.assert_allclose(mnist.get_xydata(), [[1, 2], [2, 0], [10, 1]])
@@ -235,7 +241,7 @@ def test_roc_lines_pass_through_the_given_points():
     assert ((noise[:, 0] == 0) | (noise[:, 1] == 100)).all()
     np.testing.assert_allclose(chance[:, 0], chance[:, 1])
     assert (chance.min(), chance.max()) == (0, 100)
-    assert "log scale above 0.2 %" in axes.get_xlabel()
+    assert "above 0.2 %" in axes.get_xlabel()
     assert [tick.get_text() for tick in axes.get_xticklabels()] == [
         "0",
         "0.2",
@@ -255,7 +261,7 @@ def test_roc_lines_pass_through_the_given_points():
 def test_the_roc_axis_starts_to_be_logarithmic_at_the_smallest_step(smallest, linear):
     rates = np.array([0.0, smallest, 1.0])
     axes = drawn(roc_curves({"noise": (rates, rates, 0.5)}, "title"))
-    assert axes.get_xlabel().endswith(f"(log scale above {linear} %)")
+    assert f"above {linear} %" in axes.get_xlabel()
     assert axes.transData.transform((0, 0))[0] > axes.get_window_extent().x0  # a curve along 0 is seen whole
     assert_apart(axes.get_xticklabels())
 
@@ -264,11 +270,13 @@ def test_bars_and_their_intervals_are_the_table_in_percent():
     frame = classes(["b", "a", "c"], [0.25, 0.0, np.nan], [0.1, 0.0, np.nan], [0.5, 0.125, np.nan], [20, 1200, 0])
     figure = per_class_bars(frame, "title", 0.95)
     axes = drawn(figure)
-    assert legend(figure) == ["nominal rate: 5 %", "share with 95 % interval (batches a class: 0 to 1,200)"]
+    nominal, share = legend(figure)
+    assert nominal == NOMINAL.format(5)
+    assert "0 to 1,200" in share
     np.testing.assert_allclose([bar.get_height() for bar in axes.patches], [25, 0, np.nan])
     (intervals,) = axes.collections
     np.testing.assert_allclose([segment[:, 1] for segment in intervals.get_segments()[:2]], [[10, 50], [0, 12.5]])
-    np.testing.assert_allclose(lines(axes)["nominal rate: 5 %"].get_ydata(), 5)
+    np.testing.assert_allclose(lines(axes)[nominal].get_ydata(), 5)
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["b", "a", "c"]
     assert 50 < axes.get_ylim()[1] < 60
 
@@ -325,7 +333,7 @@ def test_the_legend_covers_no_data():
     ids=["histogram", "ratios", "roc", "classes"],
 )
 def test_nothing_to_draw(draw):
-    with pytest.raises(ValueError, match="nothing to draw in the figure 'title'"):
+    with pytest.raises(ValueError, match="'title'"):
         draw()
 
 
@@ -335,5 +343,5 @@ def test_image_rows_are_named_and_show_each_image_in_its_place():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "second"]
     shown = np.asarray(axes.images[0].get_array())
     assert [shown[round(y), shown.shape[1] // 2, 0] for y in axes.get_yticks()] == [40, 160]
-    with pytest.raises(ValueError, match="2 rows of images cannot bear 1 names"):
+    with pytest.raises(ValueError, match=r"2 rows .*\b1 "):
         image_rows(images, ["first"], "title")
