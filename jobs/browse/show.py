@@ -90,7 +90,7 @@ class Shown:
         experiment: name of its experiment.
         result: its result.
         progress: how far it has come, if it is a training that runs.
-        beneath: number of nested runs by job; trials of ablations count as "trial".
+        nested: number of runs nested under it, by job; trials of ablations count as "trial".
         models: versions in the registry that this run trained.
         artifacts: names of its artifacts.
         tables: column names and rows of its tables of results, by name.
@@ -102,7 +102,7 @@ class Shown:
     experiment: str
     result: Result
     progress: Progress | None
-    beneath: Mapping[str, int]
+    nested: Mapping[str, int]
     models: Sequence[RegisteredModel]
     artifacts: Sequence[str]
     tables: Mapping[str, tuple[list[str], list[list[Any]]]]
@@ -189,7 +189,7 @@ def _facts(shown: Shown) -> JsonObject:
             name: [dict(zip(columns, row, strict=False)) for row in rows]
             for name, (columns, rows) in shown.tables.items()
         },
-        "beneath": dict(shown.beneath),
+        "beneath": dict(shown.nested),
         "registered": list(shown.models),
         "artifacts": list(shown.artifacts),
         "artifact_uri": shown.run.info.artifact_uri,
@@ -263,15 +263,15 @@ def _print_head(shown: Shown, console: Console) -> None:
         ("started", when.replace("took", "running for") if status == "running" else when),
         ("model", f"trained by run {tags[tag_names.TRAIN_RUN]}" if tag_names.TRAIN_RUN in tags else ""),
         ("registered", ", ".join(_model(version) for version in shown.models)),
-        ("nested runs", ", ".join(count(n, kind) if kind == "trial" else f"{n} {kind}" for kind, n in _beneath(shown))),
+        ("nested runs", ", ".join(count(n, kind) if kind == "trial" else f"{n} {kind}" for kind, n in _nested(shown))),
         ("id", run.info.run_id),
         ("to see it", shown.page or open_command(shown.uri)),
     ]
     _print_pairs([pair for pair in pairs if pair[1]], console, style="dim")
 
 
-def _beneath(shown: Shown) -> list[tuple[str, int]]:
-    return sorted(shown.beneath.items(), key=lambda item: (item[0] != "trial", item[0]))
+def _nested(shown: Shown) -> list[tuple[str, int]]:
+    return sorted(shown.nested.items(), key=lambda item: (item[0] != "trial", item[0]))
 
 
 def _progress(shown: Shown) -> str:

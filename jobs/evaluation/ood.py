@@ -240,7 +240,11 @@ def run(work: OodWork, show: Show) -> OodResult:
             result = evaluate_ood(train, deal, work.settings, work.class_names, detectors)
             found = drift(spec, work.settings, work.trained_on, detectors, scores, result)
         except ValueError as error:  # the settings have been checked, so the scores are at fault
-            raise JobError(f"no test is possible with these scores: {error}", code="scores-unusable") from error
+            raise JobError(
+                f"no test is possible with these scores ({error})",
+                remedy="lower --alpha or --batch-sizes, or evaluate a model with fewer scores that are not finite",
+                code="scores-unusable",
+            ) from error
         _write_tables(result, found, recorded.record, recorded.folder)
         _draw(result, tests, work, recorded.folder)
         draw_drift(found, work.evaluation.model.title, recorded.folder)
