@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Starts the head of a cluster: the MLflow server, then Ray. What it is called with goes to `ray start`.
+# Starts the head of a cluster: the MLflow server, then Ray. Arguments are passed on to `ray start`.
 #
-#   GLOW_STORAGE   where checkpoints, results and MLflow's artifacts go: s3://BUCKET/FOLDER, or a folder all nodes share
-#   GLOW_DATABASE  MLflow's database; a SQLite file in ~/glow if not given
+#   GLOW_STORAGE   place of checkpoints, results and MLflow's artifacts: s3://BUCKET/FOLDER, or a folder all nodes share
+#   GLOW_DATABASE  MLflow's database; without it, a SQLite file in ~/glow
 #
-# MLflow runs on when Ray is started again. To end it, or to give it other settings: kill -- -"$(cat ~/glow/mlflow.pid)"
+# MLflow keeps running when Ray is restarted. To end it, or to change its settings: kill -- -"$(cat ~/glow/mlflow.pid)"
 set -euo pipefail
 
 fail() {
@@ -16,7 +16,7 @@ mlflow_answers() {
   curl --silent --fail --noproxy '*' --max-time 2 --output /dev/null http://127.0.0.1:5000/health
 }
 
-# Starts MLflow whenever none answers. Clients send artifacts to it, so that they need no rights on the bucket.
+# Starts MLflow whenever no server answers. Clients send artifacts to the server, so they need no rights on the bucket.
 keep_mlflow() {
   echo "$PPID" >~/glow/mlflow.pid
   while true; do
@@ -28,9 +28,12 @@ keep_mlflow() {
 }
 
 case "${GLOW_STORAGE:-}" in
-  "" | *YOUR-BUCKET*) fail "GLOW_STORAGE is not set: give a folder that all nodes share, or s3://BUCKET/FOLDER" ;;
+  "" | *YOUR-BUCKET*) fail "GLOW_STORAGE is not set: give it a folder that all nodes share, or s3://BUCKET/FOLDER" ;;
   *://*) ;;
-  *) [[ $GLOW_STORAGE == /* && -d $GLOW_STORAGE ]] || fail "GLOW_STORAGE: there is no folder $GLOW_STORAGE here" ;;
+  *)
+    [[ $GLOW_STORAGE == /* && -d $GLOW_STORAGE ]] ||
+      fail "GLOW_STORAGE $GLOW_STORAGE is not the absolute path of a folder here: correct it"
+    ;;
 esac
 [[ -s ~/.ray/auth_token ]] ||
   fail "there is no ~/.ray/auth_token here: make one on your machine by \`ray get-auth-token --generate\` and copy it"
@@ -38,10 +41,10 @@ chmod 600 ~/.ray/auth_token
 ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 
 export GLOW_STORAGE RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true
-unset OMP_NUM_THREADS # `ray up` sets it to 1, and jobs inherit what is set here
+unset OMP_NUM_THREADS # `ray up` sets it to 1, and jobs would inherit that
 
-# In a session of its own, and once a machine: whoever has the lock keeps it to its end. The database goes by the
-# environment, since its URL may hold a password.
+# MLflow gets a separate session, and runs once per machine: the process that holds the lock keeps it until it ends.
+# The database is passed in the environment, because its URL may contain a password.
 mkdir -p ~/glow
 MLFLOW_BACKEND_STORE_URI="${GLOW_DATABASE:-sqlite:///$HOME/glow/mlflow.db}" \
   MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
@@ -61,11 +64,11 @@ if ! mlflow_answers; then
 fi
 export MLFLOW_TRACKING_URI=http://127.0.0.1:5000
 
-# Where a machine's own name means 127.0.1.1, as on Ubuntu, gloo would tell the others that address.
+# Where the machine's name resolves to 127.0.1.1, as on Ubuntu, gloo would give that address to the other machines.
 dev=$(ip -o route get "8.8.8.8" 2>/dev/null | grep -o 'dev [^ ]*' | cut -d' ' -f2) || true
 [[ -z "$dev" ]] || export GLOO_SOCKET_IFNAME="${GLOO_SOCKET_IFNAME:-$dev}"
 
-# A host that is cut off is given up after some 8 s; one that stands still for 6 s is kept.
+# Ray gives up a host that is cut off after about 8 s, and keeps one that is frozen for 6 s.
 health='{"health_check_initial_delay_ms": 5000, "health_check_period_ms": 1000,
          "health_check_timeout_ms": 1000, "health_check_failure_threshold": 4}'
 autoscaling=()
