@@ -38,7 +38,7 @@ def _block(name: str, results: Mapping[str, Any]) -> str:
 
 
 def _bars(rows: Mapping[str, Any]) -> Iterator[str]:
-    yield "| what | | measured | bar | |"
+    yield "| row | figure | measured | bar | result |"
     yield "| --- | --- | --- | --- | --- |"
     for row in rows.values():
         title = row["title"]
@@ -50,7 +50,7 @@ def _bars(rows: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _row(row: Mapping[str, Any]) -> Iterator[str]:
-    yield "| | |"
+    yield "| figure | measured |"
     yield "| --- | --- |"
     for figure in row["figures"]:
         yield f"| {figure['what']} | {value_text(figure['value'], figure['unit'])} |"

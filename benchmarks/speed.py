@@ -40,8 +40,8 @@ def contest(job: Job, rounds: int, how: Setting) -> tuple[list[Figure], str]:
             ),
         ]
     figures += [Figure(name, job.batch / taken[name], "images/s") for name in contestants]
-    without = "" if "bf16" in how.precisions else "This hardware does not compute in bf16: float32 alone."
-    return figures, without
+    remark = "" if "bf16" in how.precisions else "This hardware does not compute in bf16, so only float32 was measured."
+    return figures, remark
 
 
 def row(name: str, title: str, work: Work, config: GlowConfig, batch: int, rounds: int, *bars: Bar) -> Row:

@@ -44,11 +44,11 @@ def summary(rows: Mapping[str, Any]) -> str:
 
 def machine_text(machine: Mapping[str, Any]) -> str:
     """Return a line on the machine, the versions and the date."""
-    bf16 = "bf16 in hardware" if machine["bf16"] else "no bf16 in hardware: float32 alone"
+    bf16 = "bf16 in hardware" if machine["bf16"] else "no bf16 in hardware, so only float32 is measured"
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {bf16}, {machine['memory_gb']} GB; "
         f"Python {machine['python']}, torch {machine['torch']}, normflows {machine['normflows']}; {machine['date']}, "
-        f"at a load of {machine['load']}"
+        f"load average {machine['load']}"
         f"{', quick' if machine['quick'] else ''}"
     )
 
