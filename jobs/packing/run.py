@@ -55,7 +55,8 @@ def run(plan: Plan, show: Show) -> None:
     show(Packing(images=packed, of=plan.images, images_per_second=0.0))
     for row in _written(plan, [shard for shard in plan.shards if shard not in done]):
         if row["error"]:
-            raise JobError(f"{row['error']}{SKIP_ADVICE}", code="image-unreadable")
+            problem, _, remedy = row["error"].rpartition(": ")  # as messages about an image file are written
+            raise JobError(problem, remedy=f"{remedy}{SKIP_ADVICE}", code="image-unreadable")
         packed += row["images"]
         pace = (packed - before) / (time.monotonic() - started)
         show(Packing(images=packed, of=plan.images, images_per_second=pace))
