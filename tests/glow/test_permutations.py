@@ -73,7 +73,7 @@ def test_the_table_has_every_permutation_of_the_config():
 
 
 def test_an_unknown_permutation_is_refused():
-    with pytest.raises(ValueError, match="1x1.*shuffle.*reverse.*'swap'"):
+    with pytest.raises(ValueError, match=r"1x1.*shuffle.*reverse.*'swap'"):
         make_permutation("swap", 4, torch.Generator())
 
 
@@ -168,7 +168,7 @@ def test_reversible_steps_give_its_gradients(name):
 
 def test_a_layer_that_is_not_affine_cannot_take_a_permutations_place(monkeypatch):
     monkeypatch.setitem(PERMUTATIONS, "reverse", lambda channels, generator: Squeeze())
-    with pytest.raises(TypeError, match="'reverse'.*Squeeze.*AffineLayer"):
+    with pytest.raises(TypeError, match=r"'reverse'.*Squeeze.*AffineLayer"):
         small("reverse")
 
 
