@@ -139,8 +139,8 @@ def run(work: InterpolateWork, show: Show) -> np.ndarray:
         recorded.record.table(table, "interpolation.json")
         recorded.record.metrics({"end_error": float(end_error.max()), "non_finite": non_finite})
         came_to = (
-            f"{count(len(images), 'row')} of {spec.steps} images, {spec.mode}; the ends differ from the real ones by at most "
-            f"{end_error.max():.2g} grey levels: `interpolation.png`"
+            f"{count(len(images), 'row')} of {spec.steps} images, {spec.mode}; the ends differ from the real "
+            f"ones by at most {end_error.max():.2g} grey levels: `interpolation.png`"
         )
         result = Interpolation(
             **recorded.known_as,
