@@ -1,18 +1,20 @@
-"""What an ablation says: means over seeds, paired differences between configurations, and sentences about both.
+"""Statistics of an ablation: means over seeds, paired differences between configurations, and sentences about them.
 
-A configuration is a value for each factor (permutation, depth, ...); a trial is a configuration at a seed. An equal
-seed is an equal order of the data and equal noise, so trials are compared within a seed. Trials come as a table with a
-row a trial and these columns, of which each function needs some:
+A configuration is one value per factor (permutation, depth, ...); a trial is the training of a configuration with a
+seed. Trials with the same seed see the data in the same order and with the same noise, so they are compared within a
+seed. All functions take a table with one row per trial and these columns, of which each function needs some:
 
-- one for each factor: str, int or float, none missing
-- ``seed``: int; ``state``: one of `STATES`, "stopped" being ended early by a scheduler
-- ``test_bits_per_dim``, ``validation_bits_per_dim`` (of the best epoch)
+- one column per factor: str, int or float, without missing values
+- ``seed``: int; ``state``: one of `STATES`, where "stopped" means ended early by a scheduler
+- ``test_bits_per_dim``, and ``validation_bits_per_dim`` of the best epoch
 - ``images_per_second``, ``parameters``, ``gpu_seconds``, ``core_seconds``
 - ``reason``: why a trial failed or was stopped, or None
 
-Only finished trials count in a mean, and one a configuration and seed: the first. A finished trial whose test NLL is
-not finite has an infinite one. A trial that did not finish is not missing if its configuration finished at its seed in
-another trial. A table with no rows may lack columns. No torch here.
+Only finished trials enter a mean. If several trials of a configuration and seed finished, the first one counts. A
+finished trial whose test NLL is not finite counts as infinite. A trial that did not finish is not missing if another
+trial of its configuration and seed finished. A table without rows may lack columns. This module needs no torch.
+
+Figures of these tables are in `glow.comparison_figures`.
 """
 
 from __future__ import annotations
@@ -33,10 +35,16 @@ from glow.ood.statistics import Estimate, mean_interval
 __all__ = ["STATES", "conclusions", "configuration_names", "holm", "paired_differences", "summarize", "unfinished"]
 
 STATES = ("finished", "stopped", "failed", "killed", "running", "waiting")
+"""States of a trial."""
+
 ENDED = {"failed": "failed", "stopped": "ended early, stopped by a scheduler"}
+"""States that a trial cannot finish from, in the words of `unfinished`."""
+
 SIGNIFICANCE = 0.05
+"""Holm-adjusted p-values below this decide between two values of a factor."""
+
 ROUNDING = 1e-12
-"""In bits/dim. Differences that differ by less are one: sums of floats are no more exact."""
+"""Differences, in bits/dim, that are closer than this count as equal, because sums of floats are not more exact."""
 
 NEEDED = ["seed", "state", "test_bits_per_dim"]
 MEANS = ["validation_bits_per_dim", "images_per_second", "gpu_seconds", "core_seconds"]
@@ -46,21 +54,33 @@ SUMMARY_COLUMNS = [
 ]
 DIFFERENCE_COLUMNS = ["factor", "a", "b", "difference", "low", "high", "p", "p_holm", "seeds", "configurations"]
 
-Nlls = dict[Hashable, dict[int, float]]  # by the configuration of the other factors, then by the seed
+Nlls = dict[Hashable, dict[int, float]]
+"""Test NLLs by the configuration of the other factors, then by the seed."""
 
 
 def summarize(trials: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
-    """What each configuration came to.
+    """Summarize the results of each configuration over its seeds.
+
+    Args:
+        trials: table of trials, see the module.
+        factors: names of the columns that make a configuration.
 
     Returns:
-        A row a configuration, in order of first appearance: the factors; `seeds` that finished and trials that are
-        missing (`unfinished`); test `bits_per_dim`, a mean with Student's 95 % t interval over seeds
-        (`bits_per_dim_low`, `bits_per_dim_high`; NaN for one seed), and the lowest (`best`); `parameters`; and means
-        over finished trials of `validation_bits_per_dim`, `images_per_second`, `gpu_seconds` and `core_seconds`. A
-        configuration of which nothing finished has NaN.
+        One row per configuration, in order of first appearance: the factors; ``seeds``, the number that finished, and
+        ``unfinished``, the number of missing trials; test ``bits_per_dim``, the mean over seeds with Student's 95 % t
+        interval (``bits_per_dim_low``, ``bits_per_dim_high``; NaN for one seed), and the lowest of them (``best``);
+        ``parameters``; and means over finished trials of ``validation_bits_per_dim``, ``images_per_second``,
+        ``gpu_seconds`` and ``core_seconds``. A configuration without finished trials has NaN.
 
     Raises:
-        ValueError: for no factors, an absent column or factor value, or an unknown state.
+        ValueError: if there are no factors, a column or the value of a factor is missing, or a state is unknown.
+
+    Example:
+        >>> trials = pd.DataFrame({"depth": [8, 8, 16], "seed": [0, 1, 0], "test_bits_per_dim": [3.5, 3.7, 3.4]})
+        >>> costs = dict.fromkeys(["validation_bits_per_dim", "images_per_second", "gpu_seconds", "core_seconds"], 1.0)
+        >>> table = summarize(trials.assign(state="finished", parameters=1000, **costs), ["depth"])
+        >>> table[["depth", "seeds", "bits_per_dim", "best"]].round(3).to_numpy().tolist()
+        [[8.0, 2.0, 3.6, 3.5], [16.0, 1.0, 3.4, 3.4]]
     """
     trials = _checked(trials, factors, [*NEEDED, "parameters", *MEANS])
     rows = []
@@ -68,7 +88,7 @@ def summarize(trials: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
         finished, missing = _split(group, factors)
         nll_S = finished["test_bits_per_dim"].to_numpy()
         estimate = mean_interval(nll_S) if len(nll_S) else Estimate(np.nan, np.nan, np.nan)
-        parameters = map(int, group["parameters"].dropna())  # any trial's: they are the configuration's
+        parameters = map(int, group["parameters"].dropna())  # the same for all trials of a configuration
         row: dict[str, Any] = {factor: group[factor].tolist()[0] for factor in factors}
         row |= {"seeds": len(finished), "unfinished": len(missing)}
         row |= {"bits_per_dim": estimate.value, "bits_per_dim_low": estimate.low, "bits_per_dim_high": estimate.high}
@@ -78,19 +98,35 @@ def summarize(trials: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
 
 
 def paired_differences(trials: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
-    """What one value of a factor gains over another, all other factors and the seed being equal.
+    """Compare two values of a factor while all other factors and the seed are equal.
 
-    A difference is averaged over the configurations of the other factors within a seed, so that seeds are the
-    independent units of Student's paired t test and interval (Student 1908). Only configurations that are paired at
-    every seed at which any is enter, so that all seeds average over the same; if there is none, the one with the most
-    paired seeds does. Raises ValueError as `summarize` does.
+    Within a seed the difference is averaged over the configurations of the other factors, so that the seeds are the
+    independent units of Student's paired t-test and interval (Student 1908). Let a configuration be paired at a seed if
+    it finished with both values. Only configurations that are paired at every seed at which any configuration is paired
+    enter, so that all seeds average over the same configurations. If there is none, the configuration with the most
+    paired seeds enters alone.
+
+    Args:
+        trials: table of trials, see the module.
+        factors: names of the columns that make a configuration.
 
     Returns:
-        A row a pair of values (`a`, `b`) of each factor that has at least two: all pairs, or the neighbours in
-        ascending order for numbers. `difference` is the mean test NLL of a less that of b in bits/dim, `low` to `high`
-        its 95 % interval, `p` two-sided and `p_holm` the same adjusted within the factor. `seeds` and
-        `configurations` (of the other factors) are those averaged over. One seed, or an infinite NLL, leaves the
-        interval and p NaN; no pair the difference too. Differences that are all equal are taken as certain.
+        One row per pair of values (``a``, ``b``) of each factor that has at least two values: all pairs, or for numbers
+        the neighbours in ascending order. ``difference`` is the mean test NLL of a minus that of b in bits/dim, ``low``
+        to ``high`` its 95 % interval, ``p`` its two-sided p-value, and ``p_holm`` the same adjusted within the factor.
+        ``seeds`` and ``configurations`` (of the other factors) count what was averaged over. With one seed, or an
+        infinite NLL, the interval and the p-values are NaN; without pairs the difference is NaN, too. If all
+        differences are equal, the interval is a point and p is 0, or 1 for a difference of 0.
+
+    Raises:
+        ValueError: for the same reasons as `summarize`.
+
+    Example:
+        >>> trials = pd.DataFrame({"depth": [8, 8, 8, 16, 16, 16], "seed": [0, 1, 2] * 2, "state": "finished"})
+        >>> trials["test_bits_per_dim"] = [3.50, 3.70, 3.60, 3.41, 3.59, 3.50]
+        >>> row = paired_differences(trials, ["depth"]).iloc[0]
+        >>> row["a"], row["b"], [round(float(row[name]), 3) for name in ("difference", "low", "high")]
+        (8, 16, [0.1, 0.075, 0.125])
     """
     trials = _checked(trials, factors, NEEDED)
     finished, _ = _split(trials, factors)
@@ -106,13 +142,27 @@ def paired_differences(trials: pd.DataFrame, factors: Sequence[str]) -> pd.DataF
         adjusted = holm(np.array([test["p"] for test in tests], dtype=float))
         rows += [test | {"p_holm": p} for test, p in zip(tests, adjusted.tolist(), strict=True)]
     table = pd.DataFrame(rows, columns=DIFFERENCE_COLUMNS)
-    for name in ("a", "b"):  # a depth of 8 stays one where other factors are fractions
+    for name in ("a", "b"):  # as objects, so that a depth of 8 does not become 8.0 if another factor is a float
         table[name] = pd.Series([row[name] for row in rows], dtype=object)
     return table
 
 
 def holm(p_N: np.ndarray) -> np.ndarray:
-    """(N,) p values of one family -> (N,) adjusted by Holm's step-down method (Holm 1979). NaN stays, uncounted."""
+    """Adjust the p-values of a family of tests by Holm's step-down method (Holm 1979).
+
+    The i-th smallest of n p-values is multiplied by n - i + 1, raised to the largest result before it, and limited to
+    1. Rejecting adjusted values below 0.05 then makes a false rejection anywhere with a probability of at most 5 %.
+
+    Args:
+        p_N: float (N,), the p-values. NaN is not counted as a test.
+
+    Returns:
+        float (N,), the adjusted p-values; NaN where there was NaN.
+
+    Example:
+        >>> holm(np.array([0.01, 0.04, 0.03])).round(3).tolist()
+        [0.03, 0.06, 0.06]
+    """
     adjusted_N = np.full(len(p_N), np.nan)
     known = np.flatnonzero(~np.isnan(p_N))
     ascending = known[np.argsort(p_N[known], kind="stable")]
@@ -122,9 +172,25 @@ def holm(p_N: np.ndarray) -> np.ndarray:
 
 
 def conclusions(differences: pd.DataFrame) -> list[str]:
-    """A sentence a factor: which values have a lower test NLL at a Holm-adjusted p < 0.05, and which pairs the data do
-    not decide between. Of a pair, the one observed to be better comes first, and the difference is positive, in
-    bits/dim. `differences` come from `paired_differences`; KeyError without its columns, unless it has no rows."""
+    """State in one sentence per factor which of its values are better, and which pairs the data do not decide between.
+
+    A value is better if its test NLL is lower at a Holm-adjusted p < 0.05. In each pair the value that was observed to
+    be better comes first, so that differences are positive.
+
+    Args:
+        differences: the table that `paired_differences` returns.
+
+    Returns:
+        The sentences, with differences and 95 % intervals in bits/dim.
+
+    Raises:
+        KeyError: if a column is missing and the table has rows.
+
+    Example:
+        >>> row = {"factor": "depth", "a": 8, "b": 16, "difference": 0.1, "low": 0.075, "high": 0.125, "p_holm": 0.003}
+        >>> conclusions(pd.DataFrame([row | {"seeds": 3}]))
+        ['depth: 16 has a lower test NLL than 8 by 0.100 bits/dim (95 % interval 0.075 to 0.125, 3 seeds).']
+    """
     by_factor: dict[str, list[_Comparison]] = {}
     for row in differences.to_dict("records"):
         by_factor.setdefault(row["factor"], []).append(_Comparison.of(row))
@@ -132,13 +198,31 @@ def conclusions(differences: pd.DataFrame) -> list[str]:
 
 
 def unfinished(trials: pd.DataFrame, factors: Sequence[str]) -> list[str]:
-    """Sentences on what is missing from the means: failed and stopped trials by reason, configurations that are
-    flattered as their worse seeds were stopped, and trials that may still finish. None if nothing is missing.
-    Raises ValueError as `summarize` does."""
+    """State in sentences which trials are missing from the means.
+
+    They list failed and stopped trials by reason, warn of configurations whose mean is too optimistic because a
+    scheduler stopped their worse seeds, and count the trials that may still finish.
+
+    Args:
+        trials: table of trials, see the module.
+        factors: names of the columns that make a configuration.
+
+    Returns:
+        The sentences; an empty list if no trial is missing.
+
+    Raises:
+        ValueError: for the same reasons as `summarize`.
+
+    Example:
+        >>> trials = pd.DataFrame({"depth": [8, 16], "seed": 0, "state": ["finished", "failed"]})
+        >>> trials = trials.assign(test_bits_per_dim=[3.5, np.nan], reason=[None, "out of memory"])
+        >>> unfinished(trials, ["depth"])
+        ['1 trial failed (out of memory): depth 16 (seed 0).']
+    """
     trials = _checked(trials, factors, [*NEEDED, "reason"])
     trials = trials.assign(configuration=configuration_names(trials, factors))
     finished, missing = _split(trials, factors)
-    # A reason may be an error message of many lines.
+    # Line breaks are removed, because a reason may be an error message of many lines.
     reasons = ["no reason given" if pd.isna(reason) else " ".join(str(reason).split()) for reason in missing["reason"]]
     sentences = []
     for state, verb in ENDED.items():
@@ -154,8 +238,8 @@ def unfinished(trials: pd.DataFrame, factors: Sequence[str]) -> list[str]:
             flattered.append(f"{name!s} ({stopped} of {of_it['seed'].nunique()} seeds stopped)")
     if flattered:
         sentences.append(
-            "Where a scheduler stopped some seeds of a configuration, the mean of the others flatters it, since those "
-            f"that did badly are left out: {'; '.join(flattered)}."
+            "The mean of a configuration is too optimistic if a scheduler stopped some of its seeds, because the worst "
+            f"seeds are left out: {'; '.join(flattered)}."
         )
     if others := [state for state in missing["state"] if state not in ENDED]:
         counts = ", ".join(f"{others.count(state)} {state}" for state in STATES if state in others)
@@ -164,8 +248,26 @@ def unfinished(trials: pd.DataFrame, factors: Sequence[str]) -> list[str]:
 
 
 def configuration_names(trials: pd.DataFrame, factors: Sequence[str]) -> pd.Series:
-    """Index of trials -> their configurations as words, such as "1x1, depth 8": the factors that vary among the trials
-    (all if none does), numbers after their factor's name. Raises ValueError as `summarize` does."""
+    """Name the configuration of each trial, such as "1x1, depth 8".
+
+    A name contains the factors that vary among the trials, or all factors if none varies. Numbers follow the name of
+    their factor.
+
+    Args:
+        trials: table of trials, see the module.
+        factors: names of the columns that make a configuration.
+
+    Returns:
+        The names, with the index of `trials`.
+
+    Raises:
+        ValueError: for the same reasons as `summarize`.
+
+    Example:
+        >>> trials = pd.DataFrame({"permutation": ["1x1", "reverse"], "depth": [8, 16], "width": 64})
+        >>> configuration_names(trials, ["permutation", "depth", "width"]).tolist()
+        ['1x1, depth 8', 'reverse, depth 16']
+    """
     trials = _checked(trials, factors, [])
     named = [factor for factor in factors if trials[factor].nunique() > 1] or list(factors)
     prefixes = [f"{factor} " if _numeric(trials[factor]) else "" for factor in named]
@@ -178,7 +280,7 @@ def configuration_names(trials: pd.DataFrame, factors: Sequence[str]) -> pd.Seri
 
 @dataclass(frozen=True)
 class _Comparison:
-    """A row of differences the way round that it is told: `better` was observed to be `difference` lower."""
+    """A row of differences, turned so that `difference` is positive: the NLL of `better` was lower by so much."""
 
     better: str
     worse: str
@@ -196,42 +298,49 @@ class _Comparison:
         return cls(b, a, difference, low, high, row["p_holm"], row["seeds"])
 
     def told(self, first: _Comparison) -> tuple[str, str]:
-        """The difference and its interval: in full for a sentence's first, and with digits enough not to seem zero."""
+        """Return the difference and its interval as text, with units if this is the `first` of the sentence.
+
+        There are enough decimal places that no value other than 0 is shown as 0, but at most 6.
+        """
         values = [self.difference, self.low, self.high]
         places = next(n for n in (3, 4, 5, 6) if n == 6 or all(round(value, n) or not value for value in values))
-        difference, low, high = (f"{round(value, places) + 0.0:.{places}f}" for value in values)  # + 0.0: no "-0.000"
+        # Adding 0.0 turns -0.0 into 0.0, which avoids "-0.000".
+        difference, low, high = (f"{round(value, places) + 0.0:.{places}f}" for value in values)
         if self is first:
             return f"{difference} bits/dim", f"95 % interval {low} to {high}, {self.seeds} seeds"
         return difference, f"{low} to {high}" + ("" if self.seeds == first.seeds else f", {self.seeds} seeds")
 
 
 def _conclusion(factor: str, comparisons: Sequence[_Comparison]) -> str:
+    """Return the sentence about one factor."""
     if not any(c.seeds for c in comparisons):
-        return f"{factor}: no two finished trials differ in {factor} alone, so nothing is said of it."
+        return f"{factor}: no two finished trials differ in {factor} alone, so its effect is unknown."
     finite = [c for c in comparisons if c.seeds and math.isfinite(c.difference)]
-    finite = sorted(finite, key=lambda c: -sum(other.better == c.better for other in finite))  # the best of all first
+    # The value that wins the most comparisons comes first.
+    finite = sorted(finite, key=lambda c: -sum(other.better == c.better for other in finite))
     decided = [c for c in finite if c.p_holm < SIGNIFICANCE]
     undecided = [c for c in finite if c.seeds > 1 and c not in decided]
     single = [c for c in finite if c.seeds == 1]
     told = {c: c.told([*decided, *undecided, *single][0]) for c in finite}
     clauses = _by_better("{} has a lower test NLL than ", decided, {c: f"{told[c][0]} ({told[c][1]})" for c in decided})
     if undecided:
-        # An interval is not adjusted, and may lie above zero where the adjusted p does not decide.
+        # Intervals are not adjusted: one can lie above zero although the adjusted p-value does not decide.
         adjusted = {c: f", Holm-adjusted p {c.p_holm:.3f}" if c.low > 0 else "" for c in undecided}
         pairs = [f"between {c.better} and {c.worse} ({', '.join(told[c])}{adjusted[c]})" for c in undecided]
         clauses.append(f"the data do not decide {', nor '.join(pairs)}")
     if single:
         observed = "; ".join(_by_better("{} lower than ", single, {c: told[c][0] for c in single}))
         where = "" if single == finite else " of the others"
-        clauses.append(f"one seed{where}, so the data do not decide; observed: {observed}")
+        clauses.append(f"only one seed{where}, so the data do not decide; observed: {observed}")
     if infinite := [f"between {c.better} and {c.worse}" for c in comparisons if c.seeds and c not in finite]:
-        clauses.append(f"the data do not decide {', nor '.join(infinite)}, as a test NLL is infinite")
+        clauses.append(f"the data do not decide {', nor '.join(infinite)}, because a test NLL is infinite")
     if unpaired := [f"between {c.better} and {c.worse}" for c in comparisons if not c.seeds]:
         clauses.append(f"no two finished trials differ in {factor} alone {', nor '.join(unpaired)}")
     return f"{factor}: {'; '.join(clauses)}."
 
 
 def _by_better(phrase: str, comparisons: Sequence[_Comparison], by: Mapping[_Comparison, str]) -> list[str]:
+    """Return one clause per better value, with the values that it was compared with."""
     return [
         phrase.format(better) + " and than ".join(f"{c.worse} by {by[c]}" for c in comparisons if c.better == better)
         for better in dict.fromkeys(c.better for c in comparisons)
@@ -239,14 +348,14 @@ def _by_better(phrase: str, comparisons: Sequence[_Comparison], by: Mapping[_Com
 
 
 def _paired_test(of_a: Nlls, of_b: Nlls) -> dict[str, float]:
-    """The NLLs of either value -> all of a row but its names."""
+    """Compare the NLLs of two values: return a row of the differences without the names."""
     shared = {c: sorted(of_a[c].keys() & of_b[c].keys()) for c in of_a if c in of_b}
     most = max(shared, key=lambda c: len(shared[c]), default=None)
     if most is None or not shared[most]:
         return dict.fromkeys(("difference", "low", "high", "p"), np.nan) | {"seeds": 0, "configurations": 0}
     every = set().union(*shared.values())
     balanced = [c for c in shared if len(shared[c]) == len(every)] or [most]
-    # Summed by Python, to which infinity less infinity is no cause for a warning.
+    # Summed by Python, because numpy warns of infinity minus infinity.
     differences = [sum(of_a[c][seed] - of_b[c][seed] for c in balanced) / len(balanced) for seed in shared[balanced[0]]]
     n, mean, low, high, p = len(differences), sum(differences) / len(differences), np.nan, np.nan, np.nan
     if n > 1 and math.isfinite(mean):
@@ -258,6 +367,7 @@ def _paired_test(of_a: Nlls, of_b: Nlls) -> dict[str, float]:
 
 
 def _checked(trials: pd.DataFrame, factors: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """Return the trials, with all columns if there are no rows, and refuse an impossible table with a ValueError."""
     if not factors:
         raise ValueError("a configuration needs at least one factor")
     if not len(trials):
@@ -267,12 +377,12 @@ def _checked(trials: pd.DataFrame, factors: Sequence[str], columns: Sequence[str
     if unknown := [factor for factor in factors if trials[factor].isna().any()]:
         raise ValueError(f"some trials have no value of {', '.join(unknown)}")
     if "state" in columns and (states := set(trials["state"]) - set(STATES)):
-        raise ValueError(f"unknown state {', '.join(sorted(map(str, states)))}: not one of {', '.join(STATES)}")
+        raise ValueError(f"unknown state {', '.join(sorted(map(str, states)))}: the states are {', '.join(STATES)}")
     return trials
 
 
 def _split(trials: pd.DataFrame, factors: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Finished trials, one a configuration and seed, with an NLL that is finite or infinity; and the missing ones."""
+    """Return the finished trials, one per configuration and seed and with infinity for NaN, and the missing ones."""
     unit = [*factors, "seed"]
     is_finished = trials["state"] == "finished"
     finished = trials[is_finished].drop_duplicates(unit)
@@ -284,7 +394,7 @@ def _split(trials: pd.DataFrame, factors: Sequence[str]) -> tuple[pd.DataFrame, 
 
 
 def _tuples(trials: pd.DataFrame, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-    """A tuple a row; empty ones for no columns, where `itertuples` gives none."""
+    """Return one tuple per row; without columns these are empty tuples, where `itertuples` returns nothing."""
     return [tuple(row) for row in trials[list(columns)].to_numpy(dtype=object)]
 
 
@@ -294,4 +404,4 @@ def _numeric(values: Iterable[Any]) -> bool:
 
 def _text(value: Any) -> str:
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return f"{value:.12g}" if is_number else str(value)  # 8.0 is "8"
+    return f"{value:.12g}" if is_number else str(value)  # this format writes 8.0 as "8"

@@ -1,4 +1,9 @@
-"""Tables of an ablation (configurations, each with several seeds) -> pictures, in the style of `glow.figures`."""
+"""Figures of an ablation, in the style of `glow.figures`.
+
+An ablation trains several configurations with several seeds each. `curves_with_bands` shows their trainings,
+`heat_map` and `parallel_coordinates` the results of many configurations, and `difference_intervals` the comparisons of
+`glow.comparison.paired_differences`. Save the figures at 120 dpi.
+"""
 
 from __future__ import annotations
 
@@ -22,42 +27,59 @@ from glow.ood.statistics import mean_interval
 
 __all__ = ["curves_with_bands", "difference_intervals", "heat_map", "parallel_coordinates"]
 
-WIDTH, HEIGHT, TALLEST, DPI = 8.0, 5.0, 12.0, 120  # inches; only pictures with many rows are taller than HEIGHT
-EMPTY, DASH = "#CCCCCC", "\N{EN DASH}"  # of cells without a value
+WIDTH, HEIGHT, TALLEST, DPI = 8.0, 5.0, 12.0, 120
+"""Width, height and largest height of a figure in inches, and dots per inch. Only figures with many rows are taller."""
+
+EMPTY, DASH = "#CCCCCC", "\N{EN DASH}"
+"""Colour and text of cells without a value."""
+
 BAND_NOTE = "line: mean over seeds; band: 95 % t interval of the mean; thin lines: the seeds"
-# The brightest part is hard to see as a line on white.
+
+# The brightest part of the colour map is left out, because it is hard to see as a line on white.
 COLORS = LinearSegmentedColormap.from_list("bits/dim", matplotlib.colormaps["viridis"](np.linspace(0, 0.92, 256)))
 
 
 def curves_with_bands(curves: pd.DataFrame, title: str, ylabel: str = "test NLL (bits/dim)") -> Figure:
-    """Bits/dim against epoch: for each name the mean over its seeds, its 95 % t interval, and the seeds as faint lines.
+    """Draw bits/dim against the epoch: for each name the mean over its seeds, its 95 % t interval, and faint seeds.
 
-    The mean is drawn only at epochs at which all seeds of the name have a value, lest it jump where one stopped early;
-    a seed with no value at all does not count. The view follows from the lines, not from the bands, and leaves out the
-    steep fall of the first epochs. A name that is all above it says so in the legend.
+    The mean is drawn only at epochs at which all seeds of the name have a value, since it would jump where one stopped
+    early. A seed without any value does not count. The view follows from the lines, not from the bands, and leaves out
+    the steep fall of the first epochs. If a line is completely above the view, the legend says so.
 
     Args:
-        curves: columns name, seed, epoch, bits_per_dim (NaN where there is none). Names are in order of appearance.
+        curves: one row per name, seed and epoch; columns ``name``, ``seed``, ``epoch`` and ``bits_per_dim`` (NaN where
+            there is no value). Names are drawn in order of appearance.
+        title: title of the figure.
+        ylabel: label of the y axis.
+
+    Returns:
+        The figure.
 
     Raises:
-        ValueError: there is no value, or there are several of one seed at one epoch.
+        ValueError: if there is no value, or a seed has several values at one epoch.
+
+    Example:
+        >>> curves = pd.DataFrame({"name": "1x1", "seed": [0, 0, 1, 1], "epoch": [1, 2] * 2})
+        >>> figure = curves_with_bands(curves.assign(bits_per_dim=[4.0, 3.5, 4.2, 3.6]), "permutations")
+        >>> [text.get_text() for text in figure.legends[0].get_texts()]
+        ['1x1 (2 seeds)']
     """
     finite = _with_finite(curves, "bits_per_dim")
     figure, axes = _figure(len(finite), title)
     if finite.duplicated(["name", "seed", "epoch"]).any():
-        raise ValueError(f"The figure '{title}' has room for one value of a name, seed and epoch, not for several.")
+        raise ValueError(f"The figure '{title}' needs one value per name, seed and epoch, but there are several.")
     names = list(curves["name"].unique())
     marked, band_alpha = finite["epoch"].nunique() < 25, max(0.16 - 0.01 * len(names), 0.05)
     for index, name in enumerate(names):
         look = line_style(index) | {"marker": MARKERS[index % len(MARKERS)] if marked else None, "markersize": 4}
         seeds = finite[finite["name"] == name].pivot(index="epoch", columns="seed", values="bits_per_dim")
-        common = seeds.dropna()  # epochs that all have
+        common = seeds.dropna()  # epochs at which all seeds have a value
         estimates = [mean_interval(values) for values in common.to_numpy()]
         mean, low, high = np.reshape([(each.value, each.low, each.high) for each in estimates], (-1, 3)).T
         if seeds.shape[1] > 1:
             for seed, values in seeds.items():
                 axes.plot(values.dropna(), color=look["color"], lw=0.7, alpha=0.35, label=f"_{name}, seed {seed}")
-            face, edge = (look["color"], band_alpha), (look["color"], 0.3)  # the edge is seen if there is but one epoch
+            face, edge = (look["color"], band_alpha), (look["color"], 0.3)  # with one epoch only the edge is visible
             axes.fill_between(common.index, low, high, fc=face, ec=edge, lw=0.5, label=f"_{name}")
         axes.plot(common.index, mean, lw=1.8, zorder=3, label=f"{name} ({_count(seeds.shape[1], 'seed')})", **look)
     bottom, top = _view([np.asarray(line.get_ydata(), float) for line in axes.lines])
@@ -72,18 +94,29 @@ def curves_with_bands(curves: pd.DataFrame, title: str, ylabel: str = "test NLL 
 
 
 def heat_map(table: pd.DataFrame, title: str) -> Figure:
-    """Bits/dim of each depth (rows, ascending upwards) and width (columns). The best cell, of the lowest, has a frame.
+    r"""Draw bits/dim for each depth (rows, ascending upwards) and width (columns), and frame the lowest value.
 
-    Colours end at 7 times the median's distance from the best: what is far worse than most does not make them all one.
+    The scale of colours leaves out values that are far worse than most, so that the others differ in colour.
 
     Args:
-        table: columns depth, width, bits_per_dim; half_width (of an interval) if known. Cells without a value are grey.
+        table: one row per cell; columns ``depth``, ``width``, ``bits_per_dim`` and, if known, ``half_width`` of its
+            interval. Cells without a value are grey.
+        title: title of the figure.
+
+    Returns:
+        The figure.
 
     Raises:
-        ValueError: there is no value, or there are several rows of one depth and width.
+        ValueError: if there is no value, or there are several rows of one depth and width.
+
+    Example:
+        >>> table = pd.DataFrame({"depth": [8, 16], "width": 64, "bits_per_dim": [3.6, 3.5], "half_width": 0.02})
+        >>> figure = heat_map(table, "depth and width")
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['3.600\n± 0.020', '3.500\n± 0.020']
     """
     if table.duplicated(["depth", "width"]).any():
-        raise ValueError(f"The figure '{title}' has room for one row of a depth and width, not for several.")
+        raise ValueError(f"The figure '{title}' needs one row per depth and width, but there are several.")
     figure, axes = _figure(len(_with_finite(table, "bits_per_dim")), title, 2 + 0.45 * table["depth"].nunique())
     cells = table.assign(half_width=table.get("half_width", np.nan)).pivot(index="depth", columns="width")
     values, margins = (np.ma.masked_invalid(cells[key].to_numpy(float)) for key in ("bits_per_dim", "half_width"))
@@ -94,7 +127,7 @@ def heat_map(table: pd.DataFrame, title: str) -> Figure:
     for (row, column), value in np.ndenumerate(values.filled(np.nan)):
         text, color = f"{value:.3f}" if np.isfinite(value) else DASH, BLACK
         if np.isfinite(value) and np.dot(np.power(mesh.to_rgba(value)[:3], 2.2), (0.2126, 0.7152, 0.0722)) < 0.18:
-            color = "#FFFFFF"  # on what is dark: this is the luminance at which black and white have equal contrast
+            color = "#FFFFFF"  # white has more contrast than black below a luminance of 0.18
         if np.isfinite(value) and not np.ma.is_masked(margins[row, column]):
             text += f"\n± {margins[row, column]:.3f}"
         axes.text(column + 0.5, row + 0.5, text, color=color, fontsize=size, ha="center", va="center")
@@ -112,17 +145,30 @@ def heat_map(table: pd.DataFrame, title: str) -> Figure:
 
 
 def parallel_coordinates(table: pd.DataFrame, factors: Sequence[str], title: str) -> Figure:
-    """A line a row from factor to factor to its bits/dim, which is also its colour. The best is on top and thicker.
+    """Draw each row as a line from factor to factor to its bits/dim, which also gives the line its colour.
 
-    A factor that does not vary gets no axis, unless none does. Numbers are on a log scale if all are positive and the
-    largest is more than 3 times the smallest. Rows with the same value are fanned out a little at its tick, from the
-    best, below, to the worst: else lines on top of each other could not be followed.
+    The best row is drawn on top, as a thicker line. A factor that does not vary has no axis, unless no factor varies.
+    Numbers are on a log scale if all are positive and the largest is more than 3 times the smallest. Rows with the same
+    value of a factor are spread a little around its tick, with the best at the bottom and the worst at the top, so that
+    every line can be followed.
 
     Args:
-        table: columns bits_per_dim (rows with none are left out) and the factors'; numbers, or anything with a name.
+        table: one row per configuration; columns ``bits_per_dim`` (rows without a value are left out) and the factors,
+            which can be numbers or any objects that print as a name.
+        factors: names of the columns to draw, from left to right.
+        title: title of the figure.
+
+    Returns:
+        The figure.
 
     Raises:
-        ValueError: there is no row with a value, or no factor.
+        ValueError: if no row has a value, or there is no factor.
+
+    Example:
+        >>> table = pd.DataFrame({"permutation": ["1x1", "reverse"], "depth": [8, 16], "bits_per_dim": [3.5, 3.6]})
+        >>> figure = parallel_coordinates(table, ["permutation", "depth"], "search")
+        >>> [text.get_text() for text in figure.legends[0].get_texts()]
+        ['the best of 2 rows: 3.500 bits/dim']
     """
     if not factors:
         raise ValueError(f"The figure '{title}' needs at least one factor.")
@@ -148,7 +194,7 @@ def parallel_coordinates(table: pd.DataFrame, factors: Sequence[str], title: str
             look["path_effects"] = [withStroke(linewidth=6, foreground="white")]
         axes.plot([places[row] for places in points], color=mappable.to_rgba(values[row]), clip_on=False, **look)
     axes.set_xticks(range(len(factors)), labels)
-    # The colours' bar begins and ends where the axes do, so that it is the last axis.
+    # The colour bar begins and ends where the axes do, so that it serves as the last axis.
     axes.set(xlim=(-0.03, len(factors)), ylim=(-0.06, 1.06), yticks=[])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -158,18 +204,30 @@ def parallel_coordinates(table: pd.DataFrame, factors: Sequence[str], title: str
 
 
 def difference_intervals(differences: pd.DataFrame, title: str) -> Figure:
-    """A row a pair "a - b" with its difference in bits/dim and its interval (NaN if unknown), grouped by factor.
+    """Draw the difference of each pair "a - b" in bits/dim with its interval, grouped by factor.
 
-    Intervals many times as wide as most are cut off, which an arrow shows: their numbers are at the right.
+    Intervals that are many times as wide as most are cut off and end in an arrow. All numbers are written on the right.
 
     Args:
-        differences: columns factor, a, b, difference (a - b; rows with none are left out), low, high, seeds.
+        differences: the table that `glow.comparison.paired_differences` returns: columns ``factor``, ``a``, ``b``,
+            ``difference`` (of a minus b; rows without one are left out), ``low`` and ``high`` (NaN if unknown), and
+            ``seeds``.
+        title: title of the figure.
+
+    Returns:
+        The figure.
 
     Raises:
-        ValueError: there is no difference.
+        ValueError: if there is no difference.
+
+    Example:
+        >>> row = {"factor": "depth", "a": 8, "b": 16, "difference": 0.1, "low": 0.075, "high": 0.125, "seeds": 3}
+        >>> figure = difference_intervals(pd.DataFrame([row]), "depth")
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['+0.1000 [+0.0750, +0.1250], 3 seeds']
     """
     rows = _with_finite(differences.astype({"low": float, "high": float}), "difference")
-    entries: list[tuple[str, Any]] = []  # the text at the left, and the row of the table unless it is a heading
+    entries: list[tuple[str, Any]] = []  # the text on the left, and the row of the table, None for a heading
     for factor, group in rows.groupby("factor", sort=False):
         entries.append((textwrap.fill(str(factor), 42), None))
         for row in group.itertuples():
@@ -192,7 +250,7 @@ def difference_intervals(differences: pd.DataFrame, title: str) -> Figure:
             axes.plot(np.clip([row.low, row.high], left, right), [y, y], color=color, linewidth=1.8)
             for end, arrow in ((left, "<"),) * (row.low < left) + ((right, ">"),) * (row.high > right):
                 axes.plot(end, y, arrow, color=color, clip_on=False)
-        label = "_" * (label in axes.get_legend_handles_labels()[1]) + label  # each is in the legend once
+        label = "_" * (label in axes.get_legend_handles_labels()[1]) + label  # "_" keeps it out of the legend
         axes.plot(row.difference, y, "o", color=color, markerfacecolor=color if known else "white", label=label)
     axes.axvline(0, color=BLACK, linewidth=1.2, linestyle="--", zorder=1)
     axes.set_yticks(ys, [text for text, _ in entries], fontsize=size)
@@ -202,40 +260,46 @@ def difference_intervals(differences: pd.DataFrame, title: str) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.grid(alpha=0.3, axis="x")
     label = "a - b, bits/dim\n(negative: a is better, its NLL is lower)"
-    axes.set(xlim=(left, right), ylim=(heights.sum(), 0), xlabel=label)  # the first is at the top
+    axes.set(xlim=(left, right), ylim=(heights.sum(), 0), xlabel=label)  # the y axis points down
     _legend(figure, axes)
     return figure
 
 
 def _figure(rows: int, title: str, height: float = HEIGHT) -> tuple[Figure, Axes]:
+    """Return an empty figure with its title, and refuse one without rows."""
     if not rows:
         raise ValueError(f"There is nothing to draw in the figure '{title}': no rows with values.")
     figure = Figure(figsize=(WIDTH, min(max(height, HEIGHT), TALLEST)), layout="constrained")
-    figure.suptitle(textwrap.fill(title, 80), fontsize=12)  # in the middle of the figure: axes may be narrow
+    figure.suptitle(textwrap.fill(title, 80), fontsize=12)  # centred in the figure, because axes may be narrow
     return figure, figure.subplots()
 
 
 def _with_finite(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    return table[np.isfinite(table[column].astype(float))].astype({column: float})  # from objects, None among them
+    """Return the rows with a finite value in a column, which may hold objects such as None, as floats."""
+    return table[np.isfinite(table[column].astype(float))].astype({column: float})
 
 
 def _legend(figure: Figure, axes: Axes, title: str | None = None) -> None:
-    """Below the axes, in as many columns as fit."""
+    """Put the legend below the axes, in as many columns as fit."""
     handles, labels = axes.get_legend_handles_labels()
     size = 9 if len(labels) <= 8 else 7.5
     widest = (0.58 * max(map(len, labels)) + 6) * size * DPI / 72
     most = min(max(int(940 / widest), 1), 4)
-    columns = -(-len(labels) // -(-len(labels) // most))  # no more than the rows need
+    columns = -(-len(labels) // -(-len(labels) // most))  # the fewest columns that give the same number of rows
     look: dict[str, Any] = {"fontsize": size, "title_fontsize": size, "handlelength": 3, "labelspacing": 0.35}
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title, **look)
 
 
 def _count(number: int, what: str) -> str:
+    """Return a number with its noun, such as "3 seeds"."""
     return f"{number:g} {what}{'s' * (number != 1)}"
 
 
 def _view(lines: Sequence[np.ndarray]) -> tuple[float, float]:
-    """From the lowest to the best of each line, unless that is far off, and 7 times most lines' median fall above."""
+    """Return the limits of a view: from the lowest value to the best of each line, except lines that are far worse.
+
+    Above the best values there is room for 7 times the distance of a line's median from its best value.
+    """
     values = np.concatenate(lines)
     low, high = float(values.min()), float(values.max())
     if values.size >= 8:
@@ -247,12 +311,13 @@ def _view(lines: Sequence[np.ndarray]) -> tuple[float, float]:
 
 
 def _widened(low: float, high: float, by: float = 0.0) -> tuple[float, float]:
+    """Widen a range by a share of its width at each end, or by 0.01 if it has none."""
     margin = by * (high - low) if high > low else 0.01
     return low - margin, high + margin
 
 
 def _places(column: pd.Series) -> tuple[np.ndarray, list[tuple[float, str]], bool]:
-    """The place of each row on an axis from 0 to 1, (place, name) of each tick, and whether it is a log axis."""
+    """Return the place of each row on an axis from 0 to 1, (place, name) of each tick, and whether it is a log axis."""
     values = column.infer_objects()
     is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     if is_number and np.isfinite(values.to_numpy(float)).all():
@@ -275,11 +340,11 @@ def _places(column: pd.Series) -> tuple[np.ndarray, list[tuple[float, str]], boo
 
 
 def _name_ticks(axes: Axes, x: int, ticks: Sequence[tuple[float, str]], room: float) -> None:
-    """Marks at all ticks of a vertical axis, and at its left the names of the last, the first and all that fit."""
+    """Mark all ticks of a vertical axis, and write on its left as many of their names as fit, the highest first."""
     axes.plot([x] * len(ticks), [place for place, _ in ticks], "_", color=BLACK, markersize=7, label="_ticks")
-    characters = max(int(room / 12), 8) if x else (44 if room > 250 else 20)  # left of the first axis there is nothing
+    characters = max(int(room / 12), 8) if x else (44 if room > 250 else 20)  # the first axis has more room on its left
     box: dict[str, Any] = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1}
-    placed: list[tuple[float, float]] = []  # the middles and heights of the names
+    placed: list[tuple[float, float]] = []  # middle and height of each name
     for place, name in (ticks[-1], *ticks[:-1]):
         lines = textwrap.wrap(name, characters, break_long_words=False)
         height = 0.05 * len(lines)
@@ -291,7 +356,10 @@ def _name_ticks(axes: Axes, x: int, ticks: Sequence[tuple[float, str]], room: fl
 
 
 def _reach(rows: np.ndarray) -> tuple[float, float]:
-    """The view of rows (difference, low, high): all differences, and all intervals but those 4 times as far as most."""
+    """Return the view of rows (difference, low, high): all differences, and the ends of intervals up to a limit.
+
+    The limit is 4 times the median distance of an interval's far end from 0, or the largest difference.
+    """
     ends = np.where(np.isfinite(rows), rows, rows[:, :1])
     far = np.abs(ends).max(1)
     limit = max(4 * float(np.median(far)), float(np.abs(rows[:, 0]).max()))

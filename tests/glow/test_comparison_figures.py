@@ -93,7 +93,7 @@ def test_curves_are_means_with_t_intervals_over_the_seeds():
     figure = curves_with_bands(pd.concat([curve("shuffle", *seeds), curve("1x1", [2.8, 2.2, 1.9])]), "title", "NLL")
     axes = drawn(figure)
     assert legend(figure) == ["shuffle (3 seeds)", "1x1 (1 seed)"]
-    assert figure.legends[0].get_title().get_text().startswith("line: mean over seeds; band: 95 % t interval")
+    assert figure.legends[0].get_title().get_text().startswith("line: mean over seeds")
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "NLL")
     mean = lines(axes)["shuffle (3 seeds)"]
     np.testing.assert_allclose(mean.get_xydata(), np.c_[[1, 2, 3], seeds.mean(0)])
@@ -148,7 +148,7 @@ def test_the_view_leaves_out_the_steep_fall_but_no_line():
     assert 4.0 < high < 4.6
     for name in levels:
         assert low < lines(axes)[f"{name} (3 seeds)"].get_ydata()[-1] < high
-    assert legend(figure)[-1] == "odd (1 seed), above the view"
+    assert legend(figure)[-1].startswith("odd (1 seed), above")
     assert not [label for label in legend(figure)[:-1] if "view" in label]
 
 
@@ -266,7 +266,7 @@ def test_large_heat_maps_are_taller_up_to_a_limit_and_their_texts_apart():
 
 
 def test_a_cell_has_one_row():
-    with pytest.raises(ValueError, match="one row of a depth and width"):
+    with pytest.raises(ValueError, match="depth and width"):
         heat_map(pd.concat([grid({(4, 64): 3.0}), grid({(4, 64): 3.1})]), "title")
 
 
@@ -283,10 +283,11 @@ def test_lines_run_through_their_values():
     figure = parallel_coordinates(table, ["permutation", "depth", "levels", "width"], "title")
     axes = drawn(figure)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["permutation", "depth\n(log scale)", "width"]
-    assert legend(figure) == ["the best of 3 rows: 3.000 bits/dim"]
+    (entry,) = legend(figure)
+    assert "3 rows: 3.000 bits/dim" in entry
     np.testing.assert_allclose(lines(axes)["_0"].get_xydata(), [[0, 0], [1, 0], [2, 0], [3, 1]])
     np.testing.assert_allclose(lines(axes)["_1"].get_xydata(), [[0, 0.5], [1, 1], [2, 0.5], [3, 0.5]])
-    best = lines(axes)["the best of 3 rows: 3.000 bits/dim"]
+    best = lines(axes)[entry]
     np.testing.assert_allclose(best.get_xydata(), [[0, 1], [1, 0.5], [2, 1], [3, 0]], atol=1e-12)
     rows = [line for line in axes.lines if len(line.get_xdata()) == 4]
     assert len(rows) == 3
@@ -308,7 +309,7 @@ def test_the_bar_of_colours_is_the_last_axis():
     bar = figure.axes[1]
     assert "lower is better" in bar.get_ylabel()
     assert bar.get_window_extent().x0 == pytest.approx(axes.get_window_extent().x1, abs=1)
-    for label, value in (("_2", 4.0), ("_1", 3.5), ("the best of 3 rows: 3.000 bits/dim", 3.0)):
+    for label, value in (("_2", 4.0), ("_1", 3.5), (*legend(figure), 3.0)):
         end = lines(axes)[label].get_xydata()[-1]
         assert axes.transData.transform(end)[1] == pytest.approx(bar.transData.transform((0, value))[1], abs=0.5)
         assert to_hex(lines(axes)[label].get_color()) == to_hex(figure.axes[1]._colorbar.mappable.to_rgba(value))
@@ -316,9 +317,9 @@ def test_the_bar_of_colours_is_the_last_axis():
 
 def test_lines_with_the_same_value_are_fanned_out_around_it():
     table = grid(dict.fromkeys([(4, 64), (8, 64), (16, 128)], 0.0)).assign(bits_per_dim=[3.1, 3.0, 3.2])
-    axes = drawn(parallel_coordinates(table, ["width", "depth"], "title"))
-    starts = {label: line.get_ydata()[0] for label, line in lines(axes).items() if len(line.get_xdata()) == 3}
-    best, other, apart = starts["the best of 3 rows: 3.000 bits/dim"], starts["_0"], starts["_2"]
+    figure = parallel_coordinates(table, ["width", "depth"], "title")
+    starts = {label: line.get_ydata()[0] for label, line in lines(drawn(figure)).items() if len(line.get_xdata()) == 3}
+    best, other, apart = starts[legend(figure)[0]], starts["_0"], starts["_2"]
     assert -0.05 < best < 0 < other < 0.05
     assert (best + other, apart) == pytest.approx((0, 1))
 
@@ -397,18 +398,17 @@ def test_rows_of_differences_are_grouped_by_factor():
     )
     intervals = [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"]
     np.testing.assert_allclose([line.get_xdata() for line in intervals], [[-0.05, -0.01], [-0.04, 0.02], [0.01, 0.03]])
-    assert legend(figure) == [
-        "below 0: a is better",
-        "95 % interval includes 0",
-        "above 0: b is better",
-        "interval unknown",
-    ]
+    below, zero, above, unknown = legend(figure)
+    assert below.startswith("below 0: a ")
+    assert above.startswith("above 0: b ")
+    assert zero.startswith("95 % interval")
+    assert unknown == "interval unknown"
     assert len({to_hex(point.get_color()) for point in points}) == 3
     assert to_hex(points[-1].get_markerfacecolor()) == "#ffffff"
     (zero,) = [line for line in axes.lines if line.get_linestyle() == "--"]
     assert list(zero.get_xdata()) == [0, 0]
     assert axes.get_xlim()[0] < -0.05 < 0.03 < axes.get_xlim()[1]
-    assert "negative: a is better" in axes.get_xlabel()
+    assert "a is better" in axes.get_xlabel()
 
 
 def test_intervals_far_wider_than_most_are_cut_off():
@@ -452,7 +452,7 @@ def test_many_long_pairs_are_apart():
     ids=["curves", "empty grid", "grid", "coordinates", "differences", "no differences"],
 )
 def test_nothing_to_draw(draw):
-    with pytest.raises(ValueError, match="nothing to draw in the figure 'title'"):
+    with pytest.raises(ValueError, match="'title'"):
         draw()
 
 
@@ -471,7 +471,7 @@ def test_missing_values_may_be_none():
 
 
 def test_a_factor_and_single_values_are_needed():
-    with pytest.raises(ValueError, match="needs at least one factor"):
+    with pytest.raises(ValueError, match="one factor"):
         parallel_coordinates(grid({(4, 64): 3.0}), [], "title")
-    with pytest.raises(ValueError, match="one value of a name, seed and epoch"):
+    with pytest.raises(ValueError, match="seed and epoch"):
         curves_with_bands(pd.concat([curve("a", [3.0]), curve("a", [3.1])]), "title")
