@@ -308,8 +308,8 @@ def _do(
         )
     request = Request.of(what, *specs).model_copy(update={"run": run, "changes": dict(changes or {})})
     display = make_display("json" if json else "auto", table=table)
-    gone_on = "; a job that was submitted goes on: see glowctl jobs" if at else ""
-    with interruptible(f"stopped{gone_on}"):
+    continues = "; a job that was submitted continues on the cluster: see glowctl jobs" if at else ""
+    with interruptible(f"stopped{continues}"):
         if at is None:
             from jobs.dispatch import perform
 

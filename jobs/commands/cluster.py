@@ -114,7 +114,7 @@ def wait(job: JobId, address: Address = None) -> None:
     """Wait until a job has ended, print its final status, and exit with its exit code."""
     from jobs.cluster.submission import exit_code
 
-    with interruptible(f"job {job} goes on"):
+    with interruptible(f"job {job} continues on the cluster"):
         done = _cluster(address).wait(job)
     code = exit_code(done)
     typer.echo(f"job {job} {_status(done)}")
@@ -164,7 +164,7 @@ def _show_status(cluster: Cluster, running: list[ListedJob], found: Checked) -> 
     for problem in found.problems:
         typer.echo(f"wrong     {problem}")
     if not found.problems:
-        typer.echo("all of it answers")
+        typer.echo("no problem found")
 
 
 def _cluster(address: str | None) -> Cluster:
@@ -186,7 +186,10 @@ def _follow(cluster: Cluster, job: str, json: bool) -> None:
     from jobs.display.displays import make_display
 
     table = job.startswith(("ablate-", "resume-ablation", "demo-"))
-    with interruptible(f"job {job} goes on"), make_display("json" if json else "auto", table=table) as show:
+    with (
+        interruptible(f"job {job} continues on the cluster"),
+        make_display("json" if json else "auto", table=table) as show,
+    ):
         code = follow(cluster, job, show)
     raise typer.Exit(code)
 

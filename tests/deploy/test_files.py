@@ -1,4 +1,4 @@
-"""cluster.yaml and deploy/: what reads them accepts them, and they agree with each other. No cluster is started."""
+"""`cluster.yaml` and `deploy/` are accepted by the programs that read them, and agree. No cluster is started."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""deploy/*.sh do what they say, without a cluster: `ray`, `mlflow`, `curl` and `sleep` are stand-ins on the PATH."""
+"""`deploy/*.sh` start MLflow and Ray as described; `ray`, `mlflow`, `curl` and `sleep` are stand-ins on the PATH."""
 
 import json
 import os
@@ -67,7 +67,7 @@ class Host:
         return dict(pair.split("=", 1) for pair in pairs if pair)
 
     def processes(self) -> list[psutil.Process]:
-        """What lives of what was started here."""
+        """Return the processes that were started here and still run."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
@@ -87,21 +87,21 @@ def host(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("script", "missing", "message"),
+    ("script", "missing", "fact"),
     [
-        ("head.sh", "GLOW_STORAGE", "GLOW_STORAGE is not set: "),
-        ("head.sh", "token", "there is no ~/.ray/auth_token here: "),
-        ("worker.sh", "RAY_HEAD_IP", "RAY_HEAD_IP is not set: "),
-        ("worker.sh", "token", "there is no ~/.ray/auth_token here: "),
+        ("head.sh", "GLOW_STORAGE", "GLOW_STORAGE"),
+        ("head.sh", "token", "~/.ray/auth_token"),
+        ("worker.sh", "RAY_HEAD_IP", "RAY_HEAD_IP"),
+        ("worker.sh", "token", "~/.ray/auth_token"),
     ],
 )
-def test_a_script_says_in_one_sentence_what_is_missing(host, script, missing, message):
+def test_a_script_says_in_one_sentence_what_is_missing(host, script, missing, fact):
     if missing == "token":
         host.token.unlink()
     done = host.run(script, **({} if missing == "token" else {missing: None}))
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr.startswith(message)
+    assert fact in done.stderr
     assert done.stderr.count("\n") == 1
     assert host.calls("ray") == host.calls("mlflow") == []
 
@@ -168,7 +168,8 @@ def test_mlflow_is_started_again_when_it_has_ended(host):
 def test_an_mlflow_that_does_not_start_is_the_heads_error_and_is_not_kept(host):
     (host.home / "broken").touch()
     done = host.run("head.sh")
-    assert (done.returncode, done.stderr) == (1, "the MLflow server did not start: see ~/glow/mlflow.log\n")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "~/glow/mlflow.log" in done.stderr
     assert host.calls("ray") == [["stop"]]
     wait_until(lambda: not host.processes())
     (host.home / "broken").unlink()

@@ -1,4 +1,4 @@
-"""Passwords and tokens that a job is given, looked for in all that it leaves or shows."""
+"""No password or token that a job receives is in anything that it leaves behind or shows."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from tests.jobs.stores import end_group, mlflow_server
 
 pytestmark = pytest.mark.ray
 
-# All processes of the machine are looked at, those of tests that run beside these included.
+# All processes of the machine are searched, including those of tests that run at the same time.
 TOKENS = {
     "MLFLOW_TRACKING_TOKEN": f"mlflow-token-{os.getpid()}",
     "AWS_SECRET_ACCESS_KEY": f"aws-secret-{os.getpid()}",
@@ -37,7 +37,7 @@ SECRETS = (PASSWORD, ESCAPED, *(value for name, value in TOKENS.items() if name 
     ]
 )
 def store(request, tmp_path) -> Iterator[str]:
-    """The address of a store, with a password in it."""
+    """The address of a store, which contains a password."""
     if request.param == "server":
         with mlflow_server(tmp_path) as (uri, _):
             yield uri.replace("http://", f"http://glow:{ESCAPED}@")
@@ -48,7 +48,7 @@ def store(request, tmp_path) -> Iterator[str]:
 
 @pytest.fixture
 def temporary() -> Iterator[Path]:
-    """Where Ray's files are, under a name that is short enough for it."""
+    """A folder for Ray's files, with a path that is short enough for its sockets."""
     folder = Path(tempfile.mkdtemp(prefix="s", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -59,23 +59,25 @@ def in_text(text: str) -> set[str]:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """All there are now; more come and go meanwhile."""
+    """Return all files that exist now; others are made and removed while this runs."""
     return [Path(place, name) for place, _, names in os.walk(folder) for name in names]
 
 
 def in_files(folder: Path) -> set[str]:
-    """The files that hold a secret, with the secret."""
+    """Return the files that contain a secret, with the secret."""
     found = set()
     for path in files_of(folder):
-        with suppress(OSError):  # gone meanwhile, or a socket
+        with suppress(OSError):  # removed since, or a socket
             if path.is_file():
                 found |= {f"{path}: {secret}" for secret in in_text(path.read_bytes().decode("latin-1"))}
     return found
 
 
 def in_command_lines(own: psutil.Process) -> set[str]:
-    """The processes whose command line holds a secret, but for the line that the user has typed: of the command itself,
-    and for a moment of its children, which have it between their fork and their exec."""
+    """Return the processes with a secret in their command line, except for the command itself, where the user typed it.
+
+    Its children have the same command line for a moment, between fork and exec.
+    """
     found = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -87,7 +89,7 @@ def in_command_lines(own: psutil.Process) -> set[str]:
 
 
 def in_record(uri: str, folder: Path) -> set[str]:
-    """The parts of the record that hold a secret."""
+    """Return the parts of the record that contain a secret."""
     client = client_of(uri)
     experiment = client.get_experiment_by_name("glow")
     assert experiment is not None
@@ -100,7 +102,7 @@ def in_record(uri: str, folder: Path) -> set[str]:
 
 
 def watched(command: Running, temporary: Path) -> tuple[set[str], int]:
-    """What leaks while the command runs, and how many of Ray's logs were looked at."""
+    """Return what leaks while the command runs, and the number of Ray's logs that were searched."""
     leaks: set[str] = set()
     logs = 0
     deadline = time.monotonic() + 240
@@ -124,7 +126,7 @@ def test_secrets_are_nowhere(store, tmp_path, temporary):
         if command.process.poll() is None:
             end_group(command.process)
     assert command.process.returncode == 0, command.lines()
-    assert logs > 5  # the look at Ray's own was not in vain
+    assert logs > 5  # Ray's own logs were among the searched files
     assert not leaks
     assert not in_text("\n".join(command.lines()))
     assert not in_files(work)

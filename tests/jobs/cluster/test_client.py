@@ -1,5 +1,4 @@
-"""A cluster as the client sees it, with a dashboard of the test's own in place of Ray's; the rest of
-`jobs.cluster.client` and `jobs.cluster.submission` that needs no Ray."""
+"""`jobs.cluster.client` and `jobs.cluster.submission` as far as they need no Ray, with a stand-in for its dashboard."""
 
 import json
 import platform
@@ -167,8 +166,10 @@ def test_lines_come_whole_and_once():
 
 
 def a_cluster(monkeypatch, tails, infos):
-    """A `Cluster` whose job writes `tails`, a text a connection, and whose state is read from `infos` in turn; an
-    exception in either is raised."""
+    """Return a `Cluster` whose job writes one text of `tails` per connection, and has the states `infos` in turn.
+
+    An exception in either is raised.
+    """
     monkeypatch.setattr(Cluster, "__init__", lambda self: None)
     monkeypatch.setattr(module, "RETRY_S", 0.01)
     monkeypatch.setattr(module, "POLL_S", 0.01)

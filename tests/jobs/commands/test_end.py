@@ -1,4 +1,4 @@
-"""How the command ends: fast, and without lines of other packages on the screen."""
+"""A command ends fast, and without lines from other packages on the screen."""
 
 import gc
 import sys
