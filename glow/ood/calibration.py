@@ -9,10 +9,10 @@ been the batch. So the share of such choices whose statistic is at least as larg
 for every n, M and distribution of the scores: a permutation test (Fisher 1935; Lehmann & Romano 2005, theorem 15.2.1).
 For M = 1 it is split conformal prediction (Vovk et al. 2005).
 
-Unbounded scores need care. One huge score determines the mean of its batch, and M / (n + M) of the choices contain that
-image, so that the batch would never be far out, even if all of its images were OOD. Therefore scores are clipped to
-bounds that come from other images, those of the training set (`bounds_of`). The p-values stay valid, because the bounds
-do not depend on the n + M images that the choices are made from.
+Unbounded scores need care. One huge score determines the mean of its batch, and a share M / (n + M) of the choices
+contains that image, so that the p-value can hardly be smaller than this share, even if all images of the batch are OOD.
+Therefore scores are clipped to bounds that come from other images, those of the training set (`bounds_of`). The
+p-values stay valid, because the bounds do not depend on the n + M images that the choices are made from.
 
 Shapes: n held-out images, N batches of M images, K choices.
 """

@@ -93,7 +93,7 @@ def test_curves_are_means_with_t_intervals_over_the_seeds():
     figure = curves_with_bands(pd.concat([curve("shuffle", *seeds), curve("1x1", [2.8, 2.2, 1.9])]), "title", "NLL")
     axes = drawn(figure)
     assert legend(figure) == ["shuffle (3 seeds)", "1x1 (1 seed)"]
-    assert figure.legends[0].get_title().get_text().startswith("line: mean over seeds")
+    assert figure.legends[0].get_title().get_text().startswith("line: mean")
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "NLL")
     mean = lines(axes)["shuffle (3 seeds)"]
     np.testing.assert_allclose(mean.get_xydata(), np.c_[[1, 2, 3], seeds.mean(0)])
