@@ -14,6 +14,7 @@ Shapes: N images, B images in a batch or in one process's share of it, C channel
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -31,6 +32,9 @@ BLOCK = 256
 
 WINDOW = 64
 """Number of blocks whose images are shuffled together: 16,384 images, 201 MB at 64x64 pixels in colour."""
+
+AHEAD = 32
+"""Number of batches before its turn that a batch's images begin to be fetched from a bucket."""
 
 
 class Batch(NamedTuple):
@@ -213,16 +217,31 @@ class MappedImages:
     def batches(self, shares: Iterable[Tensor]) -> Iterator[Batch]:
         """Yield the batch of each tensor of positions, in their order, while a thread reads the next one.
 
-        Raises what `take` raises, where the batch would be yielded.
+        Images in a bucket are fetched `AHEAD` batches before. Raises what `take` raises, where the batch would be
+        yielded.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="images") as reader:
             following: Future[Batch] | None = None
-            for share in shares:
+            for share in self._fetched_ahead(shares):
                 coming, following = following, reader.submit(self.take, share)
                 if coming is not None:
                     yield coming.result()
             if following is not None:
                 yield following.result()
+
+    def _fetched_ahead(self, shares: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the positions of each batch after those of the next `AHEAD` batches have begun to be fetched."""
+        prefetch = self._images.prefetch
+        if prefetch is None:
+            yield from shares
+            return
+        waiting: deque[Tensor] = deque()
+        for share in shares:
+            prefetch(share)
+            waiting.append(share)
+            if len(waiting) > AHEAD:
+                yield waiting.popleft()
+        yield from waiting
 
 
 class BlockOrder:

@@ -6,10 +6,11 @@ pieces. Images are neither dequantized nor put into batches here.
 | file | content |
 | --- | --- |
 | `registry` | the known data sets, and the functions that take a name |
-| `names` | names that contain a path: `folder:PATH`, `arrays:PATH`, `packed:PATH` |
+| `names` | names that contain a path: `folder:PATH`, `arrays:PATH`, `parquet:PATH`, `packed:PATH` |
 | `readers`, `published` | the files of known data sets, and the checksums of the published versions |
 | `folder`, `decode` | a folder of a user's own images, and a single image file |
-| `arrays`, `packed` | numpy files, and the output of `glowctl pack` |
+| `arrays`, `parquet`, `packed` | numpy files, encoded images in Parquet files, and the output of `glowctl pack` |
+| `buckets`, `packed_bucket`, `block_cache` | files in buckets, packed shards there, and their cache on the local disk |
 | `lazy`, `tensors` | an opened data set; splits, conversions and fingerprints of tensors |
 | `corruptions` | images with noise, blur and other damage |
 | `base` | types and errors that the other files share |

@@ -8,22 +8,22 @@ Shapes: C channels, H rows, W columns.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from glow.datasets.base import DatasetCorrupt
+from glow.datasets.base import DatasetCorrupt, DatasetNotFound
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["WHITE", "Colour", "Header", "decode", "read_header"]
+__all__ = ["WHITE", "Colour", "EncodedImage", "Header", "ImageFile", "decode", "read_header"]
 
 Colour = tuple[int, int, int]
 """A colour (R, G, B), each 0 to 255."""
@@ -57,7 +57,49 @@ class Header:
     transparent: bool
 
 
-def read_header(path: Path) -> Header:
+class ImageFile(Protocol):
+    """An image file, wherever it is: a `pathlib.Path`, an `EncodedImage`, or a file in a bucket. `str` names it.
+
+    Example:
+        >>> from pathlib import Path
+        >>> file: ImageFile = Path("a.png")
+        >>> str(file)
+        'a.png'
+    """
+
+    def open(self, mode: Literal["rb"]) -> BinaryIO:
+        """Return the contents as a binary file."""
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An encoded image in memory, which is decoded like a file.
+
+    Attributes:
+        name: what an error calls it.
+        content: the bytes of an image file.
+
+    Example:
+        >>> from PIL import Image
+        >>> stream = io.BytesIO()
+        >>> Image.new("L", (6, 4)).save(stream, "PNG")
+        >>> decode(EncodedImage("row 0 of a.parquet", stream.getvalue())).shape
+        torch.Size([1, 1, 4, 6])
+    """
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        """Return the name."""
+        return self.name
+
+    def open(self, mode: Literal["rb"]) -> BinaryIO:
+        """Return the bytes as a file in memory."""
+        return io.BytesIO(self.content)
+
+
+def read_header(path: ImageFile) -> Header:
     """Read the header of an image file.
 
     Args:
@@ -69,6 +111,7 @@ def read_header(path: Path) -> Header:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Image.new("RGBA", (6, 4)).save(f"{folder}/a.png")
@@ -81,7 +124,7 @@ def read_header(path: Path) -> Header:
         return Header(size, _channels(image), image.has_transparency_data)
 
 
-def decode(path: Path, background: Colour = WHITE) -> Tensor:
+def decode(path: ImageFile, background: Colour = WHITE) -> Tensor:
     """Decode an image file.
 
     Args:
@@ -98,6 +141,7 @@ def decode(path: Path, background: Colour = WHITE) -> Tensor:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Image.new("RGBA", (6, 4), (0, 0, 0, 0)).save(f"{folder}/a.png")
@@ -120,16 +164,16 @@ class _RefusedError(ValueError):
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Image]:
+def _open(path: ImageFile) -> Iterator[Image]:
     """Yield the Pillow image of a file; turn any error inside the block into DatasetCorrupt."""
     import PIL.Image
 
     try:
-        with PIL.Image.open(path) as image:
+        with path.open("rb") as file, PIL.Image.open(file) as image:
             _check_depth(image, path)
             _check_single(image, path)
             yield image
-    except _RefusedError:
+    except (_RefusedError, DatasetNotFound):  # the latter from a bucket that cannot be reached
         raise
     except Exception as error:  # Pillow's plugins raise anything: OSError, SyntaxError, struct.error, ...
         raise DatasetCorrupt(
@@ -137,7 +181,7 @@ def _open(path: Path) -> Iterator[Image]:
         ) from error
 
 
-def _check_depth(image: Image, path: Path) -> None:
+def _check_depth(image: Image, path: ImageFile) -> None:
     if image.mode.startswith(("I", "F")):
         raise _RefusedError(f"{path} has more than 8 bits per channel (mode {image.mode}): convert it to 8 bits")
     bits = _bits(image, path)
@@ -145,7 +189,7 @@ def _check_depth(image: Image, path: Path) -> None:
         raise _RefusedError(f"{path} has more than 8 bits per channel ({bits}): convert it to 8 bits")
 
 
-def _bits(image: Any, path: Path) -> int:
+def _bits(image: Any, path: ImageFile) -> int:
     """Return the bits per channel; only formats whose deeper colours Pillow silently cuts to 8 bits are examined."""
     match image.format:
         case "TIFF":
@@ -167,12 +211,12 @@ def _bits(image: Any, path: Path) -> int:
     return 8
 
 
-def _start_of(path: Path) -> bytes:
+def _start_of(path: ImageFile) -> bytes:
     with path.open("rb") as file:
         return file.read(4096)
 
 
-def _check_single(image: Any, path: Path) -> None:
+def _check_single(image: Any, path: ImageFile) -> None:
     if image.format not in SINGLE and getattr(image, "is_animated", False):
         raise _RefusedError(
             f"{path} has {image.n_frames} frames or pages, of which only one would be read: extract each to a separate "
@@ -214,7 +258,7 @@ def _orientation(image: Image) -> int:
     return found if found in TURNED else 1
 
 
-def _upright(image: Image, path: Path) -> Image:
+def _upright(image: Image, path: ImageFile) -> Image:
     """Decode the pixels, and turn them as the EXIF data say."""
     from PIL import ImageOps
     from PIL.Image import Exif

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, MemberRule, Shape
+from glow.datasets.buckets import BucketFile, BucketFolder, fetched, is_uri
 from glow.datasets.decode import WHITE, Colour, decode, read_header
 from glow.datasets.lazy import LazyDataset
 from glow.datasets.tensors import check_channels, convert, deal, everything, hold_out
@@ -32,6 +33,10 @@ __all__ = [
 ]
 
 
+PARTS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+"""Names of subfolders that hold a split -> the split. If there are both names of a split, the last one counts."""
+
+
 @dataclass(frozen=True)
 class Listing:
     """The image files of a folder.
@@ -42,11 +47,11 @@ class Listing:
         left_out: paths to files and folders that are listed already under another path.
     """
 
-    parts: dict[str, list[tuple[Path, str]]]
+    parts: dict[str, list[tuple[Path, str]]] | dict[str, list[tuple[BucketFile, str]]]
     left_out: tuple[Path, ...] = ()
 
     @property
-    def files(self) -> list[Path]:
+    def files(self) -> list[Path | BucketFile]:
         """The image files of all parts."""
         return [path for files in self.parts.values() for path, _ in files]
 
@@ -129,8 +134,9 @@ def open_folder(name: str, split: str, image_shape: Shape | None, background: Co
 
     def pick(indices: Tensor) -> Tensor:
         images = torch.empty((len(indices), *shape), dtype=torch.uint8)
-        for image, index in zip(images, indices.tolist(), strict=True):
-            image.copy_(convert(decode(files[index][0], background), shape)[0])
+        chosen = fetched([files[index][0] for index in indices.tolist()])
+        for image, file in zip(images, chosen, strict=True):
+            image.copy_(convert(decode(file, background), shape)[0])
         return images
 
     return LazyDataset(labels, listing.class_names, shape, pick).subset(rule(labels, split))
@@ -211,7 +217,8 @@ def folder_status(name: str) -> DatasetStatus:
         problem, _, remedy = str(error).partition("; ")  # see `_list`
         return DatasetStatus(name, f"corrupt: {problem}", f"{remedy[:1].upper()}{remedy[1:]}.")
     for path in listing.files:
-        if not path.is_file() or path.stat().st_size == 0:
+        size = path.size if isinstance(path, BucketFile) else path.stat().st_size if path.is_file() else 0
+        if size == 0:
             return DatasetStatus(name, f"corrupt: {path} is empty or a dead link", "Replace or remove it.")
     if listing.splits != SPLITS:
         absent = " or ".join(split for split in SPLITS if split not in listing.splits)
@@ -264,27 +271,85 @@ def _list(name: str) -> Listing:
         ValueError: for images next to class folders, which have no class, or a file in two splits. `folder_status`
             splits its message at the first "; " into what is wrong and what to do.
     """
-    path = Path(name.removeprefix("folder:")).expanduser().absolute()
+    place = name.removeprefix("folder:")
+    if is_uri(place):
+        return _list_in_bucket(BucketFolder(place))
+    path = Path(place).expanduser().absolute()
     if not path.is_dir():
         raise DatasetNotFound(
             f"{name} is not a folder on this machine",
             remedy="give folder:PATH the path of a folder with images",
             code="dataset-not-found",
         )
-    candidates = {"train": ("train",), "validation": ("val", "validation"), "test": ("test",)}
-    folders = {part: path / sub for part, subs in candidates.items() for sub in subs if (path / sub).is_dir()}
+    folders = {part: path / sub for sub, part in PARTS.items() if (path / sub).is_dir()}
     if not folders.keys() & {"train", "test"}:
         folders = {"all": path}
     listed = {part: _files_by_class(folder, path.name) for part, folder in folders.items()}
     parts = {part: files for part, (files, _) in listed.items() if files}
     if not parts:
-        raise DatasetNotFound(
-            f"{path} has no images that Pillow can read",
-            remedy="put images there, or name another folder",
-            code="no-images",
-        )
+        raise _no_images(path)
     _check_disjoint(parts)
     return Listing(parts, tuple(link for _, left_out in listed.values() for link in left_out))
+
+
+def _list_in_bucket(folder: BucketFolder) -> Listing:
+    """List the image files of a folder in a bucket, where there are no links.
+
+    Raises:
+        DatasetNotFound: if there are none.
+        ValueError: for images next to class folders.
+    """
+    suffixes = _suffixes()
+    images = [
+        file
+        for file in folder.files()
+        if file.suffix.lower() in suffixes and not any(part.startswith(".") for part in file.relative.parts)
+    ]
+    if not images:
+        raise _no_images(folder)
+    first_parts = {file.relative.parts[0] for file in images if len(file.relative.parts) > 1}
+    split = bool({PARTS[part] for part in first_parts if part in PARTS} & {"train", "test"})
+    by_part: dict[str, list[BucketFile]] = {}
+    for file in images:
+        part = PARTS.get(file.relative.parts[0]) if split else "all"
+        if part is not None:
+            by_part.setdefault(part, []).append(file)
+    flat_name = folder.uri.partition("?")[0].rstrip("/").rpartition("/")[2]
+    return Listing({part: _bucket_classes(files, int(split), flat_name) for part, files in by_part.items()})
+
+
+def _bucket_classes(files: list[BucketFile], depth: int, flat_name: str) -> list[tuple[BucketFile, str]]:
+    """Return the files with their classes: the folder names at this depth, or `flat_name` if there are none.
+
+    Raises:
+        ValueError: for images next to class folders.
+    """
+    loose = [file for file in files if len(file.relative.parts) == depth + 1]
+    if loose and len(loose) < len(files):
+        raise _loose(files[0].folder, loose[0])
+    return [(file, flat_name if loose else file.relative.parts[depth]) for file in files]
+
+
+def _no_images(place: Path | BucketFolder) -> DatasetNotFound:
+    return DatasetNotFound(
+        f"{place} has no images that Pillow can read",
+        remedy="put images there, or name another folder",
+        code="no-images",
+    )
+
+
+def _loose(place: Path | BucketFolder, file: object) -> ValueError:
+    return ValueError(
+        f"{place} has images in class folders and images next to these folders ({file}); move the latter into class "
+        "folders"
+    )
+
+
+def _suffixes() -> set[str]:
+    """Return the extensions of the files that Pillow can open."""
+    from PIL import Image
+
+    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
 def _files_by_class(folder: Path, flat_name: str) -> tuple[list[tuple[Path, str]], list[Path]]:
@@ -298,9 +363,7 @@ def _files_by_class(folder: Path, flat_name: str) -> tuple[list[tuple[Path, str]
         The images and their classes in the order of their paths, and the paths that are left out because they lead to
         files or folders that are listed already.
     """
-    from PIL import Image
-
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    suffixes = _suffixes()
     files, left_out = _walk(folder)
     images = [(linked, path) for linked, path in files if path.suffix.lower() in suffixes]
     found: dict[object, Path] = {}
@@ -310,10 +373,7 @@ def _files_by_class(folder: Path, flat_name: str) -> tuple[list[tuple[Path, str]
     paths = sorted(path.relative_to(folder) for path in found.values())
     loose = [path for path in paths if len(path.parts) == 1]
     if loose and len(loose) < len(paths):
-        raise ValueError(
-            f"{folder} has images in class folders and images next to these folders ({loose[0]}); move the latter into "
-            "class folders"
-        )
+        raise _loose(folder, loose[0])
     return [(folder / path, flat_name if loose else path.parts[0]) for path in paths], sorted(left_out)
 
 
@@ -377,10 +437,10 @@ class Survey:
         transparent: the files with images that have an alpha channel or a transparent colour.
     """
 
-    sizes: dict[tuple[int, int], Path]
-    grey: list[Path]
-    coloured: list[Path]
-    transparent: list[Path]
+    sizes: dict[tuple[int, int], Path | BucketFile]
+    grey: list[Path | BucketFile]
+    coloured: list[Path | BucketFile]
+    transparent: list[Path | BucketFile]
 
     @property
     def channels(self) -> int:
@@ -415,7 +475,7 @@ class Survey:
         return tuple(notes)
 
 
-def _survey(files: list[Path], skip_unreadable: bool = False) -> Survey:
+def _survey(files: list[Path | BucketFile], skip_unreadable: bool = False) -> Survey:
     """Read the header of every file.
 
     Raises DatasetCorrupt or ValueError for a file that cannot be read; with `skip_unreadable` only if none can be read.

@@ -36,6 +36,8 @@ class LazyDataset:
         notes: how the files of a known data set differ from the published ones, one sentence each.
         mapped: whether `pick` copies images from a memory-mapped file each time.
         known_fingerprint: the fingerprint, if it was computed when the images were packed.
+        prefetch: positions, int64 (n,) -> None; starts to fetch their images from a bucket, for a `pick` that comes
+            later. None if there is nothing to fetch.
         in_memory: all images, uint8 (N, C, H, W), if they are held in memory; `images` then returns views of them.
 
     Example:
@@ -57,6 +59,7 @@ class LazyDataset:
     mapped: bool = False
     known_fingerprint: str | None = None
     in_memory: Tensor | None = field(default=None, repr=False)
+    prefetch: Callable[[Tensor], None] | None = field(default=None, repr=False)
 
     @classmethod
     def held(cls, images: Tensor, labels: Tensor, class_names: tuple[str, ...] = ()) -> LazyDataset:
@@ -190,10 +193,12 @@ class LazyDataset:
         known = self.known_fingerprint
         if known is not None:
             known = hashlib.sha256(known.encode() + positions.numpy().tobytes()).hexdigest()[:16]
+        pick, prefetch = self.pick, self.prefetch
         return replace(
             self,
             labels=self.labels[positions],
-            pick=lambda chosen: self.pick(positions[chosen]),
+            pick=lambda chosen: pick(positions[chosen]),
+            prefetch=prefetch and (lambda chosen: prefetch(positions[chosen])),
             known_fingerprint=known,
             in_memory=None,
         )

@@ -1,4 +1,4 @@
-"""Names of data sets that contain a path: ``folder:PATH``, ``arrays:PATH`` and ``packed:PATH``."""
+"""Names of data sets that contain a path: ``folder:PATH``, ``arrays:PATH``, ``parquet:PATH`` and ``packed:PATH``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 __all__ = ["PLACED", "Place", "absolute_dataset", "dataset_label", "place_of"]
 
-PLACED = ("folder", "arrays", "packed")
+PLACED = ("folder", "arrays", "parquet", "packed")
 """The kinds of data sets whose names contain a path."""
 
 

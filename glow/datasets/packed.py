@@ -6,7 +6,8 @@ PATH contains an index, and for each split a file of labels and one or more shar
     train-00000.npy    uint8 (n, C, H, W), with the n that the index has
     train-labels.npy   int64 (N,)
 
-The operating system caches the parts of a shard that are used, and frees them when memory is needed elsewhere.
+The operating system caches the parts of a shard that are used, and frees them when memory is needed elsewhere. PATH can
+be the URI of a folder in a bucket, from which images are read in blocks (`glow.datasets.packed_bucket`).
 
 Shapes: N images in a split, n in a shard, B in a batch, C channels, H rows, W columns.
 """
@@ -26,8 +27,10 @@ import torch
 from torch import Tensor
 
 from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, Shape
+from glow.datasets.buckets import BucketFile, BucketFolder, is_uri
 from glow.datasets.lazy import LazyDataset
 from glow.datasets.names import place_of
+from glow.datasets.packed_bucket import BucketShards, read_array
 from glow.datasets.tensors import check_channels, convert, fingerprint
 
 __all__ = [
@@ -203,14 +206,14 @@ def shard_fingerprint(images_NCHW: np.ndarray, labels_N: np.ndarray) -> str:
     return hashlib.sha256(both.encode()).hexdigest()[:16]
 
 
-def read_index(name: str) -> tuple[Path, PackedIndex]:
+def read_index(name: str) -> tuple[Path | BucketFolder, PackedIndex]:
     """Read the index of a packed data set, whose size does not depend on that of the images.
 
     Args:
         name: "packed:PATH".
 
     Returns:
-        The folder with an absolute path, and the index.
+        The folder, with an absolute path or in a bucket, and the index.
 
     Raises:
         DatasetNotFound: if there is no folder or no index.
@@ -227,6 +230,8 @@ def read_index(name: str) -> tuple[Path, PackedIndex]:
     """
     place = place_of(name)
     assert place is not None
+    if is_uri(place.path):
+        return _read_index_in_bucket(BucketFolder(place.path))
     folder = Path(place.path).expanduser().absolute()
     file = folder / INDEX
     if not folder.is_dir():
@@ -236,29 +241,48 @@ def read_index(name: str) -> tuple[Path, PackedIndex]:
             code="dataset-not-found",
         )
     if not file.is_file():
-        raise DatasetNotFound(
-            f"{folder} has no {INDEX}, because it is not a packed data set or glowctl pack has not finished it",
-            remedy="run the glowctl pack command again, which continues where it stopped",
-            code="packing-unfinished",
-        )
+        raise _unfinished(folder)
     try:
         return folder, PackedIndex.from_json(file.read_text())
     except (OSError, ValueError) as error:
-        raise DatasetCorrupt(
-            f"{file} cannot be read ({error})", remedy="pack the data set again", code="dataset-damaged"
-        ) from error
+        raise _unreadable(file, error) from error
+
+
+def _read_index_in_bucket(folder: BucketFolder) -> tuple[BucketFolder, PackedIndex]:
+    content = folder.read(INDEX)
+    if content is None:
+        raise _unfinished(folder)
+    try:
+        return folder, PackedIndex.from_json(content.decode())
+    except ValueError as error:
+        raise _unreadable(folder.file(INDEX), error) from error
+
+
+def _unfinished(folder: Path | BucketFolder) -> DatasetNotFound:
+    return DatasetNotFound(
+        f"{folder} has no {INDEX}, because it is not a packed data set or glowctl pack has not finished it",
+        remedy="run the glowctl pack command again, which continues where it stopped",
+        code="packing-unfinished",
+    )
+
+
+def _unreadable(file: Path | BucketFile, error: Exception) -> DatasetCorrupt:
+    return DatasetCorrupt(f"{file} cannot be read ({error})", remedy="pack the data set again", code="dataset-damaged")
 
 
 def open_packed(name: str, split: str, image_shape: Shape | None) -> LazyDataset:
     """Open a split of a packed data set. The labels are mapped now, a shard when one of its images is asked for.
 
+    The labels of a data set in a bucket are read now, and its images in blocks when they are asked for, through a cache
+    on the local disk (`glow.datasets.packed_bucket`).
+
     Args:
-        name: "packed:PATH".
+        name: "packed:PATH"; PATH can be the URI of a folder in a bucket.
         split: "train", "validation" or "test".
         image_shape: (C, H, W) of the images; None for their own. Images of their own shape have a known fingerprint.
 
     Returns:
-        A data set whose images are copied from the mapped shards when they are asked for.
+        A data set whose images are copied from the shards when they are asked for.
 
     Raises:
         DatasetNotFound: if there is no such data set or split.
@@ -289,14 +313,49 @@ def open_packed(name: str, split: str, image_shape: Shape | None) -> LazyDataset
     of = index.splits[split]
     shape = image_shape or index.image_shape
     check_channels(index.image_shape[0], shape[0])
-    labels = torch.from_numpy(_mapped(folder / labels_file(split), (of.images,), np.dtype(np.int64), writable=True))
-    shards = Shards(folder, split, of, index.image_shape)
+    shards: Shards | BucketShards
+    if isinstance(folder, BucketFolder):
+        labels = _labels_in_bucket(folder, split, of)
+        shards = _shards_in_bucket(folder, split, of, index.image_shape)
+    else:
+        labels = torch.from_numpy(_mapped(folder / labels_file(split), (of.images,), np.dtype(np.int64), writable=True))
+        shards = Shards(folder, split, of, index.image_shape)
 
     def pick(positions: Tensor) -> Tensor:
         return convert(shards.pick(positions), shape)
 
-    known = of.fingerprint(index.image_shape) if shape == index.image_shape else None
-    return LazyDataset(labels, tuple(index.class_names), shape, pick, mapped=True, known_fingerprint=known)
+    return LazyDataset(
+        labels,
+        tuple(index.class_names),
+        shape,
+        pick,
+        mapped=True,
+        known_fingerprint=of.fingerprint(index.image_shape) if shape == index.image_shape else None,
+        prefetch=shards.prefetch if isinstance(shards, BucketShards) else None,
+    )
+
+
+def _labels_in_bucket(folder: BucketFolder, split: str, of: PackedSplit) -> Tensor:
+    """Read the labels of a split.
+
+    Raises:
+        DatasetCorrupt: if they are missing, or are not as many as the index has images.
+    """
+    labels = read_array(folder, labels_file(split), " ".join(shard.fingerprint for shard in of.shards))
+    if labels.shape != (of.images,) or labels.dtype != np.int64:
+        raise DatasetCorrupt(
+            f"{folder.file(labels_file(split))} has {labels.dtype} of shape {labels.shape} where the index has "
+            f"int64 of {(of.images,)}",
+            remedy="pack the data set again, or copy it completely",
+            code="dataset-damaged",
+        )
+    return torch.from_numpy(labels)
+
+
+def _shards_in_bucket(folder: BucketFolder, split: str, of: PackedSplit, image_shape: Shape) -> BucketShards:
+    files = [shard_file(split, number) for number in range(len(of.shards))]
+    sizes, fingerprints = [shard.images for shard in of.shards], [shard.fingerprint for shard in of.shards]
+    return BucketShards(folder, files, sizes, fingerprints, image_shape)
 
 
 @dataclass(frozen=True)
@@ -436,13 +495,18 @@ def packed_status(name: str) -> DatasetStatus:
     except DatasetCorrupt as error:
         return DatasetStatus(name, f"corrupt: {error.problem}", "Pack the data set again.")
     pixels = int(np.prod(index.image_shape))
+    found = {str(file.relative): file.size for file in folder.files()} if isinstance(folder, BucketFolder) else None
     for split in index.splits:
         shards = index.splits[split].shards
         wanted = [(shard_file(split, number), shard.images * pixels) for number, shard in enumerate(shards)]
         wanted.append((labels_file(split), index.splits[split].images * 8))
         for file, least in wanted:
-            path = folder / file
-            if not path.is_file() or path.stat().st_size < least:
+            if found is not None:
+                path, size = f"{folder}/{file}", found.get(file, -1)
+            else:
+                path = str(local := Path(str(folder), file))
+                size = local.stat().st_size if local.is_file() else -1
+            if size < least:
                 return DatasetStatus(
                     name, f"corrupt: {path} is missing or cut short", "Copy it completely, or pack the data set again."
                 )

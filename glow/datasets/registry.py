@@ -29,6 +29,7 @@ from glow.datasets.folder import describe_folder, folder_channels, folder_status
 from glow.datasets.lazy import LazyDataset
 from glow.datasets.names import PLACED, place_of
 from glow.datasets.packed import describe_packed, open_packed, packed_channels, packed_status
+from glow.datasets.parquet import describe_parquet, open_parquet, parquet_channels, parquet_status
 from glow.datasets.published import differences
 from glow.datasets.readers import (
     PHOTOS,
@@ -208,6 +209,12 @@ PLACED_KINDS: Mapping[str, PlacedKind] = {
         lambda name, shape, background, skip_unreadable: describe_arrays(name, shape),
         lambda name, skip_unreadable: arrays_channels(name),
         arrays_status,
+    ),
+    "parquet": PlacedKind(
+        open_parquet,
+        lambda name, shape, background, skip_unreadable: describe_parquet(name, shape),
+        lambda name, skip_unreadable: parquet_channels(name),
+        parquet_status,
     ),
     "packed": PlacedKind(
         lambda name, split, shape, background: open_packed(name, split, shape),

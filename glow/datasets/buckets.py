@@ -1,0 +1,261 @@
+"""Files in buckets and other remote file systems, by URI, through pyarrow.
+
+pyarrow reads ``s3://``, ``gs://``, ``abfs://`` (Azure) and ``hdfs://``, with the credentials of the environment. A URI
+can have options, such as ``s3://bucket/cats?region=eu-central-1``.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache, total_ordering
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+from glow.datasets.base import DatasetCorrupt, DatasetNotFound
+from glow.datasets.decode import EncodedImage, ImageFile
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+__all__ = ["BucketFile", "BucketFolder", "fetched", "is_uri"]
+
+THREADS = 16
+"""Number of files that a process reads at once: a request waits for the network most of its time."""
+
+
+def is_uri(path: str) -> bool:
+    """Return whether a path is the URI of a remote file system.
+
+    Example:
+        >>> is_uri("s3://bucket/cats"), is_uri("/data/cats")
+        (True, False)
+    """
+    return "://" in path
+
+
+@lru_cache(maxsize=64)
+def _opened(uri: str) -> tuple[FileSystem, str]:
+    """Return the file system of a URI and the path in it, once per process.
+
+    Raises:
+        DatasetNotFound: if no file system has such URIs.
+    """
+    from pyarrow.fs import FileSystem
+
+    try:
+        files, path = FileSystem.from_uri(uri)
+    except (OSError, ValueError) as error:
+        raise DatasetNotFound(
+            f"{uri} cannot be opened ({_reason(error)})",
+            remedy="give the URI of a bucket, such as s3://bucket/folder",
+            code="bucket-unreachable",
+        ) from error
+    return files, path.rstrip("/")
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+@dataclass(frozen=True)
+class BucketFolder:
+    """A folder in a bucket. It can be pickled: another process opens the bucket again.
+
+    Args:
+        uri: the URI of the folder.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     bucket = BucketFolder(f"file://{folder}")
+        ...     bucket.write("train/cat.txt", b"meow")
+        ...     bucket.read("train/cat.txt"), [str(file.relative) for file in bucket.files()]
+        (b'meow', ['train/cat.txt'])
+    """
+
+    uri: str
+
+    def __str__(self) -> str:
+        """Return the URI."""
+        return self.uri
+
+    def file(self, name: str) -> BucketFile:
+        """Return a file of this folder, by its path relative to the folder; it need not exist."""
+        return BucketFile(PurePosixPath(name), self)
+
+    def files(self) -> list[BucketFile]:
+        """List the files in this folder and in all folders in it, sorted by path.
+
+        Raises:
+            DatasetNotFound: if the folder cannot be listed.
+        """
+        from pyarrow.fs import FileSelector, FileType
+
+        files, path = _opened(self.uri)
+        with self._explained():
+            found = files.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
+            bucket = path.partition("/")[0]
+            if not found and bucket and files.get_file_info(bucket).type == FileType.NotFound:
+                raise OSError(f"there is no bucket {bucket}")
+        listed = (info for info in found if info.type == FileType.File)
+        return sorted(BucketFile(PurePosixPath(info.path).relative_to(path), self, info.size or 0) for info in listed)
+
+    def read(self, name: str) -> bytes | None:
+        """Return the contents of a file, or None if there is no such file.
+
+        Raises:
+            DatasetNotFound: if the bucket cannot be read.
+        """
+        files, path = _opened(self.uri)
+        try:
+            with self._explained(), files.open_input_stream(f"{path}/{name}") as stream:
+                return bytes(stream.read())
+        except FileNotFoundError:
+            return None
+
+    def read_range(self, name: str, offset: int, size: int) -> bytes:
+        """Return `size` bytes of a file from `offset` on, or fewer at its end.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            DatasetNotFound: if the bucket cannot be read.
+        """
+        files, path = _opened(self.uri)
+        with self._explained(), files.open_input_file(f"{path}/{name}") as file:
+            return bytes(file.read_at(size, offset))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file. On an object store, it appears whole or not at all.
+
+        Raises:
+            OSError: if the bucket cannot be written.
+        """
+        files, path = _opened(self.uri)
+        target = PurePosixPath(path, name)
+        files.create_dir(str(target.parent), recursive=True)
+        with files.open_output_stream(str(target)) as stream:
+            stream.write(content)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it exists.
+
+        Raises:
+            OSError: if the bucket cannot be written.
+        """
+        files, path = _opened(self.uri)
+        try:
+            files.delete_file(f"{path}/{name}")
+        except FileNotFoundError:
+            return
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn an error of the bucket into DatasetNotFound, which names the bucket. A missing file stays itself."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            if isinstance(error, DatasetNotFound) or "bucket" not in str(error).lower():
+                raise
+            raise self._unreadable(error) from error
+        except (OSError, ValueError) as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> DatasetNotFound:
+        return DatasetNotFound(
+            f"{self.uri} cannot be read ({_reason(error)})",
+            remedy="check its name, your credentials and the network",
+            code="bucket-unreachable",
+        )
+
+
+@total_ordering
+@dataclass(frozen=True)
+class BucketFile:
+    """A file in a bucket, with the part of `pathlib.Path` that reading images uses.
+
+    Args:
+        relative: its path relative to `folder`.
+        folder: the folder.
+        size: in bytes, if it is known.
+
+    Example:
+        >>> file = BucketFolder("s3://bucket/pets").file("train/cats/tom.PNG")
+        >>> file.suffix, file.relative.parts[1], str(file)
+        ('.PNG', 'cats', 's3://bucket/pets/train/cats/tom.PNG')
+    """
+
+    relative: PurePosixPath
+    folder: BucketFolder = field(compare=False)
+    size: int = field(default=0, compare=False)
+
+    def __str__(self) -> str:
+        """Return the URI, without the options of the folder's URI."""
+        return f"{self.folder.uri.partition('?')[0].rstrip('/')}/{self.relative}"
+
+    def __lt__(self, other: BucketFile) -> bool:
+        """Compare paths, as `sorted` does."""
+        return self.relative < other.relative
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.relative.name
+
+    @property
+    def suffix(self) -> str:
+        """The extension of the name, with its dot."""
+        return self.relative.suffix
+
+    def seekable(self) -> Any:
+        """Return pyarrow's file, which reads only what is asked for.
+
+        Raises:
+            OSError: if there is no such file, or the bucket cannot be read.
+        """
+        files, path = _opened(self.folder.uri)
+        return files.open_input_file(f"{path}/{self.relative}")
+
+    def open(self, mode: Literal["rb"]) -> BinaryIO:
+        """Return the contents as a file in memory.
+
+        Raises:
+            DatasetCorrupt: if there is no such file any more.
+            DatasetNotFound: if the bucket cannot be read.
+        """
+        content = self.folder.read(str(self.relative))
+        if content is None:
+            raise DatasetCorrupt(
+                f"{self} is gone", remedy="leave the files in place while they are read", code="file-gone"
+            )
+        return io.BytesIO(content)
+
+
+def fetched(files: Sequence[Path | BucketFile]) -> Iterable[ImageFile]:
+    """Return image files in the same order; those in a bucket are read by several threads, into memory.
+
+    Args:
+        files: all on this machine's disk, which are returned as they are, or all in buckets.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     bucket = BucketFolder(f"file://{folder}")
+        ...     bucket.write("a.png", b"not really")
+        ...     [image.open("rb").read() for image in fetched([bucket.file("a.png")])]
+        [b'not really']
+    """
+    in_buckets = [file for file in files if isinstance(file, BucketFile)]
+    return _threads().map(_read, in_buckets) if in_buckets else [file for file in files if isinstance(file, Path)]
+
+
+def _read(file: BucketFile) -> EncodedImage:
+    return EncodedImage(str(file), file.open("rb").read())
+
+
+@lru_cache(maxsize=1)
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="images-in-bucket")

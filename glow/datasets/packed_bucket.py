@@ -1,0 +1,219 @@
+"""The shards of a packed data set in a bucket: images are read in blocks, through a cache on the local disk.
+
+A block is `BLOCK` neighbouring images, as the order of training moves them (`glow.batches`), so that each block is
+read once per epoch even if the cache is smaller than the data set. Threads read several blocks at once.
+
+Shapes: N images in a split, B images asked for, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glow.datasets.base import DatasetCorrupt, Shape
+from glow.datasets.block_cache import cache_of_this_machine
+from glow.datasets.buckets import BucketFolder
+
+__all__ = ["BLOCK", "BucketShards", "read_array"]
+
+BLOCK = 256
+"""Number of images that are read from the bucket at a time."""
+
+THREADS = 16
+"""Number of blocks that a process reads at once: a request waits for the network most of its time."""
+
+HEADER = 1024
+"""Bytes at the start of a shard that contain numpy's header, which takes 128."""
+
+_reading: dict[str, Future[np.ndarray]] = {}
+"""The blocks that this process is reading now, by key, so that no block is read twice at the same time."""
+
+_lock = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="bucket")
+
+
+def read_array(folder: BucketFolder, name: str, fingerprint: str) -> np.ndarray:
+    """Read a whole .npy file through the cache.
+
+    Args:
+        folder: the packed data set.
+        name: the file.
+        fingerprint: another one for other contents.
+
+    Raises:
+        DatasetCorrupt: if the file is missing or is not an array.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as path:
+        ...     np.save(f"{path}/labels.npy", np.arange(3))
+        ...     read_array(BucketFolder(f"file://{path}"), "labels.npy", fingerprint=path)
+        array([0, 1, 2])
+    """
+
+    def fetch() -> bytes:
+        content = folder.read(name)
+        if content is None:
+            raise _corrupt(folder, name, "is missing")
+        return content
+
+    content = cache_of_this_machine().get(f"{folder}/{name} {fingerprint}", fetch)
+    try:
+        return np.asarray(np.load(io.BytesIO(content), allow_pickle=False))
+    except ValueError as error:
+        raise _corrupt(folder, name, f"cannot be read ({error})") from error
+
+
+def _corrupt(folder: BucketFolder, name: str, problem: str) -> DatasetCorrupt:
+    return DatasetCorrupt(
+        f"{folder.file(name)} {problem}",
+        remedy="pack the data set again, or copy it completely",
+        code="dataset-damaged",
+    )
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The images of one block that are in one shard.
+
+    Attributes:
+        shard: number of the shard.
+        start: position in the shard of the first image.
+        stop: position in the shard after the last image.
+        first: position in the split of the first image.
+    """
+
+    shard: int
+    start: int
+    stop: int
+    first: int
+
+
+@dataclass(frozen=True)
+class BucketShards:
+    """The images of a split in the shards of a bucket. It can be pickled.
+
+    Args:
+        folder: the packed data set.
+        files: the shards' file names.
+        sizes: the number of images in each.
+        fingerprints: of each shard; the cache holds blocks under them.
+        image_shape: (C, H, W).
+
+    Example:
+        >>> import tempfile
+        >>> path = tempfile.TemporaryDirectory()
+        >>> np.save(f"{path.name}/train-00000.npy", np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1))
+        >>> shards = BucketShards(BucketFolder(f"file://{path.name}"), ["train-00000.npy"], [3], [path.name], (1, 1, 1))
+        >>> shards.pick(torch.tensor([2, 0])).flatten()
+        tensor([2, 0], dtype=torch.uint8)
+    """
+
+    folder: BucketFolder
+    files: Sequence[str]
+    sizes: Sequence[int]
+    fingerprints: Sequence[str]
+    image_shape: Shape
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """The position after the last image of each shard."""
+        return np.cumsum(self.sizes)
+
+    def pick(self, positions_B: Tensor) -> Tensor:
+        """Return the images at these positions, uint8 (B, C, H, W).
+
+        Raises:
+            DatasetCorrupt: if a shard is missing, or is not as the index has it.
+            DatasetNotFound: if the bucket cannot be read.
+        """
+        positions = positions_B.numpy()
+        images = np.empty((len(positions), *self.image_shape), np.uint8)
+        pieces = self._pieces(positions)
+        for piece, future in [(piece, self._read(piece)) for piece in pieces]:
+            chosen = (positions >= piece.first) & (positions < piece.first + piece.stop - piece.start)
+            images[chosen] = future.result()[positions[chosen] - piece.first]
+        return torch.from_numpy(images)
+
+    def prefetch(self, positions_B: Tensor) -> None:
+        """Start to read the blocks of these positions that are not in the cache. An error is raised by `pick` later."""
+        cache = cache_of_this_machine()
+        for piece in self._pieces(positions_B.numpy()):
+            if not cache.has(self._key(piece)):
+                self._read(piece)
+
+    def _pieces(self, positions: np.ndarray) -> list[Piece]:
+        """Return the pieces that contain the positions, in order."""
+        shards = np.searchsorted(self.ends, positions, side="right")
+        return [
+            self._piece(int(block), int(shard)) for block, shard in np.unique([positions // BLOCK, shards], axis=1).T
+        ]
+
+    def _piece(self, block: int, shard: int) -> Piece:
+        shard_start = int(self.ends[shard]) - self.sizes[shard]
+        first = max(block * BLOCK, shard_start)
+        stop = min((block + 1) * BLOCK, int(self.ends[shard]))
+        return Piece(shard, first - shard_start, stop - shard_start, first)
+
+    def _key(self, piece: Piece) -> str:
+        fingerprint = self.fingerprints[piece.shard]
+        return f"{self.folder}/{self.files[piece.shard]} {fingerprint} {piece.start} {piece.stop}"
+
+    def _read(self, piece: Piece) -> Future[np.ndarray]:
+        """Read a piece in a thread, unless one reads it already."""
+        key = self._key(piece)
+        with _lock:
+            if key in _reading:
+                return _reading[key]
+            future = _reading[key] = _threads().submit(self._images, piece, key)
+        future.add_done_callback(lambda _: _reading.pop(key, None))
+        return future
+
+    def _images(self, piece: Piece, key: str) -> np.ndarray:
+        content = cache_of_this_machine().get(key, self._fetcher(piece))
+        return np.frombuffer(content, np.uint8).reshape(-1, *self.image_shape)
+
+    def _fetcher(self, piece: Piece) -> Callable[[], bytes]:
+        def fetch() -> bytes:
+            name, pixels = self.files[piece.shard], int(np.prod(self.image_shape))
+            offset = _offset(self.folder, name, (self.sizes[piece.shard], *self.image_shape))
+            size = (piece.stop - piece.start) * pixels
+            content = self.folder.read_range(name, offset + piece.start * pixels, size)
+            if len(content) != size:
+                raise _corrupt(self.folder, name, "is cut short")
+            return content
+
+        return fetch
+
+
+@lru_cache(maxsize=8192)
+def _offset(folder: BucketFolder, name: str, shape: tuple[int, ...]) -> int:
+    """Return where the images start in a shard, whose header must have this shape.
+
+    Raises:
+        DatasetCorrupt: if it has not, or the shard is missing.
+    """
+    try:
+        header = io.BytesIO(folder.read_range(name, 0, HEADER))
+        np.lib.format.read_magic(header)
+        found, by_columns, dtype = np.lib.format.read_array_header_1_0(header)
+    except FileNotFoundError as error:
+        raise _corrupt(folder, name, "is missing") from error
+    except ValueError as error:
+        raise _corrupt(folder, name, f"is not an array ({error})") from error
+    if found != shape or dtype != np.uint8 or by_columns:
+        raise _corrupt(folder, name, f"has {dtype} of shape {found} where the index has uint8 of {shape}")
+    return header.tell()

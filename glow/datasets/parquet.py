@@ -1,0 +1,453 @@
+"""``parquet:PATH``: encoded images in the rows of Parquet files, as Hugging Face exports data sets.
+
+PATH is a file or a folder, local or in a bucket. One column holds the images: bytes of PNG, JPEG and so on, or a
+struct with a field ``bytes``. A column ``label`` or ``labels``, or the only column of integers or strings, holds the
+classes. A folder's files belong to the split that a part of their path starts with, such as
+``data/train-00000-of-00002.parquet`` or ``test/0000.parquet``. If no file names a split, each class is dealt to the
+splits as for a folder of images.
+
+Shapes: N images, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, MemberRule, Shape
+from glow.datasets.buckets import BucketFile, BucketFolder, is_uri
+from glow.datasets.decode import WHITE, Colour, EncodedImage, Header, decode, read_header
+from glow.datasets.lazy import LazyDataset
+from glow.datasets.names import place_of
+from glow.datasets.tensors import check_channels, convert, deal, everything, hold_out
+from glow.errors import SHAPE_ADVICE
+
+if TYPE_CHECKING:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+__all__ = ["describe_parquet", "open_parquet", "parquet_channels", "parquet_status"]
+
+ALL = "all"
+"""The part of files that name no split."""
+
+STARTS = {"train": "train", "val": "validation", "dev": "validation", "test": "test"}
+"""How a file or folder name starts -> the split that it belongs to."""
+
+LABELS = ("label", "labels")
+"""Names of the column of classes, of which the first that exists is taken."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Parquet file. It can be pickled: another process opens the file again.
+
+    Attributes:
+        source: the file.
+        stamp: another one if the file was written again; what was read of it before is then not used.
+    """
+
+    source: Path | BucketFile
+    stamp: tuple[int, ...]
+
+    @classmethod
+    def at(cls, source: Path | BucketFile) -> Table:
+        """Return the table in a file as it is now."""
+        if isinstance(source, BucketFile):
+            return cls(source, (source.size,))
+        status = source.stat()
+        return cls(source, (status.st_size, status.st_mtime_ns))
+
+    def __str__(self) -> str:
+        return str(self.source)
+
+    @property
+    def rows(self) -> int:
+        return int(_opened(self).metadata.num_rows)
+
+    @property
+    def group_ends(self) -> np.ndarray:
+        """The row after the last one of each row group."""
+        metadata = _opened(self).metadata
+        return np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
+
+    @property
+    def schema(self) -> pyarrow.Schema:
+        return _opened(self).schema_arrow
+
+    def column(self, name: str) -> list[Any]:
+        """Return all values of a column."""
+        return list(_opened(self).read(columns=[name]).column(name).to_pylist())
+
+    def image(self, row: int, column: str) -> EncodedImage:
+        """Return the image of a row; the row group around it is read."""
+        ends = self.group_ends
+        group = int(np.searchsorted(ends, row, side="right"))
+        first = int(ends[group - 1]) if group else 0
+        return EncodedImage(f"row {row} of {self}", _group(self, group, column)[row - first])
+
+
+@lru_cache(maxsize=256)
+def _opened(table: Table) -> ParquetFile:
+    """Open a file once per process.
+
+    Raises:
+        DatasetCorrupt: if it is no Parquet file.
+    """
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        source = table.source
+        return ParquetFile(source if isinstance(source, Path) else source.seekable())
+    except (OSError, ValueError) as error:
+        if isinstance(error, DatasetNotFound | DatasetCorrupt):
+            raise
+        raise DatasetCorrupt(
+            f"{table} cannot be read as Parquet ({str(error).splitlines()[0]})",
+            remedy="replace it with a good copy, or remove it",
+            code="parquet-damaged",
+        ) from error
+
+
+@lru_cache(maxsize=4)
+def _group(table: Table, group: int, column: str) -> list[bytes]:
+    """Return the encoded images of a row group; the last few groups stay in memory.
+
+    Raises:
+        DatasetCorrupt: if the row group cannot be read, or a row has no image.
+    """
+    try:
+        values = _opened(table).read_row_group(group, columns=[column]).column(column).to_pylist()
+    except (OSError, ValueError) as error:
+        raise DatasetCorrupt(
+            f"row group {group} of {table} cannot be read ({str(error).splitlines()[0]})",
+            remedy="replace the file with a good copy",
+            code="parquet-damaged",
+        ) from error
+    contents = [value["bytes"] if isinstance(value, dict) else value for value in values]
+    if any(content is None for content in contents):
+        raise DatasetCorrupt(
+            f"row group {group} of {table} has rows without the bytes of an image in column {column!r}",
+            remedy="export the data set with its images embedded",
+            code="parquet-without-images",
+        )
+    return contents
+
+
+@dataclass(frozen=True)
+class Part:
+    """The files of one split, or of all, and what their columns are."""
+
+    tables: Sequence[Table]
+    images: str
+    labels: str | None
+
+    @property
+    def ends(self) -> np.ndarray:
+        """The position after the last image of each file."""
+        return np.cumsum([table.rows for table in self.tables])
+
+    def image(self, position: int, ends: np.ndarray) -> EncodedImage:
+        number = int(np.searchsorted(ends, position, side="right"))
+        first = int(ends[number - 1]) if number else 0
+        return self.tables[number].image(position - first, self.images)
+
+    def classes(self) -> list[Any]:
+        """Return the value of the class column of each row, or 0 for each if there is no such column."""
+        if self.labels is None:
+            return [0] * int(self.ends[-1])
+        return [value for table in self.tables for value in table.column(self.labels)]
+
+
+def open_parquet(name: str, split: str, image_shape: Shape | None, background: Colour = WHITE) -> LazyDataset:
+    """Open a split; an image is decoded when it is asked for.
+
+    Args:
+        name: ``parquet:PATH``.
+        split: "train", "validation" or "test".
+        image_shape: (C, H, W) to convert images to; None: that of the first image, which all others must have.
+        background: the colour (R, G, B) that is shown where images are transparent.
+
+    Raises:
+        DatasetNotFound: if there are no such files, or none for the split.
+        DatasetCorrupt: if a file cannot be read, or its columns are not understood.
+        ValueError: if the channels cannot be converted.
+
+    Example:
+        >>> import io, tempfile, pyarrow, pyarrow.parquet
+        >>> from PIL import Image
+        >>> stream = io.BytesIO()
+        >>> Image.new("L", (6, 4), 7).save(stream, "PNG")
+        >>> columns = {"image": [{"bytes": stream.getvalue(), "path": None}] * 20, "label": [0, 1] * 10}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pyarrow.parquet.write_table(pyarrow.table(columns), f"{folder}/train-0.parquet")
+        ...     dataset = open_parquet(f"parquet:{folder}", "train", image_shape=None)
+        ...     dataset.images(0, 2).shape, dataset.class_names
+        (torch.Size([2, 1, 4, 6]), ('0', '1'))
+    """
+    parts = _parts(name)
+    of, rule = _part_of(name, parts, split)
+    part, names = parts[of], _class_names(parts)
+    shape = image_shape or _first(part).shape
+    check_channels(_first(part).channels, shape[0])
+    labels = torch.tensor(_numbered(name, part, names), dtype=torch.int64)
+    ends = part.ends
+
+    def pick(positions: Tensor) -> Tensor:
+        images = torch.empty((len(positions), *shape), dtype=torch.uint8)
+        for image, position in zip(images, positions.tolist(), strict=True):
+            encoded = part.image(position, ends)
+            decoded = decode(encoded, background)
+            _check_like_first(encoded, decoded, shape, image_shape)
+            image.copy_(convert(decoded, shape)[0])
+        return images
+
+    return LazyDataset(labels, names, shape, pick).subset(rule(labels, split))
+
+
+def describe_parquet(name: str, image_shape: Shape | None) -> DatasetInfo:
+    """Describe the data set from its columns and its first image. Raises what `open_parquet` raises.
+
+    Example:
+        >>> import io, tempfile, pyarrow, pyarrow.parquet
+        >>> from PIL import Image
+        >>> stream = io.BytesIO()
+        >>> Image.new("RGB", (6, 4)).save(stream, "PNG")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pyarrow.parquet.write_table(pyarrow.table({"image": [stream.getvalue()]}), f"{folder}/test.parquet")
+        ...     info = describe_parquet(f"parquet:{folder}", image_shape=None)
+        ...     info.original_shape, info.splits
+        ((3, 4, 6), ('test',))
+    """
+    parts = _parts(name)
+    own = _first(next(iter(parts.values()))).shape
+    return DatasetInfo(name, own, image_shape or own, _class_names(parts), _splits(parts))
+
+
+def parquet_channels(name: str) -> int:
+    """Return 1 if the first image is grey, else 3. Raises what `open_parquet` raises.
+
+    Example:
+        >>> parquet_channels("parquet:nowhere")
+        Traceback (most recent call last):
+        ...
+        glow.datasets.base.DatasetNotFound: parquet:nowhere is neither a file nor a folder on this machine: ...
+    """
+    return _first(next(iter(_parts(name).values()))).channels
+
+
+def parquet_status(name: str) -> DatasetStatus:
+    """Report whether the files are there and their columns are understood.
+
+    Example:
+        >>> parquet_status("parquet:nowhere").state
+        'missing'
+    """
+    try:
+        splits = _splits(_parts(name))
+    except DatasetNotFound as error:
+        return DatasetStatus(name, "missing", f"{error}.")
+    except DatasetCorrupt as error:
+        return DatasetStatus(name, f"corrupt: {error.problem}", f"{error.remedy.capitalize()}.")
+    if splits != SPLITS:
+        absent = " or ".join(split for split in SPLITS if split not in splits)
+        return DatasetStatus(name, f"partial: {', '.join(splits)} only", f"Add files for {absent} if you need it.")
+    return DatasetStatus(name, "found", "Nothing to do.")
+
+
+@dataclass(frozen=True)
+class First:
+    """What the first image of a part is like."""
+
+    header: Header
+
+    @property
+    def channels(self) -> int:
+        return self.header.channels
+
+    @property
+    def shape(self) -> Shape:
+        width, height = self.header.size
+        return self.header.channels, height, width
+
+
+def _first(part: Part) -> First:
+    return First(read_header(part.image(0, part.ends)))
+
+
+def _check_like_first(encoded: EncodedImage, decoded: Tensor, shape: Shape, asked: Shape | None) -> None:
+    """Refuse an image that is not as the first one promised, where converting it would lose something unasked.
+
+    Raises:
+        DatasetCorrupt: if it is coloured and the others are grey, or if its size differs and no shape was asked for.
+    """
+    _, channels, height, width = decoded.shape
+    if channels > shape[0] and asked is None:
+        raise DatasetCorrupt(
+            f"{encoded} is coloured, and the first image is grey", remedy=SHAPE_ADVICE, code="image-colour"
+        )
+    if asked is None and (height, width) != shape[1:]:
+        raise DatasetCorrupt(
+            f"{encoded} is {width}x{height}, and the first image is {shape[2]}x{shape[1]}",
+            remedy=SHAPE_ADVICE,
+            code="image-size",
+        )
+
+
+def _parts(name: str) -> dict[str, Part]:
+    """Return the parts by split, or under `ALL` if no file names a split."""
+    files = _files(name)
+    by_part: dict[str, list[Table]] = {}
+    for relative, source in files:
+        by_part.setdefault(_split_of(relative), []).append(Table.at(source))
+    if by_part.keys() != {ALL}:
+        by_part.pop(ALL, None)
+    images, labels = _columns(next(iter(by_part.values()))[0])
+    ordered = (split for split in (*SPLITS, ALL) if split in by_part)
+    parts = {split: Part(tuple(by_part[split]), images, labels) for split in ordered}
+    parts = {split: part for split, part in parts.items() if part.ends[-1] > 0}
+    if not parts:
+        raise DatasetNotFound(
+            f"the Parquet files of {name} have no rows", remedy="give files with images", code="dataset-empty"
+        )
+    return parts
+
+
+def _files(name: str) -> list[tuple[str, Path | BucketFile]]:
+    """Return the Parquet files, each with its path relative to the folder, in order.
+
+    Raises:
+        DatasetNotFound: if there are none.
+    """
+    place = place_of(name)
+    assert place is not None
+    if is_uri(place.path):
+        listed = BucketFolder(place.path).files()
+        found: list[tuple[str, Path | BucketFile]] = [(str(file.relative), file) for file in listed]
+        if not found:  # PATH may be a file
+            parent, _, last = place.path.partition("?")[0].rpartition("/")
+            options = place.path.partition("?")[2]
+            folder = BucketFolder(f"{parent}?{options}" if options else parent)
+            found = [(last, file) for file in folder.files() if str(file.relative) == last]
+    else:
+        path = Path(place.path).expanduser().absolute()
+        if path.is_file():
+            return [(path.name, path)]
+        if not path.is_dir():
+            raise DatasetNotFound(
+                f"{name} is neither a file nor a folder on this machine",
+                remedy="give parquet:PATH the path of one",
+                code="dataset-not-found",
+            )
+        found = [(str(file.relative_to(path)), file) for file in sorted(path.rglob("*")) if file.is_file()]
+    parquet = [(relative, file) for relative, file in found if relative.endswith(".parquet")]
+    visible = [
+        (relative, file) for relative, file in parquet if not any(p.startswith(".") for p in relative.split("/"))
+    ]
+    if not visible:
+        raise DatasetNotFound(
+            f"{name} has no .parquet files", remedy="put some there, or name another folder", code="dataset-not-found"
+        )
+    return visible
+
+
+def _split_of(relative: str) -> str:
+    for part in reversed(relative.split("/")):
+        for start, split in STARTS.items():
+            if part.lower().startswith(start):
+                return split
+    return ALL
+
+
+def _columns(table: Table) -> tuple[str, str | None]:
+    """Return the names of the columns of images and of classes.
+
+    Raises:
+        DatasetCorrupt: if there is not exactly one column of images.
+    """
+    from pyarrow import types
+
+    fields = list(table.schema)
+
+    def holds_images(kind: Any) -> bool:
+        if types.is_struct(kind):
+            return any(inner.name == "bytes" and holds_images(inner.type) for inner in kind)
+        return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+    images = [field.name for field in fields if holds_images(field.type)]
+    if len(images) != 1:
+        raise DatasetCorrupt(
+            f"{table} has {'no column' if not images else 'several columns'} of images ({', '.join(images) or 'none'}) "
+            f"among {', '.join(field.name for field in fields)}",
+            remedy="export one column of encoded images",
+            code="parquet-columns",
+        )
+    classes = [field.name for field in fields if types.is_integer(field.type) or types.is_string(field.type)]
+    named = [name for name in LABELS if name in classes]
+    return images[0], named[0] if named else classes[0] if len(classes) == 1 else None
+
+
+def _class_names(parts: Mapping[str, Part]) -> tuple[str, ...]:
+    """Return the names that Hugging Face keeps in the schema, or else the values that occur."""
+    part = next(iter(parts.values()))
+    if part.labels is None:
+        return ("0",)
+    kept = (part.tables[0].schema.metadata or {}).get(b"huggingface")
+    try:
+        names = json.loads(kept)["info"]["features"][part.labels]["names"] if kept else None
+    except (ValueError, KeyError, TypeError):
+        names = None
+    if names:
+        return tuple(map(str, names))
+    values = {value for each in parts.values() for value in each.classes() if value is not None}
+    if all(isinstance(value, int) for value in values):
+        return tuple(str(label) for label in range(max(values, default=0) + 1))
+    return tuple(sorted(value for value in values if isinstance(value, str)))
+
+
+def _numbered(name: str, part: Part, names: Sequence[str]) -> list[int]:
+    """Return the number of each row's class.
+
+    Raises:
+        DatasetCorrupt: if a row has no class, or one without a name.
+    """
+    numbers: dict[Any, int] = {name: number for number, name in enumerate(names)}
+    numbers |= {number: number for number in range(len(names))}
+    classes = part.classes()
+    for row, value in enumerate(classes):
+        if value not in numbers:
+            raise DatasetCorrupt(
+                f"row {row} of {name} has no class in column {part.labels!r}, or an unknown one ({value!r})",
+                remedy="export the data set with the class of each image, or without that column",
+                code="parquet-classes",
+            )
+    return [numbers[value] for value in classes]
+
+
+def _splits(parts: Mapping[str, Part]) -> tuple[str, ...]:
+    if ALL in parts:
+        return SPLITS
+    there = parts.keys() | ({"validation"} if "train" in parts else set())
+    return tuple(split for split in SPLITS if split in there)
+
+
+def _part_of(name: str, parts: Mapping[str, Part], split: str) -> tuple[str, MemberRule]:
+    if ALL in parts:
+        return ALL, deal
+    if split in parts:
+        return split, hold_out if split == "train" and "validation" not in parts else everything
+    if split == "validation" and "train" in parts:
+        return "train", hold_out
+    raise DatasetNotFound(
+        f"{name} has no images for split {split!r} (only {', '.join(_splits(parts))})",
+        remedy=f"add a file whose name starts with {split}",
+        code="split-not-found",
+    )

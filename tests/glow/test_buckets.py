@@ -1,0 +1,216 @@
+"""Data sets in a bucket: folders, Parquet files and packed shards, read from a stand-in for S3."""
+
+import io
+import os
+import pickle
+import threading
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from glow.batches import MappedImages
+from glow.datasets import DatasetCorrupt, DatasetNotFound, describe, load_dataset, open_dataset, packed_bucket, status
+from glow.datasets.block_cache import BlockCache, cache_of_this_machine
+from glow.datasets.buckets import BucketFolder
+from glow.datasets.packed import PackedIndex, PackedShard, PackedSplit, labels_file, shard_file, shard_fingerprint
+from glow.datasets.packed_bucket import BLOCK, BucketShards
+from glow.errors import UserError
+from tests.glow.buckets import png, stand_in
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    monkeypatch.setenv("GLOW_BUCKET_CACHE", str(tmp_path / "cache"))
+    with stand_in(monkeypatch) as bucket:
+        yield bucket
+
+
+def images(n, size=(4, 6)):
+    return RNG.integers(0, 256, (n, *size), dtype=np.uint8)
+
+
+def npy(array):
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def put_packed(bucket, place, sizes, split="train"):
+    """A packed data set whose shards have these sizes, and its images."""
+    pixels, labels = images(sum(sizes))[:, None], np.arange(sum(sizes)) % 2
+    shards, start = [], 0
+    for number, size in enumerate(sizes):
+        part = slice(start, start + size)
+        bucket.put(f"{place}/{shard_file(split, number)}", npy(pixels[part]))
+        shards.append(PackedShard(size, shard_fingerprint(pixels[part], labels[part])))
+        start += size
+    bucket.put(f"{place}/{labels_file(split)}", npy(labels))
+    shape = pixels.shape[1:]
+    index = PackedIndex(shape, shape, ("cat", "dog"), {split: PackedSplit(shards)}, source="folder:/photos")
+    bucket.put(f"{place}/packed.json", index.to_json().encode())
+    return torch.from_numpy(pixels), labels
+
+
+def test_a_folder_in_a_bucket_has_classes_and_splits_as_one_on_a_disk(bucket):
+    cat, dog = images(2)
+    for place in ("train/cats/a.png", "test/cats/b.png", "test/.hidden/c.png", "test/notes.txt"):
+        bucket.put(f"pets/{place}", png(cat))
+    bucket.put("pets/test/dogs/a.png", png(dog))
+    bucket.put("pets/readme.md", b"pets")
+    name = f"folder:{bucket.uri('pets')}"
+    info = describe(name)
+    assert (info.class_names, info.splits, info.image_shape) == (
+        ("cats", "dogs"), ("train", "validation", "test"), (1, 4, 6)
+    )  # fmt: skip
+    found, labels = load_dataset(name, "test")
+    assert torch.equal(found, torch.from_numpy(np.stack([cat, dog]))[:, None])
+    assert labels.tolist() == [0, 1]
+    assert status(name).state == "found"
+
+
+def test_a_flat_folder_in_a_bucket_is_one_class(bucket):
+    for number, image in enumerate(images(20)):
+        bucket.put(f"flat/{number}.png", png(image))
+    assert describe(f"folder:{bucket.uri('flat')}").class_names == ("flat",)
+    assert len(open_dataset(f"folder:{bucket.uri('flat')}", "train")) == 14
+
+
+def test_parquet_files_in_a_bucket_are_read(bucket):
+    pixels = images(10)
+    stream = io.BytesIO()
+    pq.write_table(pa.table({"image": [png(image) for image in pixels]}), stream, row_group_size=4)
+    bucket.put("export/test-00000-of-00001.parquet", stream.getvalue())
+    expected = torch.from_numpy(pixels)[:, None]
+    assert torch.equal(load_dataset(f"parquet:{bucket.uri('export')}", "test")[0], expected)
+    one_file = bucket.uri("export/test-00000-of-00001.parquet")
+    assert torch.equal(load_dataset(f"parquet:{one_file}", "test")[0], expected)
+
+
+def test_packed_shards_are_read_in_blocks_and_each_block_once(bucket):
+    pixels, labels = put_packed(bucket, "packed", [300, 300, 100])
+    name = f"packed:{bucket.uri('packed')}"
+    dataset = open_dataset(name, "train")
+    assert dataset.labels.tolist() == labels.tolist()
+    positions = torch.randperm(700, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(dataset.pick(positions), pixels[positions])
+    assert status(name).state.startswith("partial")  # no other splits
+    for number in range(3):
+        bucket.client.delete_object(Bucket=bucket.name, Key=f"packed/{shard_file('train', number)}")
+    assert torch.equal(open_dataset(name, "train").images(), pixels)  # from the disk
+    assert "missing" in status(name).state
+
+
+def test_training_reads_a_bucket_ahead_of_its_turn(bucket):
+    pixels, _ = put_packed(bucket, "packed", [3 * BLOCK])
+    dataset = open_dataset(f"packed:{bucket.uri('packed')}", "train").subset(torch.arange(2 * BLOCK))
+    source = MappedImages(dataset, labelled=False, device=torch.device("cpu"))
+    order = source.order(stream=1)
+    shares = [order[start : start + 64] for start in range(0, 2 * BLOCK, 64)]
+    found = torch.cat([batch.images_BCHW for batch in source.batches(shares)])
+    assert torch.equal(found, pixels[torch.cat(shares)])
+
+
+def test_shards_can_be_sent_to_another_process_and_are_read_by_many_threads(bucket):
+    pixels, _ = put_packed(bucket, "packed", [BLOCK, 2 * BLOCK])
+    shards = BucketShards(
+        BucketFolder(bucket.uri("packed")),
+        [shard_file("train", 0), shard_file("train", 1)], [BLOCK, 2 * BLOCK], ["a", "b"], (1, 4, 6),
+    )  # fmt: skip
+    sent = pickle.loads(pickle.dumps(shards))
+    wrong = []
+
+    def read(seed):
+        positions = torch.randint(3 * BLOCK, (100,), generator=torch.Generator().manual_seed(seed))
+        if not torch.equal(sent.pick(positions), pixels[positions]):
+            wrong.append(seed)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_shard_that_is_not_as_the_index_says_is_refused(bucket):
+    put_packed(bucket, "packed", [300])
+    name, key = f"packed:{bucket.uri('packed')}", f"packed/{shard_file('train', 0)}"
+    for content in (npy(images(299)[:, None]), npy(images(300)[:, None])[:-1], b"nothing", None):
+        if content is None:
+            bucket.client.delete_object(Bucket=bucket.name, Key=key)
+        else:
+            bucket.put(key, content)
+        packed_bucket._offset.cache_clear()
+        with pytest.raises(DatasetCorrupt) as raised:
+            open_dataset(name, "train").pick(torch.tensor([299]))
+        assert raised.value.code == "dataset-damaged"
+
+
+def test_labels_that_do_not_fit_the_index_are_refused(bucket):
+    put_packed(bucket, "packed", [300])
+    bucket.put(f"packed/{labels_file('train')}", npy(np.arange(7)))
+    with pytest.raises(DatasetCorrupt) as raised:
+        open_dataset(f"packed:{bucket.uri('packed')}", "train")
+    assert raised.value.code == "dataset-damaged"
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("packed:s3://{bucket}/nothing", "packing-unfinished"),
+        ("folder:s3://{bucket}/nothing", "no-images"),
+        ("parquet:s3://{bucket}/nothing", "dataset-not-found"),
+        ("folder:s3://no-bucket-of-this-name/cats", "bucket-unreachable"),
+        ("packed:gopher://bucket/cats", "bucket-unreachable"),
+    ],
+)
+def test_what_a_bucket_lacks_is_one_sentence(bucket, name, code):
+    with pytest.raises(DatasetNotFound) as raised:
+        open_dataset(name.format(bucket=bucket.name), "train")
+    assert (raised.value.code, bool(raised.value.remedy)) == (code, True)
+    assert "\n" not in str(raised.value)
+    assert status(name.format(bucket=bucket.name)).state == "missing"
+
+
+def test_the_cache_keeps_to_its_size_and_removes_what_was_used_least_recently(tmp_path):
+    cache = BlockCache(tmp_path, limit=100_000)
+    for number in range(200):
+        cache.get(f"block {number}", lambda: bytes(1000))
+        cache.get("often", lambda: bytes(1000))
+    used = sum(file.stat().st_size for file in tmp_path.glob("??/*"))
+    assert used <= 100_000 * (1 + 1 / 16)
+    assert cache.has("often")
+    assert cache.has("block 199")
+    assert not cache.has("block 0")
+
+
+def test_unfinished_files_of_killed_processes_go(tmp_path):
+    (tmp_path / "ab").mkdir()
+    left, new = tmp_path / "ab" / "left.part", tmp_path / "ab" / "new.part"
+    for file in (left, new):
+        file.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    BlockCache(tmp_path, limit=10**6).get("key", lambda: b"block")
+    assert not left.exists()
+    assert new.exists()
+
+
+def test_a_cache_that_cannot_be_written_costs_only_speed(tmp_path):
+    (tmp_path / "file").write_bytes(b"in the way")
+    cache = BlockCache(tmp_path / "file", limit=10**6)
+    assert cache.get("key", lambda: b"fetched") == b"fetched"
+    assert cache.get("key", lambda: b"again") == b"again"
+
+
+@pytest.mark.parametrize("size", ["many", "0", "-1", "inf", "nan"])
+def test_a_size_that_is_none_is_refused(monkeypatch, size):
+    monkeypatch.setenv("GLOW_BUCKET_CACHE_GB", size)
+    with pytest.raises(UserError) as raised:
+        cache_of_this_machine()
+    assert raised.value.code == "cache-size"
+    assert repr(size) in str(raised.value)

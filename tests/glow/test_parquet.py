@@ -1,0 +1,128 @@
+"""Encoded images in Parquet files, as Hugging Face exports them."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from glow.datasets import DatasetCorrupt, DatasetNotFound, describe, load_dataset, open_dataset, status
+from glow.datasets.registry import own_channels
+from tests.glow.buckets import png
+
+RNG = np.random.default_rng(0)
+NAMES = ("cat", "dog")
+
+
+def images(n, size=(4, 6)):
+    return RNG.integers(0, 256, (n, *size), dtype=np.uint8)
+
+
+def write(file, pixels, labels=None, *, column="image", embedded=True, names=NAMES, row_group_size=7):
+    """A file as Hugging Face writes it: a struct of bytes and path, and the names of classes in the schema."""
+    encoded = [png(image) for image in pixels]
+    columns = {column: [{"bytes": one, "path": "x.png"} for one in encoded] if embedded else encoded}
+    if labels is not None:
+        columns["label"] = labels
+    table = pa.table(columns)
+    if names:
+        features = {"info": {"features": {"label": {"names": list(names)}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, file, row_group_size=row_group_size)
+
+
+def grey(pixels):
+    return torch.from_numpy(pixels)[:, None]
+
+
+def test_files_belong_to_the_split_that_their_names_start_with(tmp_path):
+    first, second, test = images(20), images(10), images(12)
+    write(tmp_path / "data" / "train-00000-of-00002.parquet", first, [0, 1] * 10)
+    write(tmp_path / "data" / "train-00001-of-00002.parquet", second, [1, 0] * 5)
+    write(tmp_path / "data" / "test-00000-of-00001.parquet", test, [0, 1] * 6)
+    name = f"parquet:{tmp_path}"
+    info = describe(name)
+    assert (info.original_shape, info.class_names) == ((1, 4, 6), NAMES)
+    assert info.splits == ("train", "validation", "test")
+    found, labels = load_dataset(name, "test")
+    assert torch.equal(found, grey(test))
+    assert labels.tolist() == [0, 1] * 6
+    train, validation = load_dataset(name, "train")[0], load_dataset(name, "validation")[0]
+    both = grey(np.concatenate([first, second]))
+    assert len(train) + len(validation) == 30
+    assert {image.numpy().tobytes() for image in (*train, *validation)} == {image.numpy().tobytes() for image in both}
+    assert status(name).state == "found"
+
+
+def test_any_positions_are_read_across_files_and_row_groups(tmp_path):
+    first, second = images(20), images(10)
+    write(tmp_path / "test" / "0000.parquet", first)
+    write(tmp_path / "test" / "0001.parquet", second)
+    dataset = open_dataset(f"parquet:{tmp_path}", "test")
+    positions = torch.tensor([29, 0, 20, 19, 7, 6])
+    assert torch.equal(dataset.pick(positions), grey(np.concatenate([first, second]))[positions])
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_a_file_without_splits_is_dealt_and_bytes_may_be_a_column(tmp_path, embedded):
+    pixels = images(60)
+    file = tmp_path / "photos.parquet"
+    write(file, pixels, [0, 1] * 30, embedded=embedded, column="img", names=None)
+    name = f"parquet:{file}"
+    assert sum(len(open_dataset(name, split)) for split in ("train", "validation", "test")) == 60
+    assert describe(name).class_names == ("0", "1")
+
+
+def test_classes_can_be_words(tmp_path):
+    pixels = images(3)
+    write(tmp_path / "test.parquet", pixels, ["dog", "ant", "dog"], names=None)
+    dataset = open_dataset(f"parquet:{tmp_path}", "test")
+    assert dataset.class_names == ("ant", "dog")
+    assert dataset.labels.tolist() == [1, 0, 1]
+
+
+def test_colour_is_read_and_converted_as_of_a_folder(tmp_path):
+    write(tmp_path / "test.parquet", RNG.integers(0, 256, (3, 4, 6, 3), dtype=np.uint8))
+    name = f"parquet:{tmp_path}"
+    assert own_channels(name) == 3
+    assert load_dataset(name, "test")[0].shape == (3, 3, 4, 6)
+    assert load_dataset(name, "test", image_shape=(3, 8, 8))[0].shape == (3, 3, 8, 8)
+
+
+def code_of(name, split="test", **how):
+    with pytest.raises((DatasetCorrupt, DatasetNotFound)) as raised:
+        load_dataset(name, split, **how)
+    assert raised.value.remedy
+    return raised.value.code
+
+
+def test_images_unlike_the_first_are_refused_unless_a_shape_is_asked_for(tmp_path):
+    encoded = [png(images(1)[0]), png(images(1, (8, 8))[0])]
+    pq.write_table(pa.table({"image": encoded}), tmp_path / "test.parquet")
+    name = f"parquet:{tmp_path}"
+    assert code_of(name) == "image-size"
+    assert load_dataset(name, "test", image_shape=(1, 8, 8))[0].shape == (2, 1, 8, 8)
+    coloured = [encoded[0], png(RNG.integers(0, 256, (4, 6, 3), dtype=np.uint8))]
+    pq.write_table(pa.table({"image": coloured}), tmp_path / "test.parquet")
+    assert code_of(name) == "image-colour"
+
+
+def test_what_is_wrong_with_a_file_has_a_code_and_a_remedy(tmp_path):
+    name = f"parquet:{tmp_path}"
+    assert code_of(name) == code_of("parquet:nowhere") == "dataset-not-found"
+    (tmp_path / "test.parquet").write_bytes(b"PAR1 no more")
+    assert code_of(name) == "parquet-damaged"
+    assert status(name).state.startswith("corrupt")
+    one = [png(images(1)[0])]
+    pq.write_table(pa.table({"image": one, "mask": one}), tmp_path / "test.parquet")
+    assert code_of(name) == "parquet-columns"
+    pq.write_table(pa.table({"image": [*one, None]}), tmp_path / "test.parquet")
+    assert code_of(name) == "parquet-without-images"
+    pq.write_table(pa.table({"image": [b"no image"]}), tmp_path / "test.parquet")
+    assert code_of(name, image_shape=(1, 8, 8)) == "image-damaged"
+    pq.write_table(pa.table({"image": one, "label": [-1]}), tmp_path / "test.parquet")
+    assert code_of(name) == "parquet-classes"
+    assert code_of(name, "train") == "split-not-found"
