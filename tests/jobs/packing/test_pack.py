@@ -135,8 +135,8 @@ def test_training_and_scoring_read_packed_images_from_their_files(packed, tmp_pa
     check_quiet(held)
     mapped = glowctl(tmp_path, "train", *flags, "--run-name", "mapped", "--images-in", "files")
     check_quiet(mapped)
-    assert "held in memory by each worker" in held.stdout
-    assert f"are read from packed:{packed} as they are needed" in mapped.stdout
+    assert re.search(r"held in memory .*--images-in files", held.stdout)
+    assert f"read from packed:{packed}" in mapped.stdout
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     one, other = (find_run(uri, "glow", name).data.metrics for name in ("held", "mapped"))
     for name in ("validation/best_bits_per_dim", "test/bits_per_dim", "train/bits_per_dim"):
