@@ -24,9 +24,9 @@ def evaluating_line(event: Evaluating) -> str:
 
 def scored_line(event: Scored) -> str:
     """Return the number of images that have been scored."""
-    bad = f", of which {event.non_finite} have a score that is not finite" if event.non_finite else ""
+    bad = f" ({event.non_finite:,} with a score that is not finite)" if event.non_finite else ""
     known = f" (scored by run {event.from_run})" if event.from_run else ""
-    return f"scored {event.dataset} {event.split}: {count(event.images, 'image')}{bad}{known}"
+    return f"scored {event.dataset} {event.split}: {event.images:,} images{bad}{known}"
 
 
 def nll_lines(event: Nll) -> str:
@@ -81,8 +81,8 @@ def _bounds(bounds: Sequence[NllBound]) -> str:
 def samples_lines(event: Samples) -> str:
     """Return the number of samples, their temperatures, and where they are."""
     temperatures = ", ".join(f"{temperature:g}" for temperature in event.temperatures)
-    each = "" if len(event.temperatures) == 1 else " each"
-    return f"{count(event.images, 'sample')}{each} at temperature {temperatures}\n" + _where(event, *event.pictures)
+    at = "temperature" if len(event.temperatures) == 1 else "each of the temperatures"
+    return f"{count(event.images, 'sample')} at {at} {temperatures}\n" + _where(event, *event.pictures)
 
 
 def interpolation_lines(event: Interpolation) -> str:
@@ -124,8 +124,8 @@ def ood_lines(event: Ood) -> str:
             aurocs += [[f"{name} M={m}", *(f"{by[d, name, m].auroc:.4f}" for d in detectors)] for m in sizes]
     about = (
         f"typicality test with protocol {event.protocol}, alpha {event.alpha:g}, "
-        f"{count(event.bootstraps, 'bootstrap')}, {count(event.repeats, 'repeat')}; OOD ratio: the share of batches of "
-        "M images that are called out-of-distribution, with 95 % intervals in brackets"
+        f"{event.bootstraps:,} bootstraps, {count(event.repeats, 'repeat')}; OOD ratio: the share of batches of M "
+        "images that are called out-of-distribution, with 95 % intervals in brackets"
     )
     parts = [f"{about}\n{text_table([*ratios, batches])}", text_table(aurocs)]
     if event.passing:
@@ -151,7 +151,7 @@ def _recommended(event: Ood) -> str:
 def _caught(event: Ood) -> str:
     most = max(row.batch_size for row in event.rows)
     severities = range(1, 1 + max(len(row.batch_sizes) for row in event.caught))
-    rows = [["smallest M that detects", *(f"severity {severity}" for severity in severities)]]
+    rows = [["corruption, detected from M", *(f"severity {severity}" for severity in severities)]]
     rows += [[row.corruption, *(f"> {most}" if m is None else str(m) for m in row.batch_sizes)] for row in event.caught]
     return text_table(rows)
 

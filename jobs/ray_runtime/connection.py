@@ -83,7 +83,7 @@ def connected(state_api: bool = False) -> Iterator[Callable[[], None]]:
             trials have ended, to free the resources that they had reserved.
 
     Raises:
-        JobError: from the function, if Ray does not start, or if the disk has no room for its files.
+        JobError: if the disk has no room for Ray's files; from the function, if Ray does not start.
     """
     with _cluster() if in_ray_job() else embedded_ray(state_api) as ready:
         yield ready
