@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.commands.interruption import interruptible
-from jobs.commands.options import Address, Json, Output, TrackingUri
+from jobs.commands.options import ClusterAddress, Json, TrackingUri
 from jobs.errors import FAILURE, SpecError
 from jobs.tracking import tag_names
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["add_cluster_commands"]
 
 JobId = Annotated[str, typer.Argument(help="Id of a job, from the list of glowctl jobs.", metavar="JOB")]
+
+CheckedOutput = Annotated[
+    str, typer.Option(help="Folder or bucket for results that is checked. (e.g. --output s3://bucket/glow)")
+]
 
 PANEL = "Clusters"
 SHOWN_JOBS = 20
@@ -64,7 +68,7 @@ def add_cluster_commands(app: typer.Typer) -> None:
 
 
 def jobs(
-    address: Address = None,
+    address: ClusterAddress = None,
     every: Annotated[
         bool, typer.Option("--all", help=f"List all jobs. Without it: the newest {SHOWN_JOBS}.", show_default=False)
     ] = False,
@@ -92,9 +96,14 @@ def jobs(
 def logs(
     job: JobId,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Show new lines until the job ends, and exit with its exit code.")
+        bool,
+        typer.Option(
+            "--follow",
+            "-f",
+            help="Show new lines until the job ends, and exit with its exit code. Without it: the lines so far.",
+        ),
     ] = False,
-    address: Address = None,
+    address: ClusterAddress = None,
     json: Json = False,
 ) -> None:
     """Show the output of a job: its progress, as if it ran on this machine, and its errors."""
@@ -110,7 +119,7 @@ def logs(
             see(line)
 
 
-def wait(job: JobId, address: Address = None) -> None:
+def wait(job: JobId, address: ClusterAddress = None) -> None:
     """Wait until a job has ended, print its final status, and exit with its exit code."""
     from jobs.cluster.submission import exit_code
 
@@ -121,7 +130,7 @@ def wait(job: JobId, address: Address = None) -> None:
     raise typer.Exit(code)
 
 
-def stop(job: JobId, address: Address = None) -> None:
+def stop(job: JobId, address: ClusterAddress = None) -> None:
     """Stop a job. Its runs in MLflow get the status KILLED and can be resumed."""
     cluster = _cluster(address)
     from jobs.cluster.client import ended
@@ -133,7 +142,10 @@ def stop(job: JobId, address: Address = None) -> None:
 
 
 def status(
-    address: Address = None, output: Output = "outputs", tracking_uri: TrackingUri = None, json: Json = False
+    address: ClusterAddress = None,
+    output: CheckedOutput = "outputs",
+    tracking_uri: TrackingUri = None,
+    json: Json = False,
 ) -> None:
     """Check a cluster: its machines, GPUs, jobs, tracking server and storage, with what is wrong with each."""
     from jobs.cluster.client import ended

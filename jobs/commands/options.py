@@ -16,6 +16,7 @@ from jobs.specs.training import TrainSpec
 
 __all__ = [
     "Address",
+    "ClusterAddress",
     "Detach",
     "Experiment",
     "Json",
@@ -112,6 +113,15 @@ Address = Annotated[
     typer.Option(
         help="Ray cluster to use, by the address of its dashboard. Without it: $RAY_ADDRESS, else Ray runs on this "
         "machine, as with --address local. (e.g. --address http://localhost:8265)",
+        rich_help_panel="Cluster",
+    ),
+]
+ClusterAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        help="Ray cluster to look at, by the address of its dashboard. Without it: $RAY_ADDRESS. (e.g. --address "
+        "http://localhost:8265)",
         rich_help_panel="Cluster",
     ),
 ]

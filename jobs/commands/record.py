@@ -165,7 +165,9 @@ def repair(
 def models(
     name: Annotated[
         str | None,
-        typer.Argument(help="Registered model whose versions to list. Without it: all models. (e.g. glow-mnist)"),
+        typer.Argument(
+            metavar="NAME", help="Registered model whose versions to list. Without it: all models. (e.g. glow-mnist)"
+        ),
     ] = None,
     limit: Annotated[
         int, typer.Option(min=1, max=1000, help="Largest number of versions to list. (e.g. --limit 100)")
@@ -210,10 +212,16 @@ def _scores(version: Version) -> list[str]:
 
 def promote(
     model: Annotated[
-        str, typer.Argument(help="Model as NAME/VERSION or NAME@ALIAS, or the run that trained it. (e.g. glow-mnist/3)")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="Model as NAME/VERSION or NAME@ALIAS, or the run that trained it. (e.g. glow-mnist/3)"
+        ),
     ],
     alias: Annotated[
-        str, typer.Argument(help="Alias to set, any word but latest, which MLflow reserves. (e.g. production)")
+        str,
+        typer.Argument(
+            metavar="ALIAS", help="Alias to set, any word but latest, which MLflow reserves. (e.g. production)"
+        ),
     ],
     experiment: Experiment = "glow",
     json: Json = False,

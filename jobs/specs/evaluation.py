@@ -77,7 +77,7 @@ class EvaluationSpec(BaseModel):
     tracking_uri: str | None = setting(
         None,
         "Record",
-        "MLflow store: the URL of a server, or sqlite:///FILE. Without it: $MLFLOW_TRACKING_URI, else "
+        "MLflow store: the URL of a server or database, such as sqlite:///FILE. Without it: $MLFLOW_TRACKING_URI, else "
         "sqlite:///mlflow.db in this folder.",
         "http://localhost:5000",
     )
