@@ -131,7 +131,7 @@ def told(event, display=PlainLines):
 
 
 def facts(line):
-    """The numbers of a line with the things that they count."""
+    """Return the numbers of a line with the things that they count."""
     return re.findall(r"[\d.]+ \w+", line)
 
 
@@ -256,7 +256,7 @@ class Terminal:
         self.console = Console(file=self.out, force_terminal=True, width=120, height=20)
 
     def after(self, *events):
-        """All lines that the last event writes, and those of the table that it leaves behind."""
+        """Return all lines that the last event writes, and those of the table that remains."""
         with LiveTable(self.console) as show:
             for event in events:
                 self.out.seek(0)
@@ -280,7 +280,7 @@ def cells(line):
 
 
 def rows(table):
-    """By their first cell."""
+    """Return the rows of a table by their first cell."""
     return {found[0]: found[1:] for line in table if line.startswith("│") for found in [cells(line)]}
 
 

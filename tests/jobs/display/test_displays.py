@@ -158,7 +158,7 @@ def test_json_lines_are_valid_json_without_nan():
 
 
 def test_json_has_what_an_event_says_and_no_more():
-    """A restart takes no start-up time, and a trial's events bear its label in place of a run."""
+    """A restart has no start-up time, and the events of a trial have its label instead of a run."""
     assert json.loads(JsonLines().text(RESTART)) == {
         "event": "restart",
         "workers": 2,
@@ -219,12 +219,12 @@ def test_an_event_is_the_same_at_the_other_end_of_the_wire(event):
     Wire(out).show(event)
     (line,) = out.getvalue().splitlines()
     arrived = sent_event(line)
-    assert repr(arrived) == repr(event)  # where NaN is equal to NaN
+    assert repr(arrived) == repr(event)  # in which NaN is equal to NaN
     assert JsonLines().text(arrived) == JsonLines().text(event)
 
 
 def test_every_kind_has_a_name_of_its_own():
-    """All that a job may say can be read by its client."""
+    """A client can read every event of a job."""
     expected = {
         "submitted",
         "checked",

@@ -1,4 +1,4 @@
-"""The Ray that a command starts for itself, where nobody comes to use it."""
+"""Tests of the embedded Ray of a command that then does not use it."""
 
 import tempfile
 from pathlib import Path
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture
 def folder(monkeypatch):
-    """Where Ray's own folder is made: the paths of its sockets must be short."""
+    """Make a folder for Ray's files with a short path, because the paths of sockets must be short."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with tempfile.TemporaryDirectory(dir="/tmp") as place:
         monkeypatch.setattr(tempfile, "tempdir", place)

@@ -1,4 +1,4 @@
-"""Events on their way from rank 0 to the record, with a queue of this process in place of Ray's."""
+"""Tests of the way of events from rank 0 to the record, with a queue in this process instead of Ray's."""
 
 import queue
 import threading
@@ -46,7 +46,7 @@ def test_what_a_store_that_is_away_missed_is_recorded_when_it_is_back():
     with Channel(seen.append, record) as channel:
         for number in range(5):
             channel.queue.put({"event": "epoch", "number": number})
-        wait_until(lambda: len(seen) == 5)  # shown though it cannot be recorded
+        wait_until(lambda: len(seen) == 5)  # shown although it cannot be recorded
         assert recorded == []
         back.set()
     assert recorded == list(range(5))

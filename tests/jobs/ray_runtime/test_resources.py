@@ -14,7 +14,7 @@ from jobs.training.ray_trainer import scaling_config
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """Sets the machines that Ray says there are: (cores, GPUs) each."""
+    """Return a function that sets Ray's list of machines, each (cores, GPUs)."""
 
     def machines(*have: tuple[float, float]) -> None:
         nodes = [{"Alive": True, "Resources": {"CPU": cpus} | ({"GPU": gpus} if gpus else {})} for cpus, gpus in have]

@@ -1,4 +1,4 @@
-"""What the environment says of where a process runs, and what follows for outputs, stores and machines to come."""
+"""Tests of the environment of a process, and of the outputs, stores and machines that follow from it."""
 
 import json
 

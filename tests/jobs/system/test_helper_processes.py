@@ -1,4 +1,4 @@
-"""Helper processes, whose parent is a process of the test's own, or the test."""
+"""Tests of helper processes, whose parent is the test or a process that it starts."""
 
 import signal
 import subprocess
@@ -28,7 +28,7 @@ sys.exit(supervise(run, lambda: pathlib.Path("cleaned").touch()))
 
 @pytest.fixture
 def helper(tmp_path):
-    """Starts a helper in the test's folder that runs these statements, and is ended after the test."""
+    """Return a function that starts a helper with some statements in the test's folder; it ends after the test."""
     started = []
 
     def begin(run: str) -> subprocess.Popen[bytes]:
@@ -38,7 +38,7 @@ def helper(tmp_path):
 
     yield begin
     for each in started:
-        with each:  # which closes its pipes
+        with each:  # closes its pipes
             each.kill()
 
 

@@ -1,4 +1,4 @@
-"""What machines tell of themselves, with a GPU library of the test's own."""
+"""Tests of the metrics of machines, with a GPU library made for the test."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""The folder for temporary files: where it is, and that nothing of it stays."""
+"""Tests of the folder for temporary files: its place, and its removal."""
 
 import os
 import signal
@@ -70,6 +70,6 @@ def test_a_process_is_told_from_others_and_from_its_successors():
     assert is_of_this_machine(who)
     assert not has_ended(who)
     place, pid, began = who.rsplit(" ", 2)
-    assert has_ended(f"{place} {pid} {int(began) - 1}")  # one that had this id before
+    assert has_ended(f"{place} {pid} {int(began) - 1}")  # a process that had this id before
     assert not is_of_this_machine(f"elsewhere {pid} {began}")
     assert not is_of_this_machine("")

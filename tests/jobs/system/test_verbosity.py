@@ -1,4 +1,4 @@
-"""What --verbose shows, and that nothing of it is shown without."""
+"""Tests of the logs that --verbose shows, and of silence without it."""
 
 import logging
 
@@ -10,7 +10,7 @@ from tests.jobs.command_line import glowctl
 
 @pytest.fixture
 def said(monkeypatch, capsys):
-    """What a module of ours that goes on after an error has said on standard error, with $GLOW_VERBOSE or without."""
+    """Return a function that logs a suppressed error and a warning, and returns the lines on standard error."""
     loggers = [logging.getLogger(name) for name in OURS]
     before = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
 

@@ -1,4 +1,4 @@
-"""What rank 0's events add up to, with a record of this process in place of MLflow's."""
+"""Tests of the log of a training, with a record in this process instead of MLflow."""
 
 import json
 import math
@@ -35,7 +35,7 @@ class MemoryRecord:
         return self
 
     def metrics(self, values: dict, step: int = 0, at: float = math.nan) -> None:
-        """What is there stays, as in MLflow's record."""
+        """Steps that exist are not overwritten, as in MLflow."""
         for name, value in values.items():
             self.steps.setdefault(name, {}).setdefault(step, value)
 
@@ -103,7 +103,7 @@ def test_epochs_that_the_driver_did_not_live_to_record_are_recorded_by_the_next_
 
 
 def test_what_nobody_was_told_is_completed_at_the_end():
-    """As where the driver was killed, and the training came to its end before it was resumed."""
+    """The driver was killed, and the training ended before it was resumed."""
     log, record, _ = make_log()
     first, lost = epoch(1, 3.0), epoch(2, 2.0)
     log.see(first)
@@ -192,7 +192,7 @@ def test_an_attempt_that_the_store_did_not_take_is_recorded_whole_when_it_is_tri
 
 
 def test_an_attempt_that_never_reached_the_record_does_not_stand_for_the_next():
-    """As where Ray lost the queue, with what was still to be recorded."""
+    """Ray lost the queue with messages that were not recorded yet."""
     log, record, _ = make_log()
     lost, following = attempt(1, 2), attempt(1, 4)
     log.see(lost)
@@ -214,7 +214,7 @@ def test_epochs_that_are_trained_again_count_as_they_came_out_the_second_time(tm
 def test_a_history_comes_back(tmp_path):
     history = [
         replace(metrics(epoch(number, 3.0, 2.0)), skipped_steps=1, time=1.8e9 + number) for number in (1, 2)
-    ]  # NaN, which stands for what is not known, is not equal to itself
+    ]  # NaN stands for an unknown figure and is not equal to itself
     write_history(history, tmp_path)
     assert read_history(tmp_path) == history
 
@@ -241,7 +241,7 @@ def test_the_longest_history_of_a_trainings_checkpoints_is_taken(tmp_path):
         folder = tmp_path / "run" / f"checkpoint_{number}"
         folder.mkdir(parents=True)
         write_history([metrics(of) for of in epochs], folder)
-    (tmp_path / "run" / "checkpoint_3" / "history.json").write_text("[{")  # of a kill
+    (tmp_path / "run" / "checkpoint_3" / "history.json").write_text("[{")  # as a kill leaves it
     assert [known.epoch for known in last_history(str(tmp_path), "run")] == [1, 2]
     assert last_history(str(tmp_path), "other") == []
     assert last_history("s3://bucket/outputs", "run") == []

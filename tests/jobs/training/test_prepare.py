@@ -1,4 +1,4 @@
-"""What a training is told of its data before it starts, and what its record keeps of that. No Ray."""
+"""Tests of the preparation of trainings: their data, and the notes on them in the record. No Ray starts."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from tests.jobs.glyphs import write_glyphs
 
 @pytest.fixture
 def glyphs(tmp_path):
-    """Twenty images of 8x8 whose glyph is in the alpha channel, over black, and one in colour."""
+    """Make twenty images of 8x8 whose glyph is in the alpha channel, over black, and one image in colour."""
     folder = tmp_path / "glyphs/a"
     write_glyphs(folder, 20, grey=0)
     Image.new("RGB", (8, 8), (1, 2, 3)).save(folder / "colour.png")
@@ -32,7 +32,7 @@ def test_the_background_is_what_transparent_images_are_laid_over(glyphs, tmp_pat
     )
     assert set(np.unique(white)) == {0, 1, 2, 3, 255}
     assert set(np.unique(black)) == {0, 1, 2, 3}
-    assert set(np.unique(blue)) == {0, 1, 2, 3, 29}  # of grey images, its luminance
+    assert set(np.unique(blue)) == {0, 1, 2, 3, 29}  # grey images get the luminance of the background
 
 
 def test_what_to_know_of_the_data_is_in_the_record(glyphs, tmp_path):

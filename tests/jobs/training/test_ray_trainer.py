@@ -7,7 +7,7 @@ from jobs.training.ray_trainer import UNUSED, LeanTrainer, death_behind, plain_r
 
 
 def raised(outer: Exception, inner: Exception, explicit: bool) -> Exception:
-    """As an error that came of another one."""
+    """Raise an error that another error caused, and return it."""
     try:
         try:
             raise inner

@@ -1,4 +1,4 @@
-"""Runs that MLflow has lost, and storage has not: what is taken up from beside their checkpoints."""
+"""Tests of runs that MLflow has lost: they are resumed from the facts next to their checkpoints."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def here(monkeypatch, tmp_path, empty_store):
 
 
 def kept_training(folder, finished=False, **changes):
-    """Storage and no record of a training: what `jobs.training.run.run` leaves at its start; the run's id."""
+    """Write the storage of a training, as `jobs.training.run.run` does at its start, and lose its record."""
     work = preparation.prepare(make_train_spec("smoke", {"seed": 7, "workers": "2", **changes}))
     record = Record.start(f"sqlite:///{folder}/lost.db", "glow", "a name", {}, {})
     remember(f"{work.spec.output}/{record.run_id}", work.to_keep(record, finished))
@@ -46,7 +46,7 @@ def test_a_training_is_found_by_its_id_or_its_folder(here, named):
     log = TrainingLog(work, record, [].append)
     log.see(Attempt(1, 3, (), device="CPU", precision="float32", parameters=9))
     assert log.restarts == 1
-    again = preparation.prepare_resume(record.run_id, {})  # and from then on by its new record
+    again = preparation.prepare_resume(record.run_id, {})  # now found by its new record
     assert again.folder_of(record) == run_id
 
 

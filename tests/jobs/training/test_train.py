@@ -1,4 +1,4 @@
-"""Whole trainings through `glowctl`, on an embedded Ray with real worker processes; faults included."""
+"""Tests of whole trainings with `glowctl`, on an embedded Ray with real worker processes and real faults."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def results(folder: Path, run_id: str) -> Path:
 
 
 def best_weights(settings: dict) -> dict[str, np.ndarray]:
-    """What the library comes to by itself in one go: the weights of the best of the epochs that leave a checkpoint."""
+    """Train with the library alone, without interruption; return the best weights of the epochs with a checkpoint."""
     work = prepare(make_train_spec("smoke", settings))
     trainer = Trainer(
         Glow(work.config),
@@ -58,7 +58,7 @@ def best_weights(settings: dict) -> dict[str, np.ndarray]:
     )
     best = float("inf")
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the worker has them
+    torch.set_num_threads(1)  # as in the worker
     try:
         for result in trainer.epochs():
             if result.epoch % int(work.spec.checkpoint_every) == 0 and result.validation_bits_per_dim < best:
@@ -71,7 +71,7 @@ def best_weights(settings: dict) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A training of two workers that ended well: its folder, and its events."""
+    """Run a training of two workers; return its folder and its events."""
     folder = tmp_path_factory.mktemp("finished")
     done = glowctl(folder, "train", "--preset", "smoke", "--workers", "2", "--class-conditional", "--json")
     check_quiet(done)
@@ -118,7 +118,7 @@ def test_mlflow_has_the_whole_record(finished):
     top = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     expected = {"spec.json", "requirements.txt", "history.csv", "nll.png", "samples.png", "samples.npy", "scores"}
     assert expected <= top
-    assert "checkpoint" not in top  # the model has it
+    assert "checkpoint" not in top  # the logged model contains it
     grids = [artifact.path for artifact in client.list_artifacts(run.info.run_id, "images")]
     assert {"step+1+" in path or "step%1%" in path for path in grids} == {True, False}
 
@@ -202,7 +202,7 @@ def test_the_sample_grid_is_ten_by_ten(finished):
 
 @pytest.mark.slow
 def test_elastic_training_takes_the_workers_that_fit_and_keeps_the_best_and_the_last_checkpoint(tmp_path):
-    """With a learning rate that ruins the model after its first epochs the best is not the last."""
+    """The learning rate ruins the model after its first epochs, so that the best model is not the last."""
     ruinous = ("--epochs", "5", "--learning-rate", "0.05", "--schedule", "constant", "--clip-norm", "0")
     done = glowctl(tmp_path, *SMOKE, *ruinous, "--workers", "1:99", "--batch-size", "128", "--json")
     assert done.returncode == 0, done.stderr
@@ -216,7 +216,7 @@ def test_elastic_training_takes_the_workers_that_fit_and_keeps_the_best_and_the_
 
 
 def test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit(tmp_path):
-    # The kill must come well after a checkpoint, and after MLflow has its epoch, also where an epoch takes 0.1 s.
+    # The kill must come well after a checkpoint, and after MLflow has its epoch, even if an epoch takes 0.1 s.
     long = (*SMOKE, "--per-class", "16", "--epochs", "40", "--checkpoint-every", "10", "--sample-every", "0")
     running = Running(tmp_path, *long)
     running.wait_for("epoch 14/40")
@@ -261,7 +261,7 @@ def test_a_killed_worker_costs_a_restart_and_no_more(tmp_path):
     workers[1].kill()
     running.wait_for("training restarted")
     restarted_after = int(running.line_with("training restarted").split("after epoch ")[1].split()[0])
-    assert restarted_after >= 3  # at worst the checkpoint of epoch 4 was still on its way
+    assert restarted_after >= 3  # at worst, the checkpoint of epoch 4 was not registered yet
     assert running.wait() == 0
     run = record_of(tmp_path, run_id_of(running.lines()))
     assert run.info.status == "FINISHED"
@@ -270,14 +270,14 @@ def test_a_killed_worker_costs_a_restart_and_no_more(tmp_path):
 
 @pytest.mark.slow
 def test_a_training_that_was_killed_inside_an_epoch_loses_no_more_than_the_steps_since_its_checkpoint(tmp_path):
-    """One epoch of 158 steps. What it ends with is what the library comes to in one go."""
+    """Train one epoch of 158 steps; the result is that of an uninterrupted training with the library."""
     settings = {"epochs": 1, "batch_size": 8}
     flags = ("--epochs", "1", "--batch-size", "8", "--sample-every", "0")
     running = Running(tmp_path, *SMOKE, *flags, "--checkpoint-every", "10steps")
     seen: set[str] = set()
 
     def third() -> bool:
-        """The last and the best are kept: the first has been registered by then."""
+        """Two checkpoints are kept, the last and the best, so that the first has been registered by the third."""
         seen.update(path.name for path in tmp_path.glob("outputs/*/checkpoint_*"))
         return len(seen) >= 3
 
@@ -336,7 +336,7 @@ def test_a_diverged_run_fails_once_with_a_sentence(tmp_path):
 @pytest.mark.nightly
 def test_sigterm_ends_as_ctrl_c_does_and_a_damaged_checkpoint_is_named_when_the_run_is_resumed(tmp_path):
     running = Running(tmp_path, *SMOKE, "--epochs", "500", "--sample-every", "0", "--checkpoint-every", "30")
-    running.wait_for("epoch 35/500")  # and not while a checkpoint is written
+    running.wait_for("epoch 35/500")  # not while a checkpoint is written
     family = running.family()
     os.kill(running.process.pid, signal.SIGTERM)
     assert running.wait(30) == 143
@@ -350,7 +350,7 @@ def test_sigterm_ends_as_ctrl_c_does_and_a_damaged_checkpoint_is_named_when_the_
 
 
 def test_a_run_is_not_resumed_on_other_images(tmp_path):
-    """No training is needed for that: the run of one that was killed before its first checkpoint will do."""
+    """The run is that of a training that was killed before its first checkpoint, so that nothing must be trained."""
     images = tmp_path / "images"
     images.mkdir()
     for index in range(40):
