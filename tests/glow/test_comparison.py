@@ -30,13 +30,13 @@ def trial(permutation="1x1", depth=8, seed=0, nll=3.0, state="finished", reason=
 
 
 def grid(nll, permutations=PERMUTATIONS, depths=(8,), seeds=range(3)):
-    """Every trial finished, with the NLL of nll(permutation, depth, seed)."""
+    """A grid of finished trials, whose NLL is nll(permutation, depth, seed)."""
     units = itertools.product(permutations, depths, seeds)
     return pd.DataFrame([trial(*unit, nll=nll(*unit)) for unit in units])
 
 
 def of_values(*nlls_by_value):
-    """One configuration a value: a, b, ..., each with these NLLs at seeds 0, 1, ..."""
+    """One configuration per value a, b, ..., each with these NLLs at seeds 0, 1, ..."""
     values = dict(zip("abcdefgh", nlls_by_value, strict=False))
     return pd.DataFrame(
         [trial(value, seed=seed, nll=nll) for value, nlls in values.items() for seed, nll in enumerate(nlls)]
@@ -49,7 +49,7 @@ def between(differences, a, b):
 
 
 def assert_in_order(sentence, *facts):
-    """The sentence contains each fact after the one before it."""
+    """Check that the sentence contains all facts, in this order."""
     position = 0
     for fact in facts:
         assert fact in sentence[position:]
@@ -57,7 +57,7 @@ def assert_in_order(sentence, *facts):
 
 
 def noisy(n_values, seeds=5, seed=0, spread=0.02):
-    """(values, seeds) NLLs with much variance between seeds that all values share."""
+    """NLLs (values, seeds) with a large variance between seeds, which all values share."""
     rng = np.random.default_rng(seed)
     shift = 0.03 * np.arange(n_values)[:, None]
     return 3 + shift + rng.normal(scale=0.5, size=seeds) + rng.normal(scale=spread, size=(n_values, seeds))
@@ -181,7 +181,7 @@ def test_constant_differences_collapse_to_a_point(step, p):
 
 
 def test_the_paired_interval_covers_as_often_as_it_says_and_is_narrower_than_the_unpaired():
-    """The values differ by 0.03 on average, by more or less at a seed in all configurations: seeds are the units."""
+    """The values differ by 0.03 on average; the difference varies between seeds, which are therefore the units."""
     rng = np.random.default_rng(1)
     repetitions, depths, seeds, truth = 120, (8, 16), 4, 0.03
     covered, narrower = 0, 0
@@ -205,7 +205,7 @@ def test_the_paired_interval_covers_as_often_as_it_says_and_is_narrower_than_the
 def test_a_seed_that_did_not_finish_drops_its_pair_only(state):
     a, b, c = noisy(3)
     trials = of_values(a, b, c)
-    trials.loc[(trials["permutation"] == "a") & (trials["seed"] == 1), "state"] = state  # with an NLL: not to be used
+    trials.loc[(trials["permutation"] == "a") & (trials["seed"] == 1), "state"] = state  # its NLL must not be used
     differences = paired_differences(trials, FACTORS)
     kept = [0, 2, 3, 4]
     row = between(differences, "a", "b")
@@ -219,7 +219,7 @@ def test_only_configurations_with_all_seeds_enter_so_that_seeds_average_over_the
     trials.loc[(trials["depth"] == 4) & (trials["seed"] == 2) & (trials["permutation"] == "b"), "state"] = "failed"
     row = between(paired_differences(trials, FACTORS), "a", "b")
     assert (row["seeds"], row["configurations"]) == (3, 2)
-    assert row["difference"] == pytest.approx(0.15)  # of depths 1 and 2 at every seed
+    assert row["difference"] == pytest.approx(0.15)  # the mean over depths 1 and 2
 
 
 def test_where_no_configuration_has_all_seeds_the_one_with_most_enters():
@@ -266,7 +266,7 @@ def test_values_keep_their_kind_beside_factors_of_other_kinds():
 
 
 def test_holm_by_hand():
-    """0.005 x 4, 0.01 x 3, 0.03 x 2 and 0.04 x 1, which its forerunner raises to 0.06."""
+    """The products are 0.005 x 4, 0.01 x 3, 0.03 x 2 and 0.04 x 1, which the one before raises to 0.06."""
     adjusted = holm(np.array([0.01, 0.04, 0.03, math.nan, 0.005]))
     assert adjusted.tolist() == pytest.approx([0.03, 0.06, 0.06, math.nan, 0.02], nan_ok=True)
 
@@ -430,7 +430,7 @@ def test_configurations_are_named_by_what_varies():
     assert configuration_names(trials[:1].astype({"depth": float}), FACTORS).to_dict() == {7: "1x1, depth 8"}
 
 
-# Tables that say nothing, or cannot be
+# Empty and impossible tables
 
 
 @pytest.mark.parametrize("trials", [pd.DataFrame(), of_values([3.0])[:0]], ids=["no columns", "no rows"])

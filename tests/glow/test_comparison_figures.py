@@ -18,7 +18,7 @@ CONFIGURATIONS = [
 
 
 def drawn(figure, height=600):
-    """The first axes of a figure after it was rendered as it is saved, at 120 dots per inch; all texts are in it."""
+    """The first axes of a figure after rendering it at 120 dpi, as it is saved; checks that it contains all texts."""
     figure.set_dpi(120)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -44,7 +44,7 @@ def lines(axes):
 
 
 def bands(axes):
-    """Name -> {epoch: (low, high)}."""
+    """The band of each name, as {epoch: (low, high)}."""
     corners = {band.get_label()[1:]: band.get_paths()[0].vertices for band in axes.collections}
     return {
         name: {x: (min(xy[xy[:, 0] == x, 1]), max(xy[xy[:, 0] == x, 1])) for x in xy[:, 0]}
@@ -60,7 +60,7 @@ def assert_apart(texts):
 
 
 def curve(name, *seeds):
-    """Rows of a name from the bits/dim of each seed, from epoch 1."""
+    """Rows of one name, from the bits/dim of each seed since epoch 1."""
     return pd.concat(
         [
             pd.DataFrame({"name": name, "seed": seed, "epoch": np.arange(len(values)) + 1, "bits_per_dim": values})
@@ -75,7 +75,7 @@ def falling(level, rng, epochs=40, noise=0.005):
 
 
 def grid(values, half_width=None):
-    """Rows from {(depth, width): bits/dim}."""
+    """Rows of a table, from {(depth, width): bits/dim}."""
     table = pd.DataFrame([(*cell, value) for cell, value in values.items()], columns=["depth", "width", "bits_per_dim"])
     return table if half_width is None else table.assign(half_width=half_width)
 
@@ -187,7 +187,7 @@ def test_long_titles_are_wrapped():
         difference_intervals(differences(("depth", *CONFIGURATIONS[-2:], -0.1, -0.2, 0.0, 3)), title),
     ]
     for figure in figures:
-        drawn(figure)  # the title, too, is looked for in the figure
+        drawn(figure)  # this also checks that the title is inside the figure
         assert figure.texts[0].get_text().replace("\n", " ") == title.strip()
 
 
@@ -221,7 +221,7 @@ def test_missing_cells_are_grey_and_all_texts_readable():
     axes = drawn(heat_map(grid(values), "title"), height=None)
     mesh = axes.collections[0]
     backgrounds = mesh.to_rgba(mesh.get_array())
-    assert backgrounds[0, 0, 3] == 0  # transparent: the axes are seen
+    assert backgrounds[0, 0, 3] == 0  # transparent, so that the axes are visible
     backgrounds[0, 0] = axes.get_facecolor()
     red, green, blue = axes.get_facecolor()[:3]
     assert red == green == blue
@@ -253,7 +253,7 @@ def test_colours_end_before_what_is_far_worse_than_most():
 def test_large_heat_maps_are_taller_up_to_a_limit_and_their_texts_apart():
     heights = []
     for rows in (2, 15, 60):
-        columns = 12 if rows < 60 else 1  # where the height alone is looked at
+        columns = 12 if rows < 60 else 1  # with 60 rows only the height is checked
         values = {(depth, width): 3 + 0.01 * depth for depth in range(rows) for width in range(columns)}
         figure = heat_map(grid(values, 0.01), "title")
         axes = drawn(figure, height=None)
@@ -423,7 +423,7 @@ def test_intervals_far_wider_than_most_are_cut_off():
     }
     assert axes.texts[-1].get_text() == "+0.0200 [-3.0000, +3.0000], 2 seeds"
     axes = drawn(difference_intervals(differences(*narrow, ("width", "a", "b", 2.0, 1, 3, 2)), "title"))
-    assert axes.get_xlim()[1] > 2  # the point itself is in view
+    assert axes.get_xlim()[1] > 2  # the point itself is always in view
 
 
 @pytest.mark.slow

@@ -9,14 +9,14 @@ import pytest
 
 from glow.ood import DETECTORS, MeanTest, TypicalityTest, fit_detectors, roc_estimates
 
-# Of the log-det and log p(z) of two levels. Their sum, and each of them, is distributed alike under both.
+# Correlations of the log-det and log p(z) of two levels. Each of them and their sum has the same distribution in both.
 CORRELATION = np.array([[1, 0.95, -0.5], [0.95, 1, -0.5], [-0.5, -0.5, 1]])
 CHANGED_CORRELATION = CORRELATION[np.ix_([2, 0, 1], [2, 0, 1])]
 MEANS, SDS = np.array([900.0, -300.0, -200.0]), 30.0
 
 
 NAMES = [*DETECTORS, "log_prior_1", "log_prior_2", "log_det_1", "log_det_2"]
-"""Of all detectors of a score table of two levels."""
+"""Names of all detectors for a score table of two levels."""
 
 
 def score_table(
@@ -32,9 +32,12 @@ def score_table(
     unlike=0.0,
     alike=0.0,
 ):
-    """Of images that are `shift` nats less likely, and `simpler` bits simpler than their likelihood says; whose latents
-    are not normal (`noisy`), repeat a `pattern`, or are `smooth`; or which a background model finds as many nats more
-    likely (`unlike`); whose latents have neighbours that are `alike`."""
+    """Simulate the score table of n images.
+
+    The images are `shift` nats less likely, and `simpler` bits simpler than their likelihood suggests. A background
+    model finds them `unlike` nats more likely. Their latents are not normal (`noisy`), repeat a `pattern`, are
+    `smooth`, or have `alike` neighbours.
+    """
     rng = np.random.default_rng(seed)
     parts = MEANS + SDS * rng.multivariate_normal(np.zeros(3), correlation, n) - shift / 3
     nll = 64 * math.log(256) - parts.sum(1)
@@ -63,7 +66,7 @@ def score_table(
 
 
 def spoilt(table, rows, value):
-    """As `glow.scoring` has it for images whose scores are not finite."""
+    """A copy with images whose scores are not finite, as `glow.scoring` records them."""
     table = table.copy()
     table.loc[table.index[rows], ["nll", "bits_per_dim"]] = value
     table.loc[table.index[rows], ["log_det", "log_prior_1"]] = -value
@@ -77,7 +80,7 @@ def detectors(**changes):
 
 
 def statistics(name, table, m=1, **changes):
-    """What batches of consecutive images come to."""
+    """Statistics of batches of consecutive images."""
     detector = detectors(**changes)[name]
     scores = detector.image_scores(table)
     test = detector.fit(score_table(500, 1), m, 0.9, bootstraps=10)
@@ -90,7 +93,7 @@ def auroc(name, table, m=1):
     return roc_estimates(own, statistics(name, table, m), rng, resamples=1)["auroc"].value
 
 
-# Two sds of an NLL either way.
+# Two standard deviations of the NLL to each side.
 UNLIKELY = score_table(1000, 3, shift=2 * SDS * 3**0.5)
 TOO_LIKELY = score_table(1000, 3, shift=-2 * SDS * 3**0.5)
 SIMPLE = score_table(1000, 3, shift=-2 * SDS * 3**0.5, simpler=50)
@@ -149,7 +152,7 @@ def test_batches_tell_more_than_single_images(name, table):
 
 
 def test_the_changed_correlation_leaves_each_part_and_the_nll_as_it_was():
-    """Or what `density` finds above would prove nothing."""
+    """Otherwise the result for `density` above would prove nothing."""
     assert not np.allclose(CORRELATION, CHANGED_CORRELATION)
     assert CORRELATION.sum() == pytest.approx(CHANGED_CORRELATION.sum())
     for column in ("nll", "log_det", "log_prior_1", "log_prior_2"):
@@ -167,14 +170,14 @@ def test_without_a_background_model_there_is_no_ratio():
 
 
 def test_a_column_that_is_the_same_for_every_image_is_no_detector():
-    """As the log-det of additive couplings, but for its rounding."""
+    """The log-det of additive couplings is the same for every image, up to rounding."""
     train = score_table(1000)
     train["log_det_1"] = 7.0 + 1e-6 * np.random.default_rng(0).normal(size=1000)
     assert "log_det_1" not in [detector.name for detector in fit_detectors(train)]
 
 
 def test_statistics_are_joined_by_minus_the_log_of_the_smallest_p_value():
-    """Of 1,000 training images none has a spectrum as far out, and so p is 1 / 1001."""
+    """None of 1,000 training images has a spectrum that is as extreme, so that p is 1 / 1001."""
     far = detectors()["latents"].image_scores(PATTERNED)
     np.testing.assert_allclose(far.max(), math.log(1001))
     anderson = np.array([np.mean(score_table(1000)["latent_anderson"] >= x) for x in SAME["latent_anderson"]])
@@ -191,13 +194,13 @@ def test_scores_of_single_images_are_in_nats_bits_and_log_density():
 
 
 def test_density_is_the_log_density_of_standardised_parts():
-    """Of a normal, up to what a mixture fitted to 5,000 images errs by."""
+    """The density is normal, up to the error of a mixture that is fitted to 5,000 images."""
     train, table = score_table(5000), score_table(200, 4)
     got = fit_detectors(train)[3].image_scores(table)
     z = (table[["log_det", "log_prior_1", "log_prior_2"]].to_numpy() - MEANS) / SDS
     distance = np.einsum("ni,ij,nj->n", z, np.linalg.inv(CORRELATION), z)
     expected = distance / 2 + np.linalg.slogdet(2 * math.pi * CORRELATION)[1] / 2
-    near = distance < 11  # 99 % of all
+    near = distance < 11  # 99 % of all images
     assert near.sum() > 190
     np.testing.assert_allclose(got[near], expected[near], atol=1)
     assert abs(np.mean(got - expected)) < 0.1
@@ -242,8 +245,10 @@ def test_typicality_is_the_typicality_test_of_the_same_seed(m, center):
 @pytest.mark.parametrize("name", DETECTORS)
 @pytest.mark.parametrize("m", [1, 3])
 def test_every_detector_passes_alpha_of_what_it_is_made_for_and_has_p_values(name, m):
-    """Of 3,000 images like the held-out ones: the share called OOD is within 4 standard errors of 1 - alpha, those of
-    the 2,000 held-out images included."""
+    """The share of 3,000 in-distribution images that is called OOD is within 4 standard errors of 1 - alpha.
+
+    The standard error includes that of the 2,000 held-out images.
+    """
     detector = detectors()[name]
     test = detector.fit(score_table(2000, 1), m, 0.9, 2000)
     scores = detector.image_scores(score_table(3000, 2)).reshape(-1, m)
@@ -264,14 +269,14 @@ def test_a_mean_test_is_blind_on_the_other_side():
 
 
 def test_a_center_from_held_out_images_takes_none_that_are_not_finite():
-    """Else every batch would be infinitely far from it."""
+    """Otherwise every batch would be infinitely far from the centre."""
     detector = detectors(center="validation")["typicality"]
     with pytest.raises(ValueError, match="1 of 500 held-out"):
         detector.fit(spoilt(score_table(500, 1), [9], math.inf), 2, 0.9, 50)
 
 
 def test_a_part_that_is_the_same_for_every_image_tells_none_apart():
-    """The log-det of additive couplings: it differs by the rounding of float32 at most."""
+    """The log-det of additive couplings differs by the rounding of float32 at most."""
     tables = {seed: score_table(500, seed).assign(log_det=900.0) for seed in (0, 1)}
     rarity = fit_detectors(tables[0])[3].image_scores
     expected = rarity(tables[1])

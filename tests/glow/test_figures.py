@@ -13,7 +13,7 @@ NOMINAL = "nominal rate: {} %"
 
 
 def drawn(figure):
-    """The axes of a figure after it was rendered as it is saved: 960 x 600 pixels."""
+    """The axes of a figure after rendering it as it is saved, in 960 x 600 pixels."""
     figure.set_dpi(120)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -41,7 +41,7 @@ def scores(**datasets):
 
 
 def power(dataset, ratios, half_width=0.05):
-    """Rows of a data set from {batch size: ratio}."""
+    """Rows of a table of one data set, from {batch size: ratio}."""
     ratio = np.array(list(ratios.values()), dtype=float)
     low, high = np.maximum(ratio - half_width, 0), np.minimum(ratio + half_width, 1)
     return pd.DataFrame(
@@ -55,7 +55,7 @@ def classes(names, ratio, low=0.0, high=1.0, batches=20):
 
 
 def histograms(axes):
-    """Data set -> (heights, edges) of the outlines."""
+    """The heights and edges of each data set's outline."""
     return {
         patch.get_label().partition(":")[0]: (patch.get_data().values, patch.get_data().edges)
         for patch in axes.patches
@@ -235,7 +235,7 @@ def test_roc_lines_pass_through_the_given_points():
     letters, noise, chance = (line.get_xydata() for line in axes.lines)
     for point in 100 * np.c_[false, true]:
         assert np.abs(letters - point).max(1).min() < 1e-9
-    last = letters[letters[:, 0] >= 50]  # a straight line of slope 0.4, though bent on the axes
+    last = letters[letters[:, 0] >= 50]  # a straight line of slope 0.4, which the log axis bends
     assert len(last) > 100
     np.testing.assert_allclose(last[:, 1], 80 + 0.4 * (last[:, 0] - 50))
     assert ((noise[:, 0] == 0) | (noise[:, 1] == 100)).all()
@@ -262,7 +262,7 @@ def test_the_roc_axis_starts_to_be_logarithmic_at_the_smallest_step(smallest, li
     rates = np.array([0.0, smallest, 1.0])
     axes = drawn(roc_curves({"noise": (rates, rates, 0.5)}, "title"))
     assert f"above {linear} %" in axes.get_xlabel()
-    assert axes.transData.transform((0, 0))[0] > axes.get_window_extent().x0  # a curve along 0 is seen whole
+    assert axes.transData.transform((0, 0))[0] > axes.get_window_extent().x0  # a curve along 0 is visible
     assert_apart(axes.get_xticklabels())
 
 

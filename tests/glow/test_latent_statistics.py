@@ -24,7 +24,7 @@ def test_anderson_darling_is_that_of_scipy(change):
 
 @pytest.mark.parametrize("d", [1, 10, 300])
 def test_of_noise_the_mean_is_one(d):
-    """Anderson & Darling 1954: the limit's variance is 2 pi^2 / 3 - 6, 0.58."""
+    """The limiting distribution has the variance 2 pi^2 / 3 - 6 = 0.58 (Anderson & Darling 1954)."""
     found = anderson_darling(normal(20_000, d)).numpy()
     assert abs(found.mean() - 1) < 5 * found.std() / 20_000**0.5
 
@@ -39,7 +39,7 @@ def test_far_numbers_keep_the_statistic_finite():
 
 
 def test_the_spectrum_of_noise_varies_by_one():
-    """A power is exponentially distributed, whose standard deviation is its mean."""
+    """A power follows an exponential distribution, whose standard deviation equals its mean."""
     found = spectrum_variation(normal(2000, 1024)).numpy()
     assert abs(found.mean() - 1) < 0.01
 
@@ -75,7 +75,7 @@ def test_no_images_give_no_statistics():
 
 
 def test_of_noise_the_correlation_of_neighbours_is_chi_squared():
-    """With a degree of freedom for each level and direction, less those of levels of one row or column."""
+    """There is one degree of freedom per level and direction, except along axes of a single number."""
     levels = [normal(4000, 2, 8, 8), normal(4000, 4, 4, 4, seed=1), normal(4000, 8, 1, 1, seed=2)]
     found = second_moments(levels).portmanteau().numpy()
     assert abs(found.mean() - 4) < 5 * found.std() / 4000**0.5 + 0.05

@@ -1,4 +1,4 @@
-"""Whole tests of data sets, on simulated score tables."""
+"""Evaluations of simulated score tables, whose truth is known."""
 
 import math
 from functools import cache
@@ -24,7 +24,7 @@ from glow.ood.evaluation import REPORT_IMAGES
 from tests.glow.test_detectors import CORRELATION, NAMES, SDS, score_table, spoilt
 
 SD = SDS * CORRELATION.sum() ** 0.5
-"""Of an NLL."""
+"""Standard deviation of the NLL of a simulated table."""
 
 INTERVAL = ("", "_low", "_high")
 
@@ -38,13 +38,13 @@ SOME = ("typicality", "likelihood", "density")
 
 @cache
 def trained(world):
-    """The training images' scores, and their detectors."""
+    """The score table of the training images, and the detectors that were fitted to it."""
     train = score_table(2000, 2000 + world)
     return train, fit_detectors(train)
 
 
 def evaluate(tests, world=0, class_names=None, held_out=400, detectors=SOME, **changes):
-    """Under a model with 2,000 training images; another world has other images."""
+    """Evaluate with 2,000 training images; each world has different images."""
     deal = held_out_protocol(score_table(held_out, 1000 + world), tests)
     train, every = trained(world)
     chosen = [detector for detector in every if detector.name in detectors]
@@ -57,12 +57,12 @@ def two_sets(own=300, far=250):
 
 @pytest.fixture(autouse=True)
 def rough_intervals(monkeypatch):
-    """Of thresholds, for speed."""
+    """Bootstrap intervals of thresholds from few resamples, for speed."""
     monkeypatch.setattr(calibration, "RESAMPLES", 20)
 
 
 def cell(table, **where):
-    """The one row that is there."""
+    """The only row with these values."""
     for column, value in where.items():
         table = table[table[column] == value]
     assert len(table) == 1
@@ -126,7 +126,7 @@ def test_batches_are_whole_and_images_left_out_are_counted(result, name, n, m):
 
 
 def test_ratios_are_about_the_shares_beyond_the_threshold(result):
-    """At M > 1 decisions are by p-values, which know that 400 held-out images are few."""
+    """At M > 1 p-values decide, which allow for the small number of 400 held-out images."""
     for row in result.ratios.to_dict("records"):
         values = result.statistics[row["detector"], row["dataset"], row["batch_size"]]
         ood = np.count_nonzero(values > row["threshold"])
@@ -149,7 +149,7 @@ def test_batches_are_judged_by_the_threshold_of_the_typicality_test(result):
     test = TypicalityTest.fit(train, held_out, 4, 0.9, 300)
     row = cell(result.ratios, detector="typicality", dataset="own", batch_size=4)
     assert row["threshold"] == test.threshold.value
-    # Every image is in one batch: 4 divides 300.
+    # 4 divides 300, so that every image is in exactly one batch.
     assert result.statistics["likelihood", "own", 4].mean() == pytest.approx(two_sets()["own"]["nll"].mean())
 
 
@@ -181,7 +181,7 @@ def test_power_repeats_what_was_asked_for_and_grows_with_batches_of_a_near_set()
     assert near.index.tolist() == [1, 2, 3, 5, 7, 10, 15, 20]
     for m in (2, 20):
         assert near[m] == cell(got.ratios, detector="typicality", dataset="near", batch_size=m)["ratio"]
-    for m in (1, 5, 20):  # a two-sided z test's
+    for m in (1, 5, 20):  # the power of a two-sided z test
         z, shift = stats.norm.ppf(0.95), 0.7 * m**0.5
         assert near[m] == pytest.approx(stats.norm.sf(z - shift) + stats.norm.cdf(-z - shift), abs=0.12)
     assert near[20] > near[5] + 0.2 > near[1] + 0.4
@@ -207,7 +207,7 @@ def test_repeats_draw_thresholds_and_batches_anew():
     own = thrice["dataset"] == "own"
     assert (thrice[own & (thrice["batch_size"] == 4)]["ratio_sd"] > 0).any()
     assert (thrice["ratio_sd"] < 0.1).all()
-    # The first repeat is the single one.
+    # The first repeat is the same as a single one.
     np.testing.assert_array_equal(thrice["threshold"], once["threshold"])
     assert (thrice["ratio"] != once["ratio"]).any()
 
@@ -216,7 +216,7 @@ def test_ratios_and_their_spread_are_over_repeats():
     deals = []
 
     def deal(repeat):
-        """The third of three repeats tests a far set in place of the model's own."""
+        """In the third of three repeats the model's own set is replaced by a far one."""
         deals.append(repeat)
         return score_table(400, 5), {"own": score_table(100, repeat, shift=0 if repeat < 2 else 20 * SD)}
 
@@ -231,7 +231,7 @@ def test_ratios_and_their_spread_are_over_repeats():
 
 
 def rows_of(table):
-    """A table's images, told by their NLL, which no two share."""
+    """The images of a table, identified by their NLLs, which are all different."""
     return set(table["nll"])
 
 
@@ -277,7 +277,7 @@ def test_the_report_protocol_tests_like_any():
 
 
 def test_the_control_passes_for_in_distribution_data_as_often_as_it_should(monkeypatch):
-    """Its intervals are of 95 % or more."""
+    """The intervals of the control have a confidence of 95 % or more."""
     monkeypatch.setattr(calibration, "RESAMPLES", 60)
     worlds = range(30)
     controls = pd.concat(
@@ -299,7 +299,7 @@ def test_the_control_fails_for_a_shifted_set(shift, finders):
 
 
 def test_the_control_fails_if_too_few_are_called_ood():
-    """A set without the tails that it should have."""
+    """A set that lacks its tails is never called OOD."""
     table = score_table(3000, 1)
     middle = table[(table["nll"] - table["nll"].mean()).abs() < SD]
     row = cell(evaluate({"own": middle}).control, detector="typicality", batch_size=1)
@@ -329,7 +329,7 @@ def test_per_class_finds_the_class_that_passes():
     assert mixed["class_name"].tolist() == ["bag", "shoe", "coat"]
     assert mixed["batches"].tolist() == [30, 30, 30]
     assert mixed["ratio"].tolist() == [1, pytest.approx(0.1, abs=0.15), 1]
-    # Numbers where there are no names.
+    # Classes without names have numbers.
     assert set(got[got["dataset"] == "own"]["class_name"]) == {"0", "1", "2"}
 
 

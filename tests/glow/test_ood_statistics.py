@@ -19,7 +19,7 @@ def estimates(in_scores, out_scores, seed=0, **changes):
 
 
 def labelled(in_scores, out_scores):
-    """As scikit-learn takes them."""
+    """Labels and scores, in the form that scikit-learn takes."""
     return np.repeat([0, 1], [len(in_scores), len(out_scores)]), np.concatenate([in_scores, out_scores])
 
 
@@ -123,7 +123,7 @@ def test_bootstrap_intervals_cover_the_true_auroc_95_percent_of_the_time(shift):
 
 @pytest.mark.parametrize(("n_in", "n_out", "shift"), [(1000, 1000, 2.5), (1500, 1500, -2.0), (3000, 15, 2.5)])
 def test_bins_change_no_interval(monkeypatch, n_in, n_out, shift):
-    """Also if one set is much the smaller, or below the other."""
+    """This also holds if one set is much smaller, or lies below the other."""
     sets = normals(n_in, n_out, shift)
     binned = estimates(*sets, seed=1)
     monkeypatch.setattr(statistics, "BINS", n_in + n_out)

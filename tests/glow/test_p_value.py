@@ -12,7 +12,7 @@ from glow.ood.calibration import bounds_of
 
 
 def simulated(m, n, bootstraps, simulations, seed=0, shift=0.0):
-    """p-values of a batch each, of gamma scores, by tests of held-out scores of their own."""
+    """p-values of gamma scores: each simulation draws a batch and separate held-out scores for its test."""
     values = []
     for simulation in range(simulations):
         rng = np.random.default_rng([seed, simulation, m])
@@ -34,7 +34,7 @@ def test_p_values_of_in_distribution_batches_are_uniform(m, n, bootstraps):
 
 
 def test_few_held_out_images_make_the_p_values_of_single_ones_discrete_and_never_too_small():
-    """With n of them, p is uniform on 1 / (n + 1), 2 / (n + 1) ... 1: P(p <= u) <= u exactly."""
+    """With n held-out images p is uniform on 1 / (n + 1), 2 / (n + 1) ... 1, so that P(p <= u) <= u exactly."""
     values = simulated(1, 9, 1, 2000)
     ranks, counts = np.unique(np.round(values * 10).astype(int), return_counts=True)
     assert ranks.tolist() == list(range(1, 11))
@@ -52,7 +52,7 @@ def test_batches_from_elsewhere_have_small_p_values():
 def test_of_single_images_the_decision_is_that_of_the_p_value(alpha, n, ties):
     rng = np.random.default_rng([n, ties])
     train, held_out, new = rng.normal(size=1000), rng.normal(size=n), rng.normal(size=(3000, 1)) * 1.5
-    if ties:  # of held-out scores with each other and with those tested
+    if ties:  # among held-out scores, and between these and the tested ones
         train, held_out, new = np.zeros(10), np.round(held_out, 1), np.round(new, 1)
     test = TypicalityTest.fit(train, held_out, 1, alpha)
     at_threshold = np.array([[test.center + test.threshold.value]])
@@ -95,7 +95,7 @@ HEAVY = {
     ],
 )
 def test_false_alarms_keep_to_one_less_alpha_for_few_held_out_scores_with_heavy_tails(kind, n, m, two_sided):
-    """Over held-out scores and batches. A bootstrapped threshold gives 3.9 % where 1 % is asked for."""
+    """The rate is a mean over held-out sets and batches. A bootstrapped threshold gives 3.9 % in place of 1 %."""
     draw, batches, rates = HEAVY[kind], 40, []
     for seed in range(300):
         rng = np.random.default_rng([seed, n, m])
@@ -112,7 +112,7 @@ def test_false_alarms_keep_to_one_less_alpha_for_few_held_out_scores_with_heavy_
 
 
 def test_the_p_value_is_the_share_of_all_choices():
-    """Of 3 held-out scores and a batch of 2 there are 10 choices, which 100,000 random ones find."""
+    """3 held-out scores and a batch of 2 have 10 choices, which 100,000 random ones approximate."""
     held_out, batch = np.array([0.0, 1.0, 5.0]), np.array([[3.0, 4.0]])
     test = MeanTest.fit(held_out, 2, 0.5, 100_000)
     sums = [sum(pair) for pair in itertools.combinations([*held_out, *batch[0]], 2)]
@@ -129,7 +129,7 @@ def test_with_many_held_out_scores_the_exact_decision_is_the_thresholds():
 
 @pytest.mark.parametrize("kind", ["two-sided", "mean"])
 def test_batches_of_nothing_but_outliers_are_ood_however_large_the_largest_is(kind):
-    """Without bounds the largest score determines the mean, and 12 % of all choices contain it."""
+    """Without bounds the largest score determines the mean of its batch, and 12 % of all choices contain it."""
     rng = np.random.default_rng(0)
     train, held_out = rng.normal(size=1000), rng.normal(size=176)
     far = rng.uniform(50, 100, size=(40, 25))
@@ -157,7 +157,7 @@ def test_too_few_choices_are_refused():
 def test_scores_that_are_not_finite_have_the_smallest_p_there_is(m):
     rng = np.random.default_rng(0)
     held_out = rng.normal(size=500)
-    held_out[:2] = np.inf, np.nan  # as far out as any
+    held_out[:2] = np.inf, np.nan  # these count as larger than all others
     test = TypicalityTest.fit(rng.normal(size=100), held_out, m, 0.9, 99)
     nll_NM = np.zeros((4, m))
     nll_NM[:3, 0] = math.nan, math.inf, -math.inf

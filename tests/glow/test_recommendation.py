@@ -22,7 +22,7 @@ TRAIN, HELD_OUT = score_table(1000), score_table(300, 1)
 
 
 def corrupted(*kinds, n=200):
-    """One table of several kinds of corruption, with the kind as the label."""
+    """One score table of several kinds of corruption, whose labels are the numbers of the kinds."""
     tables = [score_table(n, 10 + label, **kind) for label, kind in enumerate(kinds)]
     return pd.concat([table.assign(label=label) for label, table in enumerate(tables)], ignore_index=True)
 

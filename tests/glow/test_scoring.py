@@ -34,7 +34,7 @@ def images_for(glow, n=23):
 
 
 def terms(table):
-    """The log-det, and log p(z) of each level."""
+    """The columns of the log-det and of log p(z) of each level."""
     return table.filter(regex="^log_det$|^log_prior").to_numpy()
 
 
@@ -78,7 +78,7 @@ def test_scores_are_the_models_own_with_the_noise_of_each_index(glow):
     by_level = table.filter(regex="^log_det_").to_numpy()
     np.testing.assert_allclose(by_level, expected.log_det_BL.numpy(), rtol=1e-5, atol=1e-4)
     numbers = torch.cat([level.flatten(1) for level in expected.standardized], 1)
-    # The sum of D logs, of which D is taken away again, has the rounding of D float32 numbers in it.
+    # The statistic is a sum of D logs minus D, so that it contains the rounding of D float32 numbers.
     rounding = glow.config.dimensions * 1e-5
     np.testing.assert_allclose(table["latent_anderson"], anderson_darling(numbers), rtol=1e-4, atol=rounding)
     np.testing.assert_allclose(table["latent_spectrum"], spectrum_variation(numbers), rtol=1e-3)
@@ -139,7 +139,7 @@ def test_bf16_moves_scores_by_0_02_bits_at_most():
     exact, rounded = (score(glow, images, precision=precision) for precision in ("float32", "bf16"))
     difference = np.abs(exact["bits_per_dim"] - rounded["bits_per_dim"])
     assert 0 < difference.max() < 0.02
-    # The precision is that of this call.
+    # Each call sets the precision anew.
     np.testing.assert_array_equal(score(glow, images)["nll"], exact["nll"])
 
 
@@ -212,7 +212,7 @@ def test_complexity_orders_images_from_constant_to_noise(channels):
     assert bits[0] == 0
     assert 0 <= bits[1] < 0.1 * bits[2]
     assert bits[2] < 0.8 * bits[3]
-    # Noise cannot be compressed: 8 bits a pixel, a filter byte a row, and little more.
+    # Noise cannot be compressed: it takes 8 bits per pixel, one filter byte per row, and little more.
     assert 0.97 < bits[3] / (8 * noise.numel()) < 1.1
 
 

@@ -8,7 +8,7 @@ from scipy import optimize, stats
 
 from glow.ood import TypicalityTest, calibration
 
-# Of the mean of M scores: M -> distribution. Scores are standard normal, or gamma of shape 2 and mean 2.
+# Distributions of the mean of M scores, which are standard normal, or gamma of shape 2 and mean 2.
 MEANS = {
     "normal": lambda m: stats.norm(scale=m**-0.5),
     "gamma": lambda m: stats.gamma(2 * m, scale=1 / m),
@@ -20,7 +20,7 @@ def draw(kind, rng, *size):
 
 
 def chance_of_ood(test, kind="normal", shift=0.0):
-    """Exactly, of a batch whose scores are shifted."""
+    """The exact probability that a batch of shifted scores is called OOD."""
     mean, center, epsilon = MEANS[kind](test.batch_size), test.center - shift, test.threshold.value
     return mean.sf(center + epsilon) + mean.cdf(center - epsilon)
 
@@ -34,7 +34,7 @@ def true_threshold(kind, m, alpha):
 
 @pytest.fixture
 def no_intervals(monkeypatch):
-    """Of thresholds, for speed."""
+    """Bootstrap intervals of thresholds from two resamples, for speed."""
     monkeypatch.setattr(calibration, "RESAMPLES", 2)
 
 
@@ -58,8 +58,10 @@ def test_fitted_tests_call_one_less_alpha_of_in_distribution_batches_ood(m, alph
 @pytest.mark.parametrize("kind", MEANS)
 @pytest.mark.parametrize(("alpha", "n", "rank"), [(0.99, 99, 99), (0.99, 150, 150), (0.99, 250, 249), (0.9, 10, 10)])
 def test_single_images_keep_the_conformal_guarantee_with_few_validation_scores(alpha, n, rank, kind):
-    """The threshold is the ceil(alpha (n + 1))-th distance, which a new one exceeds with probability 1 - rank / (n + 1)
-    on average: at most 1 - alpha."""
+    """The threshold is the distance of rank ceil(alpha (n + 1)).
+
+    A new distance exceeds it with a probability of 1 - rank / (n + 1) on average, which is at most 1 - alpha.
+    """
     rates = []
     for seed in range(400):
         rng = np.random.default_rng([seed, n])
@@ -85,7 +87,7 @@ def test_the_true_threshold_lies_in_the_interval_95_percent_of_the_time_or_more(
         values.append(threshold.value)
         widths.append(threshold.high - threshold.low)
     assert stats.binomtest(covered, simulations, 0.95, alternative="less").pvalue > 1e-3
-    # Nor is it needlessly wide.
+    # The interval is not needlessly wide, either.
     assert 0.75 < np.mean(widths) / (2 * 1.96 * np.std(values)) < 1.25
 
 
@@ -112,7 +114,7 @@ def test_power_against_a_shift_is_the_analytic_one(m, shift):
     rng = np.random.default_rng(1)
     test = TypicalityTest.fit(rng.normal(size=100_000), rng.normal(size=50_000), m, 0.95, 50_000)
     found = np.count_nonzero(test.is_ood(rng.normal(shift, size=(10_000, m))))
-    # Two-sided z test of known variance.
+    # A two-sided z test with known variance has this power.
     epsilon = stats.norm.ppf(0.975)
     power = stats.norm.sf(epsilon - shift * m**0.5) + stats.norm.cdf(-epsilon - shift * m**0.5)
     assert found / 10_000 == pytest.approx(power, abs=0.025)
@@ -136,7 +138,7 @@ def test_fifty_bootstraps_are_too_few_for_a_rate_of_1_percent(bootstraps, low, h
 
 @pytest.mark.usefixtures("no_intervals")
 def test_a_center_from_validation_finds_what_a_generalisation_gap_hides():
-    """Training images score 0.5 better, so batches that are 0.5 too typical sit at a centre taken from them."""
+    """Training images score 0.5 lower, so batches that are 0.5 too low lie at the centre of the training images."""
     rng = np.random.default_rng(0)
     train, validation = rng.normal(-0.5, size=50_000), rng.normal(size=20_000)
     from_train, from_validation = (
@@ -183,7 +185,7 @@ def test_infinities_of_both_signs_are_ood_without_a_warning():
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("m", [1, 2, 5])
 def test_some_validation_scores_that_are_not_finite_leave_a_test_that_tells(m, bad):
-    """They count as further out than all others: the threshold rises, and never falls."""
+    """They count as larger than all others, so that the threshold can rise but not fall."""
     rng = np.random.default_rng(0)
     train, validation = rng.normal(size=5000), rng.normal(size=1000)
     dirty = validation.copy()
@@ -197,7 +199,7 @@ def test_some_validation_scores_that_are_not_finite_leave_a_test_that_tells(m, b
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize(("m", "exact"), [(1, True), (1, False), (5, True)])
 def test_too_many_validation_scores_that_are_not_finite_are_refused(m, exact, bad):
-    """No finite threshold lets alpha of batches pass, and an infinite one would let all of them."""
+    """No finite threshold lets a share alpha of batches pass, and an infinite one would let all pass."""
     validation = np.random.default_rng(0).normal(size=500)
     validation[:50] = bad
     with pytest.raises(ValueError, match=rf"50 of 500 held-out .*0\.95 .*\b{m}\b"):
