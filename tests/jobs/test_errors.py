@@ -1,0 +1,42 @@
+"""What a command prints about an error, and its exit code."""
+
+import errno
+import re
+import tempfile
+from pathlib import Path
+
+from glow.errors import DOWNLOAD_ADVICE
+from jobs.errors import JobError, SpecError, code_of, sentence_of
+
+
+def test_a_foreseen_error_is_its_own_sentence_in_words_of_the_command_line():
+    assert sentence_of(JobError("mnist is missing", remedy=DOWNLOAD_ADVICE)).endswith("leave out --no-download")
+    assert code_of(JobError("x")) == 1
+    assert code_of(SpecError("x")) == 2
+
+
+def test_a_full_disk_is_told_from_a_bug():
+    said = sentence_of(OSError(errno.ENOSPC, "No space left on device", "/outputs"))
+    assert "/outputs" in said
+    assert "--output" in said
+
+
+def test_the_traceback_of_an_unexpected_error_is_in_the_file_that_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    try:
+        raise KeyError("missing-key")
+    except KeyError as error:
+        said = sentence_of(error)
+        assert code_of(error) == 1
+    assert "KeyError" in said
+    assert "missing-key" in said
+    [log] = re.findall(rf"{tmp_path}/\S+\.log", said)
+    assert "test_errors.py" in Path(log).read_text()
+
+
+def test_an_unexpected_error_is_shown_where_no_file_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    said = sentence_of(KeyError("missing-key"))
+    assert "missing-key" in said
+    assert "No such file" in said
+    assert "\n" not in said
