@@ -44,7 +44,7 @@ def _name(parameter: Any) -> str:
 
 def _allowed(error: Any) -> str:
     cause = error.__cause__
-    if not isinstance(cause, ValidationError):  # Typer before 0.29 does not use pydantic
+    if not isinstance(cause, ValidationError):  # older versions of Typer do not use pydantic
         return f"is wrong: {error.message}".rstrip(".")
     problem = cause.errors()[0]
     if problem["type"] != "value_error":

@@ -5,6 +5,8 @@ import re
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from glow.errors import DOWNLOAD_ADVICE
 from jobs.errors import JobError, SpecError, code_of, sentence_of
 
@@ -23,11 +25,10 @@ def test_a_full_disk_is_told_from_a_bug():
 
 def test_the_traceback_of_an_unexpected_error_is_in_the_file_that_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    try:
-        raise KeyError("missing-key")
-    except KeyError as error:
-        said = sentence_of(error)
-        assert code_of(error) == 1
+    with pytest.raises(KeyError) as caught:
+        {}["missing-key"]
+    said = sentence_of(caught.value)
+    assert code_of(caught.value) == 1
     assert "KeyError" in said
     assert "missing-key" in said
     [log] = re.findall(rf"{tmp_path}/\S+\.log", said)
