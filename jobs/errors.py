@@ -28,8 +28,6 @@ __all__ = [
 FAILURE, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 """Exit codes: something failed; the command line is wrong; ended by Ctrl-C; ended by SIGTERM."""
 
-ISSUES = "https://github.com/glowctl/glowctl/issues"
-
 
 class JobError(UserError):
     """A reason why a job cannot run, or cannot continue."""
@@ -78,5 +76,5 @@ def sentence_of(error: Exception) -> str:
         with tempfile.NamedTemporaryFile("w", prefix="glowctl-", suffix=".log", delete=False) as log:
             traceback.print_exception(error, file=log)
     except OSError as reason:
-        return f"{problem}, whose traceback could not be written ({reason.strerror}): report it at {ISSUES}"
-    return f"{problem}: report it at {ISSUES} with its traceback, which is in {log.name}"
+        return f"{problem}, whose traceback could not be written ({reason.strerror}): please report it"
+    return f"{problem}: please report it, with its traceback in {log.name}"

@@ -60,10 +60,11 @@ def count(number: float, thing: str) -> str:
     """Return a number with its noun, which has an s unless the number is 1.
 
     Example:
-        >>> count(1, "trial"), count(2, "trial"), count(0.5, "core")
-        ('1 trial', '2 trials', '0.5 cores')
+        >>> count(1, "trial"), count(2_500_000, "file"), count(0.5, "core")
+        ('1 trial', '2,500,000 files', '0.5 cores')
     """
-    return f"{number:g} {thing}" + ("" if number == 1 else "s")
+    text = f"{number:,.0f}" if number == round(number) else f"{number:g}"
+    return f"{text} {thing}" + ("" if number == 1 else "s")
 
 
 def numbers(thing: str, of: Sequence[int]) -> str:

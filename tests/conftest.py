@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from tests.demo import Demo
+    from tests.glow.buckets import Bucket
 
 # Before torch, ray or mlflow is imported anywhere; the commands that tests start inherit it. The models of tests are so
 # small that a second thread only costs time. Workers of a job set the number of their threads themselves.
@@ -35,3 +38,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     from tests.demo import run_demo
 
     return run_demo(tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bucket]:
+    """An empty bucket in a stand-in for S3, with a separate cache."""
+    from tests.glow.buckets import stand_in
+
+    monkeypatch.setenv("GLOW_BUCKET_CACHE", str(tmp_path / "cache"))
+    with stand_in(monkeypatch) as bucket:
+        yield bucket

@@ -34,6 +34,31 @@ def _typer_reads_a_given_signature() -> bool:
     return "--depth" in [flag for option in typer.main.get_command(app).params for flag in option.opts]
 
 
+def _typer_explains_refusals() -> bool:
+    """Typer raises what it refuses as it prints it, with what `jobs.commands.usage_errors` looks at."""
+    import typer
+
+    app = typer.Typer(add_completion=False)
+
+    @app.command()
+    def command(depth: int = 1) -> None: ...
+
+    def refused(*arguments: str) -> Any:
+        try:
+            app(list(arguments), standalone_mode=False)
+        except Exception as error:
+            return error
+        return None
+
+    value, flag = refused("--depth", "x"), refused("--dept", "1")
+    return (
+        all(hasattr(error, "format_message") and error.ctx is not None for error in (value, flag))
+        and "--depth" in value.param.opts
+        and flag.option_name == "--dept"
+        and "--depth" in flag.possibilities
+    )
+
+
 def _mlflow_sees_registry_errors() -> bool:
     from mlflow.protos.databricks_pb2 import ErrorCode
 
@@ -106,7 +131,7 @@ RAY = [
         "ray/_private/utils.py",
         "a Ray that is killed leaves its processes",
         "def set_kill_on_parent_death_linux",
-        "Ray's own processes die with",
+        "processes die with this one",
     ),
     has("ray.util.state:list_jobs", "each training that was stopped on a cluster leaves a process of 200 MB"),
     has("ray.util.state:list_actors", "each training that was stopped on a cluster leaves a process of 200 MB"),
@@ -386,6 +411,12 @@ OTHERS = [
         "no command has flags",
         _typer_reads_a_given_signature,
         "command.__signature__",
+    ),
+    Name(
+        "typer: what a refused command line raises with standalone_mode=False",
+        "a wrong flag ends with a traceback",
+        _typer_explains_refusals,
+        "error.possibilities",
     ),
     has("typer:Context.get_parameter_source", "no command with a preset starts"),
     says("_dash_pattern", "matplotlib/lines.py", "a test of figures fails"),

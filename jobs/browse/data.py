@@ -10,6 +10,7 @@ import typer
 from PIL import Image
 
 from glow.datasets import DatasetInfo, LazyDataset, describe, open_dataset
+from glow.datasets.buckets import is_uri
 from glow.datasets.names import absolute_dataset, place_of
 from glow.datasets.packed import INDEX, read_index
 from glow.figures import image_grid
@@ -59,7 +60,8 @@ def show_data(name: str, data_root: str | None, sheet: str, json: bool) -> None:
 
 def _named(name: str) -> str:
     """Return the full name of a data set; the folder of a packed one is a name too."""
-    return absolute_dataset(f"packed:{name}" if place_of(name) is None and Path(name, INDEX).is_file() else name)
+    bare = place_of(name) is None
+    return absolute_dataset(f"packed:{name}" if bare and (is_uri(name) or Path(name, INDEX).is_file()) else name)
 
 
 def _facts(name: str, info: DatasetInfo, splits: Mapping[str, LazyDataset]) -> JsonObject:

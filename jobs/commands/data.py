@@ -48,7 +48,10 @@ def add_data_commands(app: typer.Typer, do: Callable[..., None]) -> None:
     @app.command(epilog="Example: glowctl data packed:photos-packed", rich_help_panel=PANEL)
     def data(
         name: Annotated[
-            str, typer.Argument(metavar="NAME", help="Data set: a name, folder:PATH, arrays:PATH or packed:PATH.")
+            str,
+            typer.Argument(
+                metavar="NAME", help="Data set: a name, folder:PATH, parquet:PATH, arrays:PATH or packed:PATH."
+            ),
         ],
         data_root: Annotated[
             str | None,

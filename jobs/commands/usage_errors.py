@@ -33,7 +33,7 @@ def usage_error(error: Any) -> SpecError | None:
     name = _name(parameter)
     if type(error).__name__ == "MissingParameter":
         return SpecError(f"{command} needs {name}", remedy=remedy, code="missing-argument")
-    return SpecError(f"{name} {_allowed(error)}", code="setting-not-allowed")
+    return SpecError(f"{name} {_allowed(error)}", remedy=remedy, code="setting-not-allowed")
 
 
 def _name(parameter: Any) -> str:

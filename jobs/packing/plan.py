@@ -6,21 +6,24 @@ when all shards are there.
 
 from __future__ import annotations
 
+import io
 import json
-import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from glow.datasets import DatasetCorrupt, DatasetInfo, LazyDataset, describe, open_dataset, own_channels
+from glow.datasets.buckets import is_uri
 from glow.datasets.names import absolute_dataset, place_of
 from glow.datasets.packed import INDEX, PackedIndex, PackedShard, PackedSplit, labels_file, shard_file
 from jobs.errors import JobError, SpecError
+from jobs.packing.destination import Destination, destination_of
 from jobs.specs.base import colour
 from jobs.specs.packing import PackSpec
-from jobs.text import JsonObject, megabytes
+from jobs.text import JsonObject
 
 __all__ = ["LEFT_OUT", "SKIP_ADVICE", "Done", "Plan", "Shard", "done_file", "prepare"]
 
@@ -32,6 +35,9 @@ BEGUN = "packing.json"
 
 LEFT_OUT = "left-out.txt"
 """The file in the destination that lists the files that could not be read, one line for each."""
+
+READERS = 16
+"""Number of files that are read or removed at once."""
 
 SHARD_BYTES = 32 * 2**20
 """Size of a shard's images by default. If the command is killed, each process loses at most one shard."""
@@ -69,12 +75,12 @@ class Done:
     left_out: Sequence[tuple[int, str]]
 
     @classmethod
-    def read(cls, file: Path) -> Done | None:
-        """Read the facts from the file that is written after the shard; return None if it is missing or incomplete."""
+    def read(cls, text: bytes | None) -> Done | None:
+        """Read the facts that are written after the shard; return None if they are missing or incomplete."""
         try:
-            said = json.loads(file.read_text())
+            said = json.loads(text or b"")
             return cls(said["images"], said["fingerprint"], [(position, why) for position, why in said["left_out"]])
-        except (OSError, ValueError, KeyError):
+        except (ValueError, KeyError):
             return None
 
 
@@ -95,9 +101,9 @@ class Plan:
     shards: Sequence[Shard]
 
     @property
-    def folder(self) -> Path:
+    def dest(self) -> Destination:
         """The destination."""
-        return Path(self.spec.dest)
+        return destination_of(self.spec.dest)
 
     @property
     def images(self) -> int:
@@ -106,7 +112,11 @@ class Plan:
 
     def done(self) -> dict[Shard, Done]:
         """Return the shards that have been written, with their facts."""
-        found = ((shard, Done.read(self.folder / done_file(shard))) for shard in self.shards)
+        there = self.dest.sizes()
+        written = [shard for shard in self.shards if done_file(shard) in there]
+        with ThreadPoolExecutor(READERS) as threads:  # a bucket answers after many milliseconds
+            texts = threads.map(lambda shard: self.dest.read(done_file(shard)), written)
+            found = [(shard, Done.read(text)) for shard, text in zip(written, texts, strict=True)]
         return {shard: done for shard, done in found if done is not None}
 
     def begin(self) -> None:
@@ -116,26 +126,28 @@ class Plan:
             JobError: if the destination contains anything else, or cannot be written.
         """
         said = json.dumps(self._said(), indent=1)
-        file = self.folder / BEGUN
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            begun = file.read_text() if file.is_file() else None
-            if begun not in (None, said):
+            begun = self.dest.read(BEGUN)
+            if begun not in (None, said.encode()):
                 raise JobError(
-                    f"{self.folder} was begun with other images or settings",
+                    f"{self.spec.dest} was begun with other images or settings",
                     remedy="give another DEST, or remove this folder",
                     code="packing-differs",
                 )
-            if begun is None and any(self.folder.iterdir()):
+            there = self.dest.sizes()
+            if begun is None and there:
                 raise JobError(
-                    f"{self.folder} is not empty", remedy="give a DEST that does not exist yet", code="dest-not-empty"
+                    f"{self.spec.dest} is not empty",
+                    remedy="give a DEST that does not exist yet",
+                    code="dest-not-empty",
                 )
-            for unfinished in self.folder.glob("*.part"):  # files of a command that was killed
-                unfinished.unlink(missing_ok=True)
-            file.write_text(said)
+            for name in there:
+                if name.endswith(".part"):  # a file of a command that was killed
+                    self.dest.remove(name)
+            self.dest.write(BEGUN, said.encode())
         except OSError as error:
             raise JobError(
-                f"{self.folder} cannot be written ({error.strerror})",
+                f"{self.spec.dest} cannot be written ({error.strerror or error})",
                 remedy="give another DEST",
                 code="dest-unwritable",
             ) from error
@@ -153,11 +165,11 @@ class Plan:
         for split, dataset in self.datasets.items():
             of = {shard: done[shard] for shard in self.shards if shard.split == split}
             left_out = [position for each in of.values() for position, _ in each.left_out]
-            np.save(self.folder / labels_file(split), np.delete(dataset.labels.numpy(), left_out))
+            self.dest.write(labels_file(split), npy(np.delete(dataset.labels.numpy(), left_out)))
             splits[split] = PackedSplit([PackedShard(each.images, each.fingerprint) for each in of.values()])
         problems = [why for each in done.values() for _, why in each.left_out]
         if problems:
-            (self.folder / LEFT_OUT).write_text("".join(f"{why}\n" for why in problems))
+            self.dest.write(LEFT_OUT, "".join(f"{why}\n" for why in problems).encode())
         index = PackedIndex(
             image_shape=self.info.image_shape,
             original_shape=self.info.original_shape,
@@ -167,12 +179,9 @@ class Plan:
             made_with=self._settings(),
             left_out=len(problems),
         )
-        unfinished = self.folder / f"{INDEX}.part"
-        unfinished.write_text(index.to_json())
-        unfinished.replace(self.folder / INDEX)
-        for shard in self.shards:
-            (self.folder / done_file(shard)).unlink(missing_ok=True)
-        (self.folder / BEGUN).unlink(missing_ok=True)
+        self.dest.write(INDEX, index.to_json().encode())
+        with ThreadPoolExecutor(READERS) as threads:
+            list(threads.map(self.dest.remove, [*map(done_file, self.shards), BEGUN]))
         return index
 
     def _settings(self) -> JsonObject:
@@ -198,6 +207,18 @@ def done_file(shard: Shard) -> str:
         'train-00003.npy.json'
     """
     return f"{shard_file(shard.split, shard.number)}.json"
+
+
+def npy(array: np.ndarray) -> bytes:
+    """Return the contents of a .npy file with an array.
+
+    Example:
+        >>> np.load(io.BytesIO(npy(np.arange(3))))
+        array([0, 1, 2])
+    """
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
 
 
 def prepare(spec: PackSpec) -> Plan:
@@ -244,19 +265,16 @@ def _absolute(spec: PackSpec) -> PackSpec:
     """Return the spec with absolute paths.
 
     Raises:
-        SpecError: for a source that is packed already, or a destination that is not a folder.
+        SpecError: for a source that is packed already.
+        DatasetNotFound: for a bucket that cannot be reached.
         JobError: for a destination that is a packed data set already.
     """
     source = absolute_dataset(spec.source)
     place = place_of(source)
     if place is not None and place.kind == "packed":
         raise SpecError(f"{source} is packed already", remedy=f"use it with --dataset {source}", code="already-packed")
-    if "://" in spec.dest:
-        raise SpecError(
-            f"DEST {spec.dest} is not a folder", remedy="pack into a folder that all machines share", code="dest-remote"
-        )
-    dest = str(Path(spec.dest).expanduser().absolute())
-    if Path(dest, INDEX).is_file():
+    dest = spec.dest if is_uri(spec.dest) else str(Path(spec.dest).expanduser().absolute())
+    if destination_of(dest).read(INDEX) is not None:
         raise JobError(
             f"{dest} is a packed data set already",
             remedy=f"use it with --dataset packed:{dest}, or give another DEST",
@@ -269,14 +287,6 @@ def _absolute(spec: PackSpec) -> PackSpec:
 
 
 def _check_room(plan: Plan) -> None:
-    """Raise JobError if the free space of the disk is less than the size of the shards that are not there yet."""
-    there = sum(file.stat().st_size for file in plan.folder.glob("*.npy")) if plan.folder.is_dir() else 0
-    needed = sum(dataset.nbytes for dataset in plan.datasets.values()) - there
-    parent = next(folder for folder in (plan.folder, *plan.folder.parents) if folder.is_dir())
-    free = shutil.disk_usage(parent).free
-    if needed > free:
-        raise JobError(
-            f"the images take {megabytes(needed)}, and the disk of {parent} has {megabytes(free)} free",
-            remedy="free some space, or give another DEST or a smaller --image-size",
-            code="disk-full",
-        )
+    """Raise JobError if a disk has less room than the shards take that are not there yet."""
+    there = sum(size for name, size in plan.dest.sizes().items() if name.endswith(".npy"))
+    plan.dest.check_room(sum(dataset.nbytes for dataset in plan.datasets.values()) - there)

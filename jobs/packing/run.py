@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +24,8 @@ from glow.datasets.base import Shape
 from glow.datasets.packed import shard_file, shard_fingerprint
 from jobs.display.events import Noted, Packed, Packing, Show
 from jobs.errors import JobError
-from jobs.packing.plan import SKIP_ADVICE, Done, Plan, Shard, done_file
+from jobs.packing.destination import destination_of
+from jobs.packing.plan import SKIP_ADVICE, Done, Plan, Shard, done_file, npy
 from jobs.ray_runtime.machines import machines_up
 from jobs.specs.base import colour
 from jobs.specs.packing import PackSpec
@@ -138,8 +137,9 @@ def _pack(shard: Shard, dataset: LazyDataset, spec: PackSpec) -> None:
     gone = [position - shard.start for position, _ in left_out]
     labels = np.delete(dataset.labels[shard.start : shard.stop].numpy(), gone)
     done = Done(len(images), shard_fingerprint(images.numpy(), labels), left_out)
-    _write(Path(spec.dest, shard_file(shard.split, shard.number)), images.numpy())
-    Path(spec.dest, done_file(shard)).write_text(json.dumps(asdict(done)))
+    dest = destination_of(spec.dest)
+    dest.write(shard_file(shard.split, shard.number), npy(images.numpy()))
+    dest.write(done_file(shard), json.dumps(asdict(done)).encode())
 
 
 def _readable(dataset: LazyDataset, shard: Shard) -> tuple[torch.Tensor, list[tuple[int, str]]]:
@@ -152,14 +152,3 @@ def _readable(dataset: LazyDataset, shard: Shard) -> tuple[torch.Tensor, list[tu
             left_out.append((position, str(problem)))
     whole = torch.cat(images) if images else torch.empty((0, *dataset.image_shape), dtype=torch.uint8)
     return whole, left_out
-
-
-def _write(file: Path, images: np.ndarray) -> None:
-    """Write a file under a temporary name and then rename it, so that it is never incomplete."""
-    unfinished = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        with unfinished.open("wb") as stream:
-            np.save(stream, images)
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)

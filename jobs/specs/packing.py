@@ -16,8 +16,10 @@ class PackSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: str = setting(..., "Data", "Data set to pack: a name, folder:PATH or arrays:PATH.", "folder:photos")
-    dest: str = setting(..., "Data", "Folder to make, which then is the packed data set.", "photos-packed")
+    source: str = setting(
+        ..., "Data", "Data set to pack: a name, folder:PATH, parquet:PATH or arrays:PATH.", "folder:photos"
+    )
+    dest: str = setting(..., "Data", "Folder or bucket (s3://BUCKET/FOLDER) for the packed data set.", "photos-packed")
     image_size: int | None = setting(
         None,
         "Data",

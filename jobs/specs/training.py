@@ -46,8 +46,8 @@ class TrainSpec(BaseModel):
     dataset: str = setting(
         "mnist",
         "Data",
-        "Data set to train on: a name that glowctl doctor lists, or your own images as folder:PATH, arrays:PATH or "
-        "packed:PATH.",
+        "Data set to train on: a name that glowctl doctor lists, or your own images as folder:PATH, parquet:PATH, "
+        "arrays:PATH or packed:PATH.",
         "folder:photos",
     )
     data_root: str | None = setting(

@@ -18,16 +18,9 @@ from glow.datasets.buckets import BucketFolder
 from glow.datasets.packed import PackedIndex, PackedShard, PackedSplit, labels_file, shard_file, shard_fingerprint
 from glow.datasets.packed_bucket import BLOCK, BucketShards
 from glow.errors import UserError
-from tests.glow.buckets import png, stand_in
+from tests.glow.buckets import png
 
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture
-def bucket(monkeypatch, tmp_path):
-    monkeypatch.setenv("GLOW_BUCKET_CACHE", str(tmp_path / "cache"))
-    with stand_in(monkeypatch) as bucket:
-        yield bucket
 
 
 def images(n, size=(4, 6)):

@@ -63,7 +63,7 @@ for line in sys.stdin:
         try:
             main()
         except SystemExit as end:
-            code = end.code
+            code = end.code or 0  # a command that ends well may exit with None
     for name in changes:
         os.environ.pop(name)
     os.environ.update(before)

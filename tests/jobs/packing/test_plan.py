@@ -1,14 +1,18 @@
 """The plan of a packing, and the checks before anything is written."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from glow.datasets import DatasetNotFound, load_dataset
 from jobs.errors import JobError, SpecError
 from jobs.packing.plan import Done, Shard, done_file, prepare
+from jobs.packing.run import pack_shards
 from jobs.specs.base import validated
 from jobs.specs.packing import PackSpec
 
@@ -54,7 +58,7 @@ def test_a_shard_is_done_when_its_facts_are_written_whole(tmp_path):
     plan = planned("digits", tmp_path / "packed", shard_size=1000)
     plan.begin()
     shard = plan.shards[0]
-    file = plan.folder / done_file(shard)
+    file = tmp_path / "packed" / done_file(shard)
     said = {"images": 1000, "fingerprint": "0" * 16, "left_out": [[3, "damaged"]]}
     file.write_text(json.dumps(said)[:20])
     assert plan.done() == {}
@@ -78,14 +82,45 @@ def test_impossible_settings_are_refused(tmp_path, source, settings, fact):
         planned(source, tmp_path / "packed", **settings)
 
 
-def test_a_bucket_is_not_a_destination():
-    with pytest.raises(SpecError, match="DEST s3://bucket/set") as caught:
-        planned("digits", "s3://bucket/set")
-    assert caught.value.code == "dest-remote"
+def test_a_bucket_can_be_the_destination_and_is_continued(bucket):
+    dest = bucket.uri("digits")
+    plan = planned("digits", dest, shard_size=500)
+    plan.begin()
+    first, *others = plan.shards
+    write(plan, [first])
+    assert set(planned("digits", dest, shard_size=500).done()) == {first}
+    with pytest.raises(JobError) as caught:
+        planned("digits", dest, image_size=16).begin()
+    assert caught.value.code == "packing-differs"
+    write(plan, others)
+    index = plan.complete()
+    for split in ("train", "validation", "test"):
+        images, labels = load_dataset(f"packed:{dest}", split)
+        expected, expected_labels = load_dataset("digits", split)
+        assert torch.equal(images, expected)
+        assert torch.equal(labels, expected_labels)
+    shards = sum(len(split.shards) for split in index.splits.values())
+    assert len(bucket.keys()) == shards + 3 + 1  # the labels of each split, and the index
+    with pytest.raises(JobError) as caught:
+        planned("digits", dest)
+    assert caught.value.code == "already-packed"
+
+
+def write(plan, shards):
+    """Write shards as the tasks of Ray Data do, in this process."""
+    for shard in shards:
+        batch = {name: np.array([value]) for name, value in asdict(shard).items()}
+        assert pack_shards(batch, plan.spec, plan.info.image_shape)["error"] == [""]
+
+
+def test_a_bucket_that_there_is_not_is_refused(bucket):
+    with pytest.raises(DatasetNotFound) as caught:
+        planned("digits", "s3://no-bucket-of-this-name/set")
+    assert caught.value.code == "bucket-unreachable"
 
 
 def test_images_that_do_not_fit_on_the_disk_are_refused_before_they_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("jobs.packing.plan.shutil.disk_usage", lambda _: type("Disk", (), {"free": 1000}))
+    monkeypatch.setattr("jobs.packing.destination.shutil.disk_usage", lambda _: type("Disk", (), {"free": 1000}))
     with pytest.raises(JobError, match=rf"0 MB, .*{tmp_path} .*0 MB .*: .*--image-size") as caught:
         planned("digits", tmp_path / "packed")
     assert caught.value.code == "disk-full"

@@ -1,0 +1,99 @@
+"""Where a packing writes: a folder that all machines share, or a bucket."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from glow.datasets.buckets import BucketFolder, is_uri
+from jobs.errors import JobError
+from jobs.text import megabytes
+
+__all__ = ["Destination", "destination_of"]
+
+
+class Destination(Protocol):
+    """A folder or bucket, by the names of the files in it."""
+
+    def read(self, name: str) -> bytes | None:
+        """Return the contents of a file, or None if there is no such file."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, whole or not at all. Raises OSError."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it exists. Raises OSError."""
+
+    def sizes(self) -> Mapping[str, int]:
+        """Return the names of everything in it, with sizes in bytes; empty if it does not exist."""
+
+    def check_room(self, size: int) -> None:
+        """Raise JobError if it is known that there is no room for so many bytes."""
+
+
+def destination_of(dest: str) -> Destination:
+    """Return the destination for a value of DEST, an absolute path or a URI."""
+    return _Bucket(dest) if is_uri(dest) else _Folder(Path(dest))
+
+
+class _Bucket:
+    """A bucket, where a file appears whole when it has been sent."""
+
+    def __init__(self, uri: str) -> None:
+        self._bucket = BucketFolder(uri)
+        self.read, self.write, self.remove = self._bucket.read, self._bucket.write, self._bucket.remove
+
+    def __str__(self) -> str:
+        return str(self._bucket)
+
+    def sizes(self) -> Mapping[str, int]:
+        return {str(file.relative): file.size for file in self._bucket.files()}
+
+    def check_room(self, size: int) -> None:
+        """Accept any size: a bucket has no limit that could be asked for."""
+
+
+class _Folder:
+    """A folder, in which a file has another name until it is complete."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __str__(self) -> str:
+        return str(self._folder)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return (self._folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        unfinished = self._folder / f"{name}.{os.getpid()}.part"
+        try:
+            unfinished.write_bytes(content)
+            unfinished.replace(self._folder / name)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def remove(self, name: str) -> None:
+        (self._folder / name).unlink(missing_ok=True)
+
+    def sizes(self) -> Mapping[str, int]:
+        if not self._folder.is_dir():
+            return {}
+        return {path.name: path.stat().st_size for path in self._folder.iterdir()}
+
+    def check_room(self, size: int) -> None:
+        parent = next(folder for folder in (self._folder, *self._folder.parents) if folder.is_dir())
+        free = shutil.disk_usage(parent).free
+        if size > free:
+            raise JobError(
+                f"the images take {megabytes(size)}, and the disk of {parent} has {megabytes(free)} free",
+                remedy="free some space, or give another DEST or a smaller --image-size",
+                code="disk-full",
+            )
