@@ -64,10 +64,12 @@ def reversible_steps(
     Args:
         x_BCHW: float (B, C, H, W), the input of the first step.
         log_det_B: float (B,), to which the log-dets of the steps are added, in nats.
-        steps: per step the coupling, the mixer that is applied before it, and the inverse of that mixer.
+        steps: per step the coupling; the mixer before it, a matrix and an offset that combine ActNorm and permutation;
+            and the inverse of that mixer.
 
     Returns:
-        The output of the last step, (B, C, H, W), and the sum of the log-dets, (B,). They can be differentiated once.
+        The output of the last step, (B, C, H, W), and the sum of the log-dets, (B,). `backward` can run through them once
+        (no `retain_graph`), and they have no second derivatives.
 
     Example:
         >>> coupling = CouplingLayer(channels=4, width=8, coupling="affine", scale="sigmoid")

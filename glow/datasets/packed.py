@@ -261,7 +261,7 @@ def _read_index_in_bucket(folder: BucketFolder) -> tuple[BucketFolder, PackedInd
 def _unfinished(folder: Path | BucketFolder) -> DatasetNotFound:
     return DatasetNotFound(
         f"{folder} has no {INDEX}, because it is not a packed data set or glowctl pack has not finished it",
-        remedy="run the glowctl pack command again, which continues where it stopped",
+        remedy="run the glowctl pack command again: it continues where it stopped",
         code="packing-unfinished",
     )
 
@@ -346,7 +346,7 @@ def _labels_in_bucket(folder: BucketFolder, split: str, of: PackedSplit) -> Tens
         raise DatasetCorrupt(
             f"{folder.file(labels_file(split))} has {labels.dtype} of shape {labels.shape} where the index has "
             f"int64 of {(of.images,)}",
-            remedy="pack the data set again, or copy it completely",
+            remedy="pack the data set again or, if it was copied, copy all of its files",
             code="dataset-damaged",
         )
     return torch.from_numpy(labels)
@@ -417,12 +417,14 @@ def _mapped(file: Path, shape: tuple[int, ...], dtype: np.dtype[Any], writable: 
     except (OSError, ValueError) as error:
         problem = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         raise DatasetCorrupt(
-            f"{file} {problem}", remedy="pack the data set again, or copy it completely", code="dataset-damaged"
+            f"{file} {problem}",
+            remedy="pack the data set again or, if it was copied, copy all of its files",
+            code="dataset-damaged",
         ) from error
     if array.shape != shape or array.dtype != dtype:
         raise DatasetCorrupt(
             f"{file} has {array.dtype} of shape {array.shape} where the index has {dtype} of {shape}",
-            remedy="pack the data set again, or copy it completely",
+            remedy="pack the data set again or, if it was copied, copy all of its files",
             code="dataset-damaged",
         )
     return array

@@ -80,7 +80,7 @@ def read_array(folder: BucketFolder, name: str, fingerprint: str) -> np.ndarray:
 def _corrupt(folder: BucketFolder, name: str, problem: str) -> DatasetCorrupt:
     return DatasetCorrupt(
         f"{folder.file(name)} {problem}",
-        remedy="pack the data set again, or copy it completely",
+        remedy="pack the data set again or, if it was copied, copy all of its files",
         code="dataset-damaged",
     )
 

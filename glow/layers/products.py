@@ -148,7 +148,7 @@ def _channels_last(x_CBHW: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def to_planes(x_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a copy with the first two axes swapped, contiguous and in another type.
+    """Return a contiguous copy of the given type, with the first two axes swapped.
 
     Args:
         x_BCHW: (B, C, H, W) in any memory order.

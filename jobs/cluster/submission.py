@@ -77,7 +77,10 @@ def follow(cluster: Cluster, job: str, show: Show) -> int:
 
 
 def seen_by(show: Show) -> Callable[[str], None]:
-    """Return a function that takes the lines of a job and shows its events."""
+    """Return a function to call with each line of a job's output.
+
+    It passes an event to `show`, drops Ray's own lines, and prints any other line to standard error.
+    """
 
     def see(line: str) -> None:
         event = sent_event(line)

@@ -149,15 +149,15 @@ def ablate(
     resume: Annotated[
         str | None,
         typer.Option(
-            help="Continue this ablation, each trial from its last checkpoint, by the name or id of its run. "
+            help="Name or id of an ablation's run: continue it, each trial from its last checkpoint. "
             "(e.g. --resume 'ablate mnist seeds')"
         ),
     ] = None,
     summarize: Annotated[
         str | None,
         typer.Option(
-            help="Train nothing, and compare the trials of this ablation again from what MLflow has, by the name or id "
-            "of its run. (e.g. --summarize 'ablate mnist seeds')"
+            help="Name or id of an ablation's run: compare its trials again from the MLflow record, without training. "
+            "(e.g. --summarize 'ablate mnist seeds')"
         ),
     ] = None,
     dry_run: Annotated[

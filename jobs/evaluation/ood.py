@@ -373,7 +373,7 @@ def _passing(result: OodResult, work: OodWork) -> list[OodClass]:
 
 
 def _result_line(result: OodResult, work: OodWork) -> str:
-    """Return the OOD ratios at the smallest M as one line."""
+    """Return one line with the share of batches of the smallest size that `typicality` calls OOD, per data set."""
     m = min(work.settings.batch_sizes)
     rows = result.ratios.query("detector == 'typicality' and batch_size == @m")
     told = ", ".join(f"{row['dataset']} {100 * row['ratio']:.3g} %" for row in rows_of(rows))

@@ -93,7 +93,8 @@ class _Folder:
         free = shutil.disk_usage(parent).free
         if size > free:
             raise JobError(
-                f"the images take {megabytes(size)}, and the disk of {parent} has {megabytes(free)} free",
+                f"the images that remain to be packed take {megabytes(size)}, but the disk of {parent} has only "
+                f"{megabytes(free)} free",
                 remedy="free some space, or give another DEST or a smaller --image-size",
                 code="disk-full",
             )

@@ -93,7 +93,7 @@ def _written(plan: Plan, missing: Sequence[Shard]) -> Iterator[dict[str, Any]]:
         why = str(cause).strip().splitlines()[-1]
         raise JobError(
             f"packing stopped ({type(cause).__name__}: {why})",
-            remedy="run the same command again, which continues where it stopped",
+            remedy="run the same command again: it continues where it stopped",
             code="packing-stopped",
         ) from error
 

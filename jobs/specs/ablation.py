@@ -333,6 +333,6 @@ def make_ablate_spec(preset: str, values: Mapping[str, Any]) -> AblateSpec:
 
 
 def own_and_common(values: Mapping[str, Any]) -> tuple[JsonObject, JsonObject]:
-    """Split values into those for the fields of `AblateSpec`, and those for its `train`."""
+    """Split settings into those that are fields of `AblateSpec`, and all others, which are for its trainings."""
     own = {name: value for name, value in values.items() if name in AblateSpec.model_fields}
     return own, {name: value for name, value in values.items() if name not in own}

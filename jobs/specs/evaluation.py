@@ -56,7 +56,7 @@ class EvaluationSpec(BaseModel):
     background: str | None = setting(
         None,
         "Data",
-        "Colour that replaces transparency in images of a folder: white, black, or R,G,B with numbers from 0 to 255. "
+        "Colour behind transparent images of folder: and parquet: sets: white, black, or R,G,B with numbers from 0 to 255. "
         "Without it: as in the training.",
         "black",
     )
@@ -217,7 +217,7 @@ class OodSpec(ScoringSpec):
         "noise,blur",
     )
     corruption_images: int = setting(
-        1000, "Test", "Number of test images that each corruption changes at each severity.", 200
+        1000, "Test", "With --corruptions: number of test images that each corruption changes at each severity.", 200
     )
     repeats: int | None = setting(
         None,

@@ -289,10 +289,10 @@ def _versions(client: MlflowClient, name: str, run_id: str) -> list[str]:
 
 
 def _source(client: MlflowClient, uri: str, model_id: str) -> str:
-    """Return the source of a new version: the URI of the logged model, or its location if the store is a database.
+    """Return the source of a new model version.
 
-    An MLflow server resolves ids. For a database, the library would look for the id in this process's default store,
-    which may be another one.
+    It is `models:/ID` if the store is an MLflow server, which resolves the id itself, and else the place of the model's
+    files: MLflow's client would look the id up in this process's default store, which may be a different one.
     """
     if uri.startswith(("http://", "https://")):
         return f"models:/{model_id}"

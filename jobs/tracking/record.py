@@ -407,11 +407,11 @@ class Record:
 
 @contextmanager
 def _watched(uri: str, run_id: str) -> Iterator[list[End]]:
-    """Run a watcher process for this run during the `with` block; it takes 20 MB.
+    """During the `with` block, run a watcher process that ends the run in MLflow if this process dies.
 
-    Append an `End` to the yielded list if this process cannot write it. The watcher then writes it, and keeps trying
-    for minutes after this process has moved on. The store's URI, which may hold a password, is passed through a pipe,
-    so that it does not appear in the list of processes.
+    If the caller cannot write the run's final status, it appends an `End` to the yielded list. The watcher then writes
+    it, and retries for minutes after this process has gone on. The watcher takes 20 MB while it waits. The store's URI,
+    which may hold a password, reaches it through a pipe, so that it does not appear in the list of processes.
     """
     watcher = start("jobs.tracking.watch")
     assert watcher.stdin is not None

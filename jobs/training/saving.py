@@ -53,7 +53,7 @@ class SavingPlan:
         return self._time_has_come() or self._new_notice()
 
     def saved(self) -> None:
-        """Restart the clock; must be called after each checkpoint."""
+        """Restart the interval of `--checkpoint-every`; must be called after each checkpoint."""
         self._saved_at = time.monotonic()
 
     def _time_has_come(self) -> bool:
