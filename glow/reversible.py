@@ -68,8 +68,8 @@ def reversible_steps(
             and the inverse of that mixer.
 
     Returns:
-        The output of the last step, (B, C, H, W), and the sum of the log-dets, (B,). `backward` can run through them once
-        (no `retain_graph`), and they have no second derivatives.
+        The output of the last step, (B, C, H, W), and the sum of the log-dets, (B,). `backward` can run through them
+        once (no `retain_graph`), and they have no second derivatives.
 
     Example:
         >>> coupling = CouplingLayer(channels=4, width=8, coupling="affine", scale="sigmoid")

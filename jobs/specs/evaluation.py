@@ -56,7 +56,7 @@ class EvaluationSpec(BaseModel):
     background: str | None = setting(
         None,
         "Data",
-        "Colour behind transparent images of folder: and parquet: sets: white, black, or R,G,B with numbers from 0 to 255. "
+        "Colour behind transparent images of folder: and parquet: sets: white, black, or R,G,B, each from 0 to 255. "
         "Without it: as in the training.",
         "black",
     )

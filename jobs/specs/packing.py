@@ -30,7 +30,7 @@ class PackSpec(BaseModel):
     background: str = setting(
         "white",
         "Data",
-        "Colour behind transparent images of folder: and parquet: sets: white, black, or R,G,B with numbers from 0 to 255.",
+        "Colour behind transparent images of folder: and parquet: sets: white, black, or R,G,B, each from 0 to 255.",
         "black",
     )
     data_root: str | None = setting(
