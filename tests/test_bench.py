@@ -205,6 +205,7 @@ def test_a_curve_says_when_a_score_was_reached() -> None:
     assert curve.best == 3.0
 
 
+@pytest.mark.slow
 def test_training_by_the_clock_learns_looks_and_ends_early() -> None:
     images, _ = images_and_noise(TINY, 64)
     images = images // 16  # dark ones, so that there is something to learn

@@ -276,6 +276,7 @@ def test_the_report_protocol_tests_like_any():
     assert (got.ratios[got.ratios["dataset"] == "own"]["ratio"] < 0.35).all()
 
 
+@pytest.mark.slow
 def test_the_control_passes_for_in_distribution_data_as_often_as_it_should(monkeypatch):
     """The intervals of the control have a confidence of 95 % or more."""
     monkeypatch.setattr(calibration, "RESAMPLES", 60)

@@ -80,7 +80,13 @@ def address():
     loop.close()
 
 
-@pytest.mark.parametrize("trap", ["", "trap '' INT; "], ids=["by itself", "in the background of a script"])
+@pytest.mark.parametrize(
+    "trap",
+    [
+        pytest.param("", marks=pytest.mark.slow, id="by itself"),
+        pytest.param("trap '' INT; ", id="in the background of a script"),
+    ],
+)
 def test_ctrl_c_ends_the_following_of_a_job_that_goes_on(tmp_path, address, trap):
     following = subprocess.Popen(
         ["sh", "-c", f'{trap}exec "$0" "$@"', GLOWCTL, "logs", "-f", "j"],

@@ -243,6 +243,7 @@ class TestWhole:
         assert all(sentence in shown for sentence in whole.made.event.missing)
 
 
+@pytest.mark.slow
 class TestLess:
     def test_a_training_alone(self, store):
         run = store.train("train it", test=1.75)
@@ -459,6 +460,7 @@ def tables_of(made):
     return [block for block in sections_of(made)["benchmark"].blocks if isinstance(block, Table)]
 
 
+@pytest.mark.slow
 class TestBenchmark:
     def test_both_directions_of_a_pair_are_in_one_table_and_published_results_in_another(self, store):
         with_ood_test(store, "cifar10", "arrays-svhn-test.npz")
