@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jobs.display.events import TrainResult
 
 __all__ = [
+    "EVALUATED",
     "ablation_description",
     "ablation_name",
     "configuration",
@@ -144,6 +145,15 @@ def ablation_description(spec: AblateSpec, run_id: str, came_to: str | None = No
     return _page(what, came_to, _again("ablate", run_id), details)
 
 
+EVALUATED = {
+    "nll": "The negative log-likelihood of data sets under",
+    "sample": "Images drawn from",
+    "interpolate": "Images between real ones, along paths of latents of",
+    "ood": "Which batches of images are unlike the training data, tested with",
+}
+"""How the description of an evaluation begins, before the name of the model; by the name of its command."""
+
+
 def evaluation_description(
     job: str,
     run_id: str,
@@ -165,13 +175,7 @@ def evaluation_description(
     model = model_title
     if trained_by is not None:
         model = f"[{model_title}](#/experiments/{trained_by[0]}/runs/{trained_by[1]})"
-    what = {
-        "nll": "The negative log-likelihood of data sets under",
-        "sample": "Images drawn from",
-        "interpolate": "Images between real ones, along paths of latents of",
-        "ood": "Which batches of images are unlike the training data, tested with",
-    }[job]
-    return _page(f"{what} the model {model}.", came_to, _again(job, run_id), details)
+    return _page(f"{EVALUATED[job]} the model {model}.", came_to, _again(job, run_id), details)
 
 
 def _images(spec: TrainSpec) -> str:

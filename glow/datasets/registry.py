@@ -451,11 +451,12 @@ def status(name: str, root: str | Path | None = None) -> DatasetStatus:
 def _open(name: str, split: str, root: Path, image_shape: Shape | None, download: bool) -> LazyDataset:
     entry, part = _entry(name), _part(split)
     missing = _missing(entry, part, root)
-    if missing and not download:
+    if missing and not (download and entry.download):
         instead = _in_their_place(root, missing)
+        by_hand = _remedy(entry, root, missing)
         raise DatasetNotFound(
             f"{name} has no {part} files{instead}",
-            remedy=f"{DOWNLOAD_ADVICE}, {_remedy(entry, root, missing)}",
+            remedy=f"{DOWNLOAD_ADVICE}, {by_hand}" if entry.download else by_hand,
             code="dataset-files-missing",
         )
     if missing:

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from jobs.browse.results import Result, result_of
 from jobs.errors import SpecError
+from jobs.specs.request import EVALUATIONS
 from jobs.text import JsonObject, count, duration, json_text, text_table
 from jobs.tracking import child_runs, tag_names, tracking_uri, without_password
 from jobs.tracking.listing import JOB, TRIAL, experiment_names, newest_runs
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JOBS", "Listed", "ago", "facts_of", "list_runs", "seconds_of", "trials_of"]
 
-JOBS = ("train", "ablate", "nll", "sample", "interpolate", "ood", "report")
+JOBS = ("train", "ablate", *EVALUATIONS, "report")
 """The jobs that ``--job`` takes."""
 
 COLOURS = {"finished": "green", "running": "cyan", "failed": "red", "killed": "yellow"}

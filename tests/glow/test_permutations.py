@@ -53,7 +53,7 @@ ALL = {**PERMUTATIONS, "reflection": Reflection, "stretch": Stretch}
 @pytest.fixture(params=ALL)
 def name(request, monkeypatch):
     """The name of a permutation that `GlowConfig` accepts: the library's, and two that a user might add."""
-    monkeypatch.setattr(glow.config, "Permutation", Literal["1x1", "shuffle", "reverse", "reflection", "stretch"])
+    monkeypatch.setattr(glow.config, "Permutation", Literal[tuple(ALL)])
     for added in ("reflection", "stretch"):
         monkeypatch.setitem(PERMUTATIONS, added, ALL[added])
     return request.param

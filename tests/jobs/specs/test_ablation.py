@@ -1,9 +1,11 @@
 """The settings of ablations: axes, configurations, trials, their labels, and what is refused."""
 
 import json
+from typing import get_args
 
 import pytest
 
+from glow.config import Permutation
 from jobs.commands.spec_files import read_ablate_spec
 from jobs.errors import SpecError
 from jobs.specs.ablation import AblateSpec, make_ablate_spec
@@ -27,7 +29,7 @@ def test_a_grid_is_the_cross_product_once_for_each_seed_in_turn():
 @pytest.mark.parametrize(
     ("axis", "text", "values"),
     [
-        ("permutations", "all", ("1x1", "shuffle", "reverse")),
+        ("permutations", "all", get_args(Permutation)),
         ("couplings", "all", ("affine", "additive", "spline")),
         ("scales", " all ", ("sigmoid", "bounded", "floored")),
         ("dequantizations", "all", ("uniform", "variational")),
@@ -100,7 +102,10 @@ def test_labels_tell_the_trials_of_a_large_product_apart():
         seeds=4,
     )
     trials = found.trials()
-    assert len(trials) == 3 * 4 * 4 * (3 + 2) * 4 * 4  # affine couplings with three scales, the other two with none
+    assert (
+        len(trials) == len(get_args(Permutation)) * 4 * 4 * (3 + 2) * 4 * 4
+    couplings = 3 + 2  # affine couplings with three scales, the other two with none
+    assert len(trials) == len(get_args(Permutation)) * 4 * 4 * couplings * 4 * 4
     assert len({found.label(values) for values in trials}) == len(trials)
 
 
