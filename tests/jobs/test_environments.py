@@ -69,7 +69,7 @@ def test_a_folder_that_python_was_told_not_to_read_is_refused(tmp_path):
     folder = tmp_path / "日本"
     folder.mkdir()
     sentence = sentence_of(glowctl(folder, *TRAIN, **ENVIRONMENTS["ASCII alone"]))
-    assert "set LC_ALL=C.UTF-8" in sentence
+    assert "LC_ALL=C.UTF-8" in sentence
     assert list(folder.iterdir()) == []
 
 
