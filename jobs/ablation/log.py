@@ -203,7 +203,7 @@ class AblationLog:
         return trial.record
 
     def _complete(self, end: Ended, trial: Trial) -> None:
-        trial.log.complete(end.history(), self._resources.workers[0])
+        trial.log.complete(end.progress(), self._resources.workers[0])
 
     def _record_end(self, label: str, end: Ended, trial: Trial, record: Record) -> None:
         metrics = end.metrics

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from jobs.training.history import EpochMetrics, read_history
 from jobs.training.messages import Message
+from jobs.training.progress import Progress
 
 if TYPE_CHECKING:
     from ray.tune import Checkpoint
@@ -38,16 +38,16 @@ class Ended:
     metrics: Mapping[str, Any]
     checkpoint: Checkpoint | None
 
-    def history(self) -> list[EpochMetrics]:
-        """Return all epochs of the trial up to its last checkpoint.
+    def progress(self) -> Progress:
+        """Return the record of the trial up to its last checkpoint.
 
         Raises:
-            CheckpointError: if the history in the checkpoint is damaged.
+            CheckpointError: if the record in the checkpoint is damaged.
         """
         if self.checkpoint is None:
-            return []
+            return Progress()
         with self.checkpoint.as_directory() as folder:
-            return read_history(folder)
+            return Progress.read(folder)
 
 
 @dataclass(frozen=True)

@@ -122,4 +122,4 @@ def _histories(place: str, spec: AblateSpec) -> list[tuple[str, list[EpochMetric
     if not is_verbose():
         logging.getLogger("ray").setLevel(logging.ERROR)
     ends = [end_of(trial, spec) for trial in tune.ExperimentAnalysis(folder).trials]
-    return [(end.trial, end.message.history()) for end in ends if isinstance(end.message, Ended)]
+    return [(end.trial, end.message.progress().history) for end in ends if isinstance(end.message, Ended)]

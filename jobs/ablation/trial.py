@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from jobs.ablation.trial_checkpoint import TrialFacts, read_facts, write_facts
 from jobs.outputs import remove_unfinished_checkpoints
 from jobs.ray_runtime.resources import Resources
 from jobs.specs.ablation import AblateSpec, Values
-from jobs.training.history import EpochMetrics, write_history
+from jobs.training.progress import Progress
 from jobs.training.ray_trainer import cause_of, copy_model, plain_reason, torch_trainer
 from jobs.training.worker import SCORE, Metrics, NoRetry, WorkerSettings, save, train_share
 
@@ -116,7 +116,7 @@ def _train_with_workers(settings: WorkerSettings, shared: Shared, label: str) ->
     with tempfile.TemporaryDirectory() as folder, best.as_directory() as source:
         copy_model(source, Path(folder, BEST))
         outcome = result.return_value  # type: ignore[attr-defined]  # only the second version of Ray Train has it
-        write_history(outcome.history, folder)
+        outcome.progress.write(folder)
         tune.report({**result.metrics, **outcome.metrics()}, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
@@ -157,14 +157,14 @@ class TuneSession:
                 self.last, self._best = facts.last, facts.best
             yield folder
 
-    def report(self, trainer: Trainer, history: Sequence[EpochMetrics], metrics: Metrics) -> None:
+    def report(self, trainer: Trainer, progress: Progress, metrics: Metrics) -> None:
         """Report a checkpoint to Tune, after replacing the best model if this one has a lower validation NLL."""
         self.last = metrics
         if not self._best or metrics[SCORE] < self._best[SCORE]:
             self._best = metrics
             save_checkpoint(trainer.evaluated_model, self._folder)
         with tempfile.TemporaryDirectory() as folder:
-            save(trainer, history, folder)
+            save(trainer, progress, folder)
             shutil.copytree(self._folder, Path(folder, BEST))
             write_facts(folder, TrialFacts(self._label, self.last, self._best))
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from jobs.run_labels import training_description
 from jobs.tracking import Record, metric_names, open_command
 from jobs.training.history import EpochMetrics, record_history, recorded_history
 from jobs.training.messages import Attempt, FinalScore, Machine, Message, SampleGrid, Scores
+from jobs.training.progress import Progress
 from jobs.training.publish import release
 from jobs.training.samples import draw_samples
 
@@ -179,16 +179,19 @@ class TrainingLog:
         self._run.folder(folder, leave_out=CHECKPOINT)
         self._run.describe(training_description(self._work.spec, self._run.run_id, notes=self._work.notes))
 
-    def complete(self, history: Sequence[EpochMetrics], workers: int) -> None:
-        """Complete the record in MLflow from the last checkpoint's history of the whole training.
+    def complete(self, progress: Progress, workers: int) -> None:
+        """Complete the record in MLflow from what the last checkpoint keeps of it.
 
-        Attempts and epochs may be missing there if their messages were lost, for example with an earlier driver.
+        Attempts, epochs and samples may be missing there if their messages were lost, for example with an earlier
+        driver.
 
         Raises:
             TrackingError: if MLflow cannot be written.
         """
-        self._history |= {epoch.epoch: epoch for epoch in history}
-        record_history(self._run, history)
+        self._history |= {epoch.epoch: epoch for epoch in progress.history}
+        record_history(self._run, progress.history)
+        for grid in progress.grids:
+            _record_samples(grid, self._run)
         self._run.metrics({"parameters": self._work.parameters})
         if not self._run.metric_steps("workers"):
             self._run.metrics({"restarts": self.restarts, "workers": workers})

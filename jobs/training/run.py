@@ -25,10 +25,11 @@ from jobs.run_labels import training_name
 from jobs.specs.training import TrainSpec
 from jobs.system.scratch import free_megabytes
 from jobs.tracking import Record, recorded_images, tag_names
-from jobs.training.history import EpochMetrics, read_history
+from jobs.training.history import EpochMetrics
 from jobs.training.log import CHECKPOINT, TrainingLog
 from jobs.training.messages import Message
 from jobs.training.prepare import Work
+from jobs.training.progress import Progress
 from jobs.training.ray_trainer import cause_of, copy_model, plain_reason, put_data, torch_trainer, worker_settings
 from jobs.training.worker import SCORE, NoRetry
 
@@ -90,7 +91,7 @@ def _train(work: Work, resources: Resources, record: Record, show: Show) -> Trai
         with best.as_directory() as source:
             copy_model(source, folder / CHECKPOINT)
         with outcome.checkpoint.as_directory() as source:
-            log.complete(read_history(source), resources.workers[1])
+            log.complete(Progress.read(source), resources.workers[1])
         last = EpochMetrics.of(outcome.metrics)
         result = log.conclude(EpochMetrics.of(metrics), last, folder, time.monotonic() - started)
     remember(kept_at, work.to_keep(record, finished=True))

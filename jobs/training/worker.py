@@ -10,7 +10,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +34,9 @@ from jobs.specs.training import TrainSpec
 from jobs.system.machine_metrics import machine_name, sampled
 from jobs.system.process_setup import set_up_process
 from jobs.training.data import Splits, is_packed, open_splits
-from jobs.training.history import EpochMetrics, read_history, write_history
-from jobs.training.messages import Attempt, FinalScore, Machine, Message, Outbox, Scores
+from jobs.training.history import EpochMetrics
+from jobs.training.messages import Attempt, FinalScore, Machine, Message, Outbox, SampleGrid, Scores
+from jobs.training.progress import Progress
 from jobs.training.samples import draw_samples
 from jobs.training.saving import SavingPlan
 
@@ -102,12 +103,12 @@ class Outcome:
     Attributes:
         best: the metrics of the best checkpoint by validation.
         test_bits_per_dim: the test set's bits/dim under that model.
-        history: the figures of all epochs.
+        progress: the figures of all epochs, and the newest samples.
     """
 
     best: Metrics
     test_bits_per_dim: float
-    history: Sequence[EpochMetrics]
+    progress: Progress
 
     def metrics(self) -> dict[str, Any]:
         """Return what a trial reports to Tune at its end."""
@@ -152,7 +153,7 @@ class Session(Protocol):
     def restored(self) -> AbstractContextManager[str | Path | None]:
         """Yield the folder of the last checkpoint; None if there is none yet."""
 
-    def report(self, trainer: Trainer, history: Sequence[EpochMetrics], metrics: Metrics) -> None:
+    def report(self, trainer: Trainer, progress: Progress, metrics: Metrics) -> None:
         """Save a checkpoint and report its metrics.
 
         The last checkpoint and the one with the lowest `SCORE` are kept. Every rank must call this method, which waits
@@ -186,13 +187,13 @@ class TrainSession:
         with nullcontext() if checkpoint is None else checkpoint.as_directory() as folder:
             yield folder
 
-    def report(self, trainer: Trainer, history: Sequence[EpochMetrics], metrics: Metrics) -> None:
+    def report(self, trainer: Trainer, progress: Progress, metrics: Metrics) -> None:
         """See `Session.report`; rank 0 writes the checkpoint."""
         if self.rank != 0:
             ray.train.report(metrics)
             return
         with tempfile.TemporaryDirectory() as folder:
-            save(trainer, history, folder)
+            save(trainer, progress, folder)
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
     @contextmanager
@@ -210,24 +211,24 @@ class TrainSession:
         return None if told is None else float(told.deadline_ms or 0)
 
 
-def save(trainer: Trainer, history: Sequence[EpochMetrics], folder: str | Path) -> None:
-    """Save a checkpoint: the model, the state of the training, and the history of epochs.
+def save(trainer: Trainer, progress: Progress, folder: str | Path) -> None:
+    """Save a checkpoint: the model, the state of the training, and its record so far.
 
     Raises:
         CheckpointError, OSError: if it cannot be written.
     """
     trainer.save(folder)
-    write_history(history, folder)
+    progress.write(folder)
 
 
-def restore(trainer: Trainer, folder: str | Path) -> list[EpochMetrics]:
-    """Restore the state that `save` wrote, and return the history of epochs.
+def restore(trainer: Trainer, folder: str | Path) -> Progress:
+    """Restore the state that `save` wrote, and return the record so far.
 
     Raises:
         CheckpointError: if the checkpoint is missing or damaged.
     """
     trainer.restore(folder)
-    return read_history(folder)
+    return Progress.read(folder)
 
 
 def train_loop(config: dict[str, WorkerSettings]) -> Outcome:
@@ -266,27 +267,29 @@ def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
         device=session.device,
     )
     with session.restored() as folder:
-        history = [] if folder is None else restore(trainer, folder)
+        progress = Progress() if folder is None else restore(trainer, folder)
     talker = Talker(settings.outbox, trainer, session)
-    talker.attempt(history)
+    talker.attempt(progress)
     plan = SavingPlan(every(spec.checkpoint_every), session.notice, session.device)
 
     def save_inside_epoch() -> None:
         if plan.after_step(trainer.step):
             trainer.pool()
-            session.report(trainer, history, INSIDE_EPOCH)
+            session.report(trainer, progress, INSIDE_EPOCH)
             plan.saved()
 
     for result in trainer.epochs(talker.step, save_inside_epoch):
         tested = spec.test_every and result.epoch % spec.test_every == 0
         test = mean_bits_per_dim(trainer.evaluated_model, images["test"]) if tested else math.nan
         told = talker.epoch(result, test)
-        history.append(EpochMetrics.of({**vars(told), "time": time.time()}))
+        progress.history.append(EpochMetrics.of({**vars(told), "time": time.time()}))
         last = result.epoch == spec.epochs
         if not last and spec.sample_every and result.epoch % spec.sample_every == 0:
-            talker.samples(trainer.evaluated_model, spec.temperature, splits["validation"])
+            drawn = talker.samples(trainer.evaluated_model, spec.temperature, splits["validation"])
+            if drawn is not None:
+                progress.add(drawn)
         if plan.after_epoch(result.epoch, last):
-            session.report(trainer, history, _metrics(result, test, last))
+            session.report(trainer, progress, _metrics(result, test, last))
             plan.saved()
     with session.best() as (folder, best):
         model = load_checkpoint(folder, session.device).set_precision(trainer.precision)
@@ -296,7 +299,7 @@ def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
     for split, start in shards_of(splits)[session.rank :: session.workers]:
         table = score_shard(model, splits[split], start)
         settings.outbox.put(Scores(split, start, table))
-    return Outcome(best, test, history)
+    return Outcome(best, test, progress)
 
 
 def _splits(settings: WorkerSettings) -> Splits:
@@ -339,19 +342,21 @@ class Talker:
         left = self._trainer.config.epochs - epochs_done
         return (time.monotonic() - self._started) / done * left if done > 0 else math.nan
 
-    def attempt(self, history: Sequence[EpochMetrics]) -> None:
-        """Send that the workers begin to train; `history` is that of the checkpoint."""
+    def attempt(self, progress: Progress) -> None:
+        """Send that the workers begin to train, with the record in the checkpoint, of which MLflow may lack the end."""
         self._put(
             Attempt(
                 workers=self._workers,
                 epoch=self._trainer.epoch,
-                history=tuple(history),
+                history=tuple(progress.history),
                 device=_device_name(self._trainer.device),
                 precision=self._trainer.precision,
                 parameters=sum(parameter.numel() for parameter in self._trainer.model.parameters()),
                 step=self._trainer.step_of_epoch,
             )
         )
+        for grid in progress.grids:
+            self._put(grid)
 
     def step(self, result: StepResult) -> None:
         """Send how far the epoch is, with the latest validation score."""
@@ -376,10 +381,13 @@ class Talker:
         self._put(told)
         return told
 
-    def samples(self, model: Glow, temperature: float, images: LazyDataset) -> None:
-        """Draw and send samples; `images` are real ones, which measure the error of the inverse."""
-        if self._outbox is not None:
-            self._put(draw_samples(model, self._trainer.epoch, temperature, images))
+    def samples(self, model: Glow, temperature: float, images: LazyDataset) -> SampleGrid | None:
+        """Draw, send and return samples, in rank 0 only; real `images` measure the error of the inverse."""
+        if self._outbox is None:
+            return None
+        drawn = draw_samples(model, self._trainer.epoch, temperature, images)
+        self._put(drawn)
+        return drawn
 
     def final_score(self, test_bits_per_dim: float) -> None:
         """Send the test set's bits/dim under the best model."""

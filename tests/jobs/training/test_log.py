@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -19,8 +20,9 @@ from jobs.specs.presets import make_train_spec
 from jobs.tracking import Record, TrackingError, find_run
 from jobs.training.history import EpochMetrics, read_history, write_history
 from jobs.training.log import TrainingLog
-from jobs.training.messages import Attempt, FinalScore
+from jobs.training.messages import Attempt, FinalScore, SampleGrid
 from jobs.training.prepare import Work
+from jobs.training.progress import KEPT_GRIDS, Progress
 from jobs.training.repair import last_history
 from tests.jobs.trained import work_in
 
@@ -30,6 +32,10 @@ class MemoryRecord:
 
     def __init__(self) -> None:
         self.steps: dict[str, dict[int, float]] = {}
+        self.images: dict[str, set[int]] = {}
+
+    def image(self, image: np.ndarray, key: str, step: int) -> None:
+        self.images.setdefault(key, set()).add(step)
 
     def impatient(self) -> "MemoryRecord":
         return self
@@ -108,12 +114,14 @@ def test_what_nobody_was_told_is_completed_at_the_end():
     first, lost = epoch(1, 3.0), epoch(2, 2.0)
     log.see(first)
     log.record(first)
-    log.complete([metrics(first), metrics(lost)], workers=2)
+    progress = Progress([metrics(first), metrics(lost)], [grid_of(2)])
+    log.complete(progress, workers=2)
     assert record.steps["validation/bits_per_dim"] == {1: 3.0, 2: 2.0}
+    assert (record.steps["inverse_error"], record.images["samples"]) == ({2: 0.5}, {2})
     assert (record.steps["workers"], record.steps["restarts"]) == ({0: 2}, {0: 0})
     assert record.steps["parameters"][0] > 0
     before = json.dumps(record.steps)
-    log.complete([metrics(first), metrics(lost)], workers=2)
+    log.complete(progress, workers=2)
     assert json.dumps(record.steps) == before
 
 
@@ -209,6 +217,28 @@ def test_epochs_that_are_trained_again_count_as_they_came_out_the_second_time(tm
     result = log.result(metrics(epoch(2, 2.5)), metrics(epoch(2, 2.5)), tmp_path, 0.0, "models:/glow-mnist/1")
     log._write_files(result, tmp_path)
     assert pd.read_csv(tmp_path / "history.csv")["validation_bits_per_dim"].tolist() == [3.0, 2.5]
+
+
+def grid_of(epoch):
+    return SampleGrid(epoch, np.full((4, 1, 8, 8), epoch, np.uint8), 0.5)
+
+
+def test_the_newest_samples_come_back_and_are_few(tmp_path):
+    progress = Progress()
+    for number in range(1, KEPT_GRIDS + 3):
+        progress.add(grid_of(number))
+    progress.write(tmp_path)
+    found = Progress.read(tmp_path)
+    assert [grid.epoch for grid in found.grids] == list(range(3, KEPT_GRIDS + 3))
+    assert all((grid.images == grid.epoch).all() and grid.inverse_error == 0.5 for grid in found.grids)
+
+
+def test_an_older_checkpoint_has_no_samples_and_damaged_ones_are_refused(tmp_path):
+    assert Progress.read(tmp_path) == Progress()
+    (tmp_path / "samples.npz").write_bytes(b"half of an archive")
+    with pytest.raises(CheckpointError) as caught:
+        Progress.read(tmp_path)
+    assert caught.value.code == "checkpoint-damaged"
 
 
 def test_a_history_comes_back(tmp_path):

@@ -1,0 +1,82 @@
+"""What a checkpoint keeps of a training's record, for a driver that died before it had written everything to MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from glow.checkpoint import CheckpointError
+from jobs.training.history import EpochMetrics, read_history, write_history
+from jobs.training.messages import SampleGrid
+
+__all__ = ["KEPT_GRIDS", "Progress"]
+
+GRIDS_FILE = "samples.npz"
+"""Name of the file with the sample grids in the folder of a checkpoint."""
+
+KEPT_GRIDS = 3
+"""Number of sample grids in a checkpoint, the newest. The driver writes each within seconds, so that it can lack only
+the newest; at 32x32 in colour a grid takes 0.3 MB."""
+
+
+@dataclass
+class Progress:
+    """The record of a training so far.
+
+    Attributes:
+        history: the figures of all epochs.
+        grids: the newest sample grids.
+    """
+
+    history: list[EpochMetrics] = field(default_factory=list)
+    grids: list[SampleGrid] = field(default_factory=list)
+
+    def add(self, grid: SampleGrid) -> None:
+        """Add a sample grid, in place of the oldest if there are `KEPT_GRIDS`."""
+        self.grids = [*self.grids, grid][-KEPT_GRIDS:]
+
+    def write(self, folder: str | Path) -> None:
+        """Write the record into the folder of a checkpoint.
+
+        Raises:
+            OSError: if a file cannot be written.
+        """
+        write_history(self.history, folder)
+        _write_grids(self.grids, folder)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Progress:
+        """Read what `write` wrote; of an older checkpoint, there may be no history or no grids.
+
+        Raises:
+            CheckpointError: if a file is damaged.
+        """
+        return cls(read_history(folder), _read_grids(folder))
+
+
+def _write_grids(grids: Sequence[SampleGrid], folder: str | Path) -> None:
+    if grids:
+        np.savez(
+            Path(folder, GRIDS_FILE),
+            epochs=np.array([grid.epoch for grid in grids]),
+            images=np.stack([grid.images for grid in grids]),
+            inverse_errors=np.array([grid.inverse_error for grid in grids]),
+        )
+
+
+def _read_grids(folder: str | Path) -> list[SampleGrid]:
+    file = Path(folder, GRIDS_FILE)
+    try:
+        with np.load(file, allow_pickle=False) as kept:
+            rows = zip(kept["epochs"].tolist(), kept["images"], kept["inverse_errors"].tolist(), strict=True)
+            return [SampleGrid(epoch, images, error) for epoch, images, error in rows]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise CheckpointError(
+            f"{file} is damaged ({error})", remedy="use another checkpoint", code="checkpoint-damaged"
+        ) from error
