@@ -88,7 +88,7 @@ HEAVY = {
     [
         pytest.param("lognormal", 50, 10, True),
         *(
-            pytest.param(kind, n, m, m < 25, marks=pytest.mark.slow)
+            pytest.param(kind, n, m, m < 25, marks=pytest.mark.slow if n == 50 else pytest.mark.nightly)
             for kind in HEAVY
             for n, m in ((50, 2), (50, 25), (200, 25), (99, 1))
         ),
