@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, MemberRule, Shape
+from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, Shape
 from glow.datasets.lazy import LazyDataset
 from glow.datasets.names import place_of
-from glow.datasets.tensors import check_channels, convert, deal, everything, hold_out
+from glow.datasets.parts import ALL, part_of, splits_of
+from glow.datasets.tensors import check_channels, convert
 
 __all__ = ["arrays_channels", "arrays_status", "describe_arrays", "open_arrays"]
 
@@ -67,7 +68,7 @@ def open_arrays(name: str, split: str, image_shape: Shape | None) -> LazyDataset
         (torch.Size([14, 1, 8, 8]), ('0', '1'))
     """
     parts = _parts(name)
-    of, rule = _part_of(name, parts, split)
+    of, rule = part_of(name, parts, split, remedy=f"add {split}_{IMAGES} to it")
     part = parts[of]
     channels, height, width = part.images.shape[1:]
     shape = image_shape or (channels, height, width)
@@ -101,7 +102,7 @@ def describe_arrays(name: str, image_shape: Shape | None) -> DatasetInfo:
     parts = _parts(name)
     channels, height, width = next(iter(parts.values())).images.shape[1:]
     own = (channels, height, width)
-    return DatasetInfo(name, own, image_shape or own, _class_names(parts), _splits(parts))
+    return DatasetInfo(name, own, image_shape or own, _class_names(parts), splits_of(parts))
 
 
 def arrays_channels(name: str) -> int:
@@ -137,7 +138,7 @@ def arrays_status(name: str) -> DatasetStatus:
         'partial: test only'
     """
     try:
-        splits = _splits(_parts(name))
+        splits = splits_of(_parts(name))
     except DatasetNotFound as error:
         return DatasetStatus(name, "missing", f"{error}.")
     except DatasetCorrupt as error:
@@ -148,27 +149,6 @@ def arrays_status(name: str) -> DatasetStatus:
     return DatasetStatus(name, "found", "Nothing to do.")
 
 
-def _splits(parts: Mapping[str, Part]) -> tuple[str, ...]:
-    if "" in parts:
-        return SPLITS
-    there = parts.keys() | ({"validation"} if "train" in parts else set())
-    return tuple(split for split in SPLITS if split in there)
-
-
-def _part_of(name: str, parts: Mapping[str, Part], split: str) -> tuple[str, MemberRule]:
-    if "" in parts:
-        return "", deal
-    if split in parts:
-        return split, hold_out if split == "train" and "validation" not in parts else everything
-    if split == "validation" and "train" in parts:
-        return "train", hold_out
-    raise DatasetNotFound(
-        f"{name} has no images for split {split!r} (only {', '.join(_splits(parts))})",
-        remedy=f"add {split}_{IMAGES} to it",
-        code="split-not-found",
-    )
-
-
 def _class_names(parts: Mapping[str, Part]) -> tuple[str, ...]:
     """Return the labels as text, because arrays have no names of classes."""
     highest = max((int(part.labels.max()) for part in parts.values() if len(part.labels)), default=0)
@@ -176,7 +156,7 @@ def _class_names(parts: Mapping[str, Part]) -> tuple[str, ...]:
 
 
 def _parts(name: str) -> dict[str, Part]:
-    """Return the images and labels by split; the key is "" if the data set has no splits."""
+    """Return the images and labels by split; the key is `ALL` if the data set has no splits."""
     place = place_of(name)
     assert place is not None
     path = Path(place.path).expanduser().absolute()
@@ -205,7 +185,9 @@ def _parts(name: str) -> dict[str, Part]:
             remedy="put the name of a split before the name of every array",
             code="arrays-unusable",
         )
-    parts = {kind[:-1]: _checked(path, kind, images, arrays.get(kind + LABELS)) for kind, images in found.items()}
+    parts = {
+        kind[:-1] or ALL: _checked(path, kind, images, arrays.get(kind + LABELS)) for kind, images in found.items()
+    }
     shapes = {part.images.shape[1:] for part in parts.values()}
     if len(shapes) > 1:
         shown = " and ".join("x".join(map(str, shape)) for shape in sorted(shapes))

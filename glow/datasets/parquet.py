@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, MemberRule, Shape
+from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, Shape
 from glow.datasets.buckets import BucketFile, BucketFolder, is_uri
 from glow.datasets.decode import WHITE, Colour, EncodedImage, Header, decode, read_header
 from glow.datasets.lazy import LazyDataset
 from glow.datasets.names import place_of
-from glow.datasets.tensors import check_channels, convert, deal, everything, hold_out
+from glow.datasets.parts import ALL, part_of, splits_of
+from glow.datasets.tensors import check_channels, convert
 from glow.errors import SHAPE_ADVICE
 
 if TYPE_CHECKING:
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 __all__ = ["describe_parquet", "open_parquet", "parquet_channels", "parquet_status"]
-
-ALL = "all"
-"""The part of files that name no split."""
 
 STARTS = {"train": "train", "val": "validation", "dev": "validation", "test": "test"}
 """How a file or folder name starts -> the split that it belongs to."""
@@ -194,7 +192,7 @@ def open_parquet(name: str, split: str, image_shape: Shape | None, background: C
         (torch.Size([2, 1, 4, 6]), ('0', '1'))
     """
     parts = _parts(name)
-    of, rule = _part_of(name, parts, split)
+    of, rule = part_of(name, parts, split, remedy=f"add a file whose name starts with {split}")
     part, names = parts[of], _class_names(parts)
     shape = image_shape or _first(part).shape
     check_channels(_first(part).channels, shape[0])
@@ -229,7 +227,7 @@ def describe_parquet(name: str, image_shape: Shape | None) -> DatasetInfo:
     """
     parts = _parts(name)
     own = _first(next(iter(parts.values()))).shape
-    return DatasetInfo(name, own, image_shape or own, _class_names(parts), _splits(parts))
+    return DatasetInfo(name, own, image_shape or own, _class_names(parts), splits_of(parts))
 
 
 def parquet_channels(name: str) -> int:
@@ -252,7 +250,7 @@ def parquet_status(name: str) -> DatasetStatus:
         'missing'
     """
     try:
-        splits = _splits(_parts(name))
+        splits = splits_of(_parts(name))
     except DatasetNotFound as error:
         return DatasetStatus(name, "missing", f"{error}.")
     except DatasetCorrupt as error:
@@ -430,24 +428,3 @@ def _numbered(name: str, part: Part, names: Sequence[str]) -> list[int]:
                 code="parquet-classes",
             )
     return [numbers[value] for value in classes]
-
-
-def _splits(parts: Mapping[str, Part]) -> tuple[str, ...]:
-    if ALL in parts:
-        return SPLITS
-    there = parts.keys() | ({"validation"} if "train" in parts else set())
-    return tuple(split for split in SPLITS if split in there)
-
-
-def _part_of(name: str, parts: Mapping[str, Part], split: str) -> tuple[str, MemberRule]:
-    if ALL in parts:
-        return ALL, deal
-    if split in parts:
-        return split, hold_out if split == "train" and "validation" not in parts else everything
-    if split == "validation" and "train" in parts:
-        return "train", hold_out
-    raise DatasetNotFound(
-        f"{name} has no images for split {split!r} (only {', '.join(_splits(parts))})",
-        remedy=f"add a file whose name starts with {split}",
-        code="split-not-found",
-    )

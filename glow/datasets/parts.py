@@ -1,0 +1,57 @@
+"""Which part of a user's own data holds a split: the rule that arrays and Parquet files share."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from glow.datasets.base import SPLITS, DatasetNotFound, MemberRule
+from glow.datasets.tensors import deal, everything, hold_out
+
+__all__ = ["ALL", "part_of", "splits_of"]
+
+ALL = "all"
+"""The part of data that name no split."""
+
+
+def splits_of(parts: Collection[str]) -> tuple[str, ...]:
+    """Return the splits that the parts give; validation images can be held out of "train".
+
+    Args:
+        parts: names of splits, or only `ALL`.
+
+    Example:
+        >>> splits_of(["train"]), splits_of(["test"]), splits_of([ALL])
+        (('train', 'validation'), ('test',), ('train', 'validation', 'test'))
+    """
+    if ALL in parts:
+        return SPLITS
+    return tuple(split for split in SPLITS if split in parts or (split == "validation" and "train" in parts))
+
+
+def part_of(name: str, parts: Collection[str], split: str, remedy: str) -> tuple[str, MemberRule]:
+    """Return the part that contains a split, and the rule that selects the split's images from it.
+
+    Args:
+        name: name of the data set, for the error.
+        parts: names of splits, or only `ALL`.
+        split: "train", "validation" or "test".
+        remedy: what the error advises if no part contains the split.
+
+    Raises:
+        DatasetNotFound: if no part does.
+
+    Example:
+        >>> part_of("arrays:a.npz", ["train", "test"], "validation", remedy="")[0]
+        'train'
+    """
+    if ALL in parts:
+        return ALL, deal
+    if split in parts:
+        return split, hold_out if split == "train" and "validation" not in parts else everything
+    if split == "validation" and "train" in parts:
+        return "train", hold_out
+    raise DatasetNotFound(
+        f"{name} has no images for split {split!r} (only {', '.join(splits_of(parts))})",
+        remedy=remedy,
+        code="split-not-found",
+    )
