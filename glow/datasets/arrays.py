@@ -24,7 +24,7 @@ from torch import Tensor
 from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, Shape
 from glow.datasets.lazy import LazyDataset
 from glow.datasets.names import place_of
-from glow.datasets.parts import ALL, part_of, splits_of
+from glow.datasets.parts import ALL, part_of, splits_of, status_of
 from glow.datasets.tensors import check_channels, convert
 
 __all__ = ["arrays_channels", "arrays_status", "describe_arrays", "open_arrays"]
@@ -137,16 +137,7 @@ def arrays_status(name: str) -> DatasetStatus:
         ...     arrays_status(f"arrays:{folder}").state
         'partial: test only'
     """
-    try:
-        splits = splits_of(_parts(name))
-    except DatasetNotFound as error:
-        return DatasetStatus(name, "missing", f"{error}.")
-    except DatasetCorrupt as error:
-        return DatasetStatus(name, f"corrupt: {error.problem}", f"{error.remedy[:1].upper()}{error.remedy[1:]}.")
-    if splits != SPLITS:
-        absent = " or ".join(split for split in SPLITS if split not in splits)
-        return DatasetStatus(name, f"partial: {', '.join(splits)} only", f"Add arrays for {absent} if you need it.")
-    return DatasetStatus(name, "found", "Nothing to do.")
+    return status_of(name, lambda: _parts(name), "arrays")
 
 
 def _class_names(parts: Mapping[str, Part]) -> tuple[str, ...]:

@@ -17,11 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, MemberRule, Shape
+from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, Shape
 from glow.datasets.buckets import BucketFile, BucketFolder, fetched, is_uri
 from glow.datasets.decode import WHITE, Colour, decode, read_header
 from glow.datasets.lazy import LazyDataset
-from glow.datasets.tensors import check_channels, convert, deal, everything, hold_out
+from glow.datasets.parts import ALL, part_of, splits_of
+from glow.datasets.tensors import check_channels, convert
 from glow.errors import SHAPE_ADVICE
 
 __all__ = [
@@ -43,7 +44,7 @@ class Listing:
 
     Attributes:
         parts: the files of each part, with their classes, in the order of their paths. The parts are the splits that
-            have folders, or only "all".
+            have folders, or only `ALL`.
         left_out: paths to files and folders that are listed already under another path.
     """
 
@@ -63,10 +64,7 @@ class Listing:
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits that have images; validation images can be taken from those of "train"."""
-        if "all" in self.parts:
-            return SPLITS
-        there = self.parts.keys() | ({"validation"} if "train" in self.parts else set())
-        return tuple(split for split in SPLITS if split in there)
+        return splits_of(self.parts)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -75,14 +73,6 @@ class Listing:
             return ()
         what = "1 path is" if len(self.left_out) == 1 else f"{len(self.left_out)} paths are"
         return (f"{what} left out (such as {self.left_out[0]}): links to files or folders that are listed already",)
-
-    def part(self, split: str) -> tuple[str, MemberRule]:
-        """Return the part that contains a split, and the rule that selects the split's images from it."""
-        if "all" in self.parts:
-            return "all", deal
-        if "validation" in self.parts:
-            return split, everything
-        return "test" if split == "test" else "train", hold_out
 
 
 def open_folder(name: str, split: str, image_shape: Shape | None, background: Colour = WHITE) -> LazyDataset:
@@ -119,14 +109,7 @@ def open_folder(name: str, split: str, image_shape: Shape | None, background: Co
     if image_shape:
         check_channels(3, image_shape[0])  # the result is the same for grey images; it is not known yet which these are
     listing = _list(name)
-    if split not in listing.splits:
-        there = ", ".join(listing.splits)
-        raise DatasetNotFound(
-            f"{name} has no images for split {split!r} (only {there})",
-            remedy=f"add a folder {split}/ to it",
-            code="split-not-found",
-        )
-    part, rule = listing.part(split)
+    part, rule = part_of(name, listing.parts, split, remedy=f"add a folder {split}/ to it")
     files = listing.parts[part]
     label_of = {class_name: label for label, class_name in enumerate(listing.class_names)}
     labels = torch.tensor([label_of[class_name] for _, class_name in files])
@@ -283,7 +266,7 @@ def _list(name: str) -> Listing:
         )
     folders = {part: path / sub for sub, part in PARTS.items() if (path / sub).is_dir()}
     if not folders.keys() & {"train", "test"}:
-        folders = {"all": path}
+        folders = {ALL: path}
     listed = {part: _files_by_class(folder, path.name) for part, folder in folders.items()}
     parts = {part: files for part, (files, _) in listed.items() if files}
     if not parts:
@@ -311,7 +294,7 @@ def _list_in_bucket(folder: BucketFolder) -> Listing:
     split = bool({PARTS[part] for part in first_parts if part in PARTS} & {"train", "test"})
     by_part: dict[str, list[BucketFile]] = {}
     for file in images:
-        part = PARTS.get(file.relative.parts[0]) if split else "all"
+        part = PARTS.get(file.relative.parts[0]) if split else ALL
         if part is not None:
             by_part.setdefault(part, []).append(file)
     flat_name = folder.uri.partition("?")[0].rstrip("/").rpartition("/")[2]

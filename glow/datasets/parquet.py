@@ -27,7 +27,7 @@ from glow.datasets.buckets import BucketFile, BucketFolder, is_uri
 from glow.datasets.decode import WHITE, Colour, EncodedImage, Header, decode, read_header
 from glow.datasets.lazy import LazyDataset
 from glow.datasets.names import place_of
-from glow.datasets.parts import ALL, part_of, splits_of
+from glow.datasets.parts import ALL, part_of, splits_of, status_of
 from glow.datasets.tensors import check_channels, convert
 from glow.errors import SHAPE_ADVICE
 
@@ -249,16 +249,7 @@ def parquet_status(name: str) -> DatasetStatus:
         >>> parquet_status("parquet:nowhere").state
         'missing'
     """
-    try:
-        splits = splits_of(_parts(name))
-    except DatasetNotFound as error:
-        return DatasetStatus(name, "missing", f"{error}.")
-    except DatasetCorrupt as error:
-        return DatasetStatus(name, f"corrupt: {error.problem}", f"{error.remedy.capitalize()}.")
-    if splits != SPLITS:
-        absent = " or ".join(split for split in SPLITS if split not in splits)
-        return DatasetStatus(name, f"partial: {', '.join(splits)} only", f"Add files for {absent} if you need it.")
-    return DatasetStatus(name, "found", "Nothing to do.")
+    return status_of(name, lambda: _parts(name), "files")
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
-"""Which part of a user's own data holds a split: the rule that arrays and Parquet files share."""
+"""Which part of a user's own data holds a split: the rule that folders, arrays and Parquet files share."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
-from glow.datasets.base import SPLITS, DatasetNotFound, MemberRule
+from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetNotFound, DatasetStatus, MemberRule
 from glow.datasets.tensors import deal, everything, hold_out
 
-__all__ = ["ALL", "part_of", "splits_of"]
+__all__ = ["ALL", "part_of", "splits_of", "status_of"]
 
 ALL = "all"
 """The part of data that name no split."""
@@ -55,3 +55,27 @@ def part_of(name: str, parts: Collection[str], split: str, remedy: str) -> tuple
         remedy=remedy,
         code="split-not-found",
     )
+
+
+def status_of(name: str, parts: Callable[[], Collection[str]], what: str) -> DatasetStatus:
+    """Return the state of a data set: whether its parts can be opened, and which splits they lack.
+
+    Args:
+        name: name of the data set.
+        parts: returns the names of the parts, or raises DatasetNotFound or DatasetCorrupt.
+        what: what one could add for a split that is missing, such as "arrays".
+
+    Example:
+        >>> status_of("arrays:a.npz", lambda: ["test"], "arrays").state
+        'partial: test only'
+    """
+    try:
+        splits = splits_of(parts())
+    except DatasetNotFound as error:
+        return DatasetStatus(name, "missing", f"{error}.")
+    except DatasetCorrupt as error:
+        return DatasetStatus(name, f"corrupt: {error.problem}", f"{error.remedy[:1].upper()}{error.remedy[1:]}.")
+    if splits != SPLITS:
+        absent = " or ".join(split for split in SPLITS if split not in splits)
+        return DatasetStatus(name, f"partial: {', '.join(splits)} only", f"Add {what} for {absent} if you need it.")
+    return DatasetStatus(name, "found", "Nothing to do.")
