@@ -23,12 +23,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from glow.datasets.lazy import LazyDataset
+from glow.datasets.lazy import BLOCK, LazyDataset
 
 __all__ = ["BLOCK", "WINDOW", "Batch", "BlockOrder", "HeldImages", "ImageSource", "MappedImages", "source_of"]
-
-BLOCK = 256
-"""Number of neighbouring images that an order moves as one block, before it shuffles the images of a window."""
 
 WINDOW = 64
 """Number of blocks whose images are shuffled together: 16,384 images, 201 MB at 64x64 pixels in colour."""

@@ -17,7 +17,10 @@ from torch import Tensor
 from glow.datasets.base import Shape
 from glow.datasets.tensors import fingerprint_pieces
 
-__all__ = ["LazyDataset"]
+__all__ = ["BLOCK", "LazyDataset"]
+
+BLOCK = 256
+"""Number of neighbouring images that the order of training moves as one block, and that a bucket is asked for at once."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,11 +22,9 @@ from torch import Tensor
 from glow.datasets.base import DatasetCorrupt, Shape
 from glow.datasets.block_cache import cache_of_this_machine
 from glow.datasets.buckets import BucketFolder
+from glow.datasets.lazy import BLOCK
 
 __all__ = ["BLOCK", "BucketShards", "read_array"]
-
-BLOCK = 256
-"""Number of images that are read from the bucket at a time."""
 
 THREADS = 16
 """Number of blocks that a process reads at once: a request waits for the network most of its time."""
