@@ -20,7 +20,7 @@ from glow.datasets.tensors import fingerprint_pieces
 __all__ = ["BLOCK", "LazyDataset"]
 
 BLOCK = 256
-"""Number of neighbouring images that the order of training moves as one block, and that a bucket is asked for at once."""
+"""Number of neighbouring images that the order of training moves as one block, and that one request to a bucket has."""
 
 
 @dataclass(frozen=True, eq=False)
