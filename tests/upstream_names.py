@@ -59,6 +59,12 @@ def _typer_explains_refusals() -> bool:
     )
 
 
+def _sklearn_has_the_digits() -> bool:
+    from glow.datasets.readers import _digits_file
+
+    return _digits_file().is_file()
+
+
 def _mlflow_sees_registry_errors() -> bool:
     from mlflow.protos.databricks_pb2 import ErrorCode
 
@@ -226,6 +232,10 @@ RAY_TRAIN = [
         "ray.train.v2._internal.state.util:is_actor_alive",
         "warnings of trials of several workers, for which Ray keeps its dashboard",
         "state_api",
+    ),
+    has(
+        "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator:get_or_create_autoscaling_coordinator",
+        "no training starts (without the call, each would start a second later)",
     ),
     takes("ray.train:FailureConfig", "controller_failure_limit", "no training starts", "controller_failure_limit"),
     takes("ray.train:ScalingConfig", "elastic_resize_monitor_interval_s", "no training starts", "ScalingConfig"),
@@ -418,6 +428,7 @@ OTHERS = [
         _typer_explains_refusals,
         "error.possibilities",
     ),
+    Name("sklearn/datasets/data/digits.csv.gz", "the digits cannot be read", _sklearn_has_the_digits, "digits.csv.gz"),
     has("typer:Context.get_parameter_source", "no command with a preset starts"),
     says("_dash_pattern", "matplotlib/lines.py", "a test of figures fails"),
     says("_colorbar", "matplotlib/colorbar.py", "a test of figures fails", "ax._colorbar = self"),

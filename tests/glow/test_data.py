@@ -77,8 +77,11 @@ def save_images(folder, count, size=(6, 4), mode="L", suffix="png"):
 # Names, roots, descriptions
 
 
-def test_importing_costs_no_more_than_torch():
-    code = "import sys, glow.datasets; print({'torchvision', 'sklearn', 'PIL', 'scipy'} & set(sys.modules))"
+def test_importing_and_reading_digits_cost_no_more_than_torch():
+    code = (
+        "import sys, glow.datasets; glow.datasets.load_dataset('digits', 'test'); "
+        "print({'torchvision', 'sklearn', 'PIL', 'scipy'} & set(sys.modules))"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
 
@@ -345,7 +348,7 @@ def test_missing_files(tmp_path):
     ("put", "found"),
     [
         (lambda file: file.with_name(f"{file.name}.gz").write_bytes(b"x"), r"ubyte\.gz .*gunzip"),
-        (lambda file: file.mkdir(), "ubyte is a folder"),
+        (lambda file: file.mkdir(), "ubyte .*folder"),
     ],
     ids=["compressed", "folder"],
 )
@@ -558,7 +561,9 @@ def test_files_other_than_the_published_are_noted(mnist):
 def test_as_many_images_as_published_are_expected_where_no_md5_is_known(tmp_path):
     write_idx(tmp_path, random_images(2, 28, 28), np.array([1, 26]), "EMNIST/raw", "emnist-letters-test")
     (note,) = open_dataset("emnist-letters", "test", tmp_path).notes
-    assert re.search(r"emnist-letters-test-images-idx3-ubyte .*\b2 images, not 20800$", note)
+    _, file, counts = note.partition("emnist-letters-test-images-idx3-ubyte")
+    assert file
+    assert re.findall(r"\d+", counts) == ["2", "20800"]
 
 
 def test_nothing_is_noted_of_published_files(mnist, monkeypatch):
@@ -630,7 +635,7 @@ def test_folder_with_official_splits(tmp_path, validation):
     if not validation:
         last = np.array(Image.open(tmp_path / "train/cat/018.png"))
         assert held_out[0, 0].tolist() == last.tolist()
-    with pytest.raises(ValueError, match=r"per_class=1,.* 'eel' has 0 .*'train'"):
+    with pytest.raises(ValueError, match=r"per_class=1\b.*'eel'.*\b0\b.*'train'"):
         load_dataset(name, per_class=1)
 
 
@@ -641,9 +646,10 @@ def test_folder_with_test_images_only(tmp_path):
     assert len(images) == 3
     assert not labels.any()
     assert status(name).state == "partial: test only"
-    with pytest.raises(DatasetNotFound, match=r"'train' \(only test\): .* train/") as caught:
+    with pytest.raises(DatasetNotFound, match=r"'train' \(only test\)") as caught:
         load_dataset(name)
     assert caught.value.code == "split-not-found"
+    assert "train/" in caught.value.remedy
 
 
 def test_folder_of_mixed_modes_is_rgb(tmp_path):
