@@ -140,10 +140,10 @@ def _train(prepared: Callable[[], Work], display: Display) -> None:
     with display as show, connected() as ready:  # Ray starts while the imports are loaded
         work = prepared()
         resources = resources_for(work.spec, worker_range(work.spec.workers))
-        ready()
         from jobs.training import run as job
 
-        client_of(work.tracking_uri)
+        client_of(work.tracking_uri)  # imports MLflow
+        ready()
         job.run(work, resources, show)
 
 
@@ -190,10 +190,10 @@ def _ablate(prepared: Callable[[], Ablation], display: Display) -> str:
         from jobs.ablation.plan import plan
 
         planned = plan(ablation.spec, ablation.taken)  # an error here leaves no store behind
-        ready()
         from jobs.ablation import run as job
 
-        client_of(ablation.work.tracking_uri)
+        client_of(ablation.work.tracking_uri)  # imports MLflow
+        ready()
         return job.run(ablation, planned, show)
 
 

@@ -192,7 +192,8 @@ class TrainingLog:
         record_history(self._run, progress.history)
         for grid in progress.grids:
             _record_samples(grid, self._run)
-        self._run.metrics({"parameters": self._work.parameters})
+        if not self._run.metric_steps("parameters"):
+            self._run.metrics({"parameters": self._work.parameters})
         if not self._run.metric_steps("workers"):
             self._run.metrics({"restarts": self.restarts, "workers": workers})
 

@@ -39,6 +39,7 @@ __all__ = [
     "plain_reason",
     "put_data",
     "scaling_config",
+    "start_coordinator",
     "torch_trainer",
     "worker_settings",
 ]
@@ -77,6 +78,19 @@ class LeanTrainer(TorchTrainer):
 
     def _register_sigint_handler(self, controller: Any) -> None:
         pass
+
+
+def start_coordinator() -> None:
+    """Start the actor to which Ray Train reports what it needs, without waiting for it.
+
+    The controller of a training would start it only when it needs an answer, and wait a second. Started here, the actor
+    is there when the driver has opened the record.
+    """
+    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+        get_or_create_autoscaling_coordinator,
+    )
+
+    get_or_create_autoscaling_coordinator()
 
 
 def put_data(work: Work) -> list[ray.ObjectRef]:

@@ -30,7 +30,15 @@ from jobs.training.log import CHECKPOINT, TrainingLog
 from jobs.training.messages import Message
 from jobs.training.prepare import Work
 from jobs.training.progress import Progress
-from jobs.training.ray_trainer import cause_of, copy_model, plain_reason, put_data, torch_trainer, worker_settings
+from jobs.training.ray_trainer import (
+    cause_of,
+    copy_model,
+    plain_reason,
+    put_data,
+    start_coordinator,
+    torch_trainer,
+    worker_settings,
+)
 from jobs.training.worker import SCORE, NoRetry
 
 __all__ = ["TrainResult", "run"]
@@ -44,6 +52,7 @@ def run(work: Work, resources: Resources, show: Show) -> TrainResult:
         TrainingDiverged, CheckpointError: from the workers.
         TrackingError: if MLflow cannot be written.
     """
+    start_coordinator()
     record = _open_record(work)
     with claimed(work.spec.output, work.folder_of(record), "train"):
         return _run_recorded(work, resources, record, forgiving(show))
