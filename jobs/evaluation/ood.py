@@ -39,6 +39,7 @@ from jobs.evaluation.find_model import find_model
 from jobs.evaluation.ood_corruptions import Drift, corrupted_images, draw_drift, drift
 from jobs.evaluation.run import (
     Evaluation,
+    data_root_of,
     described,
     evaluation_run,
     left_out_of,
@@ -144,7 +145,7 @@ def prepare(spec: OodSpec) -> OodWork:
         dataset_label(own),
         [dataset_label(name) for name in others],
         {dataset_label(name): info.class_names for name, info in infos.items()},
-        [_how_to_get(name, spec.data_root) for name in names if name not in there],
+        [_how_to_get(name, data_root_of(work)) for name in names if name not in there],
     )
 
 
@@ -164,7 +165,7 @@ def _background(work: Evaluation[OodSpec], name: str) -> Evaluation[OodSpec]:
 
 def _comparable(work: Evaluation[OodSpec]) -> list[str]:
     """Return `MADE` and every known data set on this machine whose images have the model's shape without resizing."""
-    root, shape = work.spec.data_root, work.model.config.image_shape
+    root, shape = data_root_of(work), work.model.config.image_shape
     infos = {name: describe(name, root) for name in dataset_names() if ":" not in name}
     return [
         name for name, info in infos.items() if "test" in info.splits and (name in MADE or info.image_shape == shape)

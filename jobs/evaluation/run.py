@@ -30,6 +30,7 @@ __all__ = [
     "Evaluation",
     "EvaluationRun",
     "background",
+    "data_root_of",
     "described",
     "evaluation_run",
     "left_out_of",
@@ -147,7 +148,7 @@ def opened(work: Evaluation[Any], dataset: str, split: str, *, of_left_out: bool
         images = open_dataset(
             dataset,
             split,
-            _data_root(work),
+            data_root_of(work),
             image_shape=work.model.config.image_shape,
             per_class=training.per_class if own and split == "train" and training is not None else None,
             download=work.spec.download,
@@ -175,7 +176,7 @@ def described(work: Evaluation[Any], dataset: str) -> DatasetInfo:
     """
     try:
         shape = work.model.config.image_shape
-        return describe(dataset, _data_root(work), image_shape=shape, background=background(work))
+        return describe(dataset, data_root_of(work), image_shape=shape, background=background(work))
     except ValueError as error:
         raise SpecError(str(error), code="data-set-unusable") from error
 
@@ -193,7 +194,8 @@ def with_notes(work: Evaluation[Spec], images: Iterable[LazyDataset], infos: Ite
     return replace(work, notes=tuple(dict.fromkeys([*of_headers, *of_files])))
 
 
-def _data_root(work: Evaluation[Any]) -> str | None:
+def data_root_of(work: Evaluation[Any]) -> str | None:
+    """Return the folder of the data sets that was given, else that of the training; None for the usual one."""
     return work.spec.data_root or (work.model.training.data_root if work.model.training is not None else None)
 
 

@@ -5,11 +5,12 @@ import torch
 
 from glow import Glow, save_checkpoint
 from glow.config import GlowConfig
+from glow.datasets import describe
 from jobs.display.events import Noted
-from jobs.evaluation import interpolate, nll
-from jobs.evaluation.run import evaluation_run, opened
+from jobs.evaluation import interpolate, nll, ood
+from jobs.evaluation.run import evaluation_run, opened, prepare_evaluation
 from jobs.specs.base import validated
-from jobs.specs.evaluation import InterpolateSpec, NllSpec
+from jobs.specs.evaluation import InterpolateSpec, NllSpec, OodSpec
 from jobs.specs.presets import make_train_spec
 from jobs.tracking import find_run
 from tests.jobs.glyphs import write_glyphs
@@ -60,3 +61,15 @@ def test_notes_on_the_data_are_shown_and_recorded(here):
     tags = find_run(work.uri, "glow", run.record.run_id).data.tags
     assert tags["glow.notes"] == note
     assert f"**Data:**\n- {note}\n\na table" in tags["mlflow.note.content"]
+
+
+def test_comparable_data_sets_are_looked_for_where_the_training_had_its_own(here, monkeypatch):
+    spec = make_train_spec("smoke", {"dataset": f"folder:{here / 'glyphs'}", "data_root": str(here / "data")})
+    (here / "model/spec.json").write_text(spec.to_json())
+    roots = []
+    monkeypatch.setattr(ood, "describe", lambda name, root: roots.append(root) or describe(name, root))
+    assert "noise" in ood._comparable(prepare_evaluation(validated(OodSpec, settings(here))))
+    assert set(roots) == {str(here / "data")}
+    roots.clear()
+    ood._comparable(prepare_evaluation(validated(OodSpec, settings(here, data_root=str(here / "given")))))
+    assert set(roots) == {str(here / "given")}
