@@ -1,7 +1,7 @@
 """The plan by which a training saves checkpoints.
 
 A checkpoint is saved after an epoch, within an epoch after some steps or minutes (``--checkpoint-every``), and when the
-cluster announces that it will take a machine away.
+cluster announces that it will take a machine away: at the announcement, and once more just before the machine goes.
 """
 
 from __future__ import annotations
@@ -20,53 +20,84 @@ LOOK_EVERY = 10
 """Steps between two checks of the clock and of notices. Each check needs a message between the workers to agree."""
 
 
+LAST_SAVE_S = 5.0
+"""Seconds before a machine goes by which the last checkpoint must be begun, in addition to twice the time between two
+checks and twice the time of a checkpoint."""
+
+DEPARTURE_S = 60.0
+"""Seconds after the announced time for which a training waits for the machine to go; then it continues."""
+
 Noticed = Callable[[], float | None]
-"""Returns the time at which a machine of this training will be taken away; None if none will."""
+"""Returns the time, in seconds since 1970, at which a machine of this training will be taken away: None if none will,
+0 if the time is not known."""
 
 
 class SavingPlan:
     """Decides after which steps and epochs to save; all workers receive the same answers.
 
+    After the last checkpoint before a machine goes, it makes the training wait, because further steps would be lost.
+
     Args:
         every: the interval that the user asked for.
-        noticed: returns the time at which a machine of this training will be taken away; None if none will. All workers
-            call it at the same steps.
+        noticed: returns when a machine of this training will be taken away. All workers call it at the same steps.
         device: the device of the tensors that workers exchange.
     """
 
     def __init__(self, every: Every, noticed: Noticed, device: torch.device) -> None:
         self._every, self._noticed, self._device = every, noticed, device
-        self._saved_at = time.monotonic()
-        self._saved_for: float | None = None
+        self._saved_at = self._looked_at = self._began_at = time.monotonic()
+        self._between_looks_s = self._saving_s = 0.0
+        self._noted: float | None = None
+        self._goes_at: float | None = None
+        self._leaving = False
 
     def after_epoch(self, epoch: int, last: bool) -> bool:
         """Return whether to save at the end of this epoch: the last, and every one that the user's interval names."""
+        self._began_at = time.monotonic()
         every = self._every.epochs
         return last or every is None or epoch % every == 0
 
     def after_step(self, step: int) -> bool:
         """Return whether to save after a step within an epoch; `step` counts from the start of training."""
-        if self._every.steps is not None and step % self._every.steps == 0:
-            return True
-        if step % LOOK_EVERY:
-            return False
-        return self._time_has_come() or self._new_notice()
+        due = self._every.steps is not None and step % self._every.steps == 0
+        if step % LOOK_EVERY == 0:
+            now = time.monotonic()
+            self._between_looks_s, self._looked_at = now - self._looked_at, now
+            due = self._new_notice() or due
+            due = self._time_has_come() or due
+        self._began_at = time.monotonic()
+        return due
 
     def saved(self) -> None:
-        """Restart the interval of `--checkpoint-every`; must be called after each checkpoint."""
+        """Restart the interval of `--checkpoint-every`; must be called after each checkpoint.
+
+        After the last checkpoint before a machine goes, this waits until Ray ends this process.
+        """
         self._saved_at = time.monotonic()
+        self._saving_s = self._saved_at - self._began_at
+        if self._leaving:
+            assert self._goes_at is not None
+            time.sleep(max(0.0, self._goes_at + DEPARTURE_S - time.time()))
+            self._goes_at, self._leaving = None, False  # the machine has stayed
 
     def _time_has_come(self) -> bool:
-        if self._every.seconds is None:
-            return False
-        over = time.monotonic() - self._saved_at >= self._every.seconds
-        if world_size() == 1:
-            return over
-        return all_reduce_sum(torch.tensor([float(over)], device=self._device)).item() > 0
+        """Return whether, for any of the workers, the interval is over or a machine is about to go."""
+        if self._every.seconds is None and self._goes_at is None:
+            return False  # the same for all workers, so they need not agree
+        over = self._every.seconds is not None and time.monotonic() - self._saved_at >= self._every.seconds
+        goes = self._goes_at is not None and time.time() >= self._goes_at - self._needed_s()
+        if world_size() > 1:
+            answers = torch.tensor([float(over), float(goes)], device=self._device)
+            over, goes = (all_reduce_sum(answers) > 0).tolist()
+        self._leaving = goes
+        return over or goes
+
+    def _needed_s(self) -> float:
+        return LAST_SAVE_S + 2 * (self._between_looks_s + self._saving_s)
 
     def _new_notice(self) -> bool:
-        deadline = self._noticed()
-        if deadline is None or deadline == self._saved_for:
+        time_s = self._noticed()
+        if time_s is None or time_s == self._noted:
             return False
-        self._saved_for = deadline
+        self._noted, self._goes_at = time_s, time_s or None
         return True

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import errno
 import math
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import Checkpoint, UserCallback
+from ray.train import Checkpoint, CheckpointUploadMode, UserCallback
 
 from glow.checkpoint import CheckpointError, load_checkpoint
 from glow.config import GlowConfig
@@ -29,6 +30,7 @@ from glow.model import Glow
 from glow.scoring import score_shard, shards_of
 from glow.training import EpochResult, StepResult, Trainer, TrainingDiverged, mean_bits_per_dim
 from jobs.display.events import Epoch, Step
+from jobs.outputs import is_remote
 from jobs.specs.every import every
 from jobs.specs.training import TrainSpec
 from jobs.system.machine_metrics import machine_name, sampled
@@ -164,18 +166,26 @@ class Session(Protocol):
         """Yield the folder of the best checkpoint so far, and its metrics."""
 
     def notice(self) -> float | None:
-        """Return the time at which a machine of this training will be taken away; None if none is announced.
+        """Return when a machine of this training will be taken away, in seconds since 1970.
 
-        Every rank must call it at the same steps.
+        The answer is None if none is announced, and 0 if the time is not known. Every rank must call this method at the
+        same steps.
         """
 
 
 class TrainSession:
-    """The `Session` of a worker of Ray Train."""
+    """The `Session` of a worker of Ray Train.
 
-    def __init__(self, on_cluster: bool) -> None:
+    Args:
+        on_cluster: whether the machine belongs to a cluster, which may take it away.
+        output: folder or bucket of the checkpoints. They are uploaded to a bucket while the training continues; a copy
+            to a folder takes less time than a step.
+    """
+
+    def __init__(self, on_cluster: bool, output: str) -> None:
         context = ray.train.get_context()
         self._on_cluster = on_cluster
+        self._upload = CheckpointUploadMode.ASYNC if is_remote(output) else CheckpointUploadMode.SYNC
         self.rank, self.workers = context.get_world_rank(), context.get_world_size()
         self.local_rank = context.get_local_rank()
         self.device = ray.train.torch.get_device()
@@ -190,11 +200,19 @@ class TrainSession:
     def report(self, trainer: Trainer, progress: Progress, metrics: Metrics) -> None:
         """See `Session.report`; rank 0 writes the checkpoint."""
         if self.rank != 0:
-            ray.train.report(metrics)
+            ray.train.report(metrics, checkpoint_upload_mode=self._upload)
             return
-        with tempfile.TemporaryDirectory() as folder:
+        with ExitStack() as at_end:
+            folder = tempfile.mkdtemp()
+            at_end.callback(shutil.rmtree, folder, ignore_errors=True)
             save(trainer, progress, folder)
-            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+            ray.train.report(
+                metrics,
+                checkpoint=Checkpoint.from_directory(folder),
+                checkpoint_upload_mode=self._upload,
+            )
+            if self._upload is CheckpointUploadMode.ASYNC:
+                at_end.pop_all()  # Ray removes the folder after the upload
 
     @contextmanager
     def best(self) -> Iterator[tuple[str, Metrics]]:
@@ -204,11 +222,11 @@ class TrainSession:
             yield folder, best.metrics
 
     def notice(self) -> float | None:
-        """See `Session.notice`; the time is Ray's deadline in milliseconds, 0 if Ray gives none."""
+        """See `Session.notice`."""
         if not self._on_cluster:  # this machine is not taken away
             return None
         told = ray.train.get_preemption_info()
-        return None if told is None else float(told.deadline_ms or 0)
+        return None if told is None else (told.deadline_ms or 0) / 1000
 
 
 def save(trainer: Trainer, progress: Progress, folder: str | Path) -> None:
@@ -234,7 +252,7 @@ def restore(trainer: Trainer, folder: str | Path) -> Progress:
 def train_loop(config: dict[str, WorkerSettings]) -> Outcome:
     """Run `train_share` in a worker of Ray Train; `config` has the settings under ``settings``."""
     settings = config["settings"]
-    return train_share(settings, TrainSession(settings.on_cluster))
+    return train_share(settings, TrainSession(settings.on_cluster, settings.spec.output))
 
 
 def train_share(settings: WorkerSettings, session: Session) -> Outcome:

@@ -158,6 +158,26 @@ def test_fixed_size_training_waits_for_a_host_that_was_lost(cluster):
     cluster.say(f"glowctl stop {job}")
 
 
+def test_a_host_that_is_drained_costs_no_step(cluster):
+    """The training saves just before the host goes and waits; then it continues on the others from that step."""
+    job = cluster.submit(f"{SMOKE} --epochs 90000 --checkpoint-every 90000 --workers 1:3 --cpus-per-worker 1")
+    cluster.wait_for(job, lambda events: last_epoch(events) >= 2 and workers(events) == [3], 180)
+    asked = "ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION --reason-message test --deadline-remaining-seconds 30"
+    drained = cluster.other.run(f"RAY_AUTH_MODE=token {asked} --address {cluster.head.ip}:6379")
+    assert drained.returncode == 0, drained.stderr
+    time.sleep(30)
+    cluster.other.kill_all()
+    cluster.wait_for(job, lambda events: of(events, "restart") != [], 120)
+    events = cluster.events(job)
+    [restart] = of(events, "restart")
+    assert restart["workers"] == 2
+    before = of(events[: events.index(restart)], "step")
+    steps = before[-1]["steps"]
+    trained = max((event["epoch"] - 1) * steps + event["step"] for event in before)
+    assert restart["epoch"] * steps + (restart.get("step") or 0) >= trained > 0
+    cluster.say(f"glowctl stop {job}")
+
+
 def test_a_run_goes_on_from_storage_when_the_head_is_gone(cluster):
     job = cluster.submit(f"{SMOKE} --epochs 120 --workers 2 --cpus-per-worker 1 --checkpoint-every 5")
     cluster.wait_for(job, lambda events: last_epoch(events) >= 12, 120)
@@ -184,5 +204,6 @@ def test_ray_down_ends_it(cluster):
     wait_until(lambda: not processes([cluster.head], ""), timeout=30, every=1)
     again = cluster.user.run("glowctl jobs --address http://localhost:8265", 30)
     assert again.returncode == 1
-    assert "no Ray cluster answers" in again.stderr
+    for fact in ("http://localhost:8265", "ray dashboard"):
+        assert fact in again.stderr
     wait_until(lambda: not processes([cluster.worker, cluster.other], "RayTrainWorker"), timeout=90, every=1)
