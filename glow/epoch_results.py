@@ -19,8 +19,9 @@ class StepResult:
         step: the last finished step of that epoch, counted from 1.
         steps: number of steps per epoch.
         images_per_second: speed of this epoch so far, over all processes.
-        train_bits_per_dim: mean over this process's images of the epoch so far, in bits per dimension; NaN if every
-            step was skipped.
+        train_bits_per_dim: mean over this process's images of the epoch so far, in bits per dimension; NaN if there
+            are none or every step was skipped. After `Trainer.pool`, the first process counts the images of all
+            processes up to then, and the others count only later ones.
 
     Example:
         >>> told = StepResult(epoch=1, step=5, steps=20, images_per_second=900.0, train_bits_per_dim=3.7)

@@ -315,8 +315,8 @@ def _bucket_classes(files: list[BucketFile], depth: int, flat_name: str) -> list
 
 def _no_images(place: Path | BucketFolder) -> DatasetNotFound:
     return DatasetNotFound(
-        f"{place} has no images that Pillow can read",
-        remedy="put images there, or name another folder",
+        f"{place} contains no file with the extension of an image, such as .png or .jpg",
+        remedy="put images with such an extension there, or name another folder",
         code="no-images",
     )
 

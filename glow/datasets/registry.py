@@ -227,7 +227,9 @@ PLACED_KINDS: Mapping[str, PlacedKind] = {
 
 
 def dataset_names() -> tuple[str, ...]:
-    """Return the names that `load_dataset` takes. "PATH" in the last ones stands for any path.
+    """Return the names that `load_dataset` takes.
+
+    "PATH" in names such as "packed:PATH" stands for a path or the URI of a bucket.
 
     Example:
         >>> dataset_names()[:2], dataset_names()[-1]

@@ -78,8 +78,8 @@ class CouplingNetwork(nn.Module):
         width: channels of both hidden layers.
 
     Attributes:
-        compute_dtype: type that the convolutions are computed in; None for the input's. The output is in the input's
-            type in any case, so that scales, log-dets and priors keep their precision.
+        compute_dtype: type that the convolutions are computed in; None for the input's. The output always has the
+            type of the input, so that scales, log-dets and priors keep their precision.
 
     Example:
         >>> network = CouplingNetwork(in_channels=2, out_channels=4, width=16)

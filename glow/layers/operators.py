@@ -104,7 +104,7 @@ def relu_backward_(grad: Tensor, output: Tensor) -> Tensor:
     A new tensor of this size would cost as much time again.
 
     Args:
-        grad: gradient by the output; it is overwritten.
+        grad: gradient with respect to the output; it is overwritten.
         output: the ReLU's output, of the same shape.
 
     Returns:
@@ -121,13 +121,13 @@ def conv_backward(grad: Tensor, x: Tensor, weight: Tensor, with_x: bool = True) 
     """Return the gradients of a convolution that is padded with zeros to the same size.
 
     Args:
-        grad: gradient by the output, (B, F, H, W).
+        grad: gradient with respect to the output, (B, F, H, W).
         x: the input, (B, C, H, W).
         weight: (F, C, k, k), with k odd.
-        with_x: whether to compute the gradient by the input.
+        with_x: whether to compute the gradient with respect to the input.
 
     Returns:
-        The gradients by x (None without `with_x`), by the weight, and by the bias.
+        The gradients with respect to x (None if not `with_x`), the weight, and the bias.
 
     Example:
         >>> x, weight = torch.ones(1, 2, 4, 4), torch.ones(3, 2, 3, 3)

@@ -85,8 +85,9 @@ class OodSettings:
 class OodResult:
     """Results of an evaluation, as tables.
 
-    Ratios and rates are between 0 and 1. Intervals have a confidence of 95 %; the interval of a column ``x`` is in
-    ``x_low`` and ``x_high``.
+    M is the number of images per batch. Ratios and rates are between 0 and 1. Intervals have a confidence of 95 % (for
+    those of thresholds see `Threshold`); the interval of a column ``x`` is in ``x_low`` and ``x_high``. With several
+    repeats, ``ratio``, ``ratio_sd`` and ``power`` use all of them, and everything else is of the first.
 
     Attributes:
         ratios: one row per detector, data set and M: ``batches``; ``left_out``, the number of images that fill no
@@ -94,11 +95,12 @@ class OodResult:
             are called OOD (mean over repeats, with Wilson's interval for the batches of one repeat) and ``ratio_sd``,
             its standard deviation over repeats; ``threshold``; and ``auroc``, ``aupr`` and ``fpr95`` against the
             model's own test set (NaN for that set itself).
-        power: ``ratio`` of typicality at the batch sizes that were asked for and those of `POWER_GRID`.
+        power: ``ratio`` of typicality at the batch sizes that were asked for and at the smaller ones of `POWER_GRID`
+            that the number of held-out images allows.
         per_class: ``ratio`` of typicality over batches of a single class, for classes that fill a batch.
-        control: the share of batches of the model's own test set that lie above the threshold, per detector and M. Its
-            interval also covers the uncertainty of the threshold, so its confidence is 95 % or more; ``as_expected``
-            tells whether 1 - alpha is inside.
+        control: the share of batches of the model's own test set that lie above the threshold, per detector and M; the
+            threshold is meant to let a share ``alpha`` of such batches pass (`OodSettings`). Its interval also contains
+            the uncertainty of the threshold; ``as_expected`` tells whether the intended share, 1 - alpha, is inside.
         statistics: for each (detector, data set, M) the statistics (N,) of the batches of the first repeat.
 
     Example:

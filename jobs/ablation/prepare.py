@@ -127,8 +127,9 @@ def _prepare_kept(name: str, changes: Mapping[str, Any], unknown: NoSuchRun) -> 
     kept = recall(place)
     if kept is None or kept.job != "ablate":
         raise NoSuchRun(
-            f"{unknown.problem}, and no trials of an ablation in {place}",
-            remedy="give --resume the id or name of an ablation, as glowctl runs --job ablate lists them",
+            f"{unknown.problem}, and {place} does not contain the trials of an ablation",
+            remedy="give --resume the name or id of a run that glowctl runs --job ablate lists, or the folder of its "
+            "trials",
             code="run-not-found",
         )
     output, _, folder = place.rpartition("/")

@@ -149,7 +149,8 @@ def ablate(
     resume: Annotated[
         str | None,
         typer.Option(
-            help="Name or id of an ablation's run: continue it, each trial from its last checkpoint. "
+            help="Continue the ablation with this run name or id, each trial from its last checkpoint. If MLflow does "
+            "not have the run, give the folder or bucket of its trials. "
             "(e.g. --resume 'ablate mnist seeds')"
         ),
     ] = None,
@@ -164,7 +165,7 @@ def ablate(
         bool,
         typer.Option(
             "--dry-run",
-            help="Print how many trials there would be and what each would use, and stop.",
+            help="Print the number of trials and the workers, cores and GPUs of each, and stop.",
             show_default=False,
         ),
     ] = False,

@@ -100,7 +100,7 @@ def logs(
         typer.Option(
             "--follow",
             "-f",
-            help="Show new lines until the job ends, and exit with its exit code. Without it: the lines so far.",
+            help="Show the lines so far and new ones until the job ends, and exit with its exit code.",
         ),
     ] = False,
     address: ClusterAddress = None,

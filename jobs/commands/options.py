@@ -92,7 +92,9 @@ Preset = Annotated[
 ]
 PrintSpec = Annotated[
     bool,
-    typer.Option("--print-spec", help="Print the settings as JSON, for --spec, and stop.", show_default=False),
+    typer.Option(
+        "--print-spec", help="Print the settings as JSON, as --spec reads them, and stop.", show_default=False
+    ),
 ]
 Json = Annotated[
     bool,

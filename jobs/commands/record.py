@@ -53,7 +53,8 @@ def ui(
 ) -> None:
     """Open the MLflow UI on the recorded runs.
 
-    If the store is a server, or its UI is running already, that is opened. Else a server is started, which Ctrl-C ends.
+    If the store is an MLflow server, or if its UI runs on --port already, the command opens that. Otherwise it starts a
+    server, which runs until Ctrl-C.
     """
     from jobs.browse.ui import serve
 

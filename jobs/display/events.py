@@ -67,7 +67,10 @@ class Event:
         cls.kind = kind
 
     def to_dict(self) -> JsonObject:
-        """Return the event as a JSON object: its name as ``event``, then its fields."""
+        """Return the event as a JSON object: its name as ``event``, then its fields.
+
+        A field that is None is left out if None is its default.
+        """
         facts = asdict(self)
         unsaid = {field.name for field in fields(self) if field.default is None and facts[field.name] is None}
         return {"event": self.kind, **{name: value for name, value in facts.items() if name not in unsaid}}

@@ -59,7 +59,7 @@ class InterpolateWork:
 
     @classmethod
     def of(cls, work: Evaluation[InterpolateSpec], ends: torch.Tensor, pairs: pd.DataFrame) -> InterpolateWork:
-        """Make the work; its workers make images, so it needs Ray in any case."""
+        """Return the work, which always needs Ray, because its workers make the images."""
         return cls(replace(work, makes_images=True), ends, pairs)
 
 

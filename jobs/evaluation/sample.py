@@ -90,7 +90,7 @@ def run(work: SampleWork, show: Show) -> dict[float, np.ndarray]:
     """Draw the images on Ray and record them. All temperatures start from the same noise.
 
     Returns:
-        uint8 (N, C, H, W) by temperature.
+        Each temperature -> its images, uint8 (N, C, H, W).
 
     Raises:
         JobError: if a worker fails.

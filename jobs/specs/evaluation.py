@@ -49,7 +49,8 @@ class EvaluationSpec(BaseModel):
     data_root: str | None = setting(
         None,
         "Data",
-        "Folder that contains the data sets. Without it: $GLOW_DATA_ROOT, else ~/.cache/glow/data.",
+        "Folder that contains the data sets. Without it: that of the training, else $GLOW_DATA_ROOT, else "
+        "~/.cache/glow/data.",
         "~/data",
     )
     download: bool = setting(True, "Data", "Download files that are missing in the data root.", False)

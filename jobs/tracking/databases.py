@@ -3,7 +3,8 @@
 Two things are done here that MLflow leaves undone:
 
 - A store is checked before MLflow opens it. MLflow would retry an unreachable database for minutes.
-- A store is created by one process at a time. Two processes that create MLflow's tables at once break the store.
+- A SQLite or PostgreSQL store is created by one process at a time. Two processes that create MLflow's tables at once
+  break the store.
 """
 
 from __future__ import annotations
@@ -234,8 +235,8 @@ def artifact_location(uri: str) -> str | None:
 def check_artifact_location(uri: str, experiment: str, location: str) -> None:
     """Check, in a Ray job, that this machine can reach the folder that holds an experiment's artifact files.
 
-    Only experiments in a database server whose files are in a folder are checked: with such a server, the folder may
-    be one of the machine that created the experiment.
+    It checks only experiments of a database server whose files are in a local folder, because that folder may exist
+    only on the machine that created the experiment.
 
     Args:
         uri: the store.
@@ -243,7 +244,8 @@ def check_artifact_location(uri: str, experiment: str, location: str) -> None:
         location: URI of the experiment's artifacts, as the store has it.
 
     Raises:
-        TrackingError: if the folder is missing here, and is not the one that a new experiment would get.
+        TrackingError: if this machine does not have the folder. The folder that a new experiment would get may be
+            missing.
     """
     folder = urllib.parse.unquote(urllib.parse.urlsplit(location).path)
     if not (in_ray_job() and is_database(uri) and location.startswith("file:")) or Path(folder).is_dir():
@@ -260,7 +262,8 @@ def check_artifact_location(uri: str, experiment: str, location: str) -> None:
 def prepared(uri: str) -> Iterator[None]:
     """Let one process at a time into the `with` block, and create the SQLite file first if it is missing.
 
-    Other processes wait. Two that create a store at once would break it.
+    Other processes wait, because two that create a store at once would break it. Only SQLite files and PostgreSQL are
+    locked.
     """
     path = sqlite_path(uri)
     if path is not None:

@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 SHORTEST_ID = 4
-"""The least number of letters of its id by which a run can be named."""
+"""The least number of characters of its id by which a run can be named."""
 
 MODEL = "model"
 """Name under which a training logs its model, as in runs:/RUN_ID/model."""
@@ -64,16 +64,16 @@ def find_run(uri: str, experiment: str, given: str) -> Run:
     """Return the run that a user names.
 
     These are tried in order: the run with this id in any experiment; the newest run with this name in the experiment;
-    the run in the experiment whose id begins with these letters.
+    the run in the experiment whose id begins with these characters.
 
     Args:
         uri: the store.
         experiment: name of the experiment, which is created if it does not exist.
-        given: a name, an id, or at least four letters that an id begins with.
+        given: a name, an id, or at least four characters that an id begins with.
 
     Raises:
         NoSuchRun: if there is no such run.
-        TrackingError: if several ids begin with these letters, or the store cannot be used.
+        TrackingError: if several ids begin with these characters, or the store cannot be used.
     """
     client, experiment_id = open_store(uri, experiment)
     found = run_of_id(uri, given) or first_match(client, uri, [experiment_id], given)
@@ -87,19 +87,19 @@ def find_run(uri: str, experiment: str, given: str) -> Run:
 
 
 def first_match(client: MlflowClient, uri: str, experiments: Collection[str], given: str) -> Run | None:
-    """Return the newest run with this name, or else the run whose id begins with these letters.
+    """Return the newest run with this name, or else the run whose id begins with these characters.
 
     Args:
         client: client of the store.
         uri: the store.
         experiments: ids of the experiments to search.
-        given: a name, an id, or at least four letters that an id begins with.
+        given: a name, an id, or at least four characters that an id begins with.
 
     Returns:
         The run, or None if there is none.
 
     Raises:
-        TrackingError: if several ids begin with these letters.
+        TrackingError: if several ids begin with these characters.
     """
     with sentences(uri):
         quoted = given.replace("'", "")
@@ -109,7 +109,9 @@ def first_match(client: MlflowClient, uri: str, experiments: Collection[str], gi
         some = _newest(client, experiments, f"attributes.run_id LIKE '{given.lower()}%'", 2)
     if len(some) > 1:
         raise TrackingError(
-            f"several runs have an id that begins with {given}", remedy="give more letters of it", code="run-ambiguous"
+            f"several runs have an id that begins with {given}",
+            remedy="give more characters of it",
+            code="run-ambiguous",
         )
     return some[0] if some else None
 
@@ -196,7 +198,7 @@ def newest_run(uri: str, experiment: str, job: str) -> Run:
     if not runs:
         raise TrackingError(
             f"no finished {job} run in experiment {experiment!r} of {without_password(uri)}",
-            remedy=f"make one with glowctl {job}, or name one of another experiment with --model",
+            remedy=f"make one with glowctl {job}, choose another --experiment, or give --model the full id of a run",
             code="no-finished-run",
         )
     return runs[0]

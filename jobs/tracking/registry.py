@@ -252,8 +252,8 @@ def _version_of(client: MlflowClient, uri: str, experiment: str, model: str) -> 
         versions = client.search_model_versions(f"run_id = '{run_id}'")
     if not versions:
         raise TrackingError(
-            f"run {model!r} has registered no model",
-            remedy="choose a version that glowctl models lists",
+            f"run {model!r} registered no model",
+            remedy="choose a model that glowctl models lists",
             code="model-missing",
         )
     return versions[0]

@@ -86,7 +86,7 @@ class TrainingLog:
         self._record = record
 
     def see(self, message: Message) -> None:
-        """Show a message and remember what the results need of it."""
+        """Show attempts, steps and epochs, and keep the figures, samples and scores for `conclude`."""
         match message:
             case Attempt():
                 self._see_attempt(message)
