@@ -65,8 +65,9 @@ def test_what_is_no_model_is_refused_in_a_sentence(store, tmp_path):
     for name in ("runs:/0123/checkpoint", "models:/none@champion", "models:/none/1", "models:none"):
         with pytest.raises(TrackingError):
             find_model(name, uri, "glow")
-    with pytest.raises(CheckpointError, match=r"no model\.safetensors|config\.json is missing"):
+    with pytest.raises(CheckpointError, match=rf"{tmp_path} .*model\.safetensors") as empty:
         find_model(str(tmp_path), uri, "glow")
+    assert empty.value.code == "checkpoint-missing"
     shutil.copytree(folder / "trained" / "checkpoint", tmp_path / "cut")
     (tmp_path / "cut" / "model.safetensors").write_bytes(b"cut off")
     with pytest.raises(CheckpointError, match="damaged"):
@@ -76,9 +77,10 @@ def test_what_is_no_model_is_refused_in_a_sentence(store, tmp_path):
         find_model(other.run_id, uri, "glow")
     assert refused.value.code == "run-of-another-job"
     running = Record.start(uri, "glow", "half done", {"glow.job": "train"}, {})
-    with pytest.raises(JobError, match=f"RUNNING.*glowctl train --resume {running.run_id}") as early:
+    with pytest.raises(JobError, match="RUNNING") as early:
         find_model(running.run_id, uri, "glow")
     assert early.value.code == "run-without-model"
+    assert f"glowctl train --resume {running.run_id}" in early.value.remedy
     assert find_model(None, uri, "glow").run_id == run_id  # and not the newer ones, which are not finished trainings
 
 
@@ -100,8 +102,10 @@ def test_a_folder_of_several_models_is_refused(store, tmp_path):
 
 
 def test_a_store_without_trainings_advises_to_train(tmp_path):
-    with pytest.raises(TrackingError, match=r"finished train run.*glowctl train"):
+    with pytest.raises(TrackingError) as none:
         find_model(None, f"sqlite:///{tmp_path}/mlflow.db", "glow")
+    assert none.value.code == "no-finished-run"
+    assert "glowctl train" in none.value.remedy
 
 
 def test_a_trial_that_has_not_ended_is_continued_by_its_ablation(store):
@@ -109,10 +113,12 @@ def test_a_trial_that_has_not_ended_is_continued_by_its_ablation(store):
     tags = {"glow.job": "train", "glow.spec": "{}", "glow.trial": "1x1 s0", "mlflow.parentRunId": "abc"}
     trial = Record.start(uri, "trials", "1x1 s0", tags, {})
     trial.finish("KILLED")
-    with pytest.raises(JobError, match=r"KILLED.*glowctl ablate --resume abc"):
+    with pytest.raises(JobError, match="KILLED") as killed:
         find_model(trial.run_id, uri, "trials")
-    with pytest.raises(JobError, match=r"trial.*glowctl ablate --resume abc"):
+    with pytest.raises(JobError, match=trial.run_id) as resumed:
         prepare_resume(trial.run_id, {"tracking_uri": uri, "experiment": "trials"})
+    assert [error.value.code for error in (killed, resumed)] == ["run-without-model", "run-is-trial"]
+    assert all("glowctl ablate --resume abc" in error.value.remedy for error in (killed, resumed))
 
 
 def test_without_a_name_the_best_trial_of_the_newest_ablation_is_found(store):

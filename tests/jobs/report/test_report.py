@@ -148,7 +148,7 @@ class TestWhole:
         assert says(made.report.summary, rf"1x1.* shuffle.* {-difference:.3f} bits/dim")
         assert says(made.report.summary, rf"1x1 s2\b.* {min(NLLS['1x1']):.3f} bits/dim")
         assert ["mnist", "3.456", "3.400 to 3.500", "3.300", "4.400", "2,000"] in rows
-        assert says(made.report.summary, r"10 images.* 87\.6 % of emnist-letters.* 100 % of noise")
+        assert says(made.report.summary, r"\b10\b.* 87\.6 %.*emnist-letters.* 100 %.*noise")
         assert "87.65 86.65-88.65" in made.page.text
         assert ["emnist-letters", "1", "0.9123", "1.0000"] in rows
         assert ["noise", "1", "-", "1.0000"] in rows
@@ -267,7 +267,7 @@ class TestLess:
 
         made = report_of(store)
 
-        assert says([block.text for block in blocks_of(made, Text)], r"7 trainings.* permutation and depth\b")
+        assert says([block.text for block in blocks_of(made, Text)], r"\b7\b.*\bpermutation and depth\b")
         assert says(made.report.summary, r"1x1.* shuffle.* 0\.217 bits/dim")
         assert "deeper" in sections_of(made)["data-1-model-1"].title
 
@@ -317,7 +317,9 @@ class TestLess:
     def test_a_control_that_failed_is_said(self, store):
         store.evaluate("ood", store.train("train it"), ood_tables("digits", as_expected=False))
 
-        assert re.search(r"Control FAILED.* digits .* 1\.23 % \(0\.23-2\.23\) at M = 1", report_of(store).page.text)
+        [said] = [block.text for block in blocks_of(report_of(store), Text) if "FAILED" in block.text]
+        assert "digits" in said
+        assert re.findall(r" 1\.23 % \(0\.23-2\.23\)\D* M = (\d+)", said) == ["1", "10"]
 
     def test_there_is_one_chapter_per_data_set(self, store):
         store.train("one", dataset="digits")
@@ -389,7 +391,7 @@ class TestGone:
 
     def test_all_artifacts_may_be_gone(self, store):
         store.ablate("ablate it")
-        store.evaluate_all(store.train("train it", permutation="shuffle"))
+        runs = store.evaluate_all(store.train("train it", permutation="shuffle"))
         for folder in (store.folder / "mlartifacts").iterdir():
             shutil.rmtree(folder / "artifacts", ignore_errors=True)
         for artifacts in store.folder.rglob("artifacts"):
@@ -398,7 +400,7 @@ class TestGone:
         made = report_of(store)
 
         assert says(made.report.summary, "1x1.* shuffle")
-        assert says([note.text for note in blocks_of(made, Note)], r"\bood\.parquet\b.* ood of train it\b")
+        assert says([note.text for note in blocks_of(made, Note)], rf"\bood\.parquet\b.*{runs['ood'].run_id}")
 
     def test_settings_of_another_version(self, store):
         record, _ = store.ablate("ablate it")

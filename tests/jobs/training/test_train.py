@@ -1,5 +1,6 @@
 """Tests of whole trainings with `glowctl`, on an embedded Ray with real worker processes and real faults."""
 
+import errno
 import json
 import os
 import re
@@ -381,7 +382,7 @@ def test_a_full_disk_is_said_and_the_run_can_go_on(tmp_path):
         flags = ("--width", "128", "--output", str(disk), "--epochs", "3", "--sample-every", "0")
         done = glowctl(tmp_path, *SMOKE, *flags)
         assert done.returncode == 1
-        assert "No space left on device" in done.stderr
+        assert os.strerror(errno.ENOSPC) in done.stderr
         assert "--resume" in done.stderr
         assert "training restarted" not in done.stdout  # a restart would meet the full disk again
         assert "Traceback" not in done.stderr
