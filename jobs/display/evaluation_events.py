@@ -59,6 +59,7 @@ class Scored(Event, kind="scored"):
         images: number of images.
         non_finite: number of images whose score is not finite.
         from_run: the earlier run whose scores are used again; None if this run has scored the images.
+        background_model: the background model that gave the scores; None if the evaluated model did.
     """
 
     dataset: str
@@ -66,6 +67,7 @@ class Scored(Event, kind="scored"):
     images: int
     non_finite: int
     from_run: str | None
+    background_model: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

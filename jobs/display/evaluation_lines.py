@@ -26,7 +26,8 @@ def scored_line(event: Scored) -> str:
     """Return the number of images that have been scored."""
     bad = f" ({event.non_finite:,} with a score that is not finite)" if event.non_finite else ""
     known = f" (scored by run {event.from_run})" if event.from_run else ""
-    return f"scored {event.dataset} {event.split}: {event.images:,} images{bad}{known}"
+    by = f" by the background model {event.background_model}" if event.background_model else ""
+    return f"scored {event.dataset} {event.split}{by}: {event.images:,} images{bad}{known}"
 
 
 def nll_lines(event: Nll) -> str:

@@ -31,8 +31,8 @@ from glow.ood import (
 from glow.ood.calibration import least_held_out
 from glow.ood.detectors import BACKGROUND
 from glow.ood.evaluation import REPORT_IMAGES
-from jobs.display.evaluation_events import Absent, Ood
-from jobs.display.events import Show
+from jobs.display.evaluation_events import Absent, Ood, Scored
+from jobs.display.events import Event, Show
 from jobs.display.rows import OodClass, OodControl, OodRatio, rows_as
 from jobs.errors import JobError, SpecError
 from jobs.evaluation.find_model import find_model
@@ -226,7 +226,7 @@ def run(work: OodWork, show: Show) -> OodResult:
     for sentence in work.absent:
         show(Absent(sentence))
     with evaluation_run(evaluation, "ood", show) as recorded:
-        behind = {} if evaluation.background is None else scores_of(evaluation.background, recorded.record, show)
+        behind = _background_scores(work, recorded.record, show)
         scores = scores_of(evaluation, recorded.record, show)
         for key, table in behind.items():
             scores[key] = scores[key].assign(**{BACKGROUND: table["nll"]})
@@ -269,6 +269,18 @@ def run(work: OodWork, show: Show) -> OodResult:
         )
         recorded.finish(told, _result_line(result, work), _description(result, work))
     return result
+
+
+def _background_scores(work: OodWork, record: Record, show: Show) -> dict[tuple[str, str], pd.DataFrame]:
+    """Return the score tables of the background model by (label of the data set, split); none without such a model."""
+    evaluation = work.evaluation
+    if evaluation.background is None:
+        return {}
+
+    def show_name(event: Event) -> None:
+        show(replace(event, background_model=evaluation.spec.background_model) if isinstance(event, Scored) else event)
+
+    return scores_of(evaluation.background, record, show_name)
 
 
 def _write_tables(result: OodResult, found: Drift, record: Record, folder: Path) -> None:

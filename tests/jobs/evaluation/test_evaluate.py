@@ -296,7 +296,10 @@ def test_a_model_as_its_own_background_tells_nothing_apart(store):
     asked = ("--background-model", "trained", "--batch-sizes", "1", "--ood-datasets", "noise")
     done = glowctl(folder, "ood", *asked, "--json")
     check_quiet(done)
-    rows = last_event(done.stdout.splitlines())["rows"]
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    scored = [(event["dataset"], event.get("background_model")) for event in events if event["event"] == "scored"]
+    assert [dataset for dataset, by in scored if by == "trained"] == [dataset for dataset, by in scored if by is None]
+    rows = events[-1]["rows"]
     aurocs = {row["detector"]: row["auroc"] for row in rows if row["dataset"] == "noise"}
     assert aurocs["ratio"] == 0.5
     assert aurocs["typicality"] > 0.9
