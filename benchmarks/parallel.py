@@ -30,12 +30,18 @@ MODELS = {"K=8 width 128": SMALL, "K=4 width 512": GlowConfig(depth=4, width=512
 
 @dataclass(frozen=True)
 class Training:
-    """The settings that every process of a training receives."""
+    """The settings that every process of a training receives.
+
+    Attributes:
+        alone: whether each process trains a separate model on its part of each batch and sends nothing. The speed of
+            all of them is the most that the machine's cores, caches and memory allow.
+    """
 
     processes: int
     precision: Precision
     epochs: int
     config: GlowConfig
+    alone: bool = False
 
 
 def compare(how: Setting) -> tuple[list[Figure], str]:
@@ -51,13 +57,16 @@ def compare(how: Setting) -> tuple[list[Figure], str]:
 def _figures(name: str, config: GlowConfig, how: Setting) -> list[Figure]:
     one: list[float] = []
     two: list[float] = []
+    apart: list[float] = []
     for _ in range(how.times(3)):  # in turns, so that a busy machine slows both
         one += train(Training(1, how.fastest, 2, config))["images_per_second"]
         last = train(Training(2, how.fastest, 2, config))
         two += last["images_per_second"]
-    alone, together = statistics.median(one), statistics.median(two)
+        apart += train(Training(2, how.fastest, 2, config, alone=True))["images_per_second"]
+    alone, together, most = (statistics.median(speeds) for speeds in (one, two, apart))
     return [
         Figure(f"{name}: 2 workers of 1 core against 1", together / alone, "x"),
+        Figure(f"{name}: 2 processes that exchange nothing against 1", most / alone, "x"),
         Figure(f"{name}: 1 worker", alone, "images/s"),
         Figure(f"{name}: 2 workers", together, "images/s"),
         Figure(f"{name}: all-reduced a step", last["gradient_bytes"] / 1e6, "MB"),
@@ -79,24 +88,26 @@ def _join(rank: int, training: Training, folder: str) -> None:
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
     keep_freed_memory()
     torch.set_num_threads(1)
-    if training.processes > 1:
+    exchanging = training.processes > 1 and not training.alone
+    if exchanging:
         dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=training.processes)
     seen = _train(training)
     if rank == 0:
         torch.save(seen, Path(folder) / "seen.pt")
-    if training.processes > 1:
+    if exchanging:
         dist.destroy_process_group()
     os._exit(0)  # results are on disk, and a normal exit can abort because threads of gloo still run
 
 
 def _train(training: Training) -> dict[str, Any]:
     model = Glow(training.config)
-    images, _ = images_and_noise(training.config, IMAGES)
-    config = FitConfig(epochs=1 + training.epochs, batch_size=BATCH, precision=training.precision)
+    parts = training.processes if training.alone else 1
+    images, _ = images_and_noise(training.config, IMAGES // parts)
+    config = FitConfig(epochs=1 + training.epochs, batch_size=BATCH // parts, precision=training.precision)
     trainer = Trainer(model, images, config=config)
     _, *epochs = trainer.epochs()  # the first warms up
     return {
-        "images_per_second": [epoch.images_per_second for epoch in epochs],
+        "images_per_second": [parts * epoch.images_per_second for epoch in epochs],
         "gradient_bytes": sum(4 * parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         **_all_reduce(trainer),
     }
