@@ -7,7 +7,7 @@ its MLflow record is lost, for example with the head of a cluster.
 from __future__ import annotations
 
 import json
-import shutil
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -42,6 +42,8 @@ __all__ = [
     "usable_output",
 ]
 
+
+log = logging.getLogger(__name__)
 
 FILE = "run.json"
 """Name of the file with what is kept of a run."""
@@ -230,24 +232,36 @@ def remember(place: str, kept: KeptRun) -> None:
 def remove_unfinished_checkpoints(output: str, name: str) -> None:
     """Remove checkpoints that Ray Train did not finish, because it was killed or the disk was full.
 
+    If the storage does not answer, nothing is removed.
+
     Args:
-        output: folder; in a bucket nothing is removed.
+        output: folder or bucket.
         name: folder of the training in it.
     """
-    folder = Path(output, name)
-    if is_remote(output) or not folder.is_dir():
-        return
-    kept = _kept_checkpoints(folder)
-    for checkpoint in folder.glob("checkpoint_*/"):
-        unknown = kept is not None and checkpoint.name not in kept
-        if unknown or any(file.stat().st_size == 0 for file in checkpoint.iterdir()):
-            shutil.rmtree(checkpoint, ignore_errors=True)
+    from pyarrow.fs import FileSelector, FileType
+
+    try:
+        files, folder = open_storage(f"{output}/{name}")
+        found = files.get_file_info(FileSelector(folder, allow_not_found=True, recursive=True))
+        kept = _kept_checkpoints(files, folder)
+        whole: dict[str, bool] = {}  # by the name of each checkpoint; a bucket may list its files without its folder
+        for info in found:
+            checkpoint, slash, _ = info.path.removeprefix(f"{folder}/").partition("/")
+            if checkpoint.startswith("checkpoint_") and (slash or info.type is FileType.Directory):
+                empty = info.type is FileType.File and info.size == 0
+                whole[checkpoint] = whole.get(checkpoint, True) and not empty
+        for checkpoint, is_whole in whole.items():
+            if not is_whole or (kept is not None and checkpoint not in kept):
+                files.delete_dir(f"{folder}/{checkpoint}")
+    except (OSError, ValueError) as error:
+        log.debug("unfinished checkpoints in %s/%s were not looked for (%s)", output, name, error)
 
 
-def _kept_checkpoints(folder: Path) -> str | None:
+def _kept_checkpoints(files: FileSystem, folder: str) -> str | None:
     """Return Ray Train's list of kept checkpoints as text; None if there is none, or it is not whole."""
     try:
-        text = Path(folder, SNAPSHOT).read_text()
+        with files.open_input_stream(f"{folder}/{SNAPSHOT}") as stream:
+            text = stream.read().decode()
         json.loads(text)
     except (OSError, ValueError):
         return None

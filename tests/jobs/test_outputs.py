@@ -44,6 +44,25 @@ def test_where_ray_does_not_say_what_it_keeps_only_what_is_empty_goes(tmp_path):
     assert left(tmp_path) == {"checkpoint_1"}
 
 
-def test_a_bucket_and_a_run_without_a_folder_are_left_alone(tmp_path):
-    remove_unfinished_checkpoints("s3://bucket/outputs", "run")
+def test_a_run_without_a_folder_is_left_alone(tmp_path):
     remove_unfinished_checkpoints(str(tmp_path), "run")
+    remove_unfinished_checkpoints("no-such-kind://bucket/outputs", "run")
+
+
+def test_the_same_holds_in_a_bucket(bucket):
+    remove_unfinished_checkpoints(bucket.uri("outputs"), "run")
+    for name, content in (("1", b"x"), ("2", b"x"), ("3", b"")):
+        bucket.put(f"outputs/run/checkpoint_{name}/model.safetensors", content)
+        bucket.put(f"outputs/run/checkpoint_{name}/history.json", b"x")
+    bucket.put("outputs/other/checkpoint_9/model.safetensors", b"")
+    remove_unfinished_checkpoints(bucket.uri("outputs"), "run")
+    assert checkpoints(bucket) == {"run/checkpoint_1", "run/checkpoint_2", "other/checkpoint_9"}
+    kept = json.dumps({"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_2"}]})
+    bucket.put("outputs/run/checkpoint_manager_snapshot.json", kept.encode())
+    remove_unfinished_checkpoints(bucket.uri("outputs"), "run")
+    assert checkpoints(bucket) == {"run/checkpoint_2", "other/checkpoint_9"}
+
+
+def checkpoints(bucket) -> set[str]:
+    files = bucket.keys()
+    return {key.split("/", 1)[1].rpartition("/")[0] for key in files if "/checkpoint_" in key and "snapshot" not in key}
