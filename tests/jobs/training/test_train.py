@@ -1,6 +1,7 @@
 """Tests of whole trainings with `glowctl`, on an embedded Ray with real worker processes and real faults."""
 
 import errno
+import itertools
 import json
 import os
 import re
@@ -33,6 +34,9 @@ from tests.jobs.command_line import Running, alive, check_quiet, glowctl, senten
 pytestmark = pytest.mark.ray
 
 SMOKE = ("train", "--preset", "smoke", "--cpus-per-worker", "1")
+
+EVERY, UNSEEN = 20, 10
+"""Steps between two checkpoints of a long epoch, and steps that it trains in half a second at most."""
 
 
 def record_of(folder: Path, run_id: str):
@@ -301,6 +305,41 @@ def test_a_training_that_was_killed_inside_an_epoch_loses_no_more_than_the_steps
     expected = best_weights(settings)
     assert all(np.array_equal(found[name].numpy(), expected[name]) for name in expected)
     assert record_of(tmp_path, run_id).info.status == "FINISHED"
+
+
+@pytest.mark.nightly
+def test_ten_kills_inside_a_long_epoch_lose_no_more_than_the_steps_since_a_checkpoint(tmp_path):
+    """A checkpoint counts when Ray Train's controller has seen it, which looks every 0.2 s: up to `UNSEEN` steps."""
+    settings = {"epochs": 1, "batch_size": 2, "depth": 16, "width": 256}
+    flags = ("--epochs", "1", "--batch-size", "2", "--depth", "16", "--width", "256", "--sample-every", "0")
+    often = ("--checkpoint-every", f"{EVERY}steps", "--max-failures", "10", "--json")
+    running = Running(tmp_path, *SMOKE, *flags, *often)
+    random = np.random.default_rng(0)
+
+    def told(kind: str) -> list[dict]:
+        lines = [line for line in running.lines() if line.startswith("{")]
+        return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+    for kill in range(10):
+        known = len(told("step"))
+        wait_until(lambda known=known: len(told("step")) >= known + 2)  # training goes on after the last kill
+        time.sleep(random.uniform(0, 3))
+        (worker,) = running.train_workers()
+        worker.kill()
+        wait_until(lambda kill=kill: len(told("restart")) == kill + 1)
+    assert running.wait() == 0, running.lines()[-20:]
+    events = [event for event in map(json.loads, running.lines()) if event["event"] in ("step", "restart")]
+    lost = []
+    for before, event in itertools.pairwise(events):
+        if event["event"] == "restart":
+            assert event["step"] % EVERY == 0
+            lost.append(before["step"] - event["step"])
+    print(f"\nsteps that were trained again after each kill, as far as they were shown: {lost}")
+    assert len(lost) == 10
+    assert max(lost) <= EVERY + UNSEEN
+    [weights] = tmp_path.glob("outputs/*/results/checkpoint/model.safetensors")
+    found, expected = load_file(weights), best_weights(settings)
+    assert all(np.array_equal(found[name].numpy(), expected[name]) for name in expected)
 
 
 @pytest.mark.slow
