@@ -19,6 +19,8 @@ Columns of a score table:
 - ``finite``: whether the likelihood and all its parts are finite.
 - ``complexity``: bits of the image as a PNG file, minus those of a black image. A model of fewer than 8 bits sees the
   image reduced to its bits, and this column belongs to the reduced image.
+- ``gradient_1`` ... ``gradient_G``, only if they are asked for: the squared norm of the gradient of log p(x) by the
+  parameters of each layer (`glow.gradient_norms`); NaN for images that were left out.
 - ``nll_of_all`` and ``nll_bound``, only for K > 1 noise samples: the mean of the K negative log-likelihoods, and their
   importance-weighted bound (`importance_weighted`).
 
@@ -40,6 +42,7 @@ from torch import Tensor
 
 from glow.datasets.lazy import LazyDataset
 from glow.dequantization import reduced, uniform_noise
+from glow.gradient_norms import gradient_layers, gradient_norms
 from glow.latent_statistics import anderson_darling, second_moments, spectrum_variation
 from glow.model import Glow, Precision
 
@@ -65,6 +68,7 @@ def score(
     seed: int = 0,
     precision: Precision = "float32",
     noise_samples: int = 1,
+    gradient_stride: int = 0,
     batch_size: int = BATCH_SIZE,
 ) -> pd.DataFrame:
     """Score images under a model: one forward pass per image and noise sample.
@@ -82,6 +86,8 @@ def score(
         seed: seed of the dequantisation noise.
         precision: precision of the coupling networks.
         noise_samples: K. All columns except ``nll_of_all`` and ``nll_bound`` are computed from the first sample.
+        gradient_stride: n, to compute the gradient norms of every n-th image of the split; 0 for none. Each takes a
+            forward and a backward pass of one image, about ten times as long as the other scores.
         batch_size: images per forward pass, which bounds the memory in use.
 
     Returns:
@@ -107,7 +113,7 @@ def score(
     indices_N = torch.arange(n) if indices_N is None else indices_N
     labels_N = torch.zeros(n, dtype=torch.int64) if labels_N is None else labels_N
     model.set_precision(precision)
-    parts, sums = [], []
+    parts, sums, gradients = [], [], []
     # On GPUs convolutions would otherwise round to TF32, which has a mantissa of 10 bits.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=precision == "bf16"):
         for start in range(0, n, batch_size):
@@ -116,6 +122,8 @@ def score(
             samples = [_Terms.of(model, images_BCHW, indices_B, _stream(seed, k)) for k in range(noise_samples)]
             parts.append(samples[0])
             sums.append(np.stack([sample.likelihood.sum(1) for sample in samples], 1))
+            if gradient_stride:
+                gradients.append(_gradients(model, images_BCHW, indices_B, seed, gradient_stride))
     parts = parts or [_Terms.none(model.config.levels)]
     likelihood, latents = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("likelihood", "latents")
@@ -139,9 +147,26 @@ def score(
             "complexity": complexity(reduced(images_NCHW, model.config.bits)),
         }
     )
+    if gradients:
+        norms_NG = np.concatenate(gradients)
+        table = table.assign(**{f"gradient_{layer + 1}": norms_NG[:, layer] for layer in range(norms_NG.shape[1])})
     if noise_samples > 1:
         table["nll_of_all"], table["nll_bound"] = nll_NK.mean(1), importance_weighted(nll_NK)
     return table
+
+
+def _gradients(model: Glow, images_BCHW: Tensor, indices_B: Tensor, seed: int, stride: int) -> np.ndarray:
+    """Return the gradient norms (B, G) of every `stride`-th image of the split, and NaN for the others."""
+    norms_BG = np.full((len(images_BCHW), len(gradient_layers(model))), np.nan)
+    wanted_B = indices_B % stride == 0
+    noise_BCHW = uniform_noise(indices_B[wanted_B], model.config.image_shape, seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # one image is too little work for more, and on a busy machine they wait for each other
+    try:
+        norms_BG[wanted_B.cpu().numpy()] = gradient_norms(model, images_BCHW[wanted_B], noise_BCHW).cpu().numpy()
+    finally:
+        torch.set_num_threads(threads)
+    return norms_BG
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 A detector gives each image a score that is larger further from the training data, and each batch the mean score of its
 images; the two-sided detectors then take the distance of that mean from a centre. `glow.ood.typicality.BatchTest`
-decides for all detectors in the same way, so that they can be compared. Only ``ratio`` needs a second model.
+decides for all detectors in the same way, so that they can be compared. Only ``ratio`` needs a second model, and
+``gradients`` needs columns that a table has only if they are asked for.
 
 Some detectors join several statistics: each statistic of an image becomes a p-value, the share of training images that
 are at least as extreme, and the score of the image is -log of the smallest p-value.
@@ -41,6 +42,7 @@ DETECTORS = {
     "neighbours": "correlation of neighbouring latents, which is zero if the latents are noise",
     "whiteness": "distance of each level's power and neighbour correlations from those of similar training images",
     "joint": "the same distance, in these, the complexity and the parts of the likelihood",
+    "gradients": "Dauncey et al. 2024: rarity of the gradient norms of all layers; only if they were computed",
     "ratio": "Ren et al. 2019: NLL minus the NLL under a background model; only if there is such a model",
 }
 """The name of each detector and one sentence about its score."""
@@ -133,7 +135,8 @@ def fit_detectors(train: pd.DataFrame, center: Center = "train", seed: int = 0) 
 
     Returns:
         The detectors, ``typicality`` first. ``ratio`` is among them only if the table has the column
-        ``background_nll``.
+        ``background_nll``, and ``gradients`` only if it has the columns ``gradient_1`` ... , in which images with NaN
+        are not used.
 
     Raises:
         ValueError: if the table is empty, or its NLLs are not all finite, or all its scores are equal.
@@ -160,7 +163,12 @@ def fit_detectors(train: pd.DataFrame, center: Center = "train", seed: int = 0) 
     def of_means(name: str, scores: ImageScores) -> Detector:
         return Detector(name, scores, partial(MeanTest.fit, bounds=bounds_of(scores(train))))
 
-    ratio = [of_means("ratio", _ratio)] if BACKGROUND in train.columns else []
+    optional = [of_means("ratio", _ratio)] if BACKGROUND in train.columns else []
+    if norms := _columns_of(train, ["gradient"]):
+        known = train[train[norms].notna().all(axis=1)]
+        gradients = _gradient_rarity_among(known, norms)
+        bounds = bounds_of(gradients(known))
+        optional.append(Detector("gradients", gradients, partial(MeanTest.fit, bounds=bounds)))
     return [
         Detector("typicality", _nll, partial(TypicalityTest.fit, train_nll, center=center)),
         of_means("likelihood", _nll),
@@ -171,7 +179,7 @@ def fit_detectors(train: pd.DataFrame, center: Center = "train", seed: int = 0) 
         of_means("neighbours", neighbours),
         of_means("whiteness", whiteness),
         of_means("joint", joint),
-        *ratio,
+        *optional,
         *(
             Detector(name, _column(name), partial(TypicalityTest.fit, train[name].to_numpy(), center=center))
             for name in levels
@@ -289,6 +297,27 @@ def _distance_among(train: pd.DataFrame, names: Sequence[str], seed: int) -> Ima
         return scores
 
     return distance
+
+
+def _gradient_rarity_among(train: pd.DataFrame, norms: Sequence[str]) -> ImageScores:
+    """Score an image by -log density, but for a constant, of its layers' gradient norms.
+
+    The logarithms of the norms are taken to be independent and normal, with the means and standard deviations of the
+    training images (Dauncey et al. 2024).
+    """
+
+    def logs(table: pd.DataFrame) -> np.ndarray:
+        return np.log(table[list(norms)].clip(lower=np.finfo(float).tiny).to_numpy())
+
+    of_train = logs(train)
+    mean, scale = of_train.mean(0), of_train.std(0)
+    varies = scale > ROUNDING * np.abs(of_train).mean(0)
+
+    def rarity(table: pd.DataFrame) -> np.ndarray:
+        squares = ((logs(table) - mean)[:, varies] / scale[varies]) ** 2
+        return np.where(table["finite"] & np.isfinite(squares).all(1), squares.sum(1) / 2, np.inf)
+
+    return rarity
 
 
 def _rarity_among(train: pd.DataFrame, seed: int) -> Callable[[pd.DataFrame], np.ndarray]:

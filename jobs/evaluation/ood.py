@@ -135,7 +135,7 @@ def prepare(spec: OodSpec) -> OodWork:
     if left_out is not None:
         others.insert(0, left_out)
         infos[left_out] = infos[own]
-    scored = with_tables(work, images)
+    scored = with_tables(work, images, gradients=spec.gradients)
     if spec.background_model is not None:
         scored = replace(scored, background=with_tables(_background(work, spec.background_model), images))
     return OodWork(

@@ -44,6 +44,9 @@ __all__ = [
 
 Spec = TypeVar("Spec", bound=EvaluationSpec)
 
+GRADIENT_REFERENCES = 2000
+"""Least number of training images with gradient norms, if there are that many: enough for a mean and a deviation."""
+
 
 class KnownAs(TypedDict):
     """The name and id of a run, and the command that shows it in the MLflow UI."""
@@ -199,8 +202,16 @@ def data_root_of(work: Evaluation[Any]) -> str | None:
     return work.spec.data_root or (work.model.training.data_root if work.model.training is not None else None)
 
 
-def with_tables(work: Evaluation[Spec], images: Mapping[tuple[str, str], LazyDataset]) -> Evaluation[Spec]:
+def with_tables(
+    work: Evaluation[Spec], images: Mapping[tuple[str, str], LazyDataset], *, gradients: bool = False
+) -> Evaluation[Spec]:
     """Return the work with a score table for each (data set, split), filled where MLflow has the scores.
+
+    Args:
+        work: the evaluation.
+        images: the images by (data set, split).
+        gradients: whether the tables have gradient norms, which those of training images have for about
+            `GRADIENT_REFERENCES` images.
 
     Raises:
         SpecError: if two data sets would have the same label.
@@ -216,10 +227,11 @@ def with_tables(work: Evaluation[Spec], images: Mapping[tuple[str, str], LazyDat
             code="same-data-set-label",
         )
     samples = spec.noise_samples if isinstance(spec, NllSpec) else 1
-    tables = [
-        Table.of(dataset_label(dataset), split, lazy, work.model, spec.seed, spec.precision, samples)
-        for (dataset, split), lazy in images.items()
-    ]
+    tables = []
+    for (dataset, split), lazy in images.items():
+        stride = max(1, len(lazy) // GRADIENT_REFERENCES) if split == "train" else 1
+        how = (spec.seed, spec.precision, samples, stride if gradients else 0)
+        tables.append(Table.of(dataset_label(dataset), split, lazy, work.model, *how))
     return replace(work, tables=tables, found=_found(work, tables))
 
 

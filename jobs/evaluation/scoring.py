@@ -45,8 +45,9 @@ class Table:
         split: train, validation or test.
         images: the images, which are read when they are scored.
         key: hash of all that the scores depend on: the model, the fingerprint of the images, the split, the seed and
-            number of noise samples, and the precision.
+            number of noise samples, the precision, and the stride of gradient norms.
         noise_samples: dequantisation noises per image.
+        gradient_stride: n, if the gradient norms of every n-th image are wanted; 0 if none are.
     """
 
     dataset: str
@@ -54,6 +55,7 @@ class Table:
     images: LazyDataset
     key: str
     noise_samples: int = 1
+    gradient_stride: int = 0
 
     @classmethod
     def of(
@@ -65,10 +67,11 @@ class Table:
         seed: int,
         precision: Precision,
         noise_samples: int = 1,
+        gradient_stride: int = 0,
     ) -> Table:
         """Make a table with its key. Reads all images once, for their fingerprint."""
-        key = key_of(model.digest, images.fingerprint(SHARD), split, seed, precision, noise_samples)
-        return cls(dataset, split, images, key, noise_samples)
+        key = key_of(model.digest, images.fingerprint(SHARD), split, seed, precision, noise_samples, gradient_stride)
+        return cls(dataset, split, images, key, noise_samples, gradient_stride)
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ def score_on_ray(
         while len(done[table]) < -(-len(table.images) // SHARD):
             while following is not None and len(pending) < most:
                 of, start, images, labels = following
-                how = (seed, precision, of.noise_samples, resources.threads)
+                how = (seed, precision, of.noise_samples, of.gradient_stride, resources.threads)
                 submitted = task.remote(reference, images, labels, start, *how)
                 pending[submitted] = of, start
                 following = next(shards, None)  # read while the workers are busy
@@ -216,6 +219,7 @@ def score_shard(
     seed: int,
     precision: Precision,
     noise_samples: int,
+    gradient_stride: int,
     threads: int,
 ) -> pd.DataFrame:
     """Score on a worker the images of a data set from position `start` on."""
@@ -229,6 +233,7 @@ def score_shard(
         seed=seed,
         precision=precision,
         noise_samples=noise_samples,
+        gradient_stride=gradient_stride,
     )
 
 

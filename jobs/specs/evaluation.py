@@ -178,6 +178,12 @@ class OodSpec(ScoringSpec):
         "likelihood ratio of the two models. Without it: no such detector.",
         "background",
     )
+    gradients: bool = setting(
+        False,
+        "Test",
+        "Add the detector gradients, which needs a backward pass per image: scoring takes about ten times as long.",
+        True,
+    )
     benchmark: bool = setting(
         False,
         "Data",

@@ -27,7 +27,13 @@ VERSION = 2
 
 
 def key_of(
-    model_digest: str, fingerprint: str, split: str, seed: int, precision: Precision, noise_samples: int = 1
+    model_digest: str,
+    fingerprint: str,
+    split: str,
+    seed: int,
+    precision: Precision,
+    noise_samples: int = 1,
+    gradient_stride: int = 0,
 ) -> str:
     """Return the key of a score table: a digest of everything that its scores depend on.
 
@@ -38,6 +44,7 @@ def key_of(
         seed: seed of the dequantisation noise.
         precision: precision of the computation.
         noise_samples: number of noise samples per image.
+        gradient_stride: n, if the table has the gradient norms of every n-th image; 0 if it has none.
 
     Example:
         >>> key_of("a1", "b2", "test", 0, "float32") == key_of("a1", "b2", "test", 1, "float32")
@@ -51,6 +58,7 @@ def key_of(
         seed,
         precision,
         *([noise_samples] if noise_samples > 1 else []),
+        *([f"gradients/{gradient_stride}"] if gradient_stride else []),
     )
     return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:16]
 

@@ -291,9 +291,9 @@ def test_corruptions_of_the_test_images_are_caught_or_not(store):
 
 
 @pytest.mark.slow
-def test_a_model_as_its_own_background_tells_nothing_apart(store):
+def test_a_model_as_its_own_background_tells_nothing_apart_and_gradients_do(store):
     folder, _ = store
-    asked = ("--background-model", "trained", "--batch-sizes", "1", "--ood-datasets", "noise")
+    asked = ("--background-model", "trained", "--gradients", "--batch-sizes", "1", "--ood-datasets", "noise")
     done = glowctl(folder, "ood", *asked, "--json")
     check_quiet(done)
     events = [json.loads(line) for line in done.stdout.splitlines()]
@@ -302,6 +302,7 @@ def test_a_model_as_its_own_background_tells_nothing_apart(store):
     rows = events[-1]["rows"]
     aurocs = {row["detector"]: row["auroc"] for row in rows if row["dataset"] == "noise"}
     assert aurocs["ratio"] == 0.5
+    assert aurocs["gradients"] > 0.9
     assert aurocs["typicality"] > 0.9
 
 
