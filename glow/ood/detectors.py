@@ -42,8 +42,8 @@ DETECTORS = {
     "neighbours": "correlation of neighbouring latents, which is zero if the latents are noise",
     "whiteness": "distance of each level's power and neighbour correlations from those of similar training images",
     "joint": "the same distance, in these, the complexity and the parts of the likelihood",
-    "gradients": "Dauncey et al. 2024: rarity of the gradient norms of all layers; only if they were computed",
     "ratio": "Ren et al. 2019: NLL minus the NLL under a background model; only if there is such a model",
+    "gradients": "Dauncey et al. 2024: rarity of the gradient norms of all layers; only if they were computed",
 }
 """The name of each detector and one sentence about its score."""
 

@@ -31,12 +31,13 @@ def score_table(
     smooth=0.0,
     unlike=0.0,
     alike=0.0,
+    steep=0.0,
 ):
     """Simulate the score table of n images.
 
     The images are `shift` nats less likely, and `simpler` bits simpler than their likelihood suggests. A background
     model finds them `unlike` nats more likely. Their latents are not normal (`noisy`), repeat a `pattern`, are
-    `smooth`, or have `alike` neighbours.
+    `smooth`, or have `alike` neighbours. The gradient of one of three layers is `steep` standard deviations larger.
     """
     rng = np.random.default_rng(seed)
     parts = MEANS + SDS * rng.multivariate_normal(np.zeros(3), correlation, n) - shift / 3
@@ -61,6 +62,7 @@ def score_table(
             "background_nll": nll + 500 + rng.normal(scale=20, size=n) - unlike,
             "finite": np.ones(n, bool),
             "complexity": nll / math.log(2) + rng.normal(scale=20, size=n) - simpler,
+            **{f"gradient_{layer}": rng.lognormal(5.0 * layer + steep * (layer == 2), size=n) for layer in (1, 2, 3)},
         }
     )
 
@@ -102,6 +104,7 @@ NOISY, PATTERNED, SMOOTH = (score_table(1000, 3, **{what: 1.0}) for what in ("no
 SMOOTH["latent_neighbours"] += 20
 ALIKE = score_table(1000, 3, alike=0.1)
 UNLIKE = score_table(1000, 3, unlike=60.0)
+STEEP = score_table(1000, 3, steep=5.0)
 SAME = score_table(1000, 3)
 
 
@@ -134,6 +137,8 @@ SAME = score_table(1000, 3)
         ("whiteness", UNLIKELY, 0.45, 0.55),
         ("neighbours", ALIKE, 0.45, 0.55),
         ("ratio", UNLIKELY, 0.45, 0.55),
+        ("gradients", STEEP, 0.95, 1),
+        ("gradients", UNLIKELY, 0.45, 0.55),
         ("likelihood", UNLIKE, 0.45, 0.55),
         *(("joint", table, 0.75, 1) for table in (UNLIKELY, TOO_LIKELY, SIMPLE, ALIKE)),
         *((name, SAME, 0.45, 0.55) for name in DETECTORS),
@@ -164,9 +169,10 @@ def test_every_detector_is_described_or_is_a_column():
     assert list(detectors()) == NAMES
 
 
-def test_without_a_background_model_there_is_no_ratio():
-    names = [detector.name for detector in fit_detectors(score_table(500).drop(columns="background_nll"))]
-    assert names == [name for name in NAMES if name != "ratio"]
+def test_without_a_background_model_there_is_no_ratio_and_without_gradients_no_such_detector():
+    optional = ["background_nll", "gradient_1", "gradient_2", "gradient_3"]
+    names = [detector.name for detector in fit_detectors(score_table(500).drop(columns=optional))]
+    assert names == [name for name in NAMES if name not in ("ratio", "gradients")]
 
 
 def test_a_column_that_is_the_same_for_every_image_is_no_detector():
