@@ -5,8 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint requirements.lock
 
-# Files of tests run side by side in this many processes (in test-all one more), those that start Ray first. Each takes
-# up to 4 GB of memory.
+# Files of tests run side by side in this many processes, those that start Ray first. Each takes up to 4 GB of memory.
 PYTEST_WORKERS ?= 2
 SIDE_BY_SIDE := -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 FAILED := --last-failed --last-failed-no-failures none
@@ -27,15 +26,13 @@ test-fast: $(VENV)/installed
 		-m 'not ray and not slow and not nightly and not timing and not root and not browser and not install' $(PYTEST_ARGS)
 
 # Every test but the nightly ones. A test whose program, right or data this machine lacks is skipped and says why.
-# What asserts wall time or looks at the demo runs last, with nothing beside it. The rest runs in one process more than
-# usual, because tests of lost machines mostly wait. What fails is run once more, alone, and its output stands above: a
-# busy machine can starve real processes, and a fault is there the second time.
+# What asserts wall time, makes hosts, or looks at the demo runs last, with nothing beside it. What fails is run once more,
+# alone, and its output stands above: a busy machine can starve real processes, and a fault is there the second time.
 test-all: $(VENV)/installed
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -n $$(($(PYTEST_WORKERS) + 1)) \
-		-m 'not nightly and not timing and not browser' $(PYTEST_ARGS) \
-		|| $(BIN)/python -m pytest $(FAILED) -m 'not nightly and not timing and not browser'
-	$(BIN)/python -m pytest -m '(timing or browser) and not nightly' $(PYTEST_ARGS) \
-		|| $(BIN)/python -m pytest $(FAILED) -m '(timing or browser) and not nightly'
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not nightly and not timing and not root and not browser' $(PYTEST_ARGS) \
+		|| $(BIN)/python -m pytest $(FAILED) -m 'not nightly and not timing and not root and not browser'
+	$(BIN)/python -m pytest -m '(timing or root or browser) and not nightly' $(PYTEST_ARGS) \
+		|| $(BIN)/python -m pytest $(FAILED) -m '(timing or root or browser) and not nightly'
 
 # Long proofs, and more cases of what `make test-all` has one of.
 test-nightly: $(VENV)/installed
