@@ -87,7 +87,7 @@ def score(
         precision: precision of the coupling networks.
         noise_samples: K. All columns except ``nll_of_all`` and ``nll_bound`` are computed from the first sample.
         gradient_stride: n, to compute the gradient norms of every n-th image of the split; 0 for none. Each takes a
-            forward and a backward pass of one image, about ten times as long as the other scores.
+            forward and a backward pass of one image, about 15 times as long as the other scores.
         batch_size: images per forward pass, which bounds the memory in use.
 
     Returns:

@@ -181,7 +181,7 @@ class OodSpec(ScoringSpec):
     gradients: bool = setting(
         False,
         "Test",
-        "Add the detector gradients, which needs a backward pass per image: scoring takes about ten times as long.",
+        "Add the detector gradients, which needs a backward pass per image: scoring takes about 15 times as long.",
         True,
     )
     benchmark: bool = setting(
