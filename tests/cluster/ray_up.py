@@ -77,7 +77,7 @@ class RayUp:
     def wait_for(self, job: str, holds: Callable[[list[dict[str, Any]]], bool], timeout: float) -> float:
         """Waits until what a job has said is so; how long that took."""
         started = time.monotonic()
-        wait_until(lambda: holds(self.events(job)), timeout, every=2)  # each look is a command
+        wait_until(lambda: holds(self.events(job)), timeout, every=0.5)
         return time.monotonic() - started
 
     def runs(self) -> list[tuple[str, str, str]]:

@@ -159,8 +159,13 @@ def test_fixed_size_training_waits_for_a_host_that_was_lost(cluster):
     cluster.say(f"glowctl stop {job}")
 
 
+@pytest.mark.nightly
 def test_a_host_that_is_drained_costs_no_step(cluster):
-    """The training saves just before the host goes and waits; then it continues on the others from that step."""
+    """The training saves just before the host goes and waits; then it continues on the others from that step.
+
+    This needs a new cluster: an elastic training did not reach three workers within three minutes after the tests above
+    had stopped theirs.
+    """
     often = "--epochs 9000 --batch-size 3 --checkpoint-every 9000"
     job = cluster.submit(f"{SMOKE} {often} --workers 1:3 --cpus-per-worker 1")
     cluster.wait_for(job, lambda events: of(events, "step") != [] and workers(events) == [3], 180)
