@@ -157,8 +157,11 @@ class TuneSession:
                 self.last, self._best = facts.last, facts.best
             yield folder
 
-    def report(self, trainer: Trainer, progress: Progress, metrics: Metrics) -> None:
-        """Report a checkpoint to Tune, after replacing the best model if this one has a lower validation NLL."""
+    def report(self, trainer: Trainer, progress: Progress, metrics: Metrics, *, urgent: bool = False) -> None:
+        """Report a checkpoint to Tune, after replacing the best model if this one has a lower validation NLL.
+
+        Tune stores every checkpoint at once, so that `urgent` changes nothing.
+        """
         self.last = metrics
         if not self._best or metrics[SCORE] < self._best[SCORE]:
             self._best = metrics

@@ -41,6 +41,10 @@ class SavingPlan:
         every: the interval that the user asked for.
         noticed: returns when a machine of this training will be taken away. All workers call it at the same steps.
         device: the device of the tensors that workers exchange.
+
+    Attributes:
+        urgent: whether the checkpoint that is due is for a machine that goes. It must be stored before training goes
+            on. The time that this takes for the first such checkpoint tells when the last one must begin.
     """
 
     def __init__(self, every: Every, noticed: Noticed, device: torch.device) -> None:
@@ -50,6 +54,7 @@ class SavingPlan:
         self._noted: float | None = None
         self._goes_at: float | None = None
         self._leaving = False
+        self.urgent = False
 
     def after_epoch(self, epoch: int, last: bool) -> bool:
         """Return whether to save at the end of this epoch: the last, and every one that the user's interval names."""
@@ -63,8 +68,9 @@ class SavingPlan:
         if step % LOOK_EVERY == 0:
             now = time.monotonic()
             self._between_looks_s, self._looked_at = now - self._looked_at, now
-            due = self._new_notice() or due
-            due = self._time_has_come() or due
+            announced = self._new_notice()
+            due = self._time_has_come() or announced or due
+            self.urgent = announced or self._leaving
         self._began_at = time.monotonic()
         return due
 
@@ -74,7 +80,9 @@ class SavingPlan:
         After the last checkpoint before a machine goes, this waits until Ray ends this process.
         """
         self._saved_at = time.monotonic()
-        self._saving_s = self._saved_at - self._began_at
+        if self.urgent:
+            self._saving_s = self._saved_at - self._began_at
+        self.urgent = False
         if self._leaving:
             assert self._goes_at is not None
             time.sleep(max(0.0, self._goes_at + DEPARTURE_S - time.time()))

@@ -155,8 +155,8 @@ class Session(Protocol):
     def restored(self) -> AbstractContextManager[str | Path | None]:
         """Yield the folder of the last checkpoint; None if there is none yet."""
 
-    def report(self, trainer: Trainer, progress: Progress, metrics: Metrics) -> None:
-        """Save a checkpoint and report its metrics.
+    def report(self, trainer: Trainer, progress: Progress, metrics: Metrics, *, urgent: bool = False) -> None:
+        """Save a checkpoint and report its metrics. An `urgent` one is stored when the method returns.
 
         The last checkpoint and the one with the lowest `SCORE` are kept. Every rank must call this method, which waits
         for all of them.
@@ -197,10 +197,11 @@ class TrainSession:
         with nullcontext() if checkpoint is None else checkpoint.as_directory() as folder:
             yield folder
 
-    def report(self, trainer: Trainer, progress: Progress, metrics: Metrics) -> None:
+    def report(self, trainer: Trainer, progress: Progress, metrics: Metrics, *, urgent: bool = False) -> None:
         """See `Session.report`; rank 0 writes the checkpoint."""
+        upload = CheckpointUploadMode.SYNC if urgent else self._upload
         if self.rank != 0:
-            ray.train.report(metrics, checkpoint_upload_mode=self._upload)
+            ray.train.report(metrics, checkpoint_upload_mode=upload)
             return
         with ExitStack() as at_end:
             folder = tempfile.mkdtemp()
@@ -209,9 +210,9 @@ class TrainSession:
             ray.train.report(
                 metrics,
                 checkpoint=Checkpoint.from_directory(folder),
-                checkpoint_upload_mode=self._upload,
+                checkpoint_upload_mode=upload,
             )
-            if self._upload is CheckpointUploadMode.ASYNC:
+            if upload is CheckpointUploadMode.ASYNC:
                 at_end.pop_all()  # Ray removes the folder after the upload
 
     @contextmanager
@@ -293,7 +294,7 @@ def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
     def save_inside_epoch() -> None:
         if plan.after_step(trainer.step):
             trainer.pool()
-            session.report(trainer, progress, INSIDE_EPOCH)
+            session.report(trainer, progress, INSIDE_EPOCH, urgent=plan.urgent)
             plan.saved()
 
     for result in trainer.epochs(talker.step, save_inside_epoch):

@@ -35,7 +35,7 @@ def clock(monkeypatch):
     return clock
 
 
-def saved_after(clock, interval, steps, notices=None, step_s=1.0):
+def saved_after(clock, interval, steps, notices=None, step_s=1.0, save_s=SAVE_S, urgent=None):
     """Train for some steps of `step_s` seconds, and return the steps and times at which a checkpoint was saved."""
     notices = notices or {}
     plan = SavingPlan(every(interval), lambda: notice(), torch.device("cpu"))
@@ -51,7 +51,9 @@ def saved_after(clock, interval, steps, notices=None, step_s=1.0):
         noticed[0] = notices.get(step, noticed[0])
         if plan.after_step(step):
             saved.append((step, clock.now - begun))
-            clock.now += SAVE_S
+            if urgent is not None:
+                urgent.append(plan.urgent)
+            clock.now += save_s if plan.urgent else SAVE_S
             plan.saved()
     return saved
 
@@ -92,3 +94,13 @@ def test_a_second_notice_saves_again(clock):
     saved = saved_after(clock, "1000", 60, {5: 0.0, 25: clock.now + 1e6})
     assert [step for step, _ in saved] == [10, 30]
     assert clock.slept == []
+
+
+def test_checkpoints_for_a_machine_that_goes_are_urgent_and_their_time_is_allowed_for(clock):
+    """An upload that takes 20 s begins early enough; other checkpoints, which only begin an upload, tell nothing."""
+    goes_at, urgent = clock.now + 120, []
+    saved = saved_after(clock, "15steps", 150, {5: goes_at}, save_s=20.0, urgent=urgent)
+    assert [step for step, _ in saved[:2]] == [LOOK_EVERY, 15]
+    last = next(time for (_, time), is_urgent in list(zip(saved, urgent, strict=True))[1:] if is_urgent)
+    assert last + 20 < 120
+    assert urgent.count(True) == 2
