@@ -2,9 +2,9 @@
 
 - Data: `load_dataset`.
 - Models: `GlowConfig` and `Glow`; `save_checkpoint` and `load_checkpoint`.
-- Training: `FitConfig`, and `fit` or, with checkpoints, `Trainer`.
-- Evaluation: `score` (a table of likelihoods), `TypicalityTest` (out-of-distribution images), `interpolate`, and
-  `uniform_noise`, which makes likelihoods repeatable.
+- Training: `FitConfig` (the settings), and `fit`, or `Trainer` if you need checkpoints.
+- Evaluation: `score` (a table of likelihoods), `TypicalityTest` (detects out-of-distribution images), `interpolate`,
+  and `uniform_noise` (dequantization noise that makes likelihoods repeatable).
 
 These names are imported when they are first used, so that `import glow` is cheap.
 

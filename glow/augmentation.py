@@ -1,6 +1,7 @@
 """Random changes of images in training: mirroring and mutation. Validation and scoring use the images as they are.
 
-Both are functions of (seed, image index) alone, so they do not depend on batches, processes or interruptions.
+The seed and the index of an image alone determine whether the image is mirrored and which of its values are replaced.
+So the changes do not depend on batches, processes or interruptions.
 
 Shapes: B images, C channels, H rows, W columns.
 """
@@ -38,17 +39,18 @@ def flip_half(images_BCHW: Tensor, indices_B: Tensor, seed: int) -> Tensor:
 
 
 def mutate(images_BCHW: Tensor, indices_B: Tensor, rate: float, seed: int) -> Tensor:
-    """Replace a random share of the images' numbers by uniform random values from 0 to 255.
+    """Replace a random share of the images' values by uniform random values from 0 to 255.
 
-    A model that is trained on mutated images learns the statistics that all images share, not what these images show: a
-    background model (Ren et al. 2019, "Likelihood Ratios for Out-of-Distribution Detection", section 4.1).
+    A model that is trained on mutated images is a background model: it learns the statistics that all images share, not
+    what these images show (Ren et al. 2019, "Likelihood Ratios for Out-of-Distribution Detection", section 4.1).
 
-    A number is replaced if its `glow.dequantization.uniform_noise` u is below the rate, by floor(256 u / rate).
+    Each value has a random number u from `glow.dequantization.uniform_noise`. If u is below the rate, the value is
+    replaced by floor(256 u / rate).
 
     Args:
         images_BCHW: uint8 (B, C, H, W).
         indices_B: int64 (B,), each image's index in its data set, on the images' device.
-        rate: the expected share of the numbers that are replaced, from 0 to below 1.
+        rate: the expected share of the values that are replaced, from 0 to below 1.
         seed: the random stream, such as `glow.streams.mutation_stream` gives. Two seeds give independent mutations.
 
     Returns:

@@ -1,11 +1,13 @@
 """The batches of an epoch: which images they contain, in what order, and how they reach the device that trains.
 
-There are two kinds of order, and each follows from one number, its stream:
+The order of an epoch depends on one number, its stream (a random seed, see `glow.streams`). There are two kinds of
+order:
 
 - The images of a tensor are shuffled all together.
-- A `LazyDataset`, such as a packed data set, may be read from a disk. There, blocks of `BLOCK` neighbours are shuffled,
-  and then the images of each `WINDOW` blocks in a row. So the disk reads runs of many images, and an epoch of 10
-  million images needs no list of 10 million numbers. The order is the same where all images fit into memory.
+- The images of a `LazyDataset`, such as a packed data set, may be read from a disk. So first the blocks of `BLOCK`
+  neighbouring images are shuffled, and then the images within each `WINDOW` consecutive blocks. So the disk reads runs
+  of many images, and an epoch of 10 million images needs no list of 10 million numbers. A `LazyDataset` that holds all
+  its images in memory is shuffled in the same way.
 
 `source_of` makes the source of images that `glow.training.Trainer` uses.
 
@@ -51,24 +53,24 @@ class Batch(NamedTuple):
     """int64 (B,), or None if training uses no labels."""
 
     def parts(self, count: int) -> list[Batch]:
-        """Cut the batch into at most `count` consecutive parts, each but the last of ceil(B / count) images."""
+        """Cut the batch into at most `count` consecutive parts of ceil(B / count) images; the last may have fewer."""
         cut = zip(self.indices_B.chunk(count), self.images_BCHW.chunk(count), strict=True)
         labels = iter(() if self.labels_B is None else self.labels_B.chunk(count))
         return [Batch(indices, images, next(labels, None)) for indices, images in cut]
 
 
 class Order(Protocol):
-    """The positions of N images in the order of an epoch: a tensor, or an object that computes slices of one."""
+    """The positions of N images in the order of an epoch: a tensor, or an object that computes slices on request."""
 
     def __getitem__(self, chosen: slice) -> Tensor:
         """Return the positions at a slice of the order, int64."""
 
 
 class ImageSource(Protocol):
-    """The images of a training, as the training loop reads them.
+    """The images that a model is trained on, as the training loop reads them.
 
     Example:
-        Two batches, each read while the training uses the one before:
+        The batches of an epoch, here of 6 and 4 images:
 
         >>> source = source_of(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), None, torch.device("cpu"))
         >>> order = source.order(stream=1)
@@ -90,7 +92,7 @@ class ImageSource(Protocol):
         """Return the images at these positions, on the device that trains."""
 
     def batches(self, shares: Iterable[Tensor]) -> Iterator[Batch]:
-        """Yield the batch of each tensor of positions, in their order."""
+        """Yield one batch per tensor of positions, in the order of the tensors."""
 
 
 def source_of(images: Tensor | LazyDataset, labels: Tensor | None, device: torch.device) -> ImageSource:
@@ -99,7 +101,8 @@ def source_of(images: Tensor | LazyDataset, labels: Tensor | None, device: torch
     Args:
         images: uint8 (N, C, H, W), or a data set. A tensor, and the images of a data set that holds them in memory, are
             copied to the device as a whole; those of other data sets are read batch by batch.
-        labels: int64 (N,) if training uses labels, else None. A data set that is read batch by batch gives its own.
+        labels: int64 (N,) if training uses labels, else None. If a data set is read batch by batch, its own labels are
+            used in place of these.
         device: the device that trains.
 
     Returns:
@@ -121,10 +124,10 @@ class HeldImages:
     """Images that are all on the device. See `ImageSource` for its methods.
 
     Args:
-        images: uint8 (N, C, H, W), copied to the device unless they are there.
+        images: uint8 (N, C, H, W), copied to the device unless they are on it already.
         labels: int64 (N,), or None if training uses no labels.
         device: the device that trains.
-        in_blocks: whether the order is a `BlockOrder`, as for `MappedImages`, in place of a shuffle of all.
+        in_blocks: whether the order is a `BlockOrder`, as for `MappedImages`, instead of a shuffle of all images.
 
     Example:
         >>> source = HeldImages(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), None, torch.device("cpu"))
@@ -153,17 +156,17 @@ class HeldImages:
         return torch.randperm(len(self), generator=generator).to(self._images.device)
 
     def take(self, indices_B: Tensor) -> Batch:
-        """Return the images at these positions; the positions are copied to the device unless they are there."""
+        """Return the images at these positions; positions on another device are copied to the device of the images."""
         indices_B = indices_B.to(self._images.device)
         return Batch(indices_B, self._images[indices_B], None if self._labels is None else self._labels[indices_B])
 
     def batches(self, shares: Iterable[Tensor]) -> Iterator[Batch]:
-        """Yield the batch of each tensor of positions, in their order."""
+        """Yield one batch per tensor of positions, in the order of the tensors."""
         return map(self.take, shares)
 
 
 class MappedImages:
-    """Images that are read from files or a memory map: a thread reads the next batch during the step on this one.
+    """Images that are read from files or a memory map: a thread reads the next batch while one is used.
 
     See `ImageSource` for its methods.
 
@@ -212,10 +215,10 @@ class MappedImages:
         )
 
     def batches(self, shares: Iterable[Tensor]) -> Iterator[Batch]:
-        """Yield the batch of each tensor of positions, in their order, while a thread reads the next one.
+        """Yield one batch per tensor of positions, in the order of the tensors, while a thread reads the next batch.
 
-        Images in a bucket are fetched `AHEAD` batches before. Raises what `take` raises, where the batch would be
-        yielded.
+        If the data set is packed and lies in a bucket, a batch's images begin to be fetched `AHEAD` batches before its
+        turn. An error of `take` is raised when the batch that it concerns would be yielded.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="images") as reader:
             following: Future[Batch] | None = None
@@ -244,8 +247,9 @@ class MappedImages:
 class BlockOrder:
     """A shuffle of N images that is computed window by window.
 
-    The blocks of `BLOCK` neighbours come in random order, and the images of each `WINDOW` blocks in a row are shuffled
-    together. Up to BLOCK * WINDOW images are one window, so this is a uniform shuffle of all of them.
+    The blocks of `BLOCK` neighbouring images are put into random order, and the images of each `WINDOW` consecutive
+    blocks, a window, are shuffled together. If there are at most BLOCK * WINDOW images, all are in one window, so the
+    result is a uniform shuffle of all images.
 
     Args:
         n: N.

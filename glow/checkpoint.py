@@ -1,8 +1,9 @@
 """Checkpoints: folders with a model and, while it is trained, the state of its training.
 
 A model is two files, the weights in `WEIGHTS_FILE` (safetensors) and the config in `CONFIG_FILE` (JSON), which can be
-read without pickle. The state from which training continues (optimizer, counters, and with an average the trained
-weights) is a third file, `STATE_FILE`; the model does not need it.
+read without pickle. A third file, `STATE_FILE`, contains the state from which training continues: the optimizer and the
+counters. The model does not need this file. If training keeps a moving average of the weights, `WEIGHTS_FILE` contains
+the averaged weights, and `STATE_FILE` also contains the weights that the optimizer changes.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ seed. All functions take a table with one row per trial and these columns, of wh
 - ``reason``: why a trial failed or was stopped, or None
 
 Only finished trials enter a mean. If several trials of a configuration and seed finished, the first one counts. A
-finished trial whose test NLL is not finite counts as infinite. A trial that did not finish is not missing if another
+finished trial whose test NLL is not finite counts as infinite. A trial is missing if it did not finish and no other
 trial of its configuration and seed finished. A table without rows may lack columns. This module needs no torch.
 
 Figures of these tables are in `glow.comparison_figures`.
@@ -66,11 +66,11 @@ def summarize(trials: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
         factors: names of the columns that make a configuration.
 
     Returns:
-        One row per configuration, in order of first appearance: the factors; ``seeds``, the number that finished, and
-        ``unfinished``, the number of missing trials; test ``bits_per_dim``, the mean over seeds with Student's 95 % t
-        interval (``bits_per_dim_low``, ``bits_per_dim_high``; NaN for one seed), and the lowest of them (``best``);
-        ``parameters``; and means over finished trials of ``validation_bits_per_dim``, ``images_per_second``,
-        ``gpu_seconds`` and ``core_seconds``. A configuration without finished trials has NaN.
+        One row per configuration, in order of first appearance: the factors; ``seeds``, the number of seeds that
+        finished, and ``unfinished``, the number of missing trials; ``bits_per_dim``, the mean test NLL over the seeds,
+        with Student's 95 % t interval (``bits_per_dim_low``, ``bits_per_dim_high``; NaN for one seed); ``best``, the
+        lowest test NLL of a seed; ``parameters``; and means over finished trials of ``validation_bits_per_dim``,
+        ``images_per_second``, ``gpu_seconds`` and ``core_seconds``. A configuration without finished trials has NaN.
 
     Raises:
         ValueError: if there are no factors, a column or the value of a factor is missing, or a state is unknown.
@@ -100,23 +100,26 @@ def summarize(trials: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
 def paired_differences(trials: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
     """Compare two values of a factor while all other factors and the seed are equal.
 
-    Within a seed the difference is averaged over the configurations of the other factors, so that the seeds are the
-    independent units of Student's paired t-test and interval (Student 1908). Let a configuration be paired at a seed if
-    it finished with both values. Only configurations that are paired at every seed at which any configuration is paired
-    enter, so that all seeds average over the same configurations. If there is none, the configuration with the most
-    paired seeds enters alone.
+    For each seed, the difference is averaged over the configurations of the other factors. So the seeds are the
+    independent units of Student's paired t-test and interval (Student 1908).
+
+    A configuration of the other factors is paired at a seed if its trials with both values finished at this seed. All
+    seeds average over the same configurations: those that are paired at every seed at which any configuration is
+    paired. If there is no such configuration, only the one with the most paired seeds is used.
 
     Args:
         trials: table of trials, see the module.
         factors: names of the columns that make a configuration.
 
     Returns:
-        One row per pair of values (``a``, ``b``) of each factor that has at least two values: all pairs, or for numbers
-        the neighbours in ascending order. ``difference`` is the mean test NLL of a minus that of b in bits/dim, ``low``
-        to ``high`` its 95 % interval, ``p`` its two-sided p-value, and ``p_holm`` the same adjusted within the factor.
-        ``seeds`` and ``configurations`` (of the other factors) count what was averaged over. With one seed, or an
-        infinite NLL, the interval and the p-values are NaN; without pairs the difference is NaN, too. If all
-        differences are equal, the interval is a point and p is 0, or 1 for a difference of 0.
+        One row per pair of values (``a``, ``b``) of each factor that has at least two values. If the values are
+        numbers, only neighbours in ascending order form pairs; otherwise, every two values do. ``difference`` is the
+        mean test NLL of a minus that of b in bits/dim, ``low`` to ``high`` its 95 % interval, ``p`` its two-sided
+        p-value, and ``p_holm`` this p-value after Holm's adjustment over the pairs of the factor. ``seeds`` and
+        ``configurations`` are the numbers of seeds and of configurations of the other factors that were averaged over.
+        With one seed, or an infinite NLL, the interval and the p-values are NaN; if no configuration is paired, the
+        difference is NaN, too. If all differences are equal, the interval is a point and p is 0, or 1 for a difference
+        of 0.
 
     Raises:
         ValueError: for the same reasons as `summarize`.
@@ -150,8 +153,9 @@ def paired_differences(trials: pd.DataFrame, factors: Sequence[str]) -> pd.DataF
 def holm(p_N: np.ndarray) -> np.ndarray:
     """Adjust the p-values of a family of tests by Holm's step-down method (Holm 1979).
 
-    The i-th smallest of n p-values is multiplied by n - i + 1, raised to the largest result before it, and limited to
-    1. Rejecting adjusted values below 0.05 then makes a false rejection anywhere with a probability of at most 5 %.
+    The i-th smallest of n p-values is multiplied by n - i + 1. If a product before it is larger, that product is used
+    instead. The result is limited to 1. If all hypotheses with an adjusted p-value below 0.05 are rejected, the
+    probability of one or more false rejections is at most 5 %.
 
     Args:
         p_N: float (N,), the p-values. NaN is not counted as a test.
@@ -172,7 +176,7 @@ def holm(p_N: np.ndarray) -> np.ndarray:
 
 
 def conclusions(differences: pd.DataFrame) -> list[str]:
-    """State in one sentence per factor which of its values are better, and which pairs the data do not decide between.
+    """State in one sentence per factor which of its values are better, and which pairs of values remain undecided.
 
     A value is better if its test NLL is lower at a Holm-adjusted p < 0.05. In each pair the value that was observed to
     be better comes first, so that differences are positive.
@@ -200,8 +204,8 @@ def conclusions(differences: pd.DataFrame) -> list[str]:
 def unfinished(trials: pd.DataFrame, factors: Sequence[str]) -> list[str]:
     """State in sentences which trials are missing from the means.
 
-    They list failed and stopped trials by reason, warn of configurations whose mean is too optimistic because a
-    scheduler stopped their worse seeds, and count the trials that may still finish.
+    The sentences list failed and stopped trials by reason, warn of configurations whose mean is too optimistic because
+    a scheduler stopped their worse seeds, and count the trials that may still finish.
 
     Args:
         trials: table of trials, see the module.
@@ -298,7 +302,9 @@ class _Comparison:
         return cls(b, a, difference, low, high, row["p_holm"], row["seeds"])
 
     def told(self, first: _Comparison) -> tuple[str, str]:
-        """Return the difference and its interval as text, with units if this is the `first` of the sentence.
+        """Return the difference and its interval as text, with units if this is `first`.
+
+        `first` is the first comparison of the sentence.
 
         There are enough decimal places that no value other than 0 is shown as 0, but at most 6.
         """

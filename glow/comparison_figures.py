@@ -40,11 +40,14 @@ COLORS = LinearSegmentedColormap.from_list("bits/dim", matplotlib.colormaps["vir
 
 
 def curves_with_bands(curves: pd.DataFrame, title: str, ylabel: str = "test NLL (bits/dim)") -> Figure:
-    """Draw bits/dim against the epoch: for each name the mean over its seeds, its 95 % t interval, and faint seeds.
+    """Draw bits/dim against the epoch: for each name, the mean over its seeds, a 95 % t band, and the seeds.
 
-    The mean is drawn only at epochs at which all seeds of the name have a value, since it would jump where one stopped
-    early. A seed without any value does not count. The view follows from the lines, not from the bands, and leaves out
-    the steep fall of the first epochs. If a line is completely above the view, the legend says so.
+    The band is the 95 % t interval of the mean. Thin faint lines show the seeds, if the name has several.
+
+    The mean is drawn only at epochs at which all seeds of the name have a value, since it would jump at an epoch at
+    which a seed stopped early. A seed without any value does not count. The limits of the y axis depend on the lines,
+    not on the bands, and leave out the steep fall of the first epochs. If a line is completely above the upper limit,
+    the legend says that it is "above the view".
 
     Args:
         curves: one row per name, seed and epoch; columns ``name``, ``seed``, ``epoch`` and ``bits_per_dim`` (NaN where
@@ -99,8 +102,8 @@ def heat_map(table: pd.DataFrame, title: str) -> Figure:
     The scale of colours leaves out values that are far worse than most, so that the others differ in colour.
 
     Args:
-        table: one row per cell; columns ``depth``, ``width``, ``bits_per_dim`` and, if known, ``half_width`` of its
-            interval. Cells without a value are grey.
+        table: one row per cell; columns ``depth``, ``width``, ``bits_per_dim`` and, if known, ``half_width``, half
+            the width of the interval of ``bits_per_dim``. Cells without a value are grey.
         title: title of the figure.
 
     Returns:
@@ -145,12 +148,13 @@ def heat_map(table: pd.DataFrame, title: str) -> Figure:
 
 
 def parallel_coordinates(table: pd.DataFrame, factors: Sequence[str], title: str) -> Figure:
-    """Draw each row as a line from factor to factor to its bits/dim, which also gives the line its colour.
+    """Draw each row as a line that crosses one axis per factor and ends at the row's bits/dim.
 
-    The best row is drawn on top, as a thicker line. A factor that does not vary has no axis, unless no factor varies.
-    Numbers are on a log scale if all are positive and the largest is more than 3 times the smallest. Rows with the same
-    value of a factor are spread a little around its tick, with the best at the bottom and the worst at the top, so that
-    every line can be followed.
+    The colour of a line also shows its bits/dim. The best row is drawn on top, as a thicker line. A factor that does
+    not vary has no axis, unless no factor varies. The axis of a factor whose values are numbers has a log scale if all
+    are positive and the largest is more than 3 times the smallest. Rows with the same value of a factor are spread a
+    little around the tick of the value, with the best at the bottom and the worst at the top, so that every line can be
+    followed.
 
     Args:
         table: one row per configuration; columns ``bits_per_dim`` (rows without a value are left out) and the factors,
@@ -206,7 +210,8 @@ def parallel_coordinates(table: pd.DataFrame, factors: Sequence[str], title: str
 def difference_intervals(differences: pd.DataFrame, title: str) -> Figure:
     """Draw the difference of each pair "a - b" in bits/dim with its interval, grouped by factor.
 
-    Intervals that are many times as wide as most are cut off and end in an arrow. All numbers are written on the right.
+    An interval that reaches many times as far from 0 as most is cut off and ends in an arrow. The difference, the
+    interval and the number of seeds are also written on the right of each row.
 
     Args:
         differences: the table that `glow.comparison.paired_differences` returns: columns ``factor``, ``a``, ``b``,

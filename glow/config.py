@@ -1,6 +1,6 @@
 """Settings of a Glow and of its training, as plain data.
 
-This file imports no torch, so that a command line can check settings at once.
+This module does not import torch, so that a command-line tool can check settings without that slow import.
 """
 
 from __future__ import annotations
@@ -73,15 +73,15 @@ class GlowConfig:
         coupling: ``"affine"``; ``"additive"``, which preserves volume; or ``"spline"``, a rational-quadratic spline per
             number (`glow.layers.spline`).
         scale: the scale of an affine coupling. ``"sigmoid"`` is the paper's sigmoid(s + 2), in (0, 1). ``"floored"`` is
-            e^-2 + (1 - e^-2) sigmoid(s + 2), in (e^-2, 1), so that the inverse of an unusual image cannot explode.
-            ``"bounded"`` is exp(2 tanh(s / 2)), in (e^-2, e^2), by which deep models can diverge. Other couplings
-            ignore it.
+            e^-2 + (1 - e^-2) sigmoid(s + 2), in (e^-2, 1), so that the inverse of a coupling stretches by at most e^2.
+            ``"bounded"`` is exp(2 tanh(s / 2)), in (e^-2, e^2); the training of deep models can diverge with it. Other
+            couplings ignore this setting.
         num_classes: number of classes on which the top prior is conditioned; None for an unconditional model.
-        seed: seed of all initial weights, rotations and shuffles. Two models of one config have equal weights.
+        seed: seed of all initial weights, rotations and shuffles. Two models of one config have equal initial weights.
         bits: number of high bits of each uint8 value that the model sees, from 1 to 8. Likelihoods are those of the
             images reduced to these bits; likelihoods under different numbers of bits cannot be compared.
-        dequantization: the noise that is added to pixel values. ``"uniform"``, or ``"variational"``, drawn by a flow
-            that sees the image and is trained with the model (`glow.layers.NoiseFlow`).
+        dequantization: the noise that is added to pixel values. ``"uniform"`` is uniform noise. ``"variational"`` is
+            noise from a second flow, which sees the image and is trained with the model (`glow.layers.NoiseFlow`).
         input: the numbers that the first level sees: pixels in [-0.5, 0.5] (``"linear"``), or their logits
             (`glow.layers.Logit`).
 
@@ -168,7 +168,7 @@ class GlowConfig:
             values: fields by name. Those that are absent, as in files of older versions, get their defaults.
 
         Raises:
-            ValueError: for a key that is no field, or an impossible value.
+            ValueError: for a key that is not the name of a field, or an impossible value.
         """
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
@@ -184,7 +184,7 @@ def check_divides(image_shape: tuple[int, int, int], levels: int) -> None:
         levels: L.
 
     Raises:
-        ValueError: if 2**levels does not divide height and width. The message says what would.
+        ValueError: if 2**levels does not divide height and width. The message suggests levels or sides that fit.
 
     Example:
         >>> check_divides((1, 28, 28), levels=2)
@@ -207,33 +207,35 @@ def check_divides(image_shape: tuple[int, int, int], levels: int) -> None:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """The settings of a training.
+    """The settings of a training run.
 
     Attributes:
         epochs: number of passes over the training images.
         batch_size: number of images per step, over all processes together.
-        learning_rate: the learning rate after warm-up, before the decay of the schedule.
+        learning_rate: the base learning rate, which is multiplied by the factors of warm-up and of the schedule.
         optimizer: ``"adam"`` or ``"adamax"`` (Kingma & Ba 2015). There is no weight decay: it would pull
             log-scales to 0.
         warmup_steps: number of steps over which the learning rate grows linearly from 0.
-        schedule: a factor of the learning rate: ``"constant"``, or ``"cosine"``, which falls from 1 at the first step
-            to 0 after the last one.
+        schedule: the factor by which the learning rate is multiplied, apart from warm-up: ``"constant"`` is 1 at all
+            steps, ``"cosine"`` falls from 1 at the first step to 0 after the last one.
         clip_norm: largest L2 norm of the gradient of bits/dim; a longer gradient is scaled down to it. None for no
             clipping.
         ema: decay per step of an exponential moving average of the weights, from 0 to 1, both excluded. The averaged
             model is then the one that is evaluated and saved. None for no average.
         precision: the precision of the coupling networks: ``"bf16"``, ``"float32"``, or ``"auto"``, which is bf16 if
-            the hardware multiplies in bf16 (`glow.hardware.hardware_precision`).
-        memory: ``"stored"`` keeps every activation for the gradient. ``"reversible"`` computes them again from the
-            steps' outputs: memory then does not grow with the depth, and a step takes about 1.4 times as long.
+            the hardware multiplies in bf16, else float32 (`glow.hardware.hardware_precision`).
+        memory: ``"stored"`` keeps every activation for the gradient. ``"reversible"`` computes the activations again
+            from the outputs of the steps of flow: memory then does not grow with the depth, and a training step takes
+            about 1.4 times as long.
         compile: whether to use `torch.compile`, which takes a minute or more at the start. It is meant for GPUs; on
             CPUs steps are as fast without it.
         accumulate: number of parts in which each process computes its share of a batch, to save memory.
         seed: seed of the order of the images, of their dequantization noise, and of flips and mutations.
-        flip: whether to mirror images left to right in training, another random half of them in each epoch. For data
-            whose mirror images are as likely, such as photographs.
-        mutation: share of the numbers of each training image that are replaced by random ones, other ones in each
-            epoch, from 0 to below 1. More than 0 makes a background model (`glow.augmentation.mutate`).
+        flip: whether to mirror each training image left to right with probability 1/2, drawn again in each epoch. Use
+            it for data in which an image and its mirror image are equally likely, such as photographs.
+        mutation: expected share of the values of each training image that are replaced by random values, from 0 to
+            below 1. Each epoch replaces other values. A model that is trained with more than 0 is a background model
+            (`glow.augmentation.mutate`).
         gradient_precision: the precision of the gradients that processes exchange. ``"bf16"`` halves the bytes of
             ``"float32"``, but rounds each process's share and the sum to 8 significant bits, so that the steps depend
             on the number of processes. With one process it changes nothing.

@@ -19,13 +19,14 @@ CAUGHT = 0.95
 def batch_sizes_that_catch(power: pd.DataFrame) -> pd.DataFrame:
     """Find the smallest batch size M that catches each corruption at each severity.
 
-    Every larger M that was tested must catch it, too.
+    A batch size catches a corruption if the detector calls at least the share `CAUGHT` of the batches of this size OOD.
+    All larger batch sizes that were tested must catch the corruption, too.
 
     Args:
-        power: rows of one detector of the table that `glow.ood.corruption_power` returns.
+        power: the rows of one detector in the table that `glow.ood.corruption_power` returns.
 
     Returns:
-        One row per corruption and one column per severity, with the smallest M, or infinity if no tested M catches it.
+        One row per corruption and one column per severity, with the smallest M, or infinity if there is no such M.
 
     Example:
         >>> power = pd.DataFrame({"corruption": "blur", "severity": 3, "batch_size": [1, 5, 10]})
@@ -45,8 +46,10 @@ def batch_sizes_that_catch(power: pd.DataFrame) -> pd.DataFrame:
 def corruption_grid(power: pd.DataFrame, title: str) -> Figure:
     """Draw a grid of the smallest batch sizes M that catch each corruption at each severity.
 
+    See `batch_sizes_that_catch` for when a batch size catches a corruption.
+
     Args:
-        power: rows of one detector of the table that `glow.ood.corruption_power` returns.
+        power: the rows of one detector in the table that `glow.ood.corruption_power` returns.
         title: title of the figure.
 
     Returns:

@@ -1,10 +1,13 @@
 """``arrays:PATH``: images in numpy's files, an .npz file, an .npy file or a folder of such files.
 
 The array ``images`` is uint8 (N, C, H, W), (N, H, W, C) or (N, H, W), with 1 or 3 channels. The array ``labels`` has
-integers (N,) from 0; without it all labels are 0. Arrays with the name of a split before theirs, such as
-``train_images`` and ``test_labels``, contain that split. If there are no validation images, they are taken from the
-images of train by `hold_out`. Without splits, the images are dealt to the three splits by `deal`. The arrays of a split
-can also be in a file ``train.npz``, ``validation.npz`` or ``test.npz`` in the folder.
+one integer per image, and classes are numbered from 0; without this array all labels are 0. The name of an array can
+begin with a split, such as ``train_images`` or ``test_labels``: the array then contains the images or labels of that
+split. If there are train images but no validation images, `hold_out` takes the validation images from the train images.
+If no array names a split, `deal` divides the images among the three splits.
+
+In a folder, the name of an .npy file is the name of its array, and the arrays of a split can also be in a file
+``train.npz``, ``validation.npz`` or ``test.npz``. A single .npy file is the array ``images``.
 
 Shapes: N images, C channels, H rows, W columns.
 """
@@ -56,7 +59,8 @@ def open_arrays(name: str, split: str, image_shape: Shape | None) -> LazyDataset
 
     Raises:
         DatasetNotFound: if there is no such file, no array of images, or no such split.
-        DatasetCorrupt: for arrays of other types or shapes, or that do not fit together.
+        DatasetCorrupt: if a file is damaged, an array has a wrong type or shape, a label is negative, or the arrays
+            contradict each other, such as splits whose images differ in shape.
         ValueError: if the images cannot be converted to the `image_shape`.
 
     Example:

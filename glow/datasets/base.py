@@ -37,7 +37,7 @@ SPLITS = ("train", "validation", "test")
 def padding(image_shape: Shape, original_shape: Shape) -> float:
     """Return the ratio of pixels after padding to pixels before it.
 
-    H W / (H0 W0), where (H0, W0) is the original size. The ratio is 1 for images that were shrunk.
+    The ratio is H W / (H0 W0), where (H0, W0) is the original size, or 1 for images that were shrunk.
 
     Args:
         image_shape: (C, H, W) of the images that a model reads.
@@ -107,11 +107,11 @@ class DatasetInfo:
 
     Attributes:
         name: the name that was asked for.
-        original_shape: (C, H, W) before padding or shrinking; of a folder whose images differ in size, and of a
-            generated data set, the `image_shape` asked for.
+        original_shape: (C, H, W) before padding or shrinking. It equals `image_shape` for a folder whose images differ
+            in size, and for a data set that is generated.
         image_shape: (C, H, W) of the images that `load_dataset` returns.
         class_names: the name of each label.
-        splits: the splits whose files are there, in the order of `SPLITS`.
+        splits: the splits whose images are available, in the order of `SPLITS`.
         notes: what a user should know about how the images of a folder are read, one sentence each.
 
     Example:
@@ -135,7 +135,7 @@ class DatasetInfo:
 
     @property
     def padding(self) -> float:
-        """The pixels of an image per pixel of its original, at least 1; see the function `padding`."""
+        """The ratio of pixels after padding to pixels before it, at least 1; see the function `padding`."""
         return padding(self.image_shape, self.original_shape)
 
 

@@ -35,8 +35,9 @@ class BlockCache:
     """Blocks of bytes on disk, by key.
 
     Args:
-        folder: where they lie; it is made if needed.
-        limit: bytes that the cache may hold. Each process may add up to a sixteenth of it before it notices.
+        folder: the folder that contains the blocks; it is made if needed.
+        limit: bytes that the cache may hold. A process looks at the size of the cache only after it has added a
+            sixteenth of the limit, so the cache can be larger by that much per process.
 
     Example:
         >>> import tempfile
@@ -62,8 +63,8 @@ class BlockCache:
         A disk that cannot be written costs only speed: the block is fetched each time.
 
         Args:
-            key: the name of the block; another content needs another key.
-            fetch: gets the block from the bucket. What it raises is raised.
+            key: the name of the block. Blocks with different content need different keys.
+            fetch: a function that gets the block from the bucket. Its exceptions are passed on.
         """
         file = self._file(key)
         with contextlib.suppress(OSError):
@@ -119,7 +120,7 @@ def _cache(folder: str, limit: int) -> BlockCache:
 
 
 def cache_of_this_machine() -> BlockCache:
-    """Return the cache that the environment describes.
+    """Return the cache that the environment variables ``$GLOW_BUCKET_CACHE`` and ``$GLOW_BUCKET_CACHE_GB`` describe.
 
     Raises:
         UserError: if ``$GLOW_BUCKET_CACHE_GB`` is not a positive number.

@@ -63,7 +63,7 @@ def _reason(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class BucketFolder:
-    """A folder in a bucket. It can be pickled: another process opens the bucket again.
+    """A folder in a bucket. It can be pickled; a process that unpickles it opens the bucket by itself.
 
     Args:
         uri: the URI of the folder.
@@ -175,12 +175,12 @@ class BucketFolder:
 @total_ordering
 @dataclass(frozen=True)
 class BucketFile:
-    """A file in a bucket, with the part of `pathlib.Path` that reading images uses.
+    """A file in a bucket, with those methods and attributes of `pathlib.Path` that the readers of images use.
 
     Args:
-        relative: its path relative to `folder`.
-        folder: the folder.
-        size: in bytes, if it is known.
+        relative: the path of the file relative to `folder`.
+        folder: the folder; the file can be in a folder inside it.
+        size: the size of the file in bytes, or 0 if it is not known.
 
     Example:
         >>> file = BucketFolder("s3://bucket/pets").file("train/cats/tom.PNG")
@@ -211,7 +211,7 @@ class BucketFile:
         return self.relative.suffix
 
     def seekable(self) -> Any:
-        """Return pyarrow's file, which reads only what is asked for.
+        """Return an open file of pyarrow, which reads only the bytes that are asked for.
 
         Raises:
             OSError: if there is no such file, or the bucket cannot be read.
@@ -235,7 +235,7 @@ class BucketFile:
 
 
 def fetched(files: Sequence[Path | BucketFile]) -> Iterable[ImageFile]:
-    """Return image files in the same order; those in a bucket are read by several threads, into memory.
+    """Return image files in the same order; several threads read those in a bucket into memory.
 
     Args:
         files: all on this machine's disk, which are returned as they are, or all in buckets.

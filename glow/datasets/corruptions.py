@@ -1,9 +1,10 @@
 """Images with noise, blur and other damage, at five severities: out-of-distribution data that resemble the original.
 
-After Hendrycks & Dietterich, "Benchmarking neural network robustness to common corruptions and perturbations" (2019).
-The strengths are those of the paper for images of 32x32. Two have strengths chosen here: rotation, which is not in the
-paper, and elastic shifts, which are simpler than the paper's. The noise of an image depends only on the seed and on its
-position in its data set, so that it is the same in every batch.
+The corruptions follow Hendrycks & Dietterich, "Benchmarking neural network robustness to common corruptions and
+perturbations" (2019). The strengths are those of the paper for images of 32x32 pixels, with two exceptions, for which
+this module chooses the strengths: rotation, which is not in the paper, and elastic shifts, which are simpler than those
+of the paper. The noise of an image depends only on the seed and on the position of the image in its data set, so that
+it is the same in every batch.
 
 Shapes: N images, C channels, H rows, W columns.
 """
@@ -34,11 +35,11 @@ def corrupted(dataset: LazyDataset, corruption: str, severity: int, seed: int = 
     Args:
         dataset: the images without corruption.
         corruption: a key of `CORRUPTIONS`.
-        severity: 1, the slightest, to 5.
-        seed: of the random noise, elastic shifts, and directions of rotation.
+        severity: from 1, the slightest, to 5, the strongest.
+        seed: the seed of the random noise, of the elastic shifts, and of the directions of rotation.
 
     Returns:
-        A data set of as many images, with the same labels.
+        A data set with the same number of images and the same labels.
 
     Raises:
         ValueError: for an unknown corruption or severity.
@@ -73,8 +74,8 @@ def all_corrupted(
         seed: as in `corrupted`.
 
     Returns:
-        A data set of `images` images per corruption and severity, one kind after the other. Its classes are the kinds,
-        such as "noise1" and "noise2".
+        A data set with `images` images of each kind, one kind after the other. A kind is a corruption at one severity.
+        The kinds are the classes of the data set, with names such as "noise1" and "noise2".
 
     Raises:
         ValueError: for an unknown corruption or severity.

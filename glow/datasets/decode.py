@@ -58,7 +58,9 @@ class Header:
 
 
 class ImageFile(Protocol):
-    """An image file, wherever it is: a `pathlib.Path`, an `EncodedImage`, or a file in a bucket. `str` names it.
+    """An image file, wherever it is: a `pathlib.Path`, an `EncodedImage`, or a file in a bucket.
+
+    `str(file)` is the name of the file in error messages.
 
     Example:
         >>> from pathlib import Path
@@ -76,7 +78,7 @@ class EncodedImage:
     """An encoded image in memory, which is decoded like a file.
 
     Attributes:
-        name: what an error calls it.
+        name: the name of the image in error messages.
         content: the bytes of an image file.
 
     Example:
@@ -129,7 +131,8 @@ def decode(path: ImageFile, background: Colour = WHITE) -> Tensor:
 
     Args:
         path: the file.
-        background: the colour (R, G, B) that is shown where the image is transparent. A grey image gets its luminance.
+        background: the colour (R, G, B) that is shown where the image is transparent. In a grey image, the luminance of
+            this colour is shown.
 
     Returns:
         uint8 (1, C, H, W), turned upright as the EXIF data say; C is 1 if the header shows that the image is grey,

@@ -63,7 +63,7 @@ class Listing:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that have images; validation images can be taken from those of "train"."""
+        """The splits that can be opened; with "train" also "validation", which can be held out of the train images."""
         return splits_of(self.parts)
 
     @property
@@ -83,7 +83,7 @@ def open_folder(name: str, split: str, image_shape: Shape | None, background: Co
     Args:
         name: "folder:PATH".
         split: "train", "validation" or "test".
-        image_shape: (C, H, W) of the images; None for their own, if all have the same.
+        image_shape: (C, H, W) of the images; None for their own shape, if all images have the same shape.
         background: the colour (R, G, B) that transparent images are composited over.
 
     Returns:
@@ -218,7 +218,7 @@ def read_image(path: str | Path, image_shape: Shape, background: Colour = WHITE)
 
     Args:
         path: the file.
-        image_shape: (C, H, W) of the result: other channels, then shrunk or padded as by `convert`.
+        image_shape: (C, H, W) of the result. `convert` changes the number of channels, then shrinks or pads the image.
         background: the colour (R, G, B) that a transparent image is composited over.
 
     Returns:
@@ -227,7 +227,7 @@ def read_image(path: str | Path, image_shape: Shape, background: Colour = WHITE)
     Raises:
         DatasetNotFound: if there is no such file.
         DatasetCorrupt: if it cannot be decoded.
-        ValueError: if it is not one image with 8 bits per channel, or the image_shape has not 1 or 3 channels.
+        ValueError: if it is not one image with 8 bits per channel, or `image_shape` does not have 1 or 3 channels.
 
     Example:
         >>> import tempfile
@@ -442,7 +442,12 @@ class Survey:
         return self.channels, height, width
 
     def notes(self, channels: int, background: Colour) -> tuple[str, ...]:
-        """Return sentences about grey and transparent images, if they are read as `channels` over `background`."""
+        """Return sentences about mixed grey and colour images, and about transparent images.
+
+        Args:
+            channels: the number of channels with which all images are read.
+            background: the colour (R, G, B) that transparent images are composited over.
+        """
         notes = []
         if self.grey and self.coloured:
             notes.append(

@@ -1,6 +1,6 @@
 """An opened data set, whose images are read in pieces.
 
-`glow.datasets.open_dataset` returns one. `LazyDataset.held` makes one of tensors.
+`glow.datasets.open_dataset` returns a `LazyDataset`. `LazyDataset.held` makes one from tensors in memory.
 
 Shapes: N images in the data set, n images asked for, C channels, H rows, W columns.
 """
@@ -35,12 +35,12 @@ class LazyDataset:
         labels: int64 (N,), indices into `class_names`.
         class_names: the name of each label.
         image_shape: (C, H, W) of every image.
-        pick: positions, int64 (n,) -> uint8 images (n, C, H, W).
+        pick: a function from positions, int64 (n,), to the images at these positions, uint8 (n, C, H, W).
         notes: how the files of a known data set differ from the published ones, one sentence each.
         mapped: whether `pick` copies images from a memory-mapped file each time.
         known_fingerprint: the fingerprint, if it was computed when the images were packed.
-        prefetch: positions, int64 (n,) -> None; starts to fetch their images from a bucket, for a `pick` that comes
-            later. None if there is nothing to fetch.
+        prefetch: a function of positions, int64 (n,), that starts to fetch the images at these positions from a bucket,
+            so that a later `pick` waits less. None unless the data set is packed and lies in a bucket.
         in_memory: all images, uint8 (N, C, H, W), if they are held in memory; `images` then returns views of them.
 
     Example:
@@ -111,7 +111,8 @@ class LazyDataset:
             uint8 (n, C, H, W).
 
         Raises:
-            DatasetCorrupt: for an image file of a folder that cannot be decoded, or a shard that is not as packed.
+            DatasetCorrupt: for an image file of a folder that cannot be decoded, or a shard that does not
+                match the index of its packed data set.
             ValueError: for an image file with more than 8 bits per channel, or several frames.
 
         Example:
