@@ -1,7 +1,8 @@
-"""Carry out a request in this process, on the Ray cluster that it is a job of, or else on a Ray that it starts.
+"""Carry out a request in this process.
 
-`perform` has one function per kind of request. The heavy imports (torch, Ray, MLflow) come as late as possible, and Ray
-starts while they are loaded.
+If this process is a job of a Ray cluster, the request runs on that cluster. Otherwise this process starts a local Ray
+if the request needs one. `perform` calls one function per kind of request. The heavy modules (torch, Ray, MLflow) are
+imported as late as possible, and Ray starts while they are imported.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def _train(prepared: Callable[[], Work], display: Display) -> None:
 def dry_run(spec: AblateSpec, display: Display) -> None:
     """Show how many trials an ablation would have, and what each would use, without reading the data.
 
-    Outside a cluster this starts no Ray.
+    This function starts no Ray. In a job of a Ray cluster it connects to that cluster.
     """
     check_store(tracking_uri(spec.train.tracking_uri))
     set_environment()
@@ -219,7 +220,8 @@ def repair(run: str, changes: Mapping[str, Any], display: Display) -> None:
 def evaluate(specs: Mapping[str, EvaluationSpec], display: Display) -> None:
     """Run evaluations one after the other.
 
-    All are prepared before the first one runs, so that an error costs no work. Ray starts only if one of them needs it.
+    All evaluations are prepared before the first one runs, so that wrong settings are found before any work is done.
+    Ray starts only if one of the evaluations needs it.
 
     Args:
         specs: names of commands -> their settings.
@@ -258,7 +260,7 @@ def demo(where: Mapping[str, Any], display: Display) -> None:
     """Run the ablation of `glowctl demo` on the digits, then interpolate and test for OOD images with its best model.
 
     Args:
-        where: `output` and `tracking_uri`.
+        where: the settings `output` and `tracking_uri`, for all jobs of the demo.
         display: shows the events.
     """
     best = ablate(make_ablate_spec("demo", {"permutations": "all", **where}), display)

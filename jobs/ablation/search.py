@@ -63,7 +63,7 @@ class MedianRule(MedianStoppingRule):
     """Ray's median rule, for trials whose last result has no counted epoch, which Ray's own rule requires."""
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Take the last result of a trial, unless it has no counted epoch."""
+        """Pass the last result of a trial to Ray's rule, but only if the result has the metric `COUNTED_EPOCH`."""
         if COUNTED_EPOCH in result:
             super().on_trial_complete(tune_controller, trial, result)
 
@@ -90,7 +90,7 @@ class SeededSearch(Searcher):
         self._group_of: dict[str, str] = {}  # configuration -> group
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Accept any metric and mode, since both are fixed here."""
+        """Ignore what Tune asks for and return True, since this searcher always minimizes `SCORE`."""
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
@@ -119,7 +119,11 @@ class SeededSearch(Searcher):
         return trial_id, untried[0]
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
-        """Take the score of a trial; after the last seed of a configuration, report the mean to the searcher."""
+        """Store the score of a trial; if all seeds of its configuration have ended, report it to the other searcher.
+
+        The report is the mean score, or an error if a trial of the configuration failed. A configuration that the other
+        searcher did not propose is not reported.
+        """
         group = self._groups[trial_id]
         last = result or {}
         score = last.get(f"best/{SCORE}", last.get(SCORE, math.inf))  # Tune flattens what a trial reports
@@ -136,11 +140,11 @@ class SeededSearch(Searcher):
         self._searcher.on_trial_complete(group, result={SCORE: mean} if known else None, error=not known)
 
     def save(self, checkpoint_path: str) -> None:
-        """Save everything, the other searcher included, to a file."""
+        """Save the state of this searcher, and of the searcher that proposes configurations, to a file."""
         with open(checkpoint_path, "wb") as file:
             pickle.dump(self.__dict__, file)
 
     def restore(self, checkpoint_path: str) -> None:
-        """Restore what `save` wrote."""
+        """Restore the state that `save` wrote."""
         with open(checkpoint_path, "rb") as file:
             self.__dict__.update(pickle.load(file))

@@ -94,8 +94,9 @@ def summarize_ablation(uri: str, record: Record, spec: AblateSpec, *, names_cham
         uri: the MLflow store.
         record: the run of the ablation.
         spec: the ablation.
-        names_champion: give the alias `champion` to the model of the best trial, unless the present champion scored
-            lower on the same validation images. Otherwise no alias moves.
+        names_champion: whether to give the alias `champion` to the model of the best trial. Even then the present
+            champion keeps the alias if it has a lower (better) NLL on the same validation images. If False, no alias
+            changes.
 
     Raises:
         TrackingError: if the store does not answer.
@@ -145,7 +146,7 @@ def summarize_ablation(uri: str, record: Record, spec: AblateSpec, *, names_cham
 
 
 def factors_of(spec: AblateSpec) -> list[str]:
-    """Return the fields of `TrainSpec` for which an ablation names values; "permutation" if it names none."""
+    """Return the fields of `TrainSpec` for which the ablation lists values; only "permutation" if it lists none."""
     return [axis for name, axis in AXES.items() if getattr(spec, name)] or ["permutation"]
 
 
@@ -277,7 +278,7 @@ def gaps(tables: Tables, epochs: int, run_id: str) -> list[str]:
     Args:
         tables: the tables of the ablation.
         epochs: how many epochs each trial trained.
-        run_id: id of the ablation's run, for the advice.
+        run_id: id of the ablation's run, for the advice to run ``glowctl repair`` that each sentence contains.
     """
     found = []
     for label in tables.trials.loc[tables.trials["state"] == "finished", "trial"]:

@@ -1,6 +1,7 @@
 """Run one trial of an ablation: a training in the trial's own process or, with several workers, on Ray Train.
 
-A trial of one worker needs only its own process, which Tune reuses for the next trial, so that it starts in a second.
+A trial with one worker runs in a single process. Tune reuses this process for the next trial, which therefore starts
+within about a second.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Shared:
         resources: the workers of each trial, and their cores and GPUs.
         storage: folder or bucket for the checkpoints of trials with several workers.
         finished: labels of trials that have nothing left to do.
-        stood: checkpoints from which trials continue that Tune does not know, by label.
+        stood: checkpoints from which trials continue, by label of the trial. Tune does not know these checkpoints,
+            because its files were damaged and its experiment begins anew.
     """
 
     spec: AblateSpec
@@ -60,15 +62,18 @@ class Shared:
 
     @property
     def in_one_process(self) -> bool:
-        """Whether a trial trains in its own process, which it does with one worker."""
+        """Whether a trial trains in the process of the Tune trial itself, which is the case with one worker."""
         return self.resources.workers == (1, 1)
 
 
 def trial_loop(config: Mapping[str, Any], shared: Shared) -> None:
     """Train one trial and report to Tune: the epoch's metrics after each checkpoint, and the result at the end.
 
-    The result has ``test_bits_per_dim`` and the metrics ``best`` of the best epoch. An error that a retry would meet
-    again ends the trial without an error for Tune, which would retry it; the driver gets a `Failed` message.
+    The result contains ``test_bits_per_dim`` and, as ``best``, the metrics of the best epoch.
+
+    Tune retries a trial that raises an error. An error that would occur again, such as a wrong setting, is therefore
+    not raised: the trial ends normally for Tune, and the driver gets a `Failed` message. But an OSError, such as that
+    of a full disk, is raised, so that the ablation can be resumed.
 
     Args:
         config: Tune's configuration, with the trial's values at ``values``.
@@ -123,8 +128,8 @@ def _train_with_workers(settings: WorkerSettings, shared: Shared, label: str) ->
 class TuneSession:
     """The `jobs.training.worker.Session` of a training in the process of a Tune trial.
 
-    Tune keeps only the last checkpoint, so each checkpoint contains the best model so far too. A context manager: its
-    scratch folder holds that model.
+    Tune keeps only the last checkpoint, so each checkpoint also contains the best model so far. The session is a
+    context manager: inside its block, a temporary folder holds that model.
 
     Args:
         label: label of the trial.
@@ -158,9 +163,9 @@ class TuneSession:
             yield folder
 
     def report(self, trainer: Trainer, progress: Progress, metrics: Metrics, *, urgent: bool = False) -> None:
-        """Report a checkpoint to Tune, after replacing the best model if this one has a lower validation NLL.
+        """Report a checkpoint to Tune; first replace the best model if the current one has a lower validation NLL.
 
-        Tune stores every checkpoint at once, so that `urgent` changes nothing.
+        Tune stores every checkpoint immediately, so `urgent` has no effect.
         """
         self.last = metrics
         if not self._best or metrics[SCORE] < self._best[SCORE]:
@@ -178,5 +183,5 @@ class TuneSession:
         yield self._folder, self._best
 
     def notice(self) -> float | None:
-        """Return None: Tune gives no notice of machines that will be taken away."""
+        """Return None, because Tune does not announce that a machine will be taken away."""
         return None

@@ -1,7 +1,8 @@
 """Checkpoints of an ablation's trials, and how to find those that Ray Tune has lost.
 
-Tune deletes a trial's last checkpoint before it saves that there is a newer one. If it is killed in between, or while
-it deletes, its record names a folder that is missing or incomplete, and the newer checkpoint is a folder next to it.
+When a trial has a newer checkpoint, Tune first deletes the older one, and then saves the path of the newer one. If Tune
+is killed while it deletes, or between the two steps, the path that it has saved is that of a folder that is missing or
+incomplete. The newer checkpoint is in a folder next to it.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ def write_facts(folder: str | Path, facts: TrialFacts) -> None:
 
 
 def read_facts(folder: str | Path) -> TrialFacts:
-    """Read what `write_facts` wrote. A checkpoint of an older glowctl has no label."""
+    """Read the facts that `write_facts` wrote; the label is empty in a checkpoint of an older glowctl."""
     facts = json.loads(Path(folder, FILE).read_text())
     return TrialFacts(facts.get("trial", ""), facts["last"], facts["best"])
 
 
 def put_back(checkpoint: Checkpoint) -> None:
-    """Restore a checkpoint that is incomplete from the next complete one of its trial, if there is one.
+    """Replace a missing or incomplete checkpoint by the next newer complete one of its trial, if there is one.
 
     Args:
         checkpoint: the checkpoint that Tune has recorded.

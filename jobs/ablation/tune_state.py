@@ -24,7 +24,10 @@ SEARCHES = ({"basic-variant-state"}, {"search_gen_state", "searcher-state"})
 
 
 def has_begun(folder: str) -> bool:
-    """Return whether Tune has saved the list of trials and the state of what generates them.
+    """Return whether Tune has saved all the files from which it can restore the experiment.
+
+    These are the list of trials, the settings of the experiment, and the state of the generator or searcher that makes
+    new trials.
 
     Args:
         folder: folder of the experiment, or its URI in a bucket.
@@ -35,9 +38,10 @@ def has_begun(folder: str) -> bool:
 
 
 def damaged_file(folder: str) -> str | None:
-    """Return a file of the experiment that cannot be read, because Tune was killed while it wrote it; None if all can.
+    """Return a file of the experiment that cannot be read; None if all files can be read.
 
-    Tune itself would ignore the damage, and begin without the file or with other trials.
+    A file is damaged if Tune was killed while it wrote the file. Tune itself would ignore the damage: it would start
+    without the contents of that file, or with other trials.
 
     Args:
         folder: folder of the experiment, or its URI in a bucket.

@@ -35,7 +35,12 @@ Tune saves its callbacks with the experiment, and a queue could not be restored.
 
 @contextmanager
 def reachable(folder: str, queue: TrialQueue) -> Iterator[None]:
-    """Let the callbacks of an experiment find its queue by the folder of its trials, inside the block."""
+    """Register the queue of an experiment for its callbacks while the block runs.
+
+    Args:
+        folder: key by which the callbacks find the queue: the folder of the ablation's trials in the output.
+        queue: the queue of the messages to the driver.
+    """
     channels[folder] = queue
     try:
         yield
@@ -51,13 +56,14 @@ def _trainable(shared: Shared) -> Any:
 
 
 def make_tuner(shared: Shared, at_a_time: int, storage: str, folder: str) -> tune.Tuner:
-    """Make the experiment: restored if Tune has saved it, otherwise new.
+    """Make the experiment: restore it if Tune has saved it, otherwise make a new one.
 
     Args:
         shared: what all trials have in common.
-        at_a_time: the most trials to run at a time, if nothing else limits them.
+        at_a_time: the largest number of trials that run at the same time. It is ignored if each trial trains in one
+            process and the user has set no limit: then the cores and GPUs that each trial reserves are the limit.
         storage: folder or bucket of the ablation.
-        folder: key of the queue for `reachable`.
+        folder: key under which `reachable` has registered the queue.
     """
     if has_begun(f"{storage}/{FOLDER}"):
         return tune.Tuner.restore(
@@ -92,7 +98,7 @@ class Notices(tune.Callback):
     """Puts a message about the end of a trial into the queue, after the messages of the trial itself.
 
     Args:
-        folder: key of the queue for `reachable`.
+        folder: key under which `reachable` has registered the queue.
         spec: the ablation.
     """
 

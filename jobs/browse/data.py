@@ -31,12 +31,12 @@ def show_data(name: str, data_root: str | None, sheet: str, json: bool) -> None:
 
     Args:
         name: name of the data set, or the folder of a packed one.
-        data_root: folder of the data sets; None for the usual one.
-        sheet: file of the picture.
+        data_root: folder of the data sets; None for the default (`glow.datasets.data_root`).
+        sheet: image file to write, with some images of the data set.
         json: print JSON instead of lines.
 
     Raises:
-        SpecError: if the name is unknown.
+        SpecError: if the name is unknown, or if the images cannot be used as a data set.
         DatasetNotFound, DatasetCorrupt: if the data cannot be read.
         JobError: if the picture cannot be written.
     """

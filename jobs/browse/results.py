@@ -29,7 +29,7 @@ class Result:
 
     Attributes:
         text: what a table shows; empty if there is no result.
-        values: the same as numbers, by name.
+        values: the numbers in the text, by name; empty if the result is only text.
     """
 
     text: str
@@ -37,7 +37,10 @@ class Result:
 
 
 def result_of(uri: str, run: Run, trials: Sequence[Run] = ()) -> Result:
-    """Return the result of a run, or how far it is if it is a training that runs, or why it has none.
+    """Return the result of a run.
+
+    If the run is a training that is still running, the result is its progress. If the run failed or was stopped, the
+    result is the reason.
 
     Args:
         uri: the MLflow store.
@@ -60,7 +63,7 @@ def result_of(uri: str, run: Run, trials: Sequence[Run] = ()) -> Result:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training that runs has come.
+    """The progress of a training that is still running.
 
     Attributes:
         epoch: the last epoch that ended; 0 before the first.
@@ -74,7 +77,7 @@ class Progress:
 
 
 def progress_of(uri: str, run: Run) -> Progress:
-    """Return how far a training has come.
+    """Return the progress of a training.
 
     Args:
         uri: the MLflow store.

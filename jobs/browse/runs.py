@@ -62,11 +62,12 @@ def list_runs(
     """Print the newest runs.
 
     Args:
-        given_uri: the MLflow store; None for the usual one.
+        given_uri: the MLflow store; None for the default (`jobs.tracking.tracking_uri`).
         experiment: name of an experiment; None for all.
-        jobs: jobs to list, with commas between; None or empty for all.
-        limit: the most runs to list, not counting trials under their ablation.
-        trials: list the trials too: under their ablation, or among the trainings if ``ablate`` is not among `jobs`.
+        jobs: kinds of jobs to list, separated by commas; None or empty for all.
+        limit: the largest number of runs to list. Trials that are listed under their ablation do not count.
+        trials: whether to list the trials of ablations too. They are listed under their ablation. If `jobs` names jobs
+            without ``ablate``, they are listed among the trainings, and count for `limit`.
         as_json: print one JSON object per line.
 
     Raises:
@@ -136,7 +137,7 @@ def ago(milliseconds: float, now: float | None = None) -> str:
 
 
 def facts_of(run: Run, experiment: str, result: Result) -> JsonObject:
-    """Return what ``--json`` prints of a run.
+    """Return the JSON object that ``--json`` prints for a run.
 
     Args:
         run: the run.

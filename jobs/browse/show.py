@@ -89,7 +89,7 @@ class Shown:
         run: the run.
         experiment: name of its experiment.
         result: its result.
-        progress: how far it has come, if it is a training that runs.
+        progress: its progress, if it is a training that is still running; else None.
         nested: number of runs nested under it, by job; trials of ablations count as "trial".
         models: versions in the registry that this run trained.
         artifacts: names of its artifacts.
@@ -118,7 +118,7 @@ def show_run(given_uri: str | None, experiment: str | None, given: str, as_json:
     """Print a run.
 
     Args:
-        given_uri: the MLflow store; None for the usual one.
+        given_uri: the MLflow store; None for the default (`jobs.tracking.tracking_uri`).
         experiment: name of the experiment to search; None for all.
         given: name of the run, or the first letters of its id.
         as_json: print one JSON object.

@@ -1,6 +1,7 @@
 """`glowctl ui`: show the MLflow UI of the store in which runs are recorded.
 
-A server of the same store that already runs is used; otherwise one is started, and ends with the command.
+If an MLflow server of the same store already runs, the command uses it. Otherwise the command starts a server, which
+ends with the command.
 """
 
 from __future__ import annotations
@@ -40,18 +41,20 @@ LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def serve(given_uri: str | None, port: int, browser: bool = True) -> None:
-    """Print the address of the store's UI once it answers, and open it in a browser.
+    """Print the address of the store's UI once the UI answers, and open the UI in a browser.
 
-    If no server of the store runs, one is started, and this function returns only when it ends.
+    If no MLflow server of the store runs, this function starts one, blocks while that server runs, and then raises
+    JobError or KeyboardInterrupt.
 
     Args:
-        given_uri: the MLflow store; None for the usual one.
-        port: port of a server that is started; not used if the store is a server itself.
-        browser: open a browser, if this session has a terminal and a display.
+        given_uri: the MLflow store; None for the default (`jobs.tracking.tracking_uri`).
+        port: port of the UI on this machine; not used if the store is an MLflow server itself.
+        browser: whether to open a browser, if this session has a terminal and a display.
 
     Raises:
         TrackingError: if the store cannot be used.
-        JobError: if the port is taken or not allowed, or the server does not start or ends.
+        JobError: if another program or an MLflow server of another store uses the port, if this user may not use the
+            port, or if the server that was started does not answer or ends by itself.
         KeyboardInterrupt: on Ctrl-C or SIGTERM while the server runs.
     """
     uri = tracking_uri(given_uri)

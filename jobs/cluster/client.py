@@ -157,9 +157,9 @@ class Cluster:
 
         Args:
             entry: name of the module to run.
-            name: start of the job's id.
+            name: first part of the job's id.
             files: files of the job's working folder: name -> text, or the path of a file to copy.
-            about: metadata of the job, which lists of jobs show.
+            about: metadata of the job, for lists of jobs.
 
         Returns:
             The id of the job.
@@ -236,7 +236,7 @@ class Cluster:
     def stop(self, job: str) -> JobDetails:
         """Stop a job, wait until it has ended, and return its final state.
 
-        A job that had ended before keeps its state.
+        A job that has ended already keeps its state.
 
         Raises:
             JobError: as `wait` raises it.
@@ -262,7 +262,7 @@ class Cluster:
     def follow(self, job: str, see: Callable[[str], None]) -> JobDetails:
         """Pass each line that a job writes to `see` until the job has ended, and return its final state.
 
-        A lost connection is restored, after which no line is passed a second time.
+        If the connection is lost, this method connects again. It never passes a line twice.
 
         Args:
             job: id of the job.
@@ -371,7 +371,7 @@ class _Lines:
         self._rest = ""
 
     def again(self) -> None:
-        """Expect the text from its start again: skip the lines that were passed on already."""
+        """Prepare for a text that repeats from its start, by skipping the lines that have been passed on already."""
         self._skip, self._rest = self.seen, ""
 
     def take(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The checks that only the machines of a cluster can make: of storage, tracking server, packages, and each machine.
+"""Check from inside a cluster that its storage, tracking server, Python packages and machines can run a job.
 
 ``glowctl --address`` submits this program as a job before the requested one, and ``glowctl cluster status`` shows its
 result. It reads ``check.json`` (`output` and `tracking_uri`, as in a spec), and prints one event,
@@ -48,7 +48,7 @@ def examine(given_output: str, given_uri: str | None) -> Checked:
 
     Args:
         given_output: value of --output.
-        given_uri: value of --tracking-uri; None for the cluster's own server.
+        given_uri: value of --tracking-uri; None for the $MLFLOW_TRACKING_URI with which the cluster's head was started.
 
     Returns:
         The machines, the tracking server, the storage, and one sentence per problem.
@@ -134,7 +134,8 @@ def _installed(package: str) -> bool:
 def look(output: str, marker: str, what: str) -> list[str]:
     """Make, find or remove a marker file in the storage.
 
-    A machine that finds the marker sees what the head writes; it then writes a file too, and removes it again.
+    The head makes the marker file, and every machine must find it, which shows that they share the storage. A machine
+    that finds the marker also writes a file of its own and removes that file, which shows that it can write there.
 
     Args:
         output: folder or bucket.

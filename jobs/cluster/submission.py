@@ -1,6 +1,7 @@
 """Send a request to a cluster as a Ray job, and show the job's progress.
 
-`submit` checks the cluster, makes the request understandable there (`sent`), and follows the job to its end.
+`submit` checks the cluster, rewrites the request so that it means the same on the cluster (`sent`), and follows the job
+to its end.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def submit(request: Request, display: Display, address: str, detach: bool = Fals
         request: what to do.
         display: shows the events.
         address: address of the cluster's dashboard.
-        detach: show the job's id, and return without waiting for its end.
+        detach: whether to show the job's id and return without waiting until the job ends.
 
     Returns:
         The exit code of the command.
@@ -114,7 +115,7 @@ def exit_code(job: JobDetails) -> int:
 
 
 def check(cluster: Cluster, output: str, tracking_uri: str | None) -> Checked:
-    """Check a cluster by a small job that runs `jobs.cluster.preflight` there, and return what it found.
+    """Run `jobs.cluster.preflight` as a small job on a cluster, and return its result.
 
     Raises:
         JobError: if the cluster cannot run that job.
@@ -140,11 +141,12 @@ def check(cluster: Cluster, output: str, tracking_uri: str | None) -> Checked:
 def sent(request: Request) -> tuple[Request, dict[str, str | Path]]:
     """Return a request with the same meaning on another machine, and the files to send with it.
 
-    Relative paths become absolute, except for outputs, which are relative to the cluster's storage. The tracking URI is
-    the one that is set on this machine, if any. Images for ``glowctl interpolate`` are sent along.
+    Relative paths become absolute paths, except the output, which stays relative to the cluster's storage. If a
+    tracking URI is given, or set on this machine as $MLFLOW_TRACKING_URI, it is part of the request. The files to send
+    are the images of ``glowctl interpolate``.
 
     Raises:
-        JobError: if such an image does not exist.
+        JobError: if a path of such an image is not a file.
     """
     files: dict[str, str | Path] = {}
     asked = request.model_dump(mode="json")

@@ -60,7 +60,7 @@ app = typer.Typer(
 
 
 def print_version(wanted: bool) -> None:
-    """Print the version of glowctl and of what it runs on, and exit, if `--version` was given."""
+    """If `--version` was given, print the versions of glowctl, Ray, MLflow, PyTorch and Python, and exit."""
     if wanted:
         with_versions = (f"{name} {version(name)}" for name in ("ray", "mlflow", "torch"))
         typer.echo(f"glowctl {version('glowctl')} ({', '.join(with_versions)}, Python {platform.python_version()})")
@@ -84,8 +84,8 @@ def every_command(
         bool,
         typer.Option(
             "--verbose",
-            help="Print on standard error what is tried again, left out or done without, and why. Give it before the "
-            "command; $GLOW_VERBOSE=1 has the same effect. (e.g. glowctl --verbose train)",
+            help="Log to standard error which steps glowctl repeats or skips after an error, and why. Give this flag "
+            "before the command; $GLOW_VERBOSE=1 has the same effect. (e.g. glowctl --verbose train)",
             show_default=False,
         ),
     ] = False,
@@ -106,8 +106,9 @@ def train(
     resume: Annotated[
         str | None,
         typer.Option(
-            help="Continue this training from its last checkpoint, by the name or id of its run; its settings stay. "
-            "(e.g. --resume 'train digits 1x1 K2')"
+            help="Name or id of a training's run: continue that training from its last checkpoint. Its data set, "
+            "model and optimisation cannot change. If MLflow does not have the run, give the folder or bucket of its "
+            "checkpoints. (e.g. --resume 'train digits 1x1 K2')"
         ),
     ] = None,
     print_spec: PrintSpec = False,
@@ -149,8 +150,8 @@ def ablate(
     resume: Annotated[
         str | None,
         typer.Option(
-            help="Continue the ablation with this run name or id, each trial from its last checkpoint. If MLflow does "
-            "not have the run, give the folder or bucket of its trials. "
+            help="Name or id of an ablation's run: continue that ablation, each trial from its last checkpoint. If "
+            "MLflow does not have the run, give the folder or bucket of its trials. "
             "(e.g. --resume 'ablate mnist seeds')"
         ),
     ] = None,
@@ -219,7 +220,7 @@ def sample(
 def interpolate(
     *, spec: SpecFile = None, json: Json = False, address: Address = None, detach: Detach = False, **flags: Any
 ) -> None:
-    """Draw the images between two real ones along a path of latents: for random pairs, or for two files of yours."""
+    """Draw images on a path in latent space between two real images: random pairs, or two image files of yours."""
     _evaluate([InterpolateSpec], flags, json, address, detach, spec)
 
 
@@ -264,8 +265,9 @@ def demo(
 ) -> None:
     """Train and compare small Glows on handwritten digits, then interpolate and test for out-of-distribution images.
 
-    Each of the three permutations is trained at three seeds, side by side. The best model interpolates between images
-    and is tested. This takes one to four minutes on 2 cores, and downloads nothing.
+    A model with each of the three permutations is trained at three seeds, several models at the same time. The best
+    model is then used for the interpolation and the test. This takes one to four minutes on 2 cores, and downloads
+    nothing.
     """
     where = {"output": output, "tracking_uri": tracking_uri}
     _do("demo", json, address, detach, changes=where, table=True)
@@ -278,9 +280,9 @@ def doctor(
         str | None, typer.Option(help=f"{TrainSpec.model_fields['data_root'].description} (e.g. --data-root ~/data)")
     ] = None,
 ) -> None:
-    """Check this machine: Python, torch, GPUs, Ray, the MLflow store and the data sets, with what is wrong with each.
+    """Check Python, torch, GPUs, Ray, the MLflow store and the data sets on this machine, and print every problem.
 
-    The exit code is 1 if something is wrong that a training would fail at.
+    The exit code is 1 if a problem would make a training fail.
     """
     from jobs.commands.doctor import examine
 
@@ -303,7 +305,7 @@ def _do(
     at = address_of(address)
     if detach and at is None:
         raise SpecError(
-            "--detach leaves a job on a cluster, and no cluster is named",
+            "--detach submits a job to a cluster without waiting for it, but no cluster is named",
             remedy="give its --address too, such as --address http://localhost:8265",
             code="no-cluster-named",
         )

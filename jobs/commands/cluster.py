@@ -25,7 +25,7 @@ __all__ = ["add_cluster_commands"]
 JobId = Annotated[str, typer.Argument(help="Id of a job, from the list of glowctl jobs.", metavar="JOB")]
 
 CheckedOutput = Annotated[
-    str, typer.Option(help="Folder or bucket for results that is checked. (e.g. --output s3://bucket/glow)")
+    str, typer.Option(help="Check this folder or bucket for results. (e.g. --output s3://bucket/glow)")
 ]
 
 PANEL = "Clusters"
@@ -100,7 +100,7 @@ def logs(
         typer.Option(
             "--follow",
             "-f",
-            help="Show the lines so far and new ones until the job ends, and exit with its exit code.",
+            help="Show the lines so far, then new lines until the job ends, and exit with the exit code of the job.",
         ),
     ] = False,
     address: ClusterAddress = None,
@@ -120,7 +120,7 @@ def logs(
 
 
 def wait(job: JobId, address: ClusterAddress = None) -> None:
-    """Wait until a job has ended, print its final status, and exit with its exit code."""
+    """Wait until a job has ended, print its final status, and exit with the exit code of the job."""
     from jobs.cluster.submission import exit_code
 
     with interruptible(f"job {job} continues on the cluster"):
@@ -131,7 +131,7 @@ def wait(job: JobId, address: ClusterAddress = None) -> None:
 
 
 def stop(job: JobId, address: ClusterAddress = None) -> None:
-    """Stop a job. Its runs in MLflow get the status KILLED and can be resumed."""
+    """Stop a job. Its runs in MLflow get the status KILLED; trainings and ablations can be resumed."""
     cluster = _cluster(address)
     from jobs.cluster.client import ended
 
@@ -147,7 +147,7 @@ def status(
     tracking_uri: TrackingUri = None,
     json: Json = False,
 ) -> None:
-    """Check a cluster: its machines, GPUs, jobs, tracking server and storage, with what is wrong with each."""
+    """Show the machines, GPUs, jobs, tracking server and storage of a cluster, and every problem with them."""
     from jobs.cluster.client import ended
     from jobs.cluster.submission import check
     from jobs.tracking import given_tracking_uri

@@ -28,19 +28,22 @@ def add_data_commands(app: typer.Typer, do: Callable[..., None]) -> None:
     @with_flags_of(PackSpec, leave_out={"source", "dest"})
     def pack(
         source: Annotated[
-            str, typer.Argument(metavar="SOURCE", help="Data set to pack: a name, folder:PATH or arrays:PATH.")
+            str,
+            typer.Argument(
+                metavar="SOURCE", help="Data set to pack: a name, folder:PATH, parquet:PATH or arrays:PATH."
+            ),
         ],
-        dest: Annotated[str, typer.Argument(metavar="DEST", help="Folder to make, which then is the packed data set.")],
+        dest: Annotated[str, typer.Argument(metavar="DEST", help="New folder or bucket for the packed data set.")],
         *,
         json: Json = False,
         address: Address = None,
         detach: Detach = False,
         **flags: Any,
     ) -> None:
-        """Make a packed data set, from which training reads images as it needs them, using all cores.
+        """Make a packed data set. A training reads only those images from it that it needs next.
 
-        Images that do not fit into memory can be trained on once they are packed. If the command is stopped or killed,
-        give it again: it continues.
+        A data set that does not fit into memory can be used for training once it is packed. Packing uses all cores. If
+        the command is stopped or killed, run it again: it continues where it stopped.
         """
         given = {name: value for name, value in flags.items() if value is not None}
         do("pack", json, address, detach, validated(PackSpec, {"source": source, "dest": dest, **given}))
@@ -58,7 +61,7 @@ def add_data_commands(app: typer.Typer, do: Callable[..., None]) -> None:
             typer.Option(help=f"{PackSpec.model_fields['data_root'].description} (e.g. --data-root ~/data)"),
         ] = None,
         sheet: Annotated[
-            str, typer.Option(help="File for the picture of some of its images. (e.g. --sheet photos.png)")
+            str, typer.Option(help="Image file to write, with some images of the data set. (e.g. --sheet photos.png)")
         ] = "contact-sheet.png",
         json: Json = False,
     ) -> None:

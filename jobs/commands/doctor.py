@@ -1,4 +1,4 @@
-"""The command ``glowctl doctor``: one screen with what this machine has, and what is wrong with it."""
+"""The command ``glowctl doctor``: print a table of the hardware, packages, store and data sets, with every problem."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEAST_MEMORY_GIB = 4
 
 
 def examine(given_uri: str | None, data_root: str | None, console: Console | None = None) -> bool:
-    """Print the screen.
+    """Check this machine and print the results as a table.
 
     Args:
         given_uri: value of --tracking-uri, if given.

@@ -15,12 +15,13 @@ __all__ = ["interruptible"]
 
 @contextmanager
 def interruptible(said: str = "stopped") -> Iterator[None]:
-    """Print a sentence and exit with the code that shells expect if Ctrl-C or SIGTERM ends the block.
+    """End the command with a message and the usual exit code if Ctrl-C or SIGTERM interrupts the block.
 
-    This also works if SIGINT was ignored when the command started, as for a command in the background of a script.
+    The exit code is 130 for Ctrl-C and 143 for SIGTERM, as shells expect. This also works if SIGINT was ignored when
+    the command started. That is the case for a command that a script starts in the background.
 
     Args:
-        said: the sentence.
+        said: the message.
     """
     try:
         with sigterm_as_interrupt():

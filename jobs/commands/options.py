@@ -31,9 +31,10 @@ __all__ = [
 
 
 def option_of(spec: type[BaseModel], name: str) -> inspect.Parameter:
-    """Return the parameter of a command that is the flag of a spec's field.
+    """Return the parameter by which a command accepts the flag for a field of a spec.
 
-    Its default is None, which means that the flag was not given and the spec, preset or spec file decides.
+    The default of the parameter is None. It means that the flag was not given, so that the preset, the spec file or the
+    default of the field decides.
     """
     field = spec.model_fields[name]
     example = (field.examples or [None])[0]

@@ -53,8 +53,8 @@ def ui(
 ) -> None:
     """Open the MLflow UI on the recorded runs.
 
-    If the store is an MLflow server, or if its UI runs on --port already, the command opens that. Otherwise it starts a
-    server, which runs until Ctrl-C.
+    If the store is an MLflow server, the command opens the UI of that server. If a UI of the store already runs on
+    --port, the command opens that UI. Otherwise the command starts a server, which runs until Ctrl-C.
     """
     from jobs.browse.ui import serve
 
@@ -66,16 +66,26 @@ def runs(
     experiment: AnyExperiment = None,
     job: Annotated[
         str | None,
-        typer.Option(help="Commands whose runs to list, with commas between. Without it: all. (e.g. --job train,ood)"),
+        typer.Option(
+            help="Commands, separated by commas: list only their runs. Without it: all. (e.g. --job train,ood)"
+        ),
     ] = None,
     limit: Annotated[
         int,
         typer.Option(
-            min=1, help="Largest number of runs to list, the newest first; trials do not count. (e.g. --limit 50)"
+            min=1,
+            help="Largest number of runs to list, the newest first; trials under their ablation do not count. (e.g. "
+            "--limit 50)",
         ),
     ] = 20,
     trials: Annotated[
-        bool, typer.Option("--trials", help="List the trials of each ablation under it.", show_default=False)
+        bool,
+        typer.Option(
+            "--trials",
+            help="List the trials of ablations too: under their ablation, or among the trainings if --job names other "
+            "commands than ablate.",
+            show_default=False,
+        ),
     ] = False,
     json: Json = False,
     tracking_uri: TrackingUri = None,
@@ -105,8 +115,8 @@ def report(
     runs: Annotated[
         str | None,
         typer.Option(
-            help="Runs to report, with those nested under them, by id or name, with commas between. Without it: all "
-            "runs of the experiment. (e.g. --runs 1a2b,3c4d)"
+            help="Ids or names, separated by commas, of the runs to report; runs nested under them are included. "
+            "Without it: all runs of the experiment. (e.g. --runs 1a2b,3c4d)"
         ),
     ] = None,
     output: Output = "outputs",
@@ -115,7 +125,7 @@ def report(
 ) -> None:
     """Write a report of recorded runs, as HTML and Markdown, with curves, samples, OOD tables and costs.
 
-    It uses only what MLflow has, and lists what is missing.
+    The report contains only what MLflow has recorded, and lists what is missing.
     """
     from jobs.display.displays import make_display
     from jobs.report import make
@@ -150,10 +160,11 @@ def repair(
     json: Json = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Add to MLflow the epochs of a run that are only in its checkpoints.
+    """Add to MLflow those epochs of a run that only its checkpoints contain.
 
-    Runs do this while they train and when they are resumed, so it is needed only for a run that has ended, such as one
-    of an older glowctl. The comparison of an ablation is made again.
+    A run does this itself while it trains and when it is resumed. This command is needed only for a run that has ended
+    and will not be resumed, such as a run of an older glowctl. If it adds epochs to trials of an ablation, it also
+    compares the trials again.
     """
     from jobs.dispatch import repair as repair_run
     from jobs.display.displays import make_display
@@ -167,7 +178,8 @@ def models(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME", help="Registered model whose versions to list. Without it: all models. (e.g. glow-mnist)"
+            metavar="NAME",
+            help="Name of a registered model: list only its versions. Without it: all models. (e.g. glow-mnist)",
         ),
     ] = None,
     limit: Annotated[

@@ -87,8 +87,8 @@ def read_ablate_spec(path: str | Path, values: Mapping[str, Any]) -> AblateSpec:
     found = read_json(path, values.get("tracking_uri"))
     if not isinstance(found.get("train"), dict):
         raise SpecError(
-            f"--spec {path} contains no settings of an ablation, which are an object with the key train",
-            remedy="use the spec.json of an ablation, such as runs:/RUN_ID/spec.json, or that of glowctl ablate "
+            f"--spec {path} does not contain the settings of an ablation, because it has no object under the key train",
+            remedy="use the spec.json of an ablation, such as runs:/RUN_ID/spec.json, or the output of glowctl ablate "
             "--print-spec",
             code="not-a-spec",
         )

@@ -1,4 +1,4 @@
-"""Command lines that Typer refuses, such as an unknown flag or a word in place of a number, as one sentence each."""
+"""Turn errors of Typer, such as an unknown flag or a word in place of a number, into errors of one sentence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["usage_error"]
 def usage_error(error: Any) -> SpecError | None:
     """Return Typer's error about a command line as a SpecError; None for an error that is not Typer's.
 
-    The sentence contains the flag or argument as typed, its value, and what is allowed.
+    The sentence names the flag or argument and, if its value is wrong, the value and what is allowed.
     """
     if not hasattr(error, "format_message"):
         return None

@@ -60,7 +60,7 @@ def ablating_line(event: Ablating) -> str:
 
 
 def trial_line(event: TrialEvent) -> str | None:
-    """Return an event of a trial's training as a line; None for steps and resizes, which have no line."""
+    """Return an event of a trial's training as a line; None for events without one, such as steps and resizes."""
     match event.said:
         case Started(epoch=0):
             told = "started"
@@ -76,7 +76,7 @@ def trial_line(event: TrialEvent) -> str | None:
 
 
 def trial_ended_line(event: TrialEnded) -> str:
-    """Return the score of a finished trial, or why a trial ended without one; then how many have ended."""
+    """Return the score of a finished trial, or why a trial ended without one, and how many trials have ended."""
     where = f"({event.ended} of {event.of})"
     if event.state == "finished":
         return f"[{event.trial}] finished: test {bits(event.test_bits_per_dim)} bits/dim {where}"

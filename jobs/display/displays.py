@@ -54,7 +54,7 @@ __all__ = [
 
 
 class Display(Protocol):
-    """A context manager whose value shows events; at its end it leaves the terminal as it found it."""
+    """A context manager that yields a function to show events, and at its end restores the terminal."""
 
     def __enter__(self) -> Show: ...
     def __exit__(self, *exception: object) -> None: ...
@@ -148,7 +148,7 @@ class Wire(PlainLines):
 
 
 class LiveBar:
-    """A display with a progress bar under the lines of finished epochs and other news."""
+    """A display with a progress bar; finished epochs and other events are printed as lines above the bar."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
@@ -209,7 +209,7 @@ class LiveBar:
 
 @dataclass
 class TrialRow:
-    """The facts of a trial in a row of `LiveTable`. Until they are known, numbers are NaN and epochs are 0."""
+    """The state of a trial, for a row of `LiveTable`. Values that are not known yet are NaN; epochs are 0."""
 
     state: str
     epoch: int = 0
@@ -221,7 +221,7 @@ class TrialRow:
     seconds_left: float = math.nan
 
     def update(self, event: AttemptStarted | Step | Epoch) -> None:
-        """Take over the facts of an event."""
+        """Store the state, epoch, scores and speed that an event reports."""
         self.state, self.epoch, self.epochs = "running", event.epoch, event.epochs
         if isinstance(event, AttemptStarted):
             return
@@ -231,7 +231,7 @@ class TrialRow:
             self.test = event.test_bits_per_dim_by_epoch
 
     def cells(self) -> list[str]:
-        """Return the cells of the row after the label; the speed and the time left only while the trial runs."""
+        """Return the cells of the row after the label; speed and time left are empty unless the trial runs."""
         epoch = f"{self.epoch}/{self.epochs}" if self.epoch and self.epochs else "-"
         numbers = [bits(nll) for nll in (self.train, self.validation, self.test)]
         if self.state != "running":
@@ -241,7 +241,7 @@ class TrialRow:
 
 
 class LiveTable:
-    """A display with a table of trials under the lines of what has ended.
+    """A display with a table of trials; trials that have ended and other events are printed as lines above the table.
 
     Running trials come first. Trials for which the terminal has no room are counted in the last row.
     """

@@ -124,10 +124,11 @@ class Interpolation(Event, kind="interpolation"):
         run: the name of the evaluation's run.
         run_id: the id of that run.
         pairs: number of pairs, which is the number of rows.
-        steps: number of images per row, the ends included.
-        mode: the path between the latents of the ends.
-        end_error: largest error of the ends, in grey levels of the model's 2**`bits`.
-        inexact_rows: number of rows whose ends are not the real images after rounding.
+        steps: number of images per row, including the two ends.
+        mode: the path between the latents of the two ends.
+        end_error: the largest difference between a pixel of an end and of its real image, before rounding. The unit is
+            a grey level, of which the model has 2**`bits`.
+        inexact_rows: number of rows with an end that, after rounding, is not equal to its real image.
         non_finite: number of images with a pixel that is not finite.
         scale: the scale of the model's couplings (``--scale``).
         bits: bits per value of the model's images.

@@ -110,9 +110,10 @@ def interpolation_lines(event: Interpolation) -> str:
 def ood_lines(event: Ood) -> str:
     """Return the text that shows the result of an OOD test.
 
-    It holds the share of batches of each data set that the typicality test calls OOD, the AUROC of each detector, the
-    recommended detector, what was found for classes and corruptions, and the control: whether the test calls batches of
-    the model's own test images OOD about as often as intended.
+    The text contains the share of batches of each data set that the typicality test calls OOD, the AUROC of each
+    detector, the recommended detector, the classes that are called OOD least often, the batch size at which each
+    corruption is detected, and the control: whether the test calls batches of the model's own test images OOD about as
+    often as intended.
     """
     rows = event.rows
     sizes = sorted({row.batch_size for row in rows})

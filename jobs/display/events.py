@@ -1,7 +1,7 @@
 """The events of running jobs, one frozen dataclass per kind.
 
-An event goes to a display of this process, or to its output as a JSON line (``--json``), or from a job on a cluster to
-its client, also as a JSON line (`jobs.display.wire`). The events of evaluations are in
+A display shows the events of this process as text, or prints each as a JSON line (``--json``). A job on a cluster sends
+its events to the client, also as JSON lines (`jobs.display.wire`). The events of evaluations are in
 `jobs.display.evaluation_events`; the messages of workers to the driver of a training are in `jobs.training.messages`.
 
 The names of events and fields are an interface for scripts that read ``--json``: they do not change.
