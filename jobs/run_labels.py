@@ -1,6 +1,6 @@
 """The names of runs and models in MLflow, and the descriptions that MLflow's UI shows for runs.
 
-A description is Markdown with what the run is, its result, and the command that repeats it.
+A description is a text in Markdown. It says what the run is, what its result is, and which command repeats it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def ablation_name(spec: AblateSpec) -> str:
 
 
 def varied(spec: AblateSpec) -> list[str]:
-    """Return the axes with several values, by the names of their fields in `TrainSpec`."""
+    """Return the names of the fields of `TrainSpec` for which an ablation compares several values."""
     return [axis for name, axis in AXES.items() if len(getattr(spec, name) or ()) > 1]
 
 

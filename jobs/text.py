@@ -47,7 +47,7 @@ def duration(seconds: float) -> str:
 
 
 def bits(bits_per_dim: float) -> str:
-    """Return bits/dim with three digits; a dash for NaN, which means that there is no value yet.
+    """Return bits/dim with three decimals; a dash for NaN, which means that there is no value yet.
 
     Example:
         >>> bits(1.23456), bits(float("nan"))
@@ -68,7 +68,7 @@ def count(number: float, thing: str) -> str:
 
 
 def numbers(thing: str, of: Sequence[int]) -> str:
-    """Return whole numbers with their noun, neighbours as a range.
+    """Return whole numbers with their noun; consecutive numbers become a range.
 
     Example:
         >>> numbers("epoch", [3]), numbers("epoch", [7, 1, 2, 3])

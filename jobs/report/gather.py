@@ -66,7 +66,7 @@ class Model:
         name: name of its training run, or how the user named the model.
         reference: value for --model that selects it.
         training: the run that trained it, or None if the store does not have that run.
-        evaluations: its newest run of each kind, by `EVALUATIONS` and `REPORT_PROTOCOL`.
+        evaluations: the newest evaluation of each kind. The keys are from `EVALUATIONS`, and `REPORT_PROTOCOL`.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Study:
 
     @property
     def runs(self) -> list[Run]:
-        """All runs that are shown, each once."""
+        """All runs that the report shows for this data set, each once."""
         trained = [run for ablation in self.ablations for run in (ablation, *self.trials[ablation.info.run_id])]
         trained += self.trainings
         for model in self.models:
@@ -121,12 +121,12 @@ class Material:
 
     @property
     def runs(self) -> list[Run]:
-        """All runs that are shown, each once, the oldest first."""
+        """All runs that the report shows, each once, the oldest first."""
         every = {run.info.run_id: run for study in self.studies for run in study.runs}
         return sorted(every.values(), key=lambda run: run.info.start_time)
 
     def command(self, *words: str) -> str:
-        """Return a glowctl command for these words, with the flags that select this store and experiment."""
+        """Return a glowctl command line: `words`, then the flags that select the report's store and experiment."""
         here = [] if self.experiment == "glow" else ["--experiment", self.experiment]
         return f"glowctl {shlex.join([*words, *here])}{open_command(self.uri).removeprefix('glowctl ui')}"
 
@@ -137,8 +137,8 @@ def gather(uri: str, experiment: str, names: Sequence[str] | None) -> Material:
     Args:
         uri: the store.
         experiment: name of the experiment.
-        names: ids or names of runs to show, to which the runs nested under them are added; if None or empty, a choice
-            from the whole experiment.
+        names: ids or names of runs to show, to which the runs nested under them are added. If None or empty, runs are
+            chosen from the whole experiment.
 
     Raises:
         TrackingError: if a run or the experiment does not exist, or there are no runs to show.
@@ -183,7 +183,10 @@ def spec_of(run: Run) -> JsonObject:
 
 
 def bits_of(run: Run) -> int:
-    """Return the bits per value of the images of a training or an ablation. NLLs compare only at equal bits."""
+    """Return the bits per value of the images of a training or an ablation.
+
+    NLLs can be compared only between runs with the same number of bits.
+    """
     spec = spec_of(run)
     return int(spec.get("train", spec).get("bits", 8))  # older records lack the setting, and all had 8 bits
 

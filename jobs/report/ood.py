@@ -1,4 +1,6 @@
-"""The section for a model's test for out-of-distribution (OOD) batches, with the course report's results for MNIST.
+"""The section about the test of a model for out-of-distribution (OOD) batches.
+
+For MNIST the section also has the results of the course report that this project grew out of (docs/mnist.md).
 
 "Own" data are the test images of the data set that the model was trained on; they should pass the test.
 """
@@ -44,7 +46,7 @@ MOST_PASSING = 5
 
 
 def ood_section(model: Model, reader: Reader, anchor: str, name: str) -> tuple[Section | None, list[str]]:
-    """Return the section, or None if the model has not been tested, and sentences for the summary."""
+    """Return the section and the sentences for the summary; the section is None if the model has not been tested."""
     runs = {protocol: model.evaluations[protocol] for protocol in ("ood", REPORT_PROTOCOL) if _has(model, protocol)}
     if not runs:
         return None, []

@@ -50,5 +50,8 @@ def grid(images_NCHW: np.ndarray, columns: int | None, name: str, alt: str, capt
 
 
 def recorded(content: bytes, name: str, alt: str, caption: str, pixels: bool = False) -> Picture:
-    """Return a picture of the report from the content of a PNG file that a run has recorded."""
+    """Return a picture of the report from the content of a PNG file that a run has recorded.
+
+    If `pixels` is true, enlarged pixels are shown as squares and not smoothed.
+    """
     return Picture(f"{name}.png", content, "image/png", alt, caption, pixels)

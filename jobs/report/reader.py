@@ -23,7 +23,7 @@ class Reader:
     """A reader of artifacts that collects a sentence about each one that is gone or damaged.
 
     In its methods, `what` completes the sentence "... is gone or damaged, so {what} cannot be shown". If `what` is
-    None, a missing artifact is not reported, because another one may do.
+    None, the reader does not report the artifact, because the caller can use another one in its place.
 
     Args:
         uri: the store.

@@ -24,7 +24,7 @@ def html(report: Report) -> str:
 
 
 def markdown(report: Report) -> str:
-    """Return a report as Markdown, which refers to its pictures as files in `IMAGES`."""
+    """Return a report as Markdown, which refers to its pictures as files in the folder `IMAGES`."""
     environment = _environment(autoescape=False)  # Markdown needs other escapes than HTML
     environment.filters["md"] = escaped
     environment.filters["cell"] = _cell

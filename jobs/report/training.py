@@ -1,7 +1,7 @@
 """The sections about training: data, settings, and the negative log-likelihoods (NLL) that resulted.
 
-An ablation is compared as `jobs.ablation.summary` does. Trainings that were started one by one are laid out as if they
-were the trials of an ablation over the settings in which they differ.
+The trials of an ablation are compared with the functions of `jobs.ablation.summary`. Trainings that were started one
+by one are laid out as if they were the trials of an ablation over the settings in which they differ.
 """
 
 from __future__ import annotations
@@ -154,7 +154,10 @@ def settings_in_words(spec: Mapping[str, Any]) -> str:
 
 
 def nll_section(study: Study, reader: Reader, anchor: str) -> tuple[Section | None, list[str]]:
-    """Return the section with NLLs by epoch and by configuration, or None, and sentences for the summary."""
+    """Return the section with NLLs by epoch and by configuration, and the sentences for the summary.
+
+    The section is None if there is nothing to show in it.
+    """
     blocks: list[Block] = []
     said: list[str] = []
     label = dataset_label(study.dataset)

@@ -66,9 +66,10 @@ def values_label(values: Mapping[str, Any]) -> str:
 
 
 class AblateSpec(BaseModel):
-    """The settings of an ablation: every combination of the given values, each at several seeds.
+    """The settings of an ablation, which trains combinations of the given values, each at several seeds.
 
-    `train` holds the settings that all trials have in common; an axis that is not given keeps its value there.
+    `train` holds the settings that all trials have in common. All trials also take from `train` the value of an axis
+    for which no values are given.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -100,13 +101,20 @@ class AblateSpec(BaseModel):
         "all",
     )
     dequantizations: tuple[Dequantization, ...] | None = setting(
-        None, "Ablation", "Noises on grey levels to compare: all, or some of uniform, variational.", "all"
+        None, "Ablation", "Kinds of dequantisation noise to compare: all, or some of uniform, variational.", "all"
     )
     inputs: tuple[Input, ...] | None = setting(
-        None, "Ablation", "What the first layer receives of a pixel, to compare: all, or some of linear, logit.", "all"
+        None,
+        "Ablation",
+        "Inputs of the first layer to compare: all, or some of linear (values of pixels), logit (their logits).",
+        "all",
     )
     learning_rates: tuple[float, ...] | None = setting(
-        None, "Ablation", "Highest learning rates to compare, with commas between.", "1e-3,2e-3"
+        None,
+        "Ablation",
+        "Learning rates to compare, with commas between; each is the highest rate of its trials, reached after the "
+        "warm-up.",
+        "1e-3,2e-3",
     )
     seeds: int = setting(
         3, "Ablation", "Number of seeds at which each configuration is trained, counted up from --seed.", 5
@@ -125,8 +133,9 @@ class AblateSpec(BaseModel):
     scheduler: Literal["none", "asha", "median"] = setting(
         "none",
         "Search",
-        "Rule that stops trials early, after at least a quarter of their epochs, if their validation bits/dim are "
-        "worse than those of others: none, successive halving (asha), or worse than the median.",
+        "Rule that ends trials early, after at least a quarter of their epochs, if their validation bits/dim are worse "
+        "than those of others. none: all trials run to their end. asha: successive halving. median: a trial ends if "
+        "it is worse than the median of the others.",
         "asha",
     )
 
@@ -231,7 +240,8 @@ class AblateSpec(BaseModel):
     def configurations(self) -> list[Values]:
         """Return every configuration that may be trained, without seeds.
 
-        These are the drawn ones for a random search, and for Optuna all that it may propose.
+        For a random search, these are the configurations that were drawn. For a search with Optuna, these are all
+        configurations that Optuna may propose.
         """
         grid = self._grid()
         if self.search != "random":
@@ -243,7 +253,7 @@ class AblateSpec(BaseModel):
     def trials(self) -> list[Values]:
         """Return all trials in the order in which they start.
 
-        Every configuration is trained at the first seed, then at the second, so that an ablation that ends early can
+        All trials at the first seed start before those at the second seed, so that an ablation that ends early can
         still compare the configurations.
         """
         return [{**values, "seed": seed} for seed in self.all_seeds for values in self.configurations()]
@@ -279,9 +289,10 @@ class AblateSpec(BaseModel):
         return list(found.values())
 
     def normal(self, values: Values) -> Values:
-        """Return a configuration in a fixed order, and with one scale for couplings that have none.
+        """Return a configuration in a normal form, so that configurations that train the same model are equal.
 
-        Two configurations that train the same model become equal.
+        The values are in the order of `AXES`. Only affine couplings use `scale`: for any other coupling, a scale in the
+        configuration is replaced by the first one that the ablation compares.
         """
         chosen = {axis: values[axis] for axis in AXES.values() if axis in values}
         if "scale" in chosen and chosen.get("coupling", self.train.coupling) != "affine":
@@ -317,9 +328,10 @@ class AblateSpec(BaseModel):
 
 
 def make_ablate_spec(preset: str, values: Mapping[str, Any]) -> AblateSpec:
-    """Return the ablation of a preset with some values replaced.
+    """Return the settings of an ablation: those of a preset, with some values replaced.
 
-    Its trials score the test set after each epoch, for the curves, unless `values` contain another `test_every`.
+    The trials score the test set after each epoch, so that the summary can show the test NLL by epoch, unless `values`
+    contain another `test_every`.
 
     Args:
         preset: name of the preset.

@@ -38,7 +38,7 @@ EXPECTED = {
 
 
 def setting(default: Any, theme: str, description: str, example: Any, flag: str | None = None) -> Any:
-    """Return a field of a spec, from which its flag follows.
+    """Return a pydantic field of a spec that also contains what the command line needs to make its flag.
 
     Args:
         default: the value if the flag is not given; `...` for an argument that must be given.
@@ -98,11 +98,11 @@ def colour(text: str) -> tuple[int, int, int]:
 
 
 def refuse(settings: Iterable[str], what: str) -> None:
-    """Raise SpecError if any of these settings was given.
+    """Raise SpecError if the user gave any setting that cannot be changed.
 
     Args:
-        settings: names of the fields that were given and cannot be changed.
-        what: what has its settings already, such as "a resumed run".
+        settings: names of the fields that the user gave although they cannot be changed; may be empty.
+        what: the run or ablation that keeps its settings, as the message calls it, such as "a resumed run".
     """
     flags = ", ".join("--" + name.replace("_", "-") for name in sorted(settings))
     if flags:
@@ -133,11 +133,11 @@ def validated(
         spec: the class.
         values: values by the names of fields.
         file: the file that the values are from, which the error then names.
-        given: names of those fields whose values are from flags nevertheless.
+        given: names of the fields whose values are from flags although `file` is given.
 
     Raises:
-        SpecError: for an unknown setting or a value that is not allowed. It contains the flag, or the file and the
-            setting's name in it, the value, and what is allowed.
+        SpecError: for an unknown setting or a value that is not allowed. The message for a value contains the flag (or
+            the file and the setting's name in the file), the value, and what is allowed.
     """
     try:
         return spec(**values)
@@ -164,7 +164,7 @@ def sentences(spec: type[BaseModel], error: ValidationError, names: Mapping[str,
 
 
 def expected(problem: Mapping[str, Any]) -> str:
-    """Return what pydantic allows in place of the input of an error, such as "a whole number"."""
+    """Return what one of pydantic's errors says is allowed, such as "a whole number"."""
     known = EXPECTED.get(problem["type"])
     if known is None:
         return str(problem["msg"]).removeprefix("Input should be ")

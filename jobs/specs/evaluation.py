@@ -1,7 +1,8 @@
 """The settings of evaluations of a trained model: one spec per command, `nll`, `sample`, `interpolate` and `ood`.
 
-Their fields are the flags of these commands, and together those of ``glowctl evaluate``; a field that several specs
-have has the same help in each. Nothing here imports torch, Ray or MLflow, because every command imports this.
+The fields of a spec are the flags of its command, and ``glowctl evaluate`` has the flags of all four commands. A field
+that several specs have has the same help in each. Nothing here imports torch, Ray or MLflow, because every command
+imports this.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class EvaluationSpec(BaseModel):
         None,
         "Model",
         "Trained model: the id or name of its run, an MLflow model URI, or a folder with a checkpoint. Without it: the "
-        "newest finished training, or the best trial if that belongs to an ablation.",
+        "newest finished training; if that training is a trial of an ablation, the best trial of the ablation.",
         "models:/glow-mnist@champion",
     )
     trained_on: str | None = setting(
@@ -57,8 +58,8 @@ class EvaluationSpec(BaseModel):
     background: str | None = setting(
         None,
         "Data",
-        "Colour behind transparent images of folder: and parquet: sets: white, black, or R,G,B, each from 0 to 255. "
-        "Without it: as in the training.",
+        "Background colour for transparent images from folder:PATH or parquet:PATH: white, black, or R,G,B, with each "
+        "number from 0 to 255. Without it: as in the training.",
         "black",
     )
     precision: Precision = setting(
@@ -83,7 +84,11 @@ class EvaluationSpec(BaseModel):
         "http://localhost:5000",
     )
     output: str = setting(
-        "outputs", "Record", "Folder (made if it is new) or bucket for results, which MLflow has too.", "results"
+        "outputs",
+        "Record",
+        "Folder (made if it is new) for results, of which MLflow keeps a copy. If it is a bucket, MLflow alone has the "
+        "results.",
+        "results",
     )
 
     @field_validator("model", "trained_on", "run_name", "experiment", "output")
@@ -167,21 +172,22 @@ class OodSpec(ScoringSpec):
     ood_datasets: tuple[str, ...] | None = setting(
         None,
         "Data",
-        "Data sets to tell from the one trained on, with commas between. Without it: similar ones that are "
-        "on this machine, noise, and constant images.",
+        "Data sets to test as out-of-distribution, with commas between. Without it: data sets on this machine that are "
+        "similar to the one trained on, noise, and constant images.",
         "fashion-mnist,noise",
     )
     background_model: str | None = setting(
         None,
         "Model",
-        "Model trained on the same data with --mutation, named as in --model. It adds the detector ratio, the "
-        "likelihood ratio of the two models. Without it: no such detector.",
+        "Model trained on the same data with --mutation, named as in --model. It adds the detector called ratio, which "
+        "is the likelihood ratio of the two models. Without it: no such detector.",
         "background",
     )
     gradients: bool = setting(
         False,
         "Test",
-        "Add the detector gradients, which needs a backward pass per image: scoring takes about 15 times as long.",
+        "Add the detector called gradients, which needs a backward pass per image: scoring takes about 15 times as "
+        "long.",
         True,
     )
     benchmark: bool = setting(
@@ -203,8 +209,8 @@ class OodSpec(ScoringSpec):
         "held-out",
         "Test",
         "Images that tests use. held-out: thresholds from images held out of training, tests on whole test sets. "
-        "report: as in the course report, thresholds from half of the test set by 50 bootstraps, tests on 5000 images "
-        "per data set, 2 repeats.",
+        "report: as in the course report that this project grew out of, thresholds from half of the test set by 50 "
+        "bootstraps, tests on 5000 images per data set, 2 repeats.",
         "report",
     )
     bootstraps: int | None = setting(

@@ -24,13 +24,14 @@ class PackSpec(BaseModel):
         None,
         "Data",
         "Height and width of the packed images in pixels: smaller images are padded, larger ones shrunk. Without it: "
-        "the size of the data set.",
+        "the size of the images, or 32 for named data sets of 28x28 such as mnist.",
         64,
     )
     background: str = setting(
         "white",
         "Data",
-        "Colour behind transparent images of folder: and parquet: sets: white, black, or R,G,B, each from 0 to 255.",
+        "Background colour for transparent images from folder:PATH or parquet:PATH: white, black, or R,G,B, with each "
+        "number from 0 to 255.",
         "black",
     )
     data_root: str | None = setting(

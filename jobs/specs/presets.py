@@ -88,8 +88,8 @@ PRESETS: dict[Preset, dict[str, object]] = {
 def make_train_spec(preset: str, values: Mapping[str, Any]) -> TrainSpec:
     """Return the settings of a preset with some values replaced.
 
-    A preset's `per_class` belongs to its own data set: all images of another one are used, unless `values` contain
-    `per_class` too.
+    A preset's `per_class` is meant for the data set of the preset. If `values` contain another data set, all images of
+    that data set are used, unless `values` contain `per_class` too.
 
     Args:
         preset: name of the preset.

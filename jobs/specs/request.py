@@ -81,6 +81,6 @@ class Request(BaseModel):
         return self.setting("dataset") or self.setting("source")
 
     def setting(self, name: str) -> str | None:
-        """Return the value of a setting that all jobs of the request share; None if none of them has a value."""
+        """Return the first value that a setting has in `specs`, or else its value in `changes`; None if it has none."""
         every = (getattr(getattr(spec, "train", spec), name, None) for spec in self.specs.values())
         return next((str(value) for value in (*every, self.changes.get(name)) if value), None)

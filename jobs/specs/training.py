@@ -36,9 +36,10 @@ ImagesIn = Literal["auto", "memory", "files"]
 
 
 class TrainSpec(BaseModel):
-    """The settings of a training. The defaults are a Glow of the paper's kind at a laptop's size; presets change them.
+    """The settings of a training.
 
-    A value that is not allowed is a pydantic ValidationError; `jobs.specs.base.validated` makes it a SpecError.
+    The defaults describe a Glow as in the paper, but small enough for a laptop; presets change them. A value that is
+    not allowed raises pydantic's ValidationError, which `jobs.specs.base.validated` turns into a SpecError.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,7 +75,7 @@ class TrainSpec(BaseModel):
         None,
         "Data",
         "Height and width of the images in pixels: smaller images are padded, larger ones shrunk. Without it: the size "
-        "of the data set.",
+        "of the images in the data set, or 32 for named data sets of 28x28 such as mnist.",
         32,
     )
     images_in: ImagesIn = setting(
@@ -88,7 +89,8 @@ class TrainSpec(BaseModel):
     background: str = setting(
         "white",
         "Data",
-        "Colour behind transparent images of folder: and parquet: sets: white, black, or R,G,B, each from 0 to 255.",
+        "Background colour for transparent images from folder:PATH or parquet:PATH: white, black, or R,G,B, with each "
+        "number from 0 to 255.",
         "black",
     )
 
@@ -121,14 +123,15 @@ class TrainSpec(BaseModel):
     dequantization: Dequantization = setting(
         "uniform",
         "Model",
-        "Noise that is added to whole grey levels. uniform: over one level. variational: by a flow that is learned "
-        "with the model, which lowers the NLL and takes more time.",
+        "Noise that is added to the integer grey levels. uniform: uniformly distributed over the width of one "
+        "level. variational: drawn by a flow that is learned with the model, which lowers the NLL and takes more time.",
         "variational",
     )
     input: Input = setting(
         "linear",
         "Model",
-        "What the first layer receives of each pixel: its value in [-0.5, 0.5] (linear), or the logit of that.",
+        "What the first layer receives of each pixel. linear: its value, scaled to [-0.5, 0.5]. logit: the logit of "
+        "its value, scaled to (0, 1).",
         "logit",
     )
     class_conditional: bool = setting(
@@ -137,13 +140,13 @@ class TrainSpec(BaseModel):
     bits: int = setting(
         8,
         "Model",
-        "Number of highest bits of each 8-bit value that the model sees, 1 to 8. NLLs at different numbers of bits "
-        "cannot be compared.",
+        "Number of most significant bits that the model sees of each 8-bit value, 1 to 8. NLLs at different numbers of "
+        "bits cannot be compared.",
         5,
     )
 
     epochs: int = setting(8, "Optimisation", "Number of passes over the training images.", 70)
-    batch_size: int = setting(128, "Optimisation", "Number of images per step, shared by all workers.", 256)
+    batch_size: int = setting(128, "Optimisation", "Number of images per step, divided among all workers.", 256)
     learning_rate: float = setting(2e-3, "Optimisation", "Highest learning rate, reached after the warm-up.", 1e-4)
     optimizer: Optimizer = setting("adam", "Optimisation", "Optimizer: Adam, or its variant Adamax.", "adamax")
     schedule: Schedule = setting(
@@ -171,7 +174,8 @@ class TrainSpec(BaseModel):
     accumulate: int = setting(
         1,
         "Optimisation",
-        "Number of parts into which each worker splits its share of a batch, one after the other, to save memory.",
+        "Number of parts into which each worker splits its share of a batch. The worker computes the parts one after "
+        "the other, to save memory.",
         4,
     )
     flip: bool = setting(
@@ -270,7 +274,8 @@ class TrainSpec(BaseModel):
     output: str = setting(
         "outputs",
         "Record",
-        "Folder (made if it is new) or bucket for results and checkpoints.",
+        "Folder (made if it is new) for results and checkpoints, or bucket for checkpoints. MLflow has the results in "
+        "both cases.",
         "s3://bucket/glow",
     )
 

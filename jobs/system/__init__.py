@@ -1,1 +1,1 @@
-"""The machine of this process: environment, signals, helper processes, temporary files, memory and load."""
+"""This process and its machine: environment, signals, helper processes, temporary files, memory and load."""

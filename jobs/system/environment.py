@@ -29,7 +29,7 @@ def check_file_names() -> None:
     """Check that the names of the working folder and of the temporary folder can be encoded for other processes.
 
     Raises:
-        JobError: if a name is not ASCII and Python's encoding of file names is.
+        JobError: if a name is not ASCII, but Python encodes file names as ASCII.
     """
     try:
         for name in (os.getcwd(), tempfile.gettempdir()):
@@ -60,18 +60,20 @@ def ray_job_id() -> str | None:
 
 
 def storage() -> str | None:
-    """Return $GLOW_STORAGE, the folder or bucket under which relative outputs are; None if it is not set."""
+    """Return $GLOW_STORAGE, the folder or bucket that contains outputs with a relative path; None if it is not set."""
     return os.environ.get("GLOW_STORAGE") or None
 
 
 def node_types() -> tuple[dict[str, JsonObject], int | None]:
     """Return the types of machine that the cluster's autoscaler can add.
 
-    They come from $GLOW_NODE_TYPES, else from the file that `ray up` has left on this head.
+    They come from $GLOW_NODE_TYPES or, in a Ray job without this variable, from the file that `ray up` has left on the
+    head node. Without both, there are no types.
 
     Returns:
-        The types by name, each as `ray up` writes it (resources, max_workers), without the type of the head; and the
-        largest number of machines of all types together in addition to the head, None if unknown.
+        A dictionary and a number. The dictionary has the types by name, each with its settings as in the configuration
+        of `ray up` (resources, max_workers). It leaves out the type of the head node in that file. The number
+        is the largest number of machines of all types together, without the head node; it is None if unknown.
 
     Raises:
         JobError: if $GLOW_NODE_TYPES is not JSON.
@@ -101,11 +103,11 @@ def address_of(given: str | None) -> str | None:
     """Return the HTTP address of the cluster that a command should use: `given`, else $RAY_ADDRESS.
 
     Returns:
-        The address without a slash at the end. None means an embedded Ray (for "local", or if neither is set), or the
-        cluster whose job this process already is.
+        The address without a slash at the end. None means that the command needs no address: it uses an embedded Ray
+        (for "local", or if neither is set) or, in a job of a cluster, the cluster that runs the job.
 
     Raises:
-        SpecError: if the address is not one of HTTP.
+        SpecError: if the address does not start with http:// or https://.
     """
     address = given or (None if in_ray_job() else os.environ.get("RAY_ADDRESS"))
     if not address or address == "local":

@@ -1,17 +1,17 @@
 """Helper processes, which end when their parent ends in whatever way, and clean up after themselves.
 
-`start` gives a helper a pipe as its standard input. The parent writes little or nothing to it and holds it open; the
-kernel closes it when the parent dies, even by kill -9. In the helper, `supervise` waits for that while the helper
-works, and `last_words` waits for it if the helper has nothing else to do.
+`start` gives a helper a pipe as its standard input. The parent writes little or nothing to the pipe and holds it open;
+the kernel closes it when the parent dies, even by kill -9. In the helper, `supervise` waits for the end of the pipe
+while the helper works, and `last_words` waits for it if the helper has nothing else to do.
 
-A training of one worker has two such helpers on this machine:
+A training with an embedded Ray has two such helpers:
 
 - `jobs.ray_runtime.embedded` starts Ray, and kills what is left of it when the command has ended. Ray cannot do that
   itself: two of its agents would stay for minutes, and its folder forever. It is a separate process so that Ray starts
   while the command imports torch and MLflow, and so that Ctrl-C, which reaches all processes of a terminal, does not
   reach Ray before the command has recorded how it ended.
 - `jobs.tracking.watch` marks the run as FAILED if the command was killed. The first helper cannot do this, because it
-  belongs to Ray: an evaluation may use no Ray, and a job on a cluster must not end the cluster's Ray.
+  does not run for every command: an evaluation may need no Ray, and a job on a cluster uses the cluster's Ray.
 
 `glowctl ui` has one helper: this module, run as `python -m jobs.system.helper_processes COMMAND...`. MLflow's server
 consists of two processes, and the second would outlive the first.
@@ -79,7 +79,7 @@ def end(helper: subprocess.Popen[str], word: str = "", wait: bool = True) -> Non
 
     Args:
         helper: the helper.
-        word: a text to write to its standard input before.
+        word: a text to write to its standard input before closing it.
         wait: whether to wait until it has cleaned up.
     """
     assert helper.stdin is not None
@@ -164,7 +164,7 @@ def _end_group(leader: subprocess.Popen[bytes]) -> None:
 
 
 def main(command: list[str]) -> int:
-    """Run a command in a separate process group, which ends with the parent or with its first process."""
+    """Run a command in a separate process group, and end the group when the parent or the command itself ends."""
     shield()
     leader = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
     return supervise(leader.wait, lambda: _end_group(leader))

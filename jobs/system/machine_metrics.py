@@ -61,7 +61,8 @@ def measured(since: Any = None) -> dict[str, float]:
     """Return the use of all cores, the memory, the disk, the network and the GPUs.
 
     Args:
-        since: earlier counters of psutil; network traffic is counted from there, or from the machine's start if None.
+        since: an earlier result of `psutil.net_io_counters`, from which network traffic is counted; None to count from
+            the machine's start.
     """
     memory, disk, network = psutil.virtual_memory(), psutil.disk_usage("/"), psutil.net_io_counters()
     return {

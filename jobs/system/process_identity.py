@@ -20,9 +20,9 @@ def this_process() -> str:
 
 
 def is_of_this_machine(identity: str) -> bool:
-    """Return whether the process belongs to this machine since its last start, and to this container if there is one.
+    """Return whether a process was started on this machine since the last boot, and in this container if there is one.
 
-    Only for such a process can `has_ended` give an answer.
+    `has_ended` can answer only for such a process.
     """
     place, pid, _ = _parts(identity)
     return place == _place() and pid.isdecimal()

@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 
 
 def patient(passes: Callable[[BaseException], bool], patience_s: float, every_s: float) -> Retrying:
-    """Return a caller of functions that calls them again while they raise certain errors.
+    """Return an object that calls a function, and calls it again while it raises certain errors.
 
     Args:
-        passes: returns whether an error is one after which to call again.
+        passes: takes an error, and returns whether the function is called again after this error.
         patience_s: seconds after which the last error is raised.
         every_s: seconds between two calls.
 

@@ -55,10 +55,10 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def make_scratch_folder(place: str) -> Path:
-    """Make a folder in `place` that contains the identity of this process.
+    """Make a folder in `place`, with a file in it that identifies this process as its owner.
 
     Raises:
-        OSError: if it cannot be made.
+        OSError: if the folder or the file cannot be made.
     """
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
     (folder / OWNER).write_text(this_process())
@@ -71,7 +71,7 @@ def free_megabytes(place: str) -> float:
 
 
 def remove_abandoned(place: str) -> None:
-    """Remove the folders in `place` of processes of this machine that have ended."""
+    """Remove the scratch folders in `place` whose owners were processes of this machine and have ended."""
     for owner in Path(place).glob(f"{PREFIX}*/{OWNER}"):
         with suppress(OSError, ValueError):  # it is being removed by another process, or belongs to another user
             identity = owner.read_text()

@@ -18,8 +18,8 @@ class Terminated(KeyboardInterrupt):
 def sigterm_as_interrupt() -> Iterator[Callable[[], None]]:
     """Let SIGTERM interrupt the block as Ctrl-C does; the block then raises `Terminated`.
 
-    Nothing changes in a thread other than the main one. The value is a function that does nothing: it stands for that
-    of `jobs.ray_runtime.connection.connected` in jobs that need no Ray.
+    Nothing changes in a thread other than the main one. The `with` statement gets a function that does nothing. A job
+    that needs no Ray calls it in place of the function that `jobs.ray_runtime.connection.connected` yields.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None

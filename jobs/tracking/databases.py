@@ -108,7 +108,7 @@ def check_sqlite_name(path: Path) -> None:
 
 
 def check_sqlite(path: Path) -> None:
-    """Check that a SQLite file is a store, or can be created as one.
+    """Check that a SQLite file can be used as a store: it is a SQLite database, or can be created.
 
     Raises:
         TrackingError: if the path cannot be written as a URI, its folder does not exist, the file cannot be written,
@@ -142,7 +142,7 @@ def check_sqlite(path: Path) -> None:
 def check_database(uri: str) -> None:
     """Check within seconds that a database server answers and lets this user in.
 
-    The login is tried for PostgreSQL only; of other databases, whether their port accepts a connection.
+    It connects to the server's port. For PostgreSQL it also logs in; for other databases it does not.
 
     Raises:
         TrackingError: if the server does not answer or refuses the login, the URI cannot be parsed, or the Python
@@ -206,8 +206,8 @@ def artifact_location(uri: str) -> str | None:
         All are URIs; folders are made absolute.
 
     Raises:
-        TrackingError: if neither variable is set in a Ray job, whose working folder is deleted with the job, or if
-            the place holds a password.
+        TrackingError: for a database server, if neither variable is set in a Ray job, whose working folder is deleted
+            with the job, or if the place contains a password.
     """
     path = sqlite_path(uri)
     if path is not None:
@@ -226,7 +226,8 @@ def artifact_location(uri: str) -> str | None:
     if without_password(place) != place:
         raise TrackingError(
             f"the artifact location {without_password(place)} holds a password, which every run would store and show",
-            remedy="leave it out, and set the variables of the bucket's own client, such as AWS_SECRET_ACCESS_KEY",
+            remedy="leave the password out, and set the variables of the bucket's own client, such as "
+            "AWS_SECRET_ACCESS_KEY",
             code="password-in-address",
         )
     return place if "://" in place or place.startswith("file:") else Path(place).expanduser().absolute().as_uri()
@@ -244,8 +245,8 @@ def check_artifact_location(uri: str, experiment: str, location: str) -> None:
         location: URI of the experiment's artifacts, as the store has it.
 
     Raises:
-        TrackingError: if this machine does not have the folder. The folder that a new experiment would get may be
-            missing.
+        TrackingError: if this machine does not have the folder, unless it is the folder that a new experiment would
+            get (`artifact_location`), which may be missing.
     """
     folder = urllib.parse.unquote(urllib.parse.urlsplit(location).path)
     if not (in_ray_job() and is_database(uri) and location.startswith("file:")) or Path(folder).is_dir():

@@ -39,7 +39,7 @@ PAGE = 200
 
 
 def experiment_names(uri: str, experiment: str | None = None) -> dict[str, str]:
-    """Return the names of experiments, and mark runs in them FAILED whose driver has died.
+    """Return the names of experiments, and mark RUNNING runs in them as FAILED if their driver has died.
 
     Args:
         uri: the store, which must exist.
@@ -79,7 +79,7 @@ def newest_runs(
         uri: the store.
         experiments: ids of the experiments to search.
         jobs: kinds of jobs to return, such as "train"; all kinds if empty.
-        limit: the most runs to return.
+        limit: largest number of runs to return.
         trials: whether to return the trials of ablations too.
     """
     found: list[Run] = []
@@ -94,16 +94,16 @@ def newest_runs(
 
 
 def named_run(uri: str, experiments: Collection[str], given: str) -> Run:
-    """Return the newest run with this name, or else the run whose id begins with these letters.
+    """Return the newest run with this name, or else the run whose id begins with these characters.
 
     Args:
         uri: the store.
         experiments: ids of the experiments to search.
-        given: a name, an id, or at least four letters that an id begins with.
+        given: a name, an id, or at least four characters that an id begins with.
 
     Raises:
         NoSuchRun: if there is no such run.
-        TrackingError: if several ids begin with these letters.
+        TrackingError: if several ids begin with these characters.
     """
     found = first_match(client_of(uri), uri, experiments, given)
     if found is None:

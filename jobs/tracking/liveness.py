@@ -1,9 +1,9 @@
 """Runs whose driver has died: how they are recognised and marked, and how a wrong mark is undone.
 
-The driver is the process that writes a run.
-`jobs.tracking.watch`, a helper process, marks the runs of a driver that dies. If the helper dies too, as in a power
-cut, the next process that opens the store does it. For this, each run has two tags: `glow.driver` identifies the
-process that drives it, and `glow.alive` is a heartbeat that `Record.running` renews every `BEAT_S` seconds.
+The driver is the process that writes a run. `jobs.tracking.watch`, a helper process, marks the runs of a driver that
+dies. If the helper dies too, as in a power cut, the next process that opens the store marks the runs. For this, each
+run has two tags: `glow.driver` identifies the process that drives it, and `glow.alive` is a heartbeat that
+`Record.running` renews every `BEAT_S` seconds.
 
 - A driver on this machine is dead if its process has ended.
 - A driver on another machine is dead if its heartbeat is older than `DEAD_AFTER_S`. This can be wrong, for instance
@@ -84,8 +84,8 @@ def _now() -> str:
 def beating(client: MlflowClient, run_id: str) -> Iterator[None]:
     """Renew the run's heartbeat during the `with` block, and revive the run if another process marked it dead.
 
-    This is a thread and not a process, because a process would import MLflow again, which takes 100 MB. An error is
-    logged, and the next heartbeat tries again.
+    A thread renews the heartbeat, and not a process, because a process would import MLflow again, which takes 100 MB.
+    An error is logged, and the next heartbeat tries again.
     """
     stop = threading.Event()
 
@@ -146,9 +146,10 @@ def forget_death(client: MlflowClient, run: Run) -> bool:
 
 
 def mark_dead(client: MlflowClient, *experiment_ids: str) -> None:
-    """Mark those RUNNING runs of the experiments FAILED whose driver has died.
+    """Mark RUNNING runs of the experiments as FAILED if their driver has died.
 
-    Nothing is raised if the store refuses the marks, so that a user who may only read it can do that.
+    No error is raised if the store refuses the marks, so that users without permission to write can still read the
+    store.
     """
     with unheeded(log, "cannot mark runs whose driver has died"):
         running = {run.info.run_id: run for run in every_run(client, experiment_ids, RUNNING_OF_OURS)}

@@ -1,6 +1,6 @@
-"""Memory of which steps of its metrics a run already has in MLflow, so that no step is written twice.
+"""A cache of the steps that each metric of a run already has in MLflow, so that no step is written twice.
 
-MLflow appends every value it receives. A training that resumes, or repeats a write whose answer was lost, would
+MLflow appends every value that it receives. A training that resumes, or repeats a write whose answer was lost, would
 otherwise leave two points at one step.
 """
 
@@ -15,8 +15,9 @@ __all__ = ["MetricSteps"]
 class MetricSteps:
     """The steps of each metric of one run, cached.
 
-    A new run has none, and no other process writes to it. So the store is asked only after a failed write, which may
-    have succeeded although its answer was lost.
+    The cache is valid because no other process writes to the run. The store is asked for the steps of a metric when
+    they are first needed, but not for a new run, which has no steps. After a failed write the
+    store is asked in any case, because the write may have succeeded although its answer was lost.
 
     Args:
         ask: returns the steps of a metric that the store has.
@@ -44,7 +45,7 @@ class MetricSteps:
             return self._known[name]
 
     def without(self, names: Iterable[str], step: int) -> list[str]:
-        """Return those of these metrics that lack the step. Errors of `ask` are passed on."""
+        """Return the metrics among `names` that do not have the step. Errors of `ask` are passed on."""
         return [name for name in names if step not in self.of(name)]
 
     def add(self, names: Iterable[str], step: int) -> None:
