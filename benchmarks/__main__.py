@@ -9,6 +9,7 @@ with these versions.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 import time
@@ -29,6 +30,11 @@ def main() -> int:
     """Run the rows that the command line asks for; return 1 if one of them failed."""
     keep_freed_memory()  # before threads start
     asked = arguments()
+    if importlib.util.find_spec("normflows") is None:
+        sys.exit(
+            "the benchmark needs normflows, which it measures against: start it with make bench, or first run "
+            "pip install --editable '.[bench]'"
+        )
     rows = [row for row in ROWS if row.name in asked.only]
     how = setting(asked.quick)
     asked.output.parent.mkdir(parents=True, exist_ok=True)
