@@ -1,9 +1,10 @@
-"""Statistics of how far an image's latents are from independent standard normal numbers.
+"""Statistics of how far an image's standardized latents are from independent standard normal numbers.
 
-An image that a flow was not trained on can have latents of high density that are not noise: the numbers are too
-similar, or follow a pattern. Bomatter et al. (2026, arXiv 2605.22496) test for both, by `anderson_darling` and
-`spectrum_variation`. The latents of a Glow are planes, and a pattern shows first in neighbours that are similar, which
-`second_moments` measures. `glow.scoring.score` computes all of them.
+An image unlike the training images can have latents of high density that do not look like noise: the latents are too
+similar to each other, or they follow a pattern. Bomatter et al. (2026, arXiv 2605.22496) test for the first with
+`anderson_darling`, and for the second with `spectrum_variation`. The latents of a Glow also have rows and columns, like
+an image, and a pattern in them makes neighbouring latents similar; `second_moments` measures this. `glow.scoring.score`
+computes all these statistics.
 
 Shapes: B images, L levels, D latent numbers per image; C channels, H rows and W columns of a level's latent.
 """
@@ -24,8 +25,8 @@ def anderson_darling(standardized_BD: Tensor) -> Tensor:
     r"""Return the Anderson-Darling statistic of each image's latents against the standard normal distribution.
 
     :math:`A^2 = -D - \frac1D \sum_{i=1}^D (2i - 1) (\log \Phi(e_{(i)}) + \log(1 - \Phi(e_{(D + 1 - i)})))`, where
-    :math:`e_{(1)} \le \dots \le e_{(D)}` are the numbers in order (Anderson & Darling 1954, equation 4.). Its mean is 1
-    for independent standard normal numbers, whatever D is.
+    :math:`e_{(1)} \le \dots \le e_{(D)}` are the latents of the image in ascending order (Anderson & Darling 1954,
+    equation 4). For independent standard normal numbers the mean of the statistic is 1, whatever D is.
 
     Args:
         standardized_BD: float (B, D), the latents minus their prior's mean, divided by their prior's standard
@@ -57,9 +58,10 @@ def _in_order(numbers_BD: Tensor) -> Tensor:
 def spectrum_variation(standardized_BD: Tensor) -> Tensor:
     r"""Return the coefficient of variation of the power spectrum of each image's latents.
 
-    It is the standard deviation of the power :math:`|F_k|^2` over the frequencies k > 0, divided by its mean, where F
-    is the discrete Fourier transform of the D numbers in a row. Independent normal numbers have a flat spectrum with
-    exponentially distributed powers, and therefore a coefficient near 1. A repeated pattern has a larger one.
+    The coefficient is the standard deviation of the power :math:`|F_k|^2` over the frequencies k > 0, divided by the
+    mean of the power. F is the discrete Fourier transform of the image's D latents, taken as one sequence. Independent
+    normal numbers have a flat spectrum with exponentially distributed powers, and therefore a coefficient near 1. A
+    repeated pattern has a larger coefficient.
 
     Args:
         standardized_BD: float (B, D), the latents minus their prior's mean, divided by their prior's standard
@@ -84,16 +86,16 @@ def spectrum_variation(standardized_BD: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SecondMoments:
-    r"""The power of each level's latents, and the correlation of neighbours among them.
+    r"""The power of each level's latents, and the correlation of neighbouring latents.
 
-    For noise the power is 1 and every correlation 0, up to chance.
+    For independent standard normal latents, the power is 1 and every correlation is 0, up to random deviations.
 
     Attributes:
         power_BL: float64 (B, L), the mean square of each level's latents.
-        rows_BL: float64 (B, L), the correlation :math:`\overline{e e'} / \overline{e^2}` of neighbours in a row; 0 for
-            a level of one column.
+        rows_BL: float64 (B, L), the correlation of neighbours in a row: the mean of :math:`e e'` over all pairs of
+            neighbours e and e', divided by the power; 0 for a level of one column.
         columns_BL: float64 (B, L), the same for neighbours in a column; 0 for a level of one row.
-        pairs_L2: for each level, the number of pairs behind the two correlations.
+        pairs_L2: for each level, the number of pairs of neighbours in rows, and in columns.
 
     Example:
         >>> one, correlation = torch.ones(1, 1), torch.tensor([[0.1]]).double()
@@ -108,15 +110,15 @@ class SecondMoments:
     pairs_L2: Sequence[tuple[int, int]]
 
     def portmanteau(self) -> Tensor:
-        r"""Join all correlations in one number (after Box & Pierce 1970).
+        r"""Combine all correlations of each image in one number (after Box & Pierce 1970).
 
         :math:`Q = \sum_l n_l r_l^2 + m_l s_l^2`, where level l has :math:`n_l` pairs in rows with correlation
         :math:`r_l`, and :math:`m_l` pairs in columns with correlation :math:`s_l`. For independent standard normal
-        numbers Q follows a chi-squared distribution with one degree of freedom per correlation, so that its mean is 2
-        per level of more than one row and column.
+        numbers Q approximately follows a chi-squared distribution with one degree of freedom per correlation. Its mean
+        is then 2 for each level that has at least two rows and two columns.
 
         Returns:
-            float64 (B,), the larger the further from noise.
+            float64 (B,), the statistic Q; a larger Q is further from noise.
         """
         pairs_L2 = torch.tensor(self.pairs_L2, dtype=torch.float64, device=self.power_BL.device)
         return self.rows_BL.square() @ pairs_L2[:, 0] + self.columns_BL.square() @ pairs_L2[:, 1]
@@ -130,8 +132,8 @@ def second_moments(standardized: Sequence[Tensor]) -> SecondMoments:
             standard deviation.
 
     Returns:
-        The moments of each image and level. Numbers that are not finite give results that are not finite, for their
-        image alone.
+        The moments of each image and level. If an image has latents that are not finite, its moments are not finite;
+        the moments of the other images do not change.
 
     Example:
         >>> noise = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""A setting of the C library's allocator that makes repeated large tensors cheap on CPUs."""
+"""A setting of the C library's allocator that makes repeated allocation of large tensors cheap on CPUs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ def keep_freed_memory() -> None:
     """Make this process keep freed memory for the next tensor.
 
     By default glibc returns the memory of a large tensor to the system as soon as it is freed, and the next tensor of
-    that size costs one page fault per 4 kB. In scoring and sampling, which free each hidden layer at once, this can
-    take as much time as all computation. After this call the process never shrinks, so call it only in a process that
-    you own, and before threads are started: all threads then share one arena. With another C library it does nothing.
+    that size costs one page fault per 4 kB. Scoring and sampling free each hidden layer immediately after its use, and
+    the page faults can then take as much time as all computation. After this call the process never returns freed
+    memory to the system, so call it only in a process that you own. Call it before threads are started, because
+    all threads then have to share one arena of the allocator. With a C library that has no ``mallopt``, the call does
+    nothing.
 
     Example:
-        It is the first statement of a program, here of one that runs apart:
+        A program calls it in its first statement. Here the program runs in a separate process:
 
         >>> import subprocess, sys
         >>> program = "from glow.memory import keep_freed_memory; keep_freed_memory()"

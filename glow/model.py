@@ -1,6 +1,6 @@
 """The Glow model: levels made of steps of flow, and the likelihoods and samples that they give.
 
-Most users need `Glow` alone: it scores, samples, encodes and decodes images. Train it with `glow.training`.
+Most users need `Glow` alone: it scores, samples, encodes and decodes images. Train a `Glow` with `glow.training`.
 
 Shapes: B images, C channels, H rows, W columns, D = C * H * W dimensions, L levels, K steps of flow per level or, in
 the top prior, K classes.
@@ -62,7 +62,7 @@ class Step(nn.Module):
         self.coupling = CouplingLayer(channels, config.width, config.coupling, config.scale)
 
     def initialize(self, x_BCHW: Tensor) -> Tensor:
-        """Initialize the ActNorm from a batch, and return the batch's output."""
+        """Initialize the ActNorm from a batch, and return the step's output for this batch."""
         return self.coupling(self.permutation(self.actnorm.initialize(x_BCHW))[0])[0]
 
 
@@ -113,7 +113,7 @@ class Level(Layer):
         return self.squeeze.inverse(z_BCHW)
 
     def initialize(self, x_BCHW: Tensor) -> Tensor:
-        """Initialize every ActNorm from a batch, and return the batch's output."""
+        """Initialize every ActNorm from a batch, and return the level's output for this batch."""
         x_BCHW = self.squeeze.initialize(x_BCHW)
         for step in self.steps:
             x_BCHW = step.initialize(x_BCHW)
@@ -128,15 +128,18 @@ class Level(Layer):
 
 @dataclass(frozen=True)
 class LogProbTerms:
-    r"""The terms whose sum is the log-likelihood of B images under a Glow of L levels, in nats of real-valued images.
+    r"""The log-dets, log-priors and standardized latents of B images under a Glow of L levels.
+
+    Log-dets and log-priors are in nats. `Glow.log_prob_terms` says how `Glow.log_prob` follows from them.
 
     Attributes:
-        input_log_det_B: (B,), log-det of the dequantization and of the input's transform.
+        input_log_det_B: (B,), log-det of the dequantization plus log-det of the input layer (`Glow.input`).
         log_det_BL: (B, L), log-det of each level's steps, the finest level first.
         log_prior_BL: (B, L), log p(z) of each level's latent, the finest level first.
-        standardized: per level :math:`\epsilon = (z - \mu) / \sigma`, (B, C, H, W), with mean and standard deviation of
-            the level's prior. For images that the model generates, these are independent standard normal numbers. A
-            class-conditional model without labels uses the prior of the most probable class of each image.
+        standardized: per level :math:`\epsilon = (z - \mu) / \sigma`, (B, C, H, W), with the mean :math:`\mu` and
+            the standard deviation :math:`\sigma` of the level's prior. For images that the model generates, these are
+            independent standard normal numbers. A class-conditional model without labels uses the prior of the most
+            probable class of each image.
     """
 
     input_log_det_B: Tensor
@@ -152,14 +155,17 @@ class LogProbTerms:
 class Glow(nn.Module):
     r"""The multi-scale flow of Kingma & Dhariwal (2018, "Glow: Generative Flow with Invertible 1x1 Convolutions").
 
-    ``model(x)`` and ``model.inverse(latents)`` are the flow itself: it maps real-valued images in [-0.5, 0.5] to one
-    latent per level, of the shapes `GlowConfig.latent_shapes`, and back. `log_prob`, `bits_per_dim` and `sample` take
-    and return uint8 images. `log_prob` is exact for a real-valued image, by the change of variables
+    ``model(x)`` and ``model.inverse(latents)`` are the flow itself. ``model(x)`` maps real-valued images in [-0.5, 0.5]
+    to one latent per level; the latents have the shapes `GlowConfig.latent_shapes`. ``model.inverse`` maps latents back
+    to images. `log_prob` and `bits_per_dim` take uint8 images, and `sample` returns them. The log-density of a
+    real-valued image x is exact, by the change of variables
 
     .. math:: \log p(x) = \sum_l \log p(z_l) + \log |\det \partial z / \partial x|
 
-    All weights are drawn from ``config.seed``. A new model must be initialized from data before it is trained, which
-    `glow.training.Trainer` does.
+    `log_prob` turns uint8 images into real-valued ones by adding noise (`dequantize`).
+
+    ``config.seed`` determines the weights of a new model. Before a new model is trained, it must be initialized from
+    data; `glow.training.Trainer` does this.
 
     Args:
         config: the architecture.
@@ -168,7 +174,7 @@ class Glow(nn.Module):
         config: the architecture.
         input: the layer between pixels and the first level: `glow.layers.Logit` or `glow.layers.Unchanged`.
         top: the prior of the last latent.
-        noise: the flow of the dequantization noise if it is variational, else None.
+        noise: the flow of the dequantization noise for variational dequantization, else None.
 
     Example:
         >>> model = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=2, width=8))
@@ -236,8 +242,9 @@ class Glow(nn.Module):
         """Choose how the gradient gets the activations of the steps of flow, in place.
 
         Args:
-            memory: ``"stored"`` keeps all of them. ``"reversible"`` computes them again from the output, so that memory
-                does not grow with the depth (`glow.reversible`); such a result can be differentiated once.
+            memory: ``"stored"`` stores all activations. ``"reversible"`` computes them again from the output, so that
+                memory does not grow with the depth (`glow.reversible`). `backward` can then run only once through each
+                result, and there are no second derivatives.
 
         Returns:
             This model.
@@ -262,13 +269,13 @@ class Glow(nn.Module):
         )  # not the memory layout of `as_planes`
 
     def inverse(self, latents: Sequence[Tensor]) -> Tensor:
-        """Decode latents, as the exact inverse of `forward` up to rounding.
+        """Decode latents into real-valued images; this is the inverse of `forward`, up to rounding errors.
 
         Args:
             latents: one per level, the finest first, (B, *`GlowConfig.latent_shapes`).
 
         Returns:
-            float (B, C, H, W); the images of the data lie in [-0.5, 0.5], other latents may lead outside.
+            float (B, C, H, W). The latents of images give values in [-0.5, 0.5]; other latents can give values outside.
         """
         if len(latents[-1]) == 0:
             return self.inverse([_with_one_image(z_BCHW) for z_BCHW in latents])[:0]
@@ -284,8 +291,8 @@ class Glow(nn.Module):
     def initialize(self, images_BCHW: Tensor, noise_BCHW: Tensor | None = None) -> None:
         """Initialize every ActNorm from one batch, so that its outputs have mean 0 and variance 1 per channel.
 
-        Kingma & Dhariwal (2018, section 3.1). This is done once, before training. In a process group every process
-        calls it with its share of the batch, and all of them get the same parameters.
+        Kingma & Dhariwal (2018, section 3.1) describe this initialization. Call it once, before training. In a process
+        group, every process calls it with its share of the batch, and all processes get the same parameters.
 
         Args:
             images_BCHW: uint8 (B, C, H, W).
@@ -293,7 +300,8 @@ class Glow(nn.Module):
 
         Raises:
             RuntimeError: if the model is initialized already.
-            ValueError: if there are no images, or if they have another type or shape than the model's.
+            ValueError: if there are no images, or if they are not uint8 or have another shape than
+                `GlowConfig.image_shape`.
         """
         if self.initialized:
             raise RuntimeError("this Glow is initialized already, and a second time would undo its training")
@@ -312,8 +320,8 @@ class Glow(nn.Module):
     ) -> LogProbTerms:
         """Compute the terms of the log-likelihood: log-dets, log-priors and standardized latents.
 
-        ``log_prob = terms.log_det() + terms.log_prior_BL.sum(1) - D log 2**bits``, where the last term is the log of
-        one bin's volume.
+        ``log_prob = terms.log_det() + terms.log_prior_BL.sum(1) - D log 2**bits``. The last term, with its sign, is the
+        log of the volume of one bin: all real-valued images that quantize to the same uint8 image.
 
         Args:
             images_BCHW: uint8 (B, C, H, W).
@@ -321,10 +329,10 @@ class Glow(nn.Module):
             noise_BCHW: as for `log_prob`.
 
         Returns:
-            The terms, in nats of real-valued images.
+            The terms, in nats.
 
         Raises:
-            ValueError: if the images have another type or shape than the model's.
+            ValueError: if the images are not uint8, or have another shape than `GlowConfig.image_shape`.
         """
         x_BCHW, noise_log_det_B = self.dequantize(images_BCHW, noise_BCHW)
         latents, kept, (input_log_det_B, *log_dets_B) = self._encode(x_BCHW)
@@ -340,10 +348,10 @@ class Glow(nn.Module):
         )
 
     def log_prob(self, images_BCHW: Tensor, labels_B: Tensor | None = None, noise_BCHW: Tensor | None = None) -> Tensor:
-        """Compute the log-likelihood of uint8 images, reduced to the model's bits.
+        """Compute the log-likelihood of uint8 images, of which only the highest `GlowConfig.bits` bits count.
 
-        Its mean over the noise is a lower bound on the log of the images' probability (Theis et al. 2016, section 3.1;
-        with variational noise, Ho et al. 2019, section 3.1).
+        The log-likelihood depends on the noise. Its mean over the noise is a lower bound on the log of the image's
+        probability (Theis et al. 2016, section 3.1; for variational noise, Ho et al. 2019, section 3.1).
 
         Args:
             images_BCHW: uint8 (B, C, H, W); B may be 0.
@@ -356,7 +364,7 @@ class Glow(nn.Module):
             (B,), in nats.
 
         Raises:
-            ValueError: if the images have another type or shape than the model's.
+            ValueError: if the images are not uint8, or have another shape than `GlowConfig.image_shape`.
         """
         terms = self.log_prob_terms(images_BCHW, labels_B, noise_BCHW)
         return terms.log_det() + terms.log_prior_BL.sum(1) - self.config.dimensions * math.log(self.config.bins)
@@ -372,10 +380,10 @@ class Glow(nn.Module):
             noise_BCHW: as for `log_prob`.
 
         Returns:
-            (B,). A uniform distribution over all images has `GlowConfig.bits`.
+            (B,). For comparison, a uniform distribution over all images has `GlowConfig.bits` bits per dimension.
 
         Raises:
-            ValueError: if the images have another type or shape than the model's.
+            ValueError: if the images are not uint8, or have another shape than `GlowConfig.image_shape`.
         """
         return -self.log_prob(images_BCHW, labels_B, noise_BCHW) / (self.config.dimensions * math.log(2))
 
@@ -389,21 +397,21 @@ class Glow(nn.Module):
     ) -> Tensor:
         """Draw images from the model.
 
-        At every level the latent is mean + T * sd * eps with eps standard normal, where mean and sd are the prior's. So
-        at temperature 0 the latents are the means of the priors, not 0.
+        At every level the latent is mean + T * sd * eps, where mean and sd are those of the level's prior, and eps is
+        standard normal. So at temperature 0 the latents are the means of the priors, not 0.
 
         Args:
             n: number of images.
             temperature: T, at least 0; 1 samples from the model's distribution.
-            generator: source of eps and of random labels, which are drawn on its device: a generator of the CPU gives
-                the same samples on every device. None for torch's global one of the model's device.
+            generator: draws eps and random labels on its own device, so that a CPU generator draws the same numbers for
+                a model on any device. None for torch's global generator of the model's device.
             labels: int64 (n,), classes for a class-conditional model; random if None.
 
         Returns:
-            uint8 (n, C, H, W), whose low 8 - bits bits are 0.
+            uint8 (n, C, H, W). The lowest 8 - `GlowConfig.bits` bits of every value are 0.
 
         Raises:
-            ValueError: for a negative number or temperature, or labels for an unconditional model.
+            ValueError: if `n` or `temperature` is negative, or if an unconditional model gets labels.
         """
         if n < 0:
             raise ValueError(f"the number of samples must be at least 0, not {n}")
@@ -471,7 +479,7 @@ class Glow(nn.Module):
             variational noise u.
 
         Raises:
-            ValueError: if the images have another type or shape than the model's.
+            ValueError: if the images are not uint8, or have another shape than `GlowConfig.image_shape`.
         """
         if tuple(images_BCHW.shape[1:]) != self.config.image_shape:
             shape = tuple(images_BCHW.shape[1:])

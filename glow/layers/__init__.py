@@ -1,8 +1,9 @@
-"""The invertible layers that a Glow is built from, one idea per file.
+"""The layers and priors that a Glow is built from, one idea per file.
 
-`Layer` is what they have in common. A flow step is an `ActNorm`, a channel permutation (`make_permutation`) and a
-`CouplingLayer`; `mixing` computes the first two of all steps of a level together. `Squeeze` and `Split` lie between
-levels, `Logit` and `NoiseFlow` before the first one, and `TopPrior` after the last.
+`Layer` is the interface of an invertible layer. A flow step is an `ActNorm`, a channel permutation (`make_permutation`)
+and a `CouplingLayer`. `mixing` computes the ActNorms and permutations of all steps of a level together. A level begins
+with a `Squeeze`, and ends with a `Split` unless it is the last level. `Logit` and `NoiseFlow` come before the first
+level, and `TopPrior` after the last one.
 
 docs/training.md, "Conventions", has every formula in one place.
 """

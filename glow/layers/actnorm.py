@@ -29,8 +29,8 @@ class ActNorm(AffineLayer):
     standard deviation 1; from then on both parameters are trained like any other.
 
     Attributes:
-        bias: parameter (C,), added to the input; the negative mean after `initialize`.
-        log_scale: parameter (C,); minus the log of the standard deviation after `initialize`.
+        bias: parameter (C,), added to the input; minus the channel's mean after `initialize`.
+        log_scale: parameter (C,); minus the log of the channel's standard deviation after `initialize`.
 
     Example:
         >>> actnorm = ActNorm(channels=3)
@@ -80,8 +80,9 @@ class ActNorm(AffineLayer):
     def initialize(self, x_BCHW: Tensor) -> Tensor:
         """Set bias and log_scale so that each channel of this batch gets mean 0 and standard deviation 1.
 
-        In several processes the statistics are over the batches of all of them, so that all set the same values. A
-        channel whose standard deviation is below 1e-4 (`SD_FLOOR`) is divided by 1e-4.
+        In a process group, the mean and standard deviation are those of the shares of all processes together, so that
+        every process sets the same values. A channel whose standard deviation is below 1e-4 (`SD_FLOOR`) is divided by
+        1e-4.
 
         Args:
             x_BCHW: float (B, C, H, W), this process's share of the batch.

@@ -1,8 +1,9 @@
 """Layers that are affine in the channels of a position: ActNorm and every channel permutation.
 
 Such a layer is z = A x + c at each position, with the same A and c everywhere. A subclass of `AffineLayer` defines how
-A and c follow from its parameters. This file applies them, and computes those of many layers in one batched operation,
-which for K small matrices takes about the time of one. Read it to add a channel permutation.
+A and c follow from its parameters. This file applies A and c to images. It also computes the A and c of many layers in
+one batched operation, which for K small matrices takes about the time of one matrix. Read this file to add a channel
+permutation.
 
 Shapes: K layers, C channels, B images, H height, W width.
 """
@@ -24,7 +25,7 @@ __all__ = ["Affine", "AffineLayer", "affine_stack", "inverse_affine_stack", "mix
 class Affine(NamedTuple):
     """The map A x + c of the channels of a position, or a stack of K such maps.
 
-    In a stack, every shape below starts with K.
+    The shapes of the attributes are those of one map. In a stack, every attribute has K as an additional first axis.
 
     Example:
         >>> scale = Affine(torch.tensor([2.0, 3.0]), torch.zeros(2), torch.tensor(6.0).log())
@@ -74,8 +75,9 @@ class AffineLayer(Layer):
     """A layer with z = A x + c at every position, so that log |det| = H W log |det A|.
 
     A subclass defines `factors` and `affine_of`, and `inverse_affine_of` if it has a better inverse than
-    `torch.linalg.inv`. `forward`, `inverse` and stacks of layers follow from them. Factors and map are apart because a
-    stack of K layers stacks the factors first and then computes K maps at once.
+    `torch.linalg.inv`. `forward`, `inverse`, `affine_stack` and `inverse_affine_stack` call these methods. The factors
+    are the tensors that determine A and c, such as the parameters. `factors` and `affine_of` are separate methods
+    because `affine_stack` first stacks the factors of K layers, and then computes the K maps at once.
 
     Example:
         >>> from torch import nn
@@ -114,8 +116,8 @@ class AffineLayer(Layer):
             factors: as `factors` returns them; those of a stack have K as an additional first axis.
 
         Returns:
-            The map, or the stack of K maps. If no factor has a floating type, any floating type will do that holds the
-            map exactly.
+            The map, or the stack of K maps. If no factor has a floating-point type, the map may have any floating-point
+            type that represents it exactly.
         """
 
     @classmethod
@@ -132,7 +134,8 @@ class AffineLayer(Layer):
     def inverse_affine(self) -> Affine:
         """Return the inverse map, in float64 and without a gradient.
 
-        A sample passes through the inverses of all layers of a model, so their rounding errors would add up.
+        A sample passes through the inverses of all layers of a model, and the rounding errors of float32 inverses would
+        add up.
         """
         return Affine(*(part[0] for part in inverse_affine_stack([self])))
 

@@ -3,8 +3,8 @@
 Read `Layer` first to write a layer or to use one alone.
 
 Shapes: B images in a batch, C channels, H height, W width. *Planes* are a tensor of shape (B, C, H, W) whose memory is
-in the order (C, B, H, W), so that one channel of all images is contiguous. Halves of the channels, their concatenation,
-and a matrix product over channels then copy long runs or nothing at all, on CPUs and GPUs.
+in the order (C, B, H, W), so that one channel of all images is contiguous. To take half of the channels, to concatenate
+channels, or to multiply the channels by a matrix then copies long runs of memory or nothing at all, on CPUs and GPUs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ __all__ = ["Layer", "as_planes", "halves", "join", "sum_per_image"]
 class Layer(nn.Module, ABC):
     """An invertible map z = f(x) whose Jacobian determinant is cheap to compute.
 
-    Flows follow from the change of variables: log p(x) = log p(z) + log |det df(x)/dx|. A subclass defines `forward`
-    and `inverse`, and `initialize` if it has parameters that depend on data.
+    A flow computes densities by the change of variables: log p(x) = log p(z) + log |det df(x)/dx|. A subclass defines
+    `forward` and `inverse`, and `initialize` if a batch of data sets some of its parameters before training.
 
     Example:
         >>> import math
@@ -38,7 +38,7 @@ class Layer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images and return how much the map stretches volume at each.
+        """Map images, and return the log-det of the map at each image.
 
         Args:
             x_BCHW: float (B, C, H, W).
@@ -52,9 +52,11 @@ class Layer(nn.Module, ABC):
         """Return the x (B, C, H, W) whose `forward` is `z_BCHW`."""
 
     def initialize(self, x_BCHW: Tensor) -> Tensor:
-        """Set the parameters that depend on data from one batch, and return the batch's output.
+        """Set parameters from one batch of data, and return the output for this batch.
 
-        `Glow.initialize` calls it once per model. Most layers have nothing to set.
+        Most layers have no such parameters, and only return the output. `Glow.initialize` calls this method of the
+        input layer and of each level. A level calls it for its squeeze and its ActNorms, but not for its permutations
+        and couplings.
         """
         return self(x_BCHW)[0]
 
@@ -83,7 +85,7 @@ def halves(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         x_BCHW: (B, C, H, W); if C is odd, the first half has one channel more.
 
     Returns:
-        Two views of (B, C/2, H, W), which are planes if `x_BCHW` is.
+        Two views (B, C/2, H, W). If `x_BCHW` is stored as planes, the views are too.
 
     Example:
         >>> first, second = halves(torch.arange(4).view(1, 4, 1, 1))

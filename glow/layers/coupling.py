@@ -1,6 +1,6 @@
 """Coupling layers, the third layer of every flow step, and the convolutional network inside them.
 
-Nearly all of a Glow's time and weights are in these networks.
+These networks have nearly all weights of a Glow, and take nearly all of its computing time.
 
 Shapes: B images, C channels, H height, W width.
 """
@@ -24,20 +24,20 @@ FEW_CHANNELS = {torch.bfloat16: 4, torch.float32: 2}
 
 
 def weight_and_bias(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of a convolution that has a bias, which torch's types leave open."""
+    """Return weight and bias of a convolution that has a bias; in torch's type hints the bias may be None."""
     assert conv.bias is not None
     return conv.weight, conv.bias
 
 
 class ZeroConv2d(nn.Module):
-    """A 3x3 convolution that starts at zero, with a learned factor per output channel.
+    """A 3x3 convolution whose output is zero at first, with a learned factor per output channel.
 
-    It is (weight * x + bias) exp(3 logs), padded with zeros to the same size. All three parameters are 0 at first, so
-    that a new coupling is nearly the identity (Kingma & Dhariwal 2018, section 3.3; the factor is from the authors'
-    code).
+    The output is (weight * x + bias) exp(3 logs), where * is the convolution and x is padded with zeros, so that height
+    and width do not change. All three parameters are 0 at first, so that a new coupling is nearly the identity (Kingma
+    & Dhariwal 2018, section 3.3; the factor exp(3 logs) is from their code).
 
     Attributes:
-        conv: the `torch.nn.Conv2d` of weight and bias.
+        conv: the `torch.nn.Conv2d` that holds weight and bias.
         logs: parameter (C_out,).
 
     Example:
@@ -55,7 +55,7 @@ class ZeroConv2d(nn.Module):
             nn.init.zeros_(parameter)
 
     def scaled(self) -> tuple[Tensor, Tensor]:
-        """Return weight and bias times exp(3 logs), which is less work than to multiply the output."""
+        """Return weight and bias times exp(3 logs); to multiply the output instead would be more work."""
         weight, bias = weight_and_bias(self.conv)
         scale = (3 * self.logs).exp()
         return weight * scale[:, None, None, None], bias * scale
@@ -68,9 +68,10 @@ class ZeroConv2d(nn.Module):
 class CouplingNetwork(nn.Module):
     """The network of a coupling: 3x3, 1x1 and 3x3 convolutions with ReLU between (Kingma & Dhariwal 2018, section 3.3).
 
-    The last convolution is a `ZeroConv2d`. The two hidden ones start as in He et al. (2015), which keeps the variance
-    of the signal at every width; the authors' N(0, 0.05) does so only for units with about 800 inputs. On CPUs the
-    convolutions are those of `glow.layers.products`.
+    The last convolution is a `ZeroConv2d`. The weights of the first two are initialized as in He et al. (2015), so that
+    the signal keeps its variance at every width. Kingma & Dhariwal draw them with a standard deviation of 0.05, which
+    keeps the variance only for units with about 800 inputs. On CPUs `glow.layers.products` computes the convolutions,
+    if it is enabled and the network is not compiled by torch.compile.
 
     Args:
         in_channels: C_in.
@@ -78,8 +79,8 @@ class CouplingNetwork(nn.Module):
         width: channels of both hidden layers.
 
     Attributes:
-        compute_dtype: type that the convolutions are computed in; None for the input's. The output always has the
-            type of the input, so that scales, log-dets and priors keep their precision.
+        compute_dtype: type that the convolutions are computed in; None for the type of the input. The output always has
+            the type of the input, so that scales, log-dets and priors keep their precision.
 
     Example:
         >>> network = CouplingNetwork(in_channels=2, out_channels=4, width=16)
@@ -121,14 +122,14 @@ class CouplingLayer(Layer):
     """A coupling layer (Dinh et al. 2017, section 3.3; Kingma & Dhariwal 2018, table 1).
 
     With x_a and x_b the first and the second half of the channels, z_a = f(x_a; network(x_b)) and z_b = x_b. The map f
-    transforms each number separately, with the parameters that the network gives for it. `glow.layers.elementwise` has
-    the kinds of f, and the order of the network's output channels.
+    transforms each number separately, with the parameters that the network gives for it. `glow.layers.elementwise`
+    defines the kinds of f, and the order of the network's output channels.
 
     Args:
         channels: C; must be even.
         width: hidden channels of the network.
         coupling: "affine", "additive" or "spline".
-        scale: the scale of an affine coupling, "sigmoid", "bounded" or "floored"; the others ignore it.
+        scale: the scale of an affine coupling, "sigmoid", "bounded" or "floored"; the other couplings ignore it.
 
     Example:
         >>> layer = CouplingLayer(channels=4, width=16, coupling="affine", scale="sigmoid")
@@ -160,16 +161,16 @@ class CouplingLayer(Layer):
         return join(self.map.inverse(z_a, self.network(x_b)), x_b)
 
     def again(self, z_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Invert an output, and compute it again with a graph, by one pass through the network.
+        """Compute the input from an output, and the output again with an autograd graph, in one pass of the network.
 
-        `glow.reversible` uses it in the backward pass.
+        `glow.reversible` calls this method in the backward pass.
 
         Args:
             z_BCHW: (B, C, H, W), an output of `forward`.
 
         Returns:
-            x_a and x_b, the halves (B, C/2, H, W) of the input, as leaves of a graph; then z and the log-det (B,), as
-            that graph computes them.
+            x_a and x_b, the halves (B, C/2, H, W) of the input, as leaves of an autograd graph; then z and the log-det
+            (B,), as the results of that graph.
         """
         z_a, x_b = (half.detach() for half in halves(z_BCHW))
         x_b.requires_grad_()

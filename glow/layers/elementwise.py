@@ -1,6 +1,6 @@
 """The maps that a coupling layer applies to each number of its first half: additive, affine, or a spline.
 
-Every map is monotone, and a network gives its parameters for each number separately.
+Every map is monotone. The network of the coupling layer gives separate parameters of the map for each number.
 
 Shapes: B images, C channels, H height, W width, P parameters per number.
 """
@@ -48,7 +48,7 @@ class ElementwiseMap(ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """Map x and return how much the map stretches.
+        """Map x, and return the log-det of the map for each image.
 
         Args:
             x: float (B, C, H, W).
@@ -89,12 +89,11 @@ class AffineMap(ElementwiseMap):
 
     The first half of the channels of `raw` is t, the second half is s. The log-scale r is one of:
 
-    - "sigmoid": log sigmoid(s + 2), as in the code of Kingma & Dhariwal. It has no lower bound, so the inverse of an
-      unusual input can overflow.
-    - "bounded": 2 tanh(s / 2). A step stretches by at most e^2 either way, so K steps may stretch by e^(2 K), by which
-      deep models can diverge.
-    - "floored": log(e^-2 + (1 - e^-2) sigmoid(s + 2)). It only shrinks, as "sigmoid" does, and its inverse stretches by
-      at most e^2.
+    - "sigmoid": log sigmoid(s + 2), as in the code of Kingma & Dhariwal. The map only shrinks. r has no lower bound, so
+      that the inverse of an unusual input can overflow.
+    - "bounded": 2 tanh(s / 2). A step multiplies by a factor between e^-2 and e^2, so that K steps together can
+      multiply by up to e^(2 K). This can make deep models diverge.
+    - "floored": log(e^-2 + (1 - e^-2) sigmoid(s + 2)). The map only shrinks, and its inverse multiplies by at most e^2.
 
     Args:
         scale: "sigmoid", "bounded" or "floored".
@@ -191,7 +190,7 @@ def make_elementwise(coupling: Coupling, scale: Scale) -> ElementwiseMap:
 
     Args:
         coupling: "additive", "affine" or "spline".
-        scale: the scale of an affine map, "sigmoid", "bounded" or "floored"; the others ignore it.
+        scale: the scale of an affine map, "sigmoid", "bounded" or "floored"; the other maps ignore it.
 
     Returns:
         The map, which has no weights.

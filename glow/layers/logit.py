@@ -1,4 +1,4 @@
-"""What the first level sees of a pixel: its value (`Unchanged`) or its logit, which has no bounds (`Logit`).
+"""The input layers, which give the first level either the value of each pixel (`Unchanged`) or its logit (`Logit`).
 
 `GlowConfig.input` chooses between them; docs/models.md says what the logit is good for.
 
@@ -41,7 +41,7 @@ class Logit(Layer):
     """The logit of each pixel x in [-0.5, 0.5] (Dinh et al. 2017, section 4.1).
 
     p = alpha + (1 - 2 alpha) (x + 1/2),  z = log p - log(1 - p),
-    log |det| = sum of log(1 - 2 alpha) - log p - log(1 - p).
+    log |det| = the sum of (log(1 - 2 alpha) - log p - log(1 - p)) over the pixels.
 
     Args:
         alpha: between 0 and 1/2. It keeps p within [alpha, 1 - alpha], so that the logits of black and white are
@@ -72,6 +72,6 @@ class Logit(Layer):
     def inverse(self, z_BCHW: Tensor) -> Tensor:
         """Return the pixels x = (sigmoid(z) - alpha) / (1 - 2 alpha) - 1/2.
 
-        Logits that no pixel has give x outside [-0.5, 0.5].
+        If z is not the logit of any pixel, x is outside [-0.5, 0.5].
         """
         return (torch.sigmoid(z_BCHW) - self.alpha) / (1 - 2 * self.alpha) - 0.5

@@ -1,8 +1,8 @@
-"""ActNorm and channel permutation of each step as one affine map, computed for all steps of a level at once.
+"""The composition of the ActNorm and the channel permutation of each step, computed for all steps of a level at once.
 
-Both layers are affine in the channels of a position, so the pair is one map z = A x + c. Its matrices are small and
-there are many of them: computed together, those of a level cost next to nothing; computed step by step, they take as
-long as the coupling layers of a narrow network. `glow.model.Level` uses this file.
+Both layers are affine in the channels of a position, so their composition is one affine map z = A x + c. A level has
+many such maps with small matrices A. To compute all of them together takes almost no time; to compute them step by step
+takes as long as the coupling layers of a narrow network. `glow.model.Level` uses this file.
 
 Shapes: K steps, C channels.
 """
@@ -22,13 +22,14 @@ Stage = Sequence[AffineLayer]
 
 
 def mixing(stages: Sequence[Stage]) -> Affine:
-    """Compose the stages of each step into one affine map.
+    """Compose the affine layers of each step into one affine map.
 
     Args:
-        stages: at least one; each holds K layers of C channels. The first stage is applied first.
+        stages: at least one stage. A stage holds one layer of each of the K steps, such as all ActNorms; every layer
+            has C channels. Each step applies its layer of the first stage first.
 
     Returns:
-        A stack of K maps: matrix (K, C, C), offset (K, C), log_det (K,) in nats. It has a gradient.
+        A stack of K maps: matrix (K, C, C), offset (K, C), log_det (K,) in nats. They are differentiable.
 
     Example:
         >>> import torch
@@ -48,7 +49,7 @@ def mixing(stages: Sequence[Stage]) -> Affine:
 
 
 def unmixing(stages: Sequence[Stage]) -> tuple[Tensor, Tensor]:
-    """Compose the inverses of the stages of each step into one affine map; the inverse of `mixing`.
+    """Compose the inverses of the affine layers of each step into one map, the inverse of the map of `mixing`.
 
     Args:
         stages: as for `mixing`, in the order of the forward pass.

@@ -1,6 +1,7 @@
-"""Variational dequantization: noise between grey levels that a small flow adapts to the image.
+"""Variational dequantization: a small flow adapts the dequantization noise to the image.
 
-`GlowConfig.dequantization = "variational"` uses it in place of uniform noise; docs/models.md says what it gains.
+The noise spreads each pixel over the interval of its grey level. `GlowConfig.dequantization = "variational"` replaces
+uniform noise by this noise; docs/models.md says what this gains.
 
 Shapes: B images, C channels, H height, W width.
 """
@@ -29,13 +30,14 @@ LARGEST = 1 - 2.0**-24
 class NoiseFlow(nn.Module):
     """A distribution q(u | k) of dequantization noise u in [0, 1) given the image k (Ho et al. 2019, section 3.1).
 
-    It turns uniform noise v into u. With Phi the standard normal distribution function and both e and y squeezed,
+    The flow turns uniform noise v into u:
 
         e = Phi^-1(v),  (t, s) = network(image),  y = e exp(2 tanh(s / 2)) + t,  u = Phi(y)
 
-        -log q(u | k) = log |det du/dv| = sum of 2 tanh(s / 2) + (e^2 - y^2) / 2
+        -log q(u | k) = log |det du/dv| = the sum of (2 tanh(s / 2) + (e^2 - y^2) / 2) over all numbers
 
-    where `network` is a `CouplingNetwork`. In a new flow t = s = 0, and u = v.
+    Phi is the standard normal distribution function. `network` is a `CouplingNetwork`; its input, e and y are squeezed
+    (`glow.layers.squeeze`). In a new flow t = s = 0, and u = v.
 
     Args:
         channels: C, of the images.
@@ -60,8 +62,8 @@ class NoiseFlow(nn.Module):
         """Turn uniform noise into noise that depends on the image.
 
         Args:
-            image_BCHW: float (B, C, H, W), the image in the middle of its grey levels, which lies in (-0.5, 0.5); H
-                and W are even.
+            image_BCHW: float (B, C, H, W) in (-0.5, 0.5), the image with each value in the middle of the interval of
+                its grey level; H and W are even.
             v_BCHW: float (B, C, H, W), uniform noise in [0, 1).
 
         Returns:

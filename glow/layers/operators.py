@@ -1,9 +1,9 @@
-"""The private operators of torch that make `glow.layers.products` fast, each looked up before it is called.
+"""The private operators of torch that make `glow.layers.products` fast, and what replaces them if they are missing.
 
-Torch does not promise to keep these four operators. A version that drops one of them, or changes its arguments, must
-cost speed and nothing else, so each is looked up with the types of its arguments, once per process. If one of oneDNN is
-missing, the public function with the same result is called. If one of ATen is missing, `available` returns False, and
-coupling networks are computed by `torch.nn.functional.conv2d`, as on a GPU.
+Torch does not promise to keep these four operators. If a version of torch drops one of them or changes its arguments,
+results must stay correct, only slower. Therefore this file looks up each operator and the types of its arguments once
+per process. If a oneDNN operator is missing, this file calls the public function with the same result. If an ATen
+operator is missing, `available` returns False, and coupling networks use `torch.nn.functional.conv2d`, as on a GPU.
 
 Shapes: B images, C channels, H height, W width, N = B * H * W positions, F hidden channels.
 """
@@ -99,9 +99,9 @@ def matmul_transposed(matrix: Tensor, rows_NF: Tensor) -> Tensor:
 
 
 def relu_backward_(grad: Tensor, output: Tensor) -> Tensor:
-    """Turn the gradient by a ReLU's output into that by its input, in place.
+    """Turn the gradient with respect to a ReLU's output into the one with respect to its input, in place.
 
-    A new tensor of this size would cost as much time again.
+    To write the result to a new tensor would take twice the time.
 
     Args:
         grad: gradient with respect to the output; it is overwritten.

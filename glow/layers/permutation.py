@@ -1,7 +1,7 @@
 """Channel permutations: a learned 1x1 convolution, a fixed random shuffle, and reversal.
 
-They are the second layer of every flow step. To add one, write a subclass of `AffineLayer`, and add its name to
-`glow.config.Permutation` and to `PERMUTATIONS`.
+A channel permutation is the second layer of every flow step. To add one, write a subclass of `AffineLayer`, and add a
+name for it to `glow.config.Permutation` and to `PERMUTATIONS`.
 
 Shapes: B images, C channels, H height, W width.
 """

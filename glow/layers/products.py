@@ -1,18 +1,21 @@
 """The coupling network on CPUs: three convolutions and their gradient, written by hand for speed.
 
-`CouplingNetwork` calls `three_convolutions` on CPUs, in place of three `conv2d` and autograd. The result is the same up
-to rounding. Two things make it faster (docs/performance.md has measurements):
+On CPUs, `CouplingNetwork` calls `three_convolutions` in place of three calls of `conv2d`, and this file computes the
+gradient in place of autograd. The result is the same up to rounding. Two things make it faster (docs/performance.md has
+measurements):
 
 - A convolution and the ReLU after it are one operator, and the gradient of a ReLU is computed in place.
 - If the network's input has few channels (at most `coupling.FEW_CHANNELS`), the last convolution and the gradients of
   both 3x3 convolutions are matrix products. A stock convolution pads so few channels to the length of a vector
   register, 16 or 32 numbers, and spends most of its time on zeros.
 
-How a 3x3 convolution becomes matrix products: the output at a position is the sum over its nine neighbours of one
-matrix per neighbour, a *tap*, times the hidden channels there. For the last convolution one product computes all nine
-taps of every position, (9 C, F) times (F, N), and each tap is then added to the position that it belongs to
-(`_shifted_sum`). The gradients go the other way: they are products with the 3x3 neighbourhoods of all positions
-(`_neighbourhoods`, also known as im2col).
+How the last convolution becomes a matrix product: its weight consists of nine matrices (C, F), one for each place in
+the 3x3 neighbourhood of a position. The output at a position is the sum of nine *taps*: each tap is one of these
+matrices times the hidden channels at its place. One matrix product, (9 C, F) times (F, N), multiplies the hidden
+channels of every position by all nine matrices, and `_shifted_sum` then adds each tap to the output at the position
+that it belongs to. The gradient with respect to the network's input is computed in the same way. The other gradients of
+both 3x3 convolutions are products with the 3x3 neighbourhoods of all positions (`_neighbourhoods`, also known as
+im2col).
 
 The input and output of the network are in the memory order (C, B, H, W), so that shifts and neighbourhoods are copies
 of long runs. Hidden layers are in the order (N, F), as matrix products need them.
@@ -58,7 +61,7 @@ def enabled() -> bool:
 def three_convolutions(x_CBHW: Tensor, weights: Sequence[Tensor], by_products: bool) -> Tensor:
     """Return conv3x3(relu(conv1x1(relu(conv3x3(x))))), padded with zeros to the same size.
 
-    It is computed in the type of the weights, and can be differentiated once.
+    The result is computed in the type of the weights. It has a gradient, but no second derivatives.
 
     Args:
         x_CBHW: float (C, B, H, W), on the CPU.
@@ -166,7 +169,7 @@ def to_planes(x_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _matrix3(weight: Tensor) -> Tensor:
-    """Return the taps (9 C, F) of a 3x3 weight (C, F, 3, 3)."""
+    """Return a weight (C, F, 3, 3) as the matrix (9 C, F) that computes the nine taps of a position."""
     return weight.permute(0, 2, 3, 1).reshape(-1, weight.shape[1])
 
 

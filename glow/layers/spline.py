@@ -1,18 +1,18 @@
 """Monotone rational-quadratic splines, a separate one for each number (Durkan et al. 2019, section 3.1).
 
-`glow.layers.elementwise.SplineMap` uses them in coupling layers. They go back to Gregory & Delbourgo (1982). In a bin
-from the knot (x0, y0) with width w and height h, where the slopes at both ends are d0 and d1, with q = (x - x0) / w and
-s = h / w, the spline is
+`glow.layers.elementwise.SplineMap` uses them in coupling layers. These splines are from Gregory & Delbourgo (1982). A
+bin begins at a knot (x0, y0), and has width w, height h, slope d0 at its lower end and slope d1 at its upper end. With
+q = (x - x0) / w and s = h / w, the spline in this bin is
 
     z = y0 + h (s q^2 + d0 q (1 - q)) / (s + (d1 + d0 - 2 s) q (1 - q))
 
-It is the identity outside (-bound, bound), and has slope 1 at both ends.
+Outside (-bound, bound) the spline is the identity. At x = -bound and at x = bound its slope is 1.
 
-Parameters: a spline of n bins has 3 n - 1, any real numbers, in the first axis of the tensor `raw`. The other axes are
-those of x.
+A spline of n bins has 3 n - 1 parameters, which can be any real numbers. They are the first axis of the tensor `raw`;
+its other axes are those of x. In this order, the parameters give
 
-- n widths of bins: 2 bound (0.02 + (1 - 0.02 n) softmax(raw))
-- n heights of bins: in the same way
+- n widths of bins: 2 bound (0.02 + (1 - 0.02 n) softmax(raw)), with the softmax over these n parameters
+- n heights of bins, by the same formula
 - n - 1 slopes at the inner knots: exp(3 tanh(raw / 3))
 """
 
@@ -51,8 +51,8 @@ def spline(x: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tensor]:
 
     Args:
         x: float (...).
-        raw: float (3 n - 1, ...), the parameters of each number's spline, as the module describes. Zeros make the
-            identity.
+        raw: float (3 n - 1, ...), the parameters of each number's spline, as the module describes. If all are 0, the
+            spline is the identity.
         bound: the spline is the identity outside (-bound, bound).
 
     Returns:
@@ -79,8 +79,9 @@ def spline(x: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tensor]:
 def spline_inverse(z: Tensor, raw: Tensor, bound: float) -> Tensor:
     """Return the x whose `spline` is z.
 
-    It solves a quadratic in its stable form (Durkan et al. 2019, equations 25 to 29), and takes one step of Newton's
-    method from there, because the root of a difference loses half of its digits where the spline is flat.
+    The function solves a quadratic equation by a numerically stable formula (Durkan et al. 2019, equations 25 to 29).
+    Where the spline is flat, the formula takes the square root of a difference that has lost digits, so that the
+    solution has only half of its digits. Therefore one step of Newton's method improves the solution.
 
     Args:
         z: float (...).

@@ -1,4 +1,4 @@
-"""The learned Gaussian priors: of the half that leaves the flow at a split, and of the last latent.
+"""The learned Gaussian priors of the latents: `Split` for those that leave at a split, `TopPrior` for the last one.
 
 Shapes: B images, C channels, H height, W width.
 """
@@ -107,8 +107,8 @@ class TopPrior(nn.Module):
         """Return the mean and the log standard deviation of the last latent.
 
         Args:
-            labels_B: int64 (B,), the class of each image; None leaves the classes' part out. A prior without classes
-                ignores it.
+            labels_B: int64 (B,), the class of each image. With None, nothing is added for the classes. A prior without
+                classes ignores `labels_B`.
 
         Returns:
             (B, C, 1, 1) each with classes and labels, otherwise (1, C, 1, 1).

@@ -1,7 +1,7 @@
-"""Out-of-distribution (OOD) detection: from score tables to decisions, without torch.
+"""Out-of-distribution (OOD) detection: it makes decisions from score tables, and needs no torch.
 
-Import the public names from here. `TypicalityTest` tests batches by their likelihood, `fit_detectors` makes other
-detectors, `evaluate_ood` measures them on several data sets, and `recommend` chooses one.
+Import the public names from here. `TypicalityTest` tests batches by their likelihood. `fit_detectors` makes all
+detectors, including typicality; `evaluate_ood` measures detectors on several data sets, and `recommend` chooses one.
 """
 
 from glow.ood.calibration import Threshold

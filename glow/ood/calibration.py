@@ -3,11 +3,12 @@
 `glow.ood.typicality` builds its tests on this module, which needs no torch. Read it to learn why the decisions are
 valid; use it directly to calibrate another statistic.
 
-The statistic of a batch is a function of the mean of its images' scores, larger further from the training data. If the
-batch comes from the same distribution as the n held-out images, then any M of all n + M images could equally well have
-been the batch. So the share of such choices whose statistic is at least as large as the batch's own is a valid p-value
-for every n, M and distribution of the scores: a permutation test (Fisher 1935; Lehmann & Romano 2005, theorem 15.2.1).
-For M = 1 it is split conformal prediction (Vovk et al. 2005).
+The statistic of a batch of M images is a function of the mean of their scores. A larger statistic means that the batch
+is further from the training data. If the batch comes from the same distribution as the n held-out images, then any M of
+all n + M images could equally well have been the batch. Call such M images a choice. The share of choices whose
+statistic is at least as large as the statistic of the batch is a valid p-value for every n, M and distribution of the
+scores: this is a permutation test (Fisher 1935; Lehmann & Romano 2005, theorem 15.2.1). For M = 1 it is split conformal
+prediction (Vovk et al. 2005).
 
 Unbounded scores need care. One huge score determines the mean of its batch, and a share M / (n + M) of the choices
 contains that image, so that the p-value can hardly be smaller than this share, even if all images of the batch are OOD.
@@ -69,11 +70,13 @@ MeanStatistic = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Threshold:
-    """The largest statistic at which a batch still passes, with its 95 % interval.
+    """The largest statistic at which a batch still passes, with its 95 % confidence interval.
 
-    The interval shows how precisely the held-out images determine the threshold. At M = 1 its ends are order statistics
-    and it covers with 95 % or more, whatever the distribution of the scores. At M > 1 it is 1.96 bootstrap standard
-    deviations to each side, and about a hundred held-out images make it too narrow: it then covers with 80 to 95 %.
+    The interval shows how precisely the held-out images determine the threshold. The ends of an exact interval at M = 1
+    are order statistics: it contains the true quantile with a probability of at least 95 %, whatever the distribution
+    of the scores. A bootstrapped interval extends 1.96 bootstrap standard deviations to each side of the threshold.
+    With only about a hundred held-out images it is too narrow: it contains the true quantile with a probability of 80
+    to 95 %.
 
     Attributes:
         value: a batch is OOD if its statistic is larger.
@@ -247,25 +250,27 @@ def calibrated(
 ) -> tuple[Threshold, np.ndarray, Choices | None]:
     """Calibrate a statistic of batches from held-out scores.
 
-    The threshold is the alpha-quantile of the statistic over batches of M held-out images. At M = 1 with `exact` these
-    are the n images themselves, and the quantile is an order statistic; otherwise they are bootstrapped, drawn with
-    replacement.
+    The threshold is the alpha-quantile of the statistic over batches of M held-out images. At M = 1 with `exact`, each
+    of the n images is one batch, and the quantile is an order statistic. Otherwise the batches are bootstrapped: their
+    images are drawn with replacement.
 
     Args:
-        statistic_for: receives the held-out scores (n,), which it may take a centre from, and returns the statistic.
+        statistic_for: a function that receives the held-out scores (n,) and returns the statistic. The statistic may
+            depend on these scores, such as on their mean.
         held_out_n: float (n,), scores of images that the model was not trained on. Scores that are not finite count as
             infinity.
         batch_size: M.
         alpha: the share of in-distribution batches that shall pass.
         bootstraps: number of bootstrapped batches.
         seed: seed of all random draws.
-        exact: whether to draw the choices behind exact p-values.
-        interval: whether to bootstrap the threshold's interval, which takes 40 times the work of everything else.
-            Without it the interval is unbounded. At M = 1 with `exact` there is always an interval, at no cost.
-        bounds: the range that p-values at M > 1 clip scores to.
+        exact: whether to draw the choices (`Choices`) that exact p-values are computed from.
+        interval: whether to bootstrap the threshold's interval, which takes up to 40 times the work of everything else.
+            If False, the interval is unbounded. At M = 1 with `exact` there is always an interval, at no cost.
+        bounds: the range that scores are clipped to for exact p-values at M > 1.
 
     Returns:
-        The threshold; the sorted statistics (K,) whose alpha-quantile it is; and the choices, None unless `exact`.
+        The threshold; the sorted statistics (K,) whose alpha-quantile the threshold is; and the choices, or None if
+        `exact` is False.
 
     Raises:
         ValueError: if alpha is outside (0, 1), `batch_size` or `bootstraps` is below 1, there are too few held-out
