@@ -40,7 +40,7 @@ class SpecError(UserError, ValueError):
 
 
 def in_flags(message: str) -> str:
-    """Replace the arguments of the library that a message advises by flags of the command line.
+    """Replace advice on the library's arguments in a message by advice on flags of the command line.
 
     Example:
         >>> in_flags("files of mnist are missing: load with download=True")

@@ -1,7 +1,7 @@
 """The output of runs: its folder or bucket, the folder of each run in it, and the file ``run.json``.
 
-A run's folder has a lock, which one command at a time holds. Its ``run.json`` has enough of the run to continue it when
-its MLflow record is lost, for example with the head of a cluster.
+A run's folder has a lock, which one command at a time holds. The file ``run.json`` in the folder is enough to continue
+the run if its record in MLflow is lost, for example because MLflow's data were on the head of a cluster that is gone.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def usable_output(output: str) -> str:
         output: value of --output.
 
     Raises:
-        JobError: if the folder cannot be written, if the URI contains a password, or if the path is relative in a job
-            on a cluster without $GLOW_STORAGE, whose working folder is deleted after the job.
+        JobError: if the folder cannot be written, or the URI contains a password. Also if the path is relative and
+            $GLOW_STORAGE is not set in a job on a cluster, which deletes the working folder of a job after the job.
     """
     if not is_remote(output) and not Path(output).expanduser().is_absolute():
         under = storage()
@@ -107,7 +107,7 @@ def refuse_password(address: str, where: str) -> None:
 
     Args:
         address: the URI of a bucket.
-        where: the flag or variable that it is from.
+        where: the flag or variable that the address is from, for the error.
 
     Raises:
         JobError: if it contains a password.
@@ -124,9 +124,9 @@ def refuse_password(address: str, where: str) -> None:
 
 @contextmanager
 def results_folder(output: str, name: str) -> Iterator[Path]:
-    """Yield the folder of this name in an output folder.
+    """Yield the folder `name` in an output folder.
 
-    For a bucket it is a temporary folder, because MLflow has its content.
+    If the output is a bucket, yield a temporary folder instead, because the results are also written to MLflow.
     """
     if is_remote(output):
         with tempfile.TemporaryDirectory() as temporary:
@@ -189,8 +189,8 @@ class KeptRun:
         run_name: name of a training's run.
         finished: whether a training has finished.
         spec: settings of the job.
-        images: fingerprints of its data, by name.
-        resources: what each worker of an ablation's trials has, by the names of `TrainSpec`.
+        images: fingerprint of each split of the data, by the name that MLflow shows.
+        resources: numbers of cores and GPUs of each worker of a trial of an ablation, by their names in `TrainSpec`.
     """
 
     job: str
@@ -236,7 +236,7 @@ def remove_unfinished_checkpoints(output: str, name: str) -> None:
 
     Args:
         output: folder or bucket.
-        name: folder of the training in it.
+        name: name of the training's folder in the output.
     """
     from pyarrow.fs import FileSelector, FileType
 
@@ -280,10 +280,10 @@ def recall(place: str) -> KeptRun | None:
 
 
 def place_named(name: str) -> str:
-    """Return the folder in which a run's checkpoints would be.
+    """Return the folder that contains a run's checkpoints, if there are any.
 
     Args:
-        name: id of a run, which is in the default output, or the path or URI of the folder.
+        name: id of a run whose folder is in the default output, or the path or URI of the folder.
 
     Raises:
         JobError: as `usable_output` raises it.

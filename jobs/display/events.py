@@ -87,7 +87,7 @@ class Unknown(Event):
     said: JsonObject
 
     def to_dict(self) -> JsonObject:
-        """Return the object as it arrived."""
+        """Return the JSON object unchanged, as it was received."""
         return self.said
 
 
@@ -150,7 +150,14 @@ class Noted(Event, kind="note"):
 
 @dataclass(frozen=True, kw_only=True)
 class Packing(Event, kind="packing"):
-    """The progress of packing: `images` out of `of`, including those that an earlier command has packed."""
+    """The progress of a packing.
+
+    Attributes:
+        images: number of images of the source that this command or an earlier one has packed, or has left out because
+            they cannot be read.
+        of: number of all images of the source.
+        images_per_second: speed of this command.
+    """
 
     images: int
     of: int
@@ -183,7 +190,12 @@ class Packed(Event, kind="packed"):
 
 @dataclass(frozen=True)
 class Waiting(Event, kind="waiting"):
-    """A cluster has `room` for fewer than the `workers` that a training needs, and must add machines first."""
+    """The training cannot start until the cluster has added machines.
+
+    Attributes:
+        workers: the smallest number of workers that the training needs.
+        room: number of workers that fit on the machines that run now.
+    """
 
     workers: int
     room: int
@@ -191,16 +203,18 @@ class Waiting(Event, kind="waiting"):
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptStarted(Event):
-    """The workers begin to train, from the start or from a checkpoint.
+    """An attempt has started: the workers begin to train, from the start or from a checkpoint.
+
+    A command makes a further attempt when a worker is lost, and when an elastic training gets more workers.
 
     Attributes:
         workers: number of workers.
         epoch: number of finished epochs; 0 at the start of a training.
         device: the device of the workers, such as "CPU" or the name of a GPU.
-        precision: the arithmetic of the training.
+        precision: the arithmetic of the training, as in `glow.training.Trainer`.
         parameters: number of parameters of the model.
         restarts: how often the training has been restarted or resumed.
-        step: number of finished steps of the next epoch; None for none.
+        step: number of finished steps of the epoch that follows the finished ones; None if no step is finished.
         startup_seconds: seconds since the command started, at the first attempt; else None.
         run: the name of the training's run; None in the events of a trial.
         run_id: the id of that run; None in the events of a trial.
@@ -222,17 +236,17 @@ class AttemptStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Started(AttemptStarted, kind="started"):
-    """The first attempt of a command."""
+    """The first attempt of a command has started."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Restart(AttemptStarted, kind="restart"):
-    """An attempt after a worker was lost."""
+    """A further attempt has started, because a worker was lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resize(AttemptStarted, kind="resize"):
-    """An attempt with more workers than the one before."""
+    """A further attempt has started, with more workers than the attempt before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,19 +303,20 @@ class Stopped(Event, kind="stopped"):
 
 @dataclass(frozen=True)
 class TrainResult(Event, kind="finished"):
-    """The result of a training. Its model is the best one by validation.
+    """The result of a training. "The model" is the one of the epoch with the lowest validation NLL.
 
     Attributes:
         run: the name of the run.
         run_id: the id of the run.
-        test_bits_per_dim: bits/dim of the test set under this model.
-        test_bits_per_dim_original: the same per value of the original images, before they were padded.
-        validation_bits_per_dim: bits/dim of the validation images under this model.
-        best_epoch: the epoch of this model.
+        test_bits_per_dim: bits/dim of the test set under the model.
+        test_bits_per_dim_original: NLL of the test set in bits per value of the images before padding; equal to
+            `test_bits_per_dim` if the images were not padded.
+        validation_bits_per_dim: bits/dim of the validation images under the model.
+        best_epoch: the epoch of the model.
         images_per_second: median speed of the epochs.
         restarts: how often the training was restarted or resumed.
         skipped_steps: number of steps that were skipped because their gradient was not finite.
-        seconds: duration of the command's training.
+        seconds: duration of the training in this command, without earlier commands of a resumed run.
         image_shape: channels, height and width of the model's images.
         original_shape: the shape of the images before they were padded or resized.
         sample_grid: the picture of the samples, a path or an address.
@@ -365,7 +380,7 @@ class Ablating(Event, kind="ablating"):
     Attributes:
         run: the name of its run.
         run_id: the id of that run.
-        finished: the labels of trials that had ended before it was resumed.
+        finished: the labels of the trials that had ended before the ablation was resumed.
     """
 
     run: str
@@ -379,14 +394,14 @@ class TrialEvent(Event):
 
     Attributes:
         trial: the label of the trial.
-        said: the event of its training.
+        said: the event that the training of this trial reported.
     """
 
     trial: str
     said: Event
 
     def to_dict(self) -> JsonObject:
-        """Return the event of the training with the prefix `OF_TRIAL` in its name, and the label of the trial."""
+        """Return `said` as a JSON object, with `OF_TRIAL` before its name, and with the label as ``trial``."""
         return {"event": "", "trial": self.trial} | self.said.to_dict() | {"event": OF_TRIAL + self.said.kind}
 
 
@@ -464,7 +479,7 @@ class Repaired(Event, kind="repaired"):
     Attributes:
         run: the name of the run.
         run_id: the id of the run.
-        added: the epochs that MLflow lacked, by the name of the training or the label of the trial.
+        added: the epochs that MLflow lacked. The keys are the name of the training's run, or the labels of trials.
     """
 
     run: str
@@ -482,7 +497,7 @@ class Reported(Event, kind="report"):
     Attributes:
         html: the path of the report as HTML, or its address among the artifacts.
         markdown: the same for the report as Markdown.
-        run_id: the id of the run that the report is about.
+        run_id: the id of the run that the report is recorded in.
         missing: sentences on what the report lacks.
         open_with: the command that shows the run in MLflow's UI.
     """

@@ -12,7 +12,7 @@ __all__ = ["PACKING_LINES"]
 
 
 def packed_lines(event: Packed) -> str:
-    """Return what has been packed, what was left out, and how to use the data set."""
+    """Return lines that say what has been packed, what was left out, and how to use the data set."""
     images = ", ".join(f"{number:,} {split}" for split, number in event.images.items())
     shape = "x".join(map(str, event.image_shape))
     lines = [f"packed    {images} images of {shape} in {duration(event.seconds)}"]

@@ -11,7 +11,7 @@ __all__ = ["REPORT_LINES"]
 
 
 def report_lines(event: Reported) -> str:
-    """Return what the report lacks, and where it is."""
+    """Return lines that say what the report lacks, and where the report and its run are."""
     lines = [f"missing   {sentence}" for sentence in event.missing]
     lines += [
         f"report    {event.html}",

@@ -1,6 +1,7 @@
 """The rows of the tables in events, one dataclass per kind of table.
 
-The ends of the 95 % interval of a field `x` are the fields `x_low` and `x_high`.
+If a field `x` has a 95 % interval, the fields `x_low` and `x_high` are the ends of the interval. In `Difference` they
+are `low` and `high`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class DatasetNll:
     """Bits/dim of a data set under a model: the mean with its interval, and the median.
 
     Attributes:
-        bits_per_dim_original: the mean per value of the original images, before they were padded.
+        bits_per_dim_original: the mean in bits per value of the images before padding.
         non_finite: number of images whose score is not finite.
     """
 
@@ -68,10 +69,12 @@ class DatasetNll:
 
 @dataclass(frozen=True)
 class NllBound:
-    """The importance-weighted bound of a data set from several noise samples per image, in bits/dim.
+    """The mean importance-weighted bound on the NLL of a data set, in bits/dim (`glow.scoring.importance_weighted`).
 
     Attributes:
-        gain: the difference by which it is lower than the mean of the bounds from one sample.
+        noise_samples: number of noise samples per image from which the bound is computed.
+        bits_per_dim: the bound.
+        gain: the mean NLL over single noise samples, minus the bound.
     """
 
     dataset: str
@@ -152,11 +155,14 @@ class OodRegret:
 
 @dataclass(frozen=True)
 class Caught:
-    """The smallest M at which a corruption is detected, per severity.
+    """The smallest number of images per batch, M, at which a detector notices a corruption, for each severity.
+
+    A detector notices a corruption at M if it calls at least the share `glow.corruption_figures.CAUGHT` of the batches
+    OOD, at M and at every larger M that was tested.
 
     Attributes:
         corruption: the name of the corruption.
-        batch_sizes: for each severity from 1 on, the smallest M that was tested and detects it; None if none does.
+        batch_sizes: the smallest M for the severities 1, 2 and so on; None where no tested M is large enough.
     """
 
     corruption: str

@@ -1,4 +1,4 @@
-"""The events of a training as lines of text, and those of a job on a cluster before it begins."""
+"""Lines of text for the events of a training, and for those before it: a job is submitted, and waits for machines."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = ["TRAINING_LINES", "epoch_line", "sizes_sentence"]
 
 
 def submitted_line(event: Submitted) -> str:
-    """Return the id of a job on a cluster, and how to follow and stop it if this command does not wait for it."""
+    """Return a line with the job's id and, if this command does not wait for the job, how to follow and stop it."""
     job = event.job
     left = f"; to follow it: glowctl logs -f {job}; to stop it: glowctl stop {job}" if event.detached else ""
     return f"submitted job {job} to {event.address}{left}"
 
 
 def waiting_line(event: Waiting) -> str:
-    """Return for how many workers the cluster has room now."""
+    """Return a line that says for how many workers the cluster has room now."""
     workers = count(event.workers, "worker")
     return f"waiting for machines: there is room for {event.room} of {workers} now; the cluster can add machines"
 
@@ -64,17 +64,17 @@ def reached(event: AttemptStarted) -> str:
 
 
 def restart_line(event: Restart) -> str:
-    """Return from where a training continues after the loss of a worker, and how many restarts there have been."""
+    """Return a line that says where a training continues after the loss of a worker, and counts the restarts."""
     return f"a worker was lost: training restarted after {reached(event)} (restart {event.restarts})"
 
 
 def resize_line(event: Resize) -> str:
-    """Return with how many workers an elastic training continues."""
+    """Return a line that says where an elastic training continues, and with how many workers."""
     return f"there is room for more workers: training continues with {event.workers} after {reached(event)}"
 
 
 def stopped_line(event: Stopped) -> str:
-    """Return the command that continues a training."""
+    """Return a line with the command that continues an interrupted training."""
     return f"stopped; to continue from the last checkpoint, run: glowctl train --resume {event.run_id}"
 
 

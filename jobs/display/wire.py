@@ -40,9 +40,10 @@ def sent_event(line: str) -> Event | None:
 
 
 def event_from_dict(said: JsonObject) -> Event:
-    """Return the event of which `Event.to_dict` made this object.
+    """Restore an event from the JSON object that `Event.to_dict` made from it.
 
-    Fields that this version of glowctl does not have are dropped. An event that it cannot read becomes `Unknown`.
+    Fields that this version of glowctl does not have are dropped. If this version cannot read the event, the result is
+    an `Unknown` event.
     """
     name = str(said.get("event"))
     try:

@@ -45,7 +45,7 @@ class TrainedModel:
     """A model in a form that Ray can send to workers, and what is known about its training.
 
     Attributes:
-        name: what the user called the model, or the name of its run.
+        name: the URI or folder that the user gave, or the name of the training run.
         reference: a value of ``--model`` that finds the model again from any folder: a URI, an absolute path, or the id
             of a run.
         title: name of the model in run names and figures, such as "mnist 1x1 K32 L3 w512 s0".
@@ -71,17 +71,18 @@ class TrainedModel:
 
 
 def find_model(name: str | None, uri: str, experiment: str) -> TrainedModel:
-    """Load the model that a user named, or without a name the newest one.
+    """Load the model that the user named, or the newest one if the user named none.
 
     Args:
-        name: an MLflow model URI, a folder, or the id or name of a training run. None takes the newest finished
-            training of the experiment; if that is a trial of an ablation, the trial with the lowest validation NLL.
+        name: an MLflow model URI, a folder, or the id or name of a training run. None selects the newest finished
+            training of the experiment. If this training is a trial of an ablation, None selects the trial with the
+            lowest validation NLL in that ablation.
         uri: the MLflow store.
         experiment: the experiment in which run names are looked up.
 
     Raises:
         TrackingError: if the store does not answer, or has no such run or model.
-        CheckpointError: if a folder contains no model, several models, or a damaged one.
+        CheckpointError: if there is no model at this place, or several, or one that is damaged or was never trained.
         JobError: if the run is not a training or has no model yet, or if a URI contains a password.
     """
     if name is not None and _is_uri(name):
@@ -120,7 +121,7 @@ def _run(name: str, uri: str, experiment: str) -> Run:
         return find_run(uri, experiment, name)
     except NoSuchRun as error:
         raise TrackingError(
-            f"{error.problem}, and no folder of that name",
+            f"{error.problem}, and there is no folder of that name",
             remedy="give --model the id or name of a run (glowctl runs lists them), a model URI or a folder",
             code="run-not-found",
         ) from None

@@ -59,7 +59,7 @@ class InterpolateWork:
 
     @classmethod
     def of(cls, work: Evaluation[InterpolateSpec], ends: torch.Tensor, pairs: pd.DataFrame) -> InterpolateWork:
-        """Return the work, which always needs Ray, because its workers make the images."""
+        """Return the work, marked as one that always needs Ray, because Ray's workers make the images."""
         return cls(replace(work, makes_images=True), ends, pairs)
 
 
@@ -162,7 +162,12 @@ def run(work: InterpolateWork, show: Show) -> np.ndarray:
 def between(
     reference: list[Any], ends: np.ndarray, steps: int, mode: Mode, precision: Precision, threads: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Interpolate on a worker: images (P, S, C, H, W), largest error of the ends (P,), count of non-finite images."""
+    """Interpolate between pairs of images on a worker.
+
+    Returns:
+        The images (P, S, C, H, W), the largest error at the two ends of each row (P,), and the number of images with
+        pixels that are not finite; see `glow.interpolation`.
+    """
     model = model_on(reference, threads).set_precision(precision)
     start, end = (torch.tensor(side) for side in ends)
     rows = [interpolate(model, *pair, steps, mode) for pair in zip(start.split(ROWS), end.split(ROWS), strict=True)]

@@ -42,8 +42,8 @@ class NllWork:
 
     Attributes:
         evaluation: the settings, the model, and the score tables that are needed.
-        class_names: names of the classes by the label of the data set.
-        padding: by the same label, how many pixels an image of the model has per pixel before padding.
+        class_names: for each data set, by its label, the names of its classes.
+        padding: for each data set, by its label, the number of pixels of an image after padding per pixel before it.
     """
 
     evaluation: Evaluation[NllSpec]

@@ -84,8 +84,9 @@ class OodWork:
         trained_on: name of the data set that the model was trained on.
         own: label of that data set.
         others: labels of the data sets that are tested against it.
-        class_names: names of the classes by the label of the data set.
-        absent: for each usual data set that is missing on this machine, a sentence on how to get it.
+        class_names: for each data set, by its label, the names of its classes.
+        absent: for each data set that belongs to the default choice but is missing on this machine, a sentence on how
+            to get it.
     """
 
     evaluation: Evaluation[OodSpec]
@@ -118,7 +119,7 @@ def prepare(spec: OodSpec) -> OodWork:
     left_out = f"{own}-left-out" if left_out_of(work, own) else None
     if not others and left_out is None:
         raise SpecError(
-            f"there is no data set to tell from the model's own, {own}",
+            f"there is no data set to compare with the model's own data set, {own}",
             remedy="name some with --ood-datasets, such as --ood-datasets noise",
             code="no-ood-data-sets",
         )
@@ -202,7 +203,7 @@ def _check_sizes(spec: OodSpec, settings: OodSettings, images: Mapping[tuple[str
         if size < largest:
             raise SpecError(
                 f"the {size} images of {what} do not fill a batch of {largest}",
-                remedy="leave it out of --batch-sizes",
+                remedy="leave this batch size out of --batch-sizes",
                 code="batch-size-too-large",
             )
     held_out = f"{own} {'test' if report else 'validation'}"
@@ -299,7 +300,7 @@ def _write_tables(result: OodResult, found: Drift, record: Record, folder: Path)
 
 
 def report_table(ratios: pd.DataFrame) -> pd.DataFrame:
-    """Lay out the OOD ratios of the typicality test as the course report does.
+    """Lay out the OOD ratios of the typicality test as in the course report, which docs/mnist.md describes.
 
     Returns:
         One row per data set, one column per M, cells of `ratio_cell`; "-" where nothing was tested.

@@ -1,6 +1,7 @@
-"""Corrupted images in the OOD job: they recommend a detector, and show how many images it takes to notice a drift.
+"""Corrupted images in the OOD job, which serve to recommend a detector and to test which drifts it notices.
 
-The held-out images under all corruptions choose the detector; ``--corruptions`` tests it on corrupted test images.
+The recommendation uses held-out images under all corruptions. With ``--corruptions``, the job also finds how many
+corrupted test images per batch (M) the recommended detector and the typicality test need to notice each corruption.
 """
 
 from __future__ import annotations
@@ -36,12 +37,14 @@ Scores = Mapping[tuple[str, str], pd.DataFrame]
 
 @dataclass(frozen=True)
 class Drift:
-    """The results of an OOD job on corrupted images. All are empty if no corrupted images were scored.
+    """The results of an OOD job on corrupted images. All fields are None or empty if no corrupted images were scored.
 
     Attributes:
-        recommended: name of the detector with the highest mean AUROC over all corruptions.
-        regret: for each data set and M its AUROC, and that of the detector that was best there.
-        caught: the smallest M at which it notices each corruption of the test images, by severity.
+        recommended: name of the detector with the highest mean AUROC over all corruptions of held-out images.
+        regret: for each data set and M, the AUROC of the recommended detector, and that of the detector with the
+            highest AUROC there.
+        caught: for each corruption of the test images and each severity, the smallest M at which the recommended
+            detector notices it; empty without ``--corruptions``.
         tables: tables to record, by name.
     """
 
@@ -92,7 +95,7 @@ def _name(own: str) -> str:
 def drift(
     spec: OodSpec, settings: OodSettings, own: str, detectors: list[Detector], scores: Scores, result: OodResult
 ) -> Drift:
-    """Recommend a detector, and test which corruptions it and the typicality test notice.
+    """Recommend a detector, and test which corruptions this detector and the typicality test notice.
 
     Args:
         spec: the settings of the job.
@@ -100,7 +103,7 @@ def drift(
         own: name of the data set that the model was trained on.
         detectors: the fitted detectors.
         scores: all score tables of the job.
-        result: the tests on the other data sets, in which the regret of the recommendation is looked up.
+        result: the tests on the other data sets, from which the regret of the recommendation is computed.
 
     Raises:
         ValueError: if too many scores are not finite.
@@ -132,10 +135,10 @@ def _caught(power: pd.DataFrame) -> list[Caught]:
 
 
 def draw_drift(found: Drift, model: str, folder: Path) -> None:
-    """Draw for each tested detector the ratio that it calls OOD, by corruption, severity and M.
+    """Draw for each tested detector the smallest M at which it notices each corruption, by severity.
 
     Args:
-        found: the results; nothing is drawn without a table of corruptions.
+        found: the results; nothing is drawn if they have no table of corruptions.
         model: title of the model.
         folder: where the pictures go.
     """

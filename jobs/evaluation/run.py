@@ -61,15 +61,16 @@ class Evaluation(Generic[Spec]):
     """An evaluation whose settings have been checked.
 
     Attributes:
-        given: the settings that repeat the evaluation: as the user gave them, with a name that finds the same model,
-            and without the store, whose address may contain a password.
+        given: the settings as the user gave them, with two changes, so that they can be stored to repeat the
+            evaluation: `model` is a name that finds the same model from any folder, and the MLflow store, whose address
+            may contain a password, is left out.
         spec: the settings with absolute paths.
         uri: the MLflow store.
         model: the model.
         tables: the score tables that the evaluation needs.
-        found: those that MLflow had, by their key.
+        found: the tables that MLflow already has, by `Table.key`.
         makes_images: whether workers make images.
-        background: the same tables under a background model, if there is one.
+        background: the evaluation of the same images under the background model; None if there is no such model.
         notes: sentences on how the data were read.
     """
 
@@ -132,14 +133,14 @@ def trained_on(work: Evaluation[Any]) -> str:
 def opened(work: Evaluation[Any], dataset: str, split: str, *, of_left_out: bool = False) -> LazyDataset:
     """Open a data set in the model's shape.
 
-    From the model's own data set only the classes that it was trained on are taken, and from its split ``train`` only
-    the images that it was trained on (``--per-class``).
+    If the model was trained on this data set, only the classes of the training are taken, and from the split ``train``
+    only the images of the training (``--per-class``).
 
     Args:
         work: the evaluation.
         dataset: name of the data set.
         split: train, validation or test.
-        of_left_out: take instead the classes that the model was trained without (``--leave-out``).
+        of_left_out: whether to take only the classes that the model was trained without (``--leave-out``) instead.
 
     Raises:
         SpecError: if the name is unknown, or the images cannot be brought into the model's shape.
@@ -191,27 +192,27 @@ def background(work: Evaluation[Any]) -> tuple[int, int, int]:
 
 
 def with_notes(work: Evaluation[Spec], images: Iterable[LazyDataset], infos: Iterable[DatasetInfo]) -> Evaluation[Spec]:
-    """Return the work with the notes on its data sets, each once."""
+    """Return the work with all notes on its data sets, without duplicates."""
     of_headers = [note for info in infos for note in info.notes]
     of_files = [note for opened_dataset in images for note in opened_dataset.notes]
     return replace(work, notes=tuple(dict.fromkeys([*of_headers, *of_files])))
 
 
 def data_root_of(work: Evaluation[Any]) -> str | None:
-    """Return the folder of the data sets that was given, else that of the training; None for the usual one."""
+    """Return the folder of data sets that the user gave, else the one of the training; None means the default one."""
     return work.spec.data_root or (work.model.training.data_root if work.model.training is not None else None)
 
 
 def with_tables(
     work: Evaluation[Spec], images: Mapping[tuple[str, str], LazyDataset], *, gradients: bool = False
 ) -> Evaluation[Spec]:
-    """Return the work with a score table for each (data set, split), filled where MLflow has the scores.
+    """Return the work with one `Table` to score per (data set, split), and with the scores that MLflow already has.
 
     Args:
         work: the evaluation.
         images: the images by (data set, split).
-        gradients: whether the tables have gradient norms, which those of training images have for about
-            `GRADIENT_REFERENCES` images.
+        gradients: whether to compute gradient norms. For a split ``train``, they are computed for every n-th image
+            only: at least `GRADIENT_REFERENCES` images, if there are that many.
 
     Raises:
         SpecError: if two data sets would have the same label.
@@ -222,7 +223,7 @@ def with_tables(
     labels = [(dataset_label(dataset), split) for dataset, split in images]
     if len(set(labels)) < len(labels):
         raise SpecError(
-            "two of the data sets are folders with the same last name, by which results are named",
+            "two of the data sets have paths with the same last part, and results are named after that part",
             remedy="rename one of the folders",
             code="same-data-set-label",
         )
@@ -337,7 +338,7 @@ class EvaluationRun:
 
 @contextmanager
 def evaluation_run(work: Evaluation[Any], job: str, show: Show) -> Iterator[EvaluationRun]:
-    """Open a run in MLflow, nested under the training run of the model.
+    """Open a run in MLflow, nested under the training run of the model if that run is known.
 
     The run fails if the block raises. At the end the files of its folder become its artifacts.
 
@@ -347,7 +348,7 @@ def evaluation_run(work: Evaluation[Any], job: str, show: Show) -> Iterator[Eval
         show: receives the events.
 
     Yields:
-        The run, whose `finish` the block calls with the results.
+        The run. The block calls its method `finish` with the results.
     """
     record = _start_record(work, job)
     show(events.Evaluating(job, work.model.name, record.name, record.run_id))

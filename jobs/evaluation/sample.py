@@ -44,8 +44,8 @@ class SampleWork:
 
     Attributes:
         evaluation: the settings and the model.
-        label: index of the class to draw; None draws all classes in turn, or images without a class if the
-            model has none.
+        label: index of the class to draw. None draws about equally many images of each class, in the order of the
+            classes, or images without a class if the model has no classes.
     """
 
     evaluation: Evaluation[SampleSpec]
@@ -56,7 +56,7 @@ def prepare(spec: SampleSpec) -> SampleWork:
     """Find the model, and the class if one was named.
 
     Raises:
-        SpecError: if the model has no classes, or not this one.
+        SpecError: if a class was named and the model has no classes, or does not have this one.
         TrackingError, CheckpointError, JobError: as `jobs.evaluation.run.prepare_evaluation` raises them.
     """
     work = prepare_evaluation(spec)

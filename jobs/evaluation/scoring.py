@@ -1,7 +1,8 @@
-"""Score data sets on Ray: one task per shard of `glow.scoring.SHARD` images. Later jobs find the table in MLflow.
+"""Score data sets on Ray, with one task per shard of `glow.scoring.SHARD` images.
 
-If a worker dies, Ray gives its shard to another worker. The driver holds in memory the shards that the workers are busy
-with, and one more.
+The scores of a split of a data set form a table. Later jobs find this table in MLflow and do not score the split again.
+If a worker dies, Ray gives its shard to another worker. The driver holds in memory only the images of the shards that
+the workers are busy with, and of one more shard.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Table:
         images: the images, which are read when they are scored.
         key: hash of all that the scores depend on: the model, the fingerprint of the images, the split, the seed and
             number of noise samples, the precision, and the stride of gradient norms.
-        noise_samples: dequantisation noises per image.
+        noise_samples: number of samples of dequantisation noise per image.
         gradient_stride: n, if the gradient norms of every n-th image are wanted; 0 if none are.
     """
 
@@ -79,7 +80,7 @@ class Scored:
     """A score table and its origin.
 
     Attributes:
-        wanted: what was asked for.
+        wanted: the table that was asked for.
         table: one row per image, with the columns of `glow.scoring.score`, and ``dataset`` and ``split``.
         run_id: the earlier run that scored it; None if this run did.
     """
@@ -116,7 +117,7 @@ def score_on_ray(
     Args:
         model: the model; Ray's object store holds one copy of it for all tasks.
         tables: what to score.
-        resources: as many tasks run at once as it has workers, each with its cores and GPUs.
+        resources: the workers. As many tasks run at once as there are workers, each with one worker's cores and GPUs.
         seed: seed of the dequantisation noise.
         precision: precision of the coupling networks.
         show: receives a `Scoring` event after each shard.
@@ -170,7 +171,7 @@ def result_of(reference: Any) -> Any:
     """Wait for a task and return its result.
 
     Raises:
-        JobError: if the task failed, or its worker died more often than Ray tries again.
+        JobError: if the task failed, or its worker died at every try that Ray made.
     """
     try:
         return ray.get(reference)
@@ -205,7 +206,8 @@ def put_model(model: TrainedModel) -> Any:
     """Put the model into Ray's object store, once for all tasks.
 
     Returns:
-        A list with one reference. Ray would resolve a bare reference among a task's arguments; in a list it stays one.
+        A list with one reference. Ray would replace a reference that is itself an argument of a task by its value, but
+        it leaves a reference in a list as it is.
     """
     return [ray.put((model.config.to_dict(), model.weights))]
 
@@ -222,7 +224,7 @@ def score_shard(
     gradient_stride: int,
     threads: int,
 ) -> pd.DataFrame:
-    """Score on a worker the images of a data set from position `start` on."""
+    """Score one shard of a data set on a worker; `start` is the position of its first image in the data set."""
     model = model_on(reference, threads)
     # Ray's arrays are read-only, and torch needs arrays that it may write to.
     return score(

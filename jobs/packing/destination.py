@@ -16,7 +16,7 @@ __all__ = ["Destination", "destination_of"]
 
 
 class Destination(Protocol):
-    """A folder or bucket, by the names of the files in it."""
+    """A folder or bucket whose files are read, written and removed by name."""
 
     def read(self, name: str) -> bytes | None:
         """Return the contents of a file, or None if there is no such file."""
@@ -53,7 +53,7 @@ class _Bucket:
         return {str(file.relative): file.size for file in self._bucket.files()}
 
     def check_room(self, size: int) -> None:
-        """Accept any size: a bucket has no limit that could be asked for."""
+        """Accept any size, because a bucket does not tell how much room it has."""
 
 
 class _Folder:

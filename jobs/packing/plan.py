@@ -200,7 +200,7 @@ class Plan:
 
 
 def done_file(shard: Shard) -> str:
-    """Return the name of the file that is written when a shard is complete, with its facts.
+    """Return the name of the file with the facts about a shard, which is written when the shard is complete.
 
     Example:
         >>> done_file(Shard("train", 3, 300, 400))

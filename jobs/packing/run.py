@@ -102,13 +102,13 @@ def pack_shards(batch: Any, spec: PackSpec, image_shape: Shape) -> dict[str, lis
     """Write one shard; this is a task of Ray Data.
 
     Args:
-        batch: the columns of a batch of one row, which has the fields of a `Shard`.
+        batch: a batch with one row, whose columns are the fields of a `Shard`.
         spec: the settings.
         image_shape: (C, H, W) of the images to write.
 
     Returns:
-        The columns of a batch of one row: `images`, the number of images of the source that were treated, and `error`,
-        the message about a file that cannot be read, or "".
+        A batch with one row and two columns: `images`, the number of images of the source in this shard, including
+        those that were left out, and `error`, the message about a file that cannot be read, or "" if there is none.
     """
     set_up_process()
     torch.set_num_threads(1)  # because Ray runs one task per core

@@ -72,15 +72,16 @@ def set_environment() -> None:
 
 @contextlib.contextmanager
 def connected(state_api: bool = False) -> Iterator[Callable[[], None]]:
-    """Connect a job to Ray: to its cluster if it is the job of one, else to an embedded Ray.
+    """Connect a job to Ray: to the cluster if the job runs on one, else to an embedded Ray.
 
-    The value is a function that must be called before Ray is used. An embedded Ray starts in a separate process while
-    this one imports torch and reads the data; the function waits for it. Its object store takes at most 30 % of the
-    memory, Ray's default, and only as much as is stored there.
+    The context manager yields a function that must be called before Ray is used. An embedded Ray starts in a separate
+    process while this process imports torch and reads the data; the function waits until that Ray has started. The
+    object store of an embedded Ray may take at most 30 % of the machine's memory, which is Ray's default, and occupies
+    only as much as is stored in it.
 
     Args:
-        state_api: whether an embedded Ray has Ray's State API. Only an ablation needs it: Ray Train asks it which
-            trials have ended, to free the resources that they had reserved.
+        state_api: whether an embedded Ray has Ray's State API. Only an ablation needs this API: Ray Train uses it to
+            find which trials have ended, so that the resources that they had reserved become free.
 
     Raises:
         JobError: if the disk has no room for Ray's files; from the function, if Ray does not start.
@@ -91,7 +92,7 @@ def connected(state_api: bool = False) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def machines_known() -> Iterator[None]:
-    """Connect to the cluster if this process is the job of one; start no Ray otherwise.
+    """Connect to the cluster if this process is a job on a cluster; otherwise, start no Ray.
 
     This is enough for `jobs.ray_runtime.machines` to list the machines that a job would run on.
     """
@@ -112,11 +113,11 @@ def _cluster() -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def embedded_ray(state_api: bool = False) -> Iterator[Callable[[], None]]:
-    """Start a private Ray on the loopback interface; the value is the function that `connected` describes.
+    """Start a private Ray on the loopback interface, and yield the function that `connected` describes.
 
-    However this process ends, `jobs.ray_runtime.embedded` removes everything of that Ray. In the block SIGTERM raises
-    `Terminated` and Ctrl-C raises KeyboardInterrupt. Several processes can have one Ray each. Ray takes about 3 s to
-    start and 600 MB of memory.
+    However this process ends, the helper process `jobs.ray_runtime.embedded` ends the processes of that Ray and removes
+    its files. Inside the `with` block, SIGTERM raises `Terminated` and Ctrl-C raises KeyboardInterrupt. Several
+    processes can each have their own Ray at the same time. Ray takes about 3 s to start, and 600 MB of memory.
     """
     with contextlib.ExitStack() as ending:
         begun = _begin(state_api, ending)

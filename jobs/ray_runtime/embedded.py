@@ -3,8 +3,8 @@
 `python -m jobs.ray_runtime.embedded FOLDER PID STATE_API CPUS GPUS` starts a Ray with its files in FOLDER, prints its
 address on standard output, and waits for the end of its standard input, which the driver PID holds open
 (`jobs.system.helper_processes`). Then it kills every process that has a file open in FOLDER, and removes the folder.
-That finds all workers: Ray hides their command lines and environments, but each writes a log there. Ray's other
-processes die with this one, except two agents of the raylet, which would otherwise stay for minutes.
+This finds all workers: Ray hides their command lines and environments, but each worker writes a log in FOLDER. It also
+finds two agents of the raylet, which would otherwise stay for minutes. Ray's other processes die with this one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PATIENCE_S = 15.0
 
 
 def main(folder: str, driver: int, state_api: bool, cpus: float, gpus: float) -> int:
-    """Start Ray, print its address, and end it with the driver; return the exit code."""
+    """Start Ray, print its address, and end Ray when the driver ends; return the exit code."""
 
     def run() -> int:
         try:

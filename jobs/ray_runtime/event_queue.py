@@ -30,7 +30,7 @@ PATIENCE_AT_END_S = 180.0
 
 
 class Mailbox:
-    """The workers' end of the queue.
+    """The queue, into which workers put messages and from which the driver takes them.
 
     Messages are stored as bytes, so that the process of the queue need not import their classes, and torch with them.
     """
@@ -59,15 +59,15 @@ class Channel(Generic[Message]):
 
     The two functions run in separate threads, so that a store that hangs does not delay what is shown. While `record`
     raises TrackingError, for example because the server is away, its message is kept and tried again, and training
-    continues. At the end, messages are tried for `PATIENCE_AT_END_S`; then the error is raised. Any other error is also
-    raised at the end.
+    continues. When the `with` block ends, the remaining messages are tried for `PATIENCE_AT_END_S` seconds; after that,
+    the TrackingError is raised to the caller. Any other error is also raised when the block ends.
 
     Args:
         see: called once per message, as soon as it arrives.
         record: called for each message after `see`.
 
     Attributes:
-        queue: the end of the queue for the workers. It belongs to an actor that reserves no CPU and outlives them.
+        queue: the queue, for the workers. An actor holds it, which reserves no CPU and outlives the workers.
     """
 
     def __init__(self, see: Callable[[Message], None], record: Callable[[Message], None]) -> None:

@@ -1,8 +1,8 @@
 """The removal of processes that Ray 2.60 leaves on a cluster after an ablation was stopped or killed.
 
 For a trial of several workers, Ray Train starts a process that frees the resources of the trial if its controller dies.
-The process should then end, but it calls exit_actor() in a thread, which has no effect there. It stays on the head
-forever, with 200 MB of memory.
+Afterwards this process should end, but it calls exit_actor() in a thread, where the call has no effect. Therefore
+the process stays on the head forever, with 200 MB of memory.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ CLEANER = "PlacementGroupCleaner"
 
 @contextmanager
 def without_leftovers() -> Iterator[None]:
-    """End leftover processes on the head of a cluster, around the connection of a driver.
+    """End leftover processes on the head of a cluster, before and after a driver uses the cluster.
 
-    Those of earlier drivers are ended at the start, those of this driver at the end, when it also disconnects.
+    The leftover processes of earlier drivers are ended at the start of the block. At its end, this driver disconnects
+    from the cluster, and its own leftover processes are ended.
     """
     import ray
     from ray.util.state import list_jobs

@@ -27,7 +27,7 @@ class Resources:
 
     Attributes:
         workers: the smallest and the largest number of workers; they differ for an elastic training.
-        gpus: number of GPUs per worker, 0 or a fraction included.
+        gpus: number of GPUs per worker, which may be 0 or a fraction.
         cpus: number of cores per worker.
     """
 
@@ -47,7 +47,7 @@ class Resources:
 
     @property
     def room_now(self) -> int:
-        """The number of workers for which the machines that run now have room, busy or not; at most the largest."""
+        """The number of workers that fit on the machines that run now, busy or not, up to the largest number."""
         return min(self.workers[1], _room(machines_up(), self.gpus, self.cpus))
 
     def task_options(self) -> dict[str, float]:
@@ -110,7 +110,9 @@ def resources_for(spec: Asked, workers: tuple[int, int] | None, flags: str = FLA
 def trial_resources(spec: TrainSpec, trials: int, most: int | None) -> tuple[Resources, int]:
     """Return the resources of each trial of an ablation, and how many trials run at the same time.
 
-    Without GPUs, the trials that run at the same time share all cores: whole cores each if there are enough.
+    If workers use no GPUs and the settings leave the number of cores open, the workers of the trials that run at the
+    same time share all cores. Each worker gets whole cores, or a fraction of a core if one trial has more workers than
+    there are cores.
 
     Args:
         spec: the settings of a trial.

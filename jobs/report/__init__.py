@@ -35,10 +35,10 @@ def make(
     Args:
         uri: the store.
         experiment: name of the experiment.
-        runs: ids or names of ablations, trainings and evaluations, to which the runs nested under them are added; None
-            for a choice from the whole experiment (`gather`).
-        output: folder to write to; if it is a bucket, the report is in the run alone.
-        show: receives the event that the report is written.
+        runs: ids or names of ablations, trainings and evaluations, to which the runs nested under them are added. If
+            None, `gather` chooses from all runs of the experiment.
+        output: folder to write to; if it is a bucket, the report is stored only as artifacts of the new run.
+        show: receives the event `Reported` after the report has been written.
 
     Returns:
         The report.

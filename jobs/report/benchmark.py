@@ -65,7 +65,7 @@ PUBLISHED = (
 
 
 def canonical(label: str) -> str:
-    """Return the common name of a data set, given a label that may contain where its files were.
+    """Return the common name of a data set, given its label, which may be made from the name of a file or folder.
 
     Example:
         >>> canonical("arrays-svhn-test.npz")
@@ -78,7 +78,10 @@ def canonical(label: str) -> str:
 
 
 def benchmark_section(material: Material, reader: Reader, anchor: str) -> Section | None:
-    """Return the section with one row per pair of data sets and model, and a table of published results for the pairs.
+    """Return the section with a table of AUROCs of the models, and a table of published AUROCs.
+
+    A pair is a data set that a model was trained on, and another that the model was tested on. The first table has one
+    row for each model of each pair; the second table has the published results for the same pairs.
 
     Returns:
         The section, or None if fewer than two pairs of data sets were tested.

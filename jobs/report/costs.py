@@ -59,8 +59,9 @@ def _row(run: Run, uri: str, several: bool, gpus: bool) -> list[Cell]:
 def seconds_of(run: Run) -> float:
     """Return the duration of a run in seconds.
 
-    A training measures its own, which counts from its last resume. For other runs, it is the time from start to end. It
-    is NaN for a run that is RUNNING, because a resumed run still has its previous end.
+    When a training finishes, it records its own duration, counted from its last resume. For a run without this record,
+    the duration is the time from start to end, or NaN if the run is RUNNING, because MLflow still has the previous end
+    of a resumed run.
     """
     measured = run.data.metrics.get("seconds", math.nan)
     if math.isnan(measured) and run.info.end_time is not None and run.info.status != "RUNNING":

@@ -28,7 +28,7 @@ SWEEP = 12
 
 
 def nll_section(model: Model, reader: Reader, anchor: str, name: str) -> Section | None:
-    """Return the section with the bits/dim of whole data sets under the model, or None if there is no such run."""
+    """Return the section with the bits/dim of whole data sets under the model, or None without an NLL run."""
     run = model.evaluations.get("nll")
     if run is None:
         return None
@@ -62,9 +62,9 @@ def nll_section(model: Model, reader: Reader, anchor: str, name: str) -> Section
 
 
 def samples_section(model: Model, reader: Reader, anchor: str, name: str) -> Section | None:
-    """Return the section with samples: a grid of samples, and the same noise at several temperatures.
+    """Return the section with samples: a grid of samples, and rows of the same noise at several temperatures, if any.
 
-    Without a run of `glowctl sample`, it shows the last samples of the training.
+    If there is no run of `glowctl sample`, the section shows the last samples of the training.
     """
     run = model.evaluations.get("sample")
     if run is not None:
@@ -120,7 +120,7 @@ def _while_training(run: Run, reader: Reader, name: str) -> list[Picture]:
 
 
 def interpolation_section(model: Model, reader: Reader, anchor: str, name: str) -> Section | None:
-    """Return the section with rows of images that lead from one real image to another, or None if there is no run."""
+    """Return the section with rows of images from one real image to another, or None without an interpolation run."""
     run = model.evaluations.get("interpolate")
     if run is None:
         return None
