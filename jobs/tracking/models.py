@@ -175,10 +175,13 @@ def log_model(
     params: Mapping[str, str] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> str:
-    """Upload what `save_model` wrote as a model of a run. It can then be loaded as runs:/RUN_ID/NAME or models:/ID.
+    """Upload the folder that `save_model` wrote as a model of a run.
 
-    A model whose upload fails is marked FAILED, and so is one whose upload was cut off in an earlier process. The
-    model's file MLmodel in `folder` is changed: both ids are written into it.
+    The model can then be loaded as runs:/RUN_ID/NAME or models:/ID.
+
+    If the upload fails, the model is marked FAILED. Models of the same run whose upload was cut off in an earlier
+    process are marked FAILED too. The file MLmodel in `folder` is changed: the ids of the run and of the model are
+    written into it.
 
     Args:
         uri: the store.
@@ -240,7 +243,7 @@ def _tell_ids(folder: Path, name: str, run_id: str, logged: LoggedModel) -> None
 def register(
     uri: str, name: str, run_id: str, model_id: str, tags: Mapping[str, str], description: str | None = None
 ) -> str:
-    """Register a model that `log_model` logged, unless its run is registered under this name already.
+    """Register a model that `log_model` logged, unless this name already has a version from the same run.
 
     Args:
         uri: the store.
@@ -251,7 +254,7 @@ def register(
         description: description of the version.
 
     Returns:
-        The number of the version: the new one, or the one that the run has under this name.
+        The number of the version: the new one, or the one that this name already has from the run.
 
     Raises:
         TrackingError: if the store does not have the model, or fails.

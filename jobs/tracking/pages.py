@@ -35,7 +35,7 @@ def every(search: Any, *arguments: Any, **named: Any) -> Iterator[Any]:
 def every_run(
     client: MlflowClient, experiments: Collection[str], which: str = "", order: str = NEWEST_FIRST, page: int = 1000
 ) -> Iterator[Run]:
-    """Yield the runs of experiments that match a filter.
+    """Yield the runs that match a filter, from the given experiments.
 
     Args:
         client: client of the store.

@@ -1,6 +1,6 @@
-"""Queries of jobs and reports: runs, their metrics and artifacts, and the models that trainings logged.
+"""Queries that jobs and reports make: for runs, their metrics and artifacts, and the models that trainings logged.
 
-`jobs.tracking.listing` has the queries of the commands that browse a store.
+`jobs.tracking.listing` has the queries that the commands for browsing a store make.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def first_match(client: MlflowClient, uri: str, experiments: Collection[str], gi
     if len(some) > 1:
         raise TrackingError(
             f"several runs have an id that begins with {given}",
-            remedy="give more characters of it",
+            remedy="give more characters of the id",
             code="run-ambiguous",
         )
     return some[0] if some else None
@@ -205,7 +205,7 @@ def newest_run(uri: str, experiment: str, job: str) -> Run:
 
 
 def find_tagged(uri: str, experiment: str, tag: str) -> tuple[str, str] | None:
-    """Return the id of the newest run of the experiment that has this tag, and the tag's value. None if none has."""
+    """Return the id of the newest run with this tag in the experiment, and the tag's value; None if no run has it."""
     client, experiment_id = open_store(uri, experiment)
     with sentences(uri):
         runs = _newest(client, [experiment_id], f"tags.`{tag}` LIKE '%'", 1)
@@ -256,7 +256,8 @@ def download_model(uri: str, model_uri: str, folder: str) -> tuple[Path, str | N
 
     Args:
         uri: the store.
-        model_uri: runs:/ID/PATH, models:/NAME/VERSION, models:/NAME@ALIAS, models:/m-ID, or the URI of a bucket.
+        model_uri: runs:/ID/PATH, models:/NAME/VERSION, models:/NAME@ALIAS, models:/m-ID, or the URI of a
+            model's folder in a bucket.
         folder: an existing folder to download into.
 
     Returns:
@@ -301,7 +302,7 @@ def _artifact_of(client: MlflowClient, model_uri: str) -> tuple[str, str | None]
 
 
 def model_of(client: MlflowClient, run: Run, name: str = MODEL) -> LoggedModel | None:
-    """Return the newest model that was completely logged to a run under this name, or None if there is none.
+    """Return the newest model of a run that has this name and whose upload is complete, or None if there is none.
 
     Raises:
         MlflowException: if the store fails.

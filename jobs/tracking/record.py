@@ -1,7 +1,7 @@
 """Writing a run to MLflow: its status, metrics, tags, images, files, tables and models.
 
-`Record.start` creates a run, and `Record.running` wraps the work, so that the run ends with a true status whatever
-happens to this process.
+The driver of a run is the process that writes the run. `Record.start` creates a run. The driver does its work inside
+`Record.running`, so that the run gets the correct final status even if the driver dies.
 """
 
 from __future__ import annotations
@@ -69,18 +69,19 @@ class End:
 class Record:
     """A run that is being written.
 
-    While the store does not answer, each write is repeated for up to `PATIENCE_S`; writes of `impatient()` are tried
-    once. Then, or if the store refuses the write, it raises TrackingError.
+    While the store does not answer, a write is repeated for up to `patience_s` seconds. A record that `impatient`
+    returns tries each write only once. A write raises TrackingError if the store still does not answer after its last
+    try, or if the store refuses it.
 
-    A step of a metric, or an image of a step, that the run already has is not written again. A caller that is unsure
-    what MLflow has can therefore write everything.
+    If the run already has a value of a metric at a step, or an image of a series at a step, that value or image is not
+    written again. A caller that is unsure what MLflow has can therefore write everything.
 
     Args:
         uri: the store.
         client: client of the store.
         run: the run.
-        patience_s: seconds for which a write is repeated.
-        steps: memory of the metrics' steps that the run has; a new one if None.
+        patience_s: seconds for which a write is repeated while the store does not answer.
+        steps: a cache of the steps at which the run has values of each metric; None makes a new cache.
         new: whether the run was created just now, so that it has no metrics.
 
     Attributes:
@@ -147,7 +148,7 @@ class Record:
         refused = self._patience_s == 0
 
         def is_absence(error: BaseException) -> bool:
-            """Return whether to try again: not if a store that answers has refused the write twice."""
+            """Return whether to try the write again. A store that answers has refused it: it gets one more try."""
             nonlocal refused
             if refused or not isinstance(error, TrackingError):
                 return False
@@ -161,7 +162,7 @@ class Record:
         patient(is_absence, self._patience_s, RETRY_S)(write)
 
     def begin(self) -> None:
-        """Set the run RUNNING and this process its driver, and remove the reason why a resumed run ended before."""
+        """Set the run RUNNING, make this process its driver, and remove tags that say why the run ended earlier."""
         from mlflow.entities import RunTag
 
         def write() -> None:
@@ -181,7 +182,7 @@ class Record:
         Args:
             values: metric -> value.
             step: the step, such as an epoch.
-            model_id: a logged model, next to which the UI then shows the metrics too.
+            model_id: id of a logged model; the UI then shows the metrics with this model too.
             at: when they were measured, in seconds since 1970; NaN for now.
         """
         from mlflow.entities import Metric
@@ -203,9 +204,10 @@ class Record:
         self._write_patiently(write)
 
     def machine(self, name: str, figures: Mapping[str, float]) -> None:
-        """Write system metrics of a machine, which MLflow's UI shows on a page for them.
+        """Write system metrics of a machine, which MLflow's UI shows on a separate page of the run.
 
-        The step is the number of seconds since the run's start. In a Ray job the metrics' names include the machine's.
+        The step is the number of seconds since the run's start. In a Ray job the names of the metrics include the name
+        of the machine.
 
         Args:
             name: name of the machine.
@@ -233,7 +235,7 @@ class Record:
         Args:
             image: uint8 (H, W, 3).
             key: name of the series.
-            step: the step; nothing is written if the series has an image of it.
+            step: the step; nothing is written if the series already has an image at this step.
         """
 
         def write() -> None:
@@ -297,7 +299,7 @@ class Record:
         self._write_patiently(lambda: self._client.log_artifact(self.run_id, str(file), folder))
 
     def table(self, table: pd.DataFrame, path: str) -> None:
-        """Write a table that the UI can show and compare between runs, and replace one that is there.
+        """Write a table that the UI can show and compare between runs. A table that exists at `path` is replaced.
 
         Args:
             table: the table.
@@ -355,14 +357,15 @@ class Record:
     def running(self, system_metrics: bool = True) -> Iterator[None]:
         """Set the run RUNNING, and write how it ended when the `with` block ends, whatever ends it.
 
-        It is FINISHED after the block, FAILED after an exception, and KILLED after Ctrl-C. If this process dies or
-        cannot reach the store, the watcher process writes the status in its place.
+        The status is FINISHED if the block ends without an exception, KILLED after Ctrl-C, and FAILED after any other
+        exception. If this process dies or cannot reach the store, the watcher process writes the status instead.
 
         Args:
             system_metrics: whether to record this machine's system metrics.
 
         Raises:
-            TrackingError: if the store does not answer for `PATIENCE_S` at the start or at the end.
+            TrackingError: if the store does not answer for `PATIENCE_S` at the start, or at the end of a block without
+                an exception.
         """
         status: Status = "FAILED"
         cause: str | None = None
@@ -394,7 +397,7 @@ class Record:
                         unwritten.clear()
 
     def finish(self, status: Status) -> None:
-        """Write the final status of the run, also if another process has marked it dead before."""
+        """Write the final status of the run, even if another process took the driver for dead and marked the run."""
 
         def write() -> None:
             with ending:
@@ -436,8 +439,8 @@ def _answers(uri: str) -> bool:
 def source_tags() -> dict[str, str]:
     """Return tags for the program, the user and the git commit, with the names that MLflow gives its own runs.
 
-    The commit is left out unless the code is the root of a git checkout. In a Ray job, the tags are those of the
-    machine that submitted it, and the job's id.
+    The commit is left out unless the folder of this project is the root of a git checkout. In a Ray job, the tags are
+    those that the machine which submitted the job stored with it, and a tag with the id of the job.
     """
     job = ray_job_id()
     if job is not None:

@@ -53,7 +53,8 @@ class Champion:
         version: number of the version.
         run_id: the run that trained it.
         new: whether it was given the alias just now.
-        scored_lower: whether it kept the alias because it scored lower on the same validation images.
+        scored_lower: whether it kept the alias because its score on the same validation images is lower than that of
+            the model that was to replace it.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Champion:
 
     @property
     def uri(self) -> str:
-        """The model's MLflow URI by its alias."""
+        """The MLflow URI that names the version by its alias `champion`."""
         return f"models:/{self.name}@{CHAMPION}"
 
 
@@ -94,7 +95,7 @@ class Version:
 
     @property
     def uri(self) -> str:
-        """The model's MLflow URI by its number."""
+        """The MLflow URI that names the version by its number."""
         return f"models:/{self.name}/{self.version}"
 
 
@@ -116,7 +117,7 @@ class Promotion:
 
     @property
     def uri(self) -> str:
-        """The model's MLflow URI by its alias."""
+        """The MLflow URI that names the version by the alias."""
         return f"models:/{self.name}@{self.alias}"
 
 
@@ -185,7 +186,7 @@ def promote(uri: str, experiment: str, model: str, alias: str) -> Promotion:
     if re.fullmatch(r"(?!v\d+$)[\w-]+", alias, re.ASCII | re.IGNORECASE) is None:
         raise TrackingError(
             f"{alias!r} cannot be an alias",
-            remedy="use letters, digits, - and _, but not v and a number, which MLflow reads as a version",
+            remedy="use letters, digits, - and _, but not v followed by a number, which MLflow reads as a version",
             code="alias-invalid",
         )
     check_existing(uri)

@@ -75,7 +75,7 @@ def save_scores(key: str, table: pd.DataFrame, record: Record) -> None:
 def find_scores(uri: str, experiment: str, key: str) -> tuple[pd.DataFrame, str] | None:
     """Return the score table with this key that a run of the experiment stored, and that run's id.
 
-    None if no run has stored one, or the table is gone or damaged.
+    The result is None if no run has stored such a table, or if the table is gone or damaged.
     """
     found = find_tagged(uri, experiment, f"{tag_names.SCORES}.{key}")
     if found is None:

@@ -1,6 +1,7 @@
-"""Questions to an MLflow server that `glowctl ui` asks, by its REST API: which store it serves, and which page to open.
+"""Requests that `glowctl show` and `glowctl ui` send to the REST API of an MLflow server.
 
-Arguments named `address` are the server's, such as http://127.0.0.1:5000.
+They find out which store the server serves, whether it has a run, and which page to open. Arguments named
+`address` are the address of the server, such as http://127.0.0.1:5000.
 """
 
 from __future__ import annotations

@@ -47,19 +47,19 @@ class ServedGlow(PythonModel):
     A request can set these parameters:
 
     - ``alpha``: the share of in-distribution batches that should pass the test.
-    - ``bootstraps``, ``seed``: number of bootstrapped batches from which the threshold for M > 1 is estimated, and the
-      seed of their choice.
+    - ``bootstraps``: for M > 1, the number of bootstrapped batches from which the threshold is estimated.
+    - ``seed``: for M > 1, the seed of all random draws behind the threshold and the p-value.
     - ``first_index``: position of the first image in its data set; the others follow it. Positions determine the
-      dequantisation noise, so that images get the same scores as in `glowctl ood`. The seed of the noise is fixed: it
-      is that of the held-out scores that come with the model.
+      dequantisation noise, so that images get the same scores as in `glowctl ood`. The seed of the noise cannot be set:
+      the model always uses the seed with which its held-out scores were computed.
 
     Output:
 
     - ``nll`` in nats and ``bits_per_dim``: lists with one value per image.
-    - ``p_value`` of the batch, and ``is_ood``: whether it is at most 1 - alpha.
+    - ``p_value`` of the batch, and ``is_ood``: whether the p-value is at most 1 - alpha.
     - ``distance`` and ``threshold``, in nats: how far the mean NLL of the batch is from that of the training images,
-      and the distance at which a batch becomes OOD. With few held-out images, ``is_ood`` can differ from comparing
-      these two, because it follows the exact p-value.
+      and the distance at which a batch becomes OOD. With few held-out images, ``is_ood`` can differ from the
+      result of comparing ``distance`` with ``threshold``, because ``is_ood`` follows the exact p-value.
     - ``batch_size`` (M) and ``alpha``.
 
     Values that are not finite become None, because JSON cannot hold them; a batch with such a value is OOD.
@@ -81,15 +81,15 @@ class ServedGlow(PythonModel):
         self._scoring = threading.Lock()
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Test one batch of images, as described at the class.
+        """Test one batch of images, as the docstring of the class describes.
 
         Args:
             context: MLflow's context; not used.
-            model_input: the images, or a mapping {"images": images}, as which MLflow passes them.
-            params: the parameters; those that are missing or None have their defaults.
+            model_input: the images, or a mapping {"images": images}, which is the form in which MLflow passes them.
+            params: the parameters of the request; a parameter that is missing or None has its default.
 
         Returns:
-            The output described at the class, ready for JSON.
+            The output that the docstring of the class describes, ready for JSON.
 
         Raises:
             MlflowException: if the images or a parameter cannot be tested.

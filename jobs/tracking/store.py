@@ -1,6 +1,6 @@
 """The MLflow store: check that it answers, create it if it is missing, and open it.
 
-Every access to a store starts here. `check_store` is quick and touches nothing; `check_existing` is for commands that
+Every access to a store starts here. `check_store` is quick and changes nothing; `check_existing` is for commands that
 only read; `open_store` creates what is missing; `sentences` turns whatever a store raises into a `TrackingError`.
 """
 
@@ -130,9 +130,10 @@ def _plugins() -> set[str]:
 
 
 def check_existing(uri: str) -> None:
-    """Check a store as `check_store` does, and that its SQLite file exists, which MLflow would create.
+    """Check a store as `check_store` does, and, for a SQLite store, also that its file exists.
 
-    For commands that only read. If another process is creating the file, wait for it.
+    Commands that only read call this first, because MLflow would create a missing file. If another process is creating
+    the file, wait until it has done so.
 
     Raises:
         TrackingError: as `check_store` does, or if the SQLite file does not exist.
@@ -200,9 +201,10 @@ def _make_store(uri: str) -> None:
 
 @contextmanager
 def sentences(uri: str) -> Iterator[None]:
-    """Turn every error of the `with` block into a TrackingError of one sentence without passwords.
+    """Turn every error of the `with` block into a TrackingError that is one sentence without passwords.
 
-    The sources are MLflow, SQLAlchemy, requests, the client of a bucket, and the disk. A TrackingError passes.
+    Such errors come from MLflow, SQLAlchemy, requests, the client of a bucket, and the disk. A TrackingError is raised
+    again unchanged.
 
     Raises:
         TrackingError: with code "store-incomplete", "disk-full" or "store-failed".
@@ -236,10 +238,10 @@ def sentences(uri: str) -> Iterator[None]:
 
 @contextmanager
 def if_known() -> Iterator[None]:
-    """Skip the rest of the `with` block if the store lacks what is asked for. Pass on errors of a store that fails.
+    """Skip the rest of the `with` block, without an error, if the store lacks what the block asks for.
 
     Raises:
-        MlflowException: for every error but those of `UNKNOWN`.
+        MlflowException: if the store fails in another way, with a code that is not in `UNKNOWN`.
     """
     from mlflow.exceptions import MlflowException
 
@@ -256,7 +258,7 @@ def open_store(uri: str, experiment: str, look: bool = True) -> tuple[MlflowClie
     Args:
         uri: the store.
         experiment: name of the experiment.
-        look: whether to look for runs that are RUNNING and whose driver has died, and mark them FAILED.
+        look: whether to look for runs that are RUNNING although their driver has died, and mark them FAILED.
 
     Returns:
         An MLflow client and the id of the experiment.
@@ -301,7 +303,8 @@ def _make_experiment(client: MlflowClient, uri: str, name: str) -> str:
 def open_command(uri: str) -> str:
     """Return the command that opens this store in the MLflow UI, without a password.
 
-    --tracking-uri is left out where it is the default in this process.
+    The command has no --tracking-uri if this store is the default of this process. In a Ray job it always has one,
+    because the default on the user's machine may differ.
     """
     default = uri == tracking_uri() and not in_ray_job()  # the default of a Ray job is not that of the user
     return "glowctl ui" if default else f"glowctl ui --tracking-uri {without_password(uri)}"

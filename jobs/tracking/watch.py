@@ -1,18 +1,21 @@
-"""The watcher: a helper process that writes how a run ended if its driver cannot.
+"""The watcher: a helper process that writes how a run ended if the run's driver cannot.
 
-`jobs.tracking.record` starts one per run, by `jobs.system.helper_processes`. The watcher reads lines from its standard
-input until that is closed, which the kernel does when the driver dies:
+The driver is the process that writes the run. For each run, `jobs.tracking.record` starts a watcher with
+`jobs.system.helper_processes`. The watcher reads from its standard input until the input is closed. The kernel closes
+it if the driver dies. The input has two lines:
 
-1. which run it watches, in JSON;
-2. ``done``; or, in JSON, the final status and error that the driver could not write because the store did not answer
-   or its disk was full. If this line is missing, the driver has died.
+1. the run that is watched, in JSON;
+2. ``done`` if the driver has written the final status itself; otherwise, in JSON, the final status and error that the
+   driver could not write, for example because the store did not answer or its disk was full. If this line is missing,
+   the driver has died.
 
-Unless the driver was done, the watcher sets the status of the run, and of the runs nested under it, if the driver left
-them RUNNING:
+Unless the second line is ``done``, the watcher ends the run and the runs nested directly under it. It changes only
+those that this driver left RUNNING:
 
-- The driver died: all FAILED.
-- The driver left a status: the run gets it, and so do the nested runs; but if it is FINISHED, they are KILLED, because
-  nested runs that are still RUNNING by then were cut off.
+- If the driver died, they all become FAILED.
+- If the driver left a final status, the run gets this status. The nested runs get it too, but become KILLED if it is
+  FINISHED, because a nested run that is still RUNNING when its parent has finished was cut off. The watcher then also
+  corrects runs that another process has marked FAILED because it took the driver for dead.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ RETRY_S = 5.0
 
 
 def main() -> None:
-    """Wait until the driver has ended, then write the status that it left open."""
+    """Wait until the driver has ended or closed the pipe, then write the final status if the driver has not."""
     told, *after = last_words().splitlines() or [""]
     if not told or after == ["done"]:
         return

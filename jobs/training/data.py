@@ -1,7 +1,7 @@
-"""The images of a training: opened, and either held in memory or read from packed files by each worker.
+"""The images of a training: they are opened, and then either held in memory or read from files by each worker.
 
-A packed data set (`glowctl pack`) is mapped into memory from its files, so that its images can be larger than the
-memory of the machine. All other data sets are held in memory as a whole.
+The files of a packed data set (`glowctl pack`) can be mapped into memory, so that the images may take more space than
+the machine has memory. All other data sets are held in memory as a whole.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def open_splits(spec: TrainSpec, shape: Shape | None) -> dict[str, LazyDataset]:
 def given_to_workers(spec: TrainSpec, splits: Splits) -> dict[str, LazyDataset]:
     """Return the splits in the form that the workers use: held in memory, or mapped from their files.
 
-    `spec.images_in` chooses: "memory", "files", or what fits by default (see `HELD_OF_PACKED`).
+    `spec.images_in` chooses "memory" or "files". With "auto", a packed data set is held in memory only if its copies
+    take at most the share `HELD_OF_PACKED` of the free memory, and any other data set always is.
 
     Raises:
         SpecError: if the images do not fit into memory (raised before they are read), or if `--images-in files` was
@@ -83,7 +84,7 @@ def given_to_workers(spec: TrainSpec, splits: Splits) -> dict[str, LazyDataset]:
 
 
 def held(dataset: LazyDataset) -> LazyDataset:
-    """Read a data set into memory. The copy keeps the fingerprint of the original if that is known."""
+    """Read a data set into memory. If the fingerprint of the original is known, the copy keeps it."""
     images = LazyDataset.held(dataset.images(), dataset.labels, dataset.class_names)
     return images if dataset.known_fingerprint is None else images.known_as(dataset.known_fingerprint)
 

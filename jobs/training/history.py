@@ -1,9 +1,10 @@
 """The figures of each epoch of a training (`EpochMetrics`), in a file with each checkpoint and in MLflow.
 
-The file ``history.json`` in a checkpoint's folder is authoritative: it holds every epoch up to that checkpoint. MLflow
-receives an epoch from rank 0 when the epoch ends. Epochs that MLflow lacks, for example because its server was away,
-are added from the file when an attempt begins, when the training ends, when it is resumed, and by ``glowctl repair``.
-`jobs.tracking.Record.metrics` writes only steps that MLflow does not have yet, so adding twice is harmless.
+The file ``history.json`` in a checkpoint's folder is authoritative: it holds every epoch up to that checkpoint. When an
+epoch ends, rank 0 sends its figures to the driver, which writes them to MLflow. Epochs that MLflow lacks, for example
+because its server was away, are added from the file whenever the workers start, restart or resume
+(`jobs.training.messages.Attempt`), when the training ends, and by ``glowctl repair``. `jobs.tracking.Record.metrics`
+writes only steps that MLflow does not have yet, so adding an epoch twice is harmless.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class EpochMetrics:
 
 
 def record_history(record: Record, history: Iterable[EpochMetrics]) -> None:
-    """Add to a run in MLflow those of these epochs that it lacks.
+    """Add to a run in MLflow the epochs of `history` that the run lacks.
 
     Raises:
         TrackingError: if MLflow cannot be written.
@@ -99,7 +100,7 @@ def record_history(record: Record, history: Iterable[EpochMetrics]) -> None:
 
 
 def recorded_history(record: Record) -> list[EpochMetrics]:
-    """Return the epochs that MLflow has of a run, in order: those with a validation score.
+    """Return the epochs for which a run has a validation score in MLflow, in order.
 
     Raises:
         TrackingError: if MLflow cannot be read.
@@ -121,7 +122,7 @@ def write_history(history: Sequence[EpochMetrics], folder: str | Path) -> None:
 
 
 def read_history(folder: str | Path) -> list[EpochMetrics]:
-    """Read what `write_history` wrote; an empty list if there is no such file, as in older checkpoints.
+    """Return the epochs that `write_history` wrote, or an empty list if there is no file, as in older checkpoints.
 
     Raises:
         CheckpointError: if the file is damaged.

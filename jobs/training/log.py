@@ -40,17 +40,18 @@ CHECKPOINT = "checkpoint"
 class TrainingLog:
     """Shows and records the messages of a training.
 
-    `see` shows each message as it comes. `record` writes it to MLflow, and may be called again with the same message
-    after a TrackingError. MLflow receives every epoch when it ends, and, when an attempt begins and at the end, all
-    epochs that the checkpoint has and MLflow lacks.
+    `see` shows each message when it arrives. `record` writes the message to MLflow, and may be called again with the
+    same message after a TrackingError. Each epoch is written to MLflow when the epoch ends. Epochs that a checkpoint
+    has and MLflow lacks are added whenever an attempt begins (`jobs.training.messages.Attempt`) and at the end of the
+    training.
 
     Args:
         work: the training.
         record: its run in MLflow; None if the run does not exist yet. `attach` must then supply it before the first
             `record`.
         show: shows events to the user.
-        began: when the command started, in seconds since 1970. If given, the first attempt reports the seconds since
-            then.
+        began: when the command started, in seconds since 1970. If given, the first attempt is shown and recorded with
+            the seconds that have passed since then.
         named: whether the start of an attempt is shown with the name and the id of the run.
 
     Attributes:
@@ -103,10 +104,10 @@ class TrainingLog:
                 self.scores[message.split, message.start] = message.table
 
     def record(self, message: Message) -> None:
-        """Write a message, which `see` has had before, to MLflow.
+        """Write a message to MLflow. `see` must have been called with the message before.
 
         Raises:
-            TrackingError: while MLflow cannot be reached; the same message can then be recorded again.
+            TrackingError: if MLflow cannot be written; call this again later with the same message.
         """
         run = self._run.impatient()
         match message:
@@ -167,8 +168,8 @@ class TrainingLog:
     def write_settings(self, folder: Path) -> None:
         """Write what it takes to repeat the run into `folder` and into MLflow.
 
-        These are ``spec.json``, the settings as the user gave them without the tracking URI, and ``requirements.txt``,
-        the versions of the packages. The run in MLflow also gets its description.
+        Two files are written: ``spec.json`` has the settings as the user gave them, without the tracking URI, and
+        ``requirements.txt`` has the versions of the packages. The run in MLflow also gets its description.
 
         Raises:
             TrackingError: if MLflow cannot be written.
@@ -180,10 +181,14 @@ class TrainingLog:
         self._run.describe(training_description(self._work.spec, self._run.run_id, notes=self._work.notes))
 
     def complete(self, progress: Progress, workers: int) -> None:
-        """Complete the record in MLflow from what the last checkpoint keeps of it.
+        """Add to MLflow what it lacks of the record that the last checkpoint keeps.
 
-        Attempts, epochs and samples may be missing there if their messages were lost, for example with an earlier
-        driver.
+        MLflow may lack attempts, epochs and samples because their messages were lost, for example with a driver that
+        died.
+
+        Args:
+            progress: the record in the last checkpoint.
+            workers: the number of workers to record if MLflow has no attempt.
 
         Raises:
             TrackingError: if MLflow cannot be written.

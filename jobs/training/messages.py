@@ -1,7 +1,7 @@
 """The messages that workers send to the driver of a training, through `jobs.ray_runtime.event_queue.Channel`.
 
-The driver is the process of the command. Rank 0 also sends it the events `Step` and `Epoch` of `jobs.display.events`,
-which are shown unchanged. `Message` is the union of all of them.
+The driver is the process that runs the command. Rank 0 also sends the events `Step` and `Epoch` of
+`jobs.display.events` to the driver, which shows them unchanged. `Message` is the union of all of these classes.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Attempt:
         workers: number of workers.
         epoch: number of epochs that the checkpoint had finished; 0 without a checkpoint.
         history: the figures of these epochs, as far as the checkpoint has them.
-        device: the device of rank 0, for people.
+        device: the name of rank 0's device, as it is shown to the user.
         precision: the arithmetic of the training, as in `glow.training.Trainer`.
         parameters: number of parameters of the model.
-        step: number of finished steps of the next epoch.
+        step: number of steps that the checkpoint had finished in the epoch after these.
     """
 
     workers: int
@@ -52,7 +52,7 @@ class SampleGrid:
     Attributes:
         epoch: the epoch after which they were drawn.
         images: uint8 (N, C, H, W), the samples.
-        inverse_error: largest error of the inverse over some real images, in grey levels of the model's 2**bits.
+        inverse_error: largest error of the inverse over some real images, in grey levels; the model has 2**bits levels.
     """
 
     epoch: int

@@ -55,7 +55,7 @@ class Work:
         splits: the data sets.
         notes: sentences on how the data were read, for the user.
         resumed: the run in MLflow that is resumed; None for a new run.
-        kept: the copy of a run in the output folder (`jobs.outputs`), if MLflow has lost the run; else None.
+        kept: what the output folder keeps of the run (its ``run.json``), if MLflow has lost the run; else None.
         kept_in: the name of the folder with the checkpoints, if it is not the id of the run; else None.
     """
 
@@ -75,7 +75,7 @@ class Work:
         return self.kept_in or record.run_id
 
     def to_keep(self, record: Record, finished: bool) -> KeptRun:
-        """Return the copy of the run's facts that the output folder keeps."""
+        """Return the content of the ``run.json`` that the output folder keeps of the run."""
         return KeptRun(
             job="train",
             run_id=record.run_id,
@@ -111,7 +111,7 @@ class Work:
     def to_tell(self) -> tuple[str, ...]:
         """The sentences on the data that the user sees at the start.
 
-        These are the notes; for a packed data set also whether its images are held in memory.
+        These are the notes and, for a packed data set, a sentence that says whether its images are held in memory.
         """
         if not is_packed(self.spec.dataset):
             return self.notes
@@ -122,7 +122,10 @@ class Work:
         return (*self.notes, held)
 
     def check_same_images(self, known: Mapping[str, str]) -> None:
-        """Check that the images are the same as when the run began, whose `digests` are `known`.
+        """Check that the images are the same as when the run began.
+
+        Args:
+            known: the `digests` that were recorded when the run began. A split without one is not checked.
 
         Raises:
             JobError: if the images of a split differ.
@@ -197,14 +200,15 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
     Args:
         name_or_id: the name or the id of the run in MLflow; if MLflow has lost the run, its id, or the path or URI of
             the folder with its checkpoints.
-        changes: settings to change. Only those that say where the run computes and is recorded can change, not those
-            that decide what it computes.
+        changes: settings to change. Only `tracking_uri`, `experiment`, `data_root`, `download` and the settings that
+            ``--help`` lists under "Compute" can change.
 
     Raises:
         TrackingError: if there is no such run.
-        JobError: if the run is finished, is not a training, or has lost its checkpoints; and as `prepare`.
-        SpecError: if `changes` has a setting that must not change; and as `prepare`.
-        DatasetNotFound, DatasetCorrupt: as `prepare`.
+        JobError: if the run is finished, is not a training, is a trial of an ablation, or has lost its checkpoints; if
+            its images have changed; and if `prepare` raises it.
+        SpecError: if `changes` has a setting that must not change; and if `prepare` raises it.
+        DatasetNotFound, DatasetCorrupt: if `prepare` raises it.
     """
     free = ("tracking_uri", "experiment", "data_root", "download")
     fixed = [name for name in changes if theme_of(TrainSpec, name) != "Compute" and name not in free]

@@ -1,4 +1,7 @@
-"""What a checkpoint keeps of a training's record, for a driver that died before it had written everything to MLflow."""
+"""The part of a training's record that each checkpoint keeps.
+
+If a driver dies before it has written everything to MLflow, the missing part is added from the checkpoint later.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ class Progress:
 
     @classmethod
     def read(cls, folder: str | Path) -> Progress:
-        """Read what `write` wrote; of an older checkpoint, there may be no history or no grids.
+        """Read what `write` wrote. The history or the grids are empty if the checkpoint has none, as older ones may.
 
         Raises:
             CheckpointError: if a file is damaged.

@@ -1,7 +1,7 @@
-"""The publication of a finished training's model: logged in MLflow, registered, and with its scores.
+"""The publication of a finished training's model: it is logged in MLflow and registered, and its scores are recorded.
 
 The scores of the training and validation images are the basis of the model's typicality test. They are recorded where
-`glowctl ood` finds them, so that it need not compute them again.
+`glowctl ood` finds them, so that `glowctl ood` need not compute them again.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def release(
         record: its run in MLflow.
         checkpoint: the folder of the model.
         tables: the scores from the workers, by split and position of the first image; parts may be missing.
-        validation_bits_per_dim: the score of the model, by which it can become the champion.
+        validation_bits_per_dim: the score of the model, which becomes a tag of the logged model and of the
+            registered version.
 
     Raises:
         TrackingError: if MLflow cannot be written.

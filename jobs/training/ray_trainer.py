@@ -67,9 +67,10 @@ dies before its driver; here the driver ends together with its controller.
 class LeanTrainer(TorchTrainer):
     """A TorchTrainer that starts two processes fewer (`UNUSED`) and leaves Ctrl-C to its caller.
 
-    Ray Train's own SIGINT handler asks the controller to abort, which may no longer exist. The handler ends in
-    SystemExit and stays installed afterwards. Running the trainer in a thread is no alternative: the thread would wait
-    in Ray's C++ code forever and crash the interpreter at exit.
+    Ray Train's own SIGINT handler asks the controller to abort, although the controller may no longer exist; the
+    handler then raises SystemExit. It also stays installed after the training. Ray Train installs no handler if the
+    trainer runs in a thread other than the main thread, but this is no alternative: such a thread would wait in Ray's
+    C++ code forever and crash the interpreter at exit.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -81,10 +82,10 @@ class LeanTrainer(TorchTrainer):
 
 
 def start_coordinator() -> None:
-    """Start the actor to which Ray Train reports what it needs, without waiting for it.
+    """Start the actor to which Ray Train reports which resources it needs, and do not wait until it runs.
 
-    The controller of a training would start it only when it needs an answer, and wait a second. Started here, the actor
-    is there when the driver has opened the record.
+    Without this call, the controller of a training would start the actor only when it needs an answer from the actor,
+    and would wait a second for it. After this call, the actor runs by the time the driver has opened the record.
     """
     from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
         get_or_create_autoscaling_coordinator,
@@ -97,8 +98,8 @@ def put_data(work: Work) -> list[ray.ObjectRef]:
     """Put the images and labels of each split into Ray's object store.
 
     Returns:
-        A list of one reference: inside a list, Ray passes on the reference and not the arrays. The list is empty if
-        the workers map the images from files themselves.
+        A list of one reference, because Ray passes a reference inside a list on as a reference, and would replace a
+        bare one by the arrays. The list is empty if the workers map the images from files themselves.
     """
     if any(images.mapped for images in work.splits.values()):
         return []
@@ -133,8 +134,9 @@ def torch_trainer(
         settings: the settings for the workers.
         resources: the number of workers and what each gets.
         name: the name of the folder of the checkpoints, within the output.
-        callbacks: Ray Train's callbacks for a trial of Tune; None for a training. A trial uses Ray's own trainer,
-            because the driver outlives a trial that is killed and needs the resources that the trial had reserved.
+        callbacks: Ray Train's callbacks for a trial of Tune; None for a training. With callbacks, the trainer is Ray's
+            own TorchTrainer: if a trial is killed, the driver of the ablation goes on and needs the resources that the
+            trial had reserved, and one of the processes that `LeanTrainer` leaves out frees them.
     """
     least, most = resources.workers
     patience = PATIENCE_FOR_ALL_S if least == most else PATIENCE_FOR_SOME_S
@@ -186,7 +188,7 @@ def plain_reason(error: Exception) -> str:
 
 
 def death_behind(error: BaseException | None) -> RayError | None:
-    """Return the death of a Ray process that caused an error, directly or through other errors; None if none did."""
+    """Return the error for the death of a Ray process that caused `error`, directly or indirectly; None if none did."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, (OutOfMemoryError, RayActorError)):

@@ -14,7 +14,7 @@ __all__ = ["add_missing", "last_history"]
 
 
 def add_missing(record: Record, history: Iterable[EpochMetrics]) -> list[int]:
-    """Add to a run in MLflow those of these epochs that it lacks.
+    """Add to a run in MLflow the epochs of `history` that the run lacks.
 
     Returns:
         The epochs for which MLflow had no validation score before.

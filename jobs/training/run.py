@@ -1,8 +1,8 @@
 """The training job: `run` trains on Ray what `jobs.training.prepare` has checked, and records it in MLflow.
 
-The driver loads the data once and passes them to the workers through Ray's object store, so no worker needs the files;
-only packed data sets can instead be read by each worker. Rank 0 sends events through a queue to the driver, which shows
-and records them.
+The driver loads the data once and passes them to the workers through Ray's object store, so no worker needs the files.
+The exception is a packed data set, whose files each worker can read itself. Rank 0 sends events through a queue to the
+driver, which shows and records them.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ __all__ = ["TrainResult", "run"]
 
 
 def run(work: Work, resources: Resources, show: Show) -> TrainResult:
-    """Train on the Ray that this process is connected to, show the progress, and record the run in MLflow.
+    """Train on the Ray instance that this process is connected to, show the progress, and record the run in MLflow.
 
     Raises:
         JobError: if the training fails and restarts do not help.
-        TrainingDiverged, CheckpointError: from the workers.
+        TrainingDiverged, CheckpointError: if a worker raises it.
         TrackingError: if MLflow cannot be written.
     """
     start_coordinator()

@@ -25,7 +25,7 @@ def draw_samples(model: Glow, epoch: int, temperature: float, images: LazyDatase
         model: the model.
         epoch: the epoch, for the message.
         temperature: the temperature of the latents.
-        images: real images; the first `INVERTED_IMAGES` measure the error of the inverse.
+        images: real images; the error of the inverse is measured on the first `INVERTED_IMAGES` of them.
     """
     classes = model.config.num_classes
     labels = None if classes is None else torch.arange(GRID) * classes // GRID
@@ -35,7 +35,7 @@ def draw_samples(model: Glow, epoch: int, temperature: float, images: LazyDatase
 
 @torch.no_grad()
 def inverse_error(model: Glow, images: torch.Tensor) -> float:
-    """Return the largest error of inverse(forward(x)) over all pixels, in grey levels of the model's 2**bits.
+    """Return the largest error of inverse(forward(x)) over all pixels, in grey levels; the model has 2**bits levels.
 
     Args:
         model: the model.

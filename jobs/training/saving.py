@@ -35,16 +35,19 @@ Noticed = Callable[[], float | None]
 class SavingPlan:
     """Decides after which steps and epochs to save; all workers receive the same answers.
 
-    After the last checkpoint before a machine goes, it makes the training wait, because further steps would be lost.
+    After the last checkpoint before a machine is taken away, the plan makes the training wait, because further steps
+    would be lost.
 
     Args:
         every: the interval that the user asked for.
-        noticed: returns when a machine of this training will be taken away. All workers call it at the same steps.
+        noticed: returns the time at which a machine of this training will be taken away (see `Noticed`). All workers
+            call it at the same steps.
         device: the device of the tensors that workers exchange.
 
     Attributes:
-        urgent: whether the checkpoint that is due is for a machine that goes. It must be stored before training goes
-            on. The time that this takes for the first such checkpoint tells when the last one must begin.
+        urgent: whether the checkpoint that is due is saved because a machine will be taken away. Such a checkpoint must
+            be stored before the training continues. One is saved at the announcement; from the time that storing it
+            takes, the plan computes when it must begin the last one.
     """
 
     def __init__(self, every: Every, noticed: Noticed, device: torch.device) -> None:
@@ -57,7 +60,11 @@ class SavingPlan:
         self.urgent = False
 
     def after_epoch(self, epoch: int, last: bool) -> bool:
-        """Return whether to save at the end of this epoch: the last, and every one that the user's interval names."""
+        """Return whether to save at the end of this epoch.
+
+        The last epoch is always saved. If the user's interval is n epochs, every n-th epoch is saved too; if the
+        interval is in steps or a time, every epoch is.
+        """
         self._began_at = time.monotonic()
         every = self._every.epochs
         return last or every is None or epoch % every == 0

@@ -87,7 +87,7 @@ class WorkerSettings:
         data: the result of `jobs.training.ray_trainer.put_data`; empty if each worker maps the images itself.
         outbox: the queue to the driver.
         threads: number of torch's threads.
-        on_cluster: whether machines may be taken away; Ray then announces it.
+        on_cluster: whether the machines belong to a cluster, which may take one away after a notice.
     """
 
     spec: TrainSpec
@@ -104,7 +104,7 @@ class Outcome:
 
     Attributes:
         best: the metrics of the best checkpoint by validation.
-        test_bits_per_dim: the test set's bits/dim under that model.
+        test_bits_per_dim: the test set's bits/dim under the model of that checkpoint.
         progress: the figures of all epochs, and the newest samples.
     """
 
@@ -124,8 +124,8 @@ class NoRetry(UserCallback):
     def is_final(error: Exception) -> bool:
         """Return whether a restart would meet the error again.
 
-        That is so if the disk or its quota is full or it is read-only, if training diverged, if a checkpoint is
-        damaged, and after a ValueError, which means that settings or data are wrong.
+        A restart would if the disk or the user's quota is full, if the file system is read-only, if training diverged,
+        if a checkpoint is damaged, and after a ValueError, which means that settings or data are wrong.
         """
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
         return full or isinstance(error, (TrainingDiverged, CheckpointError, ValueError))
@@ -156,7 +156,7 @@ class Session(Protocol):
         """Yield the folder of the last checkpoint; None if there is none yet."""
 
     def report(self, trainer: Trainer, progress: Progress, metrics: Metrics, *, urgent: bool = False) -> None:
-        """Save a checkpoint and report its metrics. An `urgent` one is stored when the method returns.
+        """Save a checkpoint and report its metrics. An `urgent` checkpoint is stored before the method returns.
 
         The last checkpoint and the one with the lowest `SCORE` are kept. Every rank must call this method, which waits
         for all of them.
@@ -166,10 +166,10 @@ class Session(Protocol):
         """Yield the folder of the best checkpoint so far, and its metrics."""
 
     def notice(self) -> float | None:
-        """Return when a machine of this training will be taken away, in seconds since 1970.
+        """Return the time at which a machine of this training will be taken away, in seconds since 1970.
 
-        The answer is None if none is announced, and 0 if the time is not known. Every rank must call this method at the
-        same steps.
+        The result is None if no such event is announced, and 0 if one is announced for an unknown time. Every
+        rank must call this method at the same steps.
         """
 
 
@@ -178,8 +178,8 @@ class TrainSession:
 
     Args:
         on_cluster: whether the machine belongs to a cluster, which may take it away.
-        output: folder or bucket of the checkpoints. They are uploaded to a bucket while the training continues; a copy
-            to a folder takes less time than a step.
+        output: folder or bucket of the checkpoints. An upload to a bucket runs while the training continues, unless the
+            checkpoint is urgent. The training waits for a copy to a folder, which takes less time than a step.
     """
 
     def __init__(self, on_cluster: bool, output: str) -> None:
@@ -257,10 +257,11 @@ def train_loop(config: dict[str, WorkerSettings]) -> Outcome:
 
 
 def train_share(settings: WorkerSettings, session: Session) -> Outcome:
-    """Train on this worker's share of the images from the last checkpoint, if any, to the end, and score the test set.
+    """Train on this worker's share of the images until the last epoch, then score the test set.
 
-    The worker also scores its part of the splits `glow.scoring.SCORED` and sends the scores to the driver. The first
-    worker on each machine sends the load of that machine.
+    The training continues from the last checkpoint if there is one. The worker also scores its part of the splits
+    `glow.scoring.SCORED` and sends the scores to the driver. The first worker on each machine sends the load of that
+    machine.
     """
 
     def tell(figures: dict[str, float]) -> None:
@@ -362,7 +363,7 @@ class Talker:
         return (time.monotonic() - self._started) / done * left if done > 0 else math.nan
 
     def attempt(self, progress: Progress) -> None:
-        """Send that the workers begin to train, with the record in the checkpoint, of which MLflow may lack the end."""
+        """Send that the workers begin to train, and the checkpoint's record, because MLflow may lack its last part."""
         self._put(
             Attempt(
                 workers=self._workers,
@@ -378,7 +379,7 @@ class Talker:
             self._put(grid)
 
     def step(self, result: StepResult) -> None:
-        """Send how far the epoch is, with the latest validation score."""
+        """Send the progress within the epoch, with the latest validation score."""
         self._put(
             Step(
                 **vars(result),
@@ -401,7 +402,7 @@ class Talker:
         return told
 
     def samples(self, model: Glow, temperature: float, images: LazyDataset) -> SampleGrid | None:
-        """Draw, send and return samples, in rank 0 only; real `images` measure the error of the inverse."""
+        """Draw, send and return samples, in rank 0 only; the error of the inverse is measured on the real `images`."""
         if self._outbox is None:
             return None
         drawn = draw_samples(model, self._trainer.epoch, temperature, images)
