@@ -19,7 +19,7 @@ class BitsPerDim(nn.Module):
     """`Glow.bits_per_dim` as the forward of a module, the form that DistributedDataParallel and torch.compile need.
 
     Args:
-        model: the Glow, not copied.
+        model: the Glow; it is not copied.
 
     Example:
         >>> from glow import GlowConfig
@@ -43,12 +43,12 @@ def make_objective(model: Glow, config: FitConfig, device: torch.device) -> nn.M
 
     Args:
         model: the Glow, on the device.
-        config: the settings of the training, of which `compile` and `gradient_precision` count here.
+        config: the settings of the training; only `compile` and `gradient_precision` are used here.
         device: the device that trains.
 
     Returns:
-        A `BitsPerDim`, in a group of several processes inside DistributedDataParallel, which averages the gradients
-        over the processes in every backward pass.
+        A `BitsPerDim`. In a group of several processes it is wrapped in DistributedDataParallel, which averages the
+        gradients over the processes in every backward pass.
 
     Example:
         >>> from glow import GlowConfig
