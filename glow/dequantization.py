@@ -1,6 +1,7 @@
 """Conversion of uint8 images to the real numbers for which a flow has a density, and back.
 
-A model of `bits` bits sees each value k from 0 to 255 as its bin floor(k / 2**(8 - bits)), one of 2**bits.
+A model of `bits` bits distinguishes 2**bits bins of pixel values. The value k, from 0 to 255, is in the bin with number
+floor(k / 2**(8 - bits)).
 
 Shapes: B images, C channels, H rows, W columns.
 """
@@ -46,14 +47,14 @@ def dequantize(images_BCHW: Tensor, noise_BCHW: Tensor, bits: int = 8) -> Tensor
 
 
 def quantize(x_BCHW: Tensor, bits: int = 8) -> Tensor:
-    """Convert real numbers to the uint8 images whose bins they lie in.
+    """Convert real numbers to uint8 images: each number becomes the lowest pixel value of its bin.
 
-    k = 2**(8 - bits) * floor((x + 1/2) * 2**bits), the lowest value of the bin. So this undoes `dequantize`, except
-    that the low 8 - bits bits become 0, as by `reduced`.
+    This value is k = 2**(8 - bits) * floor((x + 1/2) * 2**bits). So `quantize` undoes `dequantize`, except that the low
+    8 - bits bits of each pixel value become 0, as in the result of `reduced`.
 
     Args:
-        x_BCHW: float (B, C, H, W). Numbers below -0.5 count to the first bin, those of 0.5 and more to the last one,
-            and NaN to the first.
+        x_BCHW: float (B, C, H, W). Numbers below -0.5 and NaN are assigned to the first bin, and numbers from 0.5 on to
+            the last bin.
         bits: from 1 to 8.
 
     Returns:
@@ -78,16 +79,16 @@ def reduced(images: Tensor, bits: int) -> Tensor:
 
 
 def uniform_noise(indices_B: Tensor, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
-    """Make uniform noise u in [0, 1) that depends on nothing but (seed, image index, pixel).
+    """Make uniform noise u in [0, 1) that depends only on the seed, the index of the image and the pixel.
 
-    So an image has the same noise in every batch, order, process and device, and with it the same likelihood. With
-    mix = SplitMix64 in 64-bit arithmetic and g its increment, pixel p of image i has
-    u = (mix(mix(mix(seed) + i) + p g) >> 40) / 2**24.
+    So an image has the same noise, and the same likelihood up to rounding, in every batch and order, and on every
+    process and device. Let mix be SplitMix64 in 64-bit arithmetic, and g its increment. The noise of pixel p of image i
+    is u = (mix(mix(mix(seed) + i) + p * g) >> 40) / 2**24.
 
     Args:
         indices_B: int64 (B,), each image's index in its data set; the noise is made on this tensor's device.
         shape: (C, H, W) of one image.
-        seed: two seeds give independent noise.
+        seed: different seeds give independent noise.
 
     Returns:
         float32 (B, C, H, W), multiples of 2**-24.

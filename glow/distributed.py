@@ -1,7 +1,7 @@
 """The few collective operations that training needs.
 
 They use the process group of `torch.distributed` if one is initialized. Without one they behave as in a group of a
-single process, so that callers need not ask.
+single process, so that callers need not check whether there is a group.
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ class StepResult:
         step: the last finished step of that epoch, counted from 1.
         steps: number of steps per epoch.
         images_per_second: speed of this epoch so far, over all processes.
-        train_bits_per_dim: mean over this process's images of the epoch so far, in bits per dimension; NaN if there
-            are none or every step was skipped. After `Trainer.pool`, the first process counts the images of all
-            processes up to then, and the others count only later ones.
+        train_bits_per_dim: mean, in bits per dimension, over the images that this process has trained on in the epoch
+            so far; NaN if there are none or every step was skipped. A call of `Trainer.pool` moves the earlier images
+            of all processes into the mean of the first process; the means of the others start again.
 
     Example:
         >>> told = StepResult(epoch=1, step=5, steps=20, images_per_second=900.0, train_bits_per_dim=3.7)
@@ -40,7 +40,8 @@ class StepResult:
 class EpochResult:
     """The figures of a finished epoch.
 
-    Means are over all processes. Bits per dimension refer to the model's image size, so padding counts.
+    Means are over all processes. The dimensions in bits per dimension are those of the images that the model reads,
+    so padding is included.
 
     Attributes:
         epoch: the epoch, counted from 1.
@@ -50,11 +51,11 @@ class EpochResult:
         validation_bits_per_dim: mean over the validation images after the epoch; NaN if there are none.
         images_per_second: training speed; validation is not counted.
         gradient_norm: mean L2 norm of the gradient over the epoch's steps that were not skipped, before clipping; NaN
-            if all were.
+            if all steps were skipped.
         learning_rate: the rate of the epoch's last step.
         skipped_steps: steps skipped since the start of training because their gradient was not finite.
-        seconds: duration of the epoch in this process, validation included. After a resumption inside the epoch, only
-            the part since then.
+        seconds: duration of the epoch in this process, validation included. If training was resumed inside the epoch,
+            only the time since then is counted.
 
     Example:
         >>> result = EpochResult(1, 20, 3.5, 3.6, 900.0, 2.0, 1e-3, 0, 5.0)
@@ -78,10 +79,10 @@ class EpochResult:
 
 
 class StepFigures(NamedTuple):
-    """The terms that one step adds to an epoch's sums, or those sums: scalar float64 tensors.
+    """The figures of one step, or their sums over the steps of an epoch. Each field is a scalar float64 tensor.
 
-    They are stacked into one tensor in this order, so that adding a step is one operation and does not wait for the
-    GPU. The first two differ between processes; the others are equal in all of them.
+    The fields are stacked into one tensor in this order, so that adding a step is one operation and does not wait for
+    the GPU. The first two fields differ between processes; the others are equal in all processes.
 
     Example:
         >>> import torch

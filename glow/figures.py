@@ -2,7 +2,8 @@
 
 Every function returns a matplotlib figure of 8 x 5 inches (`image_rows` chooses the height), meant to be saved at
 120 dpi; `image_grid` returns an array. The colours can be told apart with every kind of colour vision (palette of Okabe
-& Ito). Figures of ablations are in `glow.comparison_figures`, of drifts in `glow.corruption_figures`.
+& Ito). Figures of ablations are in `glow.comparison_figures`, and figures of drifts (corrupted images) in
+`glow.corruption_figures`.
 
 Shapes: N images, R rows of S images, C channels, H rows and W columns of pixels, P points.
 """
@@ -106,7 +107,7 @@ def image_rows(images_RSCHW: np.ndarray, row_names: Sequence[str], title: str) -
 def nll_curve(history: pd.DataFrame, title: str, test_bits_per_dim: float | None = None) -> Figure:
     """Draw bits/dim against the epoch of a training.
 
-    With 8 values or more, the view leaves out the steep fall of the first epochs.
+    With at least 8 finite values, the y axis is limited so that it leaves out a steep fall in the first epochs.
 
     Args:
         history: columns ``epoch``, ``train_bits_per_dim`` and ``validation_bits_per_dim``; NaN where there is no value.
@@ -151,16 +152,17 @@ def _focus(axes: Axes, values: np.ndarray, level: float | None) -> None:
 def nll_histogram(scores: pd.DataFrame, title: str, interval: tuple[float, float] | None = None) -> Figure:
     """Draw the distribution of bits/dim over the images of each data set.
 
-    The heights are percentages of the data set per bin, and all data sets share the bins. The view covers the middle
-    94 % of every data set and half of that width on each side. If this is a wide range of positive values, the x axis
-    is logarithmic, with bins of equal width on it. Images out of view are counted below the axis. The peak of a data
-    set that is too narrow for the bins is cut off, and its height is written next to it.
+    The height of a bin is the percentage of the data set's images in it; all data sets share the bins. For every data
+    set, the x axis covers the middle 94 % of the values, and values up to half the width of this middle on each side.
+    If the middles span a wide range of positive values, the x axis is logarithmic, and bins have equal widths on it.
+    The number of images outside the axis is written below it. A peak of more than `SPIKE` percent, which would flatten
+    the other data sets, is cut off, and its height is written next to it.
 
     Args:
         scores: one row per image; columns ``dataset`` (str) and ``bits_per_dim``. Infinite and NaN values are counted
             in the legend, but neither drawn nor included in the medians.
         title: title of the figure.
-        interval: the bits/dim between which a single image is typical; shaded if given.
+        interval: the lowest and the highest bits/dim at which a single image is typical; this range is shaded if given.
 
     Returns:
         The figure.
@@ -252,10 +254,11 @@ def ood_ratio_curve(power: pd.DataFrame, title: str, alpha: float, in_distributi
 
 
 def roc_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]], title: str) -> Figure:
-    """Draw ROC curves in percent, with a logarithmic axis of false-positive rates, where good tests differ.
+    """Draw ROC curves in percent, with a logarithmic axis of false-positive rates.
 
-    Below the smallest positive false-positive rate (at least 0.01 %, at most 10 %) the axis is linear, so that it
-    contains 0.
+    Good tests differ at low false-positive rates, which the logarithmic axis spreads out. From 0 to the smallest
+    positive false-positive rate of all curves, the axis is linear, so that it can show 0. The linear part ends at
+    0.01 % at the lowest and at 10 % at the highest.
 
     Args:
         curves: for each data set the false-positive rates (P,) and true-positive rates (P,), both ascending from 0 to 1
@@ -342,7 +345,7 @@ def _finish(figure: Figure, axes: Axes) -> Figure:
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Return the colour and line style of a line, different for the first 28.
+    """Return the colour and line style of a line. The first 28 lines all look different.
 
     Args:
         index: number of the line, from 0.

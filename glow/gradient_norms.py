@@ -1,8 +1,8 @@
-"""Norms of the gradient of an image's log-likelihood by the parameters of each layer (Dauncey et al. 2024).
+"""Squared norms of the gradient of an image's log-likelihood, for each layer of a model (Dauncey et al. 2024).
 
-Images that are unlike the training images move the parameters in other ways than those do. The squared norm of the
-gradient by one layer's parameters approximates the Fisher information metric if that layer's part of the Fisher
-information matrix is taken to be a multiple of the identity.
+The gradient is taken with respect to the parameters. Images that are unlike the training images have other gradients
+than the training images. The squared norm for one layer approximates the Fisher information metric, up to a constant
+factor, if the layer's block of the Fisher information matrix is assumed to be a multiple of the identity.
 
 Shapes: B images, C channels, H rows, W columns, G layers.
 """
@@ -20,8 +20,8 @@ __all__ = ["gradient_layers", "gradient_norms"]
 def gradient_layers(model: nn.Module) -> list[str]:
     """Return the names of a model's layers in the order of its parameters.
 
-    A flow step is one layer, with all the parameters of its ActNorm, its permutation and its coupling; so is each
-    split's prior, the top prior, and the network of learned noise.
+    A flow step is one layer, with all the parameters of its ActNorm, its permutation and its coupling. The prior of
+    each split, the top prior, and the network of the learned dequantization noise are also one layer each.
 
     Example:
         >>> from glow.config import GlowConfig
@@ -38,7 +38,7 @@ def gradient_norms(model: Glow, images_BCHW: Tensor, noise_BCHW: Tensor) -> Tens
     The gradient of a single image takes a forward and a backward pass of that image alone.
 
     Args:
-        model: the model; its gradients are neither used nor changed.
+        model: the model; the attribute `grad` of its parameters is neither used nor changed.
         images_BCHW: uint8 (B, C, H, W).
         noise_BCHW: dequantisation noise (B, C, H, W), such as `glow.uniform_noise` makes.
 

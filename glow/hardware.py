@@ -1,6 +1,6 @@
-"""The abilities of a device under the installed version of torch.
+"""What a device can do with the installed version of torch.
 
-Training asks here for the fastest precision and for whether the fused optimizer can be used.
+Training calls these functions to choose the fastest precision, and to decide whether it uses the fused optimizer.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ def _cpu_multiplies_bf16() -> bool:
 
 
 def skips_when_told(optimizer: type[torch.optim.Optimizer], device: torch.device) -> bool:
-    """Return whether a fused optimizer skips the step if its attribute `found_inf` is 1, by one step of one weight.
+    """Return whether a fused optimizer skips the step if its attribute `found_inf` is 1.
 
-    `torch.amp.GradScaler` sets this attribute, but torch does not document it. A version of torch that reads another
-    name would take steps on gradients that are not finite, so training uses the fused optimizer only after this test.
+    The function tests this with one step of one weight. `torch.amp.GradScaler` sets this attribute, but torch does not
+    document it. If a version of torch reads an attribute of another name, the optimizer would also take steps with
+    gradients that are not finite. So training uses the fused optimizer only if this function returns True.
 
     Args:
         optimizer: a class of optimizers with an argument `fused`, such as `torch.optim.Adam`.

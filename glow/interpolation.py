@@ -25,12 +25,12 @@ class Interpolation:
     """The images on the paths between P pairs of images.
 
     Attributes:
-        images: uint8 (P, S, C, H, W); the first and the last of each row are the ends.
-        end_error: float (P,), the largest difference between a pixel of the decoded ends and of the real images, before
-            rounding, in grey levels, of which the model has 2**bits; infinite if an end is not finite. Below 0.5 the
-            ends equal the real images, reduced to the model's bits.
-        non_finite: number of the images with a pixel that is not finite. Such a pixel is white if it is infinity, else
-            black.
+        images: uint8 (P, S, C, H, W); the first and the last image of each path are its ends.
+        end_error: float (P,), the largest difference between a pixel of the two decoded ends, before rounding, and the
+            same pixel of the real images. The unit is one of the 2**bits grey levels of the model. Infinite if an end
+            is not finite. If it is below 0.5, the ends equal the real images, reduced to the model's bits.
+        non_finite: number of images that have a pixel value which is not finite. In `images`, plus infinity is the
+            highest of the model's grey levels; minus infinity and NaN are 0.
 
     Example:
         >>> from glow import GlowConfig
@@ -50,17 +50,18 @@ class Interpolation:
 def interpolate(
     model: Glow, start_PCHW: Tensor, end_PCHW: Tensor, steps: int = 10, mode: Mode = "linear"
 ) -> Interpolation:
-    r"""Decode evenly spaced points between the latents of two images, in all levels at once.
+    r"""Decode evenly spaced points between the latents of each pair of images, in all levels at once.
 
-    At :math:`t = 0, \dots, 1` the latent of each level is
+    At each point :math:`t = 0, \dots, 1` between :math:`z_0` and :math:`z_1`, the latent of each level is
 
     - ``linear``: :math:`(1 - t) z_0 + t z_1`;
     - ``slerp``: :math:`(\sin((1 - t) \theta) z_0 + \sin(t \theta) z_1) / \sin \theta` with the angle :math:`\theta`
-      between :math:`z_0` and :math:`z_1` (Shoemake 1985, "Animating rotation with quaternion curves"). It keeps the
-      distance from the origin at which Gaussian latents lie. Parallel latents are interpolated linearly.
+      between :math:`z_0` and :math:`z_1` (Shoemake 1985, "Animating rotation with quaternion curves"). The points keep
+      the distance from the origin that Gaussian latents have. Latents of equal or opposite direction are interpolated
+      linearly.
 
-    An image is encoded at the middle of its bins, u = 1/2. So the ends are the real images wherever the inverse is
-    exact to half a grey level.
+    An image is encoded at the middle of its bins, u = 1/2. So the ends equal the real images, reduced to the model's
+    bits, wherever the error of the inverse is less than half a grey level.
 
     Args:
         model: the flow, on any device.

@@ -129,8 +129,8 @@ class LazyDataset:
     def fingerprint(self, chunk: int = 256) -> str:
         """Return 16 hex digits that identify the images.
 
-        That of a packed data set is known. For others it is `glow.datasets.fingerprint` of all images, which are read
-        in pieces.
+        This is `known_fingerprint` if it is not None. Otherwise, all images are read in pieces, and the result is their
+        `glow.datasets.fingerprint`.
 
         Args:
             chunk: number of images in memory at a time, at least 1; the result does not depend on it.
@@ -153,10 +153,13 @@ class LazyDataset:
         return fingerprint_pieces(torch.Size((len(self), *self.image_shape)), torch.uint8, pieces)
 
     def of_classes(self, classes: Sequence[str], *, others: bool = False) -> LazyDataset:
-        """Return the images of some classes; labels and class names do not change.
+        """Return a data set with only the images of some classes.
+
+        Each image keeps its label, and `class_names` still contains all classes.
 
         Args:
-            classes: names of classes, or their labels as text. A name that is also a number means the name.
+            classes: names of classes, or labels as text, such as "3". A text that is both the name of a class and the
+                label of a class is taken as the name.
             others: return the images of all other classes instead.
 
         Raises:
@@ -182,10 +185,10 @@ class LazyDataset:
         raise ValueError(f"there is no class {name!r}: use some of {', '.join(self.class_names)}")
 
     def subset(self, positions: Tensor) -> LazyDataset:
-        """Return the data set of the images at some positions.
+        """Return a data set with only the images at some positions.
 
         Args:
-            positions: int64 (n,); the images get this order.
+            positions: int64 (n,), positions in this data set; the new data set has the images in this order.
 
         Example:
             >>> from glow.datasets import open_dataset

@@ -1,4 +1,4 @@
-"""Names of data sets that contain a path: ``folder:PATH``, ``arrays:PATH``, ``parquet:PATH`` and ``packed:PATH``."""
+"""Data set names that contain a path: ``folder:PATH``, ``arrays:PATH``, ``parquet:PATH`` and ``packed:PATH``."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def place_of(name: str) -> Place | None:
 
 
 def absolute_dataset(name: str) -> str:
-    """Return the name with an absolute path, which means the same in every working folder.
+    """Return the name of a data set with its path made absolute.
+
+    The result means the same data set in every working folder.
 
     Args:
         name: the name of a data set. Names without a path, and URIs, are returned as they are.
@@ -70,11 +72,13 @@ def absolute_dataset(name: str) -> str:
 
 
 def dataset_label(name: str) -> str:
-    """Return a short form of the name for metric names and file names.
+    """Return a short form of a data set's name, for metric names and file names.
+
+    Only the last part of a path is kept. In this part, characters other than letters, digits, "_", "." and "-" become
+    "_". A name without a path does not change.
 
     Args:
-        name: the name of a data set. Of a path, only the last part is kept; characters other than letters, digits,
-            "_", "." and "-" become "_".
+        name: the name of a data set.
 
     Example:
         >>> dataset_label("packed:/data/cats and dogs")

@@ -1,13 +1,15 @@
-"""``packed:PATH``: a data set that `glowctl pack` wrote, which is mapped into memory and never read whole.
+"""``packed:PATH``: a data set that `glowctl pack` wrote. Its images are mapped into memory and never read whole.
 
-PATH contains an index, and for each split a file of labels and one or more shards of images::
+PATH is a folder. It contains an index and, for each split, one file of labels and one or more shards of images::
 
-    packed.json        shape, classes, source, and for each split its shards with their fingerprints; written last
-    train-00000.npy    uint8 (n, C, H, W), with the n that the index has
-    train-labels.npy   int64 (N,)
+    packed.json        index: shape, classes, source, and the size and fingerprint of each shard; written last
+    train-00000.npy    shard: uint8 (n, C, H, W), where the index contains n
+    train-labels.npy   labels: int64 (N,)
 
-The operating system caches the parts of a shard that are used, and frees them when memory is needed elsewhere. PATH can
-be the URI of a folder in a bucket, from which images are read in blocks (`glow.datasets.packed_bucket`).
+The operating system caches the parts of a shard that are used, and frees them when memory is needed elsewhere.
+
+PATH can also be the URI of a folder in a bucket. The images are then not mapped but read in blocks
+(`glow.datasets.packed_bucket`).
 
 Shapes: N images in a split, n in a shard, B in a batch, C channels, H rows, W columns.
 """
@@ -107,12 +109,13 @@ class PackedIndex:
 
     Attributes:
         image_shape: (C, H, W) of every image.
-        original_shape: (C, H, W) of the images before they were padded or shrunk; `image_shape` if they differed.
+        original_shape: (C, H, W) of the images before they were padded or shrunk; equal to `image_shape` if the
+            original images differ in size.
         class_names: the name of each label.
         splits: the shards of each split.
         source: the name of the data set that was packed, with an absolute path.
         made_with: the settings of `glowctl pack` that affect the images.
-        left_out: number of files that could not be decoded and were skipped.
+        left_out: number of images that could not be decoded and were skipped.
         version: the `VERSION` of the format.
 
     Example:
@@ -168,7 +171,7 @@ def shard_file(split: str, number: int) -> str:
 
     Args:
         split: "train", "validation" or "test".
-        number: counts the shards of the split from 0.
+        number: the number of the shard in its split, from 0.
 
     Example:
         >>> shard_file("train", 12)
@@ -207,13 +210,13 @@ def shard_fingerprint(images_NCHW: np.ndarray, labels_N: np.ndarray) -> str:
 
 
 def read_index(name: str) -> tuple[Path | BucketFolder, PackedIndex]:
-    """Read the index of a packed data set, whose size does not depend on that of the images.
+    """Read the index of a packed data set, which has one entry per shard.
 
     Args:
         name: "packed:PATH".
 
     Returns:
-        The folder, with an absolute path or in a bucket, and the index.
+        The folder of the data set, which is an absolute path or a folder in a bucket, and the index.
 
     Raises:
         DatasetNotFound: if there is no folder or no index.
@@ -271,22 +274,26 @@ def _unreadable(file: Path | BucketFile, error: Exception) -> DatasetCorrupt:
 
 
 def open_packed(name: str, split: str, image_shape: Shape | None) -> LazyDataset:
-    """Open a split of a packed data set. The labels are mapped now, a shard when one of its images is asked for.
+    """Open a split of a packed data set.
 
-    The labels of a data set in a bucket are read now, and its images in blocks when they are asked for, through a cache
-    on the local disk (`glow.datasets.packed_bucket`).
+    This function maps the file of labels into memory. A shard is mapped later, when one of its images is asked for.
+
+    If the data set is in a bucket, this function reads the labels. The images are read later in blocks, when they are
+    asked for, through a cache on the local disk (`glow.datasets.packed_bucket`).
 
     Args:
         name: "packed:PATH"; PATH can be the URI of a folder in a bucket.
         split: "train", "validation" or "test".
-        image_shape: (C, H, W) of the images; None for their own. Images of their own shape have a known fingerprint.
+        image_shape: (C, H, W) to convert the images to; None for the shape in which they were packed. For images in
+            that shape, the fingerprint follows from the index.
 
     Returns:
         A data set whose images are copied from the shards when they are asked for.
 
     Raises:
         DatasetNotFound: if there is no such data set or split.
-        DatasetCorrupt: for a file that is missing, or does not have the shape and type that the index has.
+        DatasetCorrupt: if the index cannot be read, or the file of labels is missing or does not have the shape and
+            type that the index requires. A damaged shard raises this error when its images are asked for.
         ValueError: if the images cannot be converted to the `image_shape`.
 
     Example:
@@ -344,7 +351,7 @@ def _labels_in_bucket(folder: BucketFolder, split: str, of: PackedSplit) -> Tens
     labels = read_array(folder, labels_file(split), " ".join(shard.fingerprint for shard in of.shards))
     if labels.shape != (of.images,) or labels.dtype != np.int64:
         raise DatasetCorrupt(
-            f"{folder.file(labels_file(split))} has {labels.dtype} of shape {labels.shape} where the index has "
+            f"{folder.file(labels_file(split))} has {labels.dtype} of shape {labels.shape} where the index requires "
             f"int64 of {(of.images,)}",
             remedy="pack the data set again or, if it was copied, copy all of its files",
             code="dataset-damaged",
@@ -360,7 +367,9 @@ def _shards_in_bucket(folder: BucketFolder, split: str, of: PackedSplit, image_s
 
 @dataclass(frozen=True)
 class Shards:
-    """The images of a split in their files. An object that is sent to another process maps the files again there.
+    """The images of a split, read from shards on this machine, which are mapped into memory.
+
+    An instance can be pickled; a process that receives it maps the files into its own memory.
 
     Attributes:
         folder: the folder of the packed data set.
@@ -389,7 +398,7 @@ class Shards:
             uint8 (B, C, H, W).
 
         Raises:
-            DatasetCorrupt: for a shard that is missing or does not have the shape that the index has.
+            DatasetCorrupt: for a shard that is missing, or does not have the shape and type that the index requires.
         """
         positions = positions_B.numpy()
         images = np.empty((len(positions), *self.image_shape), np.uint8)
@@ -423,7 +432,7 @@ def _mapped(file: Path, shape: tuple[int, ...], dtype: np.dtype[Any], writable: 
         ) from error
     if array.shape != shape or array.dtype != dtype:
         raise DatasetCorrupt(
-            f"{file} has {array.dtype} of shape {array.shape} where the index has {dtype} of {shape}",
+            f"{file} has {array.dtype} of shape {array.shape} where the index requires {dtype} of {shape}",
             remedy="pack the data set again or, if it was copied, copy all of its files",
             code="dataset-damaged",
         )
@@ -431,11 +440,11 @@ def _mapped(file: Path, shape: tuple[int, ...], dtype: np.dtype[Any], writable: 
 
 
 def describe_packed(name: str, image_shape: Shape | None) -> DatasetInfo:
-    """Describe a packed data set by its index.
+    """Describe a packed data set from its index.
 
     Args:
         name: "packed:PATH".
-        image_shape: (C, H, W) that will be asked for; None for the images' own.
+        image_shape: (C, H, W) in which the images will be read; None for the shape in which they were packed.
 
     Raises:
         DatasetNotFound, DatasetCorrupt: as `read_index`.
@@ -476,7 +485,7 @@ def packed_channels(name: str) -> int:
 
 
 def packed_status(name: str) -> DatasetStatus:
-    """Return the state of a packed data set: whether every file is there, as large as the index requires.
+    """Return the state of a packed data set: whether all files exist and are at least as large as the index requires.
 
     Args:
         name: "packed:PATH".

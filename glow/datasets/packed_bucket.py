@@ -1,7 +1,8 @@
-"""The shards of a packed data set in a bucket: images are read in blocks, through a cache on the local disk.
+"""Read the images of a packed data set in a bucket, in blocks and through a cache on the local disk.
 
-A block is `BLOCK` neighbouring images, as the order of training moves them (`glow.batches`), so that each block is
-read once per epoch even if the cache is smaller than the data set. Threads read several blocks at once.
+A block is `BLOCK` neighbouring images of a split. The training order uses all images of up to `glow.batches.WINDOW`
+blocks before it goes on to other blocks. So a machine reads each block about once per epoch, even if the cache is
+smaller than the data set. Threads read several blocks at once.
 
 Shapes: N images in a split, B images asked for, C channels, H rows, W columns.
 """
@@ -48,8 +49,8 @@ def read_array(folder: BucketFolder, name: str, fingerprint: str) -> np.ndarray:
 
     Args:
         folder: the packed data set.
-        name: the file.
-        fingerprint: another one for other contents.
+        name: the name of the file in the folder.
+        fingerprint: identifies the contents of the file in the cache; other contents need another fingerprint.
 
     Raises:
         DatasetCorrupt: if the file is missing or is not an array.
@@ -102,14 +103,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class BucketShards:
-    """The images of a split in the shards of a bucket. It can be pickled.
+    """The images of a split, read from shards in a bucket. An instance can be pickled.
 
     Args:
         folder: the packed data set.
-        files: the shards' file names.
-        sizes: the number of images in each.
-        fingerprints: of each shard; the cache holds blocks under them.
-        image_shape: (C, H, W).
+        files: the file name of each shard.
+        sizes: the number of images in each shard.
+        fingerprints: the fingerprint of each shard, which is part of the cache keys of its blocks.
+        image_shape: (C, H, W) of every image.
 
     Example:
         >>> import tempfile
@@ -135,7 +136,8 @@ class BucketShards:
         """Return the images at these positions, uint8 (B, C, H, W).
 
         Raises:
-            DatasetCorrupt: if a shard is missing, or is not as the index has it.
+            DatasetCorrupt: if a shard is missing or cut short, or does not have the shape and type that the index
+                requires.
             DatasetNotFound: if the bucket cannot be read.
         """
         positions = positions_B.numpy()
@@ -147,7 +149,10 @@ class BucketShards:
         return torch.from_numpy(images)
 
     def prefetch(self, positions_B: Tensor) -> None:
-        """Start to read the blocks of these positions that are not in the cache. An error is raised by `pick` later."""
+        """Start to read the blocks that contain these positions and are not in the cache yet.
+
+        A block that cannot be read raises no error here. `pick` raises the error if it cannot read the block either.
+        """
         cache = cache_of_this_machine()
         for piece in self._pieces(positions_B.numpy()):
             if not cache.has(self._key(piece)):
@@ -213,5 +218,5 @@ def _offset(folder: BucketFolder, name: str, shape: tuple[int, ...]) -> int:
     except ValueError as error:
         raise _corrupt(folder, name, f"is not an array ({error})") from error
     if found != shape or dtype != np.uint8 or by_columns:
-        raise _corrupt(folder, name, f"has {dtype} of shape {found} where the index has uint8 of {shape}")
+        raise _corrupt(folder, name, f"has {dtype} of shape {found} where the index requires uint8 of {shape}")
     return header.tell()

@@ -1,10 +1,12 @@
-"""``parquet:PATH``: encoded images in the rows of Parquet files, as Hugging Face exports data sets.
+"""``parquet:PATH``: encoded images in the rows of Parquet files, in the layout that Hugging Face exports.
 
 PATH is a file or a folder, local or in a bucket. One column holds the images: bytes of PNG, JPEG and so on, or a
 struct with a field ``bytes``. A column ``label`` or ``labels``, or the only column of integers or strings, holds the
-classes. A folder's files belong to the split that a part of their path starts with, such as
-``data/train-00000-of-00002.parquet`` or ``test/0000.parquet``. If no file names a split, each class is dealt to the
-splits as for a folder of images.
+classes.
+
+A file belongs to a split if its name, or the name of a folder in its path, starts with ``train``, ``val``, ``dev`` or
+``test``. Examples are ``data/train-00000-of-00002.parquet`` and ``test/0000.parquet``. If no file belongs to a split,
+`glow.datasets.tensors.deal` divides the images of each class among the splits, as for a folder of images.
 
 Shapes: N images, C channels, H rows, W columns.
 """
@@ -46,11 +48,12 @@ LABELS = ("label", "labels")
 
 @dataclass(frozen=True)
 class Table:
-    """A Parquet file. It can be pickled: another process opens the file again.
+    """A Parquet file. An instance can be pickled; a process that receives it opens the file itself.
 
     Attributes:
         source: the file.
-        stamp: another one if the file was written again; what was read of it before is then not used.
+        stamp: the size of the file and, unless it is in a bucket, the time of its last change. Rows that were read
+            under another stamp are not used again.
     """
 
     source: Path | BucketFile
@@ -58,7 +61,7 @@ class Table:
 
     @classmethod
     def at(cls, source: Path | BucketFile) -> Table:
-        """Return the table in a file as it is now."""
+        """Return the table of a file, with the stamp that the file has now."""
         if isinstance(source, BucketFile):
             return cls(source, (source.size,))
         status = source.stat()
@@ -73,7 +76,7 @@ class Table:
 
     @property
     def group_ends(self) -> np.ndarray:
-        """The row after the last one of each row group."""
+        """For each row group, the number of the row after its last row."""
         metadata = _opened(self).metadata
         return np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
 
@@ -86,7 +89,7 @@ class Table:
         return list(_opened(self).read(columns=[name]).column(name).to_pylist())
 
     def image(self, row: int, column: str) -> EncodedImage:
-        """Return the image of a row; the row group around it is read."""
+        """Return the encoded image of a row. This reads the whole row group that contains the row."""
         ends = self.group_ends
         group = int(np.searchsorted(ends, row, side="right"))
         first = int(ends[group - 1]) if group else 0
@@ -142,7 +145,13 @@ def _group(table: Table, group: int, column: str) -> list[bytes]:
 
 @dataclass(frozen=True)
 class Part:
-    """The files of one split, or of all, and what their columns are."""
+    """The files of one split, or all files if none belongs to a split.
+
+    Attributes:
+        tables: the files.
+        images: the name of the column of images.
+        labels: the name of the column of classes; None if there is no such column.
+    """
 
     tables: Sequence[Table]
     images: str
@@ -159,25 +168,27 @@ class Part:
         return self.tables[number].image(position - first, self.images)
 
     def classes(self) -> list[Any]:
-        """Return the value of the class column of each row, or 0 for each if there is no such column."""
+        """Return the class of each row: its value in the column of classes, or 0 if there is no such column."""
         if self.labels is None:
             return [0] * int(self.ends[-1])
         return [value for table in self.tables for value in table.column(self.labels)]
 
 
 def open_parquet(name: str, split: str, image_shape: Shape | None, background: Colour = WHITE) -> LazyDataset:
-    """Open a split; an image is decoded when it is asked for.
+    """Open a split of a data set in Parquet files. An image is decoded when it is asked for.
 
     Args:
         name: ``parquet:PATH``.
         split: "train", "validation" or "test".
-        image_shape: (C, H, W) to convert images to; None: that of the first image, which all others must have.
-        background: the colour (R, G, B) that is shown where images are transparent.
+        image_shape: (C, H, W) to convert images to; None for the shape of the first image. With None, an image of
+            another size, or a coloured image where the first is grey, raises DatasetCorrupt when it is asked for.
+        background: the colour (R, G, B) that transparent images are composited over.
 
     Raises:
-        DatasetNotFound: if there are no such files, or none for the split.
-        DatasetCorrupt: if a file cannot be read, or its columns are not understood.
-        ValueError: if the channels cannot be converted.
+        DatasetNotFound: if there are no Parquet files, or none for the split.
+        DatasetCorrupt: if a file cannot be read, does not have exactly one column of images, or has a row without a
+            known class.
+        ValueError: if the images cannot be converted to the channels of `image_shape`.
 
     Example:
         >>> import io, tempfile, pyarrow, pyarrow.parquet
@@ -243,7 +254,7 @@ def parquet_channels(name: str) -> int:
 
 
 def parquet_status(name: str) -> DatasetStatus:
-    """Report whether the files are there and their columns are understood.
+    """Return the state of a data set: whether there are Parquet files, and whether they have one column of images.
 
     Example:
         >>> parquet_status("parquet:nowhere").state
@@ -254,7 +265,7 @@ def parquet_status(name: str) -> DatasetStatus:
 
 @dataclass(frozen=True)
 class First:
-    """What the first image of a part is like."""
+    """The channels and the size of the first image of a `Part`, from the image's header."""
 
     header: Header
 
@@ -333,7 +344,7 @@ def _files(name: str) -> list[tuple[str, Path | BucketFile]]:
         if not path.is_dir():
             raise DatasetNotFound(
                 f"{name} is neither a file nor a folder on this machine",
-                remedy="give parquet:PATH the path of one",
+                remedy="give parquet:PATH the path of a file or folder",
                 code="dataset-not-found",
             )
         found = [(str(file.relative_to(path)), file) for file in sorted(path.rglob("*")) if file.is_file()]
@@ -375,7 +386,7 @@ def _columns(table: Table) -> tuple[str, str | None]:
     if len(images) != 1:
         raise DatasetCorrupt(
             f"{table} has {'no column' if not images else 'several columns'} of images ({', '.join(images) or 'none'}) "
-            f"among {', '.join(field.name for field in fields)}",
+            f"among its columns {', '.join(field.name for field in fields)}",
             remedy="export one column of encoded images",
             code="parquet-columns",
         )

@@ -1,4 +1,8 @@
-"""Which part of a user's own data holds a split: the rule that folders, arrays and Parquet files share."""
+"""Which part of a user's own data contains a split: the rule that folders, arrays and Parquet files share.
+
+A part is the images that the names of files, folders or arrays assign to one split. If no name contains a split, all
+images are one part, `ALL`.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,12 @@ ALL = "all"
 
 
 def splits_of(parts: Collection[str]) -> tuple[str, ...]:
-    """Return the splits that the parts give; validation images can be held out of "train".
+    """Return the splits of a data set that has these parts.
+
+    If there is a part "train" but no part "validation", validation images are held out from "train".
 
     Args:
-        parts: names of splits, or only `ALL`.
+        parts: names of splits, or only `ALL`, which is divided into all three splits.
 
     Example:
         >>> splits_of(["train"]), splits_of(["test"]), splits_of([ALL])
@@ -38,7 +44,7 @@ def part_of(name: str, parts: Collection[str], split: str, remedy: str) -> tuple
         remedy: what the error advises if no part contains the split.
 
     Raises:
-        DatasetNotFound: if no part does.
+        DatasetNotFound: if no part contains the split.
 
     Example:
         >>> part_of("arrays:a.npz", ["train", "test"], "validation", remedy="")[0]
@@ -58,12 +64,12 @@ def part_of(name: str, parts: Collection[str], split: str, remedy: str) -> tuple
 
 
 def status_of(name: str, parts: Callable[[], Collection[str]], what: str) -> DatasetStatus:
-    """Return the state of a data set: whether its parts can be opened, and which splits they lack.
+    """Return the state of a data set: whether its parts can be opened, and whether they contain all splits.
 
     Args:
         name: name of the data set.
         parts: returns the names of the parts, or raises DatasetNotFound or DatasetCorrupt.
-        what: what one could add for a split that is missing, such as "arrays".
+        what: what the advice tells the user to add for a missing split, such as "arrays".
 
     Example:
         >>> status_of("arrays:a.npz", lambda: ["test"], "arrays").state

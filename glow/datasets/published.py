@@ -50,7 +50,7 @@ def differences(name: str, root: Path, files: Sequence[str], images: int) -> tup
         images: the number of images that the files hold.
 
     Returns:
-        One sentence with every file that differs, or nothing.
+        A tuple with one sentence about all files that differ; an empty tuple if none does.
 
     Example:
         >>> files = ["KMNIST/raw/train-images-idx3-ubyte"]

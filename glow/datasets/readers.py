@@ -1,7 +1,8 @@
-"""Readers of known data sets: from their files, or a generator, to images and labels in memory.
+"""Readers of known data sets: each reads images and labels from files into memory, or generates them.
 
-A reader takes a `Request` and returns images, uint8 (N, C, H, W), as large as in the files, and labels, int64 (N,). The
-files exist when it is called. It raises DatasetCorrupt, with the path, for a file without the expected content.
+A reader takes a `Request` and returns images, uint8 (N, C, H, W), in the size that they have in the files, and labels,
+int64 (N,). Its caller has checked that the files exist. A reader raises DatasetCorrupt, with the path, for a file
+without the expected content.
 
 Shapes: N images, C channels, H rows, W columns.
 """
@@ -38,11 +39,12 @@ class Request:
 
     Attributes:
         split: "train", "validation" or "test".
-        part: "train" or "test", the official files that contain the split.
+        part: "train" or "test", the official part that contains the split; "train" for the split "validation".
         root: the data root.
         files: the files of the part; they exist.
         num_classes: number of classes.
-        image_shape: (C, H, W) that was asked for. Only generated data sets use it.
+        image_shape: (C, H, W) that was asked for, or else the default of the data set. Only the readers that generate
+            images use it.
 
     Example:
         >>> request = Request("test", "test", Path("data"), (), num_classes=1, image_shape=(3, 8, 8))
@@ -70,7 +72,7 @@ def read_digits(request: Request) -> tuple[Tensor, Tensor]:
     levels, 0 to 16, becomes min(16 l, 255).
 
     Args:
-        request: not used, because all splits are dealt from these images.
+        request: not used: the images of all splits are returned, and the caller selects those of one split.
 
     Returns:
         Images, uint8 (1797, 1, 8, 8), and labels, int64 (1797,).
@@ -168,7 +170,7 @@ def _idx_labels(path: Path) -> np.ndarray:
 
 
 def check_not_empty(files: tuple[Path, ...]) -> None:
-    """Check that no file is empty. The reader checks their content.
+    """Check that no file is empty. The reader checks the content of the files later.
 
     Args:
         files: files that exist.
@@ -214,8 +216,8 @@ def _idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
 def read_cifar10(request: Request) -> tuple[Tensor, Tensor]:
     """Read the pickles of CIFAR-10 (Krizhevsky 2009).
 
-    Only the published files are read, because a pickle can run code. Files of other data sets that differ from the
-    published ones are read with a note.
+    Files that differ from the published ones are refused, because a pickle can run code. For other known data sets,
+    such files are read, and `LazyDataset.notes` reports the difference.
 
     Args:
         request: `files` are all files of the data set, under `root`; `part` chooses the images.
@@ -324,13 +326,14 @@ def read_constant(request: Request) -> tuple[Tensor, Tensor]:
 
 
 def read_photos(request: Request) -> tuple[Tensor, Tensor]:
-    """Cut patches of two photographs that scikit-learn includes, of 427x640 pixels, without changing their resolution.
+    """Cut patches from two photographs of 427x640 pixels that scikit-learn includes, without resizing them.
 
-    The photographs take turns, and the places are random. Patches may overlap, also those of different splits. Versions
-    of Pillow can differ by one grey level when they decode the photographs.
+    The patches come from the two photographs in turn, at random places. Patches may overlap, even patches of different
+    splits. Pixels can differ by one grey level between versions of Pillow, which decodes the photographs.
 
     Args:
-        request: `split` chooses the random places, which are the same in every call; `image_shape` is the patches'.
+        request: `split` chooses the random places, which are the same in every call; `image_shape` is the shape of the
+            patches.
 
     Returns:
         Images, uint8 (N, C, H, W), and labels, int64 (N,), the index of the photograph in `PHOTOS`. N is 10,000 for

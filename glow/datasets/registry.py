@@ -271,12 +271,12 @@ def load_dataset(
     Args:
         name: one of `dataset_names`, such as "mnist" or "folder:/data/cats".
         split: "train", "validation" or "test".
-        root: the data root; None for that of `data_root`.
-        image_shape: (C, H, W) of the images; None for the data set's own, padded to sides that models can halve. Images
-            get other channels, are shrunk if too large and padded with zeros if too small.
+        root: the data root; None for the folder that `data_root` returns.
+        image_shape: (C, H, W) to convert the images to with `glow.datasets.tensors.convert`. None stands for
+            `Entry.image_shape` of a known data set, and for the images' own shape if the name contains a path.
         per_class: keep only the first `per_class` images of each class.
         download: fetch files that are missing.
-        background: the colour (R, G, B) that transparent images of a folder are composited over.
+        background: the colour (R, G, B) that transparent images of a folder or of Parquet files are composited over.
 
     Returns:
         Images, uint8 (N, C, H, W), and labels, int64 (N,), in the order of the files.
@@ -313,20 +313,21 @@ def open_dataset(
     download: bool = False,
     background: Colour = WHITE,
 ) -> LazyDataset:
-    """Open a split of a data set, to read its images in pieces; they may be larger than the memory.
+    """Open a split of a data set, to read its images in pieces.
 
-    Of a folder, only headers are read here, or no files at all if an `image_shape` is given. Damaged pixels are noticed
-    when they are read.
+    Known data sets and .npz files are read whole. The images of other data sets may be larger than the memory. If the
+    data set is a folder of images, this function reads only the headers of its files, or nothing at all of the files if
+    an `image_shape` is given. A file with damaged pixels raises an error only when its image is read.
 
     Args:
         name: one of `dataset_names`, such as "mnist" or "folder:/data/cats".
         split: "train", "validation" or "test".
-        root: the data root; None for that of `data_root`.
-        image_shape: (C, H, W) of the images; None for the data set's own, padded to sides that models can halve. Images
-            get other channels, are shrunk if too large and padded with zeros if too small.
+        root: the data root; None for the folder that `data_root` returns.
+        image_shape: (C, H, W) to convert the images to with `glow.datasets.tensors.convert`. None stands for
+            `Entry.image_shape` of a known data set, and for the images' own shape if the name contains a path.
         per_class: keep only the first `per_class` images of each class.
         download: fetch files that are missing.
-        background: the colour (R, G, B) that transparent images of a folder are composited over.
+        background: the colour (R, G, B) that transparent images of a folder or of Parquet files are composited over.
 
     Returns:
         The data set, whose images are in the order of the files.
@@ -368,20 +369,23 @@ def describe(
     background: Colour = WHITE,
     skip_unreadable: bool = False,
 ) -> DatasetInfo:
-    """Return the shapes, classes and available splits of a data set without reading its images.
+    """Return the shapes, classes and available splits of a data set without decoding its images.
 
-    Of a folder, the headers of all files are read.
+    If the data set is a folder of images, the headers of all its files are read.
 
     Args:
         name: one of `dataset_names`.
-        root: the data root; None for that of `data_root`.
-        image_shape: (C, H, W) that will be asked for; None for the data set's own.
-        background: the colour (R, G, B) that transparent images of a folder are composited over; a note mentions it.
+        root: the data root; None for the folder that `data_root` returns.
+        image_shape: (C, H, W) in which the images will be read; None as in `load_dataset`.
+        background: the colour (R, G, B) that transparent images of a folder will be composited over. If there are such
+            images, a note of the result says so.
         skip_unreadable: pass over files of a folder whose headers cannot be read, unless no file can be read.
 
     Raises:
-        ValueError: for an unknown name or an impossible `image_shape`, or a folder whose images differ in size.
-        DatasetNotFound, DatasetCorrupt: for files of a name with a path; known data sets without files have no splits.
+        ValueError: for an unknown name or an impossible `image_shape`, or if `image_shape` is None and the images of a
+            folder differ in size.
+        DatasetNotFound, DatasetCorrupt: if the name contains a path, and its files are missing or damaged. A known data
+            set whose files are missing raises no error; its `splits` are empty.
 
     Example:
         >>> info = describe("cifar10", root="/no/such/folder")
@@ -407,7 +411,7 @@ def own_channels(name: str, skip_unreadable: bool = False) -> int:
 
     Raises:
         ValueError: for an unknown name.
-        DatasetNotFound, DatasetCorrupt: for files of a name with a path.
+        DatasetNotFound, DatasetCorrupt: if the name contains a path, and its files are missing or damaged.
 
     Example:
         >>> own_channels("mnist"), own_channels("svhn")
@@ -418,11 +422,14 @@ def own_channels(name: str, skip_unreadable: bool = False) -> int:
 
 
 def status(name: str, root: str | Path | None = None) -> DatasetStatus:
-    """Return the state of a data set's files, judged by names, sizes, and the headers and labels of IDX files.
+    """Return the state of a data set's files.
+
+    The files of a known data set are judged by their names and sizes, and IDX files also by their headers and labels.
+    If the name contains a path, the function of its kind in `PLACED_KINDS` judges the files.
 
     Args:
         name: one of `dataset_names`.
-        root: the data root; None for that of `data_root`.
+        root: the data root; None for the folder that `data_root` returns.
 
     Raises:
         ValueError: for an unknown name.

@@ -30,9 +30,9 @@ __all__ = [
 
 
 def convert(images_NCHW: Tensor, image_shape: Shape) -> Tensor:
-    """Convert images to another shape: other channels, then shrunk if too large, then padded with zeros.
+    """Convert the channels of images, shrink the images if they are too large, and pad them with zeros.
 
-    Grey becomes RGB by repetition. RGB becomes grey by the luminance of ITU-R BT.601 as torchvision has it,
+    Grey becomes RGB by repetition. RGB becomes grey by the luminance of ITU-R BT.601 with torchvision's coefficients,
     0.2989 R + 0.587 G + 0.114 B, rounded down. Shrinking is antialiased and keeps the aspect ratio. The padding is on
     all sides; an odd row or column is added at the bottom or on the right. Images are never enlarged.
 
@@ -44,7 +44,7 @@ def convert(images_NCHW: Tensor, image_shape: Shape) -> Tensor:
         uint8 (N, *image_shape), contiguous.
 
     Raises:
-        ValueError: for other numbers of channels than 1 and 3, unless they stay the same.
+        ValueError: if the number of channels would change, but not from 1 to 3 or from 3 to 1.
 
     Example:
         >>> white = torch.full((5, 1, 28, 28), 255, dtype=torch.uint8)
@@ -105,7 +105,7 @@ def _match_channels(images_NCHW: Tensor, channels: int) -> Tensor:
 
 
 def everything(labels_N: Tensor, split: str) -> Tensor:
-    """Return the indices of all images: the rule of data whose files or generator belong to one split.
+    """Return the indices of all images: the rule for files, or generated images, that belong to a single split.
 
     Args:
         labels_N: (N,) labels.
@@ -209,7 +209,7 @@ def first_of_each_class(labels_N: Tensor, per_class: int, class_names: Sequence[
 
 
 def fingerprint(images: Tensor) -> str:
-    """Return 16 hex digits that identify a tensor: of the SHA-256 of its shape, its dtype and its bytes.
+    """Return 16 hex digits that identify a tensor: the first 16 of the SHA-256 of its shape, dtype and bytes.
 
     Args:
         images: a tensor of at least one dimension, of any dtype, on any device.
@@ -225,9 +225,9 @@ def fingerprint_pieces(shape: torch.Size, dtype: torch.dtype, pieces: Iterable[T
     """Return the `fingerprint` of a tensor that does not fit into memory.
 
     Args:
-        shape: of the whole tensor.
-        dtype: of the tensor.
-        pieces: the tensor, cut along its first dimension.
+        shape: the shape of the whole tensor.
+        dtype: the type of its elements.
+        pieces: the tensor, cut along its first dimension into consecutive pieces.
 
     Example:
         >>> whole = torch.arange(6, dtype=torch.uint8)
