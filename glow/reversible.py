@@ -1,9 +1,9 @@
 """Steps of flow that store no activations for the gradient, because each computes its input again from its output.
 
-In the backward pass the last step starts from its output. It inverts itself, differentiates its map, and passes its
-input on to the step before it, whose output that is. Gomez et al. (2017, "The Reversible Residual Network") do this for
-residual networks. So the memory of training does not grow with the depth. The cost is one more pass through each
-coupling network, which the inverse and the gradient share.
+The backward pass begins with the output of the last step. Each step computes its input from its output, differentiates
+its map, and passes its input on to the step before it, as the output of that step. Gomez et al. (2017, "The
+Reversible Residual Network") do this for residual networks. So the memory of training does not grow with the depth. The
+cost is one more pass through each coupling network, which serves both the inverse and the gradient.
 
 Shapes: B images, C channels, H rows, W columns.
 """
@@ -36,14 +36,14 @@ class Tape:
         self._output_BCHW: Tensor | None = None
 
     def put(self, step: int, output_BCHW: Tensor) -> None:
-        """Store the output of a step in place of the one before."""
+        """Store the output of a step in place of the output that is stored."""
         self._step, self._output_BCHW = step, output_BCHW.detach()
 
     def take(self, step: int) -> Tensor:
         """Return the output of a step, and forget it.
 
         Raises:
-            RuntimeError: if it was taken before.
+            RuntimeError: if the tape does not hold the output of this step, such as after a first backward pass.
         """
         if self._output_BCHW is None or self._step != step:
             raise RuntimeError(
@@ -68,8 +68,8 @@ def reversible_steps(
             and the inverse of that mixer.
 
     Returns:
-        The output of the last step, (B, C, H, W), and the sum of the log-dets, (B,). `backward` can run through them
-        once (no `retain_graph`), and they have no second derivatives.
+        The output of the last step, (B, C, H, W), and the sum of `log_det_B` and the log-dets of the steps, (B,).
+        `backward` can run through them once (no `retain_graph`), and they have no second derivatives.
 
     Example:
         >>> coupling = CouplingLayer(channels=4, width=8, coupling="affine", scale="sigmoid")

@@ -1,26 +1,28 @@
 """Score tables: one row per image, from which all further statistics are computed without the model.
 
-`score` makes a table from images in memory. `score_shard` and `shards_of` do so piece by piece, so that the shards of a
-data set can be scored by different workers.
+`score` makes a table from images in memory. `shards_of` divides splits of a data set into shards, and `score_shard`
+makes the table of one shard, so that different workers can score different shards.
 
 Columns of a score table:
 
 - ``index``: int64, position of the image in its split. It determines the image's dequantisation noise.
 - ``label``: int64, the class.
 - ``nll``: negative log-likelihood in nats. ``bits_per_dim``: the same in bits, divided by C * H * W.
-- ``log_det`` and ``log_prior_1`` ... ``log_prior_L``: the parts of the NLL in nats, for images as real numbers: the
-  log-determinant of the flow, and log p(z) of each level, from the first to the top level.
-  ``nll = D log(2 ** bits) - log_det - log_prior_1 - ... - log_prior_L``.
+- ``log_det`` and ``log_prior_1`` ... ``log_prior_L``: the parts of the log-density of the dequantised image, in nats:
+  the log-determinant of the flow, and log p(z) of each level, from the first to the top level.
+  ``nll = D log(2 ** bits) - log_det - log_prior_1 - ... - log_prior_L``, where ``bits`` is that of the model's
+  configuration.
 - ``log_det_1`` ... ``log_det_L``: the log-determinant of each level's steps. The rest of ``log_det`` belongs to the
   dequantisation and the transform of the input.
 - ``latent_anderson``, ``latent_spectrum`` and ``latent_neighbours``: how far the latents of all levels together are
-  from noise (`glow.latent_statistics`). ``latent_power_1`` ... , ``latent_rows_1`` ... and ``latent_columns_1`` ... :
-  the mean square of each level's latents, and the correlation of neighbours in a row and in a column.
+  from standard normal noise (`glow.latent_statistics`).
+- ``latent_power_1`` ... , ``latent_rows_1`` ... and ``latent_columns_1`` ... : the mean square of each level's latents,
+  and the correlation of neighbouring latents in a row and in a column.
 - ``finite``: whether the likelihood and all its parts are finite.
-- ``complexity``: bits of the image as a PNG file, minus those of a black image. A model of fewer than 8 bits sees the
-  image reduced to its bits, and this column belongs to the reduced image.
-- ``gradient_1`` ... ``gradient_G``, only if they are asked for: the squared norm of the gradient of log p(x) by the
-  parameters of each layer (`glow.gradient_norms`); NaN for images that were left out.
+- ``complexity``: bits of the image as a PNG file, minus those of a black image. A model of fewer than 8 bits sees an
+  image whose low bits are 0, and the column is that of this image.
+- ``gradient_1`` ... ``gradient_G``, only if they are asked for: the squared norm of the gradient of log p(x) with
+  respect to the parameters of each layer (`glow.gradient_norms`); NaN for images that were left out.
 - ``nll_of_all`` and ``nll_bound``, only for K > 1 noise samples: the mean of the K negative log-likelihoods, and their
   importance-weighted bound (`importance_weighted`).
 
@@ -80,14 +82,14 @@ def score(
     Args:
         model: the trained model. It is left with the given `precision`.
         images_NCHW: uint8 (N, C, H, W).
-        labels_N: int64 (N,), only copied into the table; zeros if None. A class-conditional model is asked for log p(x)
-            in either case.
+        labels_N: int64 (N,), only copied into the table; zeros if None. A class-conditional model too computes log p(x)
+            without labels.
         indices_N: int64 (N,), positions of the images in their split; 0 to N - 1 if None.
         seed: seed of the dequantisation noise.
         precision: precision of the coupling networks.
         noise_samples: K. All columns except ``nll_of_all`` and ``nll_bound`` are computed from the first sample.
-        gradient_stride: n, to compute the gradient norms of every n-th image of the split; 0 for none. Each takes a
-            forward and a backward pass of one image, about 15 times as long as the other scores.
+        gradient_stride: n, to compute the gradient norms of every n-th image of the split; 0 for none. The norms of one
+            image take a forward and a backward pass of this image alone, about 15 times as long as its other scores.
         batch_size: images per forward pass, which bounds the memory in use.
 
     Returns:

@@ -1,8 +1,8 @@
 """Seeds of the independent random streams that training draws from.
 
-Each (seed, epoch) has one stream for noise and order, one for flips and one for mutations. No two of these are equal,
-and none equals stream 0, which evaluation uses by default. A stream follows from its (seed, epoch), so a checkpoint
-need not hold the state of a random generator.
+A stream is an integer that seeds a random generator. Each (seed, epoch) has one stream for noise and order, one for
+flips and one for mutations. No two of these are equal, and none equals stream 0, which evaluation uses by default. A
+stream follows from its (seed, epoch), so a checkpoint need not hold the state of a random generator.
 
 In all functions `seed` is `FitConfig.seed`, from 0 to below 2**40, and `epoch` counts from 0 and is below 2**20.
 """
@@ -19,9 +19,9 @@ MUTATIONS = 2**60
 
 
 def noise_stream(seed: int, epoch: int) -> int:
-    """Return the positive stream of the dequantization noise and of the order of the images.
+    """Return the stream of the dequantization noise and of the order of the images.
 
-    1 + seed * 2**20 + epoch.
+    It is 1 + seed * 2**20 + epoch, which is always positive.
 
     Example:
         >>> noise_stream(0, epoch=0), noise_stream(1, epoch=2)

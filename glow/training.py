@@ -3,10 +3,10 @@
 `fit` trains a model from the first epoch to the last. Use `Trainer` for checkpoints, for reports during an epoch, or
 for control between epochs.
 
-In a process group (`torch.distributed`) every process has all images, in memory or mapped (`glow.batches`), and
-takes its share of each batch. The batches, their order, the noise, the flips and the mutations follow from (seed,
-epoch, image index) alone (`glow.streams`). So neither the number of processes nor an interruption changes them, and a
-checkpoint need not hold the state of a random generator.
+In a process group (`torch.distributed`) every process can read all images (`glow.batches`), and takes its share of each
+batch. The batches, their order, the noise, the flips and the mutations follow from (seed, epoch, image index) alone
+(`glow.streams`). So neither the number of processes nor an interruption changes them, and a checkpoint need not hold
+the state of a random generator.
 
 Shapes: N images, B images in a batch or in one process's share of it, C channels, H rows, W columns.
 """
@@ -73,7 +73,7 @@ class TrainingDiverged(UserError, RuntimeError):
 
 
 class Trainer:
-    """A training of one model: its epochs, and checkpoints from which it continues.
+    """The training of one model, epoch by epoch, with checkpoints from which the training can continue.
 
     In a process group each process makes a `Trainer` with the same arguments, and trains on its share of each batch.
 
@@ -189,7 +189,7 @@ class Trainer:
     ) -> Iterator[EpochResult]:
         """Train the epochs that are left, and yield the result of each.
 
-        In a process group every process must iterate over it at the same pace.
+        In a process group every process must take every result, because the processes train each step together.
 
         Args:
             on_step: called after a step if `STEP_INTERVAL_S` seconds have passed since the last call.
@@ -208,7 +208,8 @@ class Trainer:
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint from which `restore` continues; its model is `evaluated_model`.
 
-        In a process group one process writes it. Inside an epoch all processes call `pool` before.
+        In a process group only the process of rank 0 calls this method. Inside an epoch, all processes must call `pool`
+        first.
 
         Args:
             folder: made if it does not exist.
@@ -252,7 +253,7 @@ class Trainer:
         self._leave_to_first()
 
     def pool(self) -> None:
-        """Sum the figures of the current epoch over all processes, so that `save` stores those of all images.
+        """Sum the bits/dim of the current epoch over all processes, so that `save` stores the sum over all images.
 
         Every process must call it at the same step. It is needed only before a `save` inside an epoch.
         """
@@ -386,7 +387,7 @@ class Trainer:
             raise TrainingDiverged(
                 f"training diverged in epoch {self.epoch + 1}, since the gradient was not finite in {SKIPS_IN_A_ROW} "
                 "consecutive steps",
-                remedy="use a lower learning rate, more warm-up steps, or the floored scale",
+                remedy="use a lower learning rate, more warm-up steps, or couplings with the scale 'floored'",
                 code="training-diverged",
             )
 
@@ -467,10 +468,12 @@ def fit(
 
 @torch.no_grad()
 def mean_bits_per_dim(model: Glow, images: Tensor | LazyDataset, seed: int = 0) -> float:
-    """Compute the mean bits/dim of images, shared by all processes of the group, which must all call it.
+    """Compute the mean bits/dim of images.
+
+    In a process group every process must call this function, and each scores its share of the images.
 
     Args:
-        model: the model, which is left in training mode. A class-conditional one gives log p(x), without labels.
+        model: the model, which is left in training mode. A class-conditional model computes log p(x), without labels.
         images: uint8 (N, C, H, W) on any device, or a data set; N is at least 1.
         seed: seed of the dequantization noise, which is a function of (seed, position of the image).
 

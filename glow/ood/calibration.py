@@ -134,12 +134,13 @@ class Choices:
     def draw(
         cls, held_out_n: np.ndarray, batch_size: int, k: int, rng: np.random.Generator, bounds: Bounds = NO_BOUNDS
     ) -> Choices:
-        """Draw choices at random, with the probability that each has.
+        """Draw K choices at random; each choice of M of the n + M images is equally likely.
 
         Args:
             held_out_n: float (n,), scores of held-out images.
             batch_size: M.
-            k: the number K of choices. At M = 1 it is ignored: the choices are the n held-out images, without clipping.
+            k: the number K of choices. At M = 1 it is ignored: then the choices are the n held-out images, and scores
+                are not clipped.
             rng: the source of randomness.
             bounds: the range that scores are clipped to.
 
@@ -348,7 +349,7 @@ def _bounded(
 
 
 def check_alpha(alpha: float) -> None:
-    """Refuse an alpha that is no share of batches.
+    """Raise an error unless alpha is a share between 0 and 1.
 
     Args:
         alpha: the share of in-distribution batches that shall pass.
@@ -368,9 +369,10 @@ def check_alpha(alpha: float) -> None:
 
 
 def least_held_out(alpha: float) -> int:
-    """Return the smallest number of held-out scores that the exact threshold at M = 1 can be made from.
+    """Return the smallest number of held-out scores for which the exact threshold exists at batch size M = 1.
 
-    It is alpha / (1 - alpha), rounded up. With fewer scores even their maximum is exceeded too often.
+    It is alpha / (1 - alpha), rounded up. With fewer held-out scores, a new in-distribution score exceeds even the
+    largest of them with a probability above 1 - alpha.
 
     Args:
         alpha: the share of in-distribution images that shall pass.
@@ -396,9 +398,10 @@ def _quantile(distances_K: np.ndarray, alpha: float) -> float:
 def order_statistic(sorted_n: np.ndarray, alpha: float) -> Threshold:
     """Return the smallest held-out value that a new value exceeds with probability at most 1 - alpha.
 
-    It is the ceil(alpha (n + 1))-th smallest (split conformal prediction, Vovk et al. 2005). The interval contains the
-    true alpha-quantile with a probability of at least 95 % for every distribution: its ends are the order statistics
-    whose ranks bound a binomial (n, alpha) variable, the number of values below that quantile.
+    It is the ceil(alpha (n + 1))-th smallest value (split conformal prediction, Vovk et al. 2005). The interval of the
+    threshold contains the true alpha-quantile with a probability of at least 95 % for every distribution. The ends of
+    the interval are order statistics too. Their ranks follow from quantiles of the binomial (n, alpha) distribution,
+    which the number of values below the true alpha-quantile has.
 
     Args:
         sorted_n: float (n,), the statistics of held-out images in ascending order.

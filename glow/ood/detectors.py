@@ -1,9 +1,9 @@
 """Detectors of out-of-distribution (OOD) images, all computed from one score table.
 
-A detector gives each image a score that is larger further from the training data, and each batch the mean score of its
-images; the two-sided detectors then take the distance of that mean from a centre. `glow.ood.typicality.BatchTest`
-decides for all detectors in the same way, so that they can be compared. Only ``ratio`` needs a second model, and
-``gradients`` needs columns that a table has only if they are asked for.
+A detector gives each image a score, which is larger the further the image is from the training data. It gives each
+batch the mean score of its images; the two-sided detectors then take the distance of that mean from a centre.
+`glow.ood.typicality.BatchTest` decides for all detectors in the same way, so that they can be compared. Only ``ratio``
+needs a second model. Only ``gradients`` needs columns that `glow.scoring.score` computes on request alone.
 
 Some detectors join several statistics: each statistic of an image becomes a p-value, the share of training images that
 are at least as extreme, and the score of the image is -log of the smallest p-value.
@@ -75,8 +75,8 @@ class Detector:
 
     Attributes:
         name: the detector's name, such as one of `DETECTORS`.
-        image_scores: maps a score table of N images to scores (N,), larger further from the training data (for a
-            two-sided detector: or smaller).
+        image_scores: maps a score table of N images to scores (N,). A score is larger the further the image is from the
+            training data; with a two-sided detector it may be smaller instead.
         fit_to: makes the test from the scores of held-out images, the batch size and the other arguments of
             `MeanTest.fit`.
 
@@ -115,7 +115,8 @@ class Detector:
             interval: whether to bootstrap an interval of the threshold, see `TypicalityTest.fit`.
 
         Returns:
-            The test. It takes `image_scores`, arranged as one row of M per batch.
+            The test. Its methods take the scores that `image_scores` returns, arranged in one row of M scores per
+            batch.
 
         Raises:
             ValueError: for the same reasons as `TypicalityTest.fit`.
@@ -130,16 +131,18 @@ def fit_detectors(train: pd.DataFrame, center: Center = "train", seed: int = 0) 
     Args:
         train: score table of the training images (`glow.scoring.score`).
         center: the images that two-sided detectors take their centre from, see `TypicalityTest.fit`.
-        seed: seed of the mixture behind ``density`` and of the training images that ``whiteness`` and ``joint`` compare
-            with.
+        seed: seed of the fit of the Gaussian mixture behind ``density``, and of the random selection of the training
+            images with which ``whiteness`` and ``joint`` compare an image.
 
     Returns:
         The detectors, ``typicality`` first. ``ratio`` is among them only if the table has the column
-        ``background_nll``, and ``gradients`` only if it has the columns ``gradient_1`` ... , in which images with NaN
-        are not used.
+        ``background_nll``, and ``gradients`` only if it has the columns ``gradient_1`` ... ; ``gradients`` does not use
+        training images for which these are NaN. A level's log p(z) or log-det that is the same for all training images
+        gets no detector.
 
     Raises:
-        ValueError: if the table is empty, or its NLLs are not all finite, or all its scores are equal.
+        ValueError: if the table is empty, its NLLs are not all finite, or neither the log-det nor the log p(z) of any
+            level differs between its images.
 
     Example:
         >>> columns = ["nll", "log_det", "log_prior_1", "log_det_1", "complexity", "latent_anderson", "latent_spectrum"]

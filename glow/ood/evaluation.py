@@ -49,7 +49,8 @@ class OodSettings:
         seed: seed of all random draws.
 
     Raises:
-        ValueError: if alpha is outside (0, 1), there is no batch size, or a number is below 1.
+        ValueError: if alpha is outside (0, 1), there is no batch size, or a batch size, `bootstraps` or `repeats` is
+            below 1.
 
     Example:
         >>> OodSettings(batch_sizes=[1, 10], alpha=0.95).bootstraps
@@ -87,20 +88,23 @@ class OodResult:
 
     M is the number of images per batch. Ratios and rates are between 0 and 1. Intervals have a confidence of 95 % (for
     those of thresholds see `Threshold`); the interval of a column ``x`` is in ``x_low`` and ``x_high``. With several
-    repeats, ``ratio``, ``ratio_sd`` and ``power`` use all of them, and everything else is of the first.
+    repeats, ``ratio``, ``ratio_sd`` and ``power`` use all of them, and all other values are those of the first repeat.
 
     Attributes:
-        ratios: one row per detector, data set and M: ``batches``; ``left_out``, the number of images that fill no
-            batch; ``non_finite``, the number of images whose score is not finite; ``ratio``, the share of batches that
-            are called OOD (mean over repeats, with Wilson's interval for the batches of one repeat) and ``ratio_sd``,
-            its standard deviation over repeats; ``threshold``; and ``auroc``, ``aupr`` and ``fpr95`` against the
-            model's own test set (NaN for that set itself).
-        power: ``ratio`` of typicality at the batch sizes that were asked for and at the smaller ones of `POWER_GRID`
-            that the number of held-out images allows.
-        per_class: ``ratio`` of typicality over batches of a single class, for classes that fill a batch.
-        control: the share of batches of the model's own test set that lie above the threshold, per detector and M; the
-            threshold is meant to let a share ``alpha`` of such batches pass (`OodSettings`). Its interval also contains
-            the uncertainty of the threshold; ``as_expected`` tells whether the intended share, 1 - alpha, is inside.
+        ratios: one row per detector, data set and M: ``batches``; ``left_out``, the number of images that are left
+            over because they do not fill a batch; ``non_finite``, the number of images whose likelihood, or a part of
+            it, is not finite; ``ratio``, the share of batches that are called OOD (mean over repeats, with Wilson's
+            interval for the number of batches of one repeat) and ``ratio_sd``, its standard deviation over repeats;
+            ``threshold``; and ``auroc``, ``aupr`` and ``fpr95`` against the model's own test set (NaN for that set
+            itself).
+        power: ``ratio`` of the detector ``typicality``, at the batch sizes that were asked for, and also at the smaller
+            batch sizes of `POWER_GRID` for which there are enough held-out images.
+        per_class: ``ratio`` of the detector ``typicality`` over batches of a single class, for classes with enough
+            images for a batch.
+        control: the share of batches of the model's own test set whose statistic is above the threshold, per detector
+            and M. The threshold is meant to let a share ``alpha`` (`OodSettings`) of these batches pass. The interval
+            of the share also accounts for the uncertainty of the threshold; ``as_expected`` tells whether the interval
+            contains the intended share, 1 - alpha.
         statistics: for each (detector, data set, M) the statistics (N,) of the batches of the first repeat.
 
     Example:
@@ -137,15 +141,15 @@ def held_out_protocol(validation: pd.DataFrame, tests: Mapping[str, pd.DataFrame
 
 
 def report_protocol(tests: Mapping[str, pd.DataFrame], seed: int = 0, images: int = REPORT_IMAGES) -> Deal:
-    """Return the protocol of the course report.
+    """Return the protocol of the course report that this project reproduces.
 
-    Half of the model's own test set, at most 5,000 images, gives the thresholds, and as many others of it are tested.
-    At most 5,000 images of every other set are tested. Each repeat draws the images anew.
+    Half of the model's own test set, but at most `images` images, gives the thresholds. The same number of its other
+    images is tested. At most `images` images of every other data set are tested. Each repeat draws the images anew.
 
     Args:
         tests: score tables to test, by the name of the data set. The model's own test set comes first.
         seed: seed of the draws.
-        images: largest number of images of each set.
+        images: largest number of images that give the thresholds, and largest number of tested images per data set.
 
     Returns:
         The protocol.
@@ -302,7 +306,7 @@ class _Cell:
         }
 
     def control(self, alpha: float) -> dict[str, Any]:
-        """Compare how often batches of the model's own test set exceed the threshold with 1 - alpha."""
+        """Return the share of the own test set's batches that exceed the threshold, compared with 1 - alpha."""
         own = next(iter(self.statistics.values()))[0]
         threshold, n = self.tests[0].threshold, len(own)
 

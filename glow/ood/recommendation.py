@@ -1,9 +1,10 @@
 """Recommendation of a detector, made without looking at the data sets that will be tested.
 
 Corrupted held-out images stand in for unknown out-of-distribution (OOD) images. The recommended detector is the one
-that separates them best from the held-out images, on average over the corruptions (`recommend`). `regret` shows
-afterwards how much better the best detector would have been, and `corruption_power` how many images a drift takes to
-be noticed. This module needs no torch.
+that separates them best from the held-out images, on average over the corruptions (`recommend`). After the data sets
+have been tested, `regret` shows how much better the best detector would have been. `corruption_power` shows how often
+batches of corrupted images are called OOD at each batch size, and so how many images it takes to notice a drift of the
+data. This module needs no torch.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ def recommend(
     Args:
         detectors: the detectors to choose from, as `fit_detectors` returns them.
         held_out: score table of images that the model was not trained on.
-        corrupted: score table of some of these images after corruption. The column ``label`` is the number of the
-            corruption.
-        names: the name of each corruption, by its number.
+        corrupted: score table of some of these images after corruption. The column ``label`` is the index of the
+            corruption in `names`.
+        names: the name of each corruption.
 
     Returns:
         The detector with the highest mean AUROC over the corruptions, and all AUROCs.
@@ -86,7 +87,7 @@ def regret(ratios: pd.DataFrame, detector: str) -> pd.DataFrame:
     """Compare a detector with the best one on each data set, which is known only in hindsight.
 
     Args:
-        ratios: the table of that name of `glow.ood.OodResult`.
+        ratios: the table `ratios` of a `glow.ood.OodResult`.
         detector: name of the recommended detector.
 
     Returns:
@@ -123,16 +124,15 @@ def corruption_power(
     Args:
         detectors: the detectors to measure.
         held_out: score table of the held-out images that thresholds come from.
-        corrupted: score table of corrupted images. The column ``label`` is the number of the kind, a corruption at one
-            severity.
-        names: the name of each kind, by its number: the corruption followed by a one-digit severity, such as
-            ``noise3``.
+        corrupted: score table of corrupted images of several kinds. A kind is one corruption at one severity. The
+            column ``label`` is the index of an image's kind in `names`.
+        names: the name of each kind: the corruption followed by a one-digit severity, such as ``noise3``.
         settings: batch sizes, alpha, number of bootstraps, and seed.
 
     Returns:
-        One row per detector, kind and batch size that the kind's images fill: ``detector``, ``corruption``,
-        ``severity``, ``batch_size``, ``batches``, and the share ``ratio`` of batches that are called OOD with its 95 %
-        Wilson interval ``ratio_low`` to ``ratio_high``.
+        One row per detector, kind and batch size, except batch sizes for which the kind has too few images:
+        ``detector``, ``corruption``, ``severity``, ``batch_size``, ``batches``, and the share ``ratio`` of batches that
+        are called OOD with its 95 % Wilson interval ``ratio_low`` to ``ratio_high``.
 
     Raises:
         ValueError: for the same reasons as `glow.ood.TypicalityTest.fit`.

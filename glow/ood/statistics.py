@@ -1,8 +1,8 @@
 """Intervals of proportions and means, and ROC curves with bootstrap intervals.
 
-They judge decisions between in-distribution and out-of-distribution (OOD) images or batches. The positive class is OOD,
-and a larger score means further from the training data. A score that is not finite counts as infinity. This module
-needs no torch.
+A ROC curve shows how well scores separate out-of-distribution (OOD) images or batches from in-distribution ones. The
+positive class is OOD, and a larger score means further from the training data. A score that is not finite counts as
+infinity. This module needs no torch.
 
 Shapes: N values, K bins or distinct scores, R resamples, P points of a curve.
 """
@@ -63,14 +63,15 @@ class Estimate:
 def wilson_interval(successes: float, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Return Wilson's score interval of a proportion (Wilson 1927, equation 6).
 
-    With p = successes / trials, n = trials and z the normal quantile of the confidence level, its ends are
+    Let p = successes / trials, n = trials, and z the (1 + confidence) / 2 quantile of the standard normal distribution.
+    The ends of the interval are
 
     (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n).
 
-    Unlike the normal interval it is not empty at 0 or 100 %.
+    At a proportion of 0 or 100 % this interval still has a width, unlike the interval of the normal approximation.
 
     Args:
-        successes: their number. It need not be whole, because it may be a mean over repeats.
+        successes: number of successes. It need not be an integer, because it may be a mean over repeats.
         trials: number of trials.
         confidence: confidence level.
 
@@ -106,7 +107,7 @@ def mean_interval(values_N: np.ndarray, confidence: float = CONFIDENCE) -> Estim
         confidence: confidence level.
 
     Returns:
-        The mean and its interval. The interval is NaN if there is one value. If a value is not finite, the mean is
+        The mean and its interval. The interval is NaN if there is only one value. If a value is not finite, the mean is
         infinity and the interval NaN.
 
     Raises:
@@ -129,7 +130,7 @@ def mean_interval(values_N: np.ndarray, confidence: float = CONFIDENCE) -> Estim
 
 
 def disjoint_batches(n: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
-    """Deal images at random into batches that have none in common.
+    """Split images at random into batches that have no image in common.
 
     Args:
         n: number of images.
@@ -162,7 +163,7 @@ class RocCurve:
     Attributes:
         false_positives: float (P,), ascending from 0 to 1, the share of in-distribution scores at or above each
             threshold.
-        true_positives: float (P,), ascending from 0 to 1, the share of OOD scores at or above it.
+        true_positives: float (P,), ascending from 0 to 1, the share of OOD scores at or above each threshold.
 
     Example:
         >>> curve = roc_curve(in_scores=np.array([1.0, 2.0]), out_scores=np.array([2.0, 3.0]))
@@ -227,8 +228,8 @@ def roc_estimates(
     The values are computed from all scores. For the intervals, scores are counted in at most `BINS` bins, and a
     resample is a multinomial draw over the bins, so that the cost does not grow with the number of scores.
 
-    If all OOD scores are larger than all in-distribution scores, so are they in every resample, and the interval of
-    AUROC 1 is [1, 1]. In this case the Wilson interval of the share of batches that are called OOD says more.
+    If all OOD scores are larger than all in-distribution scores, the same is true in every resample. The AUROC is then
+    1 and its interval [1, 1], and the Wilson interval of the share of batches that are called OOD tells more.
 
     Args:
         in_scores: float (N,), scores of in-distribution images or batches.

@@ -1,4 +1,4 @@
-r"""Tests whether a batch of images is out-of-distribution (OOD), among them the typicality test.
+r"""Statistical tests that decide whether a batch of images is out-of-distribution (OOD), such as the typicality test.
 
 In the typicality test (Nalisnick, Matsukawa, Teh & Lakshminarayanan 2019) a batch of M images is typical of a model if
 its mean negative log-likelihood is near the model's entropy H, and OOD if
@@ -43,9 +43,11 @@ class BatchTest(ABC):
         batch_size: M.
         alpha: the share of in-distribution batches that shall pass.
         threshold: the alpha-quantile of the statistic over batches of held-out images.
-        null: float (K,), sorted, the statistics whose alpha-quantile the threshold is: those of the held-out images at
-            M = 1, and of bootstrapped batches otherwise. Empty for a test that was not made by `fit`.
-        choices: the choices behind exact p-values; None for a test that decides by its threshold.
+        null: float (K,), sorted. The threshold is the alpha-quantile of these statistics. They belong to the held-out
+            images if M = 1 and exact p-values decide, and to bootstrapped batches otherwise. Empty for a test that was
+            not made by `fit`.
+        choices: the choices from which exact p-values are computed (`glow.ood.calibration.Choices`); None for a test
+            that decides by its threshold.
 
     Example:
         >>> test: BatchTest = MeanTest.fit(np.arange(99.0), batch_size=1)
@@ -78,7 +80,7 @@ class BatchTest(ABC):
             scores_NM: float (N, M), one row per batch.
 
         Returns:
-            float (N,), larger further from the training data.
+            float (N,). A statistic is larger the further its batch is from the training data.
 
         Raises:
             ValueError: if the rows do not have `batch_size` scores.
@@ -89,8 +91,9 @@ class BatchTest(ABC):
     def is_ood(self, scores_NM: np.ndarray) -> np.ndarray:
         """Decide which batches are OOD.
 
-        A test with `choices` decides by p <= 1 - alpha. Averaged over held-out sets, it then calls at most 1 - alpha of
-        in-distribution batches OOD, however few held-out scores there are. A test without decides by its threshold.
+        A test with `choices` decides by p <= 1 - alpha. Averaged over held-out sets, it calls at most a share 1 - alpha
+        of in-distribution batches OOD, however few held-out scores there are. A test without `choices` decides by its
+        threshold.
 
         Args:
             scores_NM: float (N, M), one row per batch.
@@ -106,14 +109,15 @@ class BatchTest(ABC):
         return self.p_value(scores_NM) <= 1 - self.alpha + ROUNDING
 
     def p_value(self, scores_NM: np.ndarray) -> np.ndarray:
-        """Return how often an in-distribution batch is at least as far from the training data as each batch.
+        """Return the p-value of each batch.
 
+        It tells how often an in-distribution batch is at least as far from the training data as the batch:
         p = (1 + number of null statistics that are at least the batch's) / (K + 1).
 
-        With `choices` (see `glow.ood.calibration`) p is exact: for an in-distribution batch P(p <= u) <= u for every u,
-        whatever the number of held-out scores. At M = 1 it is the p-value of split conformal prediction. Without
-        `choices` the null statistics are those of the threshold, bootstrapped at M > 1; such a p is too small if few
-        held-out scores represent a distribution with heavy tails.
+        With `choices` (see `glow.ood.calibration`), the null statistics are those of the choices, and p is exact: for
+        an in-distribution batch P(p <= u) <= u for every u, whatever the number of held-out scores. At M = 1 it is the
+        p-value of split conformal prediction. Without `choices`, the null statistics are `null`, those of bootstrapped
+        batches; p is then too small if few held-out scores represent a distribution with heavy tails.
 
         Args:
             scores_NM: float (N, M), one row per batch.
@@ -181,8 +185,8 @@ class MeanTest(BatchTest):
             seed: seed of all random draws.
             exact: whether exact p-values decide, see `TypicalityTest.fit`.
             interval: whether to bootstrap an interval of the threshold, see `TypicalityTest.fit`.
-            bounds: the range that p-values at M > 1 clip scores to. Take it from training images, by
-                `glow.ood.calibration.bounds_of`.
+            bounds: the range to which scores are clipped before p-values at M > 1 are computed. Compute it from the
+                scores of training images by `glow.ood.calibration.bounds_of`.
 
         Returns:
             The test.
@@ -249,22 +253,25 @@ class TypicalityTest(BatchTest):
 
         Args:
             train_nll: float (n,), negative log-likelihoods of the images that the model was trained on, in nats.
-            validation_nll: float (n',), those of images from the same distribution that it was not trained on.
+            validation_nll: float (n',), negative log-likelihoods of images from the same distribution that the model
+                was not trained on, in nats.
             batch_size: M.
             alpha: the share of in-distribution batches that shall pass.
-            bootstraps: number of batches that are drawn, with replacement, from the validation scores. The paper draws
-                50: at alpha = 0.99 their quantile is nearly their maximum, and the true false-positive rate of the
+            bootstraps: number of batches that are drawn, with replacement, from the validation scores. Nalisnick et al.
+                draw 50: at alpha = 0.99 their quantile is nearly their maximum, and the true false-positive rate of the
                 test then varies between 0.2 and 8 %.
             seed: seed of all random draws.
-            center: ``"validation"`` takes H from the validation scores. Training images have a lower mean, and this
-                generalisation gap dominates at large M, because the spread of a batch's mean falls with the root of M.
+            center: the images whose mean score is H. The default is the training images; ``"validation"`` is the
+                validation images. The mean of the training images is lower. At large M this generalisation gap
+                dominates the distance from H, because the standard deviation of a batch's mean falls as 1 / sqrt(M).
             exact: whether exact p-values decide, so that P(false positive) <= 1 - alpha for every number of validation
                 scores (only approximately so if the centre comes from these scores too). At M = 1 the threshold is then
-                an order statistic of the validation scores (split conformal prediction) and leads to the same
-                decisions. At M > 1 it does so in the limit of many validation scores. If False, the bootstrapped
-                threshold decides at every M.
-            interval: whether to compute an interval of the threshold. At M > 1 this takes 40 times the work of
-                everything else. Without it the interval is unbounded.
+                an order statistic of the distances of the validation scores from H (split conformal prediction), and
+                the threshold and the p-values lead to the same decisions. At M > 1 they do so in the limit of many
+                validation scores. If False, the bootstrapped threshold decides at every M.
+            interval: whether to bootstrap an interval of the threshold. This takes 40 times the work of everything
+                else. Without it the interval is unbounded. At M = 1 with `exact` there is always an interval, and it
+                takes no bootstrap.
 
         Returns:
             The test.
@@ -299,11 +306,11 @@ def _distance_from(center: float) -> MeanStatistic:
 
 
 def entropy(nll_N: np.ndarray, which: str) -> float:
-    """Estimate the entropy H of a model, the mean negative log-likelihood of its images.
+    """Estimate the entropy H of a model by the mean of the negative log-likelihoods of images.
 
     Args:
         nll_N: float (n,), negative log-likelihoods in nats.
-        which: the kind of images, such as "training", for the message of an error.
+        which: the kind of images, such as "training", which error messages name.
 
     Returns:
         H, in nats.

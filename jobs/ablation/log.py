@@ -2,7 +2,7 @@
 
 All messages, from the workers of trials and from Ray Tune, arrive in order in one queue (`jobs.ablation.messages`).
 `AblationLog.see` shows each as it arrives; `AblationLog.record` writes it to MLflow, and is called again with the same
-message if the store was away.
+message if the MLflow store did not answer.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Trial:
     """A trial that has begun.
 
     Attributes:
-        work: the training.
+        work: the settings and data of the trial's training.
         log: shows and records the messages of the training.
-        record: its run in MLflow; None until the first of its messages is recorded.
+        record: the trial's run in MLflow; None until the first of the trial's messages is recorded.
         state: "running", or one of `ENDED`.
         reason: why it failed or was stopped.
         described: whether MLflow has its settings and data.

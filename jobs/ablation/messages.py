@@ -17,7 +17,7 @@ __all__ = ["Ended", "Failed", "OfTrial", "TrialOutbox", "TrialQueue"]
 
 @dataclass(frozen=True)
 class Failed:
-    """An error ended a trial, and trying again would not help.
+    """An error ended a trial: a retry would meet it again, or Ray Tune has made all its retries.
 
     Attributes:
         reason: the error, as the user reads it.
@@ -28,7 +28,10 @@ class Failed:
 
 @dataclass(frozen=True)
 class Ended:
-    """Ray Tune ended a trial, because it was finished or a scheduler stopped it.
+    """Ray Tune ended a trial that raised no error.
+
+    The trial was finished, a scheduler stopped it, or it reported (instead of raising) an error that a retry would meet
+    again.
 
     Attributes:
         metrics: the last metrics that Tune has of the trial, and figures that Tune adds.

@@ -1,4 +1,4 @@
-"""Resume ablations that an older glowctl began, whose files from Ray Tune name modules that have moved since."""
+"""Resume ablations of an older glowctl: the files that Ray Tune saved for them name modules that have moved since."""
 
 from __future__ import annotations
 

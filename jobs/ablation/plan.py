@@ -1,6 +1,6 @@
 """Plan an ablation: how many trials there are, what each gets of the machines, and how many run at a time.
 
-Nothing here imports Ray or torch, or reads the data, so that ``--dry-run`` takes a second.
+Nothing here imports Ray or torch, or reads the data, so that ``--dry-run`` takes only a second.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ def plan(spec: AblateSpec, taken: Mapping[str, float] | None = None) -> Plan:
 
     Args:
         spec: the ablation.
-        taken: resources of each worker (``cpus_per_worker``, ``gpus_per_worker``), if trials have begun with them.
+        taken: resources of each worker (``cpus_per_worker``, ``gpus_per_worker``) with which the trials of a resumed
+            ablation began; they replace those of `spec`. None for a new ablation.
 
     Raises:
         JobError: if there is no room for one trial.

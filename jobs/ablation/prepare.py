@@ -39,9 +39,9 @@ class Ablation:
         given: the settings as the user gave them.
         spec: the settings with absolute paths.
         work: the data, which all trials share.
-        resumed: the run in MLflow, if the ablation is resumed.
-        kept: what the output folder has of an ablation that MLflow has lost (`jobs.outputs`).
-        kept_in: folder of its trials in the output, if the id of the run is not its name.
+        resumed: the run in MLflow that is resumed; None if there is none.
+        kept: the copy of the ablation in the output folder (`jobs.outputs`), if MLflow has lost its run; else None.
+        kept_in: the name of the folder with the trials in the output, if it is not the id of the run; else None.
     """
 
     given: AblateSpec
@@ -57,7 +57,7 @@ class Ablation:
 
     @property
     def taken(self) -> Mapping[str, float] | None:
-        """The resources of each worker of a trial, if trials have begun with them."""
+        """The resources of each worker with which the trials of a resumed ablation began; None for a new ablation."""
         if self.resumed is not None:
             found: dict[str, float] = json.loads(self.resumed.data.tags[tag_names.RESOURCES])
             return found
@@ -75,7 +75,7 @@ class Ablation:
 
 
 def prepare(spec: AblateSpec) -> Ablation:
-    """Open the data, and check everything that needs no Ray.
+    """Open the data, and check everything that can be checked without Ray.
 
     Raises:
         SpecError: if the settings do not fit the data.
@@ -88,17 +88,18 @@ def prepare(spec: AblateSpec) -> Ablation:
 
 
 def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Ablation:
-    """Prepare an ablation that was interrupted to continue.
+    """Prepare an interrupted ablation, so that it can continue.
 
     Args:
-        name_or_id: id or name of its run, or the folder or bucket of its trials if MLflow has lost it.
+        name_or_id: id or name of its run, or the folder or bucket of its trials if MLflow has lost the run.
         changes: settings to change: ``tracking_uri``, ``experiment``, ``data_root`` or ``download``.
 
     Raises:
-        SpecError: if `changes` has other settings, or as `prepare`.
+        SpecError: if `changes` has other settings, or for the same reason as in `prepare`.
         TrackingError: if there is no such run.
-        JobError: if the run is not an ablation, its trials are gone, the images have changed, or as `prepare`.
-        DatasetNotFound, DatasetCorrupt: as `prepare`.
+        JobError: if the run is not an ablation, its trials are gone, the images have changed, or for the same reason as
+            in `prepare`.
+        DatasetNotFound, DatasetCorrupt: for the same reason as in `prepare`.
     """
     refuse(changes.keys() - {"tracking_uri", "experiment", "data_root", "download"}, "a resumed ablation")
     try:
@@ -128,7 +129,7 @@ def _prepare_kept(name: str, changes: Mapping[str, Any], unknown: NoSuchRun) -> 
     if kept is None or kept.job != "ablate":
         raise NoSuchRun(
             f"{unknown.problem}, and {place} does not contain the trials of an ablation",
-            remedy="give --resume the name or id of a run that glowctl runs --job ablate lists, or the folder of its "
+            remedy="give --resume a run from the list of glowctl runs --job ablate, or the folder of an ablation's "
             "trials",
             code="run-not-found",
         )
@@ -158,7 +159,7 @@ def find_ablation(name_or_id: str, changes: Mapping[str, Any]) -> tuple[str, Run
     if found.data.tags.get(tag_names.JOB) != "ablate" or tag_names.SPEC not in found.data.tags:
         raise JobError(
             f"run {name_or_id!r} is not an ablation of glowctl",
-            remedy="name one that glowctl runs --job ablate lists",
+            remedy="choose a run from the list of glowctl runs --job ablate",
             code="run-of-another-job",
         )
     return uri, found

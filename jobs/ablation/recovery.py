@@ -1,4 +1,4 @@
-"""Complete what a kill may have left undone of an ablation, before the ablation continues."""
+"""Repair the state of an ablation that was killed, before the ablation continues."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["catch_up", "end_of"]
 
 
 def catch_up(place: str, spec: AblateSpec, queue: TrialQueue, run_id: str) -> dict[str, tune.Checkpoint]:
-    """Complete what a kill may have left undone of the experiment in a folder, if one has begun there.
+    """Repair the state of a killed experiment of Ray Tune, if an experiment has begun in the folder.
 
-    Checkpoints that were lost are restored, and every end of a trial that Tune has recorded is sent to the queue again,
-    since MLflow may lack it or epochs before it.
+    Checkpoints that Tune has lost are restored. For each trial whose end Tune has recorded, the message about this end
+    is sent to the queue again, because MLflow may lack the end or epochs before it.
 
-    If Tune cannot read its own files, the folder is renamed and the experiment begins anew with the trials' last
+    If Tune cannot read its own files, the folder is renamed, and the experiment begins anew with the trials' last
     checkpoints.
 
     Args:
@@ -36,10 +36,12 @@ def catch_up(place: str, spec: AblateSpec, queue: TrialQueue, run_id: str) -> di
         run_id: id of the ablation's run.
 
     Returns:
-        Last checkpoints by the label of the trial, if the experiment begins anew; otherwise nothing.
+        The last complete checkpoint of each trial, by the label of the trial, if the experiment begins anew; an empty
+        dictionary otherwise.
 
     Raises:
-        JobError: if Tune's files are damaged, and either had the state of a scheduler or search, or are in a bucket.
+        JobError: if Tune's files are damaged and the experiment cannot begin anew, because the ablation has a scheduler
+            or a search whose state is lost, or because the files are in a bucket.
     """
     if not has_begun(place):
         return {}
@@ -55,7 +57,7 @@ def catch_up(place: str, spec: AblateSpec, queue: TrialQueue, run_id: str) -> di
         return {}
     if is_remote(place) or spec.scheduler != "none" or not spec.known_beforehand:
         raise JobError(
-            f"{damaged} is damaged, as happens if Ray Tune is killed while it writes it",
+            f"{damaged} is damaged, as happens if Ray Tune is killed while it writes the file",
             remedy=f"start a new ablation; glowctl ablate --summarize {run_id} compares the trials that finished",
             code="tune-state-damaged",
         )

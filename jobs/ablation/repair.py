@@ -1,7 +1,7 @@
 """`glowctl repair`: add to MLflow the epochs of a training, or of an ablation's trials, that only checkpoints contain.
 
-A run that goes on or is resumed completes its record itself. This is for runs that are over: a record that an older
-glowctl left with gaps, or a run that will not be resumed.
+A run that goes on or is resumed completes its record itself. The command is for runs that are over: those in whose
+records an older glowctl left gaps, and those that will not be resumed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["repair"]
 
 
 def repair(name_or_id: str, changes: Mapping[str, Any], show: Show) -> None:
-    """Add to MLflow the epochs that it lacks, and compare the trials of an ablation again if there were any.
+    """Add to MLflow the epochs that a run lacks there; if trials of an ablation lacked any, compare the trials again.
 
     Args:
         name_or_id: id or name of a training or an ablation.
@@ -47,7 +47,8 @@ def repair(name_or_id: str, changes: Mapping[str, Any], show: Show) -> None:
     Raises:
         SpecError: if `changes` has other settings.
         TrackingError: if there is no such run, or the store does not answer.
-        JobError: if the run is of another job, still runs, or has no checkpoints.
+        JobError: if the run is of another job, is a single trial of an ablation, still runs, or has no checkpoints, or
+            if the files of Ray Tune are missing or damaged.
     """
     refuse(changes.keys() - {"tracking_uri", "experiment", "output"}, "a run that is repaired")
     uri = tracking_uri(changes.get("tracking_uri"))
@@ -56,14 +57,14 @@ def repair(name_or_id: str, changes: Mapping[str, Any], show: Show) -> None:
     if tags.get(tag_names.JOB) not in ("train", "ablate") or tag_names.SPEC not in tags:
         raise JobError(
             f"run {name_or_id!r} is neither a training nor an ablation of glowctl",
-            remedy="name one that glowctl runs --job train,ablate lists",
+            remedy="choose a run from the list of glowctl runs --job train,ablate",
             code="run-of-another-job",
         )
     if tag_names.TRIAL in tags:
         ablation = tags[tag_names.PARENT]
         raise JobError(
             f"run {name_or_id!r} is a trial of an ablation",
-            remedy=f"repair all of its trials with glowctl repair {ablation}",
+            remedy=f"repair all trials of the ablation with glowctl repair {ablation}",
             code="run-is-trial",
         )
     if found.info.status == "RUNNING":
@@ -84,7 +85,7 @@ def _repair_training(uri: str, found: Run, changes: Mapping[str, Any], show: Sho
     if not history:
         raise JobError(
             f"there is no checkpoint of run {found.info.run_id} in {output}",
-            remedy="name the folder that has it with --output",
+            remedy="give --output the folder that contains the folder of the run",
             code="checkpoint-missing",
         )
     added = add_missing(Record.existing(uri, found), history)
@@ -113,8 +114,8 @@ def _histories(place: str, spec: AblateSpec) -> list[tuple[str, list[EpochMetric
     folder = f"{place}/{FOLDER}"
     if not has_begun(folder) or damaged_file(folder) is not None:
         raise JobError(
-            f"the files that Ray Tune saved of the ablation are not in {place}, or are damaged",
-            remedy="name with --output the folder that contains the folder of the run",
+            f"the files in which Ray Tune saved the ablation are missing in {place}, or damaged",
+            remedy="give --output the folder that contains the folder of the run",
             code="tune-state-missing",
         )
     know_moved_modules()

@@ -1,7 +1,7 @@
 """The ablation job: train many variants on Ray Tune, and compare them.
 
-Tune decides which trial runs where and when, and continues where it stood after a crash. Every trial is the training
-job.
+Tune decides which trial runs where and when. After a crash it continues from the state that it has saved. Every trial
+trains a model as the training job does.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = ["run", "summarize_again"]
 
 
 def run(ablation: Ablation, planned: Plan, show: Show) -> str:
-    """Run all trials in the Ray that this process is connected to, and compare them.
+    """Run all trials on the Ray cluster that this process is connected to, and compare them.
 
     Args:
         ablation: the ablation.
@@ -99,7 +99,9 @@ def _known_trials(ablation: Ablation) -> dict[str, Run]:
 
 
 def summarize_again(name_or_id: str, changes: Mapping[str, Any], show: Show) -> None:
-    """Compare the trials of an ablation again, from what MLflow has of them now. No alias of a model moves.
+    """Compare the trials of an ablation again, from what MLflow has of them now.
+
+    The alias ``champion`` stays at the model that has it.
 
     Args:
         name_or_id: id or name of the ablation's run.

@@ -24,18 +24,21 @@ def make_search(spec: AblateSpec) -> Searcher | None:
     """Make the searcher of an ablation whose trials are proposed one by one.
 
     Returns:
-        The searcher, or None if all trials are known beforehand. Tune then uses its own generator, the only one that
-        it tells how many trials may run at a time.
+        The searcher, or None if all trials are known beforehand. In that case Tune makes its own generator of
+        trials, which obeys `max_concurrent_trials`. Tune would ignore this limit for a generator that is passed to it.
     """
     return None if spec.known_beforehand else SeededSearch(spec, _optuna(spec))
 
 
 def make_scheduler(spec: AblateSpec) -> TrialScheduler:
-    """Make the scheduler that ends trials early, by validation bits/dim, not before a quarter of their epochs.
+    """Make the scheduler, which may end trials early if their validation bits/dim are worse than those of others.
+
+    It ends no trial before a quarter of its epochs.
 
     - "none" ends no trial (FIFO).
     - "asha" is asynchronous successive halving (Li et al. 2020), which keeps the better half at each rung.
-    - "median" ends a trial whose best is worse than the median of the others' means (Golovin et al. 2017).
+    - "median" ends a trial whose best bits/dim are worse than the median of the other trials' mean bits/dim (Golovin et
+      al. 2017).
     """
     epochs = spec.train.epochs
     common: dict[str, Any] = {"time_attr": COUNTED_EPOCH, "metric": SCORE, "mode": "min"}
@@ -60,7 +63,7 @@ def _optuna(spec: AblateSpec) -> Searcher:
 
 
 class MedianRule(MedianStoppingRule):
-    """Ray's median rule, for trials whose last result has no counted epoch, which Ray's own rule requires."""
+    """Ray's median rule, which leaves out a trial's last result if it lacks the counted epoch that the rule needs."""
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Pass the last result of a trial to Ray's rule, but only if the result has the metric `COUNTED_EPOCH`."""
@@ -69,14 +72,16 @@ class MedianRule(MedianStoppingRule):
 
 
 class SeededSearch(Searcher):
-    """A searcher that runs each configuration of another searcher at every seed, and reports the mean score to it.
+    """A searcher that runs each configuration at every seed, and reports the mean score.
 
-    A configuration that was proposed before is not run again; its known score is reported at once. Ray's `Repeater`
-    does not do that, and cannot be restored, since it does not save which trials belong together.
+    Another searcher proposes the configurations and receives the mean scores. If it proposes a configuration again, the
+    configuration is not run again: that searcher at once receives the mean of the scores so far, or an error if there
+    are none or a trial failed. Ray's `Repeater` would run the configuration again. It also cannot be restored, because
+    it does not save which trials belong together.
 
     Args:
         spec: the ablation.
-        searcher: proposes configurations.
+        searcher: the searcher that proposes configurations.
     """
 
     def __init__(self, spec: AblateSpec, searcher: Searcher) -> None:
