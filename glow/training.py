@@ -193,8 +193,8 @@ class Trainer:
 
         Args:
             on_step: called after a step if `STEP_INTERVAL_S` seconds have passed since the last call.
-            after_step: called after every step except an epoch's last. It may call `pool` and `save`; `restore` then
-                continues inside the epoch.
+            after_step: called after every step except an epoch's last. It may save a checkpoint inside the epoch, where
+                `restore` then continues: it calls `pool` in every process, and then `save` in the first one.
 
         Raises:
             TrainingDiverged: after `SKIPS_IN_A_ROW` consecutive steps with a non-finite gradient.

@@ -110,14 +110,15 @@ class AffineLayer(Layer):
     @classmethod
     @abstractmethod
     def affine_of(cls, factors: Sequence[Tensor]) -> Affine:
-        """Return the map that these factors determine.
+        """Return the map that a layer with these parameters and buffers computes, or a stack of K such maps.
 
         Args:
-            factors: as `factors` returns them; those of a stack have K as an additional first axis.
+            factors: the result of the method `factors` of a layer; or, for a stack of K layers, each of those tensors
+                stacked along a new first axis of length K.
 
         Returns:
-            The map, or the stack of K maps. If no factor has a floating-point type, the map may have any floating-point
-            type that represents it exactly.
+            The map, or the stack of maps, in the floating-point type of the factors. An implementation whose factors
+            are integers, such as the order of channels, chooses a type that represents the map exactly.
         """
 
     @classmethod

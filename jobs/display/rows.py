@@ -185,7 +185,10 @@ class OodClass:
 
 @dataclass(frozen=True)
 class Difference:
-    """A row of `glow.comparison.paired_differences`."""
+    """The paired difference of bits/dim between two values, a and b, of a factor of an ablation.
+
+    It is a row of the table that `glow.comparison.paired_differences` returns, which describes the columns.
+    """
 
     factor: str
     a: str | Number

@@ -117,8 +117,8 @@ def check_sqlite(path: Path) -> None:
     check_sqlite_name(path)
     if not path.parent.is_dir():
         raise TrackingError(
-            f"the folder of the MLflow store {path} does not exist",
-            remedy="create it, or correct --tracking-uri",
+            f"the MLflow store {path} cannot be opened, because there is no folder {path.parent}",
+            remedy=f"create {path.parent}, or correct --tracking-uri",
             code="store-folder-missing",
         )
     if not os.access(path if path.exists() else path.parent, os.W_OK):

@@ -31,8 +31,8 @@ class Progress:
     """The record of a training so far.
 
     Attributes:
-        history: the figures of all epochs.
-        grids: the newest sample grids.
+        history: bits/dim, speed and other numbers of every epoch so far, in order.
+        grids: the newest grids of sample images, at most `KEPT_GRIDS`.
     """
 
     history: list[EpochMetrics] = field(default_factory=list)
