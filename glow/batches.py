@@ -96,7 +96,7 @@ class ImageSource(Protocol):
 
 
 def source_of(images: Tensor | LazyDataset, labels: Tensor | None, device: torch.device) -> ImageSource:
-    """Choose how training reads its images.
+    """Return an object from which training reads its images.
 
     Args:
         images: uint8 (N, C, H, W), or a data set. A tensor, and the images of a data set that holds them in memory, are
@@ -106,7 +106,7 @@ def source_of(images: Tensor | LazyDataset, labels: Tensor | None, device: torch
         device: the device that trains.
 
     Returns:
-        `HeldImages` or `MappedImages`.
+        `HeldImages` if the images are copied to the device as a whole, else `MappedImages`.
 
     Example:
         >>> images, labels = torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10)
@@ -121,7 +121,7 @@ def source_of(images: Tensor | LazyDataset, labels: Tensor | None, device: torch
 
 
 class HeldImages:
-    """Images that are all on the device. See `ImageSource` for its methods.
+    """An image source whose images are all on the device. See `ImageSource` for its methods.
 
     Args:
         images: uint8 (N, C, H, W), copied to the device unless they are on it already.
@@ -166,7 +166,7 @@ class HeldImages:
 
 
 class MappedImages:
-    """Images that are read from files or a memory map: a thread reads the next batch while one is used.
+    """An image source that reads each batch from files or a memory map, in a thread, while the previous one is used.
 
     See `ImageSource` for its methods.
 
@@ -252,7 +252,7 @@ class BlockOrder:
     result is a uniform shuffle of all images.
 
     Args:
-        n: N.
+        n: the number of images, N.
         stream: the seed of the shuffle, not negative.
 
     Example:

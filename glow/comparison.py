@@ -6,8 +6,9 @@ seed. All functions take a table with one row per trial and these columns, of wh
 
 - one column per factor: str, int or float, without missing values
 - ``seed``: int; ``state``: one of `STATES`, where "stopped" means ended early by a scheduler
-- ``test_bits_per_dim``, and ``validation_bits_per_dim`` of the best epoch
-- ``images_per_second``, ``parameters``, ``gpu_seconds``, ``core_seconds``
+- ``test_bits_per_dim`` and ``validation_bits_per_dim``: NLLs of the model of the best epoch
+- ``images_per_second``: training speed; ``parameters``: number of parameters of the model
+- ``gpu_seconds`` and ``core_seconds``: duration of the trial times its number of GPUs, or of CPU cores
 - ``reason``: why a trial failed or was stopped, or None
 
 Only finished trials enter a mean. If several trials of a configuration and seed finished, the first one counts. A
@@ -302,11 +303,10 @@ class _Comparison:
         return cls(b, a, difference, low, high, row["p_holm"], row["seeds"])
 
     def told(self, first: _Comparison) -> tuple[str, str]:
-        """Return the difference and its interval as text, with units if this is `first`.
+        """Return the text of the difference and the text of its interval.
 
-        `first` is the first comparison of the sentence.
-
-        There are enough decimal places that no value other than 0 is shown as 0, but at most 6.
+        `first` is the first comparison of the sentence; only its texts contain units. The values have 3 decimal places,
+        or up to 6 if a value other than 0 would be shown as 0.
         """
         values = [self.difference, self.low, self.high]
         places = next(n for n in (3, 4, 5, 6) if n == 6 or all(round(value, n) or not value for value in values))

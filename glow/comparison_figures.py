@@ -40,18 +40,18 @@ COLORS = LinearSegmentedColormap.from_list("bits/dim", matplotlib.colormaps["vir
 
 
 def curves_with_bands(curves: pd.DataFrame, title: str, ylabel: str = "test NLL (bits/dim)") -> Figure:
-    """Draw bits/dim against the epoch: for each name, the mean over its seeds, a 95 % t band, and the seeds.
+    """Draw bits/dim against the epoch: for each configuration, the mean over its seeds and a band around the mean.
 
-    The band is the 95 % t interval of the mean. Thin faint lines show the seeds, if the name has several.
+    The band is the 95 % t interval of the mean. If a configuration has several seeds, thin faint lines show them.
 
-    The mean is drawn only at epochs at which all seeds of the name have a value, since it would jump at an epoch at
-    which a seed stopped early. A seed without any value does not count. The limits of the y axis depend on the lines,
-    not on the bands, and leave out the steep fall of the first epochs. If a line is completely above the upper limit,
-    the legend says that it is "above the view".
+    The mean is drawn only at epochs at which all seeds of the configuration have a value, since it would jump at an
+    epoch at which a seed stopped early. A seed without any value does not count. The limits of the y axis depend on the
+    lines, not on the bands, and leave out the steep fall of the first epochs. If a line is completely above the upper
+    limit, the legend says that it is "above the view".
 
     Args:
-        curves: one row per name, seed and epoch; columns ``name``, ``seed``, ``epoch`` and ``bits_per_dim`` (NaN where
-            there is no value). Names are drawn in order of appearance.
+        curves: one row per configuration, seed and epoch; columns ``name`` (of the configuration), ``seed``, ``epoch``
+            and ``bits_per_dim`` (NaN where there is no value). Names are drawn in order of appearance.
         title: title of the figure.
         ylabel: label of the y axis.
 
@@ -102,8 +102,9 @@ def heat_map(table: pd.DataFrame, title: str) -> Figure:
     The scale of colours leaves out values that are far worse than most, so that the others differ in colour.
 
     Args:
-        table: one row per cell; columns ``depth``, ``width``, ``bits_per_dim`` and, if known, ``half_width``, half
-            the width of the interval of ``bits_per_dim``. Cells without a value are grey.
+        table: one row per cell; columns ``depth``, ``width``, ``bits_per_dim`` and, optionally, ``half_width``, which
+            the cell shows after "±": half the length of the interval around ``bits_per_dim``. Cells without a value
+            are grey.
         title: title of the figure.
 
     Returns:

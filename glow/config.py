@@ -229,7 +229,8 @@ class FitConfig:
             about 1.4 times as long.
         compile: whether to use `torch.compile`, which takes a minute or more at the start. It is meant for GPUs; on
             CPUs steps are as fast without it.
-        accumulate: number of parts in which each process computes its share of a batch, to save memory.
+        accumulate: number of parts into which each process splits its share of a batch. It computes the parts one after
+            the other, to save memory.
         seed: seed of the order of the images, of their dequantization noise, and of flips and mutations.
         flip: whether to mirror each training image left to right with probability 1/2, drawn again in each epoch. Use
             it for data in which an image and its mirror image are equally likely, such as photographs.

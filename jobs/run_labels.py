@@ -41,11 +41,13 @@ REST = "The rest is among the artifacts."
 def configuration(spec: TrainSpec, told: Collection[str] = ()) -> str:
     """Return the label of a model, such as "mnist 1x1 K32 L3 w512 s0".
 
-    Between width and seed it has the other settings of the model that differ from their defaults.
+    Between width and seed, it contains those of coupling, scale, dequantization, input and bits that differ from their
+    defaults.
 
     Args:
         spec: settings of the training.
-        told: settings to include even if they have their defaults, such as the axes of an ablation.
+        told: settings to include even if they have their defaults, such as the axes of an ablation. Only these can add
+            the learning rate.
     """
     parts = [dataset_label(spec.dataset), spec.permutation, f"K{spec.depth}", f"L{spec.levels}", f"w{spec.width}"]
     for name in ("coupling", "scale", "dequantization", "input"):
@@ -59,12 +61,18 @@ def configuration(spec: TrainSpec, told: Collection[str] = ()) -> str:
 
 
 def training_name(spec: TrainSpec, told: Collection[str] = ()) -> str:
-    """Return the name of a training's run: ``--run-name``, or else one such as "train mnist 1x1 K8 L3 w128 s0"."""
+    """Return the name of a training's run: ``--run-name``, or else one such as "train mnist 1x1 K8 L3 w128 s0".
+
+    `told` are the settings that the name contains even if they have their defaults.
+    """
     return spec.run_name or f"train {configuration(spec, told)}"
 
 
 def ablation_name(spec: AblateSpec) -> str:
-    """Return the name of an ablation's run: ``--run-name``, or else one such as "ablate mnist permutation depth"."""
+    """Return the name of an ablation's run: ``--run-name``, or else one such as "ablate mnist permutation depth".
+
+    The name without ``--run-name`` contains the settings of which the ablation compares several values.
+    """
     return spec.train.run_name or f"ablate {dataset_label(spec.train.dataset)} {' '.join(varied(spec)) or 'seeds'}"
 
 
@@ -97,7 +105,7 @@ def registered_name(dataset: str, bits: int = 8) -> str:
 
 
 def noted(notes: Sequence[str]) -> str:
-    """Return notes on how the data were read as a Markdown list; empty if there are none."""
+    """Return a Markdown list of `notes`, sentences on how the data were read; "" if there are none."""
     return "\n".join(["**Data:**", *(f"- {note}" for note in notes)]) if notes else ""
 
 

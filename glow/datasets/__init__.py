@@ -10,8 +10,9 @@ pieces. Images are neither dequantized nor put into batches here.
 | `readers`, `published` | the files of known data sets, and the checksums of the published versions |
 | `folder`, `decode` | a folder of a user's own images, and a single image file |
 | `arrays`, `parquet`, `packed` | numpy files, encoded images in Parquet files, and the output of `glowctl pack` |
-| `buckets`, `packed_bucket`, `block_cache` | files in buckets, packed shards there, and their cache on the local disk |
-| `parts` | which part of a user's own data holds a split |
+| `buckets`, `packed_bucket` | files in buckets, and packed data sets in buckets |
+| `block_cache` | a cache on the local disk for what is read from buckets |
+| `parts` | how a user's own images are divided into splits |
 | `lazy`, `tensors` | an opened data set; splits, conversions and fingerprints of tensors |
 | `corruptions` | images with noise, blur and other damage |
 | `base` | types and errors that the other files share |

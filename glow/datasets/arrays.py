@@ -3,8 +3,9 @@
 The array ``images`` is uint8 (N, C, H, W), (N, H, W, C) or (N, H, W), with 1 or 3 channels. The array ``labels`` has
 one integer per image, and classes are numbered from 0; without this array all labels are 0. The name of an array can
 begin with a split, such as ``train_images`` or ``test_labels``: the array then contains the images or labels of that
-split. If there are train images but no validation images, `hold_out` takes the validation images from the train images.
-If no array names a split, `deal` divides the images among the three splits.
+split. If there are train images but no validation images, the last tenth of each class of the train images is the
+validation split (`glow.datasets.tensors.hold_out`). If no array names a split, the images of each class are divided
+among the three splits (`glow.datasets.tensors.deal`).
 
 In a folder, the name of an .npy file is the name of its array, and the arrays of a split can also be in a file
 ``train.npz``, ``validation.npz`` or ``test.npz``. A single .npy file is the array ``images``.
@@ -42,7 +43,7 @@ class Part:
 
     Attributes:
         images: uint8 (N, C, H, W), mapped into memory if they are from an .npy file.
-        labels: integers (N,).
+        labels: integers (N,), the class of each image.
     """
 
     images: np.ndarray
@@ -129,7 +130,7 @@ def arrays_channels(name: str) -> int:
 
 
 def arrays_status(name: str) -> DatasetStatus:
-    """Return the state of a data set of arrays.
+    """Return whether a data set of arrays can be opened, and which splits it has.
 
     Args:
         name: "arrays:PATH".
@@ -176,8 +177,8 @@ def _parts(name: str) -> dict[str, Part]:
         )
     if "" in found and len(found) > 1:
         raise DatasetCorrupt(
-            f"{path} has an array {IMAGES} in addition to arrays with the names of splits",
-            remedy="put the name of a split before the name of every array",
+            f"{path} has both an array {IMAGES} and arrays of images whose names begin with a split",
+            remedy="let the name of every array begin with a split, such as train_ or test_",
             code="arrays-unusable",
         )
     parts = {

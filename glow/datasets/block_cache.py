@@ -32,7 +32,7 @@ ABANDONED_S = 3600.0
 
 
 class BlockCache:
-    """Blocks of bytes on disk, by key.
+    """A cache of blocks of bytes on disk, each of which has a key.
 
     Args:
         folder: the folder that contains the blocks; it is made if needed.
@@ -58,7 +58,7 @@ class BlockCache:
         return self._file(key).exists()
 
     def get(self, key: str, fetch: Callable[[], bytes]) -> bytes:
-        """Return a block from the disk, or fetch it and keep it.
+        """Return a block from the disk, or fetch it and write it to the disk.
 
         A disk that cannot be written costs only speed: the block is fetched each time.
 

@@ -235,10 +235,11 @@ class BucketFile:
 
 
 def fetched(files: Sequence[Path | BucketFile]) -> Iterable[ImageFile]:
-    """Return image files in the same order; several threads read those in a bucket into memory.
+    """Return image files ready to be decoded, in the order of `files`.
 
     Args:
-        files: all on this machine's disk, which are returned as they are, or all in buckets.
+        files: all on this machine's disk, or all in buckets. Files on the disk are returned as they are; several
+            threads read files in buckets into memory.
 
     Example:
         >>> import tempfile

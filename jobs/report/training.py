@@ -154,9 +154,14 @@ def settings_in_words(spec: Mapping[str, Any]) -> str:
 
 
 def nll_section(study: Study, reader: Reader, anchor: str) -> tuple[Section | None, list[str]]:
-    """Return the section with NLLs by epoch and by configuration, and the sentences for the summary.
+    """Return the report's section on NLLs by epoch and by configuration, and sentences for the report's summary.
 
     The section is None if there is nothing to show in it.
+
+    Args:
+        study: the ablations and trainings to show.
+        reader: reads the artifacts of the runs.
+        anchor: target of links to the section, unique in the report.
     """
     blocks: list[Block] = []
     said: list[str] = []

@@ -128,7 +128,7 @@ class AblateSpec(BaseModel):
         "optuna",
     )
     samples: int | None = setting(
-        None, "Search", "Number of configurations that --search random or optuna trains; needed with these.", 10
+        None, "Search", "Number of configurations to train; required with --search random or optuna.", 10
     )
     scheduler: Literal["none", "asha", "median"] = setting(
         "none",
@@ -143,8 +143,8 @@ class AblateSpec(BaseModel):
     gpus_per_trial: float | None = setting(
         None,
         "Compute",
-        "GPUs per trial, shared by its workers; a fraction lets trials share one. Without it: 1 per worker if there "
-        "are GPUs, else 0.",
+        "GPUs per trial, shared by its workers; with a fraction, several trials share a GPU. Without it: 1 per worker "
+        "if there are GPUs, else 0.",
         0.25,
     )
     cpus_per_trial: float | None = setting(

@@ -158,7 +158,7 @@ def sentences(spec: type[BaseModel], error: ValidationError, names: Mapping[str,
     Args:
         spec: the class whose values are wrong.
         error: what pydantic found.
-        names: what to call fields; a field that is not in it keeps its own name.
+        names: name of a field -> what to call it. Fields that are not in `names` keep their own names.
     """
     return "; ".join(_sentence(spec, problem, names) for problem in error.errors())
 

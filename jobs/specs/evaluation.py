@@ -43,7 +43,8 @@ class EvaluationSpec(BaseModel):
     trained_on: str | None = setting(
         None,
         "Model",
-        "Data set that the model was trained on. Without it: the one that the record of its training contains.",
+        "Data set that the model was trained on. Without it: the one in the settings of the training, which are in its "
+        "MLflow run or in spec.json beside the checkpoint.",
         "mnist",
     )
     seed: int = setting(0, "Data", "Seed of everything random: noise, samples, pairs and batches.", 1)
@@ -144,7 +145,7 @@ class NllSpec(ScoringSpec):
         "Data sets to score, with commas between. Without it: the one that the model was trained on.",
         "mnist,fashion-mnist",
     )
-    split: Split = setting("test", "Data", "Part of these data sets to score.", "validation")
+    split: Split = setting("test", "Data", "Split of each data set to score: train, validation or test.", "validation")
     noise_samples: int = setting(
         1,
         "Data",

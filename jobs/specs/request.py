@@ -40,7 +40,7 @@ class Request(BaseModel):
         do: what to do; `jobs.dispatch.perform` has the function for each.
         specs: the settings of the jobs to run, by the name of the job's command.
         run: name or id of an existing run to continue or to summarize; None for a new one.
-        changes: settings that replace those of `run`, or of the demo.
+        changes: settings that replace those of `run`, or the defaults of ``glowctl demo``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

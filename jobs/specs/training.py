@@ -187,12 +187,12 @@ class TrainSpec(BaseModel):
     mutation: float = setting(
         0.0,
         "Optimisation",
-        "Share of the values of each training image that random ones replace, from 0 to below 1. It makes a background "
-        "model for glowctl ood --background-model.",
+        "Share of the values of each training image that are replaced by random values, from 0 to below 1. A positive "
+        "share makes a background model for glowctl ood --background-model.",
         0.2,
     )
     seed: int = setting(
-        0, "Optimisation", "Seed of the initial weights, the order of the images, their noise and their flips.", 1
+        0, "Optimisation", "Seed of the initial weights, the order of the images, their noise, flips and mutations.", 1
     )
 
     workers: str = setting(
@@ -205,7 +205,8 @@ class TrainSpec(BaseModel):
     gpus_per_worker: float | None = setting(
         None,
         "Compute",
-        "GPUs per worker: a whole number, or a fraction to share one. Without it: 1 if there are GPUs, else 0.",
+        "GPUs per worker: a whole number, or a fraction, so that workers share a GPU. Without it: 1 if there are GPUs, "
+        "else 0.",
         1,
     )
     cpus_per_worker: float | None = setting(

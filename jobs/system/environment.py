@@ -60,7 +60,7 @@ def ray_job_id() -> str | None:
 
 
 def storage() -> str | None:
-    """Return $GLOW_STORAGE, the folder or bucket that contains outputs with a relative path; None if it is not set."""
+    """Return $GLOW_STORAGE, the folder or bucket that a relative ``--output`` is inside; None if it is not set."""
     return os.environ.get("GLOW_STORAGE") or None
 
 

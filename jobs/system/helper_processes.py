@@ -102,7 +102,7 @@ def shield() -> None:
 
 
 def last_words() -> str:
-    """Wait until the parent has ended or closed the pipe, and return what it wrote."""
+    """Wait until the parent has ended or closed the pipe, and return what the parent wrote to the pipe."""
     shield()
     return sys.stdin.read()
 

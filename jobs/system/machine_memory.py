@@ -14,7 +14,7 @@ CONTAINER = Path("/sys/fs/cgroup")
 
 
 def memory_left() -> int:
-    """Return the bytes that are free on this machine, and within the limit of its container if there is one.
+    """Return the free memory in bytes: of this machine, or of the container if its limit leaves less.
 
     Memory in which the system caches files counts as free.
     """

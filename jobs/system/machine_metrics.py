@@ -31,7 +31,7 @@ def machine_name() -> str:
 
 @contextmanager
 def sampled(put: Callable[[dict[str, float]], None], interval_s: float = INTERVAL_S) -> Iterator[None]:
-    """Measure the load of this machine in a separate thread during the block.
+    """Measure the load of this machine in a separate thread until the `with` block ends.
 
     Args:
         put: receives the result of `measured` after every interval and once at the end.
@@ -58,7 +58,9 @@ def sampled(put: Callable[[dict[str, float]], None], interval_s: float = INTERVA
 
 
 def measured(since: Any = None) -> dict[str, float]:
-    """Return the use of all cores, the memory, the disk, the network and the GPUs.
+    """Return the use of all cores, the memory, the disk, the network and the GPUs, by the metric's name in MLflow.
+
+    The end of a name is the unit, such as "percentage" or "megabytes" (10^6 bytes).
 
     Args:
         since: an earlier result of `psutil.net_io_counters`, from which network traffic is counted; None to count from

@@ -1,4 +1,4 @@
-"""The settings of the processes that glowctl owns: its command and each of its workers."""
+"""The set-up of the process of a command and of each of its workers: garbage collection, memory and logging."""
 
 from __future__ import annotations
 
