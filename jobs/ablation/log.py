@@ -45,10 +45,10 @@ class Trial:
         work: the settings and data of the trial's training.
         log: shows and records the messages of the training.
         record: the trial's run in MLflow; None until the first of the trial's messages is recorded.
-        state: "running", or one of `ENDED`.
-        reason: why it failed or was stopped.
-        described: whether MLflow has its settings and data.
-        recorded: whether MLflow has all results of the finished trial.
+        state: "running", "finished", "stopped" or "failed".
+        reason: why the trial failed or was stopped; None if it did neither.
+        described: whether MLflow has the settings and the data sets of the trial.
+        recorded: whether the trial is finished and MLflow has all its results.
     """
 
     work: Work
@@ -66,14 +66,16 @@ class AblationLog:
     `see` and `record` are called in two threads, each with every message in order.
 
     Args:
-        given: the ablation as the user gave it.
-        spec: the same with absolute paths.
-        work: the data, which all trials share.
-        resources: what each trial uses.
-        parent: the run of the ablation.
-        known: runs that trials already have, by label, if the ablation is resumed.
-        show: receives the events.
-        folder: folder of the trials in the output.
+        given: the settings of the ablation as the user gave them.
+        spec: the same settings with absolute paths.
+        work: the data and the common settings of the trials.
+        resources: number of workers of each trial, and their cores and GPUs.
+        parent: the ablation's own run in MLflow.
+        known: if the ablation is resumed, the runs that its trials already have in MLflow, by the label of the trial;
+            else empty.
+        show: is called with each event.
+        folder: name of the ablation's folder in the output folder. The results of a trial are in a folder of its own,
+            in the subfolder ``trials``.
     """
 
     def __init__(
@@ -98,11 +100,11 @@ class AblationLog:
 
     @property
     def finished(self) -> frozenset[str]:
-        """The labels of the trials that have nothing left to do."""
+        """The labels of the finished trials whose results MLflow has."""
         return self._finished_before | {label for label, trial in list(self._trials.items()) if trial.recorded}
 
     def see(self, told: OfTrial) -> None:
-        """Show a message, and update the state of its trial."""
+        """Show a message of a trial to the user, and update the state of the trial."""
         if self._is_over(told):
             return
         trial = self._trial(told.trial)
@@ -118,10 +120,10 @@ class AblationLog:
                 trial.log.see(message)
 
     def record(self, told: OfTrial) -> None:
-        """Write a message to MLflow. A message that is written again is not recorded twice.
+        """Write a message to MLflow. After a TrackingError, call this again: nothing is recorded twice.
 
         Raises:
-            TrackingError: while the store does not answer.
+            TrackingError: if the store does not answer.
         """
         if self._is_over(told):
             if isinstance(told.message, Ended):
@@ -236,10 +238,10 @@ class AblationLog:
 
 
 def finished_among(runs: Mapping[str, Run]) -> frozenset[str]:
-    """Return the labels of the trials that have nothing left to do.
+    """Return the labels of the finished trials, whose runs have the status FINISHED.
 
     Args:
-        runs: runs of trials by label.
+        runs: the trials' runs in MLflow, by the label of the trial.
     """
     return frozenset(label for label, run in runs.items() if run.info.status == "FINISHED")
 

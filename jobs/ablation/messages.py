@@ -17,10 +17,10 @@ __all__ = ["Ended", "Failed", "OfTrial", "TrialOutbox", "TrialQueue"]
 
 @dataclass(frozen=True)
 class Failed:
-    """An error ended a trial: a retry would meet it again, or Ray Tune has made all its retries.
+    """The message that an error ended a trial: a retry would raise the same error, or Ray Tune has no retries left.
 
     Attributes:
-        reason: the error, as the user reads it.
+        reason: the sentence that the user reads about the error.
     """
 
     reason: str
@@ -28,13 +28,13 @@ class Failed:
 
 @dataclass(frozen=True)
 class Ended:
-    """Ray Tune ended a trial that raised no error.
+    """The message that a trial ended without raising an error.
 
-    The trial was finished, a scheduler stopped it, or it reported (instead of raising) an error that a retry would meet
-    again.
+    The trial was finished, a scheduler stopped it, or it reported an error instead of raising it, because a retry would
+    raise the same error.
 
     Attributes:
-        metrics: the last metrics that Tune has of the trial, and figures that Tune adds.
+        metrics: the last metrics that the trial reported to Tune, and numbers that Tune adds, such as ``time_total_s``.
         checkpoint: the trial's last checkpoint; None if it has none.
     """
 
@@ -42,10 +42,10 @@ class Ended:
     checkpoint: Checkpoint | None
 
     def progress(self) -> Progress:
-        """Return the record of the trial up to its last checkpoint.
+        """Return the metrics of all epochs and the sample grids in the last checkpoint; none if there is no checkpoint.
 
         Raises:
-            CheckpointError: if the record in the checkpoint is damaged.
+            CheckpointError: if a file of the checkpoint is damaged.
         """
         if self.checkpoint is None:
             return Progress()
@@ -70,7 +70,9 @@ class TrialQueue(Protocol):
 
 @dataclass(frozen=True)
 class TrialOutbox:
-    """The `jobs.training.messages.Outbox` of a trial's training: adds the label, and uses the queue of the ablation.
+    """Adds the label of a trial to the messages of its training, and puts them into the queue of the ablation.
+
+    It is the `jobs.training.messages.Outbox` of this training.
 
     Attributes:
         queue: the queue of the ablation.

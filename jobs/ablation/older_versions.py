@@ -21,7 +21,7 @@ MOVED = {
 
 
 def know_moved_modules() -> None:
-    """Register the modules of older versions, so that this process can read their pickles and resume the experiment."""
+    """Register the module names of glowctl 0.1, so that this process can read the pickles that contain them."""
     for old, new in MOVED.items():
         sys.modules.setdefault(old, import_module(new))
     jobs.specs.TrainSpec = TrainSpec  # type: ignore[attr-defined]  # glowctl 0.1 had it in jobs.specs

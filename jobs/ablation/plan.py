@@ -1,4 +1,4 @@
-"""Plan an ablation: how many trials there are, what each gets of the machines, and how many run at a time.
+"""Plan an ablation: how many trials there are, which resources each gets, and how many run at a time.
 
 Nothing here imports Ray or torch, or reads the data, so that ``--dry-run`` takes only a second.
 """
@@ -23,7 +23,7 @@ def plan(spec: AblateSpec, taken: Mapping[str, float] | None = None) -> Plan:
             ablation began; they replace those of `spec`. None for a new ablation.
 
     Raises:
-        JobError: if there is no room for one trial.
+        JobError: if the machines do not have the resources for one trial.
     """
     asked = spec.trial_spec(spec.trials()[0]).model_copy(update=taken)
     resources, at_a_time = trial_resources(asked, spec.number_of_trials, spec.concurrent)

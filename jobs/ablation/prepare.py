@@ -40,8 +40,8 @@ class Ablation:
         spec: the settings with absolute paths.
         work: the data, which all trials share.
         resumed: the run in MLflow that is resumed; None if there is none.
-        kept: the copy of the ablation in the output folder (`jobs.outputs`), if MLflow has lost its run; else None.
-        kept_in: the name of the folder with the trials in the output, if it is not the id of the run; else None.
+        kept: the content of the file ``run.json`` in the folder of the trials, if MLflow has lost the run; else None.
+        kept_in: the name of that folder within the output folder, if the name is not the id of the run; else None.
     """
 
     given: AblateSpec
@@ -52,7 +52,7 @@ class Ablation:
     kept_in: str | None = None
 
     def folder_of(self, parent: Record) -> str:
-        """Return the folder of the trials in the output; `parent` is the run of the ablation."""
+        """Return the name of the folder of the trials within the output folder; `parent` is the run of the ablation."""
         return self.kept_in or parent.run_id
 
     @property
@@ -64,7 +64,7 @@ class Ablation:
         return None if self.kept is None else self.kept.resources
 
     def to_keep(self, resources: Mapping[str, float]) -> KeptRun:
-        """Return what the output folder keeps, so that the ablation can be resumed without MLflow.
+        """Return the content of ``run.json``, from which the ablation can be resumed if MLflow has lost its run.
 
         Args:
             resources: the resources of each worker.

@@ -33,7 +33,7 @@ def make_search(spec: AblateSpec) -> Searcher | None:
 def make_scheduler(spec: AblateSpec) -> TrialScheduler:
     """Make the scheduler, which may end trials early if their validation bits/dim are worse than those of others.
 
-    It ends no trial before a quarter of its epochs.
+    No trial is ended before it has trained a quarter of its epochs.
 
     - "none" ends no trial (FIFO).
     - "asha" is asynchronous successive halving (Li et al. 2020), which keeps the better half at each rung.
@@ -63,7 +63,7 @@ def _optuna(spec: AblateSpec) -> Searcher:
 
 
 class MedianRule(MedianStoppingRule):
-    """Ray's median rule, which leaves out a trial's last result if it lacks the counted epoch that the rule needs."""
+    """Ray's median rule, which needs the metric `COUNTED_EPOCH`: a last result without this metric is ignored."""
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Pass the last result of a trial to Ray's rule, but only if the result has the metric `COUNTED_EPOCH`."""
@@ -99,7 +99,7 @@ class SeededSearch(Searcher):
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
-        """Return the values of the next trial, or `Searcher.FINISHED` after the last."""
+        """Return the values of the next trial under the key ``values``, or `Searcher.FINISHED` after the last trial."""
         if not self._to_come:
             if self._proposed == self._spec.number_of_configurations:
                 return Searcher.FINISHED
@@ -124,10 +124,10 @@ class SeededSearch(Searcher):
         return trial_id, untried[0]
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
-        """Store the score of a trial; if all seeds of its configuration have ended, report it to the other searcher.
+        """Store the score of a trial; once all trials of its configuration have ended, report to the other searcher.
 
-        The report is the mean score, or an error if a trial of the configuration failed. A configuration that the other
-        searcher did not propose is not reported.
+        The report is the mean score of the configuration, or an error if one of its trials failed. A configuration that
+        the other searcher did not propose is not reported.
         """
         group = self._groups[trial_id]
         last = result or {}

@@ -331,11 +331,11 @@ def comparison_figures(
         factors: fields of `TrainSpec` that make a configuration.
         dataset: label of the data set, for the titles.
         seeds: number of seeds, for the titles.
-        searched: whether a search chose the configurations, which adds parallel coordinates.
+        searched: whether a search chose the configurations.
 
     Yields:
-        Names of files, without an ending, and figures: ``nll_by_epoch``, ``differences``, ``depth_width`` if both vary,
-        and ``configurations`` for a search or more than two factors that vary.
+        Names of files, without an ending, and figures: ``nll_by_epoch``, ``differences``, ``depth_width`` if depth and
+        width vary, and ``configurations`` (parallel coordinates) for a search or if more than two factors vary.
     """
     told = tables.configurations.dropna(subset=["bits_per_dim"])
     varied = [factor for factor in factors if tables.trials[factor].nunique() > 1]

@@ -239,7 +239,7 @@ class Cluster:
         A job that has ended already keeps its state.
 
         Raises:
-            JobError: as `wait` raises it.
+            JobError: if the job does not end in time, the cluster has no such job, or it does not answer any more.
         """
         with self._sentences(job):
             self._client.stop_job(job)
@@ -260,9 +260,9 @@ class Cluster:
             return self._client.get_job_logs(job).splitlines()
 
     def follow(self, job: str, see: Callable[[str], None]) -> JobDetails:
-        """Pass each line that a job writes to `see` until the job has ended, and return its final state.
+        """Call `see` with each line of a job's output until the job has ended, and return the final state of the job.
 
-        If the connection is lost, this method connects again. It never passes a line twice.
+        If the connection is lost, this method connects again. No line is passed twice.
 
         Args:
             job: id of the job.
@@ -418,7 +418,7 @@ def _token() -> tuple[dict[str, str], str]:
         except FileNotFoundError:
             if given:
                 raise JobError(
-                    f"the file {given} in $RAY_AUTH_TOKEN_PATH does not exist",
+                    f"the file {given}, which $RAY_AUTH_TOKEN_PATH names, does not exist",
                     remedy="put the cluster's token there, or correct the variable",
                     code="token-missing",
                 ) from None

@@ -72,7 +72,7 @@ def follow(cluster: Cluster, job: str, show: Show) -> int:
     """Show a job's events until it ends, with its other lines on standard error, and return its exit code.
 
     Raises:
-        JobError: as `jobs.cluster.client.Cluster.follow` and `exit_code` raise it.
+        JobError: if the connection is lost, the cluster has no such job, the job never ran, or its process died.
     """
     return exit_code(cluster.follow(job, seen_by(show)))
 

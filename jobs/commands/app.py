@@ -186,7 +186,11 @@ def ablate(
     if resume is not None or summarize is not None:
         for flag, asked in (("--print-spec", print_spec), ("--dry-run", dry_run)):
             if asked:
-                raise SpecError(f"{flag} is for a new ablation", remedy="leave it out", code="flags-exclude-each-other")
+                raise SpecError(
+                    f"{flag} is for a new ablation, and --resume and --summarize are for an existing one",
+                    remedy="leave it out",
+                    code="flags-exclude-each-other",
+                )
         do = "resume_ablation" if resume is not None else "summarize"
         _do(do, json, address, detach, run=resume or summarize, changes=given, table=True)
         return

@@ -25,7 +25,7 @@ __all__ = ["add_cluster_commands"]
 JobId = Annotated[str, typer.Argument(help="Id of a job, from the list of glowctl jobs.", metavar="JOB")]
 
 CheckedOutput = Annotated[
-    str, typer.Option(help="Check this folder or bucket for results. (e.g. --output s3://bucket/glow)")
+    str, typer.Option(help="Folder or bucket for results, which the command checks. (e.g. --output s3://bucket/glow)")
 ]
 
 PANEL = "Clusters"

@@ -40,7 +40,7 @@ def add_data_commands(app: typer.Typer, do: Callable[..., None]) -> None:
         detach: Detach = False,
         **flags: Any,
     ) -> None:
-        """Make a packed data set. A training reads only those images from it that it needs next.
+        """Make a packed data set, from which a training reads only the images that the training needs next.
 
         A data set that does not fit into memory can be used for training once it is packed. Packing uses all cores. If
         the command is stopped or killed, run it again: it continues where it stopped.

@@ -82,8 +82,8 @@ def runs(
         bool,
         typer.Option(
             "--trials",
-            help="List the trials of ablations too: under their ablation, or among the trainings if --job names other "
-            "commands than ablate.",
+            help="List the trials of ablations too: under their ablation, or among the trainings if --job names train "
+            "but not ablate.",
             show_default=False,
         ),
     ] = False,
@@ -153,7 +153,7 @@ def repair(
     output: Annotated[
         str | None,
         typer.Option(
-            help="Folder or bucket that its checkpoints were moved to. Without it: where the run wrote them. (e.g. "
+            help="Folder or bucket to which the run's folder was moved. Without it: where the run wrote it. (e.g. "
             "--output /mnt/outputs)"
         ),
     ] = None,

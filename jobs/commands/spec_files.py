@@ -75,7 +75,7 @@ def _content(path: str, tracking_uri: str | None) -> bytes:
     found = tracking.read_artifact(uri, artifact[1], artifact[2])
     if found is None:
         raise SpecError(
-            f"--spec {path} does not exist in {tracking.without_password(uri)}",
+            f"--spec {path} does not exist in the MLflow store {tracking.without_password(uri)}",
             remedy="correct --spec or --tracking-uri",
             code="spec-unreadable",
         )

@@ -140,10 +140,10 @@ class JsonLines(PlainLines):
 
 
 class Wire(PlainLines):
-    """A display that writes every event in the form that `jobs.display.wire.sent_event` reads."""
+    """A display for jobs on a cluster: it writes every event as a JSON line, which the client reads from the log."""
 
     def text(self, event: Event) -> str | None:
-        """Return an event as `jobs.display.wire.event_line` does."""
+        """Return an event as JSON, in which NaN and infinity stay as they are."""
         return event_line(event)
 
 

@@ -16,7 +16,7 @@ class Evaluating(Event, kind="evaluating"):
 
     Attributes:
         job: the kind of evaluation: "nll", "sample", "interpolate" or "ood".
-        model: the title of the model.
+        model: the title of the model, such as "mnist 1x1 K32 L3 w512 s0".
         run: the name of the evaluation's run.
         run_id: the id of that run.
     """
@@ -54,9 +54,9 @@ class Scored(Event, kind="scored"):
     """A data set has been scored.
 
     Attributes:
-        dataset: the data set.
-        split: its split.
-        images: number of images.
+        dataset: the label of the data set.
+        split: the split that was scored.
+        images: number of images in the split.
         non_finite: number of images whose score is not finite.
         from_run: the earlier run whose scores are used again; None if this run has scored the images.
         background_model: the background model that gave the scores; None if the evaluated model did.
@@ -104,7 +104,7 @@ class Samples(Event, kind="samples"):
         run_id: the id of that run.
         temperatures: the temperatures.
         images: number of samples at each temperature.
-        pictures: the pictures of the samples.
+        pictures: the paths or addresses of the pictures of the samples.
         open_with: the command that shows the run in MLflow's UI.
     """
 
@@ -125,14 +125,14 @@ class Interpolation(Event, kind="interpolation"):
         run_id: the id of that run.
         pairs: number of pairs, which is the number of rows.
         steps: number of images per row, including the two ends.
-        mode: the path between the latents of the two ends.
+        mode: the path between the latents of the two ends: "linear", or "slerp" for an arc.
         end_error: the largest difference between a pixel of an end and of its real image, before rounding. The unit is
             a grey level, of which the model has 2**`bits`.
         inexact_rows: number of rows with an end that, after rounding, is not equal to its real image.
         non_finite: number of images with a pixel that is not finite.
         scale: the scale of the model's couplings (``--scale``).
         bits: bits per value of the model's images.
-        picture: the picture of the rows.
+        picture: the path or address of the picture of the rows.
         open_with: the command that shows the run in MLflow's UI.
     """
 

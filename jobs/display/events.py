@@ -211,7 +211,7 @@ class AttemptStarted(Event):
         workers: number of workers.
         epoch: number of finished epochs; 0 at the start of a training.
         device: the device of the workers, such as "CPU" or the name of a GPU.
-        precision: the arithmetic of the training, as in `glow.training.Trainer`.
+        precision: the type in which the coupling networks compute: "float32" or "bf16".
         parameters: number of parameters of the model.
         restarts: how often the training has been restarted or resumed.
         step: number of finished steps of the epoch that follows the finished ones; None if no step is finished.
@@ -251,7 +251,7 @@ class Resize(AttemptStarted, kind="resize"):
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Event, kind="step"):
-    """The progress of an epoch; see `glow.training.StepResult`.
+    """The progress of an epoch: the fields of `glow.training.StepResult` and three more.
 
     Attributes:
         validation_bits_per_dim: the validation score of the previous epoch; NaN if there is none yet.
@@ -271,7 +271,7 @@ class Step(Event, kind="step"):
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch(Event, kind="epoch"):
-    """The figures of a finished epoch: the fields of `glow.training.EpochResult` and three more.
+    """The metrics of a finished epoch: the fields of `glow.training.EpochResult` and three more.
 
     Attributes:
         test_bits_per_dim_by_epoch: bits/dim of the test set after this epoch; NaN if it was not scored.
@@ -380,7 +380,7 @@ class Ablating(Event, kind="ablating"):
     Attributes:
         run: the name of its run.
         run_id: the id of that run.
-        finished: the labels of the trials that had ended before the ablation was resumed.
+        finished: the labels of the trials that had finished before the ablation was resumed.
     """
 
     run: str
@@ -443,7 +443,8 @@ class AblationSummary(Event, kind="ablated"):
         trials: number of trials.
         finished: number of trials that finished.
         factors: the settings that vary.
-        configurations: rows with a column per factor and the columns of `glow.comparison.summarize`.
+        configurations: one row per configuration: its value of each factor, and its results and costs over its seeds,
+            as `glow.comparison.summarize` describes them.
         differences: the paired differences between values of a factor.
         conclusions: sentences on the factors.
         unfinished: sentences on the trials that did not finish.
@@ -479,7 +480,8 @@ class Repaired(Event, kind="repaired"):
     Attributes:
         run: the name of the run.
         run_id: the id of the run.
-        added: the epochs that MLflow lacked. The keys are the name of the training's run, or the labels of trials.
+        added: the numbers of the epochs that were added, by the name of the training's run or the label of the trial;
+            empty if MLflow lacked none.
     """
 
     run: str

@@ -89,7 +89,7 @@ class NllBound:
 
 @dataclass(frozen=True)
 class ClassNll:
-    """Bits/dim of the images of one class."""
+    """Bits/dim of the images of one class: the mean with its interval, and the median."""
 
     dataset: str
     class_name: str
@@ -102,7 +102,19 @@ class ClassNll:
 
 @dataclass(frozen=True)
 class OodRatio:
-    """A row of `glow.ood.OodResult.ratios`."""
+    """How often a detector calls batches of a data set out-of-distribution (OOD), for one batch size.
+
+    Attributes:
+        batches: number of batches.
+        left_out: number of images that do not fill a batch.
+        non_finite: number of images whose likelihood, or a part of it, is not finite.
+        ratio: share of the batches that are called OOD, as a mean over repeats.
+        ratio_sd: standard deviation of this share over repeats; NaN for one repeat.
+        threshold: the statistic of the detector above which a batch is called OOD.
+        auroc: area under the ROC curve against the model's own test set; NaN for that set itself.
+        aupr: area under the precision-recall curve, for the same comparison.
+        fpr95: false-positive rate at a true-positive rate of 95 %, for the same comparison.
+    """
 
     detector: str
     dataset: str
@@ -130,7 +142,12 @@ class OodRatio:
 
 @dataclass(frozen=True)
 class OodControl:
-    """A row of `glow.ood.OodResult.control`."""
+    """How often a detector calls batches of the model's own test set out-of-distribution (OOD).
+
+    Attributes:
+        ratio: share of the batches that are called OOD.
+        as_expected: whether the interval of `ratio` contains the intended share, 1 - alpha.
+    """
 
     detector: str
     batch_size: int
@@ -143,7 +160,7 @@ class OodControl:
 
 @dataclass(frozen=True)
 class OodRegret:
-    """A row of `glow.ood.regret`: the AUROC of the recommended detector, and of the best one in hindsight."""
+    """The AUROC of the recommended detector on a data set, and that of the detector which is best in hindsight."""
 
     dataset: str
     batch_size: int
@@ -171,7 +188,12 @@ class Caught:
 
 @dataclass(frozen=True)
 class OodClass:
-    """A row of `glow.ood.OodResult.per_class`."""
+    """How often the typicality test calls batches of images of one class out-of-distribution (OOD).
+
+    Attributes:
+        label: number of the class.
+        ratio: share of the batches that are called OOD.
+    """
 
     dataset: str
     label: int
@@ -187,7 +209,7 @@ class OodClass:
 class Difference:
     """The paired difference of bits/dim between two values, a and b, of a factor of an ablation.
 
-    It is a row of the table that `glow.comparison.paired_differences` returns, which describes the columns.
+    The docstring of `glow.comparison.paired_differences` describes the fields.
     """
 
     factor: str

@@ -69,7 +69,8 @@ def prepare(spec: InterpolateSpec) -> InterpolateWork:
     Raises:
         SpecError: if an image file does not have the model's shape, or a class has too few test images.
         DatasetNotFound, DatasetCorrupt: if an image file or the test images cannot be read.
-        TrackingError, CheckpointError, JobError: as `jobs.evaluation.run.prepare_evaluation` raises them.
+        TrackingError, CheckpointError, JobError: if the store does not answer, or the model or the output
+            folder cannot be used.
     """
     work = prepare_evaluation(spec)
     if spec.from_image is not None and spec.to_image is not None:
@@ -164,9 +165,17 @@ def between(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Interpolate between pairs of images on a worker.
 
+    Args:
+        reference: the model in Ray's object store, from `put_model`.
+        ends: uint8 (2, P, C, H, W), the images at the two ends of each row.
+        steps: number of images per row.
+        mode: the path between the latents.
+        precision: the type in which the coupling networks compute.
+        threads: number of torch's threads.
+
     Returns:
-        The images (P, S, C, H, W), the largest error at the two ends of each row (P,), and the number of images with
-        pixels that are not finite; see `glow.interpolation`.
+        The images (P, S, C, H, W); per row (P,) the largest difference between an end and its real image, in grey
+        levels; and the number of images with pixels that are not finite.
     """
     model = model_on(reference, threads).set_precision(precision)
     start, end = (torch.tensor(side) for side in ends)

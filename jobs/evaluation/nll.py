@@ -43,7 +43,7 @@ class NllWork:
     Attributes:
         evaluation: the settings, the model, and the score tables that are needed.
         class_names: for each data set, by its label, the names of its classes.
-        padding: for each data set, by its label, the number of pixels of an image after padding per pixel before it.
+        padding: for each data set, by its label, the ratio of pixels per image after padding to pixels before padding.
     """
 
     evaluation: Evaluation[NllSpec]
@@ -57,7 +57,8 @@ def prepare(spec: NllSpec) -> NllWork:
     Raises:
         SpecError: if a data set is unknown, or cannot be brought into the model's shape.
         DatasetNotFound, DatasetCorrupt: if a data set cannot be read.
-        TrackingError, CheckpointError, JobError: as `jobs.evaluation.run.prepare_evaluation` raises them.
+        TrackingError, CheckpointError, JobError: if the store does not answer, or the model or the output
+            folder cannot be used.
     """
     work = prepare_evaluation(spec)
     datasets = [absolute_dataset(name) for name in spec.datasets or (trained_on(work),)]
