@@ -16,9 +16,9 @@ def keep_freed_memory() -> None:
     By default glibc returns the memory of a large tensor to the system as soon as it is freed, and the next tensor of
     that size costs one page fault per 4 kB. Scoring and sampling free each hidden layer immediately after its use, and
     the page faults can then take as much time as all computation. After this call the process never returns freed
-    memory to the system, so call it only in a process that you own. Call it before threads are started, because
-    all threads then have to share one arena of the allocator. With a C library that has no ``mallopt``, the call does
-    nothing.
+    memory to the system, so call it in your own programs, but not in a library that others import. Call it before
+    threads are started: it makes threads that start later share one arena of the allocator, because further arenas
+    would return their memory to the system. With a C library that has no ``mallopt``, the call does nothing.
 
     Example:
         A program calls it in its first statement. Here the program runs in a separate process:

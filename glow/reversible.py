@@ -26,9 +26,10 @@ Mixer = tuple[Tensor, Tensor]
 
 
 class Tape:
-    """The one activation that the steps of a level share: the output of the last step not yet differentiated.
+    """The only activation that is stored for the steps of a level: the output of one step.
 
-    Each forward pass has a separate tape.
+    After the forward pass it is the output of the last step. In the backward pass, each step replaces it by the output
+    of the step before. Each forward pass has a separate tape.
     """
 
     def __init__(self) -> None:

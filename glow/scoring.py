@@ -10,8 +10,8 @@ Columns of a score table:
 - ``nll``: negative log-likelihood in nats. ``bits_per_dim``: the same in bits, divided by C * H * W.
 - ``log_det`` and ``log_prior_1`` ... ``log_prior_L``: the parts of the log-density of the dequantised image, in nats:
   the log-determinant of the flow, and log p(z) of each level, from the first to the top level.
-  ``nll = D log(2 ** bits) - log_det - log_prior_1 - ... - log_prior_L``, where ``bits`` is that of the model's
-  configuration.
+  ``nll = D log(2 ** bits) - log_det - log_prior_1 - ... - log_prior_L``, where ``bits`` is `GlowConfig.bits` of the
+  model.
 - ``log_det_1`` ... ``log_det_L``: the log-determinant of each level's steps. The rest of ``log_det`` belongs to the
   dequantisation and the transform of the input.
 - ``latent_anderson``, ``latent_spectrum`` and ``latent_neighbours``: how far the latents of all levels together are
@@ -19,10 +19,10 @@ Columns of a score table:
 - ``latent_power_1`` ... , ``latent_rows_1`` ... and ``latent_columns_1`` ... : the mean square of each level's latents,
   and the correlation of neighbouring latents in a row and in a column.
 - ``finite``: whether the likelihood and all its parts are finite.
-- ``complexity``: bits of the image as a PNG file, minus those of a black image. A model of fewer than 8 bits sees an
-  image whose low bits are 0, and the column is that of this image.
+- ``complexity``: size of the image as a PNG file, minus the size of a black image as a PNG file, in bits. If ``bits``
+  is below 8, the lowest 8 - ``bits`` bits of every value are first set to 0, as the model sees the image.
 - ``gradient_1`` ... ``gradient_G``, only if they are asked for: the squared norm of the gradient of log p(x) with
-  respect to the parameters of each layer (`glow.gradient_norms`); NaN for images that were left out.
+  respect to the parameters of each layer (`glow.gradient_norms`); NaN for images that `gradient_stride` skips.
 - ``nll_of_all`` and ``nll_bound``, only for K > 1 noise samples: the mean of the K negative log-likelihoods, and their
   importance-weighted bound (`importance_weighted`).
 
@@ -281,13 +281,13 @@ SCORED = ("train", "validation")
 
 
 def shards_of(splits: Mapping[str, Sized]) -> list[tuple[str, int]]:
-    """Return the split and the first image of every shard of the splits in `SCORED`.
+    """Divide the splits in `SCORED` into shards of at most `SHARD` consecutive images.
 
     Args:
-        splits: each split by its name.
+        splits: each split by its name; only its length is used.
 
     Returns:
-        (split, start) of each shard, in order.
+        For each shard, in order, the name of its split and the index of its first image.
 
     Example:
         >>> shards_of({"train": range(2500), "validation": range(300), "test": range(900)})

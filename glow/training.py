@@ -4,9 +4,9 @@
 for control between epochs.
 
 In a process group (`torch.distributed`) every process can read all images (`glow.batches`), and takes its share of each
-batch. The batches, their order, the noise, the flips and the mutations follow from (seed, epoch, image index) alone
-(`glow.streams`). So neither the number of processes nor an interruption changes them, and a checkpoint need not hold
-the state of a random generator.
+batch. The batches, their order, the dequantization noise, and the flips and mutations of images (`glow.augmentation`)
+follow from (seed, epoch, image index) alone (`glow.streams`). So neither the number of processes nor an interruption
+changes them, and a checkpoint need not hold the state of a random generator.
 
 Shapes: N images, B images in a batch or in one process's share of it, C channels, H rows, W columns.
 """
@@ -89,7 +89,8 @@ class Trainer:
 
     Attributes:
         model: the model that is trained.
-        average: the moving average of the weights (`torch.optim.swa_utils.AveragedModel`), or None.
+        average: the moving average of the weights (`torch.optim.swa_utils.AveragedModel`); None if `FitConfig.ema` is
+            None.
         precision: the precision of the coupling networks, "bf16" or "float32".
         optimizer: the optimizer.
         steps_per_epoch: ceil(N / batch_size).
@@ -193,8 +194,8 @@ class Trainer:
 
         Args:
             on_step: called after a step if `STEP_INTERVAL_S` seconds have passed since the last call.
-            after_step: called after every step except an epoch's last. It may save a checkpoint inside the epoch, where
-                `restore` then continues: it calls `pool` in every process, and then `save` in the first one.
+            after_step: called after every step except an epoch's last. To save a checkpoint inside the epoch, this
+                function calls `pool` in every process, and then `save` in the process of rank 0.
 
         Raises:
             TrainingDiverged: after `SKIPS_IN_A_ROW` consecutive steps with a non-finite gradient.
@@ -253,7 +254,7 @@ class Trainer:
         self._leave_to_first()
 
     def pool(self) -> None:
-        """Sum the bits/dim of the current epoch over all processes, so that `save` stores the sum over all images.
+        """Sum the bits/dim of the current epoch over all processes, so that a checkpoint of one process has the sum.
 
         Every process must call it at the same step. It is needed only before a `save` inside an epoch.
         """

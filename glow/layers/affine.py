@@ -123,17 +123,17 @@ class AffineLayer(Layer):
 
     @classmethod
     def inverse_affine_of(cls, factors: Sequence[Tensor]) -> Affine:
-        """Return the inverse of `affine_of`, A^-1 z - A^-1 c, of one layer or of a stack."""
+        """Return the inverse of the map that `affine_of` returns: A^-1 z - A^-1 c, or a stack of K such maps."""
         matrix, offset, log_det = cls.affine_of(factors).dense()
         inverse = torch.linalg.inv(matrix)
         return Affine(inverse, -(inverse @ offset[..., None])[..., 0], -log_det)
 
     def affine(self) -> Affine:
-        """Return the map of this layer, in the type of its parameters."""
+        """Return the map A x + c of this layer, in the floating-point type that `affine_of` gives it."""
         return self.affine_of(self.factors())
 
     def inverse_affine(self) -> Affine:
-        """Return the inverse map, in float64 and without a gradient.
+        """Return the inverse map A^-1 z - A^-1 c of this layer, in float64 and without a gradient.
 
         A sample passes through the inverses of all layers of a model, and the rounding errors of float32 inverses would
         add up.
@@ -178,10 +178,10 @@ def inverse_affine_stack(layers: Sequence[AffineLayer]) -> Affine:
     """Return the inverse maps of K layers as one stack, in float64 and without a gradient.
 
     Args:
-        layers: as for `affine_stack`.
+        layers: K layers of C channels. If all are of one class, their maps are computed in one batched operation.
 
     Returns:
-        Shapes as from `affine_stack`.
+        matrix (K, C, C), or (K, C) if all are of one class with a diagonal map; offset (K, C); log_det (K,) in nats.
 
     Example:
         >>> from glow.layers import InvertibleConv1x1
@@ -210,12 +210,12 @@ def mix(x_BCHW: Tensor, matrix_CC: Tensor, offset_C: Tensor) -> Tensor:
     """Apply A x + c to the channels of every position.
 
     Args:
-        x_BCHW: float (B, C, H, W); planes (see `glow.layers.base`) are not copied.
-        matrix_CC: A, (C, C), of the same type.
-        offset_C: c, (C,), of the same type.
+        x_BCHW: float (B, C, H, W); it is not copied if its memory is in the order (C, B, H, W).
+        matrix_CC: A, (C, C), of the type of `x_BCHW`.
+        offset_C: c, (C,), of the type of `x_BCHW`.
 
     Returns:
-        (B, C, H, W), as planes.
+        (B, C, H, W), with memory in the order (C, B, H, W).
 
     Example:
         >>> swap = torch.tensor([[0.0, 1.0], [1.0, 0.0]])

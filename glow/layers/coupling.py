@@ -24,7 +24,10 @@ FEW_CHANNELS = {torch.bfloat16: 4, torch.float32: 2}
 
 
 def weight_and_bias(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of a convolution that has a bias; in torch's type hints the bias may be None."""
+    """Return the weight and the bias of a convolution that has a bias.
+
+    In torch's type hints the bias of every convolution may be None; here it is always a tensor.
+    """
     assert conv.bias is not None
     return conv.weight, conv.bias
 
@@ -38,7 +41,7 @@ class ZeroConv2d(nn.Module):
 
     Attributes:
         conv: the `torch.nn.Conv2d` that holds weight and bias.
-        logs: parameter (C_out,).
+        logs: parameter (C_out,), a third of the log of each output channel's factor.
 
     Example:
         >>> conv = ZeroConv2d(in_channels=3, out_channels=6)
@@ -61,7 +64,7 @@ class ZeroConv2d(nn.Module):
         return weight * scale[:, None, None, None], bias * scale
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Return the convolution, (B, C_out, H, W)."""
+        """Return (weight * x + bias) exp(3 logs), (B, C_out, H, W)."""
         return F.conv2d(x_BCHW, *self.scaled(), padding=1)
 
 

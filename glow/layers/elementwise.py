@@ -1,4 +1,4 @@
-"""The maps that a coupling layer applies to each number of its first half: additive, affine, or a spline.
+"""The maps that a coupling layer applies to each number in half of its channels: additive, affine, or a spline.
 
 Every map is monotone. The network of the coupling layer gives separate parameters of the map for each number.
 

@@ -35,7 +35,7 @@ SIGNATURES = {
 
 
 def available() -> bool:
-    """Return whether this torch has the two ATen operators, which have no substitute.
+    """Return whether the installed torch has `RELU_BACKWARD` and `CONV_BACKWARD`, which have no substitute.
 
     Example:
         >>> available()
@@ -46,7 +46,7 @@ def available() -> bool:
 
 @lru_cache
 def exists(name: str) -> bool:
-    """Return whether this torch has the operator, with the arguments of `SIGNATURES`."""
+    """Return whether the installed torch has this operator, with the argument types that `SIGNATURES` lists."""
     namespace, operator = name.split("::")
     packet, overload = operator.split(".")
     try:

@@ -75,21 +75,21 @@ class FixedPermutation(AffineLayer):
 
     @classmethod
     def shuffle(cls, channels: int, generator: torch.Generator) -> FixedPermutation:
-        """Return a permutation drawn uniformly from `generator`."""
+        """Return a layer with a random order of the channels, drawn uniformly by `generator`."""
         return cls(torch.randperm(channels, generator=generator))
 
     @classmethod
     def reverse(cls, channels: int, generator: torch.Generator) -> FixedPermutation:
-        """Return the permutation that reverses the channels; it draws nothing from `generator`."""
+        """Return the layer that reverses the order of the channels; `generator` is not used."""
         return cls(torch.arange(channels).flip(0))
 
     def factors(self) -> tuple[Tensor, ...]:
-        """Return the order, int64 (C,)."""
+        """Return the order of the channels, int64 (C,)."""
         return (self.order,)
 
     @classmethod
     def affine_of(cls, factors: Sequence[Tensor]) -> Affine:
-        """Return the permutation matrix, with M[i, order[i]] = 1, in float32."""
+        """Return the map of the permutation matrix M, with M[i, order[i]] = 1, in float32; its offset is 0."""
         (order,) = factors
         matrix = F.one_hot(order, order.shape[-1]).float()
         offset = torch.zeros_like(matrix[..., 0])
@@ -97,7 +97,7 @@ class FixedPermutation(AffineLayer):
 
     @classmethod
     def inverse_affine_of(cls, factors: Sequence[Tensor]) -> Affine:
-        """Return the transposed permutation matrix."""
+        """Return the map of the transposed permutation matrix; its offset is 0."""
         matrix, offset, log_det = cls.affine_of(factors)
         return Affine(matrix.mT, offset, log_det)
 
@@ -159,14 +159,14 @@ class InvertibleConv1x1(AffineLayer):
 
     @classmethod
     def affine_of(cls, factors: Sequence[Tensor]) -> Affine:
-        """Return the map of the matrix M, without an offset."""
+        """Return the map of the matrix M; its offset is 0."""
         permutation, lower, upper, sign_s, log_s = factors
         weight = permutation @ _unit_lower(lower) @ _upper(upper, sign_s, log_s)
         return Affine(weight, torch.zeros_like(log_s), log_s.sum(-1))
 
     @classmethod
     def inverse_affine_of(cls, factors: Sequence[Tensor]) -> Affine:
-        """Return the map of M^-1, computed by two triangular solves."""
+        """Return the map of M^-1, computed by two triangular solves; its offset is 0."""
         permutation, lower, upper, sign_s, log_s = factors
         solved = torch.linalg.solve_triangular(_unit_lower(lower), permutation.mT, upper=False, unitriangular=True)
         inverse = torch.linalg.solve_triangular(_upper(upper, sign_s, log_s), solved, upper=True)

@@ -10,12 +10,11 @@ measurements):
   register, 16 or 32 numbers, and spends most of its time on zeros.
 
 How the last convolution becomes a matrix product: its weight consists of nine matrices (C, F), one for each place in
-the 3x3 neighbourhood of a position. The output at a position is the sum of nine *taps*: each tap is one of these
-matrices times the hidden channels at its place. One matrix product, (9 C, F) times (F, N), multiplies the hidden
-channels of every position by all nine matrices, and `_shifted_sum` then adds each tap to the output at the position
-that it belongs to. The gradient with respect to the network's input is computed in the same way. The other gradients of
-both 3x3 convolutions are products with the 3x3 neighbourhoods of all positions (`_neighbourhoods`, also known as
-im2col).
+the 3x3 neighbourhood of a position. The output at a position is the sum of nine *taps*: each matrix times the hidden
+channels at its place in the neighbourhood. One matrix product, (9 C, F) times (F, N), multiplies the hidden channels of
+every position by all nine matrices, and `_shifted_sum` then adds each tap to the output at the position that the tap
+belongs to. The gradient with respect to the network's input is computed in the same way. The other gradients of both
+3x3 convolutions are products with the 3x3 neighbourhoods of all positions (`_neighbourhoods`, also known as im2col).
 
 The input and output of the network are in the memory order (C, B, H, W), so that shifts and neighbourhoods are copies
 of long runs. Hidden layers are in the order (N, F), as matrix products need them.

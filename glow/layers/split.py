@@ -111,7 +111,8 @@ class TopPrior(nn.Module):
                 classes ignores `labels_B`.
 
         Returns:
-            (B, C, 1, 1) each with classes and labels, otherwise (1, C, 1, 1).
+            The mean and the log standard deviation. Both have the shape (B, C, 1, 1) if the prior has classes and gets
+            labels, otherwise (1, C, 1, 1).
         """
         mean, log_sd = self.mean[None], self.log_sd[None]
         if self.classes is not None and labels_B is not None:

@@ -1,7 +1,8 @@
-"""Out-of-distribution (OOD) detection: it makes decisions from score tables, and needs no torch.
+"""Out-of-distribution (OOD) detection from the score tables that `glow.scoring.score` makes.
 
-Import the public names from here. `TypicalityTest` tests batches by their likelihood. `fit_detectors` makes all
-detectors, including typicality; `evaluate_ood` measures detectors on several data sets, and `recommend` chooses one.
+Import the public names from here. `TypicalityTest` tests batches of images by their likelihood. `fit_detectors` makes
+all detectors, including typicality; `evaluate_ood` measures detectors on several data sets, and `recommend` chooses a
+detector. This package needs no torch.
 """
 
 from glow.ood.calibration import Threshold

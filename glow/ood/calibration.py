@@ -10,10 +10,11 @@ statistic is at least as large as the statistic of the batch is a valid p-value 
 scores: this is a permutation test (Fisher 1935; Lehmann & Romano 2005, theorem 15.2.1). For M = 1 it is split conformal
 prediction (Vovk et al. 2005).
 
-Unbounded scores need care. One huge score determines the mean of its batch, and a share M / (n + M) of the choices
-contains that image, so that the p-value can hardly be smaller than this share, even if all images of the batch are OOD.
-Therefore scores are clipped to bounds that come from other images, those of the training set (`bounds_of`). The
-p-values stay valid, because the bounds do not depend on the n + M images that the choices are made from.
+Unbounded scores need care. An image with a huge score determines the mean of every choice that contains the image, and
+a share M / (n + M) of the choices does. So the p-value of a batch with such an image can hardly be smaller than this
+share, even if all images of the batch are OOD. Therefore scores are clipped to bounds that come from the training
+images (`bounds_of`). The p-values stay valid, because the bounds do not depend on the n + M images that the choices are
+made from.
 
 Shapes: n held-out images, N batches of M images, K choices.
 """
@@ -72,11 +73,11 @@ MeanStatistic = Callable[[np.ndarray], np.ndarray]
 class Threshold:
     """The largest statistic at which a batch still passes, with its 95 % confidence interval.
 
-    The interval shows how precisely the held-out images determine the threshold. The ends of an exact interval at M = 1
-    are order statistics: it contains the true quantile with a probability of at least 95 %, whatever the distribution
-    of the scores. A bootstrapped interval extends 1.96 bootstrap standard deviations to each side of the threshold.
-    With only about a hundred held-out images it is too narrow: it contains the true quantile with a probability of 80
-    to 95 %.
+    The interval shows how precisely the held-out images determine the threshold. If M = 1 and exact p-values decide,
+    the ends of the interval are order statistics, and the interval contains the true quantile with a probability of at
+    least 95 %, whatever the distribution of the scores. Otherwise the interval is bootstrapped, and extends 1.96
+    bootstrap standard deviations to each side of the threshold. With only about a hundred held-out images a
+    bootstrapped interval is too narrow: it contains the true quantile with a probability of 80 to 95 %.
 
     Attributes:
         value: a batch is OOD if its statistic is larger.
@@ -115,7 +116,7 @@ class Choices:
     Attributes:
         held_out_K: float (K0,), mean scores of the choices that contain no image of the batch.
         sums_K: float (K1,), for each other choice the sum of the scores of its held-out images; K0 + K1 = K.
-        own_KM: bool (K1, M), which images of the batch each of these choices contains.
+        own_KM: bool (K1, M), for each choice in `sums_K`, which images of the batch it contains.
         bounds: the range that scores are clipped to.
 
     Example:
@@ -270,8 +271,8 @@ def calibrated(
         bounds: the range that scores are clipped to for exact p-values at M > 1.
 
     Returns:
-        The threshold; the sorted statistics (K,) whose alpha-quantile the threshold is; and the choices, or None if
-        `exact` is False.
+        The threshold; the sorted statistics of the batches that it was computed from, (n,) at M = 1 with `exact`,
+        otherwise (bootstraps,); and the choices, or None if `exact` is False.
 
     Raises:
         ValueError: if alpha is outside (0, 1), `batch_size` or `bootstraps` is below 1, there are too few held-out
@@ -400,8 +401,8 @@ def order_statistic(sorted_n: np.ndarray, alpha: float) -> Threshold:
 
     It is the ceil(alpha (n + 1))-th smallest value (split conformal prediction, Vovk et al. 2005). The interval of the
     threshold contains the true alpha-quantile with a probability of at least 95 % for every distribution. The ends of
-    the interval are order statistics too. Their ranks follow from quantiles of the binomial (n, alpha) distribution,
-    which the number of values below the true alpha-quantile has.
+    the interval are order statistics too. Their ranks are quantiles of the binomial (n, alpha) distribution, because
+    the number of held-out values below the true alpha-quantile has this distribution.
 
     Args:
         sorted_n: float (n,), the statistics of held-out images in ascending order.

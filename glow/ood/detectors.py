@@ -3,7 +3,7 @@
 A detector gives each image a score, which is larger the further the image is from the training data. It gives each
 batch the mean score of its images; the two-sided detectors then take the distance of that mean from a centre.
 `glow.ood.typicality.BatchTest` decides for all detectors in the same way, so that they can be compared. Only ``ratio``
-needs a second model. Only ``gradients`` needs columns that `glow.scoring.score` computes on request alone.
+needs a second model. Only ``gradients`` needs columns that `glow.scoring.score` does not compute by default.
 
 Some detectors join several statistics: each statistic of an image becomes a p-value, the share of training images that
 are at least as extreme, and the score of the image is -log of the smallest p-value.

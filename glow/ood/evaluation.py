@@ -188,7 +188,8 @@ def evaluate_ood(
         deal: a protocol, such as `held_out_protocol` or `report_protocol` return.
         settings: batch sizes, alpha and the other settings.
         class_names: for each data set the names of its labels; labels without names are shown as numbers.
-        detectors: the detectors to test, typicality first; those that `fit_detectors` makes from `train` if None.
+        detectors: the detectors to test. The first, usually typicality, also gives the tables `power` and `per_class`.
+            None for all detectors that `fit_detectors` makes from `train`.
 
     Returns:
         The tables of results.
@@ -271,7 +272,7 @@ class _Cell:
         return cls(detector.name, m, tests, statistics, ood, deals[0][1])
 
     def rows(self, rng: np.random.Generator) -> list[dict[str, Any]]:
-        """Return one row per data set, with the ROC statistics against the model's own test set."""
+        """Return the rows of `OodResult.ratios` for this detector and batch size, one per data set."""
         own, *others = (repeats[0] for repeats in self.statistics.values())
         itself = dict.fromkeys(ROC_STATISTICS, Estimate(np.nan, np.nan, np.nan))
         rows = self.ratio_rows()

@@ -24,7 +24,7 @@ __all__ = ["Recommendation", "corruption_power", "recommend", "regret"]
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The recommended detector and the figures that it was chosen by.
+    """The recommended detector and the AUROCs that it was chosen by.
 
     Attributes:
         detector: name of the recommended detector.
@@ -84,7 +84,9 @@ def recommend(
 
 
 def regret(ratios: pd.DataFrame, detector: str) -> pd.DataFrame:
-    """Compare a detector with the best one on each data set, which is known only in hindsight.
+    """Compare a detector with the detector of the highest AUROC on each data set.
+
+    Only tests on these data sets tell which of `DETECTORS` has the highest AUROC, so `recommend` cannot know it.
 
     Args:
         ratios: the table `ratios` of a `glow.ood.OodResult`.

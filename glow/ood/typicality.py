@@ -43,9 +43,9 @@ class BatchTest(ABC):
         batch_size: M.
         alpha: the share of in-distribution batches that shall pass.
         threshold: the alpha-quantile of the statistic over batches of held-out images.
-        null: float (K,), sorted. The threshold is the alpha-quantile of these statistics. They belong to the held-out
-            images if M = 1 and exact p-values decide, and to bootstrapped batches otherwise. Empty for a test that was
-            not made by `fit`.
+        null: float (K,), the sorted statistics of the batches of held-out images that the threshold was computed from.
+            Each held-out image is one batch if M = 1 and exact p-values decide; otherwise the batches are bootstrapped.
+            Empty for a test that was not made by `fit`.
         choices: the choices from which exact p-values are computed (`glow.ood.calibration.Choices`); None for a test
             that decides by its threshold.
 
@@ -111,7 +111,7 @@ class BatchTest(ABC):
     def p_value(self, scores_NM: np.ndarray) -> np.ndarray:
         """Return the p-value of each batch.
 
-        It tells how often an in-distribution batch is at least as far from the training data as the batch:
+        It tells how often an in-distribution batch is at least as far from the training data as the given batch:
         p = (1 + number of null statistics that are at least the batch's) / (K + 1).
 
         With `choices` (see `glow.ood.calibration`), the null statistics are those of the choices, and p is exact: for
@@ -146,8 +146,8 @@ class MeanTest(BatchTest):
         batch_size: M.
         alpha: the share of in-distribution batches that shall pass.
         threshold: the alpha-quantile of the mean score of batches of held-out images.
-        null: float (K,), see `BatchTest`.
-        choices: see `BatchTest`.
+        null: float (K,), the sorted mean scores of these batches, see `BatchTest`.
+        choices: the choices from which exact p-values are computed; None for a test that decides by its threshold.
 
     Example:
         >>> held_out = np.random.default_rng(0).normal(100, 5, 500)
@@ -215,10 +215,10 @@ class TypicalityTest(BatchTest):
     Attributes:
         batch_size: M.
         alpha: the share of in-distribution batches that shall pass.
-        center: H, in nats.
+        center: H, the mean score of the training images, or of the held-out images if `fit` was asked for it, in nats.
         threshold: the alpha-quantile of \|mean - H\| over batches of held-out images, in nats.
-        null: float (K,), see `BatchTest`.
-        choices: see `BatchTest`.
+        null: float (K,), the sorted distances \|mean - H\| of these batches, see `BatchTest`.
+        choices: the choices from which exact p-values are computed; None for a test that decides by its threshold.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -261,9 +261,10 @@ class TypicalityTest(BatchTest):
                 draw 50: at alpha = 0.99 their quantile is nearly their maximum, and the true false-positive rate of the
                 test then varies between 0.2 and 8 %.
             seed: seed of all random draws.
-            center: the images whose mean score is H. The default is the training images; ``"validation"`` is the
-                validation images. The mean of the training images is lower. At large M this generalisation gap
-                dominates the distance from H, because the standard deviation of a batch's mean falls as 1 / sqrt(M).
+            center: the images whose mean score is H: ``"train"`` for the training images, ``"validation"`` for the
+                validation images. The mean negative log-likelihood of the training images is lower, because the model
+                was fitted to them. At large M this generalisation gap dominates the distance from H, because the
+                standard deviation of a batch's mean falls as 1 / sqrt(M).
             exact: whether exact p-values decide, so that P(false positive) <= 1 - alpha for every number of validation
                 scores (only approximately so if the centre comes from these scores too). At M = 1 the threshold is then
                 an order statistic of the distances of the validation scores from H (split conformal prediction), and

@@ -3,7 +3,7 @@
 - `prepare` checks settings and data, `plan` counts trials and resources; neither imports Ray.
 - `run` drives the job in `glowctl`; Ray Tune runs what is in `tuner`, `search` and `trial`.
 - `messages` and `log` bring the messages of the trials to the screen and to MLflow.
-- `recovery`, `trial_checkpoint`, `tune_state` and `older_versions` continue an ablation after a kill.
-- `repair` completes records that lack epochs.
+- `recovery`, `trial_checkpoint`, `tune_state` and `older_versions` continue an ablation that was killed.
+- `repair` adds to MLflow the epochs of a run that only its checkpoints contain.
 - `summary` compares the trials.
 """

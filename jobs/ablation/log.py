@@ -68,7 +68,7 @@ class AblationLog:
     Args:
         given: the settings of the ablation as the user gave them.
         spec: the same settings with absolute paths.
-        work: the data and the common settings of the trials.
+        work: the data, which all trials share, with the settings of the first trial.
         resources: number of workers of each trial, and their cores and GPUs.
         parent: the ablation's own run in MLflow.
         known: if the ablation is resumed, the runs that its trials already have in MLflow, by the label of the trial;
