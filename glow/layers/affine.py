@@ -181,7 +181,8 @@ def inverse_affine_stack(layers: Sequence[AffineLayer]) -> Affine:
         layers: K layers of C channels. If all are of one class, their maps are computed in one batched operation.
 
     Returns:
-        matrix (K, C, C), or (K, C) if all are of one class with a diagonal map; offset (K, C); log_det (K,) in nats.
+        matrix (K, C, C), or (K, C) if all are of one class whose `inverse_affine_of` returns a diagonal; offset (K, C);
+        log_det (K,) in nats.
 
     Example:
         >>> from glow.layers import InvertibleConv1x1
