@@ -28,7 +28,7 @@ def dequantize(images_BCHW: Tensor, noise_BCHW: Tensor, bits: int = 8) -> Tensor
     Args:
         images_BCHW: uint8 (B, C, H, W), the values k.
         noise_BCHW: float (B, C, H, W), the noise u in [0, 1).
-        bits: from 1 to 8.
+        bits: number of bits, from 1 to 8; the model distinguishes 2**bits bins of pixel values.
 
     Returns:
         (B, C, H, W) of the noise's type.
@@ -55,7 +55,7 @@ def quantize(x_BCHW: Tensor, bits: int = 8) -> Tensor:
     Args:
         x_BCHW: float (B, C, H, W). Numbers below -0.5 and NaN are assigned to the first bin, and numbers from 0.5 on to
             the last bin.
-        bits: from 1 to 8.
+        bits: number of bits, from 1 to 8; the model distinguishes 2**bits bins of pixel values.
 
     Returns:
         uint8 (B, C, H, W).

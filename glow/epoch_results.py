@@ -19,9 +19,10 @@ class StepResult:
         step: the last finished step of that epoch, counted from 1.
         steps: number of steps per epoch.
         images_per_second: speed of this epoch so far, over all processes.
-        train_bits_per_dim: mean, in bits per dimension, over the images that this process has trained on in the epoch
-            so far; NaN if there are none or every step was skipped. A call of `Trainer.pool` moves the earlier images
-            of all processes into the mean of the first process; the means of the others start again.
+        train_bits_per_dim: mean, in bits per dimension, over the images of this process in the epoch so far, without
+            those of skipped steps; NaN if there are none. After a call of `Trainer.pool`, the mean of the first process
+            also includes the images that the other processes had before the call, and the means of the other processes
+            include only images after the call.
 
     Example:
         >>> told = StepResult(epoch=1, step=5, steps=20, images_per_second=900.0, train_bits_per_dim=3.7)
@@ -38,24 +39,24 @@ class StepResult:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """The figures of a finished epoch.
+    """The measurements of a finished epoch.
 
     Means are over all processes. The dimensions in bits per dimension are those of the images that the model reads,
     so padding is included.
 
     Attributes:
         epoch: the epoch, counted from 1.
-        step: optimizer steps since the start of training, skipped ones included.
-        train_bits_per_dim: mean over the epoch's images, each scored with the weights before its step; NaN if every
-            step was skipped.
+        step: number of optimizer steps since the start of training, skipped ones included.
+        train_bits_per_dim: mean over the epoch's images without those of skipped steps, each scored with the weights
+            before its step; NaN if every step was skipped.
         validation_bits_per_dim: mean over the validation images after the epoch; NaN if there are none.
         images_per_second: training speed; validation is not counted.
         gradient_norm: mean L2 norm of the gradient over the epoch's steps that were not skipped, before clipping; NaN
             if all steps were skipped.
         learning_rate: the rate of the epoch's last step.
-        skipped_steps: steps skipped since the start of training because their gradient was not finite.
-        seconds: duration of the epoch in this process, validation included. If training was resumed inside the epoch,
-            only the time since then is counted.
+        skipped_steps: number of steps skipped since the start of training because their gradient was not finite.
+        seconds: duration of the epoch in this process in seconds, validation included. If training was resumed inside
+            the epoch, only the time since then is counted.
 
     Example:
         >>> result = EpochResult(1, 20, 3.5, 3.6, 900.0, 2.0, 1e-3, 0, 5.0)
@@ -79,7 +80,7 @@ class EpochResult:
 
 
 class StepFigures(NamedTuple):
-    """The figures of one step, or their sums over the steps of an epoch. Each field is a scalar float64 tensor.
+    """The measurements of one step, or their sums over the steps of an epoch. Each field is a scalar float64 tensor.
 
     The fields are stacked into one tensor in this order, so that adding a step is one operation and does not wait for
     the GPU. The first two fields differ between processes; the others are equal in all processes.
@@ -99,6 +100,6 @@ class StepFigures(NamedTuple):
     images: Tensor
     """Number of this process's images."""
     gradient_norm: Tensor
-    """L2 norm before clipping."""
+    """L2 norm of the gradient before clipping."""
     steps: Tensor
     """Number of steps that were taken, not skipped."""

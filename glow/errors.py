@@ -31,8 +31,8 @@ class UserError(Exception):
 
     Args:
         problem: what was wrong, with the value that was wrong.
-        remedy: what to do about it, a clause in the imperative; empty only if `problem` is another error's whole
-            sentence.
+        remedy: what to do about it, a clause in the imperative; empty only if `problem` is the complete message of
+            another error.
         code: the name of this kind of error, such as "run-not-found", for scripts and tests.
 
     Attributes:

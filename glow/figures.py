@@ -1,7 +1,7 @@
 """Figures of trainings and evaluations: image grids, NLL curves and histograms, OOD ratios, ROC curves.
 
-Every function returns a matplotlib figure of 8 x 5 inches (`image_rows` chooses the height), meant to be saved at
-120 dpi; `image_grid` returns an array. The colours can be told apart with every kind of colour vision (palette of Okabe
+The functions return matplotlib figures of 8 x 5 inches (`image_rows` chooses the height), meant to be saved at 120 dpi.
+Only `image_grid` returns an array. The colours can be told apart with every kind of colour vision (palette of Okabe
 & Ito). Figures of ablations are in `glow.comparison_figures`, and figures of drifts (corrupted images) in
 `glow.corruption_figures`.
 
@@ -46,7 +46,7 @@ def image_grid(images_NCHW: np.ndarray, columns: int | None = None, smallest_sid
     Args:
         images_NCHW: uint8 (N, C, H, W) with one channel or three; N is at least 1.
         columns: images per row; by default the smallest square grid that holds all.
-        smallest_side: each pixel is repeated until the picture is at least this many pixels wide.
+        smallest_side: smallest width of the picture in pixels; each pixel is repeated until the width is reached.
 
     Returns:
         uint8 (H', W', 3), the picture.
@@ -153,16 +153,18 @@ def nll_histogram(scores: pd.DataFrame, title: str, interval: tuple[float, float
     """Draw the distribution of bits/dim over the images of each data set.
 
     The height of a bin is the percentage of the data set's images in it; all data sets share the bins. For every data
-    set, the x axis covers the middle 94 % of the values, and values up to half the width of this middle on each side.
-    If the middles span a wide range of positive values, the x axis is logarithmic, and bins have equal widths on it.
-    The number of images outside the axis is written below it. A peak of more than `SPIKE` percent, which would flatten
-    the other data sets, is cut off, and its height is written next to it.
+    set, the x axis covers the values between the quantiles 0.03 and 0.97, and those values outside this range that are
+    no further from it than half its width. If all these quantiles are positive and span more than a factor of 8, the x
+    axis is logarithmic, and bins have equal widths on it. The number of images outside the x axis is written in its
+    label. If one data set has a peak of at most `SPIKE` percent, higher peaks of other data sets are cut off, and their
+    heights are written next to them.
 
     Args:
         scores: one row per image; columns ``dataset`` (str) and ``bits_per_dim``. Infinite and NaN values are counted
             in the legend, but neither drawn nor included in the medians.
         title: title of the figure.
-        interval: the lowest and the highest bits/dim at which a single image is typical; this range is shaded if given.
+        interval: the lowest and the highest bits/dim at which a single image passes the typicality test; the range
+            between them is shaded. None to draw no range.
 
     Returns:
         The figure.
@@ -213,8 +215,9 @@ def ood_ratio_curve(power: pd.DataFrame, title: str, alpha: float, in_distributi
         power: columns ``dataset`` (str), ``batch_size``, and ``ratio``, ``ratio_low`` and ``ratio_high`` in [0, 1],
             such as `glow.ood.OodResult.power`. The band between the last two is a 95 % interval.
         title: title of the figure.
-        alpha: alpha of the test; 1 - alpha is the nominal rate of false alarms, drawn as a dashed line.
-        in_distribution: the model's own data set, drawn in black.
+        alpha: the share of in-distribution batches that the test is meant to let pass. The nominal rate of false
+            alarms, 1 - alpha, is drawn as a dashed line.
+        in_distribution: the name of the data set that the model was trained on; its line is black.
 
     Returns:
         The figure.
@@ -257,8 +260,8 @@ def roc_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]], title
     """Draw ROC curves in percent, with a logarithmic axis of false-positive rates.
 
     Good tests differ at low false-positive rates, which the logarithmic axis spreads out. From 0 to the smallest
-    positive false-positive rate of all curves, the axis is linear, so that it can show 0. The linear part ends at
-    0.01 % at the lowest and at 10 % at the highest.
+    positive false-positive rate of all curves, the axis is linear, so that it can show 0. The linear part always
+    ends between 0.01 % and 10 %.
 
     Args:
         curves: for each data set the false-positive rates (P,) and true-positive rates (P,), both ascending from 0 to 1
@@ -295,10 +298,11 @@ def per_class_bars(per_class: pd.DataFrame, title: str, alpha: float) -> Figure:
     """Draw the percentage of each class's batches that a test calls OOD, with 95 % intervals.
 
     Args:
-        per_class: one row per class, in the order to draw; columns ``class_name`` (str), ``batches``, and ``ratio``,
-            ``ratio_low`` and ``ratio_high`` in [0, 1].
+        per_class: one row per class, in the order to draw; columns ``class_name`` (str), ``batches`` (how many), and
+            ``ratio``, ``ratio_low`` and ``ratio_high`` in [0, 1]. The last two are the ends of the 95 % interval.
         title: title of the figure.
-        alpha: alpha of the test; 1 - alpha is the nominal rate of false alarms, drawn as a dashed line.
+        alpha: the share of in-distribution batches that the test is meant to let pass. The nominal rate of false
+            alarms, 1 - alpha, is drawn as a dashed line.
 
     Returns:
         The figure.

@@ -40,7 +40,7 @@ def gradient_norms(model: Glow, images_BCHW: Tensor, noise_BCHW: Tensor) -> Tens
     Args:
         model: the model; the attribute `grad` of its parameters is neither used nor changed.
         images_BCHW: uint8 (B, C, H, W).
-        noise_BCHW: dequantisation noise (B, C, H, W), such as `glow.uniform_noise` makes.
+        noise_BCHW: dequantization noise (B, C, H, W), such as `glow.uniform_noise` makes.
 
     Returns:
         float64 (B, G), one column per name of `gradient_layers`. The unit is nats squared per unit of the parameters

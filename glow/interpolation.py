@@ -26,9 +26,10 @@ class Interpolation:
 
     Attributes:
         images: uint8 (P, S, C, H, W); the first and the last image of each path are its ends.
-        end_error: float (P,), the largest difference between a pixel of the two decoded ends, before rounding, and the
-            same pixel of the real images. The unit is one of the 2**bits grey levels of the model. Infinite if an end
-            is not finite. If it is below 0.5, the ends equal the real images, reduced to the model's bits.
+        end_error: float (P,). For each pair, this is the largest difference of a pixel value between the two real
+            images and their decoded ends, before rounding. The unit is one of the 2**bits grey levels of the model. If
+            it is below 0.5, the ends equal the real images, reduced to the model's bits. It is infinite if a pixel
+            value of an end is not finite.
         non_finite: number of images that have a pixel value which is not finite. In `images`, plus infinity is the
             highest of the model's grey levels; minus infinity and NaN are 0.
 
@@ -68,7 +69,7 @@ def interpolate(
         start_PCHW: uint8 (P, C, H, W), the images at t = 0.
         end_PCHW: uint8 (P, C, H, W), the images at t = 1.
         steps: S, the number of images per pair, both ends included; at least 2.
-        mode: the path between two latents.
+        mode: "linear" or "slerp", the path between two latents.
 
     Returns:
         The images and the errors of their ends, on the CPU.

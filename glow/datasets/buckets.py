@@ -167,7 +167,7 @@ class BucketFolder:
     def _unreadable(self, error: Exception) -> DatasetNotFound:
         return DatasetNotFound(
             f"{self.uri} cannot be read ({_reason(error)})",
-            remedy="check its name, your credentials and the network",
+            remedy="check the URI, your credentials and the network",
             code="bucket-unreachable",
         )
 
@@ -202,16 +202,16 @@ class BucketFile:
 
     @property
     def name(self) -> str:
-        """The last part of the path."""
+        """The name of the file, which is the last part of its path."""
         return self.relative.name
 
     @property
     def suffix(self) -> str:
-        """The extension of the name, with its dot."""
+        """The extension of the file name, with its dot; empty if there is none."""
         return self.relative.suffix
 
     def seekable(self) -> Any:
-        """Return an open file of pyarrow, which reads only the bytes that are asked for.
+        """Open the file with pyarrow, as a seekable file that reads only the requested bytes from the bucket.
 
         Raises:
             OSError: if there is no such file, or the bucket cannot be read.
@@ -220,7 +220,7 @@ class BucketFile:
         return files.open_input_file(f"{path}/{self.relative}")
 
     def open(self, mode: Literal["rb"]) -> BinaryIO:
-        """Return the contents as a file in memory.
+        """Read the whole file, and return its contents as a binary file in memory.
 
         Raises:
             DatasetCorrupt: if there is no such file any more.

@@ -69,13 +69,13 @@ def all_corrupted(
     Args:
         dataset: the images without corruption.
         corruptions: keys of `CORRUPTIONS`.
-        severities: some of `SEVERITIES`.
-        images: number of images to use; all if the data set has fewer.
-        seed: as in `corrupted`.
+        severities: numbers from 1, the slightest, to 5, the strongest.
+        images: number of images per corruption and severity; all images if the data set has fewer.
+        seed: the seed of the random noise, of the elastic shifts, and of the directions of rotation.
 
     Returns:
-        A data set with `images` images of each kind, one kind after the other. A kind is a corruption at one severity.
-        The kinds are the classes of the data set, with names such as "noise1" and "noise2".
+        A data set with one class for each corruption at each severity. Their names are like "noise1" and "noise2".
+        The images are ordered by class, and every class contains the same images.
 
     Raises:
         ValueError: for an unknown corruption or severity.

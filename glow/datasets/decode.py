@@ -43,7 +43,7 @@ class Header:
     """The facts about an image that its header contains.
 
     Attributes:
-        size: (width, height) in pixels of the upright image.
+        size: (width, height) in pixels, after the image is turned upright as its EXIF data say.
         channels: 1 for grey, else 3.
         transparent: whether there is an alpha channel or a transparent colour, even if no pixel uses it.
 
@@ -140,7 +140,8 @@ def decode(path: ImageFile, background: Colour = WHITE) -> Tensor:
 
     Raises:
         DatasetCorrupt: if the file cannot be decoded.
-        ValueError: if it is not one image with 8 bits per channel, or a PNG has its EXIF orientation after its pixels.
+        ValueError: if the file is not one image with 8 bits per channel, or is a PNG file that stores its EXIF
+            orientation after its pixels, where `read_header` does not see it.
 
     Example:
         >>> import tempfile

@@ -43,9 +43,10 @@ class Listing:
     """The image files of a folder.
 
     Attributes:
-        parts: the files of each part, with their classes, in the order of their paths. The parts are the splits that
-            have folders, or only `ALL`.
-        left_out: paths to files and folders that are listed already under another path.
+        parts: for each part, the path and the class of every image file, in the order of the paths. Each split that has
+            a folder with images is a part. If there is neither a train nor a test folder, all files are the part `ALL`.
+        left_out: paths that are not in `parts`, because they are links to files or folders that are listed under
+            another path.
     """
 
     parts: dict[str, list[tuple[Path, str]]] | dict[str, list[tuple[BucketFile, str]]]
@@ -63,12 +64,12 @@ class Listing:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that can be opened; with "train" also "validation", which can be held out of the train images."""
+        """The splits that can be opened. If there are train images, validation images can be held out of them."""
         return splits_of(self.parts)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A sentence about the paths that were left out, if there are any."""
+        """One sentence about the paths in `left_out`; an empty tuple if there are none."""
         if not self.left_out:
             return ()
         what = "1 path is" if len(self.left_out) == 1 else f"{len(self.left_out)} paths are"
@@ -132,12 +133,16 @@ def describe_folder(
 
     Args:
         name: "folder:PATH".
-        image_shape: as in `open_folder`.
-        background: as in `open_folder`; a note mentions it.
+        image_shape: (C, H, W) in which the images will be read; None for their own shape, if all have the same shape.
+        background: the colour (R, G, B) that transparent images will be composited over. If there are such images, a
+            sentence in `DatasetInfo.notes` says so.
         skip_unreadable: pass over files whose headers cannot be read, unless no file can be read.
 
     Raises:
-        DatasetNotFound, DatasetCorrupt, ValueError: as `open_folder`.
+        DatasetNotFound: if the folder does not exist or has no images.
+        DatasetCorrupt: for a file whose header cannot be read.
+        ValueError: if images differ in size and there is no `image_shape`, a file has more than 8 bits per channel or
+            several frames, a file is in two splits, or images are next to class folders.
 
     Example:
         >>> import tempfile
@@ -164,10 +169,13 @@ def folder_channels(name: str, skip_unreadable: bool = False) -> int:
 
     Args:
         name: "folder:PATH".
-        skip_unreadable: as in `describe_folder`.
+        skip_unreadable: pass over files whose headers cannot be read, unless no file can be read.
 
     Raises:
-        DatasetNotFound, DatasetCorrupt, ValueError: as `open_folder`.
+        DatasetNotFound: if the folder does not exist or has no images.
+        DatasetCorrupt: for a file whose header cannot be read.
+        ValueError: if a file has more than 8 bits per channel or several frames, a file is in two splits, or images are
+            next to class folders.
 
     Example:
         >>> import tempfile
@@ -226,8 +234,8 @@ def read_image(path: str | Path, image_shape: Shape, background: Colour = WHITE)
 
     Raises:
         DatasetNotFound: if there is no such file.
-        DatasetCorrupt: if it cannot be decoded.
-        ValueError: if it is not one image with 8 bits per channel, or `image_shape` does not have 1 or 3 channels.
+        DatasetCorrupt: if the file cannot be decoded.
+        ValueError: if the file is not one image with 8 bits per channel, or `image_shape` has neither 1 nor 3 channels.
 
     Example:
         >>> import tempfile
@@ -411,10 +419,10 @@ def _check_disjoint(parts: Mapping[str, list[tuple[Path, str]]]) -> None:
 
 @dataclass(frozen=True)
 class Survey:
-    """The contents of the headers of a folder's images.
+    """A summary of the headers of all image files in a folder.
 
     Attributes:
-        sizes: each (width, height) that occurs, with the first file that has it.
+        sizes: each (width, height) in pixels that occurs, with the first file of this size.
         grey: the files with grey images.
         coloured: the files with images in colour.
         transparent: the files with images that have an alpha channel or a transparent colour.
@@ -427,7 +435,7 @@ class Survey:
 
     @property
     def channels(self) -> int:
-        """The channels of the images: 1 if all are grey, else 3."""
+        """The number of channels with which the images are read: 1 if all are grey, else 3."""
         return 3 if self.coloured else 1
 
     def common_shape(self, name: str) -> Shape:
@@ -442,7 +450,7 @@ class Survey:
         return self.channels, height, width
 
     def notes(self, channels: int, background: Colour) -> tuple[str, ...]:
-        """Return sentences about mixed grey and colour images, and about transparent images.
+        """Return one sentence if there are both grey and colour images, and one if there are transparent images.
 
         Args:
             channels: the number of channels with which all images are read.

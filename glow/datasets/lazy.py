@@ -27,21 +27,23 @@ BLOCK = 256
 class LazyDataset:
     """The labels of a split, and a function that reads its images at any positions.
 
-    How much is in memory depends on the kind of data set. A folder's files are decoded when their images are asked
-    for. A packed data set is mapped into memory. The files of other data sets are read whole, but only images that are
-    asked for are padded or shrunk.
+    How much is in memory depends on the kind of data set. The images of a folder or of Parquet files are decoded when
+    they are asked for. Packed data sets and .npy files on this machine are mapped into memory; a packed data set in a
+    bucket is read in blocks. Known data sets, such as "mnist", and .npz files are read whole. Images are padded or
+    shrunk when they are asked for.
 
     Attributes:
         labels: int64 (N,), indices into `class_names`.
         class_names: the name of each label.
         image_shape: (C, H, W) of every image.
         pick: a function from positions, int64 (n,), to the images at these positions, uint8 (n, C, H, W).
-        notes: how the files of a known data set differ from the published ones, one sentence each.
-        mapped: whether `pick` copies images from a memory-mapped file each time.
-        known_fingerprint: the fingerprint, if it was computed when the images were packed.
+        notes: how the files of a known data set differ from the published ones, in sentences; empty if they do not.
+        mapped: whether the images are those of a packed data set, which `pick` reads from its shards at each call.
+        known_fingerprint: what `fingerprint` returns, if this is known without reading the images; otherwise None.
         prefetch: a function of positions, int64 (n,), that starts to fetch the images at these positions from a bucket,
             so that a later `pick` waits less. None unless the data set is packed and lies in a bucket.
-        in_memory: all images, uint8 (N, C, H, W), if they are held in memory; `images` then returns views of them.
+        in_memory: all images, uint8 (N, C, H, W), if `LazyDataset.held` made the data set; otherwise None. The method
+            `images` returns views of this tensor.
 
     Example:
         >>> from glow.datasets import open_dataset
@@ -86,10 +88,10 @@ class LazyDataset:
         return len(self.labels)
 
     def known_as(self, fingerprint: str) -> LazyDataset:
-        """Return the same data set with a fingerprint that was computed before.
+        """Return a data set with the same images, whose fingerprint need not be computed any more.
 
         Args:
-            fingerprint: what `LazyDataset.fingerprint` shall return.
+            fingerprint: 16 hex digits that were computed before; the method `fingerprint` of the result returns them.
         """
         return replace(self, known_fingerprint=fingerprint)
 
@@ -111,9 +113,9 @@ class LazyDataset:
             uint8 (n, C, H, W).
 
         Raises:
-            DatasetCorrupt: for an image file of a folder that cannot be decoded, or a shard that does not
-                match the index of its packed data set.
-            ValueError: for an image file with more than 8 bits per channel, or several frames.
+            DatasetCorrupt: if an image cannot be decoded, or a shard does not match the index of its packed data set.
+            DatasetNotFound: if the images are in a bucket that cannot be read.
+            ValueError: if an image has more than 8 bits per channel, or several frames.
 
         Example:
             >>> labels = torch.tensor([0, 1, 1])
@@ -137,7 +139,7 @@ class LazyDataset:
 
         Raises:
             ValueError: for a `chunk` below 1.
-            DatasetCorrupt: as `images` does.
+            DatasetCorrupt: if an image cannot be read, as in the method `images`.
 
         Example:
             >>> from glow.datasets import fingerprint

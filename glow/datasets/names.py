@@ -16,7 +16,7 @@ class Place(NamedTuple):
     """The two parts of a name that contains a path.
 
     Attributes:
-        kind: one of `PLACED`.
+        kind: "folder", "arrays", "parquet" or "packed".
         path: a path, relative or absolute, or the URI of a bucket.
 
     Example:

@@ -58,11 +58,11 @@ VERSION = 1
 
 
 class PackedShard(NamedTuple):
-    """The entry of a shard in the index.
+    """The entry of one shard in the index ``packed.json``.
 
     Attributes:
-        images: number of images.
-        fingerprint: the `shard_fingerprint`.
+        images: number of images in the shard.
+        fingerprint: 16 hex digits that identify the images and labels of the shard, from `shard_fingerprint`.
 
     Example:
         >>> PackedShard(2, shard_fingerprint(np.zeros((2, 1, 8, 8), np.uint8), np.array([0, 1]))).images
@@ -75,7 +75,7 @@ class PackedShard(NamedTuple):
 
 @dataclass(frozen=True)
 class PackedSplit:
-    """The entry of a split in the index.
+    """The entry of one split in the index ``packed.json``.
 
     Attributes:
         shards: the shards in the order of their images.
@@ -113,10 +113,10 @@ class PackedIndex:
             original images differ in size.
         class_names: the name of each label.
         splits: the shards of each split.
-        source: the name of the data set that was packed, with an absolute path.
+        source: the name of the data set that was packed; a path in this name is absolute.
         made_with: the settings of `glowctl pack` that affect the images.
         left_out: number of images that could not be decoded and were skipped.
-        version: the `VERSION` of the format.
+        version: the version of the format, at most `VERSION`.
 
     Example:
         >>> splits = {"train": PackedSplit([PackedShard(100, "0123456789abcdef")])}
@@ -143,7 +143,7 @@ class PackedIndex:
         """Return the index in the text of ``packed.json``.
 
         Raises:
-            ValueError: for a text that `to_json` did not write, or that has a higher `VERSION`.
+            ValueError: if the text is not such an index, or its version is higher than `VERSION`.
         """
         try:
             said = json.loads(text)
@@ -284,8 +284,8 @@ def open_packed(name: str, split: str, image_shape: Shape | None) -> LazyDataset
     Args:
         name: "packed:PATH"; PATH can be the URI of a folder in a bucket.
         split: "train", "validation" or "test".
-        image_shape: (C, H, W) to convert the images to; None for the shape in which they were packed. For images in
-            that shape, the fingerprint follows from the index.
+        image_shape: (C, H, W) to convert the images to; None for the shape in which they were packed. Only in that
+            shape, the fingerprint of the images is computed from the index, without reading them.
 
     Returns:
         A data set whose images are copied from the shards when they are asked for.
@@ -314,7 +314,7 @@ def open_packed(name: str, split: str, image_shape: Shape | None) -> LazyDataset
         there = ", ".join(index.splits)
         raise DatasetNotFound(
             f"{name} has no images for split {split!r} (only {there})",
-            remedy="pack a source that has them",
+            remedy="pack a data set that has this split",
             code="split-not-found",
         )
     of = index.splits[split]
@@ -385,7 +385,7 @@ class Shards:
 
     @cached_property
     def ends(self) -> np.ndarray:
-        """The position after the last image of each shard, int64 (number of shards,)."""
+        """For each shard, the position in the split after its last image, int64 (number of shards,)."""
         return np.cumsum([shard.images for shard in self.of.shards])
 
     def pick(self, positions_B: Tensor) -> Tensor:

@@ -129,7 +129,7 @@ class BucketShards:
 
     @cached_property
     def ends(self) -> np.ndarray:
-        """The position after the last image of each shard."""
+        """For each shard, the position in the split after its last image, int64 (number of shards,)."""
         return np.cumsum(self.sizes)
 
     def pick(self, positions_B: Tensor) -> Tensor:

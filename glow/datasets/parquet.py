@@ -52,8 +52,8 @@ class Table:
 
     Attributes:
         source: the file.
-        stamp: the size of the file and, unless it is in a bucket, the time of its last change. Rows that were read
-            under another stamp are not used again.
+        stamp: the size of the file in bytes and, unless it is in a bucket, the time of its last change in ns. Rows in
+            the cache are used only for a table with an equal stamp, so that a changed file is read again.
     """
 
     source: Path | BucketFile
@@ -61,7 +61,7 @@ class Table:
 
     @classmethod
     def at(cls, source: Path | BucketFile) -> Table:
-        """Return the table of a file, with the stamp that the file has now."""
+        """Return the table of a file, with the current size and time of change of the file as its stamp."""
         if isinstance(source, BucketFile):
             return cls(source, (source.size,))
         status = source.stat()
@@ -76,7 +76,7 @@ class Table:
 
     @property
     def group_ends(self) -> np.ndarray:
-        """For each row group, the number of the row after its last row."""
+        """For each row group, the number of the row after its last row, counted from 0 in the file."""
         metadata = _opened(self).metadata
         return np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
 
@@ -159,7 +159,7 @@ class Part:
 
     @property
     def ends(self) -> np.ndarray:
-        """The position after the last image of each file."""
+        """For each file, the position in the part after its last image."""
         return np.cumsum([table.rows for table in self.tables])
 
     def image(self, position: int, ends: np.ndarray) -> EncodedImage:
@@ -223,7 +223,16 @@ def open_parquet(name: str, split: str, image_shape: Shape | None, background: C
 
 
 def describe_parquet(name: str, image_shape: Shape | None) -> DatasetInfo:
-    """Describe the data set from its columns and its first image. Raises what `open_parquet` raises.
+    """Describe a data set in Parquet files from its columns and the header of its first image.
+
+    Args:
+        name: ``parquet:PATH``.
+        image_shape: (C, H, W) in which the images will be read; None for the shape of the first image.
+
+    Raises:
+        DatasetNotFound: if there are no Parquet files, or they have no rows.
+        DatasetCorrupt: if a file cannot be read, or the first file does not have exactly one column of images.
+        ValueError: if the first image has more than 8 bits per channel, or several frames.
 
     Example:
         >>> import io, tempfile, pyarrow, pyarrow.parquet
@@ -242,7 +251,13 @@ def describe_parquet(name: str, image_shape: Shape | None) -> DatasetInfo:
 
 
 def parquet_channels(name: str) -> int:
-    """Return 1 if the first image is grey, else 3. Raises what `open_parquet` raises.
+    """Return the number of channels of the first image of a data set in Parquet files: 1 if it is grey, else 3.
+
+    Args:
+        name: ``parquet:PATH``.
+
+    Raises:
+        DatasetNotFound, DatasetCorrupt, ValueError: under the same conditions as `describe_parquet`.
 
     Example:
         >>> parquet_channels("parquet:nowhere")
@@ -254,7 +269,10 @@ def parquet_channels(name: str) -> int:
 
 
 def parquet_status(name: str) -> DatasetStatus:
-    """Return the state of a data set: whether there are Parquet files, and whether they have one column of images.
+    """Return the state of a data set: whether its Parquet files can be read, and which splits they contain.
+
+    Args:
+        name: ``parquet:PATH``.
 
     Example:
         >>> parquet_status("parquet:nowhere").state

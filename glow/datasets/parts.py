@@ -1,4 +1,4 @@
-"""Which part of a user's own data contains a split: the rule that folders, arrays and Parquet files share.
+"""The rule that finds the images of a split in a user's own data. Folders, arrays and Parquet files share it.
 
 A part is the images that the names of files, folders or arrays assign to one split. If no name contains a split, all
 images are one part, `ALL`.
@@ -69,7 +69,7 @@ def status_of(name: str, parts: Callable[[], Collection[str]], what: str) -> Dat
     Args:
         name: name of the data set.
         parts: returns the names of the parts, or raises DatasetNotFound or DatasetCorrupt.
-        what: what the advice tells the user to add for a missing split, such as "arrays".
+        what: what the user has to add for a missing split, such as "arrays"; part of the advice.
 
     Example:
         >>> status_of("arrays:a.npz", lambda: ["test"], "arrays").state

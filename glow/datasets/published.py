@@ -1,6 +1,7 @@
-"""The checksums and sizes of published data sets, to notice files that differ from them.
+"""The MD5 checksums and image counts of published data sets, to detect files that differ from the published ones.
 
-Such files are still read, with a note (`LazyDataset.notes`). The exception is CIFAR-10, see `readers.read_cifar10`.
+Files that differ are still read, and `LazyDataset.notes` says how they differ. Only `readers.read_cifar10` refuses such
+files.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ IMAGES: Mapping[str, int] = {
 
 
 def differences(name: str, root: Path, files: Sequence[str], images: int) -> tuple[str, ...]:
-    """Describe how files differ from the published ones.
+    """Describe how the files of a known data set differ from the published ones.
 
     Args:
         name: the name of the data set, for the sentence.
         root: the data root, which `files` are relative to.
-        files: the files to check; those without a known MD5 or number of images are passed over.
-        images: the number of images that the files hold.
+        files: the files to check; those whose published MD5 and number of images are both unknown are passed over.
+        images: the number of images in `files`.
 
     Returns:
         A tuple with one sentence about all files that differ; an empty tuple if none does.

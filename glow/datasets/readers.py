@@ -40,8 +40,8 @@ class Request:
     Attributes:
         split: "train", "validation" or "test".
         part: "train" or "test", the official part that contains the split; "train" for the split "validation".
-        root: the data root.
-        files: the files of the part; they exist.
+        root: the data root, the folder that contains the files of known data sets.
+        files: the paths of all files of the part; the files exist.
         num_classes: number of classes.
         image_shape: (C, H, W) that was asked for, or else the default of the data set. Only the readers that generate
             images use it.
@@ -107,7 +107,7 @@ def read_idx(request: Request, *, transposed: bool = False, first_label: int = 0
         Images, uint8 (N, 1, 28, 28), and labels from 0, int64 (N,).
 
     Raises:
-        DatasetCorrupt: as `check_idx`.
+        DatasetCorrupt: if `check_idx` finds an error in the files.
 
     Example:
         >>> import tempfile
@@ -255,7 +255,7 @@ def read_svhn(request: Request) -> tuple[Tensor, Tensor]:
     """Read a MATLAB file of SVHN, cropped digits (Netzer et al. 2011).
 
     Args:
-        request: `files` is the one file of the part.
+        request: `files` contains one path, the file of the part.
 
     Returns:
         Images, uint8 (N, 3, 32, 32), and labels, int64 (N,). The file's label 10 becomes 0, the digit it stands for.

@@ -1,4 +1,4 @@
-"""The known data sets, and the functions that take a data set's name.
+"""The known data sets, which have a name of their own such as "mnist", and the functions that take a data set's name.
 
 To add a data set, add an `Entry` to `REGISTRY`, and a reader to `readers.py` if its files have a new format. Names that
 contain a path, such as "folder:PATH", have their functions in `PLACED_KINDS`.
@@ -74,11 +74,11 @@ class Entry:
         image_shape: (C, H, W) by default, after padding.
         class_names: the name of each label.
         members: the rule that selects the images of a split.
-        files: the files of the parts "train" and "test", relative to the data root and in one folder; empty if there
-            are no files to find.
-        check: a check of the files of a part that reads no pixels; raises DatasetCorrupt.
-        download: a function that downloads the files with torchvision.
-        page: the web page that has the files.
+        files: the files of the parts "train" and "test", relative to the data root and in one folder; empty for a data
+            set that is generated or part of scikit-learn.
+        check: a function that checks the files of a part without reading pixels, and raises DatasetCorrupt.
+        download: a function that downloads the files with torchvision; None if `files` is empty.
+        page: the web page that has the files; "" if `files` is empty.
 
     Example:
         >>> entry = REGISTRY["mnist"]
@@ -187,13 +187,13 @@ REGISTRY: Mapping[str, Entry] = {
 
 @dataclass(frozen=True)
 class PlacedKind:
-    """The functions of a kind of data set whose names contain a path. Each takes the name as its first argument.
+    """The functions of one kind of data set whose name contains a path, such as "folder:PATH".
 
     Attributes:
         open: name, split, image_shape, background -> the data set.
-        describe: name, image_shape, background, skip_unreadable -> its description.
-        channels: name, skip_unreadable -> 1 or 3.
-        status: name -> the state of its files.
+        describe: name, image_shape, background, skip_unreadable -> the description of the data set.
+        channels: name, skip_unreadable -> the number of channels of the images, 1 or 3.
+        status: name -> the state of the files of the data set.
     """
 
     open: Callable[[str, str, Shape | None, Colour], LazyDataset]
@@ -376,9 +376,10 @@ def describe(
     Args:
         name: one of `dataset_names`.
         root: the data root; None for the folder that `data_root` returns.
-        image_shape: (C, H, W) in which the images will be read; None as in `load_dataset`.
+        image_shape: (C, H, W) in which the images will be read. None stands for `Entry.image_shape` of a known data
+            set, and for the images' own shape if the name contains a path.
         background: the colour (R, G, B) that transparent images of a folder will be composited over. If there are such
-            images, a note of the result says so.
+            images, a sentence in `DatasetInfo.notes` says so.
         skip_unreadable: pass over files of a folder whose headers cannot be read, unless no file can be read.
 
     Raises:
@@ -405,9 +406,11 @@ def describe(
 def own_channels(name: str, skip_unreadable: bool = False) -> int:
     """Return the number of channels of a data set's images: 1 if they are grey, else 3.
 
+    For Parquet files, this is the number of channels of the first image.
+
     Args:
         name: one of `dataset_names`.
-        skip_unreadable: as in `describe`.
+        skip_unreadable: pass over files of a folder whose headers cannot be read, unless no file can be read.
 
     Raises:
         ValueError: for an unknown name.
@@ -425,7 +428,7 @@ def status(name: str, root: str | Path | None = None) -> DatasetStatus:
     """Return the state of a data set's files.
 
     The files of a known data set are judged by their names and sizes, and IDX files also by their headers and labels.
-    If the name contains a path, the function of its kind in `PLACED_KINDS` judges the files.
+    If the name contains a path, a function for this kind of data set judges the files, such as `folder_status`.
 
     Args:
         name: one of `dataset_names`.

@@ -150,8 +150,8 @@ def hold_out(labels_N: Tensor, split: str) -> Tensor:
 def deal(labels_N: Tensor, split: str) -> Tensor:
     """Return the indices of a split of data without official splits.
 
-    A fifth of each class is "test", a tenth is "validation" (both rounded down), and the others are "train". Images are
-    ordered by the SHA-256 of their index, so that the splits do not depend on the version of a random generator.
+    A fifth of each class is "test", a tenth is "validation" (both rounded down), and the others are "train". Which
+    images these are depends on the SHA-256 of their indices, and not on the version of a random generator.
 
     Args:
         labels_N: (N,) labels.

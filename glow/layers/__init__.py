@@ -2,8 +2,8 @@
 
 `Layer` is the interface of an invertible layer. A flow step is an `ActNorm`, a channel permutation (`make_permutation`)
 and a `CouplingLayer`. `mixing` computes the ActNorms and permutations of all steps of a level together. A level begins
-with a `Squeeze`, and ends with a `Split` unless it is the last level. `Logit` and `NoiseFlow` come before the first
-level, and `TopPrior` after the last one.
+with a `Squeeze`, and ends with a `Split` unless it is the last level. `Logit` and `NoiseFlow` are optional and come
+before the first level; `TopPrior` comes after the last one.
 
 docs/training.md, "Conventions", has every formula in one place.
 """

@@ -29,8 +29,8 @@ class ActNorm(AffineLayer):
     standard deviation 1; from then on both parameters are trained like any other.
 
     Attributes:
-        bias: parameter (C,), added to the input; minus the channel's mean after `initialize`.
-        log_scale: parameter (C,); minus the log of the channel's standard deviation after `initialize`.
+        bias: parameter (C,), added to the input. `initialize` sets it to the negative mean of each channel.
+        log_scale: parameter (C,). `initialize` sets it to the negative log of the standard deviation of each channel.
 
     Example:
         >>> actnorm = ActNorm(channels=3)
@@ -55,14 +55,14 @@ class ActNorm(AffineLayer):
 
     @classmethod
     def affine_of(cls, factors: Sequence[Tensor]) -> Affine:
-        """Return the diagonal map x exp(log_scale) + bias exp(log_scale)."""
+        """Return the diagonal map x exp(log_scale) + bias exp(log_scale), for the factors (bias, log_scale)."""
         bias, log_scale = factors
         scale = log_scale.exp()
         return Affine(scale, scale * bias, log_scale.sum(-1))
 
     @classmethod
     def inverse_affine_of(cls, factors: Sequence[Tensor]) -> Affine:
-        """Return the diagonal map z exp(-log_scale) - bias."""
+        """Return the inverse diagonal map z exp(-log_scale) - bias, for the factors (bias, log_scale)."""
         bias, log_scale = factors
         return Affine((-log_scale).exp(), -bias, -log_scale.sum(-1))
 
