@@ -143,9 +143,10 @@ def _train(prepared: Callable[[], Work], display: Display) -> None:
         resources = resources_for(work.spec, worker_range(work.spec.workers))
         from jobs.training import run as job
 
-        client_of(work.tracking_uri)  # imports MLflow
         ready()
-        job.run(work, resources, show)
+        controller = job.start_controller(resources)  # its process and this one import libraries at the same time
+        client_of(work.tracking_uri)  # imports MLflow
+        job.run(work, resources, controller, show)
 
 
 def dry_run(spec: AblateSpec, display: Display) -> None:

@@ -147,6 +147,15 @@ RAY = [
     says("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "ray/_private/ray_constants.py", "uv makes an environment for each worker"),
     says("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "ray/_private/ray_constants.py", "Ray listens beyond this machine"),
     says("RAY_preload_python_modules", _ray_raylet, "workers start a second later", "preload_python_modules"),
+    says(
+        "RAY_prestart_worker_first_driver",
+        _ray_raylet,
+        "idle processes slow each start",
+        "prestart_worker_first_driver",
+    ),
+    says(
+        "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC", "ray/_common/constants.py", "each training warns of a wait in a coroutine"
+    ),
     says("RAY_worker_niceness", "ray/_private/ray_constants.py", "tests that run side by side wait for each other"),
     says("RAY_AUTH_MODE", _ray_auth, "clusters with a token refuse glowctl, or an embedded Ray lets everybody in"),
     says("RAY_AUTH_TOKEN", "ray/_raylet.so", "clusters with a token refuse glowctl"),
@@ -219,9 +228,24 @@ RAY_TRAIN = [
         "two processes more beside each training",
     ),
     takes(
-        "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._register_sigint_handler",
-        "controller",
-        "Ctrl-C ends a training with exit code 0",
+        "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._initialize_and_run_controller",
+        "controller_init_kwargs",
+        "no training starts",
+    ),
+    has(
+        "ray.train.v2._internal.execution.controller:TrainController.run",
+        "no training starts (without `EarlyController`, each would start a second later)",
+        "controller import TrainController",
+    ),
+    has("ray.train.v2._internal.execution.controller:TrainController.get_result", "no training ends"),
+    has(
+        "ray.train.v2._internal.constants:get_env_vars_to_propagate",
+        "no training starts",
+        "constants import get_env_vars_to_propagate",
+    ),
+    has(
+        "ray._private.node:Node.start_api_server",
+        "Ray starts an API server that nobody asks, and every command waits a second for it",
     ),
     has(
         "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback",

@@ -114,7 +114,7 @@ def _train_with_workers(settings: WorkerSettings, shared: Shared, label: str) ->
     settings = replace(settings, spec=settings.spec.model_copy(update={"output": shared.storage}))
     name = label.replace(" ", "-")
     remove_unfinished_checkpoints(shared.storage, name)
-    result = torch_trainer(settings, shared.resources, name, [TuneReportCallback()]).fit()
+    result = torch_trainer(settings, shared.resources, name, callbacks=[TuneReportCallback()]).fit()
     assert result.best_checkpoints is not None
     assert result.metrics is not None
     best, _ = min(result.best_checkpoints, key=lambda entry: entry[1][SCORE])

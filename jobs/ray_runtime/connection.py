@@ -58,6 +58,7 @@ OWN_RAY = {
     # Otherwise Ray replaces 127.0.0.1 by this machine's public address and accepts connections from other machines.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_preload_python_modules": "jobs.ray_runtime.worker_preload",
+    "RAY_prestart_worker_first_driver": "0",  # one idle process per core, which compete with the command's imports
 }
 """Further environment variables of an embedded Ray."""
 

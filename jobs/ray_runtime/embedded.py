@@ -53,6 +53,17 @@ def _start_ray(folder: str, state_api: bool, cpus: float, gpus: float) -> str:
     from ray._private.node import Node
     from ray._private.parameter import RayParams
 
+    class Head(Node):
+        """A node that starts no API server for the dashboard's sake alone.
+
+        Ray starts that server even if `include_dashboard` is False, only to report usage statistics, which are off
+        here, and waits for it for almost a second.
+        """
+
+        def start_api_server(self, *, include_dashboard: bool | None, raise_on_failure: bool) -> None:
+            if include_dashboard:
+                super().start_api_server(include_dashboard=include_dashboard, raise_on_failure=raise_on_failure)
+
     parameters = RayParams(
         node_ip_address="127.0.0.1",
         temp_dir=folder,
@@ -64,7 +75,7 @@ def _start_ray(folder: str, state_api: bool, cpus: float, gpus: float) -> str:
         include_log_monitor=False,  # type: ignore[arg-type]  # Ray itself passes a bool
         no_monitor=True,
     )
-    return str(Node(parameters, head=True, shutdown_at_exit=False).gcs_address)
+    return str(Head(parameters, head=True, shutdown_at_exit=False).gcs_address)
 
 
 def _end_ray(folder: str, driver: int) -> None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.train import (
     CheckpointConfig,
@@ -22,6 +24,8 @@ from ray.train import (
     WorkerGroupError,
 )
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.execution.controller import TrainController
 
 from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from jobs.ray_runtime.resources import Resources
@@ -39,7 +43,7 @@ __all__ = [
     "plain_reason",
     "put_data",
     "scaling_config",
-    "start_coordinator",
+    "start_controller",
     "torch_trainer",
     "worker_settings",
 ]
@@ -56,6 +60,9 @@ STARTS = 10
 RESIZE_INTERVAL_S = 10.0
 """Seconds between two checks of an elastic training for room for more workers."""
 
+QUIET = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"}
+"""The variable that Ray Train sets for its controller, which waits for results in coroutines."""
+
 UNUSED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 """Callbacks of Ray Train that each start a process of 200 MB and that a training does not need.
 
@@ -65,33 +72,63 @@ dies before its driver; here the driver ends together with its controller.
 
 
 class LeanTrainer(TorchTrainer):
-    """A TorchTrainer that starts two processes fewer (`UNUSED`) and leaves Ctrl-C to its caller.
+    """A TorchTrainer whose controller has been started already, and which starts two processes fewer (`UNUSED`).
 
-    Ray Train's own SIGINT handler asks the controller to abort, although the controller may no longer exist; the
-    handler then raises SystemExit. It also stays installed after the training. Ray Train installs no handler if the
-    trainer runs in a thread other than the main thread, but this is no alternative: such a thread would wait in Ray's
-    C++ code forever and crash the interpreter at exit.
+    It also leaves Ctrl-C to its caller. Ray Train's own SIGINT handler asks the controller to abort, although the
+    controller may no longer exist; the handler then raises SystemExit. It also stays installed after the training.
     """
+
+    controller: ActorHandle[Any]
+    """The result of `start_controller`."""
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
         return [each for each in callbacks if type(each).__name__ not in UNUSED]
 
-    def _register_sigint_handler(self, controller: Any) -> None:
-        pass
+    def _initialize_and_run_controller(self, **arguments: Any) -> ray.train.Result:
+        ray.get(self.controller.begin.remote(**arguments))
+        ray.get(self.controller.run.remote())
+        return cast("ray.train.Result", ray.get(self.controller.get_result.remote()))
 
 
-def start_coordinator() -> None:
-    """Start the actor to which Ray Train reports which resources it needs, and do not wait until it runs.
+class EarlyController(TrainController):
+    """Ray Train's controller, in a process that starts before its arguments are known."""
 
-    Without this call, the controller of a training would start the actor only when it needs an answer from the actor,
-    and would wait a second for it. After this call, the actor runs by the time the driver has opened the record.
+    def __init__(self) -> None:
+        """Do nothing. `begin` takes the arguments of a controller."""
+
+    async def begin(self, **arguments: Any) -> None:
+        """Take the arguments of a controller."""
+        super().__init__(**arguments)
+
+
+def start_controller(resources: Resources) -> ActorHandle[Any]:
+    """Start the actor that will control a training, and the one to which it reports what it needs; wait for neither.
+
+    The controller imports torch and Ray Train, which takes as long as the driver needs to import MLflow and to open the
+    record. Ray Train itself would start it only when the training begins, and the other actor a second later.
+
+    Returns:
+        The controller, for `torch_trainer`.
     """
     from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
         get_or_create_autoscaling_coordinator,
     )
 
+    _set_patience(resources)
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    # As Ray Train starts it: on the machine of the driver, and with those of its variables that the user has set.
+    actor = ray.remote(num_cpus=0, label_selector=here, runtime_env={"env_vars": get_env_vars_to_propagate() | QUIET})
+    controller = actor(EarlyController).remote()
     get_or_create_autoscaling_coordinator()
+    return cast("ActorHandle[Any]", controller)
+
+
+def _set_patience(resources: Resources) -> None:
+    """Set how long a controller waits for machines. Ray Train has only an environment variable for it."""
+    least, most = resources.workers
+    patience = PATIENCE_FOR_ALL_S if least == most else PATIENCE_FOR_SOME_S
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
 
 
 def put_data(work: Work) -> list[ray.ObjectRef]:
@@ -126,7 +163,12 @@ def scaling_config(resources: Resources) -> ScalingConfig:
 
 
 def torch_trainer(
-    settings: WorkerSettings, resources: Resources, name: str, callbacks: list[UserCallback] | None = None
+    settings: WorkerSettings,
+    resources: Resources,
+    name: str,
+    *,
+    controller: ActorHandle[Any] | None = None,
+    callbacks: Sequence[UserCallback] = (),
 ) -> TorchTrainer:
     """Make a trainer, which continues from the last checkpoint if one of the same name and output exists.
 
@@ -134,31 +176,36 @@ def torch_trainer(
         settings: the settings for the workers.
         resources: the number of workers and what each gets.
         name: the name of the folder of the checkpoints, within the output.
-        callbacks: Ray Train's callbacks for a trial of Tune; None for a training. With callbacks, the trainer is Ray's
-            own TorchTrainer: if a trial is killed, the driver of the ablation goes on and needs the resources that the
-            trial had reserved, and one of the processes that `LeanTrainer` leaves out frees them.
+        controller: the result of `start_controller`. Without it, the trainer is Ray's own, and must be used in a trial
+            of Tune: if the trial is killed, the driver of the ablation goes on and needs the resources that the trial
+            had reserved, and one of the processes that `LeanTrainer` leaves out frees them.
+        callbacks: Ray Train's callbacks, in addition to `NoRetry`.
     """
-    least, most = resources.workers
-    patience = PATIENCE_FOR_ALL_S if least == most else PATIENCE_FOR_SOME_S
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
-    trainer = LeanTrainer if callbacks is None else TorchTrainer
-    # Ray declares the types of Train V1 but runs Train V2.
-    return trainer(
+    _set_patience(resources)
+    trainer = (TorchTrainer if controller is None else LeanTrainer)(
         train_loop,  # type: ignore[arg-type]
         train_loop_config={"settings": settings},
         scaling_config=scaling_config(resources),
         torch_config=TorchConfig(backend=resources.backend),
-        run_config=RunConfig(
-            name=name,
-            storage_path=settings.spec.output,
-            callbacks=[NoRetry(), *(callbacks or [])],  # type: ignore[list-item]
-            # Without a limit, Ray retries an error of the controller itself forever.
-            failure_config=FailureConfig(  # type: ignore[call-arg]
-                max_failures=settings.spec.max_failures, controller_failure_limit=STARTS
-            ),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="min"
-            ),
+        run_config=_run_config(settings, name, callbacks),
+    )
+    if isinstance(trainer, LeanTrainer) and controller is not None:
+        trainer.controller = controller
+    return trainer
+
+
+def _run_config(settings: WorkerSettings, name: str, callbacks: Sequence[UserCallback]) -> RunConfig:
+    # Ray declares the types of Train V1 but runs Train V2.
+    return RunConfig(
+        name=name,
+        storage_path=settings.spec.output,
+        callbacks=[NoRetry(), *callbacks],  # type: ignore[list-item]
+        # Without a limit, Ray retries an error of the controller itself forever.
+        failure_config=FailureConfig(  # type: ignore[call-arg]
+            max_failures=settings.spec.max_failures, controller_failure_limit=STARTS
+        ),
+        checkpoint_config=CheckpointConfig(
+            num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="min"
         ),
     )
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import tempfile
 import time
+from typing import Any
 
 import psutil
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 from ray.train import ControllerError, WorkerGroupError
 
@@ -35,35 +37,42 @@ from jobs.training.ray_trainer import (
     copy_model,
     plain_reason,
     put_data,
-    start_coordinator,
+    start_controller,
     torch_trainer,
     worker_settings,
 )
 from jobs.training.worker import SCORE, NoRetry
 
-__all__ = ["TrainResult", "run"]
+__all__ = ["TrainResult", "run", "start_controller"]
 
 
-def run(work: Work, resources: Resources, show: Show) -> TrainResult:
+def run(work: Work, resources: Resources, controller: ActorHandle[Any], show: Show) -> TrainResult:
     """Train on the Ray instance that this process is connected to, show the progress, and record the run in MLflow.
+
+    Args:
+        work: what to train, as `jobs.training.prepare` has checked it.
+        resources: the number of workers and what each gets.
+        controller: the result of `start_controller`.
+        show: shows the events.
 
     Raises:
         JobError: if the training fails and restarts do not help.
         TrainingDiverged, CheckpointError: if a worker raises it.
         TrackingError: if MLflow cannot be written.
     """
-    start_coordinator()
     record = _open_record(work)
     with claimed(work.spec.output, work.folder_of(record), "train"):
-        return _run_recorded(work, resources, record, forgiving(show))
+        return _run_recorded(work, resources, controller, record, forgiving(show))
 
 
-def _run_recorded(work: Work, resources: Resources, record: Record, show: Show) -> TrainResult:
+def _run_recorded(
+    work: Work, resources: Resources, controller: ActorHandle[Any], record: Record, show: Show
+) -> TrainResult:
     for note in work.to_tell:
         show(Noted(note))
     try:
         with record.running(system_metrics=False):  # the workers send the metrics of their machines
-            result = _train(work, resources, record, show)
+            result = _train(work, resources, controller, record, show)
     except KeyboardInterrupt:
         show(Stopped(record.name, record.run_id))
         raise
@@ -71,7 +80,7 @@ def _run_recorded(work: Work, resources: Resources, record: Record, show: Show) 
     return result
 
 
-def _train(work: Work, resources: Resources, record: Record, show: Show) -> TrainResult:
+def _train(work: Work, resources: Resources, controller: ActorHandle[Any], record: Record, show: Show) -> TrainResult:
     started = time.monotonic()
     began = psutil.Process().create_time()
     log = TrainingLog(work, record, show, began, named=True)
@@ -84,7 +93,7 @@ def _train(work: Work, resources: Resources, record: Record, show: Show) -> Trai
         if resources.room_now < resources.workers[0]:
             show(Waiting(resources.workers[0], resources.room_now))
         with Channel(log.see, log.record) as channel:
-            outcome = _fit(work, resources, record, channel, log)
+            outcome = _fit(work, resources, controller, record, channel, log)
         if (
             log.test_bits_per_dim is None
             or outcome.metrics is None
@@ -108,13 +117,18 @@ def _train(work: Work, resources: Resources, record: Record, show: Show) -> Trai
 
 
 def _fit(
-    work: Work, resources: Resources, record: Record, channel: Channel[Message], log: TrainingLog
+    work: Work,
+    resources: Resources,
+    controller: ActorHandle[Any],
+    record: Record,
+    channel: Channel[Message],
+    log: TrainingLog,
 ) -> ray.train.Result:
     spec = work.spec
     settings = worker_settings(work, resources, put_data(work), channel.queue)
     remove_unfinished_checkpoints(spec.output, work.folder_of(record))
     try:
-        return torch_trainer(settings, resources, name=work.folder_of(record)).fit()
+        return torch_trainer(settings, resources, work.folder_of(record), controller=controller).fit()
     except (ControllerError, WorkerGroupError) as error:
         remove_unfinished_checkpoints(spec.output, work.folder_of(record))
         raise _sentence(cause_of(error), spec, record) from error
