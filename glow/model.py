@@ -62,8 +62,11 @@ class Step(nn.Module):
         self.coupling = CouplingLayer(channels, config.width, config.coupling, config.scale)
 
     def initialize(self, x_BCHW: Tensor) -> Tensor:
-        """Initialize the ActNorm from a batch, and return the step's output for this batch."""
-        return self.coupling(self.permutation(self.actnorm.initialize(x_BCHW))[0])[0]
+        """Initialize each layer from a batch, and return the step's output for this batch."""
+        layers: tuple[Layer, ...] = (self.actnorm, self.permutation, self.coupling)
+        for layer in layers:
+            x_BCHW = layer.initialize(x_BCHW)
+        return x_BCHW
 
 
 class Level(Layer):
@@ -113,7 +116,7 @@ class Level(Layer):
         return self.squeeze.inverse(z_BCHW)
 
     def initialize(self, x_BCHW: Tensor) -> Tensor:
-        """Initialize every ActNorm from a batch, and return the level's output for this batch."""
+        """Initialize the squeeze and each step from a batch, and return the level's output for this batch."""
         x_BCHW = self.squeeze.initialize(x_BCHW)
         for step in self.steps:
             x_BCHW = step.initialize(x_BCHW)

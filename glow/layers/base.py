@@ -54,9 +54,8 @@ class Layer(nn.Module, ABC):
     def initialize(self, x_BCHW: Tensor) -> Tensor:
         """Set parameters from one batch of data, and return the output for this batch.
 
-        Most layers have no such parameters, and only return the output. `Glow.initialize` calls this method of the
-        input layer and of each level. A level calls it for its squeeze and its ActNorms, but not for its permutations
-        and couplings.
+        Most layers have no such parameters, and only return the output. `Glow.initialize` calls this method of every
+        layer, in the order in which an image passes through them.
         """
         return self(x_BCHW)[0]
 

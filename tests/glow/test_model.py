@@ -8,6 +8,7 @@ from torch.distributions import Normal, StudentT
 
 from glow import Glow, GlowConfig, uniform_noise
 from glow.dequantization import dequantize, reduced
+from glow.layers.base import Layer
 from glow.model import LogProbTerms
 from tests.glow.flows import jacobian, jacobian_log_det, perturb, random_images, small_glow
 
@@ -205,6 +206,21 @@ def test_scores_do_not_depend_on_the_batch():
     for index in indices:
         one = glow.log_prob(images[index][None], noise_BCHW=uniform_noise(index[None], (1, 8, 8), seed=5))
         torch.testing.assert_close(one[0], together[index], rtol=1e-6, atol=1e-4)
+
+
+def test_initialize_reaches_every_layer(monkeypatch):
+    """A new permutation or coupling may set parameters from the first batch too."""
+    reached = []
+    original = Layer.initialize
+
+    def recorded(layer, x_BCHW):
+        reached.append(type(layer).__name__)
+        return original(layer, x_BCHW)
+
+    monkeypatch.setattr(Layer, "initialize", recorded)
+    glow = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=2, width=4, permutation="shuffle"))
+    glow.initialize(torch.zeros(3, 1, 4, 4, dtype=torch.uint8))
+    assert reached == ["Unchanged", "Squeeze", *["FixedPermutation", "CouplingLayer"] * 2]  # ActNorm has its own
 
 
 def test_initialize_normalises_every_actnorm_once():
