@@ -2,6 +2,8 @@
 
 # This file does not postpone annotations, because DistributedDataParallel compares those of a hook with types.
 
+import inspect
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -65,11 +67,14 @@ def make_objective(model: Glow, config: FitConfig, device: torch.device) -> nn.M
 
 
 def _data_parallel(objective: nn.Module, config: FitConfig, device: torch.device) -> DistributedDataParallel:
+    parameters = inspect.signature(DistributedDataParallel).parameters
+    # torch 2.13 has given this option another name, and warns of the old one. No buffer changes after the first batch.
+    at_each_step = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
     parallel = DistributedDataParallel(
         objective,
         device_ids=[device] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
-        broadcast_buffers=False,
+        **{at_each_step: False},  # type: ignore[arg-type]
     )
     if config.gradient_precision == "bf16":
         parallel.register_comm_hook(None, _average_in_bf16)
