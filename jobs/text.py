@@ -139,7 +139,7 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def rows_of(table: pd.DataFrame) -> list[Row]:
-    """Return the rows of a table as dictionaries by the names of columns."""
+    """Return each row of a table as a dictionary from the name of a column to the value."""
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 

@@ -17,7 +17,7 @@ Python's default, 700, costs a quarter of the time that the imports of torch, Ra
 
 
 def set_up_process() -> None:
-    """Set this process up: faster imports, freed memory kept for the next tensor, and logging if $GLOW_VERBOSE is set.
+    """Set this process up for faster imports and reuse of freed memory, and for logging if $GLOW_VERBOSE is set.
 
     Call it before heavy imports and before threads start. A second call changes nothing.
     """

@@ -13,11 +13,11 @@ log = logging.getLogger(__name__)
 
 
 def patient(passes: Callable[[BaseException], bool], patience_s: float, every_s: float) -> Retrying:
-    """Return an object that calls a function, and calls it again while it raises certain errors.
+    """Return an object that calls a given function, and repeats the call while the function raises certain errors.
 
     Args:
-        passes: takes an error, and returns whether the function is called again after this error.
-        patience_s: seconds after which the last error is raised.
+        passes: takes an error, and returns whether the call is repeated after this error. If not, the error is raised.
+        patience_s: seconds since the first call after which no call is repeated and the last error is raised.
         every_s: seconds between two calls.
 
     Example:

@@ -1,6 +1,6 @@
 """The folder for the temporary files of a command and of all processes that it starts.
 
-The command removes its folder at its end. A command that is killed cannot do that; the next command removes its folder.
+A command removes its folder at its end. If a command is killed, the next command removes the folder that is left.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OWNER = ".owner"
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Make the folder; in the block, this process and those that it starts put their temporary files there.
+    """Make a folder for the temporary files of this process and of those that it starts; remove it after the block.
 
     Raises:
         JobError: if no temporary folder can be written.

@@ -11,15 +11,17 @@ __all__ = ["Terminated", "sigterm_as_interrupt"]
 
 
 class Terminated(KeyboardInterrupt):
-    """The command received SIGTERM. It ends as after Ctrl-C, but with another exit code."""
+    """The error of a command that received SIGTERM. The command ends as after Ctrl-C, but with another exit code."""
 
 
 @contextlib.contextmanager
 def sigterm_as_interrupt() -> Iterator[Callable[[], None]]:
     """Let SIGTERM interrupt the block as Ctrl-C does; the block then raises `Terminated`.
 
-    Nothing changes in a thread other than the main one. The `with` statement gets a function that does nothing. A job
-    that needs no Ray calls it in place of the function that `jobs.ray_runtime.connection.connected` yields.
+    In a thread other than the main one, the handling of signals stays as it is.
+
+    The context manager yields a function that does nothing. `jobs.ray_runtime.connection.connected` yields a function
+    too, so that a caller can use either context manager in the same way.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None

@@ -45,7 +45,7 @@ def unheeded(log: logging.Logger, what: str, *errors: type[Exception]) -> Iterat
     Args:
         log: the logger.
         what: a clause for the log that says what failed, such as "cannot list the artifacts".
-        errors: the classes of errors to suppress; without any, all.
+        errors: the classes of errors to suppress; if none is given, all are suppressed.
     """
     passed = errors or (Exception,)
     try:

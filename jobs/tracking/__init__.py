@@ -2,8 +2,9 @@
 
 This is the only package that imports `mlflow`. It does so inside functions, because the import takes a second.
 
-The process that drives a job (the driver) writes the record; workers never do. A store that only the driver's machine
-can reach, such as a SQLite file, therefore serves a cluster too, and a worker that dies loses nothing of the record.
+The process that drives a job (the driver) writes the job's run to MLflow; workers never write to MLflow. A cluster can
+therefore use a store that only the driver's machine can reach, such as a SQLite file, and the death of a worker loses
+nothing that the driver has received.
 """
 
 from typing import TYPE_CHECKING

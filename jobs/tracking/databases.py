@@ -97,12 +97,13 @@ def check_sqlite_name(path: Path) -> None:
     """Check that the URI of a SQLite file at this path would be read back as the same path.
 
     Raises:
-        TrackingError: if the path holds ? or a percent code.
+        TrackingError: if the path contains ? or a percent code such as %25.
     """
     if misread := re.search(MISREAD, str(path)):
         raise TrackingError(
-            f"the MLflow store cannot be {path}, because {misread[0]} has another meaning in a database address",
-            remedy="rename the folder, or choose another store with --tracking-uri",
+            f"{path} cannot be the path of an MLflow store, because {misread[0]} has another meaning in a database "
+            "address",
+            remedy="rename the folder or the file, or choose another store with --tracking-uri",
             code="store-path",
         )
 
@@ -162,8 +163,8 @@ def check_database(uri: str) -> None:
         ) from None
     except ValueError:
         raise TrackingError(
-            f"{shown} cannot be read as an address",
-            remedy="write special characters of its password as percent codes, such as %2F for /",
+            f"the database address {shown} cannot be parsed",
+            remedy="write special characters of the password as percent codes, such as %2F for /",
             code="store-address",
         ) from None
     _check_login(uri, shown)
@@ -195,7 +196,7 @@ def _check_login(uri: str, shown: str) -> None:
 
 
 def artifact_location(uri: str) -> str | None:
-    """Return where a new experiment of this store puts its artifact files.
+    """Return the URI of the place where a new experiment of this store puts its artifact files.
 
     Returns:
         - SQLite: the folder mlartifacts next to the file.
@@ -203,11 +204,11 @@ def artifact_location(uri: str) -> str | None:
           in the working folder.
         - An MLflow server: None, because the server decides.
 
-        All are URIs; folders are made absolute.
+        The URI of a folder has its absolute path.
 
     Raises:
-        TrackingError: for a database server, if neither variable is set in a Ray job, whose working folder is deleted
-            with the job, or if the place contains a password.
+        TrackingError: for a database server, if the place contains a password; also if neither variable is set in a Ray
+            job, because Ray deletes the working folder of a job with the job.
     """
     path = sqlite_path(uri)
     if path is not None:
@@ -234,19 +235,19 @@ def artifact_location(uri: str) -> str | None:
 
 
 def check_artifact_location(uri: str, experiment: str, location: str) -> None:
-    """Check, in a Ray job, that this machine can reach the folder that holds an experiment's artifact files.
+    """Check, in a Ray job, that this machine has the folder that contains an experiment's artifact files.
 
-    It checks only experiments of a database server whose files are in a local folder, because that folder may exist
-    only on the machine that created the experiment.
+    The check applies only if the store is a database server and the files are in a local folder, which may exist only
+    on the machine that created the experiment. In all other cases the function does nothing.
 
     Args:
         uri: the store.
         experiment: name of the experiment, for the message.
-        location: URI of the experiment's artifacts, as the store has it.
+        location: URI of the experiment's artifacts, which the store has recorded.
 
     Raises:
-        TrackingError: if this machine does not have the folder, unless it is the folder that a new experiment would
-            get (`artifact_location`), which may be missing.
+        TrackingError: if this machine does not have the folder. The folder that a new experiment would get
+            (`artifact_location`) may be missing.
     """
     folder = urllib.parse.unquote(urllib.parse.urlsplit(location).path)
     if not (in_ray_job() and is_database(uri) and location.startswith("file:")) or Path(folder).is_dir():
@@ -263,8 +264,8 @@ def check_artifact_location(uri: str, experiment: str, location: str) -> None:
 def prepared(uri: str) -> Iterator[None]:
     """Let one process at a time into the `with` block, and create the SQLite file first if it is missing.
 
-    Other processes wait, because two that create a store at once would break it. Only SQLite files and PostgreSQL are
-    locked.
+    Other processes wait, because two that create a store at once would break it. This holds for SQLite files and
+    PostgreSQL only; with other stores, no process waits.
     """
     path = sqlite_path(uri)
     if path is not None:
@@ -336,7 +337,10 @@ def is_half_made(path: Path) -> bool:
 
 
 def has_tables(uri: str) -> bool:
-    """Return whether MLflow's tables have been created in a database. A positive answer of a server is remembered."""
+    """Return whether a database has MLflow's tables.
+
+    For a SQLite file, only its existence and size are checked. For a database server, a positive result is cached.
+    """
     path = sqlite_path(uri)
     if path is not None:
         return not _is_missing(path)

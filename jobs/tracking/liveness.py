@@ -72,7 +72,7 @@ ending = threading.Lock()
 
 
 def fresh() -> dict[str, str]:
-    """Return the tags of a run that this process begins to drive now."""
+    """Return the tags by which this process becomes a run's driver: its identity, and a heartbeat of now."""
     return {DRIVER: this_process(), ALIVE: _now()}
 
 
@@ -138,7 +138,7 @@ def _is_said_dead(run: Run) -> bool:
 
 
 def forget_death(client: MlflowClient, run: Run) -> bool:
-    """Remove the error tag that `mark_dead` or the watcher wrote. Return whether there was one."""
+    """Remove the error tag that `mark_dead` or the watcher wrote. Return whether the run had this tag."""
     said = _is_said_dead(run)
     if said:
         client.delete_tag(run.info.run_id, ERROR)
@@ -148,8 +148,7 @@ def forget_death(client: MlflowClient, run: Run) -> bool:
 def mark_dead(client: MlflowClient, *experiment_ids: str) -> None:
     """Mark RUNNING runs of the experiments as FAILED if their driver has died.
 
-    No error is raised if the store refuses the marks, so that users without permission to write can still read the
-    store.
+    Errors are logged but not raised, so that users without permission to write can still read the store.
     """
     with unheeded(log, "cannot mark runs whose driver has died"):
         running = {run.info.run_id: run for run in every_run(client, experiment_ids, RUNNING_OF_OURS)}

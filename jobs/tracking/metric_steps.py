@@ -16,11 +16,11 @@ class MetricSteps:
     """The steps of each metric of one run, cached.
 
     The cache is valid because no other process writes to the run. The store is asked for the steps of a metric when
-    they are first needed, but not for a new run, which has no steps. After a failed write the
-    store is asked in any case, because the write may have succeeded although its answer was lost.
+    they are first needed, but not for a new run, which has no steps. After a failed write the store is asked in any
+    case, because the write may have succeeded although its answer was lost.
 
     Args:
-        ask: returns the steps of a metric that the store has.
+        ask: takes the name of a metric, and returns the steps at which the store has a value of the metric.
         new: whether the run was created just now.
 
     Example:
@@ -36,7 +36,7 @@ class MetricSteps:
         self._lock = Lock()
 
     def of(self, name: str) -> set[int]:
-        """Return the steps of a metric that the run has. Errors of `ask` are passed on."""
+        """Return the steps at which the run has a value of the metric `name`. Errors of `ask` are passed on."""
         with self._lock:
             if name not in self._known:
                 known_empty = self._new and name not in self._doubted
@@ -45,16 +45,16 @@ class MetricSteps:
             return self._known[name]
 
     def without(self, names: Iterable[str], step: int) -> list[str]:
-        """Return the metrics among `names` that do not have the step. Errors of `ask` are passed on."""
+        """Return the metrics among `names` that have no value at this step. Errors of `ask` are passed on."""
         return [name for name in names if step not in self.of(name)]
 
     def add(self, names: Iterable[str], step: int) -> None:
-        """Note that a step of these metrics was written."""
+        """Add a step to the cache, after values of these metrics were written at this step."""
         for name in names:
             self.of(name).add(step)
 
     def doubt(self, names: Iterable[str]) -> None:
-        """Note that a write of these metrics failed, so that the store is asked before the next one."""
+        """Drop these metrics from the cache after a failed write, so that the store is asked before the next write."""
         with self._lock:
             for name in names:
                 self._known.pop(name, None)

@@ -68,10 +68,10 @@ def save_model(
         folder: folder to create; it may exist if it is empty.
         checkpoint: folder that `glow.save_checkpoint` wrote, of which the weights and the configuration are copied.
         train_nll: (N,) negative log-likelihoods, in nats, of the images that the model was trained on.
-        validation_nll: (N',) the same of held-out images.
+        validation_nll: (N',) negative log-likelihoods, in nats, of held-out images.
         example_M: uint8 (M, C, H, W), images that MLflow shows as an example of the input.
         metadata: JSON values that MLflow stores with the model; the images' shape is added.
-        noise_seed: seed of the dequantisation noise with which both scores were computed.
+        noise_seed: seed of the dequantisation noise with which all these likelihoods were computed.
 
     Raises:
         MlflowException: if the folder is not empty.

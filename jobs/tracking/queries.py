@@ -261,7 +261,7 @@ def download_model(uri: str, model_uri: str, folder: str) -> tuple[Path, str | N
         folder: an existing folder to download into.
 
     Returns:
-        The path of the download in `folder`, and the id of the run that logged the model, or None if it is unknown.
+        The path of the download in `folder`, and the id of the run that logged the model (None if it is unknown).
 
     Raises:
         TrackingError: if there is no such model.
@@ -302,7 +302,7 @@ def _artifact_of(client: MlflowClient, model_uri: str) -> tuple[str, str | None]
 
 
 def model_of(client: MlflowClient, run: Run, name: str = MODEL) -> LoggedModel | None:
-    """Return the newest model of a run that has this name and whose upload is complete, or None if there is none.
+    """Return the newest completely uploaded model that a run logged as `name`, or None if there is none.
 
     Raises:
         MlflowException: if the store fails.

@@ -59,7 +59,7 @@ class End:
 
     Attributes:
         status: the final status.
-        error: why it failed, or None.
+        error: why the run failed; None if it finished or was stopped by Ctrl-C.
     """
 
     status: Status
@@ -136,7 +136,7 @@ class Record:
 
     @classmethod
     def existing(cls, uri: str, run: Run) -> Record:
-        """Return the record of a run that exists, to write more to it."""
+        """Return a `Record` that writes more to a run that exists already."""
         return cls(uri, client_of(uri), run)
 
     def impatient(self) -> Record:
@@ -148,7 +148,7 @@ class Record:
         refused = self._patience_s == 0
 
         def is_absence(error: BaseException) -> bool:
-            """Return whether to try the write again. A store that answers has refused it: it gets one more try."""
+            """Return whether to repeat the write. If the store answers, it refused the write: repeat it only once."""
             nonlocal refused
             if refused or not isinstance(error, TrackingError):
                 return False
@@ -183,7 +183,7 @@ class Record:
             values: metric -> value.
             step: the step, such as an epoch.
             model_id: id of a logged model; the UI then shows the metrics with this model too.
-            at: when they were measured, in seconds since 1970; NaN for now.
+            at: when they were measured, in seconds since 1970; NaN stands for the current time.
         """
         from mlflow.entities import Metric
 
@@ -211,7 +211,7 @@ class Record:
 
         Args:
             name: name of the machine.
-            figures: kind of measurement, such as "cpu_utilization_percentage" -> value.
+            figures: the measurements: name, such as "cpu_utilization_percentage", -> value.
         """
         prefix = f"system/{name}" if in_ray_job() else "system"
         seconds = int(time.time() - self._run.info.start_time / 1000)
@@ -437,10 +437,10 @@ def _answers(uri: str) -> bool:
 
 
 def source_tags() -> dict[str, str]:
-    """Return tags for the program, the user and the git commit, with the names that MLflow gives its own runs.
+    """Return tags for the program, the user, the git commit, and whether files were changed since the commit.
 
-    The commit is left out unless the folder of this project is the root of a git checkout. In a Ray job, the tags are
-    those that the machine which submitted the job stored with it, and a tag with the id of the job.
+    The tags on git are left out unless the folder of this project is the root of a git checkout. In a Ray job, the tags
+    come from the machine that submitted the job, which stored them with the job; the id of the job is added.
     """
     job = ray_job_id()
     if job is not None:

@@ -52,9 +52,9 @@ class Champion:
         name: name of the registered model.
         version: number of the version.
         run_id: the run that trained it.
-        new: whether it was given the alias just now.
-        scored_lower: whether it kept the alias because its score on the same validation images is lower than that of
-            the model that was to replace it.
+        new: whether `set_champion` has just given it the alias.
+        scored_lower: whether `set_champion` left the alias with this version, because this version scored lower than
+            the new model on the same validation images.
     """
 
     name: str
@@ -79,8 +79,8 @@ class Version:
         aliases: its aliases, sorted.
         run: name of the run, or None if the run was deleted.
         run_id: id of the run.
-        validation_bits_per_dim: score on the validation images, or None if it has none.
-        test_bits_per_dim: score on the test images, or None if it has none.
+        validation_bits_per_dim: score on the validation images, or None if the version has none.
+        test_bits_per_dim: score on the test images, or None if the run has none or was deleted.
         created: when it was registered, in seconds since 1970.
     """
 
@@ -124,21 +124,21 @@ class Promotion:
 def set_champion(uri: str, name: str, run_id: str, validation_bits_per_dim: float, images: str) -> Champion:
     """Give the model of a run the alias `champion`, unless the present champion is better.
 
-    The present champion is better if it scored lower on the same validation images. Scores on other images are not
-    compared.
+    The present champion is better if it scored lower on the same validation images. If it was scored on other images,
+    the scores are not compared, and the model of the run gets the alias.
 
     Args:
         uri: the store.
         name: name of the registered model.
         run_id: the run that trained the model.
-        validation_bits_per_dim: its score on the validation images.
-        images: fingerprint of those images.
+        validation_bits_per_dim: the model's score on the validation images.
+        images: fingerprint of the validation images.
 
     Returns:
         The version that has the alias now.
 
     Raises:
-        TrackingError: if the store does not answer, or the run has no model.
+        TrackingError: if the store fails, or the run has no model.
     """
     client = client_of(uri)
     with sentences(uri):

@@ -42,7 +42,7 @@ def key_of(
         fingerprint: fingerprint of the images.
         split: the split of the images, such as "test".
         seed: seed of the dequantisation noise.
-        precision: precision of the computation.
+        precision: precision of the computation, such as "float32".
         noise_samples: number of noise samples per image.
         gradient_stride: n, if the table has the gradient norms of every n-th image; 0 if it has none.
 

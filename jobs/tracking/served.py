@@ -107,10 +107,10 @@ def serves(address: str, uri: str) -> bool:
 
 
 def landing_page(address: str) -> str:
-    """Return the address of the page to open: the runs of the experiment that has the newest run, with their results.
+    """Return the address of the page that `glowctl ui` opens: a table of the runs of one experiment.
 
-    The saved view with the columns of results is created if the experiment lacks it. If there are no runs, the page is
-    the list of experiments.
+    It is the experiment with the newest run. The page uses a saved view, which adds columns for results to the table;
+    the view is created if the experiment lacks it. If there are no runs, the page is the list of experiments.
     """
     page = f"{_without_user(address)}/#/experiments"
     known = (_ask(address, "experiments/search", {"max_results": 1000}) or {}).get("experiments", [])

@@ -28,11 +28,11 @@ SECRET = r"([?&][^=&]*(?:password|passwd|pwd|token|secret|key)[^=&]*=)[^&]*"
 
 
 class TrackingError(UserError):
-    """An MLflow store that cannot be used, or that lacks what was asked for."""
+    """The error for an MLflow store that cannot be used, or that lacks what was asked for."""
 
 
 class NoSuchRun(TrackingError):
-    """A run that the store does not have, although the store answers."""
+    """The error for a run that the store does not have, although the store answers."""
 
 
 def given_tracking_uri(given: str | None = None) -> str | None:
@@ -50,10 +50,16 @@ def given_tracking_uri(given: str | None = None) -> str | None:
 
 
 def tracking_uri(given: str | None = None) -> str:
-    """Return the URI of the store: `given_tracking_uri`, or else mlflow.db in the working folder.
+    """Return the URI of the store: `given`, or else $MLFLOW_TRACKING_URI, or else mlflow.db in the working folder.
+
+    The path of a SQLite file is made absolute.
+
+    Args:
+        given: the value of --tracking-uri, or None.
 
     Raises:
-        TrackingError: if neither is set in a Ray job, whose working folder is deleted with the job.
+        TrackingError: in a Ray job, if neither `given` nor $MLFLOW_TRACKING_URI is set, because Ray deletes the working
+            folder of a job with the job.
     """
     uri = given_tracking_uri(given)
     if uri is None and in_ray_job():

@@ -40,7 +40,7 @@ RETRY_S = 5.0
 
 
 def main() -> None:
-    """Wait until the driver has ended or closed the pipe, then write the final status if the driver has not."""
+    """Wait until standard input is closed, then write the final status of the run unless the driver has written it."""
     told, *after = last_words().splitlines() or [""]
     if not told or after == ["done"]:
         return

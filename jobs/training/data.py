@@ -30,11 +30,11 @@ HELD_OF_PACKED = 0.1
 
 
 def open_splits(spec: TrainSpec, shape: Shape | None) -> dict[str, LazyDataset]:
-    """Open the three splits, without the classes of `spec.leave_out`.
+    """Open the splits "train", "validation" and "test", without the classes that `spec.leave_out` names.
 
     Args:
         spec: the settings of the training.
-        shape: the channels, height and width that images are brought to; None keeps those of the data set.
+        shape: the channels, height and width that the images shall have; None for those of the data set.
 
     Raises:
         DatasetNotFound, DatasetCorrupt: if a data set is missing or damaged.
@@ -60,8 +60,9 @@ def open_splits(spec: TrainSpec, shape: Shape | None) -> dict[str, LazyDataset]:
 def given_to_workers(spec: TrainSpec, splits: Splits) -> dict[str, LazyDataset]:
     """Return the splits in the form that the workers use: held in memory, or mapped from their files.
 
-    `spec.images_in` chooses "memory" or "files". With "auto", a packed data set is held in memory only if its copies
-    take at most the share `HELD_OF_PACKED` of the free memory, and any other data set always is.
+    `spec.images_in` is "memory", "files" or "auto". With "auto", a data set that is not packed is held in memory. A
+    packed one is held in memory only if its copies (one here, one in Ray's object store, one per worker) take at most
+    the share `HELD_OF_PACKED` of the free memory; otherwise it is mapped.
 
     Raises:
         SpecError: if the images do not fit into memory (raised before they are read), or if `--images-in files` was
@@ -84,7 +85,11 @@ def given_to_workers(spec: TrainSpec, splits: Splits) -> dict[str, LazyDataset]:
 
 
 def held(dataset: LazyDataset) -> LazyDataset:
-    """Read a data set into memory. If the fingerprint of the original is known, the copy keeps it."""
+    """Read a data set into memory.
+
+    If the fingerprint of the data set is known, the copy in memory gets it. Otherwise the copy's method `fingerprint`
+    computes it.
+    """
     images = LazyDataset.held(dataset.images(), dataset.labels, dataset.class_names)
     return images if dataset.known_fingerprint is None else images.known_as(dataset.known_fingerprint)
 

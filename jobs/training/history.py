@@ -1,8 +1,8 @@
-"""The figures of each epoch of a training (`EpochMetrics`), in a file with each checkpoint and in MLflow.
+"""The metrics of each epoch of a training (`EpochMetrics`), in a file with each checkpoint and in MLflow.
 
-The file ``history.json`` in a checkpoint's folder is authoritative: it holds every epoch up to that checkpoint. When an
-epoch ends, rank 0 sends its figures to the driver, which writes them to MLflow. Epochs that MLflow lacks, for example
-because its server was away, are added from the file whenever the workers start, restart or resume
+The file ``history.json`` in a checkpoint's folder is authoritative: it has every epoch up to that checkpoint. When an
+epoch ends, rank 0 sends the epoch's metrics to the driver, which writes them to MLflow. Epochs that MLflow lacks, for
+example because its server did not answer, are added from the file whenever the workers start, restart or resume
 (`jobs.training.messages.Attempt`), when the training ends, and by ``glowctl repair``. `jobs.tracking.Record.metrics`
 writes only steps that MLflow does not have yet, so adding an epoch twice is harmless.
 """
@@ -40,14 +40,15 @@ IN_MLFLOW = {
     "skipped_steps": "skipped_steps",
     "test_bits_per_dim_by_epoch": metric_names.TEST_BY_EPOCH,
 }
-"""For each figure among the fields of `EpochMetrics`, the name of its metric in MLflow."""
+"""For each field of `EpochMetrics` except `epoch` and `time`, the name of its metric in MLflow."""
 
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """The figures of one epoch that are kept: fields of `glow.training.EpochResult` and two more.
+    """The metrics of one epoch that are stored in checkpoints and in MLflow.
 
-    NaN stands for a figure that was not measured.
+    NaN stands for a metric that was not measured. All fields that are not described here have the same meaning as in
+    `glow.training.EpochResult`.
 
     Attributes:
         test_bits_per_dim_by_epoch: bits/dim of the test set after this epoch; measured with ``--test-every`` only.
@@ -66,7 +67,7 @@ class EpochMetrics:
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> EpochMetrics:
-        """Make an object from a mapping that has at least the epoch.
+        """Make an object from a mapping of names of fields to values, which must contain "epoch".
 
         Keys that are not fields are ignored; fields that are missing become NaN.
 
@@ -81,11 +82,11 @@ class EpochMetrics:
         return cls(**known | {"epoch": int(facts["epoch"])})
 
     def columns(self) -> dict[str, float]:
-        """Return the figures of the epoch by the names of the fields, without `epoch` and `time`."""
+        """Return all fields except `epoch` and `time` as a dictionary from name to value."""
         return {name: getattr(self, name) for name in IN_MLFLOW}
 
     def in_mlflow(self) -> dict[str, float]:
-        """Return the figures that were measured, by the names of their metrics in MLflow."""
+        """Return the metrics that were measured as a dictionary from the name in MLflow to the value."""
         return {IN_MLFLOW[name]: value for name, value in self.columns().items() if not math.isnan(value)}
 
 
@@ -113,7 +114,7 @@ def recorded_history(record: Record) -> list[EpochMetrics]:
 
 
 def write_history(history: Sequence[EpochMetrics], folder: str | Path) -> None:
-    """Write the epochs so far into the folder of a checkpoint.
+    """Write the metrics of the epochs so far into ``history.json`` in the folder of a checkpoint.
 
     Raises:
         OSError: if the file cannot be written.
@@ -122,7 +123,9 @@ def write_history(history: Sequence[EpochMetrics], folder: str | Path) -> None:
 
 
 def read_history(folder: str | Path) -> list[EpochMetrics]:
-    """Return the epochs that `write_history` wrote, or an empty list if there is no file, as in older checkpoints.
+    """Return what `write_history` wrote into a checkpoint's folder, or an empty list if the file does not exist.
+
+    Checkpoints of older versions of glowctl do not have the file.
 
     Raises:
         CheckpointError: if the file is damaged.

@@ -1,4 +1,4 @@
-"""The driver's log of a training: it shows each message of the workers, writes it to MLflow, and makes the results.
+"""The driver's log of a training: it shows the progress, and writes the workers' messages and the results to MLflow.
 
 `TrainingLog` is used by a training (`jobs.training.run`) and by each trial of an ablation.
 """
@@ -38,24 +38,27 @@ CHECKPOINT = "checkpoint"
 
 
 class TrainingLog:
-    """Shows and records the messages of a training.
+    """Handles the messages that the workers of a training send to the driver.
 
-    `see` shows each message when it arrives. `record` writes the message to MLflow, and may be called again with the
-    same message after a TrackingError. Each epoch is written to MLflow when the epoch ends. Epochs that a checkpoint
-    has and MLflow lacks are added whenever an attempt begins (`jobs.training.messages.Attempt`) and at the end of the
-    training.
+    The caller passes each message to `see`, which shows progress to the user, and then to `record`, which writes to
+    MLflow and may be called again with the same message after a TrackingError.
+
+    An attempt begins whenever the workers start to train: at first, after a restart, and after a change of their number
+    (`jobs.training.messages.Attempt`). Each epoch is written to MLflow when the epoch ends. Epochs that a checkpoint
+    has and MLflow lacks are added when an attempt begins and at the end of the training.
 
     Args:
         work: the training.
-        record: its run in MLflow; None if the run does not exist yet. `attach` must then supply it before the first
-            `record`.
+        record: the training's run in MLflow; None if the run does not exist yet. Then `attach` must supply the run
+            before the method `record` is called.
         show: shows events to the user.
-        began: when the command started, in seconds since 1970. If given, the first attempt is shown and recorded with
-            the seconds that have passed since then.
+        began: when the command started, in seconds since 1970. If given, the time from then to the first attempt is
+            shown and recorded.
         named: whether the start of an attempt is shown with the name and the id of the run.
 
     Attributes:
-        scores: the score tables of the workers, by split and position of the first image.
+        scores: the score tables of the workers. The key is the name of the split and the position, in the split, of the
+            table's first image.
         test_bits_per_dim: the test set's bits/dim under the best model by validation; None until it is known.
         restarts: how often the run has been restarted or resumed.
     """
@@ -87,7 +90,7 @@ class TrainingLog:
         self._record = record
 
     def see(self, message: Message) -> None:
-        """Show attempts, steps and epochs, and keep the figures, samples and scores for `conclude`."""
+        """Show the message if it is an attempt, a step or an epoch; store what `conclude` needs from it."""
         match message:
             case Attempt():
                 self._see_attempt(message)
@@ -104,7 +107,9 @@ class TrainingLog:
                 self.scores[message.split, message.start] = message.table
 
     def record(self, message: Message) -> None:
-        """Write a message to MLflow. `see` must have been called with the message before.
+        """Write the message to MLflow if it is an attempt, an epoch, samples or the load of a machine.
+
+        `see` must have been called with the message before.
 
         Raises:
             TrackingError: if MLflow cannot be written; call this again later with the same message.
@@ -162,7 +167,7 @@ class TrainingLog:
 
     @property
     def started(self) -> bool:
-        """Whether any attempt has begun."""
+        """Whether the workers have begun to train at least once."""
         return self._workers is not None
 
     def write_settings(self, folder: Path) -> None:
@@ -181,14 +186,13 @@ class TrainingLog:
         self._run.describe(training_description(self._work.spec, self._run.run_id, notes=self._work.notes))
 
     def complete(self, progress: Progress, workers: int) -> None:
-        """Add to MLflow what it lacks of the record that the last checkpoint keeps.
+        """Add to the run in MLflow the epochs, samples and numbers of parameters and workers that it lacks.
 
-        MLflow may lack attempts, epochs and samples because their messages were lost, for example with a driver that
-        died.
+        The run may lack them because messages were lost, for example when a driver died.
 
         Args:
-            progress: the record in the last checkpoint.
-            workers: the number of workers to record if MLflow has no attempt.
+            progress: the epochs and samples that the last checkpoint contains.
+            workers: the number of workers to write if the run in MLflow has none.
 
         Raises:
             TrackingError: if MLflow cannot be written.
@@ -203,11 +207,11 @@ class TrainingLog:
             self._run.metrics({"restarts": self.restarts, "workers": workers})
 
     def conclude(self, best: EpochMetrics, last: EpochMetrics, folder: Path, seconds: float) -> TrainResult:
-        """Write the results: tables and figures into `folder` and MLflow, metrics and the model into MLflow.
+        """Write the results: tables and images into `folder` and MLflow, metrics and the model into MLflow.
 
         Args:
-            best: the figures of the best checkpoint by validation.
-            last: the figures of the last checkpoint.
+            best: the metrics of the epoch with the best checkpoint by validation.
+            last: the metrics of the last epoch.
             folder: the folder of the results, which has the best model in its subfolder `CHECKPOINT`.
             seconds: duration of the training.
 

@@ -22,18 +22,19 @@ __all__ = ["Attempt", "FinalScore", "Machine", "Message", "Outbox", "SampleGrid"
 
 @dataclass(frozen=True, eq=False)
 class Attempt:
-    """The workers begin to train, from the start or from a checkpoint.
+    """The message that the workers begin to train, from the start or from a checkpoint.
 
     Two objects never compare equal, so that each attempt can be a key of a dict.
 
     Attributes:
         workers: number of workers.
         epoch: number of epochs that the checkpoint had finished; 0 without a checkpoint.
-        history: the figures of these epochs, as far as the checkpoint has them.
+        history: the metrics of these epochs; epochs that the checkpoint does not contain are missing.
         device: the name of rank 0's device, as it is shown to the user.
-        precision: the arithmetic of the training, as in `glow.training.Trainer`.
+        precision: the precision of the coupling networks, "bf16" or "float32".
         parameters: number of parameters of the model.
-        step: number of steps that the checkpoint had finished in the epoch after these.
+        step: number of steps that the checkpoint had finished in the next epoch; 0 if it was saved after an epoch, and
+            without a checkpoint.
     """
 
     workers: int
@@ -52,7 +53,8 @@ class SampleGrid:
     Attributes:
         epoch: the epoch after which they were drawn.
         images: uint8 (N, C, H, W), the samples.
-        inverse_error: largest error of the inverse over some real images, in grey levels; the model has 2**bits levels.
+        inverse_error: largest error of the inverse over all pixels of some real images. The unit is one of the model's
+            2**bits grey levels.
     """
 
     epoch: int
@@ -69,11 +71,11 @@ class FinalScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a part of a split under the best model by validation.
+    """The scores of consecutive images of a split under the best model by validation.
 
     Attributes:
         split: the name of the split.
-        start: the position of the first image of the part.
+        start: the position, in the split, of the first of these images.
         table: one row per image, as `glow.scoring.score_shard` makes it.
     """
 
@@ -84,7 +86,12 @@ class Scores:
 
 @dataclass(frozen=True)
 class Machine:
-    """The load of a machine (`jobs.system.machine_metrics.measured`), sent by the first worker on it."""
+    """The load of a machine, sent by the first worker on the machine.
+
+    Attributes:
+        name: the network name of the machine.
+        figures: the measurements that `jobs.system.machine_metrics.measured` returns, name -> value.
+    """
 
     name: str
     figures: Mapping[str, float]
@@ -94,7 +101,7 @@ Message = Attempt | Step | Epoch | SampleGrid | FinalScore | Scores | Machine
 
 
 class Outbox(Protocol):
-    """The worker's end of the queue to the driver."""
+    """The end of the queue to the driver into which workers put messages."""
 
     def put(self, message: Message) -> None:
         """Send a message to the driver."""

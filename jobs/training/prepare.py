@@ -1,4 +1,4 @@
-"""The preparation of a training: its settings, data and model are checked before anything starts (`Work`).
+"""The preparation of a training: its settings, data and model are checked before it starts. The result is a `Work`.
 
 `prepare` is for a new training, `prepare_resume` for one that stopped. Nothing here imports Ray, whose import takes
 seconds: Ray starts in a separate process while this one prepares the training.
@@ -53,9 +53,9 @@ class Work:
         config: the configuration of the model.
         original_shape: channels, height and width of the images before they were padded or resized.
         splits: the data sets.
-        notes: sentences on how the data were read, for the user.
-        resumed: the run in MLflow that is resumed; None for a new run.
-        kept: what the output folder keeps of the run (its ``run.json``), if MLflow has lost the run; else None.
+        notes: sentences that tell the user how the data were read.
+        resumed: the run in MLflow that is resumed; None for a new run, and if MLflow has lost the run.
+        kept: the content of the file ``run.json`` with the run's checkpoints, if MLflow has lost the run; else None.
         kept_in: the name of the folder with the checkpoints, if it is not the id of the run; else None.
     """
 
@@ -71,11 +71,11 @@ class Work:
     kept_in: str | None = None
 
     def folder_of(self, record: Record) -> str:
-        """Return the name of the folder, within the output, that holds the checkpoints of the run."""
+        """Return the name of the folder, within `spec.output`, that contains the checkpoints of the run."""
         return self.kept_in or record.run_id
 
     def to_keep(self, record: Record, finished: bool) -> KeptRun:
-        """Return the content of the ``run.json`` that the output folder keeps of the run."""
+        """Return the content of the file ``run.json`` that is stored with the run's checkpoints."""
         return KeptRun(
             job="train",
             run_id=record.run_id,
@@ -86,7 +86,10 @@ class Work:
         )
 
     def variant(self, given: TrainSpec, spec: TrainSpec, resumed: Run | None) -> Work:
-        """Return a training with other settings on the same data, such as a trial of an ablation."""
+        """Return a training with other settings on the same data, such as a trial of an ablation.
+
+        The arguments become the attributes with the same names.
+        """
         config = spec.glow_config(self.config.image_shape, self.config.num_classes or 0)
         return replace(self, given=given, spec=spec, config=config, resumed=resumed)
 
@@ -98,7 +101,7 @@ class Work:
         return sum(parameter.numel() for parameter in model.parameters())
 
     def digests(self) -> dict[str, str]:
-        """Return the fingerprint of each split by the name that MLflow shows, such as "mnist train"."""
+        """Return a dictionary from the name of each split in MLflow, such as "mnist train", to its fingerprint."""
         return {f"{self.spec.dataset} {split}": images.fingerprint() for split, images in self.splits.items()}
 
     def record_datasets(self, record: Record) -> None:
@@ -111,7 +114,7 @@ class Work:
     def to_tell(self) -> tuple[str, ...]:
         """The sentences on the data that the user sees at the start.
 
-        These are the notes and, for a packed data set, a sentence that says whether its images are held in memory.
+        These are `notes` and, for a packed data set, a sentence that says whether its images are held in memory.
         """
         if not is_packed(self.spec.dataset):
             return self.notes
@@ -125,7 +128,7 @@ class Work:
         """Check that the images are the same as when the run began.
 
         Args:
-            known: the `digests` that were recorded when the run began. A split without one is not checked.
+            known: what `digests` returned when the run began. Splits that it lacks are not checked.
 
         Raises:
             JobError: if the images of a split differ.
@@ -148,7 +151,7 @@ class Work:
         }
 
     def tags_of_notes(self) -> dict[str, str]:
-        """Return the tag with the notes on the data; empty if there are none."""
+        """Return the tag that contains `notes`, as a dictionary; an empty one if there are no notes."""
         return {tag_names.NOTES: "\n".join(self.notes)} if self.notes else {}
 
     def params(self) -> JsonObject:
@@ -160,12 +163,13 @@ class Work:
 
 
 def prepare(spec: TrainSpec) -> Work:
-    """Open the data, read what is held in memory, and check everything that can be checked without Ray.
+    """Open the data, read them into memory unless workers map their files, and check what can be checked without Ray.
 
     Raises:
         SpecError: if settings do not fit the data.
         DatasetNotFound, DatasetCorrupt: if the data are missing or damaged.
         JobError: if the output folder cannot be used.
+        TrackingError: if a job on a cluster was given no MLflow store.
     """
     given = spec
     absolute = {"output": usable_output(spec.output), "dataset": absolute_dataset(spec.dataset)}
@@ -181,7 +185,7 @@ def prepare(spec: TrainSpec) -> Work:
         least, _ = worker_range(spec.workers)
         if len(opened["train"]) < least:
             raise SpecError(
-                f"{len(opened['train'])} training images cannot be shared by {least} workers",
+                f"{len(opened['train'])} training images are too few for {least} workers",
                 remedy="lower --workers",
                 code="too-many-workers",
             )
@@ -204,11 +208,11 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
             ``--help`` lists under "Compute" can change.
 
     Raises:
-        TrackingError: if there is no such run.
+        TrackingError: if there is no such run, or the store cannot be used.
         JobError: if the run is finished, is not a training, is a trial of an ablation, or has lost its checkpoints; if
-            its images have changed; and if `prepare` raises it.
-        SpecError: if `changes` has a setting that must not change; and if `prepare` raises it.
-        DatasetNotFound, DatasetCorrupt: if `prepare` raises it.
+            its images have changed; or for the reasons of `prepare`.
+        SpecError: if `changes` has a setting that must not change, or for the reasons of `prepare`.
+        DatasetNotFound, DatasetCorrupt: for the reasons of `prepare`.
     """
     free = ("tracking_uri", "experiment", "data_root", "download")
     fixed = [name for name in changes if theme_of(TrainSpec, name) != "Compute" and name not in free]

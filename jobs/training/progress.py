@@ -1,6 +1,6 @@
-"""The part of a training's record that each checkpoint keeps.
+"""The metrics of all epochs and the newest samples of a training, which each checkpoint contains (`Progress`).
 
-If a driver dies before it has written everything to MLflow, the missing part is added from the checkpoint later.
+If a driver dies before it has written everything to MLflow, what MLflow lacks is added from the checkpoint later.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Progress:
         self.grids = [*self.grids, grid][-KEPT_GRIDS:]
 
     def write(self, folder: str | Path) -> None:
-        """Write the record into the folder of a checkpoint.
+        """Write the history and the grids into the folder of a checkpoint.
 
         Raises:
             OSError: if a file cannot be written.
@@ -53,7 +53,9 @@ class Progress:
 
     @classmethod
     def read(cls, folder: str | Path) -> Progress:
-        """Read what `write` wrote. The history or the grids are empty if the checkpoint has none, as older ones may.
+        """Read the history and the grids from the folder of a checkpoint.
+
+        Either is empty if the checkpoint has none, for example because an older version of glowctl saved it.
 
         Raises:
             CheckpointError: if a file is damaged.

@@ -55,9 +55,10 @@ def release(
     Args:
         work: the training.
         record: its run in MLflow.
-        checkpoint: the folder of the model.
-        tables: the scores from the workers, by split and position of the first image; parts may be missing.
-        validation_bits_per_dim: the score of the model, which becomes a tag of the logged model and of the
+        checkpoint: the folder of the checkpoint with the model.
+        tables: the score tables of the workers; the key is the name of the split and the position of the table's first
+            image. Tables that are missing are computed here.
+        validation_bits_per_dim: the model's validation score, which becomes a tag of the logged model and of the
             registered version.
 
     Raises:
@@ -92,9 +93,9 @@ def release(
 
 
 def gathered(work: Work, checkpoint: Path, tables: Mapping[tuple[str, int], pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Join the parts of the score tables into one table per split.
+    """Join the score tables of the workers (`release`) into one table per split.
 
-    Missing parts are scored here: the workers may have sent them while no driver was running.
+    Tables that are missing are computed here. The workers may have sent them while no driver was running.
     """
     model = None
     parts: dict[str, list[pd.DataFrame]] = {split: [] for split in SCORED}

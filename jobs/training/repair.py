@@ -1,4 +1,4 @@
-"""The repair of a training's record: epochs that only a checkpoint has are added to MLflow (``glowctl repair``)."""
+"""The repair of a training's run in MLflow (``glowctl repair``): epochs that only a checkpoint has are added to it."""
 
 from __future__ import annotations
 
@@ -29,9 +29,13 @@ def add_missing(record: Record, history: Iterable[EpochMetrics]) -> list[int]:
 
 
 def last_history(output: str, folder: str) -> list[EpochMetrics]:
-    """Return the longest history that is stored with the checkpoints of a training.
+    """Find the checkpoint of a training that has the metrics of the most epochs, and return these metrics.
 
-    It is empty if no history can be read, or if the output is a bucket.
+    The list is empty if no checkpoint's metrics can be read, or if the output is a bucket.
+
+    Args:
+        output: the output folder or bucket.
+        folder: the name of the folder of the checkpoints, within the output.
     """
     if is_remote(output):
         return []

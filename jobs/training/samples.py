@@ -23,7 +23,7 @@ def draw_samples(model: Glow, epoch: int, temperature: float, images: LazyDatase
 
     Args:
         model: the model.
-        epoch: the epoch, for the message.
+        epoch: number of finished epochs, which becomes the `epoch` of the result.
         temperature: the temperature of the latents.
         images: real images; the error of the inverse is measured on the first `INVERTED_IMAGES` of them.
     """
@@ -35,7 +35,7 @@ def draw_samples(model: Glow, epoch: int, temperature: float, images: LazyDatase
 
 @torch.no_grad()
 def inverse_error(model: Glow, images: torch.Tensor) -> float:
-    """Return the largest error of inverse(forward(x)) over all pixels, in grey levels; the model has 2**bits levels.
+    """Return the largest error of inverse(forward(x)) over all pixels, in units of the model's 2**bits grey levels.
 
     Args:
         model: the model.

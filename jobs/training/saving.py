@@ -35,8 +35,9 @@ Noticed = Callable[[], float | None]
 class SavingPlan:
     """Decides after which steps and epochs to save; all workers receive the same answers.
 
-    After the last checkpoint before a machine is taken away, the plan makes the training wait, because further steps
-    would be lost.
+    If a machine will be taken away, one checkpoint is saved at the announcement, and a last one just before the machine
+    goes. The time that the first one takes to be stored determines when the last one must begin. After the last one,
+    the plan makes the training wait, because further steps would be lost.
 
     Args:
         every: the interval that the user asked for.
@@ -46,8 +47,7 @@ class SavingPlan:
 
     Attributes:
         urgent: whether the checkpoint that is due is saved because a machine will be taken away. Such a checkpoint must
-            be stored before the training continues. One is saved at the announcement; from the time that storing it
-            takes, the plan computes when it must begin the last one.
+            be stored before the training continues.
     """
 
     def __init__(self, every: Every, noticed: Noticed, device: torch.device) -> None:
@@ -84,7 +84,8 @@ class SavingPlan:
     def saved(self) -> None:
         """Restart the interval of `--checkpoint-every`; must be called after each checkpoint.
 
-        After the last checkpoint before a machine goes, this waits until Ray ends this process.
+        After the last checkpoint before a machine goes, this waits until Ray ends this process. If Ray has not done so
+        `DEPARTURE_S` seconds after the announced time, the training continues.
         """
         self._saved_at = time.monotonic()
         if self.urgent:

@@ -105,7 +105,7 @@ class Outcome:
     Attributes:
         best: the metrics of the best checkpoint by validation.
         test_bits_per_dim: the test set's bits/dim under the model of that checkpoint.
-        progress: the figures of all epochs, and the newest samples.
+        progress: the metrics of all epochs, and the newest samples.
     """
 
     best: Metrics
@@ -122,16 +122,16 @@ class NoRetry(UserCallback):
 
     @staticmethod
     def is_final(error: Exception) -> bool:
-        """Return whether a restart would meet the error again.
+        """Return whether the error would occur again after a restart.
 
-        A restart would if the disk or the user's quota is full, if the file system is read-only, if training diverged,
-        if a checkpoint is damaged, and after a ValueError, which means that settings or data are wrong.
+        It would if the disk or the user's quota is full, the file system is read-only, training diverged, or a
+        checkpoint is damaged. A ValueError would too, because it means that settings or data are wrong.
         """
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
         return full or isinstance(error, (TrainingDiverged, CheckpointError, ValueError))
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise the first final error of the workers, which ends the training."""
+        """Raise the first error of the workers for which `is_final` is true, which ends the training."""
         for error in worker_exceptions.values():
             if self.is_final(error):
                 raise error
@@ -158,12 +158,12 @@ class Session(Protocol):
     def report(self, trainer: Trainer, progress: Progress, metrics: Metrics, *, urgent: bool = False) -> None:
         """Save a checkpoint and report its metrics. An `urgent` checkpoint is stored before the method returns.
 
-        The last checkpoint and the one with the lowest `SCORE` are kept. Every rank must call this method, which waits
-        for all of them.
+        The last checkpoint and the one with the lowest validation bits/dim (`SCORE`) are kept. Every rank must call
+        this method, and each call waits for those of the other ranks.
         """
 
     def best(self) -> AbstractContextManager[tuple[str | Path, Metrics]]:
-        """Yield the folder of the best checkpoint so far, and its metrics."""
+        """Yield the folder and the metrics of the checkpoint with the lowest validation bits/dim so far."""
 
     def notice(self) -> float | None:
         """Return the time at which a machine of this training will be taken away, in seconds since 1970.
@@ -192,13 +192,13 @@ class TrainSession:
 
     @contextmanager
     def restored(self) -> Iterator[str | None]:
-        """See `Session.restored`."""
+        """Yield the folder of Ray Train's last checkpoint; None if there is none yet."""
         checkpoint = ray.train.get_checkpoint()
         with nullcontext() if checkpoint is None else checkpoint.as_directory() as folder:
             yield folder
 
     def report(self, trainer: Trainer, progress: Progress, metrics: Metrics, *, urgent: bool = False) -> None:
-        """See `Session.report`; rank 0 writes the checkpoint."""
+        """Save a checkpoint in rank 0, and report its metrics to Ray Train in all ranks (see `Session.report`)."""
         upload = CheckpointUploadMode.SYNC if urgent else self._upload
         if self.rank != 0:
             ray.train.report(metrics, checkpoint_upload_mode=upload)
@@ -217,13 +217,13 @@ class TrainSession:
 
     @contextmanager
     def best(self) -> Iterator[tuple[str, Metrics]]:
-        """See `Session.best`."""
+        """Yield the folder and the metrics of Ray Train's checkpoint with the lowest validation bits/dim."""
         best = min(ray.train.get_all_reported_checkpoints(), key=lambda reported: reported.metrics[SCORE])
         with best.checkpoint.as_directory() as folder:
             yield folder, best.metrics
 
     def notice(self) -> float | None:
-        """See `Session.notice`."""
+        """Return when Ray will take a machine away, as `Session.notice` describes; None outside a cluster."""
         if not self._on_cluster:  # this machine is not taken away
             return None
         told = ray.train.get_preemption_info()
@@ -231,7 +231,7 @@ class TrainSession:
 
 
 def save(trainer: Trainer, progress: Progress, folder: str | Path) -> None:
-    """Save a checkpoint: the model, the state of the training, and its record so far.
+    """Save a checkpoint: the model, the state of the training, and `progress`.
 
     Raises:
         CheckpointError, OSError: if it cannot be written.
@@ -241,7 +241,7 @@ def save(trainer: Trainer, progress: Progress, folder: str | Path) -> None:
 
 
 def restore(trainer: Trainer, folder: str | Path) -> Progress:
-    """Restore the state that `save` wrote, and return the record so far.
+    """Restore the model and the state of the training that `save` wrote, and return the progress that it wrote.
 
     Raises:
         CheckpointError: if the checkpoint is missing or damaged.
@@ -259,9 +259,9 @@ def train_loop(config: dict[str, WorkerSettings]) -> Outcome:
 def train_share(settings: WorkerSettings, session: Session) -> Outcome:
     """Train on this worker's share of the images until the last epoch, then score the test set.
 
-    The training continues from the last checkpoint if there is one. The worker also scores its part of the splits
-    `glow.scoring.SCORED` and sends the scores to the driver. The first worker on each machine sends the load of that
-    machine.
+    The training continues from the last checkpoint if there is one. The worker also scores its part of the training and
+    validation images (`glow.scoring.SCORED`) and sends the scores to the driver. The first worker on each machine sends
+    the load of that machine at intervals.
     """
 
     def tell(figures: dict[str, float]) -> None:
@@ -363,7 +363,10 @@ class Talker:
         return (time.monotonic() - self._started) / done * left if done > 0 else math.nan
 
     def attempt(self, progress: Progress) -> None:
-        """Send that the workers begin to train, and the checkpoint's record, because MLflow may lack its last part."""
+        """Send an `Attempt` and the samples of the checkpoint.
+
+        The `Attempt` has the epochs of the checkpoint. MLflow may lack the newest epochs and samples.
+        """
         self._put(
             Attempt(
                 workers=self._workers,
@@ -390,7 +393,7 @@ class Talker:
         )
 
     def epoch(self, result: EpochResult, test_bits_per_dim: float) -> Epoch:
-        """Send and return the figures of an epoch; `test_bits_per_dim` is NaN if the test set was not scored."""
+        """Send and return the metrics of an epoch; `test_bits_per_dim` is NaN if the test set was not scored."""
         self._validation = result.validation_bits_per_dim
         told = Epoch(
             **vars(result),
@@ -402,7 +405,10 @@ class Talker:
         return told
 
     def samples(self, model: Glow, temperature: float, images: LazyDataset) -> SampleGrid | None:
-        """Draw, send and return samples, in rank 0 only; the error of the inverse is measured on the real `images`."""
+        """Draw samples, send them to the driver and return them; in other ranks than 0, return None.
+
+        The samples come with the error of the model's inverse, which is measured on the real `images`.
+        """
         if self._outbox is None:
             return None
         drawn = draw_samples(model, self._trainer.epoch, temperature, images)
