@@ -65,14 +65,14 @@ def is_remote(output: str) -> bool:
 def usable_output(output: str) -> str:
     """Return the absolute path of an output folder, which is made if it is new, or the URI of a bucket.
 
-    A relative path is under $GLOW_STORAGE if that is set, else in the working folder.
+    A relative path is inside $GLOW_STORAGE if this variable is set, else inside the working folder.
 
     Args:
         output: value of --output.
 
     Raises:
-        JobError: if the folder cannot be written, or the URI contains a password. Also if the path is relative and
-            $GLOW_STORAGE is not set in a job on a cluster, which deletes the working folder of a job after the job.
+        JobError: if the folder cannot be written, or the URI contains a password. In a job on a cluster, also if the
+            path is relative and $GLOW_STORAGE is not set, because the working folder of the job is deleted at its end.
     """
     if not is_remote(output) and not Path(output).expanduser().is_absolute():
         under = storage()
@@ -82,7 +82,7 @@ def usable_output(output: str) -> str:
             raise JobError(
                 f"--output {output} is a relative path, which a job on a cluster cannot use without GLOW_STORAGE",
                 remedy="give --output a bucket, or the absolute path of a folder that all machines share, or set "
-                "GLOW_STORAGE where the head is started",
+                "GLOW_STORAGE on the head of the cluster before Ray starts",
                 code="output-relative",
             )
     if is_remote(output):
@@ -103,11 +103,11 @@ def usable_output(output: str) -> str:
 
 
 def refuse_password(address: str, where: str) -> None:
-    """Check that an address contains no password, which everyone who reads the record would see.
+    """Check that an address contains no password, because everyone who can read the run in MLflow would see it.
 
     Args:
         address: the URI of a bucket.
-        where: the flag or variable that the address is from, for the error.
+        where: the flag that the address was given to, for the error message.
 
     Raises:
         JobError: if it contains a password.
@@ -115,8 +115,8 @@ def refuse_password(address: str, where: str) -> None:
     shown = without_password(address)
     if shown != address:
         raise JobError(
-            f"{where} {shown} contains a password, which the record would show",
-            remedy="leave it out, and set the environment variables of the bucket's client, such as "
+            f"{where} {shown} contains a password, which the run in MLflow would show",
+            remedy="leave out the password, and set the environment variables of the bucket's client, such as "
             "AWS_SECRET_ACCESS_KEY",
             code="password-in-uri",
         )
@@ -124,9 +124,10 @@ def refuse_password(address: str, where: str) -> None:
 
 @contextmanager
 def results_folder(output: str, name: str) -> Iterator[Path]:
-    """Yield the folder `name` in an output folder.
+    """Yield the folder `name` in an output folder, which is made if it is new.
 
-    If the output is a bucket, yield a temporary folder instead, because the results are also written to MLflow.
+    If the output is a bucket, yield a temporary folder instead. Its files are not lost, because they are also written
+    to MLflow.
     """
     if is_remote(output):
         with tempfile.TemporaryDirectory() as temporary:
@@ -141,12 +142,12 @@ def results_folder(output: str, name: str) -> Iterator[Path]:
 def claimed(output: str, run_id: str, command: str) -> Iterator[None]:
     """Hold the lock of a run in an output folder, so that only one glowctl at a time works on it.
 
-    The lock ends with the process that holds it. Buckets have no locks.
+    The lock is released when the `with` block or its process ends. If the output is a bucket, there is no lock.
 
     Args:
         output: folder or bucket.
-        run_id: id of the run.
-        command: name of the command, for the error.
+        run_id: name of the run's folder, which is usually the id of the run.
+        command: name of the glowctl command, for the error message.
 
     Raises:
         JobError: if another process holds the lock.
@@ -162,13 +163,13 @@ def claimed(output: str, run_id: str, command: str) -> Iterator[None]:
     except FileLockTimeout:
         raise JobError(
             f"another glowctl {command} is at work on run {run_id}",
-            remedy="wait for its end, or stop it",
+            remedy="wait until that command ends, or stop it",
             code="run-locked",
         ) from None
 
 
 def open_storage(place: str) -> tuple[FileSystem, str]:
-    """Return the file system of a folder or bucket, and the path in it.
+    """Return the pyarrow file system that contains a folder or bucket, and the path in this file system.
 
     Raises:
         OSError: if the bucket cannot be reached.
@@ -185,12 +186,12 @@ class KeptRun:
 
     Attributes:
         job: "train" or "ablate".
-        run_id: id of a training's run in MLflow.
-        run_name: name of a training's run.
-        finished: whether a training has finished.
+        run_id: id of the run in MLflow; None for an ablation.
+        run_name: name of the run; None for an ablation.
+        finished: whether the training has finished; None for an ablation.
         spec: settings of the job.
-        images: fingerprint of each split of the data, by the name that MLflow shows.
-        resources: numbers of cores and GPUs of each worker of a trial of an ablation, by their names in `TrainSpec`.
+        images: fingerprint of each split, by data set and split, such as "mnist train".
+        resources: ``cpus_per_worker`` and ``gpus_per_worker`` of the trials of an ablation; None for a training.
     """
 
     job: str
@@ -202,7 +203,7 @@ class KeptRun:
     resources: Mapping[str, float] | None = None
 
     def to_dict(self) -> JsonObject:
-        """Return the fields that have a value, as a JSON object."""
+        """Return the fields that are not None, as a JSON object."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -210,11 +211,11 @@ def remember(place: str, kept: KeptRun) -> None:
     """Write the ``run.json`` of a run into the folder of its checkpoints.
 
     Args:
-        place: folder, or URI of a folder in a bucket.
+        place: path of this folder, or its URI in a bucket.
         kept: the content.
 
     Raises:
-        JobError: if it cannot be written.
+        JobError: if the file cannot be written.
     """
     try:
         files, path = open_storage(place)
@@ -269,7 +270,7 @@ def _kept_checkpoints(files: FileSystem, folder: str) -> str | None:
 
 
 def recall(place: str) -> KeptRun | None:
-    """Return what `remember` wrote into a folder; None if there is no ``run.json`` or it cannot be read."""
+    """Read the ``run.json`` in a folder; return None if there is no such file or it cannot be read."""
     try:
         files, path = open_storage(place)
         with files.open_input_stream(f"{path}/{FILE}") as stream:
@@ -280,13 +281,13 @@ def recall(place: str) -> KeptRun | None:
 
 
 def place_named(name: str) -> str:
-    """Return the folder that contains a run's checkpoints, if there are any.
+    """Return the absolute path or the URI of a run's folder, whether or not the folder exists.
 
     Args:
         name: id of a run whose folder is in the default output, or the path or URI of the folder.
 
     Raises:
-        JobError: as `usable_output` raises it.
+        JobError: if the output that contains the folder cannot be used, for the reasons that `usable_output` lists.
     """
     parent, slash, folder = name.rstrip("/").rpartition("/")
     return f"{usable_output(parent if slash else TrainSpec.model_fields['output'].default)}/{folder}"

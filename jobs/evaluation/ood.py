@@ -102,10 +102,13 @@ def prepare(spec: OodSpec) -> OodWork:
     """Find the model, the data sets, and the scores of earlier runs, and check that every test is possible.
 
     Raises:
-        SpecError: if there is nothing to test against, a data set does not fill a batch, too few images are held out
-            for alpha, or the background model does not fit.
+        SpecError: if there is no data set to test against the model's own, a data set has too few images for a batch,
+            the validation split has too few images for alpha, or the background model takes images of another shape or
+            number of bits than the model.
         DatasetNotFound, DatasetCorrupt: if a data set cannot be read.
-        TrackingError, CheckpointError, JobError: as `jobs.evaluation.run.prepare_evaluation` raises them.
+        TrackingError: if the store does not answer, or has no such run or model.
+        CheckpointError: if the model is missing, damaged or untrained.
+        JobError: if the named run has no model, or the output folder cannot be used.
     """
     work = prepare_evaluation(spec)
     own = trained_on(work)
@@ -156,9 +159,9 @@ def _background(work: Evaluation[OodSpec], name: str) -> Evaluation[OodSpec]:
     ours, theirs = work.model.config, model.config
     if (theirs.image_shape, theirs.bits) != (ours.image_shape, ours.bits):
         raise SpecError(
-            f"--background-model {name} takes images of shape {theirs.image_shape} with {theirs.bits} bits, and the "
-            f"model {ours.image_shape} with {ours.bits}",
-            remedy="train one with the same --dataset, --image-size and --bits",
+            f"--background-model {name} takes images of shape {theirs.image_shape} with {theirs.bits} bits per value, "
+            f"but the tested model takes {ours.image_shape} with {ours.bits}",
+            remedy="train a background model with the --dataset, --image-size and --bits of the tested model",
             code="background-model-mismatch",
         )
     return replace(work, model=model)
@@ -209,8 +212,8 @@ def _check_sizes(spec: OodSpec, settings: OodSettings, images: Mapping[tuple[str
     held_out = f"{own} {'test' if report else 'validation'}"
     if settings.exact and 1 in settings.batch_sizes and sizes[held_out] < least_held_out(settings.alpha):
         raise SpecError(
-            f"--alpha {settings.alpha} takes at least {least_held_out(settings.alpha)} held-out images for batches of "
-            f"one image, and {held_out} has {sizes[held_out]}",
+            f"--alpha {settings.alpha} needs at least {least_held_out(settings.alpha)} held-out images for batches of "
+            f"one image, but {held_out} has only {sizes[held_out]}",
             remedy="lower --alpha, or leave 1 out of --batch-sizes",
             code="too-few-held-out",
         )
@@ -220,7 +223,7 @@ def run(work: OodWork, show: Show) -> OodResult:
     """Score on Ray the images that have no score yet, run the tests in this process, and record the results.
 
     Raises:
-        JobError: if workers fail, or too many scores are not finite.
+        JobError: if workers fail or have no room on the machines, or too many scores are not finite.
         TrackingError: if the store does not answer.
     """
     evaluation, spec = work.evaluation, work.evaluation.spec
@@ -244,7 +247,8 @@ def run(work: OodWork, show: Show) -> OodResult:
         except ValueError as error:  # the settings have been checked, so the scores are at fault
             raise JobError(
                 f"no test is possible with these scores ({error})",
-                remedy="lower --alpha or --batch-sizes, or evaluate a model with fewer scores that are not finite",
+                remedy="give a lower --alpha or smaller --batch-sizes, or test a model with fewer scores that are not "
+                "finite",
                 code="scores-unusable",
             ) from error
         _write_tables(result, found, recorded.record, recorded.folder)
@@ -300,10 +304,11 @@ def _write_tables(result: OodResult, found: Drift, record: Record, folder: Path)
 
 
 def report_table(ratios: pd.DataFrame) -> pd.DataFrame:
-    """Lay out the OOD ratios of the typicality test as in the course report, which docs/mnist.md describes.
+    """Arrange the shares of batches that the typicality test calls OOD, as in the course report (docs/mnist.md).
 
     Returns:
-        One row per data set, one column per M, cells of `ratio_cell`; "-" where nothing was tested.
+        One row per data set and one column per batch size M, with texts of `ratio_cell`. A cell is "-" if the data set
+        was not tested at this M.
     """
     typicality = ratios[ratios["detector"] == "typicality"]
     cells = typicality.assign(cell=[ratio_cell(row) for row in rows_of(typicality)])
@@ -313,7 +318,9 @@ def report_table(ratios: pd.DataFrame) -> pd.DataFrame:
 
 
 def ratio_cell(row: Mapping[str, Any]) -> str:
-    """Format a ratio and its 95 % interval in percent, with the standard deviation over repeats if there are several.
+    """Format a share of batches and its 95 % interval in percent.
+
+    The standard deviation over the repeats of the test follows "±" if there are several repeats.
 
     Example:
         >>> row = {"ratio": 0.007, "ratio_low": 0.0055, "ratio_high": 0.0088, "ratio_sd": float("nan")}
@@ -325,7 +332,10 @@ def ratio_cell(row: Mapping[str, Any]) -> str:
 
 
 def detector_table(ratios: pd.DataFrame) -> pd.DataFrame:
-    """Lay out AUROCs: one row per (data set, M), one column per detector of `DETECTORS` that was used."""
+    """Arrange AUROCs in a table.
+
+    There is one row per (data set, batch size M), and one column per detector of `DETECTORS` that was used.
+    """
     told = ratios[ratios["detector"].isin(DETECTORS)].dropna(subset=["auroc"])
     table = told.pivot(index=["dataset", "batch_size"], columns="detector", values="auroc")
     return table.reindex(list(dict.fromkeys(zip(told["dataset"], told["batch_size"], strict=True))))[

@@ -1,4 +1,4 @@
-"""Corrupted images in the OOD job, which serve to recommend a detector and to test which drifts it notices.
+"""The corrupted images of the OOD job. They serve to recommend a detector, and to test which corruptions it notices.
 
 The recommendation uses held-out images under all corruptions. With ``--corruptions``, the job also finds how many
 corrupted test images per batch (M) the recommended detector and the typicality test need to notice each corruption.
@@ -41,11 +41,11 @@ class Drift:
 
     Attributes:
         recommended: name of the detector with the highest mean AUROC over all corruptions of held-out images.
-        regret: for each data set and M, the AUROC of the recommended detector, and that of the detector with the
-            highest AUROC there.
+        regret: for each tested data set and batch size M, the AUROC of the recommended detector, and the highest AUROC
+            of any detector.
         caught: for each corruption of the test images and each severity, the smallest M at which the recommended
-            detector notices it; empty without ``--corruptions``.
-        tables: tables to record, by name.
+            detector notices the corruption; empty without ``--corruptions``.
+        tables: tables to write into MLflow, by name.
     """
 
     recommended: str | None
@@ -65,7 +65,8 @@ def corrupted_images(
         images: data sets of the job by (name, split).
 
     Returns:
-        Corrupted images by (name, split): held-out ones if there are any, and test images if ``--corruptions`` asks.
+        Corrupted images by (name, split): always those of the validation split, and with ``--corruptions`` also those
+        of the test split. Empty if the protocol holds out no images.
 
     Raises:
         SpecError: if ``--corruptions`` is given and the protocol holds out no images.
@@ -74,8 +75,8 @@ def corrupted_images(
     if held_out is None:
         if spec.corruptions:
             raise SpecError(
-                "--corruptions takes its thresholds from held-out images, and --protocol report has none",
-                remedy="leave out one of the two",
+                "--corruptions takes its thresholds from held-out images, but --protocol report holds none out",
+                remedy="leave out --corruptions or --protocol report",
                 code="corruptions-without-held-out",
             )
         return {}
@@ -103,7 +104,8 @@ def drift(
         own: name of the data set that the model was trained on.
         detectors: the fitted detectors.
         scores: all score tables of the job.
-        result: the tests on the other data sets, from which the regret of the recommendation is computed.
+        result: the results on the other data sets. They show how much better the best detector is than the recommended
+            one (`Drift.regret`).
 
     Raises:
         ValueError: if too many scores are not finite.
@@ -138,7 +140,7 @@ def draw_drift(found: Drift, model: str, folder: Path) -> None:
     """Draw for each tested detector the smallest M at which it notices each corruption, by severity.
 
     Args:
-        found: the results; nothing is drawn if they have no table of corruptions.
+        found: the results; nothing is drawn if the job ran without ``--corruptions``.
         model: title of the model.
         folder: where the pictures go.
     """

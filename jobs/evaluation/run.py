@@ -49,7 +49,7 @@ GRADIENT_REFERENCES = 2000
 
 
 class KnownAs(TypedDict):
-    """The name and id of a run, and the command that shows it in the MLflow UI."""
+    """The name and id of a run, and the command that opens the MLflow UI."""
 
     run: str
     run_id: str
@@ -62,16 +62,16 @@ class Evaluation(Generic[Spec]):
 
     Attributes:
         given: the settings as the user gave them, with two changes, so that they can be stored to repeat the
-            evaluation: `model` is a name that finds the same model from any folder, and the MLflow store, whose address
-            may contain a password, is left out.
+            evaluation: `model` is a name that finds the same model from any folder, and `tracking_uri`, which may
+            contain a password, is None.
         spec: the settings with absolute paths.
-        uri: the MLflow store.
+        uri: the address of the MLflow store.
         model: the model.
         tables: the score tables that the evaluation needs.
-        found: the tables that MLflow already has, by `Table.key`.
-        makes_images: whether workers make images.
+        found: the tables that MLflow already has, by `Table.key`; empty with ``--rescore``.
+        makes_images: whether workers draw images from the model.
         background: the evaluation of the same images under the background model; None if there is no such model.
-        notes: sentences on how the data were read.
+        notes: sentences for the user on how the images were read.
     """
 
     given: Spec
@@ -86,13 +86,13 @@ class Evaluation(Generic[Spec]):
 
     @property
     def needs_ray(self) -> bool:
-        """Whether workers have anything to score or to draw."""
+        """Whether workers have images to score or to draw."""
         behind = self.background is not None and self.background.needs_ray
         return bool(self.missing) or self.makes_images or behind
 
     @property
     def missing(self) -> list[Table]:
-        """The score tables that MLflow does not have."""
+        """The score tables that must be computed: those that MLflow lacks, or all with ``--rescore``."""
         return [table for table in self.tables if table.key not in self.found]
 
 
@@ -100,8 +100,9 @@ def prepare_evaluation(spec: Spec) -> Evaluation[Spec]:
     """Find the model, check the output folder, and make paths absolute.
 
     Raises:
-        TrackingError, CheckpointError: as `find_model` raises them.
-        JobError: as `find_model` and `jobs.outputs.usable_output` raise it.
+        TrackingError: if the store does not answer, or has no such run or model.
+        CheckpointError: if the model is missing, damaged or untrained.
+        JobError: if the named run has no model, the output folder cannot be used, or a URI contains a password.
     """
     uri = tracking_uri(spec.tracking_uri)
     absolute = {"output": usable_output(spec.output), "tracking_uri": uri}
@@ -117,13 +118,13 @@ def trained_on(work: Evaluation[Any]) -> str:
     """Return the name of the data set that the model was trained on.
 
     Raises:
-        SpecError: if neither the user nor the record of the training names it.
+        SpecError: if neither ``--trained-on`` nor the settings of the training name it.
     """
     if work.spec.trained_on is not None:
         return absolute_dataset(work.spec.trained_on)
     if work.model.training is None:
         raise SpecError(
-            f"neither a run nor a spec.json tells what the model {work.model.name} was trained on",
+            f"neither a run nor a spec.json names the data set that the model {work.model.name} was trained on",
             remedy="add --trained-on, for example --trained-on mnist",
             code="trained-on-unknown",
         )
@@ -133,8 +134,8 @@ def trained_on(work: Evaluation[Any]) -> str:
 def opened(work: Evaluation[Any], dataset: str, split: str, *, of_left_out: bool = False) -> LazyDataset:
     """Open a data set in the model's shape.
 
-    If the model was trained on this data set, only the classes of the training are taken, and from the split ``train``
-    only the images of the training (``--per-class``).
+    If the model was trained on this data set, the result contains only the classes that the training used, and in the
+    split ``train`` only the images that the training used (``--per-class`` limits their number).
 
     Args:
         work: the evaluation.
@@ -176,7 +177,8 @@ def described(work: Evaluation[Any], dataset: str) -> DatasetInfo:
     """Describe a data set in the model's shape.
 
     Raises:
-        SpecError, DatasetNotFound, DatasetCorrupt: as `opened` raises them.
+        SpecError: if the name is unknown, or the images cannot be brought into the model's shape.
+        DatasetNotFound, DatasetCorrupt: if the data cannot be read.
     """
     try:
         shape = work.model.config.image_shape
@@ -192,27 +194,27 @@ def background(work: Evaluation[Any]) -> tuple[int, int, int]:
 
 
 def with_notes(work: Evaluation[Spec], images: Iterable[LazyDataset], infos: Iterable[DatasetInfo]) -> Evaluation[Spec]:
-    """Return the work with all notes on its data sets, without duplicates."""
+    """Return the evaluation with the notes of its data sets: sentences on how the images were read, each once."""
     of_headers = [note for info in infos for note in info.notes]
     of_files = [note for opened_dataset in images for note in opened_dataset.notes]
     return replace(work, notes=tuple(dict.fromkeys([*of_headers, *of_files])))
 
 
 def data_root_of(work: Evaluation[Any]) -> str | None:
-    """Return the folder of data sets that the user gave, else the one of the training; None means the default one."""
+    """Return the folder of data sets: the user's choice, else the training's, else None for the default folder."""
     return work.spec.data_root or (work.model.training.data_root if work.model.training is not None else None)
 
 
 def with_tables(
     work: Evaluation[Spec], images: Mapping[tuple[str, str], LazyDataset], *, gradients: bool = False
 ) -> Evaluation[Spec]:
-    """Return the work with one `Table` to score per (data set, split), and with the scores that MLflow already has.
+    """Return the evaluation with one `Table` per (data set, split), and with the scores that MLflow already has.
 
     Args:
         work: the evaluation.
         images: the images by (data set, split).
-        gradients: whether to compute gradient norms. For a split ``train``, they are computed for every n-th image
-            only: at least `GRADIENT_REFERENCES` images, if there are that many.
+        gradients: whether to compute gradient norms. In a split ``train``, only every n-th image gets them. n is chosen
+            such that at least `GRADIENT_REFERENCES` images get them, or all if there are fewer.
 
     Raises:
         SpecError: if two data sets would have the same label.
@@ -223,8 +225,8 @@ def with_tables(
     labels = [(dataset_label(dataset), split) for dataset, split in images]
     if len(set(labels)) < len(labels):
         raise SpecError(
-            "two of the data sets have paths with the same last part, and results are named after that part",
-            remedy="rename one of the folders",
+            "the paths of two data sets end in the same name, by which the results would be told apart",
+            remedy="rename one of the two folders or files",
             code="same-data-set-label",
         )
     samples = spec.noise_samples if isinstance(spec, NllSpec) else 1
@@ -244,13 +246,13 @@ def _found(work: Evaluation[Any], tables: Sequence[Table]) -> dict[str, Scored]:
 
 
 def scores_of(work: Evaluation[Any], record: Record, show: Show) -> dict[tuple[str, str], pd.DataFrame]:
-    """Return the score tables of the work by (label of the data set, split).
+    """Return the score tables of an evaluation by (label of the data set, split).
 
-    Tables that MLflow lacks are scored on Ray, and each is recorded as soon as it is complete, so that a job that is
-    interrupted need not score it again.
+    Tables that MLflow lacks are computed on Ray. Each is written into MLflow as soon as it is complete, so that an
+    interrupted job need not compute it again.
 
     Raises:
-        JobError: if workers fail.
+        JobError: if workers fail, or have no room on the machines.
         TrackingError: if the store does not answer.
     """
     spec = work.spec
@@ -288,7 +290,7 @@ class EvaluationRun:
 
     Attributes:
         record: the run.
-        folder: the folder whose files become the artifacts of the run.
+        folder: the folder whose files become artifacts of the run.
         result: the event to show after the run has ended; set by `finish`.
     """
 
@@ -299,12 +301,12 @@ class EvaluationRun:
 
     @property
     def place(self) -> str:
-        """The place where the user finds the results: the folder, or the artifacts if the output is a bucket."""
+        """The path of the results folder, or the URI of the run's artifacts if ``--output`` is a bucket."""
         return self.record.artifact_uri if is_remote(self._work.spec.output) else str(self.folder)
 
     @property
     def known_as(self) -> KnownAs:
-        """The fields that the result events of all jobs have in common."""
+        """The name and id of the run and the command that opens the MLflow UI; every result event has these fields."""
         return {
             "run": self.record.name,
             "run_id": self.record.run_id,
@@ -315,7 +317,7 @@ class EvaluationRun:
         """Write the description that the MLflow UI shows above the run.
 
         Args:
-            came_to: the result in one line of Markdown; None while there is none.
+            came_to: the result in one line of Markdown; None before there is a result.
             details: more Markdown, such as tables.
         """
         model = self._work.model
@@ -329,8 +331,8 @@ class EvaluationRun:
 
         Args:
             result: the event with the results.
-            came_to: as in `describe`.
-            details: as in `describe`.
+            came_to: the result in one line of Markdown.
+            details: more Markdown, such as tables.
         """
         self.describe(came_to, details)
         self.result = result
@@ -338,9 +340,10 @@ class EvaluationRun:
 
 @contextmanager
 def evaluation_run(work: Evaluation[Any], job: str, show: Show) -> Iterator[EvaluationRun]:
-    """Open a run in MLflow, nested under the training run of the model if that run is known.
+    """Open a run in MLflow, nested under the training run of the model if that run is known, else not nested.
 
-    The run fails if the block raises. At the end the files of its folder become its artifacts.
+    If the `with` block ends normally, the files of `EvaluationRun.folder` become artifacts of the run. If the block
+    raises an exception, MLflow shows the run as FAILED, or as KILLED after Ctrl-C.
 
     Args:
         work: the evaluation.

@@ -57,7 +57,9 @@ def prepare(spec: SampleSpec) -> SampleWork:
 
     Raises:
         SpecError: if a class was named and the model has no classes, or does not have this one.
-        TrackingError, CheckpointError, JobError: as `jobs.evaluation.run.prepare_evaluation` raises them.
+        TrackingError: if the store does not answer, or has no such run or model.
+        CheckpointError: if the model is missing, damaged or untrained.
+        JobError: if the named run has no model, or the output folder cannot be used.
     """
     work = prepare_evaluation(spec)
     label = None if spec.only_class is None else _label(work, spec.only_class)
@@ -69,7 +71,7 @@ def _label(work: Evaluation[SampleSpec], name: str) -> int:
     if classes is None:
         raise SpecError(
             f"--class {name}: the model {work.model.name} has no classes",
-            remedy="leave it out, or train a model with --class-conditional",
+            remedy="leave out --class, or train a model with --class-conditional",
             code="model-without-classes",
         )
     names = [str(label) for label in range(classes)]
@@ -93,7 +95,7 @@ def run(work: SampleWork, show: Show) -> dict[float, np.ndarray]:
         Each temperature -> its images, uint8 (N, C, H, W).
 
     Raises:
-        JobError: if a worker fails.
+        JobError: if a worker fails, or has no room on the machines.
         TrackingError: if the store does not answer.
     """
     evaluation, spec = work.evaluation, work.evaluation.spec
@@ -140,7 +142,7 @@ def draw(
     precision: Precision,
     threads: int,
 ) -> np.ndarray:
-    """Draw `n` images on a worker: uint8 (N, C, H, W)."""
+    """Draw `n` images on a worker from the model that `put_model` stored; return uint8 (N, C, H, W)."""
     model = model_on(reference, threads).set_precision(precision)
     generator = torch.Generator().manual_seed(seed)
     classes = model.config.num_classes

@@ -39,12 +39,12 @@ RETRIES = 3
 
 @dataclass(frozen=True)
 class Table:
-    """A score table that a job needs: a split of a data set under a model.
+    """A score table that a job needs: the scores that a model gives the images of one split of a data set.
 
     Attributes:
         dataset: label of the data set.
         split: train, validation or test.
-        images: the images, which are read when they are scored.
+        images: the images of the split, which are read shard by shard.
         key: hash of all that the scores depend on: the model, the fingerprint of the images, the split, the seed and
             number of noise samples, the precision, and the stride of gradient norms.
         noise_samples: number of samples of dequantisation noise per image.
@@ -70,7 +70,7 @@ class Table:
         noise_samples: int = 1,
         gradient_stride: int = 0,
     ) -> Table:
-        """Make a table with its key. Reads all images once, for their fingerprint."""
+        """Make a table and compute its key. This reads all images once, for their fingerprint."""
         key = key_of(model.digest, images.fingerprint(SHARD), split, seed, precision, noise_samples, gradient_stride)
         return cls(dataset, split, images, key, noise_samples, gradient_stride)
 
@@ -80,9 +80,9 @@ class Scored:
     """A score table and its origin.
 
     Attributes:
-        wanted: the table that was asked for.
+        wanted: the data set, the split and the key of the table.
         table: one row per image, with the columns of `glow.scoring.score`, and ``dataset`` and ``split``.
-        run_id: the earlier run that scored it; None if this run did.
+        run_id: id of the earlier run that computed the scores; None if this run computed them.
     """
 
     wanted: Table
@@ -183,7 +183,7 @@ def _sentence(error: RayError) -> JobError:
     """Return the error of Ray as a sentence for the user."""
     if isinstance(error, (WorkerCrashedError, OutOfMemoryError)):
         return JobError(
-            f"workers died {RETRIES + 1} times over one piece of work, most likely because memory is short",
+            f"workers died {RETRIES + 1} times while they ran the same task, most likely because memory is short",
             remedy="give each worker more cores with --cpus-per-worker, so that fewer run at once",
             code="workers-died",
         )
@@ -192,7 +192,7 @@ def _sentence(error: RayError) -> JobError:
         first_line = str(cause).splitlines()[0] if str(cause) else ""
         return JobError(
             f"a worker failed ({type(cause).__name__}: {first_line})",
-            remedy="run it again as glowctl --verbose COMMAND to see more",
+            remedy="run the command again; with glowctl --verbose COMMAND it shows more",
             code="worker-failed",
         )
     return JobError(
@@ -240,7 +240,7 @@ def score_shard(
 
 
 def model_on(reference: list[Any], threads: int) -> Glow:
-    """Build in a task the model that `put_model` stored, on the GPU if the task has one."""
+    """Build the model that `put_model` stored, inside a Ray task, on the GPU if the task has one."""
     set_up_process()  # needed on a cluster, whose workers are not preloaded
     torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = False  # TF32 has mantissas of 10 bits, and float32 was asked for

@@ -1,4 +1,4 @@
-"""Where a packing writes: a folder that all machines share, or a bucket."""
+"""The destination of ``glowctl pack``: a folder that all machines share, or a bucket."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Destination(Protocol):
         """Remove a file, if it exists. Raises OSError."""
 
     def sizes(self) -> Mapping[str, int]:
-        """Return the names of everything in it, with sizes in bytes; empty if it does not exist."""
+        """Return the names of all files and their sizes in bytes; empty if the destination does not exist."""
 
     def check_room(self, size: int) -> None:
-        """Raise JobError if it is known that there is no room for so many bytes."""
+        """Raise JobError if the disk has less than `size` free bytes; a bucket accepts any size."""
 
 
 def destination_of(dest: str) -> Destination:
-    """Return the destination for a value of DEST, an absolute path or a URI."""
+    """Return the destination that the argument DEST names; `dest` is an absolute path or a URI."""
     return _Bucket(dest) if is_uri(dest) else _Folder(Path(dest))
 
 
@@ -93,7 +93,7 @@ class _Folder:
         free = shutil.disk_usage(parent).free
         if size > free:
             raise JobError(
-                f"the images that remain to be packed take {megabytes(size)}, but the disk of {parent} has only "
+                f"the images that remain to be packed take {megabytes(size)}, but the disk with {parent} has only "
                 f"{megabytes(free)} free",
                 remedy="free some space, or give another DEST or a smaller --image-size",
                 code="disk-full",

@@ -1,7 +1,7 @@
-"""The plan of a packing: which shards to write, and which of them an earlier command has written already.
+"""The plan of ``glowctl pack``: which shards to write, and which of them an earlier command has written already.
 
 `prepare` makes a plan from the settings, `Plan.begin` creates the destination, and `Plan.complete` writes the index
-when all shards are there.
+when all shards have been written.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Shard:
 
     Attributes:
         split: "train", "validation" or "test".
-        number: counts the shards of the split from 0.
+        number: number of the shard within its split, from 0.
         start: position of the first image in the split of the source.
         stop: position after the last image.
     """
@@ -65,8 +65,8 @@ class Done:
     """The facts about a shard that has been written.
 
     Attributes:
-        images: number of images in it.
-        fingerprint: the `shard_fingerprint`.
+        images: number of images in the shard.
+        fingerprint: hash of the images and labels (`glow.datasets.packed.shard_fingerprint`).
         left_out: for each image that could not be read, its position in the split of the source, and the error.
     """
 
@@ -76,7 +76,7 @@ class Done:
 
     @classmethod
     def read(cls, text: bytes | None) -> Done | None:
-        """Read the facts that are written after the shard; return None if they are missing or incomplete."""
+        """Read the facts from the content of their file (`done_file`); return None if it is missing or incomplete."""
         try:
             said = json.loads(text or b"")
             return cls(said["images"], said["fingerprint"], [(position, why) for position, why in said["left_out"]])
@@ -86,12 +86,12 @@ class Done:
 
 @dataclass(frozen=True)
 class Plan:
-    """A packing whose settings and destination have been checked.
+    """The work of one ``glowctl pack``, whose settings and destination have been checked.
 
     Attributes:
         spec: the settings, with absolute paths.
-        info: the description of the source.
-        datasets: the opened splits of the source.
+        info: the description of the source, the data set that is packed.
+        datasets: the opened splits of the source, by name.
         shards: all shards of all splits.
     """
 
@@ -102,7 +102,7 @@ class Plan:
 
     @property
     def dest(self) -> Destination:
-        """The destination."""
+        """The folder or bucket that the shards are written to."""
         return destination_of(self.spec.dest)
 
     @property
@@ -111,7 +111,7 @@ class Plan:
         return sum(len(dataset) for dataset in self.datasets.values())
 
     def done(self) -> dict[Shard, Done]:
-        """Return the shards that have been written, with their facts."""
+        """Return the shards that this or an earlier command has written, with the facts about each."""
         there = self.dest.sizes()
         written = [shard for shard in self.shards if done_file(shard) in there]
         with ThreadPoolExecutor(READERS) as threads:  # a bucket answers after many milliseconds
@@ -123,14 +123,14 @@ class Plan:
         """Create the destination, or continue what an earlier command with the same settings has begun.
 
         Raises:
-            JobError: if the destination contains anything else, or cannot be written.
+            JobError: if the destination contains other files or a packing with other settings, or cannot be written.
         """
         said = json.dumps(self._said(), indent=1)
         try:
             begun = self.dest.read(BEGUN)
             if begun not in (None, said.encode()):
                 raise JobError(
-                    f"{self.spec.dest} was begun with other images or settings",
+                    f"{self.spec.dest} contains an unfinished packing of other images or with other settings",
                     remedy="give another DEST, or remove this folder",
                     code="packing-differs",
                 )
@@ -153,12 +153,12 @@ class Plan:
             ) from error
 
     def complete(self) -> PackedIndex:
-        """Write the labels and the index, and remove the files that were needed to continue.
+        """Write the labels and the index, and remove the files that only an interrupted packing needs to continue.
 
         Every shard must have been written.
 
         Returns:
-            The index.
+            The index, which describes the splits and shards of the packed data set.
         """
         done = self.done()
         splits = {}
@@ -200,7 +200,7 @@ class Plan:
 
 
 def done_file(shard: Shard) -> str:
-    """Return the name of the file with the facts about a shard, which is written when the shard is complete.
+    """Return the name of the file with the facts about a shard (`Done`), which is written after the shard itself.
 
     Example:
         >>> done_file(Shard("train", 3, 300, 400))

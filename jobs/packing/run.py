@@ -35,11 +35,11 @@ __all__ = ["run"]
 
 
 def run(plan: Plan, show: Show) -> None:
-    """Write the shards that are not there yet, then the index.
+    """Write the shards that the destination lacks, then the index.
 
     Args:
         plan: what to write, and where.
-        show: receives the notes about the source, the progress, and the result.
+        show: receives events with notes about the source, with the progress, and with the result.
 
     Raises:
         JobError: for a file that cannot be read, if `--on-error` is not skip; for a destination that cannot be used;

@@ -32,7 +32,7 @@ PATIENCE_AT_END_S = 180.0
 class Mailbox:
     """The queue, into which workers put messages and from which the driver takes them.
 
-    Messages are stored as bytes, so that the process of the queue need not import their classes, and torch with them.
+    Messages are stored as bytes, so that the process of the queue need not import their classes and thereby torch.
     """
 
     def __init__(self, queue: Queue) -> None:
@@ -49,7 +49,7 @@ class Mailbox:
 
 
 def make_queue() -> Queue:
-    """Make a queue on the driver's machine, so that it survives the loss of a worker's machine."""
+    """Make a queue on the driver's machine, so that the queue survives the loss of a worker's machine."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
@@ -57,14 +57,15 @@ def make_queue() -> Queue:
 class Channel(Generic[Message]):
     """A context manager that passes the messages of workers to two functions of the driver, in order.
 
-    The two functions run in separate threads, so that a store that hangs does not delay what is shown. While `record`
-    raises TrackingError, for example because the server is away, its message is kept and tried again, and training
-    continues. When the `with` block ends, the remaining messages are tried for `PATIENCE_AT_END_S` seconds; after that,
-    the TrackingError is raised to the caller. Any other error is also raised when the block ends.
+    The two functions run in separate threads, so that an MLflow store that hangs does not delay what is shown. If
+    `record` raises TrackingError, for example because the store does not answer, it is called again with the same
+    message every `RETRY_S` seconds, while the workers continue. When the `with` block ends without an exception, this
+    goes on for at most `PATIENCE_AT_END_S` seconds; then the TrackingError is raised. Any other error of the two
+    functions is also raised when the block ends.
 
     Args:
-        see: called once per message, as soon as it arrives.
-        record: called for each message after `see`.
+        see: called once per message, as soon as the message arrives.
+        record: called for each message after `see`, until it succeeds.
 
     Attributes:
         queue: the queue, for the workers. An actor holds it, which reserves no CPU and outlives the workers.

@@ -25,10 +25,10 @@ CLEANER = "PlacementGroupCleaner"
 
 @contextmanager
 def without_leftovers() -> Iterator[None]:
-    """End leftover processes on the head of a cluster, before and after a driver uses the cluster.
+    """End the processes that Ray leaves on the head of a cluster after ablations.
 
-    The leftover processes of earlier drivers are ended at the start of the block. At its end, this driver disconnects
-    from the cluster, and its own leftover processes are ended.
+    The leftover processes of earlier drivers are ended when the `with` block starts. When it ends, this driver
+    disconnects from the cluster, and its own leftover processes are ended.
     """
     import ray
     from ray.util.state import list_jobs

@@ -21,7 +21,10 @@ Machine = Mapping[str, float]
 
 
 def machines_up() -> list[Machine]:
-    """Return the machines that run now, busy or not. A job on a cluster must be connected to it."""
+    """Return the machines of the cluster that run now, busy or not; without a cluster, only this machine.
+
+    A job on a cluster must have connected to Ray.
+    """
     if not in_ray_job():
         return [this_machine()]
     import ray
@@ -30,12 +33,15 @@ def machines_up() -> list[Machine]:
 
 
 def machines_to_come() -> list[Machine]:
-    """Return the machines that the cluster's autoscaler can still add; none without a cluster."""
+    """Return the machines that the cluster's autoscaler can still add; an empty list without a cluster."""
     return _missing(machines_up(), *node_types()) if in_ray_job() else []
 
 
 def this_machine() -> Machine:
-    """Return the cores that this process may use, by affinity and container limit, and the GPUs that torch sees."""
+    """Return the number of cores that this process may use, and the number of GPUs that torch sees.
+
+    The CPU affinity and the limit of the container bound the number of cores.
+    """
     return {"CPU": float(joblib.cpu_count()), "GPU": float(_gpus())}
 
 

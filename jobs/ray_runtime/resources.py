@@ -26,7 +26,7 @@ class Resources:
     """The workers of a job and what each of them gets.
 
     Attributes:
-        workers: the smallest and the largest number of workers; they differ for an elastic training.
+        workers: the smallest and the largest number of workers, which differ for an elastic training.
         gpus: number of GPUs per worker, which may be 0 or a fraction.
         cpus: number of cores per worker.
     """
@@ -37,7 +37,7 @@ class Resources:
 
     @property
     def threads(self) -> int:
-        """The number of torch's threads in each worker."""
+        """The number of threads that torch uses in each worker."""
         return max(1, math.floor(self.cpus))
 
     @property
@@ -47,7 +47,7 @@ class Resources:
 
     @property
     def room_now(self) -> int:
-        """The number of workers that fit on the machines that run now, busy or not, up to the largest number."""
+        """The number of workers that fit on the machines that run now, busy or not; at most ``workers[1]``."""
         return min(self.workers[1], _room(machines_up(), self.gpus, self.cpus))
 
     def task_options(self) -> dict[str, float]:
@@ -56,15 +56,15 @@ class Resources:
 
 
 class Asked(Protocol):
-    """The settings that ask for resources; None leaves the amount open."""
+    """The settings that ask for resources. `resources_for` chooses an amount where a setting is None."""
 
     @property
     def gpus_per_worker(self) -> float | None:
-        """The number of GPUs per worker."""
+        """The number of GPUs per worker; None means 1 if a machine has GPUs, else 0."""
 
     @property
     def cpus_per_worker(self) -> float | None:
-        """The number of cores per worker."""
+        """The number of cores per worker; None means 1 if workers use GPUs, else as many as fit."""
 
 
 FLAGS = "--workers, --cpus-per-worker or --gpus-per-worker"
@@ -76,9 +76,9 @@ def resources_for(spec: Asked, workers: tuple[int, int] | None, flags: str = FLA
 
     Args:
         spec: the settings.
-        workers: the smallest and the largest number of workers. None means one worker per GPU if workers use GPUs,
-            else one per machine.
-        flags: the flags that the error advises to lower.
+        workers: the smallest and the largest number of workers. None means as many as the GPUs have room for if
+            workers use GPUs, else one per machine.
+        flags: the flags that the error message advises to lower.
 
     Raises:
         JobError: if the machines do not have room for the smallest number of workers.

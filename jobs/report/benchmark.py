@@ -83,6 +83,11 @@ def benchmark_section(material: Material, reader: Reader, anchor: str) -> Sectio
     A pair is a data set that a model was trained on, and another that the model was tested on. The first table has one
     row for each model of each pair; the second table has the published results for the same pairs.
 
+    Args:
+        material: the runs of the report.
+        reader: reader of their artifacts.
+        anchor: target of links to the section, unique in the report.
+
     Returns:
         The section, or None if fewer than two pairs of data sets were tested.
     """

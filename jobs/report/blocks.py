@@ -1,6 +1,6 @@
 """The parts of a report: sections of paragraphs, lists, tables and pictures.
 
-The same parts are rendered as HTML and as Markdown. The attribute `kind` selects the branch of the templates.
+The same parts are rendered as HTML and as Markdown. The attribute `kind` tells the templates how to render a part.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Link:
-    """A cell of a table that can be a link."""
+    """A cell of a table whose words can link to an address."""
 
     text: str
     """The words of the cell."""
@@ -72,7 +72,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence about something that cannot be shown.
+    """A sentence about something that the report cannot show, such as a damaged artifact.
 
     Attributes:
         text: the sentence.
@@ -104,7 +104,7 @@ class Table:
         rows: cells, as many per row as there are headings. If the first cell of a row is empty, the row continues the
             one above it.
         left: number of leading columns that hold words and are aligned to the left; the others hold numbers.
-        prose: whether the words may fill several lines.
+        prose: whether the words of a cell may wrap onto several lines.
     """
 
     kind: ClassVar[str] = "table"
@@ -120,11 +120,11 @@ class Picture:
     """An image file with a caption.
 
     Attributes:
-        name: name of its file next to the Markdown, unique in the report.
+        name: file name of the picture, unique in the report.
         data: content of the file.
-        mime: its media type, such as "image/png".
-        alt: sentence for readers who cannot see it.
-        caption: sentences below it.
+        mime: media type of the file, such as "image/png".
+        alt: sentence for readers who cannot see the picture.
+        caption: sentences below the picture.
         pixels: whether to show enlarged pixels as squares and not smoothed.
     """
 
@@ -159,8 +159,8 @@ class Section:
     Attributes:
         title: the heading.
         anchor: target of links to the section, unique in the report.
-        blocks: its parts, which come before `sections`.
-        sections: the sections nested in it.
+        blocks: the paragraphs, lists, tables and pictures, which come before `sections`.
+        sections: the sections nested in this one.
     """
 
     title: str
@@ -181,7 +181,7 @@ class Gap:
 
     Attributes:
         sentence: what is missing, without a full stop.
-        command: the command that adds it, or None if there is none.
+        command: the glowctl command that adds what is missing, or None if there is no such command.
     """
 
     sentence: str
@@ -197,7 +197,7 @@ class Report:
 
     Attributes:
         title: the title.
-        facts: names and values that identify where the report comes from.
+        facts: (name, value) pairs about the origin of the report, such as its experiment and the MLflow store.
         summary: the main results, as sentences.
         sections: the sections of the first level.
         gaps: what is missing.

@@ -31,7 +31,9 @@ WANTED = {
 
 
 def compose(material: Material) -> Report:
-    """Compose the report of these runs. An artifact that is gone or damaged becomes a sentence in the report.
+    """Compose the report of these runs.
+
+    If an artifact is gone or damaged, the report has a sentence about that in its place.
 
     Raises:
         TrackingError: if the store does not answer.

@@ -22,7 +22,12 @@ METRICS = ("images_per_second_median", "core_seconds", "gpu_seconds", "parameter
 
 
 def costs_section(material: Material, anchor: str) -> Section:
-    """Return the section with one row per run: a link to the MLflow UI, the duration, and the resources used."""
+    """Return the section with one row per run: a link to the MLflow UI, the duration, and the resources used.
+
+    Args:
+        material: the runs of the report.
+        anchor: target of links to the section, unique in the report.
+    """
     runs = material.runs
     gpus = any(run.data.metrics.get("gpu_seconds", 0) > 0 for run in runs)
     several = len(material.studies) > 1
@@ -59,9 +64,9 @@ def _row(run: Run, uri: str, several: bool, gpus: bool) -> list[Cell]:
 def seconds_of(run: Run) -> float:
     """Return the duration of a run in seconds.
 
-    When a training finishes, it records its own duration, counted from its last resume. For a run without this record,
-    the duration is the time from start to end, or NaN if the run is RUNNING, because MLflow still has the previous end
-    of a resumed run.
+    When a training finishes, it records its own duration, counted from its last resume. For any other run, the duration
+    is the time from start to end. It is NaN while the run is RUNNING, because a resumed run still has its earlier end
+    time in MLflow.
     """
     measured = run.data.metrics.get("seconds", math.nan)
     if math.isnan(measured) and run.info.end_time is not None and run.info.status != "RUNNING":

@@ -28,7 +28,14 @@ SWEEP = 12
 
 
 def nll_section(model: Model, reader: Reader, anchor: str, name: str) -> Section | None:
-    """Return the section with the bits/dim of whole data sets under the model, or None without an NLL run."""
+    """Return the section with the bits/dim of whole data sets under the model, or None without an NLL run.
+
+    Args:
+        model: the model.
+        reader: reader of its artifacts.
+        anchor: target of links to the section, unique in the report.
+        name: start of the file names of the section's pictures.
+    """
     run = model.evaluations.get("nll")
     if run is None:
         return None
@@ -62,9 +69,16 @@ def nll_section(model: Model, reader: Reader, anchor: str, name: str) -> Section
 
 
 def samples_section(model: Model, reader: Reader, anchor: str, name: str) -> Section | None:
-    """Return the section with samples: a grid of samples, and rows of the same noise at several temperatures, if any.
+    """Return the section with images that the model drew, or None if there are none.
 
-    If there is no run of `glowctl sample`, the section shows the last samples of the training.
+    From a run of ``glowctl sample``, the section shows a grid of images, and images from the same noise at several
+    temperatures if the run had several. Without such a run, it shows the last samples of a finished training.
+
+    Args:
+        model: the model.
+        reader: reader of its artifacts.
+        anchor: target of links to the section, unique in the report.
+        name: start of the file names of the section's pictures.
     """
     run = model.evaluations.get("sample")
     if run is not None:
@@ -120,7 +134,14 @@ def _while_training(run: Run, reader: Reader, name: str) -> list[Picture]:
 
 
 def interpolation_section(model: Model, reader: Reader, anchor: str, name: str) -> Section | None:
-    """Return the section with rows of images from one real image to another, or None without an interpolation run."""
+    """Return the section with rows of images from one real image to another, or None without an interpolation run.
+
+    Args:
+        model: the model.
+        reader: reader of its artifacts.
+        anchor: target of links to the section, unique in the report.
+        name: start of the file names of the section's pictures.
+    """
     run = model.evaluations.get("interpolate")
     if run is None:
         return None

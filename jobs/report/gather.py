@@ -1,6 +1,6 @@
 """Choice of the runs that a report shows, grouped by data set.
 
-For each data set that models were trained on, a report shows an ablation or trainings (`Study`), and the evaluations of
+For each data set that models were trained on, a report shows ablations and trainings (`Study`), and the evaluations of
 some of the models (`Model`).
 """
 
@@ -63,10 +63,10 @@ class Model:
     """A trained model.
 
     Attributes:
-        name: name of its training run, or how the user named the model.
-        reference: value for --model that selects it.
-        training: the run that trained it, or None if the store does not have that run.
-        evaluations: the newest evaluation of each kind. The keys are from `EVALUATIONS`, and `REPORT_PROTOCOL`.
+        name: name of the training run, or the name of the model in its newest evaluation if `training` is None.
+        reference: value for --model that selects the model.
+        training: the run that trained the model, or None if the store does not have that run.
+        evaluations: kind of evaluation -> its newest run. The kinds are those of `EVALUATIONS`, and `REPORT_PROTOCOL`.
     """
 
     name: str
@@ -80,12 +80,13 @@ class Study:
     """The runs of models that were trained on one data set.
 
     Attributes:
-        dataset: the data set, as in the tag `glow.dataset`.
+        dataset: name of the data set.
         ablations: the ablations to show.
         trials: id of an ablation -> its trials.
-        trainings: single trainings, and trials of ablations that are not in `ablations`.
+        trainings: other trainings to show. If there are `ablations`, trials of other ablations are among them only if
+            the user named these trials.
         models: the models whose evaluations are shown.
-        left_out: number of further models that have evaluations.
+        left_out: number of evaluated models that are not in `models`.
     """
 
     dataset: str
@@ -110,9 +111,9 @@ class Material:
     """Everything that a report is made from.
 
     Attributes:
-        uri: the store.
+        uri: address of the MLflow store.
         experiment: name of the experiment.
-        studies: one per data set, the one with the newest run first.
+        studies: one per data set, the one with the newest training or ablation first.
     """
 
     uri: str
@@ -135,10 +136,10 @@ def gather(uri: str, experiment: str, names: Sequence[str] | None) -> Material:
     """Return the runs that a report shows.
 
     Args:
-        uri: the store.
+        uri: address of the MLflow store.
         experiment: name of the experiment.
-        names: ids or names of runs to show, to which the runs nested under them are added. If None or empty, runs are
-            chosen from the whole experiment.
+        names: ids or names of runs to show; the runs nested under them are added. If None or empty, runs are chosen
+            from the whole experiment.
 
     Raises:
         TrackingError: if a run or the experiment does not exist, or there are no runs to show.
@@ -169,12 +170,12 @@ def gather(uri: str, experiment: str, names: Sequence[str] | None) -> Material:
 
 
 def job_of(run: Run) -> str:
-    """Return the kind of job that made a run, or "" if it is not a run of glowctl."""
+    """Return the kind of job that made a run, such as "train" or "ood", or "" if glowctl did not make the run."""
     return str(run.data.tags.get(tag_names.JOB, ""))
 
 
 def spec_of(run: Run) -> JsonObject:
-    """Return a run's settings, which are empty if they are missing or damaged."""
+    """Return the settings of a run, or an empty dict if they are missing or damaged."""
     with suppress(ValueError):
         found = json.loads(run.data.tags.get(tag_names.SPEC, ""))
         if isinstance(found, dict):
@@ -192,7 +193,7 @@ def bits_of(run: Run) -> int:
 
 
 def dataset_of(run: Run) -> str | None:
-    """Return the data set that a run's model is trained on, or None if it is not recorded."""
+    """Return the name of the data set that a run's model is trained on, or None if MLflow does not have it."""
     spec = spec_of(run)
     return run.data.tags.get(tag_names.DATASET) or spec.get("dataset") or spec.get("train", {}).get("dataset")
 

@@ -2,7 +2,7 @@
 
 For MNIST the section also has the results of the course report that this project grew out of (docs/mnist.md).
 
-"Own" data are the test images of the data set that the model was trained on; they should pass the test.
+The model's own data are the test images of the data set that it was trained on; they should pass the test.
 """
 
 from __future__ import annotations
@@ -46,7 +46,14 @@ MOST_PASSING = 5
 
 
 def ood_section(model: Model, reader: Reader, anchor: str, name: str) -> tuple[Section | None, list[str]]:
-    """Return the section and the sentences for the summary; the section is None if the model has not been tested."""
+    """Return the section and the sentences for the summary; the section is None if the model has not been tested.
+
+    Args:
+        model: the model.
+        reader: reader of its artifacts.
+        anchor: target of links to the section, unique in the report.
+        name: start of the file names of the section's pictures.
+    """
     runs = {protocol: model.evaluations[protocol] for protocol in ("ood", REPORT_PROTOCOL) if _has(model, protocol)}
     if not runs:
         return None, []

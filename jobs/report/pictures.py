@@ -1,7 +1,7 @@
-"""Pictures of a report, from figures, arrays of images, and recorded files.
+"""Pictures of a report, from figures, arrays of images, and PNG files in MLflow.
 
-In all functions, `name` is the picture's file name without suffix, unique in the report; `alt` and `caption` are
-sentences.
+In all functions, `name` is the picture's file name without suffix, unique in the report; `alt` is the text for readers
+who cannot see the picture, and `caption` is the text below the picture.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ SHRUNK = 0.82
 
 
 def drawn(figure: Figure, name: str, alt: str, caption: str) -> Picture:
-    """Return a figure of lines or bars as an SVG, which is sharp at every size. Equal figures give equal files."""
+    """Return a figure of lines or bars as a picture in SVG, which is sharp at every size.
+
+    Equal figures with equal names give identical files.
+    """
     width, height = figure.get_size_inches()
     figure.set_size_inches(SHRUNK * width, SHRUNK * height)
     file = io.BytesIO()
@@ -36,21 +39,21 @@ def drawn(figure: Figure, name: str, alt: str, caption: str) -> Picture:
 
 
 def photographed(figure: Figure, name: str, alt: str, caption: str) -> Picture:
-    """Return a figure that is mostly images as a PNG."""
+    """Return a figure that consists mostly of images as a picture in PNG."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI)
     return Picture(f"{name}.png", file.getvalue(), "image/png", alt, caption)
 
 
 def grid(images_NCHW: np.ndarray, columns: int | None, name: str, alt: str, caption: str) -> Picture:
-    """Return uint8 images (N, C, H, W) as one PNG, in a grid of `columns` columns; None for as many columns as rows."""
+    """Return uint8 images (N, C, H, W) as one PNG, in a grid of `columns` columns; None gives a square grid."""
     file = io.BytesIO()
     Image.fromarray(image_grid(images_NCHW, columns)).save(file, "png")
     return Picture(f"{name}.png", file.getvalue(), "image/png", alt, caption, pixels=True)
 
 
 def recorded(content: bytes, name: str, alt: str, caption: str, pixels: bool = False) -> Picture:
-    """Return a picture of the report from the content of a PNG file that a run has recorded.
+    """Return a picture from the content of a PNG file that is an artifact of a run.
 
     If `pixels` is true, enlarged pixels are shown as squares and not smoothed.
     """

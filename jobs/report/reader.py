@@ -1,4 +1,4 @@
-"""Reading of artifacts, any of which may be gone or damaged."""
+"""The reader of the artifacts that a report shows, any of which may be gone or damaged."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Reader:
     None, the reader does not report the artifact, because the caller can use another one in its place.
 
     Args:
-        uri: the store.
+        uri: address of the MLflow store.
 
     Attributes:
-        uri: the store.
-        lost: the sentences so far.
+        uri: the argument `uri`.
+        lost: all sentences that were collected so far.
     """
 
     def __init__(self, uri: str) -> None:
@@ -39,12 +39,18 @@ class Reader:
         self._told = 0
 
     def table(self, run: Run, name: str, what: str) -> pd.DataFrame | None:
-        """Return the artifact NAME.parquet of a run as a table, or None if it is gone or damaged."""
+        """Return the artifact NAME.parquet of a run as a table.
+
+        If the artifact is gone or damaged, return None and report that `what` cannot be shown.
+        """
         found = read_table(self.uri, run.info.run_id, f"{name}.parquet")
         return self._or_lost(found, run, f"{name}.parquet", what)
 
     def array(self, run: Run, name: str, what: str | None) -> np.ndarray | None:
-        """Return an artifact of a run as an array, or None if it is gone or damaged."""
+        """Return the artifact `name` of a run, a .npy file, as an array.
+
+        If the artifact is gone or damaged, return None, and report that `what` cannot be shown if `what` is not None.
+        """
         content = read_artifact(self.uri, run.info.run_id, name)
         found = None
         if content is not None:
@@ -55,12 +61,15 @@ class Reader:
         return found if what is None else self._or_lost(found, run, name, what)
 
     def content(self, run: Run, name: str, what: str | None) -> bytes | None:
-        """Return the content of an artifact of a run, or None if it is gone."""
+        """Return the content of the artifact `name` of a run.
+
+        If the artifact is gone, return None, and report that `what` cannot be shown if `what` is not None.
+        """
         found = read_artifact(self.uri, run.info.run_id, name)
         return found if what is None else self._or_lost(found, run, name, what)
 
     def damaged(self, run: Run, name: str, what: str) -> None:
-        """Report an artifact as gone or damaged."""
+        """Report that the artifact `name` of a run is gone or damaged, so that `what` cannot be shown."""
         self._or_lost(None, run, name, what)
 
     def _or_lost(self, found: Found | None, run: Run, name: str, what: str) -> Found | None:
@@ -72,6 +81,6 @@ class Reader:
         return found
 
     def notes(self) -> list[Note]:
-        """Return the sentences that were added since the last call."""
+        """Return the sentences that the reader has collected since the last call of this method."""
         new, self._told = self.lost[self._told :], len(self.lost)
         return [Note(sentence) for sentence in new]

@@ -1,4 +1,4 @@
-"""The sections about training: data, settings, and the negative log-likelihoods (NLL) that resulted.
+"""The sections about training: data, settings, and the resulting negative log-likelihoods (NLL).
 
 The trials of an ablation are compared with the functions of `jobs.ablation.summary`. Trainings that were started one
 by one are laid out as if they were the trials of an ablation over the settings in which they differ.
@@ -74,7 +74,16 @@ CAPTIONS = {
 
 
 def data_section(study: Study, reader: Reader, anchor: str) -> Section | None:
-    """Return the section with the images, the settings of the trainings, and the versions of packages."""
+    """Return the section with the images, the settings of the trainings, and the versions of packages.
+
+    Args:
+        study: the runs of one data set.
+        reader: reader of their artifacts.
+        anchor: target of links to the section, unique in the report.
+
+    Returns:
+        The section, or None if MLflow has none of these facts.
+    """
     trained = [*(run for group in study.trials.values() for run in group), *study.trainings]
     trained += [model.training for model in study.models if model.training is not None]
     trained = list({run.info.run_id: run for run in trained}.values())
