@@ -189,7 +189,7 @@ class BucketFile:
     """
 
     relative: PurePosixPath
-    folder: BucketFolder = field(compare=False)
+    folder: BucketFolder
     size: int = field(default=0, compare=False)
 
     def __str__(self) -> str:

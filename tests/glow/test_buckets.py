@@ -84,6 +84,20 @@ def test_parquet_files_in_a_bucket_are_read(bucket):
     assert torch.equal(load_dataset(f"parquet:{one_file}", "test")[0], expected)
 
 
+def test_files_of_equal_name_and_size_in_two_folders_are_two_files(bucket):
+    """The exports of two data sets often have the same file names."""
+    sizes = set()
+    for place, grey in (("dark", 10), ("light", 200)):
+        stream = io.BytesIO()
+        encoded = [png(np.full((4, 6), grey, np.uint8))] * 5
+        pq.write_table(pa.table({"image": encoded}), stream, compression="none", use_dictionary=False)
+        bucket.put(f"{place}/test-00000-of-00001.parquet", stream.getvalue())
+        sizes.add(len(stream.getvalue()))
+    assert len(sizes) == 1
+    for place, grey in (("dark", 10), ("light", 200)):
+        assert load_dataset(f"parquet:{bucket.uri(place)}", "test")[0].unique().tolist() == [grey]
+
+
 def test_packed_shards_are_read_in_blocks_and_each_block_once(bucket):
     pixels, labels = put_packed(bucket, "packed", [300, 300, 100])
     name = f"packed:{bucket.uri('packed')}"
