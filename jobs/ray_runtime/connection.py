@@ -171,8 +171,8 @@ def _ray_folder() -> str:
     place = place if short else "/tmp"
     if (free := free_megabytes(place)) < LEAST_FREE_MB:
         raise JobError(
-            f"Ray needs {LEAST_FREE_MB} MB for its files in {place}, where {free:.0f} MB are free",
-            remedy="free some space, or set the variable TMPDIR to another folder",
+            f"Ray needs {LEAST_FREE_MB} MB for its files in {place}, but only {free:.0f} MB are free there",
+            remedy="free some space, or set the environment variable TMPDIR to a folder on another disk",
             code="disk-full",
         )
     return tempfile.mkdtemp(prefix="ray-") if short else str(make_scratch_folder("/tmp"))

@@ -1,4 +1,4 @@
-"""The helper process that starts an embedded Ray, and ends it when its driver has ended in whatever way.
+"""The helper process that starts an embedded Ray, and ends that Ray when the driver ends for any reason.
 
 `python -m jobs.ray_runtime.embedded FOLDER PID STATE_API CPUS GPUS` starts a Ray with its files in FOLDER, prints its
 address on standard output, and waits for the end of its standard input, which the driver PID holds open
@@ -54,10 +54,10 @@ def _start_ray(folder: str, state_api: bool, cpus: float, gpus: float) -> str:
     from ray._private.parameter import RayParams
 
     class Head(Node):
-        """A node that starts no API server for the dashboard's sake alone.
+        """A head node that starts Ray's API server only together with the dashboard.
 
-        Ray starts that server even if `include_dashboard` is False, only to report usage statistics, which are off
-        here, and waits for it for almost a second.
+        Without the dashboard, Ray would still start that server to report usage statistics, which are turned off here,
+        and wait for it for almost a second.
         """
 
         def start_api_server(self, *, include_dashboard: bool | None, raise_on_failure: bool) -> None:

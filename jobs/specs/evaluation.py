@@ -298,7 +298,7 @@ class SampleSpec(EvaluationSpec):
     only_class: str | None = setting(
         None,
         "Samples",
-        "Class to draw, by name or number, from a class-conditional model. Without it: random classes.",
+        "Class to draw, by name or number, from a class-conditional model. Without it: as many images of each class.",
         "3",
         flag="--class",
     )

@@ -74,8 +74,8 @@ dies before its driver; here the driver ends together with its controller.
 class LeanTrainer(TorchTrainer):
     """A TorchTrainer whose controller has been started already, and which starts two processes fewer (`UNUSED`).
 
-    It also leaves Ctrl-C to its caller. Ray Train's own SIGINT handler asks the controller to abort, although the
-    controller may no longer exist; the handler then raises SystemExit. It also stays installed after the training.
+    The trainer leaves Ctrl-C to its caller. Ray Train's own SIGINT handler asks the controller to abort, although the
+    controller may no longer exist; the handler then raises SystemExit, and it stays installed after the training.
     """
 
     controller: ActorHandle[Any]
@@ -103,13 +103,14 @@ class EarlyController(TrainController):
 
 
 def start_controller(resources: Resources) -> ActorHandle[Any]:
-    """Start the actor that will control a training, and the one to which it reports what it needs; wait for neither.
+    """Start the actor that will control a training, without waiting for it.
 
-    The controller imports torch and Ray Train, which takes as long as the driver needs to import MLflow and to open the
-    record. Ray Train itself would start it only when the training begins, and the other actor a second later.
+    The actor to which the controller reports the resources that it needs is started too. The controller imports torch
+    and Ray Train, which takes as long as the driver needs to import MLflow and to open the run. Without this call, Ray
+    Train would start the controller only when the training begins, and the other actor a second later.
 
     Returns:
-        The controller, for `torch_trainer`.
+        The controller, for the argument `controller` of `torch_trainer`.
     """
     from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
         get_or_create_autoscaling_coordinator,
@@ -176,9 +177,9 @@ def torch_trainer(
         settings: the settings for the workers.
         resources: the number of workers and what each gets.
         name: the name of the folder of the checkpoints, within the output.
-        controller: the result of `start_controller`. Without it, the trainer is Ray's own, and must be used in a trial
-            of Tune: if the trial is killed, the driver of the ablation goes on and needs the resources that the trial
-            had reserved, and one of the processes that `LeanTrainer` leaves out frees them.
+        controller: the result of `start_controller`; None in a trial of Tune, for which the trainer is Ray's own
+            `TorchTrainer`. If a trial is killed, the driver of the ablation goes on and needs the resources that the
+            trial had reserved. A process that `LeanTrainer` does not start frees them.
         callbacks: Ray Train's callbacks, in addition to `NoRetry`.
     """
     _set_patience(resources)

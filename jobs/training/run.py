@@ -101,7 +101,7 @@ def _train(work: Work, resources: Resources, controller: ActorHandle[Any], recor
             or outcome.best_checkpoints is None
         ):
             raise JobError(
-                f"run {record.run_id} ended without a result; its checkpoints are in {work.spec.output}",
+                f"run {record.run_id} ended without a result; its checkpoints are in {kept_at}",
                 remedy=f"continue with glowctl train --resume {record.run_id}",
                 code="no-result",
             )
