@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KeptRun",
     "claimed",
+    "files_of_checkpoints",
     "is_remote",
     "open_storage",
     "place_named",
@@ -256,6 +257,32 @@ def remove_unfinished_checkpoints(output: str, name: str) -> None:
                 files.delete_dir(f"{folder}/{checkpoint}")
     except (OSError, ValueError) as error:
         log.debug("unfinished checkpoints in %s/%s were not looked for (%s)", output, name, error)
+
+
+def files_of_checkpoints(place: str, name: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the path and the content of each file of this name in the checkpoints of a training.
+
+    Args:
+        place: path of the folder of the checkpoints, or its URI in a bucket; it need not exist.
+        name: name of the file.
+
+    Raises:
+        JobError: if the folder or a file cannot be read.
+    """
+    from pyarrow.fs import FileSelector
+
+    try:
+        files, folder = open_storage(place)
+        for info in files.get_file_info(FileSelector(folder, allow_not_found=True, recursive=True)):
+            if info.base_name == name and info.path.removeprefix(f"{folder}/").startswith("checkpoint_"):
+                with files.open_input_stream(info.path) as stream:
+                    yield info.path, stream.read()
+    except (OSError, ValueError) as error:
+        raise JobError(
+            f"{place} cannot be read ({str(error).splitlines()[0]})",
+            remedy="check the address, your credentials and the network",
+            code="output-not-readable",
+        ) from error
 
 
 def _kept_checkpoints(files: FileSystem, folder: str) -> str | None:

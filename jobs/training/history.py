@@ -22,6 +22,7 @@ from jobs.tracking import Record, metric_names
 __all__ = [
     "IN_MLFLOW",
     "EpochMetrics",
+    "parse_history",
     "read_history",
     "record_history",
     "recorded_history",
@@ -131,10 +132,21 @@ def read_history(folder: str | Path) -> list[EpochMetrics]:
         CheckpointError: if the file is damaged.
     """
     file = Path(folder, HISTORY_FILE)
+    return parse_history(file.read_bytes(), str(file)) if file.exists() else []
+
+
+def parse_history(content: bytes, file: str) -> list[EpochMetrics]:
+    """Return the metrics of the epochs in a ``history.json``.
+
+    Args:
+        content: the content of the file.
+        file: the name of the file, for the error message.
+
+    Raises:
+        CheckpointError: if the file is damaged.
+    """
     try:
-        return [EpochMetrics.of(epoch) for epoch in json.loads(file.read_text())]
-    except FileNotFoundError:
-        return []
+        return [EpochMetrics.of(epoch) for epoch in json.loads(content)]
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(
             f"{file} is damaged", remedy="use another checkpoint", code="checkpoint-damaged"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from glow.checkpoint import CheckpointError
-from jobs.outputs import is_remote
+from jobs.outputs import files_of_checkpoints
 from jobs.tracking import Record, metric_names
-from jobs.training.history import HISTORY_FILE, EpochMetrics, read_history, record_history
+from jobs.training.history import HISTORY_FILE, EpochMetrics, parse_history, record_history
 
 __all__ = ["add_missing", "last_history"]
 
@@ -31,18 +30,20 @@ def add_missing(record: Record, history: Iterable[EpochMetrics]) -> list[int]:
 def last_history(output: str, folder: str) -> list[EpochMetrics]:
     """Find the checkpoint of a training that has the metrics of the most epochs, and return these metrics.
 
-    The list is empty if no checkpoint's metrics can be read, or if the output is a bucket.
-
     Args:
         output: the output folder or bucket.
         folder: the name of the folder of the checkpoints, within the output.
+
+    Returns:
+        The metrics; empty if there is no checkpoint whose metrics can be read.
+
+    Raises:
+        JobError: if the output cannot be read.
     """
-    if is_remote(output):
-        return []
     found: list[EpochMetrics] = []
-    for file in Path(output, folder).glob(f"checkpoint_*/{HISTORY_FILE}"):
+    for file, content in files_of_checkpoints(f"{output}/{folder}", HISTORY_FILE):
         try:
-            found = max(found, read_history(file.parent), key=len)
+            found = max(found, parse_history(content, file), key=len)
         except CheckpointError:  # the process was killed while it wrote the file
             continue
     return found

@@ -16,6 +16,7 @@ from glow import Glow, GlowConfig, save_checkpoint
 from glow.checkpoint import CheckpointError
 from glow.datasets import LazyDataset
 from jobs.display.events import Epoch, Resize, Restart, Started
+from jobs.errors import JobError
 from jobs.specs.presets import make_train_spec
 from jobs.tracking import Record, TrackingError, find_run
 from jobs.training.history import EpochMetrics, read_history, write_history
@@ -274,4 +275,15 @@ def test_the_longest_history_of_a_trainings_checkpoints_is_taken(tmp_path):
     (tmp_path / "run" / "checkpoint_3" / "history.json").write_text("[{")  # as a kill leaves it
     assert [known.epoch for known in last_history(str(tmp_path), "run")] == [1, 2]
     assert last_history(str(tmp_path), "other") == []
-    assert last_history("s3://bucket/outputs", "run") == []
+
+
+def test_histories_are_read_from_a_bucket_too(bucket, tmp_path):
+    for number in (1, 2):
+        write_history([metrics(epoch(each, 3.0)) for each in range(1, number + 1)], tmp_path)
+        bucket.put(f"runs/run/checkpoint_{number}/history.json", (tmp_path / "history.json").read_bytes())
+    bucket.put("runs/run/results/history.json", b"[]")
+    assert [known.epoch for known in last_history(bucket.uri("runs"), "run")] == [1, 2]
+    assert last_history(bucket.uri("runs"), "other") == []
+    with pytest.raises(JobError) as error:
+        last_history("nope://bucket/runs", "run")
+    assert error.value.code == "output-not-readable"
