@@ -64,12 +64,13 @@ def reversible_steps(
 
     Args:
         x_BCHW: float (B, C, H, W), the input of the first step.
-        log_det_B: float (B,), to which the log-dets of the steps are added, in nats.
+        log_det_B: float (B,), in nats, to which the log-dets of the couplings are added. Those of the mixers are not:
+            they depend on no image, so the caller adds them.
         steps: per step the coupling; the mixer before it, a matrix and an offset that combine ActNorm and permutation;
             and the inverse of that mixer.
 
     Returns:
-        The output of the last step, (B, C, H, W), and the sum of `log_det_B` and the log-dets of the steps, (B,).
+        The output of the last step, (B, C, H, W), and the sum of `log_det_B` and the log-dets of the couplings, (B,).
         `backward` can run through them once (no `retain_graph`), and they have no second derivatives.
 
     Example:

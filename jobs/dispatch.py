@@ -209,7 +209,13 @@ def summarize(run: str, changes: Mapping[str, Any], display: Display) -> None:
 
 
 def repair(run: str, changes: Mapping[str, Any], display: Display) -> None:
-    """Add to MLflow the epochs of a run that only its checkpoints contain."""
+    """Add to a run in MLflow the metrics of those epochs that only the checkpoints of the run contain.
+
+    Args:
+        run: id or name of a training or an ablation.
+        changes: flags that the user gave: ``tracking_uri``, ``experiment`` and ``output``.
+        display: shows the events.
+    """
     check_existing(tracking_uri(changes.get("tracking_uri")))
     set_environment()
     from jobs.ablation.repair import repair as repair_run

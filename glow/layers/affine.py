@@ -181,8 +181,8 @@ def inverse_affine_stack(layers: Sequence[AffineLayer]) -> Affine:
         layers: K layers of C channels. If all are of one class, their maps are computed in one batched operation.
 
     Returns:
-        matrix (K, C, C), or (K, C) if all are of one class whose `inverse_affine_of` returns a diagonal; offset (K, C);
-        log_det (K,) in nats.
+        matrix (K, C, C); offset (K, C); log_det (K,) of the inverse maps, in nats per position. If all layers are of
+        one class whose inverse is diagonal, such as ActNorm, matrix is (K, C), the diagonals.
 
     Example:
         >>> from glow.layers import InvertibleConv1x1

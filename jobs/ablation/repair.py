@@ -85,7 +85,7 @@ def _repair_training(uri: str, found: Run, changes: Mapping[str, Any], show: Sho
     if not history:
         raise JobError(
             f"there is no checkpoint of run {found.info.run_id} in {output}",
-            remedy="give --output the folder that contains the folder of the run",
+            remedy="if the folder of the run was moved, name its parent folder with --output",
             code="checkpoint-missing",
         )
     added = add_missing(Record.existing(uri, found), history)
@@ -114,8 +114,8 @@ def _histories(place: str, spec: AblateSpec) -> list[tuple[str, list[EpochMetric
     folder = f"{place}/{FOLDER}"
     if not has_begun(folder) or damaged_file(folder) is not None:
         raise JobError(
-            f"the files in which Ray Tune saved the ablation are missing in {place}, or damaged",
-            remedy="give --output the folder that contains the folder of the run",
+            f"{place} does not contain the files in which Ray Tune saves an ablation, or they are damaged",
+            remedy="if the folder of the run was moved, name its parent folder with --output",
             code="tune-state-missing",
         )
     know_moved_modules()

@@ -49,8 +49,8 @@ from jobs.system.verbosity import VERBOSE, set_up_logging
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    help="Train Glow normalizing flows on Ray, record them in MLflow, and test whether images belong to their training "
-    "data.",
+    help="Train Glow normalizing flows on Ray, record them in MLflow, and test whether images are like those that "
+    "a flow was trained on.",
     epilog="First steps: glowctl demo, then glowctl ui. To check this machine: glowctl doctor.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

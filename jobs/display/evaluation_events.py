@@ -166,8 +166,9 @@ class Ood(Event, kind="ood"):
         control: how often the model's own test images are called OOD.
         passing: the classes of other data sets that are detected least often.
         recommended: the detector that detects corrupted held-out images best; None if no corruptions were scored.
-        regret: the AUROC of the recommended detector next to that of the best one per data set.
-        caught: the smallest batch size at which each corruption is detected.
+        regret: for each data set and batch size the AUROC of the recommended detector, and that of the detector which
+            is best there.
+        caught: for each corruption the smallest batch size at which the recommended detector notices it (`Caught`).
         place: the folder or address of the results.
         open_with: the command that shows the run in MLflow's UI.
     """

@@ -106,7 +106,8 @@ class AblateSpec(BaseModel):
     inputs: tuple[Input, ...] | None = setting(
         None,
         "Ablation",
-        "Inputs of the first layer to compare: all, or some of linear (values of pixels), logit (their logits).",
+        "What the first layer receives, to be compared: all, or a list of linear (the values of pixels) and logit "
+        "(their logits).",
         "all",
     )
     learning_rates: tuple[float, ...] | None = setting(

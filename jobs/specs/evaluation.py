@@ -210,8 +210,8 @@ class OodSpec(ScoringSpec):
         "held-out",
         "Test",
         "Images that tests use. held-out: thresholds from images held out of training, tests on whole test sets. "
-        "report: as in the course report that this project grew out of, thresholds from half of the test set by 50 "
-        "bootstraps, tests on 5000 images per data set, 2 repeats.",
+        "report: thresholds from half of the model's own test set by 50 bootstraps, tests on 5000 images per data set, "
+        "all of it twice. This is the protocol of the course report that the project grew out of.",
         "report",
     )
     bootstraps: int | None = setting(

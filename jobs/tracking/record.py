@@ -162,7 +162,11 @@ class Record:
         patient(is_absence, self._patience_s, RETRY_S)(write)
 
     def begin(self) -> None:
-        """Set the run RUNNING, make this process its driver, and remove tags that say why the run ended earlier."""
+        """Set the status of the run to RUNNING, for a new run or one that is resumed.
+
+        The tags of the run then name this process and its machine, by which other commands see whether the run is still
+        alive. Tags that say why the run ended earlier are removed.
+        """
         from mlflow.entities import RunTag
 
         def write() -> None:
