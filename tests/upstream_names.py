@@ -239,6 +239,11 @@ RAY_TRAIN = [
     ),
     has("ray.train.v2._internal.execution.controller:TrainController.get_result", "no training ends"),
     has(
+        "ray.train.v2._internal.execution.controller:TrainController.abort",
+        "a cluster reserves machines for a stopped training for three minutes",
+        "controller.abort",
+    ),
+    has(
         "ray.train.v2._internal.constants:get_env_vars_to_propagate",
         "no training starts",
         "constants import get_env_vars_to_propagate",

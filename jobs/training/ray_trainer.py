@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -60,6 +61,9 @@ STARTS = 10
 RESIZE_INTERVAL_S = 10.0
 """Seconds between two checks of an elastic training for room for more workers."""
 
+ABORT_PATIENCE_S = 10
+"""How long a training that is stopped waits for its controller to end, in seconds."""
+
 QUIET = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"}
 """The variable that Ray Train sets for its controller, which waits for results in coroutines."""
 
@@ -87,7 +91,12 @@ class LeanTrainer(TorchTrainer):
 
     def _initialize_and_run_controller(self, **arguments: Any) -> ray.train.Result:
         ray.get(self.controller.begin.remote(**arguments))
-        ray.get(self.controller.run.remote())
+        try:
+            ray.get(self.controller.run.remote())
+        except BaseException:
+            if in_ray_job():
+                _abort(self.controller)
+            raise
         return cast("ray.train.Result", ray.get(self.controller.get_result.remote()))
 
 
@@ -100,6 +109,16 @@ class EarlyController(TrainController):
     async def begin(self, **arguments: Any) -> None:
         """Take the arguments of a controller."""
         super().__init__(**arguments)
+
+
+def _abort(controller: ActorHandle[Any]) -> None:
+    """Have a controller withdraw its request for machines of the cluster, and end.
+
+    If it were killed instead, the cluster would reserve the machines for it for three more minutes, and an elastic
+    training that starts in this time would wait for them.
+    """
+    with suppress(RayError):  # it has ended already, or does not answer
+        ray.get(controller.abort.remote(), timeout=ABORT_PATIENCE_S)
 
 
 def start_controller(resources: Resources) -> ActorHandle[Any]:

@@ -58,7 +58,15 @@ def processes(hosts, name):
 
 def nothing_runs(cluster):
     hosts = (cluster.head, cluster.worker, cluster.other)
-    names = ("RayTrainWorker", "TrainController", "PlacementGroupCleaner", "_QueueActor", "train_loop", "score_shard")
+    names = (
+        "RayTrainWorker",
+        "EarlyController",
+        "TrainController",
+        "PlacementGroupCleaner",
+        "_QueueActor",
+        "train_loop",
+        "score_shard",
+    )
     return not any(processes(hosts, name) for name in names)
 
 

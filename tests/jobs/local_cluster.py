@@ -65,7 +65,13 @@ class LocalCluster:
 
     def training_workers(self) -> list[psutil.Process]:
         """Living processes of trainings on this cluster."""
-        kinds = ("ray::RayTrainWorker", "ray::TrainController", "ray::PlacementGroupCleaner", "ray::_QueueActor")
+        kinds = (
+            "ray::RayTrainWorker",
+            "ray::EarlyController",
+            "ray::TrainController",
+            "ray::PlacementGroupCleaner",
+            "ray::_QueueActor",
+        )
         found = []
         for process in psutil.Process(self.head).children(recursive=True):
             with suppress(psutil.Error):  # gone meanwhile
