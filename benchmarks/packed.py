@@ -20,7 +20,7 @@ import torch
 
 from glow import FitConfig, Glow, GlowConfig, Trainer
 from glow.datasets import LazyDataset, open_dataset
-from glow.datasets.packed import INDEX, PackedIndex, PackedShard, PackedSplit, labels_file, shard_file
+from glow.datasets.packed_index import INDEX, PackedIndex, PackedShard, PackedSplit, labels_file, shard_file
 
 SHAPE = (3, 64, 64)
 SHARD = 2048

@@ -12,7 +12,7 @@ from PIL import Image
 from glow.datasets import DatasetInfo, LazyDataset, describe, open_dataset
 from glow.datasets.buckets import is_uri
 from glow.datasets.names import absolute_dataset, place_of
-from glow.datasets.packed import INDEX, read_index
+from glow.datasets.packed_index import INDEX, read_index
 from glow.figures import image_grid
 from jobs.errors import JobError, SpecError
 from jobs.text import JsonObject, json_text, megabytes, text_table

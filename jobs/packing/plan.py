@@ -18,7 +18,7 @@ import numpy as np
 from glow.datasets import DatasetCorrupt, DatasetInfo, LazyDataset, describe, open_dataset, own_channels
 from glow.datasets.buckets import is_uri
 from glow.datasets.names import absolute_dataset, place_of
-from glow.datasets.packed import INDEX, PackedIndex, PackedShard, PackedSplit, labels_file, shard_file
+from glow.datasets.packed_index import INDEX, PackedIndex, PackedShard, PackedSplit, labels_file, shard_file
 from jobs.errors import JobError, SpecError
 from jobs.packing.destination import Destination, destination_of
 from jobs.specs.base import colour
@@ -66,7 +66,7 @@ class Done:
 
     Attributes:
         images: number of images in the shard.
-        fingerprint: hash of the images and labels (`glow.datasets.packed.shard_fingerprint`).
+        fingerprint: hash of the images and labels (`glow.datasets.packed_index.shard_fingerprint`).
         left_out: for each image that could not be read, its position in the split of the source, and the error.
     """
 

@@ -11,7 +11,7 @@ import torch
 
 from glow.datasets import DatasetCorrupt, DatasetNotFound, describe, load_dataset, open_dataset, own_channels, status
 from glow.datasets.names import absolute_dataset, dataset_label, place_of
-from glow.datasets.packed import (
+from glow.datasets.packed_index import (
     INDEX,
     PackedIndex,
     PackedShard,

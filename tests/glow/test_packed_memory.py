@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from glow.datasets.packed import INDEX, PackedIndex, PackedShard, PackedSplit, labels_file, shard_file
+from glow.datasets.packed_index import INDEX, PackedIndex, PackedShard, PackedSplit, labels_file, shard_file
 
 SHAPE = (3, 64, 64)
 IMAGES = 32_768  # 403 MB
