@@ -267,9 +267,8 @@ class Glow(nn.Module):
             which contains neither priors nor dequantization.
         """
         latents, _, log_dets_B = self._encode(x_BCHW)
-        return [z_BCHW.contiguous() for z_BCHW in latents], sum(
-            log_dets_B[1:], log_dets_B[0]
-        )  # not the memory layout of `as_planes`
+        in_order = [z_BCHW.contiguous() for z_BCHW in latents]  # not the memory layout of `as_planes`
+        return in_order, sum(log_dets_B[1:], log_dets_B[0])
 
     def inverse(self, latents: Sequence[Tensor]) -> Tensor:
         """Decode latents into real-valued images; this is the inverse of `forward`, up to rounding errors.

@@ -111,9 +111,9 @@ class _ReversibleStep(torch.autograd.Function):
         with torch.enable_grad():
             y_a, y_b, z_BCHW, log_det_B = ctx.coupling.again(ctx.tape.take(ctx.index))
         inputs = (y_a, y_b, *ctx.coupling.parameters())
-        outputs = {z_BCHW: grad_z} | (
-            {log_det_B: grad_log_det} if log_det_B.requires_grad else {}
-        )  # an additive coupling's is constant
+        outputs = {z_BCHW: grad_z}
+        if log_det_B.requires_grad:  # that of an additive coupling is constant
+            outputs[log_det_B] = grad_log_det
         d_a, d_b, *d_parameters = torch.autograd.grad(tuple(outputs), inputs, tuple(outputs.values()))
         y_BCHW, d_y = join(y_a.detach(), y_b.detach()), join(d_a, d_b)
         x_BCHW = mix(y_BCHW, *ctx.unmixer)
