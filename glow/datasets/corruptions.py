@@ -64,14 +64,17 @@ def corrupted(dataset: LazyDataset, corruption: str, severity: int, seed: int = 
 def all_corrupted(
     dataset: LazyDataset, corruptions: Sequence[str], severities: Sequence[int], images: int, seed: int = 0
 ) -> LazyDataset:
-    """Return the first images of a data set under each corruption at each severity.
+    """Return some random images of a data set under each corruption at each severity.
+
+    The images are drawn at random because many data sets are ordered by class.
 
     Args:
         dataset: the images without corruption.
         corruptions: keys of `CORRUPTIONS`.
         severities: numbers from 1, the slightest, to 5, the strongest.
         images: number of images per corruption and severity; all images if the data set has fewer.
-        seed: the seed of the random noise, of the elastic shifts, and of the directions of rotation.
+        seed: the seed of the choice of images, of the random noise, of the elastic shifts, and of the directions of
+            rotation.
 
     Returns:
         A data set with one class for each corruption at each severity. Their names are like "noise1" and "noise2".
@@ -91,12 +94,13 @@ def all_corrupted(
     kinds = [(corruption, severity) for corruption in corruptions for severity in severities]
     each = min(images, len(dataset))
     parts = [corrupted(dataset, *kind, seed) for kind in kinds]
+    drawn = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:each].sort().values
 
     def pick(positions: Tensor) -> Tensor:
         chosen = torch.empty(len(positions), *dataset.image_shape, dtype=torch.uint8)
         for kind in (positions // each).unique().tolist():
             where = positions // each == kind
-            chosen[where] = parts[kind].pick(positions[where] % each)
+            chosen[where] = parts[kind].pick(drawn[positions[where] % each])
         return chosen
 
     labels = torch.arange(len(kinds)).repeat_interleave(each)

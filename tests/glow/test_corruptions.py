@@ -61,9 +61,21 @@ def test_all_kinds_make_one_data_set_whose_labels_count_them():
     every = all_corrupted(clean, ["blur", "noise"], (1, 3), 10)
     assert every.class_names == ("blur1", "blur3", "noise1", "noise3")
     assert every.labels.tolist() == [kind for kind in range(4) for _ in range(10)]
-    assert torch.equal(every.images(10, 20), corrupted(clean, "blur", 3).images(0, 10))
+    assert every.images(0, 10).unique(dim=0).shape[0] == 10
+    blurred = {image.numpy().tobytes() for image in corrupted(clean, "blur", 3).images()}
+    assert all(image.numpy().tobytes() in blurred for image in every.images(10, 20))
     assert torch.equal(every.images(25, 32), torch.cat([every.images(25, 30), every.images(30, 32)]))
     assert len(all_corrupted(clean, ["blur"], (1,), 1000)) == 40
+
+
+def test_images_are_drawn_from_the_whole_data_set_because_it_may_be_ordered_by_class():
+    greys = torch.arange(200, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 16, 16)
+    ordered = LazyDataset.held(greys, torch.arange(200) // 20)
+    drawn = all_corrupted(ordered, ["brightness", "contrast"], (1,), 20, seed=3)
+    means = drawn.images().double().mean((1, 2, 3))
+    assert (means[:20] > 150).any()
+    assert (means[:20] < 100).any()
+    assert torch.equal(all_corrupted(ordered, ["contrast"], (1,), 20, seed=3).images(), drawn.images(20, 40))
 
 
 def test_unknown_corruptions_and_severities_are_refused():
