@@ -6,7 +6,8 @@ batch the mean score of its images; the two-sided detectors then take the distan
 needs a second model. Only ``gradients`` needs columns that `glow.scoring.score` does not compute by default.
 
 Some detectors join several statistics: each statistic of an image becomes a p-value, the share of training images that
-are at least as extreme, and the score of the image is -log of the smallest p-value.
+are at least as extreme, and the score of the image is -log of the smallest p-value. Beyond the most extreme training
+image the p-value falls exponentially with the distance from it, so that such images are still told apart.
 
 Use `fit_detectors` to make all of them from the score table of the training images (`glow.scoring.score`). This module
 needs no torch.
@@ -64,6 +65,9 @@ REFERENCES = 5000
 
 COMPONENTS = 4
 """Largest number of components of the Gaussian mixture of ``density``; it has one per 50 training images."""
+
+TAIL = 10
+"""At least this many of the most extreme training images, and 1 % of all, determine how fast a tail falls."""
 
 ROUNDING = 1e-5
 """A column whose standard deviation is below this share of its mean size is constant but for rounding."""
@@ -239,18 +243,36 @@ def _two_sided(train: pd.DataFrame, scores: ImageScores) -> ImageScores:
 
 
 def _rank_among(train: pd.DataFrame, scores: ImageScores, *, two_sided: bool) -> ImageScores:
-    ordered = np.sort(scores(train))
-    n = len(ordered)
+    of_train = scores(train)
+    as_high, as_low = _log_share(of_train), _log_share(-of_train)
 
     def rank(table: pd.DataFrame) -> np.ndarray:
         values = scores(table)
-        p = (n - np.searchsorted(ordered, values, "left") + 1) / (n + 1)
+        finite = table["finite"].to_numpy() & np.isfinite(values)
+        known = np.where(finite, values, 0.0)
+        log_p = as_high(known)
         if two_sided:
-            as_low = (np.searchsorted(ordered, values, "right") + 1) / (n + 1)
-            p = np.minimum(1, 2 * np.minimum(p, as_low))
-        return np.where(table["finite"] & np.isfinite(values), -np.log(p), np.inf)
+            log_p = np.minimum(0, math.log(2) + np.minimum(log_p, as_low(-known)))
+        return np.where(finite, -log_p, np.inf)
 
     return rank
+
+
+def _log_share(of_train: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that gives for each value the log of the share of training values that are at least as large.
+
+    Beyond the largest training value the share falls exponentially, as fast as among the `TAIL` largest.
+    """
+    ordered = np.sort(of_train)
+    n = len(ordered)
+    start = ordered[-min(n, max(TAIL, n // 100) + 1)]
+    scale = (ordered - start)[ordered > start].mean() if ordered[-1] > start else np.inf
+
+    def log_share(values: np.ndarray) -> np.ndarray:
+        shares = (n - np.searchsorted(ordered, values, "left") + 1) / (n + 1)
+        return np.log(shares) - np.maximum(0, values - ordered[-1]) / scale
+
+    return log_share
 
 
 def _least_of(ranks: Sequence[ImageScores]) -> ImageScores:
