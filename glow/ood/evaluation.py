@@ -17,7 +17,14 @@ import pandas as pd
 
 from glow.ood.calibration import check_alpha, least_held_out
 from glow.ood.detectors import Detector, fit_detectors
-from glow.ood.statistics import ROC_STATISTICS, Estimate, disjoint_batches, roc_estimates, wilson_interval
+from glow.ood.statistics import (
+    ROC_STATISTICS,
+    Estimate,
+    disjoint_batches,
+    exact_interval,
+    roc_estimates,
+    wilson_interval,
+)
 from glow.ood.typicality import BatchTest, Center
 
 __all__ = ["Deal", "OodResult", "OodSettings", "evaluate_ood", "held_out_protocol", "report_protocol"]
@@ -101,10 +108,10 @@ class OodResult:
             batch sizes of `POWER_GRID` for which there are enough held-out images.
         per_class: ``ratio`` of the detector ``typicality`` over batches of a single class, for classes with enough
             images for a batch.
-        control: the share of batches of the model's own test set whose statistic is above the threshold, per detector
-            and M. The threshold is meant to let a share ``alpha`` (`OodSettings`) of these batches pass. The interval
-            of the share also accounts for the uncertainty of the threshold; ``as_expected`` tells whether the interval
-            contains the intended share, 1 - alpha.
+        control: the share of batches of the model's own test set that are called OOD, per detector and M. A share
+            ``alpha`` (`OodSettings`) of these batches is meant to pass. The interval of the share (Clopper & Pearson)
+            also accounts for the uncertainty of the threshold; ``as_expected`` tells whether the interval contains the
+            intended share, 1 - alpha.
         statistics: for each (detector, data set, M) the statistics (N,) of the batches of the first repeat.
 
     Example:
@@ -307,19 +314,21 @@ class _Cell:
         }
 
     def control(self, alpha: float) -> dict[str, Any]:
-        """Return the share of the own test set's batches that exceed the threshold, compared with 1 - alpha."""
+        """Return the share of the own test set's batches that are called OOD, compared with 1 - alpha."""
         own = next(iter(self.statistics.values()))[0]
+        called = int(next(iter(self.ood.values()))[0].sum())
         threshold, n = self.tests[0].threshold, len(own)
 
-        def beyond(value: float) -> float:
-            return float(replace(threshold, value=value).exceeded(own).sum())
+        def beyond(value: float) -> int:
+            return int(replace(threshold, value=value).exceeded(own).sum())
 
-        low, high = wilson_interval(beyond(threshold.high), n)[0], wilson_interval(beyond(threshold.low), n)[1]
+        low = exact_interval(min(called, beyond(threshold.high)), n)[0]
+        high = exact_interval(max(called, beyond(threshold.low)), n)[1]
         return {
             "detector": self.detector,
             "batch_size": self.batch_size,
             "batches": n,
-            "ratio": beyond(threshold.value) / n,
+            "ratio": called / n,
             "ratio_low": low,
             "ratio_high": high,
             "as_expected": low <= 1 - alpha <= high,

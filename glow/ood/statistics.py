@@ -20,6 +20,7 @@ __all__ = [
     "RocCurve",
     "auroc",
     "disjoint_batches",
+    "exact_interval",
     "mean_interval",
     "roc_curve",
     "roc_estimates",
@@ -97,6 +98,29 @@ def wilson_interval(successes: float, trials: int, confidence: float = CONFIDENC
     low = 0.0 if successes == 0 else max(0.0, float(centre - half))
     high = 1.0 if successes == trials else min(1.0, float(centre + half))
     return low, high
+
+
+def exact_interval(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Return the exact interval of a proportion (Clopper & Pearson 1934).
+
+    Unlike `wilson_interval` it contains the true proportion with at least the given confidence for every number of
+    trials and every proportion, so it is the one to compare a proportion with an intended one.
+
+    Args:
+        successes: number of successes.
+        trials: number of trials.
+        confidence: confidence level.
+
+    Returns:
+        The lower and upper end, in [0, 1].
+
+    Example:
+        >>> low, high = exact_interval(1, 14)
+        >>> round(low, 4), round(high, 4)
+        (0.0018, 0.3387)
+    """
+    found = stats.binomtest(successes, trials).proportion_ci(confidence, method="exact")
+    return float(found.low), float(found.high)
 
 
 def mean_interval(values_N: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
