@@ -151,7 +151,7 @@ def sent(request: Request) -> tuple[Request, dict[str, str | Path]]:
     files: dict[str, str | Path] = {}
     asked = request.model_dump(mode="json")
     asked["specs"] = {job: _sent_settings(settings, files) for job, settings in asked["specs"].items()}
-    asked["changes"] = _sent_settings(asked["changes"], files)
+    asked["changes"] = _sent_settings({"tracking_uri": None, **asked["changes"]}, files)
     return Request.model_validate(asked), files
 
 
@@ -159,9 +159,8 @@ def _sent_settings(settings: JsonObject, files: dict[str, str | Path]) -> JsonOb
     if "train" in settings:
         return {**settings, "train": _sent_settings(settings["train"], files)}
     told = dict(settings)
-    uri = given_tracking_uri(told.get("tracking_uri"))
-    if uri is not None:
-        told["tracking_uri"] = uri
+    if "tracking_uri" in told:  # `glowctl pack` records nothing in MLflow, so its settings have none
+        told["tracking_uri"] = given_tracking_uri(told["tracking_uri"])
     for name in ("dataset", "trained_on", "source"):
         if told.get(name):
             told[name] = absolute_dataset(told[name])

@@ -16,6 +16,7 @@ from jobs.errors import JobError, SpecError
 from jobs.specs.ablation import make_ablate_spec
 from jobs.specs.base import validated
 from jobs.specs.evaluation import InterpolateSpec, OodSpec
+from jobs.specs.packing import PackSpec
 from jobs.specs.presets import make_train_spec
 from jobs.specs.request import Request
 from jobs.system.environment import address_of
@@ -261,6 +262,18 @@ def test_what_is_sent_means_the_same_on_another_machine(here, monkeypatch):
     assert request.specs["ood"].ood_datasets == ("noise", f"folder:{here}/odd")
 
 
+@pytest.mark.parametrize("uri", [None, "http://tracker:5000"])
+def test_a_packing_is_sent_with_absolute_paths_and_no_store(here, monkeypatch, uri):
+    if uri is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    spec = validated(PackSpec, {"source": "folder:photos", "dest": "packed", "data_root": "data"})
+    request, files = sent(Request.of("pack", spec))
+    told = request.specs["pack"]
+    assert (told.source, told.dest, told.data_root) == (f"folder:{here}/photos", f"{here}/packed", f"{here}/data")
+    assert request.setting("tracking_uri") == uri  # for the check of the cluster
+    assert files == {}
+
+
 def test_images_are_sent_along(here):
     spec = validated(InterpolateSpec, {"from_image": "a.png", "to_image": "b.png"})
     with pytest.raises(JobError, match=r"--from a\.png") as raised:
@@ -282,6 +295,7 @@ def test_images_are_sent_along(here):
         Request.of("train", make_train_spec("paper", {"workers": "2:8"})),
         Request.of("ablate", make_ablate_spec("demo", {"permutations": "all", "depths": "2,4"})),
         Request.of("evaluate", validated(OodSpec, {"batch_sizes": "2,5"}), validated(InterpolateSpec, {})),
+        Request.of("pack", validated(PackSpec, {"source": "digits", "dest": "packed"})),
         Request(do="resume_training", run="x", changes={"workers": "2"}),
     ],
 )
