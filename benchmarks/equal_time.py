@@ -3,8 +3,9 @@
     GLOW_DATA_ROOT=~/data python -m benchmarks.equal_time --seconds 150 --seeds 4
 
 The script trains on MNIST. Each trial gets one core and the given seconds of CPU time, and as many trials run at the
-same time as there are cores. It prints the test NLL of each choice and its difference from the base, with 95 % t
-intervals over the seeds.
+same time as there are cores. The learning rate depends on the share of the time that has passed (`benchmarks.timed`),
+so slow and fast choices have equal ones. The script prints the test NLL of each choice and its difference from the
+base, with 95 % t intervals over the seeds.
 """
 
 from __future__ import annotations

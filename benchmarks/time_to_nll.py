@@ -38,8 +38,8 @@ def raced(how: Setting) -> tuple[list[Figure], str]:
         ]
     return figures, (
         f"{seconds:,} s each on {data.name}, {len(data.train):,} images, at K=8 L={data.levels} width {spec.width}, "
-        f"batches of {spec.batch_size}, Adam at {spec.learning_rate:g} with half a cosine; ours stops where it is as "
-        f"good. NLL of {len(test):,} test images."
+        f"batches of {spec.batch_size}, Adam at {spec.learning_rate:g} with half a cosine and a warm-up of "
+        f"{budget.warmup:.0%} of the time; ours stops where it is as good. NLL of {len(test):,} test images."
     )
 
 

@@ -1,7 +1,8 @@
 """Training for a fixed time: the test score that a model reaches in some seconds, and how fast it reaches others.
 
 Seconds are the CPU time of this process divided by its threads, so that other programs on the machine do not count. The
-learning rate warms up, and then falls along half a cosine to 0 at the end of the time.
+learning rate grows linearly during the warm-up, and falls along half a cosine to 0 at the end of the time. It depends
+on the time alone, not on the number of steps, so that a slow model has the same learning rate as a fast one.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Budget:
         threads: number of threads of this process.
         batch_size: number of images per step.
         learning_rate: the largest learning rate.
-        warmup_steps: number of steps until that learning rate.
+        warmup: share of the time over which the learning rate grows linearly from 0.
         seed: the seed of batches and noise.
     """
 
@@ -40,8 +41,14 @@ class Budget:
     threads: int
     batch_size: int
     learning_rate: float
-    warmup_steps: int = 100
+    warmup: float = 0.05
     seed: int = 0
+
+    def learning_rate_at(self, used: float) -> float:
+        """Return the learning rate of a step that begins after `used` seconds."""
+        share = used / self.seconds
+        grown = min(1.0, share / self.warmup) if self.warmup else 1.0
+        return self.learning_rate * grown * 0.5 * (1 + math.cos(math.pi * share))
 
 
 @dataclass
@@ -91,18 +98,17 @@ def train_for(
     """
     generator = torch.Generator().manual_seed(budget.seed)
     optimizer = torch.optim.Adam(model.parameters(), budget.learning_rate, fused=True)
-    curve, used, step = Curve(), 0.0, 0
+    curve, used = Curve(), 0.0
     while used < budget.seconds and (not curve.seconds or curve.best > enough):
         started = time.process_time()
-        rate = min(1.0, (step + 1) / budget.warmup_steps) * 0.5 * (1 + math.cos(math.pi * used / budget.seconds))
         for group in optimizer.param_groups:
-            group["lr"] = rate * budget.learning_rate
+            group["lr"] = budget.learning_rate_at(used)
         images = train[torch.randint(len(train), (budget.batch_size,), generator=generator)]
         optimizer.zero_grad(set_to_none=True)
         loss(images, torch.rand(images.shape, generator=generator)).mean().backward()
         if nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM).isfinite():
             optimizer.step()
-        step, curve.images = step + 1, curve.images + len(images)
+        curve.images += len(images)
         used += (time.process_time() - started) / budget.threads
         if used >= budget.seconds * (len(curve.seconds) + 1) / looks:
             curve.seconds.append(used)

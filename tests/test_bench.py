@@ -1,13 +1,16 @@
 """Tests of `make bench`. They time nothing and do not need normflows."""
 
+import itertools
 import json
 import math
+import time
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from benchmarks.__main__ import arguments
 from benchmarks.bare import BareConvolutions
@@ -205,11 +208,30 @@ def test_a_curve_says_when_a_score_was_reached() -> None:
     assert curve.best == 3.0
 
 
+@pytest.mark.parametrize("steps", [20, 90, 1000])
+def test_slow_and_fast_models_have_equal_learning_rates_at_equal_times(
+    steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = Budget(seconds=30.0, threads=1, batch_size=1, learning_rate=0.01)
+    clock = itertools.count()  # read at the start and at the end of each step
+    monkeypatch.setattr(time, "process_time", lambda: next(clock) * budget.seconds / steps)
+    rates: list[float] = []
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    model = torch.nn.Linear(1, 1)
+    images = torch.zeros(1, 1, 1, 1, dtype=torch.uint8)
+    train_for(budget, model, lambda images, noise: model(noise).flatten(), images, images)
+    hook.remove()
+    assert len(rates) == pytest.approx(steps, abs=1)  # the sum of the steps' times is rounded
+    # The warm-up ends after 5 % of the time, whatever the number of steps; half a cosine is then at 0.994.
+    assert max(rates) == pytest.approx(0.994 * 0.01, rel=0.01)
+    assert rates[len(rates) // 2] == pytest.approx(0.005, rel=0.01)
+
+
 @pytest.mark.slow
 def test_training_by_the_clock_learns_looks_and_ends_early() -> None:
     images, _ = images_and_noise(TINY, 64)
     images = images // 16  # dark ones, so that there is something to learn
-    budget = Budget(seconds=2.0, threads=1, batch_size=16, learning_rate=1e-2, warmup_steps=5)
+    budget = Budget(seconds=2.0, threads=1, batch_size=16, learning_rate=1e-2)
     whole = train_for(budget, *glow_racer(TINY, images), images, images[:8], looks=4)
     assert len(whole.seconds) == 4
     assert whole.seconds == sorted(whole.seconds)
