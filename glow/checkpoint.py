@@ -42,6 +42,9 @@ CONFIG_FILE = "config.json"
 STATE_FILE = "training_state.pt"
 """Name of the file with the state of the training, written by `torch.save`."""
 
+UNWRITABLE = "checkpoint-unwritable"
+"""The code of the error of a checkpoint that cannot be written, as on a full disk."""
+
 
 class CheckpointError(UserError):
     """A checkpoint cannot be written, or is missing, damaged, or of another model.
@@ -197,7 +200,7 @@ def _written(folder: Path) -> Iterator[None]:
         raise CheckpointError(
             f"the checkpoint {folder} cannot be written ({reason})",
             remedy="free some space if the disk is full, or write to another folder",
-            code="checkpoint-unwritable",
+            code=UNWRITABLE,
         ) from error
 
 

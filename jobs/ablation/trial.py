@@ -20,7 +20,7 @@ import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from glow.checkpoint import save_checkpoint
+from glow.checkpoint import UNWRITABLE, CheckpointError, save_checkpoint
 from glow.training import Trainer
 from jobs.ablation.messages import Failed, OfTrial, TrialOutbox, TrialQueue
 from jobs.ablation.trial_checkpoint import TrialFacts, read_facts, write_facts
@@ -72,8 +72,8 @@ def trial_loop(config: Mapping[str, Any], shared: Shared) -> None:
     The result contains ``test_bits_per_dim`` and, as ``best``, the metrics of the best epoch.
 
     Tune retries a trial that raises an error. An error that would occur again, such as a wrong setting, is therefore
-    not raised: the trial ends normally for Tune, and the driver gets a `Failed` message. But an OSError, such as that
-    of a full disk, is raised, so that the ablation can be resumed.
+    not raised: the trial ends normally for Tune, and the driver gets a `Failed` message. But an error of the machine,
+    such as a full disk, is raised (`is_of_machine`), so that the trial is trained again if the ablation is resumed.
 
     Args:
         config: Tune's configuration, with the trial's values at ``values``.
@@ -91,10 +91,19 @@ def trial_loop(config: Mapping[str, Any], shared: Shared) -> None:
             _train_with_workers(settings, shared, label)
     except Exception as error:
         cause = cause_of(error)
-        if not NoRetry.is_final(cause) or isinstance(cause, OSError):  # after a full disk the ablation can be resumed
+        if not NoRetry.is_final(cause) or is_of_machine(cause):
             raise
         shared.queue.put(OfTrial(label, Failed(plain_reason(cause))))
         tune.report({SCORE: math.inf, "failed": plain_reason(cause)})
+
+
+def is_of_machine(error: Exception) -> bool:
+    """Return whether an error does not occur again once the machine is in order, such as that of a full disk.
+
+    A checkpoint that cannot be written is one: its writers hide the OSError behind a `CheckpointError`.
+    """
+    unwritable = isinstance(error, CheckpointError) and error.code == UNWRITABLE
+    return unwritable or isinstance(error, OSError)
 
 
 def _settings(shared: Shared, values: Values, label: str) -> WorkerSettings:

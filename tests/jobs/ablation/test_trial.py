@@ -1,0 +1,99 @@
+"""Which errors end a trial of an ablation for good, and which leave it to be resumed. No Ray: Tune is a stand-in."""
+
+import errno
+import pickle
+from queue import Queue
+from types import SimpleNamespace
+
+import pytest
+from ray.train import ControllerError
+from safetensors import SafetensorError
+
+from glow import Glow, GlowConfig
+from glow.checkpoint import CheckpointError
+from glow.training import TrainingDiverged
+from jobs.ablation import trial
+from jobs.ablation.messages import Failed
+from jobs.ablation.trial import TuneSession, trial_loop
+from jobs.specs.ablation import make_ablate_spec
+
+SPEC = make_ablate_spec("smoke", {"seeds": 1})
+
+FULL = (
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EDQUOT, "Disk quota exceeded"),
+    OSError(errno.EROFS, "Read-only file system"),
+    OSError(errno.EIO, "Input/output error"),
+    SafetensorError("I/O error: No space left on device (os error 28)"),
+    RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),  # torch's, of a full disk
+)
+"""What the writers of a checkpoint raise if the disk does not take it."""
+
+FINAL = (
+    TrainingDiverged("training diverged"),
+    CheckpointError("model.safetensors is damaged", code="checkpoint-damaged"),
+    ValueError("the width is 0"),
+)
+"""What a trial would raise again."""
+
+
+@pytest.fixture
+def run_trial(monkeypatch):
+    """A function that runs a trial of one worker or several, whose training does what it is given.
+
+    It returns the messages to the driver, and what Tune got.
+    """
+
+    def run(workers: int, training) -> tuple[list[object], list[dict[str, object]]]:
+        queue, reports = Queue(), []
+        monkeypatch.setattr(trial, "_settings", lambda *_: None)
+        monkeypatch.setattr(trial.ray, "get_gpu_ids", list)
+        monkeypatch.setattr(trial.tune, "get_checkpoint", lambda: None)
+        monkeypatch.setattr(trial.tune, "report", lambda metrics, **_: reports.append(metrics))
+        monkeypatch.setattr(trial, "train_share", lambda settings, session: training(session))
+
+        def with_workers(*_: object) -> None:
+            try:
+                training(None)
+            except Exception as error:
+                # It is pickled on its way from the controller.
+                raise ControllerError(pickle.loads(pickle.dumps(error))) from None
+
+        monkeypatch.setattr(trial, "_train_with_workers", with_workers)
+        shared = SimpleNamespace(spec=SPEC, queue=queue, finished=frozenset(), stood={}, in_one_process=workers == 1)
+        trial_loop({"values": SPEC.trials()[0]}, shared)
+        return [told.message for told in queue.queue], reports
+
+    return run
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("error", FULL, ids=lambda error: str(error)[:30])
+def test_a_disk_that_takes_no_checkpoint_leaves_the_trial_to_be_resumed(
+    monkeypatch, tmp_path, run_trial, workers, error
+):
+    def raises(*_: object) -> None:
+        raise error
+
+    def training(session: TuneSession | None) -> None:
+        model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4))
+        trainer = SimpleNamespace(evaluated_model=model)
+        if session is None:
+            trial.save_checkpoint(model, tmp_path)
+        else:
+            session.report(trainer, None, {trial.SCORE: 1.0})
+
+    monkeypatch.setattr("glow.checkpoint.save_file", raises)
+    with pytest.raises((CheckpointError, ControllerError)):
+        run_trial(workers, training)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("error", FINAL, ids=lambda error: type(error).__name__)
+def test_an_error_that_would_occur_again_ends_the_trial(run_trial, workers, error):
+    def training(_: TuneSession | None) -> None:
+        raise error
+
+    told, reports = run_trial(workers, training)
+    assert told == [Failed(str(error))]
+    assert [report["failed"] for report in reports] == [str(error)]
