@@ -9,10 +9,11 @@ import torch
 import typer
 from PIL import Image
 
-from glow.datasets import DatasetInfo, LazyDataset, describe, open_dataset
+from glow.datasets import DatasetCorrupt, DatasetInfo, DatasetNotFound, LazyDataset, describe, open_dataset
 from glow.datasets.buckets import is_uri
 from glow.datasets.names import absolute_dataset, place_of
 from glow.datasets.packed_index import INDEX, read_index
+from glow.errors import DOWNLOAD_ADVICE
 from glow.figures import image_grid
 from jobs.errors import JobError, SpecError
 from jobs.text import JsonObject, json_text, megabytes, text_table
@@ -37,13 +38,17 @@ def show_data(name: str, data_root: str | None, sheet: str, json: bool) -> None:
 
     Raises:
         SpecError: if the name is unknown, or if the images cannot be used as a data set.
-        DatasetNotFound, DatasetCorrupt: if the data cannot be read.
-        JobError: if the picture cannot be written.
+        JobError: if the data are not on this machine or cannot be read, or if the picture cannot be written.
     """
     name = _named(name)
     try:
         info = describe(name, data_root)
-        splits = {split: open_dataset(name, split, data_root) for split in info.splits}
+        # A known data set whose files are missing has no splits. To open one raises the error that says so.
+        splits = {split: open_dataset(name, split, data_root) for split in info.splits or ("train",)}
+    except (DatasetNotFound, DatasetCorrupt) as error:
+        download = f"run glowctl train --dataset {name}, which downloads it"  # this command downloads nothing
+        remedy = error.remedy.replace(DOWNLOAD_ADVICE, download)
+        raise JobError(error.problem, remedy=remedy, code=error.code) from error
     except ValueError as error:
         raise SpecError(str(error), code="data-set-unusable") from error
     facts = _facts(name, info, splits) | {"picture": _drawn(splits, sheet)}

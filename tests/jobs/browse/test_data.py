@@ -1,0 +1,29 @@
+"""`glowctl data`: what it says about data sets that it cannot show."""
+
+import pytest
+
+from jobs.browse.data import show_data
+from jobs.errors import JobError, sentence_of
+
+
+@pytest.mark.parametrize("name", ["mnist", "svhn"])
+def test_a_data_set_that_is_not_here_is_named_with_how_to_get_it(tmp_path, name):
+    with pytest.raises(JobError) as raised:
+        show_data(name, str(tmp_path), str(tmp_path / "sheet.png"), json=False)
+    said = sentence_of(raised.value)
+    assert raised.value.code == "dataset-files-missing"
+    for fact in (name, f"glowctl train --dataset {name}", str(tmp_path), "GLOW_DATA_ROOT"):
+        assert fact in said
+    assert "download=True" not in said
+    assert "--no-download" not in said  # which this command lacks
+
+
+def test_damaged_files_are_named_with_how_to_get_others(tmp_path):
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03 cut off")
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01 cut off")
+    with pytest.raises(JobError, match=r"train-images-idx3-ubyte.*glowctl train --dataset mnist") as raised:
+        show_data("mnist", str(tmp_path), str(tmp_path / "sheet.png"), json=False)
+    assert "--no-download" not in sentence_of(raised.value)
