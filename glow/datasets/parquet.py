@@ -8,6 +8,8 @@ A file belongs to a split if its name, or the name of a folder in its path, star
 ``test``. Examples are ``data/train-00000-of-00002.parquet`` and ``test/0000.parquet``. If no file belongs to a split,
 `glow.datasets.tensors.deal` divides the images of each class among the splits, as for a folder of images.
 
+The images are grey if all of them are grey, and otherwise all are read as RGB. Their size is that of the first image.
+
 Shapes: N images, C channels, H rows, W columns.
 """
 
@@ -18,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,13 +31,10 @@ from glow.datasets.buckets import BucketFile, BucketFolder, is_uri
 from glow.datasets.decode import WHITE, Colour, EncodedImage, Header, decode, read_header
 from glow.datasets.lazy import LazyDataset
 from glow.datasets.names import place_of
+from glow.datasets.parquet_table import Table
 from glow.datasets.parts import ALL, part_of, splits_of, status_of
 from glow.datasets.tensors import check_channels, convert
 from glow.errors import SHAPE_ADVICE
-
-if TYPE_CHECKING:
-    import pyarrow
-    from pyarrow.parquet import ParquetFile
 
 __all__ = ["describe_parquet", "open_parquet", "parquet_channels", "parquet_status"]
 
@@ -44,103 +43,6 @@ STARTS = {"train": "train", "val": "validation", "dev": "validation", "test": "t
 
 LABELS = ("label", "labels")
 """Names of the column of classes, of which the first that exists is taken."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A Parquet file. An instance can be pickled; a process that receives it opens the file itself.
-
-    Attributes:
-        source: the file.
-        stamp: the size of the file in bytes and, unless it is in a bucket, the time of its last change in ns. Rows in
-            the cache are used only for a table with an equal stamp, so that a changed file is read again.
-    """
-
-    source: Path | BucketFile
-    stamp: tuple[int, ...]
-
-    @classmethod
-    def at(cls, source: Path | BucketFile) -> Table:
-        """Return the table of a file, with the current size and time of change of the file as its stamp."""
-        if isinstance(source, BucketFile):
-            return cls(source, (source.size,))
-        status = source.stat()
-        return cls(source, (status.st_size, status.st_mtime_ns))
-
-    def __str__(self) -> str:
-        return str(self.source)
-
-    @property
-    def rows(self) -> int:
-        return int(_opened(self).metadata.num_rows)
-
-    @property
-    def group_ends(self) -> np.ndarray:
-        """For each row group, the number of the row after its last row, counted from 0 in the file."""
-        metadata = _opened(self).metadata
-        return np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
-
-    @property
-    def schema(self) -> pyarrow.Schema:
-        return _opened(self).schema_arrow
-
-    def column(self, name: str) -> list[Any]:
-        """Return all values of a column."""
-        return list(_opened(self).read(columns=[name]).column(name).to_pylist())
-
-    def image(self, row: int, column: str) -> EncodedImage:
-        """Return the encoded image of a row. This reads the whole row group that contains the row."""
-        ends = self.group_ends
-        group = int(np.searchsorted(ends, row, side="right"))
-        first = int(ends[group - 1]) if group else 0
-        return EncodedImage(f"row {row} of {self}", _group(self, group, column)[row - first])
-
-
-@lru_cache(maxsize=256)
-def _opened(table: Table) -> ParquetFile:
-    """Open a file once per process.
-
-    Raises:
-        DatasetCorrupt: if it is no Parquet file.
-    """
-    from pyarrow.parquet import ParquetFile
-
-    try:
-        source = table.source
-        return ParquetFile(source if isinstance(source, Path) else source.seekable())
-    except (OSError, ValueError) as error:
-        if isinstance(error, DatasetNotFound | DatasetCorrupt):
-            raise
-        raise DatasetCorrupt(
-            f"{table} cannot be read as Parquet ({str(error).splitlines()[0]})",
-            remedy="replace it with a good copy, or remove it",
-            code="parquet-damaged",
-        ) from error
-
-
-@lru_cache(maxsize=4)
-def _group(table: Table, group: int, column: str) -> list[bytes]:
-    """Return the encoded images of a row group; the last few groups stay in memory.
-
-    Raises:
-        DatasetCorrupt: if the row group cannot be read, or a row has no image.
-    """
-    try:
-        values = _opened(table).read_row_group(group, columns=[column]).column(column).to_pylist()
-    except (OSError, ValueError) as error:
-        raise DatasetCorrupt(
-            f"row group {group} of {table} cannot be read ({str(error).splitlines()[0]})",
-            remedy="replace the file with a good copy",
-            code="parquet-damaged",
-        ) from error
-    contents = [value["bytes"] if isinstance(value, dict) else value for value in values]
-    if any(content is None for content in contents):
-        raise DatasetCorrupt(
-            f"row group {group} of {table} has rows without the bytes of an image in column {column!r}",
-            remedy="export the data set with its images embedded",
-            code="parquet-without-images",
-        )
-    return contents
 
 
 @dataclass(frozen=True)
@@ -153,7 +55,7 @@ class Part:
         labels: the name of the column of classes; None if there is no such column.
     """
 
-    tables: Sequence[Table]
+    tables: tuple[Table, ...]
     images: str
     labels: str | None
 
@@ -174,15 +76,22 @@ class Part:
         return [value for table in self.tables for value in table.column(self.labels)]
 
 
-def open_parquet(name: str, split: str, image_shape: Shape | None, background: Colour = WHITE) -> LazyDataset:
+def open_parquet(
+    name: str,
+    split: str,
+    image_shape: Shape | None,
+    background: Colour = WHITE,
+    refuse_other_sizes: bool = False,
+) -> LazyDataset:
     """Open a split of a data set in Parquet files. An image is decoded when it is asked for.
 
     Args:
         name: ``parquet:PATH``.
         split: "train", "validation" or "test".
-        image_shape: (C, H, W) to convert images to; None for the shape of the first image. With None, an image of
-            another size, or a coloured image where the first is grey, raises DatasetCorrupt when it is asked for.
+        image_shape: (C, H, W) to convert images to; None for the images' own shape.
         background: the colour (R, G, B) that transparent images are composited over.
+        refuse_other_sizes: whether an image of another size than `image_shape` raises DatasetCorrupt when it is asked
+            for, instead of being padded or shrunk. This is always so if `image_shape` is None.
 
     Raises:
         DatasetNotFound: if there are no Parquet files, or none for the split.
@@ -205,8 +114,9 @@ def open_parquet(name: str, split: str, image_shape: Shape | None, background: C
     parts = _parts(name)
     of, rule = part_of(name, parts, split, remedy=f"add a file whose name starts with {split}")
     part, names = parts[of], _class_names(parts)
-    shape = image_shape or _first(part).shape
-    check_channels(_first(part).channels, shape[0])
+    shape = image_shape or _own_shape(parts)
+    check_channels(3, shape[0])  # the result is the same for grey images
+    same_size = refuse_other_sizes or image_shape is None
     labels = torch.tensor(_numbered(name, part, names), dtype=torch.int64)
     ends = part.ends
 
@@ -215,7 +125,8 @@ def open_parquet(name: str, split: str, image_shape: Shape | None, background: C
         for image, position in zip(images, positions.tolist(), strict=True):
             encoded = part.image(position, ends)
             decoded = decode(encoded, background)
-            _check_like_first(encoded, decoded, shape, image_shape)
+            if same_size:
+                _check_size(name, encoded, decoded, shape)
             image.copy_(convert(decoded, shape)[0])
         return images
 
@@ -225,9 +136,11 @@ def open_parquet(name: str, split: str, image_shape: Shape | None, background: C
 def describe_parquet(name: str, image_shape: Shape | None) -> DatasetInfo:
     """Describe a data set in Parquet files from its columns and the header of its first image.
 
+    Without an `image_shape`, headers of other images are read too, as by `parquet_channels`.
+
     Args:
         name: ``parquet:PATH``.
-        image_shape: (C, H, W) in which the images will be read; None for the shape of the first image.
+        image_shape: (C, H, W) in which the images will be read; None for the images' own shape.
 
     Raises:
         DatasetNotFound: if there are no Parquet files, or they have no rows.
@@ -246,12 +159,14 @@ def describe_parquet(name: str, image_shape: Shape | None) -> DatasetInfo:
         ((3, 4, 6), ('test',))
     """
     parts = _parts(name)
-    own = _first(next(iter(parts.values()))).shape
+    own = _own_shape(parts) if image_shape is None else _first(parts).shape
     return DatasetInfo(name, own, image_shape or own, _class_names(parts), splits_of(parts))
 
 
 def parquet_channels(name: str) -> int:
-    """Return the number of channels of the first image of a data set in Parquet files: 1 if it is grey, else 3.
+    """Return the number of channels of the images of a data set in Parquet files: 1 if all are grey, else 3.
+
+    Headers are read up to that of the first coloured image. Thus all are read if all images are grey.
 
     Args:
         name: ``parquet:PATH``.
@@ -265,7 +180,7 @@ def parquet_channels(name: str) -> int:
         ...
         glow.datasets.base.DatasetNotFound: parquet:nowhere is neither a file nor a folder on this machine: ...
     """
-    return _first(next(iter(_parts(name).values()))).channels
+    return _channels(tuple(_parts(name).values()))
 
 
 def parquet_status(name: str) -> DatasetStatus:
@@ -283,13 +198,9 @@ def parquet_status(name: str) -> DatasetStatus:
 
 @dataclass(frozen=True)
 class First:
-    """The channels and the size of the first image of a `Part`, from the image's header."""
+    """The channels and the size of the first image of a data set, from the image's header."""
 
     header: Header
-
-    @property
-    def channels(self) -> int:
-        return self.header.channels
 
     @property
     def shape(self) -> Shape:
@@ -297,24 +208,40 @@ class First:
         return self.header.channels, height, width
 
 
-def _first(part: Part) -> First:
+def _first(parts: Mapping[str, Part]) -> First:
+    part = next(iter(parts.values()))
     return First(read_header(part.image(0, part.ends)))
 
 
-def _check_like_first(encoded: EncodedImage, decoded: Tensor, shape: Shape, asked: Shape | None) -> None:
-    """Refuse an image that is not as the first one promised, where converting it would lose something unasked.
+def _own_shape(parts: Mapping[str, Part]) -> Shape:
+    """Return the size of the first image, with the number of channels of all images."""
+    _, height, width = _first(parts).shape
+    return _channels(tuple(parts.values())), height, width
 
-    Raises:
-        DatasetCorrupt: if it is coloured and the others are grey, or if its size differs and no shape was asked for.
+
+@lru_cache(maxsize=64)
+def _channels(parts: tuple[Part, ...]) -> int:
+    """Return 1 if the headers of all images are grey, else 3.
+
+    An image whose header cannot be read does not count: it is refused when it is asked for.
     """
-    _, channels, height, width = decoded.shape
-    if channels > shape[0] and asked is None:
+    for part in parts:
+        for table in part.tables:
+            for encoded in table.readable(part.images):
+                try:
+                    if read_header(encoded).channels == 3:
+                        return 3
+                except (DatasetCorrupt, ValueError):
+                    continue
+    return 1
+
+
+def _check_size(name: str, encoded: EncodedImage, decoded: Tensor, shape: Shape) -> None:
+    """Raise DatasetCorrupt if a decoded image is not as high and as wide as `shape`."""
+    height, width = decoded.shape[-2:]
+    if (height, width) != shape[1:]:
         raise DatasetCorrupt(
-            f"{encoded} is coloured, and the first image is grey", remedy=SHAPE_ADVICE, code="image-colour"
-        )
-    if asked is None and (height, width) != shape[1:]:
-        raise DatasetCorrupt(
-            f"{encoded} is {width}x{height}, and the first image is {shape[2]}x{shape[1]}",
+            f"the images of {name} differ in size (first image: {shape[2]}x{shape[1]}, {encoded}: {width}x{height})",
             remedy=SHAPE_ADVICE,
             code="image-size",
         )

@@ -190,22 +190,27 @@ class PlacedKind:
     """The functions of one kind of data set whose name contains a path, such as "folder:PATH".
 
     Attributes:
-        open: name, split, image_shape, background -> the data set.
+        open: name, split, image_shape, background, refuse_other_sizes -> the data set.
         describe: name, image_shape, background, skip_unreadable -> the description of the data set.
         channels: name, skip_unreadable -> the number of channels of the images, 1 or 3.
         status: name -> the state of the files of the data set.
     """
 
-    open: Callable[[str, str, Shape | None, Colour], LazyDataset]
+    open: Callable[[str, str, Shape | None, Colour, bool], LazyDataset]
     describe: Callable[[str, Shape | None, Colour, bool], DatasetInfo]
     channels: Callable[[str, bool], int]
     status: Callable[[str], DatasetStatus]
 
 
 PLACED_KINDS: Mapping[str, PlacedKind] = {
-    "folder": PlacedKind(open_folder, describe_folder, folder_channels, folder_status),
+    "folder": PlacedKind(
+        lambda name, split, shape, background, refuse_other_sizes: open_folder(name, split, shape, background),
+        describe_folder,
+        folder_channels,
+        folder_status,
+    ),
     "arrays": PlacedKind(
-        lambda name, split, shape, background: open_arrays(name, split, shape),
+        lambda name, split, shape, background, refuse_other_sizes: open_arrays(name, split, shape),
         lambda name, shape, background, skip_unreadable: describe_arrays(name, shape),
         lambda name, skip_unreadable: arrays_channels(name),
         arrays_status,
@@ -217,7 +222,7 @@ PLACED_KINDS: Mapping[str, PlacedKind] = {
         parquet_status,
     ),
     "packed": PlacedKind(
-        lambda name, split, shape, background: open_packed(name, split, shape),
+        lambda name, split, shape, background, refuse_other_sizes: open_packed(name, split, shape),
         lambda name, shape, background, skip_unreadable: describe_packed(name, shape),
         lambda name, skip_unreadable: packed_channels(name),
         packed_status,
@@ -312,6 +317,7 @@ def open_dataset(
     per_class: int | None = None,
     download: bool = False,
     background: Colour = WHITE,
+    refuse_other_sizes: bool = False,
 ) -> LazyDataset:
     """Open a split of a data set, to read its images in pieces.
 
@@ -328,6 +334,9 @@ def open_dataset(
         per_class: keep only the first `per_class` images of each class.
         download: fetch files that are missing.
         background: the colour (R, G, B) that transparent images of a folder or of Parquet files are composited over.
+        refuse_other_sizes: whether an image of Parquet files raises DatasetCorrupt when it is read, if its size is not
+            that of `image_shape`. Give it if `image_shape` is the one that `describe` found, which reads the size of
+            only the first image in Parquet files, but of all images in a folder.
 
     Returns:
         The data set, whose images are in the order of the files.
@@ -349,7 +358,7 @@ def open_dataset(
         raise ValueError(f"per_class must be at least 1, not {per_class}")
     kind = _placed(name)
     if kind is not None:
-        dataset = kind.open(name, split, image_shape, background)
+        dataset = kind.open(name, split, image_shape, background, refuse_other_sizes)
     else:
         dataset = _open(name, split, data_root(root), image_shape, download)
     if per_class is not None:
@@ -371,7 +380,8 @@ def describe(
 ) -> DatasetInfo:
     """Return the shapes, classes and available splits of a data set without decoding its images.
 
-    If the data set is a folder of images, the headers of all its files are read.
+    If the data set is a folder of images, the headers of all its files are read. In Parquet files, headers are read
+    up to that of the first coloured image, unless an `image_shape` is given.
 
     Args:
         name: one of `dataset_names`.
@@ -406,7 +416,8 @@ def describe(
 def own_channels(name: str, skip_unreadable: bool = False) -> int:
     """Return the number of channels of a data set's images: 1 if they are grey, else 3.
 
-    For Parquet files, this is the number of channels of the first image.
+    For a folder, the headers of all its files are read; in Parquet files, headers up to that of the first coloured
+    image.
 
     Args:
         name: one of `dataset_names`.

@@ -242,6 +242,7 @@ def prepare(spec: PackSpec) -> Plan:
                 image_shape=info.image_shape,
                 download=spec.download,
                 background=background,
+                refuse_other_sizes=size is None,
             )
             for split in info.splits
         }

@@ -125,7 +125,14 @@ def pack_shards(batch: Any, spec: PackSpec, image_shape: Shape) -> dict[str, lis
 @lru_cache(maxsize=3)
 def _source(spec: PackSpec, split: str, image_shape: Shape) -> LazyDataset:
     """Open a split of the source, once per process, because a process runs many tasks."""
-    return open_dataset(spec.source, split, spec.data_root, image_shape=image_shape, background=colour(spec.background))
+    return open_dataset(
+        spec.source,
+        split,
+        spec.data_root,
+        image_shape=image_shape,
+        background=colour(spec.background),
+        refuse_other_sizes=spec.image_size is None,
+    )
 
 
 def _pack(shard: Shard, dataset: LazyDataset, spec: PackSpec) -> None:

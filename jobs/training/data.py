@@ -34,7 +34,8 @@ def open_splits(spec: TrainSpec, shape: Shape | None) -> dict[str, LazyDataset]:
 
     Args:
         spec: the settings of the training.
-        shape: the channels, height and width that the images shall have; None for those of the data set.
+        shape: the channels, height and width that the images shall have; None for those of the data set. Without
+            `spec.image_size`, an image of Parquet files that has another size is refused when it is read.
 
     Raises:
         DatasetNotFound, DatasetCorrupt: if a data set is missing or damaged.
@@ -49,6 +50,7 @@ def open_splits(spec: TrainSpec, shape: Shape | None) -> dict[str, LazyDataset]:
             per_class=spec.per_class if split == "train" else None,
             download=spec.download,
             background=colour(spec.background),
+            refuse_other_sizes=spec.image_size is None,
         )
         for split in ("train", "validation", "test")
     }

@@ -99,15 +99,43 @@ def code_of(name, split="test", **how):
     return raised.value.code
 
 
-def test_images_unlike_the_first_are_refused_unless_a_shape_is_asked_for(tmp_path):
-    encoded = [png(images(1)[0]), png(images(1, (8, 8))[0])]
-    pq.write_table(pa.table({"image": encoded}), tmp_path / "test.parquet")
-    name = f"parquet:{tmp_path}"
+def rows(tmp_path, *pixels):
+    """Write one image per row, and return the name of the data set."""
+    pq.write_table(pa.table({"image": [png(one) for one in pixels]}), tmp_path / "test.parquet", row_group_size=2)
+    return f"parquet:{tmp_path}"
+
+
+def test_images_of_another_size_are_refused_unless_a_shape_is_asked_for(tmp_path):
+    name = rows(tmp_path, images(1)[0], images(1, (8, 8))[0])
     assert code_of(name) == "image-size"
+    own = describe(name).image_shape
+    dataset = open_dataset(name, "test", image_shape=own, refuse_other_sizes=True)
+    assert dataset.images(0, 1).shape == (1, *own)
+    with pytest.raises(DatasetCorrupt, match=r"6x4.*row 1 of .*test\.parquet: 8x8") as raised:
+        dataset.images()
+    assert raised.value.code == "image-size"
     assert load_dataset(name, "test", image_shape=(1, 8, 8))[0].shape == (2, 1, 8, 8)
-    coloured = [encoded[0], png(RNG.integers(0, 256, (4, 6, 3), dtype=np.uint8))]
-    pq.write_table(pa.table({"image": coloured}), tmp_path / "test.parquet")
-    assert code_of(name) == "image-colour"
+
+
+@pytest.mark.parametrize("coloured", [0, 1, 4])
+def test_a_set_with_a_coloured_image_is_coloured_wherever_the_image_is(tmp_path, coloured):
+    pixels = list(images(5))
+    pixels[coloured] = RNG.integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    name = rows(tmp_path, *pixels)
+    assert own_channels(name) == 3
+    found, _ = load_dataset(name, "test")
+    assert torch.equal(found[coloured], torch.from_numpy(pixels[coloured]).permute(2, 0, 1))
+    for split in ("train", "test"):  # each split of a set has the shape of the set
+        write(tmp_path / f"{split}.parquet", images(20) if split == "train" else np.stack(images(3)))
+    write(tmp_path / "test-more.parquet", RNG.integers(0, 256, (3, 4, 6, 3), dtype=np.uint8))
+    assert {open_dataset(name, split).image_shape for split in ("train", "test")} == {(3, 4, 6)}
+
+
+def test_damaged_images_do_not_hide_that_a_set_is_grey(tmp_path):
+    encoded = [png(images(1)[0]), b"no image", png(images(1)[0])]
+    pq.write_table(pa.table({"image": encoded}), tmp_path / "test.parquet")
+    assert describe(f"parquet:{tmp_path}").image_shape == (1, 4, 6)
+    assert code_of(f"parquet:{tmp_path}") == "image-damaged"
 
 
 def test_what_is_wrong_with_a_file_has_a_code_and_a_remedy(tmp_path):

@@ -1,13 +1,17 @@
 """Tests of the preparation of trainings: their data, and the notes on them in the record. No Ray starts."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from glow.datasets import DatasetCorrupt
 from jobs.errors import SpecError
 from jobs.run_labels import training_description
 from jobs.specs.presets import make_train_spec
 from jobs.training.prepare import prepare
+from tests.glow.buckets import png
 from tests.jobs.glyphs import write_glyphs
 
 
@@ -74,3 +78,14 @@ def test_splits_that_share_a_file_are_refused(glyphs, tmp_path):
     with pytest.raises(SpecError) as error:
         prepared(f"folder:{tmp_path / 'own'}", tmp_path)
     assert all(f"own/{split}" in str(error.value) for split in ("train", "test"))
+
+
+def test_parquet_images_of_another_size_are_converted_only_to_an_image_size(tmp_path):
+    sizes = [(8, 8)] * 39 + [(12, 12)]
+    pixels = [png(np.zeros(size, np.uint8)) for size in sizes]
+    pq.write_table(pa.table({"image": pixels}), tmp_path / "photos.parquet")
+    name = f"parquet:{tmp_path / 'photos.parquet'}"
+    with pytest.raises(DatasetCorrupt, match=r"row 39 .*12x12") as raised:
+        prepared(name, tmp_path)
+    assert raised.value.code == "image-size"
+    assert prepared(name, tmp_path, image_size=8).config.image_shape == (1, 8, 8)

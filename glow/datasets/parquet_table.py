@@ -1,0 +1,144 @@
+"""A Parquet file with encoded images: it is opened once per process, and read in row groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from glow.datasets.base import DatasetCorrupt, DatasetNotFound
+from glow.datasets.buckets import BucketFile
+from glow.datasets.decode import EncodedImage
+
+if TYPE_CHECKING:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+__all__ = ["Table"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Parquet file. An instance can be pickled; a process that receives it opens the file itself.
+
+    Attributes:
+        source: the file.
+        stamp: the size of the file in bytes and, unless it is in a bucket, the time of its last change in ns. Rows in
+            the cache are used only for a table with an equal stamp, so that a changed file is read again.
+
+    Example:
+        >>> import io, tempfile, pyarrow, pyarrow.parquet
+        >>> from PIL import Image
+        >>> stream = io.BytesIO()
+        >>> Image.new("L", (6, 4)).save(stream, "PNG")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pyarrow.parquet.write_table(pyarrow.table({"image": [stream.getvalue()] * 3}), f"{folder}/a.parquet")
+        ...     table = Table.at(Path(folder, "a.parquet"))
+        ...     table.rows, str(table.image(2, "image")).replace(folder, "")
+        (3, 'row 2 of /a.parquet')
+    """
+
+    source: Path | BucketFile
+    stamp: tuple[int, ...]
+
+    @classmethod
+    def at(cls, source: Path | BucketFile) -> Table:
+        """Return the table of a file, with the current size and time of change of the file as its stamp."""
+        if isinstance(source, BucketFile):
+            return cls(source, (source.size,))
+        status = source.stat()
+        return cls(source, (status.st_size, status.st_mtime_ns))
+
+    def __str__(self) -> str:
+        """Return the path or URI of the file."""
+        return str(self.source)
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return int(_opened(self).metadata.num_rows)
+
+    @property
+    def group_ends(self) -> np.ndarray:
+        """For each row group, the number of the row after its last row, counted from 0 in the file."""
+        metadata = _opened(self).metadata
+        return np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
+
+    @property
+    def schema(self) -> pyarrow.Schema:
+        """The names and types of the columns."""
+        return _opened(self).schema_arrow
+
+    def column(self, name: str) -> list[Any]:
+        """Return all values of a column."""
+        return list(_opened(self).read(columns=[name]).column(name).to_pylist())
+
+    def image(self, row: int, column: str) -> EncodedImage:
+        """Return the encoded image of a row. This reads the whole row group that contains the row."""
+        ends = self.group_ends
+        group = int(np.searchsorted(ends, row, side="right"))
+        first = int(ends[group - 1]) if group else 0
+        return EncodedImage(f"row {row} of {self}", _group(self, group, column)[row - first])
+
+    def readable(self, column: str) -> Iterator[EncodedImage]:
+        """Yield the encoded images of all rows in order, without those of row groups that cannot be read."""
+        row = 0
+        for group, end in enumerate(self.group_ends):
+            try:
+                contents = _group(self, group, column)
+            except DatasetCorrupt:
+                contents = []
+            for number, content in enumerate(contents, row):
+                yield EncodedImage(f"row {number} of {self}", content)
+            row = int(end)
+
+
+@lru_cache(maxsize=256)
+def _opened(table: Table) -> ParquetFile:
+    """Open a file once per process.
+
+    Raises:
+        DatasetCorrupt: if it is no Parquet file.
+    """
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        source = table.source
+        return ParquetFile(source if isinstance(source, Path) else source.seekable())
+    except (OSError, ValueError) as error:
+        if isinstance(error, DatasetNotFound | DatasetCorrupt):
+            raise
+        raise DatasetCorrupt(
+            f"{table} cannot be read as Parquet ({str(error).splitlines()[0]})",
+            remedy="replace it with a good copy, or remove it",
+            code="parquet-damaged",
+        ) from error
+
+
+@lru_cache(maxsize=4)
+def _group(table: Table, group: int, column: str) -> list[bytes]:
+    """Return the encoded images of a row group; the last few groups stay in memory.
+
+    Raises:
+        DatasetCorrupt: if the row group cannot be read, or a row has no image.
+    """
+    try:
+        values = _opened(table).read_row_group(group, columns=[column]).column(column).to_pylist()
+    except (OSError, ValueError) as error:
+        raise DatasetCorrupt(
+            f"row group {group} of {table} cannot be read ({str(error).splitlines()[0]})",
+            remedy="replace the file with a good copy",
+            code="parquet-damaged",
+        ) from error
+    contents = [value["bytes"] if isinstance(value, dict) else value for value in values]
+    if any(content is None for content in contents):
+        raise DatasetCorrupt(
+            f"row group {group} of {table} has rows without the bytes of an image in column {column!r}",
+            remedy="export the data set with its images embedded",
+            code="parquet-without-images",
+        )
+    return contents
