@@ -83,7 +83,8 @@ def samples_lines(event: Samples) -> str:
     """Return the number of samples, their temperatures, and where they are."""
     temperatures = ", ".join(f"{temperature:g}" for temperature in event.temperatures)
     at = "temperature" if len(event.temperatures) == 1 else "each of the temperatures"
-    return f"{count(event.images, 'sample')} at {at} {temperatures}\n" + _where(event, *event.pictures)
+    drawn = f"{count(event.images, 'sample')} at {at} {temperatures}"
+    return f"{drawn}{_not_finite(event)}\n" + _where(event, *event.pictures)
 
 
 def interpolation_lines(event: Interpolation) -> str:
@@ -99,30 +100,40 @@ def interpolation_lines(event: Interpolation) -> str:
             f"all ends equal the real images{of}: before rounding they are off by at most {event.end_error:.2g} grey "
             "levels"
         )
-    have = f"{count(event.non_finite, 'image')} {'has' if event.non_finite == 1 else 'have'}"
-    bad = f"\n{have} pixels that are not finite" if event.non_finite else ""
-    if bad and event.scale == "sigmoid":
-        bad += ": the model's inverse has no bound with --scale sigmoid; train with --scale floored, which bounds it"
     rows = f"{count(event.pairs, 'row')} of {event.steps} images, {event.mode} interpolation"
-    return f"{rows}; {ends}{bad}\n" + _where(event, event.picture)
+    return f"{rows}; {ends}{_not_finite(event)}\n" + _where(event, event.picture)
+
+
+def _not_finite(event: Samples | Interpolation) -> str:
+    """Return the line on images with pixels that are not finite, after a line break; empty if there are none."""
+    if not event.non_finite:
+        return ""
+    have = f"\n{count(event.non_finite, 'image')} {'has' if event.non_finite == 1 else 'have'} pixels that are not finite"
+    if (event.coupling, event.scale) != ("affine", "sigmoid"):
+        return have
+    return (
+        f"{have}: the inverse of a coupling with --scale sigmoid divides by numbers without a lower bound; train with "
+        "--scale floored, which makes such pixels less likely"
+    )
 
 
 def ood_lines(event: Ood) -> str:
     """Return the text that shows the result of an OOD test.
 
-    The text contains the share of batches of each data set that the typicality test calls OOD, the AUROC of each
-    detector, the recommended detector, the classes that are called OOD least often, the batch size at which each
-    corruption is detected, and the control: whether the test calls batches of the model's own test images OOD about as
-    often as intended.
+    The text contains the share of batches of each data set that the typicality test and the recommended detector call
+    OOD, the AUROC of each detector, the recommended detector, the classes that are called OOD least often, the batch
+    size at which each corruption is detected, and the control: whether the two detectors call batches of the model's
+    own test images OOD about as often as intended.
     """
     rows = event.rows
     sizes = sorted({row.batch_size for row in rows})
     names = list(dict.fromkeys(row.dataset for row in rows))
     detectors = [name for name in dict.fromkeys(row.detector for row in rows) if not name.startswith(BY_LEVEL)]
     by = {(row.detector, row.dataset, row.batch_size): row for row in rows}
-    ratios = [["OOD ratio, %", *(f"M={m}" for m in sizes)]]
-    for name in names:
-        ratios.append([name, *(_ratio(by["typicality", name, m]) for m in sizes)])
+    ratios: list[list[str]] = []
+    for detector in judges(event):
+        ratios.append([f"OOD ratio of {detector}, %", *(f"M={m}" for m in sizes)])
+        ratios += [[name, *(_ratio(by[detector, name, m]) for m in sizes)] for name in names]
     batches = ["batches of " + event.in_distribution]
     batches += [str(by["typicality", event.in_distribution, m].batches) for m in sizes]
     aurocs = [["AUROC", *detectors]]
@@ -130,7 +141,7 @@ def ood_lines(event: Ood) -> str:
         if name != event.in_distribution:
             aurocs += [[f"{name} M={m}", *(f"{by[d, name, m].auroc:.4f}" for d in detectors)] for m in sizes]
     about = (
-        f"typicality test with protocol {event.protocol}, alpha {event.alpha:g}, "
+        f"OOD tests with protocol {event.protocol}, alpha {event.alpha:g}, "
         f"{event.bootstraps:,} bootstraps, {count(event.repeats, 'repeat')}; OOD ratio: the share of batches of M "
         "images that are called out-of-distribution, with 95 % intervals in brackets"
     )
@@ -144,6 +155,11 @@ def ood_lines(event: Ood) -> str:
         parts.append(_caught(event))
     parts.append(_control(event))
     return "\n\n".join([*parts, _where(event, event.place)])
+
+
+def judges(event: Ood) -> list[str]:
+    """Return the detectors whose decisions are shown: typicality, and the recommended one if it is another."""
+    return list(dict.fromkeys(["typicality", *([event.recommended] if event.recommended else [])]))
 
 
 def _recommended(event: Ood) -> str:
@@ -166,11 +182,12 @@ def _caught(event: Ood) -> str:
 def _control(event: Ood) -> str:
     nominal = 100 * (1 - event.alpha)
     own = event.in_distribution
-    odd = [row for row in event.control if row.detector == "typicality" and not row.as_expected]
+    shown = judges(event)
+    odd = [row for row in event.control if row.detector in shown and not row.as_expected]
     called = f"batches of test images of {own} itself are called OOD"
     if not odd:
-        return f"control passed: {called} about as often as they should be, {nominal:.3g} %"
-    rates = ", ".join(f"{_share(row)} % at M={row.batch_size}" for row in odd)
+        return f"control passed: {called} about as often as they should be, {nominal:.3g} %, by {' and '.join(shown)}"
+    rates = ", ".join(f"{_share(row)} % at M={row.batch_size} by {row.detector}" for row in odd)
     return (
         f"control FAILED: {called} at {rates}, where {nominal:.3g} % is nominal. These images differ from those that "
         "the thresholds come from, so read the other ratios with this in mind. --center validation removes what "

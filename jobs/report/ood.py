@@ -64,11 +64,15 @@ def ood_section(model: Model, reader: Reader, anchor: str, name: str) -> tuple[S
         if (table := reader.table(run, "ood", "the shares of batches called OOD")) is not None
     }
     typicality = {protocol: table[table["detector"] == "typicality"] for protocol, table in tables.items()}
+    recommended = main.data.tags.get(tag_names.RECOMMENDED)
     blocks: list[Block] = [Text(_about(run)) for run in runs.values()]
     said: list[str] = []
     if typicality:
         own = _own(main, next(iter(typicality.values())))
         blocks += _ratio_table(typicality, own)
+        if recommended not in (None, "typicality") and "ood" in tables:
+            table = tables["ood"]
+            blocks += _ratio_table({"ood": table[table["detector"] == recommended]}, own, str(recommended))
         first, run = next((table, runs[protocol]) for protocol, table in typicality.items())
         said = _in_short(first, own)
         blocks += [Text(sentence) for sentence in _control(run, reader, own)]
@@ -101,10 +105,10 @@ def _about(run: Run) -> str:
     )
 
 
-def _ratio_table(tables: Mapping[str, pd.DataFrame], own: str) -> Iterator[Block]:
-    """Yield a table with rows for each data set: the tests of this model, and for MNIST the course report's."""
+def _ratio_table(tables: Mapping[str, pd.DataFrame], own: str, detector: str = "typicality") -> Iterator[Block]:
+    """Yield a table with rows for each data set: the tests of this model, and for MNIST those of the course report."""
     names = list(dict.fromkeys(name for table in tables.values() for name in table["dataset"]))
-    beside = COURSE if own == "mnist" else {}
+    beside = COURSE if own == "mnist" and detector == "typicality" else {}
     sizes = sorted(
         {int(m) for table in tables.values() for m in table["batch_size"]} | ({1, 2, 10} if beside else set())
     )
@@ -122,7 +126,8 @@ def _ratio_table(tables: Mapping[str, pd.DataFrame], own: str) -> Iterator[Block
     one_kind = not beside and len(tables) == 1
     head = ["data set", *([] if one_kind else ["result of"]), *(f"M = {m}" for m in sizes)]
     rows = [[row[0], *row[2:]] for row in rows] if one_kind else rows
-    caption = "Share of batches of M images that the typicality test calls OOD, in percent, with 95 % intervals."
+    who = "the typicality test" if detector == "typicality" else f"the recommended detector, {detector},"
+    caption = f"Share of batches of M images that {who} calls OOD, in percent, with 95 % intervals."
     caption += "" if one_kind else " A number after ± is the standard deviation over repeats."
     yield Table(caption, head, rows, left=1 if one_kind else 2)
     if beside:
@@ -160,16 +165,18 @@ def _control(run: Run, reader: Reader, own: str) -> Iterator[str]:
     table = reader.table(run, "ood_control", "the control")
     if table is None or table.empty:
         return
-    rows = rows_of(table[table["detector"] == "typicality"])
+    shown = ["typicality", run.data.tags.get(tag_names.RECOMMENDED, "typicality")]
+    rows = rows_of(table[table["detector"].isin(shown)])
     nominal = f"{100 * (1 - float(spec_of(run).get('alpha', 0.99))):.3g} %"
     odd = [row for row in rows if not row["as_expected"]]
     if not odd:
         often = f"at about the expected rate, {nominal}, at every M"
-        yield f"Control: batches of test images of {own} itself are called OOD {often}."
+        by = " and ".join(dict.fromkeys(shown))
+        yield f"Control: batches of test images of {own} itself are called OOD {often}, by {by}."
         return
     rates = ", ".join(
         f"{100 * row['ratio']:.2f} % ({100 * row['ratio_low']:.2f}-{100 * row['ratio_high']:.2f}) at M = "
-        f"{row['batch_size']}"
+        f"{row['batch_size']} by {row['detector']}"
         for row in odd
     )
     yield (

@@ -72,9 +72,11 @@ class Store:
         record.finish("FINISHED")
         return record, trials
 
-    def evaluate(self, job, model, artifacts, experiment="glow", dataset="digits", metrics=None, **settings):
+    def evaluate(
+        self, job, model, artifacts, experiment="glow", dataset="digits", metrics=None, more_tags=None, **settings
+    ):
         tags = {"glow.job": job, "glow.dataset": dataset, "glow.spec": json.dumps(settings), "glow.model": model.name}
-        tags |= {"glow.train_run": model.run_id, "mlflow.parentRunId": model.run_id}
+        tags |= {"glow.train_run": model.run_id, "mlflow.parentRunId": model.run_id} | (more_tags or {})
         record = Record.start(self.uri, experiment, f"{job} of {model.name}", tags, {})
         record.metrics(metrics or {})
         self._artifacts(record, artifacts)

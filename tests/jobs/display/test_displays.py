@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from jobs.display.displays import JsonLines, LiveBar, PlainLines, Wire
-from jobs.display.evaluation_events import Interpolation, Nll
+from jobs.display.evaluation_events import Interpolation, Nll, Ood, Samples
 from jobs.display.events import (
     AblationSummary,
     Checked,
@@ -22,7 +22,7 @@ from jobs.display.events import (
     TrialEvent,
     Unknown,
 )
-from jobs.display.rows import ClassNll, DatasetNll, Difference, NllBound
+from jobs.display.rows import ClassNll, DatasetNll, Difference, NllBound, OodControl, OodRatio
 from jobs.display.training_lines import sizes_sentence
 from jobs.display.wire import KINDS, event_from_dict, sent_event
 from jobs.text import duration
@@ -128,6 +128,45 @@ def test_a_bound_of_several_noise_samples_has_a_table_of_its_own():
     text = PlainLines().text(BOUND)
     assert "16 noise samples" in text
     assert all(number in text for number in ("0.0512", "0.0500", "0.0524"))
+
+
+def ood_event(recommended):
+    def ratio(detector, dataset, share):
+        nothing = dict.fromkeys(("threshold", "auroc", "aupr", "fpr95"), math.nan)
+        ends = {f"{name}_{end}": math.nan for name in nothing for end in ("low", "high")}
+        low, high = share - 0.01, share + 0.01
+        return OodRatio(detector, dataset, 1, 100, 0, 0, share, low, high, math.nan, **nothing, **ends)
+
+    shares = {"typicality": (0.01, 0.21), "joint": (0.03, 0.84), "likelihood": (0.02, 0.55)}
+    return Ood(
+        run="ood x",
+        run_id="abc",
+        protocol="held-out",
+        alpha=0.99,
+        bootstraps=100,
+        repeats=1,
+        in_distribution="digits",
+        rows=[
+            ratio(detector, name, share)
+            for detector, both in shares.items()
+            for name, share in zip(("digits", "noise"), both, strict=True)
+        ],
+        control=[OodControl(detector, 1, 100, own, own, own, own < 0.03) for detector, (own, _) in shares.items()],
+        passing=[],
+        recommended=recommended,
+        place="outputs",
+        open_with="glowctl ui",
+    )
+
+
+def test_the_decisions_of_the_recommended_detector_are_shown_and_controlled():
+    text = PlainLines().text(ood_event("joint"))
+    assert [share for share in ("21.00", "84.00", "55.00") if share in text] == ["21.00", "84.00"]
+    assert "FAILED" in text
+    assert "3.00" in text
+    of_typicality = PlainLines().text(ood_event(None))
+    assert "84.00" not in of_typicality
+    assert "FAILED" not in of_typicality
 
 
 def test_plain_lines_leave_steps_out():
@@ -274,6 +313,16 @@ def test_other_lines_are_no_events(line):
     assert sent_event(line) is None
 
 
+def test_samples_that_are_not_finite_are_said_if_there_are_any():
+    event = Samples(
+        run="sample x", run_id="abc", temperatures=[0.7], images=9, pictures=["picture.png"], open_with="glowctl ui"
+    )
+    assert "finite" not in PlainLines().text(event)
+    _, second, *places = PlainLines().text(replace(event, non_finite=1)).splitlines()
+    assert [fact for fact in ("1 image has", "not finite", "--scale floored") if fact not in second] == []
+    assert len(places) == 2
+
+
 def test_ends_that_are_not_the_images_are_said():
     event = Interpolation(
         run="interpolate x",
@@ -292,6 +341,10 @@ def test_ends_that_are_not_the_images_are_said():
     assert [fact for fact in ("3 rows", "9 images", "linear", "2 rows", "NOT", "2.5 of 256") if fact not in first] == []
     assert [fact for fact in ("4 images", "--scale sigmoid", "--scale floored") if fact not in second] == []
     assert [line.split()[1].strip(";") for line in places] == ["picture.png", "abc"]
+    for other in ({"scale": "floored"}, {"coupling": "spline"}):  # it is floored already, or has no such scale
+        second = PlainLines().text(replace(event, **other)).splitlines()[1]
+        assert "4 images" in second
+        assert "--scale" not in second
     assert "2.5 of 32" in PlainLines().text(replace(event, bits=5))
     exact = PlainLines().text(replace(event, bits=5, inexact_rows=0))
     assert "5 bits" in exact
