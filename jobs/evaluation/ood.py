@@ -141,7 +141,14 @@ def prepare(spec: OodSpec) -> OodWork:
         infos[left_out] = infos[own]
     scored = with_tables(work, images, gradients=spec.gradients)
     if spec.background_model is not None:
-        scored = replace(scored, background=with_tables(_background(work, spec.background_model), images))
+        behind = _background(work, spec.background_model)
+        named = {"background_model": behind.model.reference}
+        scored = replace(
+            scored,
+            given=scored.given.model_copy(update=named),
+            spec=scored.spec.model_copy(update=named),
+            background=with_tables(behind, images),
+        )
     return OodWork(
         with_notes(scored, images.values(), infos.values()),
         settings,
@@ -168,11 +175,17 @@ def _background(work: Evaluation[OodSpec], name: str) -> Evaluation[OodSpec]:
 
 
 def _comparable(work: Evaluation[OodSpec]) -> list[str]:
-    """Return `MADE` and every known data set on this machine whose images have the model's shape without resizing."""
+    """Return `MADE` and every known data set on this machine whose images have the model's shape without resizing.
+
+    A known data set of small images is padded by default, so that its images have one shape with padding and another
+    without.
+    """
     root, shape = data_root_of(work), work.model.config.image_shape
     infos = {name: describe(name, root) for name in dataset_names() if ":" not in name}
     return [
-        name for name, info in infos.items() if "test" in info.splits and (name in MADE or info.image_shape == shape)
+        name
+        for name, info in infos.items()
+        if "test" in info.splits and (name in MADE or shape in (info.image_shape, info.original_shape))
     ]
 
 
@@ -282,8 +295,10 @@ def _background_scores(work: OodWork, record: Record, show: Show) -> dict[tuple[
     if evaluation.background is None:
         return {}
 
+    name = evaluation.background.model.name
+
     def show_name(event: Event) -> None:
-        show(replace(event, background_model=evaluation.spec.background_model) if isinstance(event, Scored) else event)
+        show(replace(event, background_model=name) if isinstance(event, Scored) else event)
 
     return scores_of(evaluation.background, record, show_name)
 

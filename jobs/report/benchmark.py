@@ -64,17 +64,29 @@ PUBLISHED = (
 """Published AUROCs, which docs/evaluation.md quotes too. The models differ from ours, and some of the images do."""
 
 
+ALIASES = {
+    "cifar": "cifar10",
+    "cifar-10": "cifar10",
+    "emnist": "emnist-letters",
+    "fashion": "fashion-mnist",
+    "fashionmnist": "fashion-mnist",
+    "fmnist": "fashion-mnist",
+}
+"""Names that files and folders often have -> names of data sets."""
+
+
 def canonical(label: str) -> str:
     """Return the common name of a data set, given its label, which may be made from the name of a file or folder.
 
     Example:
         >>> canonical("arrays-svhn-test.npz")
         'svhn'
-        >>> canonical("mnist")
-        'mnist'
+        >>> canonical("packed-CIFAR-10")
+        'cifar10'
     """
-    name = re.sub(r"^(arrays|packed|folder)-", "", label)
-    return re.sub(r"([-_.](train|test))?(\.npz)?$", "", name) or label
+    name = re.sub(r"^(arrays|packed|folder|parquet)-", "", label.lower())
+    name = re.sub(r"([-_.](train|test))?(\.(npz|npy|parquet))?$", "", name)
+    return ALIASES.get(name, name) or label
 
 
 def benchmark_section(material: Material, reader: Reader, anchor: str) -> Section | None:
@@ -126,19 +138,22 @@ class _Pair:
 
 
 def _pairs(study: Study, model: Model, reader: Reader) -> Iterator[_Pair]:
-    run = model.evaluations.get("ood")
-    if run is None:
-        return
-    table = reader.table(run, "ood_detectors", "the comparison of detectors")
-    if table is None or table.empty:
-        return
+    """Yield each data set that single images of were tested, from the newest run that tested it."""
     nll = math.nan if model.training is None else model.training.data.metrics.get(metric_names.TEST, math.nan)
     trained = canonical(dataset_label(study.dataset))
-    single = table[table["batch_size"] == 1]
-    recommended = run.data.tags.get(tag_names.RECOMMENDED, "-")
-    for row in rows_of(single):
-        aurocs = {str(name): float(row[name]) for name in table.columns if name not in ("dataset", "batch_size")}
-        yield _Pair(trained, canonical(str(row["dataset"])), model.name, bits(nll), aurocs, recommended)
+    seen: set[str] = set()
+    for run in model.ood_tests:
+        table = reader.table(run, "ood_detectors", "the comparison of detectors")
+        if table is None or table.empty:
+            continue
+        recommended = run.data.tags.get(tag_names.RECOMMENDED, "-")
+        for row in rows_of(table[table["batch_size"] == 1]):
+            tested = canonical(str(row["dataset"]))
+            if tested not in seen:
+                seen.add(tested)
+                names = [name for name in table.columns if name not in ("dataset", "batch_size")]
+                aurocs = {str(name): float(row[name]) for name in names}
+                yield _Pair(trained, tested, model.name, bits(nll), aurocs, recommended)
 
 
 def _published(tested: Sequence[_Pair]) -> Iterator[Block]:

@@ -52,6 +52,9 @@ REPORT_PROTOCOL = "ood by the report's protocol"
 That run is kept apart from the newest run of the default protocol, which has the key "ood".
 """
 
+MOST_TESTS = 10
+"""The most OOD tests per model in which the benchmark looks for data sets."""
+
 MOST_MODELS = 3
 """The most models per data set, unless runs are named."""
 
@@ -67,12 +70,14 @@ class Model:
         reference: value for --model that selects the model.
         training: the run that trained the model, or None if the store does not have that run.
         evaluations: kind of evaluation -> its newest run. The kinds are those of `EVALUATIONS`, and `REPORT_PROTOCOL`.
+        ood_tests: the OOD tests by the default protocol, the newest first, at most `MOST_TESTS`.
     """
 
     name: str
     reference: str
     training: Run | None
     evaluations: Mapping[str, Run] = field(default_factory=dict)
+    ood_tests: Sequence[Run] = ()
 
 
 @dataclass(frozen=True)
@@ -236,13 +241,14 @@ def _models(uri: str, evaluations: Sequence[Run], known: Mapping[str, Run], name
         newest = group[0]
         training = known.get(key) or (run_of_id(uri, key) if newest.data.tags.get(tag_names.TRAIN_RUN) else None)
         dataset = next((name for run in (*group, training) if run is not None and (name := dataset_of(run))), UNKNOWN)
-        slots: dict[str, Run] = {}
+        kinds: dict[str, list[Run]] = {}
         for run in group:
             report = job_of(run) == "ood" and spec_of(run).get("protocol") == "report"
-            slots.setdefault(REPORT_PROTOCOL if report else job_of(run), run)
+            kinds.setdefault(REPORT_PROTOCOL if report else job_of(run), []).append(run)
+        newest_of = {kind: runs[0] for kind, runs in kinds.items()}
         name = training.info.run_name if training else newest.data.tags.get(tag_names.MODEL, "unnamed model")
         reference = key if training else str(spec_of(newest).get("model") or key)
-        found.setdefault(dataset, []).append(Model(name, reference, training, slots))
+        found.setdefault(dataset, []).append(Model(name, reference, training, newest_of, kinds.get("ood", [])[:MOST_TESTS]))
     return found
 
 

@@ -321,6 +321,16 @@ class TestLess:
         assert "digits" in said
         assert re.findall(r" 1\.23 % \(0\.23-2\.23\)\D* M = (\d+)", said) == ["1", "10"]
 
+    def test_the_decisions_of_the_recommended_detector_have_a_table(self, store):
+        tables = ood_tables("digits")
+        ratios = tables["ood.parquet"]
+        ratios.loc[(ratios["detector"] == "density") & (ratios["dataset"] == "emnist-letters"), "ratio"] = 0.4321
+        store.evaluate("ood", store.train("train it"), tables, more_tags={"glow.recommended": "density"})
+
+        captions = {table.caption for table in blocks_of(report_of(store), Table)}
+        assert any("density" in caption for caption in captions)
+        assert "43.21" in report_of(store).page.text
+
     def test_there_is_one_chapter_per_data_set(self, store):
         store.train("one", dataset="digits")
         store.train("two", dataset="fashion-mnist")
@@ -477,6 +487,18 @@ class TestBenchmark:
         with_ood_test(store, "cifar10", "svhn")
         assert "benchmark" not in sections_of(report_of(store))
 
+    def test_a_later_test_on_other_data_sets_hides_no_pair(self, store):
+        training = store.train("train mnist", dataset="mnist")
+        for tested, auroc in (("kmnist", 0.9), ("fashion-mnist", 0.8), ("kmnist", 0.7)):
+            tables = ood_tables("mnist")
+            tables["ood_detectors.parquet"] = pd.DataFrame({"dataset": [tested], "batch_size": 1, "typicality": auroc})
+            store.evaluate("ood", training, tables, dataset="mnist", alpha=0.99)
+        ours = tables_of(report_of(store))[0]
+        assert {(row[0], row[3]) for row in ours.rows} == {
+            ("mnist → kmnist", "0.700"),
+            ("mnist → fashion-mnist", "0.800"),
+        }
+
     def test_pairs_that_nobody_published_have_no_second_table(self, store):
         with_ood_test(store, "digits", "photos")
         with_ood_test(store, "digits", "kmnist")
@@ -490,6 +512,10 @@ class TestBenchmark:
         ("arrays-svhn-test.npz", "svhn"),
         ("arrays-cifar10", "cifar10"),
         ("packed-cats", "cats"),
+        ("arrays-cifar", "cifar10"),
+        ("folder-SVHN", "svhn"),
+        ("parquet-CIFAR-10", "cifar10"),
+        ("arrays-svhn_test.npy", "svhn"),
         ("fashion-mnist", "fashion-mnist"),
         ("mnist-left-out", "mnist-left-out"),
     ],
