@@ -170,8 +170,9 @@ def _sent_settings(settings: JsonObject, files: dict[str, str | Path]) -> JsonOb
     for name in ("data_root", "dest"):
         if told.get(name) and "://" not in told[name]:
             told[name] = str(Path(told[name]).expanduser().absolute())
-    if told.get("model") and Path(told["model"]).expanduser().is_dir():
-        told["model"] = str(Path(told["model"]).expanduser().absolute())
+    for name in ("model", "background_model"):
+        if told.get(name) and Path(told[name]).expanduser().is_dir():
+            told[name] = str(Path(told[name]).expanduser().absolute())
     for name in ("from_image", "to_image"):
         if told.get(name):
             image = Path(told[name]).expanduser()

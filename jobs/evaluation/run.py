@@ -62,8 +62,8 @@ class Evaluation(Generic[Spec]):
 
     Attributes:
         given: the settings as the user gave them, with two changes, so that they can be stored to repeat the
-            evaluation: `model` is a name that finds the same model from any folder, and `tracking_uri`, which may
-            contain a password, is None.
+            evaluation: `model` and `background_model` are names that find the same models from any folder, and
+            `tracking_uri`, which may contain a password, is None.
         spec: the settings with absolute paths.
         uri: the address of the MLflow store.
         model: the model.

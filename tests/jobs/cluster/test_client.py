@@ -256,9 +256,9 @@ def test_what_is_sent_means_the_same_on_another_machine(here, monkeypatch):
     request, _ = sent(Request(do="resume_training", run="x", changes={"tracking_uri": "sqlite:///here.db"}))
     assert request.changes["tracking_uri"] == f"sqlite:///{here}/here.db"
     (here / "model").mkdir()
-    ood = validated(OodSpec, {"model": "model", "ood_datasets": "noise,folder:odd"})
+    ood = validated(OodSpec, {"model": "model", "background_model": "model", "ood_datasets": "noise,folder:odd"})
     request, _ = sent(Request.of("evaluate", ood))
-    assert request.specs["ood"].model == str(here / "model")
+    assert request.specs["ood"].model == request.specs["ood"].background_model == str(here / "model")
     assert request.specs["ood"].ood_datasets == ("noise", f"folder:{here}/odd")
 
 

@@ -73,3 +73,12 @@ def test_comparable_data_sets_are_looked_for_where_the_training_had_its_own(here
     roots.clear()
     ood._comparable(prepare_evaluation(validated(OodSpec, settings(here, data_root=str(here / "given")))))
     assert set(roots) == {str(here / "given")}
+
+
+def test_the_models_are_found_again_from_any_folder(here, monkeypatch):
+    monkeypatch.chdir(here)
+    images = {"ood_datasets": f"folder:{here / 'glyphs'},noise", "trained_on": "digits", "gradients": False}
+    named = {"model": "model", "background_model": "model", "batch_sizes": "1,2", "alpha": 0.9}
+    work = ood.prepare(validated(OodSpec, settings(here, **images, **named))).evaluation
+    for kept in (work.given, work.spec):
+        assert kept.model == kept.background_model == str(here / "model")
