@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["dequantize", "quantize", "reduced", "uniform_noise"]
+__all__ = ["dequantize", "not_finite", "quantize", "reduced", "uniform_noise"]
 
 # The constants of SplitMix64 (Steele, Lea & Flood 2014). It turns a counter into 64 well-mixed bits, so that devices
 # and processes can make the noise of any pixel in any order.
@@ -66,6 +66,22 @@ def quantize(x_BCHW: Tensor, bits: int = 8) -> Tensor:
     """
     bins = 2**bits
     return ((x_BCHW + 0.5) * bins).floor().nan_to_num(0.0).clamp(0, bins - 1).to(torch.uint8) << (8 - bits)
+
+
+def not_finite(x_BCHW: Tensor) -> Tensor:
+    """Return which images have a value that is infinite or NaN, and that `quantize` replaces.
+
+    Args:
+        x_BCHW: float (B, C, H, W).
+
+    Returns:
+        bool (B,).
+
+    Example:
+        >>> not_finite(torch.tensor([0.25, torch.nan, -torch.inf]).view(3, 1, 1, 1))
+        tensor([False,  True,  True])
+    """
+    return ~x_BCHW.isfinite().flatten(1).all(1)
 
 
 def reduced(images: Tensor, bits: int) -> Tensor:

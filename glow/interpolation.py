@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from glow.dequantization import dequantize, quantize
+from glow.dequantization import dequantize, not_finite, quantize
 from glow.model import Glow
 
 __all__ = ["Interpolation", "Mode", "interpolate"]
@@ -107,11 +107,10 @@ def interpolate(
         rows.append(model.inverse([_between(z_0, z_1, t, mode) for z_0, z_1 in zip(latents_0, latents_1, strict=True)]))
     x_PSCHW = torch.stack(rows, 1)
     error_P = (x_PSCHW[:, [0, -1]] - x_2PCHW.transpose(0, 1)).abs().flatten(1).amax(1) * model.config.bins
-    bad = ~x_PSCHW.flatten(2).isfinite().all(2)
     return Interpolation(
         quantize(x_PSCHW.flatten(0, 1), model.config.bits).view(x_PSCHW.shape).cpu(),
         error_P.nan_to_num(torch.inf, torch.inf).cpu(),
-        int(bad.sum()),
+        int(not_finite(x_PSCHW.flatten(0, 1)).sum()),
     )
 
 

@@ -410,10 +410,36 @@ class Glow(nn.Module):
             labels: int64 (n,), classes for a class-conditional model; random if None.
 
         Returns:
-            uint8 (n, C, H, W). The lowest 8 - `GlowConfig.bits` bits of every value are 0.
+            uint8 (n, C, H, W), the result of `sample_real` in grey levels. The lowest 8 - `GlowConfig.bits` bits of
+            every value are 0.
 
         Raises:
             ValueError: if `n` or `temperature` is negative, or if an unconditional model gets labels.
+        """
+        return quantize(self.sample_real(n, temperature, generator, labels), self.config.bits)
+
+    @torch.no_grad()
+    def sample_real(
+        self,
+        n: int,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Draw real-valued images from the model, in which values that are not finite can still be seen.
+
+        Args:
+            n: as for `sample`.
+            temperature: as for `sample`.
+            generator: as for `sample`.
+            labels: as for `sample`.
+
+        Returns:
+            float (n, C, H, W), most values in [-0.5, 0.5]. `glow.dequantization.quantize` makes images of them, and
+            `glow.dequantization.not_finite` says which of them overflowed.
+
+        Raises:
+            ValueError: as for `sample`.
         """
         if n < 0:
             raise ValueError(f"the number of samples must be at least 0, not {n}")
@@ -422,7 +448,7 @@ class Glow(nn.Module):
         if self.config.num_classes is None and labels is not None:
             raise ValueError("this Glow is unconditional: train one with num_classes, or sample without labels")
         if n == 0:
-            return torch.empty(0, *self.config.image_shape, dtype=torch.uint8, device=self.device)
+            return torch.empty(0, *self.config.image_shape, dtype=self.dtype, device=self.device)
         where = generator.device if generator else self.device
         if self.config.num_classes is not None and labels is None:
             labels = torch.randint(self.config.num_classes, (n,), generator=generator, device=where)
@@ -439,7 +465,7 @@ class Glow(nn.Module):
             if level.split is not None:
                 x_BCHW = level.split.inverse(x_BCHW, draw(*level.split.prior(x_BCHW), shapes[index]))
             x_BCHW = level.inverse(x_BCHW)
-        return quantize(self.input.inverse(x_BCHW), self.config.bits)
+        return self.input.inverse(x_BCHW)
 
     def _encode(self, x_BCHW: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Return the latents, the halves passed on by the splits, and the log-dets (B,) of input and levels."""

@@ -104,6 +104,9 @@ class Samples(Event, kind="samples"):
         run_id: the id of that run.
         temperatures: the temperatures.
         images: number of samples at each temperature.
+        non_finite: number of samples, at all temperatures together, with a pixel that is not finite.
+        coupling: the coupling of the model (``--coupling``).
+        scale: the scale of the model's couplings (``--scale``).
         pictures: the paths or addresses of the pictures of the samples.
         open_with: the command that shows the run in MLflow's UI.
     """
@@ -112,6 +115,9 @@ class Samples(Event, kind="samples"):
     run_id: str
     temperatures: list[Number]
     images: int
+    non_finite: int = 0
+    coupling: str = "affine"
+    scale: str = "sigmoid"
     pictures: list[str]
     open_with: str
 
@@ -130,6 +136,7 @@ class Interpolation(Event, kind="interpolation"):
             a grey level, of which the model has 2**`bits`.
         inexact_rows: number of rows with an end that, after rounding, is not equal to its real image.
         non_finite: number of images with a pixel that is not finite.
+        coupling: the coupling of the model (``--coupling``).
         scale: the scale of the model's couplings (``--scale``).
         bits: bits per value of the model's images.
         picture: the path or address of the picture of the rows.
@@ -144,6 +151,7 @@ class Interpolation(Event, kind="interpolation"):
     end_error: float
     inexact_rows: int
     non_finite: int
+    coupling: str = "affine"
     scale: str
     bits: int = 8
     picture: str

@@ -108,7 +108,8 @@ def _not_finite(event: Samples | Interpolation) -> str:
     """Return the line on images with pixels that are not finite, after a line break; empty if there are none."""
     if not event.non_finite:
         return ""
-    have = f"\n{count(event.non_finite, 'image')} {'has' if event.non_finite == 1 else 'have'} pixels that are not finite"
+    verb = "has" if event.non_finite == 1 else "have"
+    have = f"\n{count(event.non_finite, 'image')} {verb} pixels that are not finite"
     if (event.coupling, event.scale) != ("affine", "sigmoid"):
         return have
     return (

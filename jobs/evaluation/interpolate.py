@@ -151,6 +151,7 @@ def run(work: InterpolateWork, show: Show) -> np.ndarray:
             end_error=float(end_error.max()),
             inexact_rows=int((~exact).sum()),
             non_finite=non_finite,
+            coupling=evaluation.model.config.coupling,
             scale=evaluation.model.config.scale,
             bits=evaluation.model.config.bits,
             picture=f"{recorded.place}/interpolation.png",

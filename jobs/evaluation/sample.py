@@ -13,6 +13,7 @@ import ray
 import torch
 from PIL import Image
 
+from glow.dequantization import not_finite, quantize
 from glow.figures import image_grid, image_rows
 from glow.model import Precision
 from jobs.display.evaluation_events import Samples
@@ -104,13 +105,14 @@ def run(work: SampleWork, show: Show) -> dict[float, np.ndarray]:
         resources = resources_for(spec, (1, 1))
         task = draw.options(**resources.task_options())
         reference = put_model(evaluation.model)
-        samples = {}
+        samples, non_finite = {}, 0
         for temperature in spec.all_temperatures:
             drawn = task.remote(
                 reference, rows * columns, temperature, spec.seed, work.label, spec.precision, resources.threads
             )
-            images = result_of(drawn)
+            images, spoilt = result_of(drawn)
             samples[temperature] = images
+            non_finite += spoilt
             np.save(recorded.folder / f"samples-T{temperature:g}.npy", images)
             Image.fromarray(image_grid(images, columns)).save(recorded.folder / f"samples-T{temperature:g}.png")
         pictures = [f"samples-T{temperature:g}.png" for temperature in samples]
@@ -120,12 +122,16 @@ def run(work: SampleWork, show: Show) -> dict[float, np.ndarray]:
             title = f"The same noise at several temperatures, {evaluation.model.title}"
             image_rows(sweep, names, title).savefig(recorded.folder / "temperatures.png", dpi=120)
             pictures.insert(0, "temperatures.png")
+        recorded.record.metrics({"non_finite": non_finite})
         told = ", ".join(f"{temperature:g}" for temperature in samples)
         came_to = f"{rows * columns} images at each of the temperatures {told}: `{'`, `'.join(pictures)}`"
         result = Samples(
             **recorded.known_as,
             temperatures=list(samples),
             images=rows * columns,
+            non_finite=non_finite,
+            coupling=evaluation.model.config.coupling,
+            scale=evaluation.model.config.scale,
             pictures=[f"{recorded.place}/{picture}" for picture in pictures],
         )
         recorded.finish(result, came_to)
@@ -141,16 +147,22 @@ def draw(
     label: int | None,
     precision: Precision,
     threads: int,
-) -> np.ndarray:
-    """Draw `n` images on a worker from the model that `put_model` stored; return uint8 (N, C, H, W)."""
+) -> tuple[np.ndarray, int]:
+    """Draw `n` images on a worker from the model that `put_model` stored.
+
+    Returns:
+        The images, uint8 (N, C, H, W), and the number of images with pixels that are not finite.
+    """
     model = model_on(reference, threads).set_precision(precision)
     generator = torch.Generator().manual_seed(seed)
     classes = model.config.num_classes
-    parts = [
-        model.sample(len(of), temperature, generator, None if classes is None else _labels(of, n, classes, label)).cpu()
-        for of in torch.arange(n).split(AT_ONCE)
-    ]
-    return torch.cat(parts).numpy()
+    parts, non_finite = [], 0
+    for of in torch.arange(n).split(AT_ONCE):
+        labels = None if classes is None else _labels(of, n, classes, label)
+        x_NCHW = model.sample_real(len(of), temperature, generator, labels)
+        non_finite += int(not_finite(x_NCHW).sum())
+        parts.append(quantize(x_NCHW, model.config.bits).cpu())
+    return torch.cat(parts).numpy(), non_finite
 
 
 def _labels(positions: torch.Tensor, n: int, classes: int, label: int | None) -> torch.Tensor:

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import torch
 from PIL import Image
 
-from glow import load_checkpoint, load_dataset
+from glow import load_checkpoint, load_dataset, save_checkpoint
 from glow.datasets import open_dataset
 from glow.datasets.corruptions import all_corrupted
 from glow.ood import OodSettings, evaluate_ood, fit_detectors, held_out_protocol, recommend
@@ -230,6 +231,22 @@ def test_samples_follow_the_temperature(evaluated):
         assert len(np.unique(cold[by_class == label], axis=0)) == 1
     assert len(np.unique(warm, axis=0)) == 12
     assert model.config.num_classes == 10
+    assert ends["samples"]["non_finite"] == 0
+
+
+def test_samples_with_pixels_that_are_not_finite_are_counted(store, tmp_path):
+    """The standard deviations of one class are infinite in float32, so that none of its samples is finite."""
+    folder, _ = store
+    model = load_checkpoint(folder / "trained" / "checkpoint")
+    with torch.no_grad():
+        model.top.classes.weight[3] = 100.0
+    save_checkpoint(model, tmp_path / "checkpoint")
+    arguments = ("sample", "--model", str(tmp_path / "checkpoint"), "--temperatures", "0.5,1", "--grid", "4x5")
+    done = glowctl(folder, *arguments, "--json")
+    check_quiet(done)
+    end = last_event(done.stdout.splitlines())
+    assert end["non_finite"] == 4  # two images of each class at each of two temperatures
+    assert find_run(uri_of(folder), "glow", end["run_id"]).data.metrics["non_finite"] == 4
 
 
 def test_interpolations_end_at_the_real_images(evaluated):
