@@ -28,7 +28,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from glow.augmentation import flip_half, mutate
 from glow.batches import Batch, Order, source_of
 from glow.checkpoint import load_training_state, load_weights, save_checkpoint, save_training_state
-from glow.config import FitConfig
+from glow.config import FitConfig, GlowConfig
 from glow.datasets.lazy import LazyDataset
 from glow.dequantization import uniform_noise
 from glow.distributed import all_reduce_sum, rank, world_size
@@ -388,7 +388,7 @@ class Trainer:
             raise TrainingDiverged(
                 f"training diverged in epoch {self.epoch + 1}, since the gradient was not finite in {SKIPS_IN_A_ROW} "
                 "consecutive steps",
-                remedy="use a lower learning rate, more warm-up steps, or couplings with the scale 'floored'",
+                remedy=_remedy(self.model.config),
                 code="training-diverged",
             )
 
@@ -500,6 +500,13 @@ def mean_bits_per_dim(model: Glow, images: Tensor | LazyDataset, seed: int = 0) 
         total += model.bits_per_dim(batch.images_BCHW.to(model.device), noise_BCHW=noise).double().sum()
     model.train()
     return all_reduce_sum(total).item() / len(images)
+
+
+def _remedy(config: GlowConfig) -> str:
+    """Return what may help against divergence; only affine couplings have a scale that can be another."""
+    if config.coupling == "affine" and config.scale != "floored":
+        return "use a lower learning rate, more warm-up steps, or couplings with the scale 'floored'"
+    return "use a lower learning rate, or more warm-up steps"
 
 
 def _optimizer(model: Glow, config: FitConfig, device: torch.device) -> torch.optim.Optimizer:

@@ -117,7 +117,8 @@ class TrainSpec(BaseModel):
         "sigmoid",
         "Model",
         "Scale function of affine couplings. sigmoid: the paper's, in (0, 1). floored: the same but at least e^-2, so "
-        "that inverses stay accurate. bounded: between e^-2 and e^2; deep models can diverge with it.",
+        "that the inverse of a coupling stretches by at most e^2. bounded: between e^-2 and e^2; deep models can "
+        "diverge with it.",
         "floored",
     )
     dequantization: Dequantization = setting(

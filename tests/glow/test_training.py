@@ -10,7 +10,7 @@ import torch.multiprocessing
 
 from glow import FitConfig, Glow, GlowConfig, Trainer, fit
 from glow.datasets import LazyDataset, load_dataset
-from glow.training import TrainingDiverged, hardware_precision, mean_bits_per_dim
+from glow.training import SKIPS_IN_A_ROW, TrainingDiverged, hardware_precision, mean_bits_per_dim
 from tests.glow.flows import random_images, small_glow
 from tests.glow.processes import run_in_processes
 
@@ -269,6 +269,27 @@ def test_a_run_that_stays_non_finite_ends_with_a_sentence():
         train(trainer)
     assert diverged.value.code == "training-diverged"
     assert "learning rate" in diverged.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("model", "floored"),
+    [
+        ({"scale": "sigmoid"}, True),
+        ({"scale": "bounded"}, True),
+        ({"scale": "floored"}, False),
+        ({"coupling": "spline"}, False),
+        ({"coupling": "additive"}, False),
+    ],
+)
+def test_the_remedy_for_divergence_is_one_that_the_model_can_take(model, floored):
+    trainer = fresh_trainer(model=model, epochs=SKIPS_IN_A_ROW)
+    trainer.model.initialized.fill_(True)
+    with torch.no_grad():
+        trainer.model.levels[0].steps[0].actnorm.log_scale.fill_(math.nan)
+    with pytest.raises(TrainingDiverged) as diverged:
+        train(trainer)
+    assert "learning rate" in diverged.value.remedy
+    assert ("'floored'" in diverged.value.remedy) == floored
 
 
 def test_impossible_settings_are_refused():
