@@ -7,6 +7,7 @@ Raise `JobError` where a job cannot run or cannot continue, and `SpecError` wher
 from __future__ import annotations
 
 import errno
+import re
 import tempfile
 import traceback
 
@@ -22,11 +23,22 @@ __all__ = [
     "UserError",
     "code_of",
     "in_flags",
+    "refused_by_disk",
     "sentence_of",
 ]
 
 FAILURE, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 """Exit codes: something failed; the command line is wrong; ended by Ctrl-C; ended by SIGTERM."""
+
+DISK_ERRORS = {
+    errno.ENOSPC: ("the disk is full", "free some space"),
+    errno.EDQUOT: ("your quota of the disk is used up", "free some space"),
+    errno.EROFS: ("the disk is read-only", "make it writable"),
+}
+"""Numbers of the errors of a disk that does not take a file -> what is wrong, and what to do about it."""
+
+NUMPY_FULL = r"\d+ requested and \d+ written|Not enough free space"
+"""Matches NumPy's errors on a full disk, which have no number."""
 
 
 class JobError(UserError):
@@ -62,6 +74,20 @@ def code_of(error: Exception) -> int:
     return error.exit_code if isinstance(error, UserError) else FAILURE
 
 
+def refused_by_disk(error: Exception) -> bool:
+    """Return whether a disk did not take a file because it is full or read-only, or the user's quota is used up.
+
+    Example:
+        >>> refused_by_disk(OSError(errno.EDQUOT, "Disk quota exceeded"))
+        True
+        >>> refused_by_disk(FileNotFoundError(errno.ENOENT, "No such file or directory"))
+        False
+    """
+    if not isinstance(error, OSError):
+        return False
+    return error.errno in DISK_ERRORS or (error.errno is None and bool(re.match(NUMPY_FULL, str(error))))
+
+
 def sentence_of(error: Exception) -> str:
     """Return the sentence that the user reads about an error.
 
@@ -69,8 +95,9 @@ def sentence_of(error: Exception) -> str:
     """
     if isinstance(error, UserError):
         return in_flags(str(error))
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"the disk is full ({error}): free some space, or choose another disk with --output"
+    if isinstance(error, OSError) and refused_by_disk(error):
+        problem, remedy = DISK_ERRORS[error.errno or errno.ENOSPC]
+        return f"{problem} ({error}): {remedy}, or choose another disk with --output"
     problem = f"unexpected error ({type(error).__name__}: {error})"
     try:
         with tempfile.NamedTemporaryFile("w", prefix="glowctl-", suffix=".log", delete=False) as log:

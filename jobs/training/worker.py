@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import shutil
 import sys
@@ -30,6 +29,7 @@ from glow.model import Glow
 from glow.scoring import score_shard, shards_of
 from glow.training import EpochResult, StepResult, Trainer, TrainingDiverged, mean_bits_per_dim
 from jobs.display.events import Epoch, Step
+from jobs.errors import refused_by_disk
 from jobs.outputs import is_remote
 from jobs.specs.every import every
 from jobs.specs.training import TrainSpec
@@ -127,8 +127,7 @@ class NoRetry(UserCallback):
         It would if the disk or the user's quota is full, the file system is read-only, training diverged, or a
         checkpoint is damaged. A ValueError would too, because it means that settings or data are wrong.
         """
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-        return full or isinstance(error, (TrainingDiverged, CheckpointError, ValueError))
+        return refused_by_disk(error) or isinstance(error, (TrainingDiverged, CheckpointError, ValueError))
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Raise the first error of the workers for which `is_final` is true, which ends the training."""

@@ -5,6 +5,7 @@ import re
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from glow.errors import DOWNLOAD_ADVICE
@@ -17,10 +18,29 @@ def test_a_foreseen_error_is_its_own_sentence_in_words_of_the_command_line():
     assert code_of(SpecError("x")) == 2
 
 
-def test_a_full_disk_is_told_from_a_bug():
-    said = sentence_of(OSError(errno.ENOSPC, "No space left on device", "/outputs"))
-    assert "/outputs" in said
+@pytest.mark.parametrize(
+    ("error", "fact"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/outputs"), "/outputs"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "/outputs"), "quota"),
+        (OSError(errno.EROFS, "Read-only file system", "/outputs"), "/outputs"),
+        (OSError("9000 requested and 8176 written"), "9000"),  # of NumPy, on a full disk
+        (OSError("Not enough free space to write 40000000 bytes after offset 128"), "40000000"),
+    ],
+)
+def test_a_disk_that_takes_no_file_is_told_from_a_bug(error, fact):
+    said = sentence_of(error)
+    assert fact in said
     assert "--output" in said
+    assert "please report" not in said
+
+
+def test_what_numpy_raises_on_a_full_disk_is_known():
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with pytest.raises(OSError, match="requested") as full:
+        np.zeros(100_000).tofile("/dev/full")
+    assert "--output" in sentence_of(full.value)
 
 
 def test_the_traceback_of_an_unexpected_error_is_in_the_file_that_is_named(tmp_path, monkeypatch):
