@@ -42,6 +42,9 @@ CHOICES: dict[str, dict[str, Any]] = {
 }
 """The settings of each choice that differ from the laptop preset; choices that equal the preset are left out."""
 
+WARMUP = 0.1
+"""Share of the time over which the learning rate grows. It is long because 30 s can be as few as 35 steps."""
+
 TESTED = 2000
 """Number of test images."""
 
@@ -52,7 +55,7 @@ def trial(changes: Mapping[str, Any], seed: int, seconds: float) -> tuple[float,
     spec = make_train_spec("laptop", {**changes, "seed": seed})
     train = load_dataset("mnist", "train", per_class=spec.per_class)[0]
     test = load_dataset("mnist", "test")[0][:TESTED]
-    budget = Budget(seconds, 1, spec.batch_size, spec.learning_rate, seed=seed)
+    budget = Budget(seconds, 1, spec.batch_size, spec.learning_rate, WARMUP, seed)
     racer = glow_racer(spec.glow_config((1, 32, 32), 0), train[: 4 * spec.batch_size])
     curve = train_for(budget, *racer, train, test)
     return curve.best, curve.images
