@@ -50,8 +50,9 @@ test-browser: $(VENV)/installed
 test-install: $(VENV)/installed
 	$(BIN)/python -m pytest -m install $(PYTEST_ARGS)
 
-# How fast it is, against normflows, which this installs: ten minutes, in which nothing else should run. The figures go
-# into docs/performance.json and docs/performance.md. BENCH_ARGS='--quick' writes neither.
+# How fast it is, against normflows, which this installs: 50 to 90 minutes, in which nothing else should run. The figures
+# go into docs/performance.json and docs/performance.md. All rows but time_to_nll take ten minutes together:
+# BENCH_ARGS='--only training,scoring' takes some rows, and BENCH_ARGS='--quick' measures less and writes neither file.
 bench: $(VENV)/installed
 	$(PIP) --editable '.[bench]'
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
