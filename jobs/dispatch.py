@@ -209,7 +209,7 @@ def summarize(run: str, changes: Mapping[str, Any], display: Display) -> None:
 
 
 def repair(run: str, changes: Mapping[str, Any], display: Display) -> None:
-    """Add to a run in MLflow the metrics of those epochs that only the checkpoints of the run contain.
+    """Add to a run in MLflow the epochs, samples and figures that only the checkpoints of the run contain.
 
     Args:
         run: id or name of a training or an ablation.

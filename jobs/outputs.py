@@ -259,12 +259,12 @@ def remove_unfinished_checkpoints(output: str, name: str) -> None:
         log.debug("unfinished checkpoints in %s/%s were not looked for (%s)", output, name, error)
 
 
-def files_of_checkpoints(place: str, name: str) -> Iterator[tuple[str, bytes]]:
-    """Yield the path and the content of each file of this name in the checkpoints of a training.
+def files_of_checkpoints(place: str, *names: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the path and the content of each file of these names in the checkpoints of a training.
 
     Args:
         place: path of the folder of the checkpoints, or its URI in a bucket; it need not exist.
-        name: name of the file.
+        names: names of the files.
 
     Raises:
         JobError: if the folder or a file cannot be read.
@@ -274,7 +274,7 @@ def files_of_checkpoints(place: str, name: str) -> Iterator[tuple[str, bytes]]:
     try:
         files, folder = open_storage(place)
         for info in files.get_file_info(FileSelector(folder, allow_not_found=True, recursive=True)):
-            if info.base_name == name and info.path.removeprefix(f"{folder}/").startswith("checkpoint_"):
+            if info.base_name in names and info.path.removeprefix(f"{folder}/").startswith("checkpoint_"):
                 with files.open_input_stream(info.path) as stream:
                     yield info.path, stream.read()
     except (OSError, ValueError) as error:

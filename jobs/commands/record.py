@@ -160,11 +160,11 @@ def repair(
     json: Json = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Add to MLflow those epochs of a run that only its checkpoints contain.
+    """Add to MLflow what a run lacks there and its checkpoints contain: epochs, samples, and two numbers.
 
-    A run does this itself while it trains and when it is resumed. This command is needed only for a run that has ended
-    and will not be resumed, such as a run of an older glowctl. If it adds epochs to trials of an ablation, it also
-    compares the trials again.
+    The numbers are those of parameters and workers. A run does this itself while it trains and when it is resumed. This
+    command is needed only for a run that has ended and will not be resumed, such as a run of an older glowctl. It names
+    what it cannot add. If it adds something to trials of an ablation, it also compares the trials again.
     """
     from jobs.dispatch import repair as repair_run
     from jobs.display.displays import make_display

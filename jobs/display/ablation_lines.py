@@ -48,10 +48,16 @@ def plan_lines(event: Plan) -> str:
 
 
 def repaired_lines(event: Repaired) -> str:
-    """Return one line per run to which epochs were added, or one line if none lacked any."""
-    if not event.added:
-        return f"{event.run}: MLflow already has every epoch that the checkpoints have; nothing was added"
-    return "\n".join(f"{name}: added {numbers('epoch', epochs)} to MLflow" for name, epochs in event.added.items())
+    """Return what was added to each run, or one line if nothing was, and then what could not be added."""
+    lines = []
+    for name in dict.fromkeys((*event.added, *event.samples, *event.figures)):
+        parts = [numbers("epoch", event.added[name])] if name in event.added else []
+        parts += [f"the samples of {numbers('epoch', event.samples[name])}"] if name in event.samples else []
+        parts += [f"the number of {figure}" for figure in event.figures.get(name, ())]
+        lines.append(f"{name}: added {' and '.join(parts)} to MLflow")
+    if not lines:
+        lines.append(f"{event.run}: nothing was added; MLflow already has all that the readable checkpoints contain")
+    return "\n".join([*lines, *(f"not repaired: {sentence}" for sentence in event.left)])
 
 
 def ablating_line(event: Ablating) -> str:

@@ -10,7 +10,7 @@ The names of events and fields are an interface for scripts that read ``--json``
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import ClassVar
 
 from jobs.display.rows import Difference, Number
@@ -72,7 +72,7 @@ class Event:
         A field that is None is left out if None is its default.
         """
         facts = asdict(self)
-        unsaid = {field.name for field in fields(self) if field.default is None and facts[field.name] is None}
+        unsaid = {known.name for known in fields(self) if known.default is None and facts[known.name] is None}
         return {"event": self.kind, **{name: value for name, value in facts.items() if name not in unsaid}}
 
 
@@ -477,16 +477,28 @@ class AblationSummary(Event, kind="ablated"):
 class Repaired(Event, kind="repaired"):
     """The record of a run in MLflow has been completed from its checkpoints.
 
+    The dictionaries have the name of the training's run, or the labels of the trials to which something was added.
+
     Attributes:
         run: the name of the run.
         run_id: the id of the run.
-        added: the numbers of the epochs that were added, by the name of the training's run or the label of the trial;
-            empty if MLflow lacked none.
+        added: the numbers of the epochs that were added.
+        samples: the numbers of the epochs whose samples were added.
+        figures: "parameters" and "workers", if their number was added.
+        left: sentences on what could not be added.
     """
 
     run: str
     run_id: str
-    added: dict[str, list[int]]
+    added: dict[str, list[int]] = field(default_factory=dict)
+    samples: dict[str, list[int]] = field(default_factory=dict)
+    figures: dict[str, list[str]] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+
+    @property
+    def is_change(self) -> bool:
+        """Whether anything was added."""
+        return bool(self.added or self.samples or self.figures)
 
 
 # A report.

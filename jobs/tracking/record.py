@@ -243,14 +243,15 @@ class Record:
         """
 
         def write() -> None:
-            if step not in self._image_steps(key):
+            if step not in self.image_steps(key):
                 self._client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
 
         self._write_patiently(write)
 
-    def _image_steps(self, key: str) -> set[int]:
-        """Return the steps of a series of images, parsed from the file names that MLflow gives them."""
-        files = (Path(file.path).name for file in self._client.list_artifacts(self.run_id, "images"))
+    def image_steps(self, key: str) -> set[int]:
+        """Return the steps at which this run has an image of the series `key`."""
+        with sentences(self._uri):
+            files = [Path(file.path).name for file in self._client.list_artifacts(self.run_id, "images")]
         named = (re.match(rf"{re.escape(key)}[%+]step[%+](\d+)[%+]", file) for file in files)
         return {int(found[1]) for found in named if found}
 

@@ -26,6 +26,7 @@ from jobs.training.history import EpochMetrics, record_history, recorded_history
 from jobs.training.messages import Attempt, FinalScore, Machine, Message, SampleGrid, Scores
 from jobs.training.progress import Progress
 from jobs.training.publish import release
+from jobs.training.repair import complete_record, record_samples
 from jobs.training.samples import draw_samples
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class TrainingLog:
             case Epoch():
                 record_history(run, [EpochMetrics.of(vars(message))])
             case SampleGrid():
-                _record_samples(message, run)
+                record_samples(message, run)
             case Machine():
                 run.machine(message.name, message.figures)
 
@@ -198,13 +199,7 @@ class TrainingLog:
             TrackingError: if MLflow cannot be written.
         """
         self._history |= {epoch.epoch: epoch for epoch in progress.history}
-        record_history(self._run, progress.history)
-        for grid in progress.grids:
-            _record_samples(grid, self._run)
-        if not self._run.metric_steps("parameters"):
-            self._run.metrics({"parameters": self._work.parameters})
-        if not self._run.metric_steps("workers"):
-            self._run.metrics({"restarts": self.restarts, "workers": workers})
+        complete_record(self._run, progress, self._work.config, workers, self.restarts)
 
     def conclude(self, best: EpochMetrics, last: EpochMetrics, folder: Path, seconds: float) -> TrainResult:
         """Write the results: tables and images into `folder` and MLflow, metrics and the model into MLflow.
@@ -221,7 +216,7 @@ class TrainingLog:
         if self._samples is None or self._samples.epoch != last.epoch:  # this process has missed the last samples
             model, temperature = load_checkpoint(folder / CHECKPOINT), self._work.spec.temperature
             self._samples = draw_samples(model, last.epoch, temperature, self._work.splits["validation"])
-            _record_samples(self._samples, self._run)
+            record_samples(self._samples, self._run)
         score = best.validation_bits_per_dim
         released = release(self._work, self._run, folder / CHECKPOINT, self.scores, score)
         result = self.result(best, last, folder, seconds, released.uri)
@@ -270,11 +265,6 @@ class TrainingLog:
         if self._samples is not None:
             np.save(folder / "samples.npy", self._samples.images)
             Image.fromarray(image_grid(self._samples.images)).save(folder / "samples.png")
-
-
-def _record_samples(samples: SampleGrid, run: Record) -> None:
-    run.image(image_grid(samples.images), "samples", samples.epoch)
-    run.metrics({"inverse_error": samples.inverse_error}, samples.epoch)
 
 
 def _final_metrics(result: TrainResult) -> dict[str, float]:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from jobs.text import JsonObject
     from jobs.tracking import Run
 
-__all__ = ["Work", "prepare", "prepare_resume"]
+__all__ = ["Work", "number_of_parameters", "prepare", "prepare_resume"]
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,6 @@ class Work:
         """
         config = spec.glow_config(self.config.image_shape, self.config.num_classes or 0)
         return replace(self, given=given, spec=spec, config=config, resumed=resumed)
-
-    @property
-    def parameters(self) -> int:
-        """The number of parameters of the model."""
-        with torch.device("meta"):  # allocates no memory
-            model = Glow(self.config)
-        return sum(parameter.numel() for parameter in model.parameters())
 
     def digests(self) -> dict[str, str]:
         """Return a dictionary from the name of each split in MLflow, such as "mnist train", to its fingerprint."""
@@ -160,6 +153,13 @@ class Work:
 
     def _public(self) -> JsonObject:
         return self.spec.model_dump() | {"tracking_uri": without_password(self.tracking_uri)}
+
+
+def number_of_parameters(config: GlowConfig) -> int:
+    """Return the number of parameters of the model with this config."""
+    with torch.device("meta"):  # allocates no memory
+        model = Glow(config)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def prepare(spec: TrainSpec) -> Work:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -16,7 +17,7 @@ from glow.checkpoint import CheckpointError
 from jobs.training.history import EpochMetrics, read_history, write_history
 from jobs.training.messages import SampleGrid
 
-__all__ = ["KEPT_GRIDS", "Progress"]
+__all__ = ["KEPT_GRIDS", "Progress", "parse_grids"]
 
 GRIDS_FILE = "samples.npz"
 """Name of the file with the sample grids in the folder of a checkpoint."""
@@ -76,12 +77,31 @@ def _write_grids(grids: Sequence[SampleGrid], folder: str | Path) -> None:
 def _read_grids(folder: str | Path) -> list[SampleGrid]:
     file = Path(folder, GRIDS_FILE)
     try:
-        with np.load(file, allow_pickle=False) as kept:
-            rows = zip(kept["epochs"].tolist(), kept["images"], kept["inverse_errors"].tolist(), strict=True)
-            return [SampleGrid(epoch, images, error) for epoch, images, error in rows]
+        content = file.read_bytes()
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise CheckpointError(
-            f"{file} is damaged ({error})", remedy="use another checkpoint", code="checkpoint-damaged"
-        ) from error
+    except OSError as error:
+        raise _damaged(str(file), error) from error
+    return parse_grids(content, str(file))
+
+
+def parse_grids(content: bytes, file: str) -> list[SampleGrid]:
+    """Return the sample grids in a ``samples.npz``.
+
+    Args:
+        content: the content of the file.
+        file: the name of the file, for the error message.
+
+    Raises:
+        CheckpointError: if the file is damaged.
+    """
+    try:
+        with np.load(BytesIO(content), allow_pickle=False) as kept:
+            rows = zip(kept["epochs"].tolist(), kept["images"], kept["inverse_errors"].tolist(), strict=True)
+            return [SampleGrid(epoch, images, error) for epoch, images, error in rows]
+    except (OSError, EOFError, TypeError, ValueError, KeyError, BadZipFile) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: str, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{file} is damaged ({error})", remedy="use another checkpoint", code="checkpoint-damaged")

@@ -141,6 +141,38 @@ def test_epochs_that_only_checkpoints_contain_are_reported_and_repaired(finished
     assert events[-1].added == {}
 
 
+def test_a_damaged_checkpoint_does_not_end_the_repair_of_the_other_trials(finished, tmp_path):
+    """Other trials have lost their run, their result, or the folder that Tune names: the next one has the epochs."""
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    run_id, runs = finished[1][-1]["run_id"], trials_of(folder, finished[1][-1]["run_id"])
+    where = {"tracking_uri": uri_of(folder), "output": str(folder / "outputs")}
+    checkpoints = {}
+    for history in folder.glob("outputs/*/tune/*/checkpoint_*/history.json"):
+        checkpoints[json.loads((history.parent / "metrics.json").read_text())["trial"]] = history.parent
+    (checkpoints["1x1 s0"] / "history.json").write_text("[{")
+    moved = checkpoints["reverse s0"]
+    moved.rename(moved.with_name("checkpoint_000099"))
+    client, _ = open_store(uri_of(folder), "glow")
+    client.delete_run(runs["1x1 s1"].info.run_id)
+    client.set_terminated(runs["reverse s1"].info.run_id, "FAILED")
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
+        for label in ("1x1 s0", "reverse s0"):
+            database.execute("DELETE FROM metrics WHERE run_uuid = ? AND step = 2", (runs[label].info.run_id,))
+    events = []
+    repair(run_id, where, events.append)
+    event = next(event for event in events if isinstance(event, Repaired))
+    assert event.added == {"reverse s0": [2]}
+    damaged, lacking, without_run, without_result = event.left
+    assert "1x1 s0" in damaged
+    assert str(checkpoints["1x1 s0"] / "history.json") in damaged
+    assert "1x1 s0" in lacking
+    assert "epoch 2" in lacking
+    for label, sentence in (("1x1 s1", without_run), ("reverse s1", without_result)):
+        assert label in sentence
+        assert f"glowctl ablate --resume {run_id}" in sentence
+
+
 def test_what_cannot_be_repaired_is_refused_in_a_sentence(finished, tmp_path):
     folder, events = finished
     where = {"tracking_uri": uri_of(folder)}

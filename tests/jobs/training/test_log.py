@@ -24,7 +24,7 @@ from jobs.training.log import TrainingLog
 from jobs.training.messages import Attempt, FinalScore, SampleGrid
 from jobs.training.prepare import Work
 from jobs.training.progress import KEPT_GRIDS, Progress
-from jobs.training.repair import last_history
+from jobs.training.repair import kept_by_checkpoints
 from tests.jobs.trained import work_in
 
 
@@ -267,14 +267,19 @@ def test_a_damaged_history_is_said(tmp_path, content):
     assert error.value.code == "checkpoint-damaged"
 
 
-def test_the_longest_history_of_a_trainings_checkpoints_is_taken(tmp_path):
+def test_the_longest_history_and_all_samples_of_a_trainings_checkpoints_are_taken(tmp_path):
     for number, epochs in ((1, [epoch(1, 3.0)]), (2, [epoch(1, 3.0), epoch(2, 2.0)]), (3, [])):
         folder = tmp_path / "run" / f"checkpoint_{number}"
         folder.mkdir(parents=True)
-        write_history([metrics(of) for of in epochs], folder)
-    (tmp_path / "run" / "checkpoint_3" / "history.json").write_text("[{")  # as a kill leaves it
-    assert [known.epoch for known in last_history(str(tmp_path), "run")] == [1, 2]
-    assert last_history(str(tmp_path), "other") == []
+        Progress([metrics(of) for of in epochs], [grid_of(number)]).write(folder)
+    for file in ("history.json", "samples.npz"):
+        (tmp_path / "run" / "checkpoint_3" / file).write_text("[{")  # as a kill leaves it
+    kept = kept_by_checkpoints(str(tmp_path / "run"), str(tmp_path / "other"))
+    assert [known.epoch for known in kept.progress.history] == [1, 2]
+    assert [grid.epoch for grid in kept.progress.grids] == [1, 2]
+    assert {Path(file).name for file in kept.damaged} == {"history.json", "samples.npz"}
+    assert all("checkpoint_3" in file for file in kept.damaged)
+    assert kept_by_checkpoints(str(tmp_path / "other")).is_empty
 
 
 def test_histories_are_read_from_a_bucket_too(bucket, tmp_path):
@@ -282,8 +287,9 @@ def test_histories_are_read_from_a_bucket_too(bucket, tmp_path):
         write_history([metrics(epoch(each, 3.0)) for each in range(1, number + 1)], tmp_path)
         bucket.put(f"runs/run/checkpoint_{number}/history.json", (tmp_path / "history.json").read_bytes())
     bucket.put("runs/run/results/history.json", b"[]")
-    assert [known.epoch for known in last_history(bucket.uri("runs"), "run")] == [1, 2]
-    assert last_history(bucket.uri("runs"), "other") == []
+    kept = kept_by_checkpoints(bucket.uri("runs/run"))
+    assert [known.epoch for known in kept.progress.history] == [1, 2]
+    assert kept_by_checkpoints(bucket.uri("runs/other")).is_empty
     with pytest.raises(JobError) as error:
-        last_history("nope://bucket/runs", "run")
+        kept_by_checkpoints("nope://bucket/runs/run")
     assert error.value.code == "output-not-readable"
