@@ -5,7 +5,7 @@ from typing import Any
 
 from mlflow.entities import Run
 
-from jobs.tracking import child_runs, experiment_runs, open_store, recorded_images, registered_versions
+from jobs.tracking import TrackingError, child_runs, experiment_runs, open_store, recorded_images, registered_versions
 from jobs.tracking.uris import sqlite_path
 
 MEASURED = {
@@ -26,9 +26,16 @@ def uri_of(folder: Path) -> str:
 
 
 def all_runs(uri: str) -> list[Run]:
-    """Return the runs of the experiment; none if there is no store."""
+    """Return the runs of the experiment; none if there is no store, or a killed command did not make the experiment."""
     path = sqlite_path(uri)
-    return experiment_runs(uri, "glow") if path is None or path.exists() else []
+    if path is not None and not path.exists():
+        return []
+    try:
+        return experiment_runs(uri, "glow")
+    except TrackingError as error:
+        if error.code != "experiment-not-found":
+            raise
+        return []
 
 
 def runs_of_job(uri: str, job: str) -> list[Run]:
