@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
 __all__ = ["Terminated", "sigterm_as_interrupt"]
+
+AGAIN_AFTER_S = 0.1
+"""Seconds after which a signal is sent again whose exception Python has dropped."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -33,6 +38,15 @@ def sigterm_as_interrupt() -> Iterator[Callable[[], None]]:
         terminated = True
         raise KeyboardInterrupt  # not through SIGINT, which Ray blocks in the jobs of a cluster
 
+    def on_dropped(dropped: sys.UnraisableHookArgs) -> None:
+        """Send the signal again if it came while a finalizer ran, because Python drops exceptions of finalizers."""
+        if isinstance(dropped.exc_value, KeyboardInterrupt):
+            again = signal.SIGTERM if terminated else signal.SIGINT
+            threading.Timer(AGAIN_AFTER_S, os.kill, (os.getpid(), again)).start()
+        else:
+            hook(dropped)
+
+    hook, sys.unraisablehook = sys.unraisablehook, on_dropped
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, on_sigterm)
@@ -41,5 +55,6 @@ def sigterm_as_interrupt() -> Iterator[Callable[[], None]]:
     except KeyboardInterrupt as error:
         raise Terminated if terminated else error from None
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,0 +1,51 @@
+"""Ctrl-C and SIGTERM, at moments at which Python drops exceptions."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from jobs.system.signals import Terminated, sigterm_as_interrupt
+
+
+class StruckWhenCollected:
+    """The signal arrives while Python runs the finalizer, whose exceptions it drops."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        os.kill(os.getpid(), self.number)
+        for _ in range(1000):  # the handler runs between two instructions
+            pass
+
+
+def strike(number, passed):
+    with sigterm_as_interrupt():
+        struck = StruckWhenCollected(number)
+        del struck
+        passed.append("the finalizer")
+        time.sleep(30)
+        passed.append("the block")
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_that_comes_during_a_finalizer_is_not_lost(number, error):
+    passed = []
+    with pytest.raises(error):
+        strike(number, passed)
+    assert passed == ["the finalizer"]
+
+
+def test_other_errors_of_finalizers_are_left_to_python(monkeypatch):
+    seen = []
+    monkeypatch.setattr("sys.unraisablehook", seen.append)
+
+    class Broken:
+        def __del__(self):
+            raise ValueError("broken")
+
+    with sigterm_as_interrupt():
+        Broken()
+    assert [type(each.exc_value) for each in seen] == [ValueError]
