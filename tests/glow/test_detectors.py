@@ -278,6 +278,33 @@ def test_every_detector_passes_alpha_of_what_it_is_made_for_and_has_p_values(nam
     assert p[test.is_ood(scores)].max() <= p[~test.is_ood(scores)].min()
 
 
+@pytest.fixture(scope="module")
+def pool():
+    """Scores of 40,000 in-distribution images by every detector, from which simulations draw."""
+    table = score_table(40_000, 9)
+    return {name: detector.image_scores(table) for name, detector in detectors().items()}
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("m", [1, 5, 25])
+@pytest.mark.parametrize("n", [50, 200])
+@pytest.mark.parametrize("name", DETECTORS)
+def test_every_detector_keeps_its_promise_with_few_held_out_images(name, n, m, pool):
+    """Over many draws of the held-out images, 5 % of in-distribution batches are called OOD, within 0.005.
+
+    At M = 1 p-values are multiples of 1 / (n + 1), so that the share may be lower by as much.
+    """
+    shares = []
+    for draw in range(150):
+        rng = np.random.default_rng([draw, n, m])
+        scores = rng.permutation(pool[name])
+        test = detectors()[name].fit_to(scores[:n], m, 0.95, 1000, draw, exact=True, interval=False)
+        shares.append(test.is_ood(scores[n : n + 200 * m].reshape(-1, m)).mean())
+    error = 3 * np.std(shares) / len(shares) ** 0.5
+    assert np.mean(shares) < 0.05 + 0.005 + error
+    assert np.mean(shares) > 0.05 - 0.005 - error - (1 / (n + 1) if m == 1 else 0)
+
+
 def test_a_mean_test_is_blind_on_the_other_side():
     test = MeanTest.fit(np.random.default_rng(0).normal(size=1000), 2, 0.9, 500)
     assert test.is_ood(np.array([[9.0, 9.0], [-9.0, -9.0]])).tolist() == [True, False]
