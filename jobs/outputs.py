@@ -278,11 +278,7 @@ def files_of_checkpoints(place: str, *names: str) -> Iterator[tuple[str, bytes]]
                 with files.open_input_stream(info.path) as stream:
                     yield info.path, stream.read()
     except (OSError, ValueError) as error:
-        raise JobError(
-            f"{place} cannot be read ({str(error).splitlines()[0]})",
-            remedy="check the address, your credentials and the network",
-            code="output-not-readable",
-        ) from error
+        raise _unreadable(place, error) from error
 
 
 def _kept_checkpoints(files: FileSystem, folder: str) -> str | None:
@@ -297,14 +293,32 @@ def _kept_checkpoints(files: FileSystem, folder: str) -> str | None:
 
 
 def recall(place: str) -> KeptRun | None:
-    """Read the ``run.json`` in a folder; return None if there is no such file or it cannot be read."""
+    """Read the ``run.json`` in a folder; return None if there is no such file, or `remember` did not write it.
+
+    Raises:
+        JobError: if the folder or bucket cannot be read.
+    """
     try:
         files, path = open_storage(place)
         with files.open_input_stream(f"{path}/{FILE}") as stream:
-            found = json.loads(stream.read())
-        return KeptRun(**{field.name: found[field.name] for field in fields(KeptRun) if field.name in found})
-    except (OSError, ValueError, TypeError):
+            content = stream.read()
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except (OSError, ValueError) as error:
+        raise _unreadable(place, error) from error
+    try:
+        found = json.loads(content)
+        return KeptRun(**{field.name: found[field.name] for field in fields(KeptRun) if field.name in found})
+    except (ValueError, TypeError):
+        return None
+
+
+def _unreadable(place: str, error: Exception) -> JobError:
+    return JobError(
+        f"{place} cannot be read ({str(error).splitlines()[0]})",
+        remedy="check the address, your credentials and the network",
+        code="output-not-readable",
+    )
 
 
 def place_named(name: str) -> str:

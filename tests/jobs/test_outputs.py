@@ -1,9 +1,16 @@
-"""Unfinished checkpoints are removed, and others are kept."""
+"""Unfinished checkpoints are removed, and others are kept; storage that cannot be read is told from an empty one."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from jobs.outputs import remove_unfinished_checkpoints
+import pytest
+
+from jobs.errors import JobError
+from jobs.outputs import KeptRun, recall, remember, remove_unfinished_checkpoints
+from jobs.training.prepare import prepare_resume
+from tests.glow.buckets import CREDENTIALS
 
 
 def checkpoint(folder: Path, name: str, content: str = "x") -> Path:
@@ -66,3 +73,50 @@ def test_the_same_holds_in_a_bucket(bucket):
 def checkpoints(bucket) -> set[str]:
     files = bucket.keys()
     return {key.split("/", 1)[1].rpartition("/")[0] for key in files if "/checkpoint_" in key and "snapshot" not in key}
+
+
+def test_a_bucket_may_hold_no_run(bucket):
+    place = bucket.uri("outputs/run")
+    assert recall(place) is None
+    assert recall("s3://no-such-bucket-here/outputs/run") is None
+    kept = KeptRun(job="train", spec={"depth": 8}, images={})
+    remember(place, kept)
+    assert recall(place) == kept
+
+
+@pytest.fixture
+def refusing(monkeypatch):
+    """The URI of a bucket whose server refuses every request, as a store does without the right credentials."""
+
+    class Refusal(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(403)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_HEAD
+
+        def log_message(self, *_):
+            """Not on the screen."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusal)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": endpoint}.items():
+        monkeypatch.setenv(name, value)
+    yield "s3://refused/outputs/run"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_bucket_that_refuses_is_named_with_the_cause(refusing, tmp_path):
+    with pytest.raises(JobError, match=f"{refusing} cannot be read .*(?i:denied)") as raised:
+        prepare_resume(refusing, {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"})
+    assert raised.value.code == "output-not-readable"
+    assert "credentials" in raised.value.remedy
+
+
+def test_a_place_of_an_unknown_kind_is_named():
+    with pytest.raises(JobError, match="no-such-kind://bucket/run") as raised:
+        recall("no-such-kind://bucket/run")
+    assert raised.value.code == "output-not-readable"
