@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from jobs.text import JsonObject
 
-__all__ = ["OUTPUT", "check", "exit_code", "follow", "seen_by", "submit"]
+__all__ = ["OUTPUT", "check", "exit_code", "follow", "has_trials", "seen_by", "submit"]
 
 CHECK_PATIENCE_S = 120.0
 """Longest wait in seconds for the check of a cluster."""
@@ -189,8 +189,18 @@ def _sent_settings(settings: JsonObject, files: dict[str, str | Path]) -> JsonOb
 
 def _name(request: Request) -> str:
     """Return the start of a job's id: what it does, and on which data."""
-    parts = [request.do.split("_")[0], *([dataset_label(request.dataset)] if request.dataset else [])]
+    parts = [request.do, *([dataset_label(request.dataset)] if request.dataset else [])]
     return re.sub(r"[^A-Za-z0-9-]+", "-", "-".join(parts))
+
+
+def has_trials(job: str) -> bool:
+    """Return whether a job, given by its id, trains the trials of an ablation, which a terminal shows as a table.
+
+    Example:
+        >>> has_trials("resume-ablation-1a2b"), has_trials("resume-training-1a2b")
+        (True, False)
+    """
+    return job.startswith(("ablate-", "resume-ablation-", "demo-"))
 
 
 def _is_rays(line: str) -> bool:

@@ -194,13 +194,12 @@ def _cluster(address: str | None) -> Cluster:
 
 
 def _follow(cluster: Cluster, job: str, json: bool) -> None:
-    from jobs.cluster.submission import follow
+    from jobs.cluster.submission import follow, has_trials
     from jobs.display.displays import make_display
 
-    table = job.startswith(("ablate-", "resume-ablation", "demo-"))
     with (
         interruptible(f"job {job} continues on the cluster"),
-        make_display("json" if json else "auto", table=table) as show,
+        make_display("json" if json else "auto", table=has_trials(job)) as show,
     ):
         code = follow(cluster, job, show)
     raise typer.Exit(code)

@@ -11,7 +11,7 @@ import pytest
 
 from jobs.cluster import client as module
 from jobs.cluster.client import Cluster, _Lines
-from jobs.cluster.submission import exit_code, sent
+from jobs.cluster.submission import _name, exit_code, has_trials, sent
 from jobs.errors import JobError, SpecError
 from jobs.specs.ablation import make_ablate_spec
 from jobs.specs.base import validated
@@ -301,6 +301,22 @@ def test_images_are_sent_along(here):
 )
 def test_a_request_survives_the_way(request_):
     assert Request.model_validate_json(request_.model_dump_json()) == request_
+
+
+@pytest.mark.parametrize(
+    ("request_", "trials"),
+    [
+        (Request.of("train", make_train_spec("smoke", {"dataset": "folder:ablate-this"})), False),
+        (Request.of("ablate", make_ablate_spec("smoke", {"permutations": "all"})), True),
+        (Request(do="resume_training", run="x"), False),
+        (Request(do="resume_ablation", run="x"), True),
+        (Request(do="demo"), True),
+    ],
+)
+def test_whether_a_job_trains_trials_is_known_by_its_id(request_, trials):
+    job = f"{_name(request_)}-1a2b3c4d"
+    assert has_trials(job) == trials
+    assert "_" not in job
 
 
 def test_specs_are_the_same_at_the_other_end():
