@@ -17,8 +17,10 @@ from jobs.specs.every import Every
 __all__ = ["SavingPlan"]
 
 LOOK_EVERY = 10
-"""Steps between two checks of the clock and of notices. Each check needs a message between the workers to agree."""
+"""The most steps between two checks of the clock and of notices. Each check needs a message between the workers."""
 
+LOOK_S = 1.0
+"""Seconds between two checks, as far as steps are short enough. A spot machine may go 30 s after its notice."""
 
 LAST_SAVE_S = 5.0
 """Seconds before a machine goes by which the last checkpoint must be begun, in addition to twice the time between two
@@ -54,6 +56,7 @@ class SavingPlan:
         self._every, self._noticed, self._device = every, noticed, device
         self._saved_at = self._looked_at = self._began_at = time.monotonic()
         self._between_looks_s = self._saving_s = 0.0
+        self._steps, self._look_after = 0, 1
         self._noted: float | None = None
         self._goes_at: float | None = None
         self._leaving = False
@@ -65,19 +68,17 @@ class SavingPlan:
         The last epoch is always saved. If the user's interval is n epochs, every n-th epoch is saved too; if the
         interval is in steps or a time, every epoch is.
         """
-        self._began_at = time.monotonic()
         every = self._every.epochs
-        return last or every is None or epoch % every == 0
+        due = self._look() or last or every is None or epoch % every == 0
+        self._began_at = time.monotonic()
+        return due
 
     def after_step(self, step: int) -> bool:
         """Return whether to save after a step within an epoch; `step` counts from the start of training."""
         due = self._every.steps is not None and step % self._every.steps == 0
-        if step % LOOK_EVERY == 0:
-            now = time.monotonic()
-            self._between_looks_s, self._looked_at = now - self._looked_at, now
-            announced = self._new_notice()
-            due = self._time_has_come() or announced or due
-            self.urgent = announced or self._leaving
+        self._steps += 1
+        if self._steps >= self._look_after:
+            due = self._look() or due
         self._began_at = time.monotonic()
         return due
 
@@ -96,17 +97,20 @@ class SavingPlan:
             time.sleep(max(0.0, self._goes_at + DEPARTURE_S - time.time()))
             self._goes_at, self._leaving = None, False  # the machine has stayed
 
-    def _time_has_come(self) -> bool:
-        """Return whether, for any of the workers, the interval is over or a machine is about to go."""
-        if self._every.seconds is None and self._goes_at is None:
-            return False  # the same for all workers, so they need not agree
-        over = self._every.seconds is not None and time.monotonic() - self._saved_at >= self._every.seconds
+    def _look(self) -> bool:
+        """Return whether a machine will go, or for any of the workers the interval is over; agree on the next look."""
+        now = time.monotonic()
+        self._between_looks_s, self._looked_at = now - self._looked_at, now
+        announced = self._new_notice()
+        over = self._every.seconds is not None and now - self._saved_at >= self._every.seconds
         goes = self._goes_at is not None and time.time() >= self._goes_at - self._needed_s()
-        if world_size() > 1:
-            answers = torch.tensor([float(over), float(goes)], device=self._device)
-            over, goes = (all_reduce_sum(answers) > 0).tolist()
-        self._leaving = goes
-        return over or goes
+        answers = torch.tensor([float(over), float(goes), self._between_looks_s], device=self._device)
+        over, goes, seconds = all_reduce_sum(answers).tolist() if world_size() > 1 else answers.tolist()
+        pace = seconds / world_size() / max(1, self._steps)
+        self._look_after = max(1, min(LOOK_EVERY, int(LOOK_S / pace) if pace else LOOK_EVERY))
+        self._steps, self._leaving = 0, bool(goes)
+        self.urgent = announced or self._leaving
+        return bool(over) or self.urgent
 
     def _needed_s(self) -> float:
         return LAST_SAVE_S + 2 * (self._between_looks_s + self._saving_s)

@@ -308,7 +308,7 @@ def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
             if drawn is not None:
                 progress.add(drawn)
         if plan.after_epoch(result.epoch, last):
-            session.report(trainer, progress, _metrics(result, test, last))
+            session.report(trainer, progress, _metrics(result, test, last), urgent=plan.urgent)
             plan.saved()
     with session.best() as (folder, best):
         model = load_checkpoint(folder, session.device).set_precision(trainer.precision)
