@@ -29,6 +29,7 @@ from jobs.commands.options import (
     SpecFile,
     TrackingUri,
     at_most_one,
+    refuse_unused,
     with_flags_of,
 )
 from jobs.commands.record import add_record_commands
@@ -194,6 +195,12 @@ def ablate(
         do = "resume_ablation" if resume is not None else "summarize"
         _do(do, json, address, detach, run=resume or summarize, changes=given, table=True)
         return
+    if dry_run and print_spec:
+        raise SpecError(
+            "--dry-run and --print-spec cannot be combined, because each prints something else and stops",
+            remedy="leave out one of them",
+            code="flags-exclude-each-other",
+        )
     settings = read_ablate_spec(spec, given) if spec is not None else make_ablate_spec(preset, given)
     if print_spec:
         typer.echo(settings.to_json(), nl=False)
@@ -256,6 +263,7 @@ def _evaluate(
     for spec in specs:
         given = {name: flags[name] for name in spec.model_fields if flags[name] is not None}
         settings.append(validated(spec, given) if file is None else read_spec(spec, file, given))
+        refuse_unused(settings[-1], given)
     _do("evaluate", json, address, detach, *settings)
 
 
@@ -284,9 +292,10 @@ def doctor(
         str | None, typer.Option(help=f"{TrainSpec.model_fields['data_root'].description} (e.g. --data-root ~/data)")
     ] = None,
 ) -> None:
-    """Check Python, torch, GPUs, Ray, the MLflow store and the data sets on this machine, and print every problem.
+    """Check this machine, the MLflow store and the data sets, and print every problem.
 
-    The exit code is 1 if a problem would make a training fail.
+    Memory, disks, the default of --output, Python, torch, GPUs and Ray are checked too. The exit code is 1 if a problem
+    would make a training fail.
     """
     from jobs.commands.doctor import examine
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from jobs.errors import SpecError
 from jobs.specs.base import flag_of, theme_of
+from jobs.specs.evaluation import USED_WITH, USED_WITHOUT
 from jobs.specs.presets import PRESETS
 from jobs.specs.training import TrainSpec
 
@@ -26,6 +27,7 @@ __all__ = [
     "SpecFile",
     "TrackingUri",
     "at_most_one",
+    "refuse_unused",
     "with_flags_of",
 ]
 
@@ -153,3 +155,33 @@ def at_most_one(context: typer.Context, *names: str) -> None:
             remedy="leave out all but one of them",
             code="flags-exclude-each-other",
         )
+
+
+def refuse_unused(spec: BaseModel, given: Collection[str]) -> None:
+    """Check that each flag of an evaluation that was given has a use.
+
+    The classes of specs cannot check this, because a stored spec has a value for every setting.
+
+    Args:
+        spec: the settings.
+        given: names of the fields whose values are from flags.
+
+    Raises:
+        SpecError: for a flag that another setting makes useless.
+    """
+    for name in given:
+        flag = f"{flag_of(type(spec), name)} {getattr(spec, name)}"
+        instead, needed = USED_WITHOUT.get(name), USED_WITH.get(name)
+        if instead is not None and getattr(spec, instead) is not None:
+            raise SpecError(
+                f"{flag} has no use with {flag_of(type(spec), instead)}",
+                remedy=f"leave out {flag_of(type(spec), name)}",
+                code="flags-exclude-each-other",
+            )
+        if needed is not None and getattr(spec, needed) is None:
+            needed = flag_of(type(spec), needed)
+            raise SpecError(
+                f"{flag} has no use without {needed}",
+                remedy=f"add {needed}, such as {needed} all, or leave out {flag_of(type(spec), name)}",
+                code="flag-without-use",
+            )

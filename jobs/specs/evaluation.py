@@ -16,13 +16,28 @@ from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 from jobs.specs.base import colour, numbers, setting
 from jobs.specs.training import TrainSpec
 
-__all__ = ["EvaluationSpec", "InterpolateSpec", "NllSpec", "OodSpec", "SampleSpec", "ScoringSpec"]
+__all__ = [
+    "USED_WITH",
+    "USED_WITHOUT",
+    "EvaluationSpec",
+    "InterpolateSpec",
+    "NllSpec",
+    "OodSpec",
+    "SampleSpec",
+    "ScoringSpec",
+]
 
 Precision = Literal["float32", "bf16"]
 Split = Literal["train", "validation", "test"]
 
 CORRUPTIONS = ("noise", "blur", "contrast", "brightness", "pixelate", "rotate", "elastic", "jpeg")
 """Names of the corruptions in `glow.datasets.corruptions`, repeated here because that module imports torch."""
+
+USED_WITHOUT = {"temperature": "temperatures", "pairs_per_class": "from_image"}
+"""Fields of evaluations -> the field that is used in their place if it has a value."""
+
+USED_WITH = {"corruption_images": "corruptions"}
+"""Fields of evaluations -> the field without which they have no use."""
 
 GPUS_PER_WORKER = TrainSpec.model_fields["gpus_per_worker"].description
 CPUS_PER_WORKER = TrainSpec.model_fields["cpus_per_worker"].description

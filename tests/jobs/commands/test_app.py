@@ -7,6 +7,8 @@ import socket
 import pytest
 from PIL import Image
 
+from jobs.commands.options import refuse_unused
+from jobs.specs.evaluation import SampleSpec
 from jobs.specs.presets import PRESETS
 from jobs.specs.training import TrainSpec
 from tests.jobs.command_line import glowctl, sentence_of
@@ -65,6 +67,11 @@ ASKED_WRONGLY = [
     ("ablate --summarize x --depths 4", ["leave out --depths"]),
     ("ablate --summarize x --resume x", ["--resume", "--summarize"]),
     ("ablate --summarize x --dry-run", ["--dry-run", "leave it out"]),
+    ("ablate --dry-run --print-spec", ["--dry-run", "--print-spec", "leave out"]),
+    ("sample --temperature 0.7 --temperatures 0,1", ["leave out --temperature", "--temperature 0.7", "--temperatures"]),
+    ("evaluate --temperature 1 --temperatures 0,1", ["leave out --temperature", "--temperatures"]),
+    ("interpolate --pairs-per-class 1 --from A.png --to B.png", ["leave out --pairs-per-class", "--from"]),
+    ("ood --corruption-images 1000", ["--corruption-images 1000", "add --corruptions"]),
     ("ood --corruptions fog", ["--corruptions", "all", "noise, blur", "'fog'"]),
     ("train --mutation 1", ["--mutation", "below 1", "1.0"]),
     ("ablate --depths 0", ["--depths", "at least 1", "0"]),
@@ -90,6 +97,14 @@ def test_a_wrong_command_line_is_one_sentence_and_exit_code_2(one_process, tmp_p
     assert [fact for fact in facts if fact not in said] == []
     assert "error," not in said  # as pydantic begins a message
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_flag_that_the_spec_file_makes_useless_is_refused_and_the_file_alone_is_not(one_process, tmp_path):
+    stored = SampleSpec(temperatures=(0.0, 1.0))
+    (tmp_path / "spec.json").write_text(stored.model_dump_json())
+    asked = ("sample", "--spec", "spec.json", "--temperature")
+    assert "leave out --temperature" in sentence_of(one_process(tmp_path, *asked, "0.9"), 2)
+    refuse_unused(stored, {"temperatures", "seed"})
 
 
 def test_a_command_without_arguments_shows_its_help(one_process, tmp_path):
