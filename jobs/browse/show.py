@@ -19,6 +19,7 @@ from rich.text import Text
 
 from jobs.browse.results import Progress, Result, progress_of, result_of
 from jobs.browse.runs import COLOURS, ago, facts_of, seconds_of, trials_of
+from jobs.specs.evaluation import USED_WITHOUT
 from jobs.text import JsonObject, bits, count, duration, json_text, plain
 from jobs.tracking import child_runs, metric_names, open_command, tag_names, tracking_uri
 from jobs.tracking.listing import (
@@ -51,7 +52,7 @@ SETTINGS = {
         *("depth", "levels", "width", "batch_size", "learning_rate", "per_class", "search", "scheduler"),
     ),
     "nll": ("datasets", "split", "noise_samples", "seed"),
-    "sample": ("temperatures", "number", "seed"),
+    "sample": ("temperature", "temperatures", "grid", "only_class", "seed"),
     "interpolate": ("mode", "steps", "pairs_per_class", "from_image", "to_image", "seed"),
     "ood": ("batch_sizes", "alpha", "protocol", "center", "bootstraps", "repeats", "seed"),
 }
@@ -164,8 +165,12 @@ def _page(uri: str, run: Run) -> str | None:
 
 def _settings(shown: Shown) -> dict[str, str]:
     given = shown.run.data.params
+
+    def is_set(name: str) -> bool:
+        return given.get(name, "None") not in ("None", "")
+
     names = SETTINGS.get(shown.job, tuple(given))
-    return {name: given[name] for name in names if given.get(name, "None") not in ("None", "")}
+    return {name: given[name] for name in names if is_set(name) and not is_set(USED_WITHOUT.get(name, ""))}
 
 
 def _metrics(shown: Shown) -> dict[str, float]:

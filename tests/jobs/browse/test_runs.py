@@ -10,8 +10,9 @@ import time
 import pytest
 
 from jobs.browse.runs import ago, list_runs
-from jobs.browse.show import show_run
+from jobs.browse.show import SETTINGS, show_run
 from jobs.errors import SpecError
+from jobs.specs.request import SPECS
 from jobs.specs.training import TrainSpec
 from jobs.tracking import NoSuchRun, Record, TrackingError, open_store, run_of_id
 from jobs.tracking.listing import experiment_names, named_run
@@ -279,6 +280,21 @@ def test_show_prints_result_description_settings_metrics_and_the_way_to_the_ui(r
         assert part in text
     assert "system/cpu" not in text
     assert "/somewhere" not in text  # the output folder, which changes no result
+
+
+@pytest.mark.parametrize("job", SETTINGS)
+def test_every_setting_that_show_prints_is_one_of_its_job(job):
+    fields = SPECS[job].model_fields | (TrainSpec.model_fields if job == "ablate" else {})
+    assert set(SETTINGS[job]) <= set(fields)
+
+
+def test_show_prints_how_images_were_drawn(copied, capsys):
+    one = {"temperature": 0.7, "temperatures": None, "grid": "4x8", "only_class": "3", "seed": 0}
+    recorded(copied, "sample", "some of one class", params=one)
+    recorded(copied, "sample", "a sweep", params=one | {"temperatures": (0.5, 1.0), "only_class": None})
+    assert "temperature 0.7, grid 4x8, only_class 3, seed 0" in shown(capsys, copied, "some of one class")
+    assert "temperatures (0.5, 1.0), grid 4x8, seed 0" in (sweep := shown(capsys, copied, "a sweep"))
+    assert "temperature 0.7" not in sweep  # which had no use
 
 
 def test_show_prints_the_error_of_a_failed_run_and_the_progress_of_a_running_one(runs, uri, capsys):
