@@ -172,6 +172,17 @@ def test_one_ray_version_is_installed_everywhere():
     assert needed.specifier.contains(pins["Dockerfile"])
 
 
+def test_every_file_that_the_installation_reads_is_there():
+    """A license file that is missing is announced by setuptools to become an error."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    read = {"pyproject.toml", project["readme"], *project["license-files"]}
+    for path in RAY_UP:
+        mounts = yaml.safe_load(path.read_text())["file_mounts"]
+        assert {mounts.get(f"~/glow/code/{name}") for name in read} == read, path
+    copied = re.findall(r"^COPY --chown=\S+ (.+) \./$", (DEPLOY / "Dockerfile").read_text(), re.M)
+    assert set(" ".join(copied).split()) == read
+
+
 def test_every_variable_is_read():
     code = "".join(path.read_text() for folder in ("jobs", "glow") for path in sorted((ROOT / folder).rglob("*.py")))
     shell = "".join(path.read_text() for path in SCRIPTS)
