@@ -348,8 +348,8 @@ def main() -> None:
     """
     set_up_process()
     try:
-        check_file_names()
         with scratch_folder():
+            check_file_names()
             raise SystemExit(app(standalone_mode=False))  # Typer then raises its errors, and returns the exit code
     except typer.Abort:
         raise SystemExit(FAILURE) from None

@@ -1,5 +1,6 @@
 """Tests of the folder for temporary files: its place, and its removal."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.commands.app import main
 from jobs.errors import JobError
 from jobs.system.process_identity import has_ended, is_of_this_machine, this_process
 from jobs.system.scratch import make_scratch_folder, remove_abandoned, scratch_folder
@@ -63,6 +65,23 @@ def test_a_place_that_cannot_be_written_is_one_sentence(monkeypatch):
     with pytest.raises(JobError, match="TMPDIR") as error, scratch_folder():
         pass
     assert error.value.code == "no-temporary-folder"
+
+
+def test_a_command_that_finds_no_place_for_temporary_files_is_one_sentence(monkeypatch, capsys):
+    """As when every disk is full: Python tries each folder that it knows."""
+
+    def no_place() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp', '/var/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", no_place)
+    monkeypatch.setattr(sys, "argv", ["glowctl", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert "/var/tmp" in said
+    assert "TMPDIR" in said
+    assert "unexpected" not in said
 
 
 def test_a_process_is_told_from_others_and_from_its_successors():
