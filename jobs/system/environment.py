@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,18 +30,23 @@ def check_file_names() -> None:
     """Check that the names of the working folder and of the temporary folder can be encoded for other processes.
 
     Raises:
-        JobError: if a name is not ASCII, but Python encodes file names as ASCII.
+        JobError: if a name is not UTF-8, or is not ASCII although Python reads file names as ASCII.
     """
-    try:
-        for name in (os.getcwd(), tempfile.gettempdir()):
+    for what, name in (("working folder", os.getcwd()), ("folder for temporary files", tempfile.gettempdir())):
+        try:
             name.encode()
-    except UnicodeEncodeError:
-        raise JobError(
-            f"the name of the working folder or of the temporary folder ({name!a}) is not ASCII, but this Python "
-            "reads file names as ASCII",
-            remedy="set the variable LC_ALL=C.UTF-8, and remove PYTHONUTF8=0 if it is set",
-            code="file-names-not-ascii",
-        ) from None
+        except UnicodeEncodeError:
+            if sys.getfilesystemencoding() == "utf-8":
+                raise JobError(
+                    f"the name of the {what}, {name!a}, is not UTF-8",
+                    remedy="rename the folder, or choose another (TMPDIR names that for temporary files)",
+                    code="file-names-not-utf-8",
+                ) from None
+            raise JobError(
+                f"the name of the {what}, {name!a}, is not ASCII, but this Python reads file names as ASCII",
+                remedy="set the variable LC_ALL=C.UTF-8, and remove PYTHONUTF8=0 if it is set",
+                code="file-names-not-ascii",
+            ) from None
 
 
 def in_ray_job() -> bool:

@@ -1,13 +1,15 @@
 """Tests of the environment of a process, and of the outputs, stores and machines that follow from it."""
 
 import json
+import os
+import sys
 
 import pytest
 
 from jobs.errors import JobError
 from jobs.outputs import KeptRun, place_named, recall, remember, usable_output
 from jobs.system import environment as surroundings
-from jobs.system.environment import in_ray_job, job_metadata, node_types, ray_job_id
+from jobs.system.environment import check_file_names, in_ray_job, job_metadata, node_types, ray_job_id
 from jobs.tracking import TrackingError, open_command, tracking_uri
 
 BOOTSTRAP = """
@@ -28,6 +30,20 @@ def nothing_said(monkeypatch):
 @pytest.fixture
 def job(monkeypatch):
     monkeypatch.setenv(surroundings.JOB_CONFIG, json.dumps({"metadata": {"job_submission_id": "j-1", "a": "b"}}))
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_named(monkeypatch, tmp_path):
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    monkeypatch.chdir(os.fsdecode(folder))
+    with pytest.raises(JobError, match="UTF-8") as refused:
+        check_file_names()
+    assert refused.value.code == "file-names-not-utf-8"
+    assert "caf" in refused.value.problem
+    assert "LC_ALL" not in refused.value.remedy
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    with pytest.raises(JobError, match="LC_ALL"):
+        check_file_names()
 
 
 def test_outside_of_a_job():
