@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import secrets
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,10 +20,19 @@ from jobs.errors import JobError
 from jobs.ray_runtime.machines import this_machine
 from jobs.system.environment import in_ray_job
 from jobs.system.helper_processes import end, start
-from jobs.system.scratch import free_megabytes, make_scratch_folder
+from jobs.system.scratch import SCRATCH_NAME_LENGTH, free_megabytes, make_scratch_folder, remove_abandoned
 from jobs.system.signals import sigterm_as_interrupt
+from jobs.system.verbosity import is_verbose
 
-__all__ = ["STOP_PATIENCE_S", "connected", "embedded_ray", "machines_known", "set_environment"]
+__all__ = [
+    "LEAST_FREE_MB",
+    "STOP_PATIENCE_S",
+    "connected",
+    "embedded_ray",
+    "machines_known",
+    "room_for_ray",
+    "set_environment",
+]
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +41,12 @@ ERRORS = "head.err"
 
 LEAST_FREE_MB = 20
 """Free megabytes that the disk with Ray's files must have."""
+
+LONGEST_PLACE = 29
+"""The largest number of characters of a folder in which Ray's sockets can be."""
+
+ELSEWHERE = "/tmp"
+"""The folder for Ray's files if the folder for temporary files does not fit."""
 
 STOP_PATIENCE_S = 60
 """Seconds that a stopped job may take to record how it ended, before it is killed."""
@@ -85,7 +101,8 @@ def connected(state_api: bool = False) -> Iterator[Callable[[], None]]:
             find which trials have ended, so that the resources that they had reserved become free.
 
     Raises:
-        JobError: if the disk has no room for Ray's files; from the function, if Ray does not start.
+        JobError: if Ray's files cannot be written or the disk has no room for them; from the function, if Ray does not
+            start.
     """
     with _cluster() if in_ray_job() else embedded_ray(state_api) as ready:
         yield ready
@@ -101,13 +118,22 @@ def machines_known() -> Iterator[None]:
         yield
 
 
+def _least_level() -> int:
+    """Return the lowest level of Ray's messages that this process shows.
+
+    Ray logs errors with tracebacks, such as that of a full disk while Ray Tune saves its state. Those that matter to a
+    job are also raised, and the user reads them as one sentence.
+    """
+    return logging.ERROR if is_verbose() else logging.CRITICAL
+
+
 @contextlib.contextmanager
 def _cluster() -> Iterator[Callable[[], None]]:
     import ray
 
     from jobs.ray_runtime.leftover_cleaners import without_leftovers
 
-    ray.init(log_to_driver=False, logging_level=logging.ERROR)  # Ray has put the address into the environment
+    ray.init(log_to_driver=False, logging_level=_least_level())  # Ray has put the address into the environment
     with without_leftovers(), sigterm_as_interrupt():
         yield lambda: None
 
@@ -133,10 +159,21 @@ def embedded_ray(state_api: bool = False) -> Iterator[Callable[[], None]]:
                 log.debug("Ray is started a second time, because the first start failed (%s)", error)
                 address = _address(*_begin(state_api, ending))
             ending.callback(ray.shutdown)
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address, log_to_driver=False, logging_level=_least_level())
             ending.enter_context(sigterm_as_interrupt())  # again, because ray.init has replaced the handler
 
         yield ready
+
+
+def room_for_ray() -> str:
+    """Check that an embedded Ray could write its files, and return the folder in which it would.
+
+    Raises:
+        JobError: if Ray's files cannot be written, or the disk has no room for them.
+    """
+    folder = Path(_ray_folder())
+    shutil.rmtree(folder)
+    return str(folder.parent)
 
 
 def _begin(state_api: bool, ending: contextlib.ExitStack) -> tuple[subprocess.Popen[str], str]:
@@ -165,14 +202,34 @@ def _address(head: subprocess.Popen[str], folder: str) -> str:
 
 
 def _ray_folder() -> str:
-    """Make a folder for Ray. Paths of sockets must be ASCII with at most 107 characters, of which Ray needs 70."""
-    place = tempfile.gettempdir()
-    short = len(place) < 30 and place.isascii()
-    place = place if short else "/tmp"
-    if (free := free_megabytes(place)) < LEAST_FREE_MB:
-        raise JobError(
-            f"Ray needs {LEAST_FREE_MB} MB for its files in {place}, but only {free:.0f} MB are free there",
-            remedy="free some space, or set the environment variable TMPDIR to a folder on another disk",
-            code="disk-full",
+    """Make a folder for Ray: in the folder for temporary files, or in /tmp if the path of that folder does not fit.
+
+    Paths of sockets must be ASCII with at most 107 characters, of which Ray needs 70.
+    """
+    place, why = tempfile.gettempdir(), ""
+    remedy = "free some space, or set the environment variable TMPDIR to a folder on another disk"
+    fits = len(place) <= LONGEST_PLACE and place.isascii()
+    if not fits:
+        longest = LONGEST_PLACE - SCRATCH_NAME_LENGTH
+        why = f", because {os.path.dirname(place)} is not ASCII or has more than {longest} characters"
+        remedy = (
+            f"free some space there, or set the environment variable TMPDIR to an ASCII path of at most {longest} "
+            "characters on another disk"
         )
-    return tempfile.mkdtemp(prefix="ray-") if short else str(make_scratch_folder("/tmp"))
+        place = ELSEWHERE
+        remove_abandoned(place)  # a command with another TMPDIR does not look there
+    try:
+        free = free_megabytes(place)
+        if free >= LEAST_FREE_MB:
+            return tempfile.mkdtemp(prefix="ray-") if fits else str(make_scratch_folder(place))
+    except OSError as error:
+        raise JobError(
+            f"Ray's files cannot be written in {place} ({error.strerror}){why}",
+            remedy=remedy,
+            code="no-temporary-folder",
+        ) from error
+    raise JobError(
+        f"Ray needs {LEAST_FREE_MB} MB for its files in {place}{why}, but only {free:.0f} MB are free there",
+        remedy=remedy,
+        code="disk-full",
+    )

@@ -15,10 +15,13 @@ from pathlib import Path
 from jobs.errors import JobError
 from jobs.system.process_identity import has_ended, is_of_this_machine, this_process
 
-__all__ = ["free_megabytes", "make_scratch_folder", "remove_abandoned", "scratch_folder"]
+__all__ = ["SCRATCH_NAME_LENGTH", "free_megabytes", "make_scratch_folder", "remove_abandoned", "scratch_folder"]
 
 PREFIX = "glow-"
 """How the name of such a folder begins."""
+
+SCRATCH_NAME_LENGTH = len(f"/{PREFIX}12345678")
+"""Number of characters that the name of such a folder adds to a path; tempfile appends eight to the prefix."""
 
 OWNER = ".owner"
 """Name of the file in it with the identity of the process that it belongs to."""

@@ -1,12 +1,17 @@
 """Tests of the embedded Ray of a command that then does not use it."""
 
+import logging
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+import ray
 
 from jobs.errors import JobError
-from jobs.ray_runtime.connection import embedded_ray
+from jobs.ray_runtime import connection
+from jobs.ray_runtime.connection import embedded_ray, room_for_ray
 from tests.jobs.command_line import Running, alive, wait_until
 
 pytestmark = pytest.mark.ray
@@ -19,6 +24,28 @@ def folder(monkeypatch):
     with tempfile.TemporaryDirectory(dir="/tmp") as place:
         monkeypatch.setattr(tempfile, "tempdir", place)
         yield Path(place)
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_errors_that_ray_logs_with_tracebacks_are_shown_to_the_verbose_alone(folder, monkeypatch, verbose):
+    """Ray Tune logs them if it cannot save its state, such as on a full disk."""
+    monkeypatch.setenv("GLOW_VERBOSE", "1" if verbose else "")
+    monkeypatch.setattr(connection, "_begin", lambda *arguments: ())
+    monkeypatch.setattr(connection, "_address", lambda *arguments: "address")
+    settings = {}
+    monkeypatch.setattr(ray, "init", lambda address, **given: settings.update(given))
+    with embedded_ray() as ready:
+        ready()
+    assert (settings["logging_level"] <= logging.ERROR) == verbose
+
+
+def test_the_room_for_rays_files_is_checked_and_nothing_is_left(folder, monkeypatch):
+    assert room_for_ray() == str(folder)
+    assert list(folder.iterdir()) == []
+    monkeypatch.setattr("jobs.ray_runtime.connection.free_megabytes", lambda place: 3.0)
+    with pytest.raises(JobError) as error:
+        room_for_ray()
+    assert error.value.code == "disk-full"
 
 
 def test_a_ray_that_does_not_start_is_a_sentence_and_leaves_nothing(folder, monkeypatch):
@@ -35,6 +62,41 @@ def test_a_disk_without_room_for_rays_files_is_a_sentence(folder, monkeypatch):
         pass
     assert error.value.code == "disk-full"
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["of-more-than-15-characters", "ü"])
+@pytest.mark.parametrize(
+    ("elsewhere", "code"), [("/proc", "no-temporary-folder"), ("/none", "no-temporary-folder"), ("/tmp", "disk-full")]
+)
+def test_a_place_of_a_long_name_is_not_blamed_for_a_full_disk(folder, monkeypatch, name, elsewhere, code):
+    """Ray's files then are in /tmp, so that to set TMPDIR to another disk does not help."""
+    place = folder / name / "glow-12345678"
+    place.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    monkeypatch.setattr(connection, "ELSEWHERE", elsewhere)
+    if code == "disk-full":
+        monkeypatch.setattr(connection, "free_megabytes", lambda place: 3.0)
+    else:
+        monkeypatch.setattr(connection, "LEAST_FREE_MB", 0)  # /proc has none
+    with pytest.raises(JobError) as error, embedded_ray():
+        pass
+    assert error.value.code == code
+    for fact in (elsewhere, str(folder / name), "TMPDIR", "ASCII", "15 characters"):
+        assert fact in str(error.value)
+    assert list(place.iterdir()) == []
+
+
+def test_a_folder_that_killed_processes_left_where_ray_puts_its_files_goes(folder, monkeypatch):
+    place, elsewhere = folder / "of-more-than-15-characters" / "glow-12345678", folder / "tmp"
+    place.mkdir(parents=True)
+    elsewhere.mkdir()
+    code = f"from jobs.system.scratch import make_scratch_folder; make_scratch_folder({str(elsewhere)!r})"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert len(list(elsewhere.iterdir())) == 1
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    monkeypatch.setattr(connection, "ELSEWHERE", str(elsewhere))
+    made = Path(connection._ray_folder())
+    assert list(elsewhere.iterdir()) == [made]
 
 
 def test_a_ray_that_is_not_needed_after_all_leaves_nothing(folder):
