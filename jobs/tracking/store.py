@@ -7,6 +7,7 @@ only read; `open_store` creates what is missing; `sentences` turns whatever a st
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import urllib.parse
 from collections.abc import Iterator
@@ -78,6 +79,12 @@ size; lower is better. `glowctl report` summarises this experiment in one docume
 WRONG_TABLES = r"table \S+ already exists|duplicate column|no such (table|column)"
 """Matches SQLite's errors for a file with missing or unexpected tables."""
 
+ADDRESSES = "use sqlite:///FILE, http://HOST:PORT, or a database such as postgresql://USER@HOST/NAME"
+"""The remedy for an address that is not that of a store."""
+
+HOST_AND_PORT = r"(\[[^\]/]+\]|[^/:@\[\]]+):\d+(/.*)?"
+"""Matches the address of a server without its scheme, such as localhost:5000."""
+
 OTHER_STORES = {"databricks", "databricks-uc", "uc"}
 """URI schemes that MLflow supports and that are passed to it unchecked."""
 
@@ -102,12 +109,25 @@ def check_store(uri: str) -> None:
         TrackingError: if the store does not answer, or the URI is not that of a store.
     """
     shown = without_password(uri)
-    parts = urllib.parse.urlsplit(uri)
     path = sqlite_path(uri)
+    try:
+        parts = urllib.parse.urlsplit(uri)
+    except ValueError as error:  # such as http://[
+        raise TrackingError(
+            f"{shown} is not the address of an MLflow store ({without_secrets(str(error), uri)})",
+            remedy=ADDRESSES,
+            code="store-address",
+        ) from None
     if path is not None:
         check_sqlite(path)
     elif parts.scheme in ("http", "https"):
         _check_server(uri)
+    elif re.fullmatch(HOST_AND_PORT, uri):
+        raise TrackingError(
+            f"{shown} is no address of an MLflow server, because it does not begin with http:// or https://",
+            remedy=f"use --tracking-uri http://{shown}",
+            code="store-address",
+        )
     elif parts.scheme == "file" or ("://" not in uri and uri != "databricks"):
         raise TrackingError(
             f"{shown} is a folder, and MLflow no longer writes to folders",
@@ -119,7 +139,7 @@ def check_store(uri: str) -> None:
     elif uri != "databricks" and parts.scheme not in OTHER_STORES | _plugins():
         raise TrackingError(
             f"{shown} is not the address of an MLflow store",
-            remedy="use sqlite:///FILE, http://HOST:PORT, or a database such as postgresql://USER@HOST/NAME",
+            remedy=ADDRESSES,
             code="store-address",
         )
 
@@ -301,13 +321,13 @@ def _make_experiment(client: MlflowClient, uri: str, name: str) -> str:
 
 
 def open_command(uri: str) -> str:
-    """Return the command that opens this store in the MLflow UI, without a password.
+    """Return the command that opens this store in the MLflow UI, without a password and quoted for a shell.
 
     The command has no --tracking-uri if this store is the default of this process. In a Ray job it always has one,
     because the default on the user's machine may differ.
     """
     default = uri == tracking_uri() and not in_ray_job()  # the default of a Ray job is not that of the user
-    return "glowctl ui" if default else f"glowctl ui --tracking-uri {without_password(uri)}"
+    return "glowctl ui" if default else f"glowctl ui --tracking-uri {shlex.quote(without_password(uri))}"
 
 
 def server_command(uri: str, port: int) -> tuple[list[str], dict[str, str]]:

@@ -1,5 +1,6 @@
 """Stores that do not exist yet, and processes that open one at the same moment, some of which are killed."""
 
+import shlex
 import shutil
 import sqlite3
 import time
@@ -8,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from filelock import FileLock
 
-from jobs.tracking import TrackingError, check_existing, check_store, open_store, without_password
+from jobs.tracking import TrackingError, check_existing, check_store, open_command, open_store, without_password
 from jobs.tracking.store import FULL, client_of, sentences
 from jobs.tracking.uris import without_secrets
 from tests.jobs.command_line import Running, wait_until
@@ -183,6 +184,35 @@ def test_an_address_that_is_none_is_called_so(uri):
     assert raised.value.code == "store-address"
     assert uri in raised.value.problem
     assert "sqlite:///" in raised.value.remedy
+
+
+@pytest.mark.parametrize("uri", ["localhost:5000", "127.0.0.1:5000/", "[::1]:5000", "my-host.example.org:80/mlflow"])
+def test_an_address_of_a_server_without_its_scheme_is_no_folder(uri):
+    with pytest.raises(TrackingError) as raised:
+        check_store(uri)
+    assert raised.value.code == "store-address"
+    assert f"http://{uri}" in raised.value.remedy
+    assert "folder" not in str(raised.value)
+
+
+@pytest.mark.parametrize("uri", ["runs", "./runs", "/data/runs:5000/x", "file:///data/runs"])
+def test_a_folder_is_refused_as_one(uri):
+    with pytest.raises(TrackingError, match="folder") as raised:
+        check_store(uri)
+    assert raised.value.code == "store-address"
+
+
+@pytest.mark.parametrize("uri", ["http://[", "postgresql://me:secret@ho\u2100st/db"])
+def test_an_address_that_python_cannot_parse_is_one_sentence(uri):
+    with pytest.raises(TrackingError, match="http://HOST:PORT") as raised:
+        check_store(uri)
+    assert raised.value.code == "store-address"
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////data/my runs/mlflow.db", "postgresql://me:secret@host/db?a=b&c=d"])
+def test_the_command_that_opens_a_store_can_be_pasted_into_a_shell(uri):
+    assert shlex.split(open_command(uri)) == ["glowctl", "ui", "--tracking-uri", without_password(uri)]
 
 
 def test_a_full_disk_is_a_sentence(uri):
