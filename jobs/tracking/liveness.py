@@ -1,9 +1,9 @@
 """Runs whose driver has died: how they are recognised and marked, and how a wrong mark is undone.
 
 The driver is the process that writes a run. `jobs.tracking.watch`, a helper process, marks the runs of a driver that
-dies. If the helper dies too, as in a power cut, the next process that opens the store marks the runs. For this, each
-run has two tags: `glow.driver` identifies the process that drives it, and `glow.alive` is a heartbeat that
-`Record.running` renews every `BEAT_S` seconds.
+dies. If the helper dies too, as in a power cut, or gives up because the store fails, the next process that opens the
+store marks the runs. For this, each run has two tags: `glow.driver` identifies the process that drives it, and
+`glow.alive` is a heartbeat that `Record.running` renews every `BEAT_S` seconds.
 
 - A driver on this machine is dead if its process has ended.
 - A driver on another machine is dead if its heartbeat is older than `DEAD_AFTER_S`. This can be wrong, for instance
@@ -36,6 +36,7 @@ __all__ = [
     "ERROR",
     "GONE",
     "SILENT",
+    "UNTOLD",
     "beating",
     "ending",
     "forget_death",
@@ -60,8 +61,9 @@ DEAD_AFTER_S = 300.0
 Longer than a driver waits, at its end, for a store that does not answer (`jobs.tracking.record.PATIENCE_S`).
 """
 
-# Both are stored in runs and compared with what is stored: changing a word would orphan the marks in old stores.
+# These are stored in runs and compared with what is stored: changing a word would orphan the marks in old stores.
 GONE = "the process that drove the run died (kill -9, or memory was short)"
+UNTOLD = "the process that drove the run ended and could not record how (kill -9, short memory, or a failing store)"
 SILENT = "nothing was heard for minutes of the process that drove the run, on another machine or before a reboot"
 
 FAILED = "attributes.status = 'FAILED'"
@@ -134,7 +136,7 @@ def taken_for_dead(run: Run) -> bool:
 
 
 def _is_said_dead(run: Run) -> bool:
-    return run.data.tags.get(ERROR) in (GONE, SILENT)
+    return run.data.tags.get(ERROR) in (GONE, UNTOLD, SILENT)
 
 
 def forget_death(client: MlflowClient, run: Run) -> bool:
@@ -179,7 +181,7 @@ def _last_heard(client: MlflowClient, run: Run, known: dict[str, Run]) -> float:
 
 def _why_dead(who: str, heard: float) -> str | None:
     if is_of_this_machine(who):
-        return GONE if has_ended(who) else None
+        return UNTOLD if has_ended(who) else None
     return SILENT if time.time() - heard > DEAD_AFTER_S else None
 
 
@@ -191,7 +193,8 @@ def _mark(client: MlflowClient, seen: Run, reason: str, heard: float) -> None:
         run.data.tags.get(tag) != seen.data.tags.get(tag) for tag in (DRIVER, ALIVE)
     ):
         return
-    client.set_tag(run_id, ERROR, reason)
+    if ERROR not in run.data.tags:  # else the driver wrote why it failed, but then could not write the status
+        client.set_tag(run_id, ERROR, reason)
     client.set_terminated(run_id, "FAILED", end_time=int(heard * 1000))
     after = client.get_run(run_id)
     if after.data.tags.get(DRIVER) != seen.data.tags[DRIVER] and forget_death(client, after):

@@ -12,7 +12,7 @@ it if the driver dies. The input has two lines:
 Unless the second line is ``done``, the watcher ends the run and the runs nested directly under it. It changes only
 those that this driver left RUNNING:
 
-- If the driver died, they all become FAILED.
+- If the driver died, they all become FAILED. A reason that the driver has already recorded is kept.
 - If the driver left a final status, the run gets this status. The nested runs get it too, but become KILLED if it is
   FINISHED, because a nested run that is still RUNNING when its parent has finished was cut off. The watcher then also
   corrects runs that another process has marked FAILED because it took the driver for dead.
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 PATIENCE_S = 300.0
-"""Seconds for which the watcher repeats a write while the store does not answer."""
+"""Seconds for which the watcher repeats a write while the store does not answer. After that, how the run ended is lost,
+and `jobs.tracking.liveness.mark_dead` records that it is not known."""
 
 RETRY_S = 5.0
 """Seconds between two tries."""
@@ -61,7 +62,8 @@ def _mark(uri: str, run_id: str, driver: str, status: str | None, error: str | N
             if not _is_left(run, driver, status):
                 continue
             if status is None:
-                client.set_tag(run.info.run_id, ERROR, GONE)
+                if ERROR not in run.data.tags:  # else the driver died after it had written why it failed
+                    client.set_tag(run.info.run_id, ERROR, GONE)
                 client.set_terminated(run.info.run_id, "FAILED")
             else:
                 beneath_finished = status == "FINISHED" and run.info.run_id != run_id

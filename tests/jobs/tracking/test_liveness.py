@@ -14,7 +14,7 @@ import pytest
 from jobs.system.process_identity import this_process
 from jobs.tracking import Record, open_store
 from jobs.tracking import liveness as liveness_module
-from jobs.tracking.liveness import ALIVE, DRIVER, GONE, SILENT, beating, mark_dead
+from jobs.tracking.liveness import ALIVE, DRIVER, GONE, SILENT, UNTOLD, beating, mark_dead
 from jobs.tracking.store import client_of
 from tests.jobs.command_line import glowctl, sentence_of, wait_until
 
@@ -86,9 +86,18 @@ def test_a_driver_and_its_watcher_that_are_killed_leave_no_run_running(uri):
         "child": "FAILED",
         "done": "FINISHED",
     }
-    assert runs["parent"].data.tags["glow.error"] == runs["child"].data.tags["glow.error"] == GONE
+    assert runs["parent"].data.tags["glow.error"] == runs["child"].data.tags["glow.error"] == UNTOLD
     assert "glow.error" not in runs["done"].data.tags
     assert abs(runs["parent"].info.end_time / 1000 - int(runs["parent"].data.tags[ALIVE])) < 1
+
+
+def test_a_cause_that_the_driver_recorded_is_kept_if_its_status_could_not_be_written(uri):
+    """The disk of the store was full just after the driver wrote the cause."""
+    place, pid, began = this_process().split(" ")
+    made(uri, "run", {DRIVER: f"{place} {pid} {int(began) - 1}", "glow.error": "the output folder is full"})
+    run = looked(uri)["run"]
+    assert run.info.status == "FAILED"
+    assert run.data.tags["glow.error"] == "the output folder is full"
 
 
 @pytest.mark.slow
@@ -266,7 +275,7 @@ with record.running(system_metrics=False):
 """
 
 
-@pytest.mark.parametrize("reason", [GONE, pytest.param(SILENT, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("reason", [UNTOLD, *(pytest.param(old, marks=pytest.mark.nightly) for old in (GONE, SILENT))])
 @pytest.mark.slow
 def test_a_drivers_last_word_is_written_though_another_has_marked_the_run(uri, reason):
     command = [sys.executable, "-c", LEAVING, uri]
@@ -336,7 +345,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(liveness_module, "BEAT_S", 0.1)
 
 
-@pytest.mark.parametrize("reason", [GONE, SILENT])
+@pytest.mark.parametrize("reason", [GONE, UNTOLD, SILENT])
 def test_a_run_that_lives_is_running_again_whenever_it_is_marked(uri, quick, reason):
     """The heartbeats are regular; the clock of the machine that marked the run is ahead."""
     record = Record.start(uri, "study", "run", {}, {})

@@ -27,6 +27,7 @@ from jobs.errors import JobError
 from jobs.evaluation.find_model import find_model
 from jobs.specs.presets import make_train_spec
 from jobs.tracking import Record, find_run, open_store, read_table, recorded_images, registered_versions
+from jobs.tracking.liveness import GONE, UNTOLD
 from jobs.tracking.scores import key_of
 from jobs.training.prepare import prepare, prepare_resume
 from tests.jobs.command_line import Running, alive, check_quiet, glowctl, sentence_of, wait_until
@@ -231,7 +232,7 @@ def test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit(tmp_path):
     wait_until(lambda: not alive(family), timeout=30)
     run_id = run_id_of(running.lines())
     wait_until(lambda: record_of(tmp_path, run_id).info.status == "FAILED")
-    assert "died" in record_of(tmp_path, run_id).data.tags["glow.error"]
+    assert record_of(tmp_path, run_id).data.tags["glow.error"] in (GONE, UNTOLD)
     with sqlite3.connect(tmp_path / "mlflow.db") as database:  # as if it had ended before these were recorded
         database.execute("DELETE FROM inputs")
 
