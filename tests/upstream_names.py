@@ -393,12 +393,6 @@ MLFLOW = [
         '__tablename__ = "registered_models"',
     ),
     says("alembic_version", "alembic/runtime/migration.py", "each command makes a database's tables again"),
-    takes(
-        "mlflow.system_metrics.system_metrics_monitor:SystemMetricsMonitor",
-        "run_id sampling_interval resume_logging tracking_uri",
-        "no evaluation runs",
-        "SystemMetricsMonitor",
-    ),
     says("system/", "mlflow/system_metrics/system_metrics_monitor.py", "machines are not among a run's system metrics",
          '"system/"', '"system"'),
     *(

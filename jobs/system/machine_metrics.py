@@ -13,7 +13,7 @@ import psutil
 
 from jobs.system.verbosity import unheeded
 
-__all__ = ["machine_name", "measured", "sampled"]
+__all__ = ["INTERVAL_S", "machine_name", "measured", "sampled"]
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def sampled(put: Callable[[dict[str, float]], None], interval_s: float = INTERVA
         going_on = True
         while going_on:
             going_on = not ended.wait(interval_s)
-            with unheeded(log, "a measurement of the machine is lost"):  # if the driver has ended, the training notices
+            with unheeded(log, "a measurement of the machine is lost"):  # the store fails, or the driver has ended
                 put(measured(before))
 
     thread = threading.Thread(target=run, name="machine", daemon=True)

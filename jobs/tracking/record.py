@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.system.environment import in_ray_job, job_metadata, ray_job_id
 from jobs.system.helper_processes import end, start
+from jobs.system.machine_metrics import INTERVAL_S, machine_name, sampled
 from jobs.system.process_identity import this_process
 from jobs.system.retry import patient
 from jobs.system.verbosity import unheeded
@@ -341,22 +342,17 @@ class Record:
         self._write_patiently(lambda: self._client.log_inputs(self.run_id, [entry]))
 
     @contextmanager
-    def system_metrics(self, interval_s: float = 5.0) -> Iterator[None]:
+    def system_metrics(self, interval_s: float = INTERVAL_S) -> Iterator[None]:
         """Record this machine's processor, memory, disk, network and GPUs during the `with` block.
+
+        A sample that the store does not take is lost; the next one is tried.
 
         Args:
             interval_s: seconds between two samples.
         """
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        monitor = SystemMetricsMonitor(
-            self.run_id, sampling_interval=interval_s, resume_logging=True, tracking_uri=self._uri
-        )
-        monitor.start()
-        try:
+        impatient = self.impatient()
+        with sampled(lambda figures: impatient.machine(machine_name(), figures), interval_s):
             yield
-        finally:
-            monitor.finish()
 
     @contextmanager
     def running(self, system_metrics: bool = True) -> Iterator[None]:

@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from jobs.tracking import (
     NoSuchRun,
@@ -23,9 +25,9 @@ from jobs.tracking import (
     without_password,
 )
 from jobs.tracking import record as record_module
+from jobs.tracking.liveness import GONE, UNTOLD
 from tests.jobs.command_line import wait_until
 
-from jobs.tracking.liveness import GONE, UNTOLD
 
 def test_the_default_is_sqlite_here_and_the_environment_goes_before_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -287,6 +289,23 @@ def test_system_metrics_are_recorded(uri):
     with record.system_metrics(interval_s=0.2):
         time.sleep(1.5)
     assert record.metric_steps("system/cpu_utilization_percentage")
+
+
+def test_system_metrics_go_on_after_a_store_that_did_not_answer_and_nothing_is_printed(uri, monkeypatch, caplog):
+    record = Record.start(uri, "study", "first", {}, {})
+    write, writes = MlflowClient.log_batch, []
+
+    def log_batch(self, *arguments, **named):
+        writes.append(named)
+        if len(writes) == 1:
+            raise MlflowException("database or disk is full [SQL: INSERT INTO metrics]")
+        return write(self, *arguments, **named)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+    with record.system_metrics(interval_s=0.2):
+        wait_until(lambda: len(writes) > 2)
+    assert record.metric_steps("system/cpu_utilization_percentage")
+    assert not [said for said in caplog.records if said.name.startswith("mlflow")]
 
 
 def test_the_ui_is_served_from_the_store(uri, tmp_path):
