@@ -9,7 +9,15 @@ import torch
 import typer
 from PIL import Image
 
-from glow.datasets import DatasetCorrupt, DatasetInfo, DatasetNotFound, LazyDataset, describe, open_dataset
+from glow.datasets import (
+    DatasetCorrupt,
+    DatasetInfo,
+    DatasetNotFound,
+    LazyDataset,
+    describe,
+    open_dataset,
+    own_channels,
+)
 from glow.datasets.buckets import is_uri
 from glow.datasets.names import absolute_dataset, place_of
 from glow.datasets.packed_index import INDEX, read_index
@@ -27,12 +35,13 @@ CLASSES = 10
 """Number of classes that the table has columns for."""
 
 
-def show_data(name: str, data_root: str | None, sheet: str, json: bool) -> None:
+def show_data(name: str, data_root: str | None, image_size: int | None, sheet: str, json: bool) -> None:
     """Print what a data set contains, and draw images of its first split.
 
     Args:
         name: name of the data set, or the folder of a packed one.
         data_root: folder of the data sets; None for the default (`glow.datasets.data_root`).
+        image_size: height and width that the images shall have; None for their own size.
         sheet: image file to write, with some images of the data set.
         json: print JSON instead of lines.
 
@@ -42,9 +51,10 @@ def show_data(name: str, data_root: str | None, sheet: str, json: bool) -> None:
     """
     name = _named(name)
     try:
-        info = describe(name, data_root)
+        shape = None if image_size is None else (own_channels(name), image_size, image_size)
+        info = describe(name, data_root, image_shape=shape)
         # A known data set whose files are missing has no splits. To open one raises the error that says so.
-        splits = {split: open_dataset(name, split, data_root) for split in info.splits or ("train",)}
+        splits = {split: open_dataset(name, split, data_root, image_shape=shape) for split in info.splits or ("train",)}
     except (DatasetNotFound, DatasetCorrupt) as error:
         download = f"run glowctl train --dataset {name}, which downloads it"  # this command downloads nothing
         remedy = error.remedy.replace(DOWNLOAD_ADVICE, download)

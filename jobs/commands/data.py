@@ -10,6 +10,7 @@ import typer
 from jobs.commands.options import Address, Detach, Json, with_flags_of
 from jobs.specs.base import validated
 from jobs.specs.packing import PackSpec
+from jobs.specs.training import TrainSpec
 
 __all__ = ["add_data_commands"]
 
@@ -60,12 +61,20 @@ def add_data_commands(app: typer.Typer, do: Callable[..., None]) -> None:
             str | None,
             typer.Option(help=f"{PackSpec.model_fields['data_root'].description} (e.g. --data-root ~/data)"),
         ] = None,
+        image_size: Annotated[
+            int | None,
+            typer.Option(min=1, help=f"{TrainSpec.model_fields['image_size'].description} (e.g. --image-size 32)"),
+        ] = None,
         sheet: Annotated[
-            str, typer.Option(help="Image file to write, with some images of the data set. (e.g. --sheet photos.png)")
+            str,
+            typer.Option(
+                help="Image file to write, with some images of the data set. A file of this name is replaced. (e.g. "
+                "--sheet photos.png)"
+            ),
         ] = "contact-sheet.png",
         json: Json = False,
     ) -> None:
         """Print the splits, classes and image size of a data set, and draw some of its images."""
         from jobs.browse.data import show_data
 
-        show_data(name, data_root, sheet, json)
+        show_data(name, data_root, image_size, sheet, json)

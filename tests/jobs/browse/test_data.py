@@ -1,15 +1,19 @@
 """`glowctl data`: what it says about data sets that it cannot show."""
 
+import json
+
 import pytest
+from PIL import Image
 
 from jobs.browse.data import show_data
 from jobs.errors import JobError, sentence_of
+from tests.jobs import command_line
 
 
 @pytest.mark.parametrize("name", ["mnist", "svhn"])
 def test_a_data_set_that_is_not_here_is_named_with_how_to_get_it(tmp_path, name):
     with pytest.raises(JobError) as raised:
-        show_data(name, str(tmp_path), str(tmp_path / "sheet.png"), json=False)
+        show_data(name, str(tmp_path), None, str(tmp_path / "sheet.png"), json=False)
     said = sentence_of(raised.value)
     assert raised.value.code == "dataset-files-missing"
     for fact in (name, f"glowctl train --dataset {name}", str(tmp_path), "GLOW_DATA_ROOT"):
@@ -25,5 +29,18 @@ def test_damaged_files_are_named_with_how_to_get_others(tmp_path):
         (folder / f"{part}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03 cut off")
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01 cut off")
     with pytest.raises(JobError, match=r"train-images-idx3-ubyte.*glowctl train --dataset mnist") as raised:
-        show_data("mnist", str(tmp_path), str(tmp_path / "sheet.png"), json=False)
+        show_data("mnist", str(tmp_path), None, str(tmp_path / "sheet.png"), json=False)
     assert "--no-download" not in sentence_of(raised.value)
+
+
+def test_images_of_several_sizes_are_shown_at_the_size_that_the_remedy_asks_for(one_process, tmp_path):
+    (tmp_path / "own/train").mkdir(parents=True)
+    for side in range(5, 25):
+        Image.new("L", (side, side), 99).save(tmp_path / f"own/train/{side}.png")
+    said = command_line.sentence_of(one_process(tmp_path, "data", "folder:own"), 2)
+    assert "--image-size 32" in said
+    done = one_process(tmp_path, "data", "folder:own", "--image-size", "32", "--json")
+    assert json.loads(done.stdout)["shape"] == "1x32x32"
+    assert (tmp_path / "contact-sheet.png").is_file()
+    said = command_line.sentence_of(one_process(tmp_path, "data", "folder:own", "--image-size", "0"), 2)
+    assert "--image-size must be at least 1" in said
