@@ -142,14 +142,28 @@ def validated(
     try:
         return spec(**values)
     except ValidationError as error:
-        unknown = any(problem["type"] == "extra_forbidden" for problem in error.errors())
+        kinds = {problem["type"] for problem in error.errors()}
+        unknown = "extra_forbidden" in kinds
         names = {name: flag_of(spec, name) for name in spec.model_fields if file is None or name in given}
         problem = sentences(spec, error, names)
         raise SpecError(
             problem if file is None or problem.startswith("--") else f"{file}: {problem}",
-            remedy="remove it" if unknown and error.error_count() == 1 else "",
+            remedy=_remedy(kinds, error.error_count()),
             code="unknown-setting" if unknown else "setting-not-allowed",
         ) from None
+
+
+def _remedy(kinds: set[str], number: int) -> str:
+    """Return what to do about settings that pydantic refused; empty for values, since `sentences` says what is allowed.
+
+    Args:
+        kinds: pydantic's types of the errors.
+        number: number of the errors.
+    """
+    for kind, verb in (("extra_forbidden", "remove"), ("missing", "add")):
+        if kinds == {kind}:
+            return f"{verb} {'it' if number == 1 else 'them'}"
+    return ""
 
 
 def sentences(spec: type[BaseModel], error: ValidationError, names: Mapping[str, str]) -> str:
