@@ -50,6 +50,7 @@ __all__ = [
     "comparison_figures",
     "curve_table",
     "factors_of",
+    "gaps",
     "state_of",
     "summarize_ablation",
     "tables_of",

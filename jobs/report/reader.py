@@ -20,7 +20,7 @@ Found = TypeVar("Found")
 
 
 class Reader:
-    """A reader of artifacts that collects a sentence about each one that is gone or damaged.
+    """A reader of artifacts that collects a sentence about each one that is gone or damaged, and other such sentences.
 
     In its methods, `what` completes the sentence "... is gone or damaged, so {what} cannot be shown". If `what` is
     None, the reader does not report the artifact, because the caller can use another one in its place.
@@ -71,6 +71,10 @@ class Reader:
     def damaged(self, run: Run, name: str, what: str) -> None:
         """Report that the artifact `name` of a run is gone or damaged, so that `what` cannot be shown."""
         self._or_lost(None, run, name, what)
+
+    def lacks(self, sentence: str) -> None:
+        """Report, in a sentence with a full stop, that the record of a run is incomplete."""
+        self.lost.append(sentence)
 
     def _or_lost(self, found: Found | None, run: Run, name: str, what: str) -> Found | None:
         if found is None:
