@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import runpy
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +50,41 @@ def this_machine() -> Machine:
 
 def _gpus() -> int:
     if sys.platform == "linux" and not any(Path(device).exists() for device in GPU_DEVICES):
-        return 0  # avoids the import of torch, which takes seconds and would delay the start of Ray
+        return 0
+    known = None if "torch" in sys.modules else _gpus_without_torch()
+    if known is not None:
+        return known
     import torch
 
     return torch.cuda.device_count()
+
+
+def _gpus_without_torch() -> int | None:
+    """Return the number of GPUs that torch would see, without its import, which takes seconds and delays Ray's start.
+
+    torch asks the same library of NVIDIA. The result is None if only torch can answer: for GPUs of AMD, without the
+    library, and if $CUDA_VISIBLE_DEVICES is not a list of different numbers.
+    """
+    found = find_spec("torch")
+    if found is None or found.origin is None:
+        return None
+    built = runpy.run_path(str(Path(found.origin).with_name("version.py")))
+    if built.get("cuda") is None:
+        return 0 if built.get("hip") is None else None
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        count = int(pynvml.nvmlDeviceGetCount())
+    except Exception:  # the library is not installed, or does not fit the driver
+        return None
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return count
+    numbers = [number.strip() for number in visible.split(",")] if visible else []
+    if not all(number.isdecimal() for number in numbers) or len(set(map(int, numbers))) < len(numbers):
+        return None
+    return next((index for index, number in enumerate(numbers) if int(number) >= count), len(numbers))  # as CUDA does
 
 
 def _missing(up: list[Machine], types: Mapping[str, Mapping[str, Any]], most: int | None) -> list[Machine]:
