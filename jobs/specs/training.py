@@ -34,6 +34,9 @@ __all__ = ["ImagesIn", "TrainSpec", "worker_range"]
 ImagesIn = Literal["auto", "memory", "files"]
 """Where images are during training."""
 
+MOST_LEVELS = 12
+"""Largest number of levels, at which the sides of images are multiples of 4096."""
+
 
 class TrainSpec(BaseModel):
     """The settings of a training.
@@ -339,7 +342,9 @@ class TrainSpec(BaseModel):
         gpus = self.gpus_per_worker or 0.0
         if not 0 <= gpus < math.inf or (gpus > 1 and gpus % 1):
             raise ValueError(f"gpus_per_worker must be a whole number or a fraction below 1, not {gpus}")
-        side = 2 ** max(1, min(self.levels, 12))
+        if not 1 <= self.levels <= MOST_LEVELS:
+            raise ValueError(f"levels must be from 1 to {MOST_LEVELS}, not {self.levels}")
+        side = 2**self.levels  # of images that fit, since the data set's own are not known yet
         self.glow_config((1, side, side), num_classes=1)
         return self
 

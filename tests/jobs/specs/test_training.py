@@ -7,6 +7,8 @@ import pytest
 from glow.config import FitConfig, GlowConfig
 from jobs.commands.spec_files import read_spec
 from jobs.errors import SpecError
+from jobs.specs.base import validated
+from jobs.specs.packing import PackSpec
 from jobs.specs.presets import PRESETS, make_train_spec
 from jobs.specs.training import TrainSpec, worker_range
 
@@ -70,7 +72,9 @@ def test_every_setting_has_a_theme_a_description_and_an_example():
     ("values", "facts"),
     [
         ({"depth": 0}, ["--depth", "at least 1", "0"]),
-        ({"levels": 0}, ["--levels", "at least 1"]),
+        ({"levels": 0}, ["--levels", "from 1 to 12", "0"]),
+        ({"levels": 13}, ["--levels", "from 1 to 12", "13"]),
+        ({"levels": 10**12}, ["--levels", "from 1 to 12", str(10**12)]),
         ({"permutation": "swap"}, ["--permutation", "'1x1'", "'shuffle'", "'reverse'", "'swap'"]),
         ({"learning_rate": -1}, ["--learning-rate", "above 0", "-1"]),
         ({"clip_norm": -1}, ["--clip-norm", "above 0", "or 0", "-1"]),
@@ -108,6 +112,13 @@ def test_an_unknown_setting_is_named():
         make_train_spec("laptop", {"colour": "red"})
     assert caught.value.code == "unknown-setting"
     assert "'colour'" in str(caught.value)
+    assert caught.value.remedy == "remove it"
+    with pytest.raises(SpecError, match=r"'colour'.*'size'") as several:
+        make_train_spec("laptop", {"colour": "red", "size": 3})
+    assert several.value.remedy == "remove them"
+    with pytest.raises(SpecError, match="--dest") as missing:
+        validated(PackSpec, {"source": "digits"})
+    assert missing.value.remedy == "add it"
 
 
 @pytest.mark.parametrize(
