@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from glow.errors import SIDES_ADVICE
+from glow.errors import LEVELS, SIDES_ADVICE
 
 __all__ = [
     "Coupling",
@@ -191,16 +191,16 @@ def check_divides(image_shape: tuple[int, int, int], levels: int) -> None:
         >>> check_divides((1, 28, 28), levels=3)
         Traceback (most recent call last):
             ...
-        ValueError: 3 levels halve the image 3 times, and 28x28 is not divisible by 8: use at most 2 levels, or ...
+        ValueError: levels=3 halves the image 3 times, and 28x28 is not divisible by 8: use at most levels=2, or ...
     """
     _, height, width = image_shape
     divisor = 2**levels
     if height % divisor or width % divisor:
         most = min((side & -side).bit_length() - 1 for side in (height, width))
-        fewer = f"use at most {most} levels, or " if most else ""
+        fewer = f"use at most {LEVELS}{most}, or " if most else ""
         enough = math.ceil(max(height, width) / divisor) * divisor
         raise ValueError(
-            f"{levels} levels halve the image {levels} times, and {height}x{width} is not divisible by {divisor}: "
+            f"{LEVELS}{levels} halves the image {levels} times, and {height}x{width} is not divisible by {divisor}: "
             f"{fewer}{SIDES_ADVICE} {divisor}, such as {enough}"
         )
 

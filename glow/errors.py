@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-__all__ = ["DOWNLOAD_ADVICE", "SHAPE_ADVICE", "SIDES_ADVICE", "SMALLER_ADVICE", "UserError"]
+__all__ = [
+    "ALL_IMAGES_ADVICE",
+    "DOWNLOAD_ADVICE",
+    "LEVELS",
+    "PER_CLASS",
+    "SHAPE_ADVICE",
+    "SIDES_ADVICE",
+    "SMALLER_ADVICE",
+    "UserError",
+]
 
 # These clauses name arguments of the library. They are constants so that a program with flags can find them in a
 # message and replace them by its flags.
@@ -22,6 +31,15 @@ SIDES_ADVICE = "load with an image_shape whose sides are multiples of"
 
 SMALLER_ADVICE = "load with a smaller image_shape"
 """The remedy for patches that are larger than the photograph they are cut from."""
+
+LEVELS = "levels="
+"""The number of levels of a model; the number follows."""
+
+PER_CLASS = "per_class="
+"""The number of images per class; the number follows."""
+
+ALL_IMAGES_ADVICE = "load without per_class"
+"""The remedy for a number of images per class where a class has no images."""
 
 
 class UserError(Exception):

@@ -11,7 +11,16 @@ import re
 import tempfile
 import traceback
 
-from glow.errors import DOWNLOAD_ADVICE, SHAPE_ADVICE, SIDES_ADVICE, SMALLER_ADVICE, UserError
+from glow.errors import (
+    ALL_IMAGES_ADVICE,
+    DOWNLOAD_ADVICE,
+    LEVELS,
+    PER_CLASS,
+    SHAPE_ADVICE,
+    SIDES_ADVICE,
+    SMALLER_ADVICE,
+    UserError,
+)
 
 __all__ = [
     "FAILURE",
@@ -52,7 +61,7 @@ class SpecError(UserError, ValueError):
 
 
 def in_flags(message: str) -> str:
-    """Replace advice on the library's arguments in a message by advice on flags of the command line.
+    """Replace what a message says of the library's arguments by the same of the command line's flags.
 
     Example:
         >>> in_flags("files of mnist are missing: load with download=True")
@@ -63,6 +72,9 @@ def in_flags(message: str) -> str:
         SHAPE_ADVICE: "pass --image-size, such as --image-size 32",
         SIDES_ADVICE: "pass an --image-size that is a multiple of",
         SMALLER_ADVICE: "pass a smaller --image-size",
+        LEVELS: "--levels ",
+        PER_CLASS: "--per-class ",
+        ALL_IMAGES_ADVICE: "pass --per-class 0",
     }
     for advice, flags in in_flags_of.items():
         message = message.replace(advice, flags)

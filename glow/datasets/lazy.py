@@ -176,7 +176,8 @@ class LazyDataset:
         labels = [self._label(name) for name in classes]
         chosen = torch.isin(self.labels, torch.tensor(labels, dtype=torch.int64), invert=others)
         if not chosen.any():
-            raise ValueError(f"no image is left {'without' if others else 'of'} the classes {', '.join(classes)}")
+            which = f"{'without' if others else 'of'} the classes {', '.join(classes)}"
+            raise ValueError(f"no image is left {which}: name {'fewer' if others else 'other'} classes")
         return self.subset(chosen.nonzero().flatten())
 
     def _label(self, name: str) -> int:

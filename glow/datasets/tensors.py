@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glow.datasets.base import Shape
+from glow.errors import ALL_IMAGES_ADVICE, PER_CLASS
 
 __all__ = [
     "check_channels",
@@ -193,19 +194,20 @@ def first_of_each_class(labels_N: Tensor, per_class: int, class_names: Sequence[
         int64 (per_class * number of classes,), ascending.
 
     Raises:
-        ValueError: if a class has fewer images.
+        ValueError: if a class has fewer images. The message names the smallest class.
 
     Example:
         >>> first_of_each_class(torch.tensor([1, 0, 1, 1, 0, 0]), 2, ("cat", "dog"), "train").tolist()
         [0, 1, 2, 4]
     """
-    chosen = []
-    for label, name in enumerate(class_names):
-        of_class = (labels_N == label).nonzero().flatten()
-        if len(of_class) < per_class:
-            raise ValueError(f"per_class={per_class}, but class {name!r} has {len(of_class)} images in split {split!r}")
-        chosen.append(of_class[:per_class])
-    return torch.cat(chosen).sort().values
+    of_each = [(labels_N == label).nonzero().flatten() for label in range(len(class_names))]
+    fewest, name = min((len(of_class), name) for of_class, name in zip(of_each, class_names, strict=True))
+    if fewest < per_class:
+        raise ValueError(
+            f"{PER_CLASS}{per_class}, but class {name!r} has {fewest} images in split {split!r}: "
+            + (f"use at most {PER_CLASS}{fewest}" if fewest else ALL_IMAGES_ADVICE)
+        )
+    return torch.cat([of_class[:per_class] for of_class in of_each]).sort().values
 
 
 def fingerprint(images: Tensor) -> str:

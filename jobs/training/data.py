@@ -39,7 +39,8 @@ def open_splits(spec: TrainSpec, shape: Shape | None) -> dict[str, LazyDataset]:
 
     Raises:
         DatasetNotFound, DatasetCorrupt: if a data set is missing or damaged.
-        ValueError: if `spec.leave_out` names a class that the data set does not have, or `shape` does not fit it.
+        SpecError: if `spec.leave_out` names a class that the data set does not have, or all that it has.
+        ValueError: if `shape` or `spec.per_class` does not fit the data set.
     """
     splits = {
         split: open_dataset(
@@ -56,7 +57,10 @@ def open_splits(spec: TrainSpec, shape: Shape | None) -> dict[str, LazyDataset]:
     }
     if not spec.leave_out:
         return splits
-    return {split: dataset.of_classes(spec.leave_out, others=True) for split, dataset in splits.items()}
+    try:
+        return {split: dataset.of_classes(spec.leave_out, others=True) for split, dataset in splits.items()}
+    except ValueError as error:
+        raise SpecError(f"--leave-out {','.join(spec.leave_out)}: {error}", code="classes-unfit-for-data") from error
 
 
 def given_to_workers(spec: TrainSpec, splits: Splits) -> dict[str, LazyDataset]:

@@ -347,7 +347,7 @@ def test_float32_scores_are_those_of_float64():
         ({"bits": 9}, "bits .*1 to 8, not 9"),
         ({"depth": 0}, "depth .*1, not 0"),
         ({"num_classes": 0}, "num_classes"),
-        ({"image_shape": (1, 28, 28)}, "3 levels .*28x28.* 8: .*2 levels"),
+        ({"image_shape": (1, 28, 28)}, "levels=3 .*28x28.* 8: .*levels=2"),
         ({"image_shape": (1, 7, 9)}, "7x9.* 8: load .*image_shape.* 8, such as 16"),
         ({"image_shape": (28, 28)}, "channels, height, width"),
     ],
