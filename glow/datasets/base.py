@@ -19,6 +19,8 @@ __all__ = [
     "DatasetInfo",
     "DatasetNotFound",
     "DatasetStatus",
+    "ImageRefused",
+    "ImageUnreadable",
     "MemberRule",
     "Shape",
     "padding",
@@ -101,6 +103,28 @@ class DatasetCorrupt(UserError, OSError):
         return cls(f"{path} {problem}", remedy=cls.ADVICE, code="dataset-damaged")
 
 
+class ImageUnreadable(DatasetCorrupt):
+    """An error about an image whose content is damaged, while others of the data set may be readable.
+
+    An image that the system cannot read, because of permissions or a failing disk, is another DatasetCorrupt: the next
+    images would likely fail as well.
+
+    Example:
+        >>> error = ImageUnreadable("a.png cannot be decoded", remedy="replace it", code="image-damaged")
+        >>> isinstance(error, DatasetCorrupt)
+        True
+    """
+
+
+class ImageRefused(ValueError):
+    """An error about an image that could be decoded, but is not one image with 8 bits per channel.
+
+    Example:
+        >>> str(ImageRefused("a.png has 2 frames: extract each to a separate file"))
+        'a.png has 2 frames: extract each to a separate file'
+    """
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
     """A description of a data set, which `describe` returns without reading the images.
@@ -112,7 +136,8 @@ class DatasetInfo:
         image_shape: (C, H, W) of the images that `load_dataset` returns.
         class_names: the name of each label.
         splits: the splits whose images are available, in the order of `SPLITS`.
-        notes: what a user should know about how the images of a folder are read, one sentence each.
+        notes: what a user should know about how the images of a folder are read, or with which background those of a
+            packed data set were packed; one sentence each.
 
     Example:
         >>> from glow.datasets import describe

@@ -8,6 +8,7 @@ Shapes: C channels, H rows, W columns.
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.datasets.base import DatasetCorrupt, DatasetNotFound
+from glow.datasets.base import DatasetCorrupt, ImageRefused, ImageUnreadable
+from glow.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -108,8 +110,8 @@ def read_header(path: ImageFile) -> Header:
         path: the file.
 
     Raises:
-        DatasetCorrupt: if the header cannot be read.
-        ValueError: if the file is not one image with 8 bits per channel, as far as the header shows.
+        DatasetCorrupt: if the header cannot be read; ImageUnreadable if that is because its content is damaged.
+        ImageRefused: if the file is not one image with 8 bits per channel, as far as the header shows.
 
     Example:
         >>> import tempfile
@@ -139,8 +141,8 @@ def decode(path: ImageFile, background: Colour = WHITE) -> Tensor:
         else 3 (RGB).
 
     Raises:
-        DatasetCorrupt: if the file cannot be decoded.
-        ValueError: if the file is not one image with 8 bits per channel, or is a PNG file that stores its EXIF
+        DatasetCorrupt: if the file cannot be decoded; ImageUnreadable if that is because its content is damaged.
+        ImageRefused: if the file is not one image with 8 bits per channel, or is a PNG file that stores its EXIF
             orientation after its pixels, where `read_header` does not see it.
 
     Example:
@@ -163,13 +165,13 @@ def decode(path: ImageFile, background: Colour = WHITE) -> Tensor:
     return tensor[None, None] if grey else tensor.permute(2, 0, 1)[None]
 
 
-class _RefusedError(ValueError):
-    """A file that Pillow reads, but that is not one image with 8 bits per channel."""
-
-
 @contextmanager
 def _open(path: ImageFile) -> Iterator[Image]:
-    """Yield the Pillow image of a file; turn any error inside the block into DatasetCorrupt."""
+    """Yield the Pillow image of a file; turn errors inside the block into DatasetCorrupt.
+
+    The error is ImageUnreadable if the content is damaged, and another DatasetCorrupt if the system cannot read the
+    file.
+    """
     import PIL.Image
 
     try:
@@ -177,20 +179,29 @@ def _open(path: ImageFile) -> Iterator[Image]:
             _check_depth(image, path)
             _check_single(image, path)
             yield image
-    except (_RefusedError, DatasetNotFound):  # the latter from a bucket that cannot be reached
+    except (ImageRefused, UserError, MemoryError):  # a UserError is of a bucket
         raise
     except Exception as error:  # Pillow's plugins raise anything: OSError, SyntaxError, struct.error, ...
-        raise DatasetCorrupt(
-            f"{path} cannot be decoded as an image ({error})", remedy="replace or remove it", code="image-damaged"
+        # Pillow's own OSErrors have no errno. EINVAL is of a seek to an impossible position in a damaged file.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise DatasetCorrupt(
+                f"{path} cannot be read ({error.strerror or error})",
+                remedy="check the file, its permissions and its disk",
+                code="file-unreadable",
+            ) from error
+        raise ImageUnreadable(
+            f"{path} cannot be decoded as an image ({error})",
+            remedy="replace it with a good copy, or remove it",
+            code="image-damaged",
         ) from error
 
 
 def _check_depth(image: Image, path: ImageFile) -> None:
     if image.mode.startswith(("I", "F")):
-        raise _RefusedError(f"{path} has more than 8 bits per channel (mode {image.mode}): convert it to 8 bits")
+        raise ImageRefused(f"{path} has more than 8 bits per channel (mode {image.mode}): convert it to 8 bits")
     bits = _bits(image, path)
     if bits > 8:
-        raise _RefusedError(f"{path} has more than 8 bits per channel ({bits}): convert it to 8 bits")
+        raise ImageRefused(f"{path} has more than 8 bits per channel ({bits}): convert it to 8 bits")
 
 
 def _bits(image: Any, path: ImageFile) -> int:
@@ -222,7 +233,7 @@ def _start_of(path: ImageFile) -> bytes:
 
 def _check_single(image: Any, path: ImageFile) -> None:
     if image.format not in SINGLE and getattr(image, "is_animated", False):
-        raise _RefusedError(
+        raise ImageRefused(
             f"{path} has {image.n_frames} frames or pages, of which only one would be read: extract each to a separate "
             "file"
         )
@@ -274,7 +285,7 @@ def _upright(image: Image, path: ImageFile) -> Image:
         exif = Exif()
         exif.load(late)
         if exif.get(0x0112) in TURNED:
-            raise _RefusedError(f"{path} has its EXIF orientation after its pixels: turn it upright and save it again")
+            raise ImageRefused(f"{path} has its EXIF orientation after its pixels: turn it upright and save it again")
     return ImageOps.exif_transpose(image) if orientation in TURNED else image
 
 

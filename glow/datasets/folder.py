@@ -17,7 +17,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, Shape
+from glow.datasets.base import (
+    SPLITS,
+    DatasetInfo,
+    DatasetNotFound,
+    DatasetStatus,
+    ImageRefused,
+    ImageUnreadable,
+    Shape,
+)
 from glow.datasets.buckets import BucketFile, BucketFolder, fetched, is_uri
 from glow.datasets.decode import WHITE, Colour, decode, read_header
 from glow.datasets.lazy import LazyDataset
@@ -474,14 +482,15 @@ class Survey:
 def _survey(files: list[Path | BucketFile], skip_unreadable: bool = False) -> Survey:
     """Read the header of every file.
 
-    Raises DatasetCorrupt or ValueError for a file that cannot be read; with `skip_unreadable` only if none can be read.
+    Raises DatasetCorrupt or ImageRefused for a file that cannot be read. With `skip_unreadable`, files with a damaged
+    header and refused images raise an error only if no file can be read.
     """
     survey = Survey({}, [], [], [])
     problem: Exception | None = None
     for path in files:
         try:
             header = read_header(path)
-        except (DatasetCorrupt, ValueError) as error:
+        except (ImageUnreadable, ImageRefused) as error:
             if not skip_unreadable:
                 raise
             problem = error

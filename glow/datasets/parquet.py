@@ -26,7 +26,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, Shape
+from glow.datasets.base import (
+    SPLITS,
+    DatasetCorrupt,
+    DatasetInfo,
+    DatasetNotFound,
+    DatasetStatus,
+    ImageRefused,
+    ImageUnreadable,
+    Shape,
+)
 from glow.datasets.buckets import BucketFile, BucketFolder, is_uri
 from glow.datasets.decode import WHITE, Colour, EncodedImage, Header, decode, read_header
 from glow.datasets.lazy import LazyDataset
@@ -231,7 +240,7 @@ def _channels(parts: tuple[Part, ...]) -> int:
                 try:
                     if read_header(encoded).channels == 3:
                         return 3
-                except (DatasetCorrupt, ValueError):
+                except (ImageUnreadable, ImageRefused):
                     continue
     return 1
 

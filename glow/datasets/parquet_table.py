@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from glow.datasets.base import DatasetCorrupt, DatasetNotFound
+from glow.datasets.base import DatasetCorrupt, DatasetNotFound, ImageUnreadable
 from glow.datasets.buckets import BucketFile
 from glow.datasets.decode import EncodedImage
 
@@ -85,12 +85,12 @@ class Table:
         return EncodedImage(f"row {row} of {self}", _group(self, group, column)[row - first])
 
     def readable(self, column: str) -> Iterator[EncodedImage]:
-        """Yield the encoded images of all rows in order, without those of row groups that cannot be read."""
+        """Yield the encoded images of all rows in order, without those of damaged row groups."""
         row = 0
         for group, end in enumerate(self.group_ends):
             try:
                 contents = _group(self, group, column)
-            except DatasetCorrupt:
+            except ImageUnreadable:
                 contents = []
             for number, content in enumerate(contents, row):
                 yield EncodedImage(f"row {number} of {self}", content)
@@ -124,19 +124,22 @@ def _group(table: Table, group: int, column: str) -> list[bytes]:
     """Return the encoded images of a row group; the last few groups stay in memory.
 
     Raises:
-        DatasetCorrupt: if the row group cannot be read, or a row has no image.
+        DatasetCorrupt: if the row group cannot be read; ImageUnreadable if that is because it is damaged, or a row has
+            no image.
     """
     try:
         values = _opened(table).read_row_group(group, columns=[column]).column(column).to_pylist()
     except (OSError, ValueError) as error:
-        raise DatasetCorrupt(
+        # An OSError of a bucket may be one of the network, which pyarrow does not tell apart.
+        of_system = isinstance(error, OSError) and (error.errno is not None or isinstance(table.source, BucketFile))
+        raise (DatasetCorrupt if of_system else ImageUnreadable)(
             f"row group {group} of {table} cannot be read ({str(error).splitlines()[0]})",
             remedy="replace the file with a good copy",
             code="parquet-damaged",
         ) from error
     contents = [value["bytes"] if isinstance(value, dict) else value for value in values]
     if any(content is None for content in contents):
-        raise DatasetCorrupt(
+        raise ImageUnreadable(
             f"row group {group} of {table} has rows without the bytes of an image in column {column!r}",
             remedy="export the data set with its images embedded",
             code="parquet-without-images",

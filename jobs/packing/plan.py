@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from glow.datasets import DatasetCorrupt, DatasetInfo, LazyDataset, describe, open_dataset, own_channels
+from glow.datasets.base import ImageRefused, ImageUnreadable
 from glow.datasets.buckets import is_uri
 from glow.datasets.names import absolute_dataset, place_of
 from glow.datasets.packed_index import INDEX, PackedIndex, PackedShard, PackedSplit, labels_file, shard_file
@@ -25,10 +26,13 @@ from jobs.specs.base import colour
 from jobs.specs.packing import PackSpec
 from jobs.text import JsonObject
 
-__all__ = ["LEFT_OUT", "SKIP_ADVICE", "Done", "Plan", "Shard", "done_file", "prepare"]
+__all__ = ["LEFT_OUT", "SKIPPED", "Done", "Plan", "Shard", "done_file", "prepare", "refusal"]
+
+SKIPPED = (ImageUnreadable, ImageRefused)
+"""The errors of images that ``--on-error skip`` leaves out, which are the same on every machine and at every time."""
 
 SKIP_ADVICE = ", or give --on-error skip, which leaves such files out and lists them"
-"""The end of the remedy for a file that cannot be read."""
+"""The end of the remedy for an image of `SKIPPED`."""
 
 BEGUN = "packing.json"
 """The file in an incomplete destination with the source and the settings, so that a later command can continue."""
@@ -247,8 +251,7 @@ def prepare(spec: PackSpec) -> Plan:
             for split in info.splits
         }
     except DatasetCorrupt as error:
-        remedy = error.remedy if skip else f"{error.remedy}{SKIP_ADVICE}"
-        raise JobError(error.problem, remedy=remedy, code=error.code) from error
+        raise refusal(error, skip) from error
     except ValueError as error:
         raise SpecError(str(error), code="source-unusable") from error
     images = spec.shard_size or max(1, SHARD_BYTES // int(np.prod(info.image_shape)))
@@ -260,6 +263,25 @@ def prepare(spec: PackSpec) -> Plan:
     plan = Plan(spec, info, datasets, shards)
     _check_room(plan)
     return plan
+
+
+def refusal(error: DatasetCorrupt | ValueError, skip: bool) -> JobError:
+    """Return the error that ends a packing because of an image.
+
+    Args:
+        error: the error that the library raised.
+        skip: whether ``--on-error skip`` was given.
+    """
+    if isinstance(error, DatasetCorrupt):
+        problem, remedy, code = error.problem, error.remedy, error.code
+        if code == "image-damaged":  # without the advice to remove it, which would change the shards
+            remedy = "replace it with a good copy"
+    else:
+        problem, _, remedy = str(error).rpartition(": ")  # as messages about an image file are written
+        code = "image-unreadable"
+    if isinstance(error, SKIPPED) and not skip:
+        remedy += SKIP_ADVICE
+    return JobError(problem, remedy=remedy, code=code)
 
 
 def _absolute(spec: PackSpec) -> PackSpec:

@@ -25,7 +25,7 @@ from glow.datasets.packed_index import shard_file, shard_fingerprint
 from jobs.display.events import Noted, Packed, Packing, Show
 from jobs.errors import JobError
 from jobs.packing.destination import destination_of
-from jobs.packing.plan import SKIP_ADVICE, Done, Plan, Shard, done_file, npy
+from jobs.packing.plan import SKIPPED, Done, Plan, Shard, done_file, npy, refusal
 from jobs.ray_runtime.machines import machines_up
 from jobs.specs.base import colour
 from jobs.specs.packing import PackSpec
@@ -42,8 +42,8 @@ def run(plan: Plan, show: Show) -> None:
         show: receives events with notes about the source, with the progress, and with the result.
 
     Raises:
-        JobError: for a file that cannot be read, if `--on-error` is not skip; for a destination that cannot be used;
-            and if Ray's workers fail.
+        JobError: for an image that cannot be read, unless it is damaged and `--on-error` is skip; for a destination
+            that cannot be used; and if Ray's workers fail.
     """
     for note in plan.info.notes:
         show(Noted(note))
@@ -53,9 +53,8 @@ def run(plan: Plan, show: Show) -> None:
     started = time.monotonic()
     show(Packing(images=packed, of=plan.images, images_per_second=0.0))
     for row in _written(plan, [shard for shard in plan.shards if shard not in done]):
-        if row["error"]:
-            problem, _, remedy = row["error"].rpartition(": ")  # as messages about an image file are written
-            raise JobError(problem, remedy=f"{remedy}{SKIP_ADVICE}", code="image-unreadable")
+        if row["problem"]:
+            raise JobError(row["problem"], remedy=row["remedy"], code=row["code"])
         packed += row["images"]
         pace = (packed - before) / (time.monotonic() - started)
         show(Packing(images=packed, of=plan.images, images_per_second=pace))
@@ -90,9 +89,9 @@ def _written(plan: Plan, missing: Sequence[Shard]) -> Iterator[dict[str, Any]]:
         yield from packed.iter_rows()
     except RayError as error:
         cause = getattr(error, "cause", None) or error
-        why = str(cause).strip().splitlines()[-1]
+        said = [type(cause).__name__, *str(cause).strip().splitlines()[-1:]]  # a MemoryError may have no text
         raise JobError(
-            f"packing stopped ({type(cause).__name__}: {why})",
+            f"packing stopped ({': '.join(said)})",
             remedy="run the same command again: it continues where it stopped",
             code="packing-stopped",
         ) from error
@@ -107,19 +106,21 @@ def pack_shards(batch: Any, spec: PackSpec, image_shape: Shape) -> dict[str, lis
         image_shape: (C, H, W) of the images to write.
 
     Returns:
-        A batch with one row and two columns: `images`, the number of images of the source in this shard, including
-        those that were left out, and `error`, the message about a file that cannot be read, or "" if there is none.
+        A batch with one row. The column `images` is the number of images of the source in this shard, including those
+        that were left out. `problem`, `remedy` and `code` are those of the `JobError` about an image that cannot be
+        read, or "" if there is none.
     """
     set_up_process()
     torch.set_num_threads(1)  # because Ray runs one task per core
     values = {name: column[0] for name, column in batch.items()}
     shard = Shard(str(values["split"]), *(int(values[name]) for name in ("number", "start", "stop")))
-    error = ""
+    refused = JobError("")
     try:
         _pack(shard, _source(spec, shard.split, image_shape), spec)
-    except (DatasetCorrupt, ValueError) as problem:
-        error = str(problem)
-    return {"images": [shard.stop - shard.start], "error": [error]}
+    except (DatasetCorrupt, ValueError) as error:
+        refused = refusal(error, skip=spec.on_error == "skip")
+    said = {"problem": refused.problem, "remedy": refused.remedy, "code": refused.code}
+    return {"images": [shard.stop - shard.start], **{name: [text] for name, text in said.items()}}
 
 
 @lru_cache(maxsize=3)
@@ -140,7 +141,8 @@ def _pack(shard: Shard, dataset: LazyDataset, spec: PackSpec) -> None:
     if spec.on_error == "refuse":
         images = dataset.images(shard.start, shard.stop)
     else:
-        images, left_out = _readable(dataset, shard)
+        pieces, left_out = _readable(dataset, shard.start, shard.stop)
+        images = torch.cat([torch.empty((0, *dataset.image_shape), dtype=torch.uint8), *pieces])
     gone = [position - shard.start for position, _ in left_out]
     labels = np.delete(dataset.labels[shard.start : shard.stop].numpy(), gone)
     done = Done(len(images), shard_fingerprint(images.numpy(), labels), left_out)
@@ -149,13 +151,17 @@ def _pack(shard: Shard, dataset: LazyDataset, spec: PackSpec) -> None:
     dest.write(done_file(shard), json.dumps(asdict(done)).encode())
 
 
-def _readable(dataset: LazyDataset, shard: Shard) -> tuple[torch.Tensor, list[tuple[int, str]]]:
-    """Return the images of a shard that can be read, and the positions of the others with their errors."""
-    images, left_out = [], []
-    for position in range(shard.start, shard.stop):
-        try:
-            images.append(dataset.images(position, position + 1))
-        except (DatasetCorrupt, ValueError) as problem:
-            left_out.append((position, str(problem)))
-    whole = torch.cat(images) if images else torch.empty((0, *dataset.image_shape), dtype=torch.uint8)
-    return whole, left_out
+def _readable(dataset: LazyDataset, start: int, stop: int) -> tuple[list[torch.Tensor], list[tuple[int, str]]]:
+    """Return the images that are not damaged, in pieces, and the positions of the others with their errors.
+
+    A piece with a damaged image is halved until the image is found, so that a few of them cost little, and the others
+    are still read many at a time, which a bucket needs.
+    """
+    try:
+        return [dataset.images(start, stop)], []
+    except SKIPPED as problem:
+        if stop - start == 1:
+            return [], [(start, str(problem))]
+    middle = (start + stop) // 2
+    (first, left_out), (second, more_left_out) = _readable(dataset, start, middle), _readable(dataset, middle, stop)
+    return first + second, left_out + more_left_out

@@ -44,7 +44,7 @@ class PackSpec(BaseModel):
     on_error: Literal["refuse", "skip"] = setting(
         "refuse",
         "Data",
-        "What to do about a file that cannot be read. refuse: end with an error. skip: leave it out, and list it in "
+        "What to do about an image that cannot be decoded. refuse: end with an error. skip: leave it out, and list it in "
         "DEST/left-out.txt.",
         "skip",
     )

@@ -5,16 +5,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
-from glow.datasets import DatasetNotFound, load_dataset
+from glow.datasets import DatasetNotFound, LazyDataset, load_dataset
 from jobs.errors import JobError, SpecError
 from jobs.packing.plan import Done, Shard, done_file, prepare
 from jobs.packing.run import pack_shards
 from jobs.specs.base import validated
 from jobs.specs.packing import PackSpec
+from tests.glow.buckets import png
 
 
 def planned(source: str, dest: Path, **settings):
@@ -109,8 +112,13 @@ def test_a_bucket_can_be_the_destination_and_is_continued(bucket):
 def write(plan, shards):
     """Write shards as the tasks of Ray Data do, in this process."""
     for shard in shards:
-        batch = {name: np.array([value]) for name, value in asdict(shard).items()}
-        assert pack_shards(batch, plan.spec, plan.info.image_shape)["error"] == [""]
+        assert packed(plan, shard)["problem"] == ""
+
+
+def packed(plan, shard):
+    """Write a shard, and return the row that the task of Ray Data would."""
+    batch = {name: np.array([value]) for name, value in asdict(shard).items()}
+    return {name: column[0] for name, column in pack_shards(batch, plan.spec, plan.info.image_shape).items()}
 
 
 def test_a_bucket_that_there_is_not_is_refused(bucket):
@@ -142,6 +150,81 @@ def test_a_damaged_source_is_refused_with_the_flag_that_skips_it(tmp_path, on_er
         planned(f"folder:{tmp_path}/photos", tmp_path / "packed", on_error=on_error)
     assert caught.value.code == "image-damaged"
     assert ("--on-error skip" in caught.value.remedy) == advised
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Make a folder of 64 images of 8x8, of which numbers 3 and 40 have damaged pixels; all are in train."""
+    folder = tmp_path / "photos" / "train"
+    folder.mkdir(parents=True)
+    for index in range(64):
+        Image.fromarray(np.full((8, 8), index, np.uint8)).save(folder / f"{index:02}.png")
+    for index in (3, 40):
+        damage(folder / f"{index:02}.png")
+    (tmp_path / "photos" / "validation").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "photos" / "validation" / "0.png")
+    return folder
+
+
+def damage(file):
+    """Cut a PNG file within its pixels, which its header does not show."""
+    file.write_bytes(file.read_bytes()[:50])
+
+
+def test_only_damaged_images_are_skipped_and_the_others_are_read_together(photos, tmp_path, monkeypatch):
+    plan = planned(f"folder:{photos.parent}", tmp_path / "packed", on_error="skip")
+    plan.begin()
+    asked = []
+    images = LazyDataset.images
+    monkeypatch.setattr(LazyDataset, "images", lambda self, *span: asked.append(span) or images(self, *span))
+    write(plan, plan.shards)
+    assert len(asked) <= 2 * 2 * 6 + 2  # at most two spans in each of the six halvings, for each damaged image
+    monkeypatch.undo()
+    index = plan.complete()
+    assert index.left_out == 2
+    names = [Path(line.split(" ")[0]).name for line in (tmp_path / "packed/left-out.txt").read_text().splitlines()]
+    assert names == ["03.png", "40.png"]
+    found, _ = load_dataset(f"packed:{tmp_path}/packed", "train")
+    assert found[:, 0, 0, 0].tolist() == [index for index in range(64) if index not in (3, 40)]
+
+
+@pytest.mark.parametrize("on_error", ["refuse", "skip"])
+def test_a_file_that_the_system_cannot_read_ends_the_packing(photos, tmp_path, on_error):
+    plan = planned(f"folder:{photos.parent}", tmp_path / "packed", on_error=on_error)
+    plan.begin()
+    (photos / "01.png").unlink()
+    (photos / "01.png").symlink_to("gone.png")
+    row = packed(plan, plan.shards[0])
+    assert row["code"] == "file-unreadable"
+    assert "01.png" in row["problem"]
+    assert "directory" in row["problem"]
+    assert "--on-error" not in row["remedy"]
+    assert plan.done() == {}
+
+
+def test_memory_that_runs_out_is_no_damaged_image(photos, tmp_path, monkeypatch):
+    plan = planned(f"folder:{photos.parent}", tmp_path / "packed", on_error="skip")
+    plan.begin()
+
+    def load(image):
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(MemoryError):
+        packed(plan, plan.shards[0])
+
+
+@pytest.mark.parametrize("on_error", ["refuse", "skip"])
+def test_a_parquet_image_of_another_size_is_refused_and_not_left_out(tmp_path, on_error):
+    encoded = [png(np.zeros(size, np.uint8)) for size in [(8, 8)] * 9 + [(12, 12)]]
+    pq.write_table(pa.table({"image": encoded}), tmp_path / "test.parquet")
+    plan = planned(f"parquet:{tmp_path}", tmp_path / "packed", on_error=on_error)
+    plan.begin()
+    row = packed(plan, plan.shards[0])
+    assert row["code"] == "image-size"
+    assert "row 9" in row["problem"]
+    assert "--on-error" not in row["remedy"]
+    write(planned(f"parquet:{tmp_path}", tmp_path / "asked", image_size=8), plan.shards)
 
 
 def test_images_of_different_sizes_need_a_size(tmp_path):
