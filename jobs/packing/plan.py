@@ -115,16 +115,22 @@ class Plan:
         return sum(len(dataset) for dataset in self.datasets.values())
 
     def done(self) -> dict[Shard, Done]:
-        """Return the shards that this or an earlier command has written, with the facts about each."""
+        """Return the shards that this or an earlier command has written, with the facts about each.
+
+        Without ``--on-error skip``, these are only shards for which no image was left out.
+        """
         there = self.dest.sizes()
         written = [shard for shard in self.shards if done_file(shard) in there]
         with ThreadPoolExecutor(READERS) as threads:  # a bucket answers after many milliseconds
             texts = threads.map(lambda shard: self.dest.read(done_file(shard)), written)
             found = [(shard, Done.read(text)) for shard, text in zip(written, texts, strict=True)]
-        return {shard: done for shard, done in found if done is not None}
+        skip = self.spec.on_error == "skip"
+        return {shard: done for shard, done in found if done is not None and (skip or not done.left_out)}
 
     def begin(self) -> None:
         """Create the destination, or continue what an earlier command with the same settings has begun.
+
+        The earlier command may have had another ``--on-error``, which changes no shard that is written.
 
         Raises:
             JobError: if the destination contains other files or a packing with other settings, or cannot be written.
@@ -132,12 +138,8 @@ class Plan:
         said = json.dumps(self._said(), indent=1)
         try:
             begun = self.dest.read(BEGUN)
-            if begun not in (None, said.encode()):
-                raise JobError(
-                    f"{self.spec.dest} contains an unfinished packing of other images or with other settings",
-                    remedy="give another DEST, or remove this folder",
-                    code="packing-differs",
-                )
+            if begun is not None:
+                self._check_same(begun)
             there = self.dest.sizes()
             if begun is None and there:
                 raise JobError(
@@ -191,11 +193,37 @@ class Plan:
     def _settings(self) -> JsonObject:
         return self.spec.model_dump(include={"image_size", "background", "on_error"})
 
+    def _check_same(self, begun: bytes) -> None:
+        """Raise JobError if an earlier command, which wrote `begun`, packed other images or had other settings."""
+        now: JsonObject = json.loads(json.dumps(self._said()))  # with lists for tuples, as in the file
+        try:
+            earlier: JsonObject = json.loads(begun)
+            earlier["settings"].pop("on_error", None)  # glowctl once wrote it
+        except (ValueError, KeyError, TypeError, AttributeError):
+            earlier = {}
+        if earlier == now:
+            return
+        if earlier == now | {name: earlier.get(name) for name in ("images", "first_shard")}:
+            counts = [sum(each["images"].values()) for each in (earlier, now)]
+            if counts[0] != counts[1]:
+                raise JobError(
+                    f"{self.spec.dest} contains an unfinished packing of {counts[0]} images, and {self.spec.source} "
+                    f"now has {counts[1]}, which are divided into other shards",
+                    remedy="restore the earlier files, of which --on-error skip leaves out those that are damaged, or "
+                    "give another DEST to begin again",
+                    code="packing-differs",
+                )
+        raise JobError(
+            f"{self.spec.dest} contains an unfinished packing of other images or with other settings",
+            remedy="give another DEST, or remove this folder",
+            code="packing-differs",
+        )
+
     def _said(self) -> JsonObject:
         """Return the facts that a later command must have in common with the first, to continue with its shards."""
         return {
             "source": self.spec.source,
-            "settings": self._settings(),
+            "settings": self.spec.model_dump(include={"image_size", "background"}),
             "image_shape": list(self.info.image_shape),
             "class_names": list(self.info.class_names),
             "images": {split: len(dataset) for split, dataset in self.datasets.items()},

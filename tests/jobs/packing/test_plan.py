@@ -57,8 +57,59 @@ def test_a_packing_is_not_continued_with_other_settings(tmp_path):
     assert caught.value.code == "packing-differs"
 
 
+def test_after_a_damaged_image_a_packing_is_continued_with_skip_or_a_good_copy(photos, tmp_path):
+    def again(dest, **settings):
+        plan = planned(f"folder:{photos.parent}", tmp_path / dest, shard_size=8, **settings)
+        plan.begin()
+        return plan
+
+    good = (photos / "05.png").read_bytes()
+    whole = [
+        shard for shard in again("skipped").shards if shard not in {Shard("train", n, 8 * n, 8 * n + 8) for n in (0, 5)}
+    ]
+    for dest in ("skipped", "replaced"):
+        write(again(dest), whole)
+        row = packed(again(dest), Shard("train", 0, 0, 8))
+        assert row["code"] == "image-damaged"
+        assert "copy" in row["remedy"].partition("--on-error skip")[0]
+        assert "remove" not in row["remedy"]
+    skip = again("skipped", on_error="skip")
+    assert set(skip.done()) == set(whole)
+    write(skip, set(skip.shards) - set(whole))
+    assert len(again("skipped", on_error="skip").done()) == len(skip.shards)
+    assert set(again("skipped").done()) == set(whole)  # without skip, nothing may be left out
+    assert skip.complete().left_out == 2
+    for name in ("03.png", "40.png"):
+        (photos / name).write_bytes(good)
+    replaced = again("replaced")
+    write(replaced, set(replaced.shards) - set(replaced.done()))
+    assert replaced.complete().left_out == 0
+
+
+def test_a_packing_whose_files_were_removed_says_so(photos, tmp_path):
+    planned(f"folder:{photos.parent}", tmp_path / "packed").begin()
+    (photos / "03.png").unlink()
+    with pytest.raises(JobError, match=r"\b65 images, .*\b64\b.*: .*--on-error skip.*DEST") as caught:
+        planned(f"folder:{photos.parent}", tmp_path / "packed").begin()
+    assert caught.value.code == "packing-differs"
+
+
+def test_a_packing_that_an_older_version_began_is_continued(tmp_path):
+    plan = planned("digits", tmp_path / "packed")
+    plan.begin()
+    file = tmp_path / "packed" / "packing.json"
+    said = json.loads(file.read_text())
+    said["settings"]["on_error"] = "refuse"
+    file.write_text(json.dumps(said, indent=1))
+    plan.begin()
+    file.write_text("{")
+    with pytest.raises(JobError) as caught:
+        plan.begin()
+    assert caught.value.code == "packing-differs"
+
+
 def test_a_shard_is_done_when_its_facts_are_written_whole(tmp_path):
-    plan = planned("digits", tmp_path / "packed", shard_size=1000)
+    plan = planned("digits", tmp_path / "packed", shard_size=1000, on_error="skip")
     plan.begin()
     shard = plan.shards[0]
     file = tmp_path / "packed" / done_file(shard)
