@@ -225,7 +225,19 @@ def describe_packed(name: str, image_shape: Shape | None) -> DatasetInfo:
     _, index = read_index(name)
     splits = tuple(split for split in SPLITS if split in index.splits)
     shape = image_shape or index.image_shape
-    return DatasetInfo(name, index.original_shape, shape, tuple(index.class_names), splits)
+    background = index.made_with.get("background", "white")
+    notes = (
+        f"{name} was packed with the background {background}, which shows where its images were transparent; another "
+        "background has no effect on them",
+    )
+    return DatasetInfo(
+        name,
+        index.original_shape,
+        shape,
+        tuple(index.class_names),
+        splits,
+        () if background in ("white", "255,255,255") else notes,
+    )
 
 
 def packed_channels(name: str) -> int:

@@ -83,8 +83,13 @@ def prepare(spec: AblateSpec) -> Ablation:
         JobError: if the output folder cannot be used.
     """
     work = prepare_training(spec.trial_spec(spec.trials()[0]))
+    background = {"background": work.spec.background}  # for a packed data set, that with which it was packed
     paths = {name: getattr(work.spec, name) for name in ("output", "dataset", "data_root")}
-    return Ablation(spec, spec.model_copy(update={"train": spec.train.model_copy(update=paths)}), work)
+    given, checked = (
+        spec.model_copy(update={"train": spec.train.model_copy(update=update)})
+        for update in (background, background | paths)
+    )
+    return Ablation(given, checked, work)
 
 
 def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Ablation:

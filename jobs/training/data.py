@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from glow.datasets import LazyDataset, open_dataset
+from glow.datasets.decode import WHITE
 from glow.datasets.names import place_of
+from glow.datasets.packed_index import read_index
 from jobs.errors import SpecError
 from jobs.specs.base import colour
 from jobs.specs.training import TrainSpec, worker_range
@@ -20,7 +22,7 @@ from jobs.text import megabytes
 if TYPE_CHECKING:
     from glow.datasets.base import Shape
 
-__all__ = ["Splits", "given_to_workers", "held", "is_packed", "open_splits"]
+__all__ = ["Splits", "given_to_workers", "held", "is_packed", "open_splits", "with_background_of_packed"]
 
 Splits = Mapping[str, LazyDataset]
 """The data sets by the name of their split: "train", "validation" and "test"."""
@@ -61,6 +63,32 @@ def open_splits(spec: TrainSpec, shape: Shape | None) -> dict[str, LazyDataset]:
         return {split: dataset.of_classes(spec.leave_out, others=True) for split, dataset in splits.items()}
     except ValueError as error:
         raise SpecError(f"--leave-out {','.join(spec.leave_out)}: {error}", code="classes-unfit-for-data") from error
+
+
+def with_background_of_packed(spec: TrainSpec) -> TrainSpec:
+    """Return the settings with the background over which a packed data set was composited when it was packed.
+
+    Its images have no transparency any more. The record of the training then has the background that evaluations shall
+    use for other images.
+
+    Raises:
+        SpecError: if `spec.background` is another colour than white, the default, and than that of the data set.
+        DatasetNotFound, DatasetCorrupt: if the index of the data set cannot be read.
+    """
+    if not is_packed(spec.dataset):
+        return spec
+    _, index = read_index(spec.dataset)
+    packed = str(index.made_with.get("background", spec.background))
+    if colour(packed) == colour(spec.background):
+        return spec
+    if colour(spec.background) != WHITE:
+        raise SpecError(
+            f"--background {spec.background}: {spec.dataset} was packed with --background {packed}, and its images "
+            "have no transparency any more",
+            remedy=f"leave out --background, or pack {index.source} again with --background {spec.background}",
+            code="background-differs",
+        )
+    return spec.model_copy(update={"background": packed})
 
 
 def given_to_workers(spec: TrainSpec, splits: Splits) -> dict[str, LazyDataset]:
@@ -126,5 +154,7 @@ def _check_that_it_fits(spec: TrainSpec, size: int, mappable: bool) -> None:
 def _how_to_pack(spec: TrainSpec) -> str:
     place = place_of(spec.dataset)
     name = "packed" if place is None else place.path.rstrip("/").rpartition("/")[2] + "-packed"
-    size = "" if spec.image_size is None else f" --image-size {spec.image_size}"
-    return f"run glowctl pack {spec.dataset} {name}{size}, then train with --dataset packed:{name}"
+    flags = "" if spec.image_size is None else f" --image-size {spec.image_size}"
+    if colour(spec.background) != WHITE:
+        flags += f" --background {spec.background.replace(' ', '')}"
+    return f"run glowctl pack {spec.dataset} {name}{flags}, then train with --dataset packed:{name}"

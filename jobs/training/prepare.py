@@ -33,7 +33,7 @@ from jobs.tracking import (
     tracking_uri,
     without_password,
 )
-from jobs.training.data import Splits, given_to_workers, is_packed, open_splits
+from jobs.training.data import Splits, given_to_workers, is_packed, open_splits, with_background_of_packed
 
 if TYPE_CHECKING:
     from jobs.text import JsonObject
@@ -175,7 +175,8 @@ def prepare(spec: TrainSpec) -> Work:
     absolute = {"output": usable_output(spec.output), "dataset": absolute_dataset(spec.dataset)}
     if spec.data_root is not None:
         absolute["data_root"] = str(Path(spec.data_root).expanduser().absolute())
-    spec = spec.model_copy(update=absolute)
+    spec = with_background_of_packed(spec.model_copy(update=absolute))
+    given = given.model_copy(update={"background": spec.background})  # evaluations read it from either
     try:
         size = spec.image_size
         shape = None if size is None else (own_channels(spec.dataset), size, size)

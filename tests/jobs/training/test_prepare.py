@@ -1,5 +1,8 @@
 """Tests of the preparation of trainings: their data, and the notes on them in the record. No Ray starts."""
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,8 +10,14 @@ import pytest
 from PIL import Image
 
 from glow.datasets import DatasetCorrupt
+from jobs.ablation.prepare import prepare as prepare_ablation
 from jobs.errors import SpecError
+from jobs.packing.plan import prepare as plan_packing
+from jobs.packing.run import pack_shards
 from jobs.run_labels import training_description
+from jobs.specs.ablation import AblateSpec
+from jobs.specs.base import colour, validated
+from jobs.specs.packing import PackSpec
 from jobs.specs.presets import make_train_spec
 from jobs.training.prepare import prepare
 from tests.glow.buckets import png
@@ -37,6 +46,51 @@ def test_the_background_is_what_transparent_images_are_laid_over(glyphs, tmp_pat
     assert set(np.unique(white)) == {0, 1, 2, 3, 255}
     assert set(np.unique(black)) == {0, 1, 2, 3}
     assert set(np.unique(blue)) == {0, 1, 2, 3, 29}  # grey images get the luminance of the background
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """Pack a data set with a black background, as its index says."""
+    digits = pack_digits(tmp_path, background="0,0,0")
+    return f"packed:{digits}"
+
+
+def pack_digits(tmp_path, **settings):
+    plan = plan_packing(validated(PackSpec, {"source": "digits", "dest": str(tmp_path / "packed"), **settings}))
+    plan.begin()
+    for shard in plan.shards:
+        batch = {name: np.array([value]) for name, value in asdict(shard).items()}
+        assert pack_shards(batch, plan.spec, plan.info.image_shape)["problem"] == [""]
+    plan.complete()
+    return tmp_path / "packed"
+
+
+@pytest.mark.parametrize("given", [{}, {"background": "black"}])
+def test_a_training_on_packed_images_records_their_background_for_evaluations(packed, tmp_path, given):
+    work = prepared(packed, tmp_path, **given)
+    assert {colour(spec.background) for spec in (work.spec, work.given)} == {(0, 0, 0)}
+    assert any("0,0,0" in note for note in work.notes)
+    assert prepared(work.spec.dataset, tmp_path, background=work.spec.background).notes == work.notes
+    ablation = prepare_ablation(AblateSpec(train=work.spec.model_copy(update={"background": "white", **given})))
+    for spec in (ablation.given, ablation.spec):
+        assert colour(spec.trial_spec(spec.trials()[0]).background) == (0, 0, 0)
+
+
+def test_another_background_than_that_of_packed_images_is_refused(packed, tmp_path):
+    with pytest.raises(SpecError, match=r"--background 9,9,9: packed:.* --background 0,0,0.*: .*pack") as raised:
+        prepared(packed, tmp_path, background="9,9,9")
+    assert raised.value.code == "background-differs"
+    index = tmp_path / "packed" / "packed.json"
+    said = json.loads(index.read_text())
+    del said["made_with"]["background"]  # not known
+    index.write_text(json.dumps(said))
+    assert prepared(packed, tmp_path, background="9,9,9").notes == ()
+
+
+def test_the_advice_to_pack_has_the_background(glyphs, tmp_path):
+    with pytest.raises(SpecError, match=r"--image-size 8 --background 0,0,255,") as raised:
+        prepared(glyphs, tmp_path, background="0, 0,255", image_size=8, images_in="files")
+    assert raised.value.code == "not-packed"
 
 
 def test_what_to_know_of_the_data_is_in_the_record(glyphs, tmp_path):
