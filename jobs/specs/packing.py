@@ -44,8 +44,8 @@ class PackSpec(BaseModel):
     on_error: Literal["refuse", "skip"] = setting(
         "refuse",
         "Data",
-        "What to do about an image that cannot be decoded. refuse: end with an error. skip: leave it out, and list it in "
-        "DEST/left-out.txt.",
+        "What to do about an image that cannot be decoded. refuse: end with an error. skip: leave it out, and list it "
+        "in DEST/left-out.txt.",
         "skip",
     )
     shard_size: int | None = setting(
