@@ -10,7 +10,7 @@ from glow import Glow, GlowConfig, uniform_noise
 from glow.dequantization import dequantize, reduced
 from glow.layers.base import Layer
 from glow.model import LogProbTerms
-from tests.glow.flows import jacobian, jacobian_log_det, perturb, random_images, small_glow
+from tests.glow.flows import jacobian_log_det, perturb, random_images, rounding_error, small_glow
 
 VARIANTS = [
     {"permutation": permutation, "coupling": coupling, "scale": scale}
@@ -52,23 +52,6 @@ INPUTS = {
     "checkerboard": ((torch.arange(16).view(1, 1, 4, 4) % 2) - 0.5).expand(1, 3, 4, 4),
     "far outside": torch.full((1, 3, 4, 4), 20.0),
 }
-
-
-def rounding_error(glow, latents):
-    """Bound the error of the inverse that the rounding of its input causes, per image (B,).
-
-    It is the largest of eps |J| |z| over the image's pixels, where J is the Jacobian of the inverse at the latents z.
-    Processors round differently, but how much an input magnifies the rounding is a property of the map alone. Far
-    outside the range of images, where a sigmoid is nearly zero, the bound reaches 1e-5.
-    """
-    sizes = [z[0].numel() for z in latents]
-
-    def inverse(z_BD):
-        parts = z_BD.split(sizes, 1)
-        return glow.inverse([part.reshape(-1, *z.shape[1:]) for part, z in zip(parts, latents, strict=True)]).flatten(1)
-
-    points = torch.cat([z.detach().flatten(1) for z in latents], 1)
-    return torch.finfo(glow.dtype).eps * torch.stack([(jacobian(inverse, z).abs() @ z.abs()).max() for z in points])
 
 
 @pytest.mark.parametrize("kind", INPUTS)
