@@ -76,12 +76,28 @@ def test_a_config_that_is_none_is_named(tmp_path, text):
     assert str(tmp_path / "config.json") in damaged.value.problem
 
 
-def test_a_config_from_before_there_were_bits_is_of_8(tmp_path):
-    save_checkpoint(small_glow(), tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert config.pop("bits") == 8
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert load_checkpoint(tmp_path).config.bits == 8
+def test_a_config_of_the_first_version_is_the_model_that_it_was(tmp_path):
+    """The keys of that version are written out here, so that a key which is added later must have a fitting default."""
+    first = {
+        "image_shape": [1, 8, 8],
+        "levels": 2,
+        "depth": 2,
+        "width": 8,
+        "permutation": "1x1",
+        "coupling": "affine",
+        "scale": "sigmoid",
+        "num_classes": None,
+        "seed": 0,
+    }
+    glow = small_glow()
+    assert (glow.config.bits, glow.config.dequantization, glow.config.input) == (8, "uniform", "linear")
+    save_checkpoint(glow, tmp_path)
+    assert first.items() <= json.loads((tmp_path / "config.json").read_text()).items()
+    (tmp_path / "config.json").write_text(json.dumps(first))
+    loaded = load_checkpoint(tmp_path)
+    assert loaded.config == glow.config
+    images, noise = random_images(4), torch.full((4, 1, 8, 8), 0.5)
+    assert torch.equal(loaded.log_prob(images, noise_BCHW=noise), glow.log_prob(images, noise_BCHW=noise))
 
 
 def test_equal_weights_of_other_bits_are_another_model(tmp_path):
