@@ -19,7 +19,7 @@ from jobs.specs.evaluation import EvaluationSpec, InterpolateSpec, OodSpec
 from jobs.specs.packing import PackSpec
 from jobs.specs.request import Request
 from jobs.specs.training import TrainSpec, worker_range
-from jobs.system.signals import sigterm_as_interrupt
+from jobs.system.signals import signals_as_interrupt
 from jobs.tracking import check_existing, check_store, client_of, tracking_uri
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def evaluate(specs: Mapping[str, EvaluationSpec], display: Display) -> None:
 
 def _run_all(jobs: Sequence[EvaluationJob], works: Sequence[Any], show: Show) -> None:
     needs_ray = any(work.evaluation.needs_ray for work in works)
-    with connected() if needs_ray else sigterm_as_interrupt() as ready:
+    with connected() if needs_ray else signals_as_interrupt() as ready:
         ready()
         for job, work in zip(jobs, works, strict=True):
             job.run(work, show)

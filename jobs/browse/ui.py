@@ -19,7 +19,7 @@ from typing import IO
 
 from jobs.errors import JobError
 from jobs.system.helper_processes import end, start
-from jobs.system.signals import sigterm_as_interrupt
+from jobs.system.signals import signals_as_interrupt
 from jobs.tracking import check_store, server_command, tracking_uri, without_password
 from jobs.tracking.served import answers, is_mlflow, landing_page, serves
 
@@ -55,7 +55,7 @@ def serve(given_uri: str | None, port: int, browser: bool = True) -> None:
         TrackingError: if the store cannot be used.
         JobError: if another program or an MLflow server of another store uses the port, if this user may not use the
             port, or if the server that was started does not answer or ends by itself.
-        KeyboardInterrupt: on Ctrl-C or SIGTERM while the server runs.
+        KeyboardInterrupt: on Ctrl-C, SIGTERM or SIGHUP while the server runs.
     """
     uri = tracking_uri(given_uri)
     check_store(uri)
@@ -69,7 +69,7 @@ def serve(given_uri: str | None, port: int, browser: bool = True) -> None:
         return
     command, environment = server_command(uri, port)
     print(f"starting an MLflow server for {without_password(uri)}", flush=True)
-    with sigterm_as_interrupt(), _running(command, environment) as (server, log):
+    with signals_as_interrupt(), _running(command, environment) as (server, log):
         if _comes_up(address, server):
             _show(address, browser, "; Ctrl-C stops the server")
             server.wait()

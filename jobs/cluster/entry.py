@@ -10,11 +10,11 @@ from pathlib import Path
 
 from jobs.dispatch import perform
 from jobs.display.displays import Wire
-from jobs.errors import INTERRUPTED, TERMINATED, code_of, sentence_of
+from jobs.errors import code_of, sentence_of
 from jobs.specs.request import Request
 from jobs.system.process_setup import set_up_process
 from jobs.system.scratch import scratch_folder
-from jobs.system.signals import Terminated
+from jobs.system.signals import exit_code_of
 
 __all__ = ["REQUEST_FILE", "main"]
 
@@ -30,7 +30,7 @@ def main() -> int:
         with scratch_folder():
             perform(request, Wire())
     except KeyboardInterrupt as interrupt:
-        return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
+        return exit_code_of(interrupt)
     except Exception as error:
         print(f"glowctl: {sentence_of(error)}", file=sys.stderr, flush=True)
         return code_of(error)

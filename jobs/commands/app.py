@@ -18,7 +18,7 @@ import typer
 
 from jobs.commands.cluster import add_cluster_commands
 from jobs.commands.data import add_data_commands
-from jobs.commands.interruption import interruptible
+from jobs.commands.interruption import InterruptibleGroup, interruptible
 from jobs.commands.options import (
     Address,
     Detach,
@@ -50,6 +50,7 @@ from jobs.system.verbosity import VERBOSE, set_up_logging
 __all__ = ["app", "main"]
 
 app = typer.Typer(
+    cls=InterruptibleGroup,
     help="Train Glow normalizing flows on Ray, record them in MLflow, and test whether images are like those that "
     "a flow was trained on.",
     epilog="First steps: glowctl demo, then glowctl ui. To check this machine: glowctl doctor.",

@@ -1,31 +1,42 @@
-"""What a command prints, and its exit code, when Ctrl-C or SIGTERM ends it."""
+"""What a command prints, and its exit code, when Ctrl-C, SIGTERM or SIGHUP ends it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from jobs.errors import INTERRUPTED, TERMINATED
-from jobs.system.signals import Terminated, sigterm_as_interrupt
+from jobs.system.signals import exit_code_of, signals_as_interrupt
 
-__all__ = ["interruptible"]
+__all__ = ["InterruptibleGroup", "interruptible"]
 
 
 @contextmanager
 def interruptible(said: str = "stopped") -> Iterator[None]:
-    """End the command with a message and the usual exit code if Ctrl-C or SIGTERM interrupts the block.
+    """End the command with a message and the usual exit code if Ctrl-C, SIGTERM or SIGHUP interrupts the block.
 
-    The exit code is 130 for Ctrl-C and 143 for SIGTERM, as shells expect. This also works if SIGINT was ignored when
-    the command started. That is the case for a command that a script starts in the background.
+    The exit code is 130 for Ctrl-C, 143 for SIGTERM and 129 for SIGHUP, as shells expect. This also works if SIGINT was
+    ignored when the command started. That is the case for a command that a script starts in the background.
 
     Args:
         said: the message.
     """
     try:
-        with sigterm_as_interrupt():
+        with signals_as_interrupt():
             yield
     except KeyboardInterrupt as interrupt:
-        typer.echo(f"glowctl: {said}", err=True)
-        raise typer.Exit(TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED) from None
+        with suppress(OSError):  # SIGHUP: the terminal is gone
+            typer.echo(f"glowctl: {said}", err=True)
+        raise typer.Exit(exit_code_of(interrupt)) from None
+
+
+class InterruptibleGroup(TyperGroup):
+    """A command line whose commands are all `interruptible`. A command that prints another message does so itself."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was given."""
+        with interruptible():
+            return super().invoke(ctx)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.commands.interruption import interruptible
 from jobs.commands.options import Experiment, Json, Output, TrackingUri
 from jobs.errors import SpecError
 from jobs.text import bits, duration, text_table
@@ -58,8 +57,7 @@ def ui(
     """
     from jobs.browse.ui import serve
 
-    with interruptible():
-        serve(tracking_uri, port, browser=not no_browser)
+    serve(tracking_uri, port, browser=not no_browser)
 
 
 def runs(

@@ -21,7 +21,7 @@ from jobs.ray_runtime.machines import this_machine
 from jobs.system.environment import in_ray_job
 from jobs.system.helper_processes import end, start
 from jobs.system.scratch import SCRATCH_NAME_LENGTH, free_megabytes, make_scratch_folder, remove_abandoned
-from jobs.system.signals import sigterm_as_interrupt
+from jobs.system.signals import signals_as_interrupt
 from jobs.system.verbosity import is_verbose
 
 __all__ = [
@@ -134,7 +134,7 @@ def _cluster() -> Iterator[Callable[[], None]]:
     from jobs.ray_runtime.leftover_cleaners import without_leftovers
 
     ray.init(log_to_driver=False, logging_level=_least_level())  # Ray has put the address into the environment
-    with without_leftovers(), sigterm_as_interrupt():
+    with without_leftovers(), signals_as_interrupt():
         yield lambda: None
 
 
@@ -143,12 +143,12 @@ def embedded_ray(state_api: bool = False) -> Iterator[Callable[[], None]]:
     """Start a private Ray on the loopback interface, and yield the function that `connected` describes.
 
     However this process ends, the helper process `jobs.ray_runtime.embedded` ends the processes of that Ray and removes
-    its files. Inside the `with` block, SIGTERM raises `Terminated` and Ctrl-C raises KeyboardInterrupt. Several
-    processes can each have their own Ray at the same time. Ray takes about 3 s to start, and 600 MB of memory.
+    its files. Inside the `with` block, SIGTERM and SIGHUP raise `Terminated`, and Ctrl-C raises KeyboardInterrupt.
+    Several processes can each have their own Ray at the same time. Ray takes about 3 s to start, and 600 MB of memory.
     """
     with contextlib.ExitStack() as ending:
         begun = _begin(state_api, ending)
-        ending.enter_context(sigterm_as_interrupt())
+        ending.enter_context(signals_as_interrupt())
 
         def ready() -> None:
             import ray
@@ -160,7 +160,7 @@ def embedded_ray(state_api: bool = False) -> Iterator[Callable[[], None]]:
                 address = _address(*_begin(state_api, ending))
             ending.callback(ray.shutdown)
             ray.init(address, log_to_driver=False, logging_level=_least_level())
-            ending.enter_context(sigterm_as_interrupt())  # again, because ray.init has replaced the handler
+            ending.enter_context(signals_as_interrupt())  # again, because ray.init has replaced the handler
 
         yield ready
 

@@ -1,10 +1,12 @@
-"""Ctrl-C and SIGTERM end a command, whatever the shell that started it had set for these signals."""
+"""Ctrl-C, SIGTERM and SIGHUP end a command, whatever the shell that started it had set for these signals."""
 
 import asyncio
 import os
 import platform
 import signal
 import subprocess
+import sys
+import tempfile
 import threading
 from importlib import metadata
 
@@ -12,7 +14,9 @@ import pytest
 import typer
 from aiohttp import web
 
+from jobs.commands.app import main
 from jobs.commands.interruption import interruptible
+from jobs.system.signals import signals_as_interrupt
 from tests.jobs.command_line import GLOWCTL, environment
 
 RAY = metadata.version("ray")
@@ -24,20 +28,78 @@ ANSWERS = {
 """Answers of a dashboard about itself and about its one job, which never ends."""
 
 
+SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+"""The signals, and the exit code of a command that each has ended."""
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """The handlers of the process of the tests are put back; they are those of a terminal while a test runs."""
+    known = {each: signal.getsignal(each) for each in SIGNALS}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for each, handler in known.items():
+        signal.signal(each, handler)
+
+
 @pytest.mark.parametrize("before", [signal.SIG_IGN, signal.SIG_DFL, signal.default_int_handler])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), SIGNALS.items())
 def test_a_signal_ends_what_runs_with_a_sentence_and_its_exit_code(capsys, before, number, code):
-    known = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, before)
-    try:
-        with pytest.raises(typer.Exit) as ended, interruptible("as you wish"):
-            os.kill(os.getpid(), number)
-        assert signal.getsignal(signal.SIGINT) is before
-    finally:
-        for each, handler in known.items():
-            signal.signal(each, handler)
+    with pytest.raises(typer.Exit) as ended, interruptible("as you wish"):
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(signal.SIGINT) is before
     assert ended.value.exit_code == code
     assert capsys.readouterr().err == "glowctl: as you wish\n"
+
+
+def test_several_hangups_of_one_terminal_do_not_interrupt_the_clean_up(capsys):
+    cleaned = []
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+        finally:
+            os.kill(os.getpid(), signal.SIGHUP)
+            cleaned.append(True)
+
+    with pytest.raises(typer.Exit) as ended, interruptible(), signals_as_interrupt():
+        work()
+    assert cleaned == [True]
+    assert ended.value.exit_code == 129
+
+
+def test_a_command_under_nohup_survives_the_terminal():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with interruptible(), signals_as_interrupt():
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(
+    ("command", "works"),
+    [
+        ("runs", "jobs.browse.runs.list_runs"),
+        ("show x", "jobs.browse.show.show_run"),
+        ("report", "jobs.report.make"),
+        ("repair x", "jobs.dispatch.repair"),
+        ("models", "jobs.tracking.registered_versions"),
+        ("promote a/1 b", "jobs.tracking.promote"),
+        ("doctor", "jobs.commands.doctor.examine"),
+        ("cluster status", "jobs.commands.cluster._cluster"),
+    ],
+)
+def test_every_command_ends_so_and_leaves_nothing(tmp_path, monkeypatch, capsys, command, works, number):
+    monkeypatch.setattr(works, lambda *_, **__: os.kill(os.getpid(), number))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["glowctl", *command.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == SIGNALS[number]
+    assert "glowctl: stopped" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
