@@ -23,7 +23,7 @@ from jobs.tracking.store import (
     check_store,
     client_of,
     if_known,
-    open_store,
+    look_into,
     sentences,
     without_password,
 )
@@ -68,22 +68,26 @@ def find_run(uri: str, experiment: str, given: str) -> Run:
 
     Args:
         uri: the store.
-        experiment: name of the experiment, which is created if it does not exist.
+        experiment: name of the experiment.
         given: a name, an id, or at least four characters that an id begins with.
 
     Raises:
-        NoSuchRun: if there is no such run.
+        NoSuchRun: if there is no such run, experiment or store; none is created.
         TrackingError: if several ids begin with these characters, or the store cannot be used.
     """
-    client, experiment_id = open_store(uri, experiment)
-    found = run_of_id(uri, given) or first_match(client, uri, [experiment_id], given)
-    if found is None:
-        raise NoSuchRun(
-            f"no run {given!r} in experiment {experiment!r} of {without_password(uri)}",
-            remedy="list the runs with glowctl runs",
-            code="run-not-found",
-        )
-    return found
+    client, experiment_id = look_into(uri, experiment)
+    if client is not None:
+        found = run_of_id(uri, given)
+        if found is None and experiment_id is not None:
+            found = first_match(client, uri, [experiment_id], given)
+        if found is not None:
+            return found
+    without = "" if experiment_id is not None else ", which has no such experiment"
+    raise NoSuchRun(
+        f"no run {given!r} in experiment {experiment!r} of {without_password(uri)}{without}",
+        remedy="list the runs with glowctl runs" + (", and choose their --experiment" if without else ""),
+        code="run-not-found",
+    )
 
 
 def first_match(client: MlflowClient, uri: str, experiments: Collection[str], given: str) -> Run | None:
@@ -126,6 +130,15 @@ def model_id_of(uri: str, run: Run) -> str | None:
 
 def _newest(client: MlflowClient, experiments: Collection[str], which: str, number: int) -> list[Run]:
     return list(client.search_runs(list(experiments), which, order_by=[NEWEST_FIRST], max_results=number))
+
+
+def _newest_in(uri: str, experiment: str, which: str) -> list[Run]:
+    """Return the newest run of the experiment that a filter selects, in a list; an empty list if there is none."""
+    client, experiment_id = look_into(uri, experiment)
+    if client is None or experiment_id is None:
+        return []
+    with sentences(uri):
+        return _newest(client, [experiment_id], which, 1)
 
 
 def recorded_images(run: Run) -> dict[str, str]:
@@ -192,9 +205,7 @@ def newest_run(uri: str, experiment: str, job: str) -> Run:
     Raises:
         TrackingError: if there is none.
     """
-    client, experiment_id = open_store(uri, experiment)
-    with sentences(uri):
-        runs = _newest(client, [experiment_id], f"tags.`glow.job` = '{job}' and attributes.status = 'FINISHED'", 1)
+    runs = _newest_in(uri, experiment, f"tags.`glow.job` = '{job}' and attributes.status = 'FINISHED'")
     if not runs:
         raise TrackingError(
             f"no finished {job} run in experiment {experiment!r} of {without_password(uri)}",
@@ -206,9 +217,7 @@ def newest_run(uri: str, experiment: str, job: str) -> Run:
 
 def find_tagged(uri: str, experiment: str, tag: str) -> tuple[str, str] | None:
     """Return the id of the newest run with this tag in the experiment, and the tag's value; None if no run has it."""
-    client, experiment_id = open_store(uri, experiment)
-    with sentences(uri):
-        runs = _newest(client, [experiment_id], f"tags.`{tag}` LIKE '%'", 1)
+    runs = _newest_in(uri, experiment, f"tags.`{tag}` LIKE '%'")
     return (runs[0].info.run_id, runs[0].data.tags[tag]) if runs else None
 
 

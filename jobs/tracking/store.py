@@ -44,6 +44,7 @@ from jobs.tracking.uris import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 __all__ = [
     "NoSuchRun",
@@ -53,6 +54,7 @@ __all__ = [
     "client_of",
     "given_tracking_uri",
     "if_known",
+    "look_into",
     "open_command",
     "open_store",
     "sentences",
@@ -214,9 +216,13 @@ def _client(uri: str) -> MlflowClient:
 
 def _make_store(uri: str) -> None:
     """Create the database if it is missing. MLflow alone would not keep two processes from doing so at once."""
-    if (sqlite_path(uri) is not None or is_database(uri)) and not has_tables(uri):
+    if _is_missing(uri):
         with prepared(uri):
             _client(uri)
+
+
+def _is_missing(uri: str) -> bool:
+    return (sqlite_path(uri) is not None or is_database(uri)) and not has_tables(uri)
 
 
 @contextmanager
@@ -292,17 +298,44 @@ def open_store(uri: str, experiment: str, look: bool = True) -> tuple[MlflowClie
         found = client.get_experiment_by_name(experiment)
         if found is None:
             return client, _make_experiment(client, uri, experiment)
+    return client, _checked(client, uri, found, look)
+
+
+def look_into(uri: str, experiment: str) -> tuple[MlflowClient | None, str | None]:
+    """Check a store, and mark runs of the experiment whose driver has died. Nothing is created.
+
+    Returns:
+        An MLflow client, and the id of the experiment. The client is None if the store does not exist, because MLflow
+        would create the store. The id is None if the experiment does not exist.
+
+    Raises:
+        TrackingError: if the store cannot be used, or the experiment was deleted.
+    """
+    check_store(uri)
+    path = sqlite_path(uri)
+    if path is not None:
+        wait_for_maker(path)
+    with sentences(uri):
+        if _is_missing(uri):
+            return None, None
+        client = _client(uri)
+        found = client.get_experiment_by_name(experiment)
+    return client, None if found is None else _checked(client, uri, found, look=True)
+
+
+def _checked(client: MlflowClient, uri: str, found: Experiment, look: bool) -> str:
+    """Check an experiment, mark the dead runs in it if `look` is true, and return its id."""
     if found.lifecycle_stage == "deleted":
         raise TrackingError(
-            f"the experiment {experiment!r} was deleted",
+            f"the experiment {found.name!r} was deleted",
             remedy=f"restore it with mlflow experiments restore -x {found.experiment_id}, or choose another "
             "--experiment",
             code="experiment-deleted",
         )
-    check_artifact_location(uri, experiment, found.artifact_location)
+    check_artifact_location(uri, found.name, found.artifact_location)
     if look:
         mark_dead(client, found.experiment_id)
-    return client, found.experiment_id
+    return str(found.experiment_id)
 
 
 def _make_experiment(client: MlflowClient, uri: str, name: str) -> str:

@@ -9,7 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from filelock import FileLock
 
-from jobs.tracking import TrackingError, check_existing, check_store, open_command, open_store, without_password
+from jobs.tracking import (
+    NoSuchRun,
+    TrackingError,
+    check_existing,
+    check_store,
+    find_run,
+    find_tagged,
+    newest_run,
+    open_command,
+    open_store,
+    without_password,
+)
 from jobs.tracking.store import FULL, client_of, sentences
 from jobs.tracking.uris import without_secrets
 from tests.jobs.command_line import Running, wait_until
@@ -49,6 +60,23 @@ def test_an_experiment_that_another_makes_just_now_is_taken(uri, monkeypatch):
         type(client), "get_experiment_by_name", lambda self, name: next(first, found(self, name))
     )  # at the first call it does not exist yet
     assert open_store(uri, "study")[1] == client.get_experiment_by_name("study").experiment_id
+
+
+def test_a_lookup_makes_neither_a_store_nor_an_experiment(uri, tmp_path):
+    client, experiment = open_store(uri, "study")
+    run_id = client.create_run(experiment, run_name="first").info.run_id
+    for store, name in ((uri, "mistyped"), (f"sqlite:///{tmp_path}/none.db", "study")):
+        with pytest.raises(NoSuchRun) as unknown:
+            find_run(store, name, "first")
+        assert unknown.value.code == "run-not-found"
+        assert repr(name) in unknown.value.problem
+        with pytest.raises(TrackingError) as none:
+            newest_run(store, name, "train")
+        assert none.value.code == "no-finished-run"
+        assert find_tagged(store, name, "glow.job") is None
+    assert find_run(uri, "mistyped", run_id).info.run_name == "first"  # an id counts in every experiment
+    assert client.get_experiment_by_name("mistyped") is None
+    assert list(tmp_path.glob("none*")) == []
 
 
 @pytest.mark.slow
