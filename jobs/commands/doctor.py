@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -13,7 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs.errors import in_flags
+from jobs.errors import JobError, in_flags
+from jobs.outputs import is_remote, open_storage, usable_output
+from jobs.ray_runtime.connection import LEAST_FREE_MB, room_for_ray
+from jobs.specs.training import TrainSpec
+from jobs.system.environment import storage
+from jobs.system.machine_memory import memory_left
+from jobs.system.scratch import free_megabytes
 from jobs.tracking import TrackingError, check_store, tracking_uri, without_password
 
 __all__ = ["examine"]
@@ -24,6 +30,12 @@ GOOD, NOTE, BAD = "ok", "note", "wrong"
 
 LEAST_MEMORY_GIB = 4
 """Free memory in GiB below which a training may run out of it."""
+
+NO_MEMORY_GIB = 1
+"""Free memory in GiB below which no training can run: the driver, Ray and a worker together take more."""
+
+LITTLE_DISK_MB = 1000
+"""Free megabytes of a disk below which there may be no room for the checkpoints of a training."""
 
 
 def examine(given_uri: str | None, data_root: str | None, console: Console | None = None) -> bool:
@@ -37,7 +49,7 @@ def examine(given_uri: str | None, data_root: str | None, console: Console | Non
     Returns:
         False if something must be repaired before a training can run.
     """
-    rows = [*_machine(), *_packages(), _store(given_uri), *_data_sets(data_root)]
+    rows = [*_machine(), _temporary(), _output(), *_packages(), _store(given_uri), *_data_sets(data_root)]
     table = Table(box=None, pad_edge=False, show_header=False)
     for _ in range(3):
         table.add_column(overflow="fold")
@@ -53,20 +65,51 @@ Row = tuple[str, str, str]
 
 
 def _machine() -> list[Row]:
-    memory, disk = psutil.virtual_memory(), shutil.disk_usage(Path.cwd())
+    total, free = psutil.virtual_memory().total, memory_left()
     gib = 2**30
-    little = memory.available < LEAST_MEMORY_GIB * gib
+    little = free < LEAST_MEMORY_GIB * gib
     advice = f"; glowctl needs about {LEAST_MEMORY_GIB} GiB: close other programs" if little else ""
+    memory = BAD if free < NO_MEMORY_GIB * gib else NOTE if little else GOOD
     return [
         (GOOD, "python", f"{platform.python_version()} on {platform.platform()}"),
         (GOOD, "cores", f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}"),
-        (
-            NOTE if little else GOOD,
-            "memory",
-            f"{memory.available / gib:.1f} of {memory.total / gib:.1f} GiB free{advice}",
-        ),
-        (NOTE if disk.free < gib else GOOD, "disk", f"{disk.free / gib:.1f} GiB free in {Path.cwd()}"),
+        (memory, "memory", f"{free / gib:.1f} of {total / gib:.1f} GiB free{advice}"),
+        _disk("disk", str(Path.cwd())),
     ]
+
+
+def _disk(what: str, place: str) -> Row:
+    """Say how much room the disk of a folder has."""
+    free = free_megabytes(place)
+    if free < LEAST_FREE_MB:
+        return BAD, what, f"only {free:.0f} MB free in {place}: free some space"
+    return NOTE if free < LITTLE_DISK_MB else GOOD, what, f"{free / 1000:.1f} GB free in {place}"
+
+
+def _temporary() -> Row:
+    try:
+        return _disk("temporary", room_for_ray())
+    except JobError as error:
+        return BAD, "temporary", str(error)
+
+
+def _output() -> Row:
+    """Check the folder or bucket that --output names by default, and leave no new folder behind."""
+    output = TrainSpec.model_fields["output"].default
+    is_new = not Path(storage() or "", output).exists()
+    try:
+        place = usable_output(output)
+        if is_remote(place):
+            files, path = open_storage(place)
+            files.get_file_info(path)
+            return GOOD, "output", f"{place} answers"
+        row = _disk("output", place)
+    except (JobError, OSError, ValueError) as error:
+        return BAD, "output", str(error)
+    if is_new:
+        with suppress(OSError):  # another command uses it already
+            Path(place).rmdir()
+    return row
 
 
 def _packages() -> list[Row]:
