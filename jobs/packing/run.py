@@ -114,12 +114,12 @@ def pack_shards(batch: Any, spec: PackSpec, image_shape: Shape) -> dict[str, lis
     torch.set_num_threads(1)  # because Ray runs one task per core
     values = {name: column[0] for name, column in batch.items()}
     shard = Shard(str(values["split"]), *(int(values[name]) for name in ("number", "start", "stop")))
-    refused = JobError("")
+    refused: JobError | None = None
     try:
         _pack(shard, _source(spec, shard.split, image_shape), spec)
     except (DatasetCorrupt, ValueError) as error:
         refused = refusal(error, skip=spec.on_error == "skip")
-    said = {"problem": refused.problem, "remedy": refused.remedy, "code": refused.code}
+    said = {name: getattr(refused, name) if refused else "" for name in ("problem", "remedy", "code")}
     return {"images": [shard.stop - shard.start], **{name: [text] for name, text in said.items()}}
 
 

@@ -248,7 +248,8 @@ def _models(uri: str, evaluations: Sequence[Run], known: Mapping[str, Run], name
         newest_of = {kind: runs[0] for kind, runs in kinds.items()}
         name = training.info.run_name if training else newest.data.tags.get(tag_names.MODEL, "unnamed model")
         reference = key if training else str(spec_of(newest).get("model") or key)
-        found.setdefault(dataset, []).append(Model(name, reference, training, newest_of, kinds.get("ood", [])[:MOST_TESTS]))
+        ood_tests = kinds.get("ood", [])[:MOST_TESTS]
+        found.setdefault(dataset, []).append(Model(name, reference, training, newest_of, ood_tests))
     return found
 
 

@@ -62,7 +62,11 @@ def open_splits(spec: TrainSpec, shape: Shape | None) -> dict[str, LazyDataset]:
     try:
         return {split: dataset.of_classes(spec.leave_out, others=True) for split, dataset in splits.items()}
     except ValueError as error:
-        raise SpecError(f"--leave-out {','.join(spec.leave_out)}: {error}", code="classes-unfit-for-data") from error
+        raise SpecError(
+            f"--leave-out {','.join(spec.leave_out)}: {error}",
+            remedy="correct --leave-out",
+            code="classes-unfit-for-data",
+        ) from error
 
 
 def with_background_of_packed(spec: TrainSpec) -> TrainSpec:
