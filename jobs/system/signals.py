@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
 from jobs.errors import INTERRUPTED
 
 __all__ = ["Terminated", "exit_code_of", "signals_as_interrupt"]
+
+
+AGAIN_AFTER_S = 0.1
+"""Seconds after which a signal is sent again whose exception Python has dropped."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -59,6 +65,17 @@ def signals_as_interrupt() -> Iterator[Callable[[], None]]:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt  # not through SIGINT, which Ray blocks in the jobs of a cluster
 
+    def on_dropped(dropped: sys.UnraisableHookArgs) -> None:
+        """Send the signal again if it came while a finalizer ran, because Python drops exceptions of finalizers."""
+        if not isinstance(dropped.exc_value, KeyboardInterrupt):
+            hook(dropped)
+            return
+        again = signal.SIGINT if received is None else received
+        if again == signal.SIGHUP:
+            signal.signal(again, interrupt)
+        threading.Timer(AGAIN_AFTER_S, os.kill, (os.getpid(), again)).start()
+
+    hook, sys.unraisablehook = sys.unraisablehook, on_dropped
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, interrupt)
@@ -69,6 +86,7 @@ def signals_as_interrupt() -> Iterator[Callable[[], None]]:
     except KeyboardInterrupt as error:
         raise error if received is None else Terminated(received) from None
     finally:
+        sys.unraisablehook = hook
         if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # also if `interrupt` has set it
             del before[signal.SIGHUP]
         for number, handler in before.items():

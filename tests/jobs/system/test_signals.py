@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, at moments at which Python drops exceptions."""
+"""Ctrl-C, SIGTERM and SIGHUP, at moments at which Python drops exceptions."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from jobs.system.signals import Terminated, sigterm_as_interrupt
+from jobs.system.signals import Terminated, signals_as_interrupt
 
 
 class StruckWhenCollected:
@@ -22,7 +22,7 @@ class StruckWhenCollected:
 
 
 def strike(number, passed):
-    with sigterm_as_interrupt():
+    with signals_as_interrupt():
         struck = StruckWhenCollected(number)
         del struck
         passed.append("the finalizer")
@@ -30,7 +30,9 @@ def strike(number, passed):
         passed.append("the block")
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGHUP, Terminated), (signal.SIGINT, KeyboardInterrupt)]
+)
 def test_a_signal_that_comes_during_a_finalizer_is_not_lost(number, error):
     passed = []
     with pytest.raises(error):
@@ -46,6 +48,6 @@ def test_other_errors_of_finalizers_are_left_to_python(monkeypatch):
         def __del__(self):
             raise ValueError("broken")
 
-    with sigterm_as_interrupt():
+    with signals_as_interrupt():
         Broken()
     assert [type(each.exc_value) for each in seen] == [ValueError]
