@@ -336,7 +336,7 @@ RAY_TUNE = [
     says(
         "CHECKPOINT_PATH_KEY",
         "ray/tune/integration/ray_train.py",
-        "trials of several workers report to nobody, and the epochs of those that were stopped are not completed",
+        "the epochs of trials of several workers that were stopped are not completed",
         "class TuneReportCallback",
         ours="CHECKPOINT_PATH_KEY",
     ),

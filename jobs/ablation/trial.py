@@ -18,10 +18,10 @@ from typing import Any
 import ray
 import torch
 from ray import tune
-from ray.tune.integration.ray_train import TuneReportCallback
 
 from glow.checkpoint import UNWRITABLE, CheckpointError, save_checkpoint
 from glow.training import Trainer
+from jobs.ablation.forwarding import forwarded
 from jobs.ablation.messages import Failed, OfTrial, TrialOutbox, TrialQueue
 from jobs.ablation.trial_checkpoint import TrialFacts, read_facts, write_facts
 from jobs.outputs import remove_unfinished_checkpoints
@@ -123,7 +123,8 @@ def _train_with_workers(settings: WorkerSettings, shared: Shared, label: str) ->
     settings = replace(settings, spec=settings.spec.model_copy(update={"output": shared.storage}))
     name = label.replace(" ", "-")
     remove_unfinished_checkpoints(shared.storage, name)
-    result = torch_trainer(settings, shared.resources, name, callbacks=[TuneReportCallback()]).fit()
+    with forwarded() as forwarding:
+        result = torch_trainer(settings, shared.resources, name, callbacks=[forwarding]).fit()
     assert result.best_checkpoints is not None
     assert result.metrics is not None
     best, _ = min(result.best_checkpoints, key=lambda entry: entry[1][SCORE])
