@@ -55,11 +55,13 @@ class SampleGrid:
         images: uint8 (N, C, H, W), the samples.
         inverse_error: largest error of the inverse over all pixels of some real images. The unit is one of the model's
             2**bits grey levels.
+        non_finite: number of samples with a pixel that is not finite; None if an older version has not counted them.
     """
 
     epoch: int
     images: np.ndarray
     inverse_error: float
+    non_finite: int | None = None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ KEPT_GRIDS = 3
 """Number of sample grids in a checkpoint, the newest. The driver writes each within seconds, so that it can lack only
 the newest; at 32x32 in colour a grid takes 0.3 MB."""
 
+UNCOUNTED = -1
+"""Number of samples that are not finite in a grid of a version that did not count them."""
+
 
 @dataclass
 class Progress:
@@ -71,6 +74,7 @@ def _write_grids(grids: Sequence[SampleGrid], folder: str | Path) -> None:
             epochs=np.array([grid.epoch for grid in grids]),
             images=np.stack([grid.images for grid in grids]),
             inverse_errors=np.array([grid.inverse_error for grid in grids]),
+            non_finite=np.array([UNCOUNTED if grid.non_finite is None else grid.non_finite for grid in grids]),
         )
 
 
@@ -97,8 +101,10 @@ def parse_grids(content: bytes, file: str) -> list[SampleGrid]:
     """
     try:
         with np.load(BytesIO(content), allow_pickle=False) as kept:
-            rows = zip(kept["epochs"].tolist(), kept["images"], kept["inverse_errors"].tolist(), strict=True)
-            return [SampleGrid(epoch, images, error) for epoch, images, error in rows]
+            epochs, errors = kept["epochs"].tolist(), kept["inverse_errors"].tolist()
+            counted = kept["non_finite"].tolist() if "non_finite" in kept else [UNCOUNTED] * len(epochs)
+            rows = zip(epochs, kept["images"], errors, counted, strict=True)
+            return [SampleGrid(at, images, error, None if n == UNCOUNTED else n) for at, images, error, n in rows]
     except (OSError, EOFError, TypeError, ValueError, KeyError, BadZipFile) as error:
         raise _damaged(file, error) from error
 

@@ -104,6 +104,8 @@ def record_samples(samples: SampleGrid, record: Record) -> None:
     """
     record.image(image_grid(samples.images), "samples", samples.epoch)
     record.metrics({"inverse_error": samples.inverse_error}, samples.epoch)
+    if samples.non_finite is not None:
+        record.metrics({"non_finite_samples": samples.non_finite}, samples.epoch)
 
 
 def kept_by_checkpoints(*places: str) -> Kept:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from glow.datasets import LazyDataset
-from glow.dequantization import dequantize, uniform_noise
+from glow.dequantization import dequantize, not_finite, quantize, uniform_noise
 from glow.model import Glow
 from jobs.training.messages import SampleGrid
 
@@ -29,8 +29,13 @@ def draw_samples(model: Glow, epoch: int, temperature: float, images: LazyDatase
     """
     classes = model.config.num_classes
     labels = None if classes is None else torch.arange(GRID) * classes // GRID
-    samples = model.sample(GRID, temperature, torch.Generator().manual_seed(0), labels)
-    return SampleGrid(epoch, samples.cpu().numpy(), inverse_error(model, images.images(0, INVERTED_IMAGES)))
+    x_NCHW = model.sample_real(GRID, temperature, torch.Generator().manual_seed(0), labels)
+    return SampleGrid(
+        epoch,
+        quantize(x_NCHW, model.config.bits).cpu().numpy(),
+        inverse_error(model, images.images(0, INVERTED_IMAGES)),
+        int(not_finite(x_NCHW).sum()),
+    )
 
 
 @torch.no_grad()

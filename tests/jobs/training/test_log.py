@@ -25,6 +25,7 @@ from jobs.training.messages import Attempt, FinalScore, SampleGrid
 from jobs.training.prepare import Work
 from jobs.training.progress import KEPT_GRIDS, Progress
 from jobs.training.repair import kept_by_checkpoints
+from jobs.training.samples import GRID, draw_samples
 from tests.jobs.trained import work_in
 
 
@@ -115,10 +116,11 @@ def test_what_nobody_was_told_is_completed_at_the_end():
     first, lost = epoch(1, 3.0), epoch(2, 2.0)
     log.see(first)
     log.record(first)
-    progress = Progress([metrics(first), metrics(lost)], [grid_of(2)])
+    progress = Progress([metrics(first), metrics(lost)], [replace(grid_of(2), non_finite=3)])
     log.complete(progress, workers=2)
     assert record.steps["validation/bits_per_dim"] == {1: 3.0, 2: 2.0}
     assert (record.steps["inverse_error"], record.images["samples"]) == ({2: 0.5}, {2})
+    assert record.steps["non_finite_samples"] == {2: 3}
     assert (record.steps["workers"], record.steps["restarts"]) == ({0: 2}, {0: 0})
     assert record.steps["parameters"][0] > 0
     before = json.dumps(record.steps)
@@ -232,6 +234,26 @@ def test_the_newest_samples_come_back_and_are_few(tmp_path):
     found = Progress.read(tmp_path)
     assert [grid.epoch for grid in found.grids] == list(range(3, KEPT_GRIDS + 3))
     assert all((grid.images == grid.epoch).all() and grid.inverse_error == 0.5 for grid in found.grids)
+
+
+def test_samples_that_are_not_finite_are_counted_and_the_count_comes_back(tmp_path):
+    work = work_in(tmp_path)
+    model = Glow(work.config)
+    held_out = work.splits["validation"]
+    sound = draw_samples(model, 1, 0.7, held_out)
+    with torch.no_grad():
+        model.top.log_sd[0] = 100.0  # its standard deviation is infinite in float32
+    spoilt = draw_samples(model, 2, 0.7, held_out)
+    assert (sound.non_finite, spoilt.non_finite) == (0, GRID)
+    Progress([], [sound, spoilt, replace(spoilt, non_finite=None)]).write(tmp_path)
+    assert [grid.non_finite for grid in Progress.read(tmp_path).grids] == [0, GRID, None]
+
+
+def test_samples_of_an_older_checkpoint_are_not_counted(tmp_path):
+    of_one = {"epochs": np.array([1]), "images": grid_of(1).images[None], "inverse_errors": np.array([0.5])}
+    np.savez(tmp_path / "samples.npz", **of_one)
+    (grid,) = Progress.read(tmp_path).grids
+    assert (grid.epoch, grid.inverse_error, grid.non_finite) == (1, 0.5, None)
 
 
 def test_an_older_checkpoint_has_no_samples_and_damaged_ones_are_refused(tmp_path):
