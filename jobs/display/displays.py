@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TextIO
 
@@ -165,8 +166,9 @@ class LiveBar:
         return self.show
 
     def __exit__(self, *exception: object) -> None:
-        self._progress.update(self._task, visible=False)
-        self._progress.stop()
+        with suppress(OSError):  # the terminal was closed
+            self._progress.update(self._task, visible=False)
+            self._progress.stop()
 
     def show(self, event: Event) -> None:
         """Print the text of an event above the bar, if it has one, and move the bar."""
@@ -256,7 +258,8 @@ class LiveTable:
         return self.show
 
     def __exit__(self, *exception: object) -> None:
-        self._live.stop()
+        with suppress(OSError):  # the terminal was closed
+            self._live.stop()
 
     def show(self, event: Event) -> None:
         """Print the text of an event above the table, if it has one, and update the table."""

@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import math
@@ -7,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from jobs.display.displays import JsonLines, LiveBar, PlainLines, Wire
+from jobs.display.displays import JsonLines, LiveBar, LiveTable, PlainLines, Wire
 from jobs.display.evaluation_events import Interpolation, Nll, Ood, Samples
 from jobs.display.events import (
     AblationSummary,
@@ -235,6 +236,25 @@ def test_a_terminal_shows_where_the_epoch_stands():
     text = out.getvalue()
     for part in ("epoch 1/2", "step 5/10", "2.500", "2.600 bits/dim", "123 images/s", "1:05 left"):
         assert part in text
+
+
+@pytest.mark.parametrize("display", [LiveBar, LiveTable])
+def test_a_terminal_that_was_closed_does_not_hide_how_the_job_ended(display):
+    class Terminal(io.StringIO):
+        closed_by_user = False
+
+        def write(self, text: str) -> int:
+            if self.closed_by_user:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().write(text)
+
+    def work() -> None:
+        terminal.closed_by_user = True
+        raise KeyboardInterrupt
+
+    terminal = Terminal()
+    with pytest.raises(KeyboardInterrupt), display(Console(file=terminal, force_terminal=True)):
+        work()
 
 
 def test_sizes():
