@@ -75,7 +75,7 @@ def _mlflow_sees_registry_errors() -> bool:
 def _tune_describes_trials() -> bool:
     from ray.tune.experiment import Trial
 
-    wanted = {"TERMINATED", "checkpoint", "last_result", "get_error", "get_pickled_error"}
+    wanted = {"TERMINATED", "checkpoint", "last_result", "get_error", "pickled_error_file"}
     return wanted <= set(dir(Trial)) and {"config", "trial_id"} <= inspect.signature(Trial).parameters.keys()
 
 

@@ -7,7 +7,9 @@ trains a model as the training job does.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from jobs.ablation.log import AblationLog, finished_among
@@ -25,6 +27,7 @@ from jobs.ray_runtime.resources import Resources
 from jobs.run_labels import ablation_description, ablation_name, varied
 from jobs.specs.ablation import AblateSpec
 from jobs.specs.base import refuse, validated
+from jobs.system.verbosity import unheeded
 from jobs.tracking import (
     Record,
     child_runs,
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from jobs.tracking import Run
 
 __all__ = ["run", "summarize_again"]
+
+logger = logging.getLogger(__name__)
 
 
 def run(ablation: Ablation, planned: Plan, show: Show) -> str:
@@ -143,7 +148,10 @@ def _run_trials(
                     stood = catch_up(f"{storage}/{FOLDER}", spec, channel.queue, run_id)
                     common = worker_settings(ablation.work, resources, data, channel.queue)
                     shared = Shared(private, common, channel.queue, resources, f"{storage}/train", log.finished, stood)
-                    make_tuner(shared, at_a_time, storage, folder).fit()
+                    tuner = make_tuner(shared, at_a_time, storage, folder)
+                    # At the end Tune reads the errors of trials, which a full disk may not have taken whole.
+                    with unheeded(logger, "the errors of trials cannot be read", EOFError, UnpicklingError):
+                        tuner.fit()
                 return
             except Exception as error:
                 if death_behind(error) is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import attrgetter
@@ -16,9 +18,12 @@ from jobs.ablation.search import make_scheduler, make_search
 from jobs.ablation.trial import Shared, trial_loop
 from jobs.ablation.tune_state import has_begun
 from jobs.specs.ablation import AblateSpec
+from jobs.system.verbosity import unheeded
 from jobs.training.ray_trainer import cause_of, plain_reason
 
 __all__ = []
+
+log = logging.getLogger(__name__)
 
 FOLDER = "tune"
 """Name of the experiment's folder in the folder of the ablation."""
@@ -111,7 +116,26 @@ class Notices(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Send the reason why a trial failed."""
-        error = trial.get_pickled_error() or trial.get_error() or RuntimeError("Ray Tune gives no reason")
+        error = _error_of(trial)
         cause = getattr(error, "cause", None)  # a RayTaskError has one
         reason, label = plain_reason(cause_of(cause or error)), self._spec.label(trial.config["values"])
         channels[self._folder].put(OfTrial(label, Failed(reason)))
+
+
+def _error_of(trial: Trial) -> Exception:
+    """Return the error that ended a trial.
+
+    Tune writes it into a folder for temporary files and copies it into the output. If the disk of the output is full,
+    only the first of the two files is whole.
+    """
+    try:
+        with open(trial.pickled_error_file, "rb") as file:
+            error = pickle.load(file)
+        if isinstance(error, Exception):
+            return error
+    except Exception as damaged:  # a pickle that is cut short can raise anything
+        log.debug("the error of trial %s cannot be read: %s", trial.trial_id, damaged)
+    text = None
+    with unheeded(log, "the text of the error cannot be read"):
+        text = trial.get_error()  # of an error that cannot be pickled
+    return RuntimeError(str(text).strip().splitlines()[-1] if text else "Ray Tune gives no reason")

@@ -352,7 +352,9 @@ def main() -> None:
         with scratch_folder():
             check_file_names()
             raise SystemExit(app(standalone_mode=False))  # Typer then raises its errors, and returns the exit code
-    except typer.Abort:
+    except typer.Abort as abort:
+        if isinstance(abort.__cause__, EOFError):  # Typer takes it for the end of the input, and shows nothing
+            print(f"glowctl: {sentence_of(abort.__cause__)}", file=sys.stderr)
         raise SystemExit(FAILURE) from None
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # Typer has printed the help

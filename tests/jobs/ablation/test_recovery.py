@@ -1,11 +1,14 @@
 """Which ends of trials are sent to MLflow again when an ablation is resumed. No Ray: Tune's trials are stand-ins."""
 
+import errno
+import os
+import pickle
 from queue import Queue
 from types import SimpleNamespace
 
 import pytest
 
-from jobs.ablation import recovery
+from jobs.ablation import recovery, tuner
 from jobs.ablation.log import AblationLog
 from jobs.ablation.messages import Ended, OfTrial
 from jobs.errors import JobError
@@ -76,3 +79,24 @@ def test_an_end_is_settled_unless_the_process_died_or_was_interrupted():
     ends = [OfTrial(label, Ended({}, None)) for label in known]
     assert {end.trial for end in ends if log._is_over(end)} == {"1x1 s0", "1x1 s1", "1x1 s3"}
     assert log.finished == {"1x1 s0"}
+
+
+def test_the_cause_of_a_failed_trial_survives_a_full_output(tmp_path):
+    """Tune's file in the folder for temporary files is whole; its copy in the output is empty."""
+    whole, empty = tmp_path / "whole.pkl", tmp_path / "empty.pkl"
+    whole.write_bytes(pickle.dumps(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    empty.write_bytes(b"")
+    for file, text, fact in (
+        (whole, None, os.strerror(errno.ENOSPC)),
+        (empty, "a traceback\nOSError: the last line\n", "the last line"),
+        (empty, None, "no reason"),
+    ):
+        failed = SimpleNamespace(
+            config={"values": {"seed": 0}}, trial_id="1", pickled_error_file=str(file), get_error=lambda text=text: text
+        )
+        queue: Queue = Queue()
+        with tuner.reachable("folder", queue):
+            tuner.Notices("folder", SPEC).on_trial_error(1, [], failed)
+        told = queue.get()
+        assert told.trial == "1x1 s0"
+        assert fact in told.message.reason
