@@ -163,14 +163,15 @@ def test_a_damaged_checkpoint_does_not_end_the_repair_of_the_other_trials(finish
     repair(run_id, where, events.append)
     event = next(event for event in events if isinstance(event, Repaired))
     assert event.added == {"reverse s0": [2]}
-    damaged, lacking, without_run, without_result = event.left
-    assert "1x1 s0" in damaged
-    assert str(checkpoints["1x1 s0"] / "history.json") in damaged
-    assert "1x1 s0" in lacking
-    assert "epoch 2" in lacking
-    for label, sentence in (("1x1 s1", without_run), ("reverse s1", without_result)):
-        assert label in sentence
-        assert f"glowctl ablate --resume {run_id}" in sentence
+    assert len(event.left) == 4
+    resume = f"glowctl ablate --resume {run_id}"
+    for facts in (
+        ("1x1 s0", str(checkpoints["1x1 s0"] / "history.json"), "damaged"),
+        ("1x1 s0", "epoch 2"),
+        ("1x1 s1", resume),
+        ("reverse s1", resume),
+    ):
+        assert any(all(fact in sentence for fact in facts) for sentence in event.left), facts
 
 
 def test_what_cannot_be_repaired_is_refused_in_a_sentence(finished, tmp_path):
