@@ -1,8 +1,8 @@
 """The way of a training's reports from Ray Train's controller to Ray Tune, for a trial of several workers.
 
-Ray has `TuneReportCallback` for this. With it a trial can wait without end: the thread of the trial that takes reports for
-Tune also puts those of the controller into the queue that it takes them from, which holds one. If the trial itself has
-just put its last report there, no thread is left to take it. Here a thread of its own reports to Tune, and has ended
+Ray has `TuneReportCallback` for this. With it a trial can hang: the thread that takes the reports of a trial for Tune
+also puts those of the controller into the queue that it takes them from, which holds one. If the trial itself has
+just put its last report there, no thread is left to take it. Here a separate thread reports to Tune, and has ended
 before the trial reports again.
 """
 

@@ -44,7 +44,7 @@ def run_trial(monkeypatch):
     It returns the messages to the driver, and what Tune got.
     """
 
-    def run(workers: int, training) -> tuple[list[object], list[dict[str, object]]]:
+    def run(workers, training):
         queue, reports = Queue(), []
         monkeypatch.setattr(trial, "_settings", lambda *_: None)
         monkeypatch.setattr(trial.ray, "get_gpu_ids", list)
@@ -52,7 +52,7 @@ def run_trial(monkeypatch):
         monkeypatch.setattr(trial.tune, "report", lambda metrics, **_: reports.append(metrics))
         monkeypatch.setattr(trial, "train_share", lambda settings, session: training(session))
 
-        def with_workers(*_: object) -> None:
+        def with_workers(*_):
             try:
                 training(None)
             except Exception as error:
@@ -72,10 +72,10 @@ def run_trial(monkeypatch):
 def test_a_disk_that_takes_no_checkpoint_leaves_the_trial_to_be_resumed(
     monkeypatch, tmp_path, run_trial, workers, error
 ):
-    def raises(*_: object) -> None:
+    def raises(*_):
         raise error
 
-    def training(session: TuneSession | None) -> None:
+    def training(session):
         model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4))
         trainer = SimpleNamespace(evaluated_model=model)
         if session is None:

@@ -12,7 +12,7 @@ from jobs.errors import JobError
 from jobs.tracking import Record, find_run
 from jobs.training.history import EpochMetrics
 from jobs.training.messages import SampleGrid
-from jobs.training.prepare import Work, number_of_parameters
+from jobs.training.prepare import number_of_parameters
 from jobs.training.progress import Progress
 from tests.jobs.trained import work_in
 
@@ -37,7 +37,7 @@ def stopped(tmp_path, uri):
     return work, record
 
 
-def repaired(work: Work, run_id: str, **changes: str):
+def repaired(work, run_id, **changes):
     events = []
     repair(run_id, {"tracking_uri": work.tracking_uri, **changes}, events.append)
     return events[-1], PlainLines().text(events[-1])
