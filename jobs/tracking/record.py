@@ -223,8 +223,13 @@ class Record:
         self.metrics({f"{prefix}/{kind}": value for kind, value in figures.items()}, seconds)
 
     def metric_steps(self, name: str) -> dict[int, float]:
-        """Return a metric of this run as step -> value. Of several values at one step, the last counts."""
-        return metric_history(self._uri, self.run_id, name)
+        """Return a metric of this run as step -> value. Of several values at one step, the last counts.
+
+        The read is repeated like a write, because a training reads what its run lacks just before it ends.
+        """
+        found: dict[int, float] = {}
+        self._write_patiently(lambda: found.update(metric_history(self._uri, self.run_id, name)))
+        return found
 
     def tag(self, name: str, value: str) -> None:
         """Set a tag, and replace its value if the run has it."""

@@ -34,6 +34,21 @@ def test_a_run_that_is_taken_up_again_is_asked_what_it_has(uri, record):
     assert steps_of(uri, record, "loss") == [(1, 3.0), (2, 2.0)]
 
 
+def test_what_a_run_has_is_asked_again_while_the_store_is_away(uri, record, monkeypatch):
+    record.metrics({"loss": 3.0}, 1)
+    answers = iter([TrackingError("away", code="store-unreachable"), {1: 3.0}])
+
+    def asked(*_):
+        answer = next(answers)
+        if isinstance(answer, TrackingError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("jobs.tracking.record.metric_history", asked)
+    monkeypatch.setattr("jobs.tracking.record.RETRY_S", 0.01)
+    assert record.metric_steps("loss") == {1: 3.0}
+
+
 def test_a_write_whose_answer_was_lost_is_not_repeated(uri, record, monkeypatch):
     record.metrics({"loss": 3.0}, 1)
     whole = record._client.log_batch
