@@ -82,6 +82,19 @@ def test_what_a_job_wrote_can_be_read_again(cluster, trained, tmp_path):
     assert any(line.startswith("epoch 2/2") for line in lines)
 
 
+def test_a_stopped_training_leaves_its_machines_to_the_next_one(cluster, tmp_path):
+    """A reservation of machines for a training outlives a controller that is killed, by three minutes.
+
+    Therefore this test precedes the one that kills a driver: its elastic trainings would wait for that reservation too.
+    """
+    for _ in range(2):
+        running = Running(tmp_path, *LONG, "--workers", "1:2", "--cpus-per-worker", "1", **cluster.client)
+        running.wait_for("epoch 2/2000", timeout=150)
+        job = next(line for line in running.lines() if line.startswith("submitted")).split()[2]
+        assert glowctl(tmp_path, "stop", job, **cluster.client).returncode == 0
+        assert running.wait(60) == 143
+
+
 def test_a_job_outlives_its_client_and_its_run_outlives_its_driver(cluster, tmp_path):
     client = Running(tmp_path, *LONG, **cluster.client)
     client.wait_for("epoch 2/2000")
@@ -119,16 +132,6 @@ def test_a_job_outlives_its_client_and_its_run_outlives_its_driver(cluster, tmp_
     waited = glowctl(tmp_path, "wait", again, **cluster.client)
     assert (waited.returncode, waited.stdout) == (143, f"job {again} stopped\n")
     assert glowctl(tmp_path, "stop", again, **cluster.client).stdout == f"job {again} stopped already\n"
-
-
-def test_a_stopped_training_leaves_its_machines_to_the_next_one(cluster, tmp_path):
-    """A reservation of machines for an elastic training outlives a controller that is killed, by three minutes."""
-    for _ in range(2):
-        running = Running(tmp_path, *LONG, "--workers", "1:2", "--cpus-per-worker", "1", **cluster.client)
-        running.wait_for("epoch 2/2000", timeout=150)
-        job = next(line for line in running.lines() if line.startswith("submitted")).split()[2]
-        assert glowctl(tmp_path, "stop", job, **cluster.client).returncode == 0
-        assert running.wait(60) == 143
 
 
 def test_a_jobs_own_error_is_the_commands_error(cluster, tmp_path):
