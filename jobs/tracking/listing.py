@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from jobs.system.verbosity import unheeded
 from jobs.tracking import tag_names
-from jobs.tracking.liveness import mark_dead
+from jobs.tracking.dead_runs import mark_dead
 from jobs.tracking.pages import every, every_run
 from jobs.tracking.queries import first_match, read_artifact
 from jobs.tracking.store import NoSuchRun, TrackingError, check_existing, client_of, sentences, without_password

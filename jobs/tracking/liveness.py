@@ -1,15 +1,9 @@
-"""Runs whose driver has died: how they are recognised and marked, and how a wrong mark is undone.
+"""The signs of life of a run's driver, and how a run that was wrongly marked dead is revived.
 
-The driver is the process that writes a run. `jobs.tracking.watch`, a helper process, marks the runs of a driver that
-dies. If the helper dies too, as in a power cut, or gives up because the store fails, the next process that opens the
-store marks the runs. For this, each run has two tags: `glow.driver` identifies the process that drives it, and
-`glow.alive` is a heartbeat that `Record.running` renews every `BEAT_S` seconds.
-
-- A driver on this machine is dead if its process has ended.
-- A driver on another machine is dead if its heartbeat is older than `DEAD_AFTER_S`. This can be wrong, for instance
-  if that machine slept; then the next heartbeat sets the run back to RUNNING.
-
-Runs without these tags belong to other tools and are never changed.
+The driver is the process that writes a run. Each run has two tags: `glow.driver` identifies the process that drives it,
+and `glow.alive` is a heartbeat that `Record.running` renews every `BEAT_S` seconds. `jobs.tracking.dead_runs` marks the
+runs whose driver gives no sign of life. A mark can be wrong, for instance if the driver's machine slept; then the next
+heartbeat sets the run back to RUNNING.
 """
 
 from __future__ import annotations
@@ -21,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from jobs.system.process_identity import has_ended, is_of_this_machine, this_process
+from jobs.system.process_identity import this_process
 from jobs.system.verbosity import unheeded
 from jobs.tracking import tag_names
 from jobs.tracking.pages import every_run
@@ -41,7 +35,6 @@ __all__ = [
     "ending",
     "forget_death",
     "fresh",
-    "mark_dead",
     "taken_for_dead",
 ]
 
@@ -55,19 +48,12 @@ PARENT = tag_names.PARENT
 BEAT_S = 30.0
 """Seconds between two heartbeats."""
 
-DEAD_AFTER_S = 300.0
-"""Seconds without a heartbeat after which a driver elsewhere counts as dead.
-
-Longer than a driver waits, at its end, for a store that does not answer (`jobs.tracking.record.PATIENCE_S`).
-"""
-
 # These are stored in runs and compared with what is stored: changing a word would orphan the marks in old stores.
 GONE = "the process that drove the run died (kill -9, or memory was short)"
 UNTOLD = "the process that drove the run ended and could not record how (kill -9, short memory, or a failing store)"
 SILENT = "nothing was heard for minutes of the process that drove the run, on another machine or before a reboot"
 
 FAILED = "attributes.status = 'FAILED'"
-RUNNING_OF_OURS = f"attributes.status = 'RUNNING' and tags.`{DRIVER}` LIKE '%'"
 
 ending = threading.Lock()
 """Lock held while a final status is written, so that a concurrent heartbeat cannot set the run back to RUNNING."""
@@ -145,58 +131,3 @@ def forget_death(client: MlflowClient, run: Run) -> bool:
     if said:
         client.delete_tag(run.info.run_id, ERROR)
     return said
-
-
-def mark_dead(client: MlflowClient, *experiment_ids: str) -> None:
-    """Mark RUNNING runs of the experiments as FAILED if their driver has died.
-
-    Errors are logged but not raised, so that users without permission to write can still read the store.
-    """
-    with unheeded(log, "cannot mark runs whose driver has died"):
-        running = {run.info.run_id: run for run in every_run(client, experiment_ids, RUNNING_OF_OURS)}
-        for run in running.values():
-            heard = _last_heard(client, run, running)
-            reason = _why_dead(run.data.tags[DRIVER], heard)
-            if reason is not None:
-                _mark(client, run, reason, heard)
-
-
-def _last_heard(client: MlflowClient, run: Run, known: dict[str, Run]) -> float:
-    """Return the time of the run's last sign of life, in seconds since 1970.
-
-    That is its start, its own heartbeat, or the heartbeat of its parent if one process drives both. The heartbeat of an
-    ablation therefore counts for its trials, but that of a training does not count for evaluations of its model.
-    """
-    times = [run.info.start_time / 1000, float(run.data.tags.get(ALIVE, 0))]
-    above = run.data.tags.get(PARENT)
-    if above is not None:
-        if above not in known:
-            with unheeded(log, f"cannot read run {above}"):  # it may have been deleted
-                known = {above: client.get_run(above)}
-        tags = known[above].data.tags if above in known else {}
-        if tags.get(DRIVER) == run.data.tags[DRIVER]:
-            times.append(float(tags.get(ALIVE, 0)))
-    return max(times)
-
-
-def _why_dead(who: str, heard: float) -> str | None:
-    if is_of_this_machine(who):
-        return UNTOLD if has_ended(who) else None
-    return SILENT if time.time() - heard > DEAD_AFTER_S else None
-
-
-def _mark(client: MlflowClient, seen: Run, reason: str, heard: float) -> None:
-    """Mark the run FAILED, unless it has ended or has been taken over by a driver since `seen` was read."""
-    run_id = seen.info.run_id
-    run = client.get_run(run_id)
-    if run.info.status != "RUNNING" or any(
-        run.data.tags.get(tag) != seen.data.tags.get(tag) for tag in (DRIVER, ALIVE)
-    ):
-        return
-    if ERROR not in run.data.tags:  # else the driver wrote why it failed, but then could not write the status
-        client.set_tag(run_id, ERROR, reason)
-    client.set_terminated(run_id, "FAILED", end_time=int(heard * 1000))
-    after = client.get_run(run_id)
-    if after.data.tags.get(DRIVER) != seen.data.tags[DRIVER] and forget_death(client, after):
-        # A new driver took the run over between the two reads.
-        client.update_run(run_id, status="RUNNING")

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.tracking.liveness import mark_dead
+from jobs.tracking.dead_runs import mark_dead
 from jobs.tracking.pages import NEWEST_FIRST, every_run
 from jobs.tracking.store import (
     NoSuchRun,

@@ -13,8 +13,10 @@ import pytest
 
 from jobs.system.process_identity import this_process
 from jobs.tracking import Record, open_store
+from jobs.tracking import dead_runs as dead_runs_module
 from jobs.tracking import liveness as liveness_module
-from jobs.tracking.liveness import ALIVE, DRIVER, GONE, SILENT, UNTOLD, beating, mark_dead
+from jobs.tracking.dead_runs import mark_dead
+from jobs.tracking.liveness import ALIVE, DRIVER, GONE, SILENT, UNTOLD, beating
 from jobs.tracking.store import client_of
 from tests.jobs.command_line import glowctl, sentence_of, wait_until
 
@@ -33,7 +35,7 @@ with parent.running(system_metrics=False):
     time.sleep(600)
 """
 
-SILENCE_S = liveness_module.DEAD_AFTER_S + 60
+SILENCE_S = dead_runs_module.DEAD_AFTER_S + 60
 
 
 @contextmanager
@@ -214,7 +216,7 @@ def test_a_run_that_was_resumed_meanwhile_is_not_spoiled(uri):
     client = client_of(uri)
     seen = client.get_run(run_id)
     Record.existing(uri, seen).begin()
-    liveness_module._mark(client, seen, SILENT, time.time())
+    dead_runs_module._mark(client, seen, SILENT, time.time())
     assert client.get_run(run_id).info.status == "RUNNING"
     assert "glow.error" not in client.get_run(run_id).data.tags
 
@@ -233,7 +235,7 @@ def test_a_run_that_is_resumed_while_it_is_marked_runs(uri):
             Record.existing(uri, seen).begin()
             client.set_tag(*arguments)
 
-    liveness_module._mark(Slow(), seen, SILENT, time.time())
+    dead_runs_module._mark(Slow(), seen, SILENT, time.time())
     run = client.get_run(run_id)
     assert run.info.status == "RUNNING"
     assert "glow.error" not in run.data.tags
@@ -246,7 +248,7 @@ def test_a_run_that_was_taken_for_dead_tells_its_true_end(uri, status):
     record.tag(ALIVE, "0")
     client_of(uri).update_run(record.run_id)
     run = client_of(uri).get_run(record.run_id)
-    liveness_module._mark(client_of(uri), run, SILENT, 0.0)
+    dead_runs_module._mark(client_of(uri), run, SILENT, 0.0)
     assert runs_of(uri)["run"].info.status == "FAILED"
     record.finish(status)
     run = runs_of(uri)["run"]
@@ -286,7 +288,7 @@ def test_a_drivers_last_word_is_written_though_another_has_marked_the_run(uri, r
         (watcher,) = psutil.Process(process.pid).children()
         watcher.suspend()
         process.communicate("\n")
-    liveness_module._mark(client_of(uri), runs_of(uri)["parent"], reason, time.time())
+    dead_runs_module._mark(client_of(uri), runs_of(uri)["parent"], reason, time.time())
     assert runs_of(uri)["parent"].info.status == "FAILED"
     watcher.resume()
     wait_until(lambda: runs_of(uri)["parent"].info.status == "KILLED")
