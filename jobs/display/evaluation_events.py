@@ -29,10 +29,10 @@ class Evaluating(Event, kind="evaluating"):
 
 @dataclass(frozen=True)
 class Absent(Event, kind="absent"):
-    """A data set is left out because it is missing.
+    """A data set is left out because it is missing, or several because the model takes images of another shape.
 
     Attributes:
-        message: a sentence on why, and on how to get the data set.
+        message: a sentence on why, and on how to get a missing data set.
     """
 
     message: str

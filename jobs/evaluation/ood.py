@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from glow.datasets import LazyDataset, dataset_names, describe, status
+from glow.datasets import DatasetInfo, LazyDataset, dataset_names, describe, status
 from glow.datasets.names import absolute_dataset, dataset_label
 from glow.figures import nll_histogram, ood_ratio_curve, per_class_bars, roc_curves
 from glow.ood import (
@@ -86,7 +86,7 @@ class OodWork:
         others: labels of the data sets that are tested against it.
         class_names: for each data set, by its label, the names of its classes.
         absent: for each data set that belongs to the default choice but is missing on this machine, a sentence on how
-            to get it.
+            to get it; and with ``--benchmark`` a sentence on the data sets whose images have another shape.
     """
 
     evaluation: Evaluation[OodSpec]
@@ -116,8 +116,11 @@ def prepare(spec: OodSpec) -> OodWork:
     usual = (*OTHERS.get(own, ("photos",)), *MADE)
     names = [absolute_dataset(name) for name in spec.ood_datasets or usual]
     there = [name for name in names if given or "test" in described(work, name).splits]
+    absent = [_how_to_get(name, data_root_of(work)) for name in names if name not in there]
     if spec.benchmark:
-        there = list(dict.fromkeys([*there, *_comparable(work)]))
+        known = _known(work)
+        there = list(dict.fromkeys([*there, *(name for name, info in known.items() if _comparable(work, name, info))]))
+        absent += _of_other_shapes(work, {name: info for name, info in known.items() if name not in (own, *there)})
     others = [name for name in there if name != own]
     left_out = f"{own}-left-out" if left_out_of(work, own) else None
     if not others and left_out is None:
@@ -156,7 +159,7 @@ def prepare(spec: OodSpec) -> OodWork:
         dataset_label(own),
         [dataset_label(name) for name in others],
         {dataset_label(name): info.class_names for name, info in infos.items()},
-        [_how_to_get(name, data_root_of(work)) for name in names if name not in there],
+        absent,
     )
 
 
@@ -174,19 +177,32 @@ def _background(work: Evaluation[OodSpec], name: str) -> Evaluation[OodSpec]:
     return replace(work, model=model)
 
 
-def _comparable(work: Evaluation[OodSpec]) -> list[str]:
-    """Return `MADE` and every known data set on this machine whose images have the model's shape without resizing.
+def _known(work: Evaluation[OodSpec]) -> dict[str, DatasetInfo]:
+    """Return the known data sets that have a test split on this machine, by name."""
+    infos = {name: describe(name, data_root_of(work)) for name in dataset_names() if ":" not in name}
+    return {name: info for name, info in infos.items() if "test" in info.splits}
+
+
+def _comparable(work: Evaluation[OodSpec], name: str, info: DatasetInfo) -> bool:
+    """Return whether a known data set is one of `MADE`, or its images have the model's shape without resizing.
 
     A known data set of small images is padded by default, so that its images have one shape with padding and another
     without.
     """
-    root, shape = data_root_of(work), work.model.config.image_shape
-    infos = {name: describe(name, root) for name in dataset_names() if ":" not in name}
-    return [
-        name
-        for name, info in infos.items()
-        if "test" in info.splits and (name in MADE or shape in (info.image_shape, info.original_shape))
-    ]
+    return name in MADE or work.model.config.image_shape in (info.image_shape, info.original_shape)
+
+
+def _of_other_shapes(work: Evaluation[OodSpec], infos: Mapping[str, DatasetInfo]) -> list[str]:
+    """Return one sentence that names data sets and their shapes as the reason why they are not tested, if any."""
+    if not infos:
+        return []
+    shapes = ", ".join(f"{name} ({_shape_text(info.image_shape)})" for name, info in infos.items())
+    ours = _shape_text(work.model.config.image_shape)
+    return [f"--benchmark leaves out data sets whose images do not have the model's shape {ours}: {shapes}"]
+
+
+def _shape_text(shape: tuple[int, int, int]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _how_to_get(name: str, root: str | None) -> str:
