@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Other versions of torch than the newest that pip finds, such as TORCH='torch==2.6.* torchvision==0.21.*'.
+TORCH ?=
 PIP := $(BIN)/python -m pip install --quiet --constraint requirements.lock
 
 # Files of tests run side by side in this many processes, those that start Ray first. Each takes up to 4 GB of memory.
@@ -10,7 +12,7 @@ PYTEST_WORKERS ?= 2
 SIDE_BY_SIDE := -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 FAILED := --last-failed --last-failed-no-failures none
 
-.PHONY: demo test test-fast test-all test-nightly test-browser test-install test-cluster bench screenshots lint lock clean
+.PHONY: demo test test-fast test-all test-most test-alone test-nightly test-browser test-install test-cluster bench screenshots lint lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/glowctl demo
@@ -28,9 +30,13 @@ test-fast: $(VENV)/installed
 # Every test but the nightly ones. A test whose program, right or data this machine lacks is skipped and says why.
 # What asserts wall time, makes hosts, or looks at the demo runs last, with nothing beside it. What fails is run once more,
 # alone, and its output stands above: a busy machine can starve real processes, and a fault is there the second time.
-test-all: $(VENV)/installed
+test-all: test-most test-alone
+
+test-most: $(VENV)/installed
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not nightly and not timing and not root and not browser' $(PYTEST_ARGS) \
 		|| $(BIN)/python -m pytest $(FAILED) -m 'not nightly and not timing and not root and not browser'
+
+test-alone: $(VENV)/installed
 	$(BIN)/python -m pytest -m '(timing or root or browser) and not nightly' $(PYTEST_ARGS) \
 		|| $(BIN)/python -m pytest $(FAILED) -m '(timing or root or browser) and not nightly'
 
@@ -72,7 +78,7 @@ lint: $(VENV)/installed
 $(VENV)/installed: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "glowctl needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[dev]' $(TORCH)
 	touch $@
 
 # The newest versions that pyproject.toml lets in, for all Pythons at once: run the tests with them before they are kept.
