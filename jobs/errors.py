@@ -1,7 +1,7 @@
-"""The errors that end a command, the sentence that the user reads about each, and the exit codes.
+"""The errors that end a command, what the user reads about each, and the exit codes.
 
-Raise `JobError` where a job cannot run or cannot continue, and `SpecError` where a setting is wrong. `sentence_of` and
-`code_of` turn any exception into what a command prints and into its exit code.
+Raise `JobError` where a job cannot run or cannot continue, and `SpecError` where a setting is wrong. `explained` turns
+any exception into one of them, whose sentence, code and exit code a command shows.
 """
 
 from __future__ import annotations
@@ -30,21 +30,20 @@ __all__ = [
     "JobError",
     "SpecError",
     "UserError",
-    "code_of",
+    "explained",
     "in_flags",
     "refused_by_disk",
-    "sentence_of",
 ]
 
 FAILURE, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 """Exit codes: something failed; the command line is wrong; ended by Ctrl-C; ended by SIGTERM."""
 
 DISK_ERRORS = {
-    errno.ENOSPC: ("the disk is full", "free some space"),
-    errno.EDQUOT: ("your quota of the disk is used up", "free some space"),
-    errno.EROFS: ("the disk is read-only", "make it writable"),
+    errno.ENOSPC: ("the disk is full", "free some space", "disk-full"),
+    errno.EDQUOT: ("your quota of the disk is used up", "free some space", "disk-quota"),
+    errno.EROFS: ("the disk is read-only", "make it writable", "disk-read-only"),
 }
-"""Numbers of the errors of a disk that does not take a file -> what is wrong, and what to do about it."""
+"""Numbers of the errors of a disk that does not take a file -> what is wrong, what to do about it, and the code."""
 
 NUMPY_FULL = r"\d+ requested and \d+ written|Not enough free space"
 """Matches NumPy's errors on a full disk, which have no number."""
@@ -81,11 +80,6 @@ def in_flags(message: str) -> str:
     return message
 
 
-def code_of(error: Exception) -> int:
-    """Return the exit code for an error: 2 if the command line is wrong, 1 if something failed."""
-    return error.exit_code if isinstance(error, UserError) else FAILURE
-
-
 def refused_by_disk(error: Exception) -> bool:
     """Return whether a disk did not take a file because it is full or read-only, or the user's quota is used up.
 
@@ -100,20 +94,31 @@ def refused_by_disk(error: Exception) -> bool:
     return error.errno in DISK_ERRORS or (error.errno is None and bool(re.match(NUMPY_FULL, str(error))))
 
 
-def sentence_of(error: Exception) -> str:
-    """Return the sentence that the user reads about an error.
+def explained(error: Exception) -> UserError:
+    """Return an error as one that is shown to the user: in words of the command line, with a code and an exit code.
 
-    The traceback of an unexpected error, which is probably a bug of glowctl, goes to a file that the sentence names.
+    The traceback of an unexpected error, which is probably a bug of glowctl, goes to a file that the remedy names.
+
+    Example:
+        >>> shown = explained(OSError(errno.ENOSPC, "No space left on device"))
+        >>> shown.code, shown.exit_code, shown.remedy
+        ('disk-full', 1, 'free some space, or choose another disk with --output')
     """
     if isinstance(error, UserError):
-        return in_flags(str(error))
+        kind = SpecError if error.exit_code == USAGE else JobError
+        return kind(in_flags(error.problem), remedy=in_flags(error.remedy), code=error.code)
     if isinstance(error, OSError) and refused_by_disk(error):
-        problem, remedy = DISK_ERRORS[error.errno or errno.ENOSPC]
-        return f"{problem} ({error}): {remedy}, or choose another disk with --output"
-    problem = f"unexpected error ({type(error).__name__}: {error})"
+        problem, remedy, code = DISK_ERRORS[error.errno or errno.ENOSPC]
+        return JobError(f"{problem} ({error})", remedy=f"{remedy}, or choose another disk with --output", code=code)
+    return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> JobError:
+    problem, remedy = f"unexpected error ({type(error).__name__}: {error})", "please report it"
     try:
         with tempfile.NamedTemporaryFile("w", prefix="glowctl-", suffix=".log", delete=False) as log:
             traceback.print_exception(error, file=log)
+        remedy += f", with its traceback in {log.name}"
     except OSError as reason:
-        return f"{problem}, whose traceback could not be written ({reason.strerror}): please report it"
-    return f"{problem}: please report it, with its traceback in {log.name}"
+        problem += f", whose traceback could not be written ({reason.strerror})"
+    return JobError(problem, remedy=remedy, code="unexpected-error")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from jobs.dispatch import perform
 from jobs.display.displays import Wire
-from jobs.errors import code_of, sentence_of
+from jobs.display.events import Failed
+from jobs.errors import explained
 from jobs.specs.request import Request
 from jobs.system.process_setup import set_up_process
 from jobs.system.scratch import scratch_folder
@@ -32,8 +33,10 @@ def main() -> int:
     except KeyboardInterrupt as interrupt:
         return exit_code_of(interrupt)
     except Exception as error:
-        print(f"glowctl: {sentence_of(error)}", file=sys.stderr, flush=True)
-        return code_of(error)
+        shown = explained(error)
+        print(f"glowctl: {shown}", file=sys.stderr, flush=True)
+        Wire().show(Failed.by(shown))
+        return shown.exit_code
     return 0
 
 

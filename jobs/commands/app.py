@@ -18,6 +18,7 @@ import typer
 
 from jobs.commands.cluster import add_cluster_commands
 from jobs.commands.data import add_data_commands
+from jobs.commands.failure import report_failure
 from jobs.commands.interruption import InterruptibleGroup, interruptible
 from jobs.commands.options import (
     Address,
@@ -35,7 +36,7 @@ from jobs.commands.options import (
 from jobs.commands.record import add_record_commands
 from jobs.commands.spec_files import read_ablate_spec, read_spec
 from jobs.commands.usage_errors import usage_error
-from jobs.errors import FAILURE, USAGE, SpecError, code_of, sentence_of
+from jobs.errors import FAILURE, USAGE, SpecError
 from jobs.specs.ablation import AXES, PER_TRIAL, AblateSpec, make_ablate_spec
 from jobs.specs.base import validated
 from jobs.specs.evaluation import EvaluationSpec, InterpolateSpec, NllSpec, OodSpec, SampleSpec
@@ -345,7 +346,8 @@ add_cluster_commands(app)
 def main() -> None:
     """Run the command line.
 
-    Every error is one sentence on standard error; the exit code is then 2 if the command line is wrong, else 1.
+    Every error is one sentence on standard error, and with ``--json`` also an event on standard output. The exit code
+    is then 2 if the command line is wrong, else 1.
     """
     set_up_process()
     try:
@@ -354,14 +356,12 @@ def main() -> None:
             raise SystemExit(app(standalone_mode=False))  # Typer then raises its errors, and returns the exit code
     except typer.Abort as abort:
         if isinstance(abort.__cause__, EOFError):  # Typer takes it for the end of the input, and shows nothing
-            print(f"glowctl: {sentence_of(abort.__cause__)}", file=sys.stderr)
+            report_failure(abort.__cause__, sys.argv[1:])
         raise SystemExit(FAILURE) from None
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # Typer has printed the help
             raise SystemExit(USAGE) from None
-        shown = usage_error(error) or error
-        print(f"glowctl: {sentence_of(shown)}", file=sys.stderr)
-        raise SystemExit(code_of(shown)) from None
+        raise SystemExit(report_failure(usage_error(error) or error, sys.argv[1:])) from None
     finally:
         # Without this, Python visits every object of torch and MLflow before it ends, which takes more than a second.
         # Triton, which comes with torch for CUDA, would print lines about each of its frozen objects.

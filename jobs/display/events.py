@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import ClassVar
 
 from jobs.display.rows import Difference, Number
+from jobs.errors import UserError
 from jobs.text import JsonObject, Row
 from jobs.tracking import Champion
 
@@ -26,6 +27,7 @@ __all__ = [
     "Checked",
     "Epoch",
     "Event",
+    "Failed",
     "Node",
     "Noted",
     "Packed",
@@ -89,6 +91,30 @@ class Unknown(Event):
     def to_dict(self) -> JsonObject:
         """Return the JSON object unchanged, as it was received."""
         return self.said
+
+
+@dataclass(frozen=True)
+class Failed(Event, kind="error"):
+    """A command, or a job on a cluster, has failed; the last event of its JSON.
+
+    It has no text, because the same error is a sentence on standard error.
+
+    Attributes:
+        code: the name of this kind of error, such as "run-not-found".
+        problem: what was wrong.
+        remedy: what to do about it; empty if `problem` contains that too.
+        exit_code: the exit code of the command or job.
+    """
+
+    code: str
+    problem: str
+    remedy: str
+    exit_code: int
+
+    @classmethod
+    def by(cls, error: UserError) -> Failed:
+        """Return the event of an error that `jobs.errors.explained` returned."""
+        return cls(error.code, error.problem, error.remedy, error.exit_code)
 
 
 # A job on a cluster.

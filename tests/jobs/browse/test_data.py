@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from jobs.browse.data import show_data
-from jobs.errors import JobError, sentence_of
+from jobs.errors import JobError, explained
 from tests.jobs import command_line
 
 
@@ -14,7 +14,7 @@ from tests.jobs import command_line
 def test_a_data_set_that_is_not_here_is_named_with_how_to_get_it(tmp_path, name):
     with pytest.raises(JobError) as raised:
         show_data(name, str(tmp_path), None, str(tmp_path / "sheet.png"), json=False)
-    said = sentence_of(raised.value)
+    said = str(explained(raised.value))
     assert raised.value.code == "dataset-files-missing"
     for fact in (name, f"glowctl train --dataset {name}", str(tmp_path), "GLOW_DATA_ROOT"):
         assert fact in said
@@ -30,7 +30,7 @@ def test_damaged_files_are_named_with_how_to_get_others(tmp_path):
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01 cut off")
     with pytest.raises(JobError, match=r"train-images-idx3-ubyte.*glowctl train --dataset mnist") as raised:
         show_data("mnist", str(tmp_path), None, str(tmp_path / "sheet.png"), json=False)
-    assert "--no-download" not in sentence_of(raised.value)
+    assert "--no-download" not in str(explained(raised.value))
 
 
 def test_images_of_several_sizes_are_shown_at_the_size_that_the_remedy_asks_for(one_process, tmp_path):

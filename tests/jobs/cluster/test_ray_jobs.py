@@ -135,8 +135,14 @@ def test_a_job_outlives_its_client_and_its_run_outlives_its_driver(cluster, tmp_
 
 
 def test_a_jobs_own_error_is_the_commands_error(cluster, tmp_path):
-    done = glowctl(tmp_path, *SMOKE, "--levels", "4", **cluster.client)
-    assert sentence_of(done, 2)  # for which data had to be loaded
+    done = glowctl(tmp_path, *SMOKE, "--levels", "4", "--json", **cluster.client)  # the data must be loaded to see it
+    said = sentence_of(done, 2)
+    submitted, *others = [json.loads(line) for line in done.stdout.splitlines()]
+    [error] = [event for event in others if event["event"] == "error"]
+    assert said.startswith(f"glowctl: {error['problem']}")
+    assert (error["code"], error["exit_code"]) == ("settings-unfit-for-data", 2)
+    shown = glowctl(tmp_path, "logs", submitted["job"], "--json", **cluster.client)
+    assert error in [json.loads(line) for line in shown.stdout.splitlines()]
 
 
 @pytest.mark.parametrize(

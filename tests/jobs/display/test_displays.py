@@ -14,6 +14,7 @@ from jobs.display.events import (
     AblationSummary,
     Checked,
     Epoch,
+    Failed,
     Node,
     Restart,
     Started,
@@ -26,6 +27,7 @@ from jobs.display.events import (
 from jobs.display.rows import ClassNll, DatasetNll, Difference, NllBound, OodControl, OodRatio
 from jobs.display.training_lines import sizes_sentence
 from jobs.display.wire import KINDS, event_from_dict, sent_event
+from jobs.errors import SpecError
 from jobs.text import duration
 from jobs.tracking import Champion
 
@@ -121,6 +123,7 @@ NLL = Nll(
     open_with="glowctl ui",
 )
 BOUND = replace(NLL, bounds=[NllBound("digits", 16, 1.45, 1.35, 1.55, 0.0512, 0.05, 0.0524)])
+FAILED = Failed.by(SpecError("--depth is 0", remedy="use 1", code="setting-not-allowed"))
 OF_CLUSTER = Checked([Node("host", 2.0, 0.0)], None, "/storage", ["a problem"])
 
 
@@ -227,6 +230,17 @@ def test_json_has_what_an_event_says_and_no_more():
     assert json.loads(JsonLines().text(ended))["reason"] is None
 
 
+def test_an_error_has_no_text_because_standard_error_has_its_sentence():
+    assert PlainLines().text(FAILED) is None
+    assert json.loads(JsonLines().text(FAILED)) == {
+        "event": "error",
+        "code": "setting-not-allowed",
+        "problem": "--depth is 0",
+        "remedy": "use 1",
+        "exit_code": 2,
+    }
+
+
 def test_a_terminal_shows_where_the_epoch_stands():
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=160)
@@ -270,7 +284,16 @@ def test_durations():
 
 @pytest.mark.parametrize(
     "event",
-    [*EVENTS, replace(STEP, seconds_left=math.inf), SUMMARY, NLL, BOUND, OF_CLUSTER, TrialEvent("1x1 s0", EPOCH)],
+    [
+        *EVENTS,
+        replace(STEP, seconds_left=math.inf),
+        SUMMARY,
+        NLL,
+        BOUND,
+        OF_CLUSTER,
+        FAILED,
+        TrialEvent("1x1 s0", EPOCH),
+    ],
     ids=lambda event: type(event).__name__,
 )
 def test_an_event_is_the_same_at_the_other_end_of_the_wire(event):
@@ -285,6 +308,7 @@ def test_an_event_is_the_same_at_the_other_end_of_the_wire(event):
 def test_every_kind_has_a_name_of_its_own():
     """A client can read every event of a job."""
     expected = {
+        "error",
         "submitted",
         "checked",
         "waiting",
