@@ -141,8 +141,12 @@ def mlflow_server(folder: Path, port: int | None = None) -> Iterator[Server]:
     """Run `mlflow server` on a database in this folder, which keeps what an earlier server recorded there."""
     port = port or free_port()
     uri = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "2"]
-    own = {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/server.db", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    own = {
+        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/server.db",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # or it starts eight processes more, as `deploy/head.sh` knows
+        "PYTHONWARNINGS": "ignore",
+    }
     with (folder / "server.log").open("a") as log:
         server = subprocess.Popen(
             [*command, "--artifacts-destination", str(folder / "artifacts")],
