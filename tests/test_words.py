@@ -118,8 +118,8 @@ def test_every_error_that_a_user_can_meet_has_a_code():
     found = list(user_errors())
     assert len(found) > 100
     assert not [place for place, _, given in found if "code" not in given]
-    codes = [given["code"] for _, _, given in found if isinstance(given.get("code"), ast.Constant)]
-    assert not [code.value for code in codes if not CODE.fullmatch(code.value)]
+    codes = [code.value for _, _, given in found if isinstance(code := given.get("code"), ast.Constant)]
+    assert not [code for code in codes if not CODE.fullmatch(str(code))]
 
 
 def test_every_error_that_a_user_can_meet_has_a_remedy():

@@ -88,7 +88,9 @@ def test_a_figure_is_drawn(ui, record):
 
 def test_the_ood_table_is_a_table(ui, record):
     run_id = record.by_job["ood"].info.run_id
-    columns, rows = json_table(record.uri, run_id, "ood_ratios.json")
+    recorded = json_table(record.uri, run_id, "ood_ratios.json")
+    assert recorded is not None
+    columns, rows = recorded
     ui.without_assistant()
     ui.open_artifact(record.experiment_id, run_id, "ood_ratios.json")
     table = ui.page.get_by_role("table")

@@ -89,7 +89,7 @@ def default_store(uri):
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(None)
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type] # MLflow takes None; its types do not
         os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ FOLDERS = ("a b", "日本 ü", "a#b", "a&b=c", "semi;colon", "quote'q", "new\nli
 
 REFUSED_FOLDERS = ("what?x&y", "100%25 50%", "a%20b")
 
-ENVIRONMENTS = {
+ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "no locale": {"LANG": "C", "LC_ALL": "C"},
     "ASCII alone": {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     "an unknown locale": {"LANG": "tr_TR.ISO-8859-9", "LC_ALL": "xx_YY.UTF-8"},

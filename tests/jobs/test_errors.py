@@ -49,7 +49,7 @@ def test_what_numpy_raises_on_a_full_disk_is_known():
 def test_the_traceback_of_an_unexpected_error_is_in_the_file_that_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(KeyError) as caught:
-        {}["missing-key"]
+        dict[str, int]()["missing-key"]
     shown = explained(caught.value)
     assert (shown.code, shown.exit_code) == ("unexpected-error", 1)
     assert "KeyError" in shown.problem

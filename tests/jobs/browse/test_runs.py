@@ -174,7 +174,9 @@ def test_a_run_that_was_resumed_runs_since_it_began(copied, capsys):
     client.set_terminated(run_id, "KILLED", end_time=began + 5000)
     assert next(row["seconds"] for row in listed(capsys, copied) if row["name"] == "resumed") == 5
     client.update_run(run_id, status="RUNNING")
-    assert run_of_id(copied, run_id).info.end_time == began + 5000  # MLflow keeps it
+    run = run_of_id(copied, run_id)
+    assert run is not None
+    assert run.info.end_time == began + 5000  # MLflow keeps it
     assert next(row["seconds"] for row in listed(capsys, copied) if row["name"] == "resumed") >= 3600
     assert "running for 1:0" in shown(capsys, copied, "resumed")
 

@@ -132,7 +132,8 @@ def address():
         await stop.wait()
         await runner.cleanup()
 
-    started, up, loop, stop = [], threading.Event(), asyncio.new_event_loop(), asyncio.Event()
+    started: list[int] = []
+    up, loop, stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
     assert up.wait(60)
@@ -159,6 +160,7 @@ def test_ctrl_c_ends_the_following_of_a_job_that_goes_on(tmp_path, address, trap
         stdin=subprocess.DEVNULL,
         text=True,
     )
+    assert following.stdout is not None
     try:
         assert following.stdout.readline() == "the first line\n"
         following.send_signal(signal.SIGINT)

@@ -1,6 +1,7 @@
 """The plan of a packing, and the checks before anything is written."""
 
 import json
+import threading
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from jobs.specs.packing import PackSpec
 from tests.glow.buckets import png
 
 
-def planned(source: str, dest: Path, **settings):
+def planned(source: str, dest: str | Path, **settings):
     return prepare(validated(PackSpec, {"source": source, "dest": str(dest), **settings}))
 
 
@@ -160,16 +161,16 @@ def test_a_bucket_can_be_the_destination_and_is_continued(bucket):
     assert caught.value.code == "already-packed"
 
 
-def write(plan, shards):
+def write(plan, shards, threads=2):
     """Write shards as the tasks of Ray Data do, in this process."""
     for shard in shards:
-        assert packed(plan, shard)["problem"] == ""
+        assert packed(plan, shard, threads)["problem"] == ""
 
 
-def packed(plan, shard):
+def packed(plan, shard, threads=2):
     """Write a shard, and return the row that the task of Ray Data would."""
     batch = {name: np.array([value]) for name, value in asdict(shard).items()}
-    return {name: column[0] for name, column in pack_shards(batch, plan.spec, plan.info.image_shape).items()}
+    return {name: column[0] for name, column in pack_shards(batch, plan.spec, plan.info.image_shape, threads).items()}
 
 
 def test_a_bucket_that_there_is_not_is_refused(bucket):
@@ -227,9 +228,14 @@ def test_only_damaged_images_are_skipped_and_the_others_are_read_together(photos
     plan.begin()
     asked = []
     images = LazyDataset.images
-    monkeypatch.setattr(LazyDataset, "images", lambda self, *span: asked.append(span) or images(self, *span))
+
+    def counted(self, *span):
+        asked.append(span)
+        return images(self, *span)
+
+    monkeypatch.setattr(LazyDataset, "images", counted)
     write(plan, plan.shards)
-    assert len(asked) <= 2 * 2 * 6 + 2  # at most two spans in each of the six halvings, for each damaged image
+    assert len(asked) <= 9 + 2 * 2 * 3  # nine pieces, and two spans in each of three halvings for each damaged image
     monkeypatch.undo()
     index = plan.complete()
     assert index.left_out == 2
@@ -284,3 +290,36 @@ def test_images_of_different_sizes_need_a_size(tmp_path):
         Image.new("L", (size, size)).save(tmp_path / "photos" / f"{index}.png")
     with pytest.raises(SpecError, match=r"8x8.* 9x9"):
         planned(f"folder:{tmp_path}/photos", tmp_path / "packed")
+
+
+@pytest.mark.parametrize("on_error", ["refuse", "skip"])
+def test_threads_change_neither_images_nor_fingerprints(photos, tmp_path, on_error):
+    if on_error == "refuse":
+        for name in ("03.png", "40.png"):
+            (photos / name).write_bytes((photos / "05.png").read_bytes())
+    written = []
+    for threads in (1, 3):
+        plan = planned(f"folder:{photos.parent}", tmp_path / f"by-{threads}", on_error=on_error, shard_size=30)
+        plan.begin()
+        write(plan, plan.shards, threads)
+        folder = tmp_path / f"by-{threads}"
+        written.append({path.name: path.read_bytes() for path in folder.iterdir() if path.name != "packing.json"})
+    assert written[0] == written[1]
+    expected, _ = load_dataset(f"folder:{photos.parent}", "validation")
+    assert np.array_equal(np.load(tmp_path / "by-3" / "validation-00000.npy"), expected.numpy())
+
+
+def test_several_threads_decode_a_shard(photos, tmp_path, monkeypatch):
+    plan = planned(f"folder:{photos.parent}", tmp_path / "packed", on_error="skip")
+    plan.begin()
+    together = threading.Barrier(2, timeout=60)  # raises BrokenBarrierError unless two threads are there at once
+    images = LazyDataset.images
+
+    def met(self, *span):
+        if span[0] in (8, 16):
+            together.wait()
+        return images(self, *span)
+
+    monkeypatch.setattr(LazyDataset, "images", met)
+    write(plan, plan.shards, threads=2)
+    assert set(plan.done()) == set(plan.shards)

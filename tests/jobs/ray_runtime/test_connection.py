@@ -116,7 +116,7 @@ def test_a_ray_that_is_not_needed_after_all_leaves_nothing(folder):
 )
 def test_ctrl_c_while_a_training_starts_ends_it_within_seconds_and_leaves_nothing(tmp_path, process):
     running = Running(tmp_path, "train", "--preset", "smoke", "--epochs", "500")
-    wait_until(lambda: running.named(process), every=0.05)
+    wait_until(lambda: bool(running.named(process)), every=0.05)
     family = running.family()
     running.interrupt()
     assert running.wait(20) == 130

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,8 @@ def quick(monkeypatch):
 
 
 def test_every_event_is_seen_and_recorded_once_and_in_order():
-    seen, recorded = [], []
+    seen: list[Any] = []
+    recorded: list[Any] = []
     with Channel(seen.append, recorded.append) as channel:
         for number in range(100):
             channel.queue.put({"event": "epoch", "number": number})
@@ -36,7 +38,8 @@ def test_every_event_is_seen_and_recorded_once_and_in_order():
 
 
 def test_what_a_store_that_is_away_missed_is_recorded_when_it_is_back():
-    seen, recorded, back = [], [], threading.Event()
+    seen: list[Any] = []
+    recorded, back = [], threading.Event()
 
     def record(event):
         if not back.is_set():

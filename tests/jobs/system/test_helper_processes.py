@@ -53,6 +53,7 @@ def test_a_command_ends_with_all_that_it_has_started():
 def test_what_a_command_leaves_ends_with_its_first_process():
     code = "import subprocess; print(subprocess.Popen(['sleep', '600'], stdout=subprocess.DEVNULL).pid)"
     supervisor = start("jobs.system.helper_processes", sys.executable, "-c", code, stdout=subprocess.PIPE)
+    assert supervisor.stdout is not None
     left = int(supervisor.stdout.readline())
     assert supervisor.wait(60) == 0
     wait_until(lambda: not psutil.pid_exists(left), timeout=30)

@@ -9,7 +9,7 @@ from tests.jobs.command_line import wait_until
 
 
 def test_a_machine_is_looked_at_every_so_often_and_at_the_end():
-    told = []
+    told: list[dict[str, float]] = []
     with sampled(told.append, interval_s=0.2):
         wait_until(lambda: len(told) >= 2, every=0.05)
         before = len(told)
@@ -28,7 +28,7 @@ def test_a_driver_that_is_gone_ends_nothing():
 
 
 def test_the_processor_is_what_was_busy_meanwhile():
-    told = []
+    told: list[dict[str, float]] = []
     with sampled(told.append, interval_s=1.0):
         end = time.monotonic() + 1.1
         while time.monotonic() < end:

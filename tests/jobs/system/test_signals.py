@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from typing import Any
 
 import pytest
 
@@ -34,14 +35,14 @@ def strike(number, passed):
     ("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGHUP, Terminated), (signal.SIGINT, KeyboardInterrupt)]
 )
 def test_a_signal_that_comes_during_a_finalizer_is_not_lost(number, error):
-    passed = []
+    passed: list[str] = []
     with pytest.raises(error):
         strike(number, passed)
     assert passed == ["the finalizer"]
 
 
 def test_other_errors_of_finalizers_are_left_to_python(monkeypatch):
-    seen = []
+    seen: list[Any] = []
     monkeypatch.setattr("sys.unraisablehook", seen.append)
 
     class Broken:
