@@ -9,7 +9,7 @@ from glow.ood.calibration import Threshold
 from glow.ood.detectors import DETECTORS, Detector, fit_detectors
 from glow.ood.evaluation import OodResult, OodSettings, evaluate_ood, held_out_protocol, report_protocol
 from glow.ood.recommendation import Recommendation, corruption_power, recommend, regret
-from glow.ood.statistics import Estimate, roc_curve, roc_estimates, wilson_interval
+from glow.ood.statistics import Estimate, auroc_estimate, roc_curve, roc_estimates, wilson_interval
 from glow.ood.typicality import BatchTest, MeanTest, TypicalityTest
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Recommendation",
     "Threshold",
     "TypicalityTest",
+    "auroc_estimate",
     "corruption_power",
     "evaluate_ood",
     "fit_detectors",

@@ -103,7 +103,7 @@ class OodResult:
             it, is not finite; ``ratio``, the share of batches that are called OOD (mean over repeats, with Wilson's
             interval for the number of batches of one repeat) and ``ratio_sd``, its standard deviation over repeats;
             ``threshold``; and ``auroc``, ``aupr`` and ``fpr95`` against the model's own test set (NaN for that set
-            itself).
+            itself). Their intervals cover other samples of as many test images of both sets, under this model.
         power: ``ratio`` of the detector ``typicality``, at the batch sizes that were asked for, and also at the smaller
             batch sizes of `POWER_GRID` for which there are enough held-out images.
         per_class: ``ratio`` of the detector ``typicality`` over batches of a single class, for classes with enough

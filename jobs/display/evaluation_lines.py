@@ -122,9 +122,9 @@ def ood_lines(event: Ood) -> str:
     """Return the text that shows the result of an OOD test.
 
     The text contains the share of batches of each data set that the typicality test and the recommended detector call
-    OOD, the AUROC of each detector, the recommended detector, the classes that are called OOD least often, the batch
-    size at which each corruption is detected, and the control: whether the two detectors call batches of the model's
-    own test images OOD about as often as intended.
+    OOD, the AUROC of each detector, the recommended detector and its AUROCs with their intervals, the classes that are
+    called OOD least often, the batch size at which each corruption is detected, and the control: whether the two
+    detectors call batches of the model's own test images OOD about as often as intended.
     """
     rows = event.rows
     sizes = sorted({row.batch_size for row in rows})
@@ -165,11 +165,16 @@ def judges(event: Ood) -> list[str]:
 
 def _recommended(event: Ood) -> str:
     head = f"recommended detector: {event.recommended}, which detects corrupted held-out images best on average"
-    rows = [["AUROC", str(event.recommended), "best in hindsight"]]
+    by = {(row.detector, row.dataset, row.batch_size): row for row in event.rows}
+    rows = [["AUROC with 95 % interval", str(event.recommended), "best in hindsight"]]
     for row in event.regret:
-        best = f"{row.best_auroc:.4f} {row.best_detector}"
-        rows.append([f"{row.dataset} M={row.batch_size}", f"{row.auroc:.4f}", best])
+        chosen, best = (by[name, row.dataset, row.batch_size] for name in (row.detector, row.best_detector))
+        rows.append([f"{row.dataset} M={row.batch_size}", _auroc(chosen), f"{_auroc(best)} {row.best_detector}"])
     return f"{head}\n{text_table(rows)}" if event.regret else head
+
+
+def _auroc(row: OodRatio) -> str:
+    return f"{row.auroc:.4f} ({row.auroc_low:.4f}-{row.auroc_high:.4f})"
 
 
 def _caught(event: Ood) -> str:

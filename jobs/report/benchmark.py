@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from glow.datasets.names import dataset_label
-from jobs.report.blocks import Block, Cell, Section, Table, Text
+from jobs.report.aurocs import INTERVALS, auroc_cell, auroc_intervals
+from jobs.report.blocks import Block, Cell, Estimate, Section, Table, Text
 from jobs.report.gather import Material, Model, Study
 from jobs.report.reader import Reader
 from jobs.text import bits, rows_of
@@ -112,16 +113,17 @@ def benchmark_section(material: Material, reader: Reader, anchor: str) -> Sectio
         name = f"{trained} → {other}"
         for pair in tested:
             if (pair.trained, pair.tested) == (trained, other):
-                aurocs = [_auroc(pair.aurocs.get(detector, math.nan)) for detector in detectors]
+                aurocs = [pair.aurocs.get(detector, "-") for detector in detectors]
                 rows.append([name, pair.model, pair.nll, *aurocs, pair.recommended])
                 name = ""
     head = ["trained on → tested on", "model", "test bits/dim", *detectors, "recommended detector"]
+    note = INTERVALS if any(isinstance(cell, Estimate) for row in rows for cell in row) else ""
     blocks: list[Block] = [
         Text(
             "An AUROC measures how well a detector separates single images of one data set (tested on) from test "
             "images of the data set that the model was trained on. 1 means perfect separation, 0.5 means chance."
         ),
-        Table("AUROC of each detector for single images (M = 1), by model.", head, rows, left=2),
+        Table(f"AUROC of each detector for single images (M = 1), by model.{note}", head, rows, left=2),
         *_published(tested),
     ]
     return Section("Out-of-distribution benchmark", anchor, blocks)
@@ -133,7 +135,7 @@ class _Pair:
     tested: str
     model: str
     nll: str
-    aurocs: dict[str, float]
+    aurocs: dict[str, Cell]
     recommended: str
 
 
@@ -146,13 +148,18 @@ def _pairs(study: Study, model: Model, reader: Reader) -> Iterator[_Pair]:
         table = reader.table(run, "ood_detectors", "the comparison of detectors")
         if table is None or table.empty:
             continue
+        ratios = reader.table(run, "ood", None)
+        intervals = {} if ratios is None else auroc_intervals(ratios)
         recommended = run.data.tags.get(tag_names.RECOMMENDED, "-")
         for row in rows_of(table[table["batch_size"] == 1]):
             tested = canonical(str(row["dataset"]))
             if tested not in seen:
                 seen.add(tested)
-                names = [name for name in table.columns if name not in ("dataset", "batch_size")]
-                aurocs = {str(name): float(row[name]) for name in names}
+                names = [str(name) for name in table.columns if name not in ("dataset", "batch_size")]
+                aurocs = {
+                    name: auroc_cell(row[name], intervals.get((name, str(row["dataset"]), 1)), digits=3)
+                    for name in names
+                }
                 yield _Pair(trained, tested, model.name, bits(nll), aurocs, recommended)
 
 
@@ -162,7 +169,7 @@ def _published(tested: Sequence[_Pair]) -> Iterator[Block]:
     if known.empty:
         return
     rows: list[list[Cell]] = [
-        [f"{row['trained']} → {row['tested']}", row["method"], _auroc(row["auroc"]), row["source"]]
+        [f"{row['trained']} → {row['tested']}", row["method"], auroc_cell(row["auroc"], None, digits=3), row["source"]]
         for row in rows_of(known)
     ]
     head = ["trained on → tested on", "method", "AUROC", "source"]
@@ -171,7 +178,3 @@ def _published(tested: Sequence[_Pair]) -> Iterator[Block]:
         "The published models differ from the models above in kind, size and training, and some were tested on other "
         "images. The two tables therefore do not rank the methods."
     )
-
-
-def _auroc(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "-"

@@ -15,6 +15,7 @@ import pandas as pd
 
 from glow.datasets.names import dataset_label
 from glow.figures import ood_ratio_curve, per_class_bars
+from jobs.report.aurocs import INTERVALS, auroc_cell, auroc_intervals
 from jobs.report.blocks import Block, Cell, Estimate, Picture, Pictures, Section, Table, Text
 from jobs.report.gather import REPORT_PROTOCOL, Model, dataset_of, spec_of
 from jobs.report.pictures import drawn, recorded
@@ -77,7 +78,7 @@ def ood_section(model: Model, reader: Reader, anchor: str, name: str) -> tuple[S
         said = _in_short(first, own)
         blocks += [Text(sentence) for sentence in _control(run, reader, own)]
         blocks += _figures(run, reader, own, name)
-        blocks += _detectors(run, reader)
+        blocks += _detectors(run, reader, next(iter(tables.values())))
     return Section("Out-of-distribution test", anchor, [*blocks, *reader.notes()]), said
 
 
@@ -239,13 +240,21 @@ def _classes(classes: pd.DataFrame, own: str, alpha: float, name: str) -> Iterat
         )
 
 
-def _detectors(run: Run, reader: Reader) -> Iterator[Block]:
+def _detectors(run: Run, reader: Reader, ratios: pd.DataFrame) -> Iterator[Block]:
     table = reader.table(run, "ood_detectors", "the comparison of detectors")
     if table is None or table.empty:
         return
+    intervals = auroc_intervals(ratios)
     detectors: Sequence[str] = [str(name) for name in table.columns if name not in ("dataset", "batch_size")]
-    rows = [
-        ["" if index else str(name), str(row["batch_size"]), *(_auroc(row[detector]) for detector in detectors)]
+    rows: list[list[Cell]] = [
+        [
+            "" if index else str(name),
+            str(row["batch_size"]),
+            *(
+                auroc_cell(row[detector], intervals.get((detector, str(name), int(row["batch_size"]))), digits=4)
+                for detector in detectors
+            ),
+        ]
         for name, group in table.groupby("dataset", sort=False)
         for index, row in enumerate(rows_of(group))
     ]
@@ -258,8 +267,4 @@ def _detectors(run: Run, reader: Reader) -> Iterator[Block]:
         "AUROC with which each detector separates batches of a data set from batches of the model's own test set: "
     )
     caption += "1 means perfect separation, 0.5 means chance."
-    yield Table(caption, ["data set", "M", *detectors], rows)
-
-
-def _auroc(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) and math.isfinite(value) else "-"
+    yield Table(f"{caption}{INTERVALS if intervals else ''}", ["data set", "M", *detectors], rows)

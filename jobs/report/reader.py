@@ -38,13 +38,13 @@ class Reader:
         self.lost: list[str] = []
         self._told = 0
 
-    def table(self, run: Run, name: str, what: str) -> pd.DataFrame | None:
+    def table(self, run: Run, name: str, what: str | None) -> pd.DataFrame | None:
         """Return the artifact NAME.parquet of a run as a table.
 
-        If the artifact is gone or damaged, return None and report that `what` cannot be shown.
+        If the artifact is gone or damaged, return None, and report that `what` cannot be shown if `what` is not None.
         """
         found = read_table(self.uri, run.info.run_id, f"{name}.parquet")
-        return self._or_lost(found, run, f"{name}.parquet", what)
+        return found if what is None else self._or_lost(found, run, f"{name}.parquet", what)
 
     def array(self, run: Run, name: str, what: str | None) -> np.ndarray | None:
         """Return the artifact `name` of a run, a .npy file, as an array.

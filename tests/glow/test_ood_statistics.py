@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from glow.ood import roc_curve, roc_estimates, statistics, wilson_interval
+from glow.ood import auroc_estimate, roc_curve, roc_estimates, statistics, wilson_interval
 from glow.ood.statistics import disjoint_batches, mean_interval
 
 
@@ -106,11 +106,16 @@ def test_intervals_hold_their_value_and_lie_between_0_and_1(kind):
 
 def test_sets_that_do_not_overlap_are_perfect_in_every_resample():
     got = estimates(*SETS["apart for good"])
-    assert [(got[name].low, got[name].value, got[name].high) for name in ("auroc", "aupr", "fpr95")] == [
-        (1, 1, 1),
-        (1, 1, 1),
-        (0, 0, 0),
-    ]
+    assert [(got[name].low, got[name].value, got[name].high) for name in ("aupr", "fpr95")] == [(1, 1, 1), (0, 0, 0)]
+
+
+@pytest.mark.parametrize("kind", ["apart for good", "the wrong way round"])
+def test_the_auroc_of_separated_sets_has_the_interval_of_as_many_pairs(kind):
+    pairs, perfect = 20, float(kind == "apart for good")
+    got = auroc_estimate(*SETS[kind])
+    assert got.value == perfect
+    assert (got.low, got.high) == wilson_interval(perfect * pairs, pairs)
+    assert got.high - got.low > 0.1
 
 
 def test_identical_sets_are_told_apart_by_chance():
@@ -120,13 +125,76 @@ def test_identical_sets_are_told_apart_by_chance():
     assert 0.51 < got.high < 0.55
 
 
-@pytest.mark.parametrize("shift", [0.5, 2.0])
-def test_bootstrap_intervals_cover_the_true_auroc_95_percent_of_the_time(shift):
-    true, simulations, covered = stats.norm.cdf(shift / math.sqrt(2)), 150, 0
-    for seed in range(simulations):
-        got = estimates(*normals(100, 80, shift, seed), seed=seed, resamples=300)["auroc"]
-        covered += got.low <= true <= got.high
-    assert stats.binomtest(covered, simulations, 0.95).pvalue > 1e-3
+@pytest.mark.parametrize("kind", SETS)
+def test_the_estimate_of_an_auroc_is_that_of_the_roc(kind):
+    assert auroc_estimate(*SETS[kind]) == estimates(*SETS[kind])["auroc"]
+
+
+def test_the_variance_of_an_auroc_is_delongs():
+    """The definition by all pairs: DeLong et al. 1988, equations 3 to 5."""
+    in_scores, out_scores = SETS["tied"]
+    order = (out_scores[:, None] > in_scores) + 0.5 * (out_scores[:, None] == in_scores)
+    variance = sum(order.mean(axis).var(ddof=1) / order.shape[1 - axis] for axis in (0, 1))
+    trials = order.mean() * (1 - order.mean()) / variance
+    got = auroc_estimate(in_scores, out_scores)
+    assert (got.low, got.high) == pytest.approx(wilson_interval(order.mean() * trials, trials), abs=1e-12)
+
+
+SIMULATIONS = 1000
+
+
+def covered(draw, true):
+    """Return in how many of `SIMULATIONS` the interval of the AUROC contains the true one."""
+    found = [auroc_estimate(*draw(np.random.default_rng(seed))) for seed in range(SIMULATIONS)]
+    return sum(estimate.low <= true <= estimate.high for estimate in found)
+
+
+@pytest.mark.parametrize(
+    ("n_in", "n_out", "shift", "spread"),
+    [
+        (100, 80, 0.0, 1.0),
+        (100, 80, 0.5, 1.0),
+        (300, 300, 2.0, 1.0),
+        (1000, 60, 0.0, 5.0),  # wider on both sides, as OOD likelihoods often are; few batches
+        (1000, 1000, 4.0, 3.0),
+    ],
+)
+def test_the_interval_covers_the_true_auroc_95_percent_of_the_time(n_in, n_out, shift, spread):
+    """The AUROC of two normal distributions is Phi(shift / sqrt(sum of their variances))."""
+    true = stats.norm.cdf(shift / math.sqrt(1 + spread**2))
+    found = covered(lambda rng: (rng.normal(size=n_in), rng.normal(shift, spread, n_out)), true)
+    assert stats.binomtest(found, SIMULATIONS, 0.95).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("shift", [3.0, 4.0, 5.0])
+@pytest.mark.parametrize(("n_in", "n_out"), [(40, 40), (1000, 40), (1000, 1000)])
+def test_the_interval_covers_an_auroc_near_1_at_least_95_percent_of_the_time(n_in, n_out, shift):
+    """With a shift of 5 the AUROC is 0.9998, and small samples are separated."""
+    true = stats.norm.cdf(shift / math.sqrt(2))
+    found = covered(lambda rng: (rng.normal(size=n_in), rng.normal(shift, size=n_out)), true)
+    assert stats.binomtest(found, SIMULATIONS, 0.95, alternative="less").pvalue > 1e-3
+
+
+def test_the_interval_covers_the_auroc_if_a_few_images_pass_for_the_models_own():
+    """2 % of the OOD scores are below all others. Nearly half of the samples have at most one of them, and are
+    separated or nearly so."""
+    found = covered(
+        lambda rng: (rng.normal(size=1000), np.where(rng.random(80) < 0.02, -99.0, 99.0)),
+        true=0.98,
+    )
+    assert stats.binomtest(found, SIMULATIONS, 0.95, alternative="less").pvalue > 1e-3
+
+
+def test_the_interval_covers_aurocs_of_disjoint_batches_of_the_same_images():
+    """Means of M images have the shift of the images in units that are sqrt(M) times as small."""
+    shift, m, images = 0.5, 5, 1000
+
+    def draw(rng):
+        in_scores, out_scores = rng.normal(size=images), rng.normal(shift, size=images)
+        return tuple(scores[disjoint_batches(images, m, rng)].mean(1) for scores in (in_scores, out_scores))
+
+    found = covered(draw, stats.norm.cdf(shift * math.sqrt(m) / math.sqrt(2)))
+    assert stats.binomtest(found, SIMULATIONS, 0.95).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(("n_in", "n_out", "shift"), [(1000, 1000, 2.5), (1500, 1500, -2.0), (3000, 15, 2.5)])

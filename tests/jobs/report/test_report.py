@@ -15,8 +15,9 @@ import pytest
 
 from jobs.display.displays import PlainLines
 from jobs.report import costs, make
+from jobs.report.aurocs import INTERVALS
 from jobs.report.benchmark import PUBLISHED, canonical
-from jobs.report.blocks import Link, Note, Report, Section, Table, Text
+from jobs.report.blocks import Estimate, Link, Note, Report, Section, Table, Text
 from jobs.report.ood import COURSE_NOTE
 from jobs.report.render import html, markdown
 from jobs.report.training import COURSE_NLL
@@ -331,6 +332,21 @@ class TestLess:
         assert any("density" in caption for caption in captions)
         assert "43.21" in report_of(store).page.text
 
+    def test_aurocs_have_their_intervals_unless_the_record_is_older_than_these(self, store):
+        tables, training = ood_tables("digits"), store.train("train it")
+        store.evaluate("ood", training, tables)
+        assert ["emnist-letters", "1", "0.9123", "1.0000"] in rows_of(report_of(store))
+        intervals = {"auroc_low": 0.9012, "auroc_high": 0.9234}
+        store.evaluate("ood", training, {**tables, "ood.parquet": tables["ood.parquet"].assign(**intervals)})
+
+        made = report_of(store)
+
+        assert ["emnist-letters", "1", "0.9123 0.9012-0.9234", "1.0000 0.9012-0.9234"] in rows_of(made)
+        assert "0.9123 (0.9012-0.9234)" in made.markdown
+        captions = [table.caption for table in blocks_of(made, Table) if "AUROC" in table.caption]
+        assert len(captions) == 2  # of this model, and of all models
+        assert all(INTERVALS in caption for caption in captions)
+
     def test_there_is_one_chapter_per_data_set(self, store):
         store.train("one", dataset="digits")
         store.train("two", dataset="fashion-mnist")
@@ -482,6 +498,21 @@ class TestBenchmark:
         assert {"0.912", "0.980"} <= {cell for row in ours.rows for cell in row}
         assert ["SITN", "0.946"] in [row[1:3] for row in published.rows]
         assert all("20" in row[3] for row in published.rows)  # a source with its year
+
+    def test_aurocs_have_intervals_where_the_test_recorded_them(self, store):
+        with_ood_test(store, "svhn", "cifar10")
+        training = store.train("train cifar10", dataset="cifar10")
+        tables = ood_tables("cifar10")
+        row = {"detector": "typicality", "dataset": "svhn", "batch_size": 1, "auroc_low": 0.85, "auroc_high": 0.87}
+        tables["ood.parquet"] = pd.concat([tables["ood.parquet"], pd.DataFrame([row])])
+        tables["ood_detectors.parquet"] = pd.DataFrame({"dataset": ["svhn"], "batch_size": 1, "typicality": 0.86})
+        store.evaluate("ood", training, tables, dataset="cifar10", alpha=0.99)
+
+        ours = tables_of(report_of(store))[0]
+
+        cells = {row[0]: row[3] for row in ours.rows}
+        assert cells == {"svhn → cifar10": "0.912", "cifar10 → svhn": Estimate("0.860", "0.850-0.870")}
+        assert INTERVALS in ours.caption
 
     def test_one_pair_needs_no_table_of_all(self, store):
         with_ood_test(store, "cifar10", "svhn")
