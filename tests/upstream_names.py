@@ -238,6 +238,15 @@ RAY_TRAIN = [
         "controller import TrainController",
     ),
     has("ray.train.v2._internal.execution.controller:TrainController.get_result", "no training ends"),
+    says(
+        "the list of checkpoints is stored before callbacks of users see a report",
+        "ray/train/v2/_internal/execution/controller/controller.py",
+        "MLflow can have an epoch that is trained again",
+        "[self._checkpoint_manager]\n"
+        "                + ([validation_manager] if validation_manager else [])\n"
+        "                + [c for c in self._callbacks if isinstance(c, ReportCallback)]",
+        "SavedNotices",
+    ),
     has(
         "ray.train.v2._internal.execution.controller:TrainController.abort",
         "a cluster reserves machines for a stopped training for three minutes",

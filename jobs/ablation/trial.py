@@ -27,6 +27,7 @@ from jobs.ablation.trial_checkpoint import TrialFacts, read_facts, write_facts
 from jobs.outputs import remove_unfinished_checkpoints
 from jobs.ray_runtime.resources import Resources
 from jobs.specs.ablation import AblateSpec, Values
+from jobs.training.messages import Outbox, Saved
 from jobs.training.progress import Progress
 from jobs.training.ray_trainer import cause_of, copy_model, plain_reason, torch_trainer
 from jobs.training.worker import SCORE, Metrics, NoRetry, WorkerSettings, save, train_share
@@ -114,7 +115,7 @@ def _settings(shared: Shared, values: Values, label: str) -> WorkerSettings:
 
 
 def _train_here(settings: WorkerSettings, label: str, checkpoint: tune.Checkpoint | None) -> None:
-    with TuneSession(label, checkpoint) as session:
+    with TuneSession(label, checkpoint, settings.outbox) as session:
         outcome = train_share(settings, session)
         tune.report({**session.last, **outcome.metrics()})
 
@@ -144,12 +145,13 @@ class TuneSession:
     Args:
         label: label of the trial.
         checkpoint: where the trial continues; None at its start.
+        outbox: the queue to the driver.
     """
 
     rank, local_rank, workers = 0, 0, 1
 
-    def __init__(self, label: str, checkpoint: tune.Checkpoint | None) -> None:
-        self._label, self._checkpoint = label, checkpoint
+    def __init__(self, label: str, checkpoint: tune.Checkpoint | None, outbox: Outbox) -> None:
+        self._label, self._checkpoint, self._outbox = label, checkpoint, outbox
         self.device = torch.device("cuda", 0) if ray.get_gpu_ids() else torch.device("cpu")
         self.last: Metrics = {}  # metrics of the last checkpoint
         self._best: Metrics = {}
@@ -175,7 +177,8 @@ class TuneSession:
     def report(self, trainer: Trainer, progress: Progress, metrics: Metrics, *, urgent: bool = False) -> None:
         """Report a checkpoint to Tune; first replace the best model if the current one has a lower validation NLL.
 
-        Tune stores every checkpoint immediately, so `urgent` has no effect.
+        Tune stores every checkpoint immediately, so `urgent` has no effect. When Tune's function returns, Tune has
+        deleted the checkpoint before, so that the trial can only continue from this one.
         """
         self.last = metrics
         if not self._best or metrics[SCORE] < self._best[SCORE]:
@@ -186,6 +189,8 @@ class TuneSession:
             shutil.copytree(self._folder, Path(folder, BEST))
             write_facts(folder, TrialFacts(self._label, self.last, self._best))
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
+        if "epoch" in metrics:  # the checkpoint was not saved inside an epoch
+            self._outbox.put(Saved(int(metrics["epoch"])))
 
     @contextmanager
     def best(self) -> Iterator[tuple[Path, Metrics]]:

@@ -1,8 +1,9 @@
 """The metrics of each epoch of a training (`EpochMetrics`), in a file with each checkpoint and in MLflow.
 
 The file ``history.json`` in a checkpoint's folder is authoritative: it has every epoch up to that checkpoint. When an
-epoch ends, rank 0 sends the epoch's metrics to the driver, which writes them to MLflow. Epochs that MLflow lacks, for
-example because its server did not answer, are added from the file whenever the workers start, restart or resume
+epoch ends, rank 0 sends the epoch's metrics to the driver, which writes them to MLflow once a checkpoint has them. So
+MLflow never has an epoch that is trained again, perhaps with another result. Epochs that MLflow lacks, for example
+because its server did not answer, are added from the file whenever the workers start, restart or resume
 (`jobs.training.messages.Attempt`), when the training ends, and by ``glowctl repair``. `jobs.tracking.Record.metrics`
 writes only steps that MLflow does not have yet, so adding an epoch twice is harmless.
 """

@@ -23,7 +23,7 @@ from jobs.outputs import is_remote
 from jobs.run_labels import training_description
 from jobs.tracking import Record, metric_names, open_command
 from jobs.training.history import EpochMetrics, record_history, recorded_history
-from jobs.training.messages import Attempt, FinalScore, Machine, Message, SampleGrid, Scores
+from jobs.training.messages import Attempt, FinalScore, Machine, Message, SampleGrid, Saved, Scores
 from jobs.training.progress import Progress
 from jobs.training.publish import release
 from jobs.training.repair import complete_record, record_samples
@@ -45,8 +45,10 @@ class TrainingLog:
     MLflow and may be called again with the same message after a TrackingError.
 
     An attempt begins whenever the workers start to train: at first, after a restart, and after a change of their number
-    (`jobs.training.messages.Attempt`). Each epoch is written to MLflow when the epoch ends. Epochs that a checkpoint
-    has and MLflow lacks are added when an attempt begins and at the end of the training.
+    (`jobs.training.messages.Attempt`). An epoch and its samples are shown at once, and written to MLflow when a
+    checkpoint has them (`Saved`): MLflow cannot replace a value, and until then a death of the workers would make them
+    train the epoch again. Epochs that a checkpoint has and MLflow lacks are added when an attempt begins and at the end
+    of the training.
 
     Args:
         work: the training.
@@ -73,6 +75,8 @@ class TrainingLog:
         self._shown: dict[Attempt, AttemptStarted] = {}  # the events of attempts that `record` has not written yet
         self._steps_of_attempts: dict[Attempt, int] = {}  # steps in MLflow; the first attempt of a run is step 0
         self._samples: SampleGrid | None = None
+        self._saved_epoch = 0  # the last epoch that the newest checkpoint has
+        self._unsaved: dict[tuple[type, int], EpochMetrics | SampleGrid] = {}  # not in MLflow, by kind and epoch
         self.scores: dict[tuple[str, int], pd.DataFrame] = {}
         self._workers: int | None = None  # of the latest attempt
         self.test_bits_per_dim: float | None = None
@@ -91,15 +95,14 @@ class TrainingLog:
         self._record = record
 
     def see(self, message: Message) -> None:
-        """Show the message if it is an attempt, a step or an epoch; store what `conclude` needs from it."""
+        """Show the message if it is an attempt, a step or an epoch; keep what `conclude` needs from it."""
         match message:
             case Attempt():
                 self._see_attempt(message)
-            case Step():
+            case Step() | Epoch():
                 self._show(message)
-            case Epoch():
-                self._history[message.epoch] = EpochMetrics.of(vars(message))
-                self._show(message)
+            case EpochMetrics():
+                self._history[message.epoch] = message
             case SampleGrid():
                 self._samples = message
             case FinalScore():
@@ -108,9 +111,9 @@ class TrainingLog:
                 self.scores[message.split, message.start] = message.table
 
     def record(self, message: Message) -> None:
-        """Write the message to MLflow if it is an attempt, an epoch, samples or the load of a machine.
+        """Write the message to MLflow if it is an attempt or the load of a machine.
 
-        `see` must have been called with the message before.
+        Epochs and samples are written when a checkpoint has them. `see` must have been called with the message before.
 
         Raises:
             TrackingError: if MLflow cannot be written; call this again later with the same message.
@@ -119,10 +122,12 @@ class TrainingLog:
         match message:
             case Attempt():
                 self._record_attempt(message, run)
-            case Epoch():
-                record_history(run, [EpochMetrics.of(vars(message))])
-            case SampleGrid():
-                record_samples(message, run)
+            case EpochMetrics() | SampleGrid():
+                self._unsaved[type(message), message.epoch] = message
+                self._record_saved(run)
+            case Saved(epoch):
+                self._saved_epoch = epoch
+                self._record_saved(run)
             case Machine():
                 run.machine(message.name, message.figures)
 
@@ -164,7 +169,19 @@ class TrainingLog:
         run.metrics(figures, self._steps_of_attempts[attempt])
         run.metrics({"parameters": shown.parameters})
         record_history(run, attempt.history)
+        self._saved_epoch = attempt.epoch
+        self._unsaved = {key: each for key, each in self._unsaved.items() if each.epoch <= attempt.epoch}
+        self._record_saved(run)
         del self._shown[attempt]  # only now: if MLflow fails above, this method is called again and needs it
+
+    def _record_saved(self, run: Record) -> None:
+        for key, message in list(self._unsaved.items()):
+            if message.epoch <= self._saved_epoch:
+                if isinstance(message, SampleGrid):
+                    record_samples(message, run)
+                else:
+                    record_history(run, [message])
+                del self._unsaved[key]
 
     @property
     def started(self) -> bool:

@@ -1,7 +1,8 @@
 """The messages that workers send to the driver of a training, through `jobs.ray_runtime.event_queue.Channel`.
 
 The driver is the process that runs the command. Rank 0 also sends the events `Step` and `Epoch` of
-`jobs.display.events` to the driver, which shows them unchanged. `Message` is the union of all of these classes.
+`jobs.display.events` to the driver, which shows them unchanged, and the `EpochMetrics` of every epoch, which the driver
+records. `Message` is the union of all of these classes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-__all__ = ["Attempt", "FinalScore", "Machine", "Message", "Outbox", "SampleGrid", "Scores"]
+__all__ = ["Attempt", "FinalScore", "Machine", "Message", "Outbox", "SampleGrid", "Saved", "Scores"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,17 @@ class Attempt:
     precision: str
     parameters: int
     step: int = 0
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The message that the checkpoint after an epoch is stored: the training will not train this epoch again.
+
+    Attributes:
+        epoch: number of finished epochs that the checkpoint contains.
+    """
+
+    epoch: int
 
 
 @dataclass(frozen=True)
@@ -99,7 +111,7 @@ class Machine:
     figures: Mapping[str, float]
 
 
-Message = Attempt | Step | Epoch | SampleGrid | FinalScore | Scores | Machine
+Message = Attempt | Step | Epoch | EpochMetrics | Saved | SampleGrid | FinalScore | Scores | Machine
 
 
 class Outbox(Protocol):

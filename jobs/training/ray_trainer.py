@@ -16,6 +16,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.train import (
+    Checkpoint,
     CheckpointConfig,
     ControllerError,
     FailureConfig,
@@ -31,8 +32,8 @@ from ray.train.v2._internal.execution.controller import TrainController
 from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from jobs.ray_runtime.resources import Resources
 from jobs.system.environment import in_ray_job
-from jobs.training.messages import Outbox
-from jobs.training.worker import SCORE, NoRetry, WorkerSettings, train_loop
+from jobs.training.messages import Outbox, Saved
+from jobs.training.worker import SCORE, Metrics, NoRetry, WorkerSettings, train_loop
 
 if TYPE_CHECKING:
     from jobs.training.prepare import Work
@@ -98,6 +99,24 @@ class LeanTrainer(TorchTrainer):
                 _abort(self.controller)
             raise
         return cast("ray.train.Result", ray.get(self.controller.get_result.remote()))
+
+
+class SavedNotices(UserCallback):
+    """A callback in Ray's controller that sends a `Saved` message for each checkpoint after an epoch.
+
+    Ray calls it when the checkpoint is in the list from which a training continues, whatever dies next.
+
+    Args:
+        outbox: the queue to the driver.
+    """
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    def after_report(self, run_context: Any, metrics: list[Metrics], checkpoint: Checkpoint | None) -> None:
+        """Send the message about a checkpoint of rank 0, unless it was saved inside an epoch."""
+        if checkpoint is not None and "epoch" in metrics[0]:
+            self._outbox.put(Saved(int(metrics[0]["epoch"])))
 
 
 class EarlyController(TrainController):
@@ -199,7 +218,7 @@ def torch_trainer(
         controller: the result of `start_controller`; None in a trial of Tune, for which the trainer is Ray's own
             `TorchTrainer`. If a trial is killed, the driver of the ablation goes on and needs the resources that the
             trial had reserved. A process that `LeanTrainer` does not start frees them.
-        callbacks: Ray Train's callbacks, in addition to `NoRetry`.
+        callbacks: Ray Train's callbacks, in addition to `NoRetry` and `SavedNotices`.
     """
     _set_patience(resources)
     trainer = (TorchTrainer if controller is None else LeanTrainer)(
@@ -219,7 +238,7 @@ def _run_config(settings: WorkerSettings, name: str, callbacks: Sequence[UserCal
     return RunConfig(
         name=name,
         storage_path=settings.spec.output,
-        callbacks=[NoRetry(), *callbacks],  # type: ignore[list-item]
+        callbacks=[NoRetry(), SavedNotices(settings.outbox), *callbacks],  # type: ignore[list-item]
         # Without a limit, Ray retries an error of the controller itself forever.
         failure_config=FailureConfig(  # type: ignore[call-arg]
             max_failures=settings.spec.max_failures, controller_failure_limit=STARTS

@@ -158,7 +158,8 @@ class Session(Protocol):
         """Save a checkpoint and report its metrics. An `urgent` checkpoint is stored before the method returns.
 
         The last checkpoint and the one with the lowest validation bits/dim (`SCORE`) are kept. Every rank must call
-        this method, and each call waits for those of the other ranks.
+        this method, and each call waits for those of the other ranks. As soon as the training would continue from the
+        checkpoint after any death, the driver receives a `Saved` message, unless the checkpoint is inside an epoch.
         """
 
     def best(self) -> AbstractContextManager[tuple[str | Path, Metrics]]:
@@ -300,8 +301,7 @@ def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
     for result in trainer.epochs(talker.step, save_inside_epoch):
         tested = spec.test_every and result.epoch % spec.test_every == 0
         test = mean_bits_per_dim(trainer.evaluated_model, images["test"]) if tested else math.nan
-        told = talker.epoch(result, test)
-        progress.history.append(EpochMetrics.of({**vars(told), "time": time.time()}))
+        progress.history.append(talker.epoch(result, test))
         last = result.epoch == spec.epochs
         if not last and spec.sample_every and result.epoch % spec.sample_every == 0:
             drawn = talker.samples(trainer.evaluated_model, spec.temperature, splits["validation"])
@@ -391,17 +391,24 @@ class Talker:
             )
         )
 
-    def epoch(self, result: EpochResult, test_bits_per_dim: float) -> Epoch:
-        """Send and return the metrics of an epoch; `test_bits_per_dim` is NaN if the test set was not scored."""
+    def epoch(self, result: EpochResult, test_bits_per_dim: float) -> EpochMetrics:
+        """Send an epoch to be shown, and send and return its metrics, which are recorded.
+
+        Args:
+            result: the epoch.
+            test_bits_per_dim: the test set's bits/dim; NaN if the test set was not scored.
+        """
         self._validation = result.validation_bits_per_dim
-        told = Epoch(
+        shown = Epoch(
             **vars(result),
             test_bits_per_dim_by_epoch=test_bits_per_dim,
             epochs=self._trainer.config.epochs,
             seconds_left=self._seconds_left(result.epoch),
         )
-        self._put(told)
-        return told
+        metrics = EpochMetrics.of({**vars(shown), "time": time.time()})
+        self._put(shown)
+        self._put(metrics)
+        return metrics
 
     def samples(self, model: Glow, temperature: float, images: LazyDataset) -> SampleGrid | None:
         """Draw samples, send them to the driver and return them; in other ranks than 0, return None.

@@ -13,9 +13,11 @@ from glow import Glow, GlowConfig
 from glow.checkpoint import CheckpointError
 from glow.training import TrainingDiverged
 from jobs.ablation import trial
-from jobs.ablation.messages import Failed
+from jobs.ablation.messages import Failed, TrialOutbox
 from jobs.ablation.trial import TuneSession, trial_loop
 from jobs.specs.ablation import make_ablate_spec
+from jobs.training.messages import Saved
+from jobs.training.worker import INSIDE_EPOCH
 
 SPEC = make_ablate_spec("smoke", {"seeds": 1})
 
@@ -46,7 +48,7 @@ def run_trial(monkeypatch):
 
     def run(workers, training):
         queue, reports = Queue(), []
-        monkeypatch.setattr(trial, "_settings", lambda *_: None)
+        monkeypatch.setattr(trial, "_settings", lambda *_: SimpleNamespace(outbox=TrialOutbox(queue, "x")))
         monkeypatch.setattr(trial.ray, "get_gpu_ids", list)
         monkeypatch.setattr(trial.tune, "get_checkpoint", lambda: None)
         monkeypatch.setattr(trial.tune, "report", lambda metrics, **_: reports.append(metrics))
@@ -86,6 +88,22 @@ def test_a_disk_that_takes_no_checkpoint_leaves_the_trial_to_be_resumed(
     monkeypatch.setattr("glow.checkpoint.save_file", raises)
     with pytest.raises((CheckpointError, ControllerError)):
         run_trial(workers, training)
+
+
+def test_the_driver_is_told_of_a_checkpoint_when_tune_has_taken_it(monkeypatch, run_trial):
+    def training(session):
+        monkeypatch.setattr(trial, "save", lambda *_: None)
+        monkeypatch.setattr(trial, "save_checkpoint", lambda model, folder: folder.mkdir(exist_ok=True))
+        monkeypatch.setattr(trial.tune, "report", lambda metrics, **_: session._outbox.put(metrics))
+        trainer = SimpleNamespace(evaluated_model=None)
+        for metrics in ({"epoch": 1, trial.SCORE: 2.0}, INSIDE_EPOCH, {"epoch": 2, trial.SCORE: 3.0}):
+            session.report(trainer, None, metrics)
+        return SimpleNamespace(metrics=dict)
+
+    told, _ = run_trial(1, training)
+    assert [message for message in told if isinstance(message, Saved)] == [Saved(1), Saved(2)]
+    assert [message.get("epoch") for message in told if isinstance(message, dict)] == [1, None, 2, 2]
+    assert told.index(Saved(2)) == 4
 
 
 @pytest.mark.parametrize("workers", [1, 2])

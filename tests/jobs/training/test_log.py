@@ -21,7 +21,7 @@ from jobs.specs.presets import make_train_spec
 from jobs.tracking import Record, TrackingError, find_run
 from jobs.training.history import EpochMetrics, read_history, write_history
 from jobs.training.log import TrainingLog
-from jobs.training.messages import Attempt, FinalScore, SampleGrid
+from jobs.training.messages import Attempt, FinalScore, Message, SampleGrid, Saved
 from jobs.training.prepare import Work
 from jobs.training.progress import KEPT_GRIDS, Progress
 from jobs.training.repair import kept_by_checkpoints
@@ -69,6 +69,12 @@ def metrics(of: Epoch) -> EpochMetrics:
     return EpochMetrics.of(vars(of))
 
 
+def tell(log: TrainingLog, *messages: Message) -> None:
+    for message in messages:
+        log.see(message)
+        log.record(message)
+
+
 def epoch(number: int, validation: float, test: float = math.nan) -> Epoch:
     return Epoch(
         epoch=number,
@@ -104,9 +110,7 @@ def test_a_lost_worker_is_a_restart_and_growth_is_not():
 def test_epochs_that_the_driver_did_not_live_to_record_are_recorded_by_the_next_attempt():
     log, record, _ = make_log()
     first, *lost = (epoch(1, 3.0), epoch(2, 2.0), epoch(3, 1.0))
-    for event in (first, attempt(1, 1, [first]), attempt(1, 3, [first, *lost])):
-        log.see(event)
-        log.record(event)
+    tell(log, metrics(first), Saved(1), attempt(1, 1, [first]), attempt(1, 3, [first, *lost]))
     assert record.steps["validation/bits_per_dim"] == {1: 3.0, 2: 2.0, 3: 1.0}
 
 
@@ -114,8 +118,7 @@ def test_what_nobody_was_told_is_completed_at_the_end():
     """The driver was killed, and the training ended before it was resumed."""
     log, record, _ = make_log()
     first, lost = epoch(1, 3.0), epoch(2, 2.0)
-    log.see(first)
-    log.record(first)
+    tell(log, metrics(first), Saved(1))
     progress = Progress([metrics(first), metrics(lost)], [replace(grid_of(2), non_finite=3)])
     log.complete(progress, workers=2)
     assert record.steps["validation/bits_per_dim"] == {1: 3.0, 2: 2.0}
@@ -156,7 +159,7 @@ def test_how_long_the_start_took_is_said_once_and_recorded():
 
 def test_the_result_is_the_best_checkpoints_also_where_its_epoch_was_never_recorded():
     log, _, _ = make_log()
-    log.see(epoch(1, 3.0))
+    log.see(metrics(epoch(1, 3.0)))
     log.see(FinalScore(1.5))
     best, last = metrics(epoch(2, 2.0)), replace(metrics(epoch(3, 2.5)), skipped_steps=4)
     result = log.result(best, last, Path("/results"), 60.0, "models:/glow-mnist/1")
@@ -179,9 +182,7 @@ def test_bits_per_original_pixel(image_shape, original_shape, factor):
 def test_what_was_not_measured_is_not_recorded():
     log, record, _ = make_log()
     for number, tested in ((1, math.nan), (2, 1.75)):
-        event = epoch(number, 2.0, tested)
-        log.see(event)
-        log.record(event)
+        tell(log, metrics(epoch(number, 2.0, tested)), Saved(number))
     assert record.steps["test/bits_per_dim_by_epoch"] == {2: 1.75}
 
 
@@ -213,13 +214,60 @@ def test_an_attempt_that_never_reached_the_record_does_not_stand_for_the_next():
 
 
 def test_epochs_that_are_trained_again_count_as_they_came_out_the_second_time(tmp_path):
-    log, _, _ = make_log()
-    for message in (attempt(1), epoch(1, 3.0), epoch(2, 2.0), attempt(1, 1, [epoch(1, 3.0)]), epoch(2, 2.5)):
-        log.see(message)
-    log.see(FinalScore(1.5))
+    log, record, _ = make_log()
+    kept, lost, again = epoch(1, 3.0), epoch(2, 2.0), epoch(2, 2.5)
+    tell(log, attempt(1), metrics(kept), Saved(1), metrics(lost), grid_of(2))
+    tell(log, attempt(1, 1, [kept]), metrics(again), replace(grid_of(2), inverse_error=0.25), Saved(2), FinalScore(1.5))
+    assert record.steps["validation/bits_per_dim"] == {1: 3.0, 2: 2.5}
+    assert record.steps["inverse_error"] == {2: 0.25}
     result = log.result(metrics(epoch(2, 2.5)), metrics(epoch(2, 2.5)), tmp_path, 0.0, "models:/glow-mnist/1")
     log._write_files(result, tmp_path)
     assert pd.read_csv(tmp_path / "history.csv")["validation_bits_per_dim"].tolist() == [3.0, 2.5]
+
+
+def test_an_epoch_is_shown_at_once_and_recorded_when_a_checkpoint_has_it():
+    log, record, shown = make_log()
+    first, second = epoch(1, 3.0), epoch(2, 2.0)
+    tell(log, attempt(1), first, metrics(first), grid_of(1), second, metrics(second))
+    assert shown[1:] == [first, second]
+    assert "validation/bits_per_dim" not in record.steps
+    assert record.images == {}
+    tell(log, Saved(2), grid_of(2))
+    assert record.steps["validation/bits_per_dim"] == {1: 3.0, 2: 2.0}
+    assert record.images == {"samples": {1, 2}}
+
+
+def test_epochs_of_a_checkpoint_whose_notice_was_lost_are_recorded_by_the_next_attempt():
+    """The controller died after it had stored the checkpoint, and before it sent the notice."""
+    log, record, _ = make_log()
+    first, second = epoch(1, 3.0), epoch(2, 2.0)
+    tell(log, attempt(1), metrics(first), grid_of(1), metrics(second), attempt(1, 1, [first]))
+    assert (record.steps["validation/bits_per_dim"], record.images) == ({1: 3.0}, {"samples": {1}})
+    assert not log._unsaved
+
+
+@pytest.mark.parametrize("message", [Saved(2), metrics(epoch(2, 2.0)), attempt(1, 2, [epoch(1, 3.0), epoch(2, 2.0)])])
+def test_epochs_that_the_store_did_not_take_are_recorded_when_they_are_tried_again(monkeypatch, message):
+    log, record, _ = make_log()
+    log._saved_epoch = 2 if isinstance(message, EpochMetrics) else 0
+    log.see(message)
+    for number, bits in ((1, 3.0), (2, 2.0)):
+        log._unsaved[EpochMetrics, number] = metrics(epoch(number, bits))
+    taken = 1
+
+    def away(values: dict, step: int = 0, at: float = math.nan) -> None:
+        nonlocal taken
+        if not taken:
+            raise TrackingError("away")
+        taken -= 1
+        MemoryRecord.metrics(record, values, step, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "metrics", away)
+        with pytest.raises(TrackingError):
+            log.record(message)
+    log.record(message)
+    assert record.steps["validation/bits_per_dim"] == {1: 3.0, 2: 2.0}
 
 
 def grid_of(epoch):

@@ -1,9 +1,13 @@
+from types import SimpleNamespace
+
 import pytest
 from ray.exceptions import OutOfMemoryError
 from ray.train.torch import TorchTrainer
 from ray.tune.error import TuneError
 
-from jobs.training.ray_trainer import UNUSED, LeanTrainer, death_behind, plain_reason
+from jobs.training.messages import Saved
+from jobs.training.ray_trainer import UNUSED, LeanTrainer, SavedNotices, death_behind, plain_reason
+from jobs.training.worker import INSIDE_EPOCH
 
 
 def raised(outer: Exception, inner: Exception, explicit: bool) -> Exception:
@@ -37,3 +41,13 @@ def test_a_training_of_its_own_starts_no_process_that_it_does_not_need(monkeypat
     made = [type(name, (), {})() for name in (*UNUSED, "BackendSetupCallback")]
     monkeypatch.setattr(TorchTrainer, "_create_default_callbacks", lambda self: made)
     assert LeanTrainer._create_default_callbacks(object.__new__(LeanTrainer)) == made[-1:]
+
+
+def test_the_driver_is_told_of_checkpoints_after_epochs():
+    told = []
+    notices = SavedNotices(SimpleNamespace(put=told.append))
+    checkpoint = object()
+    notices.after_report(None, [{"epoch": 1}, {"epoch": 1}], checkpoint)
+    notices.after_report(None, [INSIDE_EPOCH], checkpoint)
+    notices.after_report(None, [{"epoch": 2}], None)
+    assert told == [Saved(1)]

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import requests
 import torch
@@ -29,6 +30,7 @@ from jobs.specs.presets import make_train_spec
 from jobs.tracking import Record, find_run, open_store, read_table, recorded_images, registered_versions
 from jobs.tracking.liveness import GONE, UNTOLD
 from jobs.tracking.scores import key_of
+from jobs.training.history import IN_MLFLOW
 from jobs.training.prepare import prepare, prepare_resume
 from tests.jobs.command_line import Running, alive, check_quiet, glowctl, sentence_of, wait_until
 
@@ -42,6 +44,14 @@ EVERY, UNSEEN = 20, 10
 
 def record_of(folder: Path, run_id: str):
     return find_run(f"sqlite:///{folder}/mlflow.db", "glow", run_id)
+
+
+def epochs_of(folder: Path, run_id: str, metric: str) -> dict[int, float]:
+    """Return the values of a metric by epoch, after a check that no epoch has two."""
+    client, _ = open_store(f"sqlite:///{folder}/mlflow.db", "glow", look=False)
+    points = client.get_metric_history(run_id, metric)
+    assert len({point.step for point in points}) == len(points)
+    return {point.step: point.value for point in points}
 
 
 def run_id_of(lines: list[str]) -> str:
@@ -222,17 +232,23 @@ def test_elastic_training_takes_the_workers_that_fit_and_keeps_the_best_and_the_
 
 
 def test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit(tmp_path):
-    # The kill must come well after a checkpoint, and after MLflow has its epoch, even if an epoch takes 0.1 s.
+    # The kill must come well after a checkpoint, even if an epoch takes 0.1 s.
     long = (*SMOKE, "--per-class", "16", "--epochs", "40", "--checkpoint-every", "10", "--sample-every", "0")
     running = Running(tmp_path, *long)
     running.wait_for("epoch 14/40")
+    (worker,) = running.train_workers()
+    worker.suspend()  # so that the record has all the time that it needs for the epochs that were shown
+    run_id = run_id_of(running.lines())
+    wait_until(lambda: 10 in epochs_of(tmp_path, run_id, "validation/bits_per_dim"))
+    time.sleep(2)
     family = running.family()
     running.process.kill()
     running.wait()
     wait_until(lambda: not alive(family), timeout=30)
-    run_id = run_id_of(running.lines())
     wait_until(lambda: record_of(tmp_path, run_id).info.status == "FAILED")
     assert record_of(tmp_path, run_id).data.tags["glow.error"] in (GONE, UNTOLD)
+    # MLflow has no epoch that will be trained again, such as 11 to 14, which were shown.
+    assert max(epochs_of(tmp_path, run_id, "validation/bits_per_dim")) % 10 == 0
     with sqlite3.connect(tmp_path / "mlflow.db") as database:  # as if it had ended before these were recorded
         database.execute("DELETE FROM inputs")
 
@@ -245,8 +261,10 @@ def test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit(tmp_path):
     assert run.info.status == "FINISHED"
     assert run.data.metrics["restarts"] == 1
     assert recorded_images(run).keys() == {"digits train", "digits validation", "digits test"}
-    history = (results(tmp_path, run_id) / "history.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in history[1:]] == [str(epoch) for epoch in range(1, 41)]
+    history = pd.read_csv(results(tmp_path, run_id) / "history.csv", index_col="epoch")
+    assert history.index.tolist() == list(range(1, 41))
+    for column in ("validation_bits_per_dim", "images_per_second"):  # the second differs whenever an epoch is trained
+        assert epochs_of(tmp_path, run_id, IN_MLFLOW[column]) == pytest.approx(history[column].to_dict()), column
 
     interrupted = load_file(results(tmp_path, run_id) / "checkpoint/model.safetensors")
     expected = best_weights({"per_class": 16, "epochs": 40, "checkpoint_every": 10})
