@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -35,6 +36,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "uniform noise": {"dequantization": "uniform"},
     "variational noise": {"dequantization": "variational"},
     "splines": {"coupling": "spline"},
+    "splines, a quarter of the learning rate": {"coupling": "spline", "learning_rate": 1e-3},
     "floored scale": {"scale": "floored"},
     "bounded scale": {"scale": "bounded"},
     "shuffle": {"permutation": "shuffle"},
@@ -62,7 +64,7 @@ def trial(changes: Mapping[str, Any], seed: int, seconds: float) -> tuple[float,
 
 
 def main() -> None:
-    """Train every choice with every seed, and print a line of JSON per choice."""
+    """Train every choice with every seed, and print a line of JSON per choice; the progress is on standard error."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.equal_time", description=__doc__)
     parser.add_argument("--seconds", type=float, default=150, help="CPU time of a trial in seconds (default 150)")
     parser.add_argument("--seeds", type=int, default=4, help="number of seeds (default 4)")
@@ -79,7 +81,10 @@ def main() -> None:
             for seed in range(asked.seeds)
             for name, changes in choices.items()
         }
-        found = {key: future.result() for key, future in running.items()}
+        found = {}
+        for (name, seed), future in running.items():
+            found[name, seed] = future.result()
+            print(f"{name}, seed {seed}: {found[name, seed][0]:.4f} bits/dim", file=sys.stderr, flush=True)
     base = np.array([found["laptop preset", seed][0] for seed in range(asked.seeds)])
     for name in choices:
         bits = np.array([found[name, seed][0] for seed in range(asked.seeds)])
