@@ -13,7 +13,7 @@ __all__ = ["MetricSteps"]
 
 
 class MetricSteps:
-    """The steps of each metric of one run, cached.
+    """The steps of each metric of one run, or of each series of images, cached.
 
     The cache is valid because no other process writes to the run. The store is asked for the steps of a metric when
     they are first needed, but not for a new run, which has no steps. After a failed write the store is asked in any

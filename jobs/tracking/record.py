@@ -83,7 +83,8 @@ class Record:
         run: the run.
         patience_s: seconds for which a write is repeated while the store does not answer.
         steps: a cache of the steps at which the run has values of each metric; None makes a new cache.
-        new: whether the run was created just now, so that it has no metrics.
+        image_steps: a cache of the steps at which the run has images of each series; None makes a new cache.
+        new: whether the run was created just now, so that it has no metrics and images.
 
     Attributes:
         run_id: MLflow's id of the run.
@@ -98,10 +99,12 @@ class Record:
         run: Run,
         patience_s: float = PATIENCE_S,
         steps: MetricSteps | None = None,
+        image_steps: MetricSteps | None = None,
         new: bool = False,
     ) -> None:
         self._uri, self._client, self._run, self._patience_s = uri, client, run, patience_s
         self._steps = steps or MetricSteps(self.metric_steps, new)
+        self._image_steps = image_steps or MetricSteps(self.image_steps, new)
         self.run_id: str = run.info.run_id
         self.name: str = run.info.run_name
         self.artifact_uri: str = run.info.artifact_uri
@@ -142,7 +145,7 @@ class Record:
 
     def impatient(self) -> Record:
         """Return a record of the same run that tries each write once, for callers that repeat writes themselves."""
-        return Record(self._uri, self._client, self._run, patience_s=0.0, steps=self._steps)
+        return Record(self._uri, self._client, self._run, 0.0, self._steps, self._image_steps)
 
     def _write_patiently(self, call: Callable[[], object]) -> None:
         """Call a function, and repeat it while the store does not answer. Raise TrackingError if it never succeeds."""
@@ -249,8 +252,14 @@ class Record:
         """
 
         def write() -> None:
-            if step not in self.image_steps(key):
+            if not self._image_steps.without([key], step):
+                return
+            try:
                 self._client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
+            except BaseException:
+                self._image_steps.doubt([key])
+                raise
+            self._image_steps.add([key], step)
 
         self._write_patiently(write)
 

@@ -23,8 +23,14 @@ GRIDS_FILE = "samples.npz"
 """Name of the file with the sample grids in the folder of a checkpoint."""
 
 KEPT_GRIDS = 3
-"""Number of sample grids in a checkpoint, the newest. The driver writes each within seconds, so that it can lack only
-the newest; at 32x32 in colour a grid takes 0.3 MB."""
+"""Number of sample grids, the newest, that every checkpoint holds, however large they are."""
+
+GRIDS_BYTES = 8 * 2**20
+"""Size up to which a checkpoint holds older grids too, in bytes.
+
+A training whose store is away can be killed; the grids that MLflow lacks are then those of the checkpoint. A grid of
+100 images takes 6 kB at 8x8, 100 kB at 32x32 and 300 kB at 32x32 in colour: 8 MB hold the last 1310, 81 and 27 grids.
+"""
 
 UNCOUNTED = -1
 """Number of samples that are not finite in a grid of a version that did not count them."""
@@ -36,15 +42,16 @@ class Progress:
 
     Attributes:
         history: bits/dim, speed and other numbers of every epoch so far, in order.
-        grids: the newest grids of sample images, at most `KEPT_GRIDS`.
+        grids: the newest grids of sample images, in order: as many as `GRIDS_BYTES` hold, and at least `KEPT_GRIDS`.
     """
 
     history: list[EpochMetrics] = field(default_factory=list)
     grids: list[SampleGrid] = field(default_factory=list)
 
     def add(self, grid: SampleGrid) -> None:
-        """Add a sample grid, in place of the oldest if there are `KEPT_GRIDS`."""
-        self.grids = [*self.grids, grid][-KEPT_GRIDS:]
+        """Add a sample grid, and drop the oldest ones that are too many."""
+        fitting = GRIDS_BYTES // grid.images.nbytes  # all grids of a training have one size
+        self.grids = [*self.grids, grid][-max(KEPT_GRIDS, fitting) :]
 
     def write(self, folder: str | Path) -> None:
         """Write the history and the grids into the folder of a checkpoint.

@@ -80,6 +80,36 @@ def test_an_image_of_a_step_is_logged_once(uri, record):
     assert len(pictures) == 2
 
 
+def test_an_image_whose_answer_was_lost_is_not_written_again(uri, record, monkeypatch):
+    image = np.zeros((4, 4, 3), np.uint8)
+    whole = record._client.log_image
+
+    def answer_lost(*arguments, **named):
+        whole(*arguments, **named)
+        raise ConnectionError("reset by peer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record._client, "log_image", answer_lost)
+        with pytest.raises(TrackingError):
+            record.impatient().image(image, "samples", 1)
+    record.image(image, "samples", 1)
+    client, _ = open_store(uri, "glow")
+    pictures = [file.path for file in client.list_artifacts(record.run_id, "images") if file.path.endswith(".png")]
+    assert len(pictures) == 1
+
+
+def test_the_images_of_a_run_are_listed_once(uri, record, monkeypatch):
+    """A checkpoint has up to a thousand grids of samples, and a server may take a tenth of a second for a list."""
+    again = Record.existing(uri, record._client.get_run(record.run_id))
+    listed = []
+    whole = again._client.list_artifacts
+    monkeypatch.setattr(again._client, "list_artifacts", lambda *of: listed.append(of) or whole(*of))
+    for step in (1, 2, 1, 3):
+        again.impatient().image(np.zeros((4, 4, 3), np.uint8), "samples", step)
+    assert len(listed) == 1
+    assert again.image_steps("samples") == {1, 2, 3}
+
+
 def test_the_store_of_a_new_run_is_asked_only_after_a_write_that_failed():
     asked = []
 

@@ -274,14 +274,28 @@ def grid_of(epoch):
     return SampleGrid(epoch, np.full((4, 1, 8, 8), epoch, np.uint8), 0.5)
 
 
-def test_the_newest_samples_come_back_and_are_few(tmp_path):
+@pytest.mark.parametrize(("room", "kept"), [(0, KEPT_GRIDS), (5.5, 5), (20, 9)])
+def test_the_newest_samples_come_back_and_are_as_many_as_there_is_room_for(tmp_path, monkeypatch, room, kept):
+    """The last epochs are added by a training that goes on from a checkpoint."""
+    monkeypatch.setattr("jobs.training.progress.GRIDS_BYTES", int(room * grid_of(1).images.nbytes))
     progress = Progress()
-    for number in range(1, KEPT_GRIDS + 3):
+    for number in range(1, 10):
         progress.add(grid_of(number))
+        progress.write(tmp_path)
+        progress = Progress.read(tmp_path)
+    assert [grid.epoch for grid in progress.grids] == list(range(10 - kept, 10))
+    assert all((grid.images == grid.epoch).all() and grid.inverse_error == 0.5 for grid in progress.grids)
+
+
+def test_all_samples_of_a_long_time_without_a_store_are_recorded_after_a_kill(tmp_path):
+    """A checkpoint holds the samples of 40 epochs at 32x32, and the driver that was killed recorded none of them."""
+    progress = Progress()
+    for number in range(1, 41):
+        progress.add(SampleGrid(number, np.zeros((GRID, 1, 32, 32), np.uint8), 0.5))
     progress.write(tmp_path)
-    found = Progress.read(tmp_path)
-    assert [grid.epoch for grid in found.grids] == list(range(3, KEPT_GRIDS + 3))
-    assert all((grid.images == grid.epoch).all() and grid.inverse_error == 0.5 for grid in found.grids)
+    log, record, _ = make_log()
+    tell(log, attempt(1, 40), *Progress.read(tmp_path).grids)
+    assert record.images == {"samples": set(range(1, 41))}
 
 
 def test_samples_that_are_not_finite_are_counted_and_the_count_comes_back(tmp_path):
