@@ -1,8 +1,9 @@
-"""The cost of reading images from packed files: `python -m benchmarks.packed [--quick]`.
+"""The cost of reading images from packed files: `python -m benchmarks.packed [--quick] [--pack]`.
 
 The script prints the speed of training with images mapped from files and with images in memory, which take turns in one
 process. It also prints the private memory of a process that trains on 2,000 and on 500,000 images of 64x64. The files
-of these images are sparse, so that nothing large is written to the disk.
+of these images are sparse, so that nothing large is written to the disk. With --pack, it prints the speed of packing
+instead (`benchmarks.packing`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.packing import packing_speed
 from glow import FitConfig, Glow, GlowConfig, Trainer
 from glow.datasets import LazyDataset, open_dataset
 from glow.datasets.packed_index import INDEX, PackedIndex, PackedShard, PackedSplit, labels_file, shard_file
@@ -101,11 +103,15 @@ def main() -> None:
     """Measure memory and speed, or train as one of the processes whose memory is measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="take fewer steps and repetitions")
+    parser.add_argument("--pack", action="store_true", help="measure packing instead, compared with a loop of Pillow")
     parser.add_argument("--train-on", help="only train on this data set and print the memory of this process")
     parser.add_argument("--steps", type=int, default=40, help="steps of --train-on (default 40)")
     arguments = parser.parse_args()
     if arguments.train_on:
         train_on(arguments.train_on, arguments.steps)
+        return
+    if arguments.pack:
+        packing_speed(images=400 if arguments.quick else 4_000, size=(256, 256), rounds=1 if arguments.quick else 5)
         return
     for images in (2_000, 500_000):
         print(f"{images:,} images: {own_megabytes(images, 20 if arguments.quick else 60):.0f} MB of private memory")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 __all__ = ["Table"]
+
+_READING = threading.Lock()
+"""The lock of the thread that reads a row group: other threads need the same one, and pyarrow's reader allows one."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,9 @@ class Table:
         ends = self.group_ends
         group = int(np.searchsorted(ends, row, side="right"))
         first = int(ends[group - 1]) if group else 0
-        return EncodedImage(f"row {row} of {self}", _group(self, group, column)[row - first])
+        with _READING:
+            images = _group(self, group, column)
+        return EncodedImage(f"row {row} of {self}", images[row - first])
 
     def readable(self, column: str) -> Iterator[EncodedImage]:
         """Yield the encoded images of all rows in order, without those of damaged row groups."""

@@ -1,6 +1,7 @@
 """Write the shards of a plan on Ray Data.
 
-Each process of Ray Data opens the source once, and then writes one shard after another.
+Each process of Ray Data opens the source once, and then writes one shard after another. Several threads of a process
+decode the images of a shard.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import lru_cache, partial
 from typing import Any
@@ -26,12 +28,16 @@ from jobs.display.events import Noted, Packed, Packing, Show
 from jobs.errors import JobError
 from jobs.packing.destination import destination_of
 from jobs.packing.plan import SKIPPED, Done, Plan, Shard, done_file, npy, refusal
+from jobs.packing.readers import readers_for
 from jobs.ray_runtime.machines import machines_up
 from jobs.specs.base import colour
 from jobs.specs.packing import PackSpec
 from jobs.system.process_setup import set_up_process
 
 __all__ = ["run"]
+
+PIECE = 8
+"""Number of neighbouring images that a thread reads at once. Few, so that all threads read the same part of a file."""
 
 
 def run(plan: Plan, show: Show) -> None:
@@ -77,13 +83,13 @@ def _written(plan: Plan, missing: Sequence[Shard]) -> Iterator[dict[str, Any]]:
         return
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     DataContext.get_current().enable_progress_bars = False
-    cores = sum(int(machine.get("CPU", 0)) for machine in machines_up())
+    readers = readers_for(machines_up(), plan.spec.workers, len(missing))
     rows = ray.data.from_items([asdict(shard) for shard in missing], override_num_blocks=len(missing))
     packed = rows.map_batches(
-        partial(pack_shards, spec=plan.spec, image_shape=plan.info.image_shape),
-        compute=TaskPoolStrategy(size=max(1, min(plan.spec.workers or cores, cores, len(missing)))),
+        partial(pack_shards, spec=plan.spec, image_shape=plan.info.image_shape, threads=readers.threads),
+        compute=TaskPoolStrategy(size=readers.processes),
         batch_size=1,
-        num_cpus=1,
+        num_cpus=readers.threads,
     )
     try:
         yield from packed.iter_rows()
@@ -97,13 +103,14 @@ def _written(plan: Plan, missing: Sequence[Shard]) -> Iterator[dict[str, Any]]:
         ) from error
 
 
-def pack_shards(batch: Any, spec: PackSpec, image_shape: Shape) -> dict[str, list[Any]]:
+def pack_shards(batch: Any, spec: PackSpec, image_shape: Shape, threads: int = 1) -> dict[str, list[Any]]:
     """Write one shard; this is a task of Ray Data.
 
     Args:
         batch: a batch with one row, whose columns are the fields of a `Shard`.
         spec: the settings.
         image_shape: (C, H, W) of the images to write.
+        threads: number of threads that decode images.
 
     Returns:
         A batch with one row. The column `images` is the number of images of the source in this shard, including those
@@ -111,12 +118,12 @@ def pack_shards(batch: Any, spec: PackSpec, image_shape: Shape) -> dict[str, lis
         read, or "" if there is none.
     """
     set_up_process()
-    torch.set_num_threads(1)  # because Ray runs one task per core
+    torch.set_num_threads(1)  # because each of the task's threads has one core
     values = {name: column[0] for name, column in batch.items()}
     shard = Shard(str(values["split"]), *(int(values[name]) for name in ("number", "start", "stop")))
     refused: JobError | None = None
     try:
-        _pack(shard, _source(spec, shard.split, image_shape), spec)
+        _pack(shard, _source(spec, shard.split, image_shape), spec, threads)
     except (DatasetCorrupt, ValueError) as error:
         refused = refusal(error, skip=spec.on_error == "skip")
     said = {name: getattr(refused, name) if refused else "" for name in ("problem", "remedy", "code")}
@@ -136,19 +143,35 @@ def _source(spec: PackSpec, split: str, image_shape: Shape) -> LazyDataset:
     )
 
 
-def _pack(shard: Shard, dataset: LazyDataset, spec: PackSpec) -> None:
-    left_out: list[tuple[int, str]] = []
-    if spec.on_error == "refuse":
-        images = dataset.images(shard.start, shard.stop)
-    else:
-        pieces, left_out = _readable(dataset, shard.start, shard.stop)
-        images = torch.cat([torch.empty((0, *dataset.image_shape), dtype=torch.uint8), *pieces])
+def _pack(shard: Shard, dataset: LazyDataset, spec: PackSpec, threads: int) -> None:
+    images, left_out = _read(shard, dataset, spec.on_error == "skip", threads)
     gone = [position - shard.start for position, _ in left_out]
     labels = np.delete(dataset.labels[shard.start : shard.stop].numpy(), gone)
     done = Done(len(images), shard_fingerprint(images.numpy(), labels), left_out)
     dest = destination_of(spec.dest)
     dest.write(shard_file(shard.split, shard.number), npy(images.numpy()))
     dest.write(done_file(shard), json.dumps(asdict(done)).encode())
+
+
+def _read(shard: Shard, dataset: LazyDataset, skip: bool, threads: int) -> tuple[torch.Tensor, list[tuple[int, str]]]:
+    """Return the images of a shard that are not damaged, and the positions of the others with their errors.
+
+    Pillow decodes outside Python's lock, so that several threads decode almost as fast as several processes, but none
+    of them waits while one process has the only large shard left.
+    """
+    starts = range(shard.start, shard.stop, PIECE)
+    stops = [min(start + PIECE, shard.stop) for start in starts]
+    read = _readable if skip else _all
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(partial(read, dataset), starts, stops))
+    images = torch.cat(
+        [torch.empty((0, *dataset.image_shape), dtype=torch.uint8), *(i for got, _ in found for i in got)]
+    )
+    return images, [problem for _, problems in found for problem in problems]
+
+
+def _all(dataset: LazyDataset, start: int, stop: int) -> tuple[list[torch.Tensor], list[tuple[int, str]]]:
+    return [dataset.images(start, stop)], []
 
 
 def _readable(dataset: LazyDataset, start: int, stop: int) -> tuple[list[torch.Tensor], list[tuple[int, str]]]:

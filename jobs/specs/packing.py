@@ -51,7 +51,7 @@ class PackSpec(BaseModel):
     shard_size: int | None = setting(
         None, "Data", "Number of images per file. Without it: as many as 32 MB hold.", 4096
     )
-    workers: int | None = setting(None, "Compute", "Number of processes that read images. Without it: one per core.", 8)
+    workers: int | None = setting(None, "Compute", "Number of cores on which images are read. Without it: all.", 8)
 
     @field_validator("background")
     @classmethod
