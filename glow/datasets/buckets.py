@@ -102,7 +102,10 @@ class BucketFolder:
             if not found and bucket and files.get_file_info(bucket).type == FileType.NotFound:
                 raise OSError(f"there is no bucket {bucket}")
         listed = (info for info in found if info.type == FileType.File)
-        return sorted(BucketFile(PurePosixPath(info.path).relative_to(path), self, info.size or 0) for info in listed)
+        return sorted(
+            BucketFile(PurePosixPath(info.path).relative_to(path), self, info.size or 0, info.mtime_ns or 0)
+            for info in listed
+        )
 
     def read(self, name: str) -> bytes | None:
         """Return the contents of a file, or None if there is no such file.
@@ -181,6 +184,7 @@ class BucketFile:
         relative: the path of the file relative to `folder`.
         folder: the folder; the file can be in a folder inside it.
         size: the size of the file in bytes, or 0 if it is not known.
+        changed_ns: the time of its last change in nanoseconds since 1970, or 0 if it is not known.
 
     Example:
         >>> file = BucketFolder("s3://bucket/pets").file("train/cats/tom.PNG")
@@ -191,6 +195,7 @@ class BucketFile:
     relative: PurePosixPath
     folder: BucketFolder
     size: int = field(default=0, compare=False)
+    changed_ns: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         """Return the URI, without the options of the folder's URI."""

@@ -131,7 +131,8 @@ def open_folder(name: str, split: str, image_shape: Shape | None, background: Co
             image.copy_(convert(decode(file, background), shape)[0])
         return images
 
-    return LazyDataset(labels, listing.class_names, shape, pick).subset(rule(labels, split))
+    stamps = torch.tensor([_stamp(path) for path, _ in files])
+    return LazyDataset(labels, listing.class_names, shape, pick, stamps=stamps).subset(rule(labels, split))
 
 
 def describe_folder(
@@ -413,6 +414,17 @@ def _identity(path: Path) -> object:
     except OSError:  # a dead link, which raises an error when it is read
         return path
     return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)
+
+
+def _stamp(file: Path | BucketFile) -> tuple[int, int]:
+    """Return the size of a file and the time of its last change in ns, or zeros for a dead link."""
+    if isinstance(file, BucketFile):
+        return file.size, file.changed_ns
+    try:
+        found = file.stat()
+    except OSError:  # which is raised again when the file is read
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
 
 
 def _check_disjoint(parts: Mapping[str, list[tuple[Path, str]]]) -> None:

@@ -139,7 +139,8 @@ def open_parquet(
             image.copy_(convert(decoded, shape)[0])
         return images
 
-    return LazyDataset(labels, names, shape, pick).subset(rule(labels, split))
+    stamps = torch.cat([torch.tensor([table.stamp]).expand(table.rows, -1) for table in part.tables])
+    return LazyDataset(labels, names, shape, pick, stamps=stamps).subset(rule(labels, split))
 
 
 def describe_parquet(name: str, image_shape: Shape | None) -> DatasetInfo:

@@ -31,8 +31,8 @@ class Table:
 
     Attributes:
         source: the file.
-        stamp: the size of the file in bytes and, unless it is in a bucket, the time of its last change in ns. Rows in
-            the cache are used only for a table with an equal stamp, so that a changed file is read again.
+        stamp: the size of the file in bytes and the time of its last change in ns. Rows in the cache are used only for
+            a table with an equal stamp, so that a changed file is read again.
 
     Example:
         >>> import io, tempfile, pyarrow, pyarrow.parquet
@@ -47,13 +47,13 @@ class Table:
     """
 
     source: Path | BucketFile
-    stamp: tuple[int, ...]
+    stamp: tuple[int, int]
 
     @classmethod
     def at(cls, source: Path | BucketFile) -> Table:
         """Return the table of a file, with the current size and time of change of the file as its stamp."""
         if isinstance(source, BucketFile):
-            return cls(source, (source.size,))
+            return cls(source, (source.size, source.changed_ns))
         status = source.stat()
         return cls(source, (status.st_size, status.st_mtime_ns))
 

@@ -6,6 +6,7 @@ when all shards have been written.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ from jobs.specs.base import colour
 from jobs.specs.packing import PackSpec
 from jobs.text import JsonObject
 
-__all__ = ["LEFT_OUT", "SKIPPED", "Done", "Plan", "Shard", "done_file", "prepare", "refusal"]
+__all__ = ["LEFT_OUT", "SKIPPED", "Done", "Plan", "Shard", "done_file", "prepare", "refusal", "source_of"]
 
 SKIPPED = (ImageUnreadable, ImageRefused)
 """The errors of images that ``--on-error skip`` leaves out, which are the same on every machine and at every time."""
@@ -72,18 +73,22 @@ class Done:
         images: number of images in the shard.
         fingerprint: hash of the images and labels (`glow.datasets.packed_index.shard_fingerprint`).
         left_out: for each image that could not be read, its position in the split of the source, and the error.
+        source: identifies the sizes and times of the files of the packed images (`source_of`). None if they have none,
+            or if an older version of glowctl wrote the shard.
     """
 
     images: int
     fingerprint: str
     left_out: Sequence[tuple[int, str]]
+    source: str | None = None
 
     @classmethod
     def read(cls, text: bytes | None) -> Done | None:
         """Read the facts from the content of their file (`done_file`); return None if it is missing or incomplete."""
         try:
             said = json.loads(text or b"")
-            return cls(said["images"], said["fingerprint"], [(position, why) for position, why in said["left_out"]])
+            left_out = [(position, why) for position, why in said["left_out"]]
+            return cls(said["images"], said["fingerprint"], left_out, said.get("source"))
         except (ValueError, KeyError):
             return None
 
@@ -133,13 +138,15 @@ class Plan:
         The earlier command may have had another ``--on-error``, which changes no shard that is written.
 
         Raises:
-            JobError: if the destination contains other files or a packing with other settings, or cannot be written.
+            JobError: if the destination contains other files or a packing with other settings, or cannot be written,
+                or if files have changed since their images were packed.
         """
         said = json.dumps(self._said(), indent=1)
         try:
             begun = self.dest.read(BEGUN)
             if begun is not None:
                 self._check_same(begun)
+                self._check_unchanged()
             there = self.dest.sizes()
             if begun is None and there:
                 raise JobError(
@@ -219,6 +226,19 @@ class Plan:
             code="packing-differs",
         )
 
+    def _check_unchanged(self) -> None:
+        """Raise JobError if a file has another size or time than when its image was packed."""
+        for shard, done in self.done().items():
+            now = source_of(self.datasets[shard.split], shard, done.left_out)
+            if done.source is not None and done.source != now:
+                raise JobError(
+                    f"{self.spec.dest} contains an unfinished packing of {self.spec.source}, of which files have "
+                    f"changed since they were packed (at least one of images {shard.start} to {shard.stop - 1} of "
+                    f"{shard.split})",
+                    remedy=f"remove {done_file(shard)} from DEST to pack these images again, or give another DEST",
+                    code="source-changed",
+                )
+
     def _said(self) -> JsonObject:
         """Return the facts that a later command must have in common with the first, to continue with its shards."""
         return {
@@ -239,6 +259,26 @@ def done_file(shard: Shard) -> str:
         'train-00003.npy.json'
     """
     return f"{shard_file(shard.split, shard.number)}.json"
+
+
+def source_of(dataset: LazyDataset, shard: Shard, left_out: Sequence[tuple[int, str]]) -> str | None:
+    """Return 16 hex digits that identify the sizes and times of change of the files of a shard, or None without files.
+
+    Args:
+        dataset: the split of the source.
+        shard: the shard.
+        left_out: the images that are not in the shard (`Done.left_out`). Their files do not count.
+
+    Example:
+        >>> import torch
+        >>> source_of(LazyDataset.held(torch.zeros(2, 1, 8, 8), torch.zeros(2)), Shard("test", 0, 0, 2), []) is None
+        True
+    """
+    if dataset.stamps is None:
+        return None
+    gone = [position - shard.start for position, _ in left_out]
+    packed = np.delete(dataset.stamps[shard.start : shard.stop].numpy(), gone, axis=0)
+    return hashlib.sha256(packed.tobytes()).hexdigest()[:16]
 
 
 def npy(array: np.ndarray) -> bytes:

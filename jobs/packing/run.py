@@ -27,7 +27,7 @@ from glow.datasets.packed_index import shard_file, shard_fingerprint
 from jobs.display.events import Noted, Packed, Packing, Show
 from jobs.errors import JobError
 from jobs.packing.destination import destination_of
-from jobs.packing.plan import SKIPPED, Done, Plan, Shard, done_file, npy, refusal
+from jobs.packing.plan import SKIPPED, Done, Plan, Shard, done_file, npy, refusal, source_of
 from jobs.packing.readers import readers_for
 from jobs.ray_runtime.machines import machines_up
 from jobs.specs.base import colour
@@ -147,7 +147,8 @@ def _pack(shard: Shard, dataset: LazyDataset, spec: PackSpec, threads: int) -> N
     images, left_out = _read(shard, dataset, spec.on_error == "skip", threads)
     gone = [position - shard.start for position, _ in left_out]
     labels = np.delete(dataset.labels[shard.start : shard.stop].numpy(), gone)
-    done = Done(len(images), shard_fingerprint(images.numpy(), labels), left_out)
+    source = source_of(dataset, shard, left_out)
+    done = Done(len(images), shard_fingerprint(images.numpy(), labels), left_out, source)
     dest = destination_of(spec.dest)
     dest.write(shard_file(shard.split, shard.number), npy(images.numpy()))
     dest.write(done_file(shard), json.dumps(asdict(done)).encode())

@@ -1,6 +1,7 @@
 """The plan of a packing, and the checks before anything is written."""
 
 import json
+import os
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -323,3 +324,84 @@ def test_several_threads_decode_a_shard(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(LazyDataset, "images", met)
     write(plan, plan.shards, threads=2)
     assert set(plan.done()) == set(plan.shards)
+
+
+def half_packed(source, dest, **settings):
+    """Begin a packing, write its first shard, and return the plan of the command that continues it."""
+    plan = planned(source, dest, **settings)
+    plan.begin()
+    write(plan, plan.shards[:1])
+    return planned(source, dest, **settings)
+
+
+def check_source_changed(plan, *facts):
+    with pytest.raises(JobError) as caught:
+        plan.begin()
+    assert caught.value.code == "source-changed"
+    for fact in facts:
+        assert fact in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["size", "time"])
+def test_a_file_that_was_exchanged_after_it_was_packed_is_refused(photos, tmp_path, change):
+    source, dest = f"folder:{photos.parent}", tmp_path / "packed"
+    half_packed(source, dest, shard_size=3).begin()  # nothing has changed
+    file = photos / "01.png"
+    if change == "size":
+        status = file.stat()
+        file.write_bytes(file.read_bytes() + b"\0")
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    else:
+        os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    plan = planned(source, dest, shard_size=3)
+    first = done_file(plan.shards[0])
+    check_source_changed(plan, "images 0 to 2 of train", f"remove {first}")
+    (dest / first).unlink()
+    plan.begin()
+    assert plan.done() == {}
+
+
+def test_files_that_are_not_packed_may_be_exchanged(photos, tmp_path):
+    source, good = f"folder:{photos.parent}", (photos / "05.png").read_bytes()
+    settings = {"shard_size": 8, "on_error": "skip"}
+    half_packed(source, tmp_path / "packed", **settings).begin()
+    (photos / "40.png").write_bytes(good)  # in a shard that is not written
+    (photos / "03.png").write_bytes(good)  # left out of the shard that is written
+    plan = planned(source, tmp_path / "packed", **settings)
+    plan.begin()
+    assert set(plan.done()) == {plan.shards[0]}
+
+
+def test_a_shard_that_an_older_version_wrote_is_continued(photos, tmp_path):
+    source, dest = f"folder:{photos.parent}", tmp_path / "packed"
+    plan = half_packed(source, dest, shard_size=3)
+    file = dest / done_file(plan.shards[0])
+    said = json.loads(file.read_text())
+    del said["source"]
+    file.write_text(json.dumps(said))
+    os.utime(photos / "01.png")
+    plan = planned(source, dest, shard_size=3)
+    plan.begin()
+    assert set(plan.done()) == {plan.shards[0]}
+
+
+def test_exchanged_parquet_files_are_refused(tmp_path):
+    def export(value):
+        encoded = [png(np.full((8, 8), value, np.uint8))] * 10
+        pq.write_table(pa.table({"image": encoded}), tmp_path / "test.parquet")
+
+    export(0)
+    plan = half_packed(f"parquet:{tmp_path}/test.parquet", tmp_path / "packed", shard_size=4)
+    plan.begin()
+    export(1)
+    check_source_changed(planned(f"parquet:{tmp_path}/test.parquet", tmp_path / "packed", shard_size=4))
+
+
+def test_exchanged_files_in_a_bucket_are_refused(bucket, tmp_path):
+    for number in range(20):
+        bucket.put(f"exchanged/{number:02}.png", png(np.full((8, 8), number, np.uint8)))
+    source = f"folder:{bucket.uri('exchanged')}"
+    half_packed(source, tmp_path / "packed", shard_size=4).begin()
+    for number in range(20):
+        bucket.put(f"exchanged/{number:02}.png", png(np.arange(number, number + 64, dtype=np.uint8).reshape(8, 8)))
+    check_source_changed(planned(source, tmp_path / "packed", shard_size=4), "of train")
