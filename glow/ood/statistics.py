@@ -35,7 +35,7 @@ ROC_STATISTICS = ("auroc", "aupr", "fpr95")
 """Names of the statistics that `roc_estimates` returns."""
 
 BOOTSTRAPPED = ("aupr", "fpr95")
-"""Those of them whose intervals are bootstrapped."""
+"""Names of the statistics of `roc_estimates` whose intervals are bootstrapped."""
 
 RESAMPLES = 1000
 """Bootstrap resamples behind the intervals of AUPR and FPR@95."""

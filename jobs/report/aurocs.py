@@ -55,8 +55,8 @@ def auroc_cell(value: Any, interval: Interval | None, digits: int) -> Cell:
         digits: number of decimals.
 
     Example:
-        >>> auroc_cell(0.97123, (0.96, 0.98), digits=3)
-        Estimate(text='0.971', beneath='0.960-0.980', href=None)
+        >>> auroc_cell(0.97123, (0.96, 0.98), digits=3).text
+        '0.971'
         >>> auroc_cell(0.97123, None, digits=3), auroc_cell(None, None, digits=3)
         ('0.971', '-')
     """
