@@ -84,9 +84,9 @@ class TrainSpec(BaseModel):
     images_in: ImagesIn = setting(
         "auto",
         "Data",
-        "Where the images are during training. memory: every worker holds all of them. files: workers read batches "
-        "from a packed data set. auto: files if a packed data set takes more than a tenth of the free memory, else "
-        "memory.",
+        "Where the images are during training. memory: every worker holds all of them, whatever memory is free. files: "
+        "workers read batches from a packed data set. auto: files if a packed data set takes more than a tenth of the "
+        "free memory, else memory; images that are not packed are refused if they exceed the free memory.",
         "files",
     )
     background: str = setting(

@@ -100,11 +100,12 @@ def given_to_workers(spec: TrainSpec, splits: Splits) -> dict[str, LazyDataset]:
 
     `spec.images_in` is "memory", "files" or "auto". With "auto", a data set that is not packed is held in memory. A
     packed one is held in memory only if its copies (one here, one in Ray's object store, one per worker) take at most
-    the share `HELD_OF_PACKED` of the free memory; otherwise it is mapped.
+    the share `HELD_OF_PACKED` of the free memory; otherwise it is mapped. With "memory", nothing is compared with the
+    free memory, because the workers of a cluster hold their copies on other machines.
 
     Raises:
-        SpecError: if the images do not fit into memory (raised before they are read), or if `--images-in files` was
-            given for a data set that is not packed.
+        SpecError: for "auto", if the images do not fit into memory (raised before they are read); or if `--images-in
+            files` was given for a data set that is not packed.
     """
     size = sum(dataset.nbytes for dataset in splits.values())
     mappable = all(dataset.mapped for dataset in splits.values())
@@ -118,7 +119,8 @@ def given_to_workers(spec: TrainSpec, splits: Splits) -> dict[str, LazyDataset]:
         copies = _copies(spec)
         if spec.images_in == "files" or size * copies > HELD_OF_PACKED * memory_left():
             return dict(splits)
-    _check_that_it_fits(spec, size, mappable)
+    if spec.images_in != "memory":
+        _check_that_it_fits(spec, size)
     return {split: held(dataset) for split, dataset in splits.items()}
 
 
@@ -143,14 +145,14 @@ def _copies(spec: TrainSpec) -> int:
     return 2 + worker_range(spec.workers)[1]
 
 
-def _check_that_it_fits(spec: TrainSpec, size: int, mappable: bool) -> None:
+def _check_that_it_fits(spec: TrainSpec, size: int) -> None:
     needed, left = size * _copies(spec), memory_left()
     if needed <= left:
         return
     raise SpecError(
         f"the images of {spec.dataset} take {megabytes(size)}, and a training holds {_copies(spec)} copies of them (in "
         f"this process, in Ray's object store and in each worker), but only {megabytes(left)} of memory are free",
-        remedy="leave out --images-in memory" if mappable else _how_to_pack(spec),
+        remedy=f"{_how_to_pack(spec)}; or give --images-in memory, which skips this check",
         code="images-exceed-memory",
     )
 

@@ -143,3 +143,20 @@ def test_parquet_images_of_another_size_are_converted_only_to_an_image_size(tmp_
         prepared(name, tmp_path)
     assert raised.value.code == "image-size"
     assert prepared(name, tmp_path, image_size=8).config.image_shape == (1, 8, 8)
+
+
+@pytest.fixture
+def no_memory(monkeypatch):
+    monkeypatch.setattr("jobs.training.data.memory_left", lambda: 1000)
+
+
+def test_images_that_exceed_the_free_memory_are_refused_with_both_ways_out(glyphs, tmp_path, no_memory):
+    with pytest.raises(SpecError, match=r"glowctl pack folder:.*--images-in memory") as raised:
+        prepared(glyphs, tmp_path, image_size=8)
+    assert raised.value.code == "images-exceed-memory"
+
+
+def test_images_are_held_whatever_memory_is_free_if_the_user_says_so(glyphs, packed, tmp_path, no_memory):
+    for dataset, size in ((glyphs, 8), (packed, None)):
+        work = prepared(dataset, tmp_path, image_size=size, images_in="memory")
+        assert all(images.in_memory is not None for images in work.splits.values())
