@@ -7,13 +7,14 @@ can have options, such as ``s3://bucket/cats?region=eu-central-1``.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, total_ordering
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 
 from glow.datasets.base import DatasetCorrupt, DatasetNotFound
 from glow.datasets.decode import EncodedImage, ImageFile
@@ -21,7 +22,9 @@ from glow.datasets.decode import EncodedImage, ImageFile
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-__all__ = ["BucketFile", "BucketFolder", "fetched", "is_uri"]
+__all__ = ["BucketFile", "BucketFolder", "fetched", "in_threads", "is_uri"]
+
+Result = TypeVar("Result")
 
 THREADS = 16
 """Number of files that a process reads at once: a request waits for the network most of its time."""
@@ -256,6 +259,32 @@ def fetched(files: Sequence[Path | BucketFile]) -> Iterable[ImageFile]:
     """
     in_buckets = [file for file in files if isinstance(file, BucketFile)]
     return _threads().map(_read, in_buckets) if in_buckets else [file for file in files if isinstance(file, Path)]
+
+
+def in_threads(function: Callable[[BucketFile], Result], files: Iterable[BucketFile]) -> Iterator[Result]:
+    """Call a function for each of many files in several threads, and yield the results in the order of the files.
+
+    Args:
+        function: a function of one file. If it raises an error, the error is raised in place of the result.
+        files: any number of files, of which only a few times `THREADS` are worked on ahead of the result that is
+            yielded, so that the others take no memory.
+
+    Example:
+        >>> folder = BucketFolder("s3://bucket/pets")
+        >>> list(in_threads(lambda file: file.suffix, [folder.file("tom.png"), folder.file("rex.jpg")]))
+        ['.png', '.jpg']
+    """
+    ahead: deque[Future[Result]] = deque()
+    try:
+        for file in files:
+            ahead.append(_threads().submit(function, file))
+            if len(ahead) == 4 * THREADS:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        for future in ahead:
+            future.cancel()
 
 
 def _read(file: BucketFile) -> EncodedImage:

@@ -26,8 +26,8 @@ from glow.datasets.base import (
     ImageUnreadable,
     Shape,
 )
-from glow.datasets.buckets import BucketFile, BucketFolder, fetched, is_uri
-from glow.datasets.decode import WHITE, Colour, decode, read_header
+from glow.datasets.buckets import BucketFile, BucketFolder, fetched, in_threads, is_uri
+from glow.datasets.decode import WHITE, Colour, EncodedImage, Header, decode, read_header
 from glow.datasets.lazy import LazyDataset
 from glow.datasets.parts import ALL, part_of, splits_of
 from glow.datasets.tensors import check_channels, convert
@@ -492,20 +492,20 @@ class Survey:
 
 
 def _survey(files: list[Path | BucketFile], skip_unreadable: bool = False) -> Survey:
-    """Read the header of every file.
+    """Read the header of every file; those in buckets are read by several threads.
 
     Raises DatasetCorrupt or ImageRefused for a file that cannot be read. With `skip_unreadable`, files with a damaged
     header and refused images raise an error only if no file can be read.
     """
     survey = Survey({}, [], [], [])
     problem: Exception | None = None
-    for path in files:
-        try:
-            header = read_header(path)
-        except (ImageUnreadable, ImageRefused) as error:
+    in_bucket = [path for path in files if isinstance(path, BucketFile)]
+    headers = in_threads(_header, in_bucket) if in_bucket else map(_header, files)
+    for path, header in zip(files, headers, strict=True):
+        if not isinstance(header, Header):
             if not skip_unreadable:
-                raise
-            problem = error
+                raise header
+            problem = header
             continue
         survey.sizes.setdefault(header.size, path)
         (survey.grey if header.channels == 1 else survey.coloured).append(path)
@@ -514,3 +514,11 @@ def _survey(files: list[Path | BucketFile], skip_unreadable: bool = False) -> Su
     if problem is not None and not survey.sizes:
         raise problem
     return survey
+
+
+def _header(file: Path | BucketFile) -> Header | ImageUnreadable | ImageRefused:
+    """Return the header of a file, or the error that says why the file is not read."""
+    try:  # a file in a bucket is read once, although a PNG is opened twice
+        return read_header(file if isinstance(file, Path) else EncodedImage(str(file), file.open("rb").read()))
+    except (ImageUnreadable, ImageRefused) as error:
+        return error

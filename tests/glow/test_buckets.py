@@ -14,7 +14,7 @@ import torch
 from glow.batches import MappedImages
 from glow.datasets import DatasetCorrupt, DatasetNotFound, describe, load_dataset, open_dataset, packed_bucket, status
 from glow.datasets.block_cache import BlockCache, cache_of_this_machine
-from glow.datasets.buckets import BucketFolder
+from glow.datasets.buckets import BucketFile, BucketFolder, in_threads
 from glow.datasets.packed_bucket import BLOCK, BucketShards
 from glow.datasets.packed_index import PackedIndex, PackedShard, PackedSplit, labels_file, shard_file, shard_fingerprint
 from glow.errors import UserError
@@ -221,3 +221,40 @@ def test_a_size_that_is_none_is_refused(monkeypatch, size):
         cache_of_this_machine()
     assert raised.value.code == "cache-size"
     assert repr(size) in str(raised.value)
+
+
+def test_the_survey_of_a_folder_reads_each_file_once_and_several_at_a_time(bucket, monkeypatch):
+    for number in range(200):
+        bucket.put(f"survey/{number:03}.png", png(np.full((6, 4), number, np.uint8)))
+    together = threading.Barrier(2, timeout=60)  # raises BrokenBarrierError unless two threads are there at once
+    opened = []
+    read = BucketFile.open
+
+    def met(file, mode):
+        opened.append(file.name)
+        if file.name in ("000.png", "001.png"):
+            together.wait()
+        return read(file, mode)
+
+    monkeypatch.setattr(BucketFile, "open", met)
+    info = describe(f"folder:{bucket.uri('survey')}")
+    assert info.image_shape == (1, 6, 4)
+    assert sorted(opened) == [f"{number:03}.png" for number in range(200)]
+
+
+def test_the_survey_names_the_first_damaged_file_and_passes_over_all_if_asked(bucket):
+    for number in range(100):
+        bucket.put(f"damaged/{number:03}.png", b"no" if number in (70, 90) else png(np.zeros((6, 4), np.uint8)))
+    name = f"folder:{bucket.uri('damaged')}"
+    with pytest.raises(DatasetCorrupt, match=r"070\.png"):
+        describe(name)
+    assert describe(name, skip_unreadable=True).image_shape == (1, 6, 4)
+
+
+def test_threads_work_only_a_little_ahead():
+    folder = BucketFolder("s3://bucket/many")
+    asked = []
+    results = in_threads(lambda file: file.name, (asked.append(n) or folder.file(str(n)) for n in range(10_000)))
+    assert next(results) == "0"
+    assert len(asked) < 1000
+    results.close()
