@@ -33,7 +33,7 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:1"
     ),
     "no home": {"HOME": "/nonexistent"},
-    "the address of another Ray": {"RAY_ADDRESS": "10.255.255.1:6379"},
+    "a private Ray is wanted": {"RAY_ADDRESS": "local"},
     "no GPU wanted": {"CUDA_VISIBLE_DEVICES": ""},
     "another time zone": {"TZ": "Asia/Kolkata"},
     "a narrow terminal": {"COLUMNS": "20", "TERM": "dumb"},
@@ -72,6 +72,13 @@ def test_a_folder_that_python_was_told_not_to_read_is_refused(tmp_path):
     sentence = sentence_of(glowctl(folder, *TRAIN, **ENVIRONMENTS["ASCII alone"]))
     assert "LC_ALL=C.UTF-8" in sentence
     assert list(folder.iterdir()) == []
+
+
+def test_an_address_of_ray_that_is_not_its_dashboards_is_refused(tmp_path):
+    """Whoever set the variable means a cluster; a private Ray beside it would be a surprise."""
+    sentence = sentence_of(glowctl(tmp_path, *TRAIN, RAY_ADDRESS="10.255.255.1:6379"), 2)
+    assert "$RAY_ADDRESS 10.255.255.1:6379" in sentence
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.nightly
