@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,10 +40,16 @@ __all__ = [
     "describe_folder",
     "folder_channels",
     "folder_status",
+    "one_look",
     "open_folder",
     "read_image",
 ]
 
+
+Result = TypeVar("Result")
+
+_looks: ContextVar[dict[object, Any] | None] = ContextVar("looks", default=None)
+"""The listings and surveys of the present block of `one_look`; None outside such a block."""
 
 PARTS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 """Names of subfolders that hold a split -> the split. If there are both names of a split, the last one counts."""
@@ -122,7 +131,7 @@ def open_folder(name: str, split: str, image_shape: Shape | None, background: Co
     files = listing.parts[part]
     label_of = {class_name: label for label, class_name in enumerate(listing.class_names)}
     labels = torch.tensor([label_of[class_name] for _, class_name in files])
-    shape = image_shape or _survey(listing.files).common_shape(name)
+    shape = image_shape or _surveyed(name, listing).common_shape(name)
 
     def pick(indices: Tensor) -> Tensor:
         images = torch.empty((len(indices), *shape), dtype=torch.uint8)
@@ -165,7 +174,7 @@ def describe_folder(
         (('cat', 'dog'), (3, 4, 6))
     """
     listing = _list(name)
-    survey = _survey(listing.files, skip_unreadable)
+    survey = _surveyed(name, listing, skip_unreadable)
     mixed = len(survey.sizes) > 1
     original_shape = image_shape if image_shape and mixed else survey.common_shape(name)
     shape = image_shape or original_shape
@@ -196,7 +205,7 @@ def folder_channels(name: str, skip_unreadable: bool = False) -> int:
         ...     grey, folder_channels(f"folder:{path}")
         (1, 3)
     """
-    return _survey(_list(name).files, skip_unreadable).channels
+    return _surveyed(name, _list(name), skip_unreadable).channels
 
 
 def folder_status(name: str) -> DatasetStatus:
@@ -263,7 +272,52 @@ def read_image(path: str | Path, image_shape: Shape, background: Colour = WHITE)
     return convert(decode(path, background), image_shape)[0]
 
 
+@contextmanager
+def one_look(known: dict[object, Any] | None = None) -> Iterator[None]:
+    """List each folder, and read the headers of its files, only once within the `with` block.
+
+    The functions of this module otherwise do both at every call, because files may change between two calls.
+
+    Args:
+        known: the results of an earlier block, which this block takes over and adds to; None for no results.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as path, one_look():
+        ...     Image.new("L", (6, 4)).save(f"{path}/grey.png")
+        ...     grey = folder_channels(f"folder:{path}")
+        ...     Image.new("RGB", (6, 4)).save(f"{path}/red.png")
+        ...     grey, folder_channels(f"folder:{path}")
+        (1, 1)
+    """
+    token = _looks.set({} if known is None else known)
+    try:
+        yield
+    finally:
+        _looks.reset(token)
+
+
+def _once(key: object, look: Callable[[], Result]) -> Result:
+    """Return `look()`, or within a block of `one_look` what it returned before for this key."""
+    known = _looks.get()
+    if known is None:
+        return look()
+    if key not in known:
+        known[key] = look()
+    result: Result = known[key]
+    return result
+
+
 def _list(name: str) -> Listing:
+    return _once(("listing", name), lambda: _list_now(name))
+
+
+def _surveyed(name: str, listing: Listing, skip_unreadable: bool = False) -> Survey:
+    return _once(("survey", name, skip_unreadable), lambda: _survey(listing.files, skip_unreadable))
+
+
+def _list_now(name: str) -> Listing:
     """List the image files of "folder:PATH".
 
     Raises:

@@ -19,6 +19,7 @@ import numpy as np
 from glow.datasets import DatasetCorrupt, DatasetInfo, LazyDataset, describe, open_dataset, own_channels
 from glow.datasets.base import ImageRefused, ImageUnreadable
 from glow.datasets.buckets import is_uri
+from glow.datasets.folder import one_look
 from glow.datasets.names import absolute_dataset, place_of
 from glow.datasets.packed_index import INDEX, PackedIndex, PackedShard, PackedSplit, labels_file, shard_file
 from jobs.errors import JobError, SpecError
@@ -304,20 +305,21 @@ def prepare(spec: PackSpec) -> Plan:
     spec = _absolute(spec)
     size, background, skip = spec.image_size, colour(spec.background), spec.on_error == "skip"
     try:
-        shape = None if size is None else (own_channels(spec.source, skip), size, size)
-        info = describe(spec.source, spec.data_root, image_shape=shape, background=background, skip_unreadable=skip)
-        datasets = {
-            split: open_dataset(
-                spec.source,
-                split,
-                spec.data_root,
-                image_shape=info.image_shape,
-                download=spec.download,
-                background=background,
-                refuse_other_sizes=size is None,
-            )
-            for split in info.splits
-        }
+        with one_look():
+            shape = None if size is None else (own_channels(spec.source, skip), size, size)
+            info = describe(spec.source, spec.data_root, image_shape=shape, background=background, skip_unreadable=skip)
+            datasets = {
+                split: open_dataset(
+                    spec.source,
+                    split,
+                    spec.data_root,
+                    image_shape=info.image_shape,
+                    download=spec.download,
+                    background=background,
+                    refuse_other_sizes=size is None,
+                )
+                for split in info.splits
+            }
     except DatasetCorrupt as error:
         raise refusal(error, skip) from error
     except ValueError as error:

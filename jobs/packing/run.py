@@ -23,6 +23,7 @@ from ray.exceptions import RayError
 
 from glow.datasets import DatasetCorrupt, LazyDataset, open_dataset
 from glow.datasets.base import Shape
+from glow.datasets.folder import one_look
 from glow.datasets.packed_index import shard_file, shard_fingerprint
 from jobs.display.events import Noted, Packed, Packing, Show
 from jobs.errors import JobError
@@ -133,14 +134,21 @@ def pack_shards(batch: Any, spec: PackSpec, image_shape: Shape, threads: int = 1
 @lru_cache(maxsize=3)
 def _source(spec: PackSpec, split: str, image_shape: Shape) -> LazyDataset:
     """Open a split of the source, once per process, because a process runs many tasks."""
-    return open_dataset(
-        spec.source,
-        split,
-        spec.data_root,
-        image_shape=image_shape,
-        background=colour(spec.background),
-        refuse_other_sizes=spec.image_size is None,
-    )
+    with one_look(_looks(spec)):
+        return open_dataset(
+            spec.source,
+            split,
+            spec.data_root,
+            image_shape=image_shape,
+            background=colour(spec.background),
+            refuse_other_sizes=spec.image_size is None,
+        )
+
+
+@lru_cache(maxsize=1)
+def _looks(spec: PackSpec) -> dict[object, Any]:
+    """Return a dictionary for the listing of the source, which this process makes once for all splits."""
+    return {}
 
 
 def _pack(shard: Shard, dataset: LazyDataset, spec: PackSpec, threads: int) -> None:

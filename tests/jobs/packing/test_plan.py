@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from glow.datasets import DatasetNotFound, LazyDataset, load_dataset
+from glow.datasets import DatasetNotFound, LazyDataset, folder, load_dataset
 from jobs.errors import JobError, SpecError
 from jobs.packing.plan import Done, Shard, done_file, prepare
 from jobs.packing.run import pack_shards
@@ -405,3 +405,16 @@ def test_exchanged_files_in_a_bucket_are_refused(bucket, tmp_path):
     for number in range(20):
         bucket.put(f"exchanged/{number:02}.png", png(np.arange(number, number + 64, dtype=np.uint8).reshape(8, 8)))
     check_source_changed(planned(source, tmp_path / "packed", shard_size=4), "of train")
+
+
+def test_the_files_of_a_folder_are_listed_and_their_headers_read_once(photos, tmp_path, monkeypatch):
+    listed, surveyed = [], []
+    walk, survey = folder._walk, folder._survey
+    monkeypatch.setattr(folder, "_walk", lambda place: listed.append(place) or walk(place))
+    monkeypatch.setattr(folder, "_survey", lambda *given: surveyed.append(given) or survey(*given))
+    for settings in ({"image_size": 8}, {}):
+        planned(f"folder:{photos.parent}", tmp_path / "packed", **settings)
+        assert [place.name for place in sorted(listed)] == ["train", "validation"]
+        assert len(surveyed) == 1
+        listed.clear()
+        surveyed.clear()
