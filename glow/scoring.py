@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,7 +48,16 @@ from glow.gradient_norms import gradient_layers, gradient_norms
 from glow.latent_statistics import anderson_darling, second_moments, spectrum_variation
 from glow.model import Glow, Precision
 
-__all__ = ["SCORED", "SHARD", "complexity", "importance_weighted", "score", "score_shard", "shards_of"]
+__all__ = [
+    "SCORED",
+    "SHARD",
+    "complexity",
+    "importance_weighted",
+    "latent_statistics",
+    "score",
+    "score_shard",
+    "shards_of",
+]
 
 BATCH_SIZE = 250
 """Images per forward pass."""
@@ -187,23 +196,38 @@ class _Terms:
         noise_BCHW = uniform_noise(indices_B, model.config.image_shape, stream)
         terms = model.log_prob_terms(images_BCHW, noise_BCHW=noise_BCHW)
         likelihood = torch.cat([terms.input_log_det_B[:, None], terms.log_det_BL, terms.log_prior_BL], 1)
-        standardized_BD = torch.cat([level.flatten(1) for level in terms.standardized], 1)
-        moments = second_moments(terms.standardized)
-        latents = torch.column_stack(
-            [
-                anderson_darling(standardized_BD),
-                spectrum_variation(standardized_BD),
-                moments.portmanteau(),
-                moments.power_BL,
-                moments.rows_BL,
-                moments.columns_BL,
-            ]
-        )
-        return cls(likelihood.double().cpu().numpy(), latents.cpu().numpy())
+        return cls(likelihood.double().cpu().numpy(), latent_statistics(terms.standardized).cpu().numpy())
 
     @classmethod
     def none(cls, levels: int) -> _Terms:
         return cls(np.empty((0, 1 + 2 * levels)), np.empty((0, len(latent_columns(levels)))))
+
+
+def latent_statistics(standardized: Sequence[Tensor]) -> Tensor:
+    """Compute the columns of a score table about the latents, in the order of `latent_columns`.
+
+    Args:
+        standardized: for each level float (B, C, H, W), as in `glow.model.LogProbTerms`.
+
+    Returns:
+        float64 (B, 3 + 3 L).
+
+    Example:
+        >>> latent_statistics([torch.zeros(5, 2, 4, 4), torch.zeros(5, 4, 2, 2)]).shape
+        torch.Size([5, 9])
+    """
+    standardized_BD = torch.cat([level.flatten(1) for level in standardized], 1)
+    moments = second_moments(standardized)
+    return torch.column_stack(
+        [
+            anderson_darling(standardized_BD),
+            spectrum_variation(standardized_BD),
+            moments.portmanteau(),
+            moments.power_BL,
+            moments.rows_BL,
+            moments.columns_BL,
+        ]
+    )
 
 
 def latent_columns(levels: int) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from benchmarks import ood_cost
 from benchmarks.__main__ import arguments
 from benchmarks.bare import BareConvolutions
 from benchmarks.contestants import Job, Work, convolutions, glow, images_and_noise
@@ -22,13 +23,13 @@ from benchmarks.optimisations import WITHOUT
 from benchmarks.passes import counted, our_way, report_way
 from benchmarks.precision import unchanged
 from benchmarks.racers import glow_racer
-from benchmarks.row import Figure, Row, at_least, at_most, measured
+from benchmarks.row import Figure, Row, Setting, at_least, at_most, measured
 from benchmarks.rows import ROWS
 from benchmarks.slopes import SIZES, exponents, jobs
 from benchmarks.step_profile import CONVOLUTIONS, COPIES, ELSE, GRADIENTS, OPTIMIZER, RELU, group
 from benchmarks.table import table
 from benchmarks.timed import Budget, Curve, train_for
-from benchmarks.timing import round_robin
+from benchmarks.timing import ratio, round_robin
 from glow import Glow, GlowConfig
 from glow.layers import CouplingNetwork
 from glow.model import Precision
@@ -105,6 +106,28 @@ def test_contestants_take_turns() -> None:
     taken = round_robin({name: partial(calls.append, name) for name in "ab"}, rounds=2, warmups=1)
     assert calls == ["a", "b", "a", "b", "a", "b"]
     assert set(taken) == {"a", "b"}
+
+
+def test_a_ratio_is_of_processor_times_in_turns() -> None:
+    calls: list[str] = []
+
+    def work(name: str, loops: int) -> None:
+        calls.append(name)
+        sum(range(loops))
+
+    assert 2 < ratio(partial(work, "run", 4_000_000), partial(work, "to", 1_000_000), rounds=5, warmups=1) < 8
+    assert calls == ["run", "to"] * 6
+    assert ratio(partial(time.sleep, 0.2), partial(work, "to", 4_000_000), rounds=1, warmups=0) < 0.2
+
+
+def test_the_cost_of_an_ood_test_has_a_figure_for_every_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, images in {"TRAIN": 300, "HELD_OUT": 200, "TESTED": 50, "BATCH_SIZE": 10}.items():
+        monkeypatch.setattr(ood_cost, name, images)
+    monkeypatch.setattr(ood_cost, "MODELS", dict.fromkeys(ood_cost.MODELS, ood_cost.TINY))
+    figures, _ = ood_cost.measure(Setting(1, ("float32",), quick=True))
+    found = {figure.what: figure.value for figure in figures}
+    assert all(found[bar.what] > 0 for bar in ood_cost.ROW.bars)
+    assert all(math.isfinite(value) for value in found.values())
 
 
 def test_the_bare_convolutions_are_those_of_the_coupling_networks() -> None:
