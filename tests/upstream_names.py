@@ -340,7 +340,18 @@ RAY_TUNE = [
         "mlflow/tracking/client.py",
         "a sample grid that is drawn again after a kill is recorded twice",
         'f"images/{sanitized_key}+step+{step}+timestamp+',
-        ours='list_artifacts(self.run_id, "images")',
+        ours='FOLDER = "images"',
+    ),
+    says(
+        "compressed.webp",
+        "mlflow/tracking/client.py",
+        "samples that a kill cut short stay without their small copy",
+        'f"{uncompressed_filename}+compressed"',
+        ours="compressed.webp",
+    ),
+    says("mlflow.loggedImages", "mlflow/utils/mlflow_tags.py", "samples that a kill cut short are not shown by the UI"),
+    says(
+        "mlflow.loggedArtifacts", "mlflow/utils/mlflow_tags.py", "a table that a kill cut short is not shown by the UI"
     ),
     says(
         "CHECKPOINT_PATH_KEY",

@@ -10,7 +10,6 @@ import getpass
 import json
 import logging
 import math
-import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ from jobs.system.process_identity import this_process
 from jobs.system.retry import patient
 from jobs.system.verbosity import unheeded
 from jobs.tracking import tag_names
+from jobs.tracking.image_series import whole_steps, write_image
 from jobs.tracking.liveness import DRIVER, ERROR, beating, ending, forget_death, fresh
 from jobs.tracking.metric_steps import MetricSteps
 from jobs.tracking.models import log_model, register
@@ -255,7 +255,7 @@ class Record:
             if not self._image_steps.without([key], step):
                 return
             try:
-                self._client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
+                write_image(self._client, self.run_id, image, key, step)
             except BaseException:
                 self._image_steps.doubt([key])
                 raise
@@ -264,11 +264,9 @@ class Record:
         self._write_patiently(write)
 
     def image_steps(self, key: str) -> set[int]:
-        """Return the steps at which this run has an image of the series `key`."""
+        """Return the steps at which this run has a whole image of the series `key`."""
         with sentences(self._uri):
-            files = [Path(file.path).name for file in self._client.list_artifacts(self.run_id, "images")]
-        named = (re.match(rf"{re.escape(key)}[%+]step[%+](\d+)[%+]", file) for file in files)
-        return {int(found[1]) for found in named if found}
+            return whole_steps(self._client, self.run_id, key)
 
     def folder(self, folder: Path, leave_out: str | None = None) -> None:
         """Upload everything in `folder` as artifacts with the same paths, except the entry named `leave_out`."""
@@ -327,11 +325,15 @@ class Record:
         """
 
         def write() -> None:
-            if any(artifact.path == path for artifact in self._client.list_artifacts(self.run_id)):
-                # log_table would append rows. This is the format that it writes.
-                self._client.log_text(self.run_id, table.to_json(orient="split", index=False), path)
-            else:
+            if not any(artifact.path == path for artifact in self._client.list_artifacts(self.run_id)):
                 self._client.log_table(self.run_id, table, path)
+                return
+            # log_table would append rows. This is the format that it writes.
+            self._client.log_text(self.run_id, table.to_json(orient="split", index=False), path)
+            listed = json.loads(self._client.get_run(self.run_id).data.tags.get(tag_names.LOGGED_ARTIFACTS, "[]"))
+            entry = {"path": path, "type": "table"}
+            if entry not in listed:  # a process died when it had written the table
+                self._client.set_tag(self.run_id, tag_names.LOGGED_ARTIFACTS, json.dumps([*listed, entry]))
 
         self._write_patiently(write)
 

@@ -83,6 +83,12 @@ NOTES = "glow.notes"
 PARENT = "mlflow.parentRunId"
 """Defined by MLflow: the id of the run that a run is nested under."""
 
+LOGGED_IMAGES = "mlflow.loggedImages"
+"""Defined by MLflow: set on a run that has series of images, which its UI then shows."""
+
+LOGGED_ARTIFACTS = "mlflow.loggedArtifacts"
+"""Defined by MLflow: the paths of a run's tables, in JSON. Its UI shows and compares only tables that are listed."""
+
 NOTE = "mlflow.note.content"
 """Defined by MLflow: the description that its UI shows above a run, in Markdown."""
 

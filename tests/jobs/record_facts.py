@@ -1,12 +1,19 @@
 """What MLflow has of a run, in a form in which two runs of the same training can be compared."""
 
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from jobs.tracking import TrackingError, child_runs, experiment_runs, open_store, recorded_images, registered_versions
 from jobs.tracking.uris import sqlite_path
+from jobs.training.history import IN_MLFLOW
 
 MEASURED = {
     "images_per_second",
@@ -19,6 +26,12 @@ MEASURED = {
 
 OF_ATTEMPTS = {"restarts", "workers", "startup_seconds"}
 """Metrics of which an interrupted run has more points."""
+
+OF_THE_PLACE = {"glow.alive", "glow.driver", "glow.source_changed", "mlflow.source.git.commit", "mlflow.user"}
+"""Tags that depend on the process, the machine, or the moment."""
+
+NAMES = re.compile(r"\b[0-9a-f]{32}\b|models:/[\w-]+/\d+")
+"""The id of a run, or the name of a registered version, in a text. A trial that ends later has a higher version."""
 
 
 def uri_of(folder: Path) -> str:
@@ -71,6 +84,69 @@ def doubled(uri: str, run: Run) -> dict[str, list[int]]:
     return found
 
 
+def unlike_history(uri: str, run: Run) -> dict[str, dict[int, float]]:
+    """Return the metrics of epochs that differ from history.csv, which is made of the checkpoints, the speed included.
+
+    The speed of an epoch differs whenever the epoch is trained again.
+    """
+    client, _ = open_store(uri, "glow", look=False)
+    with tempfile.TemporaryDirectory() as folder:
+        history = pd.read_csv(client.download_artifacts(run.info.run_id, "history.csv", folder), index_col="epoch")
+    points = points_of(uri, run)
+    recorded = {column: dict(points.get(name, [])) for column, name in IN_MLFLOW.items()}
+    return {column: steps for column, steps in recorded.items() if steps != history[column].dropna().to_dict()}
+
+
+def tags_of(client: MlflowClient, run: Run) -> dict[str, Any]:
+    """Return the tags that follow from the work: all but those of the place, and without ids."""
+    tags: dict[str, Any] = {
+        name: NAMES.sub("", text) for name, text in run.data.tags.items() if name not in OF_THE_PLACE
+    }
+    spec = json.loads(tags["glow.spec"])
+    for settings in (spec, spec.get("train", {})):
+        for name in ("output", "tracking_uri"):
+            settings.pop(name, None)
+    if "glow.champion" in tags:
+        tags["mlflow.note.content"] = tags["mlflow.note.content"].split("Test NLL in bits/dim")[0]  # then come tables
+        tags["glow.champion"] = client.get_run(run.data.tags["glow.champion"]).data.tags["glow.trial"]
+    listed = sorted(each["path"] for each in json.loads(tags.get("mlflow.loggedArtifacts", "[]")))
+    return {**tags, "glow.spec": spec, "mlflow.loggedArtifacts": listed}
+
+
+def artifacts_of(client: MlflowClient, run: Run, folder: str | None = None) -> Iterator[str]:
+    """Yield the paths of all files of a run."""
+    for found in client.list_artifacts(run.info.run_id, folder):
+        if found.is_dir:
+            yield from artifacts_of(client, run, found.path)
+        else:
+            yield found.path
+
+
+def tables_of(client: MlflowClient, run: Run) -> dict[str, list[dict[Any, Any]]]:
+    """Return the rows of all tables of a run, scores included, by the path of the table, without what was measured."""
+    readers: dict[str, Callable[[str], pd.DataFrame]] = {
+        ".json": lambda file: pd.read_json(file, orient="split", precise_float=True),
+        ".csv": pd.read_csv,
+        ".parquet": pd.read_parquet,
+    }
+    tables = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for path in artifacts_of(client, run):
+            reader = readers.get(Path(path).suffix)
+            if reader is not None and path != "spec.json":
+                table = reader(client.download_artifacts(run.info.run_id, path, folder))
+                measured = [column for column in table if column == "run_id" or column in MEASURED]
+                # NaN is not equal to itself.
+                tables[path] = table.drop(columns=measured).astype(object).where(table.notna(), None).to_dict("records")
+    return tables
+
+
+def _step_of(picture: str) -> str:
+    """Return what follows from the work in the path of a picture: its series, its step and the kind of file."""
+    series, _, step, *_ = Path(picture).name.split("+")
+    return f"{series} {step} {Path(picture).suffix}"
+
+
 def facts_of(uri: str, run: Run) -> dict[str, Any]:
     """Return all that must be equal in two runs of one training, however often one of them was interrupted."""
     client, _ = open_store(uri, "glow", look=False)
@@ -87,7 +163,9 @@ def facts_of(uri: str, run: Run) -> dict[str, Any]:
         "metrics": metrics,
         "params": {name: value for name, value in run.data.params.items() if name not in ("output", "tracking_uri")},
         "artifacts": sorted(file.path for file in client.list_artifacts(run.info.run_id)),
-        "pictures": len([f for f in client.list_artifacts(run.info.run_id, "images") if f.path.endswith(".png")]),
+        "pictures": sorted(_step_of(path) for path in artifacts_of(client, run, "images")),
         "images": sorted(recorded_images(run)),
         "models": len(versions),
+        "tags": tags_of(client, run),
+        "tables": tables_of(client, run),
     }

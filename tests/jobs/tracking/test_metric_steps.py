@@ -1,6 +1,13 @@
 """Each step of a metric, and each image of a step, is in MLflow once, however often it is written."""
 
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from jobs.tracking import Record, TrackingError, find_run, open_store
@@ -98,16 +105,83 @@ def test_an_image_whose_answer_was_lost_is_not_written_again(uri, record, monkey
     assert len(pictures) == 1
 
 
-def test_the_images_of_a_run_are_listed_once(uri, record, monkeypatch):
+def test_the_images_that_a_run_has_are_listed_once(uri, record, monkeypatch):
     """A checkpoint has up to a thousand grids of samples, and a server may take a tenth of a second for a list."""
+    for step in (1, 2, 3):
+        record.image(np.zeros((4, 4, 3), np.uint8), "samples", step)
     again = Record.existing(uri, record._client.get_run(record.run_id))
     listed = []
     whole = again._client.list_artifacts
     monkeypatch.setattr(again._client, "list_artifacts", lambda *of: listed.append(of) or whole(*of))
-    for step in (1, 2, 1, 3):
+    for step in (1, 2, 3, 1):
         again.impatient().image(np.zeros((4, 4, 3), np.uint8), "samples", step)
     assert len(listed) == 1
-    assert again.image_steps("samples") == {1, 2, 3}
+
+
+@pytest.mark.parametrize("written", [1, 2, 3])
+def test_an_image_whose_writer_died_is_completed_and_not_written_again(uri, record, monkeypatch, written):
+    """MLflow writes a picture, its small copy and a tag; the process dies after so many of them."""
+    image = np.full((300, 300, 3), 7, np.uint8)
+
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    client = record._client
+    with monkeypatch.context() as patch:
+        if written < 3:
+            patch.setattr(client, "set_tag", die)
+        with pytest.raises(KeyboardInterrupt) if written < 3 else nullcontext():
+            record.image(image, "samples", 1)
+    if written == 1:
+        (copy,) = Path(url2pathname(urlparse(record.artifact_uri).path), "images").glob("*.webp")
+        copy.unlink()
+    record.image(image, "samples", 2)
+    again = Record.existing(uri, client.get_run(record.run_id))
+    again.image(image, "samples", 1)
+    names = sorted(Path(file.path).name for file in client.list_artifacts(record.run_id, "images"))
+    assert [(name.split("+")[2], name.endswith("+compressed.webp")) for name in names] == [
+        ("1", True),
+        ("1", False),
+        ("2", True),
+        ("2", False),
+    ]
+    assert {name.removesuffix(".png") + "+compressed.webp" for name in names if name.endswith(".png")} < set(names)
+    assert client.get_run(record.run_id).data.tags["mlflow.loggedImages"] == "True"
+    assert again.image_steps("samples") == {1, 2}
+
+
+def test_a_run_whose_only_image_lacks_the_tag_gets_it(uri, record, monkeypatch):
+    image = np.zeros((4, 4, 3), np.uint8)
+    record.image(image, "samples", 1)
+    client = record._client
+    client.delete_tag(record.run_id, "mlflow.loggedImages")
+    Record.existing(uri, client.get_run(record.run_id)).image(image, "samples", 1)
+    assert client.get_run(record.run_id).data.tags["mlflow.loggedImages"] == "True"
+    assert len(client.list_artifacts(record.run_id, "images")) == 2
+
+
+def test_a_table_whose_writer_died_is_listed_and_has_its_rows_once(uri, record, monkeypatch, tmp_path):
+    """MLflow writes a table, and then the tag by which its UI finds the table."""
+
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    table = pd.DataFrame({"a": [1, 2]})
+    client = record._client
+    record.table(table, "other.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "set_tag", die)
+        with pytest.raises(KeyboardInterrupt):
+            record.table(table, "table.json")
+    for _ in range(2):
+        record.table(table, "table.json")
+    run = client.get_run(record.run_id)
+    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [
+        {"path": "other.json", "type": "table"},
+        {"path": "table.json", "type": "table"},
+    ]
+    found = client.download_artifacts(record.run_id, "table.json", str(tmp_path))
+    assert pd.read_json(found, orient="split")["a"].tolist() == [1, 2]
 
 
 def test_the_store_of_a_new_run_is_asked_only_after_a_write_that_failed():
