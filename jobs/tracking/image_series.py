@@ -11,8 +11,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from jobs.tracking import tag_names
 
 if TYPE_CHECKING:
@@ -53,6 +51,8 @@ def write_image(client: MlflowClient, run_id: str, image: np.ndarray, key: str, 
     if begun is None:
         client.log_image(run_id, image, key=key, step=step, synchronous=True)
         return
+    from PIL import Image
+
     with tempfile.TemporaryDirectory() as folder:
         for name in (begun, _small_copy(begun)):
             file = Path(folder, name)

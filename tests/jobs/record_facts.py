@@ -97,6 +97,12 @@ def unlike_history(uri: str, run: Run) -> dict[str, dict[int, float]]:
     return {column: steps for column, steps in recorded.items() if steps != history[column].dropna().to_dict()}
 
 
+def check_epochs(uri: str, run: Run) -> None:
+    """Checks that every epoch is recorded once, as the checkpoint has it."""
+    assert doubled(uri, run) == {}
+    assert unlike_history(uri, run) == {}
+
+
 def tags_of(client: MlflowClient, run: Run) -> dict[str, Any]:
     """Return the tags that follow from the work: all but those of the place, and without ids."""
     tags: dict[str, Any] = {

@@ -20,6 +20,7 @@ from jobs.errors import JobError
 from jobs.evaluation.find_model import find_model
 from jobs.tracking import child_runs, find_run, open_store, recorded_images
 from tests.jobs.command_line import Running, alive, check_quiet, glowctl, sentence_of, wait_until
+from tests.jobs.record_facts import check_epochs
 
 pytestmark = pytest.mark.ray
 
@@ -241,6 +242,8 @@ def test_a_killed_ablation_continues_each_trial_from_its_checkpoint(tmp_path, tm
     trials = trials_of(tmp_path, run_id)
     assert [run.info.status for run in trials.values()] == ["FINISHED"] * 4
     assert trials[first].info.end_time == ended
+    for run in trials.values():
+        check_epochs(uri_of(tmp_path), run)
     whole = tmp_path_factory.mktemp("whole")
     events = [json.loads(line) for line in glowctl(whole, *LONG, "--json").stdout.splitlines()]
     columns = ["permutation", "bits_per_dim", "bits_per_dim_low", "best", "seeds", "parameters"]
