@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -20,6 +22,7 @@ from benchmarks.document import filled
 from benchmarks.equal_time import CHOICES
 from benchmarks.memory import gradient_difference
 from benchmarks.optimisations import WITHOUT
+from benchmarks.packing import _cost, write_textures
 from benchmarks.passes import counted, our_way, report_way
 from benchmarks.precision import unchanged
 from benchmarks.racers import glow_racer
@@ -266,3 +269,13 @@ def test_training_by_the_clock_learns_looks_and_ends_early() -> None:
 def test_choices_that_are_compared_in_equal_time_are_trainings() -> None:
     for changes in CHOICES.values():
         make_train_spec("laptop", changes)
+
+
+def test_packing_is_measured_on_png_and_jpeg_images(tmp_path: Path) -> None:
+    write_textures(tmp_path / "textures", images=4, size=(24, 16))
+    assert [path.suffix for path in sorted((tmp_path / "textures").iterdir())] == [".jpg", ".png"] * 2
+
+
+def test_the_cost_of_a_call_contains_the_processors_of_its_processes() -> None:
+    busy = "import time\nwhile time.process_time() < 1: pass"
+    assert _cost(lambda: subprocess.run([sys.executable, "-c", busy], check=True)).cpu > 0.3

@@ -5,6 +5,7 @@ import os
 import threading
 from dataclasses import asdict
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -408,13 +409,12 @@ def test_exchanged_files_in_a_bucket_are_refused(bucket, tmp_path):
 
 
 def test_the_files_of_a_folder_are_listed_and_their_headers_read_once(photos, tmp_path, monkeypatch):
-    listed, surveyed = [], []
-    walk, survey = folder._walk, folder._survey
-    monkeypatch.setattr(folder, "_walk", lambda place: listed.append(place) or walk(place))
-    monkeypatch.setattr(folder, "_survey", lambda *given: surveyed.append(given) or survey(*given))
+    walk, survey = Mock(wraps=folder._walk), Mock(wraps=folder._survey)
+    monkeypatch.setattr(folder, "_walk", walk)
+    monkeypatch.setattr(folder, "_survey", survey)
     for settings in ({"image_size": 8}, {}):
         planned(f"folder:{photos.parent}", tmp_path / "packed", **settings)
-        assert [place.name for place in sorted(listed)] == ["train", "validation"]
-        assert len(surveyed) == 1
-        listed.clear()
-        surveyed.clear()
+        assert sorted(call.args[0].name for call in walk.call_args_list) == ["train", "validation"]
+        assert survey.call_count == 1
+        walk.reset_mock()
+        survey.reset_mock()
