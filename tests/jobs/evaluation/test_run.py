@@ -68,10 +68,10 @@ def test_comparable_data_sets_are_looked_for_where_the_training_had_its_own(here
     (here / "model/spec.json").write_text(spec.to_json())
     roots = []
     monkeypatch.setattr(ood, "describe", lambda name, root: roots.append(root) or describe(name, root))
-    assert "noise" in ood._comparable(prepare_evaluation(validated(OodSpec, settings(here))))
+    assert "noise" in ood._known(prepare_evaluation(validated(OodSpec, settings(here))))
     assert set(roots) == {str(here / "data")}
     roots.clear()
-    ood._comparable(prepare_evaluation(validated(OodSpec, settings(here, data_root=str(here / "given")))))
+    ood._known(prepare_evaluation(validated(OodSpec, settings(here, data_root=str(here / "given")))))
     assert set(roots) == {str(here / "given")}
 
 

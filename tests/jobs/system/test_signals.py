@@ -22,6 +22,14 @@ class StruckWhenCollected:
             pass
 
 
+@pytest.fixture(autouse=True)
+def as_in_a_terminal():
+    """SIGHUP has its default effect, also if nohup started the tests."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def strike(number, passed):
     with signals_as_interrupt():
         struck = StruckWhenCollected(number)
