@@ -229,7 +229,7 @@ def test_a_killed_ablation_continues_each_trial_from_its_checkpoint(tmp_path, tm
     family = running.family()
     running.process.kill()
     running.wait()
-    wait_until(lambda: not alive(family), timeout=30)
+    wait_until(lambda: not alive(family), timeout=60)
     ended = trials_of(tmp_path, run_id)[first].info.end_time
     interrupted = unfinished(tmp_path, 23)
     assert interrupted
@@ -279,7 +279,7 @@ def test_trials_continue_although_the_files_of_tune_are_damaged(tmp_path):
     family = running.family()
     running.process.kill()
     running.wait()
-    wait_until(lambda: not alive(family), timeout=30)
+    wait_until(lambda: not alive(family), timeout=60)
     (state,) = tmp_path.glob("outputs/*/tune/experiment_state-*.json")
     state.write_bytes(state.read_bytes()[:1000])
     run_id = run_id_of(running.lines())
@@ -334,7 +334,7 @@ def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
     assert running.wait(30) == 130
     run_id = run_id_of(running.lines())
     assert running.line_with(f"glowctl ablate --resume {run_id}")
-    wait_until(lambda: not alive(family), timeout=30)
+    wait_until(lambda: not alive(family), timeout=60)
     assert find_run(uri_of(tmp_path), "glow", run_id).info.status == "KILLED"
     assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "KILLED"
     with sqlite3.connect(

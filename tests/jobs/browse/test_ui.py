@@ -91,7 +91,7 @@ def test_nothing_stays_behind(uri, tmp_path, how, code):
     assert any("uvicorn" in " ".join(process.cmdline()) for process in family)
     os.kill(command.process.pid, how)
     assert command.wait(30) == code
-    wait_until(lambda: not alive(family), timeout=30)
+    wait_until(lambda: not alive(family), timeout=60)
     assert "Traceback" not in command.output.read_text()
 
 

@@ -79,7 +79,7 @@ def test_a_packing_that_was_killed_continues_and_has_the_same_result(photos, pac
     family = running.family()
     running.process.kill()
     running.wait()
-    wait_until(lambda: not alive(family), timeout=30)
+    wait_until(lambda: not alive(family), timeout=60)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "set").glob("train-0*.npy")}
     assert not (tmp_path / "set" / "packed.json").exists()
     done = glowctl(tmp_path, *command)

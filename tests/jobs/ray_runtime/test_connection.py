@@ -122,4 +122,4 @@ def test_ctrl_c_while_a_training_starts_ends_it_within_seconds_and_leaves_nothin
     assert running.wait(20) == 130
     assert "glowctl: stopped" in running.lines()
     assert "Traceback" not in running.output.read_text()
-    wait_until(lambda: not alive(family), timeout=30)
+    wait_until(lambda: not alive(family), timeout=60)

@@ -26,7 +26,7 @@ def test_a_model_of_logits_learned_noise_and_splines_is_resumed_served_and_score
     family = running.family()
     running.process.kill()
     running.wait()
-    wait_until(lambda: not alive(family), timeout=30)
+    wait_until(lambda: not alive(family), timeout=60)
     run_id = run_id_of(running.lines())
     resumed = glowctl(tmp_path, "train", "--resume", run_id)
     assert resumed.returncode == 0, resumed.stderr

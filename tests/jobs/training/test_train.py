@@ -244,7 +244,7 @@ def test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit(tmp_path):
     family = running.family()
     running.process.kill()
     running.wait()
-    wait_until(lambda: not alive(family), timeout=30)
+    wait_until(lambda: not alive(family), timeout=60)
     wait_until(lambda: record_of(tmp_path, run_id).info.status == "FAILED")
     assert record_of(tmp_path, run_id).data.tags["glow.error"] in (GONE, UNTOLD)
     # MLflow has no epoch that will be trained again, such as 11 to 14, which were shown.
@@ -314,7 +314,7 @@ def test_a_training_that_was_killed_inside_an_epoch_loses_no_more_than_the_steps
     time.sleep(1)
     running.process.kill()
     running.wait()
-    wait_until(lambda: not alive(family), timeout=30)
+    wait_until(lambda: not alive(family), timeout=60)
     run_id = run_id_of(running.lines())
     resumed = glowctl(tmp_path, "train", "--resume", run_id)
     assert resumed.returncode == 0, resumed.stderr
@@ -374,7 +374,7 @@ def test_ctrl_c_marks_the_run_killed_and_leaves_no_process(tmp_path):
     assert running.wait(30) == 130
     assert "glowctl: stopped" in running.lines()
     assert running.line_with(f"glowctl train --resume {run_id_of(running.lines())}")
-    wait_until(lambda: not alive(family), timeout=30)
+    wait_until(lambda: not alive(family), timeout=60)
     assert record_of(tmp_path, run_id_of(running.lines())).info.status == "KILLED"
 
 
@@ -400,7 +400,7 @@ def test_sigterm_ends_as_ctrl_c_does_and_a_damaged_checkpoint_is_named_when_the_
     family = running.family()
     os.kill(running.process.pid, signal.SIGTERM)
     assert running.wait(30) == 143
-    wait_until(lambda: not alive(family), timeout=30)
+    wait_until(lambda: not alive(family), timeout=60)
     run_id = run_id_of(running.lines())
     assert record_of(tmp_path, run_id).info.status == "KILLED"
     for state in (tmp_path / "outputs" / run_id).glob("checkpoint_*/training_state.pt"):
