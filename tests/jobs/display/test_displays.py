@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from jobs.display.displays import JsonLines, LiveBar, LiveTable, PlainLines, Wire
-from jobs.display.evaluation_events import Interpolation, Nll, Ood, Samples
+from jobs.display.evaluation_events import Interpolation, Nll, Samples
 from jobs.display.events import (
     AblationSummary,
     Checked,
@@ -24,12 +24,13 @@ from jobs.display.events import (
     TrialEvent,
     Unknown,
 )
-from jobs.display.rows import ClassNll, DatasetNll, Difference, NllBound, OodControl, OodRatio
+from jobs.display.rows import ClassNll, DatasetNll, Difference, NllBound, OodControl
 from jobs.display.training_lines import sizes_sentence
 from jobs.display.wire import KINDS, event_from_dict, sent_event
 from jobs.errors import SpecError
 from jobs.text import duration
 from jobs.tracking import Champion
+from tests.jobs.display.ood_event import ood_event, ratio
 
 STARTED = Started(
     workers=2,
@@ -134,41 +135,25 @@ def test_a_bound_of_several_noise_samples_has_a_table_of_its_own():
     assert all(number in text for number in ("0.0512", "0.0500", "0.0524"))
 
 
-def ood_event(recommended):
-    def ratio(detector, dataset, share):
-        nothing = dict.fromkeys(("threshold", "auroc", "aupr", "fpr95"), math.nan)
-        ends = {f"{name}_{end}": math.nan for name in nothing for end in ("low", "high")}
-        low, high = share - 0.01, share + 0.01
-        return OodRatio(detector, dataset, 1, 100, 0, 0, share, low, high, math.nan, **nothing, **ends)
-
+def ood_result(recommended):
     shares = {"typicality": (0.01, 0.21), "joint": (0.03, 0.84), "likelihood": (0.02, 0.55)}
-    return Ood(
-        run="ood x",
-        run_id="abc",
-        protocol="held-out",
-        alpha=0.99,
-        bootstraps=100,
-        repeats=1,
-        in_distribution="digits",
+    return ood_event(
         rows=[
-            ratio(detector, name, share)
+            ratio(detector, name, ratio=share, ratio_low=share - 0.01, ratio_high=share + 0.01)
             for detector, both in shares.items()
             for name, share in zip(("digits", "noise"), both, strict=True)
         ],
         control=[OodControl(detector, 1, 100, own, own, own, own < 0.03) for detector, (own, _) in shares.items()],
-        passing=[],
         recommended=recommended,
-        place="outputs",
-        open_with="glowctl ui",
     )
 
 
 def test_the_decisions_of_the_recommended_detector_are_shown_and_controlled():
-    text = PlainLines().text(ood_event("joint"))
+    text = PlainLines().text(ood_result("joint"))
     assert [share for share in ("21.00", "84.00", "55.00") if share in text] == ["21.00", "84.00"]
     assert "FAILED" in text
     assert "3.00" in text
-    of_typicality = PlainLines().text(ood_event(None))
+    of_typicality = PlainLines().text(ood_result(None))
     assert "84.00" not in of_typicality
     assert "FAILED" not in of_typicality
 

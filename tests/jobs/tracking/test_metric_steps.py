@@ -1,7 +1,7 @@
 """Each step of a metric, and each image of a step, is in MLflow once, however often it is written."""
 
 import json
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import url2pathname
@@ -56,18 +56,25 @@ def test_what_a_run_has_is_asked_again_while_the_store_is_away(uri, record, monk
     assert record.metric_steps("loss") == {1: 3.0}
 
 
-def test_a_write_whose_answer_was_lost_is_not_repeated(uri, record, monkeypatch):
-    record.metrics({"loss": 3.0}, 1)
-    whole = record._client.log_batch
+@contextmanager
+def answer_lost(monkeypatch, record, method):
+    """The store does what this method of the client asks, but its answer is lost, so that the block must raise."""
+    whole = getattr(record._client, method)
 
-    def answer_lost(*arguments, **named):
+    def lost(*arguments, **named):
         whole(*arguments, **named)
         raise ConnectionError("reset by peer")
 
     with monkeypatch.context() as patch:
-        patch.setattr(record._client, "log_batch", answer_lost)
+        patch.setattr(record._client, method, lost)
         with pytest.raises(TrackingError):
-            record.impatient().metrics({"loss": 2.0}, 2)
+            yield
+
+
+def test_a_write_whose_answer_was_lost_is_not_repeated(uri, record, monkeypatch):
+    record.metrics({"loss": 3.0}, 1)
+    with answer_lost(monkeypatch, record, "log_batch"):
+        record.impatient().metrics({"loss": 2.0}, 2)
     record.metrics({"loss": 2.0}, 2)
     assert steps_of(uri, record, "loss") == [(1, 3.0), (2, 2.0)]
 
@@ -89,16 +96,8 @@ def test_an_image_of_a_step_is_logged_once(uri, record):
 
 def test_an_image_whose_answer_was_lost_is_not_written_again(uri, record, monkeypatch):
     image = np.zeros((4, 4, 3), np.uint8)
-    whole = record._client.log_image
-
-    def answer_lost(*arguments, **named):
-        whole(*arguments, **named)
-        raise ConnectionError("reset by peer")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(record._client, "log_image", answer_lost)
-        with pytest.raises(TrackingError):
-            record.impatient().image(image, "samples", 1)
+    with answer_lost(monkeypatch, record, "log_image"):
+        record.impatient().image(image, "samples", 1)
     record.image(image, "samples", 1)
     client, _ = open_store(uri, "glow")
     pictures = [file.path for file in client.list_artifacts(record.run_id, "images") if file.path.endswith(".png")]
