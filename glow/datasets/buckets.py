@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -261,7 +261,7 @@ def fetched(files: Sequence[Path | BucketFile]) -> Iterable[ImageFile]:
     return _threads().map(_read, in_buckets) if in_buckets else [file for file in files if isinstance(file, Path)]
 
 
-def in_threads(function: Callable[[BucketFile], Result], files: Iterable[BucketFile]) -> Iterator[Result]:
+def in_threads(function: Callable[[BucketFile], Result], files: Iterable[BucketFile]) -> Generator[Result, None, None]:
     """Call a function for each of many files in several threads, and yield the results in the order of the files.
 
     Args:

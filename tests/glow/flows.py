@@ -20,6 +20,15 @@ def perturb(module: Perturbed, sd: float = 0.1, seed: int = 0) -> Perturbed:
     return module
 
 
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    """Return the gradient of each parameter by its name; every parameter must have one."""
+    found = {}
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        found[name] = parameter.grad
+    return found
+
+
 def jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Compute the Jacobian (D', D) of a map of batches (B, D) -> (B, D') at one point (D,), by autograd.
 

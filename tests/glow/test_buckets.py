@@ -254,7 +254,13 @@ def test_the_survey_names_the_first_damaged_file_and_passes_over_all_if_asked(bu
 def test_threads_work_only_a_little_ahead():
     folder = BucketFolder("s3://bucket/many")
     asked = []
-    results = in_threads(lambda file: file.name, (asked.append(n) or folder.file(str(n)) for n in range(10_000)))
+
+    def files():
+        for n in range(10_000):
+            asked.append(n)
+            yield folder.file(str(n))
+
+    results = in_threads(lambda file: file.name, files())
     assert next(results) == "0"
     assert len(asked) < 1000
     results.close()

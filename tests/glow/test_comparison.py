@@ -187,14 +187,14 @@ def test_the_paired_interval_covers_as_often_as_it_says_and_is_narrower_than_the
     covered, narrower = 0, 0
     for _ in range(repetitions):
         of_seed = rng.normal(scale=0.5, size=seeds)
-        of_value = rng.normal([[0], [truth]], 0.02, (2, seeds))
+        of_value = rng.normal([[0.0], [truth]], 0.02, (2, seeds))
         nlls = 3 + of_seed + of_value[:, None] + rng.normal(scale=0.01, size=(2, len(depths), seeds))
         columns = np.array(list(itertools.product((0, 1), depths, range(seeds))))
         trials = pd.DataFrame(columns, columns=["value", "depth", "seed"])
         trials = trials.assign(state="finished", test_bits_per_dim=nlls.ravel())
         row = paired_differences(trials, ["value", "depth"]).loc[0]
         assert row["factor"] == "value"
-        covered += row["low"] <= -truth <= row["high"]
+        covered += bool(row["low"] <= -truth <= row["high"])
         unpaired = stats.ttest_ind(*nlls.mean(axis=1)).confidence_interval(0.95)
         narrower += row["high"] - row["low"] < unpaired.high - unpaired.low
     assert abs(covered / repetitions - 0.95) < 3 * math.sqrt(0.95 * 0.05 / repetitions)

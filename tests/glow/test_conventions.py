@@ -50,7 +50,7 @@ def perturbed(tmp_path, permutation, coupling, scale, input, dequantization, cla
     model.initialize(images)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     model = model.double()
     save_checkpoint(model, tmp_path)
     return model, reference.load(tmp_path), images, torch.arange(12) % 3

@@ -816,7 +816,12 @@ def test_a_fingerprint_needs_no_more_than_a_chunk_at_a_time(folder, monkeypatch)
     asked = []
     opened = open_dataset(folder, image_shape=(1, 8, 8))
     pick = opened.pick
-    object.__setattr__(opened, "pick", lambda positions: (asked.append(len(positions)), pick(positions))[1])
+
+    def recorded(positions):
+        asked.append(len(positions))
+        return pick(positions)
+
+    object.__setattr__(opened, "pick", recorded)
     opens = decoded(monkeypatch)
     opened.fingerprint(chunk=4)
     assert asked == [4, 4, 4, 2]

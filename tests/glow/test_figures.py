@@ -275,7 +275,7 @@ def test_bars_and_their_intervals_are_the_table_in_percent():
     assert "0 to 1,200" in share
     np.testing.assert_allclose([bar.get_height() for bar in axes.patches], [25, 0, np.nan])
     (intervals,) = axes.collections
-    np.testing.assert_allclose([segment[:, 1] for segment in intervals.get_segments()[:2]], [[10, 50], [0, 12.5]])
+    np.testing.assert_allclose([segment[:, 1] for segment in intervals.get_segments()[:2]], [[10.0, 50.0], [0.0, 12.5]])
     np.testing.assert_allclose(lines(axes)[nominal].get_ydata(), 5)
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["b", "a", "c"]
     assert 50 < axes.get_ylim()[1] < 60

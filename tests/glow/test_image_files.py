@@ -5,11 +5,13 @@ import os
 import re
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, features
+from PIL.MpoImagePlugin import MpoImageFile
 
 from glow.datasets import DatasetCorrupt, describe, fingerprint, load_dataset, open_dataset, own_channels, status
 from glow.datasets.decode import Header, decode, read_header
@@ -186,7 +188,8 @@ def test_transparency_shows_the_background(tmp_path):
 def test_every_kind_of_transparency(tmp_path, kind):
     """The left column is transparent; the others are opaque and keep their values."""
     grey = np.tile(np.array([0, 60, 255, 255], np.uint8), (4, 1))
-    path, options = tmp_path / ("a.gif" if kind == "gif" else "a.png"), {"transparency": 0}
+    path = tmp_path / ("a.gif" if kind == "gif" else "a.png")
+    options: dict[str, Any] = {"transparency": 0}
     if kind == "LA":
         image, options = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(np.uint8(grey > 0) * 255)]), {}
     elif kind in ("P", "gif"):
@@ -314,7 +317,8 @@ def test_images_are_turned_as_their_exif_says(tmp_path, suffix, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / f"a.{suffix}"
-    Image.fromarray(corner).save(path, exif=exif, **({"tiffinfo": exif} if suffix == "tif" else {}))
+    options: dict[str, Any] = {"tiffinfo": exif} if suffix == "tif" else {}
+    Image.fromarray(corner).save(path, exif=exif, **options)
     shape = (32, 16) if orientation >= 5 else (16, 32)
     assert read_header(path).size == shape[::-1]
     assert describe(f"folder:{tmp_path}").image_shape == (3, *shape)
@@ -418,7 +422,9 @@ def test_a_photograph_with_a_preview_is_one_image(tmp_path):
     first, second = (Image.new("RGB", (8, 8), (level,) * 3) for level in (10, 200))
     first.save(tmp_path / "a.mpo", save_all=True, append_images=[second])
     (tmp_path / "a.mpo").rename(tmp_path / "a.jpg")  # as cameras name them
-    assert Image.open(tmp_path / "a.jpg").n_frames == 2
+    photograph = Image.open(tmp_path / "a.jpg")
+    assert isinstance(photograph, MpoImageFile)
+    assert photograph.n_frames == 2
     assert decode(tmp_path / "a.jpg").unique().tolist() == [10]
 
 

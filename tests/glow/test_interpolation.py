@@ -1,13 +1,15 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 
+from glow import Glow
 from glow.dequantization import dequantize, quantize, reduced
 from glow.interpolation import _between, interpolate
 from tests.glow.flows import random_images, small_glow
 
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "sigmoid": {"scale": "sigmoid"},
     "bounded": {"scale": "bounded"},
     "deep bounded": {"scale": "bounded", "depth": 6, "sd": 0.05},
@@ -26,8 +28,9 @@ def glow(request):
     return small_glow(**MODELS[request.param])
 
 
-def pairs(glow, n=4):
-    return tuple(random_images(n, glow.config.image_shape, seed) for seed in (1, 2))
+def pairs(glow: Glow, n: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = glow.config.image_shape
+    return random_images(n, shape, seed=1), random_images(n, shape, seed=2)
 
 
 def middle(glow, images):

@@ -1,5 +1,7 @@
 """Compare every invertible layer with the autograd Jacobian in float64, with its weights perturbed away from zero."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -8,12 +10,14 @@ from glow.layers import (
     CouplingLayer,
     FixedPermutation,
     InvertibleConv1x1,
+    Layer,
     Logit,
     Squeeze,
     Unchanged,
     make_permutation,
 )
 from glow.layers.actnorm import SD_FLOOR
+from glow.layers.coupling import weight_and_bias
 from glow.layers.elementwise import LOG_BOUND
 from tests.glow.flows import jacobian_log_det, perturb
 
@@ -24,7 +28,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-LAYERS = {
+LAYERS: dict[str, Callable[[], Layer]] = {
     "actnorm": lambda: ActNorm(4),
     "1x1": lambda: make_permutation("1x1", 4, generator()),
     "shuffle": lambda: make_permutation("shuffle", 4, generator()),
@@ -112,8 +116,9 @@ def test_fixed_permutations_move_channels_as_documented():
 
 def test_coupling_transforms_the_first_half_from_the_second_with_shift_channels_first():
     coupling = CouplingLayer(2, 4, "affine", "sigmoid")
+    _, bias = weight_and_bias(coupling.network.conv3.conv)
     with torch.no_grad():
-        coupling.network.conv3.conv.bias.copy_(torch.tensor([0.5, 1.0]))  # shift, raw scale
+        bias.copy_(torch.tensor([0.5, 1.0]))  # shift, raw scale
     x = torch.tensor([3.0, -2.0]).view(1, 2, 1, 1)
     z, log_det = coupling(x)
     scale = torch.sigmoid(torch.tensor(3.0))
@@ -124,8 +129,9 @@ def test_coupling_transforms_the_first_half_from_the_second_with_shift_channels_
 @pytest.mark.parametrize("raw", [-1e6, -30.0, 30.0, 1e6])
 def test_bounded_scale_never_stretches_by_more_than_its_bound(raw):
     coupling = CouplingLayer(2, 4, "affine", "bounded")
+    _, bias = weight_and_bias(coupling.network.conv3.conv)
     with torch.no_grad():
-        coupling.network.conv3.conv.bias.copy_(torch.tensor([0.0, raw]))
+        bias.copy_(torch.tensor([0.0, raw]))
     x = torch.tensor([1.0, 1.0]).view(1, 2, 1, 1)
     back = coupling.inverse(x)
     assert back.abs().max() <= torch.tensor(LOG_BOUND).exp() * (1 + 1e-6)

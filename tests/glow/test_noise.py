@@ -32,9 +32,11 @@ def test_log_det_is_that_of_the_autograd_jacobian(flow):
     assert ((u > 0) & (u < 1)).all()
     assert log_det.abs().min() > 1e-3
     for index in range(3):
-        one = image[index : index + 1]
-        expected = jacobian_log_det(lambda w, one=one: flow(one.expand(len(w), -1, -1, -1), w)[0], v[index])
-        torch.testing.assert_close(expected, log_det[index], atol=1e-8, rtol=1e-8)
+
+        def of_image(w, one=image[index]):
+            return flow(one.expand(len(w), *SHAPE), w)[0]
+
+        torch.testing.assert_close(jacobian_log_det(of_image, v[index]), log_det[index], atol=1e-8, rtol=1e-8)
 
 
 def test_at_the_start_noise_is_uniform():

@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,8 @@ INTERVAL = ("", "_low", "_high")
 
 
 def settings(**changes):
-    return OodSettings(**{"batch_sizes": (1, 4), "alpha": 0.9, "bootstraps": 300} | changes)
+    values: dict[str, Any] = {"batch_sizes": (1, 4), "alpha": 0.9, "bootstraps": 300} | changes
+    return OodSettings(**values)
 
 
 SOME = ("typicality", "likelihood", "density")

@@ -14,7 +14,7 @@ def normals(n_in, n_out, shift=1.0, seed=0):
     return rng.normal(size=n_in), rng.normal(shift, size=n_out)
 
 
-def estimates(in_scores, out_scores, seed=0, **changes):
+def estimates(in_scores, out_scores, *, seed=0, **changes):
     return roc_estimates(in_scores, out_scores, np.random.default_rng(seed), **changes)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from glow.ood import MeanTest, Threshold, TypicalityTest
+from glow.ood import BatchTest, MeanTest, Threshold, TypicalityTest
 from glow.ood.calibration import bounds_of
 
 
@@ -101,7 +101,7 @@ def test_false_alarms_keep_to_one_less_alpha_for_few_held_out_scores_with_heavy_
         rng = np.random.default_rng([seed, n, m])
         held_out, new = draw(rng, n), draw(rng, batches, m)
         train, how = draw(rng, 300), (held_out, m, 0.99, 2000, seed)
-        test = TypicalityTest.fit(train, *how, interval=False)
+        test: BatchTest = TypicalityTest.fit(train, *how, interval=False)
         if not two_sided:
             test = MeanTest.fit(*how, interval=False, bounds=bounds_of(train))
         rates.append(test.is_ood(new).mean())
@@ -134,6 +134,7 @@ def test_batches_of_nothing_but_outliers_are_ood_however_large_the_largest_is(ki
     train, held_out = rng.normal(size=1000), rng.normal(size=176)
     far = rng.uniform(50, 100, size=(40, 25))
     far[:, 0] = 1e20
+    test: BatchTest
     if kind == "mean":
         test = MeanTest.fit(held_out, 25, 0.99, interval=False, bounds=bounds_of(train))
     else:

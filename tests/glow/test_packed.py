@@ -245,7 +245,9 @@ def test_names_contain_the_path_of_a_data_set(monkeypatch, tmp_path):
     assert absolute_dataset("mnist") == "mnist"
     assert dataset_label("arrays:/data/some set.npz") == "arrays-some_set.npz"
     assert place_of("packed:") is None
-    assert place_of("packed:s3://bucket/set").is_remote
+    place = place_of("packed:s3://bucket/set")
+    assert place is not None
+    assert place.is_remote
 
 
 def test_an_npz_file_that_changed_is_read_again(tmp_path):

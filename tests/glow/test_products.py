@@ -22,7 +22,7 @@ SHAPES = {  # in, out, width, images, height, width of the images
 }
 
 
-def drawn(channels: int, out: int, width: int, images: int, height: int, columns: int, dtype=torch.float64):
+def drawn(channels: int, out: int, width: int, images: int, height: int, columns: int, *, dtype=torch.float64):
     """Return images as planes, and weights, as leaves of a graph."""
     generator = torch.Generator().manual_seed(0)
     shapes = [(width, channels, 3, 3), (width,), (width, width, 1, 1), (width,), (out, width, 3, 3), (out,)]
@@ -44,14 +44,14 @@ def stock(x_CBHW, weights):
 def test_values_and_gradients_are_those_of_the_stock_convolutions(shape, by_products, dtype):
     x, weights = drawn(*shape, dtype=dtype)
     expected, z = stock(x, weights), three_convolutions(x, weights, by_products)
-    tolerance = {"atol": 1e-12, "rtol": 1e-12} if dtype == torch.float64 else {"atol": 1e-4, "rtol": 1e-4}
-    torch.testing.assert_close(z, expected, **tolerance)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-4
+    torch.testing.assert_close(z, expected, atol=tolerance, rtol=tolerance)
     with torch.no_grad():
         torch.testing.assert_close(three_convolutions(x, weights, by_products), z, rtol=0, atol=0)
     direction = torch.randn(z.shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
     gradients = [torch.autograd.grad(of, [x, *weights], direction) for of in (z, expected)]
     for name, gradient, right in zip(["x", "w1", "b1", "w2", "b2", "w3", "b3"], *gradients, strict=True):
-        torch.testing.assert_close(gradient, right, **tolerance, msg=lambda said, name=name: f"{name}: {said}")
+        torch.testing.assert_close(gradient, right, atol=tolerance, rtol=tolerance, msg=f"{name}: {{}}".format)
 
 
 @pytest.mark.parametrize("by_products", [True, False])
@@ -64,7 +64,7 @@ def test_weights_alone_can_be_asked_for(by_products):
 
 @pytest.mark.parametrize("by_products", [True, False])
 def test_bf16_rounds_but_does_not_stray(by_products):
-    x, weights = drawn(2, 4, 32, 4, 8, 8, torch.float32)
+    x, weights = drawn(2, 4, 32, 4, 8, 8, dtype=torch.float32)
     exact = stock(x, weights)
     rounded = three_convolutions(x, [weight.bfloat16() for weight in weights], by_products)
     assert rounded.dtype == torch.float32

@@ -44,8 +44,8 @@ def test_the_mean_over_corruptions_decides_and_is_of_aurocs():
     assert found.detector == found.aurocs["mean"].idxmax()
     np.testing.assert_allclose(found.aurocs["mean"], found.aurocs[["a", "b", "c"]].mean(axis=1))
     detector = fit_detectors(TRAIN)[1]
-    scores = (detector.image_scores(each) for each in (HELD_OUT, table[table["label"] == 1]))
-    expected = roc_estimates(*scores, np.random.default_rng(0), resamples=1)["auroc"].value
+    own, changed = (detector.image_scores(each) for each in (HELD_OUT, table[table["label"] == 1]))
+    expected = roc_estimates(own, changed, np.random.default_rng(0), resamples=1)["auroc"].value
     assert found.aurocs.loc["likelihood", "b"] == pytest.approx(expected)
 
 

@@ -1,5 +1,6 @@
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from glow.latent_statistics import anderson_darling, second_moments, spectrum_va
 from glow.scoring import complexity, score
 from tests.glow.flows import random_images, small_glow
 
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "affine": {"depth": 6},
     "bounded": {"depth": 6, "scale": "bounded", "sd": 0.05},
     "additive shuffle": {"coupling": "additive", "permutation": "shuffle"},

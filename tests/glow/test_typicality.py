@@ -1,6 +1,7 @@
 """The typicality test on simulated scores, whose truth is known."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -232,7 +233,13 @@ def test_least_held_out_is_the_least_that_is_accepted(alpha):
     TypicalityTest.fit(scores, scores[: max(least, 2)], 1, alpha)
 
 
-GOOD = {"train_nll": np.arange(50.0), "validation_nll": np.arange(60.0), "batch_size": 2, "alpha": 0.9, "bootstraps": 9}
+GOOD: dict[str, Any] = {
+    "train_nll": np.arange(50.0),
+    "validation_nll": np.arange(60.0),
+    "batch_size": 2,
+    "alpha": 0.9,
+    "bootstraps": 9,
+}
 
 
 @pytest.mark.parametrize(
