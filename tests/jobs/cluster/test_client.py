@@ -5,20 +5,24 @@ import platform
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
+from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobType
 
 from jobs.cluster import client as module
 from jobs.cluster.client import Cluster, _Lines
 from jobs.cluster.submission import _name, exit_code, has_trials, sent
 from jobs.errors import JobError, SpecError
-from jobs.specs.ablation import make_ablate_spec
+from jobs.specs.ablation import AblateSpec, make_ablate_spec
 from jobs.specs.base import validated
 from jobs.specs.evaluation import InterpolateSpec, OodSpec
 from jobs.specs.packing import PackSpec
 from jobs.specs.presets import make_train_spec
 from jobs.specs.request import Request
+from jobs.specs.training import TrainSpec
 from jobs.system.environment import address_of
 
 SAME = {"rayVersion": metadata.version("ray"), "pythonVersion": platform.python_version()}
@@ -151,7 +155,7 @@ def test_in_a_job_of_a_cluster_its_own_ray_is_meant(monkeypatch):
 
 
 def test_lines_come_whole_and_once():
-    seen = []
+    seen: list[str] = []
     lines = _Lines(seen.append)
     for piece in ("a\nb", "b\n", "c"):
         lines.take(piece)
@@ -171,7 +175,6 @@ def a_cluster(monkeypatch, tails, infos):
 
     An exception in either is raised.
     """
-    monkeypatch.setattr(Cluster, "__init__", lambda self: None)
     monkeypatch.setattr(module, "RETRY_S", 0.01)
     monkeypatch.setattr(module, "POLL_S", 0.01)
     tails, infos = iter(tails), iter(infos)
@@ -191,15 +194,21 @@ def a_cluster(monkeypatch, tails, infos):
 
     monkeypatch.setattr(Cluster, "info", info)
     monkeypatch.setattr(Cluster, "_tail_until_end", lambda self, job, lines: self._tail(job, lines))
-    made = Cluster()
+    made = Cluster.__new__(Cluster)  # its __init__ connects to a dashboard
     made.address = "http://a"
-    made._client = SimpleNamespace(tail_job_logs=tail_job_logs, get_job_logs=lambda job: "a\nb\nc\nd\n")
+    client = SimpleNamespace(tail_job_logs=tail_job_logs, get_job_logs=lambda job: "a\nb\nc\nd\n")
+    made._client = cast(JobSubmissionClient, client)
     return made
 
 
-def job(status: str, code: int | None = None, message: str = "") -> SimpleNamespace:
-    return SimpleNamespace(
-        status=SimpleNamespace(value=status), submission_id="j-1", driver_exit_code=code, message=message
+def job(status: str, code: int | None = None, message: str = "") -> JobDetails:
+    return JobDetails(
+        type=JobType.SUBMISSION,
+        submission_id="j-1",
+        status=JobStatus(status),
+        entrypoint="glowctl",
+        message=message,
+        driver_exit_code=code,
     )
 
 
@@ -207,7 +216,7 @@ def test_a_connection_that_is_lost_is_made_again_and_no_line_is_lost_or_seen_twi
     away = module._Away("away")
     tails = [["a\n", ConnectionError("cut")], ConnectionError("cut"), "a\nb\n", "a\nb\nc\n"]
     infos = [job("RUNNING"), away, away, job("RUNNING"), job("SUCCEEDED")]
-    seen = []
+    seen: list[str] = []
     assert a_cluster(monkeypatch, tails, infos).follow("j-1", seen.append).status.value == "SUCCEEDED"
     assert seen == ["a", "b", "c", "d"]
 
@@ -246,20 +255,25 @@ def test_what_is_sent_means_the_same_on_another_machine(here, monkeypatch):
     spec = make_train_spec("smoke", {"dataset": "folder:photos", "data_root": "data", "output": "out"})
     request, files = sent(Request.of("train", spec))
     told = request.specs["train"]
+    assert isinstance(told, TrainSpec)
     assert (told.dataset, told.data_root) == (f"folder:{here}/photos", f"{here}/data")
     assert told.output == "out"  # which is under the cluster's storage
     assert told.tracking_uri is None  # the cluster's own
     assert files == {}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
     request, _ = sent(Request.of("ablate", make_ablate_spec("smoke", {"permutations": "all"})))
-    assert request.specs["ablate"].train.tracking_uri == "http://tracker:5000"
+    ablation = request.specs["ablate"]
+    assert isinstance(ablation, AblateSpec)
+    assert ablation.train.tracking_uri == "http://tracker:5000"
     request, _ = sent(Request(do="resume_training", run="x", changes={"tracking_uri": "sqlite:///here.db"}))
     assert request.changes["tracking_uri"] == f"sqlite:///{here}/here.db"
     (here / "model").mkdir()
-    ood = validated(OodSpec, {"model": "model", "background_model": "model", "ood_datasets": "noise,folder:odd"})
-    request, _ = sent(Request.of("evaluate", ood))
-    assert request.specs["ood"].model == request.specs["ood"].background_model == str(here / "model")
-    assert request.specs["ood"].ood_datasets == ("noise", f"folder:{here}/odd")
+    given = validated(OodSpec, {"model": "model", "background_model": "model", "ood_datasets": "noise,folder:odd"})
+    request, _ = sent(Request.of("evaluate", given))
+    ood = request.specs["ood"]
+    assert isinstance(ood, OodSpec)
+    assert ood.model == ood.background_model == str(here / "model")
+    assert ood.ood_datasets == ("noise", f"folder:{here}/odd")
 
 
 @pytest.mark.parametrize("uri", [None, "http://tracker:5000"])
@@ -269,6 +283,7 @@ def test_a_packing_is_sent_with_absolute_paths_and_no_store(here, monkeypatch, u
     spec = validated(PackSpec, {"source": "folder:photos", "dest": "packed", "data_root": "data"})
     request, files = sent(Request.of("pack", spec))
     told = request.specs["pack"]
+    assert isinstance(told, PackSpec)
     assert (told.source, told.dest, told.data_root) == (f"folder:{here}/photos", f"{here}/packed", f"{here}/data")
     assert request.setting("tracking_uri") == uri  # for the check of the cluster
     assert files == {}
@@ -283,7 +298,8 @@ def test_images_are_sent_along(here):
     (here / "b.png").write_bytes(b"b")
     request, files = sent(Request.of("evaluate", spec))
     told = request.specs["interpolate"]
-    assert {name: path.read_bytes() for name, path in files.items()} == {
+    assert isinstance(told, InterpolateSpec)
+    assert {name: Path(file).read_bytes() for name, file in files.items()} == {
         told.from_image: b"a",
         told.to_image: b"b",
     }
