@@ -135,7 +135,7 @@ class PlainLines:
 class JsonLines(PlainLines):
     """A display that writes every event as a JSON object, one per line."""
 
-    def text(self, event: Event) -> str | None:
+    def text(self, event: Event) -> str:
         """Return an event as JSON, in which numbers that are not finite are null."""
         return json_text(event.to_dict())
 
@@ -143,7 +143,7 @@ class JsonLines(PlainLines):
 class Wire(PlainLines):
     """A display for jobs on a cluster: it writes every event as a JSON line, which the client reads from the log."""
 
-    def text(self, event: Event) -> str | None:
+    def text(self, event: Event) -> str:
         """Return an event as JSON, in which NaN and infinity stay as they are."""
         return event_line(event)
 

@@ -228,6 +228,7 @@ def test_gpu_seconds_are_told_where_there_are_any(seconds):
 
 
 def test_a_champion_of_before_that_stays_is_named():
+    assert ABLATED.champion is not None
     champion = replace(ABLATED.champion, run_id="old", new=False, scored_lower=True)
     [line] = [line for line in told(replace(ABLATED, champion=champion)) if line.startswith("best")]
     assert "run old" in line.split("models:/glow-digits@champion")[1]

@@ -14,6 +14,7 @@ from jobs.display.events import (
     AblationSummary,
     Checked,
     Epoch,
+    Event,
     Failed,
     Node,
     Restart,
@@ -128,9 +129,16 @@ FAILED = Failed.by(SpecError("--depth is 0", remedy="use 1", code="setting-not-a
 OF_CLUSTER = Checked([Node("host", 2.0, 0.0)], None, "/storage", ["a problem"])
 
 
+def plain(event: Event) -> str:
+    """Return the plain lines of an event that has some."""
+    text = PlainLines().text(event)
+    assert text is not None
+    return text
+
+
 def test_a_bound_of_several_noise_samples_has_a_table_of_its_own():
-    assert "noise samples" not in PlainLines().text(NLL)
-    text = PlainLines().text(BOUND)
+    assert "noise samples" not in plain(NLL)
+    text = plain(BOUND)
     assert "16 noise samples" in text
     assert all(number in text for number in ("0.0512", "0.0500", "0.0524"))
 
@@ -149,11 +157,11 @@ def ood_result(recommended):
 
 
 def test_the_decisions_of_the_recommended_detector_are_shown_and_controlled():
-    text = PlainLines().text(ood_result("joint"))
+    text = plain(ood_result("joint"))
     assert [share for share in ("21.00", "84.00", "55.00") if share in text] == ["21.00", "84.00"]
     assert "FAILED" in text
     assert "3.00" in text
-    of_typicality = PlainLines().text(ood_result(None))
+    of_typicality = plain(ood_result(None))
     assert "84.00" not in of_typicality
     assert "FAILED" not in of_typicality
 
@@ -286,6 +294,7 @@ def test_an_event_is_the_same_at_the_other_end_of_the_wire(event):
     Wire(out).show(event)
     (line,) = out.getvalue().splitlines()
     arrived = sent_event(line)
+    assert arrived is not None
     assert repr(arrived) == repr(event)  # in which NaN is equal to NaN
     assert JsonLines().text(arrived) == JsonLines().text(event)
 
@@ -346,8 +355,8 @@ def test_samples_that_are_not_finite_are_said_if_there_are_any():
     event = Samples(
         run="sample x", run_id="abc", temperatures=[0.7], images=9, pictures=["picture.png"], open_with="glowctl ui"
     )
-    assert "finite" not in PlainLines().text(event)
-    _, second, *places = PlainLines().text(replace(event, non_finite=1)).splitlines()
+    assert "finite" not in plain(event)
+    _, second, *places = plain(replace(event, non_finite=1)).splitlines()
     assert [fact for fact in ("1 image has", "not finite", "--scale floored") if fact not in second] == []
     assert len(places) == 2
 
@@ -366,15 +375,16 @@ def test_ends_that_are_not_the_images_are_said():
         picture="picture.png",
         open_with="glowctl ui",
     )
-    first, second, *places = PlainLines().text(event).splitlines()
+    first, second, *places = plain(event).splitlines()
     assert [fact for fact in ("3 rows", "9 images", "linear", "2 rows", "NOT", "2.5 of 256") if fact not in first] == []
     assert [fact for fact in ("4 images", "--scale sigmoid", "--scale floored") if fact not in second] == []
     assert [line.split()[1].strip(";") for line in places] == ["picture.png", "abc"]
-    for other in ({"scale": "floored"}, {"coupling": "spline"}):  # it is floored already, or has no such scale
-        second = PlainLines().text(replace(event, **other)).splitlines()[1]
+    # It is floored already, or has no such scale.
+    for other in (replace(event, scale="floored"), replace(event, coupling="spline")):
+        second = plain(other).splitlines()[1]
         assert "4 images" in second
         assert "--scale" not in second
-    assert "2.5 of 32" in PlainLines().text(replace(event, bits=5))
-    exact = PlainLines().text(replace(event, bits=5, inexact_rows=0))
+    assert "2.5 of 32" in plain(replace(event, bits=5))
+    exact = plain(replace(event, bits=5, inexact_rows=0))
     assert "5 bits" in exact
     assert "NOT" not in exact

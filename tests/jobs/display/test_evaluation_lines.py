@@ -20,7 +20,8 @@ def test_the_aurocs_of_the_recommended_and_the_best_detector_have_their_interval
         recommended="joint",
         regret=[OodRegret("noise", 1, "joint", 0.8622, "typicality", 0.9722)],
     )
-    lines = PlainLines().text(event).splitlines()
-    [line] = [line for line in lines if "0.8611" in line]
+    text = PlainLines().text(event)
+    assert text is not None
+    [line] = [line for line in text.splitlines() if "0.8611" in line]
     facts = ["noise M=1", "0.8622 (0.8611-0.8633)", "0.9722 (0.9711-0.9733) typicality"]
     assert [fact for fact in facts if fact not in line] == []
