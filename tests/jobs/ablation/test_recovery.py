@@ -5,15 +5,21 @@ import os
 import pickle
 from queue import Queue
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from mlflow.entities import Run, RunData, RunInfo, RunTag
+from ray.tune.experiment import Trial
 
 from jobs.ablation import recovery, tuner
 from jobs.ablation.log import AblationLog
 from jobs.ablation.messages import Ended, OfTrial
 from jobs.errors import JobError
+from jobs.ray_runtime.resources import Resources
 from jobs.specs.ablation import make_ablate_spec
+from jobs.tracking import Record
 from jobs.tracking.liveness import GONE
+from jobs.training.prepare import Work
 
 SPEC = make_ablate_spec("smoke", {"seeds": 5})
 
@@ -63,8 +69,9 @@ def test_a_damaged_state_of_a_scheduler_or_search_ends_the_ablation(monkeypatch,
     assert damaged.value.code == "tune-state-damaged"
 
 
-def run(status: str, **tags: str) -> SimpleNamespace:
-    return SimpleNamespace(info=SimpleNamespace(status=status), data=SimpleNamespace(tags=tags))
+def run(status: str, **tags: str) -> Run:
+    info = RunInfo("x", "0", user_id="", status=status, start_time=0, end_time=None, lifecycle_stage="active")
+    return Run(info, RunData(tags=[RunTag(*tag) for tag in tags.items()]))
 
 
 def test_an_end_is_settled_unless_the_process_died_or_was_interrupted():
@@ -75,7 +82,8 @@ def test_an_end_is_settled_unless_the_process_died_or_was_interrupted():
         "1x1 s3": run("KILLED", **{"glow.stopped": "asha after epoch 3"}),
         "1x1 s4": run("KILLED"),
     }
-    log = AblationLog(SPEC, SPEC, None, None, None, known, print, "folder")
+    work, parent = cast(Work, None), cast(Record, None)  # which do not decide whether an end is settled
+    log = AblationLog(SPEC, SPEC, work, Resources((1, 1), 0, 1), parent, known, print, "folder")
     ends = [OfTrial(label, Ended({}, None)) for label in known]
     assert {end.trial for end in ends if log._is_over(end)} == {"1x1 s0", "1x1 s1", "1x1 s3"}
     assert log.finished == {"1x1 s0"}
@@ -96,7 +104,7 @@ def test_the_cause_of_a_failed_trial_survives_a_full_output(tmp_path):
         )
         queue: Queue = Queue()
         with tuner.reachable("folder", queue):
-            tuner.Notices("folder", SPEC).on_trial_error(1, [], failed)
+            tuner.Notices("folder", SPEC).on_trial_error(1, [], cast(Trial, failed))
         told = queue.get()
         assert told.trial == "1x1 s0"
         assert fact in told.message.reason

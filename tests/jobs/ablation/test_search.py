@@ -3,13 +3,16 @@
 import math
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
 from jobs.ablation.search import SeededSearch, make_scheduler, make_search
-from jobs.specs.ablation import make_ablate_spec
+from jobs.specs.ablation import AblateSpec, make_ablate_spec
 from jobs.training.worker import COUNTED_EPOCH, SCORE
 
 EPOCHS = 8
@@ -55,7 +58,7 @@ def seeded(*proposals, seeds=2):
 
 def run_to_the_end(search, first=0):
     """Run all remaining trials one after the other, each with its depth as score, and return their values."""
-    values = []
+    values: list[dict[str, Any]] = []
     while (suggested := search.suggest(f"t{first + len(values)}")) != Searcher.FINISHED:
         search.on_trial_complete(f"t{first + len(values)}", {SCORE: float(suggested["values"]["depth"])})
         values.append(suggested["values"])
@@ -149,8 +152,16 @@ def test_a_restored_search_continues_with_the_same_groups(tmp_path):
     assert started(restored, 3, first=3) == [*seeded(B)[1:], *seeded(C)]
     for trial, score in (("t1", 2.0), ("t2", 5.0), ("t3", 6.0)):
         restored.on_trial_complete(trial, {SCORE: score})
-    assert restored._searcher.told == [(A, 1.5, False), (B, 5.5, False)]
+    inner = restored._searcher
+    assert isinstance(inner, Scripted)
+    assert inner.told == [(A, 1.5, False), (B, 5.5, False)]
     assert restored.suggest("t6") == Searcher.FINISHED
+
+
+def optuna_search(asked: AblateSpec) -> Searcher:
+    search = make_search(asked)
+    assert search is not None
+    return search
 
 
 @pytest.mark.parametrize(
@@ -162,17 +173,17 @@ def test_a_restored_search_continues_with_the_same_groups(tmp_path):
 )
 def test_optuna_tries_a_whole_product_once_for_each_seed(axes, count):
     asked = spec(**axes)
-    values = run_to_the_end(make_search(asked))
+    values = run_to_the_end(optuna_search(asked))
     assert len(values) == count * 2
     assert sorted(values, key=str) == sorted(asked.trials(), key=str)
 
 
 def test_optuna_continues_from_what_was_saved(tmp_path):
-    search = make_search(spec(samples=6))
+    search = optuna_search(spec(samples=6))
     before = started(search, 3)
     search.on_trial_complete("t0", {SCORE: 1.0})
     search.save(str(tmp_path / "search"))
-    restored = make_search(spec(samples=6))
+    restored = optuna_search(spec(samples=6))
     restored.restore(str(tmp_path / "search"))
     after = run_to_the_end(restored, first=3)
     assert after == run_to_the_end(search, first=3)
@@ -180,7 +191,7 @@ def test_optuna_continues_from_what_was_saved(tmp_path):
 
 
 def test_optuna_proposes_the_same_at_the_same_seed():
-    first, again, other = (run_to_the_end(make_search(spec(samples=4, seed=seed, seeds=1))) for seed in (0, 0, 1))
+    first, again, other = (run_to_the_end(optuna_search(spec(samples=4, seed=seed, seeds=1))) for seed in (0, 0, 1))
     assert first == again
     assert [{**v, "seed": 0} for v in other] != first
 
@@ -244,14 +255,22 @@ class FakeTrial:
     trial_id: str
 
 
-class Trials:
-    """Trials that run at the same time under a scheduler; all are good but the last, which is bad."""
+def fake_trial(trial_id: str) -> Trial:
+    return cast(Trial, FakeTrial(trial_id))
 
-    def __init__(self, scheduler, good):
+
+class Trials:
+    """Trials that run at the same time under a scheduler; all are good but the last, which is bad.
+
+    The trials `live` are those that Tune's controller gives, such as trials that have not begun.
+    """
+
+    def __init__(self, scheduler, good, live=()):
         self.scheduler = make_scheduler(spec(scheduler=scheduler, epochs=EPOCHS))
-        self.controller = SimpleNamespace(get_live_trials=list)
-        self.good = [FakeTrial(f"good {number}") for number in range(good)]
-        self.bad = FakeTrial("bad")
+        controller = SimpleNamespace(get_live_trials=lambda: live, get_trials=lambda: live)
+        self.controller = cast(TuneController, controller)
+        self.good = [fake_trial(f"good {number}") for number in range(good)]
+        self.bad = fake_trial("bad")
         for trial in (*self.good, self.bad):
             self.scheduler.on_trial_add(self.controller, trial)
 
@@ -291,9 +310,7 @@ def test_the_median_rule_still_works_after_a_trial_has_ended():
 
 @pytest.mark.parametrize("scheduler", ["asha", "median"])
 def test_no_scheduler_pauses_a_trial_until_others_have_run(scheduler):
-    trials = Trials(scheduler, good=1)
     waiting = SimpleNamespace(status="PENDING", is_finished=lambda: False)
-    trials.controller.get_live_trials = lambda: [waiting]
-    trials.controller.get_trials = lambda: [waiting]
+    trials = Trials(scheduler, good=1, live=[waiting])
     decided = [trials.decide(trials.good[0], epoch) for epoch in range(1, EPOCHS + 1)]
     assert decided == [TrialScheduler.CONTINUE] * EPOCHS

@@ -166,6 +166,7 @@ def test_the_champion_is_the_best_by_validation_and_can_be_loaded(uri, whole):
     assert summary.best["run_id"] == runs[BEST] == summary.champion.run_id
     assert summary.best["test_bits_per_dim"] > min(nlls_of("1x1"))
     found = find_model("models:/glow-digits@champion", uri, "glow")
+    assert found.training is not None
     assert (found.run_id, found.training.seed, found.config.seed) == (runs[BEST], BEST[1], BEST[1])
     assert found.digest == find_model(runs[BEST], uri, "glow").digest
     run = find_run(uri, "glow", parent.run_id)
@@ -187,11 +188,11 @@ def test_the_files_hold_the_same_numbers(whole):
     assert differences == [pytest.approx(asdict(row)) for row in summary.differences]
     trials = pd.read_csv(folder / "trials.csv").set_index(["permutation", "seed"])
     nlls = trials[["validation_bits_per_dim", "test_bits_per_dim"]]
-    assert {key: tuple(nlls.loc[key]) for key in NLLS} == NLLS
+    assert dict(zip(nlls.index, nlls.itertuples(index=False, name=None), strict=True)) == NLLS
     assert trials["run_id"].to_dict() == runs
     curves = pd.read_csv(folder / "curves.csv").set_index(["name", "seed", "epoch"])
     assert len(curves) == len(NLLS) * EPOCHS
-    told = curves.loc[("shuffle", 1, 1)]
+    told = curves.xs(("shuffle", 1, 1))
     assert (told["validation_bits_per_dim"], told["test_bits_per_dim"]) == (1.75 + WORSE, 1.86 + WORSE)
 
 
@@ -304,6 +305,7 @@ def test_a_trial_that_did_not_finish_is_named_and_does_not_count(uri, tmp_path, 
     assert (one["seeds"], one["unfinished"], shuffle["seeds"], shuffle["unfinished"]) == (3, 0, 2, 1)
     found = [shuffle[f"bits_per_dim{end}"] for end in ("", "_low", "_high")]
     assert found == pytest.approx([sum(nlls) / 2, *interval(nlls)])
+    assert summary.best is not None
     assert summary.best["trial"] == "1x1 s1"
 
 
@@ -339,6 +341,8 @@ def test_to_summarize_an_older_ablation_moves_no_alias(uri, tmp_path, any_model)
     finish_trial(trial, 2.0, 2.0)
     newer, _ = ablation_of_one(uri, any_model, spec, 2.5, "other images")
     summary = summarize_ablation(uri, parent, spec)
+    assert summary.best is not None
+    assert summary.champion is not None
     assert (summary.best["run_id"], summary.champion.run_id) == (trial.run_id, newer)
     client, _ = open_store(uri, "glow")
     assert client.get_model_version_by_alias(f"glow-folder-{tmp_path.name}", "champion").run_id == newer

@@ -4,6 +4,7 @@ import errno
 import pickle
 from queue import Queue
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from ray.train import ControllerError
@@ -13,11 +14,12 @@ from glow import Glow, GlowConfig
 from glow.checkpoint import CheckpointError
 from glow.training import TrainingDiverged
 from jobs.ablation import trial
-from jobs.ablation.messages import Failed, TrialOutbox
-from jobs.ablation.trial import TuneSession, trial_loop
+from jobs.ablation.messages import Failed, OfTrial, TrialOutbox
+from jobs.ablation.trial import Shared, TuneSession, trial_loop
+from jobs.ray_runtime.resources import Resources
 from jobs.specs.ablation import make_ablate_spec
 from jobs.training.messages import Saved
-from jobs.training.worker import INSIDE_EPOCH
+from jobs.training.worker import INSIDE_EPOCH, WorkerSettings
 
 SPEC = make_ablate_spec("smoke", {"seeds": 1})
 
@@ -47,7 +49,8 @@ def run_trial(monkeypatch):
     """
 
     def run(workers, training):
-        queue, reports = Queue(), []
+        queue: Queue[OfTrial] = Queue()
+        reports: list[dict[str, Any]] = []
         monkeypatch.setattr(trial, "_settings", lambda *_: SimpleNamespace(outbox=TrialOutbox(queue, "x")))
         monkeypatch.setattr(trial.ray, "get_gpu_ids", list)
         monkeypatch.setattr(trial.tune, "get_checkpoint", lambda: None)
@@ -62,7 +65,8 @@ def run_trial(monkeypatch):
                 raise ControllerError(pickle.loads(pickle.dumps(error))) from None
 
         monkeypatch.setattr(trial, "_train_with_workers", with_workers)
-        shared = SimpleNamespace(spec=SPEC, queue=queue, finished=frozenset(), stood={}, in_one_process=workers == 1)
+        settings = cast(WorkerSettings, None)  # `_settings`, which reads them, is replaced above
+        shared = Shared(SPEC, settings, queue, Resources((workers, workers), 0, 1), "storage")
         trial_loop({"values": SPEC.trials()[0]}, shared)
         return [told.message for told in queue.queue], reports
 

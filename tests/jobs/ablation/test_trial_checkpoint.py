@@ -65,7 +65,7 @@ def test_a_damaged_checkpoint_is_restored_from_the_next_complete_one(tmp_path, d
     half_gone(checkpoint(tmp_path, 10))
     following = checkpoint(tmp_path, 11)
     checkpoint(tmp_path, 12)
-    put_back(Checkpoint.from_directory(lost))
+    put_back(Checkpoint(str(lost)))
     assert content(lost) == content(following)
 
 
@@ -73,7 +73,7 @@ def test_a_complete_checkpoint_is_left_alone(tmp_path):
     known = checkpoint(tmp_path, 3)
     before = content(known)
     checkpoint(tmp_path, 4)
-    put_back(Checkpoint.from_directory(known))
+    put_back(Checkpoint(str(known)))
     assert content(known) == before
 
 
@@ -83,12 +83,12 @@ def test_a_damaged_checkpoint_is_left_alone_if_no_later_one_is_complete(tmp_path
     damage(lost)
     before = content(lost) if lost.exists() else None
     cut_short(checkpoint(tmp_path / "trial", 4))
-    put_back(Checkpoint.from_directory(lost))
+    put_back(Checkpoint(str(lost)))
     assert (content(lost) if lost.exists() else None) == before
 
 
 def test_a_trial_without_a_folder_is_no_error(tmp_path):
-    put_back(Checkpoint.from_directory(tmp_path / "trial" / "checkpoint_000003"))
+    put_back(Checkpoint(str(tmp_path / "trial" / "checkpoint_000003")))
     assert list(tmp_path.iterdir()) == []
 
 
