@@ -48,14 +48,14 @@ def benchmark(tmp_path_factory):
     """Train a tiny model, test it on all comparable data sets, and write a report."""
     folder = tmp_path_factory.mktemp("benchmark")
     write_data_sets(folder / "data")
-    here = {"GLOW_DATA_ROOT": str(folder / "data")}
+    root = str(folder / "data")
     smoke = ("--preset", "smoke", "--dataset", "mnist", "--epochs", "1", "--sample-every", "0", "--no-download")
-    check_quiet(glowctl(folder, "train", *smoke, **here))
+    check_quiet(glowctl(folder, "train", *smoke, GLOW_DATA_ROOT=root))
     asked = ("--benchmark", "--no-download", "--batch-sizes", "1,5", "--bootstraps", "500")
-    done = glowctl(folder, "ood", *asked, "--json", **here)
+    done = glowctl(folder, "ood", *asked, "--json", GLOW_DATA_ROOT=root)
     check_quiet(done)
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    reported = glowctl(folder, "report", "--json", **here)
+    reported = glowctl(folder, "report", "--json", GLOW_DATA_ROOT=root)
     check_quiet(reported)
     written = json.loads(reported.stdout.splitlines()[-1])
     markdown = Path(written["markdown"]).read_text()

@@ -50,6 +50,13 @@ def uri_of(folder: Path) -> str:
     return f"sqlite:///{folder}/mlflow.db"
 
 
+def table_of(uri: str, run_id: str, path: str) -> pd.DataFrame:
+    """Return a table that a run recorded."""
+    table = read_table(uri, run_id, path)
+    assert table is not None
+    return table
+
+
 def results(folder: Path, event: dict) -> Path:
     return folder / "outputs" / event["run_id"]
 
@@ -78,12 +85,12 @@ def test_the_logged_model_answers_as_the_ood_job(evaluated, m):
     uri = uri_of(folder)
     model = mlflow.pyfunc.load_model(model_at(uri, run_id))
     scored_by = json.loads(find_run(uri, "glow", ends["ood"]["run_id"]).data.tags["glow.scored_by"])
-    tables = [read_table(uri, at, f"scores/{key}.parquet") for key, at in scored_by.items()]
+    tables = [table_of(uri, at, f"scores/{key}.parquet") for key, at in scored_by.items()]
     photos = next(table for table in tables if set(table["dataset"]) == {"photos"})
     images = load_dataset("photos", "test", image_shape=(1, 8, 8))[0][:m].numpy()
     answer = model.predict(images, params={"bootstraps": 1000})
     np.testing.assert_allclose(answer["nll"], photos["nll"][:m], rtol=1e-6)
-    rows = read_table(uri, ends["ood"]["run_id"], "ood.parquet").query("detector == 'typicality' and batch_size == @m")
+    rows = table_of(uri, ends["ood"]["run_id"], "ood.parquet").query("detector == 'typicality' and batch_size == @m")
     assert answer["threshold"] == pytest.approx(rows["threshold"].iloc[0], rel=1e-9)
     assert answer["is_ood"] == (answer["distance"] > answer["threshold"])
 
@@ -91,7 +98,9 @@ def test_the_logged_model_answers_as_the_ood_job(evaluated, m):
 def model_at(uri, run_id):
     """Return the place of the run's logged model."""
     client, _ = open_store(uri, "glow")
-    return client.get_logged_model(find_run(uri, "glow", run_id).outputs.model_outputs[0].model_id).artifact_location
+    outputs = find_run(uri, "glow", run_id).outputs
+    assert outputs is not None
+    return client.get_logged_model(outputs.model_outputs[0].model_id).artifact_location
 
 
 def test_no_image_is_scored_twice(evaluated):
@@ -177,9 +186,7 @@ def scores(folder: Path, run_id: str) -> pd.DataFrame:
     """Return the only score table that a run recorded."""
     run = find_run(uri_of(folder), "glow", run_id)
     (path,) = [value for name, value in run.data.tags.items() if name.startswith("glow.scores.")]
-    table = read_table(uri_of(folder), run_id, path)
-    assert table is not None
-    return table
+    return table_of(uri_of(folder), run_id, path)
 
 
 def test_the_ood_job_gives_the_results_of_the_library(evaluated):
@@ -238,6 +245,7 @@ def test_samples_with_pixels_that_are_not_finite_are_counted(store, tmp_path):
     """The standard deviations of one class are infinite in float32, so that none of its samples is finite."""
     folder, _ = store
     model = load_checkpoint(folder / "trained" / "checkpoint")
+    assert model.top.classes is not None
     with torch.no_grad():
         model.top.classes.weight[3] = 100.0
     save_checkpoint(model, tmp_path / "checkpoint")
@@ -362,9 +370,9 @@ def test_three_workers_and_a_killed_one_leave_the_same_scores(store):
     assert running.wait() == 0, running.lines()
     assert not alive(victims[:1])
     ends = [last_event(lines) for lines in (alone.stdout.splitlines(), running.lines())]
-    tables = [scores(folder, end["run_id"]) for end in ends]
-    assert len(tables[0]) == 10_000
-    pd.testing.assert_frame_equal(*tables, rtol=1e-6)
+    by_one, by_three = (scores(folder, end["run_id"]) for end in ends)
+    assert len(by_one) == 10_000
+    pd.testing.assert_frame_equal(by_one, by_three, rtol=1e-6)
 
 
 @pytest.mark.slow

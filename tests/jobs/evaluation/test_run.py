@@ -6,7 +6,7 @@ import torch
 from glow import Glow, save_checkpoint
 from glow.config import GlowConfig
 from glow.datasets import describe
-from jobs.display.events import Noted
+from jobs.display.events import Event, Noted
 from jobs.evaluation import interpolate, nll, ood
 from jobs.evaluation.run import evaluation_run, opened, prepare_evaluation
 from jobs.specs.base import validated
@@ -54,7 +54,7 @@ def test_notes_on_the_data_are_shown_and_recorded(here):
     assert note.startswith("10 ")
     assert example in note
     assert "0, 0, 0" in note  # the RGB of the background
-    events = []
+    events: list[Event] = []
     with evaluation_run(work, "nll", events.append) as run:
         run.describe("a result", "a table")
     assert [event for event in events if isinstance(event, Noted)] == [Noted(note)]
@@ -67,7 +67,12 @@ def test_comparable_data_sets_are_looked_for_where_the_training_had_its_own(here
     spec = make_train_spec("smoke", {"dataset": f"folder:{here / 'glyphs'}", "data_root": str(here / "data")})
     (here / "model/spec.json").write_text(spec.to_json())
     roots = []
-    monkeypatch.setattr(ood, "describe", lambda name, root: roots.append(root) or describe(name, root))
+
+    def described(name, root):
+        roots.append(root)
+        return describe(name, root)
+
+    monkeypatch.setattr(ood, "describe", described)
     assert "noise" in ood._known(prepare_evaluation(validated(OodSpec, settings(here))))
     assert set(roots) == {str(here / "data")}
     roots.clear()
