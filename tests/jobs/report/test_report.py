@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from jobs.display.displays import PlainLines
+from jobs.display.events import Reported
 from jobs.report import costs, make
 from jobs.report.aurocs import INTERVALS
 from jobs.report.benchmark import PUBLISHED, canonical
@@ -34,7 +35,8 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.images, self.links, self.words = [], [], [], [], []
+        self.open: list[str] = []
+        self.tags, self.images, self.links, self.words = [], [], [], []
         self.feed(text)
         assert not self.open
 
@@ -60,7 +62,7 @@ class Page(HTMLParser):
 
 
 def report_of(store, experiment="glow", runs=None, output="out"):
-    events = []
+    events: list[Reported] = []
     report = make(store.uri, experiment, runs, store.folder / output, events.append)
     texts = {kind: Path(getattr(events[0], kind)).read_text() for kind in ("html", "markdown")}
     return SimpleNamespace(report=report, event=events[0], page=Page(texts["html"]), **texts)
@@ -134,8 +136,10 @@ class TestWhole:
     def test_has_every_picture(self, whole):
         names = {picture.name for picture in whole.made.report.pictures}
 
-        kinds = ("nll-by-epoch.svg", "differences.svg", "samples.png", "temperatures.png", "interpolation.png")
-        kinds += ("ood-ratio.svg", "classes-mnist.svg", "classes-emnist-letters.svg", "ood-nll.png", "1-nll.png")
+        kinds = [
+            *("nll-by-epoch.svg", "differences.svg", "samples.png", "temperatures.png", "interpolation.png"),
+            *("ood-ratio.svg", "classes-mnist.svg", "classes-emnist-letters.svg", "ood-nll.png", "1-nll.png"),
+        ]
         assert all(any(name.endswith(kind) for name in names) for kind in kinds)
         assert len(names) == len(whole.made.report.pictures)
 
@@ -240,6 +244,7 @@ class TestWhole:
     def test_lines(self, whole):
         shown = PlainLines().text(whole.made.event)
 
+        assert shown is not None
         assert whole.made.event.html in shown
         assert all(sentence in shown for sentence in whole.made.event.missing)
 
@@ -586,7 +591,7 @@ def test_runs_that_have_an_address_are_links():
 
 def test_a_bucket_gets_none(store):
     store.train("train it")
-    events = []
+    events: list[Reported] = []
 
     make(store.uri, "glow", None, "s3://bucket/reports", events.append)
 
