@@ -9,7 +9,7 @@ from glow.config import Permutation
 from jobs.commands.spec_files import read_ablate_spec
 from jobs.errors import SpecError
 from jobs.specs.ablation import AblateSpec, make_ablate_spec
-from jobs.specs.base import validated
+from jobs.specs.base import theme_of, validated
 from jobs.specs.presets import make_train_spec
 
 
@@ -150,7 +150,7 @@ def test_the_spec_of_a_training_is_not_one_of_an_ablation(tmp_path):
 def test_every_setting_has_a_theme_a_description_and_an_example():
     for name, field in AblateSpec.model_fields.items():
         if name != "train":
-            assert field.json_schema_extra["theme"] in ("Ablation", "Search", "Compute"), name
+            assert theme_of(AblateSpec, name) in ("Ablation", "Search", "Compute"), name
             assert field.description, name
             assert field.examples, name
 

@@ -29,7 +29,7 @@ def test_every_setting_has_a_theme_a_description_and_an_example(spec):
 
 
 def test_settings_of_several_jobs_that_share_a_name_share_their_flag():
-    flags = {}
+    flags: dict[str, tuple[str, str | None]] = {}
     for spec in EVALUATIONS.values():
         for name, field in spec.model_fields.items():
             assert flags.setdefault(name, (flag_of(spec, name), field.description)) == (
