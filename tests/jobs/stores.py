@@ -72,19 +72,22 @@ def write_at_once(folder: Path, uri: str, experiments: Sequence[str]) -> None:
             for number, experiment in enumerate(experiments)
         ]
         for writer in writers:
-            assert writer.stdin is not None
-            writer.stdin.write("\n")
-            writer.stdin.flush()
+            begins(writer)
         for writer in writers:
             ends_well(writer)
     check_runs(uri, experiments)
 
 
+def begins(process: "subprocess.Popen[str]") -> None:
+    """Let a waiting process begin its work."""
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
 def writes(writer: "subprocess.Popen[str]") -> None:
     """Let a waiting process do its work, and check that it ended well."""
-    assert writer.stdin is not None
-    writer.stdin.write("\n")
-    writer.stdin.flush()
+    begins(writer)
     ends_well(writer)
 
 

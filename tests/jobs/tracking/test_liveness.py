@@ -7,9 +7,11 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from typing import cast
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 
 from jobs.system.process_identity import this_process
 from jobs.tracking import Record, open_store
@@ -44,6 +46,7 @@ def driving(uri, *arguments):
     command = [sys.executable, "-c", DRIVING, uri, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
+            assert process.stdout is not None
             assert process.stdout.readline() == "running\n"
             family = psutil.Process(process.pid).children()
             yield process, next(child for child in family if "jobs.tracking.watch" in child.cmdline())
@@ -227,15 +230,12 @@ def test_a_run_that_is_resumed_while_it_is_marked_runs(uri):
     client = client_of(uri)
     seen = client.get_run(run_id)
 
-    class Slow:
-        def __getattr__(self, name):
-            return getattr(client, name)
-
-        def set_tag(self, *arguments):
+    class Slow(MlflowClient):
+        def set_tag(self, *arguments, **more):
             Record.existing(uri, seen).begin()
-            client.set_tag(*arguments)
+            super().set_tag(*arguments, **more)
 
-    dead_runs_module._mark(Slow(), seen, SILENT, time.time())
+    dead_runs_module._mark(Slow(uri), seen, SILENT, time.time())
     run = client.get_run(run_id)
     assert run.info.status == "RUNNING"
     assert "glow.error" not in run.data.tags
@@ -284,6 +284,7 @@ def test_a_drivers_last_word_is_written_though_another_has_marked_the_run(uri, r
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
+        assert process.stdout is not None
         assert process.stdout.readline() == "running\n"
         (watcher,) = psutil.Process(process.pid).children()
         watcher.suspend()
@@ -305,7 +306,7 @@ def test_a_run_tells_that_it_lives_though_the_store_fails(uri, monkeypatch):
             if len(calls) < 3:
                 raise ConnectionError("no answer")
 
-    with beating(Failing(), "some-run"):
+    with beating(cast(MlflowClient, Failing()), "some-run"):
         wait_until(lambda: len(calls) > 3, every=0.01)
     after = len(calls)
     time.sleep(0.2)
@@ -324,7 +325,7 @@ def test_a_beat_that_hangs_holds_nothing_up(monkeypatch):
             hangs.wait(200)
             written.append(arguments)
 
-    with beating(Hanging(), "some-run"):
+    with beating(cast(MlflowClient, Hanging()), "some-run"):
         assert begun.wait(60)
     assert not written  # the heartbeat still hangs
     hangs.set()
@@ -397,19 +398,15 @@ def test_a_trial_that_has_ended_since_it_was_seen_is_not_set_running(uri):
 def test_a_trial_that_ends_while_it_is_set_running_has_ended(uri):
     record = Record.start(uri, "study", "trial", {}, {})
     marked(uri, record)
-    client = client_of(uri)
     finishing = threading.Thread(target=record.finish, args=("FINISHED",))
 
-    class Slow:
-        def __getattr__(self, name):
-            return getattr(client, name)
-
+    class Slow(MlflowClient):
         def update_run(self, *arguments, **more):
             finishing.start()
             finishing.join(1.0)
-            client.update_run(*arguments, **more)
+            super().update_run(*arguments, **more)
 
-    liveness_module._revive(Slow(), runs_of(uri)["trial"])
+    liveness_module._revive(Slow(uri), runs_of(uri)["trial"])
     finishing.join(10)
     run = runs_of(uri)["trial"]
     assert run.info.status == "FINISHED"
@@ -426,8 +423,8 @@ def test_the_tags_hold_no_more_than_they_must(uri):
 
 
 def test_a_store_that_cannot_be_marked_can_be_read(uri):
-    class ReadOnly:
+    class ReadOnly(MlflowClient):
         def search_runs(self, *arguments, **more):
             raise PermissionError("not yours")
 
-    mark_dead(ReadOnly(), "1")
+    mark_dead(ReadOnly(uri), "1")

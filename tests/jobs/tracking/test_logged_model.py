@@ -4,8 +4,10 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Iterator
 
 import pytest
+from mlflow import MlflowClient
 
 from jobs.tracking import Record, TrackingError, model_id_of, server_command
 from jobs.tracking.models import log_model, register
@@ -17,6 +19,13 @@ from tests.jobs.served import default_store, free_port, load, running
 def run(uri):
     """Create the run of a training in a fresh store."""
     return Record.start(uri, "glow", "a training", {"glow.job": "train"}, {"depth": 2})
+
+
+def models_of(client: MlflowClient, run: Record) -> list[str]:
+    """Return the ids of the models that a run has logged."""
+    outputs = client.get_run(run.run_id).outputs
+    assert outputs is not None
+    return [output.model_id for output in outputs.model_outputs]
 
 
 @pytest.mark.slow
@@ -38,7 +47,7 @@ def test_a_logged_and_registered_model_is_found_by_every_name(
     assert logged.tags["glow.dataset"] == "digits"
     assert logged.tags["mlflow.source.name"] == "glowctl"
     assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": "glow-digits", "version": 1}]
-    assert [output.model_id for output in client.get_run(run.run_id).outputs.model_outputs] == [model_id]
+    assert models_of(client, run) == [model_id]
     assert client.get_model_version("glow-digits", version).tags == {"glow.bits": "1.5"}
 
     expected = trained_glow.expected(trained_glow.images[:10])
@@ -57,7 +66,7 @@ def test_a_logged_and_registered_model_is_found_by_every_name(
 
 def test_a_model_is_sent_once_however_often_the_registry_refuses(uri, run, saved_model, tmp_path, monkeypatch):
     folder = shutil.copytree(saved_model, tmp_path / "model")
-    answers = iter([TrackingError("no"), TrackingError("no"), "1"])
+    answers: Iterator[TrackingError | str] = iter([TrackingError("no"), TrackingError("no"), "1"])
 
     def refusing(*_: object) -> str:
         answer = next(answers)
@@ -71,7 +80,7 @@ def test_a_model_is_sent_once_however_often_the_registry_refuses(uri, run, saved
             run.impatient().model(folder, "glow-digits", {"glow.model_digest": "1"})
     model_id, version = run.impatient().model(folder, "glow-digits", {"glow.model_digest": "1"})
     client = client_of(uri)
-    assert [output.model_id for output in client.get_run(run.run_id).outputs.model_outputs] == [model_id]
+    assert models_of(client, run) == [model_id]
     assert version == "1"
 
 

@@ -111,7 +111,12 @@ def test_the_images_that_a_run_has_are_listed_once(uri, record, monkeypatch):
     again = Record.existing(uri, record._client.get_run(record.run_id))
     listed = []
     whole = again._client.list_artifacts
-    monkeypatch.setattr(again._client, "list_artifacts", lambda *of: listed.append(of) or whole(*of))
+
+    def recorded(*of):
+        listed.append(of)
+        return whole(*of)
+
+    monkeypatch.setattr(again._client, "list_artifacts", recorded)
     for step in (1, 2, 3, 1):
         again.impatient().image(np.zeros((4, 4, 3), np.uint8), "samples", step)
     assert len(listed) == 1

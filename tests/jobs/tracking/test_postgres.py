@@ -11,6 +11,7 @@ from tests.jobs.postgres import ESCAPED, PASSWORD, postgres_server
 from tests.jobs.stores import (
     OPENER,
     WRITER,
+    begins,
     check_runs,
     end_group,
     free_port,
@@ -79,8 +80,7 @@ def test_a_ui_and_a_command_share_a_database_that_was_empty(server, tmp_path):
 def test_who_is_killed_while_he_makes_the_tables_leaves_nothing_broken(server, tmp_path, delay):
     uri = server.uri()
     with waiting(tmp_path, OPENER, uri) as process:
-        process.stdin.write("\n")
-        process.stdin.flush()
+        begins(process)
         time.sleep(delay)
         process.kill()
     client, experiment = open_store(uri, "study")

@@ -8,6 +8,7 @@ from jobs.evaluation.find_model import find_model
 from jobs.tracking import Record, TrackingError, open_store, promote, registered_versions, set_champion, tag_names
 from jobs.training.publish import release
 from tests.jobs.command_line import check_quiet, glowctl, sentence_of
+from tests.jobs.served import default_store
 from tests.jobs.trained import NAME, train_into, work_in
 
 
@@ -37,6 +38,7 @@ def test_models_lists_the_newest_first(two, one_process):
     ]
     assert [entry.validation_bits_per_dim for entry in versions] == [2.0, 3.0]
     described = open_store(uri, "glow")[0].get_model_version("glow-digits", "2").description
+    assert described is not None
     assert "train digits again" in described
     assert "2.000" in described
     _, newest, oldest = one_process(folder, "models").stdout.splitlines()
@@ -84,11 +86,8 @@ def test_the_newest_is_latest_by_both_of_mlflows_names(two):
     _, uri, _, second = two
     for name in ("models:/glow-digits@latest", "models:/glow-digits/latest"):
         assert find_model(name, uri, "glow").run_id == second
-    mlflow.set_tracking_uri(uri)
-    try:
+    with default_store(uri):
         loaded = mlflow.pyfunc.load_model("models:/glow-digits@latest")
-    finally:
-        mlflow.set_tracking_uri(None)
     assert loaded.metadata.metadata["run_id"] == second
 
 

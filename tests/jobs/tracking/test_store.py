@@ -27,6 +27,7 @@ from tests.jobs.command_line import Running, wait_until
 from tests.jobs.stores import (
     OPENER,
     WRITER,
+    begins,
     end_group,
     free_port,
     mlflow_server,
@@ -53,13 +54,13 @@ def test_commands_at_once_share_the_experiments_of_a_server(tmp_path):
 
 def test_an_experiment_that_another_makes_just_now_is_taken(uri, monkeypatch):
     client = client_of(uri)
-    client.create_experiment("study")
+    made = client.create_experiment("study")
     first = iter([None])
     found = type(client).get_experiment_by_name
     monkeypatch.setattr(
         type(client), "get_experiment_by_name", lambda self, name: next(first, found(self, name))
     )  # at the first call it does not exist yet
-    assert open_store(uri, "study")[1] == client.get_experiment_by_name("study").experiment_id
+    assert open_store(uri, "study")[1] == made
 
 
 def test_a_lookup_makes_neither_a_store_nor_an_experiment(uri, tmp_path):
@@ -106,8 +107,7 @@ def test_a_ui_and_a_command_share_a_store_that_was_not_there(tmp_path):
 def test_who_is_killed_while_he_makes_a_store_leaves_nothing_broken(tmp_path, delay):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     with waiting(tmp_path, OPENER, uri) as process:
-        process.stdin.write("\n")
-        process.stdin.flush()
+        begins(process)
         time.sleep(delay)
         process.kill()
     client, experiment = open_store(uri, "study")

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import cast
 
 import numpy as np
 import pytest
@@ -105,6 +106,7 @@ def test_a_run_is_written_found_and_resumed(uri):
     assert run.info.status == "KILLED"
     assert run.data.params == {"depth": "8"}
     assert run.data.tags["mlflow.note.content"] == "what it is"
+    assert run.inputs is not None
     assert run.inputs.dataset_inputs[0].dataset.name == "digits train"
 
     again = Record.existing(uri, run)
@@ -155,7 +157,7 @@ def quick(monkeypatch):
 def failing_record(uri, times, patience_s=180.0):
     client = Failing(times)
     made = Record.start(uri, "study", "first", {}, {})
-    return Record(uri, client, find_run(uri, "study", made.run_id), patience_s), client
+    return Record(uri, cast(MlflowClient, client), find_run(uri, "study", made.run_id), patience_s), client
 
 
 def test_a_store_that_is_away_is_waited_for(uri, monkeypatch, quick):
@@ -201,6 +203,7 @@ with parent.running():
 @pytest.mark.slow
 def test_the_runs_of_a_driver_that_is_killed_are_failed(uri):
     with subprocess.Popen([sys.executable, "-c", DRIVER, uri], stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
         assert driver.stdout.readline() == "running\n"
         assert find_run(uri, "study", "parent").info.status == "RUNNING"
         driver.kill()
