@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ import torch
 from glow import Glow, GlowConfig, save_checkpoint
 from glow.checkpoint import CheckpointError
 from glow.datasets import LazyDataset
-from jobs.display.events import Epoch, Resize, Restart, Started
+from jobs.display.events import Epoch, Event, Resize, Restart, Started
 from jobs.errors import JobError
 from jobs.specs.presets import make_train_spec
 from jobs.tracking import Record, TrackingError, find_run
@@ -57,8 +58,9 @@ def make_log(image_shape=(1, 32, 32), original_shape=(1, 28, 28), began=None):
     splits = dict.fromkeys(("train", "validation", "test"), image)
     config = GlowConfig(image_shape=image_shape, depth=1, width=4)
     work = Work(spec, spec, "sqlite:////x.db", config, original_shape, splits)
-    record, shown = MemoryRecord(), []
-    return TrainingLog(work, record, shown.append, began, named=True), record, shown
+    record = MemoryRecord()
+    shown: list[Event] = []
+    return TrainingLog(work, cast(Record, record), shown.append, began, named=True), record, shown
 
 
 def attempt(workers: int, epoch: int = 0, history: Sequence[Epoch] = ()) -> Attempt:

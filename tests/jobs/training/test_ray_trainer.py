@@ -2,10 +2,11 @@ from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import OutOfMemoryError
+from ray.train import Checkpoint
 from ray.train.torch import TorchTrainer
 from ray.tune.error import TuneError
 
-from jobs.training.messages import Saved
+from jobs.training.messages import Message, Saved
 from jobs.training.ray_trainer import UNUSED, LeanTrainer, SavedNotices, death_behind, plain_reason
 from jobs.training.worker import INSIDE_EPOCH
 
@@ -44,9 +45,9 @@ def test_a_training_of_its_own_starts_no_process_that_it_does_not_need(monkeypat
 
 
 def test_the_driver_is_told_of_checkpoints_after_epochs():
-    told = []
+    told: list[Message] = []
     notices = SavedNotices(SimpleNamespace(put=told.append))
-    checkpoint = object()
+    checkpoint = Checkpoint("/some/checkpoint")
     notices.after_report(None, [{"epoch": 1}, {"epoch": 1}], checkpoint)
     notices.after_report(None, [INSIDE_EPOCH], checkpoint)
     notices.after_report(None, [{"epoch": 2}], None)

@@ -8,6 +8,7 @@ import pytest
 from glow import Glow, save_checkpoint
 from jobs.ablation.repair import repair
 from jobs.display.displays import PlainLines
+from jobs.display.events import Event
 from jobs.errors import JobError
 from jobs.tracking import Record, find_run
 from jobs.training.history import EpochMetrics
@@ -38,7 +39,7 @@ def stopped(tmp_path, uri):
 
 
 def repaired(work, run_id, **changes):
-    events = []
+    events: list[Event] = []
     repair(run_id, {"tracking_uri": work.tracking_uri, **changes}, events.append)
     return events[-1], PlainLines().text(events[-1])
 

@@ -43,7 +43,7 @@ def test_a_training_is_found_by_its_id_or_its_folder(here, named):
     assert (work.resumed, work.kept_in) == (None, run_id)
     record = train._open_record(work)
     assert (record.name, work.folder_of(record)) == ("a name", run_id)
-    log = TrainingLog(work, record, [].append)
+    log = TrainingLog(work, record, lambda event: None)
     log.see(Attempt(1, 3, (), device="CPU", precision="float32", parameters=9))
     assert log.restarts == 1
     again = preparation.prepare_resume(record.run_id, {})  # now found by its new record
@@ -87,6 +87,7 @@ def test_an_ablation_is_found_by_its_folder(here):
     assert found.spec == ablation.spec.model_copy(
         update={"train": ablation.spec.train.model_copy(update={"tracking_uri": None})}
     )
+    assert found.kept is not None
     assert (found.kept_in, found.kept.resources) == ("abc", resources)
     with pytest.raises(NoSuchRun, match="/outputs/abc") as error:
         preparation.prepare_resume("outputs/abc", {})

@@ -109,7 +109,8 @@ def test_a_second_notice_saves_again(clock):
 
 def test_checkpoints_for_a_machine_that_goes_are_urgent_and_their_time_is_allowed_for(clock):
     """An upload that takes 20 s begins early enough; other checkpoints, which only begin an upload, tell nothing."""
-    goes_at, urgent = clock.now + 120, []
+    goes_at = clock.now + 120
+    urgent: list[bool] = []
     saved = saved_after(clock, "15steps", 150, {5: goes_at}, save_s=20.0, urgent=urgent)
     assert [step for step, _ in saved[:2]] == [5, 15]
     last = next(time for (_, time), is_urgent in list(zip(saved, urgent, strict=True))[1:] if is_urgent)

@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,7 @@ def test_the_model_is_registered_with_the_scores_of_every_image_and_is_the_check
         images, labels = load_dataset("digits", split)
         key = key_of(found.digest, fingerprint(images), split, 0, "float32")
         recorded = read_table(uri, end["run_id"], f"scores/{key}.parquet")
+        assert recorded is not None
         assert (recorded["label"].to_numpy() == labels.numpy()).all()
         np.testing.assert_allclose(recorded["nll"], score(model, images).nll, rtol=1e-5)
 
@@ -226,7 +228,7 @@ def test_elastic_training_takes_the_workers_that_fit_and_keeps_the_best_and_the_
     assert 1 <= events[0]["workers"] <= os.cpu_count()
     scores = {e["epoch"]: e["validation_bits_per_dim"] or float("inf") for e in events if e["event"] == "epoch"}
     end = events[-1]
-    assert end["best_epoch"] == min(scores, key=scores.get)
+    assert end["best_epoch"] == min(scores, key=lambda epoch: scores[epoch])
     kept = [path for path in (tmp_path / "outputs" / end["run_id"]).glob("checkpoint_*") if path.is_dir()]
     assert len(kept) == (1 if end["best_epoch"] == 5 else 2)
 
@@ -340,13 +342,16 @@ def test_ten_kills_inside_a_long_epoch_lose_no_more_than_the_steps_since_a_check
         lines = [line for line in running.lines() if line.startswith("{")]
         return [event for event in map(json.loads, lines) if event["event"] == kind]
 
+    def has_told(kind: str, count: int) -> bool:
+        return len(told(kind)) >= count
+
     for kill in range(10):
         known = len(told("step"))
-        wait_until(lambda known=known: len(told("step")) >= known + 2)  # training goes on after the last kill
+        wait_until(partial(has_told, "step", known + 2))  # training goes on after the last kill
         time.sleep(random.uniform(0, 3))
         (worker,) = running.train_workers()
         worker.kill()
-        wait_until(lambda kill=kill: len(told("restart")) == kill + 1)
+        wait_until(partial(has_told, "restart", kill + 1))
     assert running.wait() == 0, running.lines()[-20:]
     events = [event for event in map(json.loads, running.lines()) if event["event"] in ("step", "restart")]
     lost = []
