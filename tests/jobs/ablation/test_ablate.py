@@ -15,7 +15,7 @@ import pytest
 from glow.checkpoint import load_checkpoint
 from jobs.ablation.repair import repair
 from jobs.ablation.run import summarize_again
-from jobs.display.events import Repaired
+from jobs.display.events import AblationSummary, Event, Repaired
 from jobs.errors import JobError
 from jobs.evaluation.find_model import find_model
 from jobs.tracking import child_runs, find_run, open_store, recorded_images
@@ -125,21 +125,27 @@ def test_epochs_that_only_checkpoints_contain_are_reported_and_repaired(finished
     with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:  # as an older glowctl left it
         before = database.execute("SELECT key, step, value FROM metrics WHERE run_uuid = ?", (trial,)).fetchall()
         database.execute("DELETE FROM metrics WHERE run_uuid = ? AND step IN (2, 3)", (trial,))
-    events = []
+    events: list[Event] = []
     summarize_again(run_id, where, events.append)
-    (lack,) = events[-1].unfinished
+    summary = events[-1]
+    assert isinstance(summary, AblationSummary)
+    (lack,) = summary.unfinished
     for fact in ("1x1 s0", "epochs 2 to 3", f"glowctl repair {run_id}"):
         assert fact in lack
     repair(run_id, where, events.append)
-    assert isinstance(events[-2], Repaired)
-    assert events[-2].added == {"1x1 s0": [2, 3]}
-    assert events[-1].unfinished == []
+    repaired, summary = events[-2:]
+    assert isinstance(repaired, Repaired)
+    assert repaired.added == {"1x1 s0": [2, 3]}
+    assert isinstance(summary, AblationSummary)
+    assert summary.unfinished == []
     with closing(sqlite3.connect(folder / "mlflow.db")) as database:
         after = database.execute("SELECT key, step, value FROM metrics WHERE run_uuid = ?", (trial,)).fetchall()
     lasting = [point for point in before if not point[0].startswith("system/") or point[1] not in (2, 3)]
     assert sorted(after) == sorted(lasting)
     repair(run_id, where, events.append)
-    assert events[-1].added == {}
+    repaired = events[-1]
+    assert isinstance(repaired, Repaired)
+    assert repaired.added == {}
 
 
 def test_a_damaged_checkpoint_does_not_end_the_repair_of_the_other_trials(finished, tmp_path):
@@ -160,7 +166,7 @@ def test_a_damaged_checkpoint_does_not_end_the_repair_of_the_other_trials(finish
     with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
         for label in ("1x1 s0", "reverse s0"):
             database.execute("DELETE FROM metrics WHERE run_uuid = ? AND step = 2", (runs[label].info.run_id,))
-    events = []
+    events: list[Event] = []
     repair(run_id, where, events.append)
     event = next(event for event in events if isinstance(event, Repaired))
     assert event.added == {"reverse s0": [2]}
