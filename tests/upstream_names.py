@@ -474,7 +474,6 @@ OTHERS = [
     Name("sklearn/datasets/data/digits.csv.gz", "the digits cannot be read", _sklearn_has_the_digits, "digits.csv.gz"),
     has("typer:Context.get_parameter_source", "no command with a preset starts"),
     says("_dash_pattern", "matplotlib/lines.py", "a test of figures fails"),
-    says("_colorbar", "matplotlib/colorbar.py", "a test of figures fails", "ax._colorbar = self"),
 ]
 
 NAMES = [*TORCH, *RAY, *RAY_JOBS, *RAY_TRAIN, *RAY_TUNE, *MLFLOW, *MLFLOW_UI, *OTHERS]
