@@ -24,7 +24,7 @@ from jobs.run_labels import evaluation_description, evaluation_name, noted
 from jobs.specs.base import colour
 from jobs.specs.evaluation import EvaluationSpec, NllSpec, ScoringSpec
 from jobs.tracking import Record, open_command, tag_names, tracking_uri, without_password
-from jobs.tracking.scores import labelled, save_scores
+from jobs.tracking.scores import save_scores
 
 __all__ = [
     "Evaluation",
@@ -270,8 +270,7 @@ def scores_of(work: Evaluation[Any], record: Record, show: Show) -> dict[tuple[s
     record.tag(tag_names.SCORED_BY, json.dumps({key: known.run_id or record.run_id for key, known in scored.items()}))
     tables = {}
     for wanted in work.tables:  # data sets with equal images share a key and are scored once
-        table = scored[wanted.key].table
-        tables[wanted.dataset, wanted.split] = labelled(table, wanted.dataset, wanted.split)
+        tables[wanted.dataset, wanted.split] = wanted.of_these_images(scored[wanted.key].table)
     return tables
 
 

@@ -74,6 +74,14 @@ class Table:
         key = key_of(model.digest, images.fingerprint(SHARD), split, seed, precision, noise_samples, gradient_stride)
         return cls(dataset, split, images, key, noise_samples, gradient_stride)
 
+    def of_these_images(self, scores: pd.DataFrame) -> pd.DataFrame:
+        """Return scores with the name of this data set, this split, and the labels of these images.
+
+        Equal images share a key, but may have been scored under another name of data set or split, or with other
+        labels, such as before labels were corrected.
+        """
+        return labelled(scores, self.dataset, self.split).assign(label=self.images.labels.numpy())
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -100,8 +108,7 @@ def cached(wanted: Table, uri: str, experiment: str) -> Scored | None:
     if found is None or len(found[0]) != len(wanted.images):
         return None
     table, run_id = found
-    # Equal images may have been scored under another name of data set or split.
-    return Scored(wanted, labelled(table, wanted.dataset, wanted.split), run_id)
+    return Scored(wanted, wanted.of_these_images(table), run_id)
 
 
 def score_on_ray(
@@ -156,7 +163,7 @@ def score_on_ray(
             )
         parts = done[table]
         whole = pd.concat([parts[start] for start in sorted(parts)], ignore_index=True)
-        yield Scored(table, labelled(whole, table.dataset, table.split), None)
+        yield Scored(table, table.of_these_images(whole), None)
 
 
 def _shards(tables: Sequence[Table]) -> Iterator[tuple[Table, int, np.ndarray, np.ndarray]]:

@@ -1,0 +1,73 @@
+"""Evaluations take scores that earlier runs recorded. No Ray starts, because no score is missing."""
+
+import numpy as np
+import pytest
+import torch
+
+from glow import Glow, save_checkpoint
+from glow.config import GlowConfig
+from glow.scoring import score
+from jobs.display.evaluation_events import Nll
+from jobs.display.events import Event
+from jobs.evaluation import nll
+from jobs.evaluation.run import Evaluation
+from jobs.specs.base import validated
+from jobs.specs.evaluation import NllSpec
+from jobs.tracking import Record
+from jobs.tracking.scores import save_scores
+
+SHAPE = (1, 8, 8)
+
+
+def save_model(folder, seed=0):
+    """Save an initialized Glow of images of `SHAPE` in the folder."""
+    torch.manual_seed(seed)
+    model = Glow(GlowConfig(image_shape=SHAPE, levels=1, depth=1, width=4))
+    model.initialize(torch.randint(256, (8, *SHAPE), dtype=torch.uint8))
+    save_checkpoint(model, folder / "checkpoint")
+    return model
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A model in `tmp_path`/model."""
+    return save_model(tmp_path / "model")
+
+
+def save_arrays(folder, labels):
+    """Save as many images as labels in a folder, as the splits train and test; they are the same at each call."""
+    images = np.random.default_rng(0).integers(256, size=(len(labels), *SHAPE), dtype=np.uint8)
+    folder.mkdir()
+    for split in ("train", "test"):
+        np.savez(folder / f"{split}.npz", images=images, labels=labels)
+    return f"arrays:{folder}"
+
+
+def record_scores(work: Evaluation, model: Glow, name: str) -> str:
+    """Record scores of all images of an evaluation, as an earlier run would have done; return the id of that run."""
+    record = Record.start(work.uri, "glow", name, {}, {})
+    with record.running():
+        for table in work.tables:
+            images, labels = table.images.images(0, len(table.images)), table.images.labels
+            save_scores(table.key, score(model, images, labels), record)
+    return record.run_id
+
+
+def where(folder):
+    return {"tracking_uri": f"sqlite:///{folder}/mlflow.db", "output": str(folder / "out")}
+
+
+@pytest.mark.parametrize(("before", "now"), [([0] * 6, [0, 1, 2, 2, 1, 2]), ([0, 1, 2, 3, 4, 5], [0, 1, 1, 1, 0, 1])])
+def test_scores_that_are_reused_have_the_labels_of_the_images_at_hand(tmp_path, model, before, now):
+    given = {"model": str(tmp_path / "model"), "trained_on": "digits", **where(tmp_path)}
+    first, corrected = (save_arrays(tmp_path / name, labels) for name, labels in (("first", before), ("now", now)))
+    record_scores(nll.prepare(validated(NllSpec, given | {"datasets": first})).evaluation, model, "earlier")
+    # Both data sets in one job: they share a key, but not their labels.
+    work = nll.prepare(validated(NllSpec, given | {"datasets": f"{corrected},{first}"}))
+    assert not work.evaluation.needs_ray
+    events: list[Event] = []
+    nll.run(work, events.append)
+    (end,) = (event for event in events if isinstance(event, Nll))
+    shown = {(row.dataset, row.class_name): row.images for row in end.per_class}
+    labels = {"arrays-now": now, "arrays-first": before}
+    assert shown == {(name, str(label)): each.count(label) for name, each in labels.items() for label in each}
