@@ -91,15 +91,21 @@ def megabytes(size: float) -> str:
     return f"{size / 2**20:,.0f} MB"
 
 
-def plain(value: str | float) -> str:
-    """Return the value of a setting as short text from which it can be read back exactly.
+def plain(value: object) -> str:
+    """Return the value of a setting as short text; a number can be read back exactly, and a list has commas.
 
     Example:
         >>> plain(0.002), plain(1e7), plain("1x1"), plain(0.0010000001)
         ('0.002', '1e+07', '1x1', '0.0010000001')
+        >>> plain(8), plain(True), plain(["7", "8"])
+        ('8', 'True', '7, 8')
     """
-    short = f"{value:g}" if isinstance(value, float) else str(value)
-    return short if isinstance(value, str) or float(short) == value else repr(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value))
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return str(value)
 
 
 def text_table(rows: Sequence[Sequence[str]], left: int = 1) -> str:

@@ -261,13 +261,18 @@ def _trial_table(runs: Sequence[Run]) -> tuple[pd.DataFrame, list[str]]:
     rows = []
     for run, spec in zip(runs, specs, strict=True):
         state, reason = state_of(run)
-        values = {factor: "none" if spec.get(factor) is None else spec[factor] for factor in factors}
+        values = {factor: _factor(spec.get(factor)) for factor in factors}
         measured = {column: run.data.metrics.get(metric, math.nan) for column, metric in METRICS.items()}
         about = {"run_id": run.info.run_id, "trial": run.info.run_name, "seed": spec.get("seed", 0)}
         rows.append({**about, **values, "state": state, "reason": reason, **measured})
     columns = ["run_id", "trial", *factors, "seed", "state", "reason", *METRICS]
     table = pd.DataFrame(rows, columns=columns).drop_duplicates([*factors, "seed"])
     return table.iloc[::-1].reset_index(drop=True), factors
+
+
+def _factor(value: Any) -> Any:
+    """Return the value of a setting as that of a factor, which must not be missing and can be compared with others."""
+    return "none" if value is None else plain(value) if isinstance(value, list) else value
 
 
 def _of_one(run: Run, study: Study, reader: Reader, name: str) -> Made:

@@ -61,8 +61,14 @@ def values_label(values: Mapping[str, Any]) -> str:
     Example:
         >>> values_label({"permutation": "1x1", "depth": 8, "seed": 0})
         '1x1 K8 s0'
+        >>> values_label({"permutation": "1x1", "flip": False})
+        '1x1 flip False'
     """
-    return " ".join(f"{MARKS.get(name, '')}{plain(value)}" for name, value in values.items())
+    return " ".join(f"{_mark(name, value)}{plain(value)}" for name, value in values.items())
+
+
+def _mark(name: str, value: object) -> str:
+    return f"{name} " if isinstance(value, bool) else MARKS.get(name, "")
 
 
 class AblateSpec(BaseModel):

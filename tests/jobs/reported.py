@@ -32,12 +32,16 @@ class Store:
         folder.mkdir(exist_ok=True)
         shutil.copy(empty, folder / "mlflow.db")
 
-    def train(self, name, experiment="glow", test=1.7, parent=None, trial=None, **settings):
+    def train(
+        self, name, experiment="glow", test=1.7, parent=None, trial=None, images=None, state="FINISHED", **settings
+    ):
         spec = make_train_spec("smoke", {"experiment": experiment, **settings})
         tags = {"glow.job": "train", "glow.dataset": spec.dataset, "glow.spec": json.dumps(spec.model_dump())}
         if parent is not None:
             tags |= {"glow.trial": trial, "mlflow.parentRunId": parent.run_id}
         record = Record.start(self.uri, experiment, name, tags, {})
+        if images is not None:
+            record.dataset((3, 1, 8, 8), f"{spec.dataset} test", images, "test", spec.dataset)
         if not math.isnan(test):
             for epoch in (1, 2):
                 nlls = {"train/bits_per_dim": 1.1, "validation/bits_per_dim": 1.0, "test/bits_per_dim_by_epoch": 1.0}
@@ -46,7 +50,7 @@ class Store:
         figures |= {"images_per_second_median": 1234, "parameters": 5678, "core_seconds": 21, "seconds": 10.5}
         record.metrics(figures, 2)
         self._artifacts(record, {"samples.png": png(), "requirements.txt": b"# Python 3.11\ntorch==2.6\n"})
-        record.finish("FINISHED")
+        record.finish(state)
         return record
 
     def ablate(self, name, experiment="glow", seeds=3, nlls=NLLS, **settings):

@@ -402,6 +402,30 @@ class TestLess:
         assert r"\| \*it\*" in made.markdown
 
 
+class TestTrainings:
+    """Trainings that were not started as one ablation."""
+
+    def test_may_differ_in_settings_that_are_on_or_off(self, store):
+        for seed in (0, 1):
+            store.train(f"plain {seed}", test=1.7 + seed / 10, seed=seed)
+            store.train(f"flipped {seed}", test=1.6 + seed / 5, seed=seed, flip=True)
+            store.train(f"classes {seed}", test=1.5 + seed / 6, seed=seed, class_conditional=True)
+
+        made = report_of(store)
+
+        assert row_of(made, "1x1", "flip True", "class_conditional False")[1] == "1.700"
+        assert row_of(made, "flip False - True")[1] == "+0.050"
+
+    def test_may_leave_out_classes(self, store):
+        for seed, names in enumerate(("7,8", "seven,eight")):
+            store.train(f"{seed}", leave_out=names, seed=seed, images="without 7 and 8")
+
+        made = report_of(store)
+
+        assert any("leave out seven, eight, 7, 8" in " ".join(row) for row in rows_of(made))
+        assert row_of(made, "1x1", "7, 8")[1] == row_of(made, "1x1", "seven, eight")[1] == "1.700"
+
+
 class TestGone:
     def test_each_artifact_may_be_gone_or_damaged(self, store):
         runs = store.evaluate_all(store.train("train it"))
