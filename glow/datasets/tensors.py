@@ -200,14 +200,14 @@ def first_of_each_class(labels_N: Tensor, per_class: int, class_names: Sequence[
         >>> first_of_each_class(torch.tensor([1, 0, 1, 1, 0, 0]), 2, ("cat", "dog"), "train").tolist()
         [0, 1, 2, 4]
     """
-    of_each = [(labels_N == label).nonzero().flatten() for label in range(len(class_names))]
-    fewest, name = min((len(of_class), name) for of_class, name in zip(of_each, class_names, strict=True))
+    counts = labels_N.bincount(minlength=len(class_names)).tolist()
+    fewest, name = min(zip(counts, class_names, strict=True))
     if fewest < per_class:
         raise ValueError(
             f"{PER_CLASS}{per_class}, but class {name!r} has {fewest} images in split {split!r}: "
             + (f"use at most {PER_CLASS}{fewest}" if fewest else ALL_IMAGES_ADVICE)
         )
-    return torch.cat([of_class[:per_class] for of_class in of_each]).sort().values
+    return torch.cat([of_class[:per_class] for of_class in _by_class(labels_N)]).sort().values
 
 
 def fingerprint(images: Tensor) -> str:
@@ -244,5 +244,6 @@ def fingerprint_pieces(shape: torch.Size, dtype: torch.dtype, pieces: Iterable[T
 
 def _by_class(labels_N: Tensor) -> Iterator[Tensor]:
     """Yield the indices of the images of each class that occurs, ascending."""
-    for label in sorted(set(labels_N.tolist())):
-        yield (labels_N == label).nonzero().flatten()
+    order_N = labels_N.argsort(stable=True)
+    _, counts = labels_N[order_N].unique_consecutive(return_counts=True)
+    yield from order_N.split(counts.tolist())
