@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, Shape
+from glow.datasets.class_numbers import numbered_classes
 from glow.datasets.lazy import LazyDataset
 from glow.datasets.names import place_of
 from glow.datasets.parts import ALL, part_of, splits_of, status_of
@@ -83,7 +84,7 @@ def open_arrays(name: str, split: str, image_shape: Shape | None) -> LazyDataset
     def pick(positions: Tensor) -> Tensor:
         return convert(torch.from_numpy(np.array(part.images[positions.numpy()], order="C")), shape)
 
-    return LazyDataset(labels, _class_names(parts), shape, pick).subset(rule(labels, split))
+    return LazyDataset(labels, _class_names(name, parts), shape, pick).subset(rule(labels, split))
 
 
 def describe_arrays(name: str, image_shape: Shape | None) -> DatasetInfo:
@@ -107,7 +108,7 @@ def describe_arrays(name: str, image_shape: Shape | None) -> DatasetInfo:
     parts = _parts(name)
     channels, height, width = next(iter(parts.values())).images.shape[1:]
     own = (channels, height, width)
-    return DatasetInfo(name, own, image_shape or own, _class_names(parts), splits_of(parts))
+    return DatasetInfo(name, own, image_shape or own, _class_names(name, parts), splits_of(parts))
 
 
 def arrays_channels(name: str) -> int:
@@ -145,10 +146,10 @@ def arrays_status(name: str) -> DatasetStatus:
     return status_of(name, lambda: _parts(name), "arrays")
 
 
-def _class_names(parts: Mapping[str, Part]) -> tuple[str, ...]:
+def _class_names(name: str, parts: Mapping[str, Part]) -> tuple[str, ...]:
     """Return the labels as text, because arrays have no names of classes."""
     highest = max((int(part.labels.max()) for part in parts.values() if len(part.labels)), default=0)
-    return tuple(str(label) for label in range(highest + 1))
+    return numbered_classes(name, highest, sum(len(part.images) for part in parts.values()))
 
 
 def _parts(name: str) -> dict[str, Part]:

@@ -37,6 +37,7 @@ from glow.datasets.base import (
     Shape,
 )
 from glow.datasets.buckets import BucketFile, BucketFolder, is_uri
+from glow.datasets.class_numbers import numbered_classes
 from glow.datasets.decode import WHITE, Colour, EncodedImage, Header, decode, read_header
 from glow.datasets.lazy import LazyDataset
 from glow.datasets.names import place_of
@@ -122,7 +123,7 @@ def open_parquet(
     """
     parts = _parts(name)
     of, rule = part_of(name, parts, split, remedy=f"add a file whose name starts with {split}")
-    part, names = parts[of], _class_names(parts)
+    part, names = parts[of], _class_names(name, parts)
     shape = image_shape or _own_shape(parts)
     check_channels(3, shape[0])  # the result is the same for grey images
     same_size = refuse_other_sizes or image_shape is None
@@ -170,7 +171,7 @@ def describe_parquet(name: str, image_shape: Shape | None) -> DatasetInfo:
     """
     parts = _parts(name)
     own = _own_shape(parts) if image_shape is None else _first(parts).shape
-    return DatasetInfo(name, own, image_shape or own, _class_names(parts), splits_of(parts))
+    return DatasetInfo(name, own, image_shape or own, _class_names(name, parts), splits_of(parts))
 
 
 def parquet_channels(name: str) -> int:
@@ -350,7 +351,7 @@ def _columns(table: Table) -> tuple[str, str | None]:
     return images[0], named[0] if named else classes[0] if len(classes) == 1 else None
 
 
-def _class_names(parts: Mapping[str, Part]) -> tuple[str, ...]:
+def _class_names(name: str, parts: Mapping[str, Part]) -> tuple[str, ...]:
     """Return the names that Hugging Face keeps in the schema, or else the values that occur."""
     part = next(iter(parts.values()))
     if part.labels is None:
@@ -364,7 +365,8 @@ def _class_names(parts: Mapping[str, Part]) -> tuple[str, ...]:
         return tuple(map(str, names))
     values = {value for each in parts.values() for value in each.classes() if value is not None}
     if all(isinstance(value, int) for value in values):
-        return tuple(str(label) for label in range(max(values, default=0) + 1))
+        images = sum(int(each.ends[-1]) for each in parts.values())
+        return numbered_classes(name, max(map(int, values), default=0), images)
     return tuple(sorted(value for value in values if isinstance(value, str)))
 
 

@@ -216,6 +216,7 @@ def test_npz_files_in_a_folder_are_its_splits(tmp_path):
         ({"images": np.zeros((5, 3, 8, 3), np.uint8)}, "arrays-unusable", r"\(5, 3, 8, 3\): .*\(N, C, H, W\)"),
         ({"images": np.zeros((5, 8, 8), np.uint8), "labels": np.zeros(4, int)}, "arrays-unusable", r"\(4,\): .*\b5\b"),
         ({"images": np.zeros((5, 8, 8), np.uint8), "labels": np.full(5, -1)}, "arrays-unusable", "labels .*-1: .*0"),
+        ({"images": np.zeros((5, 8, 8), np.uint8), "labels": np.full(5, 10**9)}, "labels-too-high", "1000000000: .*0"),
         ({"images": np.zeros((5, 8, 8), np.uint8), "labels": np.array(["a"] * 5, object)}, "dataset-damaged", "npz"),
         (
             {"images": np.zeros((5, 8, 8), np.uint8), "test_images": np.zeros((5, 8, 8), np.uint8)},
@@ -227,6 +228,11 @@ def test_npz_files_in_a_folder_are_its_splits(tmp_path):
 def test_unusable_arrays_are_refused(tmp_path, arrays, code, fact):
     np.savez(tmp_path / "set.npz", **arrays)
     assert code_of_error(f"arrays:{tmp_path}/set.npz", "train", fact) == code
+
+
+def test_few_images_of_many_classes_keep_their_numbers(tmp_path):
+    np.savez(tmp_path / "set.npz", images=np.zeros((5, 8, 8), np.uint8), labels=np.full(5, 21_840))
+    assert len(describe(f"arrays:{tmp_path}/set.npz").class_names) == 21_841
 
 
 def test_a_file_that_is_not_npz_is_refused(tmp_path):

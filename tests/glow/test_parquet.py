@@ -154,3 +154,5 @@ def test_what_is_wrong_with_a_file_has_a_code_and_a_remedy(tmp_path):
     pq.write_table(pa.table({"image": one, "label": [-1]}), tmp_path / "test.parquet")
     assert code_of(name) == "parquet-classes"
     assert code_of(name, "train") == "split-not-found"
+    pq.write_table(pa.table({"image": one, "label": [10**9]}), tmp_path / "test.parquet")
+    assert code_of(name) == "labels-too-high"
