@@ -10,7 +10,7 @@ import io
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, total_ordering
 from pathlib import Path, PurePosixPath
@@ -101,8 +101,7 @@ class BucketFolder:
         files, path = _opened(self.uri)
         with self._explained():
             found = files.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
-            bucket = path.partition("/")[0]
-            if not found and bucket and files.get_file_info(bucket).type == FileType.NotFound:
+            if not found and (bucket := self._missing_bucket()):
                 raise OSError(f"there is no bucket {bucket}")
         listed = (info for info in found if info.type == FileType.File)
         return sorted(
@@ -120,6 +119,8 @@ class BucketFolder:
         try:
             with self._explained(), files.open_input_stream(f"{path}/{name}") as stream:
                 return bytes(stream.read())
+        except DatasetNotFound:  # also a FileNotFoundError, but about the whole bucket
+            raise
         except FileNotFoundError:
             return None
 
@@ -160,15 +161,31 @@ class BucketFolder:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn an error of the bucket into DatasetNotFound, which names the bucket. A missing file stays itself."""
+        """Turn an error of the bucket into DatasetNotFound, which names the bucket.
+
+        A missing file stays FileNotFoundError, unless the whole bucket is missing.
+        """
         try:
             yield
+        except DatasetNotFound:
+            raise
         except FileNotFoundError as error:
-            if isinstance(error, DatasetNotFound) or "bucket" not in str(error).lower():
-                raise
-            raise self._unreadable(error) from error
+            bucket = ""
+            with suppress(OSError):  # some credentials may read files, but not ask about the bucket
+                bucket = self._missing_bucket()
+            if bucket:
+                raise self._unreadable(OSError(f"there is no bucket {bucket}")) from error
+            raise
         except (OSError, ValueError) as error:
             raise self._unreadable(error) from error
+
+    def _missing_bucket(self) -> str:
+        """Return the name of the bucket if it does not exist, which pyarrow reports like a missing file; else ""."""
+        from pyarrow.fs import FileType
+
+        files, path = _opened(self.uri)
+        bucket = path.partition("/")[0]
+        return bucket if bucket and files.get_file_info(bucket).type == FileType.NotFound else ""
 
     def _unreadable(self, error: Exception) -> DatasetNotFound:
         return DatasetNotFound(

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.datasets.base import DatasetCorrupt, Shape
+from glow.datasets.base import DatasetCorrupt, DatasetNotFound, Shape
 from glow.datasets.block_cache import cache_of_this_machine
 from glow.datasets.buckets import BucketFolder
 from glow.datasets.lazy import BLOCK
@@ -194,7 +194,7 @@ class BucketShards:
             name, pixels = self.files[piece.shard], int(np.prod(self.image_shape))
             offset = _offset(self.folder, name, (self.sizes[piece.shard], *self.image_shape))
             size = (piece.stop - piece.start) * pixels
-            content = self.folder.read_range(name, offset + piece.start * pixels, size)
+            content = _range(self.folder, name, offset + piece.start * pixels, size)
             if len(content) != size:
                 raise _corrupt(self.folder, name, "is cut short")
             return content
@@ -210,13 +210,26 @@ def _offset(folder: BucketFolder, name: str, shape: tuple[int, ...]) -> int:
         DatasetCorrupt: if it has not, or the shard is missing.
     """
     try:
-        header = io.BytesIO(folder.read_range(name, 0, HEADER))
+        header = io.BytesIO(_range(folder, name, 0, HEADER))
         np.lib.format.read_magic(header)
         found, by_columns, dtype = np.lib.format.read_array_header_1_0(header)
-    except FileNotFoundError as error:
-        raise _corrupt(folder, name, "is missing") from error
     except ValueError as error:
         raise _corrupt(folder, name, f"is not an array ({error})") from error
     if found != shape or dtype != np.uint8 or by_columns:
         raise _corrupt(folder, name, f"has {dtype} of shape {found} where the index requires uint8 of {shape}")
     return header.tell()
+
+
+def _range(folder: BucketFolder, name: str, offset: int, size: int) -> bytes:
+    """Return a part of a shard.
+
+    Raises:
+        DatasetCorrupt: if the shard is missing.
+        DatasetNotFound: if the bucket cannot be read.
+    """
+    try:
+        return folder.read_range(name, offset, size)
+    except DatasetNotFound:  # also a FileNotFoundError, but about the whole bucket
+        raise
+    except FileNotFoundError as error:
+        raise _corrupt(folder, name, "is missing") from error

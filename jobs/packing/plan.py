@@ -16,7 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from glow.datasets import DatasetCorrupt, DatasetInfo, LazyDataset, describe, open_dataset, own_channels
+from glow.datasets import (
+    DatasetCorrupt,
+    DatasetInfo,
+    DatasetNotFound,
+    LazyDataset,
+    describe,
+    open_dataset,
+    own_channels,
+)
 from glow.datasets.base import ImageRefused, ImageUnreadable
 from glow.datasets.buckets import is_uri
 from glow.datasets.folder import one_look
@@ -141,6 +149,7 @@ class Plan:
         Raises:
             JobError: if the destination contains other files or a packing with other settings, or cannot be written,
                 or if files have changed since their images were packed.
+            DatasetNotFound: if the destination is a bucket that cannot be read.
         """
         said = json.dumps(self._said(), indent=1)
         try:
@@ -159,6 +168,8 @@ class Plan:
                 if name.endswith(".part"):  # a file of a command that was killed
                     self.dest.remove(name)
             self.dest.write(BEGUN, said.encode())
+        except DatasetNotFound:  # a bucket that cannot be read, as its sentence explains
+            raise
         except OSError as error:
             raise JobError(
                 f"{self.spec.dest} cannot be written ({error.strerror or error})",

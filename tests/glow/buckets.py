@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 import numpy as np
@@ -49,6 +51,32 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
         yield Bucket(client, name)
     finally:
         server.stop()
+
+
+@contextmanager
+def refusing_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Serve a store that refuses every request, as S3 does without the right credentials; yield a bucket's URI."""
+
+    class Refusal(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(403)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_HEAD
+
+        def log_message(self, *_):
+            """Not on the screen."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusal)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}"}.items():
+            monkeypatch.setenv(name, value)
+        yield f"s3://refused-{server.server_port}"  # a new name for each server, as in `stand_in`
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def png(pixels: np.ndarray) -> bytes:

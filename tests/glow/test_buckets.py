@@ -18,7 +18,7 @@ from glow.datasets.buckets import BucketFile, BucketFolder, in_threads
 from glow.datasets.packed_bucket import BLOCK, BucketShards
 from glow.datasets.packed_index import PackedIndex, PackedShard, PackedSplit, labels_file, shard_file, shard_fingerprint
 from glow.errors import UserError
-from tests.glow.buckets import png
+from tests.glow.buckets import png, refusing_store
 
 RNG = np.random.default_rng(0)
 
@@ -173,6 +173,7 @@ def test_labels_that_do_not_fit_the_index_are_refused(bucket):
         ("folder:s3://{bucket}/nothing", "no-images"),
         ("parquet:s3://{bucket}/nothing", "dataset-not-found"),
         ("folder:s3://no-bucket-of-this-name/cats", "bucket-unreachable"),
+        ("packed:s3://no-bucket-of-this-name/cats", "bucket-unreachable"),
         ("packed:gopher://bucket/cats", "bucket-unreachable"),
     ],
 )
@@ -182,6 +183,44 @@ def test_what_a_bucket_lacks_is_one_sentence(bucket, name, code):
     assert (raised.value.code, bool(raised.value.remedy)) == (code, True)
     assert "\n" not in str(raised.value)
     assert status(name.format(bucket=bucket.name)).state == "missing"
+
+
+def test_a_file_that_is_missing_is_told_from_a_bucket_that_cannot_be_read(bucket):
+    bucket.client.create_bucket(Bucket="a-bucket")  # the name is part of pyarrow's message about a missing file
+    there, gone = BucketFolder("s3://a-bucket/set"), BucketFolder("s3://no-bucket-of-this-name/set")
+    assert there.read("packed.json") is None
+    with pytest.raises(FileNotFoundError) as raised:
+        there.read_range("train-00000.npy", 0, 10)
+    assert not isinstance(raised.value, DatasetNotFound)
+    for read in (lambda: gone.read("packed.json"), lambda: gone.read_range("train-00000.npy", 0, 10)):
+        with pytest.raises(DatasetNotFound, match="no-bucket-of-this-name") as unreachable:
+            read()
+        assert unreachable.value.code == "bucket-unreachable"
+
+
+def test_a_bucket_that_refuses_is_not_a_data_set_without_its_files(monkeypatch, tmp_path):
+    monkeypatch.setenv("GLOW_BUCKET_CACHE", str(tmp_path))
+    with refusing_store(monkeypatch) as uri:
+        folder = BucketFolder(f"{uri}/set")
+        shards = BucketShards(folder, [shard_file("train", 0)], [3], ["fingerprint"], (1, 4, 6))
+        for read in (
+            lambda: open_dataset(f"packed:{uri}/set", "train"),
+            lambda: shards.pick(torch.tensor([0])),
+            lambda: packed_bucket.read_array(folder, labels_file("train"), "fingerprint"),
+            lambda: folder.file("cat.png").open("rb"),
+        ):
+            with pytest.raises(DatasetNotFound, match=f"{uri}/set .*(?i:denied).*credentials") as raised:
+                read()
+            assert raised.value.code == "bucket-unreachable"
+
+
+def test_a_shard_that_is_removed_while_it_is_read_is_named(bucket):
+    put_packed(bucket, "packed", [600])
+    dataset = open_dataset(f"packed:{bucket.uri('packed')}", "train")
+    dataset.pick(torch.tensor([0]))
+    bucket.client.delete_object(Bucket=bucket.name, Key=f"packed/{shard_file('train', 0)}")
+    with pytest.raises(DatasetCorrupt, match=f"{shard_file('train', 0)} is missing"):
+        dataset.pick(torch.tensor([599]))
 
 
 def test_the_cache_keeps_to_its_size_and_removes_what_was_used_least_recently(tmp_path):

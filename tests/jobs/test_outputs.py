@@ -1,8 +1,6 @@
 """Unfinished checkpoints are removed, and others are kept; storage that cannot be read is told from an empty one."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ import pytest
 from jobs.errors import JobError
 from jobs.outputs import KeptRun, recall, remember, remove_unfinished_checkpoints
 from jobs.training.prepare import prepare_resume
-from tests.glow.buckets import CREDENTIALS
+from tests.glow.buckets import refusing_store
 
 
 def checkpoint(folder: Path, name: str, content: str = "x") -> Path:
@@ -87,26 +85,8 @@ def test_a_bucket_may_hold_no_run(bucket):
 @pytest.fixture
 def refusing(monkeypatch):
     """The URI of a bucket whose server refuses every request, as a store does without the right credentials."""
-
-    class Refusal(BaseHTTPRequestHandler):
-        def do_HEAD(self):
-            self.send_response(403)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        do_GET = do_HEAD
-
-        def log_message(self, *_):
-            """Not on the screen."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusal)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": endpoint}.items():
-        monkeypatch.setenv(name, value)
-    yield "s3://refused/outputs/run"
-    server.shutdown()
-    server.server_close()
+    with refusing_store(monkeypatch) as uri:
+        yield f"{uri}/outputs/run"
 
 
 def test_a_bucket_that_refuses_is_named_with_the_cause(refusing, tmp_path):

@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -20,7 +20,7 @@ from jobs.packing.plan import Done, Shard, done_file, prepare
 from jobs.packing.run import pack_shards
 from jobs.specs.base import validated
 from jobs.specs.packing import PackSpec
-from tests.glow.buckets import png
+from tests.glow.buckets import png, refusing_store
 
 
 def planned(source: str, dest: str | Path, **settings):
@@ -179,6 +179,16 @@ def test_a_bucket_that_there_is_not_is_refused(bucket):
     with pytest.raises(DatasetNotFound) as caught:
         planned("digits", "s3://no-bucket-of-this-name/set")
     assert caught.value.code == "bucket-unreachable"
+
+
+def test_a_bucket_that_refuses_is_named_with_the_cause(monkeypatch, bucket):
+    plan = planned("digits", bucket.uri("digits"))
+    with refusing_store(monkeypatch) as uri:
+        refused = replace(plan, spec=plan.spec.model_copy(update={"dest": f"{uri}/digits"}))
+        for refuse in (refused.begin, refused.done, lambda: planned("digits", f"{uri}/digits")):
+            with pytest.raises(DatasetNotFound, match=f"{uri}/digits .*(?i:denied)") as caught:
+                refuse()
+            assert caught.value.code == "bucket-unreachable"
 
 
 def test_images_that_do_not_fit_on_the_disk_are_refused_before_they_are_read(tmp_path, monkeypatch):
