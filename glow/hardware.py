@@ -5,12 +5,14 @@ Training calls these functions to choose the fastest precision, and to decide wh
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import nn
 
 from glow.model import Precision
 
-__all__ = ["hardware_precision", "skips_when_told"]
+__all__ = ["forbid_tf32", "hardware_precision", "skips_when_told"]
 
 
 def hardware_precision(device: torch.device) -> Precision:
@@ -38,6 +40,22 @@ def _cpu_multiplies_bf16() -> bool:
     if hasattr(torch.cpu, "get_capabilities"):  # since torch 2.13; older versions have only the private function
         return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+
+
+def forbid_tf32() -> None:
+    """Make the convolutions of this process compute in float32 on NVIDIA GPUs, as float32 tensors promise.
+
+    Since Ampere, these GPUs by default round the operands of a convolution to TF32, which has a mantissa of 10 bits.
+    Torch already computes matrix products in float32 by default.
+
+    Example:
+        >>> forbid_tf32()
+        >>> torch.backends.cudnn.allow_tf32
+        False
+    """
+    with warnings.catch_warnings():  # torch 2.9 and 2.10 warn about this name, which later versions do not
+        warnings.simplefilter("ignore")
+        torch.backends.cudnn.allow_tf32 = False
 
 
 def skips_when_told(optimizer: type[torch.optim.Optimizer], device: torch.device) -> bool:

@@ -125,8 +125,8 @@ def score(
     labels_N = torch.zeros(n, dtype=torch.int64) if labels_N is None else labels_N
     model.set_precision(precision)
     parts, sums, gradients = [], [], []
-    # On GPUs convolutions would otherwise round to TF32, which has a mantissa of 10 bits.
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=precision == "bf16"):
+    # As `forbid_tf32`, but the caller's setting comes back. Also with coupling networks in bf16, the rest is float32.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for start in range(0, n, batch_size):
             images_BCHW = images_NCHW[start : start + batch_size].to(model.device)
             indices_B = indices_N[start : start + batch_size].to(model.device)

@@ -28,7 +28,7 @@ from jobs.display.events import Show
 from jobs.errors import JobError
 from jobs.evaluation.find_model import TrainedModel
 from jobs.ray_runtime.resources import Resources
-from jobs.system.process_setup import set_up_process
+from jobs.system.computing import set_up_computing
 from jobs.tracking.scores import find_scores, key_of, labelled
 
 __all__ = ["Scored", "Table", "cached", "model_on", "put_model", "result_of", "score_on_ray"]
@@ -248,9 +248,7 @@ def score_shard(
 
 def model_on(reference: list[Any], threads: int) -> Glow:
     """Build the model that `put_model` stored, inside a Ray task, on the GPU if the task has one."""
-    set_up_process()  # needed on a cluster, whose workers are not preloaded
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.allow_tf32 = False  # TF32 has mantissas of 10 bits, and float32 was asked for
+    set_up_computing(threads)
     return _rebuilt(reference[0])
 
 

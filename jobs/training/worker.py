@@ -33,8 +33,8 @@ from jobs.errors import refused_by_disk
 from jobs.outputs import is_remote
 from jobs.specs.every import every
 from jobs.specs.training import TrainSpec
+from jobs.system.computing import set_up_computing
 from jobs.system.machine_metrics import machine_name, sampled
-from jobs.system.process_setup import set_up_process
 from jobs.training.data import Splits, is_packed, open_splits
 from jobs.training.history import EpochMetrics
 from jobs.training.messages import Attempt, FinalScore, Machine, Message, Outbox, SampleGrid, Scores
@@ -272,9 +272,8 @@ def train_share(settings: WorkerSettings, session: Session) -> Outcome:
 
 
 def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
-    set_up_process()  # the workers of a cluster are not set up by jobs.ray_runtime.worker_preload
+    set_up_computing(settings.threads)
     spec = settings.spec
-    torch.set_num_threads(settings.threads)
     splits = _splits(settings)
     packed = is_packed(spec.dataset)  # the trainer takes the order of images from a packed data set
     images = {split: each if packed else each.images() for split, each in splits.items()}
