@@ -64,6 +64,9 @@ WORDS = {
 UNSAID = {"dataset", "data_root", "download", "max_failures"}
 """Fields of `TrainSpec` that are left out, because they do not affect the result or are shown elsewhere."""
 
+NUMBER_FORMATS = ("precision", "gradient_precision")
+"""Fields of `TrainSpec` under "Compute" that affect the result, so that trainings are compared over them."""
+
 CAPTIONS = {
     "nll_by_epoch": "NLL by epoch: the mean of each configuration over its seeds, with a band for its 95 % t interval.",
     "differences": "Paired differences in test NLL (a minus b) with 95 % intervals. The trials of a pair have the same "
@@ -245,18 +248,24 @@ def _of_comparable(readable: Sequence[Run], study: Study, reader: Reader, name: 
         f"{count(len(readable), 'training')} that were not started as one ablation are compared here. Trainings that "
     )
     intro += f"have the same {' and '.join(factor.replace('_', ' ') for factor in factors)} form a configuration."
+    if repeats := len(readable) - len(trials):
+        intro += (
+            f" Of those that also have the same seed, only the newest finished one counts, which leaves out "
+            f"{count(repeats, 'training')}."
+        )
     return [Text(intro), *blocks], said
 
 
 def _trial_table(runs: Sequence[Run]) -> tuple[pd.DataFrame, list[str]]:
     """Return trainings as a table of trials, and as its factors the permutation and the settings in which they differ.
 
-    Of trainings with the same settings and seed, only the newest is in the table.
+    Of trainings with the same settings and seed, only the newest finished one is in the table, or the newest one if
+    none has finished.
     """
     defaults = {name: field.default for name, field in TrainSpec.model_fields.items()}
     specs = [{**defaults, **spec_of(run)} for run in runs]  # older records have fewer settings
     told = [name for name in TrainSpec.model_fields if theme_of(TrainSpec, name) in ("Data", "Model", "Optimisation")]
-    told = [name for name in told if name not in (*UNSAID, "seed", "permutation")]
+    told = [name for name in (*told, *NUMBER_FORMATS) if name not in (*UNSAID, "seed", "permutation")]
     factors = ["permutation", *(name for name in told if len({str(spec.get(name)) for spec in specs}) > 1)]
     rows = []
     for run, spec in zip(runs, specs, strict=True):
@@ -266,7 +275,9 @@ def _trial_table(runs: Sequence[Run]) -> tuple[pd.DataFrame, list[str]]:
         about = {"run_id": run.info.run_id, "trial": run.info.run_name, "seed": spec.get("seed", 0)}
         rows.append({**about, **values, "state": state, "reason": reason, **measured})
     columns = ["run_id", "trial", *factors, "seed", "state", "reason", *METRICS]
-    table = pd.DataFrame(rows, columns=columns).drop_duplicates([*factors, "seed"])
+    table = pd.DataFrame(rows, columns=columns)
+    table = table.sort_values("state", key=lambda state: state != "finished", kind="stable")
+    table = table.drop_duplicates([*factors, "seed"]).sort_index()
     return table.iloc[::-1].reset_index(drop=True), factors
 
 

@@ -416,6 +416,27 @@ class TestTrainings:
         assert row_of(made, "1x1", "flip True", "class_conditional False")[1] == "1.700"
         assert row_of(made, "flip False - True")[1] == "+0.050"
 
+    @pytest.mark.parametrize("state", ["FAILED", "KILLED", "RUNNING"])
+    def test_that_have_not_finished_hide_no_finished_one(self, store, state):
+        for test in (1.9, 1.7):
+            store.train(f"done {test}", test=test)
+        store.train("deeper", test=1.6, depth=3)
+        store.train("again", test=math.nan, state=state)
+
+        made = report_of(store)
+
+        assert row_of(made, "1x1 K2")[1] == "1.700"  # of the finished ones, the newest
+        assert says([block.text for block in blocks_of(made, Text)], r"\b4 trainings\b.*\bleaves out 2 trainings\b")
+
+    def test_of_other_number_formats_are_no_repeats(self, store):
+        for test, formats in ((1.5, {}), (1.6, {"precision": "bf16"}), (1.7, {"gradient_precision": "bf16"})):
+            store.train(f"{test}", test=test, **formats)
+
+        made = report_of(store)
+
+        assert says([block.text for block in blocks_of(made, Text)], "precision and gradient precision ")
+        assert {row[1] for row in rows_of(made) if row[0].startswith("1x1 ")} == {"1.500", "1.600", "1.700"}
+
     def test_may_leave_out_classes(self, store):
         for seed, names in enumerate(("7,8", "seven,eight")):
             store.train(f"{seed}", leave_out=names, seed=seed, images="without 7 and 8")
