@@ -327,7 +327,8 @@ def _columns(table: Table) -> tuple[str, str | None]:
     """Return the names of the columns of images and of classes.
 
     Raises:
-        DatasetCorrupt: if there is not exactly one column of images.
+        DatasetCorrupt: if there is not exactly one column of images, or if a column is named as that of classes but has
+            values of another type.
     """
     from pyarrow import types
 
@@ -346,9 +347,43 @@ def _columns(table: Table) -> tuple[str, str | None]:
             remedy="export one column of encoded images",
             code="parquet-columns",
         )
-    classes = [field.name for field in fields if types.is_integer(field.type) or types.is_string(field.type)]
-    named = [name for name in LABELS if name in classes]
-    return images[0], named[0] if named else classes[0] if len(classes) == 1 else None
+    return images[0], _class_column(table)
+
+
+def _class_column(table: Table) -> str | None:
+    """Return the name of the column of classes, or None if there is none.
+
+    Raises:
+        DatasetCorrupt: if a column is named as that of classes, but holds neither integers nor strings nor booleans.
+    """
+    from pyarrow import types
+
+    kinds = {field.name: field.type for field in table.schema}
+    plain = [name for name, kind in kinds.items() if types.is_integer(kind) or types.is_string(kind)]
+    encoded = [name for name, kind in kinds.items() if _is_encoded(kind)]
+    readable = {*plain, *encoded, *(name for name, kind in kinds.items() if types.is_boolean(kind))}
+    named = [name for name in LABELS if name in kinds]
+    for name in named:
+        if name in readable:
+            return name
+    if named:
+        raise DatasetCorrupt(
+            f"column {named[0]!r} of {table} holds values of type {kinds[named[0]]}",
+            remedy="export the classes as integers or strings, or rename that column",
+            code="parquet-label-type",
+        )
+    candidates = plain or encoded
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def _is_encoded(kind: Any) -> bool:
+    """Return whether values are integers or strings that polars (large strings) or pandas (categories) encodes."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+        return bool(types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind))
+    return bool(types.is_large_string(kind))
 
 
 def _class_names(name: str, parts: Mapping[str, Part]) -> tuple[str, ...]:

@@ -84,6 +84,51 @@ def test_classes_can_be_words(tmp_path):
     assert dataset.labels.tolist() == [1, 0, 1]
 
 
+WORDS = ["dog", "ant", "dog"]
+
+
+def labelled(tmp_path, **columns):
+    """Write three images with these columns next to them, and return the name of the data set."""
+    table = pa.table({"image": [png(one) for one in images(3)], **columns})
+    pq.write_table(table, tmp_path / "test.parquet")
+    return f"parquet:{tmp_path}"
+
+
+@pytest.mark.parametrize("column", ["label", "labels", "species"])
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (pa.array(WORDS, pa.large_string()), ("ant", "dog")),
+        (pa.array(WORDS).dictionary_encode(), ("ant", "dog")),
+        (pa.array(WORDS, pa.large_string()).dictionary_encode(), ("ant", "dog")),
+        (pa.array([1, 0, 1]).dictionary_encode(), ("0", "1")),
+    ],
+)
+def test_classes_are_read_as_polars_and_pandas_write_them(tmp_path, column, values, names):
+    dataset = open_dataset(labelled(tmp_path, **{column: values}), "test")
+    assert (dataset.class_names, dataset.labels.tolist()) == (names, [1, 0, 1])
+
+
+def test_booleans_are_classes_if_the_column_is_named_so(tmp_path):
+    dataset = open_dataset(labelled(tmp_path, label=[True, False, True]), "test")
+    assert (dataset.class_names, dataset.labels.tolist()) == (("0", "1"), [1, 0, 1])
+    assert describe(labelled(tmp_path, flipped=[True, False, True])).class_names == ("0",)
+
+
+def test_the_only_column_of_plain_strings_stays_that_of_classes(tmp_path):
+    name = labelled(tmp_path, breed=WORDS, source=pa.array(["a", "b", "c"]).dictionary_encode())
+    assert describe(name).class_names == ("ant", "dog")
+
+
+@pytest.mark.parametrize(
+    "values", [[0.0, 1.0, 0.0], [[0], [1], [0]], [None, None, None], pa.array([1, 2, 3]).cast("date64")]
+)
+def test_classes_of_other_types_are_refused(tmp_path, values):
+    assert code_of(labelled(tmp_path, label=values)) == "parquet-label-type"
+    assert status(f"parquet:{tmp_path}").state.startswith("corrupt: column 'label' of ")
+    assert describe(labelled(tmp_path, labels=WORDS, label=values)).class_names == ("ant", "dog")
+
+
 def test_colour_is_read_and_converted_as_of_a_folder(tmp_path):
     write(tmp_path / "test.parquet", RNG.integers(0, 256, (3, 4, 6, 3), dtype=np.uint8))
     name = f"parquet:{tmp_path}"
