@@ -21,6 +21,7 @@ Shapes: n held-out images, N batches of M images, K choices.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -313,9 +314,11 @@ def calibrated(
         )
     if not exact:
         return threshold, null, None
+    if n < (needed := least_held_out(alpha, batch_size)):
+        raise ValueError(
+            f"{n} held-out scores are too few for alpha = {alpha} and batches of {batch_size}: it takes {needed}"
+        )
     least = math.ceil(1 / (1 - alpha) - 1e-9)
-    if math.comb(n + batch_size, batch_size) < least:
-        raise ValueError(f"{n} held-out scores are too few for alpha = {alpha} and batches of {batch_size}")
     k = max(bootstraps, 10 * least)  # at least about 10 choices must lie above the threshold
     chooser = np.random.default_rng([seed, batch_size, k])
     return threshold, null, Choices.draw(held_out_n, batch_size, k, chooser, bounds)
@@ -369,23 +372,28 @@ def check_alpha(alpha: float) -> None:
         raise ValueError(f"alpha must be between 0 and 1, both excluded, not {alpha}")
 
 
-def least_held_out(alpha: float) -> int:
-    """Return the smallest number of held-out scores for which the exact threshold exists at batch size M = 1.
+def least_held_out(alpha: float, batch_size: int = 1) -> int:
+    """Return the smallest number n of held-out scores with which an exact test can call a batch of M images OOD.
 
-    It is alpha / (1 - alpha), rounded up. With fewer held-out scores, a new in-distribution score exceeds even the
-    largest of them with a probability above 1 - alpha.
+    The smallest p-value is one divided by the number of choices of M of the n + M images, and it must be at most
+    1 - alpha. For M = 1, n is alpha / (1 - alpha), rounded up: with fewer held-out scores, a new in-distribution score
+    exceeds even the largest of them with a probability above 1 - alpha. For M > 1, n is also at least M.
 
     Args:
-        alpha: the share of in-distribution images that shall pass.
+        alpha: the share of in-distribution batches that shall pass.
+        batch_size: M.
 
     Returns:
         The number of scores.
 
     Example:
-        >>> least_held_out(0.99), least_held_out(0.95)
-        (99, 19)
+        >>> least_held_out(0.99), least_held_out(0.95), least_held_out(0.99, batch_size=2)
+        (99, 19, 13)
     """
-    return math.ceil(alpha / (1 - alpha) * (1 - 1e-9))  # the factor keeps rounding from adding one to a whole number
+    alone = math.ceil(alpha / (1 - alpha) * (1 - 1e-9))  # the factor keeps rounding from adding one to a whole number
+    if batch_size == 1:
+        return alone
+    return next(n for n in itertools.count(batch_size) if math.comb(n + batch_size, batch_size) > alone)
 
 
 def _quantile(distances_K: np.ndarray, alpha: float) -> float:

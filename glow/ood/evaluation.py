@@ -221,8 +221,7 @@ def evaluate_ood(
     asked = sorted(set(settings.batch_sizes))
     typicality = detectors[0]
     cells = [_Cell.compute(detector, m, deals, settings) for detector in detectors for m in asked]
-    settled = len(deals[0][0]) >= least_held_out(settings.alpha) or not settings.exact
-    extra = [m for m in POWER_GRID if m < max(asked) and m not in asked and (m > 1 or settled)]
+    extra = [m for m in POWER_GRID if m < max(asked) and m not in asked and _enough(len(deals[0][0]), m, settings)]
     power = [_Cell.compute(typicality, m, deals, settings) for m in extra]
     power += [cell for cell in cells if cell.detector == typicality.name]
     rng = np.random.default_rng(settings.seed)
@@ -333,6 +332,11 @@ class _Cell:
             "ratio_high": high,
             "as_expected": low <= 1 - alpha <= high,
         }
+
+
+def _enough(held_out: int, m: int, settings: OodSettings) -> bool:
+    """Return whether a test of batches of M images is possible with this number of held-out images."""
+    return not settings.exact or held_out >= least_held_out(settings.alpha, m)
 
 
 def _check_sizes(deal: tuple[pd.DataFrame, dict[str, pd.DataFrame]], settings: OodSettings) -> None:

@@ -239,11 +239,13 @@ def _check_sizes(spec: OodSpec, settings: OodSettings, images: Mapping[tuple[str
                 code="batch-size-too-large",
             )
     held_out = f"{own} {'test' if report else 'validation'}"
-    if settings.exact and 1 in settings.batch_sizes and sizes[held_out] < least_held_out(settings.alpha):
+    smallest = min(settings.batch_sizes)  # the fewer images per batch, the more must be held out
+    needed = least_held_out(settings.alpha, smallest)
+    if settings.exact and sizes[held_out] < needed:
         raise SpecError(
-            f"--alpha {settings.alpha} needs at least {least_held_out(settings.alpha)} held-out images for batches of "
-            f"one image, but {held_out} has only {sizes[held_out]}",
-            remedy="lower --alpha, or leave 1 out of --batch-sizes",
+            f"--alpha {settings.alpha} needs at least {needed} held-out images for batches of "
+            f"{count(smallest, 'image')}, but {held_out} has only {sizes[held_out]}",
+            remedy=f"lower --alpha, or leave {smallest} out of --batch-sizes",
             code="too-few-held-out",
         )
 

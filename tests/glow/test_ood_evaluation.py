@@ -411,6 +411,11 @@ def test_held_out_images_that_settle_no_single_image_still_settle_the_batches_as
     assert rough.power["batch_size"].tolist() == [1, 2, 3, 5]
 
 
+def test_power_leaves_out_batch_sizes_that_need_more_held_out_images_for_alpha():
+    got = evaluate({"own": score_table(60, 3)}, held_out=100, alpha=0.9999, batch_sizes=(7,), detectors=SOME[:1])
+    assert got.power["batch_size"].tolist() == [3, 5, 7]  # 102 * 101 / 2 choices of 2 images are fewer than 10,000
+
+
 def test_training_scores_that_are_not_finite_are_refused():
     deal = held_out_protocol(score_table(400, 1), two_sets())
     with pytest.raises(ValueError, match=r"1 of 50 training"):

@@ -233,6 +233,17 @@ def test_least_held_out_is_the_least_that_is_accepted(alpha):
     TypicalityTest.fit(scores, scores[: max(least, 2)], 1, alpha)
 
 
+@pytest.mark.parametrize(("alpha", "m"), [(0.99, 2), (0.9999, 2), (0.9999, 5), (0.99, 25), (0.9999, 1)])
+def test_least_held_out_is_the_least_for_which_a_batch_can_be_called_ood(alpha, m):
+    least, scores = calibration.least_held_out(alpha, m), np.random.default_rng(0).normal(size=10_000)
+    with pytest.raises(ValueError, match=rf"\b{least}$"):
+        TypicalityTest.fit(scores, scores[: least - 1], m, alpha)
+    TypicalityTest.fit(scores, scores[:least], m, alpha)
+    smallest_p = 1 / math.comb(least + m, m)
+    assert smallest_p <= (1 - alpha) * (1 + 1e-9)
+    assert least == m or 1 / math.comb(least - 1 + m, m) > (1 - alpha) * (1 + 1e-9)
+
+
 GOOD: dict[str, Any] = {
     "train_nll": np.arange(50.0),
     "validation_nll": np.arange(60.0),

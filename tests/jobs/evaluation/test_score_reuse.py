@@ -2,10 +2,8 @@
 
 import numpy as np
 import pytest
-import torch
 
-from glow import Glow, save_checkpoint
-from glow.config import GlowConfig
+from glow import Glow
 from glow.scoring import score
 from jobs.display.evaluation_events import Nll
 from jobs.display.events import Event
@@ -15,17 +13,7 @@ from jobs.specs.base import validated
 from jobs.specs.evaluation import NllSpec
 from jobs.tracking import Record
 from jobs.tracking.scores import save_scores
-
-SHAPE = (1, 8, 8)
-
-
-def save_model(folder, seed=0):
-    """Save an initialized Glow of images of `SHAPE` in the folder."""
-    torch.manual_seed(seed)
-    model = Glow(GlowConfig(image_shape=SHAPE, levels=1, depth=1, width=4))
-    model.initialize(torch.randint(256, (8, *SHAPE), dtype=torch.uint8))
-    save_checkpoint(model, folder / "checkpoint")
-    return model
+from tests.jobs.evaluation.small_model import SHAPE, save_model, where
 
 
 @pytest.fixture
@@ -51,10 +39,6 @@ def record_scores(work: Evaluation, model: Glow, name: str) -> str:
             images, labels = table.images.images(0, len(table.images)), table.images.labels
             save_scores(table.key, score(model, images, labels), record)
     return record.run_id
-
-
-def where(folder):
-    return {"tracking_uri": f"sqlite:///{folder}/mlflow.db", "output": str(folder / "out")}
 
 
 @pytest.mark.parametrize(("before", "now"), [([0] * 6, [0, 1, 2, 2, 1, 2]), ([0, 1, 2, 3, 4, 5], [0, 1, 1, 1, 0, 1])])

@@ -1,0 +1,40 @@
+"""`glowctl ood` refuses tests that its images are too few for, before it scores any. No Ray."""
+
+import pytest
+
+from jobs.errors import SpecError
+from jobs.evaluation import ood
+from jobs.specs.base import validated
+from jobs.specs.evaluation import OodSpec
+from tests.jobs.evaluation.small_model import save_model, where
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Settings of an OOD test of an untrained model of the digits, of which 178 images are held out."""
+    save_model(tmp_path / "model")
+    return {"model": str(tmp_path / "model"), "trained_on": "digits", "ood_datasets": "noise", **where(tmp_path)}
+
+
+@pytest.mark.parametrize(
+    ("values", "code", "facts"),
+    [
+        (
+            {"alpha": 0.99999, "batch_sizes": "2,25"},
+            "too-few-held-out",
+            ["--alpha 0.99999", "446", " 2 images", "2 out"],
+        ),
+        ({"alpha": 0.999}, "too-few-held-out", ["--alpha 0.999", "999", " 1 image,", "1 out"]),
+    ],
+)
+def test_tests_that_are_not_possible_are_refused(settings, values, code, facts):
+    with pytest.raises(SpecError) as refused:
+        ood.prepare(validated(OodSpec, settings | values))
+    assert refused.value.code == code
+    for fact in facts:
+        assert fact in str(refused.value)
+
+
+def test_larger_batches_are_possible_with_an_alpha_that_needs_too_many_held_out_images_for_smaller_ones(settings):
+    work = ood.prepare(validated(OodSpec, settings | {"alpha": 0.99999, "batch_sizes": "3,25"}))
+    assert work.settings.batch_sizes == (3, 25)
