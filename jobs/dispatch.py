@@ -191,7 +191,8 @@ def _ablate(prepared: Callable[[], Ablation], display: Display) -> str:
         ablation = prepared()
         from jobs.ablation.plan import plan
 
-        planned = plan(ablation.spec, ablation.taken)  # an error here leaves no store behind
+        resumed = ablation.resumed and ablation.resumed.info.run_id
+        planned = plan(ablation.spec, ablation.taken, resumed)  # an error here leaves no store behind
         from jobs.ablation import run as job
 
         client_of(ablation.work.tracking_uri)  # imports MLflow

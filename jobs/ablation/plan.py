@@ -8,25 +8,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from jobs.display.events import Plan
-from jobs.ray_runtime.resources import trial_resources
+from jobs.ray_runtime.resources import TRIAL_REMEDY, trial_resources
 from jobs.specs.ablation import AblateSpec
 
 __all__ = ["plan"]
 
 
-def plan(spec: AblateSpec, taken: Mapping[str, float] | None = None) -> Plan:
+def plan(spec: AblateSpec, taken: Mapping[str, float] | None = None, run_id: str | None = None) -> Plan:
     """Plan an ablation.
 
     Args:
         spec: the ablation.
         taken: resources of each worker (``cpus_per_worker``, ``gpus_per_worker``) with which the trials of a resumed
             ablation began; they replace those of `spec`. None for a new ablation.
+        run_id: the run in MLflow that is resumed; None if there is none.
 
     Raises:
         JobError: if the machines do not have the resources for one trial.
     """
     asked = spec.trial_spec(spec.trials()[0]).model_copy(update=taken)
-    resources, at_a_time = trial_resources(asked, spec.number_of_trials, spec.concurrent)
+    remedy = TRIAL_REMEDY if taken is None else _resume_elsewhere(run_id)
+    resources, at_a_time = trial_resources(asked, spec.number_of_trials, spec.concurrent, remedy)
     return Plan(
         trials=spec.number_of_trials,
         configurations=spec.number_of_configurations,
@@ -38,3 +40,9 @@ def plan(spec: AblateSpec, taken: Mapping[str, float] | None = None) -> Plan:
         epochs=spec.train.epochs,
         labels=[spec.label(values) for values in spec.trials()] if spec.known_beforehand else [],
     )
+
+
+def _resume_elsewhere(run_id: str | None) -> str:
+    """Return what to do if the trials of a resumed ablation, whose resources cannot change, do not fit."""
+    summarize = f", or compare what finished with glowctl ablate --summarize {run_id}" if run_id else ""
+    return f"resume the ablation on machines that have this much for a trial{summarize}"

@@ -15,7 +15,7 @@ from jobs.ray_runtime.machines import Machine, machines_to_come, machines_up
 from jobs.specs.training import TrainSpec, worker_range
 from jobs.text import count
 
-__all__ = ["Resources", "resources_for", "trial_resources"]
+__all__ = ["TRIAL_REMEDY", "Resources", "resources_for", "trial_resources"]
 
 LEAST_SHARE = 0.25
 """Smallest share of a core that a worker gets unless ``--cpus-per-worker`` says otherwise."""
@@ -67,18 +67,18 @@ class Asked(Protocol):
         """The number of cores per worker; None means 1 if workers use GPUs, else as many as fit."""
 
 
-FLAGS = "--workers, --cpus-per-worker or --gpus-per-worker"
-TRIAL_FLAGS = "--workers-per-trial, --cpus-per-trial or --gpus-per-trial"
+REMEDY = "lower --workers, --cpus-per-worker or --gpus-per-worker"
+TRIAL_REMEDY = "lower --workers-per-trial, --cpus-per-trial or --gpus-per-trial"
 
 
-def resources_for(spec: Asked, workers: tuple[int, int] | None, flags: str = FLAGS) -> Resources:
+def resources_for(spec: Asked, workers: tuple[int, int] | None, remedy: str = REMEDY) -> Resources:
     """Return the resources of a job: what its settings ask for, and defaults for what they leave open.
 
     Args:
         spec: the settings.
         workers: the smallest and the largest number of workers. None means as many as the GPUs have room for if
             workers use GPUs, else one per machine.
-        flags: the flags that the error message advises to lower.
+        remedy: the advice of the error message.
 
     Raises:
         JobError: if the machines do not have room for the smallest number of workers.
@@ -101,13 +101,15 @@ def resources_for(spec: Asked, workers: tuple[int, int] | None, flags: str = FLA
             f"there is not enough room for {count(least, 'worker')} with {each} each: "
             f"{count(have['CPU'], 'core')} and {count(have['GPU'], 'GPU')} on {count(len(machines), 'machine')} give "
             f"room for {fitting}",
-            remedy=f"lower {flags}",
+            remedy=remedy,
             code="not-enough-resources",
         )
     return Resources((least, most), gpus, cpus)
 
 
-def trial_resources(spec: TrainSpec, trials: int, most: int | None) -> tuple[Resources, int]:
+def trial_resources(
+    spec: TrainSpec, trials: int, most: int | None, remedy: str = TRIAL_REMEDY
+) -> tuple[Resources, int]:
     """Return the resources of each trial of an ablation, and how many trials run at the same time.
 
     If workers use no GPUs and the settings leave the number of cores open, the workers of the trials that run at the
@@ -118,6 +120,7 @@ def trial_resources(spec: TrainSpec, trials: int, most: int | None) -> tuple[Res
         spec: the settings of a trial.
         trials: number of trials.
         most: largest number of trials that may run at the same time; None for no limit.
+        remedy: the advice of the error message.
 
     Raises:
         JobError: if there is no room for one trial.
@@ -130,7 +133,7 @@ def trial_resources(spec: TrainSpec, trials: int, most: int | None) -> tuple[Res
         side_by_side = max(1, min(at_a_time, _room(machines, gpus=0, cpus=1) // workers))
         each = _share(machines, side_by_side * workers, elastic=False)
         spec = spec.model_copy(update={"cpus_per_worker": each})
-    resources = resources_for(spec, (workers, workers), TRIAL_FLAGS)
+    resources = resources_for(spec, (workers, workers), remedy)
     return resources, min(at_a_time, _room(machines, resources.gpus, resources.cpus) // workers)
 
 
