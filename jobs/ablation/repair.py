@@ -106,6 +106,7 @@ def _repair_ablation(uri: str, found: Run, changes: Mapping[str, Any], show: Sho
     place = f"{output}/{found.data.tags.get(tag_names.FOLDER) or run_id}"
     repaired = Repaired(found.info.run_name, run_id)
     saved = _saved_trials(place, spec)
+    trial = spec.trial_spec(spec.trials()[0])  # all trials have as many workers and epochs
     runs = {run.data.tags[tag_names.TRIAL]: run for run in child_runs(uri, found) if tag_names.TRIAL in run.data.tags}
     for label in dict.fromkeys((*saved, *runs)):
         # Trials of several workers also have checkpoints of Ray Train, in a folder with the name of the trial.
@@ -113,7 +114,7 @@ def _repair_ablation(uri: str, found: Run, changes: Mapping[str, Any], show: Sho
         kept = kept_by_checkpoints(*folders, f"{place}/train/{label.replace(' ', '-')}")
         run = runs.get(label)
         if run is not None:
-            _complete(uri, run, kept, label, spec.train, repaired)
+            _complete(uri, run, kept, label, trial, repaired)
         elif not kept.is_empty:
             repaired.left.append(f"{label} has no run in MLflow: glowctl ablate --resume {run_id} makes one")
         if run is not None and run.info.status != "FINISHED" and label in saved and saved[label].finished:

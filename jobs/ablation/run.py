@@ -28,6 +28,7 @@ from jobs.run_labels import ablation_description, ablation_name, varied
 from jobs.specs.ablation import AblateSpec
 from jobs.specs.base import refuse, validated
 from jobs.system.verbosity import unheeded
+from jobs.text import JsonObject
 from jobs.tracking import (
     Record,
     child_runs,
@@ -173,13 +174,22 @@ def _open_record(ablation: Ablation, resources: Mapping[str, float]) -> Record:
         return Record.existing(uri, ablation.resumed)
     public = spec.model_dump(mode="json")
     public["train"]["tracking_uri"] = without_password(uri)
-    common = {name: value for name, value in public["train"].items() if name not in varied(spec)}
-    params = common | {name: value for name, value in public.items() if name != "train" and value is not None}
+    own = {name: value for name, value in public.items() if name != "train" and value is not None}
+    params = _common(spec) | {"tracking_uri": without_password(uri)} | own
     tags = {tag_names.JOB: "ablate", tag_names.DATASET: spec.train.dataset, tag_names.SPEC: json.dumps(public)}
     tags[tag_names.RESOURCES] = json.dumps(resources)
     tags |= ablation.work.tags_of_notes()
     tags |= {tag_names.FOLDER: ablation.kept_in} if ablation.kept_in else {}
     return Record.start(uri, spec.train.experiment, ablation_name(spec), tags, params)
+
+
+def _common(spec: AblateSpec) -> JsonObject:
+    """Return the settings that all trials have in common, with the values that the trials have.
+
+    These differ from those of `spec.train` where an axis has a single value, and in the resources of a worker.
+    """
+    trial = spec.trial_spec(spec.trials()[0]).model_dump(mode="json") | {"run_name": spec.train.run_name}
+    return {name: value for name, value in trial.items() if name not in varied(spec)}
 
 
 def _record_settings(ablation: Ablation, parent: Record) -> None:
