@@ -224,7 +224,7 @@ def _settings(spec: OodSpec) -> OodSettings:
 
 
 def _check_sizes(spec: OodSpec, settings: OodSettings, images: Mapping[tuple[str, str], LazyDataset], own: str) -> None:
-    """Check, before an image is scored, that each data set fills a batch and enough images are held out for alpha."""
+    """Check, before an image is scored, that all images fill a batch and enough images are held out for alpha."""
     report = spec.protocol == "report"
     sizes = {f"{name} {split}": len(lazy) for (name, split), lazy in images.items() if split != "train"}
     if report:
@@ -238,6 +238,13 @@ def _check_sizes(spec: OodSpec, settings: OodSettings, images: Mapping[tuple[str
                 remedy="leave this batch size out of --batch-sizes",
                 code="batch-size-too-large",
             )
+    if spec.corruptions and spec.corruption_images < largest:
+        raise SpecError(
+            f"--corruption-images {spec.corruption_images} does not fill a batch of {largest} for each corruption and "
+            "severity",
+            remedy=f"give --corruption-images {largest} or more, or leave {largest} out of --batch-sizes",
+            code="too-few-corruption-images",
+        )
     held_out = f"{own} {'test' if report else 'validation'}"
     smallest = min(settings.batch_sizes)  # the fewer images per batch, the more must be held out
     needed = least_held_out(settings.alpha, smallest)

@@ -246,7 +246,11 @@ class OodSpec(ScoringSpec):
         "noise,blur",
     )
     corruption_images: int = setting(
-        1000, "Test", "With --corruptions: number of test images that each corruption changes at each severity.", 200
+        1000,
+        "Test",
+        "With --corruptions: number of test images that each corruption changes at each severity. It is at least the "
+        "largest of --batch-sizes.",
+        200,
     )
     repeats: int | None = setting(
         None,
