@@ -8,8 +8,6 @@ Shapes: C channels, H rows, W columns.
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,6 +20,7 @@ from torch import Tensor
 
 from glow.datasets.base import (
     SPLITS,
+    DatasetCorrupt,
     DatasetInfo,
     DatasetNotFound,
     DatasetStatus,
@@ -34,6 +33,7 @@ from glow.datasets.decode import WHITE, Colour, EncodedImage, Header, decode, re
 from glow.datasets.lazy import LazyDataset
 from glow.datasets.parts import ALL, part_of, splits_of
 from glow.datasets.tensors import check_channels, convert
+from glow.datasets.walk import identity, link_notes, walk
 from glow.errors import SHAPE_ADVICE
 
 __all__ = [
@@ -87,10 +87,7 @@ class Listing:
     @property
     def notes(self) -> tuple[str, ...]:
         """One sentence about the paths in `left_out`; an empty tuple if there are none."""
-        if not self.left_out:
-            return ()
-        what = "1 path is" if len(self.left_out) == 1 else f"{len(self.left_out)} paths are"
-        return (f"{what} left out (such as {self.left_out[0]}): links to files or folders that are listed already",)
+        return link_notes(self.left_out)
 
 
 def open_folder(name: str, split: str, image_shape: Shape | None, background: Colour = WHITE) -> LazyDataset:
@@ -109,7 +106,7 @@ def open_folder(name: str, split: str, image_shape: Shape | None, background: Co
 
     Raises:
         DatasetNotFound: if the folder does not exist, or has no images for the split.
-        DatasetCorrupt: for a file whose header cannot be read.
+        DatasetCorrupt: for a file whose header cannot be read, or a folder that cannot be listed.
         ValueError: if images differ in size and there is no `image_shape`, a file is in two splits, or images are next
             to class folders.
 
@@ -158,7 +155,7 @@ def describe_folder(
 
     Raises:
         DatasetNotFound: if the folder does not exist or has no images.
-        DatasetCorrupt: for a file whose header cannot be read.
+        DatasetCorrupt: for a file whose header cannot be read, or a folder that cannot be listed.
         ValueError: if images differ in size and there is no `image_shape`, a file has more than 8 bits per channel or
             several frames, a file is in two splits, or images are next to class folders.
 
@@ -191,7 +188,7 @@ def folder_channels(name: str, skip_unreadable: bool = False) -> int:
 
     Raises:
         DatasetNotFound: if the folder does not exist or has no images.
-        DatasetCorrupt: for a file whose header cannot be read.
+        DatasetCorrupt: for a file whose header cannot be read, or a folder that cannot be listed.
         ValueError: if a file has more than 8 bits per channel or several frames, a file is in two splits, or images are
             next to class folders.
 
@@ -222,6 +219,8 @@ def folder_status(name: str) -> DatasetStatus:
         listing = _list(name)
     except DatasetNotFound as error:
         return DatasetStatus(name, "missing", f"{error}.")
+    except DatasetCorrupt as error:
+        return DatasetStatus(name, f"corrupt: {error.problem}", f"{error.remedy[:1].upper()}{error.remedy[1:]}.")
     except ValueError as error:
         problem, _, remedy = str(error).partition("; ")  # see `_list`
         return DatasetStatus(name, f"corrupt: {problem}", f"{remedy[:1].upper()}{remedy[1:]}.")
@@ -322,6 +321,7 @@ def _list_now(name: str) -> Listing:
 
     Raises:
         DatasetNotFound: if there are none.
+        DatasetCorrupt: if the system cannot list a folder.
         ValueError: for images next to class folders, which have no class, or a file in two splits. `folder_status`
             splits its message at the first "; " into what is wrong and what to do.
     """
@@ -418,56 +418,17 @@ def _files_by_class(folder: Path, flat_name: str) -> tuple[list[tuple[Path, str]
         files or folders that are listed already.
     """
     suffixes = _suffixes()
-    files, left_out = _walk(folder)
+    files, left_out = walk(folder)
     images = [(linked, path) for linked, path in files if path.suffix.lower() in suffixes]
     found: dict[object, Path] = {}
     for _, path in sorted(images):  # so that a file's real path comes before links to it
-        if found.setdefault(_identity(path), path) != path:
+        if found.setdefault(identity(path), path) != path:
             left_out.append(path)
     paths = sorted(path.relative_to(folder) for path in found.values())
     loose = [path for path in paths if len(path.parts) == 1]
     if loose and len(loose) < len(paths):
         raise _loose(folder, loose[0])
     return [(folder / path, flat_name if loose else path.parts[0]) for path in paths], sorted(left_out)
-
-
-def _walk(folder: Path) -> tuple[list[tuple[bool, Path]], list[Path]]:
-    """List the files that are not hidden, following links.
-
-    Each folder of the disk is entered once, by its real path rather than by a link to it, so that links cannot lead in
-    circles.
-
-    Returns:
-        The files, each with whether a link leads to it, and the folders that are left out because they were entered
-        under another path.
-    """
-    entered: set[object] = set()
-    files: list[tuple[bool, Path]] = []
-    left_out: list[Path] = []
-    waiting = deque([folder])
-    while waiting:
-        start = waiting.popleft()
-        for parent, folders, names in os.walk(start):  # os.walk itself does not follow links
-            identity = _identity(Path(parent))
-            if identity in entered:
-                left_out.append(Path(parent))
-                folders.clear()
-                continue
-            entered.add(identity)
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            waiting += [path for path in (Path(parent, name) for name in folders) if path.is_symlink()]
-            for path in (Path(parent, name) for name in names if not name.startswith(".")):
-                files.append((start != folder or path.is_symlink(), path))
-    return files, left_out
-
-
-def _identity(path: Path) -> object:
-    """Return a key that is equal for all paths to the same file or folder of the disk."""
-    try:
-        found = path.stat()
-    except OSError:  # a dead link, which raises an error when it is read
-        return path
-    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)
 
 
 def _stamp(file: Path | BucketFile) -> tuple[int, int]:
@@ -486,7 +447,7 @@ def _check_disjoint(parts: Mapping[str, list[tuple[Path, str]]]) -> None:
     seen: dict[object, Path] = {}
     for files in parts.values():
         for path, _ in files:
-            other = seen.setdefault(_identity(path), path)
+            other = seen.setdefault(identity(path), path)
             if other != path:
                 raise ValueError(f"{other} and {path}, in two splits, are the same file; remove it from one split")
 

@@ -44,6 +44,7 @@ from glow.datasets.names import place_of
 from glow.datasets.parquet_table import Table
 from glow.datasets.parts import ALL, part_of, splits_of, status_of
 from glow.datasets.tensors import check_channels, convert
+from glow.datasets.walk import link_notes, walk
 from glow.errors import SHAPE_ADVICE
 
 __all__ = ["describe_parquet", "open_parquet", "parquet_channels", "parquet_status"]
@@ -169,9 +170,10 @@ def describe_parquet(name: str, image_shape: Shape | None) -> DatasetInfo:
         ...     info.original_shape, info.splits
         ((3, 4, 6), ('test',))
     """
-    parts = _parts(name)
+    files = _files(name)
+    parts = _parts_of(name, files)
     own = _own_shape(parts) if image_shape is None else _first(parts).shape
-    return DatasetInfo(name, own, image_shape or own, _class_names(name, parts), splits_of(parts))
+    return DatasetInfo(name, own, image_shape or own, _class_names(name, parts), splits_of(parts), files.notes)
 
 
 def parquet_channels(name: str) -> int:
@@ -260,9 +262,12 @@ def _check_size(name: str, encoded: EncodedImage, decoded: Tensor, shape: Shape)
 
 def _parts(name: str) -> dict[str, Part]:
     """Return the parts by split, or under `ALL` if no file names a split."""
-    files = _files(name)
+    return _parts_of(name, _files(name))
+
+
+def _parts_of(name: str, files: Files) -> dict[str, Part]:
     by_part: dict[str, list[Table]] = {}
-    for relative, source in files:
+    for relative, source in files.listed:
         by_part.setdefault(_split_of(relative), []).append(Table.at(source))
     if by_part.keys() != {ALL}:
         by_part.pop(ALL, None)
@@ -277,12 +282,27 @@ def _parts(name: str) -> dict[str, Part]:
     return parts
 
 
-def _files(name: str) -> list[tuple[str, Path | BucketFile]]:
-    """Return the Parquet files, each with its path relative to the folder, in order.
+@dataclass(frozen=True)
+class Files:
+    """The Parquet files of a data set.
+
+    Attributes:
+        listed: the files, each with its path relative to the folder, in order.
+        notes: what a user should know about files that are not listed; one sentence each.
+    """
+
+    listed: tuple[tuple[str, Path | BucketFile], ...]
+    notes: tuple[str, ...] = ()
+
+
+def _files(name: str) -> Files:
+    """List the Parquet files.
 
     Raises:
         DatasetNotFound: if there are none.
+        DatasetCorrupt: if the system cannot list a folder.
     """
+    left_out: list[Path] = []
     place = place_of(name)
     assert place is not None
     if is_uri(place.path):
@@ -296,14 +316,16 @@ def _files(name: str) -> list[tuple[str, Path | BucketFile]]:
     else:
         path = Path(place.path).expanduser().absolute()
         if path.is_file():
-            return [(path.name, path)]
+            return Files(((path.name, path),))
         if not path.is_dir():
             raise DatasetNotFound(
                 f"{name} is neither a file nor a folder on this machine",
                 remedy="give parquet:PATH the path of a file or folder",
                 code="dataset-not-found",
             )
-        found = [(str(file.relative_to(path)), file) for file in sorted(path.rglob("*")) if file.is_file()]
+        walked, left_out = walk(path)
+        there = sorted(file for _, file in walked if file.suffix == ".parquet" and file.is_file())
+        found = [(str(file.relative_to(path)), file) for file in there]
     parquet = [(relative, file) for relative, file in found if relative.endswith(".parquet")]
     visible = [
         (relative, file) for relative, file in parquet if not any(p.startswith(".") for p in relative.split("/"))
@@ -312,7 +334,7 @@ def _files(name: str) -> list[tuple[str, Path | BucketFile]]:
         raise DatasetNotFound(
             f"{name} has no .parquet files", remedy="put some there, or name another folder", code="dataset-not-found"
         )
-    return visible
+    return Files(tuple(visible), link_notes(sorted(left_out)))
 
 
 def _split_of(relative: str) -> str:

@@ -1,5 +1,6 @@
 """How image files are read and how a folder of them is listed, on files that Pillow writes here."""
 
+import errno
 import io
 import os
 import re
@@ -66,6 +67,18 @@ def test_the_fingerprint_of_an_ordinary_folder_is_that_of_earlier_versions(tmp_p
     assert fingerprint(load_dataset(f"folder:{tmp_path}")[0]) == "e2453c960cc499ce"
 
 
+def refuse_to_list(folder, monkeypatch):
+    """Let the system refuse to list a folder, as without the permission; tests may run as root, who has it always."""
+    scandir = os.scandir
+
+    def refusing(path):
+        if os.fspath(path) == str(folder):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+
+
 # Links
 
 
@@ -122,6 +135,27 @@ def test_a_link_to_a_parent_folder_lists_the_rest_of_it_once(tmp_path):
     assert f"(such as {tmp_path}/d/b/d)" in found.notes[0]
 
 
+@pytest.mark.parametrize("unreadable", ["b", "b/deeper", "linked"])
+def test_a_folder_that_the_system_cannot_list_is_named(tmp_path, monkeypatch, unreadable):
+    save_images(tmp_path / "set/a", 10)
+    save_images(tmp_path / "set/b/deeper", 10)
+    save_images(tmp_path / "elsewhere", 10)
+    (tmp_path / "set/linked").symlink_to(tmp_path / "elsewhere")
+    refuse_to_list(tmp_path / "set" / unreadable, monkeypatch)
+    name = f"folder:{tmp_path}/set"
+    with pytest.raises(DatasetCorrupt, match=re.escape(f"{tmp_path}/set/{unreadable} ")) as raised:
+        describe(name)
+    assert raised.value.code == "file-unreadable"
+    assert f"{tmp_path}/set/{unreadable} " in status(name).state
+
+
+def test_the_folder_of_the_file_system_itself_is_passed_over(tmp_path, monkeypatch):
+    save_images(tmp_path / "a", 10)
+    (tmp_path / "lost+found").mkdir()
+    refuse_to_list(tmp_path / "lost+found", monkeypatch)
+    assert describe(f"folder:{tmp_path}").class_names == ("a",)
+
+
 @pytest.mark.parametrize("link", [os.symlink, os.link])
 def test_a_file_is_counted_once(tmp_path, link):
     save_images(tmp_path / "b", 10)
@@ -161,8 +195,8 @@ def test_the_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
     before = images_of(f"folder:{tmp_path}"), describe(f"folder:{tmp_path}")
     walk = os.walk
 
-    def backwards(folder):
-        for parent, folders, names in walk(folder):
+    def backwards(folder, **options):
+        for parent, folders, names in walk(folder, **options):
             folders.reverse()
             yield parent, folders, names[::-1]
 

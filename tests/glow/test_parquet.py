@@ -57,6 +57,20 @@ def test_files_belong_to_the_split_that_their_names_start_with(tmp_path):
     assert status(name).state == "found"
 
 
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
+    pixels = images(3)
+    write(tmp_path / "elsewhere" / "0.parquet", pixels)
+    write(tmp_path / "set" / "train" / "0.parquet", images(20))
+    (tmp_path / "set" / "test").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / "train" / "up").symlink_to("..")
+    name = f"parquet:{tmp_path}/set"
+    assert torch.equal(load_dataset(name, "test")[0], grey(pixels))
+    assert len(open_dataset(name, "train")) == 18
+    (note,) = describe(name).notes
+    assert note.startswith("1 path is ")
+    assert f"{tmp_path}/set/train/up" in note
+
+
 def test_any_positions_are_read_across_files_and_row_groups(tmp_path):
     first, second = images(20), images(10)
     write(tmp_path / "test" / "0000.parquet", first)
