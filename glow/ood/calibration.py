@@ -264,7 +264,7 @@ def calibrated(
             infinity.
         batch_size: M.
         alpha: the share of in-distribution batches that shall pass.
-        bootstraps: number of bootstrapped batches.
+        bootstraps: number of bootstrapped batches, and of choices. There are at least 10 / (1 - alpha) choices.
         seed: seed of all random draws.
         exact: whether to draw the choices (`Choices`) that exact p-values are computed from.
         interval: whether to bootstrap the threshold's interval, which takes up to 40 times the work of everything else.

@@ -49,7 +49,8 @@ class OodSettings:
     Attributes:
         batch_sizes: the batch sizes M to test.
         alpha: the share of in-distribution batches that shall pass.
-        bootstraps: number of batches that a threshold is bootstrapped from.
+        bootstraps: number of batches that a threshold is bootstrapped from, and of choices that a p-value is computed
+            from, see `TypicalityTest.fit`.
         center: the images that two-sided tests take their centre from, see `TypicalityTest.fit`.
         repeats: how often thresholds and batches are drawn anew.
         exact: whether exact p-values decide, see `TypicalityTest.fit`.

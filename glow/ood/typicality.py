@@ -259,7 +259,8 @@ class TypicalityTest(BatchTest):
             alpha: the share of in-distribution batches that shall pass.
             bootstraps: number of batches that are drawn, with replacement, from the validation scores. Nalisnick et al.
                 draw 50: at alpha = 0.99 their quantile is nearly their maximum, and the true false-positive rate of the
-                test then varies between 0.2 and 8 %.
+                test then varies between 0.2 and 8 %. With `exact`, this is also the number of random choices from which
+                p-values at M > 1 are computed, but at least 10 / (1 - alpha).
             seed: seed of all random draws.
             center: the images whose mean score is H: ``"train"`` for the training images, ``"validation"`` for the
                 validation images. The mean negative log-likelihood of the training images is lower, because the model

@@ -232,7 +232,9 @@ class OodSpec(ScoringSpec):
     bootstraps: int | None = setting(
         None,
         "Test",
-        "Number of random batches from which a threshold is computed. Without it: 10000, or 50 with --protocol report.",
+        "Number of random batches from which a threshold is computed, and of random choices of images from which a "
+        "p-value is computed. There are at least 10 / (1 - alpha) choices. Without it: 10000, or 50 with "
+        "--protocol report.",
         1000,
     )
     center: Literal["train", "validation"] = setting(

@@ -154,6 +154,12 @@ def test_too_few_choices_are_refused():
         MeanTest.fit(np.arange(3.0), 2, 0.99)
 
 
+@pytest.mark.parametrize(("bootstraps", "alpha", "choices"), [(100, 0.99, 1000), (100, 0.9, 100), (5000, 0.99, 5000)])
+def test_choices_are_as_many_as_bootstraps_and_enough_for_alpha(bootstraps, alpha, choices):
+    test = MeanTest.fit(np.arange(200.0), 2, alpha, bootstraps, interval=False)
+    assert test.p_value(np.full((1, 2), math.inf)).tolist() == [1 / (choices + 1)]
+
+
 @pytest.mark.parametrize("m", [1, 4])
 def test_scores_that_are_not_finite_have_the_smallest_p_there_is(m):
     rng = np.random.default_rng(0)

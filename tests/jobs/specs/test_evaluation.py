@@ -28,6 +28,11 @@ def test_every_setting_has_a_theme_a_description_and_an_example(spec):
         assert validated(spec, {}) == validated(spec, validated(spec, {}).model_dump())
 
 
+def test_the_help_of_bootstraps_has_the_least_number_of_choices():
+    """`test_choices_are_as_many_as_bootstraps_and_enough_for_alpha` (tests/glow/test_p_value.py) tests the number."""
+    assert "at least 10 / (1 - alpha)" in str(OodSpec.model_fields["bootstraps"].description)
+
+
 def test_settings_of_several_jobs_that_share_a_name_share_their_flag():
     flags: dict[str, tuple[str, str | None]] = {}
     for spec in EVALUATIONS.values():
