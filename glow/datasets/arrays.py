@@ -15,7 +15,6 @@ Shapes: N images, C channels, H rows, W columns.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +28,7 @@ from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFo
 from glow.datasets.class_numbers import numbered_classes
 from glow.datasets.lazy import LazyDataset
 from glow.datasets.names import place_of
+from glow.datasets.numpy_files import NOT_AN_ARRAY, reason
 from glow.datasets.parts import ALL, part_of, splits_of, status_of
 from glow.datasets.tensors import check_channels, convert
 
@@ -217,9 +217,9 @@ def _unpacked(file: Path, changed_ns: int) -> dict[str, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+    except NOT_AN_ARRAY as error:
         raise DatasetCorrupt(
-            f"{file} is not an .npz file of arrays ({str(error).splitlines()[0]})",
+            f"{file} is not an .npz file of arrays ({reason(error)})",
             remedy="write it with numpy.savez",
             code="dataset-damaged",
         ) from error
@@ -228,9 +228,9 @@ def _unpacked(file: Path, changed_ns: int) -> dict[str, np.ndarray]:
 def _mapped(file: Path) -> np.ndarray:
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except NOT_AN_ARRAY as error:
         raise DatasetCorrupt(
-            f"{file} is not an .npy file of an array ({str(error).splitlines()[0]})",
+            f"{file} is not an .npy file of an array ({reason(error)})",
             remedy="write it with numpy.save",
             code="dataset-damaged",
         ) from error

@@ -57,20 +57,24 @@ class BlockCache:
         """Return whether the block is on disk."""
         return self._file(key).exists()
 
-    def get(self, key: str, fetch: Callable[[], bytes]) -> bytes:
+    def get(self, key: str, fetch: Callable[[], bytes], is_whole: Callable[[bytes], bool] = bool) -> bytes:
         """Return a block from the disk, or fetch it and write it to the disk.
 
-        A disk that cannot be written costs only speed: the block is fetched each time.
+        A disk that cannot be written costs only speed: the block is fetched each time. So does a machine that lost its
+        power, which can leave files that are empty or cut short: they are replaced.
 
         Args:
             key: the name of the block. Blocks with different content need different keys.
             fetch: a function that gets the block from the bucket. Its exceptions are passed on.
+            is_whole: a function that returns whether a block from the disk is whole. By default, every block is that is
+                not empty.
         """
         file = self._file(key)
         with contextlib.suppress(OSError):
             content = file.read_bytes()
-            os.utime(file)
-            return content
+            if is_whole(content):
+                os.utime(file)
+                return content
         content = fetch()
         with contextlib.suppress(OSError):
             self._keep(file, content)

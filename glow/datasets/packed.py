@@ -28,6 +28,7 @@ from torch import Tensor
 from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, Shape
 from glow.datasets.buckets import BucketFolder
 from glow.datasets.lazy import LazyDataset
+from glow.datasets.numpy_files import NOT_AN_ARRAY, reason
 from glow.datasets.packed_bucket import BucketShards, read_array
 from glow.datasets.packed_index import PackedSplit, labels_file, read_index, shard_file
 from glow.datasets.tensors import check_channels, convert
@@ -186,8 +187,8 @@ def _mapped(file: Path, shape: tuple[int, ...], dtype: np.dtype[Any], writable: 
     """
     try:
         array = np.load(file, mmap_mode="c" if writable else "r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        problem = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+    except NOT_AN_ARRAY as error:
+        problem = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({reason(error)})"
         raise DatasetCorrupt(
             f"{file} {problem}",
             remedy="pack the data set again or, if it was copied, copy all of its files",

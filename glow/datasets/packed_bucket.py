@@ -24,6 +24,7 @@ from glow.datasets.base import DatasetCorrupt, DatasetNotFound, Shape
 from glow.datasets.block_cache import cache_of_this_machine
 from glow.datasets.buckets import BucketFolder
 from glow.datasets.lazy import BLOCK
+from glow.datasets.numpy_files import NOT_AN_ARRAY, reason
 
 __all__ = ["BLOCK", "BucketShards", "read_array"]
 
@@ -69,11 +70,23 @@ def read_array(folder: BucketFolder, name: str, fingerprint: str) -> np.ndarray:
             raise _corrupt(folder, name, "is missing")
         return content
 
-    content = cache_of_this_machine().get(f"{folder}/{name} {fingerprint}", fetch)
+    content = cache_of_this_machine().get(f"{folder}/{name} {fingerprint}", fetch, _is_array)
     try:
-        return np.asarray(np.load(io.BytesIO(content), allow_pickle=False))
-    except ValueError as error:
-        raise _corrupt(folder, name, f"cannot be read ({error})") from error
+        return _array(content)
+    except NOT_AN_ARRAY as error:
+        raise _corrupt(folder, name, f"cannot be read ({reason(error)})") from error
+
+
+def _array(content: bytes) -> np.ndarray:
+    return np.asarray(np.load(io.BytesIO(content), allow_pickle=False))
+
+
+def _is_array(content: bytes) -> bool:
+    try:
+        _array(content)
+    except NOT_AN_ARRAY:
+        return False
+    return True
 
 
 def _corrupt(folder: BucketFolder, name: str, problem: str) -> DatasetCorrupt:
@@ -186,14 +199,14 @@ class BucketShards:
         return future
 
     def _images(self, piece: Piece, key: str) -> np.ndarray:
-        content = cache_of_this_machine().get(key, self._fetcher(piece))
+        size = (piece.stop - piece.start) * int(np.prod(self.image_shape))
+        content = cache_of_this_machine().get(key, self._fetcher(piece, size), lambda block: len(block) == size)
         return np.frombuffer(content, np.uint8).reshape(-1, *self.image_shape)
 
-    def _fetcher(self, piece: Piece) -> Callable[[], bytes]:
+    def _fetcher(self, piece: Piece, size: int) -> Callable[[], bytes]:
         def fetch() -> bytes:
             name, pixels = self.files[piece.shard], int(np.prod(self.image_shape))
             offset = _offset(self.folder, name, (self.sizes[piece.shard], *self.image_shape))
-            size = (piece.stop - piece.start) * pixels
             content = _range(self.folder, name, offset + piece.start * pixels, size)
             if len(content) != size:
                 raise _corrupt(self.folder, name, "is cut short")
@@ -213,8 +226,10 @@ def _offset(folder: BucketFolder, name: str, shape: tuple[int, ...]) -> int:
         header = io.BytesIO(_range(folder, name, 0, HEADER))
         np.lib.format.read_magic(header)
         found, by_columns, dtype = np.lib.format.read_array_header_1_0(header)
-    except ValueError as error:
-        raise _corrupt(folder, name, f"is not an array ({error})") from error
+    except DatasetNotFound:  # also an OSError, but about the whole bucket
+        raise
+    except NOT_AN_ARRAY as error:
+        raise _corrupt(folder, name, f"is not an array ({reason(error)})") from error
     if found != shape or dtype != np.uint8 or by_columns:
         raise _corrupt(folder, name, f"has {dtype} of shape {found} where the index requires uint8 of {shape}")
     return header.tell()

@@ -1,9 +1,11 @@
 """Packed data sets and arrays, on files that are written here."""
 
+import io
 import json
 import os
 import re
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -117,6 +119,13 @@ def test_missing_and_damaged_files_are_named(packed, tmp_path):
     assert code_of_error(f"packed:{folder}", "train", shapes) == "dataset-damaged"
     (folder / INDEX).write_text((folder / INDEX).read_text()[:40])
     assert code_of_error(f"packed:{folder}", "train", r"packed\.json .*\(.*\)") == "dataset-damaged"
+
+
+@pytest.mark.parametrize("file", [shard_file("train", 0), labels_file("train")])
+def test_an_empty_file_is_named(packed, file):
+    folder, _ = packed
+    (folder / file).write_bytes(b"")
+    assert code_of_error(f"packed:{folder}", "train", rf"{file} cannot be read \(.+\): ") == "dataset-damaged"
 
 
 def test_an_index_of_a_newer_version_is_refused(packed):
@@ -242,6 +251,31 @@ def test_a_file_that_is_not_npz_is_refused(tmp_path):
     assert found.state.startswith(f"corrupt: {tmp_path}/set.npz ")
     assert "numpy.savez" in found.advice
     assert code_of_error(f"arrays:{tmp_path}/no.npz", "train", r"no\.npz") == "dataset-not-found"
+
+
+def damaged_npz() -> Iterator[bytes]:
+    """Yield .npz files in which the data of an array are compressed in a way that zlib, or nobody, can undo."""
+    stream = io.BytesIO()
+    np.savez_compressed(stream, images=np.random.default_rng(0).integers(0, 9, (20, 8, 8), dtype=np.uint8))
+    start = stream.getvalue().index(b"images.npy") + 100
+    yield stream.getvalue()[:start] + b"\xff" * 8 + stream.getvalue()[start + 8 :]
+    for at, value in ((6, 1), (8, 99)):  # encrypted; an unknown compression
+        content = bytearray(stream.getvalue())
+        for entry, offset in ((b"PK\x03\x04", at), (b"PK\x01\x02", at + 2)):
+            content[content.index(entry) + offset] = value
+        yield bytes(content)
+
+
+def test_empty_and_damaged_files_of_arrays_are_named(tmp_path):
+    npy = io.BytesIO()
+    np.save(npy, np.zeros((20, 8, 8), np.uint8))
+    files = [("npz", b""), *(("npz", content) for content in damaged_npz())]
+    files += [("npy", b""), ("npy", npy.getvalue().replace(b"(20,", b"(20("))]
+    for kind, content in files:
+        file = tmp_path / f"set.{kind}"
+        file.write_bytes(content)
+        code = code_of_error(f"arrays:{file}", "train", rf"{file} is not an \.{kind} file .*\(.+\): ")
+        assert code == "dataset-damaged"
 
 
 def test_names_contain_the_path_of_a_data_set(monkeypatch, tmp_path):
