@@ -1,4 +1,4 @@
-"""A dry run of an ablation imports neither Ray nor torch, and writes nothing. A plan that cannot run says what helps."""
+"""A dry run of an ablation imports neither Ray nor torch, and writes nothing. A plan without room says what helps."""
 
 import subprocess
 import sys
