@@ -37,6 +37,7 @@ from glow.errors import UserError
 from glow.hardware import hardware_precision, skips_when_told
 from glow.model import Glow
 from glow.objective import make_objective
+from glow.schedule import learning_rate_at
 from glow.streams import flip_stream, mutation_stream, noise_stream
 
 __all__ = [
@@ -374,11 +375,8 @@ class Trainer:
             self.average.update_parameters(self.model)
 
     def _set_learning_rate(self) -> float:
-        """Set the learning rate of the next step, warm-up times schedule, and return it."""
-        warmup, last = self.config.warmup_steps, self.config.epochs * self.steps_per_epoch
-        rate = self.config.learning_rate * min(1.0, (self.step + 1) / (warmup or 1))
-        if self.config.schedule == "cosine":
-            rate *= 0.5 * (1 + math.cos(math.pi * self.step / last))
+        """Set the learning rate of the next step, and return it."""
+        rate = learning_rate_at(self.config, self.step, self.config.epochs * self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate

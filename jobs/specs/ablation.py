@@ -119,8 +119,7 @@ class AblateSpec(BaseModel):
     learning_rates: tuple[float, ...] | None = setting(
         None,
         "Ablation",
-        "Learning rates to compare, with commas between; each is the highest rate of its trials, reached after the "
-        "warm-up.",
+        "Learning rates to compare, with commas between, before the factors of --warmup-steps and --schedule.",
         "1e-3,2e-3",
     )
     seeds: int = setting(

@@ -151,12 +151,18 @@ class TrainSpec(BaseModel):
 
     epochs: int = setting(8, "Optimisation", "Number of passes over the training images.", 70)
     batch_size: int = setting(128, "Optimisation", "Number of images per step, divided among all workers.", 256)
-    learning_rate: float = setting(2e-3, "Optimisation", "Highest learning rate, reached after the warm-up.", 1e-4)
+    learning_rate: float = setting(
+        2e-3,
+        "Optimisation",
+        "Learning rate before the factors of --warmup-steps and --schedule. A training with too few steps after its "
+        "warm-up stays below it, and begins with a note that says so.",
+        1e-4,
+    )
     optimizer: Optimizer = setting("adam", "Optimisation", "Optimizer: Adam, or its variant Adamax.", "adamax")
     schedule: Schedule = setting(
         "cosine",
         "Optimisation",
-        "Learning rate after the warm-up: constant, or cosine, which falls to 0 at the last step.",
+        "Factor of the learning rate: constant, or cosine, which falls from 1 at the first step to 0 after the last.",
         "constant",
     )
     warmup_steps: int = setting(

@@ -7,6 +7,7 @@ seconds: Ray starts in a separate process while this one prepares the training.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +19,12 @@ from glow.config import GlowConfig
 from glow.datasets import describe, own_channels
 from glow.datasets.names import absolute_dataset
 from glow.model import Glow
+from glow.schedule import highest_learning_rate
 from jobs.errors import JobError, SpecError
 from jobs.outputs import KeptRun, is_remote, place_named, recall, usable_output
 from jobs.specs.base import colour, refuse, theme_of, validated
 from jobs.specs.training import TrainSpec, worker_range
-from jobs.text import megabytes
+from jobs.text import count, megabytes
 from jobs.tracking import (
     NoSuchRun,
     Record,
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
     from jobs.tracking import Run
 
 __all__ = ["Work", "number_of_parameters", "prepare", "prepare_resume"]
+
+ENOUGH = 0.8
+"""Share of ``--learning-rate`` that a training should reach; it starts with a note if it does not."""
 
 
 @dataclass(frozen=True)
@@ -105,17 +110,31 @@ class Work:
 
     @property
     def to_tell(self) -> tuple[str, ...]:
-        """The sentences on the data that the user sees at the start.
+        """The sentences that the user sees at the start.
 
-        These are `notes` and, for a packed data set, a sentence that says whether its images are held in memory.
+        These are `notes`, a sentence if the training stays clearly below its learning rate and, for a packed data set,
+        a sentence that says whether its images are held in memory.
         """
+        return (*self.notes, *self._low_learning_rate(), *self._where_packed_images_are())
+
+    def _low_learning_rate(self) -> list[str]:
+        config = self.spec.fit_config()
+        steps = config.epochs * math.ceil(len(self.splits["train"]) / config.batch_size)
+        share = highest_learning_rate(config, steps) / config.learning_rate
+        if share >= ENOUGH:
+            return []
+        return [
+            f"the learning rate reaches only {100 * share:.0f} % of its setting, because {config.warmup_steps} warm-up "
+            f"steps are too many for a training of {count(steps, 'step')}: fewer --warmup-steps or more --epochs help"
+        ]
+
+    def _where_packed_images_are(self) -> list[str]:
         if not is_packed(self.spec.dataset):
-            return self.notes
+            return []
         size = megabytes(sum(images.nbytes for images in self.splits.values()))
         if any(images.mapped for images in self.splits.values()):
-            return (*self.notes, f"{size} of images are read from {self.spec.dataset} as they are needed")
-        held = f"{size} of images are held in memory by each worker; --images-in files reads them as they are needed"
-        return (*self.notes, held)
+            return [f"{size} of images are read from {self.spec.dataset} as they are needed"]
+        return [f"{size} of images are held in memory by each worker; --images-in files reads them as they are needed"]
 
     def check_same_images(self, known: Mapping[str, str]) -> None:
         """Check that the images are the same as when the run began.

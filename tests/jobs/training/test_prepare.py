@@ -1,6 +1,7 @@
 """Tests of the preparation of trainings: their data, and the notes on them in the record. No Ray starts."""
 
 import json
+import math
 from dataclasses import asdict
 
 import numpy as np
@@ -160,3 +161,21 @@ def test_images_are_held_whatever_memory_is_free_if_the_user_says_so(glyphs, pac
     for dataset, size in ((glyphs, 8), (packed, None)):
         work = prepared(dataset, tmp_path, image_size=size, images_in="memory")
         assert all(images.in_memory is not None for images in work.splits.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [({"warmup_steps": 300, "epochs": 8}, "14 %"), ({"warmup_steps": 10, "epochs": 8}, None)],
+    ids=["the warm-up is longer than the training", "the warm-up is short"],
+)
+def test_a_training_that_stays_below_its_learning_rate_says_so(tmp_path, settings, share):
+    work = prepared("digits", tmp_path, **settings)
+    steps = settings["epochs"] * math.ceil(len(work.splits["train"]) / 64)
+    notes = [note for note in work.to_tell if "learning rate" in note]
+    if share is None:
+        assert notes == []
+    else:
+        (note,) = notes
+        assert all(
+            fact in note for fact in (share, "300 warm-up steps", f"{steps} steps", "--warmup-steps", "--epochs")
+        )
