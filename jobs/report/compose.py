@@ -10,9 +10,11 @@ from glow.datasets.names import dataset_label
 from jobs.report import evaluations, ood, training
 from jobs.report.benchmark import benchmark_section
 from jobs.report.blocks import Block, Gap, Report, Section, Text
+from jobs.report.comparable import best_training, comparable
 from jobs.report.costs import costs_section
-from jobs.report.gather import REPORT_PROTOCOL, Material, Model, Study, best_training, job_of, spec_of
+from jobs.report.gather import REPORT_PROTOCOL, Material, Model, Study
 from jobs.report.reader import Reader
+from jobs.report.run_facts import job_of, spec_of
 from jobs.text import bits
 from jobs.tracking import metric_names, open_command, read_table, without_password
 
@@ -134,11 +136,13 @@ def _gaps(study: Study, material: Material) -> Iterator[Gap]:
 
 def _best_unseen(study: Study, material: Material) -> Iterator[Gap]:
     trained = [*(run for group in study.trials.values() for run in group), *study.trainings]
-    best = best_training(run for run in trained if job_of(run) == "train")
+    trained = [run for run in trained if job_of(run) == "train"]
+    best = best_training(trained)
     if best is not None and best.info.run_id not in {model.reference for model in study.models}:
+        among = " of those with the same test images" if len(comparable(trained)) > 1 else ""
         yield Gap(
-            f"The model of {study.dataset} with the lowest validation NLL, {best.info.run_name}, is not among the "
-            "models of this report",
+            f"The model of {study.dataset} with the lowest validation NLL{among}, {best.info.run_name}, is not among "
+            "the models of this report",
             material.command("evaluate", "--model", best.info.run_id),
         )
 

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from jobs.report.blocks import Block, Cell, Link, Section, Table, Text
-from jobs.report.gather import Material, dataset_of, job_of
+from jobs.report.gather import Material
+from jobs.report.run_facts import dataset_of, job_of
 from jobs.text import count, duration
 from jobs.tracking import open_command, page_of
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from glow.figures import image_rows
 from jobs.report.blocks import Block, Picture, Pictures, Section, Table, Text
-from jobs.report.gather import Model, bits_of, spec_of
+from jobs.report.gather import Model
 from jobs.report.pictures import grid, photographed, recorded
 from jobs.report.reader import Reader
+from jobs.report.run_facts import bits_of, spec_of
 from jobs.text import bits, rows_of
 
 if TYPE_CHECKING:

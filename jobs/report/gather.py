@@ -6,27 +6,24 @@ some of the models (`Model`).
 
 from __future__ import annotations
 
-import json
-import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from jobs.report.comparable import best_training
+from jobs.report.run_facts import dataset_of, job_of, spec_of
 from jobs.tracking import (
     TrackingError,
     child_runs,
     experiment_runs,
     find_run,
-    metric_names,
     open_command,
     run_of_id,
     tag_names,
 )
 
 if TYPE_CHECKING:
-    from jobs.text import JsonObject
     from jobs.tracking import Run
 
 __all__ = [
@@ -35,12 +32,7 @@ __all__ = [
     "Material",
     "Model",
     "Study",
-    "best_training",
-    "bits_of",
-    "dataset_of",
     "gather",
-    "job_of",
-    "spec_of",
 ]
 
 EVALUATIONS = ("nll", "sample", "interpolate", "ood")
@@ -174,35 +166,6 @@ def gather(uri: str, experiment: str, names: Sequence[str] | None) -> Material:
     return Material(uri, experiment, studies)
 
 
-def job_of(run: Run) -> str:
-    """Return the kind of job that made a run, such as "train" or "ood", or "" if glowctl did not make the run."""
-    return str(run.data.tags.get(tag_names.JOB, ""))
-
-
-def spec_of(run: Run) -> JsonObject:
-    """Return the settings of a run, or an empty dict if they are missing or damaged."""
-    with suppress(ValueError):
-        found = json.loads(run.data.tags.get(tag_names.SPEC, ""))
-        if isinstance(found, dict):
-            return found
-    return {}
-
-
-def bits_of(run: Run) -> int:
-    """Return the bits per value of the images of a training or an ablation.
-
-    NLLs can be compared only between runs with the same number of bits.
-    """
-    spec = spec_of(run)
-    return int(spec.get("train", spec).get("bits", 8))  # older records lack the setting, and all had 8 bits
-
-
-def dataset_of(run: Run) -> str | None:
-    """Return the name of the data set that a run's model is trained on, or None if MLflow does not have it."""
-    spec = spec_of(run)
-    return run.data.tags.get(tag_names.DATASET) or spec.get("dataset") or spec.get("train", {}).get("dataset")
-
-
 def _with_those_beneath(uri: str, given: Iterable[Run]) -> list[Run]:
     found: dict[str, Run] = {}
     waiting = list(given)
@@ -275,13 +238,3 @@ def _ablations(ablations: Sequence[Run], named: set[str]) -> list[Run]:
     """Return the named ablations, or else the newest one that compares permutations, or else the newest one."""
     asked = [run for run in ablations if run.info.run_id in named]
     return asked or sorted(ablations, key=lambda run: len(spec_of(run).get("permutations") or ()) < 2)[:1]
-
-
-def best_training(trainings: Iterable[Run]) -> Run | None:
-    """Return the finished training with the lowest validation NLL, among those with the most bits per value."""
-
-    def score(run: Run) -> tuple[int, float]:
-        value = run.data.metrics.get(metric_names.BEST_VALIDATION, math.nan)
-        return -bits_of(run), math.inf if math.isnan(value) else value
-
-    return min((run for run in trainings if run.info.status == "FINISHED"), key=score, default=None)

@@ -17,9 +17,10 @@ from glow.datasets.names import dataset_label
 from glow.figures import ood_ratio_curve, per_class_bars
 from jobs.report.aurocs import INTERVALS, auroc_cell, auroc_intervals
 from jobs.report.blocks import Block, Cell, Estimate, Picture, Pictures, Section, Table, Text
-from jobs.report.gather import REPORT_PROTOCOL, Model, dataset_of, spec_of
+from jobs.report.gather import REPORT_PROTOCOL, Model
 from jobs.report.pictures import drawn, recorded
 from jobs.report.reader import Reader
+from jobs.report.run_facts import dataset_of, spec_of
 from jobs.text import count, rows_of
 from jobs.tracking import tag_names
 

@@ -31,9 +31,11 @@ from jobs.display.ablation_lines import configuration_rows, difference_rows
 from jobs.display.rows import Difference, rows_as
 from jobs.errors import SpecError
 from jobs.report.blocks import Block, Bullets, Note, Pictures, Section, Table, Text
-from jobs.report.gather import Study, bits_of, spec_of
+from jobs.report.comparable import comparable, images_in_words
+from jobs.report.gather import Study
 from jobs.report.pictures import drawn
 from jobs.report.reader import Reader
+from jobs.report.run_facts import bits_of, spec_of
 from jobs.specs.ablation import AXES, AblateSpec
 from jobs.specs.base import theme_of, validated
 from jobs.specs.training import TrainSpec
@@ -66,6 +68,12 @@ UNSAID = {"dataset", "data_root", "download", "max_failures"}
 
 NUMBER_FORMATS = ("precision", "gradient_precision")
 """Fields of `TrainSpec` under "Compute" that affect the result, so that trainings are compared over them."""
+
+SEPARATE = (
+    "Trainings of different groups are not compared, because they have different test images, or images with different "
+    "numbers of bits per value. If no model was evaluated, this report shows the best model of the first group."
+)
+"""Why the report compares trainings only within groups."""
 
 CAPTIONS = {
     "nll_by_epoch": "NLL by epoch: the mean of each configuration over its seeds, with a band for its 95 % t interval.",
@@ -221,19 +229,16 @@ def _of_ablation(ablation: Run, study: Study, reader: Reader, name: str) -> Made
 
 
 def _of_trainings(study: Study, reader: Reader, name: str) -> Made:
-    """Compare trainings whose images have the same number of bits per value, separately for each number."""
-    readable = [run for run in study.trainings if spec_of(run)]
-    several = sorted({bits_of(run) for run in readable}, reverse=True)
-    if len(several) < 2:
-        return _of_comparable(readable, study, reader, name)
-    blocks: list[Block] = [
-        Text("NLLs of images with different numbers of bits per value cannot be compared, so each number is separate.")
-    ]
+    """Compare trainings that have the same test images, separately for each group of these."""
+    groups = comparable(run for run in study.trainings if spec_of(run))
+    if len(groups) < 2:
+        return _of_comparable([run for group in groups for run in group], study, reader, name)
+    blocks: list[Block] = [Text(f"The trainings form {count(len(groups), 'group')}. {SEPARATE}")]
     said: list[str] = []
-    for number in several:
-        made = _of_comparable([run for run in readable if bits_of(run) == number], study, reader, f"{name}-{number}bit")
-        blocks += [Text(f"Images with {count(number, 'bit')} per value:"), *made[0]]
-        said += [f"Images with {count(number, 'bit')} per value: {sentence}" for sentence in made[1]]
+    for index, (group, words) in enumerate(zip(groups, images_in_words(groups), strict=True), start=1):
+        made = _of_comparable(group, study, reader, f"{name}-{index}")
+        blocks += [Text(f"Images with {words}:"), *made[0]]
+        said += [f"Images with {words}: {sentence}" for sentence in made[1]]
     return blocks, said
 
 

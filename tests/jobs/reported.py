@@ -41,7 +41,7 @@ class Store:
             tags |= {"glow.trial": trial, "mlflow.parentRunId": parent.run_id}
         record = Record.start(self.uri, experiment, name, tags, {})
         if images is not None:
-            record.dataset((3, 1, 8, 8), f"{spec.dataset} test", images, "test", spec.dataset)
+            record.dataset((3, 1, *[spec.image_size or 8] * 2), f"{spec.dataset} test", images, "test", spec.dataset)
         if not math.isnan(test):
             for epoch in (1, 2):
                 nlls = {"train/bits_per_dim": 1.1, "validation/bits_per_dim": 1.0, "test/bits_per_dim_by_epoch": 1.0}

@@ -437,6 +437,44 @@ class TestTrainings:
         assert says([block.text for block in blocks_of(made, Text)], "precision and gradient precision ")
         assert {row[1] for row in rows_of(made) if row[0].startswith("1x1 ")} == {"1.500", "1.600", "1.700"}
 
+    def test_of_other_test_images_are_not_compared(self, store):
+        for size in (16, 8):
+            for depth in (2, 3):
+                test = size / 16 + depth / 10
+                store.train(f"{size} K{depth}", test=test, depth=depth, image_size=size, images=f"of {size}")
+        store.train("16 K4", test=1.5, depth=4, image_size=16, images="of 16")
+
+        made = report_of(store)
+
+        texts = [block.text for block in blocks_of(made, Text)]
+        for size, trainings, best in ((16, 3, "1.200"), (8, 2, "0.700")):
+            assert says(texts, f"{trainings} trainings .* permutation and depth form")
+            assert says(made.report.summary, rf"{size}x{size} pixels: .*\b{size} K2 has.* {best} bits/dim")
+        assert says(texts, "2 groups.* different test images")
+        assert not says([*texts, *made.report.summary], "image_size|image size form")
+        assert "16 K2" in sections_of(made)["data-1-model-1"].title  # chosen among the 3, although its NLL is larger
+
+    def test_that_recorded_no_images_are_told_apart_by_their_settings(self, store):
+        for seed in (0, 1):
+            store.train(f"all {seed}", test=1.7, seed=seed)
+            store.train(f"some {seed}", test=1.6, seed=seed, leave_out="7,8")
+            store.train(f"black {seed}", test=1.5, seed=seed, background="black")
+
+        made = report_of(store)
+
+        for images, best in (("all classes, a background of white", 1.7), ("all classes but 7, 8", 1.6)):
+            assert says(made.report.summary, f"^Images with {images}.* 2 finished trainings.* {best:.3f} bits/dim")
+        assert says(made.report.summary, "^Images with .*black: .* 2 finished trainings.* 1.500 bits/dim")
+
+    def test_of_images_that_changed_have_fingerprints_in_the_report(self, store):
+        for images in ("before", "after"):
+            store.train(images, images=images)
+
+        made = report_of(store)
+
+        for images in ("before", "after"):
+            assert says(made.report.summary, f"^Images with the fingerprint {images}: The only training")
+
     def test_may_leave_out_classes(self, store):
         for seed, names in enumerate(("7,8", "seven,eight")):
             store.train(f"{seed}", leave_out=names, seed=seed, images="without 7 and 8")
