@@ -85,7 +85,7 @@ def run(work: NllWork, show: Show) -> list[DatasetNll]:
     """
     evaluation = work.evaluation
     with evaluation_run(evaluation, "nll", show) as recorded:
-        scores = {name: table for (name, _), table in scores_of(evaluation, recorded.record, show).items()}
+        scores = {name: table for (name, _), table in scores_of(evaluation, recorded, show).items()}
         rows = [_row(name, table, work) for name, table in scores.items()]
         bounds = [_bound(name, table, work) for name, table in scores.items() if "nll_bound" in table]
         per_class = [row for name, table in scores.items() for row in _class_rows(name, table, work)]

@@ -39,6 +39,7 @@ from jobs.evaluation.find_model import find_model
 from jobs.evaluation.ood_corruptions import Drift, corrupted_images, draw_drift, drift
 from jobs.evaluation.run import (
     Evaluation,
+    EvaluationRun,
     data_root_of,
     described,
     evaluation_run,
@@ -268,8 +269,8 @@ def run(work: OodWork, show: Show) -> OodResult:
     for sentence in work.absent:
         show(Absent(sentence))
     with evaluation_run(evaluation, "ood", show) as recorded:
-        behind = _background_scores(work, recorded.record, show)
-        scores = scores_of(evaluation, recorded.record, show)
+        behind = _background_scores(work, recorded, show)
+        scores = scores_of(evaluation, recorded, show)
         for key, table in behind.items():
             scores[key] = scores[key].assign(**{BACKGROUND: table["nll"]})
         tests = {name: scores[name, "test"] for name in (work.own, *work.others)}
@@ -314,7 +315,7 @@ def run(work: OodWork, show: Show) -> OodResult:
     return result
 
 
-def _background_scores(work: OodWork, record: Record, show: Show) -> dict[tuple[str, str], pd.DataFrame]:
+def _background_scores(work: OodWork, recorded: EvaluationRun, show: Show) -> dict[tuple[str, str], pd.DataFrame]:
     """Return the score tables of the background model by (label of the data set, split); none without such a model."""
     evaluation = work.evaluation
     if evaluation.background is None:
@@ -325,7 +326,7 @@ def _background_scores(work: OodWork, record: Record, show: Show) -> dict[tuple[
     def show_name(event: Event) -> None:
         show(replace(event, background_model=name) if isinstance(event, Scored) else event)
 
-    return scores_of(evaluation.background, record, show_name)
+    return scores_of(evaluation.background, recorded, show_name)
 
 
 def _write_tables(result: OodResult, found: Drift, record: Record, folder: Path) -> None:

@@ -245,7 +245,7 @@ def _found(work: Evaluation[Any], tables: Sequence[Table]) -> dict[str, Scored]:
     return {scored.wanted.key: scored for scored in known if scored is not None}
 
 
-def scores_of(work: Evaluation[Any], record: Record, show: Show) -> dict[tuple[str, str], pd.DataFrame]:
+def scores_of(work: Evaluation[Any], run: EvaluationRun, show: Show) -> dict[tuple[str, str], pd.DataFrame]:
     """Return the score tables of an evaluation by (label of the data set, split).
 
     Tables that MLflow lacks are computed on Ray. Each is written into MLflow as soon as it is complete, so that an
@@ -264,10 +264,10 @@ def scores_of(work: Evaluation[Any], record: Record, show: Show) -> dict[tuple[s
     if missing:
         resources = resources_for(spec, spec.workers and (spec.workers, spec.workers))
         for fresh in score_on_ray(work.model, missing, resources, spec.seed, spec.precision, show):
-            save_scores(fresh.wanted.key, fresh.table, record)
+            save_scores(fresh.wanted.key, fresh.table, run.record)
             scored[fresh.wanted.key] = fresh
             show(_told(fresh))
-    record.tag(tag_names.SCORED_BY, json.dumps({key: known.run_id or record.run_id for key, known in scored.items()}))
+    run.scored_by({key: known.run_id or run.record.run_id for key, known in scored.items()})
     tables = {}
     for wanted in work.tables:  # data sets with equal images share a key and are scored once
         tables[wanted.dataset, wanted.split] = wanted.of_these_images(scored[wanted.key].table)
@@ -296,6 +296,7 @@ class EvaluationRun:
     def __init__(self, work: Evaluation[Any], job: str, record: Record, folder: Path) -> None:
         self.record, self.folder = record, folder
         self._work, self._job = work, job
+        self._scored_by: dict[str, str] = {}
         self.result: Event | None = None
 
     @property
@@ -311,6 +312,15 @@ class EvaluationRun:
             "run_id": self.record.run_id,
             "open_with": open_command(self._work.uri),
         }
+
+    def scored_by(self, runs: Mapping[str, str]) -> None:
+        """Tag the run with the origin of score tables, in addition to those that it has been tagged with before.
+
+        Args:
+            runs: for the key of each table, the id of the run that computed it.
+        """
+        self._scored_by |= runs
+        self.record.tag(tag_names.SCORED_BY, json.dumps(self._scored_by))
 
     def describe(self, came_to: str | None = None, details: str = "") -> None:
         """Write the description that the MLflow UI shows above the run.

@@ -1,17 +1,19 @@
 """Evaluations take scores that earlier runs recorded. No Ray starts, because no score is missing."""
 
+import json
+
 import numpy as np
 import pytest
 
 from glow import Glow
 from glow.scoring import score
-from jobs.display.evaluation_events import Nll
+from jobs.display.evaluation_events import Nll, Ood
 from jobs.display.events import Event
-from jobs.evaluation import nll
+from jobs.evaluation import nll, ood
 from jobs.evaluation.run import Evaluation
 from jobs.specs.base import validated
-from jobs.specs.evaluation import NllSpec
-from jobs.tracking import Record
+from jobs.specs.evaluation import NllSpec, OodSpec
+from jobs.tracking import Record, find_run
 from jobs.tracking.scores import save_scores
 from tests.jobs.evaluation.small_model import SHAPE, save_model, where
 
@@ -55,3 +57,22 @@ def test_scores_that_are_reused_have_the_labels_of_the_images_at_hand(tmp_path, 
     shown = {(row.dataset, row.class_name): row.images for row in end.per_class}
     labels = {"arrays-now": now, "arrays-first": before}
     assert shown == {(name, str(label)): each.count(label) for name, each in labels.items() for label in each}
+
+
+def test_the_origin_of_the_scores_of_the_model_and_of_its_background_is_recorded(tmp_path, model):
+    background = save_model(tmp_path / "background", seed=1)
+    images = save_arrays(tmp_path / "images", [0] * 40)
+    models = {"model": str(tmp_path / "model"), "background_model": str(tmp_path / "background")}
+    how = {"trained_on": images, "ood_datasets": "noise", "batch_sizes": "1", "alpha": 0.5, "bootstraps": 50}
+    work = ood.prepare(validated(OodSpec, models | how | where(tmp_path)))
+    behind = work.evaluation.background
+    assert behind is not None
+    by_model = record_scores(work.evaluation, model, "model")
+    by_background = record_scores(behind, background, "background")
+    again = ood.prepare(validated(OodSpec, models | how | where(tmp_path)))
+    events: list[Event] = []
+    ood.run(again, events.append)
+    (end,) = (event for event in events if isinstance(event, Ood))
+    recorded = json.loads(find_run(work.evaluation.uri, "glow", end.run_id).data.tags["glow.scored_by"])
+    wanted = {table.key: by_model for table in work.evaluation.tables}
+    assert recorded == wanted | {table.key: by_background for table in behind.tables}
