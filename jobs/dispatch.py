@@ -191,7 +191,7 @@ def _ablate(prepared: Callable[[], Ablation], display: Display) -> str:
         ablation = prepared()
         from jobs.ablation.plan import plan
 
-        resumed = ablation.resumed and ablation.resumed.info.run_id
+        resumed = None if ablation.resumed is None else ablation.resumed.info.run_id
         planned = plan(ablation.spec, ablation.taken, resumed)  # an error here leaves no store behind
         from jobs.ablation import run as job
 

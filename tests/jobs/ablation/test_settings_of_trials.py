@@ -8,7 +8,7 @@ from glow import Glow, save_checkpoint
 from jobs.ablation import repair as repair_module
 from jobs.ablation.prepare import prepare
 from jobs.ablation.run import _open_record
-from jobs.display.events import Event
+from jobs.display.events import Event, Repaired
 from jobs.specs.ablation import make_ablate_spec
 from jobs.tracking import Record, find_run, tag_names
 from jobs.training.history import EpochMetrics
@@ -56,5 +56,6 @@ def test_a_repaired_trial_has_the_workers_of_a_trial(started, uri, tmp_path, mon
     monkeypatch.setattr(repair_module, "_saved_trials", lambda place, spec: {})  # Ray Tune's files
     events: list[Event] = []
     repair_module.repair(record.run_id, {"tracking_uri": uri}, events.append)
+    assert isinstance(events[0], Repaired)
     assert events[0].figures == {label: ["parameters", "workers"]}
     assert find_run(uri, "glow", run.run_id).data.metrics["workers"] == 1
