@@ -252,7 +252,8 @@ class TrainSpec(BaseModel):
         3,
         "Compute",
         "Number of failures, such as a lost worker, after each of which training restarts from its last checkpoint; "
-        "one more ends the run.",
+        "one more ends the run. In an ablation with several workers per trial, the trial then starts again, up to as "
+        "many times.",
         10,
     )
 
