@@ -19,6 +19,7 @@ from glow.datasets import (
     own_channels,
 )
 from glow.datasets.buckets import is_uri
+from glow.datasets.folder import one_look
 from glow.datasets.names import absolute_dataset, place_of
 from glow.datasets.packed_index import INDEX, read_index
 from glow.errors import DOWNLOAD_ADVICE
@@ -51,10 +52,13 @@ def show_data(name: str, data_root: str | None, image_size: int | None, sheet: s
     """
     name = _named(name)
     try:
-        shape = None if image_size is None else (own_channels(name), image_size, image_size)
-        info = describe(name, data_root, image_shape=shape)
-        # A known data set whose files are missing has no splits. To open one raises the error that says so.
-        splits = {split: open_dataset(name, split, data_root, image_shape=shape) for split in info.splits or ("train",)}
+        with one_look():  # because a file that is added between two listings would move images to other splits
+            shape = None if image_size is None else (own_channels(name), image_size, image_size)
+            info = describe(name, data_root, image_shape=shape)
+            # A known data set whose files are missing has no splits. To open one raises the error that says so.
+            splits = {
+                split: open_dataset(name, split, data_root, image_shape=shape) for split in info.splits or ("train",)
+            }
     except (DatasetNotFound, DatasetCorrupt) as error:
         download = f"run glowctl train --dataset {name}, which downloads it"  # this command downloads nothing
         remedy = error.remedy.replace(DOWNLOAD_ADVICE, download)

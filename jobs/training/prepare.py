@@ -17,6 +17,7 @@ import torch
 
 from glow.config import GlowConfig
 from glow.datasets import describe, own_channels
+from glow.datasets.folder import one_look
 from glow.datasets.names import absolute_dataset
 from glow.model import Glow
 from glow.schedule import highest_learning_rate
@@ -198,9 +199,10 @@ def prepare(spec: TrainSpec) -> Work:
     given = given.model_copy(update={"background": spec.background})  # evaluations read it from either
     try:
         size = spec.image_size
-        shape = None if size is None else (own_channels(spec.dataset), size, size)
-        info = describe(spec.dataset, spec.data_root, image_shape=shape, background=colour(spec.background))
-        opened = open_splits(spec, info.image_shape)
+        with one_look():  # because a file that is added between two listings would move images to other splits
+            shape = None if size is None else (own_channels(spec.dataset), size, size)
+            info = describe(spec.dataset, spec.data_root, image_shape=shape, background=colour(spec.background))
+            opened = open_splits(spec, info.image_shape)
         config = spec.glow_config(info.image_shape, info.num_classes)
         least, _ = worker_range(spec.workers)
         if len(opened["train"]) < least:

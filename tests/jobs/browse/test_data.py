@@ -5,6 +5,7 @@ import json
 import pytest
 from PIL import Image
 
+from glow.datasets import open_dataset
 from jobs.browse.data import show_data
 from jobs.errors import JobError, explained
 from tests.jobs import command_line
@@ -44,3 +45,25 @@ def test_images_of_several_sizes_are_shown_at_the_size_that_the_remedy_asks_for(
     assert (tmp_path / "contact-sheet.png").is_file()
     said = command_line.sentence_of(one_process(tmp_path, "data", "folder:own", "--image-size", "0"), 2)
     assert "--image-size must be at least 1" in said
+
+
+def test_a_file_that_is_added_while_the_splits_are_opened_does_not_count(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for grey in range(100, 200):
+        Image.new("L", (8, 8), grey).save(folder / f"{grey}.png")
+    shown = []
+    for adds in (False, True):
+
+        def opened(name, split, *args, adds=adds, **kwargs):
+            dataset = open_dataset(name, split, *args, **kwargs)
+            if adds:
+                for number in range(10):
+                    Image.new("L", (8, 8)).save(folder / f"0-{split}-{number}.png")
+            return dataset
+
+        monkeypatch.setattr("jobs.browse.data.open_dataset", opened)
+        show_data(f"folder:{folder}", None, None, str(tmp_path / "sheet.png"), json=True)
+        shown.append(json.loads(capsys.readouterr().out)["images"])
+    assert shown[0] == shown[1]
+    assert len(list(folder.iterdir())) == 130

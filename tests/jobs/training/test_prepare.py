@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from glow.datasets import DatasetCorrupt
+from glow.datasets import DatasetCorrupt, describe, open_dataset
 from jobs.ablation.prepare import prepare as prepare_ablation
 from jobs.errors import SpecError
 from jobs.packing.plan import prepare as plan_packing
@@ -133,6 +133,25 @@ def test_splits_that_share_a_file_are_refused(glyphs, tmp_path):
     with pytest.raises(SpecError) as error:
         prepared(f"folder:{tmp_path / 'own'}", tmp_path)
     assert all(f"own/{split}" in str(error.value) for split in ("train", "test"))
+
+
+def test_a_file_that_is_added_while_a_training_is_prepared_puts_no_image_into_two_splits(tmp_path, monkeypatch):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for grey in range(100, 200):
+        Image.new("L", (8, 8), grey).save(folder / f"{grey}.png")
+    new = iter(range(100))
+
+    def adding(opened):
+        Image.new("L", (8, 8), (grey := next(new))).save(folder / f"{grey:03}.png")  # the first of all paths
+        return opened
+
+    monkeypatch.setattr("jobs.training.prepare.describe", lambda *a, **k: adding(describe(*a, **k)))
+    monkeypatch.setattr("jobs.training.data.open_dataset", lambda *a, **k: adding(open_dataset(*a, **k)))
+    splits = prepared(f"folder:{folder}", tmp_path).splits
+    assert next(new) == 4  # one file after the description and one after each split
+    greys = [grey for images in splits.values() for grey in images.images()[:, 0, 0, 0].tolist()]
+    assert sorted(greys) == list(range(100, 200))
 
 
 def test_parquet_images_of_another_size_are_converted_only_to_an_image_size(tmp_path):
