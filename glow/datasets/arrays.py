@@ -3,19 +3,19 @@
 The array ``images`` is uint8 (N, C, H, W), (N, H, W, C) or (N, H, W), with 1 or 3 channels. The array ``labels`` has
 one integer per image, and classes are numbered from 0; without this array all labels are 0. The name of an array can
 begin with a split, such as ``train_images`` or ``test_labels``: the array then contains the images or labels of that
-split. If there are train images but no validation images, the last tenth of each class of the train images is the
-validation split (`glow.datasets.tensors.hold_out`). If no array names a split, the images of each class are divided
-among the three splits (`glow.datasets.tensors.deal`).
+split. `glow.datasets.split_names` has the names of splits. If there are train images but no validation images, the last
+tenth of each class of the train images is the validation split (`glow.datasets.tensors.hold_out`). If no array names a
+split, the images of each class are divided among the three splits (`glow.datasets.tensors.deal`).
 
 In a folder, the name of an .npy file is the name of its array, and the arrays of a split can also be in a file
-``train.npz``, ``validation.npz`` or ``test.npz``. A single .npy file is the array ``images``.
+``train.npz``, ``val.npz``, ``test.npz`` and so on. A single .npy file is the array ``images``.
 
 Shapes: N images, C channels, H rows, W columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +30,7 @@ from glow.datasets.lazy import LazyDataset
 from glow.datasets.names import place_of
 from glow.datasets.numpy_files import NOT_AN_ARRAY, reason
 from glow.datasets.parts import ALL, part_of, splits_of, status_of
+from glow.datasets.split_names import no_split_notes, one_name_per_split, split_named
 from glow.datasets.tensors import check_channels, convert
 
 __all__ = ["arrays_channels", "arrays_status", "describe_arrays", "open_arrays"]
@@ -105,10 +106,12 @@ def describe_arrays(name: str, image_shape: Shape | None) -> DatasetInfo:
         >>> info.image_shape, info.splits
         ((3, 8, 8), ('test',))
     """
-    parts = _parts(name)
+    path, arrays = _arrays(name)
+    parts = _parts_of(path, arrays)
     channels, height, width = next(iter(parts.values())).images.shape[1:]
     own = (channels, height, width)
-    return DatasetInfo(name, own, image_shape or own, _class_names(name, parts), splits_of(parts))
+    notes = _notes(path, arrays, parts)
+    return DatasetInfo(name, own, image_shape or own, _class_names(name, parts), splits_of(parts), notes)
 
 
 def arrays_channels(name: str) -> int:
@@ -154,21 +157,27 @@ def _class_names(name: str, parts: Mapping[str, Part]) -> tuple[str, ...]:
 
 def _parts(name: str) -> dict[str, Part]:
     """Return the images and labels by split; the key is `ALL` if the data set has no splits."""
+    return _parts_of(*_arrays(name))
+
+
+def _arrays(name: str) -> tuple[Path, dict[str, np.ndarray]]:
+    """Return the path of a data set and its arrays by name."""
     place = place_of(name)
     assert place is not None
     path = Path(place.path).expanduser().absolute()
     if path.is_dir():
-        arrays = _in_folder(path)
-    elif path.is_file():
-        arrays = _in_file(path)
-    else:
+        return path, _in_folder(path)
+    if not path.is_file():
         raise DatasetNotFound(
             f"{name} is neither a file nor a folder on this machine",
             remedy="give arrays:PATH the path of a file or folder",
             code="dataset-not-found",
         )
-    kinds = ("", *(f"{split}_" for split in SPLITS))
-    found = {kind: arrays[kind + IMAGES] for kind in kinds if kind + IMAGES in arrays}
+    return path, _in_file(path)
+
+
+def _parts_of(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Part]:
+    found = _kinds(path, arrays)
     if not found:
         there = f"only {', '.join(sorted(arrays))}" if arrays else "no arrays"
         raise DatasetNotFound(
@@ -183,7 +192,7 @@ def _parts(name: str) -> dict[str, Part]:
             code="arrays-unusable",
         )
     parts = {
-        kind[:-1] or ALL: _checked(path, kind, images, arrays.get(kind + LABELS)) for kind, images in found.items()
+        part: _checked(path, kind, arrays[kind + IMAGES], arrays.get(kind + LABELS)) for kind, part in found.items()
     }
     shapes = {part.images.shape[1:] for part in parts.values()}
     if len(shapes) > 1:
@@ -196,13 +205,35 @@ def _parts(name: str) -> dict[str, Part]:
     return parts
 
 
+def _kinds(path: Path, arrays: Collection[str]) -> dict[str, str]:
+    """Return the beginnings of the names of arrays of images, such as "train_" or "", each with its part.
+
+    Raises:
+        DatasetCorrupt: if the arrays of a split have two names.
+    """
+    begins = {name.removesuffix(what) for name in arrays for what in (IMAGES, LABELS) if name.endswith(what)}
+    parts = {kind: split_named(kind[:-1]) for kind in begins if kind.endswith("_")} | {"": ALL}
+    one_name_per_split(path, [kind[:-1] for kind, part in parts.items() if kind and part])
+    of_images = {kind: part for kind, part in parts.items() if part and kind + IMAGES in arrays}
+    return dict(sorted(of_images.items(), key=lambda found: (*SPLITS, ALL).index(found[1])))
+
+
+def _notes(path: Path, arrays: Collection[str], parts: Collection[str]) -> tuple[str, ...]:
+    """Return sentences about images that are left out because other names contain splits."""
+    if ALL in parts:
+        return ()
+    kinds = _kinds(path, arrays)
+    others = sorted(name for name in arrays if name.endswith(IMAGES) and name.removesuffix(IMAGES) not in kinds)
+    files = sorted(file.name for file in path.glob("*.npz") if not split_named(file.stem))
+    return (*no_split_notes(others, "array"), *no_split_notes(files))
+
+
 def _in_folder(folder: Path) -> dict[str, np.ndarray]:
     """Return the arrays of .npy files by the files' names, and those of train.npz and so on by split and name."""
     arrays = {file.stem: _mapped(file) for file in sorted(folder.glob("*.npy"))}
-    for split in SPLITS:
-        file = folder / f"{split}.npz"
-        if file.is_file():
-            arrays |= {f"{split}_{name}": array for name, array in _in_file(file).items()}
+    for file in sorted(folder.glob("*.npz")):
+        if split_named(file.stem) and file.is_file():
+            arrays |= {f"{file.stem}_{name}": array for name, array in _in_file(file).items()}
     return arrays
 
 

@@ -8,7 +8,8 @@ Shapes: C channels, H rows, W columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -32,8 +33,9 @@ from glow.datasets.buckets import BucketFile, BucketFolder, fetched, in_threads,
 from glow.datasets.decode import WHITE, Colour, EncodedImage, Header, decode, read_header
 from glow.datasets.lazy import LazyDataset
 from glow.datasets.parts import ALL, part_of, splits_of
+from glow.datasets.split_names import no_split_notes, one_name_per_split, split_folders
 from glow.datasets.tensors import check_channels, convert
-from glow.datasets.walk import identity, link_notes, walk
+from glow.datasets.walk import identity, link_notes, names_in, walk
 from glow.errors import SHAPE_ADVICE
 
 __all__ = [
@@ -51,9 +53,6 @@ Result = TypeVar("Result")
 _looks: ContextVar[dict[object, Any] | None] = ContextVar("looks", default=None)
 """The listings and surveys of the present block of `one_look`; None outside such a block."""
 
-PARTS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
-"""Names of subfolders that hold a split -> the split. If there are both names of a split, the last one counts."""
-
 
 @dataclass(frozen=True)
 class Listing:
@@ -64,10 +63,13 @@ class Listing:
             a folder with images is a part. If there is neither a train nor a test folder, all files are the part `ALL`.
         left_out: paths that are not in `parts`, because they are links to files or folders that are listed under
             another path.
+        in_no_split: paths, relative to the folder, of images that are not in `parts`, because they are next to the
+            folders of the splits.
     """
 
     parts: dict[str, list[tuple[Path, str]]] | dict[str, list[tuple[BucketFile, str]]]
     left_out: tuple[Path, ...] = ()
+    in_no_split: tuple[str, ...] = ()
 
     @property
     def files(self) -> list[Path | BucketFile]:
@@ -86,8 +88,8 @@ class Listing:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """One sentence about the paths in `left_out`; an empty tuple if there are none."""
-        return link_notes(self.left_out)
+        """One sentence about the paths in `left_out`, and one about those in `in_no_split`, if there are any."""
+        return (*link_notes(self.left_out), *no_split_notes(self.in_no_split))
 
 
 def open_folder(name: str, split: str, image_shape: Shape | None, background: Colour = WHITE) -> LazyDataset:
@@ -321,7 +323,7 @@ def _list_now(name: str) -> Listing:
 
     Raises:
         DatasetNotFound: if there are none.
-        DatasetCorrupt: if the system cannot list a folder.
+        DatasetCorrupt: if the system cannot list a folder, or a split has two folders.
         ValueError: for images next to class folders, which have no class, or a file in two splits. `folder_status`
             splits its message at the first "; " into what is wrong and what to do.
     """
@@ -335,15 +337,30 @@ def _list_now(name: str) -> Listing:
             remedy="give folder:PATH the path of a folder with images",
             code="dataset-not-found",
         )
-    folders = {part: path / sub for sub, part in PARTS.items() if (path / sub).is_dir()}
-    if not folders.keys() & {"train", "test"}:
-        folders = {ALL: path}
-    listed = {part: _files_by_class(folder, path.name) for part, folder in folders.items()}
-    parts = {part: files for part, (files, _) in listed.items() if files}
-    if not parts:
+    folders = split_folders([name for name in names_in(path) if (path / name).is_dir()])
+    listed = {path / sub: _files_by_class(path / sub, path.name) for sub in folders or [""]}
+    in_order = sorted(folders.items(), key=lambda named: SPLITS.index(named[1])) or [("", ALL)]
+    full = {sub: part for sub, part in in_order if listed[path / sub][0]}
+    if not full:
         raise _no_images(path)
+    if folders:
+        one_name_per_split(path, full)
+    parts = {part: listed[path / sub][0] for sub, part in full.items()}
     _check_disjoint(parts)
-    return Listing(parts, tuple(link for _, left_out in listed.values() for link in left_out))
+    links = tuple(link for sub, _ in in_order for link in listed[path / sub][1])
+    return Listing(parts, links, _in_no_split(path, folders, parts) if folders else ())
+
+
+def _in_no_split(path: Path, folders: Collection[str], parts: Mapping[str, list[tuple[Path, str]]]) -> tuple[str, ...]:
+    """Return the paths, relative to the folder, of the images next to the folders of the splits."""
+    suffixes = _suffixes()
+    others = [path / name for name in names_in(path) if name not in folders]
+    walked = [[other] if os.path.isfile(other) else [file for _, file in walk(other, True)[0]] for other in others]
+    images = sorted(file for files in walked for file in files if file.suffix.lower() in suffixes)
+    if not images:
+        return ()
+    listed = {identity(file) for files in parts.values() for file, _ in files}
+    return tuple(str(file.relative_to(path)) for file in images if identity(file) not in listed)
 
 
 def _list_in_bucket(folder: BucketFolder) -> Listing:
@@ -351,6 +368,7 @@ def _list_in_bucket(folder: BucketFolder) -> Listing:
 
     Raises:
         DatasetNotFound: if there are none.
+        DatasetCorrupt: if a split has two folders.
         ValueError: for images next to class folders.
     """
     suffixes = _suffixes()
@@ -362,14 +380,20 @@ def _list_in_bucket(folder: BucketFolder) -> Listing:
     if not images:
         raise _no_images(folder)
     first_parts = {file.relative.parts[0] for file in images if len(file.relative.parts) > 1}
-    split = bool({PARTS[part] for part in first_parts if part in PARTS} & {"train", "test"})
+    folders = split_folders(first_parts)
+    one_name_per_split(folder, folders)
     by_part: dict[str, list[BucketFile]] = {}
+    in_no_split = []
     for file in images:
-        part = PARTS.get(file.relative.parts[0]) if split else ALL
-        if part is not None:
+        part = folders.get(file.relative.parts[0]) if folders else ALL
+        if part is None:
+            in_no_split.append(str(file.relative))
+        else:
             by_part.setdefault(part, []).append(file)
     flat_name = folder.uri.partition("?")[0].rstrip("/").rpartition("/")[2]
-    return Listing({part: _bucket_classes(files, int(split), flat_name) for part, files in by_part.items()})
+    depth = 1 if folders else 0
+    parts = {part: _bucket_classes(files, depth, flat_name) for part, files in by_part.items()}
+    return Listing(parts, in_no_split=tuple(in_no_split))
 
 
 def _bucket_classes(files: list[BucketFile], depth: int, flat_name: str) -> list[tuple[BucketFile, str]]:

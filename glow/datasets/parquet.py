@@ -4,9 +4,10 @@ PATH is a file or a folder, local or in a bucket. One column holds the images: b
 struct with a field ``bytes``. A column ``label`` or ``labels``, or the only column of integers or strings, holds the
 classes.
 
-A file belongs to a split if its name, or the name of a folder in its path, starts with ``train``, ``val``, ``dev`` or
-``test``. Examples are ``data/train-00000-of-00002.parquet`` and ``test/0000.parquet``. If no file belongs to a split,
-`glow.datasets.tensors.deal` divides the images of each class among the splits, as for a folder of images.
+A file belongs to a split if its name, or the name of a folder in its path, starts with a name of
+`glow.datasets.split_names`. Examples are ``data/train-00000-of-00002.parquet`` and ``test/0000.parquet``. If no file
+belongs to a split, `glow.datasets.tensors.deal` divides the images of each class among the splits, as for a folder of
+images.
 
 The images are grey if all of them are grey, and otherwise all are read as RGB. Their size is that of the first image.
 
@@ -43,14 +44,12 @@ from glow.datasets.lazy import LazyDataset
 from glow.datasets.names import place_of
 from glow.datasets.parquet_table import Table
 from glow.datasets.parts import ALL, part_of, splits_of, status_of
+from glow.datasets.split_names import first_word, no_split_notes, one_name_per_split, split_named
 from glow.datasets.tensors import check_channels, convert
 from glow.datasets.walk import link_notes, walk
 from glow.errors import SHAPE_ADVICE
 
 __all__ = ["describe_parquet", "open_parquet", "parquet_channels", "parquet_status"]
-
-STARTS = {"train": "train", "val": "validation", "dev": "validation", "test": "test"}
-"""How a file or folder name starts -> the split that it belongs to."""
 
 LABELS = ("label", "labels")
 """Names of the column of classes, of which the first that exists is taken."""
@@ -266,11 +265,7 @@ def _parts(name: str) -> dict[str, Part]:
 
 
 def _parts_of(name: str, files: Files) -> dict[str, Part]:
-    by_part: dict[str, list[Table]] = {}
-    for relative, source in files.listed:
-        by_part.setdefault(_split_of(relative), []).append(Table.at(source))
-    if by_part.keys() != {ALL}:
-        by_part.pop(ALL, None)
+    by_part = {part: [Table.at(source) for source in sources] for part, sources in files.by_part.items()}
     images, labels = _columns(next(iter(by_part.values()))[0])
     ordered = (split for split in (*SPLITS, ALL) if split in by_part)
     parts = {split: Part(tuple(by_part[split]), images, labels) for split in ordered}
@@ -287,11 +282,11 @@ class Files:
     """The Parquet files of a data set.
 
     Attributes:
-        listed: the files, each with its path relative to the folder, in order.
-        notes: what a user should know about files that are not listed; one sentence each.
+        by_part: the files of each split, in the order of their paths, or all files under `ALL`.
+        notes: what a user should know about files that are in no part; one sentence each.
     """
 
-    listed: tuple[tuple[str, Path | BucketFile], ...]
+    by_part: dict[str, list[Path | BucketFile]]
     notes: tuple[str, ...] = ()
 
 
@@ -300,7 +295,7 @@ def _files(name: str) -> Files:
 
     Raises:
         DatasetNotFound: if there are none.
-        DatasetCorrupt: if the system cannot list a folder.
+        DatasetCorrupt: if the system cannot list a folder, or a split has two names in a folder.
     """
     left_out: list[Path] = []
     place = place_of(name)
@@ -316,7 +311,7 @@ def _files(name: str) -> Files:
     else:
         path = Path(place.path).expanduser().absolute()
         if path.is_file():
-            return Files(((path.name, path),))
+            return _by_split(name, [(path.name, path)])
         if not path.is_dir():
             raise DatasetNotFound(
                 f"{name} is neither a file nor a folder on this machine",
@@ -334,15 +329,39 @@ def _files(name: str) -> Files:
         raise DatasetNotFound(
             f"{name} has no .parquet files", remedy="put some there, or name another folder", code="dataset-not-found"
         )
-    return Files(tuple(visible), link_notes(sorted(left_out)))
+    files = _by_split(name, visible)
+    return Files(files.by_part, (*link_notes(sorted(left_out)), *files.notes))
 
 
-def _split_of(relative: str) -> str:
-    for part in reversed(relative.split("/")):
-        for start, split in STARTS.items():
-            if part.lower().startswith(start):
-                return split
-    return ALL
+def _by_split(name: str, listed: Sequence[tuple[str, Path | BucketFile]]) -> Files:
+    """Assign files, each with its path relative to the folder, to splits.
+
+    Raises:
+        DatasetCorrupt: if a split has two names in a folder.
+    """
+    by_part: dict[str, list[Path | BucketFile]] = {}
+    words: dict[str, set[str]] = {}
+    in_no_split = []
+    for relative, source in listed:
+        folder, word = _nearest_word(relative)
+        split = split_named(word) if word else None
+        if word is None or split is None:
+            in_no_split.append(relative)
+            continue
+        words.setdefault(folder, set()).add(word)
+        by_part.setdefault(split, []).append(source)
+    for folder, found in words.items():
+        one_name_per_split(f"{name}/{folder}".rstrip("/"), found)
+    if not by_part:
+        return Files({ALL: [source for _, source in listed]})
+    return Files(by_part, no_split_notes(in_no_split))
+
+
+def _nearest_word(relative: str) -> tuple[str, str | None]:
+    """Return the name of a split in a path, of those nearest to the file, and the folder that contains this name."""
+    folder, _, last = relative.rpartition("/")
+    word = first_word(last)
+    return (folder, word) if word or not folder else _nearest_word(folder)
 
 
 def _columns(table: Table) -> tuple[str, str | None]:

@@ -12,24 +12,28 @@ from pathlib import Path
 
 from glow.datasets.base import DatasetCorrupt
 
-__all__ = ["identity", "link_notes", "walk"]
+__all__ = ["identity", "link_notes", "names_in", "walk"]
 
 FILE_SYSTEMS_OWN = "lost+found"
 """The folder at the root of an ext file system. Only root can list it, and it holds no images of a user."""
 
 
-def walk(folder: Path) -> tuple[list[tuple[bool, Path]], list[Path]]:
+def walk(folder: Path, pass_over_unreadable: bool = False) -> tuple[list[tuple[bool, Path]], list[Path]]:
     """List the files that are not hidden, following links.
 
     Each folder of the disk is entered once, by its real path rather than by a link to it, so that links cannot lead in
     circles.
+
+    Args:
+        folder: where to begin.
+        pass_over_unreadable: pass over folders that the system cannot list.
 
     Returns:
         The files, each with whether a link leads to it, and the folders that are left out because they were entered
         under another path.
 
     Raises:
-        DatasetCorrupt: if the system cannot list a folder.
+        DatasetCorrupt: if the system cannot list a folder, unless such folders are passed over.
 
     Example:
         >>> import tempfile
@@ -40,13 +44,14 @@ def walk(folder: Path) -> tuple[list[tuple[bool, Path]], list[Path]]:
         >>> [(linked, file.name) for linked, file in files], [folder.name for folder in left_out]
         ([(False, 'a.png')], ['up'])
     """
+    onerror = None if pass_over_unreadable else _refuse
     entered: set[object] = set()
     files: list[tuple[bool, Path]] = []
     left_out: list[Path] = []
     waiting = deque([folder])
     while waiting:
         start = waiting.popleft()
-        for parent, folders, names in os.walk(start, onerror=_refuse):  # os.walk itself does not follow links
+        for parent, folders, names in os.walk(start, onerror=onerror):  # os.walk itself does not follow links
             key = identity(Path(parent))
             if key in entered:
                 left_out.append(Path(parent))
@@ -58,6 +63,26 @@ def walk(folder: Path) -> tuple[list[tuple[bool, Path]], list[Path]]:
             for path in (Path(parent, name) for name in names if not name.startswith(".")):
                 files.append((start != folder or os.path.islink(path), path))
     return files, left_out
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the sorted names in a folder that are not hidden.
+
+    Raises:
+        DatasetCorrupt: if the system cannot list the folder.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as path:
+        ...     Path(path, "a.png").touch()
+        ...     Path(path, ".b.png").touch()
+        ...     names_in(Path(path))
+        ['a.png']
+    """
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise _unreadable(error) from error
 
 
 def identity(path: Path) -> object:

@@ -16,7 +16,8 @@ from PIL import Image
 
 from glow.datasets import DatasetNotFound, LazyDataset, folder, load_dataset
 from jobs.errors import JobError, SpecError
-from jobs.packing.plan import Done, Shard, done_file, prepare
+from jobs.packing import run as packing
+from jobs.packing.plan import Done, Shard, done_file, listing_of, prepare, refusal
 from jobs.packing.run import pack_shards
 from jobs.specs.base import validated
 from jobs.specs.packing import PackSpec
@@ -24,6 +25,9 @@ from tests.glow.buckets import png, refusing_store
 
 
 def planned(source: str, dest: str | Path, **settings):
+    """Plan a packing as a new command does, whose processes have not opened the source yet."""
+    packing._source.cache_clear()
+    packing._looks.cache_clear()
     return prepare(validated(PackSpec, {"source": source, "dest": str(dest), **settings}))
 
 
@@ -171,7 +175,8 @@ def write(plan, shards, threads=2):
 
 def packed(plan, shard, threads=2):
     """Write a shard, and return the row that the task of Ray Data would."""
-    batch = {name: np.array([value]) for name, value in asdict(shard).items()}
+    task = asdict(shard) | {"listing": listing_of(plan.datasets[shard.split], shard)}
+    batch = {name: np.array([value]) for name, value in task.items()}
     return {name: column[0] for name, column in pack_shards(batch, plan.spec, plan.info.image_shape, threads).items()}
 
 
@@ -259,8 +264,9 @@ def test_only_damaged_images_are_skipped_and_the_others_are_read_together(photos
 
 @pytest.mark.parametrize("on_error", ["refuse", "skip"])
 def test_a_file_that_the_system_cannot_read_ends_the_packing(photos, tmp_path, on_error):
-    plan = planned(f"folder:{photos.parent}", tmp_path / "packed", on_error=on_error)
+    plan = planned(f"folder:{photos.parent}", tmp_path / "packed", on_error=on_error, shard_size=8)
     plan.begin()
+    write(plan, plan.shards[1:2])  # this process has now listed the files
     (photos / "01.png").unlink()
     (photos / "01.png").symlink_to("gone.png")
     row = packed(plan, plan.shards[0])
@@ -268,7 +274,7 @@ def test_a_file_that_the_system_cannot_read_ends_the_packing(photos, tmp_path, o
     assert "01.png" in row["problem"]
     assert "directory" in row["problem"]
     assert "--on-error" not in row["remedy"]
-    assert plan.done() == {}
+    assert plan.shards[0] not in plan.done()
 
 
 def test_memory_that_runs_out_is_no_damaged_image(photos, tmp_path, monkeypatch):
@@ -345,6 +351,70 @@ def half_packed(source, dest, **settings):
     return planned(source, dest, **settings)
 
 
+@pytest.fixture
+def flat(tmp_path):
+    """Make a folder of 100 images of 8x8 without splits; the grey of each is its number plus 100."""
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for number in range(100):
+        Image.new("L", (8, 8), number + 100).save(folder / f"{number:03}.png")
+    return folder
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "exchanged"])
+def test_a_process_that_finds_other_files_than_the_driver_packs_nothing(flat, tmp_path, change):
+    plan = planned(f"folder:{flat}", tmp_path / "packed", shard_size=10)
+    plan.begin()
+    if change == "added":
+        Image.new("L", (8, 8)).save(flat / "000-new.png")
+    elif change == "removed":
+        (flat / "000.png").unlink()
+    else:
+        for file in flat.iterdir():
+            os.utime(file)
+    for shard in plan.shards:
+        row = packed(plan, shard)
+        if row["code"]:
+            assert row["code"] == "source-changed"
+            assert f"images {shard.start} to {shard.stop - 1} of {shard.split}" in row["problem"]
+    greys = [grey for file in (tmp_path / "packed").glob("*-0*.npy") for grey in np.load(file)[:, 0, 0, 0].tolist()]
+    assert len(greys) == len(set(greys))  # no image is in two splits
+    assert len(greys) <= 20
+    with pytest.raises(JobError) as caught:
+        plan.complete()
+    assert caught.value.code == "shards-missing"
+
+
+def test_a_packing_of_shards_from_two_listings_is_not_completed(flat, tmp_path):
+    """Another command at the same time, such as on another machine with the same bucket, has listed the files later."""
+    plan = planned(f"folder:{flat}", tmp_path / "packed", shard_size=10)
+    plan.begin()
+    write(plan, plan.shards)
+    for file in flat.iterdir():
+        os.utime(file)
+    other = planned(f"folder:{flat}", tmp_path / "packed", shard_size=10)
+    write(other, other.shards[:1])
+    with pytest.raises(JobError) as caught:
+        plan.complete()
+    assert caught.value.code == "source-changed"
+    assert not (tmp_path / "packed" / "packed.json").exists()
+
+
+def test_a_source_that_can_no_longer_be_opened_ends_the_packing(photos, tmp_path, monkeypatch):
+    plan = planned(f"folder:{photos.parent}", tmp_path / "packed", shard_size=8)
+    (photos / "class").mkdir()
+    Image.new("L", (8, 8)).save(photos / "class" / "0.png")  # next to images without a class
+    monkeypatch.setattr(packing, "_written", lambda plan, missing: (packed(plan, shard) for shard in missing))
+    with pytest.raises(JobError, match="images next to these folders") as caught:
+        packing.run(plan, lambda event: None)
+    assert caught.value.code == "image-unreadable"
+
+
+def test_an_error_without_a_remedy_is_the_problem():
+    found = refusal(ValueError("nothing of it can be read"), skip=False)
+    assert (found.problem, found.remedy) == ("nothing of it can be read", "")
+
+
 def check_source_changed(plan, *facts):
     with pytest.raises(JobError) as caught:
         plan.begin()
@@ -419,8 +489,8 @@ def test_exchanged_files_in_a_bucket_are_refused(bucket, tmp_path):
 
 
 def test_the_files_of_a_folder_are_listed_and_their_headers_read_once(photos, tmp_path, monkeypatch):
-    walk, survey = Mock(wraps=folder._walk), Mock(wraps=folder._survey)
-    monkeypatch.setattr(folder, "_walk", walk)
+    walk, survey = Mock(wraps=folder.walk), Mock(wraps=folder._survey)
+    monkeypatch.setattr(folder, "walk", walk)
     monkeypatch.setattr(folder, "_survey", survey)
     for settings in ({"image_size": 8}, {}):
         planned(f"folder:{photos.parent}", tmp_path / "packed", **settings)
