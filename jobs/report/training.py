@@ -104,14 +104,15 @@ def data_section(study: Study, reader: Reader, anchor: str) -> Section | None:
 
 
 def _images(study: Study, runs: Sequence[Run]) -> Iterator[Block]:
-    sizes, digests = next(((found, recorded_images(run)) for run in runs if (found := recorded_sizes(run))), ({}, {}))
-    if sizes:
-        rows = [
-            [name, f"{shape[0]:,}", "x".join(map(str, shape[1:])), digests.get(name, "-")]
-            for name, shape in sizes.items()
-        ]
+    """Yield a table with one row per split; a split of which runs have different images has one row for each."""
+    rows = {
+        (name, f"{shape[0]:,}", "x".join(map(str, shape[1:])), recorded_images(run).get(name, "-")): None
+        for run in runs
+        for name, shape in recorded_sizes(run).items()
+    }
+    if rows:
         caption = f"Images of {study.dataset} as the model receives them."
-        yield Table(caption, ["split", "images", "channels x rows x columns", "fingerprint"], rows)
+        yield Table(caption, ["split", "images", "channels x rows x columns", "fingerprint"], list(rows))
 
 
 def _settings(trained: Sequence[Run], reader: Reader) -> Iterator[Block]:
@@ -121,7 +122,8 @@ def _settings(trained: Sequence[Run], reader: Reader) -> Iterator[Block]:
     themes: dict[str, list[str]] = {}
     for name in TrainSpec.model_fields:
         theme = theme_of(TrainSpec, name)
-        values = list(dict.fromkeys(_shown(spec[name]) for spec in specs if not _unset(spec, name)))
+        of_all = [spec.get(name, TrainSpec.model_fields[name].default) for spec in specs]  # older records lack some
+        values = [] if all(map(_unset, of_all)) else list(dict.fromkeys(map(_shown, of_all)))
         if values and theme != "Record" and name not in UNSAID:
             shown = f"{', '.join(values[:6])}{', ...' if len(values) > 6 else ''}"
             themes.setdefault(theme, []).append(f"{WORDS.get(name, name.replace('_', ' '))} {shown}")
@@ -135,13 +137,15 @@ def _settings(trained: Sequence[Run], reader: Reader) -> Iterator[Block]:
     )
 
 
-def _unset(spec: Mapping[str, Any], name: str) -> bool:
-    """Return whether a setting is None or off, and need not be shown. A seed of 0 is shown."""
-    return spec.get(name) is None or spec[name] is False
+def _unset(value: Any) -> bool:
+    """Return whether a setting is None or off, and need not be shown if it is so everywhere. A seed of 0 is shown."""
+    return value is None or value is False
 
 
 def _shown(value: Any) -> str:
-    return "yes" if value is True else plain(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else plain(value)
 
 
 def _versions(trained: Sequence[Run], reader: Reader) -> list[str]:

@@ -413,6 +413,8 @@ class TestTrainings:
 
         made = report_of(store)
 
+        assert any("class conditional yes, no" in " ".join(row) for row in rows_of(made))
+        assert any("flip no, yes" in " ".join(row) for row in rows_of(made))
         assert row_of(made, "1x1", "flip True", "class_conditional False")[1] == "1.700"
         assert row_of(made, "flip False - True")[1] == "+0.050"
 
@@ -447,6 +449,8 @@ class TestTrainings:
         made = report_of(store)
 
         texts = [block.text for block in blocks_of(made, Text)]
+        images = [row[2:] for row in rows_of(made) if row[0] == "digits test"]
+        assert images == [["1x16x16", "of 16"], ["1x8x8", "of 8"]]
         for size, trainings, best in ((16, 3, "1.200"), (8, 2, "0.700")):
             assert says(texts, f"{trainings} trainings .* permutation and depth form")
             assert says(made.report.summary, rf"{size}x{size} pixels: .*\b{size} K2 has.* {best} bits/dim")
