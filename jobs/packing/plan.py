@@ -36,7 +36,7 @@ from jobs.specs.base import colour
 from jobs.specs.packing import PackSpec
 from jobs.text import JsonObject
 
-__all__ = ["LEFT_OUT", "SKIPPED", "Done", "Plan", "Shard", "done_file", "prepare", "refusal", "source_of"]
+__all__ = ["LEFT_OUT", "SKIPPED", "Done", "Plan", "Shard", "done_file", "listing_of", "prepare", "refusal", "source_of"]
 
 SKIPPED = (ImageUnreadable, ImageRefused)
 """The errors of images that ``--on-error skip`` leaves out, which are the same on every machine and at every time."""
@@ -156,7 +156,7 @@ class Plan:
             begun = self.dest.read(BEGUN)
             if begun is not None:
                 self._check_same(begun)
-                self._check_unchanged()
+                self._check_unchanged(self.done())
             there = self.dest.sizes()
             if begun is None and there:
                 raise JobError(
@@ -184,8 +184,13 @@ class Plan:
 
         Returns:
             The index, which describes the splits and shards of the packed data set.
+
+        Raises:
+            JobError: if a shard is missing, or contains other images than those whose labels are written.
         """
         done = self.done()
+        self._check_complete(done)
+        self._check_unchanged(done)
         splits = {}
         for split, dataset in self.datasets.items():
             of = {shard: done[shard] for shard in self.shards if shard.split == split}
@@ -238,11 +243,22 @@ class Plan:
             code="packing-differs",
         )
 
-    def _check_unchanged(self) -> None:
+    def _check_complete(self, done: Mapping[Shard, Done]) -> None:
+        """Raise JobError if a shard is missing, for example because another command has removed it."""
+        missing = [shard for shard in self.shards if shard not in done]
+        if missing:
+            raise JobError(
+                f"{self.spec.dest} lacks {len(missing)} of its {len(self.shards)} shards, such as "
+                f"{done_file(missing[0])}, although all were written",
+                remedy="run the same command again: it writes only those",
+                code="shards-missing",
+            )
+
+    def _check_unchanged(self, done: Mapping[Shard, Done]) -> None:
         """Raise JobError if a file has another size or time than when its image was packed."""
-        for shard, done in self.done().items():
-            now = source_of(self.datasets[shard.split], shard, done.left_out)
-            if done.source is not None and done.source != now:
+        for shard, facts in done.items():
+            now = source_of(self.datasets[shard.split], shard, facts.left_out)
+            if facts.source is not None and facts.source != now:
                 raise JobError(
                     f"{self.spec.dest} contains an unfinished packing of {self.spec.source}, of which files have "
                     f"changed since they were packed (at least one of images {shard.start} to {shard.stop - 1} of "
@@ -291,6 +307,28 @@ def source_of(dataset: LazyDataset, shard: Shard, left_out: Sequence[tuple[int, 
     gone = [position - shard.start for position, _ in left_out]
     packed = np.delete(dataset.stamps[shard.start : shard.stop].numpy(), gone, axis=0)
     return hashlib.sha256(packed.tobytes()).hexdigest()[:16]
+
+
+def listing_of(dataset: LazyDataset, shard: Shard) -> str:
+    """Return 16 hex digits that identify which images a process has found for a shard, without reading the images.
+
+    The processes of a packing list the source at different times. If their digits differ, files were added, removed or
+    exchanged, and the position of an image is not the same in all processes.
+
+    Args:
+        dataset: the split of the source, as the process has opened it.
+        shard: the shard.
+
+    Example:
+        >>> import torch
+        >>> one, other = (LazyDataset.held(torch.zeros(n, 1, 8, 8), torch.zeros(n)) for n in (8, 9))
+        >>> shard = Shard("test", 0, 0, 4)
+        >>> listing_of(one, shard) == listing_of(one, shard), listing_of(one, shard) == listing_of(other, shard)
+        (True, False)
+    """
+    labels = dataset.labels[shard.start : shard.stop].tolist()
+    said = [len(dataset), dataset.class_names, labels, source_of(dataset, shard, [])]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -358,7 +396,9 @@ def refusal(error: DatasetCorrupt | ValueError, skip: bool) -> JobError:
         if code == "image-damaged":  # without the advice to remove it, which would change the shards
             remedy = "replace it with a good copy"
     else:
-        problem, _, remedy = str(error).rpartition(": ")  # as messages about an image file are written
+        problem, colon, remedy = str(error).rpartition(": ")  # as messages about an image file are written
+        if not colon:
+            problem, remedy = remedy, ""
         code = "image-unreadable"
     if isinstance(error, SKIPPED) and not skip:
         remedy += SKIP_ADVICE

@@ -28,7 +28,7 @@ from glow.datasets.packed_index import shard_file, shard_fingerprint
 from jobs.display.events import Noted, Packed, Packing, Show
 from jobs.errors import JobError
 from jobs.packing.destination import destination_of
-from jobs.packing.plan import SKIPPED, Done, Plan, Shard, done_file, npy, refusal, source_of
+from jobs.packing.plan import SKIPPED, Done, Plan, Shard, done_file, listing_of, npy, refusal, source_of
 from jobs.packing.readers import readers_for
 from jobs.ray_runtime.machines import machines_up
 from jobs.specs.base import colour
@@ -60,7 +60,7 @@ def run(plan: Plan, show: Show) -> None:
     started = time.monotonic()
     show(Packing(images=packed, of=plan.images, images_per_second=0.0))
     for row in _written(plan, [shard for shard in plan.shards if shard not in done]):
-        if row["problem"]:
+        if row["code"]:
             raise JobError(row["problem"], remedy=row["remedy"], code=row["code"])
         packed += row["images"]
         pace = (packed - before) / (time.monotonic() - started)
@@ -85,7 +85,8 @@ def _written(plan: Plan, missing: Sequence[Shard]) -> Iterator[dict[str, Any]]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     DataContext.get_current().enable_progress_bars = False
     readers = readers_for(machines_up(), plan.spec.workers, len(missing))
-    rows = ray.data.from_items([asdict(shard) for shard in missing], override_num_blocks=len(missing))
+    tasks = [asdict(shard) | {"listing": listing_of(plan.datasets[shard.split], shard)} for shard in missing]
+    rows = ray.data.from_items(tasks, override_num_blocks=len(missing))
     packed = rows.map_batches(
         partial(pack_shards, spec=plan.spec, image_shape=plan.info.image_shape, threads=readers.threads),
         compute=TaskPoolStrategy(size=readers.processes),
@@ -108,7 +109,8 @@ def pack_shards(batch: Any, spec: PackSpec, image_shape: Shape, threads: int = 1
     """Write one shard; this is a task of Ray Data.
 
     Args:
-        batch: a batch with one row, whose columns are the fields of a `Shard`.
+        batch: a batch with one row, whose columns are the fields of a `Shard`, and `listing`: what the driver found for
+            this shard (`listing_of`).
         spec: the settings.
         image_shape: (C, H, W) of the images to write.
         threads: number of threads that decode images.
@@ -116,7 +118,7 @@ def pack_shards(batch: Any, spec: PackSpec, image_shape: Shape, threads: int = 1
     Returns:
         A batch with one row. The column `images` is the number of images of the source in this shard, including those
         that were left out. `problem`, `remedy` and `code` are those of the `JobError` about an image that cannot be
-        read, or "" if there is none.
+        read, or about a source that is not as the driver found it; they are "" if there is none.
     """
     set_up_process()
     torch.set_num_threads(1)  # because each of the task's threads has one core
@@ -124,11 +126,24 @@ def pack_shards(batch: Any, spec: PackSpec, image_shape: Shape, threads: int = 1
     shard = Shard(str(values["split"]), *(int(values[name]) for name in ("number", "start", "stop")))
     refused: JobError | None = None
     try:
-        _pack(shard, _source(spec, shard.split, image_shape), spec, threads)
+        dataset = _source(spec, shard.split, image_shape)
+        if listing_of(dataset, shard) != values["listing"]:
+            refused = _changed(spec, shard)
+        else:
+            _pack(shard, dataset, spec, threads)
     except (DatasetCorrupt, ValueError) as error:
         refused = refusal(error, skip=spec.on_error == "skip")
     said = {name: getattr(refused, name) if refused else "" for name in ("problem", "remedy", "code")}
     return {"images": [shard.stop - shard.start], **{name: [text] for name, text in said.items()}}
+
+
+def _changed(spec: PackSpec, shard: Shard) -> JobError:
+    return JobError(
+        f"{spec.source} has changed since this command listed its files, or differs between machines (at least one of "
+        f"images {shard.start} to {shard.stop - 1} of {shard.split}, or the number of images)",
+        remedy="run the same command again when nothing writes to it any more",
+        code="source-changed",
+    )
 
 
 @lru_cache(maxsize=3)
