@@ -84,6 +84,8 @@ class GlowConfig:
             noise from a second flow, which sees the image and is trained with the model (`glow.layers.NoiseFlow`).
         input: the numbers that the first level sees: pixels in [-0.5, 0.5] (``"linear"``), or their logits
             (`glow.layers.Logit`).
+        checkerboard: number of couplings at full resolution before the first level, whose networks have half of `width`
+            (`glow.layers.CheckerboardCoupling`).
 
     Raises:
         ValueError: for an impossible value; the message contains it and what is allowed.
@@ -108,6 +110,7 @@ class GlowConfig:
     bits: int = 8
     dequantization: Dequantization = "uniform"
     input: Input = "linear"
+    checkerboard: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_shape", tuple(int(side) for side in self.image_shape))
@@ -116,6 +119,8 @@ class GlowConfig:
         for name in ("levels", "depth", "width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.checkerboard < 0:
+            raise ValueError(f"checkerboard must be at least 0, not {self.checkerboard}")
         for name, choices in (
             ("permutation", Permutation),
             ("coupling", Coupling),

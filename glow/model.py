@@ -21,8 +21,11 @@ from glow.dequantization import dequantize, quantize
 from glow.layers import (
     ActNorm,
     AffineLayer,
+    Checkerboard,
+    CheckerboardCoupling,
     CouplingLayer,
     CouplingNetwork,
+    FixedPermutation,
     Layer,
     Logit,
     NoiseFlow,
@@ -55,11 +58,11 @@ class Step(nn.Module):
     `Level` computes ActNorm and permutation of all its steps together, so this class has no forward.
     """
 
-    def __init__(self, channels: int, config: GlowConfig, generator: torch.Generator) -> None:
+    def __init__(self, channels: int, permutation: AffineLayer, coupling: CouplingLayer) -> None:
         super().__init__()
         self.actnorm = ActNorm(channels)
-        self.permutation = make_permutation(config.permutation, channels, generator)
-        self.coupling = CouplingLayer(channels, config.width, config.coupling, config.scale)
+        self.permutation = permutation
+        self.coupling = coupling
 
     def initialize(self, x_BCHW: Tensor) -> Tensor:
         """Initialize each layer from a batch, and return the step's output for this batch."""
@@ -74,6 +77,11 @@ class Level(Layer):
 
     (B, C, H, W) -> (B, 4C, H/2, W/2).
 
+    Args:
+        squeeze: the first layer, which gives the steps their channels.
+        steps: the K steps, in forward order.
+        split: the split at the end of the level; None at the top level.
+
     Attributes:
         split: the split at the end of the level, which `Glow` applies; None at the top level.
         reversible: whether the steps compute their activations again for the gradient, in place of storing them.
@@ -82,13 +90,26 @@ class Level(Layer):
     steps: Sequence[Step]
     """The K steps, in forward order."""
 
-    def __init__(self, channels: int, config: GlowConfig, is_top: bool, generator: torch.Generator) -> None:
+    def __init__(self, squeeze: Layer, steps: Sequence[Step], split: Split | None) -> None:
         super().__init__()
-        self.squeeze = Squeeze()
-        steps = [Step(4 * channels, config, generator) for _ in range(config.depth)]
+        self.squeeze = squeeze
         self.register_module("steps", nn.ModuleList(steps))
-        self.split = None if is_top else Split(4 * channels)
+        self.split = split
         self.reversible = False
+
+    @classmethod
+    def make(cls, channels: int, config: GlowConfig, is_top: bool, generator: torch.Generator) -> Level:
+        """Make a level of a Glow for C `channels`; `generator` draws the permutations."""
+        squeezed = 4 * channels
+        steps = [
+            Step(
+                squeezed,
+                make_permutation(config.permutation, squeezed, generator),
+                CouplingLayer(squeezed, config.width, config.coupling, config.scale),
+            )
+            for _ in range(config.depth)
+        ]
+        return cls(Squeeze(), steps, None if is_top else Split(squeezed))
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return the output (B, 4C, H/2, W/2), before the split, and the log-det (B,) in nats."""
@@ -129,6 +150,47 @@ class Level(Layer):
         return [part.to(dtype) for part in unmixing(self._stages())]
 
 
+class FullResolution(Level):
+    """The checkerboard couplings before the first level, as the steps of a level: (B, C, H, W) -> (B, C, H, W).
+
+    Each step normalizes, exchanges the two colours, and transforms one of them, given the other. The networks have half
+    of the model's width, because they see four times as many positions as those of the first level.
+
+    Args:
+        config: the architecture; its number of checkerboard couplings must be at least 1.
+    """
+
+    def __init__(self, config: GlowConfig) -> None:
+        channels, width = config.image_shape[0], max(1, config.width // 2)
+        exchange = torch.arange(2 * channels).roll(channels)
+        super().__init__(
+            Checkerboard(first=0),
+            [
+                Step(
+                    2 * channels,
+                    FixedPermutation(exchange.clone()),
+                    CheckerboardCoupling(channels, width, config.coupling, config.scale, seen=index % 2),
+                )
+                for index in range(config.checkerboard)
+            ],
+            split=None,
+        )
+        self.join = Checkerboard(first=config.checkerboard % 2)
+
+    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the output (B, C, H, W), and the log-det (B,) in nats."""
+        z_BCHW, log_det_B = super().forward(x_BCHW)
+        return self.join.inverse(z_BCHW), log_det_B
+
+    def inverse(self, z_BCHW: Tensor) -> Tensor:
+        """Return the input (B, C, H, W) whose output is `z_BCHW`."""
+        return super().inverse(self.join(z_BCHW)[0])
+
+    def initialize(self, x_BCHW: Tensor) -> Tensor:
+        """Initialize each step from a batch, and return the output for this batch."""
+        return self.join.inverse(super().initialize(x_BCHW))
+
+
 @dataclass(frozen=True)
 class LogProbTerms:
     r"""The log-dets, log-priors and standardized latents of B images under a Glow of L levels.
@@ -136,7 +198,8 @@ class LogProbTerms:
     Log-dets and log-priors are in nats. `Glow.log_prob_terms` says how `Glow.log_prob` follows from them.
 
     Attributes:
-        input_log_det_B: (B,), log-det of the dequantization plus log-det of the input layer (`Glow.input`).
+        input_log_det_B: (B,), log-det of the dequantization, plus those of the input layer (`Glow.input`) and of the
+            checkerboard couplings (`Glow.checkerboard`).
         log_det_BL: (B, L), log-det of each level's steps, the finest level first.
         log_prior_BL: (B, L), log p(z) of each level's latent, the finest level first.
         standardized: per level :math:`\epsilon = (z - \mu) / \sigma`, (B, C, H, W), with the mean :math:`\mu` and
@@ -176,6 +239,7 @@ class Glow(nn.Module):
     Attributes:
         config: the architecture.
         input: the layer between pixels and the first level: `glow.layers.Logit` or `glow.layers.Unchanged`.
+        checkerboard: the couplings at full resolution, between `input` and the first level.
         top: the prior of the last latent.
         noise: the flow of the dequantization noise for variational dequantization, else None.
 
@@ -205,12 +269,14 @@ class Glow(nn.Module):
             torch.manual_seed(config.seed)
             generator = torch.Generator().manual_seed(config.seed)
             channels = [config.image_shape[0] * 2**level for level in range(config.levels)]
-            levels = [Level(c, config, level == config.levels - 1, generator) for level, c in enumerate(channels)]
+            levels = [Level.make(c, config, level == config.levels - 1, generator) for level, c in enumerate(channels)]
             self.register_module("levels", nn.ModuleList(levels))
             self.input = Logit(LOGIT_ALPHA) if config.input == "logit" else Unchanged()
             self.top = TopPrior(4 * channels[-1], config.num_classes)
             variational = config.dequantization == "variational"
             self.noise = NoiseFlow(channels[0], config.width) if variational else None
+            # Last, so that the other weights do not depend on it.
+            self.checkerboard = FullResolution(config) if config.checkerboard else Unchanged()
         self.register_buffer("initialized", torch.tensor(False))
         # In this memory format convolutions over few channels and many pixels run faster, on CPUs and GPUs.
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
@@ -252,8 +318,9 @@ class Glow(nn.Module):
         Returns:
             This model.
         """
-        for level in self.levels:
-            level.reversible = memory == "reversible"
+        for module in self.modules():
+            if isinstance(module, Level):
+                module.reversible = memory == "reversible"
         return self
 
     def forward(self, x_BCHW: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -287,7 +354,7 @@ class Glow(nn.Module):
                 assert level.split is not None
                 x_BCHW = level.split.inverse(x_BCHW, z_BCHW)
             x_BCHW = level.inverse(x_BCHW)
-        return self.input.inverse(x_BCHW)
+        return self.input.inverse(self.checkerboard.inverse(x_BCHW))
 
     @torch.no_grad()
     def initialize(self, images_BCHW: Tensor, noise_BCHW: Tensor | None = None) -> None:
@@ -310,7 +377,7 @@ class Glow(nn.Module):
         if len(images_BCHW) == 0:
             raise ValueError("an empty batch has no statistics to initialize a Glow from: pass at least one image")
         x_BCHW, _ = self.dequantize(images_BCHW, noise_BCHW)
-        x_BCHW = self.input.initialize(x_BCHW)
+        x_BCHW = self.checkerboard.initialize(self.input.initialize(x_BCHW))
         for level in self.levels:
             x_BCHW = level.initialize(x_BCHW)
             if level.split is not None:
@@ -465,7 +532,7 @@ class Glow(nn.Module):
             if level.split is not None:
                 x_BCHW = level.split.inverse(x_BCHW, draw(*level.split.prior(x_BCHW), shapes[index]))
             x_BCHW = level.inverse(x_BCHW)
-        return self.input.inverse(x_BCHW)
+        return self.input.inverse(self.checkerboard.inverse(x_BCHW))
 
     def _encode(self, x_BCHW: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Return the latents, the halves passed on by the splits, and the log-dets (B,) of input and levels."""
@@ -474,8 +541,9 @@ class Glow(nn.Module):
             latents, kept, log_dets_B = ([part[:0] for part in parts] for parts in whole)
             return latents, kept, log_dets_B
         latents, kept = [], []
-        x_BCHW, log_det_B = self.input(x_BCHW)
-        log_dets_B = [log_det_B]
+        x_BCHW, input_log_det_B = self.input(x_BCHW)
+        x_BCHW, log_det_B = self.checkerboard(x_BCHW)
+        log_dets_B = [input_log_det_B + log_det_B]
         for level in self.levels:
             x_BCHW, log_det_B = level(x_BCHW)
             log_dets_B.append(log_det_B)

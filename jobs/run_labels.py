@@ -41,8 +41,8 @@ REST = "The rest is among the artifacts."
 def configuration(spec: TrainSpec, told: Collection[str] = ()) -> str:
     """Return the label of a model, such as "mnist 1x1 K32 L3 w512 s0".
 
-    Between width and seed, it contains those of coupling, scale, dequantization, input and bits that differ from their
-    defaults.
+    Between width and seed, it contains those of coupling, scale, dequantization, input, checkerboard and bits that
+    differ from their defaults.
 
     Args:
         spec: settings of the training.
@@ -53,6 +53,8 @@ def configuration(spec: TrainSpec, told: Collection[str] = ()) -> str:
     for name in ("coupling", "scale", "dequantization", "input"):
         if name in told or getattr(spec, name) != TrainSpec.model_fields[name].default:
             parts.append(getattr(spec, name))
+    if "checkerboard" in told or spec.checkerboard:
+        parts.append(f"cb{spec.checkerboard}")
     if spec.bits != 8:
         parts.append(f"{spec.bits}-bit")
     if "learning_rate" in told:
@@ -193,7 +195,8 @@ def _images(spec: TrainSpec) -> str:
 def _unusual(spec: TrainSpec) -> str:
     """Return how the model treats its input, where that differs from the paper's Glow."""
     noise = f", {spec.dequantization} dequantisation" if spec.dequantization != "uniform" else ""
-    return noise + (f", {spec.input} input" if spec.input != "linear" else "")
+    board = f", {spec.checkerboard} checkerboard couplings" if spec.checkerboard else ""
+    return noise + (f", {spec.input} input" if spec.input != "linear" else "") + board
 
 
 def _again(job: str, run_id: str) -> str:

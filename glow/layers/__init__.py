@@ -2,8 +2,8 @@
 
 `Layer` is the interface of an invertible layer. A flow step is an `ActNorm`, a channel permutation (`make_permutation`)
 and a `CouplingLayer`. `mixing` computes the ActNorms and permutations of all steps of a level together. A level begins
-with a `Squeeze`, and ends with a `Split` unless it is the last level. `Logit` and `NoiseFlow` are optional and come
-before the first level; `TopPrior` comes after the last one.
+with a `Squeeze`, and ends with a `Split` unless it is the last level. `Logit`, `NoiseFlow` and `CheckerboardCoupling`
+are optional and come before the first level; `TopPrior` comes after the last one.
 
 docs/training.md, "Conventions", has every formula in one place.
 """
@@ -11,6 +11,7 @@ docs/training.md, "Conventions", has every formula in one place.
 from glow.layers.actnorm import ActNorm
 from glow.layers.affine import Affine, AffineLayer, mix
 from glow.layers.base import Layer, as_planes, join
+from glow.layers.checkerboard import Checkerboard, CheckerboardCoupling
 from glow.layers.coupling import CouplingLayer, CouplingNetwork, ZeroConv2d
 from glow.layers.logit import Logit, Unchanged
 from glow.layers.mixing import mixing, unmixing
@@ -24,6 +25,8 @@ __all__ = [
     "ActNorm",
     "Affine",
     "AffineLayer",
+    "Checkerboard",
+    "CheckerboardCoupling",
     "CouplingLayer",
     "CouplingNetwork",
     "FixedPermutation",

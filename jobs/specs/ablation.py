@@ -35,6 +35,7 @@ AXES = {
     "scales": "scale",
     "dequantizations": "dequantization",
     "inputs": "input",
+    "checkerboards": "checkerboard",
     "learning_rates": "learning_rate",
 }
 """Fields of `AblateSpec` -> the field of `TrainSpec` that each varies."""
@@ -51,7 +52,7 @@ CHOICES = {
 }
 """Axes whose values are names, with the names; the value "all" stands for all of them."""
 
-MARKS = {"depth": "K", "width": "w", "learning_rate": "lr", "seed": "s"}
+MARKS = {"depth": "K", "width": "w", "checkerboard": "cb", "learning_rate": "lr", "seed": "s"}
 """Prefixes of numbers in the labels of trials."""
 
 
@@ -116,6 +117,12 @@ class AblateSpec(BaseModel):
         "(their logits).",
         "all",
     )
+    checkerboards: tuple[int, ...] | None = setting(
+        None,
+        "Ablation",
+        "Numbers of coupling layers at full resolution to compare, with commas between; 0 is none.",
+        "0,2",
+    )
     learning_rates: tuple[float, ...] | None = setting(
         None,
         "Ablation",
@@ -172,7 +179,7 @@ class AblateSpec(BaseModel):
             return get_args(CHOICES[info.field_name])
         return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
 
-    @field_validator("depths", "widths", mode="before")
+    @field_validator("depths", "widths", "checkerboards", mode="before")
     @classmethod
     def _whole_numbers(cls, value: Any) -> Any:
         return numbers(value, int, "whole numbers such as 8,16,32")

@@ -138,6 +138,13 @@ class TrainSpec(BaseModel):
         "its value, scaled to (0, 1).",
         "logit",
     )
+    checkerboard: int = setting(
+        0,
+        "Model",
+        "Number of coupling layers at full resolution before the first level, which transform one colour of a "
+        "checkerboard of pixels, given the other.",
+        2,
+    )
     class_conditional: bool = setting(
         False, "Model", "Give each class a separate mean and scale of the topmost latents.", True
     )
@@ -393,6 +400,7 @@ class TrainSpec(BaseModel):
             scale=self.scale,
             dequantization=self.dequantization,
             input=self.input,
+            checkerboard=self.checkerboard,
             num_classes=num_classes if self.class_conditional else None,
             seed=self.seed,
             bits=self.bits,

@@ -131,6 +131,9 @@ class Reference:
         return out * torch.exp(3 * self.t[name + "logs"])[None, :, None, None]
 
     def network(self, b, name):
+        return self.board_network(b, name) if name.startswith("checkerboard.") else self.network_of_image(b, name)
+
+    def network_of_image(self, b, name):
         h = F.relu(F.conv2d(b, self.t[name + "conv1.weight"], self.t[name + "conv1.bias"], padding=1))
         h = F.relu(F.conv2d(h, self.t[name + "conv2.weight"], self.t[name + "conv2.bias"]))
         return self.scaled_conv(h, name + "conv3.")
@@ -185,12 +188,53 @@ class Reference:
         out = self.network(b, name)
         return out.reshape(len(out), 23, out.shape[1] // 23, *out.shape[2:])
 
-    def step(self, x, name):
+    # ---- checkerboard ----
+    def colours(self, x):
+        """(N, C, H, W) -> (N, C, H, W / 2) of colour 0 and of colour 1."""
+        row, column = torch.meshgrid(torch.arange(x.shape[2]), torch.arange(x.shape[3]), indexing="ij")
+        odd = ((row + column) % 2).bool()
+        half = (*x.shape[:3], x.shape[3] // 2)
+        return x[..., ~odd].reshape(half), x[..., odd].reshape(half)
+
+    def board(self, even, odd):
+        """The opposite of colours."""
+        x = torch.zeros(*even.shape[:3], 2 * even.shape[3], dtype=even.dtype)
+        for row in range(x.shape[2]):
+            x[:, :, row, row % 2 :: 2] = even[:, :, row]
+            x[:, :, row, 1 - row % 2 :: 2] = odd[:, :, row]
+        return x
+
+    def board_network(self, b, name):
+        seen = int(name.split(".")[2]) % 2
+        known = torch.cat([b, torch.ones_like(b[:, :1])], 1)
+        pair = [torch.zeros_like(known), known] if seen else [known, torch.zeros_like(known)]
+        out = self.colours(self.network_of_image(self.board(*pair), name))
+        return out[1 - seen]
+
+    def checkerboard(self, z, inverse=False):
+        n = self.config.get("checkerboard", 0)
+        log_det = torch.zeros(len(z), dtype=torch.float64)
+        if not n:
+            return z, log_det
+        x = torch.cat(self.colours(z)[:: -1 if inverse and n % 2 else 1], 1)
+        for i in reversed(range(n)) if inverse else range(n):
+            name = f"checkerboard.steps.{i}."
+            if inverse:
+                x = self.step_inverse(x, name, "order")
+            else:
+                x, d = self.step(x, name, "order")
+                log_det = log_det + d
+        first, second = x.chunk(2, 1)
+        if n % 2 and not inverse:
+            first, second = second, first
+        return self.board(first, second), log_det
+
+    def step(self, x, name, permutation=None):
         hw = x.shape[2] * x.shape[3]
         bias, ls = self.t[name + "actnorm.bias"], self.t[name + "actnorm.log_scale"]
         x = (x + bias[None, :, None, None]) * torch.exp(ls)[None, :, None, None]
         log_det = hw * ls.sum()
-        if self.config["permutation"] == "1x1":
+        if (permutation or self.config["permutation"]) == "1x1":
             x = torch.einsum("ij,njhw->nihw", self.matrix(name + "permutation."), x)
             log_det = log_det + hw * self.t[name + "permutation.log_s"].sum()
         else:
@@ -203,7 +247,7 @@ class Reference:
             a = (a + t) * torch.exp(logs)
         return torch.cat([a, b], 1), log_det + total(logs)
 
-    def step_inverse(self, z, name):
+    def step_inverse(self, z, name, permutation=None):
         a, b = z.chunk(2, 1)
         if self.config["coupling"] == "spline":
             a = spline_inverse(a, self.spline_parameters(b, name + "coupling.network."))
@@ -211,7 +255,7 @@ class Reference:
             t, r = self.affine(b, name + "coupling.network.")
             a = a * torch.exp(-r) - t
         z = torch.cat([a, b], 1)
-        if self.config["permutation"] == "1x1":
+        if (permutation or self.config["permutation"]) == "1x1":
             z = torch.einsum("ij,njhw->nihw", torch.linalg.inv(self.matrix(name + "permutation.")), z)
         else:
             x = torch.empty_like(z)
@@ -237,6 +281,8 @@ class Reference:
     def forward(self, x):
         """x -> latents, log det of the input and all levels, and log N of the latents but the top one."""
         z, log_det = self.enter(x)
+        z, d = self.checkerboard(z)
+        log_det = log_det + d
         latents, log_n = [], torch.zeros(len(x), dtype=torch.float64)
         for level in range(self.L):
             z = F.pixel_unshuffle(z, 2)
@@ -274,7 +320,7 @@ class Reference:
             for k in reversed(range(self.K)):
                 z = self.step_inverse(z, f"levels.{level}.steps.{k}.")
             z = F.pixel_shuffle(z, 2)
-        return self.leave(z)
+        return self.leave(self.checkerboard(z, inverse=True)[0])
 
     def inverse(self, latents):
         latents = [torch.as_tensor(z).double() for z in latents]

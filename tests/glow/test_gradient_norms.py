@@ -16,6 +16,7 @@ VARIANTS = [
     {"permutation": "shuffle", "coupling": "additive"},
     {"input": "logit", "dequantization": "variational", "num_classes": 3},
     {"coupling": "spline", "scale": "floored"},
+    {"checkerboard": 2},
 ]
 
 

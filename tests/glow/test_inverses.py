@@ -1,6 +1,7 @@
 """Inverses in float32, the type in which models are trained and sampled, on real images."""
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -8,11 +9,12 @@ import torch
 from glow import load_dataset, uniform_noise
 from tests.glow.flows import rounding_error, small_glow
 
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "logit": {"input": "logit"},
     "spline": {"coupling": "spline"},
     "floored": {"scale": "floored"},
     "variational": {"dequantization": "variational"},
+    "checkerboard": {"checkerboard": 2},
     "laptop": {"input": "logit", "dequantization": "variational"},
 }
 

@@ -7,6 +7,8 @@ import torch
 
 from glow.layers import (
     ActNorm,
+    Checkerboard,
+    CheckerboardCoupling,
     CouplingLayer,
     FixedPermutation,
     InvertibleConv1x1,
@@ -39,6 +41,9 @@ LAYERS: dict[str, Callable[[], Layer]] = {
     "affine-floored": lambda: CouplingLayer(4, 8, "affine", "floored"),
     "additive": lambda: CouplingLayer(4, 8, "additive", "sigmoid"),
     "spline": lambda: CouplingLayer(4, 8, "spline", "sigmoid"),
+    "checkerboard": lambda: Checkerboard(first=1),
+    "checkerboard-affine": lambda: CheckerboardCoupling(2, 8, "affine", "bounded", seen=0),
+    "checkerboard-spline": lambda: CheckerboardCoupling(2, 8, "spline", "sigmoid", seen=1),
     "logit": lambda: Logit(0.05),
     "unchanged": Unchanged,
 }

@@ -20,11 +20,12 @@ VARIANTS = [
 ] + [
     {"scale": "floored", "input": "logit"},
     {"coupling": "spline", "dequantization": "variational"},
+    {"checkerboard": 3, "scale": "bounded"},
 ]
 
 
 def variant_id(variant):
-    return "-".join(variant.values())
+    return "-".join(map(str, variant.values()))
 
 
 @pytest.fixture(params=VARIANTS, ids=variant_id)
@@ -141,7 +142,7 @@ def test_log_prob_terms_add_up_to_log_prob(glow):
 def test_standardized_latents_are_those_of_each_levels_prior(glow):
     images, noise = random_images(3, (3, 4, 4)), torch.rand(3, 3, 4, 4)
     terms = glow.log_prob_terms(images, noise_BCHW=noise)
-    x = glow.input(glow.dequantize(images, noise)[0])[0]
+    x = glow.checkerboard(glow.input(glow.dequantize(images, noise)[0])[0])[0]
     y, log_det = glow.levels[0](x)
     x_a, z = glow.levels[0].split(y)
     mean, log_sd = glow.levels[0].split.prior(x_a)
@@ -205,7 +206,8 @@ def test_initialize_reaches_every_layer(monkeypatch):
     monkeypatch.setattr(Layer, "initialize", recorded)
     glow = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=2, width=4, permutation="shuffle"))
     glow.initialize(torch.zeros(3, 1, 4, 4, dtype=torch.uint8))
-    assert reached == ["Unchanged", "Squeeze", *["FixedPermutation", "CouplingLayer"] * 2]  # ActNorm has its own
+    steps = ["FixedPermutation", "CouplingLayer"] * 2  # ActNorm has its own
+    assert reached == ["Unchanged", "Unchanged", "Squeeze", *steps]
 
 
 def test_initialize_normalises_every_actnorm_once():

@@ -17,6 +17,7 @@ VARIANTS = {
     "spline": {"coupling": "spline"},
     "variational": {"dequantization": "variational"},
     "logit": {"input": "logit"},
+    "checkerboard": {"checkerboard": 3},
     "conditional": {"num_classes": 3},
     "colour": {"image_shape": (3, 8, 8)},
 }
