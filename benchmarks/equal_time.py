@@ -30,8 +30,11 @@ from jobs.specs.presets import make_train_spec
 
 __all__ = ["CHOICES", "main"]
 
+BASE = "laptop preset"
+"""The choice that the others are compared with."""
+
 CHOICES: dict[str, dict[str, Any]] = {
-    "laptop preset": {},
+    BASE: {},
     "linear input": {"input": "linear"},
     "uniform noise": {"dequantization": "uniform"},
     "variational noise": {"dequantization": "variational"},
@@ -39,6 +42,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "splines, a quarter of the learning rate": {"coupling": "spline", "learning_rate": 1e-3},
     "floored scale": {"scale": "floored"},
     "bounded scale": {"scale": "bounded"},
+    "two checkerboard couplings": {"checkerboard": 2},
     "shuffle": {"permutation": "shuffle"},
     "reverse": {"permutation": "reverse"},
 }
@@ -63,17 +67,28 @@ def trial(changes: Mapping[str, Any], seed: int, seconds: float) -> tuple[float,
     return curve.best, curve.images
 
 
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in CHOICES:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(CHOICES)}")
+    return names
+
+
 def main() -> None:
     """Train every choice with every seed, and print a line of JSON per choice; the progress is on standard error."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.equal_time", description=__doc__)
     parser.add_argument("--seconds", type=float, default=150, help="CPU time of a trial in seconds (default 150)")
     parser.add_argument("--seeds", type=int, default=4, help="number of seeds (default 4)")
+    parser.add_argument(
+        "--only", type=_names, default=list(CHOICES), help="some choices, with commas between (default all)"
+    )
     asked = parser.parse_args()
     preset = make_train_spec("laptop", {})
-    choices = {
-        name: changes
-        for name, changes in CHOICES.items()
-        if not changes or any(getattr(preset, field) != value for field, value in changes.items())
+    choices = {BASE: CHOICES[BASE]} | {
+        name: CHOICES[name]
+        for name in asked.only
+        if any(getattr(preset, field) != value for field, value in CHOICES[name].items())
     }
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         running = {
@@ -85,7 +100,7 @@ def main() -> None:
         for (name, seed), future in running.items():
             found[name, seed] = future.result()
             print(f"{name}, seed {seed}: {found[name, seed][0]:.4f} bits/dim", file=sys.stderr, flush=True)
-    base = np.array([found["laptop preset", seed][0] for seed in range(asked.seeds)])
+    base = np.array([found[BASE, seed][0] for seed in range(asked.seeds)])
     for name in choices:
         bits = np.array([found[name, seed][0] for seed in range(asked.seeds)])
         difference = mean_interval(bits - base)
