@@ -104,6 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="take fewer steps and repetitions")
     parser.add_argument("--pack", action="store_true", help="measure packing instead, compared with a loop of Pillow")
+    parser.add_argument("--images", type=int, default=4_000, help="number of images of --pack (default 4000)")
     parser.add_argument("--train-on", help="only train on this data set and print the memory of this process")
     parser.add_argument("--steps", type=int, default=40, help="steps of --train-on (default 40)")
     arguments = parser.parse_args()
@@ -111,7 +112,8 @@ def main() -> None:
         train_on(arguments.train_on, arguments.steps)
         return
     if arguments.pack:
-        packing_speed(images=400 if arguments.quick else 4_000, size=(256, 256), rounds=1 if arguments.quick else 5)
+        images, rounds = (400, 1) if arguments.quick else (arguments.images, 5)
+        packing_speed(images, size=(256, 256), rounds=rounds)
         return
     for images in (2_000, 500_000):
         print(f"{images:,} images: {own_megabytes(images, 20 if arguments.quick else 60):.0f} MB of private memory")
