@@ -25,7 +25,7 @@ from tests.jobs.record_facts import check_epochs
 pytestmark = pytest.mark.ray
 
 SMOKE = ("ablate", "--preset", "smoke", "--sample-every", "0")
-LONG = (*SMOKE, "--permutations", "1x1,reverse", "--seeds", "2", "--epochs", "24")
+LONG = (*SMOKE, "--permutations", "all", "--seeds", "1", "--epochs", "24", "--concurrent", "2")
 
 
 def uri_of(folder: Path) -> str:
@@ -227,11 +227,11 @@ def unfinished(folder: Path, until: int) -> list[tuple[Path, int]]:
 @pytest.mark.slow
 def test_a_killed_ablation_continues_each_trial_from_its_checkpoint(tmp_path, tmp_path_factory):
     running = Running(tmp_path, *LONG)
-    running.wait_for("(1 of 4)")
-    first = next(line for line in running.lines() if line.endswith("(1 of 4)")).split("]")[0][1:]
+    running.wait_for("(1 of 3)")
+    first = next(line for line in running.lines() if line.endswith("(1 of 3)")).split("]")[0][1:]
     run_id = run_id_of(running.lines())
     wait_until(lambda: trials_of(tmp_path, run_id)[first].info.status == "FINISHED")
-    wait_until(lambda: bool(unfinished(tmp_path, 12)), every=0.05)
+    wait_until(lambda: bool(unfinished(tmp_path, 18)), every=0.05)
     family = running.family()
     running.process.kill()
     running.wait()
@@ -246,7 +246,7 @@ def test_a_killed_ablation_continues_each_trial_from_its_checkpoint(tmp_path, tm
     assert resumed.returncode == 0, resumed.stderr
     assert f"[{first}] epoch" not in resumed.stdout
     trials = trials_of(tmp_path, run_id)
-    assert [run.info.status for run in trials.values()] == ["FINISHED"] * 4
+    assert [run.info.status for run in trials.values()] == ["FINISHED"] * 3
     assert trials[first].info.end_time == ended
     for run in trials.values():
         check_epochs(uri_of(tmp_path), run)
@@ -306,8 +306,8 @@ def killed(processes: list[psutil.Process]) -> bool:
 @pytest.mark.slow
 def test_a_diverged_trial_and_killed_processes_do_not_end_the_others(tmp_path):
     flags = ("--learning-rates", "3e-3,1e7", "--seeds", "1", "--schedule", "constant", "--clip-norm", "0")
-    running = Running(tmp_path, *SMOKE, *flags, "--epochs", "150", "--test-every", "0")
-    running.wait_for("[lr0.003 s0] epoch 10/150")
+    running = Running(tmp_path, *SMOKE, *flags, "--epochs", "60", "--test-every", "0")
+    running.wait_for("[lr0.003 s0] epoch 4/60")
     running.wait_for("[lr1e+07 s0] failed: training diverged")
     wait_until(
         lambda: killed(running.named("ImplicitFunc.train")), every=0.02
@@ -319,7 +319,7 @@ def test_a_diverged_trial_and_killed_processes_do_not_end_the_others(tmp_path):
     lines = running.lines()
     restarts = [line for line in lines if line.startswith("[lr0.003 s0] restarted after epoch")]
     assert len(restarts) == 2
-    assert int(restarts[1].split("after epoch ")[1].split()[0]) >= 10
+    assert int(restarts[1].split("after epoch ")[1].split()[0]) >= 4
     assert sum("failed:" in line for line in lines) == 1  # it was not tried again
     trials = trials_of(tmp_path, run_id_of(lines))
     states = {label: run.info.status for label, run in trials.items()}
