@@ -18,7 +18,7 @@ from benchmarks.row import Figure, Row, Setting
 from benchmarks.speed import SMALL
 from benchmarks.timing import round_robin
 from glow.layers import as_planes
-from glow.model import Level
+from glow.levels import Level
 
 __all__ = ["ROW", "WITHOUT", "layer_by_layer"]
 

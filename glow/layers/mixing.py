@@ -2,7 +2,7 @@
 
 Both layers are affine in the channels of a position, so their composition is one affine map z = A x + c. A level has
 many such maps with small matrices A. To compute all of them together takes almost no time; to compute them step by step
-takes as long as the coupling layers of a narrow network. `glow.model.Level` uses this file.
+takes as long as the coupling layers of a narrow network. `glow.levels.Level` uses this file.
 
 Shapes: K steps, C channels.
 """

@@ -7,7 +7,7 @@ import torch
 
 from glow import Glow, GlowConfig
 from glow.layers import mix, mixing, unmixing
-from glow.model import Level
+from glow.levels import Level
 from tests.glow.flows import gradients, perturb
 
 PERMUTATIONS = ["1x1", "shuffle", "reverse"]
