@@ -238,8 +238,11 @@ def evaluate(specs: Mapping[str, EvaluationSpec], display: Display) -> None:
     check_store(tracking_uri(next(iter(specs.values())).tracking_uri))
     set_environment()
     jobs = [EVALUATION_JOBS[name]() for name in specs]
+    from glow.datasets.folder import one_look
+
     with display as show:
-        works = [job.prepare(spec) for job, spec in zip(jobs, specs.values(), strict=True)]
+        with one_look():  # because a file that is added between two listings would move images to other splits
+            works = [job.prepare(spec) for job, spec in zip(jobs, specs.values(), strict=True)]
         _run_all(jobs, works, forgiving(show))
 
 

@@ -1,7 +1,13 @@
 """Every evaluation is known wherever one must be: as settings, job, command, description, event and job of the list."""
 
-import pytest
+from contextlib import nullcontext
+from types import SimpleNamespace
 
+import pytest
+from PIL import Image
+
+from glow.datasets import open_dataset
+from jobs import dispatch
 from jobs.browse.runs import JOBS
 from jobs.commands.app import app
 from jobs.dispatch import EVALUATION_JOBS
@@ -33,3 +39,24 @@ def test_each_description_names_the_model_and_the_command_that_repeats_it(name):
     text = evaluation_description(name, "abc", "a model", ("0", "def"))
     assert "a model" in text
     assert f"glowctl {name} --spec runs:/abc/spec.json" in text
+
+
+def test_those_of_one_command_take_a_folder_as_it_was_at_the_first_look(tmp_path, monkeypatch):
+    """A file that is added between two listings would move images of the test split to other splits."""
+    for grey in range(100, 160):
+        Image.new("L", (8, 8), grey).save(tmp_path / f"{grey}.png")
+    seen = []
+
+    def prepare(spec):
+        seen.append(open_dataset(f"folder:{tmp_path}", "test").images().flatten(1)[:, 0].tolist())
+        Image.new("L", (8, 8), len(seen)).save(tmp_path / f"{len(seen):03}.png")  # the first of all paths
+        return SimpleNamespace(evaluation=SimpleNamespace(needs_ray=False))
+
+    job = SimpleNamespace(prepare=prepare, run=lambda work, show: None)
+    monkeypatch.setattr(dispatch, "EVALUATION_JOBS", {"nll": lambda: job, "ood": lambda: job})
+    monkeypatch.setattr(dispatch, "set_environment", lambda: None)
+    monkeypatch.setattr(dispatch, "check_store", lambda uri: None)
+    spec = SimpleNamespace(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    dispatch.evaluate({"nll": spec, "ood": spec}, nullcontext(lambda event: None))  # type: ignore[dict-item]
+    first, second = seen
+    assert first == second
