@@ -20,7 +20,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,16 +36,13 @@ from glow.datasets.base import (
     ImageUnreadable,
     Shape,
 )
-from glow.datasets.buckets import BucketFile, BucketFolder, is_uri
 from glow.datasets.class_numbers import numbered_classes
 from glow.datasets.decode import WHITE, Colour, EncodedImage, Header, decode, read_header
 from glow.datasets.lazy import LazyDataset
-from glow.datasets.names import place_of
+from glow.datasets.parquet_files import Files, parquet_files
 from glow.datasets.parquet_table import Table
 from glow.datasets.parts import ALL, part_of, splits_of, status_of
-from glow.datasets.split_names import first_word, no_split_notes, one_name_per_split, split_named
 from glow.datasets.tensors import check_channels, convert
-from glow.datasets.walk import link_notes, walk
 from glow.errors import SHAPE_ADVICE
 
 __all__ = ["describe_parquet", "open_parquet", "parquet_channels", "parquet_status"]
@@ -169,7 +165,7 @@ def describe_parquet(name: str, image_shape: Shape | None) -> DatasetInfo:
         ...     info.original_shape, info.splits
         ((3, 4, 6), ('test',))
     """
-    files = _files(name)
+    files = parquet_files(name)
     parts = _parts_of(name, files)
     own = _own_shape(parts) if image_shape is None else _first(parts).shape
     return DatasetInfo(name, own, image_shape or own, _class_names(name, parts), splits_of(parts), files.notes)
@@ -261,7 +257,7 @@ def _check_size(name: str, encoded: EncodedImage, decoded: Tensor, shape: Shape)
 
 def _parts(name: str) -> dict[str, Part]:
     """Return the parts by split, or under `ALL` if no file names a split."""
-    return _parts_of(name, _files(name))
+    return _parts_of(name, parquet_files(name))
 
 
 def _parts_of(name: str, files: Files) -> dict[str, Part]:
@@ -275,93 +271,6 @@ def _parts_of(name: str, files: Files) -> dict[str, Part]:
             f"the Parquet files of {name} have no rows", remedy="give files with images", code="dataset-empty"
         )
     return parts
-
-
-@dataclass(frozen=True)
-class Files:
-    """The Parquet files of a data set.
-
-    Attributes:
-        by_part: the files of each split, in the order of their paths, or all files under `ALL`.
-        notes: what a user should know about files that are in no part; one sentence each.
-    """
-
-    by_part: dict[str, list[Path | BucketFile]]
-    notes: tuple[str, ...] = ()
-
-
-def _files(name: str) -> Files:
-    """List the Parquet files.
-
-    Raises:
-        DatasetNotFound: if there are none.
-        DatasetCorrupt: if the system cannot list a folder, or a split has two names in a folder.
-    """
-    left_out: list[Path] = []
-    place = place_of(name)
-    assert place is not None
-    if is_uri(place.path):
-        listed = BucketFolder(place.path).files()
-        found: list[tuple[str, Path | BucketFile]] = [(str(file.relative), file) for file in listed]
-        if not found:  # PATH may be a file
-            parent, _, last = place.path.partition("?")[0].rpartition("/")
-            options = place.path.partition("?")[2]
-            folder = BucketFolder(f"{parent}?{options}" if options else parent)
-            found = [(last, file) for file in folder.files() if str(file.relative) == last]
-    else:
-        path = Path(place.path).expanduser().absolute()
-        if path.is_file():
-            return _by_split(name, [(path.name, path)])
-        if not path.is_dir():
-            raise DatasetNotFound(
-                f"{name} is neither a file nor a folder on this machine",
-                remedy="give parquet:PATH the path of a file or folder",
-                code="dataset-not-found",
-            )
-        walked, left_out = walk(path)
-        there = sorted(file for _, file in walked if file.suffix == ".parquet" and file.is_file())
-        found = [(str(file.relative_to(path)), file) for file in there]
-    parquet = [(relative, file) for relative, file in found if relative.endswith(".parquet")]
-    visible = [
-        (relative, file) for relative, file in parquet if not any(p.startswith(".") for p in relative.split("/"))
-    ]
-    if not visible:
-        raise DatasetNotFound(
-            f"{name} has no .parquet files", remedy="put some there, or name another folder", code="dataset-not-found"
-        )
-    files = _by_split(name, visible)
-    return Files(files.by_part, (*link_notes(sorted(left_out)), *files.notes))
-
-
-def _by_split(name: str, listed: Sequence[tuple[str, Path | BucketFile]]) -> Files:
-    """Assign files, each with its path relative to the folder, to splits.
-
-    Raises:
-        DatasetCorrupt: if a split has two names in a folder.
-    """
-    by_part: dict[str, list[Path | BucketFile]] = {}
-    words: dict[str, set[str]] = {}
-    in_no_split = []
-    for relative, source in listed:
-        folder, word = _nearest_word(relative)
-        split = split_named(word) if word else None
-        if word is None or split is None:
-            in_no_split.append(relative)
-            continue
-        words.setdefault(folder, set()).add(word)
-        by_part.setdefault(split, []).append(source)
-    for folder, found in words.items():
-        one_name_per_split(f"{name}/{folder}".rstrip("/"), found)
-    if not by_part:
-        return Files({ALL: [source for _, source in listed]})
-    return Files(by_part, no_split_notes(in_no_split))
-
-
-def _nearest_word(relative: str) -> tuple[str, str | None]:
-    """Return the name of a split in a path, of those nearest to the file, and the folder that contains this name."""
-    folder, _, last = relative.rpartition("/")
-    word = first_word(last)
-    return (folder, word) if word or not folder else _nearest_word(folder)
 
 
 def _columns(table: Table) -> tuple[str, str | None]:
