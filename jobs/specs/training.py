@@ -259,8 +259,7 @@ class TrainSpec(BaseModel):
         3,
         "Compute",
         "Number of failures, such as a lost worker, after each of which training restarts from its last checkpoint; "
-        "one more ends the run. In an ablation with several workers per trial, the trial then starts again, up to as "
-        "many times.",
+        "one more ends the run. An ablation counts the failures of each trial.",
         10,
     )
 

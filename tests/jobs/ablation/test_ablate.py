@@ -369,6 +369,20 @@ def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
     assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "FINISHED"
 
 
+@pytest.mark.nightly
+def test_a_trial_of_two_workers_restarts_no_more_often_than_asked(tmp_path):
+    flags = ("--seeds", "1", "--workers-per-trial", "2", "--epochs", "300", "--max-failures", "1", "--test-every", "0")
+    running = Running(tmp_path, *SMOKE, *flags)
+    running.wait_for("[1x1 s0] epoch 3/300")
+    wait_until(lambda: killed(running.train_workers()[:1]))
+    running.wait_for("[1x1 s0] restarted after epoch")
+    wait_until(lambda: killed(running.train_workers()[:1]))
+    assert running.wait() == 1
+    lines = running.lines()
+    assert sum(line.startswith("[1x1 s0] restarted after epoch") for line in lines) == 1
+    assert trials_of(tmp_path, run_id_of(lines))["1x1 s0"].info.status == "FAILED"
+
+
 @pytest.mark.slow
 def test_what_can_never_fit_is_refused(tmp_path):
     done = glowctl(tmp_path, *SMOKE, "--gpus-per-trial", "64")
