@@ -28,20 +28,18 @@ test-fast: $(VENV)/installed
 		-m 'not ray and not slow and not nightly and not timing and not root and not browser and not install' $(PYTEST_ARGS)
 
 # Every test but the nightly ones. A test whose program, right or data this machine lacks is skipped and says why.
-# What makes hosts comes after the others, two files at a time; what asserts wall time or looks at the demo comes last,
-# with nothing beside it. What fails is run once more, alone, and its output stands above: a busy machine can starve real
-# processes, and a fault is there the second time.
+# What asserts wall time or looks at the demo comes last, with nothing beside it. What fails is run once more, alone, and
+# its output stands above: a busy machine can starve real processes, and a fault is there the second time.
 test-all: test-most test-alone
 
+MOST := -m 'not nightly and not timing and not browser'
+ALONE := -m '(timing or browser) and not nightly'
+
 test-most: $(VENV)/installed
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not nightly and not timing and not root and not browser' $(PYTEST_ARGS) \
-		|| $(BIN)/python -m pytest $(FAILED) -m 'not nightly and not timing and not root and not browser'
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(MOST) $(PYTEST_ARGS) || $(BIN)/python -m pytest $(FAILED) $(MOST)
 
 test-alone: $(VENV)/installed
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'root and not nightly' $(PYTEST_ARGS) \
-		|| $(BIN)/python -m pytest $(FAILED) -m 'root and not nightly'
-	$(BIN)/python -m pytest -m '(timing or browser) and not nightly' $(PYTEST_ARGS) \
-		|| $(BIN)/python -m pytest $(FAILED) -m '(timing or browser) and not nightly'
+	$(BIN)/python -m pytest $(ALONE) $(PYTEST_ARGS) || $(BIN)/python -m pytest $(FAILED) $(ALONE)
 
 # Long proofs, and more cases of what `make test-all` has one of.
 test-nightly: $(VENV)/installed

@@ -4,10 +4,10 @@ has one test for each kind of blow:
 
 | kind of blow | its test in `make test-all` |
 | --- | --- |
-| a training is killed | seed 0 of `test_a_training_that_was_killed` |
+| a training is killed | `test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit` in `test_train.py` |
 | a training receives a signal | seed 16 of `test_a_training_that_was_stopped`: SIGTERM in the middle |
 | an ablation is killed | `test_a_killed_ablation_continues_each_trial_from_its_checkpoint` in `test_ablate.py` |
-| a worker is killed | `test_a_killed_worker_costs_a_restart_and_no_more` in `test_train.py` |
+| a worker is killed | `test_a_training_that_was_killed_inside_an_epoch_loses_no_more_than_the_steps_since_its_checkpoint` |
 | another command is killed | seed 0 of `test_a_command_on_the_record_that_was_killed` |
 | the MLflow server is struck | seed 2 of `test_a_training_whose_mlflow_server_is_struck`: killed, and replaced |
 | a disk becomes full | seed 0 of `test_a_disk_that_became_full`, as root |
@@ -144,7 +144,7 @@ def check_training(whole: Whole, folder: Path, run: Run) -> None:
     assert all(np.array_equal(expected[name], found[name]) for name in expected)
 
 
-@pytest.mark.parametrize("seed", seeds(40, 0))
+@pytest.mark.parametrize("seed", seeds(40))
 def test_a_training_that_was_killed(whole_training, tmp_path, temporary, seed):
     moment = random.Random(seed).uniform(0, whole_training.seconds)
     strike(tmp_path, TRAIN, moment, signal.SIGKILL, group=False, TMPDIR=str(temporary))

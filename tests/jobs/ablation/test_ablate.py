@@ -25,7 +25,8 @@ from tests.jobs.record_facts import check_epochs
 pytestmark = pytest.mark.ray
 
 SMOKE = ("ablate", "--preset", "smoke", "--sample-every", "0")
-LONG = (*SMOKE, "--permutations", "all", "--seeds", "1", "--epochs", "24", "--concurrent", "2")
+EPOCHS = 8
+FOUR_TRIALS = (*SMOKE, "--permutations", "1x1,reverse", "--seeds", "2", "--epochs", str(EPOCHS))
 
 
 def uri_of(folder: Path) -> str:
@@ -56,7 +57,7 @@ def finished(tmp_path_factory):
         with suppress(OSError):  # another Ray has the port already
             dashboard.bind(("127.0.0.1", 8265))
             dashboard.listen()
-        done = glowctl(folder, *SMOKE, "--permutations", "1x1,reverse", "--seeds", "2", "--epochs", "5", "--json")
+        done = glowctl(folder, *FOUR_TRIALS, "--json")
     check_quiet(done)
     return folder, [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -91,7 +92,7 @@ def test_mlflow_has_one_run_per_trial_with_all_that_a_training_records(finished)
         assert run.info.status == "FINISHED"
         assert (run.data.params["permutation"], run.data.params["seed"]) == (permutation, seed)
         for name in ("train/bits_per_dim", "validation/bits_per_dim", "test/bits_per_dim_by_epoch"):
-            assert [p.step for p in client.get_metric_history(run.info.run_id, name)] == list(range(1, 6)), name
+            assert [p.step for p in client.get_metric_history(run.info.run_id, name)] == list(range(1, EPOCHS + 1)), name
         assert run.data.metrics["core_seconds"] > 0
         artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
         assert {"spec.json", "requirements.txt", "history.csv", "nll.png", "samples.png"} <= artifacts
@@ -225,19 +226,22 @@ def unfinished(folder: Path, until: int) -> list[tuple[Path, int]]:
 
 
 @pytest.mark.slow
-def test_a_killed_ablation_continues_each_trial_from_its_checkpoint(tmp_path, tmp_path_factory):
-    running = Running(tmp_path, *LONG)
-    running.wait_for("(1 of 3)")
-    first = next(line for line in running.lines() if line.endswith("(1 of 3)")).split("]")[0][1:]
+def test_a_killed_ablation_continues_each_trial_from_its_checkpoint(finished, tmp_path):
+    """It is killed after its first trial, and ends with the result of the same ablation without a kill."""
+    running = Running(tmp_path, *FOUR_TRIALS, "--concurrent", "2")
+    running.wait_for("(1 of 4)")
+    first = next(line for line in running.lines() if line.endswith("(1 of 4)")).split("]")[0][1:]
     run_id = run_id_of(running.lines())
+    wait_until(lambda: bool(unfinished(tmp_path, EPOCHS - 3)), every=0.02)
+    for trial in running.named("ImplicitFunc"):
+        trial.suspend()  # so that the record has all the time that it needs for the first trial
     wait_until(lambda: trials_of(tmp_path, run_id)[first].info.status == "FINISHED")
-    wait_until(lambda: bool(unfinished(tmp_path, 18)), every=0.05)
     family = running.family()
     running.process.kill()
     running.wait()
     wait_until(lambda: not alive(family), timeout=60)
     ended = trials_of(tmp_path, run_id)[first].info.end_time
-    interrupted = unfinished(tmp_path, 23)
+    interrupted = unfinished(tmp_path, EPOCHS - 1)
     assert interrupted
     for checkpoint, before in interrupted:  # as if Tune had been killed before it saved that there is a newer one
         checkpoint.rename(checkpoint.with_name(f"checkpoint_{before + 50:06}"))
@@ -246,14 +250,13 @@ def test_a_killed_ablation_continues_each_trial_from_its_checkpoint(tmp_path, tm
     assert resumed.returncode == 0, resumed.stderr
     assert f"[{first}] epoch" not in resumed.stdout
     trials = trials_of(tmp_path, run_id)
-    assert [run.info.status for run in trials.values()] == ["FINISHED"] * 3
+    assert [run.info.status for run in trials.values()] == ["FINISHED"] * 4
     assert trials[first].info.end_time == ended
     for run in trials.values():
         check_epochs(uri_of(tmp_path), run)
-    whole = tmp_path_factory.mktemp("whole")
-    events = [json.loads(line) for line in glowctl(whole, *LONG, "--json").stdout.splitlines()]
+    folder, events = finished
     columns = ["permutation", "bits_per_dim", "bits_per_dim_low", "best", "seeds", "parameters"]
-    expected = summary_of(whole, events[-1]["run_id"], "configurations")[columns]
+    expected = summary_of(folder, events[-1]["run_id"], "configurations")[columns]
     pd.testing.assert_frame_equal(summary_of(tmp_path, run_id, "configurations")[columns], expected)
 
 
