@@ -27,7 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 __all__ = [
     "NO_BOUNDS",
@@ -348,7 +348,7 @@ def _bounded(
         resampled.append(_quantile(statistic_for(scores_n)(means), alpha))
     if not np.isfinite(resampled).all():  # with so many held-out scores not finite, the threshold may be infinite
         return Threshold(value, min(value, *resampled), math.inf)
-    half = float(np.std(resampled, ddof=1) * stats.norm.ppf((1 + CONFIDENCE) / 2))
+    half = float(np.std(resampled, ddof=1) * special.ndtri((1 + CONFIDENCE) / 2))
     return Threshold(value, value - half, value + half)
 
 
@@ -426,13 +426,15 @@ def order_statistic(sorted_n: np.ndarray, alpha: float) -> Threshold:
         >>> order_statistic(np.arange(1.0, 1000.0), alpha=0.99)
         Threshold(value=990.0, low=982.0, high=996.0)
     """
+    from scipy.stats import binom  # here, because a training imports this module and does not need it: it takes 0.5 s
+
     n = len(sorted_n)
     rank = math.ceil(alpha * (n + 1) - 1e-9)
     if rank > n:
         raise ValueError(
             f"{n} held-out scores are too few for alpha = {alpha} and single images: it takes {least_held_out(alpha)}"
         )
-    low, high = stats.binom.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], n, alpha).astype(int)
+    low, high = binom.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], n, alpha).astype(int)
     ranked = [-math.inf, *sorted_n.tolist(), math.inf]  # ranks count from 1, and 0 and n + 1 bound nothing
     return Threshold(ranked[rank], ranked[min(low, rank)], ranked[max(high + 1, rank)])
 

@@ -25,8 +25,6 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from sklearn.mixture import GaussianMixture
-from sklearn.neighbors import NearestNeighbors
 
 from glow.ood.calibration import bounds_of
 from glow.ood.typicality import BatchTest, Center, MeanTest, TypicalityTest, entropy
@@ -300,6 +298,7 @@ def _distance_among(train: pd.DataFrame, names: Sequence[str], seed: int) -> Ima
     Powers enter as logarithms. Every column is divided by its standard deviation among the training images, of which at
     most `REFERENCES` are compared with.
     """
+    from sklearn.neighbors import NearestNeighbors  # here, because a training imports this module: it takes 0.5 s
 
     def taken(table: pd.DataFrame) -> pd.DataFrame:
         powers = [name for name in names if name.startswith("latent_power")]
@@ -353,6 +352,8 @@ def _rarity_among(train: pd.DataFrame, seed: int) -> Callable[[pd.DataFrame], np
     models and a product does not, and its tails do not underflow. Parts that are the same for every image, such as the
     log-det of additive couplings, are left out, because they differ by float32 rounding only.
     """
+    from sklearn.mixture import GaussianMixture  # as above
+
     parts = _varying(train[["log_det", *(name for name in train.columns if name.startswith("log_prior_"))]])
     if parts.empty:
         raise ValueError("the training scores are all equal, so no density can be fitted to them")

@@ -9,10 +9,11 @@ Shapes: N values, K bins or distinct scores, R resamples, P points of a curve.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 __all__ = [
     "ROC_STATISTICS",
@@ -95,7 +96,7 @@ def wilson_interval(successes: float, trials: float, confidence: float = CONFIDE
         raise ValueError("a proportion needs at least one trial")
     if not 0 <= successes <= trials:
         raise ValueError(f"successes must be between 0 and {trials}, not {successes}")
-    z = stats.norm.ppf((1 + confidence) / 2)
+    z = special.ndtri((1 + confidence) / 2)
     p = successes / trials
     centre = (p + z**2 / (2 * trials)) / (1 + z**2 / trials)
     half = z / (1 + z**2 / trials) * np.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2))
@@ -123,8 +124,10 @@ def exact_interval(successes: int, trials: int, confidence: float = CONFIDENCE) 
         >>> round(low, 4), round(high, 4)
         (0.0018, 0.3387)
     """
-    found = stats.binomtest(successes, trials).proportion_ci(confidence, method="exact")
-    return float(found.low), float(found.high)
+    failures, tail = trials - successes, (1 - confidence) / 2
+    low = special.betaincinv(successes, failures + 1, tail) if successes else 0.0
+    high = special.betaincinv(successes + 1, failures, 1 - tail) if failures else 1.0
+    return float(low), float(high)
 
 
 def mean_interval(values_N: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
@@ -153,7 +156,8 @@ def mean_interval(values_N: np.ndarray, confidence: float = CONFIDENCE) -> Estim
     mean = float(np.mean(values_N))
     if len(values_N) == 1:
         return Estimate(mean, np.nan, np.nan)
-    half = float(stats.sem(values_N) * stats.t.ppf((1 + confidence) / 2, len(values_N) - 1))
+    standard_error = np.std(values_N, ddof=1) / math.sqrt(len(values_N))
+    half = float(standard_error * special.stdtrit(len(values_N) - 1, (1 + confidence) / 2))
     return Estimate(mean, mean - half, mean + half)
 
 
