@@ -35,7 +35,7 @@ def layer_by_layer(level: Level, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 WITHOUT: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {
-    "outer convolutions by products": lambda: mock.patch.dict(glow.layers.coupling.FEW_CHANNELS, clear=True),
+    "outer convolutions by products": lambda: mock.patch.dict(glow.layers.networks.FEW_CHANNELS, clear=True),
     "ActNorm folded, small matrices of a level at once": lambda: mock.patch.object(Level, "forward", layer_by_layer),
 }
 """For each optimisation, a context manager that switches it off."""

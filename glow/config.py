@@ -21,6 +21,7 @@ __all__ = [
     "GradientPrecision",
     "Input",
     "Memory",
+    "Network",
     "Optimizer",
     "Permutation",
     "Scale",
@@ -36,6 +37,9 @@ Coupling = Literal["affine", "additive", "spline"]
 
 Scale = Literal["sigmoid", "bounded", "floored"]
 """The function that makes the scale of an affine coupling from the output of its network."""
+
+Network = Literal["plain", "residual"]
+"""The network of a coupling."""
 
 Dequantization = Literal["uniform", "variational"]
 """The distribution of the noise that makes uint8 images continuous."""
@@ -76,6 +80,8 @@ class GlowConfig:
             e^-2 + (1 - e^-2) sigmoid(s + 2), in (e^-2, 1), so that the inverse of a coupling stretches by at most e^2.
             ``"bounded"`` is exp(2 tanh(s / 2)), in (e^-2, e^2); the training of deep models can diverge with it. Other
             couplings ignore this setting.
+        network: the networks of couplings. ``"plain"`` has the paper's three convolutions, ``"residual"`` four, two of
+            which are a residual block (`glow.layers.networks`).
         num_classes: number of classes on which the top prior is conditioned; None for an unconditional model.
         seed: seed of all initial weights, rotations and shuffles. Two models of one config have equal initial weights.
         bits: number of high bits of each uint8 value that the model sees, from 1 to 8. Likelihoods are those of the
@@ -111,6 +117,7 @@ class GlowConfig:
     dequantization: Dequantization = "uniform"
     input: Input = "linear"
     checkerboard: int = 0
+    network: Network = "plain"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_shape", tuple(int(side) for side in self.image_shape))
@@ -125,6 +132,7 @@ class GlowConfig:
             ("permutation", Permutation),
             ("coupling", Coupling),
             ("scale", Scale),
+            ("network", Network),
             ("dequantization", Dequantization),
             ("input", Input),
         ):

@@ -104,7 +104,7 @@ class Level(Layer):
             Step(
                 squeezed,
                 make_permutation(config.permutation, squeezed, generator),
-                CouplingLayer(squeezed, config.width, config.coupling, config.scale),
+                CouplingLayer(squeezed, config.width, config.coupling, config.scale, config.network),
             )
             for _ in range(config.depth)
         ]
@@ -174,7 +174,9 @@ class FullResolution(Level):
                 Step(
                     2 * channels,
                     FixedPermutation(torch.arange(2 * channels).roll(channels)),
-                    CheckerboardCoupling(channels, width, config.coupling, config.scale, seen=index % 2),
+                    CheckerboardCoupling(
+                        channels, width, config.coupling, config.scale, seen=index % 2, network=config.network
+                    ),
                 )
                 for index in range(config.checkerboard)
             ],

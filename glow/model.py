@@ -114,7 +114,7 @@ class Glow(nn.Module):
             self.input = Logit(LOGIT_ALPHA) if config.input == "logit" else Unchanged()
             self.top = TopPrior(4 * channels[-1], config.num_classes)
             variational = config.dequantization == "variational"
-            self.noise = NoiseFlow(channels[0], config.width) if variational else None
+            self.noise = NoiseFlow(channels[0], config.width, config.network) if variational else None
             # Last, so that the other weights do not depend on it.
             self.checkerboard = FullResolution(config) if config.checkerboard else Unchanged()
         self.register_buffer("initialized", torch.tensor(False))

@@ -41,8 +41,8 @@ REST = "The rest is among the artifacts."
 def configuration(spec: TrainSpec, told: Collection[str] = ()) -> str:
     """Return the label of a model, such as "mnist 1x1 K32 L3 w512 s0".
 
-    Between width and seed, it contains those of coupling, scale, dequantization, input, checkerboard and bits that
-    differ from their defaults.
+    Between width and seed, it contains those of coupling, scale, dequantization, input, network, checkerboard and
+    bits that differ from their defaults.
 
     Args:
         spec: settings of the training.
@@ -50,7 +50,7 @@ def configuration(spec: TrainSpec, told: Collection[str] = ()) -> str:
             the learning rate.
     """
     parts = [dataset_label(spec.dataset), spec.permutation, f"K{spec.depth}", f"L{spec.levels}", f"w{spec.width}"]
-    for name in ("coupling", "scale", "dequantization", "input"):
+    for name in ("coupling", "scale", "dequantization", "input", "network"):
         if name in told or getattr(spec, name) != TrainSpec.model_fields[name].default:
             parts.append(getattr(spec, name))
     if "checkerboard" in told or spec.checkerboard:
@@ -196,7 +196,8 @@ def _unusual(spec: TrainSpec) -> str:
     """Return how the model treats its input, where that differs from the paper's Glow."""
     noise = f", {spec.dequantization} dequantisation" if spec.dequantization != "uniform" else ""
     board = f", {spec.checkerboard} checkerboard couplings" if spec.checkerboard else ""
-    return noise + (f", {spec.input} input" if spec.input != "linear" else "") + board
+    network = f", {spec.network} networks" if spec.network != "plain" else ""
+    return noise + (f", {spec.input} input" if spec.input != "linear" else "") + board + network
 
 
 def _again(job: str, run_id: str) -> str:

@@ -34,7 +34,7 @@ from benchmarks.table import table
 from benchmarks.timed import Budget, Curve, train_for
 from benchmarks.timing import ratio, round_robin
 from glow import Glow, GlowConfig
-from glow.layers import CouplingNetwork
+from glow.layers import PlainNetwork
 from glow.model import Precision
 from glow.scoring import BATCH_SIZE
 from jobs.specs.presets import make_train_spec
@@ -135,7 +135,7 @@ def test_the_cost_of_an_ood_test_has_a_figure_for_every_bar(monkeypatch: pytest.
 
 def test_the_bare_convolutions_are_those_of_the_coupling_networks() -> None:
     model, bare = Glow(TINY), BareConvolutions(TINY, "float32", batch=3)
-    networks = [module for module in model.modules() if isinstance(module, CouplingNetwork)]
+    networks = [module for module in model.modules() if isinstance(module, PlainNetwork)]
     seen: list[torch.Size] = []
     for network in networks:
         network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))

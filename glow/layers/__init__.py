@@ -12,9 +12,10 @@ from glow.layers.actnorm import ActNorm
 from glow.layers.affine import Affine, AffineLayer, mix
 from glow.layers.base import Layer, as_planes, join
 from glow.layers.checkerboard import Checkerboard, CheckerboardCoupling
-from glow.layers.coupling import CouplingLayer, CouplingNetwork, ZeroConv2d
+from glow.layers.coupling import CouplingLayer
 from glow.layers.logit import Logit, Unchanged
 from glow.layers.mixing import mixing, unmixing
+from glow.layers.networks import CouplingNetwork, PlainNetwork, ResidualNetwork, ZeroConv2d, make_network
 from glow.layers.noise import NoiseFlow
 from glow.layers.permutation import PERMUTATIONS, FixedPermutation, InvertibleConv1x1, make_permutation
 from glow.layers.split import Split, TopPrior, gaussian_log_prob
@@ -34,6 +35,8 @@ __all__ = [
     "Layer",
     "Logit",
     "NoiseFlow",
+    "PlainNetwork",
+    "ResidualNetwork",
     "Split",
     "Squeeze",
     "TopPrior",
@@ -42,6 +45,7 @@ __all__ = [
     "as_planes",
     "gaussian_log_prob",
     "join",
+    "make_network",
     "make_permutation",
     "mix",
     "mixing",

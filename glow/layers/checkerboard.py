@@ -11,11 +11,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from glow.config import Coupling, Scale
+from glow.config import Coupling, Network, Scale
 from glow.layers.base import Layer, halves
-from glow.layers.coupling import CouplingLayer, CouplingNetwork
+from glow.layers.coupling import CouplingLayer
+from glow.layers.networks import make_network
 
-__all__ = ["Checkerboard", "CheckerboardCoupling", "CheckerboardNetwork"]
+__all__ = ["Checkerboard", "CheckerboardCoupling"]
 
 
 class Checkerboard(Layer):
@@ -58,39 +59,13 @@ class Checkerboard(Layer):
         return torch.stack(rows, 3).flatten(4, 5).flatten(2, 3)
 
 
-class CheckerboardNetwork(CouplingNetwork):
-    """The network of a `CheckerboardCoupling`, which sees the pixels of one colour in their places.
-
-    The places of the other colour are 0. An additional input channel is 1 where a pixel is seen, and 0 elsewhere.
-
-    Args:
-        channels: C, of the images.
-        parameters: P, the number of outputs per number to transform.
-        width: hidden channels.
-        seen: the colour, 0 or 1, that the network sees.
-
-    Example:
-        >>> network = CheckerboardNetwork(channels=1, parameters=2, width=8, seen=0)
-        >>> network(torch.randn(3, 1, 4, 2)).shape
-        torch.Size([3, 2, 4, 2])
-    """
-
-    def __init__(self, channels: int, parameters: int, width: int, seen: int) -> None:
-        super().__init__(channels + 1, parameters * channels, width)
-        self.board = Checkerboard(first=1 - seen)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Return the outputs at the places of the other colour: (B, C, H, W/2) -> (B, P C, H, W/2)."""
-        known = torch.cat([x_BCHW, torch.ones_like(x_BCHW[:, :1])], 1)
-        output_BCHW = super().forward(self.board.inverse(torch.cat([torch.zeros_like(known), known], 1)))
-        return halves(self.board(output_BCHW)[0])[0]
-
-
 class CheckerboardCoupling(CouplingLayer):
     """A coupling layer of the colours of a checkerboard (Dinh et al. 2017, section 3.4).
 
     Its input and output (B, 2 C, H, W/2) have the layout of `Checkerboard`. The first half of the channels is one
-    colour, which is transformed, and the second half is the other, which the network sees.
+    colour, which is transformed, and the second half is the other. The network sees the pixels of the second half in
+    their places, and 0 in the places of the first. An additional input channel is 1 where a pixel is seen, and 0
+    elsewhere.
 
     Args:
         channels: C, of the images.
@@ -98,6 +73,7 @@ class CheckerboardCoupling(CouplingLayer):
         coupling: "affine", "additive" or "spline".
         scale: the scale of an affine coupling.
         seen: the colour, 0 or 1, of the second half.
+        network: the kind of the network, "plain" or "residual".
 
     Example:
         >>> layer = CheckerboardCoupling(channels=1, width=8, coupling="affine", scale="bounded", seen=1)
@@ -108,6 +84,15 @@ class CheckerboardCoupling(CouplingLayer):
         (torch.Size([2, 2, 4, 2]), True)
     """
 
-    def __init__(self, channels: int, width: int, coupling: Coupling, scale: Scale, seen: int) -> None:
-        super().__init__(2 * channels, width, coupling, scale)
-        self.network = CheckerboardNetwork(channels, self.map.parameters, width, seen)
+    def __init__(
+        self, channels: int, width: int, coupling: Coupling, scale: Scale, seen: int, network: Network = "plain"
+    ) -> None:
+        super().__init__(2 * channels, width, coupling, scale, network)
+        self.network = make_network(network, channels + 1, self.map.parameters * channels, width)
+        self.board = Checkerboard(first=1 - seen)
+
+    def parameters_given(self, x_b: Tensor) -> Tensor:
+        """Return the parameters of the map, (B, P C, H, W/2), given the pixels of the colour that does not change."""
+        known = torch.cat([x_b, torch.ones_like(x_b[:, :1])], 1)
+        output_BCHW = self.network(self.board.inverse(torch.cat([torch.zeros_like(known), known], 1)))
+        return halves(self.board(output_BCHW)[0])[0]

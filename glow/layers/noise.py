@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from glow.config import Network
 from glow.layers.base import as_planes, halves, sum_per_image
-from glow.layers.coupling import CouplingNetwork
+from glow.layers.networks import make_network
 from glow.layers.squeeze import Squeeze
 
 __all__ = ["NoiseFlow"]
@@ -42,6 +43,7 @@ class NoiseFlow(nn.Module):
     Args:
         channels: C, of the images.
         width: hidden channels of the network.
+        network: the kind of the network, "plain" or "residual".
 
     Example:
         >>> noise_flow = NoiseFlow(channels=1, width=16)
@@ -53,10 +55,10 @@ class NoiseFlow(nn.Module):
         torch.Size([2])
     """
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, network: Network = "plain") -> None:
         super().__init__()
         self.squeeze = Squeeze()
-        self.network = CouplingNetwork(4 * channels, 8 * channels, width)
+        self.network = make_network(network, 4 * channels, 8 * channels, width)
 
     def forward(self, image_BCHW: Tensor, v_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Turn uniform noise into noise that depends on the image.

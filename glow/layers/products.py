@@ -1,11 +1,11 @@
 """The coupling network on CPUs: three convolutions and their gradient, written by hand for speed.
 
-On CPUs, `CouplingNetwork` calls `three_convolutions` in place of three calls of `conv2d`, and this file computes the
+On CPUs, `PlainNetwork` calls `three_convolutions` in place of three calls of `conv2d`, and this file computes the
 gradient in place of autograd. The result is the same up to rounding. Two things make it faster (docs/performance.md has
 measurements):
 
 - A convolution and the ReLU after it are one operator, and the gradient of a ReLU is computed in place.
-- If the network's input has few channels (at most `coupling.FEW_CHANNELS`), the last convolution and the gradients of
+- If the network's input has few channels (at most `networks.FEW_CHANNELS`), the last convolution and the gradients of
   both 3x3 convolutions are matrix products. A stock convolution pads so few channels to the length of a vector
   register, 16 or 32 numbers, and spends most of its time on zeros.
 

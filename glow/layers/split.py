@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from glow.layers.base import sum_per_image
-from glow.layers.coupling import ZeroConv2d
+from glow.layers.networks import ZeroConv2d
 
 __all__ = ["Split", "TopPrior", "gaussian_log_prob"]
 

@@ -121,7 +121,7 @@ def _train_here(settings: WorkerSettings, label: str, checkpoint: tune.Checkpoin
 
 
 def _train_with_workers(settings: WorkerSettings, shared: Shared, label: str) -> None:
-    # Ray Tune restarts the trial. If Ray Train restarted its workers as well, N failures would become (N + 1)^2 attempts.
+    # Ray Tune restarts the trial. If Ray Train restarted its workers too, N failures would become (N + 1)^2 attempts.
     spec = settings.spec.model_copy(update={"output": shared.storage, "max_failures": 0})
     settings = replace(settings, spec=spec)
     name = label.replace(" ", "-")

@@ -42,13 +42,13 @@ __all__ = ["show_run"]
 SETTINGS = {
     "train": (
         *("dataset", "permutation", "depth", "levels", "width", "coupling", "scale"),
-        *("dequantization", "input", "checkerboard", "class_conditional", "bits"),
+        *("dequantization", "input", "checkerboard", "network", "class_conditional", "bits"),
         *("epochs", "batch_size", "learning_rate", "optimizer", "flip", "seed", "per_class", "image_size", "workers"),
         *("precision", "gradient_precision"),
     ),
     "ablate": (
         *("dataset", "permutations", "depths", "widths", "couplings", "scales", "dequantizations", "inputs"),
-        *("checkerboards", "learning_rates", "seeds", "epochs"),
+        *("checkerboards", "networks", "learning_rates", "seeds", "epochs"),
         *("depth", "levels", "width", "batch_size", "learning_rate", "per_class", "search", "scheduler"),
     ),
     "nll": ("datasets", "split", "noise_samples", "seed"),

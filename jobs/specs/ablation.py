@@ -16,7 +16,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
-from glow.config import Coupling, Dequantization, Input, Permutation, Scale
+from glow.config import Coupling, Dequantization, Input, Network, Permutation, Scale
 from jobs.specs.base import flag_of, numbers, sentences, setting, validated
 from jobs.specs.presets import make_train_spec
 from jobs.specs.training import TrainSpec
@@ -36,6 +36,7 @@ AXES = {
     "dequantizations": "dequantization",
     "inputs": "input",
     "checkerboards": "checkerboard",
+    "networks": "network",
     "learning_rates": "learning_rate",
 }
 """Fields of `AblateSpec` -> the field of `TrainSpec` that each varies."""
@@ -49,6 +50,7 @@ CHOICES = {
     "scales": Scale,
     "dequantizations": Dequantization,
     "inputs": Input,
+    "networks": Network,
 }
 """Axes whose values are names, with the names; the value "all" stands for all of them."""
 
@@ -122,6 +124,13 @@ class AblateSpec(BaseModel):
         "Ablation",
         "Numbers of coupling layers at full resolution to compare, with commas between; 0 is none.",
         "0,2",
+    )
+    networks: tuple[Network, ...] | None = setting(
+        None,
+        "Ablation",
+        "Networks of coupling layers to compare: all, or a list of plain and residual. With --widths, every network "
+        "gets every width.",
+        "all",
     )
     learning_rates: tuple[float, ...] | None = setting(
         None,

@@ -21,6 +21,7 @@ from glow.config import (
     GradientPrecision,
     Input,
     Memory,
+    Network,
     Optimizer,
     Permutation,
     Scale,
@@ -144,6 +145,13 @@ class TrainSpec(BaseModel):
         "Number of coupling layers at full resolution before the first level, which transform one colour of a "
         "checkerboard of pixels, given the other.",
         2,
+    )
+    network: Network = setting(
+        "plain",
+        "Model",
+        "Network of each coupling layer. plain: the paper's three convolutions. residual: four, of which two are a "
+        "residual block; it needs half of --width.",
+        "residual",
     )
     class_conditional: bool = setting(
         False, "Model", "Give each class a separate mean and scale of the topmost latents.", True
@@ -400,6 +408,7 @@ class TrainSpec(BaseModel):
             dequantization=self.dequantization,
             input=self.input,
             checkerboard=self.checkerboard,
+            network=self.network,
             num_classes=num_classes if self.class_conditional else None,
             seed=self.seed,
             bits=self.bits,

@@ -134,9 +134,15 @@ class Reference:
         return self.board_network(b, name) if name.startswith("checkerboard.") else self.network_of_image(b, name)
 
     def network_of_image(self, b, name):
-        h = F.relu(F.conv2d(b, self.t[name + "conv1.weight"], self.t[name + "conv1.bias"], padding=1))
-        h = F.relu(F.conv2d(h, self.t[name + "conv2.weight"], self.t[name + "conv2.bias"]))
-        return self.scaled_conv(h, name + "conv3.")
+        h = self.conv(b, name + "conv1.")
+        if self.config.get("network") == "residual":
+            h = h + self.conv(F.relu(self.conv(F.relu(h), name + "conv2.")), name + "conv3.")
+            return self.scaled_conv(F.relu(h), name + "conv4.")
+        return self.scaled_conv(F.relu(self.conv(F.relu(h), name + "conv2.")), name + "conv3.")
+
+    def conv(self, x, name):
+        weight = self.t[name + "weight"]
+        return F.conv2d(x, weight, self.t[name + "bias"], padding=weight.shape[-1] // 2)
 
     # ---- image to first level ----
     def dequantize(self, images, v):

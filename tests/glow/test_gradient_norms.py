@@ -16,7 +16,7 @@ VARIANTS = [
     {"permutation": "shuffle", "coupling": "additive"},
     {"input": "logit", "dequantization": "variational", "num_classes": 3},
     {"coupling": "spline", "scale": "floored"},
-    {"checkerboard": 2},
+    {"checkerboard": 2, "network": "residual"},
 ]
 
 

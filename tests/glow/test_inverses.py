@@ -15,7 +15,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "floored": {"scale": "floored"},
     "variational": {"dequantization": "variational"},
     "checkerboard": {"checkerboard": 2},
-    "laptop": {"input": "logit", "dequantization": "variational"},
+    "residual": {"network": "residual"},
+    "laptop": {"input": "logit", "dequantization": "variational", "checkerboard": 2, "network": "residual"},
 }
 
 SD = 0.05

@@ -19,8 +19,8 @@ from glow.layers import (
     make_permutation,
 )
 from glow.layers.actnorm import SD_FLOOR
-from glow.layers.coupling import weight_and_bias
 from glow.layers.elementwise import LOG_BOUND
+from glow.layers.networks import PlainNetwork, weight_and_bias
 from tests.glow.flows import jacobian_log_det, perturb
 
 SHAPE = (4, 4, 2)  # channels, height, width: small, and not square
@@ -41,9 +41,10 @@ LAYERS: dict[str, Callable[[], Layer]] = {
     "affine-floored": lambda: CouplingLayer(4, 8, "affine", "floored"),
     "additive": lambda: CouplingLayer(4, 8, "additive", "sigmoid"),
     "spline": lambda: CouplingLayer(4, 8, "spline", "sigmoid"),
+    "affine-residual": lambda: CouplingLayer(4, 8, "affine", "floored", "residual"),
     "checkerboard": lambda: Checkerboard(first=1),
     "checkerboard-affine": lambda: CheckerboardCoupling(2, 8, "affine", "bounded", seen=0),
-    "checkerboard-spline": lambda: CheckerboardCoupling(2, 8, "spline", "sigmoid", seen=1),
+    "checkerboard-spline": lambda: CheckerboardCoupling(2, 8, "spline", "sigmoid", seen=1, network="residual"),
     "logit": lambda: Logit(0.05),
     "unchanged": Unchanged,
 }
@@ -121,6 +122,7 @@ def test_fixed_permutations_move_channels_as_documented():
 
 def test_coupling_transforms_the_first_half_from_the_second_with_shift_channels_first():
     coupling = CouplingLayer(2, 4, "affine", "sigmoid")
+    assert isinstance(coupling.network, PlainNetwork)
     _, bias = weight_and_bias(coupling.network.conv3.conv)
     with torch.no_grad():
         bias.copy_(torch.tensor([0.5, 1.0]))  # shift, raw scale
@@ -134,6 +136,7 @@ def test_coupling_transforms_the_first_half_from_the_second_with_shift_channels_
 @pytest.mark.parametrize("raw", [-1e6, -30.0, 30.0, 1e6])
 def test_bounded_scale_never_stretches_by_more_than_its_bound(raw):
     coupling = CouplingLayer(2, 4, "affine", "bounded")
+    assert isinstance(coupling.network, PlainNetwork)
     _, bias = weight_and_bias(coupling.network.conv3.conv)
     with torch.no_grad():
         bias.copy_(torch.tensor([0.0, raw]))

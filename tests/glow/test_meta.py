@@ -13,14 +13,14 @@ from glow.training import mean_bits_per_dim
 
 META = torch.device("meta")
 
-# Each permutation, coupling, scale, noise and input occurs once, and so do checkerboard couplings.
+# Each permutation, coupling, scale, noise, input and network occurs once, and so do checkerboard couplings.
 VARIANTS = {
     "1x1-affine-sigmoid": {},
     "shuffle-affine-bounded": {"permutation": "shuffle", "scale": "bounded"},
     "reverse-additive": {"permutation": "reverse", "coupling": "additive"},
     "floored-variational": {"scale": "floored", "dequantization": "variational"},
     "spline-logit": {"coupling": "spline", "input": "logit"},
-    "checkerboard": {"checkerboard": 2},
+    "checkerboard-residual": {"checkerboard": 2, "network": "residual"},
 }
 
 

@@ -21,6 +21,7 @@ VARIANTS = [
     {"scale": "floored", "input": "logit"},
     {"coupling": "spline", "dequantization": "variational"},
     {"checkerboard": 3, "scale": "bounded"},
+    {"network": "residual", "dequantization": "variational"},
 ]
 
 

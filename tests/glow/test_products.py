@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from glow.layers import operators, products
-from glow.layers.coupling import FEW_CHANNELS, CouplingNetwork
+from glow.layers.networks import FEW_CHANNELS, PlainNetwork
 from glow.layers.products import three_convolutions
 from tests.glow.flows import perturb
 
@@ -74,18 +74,18 @@ def test_bf16_rounds_but_does_not_stray(by_products):
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bf16"])
 def test_a_network_is_the_same_with_products_and_without(monkeypatch, dtype):
-    network = perturb(CouplingNetwork(2, 4, 16), 0.2)
+    network = perturb(PlainNetwork(2, 4, 16), 0.2)
     network.compute_dtype = dtype
     x = torch.randn(3, 2, 6, 6, generator=torch.Generator().manual_seed(2))
     assert x.shape[1] <= FEW_CHANNELS[dtype or torch.float32]
     by_products = network(x)
-    monkeypatch.setattr("glow.layers.coupling.FEW_CHANNELS", {})
+    monkeypatch.setattr("glow.layers.networks.FEW_CHANNELS", {})
     tolerance = {"atol": 0.03 * by_products.abs().max().item(), "rtol": 0} if dtype else {"atol": 1e-5, "rtol": 1e-5}
     torch.testing.assert_close(network(x), by_products, **tolerance)
 
 
 def test_what_gpus_and_the_compiler_get_is_the_same(monkeypatch):
-    network = perturb(CouplingNetwork(2, 4, 16).double(), 0.2)
+    network = perturb(PlainNetwork(2, 4, 16).double(), 0.2)
     x = torch.randn(3, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     expected = network(x)
     monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
@@ -110,7 +110,7 @@ def values_and_gradients(network, x):
 
 def small_network():
     x = torch.randn(3, 2, 6, 6, generator=torch.Generator().manual_seed(2))
-    return perturb(CouplingNetwork(2, 4, 16), 0.2), x
+    return perturb(PlainNetwork(2, 4, 16), 0.2), x
 
 
 def _noted(called: list[str], name: str, real: Callable[..., Any], *args: Any) -> Any:
@@ -132,7 +132,7 @@ def spy(monkeypatch) -> list[str]:
 def test_an_environment_variable_turns_it_off(monkeypatch):
     network, x = small_network()
     expected = values_and_gradients(network, x)
-    monkeypatch.setattr("glow.layers.coupling.three_convolutions", lambda *_: pytest.fail("not turned off"))
+    monkeypatch.setattr("glow.layers.networks.three_convolutions", lambda *_: pytest.fail("not turned off"))
     monkeypatch.setenv("GLOW_PRODUCTS", "0")
     for got, right in zip(values_and_gradients(network, x), expected, strict=True):
         torch.testing.assert_close(got, right, atol=1e-4, rtol=1e-4)

@@ -18,6 +18,7 @@ VARIANTS = {
     "variational": {"dequantization": "variational"},
     "logit": {"input": "logit"},
     "checkerboard": {"checkerboard": 3},
+    "residual": {"network": "residual", "checkerboard": 1, "dequantization": "variational"},
     "conditional": {"num_classes": 3},
     "colour": {"image_shape": (3, 8, 8)},
 }

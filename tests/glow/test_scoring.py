@@ -22,7 +22,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "conditional": {"num_classes": 3},
     "floored, logit": {"scale": "floored", "input": "logit"},
     "spline, variational": {"coupling": "spline", "dequantization": "variational"},
-    "checkerboard": {"checkerboard": 2},
+    "checkerboard, residual": {"checkerboard": 2, "network": "residual"},
 }
 
 

@@ -7,7 +7,7 @@ has one test for each kind of blow:
 | a training is killed | `test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit` in `test_train.py` |
 | a training receives a signal | seed 16 of `test_a_training_that_was_stopped`: SIGTERM in the middle |
 | an ablation is killed | `test_a_killed_ablation_continues_each_trial_from_its_checkpoint` in `test_ablate.py` |
-| a worker is killed | `test_a_training_that_was_killed_inside_an_epoch_loses_no_more_than_the_steps_since_its_checkpoint` |
+| a worker is killed | `test_a_training_that_was_killed_inside_an_epoch_...` in `test_train.py` |
 | another command is killed | seed 0 of `test_a_command_on_the_record_that_was_killed` |
 | the MLflow server is struck | seed 2 of `test_a_training_whose_mlflow_server_is_struck`: killed, and replaced |
 | a disk becomes full | seed 0 of `test_a_disk_that_became_full`, as root |

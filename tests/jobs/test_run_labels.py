@@ -27,6 +27,7 @@ RUN_ID = "abc"
         ({"scale": "bounded"}, "train mnist 1x1 K8 L3 w64 bounded variational logit s0"),
         ({"dequantization": "uniform", "input": "linear"}, "train mnist 1x1 K8 L3 w64 s0"),
         ({"checkerboard": 2}, "train mnist 1x1 K8 L3 w64 variational logit cb2 s0"),
+        ({"network": "residual"}, "train mnist 1x1 K8 L3 w64 variational logit residual s0"),
         ({"bits": 5}, "train mnist 1x1 K8 L3 w64 variational logit 5-bit s0"),
         ({"dataset": "folder:/data/my images"}, "train folder-my_images 1x1 K8 L3 w64 variational logit s0"),
         ({"run_name": "mine"}, "mine"),

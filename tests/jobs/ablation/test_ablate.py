@@ -92,7 +92,9 @@ def test_mlflow_has_one_run_per_trial_with_all_that_a_training_records(finished)
         assert run.info.status == "FINISHED"
         assert (run.data.params["permutation"], run.data.params["seed"]) == (permutation, seed)
         for name in ("train/bits_per_dim", "validation/bits_per_dim", "test/bits_per_dim_by_epoch"):
-            assert [p.step for p in client.get_metric_history(run.info.run_id, name)] == list(range(1, EPOCHS + 1)), name
+            assert [p.step for p in client.get_metric_history(run.info.run_id, name)] == list(range(1, EPOCHS + 1)), (
+                name
+            )
         assert run.data.metrics["core_seconds"] > 0
         artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
         assert {"spec.json", "requirements.txt", "history.csv", "nll.png", "samples.png"} <= artifacts

@@ -132,12 +132,13 @@ def test_a_damaged_file_is_refused_by_name_or_skipped_and_listed(photos, tmp_pat
 
 def test_training_and_scoring_read_packed_images_from_their_files(packed, tmp_path):
     """The model is the one that the library trains on the same images in memory."""
-    flags = ("--preset", "smoke", "--dataset", f"packed:{packed}", "--epochs", "2", "--batch-size", "32", "--cpus-per-worker", "1")
+    dataset = f"packed:{packed}"
+    flags = ("--preset", "smoke", "--dataset", dataset, "--epochs", "2", "--batch-size", "32", "--cpus-per-worker", "1")
     mapped = glowctl(tmp_path, "train", *flags, "--run-name", "mapped", "--images-in", "files")
     check_quiet(mapped)
     assert f"read from packed:{packed}" in mapped.stdout
     found = load_file(results(tmp_path, run_id_of(mapped.stdout.splitlines())) / "checkpoint" / "model.safetensors")
-    expected = best_weights({"dataset": f"packed:{packed}", "epochs": 2, "batch_size": 32})
+    expected = best_weights({"dataset": dataset, "epochs": 2, "batch_size": 32})
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[name].numpy(), expected[name]) for name in expected)
     scored = glowctl(tmp_path, "nll", "--model", "mapped", "--split", "train")

@@ -37,6 +37,7 @@ def test_a_grid_is_the_cross_product_once_for_each_seed_in_turn():
         ("permutations", "reverse, 1x1,reverse", ("reverse", "1x1")),
         ("depths", "8, 16,8", (8, 16)),
         ("checkerboards", "0,2", (0, 2)),
+        ("networks", "all", ("plain", "residual")),
         ("learning_rates", "1e-3,0.002", (0.001, 0.002)),
     ],
 )
