@@ -113,12 +113,14 @@ class Work:
     def to_tell(self) -> tuple[str, ...]:
         """The sentences that the user sees at the start.
 
-        These are `notes`, a sentence if the training stays clearly below its learning rate and, for a packed data set,
-        a sentence that says whether its images are held in memory.
+        These are `notes`, a sentence if a new training will stay clearly below its learning rate and, for a packed data
+        set, a sentence that says whether its images are held in memory.
         """
         return (*self.notes, *self._low_learning_rate(), *self._where_packed_images_are())
 
     def _low_learning_rate(self) -> list[str]:
+        if self.resumed is not None or self.kept is not None:  # too late to change it
+            return []
         config = self.spec.fit_config()
         steps = config.epochs * math.ceil(len(self.splits["train"]) / config.batch_size)
         share = highest_learning_rate(config, steps) / config.learning_rate

@@ -2,7 +2,9 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,7 @@ from jobs.specs.ablation import AblateSpec
 from jobs.specs.base import colour, validated
 from jobs.specs.packing import PackSpec
 from jobs.specs.presets import make_train_spec
+from jobs.tracking import Record
 from jobs.training.prepare import prepare
 from tests.glow.buckets import png
 from tests.jobs.glyphs import write_glyphs
@@ -200,3 +203,5 @@ def test_a_training_that_stays_below_its_learning_rate_says_so(tmp_path, setting
         assert all(
             fact in note for fact in (share, "300 warm-up steps", f"{steps} steps", "--warmup-steps", "--epochs")
         )
+        resumed = replace(work, kept=work.to_keep(cast(Record, SimpleNamespace(run_id="abc", name="a name")), False))
+        assert not any("learning rate" in note for note in resumed.to_tell)
