@@ -106,7 +106,7 @@ class Glow(nn.Module):
         super().__init__()
         self.config = config
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+            torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would seed the GPUs too
             generator = torch.Generator().manual_seed(config.seed)
             channels = [config.image_shape[0] * 2**level for level in range(config.levels)]
             levels = [Level.make(c, config, level == config.levels - 1, generator) for level, c in enumerate(channels)]
@@ -125,6 +125,27 @@ class Glow(nn.Module):
     def device(self) -> torch.device:
         """The device of the weights."""
         return self.top.mean.device
+
+    @property
+    def trained_classes(self) -> Tensor:
+        """The classes that the model was trained on, int64 (k,), ascending; empty for a model without classes.
+
+        What the prior adds for a class is exactly 0 until a training step has an image of the class. Before any such
+        step all classes count as trained.
+
+        Example:
+            >>> model = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=2, width=8, num_classes=3))
+            >>> model.trained_classes
+            tensor([0, 1, 2])
+            >>> with torch.no_grad():
+            ...     model.top.classes.weight[1] = 0.1
+            >>> model.trained_classes
+            tensor([1])
+        """
+        if self.top.classes is None:
+            return torch.empty(0, dtype=torch.int64)
+        changed_K = self.top.classes.weight.detach().cpu().any(1)
+        return (changed_K if changed_K.any() else ~changed_K).nonzero().flatten()
 
     @property
     def dtype(self) -> torch.dtype:

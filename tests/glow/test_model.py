@@ -272,6 +272,13 @@ for permutation in ("1x1", "shuffle"):
     assert runs[0][0] != runs[0][1]
 
 
+def test_making_a_model_seeds_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("the GPUs were seeded"))
+    with pytest.raises(pytest.fail.Exception):
+        torch.manual_seed(0)
+    Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=1, width=4))
+
+
 def test_making_a_model_leaves_the_callers_random_state_alone():
     torch.manual_seed(0)
     expected = torch.rand(1)
