@@ -6,13 +6,15 @@ Training calls these functions to choose the fastest precision, and to decide wh
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from glow.model import Precision
 
-__all__ = ["forbid_tf32", "hardware_precision", "skips_when_told"]
+__all__ = ["forbid_tf32", "hardware_precision", "skips_when_told", "without_tf32"]
 
 
 def hardware_precision(device: torch.device) -> Precision:
@@ -56,6 +58,29 @@ def forbid_tf32() -> None:
     with warnings.catch_warnings():  # torch 2.9 and 2.10 warn about this name, which later versions do not
         warnings.simplefilter("ignore")
         torch.backends.cudnn.allow_tf32 = False
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Make convolutions and matrix products compute in float32 on NVIDIA GPUs inside a block, whatever the caller set.
+
+    After the block, the settings of the caller are as before. The name of these settings depends on the version of
+    torch: it refuses to read the older one of a program that has set the newer one.
+
+    Example:
+        >>> with without_tf32():
+        ...     z = torch.ones(2, 2) @ torch.ones(2, 2)
+    """
+    name, value = ("fp32_precision", "ieee") if hasattr(torch.backends.cudnn, "conv") else ("allow_tf32", False)
+    places = (getattr(torch.backends.cudnn, "conv", torch.backends.cudnn), torch.backends.cuda.matmul)
+    before = [getattr(place, name) for place in places]
+    try:
+        for place in places:
+            setattr(place, name, value)
+        yield
+    finally:
+        for place, setting in zip(places, before, strict=True):
+            setattr(place, name, setting)
 
 
 def skips_when_told(optimizer: type[torch.optim.Optimizer], device: torch.device) -> bool:

@@ -13,7 +13,7 @@ Columns of a score table:
   ``nll = D log(2 ** bits) - log_det - log_prior_1 - ... - log_prior_L``, where ``bits`` is `GlowConfig.bits` of the
   model.
 - ``log_det_1`` ... ``log_det_L``: the log-determinant of each level's steps. The rest of ``log_det`` belongs to the
-  dequantisation and the transform of the input.
+  dequantisation, the transform of the input and the checkerboard couplings.
 - ``latent_anderson``, ``latent_spectrum`` and ``latent_neighbours``: how far the latents of all levels together are
   from standard normal noise (`glow.latent_statistics`).
 - ``latent_power_1`` ... , ``latent_rows_1`` ... and ``latent_columns_1`` ... : the mean square of each level's latents,
@@ -45,6 +45,7 @@ from torch import Tensor
 from glow.datasets.lazy import LazyDataset
 from glow.dequantization import reduced, uniform_noise
 from glow.gradient_norms import gradient_layers, gradient_norms
+from glow.hardware import without_tf32
 from glow.latent_statistics import anderson_darling, second_moments, spectrum_variation
 from glow.model import Glow, Precision
 
@@ -125,8 +126,7 @@ def score(
     labels_N = torch.zeros(n, dtype=torch.int64) if labels_N is None else labels_N
     model.set_precision(precision)
     parts, sums, gradients = [], [], []
-    # As `forbid_tf32`, but the caller's setting comes back. Also with coupling networks in bf16, the rest is float32.
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with without_tf32():  # also with coupling networks in bf16, because the rest is float32
         for start in range(0, n, batch_size):
             images_BCHW = images_NCHW[start : start + batch_size].to(model.device)
             indices_B = indices_N[start : start + batch_size].to(model.device)
@@ -271,7 +271,7 @@ def complexity(images_NCHW: Tensor) -> np.ndarray:
     The length of a black image of the same size is subtracted, which removes the overhead of the file format.
 
     Args:
-        images_NCHW: uint8 (N, C, H, W), with 1 or 3 channels.
+        images_NCHW: uint8 (N, C, H, W). PNG has at most four channels; if there are more, they lie below one another.
 
     Returns:
         float (N,), in bits.
@@ -285,6 +285,8 @@ def complexity(images_NCHW: Tensor) -> np.ndarray:
     """
     if len(images_NCHW) == 0:
         return np.empty(0)
+    if images_NCHW.shape[1] > 4:
+        images_NCHW = images_NCHW.flatten(1, 2)[:, None]
     arrays = images_NCHW.permute(0, 2, 3, 1).cpu().numpy()
     floor = _png_bits(np.zeros_like(arrays[0]))
     return np.array([_png_bits(array) - floor for array in arrays], float)

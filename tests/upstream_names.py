@@ -105,7 +105,6 @@ TORCH = [
         "CPUs that multiply in bf16 train in float32, at half the speed",
         "avx512_bf16",
     ),
-    takes("torch.backends.cudnn:flags", "enabled allow_tf32", "nothing can be scored on a GPU", "cudnn.flags"),
     Name(
         "torch.optim.Adam.found_inf",
         "optimizers are not fused, and a GPU is waited for at each step",

@@ -218,6 +218,14 @@ def test_complexity_orders_images_from_constant_to_noise(channels):
     assert 0.97 < bits[3] / (8 * noise.numel()) < 1.1
 
 
+def test_images_of_more_channels_than_a_png_has_are_scored():
+    model = small_glow(image_shape=(6, 8, 8))
+    images = torch.cat([torch.zeros(1, 6, 8, 8, dtype=torch.uint8), random_images(1, (6, 8, 8))])
+    black, noise = score(model, images)["complexity"]
+    assert black == 0
+    assert noise > 0.9 * 8 * 6 * 8 * 8
+
+
 def test_complexity_is_an_images_own_and_what_a_table_says():
     images = torch.cat([random_images(3, (3, 8, 8)), smooth(3, 8)])
     bits = complexity(images)

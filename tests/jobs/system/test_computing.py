@@ -1,6 +1,7 @@
 """Every process that computes with a model computes float32 convolutions in float32, not in TF32. No GPU, no Ray."""
 
 import warnings
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,14 +20,32 @@ class SetUp(Exception):
     """Ends a worker once its process is set up."""
 
 
+NEWER = hasattr(torch.backends.cudnn, "conv")
+"""Whether this torch has the newer names of the settings."""
+
+
 @pytest.fixture(autouse=True)
-def tf32(monkeypatch):
-    """Begin with torch's default, which rounds on NVIDIA GPUs, and restore the setting after the test."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+def tf32() -> Iterator[None]:
+    """Begin and end with torch's defaults: convolutions are rounded on NVIDIA GPUs, and matrix products are not."""
+    restore()
+    yield
+    restore()
+
+
+def restore() -> None:
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("highest")
 
 
 def is_tf32() -> bool:
+    if NEWER:
+        return torch.backends.cudnn.conv.fp32_precision == "tf32"
     return bool(torch.backends.cudnn.allow_tf32)
+
+
+def products_are_tf32() -> bool:
+    matmul = torch.backends.cuda.matmul
+    return matmul.fp32_precision == "tf32" if NEWER else bool(matmul.allow_tf32)
 
 
 def ends(*arguments: object) -> None:
@@ -60,11 +79,23 @@ def test_the_library_scores_without_tf32_and_restores_the_setting(monkeypatch, p
     seen = []
 
     def noise(*arguments):
-        seen.append(is_tf32())
+        seen.append((is_tf32(), products_are_tf32()))
         return uniform_noise(*arguments)
 
     monkeypatch.setattr("glow.scoring.uniform_noise", noise)
+    torch.set_float32_matmul_precision("high")
     model = small_glow()
     score(model, random_images(2, model.config.image_shape), precision=precision)
-    assert seen == [False]
-    assert is_tf32()
+    assert seen == [(False, False)]
+    assert torch.backends.cudnn.allow_tf32
+    assert torch.get_float32_matmul_precision() == "high"
+
+
+@pytest.mark.skipif(not NEWER, reason="this torch has only the older names of the settings")
+def test_the_library_scores_in_a_program_that_uses_the_newer_names(monkeypatch):
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    model = small_glow()
+    score(model, random_images(2, model.config.image_shape))
+    assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+    assert torch.backends.cudnn.deterministic
