@@ -136,6 +136,8 @@ class Trainer:
             labels = images.labels
         if model.config.num_classes is not None and labels is None:
             raise ValueError("a class-conditional Glow is trained with labels, and there are none: pass labels")
+        if model.config.num_classes is not None and labels is not None:
+            check_labels(labels, len(images), model.config.num_classes)
         if min(config.batch_size, len(images)) < world_size():
             raise ValueError(
                 f"a batch of {min(config.batch_size, len(images))} images cannot be shared by {world_size()} processes"
@@ -143,6 +145,7 @@ class Trainer:
         self.device = torch.device(device) if device is not None else model.device
         self.precision = hardware_precision(self.device) if config.precision == "auto" else config.precision
         self.model = model.to(self.device).set_precision(self.precision).set_memory(config.memory)
+        self.device = self.model.device  # "cuda" alone is another GPU in the thread that reads images
         self.images = source_of(images, labels if model.config.num_classes else None, self.device)
         self.validation = validation.to(self.device) if isinstance(validation, Tensor) else validation
 
@@ -505,6 +508,29 @@ def _remedy(config: GlowConfig) -> str:
     if config.coupling == "affine" and config.scale != "floored":
         return "use a lower learning rate, more warm-up steps, or couplings with the scale 'floored'"
     return "use a lower learning rate, or more warm-up steps"
+
+
+def check_labels(labels_N: Tensor, images: int, classes: int) -> None:
+    """Check the labels of a class-conditional model; a GPU would end the process at a wrong one.
+
+    Args:
+        labels_N: int64 (N,).
+        images: number of images.
+        classes: number of classes.
+
+    Raises:
+        ValueError: if there are not as many labels as images, or a label is not between 0 and `classes` - 1.
+
+    Example:
+        >>> check_labels(torch.tensor([1, 2]), images=2, classes=2)
+        Traceback (most recent call last):
+        ValueError: labels must be between 0 and 1, not 2
+    """
+    if len(labels_N) != images:
+        raise ValueError(f"there are {len(labels_N)} labels for {images} images: pass one label per image")
+    wrong = labels_N[(labels_N < 0) | (labels_N >= classes)]
+    if len(wrong):
+        raise ValueError(f"labels must be between 0 and {classes - 1}, not {int(wrong[0])}")
 
 
 def _optimizer(model: Glow, config: FitConfig, device: torch.device) -> torch.optim.Optimizer:

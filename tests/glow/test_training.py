@@ -208,6 +208,13 @@ def test_clipping_bounds_the_gradient():
     assert last_gradient(clipped) == pytest.approx(1e-3, rel=1e-3)
 
 
+@pytest.mark.parametrize(("labels", "said"), [([0, 1, 2], "not 2"), ([0, -1, 1], "not -1"), ([0, 1], "2 labels for 3")])
+def test_labels_that_the_model_has_no_class_for_are_refused(labels, said):
+    model = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=1, width=8, num_classes=2))
+    with pytest.raises(ValueError, match=said):
+        Trainer(model, digits(3)[0], torch.tensor(labels))
+
+
 def test_a_conditional_model_needs_labels():
     images, labels = digits(40)
     glow = Glow(GlowConfig(**CONFIG.to_dict() | {"num_classes": 10}))
