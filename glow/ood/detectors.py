@@ -338,10 +338,20 @@ def _gradient_rarity_among(train: pd.DataFrame, norms: Sequence[str]) -> ImageSc
     varies = scale > ROUNDING * np.abs(of_train).mean(0)
 
     def rarity(table: pd.DataFrame) -> np.ndarray:
+        _check_measured(table, norms)
         squares = ((logs(table) - mean)[:, varies] / scale[varies]) ** 2
         return np.where(table["finite"] & np.isfinite(squares).all(1), squares.sum(1) / 2, np.inf)
 
     return rarity
+
+
+def _check_measured(table: pd.DataFrame, norms: Sequence[str]) -> None:
+    """Raise ValueError if at least half of the images have no gradient norms, so that they were not asked for."""
+    missing = table.loc[table["finite"], list(norms)].isna().all(axis=1)
+    if missing.any() and missing.sum() >= len(missing) // 2:
+        raise ValueError(
+            f"{missing.sum()} of {len(missing)} images have no gradient norms: score them with gradient_stride=1"
+        )
 
 
 def _rarity_among(train: pd.DataFrame, seed: int) -> Callable[[pd.DataFrame], np.ndarray]:

@@ -175,6 +175,18 @@ def test_without_a_background_model_there_is_no_ratio_and_without_gradients_no_s
     assert names == [name for name in NAMES if name not in ("ratio", "gradients")]
 
 
+def test_images_whose_gradients_were_not_asked_for_are_refused():
+    norms = ["gradient_1", "gradient_2", "gradient_3"]
+    gradients = next(each for each in fit_detectors(score_table(500)) if each.name == "gradients")
+    table = score_table(100)
+    table.loc[table.index % 4 != 0, norms] = np.nan  # as with gradient_stride=4
+    with pytest.raises(ValueError, match=r"75 of 100 images.*gradient_stride=1"):
+        gradients.image_scores(table)
+    one = score_table(100)
+    one.loc[3, norms] = np.nan
+    assert np.flatnonzero(np.isinf(gradients.image_scores(one))).tolist() == [3]
+
+
 def test_a_column_that_is_the_same_for_every_image_is_no_detector():
     """The log-det of additive couplings is the same for every image, up to rounding."""
     train = score_table(1000)
