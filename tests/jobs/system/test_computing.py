@@ -20,7 +20,8 @@ class SetUp(Exception):
     """Ends a worker once its process is set up."""
 
 
-NEWER = hasattr(torch.backends.cudnn, "conv")
+CUDNN: Any = torch.backends.cudnn
+NEWER = hasattr(CUDNN, "conv")
 """Whether this torch has the newer names of the settings."""
 
 
@@ -39,7 +40,7 @@ def restore() -> None:
 
 def is_tf32() -> bool:
     if NEWER:
-        return torch.backends.cudnn.conv.fp32_precision == "tf32"
+        return CUDNN.conv.fp32_precision == "tf32"
     return bool(torch.backends.cudnn.allow_tf32)
 
 
@@ -93,9 +94,9 @@ def test_the_library_scores_without_tf32_and_restores_the_setting(monkeypatch, p
 
 @pytest.mark.skipif(not NEWER, reason="this torch has only the older names of the settings")
 def test_the_library_scores_in_a_program_that_uses_the_newer_names(monkeypatch):
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    CUDNN.conv.fp32_precision = "ieee"
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     model = small_glow()
     score(model, random_images(2, model.config.image_shape))
-    assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+    assert CUDNN.conv.fp32_precision == "ieee"
     assert torch.backends.cudnn.deterministic
