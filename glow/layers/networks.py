@@ -69,7 +69,7 @@ class ZeroConv2d(nn.Module):
 class CouplingNetwork(nn.Module):
     """Base class of the networks: (B, C_in, H, W) -> (B, C_out, H, W).
 
-    Their last convolution is a `ZeroConv2d`. The weights of all others are initialized as in He et al. (2015), so that
+    Their last convolution is a `ZeroConv2d`. The weights of the others are initialized as in He et al. (2015), so that
     the signal keeps its variance at every width. Kingma & Dhariwal draw them with a standard deviation of 0.05, which
     keeps the variance only for units with about 800 inputs.
 

@@ -3,7 +3,7 @@
 Torch does not promise to keep these four operators. If a version of torch drops one of them or changes its arguments,
 results must stay correct, only slower. Therefore this file looks up each operator and the types of its arguments once
 per process. If a oneDNN operator is missing, this file calls the public function with the same result. If an ATen
-operator is missing, `available` returns False, and coupling networks use `torch.nn.functional.conv2d`, as on a GPU.
+operator is missing, `available` returns False, and all coupling networks use `torch.nn.functional.conv2d`, as on a GPU.
 
 Shapes: B images, C channels, H height, W width, N = B * H * W positions, F hidden channels.
 """

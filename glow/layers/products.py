@@ -1,4 +1,4 @@
-"""The coupling network on CPUs: three convolutions and their gradient, written by hand for speed.
+"""Plain coupling networks on CPUs: three convolutions and their gradient, written by hand for speed.
 
 On CPUs, `PlainNetwork` calls `three_convolutions` in place of three calls of `conv2d`, and this file computes the
 gradient in place of autograd. The result is the same up to rounding. Two things make it faster (docs/performance.md has
@@ -46,7 +46,7 @@ SWITCH = "GLOW_PRODUCTS"
 
 
 def enabled() -> bool:
-    """Return whether coupling networks on CPUs are computed by `three_convolutions`.
+    """Return whether plain coupling networks on CPUs are computed by `three_convolutions`.
 
     Example:
         >>> from unittest import mock

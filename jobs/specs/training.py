@@ -150,7 +150,7 @@ class TrainSpec(BaseModel):
         "plain",
         "Model",
         "Network of each coupling layer. plain: the paper's three convolutions. residual: four, of which two are a "
-        "residual block; it needs half of --width.",
+        "residual block. A residual network takes about as long as a plain one of twice its --width.",
         "residual",
     )
     class_conditional: bool = setting(
