@@ -30,7 +30,10 @@ from jobs.specs.presets import make_train_spec
 
 __all__ = ["CHOICES", "main"]
 
-BASE = "laptop preset"
+PLAIN = {"width": 64, "network": "plain", "checkerboard": 0}
+"""The settings of the base that differ from the laptop preset, which has what the base lacks."""
+
+BASE = "plain networks without checkerboard couplings"
 """The choice that the others are compared with."""
 
 CHOICES: dict[str, dict[str, Any]] = {
@@ -39,14 +42,16 @@ CHOICES: dict[str, dict[str, Any]] = {
     "uniform noise": {"dequantization": "uniform"},
     "variational noise": {"dequantization": "variational"},
     "splines": {"coupling": "spline"},
-    "splines, a quarter of the learning rate": {"coupling": "spline", "learning_rate": 1e-3},
+    "splines with a quarter of the learning rate": {"coupling": "spline", "learning_rate": 1e-3},
     "floored scale": {"scale": "floored"},
     "bounded scale": {"scale": "bounded"},
     "two checkerboard couplings": {"checkerboard": 2},
+    "residual networks of half the width": {"width": 32, "network": "residual"},
+    "laptop preset": {"width": 32, "network": "residual", "checkerboard": 2},
     "shuffle": {"permutation": "shuffle"},
     "reverse": {"permutation": "reverse"},
 }
-"""The settings of each choice that differ from the laptop preset; choices that equal the preset are left out."""
+"""The settings of each choice that differ from the base."""
 
 WARMUP = 0.1
 """Share of the time over which the learning rate grows. It is long because 30 s can be as few as 35 steps."""
@@ -58,7 +63,7 @@ TESTED = 2000
 def trial(changes: Mapping[str, Any], seed: int, seconds: float) -> tuple[float, int]:
     """Train one choice with one seed; return the test bits/dim and the number of images trained on."""
     torch.set_num_threads(1)
-    spec = make_train_spec("laptop", {**changes, "seed": seed})
+    spec = make_train_spec("laptop", {**PLAIN, **changes, "seed": seed})
     train = load_dataset("mnist", "train", per_class=spec.per_class)[0]
     test = load_dataset("mnist", "test")[0][:TESTED]
     budget = Budget(seconds, 1, spec.batch_size, spec.learning_rate, WARMUP, seed)
@@ -84,12 +89,7 @@ def main() -> None:
         "--only", type=_names, default=list(CHOICES), help="some choices, with commas between (default all)"
     )
     asked = parser.parse_args()
-    preset = make_train_spec("laptop", {})
-    choices = {BASE: CHOICES[BASE]} | {
-        name: CHOICES[name]
-        for name in asked.only
-        if any(getattr(preset, field) != value for field, value in CHOICES[name].items())
-    }
+    choices = {name: CHOICES[name] for name in dict.fromkeys([BASE, *asked.only])}
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         running = {
             (name, seed): pool.submit(trial, changes, seed, asked.seconds)

@@ -24,8 +24,8 @@ MODELS = {
     "32x32x3, width 64": GlowConfig((3, 32, 32), levels=3, depth=8, width=64),
     "32x32x3, width 96": GlowConfig((3, 32, 32), levels=3, depth=8, width=96),
 }
-"""K = 8 and L = 3: the `laptop` preset on MNIST without its learned noise, the same width on coloured images, where
-there are more latents per unit of work, and the model of CIFAR-10 in the docs."""
+"""K = 8 and L = 3 with plain networks: for MNIST, for coloured images (more latents per unit of work), and the model of
+CIFAR-10 in the docs."""
 
 TINY = GlowConfig((1, 8, 8), levels=2, depth=1, width=8)
 STATISTICS = "statistics of the latents, share of a scoring pass"

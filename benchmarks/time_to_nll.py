@@ -15,6 +15,8 @@ SECONDS, QUICK_SECONDS = 1200, 60
 LOOKS, LOOKS_OF_OURS = 20, 120
 TESTED = 1000
 PER_CLASS = 4000
+WIDTH = 64
+"""The width of the other two models."""
 OTHERS = ("normflows", "a plain Glow")
 
 
@@ -24,7 +26,7 @@ def raced(how: Setting) -> tuple[list[Figure], str]:
     test = next(iter(data.tests.values()))[:TESTED]
     shape = (1, *data.train.shape[2:])
     spec = make_train_spec("laptop", {"levels": data.levels})
-    plain = GlowConfig(shape, levels=data.levels, depth=8, width=spec.width)
+    plain = GlowConfig(shape, levels=data.levels, depth=8, width=WIDTH)
     seconds = QUICK_SECONDS if how.quick else SECONDS
     budget = Budget(seconds, how.threads, spec.batch_size, spec.learning_rate)
     figures = []
@@ -37,8 +39,8 @@ def raced(how: Setting) -> tuple[list[Figure], str]:
             Figure(f"time to the NLL of {name}, its own = 1", curve.reached(theirs) / seconds, "x"),
         ]
     return figures, (
-        f"{seconds:,} s each on {data.name}, {len(data.train):,} images, at K=8 L={data.levels} width {spec.width}, "
-        f"batches of {spec.batch_size}, Adam at {spec.learning_rate:g} with half a cosine and a warm-up of "
+        f"{seconds:,} s each on {data.name}, {len(data.train):,} images, at K=8 L={data.levels}, the others of width "
+        f"{WIDTH}, batches of {spec.batch_size}, Adam at {spec.learning_rate:g} with half a cosine and a warm-up of "
         f"{budget.warmup:.0%} of the time; ours stops where it is as good. NLL of {len(test):,} test images."
     )
 
