@@ -132,7 +132,7 @@ class DatasetInfo:
     Attributes:
         name: the name that was asked for.
         original_shape: (C, H, W) before padding or shrinking. It equals `image_shape` for a folder whose images differ
-            in size, and for a data set that is generated.
+            in size, for Parquet files, and for a data set that is generated.
         image_shape: (C, H, W) of the images that `load_dataset` returns.
         class_names: the name of each label.
         splits: the splits whose images are available, in the order of `SPLITS`.

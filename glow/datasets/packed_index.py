@@ -91,7 +91,7 @@ class PackedIndex:
     Attributes:
         image_shape: (C, H, W) of every image.
         original_shape: (C, H, W) of the images before they were padded or shrunk; equal to `image_shape` if the
-            original images differ in size.
+            original images differ in size, or come from Parquet files.
         class_names: the name of each label.
         splits: the shards of each split.
         source: the name of the data set that was packed; a path in this name is absolute.

@@ -7,7 +7,7 @@ classes.
 A file belongs to a split if its name, or the name of a folder in its path, starts with a name of
 `glow.datasets.split_names`. Examples are ``data/train-00000-of-00002.parquet`` and ``test/0000.parquet``. If no file
 belongs to a split, `glow.datasets.tensors.deal` divides the images of each class among the splits, as for a folder of
-images.
+images. All files have the same column of images, and the same column of classes or none.
 
 The images are grey if all of them are grey, and otherwise all are read as RGB. Their size is that of the first image.
 
@@ -17,9 +17,10 @@ Shapes: N images, C channels, H rows, W columns.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -101,8 +102,8 @@ def open_parquet(
 
     Raises:
         DatasetNotFound: if there are no Parquet files, or none for the split.
-        DatasetCorrupt: if a file cannot be read, does not have exactly one column of images, or has a row without a
-            known class.
+        DatasetCorrupt: if a file cannot be read, does not have exactly one column of images, lacks a column of another
+            file, or has a row without a known class.
         ValueError: if the images cannot be converted to the channels of `image_shape`.
 
     Example:
@@ -120,7 +121,7 @@ def open_parquet(
     parts = _parts(name)
     of, rule = part_of(name, parts, split, remedy=f"add a file whose name starts with {split}")
     part, names = parts[of], _class_names(name, parts)
-    shape = image_shape or _own_shape(parts)
+    shape = image_shape or _own_shape(parts, _first(parts))
     check_channels(3, shape[0])  # the result is the same for grey images
     same_size = refuse_other_sizes or image_shape is None
     labels = torch.tensor(_numbered(name, part, names), dtype=torch.int64)
@@ -140,18 +141,21 @@ def open_parquet(
     return LazyDataset(labels, names, shape, pick, stamps=stamps).subset(rule(labels, split))
 
 
-def describe_parquet(name: str, image_shape: Shape | None) -> DatasetInfo:
+def describe_parquet(name: str, image_shape: Shape | None, skip_unreadable: bool = False) -> DatasetInfo:
     """Describe a data set in Parquet files from its columns and the header of its first image.
 
-    Without an `image_shape`, headers of other images are read too, as by `parquet_channels`.
+    Without an `image_shape`, headers of other images are read too, as by `parquet_channels`. With one, the images may
+    differ in size, so that `DatasetInfo.original_shape` is the `image_shape`.
 
     Args:
         name: ``parquet:PATH``.
         image_shape: (C, H, W) in which the images will be read; None for the images' own shape.
+        skip_unreadable: take the first image whose header can be read for the first image, if there is one.
 
     Raises:
         DatasetNotFound: if there are no Parquet files, or they have no rows.
-        DatasetCorrupt: if a file cannot be read, or the first file does not have exactly one column of images.
+        DatasetCorrupt: if a file or the first image cannot be read, a file does not have exactly one column of images,
+            or a file lacks a column of another one.
         ValueError: if the first image has more than 8 bits per channel, or several frames.
 
     Example:
@@ -167,8 +171,9 @@ def describe_parquet(name: str, image_shape: Shape | None) -> DatasetInfo:
     """
     files = parquet_files(name)
     parts = _parts_of(name, files)
-    own = _own_shape(parts) if image_shape is None else _first(parts).shape
-    return DatasetInfo(name, own, image_shape or own, _class_names(name, parts), splits_of(parts), files.notes)
+    first = _first(parts, skip_unreadable)  # also with an image_shape, so that a bad file is refused before any work
+    shape = image_shape or _own_shape(parts, first)
+    return DatasetInfo(name, shape, shape, _class_names(name, parts), splits_of(parts), files.notes)
 
 
 def parquet_channels(name: str) -> int:
@@ -204,27 +209,40 @@ def parquet_status(name: str) -> DatasetStatus:
     return status_of(name, lambda: _parts(name), "files")
 
 
-@dataclass(frozen=True)
-class First:
-    """The channels and the size of the first image of a data set, from the image's header."""
+def _first(parts: Mapping[str, Part], skip_unreadable: bool = False) -> Header:
+    """Return the header of the first image, or with `skip_unreadable` the first header that can be read.
 
-    header: Header
-
-    @property
-    def shape(self) -> Shape:
-        width, height = self.header.size
-        return self.header.channels, height, width
-
-
-def _first(parts: Mapping[str, Part]) -> First:
-    part = next(iter(parts.values()))
-    return First(read_header(part.image(0, part.ends)))
+    Raises:
+        ImageUnreadable, ImageRefused: if that of the first image cannot be read, or with `skip_unreadable` none.
+    """
+    headers = _headers(parts.values())
+    first = next(headers)  # there is one, because no part is empty
+    if skip_unreadable:
+        first = next((header for header in chain([first], headers) if isinstance(header, Header)), first)
+    if not isinstance(first, Header):
+        raise first
+    return first
 
 
-def _own_shape(parts: Mapping[str, Part]) -> Shape:
+def _own_shape(parts: Mapping[str, Part], first: Header) -> Shape:
     """Return the size of the first image, with the number of channels of all images."""
-    _, height, width = _first(parts).shape
+    width, height = first.size
     return _channels(tuple(parts.values())), height, width
+
+
+def _headers(parts: Iterable[Part]) -> Iterator[Header | ImageUnreadable | ImageRefused]:
+    """Yield the headers of all images in order; the error in place of a header that cannot be read."""
+    for part in parts:
+        for table in part.tables:
+            for encoded in table.images(part.images):
+                yield encoded if isinstance(encoded, ImageUnreadable) else _header(encoded)
+
+
+def _header(encoded: EncodedImage) -> Header | ImageUnreadable | ImageRefused:
+    try:
+        return read_header(encoded)
+    except (ImageUnreadable, ImageRefused) as error:
+        return error
 
 
 @lru_cache(maxsize=64)
@@ -233,15 +251,8 @@ def _channels(parts: tuple[Part, ...]) -> int:
 
     An image whose header cannot be read does not count: it is refused when it is asked for.
     """
-    for part in parts:
-        for table in part.tables:
-            for encoded in table.readable(part.images):
-                try:
-                    if read_header(encoded).channels == 3:
-                        return 3
-                except (ImageUnreadable, ImageRefused):
-                    continue
-    return 1
+    coloured = any(isinstance(header, Header) and header.channels == 3 for header in _headers(parts))
+    return 3 if coloured else 1
 
 
 def _check_size(name: str, encoded: EncodedImage, decoded: Tensor, shape: Shape) -> None:
@@ -262,8 +273,8 @@ def _parts(name: str) -> dict[str, Part]:
 
 def _parts_of(name: str, files: Files) -> dict[str, Part]:
     by_part = {part: [Table.at(source) for source in sources] for part, sources in files.by_part.items()}
-    images, labels = _columns(next(iter(by_part.values()))[0])
-    ordered = (split for split in (*SPLITS, ALL) if split in by_part)
+    ordered = [split for split in (*SPLITS, ALL) if split in by_part]
+    images, labels = _columns([table for split in ordered for table in by_part[split]])
     parts = {split: Part(tuple(by_part[split]), images, labels) for split in ordered}
     parts = {split: part for split, part in parts.items() if part.ends[-1] > 0}
     if not parts:
@@ -273,12 +284,34 @@ def _parts_of(name: str, files: Files) -> dict[str, Part]:
     return parts
 
 
-def _columns(table: Table) -> tuple[str, str | None]:
-    """Return the names of the columns of images and of classes.
+def _columns(tables: Sequence[Table]) -> tuple[str, str | None]:
+    """Return the names of the columns of images and of classes, which all files have.
+
+    If a file has a column `label` or `labels`, it has the classes of all files.
 
     Raises:
-        DatasetCorrupt: if there is not exactly one column of images, or if a column is named as that of classes but has
-            values of another type.
+        DatasetCorrupt: if a file does not have exactly one column of images, lacks a column of another file, or has a
+            column that is named as that of classes but has values of another type.
+    """
+    found = [(_image_column(table), _class_column(table), table.schema.names) for table in tables]
+    images, classes, names = zip(*found, strict=True)
+    labels = next((column for column in (*LABELS, *classes) if column is not None and column in classes), None)
+    for column in filter(None, (images[0], labels)):
+        has = [column in of_table for of_table in names]
+        if not all(has):
+            raise DatasetCorrupt(
+                f"{tables[has.index(False)]} has no column {column!r}, which {tables[has.index(True)]} has",
+                remedy="export all files with the same columns of images and classes, or remove those that differ",
+                code="parquet-columns-differ",
+            )
+    return images[0], labels
+
+
+def _image_column(table: Table) -> str:
+    """Return the name of the column of images.
+
+    Raises:
+        DatasetCorrupt: if there is not exactly one such column.
     """
     from pyarrow import types
 
@@ -297,7 +330,7 @@ def _columns(table: Table) -> tuple[str, str | None]:
             remedy="export one column of encoded images",
             code="parquet-columns",
         )
-    return images[0], _class_column(table)
+    return images[0]
 
 
 def _class_column(table: Table) -> str | None:

@@ -82,25 +82,48 @@ class Table:
         return list(_opened(self).read(columns=[name]).column(name).to_pylist())
 
     def image(self, row: int, column: str) -> EncodedImage:
-        """Return the encoded image of a row. This reads the whole row group that contains the row."""
+        """Return the encoded image of a row. This reads the whole row group that contains the row.
+
+        Raises:
+            DatasetCorrupt: if the row group cannot be read; ImageUnreadable if that is because it is damaged, or if the
+                row has no image.
+        """
         ends = self.group_ends
         group = int(np.searchsorted(ends, row, side="right"))
         first = int(ends[group - 1]) if group else 0
         with _READING:
-            images = _group(self, group, column)
-        return EncodedImage(f"row {row} of {self}", images[row - first])
+            contents = _group(self, group, column)
+        found = self._encoded(row, contents[row - first], column)
+        if isinstance(found, ImageUnreadable):
+            raise found
+        return found
 
-    def readable(self, column: str) -> Iterator[EncodedImage]:
-        """Yield the encoded images of all rows in order, without those of damaged row groups."""
+    def images(self, column: str) -> Iterator[EncodedImage | ImageUnreadable]:
+        """Yield the encoded images of all rows in order; an error in place of a row without an image.
+
+        A damaged row group yields one error for all of its rows.
+        """
         row = 0
         for group, end in enumerate(self.group_ends):
             try:
-                contents = _group(self, group, column)
-            except ImageUnreadable:
+                with _READING:
+                    contents = _group(self, group, column)
+            except ImageUnreadable as error:
+                yield error
                 contents = []
             for number, content in enumerate(contents, row):
-                yield EncodedImage(f"row {number} of {self}", content)
+                yield self._encoded(number, content, column)
             row = int(end)
+
+    def _encoded(self, row: int, content: bytes | None, column: str) -> EncodedImage | ImageUnreadable:
+        name = f"row {row} of {self}"
+        if content is not None:
+            return EncodedImage(name, content)
+        return ImageUnreadable(
+            f"{name} has no bytes of an image in column {column!r}",
+            remedy="export the data set with its images embedded",
+            code="parquet-without-images",
+        )
 
 
 @lru_cache(maxsize=256)
@@ -126,12 +149,11 @@ def _opened(table: Table) -> ParquetFile:
 
 
 @lru_cache(maxsize=4)
-def _group(table: Table, group: int, column: str) -> list[bytes]:
-    """Return the encoded images of a row group; the last few groups stay in memory.
+def _group(table: Table, group: int, column: str) -> list[bytes | None]:
+    """Return the encoded images of a row group, and None for a row without one; the last few groups stay in memory.
 
     Raises:
-        DatasetCorrupt: if the row group cannot be read; ImageUnreadable if that is because it is damaged, or a row has
-            no image.
+        DatasetCorrupt: if the row group cannot be read; ImageUnreadable if that is because it is damaged.
     """
     try:
         values = _opened(table).read_row_group(group, columns=[column]).column(column).to_pylist()
@@ -143,11 +165,4 @@ def _group(table: Table, group: int, column: str) -> list[bytes]:
             remedy="replace the file with a good copy",
             code="parquet-damaged",
         ) from error
-    contents = [value["bytes"] if isinstance(value, dict) else value for value in values]
-    if any(content is None for content in contents):
-        raise ImageUnreadable(
-            f"row group {group} of {table} has rows without the bytes of an image in column {column!r}",
-            remedy="export the data set with its images embedded",
-            code="parquet-without-images",
-        )
-    return contents
+    return [value["bytes"] if isinstance(value, dict) else value for value in values]

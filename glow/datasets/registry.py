@@ -217,7 +217,7 @@ PLACED_KINDS: Mapping[str, PlacedKind] = {
     ),
     "parquet": PlacedKind(
         open_parquet,
-        lambda name, shape, background, skip_unreadable: describe_parquet(name, shape),
+        lambda name, shape, background, skip_unreadable: describe_parquet(name, shape, skip_unreadable),
         lambda name, skip_unreadable: parquet_channels(name),
         parquet_status,
     ),
@@ -390,7 +390,8 @@ def describe(
             set, and for the images' own shape if the name contains a path.
         background: the colour (R, G, B) that transparent images of a folder will be composited over. If there are such
             images, a sentence in `DatasetInfo.notes` says so.
-        skip_unreadable: pass over files of a folder whose headers cannot be read, unless no file can be read.
+        skip_unreadable: pass over files of a folder, or images in Parquet files, whose headers cannot be read, unless
+            none can be read.
 
     Raises:
         ValueError: for an unknown name or an impossible `image_shape`, or if `image_shape` is None and the images of a

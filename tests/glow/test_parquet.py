@@ -1,6 +1,7 @@
 """Encoded images in Parquet files, as Hugging Face exports them."""
 
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from glow.datasets import DatasetCorrupt, DatasetNotFound, describe, load_dataset, open_dataset, status
+from glow.datasets.base import ImageUnreadable
 from glow.datasets.registry import own_channels
 from tests.glow.buckets import png
 
@@ -188,6 +190,74 @@ def test_a_set_with_a_coloured_image_is_coloured_wherever_the_image_is(tmp_path,
         write(tmp_path / f"{split}.parquet", images(20) if split == "train" else np.stack(images(3)))
     write(tmp_path / "test-more.parquet", RNG.integers(0, 256, (3, 4, 6, 3), dtype=np.uint8))
     assert {open_dataset(name, split).image_shape for split in ("train", "test")} == {(3, 4, 6)}
+
+
+def save(file, **columns):
+    """Write three grey images with these columns next to them."""
+    pq.write_table(pa.table({"image": [png(one) for one in images(3)], **columns}), file)
+
+
+@pytest.mark.parametrize("labelled_split", ["train", "test"])
+@pytest.mark.parametrize("others", [{}, {"id": [5, 6, 7]}])
+def test_a_file_without_the_classes_that_others_have_is_refused(tmp_path, labelled_split, others):
+    for split in ("train", "test"):
+        save(tmp_path / f"{split}.parquet", **others, **({"label": [0, 1, 0]} if split == labelled_split else {}))
+    lacking = "test" if labelled_split == "train" else "train"
+    for split in ("train", "test"):
+        with pytest.raises(DatasetCorrupt) as raised:
+            load_dataset(f"parquet:{tmp_path}", split)
+        assert raised.value.code == "parquet-columns-differ"
+        assert re.search(rf"/{lacking}\.parquet .*'label'.*/{labelled_split}\.parquet", raised.value.problem)
+    assert status(f"parquet:{tmp_path}").state.startswith("corrupt")
+
+
+def test_files_of_a_split_need_the_same_column_of_images(tmp_path):
+    write(tmp_path / "test-0.parquet", images(3))
+    write(tmp_path / "test-1.parquet", images(3), column="img")
+    assert code_of(f"parquet:{tmp_path}") == "parquet-columns-differ"
+
+
+def test_other_columns_of_files_may_differ(tmp_path):
+    save(tmp_path / "test-0.parquet", species=WORDS)
+    save(tmp_path / "test-1.parquet", species=WORDS, id=[5, 6, 7])
+    assert load_dataset(f"parquet:{tmp_path}", "test")[1].tolist() == [1, 0, 1] * 2
+
+
+def test_only_rows_without_an_image_are_unreadable(tmp_path):
+    pixels = images(5)
+    encoded = [png(one) for one in pixels]
+    pq.write_table(pa.table({"image": [*encoded[:3], None, encoded[4]]}), tmp_path / "test.parquet")
+    dataset = open_dataset(f"parquet:{tmp_path}", "test", image_shape=(1, 4, 6))
+    assert torch.equal(dataset.pick(torch.tensor([0, 1, 2, 4])), grey(pixels[[0, 1, 2, 4]]))
+    with pytest.raises(ImageUnreadable, match=r"^row 3 of ") as raised:
+        dataset.images(3, 4)
+    assert raised.value.code == "parquet-without-images"
+
+
+def test_a_row_without_an_image_does_not_hide_the_colour_of_its_row_group(tmp_path):
+    coloured = png(RNG.integers(0, 256, (4, 6, 3), dtype=np.uint8))
+    pq.write_table(pa.table({"image": [png(images(1)[0]), None, coloured]}), tmp_path / "test.parquet")
+    assert own_channels(f"parquet:{tmp_path}") == 3
+
+
+@pytest.mark.parametrize("bad", [b"no image", None])
+@pytest.mark.parametrize("image_shape", [None, (1, 8, 8)])
+def test_an_unreadable_first_image_is_refused_or_passed_over(tmp_path, bad, image_shape):
+    name = f"parquet:{tmp_path}"
+    pq.write_table(pa.table({"image": pa.array([bad, png(images(1)[0])], pa.binary())}), tmp_path / "test.parquet")
+    with pytest.raises(ImageUnreadable):
+        describe(name, image_shape=image_shape)
+    passed_over = describe(name, image_shape=image_shape, skip_unreadable=True)
+    assert passed_over.image_shape == (image_shape or (1, 4, 6))
+    pq.write_table(pa.table({"image": pa.array([bad], pa.binary())}), tmp_path / "test.parquet")
+    with pytest.raises(ImageUnreadable):
+        describe(name, image_shape=image_shape, skip_unreadable=True)
+
+
+def test_images_that_may_differ_in_size_have_no_original_size(tmp_path):
+    name = rows(tmp_path, images(1)[0], images(1, (8, 8))[0])
+    info = describe(name, image_shape=(1, 8, 8))
+    assert (info.original_shape, info.padding) == ((1, 8, 8), 1)
 
 
 def test_damaged_images_do_not_hide_that_a_set_is_grey(tmp_path):

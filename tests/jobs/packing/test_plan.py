@@ -302,6 +302,17 @@ def test_a_parquet_image_of_another_size_is_refused_and_not_left_out(tmp_path, o
     write(planned(f"parquet:{tmp_path}", tmp_path / "asked", image_size=8), plan.shards)
 
 
+def test_parquet_rows_without_an_image_are_left_out_one_by_one(tmp_path):
+    good = png(np.zeros((8, 8), np.uint8))
+    rows = pa.array([None, good, None, b"no image", good], pa.binary())
+    pq.write_table(pa.table({"image": rows}), tmp_path / "test.parquet")
+    plan = planned(f"parquet:{tmp_path}", tmp_path / "packed", on_error="skip")
+    plan.begin()
+    write(plan, plan.shards)
+    index = plan.complete()
+    assert (index.left_out, index.splits["test"].images) == (3, 2)
+
+
 def test_images_of_different_sizes_need_a_size(tmp_path):
     (tmp_path / "photos").mkdir()
     for index, size in enumerate([8, 8, 9]):
