@@ -53,7 +53,8 @@ class DatasetNll:
     """Bits/dim of a data set under a model: the mean with its interval, and the median.
 
     Attributes:
-        bits_per_dim_original: the mean in bits per value of the images before padding.
+        bits_per_dim_original: the mean in bits per value of the images before padding; NaN unless all images had one
+            size and were padded.
         non_finite: number of images whose score is not finite.
     """
 

@@ -43,7 +43,8 @@ class NllWork:
     Attributes:
         evaluation: the settings, the model, and the score tables that are needed.
         class_names: for each data set, by its label, the names of its classes.
-        padding: for each data set, by its label, the ratio of pixels per image after padding to pixels before padding.
+        padding: for each data set, by its label, the ratio of pixels per image after padding to pixels before padding;
+            1 unless all images had one size and were padded.
     """
 
     evaluation: Evaluation[NllSpec]
@@ -137,6 +138,7 @@ def _description(rows: Sequence[DatasetNll]) -> str:
 def _row(name: str, table: pd.DataFrame, work: NllWork) -> DatasetNll:
     bits_N = _or_infinite(table)
     mean = mean_interval(bits_N)
+    padding = work.padding[name]
     return DatasetNll(
         dataset=name,
         images=len(table),
@@ -144,7 +146,7 @@ def _row(name: str, table: pd.DataFrame, work: NllWork) -> DatasetNll:
         bits_per_dim_low=mean.low,
         bits_per_dim_high=mean.high,
         bits_per_dim_median=float(np.median(bits_N)),
-        bits_per_dim_original=mean.value * work.padding[name],
+        bits_per_dim_original=mean.value * padding if padding > 1 else math.nan,
         non_finite=int((~table["finite"]).sum()),
     )
 

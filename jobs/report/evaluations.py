@@ -59,7 +59,8 @@ def nll_section(model: Model, reader: Reader, anchor: str, name: str) -> Section
         caption = (
             f"Negative log-likelihood (NLL) of {split} images under the model, in bits/dim; lower is more likely. The "
         )
-        caption += "interval is that of the mean. The mean before padding is in bits per value of the unpadded images."
+        caption += "interval is that of the mean. The mean before padding is in bits per value of the unpadded images; "
+        caption += "there is none unless all images had one size and were padded."
         blocks.append(Table(caption, head, rows))
     content = reader.content(run, "nll_histogram.png", "the histogram of likelihoods")
     if content is not None:

@@ -1,9 +1,11 @@
 """Evaluations take scores that earlier runs recorded. No Ray starts, because no score is missing."""
 
 import json
+import math
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from glow import Glow
 from glow.scoring import score
@@ -57,6 +59,24 @@ def test_scores_that_are_reused_have_the_labels_of_the_images_at_hand(tmp_path, 
     shown = {(row.dataset, row.class_name): row.images for row in end.per_class}
     labels = {"arrays-now": now, "arrays-first": before}
     assert shown == {(name, str(label)): each.count(label) for name, each in labels.items() for label in each}
+
+
+def test_only_padded_images_of_one_size_have_bits_per_original_pixel(tmp_path, model):
+    sides = {"padded": (6, 6), "equal": (8, 8), "shrunk": (16, 16), "mixed": (6, 8)}
+    for name, of_images in sides.items():
+        (tmp_path / name / "test").mkdir(parents=True)
+        for number, side in enumerate(of_images):
+            Image.new("L", (side, side), 40 * number).save(tmp_path / name / "test" / f"{number}.png")
+    datasets = ",".join(f"folder:{tmp_path}/{name}" for name in sides)
+    given = {"model": str(tmp_path / "model"), "trained_on": "digits", "datasets": datasets, **where(tmp_path)}
+    record_scores(nll.prepare(validated(NllSpec, given)).evaluation, model, "earlier")
+    events: list[Event] = []
+    nll.run(nll.prepare(validated(NllSpec, given)), events.append)
+    (end,) = (event for event in events if isinstance(event, Nll))
+    ratios = {row.dataset: row.bits_per_dim_original / row.bits_per_dim for row in end.rows}
+    assert ratios.pop("folder-padded") == pytest.approx(64 / 36)
+    assert len(ratios) == 3
+    assert all(map(math.isnan, ratios.values()))
 
 
 def test_the_origin_of_the_scores_of_the_model_and_of_its_background_is_recorded(tmp_path, model):
