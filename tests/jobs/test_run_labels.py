@@ -21,15 +21,18 @@ RUN_ID = "abc"
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
-        ({}, "train mnist 1x1 K8 L3 w64 variational logit s0"),
-        ({"permutation": "reverse", "seed": 3, "width": 32}, "train mnist reverse K8 L3 w32 variational logit s3"),
-        ({"coupling": "additive"}, "train mnist 1x1 K8 L3 w64 additive variational logit s0"),
-        ({"scale": "bounded"}, "train mnist 1x1 K8 L3 w64 bounded variational logit s0"),
-        ({"dequantization": "uniform", "input": "linear"}, "train mnist 1x1 K8 L3 w64 s0"),
-        ({"checkerboard": 2}, "train mnist 1x1 K8 L3 w64 variational logit cb2 s0"),
-        ({"network": "residual"}, "train mnist 1x1 K8 L3 w64 variational logit residual s0"),
-        ({"bits": 5}, "train mnist 1x1 K8 L3 w64 variational logit 5-bit s0"),
-        ({"dataset": "folder:/data/my images"}, "train folder-my_images 1x1 K8 L3 w64 variational logit s0"),
+        ({}, "train mnist 1x1 K8 L3 w32 variational logit residual cb2 s0"),
+        ({"permutation": "reverse", "seed": 3}, "train mnist reverse K8 L3 w32 variational logit residual cb2 s3"),
+        ({"coupling": "additive"}, "train mnist 1x1 K8 L3 w32 additive variational logit residual cb2 s0"),
+        ({"scale": "bounded"}, "train mnist 1x1 K8 L3 w32 bounded variational logit residual cb2 s0"),
+        ({"dequantization": "uniform", "input": "linear"}, "train mnist 1x1 K8 L3 w32 residual cb2 s0"),
+        ({"checkerboard": 0}, "train mnist 1x1 K8 L3 w32 variational logit residual s0"),
+        ({"network": "plain", "width": 64}, "train mnist 1x1 K8 L3 w64 variational logit cb2 s0"),
+        ({"bits": 5}, "train mnist 1x1 K8 L3 w32 variational logit residual cb2 5-bit s0"),
+        (
+            {"dataset": "folder:/data/my images"},
+            "train folder-my_images 1x1 K8 L3 w32 variational logit residual cb2 s0",
+        ),
         ({"run_name": "mine"}, "mine"),
     ],
 )
@@ -43,7 +46,7 @@ def test_no_two_trials_of_an_ablation_have_one_name():
     assert ablation_name(spec) == "ablate mnist permutation depth coupling scale learning_rate"
     names = [training_name(spec.trial_spec(values), varied(spec)) for values in spec.trials()]
     assert len(set(names)) == len(names) == spec.number_of_trials
-    assert "train mnist 1x1 K2 L3 w64 affine sigmoid variational logit lr0.001 s0" in names
+    assert "train mnist 1x1 K2 L3 w32 affine sigmoid variational logit residual cb2 lr0.001 s0" in names
 
 
 def test_an_ablation_of_seeds_and_an_evaluation():
@@ -55,7 +58,7 @@ def test_an_ablation_of_seeds_and_an_evaluation():
 
 def test_a_description_says_what_the_run_is_and_how_to_repeat_it():
     text = training_description(make_train_spec("laptop", {}), RUN_ID)
-    facts = ["mnist", "1x1", "K = 8", "L = 3", "width 64", "affine"]
+    facts = ["mnist", "1x1", "K = 8", "L = 3", "width 32", "affine", "residual networks"]
     assert [fact for fact in facts if fact not in text] == []
     assert text.endswith("`glowctl train --spec runs:/abc/spec.json`")
     assert "Result" not in text  # there is none yet
