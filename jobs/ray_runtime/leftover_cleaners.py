@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 CLEANER = "PlacementGroupCleaner"
 """Ray's name for the class of these processes."""
 
+MOST_JOBS = 10_000
+"""Largest number of jobs that Ray lists. By default it lists 100, and leaves out the newest without an error."""
+
 
 @contextmanager
 def without_leftovers() -> Iterator[None]:
@@ -34,7 +37,7 @@ def without_leftovers() -> Iterator[None]:
     from ray.util.state import list_jobs
 
     with unheeded(log, "processes of earlier drivers are not ended now"):  # Ray's State API may be busy
-        running = {job.job_id for job in list_jobs() if job.status == "RUNNING"}
+        running = {job.job_id for job in list_jobs(filters=[("status", "=", "RUNNING")], limit=MOST_JOBS)}
         _end(_cleaners(lambda job: job not in running))
     own: list[psutil.Process] = []
     try:
