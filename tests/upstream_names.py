@@ -197,6 +197,12 @@ RAY_JOBS = [
     says(
         "/api/jobs/", "ray/dashboard/modules/job/job_head.py", "no job is known", '"/api/jobs/{job_or_submission_id}"'
     ),
+    says(
+        "/logs",
+        "ray/dashboard/modules/job/job_head.py",
+        "the output of a job is not shown",
+        '"/api/jobs/{job_or_submission_id}/logs"',
+    ),
     says("No available agent", "ray/dashboard/modules/job/job_head.py", "a job fails on a head that has just started"),
     says("status code", "ray/dashboard/modules/dashboard_sdk.py", "an unknown job is a failed cluster"),
     says("Running entrypoint for job", "ray/dashboard/modules/job/job_supervisor.py", "a line of Ray's in a job's log"),

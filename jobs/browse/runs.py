@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -206,8 +205,7 @@ def _columns(rows: Sequence[dict[str, str]]) -> list[str]:
 def _print_plain(uri: str, found: Sequence[Listed], trials: bool) -> None:
     rows = _rows(uri, found, trials)
     columns = _columns(rows)
-    with suppress(BrokenPipeError):
-        print(text_table([columns, *([row[name] for name in columns] for row in rows)], left=len(columns)))
+    print(text_table([columns, *([row[name] for name in columns] for row in rows)], left=len(columns)), flush=True)
 
 
 def _print_table(uri: str, found: Sequence[Listed], trials: bool, console: Console) -> None:

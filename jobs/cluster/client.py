@@ -29,6 +29,9 @@ from jobs.system.verbosity import VERBOSE, unheeded
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
+    from tenacity import Retrying
+
+    from jobs.text import JsonObject
 
 __all__ = ["Cluster", "Facts", "ended"]
 
@@ -45,7 +48,7 @@ START_PATIENCE_S = 30.0
 """Seconds for which a client waits for a head that has just started and takes no jobs yet."""
 
 REQUEST_TIMEOUT_S = 10.0
-"""Longest wait in seconds for the state of a job."""
+"""Longest wait in seconds for an answer about a job."""
 
 RETRY_S = 2.0
 """Seconds between attempts to restore a lost connection."""
@@ -205,25 +208,22 @@ class Cluster:
         Raises:
             JobError: if the cluster has no such job, or does not answer any more.
         """
-        import requests
         from ray.job_submission import JobDetails
 
-        # Ray's client has no timeout: it would wait forever if the network drops the connection.
         with self._sentences(job):
-            answer = requests.get(f"{self.address}/api/jobs/{job}", headers=self._headers, timeout=REQUEST_TIMEOUT_S)
-            if not answer.ok:
-                raise RuntimeError(f"status code {answer.status_code}: {answer.text}")
-            return JobDetails(**answer.json())
+            return JobDetails(**self._get(job))
 
     def wait(self, job: str, patience_s: float = math.inf) -> JobDetails:
         """Wait until a job has ended, and return its final state.
 
+        If the connection is lost, this method connects again.
+
         Raises:
             JobError: if it has not ended within `patience_s` seconds, if the cluster has no such job, or if the cluster
-                does not answer any more.
+                does not answer for `PATIENCE_S`.
         """
         deadline = time.monotonic() + patience_s
-        while not ended(found := self.info(job)):
+        while not ended(found := _until_back()(self.info, job)):
             if time.monotonic() > deadline:
                 raise JobError(
                     f"job {job} has not ended within {patience_s:.0f} s",
@@ -256,8 +256,7 @@ class Cluster:
         Raises:
             JobError: if the cluster has no such job, or does not answer any more.
         """
-        with self._sentences(job):
-            return self._client.get_job_logs(job).splitlines()
+        return self._text(job).splitlines()
 
     def follow(self, job: str, see: Callable[[str], None]) -> JobDetails:
         """Call `see` with each line of a job's output until the job has ended, and return the final state of the job.
@@ -270,6 +269,7 @@ class Cluster:
 
         Raises:
             JobError: if the cluster has no such job, or the connection stays lost for `PATIENCE_S`.
+            OSError: if `see` raises it, such as for a closed pipe.
         """
         self.info(job)
         lines = _Lines(see)
@@ -279,8 +279,10 @@ class Cluster:
             ):  # aiohttp, asyncio and Ray each raise another error for this
                 lines.again()
                 asyncio.run(self._tail_until_end(job, lines))
+            if lines.refusal is not None:
+                raise lines.refusal
             try:
-                found = patient(_is_away, PATIENCE_S, RETRY_S)(self.info, job)
+                found = _until_back()(self.info, job)
             except _Away as error:
                 raise JobError(
                     f"the connection to {self.address} is lost, and job {job} continues without it",
@@ -314,10 +316,23 @@ class Cluster:
     def _rest(self, job: str, lines: _Lines) -> None:
         """Pass on what the job wrote after the stream was closed, and a last line without a line break."""
         with unheeded(log, f"the last lines of job {job} are not shown", JobError):
-            text = self._client.get_job_logs(job)
+            text = _until_back()(self._text, job)
             lines.again()
             lines.take(text)
         lines.close()
+
+    def _text(self, job: str) -> str:
+        with self._sentences(job):
+            return str(self._get(f"{job}/logs")["logs"])
+
+    def _get(self, path: str) -> JsonObject:
+        """Ask the Jobs API. Ray's client has no timeout: it would wait forever if the network drops the connection."""
+        import requests
+
+        answer = requests.get(f"{self.address}/api/jobs/{path}", headers=self._headers, timeout=REQUEST_TIMEOUT_S)
+        if not answer.ok:
+            raise RuntimeError(f"status code {answer.status_code}: {answer.text}")
+        return dict(answer.json())
 
     @contextmanager
     def _sentences(self, job: str | None = None) -> Iterator[None]:
@@ -356,17 +371,28 @@ def _is_away(error: BaseException) -> bool:
     return isinstance(error, _Away)
 
 
+def _until_back() -> Retrying:
+    """Return an object that calls a given function, and repeats the call while the cluster does not answer."""
+    return patient(_is_away, PATIENCE_S, RETRY_S)
+
+
 def _takes_no_jobs_yet(error: BaseException) -> bool:
     """Return whether an error is that of a head that has just started: it answers seconds before it takes jobs."""
     return isinstance(error, RuntimeError) and "No available agent" in str(error)
 
 
 class _Lines:
-    """Splits text into lines that arrives in pieces, which may end within a line and may repeat from the start."""
+    """Splits text into lines that arrives in pieces, which may end within a line and may repeat from the start.
+
+    Attributes:
+        seen: number of lines that have been passed on.
+        refusal: the OSError that `see` has raised, if any. Unlike that of a connection, it stays.
+    """
 
     def __init__(self, see: Callable[[str], None]) -> None:
         self._see = see
         self.seen = 0
+        self.refusal: OSError | None = None
         self._skip = 0
         self._rest = ""
 
@@ -382,7 +408,11 @@ class _Lines:
                 self._skip -= 1
                 continue
             self.seen += 1
-            self._see(line)
+            try:
+                self._see(line)
+            except OSError as error:
+                self.refusal = error
+                raise
 
     def close(self) -> None:
         """Pass on a last line that has no line break."""

@@ -17,7 +17,7 @@ from glow.datasets.names import absolute_dataset, dataset_label
 from jobs.cluster.client import Cluster
 from jobs.cluster.entry import REQUEST_FILE
 from jobs.cluster.preflight import CHECK_FILE
-from jobs.display.displays import Display
+from jobs.display.displays import Display, forgiving
 from jobs.display.events import Checked, Show, Submitted
 from jobs.display.wire import sent_event
 from jobs.errors import FAILURE, TERMINATED, USAGE, JobError
@@ -64,6 +64,7 @@ def submit(request: Request, display: Display, address: str, detach: bool = Fals
     about = {tag_names.TITLE: request.title, **source_tags()}
     job = cluster.submit("jobs.cluster.entry", _name(request), files, about)
     with display as show:
+        show = forgiving(show)  # a closed pipe ends no job on this machine, so none on a cluster
         show(Submitted(job, address, detach))
         return 0 if detach else follow(cluster, job, show)
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from jobs.commands.closed_output import drop_unread
 from jobs.commands.cluster import add_cluster_commands
 from jobs.commands.data import add_data_commands
 from jobs.commands.failure import report_failure
@@ -363,6 +364,7 @@ def main() -> None:
             raise SystemExit(USAGE) from None
         raise SystemExit(report_failure(usage_error(error) or error, sys.argv[1:])) from None
     finally:
+        drop_unread()
         # Without this, Python visits every object of torch and MLflow before it ends, which takes more than a second.
         # Triton, which comes with torch for CUDA, would print lines about each of its frozen objects.
         if "triton" not in sys.modules:

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from jobs.commands.closed_output import quiet_if_unread
 from jobs.system.signals import exit_code_of, signals_as_interrupt
 
 __all__ = ["InterruptibleGroup", "interruptible"]
@@ -34,9 +35,12 @@ def interruptible(said: str = "stopped") -> Iterator[None]:
 
 
 class InterruptibleGroup(TyperGroup):
-    """A command line whose commands are all `interruptible`. A command that prints another message does so itself."""
+    """A command line whose commands are all `interruptible`, and end quietly if nothing reads their output any more.
+
+    A command that prints another message when it is interrupted does so itself.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was given."""
-        with interruptible():
+        with quiet_if_unread(), interruptible():
             return super().invoke(ctx)

@@ -1,5 +1,6 @@
 """`jobs.cluster.client` and `jobs.cluster.submission` as far as they need no Ray, with a stand-in for its dashboard."""
 
+import errno
 import json
 import platform
 import threading
@@ -10,11 +11,15 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+import requests
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobType
 
 from jobs.cluster import client as module
+from jobs.cluster import submission
 from jobs.cluster.client import Cluster, _Lines
-from jobs.cluster.submission import _name, exit_code, has_trials, sent
+from jobs.cluster.submission import _name, exit_code, follow, has_trials, sent, submit
+from jobs.display.events import Noted
+from jobs.display.wire import event_line
 from jobs.errors import JobError, SpecError
 from jobs.specs.ablation import AblateSpec, make_ablate_spec
 from jobs.specs.base import validated
@@ -170,14 +175,14 @@ def test_lines_come_whole_and_once():
     assert seen == ["a", "bb", "cc", "d", "e"]
 
 
-def a_cluster(monkeypatch, tails, infos):
+def a_cluster(monkeypatch, tails, infos, logs=("a\nb\nc\nd\n",)):
     """Return a `Cluster` whose job writes one text of `tails` per connection, and has the states `infos` in turn.
 
-    An exception in either is raised.
+    `logs` are the answers to requests for all that the job has written. An exception in any of them is raised.
     """
     monkeypatch.setattr(module, "RETRY_S", 0.01)
     monkeypatch.setattr(module, "POLL_S", 0.01)
-    tails, infos = iter(tails), iter(infos)
+    tails, infos, logs = iter(tails), iter(infos), iter(logs)
 
     async def tail_job_logs(job):
         text = next(tails)
@@ -192,12 +197,19 @@ def a_cluster(monkeypatch, tails, infos):
             raise found
         return found
 
+    def get(self, path):
+        assert path == "j-1/logs"
+        found = next(logs)
+        if isinstance(found, Exception):
+            raise found
+        return {"logs": found}
+
     monkeypatch.setattr(Cluster, "info", info)
+    monkeypatch.setattr(Cluster, "_get", get)
     monkeypatch.setattr(Cluster, "_tail_until_end", lambda self, job, lines: self._tail(job, lines))
     made = Cluster.__new__(Cluster)  # its __init__ connects to a dashboard
     made.address = "http://a"
-    client = SimpleNamespace(tail_job_logs=tail_job_logs, get_job_logs=lambda job: "a\nb\nc\nd\n")
-    made._client = cast(JobSubmissionClient, client)
+    made._client = cast(JobSubmissionClient, SimpleNamespace(tail_job_logs=tail_job_logs))
     return made
 
 
@@ -229,6 +241,58 @@ def test_a_connection_that_stays_lost_leaves_the_job_to_itself(monkeypatch):
         followed.follow("j-1", print)
     assert raised.value.code == "connection-lost"
     assert "glowctl logs -f j-1" in raised.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("logs", "shown"),
+    [
+        ([requests.ConnectionError("cut"), requests.Timeout("slow"), "a\nb\n"], ["a", "b"]),
+        ([RuntimeError("Request failed with status code 500: no disk.")], ["a"]),
+    ],
+)
+def test_a_job_that_has_succeeded_has_so_even_if_its_last_lines_are_lost(monkeypatch, logs, shown):
+    seen: list[str] = []
+    followed = a_cluster(monkeypatch, ["a\n"], [job("RUNNING"), job("SUCCEEDED")], logs)
+    assert followed.follow("j-1", seen.append).status.value == "SUCCEEDED"
+    assert seen == shown
+
+
+def test_a_job_is_waited_for_while_the_connection_is_lost_for_a_while(monkeypatch):
+    away = module._Away("away")
+    waited = a_cluster(monkeypatch, [], [job("RUNNING"), away, away, job("SUCCEEDED")])
+    assert waited.wait("j-1").status.value == "SUCCEEDED"
+    monkeypatch.setattr(module, "PATIENCE_S", 0.05)
+    with pytest.raises(JobError, match="away"):
+        a_cluster(monkeypatch, [], [away] * 100).wait("j-1")
+
+
+class Unread:
+    """A display whose reader has closed the pipe."""
+
+    def __enter__(self):
+        return self.show
+
+    def __exit__(self, *exception):
+        """Nothing to do."""
+
+    def show(self, event):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def test_a_closed_pipe_ends_the_following_of_a_job(monkeypatch):
+    event = event_line(Noted("one image is grey"))
+    followed = a_cluster(monkeypatch, [f"{event}\n"] * 100, [job("RUNNING")] * 100)
+    with pytest.raises(BrokenPipeError), Unread() as show:
+        follow(followed, "j-1", show)
+
+
+def test_a_closed_pipe_does_not_change_the_exit_code_of_a_job_that_is_submitted(monkeypatch):
+    event = event_line(Noted("one image is grey"))
+    cluster = a_cluster(monkeypatch, [f"{event}\n"], [job("RUNNING"), job("FAILED", 2)], [f"{event}\n"])
+    monkeypatch.setattr(Cluster, "submit", lambda *_: "j-1")
+    monkeypatch.setattr(submission, "Cluster", lambda address: cluster)
+    monkeypatch.setattr(submission, "check", lambda *_: SimpleNamespace(problems=()))
+    assert submit(Request.of("train", make_train_spec("smoke", {})), Unread(), "http://a") == 2
 
 
 def test_a_jobs_end_is_the_commands_exit_code():
