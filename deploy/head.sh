@@ -41,6 +41,7 @@ chmod 600 ~/.ray/auth_token
 ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 
 export GLOW_STORAGE RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true
+export RAY_JOB_STOP_WAIT_TIME_S=60 # for a stopped job to record its end; Ray kills it after 3 s otherwise
 unset OMP_NUM_THREADS # `ray up` sets it to 1, and jobs would inherit that
 
 # MLflow gets a separate session, and runs once per machine: the process that holds the lock keeps it until it ends.

@@ -17,6 +17,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from jobs.ray_runtime.connection import STOP_PATIENCE_S
+
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 RAY_UP = [ROOT / "cluster.yaml", DEPLOY / "local.yaml"]
@@ -158,6 +160,10 @@ def test_kuberay_adds_the_workers_that_the_jobs_are_told_of():
         assert told[name]["resources"].items() <= kind["resources"].items()
     assert documents["RayJob"]["spec"]["clusterSelector"]["ray.io/cluster"] == cluster["metadata"]["name"]
     assert cluster["spec"]["authOptions"]["mode"] == "token"
+
+
+def test_jobs_that_kubernetes_submits_have_the_time_of_other_jobs_to_record_their_end():
+    assert manifests()["ConfigMap"]["data"]["RAY_JOB_STOP_WAIT_TIME_S"] == str(STOP_PATIENCE_S)
 
 
 # What the files have in common

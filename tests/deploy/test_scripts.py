@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from jobs.ray_runtime.connection import STOP_PATIENCE_S
 from tests.jobs.command_line import wait_until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -133,6 +134,7 @@ def test_the_head_starts_mlflow_and_then_ray(host):
     assert inherited["RAY_AUTH_MODE"] == "token"
     assert inherited["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5000"
     assert inherited["GLOW_STORAGE"] == "s3://bucket/glow/"
+    assert inherited["RAY_JOB_STOP_WAIT_TIME_S"] == str(STOP_PATIENCE_S)
     assert "OMP_NUM_THREADS" not in inherited
     assert host.token.stat().st_mode & 0o777 == 0o600
 
