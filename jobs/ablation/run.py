@@ -145,11 +145,11 @@ def _run_trials(
     try:
         for _ in range(spec.train.max_failures + 1):
             try:
-                with Channel(log.see, log.record) as channel, reachable(folder, channel.queue):
+                with Channel(log.see, log.record) as channel, reachable(channel.queue):
                     stood = catch_up(f"{storage}/{FOLDER}", spec, channel.queue, run_id)
                     common = worker_settings(ablation.work, resources, data, channel.queue)
                     shared = Shared(private, common, channel.queue, resources, f"{storage}/train", log.finished, stood)
-                    tuner = make_tuner(shared, at_a_time, storage, folder)
+                    tuner = make_tuner(shared, at_a_time, storage)
                     # At the end Tune reads the errors of trials, which a full disk may not have taken whole.
                     with unheeded(logger, "the errors of trials cannot be read", EOFError, UnpicklingError):
                         tuner.fit()

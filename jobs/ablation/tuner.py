@@ -6,6 +6,7 @@ import logging
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from operator import attrgetter
 from typing import Any
 
@@ -31,26 +32,22 @@ FOLDER = "tune"
 TRIAL_ITSELF: dict[str, float] = {"memory": 2**20}
 """Resources of the process of a trial whose workers are separate processes, with resources of their own."""
 
-channels: dict[str, TrialQueue] = {}
-"""Queues of the ablations that this process runs, by the folder of their trials.
+_queue: ContextVar[TrialQueue] = ContextVar("_queue")
+"""The queue of the ablation that this thread runs.
 
-Tune saves its callbacks with the experiment, and a queue could not be restored.
+Tune saves its callbacks with the experiment, and a queue could not be restored. The callbacks do not name the ablation
+either: its folder may have another name when they are restored.
 """
 
 
 @contextmanager
-def reachable(folder: str, queue: TrialQueue) -> Iterator[None]:
-    """Register the queue of an experiment for its callbacks while the block runs.
-
-    Args:
-        folder: key by which the callbacks find the queue: the folder of the ablation's trials in the output.
-        queue: the queue of the messages to the driver.
-    """
-    channels[folder] = queue
+def reachable(queue: TrialQueue) -> Iterator[None]:
+    """Give the queue of the messages to the driver to the callbacks of the experiments that run inside the block."""
+    token = _queue.set(queue)
     try:
         yield
     finally:
-        del channels[folder]
+        _queue.reset(token)
 
 
 def _trainable(shared: Shared) -> Any:
@@ -60,7 +57,7 @@ def _trainable(shared: Shared) -> Any:
     )
 
 
-def make_tuner(shared: Shared, at_a_time: int, storage: str, folder: str) -> tune.Tuner:
+def make_tuner(shared: Shared, at_a_time: int, storage: str) -> tune.Tuner:
     """Make the experiment: restore it if Tune has saved it, otherwise make a new one.
 
     Args:
@@ -68,7 +65,6 @@ def make_tuner(shared: Shared, at_a_time: int, storage: str, folder: str) -> tun
         at_a_time: the largest number of trials that run at the same time. It is ignored if each trial trains in one
             process and the user has set no limit: then the cores and GPUs that each trial reserves are the limit.
         storage: folder or bucket of the ablation.
-        folder: key under which `reachable` has registered the queue.
     """
     if has_begun(f"{storage}/{FOLDER}"):
         return tune.Tuner.restore(
@@ -91,7 +87,7 @@ def make_tuner(shared: Shared, at_a_time: int, storage: str, folder: str) -> tun
         run_config=tune.RunConfig(
             name=FOLDER,
             storage_path=storage,
-            callbacks=[Notices(folder, spec)],
+            callbacks=[Notices(spec)],
             failure_config=tune.FailureConfig(max_failures=spec.train.max_failures),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             verbose=0,
@@ -100,26 +96,25 @@ def make_tuner(shared: Shared, at_a_time: int, storage: str, folder: str) -> tun
 
 
 class Notices(tune.Callback):
-    """Puts a message about the end of a trial into the queue, after the messages of the trial itself.
+    """Puts a message about the end of a trial into the queue of `reachable`, after the messages of the trial itself.
 
     Args:
-        folder: key under which `reachable` has registered the queue.
         spec: the ablation.
     """
 
-    def __init__(self, folder: str, spec: AblateSpec) -> None:
-        self._folder, self._spec = folder, spec
+    def __init__(self, spec: AblateSpec) -> None:
+        self._spec = spec
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Send the last metrics and checkpoint of a trial that ended without an error."""
-        channels[self._folder].put(end_of(trial, self._spec))
+        _queue.get().put(end_of(trial, self._spec))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Send the reason why a trial failed."""
         error = _error_of(trial)
         cause = getattr(error, "cause", None)  # a RayTaskError has one
         reason, label = plain_reason(cause_of(cause or error)), self._spec.label(trial.config["values"])
-        channels[self._folder].put(OfTrial(label, Failed(reason)))
+        _queue.get().put(OfTrial(label, Failed(reason)))
 
 
 def _error_of(trial: Trial) -> Exception:

@@ -89,6 +89,16 @@ def test_an_end_is_settled_unless_the_process_died_or_was_interrupted():
     assert log.finished == {"1x1 s0"}
 
 
+def test_callbacks_that_an_older_glowctl_saved_find_the_queue_after_a_renaming_of_the_folder():
+    """They were pickled with the folder's name at that time."""
+    notices = object.__new__(tuner.Notices)
+    vars(notices).update(_folder="1234", _spec=SPEC)
+    queue: Queue = Queue()
+    with tuner.reachable(queue):
+        pickle.loads(pickle.dumps(notices)).on_trial_complete(1, [], trial(0, "TERMINATED", epoch=3))
+    assert queue.get_nowait() == OfTrial("1x1 s0", Ended({"epoch": 3}, None))
+
+
 def test_the_cause_of_a_failed_trial_survives_a_full_output(tmp_path):
     """Tune's file in the folder for temporary files is whole; its copy in the output is empty."""
     whole, empty = tmp_path / "whole.pkl", tmp_path / "empty.pkl"
@@ -103,8 +113,8 @@ def test_the_cause_of_a_failed_trial_survives_a_full_output(tmp_path):
             config={"values": {"seed": 0}}, trial_id="1", pickled_error_file=str(file), get_error=lambda text=text: text
         )
         queue: Queue = Queue()
-        with tuner.reachable("folder", queue):
-            tuner.Notices("folder", SPEC).on_trial_error(1, [], cast(Trial, failed))
+        with tuner.reachable(queue):
+            tuner.Notices(SPEC).on_trial_error(1, [], cast(Trial, failed))
         told = queue.get()
         assert told.trial == "1x1 s0"
         assert fact in told.message.reason
