@@ -27,7 +27,7 @@ def catch_up(place: str, spec: AblateSpec, queue: TrialQueue, run_id: str) -> di
     is sent to the queue again, because MLflow may lack the end or epochs before it.
 
     If Tune cannot read its own files, the folder is renamed, and the experiment begins anew with the trials' last
-    checkpoints.
+    checkpoints. If it is interrupted again, a trial that has stored none since begins with the same one.
 
     Args:
         place: folder of the experiment.
@@ -36,15 +36,15 @@ def catch_up(place: str, spec: AblateSpec, queue: TrialQueue, run_id: str) -> di
         run_id: id of the ablation's run.
 
     Returns:
-        The last complete checkpoint of each trial, by the label of the trial, if the experiment begins anew; an empty
-        dictionary otherwise.
+        The last complete checkpoint of each trial in the renamed folders, by the label of the trial: the trial begins
+        with it if Tune has none.
 
     Raises:
         JobError: if Tune's files are damaged and the experiment cannot begin anew, because the ablation has a scheduler
             or a search whose state is lost, or because the files are in a bucket.
     """
     if not has_begun(place):
-        return {}
+        return _stood(place)
     know_moved_modules()
     damaged = damaged_file(place)
     if damaged is None:
@@ -54,14 +54,22 @@ def catch_up(place: str, spec: AblateSpec, queue: TrialQueue, run_id: str) -> di
             # All other trials run again from their last checkpoint, even if they had reported their result.
             if trial.status == Trial.TERMINATED:
                 queue.put(end_of(trial, spec))
-        return {}
+        return _stood(place)
     if is_remote(place) or spec.scheduler != "none" or not spec.known_beforehand:
         raise JobError(
             f"{damaged} is damaged, as happens if Ray Tune is killed while it writes the file",
             remedy=f"start a new ablation; glowctl ablate --summarize {run_id} compares the trials that finished",
             code="tune-state-damaged",
         )
-    return last_whole(Path(place).rename(f"{place}-until-{time.time():.0f}"))
+    Path(place).rename(f"{place}-until-{time.time():.0f}")
+    return _stood(place)
+
+
+def _stood(place: str) -> dict[str, tune.Checkpoint]:
+    """Return the last complete checkpoint of each trial, from the newest renamed folder that contains one."""
+    folder = Path(place)  # in a bucket no folder is renamed
+    renamed = sorted(folder.parent.glob(f"{folder.name}-until-*"))
+    return {label: checkpoint for each in renamed for label, checkpoint in last_whole(each).items()}
 
 
 def end_of(trial: Trial, spec: AblateSpec) -> OfTrial:

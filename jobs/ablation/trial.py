@@ -49,8 +49,8 @@ class Shared:
         resources: the workers of each trial, and their cores and GPUs.
         storage: folder or bucket for the checkpoints of trials with several workers.
         finished: labels of trials that have nothing left to do.
-        stood: checkpoints from which trials continue, by label of the trial. Tune does not know these checkpoints,
-            because its files were damaged and its experiment begins anew.
+        stood: checkpoints from which trials without a checkpoint of Tune continue, by label of the trial. Tune does not
+            know these, because its files were damaged and its experiment began anew.
     """
 
     spec: AblateSpec

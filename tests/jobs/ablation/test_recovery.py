@@ -14,6 +14,7 @@ from ray.tune.experiment import Trial
 from jobs.ablation import recovery, tuner
 from jobs.ablation.log import AblationLog
 from jobs.ablation.messages import Ended, OfTrial
+from jobs.ablation.trial_checkpoint import TrialFacts, read_facts, write_facts
 from jobs.errors import JobError
 from jobs.ray_runtime.resources import Resources
 from jobs.specs.ablation import make_ablate_spec
@@ -67,6 +68,20 @@ def test_a_damaged_state_of_a_scheduler_or_search_ends_the_ablation(monkeypatch,
     with pytest.raises(JobError, match=r"/place/tuner\.pkl.*glowctl ablate --summarize 1234") as damaged:
         recovery.catch_up("/place", spec, Queue(), "1234")
     assert damaged.value.code == "tune-state-damaged"
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_checkpoints_from_before_the_state_was_damaged_are_found_at_every_later_resume(monkeypatch, tmp_path, begun):
+    for folder, epochs in {"tune-until-1700000000": {"a": 3, "b": 4}, "tune-until-1700000060": {"a": 7}}.items():
+        for label, epoch in epochs.items():
+            checkpoint = tmp_path / folder / label / f"checkpoint_{epoch:06}"
+            checkpoint.mkdir(parents=True)
+            write_facts(checkpoint, TrialFacts(label, last={"epoch": epoch}, best={"epoch": 1}))
+    monkeypatch.setattr(recovery, "has_begun", lambda place: begun)
+    monkeypatch.setattr(recovery, "damaged_file", lambda place: None)
+    monkeypatch.setattr(recovery.tune, "ExperimentAnalysis", lambda place: SimpleNamespace(trials=[]))
+    stood = recovery.catch_up(f"{tmp_path}/tune", SPEC, Queue(), "1234")
+    assert {label: read_facts(kept.path).last["epoch"] for label, kept in stood.items()} == {"a": 7, "b": 4}
 
 
 def run(status: str, **tags: str) -> Run:
