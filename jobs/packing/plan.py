@@ -223,11 +223,12 @@ class Plan:
         try:
             earlier: JsonObject = json.loads(begun)
             earlier["settings"].pop("on_error", None)  # glowctl once wrote it
+            earlier.setdefault("largest_shard", now["largest_shard"])  # and once did not write this
         except (ValueError, KeyError, TypeError, AttributeError):
             earlier = {}
         if earlier == now:
             return
-        if earlier == now | {name: earlier.get(name) for name in ("images", "first_shard")}:
+        if earlier == now | {name: earlier.get(name) for name in ("images", "first_shard", "largest_shard")}:
             counts = [sum(each["images"].values()) for each in (earlier, now)]
             if counts[0] != counts[1]:
                 raise JobError(
@@ -276,6 +277,8 @@ class Plan:
             "class_names": list(self.info.class_names),
             "images": {split: len(dataset) for split, dataset in self.datasets.items()},
             "first_shard": astuple(self.shards[0]),
+            # With the numbers of images, this decides where every shard begins and ends.
+            "largest_shard": max(shard.stop - shard.start for shard in self.shards),
         }
 
 

@@ -93,6 +93,26 @@ def test_after_a_damaged_image_a_packing_is_continued_with_skip_or_a_good_copy(p
     assert replaced.complete().left_out == 0
 
 
+def test_a_packing_is_not_continued_with_shards_of_another_size(tmp_path):
+    """The first shard is the same at both sizes, because it holds the whole split."""
+    for split, images in {"train": 10, "test": 50}.items():
+        np.savez(tmp_path / f"{split}.npz", images=np.zeros((images, 8, 8), np.uint8))
+    dest, file = tmp_path / "packed", tmp_path / "packed" / "packing.json"
+    plan = planned(f"arrays:{tmp_path}", dest, shard_size=20)
+    plan.begin()
+    write(plan, plan.shards[:3])
+    other = planned(f"arrays:{tmp_path}", dest, shard_size=40)
+    assert other.shards[0] == plan.shards[0]
+    with pytest.raises(JobError) as caught:
+        other.begin()
+    assert caught.value.code == "packing-differs"
+    said = json.loads(file.read_text())
+    del said["largest_shard"]  # as an older glowctl wrote it
+    file.write_text(json.dumps(said))
+    plan.begin()
+    assert set(plan.done()) == set(plan.shards[:3])
+
+
 def test_a_packing_whose_files_were_removed_says_so(photos, tmp_path):
     planned(f"folder:{photos.parent}", tmp_path / "packed").begin()
     (photos / "03.png").unlink()
