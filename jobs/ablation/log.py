@@ -31,7 +31,7 @@ from jobs.training.ray_trainer import copy_model
 if TYPE_CHECKING:
     from jobs.tracking import Run
 
-__all__ = ["AblationLog", "finished_among"]
+__all__ = ["AblationLog", "settled_among"]
 
 ENDED = ("finished", "stopped", "failed")
 """States of a trial that has ended."""
@@ -94,9 +94,9 @@ class AblationLog:
         self._parent, self._known, self._show = parent, known, show
         self._values = {spec.label(values): values for values in spec.trials()}
         self._trials: dict[str, Trial] = {}
-        self._finished_before = finished_among(known)
-        # Trials whose end MLflow already has: finished, failed by themselves, or stopped by a scheduler.
-        self._settled_before = self._finished_before | {label for label, run in known.items() if _is_settled(run)}
+        self._settled_before = settled_among(known)
+        self._finished_before = frozenset(label for label, state in self._settled_before.items() if state == "finished")
+        self._over = set(self._finished_before)  # also trials that had ended otherwise and do not run again
 
     @property
     def finished(self) -> frozenset[str]:
@@ -106,6 +106,7 @@ class AblationLog:
     def see(self, told: OfTrial) -> None:
         """Show a message of a trial to the user, and update the state of the trial."""
         if self._is_over(told):
+            self._over.add(told.trial)
             return
         trial = self._trial(told.trial)
         match told.message:
@@ -176,14 +177,14 @@ class AblationLog:
         self, label: str, trial: Trial, state: str, reason: str | None, metrics: Mapping[str, Any] | None = None
     ) -> None:
         trial.state, trial.reason = state, reason
-        ended = sum(known.state in ENDED for known in self._trials.values())
+        ended = {each for each, known in list(self._trials.items()) if known.state in ENDED}
         self._show(
             TrialEnded(
                 trial=label,
                 state=state,
                 reason=reason,
                 test_bits_per_dim=(metrics or {}).get("test_bits_per_dim", math.nan),
-                ended=ended + len(self._finished_before),
+                ended=len(ended | self._over),
                 of=self._spec.number_of_trials,
             )
         )
@@ -237,18 +238,27 @@ class AblationLog:
         return results_folder(self._spec.train.output, f"{self._folder_name}/trials/{name}")
 
 
-def finished_among(runs: Mapping[str, Run]) -> frozenset[str]:
-    """Return the labels of the finished trials, whose runs have the status FINISHED.
+def settled_among(runs: Mapping[str, Run]) -> dict[str, str]:
+    """Return the states of the trials whose end MLflow has, by the label of the trial.
+
+    The state is "finished", "failed" for a trial that failed by itself, or "stopped" for one that a scheduler stopped.
 
     Args:
         runs: the trials' runs in MLflow, by the label of the trial.
     """
-    return frozenset(label for label, run in runs.items() if run.info.status == "FINISHED")
+    states = {label: _settled_state(run) for label, run in runs.items()}
+    return {label: state for label, state in states.items() if state is not None}
 
 
-def _is_settled(run: Run) -> bool:
-    failed = run.info.status == "FAILED" and not taken_for_dead(run)
-    return failed or (run.info.status == "KILLED" and tag_names.STOPPED in run.data.tags)
+def _settled_state(run: Run) -> str | None:
+    match run.info.status:
+        case "FINISHED":
+            return "finished"
+        case "FAILED" if not taken_for_dead(run):
+            return "failed"
+        case "KILLED" if tag_names.STOPPED in run.data.tags:
+            return "stopped"
+    return None
 
 
 def _outcome(metrics: Mapping[str, Any], scheduler: str) -> tuple[str, str | None]:

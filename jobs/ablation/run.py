@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from jobs.ablation.log import AblationLog, finished_among
+from jobs.ablation.log import AblationLog, settled_among
 from jobs.ablation.prepare import Ablation, find_ablation
 from jobs.ablation.recovery import catch_up
 from jobs.ablation.summary import summarize_ablation
@@ -76,8 +76,9 @@ def run(ablation: Ablation, planned: Plan, show: Show) -> str:
                 if ablation.resumed is None or not recorded_images(ablation.resumed):
                     _record_settings(ablation, parent)
                 known = _known_trials(ablation)
-                finished = sorted(finished_among(known))
-                show(Ablating(parent.name, parent.run_id, finished))
+                settled = settled_among(known)
+                finished = sorted(label for label, state in settled.items() if state == "finished")
+                show(Ablating(parent.name, parent.run_id, finished, settled))
                 remember(f"{ablation.spec.train.output}/{folder}", ablation.to_keep(each))
                 log = AblationLog(ablation.given, ablation.spec, ablation.work, resources, parent, known, show, folder)
                 _run_trials(ablation, log, resources, planned.at_a_time, folder, parent.run_id)

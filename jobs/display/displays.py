@@ -272,6 +272,7 @@ class LiveTable:
                 self._trials = {label: TrialRow("waiting") for label in event.labels}
             case Ablating():
                 self._trials |= {label: TrialRow("finished") for label in event.finished}
+                self._trials |= {label: TrialRow(state) for label, state in event.ended.items()}
             case AblationSummary() | AblationStopped():
                 self._trials = {}
             case TrialEvent(said=AttemptStarted() | Step() | Epoch() as said):

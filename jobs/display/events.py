@@ -407,11 +407,14 @@ class Ablating(Event, kind="ablating"):
         run: the name of its run.
         run_id: the id of that run.
         finished: the labels of the trials that had finished before the ablation was resumed.
+        ended: the states of all trials that had ended before, by label: "finished", "stopped" or "failed". Those that
+            failed may run again.
     """
 
     run: str
     run_id: str
     finished: list[str]
+    ended: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,18 @@ import os
 import pickle
 from queue import Queue
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from mlflow.entities import Run, RunData, RunInfo, RunTag
 from ray.tune.experiment import Trial
 
 from jobs.ablation import recovery, tuner
-from jobs.ablation.log import AblationLog
-from jobs.ablation.messages import Ended, OfTrial
+from jobs.ablation.log import AblationLog, settled_among
+from jobs.ablation.log import Trial as TrialInLog
+from jobs.ablation.messages import Ended, Failed, OfTrial
 from jobs.ablation.trial_checkpoint import TrialFacts, read_facts, write_facts
+from jobs.display.events import Show
 from jobs.errors import JobError
 from jobs.ray_runtime.resources import Resources
 from jobs.specs.ablation import make_ablate_spec
@@ -89,6 +91,11 @@ def run(status: str, **tags: str) -> Run:
     return Run(info, RunData(tags=[RunTag(*tag) for tag in tags.items()]))
 
 
+def resumed_log(known: dict[str, Run], show: Show = print) -> AblationLog:
+    work, parent = cast(Work, None), cast(Record, None)  # which do not decide whether an end is settled
+    return AblationLog(SPEC, SPEC, work, Resources((1, 1), 0, 1), parent, known, show, "folder")
+
+
 def test_an_end_is_settled_unless_the_process_died_or_was_interrupted():
     known = {
         "1x1 s0": run("FINISHED"),
@@ -97,11 +104,32 @@ def test_an_end_is_settled_unless_the_process_died_or_was_interrupted():
         "1x1 s3": run("KILLED", **{"glow.stopped": "asha after epoch 3"}),
         "1x1 s4": run("KILLED"),
     }
-    work, parent = cast(Work, None), cast(Record, None)  # which do not decide whether an end is settled
-    log = AblationLog(SPEC, SPEC, work, Resources((1, 1), 0, 1), parent, known, print, "folder")
+    log = resumed_log(known)
     ends = [OfTrial(label, Ended({}, None)) for label in known]
     assert {end.trial for end in ends if log._is_over(end)} == {"1x1 s0", "1x1 s1", "1x1 s3"}
     assert log.finished == {"1x1 s0"}
+    assert settled_among(known) == {"1x1 s0": "finished", "1x1 s1": "failed", "1x1 s3": "stopped"}
+
+
+def test_trials_that_had_ended_before_a_resume_are_counted_unless_they_run_again(monkeypatch):
+    """Tune ended trials 0, 1 and 3 for good; trial 2 failed too often and runs again, as does trial 4."""
+    known = {
+        "1x1 s0": run("FINISHED"),
+        "1x1 s1": run("FAILED", **{"glow.error": "training diverged"}),
+        "1x1 s2": run("FAILED", **{"glow.error": "its process died"}),
+        "1x1 s3": run("KILLED", **{"glow.stopped": "asha after epoch 3"}),
+        "1x1 s4": run("KILLED"),
+    }
+    shown: list[Any] = []
+    log = resumed_log(known, shown.append)
+    monkeypatch.setattr(
+        log, "_known_trial", lambda label: TrialInLog(work=cast(Any, None), log=cast(Any, None), record=None)
+    )
+    ends = ("0", {"test_bits_per_dim": 2.0}), ("1", {"failed": "x"}), ("3", {"epoch": 3})
+    for seed, metrics in (*ends, ("4", {"test_bits_per_dim": 2.0})):
+        log.see(OfTrial(f"1x1 s{seed}", Ended(metrics, None)))
+    log.see(OfTrial("1x1 s2", Failed("it died again")))
+    assert [(event.trial, event.ended, event.of) for event in shown] == [("1x1 s4", 4, 5), ("1x1 s2", 5, 5)]
 
 
 def test_callbacks_that_an_older_glowctl_saved_find_the_queue_after_a_renaming_of_the_folder():

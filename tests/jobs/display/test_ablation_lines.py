@@ -301,6 +301,13 @@ def test_a_table_shows_the_score_of_a_finished_trial_and_no_pace(terminal):
     assert rows(table)["1x1 s0"] == ["3/8", "2.500", "2.600", "1.234", "", "", "finished"]
 
 
+def test_a_table_shows_how_trials_ended_before_the_ablation_was_resumed(terminal):
+    before = Ablating("ablate digits", "abc", ["1x1 s0"], {"1x1 s0": "finished", "1x1 s1": "stopped"})
+    _, table = terminal.after(PLAN, before)
+    states = {trial: cells[-1] for trial, cells in rows(table).items()}
+    assert (states["1x1 s0"], states["1x1 s1"], states["1x1 s2"]) == ("finished", "stopped", "waiting")
+
+
 def test_a_table_shows_what_runs_then_what_ended_and_says_how_many_there_is_no_room_for(terminal):
     ended, *running = replace(STOPPED, trial="K3"), of_trial(STARTED, "K29"), of_trial(STARTED, "K28")
     _, table = terminal.after(replace(PLAN, labels=[f"K{number}" for number in range(30)]), ended, *running)
