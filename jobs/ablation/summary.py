@@ -370,12 +370,14 @@ def _measured(curves: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 def _lines(curves: pd.DataFrame, told: pd.DataFrame, factors: Sequence[str]) -> tuple[pd.DataFrame, str]:
     """Return the curves to draw and an addition to the title.
 
-    If there are more than `MOST_LINES` configurations, only the best one per value of the first factor is drawn.
+    If there are more than `MOST_LINES` configurations, only the best one per value of the first factor that varies is
+    drawn.
     """
     if curves["name"].nunique() <= MOST_LINES or told.empty:
         return curves, ""
-    best = told.loc[told.groupby(factors[0], sort=False)["bits_per_dim"].idxmin(), list(factors)]
-    return curves.merge(best, on=list(factors)), f", best configuration per {factors[0]}"
+    first = next((factor for factor in factors if told[factor].nunique() > 1), factors[0])
+    best = told.loc[told.groupby(first, sort=False)["bits_per_dim"].idxmin(), list(factors)]
+    return curves.merge(best, on=list(factors)), f", best configuration per {first}"
 
 
 def _plane(told: pd.DataFrame, varied: Sequence[str]) -> tuple[pd.DataFrame, str]:

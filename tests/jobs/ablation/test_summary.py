@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 
 from glow import Glow, save_checkpoint, score
-from jobs.ablation.summary import summarize_ablation
+from jobs.ablation.summary import Tables, comparison_figures, summarize_ablation
 from jobs.display.displays import JsonLines
 from jobs.evaluation.find_model import find_model
 from jobs.run_labels import registered_name
@@ -261,6 +261,18 @@ def test_kinds_of_coupling_are_compared_if_scales_are_named_too(uri, tmp_path, a
         finish_trial(trial, 2 + number / 10, 2 + number / 10)
     (row,) = summarize_ablation(uri, parent, spec).differences
     assert (row.factor, row.seeds) == ("coupling", 2)
+
+
+def test_many_configurations_are_drawn_as_the_best_of_each_value_of_the_first_axis_that_varies():
+    product = [("1x1", depth, width) for depth in (2, 4, 8, 16) for width in (8, 16, 32)]
+    factors = ["permutation", "depth", "width"]
+    told = pd.DataFrame(product, columns=factors).assign(seed=0, bits_per_dim=range(len(product)))
+    names = [f"K{depth} W{width}" for _, depth, width in product]
+    curves = told.rename(columns={"bits_per_dim": "test_bits_per_dim"}).assign(name=names, epoch=1)
+    tables = Tables(told, told, pd.DataFrame({"difference": []}), curves)
+    name, figure = next(comparison_figures(tables, factors, "digits", seeds=1))
+    drawn = [text.get_text().split(" (")[0] for text in figure.legends[0].get_texts()]
+    assert (name, drawn) == ("nll_by_epoch", ["K2 W8", "K4 W8", "K8 W8", "K16 W8"])
 
 
 def end(record, how):
