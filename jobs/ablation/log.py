@@ -26,6 +26,7 @@ from jobs.training.history import EpochMetrics
 from jobs.training.log import CHECKPOINT, TrainingLog
 from jobs.training.messages import Attempt
 from jobs.training.prepare import Work
+from jobs.training.progress import Progress
 from jobs.training.ray_trainer import copy_model
 
 if TYPE_CHECKING:
@@ -205,19 +206,23 @@ class AblationLog:
             trial.described = True
         return trial.record
 
-    def _complete(self, end: Ended, trial: Trial) -> None:
-        trial.log.complete(end.progress(), self._resources.workers[0])
+    def _complete(self, end: Ended, trial: Trial) -> Progress:
+        progress = end.progress()
+        trial.log.complete(progress, self._resources.workers[0])
+        return progress
 
     def _record_end(self, label: str, end: Ended, trial: Trial, record: Record) -> None:
         metrics = end.metrics
-        self._complete(end, trial)
+        progress = self._complete(end, trial)
         if trial.state == "finished":
             assert end.checkpoint is not None  # the one that the trial reported last
             with self._folder(label) as folder:
                 with end.checkpoint.as_directory() as source:
                     copy_model(Path(source, BEST), folder / CHECKPOINT)
                 trial.log.test_bits_per_dim = metrics["test_bits_per_dim"]
-                seconds = metrics["time_total_s"]
+                # Tune's number has the start of the processes, but begins again if a trial continues from a checkpoint
+                # that Tune does not have, such as those of several workers.
+                seconds = max(metrics["time_total_s"], progress.seconds)
                 best, last = EpochMetrics.of(metrics["best"]), EpochMetrics.of(metrics)
                 trial.log.conclude(best, last, folder, seconds)
             workers = self._resources.workers[0]

@@ -5,6 +5,7 @@ If a driver dies before it has written everything to MLflow, what MLflow lacks i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -21,6 +22,9 @@ __all__ = ["KEPT_GRIDS", "Progress", "parse_grids"]
 
 GRIDS_FILE = "samples.npz"
 """Name of the file with the sample grids in the folder of a checkpoint."""
+
+SECONDS_FILE = "seconds.json"
+"""Name of the file with the duration of the training in the folder of a checkpoint."""
 
 KEPT_GRIDS = 3
 """Number of sample grids, the newest, that every checkpoint holds, however large they are."""
@@ -43,10 +47,13 @@ class Progress:
     Attributes:
         history: bits/dim, speed and other numbers of every epoch so far, in order.
         grids: the newest grids of sample images, in order: as many as `GRIDS_BYTES` hold, and at least `KEPT_GRIDS`.
+        seconds: how long the workers have trained, over all attempts that led here; 0 if an older version of glowctl
+            saved the checkpoint.
     """
 
     history: list[EpochMetrics] = field(default_factory=list)
     grids: list[SampleGrid] = field(default_factory=list)
+    seconds: float = 0.0
 
     def add(self, grid: SampleGrid) -> None:
         """Add a sample grid, and drop the oldest ones that are too many."""
@@ -54,24 +61,25 @@ class Progress:
         self.grids = [*self.grids, grid][-max(KEPT_GRIDS, fitting) :]
 
     def write(self, folder: str | Path) -> None:
-        """Write the history and the grids into the folder of a checkpoint.
+        """Write the history, the grids and the seconds into the folder of a checkpoint.
 
         Raises:
             OSError: if a file cannot be written.
         """
         write_history(self.history, folder)
         _write_grids(self.grids, folder)
+        Path(folder, SECONDS_FILE).write_text(json.dumps(self.seconds))
 
     @classmethod
     def read(cls, folder: str | Path) -> Progress:
-        """Read the history and the grids from the folder of a checkpoint.
+        """Read the history, the grids and the seconds from the folder of a checkpoint.
 
-        Either is empty if the checkpoint has none, for example because an older version of glowctl saved it.
+        Each is empty or 0 if the checkpoint has none, for example because an older version of glowctl saved it.
 
         Raises:
             CheckpointError: if a file is damaged.
         """
-        return cls(read_history(folder), _read_grids(folder))
+        return cls(read_history(folder), _read_grids(folder), _read_seconds(folder))
 
 
 def _write_grids(grids: Sequence[SampleGrid], folder: str | Path) -> None:
@@ -114,6 +122,14 @@ def parse_grids(content: bytes, file: str) -> list[SampleGrid]:
             return [SampleGrid(at, images, error, None if n == UNCOUNTED else n) for at, images, error, n in rows]
     except (OSError, EOFError, TypeError, ValueError, KeyError, BadZipFile) as error:
         raise _damaged(file, error) from error
+
+
+def _read_seconds(folder: str | Path) -> float:
+    file = Path(folder, SECONDS_FILE)
+    try:
+        return float(json.loads(file.read_text())) if file.exists() else 0.0
+    except (TypeError, ValueError) as error:
+        raise _damaged(str(file), error) from error
 
 
 def _damaged(file: str, error: Exception) -> CheckpointError:

@@ -272,6 +272,7 @@ def train_share(settings: WorkerSettings, session: Session) -> Outcome:
 
 
 def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
+    started = time.monotonic()
     set_up_computing(settings.threads)
     spec = settings.spec
     splits = _splits(settings)
@@ -290,12 +291,20 @@ def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
     talker = Talker(settings.outbox, trainer, session)
     talker.attempt(progress)
     plan = SavingPlan(every(spec.checkpoint_every), session.notice, session.device)
+    earlier = progress.seconds
+
+    def count_seconds() -> None:
+        progress.seconds = earlier + time.monotonic() - started
+
+    def report(metrics: Metrics) -> None:
+        count_seconds()
+        session.report(trainer, progress, metrics, urgent=plan.urgent)
+        plan.saved()
 
     def save_inside_epoch() -> None:
         if plan.after_step(trainer.step):
             trainer.pool()
-            session.report(trainer, progress, INSIDE_EPOCH, urgent=plan.urgent)
-            plan.saved()
+            report(INSIDE_EPOCH)
 
     for result in trainer.epochs(talker.step, save_inside_epoch):
         tested = spec.test_every and result.epoch % spec.test_every == 0
@@ -307,8 +316,7 @@ def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
             if drawn is not None:
                 progress.add(drawn)
         if plan.after_epoch(result.epoch, last):
-            session.report(trainer, progress, _metrics(result, test, last), urgent=plan.urgent)
-            plan.saved()
+            report(_metrics(result, test, last))
     with session.best() as (folder, best):
         model = load_checkpoint(folder, session.device).set_precision(trainer.precision)
     talker.samples(model, spec.temperature, splits["validation"])
@@ -317,6 +325,7 @@ def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
     for split, start in shards_of(splits)[session.rank :: session.workers]:
         table = score_shard(model, splits[split], start)
         settings.outbox.put(Scores(split, start, table))
+    count_seconds()
     return Outcome(best, test, progress)
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 from mlflow.entities import Run, RunData, RunInfo, RunTag
+from ray.tune import Checkpoint
 from ray.tune.experiment import Trial
 
 from jobs.ablation import recovery, tuner
@@ -22,7 +23,9 @@ from jobs.ray_runtime.resources import Resources
 from jobs.specs.ablation import make_ablate_spec
 from jobs.tracking import Record
 from jobs.tracking.liveness import GONE
+from jobs.training.log import TrainingLog
 from jobs.training.prepare import Work
+from jobs.training.progress import Progress
 
 SPEC = make_ablate_spec("smoke", {"seeds": 5})
 
@@ -130,6 +133,24 @@ def test_trials_that_had_ended_before_a_resume_are_counted_unless_they_run_again
         log.see(OfTrial(f"1x1 s{seed}", Ended(metrics, None)))
     log.see(OfTrial("1x1 s2", Failed("it died again")))
     assert [(event.trial, event.ended, event.of) for event in shown] == [("1x1 s4", 4, 5), ("1x1 s2", 5, 5)]
+
+
+@pytest.mark.parametrize(("by_tune", "by_workers", "counted"), [(30.0, 90.0, 90.0), (30.0, 25.0, 30.0)])
+def test_the_core_seconds_of_a_restarted_trial_are_those_of_all_its_attempts(
+    monkeypatch, tmp_path, by_tune, by_workers, counted
+):
+    """Tune counts from the last restart if it has no checkpoint, and the workers leave out their start."""
+    monkeypatch.setattr("jobs.ablation.log.copy_model", lambda source, target: None)
+    Progress(seconds=by_workers).write(tmp_path)
+    spec = make_ablate_spec("smoke", {"seeds": 5, "output": str(tmp_path / "outputs")})
+    work, figures = cast(Work, None), dict[str, float]()
+    record = cast(Record, SimpleNamespace(metrics=figures.update, finish=lambda status: None))
+    log = AblationLog(spec, spec, work, Resources((2, 2), 0, 1.5), record, {}, print, "folder")
+    training = cast(TrainingLog, SimpleNamespace(complete=lambda *_: None, conclude=lambda *_: None, scores={}))
+    ended = TrialInLog(work, training, record, state="finished")
+    metrics = {"epoch": 2, "best": {"epoch": 1}, "test_bits_per_dim": 2.0, "time_total_s": by_tune}
+    log._record_end("1x1 s0", Ended(metrics, Checkpoint(str(tmp_path))), ended, record)
+    assert figures == {"core_seconds": counted * 2 * 1.5, "gpu_seconds": 0}
 
 
 def test_callbacks_that_an_older_glowctl_saved_find_the_queue_after_a_renaming_of_the_folder():

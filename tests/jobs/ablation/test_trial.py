@@ -2,12 +2,15 @@
 
 import errno
 import pickle
+import shutil
 from queue import Queue
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
 from ray.train import ControllerError
+from ray.tune import Checkpoint
 from safetensors import SafetensorError
 
 from glow import Glow, GlowConfig
@@ -18,7 +21,9 @@ from jobs.ablation.messages import Failed, OfTrial, TrialOutbox
 from jobs.ablation.trial import Shared, TuneSession, trial_loop
 from jobs.ray_runtime.resources import Resources
 from jobs.specs.ablation import make_ablate_spec
-from jobs.training.messages import Saved
+from jobs.specs.presets import make_train_spec
+from jobs.training.messages import Outbox, Saved
+from jobs.training.progress import Progress
 from jobs.training.worker import INSIDE_EPOCH, WorkerSettings
 
 SPEC = make_ablate_spec("smoke", {"seeds": 1})
@@ -108,6 +113,24 @@ def test_the_driver_is_told_of_a_checkpoint_when_tune_has_taken_it(monkeypatch, 
     assert [message for message in told if isinstance(message, Saved)] == [Saved(1), Saved(2)]
     assert [message.get("epoch") for message in told if isinstance(message, dict)] == [1, None, 2, 2]
     assert told.index(Saved(2)) == 4
+
+
+def test_a_trial_that_continues_adds_its_seconds_to_those_of_the_checkpoint(monkeypatch, tmp_path):
+    def report(metrics, checkpoint=None):
+        if checkpoint is not None:
+            shutil.copytree(checkpoint.path, tmp_path / f"epoch-{metrics['epoch']}", dirs_exist_ok=True)
+
+    monkeypatch.setattr(trial.ray, "get_gpu_ids", list)
+    monkeypatch.setattr(trial.tune, "report", report)
+    spec = make_train_spec("smoke", {"per_class": 10, "depth": 1, "width": 4})
+    outbox = cast(Outbox, SimpleNamespace(put=lambda message: None))
+    settings = WorkerSettings(spec, spec.glow_config((1, 8, 8), 0), [], outbox, torch.get_num_threads())
+    trial._train_here(settings, "x", None)
+    first, second = (Progress.read(tmp_path / f"epoch-{epoch}").seconds for epoch in (1, 2))
+    assert 0 < first < second
+    (tmp_path / "epoch-1/seconds.json").write_text("1e6")
+    trial._train_here(settings, "x", Checkpoint(str(tmp_path / "epoch-1")))
+    assert Progress.read(tmp_path / "epoch-2").seconds > 1e6
 
 
 @pytest.mark.parametrize("workers", [1, 2])

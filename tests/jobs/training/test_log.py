@@ -322,10 +322,12 @@ def test_samples_of_an_older_checkpoint_are_not_counted(tmp_path):
 
 def test_an_older_checkpoint_has_no_samples_and_damaged_ones_are_refused(tmp_path):
     assert Progress.read(tmp_path) == Progress()
-    (tmp_path / "samples.npz").write_bytes(b"half of an archive")
-    with pytest.raises(CheckpointError) as caught:
-        Progress.read(tmp_path)
-    assert caught.value.code == "checkpoint-damaged"
+    for file in ("samples.npz", "seconds.json"):
+        (tmp_path / file).write_bytes(b"half of an archive")
+        with pytest.raises(CheckpointError, match=file) as caught:
+            Progress.read(tmp_path)
+        assert caught.value.code == "checkpoint-damaged"
+        (tmp_path / file).unlink()
 
 
 def test_a_history_comes_back(tmp_path):
