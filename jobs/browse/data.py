@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 import typer
 from PIL import Image
@@ -59,13 +60,14 @@ def show_data(name: str, data_root: str | None, image_size: int | None, sheet: s
             splits = {
                 split: open_dataset(name, split, data_root, image_shape=shape) for split in info.splits or ("train",)
             }
+        grid = _grid(next(iter(splits.values())))
     except (DatasetNotFound, DatasetCorrupt) as error:
         download = f"run glowctl train --dataset {name}, which downloads it"  # this command downloads nothing
         remedy = error.remedy.replace(DOWNLOAD_ADVICE, download)
         raise JobError(error.problem, remedy=remedy, code=error.code) from error
     except ValueError as error:
         raise SpecError(str(error), code="data-set-unusable") from error
-    facts = _facts(name, info, splits) | {"picture": _drawn(splits, sheet)}
+    facts = _facts(name, info, splits) | {"picture": _saved(grid, sheet)}
     if json:
         typer.echo(json_text(facts))
         return
@@ -108,12 +110,16 @@ def _rows(info: DatasetInfo, splits: Mapping[str, LazyDataset]) -> list[list[str
     return rows
 
 
-def _drawn(splits: Mapping[str, LazyDataset], sheet: str) -> str:
-    """Draw images of the first split, chosen with a fixed seed, and return the file."""
-    dataset = next(iter(splits.values()))
+def _grid(dataset: LazyDataset) -> np.ndarray:
+    """Return images of a split, chosen with a fixed seed, as one image."""
     chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:PICTURED]
+    return image_grid(dataset.pick(chosen.sort().values).numpy())
+
+
+def _saved(grid: np.ndarray, sheet: str) -> str:
+    """Write the picture, and return the file."""
     try:
-        Image.fromarray(image_grid(dataset.pick(chosen.sort().values).numpy())).save(sheet)
+        Image.fromarray(grid).save(sheet)
     except (OSError, ValueError) as error:
         raise JobError(
             f"the picture {sheet} cannot be written ({error})",

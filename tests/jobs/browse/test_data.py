@@ -47,6 +47,18 @@ def test_images_of_several_sizes_are_shown_at_the_size_that_the_remedy_asks_for(
     assert "--image-size must be at least 1" in said
 
 
+def test_a_damaged_image_is_named_and_not_the_picture(tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for number in range(20):
+        picture = folder / f"{number}.png"
+        Image.effect_noise((64, 64), 50).save(picture)
+        picture.write_bytes(picture.read_bytes()[:1000])
+    with pytest.raises(JobError, match=r"own/\d+\.png") as raised:
+        show_data(f"folder:{folder}", None, None, str(tmp_path / "sheet.png"), json=False)
+    assert raised.value.code == "image-damaged"
+
+
 def test_a_file_that_is_added_while_the_splits_are_opened_does_not_count(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "photos"
     folder.mkdir()
