@@ -401,7 +401,23 @@ MLFLOW = [
     says("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", _mlflow_variables, "the UI's server starts eight processes more"),
     says("MLFLOW_BACKEND_STORE_URI", "mlflow/cli/__init__.py", "a database's password is in the list of processes"),
     says("MLFLOW_DEFAULT_ARTIFACT_ROOT", "mlflow/cli/__init__.py", "files of a database's runs go elsewhere"),
-    says("MLFLOW_TRACKING_TOKEN", _mlflow_variables, "tests of secrets prove less"),
+    *(
+        says(name, _mlflow_variables, "errors can show the credentials of a server")
+        for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    ),
+    says("MLFLOW_TRACKING_SERVER_CERT_PATH", _mlflow_variables, "an error advises a variable that has no effect"),
+    takes("mlflow.utils.credentials:get_default_host_creds", "store_uri", "servers that need a token are refused"),
+    takes(
+        "mlflow.utils.rest_utils:http_request",
+        "host_creds endpoint method max_retries timeout raise_on_status kwargs",
+        "servers that need a token are refused",
+    ),
+    says(
+        "http_artifact_repo",
+        "mlflow/store/artifact/http_artifact_repo.py",
+        "large files do not pass a server with a slow bucket",
+        'resp = http_request(\n                self._host_creds, endpoint, "PUT"',
+    ),
     takes(
         "mlflow.store.tracking.sqlalchemy_store:SqlAlchemyStore",
         "db_uri default_artifact_root",

@@ -17,6 +17,7 @@ import sqlite3
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -43,6 +44,9 @@ __all__ = [
 PROBE_TIMEOUT_S = 3.0
 """Seconds that a server has to accept a connection."""
 
+ARTIFACT_TIMEOUT_S = 120
+"""Seconds that an MLflow server has to answer a request that carries a file; this is MLflow's default."""
+
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 """Default port of each kind of database server that MLflow supports."""
 
@@ -62,7 +66,8 @@ _made: set[str] = set()
 def load_mlflow() -> None:
     """Import MLflow with its telemetry, progress bars and long retries turned off for this process.
 
-    Environment variables that are set already are kept.
+    Environment variables that are set already are kept. Requests that carry files may take longer than others, because
+    a server answers them only when its bucket has the whole file, or when it has the whole file of its bucket.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout may be carrying --json
@@ -72,7 +77,12 @@ def load_mlflow() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     import mlflow  # noqa: F401
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
+    from mlflow.store.artifact import http_artifact_repo
+    from mlflow.utils.rest_utils import http_request
 
+    timeout_s = max(ARTIFACT_TIMEOUT_S, MLFLOW_HTTP_REQUEST_TIMEOUT.get())  # MLflow has one timeout for all requests
+    http_artifact_repo.http_request = partial(http_request, timeout=timeout_s)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     if not is_verbose():  # this logger prints tracebacks of hundreds of lines, and the exception reaches us anyway

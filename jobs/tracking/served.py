@@ -13,14 +13,15 @@ import secrets
 import time
 import urllib.parse
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs.system.verbosity import unheeded
 from jobs.tracking import tag_names
-from jobs.tracking.store import client_of, sentences
+from jobs.tracking.servers import ask_server
+from jobs.tracking.store import TrackingError, client_of, sentences
 
 if TYPE_CHECKING:
-    from requests import Session
+    from requests import Response
 
     from jobs.text import JsonObject
 
@@ -65,9 +66,8 @@ def answers(address: str) -> bool:
     import requests
 
     try:
-        with _session(address) as session:
-            return session.get(f"{address}/health", timeout=TIMEOUT_S).ok
-    except requests.RequestException:
+        return _request(address, "/health").ok
+    except (requests.RequestException, TrackingError):
         return False
 
 
@@ -152,28 +152,31 @@ def _view() -> str:
     return json.dumps({"name": "glow results", "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"})
 
 
-def _session(address: str) -> Session:
-    """Return a session that uses the environment's proxies, except for this machine, which no proxy could reach."""
+def _request(address: str, endpoint: str, method: str = "GET", **content: Any) -> Response:
+    """Send a request with the user's credentials, or, on this machine, without them and without proxies.
+
+    A program of another user may have the port on this machine, and no proxy could reach it.
+    """
     import requests
 
-    session = requests.Session()
-    session.trust_env = urllib.parse.urlsplit(address).hostname not in LOOPBACK
-    return session
+    if urllib.parse.urlsplit(address).hostname not in LOOPBACK:
+        return ask_server(address, endpoint, TIMEOUT_S, method, **content)
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.request(method, f"{address}{endpoint}", timeout=TIMEOUT_S, **content)
 
 
 def _ask(address: str, what: str, get: JsonObject | None = None, post: JsonObject | None = None) -> JsonObject | None:
     """Return the answer of MLflow's REST API to a GET request, or to a POST if `post` is given; None on errors."""
     import requests
 
-    endpoint = f"{address}/api/2.0/mlflow/{what}"
-    with (
-        unheeded(log, f"{_without_user(endpoint)} does not answer", requests.RequestException, ValueError),
-        _session(address) as session,
-    ):
+    endpoint = f"/api/2.0/mlflow/{what}"
+    failed = f"{_without_user(address)}{endpoint} does not answer"
+    with unheeded(log, failed, requests.RequestException, ValueError, TrackingError):
         if post is None:
-            answer = session.get(endpoint, params=get, timeout=TIMEOUT_S)
+            answer = _request(address, endpoint, params=get)
         else:
-            answer = session.post(endpoint, json=post, timeout=TIMEOUT_S)
+            answer = _request(address, endpoint, "POST", json=post)
         told = answer.json() if answer.ok else None
         return told if isinstance(told, dict) else None
     return None

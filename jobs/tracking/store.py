@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from jobs.system.environment import in_ray_job
 from jobs.tracking import tag_names
 from jobs.tracking.databases import (
-    PROBE_TIMEOUT_S,
     artifact_location,
     check_artifact_location,
     check_database,
@@ -32,6 +31,7 @@ from jobs.tracking.databases import (
     wait_for_maker,
 )
 from jobs.tracking.dead_runs import mark_dead
+from jobs.tracking.servers import check_server
 from jobs.tracking.uris import (
     NoSuchRun,
     TrackingError,
@@ -123,7 +123,7 @@ def check_store(uri: str) -> None:
     if path is not None:
         check_sqlite(path)
     elif parts.scheme in ("http", "https"):
-        _check_server(uri)
+        check_server(uri)
     elif re.fullmatch(HOST_AND_PORT, uri):
         raise TrackingError(
             f"{shown} is no address of an MLflow server, because it does not begin with http:// or https://",
@@ -171,26 +171,6 @@ def check_existing(uri: str) -> None:
             code="store-missing",
         )
     check_store(uri)
-
-
-def _check_server(uri: str) -> None:
-    import requests
-
-    shown = without_password(uri)
-    try:
-        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S)
-    except requests.RequestException as error:
-        raise TrackingError(
-            f"the MLflow server at {shown} does not answer ({type(error).__name__})",
-            remedy="start it, or correct --tracking-uri",
-            code="store-unreachable",
-        ) from None
-    if not answer.ok:
-        raise TrackingError(
-            f"the MLflow server at {shown} answers with HTTP status {answer.status_code}",
-            remedy="check the address, and the server's option --allowed-hosts",
-            code="store-refuses",
-        )
 
 
 def client_of(uri: str) -> MlflowClient:

@@ -27,6 +27,10 @@ SECRET = r"([?&][^=&]*(?:password|passwd|pwd|token|secret|key)[^=&]*=)[^&]*"
 """Matches a query parameter whose name suggests a secret; group 1 is everything before its value."""
 
 
+SECRET_VARIABLES = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")
+"""Environment variables whose values MLflow sends to a server, and which errors can quote."""
+
+
 class TrackingError(UserError):
     """The error for an MLflow store that cannot be used, or that lacks what was asked for."""
 
@@ -97,7 +101,7 @@ def without_password(uri: str) -> str:
 
 
 def without_secrets(text: str, uri: str) -> str:
-    """Return a text, such as an error message, with the URI's password replaced by *** wherever the text quotes it.
+    """Return a text, such as an error message, with *** wherever it quotes the URI's password or MLflow's credentials.
 
     Example:
         >>> without_secrets("login as me with s/t failed", "postgresql://me:s%2Ft@host/db")
@@ -108,4 +112,7 @@ def without_secrets(text: str, uri: str) -> str:
     if found := re.match(r"^[^:/?#]+://[^:/?#@]*:(.+)@", uri):
         for password in {found[1], urllib.parse.unquote(found[1])}:
             text = text.replace(password, "***")
+    for name in SECRET_VARIABLES:
+        if secret := os.environ.get(name, "").strip():
+            text = text.replace(secret, "***")
     return text

@@ -69,9 +69,10 @@ def test_a_server_that_refuses_the_host_name_is_named():
             pass
 
     with HTTPServer(("127.0.0.1", 0), Forbidden) as server:
-        threading.Thread(target=server.handle_request, daemon=True).start()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(TrackingError, match="403") as raised:
             check_store(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
     assert raised.value.code == "store-refuses"
     assert "--allowed-hosts" in raised.value.remedy
 

@@ -1,0 +1,106 @@
+"""MLflow servers that need credentials, and servers whose bucket is slow."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import requests
+
+from jobs.tracking import TrackingError, check_store
+from jobs.tracking import served as served_module
+from jobs.tracking.databases import load_mlflow
+from jobs.tracking.served import answers, is_mlflow
+
+TOKEN = {"MLFLOW_TRACKING_TOKEN": "hidden"}
+USER = {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "hidden"}
+
+
+@contextmanager
+def server(answer: Callable[[BaseHTTPRequestHandler], tuple[int, bytes]]) -> Iterator[str]:
+    """Run an HTTP server on this machine that answers GET requests; yield its address."""
+
+    class Answering(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, content = answer(self)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+
+
+def set_all(monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(("variables", "header"), [(TOKEN, "Bearer hidden"), (USER, "Basic bWU6aGlkZGVu")])
+def test_a_server_that_needs_credentials_gets_them(monkeypatch, variables, header):
+    with server(lambda request: (200 if request.headers["Authorization"] == header else 401, b"{}")) as uri:
+        with pytest.raises(TrackingError, match="401") as raised:
+            check_store(uri)
+        assert next(iter(variables)) in raised.value.remedy
+        set_all(monkeypatch, variables)
+        check_store(uri)
+
+
+def test_an_error_does_not_quote_a_token(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "hidden\n")  # which `requests` refuses to send
+    with server(lambda request: (401, b"{}")) as uri, pytest.raises(TrackingError) as raised:
+        check_store(uri)
+    assert raised.value.code == "store-unreachable"
+    assert "hidden" not in str(raised.value)
+
+
+def test_a_certificate_that_is_not_public_is_checked_as_mlflow_does(monkeypatch):
+    def unknown(*_, **__):
+        raise requests.exceptions.SSLError("self-signed certificate")
+
+    monkeypatch.setattr(requests, "get", unknown)
+    with server(lambda request: (200, b"{}")) as uri:
+        check_store(uri)
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_programs_on_this_machine_do_not_get_the_credentials(monkeypatch, here):
+    set_all(monkeypatch, TOKEN)
+    if not here:
+        monkeypatch.setattr(served_module, "LOOPBACK", ())
+    seen = []
+
+    def answer(request):
+        seen.append(request.headers["Authorization"])
+        return 200, b"{}"
+
+    with server(answer) as uri:
+        assert answers(uri)
+        assert is_mlflow(uri)
+    assert seen == [None if here else "Bearer hidden"] * 2
+
+
+def test_a_file_may_take_longer_than_other_requests(monkeypatch, tmp_path):
+    """A server answers when it has the whole file of its bucket."""
+    set_all(monkeypatch, {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"})
+    load_mlflow()
+    from mlflow.artifacts import download_artifacts
+
+    def answer(request):
+        if "?" in request.path:  # a list of files
+            return 200, b"{}"
+        time.sleep(1.5)
+        return 200, b"weights"
+
+    with server(answer) as uri:
+        place = f"{uri}/api/2.0/mlflow-artifacts/artifacts/model.bin"
+        assert Path(download_artifacts(artifact_uri=place, dst_path=str(tmp_path))).read_bytes() == b"weights"
