@@ -87,11 +87,12 @@ class LeftEnd:
                 client.set_tag(run_id, ERROR, GONE)
             client.set_terminated(run_id, "FAILED")
             return
+        caused = self.error is not None and run_id == self.run_id
+        if caused:  # first, because the next try leaves a run alone whose status is final
+            client.set_tag(run_id, ERROR, self.error)
         cut_off = self.status == "FINISHED" and run_id != self.run_id
         client.set_terminated(run_id, "KILLED" if cut_off else self.status)
-        if self.error is not None and run_id == self.run_id:
-            client.set_tag(run_id, ERROR, self.error)
-        else:
+        if not caused:
             forget_death(client, run)  # last: until then the tag shows that the status needs correction
 
 

@@ -103,7 +103,8 @@ class Record:
         new: bool = False,
     ) -> None:
         self._uri, self._client, self._run, self._patience_s = uri, client, run, patience_s
-        self._steps = steps or MetricSteps(self.metric_steps, new)
+        # Without `metric_steps`, which repeats the question: a write that asks is repeated as a whole, or is impatient.
+        self._steps = steps or MetricSteps(lambda name: metric_history(uri, run.info.run_id, name), new)
         self._image_steps = image_steps or MetricSteps(self.image_steps, new)
         self.run_id: str = run.info.run_id
         self.name: str = run.info.run_name
@@ -400,8 +401,6 @@ class Record:
                 raise
             except Exception as error:  # the caller gets this error, even if the store fails now too
                 cause = str(error)[:5000]
-                with unheeded(log, "leaving it to the watcher to write why the run failed", TrackingError):
-                    self.impatient().tag(ERROR, cause)
                 raise
             finally:
                 unwritten.append(End(status, cause))  # cleared when written: Ctrl-C may end the wait for the store
@@ -410,6 +409,8 @@ class Record:
                     unwritten.clear()
                 else:
                     with unheeded(log, "leaving it to the watcher to write how the run ended", TrackingError):
+                        if cause is not None:  # first, because the watcher leaves a run alone whose status is final
+                            self.impatient().tag(ERROR, cause)
                         self.impatient().finish(status)
                         unwritten.clear()
 

@@ -9,6 +9,7 @@ import time
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 
 from jobs.system.process_identity import this_process
 from jobs.tracking import TrackingError, watch
@@ -60,6 +61,18 @@ def test_a_cause_is_recorded_although_the_store_failed_longer_than_the_watcher_w
     assert run.info.status == "FAILED"
     assert run.data.tags[ERROR] == CAUSE
     assert list(notes.iterdir()) == []
+
+
+def test_a_cause_that_the_store_does_not_take_at_first_is_written_by_the_next_try(uri, dead, monkeypatch):
+    run_id = made(uri, "run", {DRIVER: dead})
+    left = LeftEnd(run_id, dead, "FAILED", CAUSE)
+    with monkeypatch.context() as during:
+        during.setattr(MlflowClient, "set_tag", away)
+        with pytest.raises(TrackingError):
+            left.write(client_of(uri))
+    left.write(client_of(uri))
+    run = runs_of(uri)["run"]
+    assert (run.info.status, run.data.tags.get(ERROR)) == ("FAILED", CAUSE)
 
 
 @pytest.mark.parametrize(("status", "nested"), [("KILLED", "KILLED"), ("FINISHED", "KILLED"), (None, "FAILED")])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import cast
 
@@ -27,6 +28,7 @@ from jobs.tracking import (
 )
 from jobs.tracking import record as record_module
 from jobs.tracking.liveness import GONE, UNTOLD
+from jobs.tracking.record import End
 from tests.jobs.command_line import wait_until
 
 
@@ -185,6 +187,45 @@ def test_what_a_store_refuses_is_not_asked_for_long(uri, quick):
     with pytest.raises(TrackingError, match="no answer"):
         record.tag("a", "b")
     assert client.made == 2
+
+
+def test_an_impatient_write_asks_once_what_the_run_has(uri, monkeypatch, quick):
+    """The thread of system metrics would otherwise hold up a command that Ctrl-C ends."""
+    Record.start(uri, "study", "first", {}, {})
+    record = Record.existing(uri, find_run(uri, "study", "first"))
+    asked = []
+
+    def away(*of):
+        asked.append(of)
+        raise TrackingError("away")
+
+    monkeypatch.setattr(record_module, "_answers", lambda uri: False)
+    monkeypatch.setattr(record_module, "metric_history", away)
+    monkeypatch.setattr(record, "_patience_s", 0.2)
+    with pytest.raises(TrackingError, match="away"):
+        record.impatient().metrics({"loss": 1.0}, 1)
+    assert len(asked) == 1
+    with pytest.raises(TrackingError, match="away"):
+        record.metrics({"loss": 1.0}, 1)
+    assert len(asked) > 2
+
+
+def test_the_watcher_gets_a_cause_that_could_not_be_written(uri, monkeypatch):
+    left: list[End] = []
+    monkeypatch.setattr(record_module, "_watched", lambda *_: nullcontext(left))
+    record = Record.start(uri, "study", "first", {}, {})
+
+    def locked(*_):
+        raise TrackingError("database is locked")
+
+    for tag, end in ((locked, [End("FAILED", "the loss diverged")]), (Record.tag, [])):
+        left.clear()
+        monkeypatch.setattr(Record, "tag", tag)
+        with pytest.raises(ValueError, match="diverged"), record.running(system_metrics=False):
+            raise ValueError("the loss diverged")
+        assert left == end
+    run = find_run(uri, "study", "first")
+    assert (run.info.status, run.data.tags["glow.error"]) == ("FAILED", "the loss diverged")
 
 
 DRIVER = """
