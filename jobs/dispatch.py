@@ -217,7 +217,7 @@ def repair(run: str, changes: Mapping[str, Any], display: Display) -> None:
         changes: flags that the user gave: ``tracking_uri``, ``experiment`` and ``output``.
         display: shows the events.
     """
-    check_existing(tracking_uri(changes.get("tracking_uri")))
+    check_existing(tracking_uri(changes.get("tracking_uri")), writes=True)
     set_environment()
     from jobs.ablation.repair import repair as repair_run
 

@@ -118,12 +118,16 @@ def check_sqlite_name(path: Path) -> None:
         )
 
 
-def check_sqlite(path: Path) -> None:
+def check_sqlite(path: Path, writes: bool = True) -> None:
     """Check that a SQLite file can be used as a store: it is a SQLite database, or can be created.
 
+    Args:
+        path: the file.
+        writes: whether the caller writes to the store; if not, the file exists, and only needs to be readable.
+
     Raises:
-        TrackingError: if the path cannot be written as a URI, its folder does not exist, the file cannot be written,
-            or the file is not a SQLite database.
+        TrackingError: if the path cannot be written as a URI, its folder does not exist, the file cannot be written
+            (or read), the file is not a SQLite database, or another program keeps it locked.
     """
     check_sqlite_name(path)
     if not path.parent.is_dir():
@@ -132,7 +136,13 @@ def check_sqlite(path: Path) -> None:
             remedy=f"create {path.parent}, or correct --tracking-uri",
             code="store-folder-missing",
         )
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    if not writes and not os.access(path, os.R_OK):
+        raise TrackingError(
+            f"the MLflow store {path} cannot be read",
+            remedy="choose another store with --tracking-uri",
+            code="store-not-readable",
+        )
+    if writes and not os.access(path if path.exists() else path.parent, os.W_OK):
         raise TrackingError(
             f"the MLflow store {path} cannot be written",
             remedy="choose another store with --tracking-uri",
@@ -143,6 +153,12 @@ def check_sqlite(path: Path) -> None:
             with sqlite3.connect(path) as connection:
                 connection.execute("PRAGMA schema_version")
         except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # extended codes have more bits
+                raise TrackingError(
+                    f"another program keeps the MLflow store {path} locked",
+                    remedy="try again when that program has ended",
+                    code="store-locked",
+                ) from None
             raise TrackingError(
                 f"{path} is not an MLflow store ({error})",
                 remedy="choose another store with --tracking-uri",

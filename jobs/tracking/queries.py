@@ -173,7 +173,7 @@ def experiment_runs(uri: str, experiment: str) -> list[Run]:
     Raises:
         TrackingError: if the store or the experiment does not exist; neither is created.
     """
-    check_existing(uri)
+    check_existing(uri, writes=True)  # a report is recorded, too
     client = client_of(uri)
     with sentences(uri):
         found = client.get_experiment_by_name(experiment)

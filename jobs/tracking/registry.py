@@ -189,7 +189,7 @@ def promote(uri: str, experiment: str, model: str, alias: str) -> Promotion:
             remedy="use letters, digits, - and _, but not v followed by a number, which MLflow reads as a version",
             code="alias-invalid",
         )
-    check_existing(uri)
+    check_existing(uri, writes=True)
     client = client_of(uri)
     version = _version_of(client, uri, experiment, model)
     with sentences(uri):

@@ -1,7 +1,8 @@
 """The MLflow store: check that it answers, create it if it is missing, and open it.
 
 Every access to a store starts here. `check_store` is quick and changes nothing; `check_existing` is for commands that
-only read; `open_store` creates what is missing; `sentences` turns whatever a store raises into a `TrackingError`.
+need what a store has; `open_store` creates what is missing; `sentences` turns whatever a store raises into a
+`TrackingError`.
 """
 
 from __future__ import annotations
@@ -100,12 +101,13 @@ UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """MLflow's codes for something that does not exist; it returns the second one for unknown aliases and malformed ids."""
 
 
-def check_store(uri: str) -> None:
+def check_store(uri: str, writes: bool = True) -> None:
     """Check within seconds that a store can be used.
 
     Args:
         uri: a SQLite file, an MLflow server, a database server, or a kind of store that MLflow or a plugin adds.
             The last kind is not checked further.
+        writes: whether the caller writes to the store; if not, a SQLite file that can only be read is enough.
 
     Raises:
         TrackingError: if the store does not answer, or the URI is not that of a store.
@@ -121,7 +123,7 @@ def check_store(uri: str) -> None:
             code="store-address",
         ) from None
     if path is not None:
-        check_sqlite(path)
+        check_sqlite(path, writes)
     elif parts.scheme in ("http", "https"):
         check_server(uri)
     elif re.fullmatch(HOST_AND_PORT, uri):
@@ -151,11 +153,15 @@ def _plugins() -> set[str]:
     return {found.name for found in metadata.entry_points(group=PLUGINS)}
 
 
-def check_existing(uri: str) -> None:
+def check_existing(uri: str, writes: bool = False) -> None:
     """Check a store as `check_store` does, and, for a SQLite store, also that its file exists.
 
-    Commands that only read call this first, because MLflow would create a missing file. If another process is creating
-    the file, wait until it has done so.
+    Commands that need a store with runs call this first, because MLflow would create a missing file. If another process
+    is creating the file, wait until it has done so.
+
+    Args:
+        uri: the store.
+        writes: whether the caller writes to the store.
 
     Raises:
         TrackingError: as `check_store` does, or if the SQLite file does not exist.
@@ -170,7 +176,7 @@ def check_existing(uri: str) -> None:
             remedy="record a run first (glowctl demo does), or choose another store with --tracking-uri",
             code="store-missing",
         )
-    check_store(uri)
+    check_store(uri, writes)
 
 
 def client_of(uri: str) -> MlflowClient:

@@ -1,10 +1,12 @@
 """Stores that do not exist yet, and processes that open one at the same moment, some of which are killed."""
 
+import os
 import shlex
 import shutil
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from filelock import FileLock
@@ -193,6 +195,32 @@ def test_who_only_reads_waits_for_a_store_that_another_is_making(tmp_path, empty
         shutil.copy(empty_store, path)
         lock.release()
         reading.result(timeout=60)
+
+
+def test_a_store_that_the_user_may_only_read_can_be_read(uri, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: mode == os.R_OK)
+    check_existing(uri)
+    for check in (check_store, partial(check_existing, writes=True)):
+        with pytest.raises(TrackingError) as raised:
+            check(uri)
+        assert raised.value.code == "store-not-writable"
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(TrackingError) as raised:
+        check_existing(uri)
+    assert raised.value.code == "store-not-readable"
+
+
+def test_a_store_that_another_program_keeps_locked_is_not_said_to_be_damaged(tmp_path, monkeypatch):
+    path = tmp_path / "mlflow.db"
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE runs (name TEXT)")
+        other.commit()
+        other.execute("BEGIN EXCLUSIVE")
+        monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, timeout=0))
+        with pytest.raises(TrackingError, match="locked") as raised:
+            check_store(f"sqlite:///{path}")
+    other.close()
+    assert raised.value.code == "store-locked"
 
 
 @pytest.mark.parametrize("name", ["what?x&y", "100%25"])
