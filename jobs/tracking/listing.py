@@ -157,8 +157,13 @@ def artifact_names(uri: str, run_id: str) -> list[str]:
 
 
 def json_table(uri: str, run_id: str, path: str) -> tuple[list[str], list[list[Any]]] | None:
-    """Return the column names and the rows of a table that `Record.table` wrote, or None if it is gone or damaged."""
-    content = read_artifact(uri, run_id, path)
+    """Return the column names and the rows of a table that `Record.table` wrote.
+
+    The result is None if the table is gone or damaged, or if the artifacts cannot be reached.
+    """
+    content = None
+    with unheeded(log, f"cannot read {path} of run {run_id}", TrackingError):  # the rest of the run can still be shown
+        content = read_artifact(uri, run_id, path)
     with suppress(ValueError, KeyError, TypeError):
         told = json.loads(content or b"")
         return [str(name) for name in told["columns"]], [list(row) for row in told["data"]]

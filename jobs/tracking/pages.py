@@ -1,7 +1,11 @@
-"""Iterators over the results of MLflow's searches, which MLflow returns in pages."""
+"""Iterators over the results of MLflow's searches, which MLflow returns in pages.
+
+MLflow's databases hold the largest finite numbers in place of infinite metrics. Runs that are read here have infinity.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +13,30 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["NEWEST_FIRST", "every", "every_run"]
+__all__ = ["NEWEST_FIRST", "every", "every_run", "unbounded", "with_infinities"]
 
 NEWEST_FIRST = "attributes.start_time DESC"
 """Order of runs, as MLflow's searches take it."""
+
+
+LARGEST = 1.797e308
+"""Lower bound of the magnitude that MLflow's databases hold in place of infinity."""
+
+
+def unbounded(value: float) -> float:
+    """Return infinity of the same sign if a recorded metric is a number that stands for it, and else the value itself.
+
+    Example:
+        >>> unbounded(-1.7976931348623157e308), unbounded(3.5)
+        (-inf, 3.5)
+    """
+    return math.copysign(math.inf, value) if abs(value) >= LARGEST else value
+
+
+def with_infinities(run: Run) -> Run:
+    """Return the run after its metrics were replaced by `unbounded` ones."""
+    run.data.metrics.update({name: unbounded(value) for name, value in run.data.metrics.items()})
+    return run
 
 
 def every(search: Any, *arguments: Any, **named: Any) -> Iterator[Any]:
@@ -44,4 +68,4 @@ def every_run(
         order: an order in MLflow's syntax.
         page: number of runs per request.
     """
-    return every(client.search_runs, list(experiments), which, order_by=[order], max_results=page)
+    return map(with_infinities, every(client.search_runs, list(experiments), which, order_by=[order], max_results=page))

@@ -11,11 +11,12 @@ import tempfile
 import urllib.parse
 from collections.abc import Collection
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.tracking.dead_runs import mark_dead
-from jobs.tracking.pages import NEWEST_FIRST, every_run
+from jobs.tracking.pages import every_run, unbounded, with_infinities
 from jobs.tracking.store import (
     NoSuchRun,
     TrackingError,
@@ -55,6 +56,12 @@ __all__ = [
 
 SHORTEST_ID = 4
 """The least number of characters of its id by which a run can be named."""
+
+ODD = r"['\\]"
+"""Matches the characters that a filter with LIKE cannot contain."""
+
+PAGE = 10
+"""Number of runs per request of a search for the newest of a few."""
 
 MODEL = "model"
 """Name under which a training logs its model, as in runs:/RUN_ID/model."""
@@ -106,10 +113,9 @@ def first_match(client: MlflowClient, uri: str, experiments: Collection[str], gi
         TrackingError: if several ids begin with these characters.
     """
     with sentences(uri):
-        quoted = given.replace("'", "")
-        named = _newest(client, experiments, f"attributes.run_name = '{quoted}'", 1) if quoted else []
-        if named or not re.fullmatch(rf"[0-9a-f]{{{SHORTEST_ID},32}}", given.lower()):
-            return named[0] if named else None
+        named = _named(client, experiments, given)
+        if named is not None or not re.fullmatch(rf"[0-9a-f]{{{SHORTEST_ID},32}}", given.lower()):
+            return named
         some = _newest(client, experiments, f"attributes.run_id LIKE '{given.lower()}%'", 2)
     if len(some) > 1:
         raise TrackingError(
@@ -118,6 +124,17 @@ def first_match(client: MlflowClient, uri: str, experiments: Collection[str], gi
             code="run-ambiguous",
         )
     return some[0] if some else None
+
+
+def _named(client: MlflowClient, experiments: Collection[str], name: str) -> Run | None:
+    """Return the newest run with this name, or None if there is none.
+
+    MLflow's filters have no escapes. An apostrophe is therefore searched for as "_", which stands for any character.
+    So is a backslash, which escapes the next character in some databases.
+    """
+    same = f"LIKE '{re.sub(ODD, '_', name)}'" if "'" in name else f"= '{name}'"
+    found = every_run(client, experiments, f"attributes.run_name {same}", page=PAGE)
+    return next((run for run in found if run.info.run_name == name), None) if name else None
 
 
 def model_id_of(uri: str, run: Run) -> str | None:
@@ -129,7 +146,7 @@ def model_id_of(uri: str, run: Run) -> str | None:
 
 
 def _newest(client: MlflowClient, experiments: Collection[str], which: str, number: int) -> list[Run]:
-    return list(client.search_runs(list(experiments), which, order_by=[NEWEST_FIRST], max_results=number))
+    return list(islice(every_run(client, experiments, which, page=number), number))
 
 
 def _newest_in(uri: str, experiment: str, which: str) -> list[Run]:
@@ -163,7 +180,7 @@ def run_of_id(uri: str, run_id: str) -> Run | None:
     """Return the run with this id, in any experiment, or None if there is none."""
     client = client_of(uri)
     with sentences(uri), if_known():
-        return client.get_run(run_id)
+        return with_infinities(client.get_run(run_id))
     return None
 
 
@@ -232,31 +249,51 @@ def child_runs(uri: str, parent: Run) -> list[Run]:
 def metric_history(uri: str, run_id: str, name: str) -> dict[int, float]:
     """Return a metric of a run as step -> value. Of several values at one step, the last counts."""
     with sentences(uri):
-        return {point.step: point.value for point in client_of(uri).get_metric_history(run_id, name)}
+        return {point.step: unbounded(point.value) for point in client_of(uri).get_metric_history(run_id, name)}
 
 
 def read_table(uri: str, run_id: str, path: str) -> pd.DataFrame | None:
-    """Return a Parquet artifact of a run as a table, or None if it is gone or damaged."""
-    import pandas as pd
-    from mlflow.exceptions import MlflowException
+    """Return a Parquet artifact of a run as a table, or None if it is gone or damaged.
 
-    client = client_of(uri)
+    Raises:
+        TrackingError: if the store or the artifact cannot be reached.
+    """
+    import pandas as pd
+
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            return pd.read_parquet(client.download_artifacts(run_id, path, folder))
-        except (MlflowException, OSError, ValueError):
-            return None
+        file = _downloaded(uri, run_id, path, folder)
+        with suppress(OSError, ValueError):
+            return None if file is None else pd.read_parquet(file)
+    return None
 
 
 def read_artifact(uri: str, run_id: str, path: str) -> bytes | None:
-    """Return the content of an artifact of a run, or None if it is gone."""
-    from mlflow.exceptions import MlflowException
+    """Return the content of an artifact of a run, or None if the run has no such file.
 
-    client = client_of(uri)
+    Raises:
+        TrackingError: if the store or the artifact cannot be reached.
+    """
     with tempfile.TemporaryDirectory() as folder:
+        file = _downloaded(uri, run_id, path, folder)
+        return file.read_bytes() if file is not None and file.is_file() else None
+
+
+def _downloaded(uri: str, run_id: str, path: str, folder: str) -> Path | None:
+    """Download an artifact of a run into a folder, and return the path there; None if the run or the artifact is gone.
+
+    The error of a download does not tell whether the artifact exists, because every kind of place raises another one.
+    """
+    client = client_of(uri)
+    with sentences(uri):
         try:
-            return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
-        except (MlflowException, OSError):
+            return Path(client.download_artifacts(run_id, path, folder))
+        except Exception:
+            above = path.rpartition("/")[0]
+            names: set[str] = set()
+            with if_known():
+                names = {entry.path for entry in client.list_artifacts(run_id, above or None)}
+            if path in names:
+                raise
             return None
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from jobs.tracking import metric_names, tag_names
 from jobs.tracking.models import register
+from jobs.tracking.pages import with_infinities
 from jobs.tracking.queries import find_run, model_of
 from jobs.tracking.store import (
     NoSuchRun,
@@ -218,7 +219,7 @@ def registered_versions(uri: str, name: str | None = None, limit: int = 100) -> 
 def _told(client: MlflowClient, version: ModelVersion, aliases: dict[str, str]) -> Version:
     run = None
     with if_known():  # it may have been deleted
-        run = client.get_run(version.run_id or "")
+        run = with_infinities(client.get_run(version.run_id or ""))
     number = str(version.version)
     score = version.tags.get(tag_names.SCORE)
     return Version(

@@ -76,6 +76,9 @@ def find_scores(uri: str, experiment: str, key: str) -> tuple[pd.DataFrame, str]
     """Return the score table with this key that a run of the experiment stored, and that run's id.
 
     The result is None if no run has stored such a table, or if the table is gone or damaged.
+
+    Raises:
+        TrackingError: if the store or the table cannot be reached.
     """
     found = find_tagged(uri, experiment, f"{tag_names.SCORES}.{key}")
     if found is None:

@@ -1,5 +1,6 @@
 """Stores, runs and the writing of runs: what a Record does while a store fails or its process is killed."""
 
+import math
 import re
 import socket
 import subprocess
@@ -20,13 +21,17 @@ from jobs.tracking import (
     Record,
     TrackingError,
     check_store,
+    experiment_runs,
     find_run,
     open_store,
+    read_artifact,
+    read_table,
     server_command,
     tracking_uri,
     without_password,
 )
 from jobs.tracking import record as record_module
+from jobs.tracking.listing import json_table
 from jobs.tracking.liveness import GONE, UNTOLD
 from jobs.tracking.record import End
 from tests.jobs.command_line import wait_until
@@ -120,6 +125,47 @@ def test_a_run_is_written_found_and_resumed(uri):
     with pytest.raises(NoSuchRun, match="'second'") as raised:
         find_run(uri, "study", "second")
     assert raised.value.code == "run-not-found"
+
+
+@pytest.mark.parametrize("name", ["it's", """it's "it\"""", "it's 100 % \\"])
+def test_a_run_whose_name_has_an_apostrophe_is_found(uri, name):
+    wanted = Record.start(uri, "study", name, {}, {})
+    for other in (name.replace("'", ""), name.replace("'", "-")):
+        Record.start(uri, "study", other, {}, {})
+    assert find_run(uri, "study", name).info.run_id == wanted.run_id
+    with pytest.raises(NoSuchRun):
+        find_run(uri, "study", f"{name}'")
+
+
+def test_metrics_that_are_infinite_are_read_as_infinite(uri):
+    record = Record.start(uri, "study", "first", {}, {})
+    values = {"high": math.inf, "low": -math.inf, "large": 1e300}
+    record.metrics(values, 1)
+    assert record.metric_steps("low") == {1: -math.inf}
+    found = find_run(uri, "study", "first"), find_run(uri, "study", record.run_id), *experiment_runs(uri, "study")
+    assert [run.data.metrics for run in found] == [values] * 3
+
+
+def refused(*_, **__):
+    raise RuntimeError("Unable to locate credentials")
+
+
+def test_an_artifact_that_cannot_be_reached_is_not_said_to_be_gone(uri, tmp_path, monkeypatch):
+    record = Record.start(uri, "study", "first", {}, {})
+    (tmp_path / "spec.json").write_text("{}")
+    record.file(tmp_path / "spec.json", "settings")
+    assert read_artifact(uri, record.run_id, "settings/spec.json") == b"{}"
+    for run_id, path in ((record.run_id, "settings/none"), (record.run_id, "settings"), ("0" * 32, "spec.json")):
+        assert read_artifact(uri, run_id, path) is None
+    monkeypatch.setattr(MlflowClient, "download_artifacts", refused)
+    assert read_artifact(uri, record.run_id, "settings/none") is None
+    for read in (read_artifact, read_table):
+        with pytest.raises(TrackingError, match="credentials"):
+            read(uri, record.run_id, "settings/spec.json")
+    monkeypatch.setattr(MlflowClient, "list_artifacts", refused)
+    with pytest.raises(TrackingError, match="credentials"):
+        read_artifact(uri, record.run_id, "settings/none")
+    assert json_table(uri, record.run_id, "settings/spec.json") is None  # so that `show` shows the rest
 
 
 def test_artifacts_lie_beside_the_database(uri, tmp_path):
