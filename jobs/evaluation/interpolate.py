@@ -5,6 +5,7 @@ Shapes: P pairs, S images per row, C channels, H height, W width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +27,7 @@ from jobs.evaluation.run import (
     background,
     described,
     evaluation_run,
+    left_out_of,
     opened,
     prepare_evaluation,
     trained_on,
@@ -40,6 +42,9 @@ __all__ = ["InterpolateWork", "prepare", "run"]
 
 ROWS = 10
 """Number of pairs that a worker decodes at once, which bounds its memory."""
+
+NAMED = 5
+"""Largest number of classes that the note on classes without pairs names."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def prepare(spec: InterpolateSpec) -> InterpolateWork:
     """Find the model and the pairs of images.
 
     Raises:
-        SpecError: if an image file does not have the model's shape, or a class has too few test images.
+        SpecError: if an image file does not have the model's shape, or there are too few test images for the pairs.
         DatasetNotFound, DatasetCorrupt: if an image file or the test images cannot be read.
         TrackingError, CheckpointError, JobError: if the store does not answer, or the model or the output
             folder cannot be used.
@@ -84,6 +89,7 @@ def prepare(spec: InterpolateSpec) -> InterpolateWork:
         return InterpolateWork.of(work, ends, pd.DataFrame([pair]))
     images = opened(work, trained_on(work), "test")
     work = with_notes(work, [images], [described(work, trained_on(work))])
+    work = replace(work, notes=(*work.notes, *_without_pairs(images, left_out_of(work, trained_on(work)))))
     chosen = _choose(images, spec.pairs_per_class, spec.seed)
     # One image at a time, so that no more files of a folder are read than are needed.
     ends = torch.stack([torch.cat([images.images(i, i + 1) for i in side]) for side in zip(*chosen, strict=True)])
@@ -94,22 +100,45 @@ def prepare(spec: InterpolateSpec) -> InterpolateWork:
 
 
 def _choose(images: LazyDataset, pairs_per_class: int, seed: int) -> list[tuple[int, int]]:
-    """Draw for each pair the positions of two different test images of one class, in order of the classes."""
+    """Draw for each pair the positions of two different test images of one class, in order of the classes.
+
+    Classes with fewer than two test images have no pairs.
+    """
     rng = np.random.default_rng(seed)
     labels = images.labels.numpy()
+    sizes = {label: size for label, size in zip(*np.unique(labels, return_counts=True), strict=True) if size > 1}
+    if not sizes:
+        raise SpecError(
+            "no class has two test images for a pair",
+            remedy="name two image files with --from and --to",
+            code="too-few-images",
+        )
+    smallest = min(sizes, key=lambda label: sizes[label])
+    if sizes[smallest] < 2 * pairs_per_class:
+        raise SpecError(
+            f"--pairs-per-class {pairs_per_class} takes {2 * pairs_per_class} test images of each class, and class "
+            f"{images.class_names[smallest]!r} has {sizes[smallest]}",
+            remedy=f"give --pairs-per-class {sizes[smallest] // 2} or less, or name two files with --from and --to",
+            code="too-few-images",
+        )
     chosen = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        if len(members) < 2 * pairs_per_class:
-            raise SpecError(
-                f"--pairs-per-class {pairs_per_class} takes {2 * pairs_per_class} test images of each class, and class "
-                f"{images.class_names[label]!r} has {len(members)}",
-                remedy="lower --pairs-per-class, or name two files with --from and --to",
-                code="too-few-images",
-            )
-        picked = rng.choice(members, (pairs_per_class, 2), replace=False)
+    for label in sizes:
+        picked = rng.choice(np.flatnonzero(labels == label), (pairs_per_class, 2), replace=False)
         chosen += [(int(start), int(end)) for start, end in picked]
     return chosen
+
+
+def _without_pairs(images: LazyDataset, left_out: Sequence[str]) -> list[str]:
+    """Return a note that names the classes with fewer than two test images, except those of ``--leave-out``, if any."""
+    names = images.class_names
+    wanted = set(names) - {name if name in names else names[int(name)] for name in left_out}
+    sizes = images.labels.bincount(minlength=len(names)).tolist()
+    few = [name for name, size in zip(names, sizes, strict=True) if size < 2 and name in wanted]
+    if not few:
+        return []
+    told = ", ".join([*few[:NAMED], *(["..."] if len(few) > NAMED else [])])
+    what = "class has" if len(few) == 1 else "classes have"
+    return [f"{len(few)} {what} fewer than two test images and no pair of them: {told}"]
 
 
 def run(work: InterpolateWork, show: Show) -> np.ndarray:

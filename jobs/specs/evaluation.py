@@ -362,7 +362,7 @@ class InterpolateSpec(EvaluationSpec):
     pairs_per_class: int = setting(
         1,
         "Images",
-        "Number of random pairs of test images from each class; the picture has one row per pair.",
+        "Number of random pairs of test images from each class with at least two; the picture has one row per pair.",
         3,
     )
     from_image: str | None = setting(
