@@ -13,8 +13,9 @@ import numpy as np
 
 from glow.checkpoint import WEIGHTS_FILE, CheckpointError, digest_of, load_checkpoint
 from glow.config import GlowConfig
+from glow.datasets.names import absolute_dataset, place_of
 from jobs.errors import JobError, SpecError
-from jobs.outputs import refuse_password
+from jobs.outputs import recall, refuse_password
 from jobs.run_labels import configuration
 from jobs.specs.base import validated
 from jobs.specs.training import TrainSpec
@@ -50,18 +51,21 @@ class TrainedModel:
             of a run.
         title: name of the model in run names and figures, such as "mnist 1x1 K32 L3 w512 s0".
         config: the architecture.
+        classes: indices of the classes that the model was trained on; empty if it has no classes.
         weights: parameters and buffers by their names in the state dict.
         digest: hash of weights and config.
         run_id: id of the training run; None if the model is in a folder or a bucket.
         experiment_id: id of that run's experiment.
         model_id: id of the logged model in MLflow.
-        training: settings of the training; None if neither a run nor a ``spec.json`` contains them.
+        training: settings of the training, with absolute paths of its data; None if neither a run nor a ``spec.json``
+            contains them.
     """
 
     name: str
     reference: str
     title: str
     config: GlowConfig
+    classes: tuple[int, ...]
     weights: dict[str, np.ndarray]
     digest: str
     run_id: str | None
@@ -184,6 +188,7 @@ def _read(folder: Path, name: str, reference: str, run: Run | None, uri: str) ->
         reference,
         _title(name, run, training),
         model.config,
+        tuple(model.trained_classes.tolist()),
         {key: tensor.numpy() for key, tensor in model.state_dict().items()},
         digest_of(folder),
         run.info.run_id if run else None,
@@ -209,6 +214,31 @@ def _training(folder: Path, run: Run | None) -> TrainSpec | None:
     if stored is None:
         return None
     try:
-        return validated(TrainSpec, json.loads(stored))
+        training = validated(TrainSpec, json.loads(stored))
     except (ValueError, SpecError, TypeError):
         return None  # a spec.json that glowctl did not write
+    return training.model_copy(update=_places(folder, training))
+
+
+def _places(folder: Path, training: TrainSpec) -> dict[str, str | None]:
+    """Return the absolute `dataset` and `data_root` of a training.
+
+    A ``spec.json`` has them as the user gave them, perhaps relative to the working folder of the training. The absolute
+    ones are in the ``run.json`` of the run's folder. If this file is missing, or the data are no longer there, relative
+    ones are taken to be relative to the present working folder.
+
+    Args:
+        folder: the folder of the checkpoint, such as ``OUTPUT/RUN_ID/results/checkpoint``.
+        training: the settings of the training.
+    """
+    root = training.data_root and str(Path(training.data_root).expanduser().absolute())
+    here = {"dataset": absolute_dataset(training.dataset), "data_root": root}
+    if here == {"dataset": training.dataset, "data_root": training.data_root}:
+        return here
+    kept = recall(str(folder.absolute().parent.parent))
+    if kept is None or kept.job != "train":
+        return here
+    recorded = {"dataset": kept.spec["dataset"], "data_root": kept.spec["data_root"]}
+    place = place_of(recorded["dataset"])
+    paths = [recorded["data_root"], place and not place.is_remote and place.path]
+    return recorded if all(Path(path).exists() for path in paths if path) else here

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypedDict, TypeVar
 import pandas as pd
 
 from glow.datasets import DatasetInfo, LazyDataset, describe, open_dataset
-from glow.datasets.names import absolute_dataset, dataset_label
+from glow.datasets.names import absolute_dataset, dataset_label, place_of
 from jobs.display import evaluation_events as events
 from jobs.display.events import Event, Noted, Show
 from jobs.errors import SpecError
@@ -71,7 +71,7 @@ class Evaluation(Generic[Spec]):
         found: the tables that MLflow already has, by `Table.key`; empty with ``--rescore``.
         makes_images: whether workers draw images from the model.
         background: the evaluation of the same images under the background model; None if there is no such model.
-        notes: sentences for the user on how the images were read.
+        notes: sentences for the user on the images, such as how they were read.
     """
 
     given: Spec
@@ -131,11 +131,27 @@ def trained_on(work: Evaluation[Any]) -> str:
     return work.model.training.dataset
 
 
+def _is_own(work: Evaluation[Any], dataset: str) -> bool:
+    """Return whether the settings of the training, such as ``--leave-out``, apply to a data set.
+
+    They apply to the data set of the training, and to the one that ``--trained-on`` names: the same images elsewhere.
+    """
+    training = work.model.training
+    return training is not None and _resolved(dataset) in map(_resolved, (training.dataset, trained_on(work)))
+
+
+def _resolved(dataset: str) -> str:
+    """Return the name of a data set without links and ".." in its path, so that equal places have equal names."""
+    place = place_of(dataset)
+    return dataset if place is None or place.is_remote else f"{place.kind}:{Path(place.path).resolve()}"
+
+
 def opened(work: Evaluation[Any], dataset: str, split: str, *, of_left_out: bool = False) -> LazyDataset:
     """Open a data set in the model's shape.
 
-    If the model was trained on this data set, the result contains only the classes that the training used, and in the
-    split ``train`` only the images that the training used (``--per-class`` limits their number).
+    If the model was trained on this data set, or ``--trained-on`` names it, the result contains only the classes that
+    the training used, and in the split ``train`` only the images that the training used (``--per-class`` limits their
+    number).
 
     Args:
         work: the evaluation.
@@ -144,11 +160,12 @@ def opened(work: Evaluation[Any], dataset: str, split: str, *, of_left_out: bool
         of_left_out: whether to take only the classes that the model was trained without (``--leave-out``) instead.
 
     Raises:
-        SpecError: if the name is unknown, or the images cannot be brought into the model's shape.
+        SpecError: if the name is unknown, the images cannot be brought into the model's shape, or ``--trained-on``
+            names a data set without the classes or the images of the training.
         DatasetNotFound, DatasetCorrupt: if the data cannot be read.
     """
     training = work.model.training
-    own = training is not None and dataset == training.dataset
+    own = _is_own(work, dataset)
     try:
         images = open_dataset(
             dataset,
@@ -164,13 +181,19 @@ def opened(work: Evaluation[Any], dataset: str, split: str, *, of_left_out: bool
             return images
         return images.of_classes(left_out, others=not of_left_out)
     except ValueError as error:
+        if own and training is not None and (training.leave_out or training.per_class):
+            raise SpecError(
+                f"{dataset} does not have the classes and images that the model was trained on ({error})",
+                remedy="give --trained-on a copy of the data set of the training",
+                code="trained-on-unfit",
+            ) from error
         raise SpecError(str(error), code="data-set-unusable") from error
 
 
 def left_out_of(work: Evaluation[Any], dataset: str) -> tuple[str, ...]:
     """Return the classes that the model was trained without; empty for a data set that it was not trained on."""
     training = work.model.training
-    return (training.leave_out or ()) if training is not None and dataset == training.dataset else ()
+    return (training.leave_out or ()) if training is not None and _is_own(work, dataset) else ()
 
 
 def described(work: Evaluation[Any], dataset: str) -> DatasetInfo:

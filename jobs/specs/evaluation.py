@@ -58,8 +58,9 @@ class EvaluationSpec(BaseModel):
     trained_on: str | None = setting(
         None,
         "Model",
-        "Data set that the model was trained on. Without it: the one in the settings of the training, which are in its "
-        "MLflow run or in spec.json beside the checkpoint.",
+        "Data set that the model was trained on, or a copy of it; --leave-out and --per-class of the training apply to "
+        "it. Without it: the one in the settings of the training, which are in its MLflow run or in spec.json beside "
+        "the checkpoint.",
         "mnist",
     )
     seed: int = setting(0, "Data", "Seed of everything random: noise, samples, pairs and batches.", 1)
