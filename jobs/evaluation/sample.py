@@ -45,8 +45,8 @@ class SampleWork:
 
     Attributes:
         evaluation: the settings and the model.
-        label: index of the class to draw. None draws about equally many images of each class, in the order of the
-            classes, or images without a class if the model has no classes.
+        label: index of the class to draw. None draws about equally many images of each class that the model was trained
+            on, in the order of the classes, or images without a class if the model has no classes.
     """
 
     evaluation: Evaluation[SampleSpec]
@@ -57,7 +57,7 @@ def prepare(spec: SampleSpec) -> SampleWork:
     """Find the model, and the class if one was named.
 
     Raises:
-        SpecError: if a class was named and the model has no classes, or does not have this one.
+        SpecError: if a class was named and the model has no classes, does not have this one, or was not trained on it.
         TrackingError: if the store does not answer, or has no such run or model.
         CheckpointError: if the model is missing, damaged or untrained.
         JobError: if the named run has no model, or the output folder cannot be used.
@@ -78,15 +78,19 @@ def _label(work: Evaluation[SampleSpec], name: str) -> int:
     names = [str(label) for label in range(classes)]
     if work.spec.trained_on is not None or work.model.training is not None:
         names = list(described(work, trained_on(work)).class_names)
+    trained = [known for label, known in enumerate(names[:classes]) if label in work.model.classes]
+    advice = f"use one of {', '.join(trained)}"
     if name in names[:classes]:
-        return names.index(name)
-    if name.isascii() and name.isdigit() and int(name) < classes:
-        return int(name)
-    raise SpecError(
-        f"--class {name!r}: the model has no such class",
-        remedy=f"use one of {', '.join(names[:classes])}",
-        code="class-not-found",
-    )
+        label = names.index(name)
+    elif name.isascii() and name.isdigit() and int(name) < classes:
+        label = int(name)
+    else:
+        raise SpecError(f"--class {name!r}: the model has no such class", remedy=advice, code="class-not-found")
+    if label not in work.model.classes:
+        raise SpecError(
+            f"--class {name}: the model was trained on no image of this class", remedy=advice, code="class-untrained"
+        )
+    return label
 
 
 def run(work: SampleWork, show: Show) -> dict[float, np.ndarray]:
@@ -155,16 +159,16 @@ def draw(
     """
     model = model_on(reference, threads).set_precision(precision)
     generator = torch.Generator().manual_seed(seed)
-    classes = model.config.num_classes
+    classes = model.trained_classes
     parts, non_finite = [], 0
     for of in torch.arange(n).split(AT_ONCE):
-        labels = None if classes is None else _labels(of, n, classes, label)
+        labels = _labels(of, n, classes, label) if len(classes) else None
         x_NCHW = model.sample_real(len(of), temperature, generator, labels)
         non_finite += int(not_finite(x_NCHW).sum())
         parts.append(quantize(x_NCHW, model.config.bits).cpu())
     return torch.cat(parts).numpy(), non_finite
 
 
-def _labels(positions: torch.Tensor, n: int, classes: int, label: int | None) -> torch.Tensor:
-    """Return the class for each position: `label`, or all classes in order, each for an equal share of the images."""
-    return torch.full_like(positions, label) if label is not None else positions * classes // n
+def _labels(positions: torch.Tensor, n: int, classes: torch.Tensor, label: int | None) -> torch.Tensor:
+    """Return the class for each position: `label`, or `classes` in order, each for an equal share of the images."""
+    return torch.full_like(positions, label) if label is not None else classes[positions * len(classes) // n]

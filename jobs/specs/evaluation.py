@@ -320,7 +320,8 @@ class SampleSpec(EvaluationSpec):
     only_class: str | None = setting(
         None,
         "Samples",
-        "Class to draw, by name or number, from a class-conditional model. Without it: as many images of each class.",
+        "Class to draw, by name or number, from a class-conditional model. Without it: as many images of each class "
+        "that it was trained on.",
         "3",
         flag="--class",
     )

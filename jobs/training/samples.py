@@ -21,14 +21,16 @@ INVERTED_IMAGES = 32
 def draw_samples(model: Glow, epoch: int, temperature: float, images: LazyDataset) -> SampleGrid:
     """Draw samples after an epoch, always from the same noise, so that the grids of a training can be compared.
 
+    A class-conditional model draws about equally many images of each class that it has been trained on.
+
     Args:
         model: the model.
         epoch: number of finished epochs, which becomes the `epoch` of the result.
         temperature: the temperature of the latents.
         images: real images; the error of the inverse is measured on the first `INVERTED_IMAGES` of them.
     """
-    classes = model.config.num_classes
-    labels = None if classes is None else torch.arange(GRID) * classes // GRID
+    classes = model.trained_classes
+    labels = classes[torch.arange(GRID) * len(classes) // GRID] if len(classes) else None
     x_NCHW = model.sample_real(GRID, temperature, torch.Generator().manual_seed(0), labels)
     return SampleGrid(
         epoch,
