@@ -131,6 +131,12 @@ RAY = [
         "parameter import RayParams",
     ),
     has("ray._private.node:Node.gcs_address", "no Ray starts"),
+    has("ray._private.node:Node.webui_url", "no ablation starts"),
+    says(
+        "RAY_API_SERVER_ADDRESS",
+        "ray/_private/ray_constants.py",
+        "Ray looks for the trials of an ablation in another Ray, and takes the machines of running ones away",
+    ),
     says(
         "PDEATHSIG",
         "ray/_private/utils.py",

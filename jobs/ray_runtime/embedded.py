@@ -54,15 +54,17 @@ def _start_ray(folder: str, state_api: bool, cpus: float, gpus: float) -> str:
     from ray._private.parameter import RayParams
 
     class Head(Node):
-        """A head node that starts Ray's API server only together with the dashboard.
+        """A head node that starts Ray's API server only together with the dashboard, and tells all workers its address.
 
         Without the dashboard, Ray would still start that server to report usage statistics, which are turned off here,
-        and wait for it for almost a second.
+        and wait for it for almost a second. Without its address, the State API in a worker would ask the cluster of
+        $RAY_ADDRESS, or fail if another Ray runs on this machine.
         """
 
         def start_api_server(self, *, include_dashboard: bool | None, raise_on_failure: bool) -> None:
             if include_dashboard:
                 super().start_api_server(include_dashboard=include_dashboard, raise_on_failure=raise_on_failure)
+                os.environ["RAY_API_SERVER_ADDRESS"] = f"http://{self.webui_url}"  # workers start later, and inherit it
 
     parameters = RayParams(
         node_ip_address="127.0.0.1",
