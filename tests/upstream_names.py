@@ -412,6 +412,7 @@ MLFLOW = [
         for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
     ),
     says("MLFLOW_TRACKING_SERVER_CERT_PATH", _mlflow_variables, "an error advises a variable that has no effect"),
+    says("MLFLOW_TRACKING_INSECURE_TLS", _mlflow_variables, "a test of certificates proves less"),
     takes("mlflow.utils.credentials:get_default_host_creds", "store_uri", "servers that need a token are refused"),
     takes(
         "mlflow.utils.rest_utils:http_request",

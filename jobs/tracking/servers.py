@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from jobs.tracking.databases import PROBE_TIMEOUT_S, load_mlflow
@@ -23,13 +24,13 @@ def check_server(uri: str) -> None:
     """
     import requests
 
+    answer = None
     try:
-        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S)
-    except requests.exceptions.SSLError:
-        answer = ask_server(uri, "/health", PROBE_TIMEOUT_S)
+        with suppress(requests.exceptions.SSLError):
+            answer = requests.get(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S)
     except requests.RequestException as error:
         raise _no_answer(uri, error) from None
-    if not answer.ok:
+    if answer is None or not answer.ok:
         answer = ask_server(uri, "/health", PROBE_TIMEOUT_S)
     if not answer.ok:
         raise TrackingError(

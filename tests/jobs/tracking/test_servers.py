@@ -70,6 +70,9 @@ def test_a_certificate_that_is_not_public_is_checked_as_mlflow_does(monkeypatch)
     monkeypatch.setattr(requests, "get", unknown)
     with server(lambda request: (200, b"{}")) as uri:
         check_store(uri)
+        set_all(monkeypatch, {"MLFLOW_TRACKING_INSECURE_TLS": "true", "MLFLOW_TRACKING_SERVER_CERT_PATH": "ca.pem"})
+        with pytest.raises(TrackingError, match="MLFLOW_TRACKING_INSECURE_TLS"):  # MLflow takes only one of the two
+            check_store(uri)
 
 
 @pytest.mark.parametrize("here", [True, False])
