@@ -66,13 +66,15 @@ class RayUp:
         return [node["name"] for node in json.loads(done.stdout)["nodes"]] if done.stdout else []
 
     def submit(self, command: str) -> str:
-        """Leaves a job to the cluster; its id."""
-        return self.say(f"glowctl {command} --detach").split()[2]
+        """Leaves a job to the cluster, and follows what it says with one command; its id."""
+        job = self.say(f"glowctl {command} --detach").split()[2]
+        self.say(f"setsid glowctl logs -f --json {job} >~/{job}.events 2>/dev/null </dev/null &")
+        return job
 
     def events(self, job: str) -> list[dict[str, Any]]:
         """What a job has said so far."""
-        lines = self.say(f"glowctl logs --json {job}").splitlines()
-        return [json.loads(line) for line in lines]
+        lines = (self.user.home / f"{job}.events").read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]  # the last one may be half written
 
     def wait_for(self, job: str, holds: Callable[[list[dict[str, Any]]], bool], timeout: float) -> float:
         """Waits until what a job has said is so; how long that took."""
