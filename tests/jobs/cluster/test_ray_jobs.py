@@ -82,32 +82,23 @@ def test_what_a_job_wrote_can_be_read_again(cluster, trained, tmp_path):
     assert any(line.startswith("epoch 2/2") for line in lines)
 
 
-@pytest.fixture(scope="module")
-def training(cluster, tmp_path_factory):
-    """A client whose elastic training runs on the cluster, after another such training was stopped there.
+def test_a_stopped_training_leaves_its_machines_to_the_next_one(cluster, tmp_path):
+    """A reservation of machines for a training outlives a controller that is killed, by three minutes.
 
-    A reservation of machines for a training outlives a controller that is killed, by three minutes. If the first
-    training left one, the second would not start in time.
+    Therefore this test precedes the one that kills a driver: its elastic trainings would wait for that reservation too.
     """
-    folder = tmp_path_factory.mktemp("stopped")
-    elastic = (*LONG, "--workers", "1:2", "--cpus-per-worker", "1")
-    first = Running(folder, *elastic, **cluster.client)
-    first.wait_for("epoch 2/2000", timeout=150)
-    assert glowctl(folder, "stop", job_of(first), **cluster.client).returncode == 0
-    assert first.wait(60) == 143
-    return Running(folder, *elastic, **cluster.client)
+    for _ in range(2):
+        running = Running(tmp_path, *LONG, "--workers", "1:2", "--cpus-per-worker", "1", **cluster.client)
+        running.wait_for("epoch 2/2000", timeout=150)
+        job = next(line for line in running.lines() if line.startswith("submitted")).split()[2]
+        assert glowctl(tmp_path, "stop", job, **cluster.client).returncode == 0
+        assert running.wait(60) == 143
 
 
-def job_of(client):
-    return next(line for line in client.lines() if line.startswith("submitted")).split()[2]
-
-
-def test_a_stopped_training_leaves_its_machines_to_the_next_one(training):
-    training.wait_for("epoch 2/2000", timeout=150)
-
-
-def test_a_job_outlives_its_client_and_its_run_outlives_its_driver(cluster, training, tmp_path):
-    client, job = training, job_of(training)
+def test_a_job_outlives_its_client_and_its_run_outlives_its_driver(cluster, tmp_path):
+    client = Running(tmp_path, *LONG, **cluster.client)
+    client.wait_for("epoch 2/2000")
+    job = next(line for line in client.lines() if line.startswith("submitted")).split()[2]
     run_id = next(line for line in client.lines() if line.startswith("training ")).split()[-1]
     client.process.kill()
     client.wait()
