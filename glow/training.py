@@ -528,6 +528,8 @@ def check_labels(labels_N: Tensor, images: int, classes: int) -> None:
     """
     if len(labels_N) != images:
         raise ValueError(f"there are {len(labels_N)} labels for {images} images: pass one label per image")
+    if labels_N.is_meta:  # which has no values
+        return
     wrong = labels_N[(labels_N < 0) | (labels_N >= classes)]
     if len(wrong):
         raise ValueError(f"labels must be between 0 and {classes - 1}, not {int(wrong[0])}")
