@@ -9,11 +9,11 @@ from jobs.ray_runtime.machines import Machine
 
 __all__ = ["Readers", "readers_for"]
 
-THREADS = 4
-"""Number of threads per process, if the numbers of cores and of shards allow it."""
+CORES = 4
+"""Number of cores per process, if the numbers of cores and of shards allow it."""
 
-MOST_THREADS = 8
-"""Largest number of threads per process: more would wait for each other, because Python runs one of them at a time."""
+MOST_CORES = 8
+"""Largest number of cores per process: more would wait for each other, because Python runs one thread at a time."""
 
 
 class Readers(NamedTuple):
@@ -21,18 +21,23 @@ class Readers(NamedTuple):
 
     Attributes:
         processes: their number.
-        threads: number of threads, and of cores, of each.
+        cores: number of cores of each.
     """
 
     processes: int
-    threads: int
+    cores: int
+
+    @property
+    def threads(self) -> int:
+        """The number of threads of each: one more than cores, since one of them usually waits for Python's lock."""
+        return self.cores + 1
 
 
 def readers_for(machines: Sequence[Machine], most: int | None, shards: int) -> Readers:
-    """Return the processes and threads that use the most cores.
+    """Return the processes that use the most cores.
 
-    A process reads one shard at a time. Of two numbers of threads that use equally many cores, the one closer to
-    `THREADS` is taken. Fewer processes import fewer libraries; fewer threads wait less for each other.
+    A process reads one shard at a time. Of two numbers of cores per process that use equally many cores, the one closer
+    to `CORES` is taken. Fewer processes import fewer libraries; fewer threads wait less for each other.
 
     Args:
         machines: the machines, of which each process uses one.
@@ -41,18 +46,16 @@ def readers_for(machines: Sequence[Machine], most: int | None, shards: int) -> R
 
     Example:
         >>> readers_for([{"CPU": 2.0}], most=None, shards=10)
-        Readers(processes=1, threads=2)
+        Readers(processes=1, cores=2)
         >>> readers_for([{"CPU": 64.0}], most=None, shards=100)
-        Readers(processes=16, threads=4)
+        Readers(processes=16, cores=4)
     """
-    cores = [int(machine.get("CPU", 0)) for machine in machines]
-    most = min(most or sum(cores), sum(cores))
+    there = [int(machine.get("CPU", 0)) for machine in machines]
+    most = min(most or sum(there), sum(there))
 
-    def with_threads(threads: int) -> Readers:
-        return Readers(min(shards, most // threads, sum(each // threads for each in cores)), threads)
+    def with_cores(cores: int) -> Readers:
+        return Readers(min(shards, most // cores, sum(each // cores for each in there)), cores)
 
-    choices = [
-        with_threads(threads) for threads in range(1, max(1, min(MOST_THREADS, max(cores, default=1), most)) + 1)
-    ]
-    best = max(choices, key=lambda each: (each.processes * each.threads, -abs(each.threads - THREADS)))
-    return Readers(max(1, best.processes), best.threads)
+    choices = [with_cores(cores) for cores in range(1, max(1, min(MOST_CORES, max(there, default=1), most)) + 1)]
+    best = max(choices, key=lambda each: (each.processes * each.cores, -abs(each.cores - CORES)))
+    return Readers(max(1, best.processes), best.cores)

@@ -91,7 +91,7 @@ def _written(plan: Plan, missing: Sequence[Shard]) -> Iterator[dict[str, Any]]:
         partial(pack_shards, spec=plan.spec, image_shape=plan.info.image_shape, threads=readers.threads),
         compute=TaskPoolStrategy(size=readers.processes),
         batch_size=1,
-        num_cpus=readers.threads,
+        num_cpus=readers.cores,
     )
     try:
         yield from packed.iter_rows()
@@ -121,7 +121,7 @@ def pack_shards(batch: Any, spec: PackSpec, image_shape: Shape, threads: int = 1
         read, or about a source that is not as the driver found it; they are "" if there is none.
     """
     set_up_process()
-    torch.set_num_threads(1)  # because each of the task's threads has one core
+    torch.set_num_threads(1)  # because each of the task's cores has a thread already
     values = {name: column[0] for name, column in batch.items()}
     shard = Shard(str(values["split"]), *(int(values[name]) for name in ("number", "start", "stop")))
     refused: JobError | None = None

@@ -21,5 +21,7 @@ from jobs.packing.readers import Readers, readers_for
         ([0], None, 3, Readers(1, 1)),
     ],
 )
-def test_processes_and_threads_use_the_cores(cores, most, shards, expected):
-    assert readers_for([{"CPU": float(each)} for each in cores], most, shards) == expected
+def test_processes_use_the_cores(cores, most, shards, expected):
+    found = readers_for([{"CPU": float(each)} for each in cores], most, shards)
+    assert found == expected
+    assert found.threads == expected.cores + 1
