@@ -89,6 +89,11 @@ class CouplingNetwork(nn.Module):
         super().__init__()
         self.compute_dtype: torch.dtype | None = None
 
+    def weights(self, dtype: torch.dtype, *convs: nn.Conv2d, last: ZeroConv2d) -> list[Tensor]:
+        """Return weight and bias of each convolution in turn, in the given type; those of `last` with its factors."""
+        parts = [part for conv in convs for part in weight_and_bias(conv)]
+        return [part.to(dtype) for part in (*parts, *last.scaled())]
+
 
 class PlainNetwork(CouplingNetwork):
     """3x3, 1x1 and 3x3 convolutions with ReLU between (Kingma & Dhariwal 2018, section 3.3).
@@ -117,8 +122,7 @@ class PlainNetwork(CouplingNetwork):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return the network's output, (B, C_out, H, W), as planes (see `glow.layers.base`)."""
         dtype = self.compute_dtype or x_BCHW.dtype
-        parts = (*weight_and_bias(self.conv1), *weight_and_bias(self.conv2), *self.conv3.scaled())
-        weights = [part.to(dtype) for part in parts]
+        weights = self.weights(dtype, self.conv1, self.conv2, last=self.conv3)
         # The compiler fuses operations around stock convolutions, so it gets those.
         on_cpu = x_BCHW.device.type == "cpu" and not torch.compiler.is_compiling()
         if on_cpu and products.enabled():
@@ -162,8 +166,7 @@ class ResidualNetwork(CouplingNetwork):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return the network's output, (B, C_out, H, W), as planes (see `glow.layers.base`)."""
         dtype = self.compute_dtype or x_BCHW.dtype
-        inner = [part for conv in (self.conv1, self.conv2, self.conv3) for part in weight_and_bias(conv)]
-        weights = [part.to(dtype) for part in (*inner, *self.conv4.scaled())]
+        weights = self.weights(dtype, self.conv1, self.conv2, self.conv3, last=self.conv4)
         weight1, bias1, weight2, bias2, weight3, bias3, weight4, bias4 = weights
         h = F.conv2d(x_BCHW.to(dtype, memory_format=torch.channels_last), weight1, bias1, padding=1)
         hidden = F.relu(F.conv2d(F.relu(h), weight2, bias2, padding=1), inplace=True)
