@@ -217,7 +217,8 @@ class Trainer:
         first.
 
         Args:
-            folder: made if it does not exist.
+            folder: made if it does not exist. The files of an earlier checkpoint in it are replaced one by one, so that
+                none is left if the process dies in between. Give another folder each time to keep the earlier one.
 
         Raises:
             CheckpointError: if it cannot be written.

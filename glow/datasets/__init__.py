@@ -5,10 +5,12 @@ pieces. Images are neither dequantized nor put into batches here.
 
 | file | content |
 | --- | --- |
-| `registry` | the known data sets, and the functions that take a name |
+| `by_name` | the functions that take a name, for all kinds of data sets |
+| `registry` | the known data sets |
 | `names` | names that contain a path: `folder:PATH`, `arrays:PATH`, `parquet:PATH`, `packed:PATH` |
 | `readers`, `published` | the files of known data sets, and the checksums of the published versions |
-| `folder`, `decode` | a folder of a user's own images, and a single image file |
+| `folder`, `folder_files`, `decode` | a folder of a user's own images, its files, and a single image file |
+| `looks` | one listing of the files for several calls |
 | `arrays`, `parquet`, `packed` | numpy files, encoded images in Parquet files, and the output of `glowctl pack` |
 | `buckets`, `packed_bucket` | files in buckets, and packed data sets in buckets |
 | `block_cache` | a cache on the local disk for what is read from buckets |
@@ -19,9 +21,7 @@ pieces. Images are neither dequantized nor put into batches here.
 """
 
 from glow.datasets.base import DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, padding
-from glow.datasets.folder import read_image
-from glow.datasets.lazy import LazyDataset
-from glow.datasets.registry import (
+from glow.datasets.by_name import (
     data_root,
     dataset_names,
     describe,
@@ -30,6 +30,8 @@ from glow.datasets.registry import (
     own_channels,
     status,
 )
+from glow.datasets.folder import read_image
+from glow.datasets.lazy import LazyDataset
 from glow.datasets.tensors import fingerprint
 
 __all__ = [

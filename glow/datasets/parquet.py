@@ -40,6 +40,7 @@ from glow.datasets.base import (
 from glow.datasets.class_numbers import numbered_classes
 from glow.datasets.decode import WHITE, Colour, EncodedImage, Header, decode, read_header
 from glow.datasets.lazy import LazyDataset
+from glow.datasets.looks import once
 from glow.datasets.parquet_files import Files, parquet_files
 from glow.datasets.parquet_table import Table
 from glow.datasets.parts import ALL, part_of, splits_of, status_of
@@ -169,11 +170,10 @@ def describe_parquet(name: str, image_shape: Shape | None, skip_unreadable: bool
         ...     info.original_shape, info.splits
         ((3, 4, 6), ('test',))
     """
-    files = parquet_files(name)
-    parts = _parts_of(name, files)
+    parts = _parts(name)
     first = _first(parts, skip_unreadable)  # also with an image_shape, so that a bad file is refused before any work
     shape = image_shape or _own_shape(parts, first)
-    return DatasetInfo(name, shape, shape, _class_names(name, parts), splits_of(parts), files.notes)
+    return DatasetInfo(name, shape, shape, _class_names(name, parts), splits_of(parts), _files(name).notes)
 
 
 def parquet_channels(name: str) -> int:
@@ -268,7 +268,11 @@ def _check_size(name: str, encoded: EncodedImage, decoded: Tensor, shape: Shape)
 
 def _parts(name: str) -> dict[str, Part]:
     """Return the parts by split, or under `ALL` if no file names a split."""
-    return _parts_of(name, parquet_files(name))
+    return once(("parquet parts", name), lambda: _parts_of(name, _files(name)))
+
+
+def _files(name: str) -> Files:
+    return once(("parquet files", name), lambda: parquet_files(name))
 
 
 def _parts_of(name: str, files: Files) -> dict[str, Part]:

@@ -27,7 +27,7 @@ from glow.datasets import (
 )
 from glow.datasets.base import ImageRefused, ImageUnreadable
 from glow.datasets.buckets import is_uri
-from glow.datasets.folder import one_look
+from glow.datasets.looks import one_look
 from glow.datasets.names import absolute_dataset, place_of
 from glow.datasets.packed_index import INDEX, PackedIndex, PackedShard, PackedSplit, labels_file, shard_file
 from jobs.errors import JobError, SpecError

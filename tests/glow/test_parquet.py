@@ -9,9 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from glow.datasets import DatasetCorrupt, DatasetNotFound, describe, load_dataset, open_dataset, status
+from glow.datasets import DatasetCorrupt, DatasetNotFound, describe, load_dataset, open_dataset, own_channels, status
 from glow.datasets.base import ImageUnreadable
-from glow.datasets.registry import own_channels
 from tests.glow.buckets import png
 
 RNG = np.random.default_rng(0)

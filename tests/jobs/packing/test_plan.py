@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from glow.datasets import DatasetNotFound, LazyDataset, folder, load_dataset
+from glow.datasets import DatasetNotFound, LazyDataset, folder, folder_files, load_dataset, parquet
 from jobs.errors import JobError, SpecError
 from jobs.packing import run as packing
 from jobs.packing.plan import Done, Shard, done_file, listing_of, prepare, refusal
@@ -520,8 +520,8 @@ def test_exchanged_files_in_a_bucket_are_refused(bucket, tmp_path):
 
 
 def test_the_files_of_a_folder_are_listed_and_their_headers_read_once(photos, tmp_path, monkeypatch):
-    walk, survey = Mock(wraps=folder.walk), Mock(wraps=folder._survey)
-    monkeypatch.setattr(folder, "walk", walk)
+    walk, survey = Mock(wraps=folder_files.walk), Mock(wraps=folder._survey)
+    monkeypatch.setattr(folder_files, "walk", walk)
     monkeypatch.setattr(folder, "_survey", survey)
     for settings in ({"image_size": 8}, {}):
         planned(f"folder:{photos.parent}", tmp_path / "packed", **settings)
@@ -529,3 +529,16 @@ def test_the_files_of_a_folder_are_listed_and_their_headers_read_once(photos, tm
         assert survey.call_count == 1
         walk.reset_mock()
         survey.reset_mock()
+
+
+def test_parquet_files_are_listed_and_their_footers_read_once(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        rows = {"image": [png(np.full((8, 8), value, np.uint8)) for value in range(20)], "label": [0, 1] * 10}
+        pq.write_table(pa.table(rows), tmp_path / f"data/{split}.parquet")
+    listed, at = Mock(wraps=parquet.parquet_files), Mock(wraps=parquet.Table.at)
+    monkeypatch.setattr(parquet, "parquet_files", listed)
+    monkeypatch.setattr(parquet.Table, "at", at)
+    planned(f"parquet:{tmp_path}/data", tmp_path / "packed")
+    assert listed.call_count == 1
+    assert sorted(call.args[0].name for call in at.call_args_list) == ["test.parquet", "train.parquet"]
