@@ -126,11 +126,14 @@ RAY = [
     takes(
         "ray._private.parameter:RayParams",
         "node_ip_address temp_dir num_cpus num_gpus include_dashboard dashboard_host dashboard_port "
-        "include_log_monitor no_monitor",
+        "dashboard_agent_listen_port include_log_monitor no_monitor",
         "no Ray starts",
         "parameter import RayParams",
     ),
     has("ray._private.node:Node.gcs_address", "no Ray starts"),
+    has("ray._private.node:Node.start_ray_processes", "every command waits up to a second longer for its Ray"),
+    has("ray._private.node:Node.get_gcs_client", "no Ray starts"),
+    has("ray._raylet:InnerGcsClient.get_all_node_info", "no Ray starts", "get_all_node_info"),
     has("ray._private.node:Node.webui_url", "no ablation starts"),
     says(
         "RAY_API_SERVER_ADDRESS",

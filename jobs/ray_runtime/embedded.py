@@ -28,6 +28,10 @@ PATIENCE_S = 15.0
 """Seconds within which the processes of Ray must have ended; then the folder is removed anyway."""
 
 
+CLOSE_LOOKS_S = 5.0
+"""Seconds for which the start of an embedded Ray looks often whether it is complete, which it is after 1 to 2 s."""
+
+
 def main(folder: str, driver: int, state_api: bool, cpus: float, gpus: float) -> int:
     """Start Ray, print its address, and end Ray when the driver ends; return the exit code."""
 
@@ -61,6 +65,13 @@ def _start_ray(folder: str, state_api: bool, cpus: float, gpus: float) -> str:
         $RAY_ADDRESS, or fail if another Ray runs on this machine.
         """
 
+        def start_ray_processes(self) -> None:
+            """Start the raylet, and look often whether it is up; Ray's own wait follows and looks once a second."""
+            super().start_ray_processes()
+            deadline = time.monotonic() + CLOSE_LOOKS_S
+            while time.monotonic() < deadline and not self.get_gcs_client().get_all_node_info():
+                time.sleep(0.02)
+
         def start_api_server(self, *, include_dashboard: bool | None, raise_on_failure: bool) -> None:
             if include_dashboard:
                 super().start_api_server(include_dashboard=include_dashboard, raise_on_failure=raise_on_failure)
@@ -74,6 +85,7 @@ def _start_ray(folder: str, state_api: bool, cpus: float, gpus: float) -> str:
         include_dashboard=state_api,
         dashboard_host="127.0.0.1",
         dashboard_port=None,  # takes the next free port, as `ray.init` does; otherwise a second Ray does not start
+        dashboard_agent_listen_port=0,  # any free port; for Ray's default, a second Ray waits three seconds in vain
         include_log_monitor=False,  # type: ignore[arg-type]  # Ray itself passes a bool
         no_monitor=True,
     )
