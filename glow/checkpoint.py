@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from glow.config import GlowConfig
-from glow.errors import UserError
+from glow.errors import CheckpointError
 from glow.model import Glow
 
 __all__ = [
@@ -44,22 +44,6 @@ STATE_FILE = "training_state.pt"
 
 UNWRITABLE = "checkpoint-unwritable"
 """The code of the error of a checkpoint that cannot be written, as on a full disk."""
-
-
-class CheckpointError(UserError):
-    """A checkpoint cannot be written, or is missing, damaged, or of another model.
-
-    Attributes:
-        code: "checkpoint-unwritable", "checkpoint-missing", "checkpoint-damaged", "checkpoint-of-another-model" or
-            "training-state-missing".
-
-    Example:
-        >>> try:
-        ...     load_checkpoint("no/such/folder")
-        ... except CheckpointError as error:
-        ...     print(error.code)
-        checkpoint-missing
-    """
 
 
 def save_checkpoint(model: Glow, folder: str | Path) -> Path:

@@ -1,6 +1,7 @@
-"""The base class of errors that a user can meet, and the advice that several messages share.
+"""The base class of errors that a user can meet, the errors of trainings, and the advice that several messages share.
 
-Import `UserError` to catch every error of the library that the user can put right, or to define another one.
+Import `UserError` to catch every error of the library that the user can put right, or to define another one. This
+module needs no torch, so that a program which only watches a training can tell its errors apart.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ __all__ = [
     "SHAPE_ADVICE",
     "SIDES_ADVICE",
     "SMALLER_ADVICE",
+    "CheckpointError",
+    "TrainingDiverged",
     "UserError",
 ]
 
@@ -71,3 +74,32 @@ class UserError(Exception):
     def __init__(self, problem: str, *, remedy: str = "", code: str = "") -> None:
         super().__init__(f"{problem}: {remedy}" if remedy else problem)
         self.problem, self.remedy, self.code = problem, remedy, code
+
+
+class CheckpointError(UserError):
+    """A checkpoint cannot be written, or is missing, damaged, or of another model.
+
+    Attributes:
+        code: "checkpoint-unwritable", "checkpoint-missing", "checkpoint-damaged", "checkpoint-of-another-model" or
+            "training-state-missing".
+
+    Example:
+        >>> from glow import load_checkpoint
+        >>> try:
+        ...     load_checkpoint("no/such/folder")
+        ... except CheckpointError as error:
+        ...     print(error.code)
+        checkpoint-missing
+    """
+
+
+class TrainingDiverged(UserError, RuntimeError):
+    """The gradient was not finite in many consecutive steps; the message says which settings may help.
+
+    Example:
+        >>> try:
+        ...     raise TrainingDiverged("training diverged", remedy="use a lower learning rate")
+        ... except RuntimeError as error:
+        ...     print(error)
+        training diverged: use a lower learning rate
+    """

@@ -33,7 +33,7 @@ from glow.datasets.lazy import LazyDataset
 from glow.dequantization import uniform_noise
 from glow.distributed import all_reduce_sum, rank, world_size
 from glow.epoch_results import EpochResult, StepFigures, StepResult
-from glow.errors import UserError
+from glow.errors import TrainingDiverged
 from glow.hardware import hardware_precision, skips_when_told
 from glow.model import Glow
 from glow.objective import make_objective
@@ -59,18 +59,6 @@ STEP_INTERVAL_S = 1.0
 
 EVALUATION_BATCH = 256
 """Number of images per batch and process in validation."""
-
-
-class TrainingDiverged(UserError, RuntimeError):
-    """The gradient was not finite in `SKIPS_IN_A_ROW` consecutive steps; the message says which settings may help.
-
-    Example:
-        >>> try:
-        ...     raise TrainingDiverged("training diverged", remedy="use a lower learning rate")
-        ... except RuntimeError as error:
-        ...     print(error)
-        training diverged: use a lower learning rate
-    """
 
 
 class Trainer:

@@ -19,7 +19,8 @@ import ray
 import torch
 from ray import tune
 
-from glow.checkpoint import UNWRITABLE, CheckpointError, save_checkpoint
+from glow.checkpoint import UNWRITABLE, save_checkpoint
+from glow.errors import CheckpointError
 from glow.training import Trainer
 from jobs.ablation.forwarding import forwarded
 from jobs.ablation.messages import Failed, OfTrial, TrialOutbox, TrialQueue
@@ -27,10 +28,12 @@ from jobs.ablation.trial_checkpoint import TrialFacts, read_facts, write_facts
 from jobs.outputs import remove_unfinished_checkpoints
 from jobs.ray_runtime.resources import Resources
 from jobs.specs.ablation import AblateSpec, Values
+from jobs.training.controller import NoRetry
 from jobs.training.messages import Outbox, Saved
-from jobs.training.progress import Progress
+from jobs.training.progress import Metrics, Progress
 from jobs.training.ray_trainer import cause_of, copy_model, plain_reason, torch_trainer
-from jobs.training.worker import SCORE, Metrics, NoRetry, WorkerSettings, save, train_share
+from jobs.training.worker import SCORE, save, train_share
+from jobs.training.worker_settings import WorkerSettings
 
 __all__ = ["BEST", "Shared", "trial_loop"]
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from glow.checkpoint import WEIGHTS_FILE, CheckpointError, digest_of, load_checkpoint
+from glow.checkpoint import WEIGHTS_FILE, digest_of, load_checkpoint
 from glow.config import GlowConfig
 from glow.datasets.names import absolute_dataset, place_of
+from glow.errors import CheckpointError
 from jobs.errors import JobError, SpecError
 from jobs.outputs import recall, refuse_password
 from jobs.run_labels import configuration

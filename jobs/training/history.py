@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from glow.checkpoint import CheckpointError
+from glow.errors import CheckpointError
 from jobs.tracking import Record, metric_names
 
 __all__ = [

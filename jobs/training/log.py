@@ -17,7 +17,6 @@ from PIL import Image
 
 from glow.checkpoint import load_checkpoint
 from glow.datasets import padding
-from glow.figures import image_grid, nll_curve
 from jobs.display.events import AttemptStarted, Epoch, Resize, Restart, Show, Started, Step, TrainResult
 from jobs.outputs import is_remote
 from jobs.run_labels import training_description
@@ -275,6 +274,8 @@ class TrainingLog:
         )
 
     def _write_files(self, result: TrainResult, folder: Path) -> None:
+        from glow.figures import image_grid, nll_curve  # only now: no training waits for matplotlib to begin
+
         rows = {epoch: known.columns() for epoch, known in self._history.items()}
         history = pd.DataFrame.from_dict(rows, orient="index").rename_axis("epoch").sort_index().reset_index()
         history.to_csv(folder / "history.csv", index=False)

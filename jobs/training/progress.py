@@ -1,4 +1,4 @@
-"""The metrics of all epochs and the newest samples of a training, which each checkpoint contains (`Progress`).
+"""What a training has so far, in each checkpoint (`Progress`: all epochs and the newest samples), and its `Outcome`.
 
 If a driver dies before it has written everything to MLflow, what MLflow lacks is added from the checkpoint later.
 """
@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
-from glow.checkpoint import CheckpointError
+from glow.errors import CheckpointError
 from jobs.training.history import EpochMetrics, read_history, write_history
 from jobs.training.messages import SampleGrid
 
-__all__ = ["KEPT_GRIDS", "Progress", "parse_grids"]
+__all__ = ["KEPT_GRIDS", "Metrics", "Outcome", "Progress", "parse_grids"]
 
 GRIDS_FILE = "samples.npz"
 """Name of the file with the sample grids in the folder of a checkpoint."""
@@ -38,6 +39,10 @@ A training whose store is away can be killed; the grids that MLflow lacks are th
 
 UNCOUNTED = -1
 """Number of samples that are not finite in a grid of a version that did not count them."""
+
+
+Metrics = dict[str, float]
+"""The metrics that are reported with a checkpoint: the fields of `glow.training.EpochResult` and some more."""
 
 
 @dataclass
@@ -102,6 +107,25 @@ def _read_grids(folder: str | Path) -> list[SampleGrid]:
     except OSError as error:
         raise _damaged(str(file), error) from error
     return parse_grids(content, str(file))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a training.
+
+    Attributes:
+        best: the metrics of the best checkpoint by validation.
+        test_bits_per_dim: the test set's bits/dim under the model of that checkpoint.
+        progress: the metrics of all epochs, and the newest samples.
+    """
+
+    best: Metrics
+    test_bits_per_dim: float
+    progress: Progress
+
+    def metrics(self) -> dict[str, Any]:
+        """Return what a trial reports to Tune at its end."""
+        return {"best": self.best, "test_bits_per_dim": self.test_bits_per_dim}
 
 
 def parse_grids(content: bytes, file: str) -> list[SampleGrid]:

@@ -16,7 +16,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.train import (
-    Checkpoint,
+    BackendConfig,
     CheckpointConfig,
     ControllerError,
     FailureConfig,
@@ -26,14 +26,15 @@ from ray.train import (
     WorkerGroupError,
 )
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2._internal.constants import get_env_vars_to_propagate
-from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from jobs.ray_runtime.resources import Resources
 from jobs.system.environment import in_ray_job
-from jobs.training.messages import Outbox, Saved
-from jobs.training.worker import SCORE, Metrics, NoRetry, WorkerSettings, train_loop
+from jobs.training.controller import NoRetry, SavedNotices, forms_group, set_patience
+from jobs.training.messages import Outbox
+from jobs.training.worker import SCORE, train_loop
+from jobs.training.worker_settings import WorkerSettings
 
 if TYPE_CHECKING:
     from jobs.training.prepare import Work
@@ -45,16 +46,9 @@ __all__ = [
     "plain_reason",
     "put_data",
     "scaling_config",
-    "start_controller",
     "torch_trainer",
     "worker_settings",
 ]
-
-PATIENCE_FOR_ALL_S = 900
-"""How long a training with a fixed number of workers waits for machines before it tries to start again, in seconds."""
-
-PATIENCE_FOR_SOME_S = 15
-"""How long an elastic training waits for machines before it counts again how many there are, in seconds."""
 
 STARTS = 10
 """How often the start of the group of workers is tried again after machines were missing or were lost during it."""
@@ -65,9 +59,6 @@ RESIZE_INTERVAL_S = 10.0
 ABORT_PATIENCE_S = 10
 """How long a training that is stopped waits for its controller to end, in seconds."""
 
-QUIET = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"}
-"""The variable that Ray Train sets for its controller, which waits for results in coroutines."""
-
 UNUSED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 """Callbacks of Ray Train that each start a process of 200 MB and that a training does not need.
 
@@ -76,8 +67,8 @@ dies before its driver; here the driver ends together with its controller.
 """
 
 
-class LeanTrainer(TorchTrainer):
-    """A TorchTrainer whose controller has been started already, and which starts two processes fewer (`UNUSED`).
+class LeanTrainer(DataParallelTrainer):
+    """A trainer whose controller has been started already, and which starts two processes fewer (`UNUSED`).
 
     The trainer leaves Ctrl-C to its caller. Ray Train's own SIGINT handler asks the controller to abort, although the
     controller may no longer exist; the handler then raises SystemExit, and it stays installed after the training.
@@ -87,7 +78,7 @@ class LeanTrainer(TorchTrainer):
     """The result of `start_controller`."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+        callbacks = super()._create_default_callbacks()
         return [each for each in callbacks if type(each).__name__ not in UNUSED]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> ray.train.Result:
@@ -101,35 +92,6 @@ class LeanTrainer(TorchTrainer):
         return cast("ray.train.Result", ray.get(self.controller.get_result.remote()))
 
 
-class SavedNotices(UserCallback):
-    """A callback in Ray's controller that sends a `Saved` message for each checkpoint after an epoch.
-
-    Ray calls it when the checkpoint is in the list from which a training continues, whatever dies next.
-
-    Args:
-        outbox: the queue to the driver.
-    """
-
-    def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
-
-    def after_report(self, run_context: Any, metrics: list[Metrics], checkpoint: Checkpoint | None) -> None:
-        """Send the message about a checkpoint of rank 0, unless it was saved inside an epoch."""
-        if checkpoint is not None and "epoch" in metrics[0]:
-            self._outbox.put(Saved(int(metrics[0]["epoch"])))
-
-
-class EarlyController(TrainController):
-    """Ray Train's controller, in a process that starts before its arguments are known."""
-
-    def __init__(self) -> None:
-        """Do nothing. `begin` takes the arguments of a controller."""
-
-    async def begin(self, **arguments: Any) -> None:
-        """Take the arguments of a controller."""
-        super().__init__(**arguments)
-
-
 def _abort(controller: ActorHandle[Any]) -> None:
     """Have a controller withdraw its request for machines of the cluster, and end.
 
@@ -138,36 +100,6 @@ def _abort(controller: ActorHandle[Any]) -> None:
     """
     with suppress(RayError):  # it has ended already, or does not answer
         ray.get(controller.abort.remote(), timeout=ABORT_PATIENCE_S)
-
-
-def start_controller(resources: Resources) -> ActorHandle[Any]:
-    """Start the actor that will control a training, without waiting for it.
-
-    The actor to which the controller reports the resources that it needs is started too. The controller imports torch
-    and Ray Train, which takes as long as the driver needs to import MLflow and to open the run. Without this call, Ray
-    Train would start the controller only when the training begins, and the other actor a second later.
-
-    Returns:
-        The controller, for the argument `controller` of `torch_trainer`.
-    """
-    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
-        get_or_create_autoscaling_coordinator,
-    )
-
-    _set_patience(resources)
-    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    # As Ray Train starts it: on the machine of the driver, and with those of its variables that the user has set.
-    actor = ray.remote(num_cpus=0, label_selector=here, runtime_env={"env_vars": get_env_vars_to_propagate() | QUIET})
-    controller = actor(EarlyController).remote()
-    get_or_create_autoscaling_coordinator()
-    return cast("ActorHandle[Any]", controller)
-
-
-def _set_patience(resources: Resources) -> None:
-    """Set how long a controller waits for machines. Ray Train has only an environment variable for it."""
-    least, most = resources.workers
-    patience = PATIENCE_FOR_ALL_S if least == most else PATIENCE_FOR_SOME_S
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
 
 
 def put_data(work: Work) -> list[ray.ObjectRef]:
@@ -208,7 +140,7 @@ def torch_trainer(
     *,
     controller: ActorHandle[Any] | None = None,
     callbacks: Sequence[UserCallback] = (),
-) -> TorchTrainer:
+) -> TorchTrainer | LeanTrainer:
     """Make a trainer, which continues from the last checkpoint if one of the same name and output exists.
 
     Args:
@@ -220,16 +152,18 @@ def torch_trainer(
             trial had reserved. A process that `LeanTrainer` does not start frees them.
         callbacks: Ray Train's callbacks, in addition to `NoRetry` and `SavedNotices`.
     """
-    _set_patience(resources)
-    trainer = (TorchTrainer if controller is None else LeanTrainer)(
-        train_loop,  # type: ignore[arg-type]
-        train_loop_config={"settings": settings},
-        scaling_config=scaling_config(resources),
-        torch_config=TorchConfig(backend=resources.backend),
-        run_config=_run_config(settings, name, callbacks),
-    )
-    if isinstance(trainer, LeanTrainer) and controller is not None:
-        trainer.controller = controller
+    set_patience(resources)
+    arguments: dict[str, Any] = {
+        "train_loop_per_worker": train_loop,
+        "train_loop_config": {"settings": settings},
+        "scaling_config": scaling_config(resources),
+        "run_config": _run_config(settings, name, callbacks),
+    }
+    group = TorchConfig(backend=resources.backend) if forms_group(resources) else None
+    if controller is None:
+        return TorchTrainer(**arguments, torch_config=group)
+    trainer = LeanTrainer(**arguments, backend_config=group or BackendConfig())
+    trainer.controller = controller
     return trainer
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from glow.checkpoint import CONFIG_FILE, CheckpointError
+from glow.checkpoint import CONFIG_FILE
 from glow.config import GlowConfig
-from glow.figures import image_grid
+from glow.errors import CheckpointError
 from jobs.outputs import files_of_checkpoints
 from jobs.tracking import Record, metric_names
 from jobs.training.history import HISTORY_FILE, parse_history, record_history
@@ -102,6 +102,8 @@ def record_samples(samples: SampleGrid, record: Record) -> None:
     Raises:
         TrackingError: if MLflow cannot be written.
     """
+    from glow.figures import image_grid  # only now: no training waits for matplotlib to begin
+
     record.image(image_grid(samples.images), "samples", samples.epoch)
     record.metrics({"inverse_error": samples.inverse_error}, samples.epoch)
     if samples.non_finite is not None:

@@ -27,6 +27,7 @@ from jobs.run_labels import training_name
 from jobs.specs.training import TrainSpec
 from jobs.system.scratch import free_megabytes
 from jobs.tracking import Record, recorded_images, tag_names
+from jobs.training.controller import NoRetry, start_controller
 from jobs.training.history import EpochMetrics
 from jobs.training.log import CHECKPOINT, TrainingLog
 from jobs.training.messages import Message
@@ -37,11 +38,10 @@ from jobs.training.ray_trainer import (
     copy_model,
     plain_reason,
     put_data,
-    start_controller,
     torch_trainer,
     worker_settings,
 )
-from jobs.training.worker import SCORE, NoRetry
+from jobs.training.worker import SCORE
 
 __all__ = ["TrainResult", "run", "start_controller"]
 

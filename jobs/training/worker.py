@@ -12,44 +12,36 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import ray
 import ray.train
-import ray.train.torch
 import torch
-from ray.train import Checkpoint, CheckpointUploadMode, UserCallback
+from ray.train import Checkpoint, CheckpointUploadMode
 
-from glow.checkpoint import CheckpointError, load_checkpoint
-from glow.config import GlowConfig
+from glow.checkpoint import load_checkpoint
 from glow.datasets import LazyDataset
 from glow.model import Glow
 from glow.scoring import score_shard, shards_of
-from glow.training import EpochResult, StepResult, Trainer, TrainingDiverged, mean_bits_per_dim
+from glow.training import EpochResult, StepResult, Trainer, mean_bits_per_dim
 from jobs.display.events import Epoch, Step
-from jobs.errors import refused_by_disk
 from jobs.outputs import is_remote
 from jobs.specs.every import every
-from jobs.specs.training import TrainSpec
 from jobs.system.computing import set_up_computing
 from jobs.system.machine_metrics import machine_name, sampled
 from jobs.training.data import Splits, is_packed, open_splits
 from jobs.training.history import EpochMetrics
 from jobs.training.messages import Attempt, FinalScore, Machine, Message, Outbox, SampleGrid, Scores
-from jobs.training.progress import Progress
+from jobs.training.progress import Metrics, Outcome, Progress
 from jobs.training.samples import draw_samples
 from jobs.training.saving import SavingPlan
+from jobs.training.worker_settings import WorkerSettings
 
 __all__ = [
     "COUNTED_EPOCH",
     "SCORE",
-    "Metrics",
-    "NoRetry",
-    "Outcome",
     "Session",
-    "WorkerSettings",
     "save",
     "train_loop",
     "train_share",
@@ -72,68 +64,6 @@ COUNTED_EPOCH = "counted_epoch"
 
 The last epoch does not report it, so that no scheduler stops a training between its last epoch and its test.
 """
-
-Metrics = dict[str, float]
-"""The metrics that are reported with a checkpoint: the fields of `glow.training.EpochResult` and some more."""
-
-
-@dataclass(frozen=True)
-class WorkerSettings:
-    """The settings that every worker of a training receives.
-
-    Attributes:
-        spec: the settings of the training, without the tracking URI, which may hold a password.
-        config: the configuration of the model.
-        data: the result of `jobs.training.ray_trainer.put_data`; empty if each worker maps the images itself.
-        outbox: the queue to the driver.
-        threads: number of torch's threads.
-        on_cluster: whether the machines belong to a cluster, which may take one away after a notice.
-    """
-
-    spec: TrainSpec
-    config: GlowConfig
-    data: list[ray.ObjectRef]
-    outbox: Outbox
-    threads: int
-    on_cluster: bool = False
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of a training.
-
-    Attributes:
-        best: the metrics of the best checkpoint by validation.
-        test_bits_per_dim: the test set's bits/dim under the model of that checkpoint.
-        progress: the metrics of all epochs, and the newest samples.
-    """
-
-    best: Metrics
-    test_bits_per_dim: float
-    progress: Progress
-
-    def metrics(self) -> dict[str, Any]:
-        """Return what a trial reports to Tune at its end."""
-        return {"best": self.best, "test_bits_per_dim": self.test_bits_per_dim}
-
-
-class NoRetry(UserCallback):
-    """A callback in Ray's controller that ends a training at once after an error that a restart would meet again."""
-
-    @staticmethod
-    def is_final(error: Exception) -> bool:
-        """Return whether the error would occur again after a restart.
-
-        It would if the disk or the user's quota is full, the file system is read-only, training diverged, or a
-        checkpoint is damaged. A ValueError would too, because it means that settings or data are wrong.
-        """
-        return refused_by_disk(error) or isinstance(error, (TrainingDiverged, CheckpointError, ValueError))
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise the first error of the workers for which `is_final` is true, which ends the training."""
-        for error in worker_exceptions.values():
-            if self.is_final(error):
-                raise error
 
 
 class Session(Protocol):
@@ -188,7 +118,7 @@ class TrainSession:
         self._upload = CheckpointUploadMode.ASYNC if is_remote(output) else CheckpointUploadMode.SYNC
         self.rank, self.workers = context.get_world_rank(), context.get_world_size()
         self.local_rank = context.get_local_rank()
-        self.device = ray.train.torch.get_device()
+        self.device = _device()
 
     @contextmanager
     def restored(self) -> Iterator[str | None]:
@@ -228,6 +158,15 @@ class TrainSession:
             return None
         told = ray.train.get_preemption_info()
         return None if told is None else (told.deadline_ms or 0) / 1000
+
+
+def _device() -> torch.device:
+    """Return the device of this worker: the first of its GPUs, or the CPU."""
+    if not ray.get_gpu_ids():
+        return torch.device("cpu")
+    from ray.train.torch import get_device  # only now, because it takes half a second to import
+
+    return get_device()
 
 
 def save(trainer: Trainer, progress: Progress, folder: str | Path) -> None:

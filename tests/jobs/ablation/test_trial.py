@@ -24,7 +24,8 @@ from jobs.specs.ablation import make_ablate_spec
 from jobs.specs.presets import make_train_spec
 from jobs.training.messages import Outbox, Saved
 from jobs.training.progress import Progress
-from jobs.training.worker import INSIDE_EPOCH, WorkerSettings
+from jobs.training.worker import INSIDE_EPOCH
+from jobs.training.worker_settings import WorkerSettings
 
 SPEC = make_ablate_spec("smoke", {"seeds": 1})
 

@@ -3,11 +3,12 @@ from types import SimpleNamespace
 import pytest
 from ray.exceptions import OutOfMemoryError
 from ray.train import Checkpoint
-from ray.train.torch import TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.tune.error import TuneError
 
+from jobs.training.controller import SavedNotices
 from jobs.training.messages import Message, Saved
-from jobs.training.ray_trainer import UNUSED, LeanTrainer, SavedNotices, death_behind, plain_reason
+from jobs.training.ray_trainer import UNUSED, LeanTrainer, death_behind, plain_reason
 from jobs.training.worker import INSIDE_EPOCH
 
 
@@ -40,7 +41,7 @@ def test_want_of_memory_is_said_in_a_sentence_and_not_in_rays_report():
 
 def test_a_training_of_its_own_starts_no_process_that_it_does_not_need(monkeypatch):
     made = [type(name, (), {})() for name in (*UNUSED, "BackendSetupCallback")]
-    monkeypatch.setattr(TorchTrainer, "_create_default_callbacks", lambda self: made)
+    monkeypatch.setattr(DataParallelTrainer, "_create_default_callbacks", lambda self: made)
     assert LeanTrainer._create_default_callbacks(object.__new__(LeanTrainer)) == made[-1:]
 
 

@@ -379,6 +379,8 @@ def test_ctrl_c_marks_the_run_killed_and_leaves_no_process(tmp_path):
     other = glowctl(tmp_path, "train", "--resume", run_id_of(running.lines()))
     assert run_id_of(running.lines()) in sentence_of(other)
     assert record_of(tmp_path, run_id_of(running.lines())).info.status == "RUNNING"
+    [controller] = running.named("EarlyController")  # which waits for no import of torch if there is one worker
+    assert not any("libtorch" in each.path for each in controller.memory_maps())
     family = running.family()
     running.interrupt()
     assert running.wait(30) == 130
