@@ -82,56 +82,47 @@ def test_what_a_job_wrote_can_be_read_again(cluster, trained, tmp_path):
     assert any(line.startswith("epoch 2/2") for line in lines)
 
 
-def test_a_stopped_training_leaves_its_machines_to_the_next_one(cluster, tmp_path):
-    """A reservation of machines for a training outlives a controller that is killed, by three minutes.
+def test_a_job_outlives_its_client_and_leaves_its_machines_and_its_run_outlives_its_driver(cluster, tmp_path):
+    """One training loses its client and is stopped; the next one continues its run, and loses its driver.
 
-    Therefore this test precedes the one that kills a driver: its elastic trainings would wait for that reservation too.
+    They are elastic: a machine that the first one had reserved and not given back, the second one would wait for.
     """
-    for _ in range(2):
-        running = Running(tmp_path, *LONG, "--workers", "1:2", "--cpus-per-worker", "1", **cluster.client)
-        running.wait_for("epoch 2/2000", timeout=150)
-        job = next(line for line in running.lines() if line.startswith("submitted")).split()[2]
-        assert glowctl(tmp_path, "stop", job, **cluster.client).returncode == 0
-        assert running.wait(60) == 143
-
-
-def test_a_job_outlives_its_client_and_its_run_outlives_its_driver(cluster, tmp_path):
-    client = Running(tmp_path, *LONG, **cluster.client)
-    client.wait_for("epoch 2/2000")
+    client = Running(tmp_path, *LONG, "--workers", "1:2", "--cpus-per-worker", "1", **cluster.client)
+    client.wait_for("epoch 2/2000", timeout=150)
     job = next(line for line in client.lines() if line.startswith("submitted")).split()[2]
     run_id = next(line for line in client.lines() if line.startswith("training ")).split()[-1]
     client.process.kill()
     client.wait()
     follower = Running(tmp_path, "logs", "-f", job, **cluster.client)
     follower.wait_for("epoch 12/2000")
-    follower.interrupt()
-    assert follower.wait(30) == 130
-    assert any(line.startswith(f"glowctl: job {job} ") for line in follower.lines())
     assert run_of(cluster, run_id).info.status == "RUNNING"
     assert cluster.training_workers()
-
-    [driver] = drivers_of(job)
-    driver.kill()
+    stopped = glowctl(tmp_path, "stop", job, **cluster.client)
+    assert (stopped.returncode, stopped.stdout) == (0, f"job {job} stopped\n")
+    assert follower.wait(60) == 143
+    assert run_of(cluster, run_id).info.status == "KILLED"
+    wait_until(lambda: not cluster.training_workers(), timeout=30)
     waited = glowctl(tmp_path, "wait", job, **cluster.client)
-    assert [fact for fact in (job, "-9", f"glowctl logs {job}") if fact not in sentence_of(waited)] == []
-    wait_until(lambda: run_of(cluster, run_id).info.status == "FAILED")
-    assert run_of(cluster, run_id).data.tags["glow.error"] in (GONE, UNTOLD)
+    assert (waited.returncode, waited.stdout) == (143, f"job {job} stopped\n")
+    assert glowctl(tmp_path, "stop", job, **cluster.client).stdout == f"job {job} stopped already\n"
 
     resumed = glowctl(tmp_path, "train", "--resume", run_id, "--detach", **cluster.client)
     assert resumed.returncode == 0, resumed.stderr
     again = resumed.stdout.split()[2]
     follower = Running(tmp_path, "logs", "-f", again, **cluster.client)
-    follower.wait_for("epoch ")
+    follower.wait_for("epoch ", timeout=150)
     first = next(line for line in follower.lines() if line.startswith("epoch "))
     assert int(first.split()[1].split("/")[0]) > 10
-    stopped = glowctl(tmp_path, "stop", again, **cluster.client)
-    assert (stopped.returncode, stopped.stdout) == (0, f"job {again} stopped\n")
-    assert follower.wait(30) == 143
-    assert run_of(cluster, run_id).info.status == "KILLED"
-    wait_until(lambda: not cluster.training_workers(), timeout=30)
+    follower.interrupt()
+    assert follower.wait(30) == 130
+    assert any(line.startswith(f"glowctl: job {again} ") for line in follower.lines())
+
+    [driver] = drivers_of(again)
+    driver.kill()
     waited = glowctl(tmp_path, "wait", again, **cluster.client)
-    assert (waited.returncode, waited.stdout) == (143, f"job {again} stopped\n")
-    assert glowctl(tmp_path, "stop", again, **cluster.client).stdout == f"job {again} stopped already\n"
+    assert [fact for fact in (again, "-9", f"glowctl logs {again}") if fact not in sentence_of(waited)] == []
+    wait_until(lambda: run_of(cluster, run_id).info.status == "FAILED")
+    assert run_of(cluster, run_id).data.tags["glow.error"] in (GONE, UNTOLD)
 
 
 def test_a_jobs_own_error_is_the_commands_error(cluster, tmp_path):
