@@ -22,7 +22,7 @@ from glow.datasets.decode import EncodedImage, ImageFile
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-__all__ = ["BucketFile", "BucketFolder", "fetched", "in_threads", "is_uri"]
+__all__ = ["BucketFile", "BucketFolder", "fetched", "in_threads", "is_uri", "stamp_of"]
 
 Result = TypeVar("Result")
 
@@ -276,6 +276,24 @@ def fetched(files: Sequence[Path | BucketFile]) -> Iterable[ImageFile]:
     """
     in_buckets = [file for file in files if isinstance(file, BucketFile)]
     return _threads().map(_read, in_buckets) if in_buckets else [file for file in files if isinstance(file, Path)]
+
+
+def stamp_of(file: Path | BucketFile) -> tuple[int, int]:
+    """Return the size of a file in bytes and the time of its last change in ns, or zeros if there is no such file.
+
+    A file in a bucket is not looked up; its stamp is as it was listed.
+
+    Example:
+        >>> stamp_of(Path("/no/such/file")), stamp_of(BucketFolder("s3://bucket/pets").file("tom.png"))
+        ((0, 0), (0, 0))
+    """
+    if isinstance(file, BucketFile):
+        return file.size, file.changed_ns
+    try:
+        found = file.stat()
+    except OSError:  # which is raised again when the file is read
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
 
 
 def in_threads(function: Callable[[BucketFile], Result], files: Iterable[BucketFile]) -> Generator[Result, None, None]:

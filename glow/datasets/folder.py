@@ -23,7 +23,7 @@ from glow.datasets.base import (
     ImageUnreadable,
     Shape,
 )
-from glow.datasets.buckets import BucketFile, fetched, in_threads
+from glow.datasets.buckets import BucketFile, fetched, in_threads, stamp_of
 from glow.datasets.decode import WHITE, Colour, EncodedImage, Header, decode, read_header
 from glow.datasets.folder_files import Listing, folder_files
 from glow.datasets.lazy import LazyDataset
@@ -82,7 +82,9 @@ def open_folder(name: str, split: str, image_shape: Shape | None, background: Co
             image.copy_(convert(decode(file, background), shape)[0])
         return images
 
-    stamps = torch.tensor([_stamp(path) for path, _ in files])
+    def stamps(indices: Tensor) -> Tensor:
+        return torch.tensor([stamp_of(files[index][0]) for index in indices.tolist()], dtype=torch.int64).reshape(-1, 2)
+
     return LazyDataset(labels, listing.class_names, shape, pick, stamps=stamps).subset(rule(labels, split))
 
 
@@ -222,17 +224,6 @@ def _list(name: str) -> Listing:
 
 def _surveyed(name: str, listing: Listing, skip_unreadable: bool = False) -> Survey:
     return once(("survey", name, skip_unreadable), lambda: _survey(listing.files, skip_unreadable))
-
-
-def _stamp(file: Path | BucketFile) -> tuple[int, int]:
-    """Return the size of a file and the time of its last change in ns, or zeros for a dead link."""
-    if isinstance(file, BucketFile):
-        return file.size, file.changed_ns
-    try:
-        found = file.stat()
-    except OSError:  # which is raised again when the file is read
-        return 0, 0
-    return found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True)

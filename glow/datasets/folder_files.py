@@ -211,6 +211,8 @@ def _files_by_class(folder: Path, flat_name: str) -> tuple[list[tuple[Path, str]
 
 def _check_disjoint(parts: Mapping[str, list[tuple[Path, str]]]) -> None:
     """Raise ValueError if a file is in two splits."""
+    if len(parts) == 1:  # of which `_files_by_class` lists each file once
+        return
     seen: dict[object, Path] = {}
     for files in parts.values():
         for path, _ in files:

@@ -42,9 +42,10 @@ class LazyDataset:
         known_fingerprint: what `fingerprint` returns, if this is known without reading the images; otherwise None.
         prefetch: a function of positions, int64 (n,), that starts to fetch the images at these positions from a bucket,
             so that a later `pick` waits less. None unless the data set is packed and lies in a bucket.
-        stamps: int64 (N, 2), for each image the size in bytes of its file and the time of the file's last change in ns,
-            as they were when the data set was opened; 0 where they are not known. None unless the images are read from
-            image files or Parquet files.
+        stamps: a function from positions, int64 (n,), to the sizes in bytes of the files of these images and the times
+            of their last change in ns, int64 (n, 2). Files on this machine are looked up at each call; for those of a
+            bucket, the stamps are as they were listed. 0 for a missing file. None unless the images are read from image
+            files or Parquet files.
         in_memory: all images, uint8 (N, C, H, W), if `LazyDataset.held` made the data set; otherwise None. The method
             `images` returns views of this tensor.
 
@@ -66,7 +67,7 @@ class LazyDataset:
     notes: tuple[str, ...] = ()
     mapped: bool = False
     known_fingerprint: str | None = None
-    stamps: Tensor | None = field(default=None, repr=False)
+    stamps: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
     in_memory: Tensor | None = field(default=None, repr=False)
     prefetch: Callable[[Tensor], None] | None = field(default=None, repr=False)
 
@@ -207,13 +208,13 @@ class LazyDataset:
         known = self.known_fingerprint
         if known is not None:
             known = hashlib.sha256(known.encode() + positions.numpy().tobytes()).hexdigest()[:16]
-        pick, prefetch = self.pick, self.prefetch
+        pick, prefetch, stamps = self.pick, self.prefetch, self.stamps
         return replace(
             self,
             labels=self.labels[positions],
             pick=lambda chosen: pick(positions[chosen]),
             prefetch=prefetch and (lambda chosen: prefetch(positions[chosen])),
             known_fingerprint=known,
-            stamps=None if self.stamps is None else self.stamps[positions],
+            stamps=stamps and (lambda chosen: stamps(positions[chosen])),
             in_memory=None,
         )

@@ -37,6 +37,7 @@ from glow.datasets.base import (
     ImageUnreadable,
     Shape,
 )
+from glow.datasets.buckets import stamp_of
 from glow.datasets.class_numbers import numbered_classes
 from glow.datasets.decode import WHITE, Colour, EncodedImage, Header, decode, read_header
 from glow.datasets.lazy import LazyDataset
@@ -138,7 +139,11 @@ def open_parquet(
             image.copy_(convert(decoded, shape)[0])
         return images
 
-    stamps = torch.cat([torch.tensor([table.stamp]).expand(table.rows, -1) for table in part.tables])
+    def stamps(positions: Tensor) -> Tensor:
+        numbers = np.searchsorted(ends, positions.numpy(), side="right")
+        now = {number: stamp_of(part.tables[number].source) for number in np.unique(numbers).tolist()}
+        return torch.tensor([now[number] for number in numbers.tolist()], dtype=torch.int64).reshape(-1, 2)
+
     return LazyDataset(labels, names, shape, pick, stamps=stamps).subset(rule(labels, split))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from glow.datasets.base import DatasetCorrupt, DatasetNotFound, ImageUnreadable
-from glow.datasets.buckets import BucketFile
+from glow.datasets.buckets import BucketFile, stamp_of
 from glow.datasets.decode import EncodedImage
 
 if TYPE_CHECKING:
@@ -52,10 +52,7 @@ class Table:
     @classmethod
     def at(cls, source: Path | BucketFile) -> Table:
         """Return the table of a file, with the current size and time of change of the file as its stamp."""
-        if isinstance(source, BucketFile):
-            return cls(source, (source.size, source.changed_ns))
-        status = source.stat()
-        return cls(source, (status.st_size, status.st_mtime_ns))
+        return cls(source, stamp_of(source))
 
     def __str__(self) -> str:
         """Return the path or URI of the file."""

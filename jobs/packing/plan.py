@@ -6,13 +6,13 @@ when all shards have been written.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,14 +29,15 @@ from glow.datasets.base import ImageRefused, ImageUnreadable
 from glow.datasets.buckets import is_uri
 from glow.datasets.looks import one_look
 from glow.datasets.names import absolute_dataset, place_of
-from glow.datasets.packed_index import INDEX, PackedIndex, PackedShard, PackedSplit, labels_file, shard_file
+from glow.datasets.packed_index import INDEX, PackedIndex, PackedShard, PackedSplit, labels_file
 from jobs.errors import JobError, SpecError
 from jobs.packing.destination import Destination, destination_of
+from jobs.packing.shards import Done, Shard, done_file, listing_of, source_of, stamps_of
 from jobs.specs.base import colour
 from jobs.specs.packing import PackSpec
 from jobs.text import JsonObject
 
-__all__ = ["LEFT_OUT", "SKIPPED", "Done", "Plan", "Shard", "done_file", "listing_of", "prepare", "refusal", "source_of"]
+__all__ = ["LEFT_OUT", "SKIPPED", "Plan", "npy", "prepare", "refusal"]
 
 SKIPPED = (ImageUnreadable, ImageRefused)
 """The errors of images that ``--on-error skip`` leaves out, which are the same on every machine and at every time."""
@@ -58,51 +59,6 @@ SHARD_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
-class Shard:
-    """The images of a split that are written to one file.
-
-    Attributes:
-        split: "train", "validation" or "test".
-        number: number of the shard within its split, from 0.
-        start: position of the first image in the split of the source.
-        stop: position after the last image.
-    """
-
-    split: str
-    number: int
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class Done:
-    """The facts about a shard that has been written.
-
-    Attributes:
-        images: number of images in the shard.
-        fingerprint: hash of the images and labels (`glow.datasets.packed_index.shard_fingerprint`).
-        left_out: for each image that could not be read, its position in the split of the source, and the error.
-        source: identifies the sizes and times of the files of the packed images (`source_of`). None if they have none,
-            or if an older version of glowctl wrote the shard.
-    """
-
-    images: int
-    fingerprint: str
-    left_out: Sequence[tuple[int, str]]
-    source: str | None = None
-
-    @classmethod
-    def read(cls, text: bytes | None) -> Done | None:
-        """Read the facts from the content of their file (`done_file`); return None if it is missing or incomplete."""
-        try:
-            said = json.loads(text or b"")
-            left_out = [(position, why) for position, why in said["left_out"]]
-            return cls(said["images"], said["fingerprint"], left_out, said.get("source"))
-        except (ValueError, KeyError):
-            return None
-
-
-@dataclass(frozen=True)
 class Plan:
     """The work of one ``glowctl pack``, whose settings and destination have been checked.
 
@@ -110,13 +66,20 @@ class Plan:
         spec: the settings, with absolute paths.
         info: the description of the source, the data set that is packed.
         datasets: the opened splits of the source, by name.
+        stamps: for each split, the sizes and times of the files of its images, int64 (N, 2), as they were when the plan
+            was made; None for a source without files of images.
         shards: all shards of all splits.
+        looks: what `glow.datasets.looks.one_look` has learnt of the source, so that the processes that write the shards
+            need not list it. None for a bucket, of which each process has to make a listing of its own to see whether
+            files have changed, and for a source that is not listed.
     """
 
     spec: PackSpec
     info: DatasetInfo
     datasets: Mapping[str, LazyDataset]
+    stamps: Mapping[str, np.ndarray | None]
     shards: Sequence[Shard]
+    looks: dict[object, Any] | None
 
     @property
     def dest(self) -> Destination:
@@ -127,6 +90,15 @@ class Plan:
     def images(self) -> int:
         """The number of images in all splits of the source."""
         return sum(len(dataset) for dataset in self.datasets.values())
+
+    def stamps_of(self, shard: Shard) -> np.ndarray | None:
+        """Return the rows of `stamps` for a shard."""
+        stamps = self.stamps[shard.split]
+        return None if stamps is None else stamps[shard.start : shard.stop]
+
+    def task(self, shard: Shard) -> dict[str, object]:
+        """Return the row of Ray Data's table that asks a process to write a shard."""
+        return asdict(shard) | {"listing": listing_of(self.datasets[shard.split], shard, self.stamps_of(shard))}
 
     def done(self) -> dict[Shard, Done]:
         """Return the shards that this or an earlier command has written, with the facts about each.
@@ -258,7 +230,7 @@ class Plan:
     def _check_unchanged(self, done: Mapping[Shard, Done]) -> None:
         """Raise JobError if a file has another size or time than when its image was packed."""
         for shard, facts in done.items():
-            now = source_of(self.datasets[shard.split], shard, facts.left_out)
+            now = source_of(self.stamps_of(shard), shard, facts.left_out)
             if facts.source is not None and facts.source != now:
                 raise JobError(
                     f"{self.spec.dest} contains an unfinished packing of {self.spec.source}, of which files have "
@@ -280,58 +252,6 @@ class Plan:
             # With the numbers of images, this decides where every shard begins and ends.
             "largest_shard": max(shard.stop - shard.start for shard in self.shards),
         }
-
-
-def done_file(shard: Shard) -> str:
-    """Return the name of the file with the facts about a shard (`Done`), which is written after the shard itself.
-
-    Example:
-        >>> done_file(Shard("train", 3, 300, 400))
-        'train-00003.npy.json'
-    """
-    return f"{shard_file(shard.split, shard.number)}.json"
-
-
-def source_of(dataset: LazyDataset, shard: Shard, left_out: Sequence[tuple[int, str]]) -> str | None:
-    """Return 16 hex digits that identify the sizes and times of change of the files of a shard, or None without files.
-
-    Args:
-        dataset: the split of the source.
-        shard: the shard.
-        left_out: the images that are not in the shard (`Done.left_out`). Their files do not count.
-
-    Example:
-        >>> import torch
-        >>> source_of(LazyDataset.held(torch.zeros(2, 1, 8, 8), torch.zeros(2)), Shard("test", 0, 0, 2), []) is None
-        True
-    """
-    if dataset.stamps is None:
-        return None
-    gone = [position - shard.start for position, _ in left_out]
-    packed = np.delete(dataset.stamps[shard.start : shard.stop].numpy(), gone, axis=0)
-    return hashlib.sha256(packed.tobytes()).hexdigest()[:16]
-
-
-def listing_of(dataset: LazyDataset, shard: Shard) -> str:
-    """Return 16 hex digits that identify which images a process has found for a shard, without reading the images.
-
-    The processes of a packing list the source at different times. If their digits differ, files were added, removed or
-    exchanged, and the position of an image is not the same in all processes.
-
-    Args:
-        dataset: the split of the source, as the process has opened it.
-        shard: the shard.
-
-    Example:
-        >>> import torch
-        >>> one, other = (LazyDataset.held(torch.zeros(n, 1, 8, 8), torch.zeros(n)) for n in (8, 9))
-        >>> shard = Shard("test", 0, 0, 4)
-        >>> listing_of(one, shard) == listing_of(one, shard), listing_of(one, shard) == listing_of(other, shard)
-        (True, False)
-    """
-    labels = dataset.labels[shard.start : shard.stop].tolist()
-    said = [len(dataset), dataset.class_names, labels, source_of(dataset, shard, [])]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -356,8 +276,9 @@ def prepare(spec: PackSpec) -> Plan:
     """
     spec = _absolute(spec)
     size, background, skip = spec.image_size, colour(spec.background), spec.on_error == "skip"
+    looks: dict[object, Any] = {}
     try:
-        with one_look():
+        with one_look(looks):
             shape = None if size is None else (own_channels(spec.source, skip), size, size)
             info = describe(spec.source, spec.data_root, image_shape=shape, background=background, skip_unreadable=skip)
             datasets = {
@@ -372,6 +293,7 @@ def prepare(spec: PackSpec) -> Plan:
                 )
                 for split in info.splits
             }
+            stamps = {split: stamps_of(dataset) for split, dataset in datasets.items()}
     except DatasetCorrupt as error:
         raise refusal(error, skip) from error
     except ValueError as error:
@@ -382,7 +304,8 @@ def prepare(spec: PackSpec) -> Plan:
         for split, dataset in datasets.items()
         for number, start in enumerate(range(0, len(dataset), images))
     ]
-    plan = Plan(spec, info, datasets, shards)
+    place = place_of(spec.source)
+    plan = Plan(spec, info, datasets, stamps, shards, looks=None if place is None or place.is_remote else looks)
     _check_room(plan)
     return plan
 

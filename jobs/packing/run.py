@@ -1,7 +1,7 @@
 """Write the shards of a plan on Ray Data.
 
-Each process of Ray Data opens the source once, and then writes one shard after another. Several threads of a process
-decode the images of a shard.
+Each process of Ray Data opens the source once, and then writes one shard after another. It does not list a folder on
+this machine's disks again. Several threads of a process decode the images of a shard.
 """
 
 from __future__ import annotations
@@ -28,14 +28,18 @@ from glow.datasets.packed_index import shard_file, shard_fingerprint
 from jobs.display.events import Noted, Packed, Packing, Show
 from jobs.errors import JobError
 from jobs.packing.destination import destination_of
-from jobs.packing.plan import SKIPPED, Done, Plan, Shard, done_file, listing_of, npy, refusal, source_of
+from jobs.packing.plan import SKIPPED, Plan, npy, refusal
 from jobs.packing.readers import readers_for
+from jobs.packing.shards import Done, Shard, done_file, listing_of, source_of, stamps_of
 from jobs.ray_runtime.machines import machines_up
 from jobs.specs.base import colour
 from jobs.specs.packing import PackSpec
 from jobs.system.process_setup import set_up_process
 
 __all__ = ["run"]
+
+Looks = ray.ObjectRef
+"""`Plan.looks` in Ray's object store."""
 
 PIECE = 8
 """Number of neighbouring images that a thread reads at once. Few, so that all threads read the same part of a file."""
@@ -85,10 +89,10 @@ def _written(plan: Plan, missing: Sequence[Shard]) -> Iterator[dict[str, Any]]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     DataContext.get_current().enable_progress_bars = False
     readers = readers_for(machines_up(), plan.spec.workers, len(missing))
-    tasks = [asdict(shard) | {"listing": listing_of(plan.datasets[shard.split], shard)} for shard in missing]
-    rows = ray.data.from_items(tasks, override_num_blocks=len(missing))
+    looks = None if plan.looks is None else ray.put(plan.looks)  # once per machine, instead of once per task
+    rows = ray.data.from_items([plan.task(shard) for shard in missing], override_num_blocks=len(missing))
     packed = rows.map_batches(
-        partial(pack_shards, spec=plan.spec, image_shape=plan.info.image_shape, threads=readers.threads),
+        partial(pack_shards, spec=plan.spec, image_shape=plan.info.image_shape, looks=looks, threads=readers.threads),
         compute=TaskPoolStrategy(size=readers.processes),
         batch_size=1,
         num_cpus=readers.cores,
@@ -105,15 +109,17 @@ def _written(plan: Plan, missing: Sequence[Shard]) -> Iterator[dict[str, Any]]:
         ) from error
 
 
-def pack_shards(batch: Any, spec: PackSpec, image_shape: Shape, threads: int = 1) -> dict[str, list[Any]]:
+def pack_shards(
+    batch: Any, spec: PackSpec, image_shape: Shape, threads: int = 1, looks: Looks | None = None
+) -> dict[str, list[Any]]:
     """Write one shard; this is a task of Ray Data.
 
     Args:
-        batch: a batch with one row, whose columns are the fields of a `Shard`, and `listing`: what the driver found for
-            this shard (`listing_of`).
+        batch: a batch with the one row that `Plan.task` returns.
         spec: the settings.
         image_shape: (C, H, W) of the images to write.
         threads: number of threads that decode images.
+        looks: `Plan.looks` in Ray's object store; None if this process has to list the source by itself.
 
     Returns:
         A batch with one row. The column `images` is the number of images of the source in this shard, including those
@@ -126,11 +132,12 @@ def pack_shards(batch: Any, spec: PackSpec, image_shape: Shape, threads: int = 1
     shard = Shard(str(values["split"]), *(int(values[name]) for name in ("number", "start", "stop")))
     refused: JobError | None = None
     try:
-        dataset = _source(spec, shard.split, image_shape)
-        if listing_of(dataset, shard) != values["listing"]:
+        dataset = _source(spec, shard.split, image_shape, looks)
+        stamps = stamps_of(dataset, shard.start, shard.stop)
+        if listing_of(dataset, shard, stamps) != values["listing"]:
             refused = _changed(spec, shard)
         else:
-            _pack(shard, dataset, spec, threads)
+            _pack(shard, dataset, stamps, spec, threads)
     except (DatasetCorrupt, ValueError) as error:
         refused = refusal(error, skip=spec.on_error == "skip")
     said = {name: getattr(refused, name) if refused else "" for name in ("problem", "remedy", "code")}
@@ -147,9 +154,9 @@ def _changed(spec: PackSpec, shard: Shard) -> JobError:
 
 
 @lru_cache(maxsize=3)
-def _source(spec: PackSpec, split: str, image_shape: Shape) -> LazyDataset:
+def _source(spec: PackSpec, split: str, image_shape: Shape, looks: Looks | None) -> LazyDataset:
     """Open a split of the source, once per process, because a process runs many tasks."""
-    with one_look(_looks(spec)):
+    with one_look(_known(spec, looks)):
         return open_dataset(
             spec.source,
             split,
@@ -161,16 +168,17 @@ def _source(spec: PackSpec, split: str, image_shape: Shape) -> LazyDataset:
 
 
 @lru_cache(maxsize=1)
-def _looks(spec: PackSpec) -> dict[object, Any]:
-    """Return a dictionary for the listing of the source, which this process makes once for all splits."""
-    return {}
+def _known(spec: PackSpec, looks: Looks | None) -> dict[object, Any]:
+    """Return the listing of the source, or a dictionary for the one that this process makes once for all splits."""
+    known: dict[object, Any] = {} if looks is None else ray.get(looks)
+    return known
 
 
-def _pack(shard: Shard, dataset: LazyDataset, spec: PackSpec, threads: int) -> None:
+def _pack(shard: Shard, dataset: LazyDataset, stamps: np.ndarray | None, spec: PackSpec, threads: int) -> None:
     images, left_out = _read(shard, dataset, spec.on_error == "skip", threads)
     gone = [position - shard.start for position, _ in left_out]
     labels = np.delete(dataset.labels[shard.start : shard.stop].numpy(), gone)
-    source = source_of(dataset, shard, left_out)
+    source = source_of(stamps, shard, left_out)
     done = Done(len(images), shard_fingerprint(images.numpy(), labels), left_out, source)
     dest = destination_of(spec.dest)
     dest.write(shard_file(shard.split, shard.number), npy(images.numpy()))

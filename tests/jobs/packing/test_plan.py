@@ -1,9 +1,10 @@
 """The plan of a packing, and the checks before anything is written."""
 
+import errno
 import json
 import os
 import threading
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -17,8 +18,9 @@ from PIL import Image
 from glow.datasets import DatasetNotFound, LazyDataset, folder, folder_files, load_dataset, parquet
 from jobs.errors import JobError, SpecError
 from jobs.packing import run as packing
-from jobs.packing.plan import Done, Shard, done_file, listing_of, prepare, refusal
+from jobs.packing.plan import prepare, refusal
 from jobs.packing.run import pack_shards
+from jobs.packing.shards import Done, Shard, done_file
 from jobs.specs.base import validated
 from jobs.specs.packing import PackSpec
 from tests.glow.buckets import png, refusing_store
@@ -27,7 +29,7 @@ from tests.glow.buckets import png, refusing_store
 def planned(source: str, dest: str | Path, **settings):
     """Plan a packing as a new command does, whose processes have not opened the source yet."""
     packing._source.cache_clear()
-    packing._looks.cache_clear()
+    packing._known.cache_clear()
     return prepare(validated(PackSpec, {"source": source, "dest": str(dest), **settings}))
 
 
@@ -193,11 +195,11 @@ def write(plan, shards, threads=2):
         assert packed(plan, shard, threads)["problem"] == ""
 
 
-def packed(plan, shard, threads=2):
+def packed(plan, shard, threads=2, looks=None):
     """Write a shard, and return the row that the task of Ray Data would."""
-    task = asdict(shard) | {"listing": listing_of(plan.datasets[shard.split], shard)}
-    batch = {name: np.array([value]) for name, value in task.items()}
-    return {name: column[0] for name, column in pack_shards(batch, plan.spec, plan.info.image_shape, threads).items()}
+    batch = {name: np.array([value]) for name, value in plan.task(shard).items()}
+    row = pack_shards(batch, plan.spec, plan.info.image_shape, threads, looks)
+    return {name: column[0] for name, column in row.items()}
 
 
 def test_a_bucket_that_there_is_not_is_refused(bucket):
@@ -283,16 +285,21 @@ def test_only_damaged_images_are_skipped_and_the_others_are_read_together(photos
 
 
 @pytest.mark.parametrize("on_error", ["refuse", "skip"])
-def test_a_file_that_the_system_cannot_read_ends_the_packing(photos, tmp_path, on_error):
+def test_a_file_that_the_system_cannot_read_ends_the_packing(photos, tmp_path, on_error, monkeypatch):
     plan = planned(f"folder:{photos.parent}", tmp_path / "packed", on_error=on_error, shard_size=8)
     plan.begin()
-    write(plan, plan.shards[1:2])  # this process has now listed the files
-    (photos / "01.png").unlink()
-    (photos / "01.png").symlink_to("gone.png")
+    real = Path.open
+
+    def open_on_a_failing_disk(path, *args, **kwargs):
+        if path.name == "01.png":
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", open_on_a_failing_disk)
     row = packed(plan, plan.shards[0])
     assert row["code"] == "file-unreadable"
     assert "01.png" in row["problem"]
-    assert "directory" in row["problem"]
+    assert "Input/output error" in row["problem"]
     assert "--on-error" not in row["remedy"]
     assert plan.shards[0] not in plan.done()
 
@@ -414,6 +421,26 @@ def test_a_process_that_finds_other_files_than_the_driver_packs_nothing(flat, tm
     with pytest.raises(JobError) as caught:
         plan.complete()
     assert caught.value.code == "shards-missing"
+
+
+def test_a_process_takes_over_the_listing_of_a_folder_and_looks_up_its_files_again(flat, tmp_path, monkeypatch):
+    plan = planned(f"folder:{flat}", tmp_path / "packed", shard_size=5)
+    plan.begin()
+    in_store = object()
+    monkeypatch.setattr(packing.ray, "get", {in_store: plan.looks}.get)
+    monkeypatch.setattr(folder, "folder_files", Mock(side_effect=AssertionError("listed again")))
+    Image.new("L", (8, 8)).save(flat / "000-new.png")  # would move images to other positions in a new listing
+    first, *others = plan.shards
+    assert packed(plan, first, looks=in_store)["code"] == ""
+    for file in flat.iterdir():
+        os.utime(file)  # after this process has opened the source
+    for shard in others:
+        assert packed(plan, shard, looks=in_store)["code"] == "source-changed"
+
+
+def test_each_process_lists_a_bucket(bucket):
+    bucket.put("photos/test/0.png", png(np.zeros((8, 8), np.uint8)))
+    assert planned(f"folder:{bucket.uri('photos')}", bucket.uri("packed")).looks is None
 
 
 def test_a_packing_of_shards_from_two_listings_is_not_completed(flat, tmp_path):

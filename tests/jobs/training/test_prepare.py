@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -15,7 +15,6 @@ from PIL import Image
 from glow.datasets import DatasetCorrupt, describe, open_dataset
 from jobs.ablation.prepare import prepare as prepare_ablation
 from jobs.errors import SpecError
-from jobs.packing.plan import listing_of
 from jobs.packing.plan import prepare as plan_packing
 from jobs.packing.run import pack_shards
 from jobs.run_labels import training_description
@@ -64,8 +63,7 @@ def pack_digits(tmp_path, **settings):
     plan = plan_packing(validated(PackSpec, {"source": "digits", "dest": str(tmp_path / "packed"), **settings}))
     plan.begin()
     for shard in plan.shards:
-        task = asdict(shard) | {"listing": listing_of(plan.datasets[shard.split], shard)}
-        batch = {name: np.array([value]) for name, value in task.items()}
+        batch = {name: np.array([value]) for name, value in plan.task(shard).items()}
         assert pack_shards(batch, plan.spec, plan.info.image_shape)["problem"] == [""]
     plan.complete()
     return tmp_path / "packed"

@@ -1,0 +1,133 @@
+"""A shard of a packing: its images in the source, the facts about it when it is written, and changes of the source."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from glow.datasets import LazyDataset
+from glow.datasets.packed_index import shard_file
+
+__all__ = ["Done", "Shard", "done_file", "listing_of", "source_of", "stamps_of"]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The images of a split that are written to one file.
+
+    Attributes:
+        split: "train", "validation" or "test".
+        number: number of the shard within its split, from 0.
+        start: position of the first image in the split of the source.
+        stop: position after the last image.
+    """
+
+    split: str
+    number: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """The facts about a shard that has been written.
+
+    Attributes:
+        images: number of images in the shard.
+        fingerprint: hash of the images and labels (`glow.datasets.packed_index.shard_fingerprint`).
+        left_out: for each image that could not be read, its position in the split of the source, and the error.
+        source: identifies the sizes and times of the files of the packed images (`source_of`). None if they have none,
+            or if an older version of glowctl wrote the shard.
+    """
+
+    images: int
+    fingerprint: str
+    left_out: Sequence[tuple[int, str]]
+    source: str | None = None
+
+    @classmethod
+    def read(cls, text: bytes | None) -> Done | None:
+        """Read the facts from the content of their file (`done_file`); return None if it is missing or incomplete."""
+        try:
+            said = json.loads(text or b"")
+            left_out = [(position, why) for position, why in said["left_out"]]
+            return cls(said["images"], said["fingerprint"], left_out, said.get("source"))
+        except (ValueError, KeyError):
+            return None
+
+
+def done_file(shard: Shard) -> str:
+    """Return the name of the file with the facts about a shard (`Done`), which is written after the shard itself.
+
+    Example:
+        >>> done_file(Shard("train", 3, 300, 400))
+        'train-00003.npy.json'
+    """
+    return f"{shard_file(shard.split, shard.number)}.json"
+
+
+def stamps_of(dataset: LazyDataset, start: int = 0, stop: int | None = None) -> np.ndarray | None:
+    """Look up the sizes and times of change of the files of some images, int64 (n, 2); return None without files.
+
+    Args:
+        dataset: a split of the source.
+        start: position of the first image.
+        stop: position after the last image; None for all. Both count as in a slice.
+
+    Example:
+        >>> import torch
+        >>> stamps_of(LazyDataset.held(torch.zeros(2, 1, 8, 8), torch.zeros(2))) is None
+        True
+    """
+    if dataset.stamps is None:
+        return None
+    start, stop, _ = slice(start, stop).indices(len(dataset))
+    return dataset.stamps(torch.arange(start, max(start, stop))).numpy()
+
+
+def source_of(stamps: np.ndarray | None, shard: Shard, left_out: Sequence[tuple[int, str]]) -> str | None:
+    """Return 16 hex digits that identify the sizes and times of change of the files of a shard, or None without files.
+
+    Args:
+        stamps: what `stamps_of` returned for the shard.
+        shard: the shard.
+        left_out: the images that are not in the shard (`Done.left_out`). Their files do not count.
+
+    Example:
+        >>> stamps, shard = np.array([[100, 7], [200, 8]]), Shard("test", 3, 40, 42)
+        >>> source_of(stamps, shard, [(41, "41.png is damaged")]) == source_of(stamps[:1], shard, [])
+        True
+    """
+    if stamps is None:
+        return None
+    gone = [position - shard.start for position, _ in left_out]
+    return hashlib.sha256(np.delete(stamps, gone, axis=0).tobytes()).hexdigest()[:16]
+
+
+def listing_of(dataset: LazyDataset, shard: Shard, stamps: np.ndarray | None) -> str:
+    """Return 16 hex digits that identify which images a process has found for a shard, without reading the images.
+
+    The processes of a packing look at the source at different times. If their digits differ, files were removed or
+    exchanged, or added to a source that each process lists for itself, and the position of an image may not be the same
+    in all processes.
+
+    Args:
+        dataset: the split of the source, as the process has opened it.
+        shard: the shard.
+        stamps: what `stamps_of` returned for the shard.
+
+    Example:
+        >>> one, other = (LazyDataset.held(torch.zeros(n, 1, 8, 8), torch.zeros(n)) for n in (8, 9))
+        >>> shard = Shard("test", 0, 0, 4)
+        >>> digits = listing_of(one, shard, None)
+        >>> listing_of(one, shard, None) == digits, listing_of(other, shard, None) == digits
+        (True, False)
+    """
+    labels = dataset.labels[shard.start : shard.stop].tolist()
+    said = [len(dataset), dataset.class_names, labels, source_of(stamps, shard, [])]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
