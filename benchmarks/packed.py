@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="take fewer steps and repetitions")
     parser.add_argument("--pack", action="store_true", help="measure packing instead, compared with a loop of Pillow")
     parser.add_argument("--images", type=int, default=4_000, help="number of images of --pack (default 4000)")
+    parser.add_argument("--size", default="256x256", help="width and height of the images of --pack (default 256x256)")
     parser.add_argument("--train-on", help="only train on this data set and print the memory of this process")
     parser.add_argument("--steps", type=int, default=40, help="steps of --train-on (default 40)")
     arguments = parser.parse_args()
@@ -113,7 +114,8 @@ def main() -> None:
         return
     if arguments.pack:
         images, rounds = (400, 1) if arguments.quick else (arguments.images, 5)
-        packing_speed(images, size=(256, 256), rounds=rounds)
+        width, height = map(int, arguments.size.split("x"))
+        packing_speed(images, size=(width, height), rounds=rounds)
         return
     for images in (2_000, 500_000):
         print(f"{images:,} images: {own_megabytes(images, 20 if arguments.quick else 60):.0f} MB of private memory")

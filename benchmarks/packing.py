@@ -39,8 +39,8 @@ IMAGE_SIZE = 64
 
 GLOWCTL = str(Path(sys.executable).with_name("glowctl"))
 
-LOOK_S = 0.05
-"""Seconds between two looks at the processes."""
+LOOK_S = 0.5
+"""Seconds between two looks at the processes, which take time from what is measured."""
 
 
 class Cost(NamedTuple):
