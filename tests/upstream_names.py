@@ -237,6 +237,12 @@ RAY_TRAIN = [
         "ray.train.v2._internal.execution.controller.placement_group_cleaner:PlacementGroupCleaner",
         "each training that was stopped on a cluster leaves a process of 200 MB (or no longer: then remove orphans.py)",
     ),
+    takes(
+        "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer",
+        "train_loop_per_worker train_loop_config backend_config scaling_config run_config",
+        "no training starts",
+        "import DataParallelTrainer",
+    ),
     has(
         "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks",
         "two processes more beside each training",

@@ -291,7 +291,7 @@ def stamp_of(file: Path | BucketFile) -> tuple[int, int]:
         return file.size, file.changed_ns
     try:
         found = file.stat()
-    except OSError:  # which is raised again when the file is read
+    except OSError:  # which reading the file raises again
         return 0, 0
     return found.st_size, found.st_mtime_ns
 

@@ -141,8 +141,9 @@ def open_parquet(
 
     def stamps(positions: Tensor) -> Tensor:
         numbers = np.searchsorted(ends, positions.numpy(), side="right")
-        now = {number: stamp_of(part.tables[number].source) for number in np.unique(numbers).tolist()}
-        return torch.tensor([now[number] for number in numbers.tolist()], dtype=torch.int64).reshape(-1, 2)
+        found, which = np.unique(numbers, return_inverse=True)
+        now = torch.tensor([stamp_of(part.tables[number].source) for number in found.tolist()], dtype=torch.int64)
+        return now.reshape(-1, 2)[torch.from_numpy(which)]
 
     return LazyDataset(labels, names, shape, pick, stamps=stamps).subset(rule(labels, split))
 
@@ -175,10 +176,11 @@ def describe_parquet(name: str, image_shape: Shape | None, skip_unreadable: bool
         ...     info.original_shape, info.splits
         ((3, 4, 6), ('test',))
     """
-    parts = _parts(name)
+    files = _files(name)
+    parts = _parts(name, files)
     first = _first(parts, skip_unreadable)  # also with an image_shape, so that a bad file is refused before any work
     shape = image_shape or _own_shape(parts, first)
-    return DatasetInfo(name, shape, shape, _class_names(name, parts), splits_of(parts), _files(name).notes)
+    return DatasetInfo(name, shape, shape, _class_names(name, parts), splits_of(parts), files.notes)
 
 
 def parquet_channels(name: str) -> int:
@@ -271,9 +273,9 @@ def _check_size(name: str, encoded: EncodedImage, decoded: Tensor, shape: Shape)
         )
 
 
-def _parts(name: str) -> dict[str, Part]:
-    """Return the parts by split, or under `ALL` if no file names a split."""
-    return once(("parquet parts", name), lambda: _parts_of(name, _files(name)))
+def _parts(name: str, files: Files | None = None) -> dict[str, Part]:
+    """Return the parts by split, or under `ALL` if no file names a split; list the files if they are not given."""
+    return once(("parquet parts", name), lambda: _parts_of(name, files or _files(name)))
 
 
 def _files(name: str) -> Files:

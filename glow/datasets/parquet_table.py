@@ -128,13 +128,17 @@ def _opened(table: Table) -> ParquetFile:
     """Open a file once per process.
 
     Raises:
-        DatasetCorrupt: if it is no Parquet file.
+        DatasetCorrupt: if it is no Parquet file, or is not there any more.
     """
     from pyarrow.parquet import ParquetFile
 
     try:
         source = table.source
         return ParquetFile(source if isinstance(source, Path) else source.seekable())
+    except FileNotFoundError as error:
+        raise DatasetCorrupt(
+            f"{table} is gone", remedy="leave the files in place while they are read", code="file-gone"
+        ) from error
     except (OSError, ValueError) as error:
         if isinstance(error, DatasetNotFound | DatasetCorrupt):
             raise

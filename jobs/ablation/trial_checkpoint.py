@@ -15,7 +15,7 @@ from posixpath import dirname, relpath
 from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem, copy_files
 from ray.tune import Checkpoint
 
-from jobs.training.worker import Metrics
+from jobs.training.progress import Metrics
 
 __all__ = ["TrialFacts", "last_whole", "put_back", "read_facts", "write_facts"]
 

@@ -70,7 +70,7 @@ class Plan:
             was made; None for a source without files of images.
         shards: all shards of all splits.
         looks: what `glow.datasets.looks.one_look` has learnt of the source, so that the processes that write the shards
-            need not list it. None for a bucket, of which each process has to make a listing of its own to see whether
+            need not list it. Empty for a bucket, of which each process has to make a listing of its own to see whether
             files have changed, and for a source that is not listed.
     """
 
@@ -79,7 +79,7 @@ class Plan:
     datasets: Mapping[str, LazyDataset]
     stamps: Mapping[str, np.ndarray | None]
     shards: Sequence[Shard]
-    looks: dict[object, Any] | None
+    looks: dict[object, Any]
 
     @property
     def dest(self) -> Destination:
@@ -305,7 +305,7 @@ def prepare(spec: PackSpec) -> Plan:
         for number, start in enumerate(range(0, len(dataset), images))
     ]
     place = place_of(spec.source)
-    plan = Plan(spec, info, datasets, stamps, shards, looks=None if place is None or place.is_remote else looks)
+    plan = Plan(spec, info, datasets, stamps, shards, looks={} if place is None or place.is_remote else looks)
     _check_room(plan)
     return plan
 

@@ -30,7 +30,7 @@ from jobs.errors import JobError
 from jobs.packing.destination import destination_of
 from jobs.packing.plan import SKIPPED, Plan, npy, refusal
 from jobs.packing.readers import readers_for
-from jobs.packing.shards import Done, Shard, done_file, listing_of, source_of, stamps_of
+from jobs.packing.shards import Done, Shard, done_file, listing_of, missing, source_of, stamps_of
 from jobs.ray_runtime.machines import machines_up
 from jobs.specs.base import colour
 from jobs.specs.packing import PackSpec
@@ -89,7 +89,7 @@ def _written(plan: Plan, missing: Sequence[Shard]) -> Iterator[dict[str, Any]]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     DataContext.get_current().enable_progress_bars = False
     readers = readers_for(machines_up(), plan.spec.workers, len(missing))
-    looks = None if plan.looks is None else ray.put(plan.looks)  # once per machine, instead of once per task
+    looks = ray.put(plan.looks) if plan.looks else None  # once per machine, instead of once per task
     rows = ray.data.from_items([plan.task(shard) for shard in missing], override_num_blocks=len(missing))
     packed = rows.map_batches(
         partial(pack_shards, spec=plan.spec, image_shape=plan.info.image_shape, looks=looks, threads=readers.threads),
@@ -135,6 +135,8 @@ def pack_shards(
         dataset = _source(spec, shard.split, image_shape, looks)
         stamps = stamps_of(dataset, shard.start, shard.stop)
         if listing_of(dataset, shard, stamps) != values["listing"]:
+            for position in missing(stamps)[:1]:
+                dataset.images(shard.start + position, shard.start + position + 1)  # the error names the file
             refused = _changed(spec, shard)
         else:
             _pack(shard, dataset, stamps, spec, threads)
@@ -148,7 +150,7 @@ def _changed(spec: PackSpec, shard: Shard) -> JobError:
     return JobError(
         f"{spec.source} has changed since this command listed its files, or differs between machines (at least one of "
         f"images {shard.start} to {shard.stop - 1} of {shard.split}, or the number of images)",
-        remedy="run the same command again when nothing writes to it any more",
+        remedy="run the same command again when nothing writes to it any more, with the same files on all machines",
         code="source-changed",
     )
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from glow.datasets import DatasetCorrupt, DatasetNotFound, describe, load_dataset, open_dataset, own_channels, status
+from glow.datasets import (
+    DatasetCorrupt,
+    DatasetNotFound,
+    describe,
+    load_dataset,
+    open_dataset,
+    own_channels,
+    parquet,
+    status,
+)
 from glow.datasets.base import ImageUnreadable
 from tests.glow.buckets import png
 
@@ -70,6 +80,14 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
     (note,) = describe(name).notes
     assert note.startswith("1 path is ")
     assert f"{tmp_path}/set/train/up" in note
+
+
+def test_a_description_lists_the_files_once(tmp_path, monkeypatch):
+    pq.write_table(pa.table({"image": [png(np.zeros((4, 8), np.uint8))]}), tmp_path / "a.parquet")
+    listed = Mock(wraps=parquet.parquet_files)
+    monkeypatch.setattr(parquet, "parquet_files", listed)
+    assert describe(f"parquet:{tmp_path}").image_shape == (1, 4, 8)
+    assert listed.call_count == 1
 
 
 def test_any_positions_are_read_across_files_and_row_groups(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from glow.datasets import DatasetNotFound, LazyDataset, folder, folder_files, load_dataset, parquet
+from glow.datasets import DatasetNotFound, LazyDataset, folder, folder_files, load_dataset, parquet, parquet_table
 from jobs.errors import JobError, SpecError
 from jobs.packing import run as packing
 from jobs.packing.plan import prepare, refusal
@@ -438,9 +438,30 @@ def test_a_process_takes_over_the_listing_of_a_folder_and_looks_up_its_files_aga
         assert packed(plan, shard, looks=in_store)["code"] == "source-changed"
 
 
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_a_file_that_is_gone_from_a_listing_that_was_taken_over_is_named(flat, tmp_path, monkeypatch, kind):
+    place = flat
+    if kind == "parquet":
+        place = tmp_path / "tables"
+        place.mkdir()
+        encoded = [file.read_bytes() for file in sorted(flat.iterdir())]
+        pq.write_table(pa.table({"image": encoded}), place / "000.parquet")
+    plan = planned(f"{kind}:{place}", tmp_path / "packed", shard_size=5)
+    plan.begin()
+    in_store = object()
+    monkeypatch.setattr(packing.ray, "get", {in_store: plan.looks}.get)
+    parquet_table._opened.cache_clear()  # as in another process
+    gone = sorted(place.iterdir())[0]
+    gone.unlink()
+    said = [packed(plan, shard, looks=in_store) for shard in plan.shards]
+    [row] = {row["problem"]: row for row in said if row["code"]}.values()
+    assert str(gone) in row["problem"]
+    assert row["code"] in {"file-unreadable", "file-gone"}
+
+
 def test_each_process_lists_a_bucket(bucket):
     bucket.put("photos/test/0.png", png(np.zeros((8, 8), np.uint8)))
-    assert planned(f"folder:{bucket.uri('photos')}", bucket.uri("packed")).looks is None
+    assert planned(f"folder:{bucket.uri('photos')}", bucket.uri("packed")).looks == {}
 
 
 def test_a_packing_of_shards_from_two_listings_is_not_completed(flat, tmp_path):
