@@ -30,7 +30,7 @@ from jobs.errors import JobError
 from jobs.packing.destination import destination_of
 from jobs.packing.plan import SKIPPED, Plan, npy, refusal
 from jobs.packing.readers import readers_for
-from jobs.packing.shards import Done, Shard, done_file, listing_of, missing, source_of, stamps_of
+from jobs.packing.shards import Done, Shard, done_file, files_gone, listing_of, source_of, stamps_of
 from jobs.ray_runtime.machines import machines_up
 from jobs.specs.base import colour
 from jobs.specs.packing import PackSpec
@@ -135,7 +135,7 @@ def pack_shards(
         dataset = _source(spec, shard.split, image_shape, looks)
         stamps = stamps_of(dataset, shard.start, shard.stop)
         if listing_of(dataset, shard, stamps) != values["listing"]:
-            for position in missing(stamps)[:1]:
+            for position in files_gone(stamps)[:1]:
                 dataset.images(shard.start + position, shard.start + position + 1)  # the error names the file
             refused = _changed(spec, shard)
         else:

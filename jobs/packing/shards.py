@@ -13,7 +13,7 @@ import torch
 from glow.datasets import LazyDataset
 from glow.datasets.packed_index import shard_file
 
-__all__ = ["Done", "Shard", "done_file", "listing_of", "missing", "source_of", "stamps_of"]
+__all__ = ["Done", "Shard", "done_file", "files_gone", "listing_of", "source_of", "stamps_of"]
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,14 @@ def stamps_of(dataset: LazyDataset, start: int = 0, stop: int | None = None) -> 
     return dataset.stamps(torch.arange(start, max(start, stop))).numpy()
 
 
-def missing(stamps: np.ndarray | None) -> list[int]:
+def files_gone(stamps: np.ndarray | None) -> list[int]:
     """Return the positions within a shard of images whose files are not there, or have no known size and time.
 
     Args:
         stamps: what `stamps_of` returned for the shard.
 
     Example:
-        >>> missing(np.array([[100, 7], [0, 0], [200, 8]])), missing(None)
+        >>> files_gone(np.array([[100, 7], [0, 0], [200, 8]])), files_gone(None)
         ([1], [])
     """
     return [] if stamps is None else np.flatnonzero((stamps == 0).all(axis=1)).tolist()
