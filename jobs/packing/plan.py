@@ -91,14 +91,14 @@ class Plan:
         """The number of images in all splits of the source."""
         return sum(len(dataset) for dataset in self.datasets.values())
 
-    def stamps_of(self, shard: Shard) -> np.ndarray | None:
+    def kept_stamps(self, shard: Shard) -> np.ndarray | None:
         """Return the rows of `stamps` for a shard."""
         stamps = self.stamps[shard.split]
         return None if stamps is None else stamps[shard.start : shard.stop]
 
     def task(self, shard: Shard) -> dict[str, object]:
         """Return the row of Ray Data's table that asks a process to write a shard."""
-        return asdict(shard) | {"listing": listing_of(self.datasets[shard.split], shard, self.stamps_of(shard))}
+        return asdict(shard) | {"listing": listing_of(self.datasets[shard.split], shard, self.kept_stamps(shard))}
 
     def done(self) -> dict[Shard, Done]:
         """Return the shards that this or an earlier command has written, with the facts about each.
@@ -230,7 +230,7 @@ class Plan:
     def _check_unchanged(self, done: Mapping[Shard, Done]) -> None:
         """Raise JobError if a file has another size or time than when its image was packed."""
         for shard, facts in done.items():
-            now = source_of(self.stamps_of(shard), shard, facts.left_out)
+            now = source_of(self.kept_stamps(shard), shard, facts.left_out)
             if facts.source is not None and facts.source != now:
                 raise JobError(
                     f"{self.spec.dest} contains an unfinished packing of {self.spec.source}, of which files have "
