@@ -58,7 +58,7 @@ ROUNDING = 1e-12
 but its mean is summed in another order."""
 
 HUGE = 1e300
-"""Number that replaces scores that are not finite if no bounds clip it. Its sums are finite, other than those of inf."""
+"""Number that replaces scores that are not finite if there are no bounds. Its sums are finite."""
 
 MOST_AT_ONCE = 2_000_000
 """Largest number of means that are held in memory at a time."""

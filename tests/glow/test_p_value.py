@@ -173,7 +173,7 @@ def test_a_single_score_that_is_not_finite_counts_as_larger_than_all_others(exac
 
 
 def test_false_alarms_keep_to_one_less_alpha_if_some_ordinary_scores_are_not_finite():
-    """Batches with such a score were always called OOD: 3.2 % of all. `fit` refuses held-out scores with one of them."""
+    """If all batches with such a score were OOD, 3.2 % would be. `fit` refuses held-out scores with one of them."""
 
     def draw(rng, *size):
         return np.where(rng.random(size) < 0.001, math.inf, rng.normal(size=size))
