@@ -57,13 +57,12 @@ test-browser: $(VENV)/installed
 test-install: $(VENV)/installed
 	$(BIN)/python -m pytest -m install $(PYTEST_ARGS)
 
-# How fast it is, against normflows, which this installs: 50 to 90 minutes, in which nothing else should run. The figures
-# go into docs/performance.json and docs/performance.md. All rows but time_to_nll take ten minutes together:
-# BENCH_ARGS='--only training,scoring' takes some rows, and BENCH_ARGS='--quick' measures less and writes neither file.
+# How fast it is, against normflows, which this installs: ten minutes, in which nothing else should run.
+# `make bench BENCH='speed memory'` takes some scripts.
+BENCH ?= speed growth memory workers precision ood start_up
 bench: $(VENV)/installed
 	$(PIP) --editable '.[bench]'
-	$(BIN)/python -m benchmarks $(BENCH_ARGS)
-	$(BIN)/python -m benchmarks.document
+	for script in $(BENCH); do echo; $(BIN)/python -m benchmarks.$$script || exit 1; done
 
 # The pictures of the MLflow UI in the README.
 screenshots: $(VENV)/installed

@@ -112,7 +112,6 @@ TORCH = [
         "found_inf",
     ),
     says("n_averaged", "torch/optim/swa_utils.py", "a training with --ema cannot be resumed"),
-    has("torch.nn.parallel:DistributedDataParallel._get_ddp_logging_data", "the benchmark of workers fails"),
     has("torchvision.datasets.utils:check_integrity", "CIFAR-10 cannot be read"),
     has("torchvision.datasets:CIFAR10.train_list", "CIFAR-10 cannot be read"),
     has("torchvision.datasets:CIFAR10.meta", "CIFAR-10 cannot be read"),
