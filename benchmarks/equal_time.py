@@ -26,7 +26,7 @@ from benchmarks.racers import glow_racer
 from benchmarks.timed import Budget, train_for
 from glow import load_dataset
 from glow.ood.statistics import mean_interval
-from jobs.specs.presets import make_train_spec
+from jobs.specs.training import make_train_spec
 
 __all__ = ["CHOICES", "main"]
 

@@ -29,7 +29,7 @@ from PIL import Image
 
 from jobs.ray_runtime.connection import connected, set_environment
 from jobs.specs.base import validated
-from jobs.specs.packing import PackSpec
+from jobs.specs.request import PackSpec
 from jobs.system.process_setup import set_up_process
 
 __all__ = ["packing_speed", "write_textures"]

@@ -7,7 +7,7 @@ from benchmarks.racers import glow_racer, normflows_racer
 from benchmarks.row import Figure, Row, Setting, at_most
 from benchmarks.timed import Budget, train_for
 from glow import GlowConfig
-from jobs.specs.presets import make_train_spec
+from jobs.specs.training import make_train_spec
 
 __all__ = ["ROW"]
 

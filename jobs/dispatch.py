@@ -16,8 +16,7 @@ from jobs.ray_runtime.resources import resources_for
 from jobs.specs.ablation import AblateSpec, make_ablate_spec
 from jobs.specs.base import validated
 from jobs.specs.evaluation import EvaluationSpec, InterpolateSpec, OodSpec
-from jobs.specs.packing import PackSpec
-from jobs.specs.request import Request
+from jobs.specs.request import PackSpec, Request
 from jobs.specs.training import TrainSpec, worker_range
 from jobs.system.signals import signals_as_interrupt
 from jobs.tracking import check_existing, check_store, client_of, tracking_uri

@@ -37,7 +37,7 @@ from glow import Glow, GlowConfig
 from glow.layers import PlainNetwork
 from glow.model import Precision
 from glow.scoring import BATCH_SIZE
-from jobs.specs.presets import make_train_spec
+from jobs.specs.training import make_train_spec
 from tests.glow.flows import perturb, small_glow
 
 DOCS = Path(__file__).parents[1] / "docs"

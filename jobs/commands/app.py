@@ -39,11 +39,10 @@ from jobs.commands.spec_files import read_ablate_spec, read_spec
 from jobs.commands.usage_errors import usage_error
 from jobs.errors import FAILURE, USAGE, SpecError
 from jobs.specs.ablation import AXES, PER_TRIAL, AblateSpec, make_ablate_spec
-from jobs.specs.base import validated
+from jobs.specs.base import help_of, validated
 from jobs.specs.evaluation import EvaluationSpec, InterpolateSpec, NllSpec, OodSpec, SampleSpec
-from jobs.specs.presets import make_train_spec
 from jobs.specs.request import EVALUATIONS, Request
-from jobs.specs.training import TrainSpec
+from jobs.specs.training import TrainSpec, make_train_spec
 from jobs.system.environment import address_of, check_file_names
 from jobs.system.process_setup import set_up_process
 from jobs.system.scratch import scratch_folder
@@ -292,7 +291,7 @@ def demo(
 def doctor(
     tracking_uri: TrackingUri = None,
     data_root: Annotated[
-        str | None, typer.Option(help=f"{TrainSpec.model_fields['data_root'].description} (e.g. --data-root ~/data)")
+        str | None, typer.Option(help=f"{help_of(TrainSpec, 'data_root')} (e.g. --data-root ~/data)")
     ] = None,
 ) -> None:
     """Check this machine, the MLflow store and the data sets, and print every problem.

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 from pydantic import BaseModel
 
 from jobs.errors import SpecError
-from jobs.specs.base import flag_of, theme_of
+from jobs.specs.base import flag_of, help_of, theme_of
 from jobs.specs.evaluation import USED_WITH, USED_WITHOUT
-from jobs.specs.presets import PRESETS
-from jobs.specs.training import TrainSpec
+from jobs.specs.training import PRESETS, TrainSpec
 
 __all__ = [
     "Address",
@@ -32,11 +31,16 @@ __all__ = [
 ]
 
 
-def option_of(spec: type[BaseModel], name: str) -> inspect.Parameter:
+def option_of(spec: type[BaseModel], name: str, kind: Any) -> inspect.Parameter:
     """Return the parameter by which a command accepts the flag for a field of a spec.
 
     The default of the parameter is None. It means that the flag was not given, so that the preset, the spec file or the
     default of the field decides.
+
+    Args:
+        spec: the class of the spec.
+        name: the field.
+        kind: the field's type. A list is given as text with commas, at which the spec splits.
     """
     field = spec.model_fields[name]
     example = (field.examples or [None])[0]
@@ -50,12 +54,12 @@ def option_of(spec: type[BaseModel], name: str) -> inspect.Parameter:
     facts = (f"default {default}; " if default is not None else "") + f"e.g. {shown}"
     option = typer.Option(
         f"{flag}/{off}" if switch else flag,
-        help=f"{field.description} ({facts})",
+        help=f"{help_of(spec, name)} ({facts})",
         rich_help_panel=theme_of(spec, name),
         show_default=False,
     )
-    several = "tuple" in str(field.annotation)  # given with commas between, at which the spec splits
-    kind: Any = str if several else field.annotation
+    if tuple in map(get_origin, (kind, *get_args(kind))):
+        kind = str
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
@@ -71,7 +75,12 @@ def with_flags_of(*specs: type[BaseModel], leave_out: Collection[str] = ()) -> A
 
     def decorated(command: Any) -> Any:
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
-        flags = {name: option_of(spec, name) for spec in specs for name in spec.model_fields if name not in leave_out}
+        flags = {
+            name: option_of(spec, name, kind)
+            for spec in specs
+            for name, kind in get_type_hints(spec).items()
+            if name in spec.model_fields.keys() - set(leave_out)
+        }
         parameters = [*own, *flags.values()]
         command.__signature__ = inspect.Signature(parameters)
         # Typer would evaluate annotations that are text; these are evaluated already.
@@ -108,9 +117,7 @@ Output = Annotated[
 ]
 TrackingUri = Annotated[
     str | None,
-    typer.Option(
-        help=f"{TrainSpec.model_fields['tracking_uri'].description} (e.g. --tracking-uri http://localhost:5000)"
-    ),
+    typer.Option(help=f"{help_of(TrainSpec, 'tracking_uri')} (e.g. --tracking-uri http://localhost:5000)"),
 ]
 Experiment = Annotated[str, typer.Option(help="MLflow experiment that the runs are in. (e.g. --experiment letters)")]
 Address = Annotated[

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.errors import SpecError
 from jobs.specs.ablation import AblateSpec, own_and_common
-from jobs.specs.base import Spec, validated
+from jobs.specs.base import AnySpec, validated
 from jobs.specs.training import TrainSpec
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ EXAMPLE = "use the spec.json of a run, such as runs:/RUN_ID/spec.json, or the ou
 """A remedy: where a spec can be had."""
 
 
-def read_spec(spec: type[Spec], path: str | Path, values: Mapping[str, Any]) -> Spec:
+def read_spec(spec: type[AnySpec], path: str | Path, values: Mapping[str, Any]) -> AnySpec:
     """Return the settings in a file, with some of them replaced.
 
     Args:

@@ -9,8 +9,7 @@ from PIL import Image
 
 from jobs.commands.options import refuse_unused
 from jobs.specs.evaluation import SampleSpec
-from jobs.specs.presets import PRESETS
-from jobs.specs.training import TrainSpec
+from jobs.specs.training import PRESETS, TrainSpec
 from tests.jobs.command_line import glowctl, sentence_of
 
 
@@ -54,8 +53,7 @@ ASKED_WRONGLY = [
     ("train --preset smoke --per-class 4000", ["--per-class 4000", "class '", "at most --per-class 1"]),
     ("train --preset smoke --leave-out 77,1", ["--leave-out 77,1", "'77'", "0, 1, 2"]),
     ("train --preset smoke --leave-out 0,1,2,3,4,5,6,7,8,9", ["--leave-out 0,", "fewer"]),
-    ("train --levels 13", ["--levels", "from 1 to 12", "13"]),
-    ("train --levels 0", ["--levels", "from 1 to 12", "0"]),
+    ("train --levels 13", ["--levels", "at most 12", "13"]),
     ("train --preset smoke --spec x.json", ["--preset", "--spec"]),
     ("train --spec x.json", ["--spec x.json", "No such file"]),
     ("train --resume x --print-spec", ["--resume", "--print-spec"]),
@@ -76,7 +74,7 @@ ASKED_WRONGLY = [
     ("evaluate --temperature 1 --temperatures 0,1", ["leave out --temperature", "--temperatures"]),
     ("interpolate --pairs-per-class 1 --from A.png --to B.png", ["leave out --pairs-per-class", "--from"]),
     ("ood --corruption-images 1000", ["--corruption-images 1000", "add --corruptions"]),
-    ("ood --corruptions fog", ["--corruptions", "all", "noise, blur", "'fog'"]),
+    ("ood --corruptions fog", ["--corruptions", "'noise', 'blur'", "'fog'"]),
     ("train --mutation 1", ["--mutation", "below 1", "1.0"]),
     ("ablate --depths 0", ["--depths", "at least 1", "0"]),
     # What Typer refuses.

@@ -9,9 +9,8 @@ from glow.config import FitConfig, GlowConfig
 from jobs.commands.spec_files import read_spec
 from jobs.errors import SpecError
 from jobs.specs.base import theme_of, validated
-from jobs.specs.packing import PackSpec
-from jobs.specs.presets import PRESETS, make_train_spec
-from jobs.specs.training import TrainSpec, worker_range
+from jobs.specs.request import PackSpec
+from jobs.specs.training import PRESETS, TrainSpec, make_train_spec, worker_range
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -74,23 +73,22 @@ def test_every_setting_has_a_theme_a_description_and_an_example():
     ("values", "facts"),
     [
         ({"depth": 0}, ["--depth", "at least 1", "0"]),
-        ({"levels": 0}, ["--levels", "from 1 to 12", "0"]),
-        ({"levels": 13}, ["--levels", "from 1 to 12", "13"]),
-        ({"levels": 10**12}, ["--levels", "from 1 to 12", str(10**12)]),
+        ({"levels": 0}, ["--levels", "at least 1", "0"]),
+        ({"levels": 13}, ["--levels", "at most 12", "13"]),
         ({"permutation": "swap"}, ["--permutation", "'1x1'", "'shuffle'", "'reverse'", "'swap'"]),
         ({"learning_rate": -1}, ["--learning-rate", "above 0", "-1"]),
-        ({"clip_norm": -1}, ["--clip-norm", "above 0", "or 0", "-1"]),
-        ({"ema": 2}, ["--ema", "below 1", "or 0", "2"]),
+        ({"clip_norm": -1}, ["--clip-norm", "at least 0", "-1"]),
+        ({"ema": 2}, ["--ema", "below 1", "2"]),
         ({"workers": "4:2"}, ["--workers", "MIN", "MAX", "4:2"]),
         ({"workers": "many"}, ["--workers", "2:8", "'many'"]),
         ({"workers": "0"}, ["--workers", "'0'"]),
         ({"batch_size": 2, "workers": "3"}, ["--batch-size 2", "--workers 3", "at least 3"]),
         ({"compile": True, "memory": "reversible"}, ["--compile", "--memory reversible", "leave out"]),
-        ({"per_class": -1}, ["--per-class", "at least 1", "-1"]),
-        ({"gpus_per_worker": -1}, ["--gpus-per-worker", "fraction below 1", "-1"]),
+        ({"per_class": -1}, ["--per-class", "at least 0", "-1"]),
+        ({"gpus_per_worker": -1}, ["--gpus-per-worker", "at least 0", "-1"]),
         ({"gpus_per_worker": 1.5}, ["--gpus-per-worker", "fraction below 1", "1.5"]),
         ({"seed": 10**20}, ["--seed", str(2**31 - 1), str(10**20)]),
-        ({"temperature": float("nan")}, ["--temperature", "at least 0", "nan"]),
+        ({"temperature": float("nan")}, ["--temperature", "finite", "nan"]),
         ({"temperature": -0.1}, ["--temperature", "at least 0", "-0.1"]),
         ({"checkpoint_every": 0}, ["--checkpoint-every", "500steps", "10m", "'0'"]),
         ({"epochs": "ten"}, ["--epochs", "whole number", "'ten'"]),
