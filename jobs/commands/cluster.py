@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.commands.interruption import interruptible
+from jobs.commands.ending import interruptible
 from jobs.commands.options import ClusterAddress, Json, TrackingUri
 from jobs.errors import FAILURE, SpecError
 from jobs.tracking import tag_names

@@ -17,8 +17,8 @@ from tests.jobs.command_line import sentence_of
     [
         ("train --preset smoke --depth 0", 2, "setting-not-allowed"),  # of a spec
         ("train --epochs x", 2, "setting-not-allowed"),  # of Typer
-        ("train --permutaton 1x1", 2, "unknown-flag"),
-        ("show", 2, "missing-argument"),
+        ("train --permutaton 1x1", 2, "wrong-command-line"),
+        ("show", 2, "setting-not-allowed"),
         ("jobs", 2, "no-cluster-named"),
         ("show nothing", 1, "store-missing"),
         ("train --resume first", 1, "run-not-found"),

@@ -15,7 +15,7 @@ import typer
 from aiohttp import web
 
 from jobs.commands.app import main
-from jobs.commands.interruption import interruptible
+from jobs.commands.ending import interruptible
 from jobs.system.signals import signals_as_interrupt
 from tests.jobs.command_line import GLOWCTL, environment
 

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from glow.config import Permutation
-from jobs.commands.spec_files import read_ablate_spec
+from jobs.commands.options import read_ablate_spec
 from jobs.errors import SpecError
 from jobs.specs.ablation import AblateSpec, make_ablate_spec
 from jobs.specs.base import theme_of, validated

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from glow.config import FitConfig, GlowConfig
-from jobs.commands.spec_files import read_spec
+from jobs.commands.options import read_spec
 from jobs.errors import SpecError
 from jobs.specs.base import theme_of, validated
 from jobs.specs.request import PackSpec
