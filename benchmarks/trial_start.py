@@ -15,6 +15,7 @@ from typing import Any
 
 from jobs import dispatch
 from jobs.specs.ablation import make_ablate_spec
+from jobs.specs.request import Request
 
 TRIALS = 6
 
@@ -28,7 +29,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         own = {"output": folder, "tracking_uri": f"sqlite:///{folder}/mlflow.db"}
         how = {"seeds": TRIALS, "concurrent": 1, "workers_per_trial": workers, "sample_every": 0}
-        dispatch.ablate(make_ablate_spec("smoke", own | how), Stamps(seen))
+        dispatch.ablate(Request.of("ablate", make_ablate_spec("smoke", own | how)), Stamps(seen))
     (begun,) = (at for at, event in seen if event["event"] == "ablating")
     started = [at for at, event in seen if event["event"] == "trial_started"]
     ended = [at for at, event in seen if event["event"] == "trial_ended"]

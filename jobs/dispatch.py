@@ -120,6 +120,7 @@ def ablate(request: Request, display: Display) -> str:
 
 def summarize(request: Request, display: Display) -> None:
     """Compare the trials of the ablation `request.run` again, from what MLflow has recorded."""
+    assert request.run is not None
     set_environment()
     from jobs.ablation.run import summarize_again
 

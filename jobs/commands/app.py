@@ -22,6 +22,7 @@ from jobs.commands.ending import InterruptibleGroup, drop_unread, interruptible,
 from jobs.commands.options import (
     DEFAULT_PRESET,
     Address,
+    DataRoot,
     Detach,
     Json,
     Output,
@@ -33,12 +34,13 @@ from jobs.commands.options import (
     read_ablate_spec,
     read_spec,
     refuse_unused,
+    switch,
     with_flags_of,
 )
 from jobs.commands.record import add_record_commands
 from jobs.errors import FAILURE, USAGE, SpecError
 from jobs.specs.ablation import AXES, PER_TRIAL, AblateSpec, make_ablate_spec
-from jobs.specs.base import help_of, validated
+from jobs.specs.base import validated
 from jobs.specs.evaluation import EvaluationSpec, InterpolateSpec, NllSpec, OodSpec, SampleSpec
 from jobs.specs.request import EVALUATIONS, Request
 from jobs.specs.training import TrainSpec, make_train_spec
@@ -84,11 +86,10 @@ def every_command(
     ] = False,
     verbose: Annotated[
         bool,
-        typer.Option(
+        switch(
             "--verbose",
-            help="Log to standard error which steps glowctl repeats or skips after an error, and why. Give this flag "
-            "before the command; $GLOW_VERBOSE=1 has the same effect. (e.g. glowctl --verbose train)",
-            show_default=False,
+            "Log to standard error which steps glowctl repeats or skips after an error, and why. Give this flag before "
+            "the command; $GLOW_VERBOSE=1 has the same effect. (e.g. glowctl --verbose train)",
         ),
     ] = False,
 ) -> None:
@@ -125,13 +126,8 @@ def train(
     """
     given = {name: value for name, value in flags.items() if value is not None}
     at_most_one(preset=preset, spec=spec, resume=resume)
+    at_most_one(resume=resume, print_spec=print_spec)
     if resume is not None:
-        if print_spec:
-            raise SpecError(
-                "--print-spec is for a new training, and --resume continues one",
-                remedy="leave out one of them",
-                code="flags-exclude-each-other",
-            )
         _do("resume_training", json, address, detach, run=resume, changes=given)
         return
     settings = (
@@ -165,12 +161,7 @@ def ablate(
         ),
     ] = None,
     dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Print the number of trials and the workers, cores and GPUs of each, and stop.",
-            show_default=False,
-        ),
+        bool, switch("--dry-run", "Print the number of trials and the workers, cores and GPUs of each, and stop.")
     ] = False,
     print_spec: PrintSpec = False,
     json: Json = False,
@@ -185,23 +176,11 @@ def ablate(
     """
     given = {name: value for name, value in flags.items() if value is not None}
     at_most_one(preset=preset, spec=spec, resume=resume, summarize=summarize)
+    at_most_one(resume=resume, summarize=summarize, dry_run=dry_run, print_spec=print_spec)
     if resume is not None or summarize is not None:
-        for flag, asked in (("--print-spec", print_spec), ("--dry-run", dry_run)):
-            if asked:
-                raise SpecError(
-                    f"{flag} is for a new ablation, and --resume and --summarize are for an existing one",
-                    remedy="leave it out",
-                    code="flags-exclude-each-other",
-                )
         do = "resume_ablation" if resume is not None else "summarize"
         _do(do, json, address, detach, run=resume or summarize, changes=given, table=True)
         return
-    if dry_run and print_spec:
-        raise SpecError(
-            "--dry-run and --print-spec cannot be combined, because each prints something else and stops",
-            remedy="leave out one of them",
-            code="flags-exclude-each-other",
-        )
     settings = read_ablate_spec(spec, given) if spec is not None else make_ablate_spec(preset or DEFAULT_PRESET, given)
     if print_spec:
         typer.echo(settings.to_json(), nl=False)
@@ -292,9 +271,7 @@ def demo(
 @app.command(epilog="Example: glowctl doctor --data-root ~/data")
 def doctor(
     tracking_uri: TrackingUri = None,
-    data_root: Annotated[
-        str | None, typer.Option(help=f"{help_of(TrainSpec, 'data_root')} (e.g. --data-root ~/data)")
-    ] = None,
+    data_root: DataRoot = None,
 ) -> None:
     """Check this machine, the MLflow store and the data sets, and print every problem.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.commands.options import Address, Detach, Json, with_flags_of
+from jobs.commands.options import Address, DataRoot, Detach, Json, with_flags_of
 from jobs.specs.base import help_of, validated
 from jobs.specs.request import PackSpec
 from jobs.specs.training import TrainSpec
@@ -57,10 +57,7 @@ def add_data_commands(app: typer.Typer, do: Callable[..., None]) -> None:
                 metavar="NAME", help="Data set: a name, folder:PATH, parquet:PATH, arrays:PATH or packed:PATH."
             ),
         ],
-        data_root: Annotated[
-            str | None,
-            typer.Option(help=f"{help_of(PackSpec, 'data_root')} (e.g. --data-root ~/data)"),
-        ] = None,
+        data_root: DataRoot = None,
         image_size: Annotated[
             int | None,
             typer.Option(min=1, help=f"{help_of(TrainSpec, 'image_size')} (e.g. --image-size 32)"),

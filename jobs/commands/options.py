@@ -25,6 +25,7 @@ __all__ = [
     "DEFAULT_PRESET",
     "Address",
     "ClusterAddress",
+    "DataRoot",
     "Detach",
     "Experiment",
     "Json",
@@ -37,6 +38,7 @@ __all__ = [
     "read_ablate_spec",
     "read_spec",
     "refuse_unused",
+    "switch",
     "with_flags_of",
 ]
 
@@ -68,7 +70,7 @@ def option_of(spec: type[BaseModel], name: str, kind: Any) -> inspect.Parameter:
         rich_help_panel=theme_of(spec, name),
         show_default=False,
     )
-    if tuple in map(get_origin, (kind, *get_args(kind))):
+    if any(get_origin(part) is tuple for part in (kind, *get_args(kind))):
         kind = str
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
@@ -100,6 +102,12 @@ def with_flags_of(*specs: type[BaseModel], leave_out: Collection[str] = ()) -> A
     return decorated
 
 
+def switch(flag: str, text: str, short: str | None = None, panel: str | None = None) -> Any:
+    """Return the option of a flag without a value."""
+    flags = (flag, short) if short else (flag,)
+    return typer.Option(*flags, help=text, show_default=False, rich_help_panel=panel)
+
+
 DEFAULT_PRESET = "laptop"
 """The preset of commands that get neither --preset nor --spec."""
 
@@ -118,16 +126,8 @@ Preset = Annotated[
         f"(default {DEFAULT_PRESET}; e.g. --preset paper)"
     ),
 ]
-PrintSpec = Annotated[
-    bool,
-    typer.Option(
-        "--print-spec", help="Print the settings as JSON, as --spec reads them, and stop.", show_default=False
-    ),
-]
-Json = Annotated[
-    bool,
-    typer.Option("--json", help="Print one JSON object per line, for programs that read it.", show_default=False),
-]
+PrintSpec = Annotated[bool, switch("--print-spec", "Print the settings as JSON, as --spec reads them, and stop.")]
+Json = Annotated[bool, switch("--json", "Print one JSON object per line, for programs that read it.")]
 Output = Annotated[
     str, typer.Option(help="Folder (made if it is new) or bucket for results. (e.g. --output s3://bucket/glow)")
 ]
@@ -155,25 +155,25 @@ ClusterAddress = Annotated[
 ]
 Detach = Annotated[
     bool,
-    typer.Option(
+    switch(
         "--detach",
-        help="Submit the job to the cluster, print its id, and exit. Without it: show its progress until it ends.",
-        show_default=False,
-        rich_help_panel="Cluster",
+        "Submit the job to the cluster, print its id, and exit. Without it: show its progress until it ends.",
+        panel="Cluster",
     ),
 ]
+DataRoot = Annotated[str | None, typer.Option(help=f"{help_of(TrainSpec, 'data_root')} (e.g. --data-root ~/data)")]
 
 
-def at_most_one(**given: str | None) -> None:
-    """Check that at most one of several flags has a value.
+def at_most_one(**given: str | bool | None) -> None:
+    """Check that at most one of several flags was given, by the value of each.
 
     Raises:
-        SpecError: if more have one.
+        SpecError: if more were given.
     """
-    starts = [f"--{name}" for name, value in given.items() if value is not None]
-    if len(starts) > 1:
+    flags = [f"--{name.replace('_', '-')}" for name, value in given.items() if value not in (None, False)]
+    if len(flags) > 1:
         raise SpecError(
-            f"{' and '.join(starts)} cannot be combined, because each gives the settings to start from",
+            f"{' and '.join(flags)} cannot be combined, because each starts something else",
             remedy="leave out all but one of them",
             code="flags-exclude-each-other",
         )
@@ -192,21 +192,17 @@ def refuse_unused(spec: BaseModel, given: Collection[str]) -> None:
         SpecError: for a flag that another setting makes useless.
     """
     for name in given:
-        flag = f"{flag_of(type(spec), name)} {getattr(spec, name)}"
-        instead, needed = USED_WITHOUT.get(name), USED_WITH.get(name)
+        flag, instead, needed = flag_of(type(spec), name), USED_WITHOUT.get(name), USED_WITH.get(name)
         if instead is not None and getattr(spec, instead) is not None:
-            raise SpecError(
-                f"{flag} has no use with {flag_of(type(spec), instead)}",
-                remedy=f"leave out {flag_of(type(spec), name)}",
-                code="flags-exclude-each-other",
-            )
-        if needed is not None and getattr(spec, needed) is None:
-            needed = flag_of(type(spec), needed)
-            raise SpecError(
-                f"{flag} has no use without {needed}",
-                remedy=f"add {needed}, such as {needed} all, or leave out {flag_of(type(spec), name)}",
-                code="flag-without-use",
-            )
+            why, remedy = f"with {flag_of(type(spec), instead)}", f"leave out {flag}"
+        elif needed is not None and getattr(spec, needed) is None:
+            other = flag_of(type(spec), needed)
+            why, remedy = f"without {other}", f"add {other}, such as {other} all, or leave out {flag}"
+        else:
+            continue
+        raise SpecError(
+            f"{flag} {getattr(spec, name)} has no use {why}", remedy=remedy, code="flags-exclude-each-other"
+        )
 
 
 EXAMPLE = "use the spec.json of a run, such as runs:/RUN_ID/spec.json, or the output of --print-spec"

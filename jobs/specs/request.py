@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from jobs.specs.ablation import AblateSpec
 from jobs.specs.base import Positive, Spec, as_text, colour, same_as, setting, validated
@@ -70,7 +70,7 @@ class Request(BaseModel):
     do: Literal[
         "train", "resume_training", "ablate", "plan", "resume_ablation", "summarize", "evaluate", "demo", "pack"
     ]
-    specs: dict[str, SerializeAsAny[BaseModel]] = {}
+    specs: dict[str, Any] = {}
     run: str | None = None
     changes: dict[str, object] = {}
 

@@ -58,6 +58,6 @@ def test_those_of_one_command_take_a_folder_as_it_was_at_the_first_look(tmp_path
     monkeypatch.setattr(dispatch, "set_environment", lambda: None)
     monkeypatch.setattr(dispatch, "check_store", lambda uri: None)
     request = Request.of("evaluate", NllSpec(), OodSpec())
-    dispatch.evaluate(request, nullcontext(lambda event: None))  # type: ignore[arg-type]
+    dispatch.evaluate(request, nullcontext(lambda event: None))
     first, second = seen
     assert first == second

@@ -68,7 +68,7 @@ ASKED_WRONGLY = [
     ("ablate --resume x --depths 4 --seeds 2", ["leave out --depths, --seeds"]),
     ("ablate --summarize x --depths 4", ["leave out --depths"]),
     ("ablate --summarize x --resume x", ["--resume", "--summarize"]),
-    ("ablate --summarize x --dry-run", ["--dry-run", "leave it out"]),
+    ("ablate --summarize x --dry-run", ["--dry-run", "--summarize", "leave out"]),
     ("ablate --dry-run --print-spec", ["--dry-run", "--print-spec", "leave out"]),
     ("sample --temperature 0.7 --temperatures 0,1", ["leave out --temperature", "--temperature 0.7", "--temperatures"]),
     ("evaluate --temperature 1 --temperatures 0,1", ["leave out --temperature", "--temperatures"]),
