@@ -1,7 +1,6 @@
 """The command line through its real entry point: help, and every error that a user can meet before training starts."""
 
 import json
-import os
 import socket
 
 import pytest
@@ -131,17 +130,6 @@ def test_images_that_cannot_be_trained_on_are_named_in_words_of_the_command_line
     assert [fact for fact in facts if fact not in said] == []
 
 
-def test_damaged_data_is_named(one_process, tmp_path):
-    folder = tmp_path / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    for part in ("train", "t10k"):
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03 cut off")
-        (folder / f"{part}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01 cut off")
-    sentence = sentence_of(one_process(tmp_path, "train", "--dataset", "mnist", GLOW_DATA_ROOT=str(tmp_path)), 1)
-    assert "train-images-idx3-ubyte" in sentence
-    assert str(folder) in sentence
-
-
 def test_a_tracking_server_that_does_not_answer_is_said(one_process, tmp_path):
     """`test_a_server_that_does_not_answer_is_said_within_seconds` holds the check itself to a time."""
     with socket.socket() as silent:
@@ -152,35 +140,11 @@ def test_a_tracking_server_that_does_not_answer_is_said(one_process, tmp_path):
     assert uri in sentence
 
 
-def test_resuming_what_is_not_there_is_one_sentence(one_process, tmp_path):
-    assert "'first'" in sentence_of(one_process(tmp_path, "train", "--resume", "first"), 1)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_an_output_folder_that_cannot_be_written_is_named(tmp_path):
-    tmp_path.chmod(0o500)
-    sentence = sentence_of(glowctl(tmp_path, "train", "--preset", "smoke", "--tracking-uri", "sqlite:////tmp/x.db"), 1)
-    assert "--output" in sentence
-    assert str(tmp_path) in sentence
-
-
 def test_an_output_that_is_a_file_is_named(one_process, tmp_path):
     (tmp_path / "outputs").write_text("")
     sentence = sentence_of(one_process(tmp_path, "train", "--preset", "smoke"), 1)
     assert "--output" in sentence
     assert str(tmp_path / "outputs") in sentence
-
-
-def test_doctor_says_what_there_is_and_what_is_wrong(one_process, tmp_path):
-    done = one_process(tmp_path, "doctor", "--data-root", str(tmp_path), COLUMNS="200")
-    assert done.returncode == 0, done.stdout
-    for thing in ("python", "torch", "gpu", "ray", "mlflow", "tracking", "data root", "digits", "mnist", "svhn"):
-        assert thing in done.stdout
-    assert "missing" in done.stdout
-    (tmp_path / "mlflow.db").write_text("nothing of SQLite" * 60)
-    done = one_process(tmp_path, "doctor", "--data-root", str(tmp_path), COLUMNS="200")
-    assert done.returncode == 1
-    assert any(line.split()[:2] == ["wrong", "tracking"] for line in done.stdout.splitlines())
 
 
 def test_ui_refuses_a_port_that_is_taken(one_process, tmp_path):
