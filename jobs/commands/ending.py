@@ -125,9 +125,10 @@ def usage_error(error: Exception) -> SpecError | None:
     path = getattr(getattr(error, "ctx", None), "command_path", "glowctl")
     said, cause = str(error.format_message()).rstrip("."), error.__cause__
     if isinstance(cause, ValidationError):  # as Typer reads values with pydantic; its text lacks the value
-        said = f"{said.partition(': ')[0]}: {_allowed(cause.errors()[0])}"
+        name = said.partition(": ")[0].removeprefix("Invalid value for ").strip("'")
+        said = f"{name} {_allowed(cause.errors()[0])}"
     return SpecError(
-        f"{said[:1].lower()}{said[1:]}",
+        said[:1].lower() + said[1:],
         remedy=f"see {path} --help",
         code="setting-not-allowed" if isinstance(error, typer.BadParameter) else "wrong-command-line",
     )
@@ -135,5 +136,6 @@ def usage_error(error: Exception) -> SpecError | None:
 
 def _allowed(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "value_error":  # of Typer's own reading, such as that of a choice
-        return str(problem["ctx"]["error"]).rstrip(".")
+        value, _, allowed = str(problem["ctx"]["error"]).rstrip(".").partition(" is not one of ")
+        return f"must be one of {allowed}, not {value}" if allowed else f"is wrong: {value}"
     return f"must be {expected(problem)}, not {problem['input']!r}"
