@@ -90,7 +90,7 @@ def packing(folder: Path, images: int, width: int, height: int, rounds: int) -> 
     from jobs.packing.run import run
     from jobs.ray_runtime.connection import connected, set_environment
     from jobs.specs.base import validated
-    from jobs.specs.packing import PackSpec
+    from jobs.specs.request import PackSpec
 
     set_environment()
     torch.set_num_threads(1)

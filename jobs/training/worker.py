@@ -27,7 +27,7 @@ from glow.scoring import score_shard, shards_of
 from glow.training import EpochResult, StepResult, Trainer, mean_bits_per_dim
 from jobs.display.events import Epoch, Step
 from jobs.outputs import is_remote
-from jobs.specs.every import every
+from jobs.specs.base import every
 from jobs.system.computing import set_up_computing
 from jobs.system.machine_metrics import machine_name, sampled
 from jobs.training.data import Splits, is_packed, open_splits

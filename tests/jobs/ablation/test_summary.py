@@ -17,7 +17,7 @@ from jobs.display.displays import JsonLines
 from jobs.evaluation.find_model import find_model
 from jobs.run_labels import registered_name
 from jobs.specs.ablation import make_ablate_spec
-from jobs.specs.presets import make_train_spec
+from jobs.specs.training import make_train_spec
 from jobs.tracking import Record, find_run, open_store, save_model, tag_names
 
 EPOCHS = 2

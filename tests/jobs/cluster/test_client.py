@@ -24,10 +24,8 @@ from jobs.errors import JobError, SpecError
 from jobs.specs.ablation import AblateSpec, make_ablate_spec
 from jobs.specs.base import validated
 from jobs.specs.evaluation import InterpolateSpec, OodSpec
-from jobs.specs.packing import PackSpec
-from jobs.specs.presets import make_train_spec
-from jobs.specs.request import Request
-from jobs.specs.training import TrainSpec
+from jobs.specs.request import PackSpec, Request
+from jobs.specs.training import TrainSpec, make_train_spec
 from jobs.system.environment import address_of
 
 SAME = {"rayVersion": metadata.version("ray"), "pythonVersion": platform.python_version()}

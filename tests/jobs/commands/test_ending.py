@@ -1,6 +1,9 @@
-"""Ctrl-C, SIGTERM and SIGHUP end a command, whatever the shell that started it had set for these signals."""
+"""How a command ends: by an error, by a signal, without a reader of its output; and what it leaves behind."""
 
 import asyncio
+import errno
+import gc
+import json
 import os
 import platform
 import signal
@@ -9,15 +12,143 @@ import sys
 import tempfile
 import threading
 from importlib import metadata
+from types import ModuleType
 
 import pytest
 import typer
 from aiohttp import web
 
 from jobs.commands.app import main
-from jobs.commands.interruption import interruptible
+from jobs.commands.ending import interruptible
+from jobs.display.events import Noted
+from jobs.errors import JobError
 from jobs.system.signals import signals_as_interrupt
-from tests.jobs.command_line import GLOWCTL, environment
+from tests.jobs.command_line import GLOWCTL, environment, sentence_of
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """A function that runs a command in this process, and returns its exit code; and the calls of gc.freeze."""
+    frozen: list[bool] = []
+    monkeypatch.setattr("jobs.commands.app.set_up_process", lambda: None)
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(True))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["glowctl", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code
+
+    return run, frozen
+
+
+@pytest.mark.parametrize("with_triton", [False, True])
+def test_objects_are_frozen_where_triton_would_not_tell_of_it(ended, monkeypatch, with_triton):
+    run, frozen = ended
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    if with_triton:
+        monkeypatch.setitem(sys.modules, "triton", ModuleType("triton"))
+    assert run("--help") == 0
+    assert frozen == [True] * (not with_triton)
+
+
+@pytest.mark.parametrize(
+    "error", [EOFError("Ran out of input"), BrokenPipeError(errno.EPIPE, "of a socket")], ids=["end of file", "pipe"]
+)
+def test_an_error_that_typer_takes_for_its_own_is_said_like_any_other(ended, monkeypatch, capsys, error):
+    def examine(*arguments):
+        raise error
+
+    monkeypatch.setattr("jobs.commands.doctor.examine", examine)
+    assert ended[0]("doctor") == 1
+    assert str(error) in capsys.readouterr().err
+
+
+def test_the_events_before_an_error_stay(ended, monkeypatch, capsys):
+    def perform(request, display):
+        with display as show:
+            show(Noted("one image is grey"))
+            raise JobError("the disk is full", remedy="free some space", code="disk-full")
+
+    monkeypatch.setattr("jobs.dispatch.perform", perform)
+    assert ended[0]("train", "--json", "--preset", "smoke") == 1
+    shown = capsys.readouterr()
+    note, error = (json.loads(line) for line in shown.out.splitlines())
+    assert note == {"event": "note", "message": "one image is grey"}
+    assert (error["event"], error["code"], error["remedy"]) == ("error", "disk-full", "free some space")
+    assert shown.err == "glowctl: the disk is full: free some space\n"
+
+
+@pytest.mark.parametrize(
+    ("asked", "exit_code", "code"),
+    [
+        ("train --preset smoke --depth 0", 2, "setting-not-allowed"),  # of a spec
+        ("train --epochs x", 2, "setting-not-allowed"),  # of Typer
+        ("train --permutaton 1x1", 2, "wrong-command-line"),
+        ("show", 2, "setting-not-allowed"),
+        ("jobs", 2, "no-cluster-named"),
+        ("show nothing", 1, "store-missing"),
+        ("train --resume first", 1, "run-not-found"),
+    ],
+)
+def test_with_json_an_error_is_an_event_on_standard_output(one_process, tmp_path, asked, exit_code, code):
+    without = one_process(tmp_path, *asked.split())
+    assert without.stdout == ""
+    done = one_process(tmp_path, *asked.split(), "--json")
+    said = sentence_of(done, exit_code)
+    assert said == sentence_of(without, exit_code)
+    error = json.loads(done.stdout)
+    assert error.keys() == {"event", "code", "problem", "remedy", "exit_code"}
+    assert (error["event"], error["code"], error["exit_code"]) == ("error", code, exit_code)
+    assert said == "glowctl: " + ": ".join(part for part in (error["problem"], error["remedy"]) if part)
+
+
+def test_an_argument_that_looks_like_the_flag_is_not_the_flag(one_process, tmp_path):
+    assert one_process(tmp_path, "show", "--", "--json").stdout == ""
+
+
+CODE = """
+import sys
+from rich.console import Console
+from jobs.commands import app
+
+def work(*_, **__):
+    {work}
+
+app._do = work
+sys.argv = ["glowctl", "train", "--preset", "smoke", "--json"]
+app.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("work", "code"),
+    [
+        ("print('an event', flush=True)", 141),
+        ("Console().print('a table')", 141),
+        ("print('an event')", 0),  # which Python writes at its end only
+        ("sys.stdout.write('an event'); raise ValueError('a bug')", 1),
+    ],
+)
+def test_a_closed_pipe_ends_a_command_with_the_code_of_sigpipe_and_no_report(tmp_path, work, code):
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", CODE.format(work=work)],
+            cwd=tmp_path,
+            env=environment(PYTHONUNBUFFERED="", TMPDIR=str(tmp_path)),
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert done.returncode == code, done.stderr
+    assert "Broken" not in done.stderr
+    assert ("a bug" in done.stderr) == (code == 1)
+
 
 RAY = metadata.version("ray")
 ANSWERS = {
@@ -76,7 +207,6 @@ def test_a_command_under_nohup_survives_the_terminal():
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-@pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize(
     ("command", "works"),
     [
@@ -90,14 +220,14 @@ def test_a_command_under_nohup_survives_the_terminal():
         ("cluster status", "jobs.commands.cluster._cluster"),
     ],
 )
-def test_every_command_ends_so_and_leaves_nothing(tmp_path, monkeypatch, capsys, command, works, number):
-    monkeypatch.setattr(works, lambda *_, **__: os.kill(os.getpid(), number))
+def test_every_command_ends_so_and_leaves_nothing(tmp_path, monkeypatch, capsys, command, works):
+    monkeypatch.setattr(works, lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["glowctl", *command.split()])
     with pytest.raises(SystemExit) as ended:
         main()
-    assert ended.value.code == SIGNALS[number]
+    assert ended.value.code == 143
     assert "glowctl: stopped" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
