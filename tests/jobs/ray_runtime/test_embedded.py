@@ -24,8 +24,13 @@ with scratch_folder(), embedded_ray() as ready:
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
-WITHOUT_INTERNALS = "from jobs.ray_runtime import ray_internals; ray_internals.NODE = 'ray.no_such_module'; "
-START = "import sys; from jobs.ray_runtime.embedded import _start_ray; print(_start_ray(sys.argv[1], False, 1, 0))"
+PUBLIC_ALONE = """
+import sys
+from jobs.ray_runtime import connection, embedded, ray_internals
+connection.set_environment()
+ray_internals.NODE = "ray.no_such_module"
+print(embedded._start_ray(sys.argv[1], False, 1, 0))
+"""
 
 
 @pytest.mark.parametrize("state_api", [False, True])
@@ -54,7 +59,7 @@ def test_a_ray_without_the_private_names_is_left_as_it_is(monkeypatch, module):
 @pytest.mark.ray
 def test_ray_starts_by_its_public_names_alone(tmp_path):
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        command = [sys.executable, "-c", WITHOUT_INTERNALS + START, folder]
+        command = [sys.executable, "-c", PUBLIC_ALONE, folder]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1].startswith("127.0.0.1:")
 
