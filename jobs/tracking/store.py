@@ -31,7 +31,7 @@ from jobs.tracking.databases import (
     prepared,
     wait_for_maker,
 )
-from jobs.tracking.dead_runs import mark_dead
+from jobs.tracking.liveness import mark_dead
 from jobs.tracking.servers import check_server
 from jobs.tracking.uris import (
     NoSuchRun,

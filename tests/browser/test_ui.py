@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from jobs.tracking.listing import json_table, registered_models
+from jobs.tracking.runs import json_table, registered_models
 
 expect = pytest.importorskip("playwright.sync_api", reason="needs playwright").expect
 
