@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from jobs.text import bits
 from jobs.tracking import metric_history, metric_names, tag_names
-from jobs.tracking.listing import JOB
+from jobs.tracking.runs import JOB
 
 if TYPE_CHECKING:
     from jobs.tracking import Run

@@ -21,7 +21,7 @@ from jobs.errors import SpecError
 from jobs.specs.request import EVALUATIONS
 from jobs.text import JsonObject, count, duration, json_text, text_table
 from jobs.tracking import child_runs, tag_names, tracking_uri, without_password
-from jobs.tracking.listing import JOB, TRIAL, experiment_names, newest_runs
+from jobs.tracking.runs import JOB, TRIAL, experiment_names, newest_runs
 
 if TYPE_CHECKING:
     from jobs.tracking import Run

@@ -21,8 +21,8 @@ from jobs.browse.results import Progress, Result, progress_of, result_of
 from jobs.browse.runs import COLOURS, ago, facts_of, seconds_of, trials_of
 from jobs.specs.evaluation import USED_WITHOUT
 from jobs.text import JsonObject, bits, count, duration, json_text, plain
-from jobs.tracking import child_runs, metric_names, open_command, tag_names, tracking_uri
-from jobs.tracking.listing import (
+from jobs.tracking import child_runs, metric_names, open_command, page_of, tag_names, tracking_uri
+from jobs.tracking.runs import (
     JOB,
     TRIAL,
     RegisteredModel,
@@ -32,7 +32,6 @@ from jobs.tracking.listing import (
     named_run,
     registered_models,
 )
-from jobs.tracking.served import knows_run, run_page
 
 if TYPE_CHECKING:
     from jobs.tracking import Run
@@ -77,9 +76,6 @@ MOST_ROWS = 20
 MOST_METRICS = 30
 """Largest number of metrics that is printed."""
 
-DEFAULT_SERVER = "http://127.0.0.1:5000"
-"""Where `glowctl ui` serves a store that is a database."""
-
 
 @dataclass(frozen=True)
 class Shown:
@@ -95,7 +91,7 @@ class Shown:
         models: versions in the registry that this run trained.
         artifacts: names of its artifacts.
         tables: column names and rows of its tables of results, by name.
-        page: address of its page in the MLflow UI, if a server of the store runs.
+        page: address of its page in the MLflow UI, if the store is an MLflow server.
     """
 
     uri: str
@@ -152,15 +148,8 @@ def _gathered(uri: str, run: Run, names: Mapping[str, str]) -> Shown:
         registered_models(uri, run_id),
         artifact_names(uri, run_id),
         {name.removesuffix(".json"): table for name, table in read.items() if table is not None},
-        _page(uri, run),
+        page_of(uri, run),
     )
-
-
-def _page(uri: str, run: Run) -> str | None:
-    """Return the address of the run's page, if the store is a server or `glowctl ui` serves it."""
-    address = uri.rstrip("/") if uri.startswith("http") else DEFAULT_SERVER
-    known = uri.startswith("http") or knows_run(address, run.info.run_id)
-    return run_page(address, run.info.experiment_id, run.info.run_id) if known else None
 
 
 def _settings(shown: Shown) -> dict[str, str]:

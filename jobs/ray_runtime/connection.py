@@ -181,7 +181,7 @@ def _begin(state_api: bool, ending: contextlib.ExitStack) -> tuple[subprocess.Po
     with Path(folder, ERRORS).open("wb") as errors:
         have = this_machine()
         arguments = (folder, str(os.getpid()), str(state_api), str(have["CPU"]), str(have["GPU"]))
-        head = start("jobs.ray_runtime.embedded", *arguments, stdout=subprocess.PIPE, stderr=errors)
+        head = start("jobs.ray_runtime.embedded", *arguments, stdout=subprocess.PIPE, stderr=errors, listens=True)
     ending.callback(end, head)
     return head, folder
 

@@ -6,10 +6,15 @@ address on standard output, and waits for the end of its standard input, which t
 This finds all workers: Ray hides their command lines and environments, but each worker writes a log in FOLDER. It also
 finds two agents of the raylet, which would otherwise stay for minutes. Ray's other processes die with this one. If the
 driver was killed, the helper also removes the driver's folder for temporary files.
+
+While the driver writes a run to MLflow, this process has a line with the store and the experiment from it
+(`Record.running`). If the driver is killed, this process sets its runs to FAILED.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import shutil
 import socket
@@ -25,6 +30,9 @@ import psutil
 from jobs.ray_runtime.ray_internals import start_fewer_processes
 from jobs.system.helper_processes import shield, supervise
 from jobs.system.scratch import remove_scratch_of_parent
+from jobs.system.verbosity import unheeded
+
+log = logging.getLogger(__name__)
 
 PATIENCE_S = 15.0
 """Seconds within which the processes of Ray must have ended; then the folder is removed anyway."""
@@ -44,7 +52,27 @@ def main(folder: str, driver: int, state_api: bool, cpus: float, gpus: float) ->
         threading.Event().wait()
         return 1
 
-    return supervise(run, lambda: _end_ray(folder, driver))
+    runs = ""
+
+    def receive(line: str) -> None:
+        nonlocal runs
+        runs = line
+
+    def clean_up() -> None:
+        _end_ray(folder, driver)
+        if runs:
+            _mark_runs(*json.loads(runs))
+
+    return supervise(run, clean_up, receive)
+
+
+def _mark_runs(uri: str, experiment_id: str) -> None:
+    """Set the runs of the driver, which was killed, to FAILED. If the store fails now, the next command does it."""
+    from jobs.tracking.liveness import mark_dead
+    from jobs.tracking.store import client_of
+
+    with unheeded(log, "cannot mark the runs of a driver that was killed"):
+        mark_dead(client_of(uri), experiment_id)
 
 
 def _start_ray(folder: str, state_api: bool, cpus: float, gpus: float) -> str:

@@ -1,20 +1,15 @@
 """Helper processes, which end when their parent ends in whatever way, and clean up after themselves.
 
-`start` gives a helper a pipe as its standard input. The parent writes little or nothing to the pipe and holds it open;
-the kernel closes it when the parent dies, even by kill -9. In the helper, `supervise` waits for the end of the pipe
-while the helper works, and `last_words` waits for it if the helper has nothing else to do.
+`start` gives a helper a pipe as its standard input. The parent holds the pipe open; the kernel closes it when the
+parent dies, even by kill -9. In the helper, `supervise` waits for the end of the pipe while the helper works.
 
-A training with an embedded Ray has two such helpers:
-
-- `jobs.ray_runtime.embedded` starts Ray, and kills what is left of it when the command has ended. Ray cannot do that
-  itself: two of its agents would stay for minutes, and its folder forever. It is a separate process so that Ray starts
-  while the command imports torch and MLflow, and so that Ctrl-C, which reaches all processes of a terminal, does not
-  reach Ray before the command has recorded how it ended.
-- `jobs.tracking.watch` marks the run as FAILED if the command was killed. The first helper cannot do this, because it
-  does not run for every command: an evaluation may need no Ray, and a job on a cluster uses the cluster's Ray.
-
-`glowctl ui` has one helper: this module, run as `python -m jobs.system.helper_processes COMMAND...`. MLflow's server
-consists of two processes, and the second would outlive the first.
+- A command with an embedded Ray has the helper `jobs.ray_runtime.embedded`, which starts Ray, and kills what is left of
+  it when the command has ended. Ray cannot do that itself: two of its agents would stay for minutes, and its folder
+  forever. If the command was killed, the helper also marks its runs as FAILED. It is a separate process so that Ray
+  starts while the command imports torch and MLflow, and so that Ctrl-C, which reaches all processes of a terminal, does
+  not reach Ray before the command has recorded how it ended.
+- `glowctl ui` has the helper `python -m jobs.system.helper_processes COMMAND...`. MLflow's server consists of two
+  processes, and the second would outlive the first.
 """
 
 from __future__ import annotations
@@ -31,7 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, NoReturn
 
-__all__ = ["end", "last_words", "shield", "start", "supervise"]
+__all__ = ["end", "start", "supervise", "tell_helpers"]
 
 PROJECT = Path(__file__).parents[2]
 """The folder that contains the package `jobs`."""
@@ -42,6 +37,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE_S = 3.0
 """Seconds that a command may take to end after it was asked to, before it is killed."""
 
+_listening: list[subprocess.Popen[str]] = []
+"""The helpers of this process that take lines."""
+
 
 def start(
     module: str,
@@ -49,6 +47,7 @@ def start(
     environment: Mapping[str, str] | None = None,
     stdout: int | IO[bytes] = subprocess.DEVNULL,
     stderr: int | IO[bytes] = subprocess.DEVNULL,
+    listens: bool = False,
 ) -> subprocess.Popen[str]:
     """Start a module of this project as a helper.
 
@@ -61,9 +60,10 @@ def start(
         environment: variables to add to those of this process.
         stdout: where its standard output goes.
         stderr: where its standard error goes.
+        listens: whether the helper receives the lines of `tell_helpers`.
     """
     path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-    return subprocess.Popen(
+    helper = subprocess.Popen(
         [sys.executable, "-P", "-m", module, *arguments],  # -P: do not import modules from the working folder
         stdin=subprocess.PIPE,
         stdout=stdout,
@@ -72,27 +72,36 @@ def start(
         env={**os.environ, "PYTHONPATH": path, **(environment or {})},
         text=True,
     )
+    if listens:
+        _listening.append(helper)
+    return helper
 
 
-def end(helper: subprocess.Popen[str], word: str = "", wait: bool = True) -> None:
-    """End a helper by closing its standard input.
+def tell_helpers(line: str) -> None:
+    """Write a line to the standard input of every helper that was started with `listens`, if it still runs.
 
-    Args:
-        helper: the helper.
-        word: a text to write to its standard input before closing it.
-        wait: whether to wait until it has cleaned up.
+    A line may contain a password: other users can read the command line of a process, but not a pipe.
     """
+    for helper in _listening:
+        assert helper.stdin is not None
+        with suppress(BrokenPipeError):  # the helper was killed
+            helper.stdin.write(f"{line}\n")
+            helper.stdin.flush()
+
+
+def end(helper: subprocess.Popen[str]) -> None:
+    """End a helper by closing its standard input, and wait until it has cleaned up."""
     assert helper.stdin is not None
+    if helper in _listening:
+        _listening.remove(helper)
     with suppress(BrokenPipeError):  # the helper was killed
-        helper.stdin.write(word)
         helper.stdin.close()
-    if wait:
-        helper.wait()
+    helper.wait()
     if helper.stdout is not None:
         helper.stdout.close()
 
 
-def shield() -> None:
+def _shield() -> None:
     """Make this process, but not those that it starts, survive the signals `SIGNALS`.
 
     It installs handlers that do nothing, because processes inherit SIG_IGN but not handlers.
@@ -101,29 +110,33 @@ def shield() -> None:
         signal.signal(number, lambda *_: None)
 
 
-def last_words() -> str:
-    """Wait until the parent has ended or closed the pipe, and return what the parent wrote to the pipe."""
-    shield()
-    return sys.stdin.read()
-
-
 class _ParentGone(BaseException):
     """Interrupts the work of a helper; a BaseException, so that no handler for errors catches it."""
 
 
-def supervise(run: Callable[[], int], clean_up: Callable[[], None]) -> int:
+def supervise(
+    run: Callable[[], int], clean_up: Callable[[], None], receive: Callable[[str], None] = lambda _: None
+) -> int:
     """Call `run`, then `clean_up`; if the parent ends first, interrupt `run`, call `clean_up` and end this process.
+
+    Args:
+        run: the work of the helper; returns an exit code.
+        clean_up: what remains to be done.
+        receive: takes each line that the parent writes (`tell_helpers`), in another thread.
 
     Returns:
         The result of `run`, an exit code. The function does not return if the parent has ended.
     """
-    shield()
+    _shield()
     signal.signal(signal.SIGUSR1, _stop_running)
     main = threading.get_ident()
 
     def end_with_parent() -> None:
-        while os.read(0, 4096):  # sys.stdin would hold a lock that Python needs to end
-            pass
+        begun = b""
+        while part := os.read(0, 4096):  # sys.stdin would hold a lock that Python needs to end
+            *lines, begun = (begun + part).split(b"\n")
+            for line in lines:
+                receive(line.decode())
         signal.pthread_kill(main, signal.SIGUSR1)
         try:
             clean_up()
@@ -165,7 +178,7 @@ def _end_group(leader: subprocess.Popen[bytes]) -> None:
 
 def main(command: list[str]) -> int:
     """Run a command in a separate process group, and end the group when the parent or the command itself ends."""
-    shield()
+    _shield()
     leader = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
     return supervise(leader.wait, lambda: _end_group(leader))
 

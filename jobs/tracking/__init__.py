@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 
 from jobs.tracking.liveness import taken_for_dead
 from jobs.tracking.models import save_model
-from jobs.tracking.queries import (
+from jobs.tracking.record import Record, Status, source_tags
+from jobs.tracking.registry import (
+    Champion,
+    Promotion,
+    Version,
+    present_champion,
+    promote,
+    registered_versions,
+    set_champion,
+)
+from jobs.tracking.runs import (
     MODEL,
     child_runs,
     download_model,
@@ -27,16 +37,6 @@ from jobs.tracking.queries import (
     recorded_images,
     recorded_sizes,
     run_of_id,
-)
-from jobs.tracking.record import Record, Status, source_tags
-from jobs.tracking.registry import (
-    Champion,
-    Promotion,
-    Version,
-    present_champion,
-    promote,
-    registered_versions,
-    set_champion,
 )
 from jobs.tracking.store import (
     NoSuchRun,

@@ -10,26 +10,23 @@ import getpass
 import json
 import logging
 import math
+import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.system.environment import in_ray_job, job_metadata, ray_job_id
-from jobs.system.helper_processes import end, start
+from jobs.system.helper_processes import tell_helpers
 from jobs.system.machine_metrics import INTERVAL_S, machine_name, sampled
-from jobs.system.process_identity import this_process
 from jobs.system.retry import patient
 from jobs.system.verbosity import unheeded
 from jobs.tracking import tag_names
-from jobs.tracking.image_series import whole_steps, write_image
-from jobs.tracking.liveness import DRIVER, ERROR, beating, ending, forget_death, fresh
-from jobs.tracking.metric_steps import MetricSteps
+from jobs.tracking.liveness import beating, is_marked, signs_of_life
 from jobs.tracking.models import log_model, register
-from jobs.tracking.queries import metric_history, model_of
+from jobs.tracking.runs import metric_history, model_of
 from jobs.tracking.store import TrackingError, check_store, client_of, open_store, sentences
 
 if TYPE_CHECKING:
@@ -50,21 +47,56 @@ PATIENCE_S = 180.0
 RETRY_S = 5.0
 """Seconds between two tries."""
 
-ENDS = {ERROR, tag_names.STOPPED}
-"""Tags with the reason why a run ended early."""
+END_PATIENCE_S = 15.0
+"""Seconds for which a driver that was stopped, or that failed, repeats the write of its end."""
+
+IMAGES = "images"
+"""Folder of the images among a run's artifacts."""
 
 
-@dataclass(frozen=True)
-class End:
-    """How a run ended.
+class WrittenSteps:
+    """The steps of each metric of one run, or of each series of images, cached, so that no step is written twice.
 
-    Attributes:
-        status: the final status.
-        error: why the run failed; None if it finished or was stopped by Ctrl-C.
+    MLflow appends every value that it receives. The cache is valid because no other process writes to the run. The
+    store is asked for the steps of a metric when they are first needed, but not for a new run, which has no steps.
+    After a failed write the store is asked in any case: the write may have succeeded although its answer was lost.
+
+    Args:
+        ask: takes the name of a metric, and returns the steps at which the store has a value of the metric.
+        new: whether the run was created just now.
+
+    Example:
+        >>> steps = WrittenSteps(lambda name: [1, 2], new=False)
+        >>> steps.without(["loss"], 2), steps.without(["loss"], 3)
+        ([], ['loss'])
     """
 
-    status: Status
-    error: str | None
+    def __init__(self, ask: Callable[[str], Iterable[int]], new: bool) -> None:
+        self._ask, self._new = ask, new
+        self._known: dict[str, set[int]] = {}
+
+    def of(self, name: str) -> set[int]:
+        """Return the steps at which the run has a value of the metric `name`. Errors of `ask` are passed on."""
+        if name not in self._known:
+            self._known[name] = set() if self._new else set(self._ask(name))
+        return self._known[name]
+
+    def without(self, names: Iterable[str], step: int) -> list[str]:
+        """Return the metrics among `names` that have no value at this step. Errors of `ask` are passed on."""
+        return [name for name in names if step not in self.of(name)]
+
+    @contextmanager
+    def adding(self, names: list[str], step: int) -> Iterator[None]:
+        """Add the step to these metrics after the block, which writes it; forget what they have if the block fails."""
+        try:
+            yield
+        except BaseException:
+            self._new = False
+            for name in names:
+                self._known.pop(name, None)
+            raise
+        for name in names:
+            self.of(name).add(step)
 
 
 class Record:
@@ -98,14 +130,14 @@ class Record:
         client: MlflowClient,
         run: Run,
         patience_s: float = PATIENCE_S,
-        steps: MetricSteps | None = None,
-        image_steps: MetricSteps | None = None,
+        steps: WrittenSteps | None = None,
+        image_steps: WrittenSteps | None = None,
         new: bool = False,
     ) -> None:
         self._uri, self._client, self._run, self._patience_s = uri, client, run, patience_s
         # Without `metric_steps`, which repeats the question: a write that asks is repeated as a whole, or is impatient.
-        self._steps = steps or MetricSteps(lambda name: metric_history(uri, run.info.run_id, name), new)
-        self._image_steps = image_steps or MetricSteps(self.image_steps, new)
+        self._steps = steps or WrittenSteps(lambda name: metric_history(uri, run.info.run_id, name), new)
+        self._image_steps = image_steps or WrittenSteps(self.image_steps, new)
         self.run_id: str = run.info.run_id
         self.name: str = run.info.run_name
         self.artifact_uri: str = run.info.artifact_uri
@@ -129,9 +161,7 @@ class Record:
         # The process that creates nested runs has looked for dead runs when it created their parent.
         client, experiment_id = open_store(uri, experiment, look=tag_names.PARENT not in tags)
         with sentences(uri):
-            run = client.create_run(
-                experiment_id, run_name=name, tags={DRIVER: this_process(), **source_tags(), **tags}
-            )
+            run = client.create_run(experiment_id, run_name=name, tags={**signs_of_life(), **source_tags(), **tags})
             try:
                 client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
             except Exception:
@@ -146,7 +176,10 @@ class Record:
 
     def impatient(self) -> Record:
         """Return a record of the same run that tries each write once, for callers that repeat writes themselves."""
-        return Record(self._uri, self._client, self._run, 0.0, self._steps, self._image_steps)
+        return self._with_patience(0.0)
+
+    def _with_patience(self, patience_s: float) -> Record:
+        return Record(self._uri, self._client, self._run, patience_s, self._steps, self._image_steps)
 
     def _write_patiently(self, call: Callable[[], object]) -> None:
         """Call a function, and repeat it while the store does not answer. Raise TrackingError if it never succeeds."""
@@ -167,17 +200,16 @@ class Record:
         patient(is_absence, self._patience_s, RETRY_S)(write)
 
     def begin(self) -> None:
-        """Set the status of the run to RUNNING, for a new run or one that is resumed.
+        """Set the status of the run to RUNNING, for a new run or one that is resumed, with this process as its driver.
 
-        The tags of the run then name this process and its machine, by which other commands see whether the run is still
-        alive. Tags that say why the run ended earlier are removed.
+        Tags that say why the run ended earlier are removed.
         """
         from mlflow.entities import RunTag
 
         def write() -> None:
             # First, because a process that looks for dead runs would otherwise still see the previous driver.
-            self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in fresh().items()])
-            for name in ENDS & self._client.get_run(self.run_id).data.tags.keys():
+            self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in signs_of_life().items()])
+            for name in {tag_names.ERROR, tag_names.STOPPED} & self._client.get_run(self.run_id).data.tags.keys():
                 self._client.delete_tag(self.run_id, name)
             self._client.update_run(self.run_id, status="RUNNING")
 
@@ -203,12 +235,8 @@ class Record:
             if not missing:
                 return
             metrics = [Metric(name, float(values[name]), milliseconds, step, model_id=model_id) for name in missing]
-            try:
+            with self._steps.adding(missing, step):
                 self._client.log_batch(self.run_id, metrics=metrics)
-            except BaseException:
-                self._steps.doubt(missing)
-                raise
-            self._steps.add(missing, step)
 
         self._write_patiently(write)
 
@@ -253,21 +281,18 @@ class Record:
         """
 
         def write() -> None:
-            if not self._image_steps.without([key], step):
-                return
-            try:
-                write_image(self._client, self.run_id, image, key, step)
-            except BaseException:
-                self._image_steps.doubt([key])
-                raise
-            self._image_steps.add([key], step)
+            if self._image_steps.without([key], step):
+                with self._image_steps.adding([key], step):
+                    self._client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
 
         self._write_patiently(write)
 
     def image_steps(self, key: str) -> set[int]:
-        """Return the steps at which this run has a whole image of the series `key`."""
+        """Return the steps at which this run has an image of the series `key`, by the names that MLflow gives them."""
         with sentences(self._uri):
-            return whole_steps(self._client, self.run_id, key)
+            names = [Path(file.path).name for file in self._client.list_artifacts(self.run_id, IMAGES)]
+        named = [re.match(rf"{re.escape(key)}[%+]step[%+](\d+)[%+].*\.png$", name) for name in names]
+        return {int(found[1]) for found in named if found}
 
     def folder(self, folder: Path, leave_out: str | None = None) -> None:
         """Upload everything in `folder` as artifacts with the same paths, except the entry named `leave_out`."""
@@ -376,7 +401,8 @@ class Record:
         """Set the run RUNNING, and write how it ended when the `with` block ends, whatever ends it.
 
         The status is FINISHED if the block ends without an exception, KILLED after Ctrl-C, and FAILED after any other
-        exception. If this process dies or cannot reach the store, the watcher process writes the status instead.
+        exception. If this process is killed, `jobs.tracking.liveness.mark_dead` writes the status instead. If the store
+        does not answer at the end, the run stays RUNNING until the next command marks it.
 
         Args:
             system_metrics: whether to record this machine's system metrics.
@@ -387,62 +413,39 @@ class Record:
         """
         status: Status = "FAILED"
         cause: str | None = None
-        with _watched(self._uri, self.run_id) as unwritten:
-            try:
-                self.begin()
-                with (
-                    beating(self._client, self.run_id),
-                    self.system_metrics() if system_metrics else nullcontext(),
-                ):
-                    yield
-                status = "FINISHED"
-            except KeyboardInterrupt:
-                status = "KILLED"
-                raise
-            except Exception as error:  # the caller gets this error, even if the store fails now too
-                cause = str(error)[:5000]
-                raise
-            finally:
-                unwritten.append(End(status, cause))  # cleared when written: Ctrl-C may end the wait for the store
-                if status == "FINISHED":
-                    self.finish(status)
-                    unwritten.clear()
-                else:
-                    with unheeded(log, "leaving it to the watcher to write how the run ended", TrackingError):
-                        if cause is not None:  # first, because the watcher leaves a run alone whose status is final
-                            self.impatient().tag(ERROR, cause)
-                        self.impatient().finish(status)
-                        unwritten.clear()
+        tell_helpers(json.dumps([self._uri, self._run.info.experiment_id]))
+        try:
+            self.begin()
+            with beating(self._client, self.run_id), self.system_metrics() if system_metrics else nullcontext():
+                yield
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        except Exception as error:
+            cause = str(error)[:5000]
+            raise
+        finally:
+            if status == "FINISHED":
+                self.finish(status)
+            else:  # the caller gets its error, even if the store fails now too
+                with unheeded(log, "how the run ended could not be written", TrackingError):
+                    self._with_patience(END_PATIENCE_S)._end(status, cause)
+            tell_helpers("")
 
     def finish(self, status: Status) -> None:
         """Write the final status of the run, even if another process took the driver for dead and marked the run."""
+        self._end(status, None)
 
+    def _end(self, status: Status, cause: str | None) -> None:
         def write() -> None:
-            with ending:
-                run = self._client.get_run(self.run_id)
-                self._client.set_terminated(self.run_id, status)
-                forget_death(self._client, run)  # last: until then the tag shows that the status needs correction
+            if cause is not None:
+                self._client.set_tag(self.run_id, tag_names.ERROR, cause)
+            elif is_marked(self._client.get_run(self.run_id)):
+                self._client.delete_tag(self.run_id, tag_names.ERROR)
+            self._client.set_terminated(self.run_id, status)
 
         self._write_patiently(write)
-
-
-@contextmanager
-def _watched(uri: str, run_id: str) -> Iterator[list[End]]:
-    """During the `with` block, run a watcher process that ends the run in MLflow if this process dies.
-
-    If the caller cannot write the run's final status, it appends an `End` to the yielded list. The watcher then writes
-    it, and retries for minutes after this process has gone on. The watcher takes 20 MB while it waits. The store's URI,
-    which may hold a password, reaches it through a pipe, so that it does not appear in the list of processes.
-    """
-    watcher = start("jobs.tracking.watch")
-    assert watcher.stdin is not None
-    unwritten: list[End] = []
-    try:
-        watcher.stdin.write(json.dumps({"uri": uri, "run_id": run_id, "driver": this_process()}) + "\n")
-        watcher.stdin.flush()
-        yield unwritten
-    finally:
-        end(watcher, json.dumps(asdict(unwritten[0])) if unwritten else "done", wait=not unwritten)
 
 
 def _answers(uri: str) -> bool:

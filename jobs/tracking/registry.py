@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from jobs.tracking import metric_names, tag_names
 from jobs.tracking.models import register
 from jobs.tracking.pages import with_infinities
-from jobs.tracking.queries import find_run, model_of
+from jobs.tracking.runs import find_run, model_of
 from jobs.tracking.store import (
     NoSuchRun,
     TrackingError,

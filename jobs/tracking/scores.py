@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from jobs.tracking import tag_names
-from jobs.tracking.queries import find_tagged, read_table
 from jobs.tracking.record import Record
+from jobs.tracking.runs import find_tagged, read_table
 
 if TYPE_CHECKING:
     from glow.model import Precision

@@ -31,7 +31,7 @@ from jobs.tracking.databases import (
     prepared,
     wait_for_maker,
 )
-from jobs.tracking.dead_runs import mark_dead
+from jobs.tracking.liveness import mark_dead
 from jobs.tracking.servers import check_server
 from jobs.tracking.uris import (
     NoSuchRun,
@@ -360,7 +360,11 @@ def server_command(uri: str, port: int) -> tuple[list[str], dict[str, str]]:
     with sentences(uri):
         _make_store(uri)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    environment = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # MLflow would start eight more processes, which are not used
+    }
     location = artifact_location(uri)
     if location is not None:
         environment["MLFLOW_DEFAULT_ARTIFACT_ROOT"] = location

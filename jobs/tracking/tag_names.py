@@ -68,9 +68,6 @@ TRAIN_RUN = "glow.train_run"
 TRIAL = "glow.trial"
 """On a trial: its label among the trials of its ablation."""
 
-UI_PROBE = "glow.ui_probe"
-"""On an experiment, for a moment: a random mark, to check whether a server serves this store."""
-
 SCORE = "glow.validation_bits_per_dim"
 """On a registered version: its validation NLL in bits/dim."""
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
-from jobs.tracking.served import CLASSIC, VIEW
+from jobs.browse.ui import CLASSIC
 
 PATIENCE_MS = 60_000
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -49,8 +49,7 @@ class Ui:
         self.page.context.add_init_script(NO_ASSISTANT)
 
     def open_runs(self, experiment_id: str) -> None:
-        """The table of runs, with the columns that `glowctl ui` chooses."""
-        self.open(f"experiments/{experiment_id}/runs", f"{CLASSIC}&viewStateShareKey={VIEW}")
+        self.open(f"experiments/{experiment_id}/runs", CLASSIC)
         self.wait_for_runs()
 
     def wait_for_runs(self) -> None:
@@ -75,28 +74,6 @@ class Ui:
         cell = self.page.locator(f"[role=gridcell]:has(a[href$='/runs/{run_id}'])")
         cell.get_by_role("button").first.click()
 
-    def column(self, name: str) -> Locator:
-        return self.page.get_by_role("columnheader", name=name)
-
-    def cells(self, column: str) -> Locator:
-        """Those of a column of the table of runs, such as "metrics.`test/bits_per_dim`"."""
-        return self.page.locator(f'[role=gridcell][col-id="{column}"]')
-
     def lines(self) -> Locator:
         """Lines that are drawn in charts."""
         return self.page.locator(".js-plotly-plot .scatterlayer .trace path.js-line[d*='L']")
-
-    def points(self) -> Locator:
-        """What charts have drawn of runs: lines and bars."""
-        return self.page.locator(".js-plotly-plot .trace :is(path.js-line[d*='L'], .bars path, .points path)")
-
-    def artifact_image(self) -> Locator:
-        return self.page.locator("img[src^='blob:'], img[src*='get-artifact']")
-
-    def image_width(self) -> int:
-        """Of the artifact that is shown, in pixels of its own; waits until it is loaded."""
-        image = self.artifact_image().first
-        expect(image).to_be_visible()
-        handle = image.element_handle()
-        self.page.wait_for_function("image => image.complete", arg=handle)
-        return int(image.evaluate("image => image.naturalWidth"))

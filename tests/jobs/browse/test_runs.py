@@ -15,7 +15,7 @@ from jobs.errors import SpecError
 from jobs.specs.request import SPECS
 from jobs.specs.training import TrainSpec
 from jobs.tracking import NoSuchRun, Record, TrackingError, open_store, run_of_id
-from jobs.tracking.listing import experiment_names, named_run
+from jobs.tracking.runs import experiment_names, named_run
 from tests.jobs.command_line import glowctl, sentence_of
 
 ABLATION = {
@@ -260,7 +260,7 @@ def test_a_run_is_found_by_name_id_and_the_beginning_of_its_id(runs, uri):
 def test_a_beginning_that_two_ids_share_is_refused(uri, runs, monkeypatch):
     run = run_of_id(uri, runs["train"].run_id)
     monkeypatch.setattr(
-        "jobs.tracking.queries._newest",
+        "jobs.tracking.runs._newest",
         lambda client, experiments, which, number: [run] * 2 if "run_id" in which else [],
     )
     with pytest.raises(TrackingError, match=r"several .*abcd"):

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from jobs.tracking import find_run
-from jobs.tracking.liveness import GONE, UNTOLD
+from jobs.tracking.liveness import GONE
 from tests.jobs.command_line import Running, check_quiet, glowctl, sentence_of, wait_until
 from tests.jobs.local_cluster import local_cluster
 
@@ -127,7 +127,7 @@ def test_a_job_outlives_its_client_and_leaves_its_machines_and_its_run_fails_wit
     waited = glowctl(tmp_path, "wait", again, **cluster.client)
     assert [fact for fact in (again, "-9", f"glowctl logs {again}") if fact not in sentence_of(waited)] == []
     wait_until(lambda: run_of(cluster, run_id).info.status == "FAILED")
-    assert run_of(cluster, run_id).data.tags["glow.error"] in (GONE, UNTOLD)
+    assert run_of(cluster, run_id).data.tags["glow.error"] == GONE
 
 
 def test_a_jobs_own_error_is_the_commands_error(cluster, tmp_path):

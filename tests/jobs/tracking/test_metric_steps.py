@@ -1,17 +1,14 @@
 """Each step of a metric, and each image of a step, is in MLflow once, however often it is written."""
 
 import json
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from urllib.parse import urlparse
-from urllib.request import url2pathname
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from jobs.tracking import Record, TrackingError, find_run, open_store
-from jobs.tracking.metric_steps import MetricSteps
+from jobs.tracking.record import WrittenSteps
 
 
 def steps_of(uri: str, record: Record, name: str) -> list[tuple[int, float]]:
@@ -122,48 +119,6 @@ def test_the_images_that_a_run_has_are_listed_once(uri, record, monkeypatch):
     assert len(listed) == 1
 
 
-@pytest.mark.parametrize("written", [1, 2, 3])
-def test_an_image_whose_writer_died_is_completed_and_not_written_again(uri, record, monkeypatch, written):
-    """MLflow writes a picture, its small copy and a tag; the process dies after so many of them."""
-    image = np.full((300, 300, 3), 7, np.uint8)
-
-    def die(*_, **__):
-        raise KeyboardInterrupt
-
-    client = record._client
-    with monkeypatch.context() as patch:
-        if written < 3:
-            patch.setattr(client, "set_tag", die)
-        with pytest.raises(KeyboardInterrupt) if written < 3 else nullcontext():
-            record.image(image, "samples", 1)
-    if written == 1:
-        (copy,) = Path(url2pathname(urlparse(record.artifact_uri).path), "images").glob("*.webp")
-        copy.unlink()
-    record.image(image, "samples", 2)
-    again = Record.existing(uri, client.get_run(record.run_id))
-    again.image(image, "samples", 1)
-    names = sorted(Path(file.path).name for file in client.list_artifacts(record.run_id, "images"))
-    assert [(name.split("+")[2], name.endswith("+compressed.webp")) for name in names] == [
-        ("1", True),
-        ("1", False),
-        ("2", True),
-        ("2", False),
-    ]
-    assert {name.removesuffix(".png") + "+compressed.webp" for name in names if name.endswith(".png")} < set(names)
-    assert client.get_run(record.run_id).data.tags["mlflow.loggedImages"] == "True"
-    assert again.image_steps("samples") == {1, 2}
-
-
-def test_a_run_whose_only_image_lacks_the_tag_gets_it(uri, record, monkeypatch):
-    image = np.zeros((4, 4, 3), np.uint8)
-    record.image(image, "samples", 1)
-    client = record._client
-    client.delete_tag(record.run_id, "mlflow.loggedImages")
-    Record.existing(uri, client.get_run(record.run_id)).image(image, "samples", 1)
-    assert client.get_run(record.run_id).data.tags["mlflow.loggedImages"] == "True"
-    assert len(client.list_artifacts(record.run_id, "images")) == 2
-
-
 def test_a_table_whose_writer_died_is_listed_and_has_its_rows_once(uri, record, monkeypatch, tmp_path):
     """MLflow writes a table, and then the tag by which its UI finds the table."""
 
@@ -195,12 +150,14 @@ def test_the_store_of_a_new_run_is_asked_only_after_a_write_that_failed():
         asked.append(name)
         return [1, 2]
 
-    steps = MetricSteps(ask, new=True)
+    steps = WrittenSteps(ask, new=True)
     assert steps.without(["a", "b"], 1) == ["a", "b"]
-    steps.add(["a"], 1)
+    with steps.adding(["a"], 1):
+        pass
     assert steps.without(["a", "b"], 1) == ["b"]
     assert asked == []
-    steps.doubt(["b"])
+    with pytest.raises(ConnectionError), steps.adding(["b"], 1):
+        raise ConnectionError("reset by peer")
     assert steps.without(["a", "b"], 1) == []
     assert asked == ["b"]
     assert steps.without(["b"], 3) == ["b"]

@@ -1,19 +1,14 @@
-"""MLflow servers that need credentials, and servers whose bucket is slow."""
+"""MLflow servers that need credentials."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 import requests
 
 from jobs.tracking import TrackingError, check_store
-from jobs.tracking import served as served_module
-from jobs.tracking.databases import load_mlflow
-from jobs.tracking.served import answers, is_mlflow
 
 TOKEN = {"MLFLOW_TRACKING_TOKEN": "hidden"}
 USER = {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "hidden"}
@@ -73,37 +68,3 @@ def test_a_certificate_that_is_not_public_is_checked_as_mlflow_does(monkeypatch)
         set_all(monkeypatch, {"MLFLOW_TRACKING_INSECURE_TLS": "true", "MLFLOW_TRACKING_SERVER_CERT_PATH": "ca.pem"})
         with pytest.raises(TrackingError, match="MLFLOW_TRACKING_INSECURE_TLS"):  # MLflow takes only one of the two
             check_store(uri)
-
-
-@pytest.mark.parametrize("here", [True, False])
-def test_programs_on_this_machine_do_not_get_the_credentials(monkeypatch, here):
-    set_all(monkeypatch, TOKEN)
-    if not here:
-        monkeypatch.setattr(served_module, "LOOPBACK", ())
-    seen = []
-
-    def answer(request):
-        seen.append(request.headers["Authorization"])
-        return 200, b"{}"
-
-    with server(answer) as uri:
-        assert answers(uri)
-        assert is_mlflow(uri)
-    assert seen == [None if here else "Bearer hidden"] * 2
-
-
-def test_a_file_may_take_longer_than_other_requests(monkeypatch, tmp_path):
-    """A server answers when it has the whole file of its bucket."""
-    set_all(monkeypatch, {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"})
-    load_mlflow()
-    from mlflow.artifacts import download_artifacts
-
-    def answer(request):
-        if "?" in request.path:  # a list of files
-            return 200, b"{}"
-        time.sleep(1.5)
-        return 200, b"weights"
-
-    with server(answer) as uri:
-        place = f"{uri}/api/2.0/mlflow-artifacts/artifacts/model.bin"
-        assert Path(download_artifacts(artifact_uri=place, dst_path=str(tmp_path))).read_bytes() == b"weights"

@@ -1,13 +1,9 @@
 """Stores, runs and the writing of runs: what a Record does while a store fails or its process is killed."""
 
 import math
-import re
 import socket
-import subprocess
-import sys
 import threading
 import time
-from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import cast
 
@@ -31,9 +27,7 @@ from jobs.tracking import (
     without_password,
 )
 from jobs.tracking import record as record_module
-from jobs.tracking.listing import json_table
-from jobs.tracking.liveness import GONE, UNTOLD
-from jobs.tracking.record import End
+from jobs.tracking.runs import json_table
 from tests.jobs.command_line import wait_until
 
 
@@ -256,114 +250,34 @@ def test_an_impatient_write_asks_once_what_the_run_has(uri, monkeypatch, quick):
     assert len(asked) > 2
 
 
-def test_the_watcher_gets_a_cause_that_could_not_be_written(uri, monkeypatch):
-    left: list[End] = []
-    monkeypatch.setattr(record_module, "_watched", lambda *_: nullcontext(left))
+@pytest.mark.parametrize(
+    ("error", "status", "cause"),
+    [(ValueError("the loss diverged"), "FAILED", "the loss diverged"), (KeyboardInterrupt(), "KILLED", None)],
+)
+def test_a_run_has_the_end_of_its_block(uri, error, status, cause):
+    record = Record.start(uri, "study", "first", {}, {})
+    with pytest.raises(type(error)), record.running(system_metrics=False):
+        raise error
+    run = find_run(uri, "study", "first")
+    assert (run.info.status, run.data.tags.get("glow.error")) == (status, cause)
+
+
+@pytest.mark.parametrize("error", [ValueError("the loss diverged"), KeyboardInterrupt()])
+def test_the_error_of_a_block_is_raised_though_the_store_is_away_at_the_end(uri, monkeypatch, error):
+    """The run stays RUNNING, until the next command finds that its driver has ended."""
+    monkeypatch.setattr(record_module, "END_PATIENCE_S", 0.1)
+    monkeypatch.setattr(record_module, "RETRY_S", 0.01)
     record = Record.start(uri, "study", "first", {}, {})
 
-    def locked(*_):
-        raise TrackingError("database is locked")
+    def end_without_store(patch):
+        with record.running(system_metrics=False):
+            patch.setattr(MlflowClient, "set_terminated", refused)
+            raise error
 
-    for tag, end in ((locked, [End("FAILED", "the loss diverged")]), (Record.tag, [])):
-        left.clear()
-        monkeypatch.setattr(Record, "tag", tag)
-        with pytest.raises(ValueError, match="diverged"), record.running(system_metrics=False):
-            raise ValueError("the loss diverged")
-        assert left == end
-    run = find_run(uri, "study", "first")
-    assert (run.info.status, run.data.tags["glow.error"]) == ("FAILED", "the loss diverged")
-
-
-DRIVER = """
-import sys, time
-from jobs.tracking import Record
-parent = Record.start(sys.argv[1], "study", "parent", {}, {})
-child = Record.start(sys.argv[1], "study", "child", {"mlflow.parentRunId": parent.run_id}, {})
-done = Record.start(sys.argv[1], "study", "done", {"mlflow.parentRunId": parent.run_id}, {})
-done.finish("FINISHED")
-other = Record.start(sys.argv[1], "study", "other", {}, {})
-with parent.running():
-    print("running", flush=True)
-    time.sleep(600)
-"""
-
-
-@pytest.mark.slow
-def test_the_runs_of_a_driver_that_is_killed_are_failed(uri):
-    with subprocess.Popen([sys.executable, "-c", DRIVER, uri], stdout=subprocess.PIPE, text=True) as driver:
-        assert driver.stdout is not None
-        assert driver.stdout.readline() == "running\n"
-        assert find_run(uri, "study", "parent").info.status == "RUNNING"
-        driver.kill()
-    wait_until(lambda: find_run(uri, "study", "parent").info.status == "FAILED")
-    assert find_run(uri, "study", "parent").data.tags["glow.error"] in (GONE, UNTOLD)  # `find_run` looks for dead runs
-    status = {name: find_run(uri, "study", name).info.status for name in ("child", "done", "other")}
-    # The watcher has nothing to do with "other": `find_run` has found that its driver has died.
-    assert status == {"child": "FAILED", "done": "FINISHED", "other": "FAILED"}
-
-
-STOPPED = """
-import sys
-from jobs.tracking import Record, TrackingError
-def away(self, status):
-    raise TrackingError("away")
-record = Record.start(sys.argv[1], "study", "parent", {}, {})
-Record.finish = away
-with record.running():
-    raise KeyboardInterrupt
-"""
-
-
-def stopped(uri, script):
-    """Run the script in a process and return its stderr."""
-    done = subprocess.run([sys.executable, "-c", script, uri], capture_output=True, text=True, timeout=60, check=False)
-    return done.stderr
-
-
-@pytest.mark.slow
-def test_a_run_that_is_stopped_while_the_store_is_away_is_marked_when_it_is_back(uri):
-    assert "KeyboardInterrupt" in stopped(uri, STOPPED)
-    wait_until(lambda: find_run(uri, "study", "parent").info.status == "KILLED")
-    assert "glow.error" not in find_run(uri, "study", "parent").data.tags
-
-
-ENDING = """
-import sys
-from jobs.tracking import Record, TrackingError
-def finish(self, status):
-    raise {wrong}
-record = Record.start(sys.argv[1], "study", "parent", {{}}, {{}})
-child = Record.start(sys.argv[1], "study", "child", {{"mlflow.parentRunId": record.run_id}}, {{}})
-Record.finish = finish
-with record.running(system_metrics=False):
-    {body}
-"""
-"""A script whose store does not answer at the end, or whose wait for the store is interrupted."""
-
-
-@pytest.mark.parametrize(
-    ("body", "wrong", "told", "status", "below"),
-    [
-        ("pass", "TrackingError('away')", "TrackingError: away", "FINISHED", "KILLED"),
-        pytest.param("pass", *["KeyboardInterrupt"] * 2, "FINISHED", "KILLED", marks=pytest.mark.nightly),
-        ("raise KeyboardInterrupt", "KeyboardInterrupt", "KeyboardInterrupt", "KILLED", "KILLED"),
-        pytest.param("1 / 0", *["KeyboardInterrupt"] * 2, "FAILED", "FAILED", marks=pytest.mark.nightly),
-        ("1 / 0", "TrackingError('away')", "ZeroDivisionError", "FAILED", "FAILED"),
-    ],
-)
-@pytest.mark.slow
-def test_the_end_that_a_driver_could_not_write_is_the_watchers(uri, body, wrong, told, status, below):
-    said = stopped(uri, ENDING.format(body=body, wrong=wrong))
-    assert re.search(rf"^(jobs\.tracking\.uris\.)?{told}", said, re.MULTILINE)  # below its traceback
-    client, experiment = open_store(uri, "study", look=False)  # or this would mark them
-
-    def ends():
-        return {run.info.run_name: run.info.status for run in client.search_runs([experiment])}
-
-    wait_until(lambda: "RUNNING" not in ends().values())
-    wait_until(lambda: ends() == {"parent": status, "child": below})
-    tags = [run.data.tags for run in client.search_runs([experiment])]
-    assert not any(tag.get("glow.error", "").startswith("the process") for tag in tags)
+    with monkeypatch.context() as patch, pytest.raises(type(error)) as raised:
+        end_without_store(patch)
+    assert raised.value is error
+    assert find_run(uri, "study", "first").info.status == "RUNNING"  # this process, its driver, lives
 
 
 def test_machines_bear_their_names_on_a_cluster_alone(uri, monkeypatch):
