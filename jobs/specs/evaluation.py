@@ -222,20 +222,19 @@ class OodSpec(ScoringSpec):
     alpha: float = setting(
         0.99, "Test", "Share of in-distribution batches that the test shall accept, between 0 and 1.", 0.95
     )
-    protocol: Literal["held-out", "report"] = setting(
+    protocol: Literal["held-out", "split-test"] = setting(
         "held-out",
         "Test",
         "Images that tests use. held-out: thresholds from images held out of training, tests on whole test sets. "
-        "report: thresholds from half of the model's own test set by 50 bootstraps, tests on 5000 images per data set, "
-        "all of it twice. This is the protocol of the course report that the project grew out of.",
-        "report",
+        "split-test: bootstrapped thresholds from one half of the model's own test set, tests on the other half and as "
+        "many images of each other data set, drawn anew in each repeat.",
+        "split-test",
     )
     bootstraps: int | None = setting(
         None,
         "Test",
         "Number of random batches from which a threshold is computed, and of random choices of images from which a "
-        "p-value is computed. There are at least 10 / (1 - alpha) choices. Without it: 10000, or 50 with "
-        "--protocol report.",
+        "p-value is computed. There are at least 10 / (1 - alpha) choices. Without it: 10000.",
         1000,
     )
     center: Literal["train", "validation"] = setting(
@@ -258,7 +257,7 @@ class OodSpec(ScoringSpec):
     repeats: int | None = setting(
         None,
         "Test",
-        "Number of times that thresholds and batches are drawn anew. Without it: 1, or 2 with --protocol report.",
+        "Number of times that thresholds and batches are drawn anew. Without it: 1.",
         10,
     )
 
