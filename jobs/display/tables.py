@@ -159,7 +159,7 @@ def nll_table(rows: Iterable[Row], split: str) -> Table:
     """
     return Table(
         f"Negative log-likelihood (NLL) of {split} images under the model, in bits/dim; lower is more likely.",
-        ["data set", "mean", "95 % interval", "median", "per original pixel", "images", "not finite"],
+        ["data set", "mean bits/dim", "95 % interval", "median", "per original pixel", "images", "not finite"],
         [
             [
                 *_likelihood(str(row["dataset"]), row),
@@ -366,8 +366,8 @@ def control_sentence(control: Iterable[Row], own: str, alpha: float, detectors: 
     shown = list(dict.fromkeys(detectors))
     odd = [row for row in control if row["detector"] in shown and not row["as_expected"]]
     if not odd:
-        by = " and ".join(shown)
-        return f"Control passed: about {nominal} of batches of test images of {own} itself are called OOD by {by}."
+        called = f"batches of test images of {own} itself are called OOD about as often as intended, {nominal}"
+        return f"Control passed: {called}, by {' and '.join(shown)}."
     shares = (share(row) for row in odd)
     rates = ", ".join(
         f"{cell.text} % ({cell.below}) at M={row['batch_size']} by {row['detector']}"

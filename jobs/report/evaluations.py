@@ -288,8 +288,8 @@ def _classes(classes: pd.DataFrame, own: str, alpha: float, name: str) -> Iterat
 def benchmark_section(material: Material, reader: Reader, anchor: str) -> Section | None:
     """Return the section with one table of the AUROCs of several models; None if fewer than two pairs were tested.
 
-    A pair is a data set that a model was trained on, and another that the model was tested on. The table has one row for
-    each model of each pair, from the newest test of single images.
+    A pair is a data set that a model was trained on, and another that the model was tested on. The table has one row
+    for each model of each pair, from the newest test of single images.
     """
     tests = [
         (f"{dataset_label(study.dataset)} → {tested}", model, run, known)
@@ -324,11 +324,9 @@ def _single_images(study: Study, model: Model, reader: Reader) -> dict[str, tupl
         table = reader.table(run, "ood", "its row in the benchmark")
         rows = [] if table is None else [row for row in rows_of(table) if row["batch_size"] == 1]
         shown = detectors_of(rows)
-        own = _own(run, rows) if rows else ""
-        for tested in dict.fromkeys(str(row["dataset"]) for row in rows):
-            if tested != own and tested not in found:
-                found[tested] = (
-                    run,
-                    {row["detector"]: row for row in rows if row["dataset"] == tested and row["detector"] in shown},
-                )
+        by_set: dict[str, dict[str, Row]] = {}
+        for row in rows:
+            if row["detector"] in shown and row["dataset"] != _own(run, rows):
+                by_set.setdefault(str(row["dataset"]), {})[row["detector"]] = row
+        found = {name: (run, known) for name, known in by_set.items()} | found
     return found

@@ -4,8 +4,9 @@ import math
 from dataclasses import fields
 from typing import Any
 
-from jobs.display.evaluation_events import Ood
 from jobs.display.rows import OodRatio
+
+from jobs.display.evaluation_events import Ood
 
 
 def ratio(detector: str, dataset: str, **known: float) -> OodRatio:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from jobs.display.rows import Difference
 from rich.console import Console
 from rich.text import Text
 
@@ -23,7 +24,6 @@ from jobs.display.events import (
     TrialEnded,
     TrialEvent,
 )
-from jobs.display.rows import Difference
 from jobs.tracking import Champion
 
 ERASE = "\x1b[2K"

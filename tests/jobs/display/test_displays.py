@@ -6,6 +6,9 @@ import re
 from dataclasses import replace
 
 import pytest
+from jobs.display.rows import ClassNll, DatasetNll, Difference, NllBound, OodControl
+from jobs.display.training_lines import sizes_sentence
+from jobs.display.wire import KINDS, event_from_dict, sent_event
 from rich.console import Console
 
 from jobs.display.displays import JsonLines, LiveBar, LiveTable, PlainLines, Wire
@@ -25,9 +28,6 @@ from jobs.display.events import (
     TrialEvent,
     Unknown,
 )
-from jobs.display.rows import ClassNll, DatasetNll, Difference, NllBound, OodControl
-from jobs.display.training_lines import sizes_sentence
-from jobs.display.wire import KINDS, event_from_dict, sent_event
 from jobs.errors import SpecError
 from jobs.text import duration
 from jobs.tracking import Champion

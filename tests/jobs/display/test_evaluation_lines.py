@@ -1,7 +1,8 @@
 """The text that shows the result of an evaluation."""
 
-from jobs.display.displays import PlainLines
 from jobs.display.rows import OodRegret
+
+from jobs.display.displays import PlainLines
 from tests.jobs.display.ood_event import ood_event, ratio
 
 

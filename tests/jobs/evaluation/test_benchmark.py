@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from jobs.report.benchmark import PUBLISHED
 from scipy.io import savemat
 from sklearn import metrics
 from sklearn.datasets import load_digits
 
 from glow.ood import DETECTORS, fit_detectors
-from jobs.report.benchmark import PUBLISHED
 from jobs.tracking import find_run, read_table
 from tests.glow.test_data import random_images, write_idx
 from tests.jobs.command_line import check_quiet, glowctl

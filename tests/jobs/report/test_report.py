@@ -12,16 +12,16 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-
-from jobs.display.displays import PlainLines
-from jobs.display.events import Reported
-from jobs.report import costs, make
 from jobs.report.aurocs import INTERVALS
 from jobs.report.benchmark import PUBLISHED, canonical
 from jobs.report.blocks import Estimate, Link, Note, Report, Section, Table, Text
 from jobs.report.ood import COURSE_NOTE
 from jobs.report.render import html, markdown
 from jobs.report.training import COURSE_NLL
+
+from jobs.display.displays import PlainLines
+from jobs.display.events import Reported
+from jobs.report import costs, make
 from jobs.system.process_identity import this_process
 from jobs.tracking import NoSuchRun, Record, TrackingError, find_run, open_store, page_of
 from jobs.tracking.liveness import DRIVER
