@@ -278,12 +278,12 @@ def auroc_table(rows: Sequence[Row]) -> Table:
     """
     detectors = detectors_of(rows)
     known = {(row["detector"], row["dataset"], row["batch_size"]): row for row in rows}
-    tested = dict.fromkeys(row["dataset"] for row in rows if math.isfinite(row["auroc"]))
-    cells: list[list[Cell | str]] = [
-        ["" if index else str(name), str(m), *(auroc(known.get((detector, name, m))) for detector in detectors)]
-        for name in tested
-        for index, m in enumerate(_sizes(rows))
-    ]
+    tested = {(row["dataset"], row["batch_size"]) for row in rows if math.isfinite(row["auroc"])}
+    cells: list[list[Cell | str]] = []
+    for name in _datasets(rows):
+        for index, m in enumerate(m for m in _sizes(rows) if (name, m) in tested):
+            aurocs = [auroc(known.get((detector, name, m))) for detector in detectors]
+            cells.append(["" if index else str(name), str(m), *aurocs])
     caption = "AUROC with which each detector separates batches of a data set from batches of the model's own test set."
     return Table(caption, ["data set", "M", *detectors], cells, ["1 is perfect, 0.5 is chance.", AUROC_NOTE])
 

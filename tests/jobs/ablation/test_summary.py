@@ -260,7 +260,7 @@ def test_kinds_of_coupling_are_compared_if_scales_are_named_too(uri, tmp_path, a
         register_model(trial, any_model)
         finish_trial(trial, 2 + number / 10, 2 + number / 10)
     (row,) = summarize_ablation(uri, parent, spec).differences
-    assert (row.factor, row.seeds) == ("coupling", 2)
+    assert (row["factor"], row["seeds"]) == ("coupling", 2)
 
 
 def test_many_configurations_are_drawn_as_the_best_of_each_value_of_the_first_axis_that_varies():

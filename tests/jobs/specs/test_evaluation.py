@@ -54,7 +54,7 @@ def test_settings_of_several_jobs_that_share_a_name_share_their_flag():
         (OodSpec, {"bootstraps": 0}, ["--bootstraps", "at least 1", "0"]),
         (OodSpec, {"repeats": 0}, ["--repeats", "at least 1", "0"]),
         (OodSpec, {"ood_datasets": " ,"}, ["--ood-datasets", "' ,'"]),
-        (OodSpec, {"protocol": "paper"}, ["--protocol", "'held-out'", "'report'", "'paper'"]),
+        (OodSpec, {"protocol": "paper"}, ["--protocol", "'held-out'", "'split-test'", "'paper'"]),
         (OodSpec, {"workers": 0}, ["--workers", "at least 1", "0"]),
         (OodSpec, {"gpus_per_worker": 1.5}, ["--gpus-per-worker", "fraction below 1", "1.5"]),
         (OodSpec, {"corruptions": "fog"}, ["--corruptions", "all", "blur", "'fog'"]),
