@@ -139,13 +139,13 @@ class OodSpec(ScoringSpec):
     """Numbers M of images that are judged together, with commas between; each M is a separate test."""
     alpha: Share = setting(0.99, "Test", 0.95)
     """Share of in-distribution batches that the test shall accept, between 0 and 1."""
-    protocol: Literal["held-out", "report"] = setting("held-out", "Test", "report")
-    """Images that tests use. held-out: thresholds from images held out of training, tests on whole test sets. report:
-    thresholds from half of the model's own test set by 50 bootstraps, tests on 5000 images per data set, all of it
-    twice. This is the protocol of the course report that the project grew out of."""
+    protocol: Literal["held-out", "split-test"] = setting("held-out", "Test", "split-test")
+    """Images that tests use. held-out: thresholds from images held out of training, tests on whole test sets.
+    split-test: bootstrapped thresholds from one half of the model's own test set, tests on the other half and as many
+    images of each other data set, drawn anew in each repeat."""
     bootstraps: Positive | None = setting(None, "Test", 1000)
     """Number of random batches from which a threshold is computed, and of random choices of images from which a p-value
-    is computed. There are at least 10 / (1 - alpha) choices. Without it: 10000, or 50 with --protocol report."""
+    is computed. There are at least 10 / (1 - alpha) choices. Without it: 10000."""
     center: Literal["train", "validation"] = setting("train", "Test", "validation")
     """Images whose mean NLL estimates the entropy of the model."""
     corruptions: Several[Corruption] | None = setting(None, "Test", "noise,blur")
@@ -155,7 +155,7 @@ class OodSpec(ScoringSpec):
     """With --corruptions: number of test images that each corruption changes at each severity. It is at least the
     largest of --batch-sizes."""
     repeats: Positive | None = setting(None, "Test", 10)
-    """Number of times that thresholds and batches are drawn anew. Without it: 1, or 2 with --protocol report."""
+    """Number of times that thresholds and batches are drawn anew. Without it: 1."""
 
     @field_validator("corruptions", mode="before")
     @classmethod

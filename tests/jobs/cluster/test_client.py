@@ -18,8 +18,8 @@ from jobs.cluster import client as module
 from jobs.cluster import submission
 from jobs.cluster.client import Cluster, _Lines
 from jobs.cluster.submission import _name, exit_code, follow, has_trials, sent, submit
+from jobs.display.displays import Wire
 from jobs.display.events import Noted
-from jobs.display.wire import event_line
 from jobs.errors import JobError, SpecError
 from jobs.specs.ablation import AblateSpec, make_ablate_spec
 from jobs.specs.base import validated
@@ -280,14 +280,14 @@ class Unread:
 
 
 def test_a_closed_pipe_ends_the_following_of_a_job(monkeypatch):
-    event = event_line(Noted("one image is grey"))
+    event = Wire().text(Noted("one image is grey"))
     followed = a_cluster(monkeypatch, [f"{event}\n"] * 100, [job("RUNNING")] * 100)
     with pytest.raises(BrokenPipeError), Unread() as show:
         follow(followed, "j-1", show)
 
 
 def test_a_closed_pipe_does_not_change_the_exit_code_of_a_job_that_is_submitted(monkeypatch):
-    event = event_line(Noted("one image is grey"))
+    event = Wire().text(Noted("one image is grey"))
     cluster = a_cluster(monkeypatch, [f"{event}\n"], [job("RUNNING"), job("FAILED", 2)], [f"{event}\n"])
     monkeypatch.setattr(Cluster, "submit", lambda *_: "j-1")
     monkeypatch.setattr(submission, "Cluster", lambda address: cluster)

@@ -1,7 +1,7 @@
 """The sections about training: data, settings, and the resulting negative log-likelihoods (NLL).
 
 The trials of an ablation are compared with the functions of `jobs.ablation.summary`. Trainings that were started one
-by one are laid out as if they were the trials of an ablation over the settings in which they differ.
+by one are compared as if they were the trials of an ablation over the settings in which they differ.
 """
 
 from __future__ import annotations
@@ -27,15 +27,10 @@ from jobs.ablation.summary import (
     state_of,
     tables_of,
 )
-from jobs.display.ablation_lines import configuration_rows, difference_rows
-from jobs.display.rows import Difference, rows_as
+from jobs.display.tables import Table, configuration_table, difference_table
 from jobs.errors import SpecError
-from jobs.report.blocks import Block, Bullets, Note, Pictures, Section, Table, Text
-from jobs.report.comparable import comparable, images_in_words
-from jobs.report.gather import Study
-from jobs.report.pictures import drawn
-from jobs.report.reader import Reader
-from jobs.report.run_facts import bits_of, spec_of
+from jobs.report.document import Block, Bullets, Note, Pictures, Section, Text, svg_picture
+from jobs.report.gather import Reader, Study, bits_of, comparable, dataset_of, spec_of
 from jobs.specs.ablation import AXES, AblateSpec
 from jobs.specs.base import theme_of, validated
 from jobs.specs.training import TrainSpec
@@ -45,14 +40,7 @@ from jobs.tracking import metric_history, metric_names, recorded_images, recorde
 if TYPE_CHECKING:
     from jobs.tracking import Run
 
-__all__ = ["COURSE_NLL", "data_section", "nll_section", "settings_in_words"]
-
-COURSE_NLL = (
-    "For comparison: the course report that this project grew out of found about 1.13 (1x1), 1.25 (reverse) and 1.35 "
-    "(shuffle) bits/dim on the test set of MNIST at 32x32 pixels, after 70 epochs of a model with K = 32, L = 3 and "
-    "width 512, with one run of each."
-)
-"""Results of the course report, shown with models of MNIST."""
+__all__ = ["data_section", "nll_section", "settings_in_words"]
 
 WORDS = {
     "depth": "depth K =",
@@ -122,7 +110,7 @@ def _settings(trained: Sequence[Run], reader: Reader) -> Iterator[Block]:
     themes: dict[str, list[str]] = {}
     for name in TrainSpec.model_fields:
         theme = theme_of(TrainSpec, name)
-        of_all = [spec.get(name, TrainSpec.model_fields[name].default) for spec in specs]  # older records lack some
+        of_all = [spec.get(name) for spec in specs]
         values = [] if all(map(_unset, of_all)) else list(dict.fromkeys(map(_shown, of_all)))
         if values and theme != "Record" and name not in UNSAID:
             shown = f"{', '.join(values[:6])}{', ...' if len(values) > 6 else ''}"
@@ -199,8 +187,6 @@ def nll_section(study: Study, reader: Reader, anchor: str) -> tuple[Section | No
         made = _of_trainings(study, reader, f"{label}-trainings")
         blocks += made[0]
         said += made[1]
-    if blocks and label == "mnist" and 8 in map(bits_of, [*study.ablations, *study.trainings]):
-        blocks.append(Text(COURSE_NLL))
     return (Section("Negative log-likelihood (NLL)", anchor, [*blocks, *reader.notes()]) if blocks else None), said
 
 
@@ -239,11 +225,38 @@ def _of_trainings(study: Study, reader: Reader, name: str) -> Made:
         return _of_comparable([run for group in groups for run in group], study, reader, name)
     blocks: list[Block] = [Text(f"The trainings form {count(len(groups), 'group')}. {SEPARATE}")]
     said: list[str] = []
-    for index, (group, words) in enumerate(zip(groups, images_in_words(groups), strict=True), start=1):
+    for index, (group, words) in enumerate(zip(groups, _images_in_words(groups), strict=True), start=1):
         made = _of_comparable(group, study, reader, f"{name}-{index}")
         blocks += [Text(f"Images with {words}:"), *made[0]]
         said += [f"Images with {words}: {sentence}" for sentence in made[1]]
     return blocks, said
+
+
+def _images_in_words(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """Return for each group of `comparable` what its images are, as far as it tells the groups apart.
+
+    These are the settings in which the groups differ, such as "5 bits per value, all classes but 7, 8". If there are
+    groups with the same words, all have the fingerprint of the test images in addition.
+    """
+    facts = [[" or ".join(dict.fromkeys(fact)) for fact in zip(*map(_facts, group), strict=True)] for group in groups]
+    telling = [index for index, values in enumerate(zip(*facts, strict=True)) if len(set(values)) > 1]
+    words = [", ".join(of_group[index] for index in telling) for of_group in facts]
+    if len(set(words)) == len(words):
+        return words
+    digests = [recorded_images(group[0]).get(f"{dataset_of(group[0])} test") for group in groups]
+    prints = [f"the fingerprint {digest}" if digest else "no fingerprint" for digest in digests]
+    return [f"{said}, {fingerprint}".removeprefix(", ") for said, fingerprint in zip(words, prints, strict=True)]
+
+
+def _facts(run: Run) -> list[str]:
+    spec = spec_of(run)
+    _, _, *size = recorded_sizes(run).get(f"{dataset_of(run)} test", (0, 0, *[spec.get("image_size")] * 2))
+    return [
+        f"{count(bits_of(run), 'bit')} per value",
+        f"{'x'.join(map(str, size))} pixels" if all(size) else "the default size",
+        f"all classes but {plain(spec['leave_out'])}" if spec.get("leave_out") else "all classes",
+        f"a background of {spec.get('background')}",
+    ]
 
 
 def _of_comparable(readable: Sequence[Run], study: Study, reader: Reader, name: str) -> Made:
@@ -271,11 +284,10 @@ def _trial_table(runs: Sequence[Run]) -> tuple[pd.DataFrame, list[str]]:
     Of trainings with the same settings and seed, only the newest finished one is in the table, or the newest one if
     none has finished.
     """
-    defaults = {name: field.default for name, field in TrainSpec.model_fields.items()}
-    specs = [{**defaults, **spec_of(run)} for run in runs]  # older records have fewer settings
-    told = [name for name in TrainSpec.model_fields if theme_of(TrainSpec, name) in ("Data", "Model", "Optimisation")]
-    told = [name for name in (*told, *NUMBER_FORMATS) if name not in (*UNSAID, "seed", "permutation")]
-    factors = ["permutation", *(name for name in told if len({str(spec.get(name)) for spec in specs}) > 1)]
+    specs = [spec_of(run) for run in runs]
+    names = [name for name in TrainSpec.model_fields if theme_of(TrainSpec, name) in ("Data", "Model", "Optimisation")]
+    names = [name for name in (*names, *NUMBER_FORMATS) if name not in (*UNSAID, "seed", "permutation")]
+    factors = ["permutation", *(name for name in names if len({str(spec.get(name)) for spec in specs}) > 1)]
     rows = []
     for run, spec in zip(runs, specs, strict=True):
         state, reason = state_of(run)
@@ -310,7 +322,7 @@ def _of_one(run: Run, study: Study, reader: Reader, name: str) -> Made:
     last = history.iloc[-1]
     alt = f"Line chart of bits/dim against epoch; at epoch {last['epoch']:.0f}, training {bits(last.iloc[1])} and "
     alt += f"validation {bits(last.iloc[2])}."
-    picture = drawn(figure, name, alt, "NLL of the training and validation images by epoch.")
+    picture = svg_picture(figure, name, alt, "NLL of the training and validation images by epoch.")
     said = [] if math.isnan(test) else [f"The only training has a test NLL of {bits(test)} bits/dim."]
     return [Text("There is only one training, so there is nothing to compare."), Pictures([picture])], said
 
@@ -329,24 +341,14 @@ def _compared(tables: Tables, factors: Sequence[str], dataset: str, seeds: int, 
     blocks: list[Block] = [Bullets([*said, *lost])] if said or lost else []
     figures = comparison_figures(tables, factors, dataset, seeds, searched)
     pictures = [
-        drawn(figure, f"{name}-{kind.replace('_', '-')}", _alt(kind, tables), CAPTIONS[kind])
+        svg_picture(figure, f"{name}-{kind.replace('_', '-')}", _alt(kind, tables), CAPTIONS[kind])
         for kind, figure in _drawable(figures)
     ]
     blocks += [Pictures(pictures)] if pictures else []
     if len(tables.configurations):
-        caption = (
-            "Test NLL of each configuration in bits/dim: the mean over its seeds, with a 95 % t interval, and the "
-        )
-        caption += "best seed. The other figures are means over the seeds."
-        head, *rows = configuration_rows(rows_of(tables.configurations), factors)
-        blocks.append(Table(caption, head, rows))
+        blocks.append(configuration_table(rows_of(tables.configurations), factors))
     if len(tables.differences):
-        caption = (
-            "Paired differences in test NLL (a minus b) in bits/dim. The p-values are adjusted by Holm's method for "
-        )
-        caption += "the number of comparisons."
-        head, *rows = difference_rows(rows_as(Difference, tables.differences))
-        blocks.append(Table(caption, head, rows))
+        blocks.append(difference_table(rows_of(tables.differences)))
     return blocks, said
 
 
@@ -365,6 +367,6 @@ def _alt(kind: str, tables: Tables) -> str:
         return f"Line chart of bits/dim against epoch, with one line per configuration: {names}."
     if kind == "differences":
         known = tables.differences.dropna(subset=["difference"])
-        pairs = "; ".join(f"{row.a} minus {row.b}: {row.difference:+.3f}" for row in rows_as(Difference, known))
+        pairs = "; ".join(f"{row['a']} minus {row['b']}: {row['difference']:+.3f}" for row in rows_of(known))
         return f"Intervals of paired differences in bits/dim. {pairs}."
     return CAPTIONS[kind]
