@@ -3,16 +3,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Other versions of torch than the newest that pip finds, such as TORCH='torch==2.6.* torchvision==0.21.*'.
-TORCH ?=
-PIP := $(BIN)/python -m pip install --quiet --constraint requirements.lock
-
+# The versions that pip may take: those of the lock, or with LOCK= the newest that pyproject.toml allows.
+LOCK ?= --constraint requirements.lock
+PIP := $(BIN)/python -m pip install --quiet $(LOCK)
+# OLDEST=1 installs the oldest versions that pyproject.toml allows, without the tools of `make lint`.
+OLDEST ?=
 # Files of tests run side by side in this many processes, those that start Ray first. Each takes up to 4 GB of memory.
 PYTEST_WORKERS ?= 2
 SIDE_BY_SIDE := -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 FAILED := --last-failed --last-failed-no-failures none
 
-.PHONY: demo test test-fast test-all test-most test-alone test-nightly test-browser test-install test-cluster bench screenshots lint lock clean
+.PHONY: demo test test-fast test-some test-all test-most test-alone test-nightly test-browser test-install test-cluster bench screenshots lint lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/glowctl demo
@@ -22,10 +23,19 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) \
 		-m 'not slow and not nightly and not timing and not root and not browser and not install' $(PYTEST_ARGS)
 
-# The quick half of it, without Ray: what .ci/run runs on every other Python, beside the demo.
+# The quick half of it, without Ray: what .ci/run runs with the newest versions, beside the demo.
 test-fast: $(VENV)/installed
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) \
 		-m 'not ray and not slow and not nightly and not timing and not root and not browser and not install' $(PYTEST_ARGS)
+
+# What shows that the versions of this environment work together: trainings, an ablation, kills and resumes.
+test-some: $(VENV)/installed
+	$(BIN)/python -m pytest $(SOME) $(PYTEST_ARGS)
+
+SOME := tests/jobs/training/test_train.py::test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit \
+	tests/jobs/training/test_train.py::test_events_are_json_lines_from_start_to_end \
+	tests/jobs/ablation/test_ablate.py::test_a_killed_ablation_continues_each_trial_from_its_checkpoint \
+	tests/jobs/ray_runtime
 
 # Every test but the nightly ones. A test whose program, right or data this machine lacks is skipped and says why.
 # What asserts wall time or looks at the demo comes last, with nothing beside it. What fails is run once more, alone, and
@@ -57,13 +67,12 @@ test-browser: $(VENV)/installed
 test-install: $(VENV)/installed
 	$(BIN)/python -m pytest -m install $(PYTEST_ARGS)
 
-# How fast it is, against normflows, which this installs: 50 to 90 minutes, in which nothing else should run. The figures
-# go into docs/performance.json and docs/performance.md. All rows but time_to_nll take ten minutes together:
-# BENCH_ARGS='--only training,scoring' takes some rows, and BENCH_ARGS='--quick' measures less and writes neither file.
+# How fast it is, against normflows, which this installs: ten minutes, in which nothing else should run.
+# `make bench BENCH='speed memory'` takes some scripts.
+BENCH ?= speed growth memory workers precision ood start_up
 bench: $(VENV)/installed
 	$(PIP) --editable '.[bench]'
-	$(BIN)/python -m benchmarks $(BENCH_ARGS)
-	$(BIN)/python -m benchmarks.document
+	for script in $(BENCH); do echo; $(BIN)/python -m benchmarks.$$script || exit 1; done
 
 # The pictures of the MLflow UI in the README.
 screenshots: $(VENV)/installed
@@ -79,7 +88,13 @@ lint: $(VENV)/installed
 $(VENV)/installed: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "glowctl needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[dev]' $(TORCH)
+ifeq ($(OLDEST),)
+	$(PIP) --editable '.[dev]'
+else
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --no-config --python $(BIN)/python --resolution lowest-direct --editable . \
+	  'sqlalchemy>=2.0,<2.1' 'pytest>=8.3' 'pytest-timeout>=2.3' 'pytest-xdist>=3.6'
+endif
 	touch $@
 
 # The newest versions that pyproject.toml lets in, for all Pythons at once: run the tests with them before they are kept.

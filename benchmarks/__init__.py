@@ -1,7 +1,6 @@
-"""The benchmarks behind the speed figures in the docs: `make bench`, or `python -m benchmarks`.
+"""Scripts that measure the figures in the docs. Each prints its figures; `--quick` takes fewer repetitions.
 
-`rows` lists the rows of the benchmark. Each row has a file, which describes what it measures and has its bars, the
-figures that it must reach. `table` shows the results, and `document` writes them into docs/performance.md. The
-following scripts measure single figures of other docs: `cached_ood.py`, `equal_time.py`, `few_held_out.py`,
-`network_bytes.py`, `packed.py`, `trial_start.py`.
+`make bench` runs those behind docs/performance.md: `speed`, `growth`, `memory`, `workers`, `precision`, `ood` and
+`start_up`. The others are for single figures: `equal_time` (docs/models.md), `few_held_out` (docs/evaluation.md),
+`network_bytes` (docs/cluster.md) and `packed` (docs/data.md).
 """

@@ -16,8 +16,6 @@ import numpy as np
 
 from glow.ood import MeanTest
 
-__all__ = ["main"]
-
 DRAWS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {
     "normal": lambda rng, size: rng.normal(size=size),
     "lognormal": lambda rng, size: rng.lognormal(size=size),

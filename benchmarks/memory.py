@@ -1,142 +1,105 @@
-"""The memory of activations in training as the depth grows: reversible steps, stored activations, and normflows.
+"""Memory of activations and of the allocator: `python -m benchmarks.memory [--quick]`.
 
-It is the peak of a process that trains on `BATCH` images minus the peak of one that trains on 2, since weights, their
-gradients and the libraries are in both. `python -m benchmarks.memory CONTESTANT DEPTH BATCH PRECISION` runs one of
-these processes. There the C library returns freed memory at once, so that the peak contains only memory in use.
+The activations' memory is the peak of a process that trains on 64 images minus that of one that trains on 2, since
+weights, gradients and libraries are in both. There the C library returns freed memory at once, so that the peak has
+only memory in use. The gain from keeping freed memory is measured in one process with and one without it.
 """
 
 from __future__ import annotations
 
+import argparse
 import ctypes
-import json
 import re
+import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
 
-from benchmarks.children import in_own_process
-from benchmarks.contestants import images_and_noise, trained_by
-from benchmarks.machine import setting
-from benchmarks.peer import normflows_glow, real_valued
-from benchmarks.row import Figure, Row, Setting, at_most
-from benchmarks.speed import SMALL
-from benchmarks.timing import round_robin
+from benchmarks.common import SMALL, Job, glow_work, images_and_noise, medians, parse, precisions, threads
+from benchmarks.speed import normflows_work
 from glow import Glow, GlowConfig
-from glow.model import Precision
-
-__all__ = ["ROW", "gradient_difference"]
-
-BATCH = 64
-DEPTHS = (8, 64)
-GRADIENT_CONFIG = GlowConfig(depth=8, width=32)
+from glow.memory import keep_freed_memory
 
 
-def compare(how: Setting) -> tuple[list[Figure], str]:
-    """Measure the growth of memory, the time of reversible steps, and the difference of their gradients."""
-    low, high = DEPTHS
-    activations = {
-        (contestant, depth): activation_bytes(contestant, depth, how)
-        for contestant in ("reversible", "stored", "normflows")
-        for depth in DEPTHS
-    }
-    figures = [
-        Figure(
-            f"{contestant}: growth from K={low} to K={high}",
-            100 * (activations[contestant, high] / activations[contestant, low] - 1),
-            "%",
-        )
-        for contestant in ("reversible", "stored", "normflows")
-    ]
-    figures.append(Figure("reversible: time of a training step, stored = 1", slowdown(how), "x"))
-    for dtype, name in ((torch.float64, "float64"), (torch.float32, "float32")):
-        figures.append(Figure(f"reversible: difference of gradients in {name}", gradient_difference(dtype)))
-    figures += [Figure(f"{c}: activations at K={depth}", size / 1e6, "MB") for (c, depth), size in activations.items()]
-    return figures, (
-        f"Width {SMALL.width}, batch {BATCH}, glow in {how.fastest} and normflows in float32. The difference of "
-        "gradients is the largest of any parameter tensor, as a share of the largest number in that tensor's gradient."
-    )
+def in_own_process(*arguments: object) -> float:
+    """Run this script with arguments in another process, and return the number that it prints."""
+    command = [sys.executable, "-m", "benchmarks.memory", "--of", *map(str, arguments)]
+    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1])
 
 
-def activation_bytes(contestant: str, depth: int, how: Setting) -> float:
-    """Return the bytes of the activations, from two processes."""
-    few, many = (in_own_process(__spec__.name, contestant, depth, batch, how.fastest) for batch in (2, BATCH))
-    return many - few
+def work(program: str, job: Job) -> Callable[[], object]:
+    """Return the work of "normflows", or of Glow with "stored" activations or "reversible" steps."""
+    if program == "normflows":
+        return normflows_work(job)
+    return glow_work(job, precisions()[-1], program)  # type: ignore[arg-type]
 
 
-def peak_bytes(contestant: str, depth: int, batch: int, precision: Precision) -> int:
-    """Return the peak of this process's memory in bytes after two gradients."""
+def peak_megabytes(program: str, depth: str, batch: str) -> float:
+    """Return the peak of this process's memory after two training steps."""
     ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: returns freed memory at once
-    torch.set_num_threads(setting().threads)
-    config = replace(SMALL, depth=depth)
-    images, noise = images_and_noise(config, batch)
-    if contestant == "normflows":
-        peer, x_BCHW = normflows_glow(config), real_valued(images, noise)
-        for _ in range(2):
-            peer.zero_grad()
-            peer.forward_kld(x_BCHW).backward()
-    else:
-        model = Glow(config).set_precision(precision).set_memory(contestant)  # type: ignore[arg-type]
-        model.initialize(images, noise)
-        for _ in range(2):
-            model.zero_grad()
-            model.bits_per_dim(images, noise_BCHW=noise).mean().backward()
+    step = work(program, Job("training", replace(SMALL, depth=int(depth)), int(batch)))
+    step()
+    step()
     # getrusage would include the peak of the process from which this one was forked.
     (kilobytes,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    return int(kilobytes) * 1024
+    return int(kilobytes) / 1000
 
 
-def _mean_nll(model: Glow, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    return model.bits_per_dim(images, noise_BCHW=noise).mean()
+def images_per_second(program: str, kind: str, memory: str) -> float:
+    """Return the speed of "scoring" or "sampling" in this process, with freed memory "kept" or "returned"."""
+    if memory == "kept":
+        keep_freed_memory()
+    job = Job(kind, batch=128 if kind == "scoring" else 256)  # type: ignore[arg-type]
+    return job.batch / medians({"": work(program, job)}, 5)[""]
 
 
-def slowdown(how: Setting) -> float:
-    """Return the time of a training step with reversible steps, divided by that with stored activations."""
-    images, noise = images_and_noise(SMALL, BATCH)
-    steps = {}
-    for memory in ("stored", "reversible"):
-        model = Glow(SMALL).set_precision(how.fastest).set_memory(memory)
-        model.initialize(images, noise)
-        steps[memory] = trained_by(partial(_mean_nll, model, images, noise), model.parameters())
-    taken = round_robin(steps, how.times(9))
-    return taken["reversible"] / taken["stored"]
-
-
-def gradient_difference(dtype: torch.dtype, config: GlowConfig = GRADIENT_CONFIG) -> float:
-    """Return the largest difference of the gradients with reversible steps and with stored activations.
+def gradient_difference(dtype: torch.dtype) -> float:
+    """Return the largest difference of gradients with reversible steps and with stored activations.
 
     It is relative to the largest number of a tensor's gradient. The weights are moved away from those at the start,
     with which most of the model is the identity.
     """
-    model = Glow(config).to(dtype)
+    model = Glow(GlowConfig(depth=8, width=32)).to(dtype)
     generator = torch.Generator().manual_seed(0)
+    images, noise = images_and_noise(model.config, 4)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, dtype=dtype, generator=generator))
-    images, noise = images_and_noise(config, 4)
-    stored, reversible = (_gradients(model.set_memory(memory), images, noise) for memory in ("stored", "reversible"))
-    pairs = zip(stored, reversible, strict=True)
-    return max(float((before - after).abs().max() / before.abs().max()) for before, after in pairs)
+    gradients = []
+    for memory in ("stored", "reversible"):
+        bits = model.set_memory(memory).bits_per_dim(images, noise_BCHW=noise.to(dtype)).sum()
+        gradients.append(torch.autograd.grad(bits, list(model.parameters())))
+    return max(float((ours - theirs).abs().max() / theirs.abs().max()) for theirs, ours in zip(*gradients, strict=True))
 
 
-def _gradients(model: Glow, images: torch.Tensor, noise: torch.Tensor) -> list[torch.Tensor]:
-    bits = model.bits_per_dim(images, noise_BCHW=noise.to(model.dtype)).sum()
-    return list(torch.autograd.grad(bits, list(model.parameters())))
+def main() -> None:
+    """Print the figures, or only one of them if this is the process that measures it."""
+    if "--of" in sys.argv:
+        torch.set_num_threads(threads())
+        *_, first, second, third = sys.argv
+        print((peak_megabytes if second.isdigit() else images_per_second)(first, second, third))
+        return
+    asked = parse(argparse.ArgumentParser(description=__doc__))
+    depths, peers = ((1, 2), ()) if asked.quick else ((8, 64), ("normflows",))
+    for program in ("stored", "reversible", *peers):
+        sizes = [in_own_process(program, depth, 64) - in_own_process(program, depth, 2) for depth in depths]
+        shown = ", ".join(f"{size:,.1f} MB at K={depth}" for depth, size in zip(depths, sizes, strict=True))
+        print(f"activations, {program}: {shown}, {sizes[1] / sizes[0] - 1:+.1%}", flush=True)
+    steps = {memory: work(memory, Job("training", batch=64)) for memory in ("stored", "reversible")}
+    taken = medians(steps, 1 if asked.quick else 9)
+    print(f"time of a reversible step, stored = 1: {taken['reversible'] / taken['stored']:.2f}")
+    for dtype in (torch.float64, torch.float32):
+        print(f"difference of gradients in {dtype}: {gradient_difference(dtype):.1e}")
+    for program in ("stored", *peers):
+        for kind in ("scoring", "sampling"):
+            kept, returned = (in_own_process(program, kind, memory) for memory in ("kept", "returned"))
+            print(
+                f"{kind}, {program}: {kept:,.0f} images/s with freed memory kept, {returned:,.0f} without", flush=True
+            )
 
-
-ROW = Row(
-    "memory",
-    "activation memory with reversible steps",
-    compare,
-    (
-        at_most(f"reversible: growth from K={DEPTHS[0]} to K={DEPTHS[1]}", 5, "%"),
-        at_most("reversible: time of a training step, stored = 1", 1.6, "x"),
-        at_most("reversible: difference of gradients in float64", 1e-9, ""),
-    ),
-)
 
 if __name__ == "__main__":
-    _, who, depth, batch, fastest = sys.argv
-    print(json.dumps(peak_bytes(who, int(depth), int(batch), fastest)))  # type: ignore[arg-type]
+    main()

@@ -335,7 +335,8 @@ class Glow(nn.Module):
             temperature: T, at least 0; 1 samples from the model's distribution.
             generator: draws eps and random labels on its own device, so that a CPU generator draws the same numbers for
                 a model on any device. None for torch's global generator of the model's device.
-            labels: int64 (n,), classes for a class-conditional model; random if None.
+            labels: int64 (n,), classes for a class-conditional model. If None, they are drawn from all classes;
+                draw them from `trained_classes` for a model that was trained without some.
 
         Returns:
             uint8 (n, C, H, W), the result of `sample_real` in grey levels. The lowest 8 - `GlowConfig.bits` bits of

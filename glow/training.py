@@ -242,8 +242,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.step = state["epoch"], state["step"]
         self._skips[0] = state["skipped_steps"]
-        # Checkpoints of older versions have no sums, and all end an epoch.
-        self._so_far = state.get("so_far", self._no_figures()).to(self.device)
+        self._so_far = state["so_far"].to(self.device)
         self._leave_to_first()
 
     def pool(self) -> None:

@@ -7,26 +7,23 @@ imported as late as possible, and Ray starts while they are imported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.display.displays import forgiving
 from jobs.ray_runtime.connection import connected, machines_known, set_environment
 from jobs.ray_runtime.resources import resources_for
-from jobs.specs.ablation import AblateSpec, make_ablate_spec
+from jobs.specs.ablation import make_ablate_spec
 from jobs.specs.base import validated
-from jobs.specs.evaluation import EvaluationSpec, InterpolateSpec, OodSpec
-from jobs.specs.packing import PackSpec
+from jobs.specs.evaluation import InterpolateSpec, OodSpec
 from jobs.specs.request import Request
-from jobs.specs.training import TrainSpec, worker_range
+from jobs.specs.training import worker_range
 from jobs.system.signals import signals_as_interrupt
 from jobs.tracking import check_existing, check_store, client_of, tracking_uri
 
 if TYPE_CHECKING:
-    from jobs.ablation.prepare import Ablation
     from jobs.display.displays import Display
     from jobs.display.events import Show
-    from jobs.training.prepare import Work
 
 __all__ = ["perform", "repair"]
 
@@ -41,39 +38,6 @@ class EvaluationJob(Protocol):
         """Compute the evaluation and record it."""
 
 
-def _nll() -> EvaluationJob:
-    from jobs.evaluation import nll
-
-    return nll
-
-
-def _sample() -> EvaluationJob:
-    from jobs.evaluation import sample
-
-    return sample
-
-
-def _interpolate() -> EvaluationJob:
-    from jobs.evaluation import interpolate
-
-    return interpolate
-
-
-def _ood() -> EvaluationJob:
-    from jobs.evaluation import ood
-
-    return ood
-
-
-EVALUATION_JOBS: dict[str, Callable[[], EvaluationJob]] = {
-    "nll": _nll,
-    "sample": _sample,
-    "interpolate": _interpolate,
-    "ood": _ood,
-}
-"""Names of the commands of evaluations -> functions that import and return their modules."""
-
-
 def perform(request: Request, display: Display) -> None:
     """Carry out a request.
 
@@ -84,62 +48,30 @@ def perform(request: Request, display: Display) -> None:
     Raises:
         UserError: if it fails for a reason that the user can put right.
     """
-    specs: Mapping[str, Any] = request.specs
-    run, changes = request.run or "", request.changes
-    match request.do:
-        case "train":
-            train(specs["train"], display)
-        case "resume_training":
-            resume_training(run, changes, display)
-        case "ablate":
-            ablate(specs["ablate"], display)
-        case "plan":
-            dry_run(specs["ablate"], display)
-        case "resume_ablation":
-            resume_ablation(run, changes, display)
-        case "summarize":
-            summarize(run, changes, display)
-        case "evaluate":
-            evaluate(specs, display)
-        case "demo":
-            demo(changes, display)
-        case "pack":
-            pack(specs["pack"], display)
+    jobs = {
+        "train": train,
+        "resume_training": train,
+        "ablate": ablate,
+        "resume_ablation": ablate,
+        "plan": dry_run,
+        "summarize": summarize,
+        "evaluate": evaluate,
+        "demo": demo,
+        "pack": pack,
+    }
+    jobs[request.do](request, display)
 
 
-def train(spec: TrainSpec, display: Display) -> None:
-    """Train a model from the beginning."""
-    check_store(tracking_uri(spec.tracking_uri))  # first, because Ray and the imports take seconds
-
-    def prepared() -> Work:
-        from jobs.training.prepare import prepare
-
-        return prepare(spec)
-
-    _train(prepared, display)
-
-
-def resume_training(run: str, changes: Mapping[str, Any], display: Display) -> None:
-    """Continue a training that stopped.
-
-    Args:
-        run: name or id of its run, or the folder of its checkpoints.
-        changes: settings that differ from the run's own.
-        display: shows the events.
-    """
-
-    def prepared() -> Work:
-        from jobs.training.prepare import prepare_resume
-
-        return prepare_resume(run, changes)
-
-    _train(prepared, display)
-
-
-def _train(prepared: Callable[[], Work], display: Display) -> None:
+def train(request: Request, display: Display) -> None:
+    """Train a model from the beginning, or continue the training `request.run`."""
+    if request.run is None:
+        check_store(tracking_uri(request.setting("tracking_uri")))  # first, because Ray and the imports take seconds
     set_environment()
     with display as show, connected() as ready:  # Ray starts while the imports are loaded
-        work = prepared()
+        from jobs.training.prepare import prepare, prepare_resume
+
+        run, changes = request.run, request.changes
+        work = prepare(request.specs["train"]) if run is None else prepare_resume(run, changes)
         resources = resources_for(work.spec, worker_range(work.spec.workers))
         from jobs.training import run as job
 
@@ -149,48 +81,34 @@ def _train(prepared: Callable[[], Work], display: Display) -> None:
         job.run(work, resources, controller, show)
 
 
-def dry_run(spec: AblateSpec, display: Display) -> None:
+def dry_run(request: Request, display: Display) -> None:
     """Show how many trials an ablation would have, and what each would use, without reading the data.
 
     This function starts no Ray. In a job of a Ray cluster it connects to that cluster.
     """
-    check_store(tracking_uri(spec.train.tracking_uri))
+    check_store(tracking_uri(request.setting("tracking_uri")))
     set_environment()
     from jobs.ablation.plan import plan
 
     with display as show, machines_known():
-        show(plan(spec))
+        show(plan(request.specs["ablate"]))
 
 
-def ablate(spec: AblateSpec, display: Display) -> str:
-    """Train all variants of an ablation and compare them; return the run id of the best trial."""
-    check_store(tracking_uri(spec.train.tracking_uri))
+def ablate(request: Request, display: Display) -> str:
+    """Train all variants of an ablation and compare them, or continue the ablation `request.run`.
 
-    def prepared() -> Ablation:
-        from jobs.ablation.prepare import prepare
-
-        return prepare(spec)
-
-    return _ablate(prepared, display)
-
-
-def resume_ablation(run: str, changes: Mapping[str, Any], display: Display) -> str:
-    """Continue an ablation that stopped; return the run id of the best trial."""
-
-    def prepared() -> Ablation:
-        from jobs.ablation.prepare import prepare_resume
-
-        return prepare_resume(run, changes)
-
-    return _ablate(prepared, display)
-
-
-def _ablate(prepared: Callable[[], Ablation], display: Display) -> str:
+    Returns:
+        The run id of the best trial.
+    """
+    if request.run is None:
+        check_store(tracking_uri(request.setting("tracking_uri")))
     set_environment()
     with display as show, connected(state_api=True) as ready:  # Ray starts while the imports are loaded
-        ablation = prepared()
         from jobs.ablation.plan import plan
+        from jobs.ablation.prepare import prepare, prepare_resume
 
+        run, changes = request.run, request.changes
+        ablation = prepare(request.specs["ablate"]) if run is None else prepare_resume(run, changes)
         resumed = None if ablation.resumed is None else ablation.resumed.info.run_id
         planned = plan(ablation.spec, ablation.taken, resumed)  # an error here leaves no store behind
         from jobs.ablation import run as job
@@ -200,13 +118,14 @@ def _ablate(prepared: Callable[[], Ablation], display: Display) -> str:
         return job.run(ablation, planned, show)
 
 
-def summarize(run: str, changes: Mapping[str, Any], display: Display) -> None:
-    """Compare an ablation's trials again, from what MLflow has recorded."""
+def summarize(request: Request, display: Display) -> None:
+    """Compare the trials of the ablation `request.run` again, from what MLflow has recorded."""
+    assert request.run is not None
     set_environment()
     from jobs.ablation.run import summarize_again
 
     with display as show:
-        summarize_again(run, changes, show)
+        summarize_again(request.run, request.changes, show)
 
 
 def repair(run: str, changes: Mapping[str, Any], display: Display) -> None:
@@ -225,55 +144,53 @@ def repair(run: str, changes: Mapping[str, Any], display: Display) -> None:
         repair_run(run, changes, show)
 
 
-def evaluate(specs: Mapping[str, EvaluationSpec], display: Display) -> None:
-    """Run evaluations one after the other.
+def evaluation_jobs() -> Mapping[str, EvaluationJob]:
+    """Return the modules of the evaluations by the names of their commands."""
+    from jobs.evaluation import interpolate, nll, ood, sample
+
+    return {"nll": nll, "sample": sample, "interpolate": interpolate, "ood": ood}
+
+
+def evaluate(request: Request, display: Display) -> None:
+    """Run the evaluations of `request.specs` one after the other.
 
     All evaluations are prepared before the first one runs, so that wrong settings are found before any work is done.
     Ray starts only if one of the evaluations needs it.
-
-    Args:
-        specs: names of commands -> their settings.
-        display: shows the events.
     """
-    check_store(tracking_uri(next(iter(specs.values())).tracking_uri))
+    check_store(tracking_uri(request.setting("tracking_uri")))
     set_environment()
-    jobs = [EVALUATION_JOBS[name]() for name in specs]
+    modules = evaluation_jobs()
     from glow.datasets.looks import one_look
 
     with display as show:
         with one_look():  # because a file that is added between two listings would move images to other splits
-            works = [job.prepare(spec) for job, spec in zip(jobs, specs.values(), strict=True)]
-        _run_all(jobs, works, forgiving(show))
+            works = [(modules[name], modules[name].prepare(spec)) for name, spec in request.specs.items()]
+        needs_ray = any(work.evaluation.needs_ray for _, work in works)
+        with connected() if needs_ray else signals_as_interrupt() as ready:
+            ready()
+            for job, work in works:
+                job.run(work, forgiving(show))
 
 
-def _run_all(jobs: Sequence[EvaluationJob], works: Sequence[Any], show: Show) -> None:
-    needs_ray = any(work.evaluation.needs_ray for work in works)
-    with connected() if needs_ray else signals_as_interrupt() as ready:
-        ready()
-        for job, work in zip(jobs, works, strict=True):
-            job.run(work, show)
-
-
-def pack(spec: PackSpec, display: Display) -> None:
+def pack(request: Request, display: Display) -> None:
     """Make a packed data set of images."""
     set_environment()
     with display as show, connected() as ready:  # Ray starts while the imports are loaded
         from jobs.packing.plan import prepare
 
-        plan = prepare(spec)
+        plan = prepare(request.specs["pack"])
         ready()
         from jobs.packing.run import run
 
         run(plan, forgiving(show))
 
 
-def demo(where: Mapping[str, Any], display: Display) -> None:
+def demo(request: Request, display: Display) -> None:
     """Run the ablation of `glowctl demo` on the digits, then interpolate and test for OOD images with its best model.
 
-    Args:
-        where: the settings `output` and `tracking_uri`, for all jobs of the demo.
-        display: shows the events.
+    The changes of the request are the settings `output` and `tracking_uri` of all jobs of the demo.
     """
-    best = ablate(make_ablate_spec("demo", {"permutations": "all", **where}), display)
-    common = {"model": best, **where}
-    evaluate({"interpolate": validated(InterpolateSpec, common), "ood": validated(OodSpec, common)}, display)
+    ablation = make_ablate_spec("demo", {"permutations": "all", **request.changes})
+    common = {"model": ablate(Request.of("ablate", ablation), display), **request.changes}
+    tests = validated(InterpolateSpec, common), validated(OodSpec, common)
+    evaluate(Request.of("evaluate", *tests), display)

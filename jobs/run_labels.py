@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from glow.datasets.names import dataset_label
-from jobs.display.training_lines import sizes_sentence
+from jobs.display.lines import sizes_sentence
 from jobs.specs.ablation import AXES, AblateSpec
 from jobs.specs.training import TrainSpec
 from jobs.text import count, plain

@@ -71,8 +71,8 @@ def numbers(thing: str, of: Sequence[int]) -> str:
     """Return whole numbers with their noun; consecutive numbers become a range.
 
     Example:
-        >>> numbers("epoch", [3]), numbers("epoch", [7, 1, 2, 3])
-        ('epoch 3', 'epochs 1 to 3, 7')
+        >>> numbers("epoch", [3]), numbers("epoch", [7, 1, 2, 3]), numbers("epoch", [1, 3])
+        ('epoch 3', 'epochs 1 to 3, 7', 'epochs 1, 3')
     """
     ordered = sorted(of)
     starts = [number for number in ordered if number - 1 not in of]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from functools import partial
-from typing import Annotated, Any
 
 import torch
 
@@ -17,46 +16,6 @@ from glow.layers import operators
 from tests.upstream_checks import Name, has, says, shows, takes
 
 __all__ = ["NAMES"]
-
-
-def _typer_reads_a_given_signature() -> bool:
-    import typer
-
-    def command(**flags: Any) -> None: ...
-
-    depth = inspect.Parameter(
-        "depth", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[int | None, typer.Option("--depth")]
-    )
-    command.__signature__ = inspect.Signature([depth])  # type: ignore[attr-defined]
-    command.__annotations__ = {"depth": depth.annotation}
-    app = typer.Typer(add_completion=False)
-    app.command()(command)
-    return "--depth" in [flag for option in typer.main.get_command(app).params for flag in option.opts]
-
-
-def _typer_explains_refusals() -> bool:
-    """Typer raises what it refuses as it prints it, with what `jobs.commands.usage_errors` looks at."""
-    import typer
-
-    app = typer.Typer(add_completion=False)
-
-    @app.command()
-    def command(depth: int = 1) -> None: ...
-
-    def refused(*arguments: str) -> Any:
-        try:
-            app(list(arguments), standalone_mode=False)
-        except Exception as error:
-            return error
-        return None
-
-    value, flag = refused("--depth", "x"), refused("--dept", "1")
-    return (
-        all(hasattr(error, "format_message") and error.ctx is not None for error in (value, flag))
-        and "--depth" in value.param.opts
-        and flag.option_name == "--dept"
-        and "--depth" in flag.possibilities
-    )
 
 
 def _sklearn_has_the_digits() -> bool:
@@ -112,7 +71,6 @@ TORCH = [
         "found_inf",
     ),
     says("n_averaged", "torch/optim/swa_utils.py", "a training with --ema cannot be resumed"),
-    has("torch.nn.parallel:DistributedDataParallel._get_ddp_logging_data", "the benchmark of workers fails"),
     has("torchvision.datasets.utils:check_integrity", "CIFAR-10 cannot be read"),
     has("torchvision.datasets:CIFAR10.train_list", "CIFAR-10 cannot be read"),
     has("torchvision.datasets:CIFAR10.meta", "CIFAR-10 cannot be read"),
@@ -496,20 +454,7 @@ MLFLOW_UI = [
 ]
 
 OTHERS = [
-    Name(
-        "typer: __signature__ and __annotations__",
-        "no command has flags",
-        _typer_reads_a_given_signature,
-        "command.__signature__",
-    ),
-    Name(
-        "typer: what a refused command line raises with standalone_mode=False",
-        "a wrong flag ends with a traceback",
-        _typer_explains_refusals,
-        "error.possibilities",
-    ),
     Name("sklearn/datasets/data/digits.csv.gz", "the digits cannot be read", _sklearn_has_the_digits, "digits.csv.gz"),
-    has("typer:Context.get_parameter_source", "no command with a preset starts"),
     says("_dash_pattern", "matplotlib/lines.py", "a test of figures fails"),
 ]
 

@@ -5,7 +5,7 @@ and a `CouplingLayer`. `mixing` computes the ActNorms and permutations of all st
 with a `Squeeze`, and ends with a `Split` unless it is the last level. `Logit`, `NoiseFlow` and `CheckerboardCoupling`
 are optional and come before the first level; `TopPrior` comes after the last one.
 
-docs/training.md, "Conventions", has every formula in one place.
+docs/format.md has every formula in one place.
 """
 
 from glow.layers.actnorm import ActNorm

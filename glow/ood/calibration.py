@@ -57,6 +57,9 @@ ROUNDING = 1e-12
 """Relative tolerance when two statistics are compared. The choice that consists of the whole batch is the batch itself,
 but its mean is summed in another order."""
 
+HUGE = 1e300
+"""Number that replaces scores that are not finite if there are no bounds. Its sums are finite."""
+
 MOST_AT_ONCE = 2_000_000
 """Largest number of means that are held in memory at a time."""
 
@@ -152,7 +155,7 @@ class Choices:
         n = len(held_out_n)
         if batch_size == 1:
             return cls(held_out_n, np.empty(0), np.empty((0, 1), bool))
-        held_out_n = held_out_n.clip(*bounds)
+        held_out_n = _limited(held_out_n, bounds)
         own_k = np.bincount(rng.hypergeometric(batch_size, n, batch_size, size=k), minlength=batch_size + 1)
         means_K = held_out_n[_chosen(n, batch_size, own_k[0], rng)].mean(1)
         sums_K, own_KM = np.empty(k - own_k[0]), np.zeros((k - own_k[0], batch_size), bool)
@@ -175,12 +178,12 @@ class Choices:
             statistic: the function from mean scores to statistics.
 
         Returns:
-            float (N,), from 1 / (K + 1) to 1. A batch with a score that is not finite has 1 / (K + 1).
+            float (N,), from 1 / (K + 1) to 1. A score that is not finite counts as the upper bound, in the batch as in
+            the held-out images, so that p stays valid if some in-distribution images have such scores.
         """
         k = len(self.held_out_K) + len(self.sums_K)
-        finite_N = np.isfinite(scores_NM).all(1)
         with np.errstate(invalid="ignore"):
-            scores_NM = scores_NM.clip(*self.bounds)
+            scores_NM = _limited(scores_NM, self.bounds)
             statistic_N = statistic(scores_NM.mean(1))
             shared = np.sort(_as_largest(statistic(self.held_out_K)))
             as_far_N = len(shared) - np.searchsorted(shared, statistic_N, side="left")
@@ -189,7 +192,7 @@ class Choices:
                 for start in range(0, len(scores_NM), rows):
                     part = slice(start, start + rows)
                     as_far_N[part] += self._own(scores_NM[part], statistic, statistic_N[part])
-        return (1 + np.where(finite_N & np.isfinite(statistic_N), as_far_N, 0)) / (k + 1)
+        return (1 + as_far_N) / (k + 1)
 
     def _own(self, scores_NM: np.ndarray, statistic: MeanStatistic, statistic_N: np.ndarray) -> np.ndarray:
         """Count the choices with images of the batch whose statistic is at least the batch's, (N,)."""
@@ -437,6 +440,11 @@ def order_statistic(sorted_n: np.ndarray, alpha: float) -> Threshold:
     low, high = binom.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], n, alpha).astype(int)
     ranked = [-math.inf, *sorted_n.tolist(), math.inf]  # ranks count from 1, and 0 and n + 1 bound nothing
     return Threshold(ranked[rank], ranked[min(low, rank)], ranked[max(high + 1, rank)])
+
+
+def _limited(scores: np.ndarray, bounds: Bounds) -> np.ndarray:
+    """Clip scores to bounds; those that are not finite become the upper bound, or `HUGE` if there is none."""
+    return np.where(np.isfinite(scores), scores, HUGE).clip(*bounds)
 
 
 def _as_largest(statistic: np.ndarray) -> np.ndarray:

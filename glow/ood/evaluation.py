@@ -1,6 +1,6 @@
 """Evaluation of detectors: how often each calls batches of each data set out-of-distribution (OOD), and its ROC curve.
 
-`evaluate_ood` takes score tables and returns tables of results. A protocol (`held_out_protocol` or `report_protocol`)
+`evaluate_ood` takes score tables and returns tables of results. A protocol (`held_out_protocol`, `split_test_protocol`)
 decides which images thresholds come from and which images are tested. This module needs no torch.
 
 Shapes: N images or batches, M images per batch.
@@ -27,13 +27,10 @@ from glow.ood.statistics import (
 )
 from glow.ood.typicality import BatchTest, Center
 
-__all__ = ["Deal", "OodResult", "OodSettings", "evaluate_ood", "held_out_protocol", "report_protocol"]
+__all__ = ["Deal", "OodResult", "OodSettings", "evaluate_ood", "held_out_protocol", "split_test_protocol"]
 
 POWER_GRID = (1, 2, 3, 5, 7, 10, 15, 20, 25, 35, 50, 75, 100)
 """Batch sizes at which `OodResult.power` has the typicality test, up to the largest that was asked for."""
-
-REPORT_IMAGES = 5000
-"""Largest number of images of each test set in the protocol of the course report."""
 
 PER_CLASS_COLUMNS = ["dataset", "label", "class_name", "batch_size", "batches", "ratio", "ratio_low", "ratio_high"]
 
@@ -148,25 +145,23 @@ def held_out_protocol(validation: pd.DataFrame, tests: Mapping[str, pd.DataFrame
     return lambda repeat: (validation, dict(tests))
 
 
-def report_protocol(tests: Mapping[str, pd.DataFrame], seed: int = 0, images: int = REPORT_IMAGES) -> Deal:
-    """Return the protocol of the course report that this project reproduces.
+def split_test_protocol(tests: Mapping[str, pd.DataFrame], seed: int = 0) -> Deal:
+    """Return a protocol for models without held-out images: thresholds from one half of the model's own test set.
 
-    Half of the model's own test set, but at most `images` images, gives the thresholds. The same number of its other
-    images is tested. At most `images` images of every other data set are tested. Each repeat draws the images anew.
+    The other half is tested, and at most as many images of every other data set. Each repeat draws the images anew.
 
     Args:
         tests: score tables to test, by the name of the data set. The model's own test set comes first.
         seed: seed of the draws.
-        images: largest number of images that give the thresholds, and largest number of tested images per data set.
 
     Returns:
         The protocol.
 
     Example:
         >>> tests = {"mnist": pd.DataFrame({"nll": range(10)}), "noise": pd.DataFrame({"nll": range(30)})}
-        >>> held_out, tested = report_protocol(tests, images=20)(0)
+        >>> held_out, tested = split_test_protocol(tests)(0)
         >>> len(held_out), {name: len(table) for name, table in tested.items()}
-        (5, {'mnist': 5, 'noise': 20})
+        (5, {'mnist': 5, 'noise': 5})
         >>> set(held_out["nll"]) & set(tested["mnist"]["nll"])
         set()
     """
@@ -175,8 +170,8 @@ def report_protocol(tests: Mapping[str, pd.DataFrame], seed: int = 0, images: in
         rng = np.random.default_rng([seed, repeat])
         shuffled = {name: table.iloc[rng.permutation(len(table))] for name, table in tests.items()}
         own, *others = shuffled
-        half = min(images, len(shuffled[own]) // 2)
-        dealt = {own: shuffled[own].iloc[half : 2 * half]} | {name: shuffled[name].iloc[:images] for name in others}
+        half = len(shuffled[own]) // 2
+        dealt = {own: shuffled[own].iloc[half : 2 * half]} | {name: shuffled[name].iloc[:half] for name in others}
         return shuffled[own].iloc[:half], dealt
 
     return deal
@@ -193,7 +188,7 @@ def evaluate_ood(
 
     Args:
         train: score table of the training images (`glow.scoring.score`).
-        deal: a protocol, such as `held_out_protocol` or `report_protocol` return.
+        deal: a protocol, such as `held_out_protocol` or `split_test_protocol` return.
         settings: batch sizes, alpha and the other settings.
         class_names: for each data set the names of its labels; labels without names are shown as numbers.
         detectors: the detectors to test. The first, usually typicality, also gives the tables `power` and `per_class`.

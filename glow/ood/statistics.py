@@ -268,7 +268,8 @@ def auroc_estimate(in_scores: np.ndarray, out_scores: np.ndarray) -> Estimate:
       has only one score, which has no variance.
 
     So the interval still has a width if the sets are separated. Near A = 1 it covers the true AUROC in more than 95 %
-    of samples.
+    of samples. It covers it in fewer if one set is small and its scores are skewed: in 92 % at A = 0.95 with
+    exponential scores of 300 and 30 images.
 
     Args:
         in_scores: float (N,), scores of in-distribution images or batches.

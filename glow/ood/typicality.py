@@ -99,7 +99,8 @@ class BatchTest(ABC):
             scores_NM: float (N, M), one row per batch.
 
         Returns:
-            bool (N,). A batch with a score that is not finite is OOD.
+            bool (N,). With `choices`, a score that is not finite counts as the upper bound of the scores, or as larger
+            than all others at M = 1. Without `choices`, a batch with such a score is OOD.
 
         Raises:
             ValueError: if the rows do not have `batch_size` scores.
@@ -123,7 +124,8 @@ class BatchTest(ABC):
             scores_NM: float (N, M), one row per batch.
 
         Returns:
-            float (N,), from 1 / (K + 1) to 1. A batch with a score that is not finite has 1 / (K + 1).
+            float (N,), from 1 / (K + 1) to 1. Without `choices`, a batch with a score that is not finite has
+            1 / (K + 1); with them, see `is_ood`.
 
         Raises:
             ValueError: if the rows do not have `batch_size` scores, or the test was not made by `fit`.

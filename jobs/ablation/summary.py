@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -18,9 +18,8 @@ from matplotlib.figure import Figure
 from glow.comparison import conclusions, configuration_names, paired_differences, summarize, unfinished
 from glow.comparison_figures import curves_with_bands, difference_intervals, heat_map, parallel_coordinates
 from glow.datasets.names import dataset_label
-from jobs.display.ablation_lines import summary_markdown
 from jobs.display.events import AblationSummary
-from jobs.display.rows import Difference, rows_as
+from jobs.display.lines import summary_markdown
 from jobs.outputs import is_remote, results_folder
 from jobs.run_labels import ablation_description, registered_name
 from jobs.specs.ablation import AXES, AblateSpec
@@ -119,11 +118,12 @@ def summarize_ablation(uri: str, record: Record, spec: AblateSpec, *, names_cham
             finished=int((trials["state"] == "finished").sum()),
             factors=factors,
             configurations=rows_of(tables.configurations),
-            differences=rows_as(Difference, tables.differences),
+            differences=rows_of(tables.differences),
             conclusions=conclusions(tables.differences),
             unfinished=[*unfinished(trials, factors), *gaps(tables, spec.train.epochs, record.run_id)],
             best=best,
-            champion=champion,
+            champion=None if champion is None else asdict(champion),
+            champion_uri=None if champion is None else champion.uri,
             place=record.artifact_uri if is_remote(spec.train.output) else str(folder),
             open_with=open_command(uri),
         )

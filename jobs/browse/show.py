@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,8 +19,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
-from jobs.browse.results import Progress, Result, progress_of, result_of
-from jobs.browse.runs import COLOURS, ago, facts_of, seconds_of, trials_of
+from jobs.browse.runs import COLOURS, Progress, Result, ago, facts_of, progress_of, result_of, seconds_of, trials_of
 from jobs.specs.evaluation import USED_WITHOUT
 from jobs.text import JsonObject, bits, count, duration, json_text, plain
 from jobs.tracking import child_runs, metric_names, open_command, page_of, tag_names, tracking_uri
@@ -75,6 +76,9 @@ MOST_ROWS = 20
 
 MOST_METRICS = 30
 """Largest number of metrics that is printed."""
+
+CELLS = re.compile(r"(?<!\\)\|")
+"""What separates the cells of a table in Markdown."""
 
 
 @dataclass(frozen=True)
@@ -219,10 +223,17 @@ def _print_markdown(text: str, console: Console) -> None:
         if number:
             console.print()
         if is_table:
-            head, _, *rows = ([cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines)
+            head, _, *rows = (
+                [_unescaped(cell) for cell in CELLS.split(line.strip().removeprefix("|").removesuffix("|"))]
+                for line in lines
+            )
             _print_rows(head, rows, console)
         else:
             console.print(Markdown("\n".join(lines)))
+
+
+def _unescaped(cell: str) -> str:
+    return html.unescape(re.sub(r"\\(.)", r"\1", cell.strip()))
 
 
 def _blocks(text: str) -> list[tuple[bool, list[str]]]:

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import math
 import os
-import platform
 import secrets
 import shutil
 import tempfile
@@ -21,6 +20,9 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from jobs.errors import JobError
 from jobs.ray_runtime.connection import ENVIRONMENT, STOP_PATIENCE_S
@@ -37,6 +39,9 @@ __all__ = ["Cluster", "Facts", "ended"]
 
 log = logging.getLogger(__name__)
 
+
+PROJECT = "glowctl"
+"""The name under which this project is installed."""
 
 PROBE_TIMEOUT_S = 2.0
 """Longest wait in seconds for the dashboard's first answer."""
@@ -87,15 +92,15 @@ class Cluster:
         facts: the versions that the cluster runs.
 
     Raises:
-        JobError: if the dashboard does not answer, if it refuses the token, or if the cluster runs another version of
-            Ray or another minor version of Python than this machine.
+        JobError: if the dashboard does not answer, if it refuses the token, or if the cluster runs a version of Ray or
+            Python with which the code of this installation does not run.
     """
 
     def __init__(self, address: str) -> None:
         self.address = address
         self._headers, self._token_from = _token()
         self.facts = self._probe()
-        self._refuse_other_versions()
+        self._refuse_unfit_versions()
         self._client = self._connect()
 
     def _probe(self) -> Facts:
@@ -133,16 +138,15 @@ class Cluster:
                 code="not-a-dashboard",
             ) from None
 
-    def _refuse_other_versions(self) -> None:
-        ours = Facts(metadata.version("ray"), platform.python_version())
-        for name, here, there in (
-            ("Ray", ours.ray, self.facts.ray),
-            ("Python", _minor(ours.python), _minor(self.facts.python)),
+    def _refuse_unfit_versions(self) -> None:
+        for name, there, needed in (
+            ("Ray", self.facts.ray, _needed_ray()),
+            ("Python", self.facts.python, metadata.metadata(PROJECT)["Requires-Python"]),
         ):
-            if here != there:
+            if not SpecifierSet(needed).contains(there, prereleases=True):
                 raise JobError(
-                    f"the cluster at {self.address} runs {name} {there}, and this machine {name} {here}",
-                    remedy="install the same version on both",
+                    f"the cluster at {self.address} runs {name} {there}, and this glowctl needs {name} {needed}",
+                    remedy="install a version that fits on the cluster",
                     code="version-mismatch",
                 )
 
@@ -462,5 +466,7 @@ def _token() -> tuple[dict[str, str], str]:
     return headers, place
 
 
-def _minor(version: str) -> str:
-    return ".".join(version.split(".")[:2])
+def _needed_ray() -> str:
+    """Return the versions of Ray that the code of this installation runs with, such as ">=2.56,<3"."""
+    needed = map(Requirement, metadata.requires(PROJECT) or [])
+    return next(str(each.specifier) for each in needed if each.name == "ray")

@@ -17,9 +17,8 @@ from glow.datasets.names import absolute_dataset, dataset_label
 from jobs.cluster.client import Cluster
 from jobs.cluster.entry import REQUEST_FILE
 from jobs.cluster.preflight import CHECK_FILE
-from jobs.display.displays import Display, forgiving
+from jobs.display.displays import Display, forgiving, sent_event
 from jobs.display.events import Checked, Show, Submitted
-from jobs.display.wire import sent_event
 from jobs.errors import FAILURE, TERMINATED, USAGE, JobError
 from jobs.specs.request import Request
 from jobs.specs.training import TrainSpec

@@ -16,13 +16,13 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.commands.closed_output import drop_unread
 from jobs.commands.cluster import add_cluster_commands
 from jobs.commands.data import add_data_commands
-from jobs.commands.failure import report_failure
-from jobs.commands.interruption import InterruptibleGroup, interruptible
+from jobs.commands.ending import InterruptibleGroup, drop_unread, interruptible, report_failure, usage_error
 from jobs.commands.options import (
+    DEFAULT_PRESET,
     Address,
+    DataRoot,
     Detach,
     Json,
     Output,
@@ -31,19 +31,19 @@ from jobs.commands.options import (
     SpecFile,
     TrackingUri,
     at_most_one,
+    read_ablate_spec,
+    read_spec,
     refuse_unused,
+    switch,
     with_flags_of,
 )
 from jobs.commands.record import add_record_commands
-from jobs.commands.spec_files import read_ablate_spec, read_spec
-from jobs.commands.usage_errors import usage_error
 from jobs.errors import FAILURE, USAGE, SpecError
 from jobs.specs.ablation import AXES, PER_TRIAL, AblateSpec, make_ablate_spec
 from jobs.specs.base import validated
 from jobs.specs.evaluation import EvaluationSpec, InterpolateSpec, NllSpec, OodSpec, SampleSpec
-from jobs.specs.presets import make_train_spec
 from jobs.specs.request import EVALUATIONS, Request
-from jobs.specs.training import TrainSpec
+from jobs.specs.training import TrainSpec, make_train_spec
 from jobs.system.environment import address_of, check_file_names
 from jobs.system.process_setup import set_up_process
 from jobs.system.scratch import scratch_folder
@@ -86,11 +86,10 @@ def every_command(
     ] = False,
     verbose: Annotated[
         bool,
-        typer.Option(
+        switch(
             "--verbose",
-            help="Log to standard error which steps glowctl repeats or skips after an error, and why. Give this flag "
-            "before the command; $GLOW_VERBOSE=1 has the same effect. (e.g. glowctl --verbose train)",
-            show_default=False,
+            "Log to standard error which steps glowctl repeats or skips after an error, and why. Give this flag before "
+            "the command; $GLOW_VERBOSE=1 has the same effect. (e.g. glowctl --verbose train)",
         ),
     ] = False,
 ) -> None:
@@ -103,9 +102,8 @@ def every_command(
 @app.command(epilog="Example: glowctl train --dataset mnist --preset laptop --workers 2")
 @with_flags_of(TrainSpec)
 def train(
-    context: typer.Context,
     *,
-    preset: Preset = "laptop",
+    preset: Preset = None,
     spec: SpecFile = None,
     resume: Annotated[
         str | None,
@@ -127,17 +125,14 @@ def train(
     (the configuration of the course report, for a GPU). Each setting below overrides the preset.
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    at_most_one(context, "preset", "spec", "resume")
+    at_most_one(preset=preset, spec=spec, resume=resume)
+    at_most_one(resume=resume, print_spec=print_spec)
     if resume is not None:
-        if print_spec:
-            raise SpecError(
-                "--print-spec is for a new training, and --resume continues one",
-                remedy="leave out one of them",
-                code="flags-exclude-each-other",
-            )
         _do("resume_training", json, address, detach, run=resume, changes=given)
         return
-    settings = read_spec(TrainSpec, spec, given) if spec is not None else make_train_spec(preset, given)
+    settings = (
+        read_spec(TrainSpec, spec, given) if spec is not None else make_train_spec(preset or DEFAULT_PRESET, given)
+    )
     if print_spec:
         typer.echo(settings.to_json(), nl=False)
         return
@@ -147,9 +142,8 @@ def train(
 @app.command(epilog="Example: glowctl ablate --permutations all --seeds 3 --dataset mnist --preset laptop")
 @with_flags_of(AblateSpec, TrainSpec, leave_out={"train", *AXES.values(), *PER_TRIAL.values()})
 def ablate(
-    context: typer.Context,
     *,
-    preset: Preset = "laptop",
+    preset: Preset = None,
     spec: SpecFile = None,
     resume: Annotated[
         str | None,
@@ -167,12 +161,7 @@ def ablate(
         ),
     ] = None,
     dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Print the number of trials and the workers, cores and GPUs of each, and stop.",
-            show_default=False,
-        ),
+        bool, switch("--dry-run", "Print the number of trials and the workers, cores and GPUs of each, and stop.")
     ] = False,
     print_spec: PrintSpec = False,
     json: Json = False,
@@ -186,65 +175,56 @@ def ablate(
     keeps the preset's value.
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    at_most_one(context, "preset", "spec", "resume", "summarize")
+    at_most_one(preset=preset, spec=spec, resume=resume, summarize=summarize)
+    at_most_one(resume=resume, summarize=summarize, dry_run=dry_run, print_spec=print_spec)
     if resume is not None or summarize is not None:
-        for flag, asked in (("--print-spec", print_spec), ("--dry-run", dry_run)):
-            if asked:
-                raise SpecError(
-                    f"{flag} is for a new ablation, and --resume and --summarize are for an existing one",
-                    remedy="leave it out",
-                    code="flags-exclude-each-other",
-                )
         do = "resume_ablation" if resume is not None else "summarize"
         _do(do, json, address, detach, run=resume or summarize, changes=given, table=True)
         return
-    if dry_run and print_spec:
-        raise SpecError(
-            "--dry-run and --print-spec cannot be combined, because each prints something else and stops",
-            remedy="leave out one of them",
-            code="flags-exclude-each-other",
-        )
-    settings = read_ablate_spec(spec, given) if spec is not None else make_ablate_spec(preset, given)
+    settings = read_ablate_spec(spec, given) if spec is not None else make_ablate_spec(preset or DEFAULT_PRESET, given)
     if print_spec:
         typer.echo(settings.to_json(), nl=False)
         return
     _do("plan" if dry_run else "ablate", json, address, detach, settings, table=True)
 
 
-@app.command(epilog="Example: glowctl nll --datasets mnist,fashion-mnist")
-@with_flags_of(NllSpec)
-def nll(
-    *, spec: SpecFile = None, json: Json = False, address: Address = None, detach: Detach = False, **flags: Any
-) -> None:
-    """Score data sets with a trained model: mean bits/dim with 95 % intervals, also per class, and a histogram."""
-    _evaluate([NllSpec], flags, json, address, detach, spec)
+def add_evaluation(spec: type[EvaluationSpec], example: str, text: str) -> None:
+    """Add the command of one evaluation.
+
+    Args:
+        spec: its settings.
+        example: an example of the command, which begins with its name.
+        text: the help of the command.
+    """
+
+    @app.command(example.partition(" ")[0], epilog=f"Example: glowctl {example}", help=text)
+    @with_flags_of(spec)
+    def evaluation(
+        *, file: SpecFile = None, json: Json = False, address: Address = None, detach: Detach = False, **flags: Any
+    ) -> None:
+        _evaluate([spec], flags, json, address, detach, file)
 
 
-@app.command(epilog="Example: glowctl sample --temperatures 0,0.5,0.7,0.9,1")
-@with_flags_of(SampleSpec)
-def sample(
-    *, spec: SpecFile = None, json: Json = False, address: Address = None, detach: Detach = False, **flags: Any
-) -> None:
-    """Draw images from a trained model, at one temperature or several."""
-    _evaluate([SampleSpec], flags, json, address, detach, spec)
-
-
-@app.command(epilog="Example: glowctl interpolate --pairs-per-class 2 --mode slerp")
-@with_flags_of(InterpolateSpec)
-def interpolate(
-    *, spec: SpecFile = None, json: Json = False, address: Address = None, detach: Detach = False, **flags: Any
-) -> None:
-    """Draw images on a path in latent space between two real images: random pairs, or two image files of yours."""
-    _evaluate([InterpolateSpec], flags, json, address, detach, spec)
-
-
-@app.command(epilog="Example: glowctl ood --batch-sizes 2,5,10,25")
-@with_flags_of(OodSpec)
-def ood(
-    *, spec: SpecFile = None, json: Json = False, address: Address = None, detach: Detach = False, **flags: Any
-) -> None:
-    """Test whether batches of images are like a model's training data, by the typicality test and other detectors."""
-    _evaluate([OodSpec], flags, json, address, detach, spec)
+add_evaluation(
+    NllSpec,
+    "nll --datasets mnist,fashion-mnist",
+    "Score data sets with a trained model: mean bits/dim with 95 % intervals, also per class, and a histogram.",
+)
+add_evaluation(
+    SampleSpec,
+    "sample --temperatures 0,0.5,0.7,0.9,1",
+    "Draw images from a trained model, at one temperature or several.",
+)
+add_evaluation(
+    InterpolateSpec,
+    "interpolate --pairs-per-class 2 --mode slerp",
+    "Draw images on a path in latent space between two real images: random pairs, or two image files of yours.",
+)
+add_evaluation(
+    OodSpec,
+    "ood --batch-sizes 2,5,10,25",
+    "Test whether batches of images are like a model's training data, by the typicality test and other detectors.",
+)
 
 
 @app.command(epilog="Example: glowctl evaluate --model models:/glow-mnist@champion")
@@ -291,9 +271,7 @@ def demo(
 @app.command(epilog="Example: glowctl doctor --data-root ~/data")
 def doctor(
     tracking_uri: TrackingUri = None,
-    data_root: Annotated[
-        str | None, typer.Option(help=f"{TrainSpec.model_fields['data_root'].description} (e.g. --data-root ~/data)")
-    ] = None,
+    data_root: DataRoot = None,
 ) -> None:
     """Check this machine, the MLflow store and the data sets, and print every problem.
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json as json_lib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.commands.interruption import interruptible
-from jobs.commands.options import ClusterAddress, Json, TrackingUri
+from jobs.commands.ending import interruptible
+from jobs.commands.options import ClusterAddress, Json, TrackingUri, switch
 from jobs.errors import FAILURE, SpecError
 from jobs.tracking import tag_names
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from jobs.cluster.client import Cluster
     from jobs.display.events import Checked
+    from jobs.text import JsonObject
 
 __all__ = ["add_cluster_commands"]
 
@@ -30,27 +31,6 @@ CheckedOutput = Annotated[
 
 PANEL = "Clusters"
 SHOWN_JOBS = 20
-
-
-@dataclass(frozen=True)
-class ListedJob:
-    """A job of a cluster, as ``glowctl jobs --json`` prints it.
-
-    Attributes:
-        job: id of the job.
-        status: Ray's word for its state: pending, running, succeeded, failed or stopped.
-        started: local time of the start, to the minute.
-        seconds: seconds from the start to the end, or until now.
-        what: what the job does, such as "train mnist".
-        user: name of the user who submitted it.
-    """
-
-    job: str
-    status: str
-    started: str
-    seconds: float
-    what: str
-    user: str
 
 
 def add_cluster_commands(app: typer.Typer) -> None:
@@ -69,9 +49,7 @@ def add_cluster_commands(app: typer.Typer) -> None:
 
 def jobs(
     address: ClusterAddress = None,
-    every: Annotated[
-        bool, typer.Option("--all", help=f"List all jobs. Without it: the newest {SHOWN_JOBS}.", show_default=False)
-    ] = False,
+    every: Annotated[bool, switch("--all", f"List all jobs. Without it: the newest {SHOWN_JOBS}.")] = False,
     json: Json = False,
 ) -> None:
     """List the jobs of a cluster, the newest first."""
@@ -79,7 +57,7 @@ def jobs(
     rows = [_listed(job) for job in (found if every else found[:SHOWN_JOBS])]
     if json:
         for row in rows:
-            typer.echo(json_lib.dumps(asdict(row)))
+            typer.echo(json_lib.dumps(row))
         return
     from jobs.text import duration, text_table
 
@@ -87,7 +65,10 @@ def jobs(
         typer.echo("the cluster has run no jobs yet")
         return
     heads = ["job", "what", "by", "status", "started", "took"]
-    cells = [[row.job, row.what, row.user, row.status, row.started, duration(row.seconds)] for row in rows]
+    cells = [
+        [*(row[name] for name in ("job", "what", "user", "status", "started")), duration(row["seconds"])]
+        for row in rows
+    ]
     typer.echo(text_table([heads, *cells], left=5))
     if len(rows) < len(found):
         typer.echo(f"and {len(found) - len(rows)} older: --all lists them")
@@ -97,26 +78,32 @@ def logs(
     job: JobId,
     follow: Annotated[
         bool,
-        typer.Option(
+        switch(
             "--follow",
-            "-f",
-            help="Show the lines so far, then new lines until the job ends, and exit with the exit code of the job.",
+            "Show the lines so far, then new lines until the job ends, and exit with the exit code of the job.",
+            short="-f",
         ),
     ] = False,
     address: ClusterAddress = None,
     json: Json = False,
 ) -> None:
     """Show the output of a job: its progress, as if it ran on this machine, and its errors."""
-    from jobs.cluster.submission import seen_by
+    from jobs.cluster.submission import follow as follow_job
+    from jobs.cluster.submission import has_trials, seen_by
     from jobs.display.displays import make_display
 
     cluster = _cluster(address)
-    if follow:
-        _follow(cluster, job, json)
-    with make_display("json" if json else "plain") as show:
-        see = seen_by(show)
-        for line in cluster.log(job):
-            see(line)
+    with (
+        interruptible(f"job {job} continues on the cluster" if follow else "stopped"),
+        make_display("json" if json else "auto" if follow else "plain", table=follow and has_trials(job)) as show,
+    ):
+        if follow:
+            code = follow_job(cluster, job, show)
+        else:
+            code, see = 0, seen_by(show)
+            for line in cluster.log(job):
+                see(line)
+    raise typer.Exit(code)
 
 
 def wait(job: JobId, address: ClusterAddress = None) -> None:
@@ -132,13 +119,12 @@ def wait(job: JobId, address: ClusterAddress = None) -> None:
 
 def stop(job: JobId, address: ClusterAddress = None) -> None:
     """Stop a job. Its runs in MLflow get the status KILLED; trainings and ablations can be resumed."""
-    cluster = _cluster(address)
     from jobs.cluster.client import ended
 
-    if ended(before := cluster.info(job)):
-        typer.echo(f"job {job} {_status(before)} already")
-        return
-    typer.echo(f"job {job} {_status(cluster.stop(job))}")
+    cluster = _cluster(address)
+    before = cluster.info(job)
+    already = ended(before)
+    typer.echo(f"job {job} {_status(before)} already" if already else f"job {job} {_status(cluster.stop(job))}")
 
 
 def status(
@@ -157,19 +143,19 @@ def status(
     found = check(cluster, output, given_tracking_uri(tracking_uri))
     if json:
         facts = {"address": cluster.address, "ray": cluster.facts.ray, "python": cluster.facts.python}
-        typer.echo(json_lib.dumps({**facts, "jobs": [asdict(job) for job in running], **asdict(found)}))
+        typer.echo(json_lib.dumps({**facts, "jobs": running, **asdict(found)}))
     else:
         _show_status(cluster, running, found)
     raise typer.Exit(FAILURE if found.problems else 0)
 
 
-def _show_status(cluster: Cluster, running: list[ListedJob], found: Checked) -> None:
+def _show_status(cluster: Cluster, running: list[JsonObject], found: Checked) -> None:
     from jobs.text import count
 
     typer.echo(f"cluster   {cluster.address}, Ray {cluster.facts.ray}, Python {cluster.facts.python}")
     for node in found.nodes:
         typer.echo(f"machine   {node.name}: {count(node.cpus, 'core')}, {count(node.gpus, 'GPU')}")
-    listed = ", ".join(f"{job.job} ({job.what})" for job in running)
+    listed = ", ".join(f"{job['job']} ({job['what']})" for job in running)
     typer.echo(f"jobs      {listed or 'none is running or waiting'}")
     typer.echo(f"tracking  {found.tracking or 'none'}")
     typer.echo(f"storage   {found.storage or 'none'}")
@@ -193,29 +179,18 @@ def _cluster(address: str | None) -> Cluster:
     return Cluster(at)
 
 
-def _follow(cluster: Cluster, job: str, json: bool) -> None:
-    from jobs.cluster.submission import follow, has_trials
-    from jobs.display.displays import make_display
-
-    with (
-        interruptible(f"job {job} continues on the cluster"),
-        make_display("json" if json else "auto", table=has_trials(job)) as show,
-    ):
-        code = follow(cluster, job, show)
-    raise typer.Exit(code)
-
-
-def _listed(job: JobDetails) -> ListedJob:
+def _listed(job: JobDetails) -> JsonObject:
+    """Return a job as ``glowctl jobs --json`` prints it; its seconds end at its end, or now."""
     start, end = job.start_time or 0, job.end_time or int(datetime.now().timestamp() * 1000)
     about = job.metadata or {}
-    return ListedJob(
-        job=str(job.submission_id),
-        status=_status(job),
-        started=datetime.fromtimestamp(start / 1000).strftime("%Y-%m-%d %H:%M"),
-        seconds=(end - start) / 1000,
-        what=about.get(tag_names.TITLE, job.entrypoint),
-        user=about.get(tag_names.USER, ""),
-    )
+    return {
+        "job": str(job.submission_id),
+        "status": _status(job),
+        "started": datetime.fromtimestamp(start / 1000).strftime("%Y-%m-%d %H:%M"),
+        "seconds": (end - start) / 1000,
+        "what": about.get(tag_names.TITLE, job.entrypoint),
+        "user": about.get(tag_names.USER, ""),
+    }
 
 
 def _status(job: JobDetails) -> str:

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.commands.options import Address, Detach, Json, with_flags_of
-from jobs.specs.base import validated
-from jobs.specs.packing import PackSpec
+from jobs.commands.options import Address, DataRoot, Detach, Json, with_flags_of
+from jobs.specs.base import help_of, validated
+from jobs.specs.request import PackSpec
 from jobs.specs.training import TrainSpec
 
 __all__ = ["add_data_commands"]
@@ -57,13 +57,10 @@ def add_data_commands(app: typer.Typer, do: Callable[..., None]) -> None:
                 metavar="NAME", help="Data set: a name, folder:PATH, parquet:PATH, arrays:PATH or packed:PATH."
             ),
         ],
-        data_root: Annotated[
-            str | None,
-            typer.Option(help=f"{PackSpec.model_fields['data_root'].description} (e.g. --data-root ~/data)"),
-        ] = None,
+        data_root: DataRoot = None,
         image_size: Annotated[
             int | None,
-            typer.Option(min=1, help=f"{TrainSpec.model_fields['image_size'].description} (e.g. --image-size 32)"),
+            typer.Option(min=1, help=f"{help_of(TrainSpec, 'image_size')} (e.g. --image-size 32)"),
         ] = None,
         sheet: Annotated[
             str,

@@ -18,7 +18,7 @@ from jobs.outputs import is_remote, open_storage, usable_output
 from jobs.ray_runtime.connection import LEAST_FREE_MB, room_for_ray
 from jobs.specs.training import TrainSpec
 from jobs.system.environment import storage
-from jobs.system.machine_memory import memory_left
+from jobs.system.machine_metrics import memory_left
 from jobs.system.scratch import free_megabytes
 from jobs.tracking import TrackingError, check_store, tracking_uri, without_password
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.commands.options import Experiment, Json, Output, TrackingUri
+from jobs.commands.options import Experiment, Json, Output, TrackingUri, switch
 from jobs.errors import SpecError
 from jobs.text import bits, duration, text_table
 
@@ -46,8 +46,7 @@ def ui(
         int, typer.Option(min=1, max=65535, help="Port of the UI on this machine. (e.g. --port 5001)")
     ] = 5000,
     no_browser: Annotated[
-        bool,
-        typer.Option("--no-browser", help="Print the address of the UI without opening a browser.", show_default=False),
+        bool, switch("--no-browser", "Print the address of the UI without opening a browser.")
     ] = False,
 ) -> None:
     """Open the MLflow UI on the recorded runs.
@@ -78,11 +77,10 @@ def runs(
     ] = 20,
     trials: Annotated[
         bool,
-        typer.Option(
+        switch(
             "--trials",
-            help="List the trials of ablations too: under their ablation, or among the trainings if --job names train "
-            "but not ablate.",
-            show_default=False,
+            "List the trials of ablations too: under their ablation, or among the trainings if --job names train but "
+            "not ablate.",
         ),
     ] = False,
     json: Json = False,

@@ -1,27 +1,29 @@
 """The displays of a job: a live bar or table in a terminal, plain lines in a pipe, and JSON lines for machines.
 
-A job emits events (`jobs.display.events`). A display turns them into text with the functions of the modules whose names
-end in `_lines`.
+A job emits events (`jobs.display.events`). A display turns them into text (`jobs.display.lines`) or JSON. A job on a
+cluster writes JSON lines into its log (`Wire`), from which its client restores the events (`sent_event`).
 """
 
 from __future__ import annotations
 
+import json
 import math
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, Protocol, TextIO
 
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from jobs.display.ablation_lines import ABLATION_LINES
 from jobs.display.evaluation_events import Scoring
-from jobs.display.evaluation_lines import EVALUATION_LINES
 from jobs.display.events import (
+    KINDS,
+    OF_TRIAL,
     Ablating,
     AblationStopped,
     AblationSummary,
@@ -36,11 +38,8 @@ from jobs.display.events import (
     TrialEnded,
     TrialEvent,
 )
-from jobs.display.packing_lines import PACKING_LINES
-from jobs.display.report_lines import REPORT_LINES
-from jobs.display.training_lines import TRAINING_LINES
-from jobs.display.wire import event_line
-from jobs.text import bits, duration, json_text
+from jobs.display.lines import text_of
+from jobs.text import JsonObject, bits, duration, json_text
 
 __all__ = [
     "Display",
@@ -51,6 +50,7 @@ __all__ = [
     "Wire",
     "forgiving",
     "make_display",
+    "sent_event",
 ]
 
 
@@ -93,22 +93,6 @@ def make_display(kind: Literal["auto", "plain", "json"], table: bool = False) ->
     return LiveTable() if table else LiveBar()
 
 
-LINES: dict[type[Event], Callable[[Any], str | None]] = {
-    **TRAINING_LINES,
-    **EVALUATION_LINES,
-    **ABLATION_LINES,
-    **REPORT_LINES,
-    **PACKING_LINES,
-}
-"""For each kind of event, the function that turns it into text."""
-
-
-def text_of(event: Event) -> str | None:
-    """Return an event as text; None for one that only a live display shows."""
-    line = LINES.get(type(event))
-    return None if line is None else line(event)
-
-
 class PlainLines:
     """A display of plain lines, such as one per epoch."""
 
@@ -145,7 +129,28 @@ class Wire(PlainLines):
 
     def text(self, event: Event) -> str:
         """Return an event as JSON, in which NaN and infinity stay as they are."""
-        return event_line(event)
+        return json.dumps(event.to_dict())
+
+
+def sent_event(line: str) -> Event | None:
+    """Return the event in a line that `Wire` wrote; None for any other line."""
+    if not line.startswith('{"event":'):
+        return None
+    try:
+        said: JsonObject = json.loads(line)
+        name = str(said["event"])
+        if name in KINDS:
+            event: Event = _reader(name).validate_python(said)
+            return event
+        inner = name.removeprefix(OF_TRIAL)
+        return TrialEvent(said["trial"], _reader(inner).validate_python(said)) if inner in KINDS else None
+    except (ValueError, KeyError, ValidationError):
+        return None
+
+
+@cache
+def _reader(name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(KINDS[name])
 
 
 class LiveBar:

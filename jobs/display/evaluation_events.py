@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from jobs.display.events import Event
-from jobs.display.rows import Caught, ClassNll, DatasetNll, NllBound, Number, OodClass, OodControl, OodRatio, OodRegret
+from jobs.display.events import Event, Number
+from jobs.text import Row
 
 __all__ = ["Absent", "Evaluating", "Interpolation", "Nll", "Ood", "Samples", "Scored", "Scoring"]
 
@@ -78,21 +78,26 @@ class Nll(Event, kind="nll"):
         run: the name of the evaluation's run.
         run_id: the id of that run.
         split: the split that was scored.
-        rows: the results per data set.
-        per_class: the results per class.
+        rows: one row per ``dataset``: the number of ``images``, the mean ``bits_per_dim`` with its interval, the
+            ``bits_per_dim_median``, ``bits_per_dim_original`` (the mean in bits per value of the images before padding;
+            NaN unless all images had one size and were padded), and the number of scores that are ``non_finite``.
+        per_class: one row per ``dataset`` and ``class_name``, with ``images``, ``bits_per_dim`` and
+            ``bits_per_dim_median``.
         place: the folder or address of the results.
         open_with: the command that shows the run in MLflow's UI.
-        bounds: the importance-weighted bounds from several noise samples per image; empty for one sample.
+        bounds: the importance-weighted bounds (`glow.scoring.importance_weighted`), one row per ``dataset``: the number
+            of ``noise_samples`` per image, the mean bound as ``bits_per_dim``, and its ``gain``, the mean NLL over
+            single noise samples minus the bound, with intervals; empty for one sample.
     """
 
     run: str
     run_id: str
     split: str
-    rows: list[DatasetNll]
-    per_class: list[ClassNll]
+    rows: list[Row]
+    per_class: list[Row]
     place: str
     open_with: str
-    bounds: list[NllBound] = field(default_factory=list)
+    bounds: list[Row] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,13 +175,15 @@ class Ood(Event, kind="ood"):
         bootstraps: number of bootstrap batches per threshold.
         repeats: number of repetitions with other batches.
         in_distribution: the model's own data set.
-        rows: the results per detector, data set and batch size.
-        control: how often the model's own test images are called OOD.
-        passing: the classes of other data sets that are detected least often.
+        rows: one row per detector, data set and batch size, as `glow.ood.OodResult` describes its ``ratios``.
+        control: how often the model's own test images are called OOD, as ``control`` of `glow.ood.OodResult`.
+        passing: the classes of other data sets that are detected least often, as ``per_class`` of `glow.ood.OodResult`.
         recommended: the detector that detects corrupted held-out images best; None if no corruptions were scored.
         regret: for each data set and batch size the AUROC of the recommended detector, and that of the detector which
-            is best there.
-        caught: for each corruption the smallest batch size at which the recommended detector notices it (`Caught`).
+            is best there (`glow.ood.regret`).
+        caught: for each ``corruption`` the ``batch_sizes``: for the severities 1, 2 and so on, the smallest M at which
+            the recommended detector calls 95 % of the batches OOD, at M and at every larger M that was tested; None
+            where no tested M is large enough.
         place: the folder or address of the results.
         open_with: the command that shows the run in MLflow's UI.
     """
@@ -188,11 +195,11 @@ class Ood(Event, kind="ood"):
     bootstraps: int
     repeats: int
     in_distribution: str
-    rows: list[OodRatio]
-    control: list[OodControl]
-    passing: list[OodClass]
+    rows: list[Row]
+    control: list[Row]
+    passing: list[Row]
     recommended: str | None = None
-    regret: list[OodRegret] = field(default_factory=list)
-    caught: list[Caught] = field(default_factory=list)
+    regret: list[Row] = field(default_factory=list)
+    caught: list[Row] = field(default_factory=list)
     place: str
     open_with: str

@@ -1,10 +1,11 @@
 """The events of running jobs, one frozen dataclass per kind.
 
 A display shows the events of this process as text, or prints each as a JSON line (``--json``). A job on a cluster sends
-its events to the client, also as JSON lines (`jobs.display.wire`). The events of evaluations are in
+its events to the client, also as JSON lines (`jobs.display.displays.sent_event`). The events of evaluations are in
 `jobs.display.evaluation_events`; the messages of workers to the driver of a training are in `jobs.training.messages`.
 
-The names of events and fields are an interface for scripts that read ``--json``: they do not change.
+The names of events and fields are an interface for scripts that read ``--json``: they do not change. In rows of tables,
+the 95 % interval of a column ``x`` is in ``x_low`` and ``x_high``.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import ClassVar
 
-from jobs.display.rows import Difference, Number
 from jobs.errors import UserError
 from jobs.text import JsonObject, Row
-from jobs.tracking import Champion
 
 __all__ = [
+    "KINDS",
     "OF_TRIAL",
     "Ablating",
     "AblationStopped",
@@ -30,6 +30,7 @@ __all__ = [
     "Failed",
     "Node",
     "Noted",
+    "Number",
     "Packed",
     "Packing",
     "Plan",
@@ -45,12 +46,17 @@ __all__ = [
     "TrainResult",
     "TrialEnded",
     "TrialEvent",
-    "Unknown",
     "Waiting",
 ]
 
 OF_TRIAL = "trial_"
 """The prefix, in JSON, of the names of events that come from the training of a trial."""
+
+Number = int | float
+"""A number that JSON keeps as it was given: 8 stays 8, and 8.0 stays 8.0."""
+
+KINDS: dict[str, type[Event]] = {}
+"""The class of each kind of event, by its name in JSON."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,8 @@ class Event:
 
     def __init_subclass__(cls, kind: str = "") -> None:
         cls.kind = kind
+        if kind:
+            KINDS[kind] = cls
 
     def to_dict(self) -> JsonObject:
         """Return the event as a JSON object: its name as ``event``, then its fields.
@@ -80,17 +88,6 @@ class Event:
 
 Show = Callable[[Event], None]
 """A function that receives the events of a job, one by one."""
-
-
-@dataclass(frozen=True)
-class Unknown(Event):
-    """An event of another version of glowctl that this version cannot read; only ``--json`` shows it, unchanged."""
-
-    said: JsonObject
-
-    def to_dict(self) -> JsonObject:
-        """Return the JSON object unchanged, as it was received."""
-        return self.said
 
 
 @dataclass(frozen=True)
@@ -474,11 +471,14 @@ class AblationSummary(Event, kind="ablated"):
         factors: the settings that vary.
         configurations: one row per configuration: its value of each factor, and its results and costs over its seeds,
             as `glow.comparison.summarize` describes them.
-        differences: the paired differences between values of a factor.
+        differences: the paired differences between values of a factor, one row for each as
+            `glow.comparison.paired_differences` describes them.
         conclusions: sentences on the factors.
         unfinished: sentences on the trials that did not finish.
         best: the row of the finished trial with the lowest validation NLL; None if no trial finished.
-        champion: the model with the alias `champion`; None if no trial finished.
+        champion: the model with the alias `champion`: its ``name`` and ``version`` in the registry, its ``run_id``, and
+            whether it is ``new`` or ``scored_lower`` than the best trial on the same images; None if no trial finished.
+        champion_uri: the MLflow URI of that model; None if there is none.
         place: the folder or address of the results.
         open_with: the command that shows the run in MLflow's UI.
     """
@@ -489,17 +489,14 @@ class AblationSummary(Event, kind="ablated"):
     finished: int
     factors: list[str]
     configurations: list[Row]
-    differences: list[Difference]
+    differences: list[Row]
     conclusions: list[str]
     unfinished: list[str]
     best: Row | None
-    champion: Champion | None
+    champion: Row | None
+    champion_uri: str | None
     place: str
     open_with: str
-
-    def to_dict(self) -> JsonObject:
-        """Return the event as a JSON object, with the URI of the champion as ``champion_uri``."""
-        return super().to_dict() | {"champion_uri": self.champion.uri if self.champion else None}
 
 
 @dataclass(frozen=True)

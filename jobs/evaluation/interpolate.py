@@ -21,6 +21,7 @@ from glow.interpolation import Mode, interpolate
 from glow.model import Precision
 from jobs.display.evaluation_events import Interpolation
 from jobs.display.events import Show
+from jobs.display.tables import ends_sentence
 from jobs.errors import SpecError
 from jobs.evaluation.run import (
     Evaluation,
@@ -168,10 +169,6 @@ def run(work: InterpolateWork, show: Show) -> np.ndarray:
         table.to_parquet(recorded.folder / "interpolation.parquet", index=False)
         recorded.record.table(table, "interpolation.json")
         recorded.record.metrics({"end_error": float(end_error.max()), "non_finite": non_finite})
-        came_to = (
-            f"{count(len(images), 'row')} of {spec.steps} images, {spec.mode}; the ends differ from the real "
-            f"ones by at most {end_error.max():.2g} grey levels: `interpolation.png`"
-        )
         result = Interpolation(
             **recorded.known_as,
             pairs=len(images),
@@ -185,7 +182,9 @@ def run(work: InterpolateWork, show: Show) -> np.ndarray:
             bits=evaluation.model.config.bits,
             picture=f"{recorded.place}/interpolation.png",
         )
-        recorded.finish(result, came_to)
+        ends = ends_sentence(result.end_error, result.inexact_rows, 2**result.bits)
+        rows = f"{count(len(images), 'row')} of {spec.steps} images, {spec.mode}"
+        recorded.finish(result, f"{rows}: `interpolation.png`. {ends}")
     return np.asarray(images)
 
 

@@ -6,7 +6,6 @@ Arrays with the suffix _N have one value per image.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +17,7 @@ from glow.figures import nll_histogram
 from glow.ood.statistics import Estimate, mean_interval
 from jobs.display.evaluation_events import Nll
 from jobs.display.events import Show
-from jobs.display.rows import ClassNll, DatasetNll, NllBound
+from jobs.display.tables import as_markdown, nll_table
 from jobs.evaluation.run import (
     Evaluation,
     described,
@@ -31,7 +30,7 @@ from jobs.evaluation.run import (
     with_tables,
 )
 from jobs.specs.evaluation import NllSpec
-from jobs.text import bits, markdown_table
+from jobs.text import Row, bits
 
 __all__ = ["NllWork", "prepare", "run"]
 
@@ -74,11 +73,11 @@ def prepare(spec: NllSpec) -> NllWork:
     )
 
 
-def run(work: NllWork, show: Show) -> list[DatasetNll]:
+def run(work: NllWork, show: Show) -> list[Row]:
     """Score the images that have no score yet, and record tables, figures and metrics.
 
     Returns:
-        One row per data set.
+        One row per data set, as the event `Nll` describes them.
 
     Raises:
         JobError: if workers fail.
@@ -87,27 +86,22 @@ def run(work: NllWork, show: Show) -> list[DatasetNll]:
     evaluation = work.evaluation
     with evaluation_run(evaluation, "nll", show) as recorded:
         scores = {name: table for (name, _), table in scores_of(evaluation, recorded, show).items()}
-        rows = [_row(name, table, work) for name, table in scores.items()]
-        bounds = [_bound(name, table, work) for name, table in scores.items() if "nll_bound" in table]
-        per_class = [row for name, table in scores.items() for row in _class_rows(name, table, work)]
-        classes = pd.DataFrame(per_class)
-        everything = pd.concat(scores.values(), ignore_index=True)
-        table = pd.DataFrame(rows)
-        table.to_parquet(recorded.folder / "nll.parquet", index=False)
-        classes.to_parquet(recorded.folder / "nll_per_class.parquet", index=False)
-        recorded.record.table(table, "nll.json")
-        if bounds:
-            bound_table = pd.DataFrame(bounds)
-            bound_table.to_parquet(recorded.folder / "nll_bound.parquet", index=False)
-            recorded.record.table(bound_table, "nll_bound.json")
-        recorded.record.table(classes, "nll_per_class.json")
+        tables = {
+            "nll": [_row(name, table, work) for name, table in scores.items()],
+            "nll_bound": [_bound(name, table, work) for name, table in scores.items() if "nll_bound" in table],
+            "nll_per_class": [row for name, table in scores.items() for row in _class_rows(name, table, work)],
+        }
+        for name, rows in tables.items():
+            if rows:
+                table = pd.DataFrame(rows)
+                table.to_parquet(recorded.folder / f"{name}.parquet", index=False)
+                recorded.record.table(table, f"{name}.json")
+        rows, bounds, per_class = tables.values()
         title = f"NLL of {evaluation.spec.split} images under {evaluation.model.title}"
+        everything = pd.concat(scores.values(), ignore_index=True)
         nll_histogram(everything, title).savefig(recorded.folder / "nll_histogram.png", dpi=120)
-        for row in rows:
-            recorded.record.metrics({f"bits_per_dim/{row.dataset}": row.bits_per_dim})
-        for bound in bounds:
-            recorded.record.metrics({f"bits_per_dim_bound/{bound.dataset}": bound.bits_per_dim})
-        came_to = "; ".join(f"{row.dataset} {bits(row.bits_per_dim)}" for row in rows)
+        recorded.record.metrics({f"bits_per_dim/{row['dataset']}": row["bits_per_dim"] for row in rows})
+        recorded.record.metrics({f"bits_per_dim_bound/{row['dataset']}": row["bits_per_dim"] for row in bounds})
         result = Nll(
             **recorded.known_as,
             split=evaluation.spec.split,
@@ -116,63 +110,57 @@ def run(work: NllWork, show: Show) -> list[DatasetNll]:
             per_class=per_class,
             place=recorded.place,
         )
-        recorded.finish(result, f"{came_to} bits/dim", _description(rows))
+        short = "; ".join(f"{row['dataset']} {bits(row['bits_per_dim'])}" for row in rows)
+        recorded.finish(result, f"{short} bits/dim", as_markdown(nll_table(rows, evaluation.spec.split)))
     return rows
 
 
-def _description(rows: Sequence[DatasetNll]) -> str:
-    head = ["data set", "images", "bits/dim", "95 % interval", "per original pixel"]
-    cells = [
-        [
-            row.dataset,
-            str(row.images),
-            bits(row.bits_per_dim),
-            f"{bits(row.bits_per_dim_low)} to {bits(row.bits_per_dim_high)}",
-            bits(row.bits_per_dim_original),
-        ]
-        for row in rows
-    ]
-    return markdown_table([head, *cells])
-
-
-def _row(name: str, table: pd.DataFrame, work: NllWork) -> DatasetNll:
-    bits_N = _or_infinite(table)
-    mean = mean_interval(bits_N)
+def _row(name: str, table: pd.DataFrame, work: NllWork) -> Row:
     padding = work.padding[name]
-    return DatasetNll(
-        dataset=name,
-        images=len(table),
-        bits_per_dim=mean.value,
-        bits_per_dim_low=mean.low,
-        bits_per_dim_high=mean.high,
-        bits_per_dim_median=float(np.median(bits_N)),
-        bits_per_dim_original=mean.value * padding if padding > 1 else math.nan,
-        non_finite=int((~table["finite"]).sum()),
-    )
+    figures = _figures(table)
+    return {
+        "dataset": name,
+        "images": len(table),
+        **figures,
+        "bits_per_dim_original": figures["bits_per_dim"] * padding if padding > 1 else math.nan,
+        "non_finite": int((~table["finite"]).sum()),
+    }
 
 
-def _bound(name: str, table: pd.DataFrame, work: NllWork) -> NllBound:
+def _class_rows(name: str, table: pd.DataFrame, work: NllWork) -> list[Row]:
+    return [
+        {
+            "dataset": name,
+            "class_name": work.class_names[name][int(label)],
+            "images": len(of_class),
+            **_figures(of_class),
+        }
+        for label, of_class in table.groupby("label")
+    ]
+
+
+def _figures(table: pd.DataFrame) -> dict[str, float]:
+    """Return the mean bits/dim with its interval, and the median.
+
+    A score that is not finite counts as infinite, so that no mean leaves its image out.
+    """
+    bits_N = np.where(table["finite"], table["bits_per_dim"], np.inf)
+    return {**_estimate("bits_per_dim", mean_interval(bits_N)), "bits_per_dim_median": float(np.median(bits_N))}
+
+
+def _bound(name: str, table: pd.DataFrame, work: NllWork) -> Row:
     per_bit = 1 / (work.evaluation.model.config.dimensions * math.log(2))
     bound_N, one_N = (per_bit * table[column].to_numpy() for column in ("nll_bound", "nll_of_all"))
     finite_N = np.isfinite(bound_N) & np.isfinite(one_N)
-    bound = mean_interval(np.where(finite_N, bound_N, np.inf))
     none = Estimate(math.nan, math.nan, math.nan)
     gain = mean_interval((one_N - bound_N)[finite_N]) if finite_N.any() else none
-    samples = work.evaluation.spec.noise_samples
-    return NllBound(name, samples, bound.value, bound.low, bound.high, gain.value, gain.low, gain.high)
+    return {
+        "dataset": name,
+        "noise_samples": work.evaluation.spec.noise_samples,
+        **_estimate("bits_per_dim", mean_interval(np.where(finite_N, bound_N, np.inf))),
+        **_estimate("gain", gain),
+    }
 
 
-def _class_rows(name: str, table: pd.DataFrame, work: NllWork) -> list[ClassNll]:
-    labels = np.unique(table["label"]).tolist()
-    return [_class_row(name, work.class_names[name][label], table[table["label"] == label]) for label in labels]
-
-
-def _class_row(dataset: str, class_name: str, table: pd.DataFrame) -> ClassNll:
-    bits_N = _or_infinite(table)
-    mean = mean_interval(bits_N)
-    return ClassNll(dataset, class_name, len(table), mean.value, mean.low, mean.high, float(np.median(bits_N)))
-
-
-def _or_infinite(table: pd.DataFrame) -> np.ndarray:
-    """Return bits/dim (N,) with infinity for scores that are not finite, so that no mean leaves these images out."""
-    return np.where(table["finite"], table["bits_per_dim"], np.inf)
+def _estimate(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,15 +24,14 @@ from glow.ood import (
     evaluate_ood,
     fit_detectors,
     held_out_protocol,
-    report_protocol,
     roc_curve,
+    split_test_protocol,
 )
 from glow.ood.calibration import least_held_out
 from glow.ood.detectors import BACKGROUND
-from glow.ood.evaluation import REPORT_IMAGES
 from jobs.display.evaluation_events import Absent, Ood, Scored
 from jobs.display.events import Event, Show
-from jobs.display.rows import OodClass, OodControl, OodRatio, rows_as
+from jobs.display.tables import as_markdown, settings_sentence, share_table
 from jobs.errors import JobError, SpecError
 from jobs.evaluation.find_model import find_model
 from jobs.evaluation.ood_corruptions import Drift, corrupted_images, draw_drift, drift
@@ -52,7 +50,7 @@ from jobs.evaluation.run import (
     with_tables,
 )
 from jobs.specs.evaluation import OodSpec
-from jobs.text import count, markdown_table, rows_of
+from jobs.text import Row, count, rows_of
 from jobs.tracking import Record, tag_names
 
 __all__ = ["OodWork", "prepare", "run"]
@@ -71,8 +69,9 @@ OTHERS = {
 }
 """Name of a model's own data set -> the data sets that it is tested against by default, in addition to `MADE`."""
 
-REPORT_BOOTSTRAPS, REPORT_REPEATS = 50, 2
-"""Bootstraps and repeats of the course report's protocol."""
+
+BOOTSTRAPS = 10_000
+"""Default of ``--bootstraps``."""
 
 
 @dataclass(frozen=True)
@@ -212,25 +211,23 @@ def _how_to_get(name: str, root: str | None) -> str:
 
 
 def _settings(spec: OodSpec) -> OodSettings:
-    report = spec.protocol == "report"
     return OodSettings(
         batch_sizes=spec.batch_sizes,
         alpha=spec.alpha,
-        bootstraps=spec.bootstraps or (REPORT_BOOTSTRAPS if report else 10_000),
+        bootstraps=spec.bootstraps or BOOTSTRAPS,
         center=spec.center,
-        repeats=spec.repeats or (REPORT_REPEATS if report else 1),
-        exact=not report,
+        repeats=spec.repeats or 1,
+        exact=spec.protocol == "held-out",
         seed=spec.seed,
     )
 
 
 def _check_sizes(spec: OodSpec, settings: OodSettings, images: Mapping[tuple[str, str], LazyDataset], own: str) -> None:
     """Check, before an image is scored, that all images fill a batch and enough images are held out for alpha."""
-    report = spec.protocol == "report"
     sizes = {f"{name} {split}": len(lazy) for (name, split), lazy in images.items() if split != "train"}
-    if report:
-        half = min(REPORT_IMAGES, len(images[own, "test"]) // 2)
-        sizes = {what: half if what == f"{own} test" else min(REPORT_IMAGES, n) for what, n in sizes.items()}
+    if spec.protocol == "split-test":
+        half = len(images[own, "test"]) // 2
+        sizes = {what: min(half, size) for what, size in sizes.items()}
     largest = max(settings.batch_sizes)
     for what, size in sizes.items():
         if size < largest:
@@ -246,7 +243,7 @@ def _check_sizes(spec: OodSpec, settings: OodSettings, images: Mapping[tuple[str
             remedy=f"give --corruption-images {largest} or more, or leave {largest} out of --batch-sizes",
             code="too-few-corruption-images",
         )
-    held_out = f"{own} {'test' if report else 'validation'}"
+    held_out = f"{own} validation"
     smallest = min(settings.batch_sizes)  # the fewer images per batch, the more must be held out
     needed = least_held_out(settings.alpha, smallest)
     if settings.exact and sizes[held_out] < needed:
@@ -274,8 +271,8 @@ def run(work: OodWork, show: Show) -> OodResult:
         for key, table in behind.items():
             scores[key] = scores[key].assign(**{BACKGROUND: table["nll"]})
         tests = {name: scores[name, "test"] for name in (work.own, *work.others)}
-        if spec.protocol == "report":
-            deal = report_protocol(tests, spec.seed)
+        if spec.protocol == "split-test":
+            deal = split_test_protocol(tests, spec.seed)
         else:
             deal = held_out_protocol(scores[work.own, "validation"], tests)
         train = scores[work.own, "train"]
@@ -296,22 +293,25 @@ def run(work: OodWork, show: Show) -> OodResult:
         if found.recommended is not None:
             recorded.record.tag(tag_names.RECOMMENDED, found.recommended)
         recorded.record.metrics(_metrics(result, scores, work))
-        told = Ood(
+        event = Ood(
             **recorded.known_as,
             protocol=spec.protocol,
             alpha=spec.alpha,
             bootstraps=work.settings.bootstraps,
             repeats=work.settings.repeats,
             in_distribution=work.own,
-            rows=rows_as(OodRatio, result.ratios),
-            control=rows_as(OodControl, result.control),
+            rows=rows_of(result.ratios),
+            control=rows_of(result.control),
             passing=_passing(result, work),
             recommended=found.recommended,
             regret=found.regret,
             caught=found.caught,
             place=recorded.place,
         )
-        recorded.finish(told, _result_line(result, work), _description(result, work))
+        how = settings_sentence(event.protocol, event.alpha, event.bootstraps, event.repeats)
+        table = share_table(event.rows)
+        details = "\n\n".join([as_markdown(table), f"{table.description} {how}"])
+        recorded.finish(event, _result_line(result, work), details)
     return result
 
 
@@ -330,46 +330,19 @@ def _background_scores(work: OodWork, recorded: EvaluationRun, show: Show) -> di
 
 
 def _write_tables(result: OodResult, found: Drift, record: Record, folder: Path) -> None:
+    shares = share_table(rows_of(result.ratios))
     for name, table in (
         ("ood", result.ratios),
         ("ood_power", result.power),
         ("ood_per_class", result.per_class),
         ("ood_control", result.control),
-        ("ood_ratios", report_table(result.ratios).rename_axis("data set").reset_index()),
+        ("ood_ratios", pd.DataFrame([map(str, row) for row in shares.rows], columns=list(shares.head))),
         ("ood_detectors", detector_table(result.ratios).reset_index()),
         *found.tables.items(),
     ):
         table.columns = table.columns.map(str)
         table.to_parquet(folder / f"{name}.parquet", index=False)
         record.table(table, f"{name}.json")
-
-
-def report_table(ratios: pd.DataFrame) -> pd.DataFrame:
-    """Arrange the shares of batches that the typicality test calls OOD, as in the course report (docs/mnist.md).
-
-    Returns:
-        One row per data set and one column per batch size M, with texts of `ratio_cell`. A cell is "-" if the data set
-        was not tested at this M.
-    """
-    typicality = ratios[ratios["detector"] == "typicality"]
-    cells = typicality.assign(cell=[ratio_cell(row) for row in rows_of(typicality)])
-    table = cells.pivot(index="dataset", columns="batch_size", values="cell")
-    table.columns = [f"M={m}" for m in table.columns]
-    return table.loc[list(dict.fromkeys(typicality["dataset"]))].fillna("-")
-
-
-def ratio_cell(row: Mapping[str, Any]) -> str:
-    """Format a share of batches and its 95 % interval in percent.
-
-    The standard deviation over the repeats of the test follows "±" if there are several repeats.
-
-    Example:
-        >>> row = {"ratio": 0.007, "ratio_low": 0.0055, "ratio_high": 0.0088, "ratio_sd": float("nan")}
-        >>> ratio_cell(row), ratio_cell(row | {"ratio_sd": 0.001})
-        ('0.70 (0.55-0.88)', '0.70 ± 0.10 (0.55-0.88)')
-    """
-    spread = f" ± {100 * row['ratio_sd']:.2f}" if np.isfinite(row["ratio_sd"]) else ""
-    return f"{100 * row['ratio']:.2f}{spread} ({100 * row['ratio_low']:.2f}-{100 * row['ratio_high']:.2f})"
 
 
 def detector_table(ratios: pd.DataFrame) -> pd.DataFrame:
@@ -427,33 +400,19 @@ def _metrics(result: OodResult, scores: Mapping[tuple[str, str], pd.DataFrame], 
     return metrics
 
 
-def _passing(result: OodResult, work: OodWork) -> list[OodClass]:
+def _passing(result: OodResult, work: OodWork) -> list[Row]:
     """Return up to five classes of other data sets that are called OOD least often, at the smallest M."""
     rows = result.per_class
     if rows.empty:
         return []
     rows = rows[(rows["dataset"] != work.own) & (rows["batch_size"] == min(work.settings.batch_sizes))]
     several = rows.groupby("dataset")["label"].transform("nunique") > 1
-    return rows_as(OodClass, rows[several & (rows["ratio_high"] < 1)].sort_values("ratio").head(5))
+    return rows_of(rows[several & (rows["ratio_high"] < 1)].sort_values("ratio").head(5))
 
 
 def _result_line(result: OodResult, work: OodWork) -> str:
     """Return one line with the share of batches of the smallest size that `typicality` calls OOD, per data set."""
     m = min(work.settings.batch_sizes)
     rows = result.ratios.query("detector == 'typicality' and batch_size == @m")
-    told = ", ".join(f"{row['dataset']} {100 * row['ratio']:.3g} %" for row in rows_of(rows))
-    return f"called OOD at M = {m}: {told}"
-
-
-def _description(result: OodResult, work: OodWork) -> str:
-    table = report_table(result.ratios)
-    rows = [[name, *cells] for name, cells in zip(table.index, table.to_numpy(), strict=True)]
-    spec, settings = work.evaluation.spec, work.settings
-    return "\n".join(
-        [
-            markdown_table([["OOD ratio, %", *table.columns], *rows]),
-            "",
-            f"Typicality test, protocol {spec.protocol}, alpha {settings.alpha}, {settings.bootstraps} bootstraps, "
-            f"{count(settings.repeats, 'repeat')}. 95 % intervals are in brackets.",
-        ]
-    )
+    shares = ", ".join(f"{row['dataset']} {100 * row['ratio']:.3g} %" for row in rows_of(rows))
+    return f"called OOD at M = {m}: {shares}"

@@ -19,9 +19,9 @@ from glow.datasets.corruptions import SEVERITIES, all_corrupted
 from glow.datasets.names import dataset_label
 from glow.ood import OodResult, OodSettings, corruption_power, recommend, regret
 from glow.ood.detectors import Detector
-from jobs.display.rows import Caught, OodRegret, rows_as
 from jobs.errors import SpecError
 from jobs.specs.evaluation import CORRUPTIONS, OodSpec
+from jobs.text import Row, rows_of
 
 __all__ = ["Drift", "corrupted_images", "draw_drift", "drift"]
 
@@ -49,8 +49,8 @@ class Drift:
     """
 
     recommended: str | None
-    regret: list[OodRegret]
-    caught: list[Caught]
+    regret: list[Row]
+    caught: list[Row]
     tables: dict[str, pd.DataFrame]
 
 
@@ -75,8 +75,8 @@ def corrupted_images(
     if held_out is None:
         if spec.corruptions:
             raise SpecError(
-                "--corruptions takes its thresholds from held-out images, but --protocol report holds none out",
-                remedy="leave out --corruptions or --protocol report",
+                "--corruptions takes its thresholds from held-out images, but --protocol split-test holds none out",
+                remedy="leave out --corruptions or --protocol split-test",
                 code="corruptions-without-held-out",
             )
         return {}
@@ -117,7 +117,7 @@ def drift(
     if (name, "validation") in scores:
         chosen = recommend(detectors, scores[own, "validation"], scores[name, "validation"], CORRUPTIONS)
         recommended = chosen.detector
-        costs = rows_as(OodRegret, regret(result.ratios, recommended))
+        costs = rows_of(regret(result.ratios, recommended))
         tables["ood_recommended"] = chosen.aurocs.reset_index()
     if spec.corruptions:
         asked = [each for each in detectors if each.name in {recommended, "typicality"}]
@@ -128,10 +128,10 @@ def drift(
     return Drift(recommended, costs, caught, tables)
 
 
-def _caught(power: pd.DataFrame) -> list[Caught]:
+def _caught(power: pd.DataFrame) -> list[Row]:
     least = batch_sizes_that_catch(power)
     return [
-        Caught(str(corruption), [int(m) if np.isfinite(m) else None for m in row])
+        {"corruption": str(corruption), "batch_sizes": [int(m) if np.isfinite(m) else None for m in row]}
         for corruption, row in zip(least.index, least.to_numpy(), strict=True)
     ]
 

@@ -127,8 +127,8 @@ def run(work: SampleWork, show: Show) -> dict[float, np.ndarray]:
             image_rows(sweep, names, title).savefig(recorded.folder / "temperatures.png", dpi=120)
             pictures.insert(0, "temperatures.png")
         recorded.record.metrics({"non_finite": non_finite})
-        told = ", ".join(f"{temperature:g}" for temperature in samples)
-        came_to = f"{rows * columns} images at each of the temperatures {told}: `{'`, `'.join(pictures)}`"
+        listed = ", ".join(f"{temperature:g}" for temperature in samples)
+        short = f"{rows * columns} images at each of the temperatures {listed}: `{'`, `'.join(pictures)}`"
         result = Samples(
             **recorded.known_as,
             temperatures=list(samples),
@@ -138,7 +138,7 @@ def run(work: SampleWork, show: Show) -> dict[float, np.ndarray]:
             scale=evaluation.model.config.scale,
             pictures=[f"{recorded.place}/{picture}" for picture in pictures],
         )
-        recorded.finish(result, came_to)
+        recorded.finish(result, short)
     return samples
 
 

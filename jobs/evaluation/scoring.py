@@ -28,7 +28,7 @@ from jobs.display.events import Show
 from jobs.errors import JobError
 from jobs.evaluation.find_model import TrainedModel
 from jobs.ray_runtime.resources import Resources
-from jobs.system.computing import set_up_computing
+from jobs.system.process_setup import set_up_computing
 from jobs.tracking.scores import find_scores, key_of, labelled
 
 __all__ = ["Scored", "Table", "cached", "model_on", "put_model", "result_of", "score_on_ray"]

@@ -34,7 +34,7 @@ from jobs.errors import JobError, SpecError
 from jobs.packing.destination import Destination, destination_of
 from jobs.packing.shards import Done, Shard, done_file, listing_of, source_of, stamps_of
 from jobs.specs.base import colour
-from jobs.specs.packing import PackSpec
+from jobs.specs.request import PackSpec
 from jobs.text import JsonObject
 
 __all__ = ["LEFT_OUT", "SKIPPED", "Plan", "npy", "prepare", "refusal"]

@@ -33,7 +33,7 @@ from jobs.packing.readers import readers_for
 from jobs.packing.shards import Done, Shard, done_file, files_gone, listing_of, source_of, stamps_of
 from jobs.ray_runtime.machines import machines_up
 from jobs.specs.base import colour
-from jobs.specs.packing import PackSpec
+from jobs.specs.request import PackSpec
 from jobs.system.process_setup import set_up_process
 
 __all__ = ["run"]

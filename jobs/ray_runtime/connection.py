@@ -20,7 +20,7 @@ from jobs.errors import JobError
 from jobs.ray_runtime.machines import this_machine
 from jobs.system.environment import in_ray_job
 from jobs.system.helper_processes import end, start
-from jobs.system.scratch import SCRATCH_NAME_LENGTH, free_megabytes, make_scratch_folder, remove_abandoned
+from jobs.system.scratch import PREFIX, SCRATCH_NAME_LENGTH, free_megabytes
 from jobs.system.signals import signals_as_interrupt
 from jobs.system.verbosity import is_verbose
 
@@ -73,7 +73,6 @@ OWN_RAY = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Otherwise Ray replaces 127.0.0.1 by this machine's public address and accepts connections from other machines.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_preload_python_modules": "jobs.ray_runtime.worker_preload",
     "RAY_prestart_worker_first_driver": "0",  # one idle process per core, which compete with the command's imports
 }
 """Further environment variables of an embedded Ray."""
@@ -217,11 +216,10 @@ def _ray_folder() -> str:
             "characters on another disk"
         )
         place = ELSEWHERE
-        remove_abandoned(place)  # a command with another TMPDIR does not look there
     try:
         free = free_megabytes(place)
         if free >= LEAST_FREE_MB:
-            return tempfile.mkdtemp(prefix="ray-") if fits else str(make_scratch_folder(place))
+            return tempfile.mkdtemp(prefix="ray-" if fits else PREFIX, dir=place)
     except OSError as error:
         raise JobError(
             f"Ray's files cannot be written in {place} ({error.strerror}){why}",

@@ -4,7 +4,8 @@
 address on standard output, and waits for the end of its standard input, which the driver PID holds open
 (`jobs.system.helper_processes`). Then it kills every process that has a file open in FOLDER, and removes the folder.
 This finds all workers: Ray hides their command lines and environments, but each worker writes a log in FOLDER. It also
-finds two agents of the raylet, which would otherwise stay for minutes. Ray's other processes die with this one.
+finds two agents of the raylet, which would otherwise stay for minutes. Ray's other processes die with this one. If the
+driver was killed, the helper also removes the driver's folder for temporary files.
 
 While the driver writes a run to MLflow, this process has a line with the store and the experiment from it
 (`Record.running`). If the driver is killed, this process sets its runs to FAILED.
@@ -16,8 +17,8 @@ import json
 import logging
 import os
 import shutil
+import socket
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -26,8 +27,9 @@ from contextlib import suppress
 
 import psutil
 
-from jobs.system.helper_processes import supervise
-from jobs.system.scratch import remove_abandoned
+from jobs.ray_runtime.ray_internals import start_fewer_processes
+from jobs.system.helper_processes import shield, supervise
+from jobs.system.scratch import remove_scratch_of_parent
 from jobs.system.verbosity import unheeded
 
 log = logging.getLogger(__name__)
@@ -35,9 +37,7 @@ log = logging.getLogger(__name__)
 PATIENCE_S = 15.0
 """Seconds within which the processes of Ray must have ended; then the folder is removed anyway."""
 
-
-CLOSE_LOOKS_S = 5.0
-"""Seconds for which the start of an embedded Ray looks often whether it is complete, which it is after 1 to 2 s."""
+LOOPBACK = "127.0.0.1"
 
 
 def main(folder: str, driver: int, state_api: bool, cpus: float, gpus: float) -> int:
@@ -76,48 +76,31 @@ def _mark_runs(uri: str, experiment_id: str) -> None:
 
 
 def _start_ray(folder: str, state_api: bool, cpus: float, gpus: float) -> str:
-    """Start a Ray on the loopback interface, and return its address.
+    """Start a Ray on the loopback interface, and return its address."""
+    import ray
 
-    This uses the parts of `ray.init` that are needed here. `ray.init` itself would also make this process a driver, and
-    would start a monitor for an autoscaler, a reader of the workers' logs and, even without `state_api`, nine processes
-    of the dashboard. These take a third of the time that Ray needs to start.
-    """
-    from ray._private.node import Node
-    from ray._private.parameter import RayParams
-
-    class Head(Node):
-        """A head node that starts Ray's API server only together with the dashboard, and tells all workers its address.
-
-        Without the dashboard, Ray would still start that server to report usage statistics, which are turned off here,
-        and wait for it for almost a second. Without its address, the State API in a worker would ask the cluster of
-        $RAY_ADDRESS, or fail if another Ray runs on this machine.
-        """
-
-        def start_ray_processes(self) -> None:
-            """Start the raylet, and look often whether it is up; Ray's own wait follows and looks once a second."""
-            super().start_ray_processes()
-            deadline = time.monotonic() + CLOSE_LOOKS_S
-            while time.monotonic() < deadline and not self.get_gcs_client().get_all_node_info():
-                time.sleep(0.02)
-
-        def start_api_server(self, *, include_dashboard: bool | None, raise_on_failure: bool) -> None:
-            if include_dashboard:
-                super().start_api_server(include_dashboard=include_dashboard, raise_on_failure=raise_on_failure)
-                os.environ["RAY_API_SERVER_ADDRESS"] = f"http://{self.webui_url}"  # workers start later, and inherit it
-
-    parameters = RayParams(
-        node_ip_address="127.0.0.1",
-        temp_dir=folder,
+    port = _free_port()
+    if state_api:  # workers inherit it; otherwise the State API in a worker would ask the cluster of $RAY_ADDRESS
+        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://{LOOPBACK}:{port}"
+    start_fewer_processes()
+    ray.init(
+        "local",
         num_cpus=int(cpus),  # as the plan has counted them (jobs.ray_runtime.machines)
         num_gpus=int(gpus),
         include_dashboard=state_api,
-        dashboard_host="127.0.0.1",
-        dashboard_port=None,  # takes the next free port, as `ray.init` does; otherwise a second Ray does not start
-        dashboard_agent_listen_port=0,  # any free port; for Ray's default, a second Ray waits three seconds in vain
-        include_log_monitor=False,  # type: ignore[arg-type]  # Ray itself passes a bool
-        no_monitor=True,
+        dashboard_host=LOOPBACK,
+        dashboard_port=port,
+        log_to_driver=False,
+        _node_ip_address=LOOPBACK,
+        _temp_dir=folder,
     )
-    return str(Head(parameters, head=True, shutdown_at_exit=False).gcs_address)
+    shield()  # again, because ray.init has replaced a handler
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def _free_port() -> int:
+    with socket.create_server((LOOPBACK, 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def _end_ray(folder: str, driver: int) -> None:
@@ -131,7 +114,7 @@ def _end_ray(folder: str, driver: int) -> None:
         quiet_looks = 0 if found else quiet_looks + 1
         time.sleep(0.1)
     shutil.rmtree(folder, ignore_errors=True)
-    remove_abandoned(os.path.dirname(tempfile.gettempdir()))  # the driver's folder, if the driver was killed
+    remove_scratch_of_parent(driver)
 
 
 def _processes_of(folder: str, driver: int) -> Iterator[psutil.Process]:

@@ -80,7 +80,7 @@ def make(
 
 def _write(report: Report, folder: Path) -> None:
     """Write the HTML file, the Markdown file, and the pictures of the latter."""
-    from jobs.report.render import IMAGES, html, markdown
+    from jobs.report.document import IMAGES, html, markdown
 
     (folder / HTML).write_text(html(report), encoding="utf-8")
     (folder / MARKDOWN).write_text(markdown(report), encoding="utf-8")
@@ -99,7 +99,8 @@ def _copy(source: Path, folder: Path) -> None:
 
 def _description(report: Report) -> str:
     """Return the description of the report's run in MLflow, in Markdown."""
-    from jobs.report.render import IMAGES, escaped
+    from jobs.display.tables import escaped
+    from jobs.report.document import IMAGES
 
     lines = [f"**Result:** `{HTML}`, and the same in Markdown, `{MARKDOWN}` with `{IMAGES}`", ""]
     lines += [f"- {escaped(sentence)}" for sentence in report.summary]

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from glow.datasets.names import dataset_label
-from jobs.report import evaluations, ood, training
-from jobs.report.benchmark import benchmark_section
-from jobs.report.blocks import Block, Gap, Report, Section, Text
-from jobs.report.comparable import best_training, comparable
-from jobs.report.costs import costs_section
-from jobs.report.gather import REPORT_PROTOCOL, Material, Model, Study
-from jobs.report.reader import Reader
-from jobs.report.run_facts import job_of, spec_of
-from jobs.text import bits
-from jobs.tracking import metric_names, open_command, read_table, without_password
+from jobs.display.tables import Cell, Table
+from jobs.report import compare, evaluations
+from jobs.report.document import Block, Gap, Report, Section, Text
+from jobs.report.gather import Material, Model, Reader, Study, best_training, comparable, dataset_of, job_of, spec_of
+from jobs.text import bits, count, duration
+from jobs.tracking import metric_names, open_command, page_of, without_password
 
 if TYPE_CHECKING:
     from jobs.tracking import Run
 
-__all__ = ["compose"]
+__all__ = ["compose", "seconds_of"]
+
+METRICS = ("images_per_second_median", "core_seconds", "gpu_seconds", "parameters")
+"""Metrics of a run that are shown with its costs, in the order of the columns."""
 
 WANTED = {
     "nll": ("No likelihoods of whole data sets under {} are recorded",),
@@ -48,8 +48,10 @@ def compose(material: Material) -> Report:
         where = f"{study.dataset}: " if len(material.studies) > 1 else ""
         summary += [f"{where}{sentence}" for sentence in said]
         gaps += list(_gaps(study, material))
-    sections += [section for section in [benchmark_section(material, reader, "benchmark")] if section is not None]
-    sections.append(costs_section(material, "costs"))
+    sections += [
+        section for section in [evaluations.benchmark_section(material, reader, "benchmark")] if section is not None
+    ]
+    sections.append(_costs(material, "costs"))
     gaps += [Gap(sentence.rstrip(".")) for sentence in reader.lost]
     datasets = ", ".join(study.dataset for study in material.studies)
     facts = [
@@ -69,8 +71,8 @@ def compose(material: Material) -> Report:
 
 
 def _study_section(study: Study, reader: Reader, anchor: str) -> tuple[Section, list[str]]:
-    data = training.data_section(study, reader, f"{anchor}-settings")
-    nll, said = training.nll_section(study, reader, f"{anchor}-nll")
+    data = compare.data_section(study, reader, f"{anchor}-settings")
+    nll, said = compare.nll_section(study, reader, f"{anchor}-nll")
     models = []
     for index, model in enumerate(study.models):
         section, of_model = _model_section(model, study, reader, f"{anchor}-model-{index + 1}")
@@ -88,7 +90,7 @@ def _study_section(study: Study, reader: Reader, anchor: str) -> tuple[Section, 
 
 def _model_section(model: Model, study: Study, reader: Reader, anchor: str) -> tuple[Section, list[str]]:
     name = f"{dataset_label(study.dataset)}-{anchor.rpartition('-')[2]}"
-    tested, said = ood.ood_section(model, reader, f"{anchor}-ood", name)
+    tested, said = evaluations.ood_section(model, reader, f"{anchor}-ood", name)
     parts = [
         evaluations.nll_section(model, reader, f"{anchor}-nll", name),
         evaluations.samples_section(model, reader, f"{anchor}-samples", name),
@@ -103,7 +105,7 @@ def _about(model: Model) -> str:
     if model.training is None:
         return f"The store does not have the run that trained this model ({model.reference})."
     metrics, spec = model.training.data.metrics, spec_of(model.training)
-    words = training.settings_in_words(spec)
+    words = compare.settings_in_words(spec)
     text = f"Settings: {words}." if words else "The settings are not recorded."
     if metric_names.TEST in metrics:
         text += f" The test NLL is {bits(metrics[metric_names.TEST])} bits/dim"
@@ -131,7 +133,7 @@ def _gaps(study: Study, material: Material) -> Iterator[Gap]:
         )
     yield from _best_unseen(study, material)
     for model in study.models:
-        yield from _gaps_of(model, study, material)
+        yield from _gaps_of(model, material)
 
 
 def _best_unseen(study: Study, material: Material) -> Iterator[Gap]:
@@ -147,50 +149,84 @@ def _best_unseen(study: Study, material: Material) -> Iterator[Gap]:
         )
 
 
-def _gaps_of(model: Model, study: Study, material: Material) -> Iterator[Gap]:
-    if model.training is not None and model.training.info.status != "FINISHED" and not model.evaluations:
-        return
-
-    def command(*words: str) -> str:
-        return material.command(*words, "--model", model.reference)
+def _gaps_of(model: Model, material: Material) -> Iterator[Gap]:
+    def command(job: str, *flags: str) -> str:
+        return material.command(job, *flags, "--model", model.reference)
 
     if not model.evaluations:
-        yield Gap(f"No evaluation of {model.name} is recorded", command("evaluate"))
+        yield Gap(f"The model {model.name} has not been evaluated", command("evaluate"))
         return
     for job, (sentence, *flags) in WANTED.items():
-        if job not in model.evaluations and not (job == "ood" and REPORT_PROTOCOL in model.evaluations):
+        if job not in model.evaluations:
             yield Gap(sentence.format(model.name), command(job, *flags))
     sample = model.evaluations.get("sample")
-    if sample is not None and len(_temperatures(sample)) < 2:
+    if sample is not None and len(spec_of(sample).get("temperatures") or ()) < 2:
         yield Gap(
-            f"The samples of {model.name} were drawn at one temperature only",
-            command("sample", *WANTED["sample"][1:]),
+            f"The samples of {model.name} were drawn at one temperature only", command("sample", *WANTED["sample"][1:])
         )
-    if study.dataset == "mnist" and not {"ood", REPORT_PROTOCOL}.isdisjoint(model.evaluations):
-        yield from _course_gaps(model, material, command)
 
 
-def _temperatures(run: Run) -> list[float]:
-    return list(spec_of(run).get("temperatures") or [spec_of(run).get("temperature")])
+def _costs(material: Material, anchor: str) -> Section:
+    """Return the section with one row per run: a link to the MLflow UI, the duration, and the resources used."""
+    runs = material.runs
+    gpus = any(run.data.metrics.get("gpu_seconds", 0) > 0 for run in runs)
+    several = len(material.studies) > 1
+    head = ["run and its id", "job", *(["data set"] if several else []), "start (UTC)", "duration", "images/s"]
+    left = 4 if several else 3
+    head += ["core-seconds", *(["GPU-seconds"] if gpus else []), "parameters"]
+    rows = [_row(run, material.uri, several, gpus) for run in runs]
+    caption = (
+        "All runs of this report, the oldest first. Durations are in m:ss or h:mm:ss, images/s is the median speed "
+    )
+    caption += "of a training, and a dash marks what a job does not measure."
+    served = any(page_of(material.uri, run) for run in runs)
+    where = "The names in the table link to the runs in the MLflow UI."
+    if not served:
+        where = f"To see the runs in the MLflow UI, use {open_command(material.uri)}"
+    blocks: list[Block] = [Text(f"{_totals(runs)} {where}"), Table(caption, head, rows, left=left)]
+    return Section("Runs and their costs", anchor, blocks)
 
 
-def _course_gaps(model: Model, material: Material, command: Any) -> Iterator[Gap]:
-    """Yield the tests of the course report that are missing here."""
-    if REPORT_PROTOCOL not in model.evaluations:
-        yield Gap(
-            f"{model.name} has not been tested by the protocol of the course report",
-            command("ood", "--protocol", "report", "--batch-sizes", "1,2,10"),
-        )
-    run = model.evaluations.get("ood") or model.evaluations[REPORT_PROTOCOL]
-    table = read_table(material.uri, run.info.run_id, "ood.parquet")
-    if table is None:
-        return
-    tested = set(table["dataset"])
-    absent = [name for name in ood.COURSE if name not in tested]
-    if absent:
-        protocol = [] if "ood" in model.evaluations else ["--protocol", "report"]
-        others = ",".join(name for name in ood.COURSE if name != "mnist")
-        yield Gap(
-            f"{model.name} has not been tested on {' and '.join(absent)}, on which the course report tested its model",
-            command("ood", "--ood-datasets", others, *protocol),
-        )
+def _row(run: Run, uri: str, several: bool, gpus: bool) -> list[Cell | str]:
+    began = datetime.fromtimestamp(run.info.start_time / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+    state = "" if run.info.status == "FINISHED" else f" ({run.info.status.lower()})"
+    figures = [_number(run.data.metrics.get(name, math.nan)) for name in METRICS if gpus or name != "gpu_seconds"]
+    return [
+        Cell(run.info.run_name, run.info.run_id, page_of(uri, run)),
+        job_of(run) + state,
+        *([dataset_of(run) or "-"] if several else []),
+        began,
+        duration(seconds_of(run)),
+        *figures,
+    ]
+
+
+def seconds_of(run: Run) -> float:
+    """Return the duration of a run in seconds.
+
+    When a training finishes, it records its own duration, counted from its last resume. For any other run, the duration
+    is the time from start to end. It is NaN while the run is RUNNING, because a resumed run still has its earlier end
+    time in MLflow.
+    """
+    measured = run.data.metrics.get("seconds", math.nan)
+    if math.isnan(measured) and run.info.end_time is not None and run.info.status != "RUNNING":
+        return float(run.info.end_time - run.info.start_time) / 1000
+    return float(measured)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if math.isfinite(value) else "-"
+
+
+def _totals(runs: Sequence[Run]) -> str:
+    trainings = [run for run in runs if job_of(run) == "train"]
+    seconds = sum(value for run in trainings if math.isfinite(value := seconds_of(run)))
+    words = f"This report covers {count(len(runs), 'run')}, including {count(len(trainings), 'training')}."
+    if not trainings:
+        return words
+    words += f" The durations of the trainings add up to {duration(seconds)}"
+    used = []
+    for name, unit in (("core_seconds", "core-seconds"), ("gpu_seconds", "GPU-seconds")):
+        total = sum(value for run in trainings if math.isfinite(value := run.data.metrics.get(name, math.nan)))
+        used += [f"{total:,.0f} {unit}"] if total > 0 else []
+    return f"{words}{', and they used ' + ' and '.join(used) + ' as far as that is recorded' if used else ''}."

@@ -1,42 +1,74 @@
-"""The sections for a model's evaluations: likelihoods of data sets, samples, and interpolations."""
+"""The sections for a model's evaluations: likelihoods of data sets, samples, interpolations, and OOD tests.
+
+The model's own data are the test images of the data set that it was trained on; they should pass the OOD test.
+
+In all functions, `anchor` is the target of links to the section, and `name` the start of the file names of its
+pictures; both are unique in the report.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from glow.figures import image_rows
-from jobs.report.blocks import Block, Picture, Pictures, Section, Table, Text
-from jobs.report.gather import Model
-from jobs.report.pictures import grid, photographed, recorded
-from jobs.report.reader import Reader
-from jobs.report.run_facts import bits_of, spec_of
-from jobs.text import bits, rows_of
+from glow.datasets.names import dataset_label
+from glow.figures import image_rows, ood_ratio_curve, per_class_bars
+from jobs.display.tables import (
+    AUROC_NOTE,
+    Cell,
+    Table,
+    auroc,
+    auroc_table,
+    control_sentence,
+    detectors_of,
+    ends_sentence,
+    nll_table,
+    passing_sentence,
+    settings_sentence,
+    share_table,
+)
+from jobs.report.document import (
+    Block,
+    Picture,
+    Pictures,
+    Section,
+    Text,
+    grid_picture,
+    png_picture,
+    stored_picture,
+    svg_picture,
+)
+from jobs.report.gather import Material, Model, Reader, Study, bits_of, dataset_of, spec_of
+from jobs.text import Row, bits, rows_of
+from jobs.tracking import metric_names, tag_names
 
 if TYPE_CHECKING:
     from jobs.tracking import Run
 
-__all__ = ["interpolation_section", "nll_section", "samples_section"]
+__all__ = ["benchmark_section", "interpolation_section", "nll_section", "ood_section", "samples_section"]
 
 PREFERRED_TEMPERATURE = 0.7
-"""Temperature of the samples in the course report; the recorded temperature nearest to it is shown."""
+"""The recorded temperature nearest to this one is shown."""
 
 SWEEP = 12
 """The most images per temperature in the picture that compares temperatures."""
 
+RECOMMENDED = (
+    "Recommended detector: {}. Of all detectors, it detects corrupted held-out images best, on average over the kinds "
+    "of corruption. The data sets in the following table had no part in this choice."
+)
+"""Sentences on the recommended detector."""
+
+MOST_PASSING = 5
+"""The most classes that are listed as hard to detect."""
+
 
 def nll_section(model: Model, reader: Reader, anchor: str, name: str) -> Section | None:
-    """Return the section with the bits/dim of whole data sets under the model, or None without an NLL run.
-
-    Args:
-        model: the model.
-        reader: reader of its artifacts.
-        anchor: target of links to the section, unique in the report.
-        name: start of the file names of the section's pictures.
-    """
+    """Return the section with the bits/dim of whole data sets under the model, or None without an NLL run."""
     run = model.evaluations.get("nll")
     if run is None:
         return None
@@ -44,29 +76,12 @@ def nll_section(model: Model, reader: Reader, anchor: str, name: str) -> Section
     table = reader.table(run, "nll", "the table of likelihoods")
     split = spec_of(run).get("split", "test")
     if table is not None:
-        head = ["data set", "mean bits/dim", "95 % interval", "median", "mean before padding", f"{split} images"]
-        rows = [
-            [
-                str(row["dataset"]),
-                bits(row["bits_per_dim"]),
-                f"{bits(row['bits_per_dim_low'])} to {bits(row['bits_per_dim_high'])}",
-                bits(row["bits_per_dim_median"]),
-                bits(row["bits_per_dim_original"]),
-                f"{row['images']:,}" + (f" ({row['non_finite']} scores not finite)" if row["non_finite"] else ""),
-            ]
-            for row in rows_of(table)
-        ]
-        caption = (
-            f"Negative log-likelihood (NLL) of {split} images under the model, in bits/dim; lower is more likely. The "
-        )
-        caption += "interval is that of the mean. The mean before padding is in bits per value of the unpadded images; "
-        caption += "there is none unless all images had one size and were padded."
-        blocks.append(Table(caption, head, rows))
+        blocks.append(nll_table(rows_of(table), split))
     content = reader.content(run, "nll_histogram.png", "the histogram of likelihoods")
     if content is not None:
         alt = "Histogram of bits/dim with one curve per data set."
         caption = f"Distribution of the bits/dim of single {split} images, one curve per data set."
-        blocks.append(Pictures([recorded(content, f"{name}-nll", alt, caption)]))
+        blocks.append(Pictures([stored_picture(content, f"{name}-nll", alt, caption)]))
     return Section("Likelihood of whole data sets", anchor, [*blocks, *reader.notes()])
 
 
@@ -75,12 +90,6 @@ def samples_section(model: Model, reader: Reader, anchor: str, name: str) -> Sec
 
     From a run of ``glowctl sample``, the section shows a grid of images, and images from the same noise at several
     temperatures if the run had several. Without such a run, it shows the last samples of a finished training.
-
-    Args:
-        model: the model.
-        reader: reader of its artifacts.
-        anchor: target of links to the section, unique in the report.
-        name: start of the file names of the section's pictures.
     """
     run = model.evaluations.get("sample")
     if run is not None:
@@ -105,7 +114,9 @@ def _sampled(run: Run, reader: Reader, name: str) -> list[Picture]:
     images = reader.array(run, f"samples-T{shown:g}.npy", f"the samples at temperature {shown:g}")
     if images is not None:
         caption = f"{len(images)} samples{of_class} at temperature {shown:g}."
-        pictures.append(grid(images, columns, f"{name}-samples", f"Grid of {len(images)} generated images.", caption))
+        pictures.append(
+            grid_picture(images, columns, f"{name}-samples", f"Grid of {len(images)} generated images.", caption)
+        )
     if len(temperatures) > 1:
         what = "the samples at temperature"
         every = {t: reader.array(run, f"samples-T{t:g}.npy", f"{what} {t:g}") for t in temperatures if t != shown}
@@ -121,7 +132,7 @@ def _sweep(drawn: Sequence[tuple[float, np.ndarray]], name: str) -> Picture:
     figure = image_rows(np.stack([images[:fewest] for _, images in drawn]), temperatures, "")
     alt = f"Rows of generated images, one per temperature: {', '.join(temperatures)}."
     caption = "Samples from the same latent noise at several temperatures T, one row per temperature."
-    return photographed(figure, f"{name}-temperatures", alt, caption)
+    return png_picture(figure, f"{name}-temperatures", alt, caption)
 
 
 def _while_training(run: Run, reader: Reader, name: str) -> list[Picture]:
@@ -132,18 +143,11 @@ def _while_training(run: Run, reader: Reader, name: str) -> list[Picture]:
         return []
     temperature = spec_of(run).get("temperature", PREFERRED_TEMPERATURE)
     caption = f"The last samples that the training drew, at temperature {temperature:g}."
-    return [recorded(content, f"{name}-samples", "Grid of generated images.", caption, pixels=True)]
+    return [stored_picture(content, f"{name}-samples", "Grid of generated images.", caption, pixels=True)]
 
 
 def interpolation_section(model: Model, reader: Reader, anchor: str, name: str) -> Section | None:
-    """Return the section with rows of images from one real image to another, or None without an interpolation run.
-
-    Args:
-        model: the model.
-        reader: reader of its artifacts.
-        anchor: target of links to the section, unique in the report.
-        name: start of the file names of the section's pictures.
-    """
+    """Return the section with rows of images from one real image to another, or None without an interpolation run."""
     run = model.evaluations.get("interpolate")
     if run is None:
         return None
@@ -160,13 +164,169 @@ def interpolation_section(model: Model, reader: Reader, anchor: str, name: str) 
             f"{mode} interpolation in the latent variables of all levels. The two ends of a row are real test images."
         )
         caption = caption[0].upper() + caption[1:]
-        blocks.append(Pictures([photographed(image_rows(images, names, ""), f"{name}-interpolation", alt, caption)]))
+        blocks.append(Pictures([png_picture(image_rows(images, names, ""), f"{name}-interpolation", alt, caption)]))
     error, bad = run.data.metrics.get("end_error", math.nan), run.data.metrics.get("non_finite", 0)
     if pairs is not None and math.isfinite(error):
-        exact = bool(pairs["ends_exact"].all())
-        ends = f"{'All' if exact else 'NOT all'} images at the ends of the rows equal the real images"
-        of = f" (of {2 ** bits_of(model.training)})" if model.training is not None else ""
-        text = f"{ends}. Before rounding, their values differ by at most {error:.2g} grey levels{of}."
+        levels = None if model.training is None else 2 ** bits_of(model.training)
+        text = ends_sentence(error, int((~pairs["ends_exact"]).sum()), levels)
         text += f" {bad:.0f} images have pixels that are not finite." if bad else ""
         blocks.insert(0, Text(text))
     return Section("Interpolation", anchor, [*blocks, *reader.notes()])
+
+
+def ood_section(model: Model, reader: Reader, anchor: str, name: str) -> tuple[Section | None, list[str]]:
+    """Return the section and the sentences for the summary; the section is None if the model has not been tested."""
+    run = model.evaluations.get("ood")
+    if run is None:
+        return None, []
+    blocks: list[Block] = [Text(_ood_settings(run))]
+    said: list[str] = []
+    table = reader.table(run, "ood", "the shares of batches called OOD")
+    if table is not None:
+        rows = rows_of(table)
+        own = _own(run, rows)
+        recommended = run.data.tags.get(tag_names.RECOMMENDED)
+        judges = list(dict.fromkeys(["typicality", recommended or "typicality"]))
+        blocks += [share_table(rows, detector) for detector in judges]
+        control = reader.table(run, "ood_control", "the control")
+        if control is not None and not control.empty:
+            blocks.append(Text(control_sentence(rows_of(control), own, _alpha(run), judges)))
+        blocks += _figures(run, reader, own, name)
+        if recommended is not None:
+            blocks.append(Text(RECOMMENDED.format(recommended)))
+        blocks.append(auroc_table(rows))
+        said = _in_short(rows, own)
+    return Section("Out-of-distribution test", anchor, [*blocks, *reader.notes()]), said
+
+
+def _ood_settings(run: Run) -> str:
+    spec = spec_of(run)
+    protocol, bootstraps = spec.get("protocol", "held-out"), spec.get("bootstraps") or 10_000
+    return settings_sentence(protocol, _alpha(run), bootstraps, spec.get("repeats") or 1)
+
+
+def _alpha(run: Run) -> float:
+    return float(spec_of(run).get("alpha", 0.99))
+
+
+def _own(run: Run, rows: Sequence[Row]) -> str:
+    """Return the model's own data set, as the tables name it; it is their first one."""
+    label = dataset_label(dataset_of(run) or "")
+    return label if any(row["dataset"] == label for row in rows) else str(rows[0]["dataset"])
+
+
+def _in_short(rows: Sequence[Row], own: str) -> list[str]:
+    rows = [row for row in rows if row["detector"] == "typicality"]
+    sizes = sorted({row["batch_size"] for row in rows})
+    chosen = list(dict.fromkeys([sizes[0], 10 if 10 in sizes else sizes[-1]]))
+    sentences = []
+    for m in chosen:
+        ratios = {str(row["dataset"]): row["ratio"] for row in rows if row["batch_size"] == m}
+        others = ", ".join(f"{_percent(ratio)} of {name}" for name, ratio in ratios.items() if name != own)
+        if others and own in ratios:
+            of = "single images" if m == 1 else f"batches of {m} images"
+            sentences.append(
+                f"The typicality test of {of} calls these shares out-of-distribution (OOD): {others}, and "
+                f"{_percent(ratios[own])} of {own}, the model's own data set."
+            )
+    return sentences
+
+
+def _percent(ratio: float) -> str:
+    if not math.isfinite(ratio):
+        return "an unknown share"
+    return f"{100 * ratio:.1f} %" if 0 < ratio < 1 else f"{100 * ratio:.0f} %"
+
+
+def _figures(run: Run, reader: Reader, own: str, name: str) -> Iterator[Block]:
+    alpha = _alpha(run)
+    pictures: list[Picture] = []
+    power = reader.table(run, "ood_power", "the chart of OOD shares against M")
+    if power is not None and not power.empty:
+        figure = ood_ratio_curve(power, f"Typicality test of a model trained on {own}", alpha, own)
+        figure.axes[0].set_ylabel("batches called OOD (%)")  # shorter, as the caption explains the bands
+        caption = "Share of batches called OOD against the number M of images per batch, with 95 % bands."
+        pictures.append(svg_picture(figure, f"{name}-ood-ratio", _power_alt(power), caption))
+    histogram = reader.content(run, "nll_histogram.png", "the histogram of likelihoods")
+    if histogram is not None:
+        alt = "Histogram of bits/dim of test images, with one curve per data set."
+        caption = "Distribution of the bits/dim of single test images, one curve per data set."
+        pictures.append(stored_picture(histogram, f"{name}-ood-nll", alt, caption))
+    if pictures:
+        yield Pictures(pictures)
+    classes = reader.table(run, "ood_per_class", "the OOD shares of each class")
+    if classes is not None and not classes.empty:
+        yield from _classes(classes, own, alpha, name)
+
+
+def _power_alt(power: pd.DataFrame) -> str:
+    largest = power[power["batch_size"] == power["batch_size"].max()]
+    ends = ", ".join(f"{row['dataset']} {_percent(row['ratio'])}" for row in rows_of(largest))
+    return f"Line chart of the share of batches called OOD against M; at M = {power['batch_size'].max()}: {ends}."
+
+
+def _classes(classes: pd.DataFrame, own: str, alpha: float, name: str) -> Iterator[Block]:
+    smallest = int(classes["batch_size"].min())
+    rows = classes[classes["batch_size"] == smallest]
+    several = rows[rows.groupby("dataset")["label"].transform("nunique") > 1]
+    pictures = []
+    for dataset, group in several.groupby("dataset", sort=False):
+        figure = per_class_bars(group, f"{dataset}: share called OOD by typicality, M = {smallest}", alpha)
+        highest = rows_of(group.sort_values("ratio", ascending=False).head(3))
+        alt = f"Bar chart of the share called OOD per class of {dataset}; the highest: " + ", ".join(
+            f"{row['class_name']} {_percent(row['ratio'])}" for row in highest
+        )
+        caption = f"Share of batches of each class of {dataset} called OOD at M = {smallest}."
+        pictures.append(svg_picture(figure, f"{name}-classes-{dataset}", f"{alt}.", caption))
+    if pictures:
+        yield Pictures(pictures)
+    passing = several[(several["dataset"] != own) & (several["ratio_high"] < 1)].sort_values("ratio")
+    if not passing.empty:
+        yield Text(passing_sentence(rows_of(passing.head(MOST_PASSING))))
+
+
+def benchmark_section(material: Material, reader: Reader, anchor: str) -> Section | None:
+    """Return the section with one table of the AUROCs of several models; None if fewer than two pairs were tested.
+
+    A pair is a data set that a model was trained on, and another that the model was tested on. The table has one row
+    for each model of each pair, from the newest test of single images.
+    """
+    tests = [
+        (f"{dataset_label(study.dataset)} → {tested}", model, run, known)
+        for study in material.studies
+        for model in study.models
+        for tested, (run, known) in _single_images(study, model, reader).items()
+    ]
+    pairs = list(dict.fromkeys(pair for pair, *_ in tests))
+    if len(pairs) < 2:
+        return None
+    detectors = list(dict.fromkeys(detector for *_, known in tests for detector in known))
+    rows: list[list[Cell | str]] = []
+    for pair, model, run, known in sorted(tests, key=lambda test: pairs.index(test[0])):
+        nll = math.nan if model.training is None else model.training.data.metrics.get(metric_names.TEST, math.nan)
+        cells = [auroc(known.get(detector)) for detector in detectors]
+        recommended = run.data.tags.get(tag_names.RECOMMENDED, "-")
+        rows.append([pair, model.name, bits(nll), *cells, recommended])
+    about = (
+        "An AUROC measures how well a detector separates single images of one data set (tested on) from test images of "
+        "the data set that the model was trained on. 1 means perfect separation, 0.5 means chance."
+    )
+    head = ["trained on → tested on", "model", "test bits/dim", *detectors, "recommended detector"]
+    caption = "AUROC of each detector for single images (M=1), by model."
+    table = Table(caption, head, rows, [AUROC_NOTE], left=2)
+    return Section("Out-of-distribution benchmark", anchor, [Text(about), table])
+
+
+def _single_images(study: Study, model: Model, reader: Reader) -> dict[str, tuple[Run, dict[str, Row]]]:
+    """Return for each data set of single images the newest run that tested it, and its results by detector."""
+    found: dict[str, tuple[Run, dict[str, Row]]] = {}
+    for run in model.ood_tests:
+        table = reader.table(run, "ood", "its row in the benchmark")
+        rows = [] if table is None else [row for row in rows_of(table) if row["batch_size"] == 1]
+        shown = detectors_of(rows)
+        by_set: dict[str, dict[str, Row]] = {}
+        for row in rows:
+            if row["detector"] in shown and row["dataset"] != _own(run, rows):
+                by_set.setdefault(str(row["dataset"]), {})[row["detector"]] = row
+        found = {name: (run, known) for name, known in by_set.items()} | found
+    return found

@@ -1,48 +1,60 @@
-"""Choice of the runs that a report shows, grouped by data set.
+"""What a report is made from: the runs that it shows, grouped by data set, and what MLflow has of them.
 
 For each data set that models were trained on, a report shows ablations and trainings (`Study`), and the evaluations of
-some of the models (`Model`).
+some of the models (`Model`). A `Reader` reads their artifacts.
 """
 
 from __future__ import annotations
 
+import io
+import json
+import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from jobs.report.comparable import best_training
-from jobs.report.run_facts import dataset_of, job_of, spec_of
+import numpy as np
+import pandas as pd
+
+from jobs.report.document import Note
 from jobs.tracking import (
     TrackingError,
     child_runs,
     experiment_runs,
     find_run,
+    metric_names,
     open_command,
+    read_artifact,
+    read_table,
+    recorded_images,
     run_of_id,
     tag_names,
 )
 
 if TYPE_CHECKING:
+    from jobs.text import JsonObject
     from jobs.tracking import Run
 
 __all__ = [
     "EVALUATIONS",
-    "REPORT_PROTOCOL",
     "Material",
     "Model",
+    "Reader",
     "Study",
+    "best_training",
+    "bits_of",
+    "comparable",
+    "dataset_of",
     "gather",
+    "images_of",
+    "job_of",
+    "spec_of",
 ]
 
 EVALUATIONS = ("nll", "sample", "interpolate", "ood")
 """Kinds of evaluations, as in the tag `glow.job`."""
-
-REPORT_PROTOCOL = "ood by the report's protocol"
-"""Additional key of a model's evaluations: its newest OOD test by the course report's protocol.
-
-That run is kept apart from the newest run of the default protocol, which has the key "ood".
-"""
 
 MOST_TESTS = 10
 """The most OOD tests per model in which the benchmark looks for data sets."""
@@ -61,8 +73,8 @@ class Model:
         name: name of the training run, or the name of the model in its newest evaluation if `training` is None.
         reference: value for --model that selects the model.
         training: the run that trained the model, or None if the store does not have that run.
-        evaluations: kind of evaluation -> its newest run. The kinds are those of `EVALUATIONS`, and `REPORT_PROTOCOL`.
-        ood_tests: the OOD tests by the default protocol, the newest first, at most `MOST_TESTS`.
+        evaluations: kind of evaluation, one of `EVALUATIONS` -> its newest run.
+        ood_tests: the OOD tests, the newest first, at most `MOST_TESTS`.
     """
 
     name: str
@@ -145,7 +157,7 @@ def gather(uri: str, experiment: str, names: Sequence[str] | None) -> Material:
     if names:
         given = [find_run(uri, experiment, name) for name in names]
         named = {run.info.run_id for run in given}
-        runs = _with_those_beneath(uri, given)
+        runs = _with_nested(uri, given)
         nothing = TrackingError(
             f"none of the runs {', '.join(map(repr, names))} is an ablation, a training or an evaluation",
             remedy="name such runs with --runs; glowctl runs lists them",
@@ -166,7 +178,7 @@ def gather(uri: str, experiment: str, names: Sequence[str] | None) -> Material:
     return Material(uri, experiment, studies)
 
 
-def _with_those_beneath(uri: str, given: Iterable[Run]) -> list[Run]:
+def _with_nested(uri: str, given: Iterable[Run]) -> list[Run]:
     found: dict[str, Run] = {}
     waiting = list(given)
     while waiting:
@@ -206,8 +218,7 @@ def _models(uri: str, evaluations: Sequence[Run], known: Mapping[str, Run], name
         dataset = next((name for run in (*group, training) if run is not None and (name := dataset_of(run))), UNKNOWN)
         kinds: dict[str, list[Run]] = {}
         for run in group:
-            report = job_of(run) == "ood" and spec_of(run).get("protocol") == "report"
-            kinds.setdefault(REPORT_PROTOCOL if report else job_of(run), []).append(run)
+            kinds.setdefault(job_of(run), []).append(run)
         newest_of = {kind: runs[0] for kind, runs in kinds.items()}
         name = training.info.run_name if training else newest.data.tags.get(tag_names.MODEL, "unnamed model")
         reference = key if training else str(spec_of(newest).get("model") or key)
@@ -227,14 +238,160 @@ def _study(uri: str, dataset: str, runs: Sequence[Run], models: list[Model], nam
     trainings = [run for run in own if job_of(run) == "train" and run.info.run_id not in in_ablations]
     if ablations:  # trials of other ablations are not comparable to these
         trainings = [run for run in trainings if tag_names.TRIAL not in run.data.tags or run.info.run_id in named]
-    kept = models if named else models[:MOST_MODELS]
-    if not kept:
+    shown = models if named else models[:MOST_MODELS]
+    if not shown:
         best = best_training([*(run for group in trials.values() for run in group), *trainings])
-        kept = [] if best is None else [Model(best.info.run_name, best.info.run_id, best)]
-    return Study(dataset, ablations, trials, trainings, kept, len(models) - len(kept) if models else 0)
+        shown = [] if best is None else [Model(best.info.run_name, best.info.run_id, best)]
+    return Study(dataset, ablations, trials, trainings, shown, len(models) - len(shown) if models else 0)
 
 
 def _ablations(ablations: Sequence[Run], named: set[str]) -> list[Run]:
     """Return the named ablations, or else the newest one that compares permutations, or else the newest one."""
     asked = [run for run in ablations if run.info.run_id in named]
     return asked or sorted(ablations, key=lambda run: len(spec_of(run).get("permutations") or ()) < 2)[:1]
+
+
+# Facts about a run.
+
+
+def job_of(run: Run) -> str:
+    """Return the kind of job that made a run, such as "train" or "ood", or "" if glowctl did not make the run."""
+    return str(run.data.tags.get(tag_names.JOB, ""))
+
+
+def spec_of(run: Run) -> JsonObject:
+    """Return the settings of a run, or an empty dict if they are missing or damaged."""
+    with suppress(ValueError):
+        found = json.loads(run.data.tags.get(tag_names.SPEC, ""))
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def bits_of(run: Run) -> int:
+    """Return the bits per value of the images of a training or an ablation."""
+    spec = spec_of(run)
+    return int(spec.get("train", spec).get("bits", 8))
+
+
+def dataset_of(run: Run) -> str | None:
+    """Return the name of the data set that a run's model is trained on, or None if MLflow does not have it."""
+    spec = spec_of(run)
+    return run.data.tags.get(tag_names.DATASET) or spec.get("dataset") or spec.get("train", {}).get("dataset")
+
+
+# Trainings whose negative log-likelihoods (NLL) can be compared, because they are those of the same images. Padding
+# lowers bits/dim, and a class that is left out may be a hard one. Therefore an NLL is that of its test images.
+
+
+def comparable(trainings: Iterable[Run]) -> list[list[Run]]:
+    """Group trainings by their test images and by the bits per value of these.
+
+    Groups with a finished training come first; among these, groups with more bits; then those with more finished
+    trainings; and then those whose first training comes first. Trainings keep their order.
+    """
+    groups: dict[tuple[object, ...], list[Run]] = {}
+    for run in trainings:
+        groups.setdefault(images_of(run), []).append(run)
+
+    def place(group: Sequence[Run]) -> tuple[bool, int, int]:
+        finished = len(_finished(group))
+        return not finished, -bits_of(group[0]), -finished
+
+    return sorted(groups.values(), key=place)
+
+
+def best_training(trainings: Iterable[Run]) -> Run | None:
+    """Return the finished training with the lowest validation NLL in the first group of `comparable`, or None."""
+
+    def score(run: Run) -> float:
+        value = run.data.metrics.get(metric_names.BEST_VALIDATION, math.nan)
+        return math.inf if math.isnan(value) else value
+
+    return min((run for group in comparable(trainings)[:1] for run in _finished(group)), key=score, default=None)
+
+
+def _finished(group: Iterable[Run]) -> list[Run]:
+    return [run for run in group if run.info.status == "FINISHED"]
+
+
+def images_of(run: Run) -> tuple[object, ...]:
+    """Return what is equal for runs with the same test images: bits, and their fingerprint or else their settings."""
+    if (digest := recorded_images(run).get(f"{dataset_of(run)} test")) is not None:
+        return bits_of(run), digest
+    spec = spec_of(run)
+    return bits_of(run), spec.get("image_size"), tuple(spec.get("leave_out") or ()), spec.get("background")
+
+
+Artifact = TypeVar("Artifact")
+
+
+class Reader:
+    """A reader of artifacts that collects a sentence about each one that is gone or damaged, and other such sentences.
+
+    In its methods, `what` completes the sentence "... is gone or damaged, so {what} cannot be shown". If `what` is
+    None, the reader does not report the artifact, because the caller can use another one in its place.
+
+    Args:
+        uri: address of the MLflow store.
+
+    Attributes:
+        uri: the argument `uri`.
+        lost: all sentences that were collected so far.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.lost: list[str] = []
+        self._told = 0
+
+    def table(self, run: Run, name: str, what: str | None) -> pd.DataFrame | None:
+        """Return the artifact NAME.parquet of a run as a table.
+
+        If the artifact is gone or damaged, return None, and report that `what` cannot be shown if `what` is not None.
+        """
+        found = read_table(self.uri, run.info.run_id, f"{name}.parquet")
+        return found if what is None else self._reported(found, run, f"{name}.parquet", what)
+
+    def array(self, run: Run, name: str, what: str | None) -> np.ndarray | None:
+        """Return the artifact `name` of a run, a .npy file, as an array.
+
+        If the artifact is gone or damaged, return None, and report that `what` cannot be shown if `what` is not None.
+        """
+        content = read_artifact(self.uri, run.info.run_id, name)
+        found = None
+        if content is not None:
+            try:
+                found = np.load(io.BytesIO(content), allow_pickle=False)
+            except (ValueError, EOFError, OSError):
+                found = None
+        return found if what is None else self._reported(found, run, name, what)
+
+    def content(self, run: Run, name: str, what: str | None) -> bytes | None:
+        """Return the content of the artifact `name` of a run.
+
+        If the artifact is gone, return None, and report that `what` cannot be shown if `what` is not None.
+        """
+        found = read_artifact(self.uri, run.info.run_id, name)
+        return found if what is None else self._reported(found, run, name, what)
+
+    def damaged(self, run: Run, name: str, what: str) -> None:
+        """Report that the artifact `name` of a run is gone or damaged, so that `what` cannot be shown."""
+        self._reported(None, run, name, what)
+
+    def lacks(self, sentence: str) -> None:
+        """Report, in a sentence with a full stop, that the record of a run is incomplete."""
+        self.lost.append(sentence)
+
+    def _reported(self, found: Artifact | None, run: Run, name: str, what: str) -> Artifact | None:
+        if found is None:
+            self.lost.append(
+                f"The artifact {name} of run {run.info.run_name} ({run.info.run_id}) is gone or damaged, so {what} "
+                "cannot be shown."
+            )
+        return found
+
+    def notes(self) -> list[Note]:
+        """Return the sentences that the reader has collected since the last call of this method."""
+        new, self._told = self.lost[self._told :], len(self.lost)
+        return [Note(sentence) for sentence in new]

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import random
 from collections.abc import Mapping
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from glow.config import Coupling, Dequantization, Input, Network, Permutation, Scale
-from jobs.specs.base import flag_of, numbers, sentences, setting, validated
-from jobs.specs.presets import make_train_spec
-from jobs.specs.training import TrainSpec
+from jobs.specs.base import Cpus, NotNegative, Positive, Several, Spec, flag_of, sentences, setting, validated
+from jobs.specs.training import TrainSpec, make_train_spec
 from jobs.text import JsonObject, plain
 
 __all__ = ["AXES", "PER_TRIAL", "AblateSpec", "Values", "make_ablate_spec", "values_label"]
@@ -44,16 +42,6 @@ AXES = {
 PER_TRIAL = {"workers_per_trial": "workers", "gpus_per_trial": "gpus_per_worker", "cpus_per_trial": "cpus_per_worker"}
 """Fields of `AblateSpec` -> the field of `TrainSpec` that each sets per trial and not per worker."""
 
-CHOICES = {
-    "permutations": Permutation,
-    "couplings": Coupling,
-    "scales": Scale,
-    "dequantizations": Dequantization,
-    "inputs": Input,
-    "networks": Network,
-}
-"""Axes whose values are names, with the names; the value "all" stands for all of them."""
-
 MARKS = {"depth": "K", "width": "w", "checkerboard": "cb", "learning_rate": "lr", "seed": "s"}
 """Prefixes of numbers in the labels of trials."""
 
@@ -74,144 +62,68 @@ def _mark(name: str, value: object) -> str:
     return f"{name} " if isinstance(value, bool) else MARKS.get(name, "")
 
 
-class AblateSpec(BaseModel):
+class AblateSpec(Spec):
     """The settings of an ablation, which trains combinations of the given values, each at several seeds.
 
     `train` holds the settings that all trials have in common. All trials also take from `train` the value of an axis
     for which no values are given.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     train: TrainSpec
-    permutations: tuple[Permutation, ...] | None = setting(
-        None, "Ablation", "Permutations to compare: all, or some of 1x1, shuffle, reverse, with commas between.", "all"
-    )
-    depths: tuple[int, ...] | None = setting(
-        None, "Ablation", "Numbers K of flow steps per level to compare, with commas between.", "8,16,32"
-    )
-    widths: tuple[int, ...] | None = setting(
-        None,
-        "Ablation",
-        "Numbers of hidden channels of the coupling networks to compare, with commas between.",
-        "128,512",
-    )
-    couplings: tuple[Coupling, ...] | None = setting(
-        None,
-        "Ablation",
-        "Coupling layers to compare: all, or some of affine, additive, spline, with commas between.",
-        "affine,additive",
-    )
-    scales: tuple[Scale, ...] | None = setting(
-        None,
-        "Ablation",
-        "Scale functions of affine couplings to compare: all, or some of sigmoid, bounded, floored, with commas "
-        "between.",
-        "all",
-    )
-    dequantizations: tuple[Dequantization, ...] | None = setting(
-        None, "Ablation", "Kinds of dequantisation noise to compare: all, or some of uniform, variational.", "all"
-    )
-    inputs: tuple[Input, ...] | None = setting(
-        None,
-        "Ablation",
-        "What the first layer receives, to be compared: all, or a list of linear (the values of pixels) and logit "
-        "(their logits).",
-        "all",
-    )
-    checkerboards: tuple[int, ...] | None = setting(
-        None,
-        "Ablation",
-        "Numbers of coupling layers at full resolution to compare, with commas between; 0 is none.",
-        "0,2",
-    )
-    networks: tuple[Network, ...] | None = setting(
-        None,
-        "Ablation",
-        "Networks of coupling layers to compare: all, or a list of plain and residual. With --widths, every network "
-        "gets every width.",
-        "all",
-    )
-    learning_rates: tuple[float, ...] | None = setting(
-        None,
-        "Ablation",
-        "Learning rates to compare, with commas between, before the factors of --warmup-steps and --schedule.",
-        "1e-3,2e-3",
-    )
-    seeds: int = setting(
-        3, "Ablation", "Number of seeds at which each configuration is trained, counted up from --seed.", 5
-    )
+    permutations: Several[Permutation] | None = setting(None, "Ablation", "all")
+    """Permutations to compare: all, or some of 1x1, shuffle, reverse, with commas between."""
+    depths: Several[Positive] | None = setting(None, "Ablation", "8,16,32")
+    """Numbers K of flow steps per level to compare, with commas between."""
+    widths: Several[Positive] | None = setting(None, "Ablation", "128,512")
+    """Numbers of hidden channels of the coupling networks to compare, with commas between."""
+    couplings: Several[Coupling] | None = setting(None, "Ablation", "affine,additive")
+    """Coupling layers to compare: all, or some of affine, additive, spline, with commas between."""
+    scales: Several[Scale] | None = setting(None, "Ablation", "all")
+    """Scale functions of affine couplings to compare: all, or some of sigmoid, bounded, floored, with commas
+    between."""
+    dequantizations: Several[Dequantization] | None = setting(None, "Ablation", "all")
+    """Kinds of dequantisation noise to compare: all, or some of uniform, variational."""
+    inputs: Several[Input] | None = setting(None, "Ablation", "all")
+    """What the first layer receives, to be compared: all, or a list of linear (the values of pixels) and logit (their
+    logits)."""
+    checkerboards: Several[NotNegative] | None = setting(None, "Ablation", "0,2")
+    """Numbers of coupling layers at full resolution to compare, with commas between; 0 is none."""
+    networks: Several[Network] | None = setting(None, "Ablation", "all")
+    """Networks of coupling layers to compare: all, or a list of plain and residual. With --widths, every network gets
+    every width."""
+    learning_rates: Several[float] | None = setting(None, "Ablation", "1e-3,2e-3")
+    """Learning rates to compare, with commas between, before the factors of --warmup-steps and --schedule."""
+    seeds: Positive = setting(3, "Ablation", 5)
+    """Number of seeds at which each configuration is trained, counted up from --seed."""
 
-    search: Literal["grid", "random", "optuna"] = setting(
-        "grid",
-        "Search",
-        "Configurations to train: all of them (grid), some drawn at random (random), or those that Optuna proposes "
-        "from earlier results (optuna).",
-        "optuna",
-    )
-    samples: int | None = setting(
-        None, "Search", "Number of configurations to train; required with --search random or optuna.", 10
-    )
-    scheduler: Literal["none", "asha", "median"] = setting(
-        "none",
-        "Search",
-        "Rule that ends trials early, after at least a quarter of their epochs, if their validation bits/dim are worse "
-        "than those of others. none: all trials run to their end. asha: successive halving. median: a trial ends if "
-        "it is worse than the median of the others.",
-        "asha",
-    )
+    search: Literal["grid", "random", "optuna"] = setting("grid", "Search", "optuna")
+    """Configurations to train: all of them (grid), some drawn at random (random), or those that Optuna proposes from
+    earlier results (optuna)."""
+    samples: int | None = setting(None, "Search", 10)
+    """Number of configurations to train; required with --search random or optuna."""
+    scheduler: Literal["none", "asha", "median"] = setting("none", "Search", "asha")
+    """Rule that ends trials early, after at least a quarter of their epochs, if their validation bits/dim are worse
+    than those of others. none: all trials run to their end. asha: successive halving. median: a trial ends if it is
+    worse than the median of the others."""
 
-    workers_per_trial: int = setting(1, "Compute", "Number of data-parallel workers per trial.", 2)
-    gpus_per_trial: float | None = setting(
-        None,
-        "Compute",
-        "GPUs per trial, shared by its workers; with a fraction, several trials share a GPU. Without it: 1 per worker "
-        "if there are GPUs, else 0.",
-        0.25,
-    )
-    cpus_per_trial: float | None = setting(
-        None,
-        "Compute",
-        "CPU cores per trial. Without it: 1 per worker with a GPU, else an equal share of all cores.",
-        4,
-    )
-    concurrent: int | None = setting(
-        None, "Compute", "Largest number of trials at the same time. Without it: as many as there is room for.", 2
-    )
+    workers_per_trial: Positive = setting(1, "Compute", 2)
+    """Number of data-parallel workers per trial."""
+    gpus_per_trial: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = setting(None, "Compute", 0.25)
+    """GPUs per trial, shared by its workers; with a fraction, several trials share a GPU. Without it: 1 per worker if
+    there are GPUs, else 0."""
+    cpus_per_trial: Cpus | None = setting(None, "Compute", 4)
+    """CPU cores per trial. Without it: 1 per worker with a GPU, else an equal share of all cores."""
+    concurrent: Positive | None = setting(None, "Compute", 2)
+    """Largest number of trials at the same time. Without it: as many as there is room for."""
 
-    @field_validator(*CHOICES, mode="before")
+    @field_validator(*AXES, mode="before")
     @classmethod
-    def _choices(cls, value: Any, info: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        if value.strip() == "all":
-            return get_args(CHOICES[info.field_name])
-        return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
-
-    @field_validator("depths", "widths", "checkerboards", mode="before")
-    @classmethod
-    def _whole_numbers(cls, value: Any) -> Any:
-        return numbers(value, int, "whole numbers such as 8,16,32")
-
-    @field_validator("learning_rates", mode="before")
-    @classmethod
-    def _rates(cls, value: Any) -> Any:
-        return numbers(value, float, "numbers such as 1e-3,2e-3")
+    def _all(cls, value: Any, info: ValidationInfo) -> Any:
+        choices = get_args(TrainSpec.model_fields[AXES[info.field_name or ""]].annotation)  # empty for numbers
+        return choices if choices and isinstance(value, str) and value.strip() == "all" else value
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for name in AXES:
-            values = getattr(self, name)
-            if values is not None and not values:
-                raise ValueError(f"{name} must contain at least one value")
-        for name in ("seeds", "workers_per_trial", "concurrent"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        if self.cpus_per_trial is not None and not 0 < self.cpus_per_trial < math.inf:
-            raise ValueError(f"cpus_per_trial must be above 0, not {self.cpus_per_trial}")
-        if self.gpus_per_trial is not None and not 0 <= self.gpus_per_trial < math.inf:
-            raise ValueError(f"gpus_per_trial must be at least 0, not {self.gpus_per_trial}")
         self._check_workers()
         if self.train.seed + self.seeds > 2**31:
             raise ValueError(
@@ -343,10 +255,6 @@ class AblateSpec(BaseModel):
         """Return a trial's label, such as "1x1 K8 w128 s0", which no other trial of this ablation has."""
         named = values if values.keys() - {"seed"} else {"permutation": self.train.permutation, **values}
         return values_label(named)
-
-    def to_json(self) -> str:
-        """Return the settings as the text of a ``spec.json``, which ``--spec`` reads."""
-        return self.model_dump_json(indent=2) + "\n"
 
 
 def make_ablate_spec(preset: str, values: Mapping[str, Any]) -> AblateSpec:

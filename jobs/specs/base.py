@@ -1,24 +1,52 @@
-"""What all specs share: fields that carry their flag's help, the reading of lists and colours, and validation.
+"""What all specs share: fields that carry their flag's help, types of values, and validation.
 
-A spec is a frozen pydantic model of one job's settings. `setting` makes a field; `validated` makes a spec, and turns
-what pydantic says about a wrong value into one sentence in the words of the command line.
+A spec is a frozen pydantic model of one job's settings, a `Spec`. `setting` makes a field, whose docstring is the help
+of its flag; `validated` makes a spec, and turns what pydantic says about a wrong value into one sentence in the words
+of the command line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any, TypeVar
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from copy import copy
+from typing import Annotated, Any, NamedTuple, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.config import JsonDict
 
 from jobs.errors import SpecError
 
-__all__ = ["colour", "expected", "flag_of", "numbers", "refuse", "sentences", "setting", "theme_of", "validated"]
+__all__ = [
+    "AnySpec",
+    "Cpus",
+    "Every",
+    "Gpus",
+    "NotNegative",
+    "Positive",
+    "Seed",
+    "Several",
+    "Share",
+    "Spec",
+    "Temperature",
+    "Text",
+    "as_text",
+    "colour",
+    "every",
+    "expected",
+    "flag_of",
+    "help_of",
+    "refuse",
+    "same_as",
+    "sentences",
+    "setting",
+    "theme_of",
+    "validated",
+]
 
-Spec = TypeVar("Spec", bound=BaseModel)
+AnySpec = TypeVar("AnySpec", bound=BaseModel)
 
-Number = TypeVar("Number", int, float)
+Value = TypeVar("Value")
 
 EXPECTED = {
     "int_parsing": "a whole number",
@@ -26,55 +54,79 @@ EXPECTED = {
     "int_from_float": "a whole number",
     "float_parsing": "a number",
     "float_type": "a number",
+    "finite_number": "a finite number",
     "bool_parsing": "true or false",
     "bool_type": "true or false",
     "string_type": "text",
+    "string_pattern_mismatch": "text that is not empty",
     "tuple_type": "a list",
     "literal_error": "one of {expected}",
+    "greater_than": "above {gt}",
     "greater_than_equal": "at least {ge}",
+    "less_than": "below {lt}",
     "less_than_equal": "at most {le}",
 }
 """Pydantic's error types -> what is allowed; names in braces are keys of the error's context."""
 
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+"""Seconds per unit of time."""
 
-def setting(default: Any, theme: str, description: str, example: Any, flag: str | None = None) -> Any:
+
+class Spec(BaseModel):
+    """The settings of a job. Each field is a flag, and its docstring the help of the flag."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True)
+
+    def to_json(self) -> str:
+        """Return the settings as the text of a ``spec.json``, which ``--spec`` reads."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+def setting(default: Any, theme: str, example: Any, flag: str | None = None) -> Any:
     """Return a pydantic field of a spec that also contains what the command line needs to make its flag.
+
+    The docstring under the field is the help of the flag: what it sets, in which unit, and what happens without it.
 
     Args:
         default: the value if the flag is not given; `...` for an argument that must be given.
         theme: heading of the group in ``--help`` that lists the flag.
-        description: help text of the flag: what it sets, in which unit, and what happens without it.
         example: a value for the help's example.
         flag: the flag's name, where it cannot be the field's name (`from` is a keyword of Python).
     """
     extra: JsonDict = {"theme": theme, **({"flag": flag} if flag else {})}
-    return Field(default, description=description, examples=[example], json_schema_extra=extra)
+    return Field(default, examples=[example], json_schema_extra=extra)
 
 
-def numbers(value: Any, kind: type[Number], allowed: str) -> Any:
-    """Read numbers with commas between them, and drop repeated ones; return anything but text unchanged.
+def same_as(spec: type[BaseModel], name: str) -> Any:
+    """Return a field with the default, the help and the flag of the field that another spec has under this name."""
+    return copy(spec.model_fields[name])
 
-    Args:
-        value: the text, such as "8,16", or a value that needs no reading.
-        kind: int or float.
-        allowed: what the error says is allowed, such as "whole numbers such as 8,16,32".
 
-    Raises:
-        ValueError: if the text has something else in it, or no number.
+def as_text(read: Callable[[str], object]) -> AfterValidator:
+    """Return a validator that keeps a text as it is, and raises the ValueError of `read` if that cannot read it."""
 
-    Example:
-        >>> numbers("2, 5,2", int, "whole numbers such as 2,5")
-        (2, 5)
-    """
-    if not isinstance(value, str):
-        return value
-    try:
-        found = tuple(dict.fromkeys(kind(number) for number in value.split(",") if number.strip()))
-    except ValueError:
-        found = ()
-    if not found:
-        raise ValueError(f"must be {allowed}, with commas between them, not {value!r}")
-    return found
+    def check(text: str) -> str:
+        read(text)
+        return text
+
+    return AfterValidator(check)
+
+
+def _parts(value: Any) -> Any:
+    """Split text at commas; return anything but text unchanged."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _different(values: tuple[Value, ...]) -> tuple[Value, ...]:
+    if not values:
+        raise ValueError("must contain at least one value")
+    return tuple(dict.fromkeys(values))
+
+
+def _whole_or_part(number: float) -> float:
+    if number > 1 and number % 1:
+        raise ValueError(f"must be a whole number or a fraction below 1, not {number}")
+    return number
 
 
 def colour(text: str) -> tuple[int, int, int]:
@@ -95,6 +147,55 @@ def colour(text: str) -> tuple[int, int, int]:
         raise ValueError(f"must be white, black, or R,G,B with numbers from 0 to 255, not {text!r}")
     red, green, blue = map(int, parts)
     return red, green, blue
+
+
+class Every(NamedTuple):
+    """An interval; exactly one of its fields is not None.
+
+    Attributes:
+        epochs: number of epochs.
+        steps: number of optimizer steps.
+        seconds: time in seconds.
+    """
+
+    epochs: int | None = None
+    steps: int | None = None
+    seconds: float | None = None
+
+
+def every(text: str) -> Every:
+    """Read an interval: "2" is epochs, "500steps" is optimizer steps, and "10m" is a time in s, m or h.
+
+    Raises:
+        ValueError: for any other text, zero included.
+
+    Example:
+        >>> every("2")
+        Every(epochs=2, steps=None, seconds=None)
+        >>> every("500steps")
+        Every(epochs=None, steps=500, seconds=None)
+        >>> every("10m").seconds
+        600.0
+    """
+    found = re.fullmatch(r"([1-9]\d*) *(steps?|s|m|h|)", text.strip())
+    if found is None:
+        raise ValueError(f"must be epochs such as 2, steps such as 500steps, or a time such as 10m, not {text!r}")
+    number, unit = int(found[1]), found[2]
+    if unit in UNITS:
+        return Every(seconds=number * UNITS[unit])
+    return Every(steps=number) if unit else Every(epochs=number)
+
+
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Temperature = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Cpus = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Gpus = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_or_part)]
+Text = Annotated[str, Field(pattern=r"\S")]
+Several = Annotated[tuple[Value, ...], BeforeValidator(_parts), AfterValidator(_different)]
+"""At least one value, without repetitions; on the command line with commas between them."""
 
 
 def refuse(settings: Iterable[str], what: str) -> None:
@@ -119,14 +220,19 @@ def flag_of(spec: type[BaseModel], name: str) -> str:
     return str(_extra(spec, name).get("flag") or "--" + name.replace("_", "-"))
 
 
+def help_of(spec: type[BaseModel], name: str) -> str:
+    """Return the help of a field's flag, in one line."""
+    return " ".join(str(spec.model_fields[name].description).split())
+
+
 def _extra(spec: type[BaseModel], name: str) -> JsonDict:
     extra = spec.model_fields[name].json_schema_extra
     return extra if isinstance(extra, dict) else {}
 
 
 def validated(
-    spec: type[Spec], values: Mapping[str, Any], file: str | None = None, given: Collection[str] = ()
-) -> Spec:
+    spec: type[AnySpec], values: Mapping[str, Any], file: str | None = None, given: Collection[str] = ()
+) -> AnySpec:
     """Return a spec with these values.
 
     Args:

@@ -7,17 +7,39 @@ a job on a cluster.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from jobs.specs.ablation import AblateSpec
-from jobs.specs.base import validated
+from jobs.specs.base import Positive, Spec, as_text, colour, same_as, setting, validated
 from jobs.specs.evaluation import EvaluationSpec, InterpolateSpec, NllSpec, OodSpec, SampleSpec
-from jobs.specs.packing import PackSpec
 from jobs.specs.training import TrainSpec
 
-__all__ = ["EVALUATIONS", "SPECS", "Request"]
+__all__ = ["EVALUATIONS", "SPECS", "PackSpec", "Request"]
+
+
+class PackSpec(Spec):
+    """The settings of a job that makes a packed data set from a collection of images."""
+
+    source: str = setting(..., "Data", "folder:photos")
+    """Data set to pack: a name, folder:PATH, parquet:PATH or arrays:PATH."""
+    dest: str = setting(..., "Data", "photos-packed")
+    """Folder or bucket (s3://BUCKET/FOLDER) for the packed data set."""
+    image_size: Positive | None = setting(None, "Data", 64)
+    """Height and width of the packed images in pixels: smaller images are padded, larger ones shrunk. Without it: the
+    size of the images, or 32 for named data sets of 28x28 such as mnist."""
+    background: Annotated[str, as_text(colour)] = same_as(TrainSpec, "background")
+    data_root: str | None = same_as(TrainSpec, "data_root")
+    download: bool = same_as(TrainSpec, "download")
+    on_error: Literal["refuse", "skip"] = setting("refuse", "Data", "skip")
+    """What to do about an image that cannot be decoded. refuse: end with an error. skip: leave it out, and list it in
+    DEST/left-out.txt."""
+    shard_size: Positive | None = setting(None, "Data", 4096)
+    """Number of images per file. Without it: as many as 32 MB hold."""
+    workers: Positive | None = setting(None, "Compute", 8)
+    """Number of cores on which images are read. Without it: all."""
+
 
 EVALUATIONS: dict[str, type[EvaluationSpec]] = {
     "nll": NllSpec,
@@ -48,7 +70,7 @@ class Request(BaseModel):
     do: Literal[
         "train", "resume_training", "ablate", "plan", "resume_ablation", "summarize", "evaluate", "demo", "pack"
     ]
-    specs: dict[str, SerializeAsAny[BaseModel]] = {}
+    specs: dict[str, Any] = {}
     run: str | None = None
     changes: dict[str, object] = {}
 

@@ -26,7 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, NoReturn
 
-__all__ = ["end", "start", "supervise", "tell_helpers"]
+__all__ = ["end", "shield", "start", "supervise", "tell_helpers"]
 
 PROJECT = Path(__file__).parents[2]
 """The folder that contains the package `jobs`."""
@@ -101,7 +101,7 @@ def end(helper: subprocess.Popen[str]) -> None:
         helper.stdout.close()
 
 
-def _shield() -> None:
+def shield() -> None:
     """Make this process, but not those that it starts, survive the signals `SIGNALS`.
 
     It installs handlers that do nothing, because processes inherit SIG_IGN but not handlers.
@@ -127,7 +127,7 @@ def supervise(
     Returns:
         The result of `run`, an exit code. The function does not return if the parent has ended.
     """
-    _shield()
+    shield()
     signal.signal(signal.SIGUSR1, _stop_running)
     main = threading.get_ident()
 
@@ -178,7 +178,7 @@ def _end_group(leader: subprocess.Popen[bytes]) -> None:
 
 def main(command: list[str]) -> int:
     """Run a command in a separate process group, and end the group when the parent or the command itself ends."""
-    _shield()
+    shield()
     leader = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
     return supervise(leader.wait, lambda: _end_group(leader))
 

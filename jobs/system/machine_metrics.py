@@ -1,4 +1,4 @@
-"""The load of this machine, under the names that MLflow's UI shows as system metrics."""
+"""The free memory and the load of this machine, the latter under the names that MLflow's UI shows as system metrics."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import platform
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 from jobs.system.verbosity import unheeded
 
-__all__ = ["INTERVAL_S", "machine_name", "measured", "sampled"]
+__all__ = ["INTERVAL_S", "machine_name", "measured", "memory_left", "sampled"]
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,9 @@ INTERVAL_S = 5.0
 """Seconds between two measurements."""
 
 MEGA = 1e6
+
+CONTAINER = Path("/sys/fs/cgroup")
+"""The folder in which Linux shows the limits of a container."""
 
 
 def machine_name() -> str:
@@ -98,3 +102,17 @@ def _gpus() -> dict[str, float]:
         with suppress(pynvml.NVMLError):  # not every GPU measures its power
             found[f"gpu_{index}_power_usage_watts"] = pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000
     return found
+
+
+def memory_left() -> int:
+    """Return the free memory in bytes: of this machine, or of the container if its limit leaves less.
+
+    Memory in which the system caches files counts as free.
+    """
+    free = psutil.virtual_memory().available
+    with suppress(OSError, ValueError):  # there is no container, or it has no limit ("max")
+        limit = int((CONTAINER / "memory.max").read_text())
+        used = int((CONTAINER / "memory.current").read_text())
+        files = {name: int(bytes_) for name, bytes_ in map(str.split, (CONTAINER / "memory.stat").open())}
+        free = min(free, limit - used + files.get("file", 0))
+    return free

@@ -7,7 +7,7 @@ import gc
 from glow.memory import keep_freed_memory
 from jobs.system.verbosity import set_up_logging
 
-__all__ = ["set_up_process"]
+__all__ = ["set_up_computing", "set_up_process"]
 
 OBJECTS_BETWEEN_COLLECTIONS = 200_000
 """Number of new objects after which Python collects garbage.
@@ -24,3 +24,18 @@ def set_up_process() -> None:
     set_up_logging()
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     keep_freed_memory()
+
+
+def set_up_computing(threads: int) -> None:
+    """Set this process up to compute with a model: in a training, a trial or an evaluation.
+
+    Args:
+        threads: number of threads that torch uses.
+    """
+    import torch
+
+    from glow.hardware import forbid_tf32
+
+    set_up_process()
+    torch.set_num_threads(threads)
+    forbid_tf32()

@@ -1,6 +1,7 @@
 """The folder for the temporary files of a command and of all processes that it starts.
 
-A command removes its folder at its end. If a command is killed, the next command removes the folder that is left.
+A command removes its folder at its end. If a command with an embedded Ray is killed, the helper process of that Ray
+removes the folder (`jobs.ray_runtime.embedded`).
 """
 
 from __future__ import annotations
@@ -9,22 +10,18 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from jobs.errors import JobError
-from jobs.system.process_identity import has_ended, is_of_this_machine, this_process
 
-__all__ = ["SCRATCH_NAME_LENGTH", "free_megabytes", "make_scratch_folder", "remove_abandoned", "scratch_folder"]
+__all__ = ["PREFIX", "SCRATCH_NAME_LENGTH", "free_megabytes", "remove_scratch_of_parent", "scratch_folder"]
 
 PREFIX = "glow-"
 """How the name of such a folder begins."""
 
 SCRATCH_NAME_LENGTH = len(f"/{PREFIX}12345678")
 """Number of characters that the name of such a folder adds to a path; tempfile appends eight to the prefix."""
-
-OWNER = ".owner"
-"""Name of the file in it with the identity of the process that it belongs to."""
 
 
 @contextmanager
@@ -35,9 +32,7 @@ def scratch_folder() -> Iterator[Path]:
         JobError: if no temporary folder can be written.
     """
     try:
-        place = tempfile.gettempdir()
-        remove_abandoned(place)
-        folder = make_scratch_folder(place)
+        folder = tempfile.mkdtemp(prefix=PREFIX)
     except OSError as error:
         raise JobError(
             f"no temporary file can be written ({error.strerror})",
@@ -45,9 +40,9 @@ def scratch_folder() -> Iterator[Path]:
             code="no-temporary-folder",
         ) from error
     before = os.environ.get("TMPDIR"), tempfile.tempdir
-    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
     try:
-        yield folder
+        yield Path(folder)
     finally:
         tempfile.tempdir = before[1]
         if before[0] is None:
@@ -57,26 +52,17 @@ def scratch_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def make_scratch_folder(place: str) -> Path:
-    """Make a folder in `place`, with a file in it that identifies this process as its owner.
+def remove_scratch_of_parent(parent: int) -> None:
+    """Remove the scratch folder that this process inherited, if the process that made it was killed.
 
-    Raises:
-        OSError: if the folder or the file cannot be made.
+    Args:
+        parent: id of the process that started this one. It has ended if this process has another parent now.
     """
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
-    (folder / OWNER).write_text(this_process())
-    return folder
+    folder = Path(os.environ.get("TMPDIR", ""))
+    if os.getppid() != parent and folder.name.startswith(PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_megabytes(place: str) -> float:
     """Return the free megabytes (10^6 bytes) of the disk that a folder is on."""
     return shutil.disk_usage(place).free / 1e6
-
-
-def remove_abandoned(place: str) -> None:
-    """Remove the scratch folders in `place` whose owners were processes of this machine and have ended."""
-    for owner in Path(place).glob(f"{PREFIX}*/{OWNER}"):
-        with suppress(OSError, ValueError):  # it is being removed by another process, or belongs to another user
-            identity = owner.read_text()
-            if is_of_this_machine(identity) and has_ended(identity):
-                shutil.rmtree(owner.parent, ignore_errors=True)

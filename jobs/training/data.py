@@ -16,7 +16,7 @@ from glow.datasets.packed_index import read_index
 from jobs.errors import SpecError
 from jobs.specs.base import colour
 from jobs.specs.training import TrainSpec, worker_range
-from jobs.system.machine_memory import memory_left
+from jobs.system.machine_metrics import memory_left
 from jobs.text import megabytes
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 from glow.distributed import all_reduce_sum, world_size
-from jobs.specs.every import Every
+from jobs.specs.base import Every
 
 __all__ = ["SavingPlan"]
 

@@ -1,4 +1,4 @@
-"""A second Glow, in float64, which was written from docs/training.md alone, by someone who had not seen the code.
+"""A second Glow, in float64, which was written from docs/format.md alone, by someone who had not seen the code.
 
 `tests.glow.test_conventions` compares it with `glow.Glow`, so that the document stays complete. It shares no code with
 `glow`: keep it so, and change it only with the document.

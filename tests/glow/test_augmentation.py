@@ -56,7 +56,7 @@ def test_flips_are_pinned_and_go_from_left_to_right():
     images = torch.arange(4, dtype=torch.uint8).view(1, 1, 2, 2).expand(8, 1, 2, 2)
     flipped = torch.tensor([[[1, 0], [3, 2]]], dtype=torch.uint8)
     got = [torch.equal(image, flipped) for image in flip_half(images, torch.arange(8), -1)]
-    # By the formula of docs/training.md in unbounded integers: the top bit of mix(mix(mix(2^64 - 1) + i)) is 0.
+    # By the formula of docs/format.md in unbounded integers: the top bit of mix(mix(mix(2^64 - 1) + i)) is 0.
     assert got == [False, True, False, True, False, False, False, True]
 
 

@@ -1,4 +1,4 @@
-"""docs/training.md, "Conventions", is complete: `tests.glow.reference` was written from it, and computes the same."""
+"""docs/format.md is complete: `tests.glow.reference` was written from it, and computes the same."""
 
 import itertools
 import json

@@ -17,11 +17,10 @@ from glow.ood import (
     evaluate_ood,
     fit_detectors,
     held_out_protocol,
-    report_protocol,
     roc_estimates,
+    split_test_protocol,
     wilson_interval,
 )
-from glow.ood.evaluation import REPORT_IMAGES
 from tests.glow.test_detectors import CORRELATION, NAMES, SDS, score_table, spoilt
 
 SD = SDS * CORRELATION.sum() ** 0.5
@@ -237,32 +236,23 @@ def rows_of(table):
     return set(table["nll"])
 
 
-def test_the_report_protocol_halves_its_own_set_and_takes_5000_of_others():
-    assert REPORT_IMAGES == 5000
-    tests = {"own": score_table(10_000, 1), "large": score_table(6000, 2), "small": score_table(700, 3)}
-    deal = report_protocol(tests)
-    held_out, dealt = deal(0)
-    assert list(dealt) == ["own", "large", "small"]
-    assert [len(table) for table in (held_out, *dealt.values())] == [5000, 5000, 5000, 700]
-    assert not rows_of(held_out) & rows_of(dealt["own"])
-    assert rows_of(held_out) | rows_of(dealt["own"]) == rows_of(tests["own"])
-    assert rows_of(dealt["large"]) < rows_of(tests["large"])
-    assert rows_of(dealt["small"]) == rows_of(tests["small"])
-
-
-def test_the_report_protocol_halves_what_there_is_and_no_more_than_it_takes():
-    for n, images, half in ((301, 5000, 150), (1000, 200, 200), (400, 200, 200)):
-        held_out, dealt = report_protocol({"own": score_table(n, 1), "far": score_table(n, 2)}, images=images)(0)
-        assert len(rows_of(held_out)) == len(rows_of(dealt["own"])) == half
+def test_the_split_test_protocol_halves_its_own_set_and_takes_no_more_of_others():
+    for n, half in ((10_000, 5000), (301, 150)):
+        tests = {"own": score_table(n, 1), "large": score_table(6000, 2), "small": score_table(120, 3)}
+        held_out, dealt = split_test_protocol(tests)(0)
+        assert list(dealt) == ["own", "large", "small"]
+        assert [len(table) for table in (held_out, *dealt.values())] == [half, half, half, 120]
         assert not rows_of(held_out) & rows_of(dealt["own"])
-        assert len(dealt["far"]) == min(images, n)
+        assert rows_of(held_out) | rows_of(dealt["own"]) <= rows_of(tests["own"])
+        assert rows_of(dealt["large"]) < rows_of(tests["large"])
+        assert rows_of(dealt["small"]) == rows_of(tests["small"])
 
 
-def test_the_report_protocol_deals_anew_by_repeat_and_seed_and_the_same_for_both():
+def test_the_split_test_protocol_deals_anew_by_repeat_and_seed_and_the_same_for_both():
     tests = {"own": score_table(400, 1), "far": score_table(400, 2)}
 
     def dealt(seed, repeat):
-        held_out, sets = report_protocol(tests, seed, images=100)(repeat)
+        held_out, sets = split_test_protocol(tests, seed)(repeat)
         return [frozenset(rows_of(table)) for table in (held_out, *sets.values())]
 
     assert dealt(0, 0) == dealt(0, 0)
@@ -270,9 +260,9 @@ def test_the_report_protocol_deals_anew_by_repeat_and_seed_and_the_same_for_both
         assert all(a != b for a, b in zip(dealt(0, 0), other, strict=True))
 
 
-def test_the_report_protocol_tests_like_any():
+def test_the_split_test_protocol_tests_like_any():
     tests = {"own": score_table(600, 1), "far": score_table(300, 2, shift=5 * SD)}
-    got = evaluate_ood(score_table(1000), report_protocol(tests), settings(repeats=2, exact=False, bootstraps=50))
+    got = evaluate_ood(score_table(1000), split_test_protocol(tests), settings(repeats=2, exact=False, bootstraps=50))
     assert cell(got.ratios, detector="typicality", dataset="far", batch_size=4)["ratio"] == 1
     assert cell(got.ratios, detector="typicality", dataset="own", batch_size=4)["batches"] == 300 // 4
     assert (got.ratios[got.ratios["dataset"] == "own"]["ratio"] < 0.35).all()
@@ -440,6 +430,6 @@ def test_impossible_settings_are_refused(values, message):
 def test_tables_given_are_not_changed():
     tests = two_sets()
     before = {name: table.copy() for name, table in tests.items()}
-    evaluate_ood(score_table(500), report_protocol(tests), settings())
+    evaluate_ood(score_table(500), split_test_protocol(tests), settings())
     for name, table in tests.items():
         pd.testing.assert_frame_equal(table, before[name])

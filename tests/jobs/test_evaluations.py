@@ -10,13 +10,14 @@ from glow.datasets import open_dataset
 from jobs import dispatch
 from jobs.browse.runs import JOBS
 from jobs.commands.app import app
-from jobs.dispatch import EVALUATION_JOBS
+from jobs.dispatch import evaluation_jobs
 from jobs.run_labels import EVALUATED, evaluation_description
-from jobs.specs.request import EVALUATIONS
+from jobs.specs.evaluation import NllSpec, OodSpec
+from jobs.specs.request import EVALUATIONS, Request
 
 
 def test_each_has_a_job_a_description_and_a_place_in_the_list():
-    assert EVALUATIONS.keys() == EVALUATION_JOBS.keys() == EVALUATED.keys()
+    assert EVALUATIONS.keys() == evaluation_jobs().keys() == EVALUATED.keys()
     assert EVALUATIONS.keys() <= set(JOBS)
 
 
@@ -29,7 +30,7 @@ def test_each_has_a_command(name):
 
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_each_job_can_be_prepared_and_run(name):
-    job = EVALUATION_JOBS[name]()
+    job = evaluation_jobs()[name]
     assert callable(job.prepare)
     assert callable(job.run)
 
@@ -53,10 +54,10 @@ def test_those_of_one_command_take_a_folder_as_it_was_at_the_first_look(tmp_path
         return SimpleNamespace(evaluation=SimpleNamespace(needs_ray=False))
 
     job = SimpleNamespace(prepare=prepare, run=lambda work, show: None)
-    monkeypatch.setattr(dispatch, "EVALUATION_JOBS", {"nll": lambda: job, "ood": lambda: job})
+    monkeypatch.setattr(dispatch, "evaluation_jobs", lambda: {"nll": job, "ood": job})
     monkeypatch.setattr(dispatch, "set_environment", lambda: None)
     monkeypatch.setattr(dispatch, "check_store", lambda uri: None)
-    spec = SimpleNamespace(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
-    dispatch.evaluate({"nll": spec, "ood": spec}, nullcontext(lambda event: None))  # type: ignore[dict-item]
+    request = Request.of("evaluate", NllSpec(), OodSpec())
+    dispatch.evaluate(request, nullcontext(lambda event: None))
     first, second = seen
     assert first == second

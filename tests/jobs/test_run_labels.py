@@ -13,7 +13,7 @@ from jobs.run_labels import (
     varied,
 )
 from jobs.specs.ablation import make_ablate_spec
-from jobs.specs.presets import make_train_spec
+from jobs.specs.training import make_train_spec
 
 RUN_ID = "abc"
 

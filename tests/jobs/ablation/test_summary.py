@@ -3,7 +3,7 @@
 import io
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +17,7 @@ from jobs.display.displays import JsonLines
 from jobs.evaluation.find_model import find_model
 from jobs.run_labels import registered_name
 from jobs.specs.ablation import make_ablate_spec
-from jobs.specs.presets import make_train_spec
+from jobs.specs.training import make_train_spec
 from jobs.tracking import Record, find_run, open_store, save_model, tag_names
 
 EPOCHS = 2
@@ -153,17 +153,17 @@ def test_a_difference_is_paired_by_seed(whole):
     [found] = whole[-1].differences
     differences = [a - b for a, b in zip(nlls_of("1x1"), nlls_of("shuffle"), strict=True)]
     low, high = interval(differences)
-    assert (found.a, found.b, found.seeds) == ("1x1", "shuffle", 3)
-    assert [found.difference, found.low, found.high] == pytest.approx([sum(differences) / 3, low, high])
-    assert found.p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
+    assert (found["a"], found["b"], found["seeds"]) == ("1x1", "shuffle", 3)
+    assert [found["difference"], found["low"], found["high"]] == pytest.approx([sum(differences) / 3, low, high])
+    assert found["p"] == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
     (conclusion,) = whole[-1].conclusions
     assert conclusion.index("1x1") < conclusion.index("shuffle")  # the better one comes first
-    assert f"{-found.difference:.3f}" in conclusion
+    assert f"{-found['difference']:.3f}" in conclusion
 
 
 def test_the_champion_is_the_best_by_validation_and_can_be_loaded(uri, whole):
     parent, _, runs, summary = whole
-    assert summary.best["run_id"] == runs[BEST] == summary.champion.run_id
+    assert summary.best["run_id"] == runs[BEST] == summary.champion["run_id"]
     assert summary.best["test_bits_per_dim"] > min(nlls_of("1x1"))
     found = find_model("models:/glow-digits@champion", uri, "glow")
     assert found.training is not None
@@ -185,7 +185,7 @@ def test_the_files_hold_the_same_numbers(whole):
     configurations = pd.read_csv(folder / "configurations.csv").to_dict("records")
     assert configurations == [pytest.approx(row) for row in summary.configurations]
     differences = pd.read_csv(folder / "differences.csv").to_dict("records")
-    assert differences == [pytest.approx(asdict(row)) for row in summary.differences]
+    assert differences == [pytest.approx(row) for row in summary.differences]
     trials = pd.read_csv(folder / "trials.csv").set_index(["permutation", "seed"])
     nlls = trials[["validation_bits_per_dim", "test_bits_per_dim"]]
     assert dict(zip(nlls.index, nlls.itertuples(index=False, name=None), strict=True)) == NLLS
@@ -233,7 +233,7 @@ def test_to_summarise_again_changes_nothing(uri, whole):
     client, _ = open_store(uri, "glow")
     before = client.search_model_versions("name = 'glow-digits'")
     again = summarize_ablation(uri, parent, spec)
-    assert again == replace(summary, champion=replace(summary.champion, new=False))
+    assert again == replace(summary, champion=summary.champion | {"new": False})
     assert [v.version for v in client.search_model_versions("name = 'glow-digits'")] == [v.version for v in before]
     table = Path(client.download_artifacts(parent.run_id, "configurations.json"))
     assert len(json.loads(table.read_text())["data"]) == 2  # the rows are not appended
@@ -260,7 +260,7 @@ def test_kinds_of_coupling_are_compared_if_scales_are_named_too(uri, tmp_path, a
         register_model(trial, any_model)
         finish_trial(trial, 2 + number / 10, 2 + number / 10)
     (row,) = summarize_ablation(uri, parent, spec).differences
-    assert (row.factor, row.seeds) == ("coupling", 2)
+    assert (row["factor"], row["seeds"]) == ("coupling", 2)
 
 
 def test_many_configurations_are_drawn_as_the_best_of_each_value_of_the_first_axis_that_varies():
@@ -355,7 +355,7 @@ def test_to_summarize_an_older_ablation_moves_no_alias(uri, tmp_path, any_model)
     summary = summarize_ablation(uri, parent, spec)
     assert summary.best is not None
     assert summary.champion is not None
-    assert (summary.best["run_id"], summary.champion.run_id) == (trial.run_id, newer)
+    assert (summary.best["run_id"], summary.champion["run_id"]) == (trial.run_id, newer)
     client, _ = open_store(uri, "glow")
     assert client.get_model_version_by_alias(f"glow-folder-{tmp_path.name}", "champion").run_id == newer
 
@@ -377,6 +377,6 @@ def test_a_later_ablation_takes_the_alias_unless_the_champion_was_better(
     second, summary = ablation_of_one(uri, any_model, spec, validation, images)
     client, _ = open_store(uri, "glow")
     champion = second if crowned else first
-    assert (summary.champion.new, summary.champion.run_id, summary.best["run_id"]) == (crowned, champion, second)
+    assert (summary.champion["new"], summary.champion["run_id"], summary.best["run_id"]) == (crowned, champion, second)
     assert client.get_model_version_by_alias(name, "champion").run_id == champion
     assert len(client.search_model_versions(f"name = '{name}'")) == 2

@@ -21,7 +21,7 @@ from jobs.ablation.messages import Failed, OfTrial, TrialOutbox
 from jobs.ablation.trial import Shared, TuneSession, trial_loop
 from jobs.ray_runtime.resources import Resources
 from jobs.specs.ablation import make_ablate_spec
-from jobs.specs.presets import make_train_spec
+from jobs.specs.training import make_train_spec
 from jobs.training.messages import Outbox, Saved
 from jobs.training.progress import Progress
 from jobs.training.worker import INSIDE_EPOCH

@@ -99,7 +99,7 @@ def test_a_server_that_cannot_start_is_quoted(uri, monkeypatch):
     [(True, True, True, ["http://a"]), (False, True, True, []), (True, False, True, []), (True, True, False, [])],
 )
 def test_a_browser_opens_where_there_is_one(monkeypatch, browser, terminal, display, opened):
-    pages = []
+    pages: list[str] = []
     monkeypatch.setattr(webbrowser, "open", pages.append)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     monkeypatch.setattr(sys, "platform", "linux")

@@ -13,20 +13,6 @@ from jobs.ray_runtime import connection
 from tests.glow.test_data import write_idx
 
 
-@pytest.mark.parametrize(
-    ("images", "labels", "said"),
-    [(2, [0, 10], "0 to 9"), (0, [], "no images"), (2, [0, 9], "partial: train only")],
-)
-def test_doctor_looks_into_mnist(tmp_path, images, labels, said):
-    write_idx(tmp_path, np.zeros((images, 28, 28), np.uint8), np.array(labels, np.uint8))
-    out = io.StringIO()
-    fine = examine(f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path), Console(file=out, width=300))
-    [line] = [line for line in out.getvalue().splitlines() if line.split()[1] == "mnist"]
-    assert said in line
-    assert fine == line.startswith("note")
-    assert ("leave out --no-download" in line) == (not fine)
-
-
 @pytest.fixture
 def checked(tmp_path, monkeypatch):
     """A function that returns whether a training can run, and the state and text of a row of the table."""
@@ -42,6 +28,26 @@ def checked(tmp_path, monkeypatch):
     return check
 
 
+def test_doctor_says_what_there_is_and_what_is_wrong(checked, tmp_path):
+    for thing in ("python", "torch", "gpu", "ray", "mlflow", "tracking", "data root", "digits", "svhn"):
+        assert checked(thing)[0]
+    assert "missing" in checked("mnist")[2]
+    (tmp_path / "mlflow.db").write_text("nothing of SQLite" * 60)
+    assert checked("tracking")[:2] == (False, "wrong")
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "said"),
+    [(2, [0, 10], "0 to 9"), (0, [], "no images"), (2, [0, 9], "partial: train only")],
+)
+def test_doctor_looks_into_mnist(checked, tmp_path, images, labels, said):
+    write_idx(tmp_path, np.zeros((images, 28, 28), np.uint8), np.array(labels, np.uint8))
+    fine, state, text = checked("mnist")
+    assert said in text
+    assert fine == (state == "note")
+    assert ("leave out --no-download" in text) == (not fine)
+
+
 def test_doctor_leaves_no_output_folder(checked, tmp_path):
     _, state, text = checked("output")
     assert state != "wrong"
@@ -52,19 +58,15 @@ def test_doctor_leaves_no_output_folder(checked, tmp_path):
     assert (tmp_path / "outputs").exists()
 
 
-def test_an_output_that_cannot_be_written_is_wrong(checked, tmp_path):
-    (tmp_path / "outputs").write_text("a file")
+@pytest.mark.parametrize("storage", [None, "file"])
+def test_an_output_that_cannot_be_written_is_wrong(checked, tmp_path, monkeypatch, storage):
+    place = tmp_path / (storage or "outputs")
+    place.write_text("a file")
+    if storage is not None:
+        monkeypatch.setenv("GLOW_STORAGE", str(place))
     fine, state, text = checked("output")
     assert (fine, state) == (False, "wrong")
-    assert str(tmp_path / "outputs") in text
-
-
-def test_the_storage_of_the_machine_is_checked(checked, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("GLOW_STORAGE", str(tmp_path / "file"))
-    fine, state, text = checked("output")
-    assert (fine, state) == (False, "wrong")
-    assert str(tmp_path / "file") in text
+    assert str(place) in text
 
 
 def test_a_bucket_that_does_not_answer_is_wrong(checked, bucket, monkeypatch):

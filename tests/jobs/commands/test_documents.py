@@ -32,3 +32,11 @@ def test_every_command_in_a_document_has_only_flags_that_exist(one_process, tmp_
         only_checked = "--print-spec" if words[0] in ("train", "ablate") else "--help"
         done = one_process(tmp_path, *words, only_checked)
         assert done.returncode == 0, f"glowctl {shlex.join(words)}: {done.stderr}"
+
+
+def test_every_code_of_an_error_that_is_explained_exists():
+    page = (ROOT / "docs/scripts.md").read_text()
+    codes = re.findall(r"^\| `([a-z-]+)` \|", page.split("## Trouble")[1].split("\n## ")[0], re.MULTILINE)
+    source = "".join(path.read_text() for room in ("glow", "jobs") for path in (ROOT / room).rglob("*.py"))
+    assert len(codes) == 20
+    assert [code for code in codes if f'"{code}"' not in source] == []

@@ -283,7 +283,9 @@ def test_a_second_test_touches_no_model(evaluated):
         "--batch-sizes",
         "2,7",
         "--protocol",
-        "report",
+        "split-test",
+        "--repeats",
+        "2",
         "--json",
         "--cpus-per-worker",
         "999",
@@ -292,7 +294,7 @@ def test_a_second_test_touches_no_model(evaluated):
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert all(event["from_run"] is not None for event in events if event["event"] == "scored")
     end = events[-1]
-    assert (end["protocol"], end["bootstraps"], end["repeats"]) == ("report", 1000, 2)  # as the spec had them
+    assert (end["protocol"], end["bootstraps"], end["repeats"]) == ("split-test", 1000, 2)
     assert end.get("recommended") is None  # this protocol holds out no images
     assert {row["batch_size"] for row in end["rows"]} == {2, 7}
     assert {row["batches"] for row in end["rows"] if row["dataset"] == "digits" and row["batch_size"] == 2} == {
@@ -398,9 +400,9 @@ def here(folder: Path) -> dict[str, str]:
         (
             ood,
             OodSpec,
-            {"protocol": "report", "corruptions": "all"},
+            {"protocol": "split-test", "corruptions": "all"},
             "corruptions-without-held-out",
-            ["--corruptions", "--protocol report"],
+            ["--corruptions", "--protocol split-test"],
         ),
         (
             ood,

@@ -19,7 +19,7 @@ from jobs.evaluation.run import Evaluation, opened, prepare_evaluation
 from jobs.outputs import KeptRun, remember
 from jobs.specs.base import validated
 from jobs.specs.evaluation import InterpolateSpec, NllSpec, OodSpec, SampleSpec
-from jobs.specs.presets import make_train_spec
+from jobs.specs.training import make_train_spec
 from jobs.training.samples import GRID, draw_samples
 from tests.jobs.evaluation.small_model import SHAPE, save_model, where
 

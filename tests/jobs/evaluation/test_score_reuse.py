@@ -56,7 +56,7 @@ def test_scores_that_are_reused_have_the_labels_of_the_images_at_hand(tmp_path, 
     events: list[Event] = []
     nll.run(work, events.append)
     (end,) = (event for event in events if isinstance(event, Nll))
-    shown = {(row.dataset, row.class_name): row.images for row in end.per_class}
+    shown = {(row["dataset"], row["class_name"]): row["images"] for row in end.per_class}
     labels = {"arrays-now": now, "arrays-first": before}
     assert shown == {(name, str(label)): each.count(label) for name, each in labels.items() for label in each}
 
@@ -73,7 +73,7 @@ def test_only_padded_images_of_one_size_have_bits_per_original_pixel(tmp_path, m
     events: list[Event] = []
     nll.run(nll.prepare(validated(NllSpec, given)), events.append)
     (end,) = (event for event in events if isinstance(event, Nll))
-    ratios = {row.dataset: row.bits_per_dim_original / row.bits_per_dim for row in end.rows}
+    ratios = {row["dataset"]: row["bits_per_dim_original"] / row["bits_per_dim"] for row in end.rows}
     assert ratios.pop("folder-padded") == pytest.approx(64 / 36)
     assert len(ratios) == 3
     assert all(map(math.isnan, ratios.values()))

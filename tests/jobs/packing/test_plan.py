@@ -22,7 +22,7 @@ from jobs.packing.plan import prepare, refusal
 from jobs.packing.run import pack_shards
 from jobs.packing.shards import Done, Shard, done_file
 from jobs.specs.base import validated
-from jobs.specs.packing import PackSpec
+from jobs.specs.request import PackSpec
 from tests.glow.buckets import png, refusing_store
 
 

@@ -1,8 +1,6 @@
 """Tests of the embedded Ray of a command that then does not use it."""
 
 import logging
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -84,19 +82,6 @@ def test_a_place_of_a_long_name_is_not_blamed_for_a_full_disk(folder, monkeypatc
     for fact in (elsewhere, str(folder / name), "TMPDIR", "ASCII", "15 characters"):
         assert fact in str(error.value)
     assert list(place.iterdir()) == []
-
-
-def test_a_folder_that_killed_processes_left_where_ray_puts_its_files_goes(folder, monkeypatch):
-    place, elsewhere = folder / "of-more-than-15-characters" / "glow-12345678", folder / "tmp"
-    place.mkdir(parents=True)
-    elsewhere.mkdir()
-    code = f"from jobs.system.scratch import make_scratch_folder; make_scratch_folder({str(elsewhere)!r})"
-    subprocess.run([sys.executable, "-c", code], check=True)
-    assert len(list(elsewhere.iterdir())) == 1
-    monkeypatch.setattr(tempfile, "tempdir", str(place))
-    monkeypatch.setattr(connection, "ELSEWHERE", str(elsewhere))
-    made = Path(connection._ray_folder())
-    assert list(elsewhere.iterdir()) == [made]
 
 
 def test_a_ray_that_is_not_needed_after_all_leaves_nothing(folder):

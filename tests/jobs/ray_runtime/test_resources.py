@@ -7,8 +7,7 @@ from jobs.errors import JobError
 from jobs.ray_runtime import machines as machines_module
 from jobs.ray_runtime.resources import Resources, trial_resources
 from jobs.ray_runtime.resources import resources_for as resources_for_workers
-from jobs.specs.presets import make_train_spec
-from jobs.specs.training import TrainSpec, worker_range
+from jobs.specs.training import TrainSpec, make_train_spec, worker_range
 from jobs.training.ray_trainer import scaling_config
 
 

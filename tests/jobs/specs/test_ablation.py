@@ -6,11 +6,10 @@ from typing import get_args
 import pytest
 
 from glow.config import Permutation
-from jobs.commands.spec_files import read_ablate_spec
+from jobs.commands.options import read_ablate_spec
 from jobs.errors import SpecError
-from jobs.specs.ablation import AblateSpec, make_ablate_spec
-from jobs.specs.base import theme_of, validated
-from jobs.specs.presets import make_train_spec
+from jobs.specs.ablation import make_ablate_spec
+from jobs.specs.training import make_train_spec
 
 
 def spec(**values):
@@ -30,14 +29,10 @@ def test_a_grid_is_the_cross_product_once_for_each_seed_in_turn():
     ("axis", "text", "values"),
     [
         ("permutations", "all", get_args(Permutation)),
-        ("couplings", "all", ("affine", "additive", "spline")),
         ("scales", " all ", ("sigmoid", "bounded", "floored")),
-        ("dequantizations", "all", ("uniform", "variational")),
-        ("inputs", "logit,linear", ("logit", "linear")),
         ("permutations", "reverse, 1x1,reverse", ("reverse", "1x1")),
         ("depths", "8, 16,8", (8, 16)),
         ("checkerboards", "0,2", (0, 2)),
-        ("networks", "all", ("plain", "residual")),
         ("learning_rates", "1e-3,0.002", (0.001, 0.002)),
     ],
 )
@@ -56,20 +51,13 @@ def test_a_coupling_that_is_not_affine_has_no_scale_to_vary():
     ]
 
 
-def test_where_no_axis_is_named_the_preset_is_trained_at_each_seed():
-    assert spec(seeds=3).trials() == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
-
-
 def test_what_is_not_named_keeps_its_value_in_the_preset_or_beside_the_axes():
     found = spec(depths="5", width=7)
     assert found.train == make_train_spec("smoke", {"test_every": 1, "width": 7})
     trial = found.trial_spec(found.trials()[1])
     assert trial == found.train.model_copy(update={"depth": 5, "seed": 1})
-
-
-def test_trials_have_no_run_name_of_their_own():
-    found = spec(run_name="study")
-    assert (found.train.run_name, found.trial_spec(found.trials()[0]).run_name) == ("study", None)
+    assert spec(seeds=3).trials() == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
+    assert spec(run_name="study").trial_spec({"seed": 0}).run_name is None
 
 
 def test_a_random_search_draws_distinct_configurations_by_its_seed():
@@ -125,9 +113,6 @@ def test_a_trials_workers_share_what_the_trial_gets():
     found = spec(workers_per_trial=2, gpus_per_trial=1, cpus_per_trial=3)
     trial = found.trial_spec({"seed": 0})
     assert (trial.workers, trial.gpus_per_worker, trial.cpus_per_worker) == ("2", 0.5, 1.5)
-
-
-def test_a_trials_share_stays_open_where_none_is_named():
     trial = spec(workers_per_trial=2).trial_spec({"seed": 0})
     assert (trial.gpus_per_worker, trial.cpus_per_worker) == (None, None)
 
@@ -147,67 +132,6 @@ def test_the_spec_of_a_training_is_not_one_of_an_ablation(tmp_path):
     assert caught.value.code == "not-a-spec"
     assert str(tmp_path / "spec.json") in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_every_setting_has_a_theme_a_description_and_an_example():
-    for name, field in AblateSpec.model_fields.items():
-        if name != "train":
-            assert theme_of(AblateSpec, name) in ("Ablation", "Search", "Compute"), name
-            assert field.description, name
-            assert field.examples, name
-
-
-@pytest.mark.parametrize(
-    ("values", "facts"),
-    [
-        ({"permutations": "1x1,swap"}, ["--permutations", "'1x1'", "'shuffle'", "'reverse'", "'swap'"]),
-        ({"permutations": ""}, ["--permutations", "at least one"]),
-        ({"depths": []}, ["--depths", "at least one"]),
-        ({"depths": "2,0"}, ["--depths", "at least 1", "0"]),
-        ({"depths": "8,deep"}, ["--depths", "8,16,32", "'8,deep'"]),
-        ({"widths": "1.5"}, ["--widths", "whole numbers", "'1.5'"]),
-        ({"learning_rates": "fast"}, ["--learning-rates", "1e-3,2e-3", "'fast'"]),
-        ({"learning_rates": "1e-3,-1"}, ["--learning-rates", "above 0", "-1"]),
-        ({"seeds": 0}, ["--seeds", "at least 1", "0"]),
-        ({"seeds": 3, "seed": 2**31 - 2}, ["--seed ", str(2**31 - 3), str(2**31 - 2), "--seeds 3"]),
-        ({"samples": 3, "depths": "1,2,3"}, ["--samples 3", "--search grid", "--search random"]),
-        ({"search": "optuna", "depths": "1,2"}, ["--search optuna", "--samples", "from 1 to 2"]),
-        ({"search": "random", "depths": "1,2", "samples": 3}, ["--samples", "from 1 to 2", "not 3"]),
-        ({"search": "random", "depths": "1,2", "samples": 0}, ["--samples", "from 1 to 2", "not 0"]),
-        ({"search": "optuna", "depths": "1", "samples": 1}, ["--search optuna", "one configuration"]),
-        ({"search": "best"}, ["--search", "'grid'", "'random'", "'optuna'", "'best'"]),
-        ({"scheduler": "pbt"}, ["--scheduler", "'none'", "'asha'", "'median'", "'pbt'"]),
-        ({"gpus_per_trial": 1.5}, ["--gpus-per-trial", "fraction below 1", "1.5"]),
-        ({"gpus_per_trial": 3, "workers_per_trial": 2}, ["--gpus-per-trial", "fraction below 1", "1.5"]),
-        ({"gpus_per_trial": -1}, ["--gpus-per-trial", "at least 0", "-1"]),
-        ({"cpus_per_trial": 0}, ["--cpus-per-trial", "above 0", "0"]),
-        ({"concurrent": 0}, ["--concurrent", "at least 1", "0"]),
-        ({"batch_size": 2, "workers_per_trial": 3}, ["--batch-size 2", "--workers-per-trial 3", "at least 3"]),
-    ],
-)
-def test_a_setting_that_is_not_allowed_is_named_by_its_flag(values, facts):
-    with pytest.raises(SpecError) as caught:
-        spec(**values)
-    said = str(caught.value)
-    assert caught.value.code == "setting-not-allowed"
-    assert [fact for fact in facts if fact not in said] == []
-    assert said.startswith("--")
-    assert "\n" not in said
-
-
-def test_the_wrong_value_of_a_nested_setting_is_named():
-    """Where a request arrives as JSON, the training's settings are checked together with the ablation's."""
-    with pytest.raises(SpecError) as caught:
-        validated(AblateSpec, {"train": {"depth": 0}})
-    assert str(caught.value).startswith("depth ")
-    assert "train" not in str(caught.value)
-
-
-def test_an_unknown_setting_is_named():
-    with pytest.raises(SpecError) as caught:
-        spec(colour="red")
-    assert caught.value.code == "unknown-setting"
-    assert "'colour'" in str(caught.value)
 
 
 @pytest.mark.parametrize("values", [{"seed": 20240101, "seeds": 3}, {"learning_rates": "0.001,0.0010000001"}])

@@ -6,12 +6,9 @@ from typing import Any
 import pytest
 
 from glow.config import FitConfig, GlowConfig
-from jobs.commands.spec_files import read_spec
+from jobs.commands.options import read_spec
 from jobs.errors import SpecError
-from jobs.specs.base import theme_of, validated
-from jobs.specs.packing import PackSpec
-from jobs.specs.presets import PRESETS, make_train_spec
-from jobs.specs.training import TrainSpec, worker_range
+from jobs.specs.training import PRESETS, TrainSpec, make_train_spec, worker_range
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -61,66 +58,6 @@ def test_every_setting_of_a_model_reaches_it():
     expected = GlowConfig((1, 8, 8), **values, num_classes=10)
     assert spec.glow_config((1, 8, 8), 10) == expected
     assert make_train_spec("smoke", {}).glow_config((1, 8, 8), 10).bits == 8
-
-
-def test_every_setting_has_a_theme_a_description_and_an_example():
-    for name, field in TrainSpec.model_fields.items():
-        assert theme_of(TrainSpec, name) in ("Data", "Model", "Optimisation", "Compute", "Record"), name
-        assert field.description, name
-        assert field.examples, name
-
-
-@pytest.mark.parametrize(
-    ("values", "facts"),
-    [
-        ({"depth": 0}, ["--depth", "at least 1", "0"]),
-        ({"levels": 0}, ["--levels", "from 1 to 12", "0"]),
-        ({"levels": 13}, ["--levels", "from 1 to 12", "13"]),
-        ({"levels": 10**12}, ["--levels", "from 1 to 12", str(10**12)]),
-        ({"permutation": "swap"}, ["--permutation", "'1x1'", "'shuffle'", "'reverse'", "'swap'"]),
-        ({"learning_rate": -1}, ["--learning-rate", "above 0", "-1"]),
-        ({"clip_norm": -1}, ["--clip-norm", "above 0", "or 0", "-1"]),
-        ({"ema": 2}, ["--ema", "below 1", "or 0", "2"]),
-        ({"workers": "4:2"}, ["--workers", "MIN", "MAX", "4:2"]),
-        ({"workers": "many"}, ["--workers", "2:8", "'many'"]),
-        ({"workers": "0"}, ["--workers", "'0'"]),
-        ({"batch_size": 2, "workers": "3"}, ["--batch-size 2", "--workers 3", "at least 3"]),
-        ({"compile": True, "memory": "reversible"}, ["--compile", "--memory reversible", "leave out"]),
-        ({"per_class": -1}, ["--per-class", "at least 1", "-1"]),
-        ({"gpus_per_worker": -1}, ["--gpus-per-worker", "fraction below 1", "-1"]),
-        ({"gpus_per_worker": 1.5}, ["--gpus-per-worker", "fraction below 1", "1.5"]),
-        ({"seed": 10**20}, ["--seed", str(2**31 - 1), str(10**20)]),
-        ({"temperature": float("nan")}, ["--temperature", "at least 0", "nan"]),
-        ({"temperature": -0.1}, ["--temperature", "at least 0", "-0.1"]),
-        ({"checkpoint_every": 0}, ["--checkpoint-every", "500steps", "10m", "'0'"]),
-        ({"epochs": "ten"}, ["--epochs", "whole number", "'ten'"]),
-        ({"bits": 9}, ["--bits", "from 1 to 8", "9"]),
-        ({"run_name": " "}, ["--run-name", "empty"]),
-        ({"depth": "x", "width": None}, ["--depth", "'x'", "; ", "--width", "None"]),
-    ],
-)
-def test_a_setting_that_is_not_allowed_is_named_by_its_flag(values, facts):
-    with pytest.raises(SpecError) as caught:
-        make_train_spec("laptop", values)
-    said = str(caught.value)
-    assert caught.value.code == "setting-not-allowed"
-    assert [fact for fact in facts if fact not in said] == []
-    assert said.startswith("--")
-    assert "\n" not in said
-
-
-def test_an_unknown_setting_is_named():
-    with pytest.raises(SpecError) as caught:
-        make_train_spec("laptop", {"colour": "red"})
-    assert caught.value.code == "unknown-setting"
-    assert "'colour'" in str(caught.value)
-    assert caught.value.remedy == "remove it"
-    with pytest.raises(SpecError, match=r"'colour'.*'size'") as several:
-        make_train_spec("laptop", {"colour": "red", "size": 3})
-    assert several.value.remedy == "remove them"
-    with pytest.raises(SpecError, match="--dest") as missing:
-        validated(PackSpec, {"source": "digits"})
-    assert missing.value.remedy == "add it"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,3 @@ def thresholds(code: str) -> str:
 
 def test_importing_jobs_changes_nothing_in_the_process():
     assert thresholds("import jobs, jobs.commands.app, jobs.dispatch, jobs.tracking") == "True"
-
-
-def test_a_worker_is_set_up_when_it_starts():
-    assert thresholds("import jobs.ray_runtime.worker_preload") == "False"

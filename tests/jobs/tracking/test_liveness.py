@@ -120,8 +120,9 @@ sys.stdin.readline()
 def test_the_helper_of_a_driver_that_was_killed_marks_its_runs(uri, tmp_path, killed):
     (tmp_path / "ray").mkdir()
     command = [sys.executable, "-c", HELPED, uri, str(tmp_path / "ray")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
         assert process.stdout.readline() == "running\n"
         (helper,) = psutil.Process(process.pid).children()
         if not killed:  # the run ends, so that the helper has nothing to write
@@ -139,7 +140,7 @@ def test_a_helper_whose_store_is_gone_goes_on(tmp_path):
 
 
 def test_the_helpers_get_the_store_of_a_run_while_it_runs(uri, monkeypatch):
-    told = []
+    told: list[str] = []
     monkeypatch.setattr("jobs.tracking.record.tell_helpers", told.append)
     with Record.start(uri, "study", "run", {}, {}).running(system_metrics=False):
         assert [json.loads(line) for line in told] == [[uri, "1"]]

@@ -18,7 +18,7 @@ from glow.checkpoint import CheckpointError
 from glow.datasets import LazyDataset
 from jobs.display.events import Epoch, Event, Resize, Restart, Started
 from jobs.errors import JobError
-from jobs.specs.presets import make_train_spec
+from jobs.specs.training import make_train_spec
 from jobs.tracking import Record, TrackingError, find_run
 from jobs.training.history import EpochMetrics, read_history, write_history
 from jobs.training.log import TrainingLog

@@ -20,8 +20,8 @@ from jobs.packing.run import pack_shards
 from jobs.run_labels import training_description
 from jobs.specs.ablation import AblateSpec
 from jobs.specs.base import colour, validated
-from jobs.specs.packing import PackSpec
-from jobs.specs.presets import make_train_spec
+from jobs.specs.request import PackSpec
+from jobs.specs.training import make_train_spec
 from jobs.tracking import Record
 from jobs.training.prepare import prepare
 from tests.glow.buckets import png

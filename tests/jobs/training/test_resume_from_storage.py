@@ -9,7 +9,7 @@ from jobs.ablation import prepare as ablate
 from jobs.errors import JobError, SpecError
 from jobs.outputs import remember
 from jobs.specs.ablation import make_ablate_spec
-from jobs.specs.presets import make_train_spec
+from jobs.specs.training import make_train_spec
 from jobs.tracking import NoSuchRun, Record
 from jobs.training import prepare as preparation
 from jobs.training import run as train

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from jobs.specs.every import every
+from jobs.specs.base import every
 from jobs.training import saving
 from jobs.training.saving import DEPARTURE_S, LAST_SAVE_S, LOOK_S, SavingPlan
 

@@ -27,7 +27,7 @@ from glow.datasets import fingerprint
 from glow.training import Trainer, mean_bits_per_dim
 from jobs.errors import JobError
 from jobs.evaluation.find_model import find_model
-from jobs.specs.presets import make_train_spec
+from jobs.specs.training import make_train_spec
 from jobs.tracking import Record, find_run, open_store, read_table, recorded_images, registered_versions
 from jobs.tracking.liveness import GONE
 from jobs.tracking.scores import key_of
