@@ -3,8 +3,7 @@
 Two things are done here that MLflow leaves undone:
 
 - A store is checked before MLflow opens it. MLflow would retry an unreachable database for minutes.
-- A SQLite or PostgreSQL store is created by one process at a time. Two processes that create MLflow's tables at once
-  break the store.
+- A SQLite or PostgreSQL store is created by one process at a time, because two that do so at once break it.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ import socket
 import sqlite3
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
@@ -33,19 +31,14 @@ __all__ = [
     "check_database",
     "check_sqlite",
     "check_sqlite_name",
-    "has_tables",
     "is_database",
-    "is_half_made",
+    "is_missing",
     "load_mlflow",
     "prepared",
-    "wait_for_maker",
 ]
 
 PROBE_TIMEOUT_S = 3.0
 """Seconds that a server has to accept a connection."""
-
-ARTIFACT_TIMEOUT_S = 120
-"""Seconds that an MLflow server has to answer a request that carries a file; this is MLflow's default."""
 
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 """Default port of each kind of database server that MLflow supports."""
@@ -59,30 +52,21 @@ PACKAGES = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQ
 MISREAD = r"\?|%[0-9A-Fa-f]{2}"
 """Matches what SQLAlchemy misreads in the path of a SQLite file: ? ends the path, and %25 stands for %."""
 
-_made: set[str] = set()
-"""URIs of database servers that are known to have MLflow's tables."""
-
 
 def load_mlflow() -> None:
     """Import MLflow with its telemetry, progress bars and long retries turned off for this process.
 
-    Environment variables that are set already are kept. Requests that carry files may take longer than others, because
-    a server answers them only when its bucket has the whole file, or when it has the whole file of its bucket.
+    Environment variables that are set already are kept.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout may be carrying --json
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # Writers retry an unreachable server themselves (jobs.ray_runtime.event_queue), so no single call should block
-    # for minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    # Writes are repeated by `Record`, so that no single request should block for minutes. A server may take long to
+    # answer a request that carries a file, because it first copies the file to its bucket.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     import mlflow  # noqa: F401
-    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
-    from mlflow.store.artifact import http_artifact_repo
-    from mlflow.utils.rest_utils import http_request
 
-    timeout_s = max(ARTIFACT_TIMEOUT_S, MLFLOW_HTTP_REQUEST_TIMEOUT.get())  # MLflow has one timeout for all requests
-    http_artifact_repo.http_request = partial(http_request, timeout=timeout_s)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     if not is_verbose():  # this logger prints tracebacks of hundreds of lines, and the exception reaches us anyway
@@ -296,7 +280,7 @@ def prepared(uri: str) -> Iterator[None]:
     path = sqlite_path(uri)
     if path is not None:
         with FileLock(f"{path}.lock"):
-            if _is_missing(path):
+            if is_missing(path):
                 _make_sqlite(path)
             yield
     elif _kind(uri) == "postgresql":
@@ -306,15 +290,7 @@ def prepared(uri: str) -> Iterator[None]:
         yield
 
 
-def wait_for_maker(path: Path) -> None:
-    """Wait while another process creates this SQLite file. Return at once if none does."""
-    lock = Path(f"{path}.lock")
-    if _is_missing(path) and lock.exists():
-        with suppress(OSError), FileLock(lock):  # OSError: the folder is read-only, so no process creates a store there
-            pass
-
-
-def _is_missing(path: Path) -> bool:
+def is_missing(path: Path) -> bool:
     """Return whether the SQLite file is missing or empty: a process killed right after opening it leaves it empty."""
     return not path.exists() or path.stat().st_size == 0
 
@@ -322,11 +298,11 @@ def _is_missing(path: Path) -> bool:
 def _make_sqlite(path: Path) -> None:
     """Create the store under another name, then rename it: a process that is killed in between leaves no half store."""
     load_mlflow()
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from mlflow import MlflowClient
 
     unfinished = Path(f"{path}.unfinished")
     _remove(unfinished)
-    SqlAlchemyStore(f"sqlite:///{unfinished}", artifact_location(f"sqlite:///{path}")).engine.dispose()
+    MlflowClient(f"sqlite:///{unfinished}").search_experiments(max_results=1)
     _remove(path)  # an empty file of a killed process, and its journals
     unfinished.rename(path)
 
@@ -348,33 +324,3 @@ def _locked_postgres(uri: str) -> Iterator[None]:
     with engine.begin() as connection:
         connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         yield
-
-
-def is_half_made(path: Path) -> bool:
-    """Return whether a SQLite file that MLflow cannot use holds no runs, models or traces.
-
-    Such a file was left by a process that was killed while it created the store, and can be deleted.
-    """
-    with suppress(sqlite3.Error), sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True) as connection:
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        known = [table for table in ("runs", "registered_models", "trace_info") if table in tables]
-        return all(connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,) for table in known)
-    return False
-
-
-def has_tables(uri: str) -> bool:
-    """Return whether a database has MLflow's tables.
-
-    For a SQLite file, only its existence and size are checked. For a database server, a positive result is cached.
-    """
-    path = sqlite_path(uri)
-    if path is not None:
-        return not _is_missing(path)
-    if uri not in _made:
-        import sqlalchemy
-
-        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
-        if not sqlalchemy.inspect(engine).has_table("alembic_version"):  # MLflow creates this table last
-            return False
-        _made.add(uri)
-    return True

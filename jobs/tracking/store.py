@@ -19,20 +19,18 @@ from typing import TYPE_CHECKING
 from jobs.system.environment import in_ray_job
 from jobs.tracking import tag_names
 from jobs.tracking.databases import (
+    PROBE_TIMEOUT_S,
     artifact_location,
     check_artifact_location,
     check_database,
     check_sqlite,
     check_sqlite_name,
-    has_tables,
     is_database,
-    is_half_made,
+    is_missing,
     load_mlflow,
     prepared,
-    wait_for_maker,
 )
 from jobs.tracking.liveness import mark_dead
-from jobs.tracking.servers import check_server
 from jobs.tracking.uris import (
     NoSuchRun,
     TrackingError,
@@ -79,9 +77,6 @@ size; lower is better. `glowctl report` summarises this experiment in one docume
 """
 """Description of an experiment in the MLflow UI, in Markdown."""
 
-WRONG_TABLES = r"table \S+ already exists|duplicate column|no such (table|column)"
-"""Matches SQLite's errors for a file with missing or unexpected tables."""
-
 ADDRESSES = "use sqlite:///FILE, http://HOST:PORT, or a database such as postgresql://USER@HOST/NAME"
 """The remedy for an address that is not that of a store."""
 
@@ -99,6 +94,10 @@ FULL = "database or disk is full"
 
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """MLflow's codes for something that does not exist; it returns the second one for unknown aliases and malformed ids."""
+
+
+_opened: set[str] = set()
+"""URIs of database servers that this process has opened, so that MLflow's tables are there."""
 
 
 def check_store(uri: str, writes: bool = True) -> None:
@@ -125,7 +124,7 @@ def check_store(uri: str, writes: bool = True) -> None:
     if path is not None:
         check_sqlite(path, writes)
     elif parts.scheme in ("http", "https"):
-        check_server(uri)
+        _check_server(uri)
     elif re.fullmatch(HOST_AND_PORT, uri):
         raise TrackingError(
             f"{shown} is no address of an MLflow server, because it does not begin with http:// or https://",
@@ -156,8 +155,7 @@ def _plugins() -> set[str]:
 def check_existing(uri: str, writes: bool = False) -> None:
     """Check a store as `check_store` does, and, for a SQLite store, also that its file exists.
 
-    Commands that need a store with runs call this first, because MLflow would create a missing file. If another process
-    is creating the file, wait until it has done so.
+    Commands that need a store with runs call this first, because MLflow would create a missing file.
 
     Args:
         uri: the store.
@@ -169,7 +167,6 @@ def check_existing(uri: str, writes: bool = False) -> None:
     path = sqlite_path(uri)
     if path is not None:
         check_sqlite_name(path)
-        wait_for_maker(path)
     if path is not None and path.parent.is_dir() and not path.exists():
         raise TrackingError(
             f"there is no MLflow store {path}",
@@ -202,13 +199,47 @@ def _client(uri: str) -> MlflowClient:
 
 def _make_store(uri: str) -> None:
     """Create the database if it is missing. MLflow alone would not keep two processes from doing so at once."""
-    if _is_missing(uri):
+    path = sqlite_path(uri)
+    if path is not None and is_missing(path):
         with prepared(uri):
-            _client(uri)
+            pass
+    elif is_database(uri) and uri not in _opened:
+        with prepared(uri):
+            _client(uri)  # which creates the tables, or finds them
+        _opened.add(uri)
 
 
-def _is_missing(uri: str) -> bool:
-    return (sqlite_path(uri) is not None or is_database(uri)) and not has_tables(uri)
+def _check_server(uri: str) -> None:
+    """Check within seconds that an MLflow server answers.
+
+    The first request has no credentials, because most servers need none and the import of MLflow takes a second.
+    """
+    import requests
+
+    refused = ""
+    try:
+        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S)
+        if answer.ok:
+            return
+        refused = f"answers with HTTP status {answer.status_code}"
+    except requests.exceptions.SSLError:
+        refused = "has a certificate that is not accepted"
+    except requests.RequestException as error:
+        raise TrackingError(
+            f"the MLflow server at {without_password(uri)} does not answer ({type(error).__name__})",
+            remedy="start it, or correct --tracking-uri",
+            code="store-unreachable",
+        ) from None
+    try:
+        _client(uri).search_experiments(max_results=1)  # with the credentials and the certificates of the user
+    except Exception as error:
+        first = without_secrets(str(error).partition("\n")[0], uri)
+        raise TrackingError(
+            f"the MLflow server at {without_password(uri)} {refused} ({first})",
+            remedy="check the address, the server's option --allowed-hosts, and MLFLOW_TRACKING_TOKEN, or "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_SERVER_CERT_PATH",
+            code="store-refuses",
+        ) from None
 
 
 @contextmanager
@@ -219,21 +250,13 @@ def sentences(uri: str) -> Iterator[None]:
     again unchanged.
 
     Raises:
-        TrackingError: with code "store-incomplete", "disk-full" or "store-failed".
+        TrackingError: with code "disk-full" or "store-failed".
     """
     try:
         yield
     except TrackingError:
         raise
     except Exception as error:
-        path = sqlite_path(uri)
-        if path is not None and re.search(WRONG_TABLES, str(error)) and is_half_made(path):
-            raise TrackingError(
-                f"the MLflow store {path} is empty and lacks tables, most likely because a process was killed while it "
-                "created the store",
-                remedy="remove the file; the next command creates it anew",
-                code="store-incomplete",
-            ) from error
         if FULL in str(error):
             raise TrackingError(
                 f"the disk of the MLflow store {without_password(uri)} is full",
@@ -299,12 +322,10 @@ def look_into(uri: str, experiment: str) -> tuple[MlflowClient | None, str | Non
     """
     check_store(uri)
     path = sqlite_path(uri)
-    if path is not None:
-        wait_for_maker(path)
+    if path is not None and is_missing(path):
+        return None, None
+    client = client_of(uri)
     with sentences(uri):
-        if _is_missing(uri):
-            return None, None
-        client = _client(uri)
         found = client.get_experiment_by_name(experiment)
     return client, None if found is None else _checked(client, uri, found, look=True)
 
