@@ -36,31 +36,6 @@ def _typer_reads_a_given_signature() -> bool:
     return "--depth" in [flag for option in typer.main.get_command(app).params for flag in option.opts]
 
 
-def _typer_explains_refusals() -> bool:
-    """Typer raises what it refuses as it prints it, with what `jobs.commands.usage_errors` looks at."""
-    import typer
-
-    app = typer.Typer(add_completion=False)
-
-    @app.command()
-    def command(depth: int = 1) -> None: ...
-
-    def refused(*arguments: str) -> Any:
-        try:
-            app(list(arguments), standalone_mode=False)
-        except Exception as error:
-            return error
-        return None
-
-    value, flag = refused("--depth", "x"), refused("--dept", "1")
-    return (
-        all(hasattr(error, "format_message") and error.ctx is not None for error in (value, flag))
-        and "--depth" in value.param.opts
-        and flag.option_name == "--dept"
-        and "--depth" in flag.possibilities
-    )
-
-
 def _sklearn_has_the_digits() -> bool:
     from glow.datasets.readers import _digits_file
 
@@ -129,7 +104,6 @@ TORCH = [
         "found_inf",
     ),
     says("n_averaged", "torch/optim/swa_utils.py", "a training with --ema cannot be resumed"),
-    has("torch.nn.parallel:DistributedDataParallel._get_ddp_logging_data", "the benchmark of workers fails"),
     has("torchvision.datasets.utils:check_integrity", "CIFAR-10 cannot be read"),
     has("torchvision.datasets:CIFAR10.train_list", "CIFAR-10 cannot be read"),
     has("torchvision.datasets:CIFAR10.meta", "CIFAR-10 cannot be read"),
@@ -348,20 +322,6 @@ RAY_TUNE = [
         "a full disk shows hundreds of lines of traceback",
         "_logger = logging.getLogger(__name__)",
     ),
-    says(
-        "images",
-        "mlflow/tracking/client.py",
-        "a sample grid that is drawn again after a kill is recorded twice",
-        'f"images/{sanitized_key}+step+{step}+timestamp+',
-        ours='FOLDER = "images"',
-    ),
-    says(
-        "compressed.webp",
-        "mlflow/tracking/client.py",
-        "samples that a kill cut short stay without their small copy",
-        'f"{uncompressed_filename}+compressed"',
-        ours="compressed.webp",
-    ),
     says("mlflow.loggedImages", "mlflow/utils/mlflow_tags.py", "samples that a kill cut short are not shown by the UI"),
     says(
         "mlflow.loggedArtifacts", "mlflow/utils/mlflow_tags.py", "a table that a kill cut short is not shown by the UI"
@@ -406,34 +366,13 @@ MLFLOW = [
         MLFLOW_TRACKING_SERVER_CERT_PATH=_mlflow_variables,
         MLFLOW_TRACKING_INSECURE_TLS=_mlflow_variables,
     ),
-    takes("mlflow.utils.credentials:get_default_host_creds", "store_uri", "servers that need a token are refused"),
-    takes(
-        "mlflow.utils.rest_utils:http_request",
-        "host_creds endpoint method max_retries timeout raise_on_status kwargs",
-        "servers that need a token are refused",
-    ),
-    says(
-        "http_artifact_repo",
-        "mlflow/store/artifact/http_artifact_repo.py",
-        "large files do not pass a server with a slow bucket",
-        'resp = http_request(\n                self._host_creds, endpoint, "PUT"',
-    ),
-    takes(
-        "mlflow.store.tracking.sqlalchemy_store:SqlAlchemyStore",
-        "db_uri default_artifact_root",
-        "no store can be made",
-        "SqlAlchemyStore",
-    ),
-    says("engine", "mlflow/store/tracking/sqlalchemy_store.py", "no store can be made", "self.engine =", ".engine"),
     says("runs", "mlflow/store/tracking/dbmodels/models.py", "half a store is not told", '__tablename__ = "runs"'),
-    says("trace_info", "mlflow/store/tracking/dbmodels/models.py", "half a store is not told", '= "trace_info"'),
     says(
         "registered_models",
         "mlflow/store/model_registry/dbmodels/models.py",
         "half a store is not told",
         '__tablename__ = "registered_models"',
     ),
-    says("alembic_version", "alembic/runtime/migration.py", "each command makes a database's tables again"),
     says("system/", "mlflow/system_metrics/system_metrics_monitor.py", "machines are not among a run's system metrics",
          '"system/"', '"system"'),
     *(
@@ -463,14 +402,6 @@ MLFLOW = [
 MLFLOW_UI = [
     shows("mlflow.experimentKind", "the UI begins with its view for language models"),
     shows("custom_model_development", "the UI begins with its view for language models"),
-    shows("mlflow.sharedViewState", "the table of runs shows no results"),
-    shows("viewStateShareKey", "the table of runs shows no results"),
-    shows("deflate;", "the table of runs shows no results"),
-    shows("selectedColumns", "the table of runs shows no results"),
-    shows("columnOrder", "the columns of results are out of sight"),
-    shows("columnWidths", "the names of runs are cut short"),
-    shows("runDateAndNestInfo", "the names of runs are cut short"),
-    shows("Run Name", "the names of runs are cut short"),
     shows("workflowType", "the UI begins with its view for language models"),
     shows("machine_learning", "the UI begins with its view for language models"),
     shows("compareRunsMode", "the browser's tests see no charts"),
@@ -483,12 +414,6 @@ OTHERS = [
         "no command has flags",
         _typer_reads_a_given_signature,
         "command.__signature__",
-    ),
-    Name(
-        "typer: what a refused command line raises with standalone_mode=False",
-        "a wrong flag ends with a traceback",
-        _typer_explains_refusals,
-        "error.possibilities",
     ),
     Name("sklearn/datasets/data/digits.csv.gz", "the digits cannot be read", _sklearn_has_the_digits, "digits.csv.gz"),
     says("_dash_pattern", "matplotlib/lines.py", "a test of figures fails"),
