@@ -238,7 +238,7 @@ def evaluate(specs: Mapping[str, EvaluationSpec], display: Display) -> None:
     check_store(tracking_uri(next(iter(specs.values())).tracking_uri))
     set_environment()
     jobs = [EVALUATION_JOBS[name]() for name in specs]
-    from glow.datasets.looks import one_look
+    from glow.datasets.lazy import one_look
 
     with display as show:
         with one_look():  # because a file that is added between two listings would move images to other splits

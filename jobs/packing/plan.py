@@ -27,7 +27,7 @@ from glow.datasets import (
 )
 from glow.datasets.base import ImageRefused, ImageUnreadable
 from glow.datasets.buckets import is_uri
-from glow.datasets.looks import one_look
+from glow.datasets.lazy import one_look
 from glow.datasets.names import absolute_dataset, place_of
 from glow.datasets.packed_index import INDEX, PackedIndex, PackedShard, PackedSplit, labels_file
 from jobs.errors import JobError, SpecError
@@ -69,7 +69,7 @@ class Plan:
         stamps: for each split, the sizes and times of the files of its images, int64 (N, 2), as they were when the plan
             was made; None for a source without files of images.
         shards: all shards of all splits.
-        looks: what `glow.datasets.looks.one_look` has learnt of the source, so that the processes that write the shards
+        looks: what `glow.datasets.lazy.one_look` has learnt of the source, so that the processes that write the shards
             need not list it. Empty for a bucket, of which each process has to make a listing of its own to see whether
             files have changed, and for a source that is not listed.
     """

@@ -23,7 +23,7 @@ from ray.exceptions import RayError
 
 from glow.datasets import DatasetCorrupt, LazyDataset, open_dataset
 from glow.datasets.base import Shape
-from glow.datasets.looks import one_look
+from glow.datasets.lazy import one_look
 from glow.datasets.packed_index import shard_file, shard_fingerprint
 from jobs.display.events import Noted, Packed, Packing, Show
 from jobs.errors import JobError

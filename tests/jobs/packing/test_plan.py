@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from glow.datasets import DatasetNotFound, LazyDataset, folder, folder_files, load_dataset, parquet, parquet_table
+from glow.datasets import DatasetNotFound, LazyDataset, files, folder, load_dataset, parquet, parquet_table
 from jobs.errors import JobError, SpecError
 from jobs.packing import run as packing
 from jobs.packing.plan import prepare, refusal
@@ -568,8 +568,8 @@ def test_exchanged_files_in_a_bucket_are_refused(bucket, tmp_path):
 
 
 def test_the_files_of_a_folder_are_listed_and_their_headers_read_once(photos, tmp_path, monkeypatch):
-    walk, survey = Mock(wraps=folder_files.walk), Mock(wraps=folder._survey)
-    monkeypatch.setattr(folder_files, "walk", walk)
+    walk, survey = Mock(wraps=files.walk), Mock(wraps=folder._survey)
+    monkeypatch.setattr(files, "walk", walk)
     monkeypatch.setattr(folder, "_survey", survey)
     for settings in ({"image_size": 8}, {}):
         planned(f"folder:{photos.parent}", tmp_path / "packed", **settings)
