@@ -104,10 +104,6 @@ TORCH = [
         "found_inf",
     ),
     says("n_averaged", "torch/optim/swa_utils.py", "a training with --ema cannot be resumed"),
-    has("torchvision.datasets.utils:check_integrity", "CIFAR-10 cannot be read"),
-    has("torchvision.datasets:CIFAR10.train_list", "CIFAR-10 cannot be read"),
-    has("torchvision.datasets:CIFAR10.meta", "CIFAR-10 cannot be read"),
-    says("raw", "torchvision/datasets/mnist.py", "downloads land in another folder", '__name__, "raw")', "MNIST/raw"),
 ]
 
 RAY = [
