@@ -67,7 +67,7 @@ test-browser: $(VENV)/installed
 test-install: $(VENV)/installed
 	$(BIN)/python -m pytest -m install $(PYTEST_ARGS)
 
-# How fast it is, against normflows, which this installs: ten minutes, in which nothing else should run.
+# How fast it is, against normflows, which this installs. Nothing else should run while it lasts.
 # `make bench BENCH='speed memory'` takes some scripts.
 BENCH ?= speed growth memory workers precision ood start_up
 bench: $(VENV)/installed

@@ -160,7 +160,7 @@ def evaluate(request: Request, display: Display) -> None:
     check_store(tracking_uri(request.setting("tracking_uri")))
     set_environment()
     modules = evaluation_jobs()
-    from glow.datasets.looks import one_look
+    from glow.datasets.lazy import one_look
 
     with display as show:
         with one_look():  # because a file that is added between two listings would move images to other splits

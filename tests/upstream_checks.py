@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 
-__all__ = ["Name", "has", "says", "shows", "takes"]
+__all__ = ["Name", "has", "reads", "says", "shows", "takes"]
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,23 @@ def says(name: str, file: str, breaks: str, text: str = "", ours: str = "") -> N
     return Name(name, breaks, lambda: (text or name).encode() in _content(file), ours or name)
 
 
+def reads(breaks: str, **variables: str) -> Name:
+    """Environment variables of one purpose, each with the file of the installed package that reads it."""
+
+    def holds() -> bool:
+        return all(_spelled(name, file).encode() in _content(file) for name, file in variables.items())
+
+    return Name(", ".join(variables), breaks, holds, next(iter(variables)))
+
+
 def shows(name: str, breaks: str, ours: str = "") -> Name:
     """A text somewhere in the scripts of MLflow's UI."""
     return Name(name, breaks, lambda: name.encode() in _ui_scripts(), ours or name)
+
+
+def _spelled(variable: str, file: str) -> str:
+    """Return how a file has the name of a variable: the raylet adds RAY_ itself to the names of its settings."""
+    return variable.removeprefix("RAY_") if file.endswith("raylet") else variable
 
 
 @cache

@@ -5,23 +5,24 @@ pieces. Images are neither dequantized nor put into batches here.
 
 | file | content |
 | --- | --- |
-| `by_name` | the functions that take a name, for all kinds of data sets |
-| `registry` | the known data sets |
-| `names` | names that contain a path: `folder:PATH`, `arrays:PATH`, `parquet:PATH`, `packed:PATH` |
-| `readers`, `published` | the files of known data sets, and the checksums of the published versions |
-| `folder`, `folder_files`, `decode` | a folder of a user's own images, its files, and a single image file |
-| `looks` | one listing of the files for several calls |
-| `arrays`, `parquet`, `packed` | numpy files, encoded images in Parquet files, and the output of `glowctl pack` |
-| `buckets`, `packed_bucket` | files in buckets, and packed data sets in buckets |
-| `block_cache` | a cache on the local disk for what is read from buckets |
-| `parts` | how a user's own images are divided into splits |
-| `lazy`, `tensors` | an opened data set; splits, conversions and fingerprints of tensors |
+| `names` | the functions that take a name, for all kinds of data sets |
+| `lazy` | a data set before and after it is opened; fingerprints; one look at the files for several calls |
+| `registry`, `readers` | the known data sets, and the readers of their files |
+| `folder`, `parquet`, `files` | a user's own images in a folder or in Parquet files, and the lists of these files |
+| `parquet_table` | one Parquet file |
+| `arrays` | numpy files |
+| `packed`, `packed_index`, `packed_bucket` | the output of `glowctl pack`, on disk and in buckets, with a cache |
+| `buckets` | files in buckets |
+| `splits` | names of splits and of classes, and rules that assign images to splits |
+| `decode` | one image file as a tensor, and conversions of images |
 | `corruptions` | images with noise, blur and other damage |
-| `base` | types and errors that the other files share |
+| `base` | names with a path, and the types and errors that the other files share |
 """
 
 from glow.datasets.base import DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, padding
-from glow.datasets.by_name import (
+from glow.datasets.folder import read_image
+from glow.datasets.lazy import LazyDataset, fingerprint
+from glow.datasets.names import (
     data_root,
     dataset_names,
     describe,
@@ -30,9 +31,6 @@ from glow.datasets.by_name import (
     own_channels,
     status,
 )
-from glow.datasets.folder import read_image
-from glow.datasets.lazy import LazyDataset
-from glow.datasets.tensors import fingerprint
 
 __all__ = [
     "DatasetCorrupt",

@@ -3,9 +3,9 @@
 The array ``images`` is uint8 (N, C, H, W), (N, H, W, C) or (N, H, W), with 1 or 3 channels. The array ``labels`` has
 one integer per image, and classes are numbered from 0; without this array all labels are 0. The name of an array can
 begin with a split, such as ``train_images`` or ``test_labels``: the array then contains the images or labels of that
-split. `glow.datasets.split_names` has the names of splits. If there are train images but no validation images, the last
-tenth of each class of the train images is the validation split (`glow.datasets.tensors.hold_out`). If no array names a
-split, the images of each class are divided among the three splits (`glow.datasets.tensors.deal`).
+split. `glow.datasets.splits` has the names of splits. If there are train images but no validation images, the last
+tenth of each class of the train images is the validation split (`glow.datasets.splits.hold_out`). If no array names a
+split, the images of each class are divided among the three splits (`glow.datasets.splits.deal`).
 
 In a folder, the name of an .npy file is the name of its array, and the arrays of a split can also be in a file
 ``train.npz``, ``val.npz``, ``test.npz`` and so on. A single .npy file is the array ``images``.
@@ -15,6 +15,9 @@ Shapes: N images, C channels, H rows, W columns.
 
 from __future__ import annotations
 
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,16 +27,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, Shape
-from glow.datasets.class_numbers import numbered_classes
-from glow.datasets.lazy import LazyDataset
-from glow.datasets.names import place_of
-from glow.datasets.numpy_files import NOT_AN_ARRAY, reason
-from glow.datasets.parts import ALL, part_of, splits_of, status_of
-from glow.datasets.split_names import no_split_notes, one_name_per_split, split_named
-from glow.datasets.tensors import check_channels, convert
+from glow.datasets.base import SPLITS, WHITE, Colour, DatasetCorrupt, DatasetInfo, DatasetNotFound, Shape
+from glow.datasets.decode import check_channels, convert
+from glow.datasets.lazy import ImageSource, LazyDataset
+from glow.datasets.splits import (
+    ALL,
+    no_split_notes,
+    numbered_classes,
+    one_name_per_split,
+    part_of,
+    split_named,
+    splits_of,
+)
 
-__all__ = ["arrays_channels", "arrays_status", "describe_arrays", "open_arrays"]
+__all__ = ["NOT_AN_ARRAY", "ArraysDataset", "reason"]
+
+NOT_AN_ARRAY = (
+    OSError,
+    ValueError,
+    EOFError,  # an empty file, or one that ends within an array
+    TypeError,  # a damaged header
+    tokenize.TokenError,  # a damaged header, too
+    zipfile.BadZipFile,
+    zlib.error,
+    RuntimeError,  # an archive that is encrypted or, as NotImplementedError, compressed in an unknown way
+    AttributeError,  # an .npy file with the name of an .npz file
+)
+"""The errors of `numpy.load`, found by changing bytes of .npy and .npz files at random."""
+
 
 IMAGES, LABELS = "images", "labels"
 """The names of the arrays, without the split before them."""
@@ -52,128 +73,81 @@ class Part:
     labels: np.ndarray
 
 
-def open_arrays(name: str, split: str, image_shape: Shape | None) -> LazyDataset:
-    """Open a split of images in arrays. An .npy file is mapped into memory; an .npz file is read whole.
+class ArraysDataset(ImageSource):
+    """The images of "arrays:PATH". An .npy file is mapped into memory; an .npz file is read whole.
 
     Args:
         name: "arrays:PATH".
-        split: "train", "validation" or "test".
-        image_shape: (C, H, W) of the images; None for their own.
-
-    Raises:
-        DatasetNotFound: if there is no such file, no array of images, or no such split.
-        DatasetCorrupt: if a file is damaged, an array has a wrong type or shape, a label is negative, or the arrays
-            contradict each other, such as splits whose images differ in shape.
-        ValueError: if the images cannot be converted to the `image_shape`.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     np.savez(f"{folder}/set.npz", images=np.zeros((20, 8, 8), np.uint8), labels=np.arange(20) % 2)
-        ...     dataset = open_arrays(f"arrays:{folder}/set.npz", "train", image_shape=None)
+        ...     dataset = ArraysDataset(f"arrays:{folder}/set.npz").open("train", image_shape=None)
         >>> dataset.images().shape, dataset.class_names
         (torch.Size([14, 1, 8, 8]), ('0', '1'))
     """
-    parts = _parts(name)
-    of, rule = part_of(name, parts, split, remedy=f"add {split}_{IMAGES} to it")
-    part = parts[of]
-    channels, height, width = part.images.shape[1:]
-    shape = image_shape or (channels, height, width)
-    check_channels(channels, shape[0])
-    labels = torch.from_numpy(np.array(part.labels, np.int64))
 
-    def pick(positions: Tensor) -> Tensor:
-        return convert(torch.from_numpy(np.array(part.images[positions.numpy()], order="C")), shape)
+    ADD_SPLIT = "add arrays whose names begin with {split}_ to it"
 
-    return LazyDataset(labels, _class_names(name, parts), shape, pick).subset(rule(labels, split))
+    def open(
+        self, split: str, image_shape: Shape | None, background: Colour = WHITE, refuse_other_sizes: bool = False
+    ) -> LazyDataset:
+        """Open a split."""
+        parts = self._parts()
+        of, rule = part_of(self.name, parts, split, self.ADD_SPLIT)
+        part = parts[of]
+        channels, height, width = part.images.shape[1:]
+        shape = image_shape or (channels, height, width)
+        check_channels(channels, shape[0])
+        labels = torch.from_numpy(np.array(part.labels, np.int64))
 
+        def pick(positions: Tensor) -> Tensor:
+            return convert(torch.from_numpy(np.array(part.images[positions.numpy()], order="C")), shape)
 
-def describe_arrays(name: str, image_shape: Shape | None) -> DatasetInfo:
-    """Describe a data set of arrays.
+        return LazyDataset(labels, _class_names(self.name, parts), shape, pick).subset(rule(labels, split))
 
-    Args:
-        name: "arrays:PATH".
-        image_shape: (C, H, W) that will be asked for; None for the images' own.
+    def describe(
+        self, image_shape: Shape | None, background: Colour = WHITE, skip_unreadable: bool = False
+    ) -> DatasetInfo:
+        """Describe the images by their arrays."""
+        path, arrays = self._arrays()
+        parts = _parts_of(path, arrays)
+        channels, height, width = next(iter(parts.values())).images.shape[1:]
+        own = (channels, height, width)
+        classes, notes = _class_names(self.name, parts), _notes(path, arrays, parts)
+        return DatasetInfo(self.name, own, image_shape or own, classes, splits_of(parts), notes)
 
-    Raises:
-        DatasetNotFound, DatasetCorrupt: as `open_arrays`.
+    def channels(self, skip_unreadable: bool = False) -> int:
+        """Return the size of the arrays' dimension of channels."""
+        return int(next(iter(self._parts().values())).images.shape[1])
 
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     np.save(f"{folder}/test_images.npy", np.zeros((5, 8, 8, 3), np.uint8))
-        ...     info = describe_arrays(f"arrays:{folder}", image_shape=None)
-        >>> info.image_shape, info.splits
-        ((3, 8, 8), ('test',))
-    """
-    path, arrays = _arrays(name)
-    parts = _parts_of(path, arrays)
-    channels, height, width = next(iter(parts.values())).images.shape[1:]
-    own = (channels, height, width)
-    notes = _notes(path, arrays, parts)
-    return DatasetInfo(name, own, image_shape or own, _class_names(name, parts), splits_of(parts), notes)
+    def check(self) -> tuple[str, ...]:
+        """Check the types, shapes and labels of the arrays."""
+        return splits_of(self._parts())
 
+    def _parts(self) -> dict[str, Part]:
+        """Return the images and labels by split; the key is `ALL` if the data set has no splits."""
+        return _parts_of(*self._arrays())
 
-def arrays_channels(name: str) -> int:
-    """Return the number of channels of a data set of arrays, 1 or 3.
-
-    Args:
-        name: "arrays:PATH".
-
-    Raises:
-        DatasetNotFound, DatasetCorrupt: as `open_arrays`.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     np.save(f"{folder}/images.npy", np.zeros((5, 8, 8, 3), np.uint8))
-        ...     arrays_channels(f"arrays:{folder}")
-        3
-    """
-    return int(next(iter(_parts(name).values())).images.shape[1])
-
-
-def arrays_status(name: str) -> DatasetStatus:
-    """Return whether a data set of arrays can be opened, and which splits it has.
-
-    Args:
-        name: "arrays:PATH".
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     np.save(f"{folder}/test_images.npy", np.zeros((5, 8, 8), np.uint8))
-        ...     arrays_status(f"arrays:{folder}").state
-        'partial: test only'
-    """
-    return status_of(name, lambda: _parts(name), "arrays")
+    def _arrays(self) -> tuple[Path, dict[str, np.ndarray]]:
+        """Return the path of the data set and its arrays by name."""
+        path = Path(self.path).expanduser().absolute()
+        if path.is_dir():
+            return path, _in_folder(path)
+        if not path.is_file():
+            raise DatasetNotFound(
+                f"{self.name} is neither a file nor a folder on this machine",
+                remedy="give arrays:PATH the path of a file or folder",
+                code="dataset-not-found",
+            )
+        return path, _in_file(path)
 
 
 def _class_names(name: str, parts: Mapping[str, Part]) -> tuple[str, ...]:
     """Return the labels as text, because arrays have no names of classes."""
     highest = max((int(part.labels.max()) for part in parts.values() if len(part.labels)), default=0)
     return numbered_classes(name, highest, sum(len(part.images) for part in parts.values()))
-
-
-def _parts(name: str) -> dict[str, Part]:
-    """Return the images and labels by split; the key is `ALL` if the data set has no splits."""
-    return _parts_of(*_arrays(name))
-
-
-def _arrays(name: str) -> tuple[Path, dict[str, np.ndarray]]:
-    """Return the path of a data set and its arrays by name."""
-    place = place_of(name)
-    assert place is not None
-    path = Path(place.path).expanduser().absolute()
-    if path.is_dir():
-        return path, _in_folder(path)
-    if not path.is_file():
-        raise DatasetNotFound(
-            f"{name} is neither a file nor a folder on this machine",
-            remedy="give arrays:PATH the path of a file or folder",
-            code="dataset-not-found",
-        )
-    return path, _in_file(path)
 
 
 def _parts_of(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Part]:
@@ -301,3 +275,16 @@ def _channels_first(images: np.ndarray, name: str) -> np.ndarray:
             code="arrays-unusable",
         )
     return images if first else images.transpose(0, 3, 1, 2)
+
+
+def reason(error: Exception) -> str:
+    r"""Return the first line of an error's text, or the name of its type if it has no text.
+
+    Args:
+        error: one of `NOT_AN_ARRAY`.
+
+    Example:
+        >>> reason(ValueError("no magic string\nat the start")), reason(EOFError())
+        ('no magic string', 'EOFError')
+    """
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

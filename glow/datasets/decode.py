@@ -1,9 +1,9 @@
-"""Decode an image file with Pillow, or only its header.
+"""Decode an image file with Pillow, or only its header, and convert images to the shape that a model reads.
 
 docs/data.md lists the rules: which files count as grey, how transparency and EXIF orientation are treated, and which
 files are refused.
 
-Shapes: C channels, H rows, W columns.
+Shapes: N images, C channels, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -17,21 +17,26 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from glow.datasets.base import DatasetCorrupt, ImageRefused, ImageUnreadable
+from glow.datasets.base import WHITE, Colour, DatasetCorrupt, ImageRefused, ImageUnreadable, Shape
 from glow.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["WHITE", "Colour", "EncodedImage", "Header", "ImageFile", "decode", "read_header"]
-
-Colour = tuple[int, int, int]
-"""A colour (R, G, B), each 0 to 255."""
-
-WHITE: Colour = (255, 255, 255)
-"""The default background of transparent images."""
+__all__ = [
+    "WHITE",
+    "Colour",
+    "EncodedImage",
+    "Header",
+    "ImageFile",
+    "check_channels",
+    "convert",
+    "decode",
+    "read_header",
+]
 
 SINGLE = ("MPO", "PSD")
 """Formats whose first frame is the whole picture: the others are previews of a photograph, or layers of a drawing."""
@@ -295,3 +300,78 @@ def _over(image: Image, background: Colour) -> Image:
 
     foreground = image.convert("RGBA")
     return PIL.Image.alpha_composite(PIL.Image.new("RGBA", foreground.size, (*background, 255)), foreground)
+
+
+def convert(images_NCHW: Tensor, image_shape: Shape) -> Tensor:
+    """Convert the channels of images, shrink the images if they are too large, and pad them with zeros.
+
+    Grey becomes RGB by repetition. RGB becomes grey by the luminance of ITU-R BT.601 with torchvision's coefficients,
+    0.2989 R + 0.587 G + 0.114 B, rounded down. Shrinking is antialiased and keeps the aspect ratio. The padding is on
+    all sides; an odd row or column is added at the bottom or on the right. Images are never enlarged.
+
+    Args:
+        images_NCHW: uint8 (N, C, H, W).
+        image_shape: (C, H, W) of the result.
+
+    Returns:
+        uint8 (N, *image_shape), contiguous.
+
+    Raises:
+        ValueError: if the number of channels would change, but not from 1 to 3 or from 3 to 1.
+
+    Example:
+        >>> white = torch.full((5, 1, 28, 28), 255, dtype=torch.uint8)
+        >>> convert(white, (3, 32, 32)).shape
+        torch.Size([5, 3, 32, 32])
+        >>> convert(white, (1, 32, 32))[0, 0, 0].unique().tolist()  # the first row is padding
+        [0]
+    """
+    channels, height, width = image_shape
+    images_NCHW = _match_channels(images_NCHW, channels)
+    old_height, old_width = images_NCHW.shape[-2:]
+    scale = min(height / old_height, width / old_width)
+    if scale < 1:
+        from torchvision.transforms.v2 import functional as tv
+
+        size = [max(1, round(old_height * scale)), max(1, round(old_width * scale))]
+        images_NCHW = tv.resize(images_NCHW, size, antialias=True)
+    rows, columns = height - images_NCHW.shape[-2], width - images_NCHW.shape[-1]
+    if rows or columns:
+        border = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+        images_NCHW = F.pad(images_NCHW, border)
+    return images_NCHW.contiguous()
+
+
+def check_channels(own: int, asked: int) -> None:
+    """Check that `convert` can change the number of channels.
+
+    Args:
+        own: channels of the images.
+        asked: channels of the result.
+
+    Raises:
+        ValueError: unless the two are equal, or 1 and 3.
+
+    Example:
+        >>> check_channels(1, 3)
+        >>> check_channels(3, 2)
+        Traceback (most recent call last):
+        ValueError: images with 3 channels cannot be converted to 2: an image_shape has 1 or 3 channels
+    """
+    if own != asked and {own, asked} != {1, 3}:
+        raise ValueError(
+            f"images with {own} channels cannot be converted to {asked}: an image_shape has 1 or 3 channels"
+        )
+
+
+def _match_channels(images_NCHW: Tensor, channels: int) -> Tensor:
+    own = images_NCHW.shape[1]
+    check_channels(own, channels)
+    if own == channels:
+        return images_NCHW
+    if channels == 3:
+        return images_NCHW.expand(-1, 3, -1, -1)
+    from torchvision.transforms.v2 import functional as tv
+
+    grey: Tensor = tv.rgb_to_grayscale(images_NCHW)
+    return grey

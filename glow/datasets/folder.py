@@ -1,6 +1,6 @@
 """`folder:PATH`: image files of a user, in class folders or in one folder, with or without official splits.
 
-`folder_files.py` lists the files. A file is decoded when its image is asked for; `describe_folder` reads only headers.
+`files.py` lists the files. A file is decoded when its image is asked for; `FolderDataset.describe` reads only headers.
 
 Shapes: C channels, H rows, W columns.
 """
@@ -14,97 +14,30 @@ import torch
 from torch import Tensor
 
 from glow.datasets.base import (
-    SPLITS,
+    WHITE,
+    Colour,
     DatasetCorrupt,
     DatasetInfo,
     DatasetNotFound,
-    DatasetStatus,
     ImageRefused,
     ImageUnreadable,
     Shape,
 )
 from glow.datasets.buckets import BucketFile, fetched, in_threads, stamp_of
-from glow.datasets.decode import WHITE, Colour, EncodedImage, Header, decode, read_header
-from glow.datasets.folder_files import Listing, folder_files
-from glow.datasets.lazy import LazyDataset
-from glow.datasets.looks import once
-from glow.datasets.parts import part_of
-from glow.datasets.tensors import check_channels, convert
+from glow.datasets.decode import EncodedImage, Header, check_channels, convert, decode, read_header
+from glow.datasets.files import Listing, folder_files
+from glow.datasets.lazy import ImageSource, LazyDataset, once
+from glow.datasets.splits import part_of
 from glow.errors import SHAPE_ADVICE
 
-__all__ = ["describe_folder", "folder_channels", "folder_status", "open_folder", "read_image"]
+__all__ = ["FolderDataset", "read_image"]
 
 
-def open_folder(name: str, split: str, image_shape: Shape | None, background: Colour = WHITE) -> LazyDataset:
-    """Open a split of a folder of images.
-
-    With an `image_shape` no file is opened before its image is asked for; without one, every header is read.
+class FolderDataset(ImageSource):
+    """The images of "folder:PATH". Each call lists the files, except within a block of `one_look`.
 
     Args:
-        name: "folder:PATH".
-        split: "train", "validation" or "test".
-        image_shape: (C, H, W) of the images; None for their own shape, if all images have the same shape.
-        background: the colour (R, G, B) that transparent images are composited over.
-
-    Returns:
-        A data set whose images are decoded when they are asked for.
-
-    Raises:
-        DatasetNotFound: if the folder does not exist, or has no images for the split.
-        DatasetCorrupt: for a file whose header cannot be read, or a folder that cannot be listed.
-        ValueError: if images differ in size and there is no `image_shape`, a file is in two splits, or images are next
-            to class folders.
-
-    Example:
-        >>> import tempfile
-        >>> from PIL import Image
-        >>> with tempfile.TemporaryDirectory() as path:
-        ...     for number in range(10):
-        ...         Image.new("L", (6, 4), color=number).save(f"{path}/{number}.png")
-        ...     dataset = open_folder(f"folder:{path}", "train", image_shape=(1, 8, 8))
-        ...     images = dataset.images(0, 2)
-        >>> len(dataset), images.shape
-        (7, torch.Size([2, 1, 8, 8]))
-    """
-    if image_shape:
-        check_channels(3, image_shape[0])  # the result is the same for grey images; it is not known yet which these are
-    listing = _list(name)
-    part, rule = part_of(name, listing.parts, split, remedy=f"add a folder {split}/ to it")
-    files = listing.parts[part]
-    label_of = {class_name: label for label, class_name in enumerate(listing.class_names)}
-    labels = torch.tensor([label_of[class_name] for _, class_name in files])
-    shape = image_shape or _surveyed(name, listing).common_shape(name)
-
-    def pick(indices: Tensor) -> Tensor:
-        images = torch.empty((len(indices), *shape), dtype=torch.uint8)
-        chosen = fetched([files[index][0] for index in indices.tolist()])
-        for image, file in zip(images, chosen, strict=True):
-            image.copy_(convert(decode(file, background), shape)[0])
-        return images
-
-    def stamps(indices: Tensor) -> Tensor:
-        return torch.tensor([stamp_of(files[index][0]) for index in indices.tolist()], dtype=torch.int64).reshape(-1, 2)
-
-    return LazyDataset(labels, listing.class_names, shape, pick, stamps=stamps).subset(rule(labels, split))
-
-
-def describe_folder(
-    name: str, image_shape: Shape | None, background: Colour = WHITE, skip_unreadable: bool = False
-) -> DatasetInfo:
-    """Describe a folder of images by the headers of its files.
-
-    Args:
-        name: "folder:PATH".
-        image_shape: (C, H, W) in which the images will be read; None for their own shape, if all have the same shape.
-        background: the colour (R, G, B) that transparent images will be composited over. If there are such images, a
-            sentence in `DatasetInfo.notes` says so.
-        skip_unreadable: pass over files whose headers cannot be read, unless no file can be read.
-
-    Raises:
-        DatasetNotFound: if the folder does not exist or has no images.
-        DatasetCorrupt: for a file whose header cannot be read, or a folder that cannot be listed.
-        ValueError: if images differ in size and there is no `image_shape`, a file has more than 8 bits per channel or
-            several frames, a file is in two splits, or images are next to class folders.
+        name: "folder:PATH"; PATH can be the URI of a folder in a bucket.
 
     Example:
         >>> import tempfile
@@ -112,77 +45,74 @@ def describe_folder(
         >>> with tempfile.TemporaryDirectory() as path:
         ...     for kind, colour in (("cat", "red"), ("dog", "blue")):
         ...         Path(path, kind).mkdir()
-        ...         Image.new("RGB", (6, 4), colour).save(f"{path}/{kind}/0.png")
-        ...     info = describe_folder(f"folder:{path}", image_shape=None)
-        >>> info.class_names, info.image_shape
-        (('cat', 'dog'), (3, 4, 6))
+        ...         for number in range(10):
+        ...             Image.new("RGB", (6, 4), colour).save(f"{path}/{kind}/{number}.png")
+        ...     folder = FolderDataset(f"folder:{path}")
+        ...     info = folder.describe(image_shape=None)
+        ...     images = folder.open("train", image_shape=(1, 8, 8)).images(0, 2)
+        >>> info.class_names, info.image_shape, images.shape
+        (('cat', 'dog'), (3, 4, 6), torch.Size([2, 1, 8, 8]))
     """
-    listing = _list(name)
-    survey = _surveyed(name, listing, skip_unreadable)
-    mixed = len(survey.sizes) > 1
-    original_shape = image_shape if image_shape and mixed else survey.common_shape(name)
-    shape = image_shape or original_shape
-    notes = (*listing.notes, *survey.notes(shape[0], background))
-    return DatasetInfo(name, original_shape, shape, listing.class_names, listing.splits, notes)
 
+    ADD_SPLIT = "add a folder {split}/ to it"
 
-def folder_channels(name: str, skip_unreadable: bool = False) -> int:
-    """Return the number of channels of a folder's images: 1 if all are grey, else 3.
+    def open(
+        self, split: str, image_shape: Shape | None, background: Colour = WHITE, refuse_other_sizes: bool = False
+    ) -> LazyDataset:
+        """Open a split. With an `image_shape`, no file is opened before its image is asked for."""
+        if image_shape:
+            check_channels(3, image_shape[0])  # the same for grey images; it is not known yet which these are
+        listing = self._listing()
+        part, rule = part_of(self.name, listing.parts, split, self.ADD_SPLIT)
+        files = listing.parts[part]
+        label_of = {class_name: label for label, class_name in enumerate(listing.class_names)}
+        labels = torch.tensor([label_of[class_name] for _, class_name in files])
+        shape = image_shape or self._survey(listing).common_shape(self.name)
 
-    Args:
-        name: "folder:PATH".
-        skip_unreadable: pass over files whose headers cannot be read, unless no file can be read.
+        def pick(indices: Tensor) -> Tensor:
+            images = torch.empty((len(indices), *shape), dtype=torch.uint8)
+            chosen = fetched([files[index][0] for index in indices.tolist()])
+            for image, file in zip(images, chosen, strict=True):
+                image.copy_(convert(decode(file, background), shape)[0])
+            return images
 
-    Raises:
-        DatasetNotFound: if the folder does not exist or has no images.
-        DatasetCorrupt: for a file whose header cannot be read, or a folder that cannot be listed.
-        ValueError: if a file has more than 8 bits per channel or several frames, a file is in two splits, or images are
-            next to class folders.
+        def stamps(indices: Tensor) -> Tensor:
+            found = [stamp_of(files[index][0]) for index in indices.tolist()]
+            return torch.tensor(found, dtype=torch.int64).reshape(-1, 2)
 
-    Example:
-        >>> import tempfile
-        >>> from PIL import Image
-        >>> with tempfile.TemporaryDirectory() as path:
-        ...     Image.new("L", (6, 4)).save(f"{path}/grey.png")
-        ...     grey = folder_channels(f"folder:{path}")
-        ...     Image.new("RGB", (6, 4)).save(f"{path}/red.png")
-        ...     grey, folder_channels(f"folder:{path}")
-        (1, 3)
-    """
-    return _surveyed(name, _list(name), skip_unreadable).channels
+        return LazyDataset(labels, listing.class_names, shape, pick, stamps=stamps).subset(rule(labels, split))
 
+    def describe(
+        self, image_shape: Shape | None, background: Colour = WHITE, skip_unreadable: bool = False
+    ) -> DatasetInfo:
+        """Describe the images by the headers of all files."""
+        listing = self._listing()
+        survey = self._survey(listing, skip_unreadable)
+        mixed = len(survey.sizes) > 1
+        original_shape = image_shape if image_shape and mixed else survey.common_shape(self.name)
+        shape = image_shape or original_shape
+        notes = (*listing.notes, *survey.notes(shape[0], background))
+        return DatasetInfo(self.name, original_shape, shape, listing.class_names, listing.splits, notes)
 
-def folder_status(name: str) -> DatasetStatus:
-    """Return the state of a folder of images, judged by the paths and sizes of its files.
+    def channels(self, skip_unreadable: bool = False) -> int:
+        """Return the number of channels by the headers of all files."""
+        return self._survey(self._listing(), skip_unreadable).channels
 
-    Args:
-        name: "folder:PATH".
+    def check(self) -> tuple[str, ...]:
+        """Check that the folder can be listed, and that no file is empty."""
+        listing = self._listing()
+        for path in listing.files:
+            if stamp_of(path)[0] == 0:
+                raise DatasetCorrupt(
+                    f"{path} is empty or a dead link", remedy="replace or remove it", code="file-empty"
+                )
+        return listing.splits
 
-    Example:
-        >>> folder_status("folder:/no/such/folder").state
-        'missing'
-    """
-    try:
-        listing = _list(name)
-    except DatasetNotFound as error:
-        return DatasetStatus(name, "missing", f"{error}.")
-    except DatasetCorrupt as error:
-        return DatasetStatus(name, f"corrupt: {error.problem}", f"{error.remedy[:1].upper()}{error.remedy[1:]}.")
-    except ValueError as error:
-        problem, _, remedy = str(error).partition("; ")  # see `folder_files`
-        return DatasetStatus(name, f"corrupt: {problem}", f"{remedy[:1].upper()}{remedy[1:]}.")
-    for path in listing.files:
-        size = path.size if isinstance(path, BucketFile) else path.stat().st_size if path.is_file() else 0
-        if size == 0:
-            return DatasetStatus(name, f"corrupt: {path} is empty or a dead link", "Replace or remove it.")
-    if listing.splits != SPLITS:
-        absent = " or ".join(split for split in SPLITS if split not in listing.splits)
-        return DatasetStatus(
-            name,
-            f"partial: {', '.join(listing.splits)} only",
-            f"Add a folder for {absent} if you need that split.",
-        )
-    return DatasetStatus(name, "found", "Nothing to do.")
+    def _listing(self) -> Listing:
+        return once(("listing", self.name), lambda: folder_files(self.name))
+
+    def _survey(self, listing: Listing, skip_unreadable: bool = False) -> Survey:
+        return once(("survey", self.name, skip_unreadable), lambda: _survey(listing.files, skip_unreadable))
 
 
 def read_image(path: str | Path, image_shape: Shape, background: Colour = WHITE) -> Tensor:
@@ -216,14 +146,6 @@ def read_image(path: str | Path, image_shape: Shape, background: Colour = WHITE)
             f"there is no image file {path}", remedy="give the path of an image file", code="image-not-found"
         )
     return convert(decode(path, background), image_shape)[0]
-
-
-def _list(name: str) -> Listing:
-    return once(("listing", name), lambda: folder_files(name))
-
-
-def _surveyed(name: str, listing: Listing, skip_unreadable: bool = False) -> Survey:
-    return once(("survey", name, skip_unreadable), lambda: _survey(listing.files, skip_unreadable))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""An opened data set, whose images are read in pieces.
+"""A data set before it is opened, and an opened one, whose images are read in pieces.
 
-`glow.datasets.open_dataset` returns a `LazyDataset`. `LazyDataset.held` makes one from tensors in memory.
+`ImageSource` is what every kind of data set can do: "folder:PATH", "packed:PATH", "mnist" and so on. It opens a split
+as a `LazyDataset`, which `glow.datasets.open_dataset` returns. `LazyDataset.held` makes one from tensors in memory.
 
 Shapes: N images in the data set, n images asked for, C channels, H rows, W columns.
 """
@@ -8,16 +9,30 @@ Shapes: N images in the data set, n images asked for, C channels, H rows, W colu
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from glow.datasets.base import Shape
-from glow.datasets.tensors import fingerprint_pieces
+from glow.datasets.base import (
+    SPLITS,
+    WHITE,
+    Colour,
+    DatasetCorrupt,
+    DatasetInfo,
+    DatasetNotFound,
+    DatasetStatus,
+    Shape,
+)
 
-__all__ = ["BLOCK", "LazyDataset"]
+__all__ = ["BLOCK", "ImageSource", "LazyDataset", "fingerprint", "once", "one_look"]
+
+Result = TypeVar("Result")
 
 BLOCK = 256
 """Number of neighbouring images that the order of training moves as one block, and that one request to a bucket has."""
@@ -157,7 +172,7 @@ class LazyDataset:
         if self.known_fingerprint is not None:
             return self.known_fingerprint
         pieces = (self.images(start, start + chunk) for start in range(0, len(self), chunk))
-        return fingerprint_pieces(torch.Size((len(self), *self.image_shape)), torch.uint8, pieces)
+        return _fingerprint_pieces(torch.Size((len(self), *self.image_shape)), torch.uint8, pieces)
 
     def of_classes(self, classes: Sequence[str], *, others: bool = False) -> LazyDataset:
         """Return a data set with only the images of some classes.
@@ -218,3 +233,175 @@ class LazyDataset:
             stamps=stamps and (lambda chosen: stamps(positions[chosen])),
             in_memory=None,
         )
+
+
+class ImageSource(ABC):
+    """The images that a name stands for, such as "folder:PATH" or "mnist". Each kind of data set is a subclass.
+
+    The methods look at the files at every call, except within a block of `one_look`.
+
+    Args:
+        name: the name of the data set, which errors contain.
+
+    Attributes:
+        ADD_SPLIT: how a user adds a split that is missing; "{split}" stands for its name.
+
+    Example:
+        >>> from glow.datasets.names import image_source
+        >>> digits = image_source("digits")
+        >>> digits.channels(), digits.describe(image_shape=None).image_shape
+        (1, (1, 8, 8))
+        >>> len(digits.open("test", image_shape=None))
+        355
+    """
+
+    ADD_SPLIT: ClassVar[str]
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.path = name.partition(":")[2]
+
+    @abstractmethod
+    def open(
+        self, split: str, image_shape: Shape | None, background: Colour = WHITE, refuse_other_sizes: bool = False
+    ) -> LazyDataset:
+        """Open a split.
+
+        Args:
+            split: "train", "validation" or "test".
+            image_shape: (C, H, W) to convert the images to; None for their own shape, or the default of a known data
+                set.
+            background: the colour (R, G, B) that transparent images are composited over.
+            refuse_other_sizes: whether an image of Parquet files that has another size than `image_shape` raises
+                DatasetCorrupt when it is asked for, instead of being padded or shrunk.
+
+        Raises:
+            DatasetNotFound: if the files, or the images of the split, do not exist.
+            DatasetCorrupt: if a file is damaged, or files contradict each other.
+            ValueError: if the images cannot be converted to the `image_shape`, or if it is None and the images of a
+                folder differ in size.
+        """
+
+    @abstractmethod
+    def describe(
+        self, image_shape: Shape | None, background: Colour = WHITE, skip_unreadable: bool = False
+    ) -> DatasetInfo:
+        """Describe the data set without decoding its images.
+
+        Args:
+            image_shape: (C, H, W) in which the images will be read; None as in `open`.
+            background: the colour (R, G, B) that transparent images will be composited over.
+            skip_unreadable: pass over images whose headers cannot be read, unless none can be read.
+
+        Raises:
+            DatasetNotFound, DatasetCorrupt, ValueError: as `open`.
+        """
+
+    @abstractmethod
+    def channels(self, skip_unreadable: bool = False) -> int:
+        """Return the number of channels of the images: 1 if all are grey, else 3.
+
+        Args:
+            skip_unreadable: as in `describe`.
+
+        Raises:
+            DatasetNotFound, DatasetCorrupt, ValueError: as `open`.
+        """
+
+    @abstractmethod
+    def check(self) -> tuple[str, ...]:
+        """Check the files by their names, headers and sizes, and return the splits that are there.
+
+        Raises:
+            DatasetNotFound, DatasetCorrupt, ValueError: as `open`.
+        """
+
+    def status(self) -> DatasetStatus:
+        """Return the state of the files, as `check` finds it."""
+        try:
+            splits = self.check()
+        except DatasetNotFound as error:
+            return DatasetStatus(self.name, "missing", f"{error}.")
+        except DatasetCorrupt as error:
+            return DatasetStatus(self.name, f"corrupt: {error.problem}", _sentence(error.remedy))
+        except ValueError as error:
+            problem, _, remedy = str(error).partition("; ")
+            return DatasetStatus(self.name, f"corrupt: {problem}", _sentence(remedy))
+        if splits == SPLITS:
+            return DatasetStatus(self.name, "found", "Nothing to do.")
+        absent = " or ".join(split for split in SPLITS if split not in splits)
+        advice = _sentence(f"{self.ADD_SPLIT.format(split=absent)}, if you need it")
+        return DatasetStatus(self.name, f"partial: {', '.join(splits)} only" if splits else "missing", advice)
+
+
+def _sentence(remedy: str) -> str:
+    return f"{remedy[:1].upper()}{remedy[1:]}."
+
+
+_known: ContextVar[dict[object, Any] | None] = ContextVar("known", default=None)
+"""The listings and surveys of the present block of `one_look`; None outside such a block."""
+
+
+@contextmanager
+def one_look(known: dict[object, Any] | None = None) -> Iterator[None]:
+    """List the files of each data set, and read the headers of a folder's files, only once within the `with` block.
+
+    The functions of `glow.datasets` otherwise do both at every call, because files may change between two calls.
+
+    Args:
+        known: the results of an earlier block, which this block takes over and adds to; None for no results.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from glow.datasets import own_channels
+        >>> with tempfile.TemporaryDirectory() as path, one_look():
+        ...     Image.new("L", (6, 4)).save(f"{path}/grey.png")
+        ...     grey = own_channels(f"folder:{path}")
+        ...     Image.new("RGB", (6, 4)).save(f"{path}/red.png")
+        ...     grey, own_channels(f"folder:{path}")
+        (1, 1)
+    """
+    token = _known.set({} if known is None else known)
+    try:
+        yield
+    finally:
+        _known.reset(token)
+
+
+def once(key: object, look: Callable[[], Result]) -> Result:
+    """Return `look()`, or within a block of `one_look` what it returned before for this key.
+
+    Example:
+        >>> with one_look():
+        ...     once("digit", lambda: 7), once("digit", lambda: 8)
+        (7, 7)
+    """
+    known = _known.get()
+    if known is None:
+        return look()
+    if key not in known:
+        known[key] = look()
+    result: Result = known[key]
+    return result
+
+
+def fingerprint(images: Tensor) -> str:
+    """Return 16 hex digits that identify a tensor: the first 16 of the SHA-256 of its shape, dtype and bytes.
+
+    Args:
+        images: a tensor of at least one dimension, of any dtype, on any device.
+
+    Example:
+        >>> fingerprint(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
+        '90b12f5c6996f936'
+    """
+    return _fingerprint_pieces(images.shape, images.dtype, [images])
+
+
+def _fingerprint_pieces(shape: torch.Size, dtype: torch.dtype, pieces: Iterable[Tensor]) -> str:
+    """Return the `fingerprint` of a tensor that is cut along its first dimension into consecutive pieces."""
+    digest = hashlib.sha256(f"{tuple(shape)} {dtype}".encode())
+    for piece in pieces:
+        digest.update(piece.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]

@@ -25,39 +25,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, Shape
-from glow.datasets.buckets import BucketFolder
-from glow.datasets.lazy import LazyDataset
-from glow.datasets.numpy_files import NOT_AN_ARRAY, reason
+from glow.datasets.arrays import NOT_AN_ARRAY, reason
+from glow.datasets.base import SPLITS, WHITE, Colour, DatasetCorrupt, DatasetInfo, DatasetNotFound, Shape
+from glow.datasets.buckets import BucketFile, BucketFolder
+from glow.datasets.decode import check_channels, convert
+from glow.datasets.lazy import ImageSource, LazyDataset
 from glow.datasets.packed_bucket import BucketShards, read_array
 from glow.datasets.packed_index import PackedSplit, labels_file, read_index, shard_file
-from glow.datasets.tensors import check_channels, convert
 
-__all__ = ["describe_packed", "open_packed", "packed_channels", "packed_status"]
+__all__ = ["PackedDataset"]
 
 
-def open_packed(name: str, split: str, image_shape: Shape | None) -> LazyDataset:
-    """Open a split of a packed data set.
-
-    This function maps the file of labels into memory. A shard is mapped later, when one of its images is asked for.
-
-    If the data set is in a bucket, this function reads the labels. The images are read later in blocks, when they are
-    asked for, through a cache on the local disk (`glow.datasets.packed_bucket`).
+class PackedDataset(ImageSource):
+    """The images of "packed:PATH", which are copied from the shards when they are asked for.
 
     Args:
         name: "packed:PATH"; PATH can be the URI of a folder in a bucket.
-        split: "train", "validation" or "test".
-        image_shape: (C, H, W) to convert the images to; None for the shape in which they were packed. Only in that
-            shape, the fingerprint of the images is computed from the index, without reading them.
-
-    Returns:
-        A data set whose images are copied from the shards when they are asked for.
-
-    Raises:
-        DatasetNotFound: if there is no such data set or split.
-        DatasetCorrupt: if the index cannot be read, or the file of labels is missing or does not have the shape and
-            type that the index requires. A damaged shard raises this error when its images are asked for.
-        ValueError: if the images cannot be converted to the `image_shape`.
 
     Example:
         >>> import tempfile
@@ -69,58 +52,99 @@ def open_packed(name: str, split: str, image_shape: Shape | None) -> LazyDataset
         ...     np.save(f"{folder}/{shard_file('test', 0)}", images)
         ...     np.save(f"{folder}/{labels_file('test')}", labels)
         ...     _ = Path(folder, INDEX).write_text(index.to_json())
-        ...     dataset = open_packed(f"packed:{folder}", "test", image_shape=None)
+        ...     dataset = PackedDataset(f"packed:{folder}").open("test", image_shape=None)
         ...     dataset.images().unique().tolist(), dataset.labels.tolist()
         ([7], [1, 0])
     """
-    folder, index = read_index(name)
-    if split not in index.splits:
-        there = ", ".join(index.splits)
-        raise DatasetNotFound(
-            f"{name} has no images for split {split!r} (only {there})",
-            remedy="pack a data set that has this split",
-            code="split-not-found",
+
+    ADD_SPLIT = "pack a data set that has {split}"
+
+    def open(
+        self, split: str, image_shape: Shape | None, background: Colour = WHITE, refuse_other_sizes: bool = False
+    ) -> LazyDataset:
+        """Open a split: read its labels, but no shard.
+
+        Only in the shape in which the images were packed, their fingerprint is computed from the index.
+        """
+        folder, index = read_index(self.name)
+        if split not in index.splits:
+            raise DatasetNotFound(
+                f"{self.name} has no images for split {split!r} (only {', '.join(index.splits)})",
+                remedy=self.ADD_SPLIT.format(split=split),
+                code="split-not-found",
+            )
+        of = index.splits[split]
+        shape = image_shape or index.image_shape
+        check_channels(index.image_shape[0], shape[0])
+        shards: Shards | BucketShards
+        if isinstance(folder, BucketFolder):
+            fingerprints = " ".join(shard.fingerprint for shard in of.shards)
+            labels = _checked(
+                folder.file(labels_file(split)),
+                read_array(folder, labels_file(split), fingerprints),
+                (of.images,),
+                np.dtype(np.int64),
+            )
+            shards = _shards_in_bucket(folder, split, of, index.image_shape)
+        else:
+            labels = _mapped(folder / labels_file(split), (of.images,), np.dtype(np.int64), writable=True)
+            shards = Shards(folder, split, of, index.image_shape)
+
+        def pick(positions: Tensor) -> Tensor:
+            return convert(shards.pick(positions), shape)
+
+        return LazyDataset(
+            torch.from_numpy(labels),
+            tuple(index.class_names),
+            shape,
+            pick,
+            mapped=True,
+            known_fingerprint=of.fingerprint(index.image_shape) if shape == index.image_shape else None,
+            prefetch=shards.prefetch if isinstance(shards, BucketShards) else None,
         )
-    of = index.splits[split]
-    shape = image_shape or index.image_shape
-    check_channels(index.image_shape[0], shape[0])
-    shards: Shards | BucketShards
-    if isinstance(folder, BucketFolder):
-        labels = _labels_in_bucket(folder, split, of)
-        shards = _shards_in_bucket(folder, split, of, index.image_shape)
-    else:
-        labels = torch.from_numpy(_mapped(folder / labels_file(split), (of.images,), np.dtype(np.int64), writable=True))
-        shards = Shards(folder, split, of, index.image_shape)
 
-    def pick(positions: Tensor) -> Tensor:
-        return convert(shards.pick(positions), shape)
-
-    return LazyDataset(
-        labels,
-        tuple(index.class_names),
-        shape,
-        pick,
-        mapped=True,
-        known_fingerprint=of.fingerprint(index.image_shape) if shape == index.image_shape else None,
-        prefetch=shards.prefetch if isinstance(shards, BucketShards) else None,
-    )
-
-
-def _labels_in_bucket(folder: BucketFolder, split: str, of: PackedSplit) -> Tensor:
-    """Read the labels of a split.
-
-    Raises:
-        DatasetCorrupt: if they are missing, or are not as many as the index has images.
-    """
-    labels = read_array(folder, labels_file(split), " ".join(shard.fingerprint for shard in of.shards))
-    if labels.shape != (of.images,) or labels.dtype != np.int64:
-        raise DatasetCorrupt(
-            f"{folder.file(labels_file(split))} has {labels.dtype} of shape {labels.shape} where the index requires "
-            f"int64 of {(of.images,)}",
-            remedy="pack the data set again or, if it was copied, copy all of its files",
-            code="dataset-damaged",
+    def describe(
+        self, image_shape: Shape | None, background: Colour = WHITE, skip_unreadable: bool = False
+    ) -> DatasetInfo:
+        """Describe the images by the index."""
+        _, index = read_index(self.name)
+        splits = tuple(split for split in SPLITS if split in index.splits)
+        packed_on = index.made_with.get("background", "white")
+        notes = (
+            f"{self.name} was packed with the background {packed_on}, which shows where its images were transparent; "
+            "another background has no effect on them",
         )
-    return torch.from_numpy(labels)
+        return DatasetInfo(
+            self.name,
+            index.original_shape,
+            image_shape or index.image_shape,
+            tuple(index.class_names),
+            splits,
+            () if packed_on in ("white", "255,255,255") else notes,
+        )
+
+    def channels(self, skip_unreadable: bool = False) -> int:
+        """Return the number of channels in the index."""
+        return read_index(self.name)[1].image_shape[0]
+
+    def check(self) -> tuple[str, ...]:
+        """Check that all files exist and are at least as large as the index requires."""
+        folder, index = read_index(self.name)
+        pixels = int(np.prod(index.image_shape))
+        if isinstance(folder, BucketFolder):
+            sizes = {str(file.relative): file.size for file in folder.files()}
+        else:
+            sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+        for split, of in index.splits.items():
+            wanted = {shard_file(split, number): shard.images * pixels for number, shard in enumerate(of.shards)}
+            for file, least in {**wanted, labels_file(split): of.images * 8}.items():
+                if sizes.get(file, -1) < least:
+                    raise DatasetCorrupt(
+                        f"{folder}/{file} is missing or cut short",
+                        remedy="copy it completely, or pack the data set again",
+                        code="dataset-damaged",
+                    )
+        return tuple(index.splits)
 
 
 def _shards_in_bucket(folder: BucketFolder, split: str, of: PackedSplit, image_shape: Shape) -> BucketShards:
@@ -194,6 +218,11 @@ def _mapped(file: Path, shape: tuple[int, ...], dtype: np.dtype[Any], writable: 
             remedy="pack the data set again or, if it was copied, copy all of its files",
             code="dataset-damaged",
         ) from error
+    return _checked(file, array, shape, dtype)
+
+
+def _checked(file: Path | BucketFile, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """Return an array that was read from a file, if it has the shape and type that the index requires."""
     if array.shape != shape or array.dtype != dtype:
         raise DatasetCorrupt(
             f"{file} has {array.dtype} of shape {array.shape} where the index requires {dtype} of {shape}",
@@ -201,107 +230,3 @@ def _mapped(file: Path, shape: tuple[int, ...], dtype: np.dtype[Any], writable: 
             code="dataset-damaged",
         )
     return array
-
-
-def describe_packed(name: str, image_shape: Shape | None) -> DatasetInfo:
-    """Describe a packed data set from its index.
-
-    Args:
-        name: "packed:PATH".
-        image_shape: (C, H, W) in which the images will be read; None for the shape in which they were packed.
-
-    Raises:
-        DatasetNotFound, DatasetCorrupt: as `read_index`.
-
-    Example:
-        >>> import tempfile
-        >>> from glow.datasets.packed_index import INDEX, PackedIndex
-        >>> index = PackedIndex((3, 64, 64), (3, 375, 500), ("cat", "dog"), {}, source="folder:/photos")
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = Path(folder, INDEX).write_text(index.to_json())
-        ...     info = describe_packed(f"packed:{folder}", image_shape=None)
-        >>> info.original_shape, info.image_shape, info.class_names
-        ((3, 375, 500), (3, 64, 64), ('cat', 'dog'))
-    """
-    _, index = read_index(name)
-    splits = tuple(split for split in SPLITS if split in index.splits)
-    shape = image_shape or index.image_shape
-    background = index.made_with.get("background", "white")
-    notes = (
-        f"{name} was packed with the background {background}, which shows where its images were transparent; another "
-        "background has no effect on them",
-    )
-    return DatasetInfo(
-        name,
-        index.original_shape,
-        shape,
-        tuple(index.class_names),
-        splits,
-        () if background in ("white", "255,255,255") else notes,
-    )
-
-
-def packed_channels(name: str) -> int:
-    """Return the number of channels of a packed data set, 1 or 3.
-
-    Args:
-        name: "packed:PATH".
-
-    Raises:
-        DatasetNotFound, DatasetCorrupt: as `read_index`.
-
-    Example:
-        >>> import tempfile
-        >>> from glow.datasets.packed_index import INDEX, PackedIndex
-        >>> index = PackedIndex((3, 64, 64), (3, 375, 500), ("cat", "dog"), {}, source="folder:/photos")
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = Path(folder, INDEX).write_text(index.to_json())
-        ...     packed_channels(f"packed:{folder}")
-        3
-    """
-    return read_index(name)[1].image_shape[0]
-
-
-def packed_status(name: str) -> DatasetStatus:
-    """Return the state of a packed data set: whether all files exist and are at least as large as the index requires.
-
-    Args:
-        name: "packed:PATH".
-
-    Example:
-        >>> import tempfile
-        >>> from glow.datasets.packed_index import INDEX, PackedIndex, PackedShard
-        >>> splits = {"test": PackedSplit([PackedShard(100, "0123456789abcdef")])}
-        >>> index = PackedIndex((1, 8, 8), (1, 8, 8), ("cat", "dog"), splits, source="folder:/photos")
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = Path(folder, INDEX).write_text(index.to_json())
-        ...     packed_status(f"packed:{folder}").state.replace(folder, "")
-        'corrupt: /test-00000.npy is missing or cut short'
-    """
-    try:
-        folder, index = read_index(name)
-    except DatasetNotFound as error:
-        return DatasetStatus(name, "missing", f"{error}.")
-    except DatasetCorrupt as error:
-        return DatasetStatus(name, f"corrupt: {error.problem}", "Pack the data set again.")
-    pixels = int(np.prod(index.image_shape))
-    found = {str(file.relative): file.size for file in folder.files()} if isinstance(folder, BucketFolder) else None
-    for split in index.splits:
-        shards = index.splits[split].shards
-        wanted = [(shard_file(split, number), shard.images * pixels) for number, shard in enumerate(shards)]
-        wanted.append((labels_file(split), index.splits[split].images * 8))
-        for file, least in wanted:
-            if found is not None:
-                path, size = f"{folder}/{file}", found.get(file, -1)
-            else:
-                path = str(local := Path(str(folder), file))
-                size = local.stat().st_size if local.is_file() else -1
-            if size < least:
-                return DatasetStatus(
-                    name, f"corrupt: {path} is missing or cut short", "Copy it completely, or pack the data set again."
-                )
-    if tuple(index.splits) != SPLITS:
-        return DatasetStatus(
-            name, f"partial: {', '.join(index.splits)} only", "Pack a source that has the other splits."
-        )
-    return DatasetStatus(name, "found", "Nothing to do.")

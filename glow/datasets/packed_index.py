@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from glow.datasets.base import DatasetCorrupt, DatasetNotFound, Shape
+from glow.datasets.base import DatasetCorrupt, DatasetNotFound, Shape, place_of
 from glow.datasets.buckets import BucketFile, BucketFolder, is_uri
-from glow.datasets.names import place_of
-from glow.datasets.tensors import fingerprint
+from glow.datasets.lazy import fingerprint
 
 __all__ = [
     "INDEX",

@@ -5,8 +5,8 @@ struct with a field ``bytes``. A column ``label`` or ``labels``, or the only col
 classes.
 
 A file belongs to a split if its name, or the name of a folder in its path, starts with a name of
-`glow.datasets.split_names`. Examples are ``data/train-00000-of-00002.parquet`` and ``test/0000.parquet``. If no file
-belongs to a split, `glow.datasets.tensors.deal` divides the images of each class among the splits, as for a folder of
+`glow.datasets.splits`. Examples are ``data/train-00000-of-00002.parquet`` and ``test/0000.parquet``. If no file
+belongs to a split, `glow.datasets.splits.deal` divides the images of each class among the splits, as for a folder of
 images. All files have the same column of images, and the same column of classes or none.
 
 The images are grey if all of them are grey, and otherwise all are read as RGB. Their size is that of the first image.
@@ -29,26 +29,24 @@ from torch import Tensor
 
 from glow.datasets.base import (
     SPLITS,
+    WHITE,
+    Colour,
     DatasetCorrupt,
     DatasetInfo,
     DatasetNotFound,
-    DatasetStatus,
     ImageRefused,
     ImageUnreadable,
     Shape,
 )
 from glow.datasets.buckets import stamp_of
-from glow.datasets.class_numbers import numbered_classes
-from glow.datasets.decode import WHITE, Colour, EncodedImage, Header, decode, read_header
-from glow.datasets.lazy import LazyDataset
-from glow.datasets.looks import once
-from glow.datasets.parquet_files import Files, parquet_files
+from glow.datasets.decode import EncodedImage, Header, check_channels, convert, decode, read_header
+from glow.datasets.files import Files, parquet_files
+from glow.datasets.lazy import ImageSource, LazyDataset, once
 from glow.datasets.parquet_table import Table
-from glow.datasets.parts import ALL, part_of, splits_of, status_of
-from glow.datasets.tensors import check_channels, convert
+from glow.datasets.splits import ALL, numbered_classes, part_of, splits_of
 from glow.errors import SHAPE_ADVICE
 
-__all__ = ["describe_parquet", "open_parquet", "parquet_channels", "parquet_status"]
+__all__ = ["ParquetDataset"]
 
 LABELS = ("label", "labels")
 """Names of the column of classes, of which the first that exists is taken."""
@@ -85,28 +83,11 @@ class Part:
         return [value for table in self.tables for value in table.column(self.labels)]
 
 
-def open_parquet(
-    name: str,
-    split: str,
-    image_shape: Shape | None,
-    background: Colour = WHITE,
-    refuse_other_sizes: bool = False,
-) -> LazyDataset:
-    """Open a split of a data set in Parquet files. An image is decoded when it is asked for.
+class ParquetDataset(ImageSource):
+    """The images of "parquet:PATH". Each call lists the files, except within a block of `one_look`.
 
     Args:
-        name: ``parquet:PATH``.
-        split: "train", "validation" or "test".
-        image_shape: (C, H, W) to convert images to; None for the images' own shape.
-        background: the colour (R, G, B) that transparent images are composited over.
-        refuse_other_sizes: whether an image of another size than `image_shape` raises DatasetCorrupt when it is asked
-            for, instead of being padded or shrunk. This is always so if `image_shape` is None.
-
-    Raises:
-        DatasetNotFound: if there are no Parquet files, or none for the split.
-        DatasetCorrupt: if a file cannot be read, does not have exactly one column of images, lacks a column of another
-            file, or has a row without a known class.
-        ValueError: if the images cannot be converted to the channels of `image_shape`.
+        name: "parquet:PATH"; PATH can be a file or a folder, on this machine or in a bucket.
 
     Example:
         >>> import io, tempfile, pyarrow, pyarrow.parquet
@@ -116,104 +97,78 @@ def open_parquet(
         >>> columns = {"image": [{"bytes": stream.getvalue(), "path": None}] * 20, "label": [0, 1] * 10}
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     pyarrow.parquet.write_table(pyarrow.table(columns), f"{folder}/train-0.parquet")
-        ...     dataset = open_parquet(f"parquet:{folder}", "train", image_shape=None)
-        ...     dataset.images(0, 2).shape, dataset.class_names
-        (torch.Size([2, 1, 4, 6]), ('0', '1'))
+        ...     source = ParquetDataset(f"parquet:{folder}")
+        ...     info, dataset = source.describe(image_shape=None), source.open("train", image_shape=None)
+        ...     info.splits, dataset.images(0, 2).shape, dataset.class_names
+        (('train', 'validation'), torch.Size([2, 1, 4, 6]), ('0', '1'))
     """
-    parts = _parts(name)
-    of, rule = part_of(name, parts, split, remedy=f"add a file whose name starts with {split}")
-    part, names = parts[of], _class_names(name, parts)
-    shape = image_shape or _own_shape(parts, _first(parts))
-    check_channels(3, shape[0])  # the result is the same for grey images
-    same_size = refuse_other_sizes or image_shape is None
-    labels = torch.tensor(_numbered(name, part, names), dtype=torch.int64)
-    ends = part.ends
 
-    def pick(positions: Tensor) -> Tensor:
-        images = torch.empty((len(positions), *shape), dtype=torch.uint8)
-        for image, position in zip(images, positions.tolist(), strict=True):
-            encoded = part.image(position, ends)
-            decoded = decode(encoded, background)
-            if same_size:
-                _check_size(name, encoded, decoded, shape)
-            image.copy_(convert(decoded, shape)[0])
-        return images
+    ADD_SPLIT = "add a file whose name starts with {split}"
 
-    def stamps(positions: Tensor) -> Tensor:
-        numbers = np.searchsorted(ends, positions.numpy(), side="right")
-        found, which = np.unique(numbers, return_inverse=True)
-        now = torch.tensor([stamp_of(part.tables[number].source) for number in found.tolist()], dtype=torch.int64)
-        return now.reshape(-1, 2)[torch.from_numpy(which)]
+    def open(
+        self, split: str, image_shape: Shape | None, background: Colour = WHITE, refuse_other_sizes: bool = False
+    ) -> LazyDataset:
+        """Open a split. Without an `image_shape`, an image of another size than the first is always refused."""
+        parts = self._parts()
+        of, rule = part_of(self.name, parts, split, self.ADD_SPLIT)
+        part, names = parts[of], _class_names(self.name, parts)
+        shape = image_shape or _own_shape(parts, _first(parts))
+        check_channels(3, shape[0])  # the result is the same for grey images
+        same_size = refuse_other_sizes or image_shape is None
+        labels = torch.tensor(_numbered(self.name, part, names), dtype=torch.int64)
+        ends = part.ends
 
-    return LazyDataset(labels, names, shape, pick, stamps=stamps).subset(rule(labels, split))
+        def pick(positions: Tensor) -> Tensor:
+            images = torch.empty((len(positions), *shape), dtype=torch.uint8)
+            for image, position in zip(images, positions.tolist(), strict=True):
+                encoded = part.image(position, ends)
+                decoded = decode(encoded, background)
+                if same_size:
+                    _check_size(self.name, encoded, decoded, shape)
+                image.copy_(convert(decoded, shape)[0])
+            return images
 
+        def stamps(positions: Tensor) -> Tensor:
+            numbers = np.searchsorted(ends, positions.numpy(), side="right")
+            found, which = np.unique(numbers, return_inverse=True)
+            now = torch.tensor([stamp_of(part.tables[number].source) for number in found.tolist()], dtype=torch.int64)
+            return now.reshape(-1, 2)[torch.from_numpy(which)]
 
-def describe_parquet(name: str, image_shape: Shape | None, skip_unreadable: bool = False) -> DatasetInfo:
-    """Describe a data set in Parquet files from its columns and the header of its first image.
+        return LazyDataset(labels, names, shape, pick, stamps=stamps).subset(rule(labels, split))
 
-    Without an `image_shape`, headers of other images are read too, as by `parquet_channels`. With one, the images may
-    differ in size, so that `DatasetInfo.original_shape` is the `image_shape`.
+    def describe(
+        self, image_shape: Shape | None, background: Colour = WHITE, skip_unreadable: bool = False
+    ) -> DatasetInfo:
+        """Describe the images by the columns and the header of the first image.
 
-    Args:
-        name: ``parquet:PATH``.
-        image_shape: (C, H, W) in which the images will be read; None for the images' own shape.
-        skip_unreadable: take the first image whose header can be read for the first image, if there is one.
+        Without an `image_shape`, headers of other images are read too, as by `channels`. With one, the images may
+        differ in size, so that `DatasetInfo.original_shape` is the `image_shape`.
+        """
+        files = self._files()
+        parts = self._parts(files)
+        first = _first(
+            parts, skip_unreadable
+        )  # also with an image_shape, so that a bad file is refused before any work
+        shape = image_shape or _own_shape(parts, first)
+        return DatasetInfo(self.name, shape, shape, _class_names(self.name, parts), splits_of(parts), files.notes)
 
-    Raises:
-        DatasetNotFound: if there are no Parquet files, or they have no rows.
-        DatasetCorrupt: if a file or the first image cannot be read, a file does not have exactly one column of images,
-            or a file lacks a column of another one.
-        ValueError: if the first image has more than 8 bits per channel, or several frames.
+    def channels(self, skip_unreadable: bool = False) -> int:
+        """Return the number of channels by the headers up to that of the first coloured image.
 
-    Example:
-        >>> import io, tempfile, pyarrow, pyarrow.parquet
-        >>> from PIL import Image
-        >>> stream = io.BytesIO()
-        >>> Image.new("RGB", (6, 4)).save(stream, "PNG")
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     pyarrow.parquet.write_table(pyarrow.table({"image": [stream.getvalue()]}), f"{folder}/test.parquet")
-        ...     info = describe_parquet(f"parquet:{folder}", image_shape=None)
-        ...     info.original_shape, info.splits
-        ((3, 4, 6), ('test',))
-    """
-    files = _files(name)
-    parts = _parts(name, files)
-    first = _first(parts, skip_unreadable)  # also with an image_shape, so that a bad file is refused before any work
-    shape = image_shape or _own_shape(parts, first)
-    return DatasetInfo(name, shape, shape, _class_names(name, parts), splits_of(parts), files.notes)
+        Thus all headers are read if all images are grey.
+        """
+        return _channels(tuple(self._parts().values()))
 
+    def check(self) -> tuple[str, ...]:
+        """Check that the files can be opened, and have the same columns of images and classes."""
+        return splits_of(self._parts())
 
-def parquet_channels(name: str) -> int:
-    """Return the number of channels of the images of a data set in Parquet files: 1 if all are grey, else 3.
+    def _files(self) -> Files:
+        return once(("parquet files", self.name), lambda: parquet_files(self.name))
 
-    Headers are read up to that of the first coloured image. Thus all are read if all images are grey.
-
-    Args:
-        name: ``parquet:PATH``.
-
-    Raises:
-        DatasetNotFound, DatasetCorrupt, ValueError: under the same conditions as `describe_parquet`.
-
-    Example:
-        >>> parquet_channels("parquet:nowhere")
-        Traceback (most recent call last):
-        ...
-        glow.datasets.base.DatasetNotFound: parquet:nowhere is neither a file nor a folder on this machine: ...
-    """
-    return _channels(tuple(_parts(name).values()))
-
-
-def parquet_status(name: str) -> DatasetStatus:
-    """Return the state of a data set: whether its Parquet files can be read, and which splits they contain.
-
-    Args:
-        name: ``parquet:PATH``.
-
-    Example:
-        >>> parquet_status("parquet:nowhere").state
-        'missing'
-    """
-    return status_of(name, lambda: _parts(name), "files")
+    def _parts(self, files: Files | None = None) -> dict[str, Part]:
+        """Return the parts by split, or under `ALL` if no file names a split."""
+        return once(("parquet parts", self.name), lambda: _parts_of(self.name, files or self._files()))
 
 
 def _first(parts: Mapping[str, Part], skip_unreadable: bool = False) -> Header:
@@ -271,15 +226,6 @@ def _check_size(name: str, encoded: EncodedImage, decoded: Tensor, shape: Shape)
             remedy=SHAPE_ADVICE,
             code="image-size",
         )
-
-
-def _parts(name: str, files: Files | None = None) -> dict[str, Part]:
-    """Return the parts by split, or under `ALL` if no file names a split; list the files if they are not given."""
-    return once(("parquet parts", name), lambda: _parts_of(name, files or _files(name)))
-
-
-def _files(name: str) -> Files:
-    return once(("parquet files", name), lambda: parquet_files(name))
 
 
 def _parts_of(name: str, files: Files) -> dict[str, Part]:

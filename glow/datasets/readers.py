@@ -1,8 +1,9 @@
 """Readers of known data sets: each reads images and labels from files into memory, or generates them.
 
 A reader takes a `Request` and returns images, uint8 (N, C, H, W), in the size that they have in the files, and labels,
-int64 (N,). Its caller has checked that the files exist. A reader raises DatasetCorrupt, with the path, for a file
-without the expected content.
+int64 (N,). Its caller has checked that the files exist. A reader raises DatasetCorrupt for files without the expected
+content. torchvision reads CIFAR-10 and SVHN. It reads MNIST and the like only if the train and the test files are both
+there, so `read_idx` reads them.
 
 Shapes: N images, C channels, H rows, W columns.
 """
@@ -15,18 +16,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from glow.datasets.base import DatasetCorrupt, Shape
-from glow.datasets.tensors import convert
+from glow.datasets.decode import convert
 from glow.errors import SMALLER_ADVICE
 
 __all__ = [
-    "PHOTOS", "Reader", "Request", "check_idx", "check_not_empty",
-    "read_cifar10", "read_constant", "read_digits", "read_idx", "read_noise", "read_photos", "read_svhn",
+    "PHOTOS", "Opener", "Reader", "Request", "map_idx", "part_with", "read_constant", "read_digits", "read_idx",
+    "read_noise", "read_photos", "read_with_torchvision",
 ]  # fmt: skip
 
 PHOTOS = ("china", "flower")
@@ -39,30 +41,170 @@ class Request:
 
     Attributes:
         split: "train", "validation" or "test".
-        part: "train" or "test", the official part that contains the split; "train" for the split "validation".
         root: the data root, the folder that contains the files of known data sets.
         files: the paths of all files of the part; the files exist.
-        num_classes: number of classes.
         image_shape: (C, H, W) that was asked for, or else the default of the data set. Only the readers that generate
             images use it.
 
     Example:
-        >>> request = Request("test", "test", Path("data"), (), num_classes=1, image_shape=(3, 8, 8))
-        >>> images, labels = read_noise(request)
-        >>> images.shape, labels.shape
-        (torch.Size([1000, 3, 8, 8]), torch.Size([1000]))
+        >>> Request("validation", Path("data"), (), image_shape=(3, 8, 8)).part
+        'train'
     """
 
     split: str
-    part: str
     root: Path
     files: tuple[Path, ...]
-    num_classes: int
     image_shape: Shape
+
+    @property
+    def part(self) -> str:
+        """The official part that contains the split, "train" or "test"."""
+        return part_with(self.split)
 
 
 Reader = Callable[[Request], tuple[Tensor, Tensor]]
 """A function that reads a data set: a request -> images, uint8 (N, C, H, W), and labels, int64 (N,)."""
+
+Opener = Callable[[Path | str, bool, bool], Any]
+"""A function that opens a data set of torchvision: root, whether the train part, whether to download."""
+
+
+def part_with(split: str) -> str:
+    """Return the official part that contains a split: "train" contains "validation".
+
+    Example:
+        >>> part_with("validation")
+        'train'
+    """
+    return "test" if split == "test" else "train"
+
+
+def map_idx(
+    files: tuple[Path, ...], classes: int, first_label: int = 0, transposed: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Map a pair of IDX files of 28x28 images into memory, the format of MNIST (LeCun et al. 1998).
+
+    Args:
+        files: the image file and the label file.
+        classes: number of classes.
+        first_label: the label of the first class in the file; 1 for the letters of EMNIST.
+        transposed: whether the files hold rows and columns exchanged, as those of EMNIST (Cohen et al. 2017) do.
+
+    Returns:
+        Images, uint8 (N, 28, 28), of which no pixel is read yet, and labels from 0, int64 (N,).
+
+    Raises:
+        DatasetCorrupt: if there are no images of 28x28, the headers of the two files do not agree with the files' sizes
+            or with each other, or a label is not that of a class.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> files = Path(folder.name, "images"), Path(folder.name, "labels")
+        >>> _ = files[0].write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 28, 0, 0, 0, 28]) + bytes(2 * 28 * 28))
+        >>> _ = files[1].write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 3]))
+        >>> images, labels = map_idx(files, classes=10)
+        >>> images.shape, labels.tolist()
+        ((2, 28, 28), [7, 3])
+    """
+    image_file, label_file = files
+    images, labels = _idx(image_file, (28, 28)), _idx(label_file, ())
+    if len(images) != len(labels):
+        raise DatasetCorrupt.file(label_file, f"holds {len(labels)} labels for {len(images)} images")
+    if labels.min() < first_label or labels.max() >= first_label + classes:
+        raise DatasetCorrupt.file(label_file, f"has labels outside {first_label} to {first_label + classes - 1}")
+    return images.transpose(0, 2, 1) if transposed else images, labels.astype(np.int64) - first_label
+
+
+def _idx(path: Path, item: tuple[int, ...]) -> np.ndarray:
+    """Map the array (N, *item) of an IDX file into memory.
+
+    The header has the bytes 0, 0, 8 (for unsigned bytes) and the number of dimensions, then each dimension as a
+    big-endian int32.
+    """
+    start = 8 + 4 * len(item)
+    with path.open("rb") as file:
+        header = file.read(start)
+    count = int.from_bytes(header[4:8], "big")
+    expected = bytes((0, 0, 8, 1 + len(item))) + b"".join(size.to_bytes(4, "big") for size in (count, *item))
+    if header != expected or count == 0 or path.stat().st_size != start + count * math.prod(item):
+        of = " of 28x28 images" if item else " of labels"
+        raise DatasetCorrupt.file(path, f"is empty, cut short or no IDX file{of}")
+    return np.memmap(path, np.uint8, "r", start, (count, *item))
+
+
+def read_idx(request: Request, classes: int, first_label: int = 0, transposed: bool = False) -> tuple[Tensor, Tensor]:
+    """Read a pair of IDX files of 28x28 images.
+
+    Args:
+        request: `files` are the image file and the label file.
+        classes: as in `map_idx`, like the other arguments.
+        first_label: the label of the first class in the file.
+        transposed: whether the files hold rows and columns exchanged.
+
+    Returns:
+        Images, uint8 (N, 1, 28, 28), and labels from 0, int64 (N,).
+
+    Raises:
+        DatasetCorrupt: as `map_idx`.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> files = Path(folder.name, "images"), Path(folder.name, "labels")
+        >>> _ = files[0].write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 28, 0, 0, 0, 28]) + bytes(2 * 28 * 28))
+        >>> _ = files[1].write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 3]))
+        >>> images, labels = read_idx(Request("test", Path(folder.name), files, (1, 28, 28)), classes=10)
+        >>> images.shape, labels.tolist()
+        (torch.Size([2, 1, 28, 28]), [7, 3])
+    """
+    images, labels = map_idx(request.files, classes, first_label, transposed)
+    return torch.from_numpy(np.array(images)).unsqueeze(1), torch.from_numpy(labels)
+
+
+def read_with_torchvision(request: Request, opener: Opener) -> tuple[Tensor, Tensor]:
+    """Read a data set that torchvision opens only if its files have the published MD5s.
+
+    For CIFAR-10 this must be so, because its files are pickles, which can run code.
+
+    Args:
+        request: `files` are all files of the part, under `root`.
+        opener: opens a data set of torchvision whose images are (N, 32, 32, 3), as in CIFAR-10, or (N, 3, 32, 32), as
+            in SVHN.
+
+    Returns:
+        Images, uint8 (N, 3, 32, 32), and labels, int64 (N,).
+
+    Raises:
+        DatasetCorrupt: for a file whose MD5 is not the published one.
+
+    Example:
+        >>> import tempfile
+        >>> from torchvision.datasets import SVHN
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder, "test_32x32.mat")
+        ...     _ = file.write_bytes(b"other bytes than the published ones")
+        ...     request = Request("test", Path(folder), (file,), (3, 32, 32))
+        ...     try:
+        ...         read_with_torchvision(request, lambda root, train, download: SVHN(root, "test"))
+        ...     except DatasetCorrupt as error:
+        ...         print(error.code)
+        dataset-damaged
+    """
+    try:
+        found = opener(request.root, request.part == "train", False)
+    except RuntimeError as error:
+        names = ", ".join(path.name for path in request.files)
+        raise DatasetCorrupt(
+            f"a file in {request.files[0].parent} does not have the published MD5 ({names})",
+            remedy=DatasetCorrupt.ADVICE,
+            code="dataset-damaged",
+        ) from error
+    images = torch.from_numpy(found.data)
+    labels = found.labels if hasattr(found, "labels") else found.targets
+    if images.shape[-1] == 3:
+        images = images.permute(0, 3, 1, 2)
+    return images.contiguous(), torch.as_tensor(labels, dtype=torch.int64)
 
 
 def read_digits(request: Request) -> tuple[Tensor, Tensor]:
@@ -78,7 +220,7 @@ def read_digits(request: Request) -> tuple[Tensor, Tensor]:
         Images, uint8 (1797, 1, 8, 8), and labels, int64 (1797,).
 
     Example:
-        >>> images, labels = read_digits(Request("test", "test", Path("data"), (), 10, (1, 8, 8)))
+        >>> images, labels = read_digits(Request("test", Path("data"), (), (1, 8, 8)))
         >>> images.shape, int(images.max()), labels[:3].tolist()
         (torch.Size([1797, 1, 8, 8]), 255, [0, 1, 2])
     """
@@ -95,201 +237,6 @@ def _digits_file() -> Path:
     return Path(next(iter(package.submodule_search_locations)), "datasets", "data", "digits.csv.gz")
 
 
-def read_idx(request: Request, *, transposed: bool = False, first_label: int = 0) -> tuple[Tensor, Tensor]:
-    """Read a pair of IDX files of 28x28 images, the format of MNIST (LeCun et al. 1998).
-
-    Args:
-        request: `files` are the image file and the label file.
-        transposed: whether the files hold rows and columns exchanged, as those of EMNIST (Cohen et al. 2017) do.
-        first_label: the label of the first class in the file; 1 for the letters of EMNIST.
-
-    Returns:
-        Images, uint8 (N, 1, 28, 28), and labels from 0, int64 (N,).
-
-    Raises:
-        DatasetCorrupt: if `check_idx` finds an error in the files.
-
-    Example:
-        >>> import tempfile
-        >>> images = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 28, 0, 0, 0, 28]) + bytes(2 * 28 * 28)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     files = Path(folder, "images"), Path(folder, "labels")
-        ...     for file, content in zip(files, (images, bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 3]))):
-        ...         _ = file.write_bytes(content)
-        ...     images, labels = read_idx(Request("test", "test", Path(folder), files, 10, (1, 28, 28)))
-        >>> images.shape, labels.tolist()
-        (torch.Size([2, 1, 28, 28]), [7, 3])
-    """
-    image_file, label_file = request.files
-    check_idx(request.files, first_label=first_label, num_classes=request.num_classes)
-    images = np.fromfile(image_file, np.uint8, offset=16).reshape(-1, 28, 28)
-    if transposed:
-        images = images.transpose(0, 2, 1)
-    labels = _idx_labels(label_file).astype(np.int64) - first_label
-    return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels)
-
-
-def check_idx(files: tuple[Path, ...], *, first_label: int = 0, num_classes: int) -> None:
-    """Check a pair of IDX files by their headers, sizes and labels, without reading pixels.
-
-    Args:
-        files: the image file and the label file.
-        first_label: the label of the first class in the file.
-        num_classes: number of classes; labels are `first_label` to `first_label + num_classes - 1`.
-
-    Raises:
-        DatasetCorrupt: if there are no images of 28x28, the headers of the two files do not agree with the files' sizes
-            or with each other, or a label is outside the range.
-
-    Example:
-        >>> import tempfile
-        >>> images = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 28, 0, 0, 0, 28]) + bytes(2 * 28 * 28)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     files = Path(folder, "images"), Path(folder, "labels")
-        ...     for file, content in zip(files, (images, bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 3, 1]))):
-        ...         _ = file.write_bytes(content)
-        ...     try:
-        ...         check_idx(files, num_classes=10)
-        ...     except DatasetCorrupt as error:
-        ...         print(error.problem.removeprefix(folder))
-        /labels has 3 labels for 2 images
-    """
-    image_file, label_file = files
-    (images, *_), (labels,) = _idx_shape(image_file, 3), _idx_shape(label_file, 1)
-    if images != labels:
-        raise DatasetCorrupt.file(label_file, f"has {labels} labels for {images} images")
-    if images == 0:
-        raise DatasetCorrupt.file(image_file, "holds no images")
-    found, last_label = _idx_labels(label_file), first_label + num_classes - 1
-    if found.min() < first_label or found.max() > last_label:
-        raise DatasetCorrupt.file(label_file, f"has labels outside {first_label} to {last_label}")
-
-
-def _idx_labels(path: Path) -> np.ndarray:
-    return np.fromfile(path, np.uint8, offset=8)
-
-
-def check_not_empty(files: tuple[Path, ...]) -> None:
-    """Check that no file is empty. The reader checks the content of the files later.
-
-    Args:
-        files: files that exist.
-
-    Raises:
-        DatasetCorrupt: for a file of 0 bytes.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     file = Path(folder, "train_32x32.mat")
-        ...     file.touch()
-        ...     try:
-        ...         check_not_empty((file,))
-        ...     except DatasetCorrupt as error:
-        ...         print(error.problem.removeprefix(folder))
-        /train_32x32.mat is empty
-    """
-    for path in files:
-        if path.stat().st_size == 0:
-            raise DatasetCorrupt.file(path, "is empty")
-
-
-def _idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
-    """Return the shape in the header of an IDX file, (N, 28, 28) or (N,), after checking it against the file's size.
-
-    The header has the bytes 0, 0, 8 (for unsigned bytes) and the number of dimensions, then each dimension as a
-    big-endian int32.
-    """
-    with path.open("rb") as file:
-        header = file.read(4 * (dimensions + 1))
-    if header[:4] != bytes((0, 0, 8, dimensions)):
-        raise DatasetCorrupt.file(path, f"does not begin like an IDX file of {dimensions}-dimensional bytes")
-    shape = tuple(int.from_bytes(header[4 * i : 4 * i + 4], "big") for i in range(1, dimensions + 1))
-    if dimensions == 3 and shape[1:] != (28, 28):
-        raise DatasetCorrupt.file(path, f"holds images of {shape[1]}x{shape[2]}, not 28x28")
-    size, expected = path.stat().st_size, 4 * (dimensions + 1) + math.prod(shape)
-    if size != expected:
-        raise DatasetCorrupt.file(path, f"has {size} bytes where its header promises {expected}")
-    return shape
-
-
-def read_cifar10(request: Request) -> tuple[Tensor, Tensor]:
-    """Read the pickles of CIFAR-10 (Krizhevsky 2009).
-
-    Files that differ from the published ones are refused, because a pickle can run code. For other known data sets,
-    such files are read, and `LazyDataset.notes` reports the difference.
-
-    Args:
-        request: `files` are all files of the data set, under `root`; `part` chooses the images.
-
-    Returns:
-        Images, uint8 (N, 3, 32, 32), and labels, int64 (N,).
-
-    Raises:
-        DatasetCorrupt: for a file whose MD5 is not the published one.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     file = Path(folder, "data_batch_1")
-        ...     _ = file.write_bytes(b"other bytes than the published ones")
-        ...     try:
-        ...         read_cifar10(Request("train", "train", Path(folder), (file,), 10, (3, 32, 32)))
-        ...     except DatasetCorrupt as error:
-        ...         print(error.code)
-        dataset-damaged
-    """
-    from torchvision.datasets import CIFAR10
-    from torchvision.datasets.utils import check_integrity
-
-    md5 = dict([*CIFAR10.train_list, *CIFAR10.test_list, [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]])
-    for path in request.files:
-        if not check_integrity(path, md5[path.name]):
-            raise DatasetCorrupt.file(path, "does not have the published MD5, and a pickle can run code")
-    data = CIFAR10(request.root, train=request.part == "train")
-    images = torch.from_numpy(data.data).permute(0, 3, 1, 2)
-    return images, torch.tensor(data.targets, dtype=torch.int64)
-
-
-def read_svhn(request: Request) -> tuple[Tensor, Tensor]:
-    """Read a MATLAB file of SVHN, cropped digits (Netzer et al. 2011).
-
-    Args:
-        request: `files` contains one path, the file of the part.
-
-    Returns:
-        Images, uint8 (N, 3, 32, 32), and labels, int64 (N,). The file's label 10 becomes 0, the digit it stands for.
-
-    Raises:
-        DatasetCorrupt: for a file that scipy cannot read, or whose arrays have other shapes, types or labels.
-
-    Example:
-        >>> import tempfile
-        >>> from scipy.io import savemat
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     file = Path(folder, "test_32x32.mat")
-        ...     savemat(file, {"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.array([[10], [4]], np.uint8)})
-        ...     images, labels = read_svhn(Request("test", "test", Path(folder), (file,), 10, (3, 32, 32)))
-        >>> images.shape, labels.tolist()
-        (torch.Size([2, 3, 32, 32]), [0, 4])
-    """
-    from scipy.io import loadmat
-
-    (path,) = request.files
-    try:
-        content = loadmat(path)
-        images_HWCN, labels = content["X"], content["y"].astype(np.int64).flatten()
-    except Exception as error:  # scipy raises anything: ValueError, TypeError, KeyError, zlib.error, ...
-        raise DatasetCorrupt.file(path, f"cannot be read as a MATLAB file of SVHN ({error})") from error
-    if images_HWCN.dtype != np.uint8 or images_HWCN.shape != (32, 32, 3, len(labels)) or len(labels) == 0:
-        raise DatasetCorrupt.file(
-            path, f"holds {images_HWCN.dtype} images {images_HWCN.shape} for {len(labels)} labels"
-        )
-    if labels.min() < 1 or labels.max() > 10:
-        raise DatasetCorrupt.file(path, "has labels outside 1 to 10")
-    return torch.from_numpy(np.ascontiguousarray(images_HWCN.transpose(3, 2, 0, 1))), torch.from_numpy(labels % 10)
-
-
 def read_noise(request: Request) -> tuple[Tensor, Tensor]:
     """Generate images of uniform noise: every value is drawn from 0 to 255.
 
@@ -300,7 +247,7 @@ def read_noise(request: Request) -> tuple[Tensor, Tensor]:
         Images, uint8 (N, C, H, W), and labels, int64 (N,), all 0. N is 10,000 for "train", else 1,000.
 
     Example:
-        >>> images, _ = read_noise(Request("test", "test", Path("data"), (), 1, (1, 8, 8)))
+        >>> images, _ = read_noise(Request("test", Path("data"), (), (1, 8, 8)))
         >>> images.shape, images.unique().numel()
         (torch.Size([1000, 1, 8, 8]), 256)
     """
@@ -317,7 +264,7 @@ def read_constant(request: Request) -> tuple[Tensor, Tensor]:
         Images, uint8 (N, C, H, W), and labels, int64 (N,), all 0. N is 10,000 for "train", else 1,000.
 
     Example:
-        >>> images, _ = read_constant(Request("test", "test", Path("data"), (), 1, (3, 8, 8)))
+        >>> images, _ = read_constant(Request("test", Path("data"), (), (3, 8, 8)))
         >>> [images[0, channel].unique().numel() for channel in range(3)]
         [1, 1, 1]
     """
@@ -343,7 +290,7 @@ def read_photos(request: Request) -> tuple[Tensor, Tensor]:
         ValueError: for patches larger than the photographs, or channels other than 1 and 3.
 
     Example:
-        >>> images, labels = read_photos(Request("test", "test", Path("data"), (), 2, (3, 16, 16)))
+        >>> images, labels = read_photos(Request("test", Path("data"), (), (3, 16, 16)))
         >>> images.shape, labels[:4].tolist()
         (torch.Size([1000, 3, 16, 16]), [0, 1, 0, 1])
     """

@@ -20,7 +20,7 @@ from glow.datasets import (
     own_channels,
 )
 from glow.datasets.buckets import is_uri
-from glow.datasets.looks import one_look
+from glow.datasets.lazy import one_look
 from glow.datasets.names import absolute_dataset, place_of
 from glow.datasets.packed_index import INDEX, read_index
 from glow.errors import DOWNLOAD_ADVICE

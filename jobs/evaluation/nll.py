@@ -128,15 +128,12 @@ def _row(name: str, table: pd.DataFrame, work: NllWork) -> Row:
 
 
 def _class_rows(name: str, table: pd.DataFrame, work: NllWork) -> list[Row]:
-    return [
-        {
-            "dataset": name,
-            "class_name": work.class_names[name][int(label)],
-            "images": len(of_class),
-            **_figures(of_class),
-        }
-        for label, of_class in table.groupby("label")
-    ]
+    rows = []
+    for label in np.unique(table["label"]).tolist():
+        of_class = table[table["label"] == label]
+        named = {"dataset": name, "class_name": work.class_names[name][label], "images": len(of_class)}
+        rows.append({**named, **_figures(of_class)})
+    return rows
 
 
 def _figures(table: pd.DataFrame) -> dict[str, float]:

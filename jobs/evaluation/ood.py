@@ -309,8 +309,8 @@ def run(work: OodWork, show: Show) -> OodResult:
             place=recorded.place,
         )
         how = settings_sentence(event.protocol, event.alpha, event.bootstraps, event.repeats)
-        table = share_table(event.rows)
-        details = "\n\n".join([as_markdown(table), f"{table.description} {how}"])
+        shares = share_table(event.rows)
+        details = "\n\n".join([as_markdown(shares), f"{shares.description} {how}"])
         recorded.finish(event, _result_line(result, work), details)
     return result
 

@@ -6,11 +6,10 @@ when all shards have been written.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +26,26 @@ from glow.datasets import (
 )
 from glow.datasets.base import ImageRefused, ImageUnreadable
 from glow.datasets.buckets import is_uri
-from glow.datasets.looks import one_look
+from glow.datasets.lazy import one_look
 from glow.datasets.names import absolute_dataset, place_of
 from glow.datasets.packed_index import INDEX, PackedIndex, PackedShard, PackedSplit, labels_file
 from jobs.errors import JobError, SpecError
-from jobs.packing.destination import Destination, destination_of
-from jobs.packing.shards import Done, Shard, done_file, listing_of, source_of, stamps_of
+from jobs.packing.shards import (
+    Destination,
+    Done,
+    Shard,
+    destination_of,
+    done_file,
+    listing_of,
+    npy,
+    source_of,
+    stamps_of,
+)
 from jobs.specs.base import colour
 from jobs.specs.request import PackSpec
 from jobs.text import JsonObject
 
-__all__ = ["LEFT_OUT", "SKIPPED", "Plan", "npy", "prepare", "refusal"]
+__all__ = ["LEFT_OUT", "SKIPPED", "Plan", "prepare", "refusal"]
 
 SKIPPED = (ImageUnreadable, ImageRefused)
 """The errors of images that ``--on-error skip`` leaves out, which are the same on every machine and at every time."""
@@ -69,7 +77,7 @@ class Plan:
         stamps: for each split, the sizes and times of the files of its images, int64 (N, 2), as they were when the plan
             was made; None for a source without files of images.
         shards: all shards of all splits.
-        looks: what `glow.datasets.looks.one_look` has learnt of the source, so that the processes that write the shards
+        looks: what `glow.datasets.lazy.one_look` has learnt of the source, so that the processes that write the shards
             need not list it. Empty for a bucket, of which each process has to make a listing of its own to see whether
             files have changed, and for a source that is not listed.
     """
@@ -191,16 +199,14 @@ class Plan:
 
     def _check_same(self, begun: bytes) -> None:
         """Raise JobError if an earlier command, which wrote `begun`, packed other images or had other settings."""
-        now: JsonObject = json.loads(json.dumps(self._said()))  # with lists for tuples, as in the file
+        now = self._said()
         try:
             earlier: JsonObject = json.loads(begun)
-            earlier["settings"].pop("on_error", None)  # glowctl once wrote it
-            earlier.setdefault("largest_shard", now["largest_shard"])  # and once did not write this
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except ValueError:
             earlier = {}
         if earlier == now:
             return
-        if earlier == now | {name: earlier.get(name) for name in ("images", "first_shard", "largest_shard")}:
+        if earlier == now | {name: earlier.get(name) for name in ("images", "largest_shard")}:
             counts = [sum(each["images"].values()) for each in (earlier, now)]
             if counts[0] != counts[1]:
                 raise JobError(
@@ -231,7 +237,7 @@ class Plan:
         """Raise JobError if a file has another size or time than when its image was packed."""
         for shard, facts in done.items():
             now = source_of(self.kept_stamps(shard), shard, facts.left_out)
-            if facts.source is not None and facts.source != now:
+            if facts.source != now:
                 raise JobError(
                     f"{self.spec.dest} contains an unfinished packing of {self.spec.source}, of which files have "
                     f"changed since they were packed (at least one of images {shard.start} to {shard.stop - 1} of "
@@ -248,22 +254,9 @@ class Plan:
             "image_shape": list(self.info.image_shape),
             "class_names": list(self.info.class_names),
             "images": {split: len(dataset) for split, dataset in self.datasets.items()},
-            "first_shard": astuple(self.shards[0]),
             # With the numbers of images, this decides where every shard begins and ends.
             "largest_shard": max(shard.stop - shard.start for shard in self.shards),
         }
-
-
-def npy(array: np.ndarray) -> bytes:
-    """Return the contents of a .npy file with an array.
-
-    Example:
-        >>> np.load(io.BytesIO(npy(np.arange(3))))
-        array([0, 1, 2])
-    """
-    stream = io.BytesIO()
-    np.save(stream, array)
-    return stream.getvalue()
 
 
 def prepare(spec: PackSpec) -> Plan:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
@@ -23,26 +23,40 @@ from ray.exceptions import RayError
 
 from glow.datasets import DatasetCorrupt, LazyDataset, open_dataset
 from glow.datasets.base import Shape
-from glow.datasets.looks import one_look
+from glow.datasets.lazy import one_look
 from glow.datasets.packed_index import shard_file, shard_fingerprint
 from jobs.display.events import Noted, Packed, Packing, Show
 from jobs.errors import JobError
-from jobs.packing.destination import destination_of
-from jobs.packing.plan import SKIPPED, Plan, npy, refusal
-from jobs.packing.readers import readers_for
-from jobs.packing.shards import Done, Shard, done_file, files_gone, listing_of, source_of, stamps_of
-from jobs.ray_runtime.machines import machines_up
+from jobs.packing.plan import SKIPPED, Plan, refusal
+from jobs.packing.shards import (
+    Done,
+    Shard,
+    destination_of,
+    done_file,
+    files_gone,
+    listing_of,
+    npy,
+    source_of,
+    stamps_of,
+)
+from jobs.ray_runtime.machines import Machine, machines_up
 from jobs.specs.base import colour
 from jobs.specs.request import PackSpec
 from jobs.system.process_setup import set_up_process
 
-__all__ = ["run"]
+__all__ = ["Readers", "readers_for", "run"]
 
 Looks = ray.ObjectRef
 """`Plan.looks` in Ray's object store."""
 
 PIECE = 8
 """Number of neighbouring images that a thread reads at once. Few, so that all threads read the same part of a file."""
+
+CORES = 4
+"""Number of cores per process, if the numbers of cores and of shards allow it."""
+
+MOST_CORES = 8
+"""Largest number of cores per process: more would wait for each other, because Python runs one thread at a time."""
 
 
 def run(plan: Plan, show: Show) -> None:
@@ -222,3 +236,48 @@ def _readable(dataset: LazyDataset, start: int, stop: int) -> tuple[list[torch.T
     middle = (start + stop) // 2
     (first, left_out), (second, more_left_out) = _readable(dataset, start, middle), _readable(dataset, middle, stop)
     return first + second, left_out + more_left_out
+
+
+class Readers(NamedTuple):
+    """The processes that read images at the same time.
+
+    Attributes:
+        processes: their number.
+        cores: number of cores of each.
+    """
+
+    processes: int
+    cores: int
+
+    @property
+    def threads(self) -> int:
+        """The number of threads of each: one more than cores, since one of them usually waits for Python's lock."""
+        return self.cores + 1
+
+
+def readers_for(machines: Sequence[Machine], most: int | None, shards: int) -> Readers:
+    """Return the processes that use the most cores.
+
+    A process reads one shard at a time. Of two numbers of cores per process that use equally many cores, the one closer
+    to `CORES` is taken. Fewer processes import fewer libraries; fewer threads wait less for each other.
+
+    Args:
+        machines: the machines, of which each process uses one.
+        most: the largest number of cores to use; None for all.
+        shards: number of shards to write.
+
+    Example:
+        >>> readers_for([{"CPU": 2.0}], most=None, shards=10)
+        Readers(processes=1, cores=2)
+        >>> readers_for([{"CPU": 64.0}], most=None, shards=100)
+        Readers(processes=16, cores=4)
+    """
+    there = [int(machine.get("CPU", 0)) for machine in machines]
+    most = min(most or sum(there), sum(there))
+
+    def with_cores(cores: int) -> Readers:
+        return Readers(min(shards, most // cores, sum(each // cores for each in there)), cores)
+
+    choices = [with_cores(cores) for cores in range(1, max(1, min(MOST_CORES, max(there, default=1), most)) + 1)]
+    best = max(choices, key=lambda each: (each.processes * each.cores, -abs(each.cores - CORES)))
+    return Readers(max(1, best.processes), best.cores)

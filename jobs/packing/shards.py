@@ -1,19 +1,29 @@
-"""A shard of a packing: its images in the source, the facts about it when it is written, and changes of the source."""
+"""A shard of a packing: its images in the source, the facts about it when it is written, and where it is written."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from glow.datasets import LazyDataset
+from glow.datasets.buckets import BucketFolder, is_uri
 from glow.datasets.packed_index import shard_file
+from jobs.errors import JobError
+from jobs.text import megabytes
 
-__all__ = ["Done", "Shard", "done_file", "files_gone", "listing_of", "source_of", "stamps_of"]
+__all__ = [
+    "Destination", "Done", "Shard", "destination_of", "done_file", "files_gone", "listing_of", "npy", "source_of",
+    "stamps_of",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,14 +51,13 @@ class Done:
         images: number of images in the shard.
         fingerprint: hash of the images and labels (`glow.datasets.packed_index.shard_fingerprint`).
         left_out: for each image that could not be read, its position in the split of the source, and the error.
-        source: identifies the sizes and times of the files of the packed images (`source_of`). None if they have none,
-            or if an older version of glowctl wrote the shard.
+        source: identifies the sizes and times of the files of the packed images (`source_of`). None if they have none.
     """
 
     images: int
     fingerprint: str
     left_out: Sequence[tuple[int, str]]
-    source: str | None = None
+    source: str | None
 
     @classmethod
     def read(cls, text: bytes | None) -> Done | None:
@@ -56,7 +65,7 @@ class Done:
         try:
             said = json.loads(text or b"")
             left_out = [(position, why) for position, why in said["left_out"]]
-            return cls(said["images"], said["fingerprint"], left_out, said.get("source"))
+            return cls(said["images"], said["fingerprint"], left_out, said["source"])
         except (ValueError, KeyError):
             return None
 
@@ -144,3 +153,81 @@ def listing_of(dataset: LazyDataset, shard: Shard, stamps: np.ndarray | None) ->
     labels = dataset.labels[shard.start : shard.stop].tolist()
     said = [len(dataset), dataset.class_names, labels, source_of(stamps, shard, [])]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
+def npy(array: np.ndarray) -> bytes:
+    """Return the contents of a .npy file with an array.
+
+    Example:
+        >>> np.load(io.BytesIO(npy(np.arange(3))))
+        array([0, 1, 2])
+    """
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+class Bucket(BucketFolder):
+    """A destination in a bucket, where a file appears whole when it has been sent."""
+
+    def sizes(self) -> Mapping[str, int]:
+        """Return the names of all files and their sizes in bytes; empty if there are none."""
+        return {str(file.relative): file.size for file in self.files()}
+
+    def check_room(self, size: int) -> None:
+        """Accept any size, because a bucket does not tell how much room it has."""
+
+
+class Folder:
+    """A folder, in which a file has another name until it is complete."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, name: str) -> bytes | None:
+        """Return the contents of a file, or None if there is no such file."""
+        try:
+            return (self._folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, whole or not at all. Raises OSError."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        unfinished = self._folder / f"{name}.{os.getpid()}.part"
+        try:
+            unfinished.write_bytes(content)
+            unfinished.replace(self._folder / name)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it exists. Raises OSError."""
+        (self._folder / name).unlink(missing_ok=True)
+
+    def sizes(self) -> Mapping[str, int]:
+        """Return the names of all files and their sizes in bytes; empty if the folder does not exist."""
+        if not self._folder.is_dir():
+            return {}
+        return {path.name: path.stat().st_size for path in self._folder.iterdir()}
+
+    def check_room(self, size: int) -> None:
+        """Raise JobError if the disk has less than `size` free bytes."""
+        parent = next(folder for folder in (self._folder, *self._folder.parents) if folder.is_dir())
+        free = shutil.disk_usage(parent).free
+        if size > free:
+            raise JobError(
+                f"the images that remain to be packed take {megabytes(size)}, but the disk with {parent} has only "
+                f"{megabytes(free)} free",
+                remedy="free some space, or give another DEST or a smaller --image-size",
+                code="disk-full",
+            )
+
+
+Destination = Bucket | Folder
+"""Where `glowctl pack` writes: a bucket, or a folder that all machines share."""
+
+
+def destination_of(dest: str) -> Destination:
+    """Return the destination that the argument DEST names; `dest` is an absolute path or a URI."""
+    return Bucket(dest) if is_uri(dest) else Folder(Path(dest))

@@ -18,7 +18,7 @@ from jobs.tracking import tag_names
 
 if TYPE_CHECKING:
     from jobs.display.events import Reported
-    from jobs.report.blocks import Report
+    from jobs.report.document import Report
 
 __all__ = ["make"]
 

@@ -62,7 +62,8 @@ class ServedGlow(PythonModel):
       result of comparing ``distance`` with ``threshold``, because ``is_ood`` follows the exact p-value.
     - ``batch_size`` (M) and ``alpha``.
 
-    Values that are not finite become None, because JSON cannot hold them; a batch with such a value is OOD.
+    Values that are not finite become None, because JSON cannot hold them. In the p-value they count as the upper bound
+    of the scores; a single image with such a value is OOD.
 
     Requests that cannot be tested raise MlflowException, which a scoring server answers with status 400.
     """

@@ -17,7 +17,7 @@ import torch
 
 from glow.config import GlowConfig
 from glow.datasets import describe, own_channels
-from glow.datasets.looks import one_look
+from glow.datasets.lazy import one_look
 from glow.datasets.names import absolute_dataset
 from glow.model import Glow
 from glow.schedule import highest_learning_rate

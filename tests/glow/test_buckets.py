@@ -13,9 +13,8 @@ import torch
 
 from glow.batches import MappedImages
 from glow.datasets import DatasetCorrupt, DatasetNotFound, describe, load_dataset, open_dataset, packed_bucket, status
-from glow.datasets.block_cache import BlockCache, cache_of_this_machine
 from glow.datasets.buckets import BucketFile, BucketFolder, in_threads
-from glow.datasets.packed_bucket import BLOCK, BucketShards
+from glow.datasets.packed_bucket import BLOCK, BlockCache, BucketShards, cache_of_this_machine
 from glow.datasets.packed_index import PackedIndex, PackedShard, PackedSplit, labels_file, shard_file, shard_fingerprint
 from glow.errors import UserError
 from tests.glow.buckets import png, refusing_store

@@ -25,7 +25,7 @@ from glow.datasets import (
     open_dataset,
     status,
 )
-from glow.datasets.published import MD5
+from glow.datasets.registry import PUBLISHED
 
 REAL = Path(os.environ.get("GLOW_DATA_ROOT") or Path(__file__).parents[3] / "shared" / "data")
 needs_real_files = pytest.mark.skipif(
@@ -407,15 +407,16 @@ def test_failed_download(tmp_path, monkeypatch, error):
 @pytest.mark.parametrize(
     ("kind", "damage", "problem"),
     [
-        ("images-idx3", lambda data: data[:1000], r"\b1000 .*\b196016$"),
-        ("images-idx3", lambda data: data[:9], r"\b0x0\b"),
-        ("images-idx3", lambda data: b"", "IDX"),
+        ("images-idx3", lambda data: data[:1000], "cut short"),
+        ("images-idx3", lambda data: b"", "empty"),
         ("images-idx3", lambda data: b"\x1f\x8b" + data, "IDX"),
-        ("images-idx3", lambda data: data + b"x", r"\b196017 .*\b196016$"),
-        ("images-idx3", lambda data: idx_bytes(random_images(250, 8, 8)), r"\b8x8\b"),
-        ("labels-idx1", lambda data: data[:20], r"\b20 .*\b258$"),
+        ("images-idx3", lambda data: data + b"x", "IDX"),
+        ("images-idx3", lambda data: idx_bytes(random_images(250, 8, 8)), r"\b28x28\b"),
+        ("images-idx3", lambda data: idx_bytes(random_images(0, 28, 28)), "empty"),
+        ("labels-idx1", lambda data: data[:20], "cut short"),
         ("labels-idx1", lambda data: idx_bytes(np.zeros(249)), r"\b249 .*\b250\b"),
         ("labels-idx1", lambda data: b"\0\0\x0b\1" + data[4:], "IDX"),
+        ("labels-idx1", lambda data: idx_bytes(np.full(250, 10)), r"\b0 to 9\b"),
     ],
 )
 def test_corrupt_idx(mnist, kind, damage, problem):
@@ -424,30 +425,13 @@ def test_corrupt_idx(mnist, kind, damage, problem):
     with pytest.raises(DatasetCorrupt) as caught:
         load_dataset("mnist", root=mnist)
     error = caught.value
-    assert isinstance(error, OSError)
     assert not isinstance(error, FileNotFoundError)
     assert error.code == "dataset-damaged"
     assert error.problem.startswith(f"{file} ")
     assert re.search(problem, error.problem.removeprefix(str(file)))
     assert "download=True" in error.remedy
-    found = status("mnist", mnist)
-    assert found.state == f"corrupt: {error.problem}"
-    assert found.advice.lower() == f"{error.remedy}.".lower()
+    assert status("mnist", mnist).state == f"corrupt: {error.problem}"
     load_dataset("mnist", "test", mnist)  # the other files still work
-
-
-def test_corrupt_label_value(mnist):
-    write_idx(mnist, random_images(3, 28, 28), np.array([0, 1, 10]))
-    with pytest.raises(DatasetCorrupt, match=r"train-labels.* 0 to 9\b") as caught:
-        load_dataset("mnist", root=mnist)
-    assert status("mnist", mnist).state == f"corrupt: {caught.value.problem}"
-
-
-def test_files_without_images(mnist):
-    write_idx(mnist, random_images(0, 28, 28), np.zeros(0))
-    with pytest.raises(DatasetCorrupt, match=r"train-images.* no images") as caught:
-        load_dataset("mnist", root=mnist)
-    assert status("mnist", mnist).state == f"corrupt: {caught.value.problem}"
 
 
 # CIFAR-10 and SVHN
@@ -488,59 +472,33 @@ def test_cifar10(cifar10):
 def test_cifar10_corrupt_or_missing(cifar10):
     file = cifar10 / "cifar-10-batches-py/data_batch_2"
     file.write_bytes(b"\x80\x02not a pickle")
-    with pytest.raises(DatasetCorrupt, match=r"data_batch_2 .*MD5.*pickle") as caught:
+    with pytest.raises(DatasetCorrupt, match=r"MD5 .*data_batch_2") as caught:
         load_dataset("cifar10", root=cifar10)
     assert caught.value.code == "dataset-damaged"
-    file.write_bytes(b"")
-    assert status("cifar10", cifar10).state == f"corrupt: {file} is empty"
     file.unlink()
     with pytest.raises(DatasetNotFound) as missing:
         load_dataset("cifar10", root=cifar10)
     assert f"data_batch_2 into {file.parent}" in missing.value.remedy
 
 
-def save_svhn(file, images_NCHW, labels):
-    from scipy.io import savemat
-
-    savemat(file, {"X": images_NCHW.transpose(2, 3, 1, 0), "y": np.array(labels, np.uint8)[:, None]})
-
-
 def test_svhn(tmp_path, monkeypatch):
+    from scipy.io import savemat
     from torchvision.datasets import SVHN
 
     images_NCHW = random_images(4, 3, 32, 32)
     file = tmp_path / "test_32x32.mat"
-    save_svhn(file, images_NCHW, [10, 1, 9, 2])
+    savemat(file, {"X": images_NCHW.transpose(2, 3, 1, 0), "y": np.array([[10], [1], [9], [2]], np.uint8)})
+    with pytest.raises(DatasetCorrupt, match=r"MD5 .*test_32x32\.mat") as caught:
+        load_dataset("svhn", "test", tmp_path)
+    assert caught.value.code == "dataset-damaged"
+    url, name, _ = SVHN.split_list["test"]
+    monkeypatch.setitem(SVHN.split_list, "test", [url, name, md5(file)])
     images, labels = load_dataset("svhn", "test", tmp_path)
     assert images.tolist() == images_NCHW.tolist()
     assert labels.tolist() == [0, 1, 9, 2]
     assert status("svhn", tmp_path).state == "partial: test only"
-    url, name, _ = SVHN.split_list["test"]
-    monkeypatch.setitem(SVHN.split_list, "test", [url, name, md5(file)])
-    theirs = SVHN(tmp_path, "test")
-    assert torch.equal(images, torch.from_numpy(theirs.data))
-    assert labels.tolist() == theirs.labels.tolist()
     with pytest.raises(DatasetNotFound, match=r"train_32x32\.mat"):
         load_dataset("svhn", "train", tmp_path)
-
-
-def test_svhn_corrupt(tmp_path):
-    file = tmp_path / "test_32x32.mat"
-    save_svhn(file, random_images(2, 3, 32, 32), [1, 2])
-    whole = file.read_bytes()
-    for content in (b"not a mat file", whole[:3000]):
-        file.write_bytes(content)
-        with pytest.raises(DatasetCorrupt, match=r"test_32x32\.mat .*MATLAB") as caught:
-            load_dataset("svhn", "test", tmp_path)
-        assert caught.value.code == "dataset-damaged"
-    for shape, labels, problem in (
-        ((2, 3, 16, 32), [1, 2], r"uint8 .*\(16, 32, 3, 2\) .*2 labels"),
-        ((2, 3, 32, 32), [1], r"uint8 .*\(32, 32, 3, 2\) .*1 labels"),
-        ((2, 3, 32, 32), [0, 1], r"labels .*1 to 10\b"),
-    ):
-        save_svhn(file, random_images(*shape), labels)
-        with pytest.raises(DatasetCorrupt, match=problem):
-            load_dataset("svhn", "test", tmp_path)
 
 
 # Files other than the published ones
@@ -553,9 +511,7 @@ def test_files_other_than_the_published_are_noted(mnist):
         assert note.startswith("mnist ")
         for kind in ("images-idx3", "labels-idx1"):
             file = raw / f"{stem}-{kind}-ubyte"
-            assert re.search(rf"{file.name} \D*MD5 {md5(file)}, not {MD5[f'MNIST/raw/{file.name}']}", note)
-    save_svhn(mnist / "test_32x32.mat", random_images(2, 3, 32, 32), [1, 2])
-    assert re.search(r"^svhn .*test_32x32\.mat .*MD5", open_dataset("svhn", "test", mnist).notes[0])
+            assert re.search(rf"{file.name} \D*MD5 {md5(file)}, not {PUBLISHED[f'MNIST/raw/{file.name}']}", note)
 
 
 def test_as_many_images_as_published_are_expected_where_no_md5_is_known(tmp_path):
@@ -568,7 +524,7 @@ def test_as_many_images_as_published_are_expected_where_no_md5_is_known(tmp_path
 
 def test_nothing_is_noted_of_published_files(mnist, monkeypatch):
     files = [path.relative_to(mnist) for path in (mnist / "MNIST/raw").iterdir()]
-    monkeypatch.setattr("glow.datasets.published.MD5", {str(file): md5(mnist / file) for file in files})
+    monkeypatch.setattr("glow.datasets.registry.PUBLISHED", {str(file): md5(mnist / file) for file in files})
     assert open_dataset("mnist", root=mnist).notes == open_dataset("digits").notes == open_dataset("noise").notes == ()
 
 

@@ -1,4 +1,4 @@
-"""The rules that assign the images of each class to splits (`glow.datasets.tensors`)."""
+"""The rules that assign the images of each class to splits (`glow.datasets.splits`)."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from glow.datasets.tensors import _by_class, deal, first_of_each_class, hold_out
+from glow.datasets.splits import _by_class, deal, first_of_each_class, hold_out
 
 
 def members_class_by_class(labels):

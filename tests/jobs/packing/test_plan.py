@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from glow.datasets import DatasetNotFound, LazyDataset, folder, folder_files, load_dataset, parquet, parquet_table
+from glow.datasets import DatasetNotFound, LazyDataset, files, folder, load_dataset, parquet, parquet_table
 from jobs.errors import JobError, SpecError
 from jobs.packing import run as packing
 from jobs.packing.plan import prepare, refusal
-from jobs.packing.run import pack_shards
+from jobs.packing.run import Readers, pack_shards, readers_for
 from jobs.packing.shards import Done, Shard, done_file
 from jobs.specs.base import validated
 from jobs.specs.request import PackSpec
@@ -108,11 +108,12 @@ def test_a_packing_is_not_continued_with_shards_of_another_size(tmp_path):
     with pytest.raises(JobError) as caught:
         other.begin()
     assert caught.value.code == "packing-differs"
-    said = json.loads(file.read_text())
-    del said["largest_shard"]  # as an older glowctl wrote it
-    file.write_text(json.dumps(said))
     plan.begin()
     assert set(plan.done()) == set(plan.shards[:3])
+    file.write_text("{")
+    with pytest.raises(JobError) as caught:
+        plan.begin()
+    assert caught.value.code == "packing-differs"
 
 
 def test_a_packing_whose_files_were_removed_says_so(photos, tmp_path):
@@ -123,30 +124,16 @@ def test_a_packing_whose_files_were_removed_says_so(photos, tmp_path):
     assert caught.value.code == "packing-differs"
 
 
-def test_a_packing_that_an_older_version_began_is_continued(tmp_path):
-    plan = planned("digits", tmp_path / "packed")
-    plan.begin()
-    file = tmp_path / "packed" / "packing.json"
-    said = json.loads(file.read_text())
-    said["settings"]["on_error"] = "refuse"
-    file.write_text(json.dumps(said, indent=1))
-    plan.begin()
-    file.write_text("{")
-    with pytest.raises(JobError) as caught:
-        plan.begin()
-    assert caught.value.code == "packing-differs"
-
-
 def test_a_shard_is_done_when_its_facts_are_written_whole(tmp_path):
     plan = planned("digits", tmp_path / "packed", shard_size=1000, on_error="skip")
     plan.begin()
     shard = plan.shards[0]
     file = tmp_path / "packed" / done_file(shard)
-    said = {"images": 1000, "fingerprint": "0" * 16, "left_out": [[3, "damaged"]]}
+    said = {"images": 1000, "fingerprint": "0" * 16, "left_out": [[3, "damaged"]], "source": None}
     file.write_text(json.dumps(said)[:20])
     assert plan.done() == {}
     file.write_text(json.dumps(said))
-    assert plan.done() == {shard: Done(1000, "0" * 16, [(3, "damaged")])}
+    assert plan.done() == {shard: Done(1000, "0" * 16, [(3, "damaged")], None)}
     assert shard == Shard("train", 0, 0, 1000)
 
 
@@ -219,7 +206,7 @@ def test_a_bucket_that_refuses_is_named_with_the_cause(monkeypatch, bucket):
 
 
 def test_images_that_do_not_fit_on_the_disk_are_refused_before_they_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("jobs.packing.destination.shutil.disk_usage", lambda _: type("Disk", (), {"free": 1000}))
+    monkeypatch.setattr("jobs.packing.shards.shutil.disk_usage", lambda _: type("Disk", (), {"free": 1000}))
     with pytest.raises(JobError, match=rf"0 MB, .*{tmp_path} .*0 MB .*: .*--image-size") as caught:
         planned("digits", tmp_path / "packed")
     assert caught.value.code == "disk-full"
@@ -532,19 +519,6 @@ def test_files_that_are_not_packed_may_be_exchanged(photos, tmp_path):
     assert set(plan.done()) == {plan.shards[0]}
 
 
-def test_a_shard_that_an_older_version_wrote_is_continued(photos, tmp_path):
-    source, dest = f"folder:{photos.parent}", tmp_path / "packed"
-    plan = half_packed(source, dest, shard_size=3)
-    file = dest / done_file(plan.shards[0])
-    said = json.loads(file.read_text())
-    del said["source"]
-    file.write_text(json.dumps(said))
-    os.utime(photos / "01.png")
-    plan = planned(source, dest, shard_size=3)
-    plan.begin()
-    assert set(plan.done()) == {plan.shards[0]}
-
-
 def test_exchanged_parquet_files_are_refused(tmp_path):
     def export(value):
         encoded = [png(np.full((8, 8), value, np.uint8))] * 10
@@ -568,8 +542,8 @@ def test_exchanged_files_in_a_bucket_are_refused(bucket, tmp_path):
 
 
 def test_the_files_of_a_folder_are_listed_and_their_headers_read_once(photos, tmp_path, monkeypatch):
-    walk, survey = Mock(wraps=folder_files.walk), Mock(wraps=folder._survey)
-    monkeypatch.setattr(folder_files, "walk", walk)
+    walk, survey = Mock(wraps=files.walk), Mock(wraps=folder._survey)
+    monkeypatch.setattr(files, "walk", walk)
     monkeypatch.setattr(folder, "_survey", survey)
     for settings in ({"image_size": 8}, {}):
         planned(f"folder:{photos.parent}", tmp_path / "packed", **settings)
@@ -590,3 +564,25 @@ def test_parquet_files_are_listed_and_their_footers_read_once(tmp_path, monkeypa
     planned(f"parquet:{tmp_path}/data", tmp_path / "packed")
     assert listed.call_count == 1
     assert sorted(call.args[0].name for call in at.call_args_list) == ["test.parquet", "train.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("cores", "most", "shards", "expected"),
+    [
+        ([2], None, 4, Readers(1, 2)),
+        ([2], 1, 4, Readers(1, 1)),
+        ([1, 1], None, 9, Readers(2, 1)),
+        ([64], None, 100, Readers(16, 4)),
+        ([5], None, 100, Readers(1, 5)),
+        ([6, 6], None, 100, Readers(4, 3)),
+        ([16], None, 2, Readers(2, 8)),
+        ([64], None, 1, Readers(1, 8)),
+        ([0, 4, 1], None, 100, Readers(5, 1)),
+        ([8], 3, 100, Readers(1, 3)),
+        ([0], None, 3, Readers(1, 1)),
+    ],
+)
+def test_processes_use_the_cores(cores, most, shards, expected):
+    found = readers_for([{"CPU": float(each)} for each in cores], most, shards)
+    assert found == expected
+    assert found.threads == expected.cores + 1
