@@ -27,7 +27,6 @@ from jobs.tracking.store import client_of, sentences
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel, Run
     from mlflow.models import ModelSignature
 
 __all__ = ["log_model", "register", "save_model"]
@@ -179,9 +178,8 @@ def log_model(
 
     The model can then be loaded as runs:/RUN_ID/NAME or models:/ID.
 
-    If the upload fails, the model is marked FAILED. Models of the same run whose upload was cut off in an earlier
-    process are marked FAILED too. The file MLmodel in `folder` is changed: the ids of the run and of the model are
-    written into it.
+    If the upload fails, the model is marked FAILED. The ids of the run and of the model are written into the file
+    MLmodel in `folder`.
 
     Args:
         uri: the store.
@@ -200,9 +198,9 @@ def log_model(
     client = client_of(uri)
     with sentences(uri):
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+        from mlflow.models import Model
 
         run = client.get_run(run_id)
-        _give_up_begun(client, run)
         origin = {
             key: text for key, text in run.data.tags.items() if key.startswith(("mlflow.source.", tag_names.USER))
         }
@@ -211,7 +209,9 @@ def log_model(
         )
         status = "FAILED"
         try:
-            _tell_ids(folder, name, run_id, logged)
+            model = Model.load(str(folder))
+            model.run_id, model.model_id = run_id, logged.model_id
+            model.save(str(folder / "MLmodel"))
             client.log_model_artifacts(logged.model_id, str(folder))
             client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
             status = "READY"
@@ -220,24 +220,6 @@ def log_model(
             with suppress(Exception) if status == "FAILED" else nullcontext():
                 client.finalize_logged_model(logged.model_id, LoggedModelStatus(status))
         return logged.model_id
-
-
-def _give_up_begun(client: MlflowClient, run: Run) -> None:
-    """Mark models of the run FAILED whose upload was cut off. Only one process at a time logs models to a run."""
-    found = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
-    for model in found:
-        if str(model.status) == "PENDING":
-            client.finalize_logged_model(model.model_id, "FAILED")
-
-
-def _tell_ids(folder: Path, name: str, run_id: str, logged: LoggedModel) -> None:
-    """Write into the model's file MLmodel what MLflow's own `Model.log` would write there."""
-    from mlflow.models import Model
-
-    model = Model.load(str(folder))
-    model.artifact_path, model.run_id = name, run_id
-    model.model_id = model.model_uuid = logged.model_id
-    model.save(str(folder / "MLmodel"))
 
 
 def register(
@@ -304,9 +286,7 @@ def _source(client: MlflowClient, uri: str, model_id: str) -> str:
 
 def _note_version(client: MlflowClient, model_id: str, name: str, version: str) -> None:
     """Tag the model with its registered name, which the UI then shows. An MLflow server does this by itself."""
-    from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
-
-    known = json.loads(client.get_logged_model(model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+    known = json.loads(client.get_logged_model(model_id).tags.get(tag_names.MODEL_VERSIONS, "[]"))
     entry = {"name": name, "version": int(version)}
     if entry not in known:
-        client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([*known, entry])})
+        client.set_logged_model_tags(model_id, {tag_names.MODEL_VERSIONS: json.dumps([*known, entry])})

@@ -80,9 +80,6 @@ NOTES = "glow.notes"
 PARENT = "mlflow.parentRunId"
 """Defined by MLflow: the id of the run that a run is nested under."""
 
-LOGGED_IMAGES = "mlflow.loggedImages"
-"""Defined by MLflow: set on a run that has series of images, which its UI then shows."""
-
 LOGGED_ARTIFACTS = "mlflow.loggedArtifacts"
 """Defined by MLflow: the paths of a run's tables, in JSON. Its UI shows and compares only tables that are listed."""
 
@@ -97,6 +94,9 @@ SOURCE_NAME = "mlflow.source.name"
 
 DATA_CONTEXT = "mlflow.data.context"
 """Defined by MLflow, on a data set: its use, such as "training"."""
+
+MODEL_VERSIONS = "mlflow.modelVersions"
+"""Defined by MLflow, on a logged model: its registered versions, in JSON, which its UI shows."""
 
 EXPERIMENT_KIND = "mlflow.experimentKind"
 """Defined by MLflow, on an experiment: its kind, which determines the view that the UI opens."""

@@ -139,17 +139,6 @@ def test_a_model_that_was_not_uploaded_is_marked_as_failed(uri, run, saved_model
     assert outputs is None or outputs.model_outputs == []
 
 
-def test_a_model_whose_upload_was_killed_is_marked_as_failed_by_the_next(uri, run, saved_model, tmp_path):
-    folder = shutil.copytree(saved_model, tmp_path / "model")
-    client = client_of(uri)
-    experiment = client.get_run(run.run_id).info.experiment_id
-    other = Record.start(uri, "glow", "another", {}, {})
-    killed, elsewhere = (client.create_logged_model(experiment, "model", id_) for id_ in (run.run_id, other.run_id))
-    whole = log_model(uri, run.run_id, folder)
-    found = {model.model_id: str(model.status) for model in client.search_logged_models([experiment])}
-    assert found == {killed.model_id: "FAILED", elsewhere.model_id: "PENDING", whole: "READY"}
-
-
 @pytest.mark.usefixtures("run")
 def test_what_the_store_refuses_is_one_sentence(uri, saved_model, tmp_path):
     folder = shutil.copytree(saved_model, tmp_path / "model")
