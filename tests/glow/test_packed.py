@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from glow.datasets import DatasetCorrupt, DatasetNotFound, describe, load_dataset, open_dataset, own_channels, status
-from glow.datasets.names import absolute_dataset, dataset_label, place_of
 from glow.datasets.packed_index import (
     INDEX,
     PackedIndex,
@@ -196,12 +195,6 @@ def test_a_folder_of_npy_files_has_splits_and_is_mapped(tmp_path):
         open_dataset(name, "test")
 
 
-def test_npz_files_in_a_folder_are_its_splits(tmp_path):
-    for split in ("train", "validation", "test"):
-        np.savez(tmp_path / f"{split}.npz", images=np.zeros((5, 8, 8), np.uint8))
-    assert [len(open_dataset(f"arrays:{tmp_path}", split)) for split in ("train", "validation")] == [5, 5]
-
-
 @pytest.mark.parametrize(
     ("arrays", "code", "fact"),
     [
@@ -257,18 +250,6 @@ def test_empty_and_damaged_files_of_arrays_are_named(tmp_path):
         file.write_bytes(content)
         code = code_of_error(f"arrays:{file}", "train", rf"{file} is not an \.{kind} file .*\(.+\): ")
         assert code == "dataset-damaged"
-
-
-def test_names_contain_the_path_of_a_data_set(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    assert absolute_dataset("packed:some/set") == f"packed:{tmp_path}/some/set"
-    assert absolute_dataset("packed:s3://bucket/set") == "packed:s3://bucket/set"
-    assert absolute_dataset("mnist") == "mnist"
-    assert dataset_label("arrays:/data/some set.npz") == "arrays-some_set.npz"
-    assert place_of("packed:") is None
-    place = place_of("packed:s3://bucket/set")
-    assert place is not None
-    assert place.is_remote
 
 
 def test_an_npz_file_that_changed_is_read_again(tmp_path):
