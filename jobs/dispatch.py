@@ -20,7 +20,7 @@ from jobs.specs.packing import PackSpec
 from jobs.specs.request import Request
 from jobs.specs.training import TrainSpec, worker_range
 from jobs.system.signals import signals_as_interrupt
-from jobs.tracking import check_existing, check_store, client_of, tracking_uri
+from jobs.tracking import check_store, client_of, tracking_uri
 
 if TYPE_CHECKING:
     from jobs.ablation.prepare import Ablation
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from jobs.display.events import Show
     from jobs.training.prepare import Work
 
-__all__ = ["perform", "repair"]
+__all__ = ["perform", "sync"]
 
 
 class EvaluationJob(Protocol):
@@ -143,10 +143,9 @@ def _train(prepared: Callable[[], Work], display: Display) -> None:
         resources = resources_for(work.spec, worker_range(work.spec.workers))
         from jobs.training import run as job
 
-        ready()
-        controller = job.start_controller(resources)  # its process and this one import libraries at the same time
         client_of(work.tracking_uri)  # imports MLflow
-        job.run(work, resources, controller, show)
+        ready()
+        job.run(work, resources, show)
 
 
 def dry_run(spec: AblateSpec, display: Display) -> None:
@@ -191,7 +190,7 @@ def _ablate(prepared: Callable[[], Ablation], display: Display) -> str:
         ablation = prepared()
         from jobs.ablation.plan import plan
 
-        resumed = None if ablation.resumed is None else ablation.resumed.info.run_id
+        resumed = None if ablation.resumed is None else ablation.resumed.kept.run_id
         planned = plan(ablation.spec, ablation.taken, resumed)  # an error here leaves no store behind
         from jobs.ablation import run as job
 
@@ -209,20 +208,20 @@ def summarize(run: str, changes: Mapping[str, Any], display: Display) -> None:
         summarize_again(run, changes, show)
 
 
-def repair(run: str, changes: Mapping[str, Any], display: Display) -> None:
-    """Add to a run in MLflow the epochs, samples and figures that only the checkpoints of the run contain.
+def sync(run: str, changes: Mapping[str, Any], display: Display) -> None:
+    """Copy the folder of a training or an ablation to MLflow again.
 
     Args:
-        run: id or name of a training or an ablation.
-        changes: flags that the user gave: ``tracking_uri``, ``experiment`` and ``output``.
+        run: name or id of its run, or its folder.
+        changes: flags that the user gave: ``tracking_uri``, ``experiment`` and ``data_root``.
         display: shows the events.
     """
-    check_existing(tracking_uri(changes.get("tracking_uri")), writes=True)
+    check_store(tracking_uri(changes.get("tracking_uri")))
     set_environment()
-    from jobs.ablation.repair import repair as repair_run
+    from jobs.ablation.run import sync as sync_run
 
     with display as show:
-        repair_run(run, changes, show)
+        sync_run(run, changes, show)
 
 
 def evaluate(specs: Mapping[str, EvaluationSpec], display: Display) -> None:

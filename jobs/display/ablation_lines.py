@@ -13,7 +13,6 @@ from jobs.display.events import (
     Epoch,
     Event,
     Plan,
-    Repaired,
     Restart,
     Started,
     TrialEnded,
@@ -45,19 +44,6 @@ def plan_lines(event: Plan) -> str:
         more = f", and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
         lines.append("trials: " + ", ".join(labels[:MOST_LABELS]) + more)
     return "\n".join(lines)
-
-
-def repaired_lines(event: Repaired) -> str:
-    """Return what was added to each run, or one line if nothing was, and then what could not be added."""
-    lines = []
-    for name in dict.fromkeys((*event.added, *event.samples, *event.figures)):
-        parts = [numbers("epoch", event.added[name])] if name in event.added else []
-        parts += [f"the samples of {numbers('epoch', event.samples[name])}"] if name in event.samples else []
-        parts += [f"the number of {figure}" for figure in event.figures.get(name, ())]
-        lines.append(f"{name}: added {' and '.join(parts)} to MLflow")
-    if not lines:
-        lines.append(f"{event.run}: nothing was added; MLflow already has all that the readable checkpoints contain")
-    return "\n".join([*lines, *(f"not repaired: {sentence}" for sentence in event.left)])
 
 
 def ablating_line(event: Ablating) -> str:
@@ -209,7 +195,6 @@ def summary_markdown(summary: AblationSummary) -> str:
 
 ABLATION_LINES: dict[type[Event], Callable[[Any], str | None]] = {
     Plan: plan_lines,
-    Repaired: repaired_lines,
     Ablating: ablating_line,
     TrialEvent: trial_line,
     TrialEnded: trial_ended_line,

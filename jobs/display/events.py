@@ -33,7 +33,6 @@ __all__ = [
     "Packed",
     "Packing",
     "Plan",
-    "Repaired",
     "Reported",
     "Resize",
     "Restart",
@@ -500,34 +499,6 @@ class AblationSummary(Event, kind="ablated"):
     def to_dict(self) -> JsonObject:
         """Return the event as a JSON object, with the URI of the champion as ``champion_uri``."""
         return super().to_dict() | {"champion_uri": self.champion.uri if self.champion else None}
-
-
-@dataclass(frozen=True)
-class Repaired(Event, kind="repaired"):
-    """The record of a run in MLflow has been completed from its checkpoints.
-
-    The dictionaries have the name of the training's run, or the labels of the trials to which something was added.
-
-    Attributes:
-        run: the name of the run.
-        run_id: the id of the run.
-        added: the numbers of the epochs that were added.
-        samples: the numbers of the epochs whose samples were added.
-        figures: "parameters" and "workers", if their number was added.
-        left: sentences on what could not be added.
-    """
-
-    run: str
-    run_id: str
-    added: dict[str, list[int]] = field(default_factory=dict)
-    samples: dict[str, list[int]] = field(default_factory=dict)
-    figures: dict[str, list[str]] = field(default_factory=dict)
-    left: list[str] = field(default_factory=list)
-
-    @property
-    def is_change(self) -> bool:
-        """Whether anything was added."""
-        return bool(self.added or self.samples or self.figures)
 
 
 # A report.
