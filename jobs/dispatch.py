@@ -190,8 +190,8 @@ def _ablate(prepared: Callable[[], Ablation], display: Display) -> str:
         ablation = prepared()
         from jobs.ablation.plan import plan
 
-        resumed = None if ablation.resumed is None else ablation.resumed.kept.run_id
-        planned = plan(ablation.spec, ablation.taken, resumed)  # an error here leaves no store behind
+        run = None if ablation.resumed is None else ablation.resumed.run
+        planned = plan(ablation.spec, ablation.taken, run and run.info.run_id)  # an error here leaves no store behind
         from jobs.ablation import run as job
 
         client_of(ablation.work.tracking_uri)  # imports MLflow

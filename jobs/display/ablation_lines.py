@@ -21,7 +21,7 @@ from jobs.display.events import (
 from jobs.display.rows import Difference
 from jobs.display.training_lines import epoch_line
 from jobs.specs.ablation import values_label
-from jobs.text import Row, bits, count, markdown_table, numbers, plain, text_table
+from jobs.text import Row, bits, count, markdown_table, plain, text_table
 from jobs.tracking import Champion
 
 __all__ = ["ABLATION_LINES", "configuration_rows", "difference_rows", "summary_markdown"]

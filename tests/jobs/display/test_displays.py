@@ -323,7 +323,6 @@ def test_every_kind_has_a_name_of_its_own():
         "trial_ended",
         "ablation_stopped",
         "ablated",
-        "repaired",
         "report",
     }
     expected |= {"evaluating", "absent", "scoring", "scored", "nll", "samples", "interpolation", "ood"}
