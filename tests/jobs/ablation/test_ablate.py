@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from glow.checkpoint import load_checkpoint
+from jobs.ablation.run import sync
 from jobs.display.events import AblationSummary, Event
 from jobs.errors import JobError
 from jobs.evaluation.find_model import find_model
