@@ -75,7 +75,7 @@ def _mlflow_sees_registry_errors() -> bool:
 def _tune_describes_trials() -> bool:
     from ray.tune.experiment import Trial
 
-    wanted = {"TERMINATED", "checkpoint", "last_result", "get_error", "pickled_error_file"}
+    wanted = {"last_result", "get_error", "pickled_error_file"}
     return wanted <= set(dir(Trial)) and {"config", "trial_id"} <= inspect.signature(Trial).parameters.keys()
 
 
@@ -161,9 +161,6 @@ RAY = [
         "idle processes slow each start",
         "prestart_worker_first_driver",
     ),
-    says(
-        "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC", "ray/_common/constants.py", "each training warns of a wait in a coroutine"
-    ),
     says("RAY_worker_niceness", "ray/_private/ray_constants.py", "tests that run side by side wait for each other"),
     says("RAY_AUTH_MODE", _ray_auth, "clusters with a token refuse glowctl, or an embedded Ray lets everybody in"),
     says("RAY_AUTH_TOKEN", "ray/_raylet.so", "clusters with a token refuse glowctl"),
@@ -237,70 +234,21 @@ RAY_TRAIN = [
         "ray.train.v2._internal.execution.controller.placement_group_cleaner:PlacementGroupCleaner",
         "each training that was stopped on a cluster leaves a process of 200 MB (or no longer: then remove orphans.py)",
     ),
-    takes(
-        "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer",
-        "train_loop_per_worker train_loop_config backend_config scaling_config run_config",
-        "no training starts",
-        "import DataParallelTrainer",
-    ),
-    has(
-        "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks",
-        "two processes more beside each training",
-    ),
-    takes(
-        "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._initialize_and_run_controller",
-        "controller_init_kwargs",
-        "no training starts",
-    ),
-    has(
-        "ray.train.v2._internal.execution.controller:TrainController.run",
-        "no training starts (without `EarlyController`, each would start a second later)",
-        "controller import TrainController",
-    ),
-    has("ray.train.v2._internal.execution.controller:TrainController.get_result", "no training ends"),
-    says(
-        "the list of checkpoints is stored before callbacks of users see a report",
-        "ray/train/v2/_internal/execution/controller/controller.py",
-        "MLflow can have an epoch that is trained again",
-        "[self._checkpoint_manager]\n"
-        "                + ([validation_manager] if validation_manager else [])\n"
-        "                + [c for c in self._callbacks if isinstance(c, ReportCallback)]",
-        "SavedNotices",
-    ),
-    has(
-        "ray.train.v2._internal.execution.controller:TrainController.abort",
-        "a cluster reserves machines for a stopped training for three minutes",
-        "controller.abort",
-    ),
-    has(
-        "ray.train.v2._internal.constants:get_env_vars_to_propagate",
-        "no training starts",
-        "constants import get_env_vars_to_propagate",
-    ),
     has(
         "ray._private.node:Node.start_api_server",
         "Ray starts an API server that nobody asks, and every command waits a second for it",
     ),
     has(
-        "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback",
-        "a process more beside each training",
-    ),
-    has("ray.train.v2._internal.callbacks.datasets:DatasetsCallback", "a process more beside each training"),
-    has(
         "ray.train.v2._internal.state.util:is_actor_alive",
         "warnings of trials of several workers, for which Ray keeps its dashboard",
         "state_api",
-    ),
-    has(
-        "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator:get_or_create_autoscaling_coordinator",
-        "no training starts (without the call, each would start a second later)",
     ),
     takes("ray.train:FailureConfig", "controller_failure_limit", "no training starts", "controller_failure_limit"),
     takes("ray.train:ScalingConfig", "elastic_resize_monitor_interval_s", "no training starts", "ScalingConfig"),
     takes("ray.train:UserCallback.after_exception", "run_context worker_exceptions", "a full disk is tried for ever"),
     takes("ray.train:WorkerGroupError", "worker_failures", "the reason of a failure is not told", "worker_failures"),
     takes("ray.train:ControllerError", "controller_failure", "the reason of a failure is not told", "ControllerError"),
-    takes("ray.train:Result", "best_checkpoints return_value", "a training ends without its model", "best_checkpoints"),
+    takes("ray.train:Result", "return_value", "a trial of several workers ends without its result", "return_value"),
     says("class RayTrainWorker", "ray/train/v2/_internal/execution/worker_group/worker.py", "tests kill no worker",
          ours="RayTrainWorker"),
     says("class TrainController", "ray/train/v2/_internal/execution/controller/controller.py", "tests kill no driver",
@@ -315,40 +263,6 @@ RAY_TUNE = [
     says("TUNE_DISABLE_SIGINT_HANDLER", "ray/tune/tune.py", "Ctrl-C waits for a checkpoint of Tune's"),
     says("TUNE_PRINT_ALL_TRIAL_ERRORS", _ray_loop, "tracebacks among the progress"),
     says("RAY_AIR_NEW_OUTPUT", "ray/tune/experimental/output.py", "tables of Tune's among the progress"),
-    says(
-        "experiment_state", _ray_loop, "a resumed ablation starts anew", 'CKPT_FILE_TMPL = "experiment_state-{}.json"'
-    ),
-    says("tuner.pkl", "ray/tune/impl/tuner_internal.py", "a resumed ablation starts anew", '_TUNER_PKL = "tuner.pkl"'),
-    says(
-        "basic-variant-state",
-        "ray/tune/search/basic_variant.py",
-        "a resumed ablation starts anew",
-        'CKPT_FILE_TMPL = "basic-variant-state-{}.json"',
-    ),
-    says(
-        "search_gen_state",
-        "ray/tune/search/search_generator.py",
-        "a resumed search starts anew",
-        'CKPT_FILE_TMPL = "search_gen_state-{}.json"',
-    ),
-    says(
-        "searcher-state",
-        "ray/tune/search/searcher.py",
-        "a resumed search starts anew",
-        'CKPT_FILE_TMPL = "searcher-state-{}.pkl"',
-    ),
-    says(
-        "checkpoint_",
-        "ray/train/_internal/storage.py",
-        "what a kill left of trials is not found",
-        'f"checkpoint_{index:',
-    ),
-    says(
-        "checkpoint_manager_snapshot.json",
-        "ray/train/v2/_internal/constants.py",
-        "folders of checkpoints that a full disk left empty stay",
-        'CHECKPOINT_MANAGER_SNAPSHOT_FILENAME = "checkpoint_manager_snapshot.json"',
-    ),
     says(
         "mlflow.store.db.utils",
         "mlflow/store/db/utils.py",
@@ -373,20 +287,9 @@ RAY_TUNE = [
     says(
         "mlflow.loggedArtifacts", "mlflow/utils/mlflow_tags.py", "a table that a kill cut short is not shown by the UI"
     ),
-    says(
-        "CHECKPOINT_PATH_KEY",
-        "ray/tune/integration/ray_train.py",
-        "the epochs of trials of several workers that were stopped are not completed",
-        "class TuneReportCallback",
-        ours="CHECKPOINT_PATH_KEY",
-    ),
     Name("ray.tune.experiment.Trial", "no ablation ends", _tune_describes_trials, "ray.tune.experiment"),
-    says(
-        "self.trials", "ray/tune/analysis/experiment_analysis.py", "no ablation can be resumed", ours="(place).trials"
-    ),
     takes("ray.tune:Callback.on_trial_complete", "iteration trials trial info", "the end of a trial is not recorded"),
     takes("ray.tune:Callback.on_trial_error", "iteration trials trial info", "a trial that failed is not recorded"),
-    takes("ray.tune:Tuner.restore", "resume_unfinished resume_errored", "no ablation can be resumed", "Tuner.restore"),
     takes(
         "ray.tune.schedulers:MedianStoppingRule.on_trial_complete",
         "tune_controller trial result",
@@ -401,7 +304,7 @@ RAY_TUNE = [
         "ray.tune.search:Searcher.on_trial_complete", "trial_id result error", "an ablation with --search optuna fails"
     ),
     has("ray.tune.search:Searcher.FINISHED", "an ablation with --search optuna does not end", "Searcher.FINISHED"),
-    takes("ray.tune.search:Searcher.save", "checkpoint_path", "a search cannot be resumed", "def save"),
+    takes("ray.tune.search:Searcher.save", "checkpoint_path", "an ablation with --search optuna fails", "def save"),
     has("ray.tune.search.optuna:OptunaSearch.convert_search_space", "a warning at each search"),
     says("ImplicitFunc", "ray/tune/trainable/function_trainable.py", "tests kill no trial", "class ImplicitFunc"),
 ]

@@ -259,14 +259,10 @@ def whole_checkpoints(place: str) -> dict[str, Stood]:
         files, infos = _listed(place)
         sizes = {info.path: info.size for info in infos}
         for path in sorted(sizes):
-            if not path.endswith(f"/{FILE}") or not _checkpoint_of(path):
-                continue
-            facts, folder = _whole_facts(files, path, sizes), dirname(path)
-            if facts is None:
-                continue
-            known = found.get(facts["trial"])
-            if known is None or facts["steps"] >= known.steps:
-                found[facts["trial"]] = Stood(files, folder, facts["steps"])
+            facts = _whole_facts(files, path, sizes) if path.endswith(f"/{FILE}") else None
+            known = facts and found.get(facts["trial"])
+            if facts is not None and (known is None or facts["steps"] >= known.steps):
+                found[facts["trial"]] = Stood(files, dirname(path), facts["steps"])
     except (OSError, ValueError) as error:
         raise unreadable(place, error) from error
     return found
