@@ -34,7 +34,16 @@ from safetensors.torch import load_file
 
 from jobs.tracking import registered_versions
 from tests.jobs.command_line import Running, alive, glowctl, wait_until
-from tests.jobs.record_facts import all_runs, check_epochs, doubled, facts_of, runs_of_job, trials_of, uri_of
+from tests.jobs.record_facts import (
+    all_runs,
+    check_epochs,
+    damage_files_of_ray,
+    doubled,
+    facts_of,
+    runs_of_job,
+    trials_of,
+    uri_of,
+)
 from tests.jobs.stores import free_port, mlflow_server
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
@@ -182,6 +191,37 @@ def test_an_ablation_that_was_killed(whole_ablation, tmp_path, temporary, seed):
         check_epochs(uri_of(tmp_path), found[label])
     assert facts_of(uri_of(tmp_path), run) == whole.facts
     check_nothing_stays(temporary)
+
+
+@pytest.fixture(scope="module")
+def stopped_training(tmp_path_factory):
+    """The folder of a training that was killed in the middle, and its run."""
+    folder = tmp_path_factory.mktemp("stopped")
+    running = Running(folder, *TRAIN)
+    running.wait_for("epoch 5/")
+    family = running.family()
+    running.process.kill()
+    running.wait()
+    wait_until(lambda: not alive(family), timeout=60)
+    (run,) = runs_of_job(uri_of(folder), "train")
+    return folder, run
+
+
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param(how, marks=[] if how == "empty" else pytest.mark.nightly) for how in ("empty", "cut", "removed")],
+)
+def test_a_training_is_resumed_exactly_without_the_state_of_ray(whole_training, stopped_training, tmp_path, how):
+    """After all of Ray Train's state files were emptied, cut in half or removed; the checkpoints are whole."""
+    folder, run = stopped_training
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    damage_files_of_ray(copy / "outputs" / run.info.run_id, how)
+    done = glowctl(copy, "train", "--resume", str(copy / "outputs" / run.info.run_id))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (again,) = runs_of_job(uri_of(copy), "train")
+    assert "epoch 1/" not in done.stdout
+    check_training(whole_training, copy, again)
 
 
 def workers_of(running: Running) -> list[psutil.Process]:
