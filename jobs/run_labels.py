@@ -129,22 +129,22 @@ def training_description(
         f"{count(spec.epochs, 'epoch')} with "
         f"batches of {spec.batch_size}, {spec.optimizer} at {plain(spec.learning_rate)}."
     )
-    came_to = None
+    outcome = None
     if result is not None:
-        came_to = (
+        outcome = (
             f"{sizes_sentence(result)} on the test set, under the model of epoch {result.best_epoch}, the "
             f"best by validation: `{result.model}`"
         )
-    return _page(what, came_to, _again("train", run_id), noted(notes))
+    return _page(what, outcome, _again("train", run_id), noted(notes))
 
 
-def ablation_description(spec: AblateSpec, run_id: str, came_to: str | None = None, details: str = "") -> str:
+def ablation_description(spec: AblateSpec, run_id: str, outcome: str | None = None, details: str = "") -> str:
     """Return the description of an ablation's run.
 
     Args:
         spec: settings of the ablation.
         run_id: id of the run.
-        came_to: the result in one line; None while it runs.
+        outcome: the result in one line; None while it runs.
         details: tables in Markdown.
     """
     axes = [f"{axis} {', '.join(map(plain, values))}" for name, axis in AXES.items() if (values := getattr(spec, name))]
@@ -152,7 +152,7 @@ def ablation_description(spec: AblateSpec, run_id: str, came_to: str | None = No
         f"An ablation on {_images(spec.train)}: {' x '.join(axes) or 'one configuration'}, at "
         f"{count(spec.seeds, 'seed')} each. Its trials are the runs nested under it."
     )
-    return _page(what, came_to, _again("ablate", run_id), details)
+    return _page(what, outcome, _again("ablate", run_id), details)
 
 
 EVALUATED = {
@@ -169,7 +169,7 @@ def evaluation_description(
     run_id: str,
     model_title: str,
     trained_by: tuple[str, str] | None,
-    came_to: str | None = None,
+    outcome: str | None = None,
     details: str = "",
 ) -> str:
     """Return the description of an evaluation's run.
@@ -179,13 +179,13 @@ def evaluation_description(
         run_id: id of the run.
         model_title: label of the model.
         trained_by: ids of the experiment and of the run that trained the model; None if they are unknown.
-        came_to: the result in one line; None while it runs.
+        outcome: the result in one line; None while it runs.
         details: tables in Markdown.
     """
     model = model_title
     if trained_by is not None:
         model = f"[{model_title}](#/experiments/{trained_by[0]}/runs/{trained_by[1]})"
-    return _page(f"{EVALUATED[job]} the model {model}.", came_to, _again(job, run_id), details)
+    return _page(f"{EVALUATED[job]} the model {model}.", outcome, _again(job, run_id), details)
 
 
 def _images(spec: TrainSpec) -> str:
@@ -204,9 +204,9 @@ def _again(job: str, run_id: str) -> str:
     return f"glowctl {job} --spec runs:/{run_id}/spec.json"
 
 
-def _page(what: str, came_to: str | None, command: str, details: str = "") -> str:
+def _page(what: str, outcome: str | None, command: str, details: str = "") -> str:
     """Return a description; `details` come last and are cut between lines if it is longer than MLflow keeps."""
-    result = f"**Result:** {came_to}" if came_to else ""
+    result = f"**Result:** {outcome}" if outcome else ""
     head = _paragraphs(what, result, f"To repeat it: `{command}`")
     whole = _paragraphs(head, details)
     if len(whole) <= LONGEST:

@@ -18,6 +18,7 @@ from jobs.specs.ablation import values_label
 from jobs.text import Row, bits, count, plain, text_table
 
 __all__ = [
+    "AUROC_NOTE",
     "Cell",
     "Table",
     "as_markdown",

@@ -282,14 +282,14 @@ def scores_of(work: Evaluation[Any], run: EvaluationRun, show: Show) -> dict[tup
     # Another job of the same command may have scored in the meantime what was missing at first.
     scored = dict(work.found) | _found(work, work.missing)
     for known in scored.values():
-        show(_told(known))
+        show(_scored_event(known))
     missing = list({table.key: table for table in work.tables if table.key not in scored}.values())
     if missing:
         resources = resources_for(spec, spec.workers and (spec.workers, spec.workers))
         for fresh in score_on_ray(work.model, missing, resources, spec.seed, spec.precision, show):
             save_scores(fresh.wanted.key, fresh.table, run.record)
             scored[fresh.wanted.key] = fresh
-            show(_told(fresh))
+            show(_scored_event(fresh))
     run.scored_by({key: known.run_id or run.record.run_id for key, known in scored.items()})
     tables = {}
     for wanted in work.tables:  # data sets with equal images share a key and are scored once
@@ -297,7 +297,7 @@ def scores_of(work: Evaluation[Any], run: EvaluationRun, show: Show) -> dict[tup
     return tables
 
 
-def _told(scored: Scored) -> events.Scored:
+def _scored_event(scored: Scored) -> events.Scored:
     return events.Scored(
         dataset=scored.wanted.dataset,
         split=scored.wanted.split,
@@ -345,28 +345,28 @@ class EvaluationRun:
         self._scored_by |= runs
         self.record.tag(tag_names.SCORED_BY, json.dumps(self._scored_by))
 
-    def describe(self, came_to: str | None = None, details: str = "") -> None:
+    def describe(self, outcome: str | None = None, details: str = "") -> None:
         """Write the description that the MLflow UI shows above the run.
 
         Args:
-            came_to: the result in one line of Markdown; None before there is a result.
+            outcome: the result in one line of Markdown; None before there is a result.
             details: more Markdown, such as tables.
         """
         model = self._work.model
         trained_by = (model.experiment_id or "", model.run_id) if model.run_id else None
         details = "\n\n".join(filter(None, [noted(self._work.notes), details]))
-        text = evaluation_description(self._job, self.record.run_id, model.title, trained_by, came_to, details)
+        text = evaluation_description(self._job, self.record.run_id, model.title, trained_by, outcome, details)
         self.record.describe(text)
 
-    def finish(self, result: Event, came_to: str, details: str = "") -> None:
+    def finish(self, result: Event, outcome: str, details: str = "") -> None:
         """Describe the run, and keep `result` to be shown after the run has ended.
 
         Args:
             result: the event with the results.
-            came_to: the result in one line of Markdown.
+            outcome: the result in one line of Markdown.
             details: more Markdown, such as tables.
         """
-        self.describe(came_to, details)
+        self.describe(outcome, details)
         self.result = result
 
 

@@ -190,11 +190,11 @@ def nll_section(study: Study, reader: Reader, anchor: str) -> tuple[Section | No
     return (Section("Negative log-likelihood (NLL)", anchor, [*blocks, *reader.notes()]) if blocks else None), said
 
 
-Made = tuple[list[Block], list[str]]
+Compared = tuple[list[Block], list[str]]
 """Parts of a section, and sentences for the summary."""
 
 
-def _of_ablation(ablation: Run, study: Study, reader: Reader, name: str) -> Made:
+def _of_ablation(ablation: Run, study: Study, reader: Reader, name: str) -> Compared:
     try:
         spec = validated(AblateSpec, spec_of(ablation))
     except (SpecError, ValueError) as error:
@@ -218,7 +218,7 @@ def _of_ablation(ablation: Run, study: Study, reader: Reader, name: str) -> Made
     return [Text(intro), *blocks], said
 
 
-def _of_trainings(study: Study, reader: Reader, name: str) -> Made:
+def _of_trainings(study: Study, reader: Reader, name: str) -> Compared:
     """Compare trainings that have the same test images, separately for each group of these."""
     groups = comparable(run for run in study.trainings if spec_of(run))
     if len(groups) < 2:
@@ -259,7 +259,7 @@ def _facts(run: Run) -> list[str]:
     ]
 
 
-def _of_comparable(readable: Sequence[Run], study: Study, reader: Reader, name: str) -> Made:
+def _of_comparable(readable: Sequence[Run], study: Study, reader: Reader, name: str) -> Compared:
     if len(readable) == 1:
         return _of_one(readable[0], study, reader, name)
     trials, factors = _trial_table(readable)
@@ -307,7 +307,7 @@ def _factor(value: Any) -> Any:
     return "none" if value is None else plain(value) if isinstance(value, list) else value
 
 
-def _of_one(run: Run, study: Study, reader: Reader, name: str) -> Made:
+def _of_one(run: Run, study: Study, reader: Reader, name: str) -> Compared:
     columns = {
         f"{split}_bits_per_dim": metric_history(reader.uri, run.info.run_id, f"{split}/bits_per_dim")
         for split in ("train", "validation")
@@ -327,7 +327,7 @@ def _of_one(run: Run, study: Study, reader: Reader, name: str) -> Made:
     return [Text("There is only one training, so there is nothing to compare."), Pictures([picture])], said
 
 
-def _compared(tables: Tables, factors: Sequence[str], dataset: str, seeds: int, searched: bool, name: str) -> Made:
+def _compared(tables: Tables, factors: Sequence[str], dataset: str, seeds: int, searched: bool, name: str) -> Compared:
     said = conclusions(tables.differences)
     lost = unfinished(tables.trials, factors)
     best = best_trial(tables.trials)

@@ -174,7 +174,6 @@ def test_labels_that_do_not_fit_the_index_are_refused(bucket):
         ("folder:s3://{bucket}/nothing", "no-images"),
         ("parquet:s3://{bucket}/nothing", "dataset-not-found"),
         ("folder:s3://no-bucket-of-this-name/cats", "bucket-unreachable"),
-        ("packed:s3://no-bucket-of-this-name/cats", "bucket-unreachable"),
         ("packed:gopher://bucket/cats", "bucket-unreachable"),
     ],
 )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from glow.datasets import LazyDataset, open_dataset
+from glow.datasets import LazyDataset
 
 
 @pytest.fixture
@@ -22,14 +22,6 @@ def test_images_of_some_classes_or_of_the_others_keep_their_labels(five, classes
     assert chosen.images()[:, 0, 0, 0].tolist() == left
     assert chosen.labels.tolist() == five.labels[left].tolist()
     assert chosen.class_names == five.class_names
-
-
-def test_the_two_halves_are_all_images():
-    whole = open_dataset("digits", "test")
-    halves = [whole.of_classes(["3", "8"], others=others) for others in (False, True)]
-    assert sum(map(len, halves)) == len(whole)
-    assert set(halves[0].labels.tolist()) == {3, 8}
-    assert halves[0].fingerprint() != halves[1].fingerprint()
 
 
 def test_an_unknown_class_is_refused_with_the_known_ones(five):

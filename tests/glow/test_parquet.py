@@ -162,14 +162,6 @@ def test_classes_of_other_types_are_refused(tmp_path, values):
     assert describe(labelled(tmp_path, labels=WORDS, label=values)).class_names == ("ant", "dog")
 
 
-def test_colour_is_read_and_converted_as_of_a_folder(tmp_path):
-    write(tmp_path / "test.parquet", RNG.integers(0, 256, (3, 4, 6, 3), dtype=np.uint8))
-    name = f"parquet:{tmp_path}"
-    assert own_channels(name) == 3
-    assert load_dataset(name, "test")[0].shape == (3, 3, 4, 6)
-    assert load_dataset(name, "test", image_shape=(3, 8, 8))[0].shape == (3, 3, 8, 8)
-
-
 def code_of(name, split="test", **how):
     with pytest.raises((DatasetCorrupt, DatasetNotFound)) as raised:
         load_dataset(name, split, **how)
@@ -234,12 +226,6 @@ def test_files_of_a_split_need_the_same_column_of_images(tmp_path):
     assert code_of(f"parquet:{tmp_path}") == "parquet-columns-differ"
 
 
-def test_other_columns_of_files_may_differ(tmp_path):
-    save(tmp_path / "test-0.parquet", species=WORDS)
-    save(tmp_path / "test-1.parquet", species=WORDS, id=[5, 6, 7])
-    assert load_dataset(f"parquet:{tmp_path}", "test")[1].tolist() == [1, 0, 1] * 2
-
-
 def test_only_rows_without_an_image_are_unreadable(tmp_path):
     pixels = images(5)
     encoded = [png(one) for one in pixels]
@@ -249,12 +235,6 @@ def test_only_rows_without_an_image_are_unreadable(tmp_path):
     with pytest.raises(ImageUnreadable, match=r"^row 3 of ") as raised:
         dataset.images(3, 4)
     assert raised.value.code == "parquet-without-images"
-
-
-def test_a_row_without_an_image_does_not_hide_the_colour_of_its_row_group(tmp_path):
-    coloured = png(RNG.integers(0, 256, (4, 6, 3), dtype=np.uint8))
-    pq.write_table(pa.table({"image": [png(images(1)[0]), None, coloured]}), tmp_path / "test.parquet")
-    assert own_channels(f"parquet:{tmp_path}") == 3
 
 
 @pytest.mark.parametrize("bad", [b"no image", None])
@@ -269,19 +249,6 @@ def test_an_unreadable_first_image_is_refused_or_passed_over(tmp_path, bad, imag
     pq.write_table(pa.table({"image": pa.array([bad], pa.binary())}), tmp_path / "test.parquet")
     with pytest.raises(ImageUnreadable):
         describe(name, image_shape=image_shape, skip_unreadable=True)
-
-
-def test_images_that_may_differ_in_size_have_no_original_size(tmp_path):
-    name = rows(tmp_path, images(1)[0], images(1, (8, 8))[0])
-    info = describe(name, image_shape=(1, 8, 8))
-    assert (info.original_shape, info.padding) == ((1, 8, 8), 1)
-
-
-def test_damaged_images_do_not_hide_that_a_set_is_grey(tmp_path):
-    encoded = [png(images(1)[0]), b"no image", png(images(1)[0])]
-    pq.write_table(pa.table({"image": encoded}), tmp_path / "test.parquet")
-    assert describe(f"parquet:{tmp_path}").image_shape == (1, 4, 6)
-    assert code_of(f"parquet:{tmp_path}") == "image-damaged"
 
 
 def test_what_is_wrong_with_a_file_has_a_code_and_a_remedy(tmp_path):

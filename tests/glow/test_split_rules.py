@@ -4,7 +4,6 @@ import hashlib
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
 
 from glow.datasets.splits import _by_class, deal, first_of_each_class, hold_out
 
@@ -28,18 +27,6 @@ def dealt(labels, split):
     return sorted(chosen)
 
 
-class Operations(TorchFunctionMode):
-    """Counts the operations on tensors within a block."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(self, operation, types, args=(), kwargs=None):
-        self.count += 1
-        return operation(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("classes", [1, 2, 7, 100, 3000])
 def test_splits_are_those_of_earlier_versions(classes):
     generator = torch.Generator().manual_seed(classes)
@@ -54,17 +41,3 @@ def test_the_first_of_each_class_are_those_of_earlier_versions():
     labels = torch.randint(10, (500,), generator=torch.Generator().manual_seed(0))
     expected = torch.cat([of[:20] for of in members_class_by_class(labels)]).sort().values
     assert torch.equal(first_of_each_class(labels, 20, "abcdefghij", "train"), expected)
-
-
-def test_no_images_have_no_classes():
-    assert list(_by_class(torch.zeros(0, dtype=torch.int64))) == []
-    assert len(deal(torch.zeros(0, dtype=torch.int64), "train")) == 0
-
-
-def test_the_labels_are_not_compared_once_per_class():
-    counts = []
-    for classes in (2, 500):
-        with Operations() as operations:
-            assert len(list(_by_class(torch.arange(1000) % classes))) == classes
-        counts.append(operations.count)
-    assert counts[0] == counts[1]

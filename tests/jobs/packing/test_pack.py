@@ -68,11 +68,6 @@ def test_it_is_shown_and_drawn(packed, tmp_path):
     assert "fingerprint" in glowctl(tmp_path, "data", f"packed:{packed}").stdout
 
 
-def test_packing_again_is_refused(photos, packed):
-    done = glowctl(packed.parent, "pack", f"folder:{photos}", "set", "--image-size", str(SIZE))
-    assert f"--dataset packed:{packed}" in sentence_of(done)
-
-
 def test_a_packing_that_was_killed_continues_and_has_the_same_result(photos, packed, tmp_path):
     command = ("pack", f"folder:{photos}", "set", "--image-size", str(SIZE), "--shard-size", "4", "--workers", "1")
     running = Running(tmp_path, *command)

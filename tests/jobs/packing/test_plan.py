@@ -18,7 +18,7 @@ from PIL import Image
 from glow.datasets import DatasetNotFound, LazyDataset, files, folder, load_dataset, parquet, parquet_table
 from jobs.errors import JobError, SpecError
 from jobs.packing import run as packing
-from jobs.packing.plan import prepare, refusal
+from jobs.packing.plan import prepare
 from jobs.packing.run import Readers, pack_shards, readers_for
 from jobs.packing.shards import Done, Shard, done_file
 from jobs.specs.base import validated
@@ -189,12 +189,6 @@ def packed(plan, shard, threads=2, looks=None):
     return {name: column[0] for name, column in row.items()}
 
 
-def test_a_bucket_that_there_is_not_is_refused(bucket):
-    with pytest.raises(DatasetNotFound) as caught:
-        planned("digits", "s3://no-bucket-of-this-name/set")
-    assert caught.value.code == "bucket-unreachable"
-
-
 def test_a_bucket_that_refuses_is_named_with_the_cause(monkeypatch, bucket):
     plan = planned("digits", bucket.uri("digits"))
     with refusing_store(monkeypatch) as uri:
@@ -327,14 +321,6 @@ def test_parquet_rows_without_an_image_are_left_out_one_by_one(tmp_path):
     assert (index.left_out, index.splits["test"].images) == (3, 2)
 
 
-def test_images_of_different_sizes_need_a_size(tmp_path):
-    (tmp_path / "photos").mkdir()
-    for index, size in enumerate([8, 8, 9]):
-        Image.new("L", (size, size)).save(tmp_path / "photos" / f"{index}.png")
-    with pytest.raises(SpecError, match=r"8x8.* 9x9"):
-        planned(f"folder:{tmp_path}/photos", tmp_path / "packed")
-
-
 @pytest.mark.parametrize("on_error", ["refuse", "skip"])
 def test_threads_change_neither_images_nor_fingerprints(photos, tmp_path, on_error):
     if on_error == "refuse":
@@ -446,11 +432,6 @@ def test_a_file_that_is_gone_from_a_listing_that_was_taken_over_is_named(flat, t
     assert row["code"] in {"file-unreadable", "file-gone"}
 
 
-def test_each_process_lists_a_bucket(bucket):
-    bucket.put("photos/test/0.png", png(np.zeros((8, 8), np.uint8)))
-    assert planned(f"folder:{bucket.uri('photos')}", bucket.uri("packed")).looks == {}
-
-
 def test_a_packing_of_shards_from_two_listings_is_not_completed(flat, tmp_path):
     """Another command at the same time, such as on another machine with the same bucket, has listed the files later."""
     plan = planned(f"folder:{flat}", tmp_path / "packed", shard_size=10)
@@ -474,11 +455,6 @@ def test_a_source_that_can_no_longer_be_opened_ends_the_packing(photos, tmp_path
     with pytest.raises(JobError, match="images next to these folders") as caught:
         packing.run(plan, lambda event: None)
     assert caught.value.code == "image-unreadable"
-
-
-def test_an_error_without_a_remedy_is_the_problem():
-    found = refusal(ValueError("nothing of it can be read"), skip=False)
-    assert (found.problem, found.remedy) == ("nothing of it can be read", "")
 
 
 def check_source_changed(plan, *facts):
