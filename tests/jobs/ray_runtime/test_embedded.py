@@ -6,6 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import ray
@@ -37,7 +38,7 @@ print(embedded._start_ray(sys.argv[1], False, 1, 0))
 def test_workers_ask_their_own_ray_for_its_state(tmp_path, monkeypatch, state_api):
     """Ray Train frees what a killed trial had reserved, and must not ask another Ray whether the trial lives."""
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
-    given = {}
+    given: dict[str, Any] = {}
     monkeypatch.setattr(embedded, "start_fewer_processes", lambda: None)
     monkeypatch.setattr(embedded, "shield", lambda: None)
     monkeypatch.setattr(
