@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 LOCK ?= --constraint requirements.lock
 PIP := $(BIN)/python -m pip install --quiet $(LOCK)
 # OLDEST=1 installs the oldest versions that pyproject.toml allows, without the tools of `make lint`.
+# They are compiled first: Ray gives each process of its dashboard only 30 s to import what it needs.
 OLDEST ?=
 # Files of tests run side by side in this many processes, those that start Ray first. Each takes up to 4 GB of memory.
 PYTEST_WORKERS ?= 2
@@ -92,7 +93,8 @@ ifeq ($(OLDEST),)
 	$(PIP) --editable '.[dev]'
 else
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --no-config --python $(BIN)/python --resolution lowest-direct --editable . \
+	$(BIN)/uv pip install --quiet --no-config --compile-bytecode --python $(BIN)/python --resolution lowest-direct \
+	  --editable . \
 	  'sqlalchemy>=2.0,<2.1' 'pytest>=8.3' 'pytest-timeout>=2.3' 'pytest-xdist>=3.6'
 endif
 	touch $@

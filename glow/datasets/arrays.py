@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.datasets.base import SPLITS, WHITE, Colour, DatasetCorrupt, DatasetInfo, DatasetNotFound, Shape
+from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, Shape
 from glow.datasets.decode import check_channels, convert
 from glow.datasets.lazy import ImageSource, LazyDataset
 from glow.datasets.splits import (
@@ -90,9 +90,7 @@ class ArraysDataset(ImageSource):
 
     ADD_SPLIT = "add arrays whose names begin with {split}_ to it"
 
-    def open(
-        self, split: str, image_shape: Shape | None, background: Colour = WHITE, refuse_other_sizes: bool = False
-    ) -> LazyDataset:
+    def open(self, split: str, image_shape: Shape | None) -> LazyDataset:
         """Open a split."""
         parts = self._parts()
         of, rule = part_of(self.name, parts, split, self.ADD_SPLIT)
@@ -107,9 +105,7 @@ class ArraysDataset(ImageSource):
 
         return LazyDataset(labels, _class_names(self.name, parts), shape, pick).subset(rule(labels, split))
 
-    def describe(
-        self, image_shape: Shape | None, background: Colour = WHITE, skip_unreadable: bool = False
-    ) -> DatasetInfo:
+    def describe(self, image_shape: Shape | None) -> DatasetInfo:
         """Describe the images by their arrays."""
         path, arrays = self._arrays()
         parts = _parts_of(path, arrays)
@@ -118,7 +114,7 @@ class ArraysDataset(ImageSource):
         classes, notes = _class_names(self.name, parts), _notes(path, arrays, parts)
         return DatasetInfo(self.name, own, image_shape or own, classes, splits_of(parts), notes)
 
-    def channels(self, skip_unreadable: bool = False) -> int:
+    def channels(self) -> int:
         """Return the size of the arrays' dimension of channels."""
         return int(next(iter(self._parts().values())).images.shape[1])
 
@@ -136,11 +132,8 @@ class ArraysDataset(ImageSource):
         if path.is_dir():
             return path, _in_folder(path)
         if not path.is_file():
-            raise DatasetNotFound(
-                f"{self.name} is neither a file nor a folder on this machine",
-                remedy="give arrays:PATH the path of a file or folder",
-                code="dataset-not-found",
-            )
+            remedy = "give arrays:PATH the path of a file or folder"
+            raise DatasetNotFound.here(self.name, "neither a file nor a folder", remedy)
         return path, _in_file(path)
 
 

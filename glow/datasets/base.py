@@ -90,6 +90,17 @@ class DatasetNotFound(UserError, FileNotFoundError):
         DatasetNotFound dataset-not-found
     """
 
+    @classmethod
+    def here(cls, name: str, what: str, remedy: str) -> DatasetNotFound:
+        """Return the error about a path that does not exist on this machine.
+
+        Args:
+            name: the name of the data set.
+            what: what the path is not, such as "not a folder".
+            remedy: what to do.
+        """
+        return cls(f"{name} is {what} on this machine", remedy=remedy, code="dataset-not-found")
+
 
 class DatasetCorrupt(UserError, OSError):
     """An error about a file that exists but does not have the expected content.

@@ -22,12 +22,12 @@ from glow.datasets.decode import EncodedImage, ImageFile
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-__all__ = ["BucketFile", "BucketFolder", "fetched", "in_threads", "is_uri", "stamp_of"]
+__all__ = ["BucketFile", "BucketFolder", "fetched", "in_threads", "is_uri", "stamp_of", "threads"]
 
 Result = TypeVar("Result")
 
 THREADS = 16
-"""Number of files that a process reads at once: a request waits for the network most of its time."""
+"""Number of files or blocks that a process reads at once: a request waits for the network most of its time."""
 
 
 def is_uri(path: str) -> bool:
@@ -275,7 +275,7 @@ def fetched(files: Sequence[Path | BucketFile]) -> Iterable[ImageFile]:
         [b'not really']
     """
     in_buckets = [file for file in files if isinstance(file, BucketFile)]
-    return _threads().map(_read, in_buckets) if in_buckets else [file for file in files if isinstance(file, Path)]
+    return threads().map(_read, in_buckets) if in_buckets else [file for file in files if isinstance(file, Path)]
 
 
 def stamp_of(file: Path | BucketFile) -> tuple[int, int]:
@@ -312,7 +312,7 @@ def in_threads(function: Callable[[BucketFile], Result], files: Iterable[BucketF
     ahead: deque[Future[Result]] = deque()
     try:
         for file in files:
-            ahead.append(_threads().submit(function, file))
+            ahead.append(threads().submit(function, file))
             if len(ahead) == 4 * THREADS:
                 yield ahead.popleft().result()
         while ahead:
@@ -327,5 +327,11 @@ def _read(file: BucketFile) -> EncodedImage:
 
 
 @lru_cache(maxsize=1)
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(THREADS, thread_name_prefix="images-in-bucket")
+def threads() -> ThreadPoolExecutor:
+    """Return the threads of this process that read from buckets.
+
+    Example:
+        >>> threads().submit(len, "abc").result()
+        3
+    """
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="bucket")

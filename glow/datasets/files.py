@@ -9,7 +9,8 @@ import os
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import TypeVar
 
 from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetNotFound, place_of
 from glow.datasets.buckets import BucketFile, BucketFolder, is_uri
@@ -24,6 +25,8 @@ from glow.datasets.splits import (
 )
 
 __all__ = ["Files", "Listing", "folder_files", "parquet_files", "walk"]
+
+Source = TypeVar("Source", Path, BucketFile)
 
 FILE_SYSTEMS_OWN = "lost+found"
 """The folder at the root of an ext file system. Only root can list it, and it holds no images of a user."""
@@ -78,7 +81,7 @@ def folder_files(name: str) -> Listing:
     Raises:
         DatasetNotFound: if there are none.
         DatasetCorrupt: if the system cannot list a folder, or a split has two folders.
-        ValueError: for images next to class folders, which have no class, or a file in two splits. `folder_status`
+        ValueError: for images next to class folders, which have no class, or a file in two splits. `ImageSource.status`
             splits its message at the first "; " into what is wrong and what to do.
 
     Example:
@@ -96,11 +99,7 @@ def folder_files(name: str) -> Listing:
         return _list_in_bucket(BucketFolder(place))
     path = Path(place).expanduser().absolute()
     if not path.is_dir():
-        raise DatasetNotFound(
-            f"{name} is not a folder on this machine",
-            remedy="give folder:PATH the path of a folder with images",
-            code="dataset-not-found",
-        )
+        raise DatasetNotFound.here(name, "not a folder", "give folder:PATH the path of a folder with images")
     folders = split_folders([name for name in _names_in(path) if (path / name).is_dir()])
     listed = {path / sub: _files_by_class(path / sub, path.name) for sub in folders or [""]}
     in_order = sorted(folders.items(), key=lambda named: SPLITS.index(named[1])) or [("", ALL)]
@@ -146,30 +145,41 @@ def _list_in_bucket(folder: BucketFolder) -> Listing:
     first_parts = {file.relative.parts[0] for file in images if len(file.relative.parts) > 1}
     folders = split_folders(first_parts)
     one_name_per_split(folder, folders)
-    by_part: dict[str, list[BucketFile]] = {}
+    by_part: dict[str, list[tuple[PurePath, BucketFile]]] = {}
     in_no_split = []
     for file in images:
-        part = folders.get(file.relative.parts[0]) if folders else ALL
-        if part is None:
-            in_no_split.append(str(file.relative))
+        first, *rest = file.relative.parts
+        if not folders:
+            by_part.setdefault(ALL, []).append((file.relative, file))
+        elif first in folders:
+            by_part.setdefault(folders[first], []).append((PurePath(*rest), file))
         else:
-            by_part.setdefault(part, []).append(file)
+            in_no_split.append(str(file.relative))
     flat_name = folder.uri.partition("?")[0].rstrip("/").rpartition("/")[2]
-    depth = 1 if folders else 0
-    parts = {part: _bucket_classes(files, depth, flat_name) for part, files in by_part.items()}
+    parts = {part: _with_classes(folder, files, flat_name) for part, files in by_part.items()}
     return Listing(parts, in_no_split=tuple(in_no_split))
 
 
-def _bucket_classes(files: list[BucketFile], depth: int, flat_name: str) -> list[tuple[BucketFile, str]]:
-    """Return the files with their classes: the folder names at this depth, or `flat_name` if there are none.
+def _with_classes(
+    place: Path | BucketFolder, files: Sequence[tuple[PurePath, Source]], flat_name: str
+) -> list[tuple[Source, str]]:
+    """Return image files with their classes: the first folder of each path, or `flat_name` if there are no folders.
+
+    Args:
+        place: the folder, for the error.
+        files: for each file, its path relative to the folder of its split, and the file.
+        flat_name: the name of the only class.
 
     Raises:
         ValueError: for images next to class folders.
     """
-    loose = [file for file in files if len(file.relative.parts) == depth + 1]
+    loose = [path for path, _ in files if len(path.parts) == 1]
     if loose and len(loose) < len(files):
-        raise _loose(files[0].folder, loose[0])
-    return [(file, flat_name if loose else file.relative.parts[depth]) for file in files]
+        raise ValueError(
+            f"{place} has images in class folders and images next to these folders ({loose[0]}); move the latter into "
+            "class folders"
+        )
+    return [(file, flat_name if loose else path.parts[0]) for path, file in files]
 
 
 def _no_images(place: Path | BucketFolder) -> DatasetNotFound:
@@ -177,13 +187,6 @@ def _no_images(place: Path | BucketFolder) -> DatasetNotFound:
         f"{place} contains no file with the extension of an image, such as .png or .jpg",
         remedy="put images with such an extension there, or name another folder",
         code="no-images",
-    )
-
-
-def _loose(place: Path | BucketFolder, file: object) -> ValueError:
-    return ValueError(
-        f"{place} has images in class folders and images next to these folders ({file}); move the latter into class "
-        "folders"
     )
 
 
@@ -213,10 +216,7 @@ def _files_by_class(folder: Path, flat_name: str) -> tuple[list[tuple[Path, str]
         if found.setdefault(_identity(path), path) != path:
             left_out.append(path)
     paths = sorted(path.relative_to(folder) for path in found.values())
-    loose = [path for path in paths if len(path.parts) == 1]
-    if loose and len(loose) < len(paths):
-        raise _loose(folder, loose[0])
-    return [(folder / path, flat_name if loose else path.parts[0]) for path in paths], sorted(left_out)
+    return _with_classes(folder, [(path, folder / path) for path in paths], flat_name), sorted(left_out)
 
 
 def _check_disjoint(parts: Mapping[str, list[tuple[Path, str]]]) -> None:
@@ -305,11 +305,8 @@ def _on_disk(name: str, path_text: str) -> tuple[Listed, list[Path]]:
     if path.is_file():
         return [(path.name, path)], []
     if not path.is_dir():
-        raise DatasetNotFound(
-            f"{name} is neither a file nor a folder on this machine",
-            remedy="give parquet:PATH the path of a file or folder",
-            code="dataset-not-found",
-        )
+        remedy = "give parquet:PATH the path of a file or folder"
+        raise DatasetNotFound.here(name, "neither a file nor a folder", remedy)
     walked, left_out = walk(path)
     files = sorted(file for _, file in walked if file.suffix == ".parquet" and file.is_file())
     return [(str(file.relative_to(path)), file) for file in files], sorted(left_out)

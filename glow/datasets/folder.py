@@ -56,9 +56,7 @@ class FolderDataset(ImageSource):
 
     ADD_SPLIT = "add a folder {split}/ to it"
 
-    def open(
-        self, split: str, image_shape: Shape | None, background: Colour = WHITE, refuse_other_sizes: bool = False
-    ) -> LazyDataset:
+    def open(self, split: str, image_shape: Shape | None) -> LazyDataset:
         """Open a split. With an `image_shape`, no file is opened before its image is asked for."""
         if image_shape:
             check_channels(3, image_shape[0])  # the same for grey images; it is not known yet which these are
@@ -73,7 +71,7 @@ class FolderDataset(ImageSource):
             images = torch.empty((len(indices), *shape), dtype=torch.uint8)
             chosen = fetched([files[index][0] for index in indices.tolist()])
             for image, file in zip(images, chosen, strict=True):
-                image.copy_(convert(decode(file, background), shape)[0])
+                image.copy_(convert(decode(file, self.background), shape)[0])
             return images
 
         def stamps(indices: Tensor) -> Tensor:
@@ -82,21 +80,19 @@ class FolderDataset(ImageSource):
 
         return LazyDataset(labels, listing.class_names, shape, pick, stamps=stamps).subset(rule(labels, split))
 
-    def describe(
-        self, image_shape: Shape | None, background: Colour = WHITE, skip_unreadable: bool = False
-    ) -> DatasetInfo:
+    def describe(self, image_shape: Shape | None) -> DatasetInfo:
         """Describe the images by the headers of all files."""
         listing = self._listing()
-        survey = self._survey(listing, skip_unreadable)
+        survey = self._survey(listing, self.skip_unreadable)
         mixed = len(survey.sizes) > 1
         original_shape = image_shape if image_shape and mixed else survey.common_shape(self.name)
         shape = image_shape or original_shape
-        notes = (*listing.notes, *survey.notes(shape[0], background))
+        notes = (*listing.notes, *survey.notes(shape[0], self.background))
         return DatasetInfo(self.name, original_shape, shape, listing.class_names, listing.splits, notes)
 
-    def channels(self, skip_unreadable: bool = False) -> int:
+    def channels(self) -> int:
         """Return the number of channels by the headers of all files."""
-        return self._survey(self._listing(), skip_unreadable).channels
+        return self._survey(self._listing(), self.skip_unreadable).channels
 
     def check(self) -> tuple[str, ...]:
         """Check that the folder can be listed, and that no file is empty."""

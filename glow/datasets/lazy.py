@@ -242,6 +242,11 @@ class ImageSource(ABC):
 
     Args:
         name: the name of the data set, which errors contain.
+        background: the colour (R, G, B) that transparent images of a folder or of Parquet files are composited over.
+        refuse_other_sizes: whether an image of Parquet files that has another size than the `image_shape` of `open`
+            raises DatasetCorrupt when it is asked for, instead of being padded or shrunk.
+        skip_unreadable: whether `describe` and `channels` pass over images of a folder or of Parquet files whose
+            headers cannot be read, unless none can be read.
 
     Attributes:
         ADD_SPLIT: how a user adds a split that is missing; "{split}" stands for its name.
@@ -257,23 +262,25 @@ class ImageSource(ABC):
 
     ADD_SPLIT: ClassVar[str]
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.path = name.partition(":")[2]
+    def __init__(
+        self,
+        name: str,
+        background: Colour = WHITE,
+        refuse_other_sizes: bool = False,
+        skip_unreadable: bool = False,
+    ) -> None:
+        self.name, self.path = name, name.partition(":")[2]
+        self.background = background
+        self.refuse_other_sizes, self.skip_unreadable = refuse_other_sizes, skip_unreadable
 
     @abstractmethod
-    def open(
-        self, split: str, image_shape: Shape | None, background: Colour = WHITE, refuse_other_sizes: bool = False
-    ) -> LazyDataset:
+    def open(self, split: str, image_shape: Shape | None) -> LazyDataset:
         """Open a split.
 
         Args:
             split: "train", "validation" or "test".
             image_shape: (C, H, W) to convert the images to; None for their own shape, or the default of a known data
                 set.
-            background: the colour (R, G, B) that transparent images are composited over.
-            refuse_other_sizes: whether an image of Parquet files that has another size than `image_shape` raises
-                DatasetCorrupt when it is asked for, instead of being padded or shrunk.
 
         Raises:
             DatasetNotFound: if the files, or the images of the split, do not exist.
@@ -283,26 +290,19 @@ class ImageSource(ABC):
         """
 
     @abstractmethod
-    def describe(
-        self, image_shape: Shape | None, background: Colour = WHITE, skip_unreadable: bool = False
-    ) -> DatasetInfo:
+    def describe(self, image_shape: Shape | None) -> DatasetInfo:
         """Describe the data set without decoding its images.
 
         Args:
             image_shape: (C, H, W) in which the images will be read; None as in `open`.
-            background: the colour (R, G, B) that transparent images will be composited over.
-            skip_unreadable: pass over images whose headers cannot be read, unless none can be read.
 
         Raises:
             DatasetNotFound, DatasetCorrupt, ValueError: as `open`.
         """
 
     @abstractmethod
-    def channels(self, skip_unreadable: bool = False) -> int:
+    def channels(self) -> int:
         """Return the number of channels of the images: 1 if all are grey, else 3.
-
-        Args:
-            skip_unreadable: as in `describe`.
 
         Raises:
             DatasetNotFound, DatasetCorrupt, ValueError: as `open`.

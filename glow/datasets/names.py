@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -163,7 +164,9 @@ def open_dataset(
     _check_shape(image_shape)
     if per_class is not None and per_class < 1:
         raise ValueError(f"per_class must be at least 1, not {per_class}")
-    dataset = image_source(name, root, download).open(split, image_shape, background, refuse_other_sizes)
+    dataset = image_source(name, root, download, background=background, refuse_other_sizes=refuse_other_sizes).open(
+        split, image_shape
+    )
     if per_class is not None:
         dataset = dataset.subset(first_of_each_class(dataset.labels, per_class, dataset.class_names, split))
     if len(dataset) == 0:
@@ -208,7 +211,7 @@ def describe(
         ((3, 32, 32), ('airplane', 'automobile', 'bird'), ())
     """
     _check_shape(image_shape)
-    return image_source(name, root).describe(image_shape, background, skip_unreadable)
+    return image_source(name, root, background=background, skip_unreadable=skip_unreadable).describe(image_shape)
 
 
 def own_channels(name: str, skip_unreadable: bool = False) -> int:
@@ -229,7 +232,7 @@ def own_channels(name: str, skip_unreadable: bool = False) -> int:
         >>> own_channels("mnist"), own_channels("svhn")
         (1, 3)
     """
-    return image_source(name).channels(skip_unreadable)
+    return image_source(name, skip_unreadable=skip_unreadable).channels()
 
 
 def status(name: str, root: str | Path | None = None) -> DatasetStatus:
@@ -253,13 +256,14 @@ def status(name: str, root: str | Path | None = None) -> DatasetStatus:
     return image_source(name, root).status()
 
 
-def image_source(name: str, root: str | Path | None = None, download: bool = False) -> ImageSource:
+def image_source(name: str, root: str | Path | None = None, download: bool = False, **how: Any) -> ImageSource:
     """Return what opens and describes the data set with a name.
 
     Args:
         name: one of `dataset_names`.
         root: the data root; None for the folder that `data_root` returns.
         download: whether a known data set fetches files that are missing.
+        how: arguments of `ImageSource`; known data sets need none.
 
     Raises:
         ValueError: for an unknown name.
@@ -270,7 +274,7 @@ def image_source(name: str, root: str | Path | None = None, download: bool = Fal
     """
     place = place_of(name)
     if place is not None:
-        return KINDS[place.kind](name)
+        return KINDS[place.kind](name, **how)
     if name in REGISTRY:
         return KnownDataset(name, data_root(root), download)
     names = dataset_names()

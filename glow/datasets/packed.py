@@ -17,7 +17,7 @@ Shapes: N images in a split, n in a shard, B in a batch, C channels, H rows, W c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 
 from glow.datasets.arrays import NOT_AN_ARRAY, reason
-from glow.datasets.base import SPLITS, WHITE, Colour, DatasetCorrupt, DatasetInfo, DatasetNotFound, Shape
+from glow.datasets.base import SPLITS, DatasetInfo, DatasetNotFound, Shape
 from glow.datasets.buckets import BucketFile, BucketFolder
 from glow.datasets.decode import check_channels, convert
 from glow.datasets.lazy import ImageSource, LazyDataset
 from glow.datasets.packed_bucket import BucketShards, read_array
-from glow.datasets.packed_index import PackedSplit, labels_file, read_index, shard_file
+from glow.datasets.packed_index import SplitShards, damaged, labels_file, read_index, shard_file
 
 __all__ = ["PackedDataset"]
 
@@ -44,7 +44,7 @@ class PackedDataset(ImageSource):
 
     Example:
         >>> import tempfile
-        >>> from glow.datasets.packed_index import INDEX, PackedIndex, PackedShard, shard_fingerprint
+        >>> from glow.datasets.packed_index import INDEX, PackedIndex, PackedShard, PackedSplit, shard_fingerprint
         >>> images, labels = np.full((2, 1, 8, 8), 7, np.uint8), np.array([1, 0])
         >>> shards = [PackedShard(2, shard_fingerprint(images, labels))]
         >>> index = PackedIndex((1, 8, 8), (1, 8, 8), ("cat", "dog"), {"test": PackedSplit(shards)}, "folder:/photos")
@@ -59,9 +59,7 @@ class PackedDataset(ImageSource):
 
     ADD_SPLIT = "pack a data set that has {split}"
 
-    def open(
-        self, split: str, image_shape: Shape | None, background: Colour = WHITE, refuse_other_sizes: bool = False
-    ) -> LazyDataset:
+    def open(self, split: str, image_shape: Shape | None) -> LazyDataset:
         """Open a split: read its labels, but no shard.
 
         Only in the shape in which the images were packed, their fingerprint is computed from the index.
@@ -76,7 +74,7 @@ class PackedDataset(ImageSource):
         of = index.splits[split]
         shape = image_shape or index.image_shape
         check_channels(index.image_shape[0], shape[0])
-        shards: Shards | BucketShards
+        shards: LocalShards | BucketShards
         if isinstance(folder, BucketFolder):
             fingerprints = " ".join(shard.fingerprint for shard in of.shards)
             labels = _checked(
@@ -85,10 +83,10 @@ class PackedDataset(ImageSource):
                 (of.images,),
                 np.dtype(np.int64),
             )
-            shards = _shards_in_bucket(folder, split, of, index.image_shape)
+            shards = BucketShards(split, of, index.image_shape, folder)
         else:
             labels = _mapped(folder / labels_file(split), (of.images,), np.dtype(np.int64), writable=True)
-            shards = Shards(folder, split, of, index.image_shape)
+            shards = LocalShards(split, of, index.image_shape, folder)
 
         def pick(positions: Tensor) -> Tensor:
             return convert(shards.pick(positions), shape)
@@ -103,9 +101,7 @@ class PackedDataset(ImageSource):
             prefetch=shards.prefetch if isinstance(shards, BucketShards) else None,
         )
 
-    def describe(
-        self, image_shape: Shape | None, background: Colour = WHITE, skip_unreadable: bool = False
-    ) -> DatasetInfo:
+    def describe(self, image_shape: Shape | None) -> DatasetInfo:
         """Describe the images by the index."""
         _, index = read_index(self.name)
         splits = tuple(split for split in SPLITS if split in index.splits)
@@ -123,7 +119,7 @@ class PackedDataset(ImageSource):
             () if packed_on in ("white", "255,255,255") else notes,
         )
 
-    def channels(self, skip_unreadable: bool = False) -> int:
+    def channels(self) -> int:
         """Return the number of channels in the index."""
         return read_index(self.name)[1].image_shape[0]
 
@@ -134,47 +130,25 @@ class PackedDataset(ImageSource):
         if isinstance(folder, BucketFolder):
             sizes = {str(file.relative): file.size for file in folder.files()}
         else:
-            sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+            sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
         for split, of in index.splits.items():
             wanted = {shard_file(split, number): shard.images * pixels for number, shard in enumerate(of.shards)}
             for file, least in {**wanted, labels_file(split): of.images * 8}.items():
                 if sizes.get(file, -1) < least:
-                    raise DatasetCorrupt(
-                        f"{folder}/{file} is missing or cut short",
-                        remedy="copy it completely, or pack the data set again",
-                        code="dataset-damaged",
-                    )
+                    path = folder.file(file) if isinstance(folder, BucketFolder) else folder / file
+                    raise damaged(path, "is missing or cut short")
         return tuple(index.splits)
 
 
-def _shards_in_bucket(folder: BucketFolder, split: str, of: PackedSplit, image_shape: Shape) -> BucketShards:
-    files = [shard_file(split, number) for number in range(len(of.shards))]
-    sizes, fingerprints = [shard.images for shard in of.shards], [shard.fingerprint for shard in of.shards]
-    return BucketShards(folder, files, sizes, fingerprints, image_shape)
-
-
 @dataclass(frozen=True)
-class Shards:
+class LocalShards(SplitShards):
     """The images of a split, read from shards on this machine, which are mapped into memory.
-
-    An instance can be pickled; a process that receives it maps the files into its own memory.
 
     Attributes:
         folder: the folder of the packed data set.
-        split: "train", "validation" or "test".
-        of: the entry of the split in the index.
-        image_shape: (C, H, W) of every image.
     """
 
     folder: Path
-    split: str
-    of: PackedSplit
-    image_shape: Shape
-
-    @cached_property
-    def ends(self) -> np.ndarray:
-        """For each shard, the position in the split after its last image, int64 (number of shards,)."""
-        return np.cumsum([shard.images for shard in self.of.shards])
 
     def pick(self, positions_B: Tensor) -> Tensor:
         """Return a copy of the images at some positions.
@@ -194,12 +168,9 @@ class Shards:
         for shard in np.unique(shards):
             chosen = shards == shard
             first = self.ends[shard] - self.of.shards[shard].images
-            images[chosen] = self._shard(int(shard))[positions[chosen] - first]
+            file = self.folder / shard_file(self.split, int(shard))
+            images[chosen] = _mapped(file, self.shape(shard), np.dtype(np.uint8))[positions[chosen] - first]
         return torch.from_numpy(images)
-
-    def _shard(self, number: int) -> np.ndarray:
-        file = self.folder / shard_file(self.split, number)
-        return _mapped(file, (self.of.shards[number].images, *self.image_shape), np.dtype(np.uint8))
 
 
 @lru_cache(maxsize=8192)  # Linux allows a process 65,530 mappings by default
@@ -213,20 +184,12 @@ def _mapped(file: Path, shape: tuple[int, ...], dtype: np.dtype[Any], writable: 
         array = np.load(file, mmap_mode="c" if writable else "r", allow_pickle=False)
     except NOT_AN_ARRAY as error:
         problem = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({reason(error)})"
-        raise DatasetCorrupt(
-            f"{file} {problem}",
-            remedy="pack the data set again or, if it was copied, copy all of its files",
-            code="dataset-damaged",
-        ) from error
+        raise damaged(file, problem) from error
     return _checked(file, array, shape, dtype)
 
 
 def _checked(file: Path | BucketFile, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     """Return an array that was read from a file, if it has the shape and type that the index requires."""
     if array.shape != shape or array.dtype != dtype:
-        raise DatasetCorrupt(
-            f"{file} has {array.dtype} of shape {array.shape} where the index requires {dtype} of {shape}",
-            remedy="pack the data set again or, if it was copied, copy all of its files",
-            code="dataset-damaged",
-        )
+        raise damaged(file, f"has {array.dtype} of shape {array.shape} where the index requires {dtype} of {shape}")
     return array

@@ -19,10 +19,10 @@ import io
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +30,10 @@ import torch
 from torch import Tensor
 
 from glow.datasets.arrays import NOT_AN_ARRAY, reason
-from glow.datasets.base import DatasetCorrupt, DatasetNotFound, Shape
-from glow.datasets.buckets import BucketFolder
+from glow.datasets.base import DatasetNotFound
+from glow.datasets.buckets import BucketFolder, threads
 from glow.datasets.lazy import BLOCK
+from glow.datasets.packed_index import SplitShards, damaged, shard_file
 from glow.errors import UserError
 
 __all__ = ["BLOCK", "BlockCache", "BucketShards", "cache_of_this_machine", "read_array"]
@@ -48,9 +49,6 @@ KEPT_AFTER_A_SCAN = 0.9
 ABANDONED_S = 3600.0
 """Age at which an unfinished file is taken for that of a process that was killed."""
 
-THREADS = 16
-"""Number of blocks that a process reads at once: a request waits for the network most of its time."""
-
 HEADER = 1024
 """Bytes at the start of a shard that contain numpy's header, which takes 128."""
 
@@ -58,11 +56,6 @@ _reading: dict[str, Future[np.ndarray]] = {}
 """The blocks that this process is reading now, by key, so that no block is read twice at the same time."""
 
 _lock = threading.Lock()
-
-
-@lru_cache(maxsize=1)
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(THREADS, thread_name_prefix="bucket")
 
 
 def read_array(folder: BucketFolder, name: str, fingerprint: str) -> np.ndarray:
@@ -87,14 +80,14 @@ def read_array(folder: BucketFolder, name: str, fingerprint: str) -> np.ndarray:
     def fetch() -> bytes:
         content = folder.read(name)
         if content is None:
-            raise _corrupt(folder, name, "is missing")
+            raise damaged(folder.file(name), "is missing")
         return content
 
     content = cache_of_this_machine().get(f"{folder}/{name} {fingerprint}", fetch, _is_array)
     try:
         return _array(content)
     except NOT_AN_ARRAY as error:
-        raise _corrupt(folder, name, f"cannot be read ({reason(error)})") from error
+        raise damaged(folder.file(name), f"cannot be read ({reason(error)})") from error
 
 
 def _array(content: bytes) -> np.ndarray:
@@ -107,14 +100,6 @@ def _is_array(content: bytes) -> bool:
     except NOT_AN_ARRAY:
         return False
     return True
-
-
-def _corrupt(folder: BucketFolder, name: str, problem: str) -> DatasetCorrupt:
-    return DatasetCorrupt(
-        f"{folder.file(name)} {problem}",
-        remedy="pack the data set again or, if it was copied, copy all of its files",
-        code="dataset-damaged",
-    )
 
 
 @dataclass(frozen=True)
@@ -135,35 +120,24 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class BucketShards:
+class BucketShards(SplitShards):
     """The images of a split, read from shards in a bucket. An instance can be pickled.
 
-    Args:
+    Attributes:
         folder: the packed data set.
-        files: the file name of each shard.
-        sizes: the number of images in each shard.
-        fingerprints: the fingerprint of each shard, which is part of the cache keys of its blocks.
-        image_shape: (C, H, W) of every image.
 
     Example:
         >>> import tempfile
+        >>> from glow.datasets.packed_index import PackedShard, PackedSplit
         >>> path = tempfile.TemporaryDirectory()
         >>> np.save(f"{path.name}/train-00000.npy", np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1))
-        >>> shards = BucketShards(BucketFolder(f"file://{path.name}"), ["train-00000.npy"], [3], [path.name], (1, 1, 1))
+        >>> of = PackedSplit([PackedShard(3, fingerprint=path.name)])
+        >>> shards = BucketShards("train", of, (1, 1, 1), BucketFolder(f"file://{path.name}"))
         >>> shards.pick(torch.tensor([2, 0])).flatten()
         tensor([2, 0], dtype=torch.uint8)
     """
 
     folder: BucketFolder
-    files: Sequence[str]
-    sizes: Sequence[int]
-    fingerprints: Sequence[str]
-    image_shape: Shape
-
-    @cached_property
-    def ends(self) -> np.ndarray:
-        """For each shard, the position in the split after its last image, int64 (number of shards,)."""
-        return np.cumsum(self.sizes)
 
     def pick(self, positions_B: Tensor) -> Tensor:
         """Return the images at these positions, uint8 (B, C, H, W).
@@ -199,14 +173,14 @@ class BucketShards:
         ]
 
     def _piece(self, block: int, shard: int) -> Piece:
-        shard_start = int(self.ends[shard]) - self.sizes[shard]
+        shard_start = int(self.ends[shard]) - self.of.shards[shard].images
         first = max(block * BLOCK, shard_start)
         stop = min((block + 1) * BLOCK, int(self.ends[shard]))
         return Piece(shard, first - shard_start, stop - shard_start, first)
 
     def _key(self, piece: Piece) -> str:
-        fingerprint = self.fingerprints[piece.shard]
-        return f"{self.folder}/{self.files[piece.shard]} {fingerprint} {piece.start} {piece.stop}"
+        fingerprint = self.of.shards[piece.shard].fingerprint
+        return f"{self.folder}/{shard_file(self.split, piece.shard)} {fingerprint} {piece.start} {piece.stop}"
 
     def _read(self, piece: Piece) -> Future[np.ndarray]:
         """Read a piece in a thread, unless one reads it already."""
@@ -214,7 +188,7 @@ class BucketShards:
         with _lock:
             if key in _reading:
                 return _reading[key]
-            future = _reading[key] = _threads().submit(self._images, piece, key)
+            future = _reading[key] = threads().submit(self._images, piece, key)
         future.add_done_callback(lambda _: _reading.pop(key, None))
         return future
 
@@ -225,11 +199,11 @@ class BucketShards:
 
     def _fetcher(self, piece: Piece, size: int) -> Callable[[], bytes]:
         def fetch() -> bytes:
-            name, pixels = self.files[piece.shard], int(np.prod(self.image_shape))
-            offset = _offset(self.folder, name, (self.sizes[piece.shard], *self.image_shape))
+            name, pixels = shard_file(self.split, piece.shard), int(np.prod(self.image_shape))
+            offset = _offset(self.folder, name, self.shape(piece.shard))
             content = _range(self.folder, name, offset + piece.start * pixels, size)
             if len(content) != size:
-                raise _corrupt(self.folder, name, "is cut short")
+                raise damaged(self.folder.file(name), "is cut short")
             return content
 
         return fetch
@@ -249,9 +223,9 @@ def _offset(folder: BucketFolder, name: str, shape: tuple[int, ...]) -> int:
     except DatasetNotFound:  # also an OSError, but about the whole bucket
         raise
     except NOT_AN_ARRAY as error:
-        raise _corrupt(folder, name, f"is not an array ({reason(error)})") from error
+        raise damaged(folder.file(name), f"is not an array ({reason(error)})") from error
     if found != shape or dtype != np.uint8 or by_columns:
-        raise _corrupt(folder, name, f"has {dtype} of shape {found} where the index requires uint8 of {shape}")
+        raise damaged(folder.file(name), f"has {dtype} of shape {found} where the index requires uint8 of {shape}")
     return header.tell()
 
 
@@ -267,7 +241,7 @@ def _range(folder: BucketFolder, name: str, offset: int, size: int) -> bytes:
     except DatasetNotFound:  # also a FileNotFoundError, but about the whole bucket
         raise
     except FileNotFoundError as error:
-        raise _corrupt(folder, name, "is missing") from error
+        raise damaged(folder.file(name), "is missing") from error
 
 
 class BlockCache:

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ __all__ = [
     "PackedIndex",
     "PackedShard",
     "PackedSplit",
+    "SplitShards",
+    "damaged",
     "labels_file",
     "read_index",
     "shard_file",
@@ -146,6 +149,35 @@ class PackedIndex:
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class SplitShards:
+    """The shards of a split. An instance can be pickled; the process that receives it opens the files itself.
+
+    Attributes:
+        split: "train", "validation" or "test".
+        of: the entry of the split in the index.
+        image_shape: (C, H, W) of every image.
+
+    Example:
+        >>> shards = SplitShards("train", PackedSplit([PackedShard(100, ""), PackedShard(20, "")]), (3, 64, 64))
+        >>> shards.ends.tolist()
+        [100, 120]
+    """
+
+    split: str
+    of: PackedSplit
+    image_shape: Shape
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """For each shard, the position in the split after its last image, int64 (number of shards,)."""
+        return np.cumsum([shard.images for shard in self.of.shards])
+
+    def shape(self, shard: int) -> tuple[int, ...]:
+        """Return the shape (n, C, H, W) of a shard, by its number."""
+        return (self.of.shards[shard].images, *self.image_shape)
+
+
 def shard_file(split: str, number: int) -> str:
     """Return the file name of a shard.
 
@@ -213,41 +245,43 @@ def read_index(name: str) -> tuple[Path | BucketFolder, PackedIndex]:
     """
     place = place_of(name)
     assert place is not None
+    folder: Path | BucketFolder
     if is_uri(place.path):
-        return _read_index_in_bucket(BucketFolder(place.path))
-    folder = Path(place.path).expanduser().absolute()
-    file = folder / INDEX
-    if not folder.is_dir():
-        raise DatasetNotFound(
-            f"{name} is not a folder on this machine",
-            remedy="make it with glowctl pack",
-            code="dataset-not-found",
-        )
-    if not file.is_file():
-        raise _unfinished(folder)
-    try:
-        return folder, PackedIndex.from_json(file.read_text())
-    except (OSError, ValueError) as error:
-        raise _unreadable(file, error) from error
-
-
-def _read_index_in_bucket(folder: BucketFolder) -> tuple[BucketFolder, PackedIndex]:
-    content = folder.read(INDEX)
+        folder = BucketFolder(place.path)
+        content = folder.read(INDEX)
+    else:
+        folder = Path(place.path).expanduser().absolute()
+        if not folder.is_dir():
+            raise DatasetNotFound.here(name, "not a folder", "make it with glowctl pack")
+        file = folder / INDEX
+        content = file.read_bytes() if file.is_file() else None
     if content is None:
-        raise _unfinished(folder)
+        raise DatasetNotFound(
+            f"{folder} has no {INDEX}, because it is not a packed data set or glowctl pack has not finished it",
+            remedy="run the glowctl pack command again: it continues where it stopped",
+            code="packing-unfinished",
+        )
     try:
         return folder, PackedIndex.from_json(content.decode())
     except ValueError as error:
-        raise _unreadable(folder.file(INDEX), error) from error
+        raise DatasetCorrupt(
+            f"{folder}/{INDEX} cannot be read ({error})", remedy="pack the data set again", code="dataset-damaged"
+        ) from error
 
 
-def _unfinished(folder: Path | BucketFolder) -> DatasetNotFound:
-    return DatasetNotFound(
-        f"{folder} has no {INDEX}, because it is not a packed data set or glowctl pack has not finished it",
-        remedy="run the glowctl pack command again: it continues where it stopped",
-        code="packing-unfinished",
+def damaged(file: Path | BucketFile, problem: str) -> DatasetCorrupt:
+    """Return the error about a file that is not as the index requires.
+
+    Args:
+        file: the file.
+        problem: what is wrong with it, a predicate such as "is missing".
+
+    Example:
+        >>> damaged(Path("train-00000.npy"), "is missing").problem
+        'train-00000.npy is missing'
+    """
+    return DatasetCorrupt(
+        f"{file} {problem}",
+        remedy="pack the data set again or, if it was copied, copy all of its files",
+        code="dataset-damaged",
     )
-
-
-def _unreadable(file: Path | BucketFile, error: Exception) -> DatasetCorrupt:
-    return DatasetCorrupt(f"{file} cannot be read ({error})", remedy="pack the data set again", code="dataset-damaged")

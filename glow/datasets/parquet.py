@@ -29,8 +29,6 @@ from torch import Tensor
 
 from glow.datasets.base import (
     SPLITS,
-    WHITE,
-    Colour,
     DatasetCorrupt,
     DatasetInfo,
     DatasetNotFound,
@@ -105,16 +103,14 @@ class ParquetDataset(ImageSource):
 
     ADD_SPLIT = "add a file whose name starts with {split}"
 
-    def open(
-        self, split: str, image_shape: Shape | None, background: Colour = WHITE, refuse_other_sizes: bool = False
-    ) -> LazyDataset:
+    def open(self, split: str, image_shape: Shape | None) -> LazyDataset:
         """Open a split. Without an `image_shape`, an image of another size than the first is always refused."""
         parts = self._parts()
         of, rule = part_of(self.name, parts, split, self.ADD_SPLIT)
         part, names = parts[of], _class_names(self.name, parts)
         shape = image_shape or _own_shape(parts, _first(parts))
         check_channels(3, shape[0])  # the result is the same for grey images
-        same_size = refuse_other_sizes or image_shape is None
+        same_size = self.refuse_other_sizes or image_shape is None
         labels = torch.tensor(_numbered(self.name, part, names), dtype=torch.int64)
         ends = part.ends
 
@@ -122,7 +118,7 @@ class ParquetDataset(ImageSource):
             images = torch.empty((len(positions), *shape), dtype=torch.uint8)
             for image, position in zip(images, positions.tolist(), strict=True):
                 encoded = part.image(position, ends)
-                decoded = decode(encoded, background)
+                decoded = decode(encoded, self.background)
                 if same_size:
                     _check_size(self.name, encoded, decoded, shape)
                 image.copy_(convert(decoded, shape)[0])
@@ -136,9 +132,7 @@ class ParquetDataset(ImageSource):
 
         return LazyDataset(labels, names, shape, pick, stamps=stamps).subset(rule(labels, split))
 
-    def describe(
-        self, image_shape: Shape | None, background: Colour = WHITE, skip_unreadable: bool = False
-    ) -> DatasetInfo:
+    def describe(self, image_shape: Shape | None) -> DatasetInfo:
         """Describe the images by the columns and the header of the first image.
 
         Without an `image_shape`, headers of other images are read too, as by `channels`. With one, the images may
@@ -146,13 +140,11 @@ class ParquetDataset(ImageSource):
         """
         files = self._files()
         parts = self._parts(files)
-        first = _first(
-            parts, skip_unreadable
-        )  # also with an image_shape, so that a bad file is refused before any work
+        first = _first(parts, self.skip_unreadable)  # also with an image_shape, to refuse a bad file before any work
         shape = image_shape or _own_shape(parts, first)
         return DatasetInfo(self.name, shape, shape, _class_names(self.name, parts), splits_of(parts), files.notes)
 
-    def channels(self, skip_unreadable: bool = False) -> int:
+    def channels(self) -> int:
         """Return the number of channels by the headers up to that of the first coloured image.
 
         Thus all headers are read if all images are grey.

@@ -22,8 +22,6 @@ from typing import Any
 
 from glow.datasets.base import (
     SPLITS,
-    WHITE,
-    Colour,
     DatasetInfo,
     DatasetNotFound,
     DatasetStatus,
@@ -160,9 +158,7 @@ class KnownDataset(ImageSource):
         self.root, self.entry = root, REGISTRY[name]
         self.download = download
 
-    def open(
-        self, split: str, image_shape: Shape | None, background: Colour = WHITE, refuse_other_sizes: bool = False
-    ) -> LazyDataset:
+    def open(self, split: str, image_shape: Shape | None) -> LazyDataset:
         """Read the part that contains the split; images are converted when they are asked for."""
         entry, part = self.entry, part_with(split)
         missing = entry.missing(part, self.root)
@@ -182,15 +178,13 @@ class KnownDataset(ImageSource):
         dataset = LazyDataset(labels, entry.class_names, shape, lambda indices: convert(images[indices], shape), notes)
         return dataset.subset(entry.members(labels, split))
 
-    def describe(
-        self, image_shape: Shape | None, background: Colour = WHITE, skip_unreadable: bool = False
-    ) -> DatasetInfo:
+    def describe(self, image_shape: Shape | None) -> DatasetInfo:
         """Describe the data set; if its files are missing, it has no splits."""
         shape = image_shape or self.entry.image_shape
         splits = tuple(split for split in SPLITS if not self.entry.missing(part_with(split), self.root))
         return DatasetInfo(self.name, self.entry.original_shape or shape, shape, self.entry.class_names, splits)
 
-    def channels(self, skip_unreadable: bool = False) -> int:
+    def channels(self) -> int:
         """Return the number of channels in the files."""
         return self.entry.image_shape[0]
 

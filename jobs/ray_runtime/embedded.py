@@ -19,6 +19,7 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -29,7 +30,7 @@ import psutil
 
 from jobs.ray_runtime.ray_internals import start_fewer_processes
 from jobs.system.helper_processes import shield, supervise
-from jobs.system.scratch import remove_scratch_of_parent
+from jobs.system.scratch import remove_abandoned
 from jobs.system.verbosity import unheeded
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ def _end_ray(folder: str, driver: int) -> None:
         quiet_looks = 0 if found else quiet_looks + 1
         time.sleep(0.1)
     shutil.rmtree(folder, ignore_errors=True)
-    remove_scratch_of_parent(driver)
+    remove_abandoned(os.path.dirname(tempfile.gettempdir()))  # the driver's folder, if the driver was killed
 
 
 def _processes_of(folder: str, driver: int) -> Iterator[psutil.Process]:

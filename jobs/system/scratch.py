@@ -1,7 +1,7 @@
 """The folder for the temporary files of a command and of all processes that it starts.
 
-A command removes its folder at its end. If a command with an embedded Ray is killed, the helper process of that Ray
-removes the folder (`jobs.ray_runtime.embedded`).
+A command removes its folder at its end. If a command is killed, the helper process of its embedded Ray removes the
+folder (`jobs.ray_runtime.embedded`), or else the next command does.
 """
 
 from __future__ import annotations
@@ -10,18 +10,29 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from jobs.errors import JobError
+from jobs.system.process_identity import has_ended, is_of_this_machine, this_process
 
-__all__ = ["PREFIX", "SCRATCH_NAME_LENGTH", "free_megabytes", "remove_scratch_of_parent", "scratch_folder"]
+__all__ = [
+    "PREFIX",
+    "SCRATCH_NAME_LENGTH",
+    "free_megabytes",
+    "make_scratch_folder",
+    "remove_abandoned",
+    "scratch_folder",
+]
 
 PREFIX = "glow-"
 """How the name of such a folder begins."""
 
 SCRATCH_NAME_LENGTH = len(f"/{PREFIX}12345678")
 """Number of characters that the name of such a folder adds to a path; tempfile appends eight to the prefix."""
+
+OWNER = ".owner"
+"""Name of the file in it with the identity of the process that it belongs to."""
 
 
 @contextmanager
@@ -32,7 +43,9 @@ def scratch_folder() -> Iterator[Path]:
         JobError: if no temporary folder can be written.
     """
     try:
-        folder = tempfile.mkdtemp(prefix=PREFIX)
+        place = tempfile.gettempdir()
+        remove_abandoned(place)
+        folder = make_scratch_folder(place)
     except OSError as error:
         raise JobError(
             f"no temporary file can be written ({error.strerror})",
@@ -40,9 +53,9 @@ def scratch_folder() -> Iterator[Path]:
             code="no-temporary-folder",
         ) from error
     before = os.environ.get("TMPDIR"), tempfile.tempdir
-    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     try:
-        yield Path(folder)
+        yield folder
     finally:
         tempfile.tempdir = before[1]
         if before[0] is None:
@@ -52,17 +65,26 @@ def scratch_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_scratch_of_parent(parent: int) -> None:
-    """Remove the scratch folder that this process inherited, if the process that made it was killed.
+def make_scratch_folder(place: str) -> Path:
+    """Make a folder in `place`, with a file in it that identifies this process as its owner.
 
-    Args:
-        parent: id of the process that started this one. It has ended if this process has another parent now.
+    Raises:
+        OSError: if the folder or the file cannot be made.
     """
-    folder = Path(os.environ.get("TMPDIR", ""))
-    if os.getppid() != parent and folder.name.startswith(PREFIX):
-        shutil.rmtree(folder, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+    (folder / OWNER).write_text(this_process())
+    return folder
 
 
 def free_megabytes(place: str) -> float:
     """Return the free megabytes (10^6 bytes) of the disk that a folder is on."""
     return shutil.disk_usage(place).free / 1e6
+
+
+def remove_abandoned(place: str) -> None:
+    """Remove the scratch folders in `place` whose owners were processes of this machine and have ended."""
+    for owner in Path(place).glob(f"{PREFIX}*/{OWNER}"):
+        with suppress(OSError, ValueError):  # it is being removed by another process, or belongs to another user
+            identity = owner.read_text()
+            if is_of_this_machine(identity) and has_ended(identity):
+                shutil.rmtree(owner.parent, ignore_errors=True)

@@ -69,8 +69,14 @@ def load_mlflow() -> None:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # MLflow 3.6 sets the level of alembic's loggers anew whenever it opens a database, but keeps their filters.
+    logging.getLogger("alembic.runtime.migration").addFilter(_is_warning)
     if not is_verbose():  # this logger prints tracebacks of hundreds of lines, and the exception reaches us anyway
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
 
 
 def is_database(uri: str) -> bool:
@@ -278,16 +284,28 @@ def prepared(uri: str) -> Iterator[None]:
     PostgreSQL only; with other stores, no process waits.
     """
     path = sqlite_path(uri)
-    if path is not None:
-        with FileLock(f"{path}.lock"):
-            if is_missing(path):
-                _make_sqlite(path)
+    with _without_infos():
+        if path is not None:
+            with FileLock(f"{path}.lock"):
+                if is_missing(path):
+                    _make_sqlite(path)
+                yield
+        elif _kind(uri) == "postgresql":
+            with _locked_postgres(uri):
+                yield
+        else:
             yield
-    elif _kind(uri) == "postgresql":
-        with _locked_postgres(uri):
-            yield
-    else:
+
+
+@contextmanager
+def _without_infos() -> Iterator[None]:
+    """Log nothing below a warning in the block, in which MLflow 3.6 reports each table that it creates."""
+    if not is_verbose():
+        logging.disable(logging.INFO)
+    try:
         yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def is_missing(path: Path) -> bool:

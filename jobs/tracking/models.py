@@ -109,6 +109,8 @@ def _quiet_pyfunc() -> ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow.pyfunc
+        import mlflow.tracing
+    mlflow.tracing.disable()  # else MLflow 3.6 opens a store of traces, ./mlruns, when it has saved a model
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     return mlflow.pyfunc
 

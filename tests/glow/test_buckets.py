@@ -123,10 +123,8 @@ def test_training_reads_a_bucket_ahead_of_its_turn(bucket):
 
 def test_shards_can_be_sent_to_another_process_and_are_read_by_many_threads(bucket):
     pixels, _ = put_packed(bucket, "packed", [BLOCK, 2 * BLOCK])
-    shards = BucketShards(
-        BucketFolder(bucket.uri("packed")),
-        [shard_file("train", 0), shard_file("train", 1)], [BLOCK, 2 * BLOCK], ["a", "b"], (1, 4, 6),
-    )  # fmt: skip
+    of = PackedSplit([PackedShard(BLOCK, "a"), PackedShard(2 * BLOCK, "b")])
+    shards = BucketShards("train", of, (1, 4, 6), BucketFolder(bucket.uri("packed")))
     sent = pickle.loads(pickle.dumps(shards))
     wrong = []
 
@@ -202,7 +200,7 @@ def test_a_bucket_that_refuses_is_not_a_data_set_without_its_files(monkeypatch, 
     monkeypatch.setenv("GLOW_BUCKET_CACHE", str(tmp_path))
     with refusing_store(monkeypatch) as uri:
         folder = BucketFolder(f"{uri}/set")
-        shards = BucketShards(folder, [shard_file("train", 0)], [3], ["fingerprint"], (1, 4, 6))
+        shards = BucketShards("train", PackedSplit([PackedShard(3, "fingerprint")]), (1, 4, 6), folder)
         for read in (
             lambda: open_dataset(f"packed:{uri}/set", "train"),
             lambda: shards.pick(torch.tensor([0])),

@@ -107,7 +107,9 @@ def unlike_history(uri: str, run: Run) -> dict[str, dict[int, float]]:
     """
     client, _ = open_store(uri, "glow", look=False)
     with tempfile.TemporaryDirectory() as folder:
-        history = pd.read_csv(client.download_artifacts(run.info.run_id, "history.csv", folder), index_col="epoch")
+        file = client.download_artifacts(run.info.run_id, "history.csv", folder)
+        # As text first: the numbers of pandas 2 are not exact, and its argument for exact ones is gone from pandas 3.
+        history = pd.read_csv(file, dtype=str).astype(float).set_index("epoch")
     points = points_of(uri, run)
     recorded = {column: dict(points.get(name, [])) for column, name in IN_MLFLOW.items()}
     return {column: steps for column, steps in recorded.items() if steps != history[column].dropna().to_dict()}

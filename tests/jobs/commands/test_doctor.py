@@ -38,7 +38,7 @@ def test_doctor_says_what_there_is_and_what_is_wrong(checked, tmp_path):
 
 @pytest.mark.parametrize(
     ("images", "labels", "said"),
-    [(2, [0, 10], "0 to 9"), (0, [], "no images"), (2, [0, 9], "partial: train only")],
+    [(2, [0, 10], "0 to 9"), (0, [], "empty"), (2, [0, 9], "partial: train only")],
 )
 def test_doctor_looks_into_mnist(checked, tmp_path, images, labels, said):
     write_idx(tmp_path, np.zeros((images, 28, 28), np.uint8), np.array(labels, np.uint8))

@@ -102,9 +102,6 @@ def test_a_damaged_file_is_refused_by_name_or_skipped_and_listed(photos, tmp_pat
     whole = (some / "007.png").read_bytes()
     (some / "007.png").write_bytes(whole[: len(whole) // 2])  # only its pixels show it
     flags = ("--image-size", str(SIZE), "--shard-size", "10")
-    at_once = sentence_of(glowctl(tmp_path, "pack", "folder:some", "refused", *flags))
-    assert "042.png" in at_once
-    assert "--on-error skip" in at_once
     skipped = glowctl(tmp_path, "pack", "folder:some", "skipped", *flags, "--on-error", "skip")
     check_quiet(skipped)
     assert re.search(r"^left out +2 files", skipped.stdout, re.MULTILINE)
@@ -116,10 +113,9 @@ def test_a_damaged_file_is_refused_by_name_or_skipped_and_listed(photos, tmp_pat
     refused = sentence_of(glowctl(tmp_path, "pack", "folder:some", "refused", *flags))
     assert "007.png" in refused
     assert "--on-error skip" in refused
-    expected, _ = load_dataset(f"folder:{photos}", "train", image_shape=(3, SIZE, SIZE))
-    known = {image.numpy().tobytes() for image in expected} | {
+    known = {
         image.numpy().tobytes()
-        for split in ("validation", "test")
+        for split in images
         for image in load_dataset(f"folder:{photos}", split, image_shape=(3, SIZE, SIZE))[0]
     }
     assert all(image.numpy().tobytes() in known for of in images.values() for image in of)
