@@ -303,7 +303,7 @@ class AblationLog:
         assert result.test_bits_per_dim is not None
         assert result.seconds is not None
         with results_folder(folder_of_trial(self._place, label)) as folder:
-            copy_best_model(stood.checkpoint, folder / CHECKPOINT)
+            copy_best_model(stood, folder / CHECKPOINT)
             trial.log.conclude(stood.progress(), folder, result.seconds, result.test_bits_per_dim)
         workers = self._resources.workers[0]
         kinds = {"gpu_seconds": self._resources.gpus, "core_seconds": self._resources.cpus}

@@ -31,7 +31,7 @@ from jobs.system.verbosity import unheeded
 from jobs.tracking import Record, child_runs, recorded_images, tag_names, tracking_uri
 from jobs.training.prepare import prepare_found as prepare_found_training
 from jobs.training.progress import remove_old_checkpoints, whole_checkpoints
-from jobs.training.ray_trainer import death_behind, put_data, worker_settings
+from jobs.training.ray_trainer import checkpoint_of, death_behind, put_data, worker_settings
 from jobs.training.run import sync as sync_training
 
 __all__ = ["open_log", "run", "settled_trials", "summarize_again", "sync"]
@@ -183,7 +183,7 @@ def _run_trials(
             if spec.known_beforehand and len(log.settled) == spec.number_of_trials:
                 return
             log.starts = remove_old_checkpoints(place)
-            starts = {label: stood.checkpoint for label, stood in log.starts.items()}
+            starts = {label: checkpoint_of(stood) for label, stood in log.starts.items()}
             try:
                 with Channel(log.see, log.record) as channel, reachable(channel.queue):
                     common = worker_settings(ablation.work, resources, data, channel.queue)

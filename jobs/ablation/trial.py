@@ -28,7 +28,7 @@ from jobs.ray_runtime.resources import Resources
 from jobs.specs.ablation import AblateSpec, Values
 from jobs.training.messages import Stored, WorkerSettings
 from jobs.training.progress import remove_old_checkpoints
-from jobs.training.ray_trainer import NoRetry, cause_of, plain_reason, torch_trainer
+from jobs.training.ray_trainer import NoRetry, cause_of, checkpoint_of, plain_reason, torch_trainer
 from jobs.training.worker import SCORE, Metrics, train_share
 
 __all__ = ["Forwarding", "Shared", "forwarded", "trial_loop"]
@@ -159,7 +159,7 @@ def _train_with_workers(settings: WorkerSettings, shared: Shared) -> None:
     newest = remove_old_checkpoints(place).get(settings.trial)
     # Ray Tune restarts the trial. If Ray Train restarted its workers too, N failures would become (N + 1)^2 attempts.
     spec = settings.spec.model_copy(update={"max_failures": 0})
-    settings = replace(settings, spec=spec, start=settings.start if newest is None else newest.checkpoint)
+    settings = replace(settings, spec=spec, start=settings.start if newest is None else checkpoint_of(newest))
     with forwarded() as forwarding:
         result = torch_trainer(settings, shared.resources, place, [forwarding]).fit()
     outcome = result.return_value  # type: ignore[attr-defined]  # only the second version of Ray Train has it

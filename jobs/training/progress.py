@@ -32,7 +32,6 @@ from jobs.training.samples import SampleGrid
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
-    from ray.train import Checkpoint
 
 __all__ = [
     "BEST",
@@ -227,13 +226,6 @@ class Stood(NamedTuple):
     path: str
     steps: int
 
-    @property
-    def checkpoint(self) -> Checkpoint:
-        """The checkpoint in the form in which Ray's processes receive it."""
-        from ray.train import Checkpoint
-
-        return Checkpoint(self.path, self.files)
-
     def progress(self) -> Progress:
         """Return the progress that the checkpoint has.
 
@@ -260,8 +252,10 @@ def whole_checkpoints(place: str) -> dict[str, Stood]:
         sizes = {info.path: info.size for info in infos}
         for path in sorted(sizes):
             facts = _whole_facts(files, path, sizes) if path.endswith(f"/{FILE}") else None
-            known = facts and found.get(facts["trial"])
-            if facts is not None and (known is None or facts["steps"] >= known.steps):
+            if facts is None:
+                continue
+            known = found.get(facts["trial"])
+            if known is None or facts["steps"] >= known.steps:
                 found[facts["trial"]] = Stood(files, dirname(path), facts["steps"])
     except (OSError, ValueError) as error:
         raise unreadable(place, error) from error

@@ -32,7 +32,7 @@ from jobs.errors import refused_by_disk
 from jobs.ray_runtime.resources import Resources
 from jobs.system.environment import in_ray_job
 from jobs.training.messages import Outbox, Stored, WorkerSettings
-from jobs.training.progress import BEST, next_name
+from jobs.training.progress import BEST, Stood, next_name
 from jobs.training.worker import train_loop
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ __all__ = [
     "NoRetry",
     "StoredNotices",
     "cause_of",
+    "checkpoint_of",
     "copy_best_model",
     "death_behind",
     "fit",
@@ -241,9 +242,14 @@ def death_behind(error: BaseException | None) -> RayError | None:
     return None
 
 
-def copy_best_model(checkpoint: Checkpoint, folder: Path) -> None:
+def checkpoint_of(stood: Stood) -> Checkpoint:
+    """Return a checkpoint in the form in which Ray's processes receive it."""
+    return Checkpoint(stood.path, stood.files)
+
+
+def copy_best_model(stood: Stood, folder: Path) -> None:
     """Copy the best model so far from a checkpoint into a folder, which is made if it is new."""
     folder.mkdir(parents=True, exist_ok=True)
-    with checkpoint.as_directory() as source:
+    with checkpoint_of(stood).as_directory() as source:
         for file in (WEIGHTS_FILE, CONFIG_FILE):
             shutil.copy(Path(source, BEST, file), folder / file)

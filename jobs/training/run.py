@@ -31,6 +31,7 @@ from jobs.training.progress import remove_old_checkpoints, whole_checkpoints
 from jobs.training.ray_trainer import (
     NoRetry,
     cause_of,
+    checkpoint_of,
     copy_best_model,
     fit,
     plain_reason,
@@ -90,7 +91,7 @@ def _train(work: Work, resources: Resources, record: Record, show: Show) -> Trai
                 remedy=f"continue with glowctl train --resume {record.run_id}",
                 code="no-result",
             )
-        copy_best_model(last.checkpoint, folder / CHECKPOINT)
+        copy_best_model(last, folder / CHECKPOINT)
         seconds = time.monotonic() - started
         result = log.conclude(last.progress(), folder, seconds, log.tested.test_bits_per_dim)
     ended = KeptResult(state="finished", test_bits_per_dim=result.test_bits_per_dim, seconds=result.seconds)
@@ -127,7 +128,7 @@ def sync(work: Work, show: Show) -> None:
             resume = f"glowctl train --resume {record.run_id}"
             show(Noted(f"run {record.run_id} has no result yet; {resume} continues the training"))
             return
-        copy_best_model(last.checkpoint, folder / CHECKPOINT)
+        copy_best_model(last, folder / CHECKPOINT)
         result = log.conclude(last.progress(), folder, ended.seconds, ended.test_bits_per_dim)
         if before is None or before.info.status != "FINISHED":
             record.finish("FINISHED")
@@ -139,7 +140,8 @@ def _fit(work: Work, resources: Resources, record: Record, channel: Channel[Mess
     start = remove_old_checkpoints(place).get("")
     if start is not None:
         log.record_progress(start.progress())
-    settings = worker_settings(work, resources, put_data(work), channel.queue, start and start.checkpoint)
+    begin = None if start is None else checkpoint_of(start)
+    settings = worker_settings(work, resources, put_data(work), channel.queue, begin)
     try:
         fit(torch_trainer(settings, resources, place))
     except (ControllerError, WorkerGroupError) as error:

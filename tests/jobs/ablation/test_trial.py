@@ -117,8 +117,8 @@ def train_here(monkeypatch, tmp_path):
         monkeypatch.setattr(trial.tune, "report", report)
         monkeypatch.setattr(trial.tune, "get_checkpoint", lambda: kept[-1] if kept else None)
         outbox = cast(Outbox, SimpleNamespace(put=told.append))
-        common = (spec, spec.glow_config((1, 8, 8), 0), [], outbox, torch.get_num_threads())
-        settings = WorkerSettings(*common, start=start, trial="x")
+        config = spec.glow_config((1, 8, 8), 0)
+        settings = WorkerSettings(spec, config, [], outbox, torch.get_num_threads(), start=start, trial="x")
         return train_share(settings, TuneSession(settings)), told, kept
 
     return train

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from typing import Any
 
 import pytest
 
@@ -106,7 +107,11 @@ def test_machines_that_may_come_are_known_from_a_variable(monkeypatch):
 
 def test_storage_remembers_what_a_run_is(tmp_path):
     assert recall(str(tmp_path / "run")) is None
-    facts = {"spec": {"depth": 8}, "images": {"digits train": "abc"}, "resources": {"cpus_per_worker": 1.0}}
+    facts: dict[str, Any] = {
+        "spec": {"depth": 8},
+        "images": {"digits train": "abc"},
+        "resources": {"cpus_per_worker": 1.0},
+    }
     result = KeptResult(state="finished", test_bits_per_dim=2.0, seconds=3.0)
     kept = KeptRun(job="ablate", run_id="abc", run_name="a name", result=result, **facts)
     remember(str(tmp_path / "run"), kept)
