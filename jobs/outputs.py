@@ -382,7 +382,7 @@ def _of_run(run: Run, name: str) -> KeptRun:
     if tag_names.TRIAL in tags:
         raise JobError(
             f"run {name!r} is a trial of an ablation",
-            remedy=f"name the ablation, {tags[tag_names.PARENT]}",
+            remedy=f"name the ablation, as in glowctl ablate --resume {tags[tag_names.PARENT]}",
             code="run-is-trial",
         )
     resources = json.loads(tags.get(tag_names.RESOURCES, "null"))

@@ -385,11 +385,13 @@ def test_a_disk_that_became_full(whole_training, tmp_path, temporary, seed):
         listed = glowctl(tmp_path, "runs", "--tracking-uri", uri_of(store))
         assert "Traceback" not in listed.stdout + listed.stderr
         ballast.unlink()
+        glowctl(tmp_path, "runs", "--tracking-uri", uri_of(store))  # writes what a full store did not take
         (run,) = runs_of_job(uri_of(store), "train")
         if code != 0:
             sentences = [line for line in text.splitlines() if line.startswith("glowctl: ")]
             assert len(sentences) == 1, text
-            wait_until(lambda: names_full_disk(cause(store)), timeout=60)
+            assert names_full_disk(sentences[0]), text
+            assert names_full_disk(run.data.tags.get("glow.error", ""))
             emptied = [
                 path for path in output.rglob("checkpoint_*/") if any(f.stat().st_size == 0 for f in path.iterdir())
             ]
@@ -404,8 +406,3 @@ def test_a_disk_that_became_full(whole_training, tmp_path, temporary, seed):
 def names_full_disk(text: str) -> bool:
     """Whether it says that a disk is full, apart from the advice that every checkpoint that cannot be written gets."""
     return re.search(r"No space left|is full", text.replace("if the disk is full", "")) is not None
-
-
-def cause(folder: Path) -> str:
-    (run,) = runs_of_job(uri_of(folder), "train")
-    return run.data.tags.get("glow.error", "")
