@@ -19,13 +19,13 @@ from jobs.specs.evaluation import InterpolateSpec, OodSpec
 from jobs.specs.request import Request
 from jobs.specs.training import worker_range
 from jobs.system.signals import signals_as_interrupt
-from jobs.tracking import check_existing, check_store, client_of, tracking_uri
+from jobs.tracking import check_store, client_of, tracking_uri
 
 if TYPE_CHECKING:
     from jobs.display.displays import Display
     from jobs.display.events import Show
 
-__all__ = ["perform", "repair"]
+__all__ = ["perform", "sync"]
 
 
 class EvaluationJob(Protocol):
@@ -75,10 +75,9 @@ def train(request: Request, display: Display) -> None:
         resources = resources_for(work.spec, worker_range(work.spec.workers))
         from jobs.training import run as job
 
-        ready()
-        controller = job.start_controller(resources)  # its process and this one import libraries at the same time
         client_of(work.tracking_uri)  # imports MLflow
-        job.run(work, resources, controller, show)
+        ready()
+        job.run(work, resources, show)
 
 
 def dry_run(request: Request, display: Display) -> None:
@@ -109,8 +108,9 @@ def ablate(request: Request, display: Display) -> str:
 
         run, changes = request.run, request.changes
         ablation = prepare(request.specs["ablate"]) if run is None else prepare_resume(run, changes)
-        resumed = None if ablation.resumed is None else ablation.resumed.info.run_id
-        planned = plan(ablation.spec, ablation.taken, resumed)  # an error here leaves no store behind
+        before = None if ablation.resumed is None else ablation.resumed.run
+        run_id = None if before is None else before.info.run_id
+        planned = plan(ablation.spec, ablation.taken, run_id)  # an error here leaves no store behind
         from jobs.ablation import run as job
 
         client_of(ablation.work.tracking_uri)  # imports MLflow
@@ -128,20 +128,20 @@ def summarize(request: Request, display: Display) -> None:
         summarize_again(request.run, request.changes, show)
 
 
-def repair(run: str, changes: Mapping[str, Any], display: Display) -> None:
-    """Add to a run in MLflow the epochs, samples and figures that only the checkpoints of the run contain.
+def sync(run: str, changes: Mapping[str, Any], display: Display) -> None:
+    """Copy the folder of a training or an ablation to MLflow again.
 
     Args:
-        run: id or name of a training or an ablation.
-        changes: flags that the user gave: ``tracking_uri``, ``experiment`` and ``output``.
+        run: name or id of its run, or its folder.
+        changes: flags that the user gave: ``tracking_uri``, ``experiment`` and ``data_root``.
         display: shows the events.
     """
-    check_existing(tracking_uri(changes.get("tracking_uri")), writes=True)
+    check_store(tracking_uri(changes.get("tracking_uri")))
     set_environment()
-    from jobs.ablation.repair import repair as repair_run
+    from jobs.ablation.run import sync as sync_run
 
     with display as show:
-        repair_run(run, changes, show)
+        sync_run(run, changes, show)
 
 
 def evaluation_jobs() -> Mapping[str, EvaluationJob]:

@@ -7,13 +7,13 @@ the run if its record in MLflow is lost, for example because MLflow's data were 
 from __future__ import annotations
 
 import json
-import logging
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 from filelock import Timeout as FileLockTimeout
@@ -21,36 +21,38 @@ from filelock import Timeout as FileLockTimeout
 from jobs.errors import JobError
 from jobs.specs.training import TrainSpec
 from jobs.system.environment import in_ray_job, storage
-from jobs.tracking import without_password
+from jobs.tracking import NoSuchRun, find_run, recorded_images, tag_names, without_password
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
     from jobs.text import JsonObject
+    from jobs.tracking import Run
 
 __all__ = [
+    "Found",
+    "KeptResult",
     "KeptRun",
     "claimed",
-    "files_of_checkpoints",
+    "find_kept",
     "is_remote",
     "open_storage",
     "place_named",
     "recall",
+    "recall_trial",
     "refuse_password",
     "remember",
-    "remove_unfinished_checkpoints",
     "results_folder",
+    "unreadable",
     "usable_output",
 ]
 
 
-log = logging.getLogger(__name__)
-
-FILE = "run.json"
+RUN_FILE = "run.json"
 """Name of the file with what is kept of a run."""
 
-SNAPSHOT = "checkpoint_manager_snapshot.json"
-"""Name of the file in which Ray Train lists the checkpoints that it keeps."""
+TRIAL_FILE = "trial.json"
+"""Name of the file with what is kept of the end of a trial."""
 
 
 def is_remote(output: str) -> bool:
@@ -124,40 +126,40 @@ def refuse_password(address: str, where: str) -> None:
 
 
 @contextmanager
-def results_folder(output: str, name: str) -> Iterator[Path]:
-    """Yield the folder `name` in an output folder, which is made if it is new.
+def results_folder(place: str, name: str = "") -> Iterator[Path]:
+    """Yield the folder `name` in another folder, both of which are made if they are new.
 
-    If the output is a bucket, yield a temporary folder instead. Its files are not lost, because they are also written
+    If the place is in a bucket, yield a temporary folder instead. Its files are not lost, because they are also written
     to MLflow.
     """
-    if is_remote(output):
+    if is_remote(place):
         with tempfile.TemporaryDirectory() as temporary:
             yield Path(temporary)
         return
-    folder = Path(output, name)
+    folder = Path(place, name)
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
 
 
 @contextmanager
-def claimed(output: str, run_id: str, command: str) -> Iterator[None]:
-    """Hold the lock of a run in an output folder, so that only one glowctl at a time works on it.
+def claimed(place: str, run_id: str, command: str) -> Iterator[None]:
+    """Hold the lock of a run's folder, so that only one glowctl at a time works on the run.
 
-    The lock is released when the `with` block or its process ends. If the output is a bucket, there is no lock.
+    The lock is released when the `with` block or its process ends. There is no lock in a bucket.
 
     Args:
-        output: folder or bucket.
-        run_id: name of the run's folder, which is usually the id of the run.
+        place: path of the run's folder, or its URI in a bucket.
+        run_id: id of the run, for the error message.
         command: name of the glowctl command, for the error message.
 
     Raises:
         JobError: if another process holds the lock.
     """
-    if is_remote(output):
+    if is_remote(place):
         yield
         return
-    folder = Path(output, run_id)
-    folder.mkdir(exist_ok=True)
+    folder = Path(place)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
             yield
@@ -187,109 +189,67 @@ class KeptRun:
 
     Attributes:
         job: "train" or "ablate".
-        run_id: id of the run in MLflow; None for an ablation.
-        run_name: name of the run; None for an ablation.
-        finished: whether the training has finished; None for an ablation.
+        run_id: id of the run in MLflow that the folder belongs to. It changes if MLflow has lost the run.
+        run_name: name of the run.
+        result: the `KeptResult` of a training; None while it has none, and for an ablation.
         spec: settings of the job.
         images: fingerprint of each split, by data set and split, such as "mnist train".
         resources: ``cpus_per_worker`` and ``gpus_per_worker`` of the trials of an ablation; None for a training.
     """
 
     job: str
-    run_id: str | None = None
-    run_name: str | None = None
-    finished: bool | None = None
+    run_id: str
+    run_name: str
+    result: KeptResult | None = None
     spec: JsonObject
     images: Mapping[str, str]
     resources: Mapping[str, float] | None = None
 
-    def to_dict(self) -> JsonObject:
-        """Return the fields that are not None, as a JSON object."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+
+@dataclass(frozen=True, kw_only=True)
+class KeptResult:
+    """How a training ended, in the ``run.json`` of a training or the ``trial.json`` of a trial.
+
+    Attributes:
+        state: "finished"; for a trial also "stopped" by a scheduler, or "failed" by an error that would occur again.
+        reason: why it was stopped or failed; None if it finished.
+        test_bits_per_dim: bits/dim of the test set under the best model by validation; None unless it finished.
+        seconds: duration of the training; None unless it finished.
+        score: the last score that a trial reported, which a search compares; infinite if it failed.
+    """
+
+    state: str
+    reason: str | None = None
+    test_bits_per_dim: float | None = None
+    seconds: float | None = None
+    score: float = math.inf
 
 
-def remember(place: str, kept: KeptRun) -> None:
-    """Write the ``run.json`` of a run into the folder of its checkpoints.
+def remember(place: str, kept: KeptRun | KeptResult) -> None:
+    """Write the ``run.json`` of a run into its folder, or the ``trial.json`` of a trial.
+
+    The file is replaced as a whole: a process that is killed leaves the one before.
 
     Args:
-        place: path of this folder, or its URI in a bucket.
+        place: path of the folder, or its URI in a bucket.
         kept: the content.
 
     Raises:
         JobError: if the file cannot be written.
     """
+    name = RUN_FILE if isinstance(kept, KeptRun) else TRIAL_FILE
     try:
         files, path = open_storage(place)
         files.create_dir(path, recursive=True)
-        with files.open_output_stream(f"{path}/{FILE}") as stream:
-            stream.write(json.dumps(kept.to_dict(), indent=2).encode())
+        with files.open_output_stream(f"{path}/{name}.part") as stream:
+            stream.write(json.dumps(asdict(kept), indent=2).encode())
+        files.move(f"{path}/{name}.part", f"{path}/{name}")
     except (OSError, ValueError) as error:
         raise JobError(
             f"{place} cannot be written ({str(error).splitlines()[0]})",
-            remedy="choose another --output",
+            remedy="free some space if the disk is full, or choose another --output",
             code="output-not-writable",
         ) from error
-
-
-def remove_unfinished_checkpoints(output: str, name: str) -> None:
-    """Remove checkpoints that Ray Train did not finish, because it was killed or the disk was full.
-
-    If the storage does not answer, nothing is removed.
-
-    Args:
-        output: folder or bucket.
-        name: name of the training's folder in the output.
-    """
-    from pyarrow.fs import FileSelector, FileType
-
-    try:
-        files, folder = open_storage(f"{output}/{name}")
-        found = files.get_file_info(FileSelector(folder, allow_not_found=True, recursive=True))
-        kept = _kept_checkpoints(files, folder)
-        whole: dict[str, bool] = {}  # by the name of each checkpoint; a bucket may list its files without its folder
-        for info in found:
-            checkpoint, slash, _ = info.path.removeprefix(f"{folder}/").partition("/")
-            if checkpoint.startswith("checkpoint_") and (slash or info.type is FileType.Directory):
-                empty = info.type is FileType.File and info.size == 0
-                whole[checkpoint] = whole.get(checkpoint, True) and not empty
-        for checkpoint, is_whole in whole.items():
-            if not is_whole or (kept is not None and checkpoint not in kept):
-                files.delete_dir(f"{folder}/{checkpoint}")
-    except (OSError, ValueError) as error:
-        log.debug("unfinished checkpoints in %s/%s were not looked for (%s)", output, name, error)
-
-
-def files_of_checkpoints(place: str, *names: str) -> Iterator[tuple[str, bytes]]:
-    """Yield the path and the content of each file of these names in the checkpoints of a training.
-
-    Args:
-        place: path of the folder of the checkpoints, or its URI in a bucket; it need not exist.
-        names: names of the files.
-
-    Raises:
-        JobError: if the folder or a file cannot be read.
-    """
-    from pyarrow.fs import FileSelector
-
-    try:
-        files, folder = open_storage(place)
-        for info in files.get_file_info(FileSelector(folder, allow_not_found=True, recursive=True)):
-            if info.base_name in names and info.path.removeprefix(f"{folder}/").startswith("checkpoint_"):
-                with files.open_input_stream(info.path) as stream:
-                    yield info.path, stream.read()
-    except (OSError, ValueError) as error:
-        raise _unreadable(place, error) from error
-
-
-def _kept_checkpoints(files: FileSystem, folder: str) -> str | None:
-    """Return Ray Train's list of kept checkpoints as text; None if there is none, or it is not whole."""
-    try:
-        with files.open_input_stream(f"{folder}/{SNAPSHOT}") as stream:
-            text = stream.read().decode()
-        json.loads(text)
-    except (OSError, ValueError):
-        return None
-    return text
 
 
 def recall(place: str) -> KeptRun | None:
@@ -298,22 +258,39 @@ def recall(place: str) -> KeptRun | None:
     Raises:
         JobError: if the folder or bucket cannot be read.
     """
+    content = _json_in(place, RUN_FILE)
+    try:
+        result = content and content.get("result")
+        return content and KeptRun(**{**content, "result": result and KeptResult(**result)})
+    except TypeError:
+        return None
+
+
+def recall_trial(place: str) -> KeptResult | None:
+    """Read the ``trial.json`` in the folder of a trial; return None if there is no such file.
+
+    Raises:
+        JobError: if the folder or bucket cannot be read.
+    """
+    content = _json_in(place, TRIAL_FILE)
+    return content and KeptResult(**content)
+
+
+def _json_in(place: str, name: str) -> Any:
+    """Return the JSON object in a file of a folder; None if there is none."""
     try:
         files, path = open_storage(place)
-        with files.open_input_stream(f"{path}/{FILE}") as stream:
-            content = stream.read()
-    except (FileNotFoundError, NotADirectoryError):
+        with files.open_input_stream(f"{path}/{name}") as stream:
+            content = json.loads(stream.read())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
         return None
     except (OSError, ValueError) as error:
-        raise _unreadable(place, error) from error
-    try:
-        found = json.loads(content)
-        return KeptRun(**{field.name: found[field.name] for field in fields(KeptRun) if field.name in found})
-    except (ValueError, TypeError):
-        return None
+        raise unreadable(place, error) from error
+    return content if isinstance(content, dict) else None
 
 
-def _unreadable(place: str, error: Exception) -> JobError:
+def unreadable(place: str, error: Exception) -> JobError:
+    """Return the error that a folder or bucket cannot be read."""
     return JobError(
         f"{place} cannot be read ({str(error).splitlines()[0]})",
         remedy="check the address, your credentials and the network",
@@ -332,3 +309,88 @@ def place_named(name: str) -> str:
     """
     parent, slash, folder = name.rstrip("/").rpartition("/")
     return f"{usable_output(parent if slash else TrainSpec.model_fields['output'].default)}/{folder}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run that began earlier, as its folder and MLflow have it.
+
+    Attributes:
+        kept: the content of its ``run.json``.
+        output: the output folder or bucket.
+        folder: the name of the run's folder in the output.
+        run: the run in MLflow; None if MLflow does not have it.
+    """
+
+    kept: KeptRun
+    output: str
+    folder: str
+    run: Run | None
+
+    @property
+    def place(self) -> str:
+        """The path of the run's folder, or its URI in a bucket."""
+        return f"{self.output}/{self.folder}"
+
+
+def find_kept(name: str, uri: str, experiment: str) -> Found:
+    """Find a training or an ablation that began earlier.
+
+    Args:
+        name: name or id of the run in MLflow; or the id, path or URI of its folder.
+        uri: the MLflow store.
+        experiment: name of the experiment.
+
+    Raises:
+        NoSuchRun: if there is no such run and no such folder.
+        JobError: if the run is of another job or is a trial of an ablation, or the folder cannot be read.
+        TrackingError: if the store does not answer.
+    """
+    try:
+        run = find_run(uri, experiment, name)
+    except NoSuchRun as unknown:
+        place = place_named(name)
+        kept = recall(place)
+        if kept is None:
+            raise NoSuchRun(
+                f"{unknown.problem}, and {place} is not the folder of a training or an ablation",
+                remedy=unknown.remedy or "choose a run from the list of glowctl runs",
+                code="run-not-found",
+            ) from None
+        output, _, folder = place.rpartition("/")
+        try:
+            return Found(kept, output, folder, find_run(uri, experiment, kept.run_id))
+        except NoSuchRun:
+            return Found(kept, output, folder, None)
+    kept_by_mlflow = _of_run(run, name)
+    settings = kept_by_mlflow.spec.get("train", kept_by_mlflow.spec)
+    folder = run.data.tags.get(tag_names.FOLDER, run.info.run_id)
+    kept = recall(f"{settings['output']}/{folder}")
+    return Found(kept or kept_by_mlflow, settings["output"], folder, run)
+
+
+def _of_run(run: Run, name: str) -> KeptRun:
+    """Return what MLflow has of the content of a run's ``run.json``, which a killed process may not have written."""
+    tags = run.data.tags
+    job = tags.get(tag_names.JOB, "")
+    if job not in ("train", "ablate") or tag_names.SPEC not in tags:
+        raise JobError(
+            f"run {name!r} is neither a training nor an ablation of glowctl",
+            remedy="choose a run from the list of glowctl runs --job train,ablate",
+            code="run-of-another-job",
+        )
+    if tag_names.TRIAL in tags:
+        raise JobError(
+            f"run {name!r} is a trial of an ablation",
+            remedy=f"name the ablation, as in glowctl ablate --resume {tags[tag_names.PARENT]}",
+            code="run-is-trial",
+        )
+    resources = json.loads(tags.get(tag_names.RESOURCES, "null"))
+    return KeptRun(
+        job=job,
+        run_id=run.info.run_id,
+        run_name=run.info.run_name,
+        spec=json.loads(tags[tag_names.SPEC]),
+        images=recorded_images(run),
+        resources=resources,
+    )

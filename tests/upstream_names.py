@@ -16,7 +16,7 @@ import torch
 
 from glow.hardware import skips_when_told
 from glow.layers import operators
-from tests.upstream_checks import Name, has, reads, says, shows, takes
+from tests.upstream_checks import Name, has, reads, says, shows
 
 __all__ = ["NAMES"]
 
@@ -45,7 +45,7 @@ def _sklearn_has_the_digits() -> bool:
 def _tune_describes_trials() -> bool:
     from ray.tune.experiment import Trial
 
-    wanted = {"TERMINATED", "checkpoint", "last_result", "get_error", "pickled_error_file"}
+    wanted = {"last_result", "get_error", "pickled_error_file"}
     return wanted <= set(dir(Trial)) and {"config", "trial_id"} <= inspect.signature(Trial).parameters.keys()
 
 
@@ -119,7 +119,6 @@ RAY = [
         RAY_DEDUP_LOGS_SKIP_REGEX=_ray_constants,
         RAY_ENABLE_UV_RUN_RUNTIME_ENV=_ray_constants,
         RAY_prestart_worker_first_driver=_ray_raylet,
-        RAY_WARN_BLOCKING_GET_INSIDE_ASYNC="ray/_common/constants.py",
         RAY_worker_niceness=_ray_constants,
     ),
     says("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", _ray_constants, "Ray listens beyond this machine"),
@@ -191,59 +190,10 @@ RAY_TRAIN = [
         "ray.train.v2._internal.execution.controller.placement_group_cleaner:PlacementGroupCleaner",
         "each training that was stopped on a cluster leaves a process of 200 MB (or no longer: then remove orphans.py)",
     ),
-    takes(
-        "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer",
-        "train_loop_per_worker train_loop_config backend_config scaling_config run_config",
-        "no training starts",
-        "import DataParallelTrainer",
-    ),
-    has(
-        "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks",
-        "two processes more beside each training",
-    ),
-    takes(
-        "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._initialize_and_run_controller",
-        "controller_init_kwargs",
-        "no training starts",
-    ),
-    has(
-        "ray.train.v2._internal.execution.controller:TrainController.run",
-        "no training starts (without `EarlyController`, each would start a second later)",
-        "controller import TrainController",
-    ),
-    has("ray.train.v2._internal.execution.controller:TrainController.get_result", "no training ends"),
-    says(
-        "the list of checkpoints is stored before callbacks of users see a report",
-        "ray/train/v2/_internal/execution/controller/controller.py",
-        "MLflow can have an epoch that is trained again",
-        "[self._checkpoint_manager]\n"
-        "                + ([validation_manager] if validation_manager else [])\n"
-        "                + [c for c in self._callbacks if isinstance(c, ReportCallback)]",
-        "SavedNotices",
-    ),
-    has(
-        "ray.train.v2._internal.execution.controller:TrainController.abort",
-        "a cluster reserves machines for a stopped training for three minutes",
-        "controller.abort",
-    ),
-    has(
-        "ray.train.v2._internal.constants:get_env_vars_to_propagate",
-        "no training starts",
-        "constants import get_env_vars_to_propagate",
-    ),
-    has(
-        "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback",
-        "a process more beside each training",
-    ),
-    has("ray.train.v2._internal.callbacks.datasets:DatasetsCallback", "a process more beside each training"),
     has(
         "ray.train.v2._internal.state.util:is_actor_alive",
         "warnings of trials of several workers, for which Ray keeps its dashboard",
         "state_api",
-    ),
-    has(
-        "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator:get_or_create_autoscaling_coordinator",
-        "no training starts (without the call, each would start a second later)",
     ),
     says("class RayTrainWorker", "ray/train/v2/_internal/execution/worker_group/worker.py", "tests kill no worker",
          ours="RayTrainWorker"),
@@ -262,51 +212,7 @@ RAY_TUNE = [
         TUNE_PRINT_ALL_TRIAL_ERRORS=_ray_loop,
         RAY_AIR_NEW_OUTPUT="ray/tune/experimental/output.py",
     ),
-    says(
-        "experiment_state", _ray_loop, "a resumed ablation starts anew", 'CKPT_FILE_TMPL = "experiment_state-{}.json"'
-    ),
-    says("tuner.pkl", "ray/tune/impl/tuner_internal.py", "a resumed ablation starts anew", '_TUNER_PKL = "tuner.pkl"'),
-    says(
-        "basic-variant-state",
-        "ray/tune/search/basic_variant.py",
-        "a resumed ablation starts anew",
-        'CKPT_FILE_TMPL = "basic-variant-state-{}.json"',
-    ),
-    says(
-        "search_gen_state",
-        "ray/tune/search/search_generator.py",
-        "a resumed search starts anew",
-        'CKPT_FILE_TMPL = "search_gen_state-{}.json"',
-    ),
-    says(
-        "searcher-state",
-        "ray/tune/search/searcher.py",
-        "a resumed search starts anew",
-        'CKPT_FILE_TMPL = "searcher-state-{}.pkl"',
-    ),
-    says(
-        "checkpoint_",
-        "ray/train/_internal/storage.py",
-        "what a kill left of trials is not found",
-        'f"checkpoint_{index:',
-    ),
-    says(
-        "checkpoint_manager_snapshot.json",
-        "ray/train/v2/_internal/constants.py",
-        "folders of checkpoints that a full disk left empty stay",
-        'CHECKPOINT_MANAGER_SNAPSHOT_FILENAME = "checkpoint_manager_snapshot.json"',
-    ),
-    says(
-        "CHECKPOINT_PATH_KEY",
-        "ray/tune/integration/ray_train.py",
-        "the epochs of trials of several workers that were stopped are not completed",
-        "class TuneReportCallback",
-        ours="CHECKPOINT_PATH_KEY",
-    ),
     Name("ray.tune.experiment.Trial", "no ablation ends", _tune_describes_trials, "ray.tune.experiment"),
-    says(
-        "self.trials", "ray/tune/analysis/experiment_analysis.py", "no ablation can be resumed", ours="(place).trials"
-    ),
     has("ray.tune.search:Searcher.FINISHED", "an ablation with --search optuna does not end", "Searcher.FINISHED"),
     has("ray.tune.search.optuna:OptunaSearch.convert_search_space", "a warning at each search"),
     says("ImplicitFunc", "ray/tune/trainable/function_trainable.py", "tests kill no trial", "class ImplicitFunc"),

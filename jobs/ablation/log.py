@@ -1,41 +1,107 @@
-"""Show the messages of an ablation's trials while they run, and record each trial as a run in MLflow.
+"""Show the messages of an ablation's trials while they run, and record each trial in its folder and in MLflow.
 
-All messages, from the workers of trials and from Ray Tune, arrive in order in one queue (`jobs.ablation.messages`).
-`AblationLog.see` shows each as it arrives; `AblationLog.record` writes it to MLflow, and is called again with the same
-message if the MLflow store did not answer.
+All messages, from the workers of trials and from Ray Tune, arrive in order in one queue (`OfTrial`). `AblationLog.see`
+shows each as it arrives; `AblationLog.record` writes it, and is called again with the same message if the MLflow store
+did not answer.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from jobs.ablation.messages import Ended, Failed, OfTrial
-from jobs.ablation.trial import BEST
 from jobs.display.events import Show, TrialEnded, TrialEvent
-from jobs.outputs import results_folder
+from jobs.outputs import KeptResult, remember, results_folder
 from jobs.ray_runtime.resources import Resources
 from jobs.run_labels import training_name, varied
 from jobs.specs.ablation import AblateSpec
-from jobs.tracking import Record, TrackingError, recorded_images, tag_names, taken_for_dead
-from jobs.training.history import EpochMetrics
+from jobs.tracking import Record, TrackingError, recorded_images, tag_names
 from jobs.training.log import CHECKPOINT, TrainingLog
-from jobs.training.messages import Attempt
+from jobs.training.messages import Attempt, Message
 from jobs.training.prepare import Work
-from jobs.training.progress import Progress
-from jobs.training.ray_trainer import copy_model
+from jobs.training.progress import Stood, whole_checkpoints
+from jobs.training.ray_trainer import copy_best_model
+from jobs.training.worker import SCORE
 
 if TYPE_CHECKING:
     from jobs.tracking import Run
 
-__all__ = ["AblationLog", "settled_among"]
+__all__ = ["AblationLog", "Ended", "Failed", "OfTrial", "TrialOutbox", "TrialQueue", "folder_of_trial"]
 
-ENDED = ("finished", "stopped", "failed")
-"""States of a trial that has ended."""
+STATUSES = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+"""The states of a trial that has ended, each with the status of its run in MLflow."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The message that an error ended a trial: a retry would raise the same error, or Ray Tune has no retries left.
+
+    Attributes:
+        reason: the sentence that the user reads about the error.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The message that a trial ended without raising an error.
+
+    The trial was finished, a scheduler stopped it, or it reported an error instead of raising it, because a retry would
+    raise the same error.
+
+    Attributes:
+        metrics: the last metrics that the trial reported to Tune, and numbers that Tune adds, such as ``time_total_s``.
+        place: the folder of its checkpoints, or the URI of the folder in a bucket.
+    """
+
+    metrics: Mapping[str, Any]
+    place: str
+
+
+@dataclass(frozen=True)
+class OfTrial:
+    """A message and the label of its trial, such as "1x1 K8 s0"."""
+
+    trial: str
+    message: Message | Failed | Ended
+
+
+class TrialQueue(Protocol):
+    """A queue that takes messages to the driver."""
+
+    def put(self, message: OfTrial) -> None:
+        """Send a message."""
+
+
+@dataclass(frozen=True)
+class TrialOutbox:
+    """Adds the label of a trial to the messages of its training, and puts them into the queue of the ablation.
+
+    It is the `jobs.training.messages.Outbox` of this training.
+
+    Attributes:
+        queue: the queue of the ablation.
+        trial: label of the trial.
+    """
+
+    queue: TrialQueue
+    trial: str
+
+    def put(self, message: Message | Failed) -> None:
+        """Send a message of this trial."""
+        self.queue.put(OfTrial(self.trial, message))
+
+
+def folder_of_trial(place: str, label: str) -> str:
+    """Return the folder of a trial, in the folder of its ablation or in a bucket.
+
+    It has the results of the trial, its ``trial.json`` and, if it has several workers, the checkpoints of Ray Train.
+    """
+    return f"{place}/trials/{label.replace(' ', '-')}"
 
 
 @dataclass
@@ -49,7 +115,6 @@ class Trial:
         state: "running", "finished", "stopped" or "failed".
         reason: why the trial failed or was stopped; None if it did neither.
         described: whether MLflow has the settings and the data sets of the trial.
-        recorded: whether the trial is finished and MLflow has all its results.
     """
 
     work: Work
@@ -58,7 +123,6 @@ class Trial:
     state: str = "running"
     reason: str | None = None
     described: bool = False
-    recorded: bool = False
 
 
 class AblationLog:
@@ -75,8 +139,11 @@ class AblationLog:
         known: if the ablation is resumed, the runs that its trials already have in MLflow, by the label of the trial;
             else empty.
         show: is called with each event.
-        folder: name of the ablation's folder in the output folder. The results of a trial are in a folder of its own,
-            in the subfolder ``trials``.
+        place: the folder of the ablation, or its URI in a bucket.
+
+    Attributes:
+        settled: how the trials ended that do not run again, by label, as their ``trial.json`` has it.
+        starts: the newest whole checkpoints of trials from before this command, by label.
     """
 
     def __init__(
@@ -88,27 +155,18 @@ class AblationLog:
         parent: Record,
         known: Mapping[str, Run],
         show: Show,
-        folder: str,
+        place: str,
     ) -> None:
-        self._folder_name = folder
+        self._place = place
         self._given, self._spec, self._work, self._resources = given, spec, work, resources
         self._parent, self._known, self._show = parent, known, show
         self._values = {spec.label(values): values for values in spec.trials()}
         self._trials: dict[str, Trial] = {}
-        self._settled_before = settled_among(known)
-        self._finished_before = frozenset(label for label, state in self._settled_before.items() if state == "finished")
-        self._over = set(self._finished_before)  # also trials that had ended otherwise and do not run again
-
-    @property
-    def finished(self) -> frozenset[str]:
-        """The labels of the finished trials whose results MLflow has."""
-        return self._finished_before | {label for label, trial in list(self._trials.items()) if trial.recorded}
+        self.settled: dict[str, KeptResult] = {}
+        self.starts: dict[str, Stood] = {}
 
     def see(self, told: OfTrial) -> None:
         """Show a message of a trial to the user, and update the state of the trial."""
-        if self._is_over(told):
-            self._over.add(told.trial)
-            return
         trial = self._trial(told.trial)
         match told.message:
             case Failed(reason):
@@ -122,28 +180,74 @@ class AblationLog:
                 trial.log.see(message)
 
     def record(self, told: OfTrial) -> None:
-        """Write a message to MLflow. After a TrackingError, call this again: nothing is recorded twice.
+        """Record a message. After a TrackingError, call this again: nothing is recorded twice.
 
         Raises:
             TrackingError: if the store does not answer.
         """
-        if self._is_over(told):
-            if isinstance(told.message, Ended):
-                self._complete(told.message, self._known_trial(told.trial))
-            return
         trial = self._trial(told.trial)
         record = self._opened(told.trial, trial)
         match told.message:
             case Failed(reason):
                 record.tag(tag_names.ERROR, reason)
                 record.finish("FAILED")
-            case Ended() as end:
-                if not trial.recorded:
-                    self._record_end(told.trial, end, trial, record)
+            case Ended(metrics, place):
+                stood = whole_checkpoints(place).get(told.trial) or self.starts.get(told.trial)
+                self.settle(told.trial, _result(trial, metrics), stood)
             case message:
                 if isinstance(message, Attempt):
                     record.begin()
                 trial.log.record(message)
+
+    def settle(self, label: str, result: KeptResult, stood: Stood | None) -> None:
+        """Record the end of a trial that will not run again, in its folder and in MLflow.
+
+        Args:
+            label: label of the trial.
+            result: how the trial ended.
+            stood: its last checkpoint; None if it has none.
+
+        Raises:
+            TrackingError: if the store does not answer.
+        """
+        trial = self._trial(label)
+        record = self._opened(label, trial)
+        if stood is not None:
+            trial.log.record_progress(stood.progress())
+        if result.state == "finished":
+            assert stood is not None  # it was saved after the last epoch
+            self._conclude(label, trial, record, result, stood)
+        elif result.reason is not None:
+            record.tag(tag_names.STOPPED if result.state == "stopped" else tag_names.ERROR, result.reason)
+        remember(folder_of_trial(self._place, label), result)
+        record.finish(STATUSES[result.state])  # type: ignore[arg-type]
+        self.settled[label] = result
+        trial.log.scores.clear()  # those of a hundred trials would take some hundred megabytes
+
+    def complete(self, settled: Mapping[str, KeptResult], starts: Mapping[str, Stood], *, again: bool = False) -> None:
+        """Record what MLflow lacks of trials that began before the ablation was resumed.
+
+        Args:
+            settled: how trials ended that do not run again.
+            starts: the newest whole checkpoints of all trials that have one.
+            again: whether to record also the trials again of which MLflow has the end.
+
+        Raises:
+            TrackingError: if the store does not answer.
+        """
+        for label, result in settled.items():
+            run = self._known.get(label)
+            self.settled[label] = result
+            if again or run is None or run.info.status != STATUSES[result.state]:
+                if run is None or run.info.status != STATUSES[result.state]:
+                    self._opened(label, self._trial(label)).begin()
+                self.settle(label, result, starts.get(label))
+        for label in starts.keys() - settled.keys():
+            trial = self._trial(label)
+            record = self._opened(label, trial)
+            trial.log.record_progress(starts[label].progress())
+            if label not in self._known:
+                record.finish("KILLED")
 
     def close(self) -> None:
         """Mark trials that still run as KILLED, since they end with the ablation."""
@@ -152,40 +256,29 @@ class AblationLog:
                 with suppress(TrackingError):
                     trial.record.finish("KILLED")
 
-    def _is_over(self, told: OfTrial) -> bool:
-        """Return whether MLflow had the trial's end before the ablation was resumed, and it does not run again."""
-        if told.trial in self._finished_before:
-            return True
-        return isinstance(told.message, Ended) and told.trial in self._settled_before and told.trial not in self._trials
-
     def _trial(self, label: str) -> Trial:
         if label not in self._trials:
-            self._trials[label] = self._known_trial(label)
+            values, known = self._values[label], self._known.get(label)
+            work = self._work.variant(self._given.trial_spec(values), self._spec.trial_spec(values))
+            record = None if known is None else Record.existing(work.tracking_uri, known).impatient()
+            log = TrainingLog(work, record, lambda event: self._show(TrialEvent(label, event)), before=known)
+            described = known is not None and bool(recorded_images(known))
+            state = self.settled[label].state if label in self.settled else "running"
+            self._trials[label] = Trial(work, log, record, state, described=described)
         return self._trials[label]
-
-    def _known_trial(self, label: str) -> Trial:
-        """Make a trial from what MLflow had of it before the ablation was resumed."""
-        values, known = self._values[label], self._known.get(label)
-        work = self._work.variant(self._given.trial_spec(values), self._spec.trial_spec(values), known)
-        record = None if known is None else Record.existing(work.tracking_uri, known).impatient()
-        log = TrainingLog(work, record, self._shown_of(label))
-        return Trial(work, log, record, described=known is not None and bool(recorded_images(known)))
-
-    def _shown_of(self, label: str) -> Show:
-        return lambda event: self._show(TrialEvent(label, event))
 
     def _end(
         self, label: str, trial: Trial, state: str, reason: str | None, metrics: Mapping[str, Any] | None = None
     ) -> None:
         trial.state, trial.reason = state, reason
-        ended = {each for each, known in list(self._trials.items()) if known.state in ENDED}
+        ended = {each for each, known in list(self._trials.items()) if known.state in STATUSES}
         self._show(
             TrialEnded(
                 trial=label,
                 state=state,
                 reason=reason,
                 test_bits_per_dim=(metrics or {}).get("test_bits_per_dim", math.nan),
-                ended=len(ended | self._over),
+                ended=len(ended | self.settled.keys()),
                 of=self._spec.number_of_trials,
             )
         )
@@ -200,70 +293,21 @@ class AblationLog:
             trial.record = started.impatient()
             trial.log.attach(trial.record)
         if not trial.described:
-            with self._folder(label) as folder:
+            with results_folder(folder_of_trial(self._place, label)) as folder:
                 trial.log.write_settings(folder)
             trial.work.record_datasets(trial.record)
             trial.described = True
         return trial.record
 
-    def _complete(self, end: Ended, trial: Trial) -> Progress:
-        progress = end.progress()
-        trial.log.complete(progress, self._resources.workers[0])
-        return progress
-
-    def _record_end(self, label: str, end: Ended, trial: Trial, record: Record) -> None:
-        metrics = end.metrics
-        progress = self._complete(end, trial)
-        if trial.state == "finished":
-            assert end.checkpoint is not None  # the one that the trial reported last
-            with self._folder(label) as folder:
-                with end.checkpoint.as_directory() as source:
-                    copy_model(Path(source, BEST), folder / CHECKPOINT)
-                trial.log.test_bits_per_dim = metrics["test_bits_per_dim"]
-                # Tune's number has the start of the processes, but begins again if a trial continues from a checkpoint
-                # that Tune does not have, such as those of several workers.
-                seconds = max(metrics["time_total_s"], progress.seconds)
-                best, last = EpochMetrics.of(metrics["best"]), EpochMetrics.of(metrics)
-                trial.log.conclude(best, last, folder, seconds)
-            workers = self._resources.workers[0]
-            kinds = {"gpu_seconds": self._resources.gpus, "core_seconds": self._resources.cpus}
-            record.metrics({name: seconds * workers * each for name, each in kinds.items()})
-            record.finish("FINISHED")
-            trial.recorded = True
-            trial.log.scores.clear()  # those of a hundred trials would take some hundred megabytes
-        elif trial.state == "stopped":
-            record.tag(tag_names.STOPPED, trial.reason or "")
-            record.finish("KILLED")
-        elif trial.reason is not None:
-            record.tag(tag_names.ERROR, trial.reason)
-            record.finish("FAILED")
-
-    def _folder(self, label: str) -> AbstractContextManager[Path]:
-        name = label.replace(" ", "-")
-        return results_folder(self._spec.train.output, f"{self._folder_name}/trials/{name}")
-
-
-def settled_among(runs: Mapping[str, Run]) -> dict[str, str]:
-    """Return the states of the trials whose end MLflow has, by the label of the trial.
-
-    The state is "finished", "failed" for a trial that failed by itself, or "stopped" for one that a scheduler stopped.
-
-    Args:
-        runs: the trials' runs in MLflow, by the label of the trial.
-    """
-    states = {label: _settled_state(run) for label, run in runs.items()}
-    return {label: state for label, state in states.items() if state is not None}
-
-
-def _settled_state(run: Run) -> str | None:
-    match run.info.status:
-        case "FINISHED":
-            return "finished"
-        case "FAILED" if not taken_for_dead(run):
-            return "failed"
-        case "KILLED" if tag_names.STOPPED in run.data.tags:
-            return "stopped"
-    return None
+    def _conclude(self, label: str, trial: Trial, record: Record, result: KeptResult, stood: Stood) -> None:
+        assert result.test_bits_per_dim is not None
+        assert result.seconds is not None
+        with results_folder(folder_of_trial(self._place, label)) as folder:
+            copy_best_model(stood, folder / CHECKPOINT)
+            trial.log.conclude(stood.progress(), folder, result.seconds, result.test_bits_per_dim)
+        workers = self._resources.workers[0]
+        kinds = {"gpu_seconds": self._resources.gpus, "core_seconds": self._resources.cpus}
+        record.metrics({name: result.seconds * workers * each for name, each in kinds.items()})
 
 
 def _outcome(metrics: Mapping[str, Any], scheduler: str) -> tuple[str, str | None]:
@@ -273,3 +317,13 @@ def _outcome(metrics: Mapping[str, Any], scheduler: str) -> tuple[str, str | Non
     if "failed" in metrics:
         return "failed", metrics["failed"]
     return "stopped", f"{scheduler} after epoch {metrics.get('epoch', 0)}"
+
+
+def _result(trial: Trial, metrics: Mapping[str, Any]) -> KeptResult:
+    score = metrics.get(SCORE, math.inf)
+    if trial.state != "finished":
+        return KeptResult(state=trial.state, reason=trial.reason, score=score)
+    # Tune's number has the start of the processes, but begins again if the trial continues where an earlier command or
+    # process stood.
+    seconds, test = max(metrics["time_total_s"], metrics["seconds"]), metrics["test_bits_per_dim"]
+    return KeptResult(state="finished", test_bits_per_dim=test, seconds=seconds, score=score)

@@ -9,26 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.errors import JobError
-from jobs.outputs import KeptRun, is_remote, place_named, recall
+from jobs.outputs import Found, KeptRun, is_remote
+from jobs.run_labels import ablation_name, varied
 from jobs.specs.ablation import AblateSpec
 from jobs.specs.base import refuse, validated
 from jobs.specs.training import TrainSpec
-from jobs.tracking import (
-    NoSuchRun,
-    Record,
-    child_runs,
-    find_run,
-    recorded_images,
-    tag_names,
-    tracking_uri,
-)
-from jobs.training.prepare import Work
+from jobs.text import JsonObject
+from jobs.tracking import Record, child_runs, find_run, tag_names, tracking_uri, without_password
+from jobs.training.prepare import FREE, Work, find_stopped
 from jobs.training.prepare import prepare as prepare_training
 
 if TYPE_CHECKING:
     from jobs.tracking import Run
 
-__all__ = ["Ablation", "find_ablation", "prepare", "prepare_resume"]
+__all__ = ["Ablation", "find_ablation", "prepare", "prepare_found", "prepare_resume"]
 
 
 @dataclass(frozen=True)
@@ -39,39 +33,55 @@ class Ablation:
         given: the settings as the user gave them.
         spec: the settings with absolute paths.
         work: the data, which all trials share.
-        resumed: the run in MLflow that is resumed; None if there is none.
-        kept: the content of the file ``run.json`` in the folder of the trials, if MLflow has lost the run; else None.
-        kept_in: the name of that folder within the output folder, if the name is not the id of the run; else None.
+        resumed: the ablation that is resumed; None for a new one.
     """
 
     given: AblateSpec
     spec: AblateSpec
     work: Work
-    resumed: Run | None = None
-    kept: KeptRun | None = None
-    kept_in: str | None = None
+    resumed: Found | None = None
 
-    def folder_of(self, parent: Record) -> str:
-        """Return the name of the folder of the trials within the output folder; `parent` is the run of the ablation."""
-        return self.kept_in or parent.run_id
+    def place_of(self, parent: Record) -> str:
+        """Return the folder of the ablation in the output folder, or its URI in a bucket; `parent` is its run."""
+        return f"{self.spec.train.output}/{parent.run_id}" if self.resumed is None else self.resumed.place
 
     @property
     def taken(self) -> Mapping[str, float] | None:
         """The resources of each worker with which the trials of a resumed ablation began; None for a new ablation."""
-        if self.resumed is not None:
-            found: dict[str, float] = json.loads(self.resumed.data.tags[tag_names.RESOURCES])
-            return found
-        return None if self.kept is None else self.kept.resources
+        return None if self.resumed is None else self.resumed.kept.resources
 
-    def to_keep(self, resources: Mapping[str, float]) -> KeptRun:
-        """Return the content of ``run.json``, from which the ablation can be resumed if MLflow has lost its run.
-
-        Args:
-            resources: the resources of each worker.
-        """
+    def to_keep(self, parent: Record, resources: Mapping[str, float]) -> KeptRun:
+        """Return the content of ``run.json``; `resources` are those of each worker."""
         spec = self.spec.model_dump(mode="json")
         spec["train"]["tracking_uri"] = None  # it may contain a password
-        return KeptRun(job="ablate", spec=spec, images=self.work.digests(), resources=dict(resources))
+        images, each = self.work.digests(), dict(resources)
+        return KeptRun(
+            job="ablate", run_id=parent.run_id, run_name=parent.name, spec=spec, images=images, resources=each
+        )
+
+    def open_record(self, resources: Mapping[str, float]) -> Record:
+        """Return the run that is resumed, or start one with all that `prepare_resume` needs."""
+        uri, spec, found = self.work.tracking_uri, self.spec, self.resumed
+        if found is not None and found.run is not None:
+            return Record.existing(uri, found.run)
+        public = spec.model_dump(mode="json")
+        public["train"]["tracking_uri"] = without_password(uri)
+        own = {name: value for name, value in public.items() if name != "train" and value is not None}
+        params = _common(spec) | {"tracking_uri": without_password(uri)} | own
+        tags = {tag_names.JOB: "ablate", tag_names.DATASET: spec.train.dataset, tag_names.SPEC: json.dumps(public)}
+        tags |= {tag_names.RESOURCES: json.dumps(resources)} | self.work.tags_of_notes()
+        tags |= {} if found is None else {tag_names.FOLDER: found.folder}
+        name = ablation_name(spec) if found is None else found.kept.run_name
+        return Record.start(uri, spec.train.experiment, name, tags, params)
+
+
+def _common(spec: AblateSpec) -> JsonObject:
+    """Return the settings that all trials have in common, with the values that the trials have.
+
+    These differ from those of `spec.train` where an axis has a single value, and in the resources of a worker.
+    """
+    trial = spec.trial_spec(spec.trials()[0]).model_dump(mode="json") | {"run_name": spec.train.run_name}
+    return {name: value for name, value in trial.items() if name not in varied(spec)}
 
 
 def prepare(spec: AblateSpec) -> Ablation:
@@ -92,11 +102,11 @@ def prepare(spec: AblateSpec) -> Ablation:
     return Ablation(given, checked, work)
 
 
-def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Ablation:
+def prepare_resume(name: str, changes: Mapping[str, Any]) -> Ablation:
     """Prepare an interrupted ablation, so that it can continue.
 
     Args:
-        name_or_id: id or name of its run, or the folder or bucket of its trials if MLflow has lost the run.
+        name: name or id of its run; or the id, path or URI of its folder.
         changes: settings to change: ``tracking_uri``, ``experiment``, ``data_root`` or ``download``.
 
     Raises:
@@ -106,50 +116,32 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Ablation:
             in `prepare`.
         DatasetNotFound, DatasetCorrupt: for the same reason as in `prepare`.
     """
-    refuse(changes.keys() - {"tracking_uri", "experiment", "data_root", "download"}, "a resumed ablation")
-    try:
-        uri, found = find_ablation(name_or_id, changes)
-    except NoSuchRun as error:
-        return _prepare_kept(name_or_id, changes, error)
-    stored = json.loads(found.data.tags[tag_names.SPEC])
-    stored["train"] |= {**changes, "tracking_uri": uri}
-    spec = validated(AblateSpec, stored)
-    kept_in = found.data.tags.get(tag_names.FOLDER)
-    folder = Path(spec.train.output, kept_in or found.info.run_id)
-    if not is_remote(spec.train.output) and not folder.exists() and child_runs(uri, found):
+    refuse(changes.keys() - set(FREE), "a resumed ablation")
+    found = find_stopped(name, "ablate", changes)
+    gone = found.run is not None and not is_remote(found.output) and not Path(found.place).exists()
+    if gone and found.run is not None and child_runs(tracking_uri(changes.get("tracking_uri")), found.run):
         raise JobError(
-            f"the trials of {name_or_id!r} are gone from {spec.train.output}",
+            f"the trials of {name!r} are gone from {found.output}",
             remedy="start a new ablation",
             code="trials-missing",
         )
-    ablation = prepare(spec)
-    ablation.work.check_same_images(recorded_images(found))
-    return Ablation(spec, ablation.spec, ablation.work, found, kept_in=kept_in)
+    return prepare_found(found, changes)
 
 
-def _prepare_kept(name: str, changes: Mapping[str, Any], unknown: NoSuchRun) -> Ablation:
-    """Prepare an ablation that MLflow does not have, from what the folder of its trials keeps."""
-    place = place_named(name)
-    kept = recall(place)
-    if kept is None or kept.job != "ablate":
-        raise NoSuchRun(
-            f"{unknown.problem}, and {place} does not contain the trials of an ablation",
-            remedy="give --resume a run from the list of glowctl runs --job ablate, or the folder of an ablation's "
-            "trials",
-            code="run-not-found",
-        )
-    output, _, folder = place.rpartition("/")
-    stored = {**kept.spec, "train": {**kept.spec["train"], "output": output, **changes}}
-    ablation = prepare(validated(AblateSpec, stored))
-    ablation.work.check_same_images(kept.images)
-    return replace(ablation, kept=kept, kept_in=folder)
+def prepare_found(found: Found, changes: Mapping[str, Any]) -> Ablation:
+    """Prepare an ablation that began earlier, with the settings that its folder has and some changes."""
+    changes = {**changes, "tracking_uri": tracking_uri(changes.get("tracking_uri"))}
+    train = {**found.kept.spec["train"], "output": found.output, **changes}
+    ablation = prepare(validated(AblateSpec, {**found.kept.spec, "train": train}))
+    ablation.work.check_same_images(found.kept.images)
+    return replace(ablation, resumed=found)
 
 
-def find_ablation(name_or_id: str, changes: Mapping[str, Any]) -> tuple[str, Run]:
-    """Find the run of an ablation.
+def find_ablation(name: str, changes: Mapping[str, Any]) -> tuple[str, Run]:
+    """Find the run of an ablation in MLflow.
 
     Args:
-        name_or_id: id or name of the run.
+        name: id or name of the run.
         changes: ``tracking_uri`` and ``experiment``, if they are not the usual ones.
 
     Returns:
@@ -160,10 +152,10 @@ def find_ablation(name_or_id: str, changes: Mapping[str, Any]) -> tuple[str, Run
         JobError: if the run is not an ablation.
     """
     uri = tracking_uri(changes.get("tracking_uri"))
-    found = find_run(uri, changes.get("experiment", TrainSpec.model_fields["experiment"].default), name_or_id)
+    found = find_run(uri, changes.get("experiment", TrainSpec.model_fields["experiment"].default), name)
     if found.data.tags.get(tag_names.JOB) != "ablate" or tag_names.SPEC not in found.data.tags:
         raise JobError(
-            f"run {name_or_id!r} is not an ablation of glowctl",
+            f"run {name!r} is not an ablation of glowctl",
             remedy="choose a run from the list of glowctl runs --job ablate",
             code="run-of-another-job",
         )

@@ -1,7 +1,7 @@
 """The ablation job: train many variants on Ray Tune, and compare them.
 
-Tune decides which trial runs where and when. After a crash it continues from the state that it has saved. Every trial
-trains a model as the training job does.
+Tune decides which trial runs where and when. Every trial trains a model as the training job does. A resumed ablation
+is a new experiment of Tune with the trials that have not ended, each of which starts at its last checkpoint.
 """
 
 from __future__ import annotations
@@ -10,38 +10,31 @@ import json
 import logging
 from collections.abc import Mapping
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jobs.ablation.log import AblationLog, settled_among
-from jobs.ablation.prepare import Ablation, find_ablation
-from jobs.ablation.recovery import catch_up
+from jobs.ablation.log import AblationLog, folder_of_trial
+from jobs.ablation.prepare import Ablation, find_ablation, prepare_found
 from jobs.ablation.summary import summarize_ablation
 from jobs.ablation.trial import Shared
-from jobs.ablation.tuner import FOLDER, make_tuner, reachable
+from jobs.ablation.tuner import make_tuner, reachable
 from jobs.display.displays import forgiving
 from jobs.display.events import Ablating, AblationStopped, Noted, Plan, Show
 from jobs.errors import JobError
-from jobs.outputs import claimed, remember, results_folder, usable_output
+from jobs.outputs import KeptResult, claimed, find_kept, recall_trial, remember, results_folder, usable_output
 from jobs.ray_runtime.event_queue import Channel
 from jobs.ray_runtime.resources import Resources
-from jobs.run_labels import ablation_description, ablation_name, varied
+from jobs.run_labels import ablation_description
 from jobs.specs.ablation import AblateSpec
 from jobs.specs.base import refuse, validated
+from jobs.specs.training import TrainSpec, worker_range
 from jobs.system.verbosity import unheeded
-from jobs.text import JsonObject
-from jobs.tracking import (
-    Record,
-    child_runs,
-    recorded_images,
-    tag_names,
-    without_password,
-)
-from jobs.training.ray_trainer import death_behind, put_data, worker_settings
+from jobs.tracking import Record, child_runs, recorded_images, tag_names, tracking_uri
+from jobs.training.prepare import prepare_found as prepare_found_training
+from jobs.training.progress import remove_old_checkpoints, whole_checkpoints
+from jobs.training.ray_trainer import checkpoint_of, death_behind, put_data, worker_settings
+from jobs.training.run import sync as sync_training
 
-if TYPE_CHECKING:
-    from jobs.tracking import Run
-
-__all__ = ["run", "summarize_again"]
+__all__ = ["open_log", "run", "settled_trials", "summarize_again", "sync"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,21 +61,20 @@ def run(ablation: Ablation, planned: Plan, show: Show) -> str:
         show(Noted(note))
     resources = Resources((planned.workers, planned.workers), planned.gpus, planned.cpus)
     each = {"cpus_per_worker": resources.cpus, "gpus_per_worker": resources.gpus}
-    parent = _open_record(ablation, each)
-    folder = ablation.folder_of(parent)
-    with claimed(ablation.spec.train.output, folder, "ablate"):
+    parent = ablation.open_record(each)
+    place = ablation.place_of(parent)
+    with claimed(place, parent.run_id, "ablate"):
         try:
             with parent.running():
-                if ablation.resumed is None or not recorded_images(ablation.resumed):
-                    _record_settings(ablation, parent)
-                known = _known_trials(ablation)
-                settled = settled_among(known)
-                finished = sorted(label for label, state in settled.items() if state == "finished")
-                show(Ablating(parent.name, parent.run_id, finished, settled))
-                remember(f"{ablation.spec.train.output}/{folder}", ablation.to_keep(each))
-                log = AblationLog(ablation.given, ablation.spec, ablation.work, resources, parent, known, show, folder)
-                _run_trials(ablation, log, resources, planned.at_a_time, folder, parent.run_id)
-                summary = summarize_ablation(ablation.work.tracking_uri, parent, ablation.spec, names_champion=True)
+                log = open_log(ablation, resources, parent, show)
+                settled = settled_trials(ablation.spec, place)
+                finished = sorted(label for label, ended in settled.items() if ended.state == "finished")
+                show(Ablating(parent.name, parent.run_id, finished, {label: e.state for label, e in settled.items()}))
+                log.complete(settled, remove_old_checkpoints(place))
+                _run_trials(ablation, log, resources, planned.at_a_time, place, parent.run_id)
+                summary = summarize_ablation(
+                    ablation.work.tracking_uri, parent, ablation.spec, place, names_champion=True
+                )
                 if summary.best is None:
                     raise JobError(
                         f"no trial finished ({summary.unfinished[0].rstrip('.')})",
@@ -97,12 +89,56 @@ def run(ablation: Ablation, planned: Plan, show: Show) -> str:
     return str(summary.best["run_id"])
 
 
-def _known_trials(ablation: Ablation) -> dict[str, Run]:
-    """Return the runs that trials have from before the ablation was resumed, by label."""
-    if ablation.resumed is None:
-        return {}
-    children = child_runs(ablation.work.tracking_uri, ablation.resumed)
-    return {run.data.tags[tag_names.TRIAL]: run for run in children if tag_names.TRIAL in run.data.tags}
+def open_log(ablation: Ablation, resources: Resources, parent: Record, show: Show) -> AblationLog:
+    """Record the settings and the data of an ablation, and return the log of its trials."""
+    place, before = ablation.place_of(parent), ablation.resumed.run if ablation.resumed is not None else None
+    each = {"cpus_per_worker": resources.cpus, "gpus_per_worker": resources.gpus}
+    remember(place, ablation.to_keep(parent, each))
+    if before is None or not recorded_images(before):
+        _record_settings(ablation, parent, place)
+    children = [] if before is None else child_runs(ablation.work.tracking_uri, before)
+    known = {run.data.tags[tag_names.TRIAL]: run for run in children if tag_names.TRIAL in run.data.tags}
+    return AblationLog(ablation.given, ablation.spec, ablation.work, resources, parent, known, show, place)
+
+
+def settled_trials(spec: AblateSpec, place: str) -> dict[str, KeptResult]:
+    """Return how the trials ended that do not run again, by label, from the folder of the ablation or a bucket."""
+    labels = [spec.label(values) for values in spec.trials()]
+    ends = {label: recall_trial(folder_of_trial(place, label)) for label in labels}
+    return {label: end for label, end in ends.items() if end is not None}
+
+
+def sync(name: str, changes: Mapping[str, Any], show: Show) -> None:
+    """Copy the folder of a training, or of an ablation with its trials, to MLflow again.
+
+    Args:
+        name: name or id of the run; or the id, path or URI of its folder.
+        changes: ``tracking_uri``, ``experiment`` and ``data_root``, if they are not the usual ones.
+        show: receives the result of the training, or the new summary of the ablation.
+
+    Raises:
+        TrackingError: if there is no such run, or the store does not answer.
+        JobError: if the run is a trial or of another job, a command is at work on it, or its folder cannot be read.
+        DatasetNotFound, DatasetCorrupt: if the data cannot be read.
+    """
+    uri = tracking_uri(changes.get("tracking_uri"))
+    found = find_kept(name, uri, changes.get("experiment", TrainSpec.model_fields["experiment"].default))
+    if found.kept.job == "train":
+        sync_training(prepare_found_training(found, changes), show)
+        return
+    ablation = prepare_found(found, changes)
+    taken, workers = found.kept.resources or {}, worker_range(ablation.work.spec.workers)
+    resources = Resources(workers, taken.get("gpus_per_worker", 0.0), taken.get("cpus_per_worker", 1.0))
+    parent = ablation.open_record(taken)
+    place = ablation.place_of(parent)
+    with claimed(place, parent.run_id, "ablate"):
+        log = open_log(ablation, resources, parent, show)
+        log.complete(settled_trials(ablation.spec, place), whole_checkpoints(place), again=True)
+        summary = summarize_ablation(uri, parent, ablation.spec, place)
+        is_over = len(log.settled) == ablation.spec.number_of_trials and summary.best is not None
+        if found.run is None or (is_over and found.run.info.status != "FINISHED"):
+            parent.finish("FINISHED" if is_over else "KILLED")
+    show(summary)
 
 
 def summarize_again(name_or_id: str, changes: Mapping[str, Any], show: Show) -> None:
@@ -124,36 +160,37 @@ def summarize_again(name_or_id: str, changes: Mapping[str, Any], show: Show) -> 
     refuse(changes.keys() - {"tracking_uri", "experiment", "output"}, "an ablation that is summarized")
     uri, found = find_ablation(name_or_id, changes)
     stored = json.loads(found.data.tags[tag_names.SPEC])
-    stored["train"]["output"] = usable_output(changes.get("output", stored["train"]["output"]))
-    summary = summarize_ablation(uri, Record.existing(uri, found), validated(AblateSpec, stored))
-    show(summary)
+    output = usable_output(changes.get("output", stored["train"]["output"]))
+    place = f"{output}/{found.data.tags.get(tag_names.FOLDER, found.info.run_id)}"
+    show(summarize_ablation(uri, Record.existing(uri, found), validated(AblateSpec, stored), place))
 
 
 def _run_trials(
-    ablation: Ablation, log: AblationLog, resources: Resources, at_a_time: int, folder: str, run_id: str
+    ablation: Ablation, log: AblationLog, resources: Resources, at_a_time: int, place: str, run_id: str
 ) -> None:
-    """Run the experiment to its end.
+    """Run a new experiment of Tune with the trials that have not ended, each from its last checkpoint.
 
     If Ray kills a process because memory is short, more than one trial may end: Tune's loop does not handle that error,
-    and the process may be the queue of messages. Then the experiment is restored, as after a crash, up to
+    and the process may be the queue of messages. Then another experiment follows, as after a crash, up to
     `max_failures` times.
     """
     spec = ablation.spec
     data = put_data(ablation.work)
-    storage = f"{spec.train.output}/{folder}"
     # Ray and Tune's files do not need the store, whose URI may contain a password.
     private = spec.model_copy(update={"train": spec.train.model_copy(update={"tracking_uri": None})})
     try:
         for _ in range(spec.train.max_failures + 1):
+            if spec.known_beforehand and len(log.settled) == spec.number_of_trials:
+                return
+            log.starts = remove_old_checkpoints(place)
+            starts = {label: checkpoint_of(stood) for label, stood in log.starts.items()}
             try:
                 with Channel(log.see, log.record) as channel, reachable(channel.queue):
-                    stood = catch_up(f"{storage}/{FOLDER}", spec, channel.queue, run_id)
                     common = worker_settings(ablation.work, resources, data, channel.queue)
-                    shared = Shared(private, common, channel.queue, resources, f"{storage}/train", log.finished, stood)
-                    tuner = make_tuner(shared, at_a_time, storage)
+                    shared = Shared(private, common, channel.queue, resources, place, starts)
                     # At the end Tune reads the errors of trials, which a full disk may not have taken whole.
                     with unheeded(logger, "the errors of trials cannot be read", EOFError, UnpicklingError):
-                        tuner.fit()
+                        make_tuner(shared, log.settled, at_a_time).fit()
                 return
             except Exception as error:
                 if death_behind(error) is None:
@@ -168,35 +205,10 @@ def _run_trials(
         log.close()
 
 
-def _open_record(ablation: Ablation, resources: Mapping[str, float]) -> Record:
-    """Return the run that is resumed, or start one with all that `prepare_resume` needs."""
-    uri, spec = ablation.work.tracking_uri, ablation.spec
-    if ablation.resumed is not None:
-        return Record.existing(uri, ablation.resumed)
-    public = spec.model_dump(mode="json")
-    public["train"]["tracking_uri"] = without_password(uri)
-    own = {name: value for name, value in public.items() if name != "train" and value is not None}
-    params = _common(spec) | {"tracking_uri": without_password(uri)} | own
-    tags = {tag_names.JOB: "ablate", tag_names.DATASET: spec.train.dataset, tag_names.SPEC: json.dumps(public)}
-    tags[tag_names.RESOURCES] = json.dumps(resources)
-    tags |= ablation.work.tags_of_notes()
-    tags |= {tag_names.FOLDER: ablation.kept_in} if ablation.kept_in else {}
-    return Record.start(uri, spec.train.experiment, ablation_name(spec), tags, params)
-
-
-def _common(spec: AblateSpec) -> JsonObject:
-    """Return the settings that all trials have in common, with the values that the trials have.
-
-    These differ from those of `spec.train` where an axis has a single value, and in the resources of a worker.
-    """
-    trial = spec.trial_spec(spec.trials()[0]).model_dump(mode="json") | {"run_name": spec.train.run_name}
-    return {name: value for name, value in trial.items() if name not in varied(spec)}
-
-
-def _record_settings(ablation: Ablation, parent: Record) -> None:
+def _record_settings(ablation: Ablation, parent: Record, place: str) -> None:
     """Record the data, and the settings that repeat the ablation: as given, but without the store."""
     common = ablation.given.train.model_copy(update={"tracking_uri": None})
-    with results_folder(ablation.spec.train.output, f"{parent.run_id}/summary") as folder:
+    with results_folder(f"{place}/summary") as folder:
         (folder / "spec.json").write_text(ablation.given.model_copy(update={"train": common}).to_json())
         parent.folder(folder)
     parent.describe(ablation_description(ablation.spec, parent.run_id))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
+from jobs.outputs import KeptResult
 from jobs.specs.ablation import AblateSpec, Values
 from jobs.training.worker import COUNTED_EPOCH, SCORE
 
@@ -20,14 +21,25 @@ TRIES = 50
 """Number of consecutive proposals of known configurations, after which an untried one is taken instead."""
 
 
-def make_search(spec: AblateSpec) -> Searcher | None:
+def make_search(spec: AblateSpec, settled: Mapping[str, KeptResult], begun: Collection[str]) -> Searcher | None:
     """Make the searcher of an ablation whose trials are proposed one by one.
+
+    Args:
+        spec: the ablation.
+        settled: how trials ended that do not run again, by label; the searcher receives their scores.
+        begun: labels of trials that have checkpoints. Their configurations are proposed first.
 
     Returns:
         The searcher, or None if all trials are known beforehand. In that case Tune makes its own generator of
         trials, which obeys `max_concurrent_trials`. Tune would ignore this limit for a generator that is passed to it.
     """
-    return None if spec.known_beforehand else SeededSearch(spec, _optuna(spec))
+    if spec.known_beforehand:
+        return None
+    axes = spec.configurations()[0]
+    first = [values for values in spec.trials() if spec.label(values) in settled.keys() | set(begun)]
+    configurations = [{axis: values[axis] for axis in axes} for values in first]
+    unique = [each for index, each in enumerate(configurations) if each not in configurations[:index]]
+    return SeededSearch(spec, _optuna(spec, unique), {label: end.score for label, end in settled.items()})
 
 
 def make_scheduler(spec: AblateSpec) -> TrialScheduler:
@@ -51,7 +63,7 @@ def make_scheduler(spec: AblateSpec) -> TrialScheduler:
     return FIFOScheduler()
 
 
-def _optuna(spec: AblateSpec) -> Searcher:
+def _optuna(spec: AblateSpec, first: list[dict[str, Any]]) -> Searcher:
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
@@ -59,7 +71,9 @@ def _optuna(spec: AblateSpec) -> Searcher:
     choices = {axis: list(dict.fromkeys(c[axis] for c in spec.configurations())) for axis in spec.configurations()[0]}
     space = {axis: tune.choice(values) for axis, values in choices.items()}
     converted = OptunaSearch.convert_search_space(space)  # OptunaSearch would do it too, with a warning
-    return OptunaSearch(space=converted, metric=SCORE, mode="min", seed=spec.train.seed)
+    return OptunaSearch(
+        space=converted, metric=SCORE, mode="min", seed=spec.train.seed, points_to_evaluate=first or None
+    )
 
 
 class MedianRule(MedianStoppingRule):
@@ -76,17 +90,18 @@ class SeededSearch(Searcher):
 
     Another searcher proposes the configurations and receives the mean scores. If it proposes a configuration again, the
     configuration is not run again: that searcher at once receives the mean of the scores so far, or an error if there
-    are none or a trial failed. Ray's `Repeater` would run the configuration again. It also cannot be restored, because
-    it does not save which trials belong together.
+    are none or a trial failed. Ray's `Repeater` would run the configuration again. If the ablation is resumed, trials
+    that have ended are not run again either.
 
     Args:
         spec: the ablation.
         searcher: the searcher that proposes configurations.
+        ended: the scores of trials that have ended before, by label; infinite if a trial failed.
     """
 
-    def __init__(self, spec: AblateSpec, searcher: Searcher) -> None:
+    def __init__(self, spec: AblateSpec, searcher: Searcher, ended: Mapping[str, float]) -> None:
         super().__init__(metric=SCORE, mode="min")
-        self._spec, self._searcher = spec, searcher
+        self._spec, self._searcher, self._ended = spec, searcher, ended
         self._proposed = 0
         self._to_come: list[tuple[str, Values]] = []  # (group, values) of trials that have not begun
         self._groups: dict[str, str] = {}  # trial -> group
@@ -100,28 +115,32 @@ class SeededSearch(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
         """Return the values of the next trial under the key ``values``, or `Searcher.FINISHED` after the last trial."""
-        if not self._to_come:
+        while not self._to_come:
             if self._proposed == self._spec.number_of_configurations:
                 return Searcher.FINISHED
             self._proposed += 1
-            group, configuration = self._new_configuration(trial_id)
+            group, configuration = self._new_configuration(f"{trial_id}-{self._proposed}")
             self._group_of[self._spec.label(configuration)] = group
-            self._scores[group] = {}
-            self._to_come = [(group, {**configuration, "seed": seed}) for seed in self._spec.all_seeds]
+            trials = [{**configuration, "seed": seed} for seed in self._spec.all_seeds]
+            labels = [self._spec.label(values) for values in trials]
+            self._scores[group] = {label: self._ended[label] for label in labels if label in self._ended}
+            pairs = zip(labels, trials, strict=True)
+            self._to_come = [(group, values) for label, values in pairs if label not in self._ended]
+            self._tell_if_over(group)
         self._groups[trial_id], values = self._to_come.pop(0)
         return {"values": values}
 
-    def _new_configuration(self, trial_id: str) -> tuple[str, Values]:
+    def _new_configuration(self, name: str) -> tuple[str, Values]:
         for attempt in range(TRIES):
-            group = f"{trial_id}-{attempt}"
+            group = f"{name}-{attempt}"
             configuration = self._spec.normal(self._searcher.suggest(group) or {})
             known = self._group_of.get(self._spec.label(configuration))
             if known is None:
                 return group, configuration
             self._tell(group, self._scores[known])
         untried = [c for c in self._spec.configurations() if self._spec.label(c) not in self._group_of]
-        self._own_groups.add(trial_id)
-        return trial_id, untried[0]
+        self._own_groups.add(name)
+        return name, untried[0]
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """Store the score of a trial; once all trials of its configuration have ended, report to the other searcher.
@@ -131,8 +150,10 @@ class SeededSearch(Searcher):
         """
         group = self._groups[trial_id]
         last = result or {}
-        score = last.get(f"best/{SCORE}", last.get(SCORE, math.inf))  # Tune flattens what a trial reports
-        self._scores[group][trial_id] = math.inf if error else score
+        self._scores[group][trial_id] = math.inf if error else last.get(SCORE, math.inf)
+        self._tell_if_over(group)
+
+    def _tell_if_over(self, group: str) -> None:
         if len(self._scores[group]) == len(self._spec.all_seeds):
             self._tell(group, self._scores[group])
 
@@ -145,11 +166,5 @@ class SeededSearch(Searcher):
         self._searcher.on_trial_complete(group, result={SCORE: mean} if known else None, error=not known)
 
     def save(self, checkpoint_path: str) -> None:
-        """Save the state of this searcher, and of the searcher that proposes configurations, to a file."""
-        with open(checkpoint_path, "wb") as file:
-            pickle.dump(self.__dict__, file)
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Restore the state that `save` wrote."""
-        with open(checkpoint_path, "rb") as file:
-            self.__dict__.update(pickle.load(file))
+        """Write an empty file, because Tune asks for one: a search that is resumed begins with the trials' results."""
+        Path(checkpoint_path).touch()

@@ -23,7 +23,7 @@ from jobs.display.lines import summary_markdown
 from jobs.outputs import is_remote, results_folder
 from jobs.run_labels import ablation_description, registered_name
 from jobs.specs.ablation import AXES, AblateSpec
-from jobs.text import Row, bits, count, numbers, rows_of
+from jobs.text import Row, bits, count, rows_of
 from jobs.tracking import (
     Champion,
     Record,
@@ -49,7 +49,6 @@ __all__ = [
     "comparison_figures",
     "curve_table",
     "factors_of",
-    "gaps",
     "state_of",
     "summarize_ablation",
     "tables_of",
@@ -87,13 +86,16 @@ class Tables:
     curves: pd.DataFrame
 
 
-def summarize_ablation(uri: str, record: Record, spec: AblateSpec, *, names_champion: bool = False) -> AblationSummary:
-    """Compare the trials of an ablation, and write the summary to the output folder and to the ablation's run.
+def summarize_ablation(
+    uri: str, record: Record, spec: AblateSpec, place: str, *, names_champion: bool = False
+) -> AblationSummary:
+    """Compare the trials of an ablation, and write the summary to its folder and to its run.
 
     Args:
         uri: the MLflow store.
         record: the run of the ablation.
         spec: the ablation.
+        place: the folder of the ablation, or its URI in a bucket.
         names_champion: whether to give the alias `champion` to the model of the best trial. Even then the present
             champion keeps the alias if it has a lower (better) NLL on the same validation images. If False, no alias
             changes.
@@ -110,7 +112,7 @@ def summarize_ablation(uri: str, record: Record, spec: AblateSpec, *, names_cham
         champion = _set_champion(uri, run, best, spec)
     elif best is not None:
         champion = present_champion(uri, registered_name(spec.train.dataset, spec.train.bits))
-    with results_folder(spec.train.output, f"{record.run_id}/summary") as folder:
+    with results_folder(place, "summary") as folder:
         summary = AblationSummary(
             run=record.name,
             run_id=record.run_id,
@@ -120,11 +122,11 @@ def summarize_ablation(uri: str, record: Record, spec: AblateSpec, *, names_cham
             configurations=rows_of(tables.configurations),
             differences=rows_of(tables.differences),
             conclusions=conclusions(tables.differences),
-            unfinished=[*unfinished(trials, factors), *gaps(tables, spec.train.epochs, record.run_id)],
+            unfinished=unfinished(trials, factors),
             best=best,
             champion=None if champion is None else asdict(champion),
             champion_uri=None if champion is None else champion.uri,
-            place=record.artifact_uri if is_remote(spec.train.output) else str(folder),
+            place=record.artifact_uri if is_remote(place) else str(folder),
             open_with=open_command(uri),
         )
         text = summary_markdown(summary)
@@ -271,24 +273,6 @@ def curve_table(uri: str, trials: pd.DataFrame, factors: Sequence[str]) -> pd.Da
         about = {column: trial[column] for column in (*factors, "trial", "seed")}
         frames.append(frame.rename_axis("epoch").sort_index().reset_index().assign(**about, name=name))
     return pd.concat(frames[1:] or frames, ignore_index=True)
-
-
-def gaps(tables: Tables, epochs: int, run_id: str) -> list[str]:
-    """Return a sentence for each finished trial whose record in MLflow lacks epochs.
-
-    Args:
-        tables: the tables of the ablation.
-        epochs: how many epochs each trial trained.
-        run_id: id of the ablation's run, for the advice to run ``glowctl repair`` that each sentence contains.
-    """
-    found = []
-    for label in tables.trials.loc[tables.trials["state"] == "finished", "trial"]:
-        known = set(tables.curves.loc[tables.curves["trial"] == label, "epoch"])
-        missing = [epoch for epoch in range(1, epochs + 1) if epoch not in known]
-        if missing:
-            lacks = numbers("epoch", missing)
-            found.append(f"the record of {label} lacks {lacks}: glowctl repair {run_id} adds those in its checkpoint")
-    return found
 
 
 def best_trial(trials: pd.DataFrame) -> Row | None:

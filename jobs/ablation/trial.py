@@ -8,37 +8,30 @@ from __future__ import annotations
 
 import math
 import shutil
-import tempfile
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from ray import tune
+from ray.train import Checkpoint, UserCallback
+from ray.util.queue import Queue
 
-from glow.checkpoint import UNWRITABLE, save_checkpoint
+from glow.checkpoint import UNWRITABLE
 from glow.errors import CheckpointError
-from glow.training import Trainer
-from jobs.ablation.forwarding import forwarded
-from jobs.ablation.messages import Failed, OfTrial, TrialOutbox, TrialQueue
-from jobs.ablation.trial_checkpoint import TrialFacts, read_facts, write_facts
-from jobs.outputs import remove_unfinished_checkpoints
+from jobs.ablation.log import Failed, OfTrial, TrialOutbox, TrialQueue, folder_of_trial
+from jobs.ray_runtime.event_queue import make_queue
 from jobs.ray_runtime.resources import Resources
 from jobs.specs.ablation import AblateSpec, Values
-from jobs.training.controller import NoRetry
-from jobs.training.messages import Outbox, Saved
-from jobs.training.progress import Metrics, Progress
-from jobs.training.ray_trainer import cause_of, copy_model, plain_reason, torch_trainer
-from jobs.training.worker import SCORE, save, train_share
-from jobs.training.worker_settings import WorkerSettings
+from jobs.training.messages import Stored, WorkerSettings
+from jobs.training.progress import remove_old_checkpoints
+from jobs.training.ray_trainer import NoRetry, cause_of, checkpoint_of, plain_reason, torch_trainer
+from jobs.training.worker import SCORE, Metrics, train_share
 
-__all__ = ["BEST", "Shared", "trial_loop"]
-
-BEST = "best"
-"""Name of the folder in a trial's checkpoint that contains the best model so far."""
+__all__ = ["Forwarding", "Shared", "forwarded", "trial_loop"]
 
 
 @dataclass(frozen=True)
@@ -47,22 +40,19 @@ class Shared:
 
     Attributes:
         spec: the ablation, without the store.
-        settings: settings of the workers; spec, config and outbox are replaced for each trial.
+        settings: settings of the workers; spec, config, outbox, start and trial are replaced for each trial.
         queue: takes messages to the driver.
         resources: the workers of each trial, and their cores and GPUs.
-        storage: folder or bucket for the checkpoints of trials with several workers.
-        finished: labels of trials that have nothing left to do.
-        stood: checkpoints from which trials without a checkpoint of Tune continue, by label of the trial. Tune does not
-            know these, because its files were damaged and its experiment began anew.
+        place: the folder of the ablation, or its URI in a bucket.
+        starts: checkpoints of earlier experiments from which trials continue, by label of the trial.
     """
 
     spec: AblateSpec
     settings: WorkerSettings
     queue: TrialQueue
     resources: Resources
-    storage: str
-    finished: frozenset[str] = frozenset()
-    stood: Mapping[str, tune.Checkpoint] = field(default_factory=dict)
+    place: str
+    starts: Mapping[str, Checkpoint] = field(default_factory=dict)
 
     @property
     def in_one_process(self) -> bool:
@@ -73,7 +63,7 @@ class Shared:
 def trial_loop(config: Mapping[str, Any], shared: Shared) -> None:
     """Train one trial and report to Tune: the epoch's metrics after each checkpoint, and the result at the end.
 
-    The result contains ``test_bits_per_dim`` and, as ``best``, the metrics of the best epoch.
+    The result contains the best score as `SCORE`, ``test_bits_per_dim`` and ``seconds``.
 
     Tune retries a trial that raises an error. An error that would occur again, such as a wrong setting, is therefore
     not raised: the trial ends normally for Tune, and the driver gets a `Failed` message. But an error of the machine,
@@ -83,16 +73,15 @@ def trial_loop(config: Mapping[str, Any], shared: Shared) -> None:
         config: Tune's configuration, with the trial's values at ``values``.
         shared: what all trials have in common.
     """
-    values = config["values"]
-    label = shared.spec.label(values)
-    if label in shared.finished:  # Tune was killed before it saved that this trial is finished
-        return
-    settings = _settings(shared, values, label)
+    label = shared.spec.label(config["values"])
+    settings = _settings(shared, config["values"], label)
     try:
         if shared.in_one_process:
-            _train_here(settings, label, tune.get_checkpoint() or shared.stood.get(label))
+            session = TuneSession(settings)
+            outcome = train_share(settings, session)
+            tune.report({**session.reported, **outcome.metrics()})
         else:
-            _train_with_workers(settings, shared, label)
+            _train_with_workers(settings, shared)
     except Exception as error:
         cause = cause_of(error)
         if not NoRetry.is_final(cause) or is_of_machine(cause):
@@ -114,94 +103,106 @@ def _settings(shared: Shared, values: Values, label: str) -> WorkerSettings:
     spec = shared.spec.trial_spec(values)
     common = shared.settings.config
     config = spec.glow_config(common.image_shape, common.num_classes or 0)
-    return replace(shared.settings, spec=spec, config=config, outbox=TrialOutbox(shared.queue, label))
-
-
-def _train_here(settings: WorkerSettings, label: str, checkpoint: tune.Checkpoint | None) -> None:
-    with TuneSession(label, checkpoint, settings.outbox) as session:
-        outcome = train_share(settings, session)
-        tune.report({**session.last, **outcome.metrics()})
-
-
-def _train_with_workers(settings: WorkerSettings, shared: Shared, label: str) -> None:
-    # Ray Tune restarts the trial. If Ray Train restarted its workers too, N failures would become (N + 1)^2 attempts.
-    spec = settings.spec.model_copy(update={"output": shared.storage, "max_failures": 0})
-    settings = replace(settings, spec=spec)
-    name = label.replace(" ", "-")
-    remove_unfinished_checkpoints(shared.storage, name)
-    with forwarded() as forwarding:
-        result = torch_trainer(settings, shared.resources, name, callbacks=[forwarding]).fit()
-    assert result.best_checkpoints is not None
-    assert result.metrics is not None
-    best, _ = min(result.best_checkpoints, key=lambda entry: entry[1][SCORE])
-    with tempfile.TemporaryDirectory() as folder, best.as_directory() as source:
-        copy_model(source, Path(folder, BEST))
-        outcome = result.return_value  # type: ignore[attr-defined]  # only the second version of Ray Train has it
-        outcome.progress.write(folder)
-        tune.report({**result.metrics, **outcome.metrics()}, checkpoint=tune.Checkpoint.from_directory(folder))
+    outbox, start = TrialOutbox(shared.queue, label), shared.starts.get(label)
+    return replace(shared.settings, spec=spec, config=config, outbox=outbox, start=start, trial=label)
 
 
 class TuneSession:
     """The `jobs.training.worker.Session` of a training in the process of a Tune trial.
 
-    Tune keeps only the last checkpoint, so each checkpoint also contains the best model so far. The session is a
-    context manager: inside its block, a temporary folder holds that model.
-
     Args:
-        label: label of the trial.
-        checkpoint: where the trial continues; None at its start.
-        outbox: the queue to the driver.
+        settings: the settings of the training.
+
+    Attributes:
+        reported: the metrics of the last report.
     """
 
     rank, local_rank, workers = 0, 0, 1
 
-    def __init__(self, label: str, checkpoint: tune.Checkpoint | None, outbox: Outbox) -> None:
-        self._label, self._checkpoint, self._outbox = label, checkpoint, outbox
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
         self.device = torch.device("cuda", 0) if ray.get_gpu_ids() else torch.device("cpu")
-        self.last: Metrics = {}  # metrics of the last checkpoint
-        self._best: Metrics = {}
+        self.reported: Metrics = {}
 
-    def __enter__(self) -> TuneSession:
-        self._scratch = tempfile.TemporaryDirectory()
-        self._folder = Path(self._scratch.name, BEST)
-        return self
+    def start(self) -> Checkpoint | None:
+        """Return the last checkpoint of this experiment of Tune or, at first, the one of an earlier experiment."""
+        return tune.get_checkpoint() or self._settings.start
 
-    def __exit__(self, *exception: object) -> None:
-        self._scratch.cleanup()
+    def last(self) -> Checkpoint | None:
+        """Return the last checkpoint."""
+        return self.start()
 
-    @contextmanager
-    def restored(self) -> Iterator[str | None]:
-        """Yield the folder of the checkpoint to continue from; None at the start."""
-        with nullcontext() if self._checkpoint is None else self._checkpoint.as_directory() as folder:
-            if folder is not None:
-                shutil.copytree(Path(folder, BEST), self._folder)
-                facts = read_facts(folder)
-                self.last, self._best = facts.last, facts.best
-            yield folder
+    def report(self, metrics: Metrics, folder: str | None, *, urgent: bool = False) -> None:
+        """Report a checkpoint to Tune, which stores every checkpoint at once, so that `urgent` has no effect.
 
-    def report(self, trainer: Trainer, progress: Progress, metrics: Metrics, *, urgent: bool = False) -> None:
-        """Report a checkpoint to Tune; first replace the best model if the current one has a lower validation NLL.
-
-        Tune stores every checkpoint immediately, so `urgent` has no effect. When Tune's function returns, Tune has
-        deleted the checkpoint before, so that the trial can only continue from this one.
+        When Tune's function returns, Tune has deleted the checkpoint before, so that the trial can only continue from
+        this one.
         """
-        self.last = metrics
-        if not self._best or metrics[SCORE] < self._best[SCORE]:
-            self._best = metrics
-            save_checkpoint(trainer.evaluated_model, self._folder)
-        with tempfile.TemporaryDirectory() as folder:
-            save(trainer, progress, folder)
-            shutil.copytree(self._folder, Path(folder, BEST))
-            write_facts(folder, TrialFacts(self._label, self.last, self._best))
+        assert folder is not None  # the only worker has rank 0
+        self.reported = metrics
+        try:
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
-        if "epoch" in metrics:  # the checkpoint was not saved inside an epoch
-            self._outbox.put(Saved(int(metrics["epoch"])))
-
-    @contextmanager
-    def best(self) -> Iterator[tuple[Path, Metrics]]:
-        """Yield the folder of the best model and its metrics."""
-        yield self._folder, self._best
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        stored = tune.get_checkpoint()
+        if "epoch" in metrics and stored is not None:  # the checkpoint was not saved inside an epoch
+            self._settings.outbox.put(Stored(stored.path))
 
     def notice(self) -> float | None:
         """Return None, because Tune does not announce that a machine will be taken away."""
         return None
+
+
+def _train_with_workers(settings: WorkerSettings, shared: Shared) -> None:
+    place = folder_of_trial(shared.place, settings.trial)
+    # Tune may have started this trial again, so that there may be newer checkpoints than at the start of the ablation.
+    newest = remove_old_checkpoints(place).get(settings.trial)
+    # Ray Tune restarts the trial. If Ray Train restarted its workers too, N failures would become (N + 1)^2 attempts.
+    spec = settings.spec.model_copy(update={"max_failures": 0})
+    settings = replace(settings, spec=spec, start=settings.start if newest is None else checkpoint_of(newest))
+    with forwarded() as forwarding:
+        result = torch_trainer(settings, shared.resources, place, [forwarding]).fit()
+    outcome = result.return_value  # type: ignore[attr-defined]  # only the second version of Ray Train has it
+    tune.report({**(result.metrics or {}), **outcome.metrics()})
+
+
+# Ray has `TuneReportCallback` for the way of a training's reports from Ray Train's controller to Ray Tune. With it a
+# trial can hang: the thread that takes the reports of a trial for Tune also puts those of the controller into the queue
+# that it takes them from, which holds one. If the trial itself has just put its last report there, no thread is left to
+# take it. Here a separate thread reports to Tune, and has ended before the trial reports again.
+
+
+class Forwarding(UserCallback):
+    """Puts the metrics of every report of a training into a queue.
+
+    Args:
+        queue: the queue, which `forwarded` reads.
+    """
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
+        """Put the metrics of rank 0 into the queue; Ray Train calls this in its controller."""
+        self._queue.put(metrics[0])
+
+
+@contextmanager
+def forwarded() -> Iterator[Forwarding]:
+    """Yield a callback for a training of this trial, and report to Tune what it receives while the block runs.
+
+    All of it has been reported when the block ends.
+    """
+    queue = make_queue()
+
+    def forward() -> None:
+        while (metrics := queue.get()) is not None:
+            tune.report(metrics)
+
+    thread = threading.Thread(target=forward, daemon=True)
+    thread.start()
+    try:
+        yield Forwarding(queue)
+    finally:
+        queue.put(None)
+        thread.join()

@@ -1,10 +1,10 @@
-"""Make the experiment of Ray Tune that runs the trials of an ablation: a new one, or the one that Tune saved."""
+"""Make the experiment of Ray Tune that runs the trials of an ablation which have not ended."""
 
 from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from operator import attrgetter
@@ -13,21 +13,17 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
-from jobs.ablation.messages import Failed, OfTrial, TrialQueue
-from jobs.ablation.recovery import end_of
+from jobs.ablation.log import Ended, Failed, OfTrial, TrialQueue, folder_of_trial
 from jobs.ablation.search import make_scheduler, make_search
 from jobs.ablation.trial import Shared, trial_loop
-from jobs.ablation.tune_state import has_begun
-from jobs.specs.ablation import AblateSpec
+from jobs.outputs import KeptResult
 from jobs.system.verbosity import unheeded
+from jobs.training.progress import next_name
 from jobs.training.ray_trainer import cause_of, plain_reason
 
 __all__ = []
 
 log = logging.getLogger(__name__)
-
-FOLDER = "tune"
-"""Name of the experiment's folder in the folder of the ablation."""
 
 TRIAL_ITSELF: dict[str, float] = {"memory": 2**20}
 """Resources of the process of a trial whose workers are separate processes, with resources of their own."""
@@ -35,8 +31,7 @@ TRIAL_ITSELF: dict[str, float] = {"memory": 2**20}
 _queue: ContextVar[TrialQueue] = ContextVar("_queue")
 """The queue of the ablation that this thread runs.
 
-Tune saves its callbacks with the experiment, and a queue could not be restored. The callbacks do not name the ablation
-either: its folder may have another name when they are restored.
+Tune saves its callbacks with the experiment, and a queue cannot be saved.
 """
 
 
@@ -57,25 +52,22 @@ def _trainable(shared: Shared) -> Any:
     )
 
 
-def make_tuner(shared: Shared, at_a_time: int, storage: str) -> tune.Tuner:
-    """Make the experiment: restore it if Tune has saved it, otherwise make a new one.
+def make_tuner(shared: Shared, settled: Mapping[str, KeptResult], at_a_time: int) -> tune.Tuner:
+    """Make a new experiment, in a new folder within that of the ablation.
 
     Args:
         shared: what all trials have in common.
+        settled: how trials ended that do not run again, by label.
         at_a_time: the largest number of trials that run at the same time. It is ignored if each trial trains in one
             process and the user has set no limit: then the cores and GPUs that each trial reserves are the limit.
-        storage: folder or bucket of the ablation.
     """
-    if has_begun(f"{storage}/{FOLDER}"):
-        return tune.Tuner.restore(
-            f"{storage}/{FOLDER}", _trainable(shared), resume_unfinished=True, resume_errored=True
-        )
-    spec = shared.spec
+    spec, name = shared.spec, next_name(shared.place, "tune")
+    left = [values for values in spec.trials() if spec.label(values) not in settled]
     return tune.Tuner(
         _trainable(shared),
-        param_space={"values": tune.grid_search(spec.trials())} if spec.known_beforehand else {},
+        param_space={"values": tune.grid_search(left)} if spec.known_beforehand else {},
         tune_config=tune.TuneConfig(
-            search_alg=make_search(spec),
+            search_alg=make_search(spec, settled, shared.starts),
             scheduler=make_scheduler(spec),
             num_samples=1 if spec.known_beforehand else spec.number_of_trials,
             # Separate workers are not among a trial's resources, so their number must be limited here. A trial in one
@@ -85,9 +77,9 @@ def make_tuner(shared: Shared, at_a_time: int, storage: str) -> tune.Tuner:
             trial_dirname_creator=attrgetter("trial_id"),
         ),
         run_config=tune.RunConfig(
-            name=FOLDER,
-            storage_path=storage,
-            callbacks=[Notices(spec)],
+            name=name,
+            storage_path=shared.place,
+            callbacks=[Notices(shared, f"{shared.place}/{name}")],
             failure_config=tune.FailureConfig(max_failures=spec.train.max_failures),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             verbose=0,
@@ -99,15 +91,20 @@ class Notices(tune.Callback):
     """Puts a message about the end of a trial into the queue of `reachable`, after the messages of the trial itself.
 
     Args:
-        spec: the ablation.
+        shared: what all trials have in common.
+        experiment: the folder of the experiment, or its URI in a bucket.
     """
 
-    def __init__(self, spec: AblateSpec) -> None:
-        self._spec = spec
+    def __init__(self, shared: Shared, experiment: str) -> None:
+        self._spec, self._place = shared.spec, shared.place
+        self._experiment = experiment if shared.in_one_process else None
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Send the last metrics and checkpoint of a trial that ended without an error."""
-        _queue.get().put(end_of(trial, self._spec))
+        """Send the last metrics of a trial that ended without an error, and where its checkpoints are."""
+        label = self._spec.label(trial.config["values"])
+        of_workers = folder_of_trial(self._place, label)
+        place = of_workers if self._experiment is None else f"{self._experiment}/{trial.trial_id}"
+        _queue.get().put(OfTrial(label, Ended(dict(trial.last_result), place)))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Send the reason why a trial failed."""

@@ -1,4 +1,4 @@
-"""The commands for recorded runs and models: `ui`, `runs`, `show`, `report`, `repair`, `models` and `promote`."""
+"""The commands for recorded runs and models: `ui`, `runs`, `show`, `report`, `sync`, `models` and `promote`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def add_record_commands(app: typer.Typer) -> None:
         (runs, "runs --job train,ood --limit 50"),
         (show, "show 1a2b3c4d"),
         (report, "report --experiment glow"),
-        (repair, "repair 1a2b3c4d"),
+        (sync, "sync outputs/1a2b3c4d"),
         (models, "models glow-mnist"),
         (promote, "promote glow-mnist/3 production"),
     ):
@@ -138,36 +138,33 @@ def report(
         make(found(tracking_uri), experiment, named, output, show)
 
 
-def repair(
+def sync(
     run: Annotated[
         str,
         typer.Argument(
-            help="Training or ablation, by its name, its id, or the first letters of the id.", metavar="RUN"
+            help="Training or ablation: the name or id of its run, or the path or URI of its folder.", metavar="RUN"
         ),
     ],
     experiment: Experiment = "glow",
-    output: Annotated[
+    data_root: Annotated[
         str | None,
-        typer.Option(
-            help="Folder or bucket to which the run's folder was moved. Without it: where the run wrote it. (e.g. "
-            "--output /mnt/outputs)"
-        ),
+        typer.Option(help="Folder of the data sets. Without it: as in the run. (e.g. --data-root /data)"),
     ] = None,
     json: Json = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Add to MLflow what a run lacks there and its checkpoints contain: epochs, samples, and two numbers.
+    """Copy the folder of a training or an ablation to MLflow again.
 
-    The numbers are those of parameters and workers. A run does this itself while it trains and when it is resumed. This
-    command is needed only for a run that has ended and will not be resumed, such as a run of an older glowctl. It names
-    what it cannot add. If it adds something to trials of an ablation, it also compares the trials again.
+    The command adds what MLflow lacks: epochs, samples, results and models. A run that MLflow does not have is made. It
+    is for runs whose MLflow server was away for long, and for folders from another machine. A run copies its folder to
+    MLflow itself while it trains and when it is resumed.
     """
-    from jobs.dispatch import repair as repair_run
+    from jobs.dispatch import sync as sync_run
     from jobs.display.displays import make_display
 
-    where = {"tracking_uri": tracking_uri, "experiment": experiment, "output": output}
+    where = {"tracking_uri": tracking_uri, "experiment": experiment, "data_root": data_root}
     given = {name: value for name, value in where.items() if value is not None}
-    repair_run(run, given, make_display("json" if json else "auto"))
+    sync_run(run, given, make_display("json" if json else "auto"))
 
 
 def models(

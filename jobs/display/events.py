@@ -34,7 +34,6 @@ __all__ = [
     "Packed",
     "Packing",
     "Plan",
-    "Repaired",
     "Reported",
     "Resize",
     "Restart",
@@ -497,34 +496,6 @@ class AblationSummary(Event, kind="ablated"):
     champion_uri: str | None
     place: str
     open_with: str
-
-
-@dataclass(frozen=True)
-class Repaired(Event, kind="repaired"):
-    """The record of a run in MLflow has been completed from its checkpoints.
-
-    The dictionaries have the name of the training's run, or the labels of the trials to which something was added.
-
-    Attributes:
-        run: the name of the run.
-        run_id: the id of the run.
-        added: the numbers of the epochs that were added.
-        samples: the numbers of the epochs whose samples were added.
-        figures: "parameters" and "workers", if their number was added.
-        left: sentences on what could not be added.
-    """
-
-    run: str
-    run_id: str
-    added: dict[str, list[int]] = field(default_factory=dict)
-    samples: dict[str, list[int]] = field(default_factory=dict)
-    figures: dict[str, list[str]] = field(default_factory=dict)
-    left: list[str] = field(default_factory=list)
-
-    @property
-    def is_change(self) -> bool:
-        """Whether anything was added."""
-        return bool(self.added or self.samples or self.figures)
 
 
 # A report.

@@ -16,7 +16,6 @@ from jobs.display.events import (
     Noted,
     Packed,
     Plan,
-    Repaired,
     Reported,
     Resize,
     Restart,
@@ -45,7 +44,7 @@ from jobs.display.tables import (
     settings_sentence,
     share_table,
 )
-from jobs.text import Row, bits, count, duration, numbers
+from jobs.text import Row, bits, count, duration
 
 __all__ = ["sizes_sentence", "summary_markdown", "text_of"]
 
@@ -154,18 +153,6 @@ def _plan(event: Plan) -> str:
         more = f", and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
         lines.append("trials: " + ", ".join(labels[:MOST_LABELS]) + more)
     return "\n".join(lines)
-
-
-def _repaired(event: Repaired) -> str:
-    lines = []
-    for name in dict.fromkeys((*event.added, *event.samples, *event.figures)):
-        parts = [numbers("epoch", event.added[name])] if name in event.added else []
-        parts += [f"the samples of {numbers('epoch', event.samples[name])}"] if name in event.samples else []
-        parts += [f"the number of {figure}" for figure in event.figures.get(name, ())]
-        lines.append(f"{name}: added {' and '.join(parts)} to MLflow")
-    if not lines:
-        lines.append(f"{event.run}: nothing was added; MLflow already has all that the readable checkpoints contain")
-    return "\n".join([*lines, *(f"not repaired: {sentence}" for sentence in event.left)])
 
 
 def _of_trial(event: TrialEvent) -> str | None:
@@ -309,7 +296,6 @@ LINES: dict[type[Event], Callable[[Any], str | None]] = {
     Stopped: lambda event: f"stopped; to continue from the last checkpoint, run: glowctl train --resume {event.run_id}",
     TrainResult: _trained,
     Plan: _plan,
-    Repaired: _repaired,
     Ablating: lambda event: f"ablation {event.run!r}, run {event.run_id}",
     TrialEvent: _of_trial,
     TrialEnded: _trial_ended,

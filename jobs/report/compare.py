@@ -23,7 +23,6 @@ from jobs.ablation.summary import (
     best_trial,
     comparison_figures,
     factors_of,
-    gaps,
     state_of,
     tables_of,
 )
@@ -201,8 +200,6 @@ def _of_ablation(ablation: Run, study: Study, reader: Reader, name: str) -> Comp
         return [Note(f"The settings of ablation {ablation.info.run_name} cannot be read ({error}).")], []
     factors = factors_of(spec)
     tables = ablation_tables(reader.uri, ablation, spec)
-    for sentence in gaps(tables, spec.train.epochs, ablation.info.run_id):
-        reader.lacks(f"In ablation {ablation.info.run_name}, {sentence}.")
     axes = [axis.replace("_", " ") for field, axis in AXES.items() if len(getattr(spec, field) or ()) > 1]
     over = f" over {' and '.join(axes)}" if axes else ""
     finished = int((tables.trials["state"] == "finished").sum())

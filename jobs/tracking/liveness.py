@@ -44,7 +44,7 @@ Longer than a driver waits, at its end, for a store that does not answer (`jobs.
 """
 
 # These are stored in runs and compared with what is stored.
-GONE = "the process that drove the run died (kill -9, or memory was short)"
+GONE = "the process that drove the run ended and could not write why (kill -9, no memory, or the store's disk is full)"
 SILENT = "nothing was heard for minutes of the process that drove the run, on another machine or before a reboot"
 
 RUNNING_OF_OURS = f"attributes.status = 'RUNNING' and tags.`{DRIVER}` LIKE '%'"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,18 +18,18 @@ from PIL import Image
 
 from glow.checkpoint import load_checkpoint
 from glow.datasets import padding
+from glow.errors import CheckpointError
 from jobs.display.events import AttemptStarted, Epoch, Resize, Restart, Show, Started, Step, TrainResult
-from jobs.outputs import is_remote
+from jobs.outputs import is_remote, open_storage
 from jobs.run_labels import training_description
 from jobs.tracking import Record, metric_names, open_command
-from jobs.training.history import EpochMetrics, record_history, recorded_history
-from jobs.training.messages import Attempt, FinalScore, Machine, Message, SampleGrid, Saved, Scores
-from jobs.training.progress import Progress
+from jobs.training.messages import Attempt, Machine, Message, Scores, Stored, Tested
+from jobs.training.progress import Progress, record_progress, record_samples
 from jobs.training.publish import release
-from jobs.training.repair import complete_record, record_samples
-from jobs.training.samples import draw_samples
+from jobs.training.samples import SampleGrid, draw_samples
 
 if TYPE_CHECKING:
+    from jobs.tracking import Run
     from jobs.training.prepare import Work
 
 __all__ = ["CHECKPOINT", "TrainingLog"]
@@ -44,10 +45,9 @@ class TrainingLog:
     MLflow and may be called again with the same message after a TrackingError.
 
     An attempt begins whenever the workers start to train: at first, after a restart, and after a change of their number
-    (`jobs.training.messages.Attempt`). An epoch and its samples are shown at once, and written to MLflow when a
-    checkpoint has them (`Saved`): MLflow cannot replace a value, and until then a death of the workers would make them
-    train the epoch again. Epochs that a checkpoint has and MLflow lacks are added when an attempt begins and at the end
-    of the training.
+    (`jobs.training.messages.Attempt`). An epoch is shown at once, and written to MLflow when a checkpoint with it is
+    stored (`Stored`): MLflow cannot replace a value, and until then a death of the workers would make them train the
+    epoch again.
 
     Args:
         work: the training.
@@ -57,32 +57,34 @@ class TrainingLog:
         began: when the command started, in seconds since 1970. If given, the time from then to the first attempt is
             shown and recorded.
         named: whether the start of an attempt is shown with the name and the id of the run.
+        before: the run as MLflow had it before it was resumed; None for a new run.
 
     Attributes:
         scores: the score tables of the workers. The key is the name of the split and the position, in the split, of the
             table's first image.
-        test_bits_per_dim: the test set's bits/dim under the best model by validation; None until it is known.
+        tested: the best model by validation, tested; None until the training ends.
         restarts: how often the run has been restarted or resumed.
     """
 
     def __init__(
-        self, work: Work, record: Record | None, show: Show, began: float | None = None, named: bool = False
+        self,
+        work: Work,
+        record: Record | None,
+        show: Show,
+        began: float | None = None,
+        named: bool = False,
+        before: Run | None = None,
     ) -> None:
         self._work, self._record, self._show, self._named = work, record, show, named
         self._began = began
-        self._history: dict[int, EpochMetrics] = {}
         self._shown: dict[Attempt, AttemptStarted] = {}  # the events of attempts that `record` has not written yet
         self._steps_of_attempts: dict[Attempt, int] = {}  # steps in MLflow; the first attempt of a run is step 0
-        self._samples: SampleGrid | None = None
-        self._saved_epoch = 0  # the last epoch that the newest checkpoint has
-        self._unsaved: dict[tuple[type, int], EpochMetrics | SampleGrid] = {}  # not in MLflow, by kind and epoch
+        self._with_samples: set[int] = set()  # epochs whose samples this process has recorded
         self.scores: dict[tuple[str, int], pd.DataFrame] = {}
         self._workers: int | None = None  # of the latest attempt
-        self.test_bits_per_dim: float | None = None
-        self.restarts = 0
-        if work.resumed is not None:
-            self._history = {known.epoch: known for known in recorded_history(self._run)}
-            self.restarts = int(work.resumed.data.metrics.get("restarts", 0))
+        self.tested: Tested | None = None
+        self._goes_on = before is not None or work.resumed is not None
+        self.restarts = 0 if before is None else int(before.data.metrics.get("restarts", 0))
 
     @property
     def _run(self) -> Record:
@@ -100,19 +102,15 @@ class TrainingLog:
                 self._see_attempt(message)
             case Step() | Epoch():
                 self._show(message)
-            case EpochMetrics():
-                self._history[message.epoch] = message
-            case SampleGrid():
-                self._samples = message
-            case FinalScore():
-                self.test_bits_per_dim = message.test_bits_per_dim
+            case Tested():
+                self.tested = message
             case Scores():
                 self.scores[message.split, message.start] = message.table
 
     def record(self, message: Message) -> None:
-        """Write the message to MLflow if it is an attempt or the load of a machine.
+        """Write to MLflow what the message is about: an attempt, a stored checkpoint, or the load of a machine.
 
-        Epochs and samples are written when a checkpoint has them. `see` must have been called with the message before.
+        `see` must have been called with the message before.
 
         Raises:
             TrackingError: if MLflow cannot be written; call this again later with the same message.
@@ -121,27 +119,33 @@ class TrainingLog:
         match message:
             case Attempt():
                 self._record_attempt(message, run)
-            case EpochMetrics() | SampleGrid():
-                self._unsaved[type(message), message.epoch] = message
-                self._record_saved(run)
-            case Saved(epoch):
-                self._saved_epoch = epoch
-                self._record_saved(run)
+            case Stored(path):
+                with suppress(FileNotFoundError, CheckpointError):  # Ray deletes it, as a newer one is stored
+                    self.record_progress(Progress.read(path, open_storage(self._work.spec.output)[0]), run)
             case Machine():
                 run.machine(message.name, message.figures)
+
+    def record_progress(self, progress: Progress, run: Record | None = None) -> None:
+        """Add to the run in MLflow the epochs and samples that it lacks.
+
+        Args:
+            progress: the epochs and samples of a checkpoint.
+            run: the run, if it is not to be written patiently.
+
+        Raises:
+            TrackingError: if MLflow cannot be written.
+        """
+        record_progress(run or self._run, progress, self._with_samples)
 
     def _see_attempt(self, attempt: Attempt) -> None:
         """Show an attempt as a start, a resize or a restart.
 
         The first attempt is the start. One with more workers than before is elastic growth. Any other follows the loss
-        of a worker. Epochs after the checkpoint are forgotten, because they are trained again.
+        of a worker.
         """
-        known = [epoch for epoch in self._history.values() if epoch.epoch <= attempt.epoch]
-        self._history = {epoch.epoch: epoch for epoch in (*known, *attempt.history)}
         before, self._workers = self._workers, attempt.workers
         kind = Started if before is None else Resize if attempt.workers > before else Restart
-        goes_on = self._work.resumed is not None or self._work.kept is not None
-        self.restarts += kind is Restart or (kind is Started and goes_on)
+        self.restarts += kind is Restart or (kind is Started and self._goes_on)
         shown = kind(
             workers=attempt.workers,
             epoch=attempt.epoch,
@@ -167,25 +171,7 @@ class TrainingLog:
             figures["startup_seconds"] = shown.startup_seconds
         run.metrics(figures, self._steps_of_attempts[attempt])
         run.metrics({"parameters": shown.parameters})
-        record_history(run, attempt.history)
-        self._saved_epoch = attempt.epoch
-        self._unsaved = {key: each for key, each in self._unsaved.items() if each.epoch <= attempt.epoch}
-        self._record_saved(run)
         del self._shown[attempt]  # only now: if MLflow fails above, this method is called again and needs it
-
-    def _record_saved(self, run: Record) -> None:
-        for key, message in list(self._unsaved.items()):
-            if message.epoch <= self._saved_epoch:
-                if isinstance(message, SampleGrid):
-                    record_samples(message, run)
-                else:
-                    record_history(run, [message])
-                del self._unsaved[key]
-
-    @property
-    def started(self) -> bool:
-        """Whether the workers have begun to train at least once."""
-        return self._workers is not None
 
     def write_settings(self, folder: Path) -> None:
         """Write what it takes to repeat the run into `folder` and into MLflow.
@@ -202,68 +188,57 @@ class TrainingLog:
         self._run.folder(folder, leave_out=CHECKPOINT)
         self._run.describe(training_description(self._work.spec, self._run.run_id, notes=self._work.notes))
 
-    def complete(self, progress: Progress, workers: int) -> None:
-        """Add to the run in MLflow the epochs, samples and numbers of parameters and workers that it lacks.
-
-        The run may lack them because messages were lost, for example when a driver died.
-
-        Args:
-            progress: the epochs and samples that the last checkpoint contains.
-            workers: the number of workers to write if the run in MLflow has none.
-
-        Raises:
-            TrackingError: if MLflow cannot be written.
-        """
-        self._history |= {epoch.epoch: epoch for epoch in progress.history}
-        complete_record(self._run, progress, self._work.config, workers, self.restarts)
-
-    def conclude(self, best: EpochMetrics, last: EpochMetrics, folder: Path, seconds: float) -> TrainResult:
+    def conclude(self, progress: Progress, folder: Path, seconds: float, test_bits_per_dim: float) -> TrainResult:
         """Write the results: tables and images into `folder` and MLflow, metrics and the model into MLflow.
 
         Args:
-            best: the metrics of the epoch with the best checkpoint by validation.
-            last: the metrics of the last epoch.
+            progress: the progress of the whole training.
             folder: the folder of the results, which has the best model in its subfolder `CHECKPOINT`.
             seconds: duration of the training.
+            test_bits_per_dim: the test set's bits/dim under the best model.
 
         Raises:
             TrackingError: if MLflow cannot be written.
         """
-        if self._samples is None or self._samples.epoch != last.epoch:  # this process has missed the last samples
-            model, temperature = load_checkpoint(folder / CHECKPOINT), self._work.spec.temperature
-            self._samples = draw_samples(model, last.epoch, temperature, self._work.splits["validation"])
-            record_samples(self._samples, self._run)
-        score = best.validation_bits_per_dim
+        samples = self._samples_of_best(progress, folder)
+        self.record_progress(progress)
+        record_samples(self._run, samples)
+        score = progress.best.validation_bits_per_dim
         released = release(self._work, self._run, folder / CHECKPOINT, self.scores, score)
-        result = self.result(best, last, folder, seconds, released.uri)
-        self._write_files(result, folder)
+        result = self.result(progress, folder, seconds, test_bits_per_dim, released.uri)
+        _write_files(result, progress, samples, folder)
         self._run.metrics(_final_metrics(result), result.best_epoch, released.model_id)
         self._run.folder(folder, leave_out=CHECKPOINT)  # the logged model contains the checkpoint
         self._run.describe(training_description(self._work.spec, self._run.run_id, result, self._work.notes))
         return result
 
-    def result(self, best: EpochMetrics, last: EpochMetrics, folder: Path, seconds: float, model: str) -> TrainResult:
+    def _samples_of_best(self, progress: Progress, folder: Path) -> SampleGrid:
+        """Return the samples of the best model; draw them if this process did not drive the training at its end."""
+        if self.tested is not None:
+            return self.tested.samples
+        model, last = load_checkpoint(folder / CHECKPOINT), progress.epochs[-1].epoch
+        return draw_samples(model, last, self._work.spec.temperature, self._work.splits["validation"])
+
+    def result(
+        self, progress: Progress, folder: Path, seconds: float, test_bits_per_dim: float, model: str
+    ) -> TrainResult:
         """Return the result of the training, without writing it.
 
         `model` is the URI of the model in MLflow's registry; the other arguments are those of `conclude`.
         """
-        assert self.test_bits_per_dim is not None
-        for known in (best, last):  # the checkpoints of an older glowctl have no history of epochs
-            self._history.setdefault(known.epoch, known)
+        factor = padding(self._work.config.image_shape, self._work.original_shape)
         remote = is_remote(self._work.spec.output)
         place = self._run.artifact_uri if remote else str(folder)
-        paces = [epoch.images_per_second for epoch in self._history.values()]
         return TrainResult(
             run=self._run.name,
             run_id=self._run.run_id,
-            test_bits_per_dim=self.test_bits_per_dim,
-            test_bits_per_dim_original=self.test_bits_per_dim
-            * padding(self._work.config.image_shape, self._work.original_shape),
-            validation_bits_per_dim=best.validation_bits_per_dim,
-            best_epoch=best.epoch,
-            images_per_second=float(np.nanmedian(paces)),
+            test_bits_per_dim=test_bits_per_dim,
+            test_bits_per_dim_original=test_bits_per_dim * factor,
+            validation_bits_per_dim=progress.best.validation_bits_per_dim,
+            best_epoch=progress.best_epoch,
+            images_per_second=float(np.nanmedian([epoch.images_per_second for epoch in progress.epochs])),
             restarts=self.restarts,
-            skipped_steps=int(last.skipped_steps),
+            skipped_steps=progress.epochs[-1].skipped_steps,
             seconds=seconds,
             image_shape=self._work.config.image_shape,
             original_shape=self._work.original_shape,
@@ -273,16 +248,15 @@ class TrainingLog:
             open_with=open_command(self._work.tracking_uri),
         )
 
-    def _write_files(self, result: TrainResult, folder: Path) -> None:
-        from glow.figures import image_grid, nll_curve  # only now: no training waits for matplotlib to begin
 
-        rows = {epoch: known.columns() for epoch, known in self._history.items()}
-        history = pd.DataFrame.from_dict(rows, orient="index").rename_axis("epoch").sort_index().reset_index()
-        history.to_csv(folder / "history.csv", index=False)
-        nll_curve(history, result.run, result.test_bits_per_dim).savefig(folder / "nll.png", dpi=120)
-        if self._samples is not None:
-            np.save(folder / "samples.npy", self._samples.images)
-            Image.fromarray(image_grid(self._samples.images)).save(folder / "samples.png")
+def _write_files(result: TrainResult, progress: Progress, samples: SampleGrid, folder: Path) -> None:
+    from glow.figures import image_grid, nll_curve  # only now: no training waits for matplotlib to begin
+
+    history = pd.DataFrame({"epoch": epoch.epoch, **epoch.columns()} for epoch in progress.epochs)
+    history.to_csv(folder / "history.csv", index=False)
+    nll_curve(history, result.run, result.test_bits_per_dim).savefig(folder / "nll.png", dpi=120)
+    np.save(folder / "samples.npy", samples.images)
+    Image.fromarray(image_grid(samples.images)).save(folder / "samples.png")
 
 
 def _final_metrics(result: TrainResult) -> dict[str, float]:

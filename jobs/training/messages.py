@@ -1,24 +1,28 @@
-"""The messages that workers send to the driver of a training, through `jobs.ray_runtime.event_queue.Channel`.
+"""The messages that workers send to the driver of a training, and the settings that the driver gives to them.
 
 The driver is the process that runs the command. Rank 0 also sends the events `Step` and `Epoch` of
-`jobs.display.events` to the driver, which shows them unchanged, and the `EpochMetrics` of every epoch, which the driver
-records. `Message` is the union of all of these classes.
+`jobs.display.events` to the driver, which shows them unchanged. Messages go through
+`jobs.ray_runtime.event_queue.Channel`; `Message` is the union of their classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from glow.config import GlowConfig
 from jobs.display.events import Epoch, Step
-from jobs.training.history import EpochMetrics
+from jobs.specs.training import TrainSpec
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
+    import ray
+    from ray.train import Checkpoint
 
-__all__ = ["Attempt", "FinalScore", "Machine", "Message", "Outbox", "SampleGrid", "Saved", "Scores"]
+    from jobs.training.samples import SampleGrid
+
+__all__ = ["Attempt", "Machine", "Message", "Outbox", "Scores", "Stored", "Tested", "WorkerSettings"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +34,6 @@ class Attempt:
     Attributes:
         workers: number of workers.
         epoch: number of epochs that the checkpoint had finished; 0 without a checkpoint.
-        history: the metrics of these epochs; epochs that the checkpoint does not contain are missing.
         device: the name of rank 0's device, as it is shown to the user.
         precision: the precision of the coupling networks, "bf16" or "float32".
         parameters: number of parameters of the model.
@@ -40,7 +43,6 @@ class Attempt:
 
     workers: int
     epoch: int
-    history: Sequence[EpochMetrics]
     device: str
     precision: str
     parameters: int
@@ -48,39 +50,28 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Saved:
-    """The message that the checkpoint after an epoch is stored: the training will not train this epoch again.
+class Stored:
+    """The message that a checkpoint is stored in the run's folder: the training will not train its epochs again.
 
     Attributes:
-        epoch: number of finished epochs that the checkpoint contains.
+        path: the path of its folder in the file system of the output. When the message is read, Ray may have deleted
+            the folder, because a newer checkpoint is stored, whose message follows.
     """
 
-    epoch: int
+    path: str
 
 
 @dataclass(frozen=True)
-class SampleGrid:
-    """Samples that the model draws after an epoch, and how exact its inverse is.
+class Tested:
+    """The best model by validation, tested at the end of the training.
 
     Attributes:
-        epoch: the epoch after which they were drawn.
-        images: uint8 (N, C, H, W), the samples.
-        inverse_error: largest error of the inverse over all pixels of some real images. The unit is one of the model's
-            2**bits grey levels.
-        non_finite: number of samples with a pixel that is not finite; None if an older version has not counted them.
+        test_bits_per_dim: the test set's bits/dim.
+        samples: samples of that model.
     """
-
-    epoch: int
-    images: np.ndarray
-    inverse_error: float
-    non_finite: int | None = None
-
-
-@dataclass(frozen=True)
-class FinalScore:
-    """The test set's bits/dim under the best model by validation."""
 
     test_bits_per_dim: float
+    samples: SampleGrid
 
 
 @dataclass(frozen=True)
@@ -111,7 +102,7 @@ class Machine:
     figures: Mapping[str, float]
 
 
-Message = Attempt | Step | Epoch | EpochMetrics | Saved | SampleGrid | FinalScore | Scores | Machine
+Message = Attempt | Step | Epoch | Stored | Tested | Scores | Machine
 
 
 class Outbox(Protocol):
@@ -119,3 +110,28 @@ class Outbox(Protocol):
 
     def put(self, message: Message) -> None:
         """Send a message to the driver."""
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """The settings that every worker of a training receives.
+
+    Attributes:
+        spec: the settings of the training, without the tracking URI, which may hold a password.
+        config: the configuration of the model.
+        data: the result of `jobs.training.ray_trainer.put_data`; empty if each worker maps the images itself.
+        outbox: the queue to the driver.
+        threads: number of torch's threads.
+        on_cluster: whether the machines belong to a cluster, which may take one away after a notice.
+        start: the checkpoint from which the first attempt continues; None at the start of a training.
+        trial: the label of the trial, in an ablation; else empty.
+    """
+
+    spec: TrainSpec
+    config: GlowConfig
+    data: list[ray.ObjectRef]
+    outbox: Outbox
+    threads: int
+    on_cluster: bool = False
+    start: Checkpoint | None = None
+    trial: str = ""

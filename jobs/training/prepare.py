@@ -13,36 +13,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from glow.config import GlowConfig
 from glow.datasets import describe, own_channels
 from glow.datasets.lazy import one_look
 from glow.datasets.names import absolute_dataset
-from glow.model import Glow
 from glow.schedule import highest_learning_rate
 from jobs.errors import JobError, SpecError
-from jobs.outputs import KeptRun, is_remote, place_named, recall, usable_output
+from jobs.outputs import Found, KeptRun, find_kept, usable_output
+from jobs.run_labels import training_name
 from jobs.specs.base import colour, refuse, theme_of, validated
 from jobs.specs.training import TrainSpec, worker_range
 from jobs.text import count, megabytes
-from jobs.tracking import (
-    NoSuchRun,
-    Record,
-    find_run,
-    metric_names,
-    recorded_images,
-    tag_names,
-    tracking_uri,
-    without_password,
-)
+from jobs.tracking import Record, metric_names, tag_names, tracking_uri, without_password
 from jobs.training.data import Splits, given_to_workers, is_packed, open_splits, with_background_of_packed
+from jobs.training.progress import whole_checkpoints
 
 if TYPE_CHECKING:
     from jobs.text import JsonObject
-    from jobs.tracking import Run
 
-__all__ = ["Work", "number_of_parameters", "prepare", "prepare_resume"]
+__all__ = ["FREE", "Work", "find_stopped", "prepare", "prepare_found", "prepare_resume"]
 
 ENOUGH = 0.8
 """Share of ``--learning-rate`` that a training should reach; it starts with a note if it does not."""
@@ -60,9 +49,7 @@ class Work:
         original_shape: channels, height and width of the images before they were padded or resized.
         splits: the data sets.
         notes: sentences that tell the user how the data were read.
-        resumed: the run in MLflow that is resumed; None for a new run, and if MLflow has lost the run.
-        kept: the content of the file ``run.json`` with the run's checkpoints, if MLflow has lost the run; else None.
-        kept_in: the name of the folder with the checkpoints, if it is not the id of the run; else None.
+        resumed: the run that is resumed; None for a new run.
     """
 
     given: TrainSpec
@@ -72,32 +59,35 @@ class Work:
     original_shape: tuple[int, int, int]
     splits: Splits
     notes: tuple[str, ...] = ()
-    resumed: Run | None = None
-    kept: KeptRun | None = None
-    kept_in: str | None = None
+    resumed: Found | None = None
 
-    def folder_of(self, record: Record) -> str:
-        """Return the name of the folder, within `spec.output`, that contains the checkpoints of the run."""
-        return self.kept_in or record.run_id
+    def place_of(self, record: Record) -> str:
+        """Return the folder of the run, within `spec.output`, or its URI in a bucket."""
+        return self.resumed.place if self.resumed is not None else f"{self.spec.output}/{record.run_id}"
 
-    def to_keep(self, record: Record, finished: bool) -> KeptRun:
-        """Return the content of the file ``run.json`` that is stored with the run's checkpoints."""
-        return KeptRun(
-            job="train",
-            run_id=record.run_id,
-            run_name=record.name,
-            finished=finished,
-            spec=self.spec.model_dump(mode="json", exclude={"tracking_uri"}),  # the URI may hold a password
-            images=self.digests(),
-        )
+    def to_keep(self, record: Record) -> KeptRun:
+        """Return the content of the file ``run.json`` in the run's folder, before the training has a result."""
+        # The URI may hold a password.
+        first = self.spec.model_dump(mode="json", exclude={"tracking_uri"})
+        spec = first if self.resumed is None else self.resumed.kept.spec
+        return KeptRun(job="train", run_id=record.run_id, run_name=record.name, spec=spec, images=self.digests())
 
-    def variant(self, given: TrainSpec, spec: TrainSpec, resumed: Run | None) -> Work:
+    def open_record(self) -> Record:
+        """Open the run that is resumed, or start a new one if there is none in MLflow."""
+        found = self.resumed
+        if found is not None and found.run is not None:
+            return Record.existing(self.tracking_uri, found.run)
+        name = training_name(self.spec) if found is None else found.kept.run_name
+        tags = self.tags() | ({} if found is None else {tag_names.FOLDER: found.folder})
+        return Record.start(self.tracking_uri, self.spec.experiment, name, tags, self.params())
+
+    def variant(self, given: TrainSpec, spec: TrainSpec) -> Work:
         """Return a training with other settings on the same data, such as a trial of an ablation.
 
         The arguments become the attributes with the same names.
         """
         config = spec.glow_config(self.config.image_shape, self.config.num_classes or 0)
-        return replace(self, given=given, spec=spec, config=config, resumed=resumed)
+        return replace(self, given=given, spec=spec, config=config)
 
     def digests(self) -> dict[str, str]:
         """Return a dictionary from the name of each split in MLflow, such as "mnist train", to its fingerprint."""
@@ -119,7 +109,7 @@ class Work:
         return (*self.notes, *self._low_learning_rate(), *self._where_packed_images_are())
 
     def _low_learning_rate(self) -> list[str]:
-        if self.resumed is not None or self.kept is not None:  # too late to change it
+        if self.resumed is not None:  # too late to change it
             return []
         config = self.spec.fit_config()
         steps = config.epochs * math.ceil(len(self.splits["train"]) / config.batch_size)
@@ -177,13 +167,6 @@ class Work:
         return self.spec.model_dump() | {"tracking_uri": without_password(self.tracking_uri)}
 
 
-def number_of_parameters(config: GlowConfig) -> int:
-    """Return the number of parameters of the model with this config."""
-    with torch.device("meta"):  # allocates no memory
-        model = Glow(config)
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def prepare(spec: TrainSpec) -> Work:
     """Open the data, read them into memory unless workers map their files, and check what can be checked without Ray.
 
@@ -222,14 +205,16 @@ def prepare(spec: TrainSpec) -> Work:
     return Work(given, spec, tracking_uri(spec.tracking_uri), config, info.original_shape, splits, notes)
 
 
-def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
+FREE = ("tracking_uri", "experiment", "data_root", "download")
+"""Settings of a resumed run that can change; those of a training that ``--help`` lists under "Compute" can too."""
+
+
+def prepare_resume(name: str, changes: Mapping[str, Any]) -> Work:
     """Prepare to continue a run that stopped.
 
     Args:
-        name_or_id: the name or the id of the run in MLflow; if MLflow has lost the run, its id, or the path or URI of
-            the folder with its checkpoints.
-        changes: settings to change. Only `tracking_uri`, `experiment`, `data_root`, `download` and the settings that
-            ``--help`` lists under "Compute" can change.
+        name: the name or the id of the run in MLflow; or the id, path or URI of its folder.
+        changes: settings to change, of those that `FREE` describes.
 
     Raises:
         TrackingError: if there is no such run, or the store cannot be used.
@@ -238,66 +223,44 @@ def prepare_resume(name_or_id: str, changes: Mapping[str, Any]) -> Work:
         SpecError: if `changes` has a setting that must not change, or for the reasons of `prepare`.
         DatasetNotFound, DatasetCorrupt: for the reasons of `prepare`.
     """
-    free = ("tracking_uri", "experiment", "data_root", "download")
-    fixed = [name for name in changes if theme_of(TrainSpec, name) != "Compute" and name not in free]
+    fixed = [name for name in changes if theme_of(TrainSpec, name) != "Compute" and name not in FREE]
     refuse(fixed, "a resumed run")
-    uri = tracking_uri(changes.get("tracking_uri"))
-    try:
-        found = find_run(uri, changes.get("experiment", TrainSpec.model_fields["experiment"].default), name_or_id)
-    except NoSuchRun as error:
-        return _prepare_kept(name_or_id, changes, uri, error)
-    stored = found.data.tags.get(tag_names.SPEC)
-    if stored is None:
+    found = find_stopped(name, "train", changes)
+    finished = found.kept.result is not None if found.run is None else found.run.info.status == "FINISHED"
+    if finished:
         raise JobError(
-            f"run {name_or_id!r} is not a training of glowctl, because it has no tag glow.spec",
-            remedy="choose a run from the list of glowctl runs --job train",
-            code="not-a-training",
-        )
-    if tag_names.TRIAL in found.data.tags:
-        parent = found.data.tags[tag_names.PARENT]
-        raise JobError(
-            f"run {name_or_id!r} is a trial of an ablation",
-            remedy=f"continue the whole ablation with glowctl ablate --resume {parent}",
-            code="run-is-trial",
-        )
-    if found.info.status == "FINISHED":
-        raise JobError(
-            f"run {name_or_id!r} is finished, so there is nothing left to train",
-            remedy="start a new run with glowctl train",
+            f"run {name!r} is finished, so there is nothing left to train; its model is under {found.place}",
+            remedy=f"start a new run with glowctl train, or record this one again with glowctl sync {name}",
             code="run-finished",
         )
-    spec = validated(TrainSpec, {**json.loads(stored), **changes, "tracking_uri": uri})
-    kept_in = found.data.tags.get(tag_names.FOLDER)
-    folder = Path(spec.output, kept_in or found.info.run_id)
-    if not is_remote(spec.output) and metric_names.VALIDATION in found.data.metrics and not folder.exists():
+    return prepare_found(found, changes)
+
+
+def find_stopped(name: str, job: str, changes: Mapping[str, Any]) -> Found:
+    """Find a run of the job "train" or "ablate" that began earlier; arguments and errors are those of `find_kept`."""
+    uri = tracking_uri(changes.get("tracking_uri"))
+    found = find_kept(name, uri, changes.get("experiment", TrainSpec.model_fields["experiment"].default))
+    if found.kept.job != job:
+        kind = {"train": "a training", "ablate": "an ablation"}
         raise JobError(
-            f"the checkpoints of run {name_or_id!r} are gone from {folder}",
+            f"run {name!r} is {kind[found.kept.job]} and not {kind[job]}",
+            remedy=f"continue it with glowctl {found.kept.job} --resume {name}",
+            code="run-of-another-job",
+        )
+    has_epochs = found.run is not None and metric_names.VALIDATION in found.run.data.metrics
+    if job == "train" and has_epochs and not whole_checkpoints(found.place):
+        raise JobError(
+            f"the checkpoints of run {name!r} are gone from {found.place}, or they are damaged",
             remedy="start a new run with glowctl train",
             code="checkpoints-gone",
         )
-    work = replace(prepare(spec), resumed=found, kept_in=kept_in)
-    work.check_same_images(recorded_images(found))
-    return work
+    return found
 
 
-def _prepare_kept(name: str, changes: Mapping[str, Any], uri: str, unknown: NoSuchRun) -> Work:
-    """Prepare to continue a run that MLflow does not have, from the facts that are kept with its checkpoints."""
-    place = place_named(name)
-    kept = recall(place)
-    if kept is None or kept.job != "train":
-        raise NoSuchRun(
-            f"{unknown.problem}, and {place} holds no checkpoints of a training",
-            remedy=unknown.remedy or "choose a run from the list of glowctl runs",
-            code="run-not-found",
-        )
-    if kept.finished:
-        raise JobError(
-            f"run {name!r} is finished, so there is nothing left to train; its model is under {place}",
-            remedy="start a new run with glowctl train",
-            code="run-finished",
-        )
-    output, _, folder = place.rpartition("/")
-    spec = validated(TrainSpec, {**kept.spec, "output": output, **changes, "tracking_uri": uri})
-    work = replace(prepare(spec), kept=kept, kept_in=folder)
-    work.check_same_images(kept.images)
+def prepare_found(found: Found, changes: Mapping[str, Any]) -> Work:
+    """Prepare a training that began earlier, with the settings that its folder has and some changes."""
+    uri = tracking_uri(changes.get("tracking_uri"))
+    spec = validated(TrainSpec, {**found.kept.spec, "output": found.output, **changes, "tracking_uri": uri})
+    work = replace(prepare(spec), resumed=found)
+    work.check_same_images(found.kept.images)
     return work

@@ -1,4 +1,4 @@
-"""The Ray Train trainer of a training, and the errors that it raises.
+"""The Ray Train trainer of a training, the callbacks that run in its controller, and the errors that it raises.
 
 `glowctl train` makes its trainer here, and so does a trial of an ablation that has several workers.
 """
@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.train import (
-    BackendConfig,
+    Checkpoint,
     CheckpointConfig,
     ControllerError,
     FailureConfig,
@@ -26,23 +25,27 @@ from ray.train import (
     WorkerGroupError,
 )
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from glow.errors import CheckpointError, TrainingDiverged
+from jobs.errors import refused_by_disk
 from jobs.ray_runtime.resources import Resources
 from jobs.system.environment import in_ray_job
-from jobs.training.controller import NoRetry, SavedNotices, forms_group, set_patience
-from jobs.training.messages import Outbox
-from jobs.training.worker import SCORE, train_loop
-from jobs.training.worker_settings import WorkerSettings
+from jobs.training.messages import Outbox, Stored, WorkerSettings
+from jobs.training.progress import BEST, Stood, next_name
+from jobs.training.worker import train_loop
 
 if TYPE_CHECKING:
     from jobs.training.prepare import Work
 
 __all__ = [
+    "NoRetry",
+    "StoredNotices",
     "cause_of",
-    "copy_model",
+    "checkpoint_of",
+    "copy_best_model",
     "death_behind",
+    "fit",
     "plain_reason",
     "put_data",
     "scaling_config",
@@ -56,50 +59,48 @@ STARTS = 10
 RESIZE_INTERVAL_S = 10.0
 """Seconds between two checks of an elastic training for room for more workers."""
 
-ABORT_PATIENCE_S = 10
-"""How long a training that is stopped waits for its controller to end, in seconds."""
+PATIENCE_FOR_ALL_S = 900
+"""How long a training with a fixed number of workers waits for machines before it tries to start again, in seconds."""
 
-UNUSED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
-"""Callbacks of Ray Train that each start a process of 200 MB and that a training does not need.
-
-The first serves data sets of Ray Data, which are not used here. The second frees the resources of a controller that
-dies before its driver; here the driver ends together with its controller.
-"""
+PATIENCE_FOR_SOME_S = 15
+"""How long an elastic training waits for machines before it counts again how many there are, in seconds."""
 
 
-class LeanTrainer(DataParallelTrainer):
-    """A trainer whose controller has been started already, and which starts two processes fewer (`UNUSED`).
+class NoRetry(UserCallback):
+    """A callback in Ray's controller that ends a training at once after an error that a restart would meet again."""
 
-    The trainer leaves Ctrl-C to its caller. Ray Train's own SIGINT handler asks the controller to abort, although the
-    controller may no longer exist; the handler then raises SystemExit, and it stays installed after the training.
+    @staticmethod
+    def is_final(error: Exception) -> bool:
+        """Return whether the error would occur again after a restart.
+
+        It would if the disk or the user's quota is full, the file system is read-only, training diverged, or a
+        checkpoint is damaged. A ValueError would too, because it means that settings or data are wrong.
+        """
+        return refused_by_disk(error) or isinstance(error, (TrainingDiverged, CheckpointError, ValueError))
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise the first error of the workers for which `is_final` is true, which ends the training."""
+        for error in worker_exceptions.values():
+            if self.is_final(error):
+                raise error
+
+
+class StoredNotices(UserCallback):
+    """A callback in Ray's controller that sends a `Stored` message for each checkpoint after an epoch.
+
+    Ray calls it when it has the checkpoint from which it restarts the workers of the training.
+
+    Args:
+        outbox: the queue to the driver.
     """
 
-    controller: ActorHandle[Any]
-    """The result of `start_controller`."""
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
 
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        return [each for each in callbacks if type(each).__name__ not in UNUSED]
-
-    def _initialize_and_run_controller(self, **arguments: Any) -> ray.train.Result:
-        ray.get(self.controller.begin.remote(**arguments))
-        try:
-            ray.get(self.controller.run.remote())
-        except BaseException:
-            if in_ray_job():
-                _abort(self.controller)
-            raise
-        return cast("ray.train.Result", ray.get(self.controller.get_result.remote()))
-
-
-def _abort(controller: ActorHandle[Any]) -> None:
-    """Have a controller withdraw its request for machines of the cluster, and end.
-
-    If it were killed instead, the cluster would reserve the machines for it for three more minutes, and an elastic
-    training that starts in this time would wait for them.
-    """
-    with suppress(RayError):  # it has ended already, or does not answer
-        ray.get(controller.abort.remote(), timeout=ABORT_PATIENCE_S)
+    def after_report(self, run_context: Any, metrics: list[dict[str, float]], checkpoint: Checkpoint | None) -> None:
+        """Send the message about a checkpoint of rank 0, unless it was saved inside an epoch."""
+        if checkpoint is not None and "epoch" in metrics[0]:
+            self._outbox.put(Stored(checkpoint.path))
 
 
 def put_data(work: Work) -> list[ray.ObjectRef]:
@@ -114,10 +115,20 @@ def put_data(work: Work) -> list[ray.ObjectRef]:
     return [ray.put({split: (each.images().numpy(), each.labels.numpy()) for split, each in work.splits.items()})]
 
 
-def worker_settings(work: Work, resources: Resources, data: list[ray.ObjectRef], outbox: Outbox) -> WorkerSettings:
-    """Return the settings for the workers of a training; `data` is the result of `put_data`."""
+def worker_settings(
+    work: Work, resources: Resources, data: list[ray.ObjectRef], outbox: Outbox, start: Checkpoint | None = None
+) -> WorkerSettings:
+    """Return the settings for the workers of a training.
+
+    Args:
+        work: the training.
+        resources: the workers.
+        data: the result of `put_data`.
+        outbox: the queue to the driver.
+        start: the checkpoint from which the training continues; None at its start.
+    """
     private = work.spec.model_copy(update={"tracking_uri": None})  # the URI may hold a password
-    return WorkerSettings(private, work.config, data, outbox, resources.threads, on_cluster=in_ray_job())
+    return WorkerSettings(private, work.config, data, outbox, resources.threads, in_ray_job(), start)
 
 
 def scaling_config(resources: Resources) -> ScalingConfig:
@@ -134,53 +145,66 @@ def scaling_config(resources: Resources) -> ScalingConfig:
 
 
 def torch_trainer(
-    settings: WorkerSettings,
-    resources: Resources,
-    name: str,
-    *,
-    controller: ActorHandle[Any] | None = None,
-    callbacks: Sequence[UserCallback] = (),
-) -> TorchTrainer | LeanTrainer:
-    """Make a trainer, which continues from the last checkpoint if one of the same name and output exists.
+    settings: WorkerSettings, resources: Resources, place: str, callbacks: Sequence[UserCallback] = ()
+) -> TorchTrainer:
+    """Make a trainer that starts the training at `settings.start`.
+
+    Every trainer is a new experiment of Ray Train, which reads no file that an earlier one has left.
 
     Args:
         settings: the settings for the workers.
         resources: the number of workers and what each gets.
-        name: the name of the folder of the checkpoints, within the output.
-        controller: the result of `start_controller`; None in a trial of Tune, for which the trainer is Ray's own
-            `TorchTrainer`. If a trial is killed, the driver of the ablation goes on and needs the resources that the
-            trial had reserved. A process that `LeanTrainer` does not start frees them.
-        callbacks: Ray Train's callbacks, in addition to `NoRetry` and `SavedNotices`.
+        place: the folder of the training, or its URI in a bucket. The experiment has a new folder in it.
+        callbacks: Ray Train's callbacks, in addition to `NoRetry` and `StoredNotices`.
     """
-    set_patience(resources)
-    arguments: dict[str, Any] = {
-        "train_loop_per_worker": train_loop,
-        "train_loop_config": {"settings": settings},
-        "scaling_config": scaling_config(resources),
-        "run_config": _run_config(settings, name, callbacks),
-    }
-    group = TorchConfig(backend=resources.backend) if forms_group(resources) else None
-    if controller is None:
-        return TorchTrainer(**arguments, torch_config=group)
-    trainer = LeanTrainer(**arguments, backend_config=group or BackendConfig())
-    trainer.controller = controller
-    return trainer
-
-
-def _run_config(settings: WorkerSettings, name: str, callbacks: Sequence[UserCallback]) -> RunConfig:
-    # Ray declares the types of Train V1 but runs Train V2.
-    return RunConfig(
-        name=name,
-        storage_path=settings.spec.output,
-        callbacks=[NoRetry(), SavedNotices(settings.outbox), *callbacks],  # type: ignore[list-item]
+    least, most = resources.workers
+    patience = PATIENCE_FOR_ALL_S if least == most else PATIENCE_FOR_SOME_S
+    # Ray Train has only an environment variable for the time that it waits for machines.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
+    run_config = RunConfig(
+        name=next_name(place, "attempt"),
+        storage_path=place,
+        # Ray declares the types of Train V1 but runs Train V2.
+        callbacks=[NoRetry(), StoredNotices(settings.outbox), *callbacks],  # type: ignore[list-item]
         # Without a limit, Ray retries an error of the controller itself forever.
         failure_config=FailureConfig(  # type: ignore[call-arg]
             max_failures=settings.spec.max_failures, controller_failure_limit=STARTS
         ),
-        checkpoint_config=CheckpointConfig(
-            num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="min"
-        ),
+        checkpoint_config=CheckpointConfig(num_to_keep=1),
     )
+    return TorchTrainer(
+        train_loop,  # type: ignore[arg-type]  # Ray Train V2 returns its result
+        train_loop_config={"settings": settings},
+        scaling_config=scaling_config(resources),
+        run_config=run_config,
+        torch_config=TorchConfig(backend=resources.backend),
+    )
+
+
+def fit(trainer: TorchTrainer) -> None:
+    """Run a training, in a thread.
+
+    Ray Train's own handler of Ctrl-C, which it installs in the main thread only, would end the process before the run
+    in MLflow has its status. Here, the caller is interrupted as in any other command, and Ray's processes end when it
+    disconnects from Ray.
+
+    Raises:
+        ControllerError, WorkerGroupError: if the training fails.
+        RayActorError: if the process that controls the training dies.
+    """
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # raised below; it does not matter once the caller was interrupted
+            failure.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
 
 
 def cause_of(error: Exception) -> Exception:
@@ -218,8 +242,14 @@ def death_behind(error: BaseException | None) -> RayError | None:
     return None
 
 
-def copy_model(source: str | Path, folder: Path) -> None:
-    """Copy the model of a checkpoint without the training state, which is twice as large as the model."""
+def checkpoint_of(stood: Stood) -> Checkpoint:
+    """Return a checkpoint in the form in which Ray's processes receive it."""
+    return Checkpoint(stood.path, stood.files)
+
+
+def copy_best_model(stood: Stood, folder: Path) -> None:
+    """Copy the best model so far from a checkpoint into a folder, which is made if it is new."""
     folder.mkdir(parents=True, exist_ok=True)
-    for file in (WEIGHTS_FILE, CONFIG_FILE):
-        shutil.copy(Path(source, file), folder / file)
+    with checkpoint_of(stood).as_directory() as source:
+        for file in (WEIGHTS_FILE, CONFIG_FILE):
+            shutil.copy(Path(source, BEST, file), folder / file)

@@ -9,50 +9,46 @@ from __future__ import annotations
 
 import tempfile
 import time
-from typing import Any
+from dataclasses import replace
 
 import psutil
-import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 from ray.train import ControllerError, WorkerGroupError
 
 from jobs.display.displays import forgiving
 from jobs.display.events import Noted, Show, Stopped, TrainResult, Waiting
 from jobs.errors import JobError
-from jobs.outputs import claimed, remember, remove_unfinished_checkpoints, results_folder
+from jobs.outputs import KeptResult, claimed, remember, results_folder
 from jobs.ray_runtime.event_queue import Channel
 from jobs.ray_runtime.resources import Resources
-from jobs.run_labels import training_name
 from jobs.specs.training import TrainSpec
 from jobs.system.scratch import free_megabytes
-from jobs.tracking import Record, recorded_images, tag_names
-from jobs.training.controller import NoRetry, start_controller
-from jobs.training.history import EpochMetrics
+from jobs.tracking import Record, recorded_images
 from jobs.training.log import CHECKPOINT, TrainingLog
 from jobs.training.messages import Message
 from jobs.training.prepare import Work
-from jobs.training.progress import Progress
+from jobs.training.progress import remove_old_checkpoints, whole_checkpoints
 from jobs.training.ray_trainer import (
+    NoRetry,
     cause_of,
-    copy_model,
+    checkpoint_of,
+    copy_best_model,
+    fit,
     plain_reason,
     put_data,
     torch_trainer,
     worker_settings,
 )
-from jobs.training.worker import SCORE
 
-__all__ = ["TrainResult", "run", "start_controller"]
+__all__ = ["TrainResult", "run", "sync"]
 
 
-def run(work: Work, resources: Resources, controller: ActorHandle[Any], show: Show) -> TrainResult:
+def run(work: Work, resources: Resources, show: Show) -> TrainResult:
     """Train on the Ray instance that this process is connected to, show the progress, and record the run in MLflow.
 
     Args:
         work: what to train, as `jobs.training.prepare` has checked it.
         resources: the number of workers and what each gets.
-        controller: the result of `start_controller`.
         show: shows the events.
 
     Raises:
@@ -60,86 +56,98 @@ def run(work: Work, resources: Resources, controller: ActorHandle[Any], show: Sh
         TrainingDiverged, CheckpointError: if a worker raises it.
         TrackingError: if MLflow cannot be written.
     """
-    record = _open_record(work)
-    with claimed(work.spec.output, work.folder_of(record), "train"):
-        return _run_recorded(work, resources, controller, record, forgiving(show))
-
-
-def _run_recorded(
-    work: Work, resources: Resources, controller: ActorHandle[Any], record: Record, show: Show
-) -> TrainResult:
-    for note in work.to_tell:
-        show(Noted(note))
-    try:
-        with record.running(system_metrics=False):  # the workers send the metrics of their machines
-            result = _train(work, resources, controller, record, show)
-    except KeyboardInterrupt:
-        show(Stopped(record.name, record.run_id))
-        raise
+    record = work.open_record()
+    show = forgiving(show)
+    with claimed(work.place_of(record), record.run_id, "train"):
+        for note in work.to_tell:
+            show(Noted(note))
+        try:
+            with record.running(system_metrics=False):  # the workers send the metrics of their machines
+                result = _train(work, resources, record, show)
+        except KeyboardInterrupt:
+            show(Stopped(record.name, record.run_id))
+            raise
     show(result)
     return result
 
 
-def _train(work: Work, resources: Resources, controller: ActorHandle[Any], record: Record, show: Show) -> TrainResult:
-    started = time.monotonic()
-    began = psutil.Process().create_time()
-    log = TrainingLog(work, record, show, began, named=True)
-    kept_at = f"{work.spec.output}/{work.folder_of(record)}"
-    remember(kept_at, work.to_keep(record, finished=False))
-    with results_folder(work.spec.output, f"{work.folder_of(record)}/results") as folder:
+def _train(work: Work, resources: Resources, record: Record, show: Show) -> TrainResult:
+    started, place = time.monotonic(), work.place_of(record)
+    before = None if work.resumed is None else work.resumed.run
+    log = TrainingLog(work, record, show, psutil.Process().create_time(), named=True, before=before)
+    remember(place, work.to_keep(record))
+    with results_folder(place, "results") as folder:
         log.write_settings(folder)
-        if work.resumed is None or not recorded_images(work.resumed):
+        if before is None or not recorded_images(before):
             work.record_datasets(record)
         if resources.room_now < resources.workers[0]:
             show(Waiting(resources.workers[0], resources.room_now))
         with Channel(log.see, log.record) as channel:
-            outcome = _fit(work, resources, controller, record, channel, log)
-        if (
-            log.test_bits_per_dim is None
-            or outcome.metrics is None
-            or outcome.checkpoint is None
-            or outcome.best_checkpoints is None
-        ):
+            _fit(work, resources, record, channel, log)
+        last = remove_old_checkpoints(place).get("")
+        if log.tested is None or last is None:
             raise JobError(
-                f"run {record.run_id} ended without a result; its checkpoints are in {kept_at}",
+                f"run {record.run_id} ended without a result; its checkpoints are in {place}",
                 remedy=f"continue with glowctl train --resume {record.run_id}",
                 code="no-result",
             )
-        best, metrics = min(outcome.best_checkpoints, key=lambda entry: entry[1][SCORE])
-        with best.as_directory() as source:
-            copy_model(source, folder / CHECKPOINT)
-        with outcome.checkpoint.as_directory() as source:
-            log.complete(Progress.read(source), resources.workers[1])
-        last = EpochMetrics.of(outcome.metrics)
-        result = log.conclude(EpochMetrics.of(metrics), last, folder, time.monotonic() - started)
-    remember(kept_at, work.to_keep(record, finished=True))
+        copy_best_model(last, folder / CHECKPOINT)
+        seconds = time.monotonic() - started
+        result = log.conclude(last.progress(), folder, seconds, log.tested.test_bits_per_dim)
+    ended = KeptResult(state="finished", test_bits_per_dim=result.test_bits_per_dim, seconds=result.seconds)
+    remember(place, replace(work.to_keep(record), result=ended))
     return result
 
 
-def _fit(
-    work: Work,
-    resources: Resources,
-    controller: ActorHandle[Any],
-    record: Record,
-    channel: Channel[Message],
-    log: TrainingLog,
-) -> ray.train.Result:
-    spec = work.spec
-    settings = worker_settings(work, resources, put_data(work), channel.queue)
-    remove_unfinished_checkpoints(spec.output, work.folder_of(record))
+def sync(work: Work, show: Show) -> None:
+    """Copy the folder of a training that began earlier to MLflow again.
+
+    Args:
+        work: the training, as `jobs.training.prepare.prepare_found` has prepared it.
+        show: receives the result, or a note that there is none.
+
+    Raises:
+        JobError: if a command is at work on the run, or its folder cannot be read.
+        TrackingError: if MLflow cannot be written.
+    """
+    assert work.resumed is not None
+    before, ended, record = work.resumed.run, work.resumed.kept.result, work.open_record()
+    place = work.place_of(record)
+    with claimed(place, record.run_id, "train"), results_folder(place, "results") as folder:
+        log = TrainingLog(work, record, show, before=before)
+        remember(place, replace(work.to_keep(record), result=ended))
+        log.write_settings(folder)
+        if before is None or not recorded_images(before):
+            work.record_datasets(record)
+        last = whole_checkpoints(place).get("")
+        if last is not None:
+            log.record_progress(last.progress())
+        if last is None or ended is None or ended.test_bits_per_dim is None or ended.seconds is None:
+            if before is None:
+                record.finish("KILLED")
+            resume = f"glowctl train --resume {record.run_id}"
+            show(Noted(f"run {record.run_id} has no result yet; {resume} continues the training"))
+            return
+        copy_best_model(last, folder / CHECKPOINT)
+        result = log.conclude(last.progress(), folder, ended.seconds, ended.test_bits_per_dim)
+        if before is None or before.info.status != "FINISHED":
+            record.finish("FINISHED")
+    show(result)
+
+
+def _fit(work: Work, resources: Resources, record: Record, channel: Channel[Message], log: TrainingLog) -> None:
+    place = work.place_of(record)
+    start = remove_old_checkpoints(place).get("")
+    if start is not None:
+        log.record_progress(start.progress())
+    begin = None if start is None else checkpoint_of(start)
+    settings = worker_settings(work, resources, put_data(work), channel.queue, begin)
     try:
-        return torch_trainer(settings, resources, work.folder_of(record), controller=controller).fit()
+        fit(torch_trainer(settings, resources, place))
     except (ControllerError, WorkerGroupError) as error:
-        remove_unfinished_checkpoints(spec.output, work.folder_of(record))
-        raise _sentence(cause_of(error), spec, record) from error
+        remove_old_checkpoints(place)
+        raise _sentence(cause_of(error), work.spec, record) from error
     except RayActorError as error:
-        if (work.resumed or work.kept) and not log.started:
-            raise JobError(
-                f"training could not start from the checkpoints in {spec.output}/{work.folder_of(record)}, because a "
-                "folder that Ray wrote there is missing or damaged",
-                remedy="start a new run with glowctl train",
-                code="checkpoints-damaged",
-            ) from error
         memory = free_megabytes(tempfile.gettempdir()) > 1
         why = "memory may have run short" if memory else "no temporary file can be written"
         raise JobError(
@@ -172,13 +180,3 @@ def _sentence(error: Exception, spec: TrainSpec, record: Record) -> Exception:
         remedy=f"continue from the last checkpoint with {resume}",
         code="too-many-failures",
     )
-
-
-def _open_record(work: Work) -> Record:
-    """Start a new run with everything that is known before the training, or open the run that is resumed."""
-    spec = work.spec
-    if work.resumed is not None:
-        return Record.existing(work.tracking_uri, work.resumed)
-    name = (work.kept.run_name if work.kept else None) or training_name(spec)
-    tags = work.tags() | ({tag_names.FOLDER: work.kept_in} if work.kept_in else {})
-    return Record.start(work.tracking_uri, spec.experiment, name, tags, work.params())

@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import torch
 
 from glow.datasets import LazyDataset
 from glow.dequantization import dequantize, not_finite, quantize, uniform_noise
 from glow.model import Glow
-from jobs.training.messages import SampleGrid
 
-__all__ = ["GRID", "draw_samples", "inverse_error"]
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["GRID", "SampleGrid", "draw_samples", "inverse_error"]
 
 GRID = 100
 """Number of images in a sample grid, which the report shows as 10 x 10."""
 
 INVERTED_IMAGES = 32
 """Number of real images by which the error of the inverse is measured."""
+
+
+@dataclass(frozen=True)
+class SampleGrid:
+    """Samples that the model draws after an epoch, and how exact its inverse is.
+
+    Attributes:
+        epoch: the epoch after which they were drawn.
+        images: uint8 (N, C, H, W), the samples.
+        inverse_error: largest error of the inverse over all pixels of some real images. The unit is one of the model's
+            2**bits grey levels.
+        non_finite: number of samples with a pixel that is not finite.
+    """
+
+    epoch: int
+    images: np.ndarray
+    inverse_error: float
+    non_finite: int = 0
 
 
 def draw_samples(model: Glow, epoch: int, temperature: float, images: LazyDataset) -> SampleGrid:

@@ -10,8 +10,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -20,38 +20,40 @@ import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointUploadMode
 
-from glow.checkpoint import load_checkpoint
+from glow.checkpoint import load_checkpoint, save_checkpoint
 from glow.datasets import LazyDataset
 from glow.model import Glow
 from glow.scoring import score_shard, shards_of
-from glow.training import EpochResult, StepResult, Trainer, mean_bits_per_dim
+from glow.training import StepResult, Trainer, mean_bits_per_dim
 from jobs.display.events import Epoch, Step
 from jobs.outputs import is_remote
 from jobs.specs.base import every
 from jobs.system.machine_metrics import machine_name, sampled
 from jobs.system.process_setup import set_up_computing
 from jobs.training.data import Splits, is_packed, open_splits
-from jobs.training.history import EpochMetrics
-from jobs.training.messages import Attempt, FinalScore, Machine, Message, Outbox, SampleGrid, Scores
-from jobs.training.progress import Metrics, Outcome, Progress
+from jobs.training.messages import Attempt, Machine, Message, Outbox, Scores, Tested, WorkerSettings
+from jobs.training.progress import BEST, EpochFigures, Progress
 from jobs.training.samples import draw_samples
 from jobs.training.saving import SavingPlan
-from jobs.training.worker_settings import WorkerSettings
 
 __all__ = [
     "COUNTED_EPOCH",
     "SCORE",
+    "Metrics",
+    "Outcome",
     "Session",
-    "save",
     "train_loop",
     "train_share",
 ]
 
-SCORE = "validation_bits_per_dim"
-"""The metric whose lowest value decides which checkpoint is kept as the best."""
+Metrics = dict[str, float]
+"""The metrics that are reported with a checkpoint: the fields of `EpochFigures` and some more."""
 
-INSIDE_EPOCH = {SCORE: sys.float_info.max}
-"""The metrics of a checkpoint within an epoch. Its score is the worst possible, so that it is never the best model.
+SCORE = "validation_bits_per_dim"
+"""The metric by which searches and schedulers of an ablation compare trials."""
+
+INSIDE_EPOCH: Metrics = {SCORE: sys.float_info.max}
+"""The metrics of a checkpoint within an epoch. Its score is the worst possible.
 
 The value is finite because Ray stores metrics as JSON, which has no infinity.
 """
@@ -81,19 +83,24 @@ class Session(Protocol):
     workers: int
     device: torch.device
 
-    def restored(self) -> AbstractContextManager[str | Path | None]:
-        """Yield the folder of the last checkpoint; None if there is none yet."""
+    def start(self) -> Checkpoint | None:
+        """Return the checkpoint from which this attempt continues; None at the start of a training."""
 
-    def report(self, trainer: Trainer, progress: Progress, metrics: Metrics, *, urgent: bool = False) -> None:
-        """Save a checkpoint and report its metrics. An `urgent` checkpoint is stored before the method returns.
+    def last(self) -> Checkpoint | None:
+        """Return the last checkpoint that is stored."""
 
-        The last checkpoint and the one with the lowest validation bits/dim (`SCORE`) are kept. Every rank must call
-        this method, and each call waits for those of the other ranks. As soon as the training would continue from the
-        checkpoint after any death, the driver receives a `Saved` message, unless the checkpoint is inside an epoch.
+    def report(self, metrics: Metrics, folder: str | None, *, urgent: bool = False) -> None:
+        """Store a checkpoint and report its metrics. An `urgent` checkpoint is stored before the method returns.
+
+        Every rank must call this method, and each call waits for those of the other ranks. As soon as the training
+        would continue from the checkpoint after any death, the driver receives a `Stored` message, unless the
+        checkpoint is inside an epoch.
+
+        Args:
+            metrics: the metrics.
+            folder: the files of the checkpoint, which this method moves or deletes; None in other ranks than 0.
+            urgent: whether a machine will be taken away.
         """
-
-    def best(self) -> AbstractContextManager[tuple[str | Path, Metrics]]:
-        """Yield the folder and the metrics of the checkpoint with the lowest validation bits/dim so far."""
 
     def notice(self) -> float | None:
         """Return the time at which a machine of this training will be taken away, in seconds since 1970.
@@ -107,54 +114,41 @@ class TrainSession:
     """The `Session` of a worker of Ray Train.
 
     Args:
-        on_cluster: whether the machine belongs to a cluster, which may take it away.
-        output: folder or bucket of the checkpoints. An upload to a bucket runs while the training continues, unless the
+        settings: the settings of this worker. An upload to a bucket runs while the training continues, unless the
             checkpoint is urgent. The training waits for a copy to a folder, which takes less time than a step.
     """
 
-    def __init__(self, on_cluster: bool, output: str) -> None:
+    def __init__(self, settings: WorkerSettings) -> None:
         context = ray.train.get_context()
-        self._on_cluster = on_cluster
-        self._upload = CheckpointUploadMode.ASYNC if is_remote(output) else CheckpointUploadMode.SYNC
+        self._settings = settings
+        remote = is_remote(settings.spec.output)
+        self._upload = CheckpointUploadMode.ASYNC if remote else CheckpointUploadMode.SYNC
         self.rank, self.workers = context.get_world_rank(), context.get_world_size()
         self.local_rank = context.get_local_rank()
         self.device = _device()
 
-    @contextmanager
-    def restored(self) -> Iterator[str | None]:
-        """Yield the folder of Ray Train's last checkpoint; None if there is none yet."""
-        checkpoint = ray.train.get_checkpoint()
-        with nullcontext() if checkpoint is None else checkpoint.as_directory() as folder:
-            yield folder
+    def start(self) -> Checkpoint | None:
+        """Return Ray Train's last checkpoint or, in the first attempt, the one that the driver has found."""
+        return ray.train.get_checkpoint() or self._settings.start
 
-    def report(self, trainer: Trainer, progress: Progress, metrics: Metrics, *, urgent: bool = False) -> None:
-        """Save a checkpoint in rank 0, and report its metrics to Ray Train in all ranks (see `Session.report`)."""
+    def last(self) -> Checkpoint | None:
+        """Return the last checkpoint that Ray Train has stored, after those that are being stored."""
+        stored = ray.train.get_all_reported_checkpoints()
+        return stored[-1].checkpoint if stored else self.start()
+
+    def report(self, metrics: Metrics, folder: str | None, *, urgent: bool = False) -> None:
+        """Report a checkpoint to Ray Train (see `Session.report`)."""
         upload = CheckpointUploadMode.SYNC if urgent else self._upload
-        if self.rank != 0:
-            ray.train.report(metrics, checkpoint_upload_mode=upload)
-            return
-        with ExitStack() as at_end:
-            folder = tempfile.mkdtemp()
-            at_end.callback(shutil.rmtree, folder, ignore_errors=True)
-            save(trainer, progress, folder)
-            ray.train.report(
-                metrics,
-                checkpoint=Checkpoint.from_directory(folder),
-                checkpoint_upload_mode=upload,
-            )
-            if upload is CheckpointUploadMode.ASYNC:
-                at_end.pop_all()  # Ray removes the folder after the upload
-
-    @contextmanager
-    def best(self) -> Iterator[tuple[str, Metrics]]:
-        """Yield the folder and the metrics of Ray Train's checkpoint with the lowest validation bits/dim."""
-        best = min(ray.train.get_all_reported_checkpoints(), key=lambda reported: reported.metrics[SCORE])
-        with best.checkpoint.as_directory() as folder:
-            yield folder, best.metrics
+        checkpoint = None if folder is None else Checkpoint.from_directory(folder)
+        try:
+            ray.train.report(metrics, checkpoint=checkpoint, checkpoint_upload_mode=upload)
+        finally:
+            if folder is not None and upload is CheckpointUploadMode.SYNC:  # else Ray removes it after the upload
+                shutil.rmtree(folder, ignore_errors=True)
 
     def notice(self) -> float | None:
         """Return when Ray will take a machine away, as `Session.notice` describes; None outside a cluster."""
-        if not self._on_cluster:  # this machine is not taken away
+        if not self._settings.on_cluster:  # this machine is not taken away
             return None
         told = ray.train.get_preemption_info()
         return None if told is None else (told.deadline_ms or 0) / 1000
@@ -169,30 +163,105 @@ def _device() -> torch.device:
     return get_device()
 
 
-def save(trainer: Trainer, progress: Progress, folder: str | Path) -> None:
-    """Save a checkpoint: the model, the state of the training, and `progress`.
+class Keeper:
+    """A context manager that saves and restores checkpoints, each with the best model so far.
 
-    Raises:
-        CheckpointError, OSError: if it cannot be written.
+    Inside its block, rank 0 has the best model in a temporary folder.
+
+    Args:
+        trainer: the training.
+        session: stores the checkpoints.
+        trial: the label of the trial, in an ablation; else empty.
+
+    Attributes:
+        progress: the progress of the training.
     """
-    trainer.save(folder)
-    progress.write(folder)
 
+    def __init__(self, trainer: Trainer, session: Session, trial: str) -> None:
+        self._trainer, self._session = trainer, session
+        self.progress = Progress(trial=trial)
 
-def restore(trainer: Trainer, folder: str | Path) -> Progress:
-    """Restore the model and the state of the training that `save` wrote, and return the progress that it wrote.
+    def __enter__(self) -> Keeper:
+        self._scratch = tempfile.TemporaryDirectory()
+        self._best = Path(self._scratch.name, BEST)
+        start = self._session.start()
+        if start is not None:
+            with start.as_directory() as folder:
+                self._trainer.restore(folder)
+                self.progress = Progress.read(folder)
+                if self.progress.best_epoch:
+                    shutil.copytree(Path(folder, BEST), self._best)
+        self.progress.workers = self._session.workers
+        self.progress.parameters = sum(parameter.numel() for parameter in self._trainer.model.parameters())
+        return self
 
-    Raises:
-        CheckpointError: if the checkpoint is missing or damaged.
-    """
-    trainer.restore(folder)
-    return Progress.read(folder)
+    def __exit__(self, *exception: object) -> None:
+        self._scratch.cleanup()
+
+    def save(self, metrics: Metrics, *, after_epoch: bool, urgent: bool) -> None:
+        """Store a checkpoint in rank 0, and report its metrics in all ranks.
+
+        Args:
+            metrics: the metrics.
+            after_epoch: whether the checkpoint is saved after an epoch, not inside one. The model of the last epoch
+                then becomes the best one if it is better.
+            urgent: whether a machine will be taken away (see `Session.report`).
+
+        Raises:
+            CheckpointError, OSError: if it cannot be written.
+        """
+        if self._session.rank != 0:
+            self._session.report(metrics, None, urgent=urgent)
+            return
+        self.progress.steps = self._trainer.step
+        with ExitStack() as if_it_fails:
+            if after_epoch and self.progress.improves():
+                save_checkpoint(self._trainer.evaluated_model, self._best)
+            folder = tempfile.mkdtemp()
+            if_it_fails.callback(shutil.rmtree, folder, ignore_errors=True)
+            self._trainer.save(folder)
+            if self.progress.best_epoch:
+                shutil.copytree(self._best, Path(folder, BEST))
+            self.progress.write(folder)
+            if_it_fails.pop_all()
+        self._session.report(metrics, folder, urgent=urgent)
+
+    def best_model(self) -> Glow:
+        """Return the best model by validation, from the last checkpoint."""
+        last = self._session.last()
+        assert last is not None  # a checkpoint is saved after the last epoch
+        with last.as_directory() as folder:
+            model = load_checkpoint(Path(folder, BEST), self._session.device)
+        return model.set_precision(self._trainer.precision)
 
 
 def train_loop(config: dict[str, WorkerSettings]) -> Outcome:
     """Run `train_share` in a worker of Ray Train; `config` has the settings under ``settings``."""
     settings = config["settings"]
-    return train_share(settings, TrainSession(settings.on_cluster, settings.spec.output))
+    return train_share(settings, TrainSession(settings))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a training.
+
+    Attributes:
+        validation_bits_per_dim: the lowest validation score, which is that of the best model.
+        test_bits_per_dim: the test set's bits/dim under that model.
+        seconds: how long the workers have trained and scored, over all attempts.
+    """
+
+    validation_bits_per_dim: float
+    test_bits_per_dim: float
+    seconds: float
+
+    def metrics(self) -> Metrics:
+        """Return what a trial reports to Tune at its end."""
+        return {
+            SCORE: self.validation_bits_per_dim,
+            "test_bits_per_dim": self.test_bits_per_dim,
+            "seconds": self.seconds,
+        }
 
 
 def train_share(settings: WorkerSettings, session: Session) -> Outcome:
@@ -225,47 +294,47 @@ def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
         config=spec.fit_config(),
         device=session.device,
     )
-    with session.restored() as folder:
-        progress = Progress() if folder is None else restore(trainer, folder)
-    talker = Talker(settings.outbox, trainer, session)
-    talker.attempt(progress)
-    plan = SavingPlan(every(spec.checkpoint_every), session.notice, session.device)
-    earlier = progress.seconds
+    with Keeper(trainer, session, settings.trial) as keeper:
+        progress, earlier = keeper.progress, keeper.progress.seconds
+        talker = Talker(settings.outbox, trainer, session)
+        talker.attempt(progress)
+        plan = SavingPlan(every(spec.checkpoint_every), session.notice, session.device)
 
-    def count_seconds() -> None:
-        progress.seconds = earlier + time.monotonic() - started
+        def seconds_so_far() -> float:
+            return earlier + time.monotonic() - started
 
-    def report(metrics: Metrics) -> None:
-        count_seconds()
-        session.report(trainer, progress, metrics, urgent=plan.urgent)
-        plan.saved()
+        def save(metrics: Metrics, after_epoch: bool) -> None:
+            progress.seconds = seconds_so_far()
+            keeper.save(metrics, after_epoch=after_epoch, urgent=plan.urgent)
+            plan.saved()
 
-    def save_inside_epoch() -> None:
-        if plan.after_step(trainer.step):
-            trainer.pool()
-            report(INSIDE_EPOCH)
+        def save_inside_epoch() -> None:
+            if plan.after_step(trainer.step):
+                trainer.pool()
+                save(INSIDE_EPOCH, after_epoch=False)
 
-    for result in trainer.epochs(talker.step, save_inside_epoch):
-        tested = spec.test_every and result.epoch % spec.test_every == 0
-        test = mean_bits_per_dim(trainer.evaluated_model, images["test"]) if tested else math.nan
-        progress.history.append(talker.epoch(result, test))
-        last = result.epoch == spec.epochs
-        if not last and spec.sample_every and result.epoch % spec.sample_every == 0:
-            drawn = talker.samples(trainer.evaluated_model, spec.temperature, splits["validation"])
-            if drawn is not None:
-                progress.add(drawn)
-        if plan.after_epoch(result.epoch, last):
-            report(_metrics(result, test, last))
-    with session.best() as (folder, best):
-        model = load_checkpoint(folder, session.device).set_precision(trainer.precision)
-    talker.samples(model, spec.temperature, splits["validation"])
+        for result in trainer.epochs(talker.step, save_inside_epoch):
+            tested = spec.test_every and result.epoch % spec.test_every == 0
+            test = mean_bits_per_dim(trainer.evaluated_model, images["test"]) if tested else math.nan
+            progress.epochs.append(EpochFigures(**vars(result), test_bits_per_dim_by_epoch=test, time=time.time()))
+            talker.epoch(progress.epochs[-1])
+            last = result.epoch == spec.epochs
+            sampled_now = spec.sample_every and result.epoch % spec.sample_every == 0
+            if session.rank == 0 and sampled_now and not last:
+                temperature, held_out = spec.temperature, splits["validation"]
+                progress.add(draw_samples(trainer.evaluated_model, result.epoch, temperature, held_out))
+            if plan.after_epoch(result.epoch, last):
+                save(_metrics(progress.epochs[-1], last), after_epoch=True)
+        model = keeper.best_model()
     test = mean_bits_per_dim(model, images["test"])
-    talker.final_score(test)
+    if session.rank == 0:
+        samples = draw_samples(model, trainer.epoch, spec.temperature, splits["validation"])
+        settings.outbox.put(Tested(test, samples))
     for split, start in shards_of(splits)[session.rank :: session.workers]:
         table = score_shard(model, splits[split], start)
         settings.outbox.put(Scores(split, start, table))
-    count_seconds()
-    return Outcome(best, test, progress)
+    best = progress.best.validation_bits_per_dim if session.rank == 0 else math.nan
+    return Outcome(best, test, seconds_so_far())
 
 
 def _splits(settings: WorkerSettings) -> Splits:
@@ -279,12 +348,12 @@ def _splits(settings: WorkerSettings) -> Splits:
     }
 
 
-def _metrics(result: EpochResult, test_bits_per_dim: float, last: bool) -> Metrics:
+def _metrics(epoch: EpochFigures, last: bool) -> Metrics:
     """Return the metrics of an epoch; a validation score that is not finite becomes `NO_SCORE`."""
-    score = result.validation_bits_per_dim
+    score = epoch.validation_bits_per_dim
     worst = {SCORE: score if math.isfinite(score) else NO_SCORE}
-    counted = {} if last else {COUNTED_EPOCH: result.epoch}
-    return result.to_dict() | worst | counted | {"test_bits_per_dim_by_epoch": test_bits_per_dim}
+    counted = {} if last else {COUNTED_EPOCH: epoch.epoch}
+    return epoch.to_dict() | worst | counted
 
 
 class Talker:
@@ -309,23 +378,17 @@ class Talker:
         return (time.monotonic() - self._started) / done * left if done > 0 else math.nan
 
     def attempt(self, progress: Progress) -> None:
-        """Send an `Attempt` and the samples of the checkpoint.
-
-        The `Attempt` has the epochs of the checkpoint. MLflow may lack the newest epochs and samples.
-        """
+        """Send an `Attempt`."""
         self._put(
             Attempt(
                 workers=self._workers,
                 epoch=self._trainer.epoch,
-                history=tuple(progress.history),
                 device=_device_name(self._trainer.device),
                 precision=self._trainer.precision,
-                parameters=sum(parameter.numel() for parameter in self._trainer.model.parameters()),
+                parameters=progress.parameters,
                 step=self._trainer.step_of_epoch,
             )
         )
-        for grid in progress.grids:
-            self._put(grid)
 
     def step(self, result: StepResult) -> None:
         """Send the progress within the epoch, with the latest validation score."""
@@ -338,39 +401,12 @@ class Talker:
             )
         )
 
-    def epoch(self, result: EpochResult, test_bits_per_dim: float) -> EpochMetrics:
-        """Send an epoch to be shown, and send and return its metrics, which are recorded.
-
-        Args:
-            result: the epoch.
-            test_bits_per_dim: the test set's bits/dim; NaN if the test set was not scored.
-        """
-        self._validation = result.validation_bits_per_dim
-        shown = Epoch(
-            **vars(result),
-            test_bits_per_dim_by_epoch=test_bits_per_dim,
-            epochs=self._trainer.config.epochs,
-            seconds_left=self._seconds_left(result.epoch),
-        )
-        metrics = EpochMetrics.of({**vars(shown), "time": time.time()})
-        self._put(shown)
-        self._put(metrics)
-        return metrics
-
-    def samples(self, model: Glow, temperature: float, images: LazyDataset) -> SampleGrid | None:
-        """Draw samples, send them to the driver and return them; in other ranks than 0, return None.
-
-        The samples come with the error of the model's inverse, which is measured on the real `images`.
-        """
-        if self._outbox is None:
-            return None
-        drawn = draw_samples(model, self._trainer.epoch, temperature, images)
-        self._put(drawn)
-        return drawn
-
-    def final_score(self, test_bits_per_dim: float) -> None:
-        """Send the test set's bits/dim under the best model."""
-        self._put(FinalScore(test_bits_per_dim))
+    def epoch(self, figures: EpochFigures) -> None:
+        """Send an epoch to be shown."""
+        self._validation = figures.validation_bits_per_dim
+        shown = {name: value for name, value in vars(figures).items() if name != "time"}
+        left = self._seconds_left(figures.epoch)
+        self._put(Epoch(**shown, epochs=self._trainer.config.epochs, seconds_left=left))
 
 
 def _device_name(device: torch.device) -> str:

@@ -60,7 +60,7 @@ def nothing_runs(cluster):
     hosts = (cluster.head, cluster.worker, cluster.other)
     names = (
         "RayTrainWorker",
-        "EarlyController",
+        "TrainController",
         "TrainController",
         "PlacementGroupCleaner",
         "_QueueActor",

@@ -67,7 +67,7 @@ class LocalCluster:
         """Living processes of trainings on this cluster."""
         kinds = (
             "ray::RayTrainWorker",
-            "ray::EarlyController",
+            "ray::TrainController",
             "ray::TrainController",
             "ray::PlacementGroupCleaner",
             "ray::_QueueActor",

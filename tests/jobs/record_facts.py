@@ -13,7 +13,7 @@ from mlflow.entities import Run
 
 from jobs.tracking import TrackingError, child_runs, experiment_runs, open_store, recorded_images, registered_versions
 from jobs.tracking.uris import sqlite_path
-from jobs.training.history import IN_MLFLOW
+from jobs.training.progress import IN_MLFLOW
 
 MEASURED = {
     "images_per_second",
@@ -32,6 +32,22 @@ OF_THE_PLACE = {"glow.alive", "glow.driver", "glow.source_changed", "mlflow.sour
 
 NAMES = re.compile(r"\b[0-9a-f]{32}\b|models:/[\w-]+/\d+")
 """The id of a run, or the name of a registered version, in a text. A trial that ends later has a higher version."""
+
+
+def files_of_ray(folder: Path) -> list[Path]:
+    """Return the files in which Ray Train and Ray Tune keep their state, next to the checkpoints of a run."""
+    kinds = ("experiment_state*", "*.pkl", "*-state-*", "*search*", "*_snapshot.json", ".validate*", "*.json")
+    found = {path for kind in kinds for name in ("attempt-*", "tune-*") for path in folder.rglob(f"{name}/{kind}")}
+    return sorted(path for path in found if path.is_file())
+
+
+def damage_files_of_ray(folder: Path, how: str = "cut") -> None:
+    """Empty all files of `files_of_ray`, cut them in half, or remove them, as a full disk or a kill may do."""
+    files = files_of_ray(folder)
+    assert files
+    for path in files:
+        content = path.read_bytes()
+        path.unlink() if how == "removed" else path.write_bytes(content[: len(content) // 2] if how == "cut" else b"")
 
 
 def uri_of(folder: Path) -> str:

@@ -34,7 +34,16 @@ from safetensors.torch import load_file
 
 from jobs.tracking import registered_versions
 from tests.jobs.command_line import Running, alive, glowctl, wait_until
-from tests.jobs.record_facts import all_runs, check_epochs, doubled, facts_of, runs_of_job, trials_of, uri_of
+from tests.jobs.record_facts import (
+    all_runs,
+    check_epochs,
+    damage_files_of_ray,
+    doubled,
+    facts_of,
+    runs_of_job,
+    trials_of,
+    uri_of,
+)
 from tests.jobs.stores import free_port, mlflow_server
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
@@ -182,6 +191,37 @@ def test_an_ablation_that_was_killed(whole_ablation, tmp_path, temporary, seed):
         check_epochs(uri_of(tmp_path), found[label])
     assert facts_of(uri_of(tmp_path), run) == whole.facts
     check_nothing_stays(temporary)
+
+
+@pytest.fixture(scope="module")
+def stopped_training(tmp_path_factory):
+    """The folder of a training that was killed in the middle, and its run."""
+    folder = tmp_path_factory.mktemp("stopped")
+    running = Running(folder, *TRAIN)
+    running.wait_for("epoch 5/")
+    family = running.family()
+    running.process.kill()
+    running.wait()
+    wait_until(lambda: not alive(family), timeout=60)
+    (run,) = runs_of_job(uri_of(folder), "train")
+    return folder, run
+
+
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param(how, marks=[] if how == "empty" else pytest.mark.nightly) for how in ("empty", "cut", "removed")],
+)
+def test_a_training_is_resumed_exactly_without_the_state_of_ray(whole_training, stopped_training, tmp_path, how):
+    """After all of Ray Train's state files were emptied, cut in half or removed; the checkpoints are whole."""
+    folder, run = stopped_training
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    damage_files_of_ray(copy / "outputs" / run.info.run_id, how)
+    done = glowctl(copy, "train", "--resume", str(copy / "outputs" / run.info.run_id))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (again,) = runs_of_job(uri_of(copy), "train")
+    assert "epoch 1/" not in done.stdout
+    check_training(whole_training, copy, again)
 
 
 def workers_of(running: Running) -> list[psutil.Process]:
@@ -345,11 +385,13 @@ def test_a_disk_that_became_full(whole_training, tmp_path, temporary, seed):
         listed = glowctl(tmp_path, "runs", "--tracking-uri", uri_of(store))
         assert "Traceback" not in listed.stdout + listed.stderr
         ballast.unlink()
+        glowctl(tmp_path, "runs", "--tracking-uri", uri_of(store))  # writes what a full store did not take
         (run,) = runs_of_job(uri_of(store), "train")
         if code != 0:
             sentences = [line for line in text.splitlines() if line.startswith("glowctl: ")]
             assert len(sentences) == 1, text
-            wait_until(lambda: names_full_disk(cause(store)), timeout=60)
+            assert names_full_disk(sentences[0]), text
+            assert names_full_disk(run.data.tags.get("glow.error", ""))
             emptied = [
                 path for path in output.rglob("checkpoint_*/") if any(f.stat().st_size == 0 for f in path.iterdir())
             ]
@@ -364,8 +406,3 @@ def test_a_disk_that_became_full(whole_training, tmp_path, temporary, seed):
 def names_full_disk(text: str) -> bool:
     """Whether it says that a disk is full, apart from the advice that every checkpoint that cannot be written gets."""
     return re.search(r"No space left|is full", text.replace("if the disk is full", "")) is not None
-
-
-def cause(folder: Path) -> str:
-    (run,) = runs_of_job(uri_of(folder), "train")
-    return run.data.tags.get("glow.error", "")

@@ -95,7 +95,7 @@ def test_a_folder_of_any_name(tmp_path, name):
 def test_a_folder_that_an_address_cannot_name_is_refused(tmp_path, name):
     folder = tmp_path / name
     folder.mkdir()
-    for command in (TRAIN, ("runs",), ("report",), ("repair", "x")):
+    for command in (TRAIN, ("runs",), ("report",), ("sync", "x")):
         sentence = sentence_of(glowctl(folder, *command))
         assert name in sentence
         assert "rename the folder" in sentence

@@ -13,14 +13,13 @@ import psutil
 import pytest
 
 from glow.checkpoint import load_checkpoint
-from jobs.ablation.repair import repair
-from jobs.ablation.run import summarize_again
-from jobs.display.events import AblationSummary, Event, Repaired
+from jobs.ablation.run import sync
+from jobs.display.events import AblationSummary, Event
 from jobs.errors import JobError
 from jobs.evaluation.find_model import find_model
 from jobs.tracking import child_runs, find_run, open_store, recorded_images
 from tests.jobs.command_line import Running, alive, check_quiet, glowctl, sentence_of, wait_until
-from tests.jobs.record_facts import check_epochs
+from tests.jobs.record_facts import check_epochs, damage_files_of_ray
 
 pytestmark = pytest.mark.ray
 
@@ -119,81 +118,63 @@ def test_the_summary_agrees_with_the_runs(finished):
     assert expected <= artifacts
 
 
-def test_epochs_that_only_checkpoints_contain_are_reported_and_repaired(finished, tmp_path, monkeypatch):
+def points_of(folder: Path, run_id: str) -> list[tuple]:
+    """Return the points of a run in MLflow but those of the machine."""
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        query = "SELECT key, step, value FROM metrics WHERE run_uuid = ? AND key NOT LIKE 'system/%'"
+        return sorted(database.execute(query, (run_id,)).fetchall())
+
+
+def test_what_mlflow_lacks_of_an_ablation_is_copied_from_its_folder_once(finished, tmp_path):
+    """One trial lacks epochs, one its end, and one its run."""
     folder = tmp_path / "copy"
     shutil.copytree(finished[0], folder)
     run_id, uri = finished[1][-1]["run_id"], uri_of(folder)
-    where = {"tracking_uri": uri, "output": str(folder / "outputs")}
-    trial = trials_of(folder, run_id)["1x1 s0"].info.run_id
-    with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:  # as an older glowctl left it
-        before = database.execute("SELECT key, step, value FROM metrics WHERE run_uuid = ?", (trial,)).fetchall()
-        database.execute("DELETE FROM metrics WHERE run_uuid = ? AND step IN (2, 3)", (trial,))
-    events: list[Event] = []
-    summarize_again(run_id, where, events.append)
-    summary = events[-1]
-    assert isinstance(summary, AblationSummary)
-    (lack,) = summary.unfinished
-    for fact in ("1x1 s0", "epochs 2 to 3", f"glowctl repair {run_id}"):
-        assert fact in lack
-    repair(run_id, where, events.append)
-    repaired, summary = events[-2:]
-    assert isinstance(repaired, Repaired)
-    assert repaired.added == {"1x1 s0": [2, 3]}
-    assert isinstance(summary, AblationSummary)
-    assert summary.unfinished == []
-    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
-        after = database.execute("SELECT key, step, value FROM metrics WHERE run_uuid = ?", (trial,)).fetchall()
-    lasting = [point for point in before if not point[0].startswith("system/") or point[1] not in (2, 3)]
-    assert sorted(after) == sorted(lasting)
-    repair(run_id, where, events.append)
-    repaired = events[-1]
-    assert isinstance(repaired, Repaired)
-    assert repaired.added == {}
-
-
-def test_a_damaged_checkpoint_does_not_end_the_repair_of_the_other_trials(finished, tmp_path):
-    """Other trials have lost their run, their result, or the folder that Tune names: the next one has the epochs."""
-    folder = tmp_path / "copy"
-    shutil.copytree(finished[0], folder)
-    run_id, runs = finished[1][-1]["run_id"], trials_of(folder, finished[1][-1]["run_id"])
-    where = {"tracking_uri": uri_of(folder), "output": str(folder / "outputs")}
-    checkpoints = {}
-    for history in folder.glob("outputs/*/tune/*/checkpoint_*/history.json"):
-        checkpoints[json.loads((history.parent / "metrics.json").read_text())["trial"]] = history.parent
-    (checkpoints["1x1 s0"] / "history.json").write_text("[{")
-    moved = checkpoints["reverse s0"]
-    moved.rename(moved.with_name("checkpoint_000099"))
-    client, _ = open_store(uri_of(folder), "glow")
-    client.delete_run(runs["1x1 s1"].info.run_id)
-    client.set_terminated(runs["reverse s1"].info.run_id, "FAILED")
+    place, where = str(folder / "outputs" / run_id), {"tracking_uri": uri}
+    before = {label: run.info.run_id for label, run in trials_of(folder, run_id).items()}
+    points = points_of(folder, before["1x1 s0"])
     with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
-        for label in ("1x1 s0", "reverse s0"):
-            database.execute("DELETE FROM metrics WHERE run_uuid = ? AND step = 2", (runs[label].info.run_id,))
+        database.execute("DELETE FROM metrics WHERE run_uuid = ? AND step IN (2, 3)", (before["1x1 s0"],))
+    client, _ = open_store(uri, "glow")
+    client.set_terminated(before["reverse s0"], "FAILED")
+    client.delete_run(before["1x1 s1"])
     events: list[Event] = []
-    repair(run_id, where, events.append)
-    event = next(event for event in events if isinstance(event, Repaired))
-    assert event.added == {"reverse s0": [2]}
-    assert len(event.left) == 4
-    resume = f"glowctl ablate --resume {run_id}"
-    for facts in (
-        ("1x1 s0", str(checkpoints["1x1 s0"] / "history.json"), "damaged"),
-        ("1x1 s0", "epoch 2"),
-        ("1x1 s1", resume),
-        ("reverse s1", resume),
-    ):
-        assert any(all(fact in sentence for fact in facts) for sentence in event.left), facts
+    for name in (place, run_id):
+        sync(name, where, events.append)
+        summary = events[-1]
+        assert isinstance(summary, AblationSummary)
+        assert (summary.run_id, summary.finished, summary.unfinished) == (run_id, 4, [])
+        trials = trials_of(folder, run_id)
+        assert {run.info.status for run in trials.values()} == {"FINISHED"}
+        assert points_of(folder, before["1x1 s0"]) == points
+        assert {label for label, run in trials.items() if run.info.run_id != before[label]} == {"1x1 s1"}
+        for run in trials.values():
+            check_epochs(uri, run)
+    assert len(client.search_model_versions(f"run_id = '{before['reverse s0']}'")) == 1
 
 
-def test_what_cannot_be_repaired_is_refused_in_a_sentence(finished, tmp_path):
+def test_the_folder_of_an_ablation_from_another_machine_gets_a_run(finished, tmp_path):
+    shutil.copytree(finished[0] / "outputs", tmp_path / "brought")
+    events: list[Event] = []
+    before = finished[1][-1]
+    for name in (str(tmp_path / "brought" / before["run_id"]), before["run"]):
+        sync(name, {"tracking_uri": uri_of(tmp_path)}, events.append)
+    first, again = events
+    assert isinstance(first, AblationSummary)
+    assert isinstance(again, AblationSummary)
+    assert first.run_id == again.run_id != before["run_id"]
+    nlls = [[row["bits_per_dim"] for row in rows] for rows in (first.configurations, before["configurations"])]
+    assert nlls[0] == pytest.approx(nlls[1])
+    assert {run.info.status for run in trials_of(tmp_path, first.run_id).values()} == {"FINISHED"}
+    assert find_model(None, uri_of(tmp_path), "glow").digest == find_model(None, uri_of(finished[0]), "glow").digest
+
+
+def test_a_trial_is_not_copied_without_its_ablation(finished):
     folder, events = finished
-    where = {"tracking_uri": uri_of(folder)}
     trial = trials_of(folder, events[-1]["run_id"])["1x1 s0"].info.run_id
-    with pytest.raises(JobError, match=f"glowctl repair {events[-1]['run_id']}") as of_trial:
-        repair(trial, where, print)
+    with pytest.raises(JobError, match=events[-1]["run_id"]) as of_trial:
+        sync(trial, {"tracking_uri": uri_of(folder)}, print)
     assert of_trial.value.code == "run-is-trial"
-    with pytest.raises(JobError, match=f"{tmp_path}.*--output") as elsewhere:
-        repair(events[-1]["run_id"], {**where, "output": str(tmp_path)}, print)
-    assert elsewhere.value.code == "tune-state-missing"
 
 
 def test_the_champion_is_the_best_by_validation_and_evaluations_use_it(finished):
@@ -223,7 +204,7 @@ def test_a_summary_is_made_again_from_mlflow_alone(finished, tmp_path):
 
 def unfinished(folder: Path, until: int) -> list[tuple[Path, int]]:
     """Return the trials' checkpoints with fewer than `until` earlier ones, and the number of earlier ones."""
-    found = [(path, int(path.name.split("_")[1])) for path in folder.glob("outputs/*/tune/*/checkpoint_*")]
+    found = [(path, int(path.name.split("_")[1])) for path in folder.glob("outputs/*/tune-*/*/checkpoint_*")]
     return [(path, before) for path, before in found if before < until]
 
 
@@ -245,8 +226,7 @@ def test_a_killed_ablation_continues_each_trial_from_its_checkpoint(finished, tm
     ended = trials_of(tmp_path, run_id)[first].info.end_time
     interrupted = unfinished(tmp_path, EPOCHS - 1)
     assert interrupted
-    for checkpoint, before in interrupted:  # as if Tune had been killed before it saved that there is a newer one
-        checkpoint.rename(checkpoint.with_name(f"checkpoint_{before + 50:06}"))
+    damage_files_of_ray(tmp_path)
 
     resumed = glowctl(tmp_path, "ablate", "--resume", run_id)
     assert resumed.returncode == 0, resumed.stderr
@@ -281,24 +261,6 @@ def test_an_ablation_killed_at_the_start_of_its_record_can_be_resumed(tmp_path):
     resumed = glowctl(tmp_path, "ablate", "--resume", run_id)
     assert resumed.returncode == 0, resumed.stderr
     assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "FINISHED"
-
-
-@pytest.mark.nightly
-def test_trials_continue_although_the_files_of_tune_are_damaged(tmp_path):
-    running = Running(tmp_path, *SMOKE, "--permutations", "1x1,reverse", "--seeds", "1", "--epochs", "40")
-    running.wait_for("[1x1 s0] epoch 10/40")
-    family = running.family()
-    running.process.kill()
-    running.wait()
-    wait_until(lambda: not alive(family), timeout=60)
-    (state,) = tmp_path.glob("outputs/*/tune/experiment_state-*.json")
-    state.write_bytes(state.read_bytes()[:1000])
-    run_id = run_id_of(running.lines())
-    resumed = glowctl(tmp_path, "ablate", "--resume", run_id)
-    assert resumed.returncode == 0, resumed.stderr
-    started = next(line for line in resumed.stdout.splitlines() if "[1x1 s0] started" in line)
-    assert int(started.split("after epoch ")[1]) >= 8
-    assert {run.info.status for run in trials_of(tmp_path, run_id).values()} == {"FINISHED"}
 
 
 def killed(processes: list[psutil.Process]) -> bool:
@@ -362,15 +324,12 @@ def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
     for whole in (run, find_run(uri_of(tmp_path), "glow", run_id)):
         assert recorded_images(whole).keys() == {"digits train", "digits validation", "digits test"}
 
-    # As if all processes had been killed when Tune had the trial's last result, but neither Tune nor MLflow its end.
-    states = sorted((tmp_path / "outputs" / run_id / "tune").glob("experiment_state-*.json"))
-    states[-1].write_text(states[-1].read_text().replace("TERMINATED", "RUNNING"))
+    # As if all processes had been killed when the folder had the trial's end, but not MLflow.
     client, _ = open_store(uri_of(tmp_path), "glow")
     client.update_run(run.info.run_id, status="RUNNING")
     again = glowctl(tmp_path, "ablate", "--resume", run_id)
     assert again.returncode == 0, again.stderr
-    assert "[1x1 s0] finished" in again.stdout
-    assert "[1x1 s0] epoch" not in again.stdout
+    assert "[1x1 s0] started" not in again.stdout
     assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "FINISHED"
 
 

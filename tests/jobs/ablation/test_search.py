@@ -1,6 +1,7 @@
 """The search of an ablation tries each configuration at every seed, and its schedulers stop the worst trials."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,6 +13,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from ray.tune.search import Searcher
 
 from jobs.ablation.search import SeededSearch, make_scheduler, make_search
+from jobs.outputs import KeptResult
 from jobs.specs.ablation import AblateSpec, make_ablate_spec
 from jobs.training.worker import COUNTED_EPOCH, SCORE
 
@@ -66,13 +68,13 @@ def run_to_the_end(search, first=0):
 
 
 def test_each_configuration_goes_to_every_seed_before_the_next():
-    search = SeededSearch(spec(seeds=3, seed=4), Scripted(A, B))
+    search = SeededSearch(spec(seeds=3, seed=4), Scripted(A, B), {})
     assert started(search, 6) == [{**proposal, "seed": seed} for proposal in (A, B) for seed in (4, 5, 6)]
 
 
 def test_the_searcher_receives_the_mean_when_all_seeds_have_ended():
     inner = Scripted(A, B)
-    search = SeededSearch(spec(), inner)
+    search = SeededSearch(spec(), inner, {})
     started(search, 4)
     search.on_trial_complete("t1", {SCORE: 3.0})
     search.on_trial_complete("t2", {SCORE: 7.0})
@@ -94,7 +96,7 @@ def test_the_searcher_receives_the_mean_when_all_seeds_have_ended():
 )
 def test_a_configuration_with_a_trial_without_a_finite_score_is_an_error(end):
     inner = Scripted(A)
-    search = SeededSearch(spec(), inner)
+    search = SeededSearch(spec(), inner, {})
     started(search, 2)
     search.on_trial_complete("t0", **end)
     search.on_trial_complete("t1", {SCORE: 1.0})
@@ -103,7 +105,7 @@ def test_a_configuration_with_a_trial_without_a_finite_score_is_an_error(end):
 
 def test_a_repeated_proposal_is_answered_with_its_known_score_and_not_run_again():
     inner = Scripted(A, A, A, B)
-    search = SeededSearch(spec(), inner)
+    search = SeededSearch(spec(), inner, {})
     started(search, 2)
     search.on_trial_complete("t0", {SCORE: 1.0})
     search.on_trial_complete("t1", {SCORE: 3.0})
@@ -113,20 +115,20 @@ def test_a_repeated_proposal_is_answered_with_its_known_score_and_not_run_again(
 
 def test_a_repeated_proposal_without_a_score_yet_is_answered_with_an_error():
     inner = Scripted(A, A, B)
-    search = SeededSearch(spec(), inner)
+    search = SeededSearch(spec(), inner, {})
     assert started(search, 4) == seeded(A, B)
     assert inner.told == [(A, None, True)]
 
 
 def test_untried_configurations_replace_proposals_that_only_repeat():
-    search = SeededSearch(spec(samples=6), Scripted(A))
+    search = SeededSearch(spec(samples=6), Scripted(A), {})
     values = started(search, 12)
     assert values[:2] == seeded(A)
     assert sorted(values, key=str) == sorted(spec().trials(), key=str)
 
 
 def test_the_search_ends_after_all_seeds_of_as_many_configurations_as_were_asked_for():
-    search = SeededSearch(spec(samples=3), Scripted(A, B, C, config("shuffle", 1)))
+    search = SeededSearch(spec(samples=3), Scripted(A, B, C, config("shuffle", 1)), {})
     assert started(search, 6) == seeded(A, B, C)
     assert search.suggest("t6") == Searcher.FINISHED
 
@@ -134,7 +136,7 @@ def test_the_search_ends_after_all_seeds_of_as_many_configurations_as_were_asked
 def test_proposals_that_differ_in_the_scale_of_an_additive_coupling_are_one():
     both = spec(couplings="all", scales="all")
     proposals = [{**A, "coupling": "additive", "scale": scale} for scale in ("bounded", "sigmoid")]
-    search = SeededSearch(both, Scripted(*proposals, {**B, "coupling": "affine", "scale": "bounded"}))
+    search = SeededSearch(both, Scripted(*proposals, {**B, "coupling": "affine", "scale": "bounded"}), {})
     values = started(search, 4)
     assert [(v["depth"], v["coupling"], v["scale"]) for v in values[::2]] == [
         (1, "additive", "sigmoid"),
@@ -142,24 +144,19 @@ def test_proposals_that_differ_in_the_scale_of_an_additive_coupling_are_one():
     ]
 
 
-def test_a_restored_search_continues_with_the_same_groups(tmp_path):
-    search = SeededSearch(spec(), Scripted(A, B, C))
-    started(search, 3)
-    search.on_trial_complete("t0", {SCORE: 1.0})
-    search.save(str(tmp_path / "search"))
-    restored = SeededSearch(spec(), Scripted(config("shuffle", 1)))
-    restored.restore(str(tmp_path / "search"))
-    assert started(restored, 3, first=3) == [*seeded(B)[1:], *seeded(C)]
-    for trial, score in (("t1", 2.0), ("t2", 5.0), ("t3", 6.0)):
-        restored.on_trial_complete(trial, {SCORE: score})
-    inner = restored._searcher
-    assert isinstance(inner, Scripted)
+def test_a_resumed_search_receives_the_scores_of_trials_that_have_ended_and_runs_the_others():
+    asked, inner = spec(), Scripted(A, B, C)
+    ended = {asked.label(values): score for values, score in zip(seeded(A, B), (1.0, 2.0, 5.0), strict=False)}
+    search = SeededSearch(asked, inner, ended)
+    assert started(search, 3) == [*seeded(B)[1:], *seeded(C)]
+    assert inner.told == [(A, 1.5, False)]
+    search.on_trial_complete("t0", {SCORE: 6.0})
     assert inner.told == [(A, 1.5, False), (B, 5.5, False)]
-    assert restored.suggest("t6") == Searcher.FINISHED
+    assert search.suggest("t3") == Searcher.FINISHED
 
 
-def optuna_search(asked: AblateSpec) -> Searcher:
-    search = make_search(asked)
+def optuna_search(asked: AblateSpec, settled: Mapping[str, KeptResult] = {}, begun: Sequence[str] = ()) -> Searcher:
+    search = make_search(asked, settled, begun)
     assert search is not None
     return search
 
@@ -178,16 +175,15 @@ def test_optuna_tries_a_whole_product_once_for_each_seed(axes, count):
     assert sorted(values, key=str) == sorted(asked.trials(), key=str)
 
 
-def test_optuna_continues_from_what_was_saved(tmp_path):
-    search = optuna_search(spec(samples=6))
-    before = started(search, 3)
-    search.on_trial_complete("t0", {SCORE: 1.0})
-    search.save(str(tmp_path / "search"))
-    restored = optuna_search(spec(samples=6))
-    restored.restore(str(tmp_path / "search"))
-    after = run_to_the_end(restored, first=3)
-    assert after == run_to_the_end(search, first=3)
-    assert sorted(before + after, key=str) == sorted(spec().trials(), key=str)
+def test_optuna_continues_with_the_trials_that_have_begun_and_what_was_known():
+    asked = spec(samples=4, seeds=1)
+    whole = run_to_the_end(optuna_search(asked))
+    labels = [asked.label(values) for values in whole]
+    settled = {labels[0]: KeptResult(state="finished", score=float(whole[0]["depth"]))}
+    resumed = run_to_the_end(optuna_search(asked, settled, labels[1:2]))
+    assert len(resumed) == 3
+    assert resumed[0] == whole[1]
+    assert whole[0] not in resumed
 
 
 def test_optuna_proposes_the_same_at_the_same_seed():
@@ -199,7 +195,7 @@ def test_optuna_proposes_the_same_at_the_same_seed():
 def test_configurations_that_the_searcher_did_not_propose_keep_separate_scores():
     one, two = config("1x1", 2), config("1x1", 3)  # the untried ones, which are taken after A
     inner = Scripted(A, *[A] * 100, two, one, C)
-    search = SeededSearch(spec(samples=4, seeds=1), inner)
+    search = SeededSearch(spec(samples=4, seeds=1), inner, {})
     assert started(search, 3) == seeded(A, one, two, seeds=1)
     for number in range(3):
         search.on_trial_complete(f"t{number}", {SCORE: float(number)})
@@ -209,7 +205,7 @@ def test_configurations_that_the_searcher_did_not_propose_keep_separate_scores()
 
 def test_a_trial_that_failed_and_was_resumed_counts_once():
     inner = Scripted(A, B)
-    search = SeededSearch(spec(seeds=2), inner)
+    search = SeededSearch(spec(seeds=2), inner, {})
     started(search, 2)
     search.on_trial_complete("t0", error=True)
     search.on_trial_complete("t0", {SCORE: 1.0})
@@ -218,23 +214,15 @@ def test_a_trial_that_failed_and_was_resumed_counts_once():
     assert inner.told == [(A, 2.0, False)]
 
 
-def test_a_trial_counts_by_its_best_epoch():
-    inner = Scripted(A, B)
-    search = SeededSearch(spec(seeds=1), inner)
-    started(search, 1)
-    search.on_trial_complete("t0", {SCORE: 5.0, f"best/{SCORE}": 2.0})
-    assert inner.told == [(A, 2.0, False)]
-
-
 def test_optuna_stays_within_the_product():
     asked = spec(couplings="all", scales="bounded", permutations="1x1", depths="1,2", samples=4, seeds=1)
-    search = make_search(asked)
+    search = optuna_search(asked)
     assert all(values in asked.trials() for values in started(search, 4))
 
 
 @pytest.mark.parametrize("search", ["grid", "random"])
 def test_trials_that_are_known_beforehand_need_no_searcher(search):
-    assert make_search(spec(search=search, samples=3 if search == "random" else None)) is None
+    assert make_search(spec(search=search, samples=3 if search == "random" else None), {}, ()) is None
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,12 @@ def whole(uri, tmp_path_factory):
         register_model(record, saved_model(spec.trial_spec(values), output / record.run_id))
         finish_trial(record, *NLLS[key], seconds=10.0 + values["seed"])
         runs[key] = record.run_id
-    return parent, spec, runs, summarize_ablation(uri, parent, spec, names_champion=True)
+    return (
+        parent,
+        spec,
+        runs,
+        summarize_ablation(uri, parent, spec, f"{spec.train.output}/{parent.run_id}", names_champion=True),
+    )
 
 
 def nlls_of(permutation):
@@ -232,7 +237,7 @@ def test_to_summarise_again_changes_nothing(uri, whole):
     parent, spec, _, summary = whole
     client, _ = open_store(uri, "glow")
     before = client.search_model_versions("name = 'glow-digits'")
-    again = summarize_ablation(uri, parent, spec)
+    again = summarize_ablation(uri, parent, spec, f"{spec.train.output}/{parent.run_id}")
     assert again == replace(summary, champion=summary.champion | {"new": False})
     assert [v.version for v in client.search_model_versions("name = 'glow-digits'")] == [v.version for v in before]
     table = Path(client.download_artifacts(parent.run_id, "configurations.json"))
@@ -247,7 +252,7 @@ def test_a_product_of_depths_and_widths_is_drawn_as_one(uri, tmp_path, any_model
         trial = start_trial(uri, parent, spec, values)
         register_model(trial, any_model)
         finish_trial(trial, 2 + number / 10, 2.1 + number / 10)
-    summary = summarize_ablation(uri, parent, spec)
+    summary = summarize_ablation(uri, parent, spec, f"{spec.train.output}/{parent.run_id}")
     drawn = {path.name for path in Path(summary.place).glob("*.png")}
     assert drawn == {"nll_by_epoch.png", "differences.png", "depth_width.png", "configurations.png"}
 
@@ -259,7 +264,7 @@ def test_kinds_of_coupling_are_compared_if_scales_are_named_too(uri, tmp_path, a
         trial = start_trial(uri, parent, spec, values)
         register_model(trial, any_model)
         finish_trial(trial, 2 + number / 10, 2 + number / 10)
-    (row,) = summarize_ablation(uri, parent, spec).differences
+    (row,) = summarize_ablation(uri, parent, spec, f"{spec.train.output}/{parent.run_id}").differences
     assert (row["factor"], row["seeds"]) == ("coupling", 2)
 
 
@@ -309,7 +314,7 @@ def test_a_trial_that_did_not_finish_is_named_and_does_not_count(uri, tmp_path, 
             record = start_trial(uri, parent, spec, values)
             record.metrics({"validation/bits_per_dim": 0.5, "test/bits_per_dim_by_epoch": 0.5}, 1)
             end(record, how)
-    summary = summarize_ablation(uri, parent, spec)
+    summary = summarize_ablation(uri, parent, spec, f"{spec.train.output}/{parent.run_id}")
     assert (summary.trials, summary.finished) == (6, 5)
     assert any(all(fact in sentence for fact in facts) for sentence in summary.unfinished)
     one, shuffle = summary.configurations
@@ -326,7 +331,7 @@ def test_an_ablation_without_finished_trials_has_no_champion(uri, tmp_path):
     parent = start_ablation(uri, spec)
     for values in spec.trials():
         end(start_trial(uri, parent, spec, values), "failed")
-    summary = summarize_ablation(uri, parent, spec)
+    summary = summarize_ablation(uri, parent, spec, f"{spec.train.output}/{parent.run_id}")
     assert (summary.finished, summary.best, summary.champion) == (0, None, None)
     (sentence,) = summary.unfinished
     for fact in ("2 trials ", "a worker died", "1x1", "seeds 0, 1"):
@@ -342,7 +347,9 @@ def ablation_of_one(uri, any_model, spec, validation, images):
     tags = {tag_names.SCORE: str(validation), tag_names.IMAGES: images}
     register_model(trial, any_model, spec.train.dataset, **tags)
     finish_trial(trial, validation, validation)
-    return trial.run_id, summarize_ablation(uri, parent, spec, names_champion=True)
+    return trial.run_id, summarize_ablation(
+        uri, parent, spec, f"{spec.train.output}/{parent.run_id}", names_champion=True
+    )
 
 
 def test_to_summarize_an_older_ablation_moves_no_alias(uri, tmp_path, any_model):
@@ -352,7 +359,7 @@ def test_to_summarize_an_older_ablation_moves_no_alias(uri, tmp_path, any_model)
     register_model(trial, any_model, spec.train.dataset, **{tag_names.SCORE: "2.0", tag_names.IMAGES: "its images"})
     finish_trial(trial, 2.0, 2.0)
     newer, _ = ablation_of_one(uri, any_model, spec, 2.5, "other images")
-    summary = summarize_ablation(uri, parent, spec)
+    summary = summarize_ablation(uri, parent, spec, f"{spec.train.output}/{parent.run_id}")
     assert summary.best is not None
     assert summary.champion is not None
     assert (summary.best["run_id"], summary.champion["run_id"]) == (trial.run_id, newer)

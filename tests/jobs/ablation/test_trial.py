@@ -3,29 +3,28 @@
 import errno
 import pickle
 import shutil
+from pathlib import Path
 from queue import Queue
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
-from ray.train import ControllerError
-from ray.tune import Checkpoint
+from ray.train import Checkpoint, ControllerError
 from safetensors import SafetensorError
 
-from glow import Glow, GlowConfig
-from glow.checkpoint import CheckpointError
+from glow import Glow, GlowConfig, save_checkpoint
+from glow.checkpoint import CheckpointError, digest_of
 from glow.training import TrainingDiverged
 from jobs.ablation import trial
-from jobs.ablation.messages import Failed, OfTrial, TrialOutbox
+from jobs.ablation.log import Failed, OfTrial, TrialOutbox
 from jobs.ablation.trial import Shared, TuneSession, trial_loop
 from jobs.ray_runtime.resources import Resources
 from jobs.specs.ablation import make_ablate_spec
 from jobs.specs.training import make_train_spec
-from jobs.training.messages import Outbox, Saved
+from jobs.training.messages import Outbox, Stored, Tested, WorkerSettings
 from jobs.training.progress import Progress
-from jobs.training.worker import INSIDE_EPOCH
-from jobs.training.worker_settings import WorkerSettings
+from jobs.training.worker import train_share
 
 SPEC = make_ablate_spec("smoke", {"seeds": 1})
 
@@ -87,51 +86,67 @@ def test_a_disk_that_takes_no_checkpoint_leaves_the_trial_to_be_resumed(
     def raises(*_):
         raise error
 
-    def training(session):
-        model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4))
-        trainer = SimpleNamespace(evaluated_model=model)
-        if session is None:
-            trial.save_checkpoint(model, tmp_path)
-        else:
-            session.report(trainer, None, {trial.SCORE: 1.0})
+    def training(_):
+        save_checkpoint(Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4)), tmp_path)
 
     monkeypatch.setattr("glow.checkpoint.save_file", raises)
     with pytest.raises((CheckpointError, ControllerError)):
         run_trial(workers, training)
 
 
-def test_the_driver_is_told_of_a_checkpoint_when_tune_has_taken_it(monkeypatch, run_trial):
-    def training(session):
-        monkeypatch.setattr(trial, "save", lambda *_: None)
-        monkeypatch.setattr(trial, "save_checkpoint", lambda model, folder: folder.mkdir(exist_ok=True))
-        monkeypatch.setattr(trial.tune, "report", lambda metrics, **_: session._outbox.put(metrics))
-        trainer = SimpleNamespace(evaluated_model=None)
-        for metrics in ({"epoch": 1, trial.SCORE: 2.0}, INSIDE_EPOCH, {"epoch": 2, trial.SCORE: 3.0}):
-            session.report(trainer, None, metrics)
-        return SimpleNamespace(metrics=dict)
+@pytest.fixture
+def train_here(monkeypatch, tmp_path):
+    """A function that trains in this process as a trial does, from a checkpoint or the start.
 
-    told, _ = run_trial(1, training)
-    assert [message for message in told if isinstance(message, Saved)] == [Saved(1), Saved(2)]
-    assert [message.get("epoch") for message in told if isinstance(message, dict)] == [1, None, 2, 2]
-    assert told.index(Saved(2)) == 4
+    It returns what the driver was told, and what Tune got: metrics, and the folders of checkpoints, which it kept.
+    """
+    spec = make_train_spec("smoke", {"per_class": 10, "depth": 1, "width": 4, "epochs": 3, "sample_every": 0})
+
+    def train(start: Checkpoint | None = None):
+        told: list[Any] = []
+        kept: list[Checkpoint] = []
+
+        def report(metrics, checkpoint=None):
+            told.append(metrics)
+            if checkpoint is not None:
+                folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+                shutil.copytree(checkpoint.path, folder)
+                kept.append(Checkpoint(str(folder)))
+
+        monkeypatch.setattr(trial.ray, "get_gpu_ids", list)
+        monkeypatch.setattr(trial.tune, "report", report)
+        monkeypatch.setattr(trial.tune, "get_checkpoint", lambda: kept[-1] if kept else None)
+        outbox = cast(Outbox, SimpleNamespace(put=told.append))
+        config = spec.glow_config((1, 8, 8), 0)
+        settings = WorkerSettings(spec, config, [], outbox, torch.get_num_threads(), start=start, trial="x")
+        return train_share(settings, TuneSession(settings)), told, kept
+
+    return train
 
 
-def test_a_trial_that_continues_adds_its_seconds_to_those_of_the_checkpoint(monkeypatch, tmp_path):
-    def report(metrics, checkpoint=None):
-        if checkpoint is not None:
-            shutil.copytree(checkpoint.path, tmp_path / f"epoch-{metrics['epoch']}", dirs_exist_ok=True)
+def test_the_driver_is_told_of_a_checkpoint_when_tune_has_taken_it(train_here):
+    _, told, kept = train_here()
+    order = [message for message in told if isinstance(message, (dict, Stored))]
+    assert [message.get("epoch") for message in order if isinstance(message, dict)] == [1, 2, 3]
+    assert order[1::2] == [Stored(checkpoint.path) for checkpoint in kept]
 
-    monkeypatch.setattr(trial.ray, "get_gpu_ids", list)
-    monkeypatch.setattr(trial.tune, "report", report)
-    spec = make_train_spec("smoke", {"per_class": 10, "depth": 1, "width": 4})
-    outbox = cast(Outbox, SimpleNamespace(put=lambda message: None))
-    settings = WorkerSettings(spec, spec.glow_config((1, 8, 8), 0), [], outbox, torch.get_num_threads())
-    trial._train_here(settings, "x", None)
-    first, second = (Progress.read(tmp_path / f"epoch-{epoch}").seconds for epoch in (1, 2))
-    assert 0 < first < second
-    (tmp_path / "epoch-1/seconds.json").write_text("1e6")
-    trial._train_here(settings, "x", Checkpoint(str(tmp_path / "epoch-1")))
-    assert Progress.read(tmp_path / "epoch-2").seconds > 1e6
+
+def test_a_trial_that_continues_from_any_checkpoint_ends_as_if_it_had_not_been_interrupted(train_here):
+    whole, _, kept = train_here()
+    (best,) = {digest_of(Path(kept[-1].path, "best"))}
+    for number, checkpoint in enumerate(kept, start=1):
+        earlier = Progress.read(checkpoint.path)
+        assert (earlier.trial, earlier.steps // len(earlier.epochs)) == ("x", earlier.steps // number)
+        outcome, told, later = train_here(checkpoint)
+        assert (outcome.test_bits_per_dim, outcome.validation_bits_per_dim) == (
+            whole.test_bits_per_dim,
+            whole.validation_bits_per_dim,
+        )
+        assert len(later) == 3 - number
+        assert digest_of(Path((later or [checkpoint])[-1].path, "best")) == best
+        assert outcome.seconds > earlier.seconds > 0
+        (tested,) = (message for message in told if isinstance(message, Tested))
+        assert tested.test_bits_per_dim == whole.test_bits_per_dim
 
 
 @pytest.mark.parametrize("workers", [1, 2])

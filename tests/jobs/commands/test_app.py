@@ -155,6 +155,5 @@ def test_ui_refuses_a_port_that_is_taken(one_process, tmp_path):
         assert str(port) in sentence_of(one_process(tmp_path, "ui", "--port", str(port)), 1)
 
 
-def test_a_run_is_not_repaired_where_there_is_no_store_and_none_is_made(one_process, tmp_path):
-    assert str(tmp_path / "mlflow.db") in sentence_of(one_process(tmp_path, "repair", "nothing"))
-    assert list(tmp_path.iterdir()) == []
+def test_what_cannot_be_copied_to_mlflow_is_named(one_process, tmp_path):
+    assert str(tmp_path / "outputs" / "nothing") in sentence_of(one_process(tmp_path, "sync", "nothing"))

@@ -213,7 +213,7 @@ def test_a_command_under_nohup_survives_the_terminal():
         ("runs", "jobs.browse.runs.list_runs"),
         ("show x", "jobs.browse.show.show_run"),
         ("report", "jobs.report.make"),
-        ("repair x", "jobs.dispatch.repair"),
+        ("sync x", "jobs.dispatch.sync"),
         ("models", "jobs.tracking.registered_versions"),
         ("promote a/1 b", "jobs.tracking.promote"),
         ("doctor", "jobs.commands.doctor.examine"),

@@ -107,7 +107,7 @@ def test_relative_paths_of_a_training_start_where_it_ran(here, tmp_path_factory,
     assert dataset() == f"folder:{here / 'photos'}"
     spec = json.loads((here / "outputs/abc/results/spec.json").read_text())
     kept = spec | {"dataset": f"folder:{here / 'photos'}"}
-    remember(str(here / "outputs/abc"), KeptRun(job="train", run_id="abc", finished=True, spec=kept, images={}))
+    remember(str(here / "outputs/abc"), KeptRun(job="train", run_id="abc", run_name="x", spec=kept, images={}))
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     monkeypatch.chdir(elsewhere)
     assert dataset() == f"folder:{here / 'photos'}"

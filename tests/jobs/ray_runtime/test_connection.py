@@ -96,7 +96,7 @@ def test_a_ray_that_is_not_needed_after_all_leaves_nothing(folder):
         pytest.param("jobs.ray_runtime.embedded", marks=pytest.mark.nightly),
         pytest.param("gcs_server", marks=pytest.mark.nightly),
         pytest.param("raylet", marks=pytest.mark.slow),
-        pytest.param("EarlyController", marks=pytest.mark.nightly),
+        pytest.param("TrainController", marks=pytest.mark.nightly),
     ],
 )
 def test_ctrl_c_while_a_training_starts_ends_it_within_seconds_and_leaves_nothing(tmp_path, process):

@@ -571,14 +571,6 @@ class TestBenchmark:
         }
 
 
-def test_epochs_that_the_record_of_a_trial_lacks_are_said(store):
-    ablation, _ = store.ablate("ablate it", seeds=1, epochs=3)  # the trials have recorded two
-    made = report_of(store)
-    repair = rf"epoch 3: glowctl repair {ablation.run_id}"
-    assert says(made.event.missing, rf"1x1 s0.*{repair}")
-    assert says([note.text for note in blocks_of(made, Note)], rf"shuffle s0.*{repair}")
-
-
 def test_runs_of_a_server_have_an_address(store):
     run = find_run(store.uri, "glow", store.train("train it").run_id)
 

@@ -3,11 +3,12 @@
 import json
 import os
 import sys
+from typing import Any
 
 import pytest
 
 from jobs.errors import JobError
-from jobs.outputs import KeptRun, place_named, recall, remember, usable_output
+from jobs.outputs import KeptResult, KeptRun, place_named, recall, recall_trial, remember, usable_output
 from jobs.system import environment as surroundings
 from jobs.system.environment import check_file_names, in_ray_job, job_metadata, node_types, ray_job_id
 from jobs.tracking import TrackingError, open_command, tracking_uri
@@ -106,11 +107,19 @@ def test_machines_that_may_come_are_known_from_a_variable(monkeypatch):
 
 def test_storage_remembers_what_a_run_is(tmp_path):
     assert recall(str(tmp_path / "run")) is None
-    kept = KeptRun(job="ablate", spec={"depth": 8}, images={"digits train": "abc"}, resources={"cpus_per_worker": 1.0})
+    facts: dict[str, Any] = {
+        "spec": {"depth": 8},
+        "images": {"digits train": "abc"},
+        "resources": {"cpus_per_worker": 1.0},
+    }
+    result = KeptResult(state="finished", test_bits_per_dim=2.0, seconds=3.0)
+    kept = KeptRun(job="ablate", run_id="abc", run_name="a name", result=result, **facts)
     remember(str(tmp_path / "run"), kept)
     assert recall(str(tmp_path / "run")) == kept
-    file = tmp_path / "run" / "run.json"
-    assert json.loads(file.read_text()).keys() == {"job", "spec", "images", "resources"}
+    assert recall_trial(str(tmp_path / "run")) is None
+    remember(str(tmp_path / "run"), result)
+    assert recall_trial(str(tmp_path / "run")) == result
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {"run.json", "trial.json"}
     with pytest.raises(JobError, match="cannot be written"):
         remember("/proc/nothing", kept)
 

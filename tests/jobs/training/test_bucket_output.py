@@ -14,7 +14,7 @@ SMOKE = ("train", "--preset", "smoke", "--epochs", "6", "--cpus-per-worker", "1"
 
 def checkpoints(bucket):
     keys = bucket.keys()
-    return {key.split("/")[2] for key in keys if "/checkpoint_" in key and key.endswith("model.safetensors")}
+    return {key.split("/")[3] for key in keys if "/checkpoint_" in key and key.endswith("model.safetensors")}
 
 
 def test_a_training_that_was_killed_goes_on_from_a_bucket_and_ends_as_without_a_kill(bucket, tmp_path):
@@ -25,7 +25,7 @@ def test_a_training_that_was_killed_goes_on_from_a_bucket_and_ends_as_without_a_
     keys = bucket.keys()
     [run_id] = {key.split("/")[1] for key in keys if key.startswith("runs/")}
     check_quiet(glowctl(tmp_path, "train", "--resume", run_id))
-    assert len(checkpoints(bucket)) <= 2  # the last and the best
+    assert len(checkpoints(bucket)) == 1
     [weights] = tmp_path.glob("mlartifacts/**/model.safetensors")  # with a bucket, results are kept as artifacts alone
     found, expected = load_file(weights), best_weights({"epochs": 6})
     assert all(np.array_equal(found[name].numpy(), expected[name]) for name in expected)

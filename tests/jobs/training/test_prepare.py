@@ -15,6 +15,7 @@ from PIL import Image
 from glow.datasets import DatasetCorrupt, describe, open_dataset
 from jobs.ablation.prepare import prepare as prepare_ablation
 from jobs.errors import SpecError
+from jobs.outputs import Found
 from jobs.packing.plan import prepare as plan_packing
 from jobs.packing.run import pack_shards
 from jobs.run_labels import training_description
@@ -201,5 +202,6 @@ def test_a_training_that_stays_below_its_learning_rate_says_so(tmp_path, setting
         assert all(
             fact in note for fact in (share, "300 warm-up steps", f"{steps} steps", "--warmup-steps", "--epochs")
         )
-        resumed = replace(work, kept=work.to_keep(cast(Record, SimpleNamespace(run_id="abc", name="a name")), False))
+        kept = work.to_keep(cast(Record, SimpleNamespace(run_id="abc", name="a name")))
+        resumed = replace(work, resumed=Found(kept, work.spec.output, "abc", None))
         assert not any("learning rate" in note for note in resumed.to_tell)

@@ -3,12 +3,10 @@ from types import SimpleNamespace
 import pytest
 from ray.exceptions import OutOfMemoryError
 from ray.train import Checkpoint
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.tune.error import TuneError
 
-from jobs.training.controller import SavedNotices
-from jobs.training.messages import Message, Saved
-from jobs.training.ray_trainer import UNUSED, LeanTrainer, death_behind, plain_reason
+from jobs.training.messages import Message, Stored
+from jobs.training.ray_trainer import StoredNotices, death_behind, plain_reason
 from jobs.training.worker import INSIDE_EPOCH
 
 
@@ -39,17 +37,11 @@ def test_want_of_memory_is_said_in_a_sentence_and_not_in_rays_report():
     assert "users" not in reason
 
 
-def test_a_training_of_its_own_starts_no_process_that_it_does_not_need(monkeypatch):
-    made = [type(name, (), {})() for name in (*UNUSED, "BackendSetupCallback")]
-    monkeypatch.setattr(DataParallelTrainer, "_create_default_callbacks", lambda self: made)
-    assert LeanTrainer._create_default_callbacks(object.__new__(LeanTrainer)) == made[-1:]
-
-
 def test_the_driver_is_told_of_checkpoints_after_epochs():
     told: list[Message] = []
-    notices = SavedNotices(SimpleNamespace(put=told.append))
+    notices = StoredNotices(SimpleNamespace(put=told.append))
     checkpoint = Checkpoint("/some/checkpoint")
     notices.after_report(None, [{"epoch": 1}, {"epoch": 1}], checkpoint)
     notices.after_report(None, [INSIDE_EPOCH], checkpoint)
     notices.after_report(None, [{"epoch": 2}], None)
-    assert told == [Saved(1)]
+    assert told == [Stored("/some/checkpoint")]

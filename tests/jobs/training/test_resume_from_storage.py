@@ -2,17 +2,17 @@
 
 import json
 import shutil
+from dataclasses import asdict, replace
 
 import pytest
 
 from jobs.ablation import prepare as ablate
 from jobs.errors import JobError, SpecError
-from jobs.outputs import remember
+from jobs.outputs import KeptResult, remember
 from jobs.specs.ablation import make_ablate_spec
 from jobs.specs.training import make_train_spec
 from jobs.tracking import NoSuchRun, Record
 from jobs.training import prepare as preparation
-from jobs.training import run as train
 from jobs.training.log import TrainingLog
 from jobs.training.messages import Attempt
 
@@ -27,11 +27,11 @@ def here(monkeypatch, tmp_path, empty_store):
     return tmp_path
 
 
-def kept_training(folder, finished=False, **changes):
+def kept_training(folder, result=None, **changes):
     """Write the storage of a training, as `jobs.training.run.run` does at its start, and lose its record."""
     work = preparation.prepare(make_train_spec("smoke", {"seed": 7, "workers": "2", **changes}))
     record = Record.start(f"sqlite:///{folder}/lost.db", "glow", "a name", {}, {})
-    remember(f"{work.spec.output}/{record.run_id}", work.to_keep(record, finished))
+    remember(work.place_of(record), replace(work.to_keep(record), result=result))
     return record.run_id
 
 
@@ -40,14 +40,19 @@ def test_a_training_is_found_by_its_id_or_its_folder(here, named):
     run_id = kept_training(here)
     work = preparation.prepare_resume(named.format(run=run_id, here=here), {"workers": "1"})
     assert (work.spec.seed, work.spec.workers, work.spec.output) == (7, "1", str(here / "outputs"))
-    assert (work.resumed, work.kept_in) == (None, run_id)
-    record = train._open_record(work)
-    assert (record.name, work.folder_of(record)) == ("a name", run_id)
+    assert work.resumed is not None
+    assert (work.resumed.run, work.resumed.folder) == (None, run_id)
+    record = work.open_record()
+    assert (record.name, work.place_of(record)) == ("a name", str(here / "outputs" / run_id))
     log = TrainingLog(work, record, lambda event: None)
-    log.see(Attempt(1, 3, (), device="CPU", precision="float32", parameters=9))
+    log.see(Attempt(1, 3, device="CPU", precision="float32", parameters=9))
     assert log.restarts == 1
-    again = preparation.prepare_resume(record.run_id, {})  # now found by its new record
-    assert again.folder_of(record) == run_id
+    remember(work.place_of(record), work.to_keep(record))
+    for name in (record.run_id, named.format(run=run_id, here=here)):  # now found with its new record
+        again = preparation.prepare_resume(name, {})
+        assert again.open_record().run_id == record.run_id
+        assert again.place_of(record) == work.place_of(record)
+        assert again.spec.workers == "2"  # the other number was for that command alone
 
 
 def test_storage_that_was_moved_is_where_the_training_goes_on(here):
@@ -61,15 +66,16 @@ def test_what_cannot_be_taken_up_is_one_sentence(here):
     with pytest.raises(NoSuchRun, match=r"'none' .*/outputs/none") as absent:
         preparation.prepare_resume("none", {})
     assert absent.value.code == "run-not-found"
-    run_id = kept_training(here, finished=True)
+    run_id = kept_training(here, KeptResult(state="finished", test_bits_per_dim=2.0, seconds=3.0))
     with pytest.raises(JobError, match=f"/outputs/{run_id}") as finished:
         preparation.prepare_resume(run_id, {})
     assert finished.value.code == "run-finished"
     with pytest.raises(SpecError, match="--depth"):
         preparation.prepare_resume(kept_training(here), {"depth": 3})
     run_id = kept_training(here)
-    with pytest.raises(NoSuchRun, match=run_id):
+    with pytest.raises(JobError, match="glowctl train --resume") as training:
         ablate.prepare_resume(run_id, {})
+    assert training.value.code == "run-of-another-job"
     file = here / "outputs" / run_id / "run.json"
     facts = json.loads(file.read_text())
     facts["images"]["digits train"] = "another"
@@ -82,16 +88,18 @@ def test_what_cannot_be_taken_up_is_one_sentence(here):
 def test_an_ablation_is_found_by_its_folder(here):
     ablation = ablate.prepare(make_ablate_spec("smoke", {"permutations": "all", "seeds": 2}))
     resources = {"cpus_per_worker": 1.0, "gpus_per_worker": 0.0}
-    remember(str(here / "outputs" / "abc"), ablation.to_keep(resources))
+    lost = Record.start(f"sqlite:///{here}/lost.db", "glow", "a name", {}, {})
+    remember(str(here / "outputs" / "abc"), ablation.to_keep(lost, resources))
     found = ablate.prepare_resume("outputs/abc", {})
-    assert found.spec == ablation.spec.model_copy(
-        update={"train": ablation.spec.train.model_copy(update={"tracking_uri": None})}
-    )
-    assert found.kept is not None
-    assert (found.kept_in, found.kept.resources) == ("abc", resources)
-    with pytest.raises(NoSuchRun, match="/outputs/abc") as error:
+    train = found.spec.train.model_copy(update={"tracking_uri": None})
+    assert found.spec.model_copy(update={"train": train}) == ablation.spec
+    assert found.resumed is not None
+    assert (found.resumed.folder, found.taken) == ("abc", resources)
+    parent = found.open_record(resources)
+    assert (parent.name, found.place_of(parent)) == ("a name", str(here / "outputs/abc"))
+    with pytest.raises(JobError, match="glowctl ablate --resume") as error:
         preparation.prepare_resume("outputs/abc", {})
-    assert error.value.code == "run-not-found"
+    assert error.value.code == "run-of-another-job"
 
 
 def test_no_password_is_left_in_storage(here, monkeypatch):
@@ -99,6 +107,6 @@ def test_no_password_is_left_in_storage(here, monkeypatch):
     spec = make_train_spec("smoke", {"tracking_uri": "postgresql://me:secret@host/db"})
     work = preparation.prepare(spec)
     record = Record.start(f"sqlite:///{here}/lost.db", "glow", "a name", {}, {})
-    assert "secret" not in json.dumps(work.to_keep(record, finished=False).to_dict())
+    assert "secret" not in json.dumps(asdict(work.to_keep(record)))
     ablation = ablate.prepare(make_ablate_spec("smoke", {"tracking_uri": "postgresql://me:secret@host/db"}))
-    assert "secret" not in json.dumps(ablation.to_keep({}).to_dict())
+    assert "secret" not in json.dumps(asdict(ablation.to_keep(record, {})))
