@@ -21,13 +21,15 @@ from filelock import Timeout as FileLockTimeout
 from jobs.errors import JobError
 from jobs.specs.training import TrainSpec
 from jobs.system.environment import in_ray_job, storage
-from jobs.tracking import NoSuchRun, find_run, recorded_images, tag_names, without_password
+from jobs.tracking import tag_names
+from jobs.tracking.runs import find_run, recorded_images
+from jobs.tracking.store import NoSuchRun, without_password
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
     from jobs.text import JsonObject
-    from jobs.tracking import Run
+    from jobs.tracking.runs import Run
 
 __all__ = [
     "Found",

@@ -18,7 +18,10 @@ from jobs.outputs import KeptResult, remember, results_folder
 from jobs.ray_runtime.resources import Resources
 from jobs.run_labels import training_name, varied
 from jobs.specs.ablation import AblateSpec
-from jobs.tracking import Record, TrackingError, recorded_images, tag_names
+from jobs.tracking import tag_names
+from jobs.tracking.record import Record
+from jobs.tracking.runs import recorded_images
+from jobs.tracking.store import TrackingError
 from jobs.training.log import CHECKPOINT, TrainingLog
 from jobs.training.messages import Attempt, Message
 from jobs.training.prepare import Work
@@ -27,7 +30,7 @@ from jobs.training.ray_trainer import copy_best_model
 from jobs.training.worker import SCORE
 
 if TYPE_CHECKING:
-    from jobs.tracking import Run
+    from jobs.tracking.runs import Run
 
 __all__ = ["AblationLog", "Ended", "Failed", "OfTrial", "TrialOutbox", "TrialQueue", "folder_of_trial"]
 

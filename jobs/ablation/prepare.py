@@ -15,12 +15,15 @@ from jobs.specs.ablation import AblateSpec
 from jobs.specs.base import refuse, validated
 from jobs.specs.training import TrainSpec
 from jobs.text import JsonObject
-from jobs.tracking import Record, child_runs, find_run, tag_names, tracking_uri, without_password
+from jobs.tracking import tag_names
+from jobs.tracking.record import Record
+from jobs.tracking.runs import child_runs, find_run
+from jobs.tracking.store import tracking_uri, without_password
 from jobs.training.prepare import FREE, Work, find_stopped
 from jobs.training.prepare import prepare as prepare_training
 
 if TYPE_CHECKING:
-    from jobs.tracking import Run
+    from jobs.tracking.runs import Run
 
 __all__ = ["Ablation", "find_ablation", "prepare", "prepare_found", "prepare_resume"]
 

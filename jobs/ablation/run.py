@@ -28,7 +28,10 @@ from jobs.specs.ablation import AblateSpec
 from jobs.specs.base import refuse, validated
 from jobs.specs.training import TrainSpec, worker_range
 from jobs.system.verbosity import unheeded
-from jobs.tracking import Record, child_runs, recorded_images, tag_names, tracking_uri
+from jobs.tracking import tag_names
+from jobs.tracking.record import Record
+from jobs.tracking.runs import child_runs, recorded_images
+from jobs.tracking.store import tracking_uri
 from jobs.training.prepare import prepare_found as prepare_found_training
 from jobs.training.progress import remove_old_checkpoints, whole_checkpoints
 from jobs.training.ray_trainer import checkpoint_of, death_behind, put_data, worker_settings

@@ -24,22 +24,14 @@ from jobs.outputs import is_remote, results_folder
 from jobs.run_labels import ablation_description, registered_name
 from jobs.specs.ablation import AXES, AblateSpec
 from jobs.text import Row, bits, count, rows_of
-from jobs.tracking import (
-    Champion,
-    Record,
-    child_runs,
-    find_run,
-    metric_history,
-    metric_names,
-    open_command,
-    present_champion,
-    recorded_images,
-    set_champion,
-    tag_names,
-)
+from jobs.tracking import metric_names, tag_names
+from jobs.tracking.record import Record
+from jobs.tracking.registry import Champion, present_champion, set_champion
+from jobs.tracking.runs import child_runs, find_run, metric_history, recorded_images
+from jobs.tracking.store import open_command
 
 if TYPE_CHECKING:
-    from jobs.tracking import Run
+    from jobs.tracking.runs import Run
 
 __all__ = [
     "METRICS",

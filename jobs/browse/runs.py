@@ -23,11 +23,12 @@ from jobs.errors import SpecError
 from jobs.specs.ablation import AblateSpec
 from jobs.specs.request import EVALUATIONS
 from jobs.text import JsonObject, bits, count, duration, json_text, text_table
-from jobs.tracking import child_runs, metric_history, metric_names, tag_names, tracking_uri, without_password
-from jobs.tracking.runs import JOB, TRIAL, experiment_names, newest_runs
+from jobs.tracking import metric_names, tag_names
+from jobs.tracking.runs import JOB, TRIAL, child_runs, experiment_names, metric_history, newest_runs
+from jobs.tracking.store import tracking_uri, without_password
 
 if TYPE_CHECKING:
-    from jobs.tracking import Run
+    from jobs.tracking.runs import Run
 
 __all__ = [
     "JOBS",

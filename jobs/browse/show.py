@@ -22,20 +22,23 @@ from rich.text import Text
 from jobs.browse.runs import COLOURS, Progress, Result, ago, facts_of, progress_of, result_of, seconds_of, trials_of
 from jobs.specs.evaluation import USED_WITHOUT
 from jobs.text import JsonObject, bits, count, duration, json_text, plain
-from jobs.tracking import child_runs, metric_names, open_command, page_of, tag_names, tracking_uri
+from jobs.tracking import metric_names, tag_names
 from jobs.tracking.runs import (
     JOB,
     TRIAL,
     RegisteredModel,
     artifact_names,
+    child_runs,
     experiment_names,
     json_table,
     named_run,
+    page_of,
     registered_models,
 )
+from jobs.tracking.store import open_command, tracking_uri
 
 if TYPE_CHECKING:
-    from jobs.tracking import Run
+    from jobs.tracking.runs import Run
 
 __all__ = ["show_run"]
 

@@ -21,8 +21,8 @@ from typing import IO
 from jobs.errors import JobError
 from jobs.system.helper_processes import end, start
 from jobs.system.signals import signals_as_interrupt
-from jobs.tracking import check_store, server_command, tracking_uri, without_password
 from jobs.tracking.runs import experiment_names, newest_runs
+from jobs.tracking.store import check_store, server_command, tracking_uri, without_password
 
 __all__ = ["serve"]
 

@@ -20,7 +20,7 @@ from jobs.display.events import Checked, Node
 from jobs.errors import JobError
 from jobs.outputs import open_storage, usable_output
 from jobs.ray_runtime.connection import connected, set_environment
-from jobs.tracking import TrackingError, check_store, tracking_uri, without_password
+from jobs.tracking.store import TrackingError, check_store, tracking_uri, without_password
 
 __all__ = ["CHECK_FILE", "main"]
 

@@ -22,7 +22,9 @@ from jobs.display.events import Checked, Show, Submitted
 from jobs.errors import FAILURE, TERMINATED, USAGE, JobError
 from jobs.specs.request import Request
 from jobs.specs.training import TrainSpec
-from jobs.tracking import given_tracking_uri, source_tags, tag_names
+from jobs.tracking import tag_names
+from jobs.tracking.record import source_tags
+from jobs.tracking.store import given_tracking_uri
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails

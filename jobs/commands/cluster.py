@@ -136,7 +136,7 @@ def status(
     """Show the machines, GPUs, jobs, tracking server and storage of a cluster, and every problem with them."""
     from jobs.cluster.client import ended
     from jobs.cluster.submission import check
-    from jobs.tracking import given_tracking_uri
+    from jobs.tracking.store import given_tracking_uri
 
     cluster = _cluster(address)
     running = [_listed(job) for job in cluster.list_jobs() if not ended(job)]

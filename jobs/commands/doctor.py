@@ -20,7 +20,7 @@ from jobs.specs.training import TrainSpec
 from jobs.system.environment import storage
 from jobs.system.machine_metrics import memory_left
 from jobs.system.scratch import free_megabytes
-from jobs.tracking import TrackingError, check_store, tracking_uri, without_password
+from jobs.tracking.store import TrackingError, check_store, tracking_uri, without_password
 
 __all__ = ["examine"]
 

@@ -255,14 +255,16 @@ def _content(path: str, tracking_uri: str | None) -> bytes:
             raise SpecError(
                 f"--spec {path} cannot be read ({error.strerror})", remedy="correct the path", code="spec-unreadable"
             ) from None
-    from jobs import tracking  # mlflow takes a second
+    from jobs.tracking.runs import read_artifact  # mlflow takes a second
+    from jobs.tracking.store import check_existing, without_password
+    from jobs.tracking.store import tracking_uri as found_uri
 
-    uri = tracking.tracking_uri(tracking_uri)
-    tracking.check_existing(uri)
-    found = tracking.read_artifact(uri, artifact[1], artifact[2])
+    uri = found_uri(tracking_uri)
+    check_existing(uri)
+    found = read_artifact(uri, artifact[1], artifact[2])
     if found is None:
         raise SpecError(
-            f"--spec {path} does not exist in the MLflow store {tracking.without_password(uri)}",
+            f"--spec {path} does not exist in the MLflow store {without_password(uri)}",
             remedy="correct --spec or --tracking-uri",
             code="spec-unreadable",
         )

@@ -14,7 +14,7 @@ from jobs.errors import SpecError
 from jobs.text import bits, duration, text_table
 
 if TYPE_CHECKING:
-    from jobs.tracking import Version
+    from jobs.tracking.registry import Version
 
 __all__ = ["add_record_commands"]
 
@@ -125,7 +125,7 @@ def report(
     """
     from jobs.display.displays import make_display
     from jobs.report import make
-    from jobs.tracking import tracking_uri as found
+    from jobs.tracking.store import tracking_uri as found
 
     named = None if runs is None else [name.strip() for name in runs.split(",") if name.strip()]
     if named == []:
@@ -186,17 +186,19 @@ def models(
     Use a model as models:/NAME/VERSION or models:/NAME@ALIAS, for example in --model. The alias champion is set by
     ablations; latest is always the newest version.
     """
-    from jobs import tracking
+    from jobs.tracking.registry import registered_versions
+    from jobs.tracking.store import tracking_uri as found_uri
+    from jobs.tracking.store import without_password
 
-    uri = tracking.tracking_uri(tracking_uri)
-    found = tracking.registered_versions(uri, name, limit)
+    uri = found_uri(tracking_uri)
+    found = registered_versions(uri, name, limit)
     if json:
         for version in found:
             typer.echo(json_lib.dumps({"event": "model", **asdict(version), "uri": version.uri}))
         return
     if not found:
         of = f" {name}" if name else ""
-        typer.echo(f"no model{of} is registered in {tracking.without_password(uri)}: glowctl train registers one")
+        typer.echo(f"no model{of} is registered in {without_password(uri)}: glowctl train registers one")
         return
     head = ["model", "aliases", "trained by", "validation", "test bits/dim", "age"]
     rows = [
@@ -237,9 +239,10 @@ def promote(
 
     The alias moves: the version of this model that had it before loses it.
     """
-    from jobs import tracking
+    from jobs.tracking.registry import promote as give_alias
+    from jobs.tracking.store import tracking_uri as found_uri
 
-    done = tracking.promote(tracking.tracking_uri(tracking_uri), experiment, model, alias)
+    done = give_alias(found_uri(tracking_uri), experiment, model, alias)
     if json:
         typer.echo(json_lib.dumps({"event": "promoted", **asdict(done), "uri": done.uri}))
         return

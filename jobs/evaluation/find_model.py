@@ -20,21 +20,12 @@ from jobs.outputs import recall, refuse_password
 from jobs.run_labels import configuration
 from jobs.specs.base import validated
 from jobs.specs.training import TrainSpec
-from jobs.tracking import (
-    MODEL,
-    NoSuchRun,
-    TrackingError,
-    child_runs,
-    download_model,
-    find_run,
-    metric_names,
-    model_id_of,
-    newest_run,
-    tag_names,
-)
+from jobs.tracking import metric_names, tag_names
+from jobs.tracking.runs import MODEL, child_runs, download_model, find_run, model_id_of, newest_run
+from jobs.tracking.store import NoSuchRun, TrackingError
 
 if TYPE_CHECKING:
-    from jobs.tracking import Run
+    from jobs.tracking.runs import Run
 
 __all__ = ["TrainedModel", "find_model"]
 

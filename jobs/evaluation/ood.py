@@ -51,7 +51,8 @@ from jobs.evaluation.run import (
 )
 from jobs.specs.evaluation import OodSpec
 from jobs.text import Row, count, rows_of
-from jobs.tracking import Record, tag_names
+from jobs.tracking import tag_names
+from jobs.tracking.record import Record
 
 __all__ = ["OodWork", "prepare", "run"]
 

@@ -23,8 +23,10 @@ from jobs.ray_runtime.resources import resources_for
 from jobs.run_labels import evaluation_description, evaluation_name, noted
 from jobs.specs.base import colour
 from jobs.specs.evaluation import EvaluationSpec, NllSpec, ScoringSpec
-from jobs.tracking import Record, open_command, tag_names, tracking_uri, without_password
+from jobs.tracking import tag_names
+from jobs.tracking.record import Record
 from jobs.tracking.scores import save_scores
+from jobs.tracking.store import open_command, tracking_uri, without_password
 
 __all__ = [
     "Evaluation",

@@ -51,7 +51,8 @@ def make(
     from jobs.outputs import is_remote, usable_output
     from jobs.report.compose import compose
     from jobs.report.gather import gather
-    from jobs.tracking import Record, open_command
+    from jobs.tracking.record import Record
+    from jobs.tracking.store import open_command
 
     material = gather(uri, experiment, runs)
     place = usable_output(str(output))

@@ -34,10 +34,11 @@ from jobs.specs.ablation import AXES, AblateSpec
 from jobs.specs.base import theme_of, validated
 from jobs.specs.training import TrainSpec
 from jobs.text import bits, count, plain, rows_of
-from jobs.tracking import metric_history, metric_names, recorded_images, recorded_sizes, tag_names
+from jobs.tracking import metric_names, tag_names
+from jobs.tracking.runs import metric_history, recorded_images, recorded_sizes
 
 if TYPE_CHECKING:
-    from jobs.tracking import Run
+    from jobs.tracking.runs import Run
 
 __all__ = ["data_section", "nll_section", "settings_in_words"]
 

@@ -13,10 +13,12 @@ from jobs.report import compare, evaluations
 from jobs.report.document import Block, Gap, Report, Section, Text
 from jobs.report.gather import Material, Model, Reader, Study, best_training, comparable, dataset_of, job_of, spec_of
 from jobs.text import bits, count, duration
-from jobs.tracking import metric_names, open_command, page_of, without_password
+from jobs.tracking import metric_names
+from jobs.tracking.runs import page_of
+from jobs.tracking.store import open_command, without_password
 
 if TYPE_CHECKING:
-    from jobs.tracking import Run
+    from jobs.tracking.runs import Run
 
 __all__ = ["compose", "seconds_of"]
 

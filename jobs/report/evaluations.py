@@ -47,7 +47,7 @@ from jobs.text import Row, bits, rows_of
 from jobs.tracking import metric_names, tag_names
 
 if TYPE_CHECKING:
-    from jobs.tracking import Run
+    from jobs.tracking.runs import Run
 
 __all__ = ["benchmark_section", "interpolation_section", "nll_section", "ood_section", "samples_section"]
 

@@ -19,23 +19,21 @@ import numpy as np
 import pandas as pd
 
 from jobs.report.document import Note
-from jobs.tracking import (
-    TrackingError,
+from jobs.tracking import metric_names, tag_names
+from jobs.tracking.runs import (
     child_runs,
     experiment_runs,
     find_run,
-    metric_names,
-    open_command,
     read_artifact,
     read_table,
     recorded_images,
     run_of_id,
-    tag_names,
 )
+from jobs.tracking.store import TrackingError, open_command
 
 if TYPE_CHECKING:
     from jobs.text import JsonObject
-    from jobs.tracking import Run
+    from jobs.tracking.runs import Run
 
 __all__ = [
     "EVALUATIONS",

@@ -22,14 +22,16 @@ from glow.errors import CheckpointError
 from jobs.display.events import AttemptStarted, Epoch, Resize, Restart, Show, Started, Step, TrainResult
 from jobs.outputs import is_remote, open_storage
 from jobs.run_labels import training_description
-from jobs.tracking import Record, metric_names, open_command
+from jobs.tracking import metric_names
+from jobs.tracking.record import Record
+from jobs.tracking.store import open_command
 from jobs.training.messages import Attempt, Machine, Message, Scores, Stored, Tested
 from jobs.training.progress import Progress, record_progress, record_samples
 from jobs.training.publish import release
 from jobs.training.samples import SampleGrid, draw_samples
 
 if TYPE_CHECKING:
-    from jobs.tracking import Run
+    from jobs.tracking.runs import Run
     from jobs.training.prepare import Work
 
 __all__ = ["CHECKPOINT", "TrainingLog"]

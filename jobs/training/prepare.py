@@ -24,7 +24,9 @@ from jobs.run_labels import training_name
 from jobs.specs.base import colour, refuse, theme_of, validated
 from jobs.specs.training import TrainSpec, worker_range
 from jobs.text import count, megabytes
-from jobs.tracking import Record, metric_names, tag_names, tracking_uri, without_password
+from jobs.tracking import metric_names, tag_names
+from jobs.tracking.record import Record
+from jobs.tracking.store import tracking_uri, without_password
 from jobs.training.data import Splits, given_to_workers, is_packed, open_splits, with_background_of_packed
 from jobs.training.progress import whole_checkpoints
 

@@ -27,7 +27,8 @@ import numpy as np
 from glow.epoch_results import EpochResult
 from glow.errors import CheckpointError
 from jobs.outputs import open_storage, unreadable
-from jobs.tracking import Record, metric_names
+from jobs.tracking import metric_names
+from jobs.tracking.record import Record
 from jobs.training.samples import SampleGrid
 
 if TYPE_CHECKING:

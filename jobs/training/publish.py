@@ -18,7 +18,9 @@ from glow.checkpoint import digest_of, load_checkpoint
 from glow.scoring import SCORED, score_shard, shards_of
 from jobs.run_labels import registered_name
 from jobs.text import bits
-from jobs.tracking import Record, save_model, tag_names
+from jobs.tracking import tag_names
+from jobs.tracking.models import save_model
+from jobs.tracking.record import Record
 from jobs.tracking.scores import key_of, labelled, save_scores
 
 if TYPE_CHECKING:

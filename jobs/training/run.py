@@ -23,7 +23,8 @@ from jobs.ray_runtime.event_queue import Channel
 from jobs.ray_runtime.resources import Resources
 from jobs.specs.training import TrainSpec
 from jobs.system.scratch import free_megabytes
-from jobs.tracking import Record, recorded_images
+from jobs.tracking.record import Record
+from jobs.tracking.runs import recorded_images
 from jobs.training.log import CHECKPOINT, TrainingLog
 from jobs.training.messages import Message
 from jobs.training.prepare import Work

@@ -11,7 +11,9 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from jobs.tracking import TrackingError, child_runs, experiment_runs, open_store, recorded_images, registered_versions
+from jobs.tracking.registry import registered_versions
+from jobs.tracking.runs import child_runs, experiment_runs, recorded_images
+from jobs.tracking.store import TrackingError, open_store
 from jobs.tracking.uris import sqlite_path
 from jobs.training.progress import IN_MLFLOW
 

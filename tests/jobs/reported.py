@@ -12,7 +12,7 @@ from PIL import Image
 
 from jobs.specs.ablation import make_ablate_spec
 from jobs.specs.training import make_train_spec
-from jobs.tracking import Record
+from jobs.tracking.record import Record
 
 NLLS = {"1x1": (1.60, 1.64, 1.58), "shuffle": (1.81, 1.86, 1.80)}
 """Permutation -> its test NLL at each seed."""

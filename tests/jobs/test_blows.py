@@ -32,7 +32,7 @@ import pytest
 from mlflow.entities import Run
 from safetensors.torch import load_file
 
-from jobs.tracking import registered_versions
+from jobs.tracking.registry import registered_versions
 from tests.jobs.command_line import Running, alive, glowctl, wait_until
 from tests.jobs.record_facts import (
     all_runs,

@@ -6,7 +6,7 @@ import torch
 
 from glow import FitConfig, Glow, fit, save_checkpoint
 from jobs.specs.training import make_train_spec
-from jobs.tracking import Record
+from jobs.tracking.record import Record
 from jobs.training.prepare import Work, prepare
 from jobs.training.publish import release
 

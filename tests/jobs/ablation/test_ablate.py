@@ -17,7 +17,8 @@ from jobs.ablation.run import sync
 from jobs.display.events import AblationSummary, Event
 from jobs.errors import JobError
 from jobs.evaluation.find_model import find_model
-from jobs.tracking import child_runs, find_run, open_store, recorded_images
+from jobs.tracking.runs import child_runs, find_run, recorded_images
+from jobs.tracking.store import open_store
 from tests.jobs.command_line import Running, alive, check_quiet, glowctl, sentence_of, wait_until
 from tests.jobs.record_facts import check_epochs, damage_files_of_ray
 

@@ -4,7 +4,7 @@ import pytest
 
 from jobs.ablation.prepare import prepare
 from jobs.specs.ablation import make_ablate_spec
-from jobs.tracking import find_run
+from jobs.tracking.runs import find_run
 
 
 @pytest.fixture

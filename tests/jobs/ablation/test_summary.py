@@ -18,7 +18,11 @@ from jobs.evaluation.find_model import find_model
 from jobs.run_labels import registered_name
 from jobs.specs.ablation import make_ablate_spec
 from jobs.specs.training import make_train_spec
-from jobs.tracking import Record, find_run, open_store, save_model, tag_names
+from jobs.tracking import tag_names
+from jobs.tracking.models import save_model
+from jobs.tracking.record import Record
+from jobs.tracking.runs import find_run
+from jobs.tracking.store import open_store
 
 EPOCHS = 2
 WORSE = 0.5  # by how much the NLLs of the first epoch are higher than those of the last one

@@ -14,8 +14,9 @@ from jobs.browse.show import SETTINGS, show_run
 from jobs.errors import SpecError
 from jobs.specs.request import SPECS
 from jobs.specs.training import TrainSpec
-from jobs.tracking import NoSuchRun, Record, TrackingError, open_store, run_of_id
-from jobs.tracking.runs import experiment_names, named_run
+from jobs.tracking.record import Record
+from jobs.tracking.runs import experiment_names, named_run, run_of_id
+from jobs.tracking.store import NoSuchRun, TrackingError, open_store
 from tests.jobs.command_line import glowctl, sentence_of
 
 ABLATION = {

@@ -12,7 +12,8 @@ import requests
 
 from jobs.browse import ui
 from jobs.errors import JobError
-from jobs.tracking import Record, TrackingError
+from jobs.tracking.record import Record
+from jobs.tracking.store import TrackingError
 from tests.jobs.command_line import Running, alive, glowctl, sentence_of, wait_until
 
 

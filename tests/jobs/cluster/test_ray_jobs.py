@@ -6,8 +6,8 @@ import time
 import psutil
 import pytest
 
-from jobs.tracking import find_run
 from jobs.tracking.liveness import GONE
+from jobs.tracking.runs import find_run
 from tests.jobs.command_line import Running, check_quiet, glowctl, sentence_of, wait_until
 from tests.jobs.local_cluster import local_cluster
 

@@ -19,7 +19,8 @@ from jobs.errors import SpecError
 from jobs.evaluation import interpolate, ood, sample
 from jobs.specs.base import validated
 from jobs.specs.evaluation import CORRUPTIONS, InterpolateSpec, OodSpec, SampleSpec
-from jobs.tracking import find_run, open_store, read_table
+from jobs.tracking.runs import find_run, read_table
+from jobs.tracking.store import open_store
 from tests.jobs.command_line import Running, alive, check_quiet, glowctl, sentence_of, wait_until
 from tests.jobs.trained import train_into
 

@@ -10,7 +10,9 @@ from glow.checkpoint import CheckpointError
 from jobs.errors import JobError
 from jobs.evaluation.find_model import find_model
 from jobs.outputs import usable_output
-from jobs.tracking import Record, TrackingError, promote
+from jobs.tracking.record import Record
+from jobs.tracking.registry import promote
+from jobs.tracking.store import TrackingError
 from jobs.training.prepare import prepare_resume
 from jobs.training.publish import release
 from tests.jobs.trained import NAME, train_into, work_in

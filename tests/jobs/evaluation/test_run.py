@@ -12,7 +12,7 @@ from jobs.evaluation.run import evaluation_run, opened, prepare_evaluation
 from jobs.specs.base import validated
 from jobs.specs.evaluation import InterpolateSpec, NllSpec, OodSpec
 from jobs.specs.training import make_train_spec
-from jobs.tracking import find_run
+from jobs.tracking.runs import find_run
 from tests.jobs.glyphs import write_glyphs
 
 

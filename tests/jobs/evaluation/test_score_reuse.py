@@ -15,7 +15,8 @@ from jobs.evaluation import nll, ood
 from jobs.evaluation.run import Evaluation
 from jobs.specs.base import validated
 from jobs.specs.evaluation import NllSpec, OodSpec
-from jobs.tracking import Record, find_run
+from jobs.tracking.record import Record
+from jobs.tracking.runs import find_run
 from jobs.tracking.scores import save_scores
 from tests.jobs.evaluation.small_model import SHAPE, save_model, where
 

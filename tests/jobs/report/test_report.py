@@ -20,8 +20,10 @@ from jobs.report import make
 from jobs.report.compose import seconds_of
 from jobs.report.document import Note, Report, Section, Text, html, markdown
 from jobs.system.process_identity import this_process
-from jobs.tracking import NoSuchRun, Record, TrackingError, find_run, open_store, page_of
 from jobs.tracking.liveness import DRIVER
+from jobs.tracking.record import Record
+from jobs.tracking.runs import find_run, page_of
+from jobs.tracking.store import NoSuchRun, TrackingError, open_store
 from tests.jobs.reported import NLLS, Store, ood_tables, with_auroc
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}

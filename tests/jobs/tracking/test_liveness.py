@@ -16,10 +16,10 @@ from mlflow import MlflowClient
 
 from jobs.ray_runtime import embedded
 from jobs.system.process_identity import this_process
-from jobs.tracking import Record, open_store
 from jobs.tracking import liveness as liveness_module
 from jobs.tracking.liveness import DEAD_AFTER_S, GONE, SILENT, beating
-from jobs.tracking.store import client_of
+from jobs.tracking.record import Record
+from jobs.tracking.store import client_of, open_store
 from jobs.tracking.tag_names import ALIVE, DRIVER
 from tests.jobs.command_line import glowctl, sentence_of, wait_until
 

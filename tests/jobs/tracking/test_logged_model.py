@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import pytest
 from mlflow import MlflowClient
 
-from jobs.tracking import Record, TrackingError, model_id_of, server_command
 from jobs.tracking.models import log_model, register
-from jobs.tracking.store import client_of
+from jobs.tracking.record import Record
+from jobs.tracking.runs import model_id_of
+from jobs.tracking.store import TrackingError, client_of, server_command
 from tests.jobs.served import default_store, free_port, load, running
 
 

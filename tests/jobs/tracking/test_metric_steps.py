@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs.tracking import Record, TrackingError, find_run, open_store
-from jobs.tracking.record import WrittenSteps
+from jobs.tracking.record import Record, WrittenSteps
+from jobs.tracking.runs import find_run
+from jobs.tracking.store import TrackingError, open_store
 
 
 def steps_of(uri: str, record: Record, name: str) -> list[tuple[int, float]]:

@@ -4,8 +4,10 @@ import time
 
 import pytest
 
-from jobs.tracking import Record, TrackingError, check_store, find_run, open_store, server_command
 from jobs.tracking.databases import artifact_location, check_artifact_location
+from jobs.tracking.record import Record
+from jobs.tracking.runs import find_run
+from jobs.tracking.store import TrackingError, check_store, open_store, server_command
 from tests.jobs.command_line import Running
 from tests.jobs.postgres import ESCAPED, PASSWORD, postgres_server
 from tests.jobs.stores import (

@@ -5,7 +5,10 @@ import json
 import pytest
 
 from jobs.evaluation.find_model import find_model
-from jobs.tracking import Record, TrackingError, open_store, promote, registered_versions, set_champion, tag_names
+from jobs.tracking import tag_names
+from jobs.tracking.record import Record
+from jobs.tracking.registry import promote, registered_versions, set_champion
+from jobs.tracking.store import TrackingError, open_store
 from jobs.training.publish import release
 from tests.jobs.command_line import check_quiet, glowctl, sentence_of
 from tests.jobs.served import default_store

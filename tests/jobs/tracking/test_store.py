@@ -8,19 +8,19 @@ from functools import partial
 
 import pytest
 
-from jobs.tracking import (
+from jobs.tracking.runs import find_run, find_tagged, newest_run
+from jobs.tracking.store import (
+    FULL,
     NoSuchRun,
     TrackingError,
     check_existing,
     check_store,
-    find_run,
-    find_tagged,
-    newest_run,
+    client_of,
     open_command,
     open_store,
+    sentences,
     without_password,
 )
-from jobs.tracking.store import FULL, client_of, sentences
 from jobs.tracking.uris import without_secrets
 from tests.jobs.command_line import Running, wait_until
 from tests.jobs.stores import (

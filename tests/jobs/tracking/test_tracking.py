@@ -12,22 +12,18 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from jobs.tracking import (
+from jobs.tracking import record as record_module
+from jobs.tracking.record import Record
+from jobs.tracking.runs import experiment_runs, find_run, json_table, read_artifact, read_table
+from jobs.tracking.store import (
     NoSuchRun,
-    Record,
     TrackingError,
     check_store,
-    experiment_runs,
-    find_run,
     open_store,
-    read_artifact,
-    read_table,
     server_command,
     tracking_uri,
     without_password,
 )
-from jobs.tracking import record as record_module
-from jobs.tracking.runs import json_table
 from tests.jobs.command_line import wait_until
 
 

@@ -14,7 +14,9 @@ from glow import Glow, GlowConfig, save_checkpoint
 from glow.datasets import LazyDataset
 from jobs.display.events import Epoch, Event, Resize, Restart, Started
 from jobs.specs.training import make_train_spec
-from jobs.tracking import Record, TrackingError, find_run
+from jobs.tracking.record import Record
+from jobs.tracking.runs import find_run
+from jobs.tracking.store import TrackingError
 from jobs.training.log import TrainingLog
 from jobs.training.messages import Attempt, Message, Stored
 from jobs.training.prepare import Work

@@ -23,7 +23,7 @@ from jobs.specs.ablation import AblateSpec
 from jobs.specs.base import colour, validated
 from jobs.specs.request import PackSpec
 from jobs.specs.training import make_train_spec
-from jobs.tracking import Record
+from jobs.tracking.record import Record
 from jobs.training.prepare import prepare
 from tests.glow.buckets import png
 from tests.jobs.glyphs import write_glyphs

@@ -28,9 +28,12 @@ from glow.training import Trainer, mean_bits_per_dim
 from jobs.errors import JobError
 from jobs.evaluation.find_model import find_model
 from jobs.specs.training import make_train_spec
-from jobs.tracking import Record, find_run, open_store, read_table, recorded_images, registered_versions
 from jobs.tracking.liveness import GONE
+from jobs.tracking.record import Record
+from jobs.tracking.registry import registered_versions
+from jobs.tracking.runs import find_run, read_table, recorded_images
 from jobs.tracking.scores import key_of
+from jobs.tracking.store import open_store
 from jobs.training.data import is_packed
 from jobs.training.prepare import prepare, prepare_resume
 from tests.jobs.command_line import Running, alive, check_quiet, glowctl, sentence_of, wait_until
