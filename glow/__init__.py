@@ -34,16 +34,16 @@ if TYPE_CHECKING:
     from glow.model import Glow
     from glow.ood import TypicalityTest
     from glow.scoring import score
-    from glow.training import Trainer, fit
+    from glow.training.trainer import Trainer, fit
 
 # The module of each public name.
 _HOMES = {
     "FitConfig": "config",
     "Glow": "model",
     "GlowConfig": "config",
-    "Trainer": "training",
+    "Trainer": "training.trainer",
     "TypicalityTest": "ood",
-    "fit": "training",
+    "fit": "training.trainer",
     "interpolate": "interpolation",
     "load_checkpoint": "checkpoint",
     "load_dataset": "datasets",

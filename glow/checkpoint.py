@@ -78,7 +78,7 @@ def save_checkpoint(model: Glow, folder: str | Path) -> Path:
 
 
 def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> Glow:
-    """Load the model that `save_checkpoint` or `glow.training.Trainer.save` wrote.
+    """Load the model that `save_checkpoint` or `glow.training.trainer.Trainer.save` wrote.
 
     Args:
         folder: the checkpoint.
@@ -157,7 +157,7 @@ def save_training_state(state: dict[str, Any], folder: str | Path) -> None:
     """Write the state of a training into the folder of a checkpoint.
 
     Args:
-        state: tensors, numbers and strings in dicts and lists, as `glow.training.Trainer.save` collects them.
+        state: tensors, numbers and strings in dicts and lists, as `glow.training.trainer.Trainer.save` collects them.
         folder: an existing folder.
 
     Raises:

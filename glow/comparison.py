@@ -15,7 +15,7 @@ Only finished trials enter a mean. If several trials of a configuration and seed
 finished trial whose test NLL is not finite counts as infinite. A trial is missing if it did not finish and no other
 trial of its configuration and seed finished. A table without rows may lack columns. This module needs no torch.
 
-Figures of these tables are in `glow.comparison_figures`.
+Figures of these tables are in `glow.figures.comparison`.
 """
 
 from __future__ import annotations

@@ -249,7 +249,7 @@ class FitConfig:
             it for data in which an image and its mirror image are equally likely, such as photographs.
         mutation: expected share of the values of each training image that are replaced by random values, from 0 to
             below 1. Each epoch replaces other values. A model that is trained with more than 0 is a background model
-            (`glow.augmentation.mutate`).
+            (`glow.training.augmentation.mutate`).
         gradient_precision: the precision of the gradients that processes exchange. ``"bf16"`` halves the bytes of
             ``"float32"``, but rounds each process's share and the sum to 8 significant bits, so that the steps depend
             on the number of processes. With one process it changes nothing.

@@ -1,6 +1,7 @@
 """The Glow model: levels made of steps of flow, and the likelihoods and samples that they give.
 
-Most users need `Glow` alone: it scores, samples, encodes and decodes images. Train a `Glow` with `glow.training`.
+Most users need `Glow` alone: it scores, samples, encodes and decodes images. Train a `Glow` with
+`glow.training.trainer`.
 
 Shapes: B images, C channels, H rows, W columns, D = C * H * W dimensions, L levels, K steps of flow per level or, in
 the top prior, K classes.
@@ -71,7 +72,7 @@ class Glow(nn.Module):
     `log_prob` turns uint8 images into real-valued ones by adding noise (`dequantize`).
 
     ``config.seed`` determines the weights of a new model. Before a new model is trained, it must be initialized from
-    data; `glow.training.Trainer` does this.
+    data; `glow.training.trainer.Trainer` does this.
 
     Args:
         config: the architecture.

@@ -1,8 +1,8 @@
 """Read the images of a packed data set in a bucket, in blocks and through a cache on the local disk.
 
-A block is `BLOCK` neighbouring images of a split. The training order uses all images of up to `glow.batches.WINDOW`
-blocks before it goes on to other blocks. So a machine reads each block about once per epoch, even if the cache is
-smaller than the data set. Threads read several blocks at once.
+A block is `BLOCK` neighbouring images of a split. The training order uses all images of up to
+`glow.training.batches.WINDOW` blocks before it goes on to other blocks. So a machine reads each block about once per
+epoch, even if the cache is smaller than the data set. Threads read several blocks at once.
 
 All processes of a machine share the cache. It lies in ``$GLOW_BUCKET_CACHE``, or else in ``glow/buckets`` in the
 user's cache folder, and holds up to ``$GLOW_BUCKET_CACHE_GB`` gigabytes (20 if not set). What was used least recently

@@ -16,8 +16,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from glow.comparison import conclusions, configuration_names, paired_differences, summarize, unfinished
-from glow.comparison_figures import curves_with_bands, difference_intervals, heat_map, parallel_coordinates
 from glow.datasets.names import dataset_label
+from glow.figures.comparison import curves_with_bands, difference_intervals, heat_map, parallel_coordinates
 from jobs.display.events import AblationSummary
 from jobs.display.lines import summary_markdown
 from jobs.outputs import is_remote, results_folder

@@ -24,7 +24,7 @@ from glow.datasets.lazy import one_look
 from glow.datasets.names import absolute_dataset, place_of
 from glow.datasets.packed_index import INDEX, read_index
 from glow.errors import DOWNLOAD_ADVICE
-from glow.figures import image_grid
+from glow.figures.pictures import image_grid
 from jobs.errors import JobError, SpecError
 from jobs.text import JsonObject, json_text, megabytes, text_table
 

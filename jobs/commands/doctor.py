@@ -115,7 +115,7 @@ def _output() -> Row:
 def _packages() -> list[Row]:
     import torch
 
-    from glow.training import hardware_precision
+    from glow.training.trainer import hardware_precision
 
     rows: list[Row] = []
     devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]

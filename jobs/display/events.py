@@ -273,7 +273,7 @@ class Resize(AttemptStarted, kind="resize"):
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Event, kind="step"):
-    """The progress of an epoch: the fields of `glow.training.StepResult` and three more.
+    """The progress of an epoch: the fields of `glow.training.trainer.StepResult` and three more.
 
     Attributes:
         validation_bits_per_dim: the validation score of the previous epoch; NaN if there is none yet.
@@ -293,7 +293,7 @@ class Step(Event, kind="step"):
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch(Event, kind="epoch"):
-    """The metrics of a finished epoch: the fields of `glow.training.EpochResult` and three more.
+    """The metrics of a finished epoch: the fields of `glow.training.trainer.EpochResult` and three more.
 
     Attributes:
         test_bits_per_dim_by_epoch: bits/dim of the test set after this epoch; NaN if it was not scored.

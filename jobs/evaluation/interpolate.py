@@ -16,7 +16,7 @@ import torch
 
 from glow.datasets import LazyDataset, read_image
 from glow.dequantization import reduced
-from glow.figures import image_rows
+from glow.figures.pictures import image_rows
 from glow.interpolation import Mode, interpolate
 from glow.model import Precision
 from jobs.display.evaluation_events import Interpolation

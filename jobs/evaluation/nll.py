@@ -13,7 +13,7 @@ import pandas as pd
 
 from glow.datasets import LazyDataset
 from glow.datasets.names import absolute_dataset, dataset_label
-from glow.figures import nll_histogram
+from glow.figures.pictures import nll_histogram
 from glow.ood.statistics import Estimate, mean_interval
 from jobs.display.evaluation_events import Nll
 from jobs.display.events import Show

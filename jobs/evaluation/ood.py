@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from glow.datasets import DatasetInfo, LazyDataset, dataset_names, describe, status
 from glow.datasets.names import absolute_dataset, dataset_label
-from glow.figures import nll_histogram, ood_ratio_curve, per_class_bars, roc_curves
+from glow.figures.pictures import nll_histogram, ood_ratio_curve, per_class_bars, roc_curves
 from glow.ood import (
     DETECTORS,
     OodResult,

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from glow.corruption_figures import batch_sizes_that_catch, corruption_grid
 from glow.datasets import LazyDataset
 from glow.datasets.corruptions import SEVERITIES, all_corrupted
 from glow.datasets.names import dataset_label
+from glow.figures.corruptions import batch_sizes_that_catch, corruption_grid
 from glow.ood import OodResult, OodSettings, corruption_power, recommend, regret
 from glow.ood.detectors import Detector
 from jobs.errors import SpecError

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from glow.dequantization import not_finite, quantize
-from glow.figures import image_grid, image_rows
+from glow.figures.pictures import image_grid, image_rows
 from glow.model import Precision
 from jobs.display.evaluation_events import Samples
 from jobs.display.events import Show

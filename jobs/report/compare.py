@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from glow.comparison import conclusions, unfinished
 from glow.datasets.names import dataset_label
-from glow.figures import nll_curve
+from glow.figures.pictures import nll_curve
 from jobs.ablation.summary import (
     METRICS,
     Tables,

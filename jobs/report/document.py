@@ -19,7 +19,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
-from glow.figures import image_grid
+from glow.figures.pictures import image_grid
 from jobs.display.tables import Table, as_markdown, escaped
 
 __all__ = [

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from glow.datasets.names import dataset_label
-from glow.figures import image_rows, ood_ratio_curve, per_class_bars
+from glow.figures.pictures import image_rows, ood_ratio_curve, per_class_bars
 from jobs.display.tables import (
     AUROC_NOTE,
     Cell,

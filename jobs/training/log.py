@@ -252,7 +252,7 @@ class TrainingLog:
 
 
 def _write_files(result: TrainResult, progress: Progress, samples: SampleGrid, folder: Path) -> None:
-    from glow.figures import image_grid, nll_curve  # only now: no training waits for matplotlib to begin
+    from glow.figures.pictures import image_grid, nll_curve  # only now: no training waits for matplotlib to begin
 
     history = pd.DataFrame({"epoch": epoch.epoch, **epoch.columns()} for epoch in progress.epochs)
     history.to_csv(folder / "history.csv", index=False)

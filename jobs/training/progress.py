@@ -24,8 +24,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from glow.epoch_results import EpochResult
 from glow.errors import CheckpointError
+from glow.training.epoch_results import EpochResult
 from jobs.outputs import open_storage, unreadable
 from jobs.tracking import metric_names
 from jobs.tracking.record import Record
@@ -207,7 +207,7 @@ def record_samples(record: Record, samples: SampleGrid) -> None:
     Raises:
         TrackingError: if MLflow cannot be written.
     """
-    from glow.figures import image_grid  # only now: no training waits for matplotlib to begin
+    from glow.figures.pictures import image_grid  # only now: no training waits for matplotlib to begin
 
     record.image(image_grid(samples.images), "samples", samples.epoch)
     figures = {"inverse_error": samples.inverse_error, "non_finite_samples": samples.non_finite}

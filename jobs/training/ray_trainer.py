@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
+import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,29 +183,31 @@ def torch_trainer(
 
 
 def fit(trainer: TorchTrainer) -> None:
-    """Run a training, in a thread.
+    """Run a training in the main thread.
 
-    Ray Train's own handler of Ctrl-C, which it installs in the main thread only, would end the process before the run
-    in MLflow has its status. Here, the caller is interrupted as in any other command, and Ray's processes end when it
-    disconnects from Ray.
+    There, Ray Train handles Ctrl-C: it ends the workers, withdraws its request for machines, and exits. Without this, a
+    cluster would reserve the machines for three more minutes, and an elastic training that starts in this time would
+    wait for them. This function passes SIGTERM and SIGHUP to the same handler, and interrupts the caller in place of an
+    exit.
 
     Raises:
         ControllerError, WorkerGroupError: if the training fails.
         RayActorError: if the process that controls the training dies.
+        KeyboardInterrupt: after one of these signals.
     """
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            trainer.fit()
-        except BaseException as error:  # raised below; it does not matter once the caller was interrupted
-            failure.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit()
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    except KeyboardInterrupt:  # SIGTERM, SIGHUP, or Ctrl-C before Ray Train has set its handler
+        handler = signal.getsignal(signal.SIGINT)
+        if callable(handler):
+            with suppress(SystemExit, KeyboardInterrupt):
+                handler(signal.SIGINT, None)
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def cause_of(error: Exception) -> Exception:

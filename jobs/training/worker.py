@@ -24,7 +24,7 @@ from glow.checkpoint import load_checkpoint, save_checkpoint
 from glow.datasets import LazyDataset
 from glow.model import Glow
 from glow.scoring import score_shard, shards_of
-from glow.training import StepResult, Trainer, mean_bits_per_dim
+from glow.training.trainer import StepResult, Trainer, mean_bits_per_dim
 from jobs.display.events import Epoch, Step
 from jobs.outputs import is_remote
 from jobs.specs.base import every

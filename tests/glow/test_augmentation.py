@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from glow import FitConfig, GlowConfig, Trainer
-from glow.augmentation import flip_half, mutate
 from glow.model import Glow
+from glow.training.augmentation import flip_half, mutate
 from tests.glow.flows import random_images
 
 N = 4000

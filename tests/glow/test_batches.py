@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from glow.batches import BLOCK, WINDOW, BlockOrder, HeldImages, MappedImages
 from glow.datasets import LazyDataset
+from glow.training.batches import BLOCK, WINDOW, BlockOrder, HeldImages, MappedImages
 
 CPU = torch.device("cpu")
 SIZES = [1, 2, BLOCK, BLOCK + 1, 3 * BLOCK - 1, BLOCK * WINDOW, BLOCK * WINDOW + 7, 3 * BLOCK * WINDOW + 300]

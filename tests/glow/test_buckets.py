@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from glow.batches import MappedImages
 from glow.datasets import DatasetCorrupt, DatasetNotFound, describe, load_dataset, open_dataset, packed_bucket, status
 from glow.datasets.buckets import BucketFile, BucketFolder, in_threads
 from glow.datasets.packed_bucket import BLOCK, BlockCache, BucketShards, cache_of_this_machine
 from glow.datasets.packed_index import PackedIndex, PackedShard, PackedSplit, labels_file, shard_file, shard_fingerprint
 from glow.errors import UserError
+from glow.training.batches import MappedImages
 from tests.glow.buckets import png, refusing_store
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_hex, to_rgb
 from scipy import stats
 
-from glow.comparison_figures import curves_with_bands, difference_intervals, heat_map, parallel_coordinates
+from glow.figures.comparison import curves_with_bands, difference_intervals, heat_map, parallel_coordinates
 
 CONFIGURATIONS = [
     f"{permutation}, depth {depth}, width {width}, additive"

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
-from glow.figures import image_rows, nll_histogram, ood_ratio_curve, per_class_bars, roc_curves
+from glow.figures.pictures import image_rows, nll_histogram, ood_ratio_curve, per_class_bars, roc_curves
 
 NOMINAL = "nominal rate: {} %"
 

@@ -8,8 +8,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from glow import FitConfig, Glow, GlowConfig, Trainer, uniform_noise
-from glow.objective import BitsPerDim
-from glow.training import mean_bits_per_dim
+from glow.training.objective import BitsPerDim
+from glow.training.trainer import mean_bits_per_dim
 
 META = torch.device("meta")
 

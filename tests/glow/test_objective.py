@@ -8,7 +8,7 @@ import torch
 from glow import FitConfig
 from glow.config import GradientPrecision
 from glow.distributed import rank
-from glow.objective import BitsPerDim, make_objective
+from glow.training.objective import BitsPerDim, make_objective
 from tests.glow.flows import random_images, small_glow
 from tests.glow.processes import run_in_processes
 from tests.glow.test_training import fresh_trainer, train, weights

@@ -10,7 +10,7 @@ import torch.multiprocessing
 
 from glow import FitConfig, Glow, GlowConfig, Trainer, fit
 from glow.datasets import LazyDataset, load_dataset
-from glow.training import SKIPS_IN_A_ROW, StepResult, TrainingDiverged, hardware_precision, mean_bits_per_dim
+from glow.training.trainer import SKIPS_IN_A_ROW, StepResult, TrainingDiverged, hardware_precision, mean_bits_per_dim
 from tests.glow.flows import random_images, small_glow
 from tests.glow.processes import run_in_processes
 
@@ -318,7 +318,7 @@ def test_impossible_settings_are_refused():
 
 
 def test_steps_are_told_at_intervals(monkeypatch):
-    monkeypatch.setattr("glow.training.STEP_INTERVAL_S", 0.0)
+    monkeypatch.setattr("glow.training.trainer.STEP_INTERVAL_S", 0.0)
     told: list[StepResult] = []
     for _ in fresh_trainer(n=64, epochs=1, batch_size=32).epochs(on_step=told.append):
         pass
@@ -418,7 +418,9 @@ def test_two_processes_go_on_inside_an_epoch(tmp_path, mapped):
 
 def test_flips_are_trained_on_and_not_scored(monkeypatch):
     """If every image is flipped, training equals that on images that were flipped beforehand."""
-    monkeypatch.setattr("glow.augmentation.uniform_noise", lambda indices, *_: torch.zeros(len(indices), 1, 1, 1))
+    monkeypatch.setattr(
+        "glow.training.augmentation.uniform_noise", lambda indices, *_: torch.zeros(len(indices), 1, 1, 1)
+    )
     conditional = {"num_classes": 10}
     flipping = fresh_trainer(model=conditional, flip=True)
     never = fresh_trainer(model=conditional)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from glow import Glow, GlowConfig, save_checkpoint
 from glow.checkpoint import CheckpointError, digest_of
-from glow.training import TrainingDiverged
+from glow.training.trainer import TrainingDiverged
 from jobs.ablation import trial
 from jobs.ablation.log import Failed, OfTrial, TrialOutbox
 from jobs.ablation.trial import Shared, TuneSession, trial_loop

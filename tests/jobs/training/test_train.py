@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from glow import Glow, load_checkpoint, load_dataset, score
 from glow.checkpoint import digest_of
 from glow.datasets import fingerprint
-from glow.training import Trainer, mean_bits_per_dim
+from glow.training.trainer import Trainer, mean_bits_per_dim
 from jobs.errors import JobError
 from jobs.evaluation.find_model import find_model
 from jobs.specs.training import make_train_spec

@@ -1,4 +1,4 @@
-"""Figures of an ablation, in the style of `glow.figures`.
+"""Figures of an ablation, in the style of `glow.figures.pictures`.
 
 An ablation trains several configurations with several seeds each. `curves_with_bands` shows their trainings,
 `heat_map` and `parallel_coordinates` the results of many configurations, and `difference_intervals` the comparisons of
@@ -22,7 +22,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from glow.figures import BLACK, BLUE, GREY, MARKERS, ORANGE, line_style
+from glow.figures.pictures import BLACK, BLUE, GREY, MARKERS, ORANGE, line_style
 from glow.ood.statistics import mean_interval
 
 __all__ = ["curves_with_bands", "difference_intervals", "heat_map", "parallel_coordinates"]

@@ -2,8 +2,8 @@
 
 The functions return matplotlib figures of 8 x 5 inches (`image_rows` chooses the height), meant to be saved at 120 dpi.
 Only `image_grid` returns an array. The colours can be told apart with every kind of colour vision (palette of Okabe
-& Ito). Figures of ablations are in `glow.comparison_figures`, and figures of drifts (corrupted images) in
-`glow.corruption_figures`.
+& Ito). Figures of ablations are in `glow.figures.comparison`, and figures of drifts (corrupted images) in
+`glow.figures.corruptions`.
 
 Shapes: N images, R rows of S images, C channels, H rows and W columns of pixels, P points.
 """

@@ -3,10 +3,10 @@
 `fit` trains a model from the first epoch to the last. Use `Trainer` for checkpoints, for reports during an epoch, or
 for control between epochs.
 
-In a process group (`torch.distributed`) every process can read all images (`glow.batches`), and takes its share of each
-batch. The batches, their order, the dequantization noise, and the flips and mutations of images (`glow.augmentation`)
-follow from (seed, epoch, image index) alone (`glow.streams`). So neither the number of processes nor an interruption
-changes them, and a checkpoint need not hold the state of a random generator.
+In a process group (`torch.distributed`) every process can read all images (`glow.training.batches`), and takes its
+share of each batch. The batches, their order, the dequantization noise, and the flips and mutations of images
+(`glow.training.augmentation`) follow from (seed, epoch, image index) alone (`glow.training.streams`). So neither the
+number of processes nor an interruption changes them, and a checkpoint need not hold the state of a random generator.
 
 Shapes: N images, B images in a batch or in one process's share of it, C channels, H rows, W columns.
 """
@@ -25,20 +25,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from glow.augmentation import flip_half, mutate
-from glow.batches import Batch, Order, source_of
 from glow.checkpoint import load_training_state, load_weights, save_checkpoint, save_training_state
 from glow.config import FitConfig, GlowConfig
 from glow.datasets.lazy import LazyDataset
 from glow.dequantization import uniform_noise
 from glow.distributed import all_reduce_sum, rank, world_size
-from glow.epoch_results import EpochResult, StepFigures, StepResult
 from glow.errors import TrainingDiverged
 from glow.hardware import hardware_precision, skips_when_told
 from glow.model import Glow
-from glow.objective import make_objective
-from glow.schedule import learning_rate_at
-from glow.streams import flip_stream, mutation_stream, noise_stream
+from glow.training.augmentation import flip_half, mutate
+from glow.training.batches import Batch, Order, source_of
+from glow.training.epoch_results import EpochResult, StepFigures, StepResult
+from glow.training.objective import make_objective
+from glow.training.schedule import learning_rate_at
+from glow.training.streams import flip_stream, mutation_stream, noise_stream
 
 __all__ = [
     "EpochResult",

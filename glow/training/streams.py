@@ -1,9 +1,9 @@
 """Seeds of the independent random streams that training draws from.
 
 A stream is an integer that seeds a random generator. Each (seed, epoch) has three: one for the dequantization noise and
-the order of the images, one for the random flips of images, and one for their mutations (`glow.augmentation`). No two
-streams are equal, and none equals stream 0, which evaluation uses by default. A stream follows from its (seed, epoch),
-so a checkpoint need not hold the state of a random generator.
+the order of the images, one for the random flips of images, and one for their mutations (`glow.training.augmentation`).
+No two streams are equal, and none equals stream 0, which evaluation uses by default. A stream follows from its (seed,
+epoch), so a checkpoint need not hold the state of a random generator.
 
 In all functions `seed` is `FitConfig.seed`, from 0 to below 2**40, and `epoch` counts from 0 and is below 2**20.
 """
@@ -32,7 +32,7 @@ def noise_stream(seed: int, epoch: int) -> int:
 
 
 def flip_stream(seed: int, epoch: int) -> int:
-    """Return the stream of the horizontal flips (`glow.augmentation.flip_half`), the negative of the noise stream.
+    """Return the stream of the horizontal flips (`flip_half`), the negative of the noise stream.
 
     Example:
         >>> flip_stream(1, epoch=2)
@@ -42,7 +42,7 @@ def flip_stream(seed: int, epoch: int) -> int:
 
 
 def mutation_stream(seed: int, epoch: int) -> int:
-    """Return the stream of the mutations (`glow.augmentation.mutate`), which lies 2**60 below the flip stream.
+    """Return the stream of the mutations (`glow.training.augmentation.mutate`), which lies 2**60 below the flip stream.
 
     Example:
         >>> flip_stream(1, epoch=2) - mutation_stream(1, epoch=2) == 2**60

@@ -1,7 +1,7 @@
 """The batches of an epoch: which images they contain, in what order, and how they reach the device that trains.
 
-The order of an epoch depends on one number, its stream (a random seed, see `glow.streams`). There are two kinds of
-order:
+The order of an epoch depends on one number, its stream (a random seed, see `glow.training.streams`). There are two
+kinds of order:
 
 - The images of a tensor are shuffled all together.
 - The images of a `LazyDataset`, such as a packed data set, may be read from a disk. So first the blocks of `BLOCK`
@@ -9,7 +9,7 @@ order:
   of many images, and an epoch of 10 million images needs no list of 10 million numbers. A `LazyDataset` that holds all
   its images in memory is shuffled in the same way.
 
-`source_of` makes the source of images that `glow.training.Trainer` uses.
+`source_of` makes the source of images that `glow.training.trainer.Trainer` uses.
 
 Shapes: N images, B images in a batch or in one process's share of it, C channels, H rows, W columns.
 """

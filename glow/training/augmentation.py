@@ -24,8 +24,8 @@ def flip_half(images_BCHW: Tensor, indices_B: Tensor, seed: int) -> Tensor:
     Args:
         images_BCHW: (B, C, H, W) of any type.
         indices_B: int64 (B,), each image's index in its data set, on the images' device.
-        seed: the seed of the random numbers; training uses `glow.streams.flip_stream`. Two seeds give independent
-            choices. Do not use the seed of the dequantization noise: the choices would depend on the noise.
+        seed: the seed of the random numbers; training uses `glow.training.streams.flip_stream`. Two seeds give
+            independent choices. Do not use the seed of the dequantization noise: the choices would depend on the noise.
 
     Returns:
         (B, C, H, W) of the same type, a new tensor.
@@ -51,8 +51,8 @@ def mutate(images_BCHW: Tensor, indices_B: Tensor, rate: float, seed: int) -> Te
         images_BCHW: uint8 (B, C, H, W).
         indices_B: int64 (B,), each image's index in its data set, on the images' device.
         rate: the expected share of the values that are replaced, from 0 to below 1.
-        seed: the seed of the random numbers; training uses `glow.streams.mutation_stream`. Two seeds give independent
-            mutations.
+        seed: the seed of the random numbers; training uses `glow.training.streams.mutation_stream`. Two seeds give
+            independent mutations.
 
     Returns:
         uint8 (B, C, H, W): a new tensor, or `images_BCHW` itself if the rate is 0.
