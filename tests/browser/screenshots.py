@@ -68,7 +68,8 @@ def take(ui: Ui, uri: str) -> None:
 
 
 def hide_banner(ui: Ui) -> None:
-    ui.page.get_by_role("button", name="Hide banner").click()
+    for button in ui.page.get_by_role("button", name="Hide banner").all():  # some versions of MLflow have none
+        button.click()
 
 
 def main() -> None:
