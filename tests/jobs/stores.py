@@ -19,7 +19,7 @@ WRITER = """
 import sys
 import mlflow
 import mlflow.store.tracking.sqlalchemy_store
-from jobs.tracking import Record
+from jobs.tracking.record import Record
 uri, experiment, name = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()
@@ -33,7 +33,7 @@ OPENER = """
 import sys
 import mlflow
 import mlflow.store.tracking.sqlalchemy_store
-from jobs.tracking import open_store
+from jobs.tracking.store import open_store
 print("ready", flush=True)
 sys.stdin.readline()
 open_store(sys.argv[1], "study")

@@ -25,7 +25,7 @@ from tests.jobs.command_line import glowctl, sentence_of, wait_until
 
 DRIVING = """
 import sys, time
-from jobs.tracking import Record
+from jobs.tracking.record import Record
 uri = sys.argv[1]
 parent = Record.start(uri, "study", "parent", {}, {})
 for name in ("child", "done"):
@@ -94,7 +94,7 @@ def test_the_next_command_marks_the_runs_of_a_driver_that_was_killed(uri):
 HELPED = '''
 import subprocess, sys, time
 from jobs.system.helper_processes import start
-from jobs.tracking import Record
+from jobs.tracking.record import Record
 helper = """
 import sys
 from jobs.ray_runtime import embedded
