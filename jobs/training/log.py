@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import time
-from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from glow.errors import CheckpointError
 from jobs.display.events import AttemptStarted, Epoch, Resize, Restart, Show, Started, Step, TrainResult
 from jobs.outputs import is_remote, open_storage
 from jobs.run_labels import training_description
+from jobs.system.verbosity import unheeded
 from jobs.tracking import metric_names
 from jobs.tracking.record import Record
 from jobs.tracking.store import open_command
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from jobs.training.prepare import Work
 
 __all__ = ["CHECKPOINT", "TrainingLog"]
+
+log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint"
 """Name of the folder, among the results, that holds the best model."""
@@ -122,8 +125,12 @@ class TrainingLog:
             case Attempt():
                 self._record_attempt(message, run)
             case Stored(path):
-                with suppress(FileNotFoundError, CheckpointError):  # Ray deletes it, as a newer one is stored
-                    self.record_progress(Progress.read(path, open_storage(self._work.spec.output)[0]), run)
+                progress = None
+                # Ray deletes a checkpoint, perhaps while it is read, when a newer one is stored, which has its epochs.
+                with unheeded(log, f"{path} was not read", OSError, CheckpointError):
+                    progress = Progress.read(path, open_storage(self._work.spec.output)[0])
+                if progress is not None:
+                    self.record_progress(progress, run)
             case Machine():
                 run.machine(message.name, message.figures)
 
