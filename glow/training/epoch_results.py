@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["EpochResult", "StepFigures", "StepResult"]
 
@@ -60,8 +61,8 @@ class EpochResult:
 
     Example:
         >>> result = EpochResult(1, 20, 3.5, 3.6, 900.0, 2.0, 1e-3, 0, 5.0)
-        >>> result.to_dict()["validation_bits_per_dim"]
-        3.6
+        >>> f"validation {result.validation_bits_per_dim} bits/dim"
+        'validation 3.6 bits/dim'
     """
 
     epoch: int
@@ -73,10 +74,6 @@ class EpochResult:
     learning_rate: float
     skipped_steps: int
     seconds: float
-
-    def to_dict(self) -> dict[str, float]:
-        """Return the fields as a dictionary from name to value."""
-        return asdict(self)
 
 
 class StepFigures(NamedTuple):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import ClassVar
 
+from glow.training.epoch_results import EpochResult, StepResult
 from jobs.errors import UserError
 from jobs.text import JsonObject, Row
 
@@ -272,8 +273,8 @@ class Resize(AttemptStarted, kind="resize"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step(Event, kind="step"):
-    """The progress of an epoch: the fields of `glow.training.trainer.StepResult` and three more.
+class Step(StepResult, Event, kind="step"):
+    """The progress of an epoch, with three fields more than `StepResult`.
 
     Attributes:
         validation_bits_per_dim: the validation score of the previous epoch; NaN if there is none yet.
@@ -281,19 +282,14 @@ class Step(Event, kind="step"):
         seconds_left: estimated seconds to the end of the training.
     """
 
-    epoch: int
-    step: int
-    steps: int
-    images_per_second: float
-    train_bits_per_dim: float
     validation_bits_per_dim: float
     epochs: int
     seconds_left: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Epoch(Event, kind="epoch"):
-    """The metrics of a finished epoch: the fields of `glow.training.trainer.EpochResult` and three more.
+class Epoch(EpochResult, Event, kind="epoch"):
+    """The metrics of a finished epoch, with three fields more than `EpochResult`.
 
     Attributes:
         test_bits_per_dim_by_epoch: bits/dim of the test set after this epoch; NaN if it was not scored.
@@ -301,15 +297,6 @@ class Epoch(Event, kind="epoch"):
         seconds_left: estimated seconds to the end of the training.
     """
 
-    epoch: int
-    step: int
-    train_bits_per_dim: float
-    validation_bits_per_dim: float
-    images_per_second: float
-    gradient_norm: float
-    learning_rate: float
-    skipped_steps: int
-    seconds: float
     test_bits_per_dim_by_epoch: float
     epochs: int
     seconds_left: float

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -353,7 +353,7 @@ def _metrics(epoch: EpochFigures, last: bool) -> Metrics:
     score = epoch.validation_bits_per_dim
     worst = {SCORE: score if math.isfinite(score) else NO_SCORE}
     counted = {} if last else {COUNTED_EPOCH: epoch.epoch}
-    return epoch.to_dict() | worst | counted
+    return asdict(epoch) | worst | counted
 
 
 class Talker:

@@ -1,6 +1,7 @@
 """The gradients that training processes exchange, in real processes over gloo."""
 
 import copy
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def test_gradients_in_float32_are_not_rounded(tmp_path):
 def _trained(changes: dict) -> dict:
     trainer = fresh_trainer(n=65, epochs=1, **changes)  # the last batch has no image for the second process
     [result] = train(trainer)
-    return {"weights": weights(trainer), "result": result.to_dict()}
+    return {"weights": weights(trainer), "result": asdict(result)}
 
 
 @pytest.mark.slow
