@@ -209,7 +209,10 @@ def stopped_training(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "how",
-    [pytest.param(how, marks=[] if how == "empty" else pytest.mark.nightly) for how in ("empty", "cut", "removed")],
+    [
+        pytest.param("empty", marks=pytest.mark.slow),
+        *(pytest.param(how, marks=pytest.mark.nightly) for how in ("cut", "removed")),
+    ],
 )
 def test_a_training_is_resumed_exactly_without_the_state_of_ray(whole_training, stopped_training, tmp_path, how):
     """After all of Ray Train's state files were emptied, cut in half or removed; the checkpoints are whole."""
