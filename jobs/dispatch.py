@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.display.displays import forgiving
 from jobs.ray_runtime.connection import connected, machines_known, set_environment
+from jobs.ray_runtime.ray_internals import start_coordinator
 from jobs.ray_runtime.resources import resources_for
 from jobs.specs.ablation import make_ablate_spec
 from jobs.specs.base import validated
@@ -75,8 +76,9 @@ def train(request: Request, display: Display) -> None:
         resources = resources_for(work.spec, worker_range(work.spec.workers))
         from jobs.training import run as job
 
-        client_of(work.tracking_uri)  # imports MLflow
         ready()
+        start_coordinator()
+        client_of(work.tracking_uri)  # imports MLflow
         job.run(work, resources, show)
 
 

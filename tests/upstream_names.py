@@ -191,6 +191,16 @@ RAY_TRAIN = [
         "each training that was stopped on a cluster leaves a process of 200 MB (or no longer: then remove orphans.py)",
     ),
     has(
+        "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator:get_or_create_autoscaling_coordinator",
+        "nothing: a training starts two seconds later",
+    ),
+    has(
+        "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks",
+        "nothing: a training of the embedded Ray ends 12 s later",
+    ),
+    has("ray.train.v2.api.data_parallel_trainer:PlacementGroupCleanerCallback", "the same"),
+    has("ray.train.v2.api.data_parallel_trainer:DatasetsCallback", "nothing: a training has one more process"),
+    has(
         "ray.train.v2._internal.state.util:is_actor_alive",
         "warnings of trials of several workers, for which Ray keeps its dashboard",
         "state_api",

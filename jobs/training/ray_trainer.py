@@ -30,6 +30,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from glow.errors import CheckpointError, TrainingDiverged
 from jobs.errors import refused_by_disk
+from jobs.ray_runtime.ray_internals import start_fewer_train_processes
 from jobs.ray_runtime.resources import Resources
 from jobs.system.environment import in_ray_job
 from jobs.training.messages import Outbox, Stored, WorkerSettings
@@ -195,6 +196,7 @@ def fit(trainer: TorchTrainer) -> None:
         RayActorError: if the process that controls the training dies.
         KeyboardInterrupt: after one of these signals.
     """
+    start_fewer_train_processes(trainer)
     before = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()

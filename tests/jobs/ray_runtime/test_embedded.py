@@ -52,9 +52,13 @@ def test_workers_ask_their_own_ray_for_its_state(tmp_path, monkeypatch, state_ap
 @pytest.mark.parametrize("module", ["ray.no_such_module", "ray"])
 def test_a_ray_without_the_private_names_is_left_as_it_is(monkeypatch, module):
     monkeypatch.setattr(ray_internals, "NODE", module)
+    monkeypatch.setattr(ray_internals, "COORDINATOR", module)
     before = set(vars(sys.modules["ray"]))
     ray_internals.start_fewer_processes()
+    ray_internals.start_coordinator()
+    ray_internals.start_fewer_train_processes(trainer := SimpleNamespace())
     assert set(vars(sys.modules["ray"])) == before
+    assert vars(trainer) == {}
 
 
 @pytest.mark.ray
