@@ -17,7 +17,6 @@ __all__ = [
     "count",
     "duration",
     "json_text",
-    "markdown_table",
     "megabytes",
     "numbers",
     "plain",
@@ -128,20 +127,6 @@ def text_table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
         for cells in (list(zip(row, widths, strict=True)) for row in rows)
     )
     return "\n".join(line.rstrip() for line in lines)
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown, from rows of cells of which the first row has the headings.
-
-    Example:
-        >>> print(markdown_table([["model", "bits/dim"], ["1x1", "1.25"]]))
-        | model | bits/dim |
-        | --- | --- |
-        | 1x1 | 1.25 |
-    """
-    head, *body = rows
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def rows_of(table: pd.DataFrame) -> list[Row]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["GONE", "SILENT", "beating", "is_marked", "mark_dead", "signs_of_life", "taken_for_dead"]
+__all__ = ["GONE", "SILENT", "beating", "is_marked", "mark_dead", "signs_of_life"]
 
 log = logging.getLogger(__name__)
 
@@ -110,8 +110,3 @@ def _why_dead(driver: str, heard: float) -> str | None:
 def is_marked(run: Run) -> bool:
     """Return whether `mark_dead` wrote the error of a run."""
     return run.data.tags.get(ERROR) in (GONE, SILENT)
-
-
-def taken_for_dead(run: Run) -> bool:
-    """Return whether a run is FAILED because `mark_dead` has marked it."""
-    return run.info.status == "FAILED" and is_marked(run)
