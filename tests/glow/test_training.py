@@ -2,6 +2,7 @@
 
 import math
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -358,7 +359,7 @@ def _first_steps(n: int, batch_size: int, changes: dict) -> dict:
     trainer.initialize()
     initial = weights(trainer)
     result = train(trainer)[0]
-    return {"initial": initial, "trained": weights(trainer), "result": result.to_dict()}
+    return {"initial": initial, "trained": weights(trainer), "result": asdict(result)}
 
 
 @pytest.mark.parametrize(
@@ -402,7 +403,7 @@ def _interrupted(folder: str, mapped: bool) -> dict:
     second = fresh_trainer(n=97, epochs=2, double=True, mapped=mapped)
     second.restore(folder)
     (result,) = train(second)
-    return {"weights": weights(second), "result": result.to_dict()}
+    return {"weights": weights(second), "result": asdict(result)}
 
 
 @pytest.mark.parametrize("mapped", [False, True], ids=["in memory", "mapped"])
