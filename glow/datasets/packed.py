@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.datasets.arrays import NOT_AN_ARRAY, reason
-from glow.datasets.base import SPLITS, DatasetInfo, DatasetNotFound, Shape
+from glow.datasets.arrays import NOT_AN_ARRAY
+from glow.datasets.base import SPLITS, DatasetInfo, DatasetNotFound, Shape, reason
 from glow.datasets.buckets import BucketFile, BucketFolder
 from glow.datasets.decode import check_channels, convert
 from glow.datasets.lazy import ImageSource, LazyDataset

@@ -29,8 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.datasets.arrays import NOT_AN_ARRAY, reason
-from glow.datasets.base import DatasetNotFound
+from glow.datasets.arrays import NOT_AN_ARRAY
+from glow.datasets.base import DatasetNotFound, reason
 from glow.datasets.buckets import BucketFolder, threads
 from glow.datasets.lazy import BLOCK
 from glow.datasets.packed_index import SplitShards, damaged, shard_file

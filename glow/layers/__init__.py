@@ -11,8 +11,7 @@ docs/format.md has every formula in one place.
 from glow.layers.actnorm import ActNorm
 from glow.layers.affine import Affine, AffineLayer, mix, mixing, unmixing
 from glow.layers.base import Layer, as_planes, join
-from glow.layers.checkerboard import Checkerboard, CheckerboardCoupling
-from glow.layers.coupling import CouplingLayer
+from glow.layers.coupling import Checkerboard, CheckerboardCoupling, CouplingLayer
 from glow.layers.inputs import Logit, NoiseFlow, Unchanged
 from glow.layers.networks import CouplingNetwork, PlainNetwork, ResidualNetwork, ZeroConv2d, make_network
 from glow.layers.permutation import PERMUTATIONS, FixedPermutation, InvertibleConv1x1, make_permutation
