@@ -1,4 +1,4 @@
-"""Settings of a Glow and of its training, as plain data.
+"""Settings of a Glow and of its training, as plain data, and the learning rates that follow from them.
 
 This module does not import torch, so that a command-line tool can check settings without that slow import.
 """
@@ -27,6 +27,8 @@ __all__ = [
     "Scale",
     "Schedule",
     "check_divides",
+    "highest_learning_rate",
+    "learning_rate_at",
 ]
 
 Permutation = Literal["1x1", "shuffle", "reverse"]
@@ -312,3 +314,39 @@ class FitConfig:
 def _check_choice(name: str, value: str, choices: Any) -> None:
     if value not in get_args(choices):
         raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, not {value!r}")
+
+
+def learning_rate_at(config: FitConfig, step: int, steps: int) -> float:
+    """Return the learning rate of a step.
+
+    With W warm-up steps, the warm-up is min(1, (step + 1) / W). The cosine schedule is (1 + cos(pi step / steps)) / 2.
+
+    Args:
+        config: the settings of the training.
+        step: number of finished steps.
+        steps: number of steps of the whole training.
+
+    Example:
+        >>> config = FitConfig(learning_rate=0.01, warmup_steps=4, schedule="constant")
+        >>> [learning_rate_at(config, step, steps=6) for step in range(6)]
+        [0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01]
+    """
+    rate = config.learning_rate * min(1.0, (step + 1) / (config.warmup_steps or 1))
+    if config.schedule == "cosine":
+        rate *= 0.5 * (1 + math.cos(math.pi * step / steps))
+    return rate
+
+
+def highest_learning_rate(config: FitConfig, steps: int) -> float:
+    """Return the highest learning rate of a training, which is below `FitConfig.learning_rate` if steps are few.
+
+    Args:
+        config: the settings of the training.
+        steps: number of steps of the whole training, at least 1.
+
+    Example:
+        >>> highest_learning_rate(FitConfig(learning_rate=0.01, warmup_steps=300, schedule="constant"), steps=150)
+        0.005
+    """
+    # After the warm-up no schedule raises the rate.
+    return max(learning_rate_at(config, step, steps) for step in range(min(max(1, config.warmup_steps), steps)))

@@ -15,7 +15,7 @@ import ray
 import torch
 
 from glow.hardware import skips_when_told
-from glow.layers import operators
+from glow.layers import products
 from tests.upstream_checks import Name, has, reads, says, shows
 
 __all__ = ["NAMES"]
@@ -65,12 +65,12 @@ _mlflow_tags_file = "mlflow/utils/mlflow_tags.py"
 
 TORCH = [
     *(
-        Name(f"torch.ops.{name}", breaks, partial(operators.exists, name), call)
+        Name(f"torch.ops.{name}", breaks, partial(products.exists, name), call)
         for name, breaks, call in (
-            (operators.CONV_RELU, "coupling networks are slower on a CPU", "mkldnn._convolution_pointwise"),
-            (operators.LINEAR, "coupling networks are slower on a CPU", "mkldnn._linear_pointwise"),
-            (operators.RELU_BACKWARD, "a CPU trains at half the speed", "aten.threshold_backward"),
-            (operators.CONV_BACKWARD, "a CPU trains at half the speed", "aten.convolution_backward"),
+            (products.CONV_RELU, "coupling networks are slower on a CPU", "mkldnn._convolution_pointwise"),
+            (products.LINEAR, "coupling networks are slower on a CPU", "mkldnn._linear_pointwise"),
+            (products.RELU_BACKWARD, "a CPU trains at half the speed", "aten.threshold_backward"),
+            (products.CONV_BACKWARD, "a CPU trains at half the speed", "aten.convolution_backward"),
         )
     ),
     says("_schema", "torch/_ops.py", "a CPU trains at half the speed", "self._schema = schema"),

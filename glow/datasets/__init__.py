@@ -9,9 +9,8 @@ pieces. Images are neither dequantized nor put into batches here.
 | `lazy` | a data set before and after it is opened; fingerprints; one look at the files for several calls |
 | `registry`, `readers` | the known data sets, and the readers of their files |
 | `folder`, `parquet`, `files` | a user's own images in a folder or in Parquet files, and the lists of these files |
-| `parquet_table` | one Parquet file |
 | `arrays` | numpy files |
-| `packed`, `packed_index`, `packed_bucket` | the output of `glowctl pack`, on disk and in buckets, with a cache |
+| `packed`, `packed_index` | the output of `glowctl pack`, on disk and in buckets, with a cache |
 | `buckets` | files in buckets |
 | `splits` | names of splits and of classes, and rules that assign images to splits |
 | `decode` | one image file as a tensor, and conversions of images |

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, Shape
+from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetInfo, DatasetNotFound, Shape, reason
 from glow.datasets.decode import check_channels, convert
 from glow.datasets.lazy import ImageSource, LazyDataset
 from glow.datasets.splits import (
@@ -40,7 +40,7 @@ from glow.datasets.splits import (
     splits_of,
 )
 
-__all__ = ["NOT_AN_ARRAY", "ArraysDataset", "reason"]
+__all__ = ["NOT_AN_ARRAY", "ArraysDataset"]
 
 NOT_AN_ARRAY = (
     OSError,
@@ -153,10 +153,9 @@ def _parts_of(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Part]:
             code="no-images",
         )
     if "" in found and len(found) > 1:
-        raise DatasetCorrupt(
+        raise _unusable(
             f"{path} has both an array {IMAGES} and arrays of images whose names begin with a split",
-            remedy="let the name of every array begin with a split, such as train_ or test_",
-            code="arrays-unusable",
+            "let the name of every array begin with a split, such as train_ or test_",
         )
     parts = {
         part: _checked(path, kind, arrays[kind + IMAGES], arrays.get(kind + LABELS)) for kind, part in found.items()
@@ -164,11 +163,7 @@ def _parts_of(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Part]:
     shapes = {part.images.shape[1:] for part in parts.values()}
     if len(shapes) > 1:
         shown = " and ".join("x".join(map(str, shape)) for shape in sorted(shapes))
-        raise DatasetCorrupt(
-            f"the splits of {path} have images of the shapes {shown}",
-            remedy="give all images the same shape",
-            code="arrays-unusable",
-        )
+        raise _unusable(f"the splits of {path} have images of the shapes {shown}", "give all images the same shape")
     return parts
 
 
@@ -237,22 +232,17 @@ def _mapped(file: Path) -> np.ndarray:
 def _checked(path: Path, kind: str, images: np.ndarray, labels: np.ndarray | None) -> Part:
     name = f"{kind}{IMAGES} in {path}"
     if images.dtype != np.uint8:
-        raise DatasetCorrupt(f"{name} are {images.dtype}", remedy="give uint8, 0 to 255", code="arrays-unusable")
+        raise _unusable(f"{name} are {images.dtype}", "give uint8, 0 to 255")
     images = _channels_first(images, name)
     if labels is None:
         labels = np.zeros(len(images), np.int64)
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
-        raise DatasetCorrupt(
+        raise _unusable(
             f"{kind}{LABELS} in {path} are {labels.dtype} of shape {labels.shape}",
-            remedy=f"give one integer for each of the {len(images)} images",
-            code="arrays-unusable",
+            f"give one integer for each of the {len(images)} images",
         )
     if len(labels) and labels.min() < 0:
-        raise DatasetCorrupt(
-            f"{kind}{LABELS} in {path} contain the label {labels.min()}",
-            remedy="number the classes from 0",
-            code="arrays-unusable",
-        )
+        raise _unusable(f"{kind}{LABELS} in {path} contain the label {labels.min()}", "number the classes from 0")
     return Part(images, labels)
 
 
@@ -262,22 +252,11 @@ def _channels_first(images: np.ndarray, name: str) -> np.ndarray:
         return images[:, None]
     first, last = images.ndim == 4 and images.shape[1] in (1, 3), images.ndim == 4 and images.shape[3] in (1, 3)
     if first == last:
-        raise DatasetCorrupt(
-            f"{name} have shape {images.shape}",
-            remedy="give (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, or (N, H, W)",
-            code="arrays-unusable",
+        raise _unusable(
+            f"{name} have shape {images.shape}", "give (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, or (N, H, W)"
         )
     return images if first else images.transpose(0, 3, 1, 2)
 
 
-def reason(error: Exception) -> str:
-    r"""Return the first line of an error's text, or the name of its type if it has no text.
-
-    Args:
-        error: one of `NOT_AN_ARRAY`.
-
-    Example:
-        >>> reason(ValueError("no magic string\nat the start")), reason(EOFError())
-        ('no magic string', 'EOFError')
-    """
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+def _unusable(problem: str, remedy: str) -> DatasetCorrupt:
+    return DatasetCorrupt(problem, remedy=remedy, code="arrays-unusable")

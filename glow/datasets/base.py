@@ -33,6 +33,7 @@ __all__ = [
     "dataset_label",
     "padding",
     "place_of",
+    "reason",
 ]
 
 Shape = tuple[int, int, int]
@@ -291,3 +292,16 @@ def dataset_label(name: str) -> str:
     if place is None:
         return name
     return f"{place.kind}-" + re.sub(r"[^\w.-]", "_", Path(place.path).name)
+
+
+def reason(error: Exception) -> str:
+    r"""Return the first line of an error's text, or the name of its type if it has none.
+
+    Args:
+        error: an error of another library.
+
+    Example:
+        >>> reason(ValueError("no magic string\nat the start")), reason(EOFError())
+        ('no magic string', 'EOFError')
+    """
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

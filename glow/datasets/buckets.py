@@ -12,11 +12,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache, total_ordering
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 
-from glow.datasets.base import DatasetCorrupt, DatasetNotFound
+from glow.datasets.base import DatasetCorrupt, DatasetNotFound, reason
 from glow.datasets.decode import EncodedImage, ImageFile
 
 if TYPE_CHECKING:
@@ -53,18 +53,14 @@ def _opened(uri: str) -> tuple[FileSystem, str]:
         files, path = FileSystem.from_uri(uri)
     except (OSError, ValueError) as error:
         raise DatasetNotFound(
-            f"{uri} cannot be opened ({_reason(error)})",
+            f"{uri} cannot be opened ({reason(error)})",
             remedy="give the URI of a bucket, such as s3://bucket/folder",
             code="bucket-unreachable",
         ) from error
     return files, path.rstrip("/")
 
 
-def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class BucketFolder:
     """A folder in a bucket. It can be pickled; a process that unpickles it opens the bucket by itself.
 
@@ -189,14 +185,13 @@ class BucketFolder:
 
     def _unreadable(self, error: Exception) -> DatasetNotFound:
         return DatasetNotFound(
-            f"{self.uri} cannot be read ({_reason(error)})",
+            f"{self.uri} cannot be read ({reason(error)})",
             remedy="check the URI, your credentials and the network",
             code="bucket-unreachable",
         )
 
 
-@total_ordering
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class BucketFile:
     """A file in a bucket, with those methods and attributes of `pathlib.Path` that the readers of images use.
 
@@ -220,10 +215,6 @@ class BucketFile:
     def __str__(self) -> str:
         """Return the URI, without the options of the folder's URI."""
         return f"{self.folder.uri.partition('?')[0].rstrip('/')}/{self.relative}"
-
-    def __lt__(self, other: BucketFile) -> bool:
-        """Compare paths, as `sorted` does."""
-        return self.relative < other.relative
 
     @property
     def name(self) -> str:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = [
-    "WHITE",
-    "Colour",
     "EncodedImage",
     "Header",
     "ImageFile",

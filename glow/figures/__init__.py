@@ -1,1 +1,1 @@
-"""Matplotlib figures of trainings and evaluations (`pictures`), ablations (`comparison`) and drifts (`corruptions`)."""
+"""Matplotlib figures of trainings and evaluations (`pictures`) and ablations (`comparison`)."""

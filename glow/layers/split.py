@@ -1,4 +1,7 @@
-"""The learned Gaussian priors of the latents: `Split` for those that leave at a split, `TopPrior` for the last one.
+"""The layers between the steps of flow: the squeeze and the split of a level, and the learned priors of the latents.
+
+A level begins with a `Squeeze`, which trades resolution for channels, and ends with a `Split`, unless it is the last
+level. `Split` has the Gaussian prior of the latents that leave there, and `TopPrior` that of the last latents.
 
 Shapes: B images, C channels, H height, W width.
 """
@@ -8,12 +11,36 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glow.layers.base import sum_per_image
+from glow.layers.base import Layer, sum_per_image
 from glow.layers.networks import ZeroConv2d
 
-__all__ = ["Split", "TopPrior", "gaussian_log_prob"]
+__all__ = ["Split", "Squeeze", "TopPrior", "gaussian_log_prob"]
+
+
+class Squeeze(Layer):
+    """The squeeze of Dinh et al. (2017), section 3.6: (B, C, H, W) -> (B, 4 C, H/2, W/2).
+
+    Each 2x2 block of a channel becomes four channels, in the order of `torch.nn.functional.pixel_unshuffle`:
+    z[4 c + 2 i + j, h, w] = x[c, 2 h + i, 2 w + j]. It only reorders numbers, so its log-det is 0.
+
+    Example:
+        >>> z, log_det = Squeeze()(torch.arange(8.0).view(1, 1, 2, 4))
+        >>> z.shape
+        torch.Size([1, 4, 1, 2])
+        >>> z[0, :, 0, 0]  # the left block, row by row
+        tensor([0., 1., 4., 5.])
+    """
+
+    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the squeezed images, (B, 4 C, H/2, W/2), and zeros (B,); H and W must be even."""
+        return F.pixel_unshuffle(x_BCHW, 2), x_BCHW.new_zeros(len(x_BCHW))
+
+    def inverse(self, z_BCHW: Tensor) -> Tensor:
+        """Return the images before the squeeze: (B, 4 C, H, W) -> (B, C, 2 H, 2 W)."""
+        return F.pixel_shuffle(z_BCHW, 2)
 
 
 def gaussian_log_prob(z: Tensor, mean: Tensor, log_sd: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The training of flows: the loop (`trainer`), its batches, objective, augmentation, schedule and random streams.
+"""The training of flows: the loop (`trainer`), its batches, its objective and its random numbers.
 
 `glow.fit` and `glow.Trainer` are the way in. Importing this package imports no torch.
 """

@@ -1,4 +1,12 @@
-"""Random changes of images in training: mirroring and mutation. Validation and scoring use the images as they are.
+"""The random numbers of training: their seeds, and the mirroring and mutation of images.
+
+A stream is an integer that seeds a random generator. Each (seed, epoch) has three: one for the dequantization noise and
+the order of the images, one for the random flips of images, and one for their mutations. No two streams are equal, and
+none equals stream 0, which evaluation uses by default. A stream follows from its (seed, epoch), so a checkpoint need
+not hold the state of a random generator. In all functions of streams `seed` is `FitConfig.seed`, from 0 to below 2**40,
+and `epoch` counts from 0 and is below 2**20.
+
+Validation and scoring use the images as they are.
 
 The seed and the index of an image alone determine whether the image is mirrored and which of its values are replaced.
 So the changes do not depend on batches, processes or interruptions.
@@ -13,7 +21,45 @@ from torch import Tensor
 
 from glow.dequantization import uniform_noise
 
-__all__ = ["flip_half", "mutate"]
+__all__ = ["flip_half", "flip_stream", "mutate", "mutation_stream", "noise_stream"]
+
+EPOCHS = 2**20
+"""Distance between the streams of two seeds. A training must have fewer epochs."""
+
+MUTATIONS = 2**60
+"""Distance from a flip stream down to the mutation stream of the same epoch. There are fewer flip streams than this."""
+
+
+def noise_stream(seed: int, epoch: int) -> int:
+    """Return the stream of the dequantization noise and of the order of the images.
+
+    It is 1 + seed * 2**20 + epoch, which is always positive.
+
+    Example:
+        >>> noise_stream(0, epoch=0), noise_stream(1, epoch=2)
+        (1, 1048579)
+    """
+    return 1 + seed * EPOCHS + epoch
+
+
+def flip_stream(seed: int, epoch: int) -> int:
+    """Return the stream of the horizontal flips (`flip_half`), the negative of the noise stream.
+
+    Example:
+        >>> flip_stream(1, epoch=2)
+        -1048579
+    """
+    return -noise_stream(seed, epoch)
+
+
+def mutation_stream(seed: int, epoch: int) -> int:
+    """Return the stream of the mutations (`mutate`), which lies 2**60 below the flip stream.
+
+    Example:
+        >>> flip_stream(1, epoch=2) - mutation_stream(1, epoch=2) == 2**60
+        True
+    """
+    return flip_stream(seed, epoch) - MUTATIONS
 
 
 def flip_half(images_BCHW: Tensor, indices_B: Tensor, seed: int) -> Tensor:
@@ -24,7 +70,7 @@ def flip_half(images_BCHW: Tensor, indices_B: Tensor, seed: int) -> Tensor:
     Args:
         images_BCHW: (B, C, H, W) of any type.
         indices_B: int64 (B,), each image's index in its data set, on the images' device.
-        seed: the seed of the random numbers; training uses `glow.training.streams.flip_stream`. Two seeds give
+        seed: the seed of the random numbers; training uses `flip_stream`. Two seeds give
             independent choices. Do not use the seed of the dequantization noise: the choices would depend on the noise.
 
     Returns:
@@ -51,7 +97,7 @@ def mutate(images_BCHW: Tensor, indices_B: Tensor, rate: float, seed: int) -> Te
         images_BCHW: uint8 (B, C, H, W).
         indices_B: int64 (B,), each image's index in its data set, on the images' device.
         rate: the expected share of the values that are replaced, from 0 to below 1.
-        seed: the seed of the random numbers; training uses `glow.training.streams.mutation_stream`. Two seeds give
+        seed: the seed of the random numbers; training uses `mutation_stream`. Two seeds give
             independent mutations.
 
     Returns:

@@ -1,6 +1,6 @@
 """The batches of an epoch: which images they contain, in what order, and how they reach the device that trains.
 
-The order of an epoch depends on one number, its stream (a random seed, see `glow.training.streams`). There are two
+The order of an epoch depends on one number, its stream (a random seed, see `glow.training.augmentation`). There are two
 kinds of order:
 
 - The images of a tensor are shuffled all together.

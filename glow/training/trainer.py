@@ -4,9 +4,9 @@
 for control between epochs.
 
 In a process group (`torch.distributed`) every process can read all images (`glow.training.batches`), and takes its
-share of each batch. The batches, their order, the dequantization noise, and the flips and mutations of images
-(`glow.training.augmentation`) follow from (seed, epoch, image index) alone (`glow.training.streams`). So neither the
-number of processes nor an interruption changes them, and a checkpoint need not hold the state of a random generator.
+share of each batch. The batches, their order, the dequantization noise, and the flips and mutations of images follow
+from (seed, epoch, image index) alone (`glow.training.augmentation`). So neither the number of processes nor an
+interruption changes them, and a checkpoint need not hold the state of a random generator.
 
 Shapes: N images, B images in a batch or in one process's share of it, C channels, H rows, W columns.
 """
@@ -26,19 +26,17 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from glow.checkpoint import load_training_state, load_weights, save_checkpoint, save_training_state
-from glow.config import FitConfig, GlowConfig
+from glow.config import FitConfig, GlowConfig, learning_rate_at
 from glow.datasets.lazy import LazyDataset
 from glow.dequantization import uniform_noise
 from glow.distributed import all_reduce_sum, rank, world_size
 from glow.errors import TrainingDiverged
 from glow.hardware import hardware_precision, skips_when_told
 from glow.model import Glow
-from glow.training.augmentation import flip_half, mutate
+from glow.training.augmentation import flip_half, flip_stream, mutate, mutation_stream, noise_stream
 from glow.training.batches import Batch, Order, source_of
 from glow.training.epoch_results import EpochResult, StepFigures, StepResult
 from glow.training.objective import make_objective
-from glow.training.schedule import learning_rate_at
-from glow.training.streams import flip_stream, mutation_stream, noise_stream
 
 __all__ = [
     "EpochResult",

@@ -16,7 +16,7 @@ import pandas as pd
 from glow.datasets import LazyDataset
 from glow.datasets.corruptions import SEVERITIES, all_corrupted
 from glow.datasets.names import dataset_label
-from glow.figures.corruptions import batch_sizes_that_catch, corruption_grid
+from glow.figures.pictures import batch_sizes_that_catch, corruption_grid
 from glow.ood import OodResult, OodSettings, corruption_power, recommend, regret
 from glow.ood.detectors import Detector
 from jobs.errors import SpecError

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from glow.datasets import LazyDataset, open_dataset
-from glow.datasets.decode import WHITE
+from glow.datasets.base import WHITE
 from glow.datasets.names import place_of
 from glow.datasets.packed_index import read_index
 from jobs.errors import SpecError

@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glow.config import GlowConfig
+from glow.config import GlowConfig, highest_learning_rate
 from glow.datasets import describe, own_channels
 from glow.datasets.lazy import one_look
 from glow.datasets.names import absolute_dataset
-from glow.training.schedule import highest_learning_rate
 from jobs.errors import JobError, SpecError
 from jobs.outputs import Found, KeptRun, find_kept, usable_output
 from jobs.run_labels import training_name

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from glow.datasets import DatasetCorrupt, DatasetNotFound, describe, load_dataset, open_dataset, packed_bucket, status
+from glow.datasets import DatasetCorrupt, DatasetNotFound, describe, load_dataset, open_dataset, packed, status
 from glow.datasets.buckets import BucketFile, BucketFolder, in_threads
-from glow.datasets.packed_bucket import BLOCK, BlockCache, BucketShards, cache_of_this_machine
+from glow.datasets.packed import BLOCK, BlockCache, BucketShards, cache_of_this_machine
 from glow.datasets.packed_index import PackedIndex, PackedShard, PackedSplit, labels_file, shard_file, shard_fingerprint
 from glow.errors import UserError
 from glow.training.batches import MappedImages
@@ -150,7 +150,7 @@ def test_a_shard_that_is_not_as_the_index_says_is_refused(bucket):
             bucket.client.delete_object(Bucket=bucket.name, Key=key)
         else:
             bucket.put(key, content)
-        packed_bucket._offset.cache_clear()
+        packed._offset.cache_clear()
         with pytest.raises(DatasetCorrupt) as raised:
             open_dataset(name, "train").pick(torch.tensor([299]))
         assert raised.value.code == "dataset-damaged"
@@ -204,7 +204,7 @@ def test_a_bucket_that_refuses_is_not_a_data_set_without_its_files(monkeypatch, 
         for read in (
             lambda: open_dataset(f"packed:{uri}/set", "train"),
             lambda: shards.pick(torch.tensor([0])),
-            lambda: packed_bucket.read_array(folder, labels_file("train"), "fingerprint"),
+            lambda: packed.read_array(folder, labels_file("train"), "fingerprint"),
             lambda: folder.file("cat.png").open("rb"),
         ):
             with pytest.raises(DatasetNotFound, match=f"{uri}/set .*(?i:denied).*credentials") as raised:

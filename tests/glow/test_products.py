@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from glow.layers import operators, products
+from glow.layers import products
 from glow.layers.networks import FEW_CHANNELS, PlainNetwork
 from glow.layers.products import three_convolutions
 from tests.glow.flows import perturb
@@ -97,9 +97,9 @@ def test_what_gpus_and_the_compiler_get_is_the_same(monkeypatch):
 @pytest.fixture
 def lookups():
     """Forget which operators were found, since each is looked up only once per process."""
-    operators.exists.cache_clear()
+    products.exists.cache_clear()
     yield
-    operators.exists.cache_clear()
+    products.exists.cache_clear()
 
 
 def values_and_gradients(network, x):
@@ -121,8 +121,8 @@ def _noted(called: list[str], name: str, real: Callable[..., Any], *args: Any) -
 def spy(monkeypatch) -> list[str]:
     """Return a list to which the name of each private operator is added when it is called."""
     called: list[str] = []
-    assert operators.exists(operators.CONV_RELU)  # looked up before they are replaced
-    assert operators.exists(operators.LINEAR)
+    assert products.exists(products.CONV_RELU)  # looked up before they are replaced
+    assert products.exists(products.LINEAR)
     for name in ("_convolution_pointwise", "_linear_pointwise"):
         real = getattr(torch.ops.mkldnn, name)
         monkeypatch.setattr(torch.ops.mkldnn, name, partial(_noted, called, name, real))
@@ -143,20 +143,20 @@ def test_an_environment_variable_turns_it_off(monkeypatch):
 
 @pytest.mark.usefixtures("lookups")
 @pytest.mark.parametrize("how", ["gone", "other arguments", "one argument more"])
-@pytest.mark.parametrize("name", operators.SIGNATURES)
+@pytest.mark.parametrize("name", products.SIGNATURES)
 def test_an_operator_that_torch_lacks_or_changed_is_not_called(monkeypatch, name, how):
     network, x = small_network()
     expected = values_and_gradients(network, x)
-    operators.exists.cache_clear()
+    products.exists.cache_clear()
     if how == "gone":
-        monkeypatch.setitem(operators.SIGNATURES, f"{name}2", operators.SIGNATURES[name])
-        constant = next(key for key, value in vars(operators).items() if value == name)
-        monkeypatch.setattr(operators, constant, f"{name}2")
+        monkeypatch.setitem(products.SIGNATURES, f"{name}2", products.SIGNATURES[name])
+        constant = next(key for key, value in vars(products).items() if value == name)
+        monkeypatch.setattr(products, constant, f"{name}2")
         name = f"{name}2"
     else:
-        changed = {"other arguments": "Tensor Tensor int", "one argument more": f"{operators.SIGNATURES[name]} int"}
-        monkeypatch.setitem(operators.SIGNATURES, name, changed[how])
-    assert not operators.exists(name)
+        changed = {"other arguments": "Tensor Tensor int", "one argument more": f"{products.SIGNATURES[name]} int"}
+        monkeypatch.setitem(products.SIGNATURES, name, changed[how])
+    assert not products.exists(name)
     assert products.enabled() == name.startswith("mkldnn")
     with monkeypatch.context() as patched:  # ends before torch's comparison, which imports modules that use operators
         patched.setattr(torch.ops.mkldnn if name.startswith("mkldnn") else torch.ops.aten, packet(name), refused)
@@ -176,7 +176,7 @@ def refused(*args, **kwargs):
 @pytest.mark.usefixtures("lookups")
 def test_this_torch_has_the_operators():
     """Without the operators, nothing above would test them. One that a newer torch drops is reported here."""
-    assert {name: operators.exists(name) for name in operators.SIGNATURES} == dict.fromkeys(operators.SIGNATURES, True)
+    assert {name: products.exists(name) for name in products.SIGNATURES} == dict.fromkeys(products.SIGNATURES, True)
 
 
 def test_the_operators_are_what_runs(monkeypatch):
@@ -190,7 +190,7 @@ def test_bf16_runs_on_processors_that_onednn_has_no_bf16_for(monkeypatch):
     network, x = small_network()
     exact = network(x)
     network.compute_dtype = torch.bfloat16
-    monkeypatch.setattr(operators, "_onednn_has_bf16", lambda: False)
+    monkeypatch.setattr(products, "_onednn_has_bf16", lambda: False)
     called = spy(monkeypatch)
     rounded = values_and_gradients(network, x)[0]
     assert called == []

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from glow.figures.corruptions import batch_sizes_that_catch, corruption_grid
+from glow.figures.pictures import batch_sizes_that_catch, corruption_grid
 from glow.ood import (
     DETECTORS,
     OodSettings,

@@ -3,7 +3,7 @@
 import pytest
 
 from glow import FitConfig
-from glow.training.schedule import highest_learning_rate, learning_rate_at
+from glow.config import highest_learning_rate, learning_rate_at
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])

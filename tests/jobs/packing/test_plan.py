@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from glow.datasets import DatasetNotFound, LazyDataset, files, folder, load_dataset, parquet, parquet_table
+from glow.datasets import DatasetNotFound, LazyDataset, files, folder, load_dataset, parquet
 from jobs.errors import JobError, SpecError
 from jobs.packing import run as packing
 from jobs.packing.plan import prepare
@@ -423,7 +423,7 @@ def test_a_file_that_is_gone_from_a_listing_that_was_taken_over_is_named(flat, t
     plan.begin()
     in_store = object()
     monkeypatch.setattr(packing.ray, "get", {in_store: plan.looks}.get)
-    parquet_table._opened.cache_clear()  # as in another process
+    parquet._opened.cache_clear()  # as in another process
     gone = sorted(place.iterdir())[0]
     gone.unlink()
     said = [packed(plan, shard, looks=in_store) for shard in plan.shards]
