@@ -16,13 +16,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
+
 from jobs.errors import JobError
 from jobs.ray_runtime.machines import this_machine
 from jobs.system.environment import in_ray_job
 from jobs.system.helper_processes import end, start
 from jobs.system.scratch import PREFIX, SCRATCH_NAME_LENGTH, free_megabytes
 from jobs.system.signals import signals_as_interrupt
-from jobs.system.verbosity import is_verbose
+from jobs.system.verbosity import is_verbose, unheeded
 
 __all__ = [
     "LEAST_FREE_MB",
@@ -32,6 +34,7 @@ __all__ = [
     "machines_known",
     "room_for_ray",
     "set_environment",
+    "without_leftovers",
 ]
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,12 @@ ELSEWHERE = "/tmp"
 
 STOP_PATIENCE_S = 60
 """Seconds that a stopped job may take to record how it ended, before it is killed."""
+
+CLEANER = "PlacementGroupCleaner"
+"""Ray's name for the class of these processes."""
+
+MOST_JOBS = 10_000
+"""Largest number of jobs that Ray lists. By default it lists 100, and leaves out the newest without an error."""
 
 # Ray reads these when it is imported, and passes them to its workers.
 ENVIRONMENT = {
@@ -130,11 +139,54 @@ def _least_level() -> int:
 def _cluster() -> Iterator[Callable[[], None]]:
     import ray
 
-    from jobs.ray_runtime.leftover_cleaners import without_leftovers
-
     ray.init(log_to_driver=False, logging_level=_least_level())  # Ray has put the address into the environment
     with without_leftovers(), signals_as_interrupt():
         yield lambda: None
+
+
+@contextlib.contextmanager
+def without_leftovers() -> Iterator[None]:
+    """End the processes that Ray 2.60 leaves on the head of a cluster after an ablation was stopped or killed.
+
+    For a trial of several workers, Ray Train starts a process that frees the resources of the trial if its controller
+    dies. Afterwards this process should end, but it calls exit_actor() in a thread, where the call has no effect.
+    Therefore the process stays on the head forever, with 200 MB of memory.
+
+    The leftover processes of earlier drivers are ended when the `with` block starts. When it ends, this driver
+    disconnects from the cluster, and its own leftover processes are ended.
+    """
+    import ray
+    from ray.util.state import list_jobs
+
+    with unheeded(log, "processes of earlier drivers are not ended now"):  # Ray's State API may be busy
+        running = {job.job_id for job in list_jobs(filters=[("status", "=", "RUNNING")], limit=MOST_JOBS)}
+        _end(_cleaners(lambda job: job not in running))
+    own: list[psutil.Process] = []
+    try:
+        yield
+    finally:
+        job = ray.get_runtime_context().get_job_id()
+        with unheeded(log, "processes of this driver are left to the next driver"):
+            own = _cleaners(lambda of: of == job)
+        ray.shutdown()  # ends all other processes of the job
+        _end(own)
+
+
+def _cleaners(of_job: Callable[[str], bool]) -> list[psutil.Process]:
+    """Return the leftover processes on this machine that belong to certain jobs."""
+    import ray
+    from ray.util.state import list_actors
+
+    here = ray.get_runtime_context().get_node_id()
+    alive = list_actors(filters=[("class_name", "=", CLEANER), ("state", "=", "ALIVE")])
+    return [psutil.Process(actor.pid) for actor in alive if actor.node_id == here and of_job(actor.job_id)]
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with unheeded(log, f"process {process.pid} was not ended", psutil.Error):
+            if CLEANER in " ".join(process.cmdline()):
+                process.kill()
 
 
 @contextlib.contextmanager

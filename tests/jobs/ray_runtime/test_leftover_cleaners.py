@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import ray
 import ray.util.state
 
-from jobs.ray_runtime import leftover_cleaners
-from jobs.ray_runtime.leftover_cleaners import without_leftovers
+from jobs.ray_runtime import connection
+from jobs.ray_runtime.connection import without_leftovers
 
 ENDED, RUNNING, OWN = "00000003", "00000fff", "00001000"
 
@@ -23,8 +23,8 @@ def test_cleaners_of_a_running_job_stay_however_many_jobs_have_ended(monkeypatch
     monkeypatch.setattr(ray.util.state, "list_jobs", list_jobs)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_job_id=lambda: OWN))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    monkeypatch.setattr(leftover_cleaners, "_cleaners", lambda of_job: [*filter(of_job, (ENDED, RUNNING, OWN))])
-    monkeypatch.setattr(leftover_cleaners, "_end", ended.extend)
+    monkeypatch.setattr(connection, "_cleaners", lambda of_job: [*filter(of_job, (ENDED, RUNNING, OWN))])
+    monkeypatch.setattr(connection, "_end", ended.extend)
     with without_leftovers():
         assert ended == [ENDED]
     assert ended == [ENDED, OWN]
