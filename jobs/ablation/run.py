@@ -24,6 +24,7 @@ from jobs.outputs import KeptResult, claimed, find_kept, recall_trial, remember,
 from jobs.ray_runtime.event_queue import Channel
 from jobs.ray_runtime.resources import Resources
 from jobs.run_labels import ablation_description
+from jobs.run_log import logged
 from jobs.specs.ablation import AblateSpec
 from jobs.specs.base import refuse, validated
 from jobs.specs.training import TrainSpec, worker_range
@@ -59,16 +60,16 @@ def run(ablation: Ablation, planned: Plan, show: Show) -> str:
         KeyboardInterrupt: on Ctrl-C, after a message on how to resume.
     """
     show = forgiving(show)
-    show(planned)
-    for note in ablation.work.to_tell:
-        show(Noted(note))
     resources = Resources((planned.workers, planned.workers), planned.gpus, planned.cpus)
     each = {"cpus_per_worker": resources.cpus, "gpus_per_worker": resources.gpus}
     parent = ablation.open_record(each)
     place = ablation.place_of(parent)
-    with claimed(place, parent.run_id, "ablate"):
+    with claimed(place, parent.run_id, "ablate"), logged(place, parent, show) as (run_log, show):
+        show(planned)
+        for note in ablation.work.to_tell:
+            show(Noted(note))
         try:
-            with parent.running():
+            with parent.running(run_log.copy, ablation.spec.train.on_end):
                 log = open_log(ablation, resources, parent, show)
                 settled = settled_trials(ablation.spec, place)
                 finished = sorted(label for label, ended in settled.items() if ended.state == "finished")
@@ -88,7 +89,7 @@ def run(ablation: Ablation, planned: Plan, show: Show) -> str:
         except KeyboardInterrupt:
             show(AblationStopped(parent.run_id))
             raise
-    show(summary)
+        show(summary)
     return str(summary.best["run_id"])
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import sys
+import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -38,7 +40,7 @@ from jobs.display.events import (
     TrialEnded,
     TrialEvent,
 )
-from jobs.display.lines import text_of
+from jobs.display.lines import image_figures, progress_of, step_figures, text_of
 from jobs.text import JsonObject, bits, duration, json_text
 
 __all__ = [
@@ -52,6 +54,9 @@ __all__ = [
     "make_display",
     "sent_event",
 ]
+
+QUIET_S = 30.0
+"""Seconds without a line after which plain lines report the progress."""
 
 
 class Display(Protocol):
@@ -93,8 +98,12 @@ def make_display(kind: Literal["auto", "plain", "json"], table: bool = False) ->
     return LiveTable() if table else LiveBar()
 
 
-class PlainLines:
-    """A display of plain lines, such as one per epoch."""
+class EventLines:
+    """What displays of lines have in common: each event is written at once.
+
+    Args:
+        out: where the lines are written; None for standard output.
+    """
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stdout
@@ -109,14 +118,56 @@ class PlainLines:
         """Write an event, unless it has no text."""
         text = self.text(event)
         if text is not None:
-            print(text, file=self._out, flush=True)
+            self.write(text)
 
     def text(self, event: Event) -> str | None:
         """Return an event as text; None to leave it out."""
         return text_of(event)
 
+    def write(self, text: str) -> None:
+        """Write a text and a line break."""
+        print(text, file=self._out, flush=True)
 
-class JsonLines(PlainLines):
+
+class PlainLines(EventLines):
+    """A display of plain lines, such as one per epoch.
+
+    After `QUIET_S` seconds without a line, it writes one with the newest progress, so that whoever reads a file or a
+    pipe sees that the job is at work.
+    """
+
+    def __enter__(self) -> Show:
+        self._began = self._last = time.monotonic()
+        self._progress = ""
+        self._ended, self._writing = threading.Event(), threading.Lock()
+        self._thread = threading.Thread(target=self._report_progress, name="progress", daemon=True)
+        self._thread.start()
+        return self.show_or_keep
+
+    def __exit__(self, *exception: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def show_or_keep(self, event: Event) -> None:
+        """Write an event; if it is one for live displays, keep it as the newest progress."""
+        text = self.text(event)
+        if text is None:
+            self._progress = progress_of(event) or self._progress
+            return
+        with self._writing:
+            self.write(text)
+            self._progress, self._last = "", time.monotonic()
+
+    def _report_progress(self) -> None:
+        while not self._ended.wait(max(0.1, self._last + QUIET_S - time.monotonic())):
+            with self._writing, suppress(OSError, ValueError):  # the reader has gone; an event meets the same error
+                now = time.monotonic()
+                if now - self._last >= QUIET_S:
+                    text, self._progress, self._last = self._progress, "", now
+                    self.write(text or f"at work for {duration(now - self._began)}")
+
+
+class JsonLines(EventLines):
     """A display that writes every event as a JSON object, one per line."""
 
     def text(self, event: Event) -> str:
@@ -124,7 +175,7 @@ class JsonLines(PlainLines):
         return json_text(event.to_dict())
 
 
-class Wire(PlainLines):
+class Wire(EventLines):
     """A display for jobs on a cluster: it writes every event as a JSON line, which the client reads from the log."""
 
     def text(self, event: Event) -> str:
@@ -189,9 +240,7 @@ class LiveBar:
                     total=event.epochs,
                     completed=event.epoch - 1 + event.step / event.steps,
                     where=f"epoch {event.epoch}/{event.epochs}",
-                    figures=f"step {event.step}/{event.steps}  train {event.train_bits_per_dim:.3f}  "
-                    f"validation {bits(event.validation_bits_per_dim)} bits/dim  "
-                    f"{event.images_per_second:.0f} images/s  {duration(event.seconds_left)} left",
+                    figures=step_figures(event),
                     refresh=True,
                 )
             case Packing():
@@ -200,7 +249,7 @@ class LiveBar:
                     total=event.of,
                     completed=event.images,
                     where="packing",
-                    figures=f"{event.images:,}/{event.of:,} images  {event.images_per_second:.0f} images/s",
+                    figures=image_figures(event),
                     refresh=True,
                 )
             case Scoring():
@@ -209,7 +258,7 @@ class LiveBar:
                     total=event.of,
                     completed=event.images,
                     where=f"scoring {event.dataset} {event.split}",
-                    figures=f"{event.images:,}/{event.of:,} images  {event.images_per_second:.0f} images/s",
+                    figures=image_figures(event),
                     refresh=True,
                 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jobs.display.evaluation_events import Absent, Evaluating, Interpolation, Nll, Ood, Samples, Scored
+from jobs.display.evaluation_events import Absent, Evaluating, Interpolation, Nll, Ood, Samples, Scored, Scoring
 from jobs.display.events import (
     Ablating,
     AblationStopped,
@@ -15,11 +15,13 @@ from jobs.display.events import (
     Event,
     Noted,
     Packed,
+    Packing,
     Plan,
     Reported,
     Resize,
     Restart,
     Started,
+    Step,
     Stopped,
     Submitted,
     TrainResult,
@@ -46,7 +48,7 @@ from jobs.display.tables import (
 )
 from jobs.text import Row, bits, count, duration
 
-__all__ = ["sizes_sentence", "summary_markdown", "text_of"]
+__all__ = ["image_figures", "progress_of", "sizes_sentence", "step_figures", "summary_markdown", "text_of"]
 
 MOST_LABELS = 12
 """Largest number of trials that are listed before they start."""
@@ -56,6 +58,35 @@ def text_of(event: Event) -> str | None:
     """Return an event as text; None for one that only a live display shows, and for steps and resizes of a trial."""
     line = LINES.get(type(event))
     return None if line is None else line(event)
+
+
+def progress_of(event: Event) -> str | None:
+    """Return what an event without a line says about the progress of its job, in a line; None if it says nothing."""
+    match event:
+        case Step():
+            return f"epoch {event.epoch}/{event.epochs}  {step_figures(event)}"
+        case Packing():
+            return f"packing   {image_figures(event)}"
+        case Scoring():
+            return f"scoring {event.dataset} {event.split}  {image_figures(event)}"
+        case TrialEvent(said=said):
+            text = progress_of(said)
+            return None if text is None else f"[{event.trial}] {text}"
+    return None
+
+
+def step_figures(event: Step) -> str:
+    """Return the figures of a step in a line."""
+    return (
+        f"step {event.step}/{event.steps}  train {event.train_bits_per_dim:.3f}  "
+        f"validation {bits(event.validation_bits_per_dim)} bits/dim  "
+        f"{event.images_per_second:.0f} images/s  {duration(event.seconds_left)} left"
+    )
+
+
+def image_figures(event: Packing | Scoring) -> str:
+    """Return how many images are packed or scored, and the speed, in a line."""
+    return f"{event.images:,}/{event.of:,} images  {event.images_per_second:.0f} images/s"
 
 
 # Jobs on a cluster, and data.

@@ -85,7 +85,7 @@ def run(work: NllWork, show: Show) -> list[Row]:
     """
     evaluation = work.evaluation
     with evaluation_run(evaluation, "nll", show) as recorded:
-        scores = {name: table for (name, _), table in scores_of(evaluation, recorded, show).items()}
+        scores = {name: table for (name, _), table in scores_of(evaluation, recorded).items()}
         tables = {
             "nll": [_row(name, table, work) for name, table in scores.items()],
             "nll_bound": [_bound(name, table, work) for name, table in scores.items() if "nll_bound" in table],

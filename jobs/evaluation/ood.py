@@ -267,8 +267,8 @@ def run(work: OodWork, show: Show) -> OodResult:
     for sentence in work.absent:
         show(Absent(sentence))
     with evaluation_run(evaluation, "ood", show) as recorded:
-        behind = _background_scores(work, recorded, show)
-        scores = scores_of(evaluation, recorded, show)
+        behind = _background_scores(work, recorded)
+        scores = scores_of(evaluation, recorded)
         for key, table in behind.items():
             scores[key] = scores[key].assign(**{BACKGROUND: table["nll"]})
         tests = {name: scores[name, "test"] for name in (work.own, *work.others)}
@@ -316,7 +316,7 @@ def run(work: OodWork, show: Show) -> OodResult:
     return result
 
 
-def _background_scores(work: OodWork, recorded: EvaluationRun, show: Show) -> dict[tuple[str, str], pd.DataFrame]:
+def _background_scores(work: OodWork, recorded: EvaluationRun) -> dict[tuple[str, str], pd.DataFrame]:
     """Return the score tables of the background model by (label of the data set, split); none without such a model."""
     evaluation = work.evaluation
     if evaluation.background is None:
@@ -325,7 +325,7 @@ def _background_scores(work: OodWork, recorded: EvaluationRun, show: Show) -> di
     name = evaluation.background.model.name
 
     def show_name(event: Event) -> None:
-        show(replace(event, background_model=name) if isinstance(event, Scored) else event)
+        recorded.show(replace(event, background_model=name) if isinstance(event, Scored) else event)
 
     return scores_of(evaluation.background, recorded, show_name)
 

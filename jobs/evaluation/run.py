@@ -21,6 +21,7 @@ from jobs.evaluation.scoring import Scored, Table, cached, score_on_ray
 from jobs.outputs import is_remote, results_folder, usable_output
 from jobs.ray_runtime.resources import resources_for
 from jobs.run_labels import evaluation_description, evaluation_name, noted
+from jobs.run_log import logged
 from jobs.specs.base import colour
 from jobs.specs.evaluation import EvaluationSpec, NllSpec, ScoringSpec
 from jobs.tracking import tag_names
@@ -270,17 +271,24 @@ def _found(work: Evaluation[Any], tables: Sequence[Table]) -> dict[str, Scored]:
     return {scored.wanted.key: scored for scored in known if scored is not None}
 
 
-def scores_of(work: Evaluation[Any], run: EvaluationRun, show: Show) -> dict[tuple[str, str], pd.DataFrame]:
+def scores_of(
+    work: Evaluation[Any], run: EvaluationRun, show: Show | None = None
+) -> dict[tuple[str, str], pd.DataFrame]:
     """Return the score tables of an evaluation by (label of the data set, split).
 
     Tables that MLflow lacks are computed on Ray. Each is written into MLflow as soon as it is complete, so that an
     interrupted job need not compute it again.
 
+    Args:
+        work: the evaluation.
+        run: its run.
+        show: shows an event; None for that of the run.
+
     Raises:
         JobError: if workers fail, or have no room on the machines.
         TrackingError: if the store does not answer.
     """
-    spec = work.spec
+    spec, show = work.spec, show or run.show
     # Another job of the same command may have scored in the meantime what was missing at first.
     scored = dict(work.found) | _found(work, work.missing)
     for known in scored.values():
@@ -315,11 +323,12 @@ class EvaluationRun:
     Attributes:
         record: the run.
         folder: the folder whose files become artifacts of the run.
+        show: shows an event, and writes it into the log of the run.
         result: the event to show after the run has ended; set by `finish`.
     """
 
-    def __init__(self, work: Evaluation[Any], job: str, record: Record, folder: Path) -> None:
-        self.record, self.folder = record, folder
+    def __init__(self, work: Evaluation[Any], job: str, record: Record, folder: Path, show: Show) -> None:
+        self.record, self.folder, self.show = record, folder, show
         self._work, self._job = work, job
         self._scored_by: dict[str, str] = {}
         self.result: Event | None = None
@@ -388,19 +397,23 @@ def evaluation_run(work: Evaluation[Any], job: str, show: Show) -> Iterator[Eval
         The run. The block calls its method `finish` with the results.
     """
     record = _start_record(work, job)
-    show(events.Evaluating(job, work.model.name, record.name, record.run_id))
-    for note in work.notes:
-        show(Noted(note))
-    with record.running(), results_folder(work.spec.output, record.run_id) as folder:
-        run = EvaluationRun(work, job, record, folder)
-        (folder / "spec.json").write_text(work.given.model_dump_json(indent=2) + "\n")
-        if work.model.model_id is not None:
-            record.uses(work.model.model_id)
-        run.describe()
-        yield run
-        record.folder(folder)
-    if run.result is not None:
-        show(run.result)
+    with (
+        results_folder(work.spec.output, record.run_id) as folder,
+        logged(str(folder), record, show) as (run_log, show),
+    ):
+        show(events.Evaluating(job, work.model.name, record.name, record.run_id))
+        for note in work.notes:
+            show(Noted(note))
+        with record.running(run_log.copy, work.spec.on_end):
+            run = EvaluationRun(work, job, record, folder, show)
+            (folder / "spec.json").write_text(work.given.model_dump_json(indent=2) + "\n")
+            if work.model.model_id is not None:
+                record.uses(work.model.model_id)
+            run.describe()
+            yield run
+            record.folder(folder)
+        if run.result is not None:
+            show(run.result)
 
 
 def _start_record(work: Evaluation[Any], job: str) -> Record:

@@ -95,6 +95,7 @@ class EvaluationSpec(Spec):
     experiment: Text = setting("glow", "Record", "mnist-study")
     """MLflow experiment to find the model in and to record in, made if it is new."""
     tracking_uri: str | None = same_as(TrainSpec, "tracking_uri")
+    on_end: Text | None = same_as(TrainSpec, "on_end")
     output: Text = setting("outputs", "Record", "results")
     """Folder (made if it is new) for results, of which MLflow keeps a copy. If it is a bucket, MLflow alone has the
     results."""

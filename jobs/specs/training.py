@@ -207,6 +207,9 @@ class TrainSpec(Spec):
     tracking_uri: str | None = setting(None, "Record", "http://localhost:5000")
     """MLflow store: the URL of a server or database, such as sqlite:///FILE. Without it: $MLFLOW_TRACKING_URI, else
     sqlite:///mlflow.db in this folder."""
+    on_end: Text | None = setting(None, "Record", "https://example.org/ended")
+    """Address or command that is told how the run ended, also if it was killed: JSON, as the body of a POST or on
+    standard input. The run in MLflow shows it, so it must not contain a secret. Without it: nothing is told."""
     output: Text = setting("outputs", "Record", "s3://bucket/glow")
     """Folder (made if it is new) for results and checkpoints, or bucket for checkpoints. MLflow has the results in both
     cases."""

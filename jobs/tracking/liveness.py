@@ -17,20 +17,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.system.process_identity import has_ended, is_of_this_machine, this_process
 from jobs.system.verbosity import unheeded
+from jobs.tracking.on_end import tell_end
 from jobs.tracking.pages import every_run
-from jobs.tracking.tag_names import ALIVE, DRIVER, ERROR
+from jobs.tracking.tag_names import ALIVE, DRIVER, ERROR, PLACE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["GONE", "SILENT", "beating", "is_marked", "mark_dead", "signs_of_life"]
+__all__ = ["GONE", "LOG_FILES", "SILENT", "beating", "is_marked", "mark_dead", "signs_of_life"]
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,9 @@ Longer than a driver waits, at its end, for a store that does not answer (`jobs.
 GONE = "the process that drove the run ended and could not write why (kill -9, no memory, or the store's disk is full)"
 SILENT = "nothing was heard for minutes of the process that drove the run, on another machine or before a reboot"
 
+LOG_FILES = ("log.first.txt", "log.earlier.txt", "log.txt")
+"""The files of a run's log, with the oldest lines first (`jobs.run_log`)."""
+
 RUNNING_OF_OURS = f"attributes.status = 'RUNNING' and tags.`{DRIVER}` LIKE '%'"
 
 
@@ -60,14 +65,18 @@ def _now() -> str:
 
 
 @contextmanager
-def beating(client: MlflowClient, run_id: str) -> Iterator[None]:
-    """Renew the run's heartbeat during the `with` block, in a thread. An error is logged, and the next one follows."""
+def beating(client: MlflowClient, run_id: str, beside: Callable[[], None]) -> Iterator[None]:
+    """Renew the run's heartbeat during the `with` block, in a thread, and call `beside` each time.
+
+    An error is logged, and the next heartbeat follows.
+    """
     stop = threading.Event()
 
     def beat() -> None:
         while not stop.wait(BEAT_S):
             with unheeded(log, f"the heartbeat of run {run_id} failed; the next one tries again"):
                 client.set_tag(run_id, ALIVE, _now())
+                beside()
 
     thread = threading.Thread(target=beat, name="glow-alive", daemon=True)
     thread.start()
@@ -99,6 +108,16 @@ def mark_dead(client: MlflowClient, *experiment_ids: str) -> None:
             if ERROR not in run.data.tags:
                 client.set_tag(run.info.run_id, ERROR, reason)
             client.set_terminated(run.info.run_id, "FAILED", end_time=int(heard[driver] * 1000))
+            _keep_log(client, run)
+            tell_end(client, run.info.run_id)
+
+
+def _keep_log(client: MlflowClient, run: Run) -> None:
+    """Copy the log of a run to MLflow, if the run has one and this machine reads its folder."""
+    for name in LOG_FILES if PLACE in run.data.tags else ():
+        path = Path(run.data.tags[PLACE], name)
+        if path.exists():
+            client.log_artifact(run.info.run_id, str(path))
 
 
 def _why_dead(driver: str, heard: float) -> str | None:

@@ -26,6 +26,7 @@ from jobs.system.verbosity import unheeded
 from jobs.tracking import tag_names
 from jobs.tracking.liveness import beating, is_marked, signs_of_life
 from jobs.tracking.models import log_model, register
+from jobs.tracking.on_end import tell_end
 from jobs.tracking.runs import metric_history, model_of
 from jobs.tracking.store import TrackingError, check_store, client_of, open_store, sentences
 
@@ -199,17 +200,23 @@ class Record:
 
         patient(is_absence, self._patience_s, RETRY_S)(write)
 
-    def begin(self) -> None:
+    def begin(self, on_end: str | None = None) -> None:
         """Set the status of the run to RUNNING, for a new run or one that is resumed, with this process as its driver.
 
-        Tags that say why the run ended earlier are removed.
+        Tags that say why the run ended earlier, and whom to tell its end, are removed.
+
+        Args:
+            on_end: the address or command that is told how the run ends.
         """
         from mlflow.entities import RunTag
 
+        tags = signs_of_life() | ({} if on_end is None else {tag_names.ON_END: on_end})
+
         def write() -> None:
             # First, because a process that looks for dead runs would otherwise still see the previous driver.
-            self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in signs_of_life().items()])
-            for name in {tag_names.ERROR, tag_names.STOPPED} & self._client.get_run(self.run_id).data.tags.keys():
+            self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+            earlier = {tag_names.ERROR, tag_names.STOPPED, tag_names.ON_END} - tags.keys()
+            for name in earlier & self._client.get_run(self.run_id).data.tags.keys():
                 self._client.delete_tag(self.run_id, name)
             self._client.update_run(self.run_id, status="RUNNING")
 
@@ -338,8 +345,8 @@ class Record:
 
         self._write_patiently(lambda: self._client.log_inputs(self.run_id, models=[LoggedModelInput(model_id)]))
 
-    def file(self, file: Path, folder: str) -> None:
-        """Upload a file into a folder of the run's artifacts."""
+    def file(self, file: Path, folder: str | None = None) -> None:
+        """Upload a file into a folder of the run's artifacts, or beside them."""
         self._write_patiently(lambda: self._client.log_artifact(self.run_id, str(file), folder))
 
     def table(self, table: pd.DataFrame, path: str) -> None:
@@ -397,7 +404,9 @@ class Record:
             yield
 
     @contextmanager
-    def running(self, system_metrics: bool = True) -> Iterator[None]:
+    def running(
+        self, beside: Callable[[], None] = lambda: None, on_end: str | None = None, system_metrics: bool = True
+    ) -> Iterator[None]:
         """Set the run RUNNING, and write how it ended when the `with` block ends, whatever ends it.
 
         The status is FINISHED if the block ends without an exception, KILLED after Ctrl-C, and FAILED after any other
@@ -405,6 +414,8 @@ class Record:
         does not answer at the end, the run stays RUNNING until the next command marks it.
 
         Args:
+            beside: is called with each heartbeat, in a thread.
+            on_end: the address or command that is told how the run ended, whoever writes the end.
             system_metrics: whether to record this machine's system metrics.
 
         Raises:
@@ -415,8 +426,8 @@ class Record:
         cause: str | None = None
         tell_helpers(json.dumps([self._uri, self._run.info.experiment_id]))
         try:
-            self.begin()
-            with beating(self._client, self.run_id), self.system_metrics() if system_metrics else nullcontext():
+            self.begin(on_end)
+            with beating(self._client, self.run_id, beside), self.system_metrics() if system_metrics else nullcontext():
                 yield
             status = "FINISHED"
         except KeyboardInterrupt:
@@ -428,9 +439,11 @@ class Record:
         finally:
             if status == "FINISHED":
                 self.finish(status)
+                tell_end(self._client, self.run_id)
             else:  # the caller gets its error, even if the store fails now too
                 with unheeded(log, "how the run ended could not be written", TrackingError):
                     self._with_patience(END_PATIENCE_S)._end(status, cause)
+                    tell_end(self._client, self.run_id)
             tell_helpers("")
 
     def finish(self, status: Status) -> None:

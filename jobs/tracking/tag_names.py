@@ -32,6 +32,12 @@ MODEL = "glow.model"
 MODEL_DIGEST = "glow.model_digest"
 """Digest of a model's weights and configuration."""
 
+ON_END = "glow.on_end"
+"""The address or the command that is told how the run has ended."""
+
+PLACE = "glow.place"
+"""The folder of the run with its log, or its URI in a bucket."""
+
 RAY_JOB = "glow.ray_job"
 """On a run of a cluster: the id of its Ray job."""
 

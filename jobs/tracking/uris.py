@@ -27,6 +27,12 @@ SECRET = r"([?&][^=&]*(?:password|passwd|pwd|token|secret|key)[^=&]*=)[^&]*"
 """Matches a query parameter whose name suggests a secret; group 1 is everything before its value."""
 
 
+SECRET_NAME = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|ACCESS_KEY|API_KEY|CREDENTIAL", re.IGNORECASE)
+"""Matches the names of environment variables whose values are secrets."""
+
+SECRET_LENGTH = 6
+"""Least length of such a value: shorter ones, such as 1, are no secrets, and appear in any text."""
+
 SECRET_VARIABLES = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")
 """Environment variables whose values MLflow sends to a server, and which errors can quote."""
 
@@ -98,6 +104,21 @@ def without_password(uri: str) -> str:
     # The password ends at the last @, as database clients read it: it may contain a / or # that was not escaped.
     uri = re.sub(r"^([^:/?#]+://[^:/?#@]*):.*@", r"\1:***@", uri)
     return re.sub(SECRET, r"\1***", uri, flags=re.IGNORECASE)
+
+
+def redacted(text: str) -> str:
+    """Return a text with *** for every password in a URI, and for the values of variables whose names tell of secrets.
+
+    Example:
+        >>> redacted("cannot read https://me:secret@host/x?token=abc now")
+        'cannot read https://me:***@host/x?token=*** now'
+    """
+    text = re.sub(r"(\b[a-z][a-z0-9+.-]*://[^:/?#@\s]*):[^\s@]*@", r"\1:***@", text)
+    text = re.sub(SECRET.replace("[^&]*", r"[^&\s]*"), r"\1***", text, flags=re.IGNORECASE)
+    for name, value in os.environ.items():
+        if len(value) >= SECRET_LENGTH and SECRET_NAME.search(name):
+            text = text.replace(value, "***")
+    return text
 
 
 def without_secrets(text: str, uri: str) -> str:

@@ -206,7 +206,7 @@ def prepare(spec: TrainSpec) -> Work:
     return Work(given, spec, tracking_uri(spec.tracking_uri), config, info.original_shape, splits, notes)
 
 
-FREE = ("tracking_uri", "experiment", "data_root", "download")
+FREE = ("tracking_uri", "experiment", "data_root", "download", "on_end")
 """Settings of a resumed run that can change; those of a training that ``--help`` lists under "Compute" can too."""
 
 

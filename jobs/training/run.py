@@ -21,6 +21,7 @@ from jobs.errors import JobError
 from jobs.outputs import KeptResult, claimed, remember, results_folder
 from jobs.ray_runtime.event_queue import Channel
 from jobs.ray_runtime.resources import Resources
+from jobs.run_log import logged
 from jobs.specs.training import TrainSpec
 from jobs.system.scratch import free_megabytes
 from jobs.tracking.record import Record
@@ -59,16 +60,18 @@ def run(work: Work, resources: Resources, show: Show) -> TrainResult:
     """
     record = work.open_record()
     show = forgiving(show)
-    with claimed(work.place_of(record), record.run_id, "train"):
+    place = work.place_of(record)
+    with claimed(place, record.run_id, "train"), logged(place, record, show) as (run_log, show):
         for note in work.to_tell:
             show(Noted(note))
         try:
-            with record.running(system_metrics=False):  # the workers send the metrics of their machines
+            # The workers send the metrics of their machines.
+            with record.running(run_log.copy, work.spec.on_end, system_metrics=False):
                 result = _train(work, resources, record, show)
         except KeyboardInterrupt:
             show(Stopped(record.name, record.run_id))
             raise
-    show(result)
+        show(result)
     return result
 
 
