@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.display.displays import PlainLines
-from jobs.errors import explained
+from jobs.errors import UserError, explained
 from jobs.outputs import is_remote, open_storage
 from jobs.system.verbosity import OURS, unheeded
 from jobs.tracking import tag_names
@@ -139,8 +139,7 @@ def logged(place: str, record: Record, show: Show) -> Iterator[tuple[RunLog, Sho
             SHOWN.info("stopped by a signal")
             raise
         except BaseException as error:
-            said = explained(error) if isinstance(error, Exception) else repr(error)
-            SHOWN.error(f"glowctl: {said}", exc_info=error)
+            SHOWN.error("glowctl: %s", explained(error) if isinstance(error, UserError) else error, exc_info=error)
             raise
 
 

@@ -11,7 +11,7 @@ import typer
 
 from jobs.commands.ending import interruptible
 from jobs.commands.options import ClusterAddress, Json, TrackingUri, switch
-from jobs.errors import FAILURE, SpecError
+from jobs.errors import FAILURE, JobError, SpecError
 from jobs.tracking import tag_names
 
 if TYPE_CHECKING:
@@ -75,19 +75,55 @@ def jobs(
 
 
 def logs(
-    job: JobId,
+    job: Annotated[
+        str,
+        typer.Argument(
+            help="Run, by its name, its id or its folder; or the id of a job of the cluster, from the list of glowctl "
+            "jobs.",
+            metavar="RUN",
+        ),
+    ],
     follow: Annotated[
         bool,
         switch(
             "--follow",
-            "Show the lines so far, then new lines until the job ends, and exit with the exit code of the job.",
+            "Show the lines so far, then new lines until the run or the job ends. The exit code is that of the job; "
+            "that of a run is 0 if it finished, else 1.",
             short="-f",
         ),
     ] = False,
     address: ClusterAddress = None,
     json: Json = False,
+    tracking_uri: TrackingUri = None,
 ) -> None:
-    """Show the output of a job: its progress, as if it ran on this machine, and its errors."""
+    """Show the log of a run, past or present, also if its cluster is gone; or the output of a job of a cluster."""
+    from jobs.system.environment import address_of
+
+    missing: JobError | None = None
+    if address_of(address) is not None:
+        try:
+            raise typer.Exit(_job_log(job, follow, address, json))
+        except JobError as error:
+            if error.code not in ("job-not-found", "cluster-does-not-answer"):
+                raise
+            missing = error
+    if json:
+        raise missing or SpecError(
+            "--json shows the events of a job of a cluster, and no cluster is named",
+            remedy="add its --address, or leave out --json to see the log of a run",
+            code="no-cluster-named",
+        )
+    from jobs.browse.logs import show_log
+    from jobs.tracking.store import TrackingError
+
+    try:
+        raise typer.Exit(show_log(job, tracking_uri, follow))
+    except TrackingError as error:
+        raise missing or error from None
+
+
+def _job_log(job: str, follow: bool, address: str | None, json: bool) -> int:
+    """Show the output of a job of a cluster, and return the exit code of the command."""
     from jobs.cluster.submission import follow as follow_job
     from jobs.cluster.submission import has_trials, seen_by
     from jobs.display.displays import make_display
@@ -103,7 +139,7 @@ def logs(
             code, see = 0, seen_by(show)
             for line in cluster.log(job):
                 see(line)
-    raise typer.Exit(code)
+    return code
 
 
 def wait(job: JobId, address: ClusterAddress = None) -> None:

@@ -24,6 +24,7 @@ from jobs.run_labels import evaluation_description, evaluation_name, noted
 from jobs.run_log import logged
 from jobs.specs.base import colour
 from jobs.specs.evaluation import EvaluationSpec, NllSpec, ScoringSpec
+from jobs.system.machine_metrics import ENVIRONMENT_FILE, environment_text, machine_facts, machine_name
 from jobs.tracking import tag_names
 from jobs.tracking.record import Record
 from jobs.tracking.scores import save_scores
@@ -407,6 +408,7 @@ def evaluation_run(work: Evaluation[Any], job: str, show: Show) -> Iterator[Eval
         with record.running(run_log.copy, work.spec.on_end):
             run = EvaluationRun(work, job, record, folder, show)
             (folder / "spec.json").write_text(work.given.model_dump_json(indent=2) + "\n")
+            (folder / ENVIRONMENT_FILE).write_text(environment_text({machine_name(): machine_facts()}))
             if work.model.model_id is not None:
                 record.uses(work.model.model_id)
             run.describe()

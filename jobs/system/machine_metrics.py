@@ -1,26 +1,46 @@
-"""The free memory and the load of this machine, the latter under the names that MLflow's UI shows as system metrics."""
+"""What this machine is made of, its free memory, and its load.
+
+The load has the names that MLflow's UI shows as system metrics.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import platform
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from jobs.system.verbosity import unheeded
 
-__all__ = ["INTERVAL_S", "machine_name", "measured", "memory_left", "sampled"]
+if TYPE_CHECKING:
+    from jobs.text import JsonObject
+
+__all__ = [
+    "ENVIRONMENT_FILE",
+    "INTERVAL_S",
+    "environment_text",
+    "machine_facts",
+    "machine_name",
+    "measured",
+    "memory_left",
+    "sampled",
+]
 
 log = logging.getLogger(__name__)
 
 
 INTERVAL_S = 5.0
 """Seconds between two measurements."""
+
+ENVIRONMENT_FILE = "environment.json"
+"""Name of the file in the folder of a run that says what ran it."""
 
 MEGA = 1e6
 
@@ -31,6 +51,46 @@ CONTAINER = Path("/sys/fs/cgroup")
 def machine_name() -> str:
     """Return the network name of this machine."""
     return platform.node()
+
+
+def machine_facts() -> JsonObject:
+    """Return the processor, cores, memory and GPUs of this machine, and the versions of their driver and of CUDA."""
+    facts: JsonObject = {
+        "processor": _processor(),
+        "cores": psutil.cpu_count(),
+        "memory_megabytes": round(psutil.virtual_memory().total / MEGA),
+        "gpus": [],
+    }
+    with suppress(Exception):  # the library is not installed, or there is no GPU
+        import pynvml
+
+        pynvml.nvmlInit()
+        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        facts["gpus"] = [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
+        facts["driver"] = str(pynvml.nvmlSystemGetDriverVersion())
+        major, minor = divmod(pynvml.nvmlSystemGetCudaDriverVersion(), 1000)
+        facts["cuda"] = f"{major}.{minor // 10}"
+    return facts
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def environment_text(machines: Mapping[str, JsonObject]) -> str:
+    """Return the content of an ``environment.json``: the versions of Python and of all packages, and the machines.
+
+    Args:
+        machines: what `machine_facts` returns on each machine, by its name.
+    """
+    found = metadata.distributions()
+    packages = {name.lower(): each.version for each in found if (name := each.metadata["Name"])}
+    facts = {"python": platform.python_version(), "platform": platform.platform(), "machines": machines}
+    return json.dumps({**facts, "packages": dict(sorted(packages.items()))}, indent=2) + "\n"
 
 
 @contextmanager

@@ -345,6 +345,10 @@ class Record:
 
         self._write_patiently(lambda: self._client.log_inputs(self.run_id, models=[LoggedModelInput(model_id)]))
 
+    def text(self, content: str, path: str) -> None:
+        """Write a text as an artifact of the run, and replace the one that is at `path`."""
+        self._write_patiently(lambda: self._client.log_text(self.run_id, content, path))
+
     def file(self, file: Path, folder: str | None = None) -> None:
         """Upload a file into a folder of the run's artifacts, or beside them."""
         self._write_patiently(lambda: self._client.log_artifact(self.run_id, str(file), folder))

@@ -22,16 +22,19 @@ from glow.errors import CheckpointError
 from jobs.display.events import AttemptStarted, Epoch, Resize, Restart, Show, Started, Step, TrainResult
 from jobs.outputs import is_remote, open_storage
 from jobs.run_labels import training_description
+from jobs.run_log import WORKERS
+from jobs.system.machine_metrics import ENVIRONMENT_FILE, environment_text, machine_facts, machine_name
 from jobs.system.verbosity import unheeded
 from jobs.tracking import metric_names
 from jobs.tracking.record import Record
 from jobs.tracking.store import open_command
-from jobs.training.messages import Attempt, Machine, Message, Scores, Stored, Tested
+from jobs.training.messages import Attempt, Hardware, Logged, Machine, Message, Scores, Stored, Tested
 from jobs.training.progress import Progress, record_progress, record_samples
 from jobs.training.publish import release
 from jobs.training.samples import SampleGrid, draw_samples
 
 if TYPE_CHECKING:
+    from jobs.text import JsonObject
     from jobs.tracking.runs import Run
     from jobs.training.prepare import Work
 
@@ -67,6 +70,7 @@ class TrainingLog:
     Attributes:
         scores: the score tables of the workers. The key is the name of the split and the position, in the split, of the
             table's first image.
+        workers: number of workers of the latest attempt; 0 before the first.
         tested: the best model by validation, tested; None until the training ends.
         restarts: how often the run has been restarted or resumed.
     """
@@ -85,8 +89,9 @@ class TrainingLog:
         self._shown: dict[Attempt, AttemptStarted] = {}  # the events of attempts that `record` has not written yet
         self._steps_of_attempts: dict[Attempt, int] = {}  # steps in MLflow; the first attempt of a run is step 0
         self._with_samples: set[int] = set()  # epochs whose samples this process has recorded
+        self._machines: dict[str, JsonObject] = {}  # what each machine is made of
         self.scores: dict[tuple[str, int], pd.DataFrame] = {}
-        self._workers: int | None = None  # of the latest attempt
+        self.workers = 0
         self.tested: Tested | None = None
         self._goes_on = before is not None or work.resumed is not None
         self.restarts = 0 if before is None else int(before.data.metrics.get("restarts", 0))
@@ -111,6 +116,10 @@ class TrainingLog:
                 self.tested = message
             case Scores():
                 self.scores[message.split, message.start] = message.table
+            case Logged(text):
+                WORKERS.warning(text)
+            case Hardware(name, facts):
+                self._machines[name] = facts
 
     def record(self, message: Message) -> None:
         """Write to MLflow what the message is about: an attempt, a stored checkpoint, or the load of a machine.
@@ -133,6 +142,8 @@ class TrainingLog:
                     self.record_progress(progress, run)
             case Machine():
                 run.machine(message.name, message.figures)
+            case Hardware():
+                run.text(self._environment(), ENVIRONMENT_FILE)
 
     def record_progress(self, progress: Progress, run: Record | None = None) -> None:
         """Add to the run in MLflow the epochs and samples that it lacks.
@@ -152,8 +163,8 @@ class TrainingLog:
         The first attempt is the start. One with more workers than before is elastic growth. Any other follows the loss
         of a worker.
         """
-        before, self._workers = self._workers, attempt.workers
-        kind = Started if before is None else Resize if attempt.workers > before else Restart
+        before, self.workers = self.workers, attempt.workers
+        kind = Started if not before else Resize if attempt.workers > before else Restart
         self.restarts += kind is Restart or (kind is Started and self._goes_on)
         shown = kind(
             workers=attempt.workers,
@@ -185,8 +196,9 @@ class TrainingLog:
     def write_settings(self, folder: Path) -> None:
         """Write what it takes to repeat the run into `folder` and into MLflow.
 
-        Two files are written: ``spec.json`` has the settings as the user gave them, without the tracking URI, and
-        ``requirements.txt`` has the versions of the packages. The run in MLflow also gets its description.
+        Three files are written: ``spec.json`` has the settings as the user gave them, without the tracking URI,
+        ``requirements.txt`` has the versions of the packages that decide the result, and ``environment.json`` those of
+        all packages and the machines. The run in MLflow also gets its description.
 
         Raises:
             TrackingError: if MLflow cannot be written.
@@ -194,8 +206,13 @@ class TrainingLog:
         given = self._work.given.model_copy(update={"tracking_uri": None})
         (folder / "spec.json").write_text(given.to_json())
         (folder / "requirements.txt").write_text(_versions())
+        (folder / ENVIRONMENT_FILE).write_text(self._environment())
         self._run.folder(folder, leave_out=CHECKPOINT)
         self._run.describe(training_description(self._work.spec, self._run.run_id, notes=self._work.notes))
+
+    def _environment(self) -> str:
+        """Return the content of the file that says what ran the training, with the machines of the workers so far."""
+        return environment_text({machine_name(): machine_facts()} | self._machines)
 
     def conclude(self, progress: Progress, folder: Path, seconds: float, test_bits_per_dim: float) -> TrainResult:
         """Write the results: tables and images into `folder` and MLflow, metrics and the model into MLflow.
@@ -216,6 +233,7 @@ class TrainingLog:
         released = release(self._work, self._run, folder / CHECKPOINT, self.scores, score)
         result = self.result(progress, folder, seconds, test_bits_per_dim, released.uri)
         _write_files(result, progress, samples, folder)
+        (folder / ENVIRONMENT_FILE).write_text(self._environment())
         self._run.metrics(_final_metrics(result), result.best_epoch, released.model_id)
         self._run.folder(folder, leave_out=CHECKPOINT)  # the logged model contains the checkpoint
         self._run.describe(training_description(self._work.spec, self._run.run_id, result, self._work.notes))

@@ -20,9 +20,21 @@ if TYPE_CHECKING:
     import ray
     from ray.train import Checkpoint
 
+    from jobs.text import JsonObject
     from jobs.training.samples import SampleGrid
 
-__all__ = ["Attempt", "Machine", "Message", "Outbox", "Scores", "Stored", "Tested", "WorkerSettings"]
+__all__ = [
+    "Attempt",
+    "Hardware",
+    "Logged",
+    "Machine",
+    "Message",
+    "Outbox",
+    "Scores",
+    "Stored",
+    "Tested",
+    "WorkerSettings",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +114,27 @@ class Machine:
     figures: Mapping[str, float]
 
 
-Message = Attempt | Step | Epoch | Stored | Tested | Scores | Machine
+@dataclass(frozen=True)
+class Hardware:
+    """What a machine is made of, sent by the first worker on the machine when it starts.
+
+    Attributes:
+        name: the network name of the machine.
+        facts: what `jobs.system.machine_metrics.machine_facts` returns.
+    """
+
+    name: str
+    facts: JsonObject
+
+
+@dataclass(frozen=True)
+class Logged:
+    """An entry for the log of the run: a warning of a worker, or the traceback of its error."""
+
+    text: str
+
+
+Message = Attempt | Step | Epoch | Stored | Tested | Scores | Machine | Hardware | Logged
 
 
 class Outbox(Protocol):

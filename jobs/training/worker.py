@@ -28,13 +28,14 @@ from glow.training.trainer import StepResult, Trainer, mean_bits_per_dim
 from jobs.display.events import Epoch, Step
 from jobs.outputs import is_remote
 from jobs.specs.base import every
-from jobs.system.machine_metrics import machine_name, sampled
+from jobs.system.machine_metrics import machine_facts, machine_name, sampled
 from jobs.system.process_setup import set_up_computing
 from jobs.training.data import Splits, is_packed, open_splits
-from jobs.training.messages import Attempt, Machine, Message, Outbox, Scores, Tested, WorkerSettings
+from jobs.training.messages import Attempt, Hardware, Machine, Message, Outbox, Scores, Tested, WorkerSettings
 from jobs.training.progress import BEST, EpochFigures, Progress
 from jobs.training.samples import draw_samples
 from jobs.training.saving import SavingPlan
+from jobs.training.worker_log import logging_to
 
 __all__ = [
     "COUNTED_EPOCH",
@@ -268,14 +269,17 @@ def train_share(settings: WorkerSettings, session: Session) -> Outcome:
     """Train on this worker's share of the images until the last epoch, then score the test set.
 
     The training continues from the last checkpoint if there is one. The worker also scores its part of the training and
-    validation images (`glow.scoring.SCORED`) and sends the scores to the driver. The first worker on each machine sends
-    the load of that machine at intervals.
+    validation images (`glow.scoring.SCORED`) and sends the scores, its warnings and errors to the driver. The first
+    worker on each machine sends what the machine is made of and, at intervals, its load.
     """
 
     def tell(figures: dict[str, float]) -> None:
         settings.outbox.put(Machine(machine_name(), figures))
 
-    with sampled(tell) if session.local_rank == 0 else nullcontext():
+    worker = f"[{settings.trial}] worker {session.rank}" if settings.trial else f"worker {session.rank}"
+    with logging_to(settings.outbox, worker), sampled(tell) if session.local_rank == 0 else nullcontext():
+        if session.local_rank == 0:
+            settings.outbox.put(Hardware(machine_name(), machine_facts()))
         return _train_share(settings, session)
 
 

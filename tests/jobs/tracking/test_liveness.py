@@ -244,7 +244,7 @@ def test_a_heartbeat_goes_on_though_the_store_fails(monkeypatch):
             if len(calls) < 3:
                 raise ConnectionError("no answer")
 
-    with beating(cast(MlflowClient, Failing()), "some-run"):
+    with beating(cast(MlflowClient, Failing()), "some-run", lambda: None):
         wait_until(lambda: len(calls) > 3, every=0.01)
     after = len(calls)
     time.sleep(0.2)
@@ -263,7 +263,7 @@ def test_a_beat_that_hangs_holds_nothing_up(monkeypatch):
             hangs.wait(200)
             written.append(arguments)
 
-    with beating(cast(MlflowClient, Hanging()), "some-run"):
+    with beating(cast(MlflowClient, Hanging()), "some-run", lambda: None):
         assert begun.wait(60)
     assert not written  # the heartbeat still hangs
     hangs.set()
