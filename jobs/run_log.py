@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from jobs.display.displays import PlainLines
 from jobs.errors import UserError, explained
 from jobs.outputs import is_remote, open_storage
-from jobs.system.verbosity import OURS, unheeded
+from jobs.system.verbosity import separate_loggers, unheeded
 from jobs.tracking import tag_names
 from jobs.tracking.liveness import LOG_FILES
 from jobs.tracking.uris import redacted
@@ -42,6 +42,10 @@ SHOWN = logging.getLogger("glowctl.shown")
 
 WORKERS = logging.getLogger("glowctl.workers")
 """Receives warnings and tracebacks of workers, for the log alone."""
+
+for _logger in (SHOWN, WORKERS):
+    _logger.setLevel(logging.INFO)
+    _logger.propagate = False
 
 NOT_ON_SCREEN = ("glow", "jobs", "glowctl")
 """The loggers whose entries the screen does not show."""
@@ -156,23 +160,21 @@ def _fetch(place: str, folder: Path) -> None:
 def _written(file: LogFile) -> Iterator[None]:
     """Write into a file what the screen shows, and the warnings of all libraries, which still appear on the screen."""
     root = logging.getLogger()
-    ours = [logger for logger in map(logging.getLogger, OURS) if not logger.propagate]
-    file.addFilter(lambda entry: entry.levelno >= logging.WARNING or entry.name.startswith(NOT_ON_SCREEN))
-    screen = logging.StreamHandler()  # Python's own is used only while the root logger has no handler
+    loggers = [SHOWN, WORKERS, *separate_loggers()]
+    screen = logging.StreamHandler()  # Python's own, which is used only while the root logger has no handler
     screen.setLevel(logging.WARNING)
     screen.addFilter(lambda entry: entry.name.partition(".")[0] not in NOT_ON_SCREEN)
-    added = [file] if root.handlers else [file, screen]
-    SHOWN.setLevel(logging.INFO)
-    for logger in (root, *ours):
+    on_root = [] if root.handlers else [screen]
+    for logger in loggers:
         logger.addHandler(file)
-    if screen in added:
-        root.addHandler(screen)
+    for handler in on_root:
+        root.addHandler(handler)
     logging.captureWarnings(True)
     try:
         yield
     finally:
         logging.captureWarnings(False)
-        for logger in (root, *ours):
+        for logger in loggers:
             logger.removeHandler(file)
         root.removeHandler(screen)
         file.close()

@@ -7,13 +7,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["VERBOSE", "is_verbose", "set_up_logging", "unheeded"]
+__all__ = ["VERBOSE", "is_verbose", "separate_loggers", "set_up_logging", "unheeded"]
 
 VERBOSE = "GLOW_VERBOSE"
 """The environment variable that is set by `--verbose`; the processes that a command starts inherit it."""
 
 OURS = ("glow", "jobs")
 """The packages whose logs are shown."""
+
+LIBRARIES = ("mlflow", "ray", "ray.data", "torch")
+"""The loggers of libraries that may not pass their entries to the root logger."""
 
 
 def is_verbose() -> bool:
@@ -36,6 +39,12 @@ def set_up_logging() -> None:
         elif not logger.handlers:
             logger.addHandler(logging.NullHandler())  # without a handler, Python itself would show warnings
         logger.propagate = not is_verbose()
+
+
+def separate_loggers() -> list[logging.Logger]:
+    """Return the root logger, and the loggers of libraries that pass their entries to handlers of their own alone."""
+    named = map(logging.getLogger, (*OURS, *LIBRARIES))
+    return [logging.getLogger(), *(logger for logger in named if not logger.propagate)]
 
 
 @contextmanager

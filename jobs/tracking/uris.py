@@ -113,7 +113,7 @@ def redacted(text: str) -> str:
         >>> redacted("cannot read https://me:secret@host/x?token=abc now")
         'cannot read https://me:***@host/x?token=*** now'
     """
-    text = re.sub(r"(\b[a-z][a-z0-9+.-]*://[^:/?#@\s]*):[^\s@]*@", r"\1:***@", text)
+    text = re.sub(r"(\b[a-z][a-z0-9+.-]*://[^:/?#@\s]*):\S*@", r"\1:***@", text)
     text = re.sub(SECRET.replace("[^&]*", r"[^&\s]*"), r"\1***", text, flags=re.IGNORECASE)
     for name, value in os.environ.items():
         if len(value) >= SECRET_LENGTH and SECRET_NAME.search(name):

@@ -6,12 +6,16 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from jobs.system.verbosity import separate_loggers
 from jobs.training.messages import Logged, Outbox
 
 __all__ = ["logging_to"]
 
 MOST_ENTRIES = 1000
-"""Largest number of entries that a worker sends: a warning in every step shall fill neither the queue nor the log."""
+"""Largest number of entries that a worker sends, apart from tracebacks.
+
+A warning in every step shall fill neither the queue nor the log.
+"""
 
 
 class Sender(logging.Handler):
@@ -28,7 +32,7 @@ class Sender(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send an entry. If the driver has ended, the entry is lost."""
-        if self._left > 0:
+        if self._left > 0 or record.exc_info:
             self._left -= 1
             with suppress(Exception):
                 self._outbox.put(Logged(f"{self._worker}: {self.format(record)}"))
@@ -42,14 +46,16 @@ def logging_to(outbox: Outbox, worker: str) -> Iterator[None]:
         outbox: the queue to the driver.
         worker: the name of this worker, with which each entry begins.
     """
-    sender, root = Sender(outbox, worker), logging.getLogger()
-    root.addHandler(sender)
+    sender, loggers = Sender(outbox, worker), separate_loggers()
+    for logger in loggers:
+        logger.addHandler(sender)
     logging.captureWarnings(True)
     try:
         yield
     except Exception:
-        root.error("the worker stops", exc_info=True)
+        logging.getLogger().error("the worker stops", exc_info=True)
         raise
     finally:
         logging.captureWarnings(False)
-        root.removeHandler(sender)
+        for logger in loggers:
+            logger.removeHandler(sender)

@@ -13,7 +13,8 @@ from mlflow.entities import Run
 
 from jobs.tracking.registry import registered_versions
 from jobs.tracking.runs import child_runs, experiment_runs, recorded_images
-from jobs.tracking.store import TrackingError, open_store
+from jobs.tracking.store import TrackingError, client_of, open_store
+from jobs.tracking.tag_names import DRIVER
 from jobs.tracking.uris import sqlite_path
 from jobs.training.progress import IN_MLFLOW
 
@@ -29,7 +30,14 @@ MEASURED = {
 OF_ATTEMPTS = {"restarts", "workers", "startup_seconds"}
 """Metrics of which an interrupted run has more points."""
 
-OF_THE_PLACE = {"glow.alive", "glow.driver", "glow.source_changed", "mlflow.source.git.commit", "mlflow.user"}
+OF_THE_PLACE = {
+    "glow.alive",
+    "glow.driver",
+    "glow.place",
+    "glow.source_changed",
+    "mlflow.source.git.commit",
+    "mlflow.user",
+}
 """Tags that depend on the process, the machine, or the moment."""
 
 NAMES = re.compile(r"\b[0-9a-f]{32}\b|models:/[\w-]+/\d+")
@@ -80,6 +88,13 @@ def trials_of(uri: str, run: Run) -> dict[str, Run]:
     labels = [trial.data.tags["glow.trial"] for trial in trials]
     assert len(set(labels)) == len(labels), labels
     return dict(zip(labels, trials, strict=True))
+
+
+def end_driver(uri: str, run_id: str) -> None:
+    """Make a run look as if the process that drives it, which is of this machine, had been killed."""
+    client = client_of(uri)
+    place, pid, _ = client.get_run(run_id).data.tags[DRIVER].rsplit(" ", 2)
+    client.set_tag(run_id, DRIVER, f"{place} {pid} 1")  # another process has this number now
 
 
 def points_of(uri: str, run: Run) -> dict[str, list[tuple[int, float]]]:
