@@ -174,7 +174,7 @@ def tables_of(client: MlflowClient, run: Run) -> dict[str, list[dict[Any, Any]]]
     with tempfile.TemporaryDirectory() as folder:
         for path in artifacts_of(client, run):
             reader = readers.get(Path(path).suffix)
-            if reader is not None and path != "spec.json":
+            if reader is not None and path not in ("spec.json", "environment.json"):
                 table = reader(client.download_artifacts(run.info.run_id, path, folder))
                 measured = [column for column in table if column == "run_id" or column in MEASURED]
                 # NaN is not equal to itself.

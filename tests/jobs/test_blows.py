@@ -13,6 +13,7 @@ has one test for each kind of blow:
 | a disk becomes full | seed 0 of `test_a_disk_that_became_full`, as root |
 """
 
+import json
 import os
 import random
 import re
@@ -32,6 +33,7 @@ import pytest
 from mlflow.entities import Run
 from safetensors.torch import load_file
 
+from jobs.tracking.liveness import GONE
 from jobs.tracking.registry import registered_versions
 from tests.jobs.command_line import Running, alive, glowctl, wait_until
 from tests.jobs.record_facts import (
@@ -48,7 +50,8 @@ from tests.jobs.stores import free_port, mlflow_server
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
-SMALL = ("--preset", "smoke", "--per-class", "16", "--checkpoint-every", "2", "--sample-every", "3")
+TOLD = ("--on-end", "sh -c 'cat >> told && echo >> told'")
+SMALL = ("--preset", "smoke", "--per-class", "16", "--checkpoint-every", "2", "--sample-every", "3", *TOLD)
 TRAIN = ("train", *SMALL, "--epochs", "9", "--test-every", "2", "--cpus-per-worker", "1")
 ABLATE = ("ablate", *SMALL, "--epochs", "5", "--permutations", "1x1,reverse", "--seeds", "1")
 WORKERS = {1: (), 2: ("--workers-per-trial", "2", "--cpus-per-trial", "0.5")}
@@ -136,6 +139,23 @@ def brought_to_its_end(folder: Path, command: tuple[str, ...], **changes: str) -
     return run
 
 
+def check_told(folder: Path) -> None:
+    """Checks that each end of the command and of its resumption was told once, and a kill with its cause."""
+    told = [json.loads(line) for line in (folder / "told").read_text().splitlines()]
+    *killed, finished = told
+    assert finished["state"] == "finished"
+    assert [(end["state"], end["cause"]) for end in killed] in ([], [("failed", GONE)])
+
+
+def check_logged(folder: Path, run: Run) -> None:
+    """Checks that the log of a run has every epoch that the command had shown when it was struck."""
+    log = (folder / "outputs" / run.info.run_id / "log.txt").read_text()
+    shown = [
+        line for output in folder.glob("output-*.txt") for line in output.read_text().splitlines() if "epoch " in line
+    ]
+    assert [line for line in shown if line not in log] == []
+
+
 def check_nothing_stays(temporary: Path) -> None:
     assert [path.name for path in temporary.iterdir()] == []
 
@@ -159,6 +179,8 @@ def test_a_training_that_was_killed(whole_training, tmp_path, temporary, seed):
     strike(tmp_path, TRAIN, moment, signal.SIGKILL, group=False, TMPDIR=str(temporary))
     run = brought_to_its_end(tmp_path, TRAIN, TMPDIR=str(temporary))
     check_training(whole_training, tmp_path, run)
+    check_told(tmp_path)
+    check_logged(tmp_path, run)
     check_nothing_stays(temporary)
 
 
@@ -190,6 +212,8 @@ def test_an_ablation_that_was_killed(whole_ablation, tmp_path, temporary, seed):
         assert facts_of(uri_of(tmp_path), found[label]) == facts_of(uri_of(whole.folder), expected[label]), label
         check_epochs(uri_of(tmp_path), found[label])
     assert facts_of(uri_of(tmp_path), run) == whole.facts
+    check_told(tmp_path)
+    check_logged(tmp_path, run)
     check_nothing_stays(temporary)
 
 
