@@ -22,7 +22,7 @@ from jobs.display.events import Ablating, AblationStopped, Noted, Plan, Show
 from jobs.errors import JobError
 from jobs.outputs import KeptResult, claimed, find_kept, recall_trial, remember, results_folder, usable_output
 from jobs.ray_runtime.event_queue import Channel
-from jobs.ray_runtime.resources import Resources
+from jobs.ray_runtime.resources import Resources, waiting
 from jobs.run_labels import ablation_description
 from jobs.run_log import logged
 from jobs.specs.ablation import AblateSpec
@@ -75,6 +75,8 @@ def run(ablation: Ablation, planned: Plan, show: Show) -> str:
                 finished = sorted(label for label, ended in settled.items() if ended.state == "finished")
                 show(Ablating(parent.name, parent.run_id, finished, {label: e.state for label, e in settled.items()}))
                 log.complete(settled, remove_old_checkpoints(place))
+                if (wait := waiting(resources)) is not None:
+                    show(wait)
                 _run_trials(ablation, log, resources, planned.at_a_time, place, parent.run_id)
                 summary = summarize_ablation(
                     ablation.work.tracking_uri, parent, ablation.spec, place, names_champion=True

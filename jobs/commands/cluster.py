@@ -53,8 +53,9 @@ def jobs(
     json: Json = False,
 ) -> None:
     """List the jobs of a cluster, the newest first."""
-    found = _cluster(address).list_jobs()
-    rows = [_listed(job) for job in (found if every else found[:SHOWN_JOBS])]
+    cluster = _cluster(address)
+    found = cluster.list_jobs()
+    rows = [_listed(job) | _waits(cluster, job) for job in (found if every else found[:SHOWN_JOBS])]
     if json:
         for row in rows:
             typer.echo(json_lib.dumps(row))
@@ -70,6 +71,9 @@ def jobs(
         for row in rows
     ]
     typer.echo(text_table([heads, *cells], left=5))
+    for row in rows:
+        if row["waits"]:
+            typer.echo(f"{row['job']}: {row['waits']}")
     if len(rows) < len(found):
         typer.echo(f"and {len(found) - len(rows)} older: --all lists them")
 
@@ -227,6 +231,18 @@ def _listed(job: JobDetails) -> JsonObject:
         "what": about.get(tag_names.TITLE, job.entrypoint),
         "user": about.get(tag_names.USER, ""),
     }
+
+
+def _waits(cluster: Cluster, job: JobDetails) -> JsonObject:
+    """Return for what a running job waits, by the last event in its output; None if it does not wait."""
+    from jobs.cluster.client import ended
+    from jobs.display.displays import sent_event
+    from jobs.display.events import Waiting
+    from jobs.display.lines import text_of
+
+    lines = [] if ended(job) else cluster.log(str(job.submission_id))
+    last = next((event for line in reversed(lines) if (event := sent_event(line)) is not None), None)
+    return {"waits": text_of(last) if isinstance(last, Waiting) else None}
 
 
 def _status(job: JobDetails) -> str:

@@ -213,15 +213,25 @@ class Packed(Event, kind="packed"):
 
 @dataclass(frozen=True)
 class Waiting(Event, kind="waiting"):
-    """The training cannot start until the cluster has added machines.
+    """The job cannot start until other jobs have ended, or the cluster has added machines.
 
     Attributes:
-        workers: the smallest number of workers that the training needs.
-        room: number of workers that fit on the machines that run now.
+        workers: the smallest number of workers that the job needs.
+        room: number of workers that fit on the machines that run now, busy or not.
+        cpus: number of cores per worker.
+        gpus: number of GPUs per worker.
+        free_cpus: number of cores that are free now, on all machines together.
+        free_gpus: number of GPUs that are free now.
+        to_come: number of machines that the cluster's autoscaler can still add.
     """
 
     workers: int
     room: int
+    cpus: Number
+    gpus: Number
+    free_cpus: Number
+    free_gpus: Number
+    to_come: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,8 +99,10 @@ def _submitted(event: Submitted) -> str:
 
 
 def _waiting(event: Waiting) -> str:
-    workers = count(event.workers, "worker")
-    return f"waiting for machines: there is room for {event.room} of {workers} now; the cluster can add machines"
+    each = count(event.cpus, "core") + (f" and {count(event.gpus, 'GPU')}" if event.gpus else "")
+    free = f"{count(event.free_cpus, 'core')} and {count(event.free_gpus, 'GPU')}"
+    can = f"the cluster can add {count(event.to_come, 'machine')}" if event.to_come else "the cluster adds no machine"
+    return f"waiting for {count(event.workers, 'worker')} with {each} each: {free} are free now, and {can}"
 
 
 def _packed(event: Packed) -> str:

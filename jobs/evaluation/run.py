@@ -19,7 +19,7 @@ from jobs.errors import SpecError
 from jobs.evaluation.find_model import TrainedModel, find_model
 from jobs.evaluation.scoring import Scored, Table, cached, score_on_ray
 from jobs.outputs import is_remote, results_folder, usable_output
-from jobs.ray_runtime.resources import resources_for
+from jobs.ray_runtime.resources import resources_for, waiting
 from jobs.run_labels import evaluation_description, evaluation_name, noted
 from jobs.run_log import logged
 from jobs.specs.base import colour
@@ -297,6 +297,8 @@ def scores_of(
     missing = list({table.key: table for table in work.tables if table.key not in scored}.values())
     if missing:
         resources = resources_for(spec, spec.workers and (spec.workers, spec.workers))
+        if (wait := waiting(resources)) is not None:
+            show(wait)
         for fresh in score_on_ray(work.model, missing, resources, spec.seed, spec.precision, show):
             save_scores(fresh.wanted.key, fresh.table, run.record)
             scored[fresh.wanted.key] = fresh

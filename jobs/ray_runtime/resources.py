@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from jobs.display.events import Waiting
 from jobs.errors import JobError
 from jobs.ray_runtime.machines import Machine, machines_to_come, machines_up
 from jobs.specs.training import TrainSpec, worker_range
+from jobs.system.environment import in_ray_job
 from jobs.text import count
 
-__all__ = ["TRIAL_REMEDY", "Resources", "resources_for", "trial_resources"]
+__all__ = ["TRIAL_REMEDY", "Resources", "resources_for", "trial_resources", "waiting"]
 
 LEAST_SHARE = 0.25
 """Smallest share of a core that a worker gets unless ``--cpus-per-worker`` says otherwise."""
@@ -65,6 +67,24 @@ class Asked(Protocol):
     @property
     def cpus_per_worker(self) -> float | None:
         """The number of cores per worker; None means 1 if workers use GPUs, else as many as fit."""
+
+
+def waiting(resources: Resources) -> Waiting | None:
+    """Return the event that a job on a cluster has to wait for its workers; None if there is room for them now.
+
+    This process must have connected to Ray.
+    """
+    import ray
+
+    if not in_ray_job():
+        return None
+    free = ray.available_resources()
+    cpus, gpus, least = free.get("CPU", 0.0), free.get("GPU", 0.0), resources.workers[0]
+    enough = cpus >= least * resources.cpus and gpus >= least * resources.gpus
+    if enough and resources.room_now >= least:
+        return None
+    to_come = len(machines_to_come())
+    return Waiting(least, resources.room_now, resources.cpus, resources.gpus, cpus, gpus, to_come)
 
 
 REMEDY = "lower --workers, --cpus-per-worker or --gpus-per-worker"

@@ -16,11 +16,11 @@ from ray.exceptions import RayActorError
 from ray.train import ControllerError, WorkerGroupError
 
 from jobs.display.displays import forgiving
-from jobs.display.events import Noted, Show, Stopped, TrainResult, Waiting
+from jobs.display.events import Noted, Show, Stopped, TrainResult
 from jobs.errors import JobError
 from jobs.outputs import KeptResult, claimed, remember, results_folder
 from jobs.ray_runtime.event_queue import Channel
-from jobs.ray_runtime.resources import Resources
+from jobs.ray_runtime.resources import Resources, waiting
 from jobs.run_log import logged
 from jobs.specs.training import TrainSpec
 from jobs.system.scratch import free_megabytes
@@ -84,8 +84,8 @@ def _train(work: Work, resources: Resources, record: Record, show: Show) -> Trai
         log.write_settings(folder)
         if before is None or not recorded_images(before):
             work.record_datasets(record)
-        if resources.room_now < resources.workers[0]:
-            show(Waiting(resources.workers[0], resources.room_now))
+        if (wait := waiting(resources)) is not None:
+            show(wait)
         with Channel(log.see, log.record) as channel:
             _fit(work, resources, record, channel, log)
         last = remove_old_checkpoints(place).get("")
