@@ -11,8 +11,6 @@ from jobs.display.events import Plan
 from jobs.ray_runtime.resources import TRIAL_REMEDY, trial_resources
 from jobs.specs.ablation import AblateSpec
 
-__all__ = ["plan"]
-
 
 def plan(spec: AblateSpec, taken: Mapping[str, float] | None = None, run_id: str | None = None) -> Plan:
     """Plan an ablation.

@@ -15,8 +15,6 @@ from jobs.outputs import KeptResult
 from jobs.specs.ablation import AblateSpec, Values
 from jobs.training.worker import COUNTED_EPOCH, SCORE
 
-__all__ = ["SeededSearch", "make_scheduler", "make_search"]
-
 TRIES = 50
 """Number of consecutive proposals of known configurations, after which an untried one is taken instead."""
 

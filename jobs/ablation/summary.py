@@ -33,19 +33,6 @@ from jobs.tracking.store import open_command
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run
 
-__all__ = [
-    "METRICS",
-    "Tables",
-    "ablation_tables",
-    "best_trial",
-    "comparison_figures",
-    "curve_table",
-    "factors_of",
-    "state_of",
-    "summarize_ablation",
-    "tables_of",
-]
-
 MOST_LINES = 9
 """The most configurations that a figure of curves shows."""
 

@@ -21,8 +21,6 @@ from jobs.system.verbosity import unheeded
 from jobs.training.progress import next_name
 from jobs.training.ray_trainer import cause_of, plain_reason
 
-__all__ = []
-
 log = logging.getLogger(__name__)
 
 TRIAL_ITSELF: dict[str, float] = {"memory": 2**20}

@@ -30,20 +30,6 @@ from jobs.tracking.store import tracking_uri, without_password
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run
 
-__all__ = [
-    "JOBS",
-    "Listed",
-    "Progress",
-    "Result",
-    "ago",
-    "facts_of",
-    "list_runs",
-    "progress_of",
-    "result_of",
-    "seconds_of",
-    "trials_of",
-]
-
 TEST, VALIDATION = metric_names.TEST, metric_names.VALIDATION
 
 MOST_LETTERS = 60

@@ -40,8 +40,6 @@ from jobs.tracking.store import open_command, tracking_uri
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run
 
-__all__ = ["show_run"]
-
 SETTINGS = {
     "train": (
         *("dataset", "permutation", "depth", "levels", "width", "coupling", "scale"),

@@ -41,18 +41,6 @@ from jobs.display.events import (
 from jobs.display.lines import text_of
 from jobs.text import JsonObject, bits, duration, json_text
 
-__all__ = [
-    "Display",
-    "JsonLines",
-    "LiveBar",
-    "LiveTable",
-    "PlainLines",
-    "Wire",
-    "forgiving",
-    "make_display",
-    "sent_event",
-]
-
 
 class Display(Protocol):
     """A context manager that yields a function to show events, and at its end restores the terminal."""

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from jobs.display.events import Event, Number
 from jobs.text import Row
 
-__all__ = ["Absent", "Evaluating", "Interpolation", "Nll", "Ood", "Samples", "Scored", "Scoring"]
-
 
 @dataclass(frozen=True)
 class Evaluating(Event, kind="evaluating"):

@@ -18,37 +18,6 @@ from glow.training.epoch_results import EpochResult, StepResult
 from jobs.errors import UserError
 from jobs.text import JsonObject, Row
 
-__all__ = [
-    "KINDS",
-    "OF_TRIAL",
-    "Ablating",
-    "AblationStopped",
-    "AblationSummary",
-    "AttemptStarted",
-    "Checked",
-    "Epoch",
-    "Event",
-    "Failed",
-    "Node",
-    "Noted",
-    "Number",
-    "Packed",
-    "Packing",
-    "Plan",
-    "Reported",
-    "Resize",
-    "Restart",
-    "Show",
-    "Started",
-    "Step",
-    "Stopped",
-    "Submitted",
-    "TrainResult",
-    "TrialEnded",
-    "TrialEvent",
-    "Waiting",
-]
-
 OF_TRIAL = "trial_"
 """The prefix, in JSON, of the names of events that come from the training of a trial."""
 

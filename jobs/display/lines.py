@@ -46,8 +46,6 @@ from jobs.display.tables import (
 )
 from jobs.text import Row, bits, count, duration
 
-__all__ = ["sizes_sentence", "summary_markdown", "text_of"]
-
 MOST_LABELS = 12
 """Largest number of trials that are listed before they start."""
 

@@ -17,30 +17,6 @@ from typing import ClassVar
 from jobs.specs.ablation import values_label
 from jobs.text import Row, bits, count, plain, text_table
 
-__all__ = [
-    "AUROC_NOTE",
-    "Cell",
-    "Table",
-    "as_markdown",
-    "as_text",
-    "auroc",
-    "auroc_table",
-    "bound_table",
-    "caught_table",
-    "class_table",
-    "configuration_table",
-    "control_sentence",
-    "detectors_of",
-    "difference_table",
-    "ends_sentence",
-    "escaped",
-    "nll_table",
-    "passing_sentence",
-    "regret_table",
-    "settings_sentence",
-    "share_table",
-]
-
 BY_LEVEL = ("log_prior_", "log_det_")
 """Prefixes of detectors of a single level, which only the tables in MLflow have."""
 

@@ -39,8 +39,6 @@ from jobs.ray_runtime.resources import resources_for
 from jobs.specs.evaluation import InterpolateSpec
 from jobs.text import count
 
-__all__ = ["InterpolateWork", "prepare", "run"]
-
 ROWS = 10
 """Number of pairs that a worker decodes at once, which bounds its memory."""
 

@@ -32,8 +32,6 @@ from jobs.evaluation.run import (
 from jobs.specs.evaluation import NllSpec
 from jobs.text import Row, bits
 
-__all__ = ["NllWork", "prepare", "run"]
-
 
 @dataclass(frozen=True)
 class NllWork:

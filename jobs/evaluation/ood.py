@@ -54,8 +54,6 @@ from jobs.text import Row, count, rows_of
 from jobs.tracking import tag_names
 from jobs.tracking.record import Record
 
-__all__ = ["OodWork", "prepare", "run"]
-
 MADE = ("noise", "constant")
 """Data sets that are generated, so that every machine has them."""
 

@@ -23,8 +23,6 @@ from jobs.errors import SpecError
 from jobs.specs.evaluation import CORRUPTIONS, OodSpec
 from jobs.text import Row, rows_of
 
-__all__ = ["Drift", "corrupted_images", "draw_drift", "drift"]
-
 RECOMMENDED_BY = 300
 """Number of held-out images per corruption, at severity `MIDDLE`, by which a detector is recommended."""
 

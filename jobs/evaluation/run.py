@@ -28,22 +28,6 @@ from jobs.tracking.record import Record
 from jobs.tracking.scores import save_scores
 from jobs.tracking.store import open_command, tracking_uri, without_password
 
-__all__ = [
-    "Evaluation",
-    "EvaluationRun",
-    "background",
-    "data_root_of",
-    "described",
-    "evaluation_run",
-    "left_out_of",
-    "opened",
-    "prepare_evaluation",
-    "scores_of",
-    "trained_on",
-    "with_notes",
-    "with_tables",
-]
-
 Spec = TypeVar("Spec", bound=EvaluationSpec)
 
 GRADIENT_REFERENCES = 2000

@@ -30,8 +30,6 @@ from jobs.evaluation.scoring import model_on, put_model, result_of
 from jobs.ray_runtime.resources import resources_for
 from jobs.specs.evaluation import SampleSpec
 
-__all__ = ["SampleWork", "prepare", "run"]
-
 AT_ONCE = 250
 """Number of images that a worker draws at once, which bounds its memory."""
 

@@ -31,8 +31,6 @@ from jobs.ray_runtime.resources import Resources
 from jobs.system.process_setup import set_up_computing
 from jobs.tracking.scores import find_scores, key_of, labelled
 
-__all__ = ["Scored", "Table", "cached", "model_on", "put_model", "result_of", "score_on_ray"]
-
 RETRIES = 3
 """Number of times that Ray runs a shard again after its worker died."""
 

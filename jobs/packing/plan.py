@@ -45,8 +45,6 @@ from jobs.specs.base import colour
 from jobs.specs.request import PackSpec
 from jobs.text import JsonObject
 
-__all__ = ["LEFT_OUT", "SKIPPED", "Plan", "prepare", "refusal"]
-
 SKIPPED = (ImageUnreadable, ImageRefused)
 """The errors of images that ``--on-error skip`` leaves out, which are the same on every machine and at every time."""
 

@@ -44,8 +44,6 @@ from jobs.specs.base import colour
 from jobs.specs.request import PackSpec
 from jobs.system.process_setup import set_up_process
 
-__all__ = ["Readers", "readers_for", "run"]
-
 Looks = ray.ObjectRef
 """`Plan.looks` in Ray's object store."""
 

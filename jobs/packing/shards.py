@@ -20,11 +20,6 @@ from glow.datasets.packed_index import shard_file
 from jobs.errors import JobError
 from jobs.text import megabytes
 
-__all__ = [
-    "Destination", "Done", "Shard", "destination_of", "done_file", "files_gone", "listing_of", "npy", "source_of",
-    "stamps_of",
-]  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Shard:

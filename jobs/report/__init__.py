@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from jobs.display.events import Reported
     from jobs.report.document import Report
 
-__all__ = ["make"]
-
 HTML, MARKDOWN = "report.html", "report.md"
 
 

@@ -40,8 +40,6 @@ from jobs.tracking.runs import metric_history, recorded_images, recorded_sizes
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run
 
-__all__ = ["data_section", "nll_section", "settings_in_words"]
-
 WORDS = {
     "depth": "depth K =",
     "levels": "levels L =",

@@ -22,25 +22,6 @@ from PIL import Image
 from glow.figures.pictures import image_grid
 from jobs.display.tables import Table, as_markdown, escaped
 
-__all__ = [
-    "IMAGES",
-    "Block",
-    "Bullets",
-    "Gap",
-    "Note",
-    "Picture",
-    "Pictures",
-    "Report",
-    "Section",
-    "Text",
-    "grid_picture",
-    "html",
-    "markdown",
-    "png_picture",
-    "stored_picture",
-    "svg_picture",
-]
-
 IMAGES = "report-images"
 """Name of the folder, next to the Markdown file, that holds its pictures."""
 

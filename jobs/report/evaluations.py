@@ -49,8 +49,6 @@ from jobs.tracking import metric_names, tag_names
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run
 
-__all__ = ["benchmark_section", "interpolation_section", "nll_section", "ood_section", "samples_section"]
-
 PREFERRED_TEMPERATURE = 0.7
 """The recorded temperature nearest to this one is shown."""
 

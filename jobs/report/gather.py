@@ -35,22 +35,6 @@ if TYPE_CHECKING:
     from jobs.text import JsonObject
     from jobs.tracking.runs import Run
 
-__all__ = [
-    "EVALUATIONS",
-    "Material",
-    "Model",
-    "Reader",
-    "Study",
-    "best_training",
-    "bits_of",
-    "comparable",
-    "dataset_of",
-    "gather",
-    "images_of",
-    "job_of",
-    "spec_of",
-]
-
 EVALUATIONS = ("nll", "sample", "interpolate", "ood")
 """Kinds of evaluations, as in the tag `glow.job`."""
 
