@@ -18,17 +18,7 @@ from glow.ood.statistics import Estimate, mean_interval
 from jobs.display.evaluation_events import Nll
 from jobs.display.events import Show
 from jobs.display.tables import as_markdown, nll_table
-from jobs.evaluation.run import (
-    Evaluation,
-    described,
-    evaluation_run,
-    opened,
-    prepare_evaluation,
-    scores_of,
-    trained_on,
-    with_notes,
-    with_tables,
-)
+from jobs.evaluation.run import Evaluation, evaluation_run, prepare_evaluation
 from jobs.specs.evaluation import NllSpec
 from jobs.text import Row, bits
 
@@ -59,13 +49,13 @@ def prepare(spec: NllSpec) -> NllWork:
             folder cannot be used.
     """
     work = prepare_evaluation(spec)
-    datasets = [absolute_dataset(name) for name in spec.datasets or (trained_on(work),)]
+    datasets = [absolute_dataset(name) for name in spec.datasets or (work.trained_on,)]
     images: dict[tuple[str, str], LazyDataset] = {
-        (name, spec.split): opened(work, name, spec.split) for name in datasets
+        (name, spec.split): work.opened(name, spec.split) for name in datasets
     }
-    infos = {dataset_label(name): described(work, name) for name in datasets}
+    infos = {dataset_label(name): work.described(name) for name in datasets}
     return NllWork(
-        with_notes(with_tables(work, images), images.values(), infos.values()),
+        work.with_tables(images).with_notes(images.values(), infos.values()),
         {label: info.class_names for label, info in infos.items()},
         {label: info.padding for label, info in infos.items()},
     )
@@ -83,7 +73,7 @@ def run(work: NllWork, show: Show) -> list[Row]:
     """
     evaluation = work.evaluation
     with evaluation_run(evaluation, "nll", show) as recorded:
-        scores = {name: table for (name, _), table in scores_of(evaluation, recorded, show).items()}
+        scores = {name: table for (name, _), table in evaluation.scores(recorded, show).items()}
         tables = {
             "nll": [_row(name, table, work) for name, table in scores.items()],
             "nll_bound": [_bound(name, table, work) for name, table in scores.items() if "nll_bound" in table],
@@ -91,13 +81,11 @@ def run(work: NllWork, show: Show) -> list[Row]:
         }
         for name, rows in tables.items():
             if rows:
-                table = pd.DataFrame(rows)
-                table.to_parquet(recorded.folder / f"{name}.parquet", index=False)
-                recorded.record.table(table, f"{name}.json")
+                recorded.table(pd.DataFrame(rows), name)
         rows, bounds, per_class = tables.values()
         title = f"NLL of {evaluation.spec.split} images under {evaluation.model.title}"
         everything = pd.concat(scores.values(), ignore_index=True)
-        nll_histogram(everything, title).savefig(recorded.folder / "nll_histogram.png", dpi=120)
+        recorded.figure(nll_histogram(everything, title), "nll_histogram")
         recorded.record.metrics({f"bits_per_dim/{row['dataset']}": row["bits_per_dim"] for row in rows})
         recorded.record.metrics({f"bits_per_dim_bound/{row['dataset']}": row["bits_per_dim"] for row in bounds})
         result = Nll(
