@@ -19,8 +19,7 @@ from glow.dequantization import reduced
 from glow.figures.pictures import image_rows
 from glow.interpolation import Mode, interpolate
 from glow.model import Precision
-from jobs.display.evaluation_events import Interpolation
-from jobs.display.events import Show
+from jobs.display.events import Interpolation, Show
 from jobs.display.tables import ends_sentence
 from jobs.errors import SpecError
 from jobs.evaluation.run import Evaluation, evaluation_run, prepare_evaluation

@@ -15,8 +15,7 @@ from glow.datasets import LazyDataset
 from glow.datasets.names import absolute_dataset, dataset_label
 from glow.figures.pictures import nll_histogram
 from glow.ood.statistics import Estimate, mean_interval
-from jobs.display.evaluation_events import Nll
-from jobs.display.events import Show
+from jobs.display.events import Nll, Show
 from jobs.display.tables import as_markdown, nll_table
 from jobs.evaluation.run import Evaluation, evaluation_run, prepare_evaluation
 from jobs.specs.evaluation import NllSpec

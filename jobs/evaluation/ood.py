@@ -43,8 +43,7 @@ from glow.ood import (
 )
 from glow.ood.calibration import least_held_out
 from glow.ood.detectors import BACKGROUND, Detector
-from jobs.display.evaluation_events import Absent, Ood, Scored
-from jobs.display.events import Event, Show
+from jobs.display.events import Absent, Event, Ood, Scored, Show
 from jobs.display.tables import as_markdown, settings_sentence, share_table
 from jobs.errors import JobError, SpecError
 from jobs.evaluation.find_model import find_model

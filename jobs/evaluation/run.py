@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from glow.datasets import DatasetInfo, LazyDataset, describe, open_dataset
 from glow.datasets.names import absolute_dataset, dataset_label, place_of
-from jobs.display import evaluation_events as events
+from jobs.display import events
 from jobs.display.events import Event, Noted, Show
 from jobs.errors import SpecError
 from jobs.evaluation.find_model import TrainedModel, find_model

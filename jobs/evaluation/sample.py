@@ -16,8 +16,7 @@ from PIL import Image
 from glow.dequantization import not_finite, quantize
 from glow.figures.pictures import image_grid, image_rows
 from glow.model import Precision
-from jobs.display.evaluation_events import Samples
-from jobs.display.events import Show
+from jobs.display.events import Samples, Show
 from jobs.errors import SpecError
 from jobs.evaluation.run import Evaluation, evaluation_run, prepare_evaluation
 from jobs.evaluation.scoring import model_on, put_model, result_of

@@ -23,8 +23,7 @@ from glow.config import GlowConfig
 from glow.datasets import LazyDataset
 from glow.model import Glow, Precision
 from glow.scoring import SHARD, score
-from jobs.display.evaluation_events import Scoring
-from jobs.display.events import Show
+from jobs.display.events import Scoring, Show
 from jobs.errors import JobError
 from jobs.evaluation.find_model import TrainedModel
 from jobs.ray_runtime.resources import Resources
