@@ -45,7 +45,7 @@ def run(ablation: Ablation, planned: Plan, show: Show) -> str:
 
     Args:
         ablation: the ablation.
-        planned: what `jobs.ablation.plan.plan` planned for it.
+        planned: what `jobs.ablation.plan` planned for it.
         show: receives the events.
 
     Returns:
