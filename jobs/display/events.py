@@ -430,12 +430,12 @@ class AblationSummary(Recorded, kind="ablated"):
     Attributes:
         trials: number of trials.
         finished: number of trials that finished.
-        factors: the settings that vary.
-        configurations: one row per configuration: its value of each factor, and its results and costs over its seeds,
+        factors: the axes, which are the settings that vary.
+        configurations: one row per configuration: its value on each axis, and its results and costs over its seeds,
             as `glow.comparison.summarize` describes them.
-        differences: the paired differences between values of a factor, one row for each as
+        differences: the paired differences between values of an axis, one row for each as
             `glow.comparison.paired_differences` describes them.
-        conclusions: sentences on the factors.
+        conclusions: sentences on the axes.
         unfinished: sentences on the trials that did not finish.
         best: the row of the finished trial with the lowest validation NLL; None if no trial finished.
         champion: the model with the alias `champion`: its ``name`` and ``version`` in the registry, its ``run_id``, and

@@ -368,12 +368,12 @@ def _sizes(rows: Iterable[Row]) -> list[int]:
 # Ablations.
 
 
-def configuration_table(configurations: Sequence[Row], factors: Sequence[str]) -> Table:
+def configuration_table(configurations: Sequence[Row], axes: Sequence[str]) -> Table:
     """Return the table of the configurations of an ablation, which has GPU-seconds only if there are any.
 
     Args:
         configurations: rows as `glow.comparison.summarize` describes them.
-        factors: the settings that vary.
+        axes: the settings that vary.
     """
     costs = ["images_per_second", "parameters", "core_seconds"]
     costs += ["gpu_seconds"] if any(row["gpu_seconds"] > 0 for row in configurations) else []
@@ -383,7 +383,7 @@ def configuration_table(configurations: Sequence[Row], factors: Sequence[str]) -
         missing = f" of {row['seeds'] + row['unfinished']}" if row["unfinished"] else ""
         rows.append(
             [
-                values_label({factor: row[factor] for factor in factors}),
+                values_label({axis: row[axis] for axis in axes}),
                 bits(row["bits_per_dim"]),
                 _interval(bits(row["bits_per_dim_low"]), bits(row["bits_per_dim_high"])),
                 bits(row["best"]),
