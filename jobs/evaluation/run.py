@@ -23,7 +23,7 @@ from jobs.outputs import is_remote, results_folder, usable_output
 from jobs.ray_runtime.resources import resources_for
 from jobs.run_labels import evaluation_description, evaluation_name, noted
 from jobs.specs.base import colour
-from jobs.specs.evaluation import EvaluationSpec, NllSpec, ScoringSpec
+from jobs.specs.evaluation import EvaluationSpec, ScoringSpec
 from jobs.tracking import tag_names
 from jobs.tracking.record import Record
 from jobs.tracking.scores import save_scores
@@ -200,12 +200,12 @@ class Evaluation(Generic[Spec]):
                 remedy="rename one of the two folders or files",
                 code="same-data-set-label",
             )
-        samples = spec.noise_samples if isinstance(spec, NllSpec) else 1
+        how = {"seed": spec.seed, "precision": spec.precision, "noise_samples": getattr(spec, "noise_samples", 1)}
         tables = []
         for (dataset, split), lazy in images.items():
             stride = max(1, len(lazy) // GRADIENT_REFERENCES) if split == "train" else 1
-            how = (spec.seed, spec.precision, samples, stride if gradients else 0)
-            tables.append(Table.of(dataset_label(dataset), split, lazy, self.model, *how))
+            of_split = how | {"gradient_stride": stride if gradients else 0}
+            tables.append(Table.of(dataset_label(dataset), split, lazy, self.model, of_split))
         return replace(self, tables=tables, found=self._found(tables))
 
     def _found(self, tables: Sequence[Table]) -> dict[str, Scored]:
@@ -234,7 +234,7 @@ class Evaluation(Generic[Spec]):
         missing = list({table.key: table for table in self.tables if table.key not in scored}.values())
         if missing:
             resources = resources_for(spec, spec.workers and (spec.workers, spec.workers))
-            for fresh in score_on_ray(self.model, missing, resources, spec.seed, spec.precision, show):
+            for fresh in score_on_ray(self.model, missing, resources, show):
                 save_scores(fresh.wanted.key, fresh.table, run.record)
                 scored[fresh.wanted.key] = fresh
                 show(_scored_event(fresh))
