@@ -21,26 +21,28 @@ import torch
 from ray.data import DataContext, TaskPoolStrategy
 from ray.exceptions import RayError
 
-from glow.datasets import DatasetCorrupt, LazyDataset, open_dataset
+from glow.datasets import DatasetCorrupt, LazyDataset
 from glow.datasets.base import Shape
 from glow.datasets.lazy import one_look
 from glow.datasets.packed_index import shard_file, shard_fingerprint
 from jobs.display.events import Noted, Packed, Packing, Show
 from jobs.errors import JobError
-from jobs.packing.plan import SKIPPED, Plan, refusal
-from jobs.packing.shards import (
+from jobs.packing.plan import (
+    SKIPPED,
     Done,
+    Plan,
     Shard,
     destination_of,
     done_file,
     files_gone,
     listing_of,
     npy,
+    opened,
+    refusal,
     source_of,
     stamps_of,
 )
 from jobs.ray_runtime.machines import Machine, machines_up
-from jobs.specs.base import colour
 from jobs.specs.request import PackSpec
 from jobs.system.process_setup import set_up_process
 
@@ -171,14 +173,7 @@ def _changed(spec: PackSpec, shard: Shard) -> JobError:
 def _source(spec: PackSpec, split: str, image_shape: Shape, looks: Looks | None) -> LazyDataset:
     """Open a split of the source, once per process, because a process runs many tasks."""
     with one_look(_known(spec, looks)):
-        return open_dataset(
-            spec.source,
-            split,
-            spec.data_root,
-            image_shape=image_shape,
-            background=colour(spec.background),
-            refuse_other_sizes=spec.image_size is None,
-        )
+        return opened(spec, split, image_shape)
 
 
 @lru_cache(maxsize=1)
