@@ -24,7 +24,7 @@ from jobs.specs.ablation import AblateSpec
 from jobs.specs.request import EVALUATIONS
 from jobs.text import JsonObject, bits, count, duration, json_text, text_table
 from jobs.tracking import metric_names, tag_names
-from jobs.tracking.runs import JOB, TRIAL, child_runs, experiment_names, metric_history, newest_runs
+from jobs.tracking.runs import child_runs, experiment_names, metric_history, newest_runs
 from jobs.tracking.store import tracking_uri, without_password
 
 if TYPE_CHECKING:
@@ -151,9 +151,9 @@ def trials_of(uri: str, run: Run) -> list[Run]:
     Raises:
         TrackingError: if the store does not answer.
     """
-    if run.data.tags.get(JOB) != "ablate":
+    if run.data.tags.get(tag_names.JOB) != "ablate":
         return []
-    return [child for child in child_runs(uri, run) if TRIAL in child.data.tags]
+    return [child for child in child_runs(uri, run) if tag_names.TRIAL in child.data.tags]
 
 
 def seconds_of(run: Run) -> float:
@@ -194,7 +194,7 @@ def facts_of(run: Run, experiment: str, result: Result) -> JsonObject:
     return {
         "id": run.info.run_id,
         "name": run.info.run_name,
-        "job": tags.get(JOB),
+        "job": tags.get(tag_names.JOB),
         "status": run.info.status.lower(),
         "experiment": experiment,
         "dataset": tags.get(tag_names.DATASET),
@@ -225,7 +225,7 @@ def _row(listed: Listed) -> dict[str, str]:
     return {
         "id": run.info.run_id[:8],
         "run": f"{'  ' if listed.is_beneath else ''}{run.info.run_name}",
-        "job": "trial" if TRIAL in run.data.tags else run.data.tags.get(JOB, ""),
+        "job": "trial" if tag_names.TRIAL in run.data.tags else run.data.tags.get(tag_names.JOB, ""),
         "experiment": "" if listed.is_beneath else listed.experiment,
         "status": run.info.status.lower(),
         "ago": ago(run.info.start_time),
@@ -275,7 +275,7 @@ def result_of(uri: str, run: Run, trials: Sequence[Run] = ()) -> Result:
     Raises:
         TrackingError: if the store does not answer.
     """
-    job = run.data.tags.get(JOB)
+    job = run.data.tags.get(tag_names.JOB)
     if job == "ablate":
         return _of_ablation(run, trials)
     if run.info.status == "RUNNING" and job == "train":

@@ -12,10 +12,13 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from jobs.specs.ablation import values_label
-from jobs.text import Row, bits, count, plain, text_table
+from jobs.text import Row, bits, count, plain, rows_of, text_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BY_LEVEL = ("log_prior_", "log_det_")
 """Prefixes of detectors of a single level, which only the tables in MLflow have."""
@@ -26,6 +29,10 @@ AUROC_NOTE = (
     "the same images."
 )
 """How to read the intervals of AUROCs."""
+
+
+MOST_PASSING = 5
+"""The most classes that are listed as hard to detect."""
 
 
 @dataclass(frozen=True)
@@ -322,6 +329,18 @@ def caught_table(rows: Sequence[Row], largest: int) -> Table:
         ["corruption", *(f"severity {severity}" for severity in severities)],
         cells,
     )
+
+
+def passing(classes: pd.DataFrame, own: str) -> list[Row]:
+    """Return the classes of other data sets that are called OOD least often, at the smallest M; at most `MOST_PASSING`.
+
+    Args:
+        classes: the table ``ood_per_class``, as `per_class` of `glow.ood.OodResult`.
+        own: label of the model's own data set.
+    """
+    others = classes[(classes["dataset"] != own) & (classes["batch_size"] == classes["batch_size"].min())]
+    several = others.groupby("dataset")["label"].transform("nunique") > 1
+    return rows_of(others[several & (others["ratio_high"] < 1)].sort_values("ratio").head(MOST_PASSING))
 
 
 def passing_sentence(classes: Sequence[Row]) -> str:

@@ -20,14 +20,7 @@ from matplotlib.figure import Figure
 from glow.datasets import DatasetInfo, LazyDataset, dataset_names, describe, status
 from glow.datasets.corruptions import SEVERITIES, all_corrupted
 from glow.datasets.names import absolute_dataset, dataset_label
-from glow.figures.pictures import (
-    batch_sizes_that_catch,
-    corruption_grid,
-    nll_histogram,
-    ood_ratio_curve,
-    per_class_bars,
-    roc_curves,
-)
+from glow.figures import pictures
 from glow.ood import (
     DETECTORS,
     OodResult,
@@ -44,7 +37,7 @@ from glow.ood import (
 from glow.ood.calibration import least_held_out
 from glow.ood.detectors import BACKGROUND, Detector
 from jobs.display.events import Absent, Event, Ood, Scored, Show
-from jobs.display.tables import as_markdown, settings_sentence, share_table
+from jobs.display.tables import as_markdown, passing, settings_sentence, share_table
 from jobs.errors import JobError, SpecError
 from jobs.evaluation.find_model import find_model
 from jobs.evaluation.run import Evaluation, EvaluationRun, evaluation_run, prepare_evaluation
@@ -309,7 +302,7 @@ def run(work: OodWork, show: Show) -> OodResult:
             in_distribution=work.own,
             rows=rows_of(result.ratios),
             control=rows_of(result.control),
-            passing=_passing(result, work),
+            passing=[] if result.per_class.empty else passing(result.per_class, work.own),
             recommended=found.recommended,
             regret=found.regret,
             caught=found.caught,
@@ -369,8 +362,8 @@ def _figures(
     """Yield names of files, without an ending, and figures."""
     model, alpha = work.evaluation.model.title, work.settings.alpha
     everything = pd.concat(tests.values(), ignore_index=True)
-    yield "nll_histogram", nll_histogram(everything, f"NLL of test images under {model}")
-    yield "ood_ratio", ood_ratio_curve(result.power, f"Typicality test under {model}", alpha, work.own)
+    yield "nll_histogram", pictures.nll_histogram(everything, f"NLL of test images under {model}")
+    yield "ood_ratio", pictures.ood_ratio_curve(result.power, f"Typicality test under {model}", alpha, work.own)
     for m in sorted(work.settings.batch_sizes):
         curves = {}
         own = result.statistics["typicality", work.own, m]
@@ -378,17 +371,17 @@ def _figures(
             curve = roc_curve(own, result.statistics["typicality", name, m])
             row = result.ratios.query("detector == 'typicality' and dataset == @name and batch_size == @m").iloc[0]
             curves[name] = (curve.false_positives, curve.true_positives, float(row["auroc"]))
-        yield f"roc-M{m}", roc_curves(curves, f"{work.own} against others by typicality, M = {m}")
+        yield f"roc-M{m}", pictures.roc_curves(curves, f"{work.own} against others by typicality, M = {m}")
     smallest = min(work.settings.batch_sizes)
     for name in (work.own, *work.others):
         rows = result.per_class[(result.per_class["dataset"] == name) & (result.per_class["batch_size"] == smallest)]
         if len(rows) > 1:
             title = f"{name}: called OOD by typicality, M = {smallest}, by class"
-            yield f"per_class-{name}", per_class_bars(rows, title, alpha)
+            yield f"per_class-{name}", pictures.per_class_bars(rows, title, alpha)
     if "ood_corruptions" in found.tables:
         for detector, rows in found.tables["ood_corruptions"].groupby("detector", sort=False):
             title = f"Corruptions that the detector {detector} notices, {model}"
-            yield f"corruptions-{detector}", corruption_grid(rows, title)
+            yield f"corruptions-{detector}", pictures.corruption_grid(rows, title)
 
 
 def _metrics(result: OodResult, scores: Mapping[tuple[str, str], pd.DataFrame], work: OodWork) -> dict[str, float]:
@@ -406,16 +399,6 @@ def _metrics(result: OodResult, scores: Mapping[tuple[str, str], pd.DataFrame], 
     for (name, split), table in scores.items():
         metrics[f"non_finite/{name}/{split}"] = float((~table["finite"]).sum())
     return metrics
-
-
-def _passing(result: OodResult, work: OodWork) -> list[Row]:
-    """Return up to five classes of other data sets that are called OOD least often, at the smallest M."""
-    rows = result.per_class
-    if rows.empty:
-        return []
-    rows = rows[(rows["dataset"] != work.own) & (rows["batch_size"] == min(work.settings.batch_sizes))]
-    several = rows.groupby("dataset")["label"].transform("nunique") > 1
-    return rows_of(rows[several & (rows["ratio_high"] < 1)].sort_values("ratio").head(5))
 
 
 def _result_line(result: OodResult, work: OodWork) -> str:
@@ -516,7 +499,7 @@ def drift(work: OodWork, detectors: list[Detector], scores: Scores, result: OodR
 
 
 def _caught(power: pd.DataFrame) -> list[Row]:
-    least = batch_sizes_that_catch(power)
+    least = pictures.batch_sizes_that_catch(power)
     return [
         {"corruption": str(corruption), "batch_sizes": [int(m) if np.isfinite(m) else None for m in row]}
         for corruption, row in zip(least.index, least.to_numpy(), strict=True)

@@ -16,17 +16,7 @@ from matplotlib.figure import Figure
 from glow.comparison import conclusions, unfinished
 from glow.datasets.names import dataset_label
 from glow.figures.pictures import nll_curve
-from jobs.ablation.summary import (
-    Tables,
-    ablation_tables,
-    axes_of,
-    best_trial,
-    comparison_figures,
-    metrics_by_epoch,
-    tables_of,
-    trial_columns,
-    trial_row,
-)
+from jobs.ablation import summary
 from jobs.display.tables import Table, configuration_table, difference_table
 from jobs.errors import SpecError
 from jobs.report.document import Block, Bullets, Note, Pictures, Section, Text, svg_picture
@@ -175,17 +165,15 @@ def nll_section(study: Study, reader: Reader, anchor: str) -> tuple[Section | No
         reader: reads the artifacts of the runs.
         anchor: target of links to the section, unique in the report.
     """
-    blocks: list[Block] = []
-    said: list[str] = []
     label = dataset_label(study.dataset)
-    for index, ablation in enumerate(study.ablations):
-        made = _of_ablation(ablation, study, reader, f"{label}-ablation-{index + 1}")
-        blocks += made[0]
-        said += made[1]
-    if not study.ablations and study.trainings:
-        made = _of_trainings(study, reader, f"{label}-trainings")
-        blocks += made[0]
-        said += made[1]
+    parts = [
+        _of_ablation(ablation, study, reader, f"{label}-ablation-{number}")
+        for number, ablation in enumerate(study.ablations, start=1)
+    ]
+    if not parts and study.trainings:
+        parts.append(_of_trainings(study, reader, f"{label}-trainings"))
+    blocks = [block for of_part, _ in parts for block in of_part]
+    said = [sentence for _, of_part in parts for sentence in of_part]
     return (Section("Negative log-likelihood (NLL)", anchor, [*blocks, *reader.notes()]) if blocks else None), said
 
 
@@ -198,8 +186,8 @@ def _of_ablation(ablation: Run, study: Study, reader: Reader, name: str) -> Comp
         spec = validated(AblateSpec, spec_of(ablation))
     except (SpecError, ValueError) as error:
         return [Note(f"The settings of ablation {ablation.info.run_name} cannot be read ({error}).")], []
-    axes = axes_of(spec)
-    tables = ablation_tables(reader.uri, ablation, spec)
+    axes = summary.axes_of(spec)
+    tables = summary.ablation_tables(reader.uri, ablation, spec)
     varied = [axis.replace("_", " ") for field, axis in AXES.items() if len(getattr(spec, field) or ()) > 1]
     over = f" over {' and '.join(varied)}" if varied else ""
     finished = int((tables.trials["state"] == "finished").sum())
@@ -260,7 +248,7 @@ def _of_comparable(readable: Sequence[Run], study: Study, reader: Reader, name: 
     if len(readable) == 1:
         return _of_one(readable[0], study, reader, name)
     trials, axes = _trial_table(readable)
-    tables = tables_of(reader.uri, trials, axes)
+    tables = summary.tables_of(reader.uri, trials, axes)
     seeds = int(trials["seed"].nunique()) if len(trials) else 0
     blocks, said = _compared(tables, axes, dataset_label(study.dataset), seeds, False, name)
     intro = (
@@ -288,8 +276,8 @@ def _trial_table(runs: Sequence[Run]) -> tuple[pd.DataFrame, list[str]]:
     rows = []
     for run, spec in zip(runs, specs, strict=True):
         values = {axis: _axis_value(spec.get(axis)) for axis in axes}
-        rows.append(trial_row(run, run.info.run_name, {**values, "seed": spec.get("seed", 0)}))
-    table = pd.DataFrame(rows, columns=trial_columns(axes))
+        rows.append(summary.trial_row(run, run.info.run_name, {**values, "seed": spec.get("seed", 0)}))
+    table = pd.DataFrame(rows, columns=summary.trial_columns(axes))
     table = table.sort_values("state", key=lambda state: state != "finished", kind="stable")
     table = table.drop_duplicates([*axes, "seed"]).sort_index()
     return table.iloc[::-1].reset_index(drop=True), axes
@@ -302,7 +290,7 @@ def _axis_value(value: Any) -> Any:
 
 def _of_one(run: Run, study: Study, reader: Reader, name: str) -> Compared:
     metrics = {f"{split}_bits_per_dim": f"{split}/bits_per_dim" for split in ("train", "validation")}
-    history = metrics_by_epoch(reader.uri, run.info.run_id, metrics)
+    history = summary.metrics_by_epoch(reader.uri, run.info.run_id, metrics)
     test = run.data.metrics.get(metric_names.TEST, math.nan)
     if history.empty:
         return [Note(f"Training {run.info.run_name} has recorded no epoch.")], []
@@ -316,10 +304,12 @@ def _of_one(run: Run, study: Study, reader: Reader, name: str) -> Compared:
     return [Text("There is only one training, so there is nothing to compare."), Pictures([picture])], said
 
 
-def _compared(tables: Tables, axes: Sequence[str], dataset: str, seeds: int, searched: bool, name: str) -> Compared:
+def _compared(
+    tables: summary.Tables, axes: Sequence[str], dataset: str, seeds: int, searched: bool, name: str
+) -> Compared:
     said = conclusions(tables.differences)
     lost = unfinished(tables.trials, axes)
-    best = best_trial(tables.trials)
+    best = summary.best_trial(tables.trials)
     if best is not None:
         said = [
             *said,
@@ -328,7 +318,7 @@ def _compared(tables: Tables, axes: Sequence[str], dataset: str, seeds: int, sea
             f"{bits(best['test_bits_per_dim'])} bits/dim.",
         ]
     blocks: list[Block] = [Bullets([*said, *lost])] if said or lost else []
-    figures = comparison_figures(tables, axes, dataset, seeds, searched)
+    figures = summary.comparison_figures(tables, axes, dataset, seeds, searched)
     pictures = [
         svg_picture(figure, f"{name}-{kind.replace('_', '-')}", _alt(kind, tables), CAPTIONS[kind])
         for kind, figure in _drawable(figures)
@@ -349,7 +339,7 @@ def _drawable(figures: Iterable[tuple[str, Figure]]) -> Iterator[tuple[str, Figu
         return
 
 
-def _alt(kind: str, tables: Tables) -> str:
+def _alt(kind: str, tables: summary.Tables) -> str:
     if kind == "nll_by_epoch":
         ends = tables.curves.sort_values("epoch").groupby("name", sort=False).tail(1)
         names = ", ".join(dict.fromkeys(str(name) for name in ends["name"]))

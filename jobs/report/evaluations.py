@@ -48,9 +48,6 @@ RECOMMENDED = (
 )
 """Sentences on the recommended detector."""
 
-MOST_PASSING = 5
-"""The most classes that are listed as hard to detect."""
-
 
 def nll_section(model: Model, reader: Reader, anchor: str, name: str) -> Section | None:
     """Return the section with the bits/dim of whole data sets under the model, or None without an NLL run."""
@@ -265,9 +262,8 @@ def _classes(classes: pd.DataFrame, own: str, alpha: float, name: str) -> Iterat
         pictures.append(svg_picture(figure, f"{name}-classes-{dataset}", f"{alt}.", caption))
     if pictures:
         yield Pictures(pictures)
-    passing = several[(several["dataset"] != own) & (several["ratio_high"] < 1)].sort_values("ratio")
-    if not passing.empty:
-        yield Text(tables.passing_sentence(rows_of(passing.head(MOST_PASSING))))
+    if passing := tables.passing(classes, own):
+        yield Text(tables.passing_sentence(passing))
 
 
 def benchmark_section(material: Material, reader: Reader, anchor: str) -> Section | None:
