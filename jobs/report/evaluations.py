@@ -26,7 +26,6 @@ from jobs.report.document import (
     Text,
     grid_picture,
     png_picture,
-    stored_picture,
     svg_picture,
 )
 from jobs.report.gather import Material, Model, Reader, Study, bits_of, dataset_of, spec_of
@@ -63,7 +62,7 @@ def nll_section(model: Model, reader: Reader, anchor: str, name: str) -> Section
     if content is not None:
         alt = "Histogram of bits/dim with one curve per data set."
         caption = f"Distribution of the bits/dim of single {split} images, one curve per data set."
-        blocks.append(Pictures([stored_picture(content, f"{name}-nll", alt, caption)]))
+        blocks.append(Pictures([Picture(f"{name}-nll.png", content, alt, caption)]))
     return Section("Likelihood of whole data sets", anchor, [*blocks, *reader.notes()])
 
 
@@ -125,7 +124,7 @@ def _while_training(run: Run, reader: Reader, name: str) -> list[Picture]:
         return []
     temperature = spec_of(run).get("temperature", PREFERRED_TEMPERATURE)
     caption = f"The last samples that the training drew, at temperature {temperature:g}."
-    return [stored_picture(content, f"{name}-samples", "Grid of generated images.", caption, pixels=True)]
+    return [Picture(f"{name}-samples.png", content, "Grid of generated images.", caption, pixels=True)]
 
 
 def interpolation_section(model: Model, reader: Reader, anchor: str, name: str) -> Section | None:
@@ -233,7 +232,7 @@ def _figures(run: Run, reader: Reader, own: str, name: str) -> Iterator[Block]:
     if histogram is not None:
         alt = "Histogram of bits/dim of test images, with one curve per data set."
         caption = "Distribution of the bits/dim of single test images, one curve per data set."
-        pictures.append(stored_picture(histogram, f"{name}-ood-nll", alt, caption))
+        pictures.append(Picture(f"{name}-ood-nll.png", histogram, alt, caption))
     if pictures:
         yield Pictures(pictures)
     classes = reader.table(run, "ood_per_class", "the OOD shares of each class")
