@@ -50,11 +50,6 @@ class InterpolateWork:
     ends: torch.Tensor
     pairs: pd.DataFrame
 
-    @classmethod
-    def of(cls, work: Evaluation[InterpolateSpec], ends: torch.Tensor, pairs: pd.DataFrame) -> InterpolateWork:
-        """Return the work, marked as one that always needs Ray, because Ray's workers make the images."""
-        return cls(replace(work, makes_images=True), ends, pairs)
-
 
 def prepare(spec: InterpolateSpec) -> InterpolateWork:
     """Find the model and the pairs of images.
@@ -74,7 +69,7 @@ def prepare(spec: InterpolateSpec) -> InterpolateWork:
         except ValueError as error:
             raise SpecError(str(error), code="image-unusable") from error
         pair = {"class_name": None, "from": spec.from_image, "to": spec.to_image}
-        return InterpolateWork.of(work, ends, pd.DataFrame([pair]))
+        return InterpolateWork(work, ends, pd.DataFrame([pair]))
     images = work.opened(work.trained_on, "test")
     work = work.with_notes([images], [work.described(work.trained_on)])
     work = replace(work, notes=(*work.notes, *_without_pairs(images, work.left_out_of(work.trained_on))))
@@ -84,7 +79,7 @@ def prepare(spec: InterpolateSpec) -> InterpolateWork:
     pairs = [
         {"class_name": images.class_names[int(images.labels[start])], "from": start, "to": end} for start, end in chosen
     ]
-    return InterpolateWork.of(work, ends, pd.DataFrame(pairs))
+    return InterpolateWork(work, ends, pd.DataFrame(pairs))
 
 
 def _choose(images: LazyDataset, pairs_per_class: int, seed: int) -> list[tuple[int, int]]:

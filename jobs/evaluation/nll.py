@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from glow.datasets import LazyDataset
+from glow.datasets import DatasetInfo
 from glow.datasets.names import absolute_dataset, dataset_label
 from glow.figures.pictures import nll_histogram
 from glow.ood.statistics import Estimate, mean_interval
@@ -28,14 +28,11 @@ class NllWork:
 
     Attributes:
         evaluation: the settings, the model, and the score tables that are needed.
-        class_names: for each data set, by its label, the names of its classes.
-        padding: for each data set, by its label, the ratio of pixels per image after padding to pixels before padding;
-            1 unless all images had one size and were padded.
+        infos: the descriptions of the data sets, by their labels.
     """
 
     evaluation: Evaluation[NllSpec]
-    class_names: dict[str, tuple[str, ...]]
-    padding: dict[str, float]
+    infos: dict[str, DatasetInfo]
 
 
 def prepare(spec: NllSpec) -> NllWork:
@@ -49,15 +46,9 @@ def prepare(spec: NllSpec) -> NllWork:
     """
     work = prepare_evaluation(spec)
     datasets = [absolute_dataset(name) for name in spec.datasets or (work.trained_on,)]
-    images: dict[tuple[str, str], LazyDataset] = {
-        (name, spec.split): work.opened(name, spec.split) for name in datasets
-    }
+    images = {(name, spec.split): work.opened(name, spec.split) for name in datasets}
     infos = {dataset_label(name): work.described(name) for name in datasets}
-    return NllWork(
-        work.with_tables(images).with_notes(images.values(), infos.values()),
-        {label: info.class_names for label, info in infos.items()},
-        {label: info.padding for label, info in infos.items()},
-    )
+    return NllWork(work.with_tables(images).with_notes(images.values(), infos.values()), infos)
 
 
 def run(work: NllWork, show: Show) -> list[Row]:
@@ -101,7 +92,7 @@ def run(work: NllWork, show: Show) -> list[Row]:
 
 
 def _row(name: str, table: pd.DataFrame, work: NllWork) -> Row:
-    padding = work.padding[name]
+    padding = work.infos[name].padding  # 1 unless all images had one size and were padded
     figures = _figures(table)
     return {
         "dataset": name,
@@ -116,7 +107,7 @@ def _class_rows(name: str, table: pd.DataFrame, work: NllWork) -> list[Row]:
     rows = []
     for label in np.unique(table["label"]).tolist():
         of_class = table[table["label"] == label]
-        named = {"dataset": name, "class_name": work.class_names[name][label], "images": len(of_class)}
+        named = {"dataset": name, "class_name": work.infos[name].class_names[label], "images": len(of_class)}
         rows.append({**named, **_figures(of_class)})
     return rows
 

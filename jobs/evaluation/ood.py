@@ -81,8 +81,7 @@ class OodWork:
     Attributes:
         evaluation: the settings, the model, and the score tables that are needed.
         settings: the settings of the tests.
-        trained_on: name of the data set that the model was trained on.
-        own: label of that data set.
+        own: label of the data set that the model was trained on.
         others: labels of the data sets that are tested against it.
         class_names: for each data set, by its label, the names of its classes.
         absent: for each data set that belongs to the default choice but is missing on this machine, a sentence on how
@@ -91,7 +90,6 @@ class OodWork:
 
     evaluation: Evaluation[OodSpec]
     settings: OodSettings
-    trained_on: str
     own: str
     others: list[str]
     class_names: dict[str, tuple[str, ...]]
@@ -155,7 +153,6 @@ def prepare(spec: OodSpec) -> OodWork:
     return OodWork(
         scored.with_notes(images.values(), infos.values()),
         settings,
-        own,
         dataset_label(own),
         [dataset_label(name) for name in others],
         {dataset_label(name): info.class_names for name, info in infos.items()},
@@ -483,7 +480,7 @@ def drift(work: OodWork, detectors: list[Detector], scores: Scores, result: OodR
     """
     tables: dict[str, pd.DataFrame] = {}
     recommended, costs, caught = None, [], []
-    name, own, spec = dataset_label(_name(work.trained_on)), work.own, work.evaluation.spec
+    name, own, spec = dataset_label(_name(work.evaluation.trained_on)), work.own, work.evaluation.spec
     if (name, "validation") in scores:
         chosen = recommend(detectors, scores[own, "validation"], scores[name, "validation"], CORRUPTIONS)
         recommended = chosen.detector

@@ -48,7 +48,6 @@ class Evaluation(Generic[Spec]):
         model: the model.
         tables: the score tables that the evaluation needs.
         found: the tables that MLflow already has, by `Table.key`; empty with ``--rescore``.
-        makes_images: whether workers draw images from the model.
         background: the evaluation of the same images under the background model; None if there is no such model.
         notes: sentences for the user on the images, such as how they were read.
     """
@@ -59,7 +58,6 @@ class Evaluation(Generic[Spec]):
     model: TrainedModel
     tables: Sequence[Table] = ()
     found: dict[str, Scored] = field(default_factory=dict)
-    makes_images: bool = False
     background: Evaluation[Spec] | None = None
     notes: tuple[str, ...] = ()
 
@@ -67,7 +65,7 @@ class Evaluation(Generic[Spec]):
     def needs_ray(self) -> bool:
         """Whether workers have images to score or to draw."""
         behind = self.background is not None and self.background.needs_ray
-        return bool(self.missing) or self.makes_images or behind
+        return bool(self.missing) or not isinstance(self.spec, ScoringSpec) or behind
 
     @property
     def missing(self) -> list[Table]:

@@ -5,7 +5,7 @@ Shapes: N images, C channels, H height, W width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ def prepare(spec: SampleSpec) -> SampleWork:
     """
     work = prepare_evaluation(spec)
     label = None if spec.only_class is None else _label(work, spec.only_class)
-    return SampleWork(replace(work, makes_images=True), label)
+    return SampleWork(work, label)
 
 
 def _label(work: Evaluation[SampleSpec], name: str) -> int:
