@@ -46,7 +46,8 @@ def prepare(spec: NllSpec) -> NllWork:
     """
     work = prepare_evaluation(spec)
     datasets = [absolute_dataset(name) for name in spec.datasets or (work.trained_on,)]
-    images = {(name, spec.split): work.opened(name, spec.split) for name in datasets}
+    split: str = spec.split
+    images = {(name, split): work.opened(name, split) for name in datasets}
     infos = {dataset_label(name): work.described(name) for name in datasets}
     return NllWork(work.with_tables(images).with_notes(images.values(), infos.values()), infos)
 

@@ -231,7 +231,7 @@ class Evaluation(Generic[Spec]):
             show(_scored_event(known))
         missing = list({table.key: table for table in self.tables if table.key not in scored}.values())
         if missing:
-            resources = resources_for(spec, spec.workers and (spec.workers, spec.workers))
+            resources = resources_for(spec, None if spec.workers is None else (spec.workers, spec.workers))
             for fresh in score_on_ray(self.model, missing, resources, show):
                 save_scores(fresh.wanted.key, fresh.table, run.record)
                 scored[fresh.wanted.key] = fresh
