@@ -16,8 +16,7 @@ from jobs.browse.logs import show_log
 from jobs.commands.app import main
 from jobs.display import displays
 from jobs.display.displays import PlainLines
-from jobs.display.evaluation_events import Scoring
-from jobs.display.events import Event, Noted, TrialEvent
+from jobs.display.events import Event, Noted, Scoring, TrialEvent
 from jobs.errors import JobError
 from jobs.outputs import is_remote
 from jobs.run_log import LogFile, logged
