@@ -89,7 +89,7 @@ def dry_run(request: Request, display: Display) -> None:
     """
     check_store(tracking_uri(request.setting("tracking_uri")))
     set_environment()
-    from jobs.ablation.plan import plan
+    from jobs.ablation import plan
 
     with display as show, machines_known():
         show(plan(request.specs["ablate"]))
@@ -105,7 +105,7 @@ def ablate(request: Request, display: Display) -> str:
         check_store(tracking_uri(request.setting("tracking_uri")))
     set_environment()
     with display as show, connected(state_api=True) as ready:  # Ray starts while the imports are loaded
-        from jobs.ablation.plan import plan
+        from jobs.ablation import plan
         from jobs.ablation.prepare import prepare, prepare_resume
 
         run, changes = request.run, request.changes

@@ -32,8 +32,6 @@ from jobs.training.worker import SCORE
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run
 
-__all__ = ["AblationLog", "Ended", "Failed", "OfTrial", "TrialOutbox", "TrialQueue", "folder_of_trial"]
-
 STATUSES = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 """The states of a trial that has ended, each with the status of its run in MLflow."""
 

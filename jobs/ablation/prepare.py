@@ -25,8 +25,6 @@ from jobs.training.prepare import prepare as prepare_training
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run
 
-__all__ = ["Ablation", "find_ablation", "prepare", "prepare_found", "prepare_resume"]
-
 
 @dataclass(frozen=True)
 class Ablation:

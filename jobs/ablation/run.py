@@ -37,8 +37,6 @@ from jobs.training.progress import remove_old_checkpoints, whole_checkpoints
 from jobs.training.ray_trainer import checkpoint_of, death_behind, put_data, worker_settings
 from jobs.training.run import sync as sync_training
 
-__all__ = ["open_log", "run", "settled_trials", "summarize_again", "sync"]
-
 logger = logging.getLogger(__name__)
 
 
@@ -47,7 +45,7 @@ def run(ablation: Ablation, planned: Plan, show: Show) -> str:
 
     Args:
         ablation: the ablation.
-        planned: what `jobs.ablation.plan.plan` planned for it.
+        planned: what `jobs.ablation.plan` planned for it.
         show: receives the events.
 
     Returns:

@@ -1,16 +1,16 @@
 """Summarise an ablation from what MLflow has of its trials: tables, figures and sentences.
 
-The statistics are in `glow.comparison`. A factor is a field of `TrainSpec` that varies, such as depth; a configuration
-has one value per factor; a trial is a configuration at a seed.
+The statistics are in `glow.comparison`. An axis is a field of `TrainSpec` that varies, such as depth; a configuration
+has one value per axis; a trial is a configuration at a seed.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -32,19 +32,6 @@ from jobs.tracking.store import open_command
 
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run
-
-__all__ = [
-    "METRICS",
-    "Tables",
-    "ablation_tables",
-    "best_trial",
-    "comparison_figures",
-    "curve_table",
-    "factors_of",
-    "state_of",
-    "summarize_ablation",
-    "tables_of",
-]
 
 MOST_LINES = 9
 """The most configurations that a figure of curves shows."""
@@ -68,7 +55,7 @@ class Tables:
     Attributes:
         trials: one row per trial, as `trial_table` lays it out.
         configurations: one row per configuration, from `glow.comparison.summarize`.
-        differences: one row per pair of values of a factor, from `glow.comparison.paired_differences`.
+        differences: one row per pair of values of an axis, from `glow.comparison.paired_differences`.
         curves: one row per epoch of a trial, as `curve_table` lays it out.
     """
 
@@ -96,7 +83,7 @@ def summarize_ablation(
         TrackingError: if the store does not answer.
     """
     run = find_run(uri, spec.train.experiment, record.run_id)
-    factors, tables = factors_of(spec), ablation_tables(uri, run, spec)
+    axes, tables = axes_of(spec), ablation_tables(uri, run, spec)
     trials = tables.trials
     best = best_trial(trials)
     champion: Champion | None = None
@@ -110,11 +97,11 @@ def summarize_ablation(
             run_id=record.run_id,
             trials=len(trials),
             finished=int((trials["state"] == "finished").sum()),
-            factors=factors,
+            factors=axes,
             configurations=rows_of(tables.configurations),
             differences=rows_of(tables.differences),
             conclusions=conclusions(tables.differences),
-            unfinished=unfinished(trials, factors),
+            unfinished=unfinished(trials, axes),
             best=best,
             champion=None if champion is None else asdict(champion),
             champion_uri=None if champion is None else champion.uri,
@@ -126,7 +113,7 @@ def summarize_ablation(
         for name, table in vars(tables).items():
             table.to_csv(folder / f"{name}.csv", index=False)
         for name, figure in comparison_figures(
-            tables, factors, dataset_label(spec.train.dataset), spec.seeds, spec.search != "grid"
+            tables, axes, dataset_label(spec.train.dataset), spec.seeds, spec.search != "grid"
         ):
             figure.savefig(folder / f"{name}.png", dpi=120)
         record.folder(folder)
@@ -140,7 +127,7 @@ def summarize_ablation(
     return summary
 
 
-def factors_of(spec: AblateSpec) -> list[str]:
+def axes_of(spec: AblateSpec) -> list[str]:
     """Return the fields of `TrainSpec` for which the ablation lists values; only "permutation" if it lists none."""
     return [axis for name, axis in AXES.items() if getattr(spec, name)] or ["permutation"]
 
@@ -157,70 +144,68 @@ def ablation_tables(uri: str, run: Run, spec: AblateSpec) -> Tables:
         TrackingError: if the store does not answer.
     """
     children = [child for child in child_runs(uri, run) if tag_names.TRIAL in child.data.tags]
-    factors = factors_of(spec)
-    return tables_of(uri, trial_table(children, spec, factors), factors)
+    axes = axes_of(spec)
+    return tables_of(uri, trial_table(children, spec, axes), axes)
 
 
-def tables_of(uri: str, trials: pd.DataFrame, factors: Sequence[str]) -> Tables:
+def tables_of(uri: str, trials: pd.DataFrame, axes: Sequence[str]) -> Tables:
     """Compare trials.
 
     Args:
         uri: the MLflow store, from which the curves are read.
         trials: one row per trial, as `trial_table` lays it out.
-        factors: columns of `trials` that make a configuration.
+        axes: columns of `trials` that make a configuration.
 
     Raises:
         TrackingError: if the store does not answer.
     """
-    return Tables(
-        trials, summarize(trials, factors), paired_differences(trials, factors), curve_table(uri, trials, factors)
-    )
+    return Tables(trials, summarize(trials, axes), paired_differences(trials, axes), curve_table(uri, trials, axes))
 
 
-def trial_table(children: Iterable[Run], spec: AblateSpec, factors: Sequence[str]) -> pd.DataFrame:
+def trial_table(children: Iterable[Run], spec: AblateSpec, axes: Sequence[str]) -> pd.DataFrame:
     """Lay out the trials of an ablation.
 
     Args:
         children: runs of trials that have begun.
         spec: the ablation.
-        factors: fields of `TrainSpec` that make a configuration.
+        axes: fields of `TrainSpec` that make a configuration.
 
     Returns:
         One row per trial, in the order in which trials start: ``run_id`` ("" without a run), ``trial`` (the label), one
-        column per factor, ``seed``, ``state`` and ``reason`` (as `state_of`), and one column per entry of `METRICS`
+        column per axis, ``seed``, ``state`` and ``reason`` (as `state_of`), and one column per entry of `METRICS`
         (NaN if not recorded). Trials that are known beforehand and have not begun have the state "waiting".
     """
     labels = {spec.label(values): values for values in spec.trials()}
     rows = {}
+    if spec.known_beforehand:
+        for label, values in labels.items():
+            settings = spec.trial_spec(values).model_dump()
+            of_trial = {axis: settings[axis] for axis in (*axes, "seed")}
+            rows[label] = {"run_id": "", "trial": label, **of_trial, "state": "waiting", "reason": None}
     for child in children:
-        label, tags = child.data.tags[tag_names.TRIAL], child.data.tags
-        trained = json.loads(tags[tag_names.SPEC])
-        state, reason = state_of(child)
-        rows[label] = {
-            "run_id": child.info.run_id,
-            "trial": label,
-            **{factor: trained[factor] for factor in factors},
-            "seed": trained["seed"],
-            "state": state,
-            "reason": reason,
-            **{column: child.data.metrics.get(metric, math.nan) for column, metric in METRICS.items()},
-        }
-    waiting = [label for label in labels if label not in rows] if spec.known_beforehand else []
-    for label in waiting:
-        values = spec.trial_spec(labels[label]).model_dump()
-        rows[label] = {
-            "run_id": "",
-            "trial": label,
-            **{factor: values[factor] for factor in factors},
-            "seed": values["seed"],
-            "state": "waiting",
-            "reason": None,
-            **dict.fromkeys(METRICS, math.nan),
-        }
+        label, trained = child.data.tags[tag_names.TRIAL], json.loads(child.data.tags[tag_names.SPEC])
+        rows[label] = trial_row(child, label, {axis: trained[axis] for axis in (*axes, "seed")})
     order = {label: index for index, label in enumerate(labels)}
     ordered = sorted(rows.values(), key=lambda row: order.get(row["trial"], len(order)))
-    columns = ["run_id", "trial", *factors, "seed", "state", "reason", *METRICS]
-    return pd.DataFrame(ordered, columns=columns)
+    return pd.DataFrame(ordered, columns=trial_columns(axes))
+
+
+def trial_row(run: Run, label: str, values: Mapping[str, Any]) -> Row:
+    """Return the row of a trial that has begun, with the columns of `trial_columns`.
+
+    Args:
+        run: the run of the trial.
+        label: what to call it.
+        values: its value of each axis, and its seed.
+    """
+    state, reason = state_of(run)
+    measured = {column: run.data.metrics.get(metric, math.nan) for column, metric in METRICS.items()}
+    return {"run_id": run.info.run_id, "trial": label, **values, "state": state, "reason": reason, **measured}
+
+
+def trial_columns(axes: Sequence[str]) -> list[str]:
+    """Return the columns of a table of trials, which `trial_table` describes."""
+    return ["run_id", "trial", *axes, "seed", "state", "reason", *METRICS]
 
 
 def state_of(run: Run) -> tuple[str, str | None]:
@@ -239,32 +224,46 @@ def state_of(run: Run) -> tuple[str, str | None]:
     return "running", None
 
 
-def curve_table(uri: str, trials: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
+def curve_table(uri: str, trials: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """Read the NLLs of all trials by epoch.
 
     Args:
         uri: the MLflow store.
         trials: one row per trial, as `trial_table` lays it out.
-        factors: columns of `trials` that make a configuration.
+        axes: columns of `trials` that make a configuration.
 
     Returns:
         One row per epoch of a trial: ``epoch``, ``test_bits_per_dim`` and ``validation_bits_per_dim`` (NaN if not
-        measured), one column per factor, ``trial``, ``seed``, and ``name`` (of the configuration).
+        measured), one column per axis, ``trial``, ``seed``, and ``name`` (of the configuration).
 
     Raises:
         TrackingError: if the store does not answer.
     """
-    names = configuration_names(trials, factors)
+    names = configuration_names(trials, axes)
     metrics = {"test_bits_per_dim": metric_names.TEST_BY_EPOCH, "validation_bits_per_dim": metric_names.VALIDATION}
-    frames = [pd.DataFrame(columns=["epoch", *metrics, *factors, "trial", "name", "seed"])]
+    frames = [pd.DataFrame(columns=["epoch", *metrics, *axes, "trial", "name", "seed"])]
     for trial, name in zip(rows_of(trials), names, strict=True):
         if not trial["run_id"]:
             continue
-        steps = {column: metric_history(uri, trial["run_id"], metric) for column, metric in metrics.items()}
-        frame = pd.DataFrame({column: pd.Series(values, dtype=float) for column, values in steps.items()})
-        about = {column: trial[column] for column in (*factors, "trial", "seed")}
-        frames.append(frame.rename_axis("epoch").sort_index().reset_index().assign(**about, name=name))
+        about = {column: trial[column] for column in (*axes, "trial", "seed")}
+        frames.append(metrics_by_epoch(uri, trial["run_id"], metrics).assign(**about, name=name))
     return pd.concat(frames[1:] or frames, ignore_index=True)
+
+
+def metrics_by_epoch(uri: str, run_id: str, metrics: Mapping[str, str]) -> pd.DataFrame:
+    """Read metrics of a run: one row per ``epoch``, and a column for each, which is NaN where it was not measured.
+
+    Args:
+        uri: the MLflow store.
+        run_id: id of the run.
+        metrics: column -> name of the metric.
+
+    Raises:
+        TrackingError: if the store does not answer.
+    """
+    histories = {column: metric_history(uri, run_id, metric) for column, metric in metrics.items()}
+    table = pd.DataFrame({column: pd.Series(values, dtype=float) for column, values in histories.items()})
+    return table.rename_axis("epoch").sort_index().reset_index()
 
 
 def best_trial(trials: pd.DataFrame) -> Row | None:
@@ -299,27 +298,27 @@ def _set_champion(uri: str, run: Run, best: Row, spec: AblateSpec) -> Champion:
 
 
 def comparison_figures(
-    tables: Tables, factors: Sequence[str], dataset: str, seeds: int, searched: bool = False
+    tables: Tables, axes: Sequence[str], dataset: str, seeds: int, searched: bool = False
 ) -> Iterator[tuple[str, Figure]]:
     """Draw the figures for which the tables have values.
 
     Args:
         tables: the tables of the ablation.
-        factors: fields of `TrainSpec` that make a configuration.
+        axes: fields of `TrainSpec` that make a configuration.
         dataset: label of the data set, for the titles.
         seeds: number of seeds, for the titles.
         searched: whether a search chose the configurations.
 
     Yields:
         Names of files, without an ending, and figures: ``nll_by_epoch``, ``differences``, ``depth_width`` if depth and
-        width vary, and ``configurations`` (parallel coordinates) for a search or if more than two factors vary.
+        width vary, and ``configurations`` (parallel coordinates) for a search or if more than two axes vary.
     """
     told = tables.configurations.dropna(subset=["bits_per_dim"])
-    varied = [factor for factor in factors if tables.trials[factor].nunique() > 1]
+    varied = [axis for axis in axes if tables.trials[axis].nunique() > 1]
     of_seeds = f"{seeds} seed" + ("s" if seeds > 1 else "")
     curves, kind = _measured(tables.curves)
     if not curves.empty:
-        lines, which = _lines(curves, told, factors)
+        lines, which = _lines(curves, told, axes)
         title = f"{dataset}: {kind} NLL by epoch{which}, {of_seeds}"
         yield "nll_by_epoch", curves_with_bands(lines, title, f"{kind} NLL (bits/dim)")
     if tables.differences["difference"].notna().any():
@@ -343,24 +342,24 @@ def _measured(curves: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return curves.head(0), "test"
 
 
-def _lines(curves: pd.DataFrame, told: pd.DataFrame, factors: Sequence[str]) -> tuple[pd.DataFrame, str]:
+def _lines(curves: pd.DataFrame, told: pd.DataFrame, axes: Sequence[str]) -> tuple[pd.DataFrame, str]:
     """Return the curves to draw and an addition to the title.
 
-    If there are more than `MOST_LINES` configurations, only the best one per value of the first factor that varies is
+    If there are more than `MOST_LINES` configurations, only the best one per value of the first axis that varies is
     drawn.
     """
     if curves["name"].nunique() <= MOST_LINES or told.empty:
         return curves, ""
-    first = next((factor for factor in factors if told[factor].nunique() > 1), factors[0])
-    best = told.loc[told.groupby(first, sort=False)["bits_per_dim"].idxmin(), list(factors)]
-    return curves.merge(best, on=list(factors)), f", best configuration per {first}"
+    first = next((axis for axis in axes if told[axis].nunique() > 1), axes[0])
+    best = told.loc[told.groupby(first, sort=False)["bits_per_dim"].idxmin(), list(axes)]
+    return curves.merge(best, on=list(axes)), f", best configuration per {first}"
 
 
 def _plane(told: pd.DataFrame, varied: Sequence[str]) -> tuple[pd.DataFrame, str]:
     """Return the configurations that differ from the best one only in depth and width, and what they share."""
-    others = [factor for factor in varied if factor not in ("depth", "width")]
+    others = [axis for axis in varied if axis not in ("depth", "width")]
     best = rows_of(told.sort_values("bits_per_dim", kind="stable").head(1))[0]
-    for factor in others:
-        told = told[told[factor] == best[factor]]
+    for axis in others:
+        told = told[told[axis] == best[axis]]
     told = told.assign(half_width=told["bits_per_dim_high"] - told["bits_per_dim"])
-    return told, "".join(f", {factor} {best[factor]}" for factor in others)
+    return told, "".join(f", {axis} {best[axis]}" for axis in others)

@@ -31,8 +31,6 @@ from jobs.training.progress import remove_old_checkpoints
 from jobs.training.ray_trainer import NoRetry, cause_of, checkpoint_of, plain_reason, torch_trainer
 from jobs.training.worker import SCORE, Metrics, train_share
 
-__all__ = ["Forwarding", "Shared", "forwarded", "trial_loop"]
-
 
 @dataclass(frozen=True)
 class Shared:

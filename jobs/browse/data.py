@@ -28,8 +28,6 @@ from glow.figures.pictures import image_grid
 from jobs.errors import JobError, SpecError
 from jobs.text import JsonObject, json_text, megabytes, text_table
 
-__all__ = ["show_data"]
-
 PICTURED = 100
 """Number of images in the picture."""
 

@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -24,25 +24,11 @@ from jobs.specs.ablation import AblateSpec
 from jobs.specs.request import EVALUATIONS
 from jobs.text import JsonObject, bits, count, duration, json_text, text_table
 from jobs.tracking import metric_names, tag_names
-from jobs.tracking.runs import JOB, TRIAL, child_runs, experiment_names, metric_history, newest_runs
+from jobs.tracking.runs import child_runs, experiment_names, metric_history, newest_runs
 from jobs.tracking.store import tracking_uri, without_password
 
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run
-
-__all__ = [
-    "JOBS",
-    "Listed",
-    "Progress",
-    "Result",
-    "ago",
-    "facts_of",
-    "list_runs",
-    "progress_of",
-    "result_of",
-    "seconds_of",
-    "trials_of",
-]
 
 TEST, VALIDATION = metric_names.TEST, metric_names.VALIDATION
 
@@ -96,12 +82,14 @@ class Listed:
         experiment: name of its experiment.
         trials: its trials, the oldest first; empty unless it is an ablation.
         result: its result.
+        is_beneath: whether it is a trial that is listed under its ablation.
     """
 
     run: Run
     experiment: str
     trials: Sequence[Run]
     result: Result
+    is_beneath: bool = False
 
 
 def list_runs(
@@ -131,14 +119,23 @@ def list_runs(
     # Trials are listed under their ablation, or on their own, as trainings, if ablations are not asked for.
     alone = trials and bool(chosen) and "ablate" not in chosen
     found = [_listed(uri, run, names) for run in newest_runs(uri, list(names), chosen, limit, alone)]
+    shown = list(_with_trials(uri, found)) if trials else found
     if as_json:
-        _print_json(uri, found, trials)
+        for listed in shown:
+            print(json_text(facts_of(listed.run, listed.experiment, listed.result)), flush=True)
     elif not found:
         print(_none(chosen, trials, without_password(uri)))
     elif sys.stdout.isatty():
-        _print_table(uri, found, trials, Console())
+        console = Console()
+        _print_table([_row(listed) for listed in shown], console)
+        folded = sum(len(listed.trials) for listed in found)
+        if folded and not trials:
+            left_out = count(folded, "trial")
+            console.print(f"{left_out} of ablations not listed: --trials lists them", style="dim", highlight=False)
     else:
-        _print_plain(uri, found, trials)
+        rows = [_row(listed) for listed in shown]
+        columns = _columns(rows)
+        print(text_table([columns, *([row[name] for name in columns] for row in rows)], left=len(columns)), flush=True)
 
 
 def _none(jobs: Sequence[str], trials: bool, where: str) -> str:
@@ -154,9 +151,9 @@ def trials_of(uri: str, run: Run) -> list[Run]:
     Raises:
         TrackingError: if the store does not answer.
     """
-    if run.data.tags.get(JOB) != "ablate":
+    if run.data.tags.get(tag_names.JOB) != "ablate":
         return []
-    return [child for child in child_runs(uri, run) if TRIAL in child.data.tags]
+    return [child for child in child_runs(uri, run) if tag_names.TRIAL in child.data.tags]
 
 
 def seconds_of(run: Run) -> float:
@@ -197,7 +194,7 @@ def facts_of(run: Run, experiment: str, result: Result) -> JsonObject:
     return {
         "id": run.info.run_id,
         "name": run.info.run_name,
-        "job": tags.get(JOB),
+        "job": tags.get(tag_names.JOB),
         "status": run.info.status.lower(),
         "experiment": experiment,
         "dataset": tags.get(tag_names.DATASET),
@@ -215,34 +212,25 @@ def _listed(uri: str, run: Run, names: dict[str, str]) -> Listed:
     return Listed(run, names[run.info.experiment_id], trials, result_of(uri, run, trials))
 
 
-def _print_json(uri: str, found: Sequence[Listed], trials: bool) -> None:
+def _with_trials(uri: str, found: Sequence[Listed]) -> Iterator[Listed]:
+    """Yield each run, and after it its trials."""
     for listed in found:
-        rows = [facts_of(listed.run, listed.experiment, listed.result)]
-        if trials:
-            rows += [facts_of(trial, listed.experiment, result_of(uri, trial)) for trial in listed.trials]
-        for row in rows:
-            print(json_text(row), flush=True)
+        yield listed
+        for trial in listed.trials:
+            yield Listed(trial, listed.experiment, [], result_of(uri, trial), is_beneath=True)
 
 
-def _rows(uri: str, found: Sequence[Listed], trials: bool) -> list[dict[str, str]]:
-    rows = []
-    for listed in found:
-        rows.append(_row(listed.run, listed.experiment, listed.result.text))
-        if trials:
-            rows += [_row(trial, "", result_of(uri, trial).text, indent="  ") for trial in listed.trials]
-    return rows
-
-
-def _row(run: Run, experiment: str, result: str, indent: str = "") -> dict[str, str]:
+def _row(listed: Listed) -> dict[str, str]:
+    run = listed.run
     return {
         "id": run.info.run_id[:8],
-        "run": indent + str(run.info.run_name),
-        "job": "trial" if TRIAL in run.data.tags else run.data.tags.get(JOB, ""),
-        "experiment": experiment,
+        "run": f"{'  ' if listed.is_beneath else ''}{run.info.run_name}",
+        "job": "trial" if tag_names.TRIAL in run.data.tags else run.data.tags.get(tag_names.JOB, ""),
+        "experiment": "" if listed.is_beneath else listed.experiment,
         "status": run.info.status.lower(),
         "ago": ago(run.info.start_time),
         "took": duration(seconds_of(run)),
-        "result": result,
+        "result": listed.result.text,
     }
 
 
@@ -251,14 +239,7 @@ def _columns(rows: Sequence[dict[str, str]]) -> list[str]:
     return [name for name in rows[0] if name != "experiment" or several]
 
 
-def _print_plain(uri: str, found: Sequence[Listed], trials: bool) -> None:
-    rows = _rows(uri, found, trials)
-    columns = _columns(rows)
-    print(text_table([columns, *([row[name] for name in columns] for row in rows)], left=len(columns)), flush=True)
-
-
-def _print_table(uri: str, found: Sequence[Listed], trials: bool, console: Console) -> None:
-    rows = _rows(uri, found, trials)
+def _print_table(rows: Sequence[dict[str, str]], console: Console) -> None:
     columns = [name for name in _columns(rows) if name != "job" or console.width >= ROOM_FOR_JOBS]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
@@ -275,11 +256,6 @@ def _print_table(uri: str, found: Sequence[Listed], trials: bool, console: Conso
         colour = COLOURS.get(row["status"], "")
         table.add_row(*(Text(row[name], style=colour if name == "status" else "") for name in columns))
     console.print(table, highlight=False)
-    folded = sum(len(listed.trials) for listed in found)
-    if folded and not trials:
-        console.print(
-            f"{count(folded, 'trial')} of ablations not listed: --trials lists them", style="dim", highlight=False
-        )
 
 
 # The result of a run in one cell of a table and as numbers, read from its tags, parameters and metrics.
@@ -299,7 +275,7 @@ def result_of(uri: str, run: Run, trials: Sequence[Run] = ()) -> Result:
     Raises:
         TrackingError: if the store does not answer.
     """
-    job = run.data.tags.get(JOB)
+    job = run.data.tags.get(tag_names.JOB)
     if job == "ablate":
         return _of_ablation(run, trials)
     if run.info.status == "RUNNING" and job == "train":

@@ -22,25 +22,11 @@ from rich.text import Text
 from jobs.browse.runs import COLOURS, Progress, Result, ago, facts_of, progress_of, result_of, seconds_of, trials_of
 from jobs.specs.evaluation import USED_WITHOUT
 from jobs.text import JsonObject, bits, count, duration, json_text, plain
-from jobs.tracking import metric_names, tag_names
-from jobs.tracking.runs import (
-    JOB,
-    TRIAL,
-    RegisteredModel,
-    artifact_names,
-    child_runs,
-    experiment_names,
-    json_table,
-    named_run,
-    page_of,
-    registered_models,
-)
+from jobs.tracking import metric_names, runs, tag_names
 from jobs.tracking.store import open_command, tracking_uri
 
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run
-
-__all__ = ["show_run"]
 
 SETTINGS = {
     "train": (
@@ -107,7 +93,7 @@ class Shown:
     result: Result
     progress: Progress | None
     nested: Mapping[str, int]
-    models: Sequence[RegisteredModel]
+    models: Sequence[runs.RegisteredModel]
     artifacts: Sequence[str]
     tables: Mapping[str, tuple[list[str], list[list[Any]]]]
     page: str | None
@@ -115,7 +101,7 @@ class Shown:
     @property
     def job(self) -> str:
         """The job of the run; empty if glowctl did not make it."""
-        return str(self.run.data.tags.get(JOB, ""))
+        return str(self.run.data.tags.get(tag_names.JOB, ""))
 
 
 def show_run(given_uri: str | None, experiment: str | None, given: str, as_json: bool) -> None:
@@ -132,8 +118,8 @@ def show_run(given_uri: str | None, experiment: str | None, given: str, as_json:
         TrackingError: if the store does not answer, or several ids begin with `given`.
     """
     uri = tracking_uri(given_uri)
-    names = experiment_names(uri, experiment)
-    shown = _gathered(uri, named_run(uri, list(names), given), names)
+    names = runs.experiment_names(uri, experiment)
+    shown = _gathered(uri, runs.named_run(uri, list(names), given), names)
     if as_json:
         print(json_text(_facts(shown)), flush=True)
         return
@@ -142,20 +128,23 @@ def show_run(given_uri: str | None, experiment: str | None, given: str, as_json:
 
 
 def _gathered(uri: str, run: Run, names: Mapping[str, str]) -> Shown:
-    job, run_id = run.data.tags.get(JOB, ""), run.info.run_id
-    children = child_runs(uri, run)
-    read = {name: json_table(uri, run_id, name) for name in TABLES.get(job, ())}
+    job, run_id = run.data.tags.get(tag_names.JOB, ""), run.info.run_id
+    children = runs.child_runs(uri, run)
+    read = {name: runs.json_table(uri, run_id, name) for name in TABLES.get(job, ())}
     return Shown(
         uri,
         run,
         names[run.info.experiment_id],
         result_of(uri, run, trials_of(uri, run)),
         progress_of(uri, run) if job == "train" and run.info.status == "RUNNING" else None,
-        Counter("trial" if TRIAL in child.data.tags else child.data.tags.get(JOB, "other") for child in children),
-        registered_models(uri, run_id),
-        artifact_names(uri, run_id),
+        Counter(
+            "trial" if tag_names.TRIAL in child.data.tags else child.data.tags.get(tag_names.JOB, "other")
+            for child in children
+        ),
+        runs.registered_models(uri, run_id),
+        runs.artifact_names(uri, run_id),
         {name.removesuffix(".json"): table for name, table in read.items() if table is not None},
-        page_of(uri, run),
+        runs.page_of(uri, run),
     )
 
 
@@ -290,7 +279,7 @@ def _progress(shown: Shown) -> str:
     return f"epoch {shown.progress.epoch} of {of if of is not None else '?'}{told}"
 
 
-def _model(version: RegisteredModel) -> str:
+def _model(version: runs.RegisteredModel) -> str:
     called = "".join(f" @{alias}" for alias in version["aliases"])
     return f"{version['name']} version {version['version']}{called}"
 

@@ -24,8 +24,6 @@ from jobs.system.signals import signals_as_interrupt
 from jobs.tracking.runs import experiment_names, newest_runs
 from jobs.tracking.store import check_store, server_command, tracking_uri, without_password
 
-__all__ = ["serve"]
-
 HOST = "127.0.0.1"
 DEFAULT_PORT = 5000
 PATIENCE_S = 120.0

@@ -20,7 +20,6 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from jobs.display.evaluation_events import Scoring
 from jobs.display.events import (
     KINDS,
     OF_TRIAL,
@@ -32,26 +31,15 @@ from jobs.display.events import (
     Event,
     Packing,
     Plan,
+    Scoring,
     Show,
     Started,
     Step,
     TrialEnded,
     TrialEvent,
 )
-from jobs.display.lines import text_of
+from jobs.display.lines import scores_and_pace, text_of
 from jobs.text import JsonObject, bits, duration, json_text
-
-__all__ = [
-    "Display",
-    "JsonLines",
-    "LiveBar",
-    "LiveTable",
-    "PlainLines",
-    "Wire",
-    "forgiving",
-    "make_display",
-    "sent_event",
-]
 
 
 class Display(Protocol):
@@ -153,65 +141,72 @@ def _reader(name: str) -> TypeAdapter[Any]:
     return TypeAdapter(KINDS[name])
 
 
-class LiveBar:
-    """A display with a progress bar; finished epochs and other events are printed as lines above the bar."""
+class LiveDisplay:
+    """A display of which a part changes; the texts of events are printed as lines above that part.
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console()
-        self._progress = Progress(
-            TextColumn("{task.fields[where]}", markup=False),
-            BarColumn(),
-            TextColumn("{task.fields[figures]}", markup=False),
-            console=self._console,
-        )
-        self._task = self._progress.add_task("job", total=None, where="starting", figures="")
+    Args:
+        console: the terminal.
+        live: the part that changes.
+    """
+
+    def __init__(self, console: Console, live: Progress | Live) -> None:
+        self._console, self._live = console, live
 
     def __enter__(self) -> Show:
-        self._progress.start()
+        self._live.start()
         return self.show
 
     def __exit__(self, *exception: object) -> None:
         with suppress(OSError):  # the terminal was closed
-            self._progress.update(self._task, visible=False)
-            self._progress.stop()
+            self._live.stop()
 
     def show(self, event: Event) -> None:
-        """Print the text of an event above the bar, if it has one, and move the bar."""
+        """Print the text of an event, if it has one, and update what is below."""
         text = text_of(event)
-        if text is not None:
+        if text is not None and not self.is_seen_below(event):
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.update(event)
+
+    def is_seen_below(self, event: Event) -> bool:
+        """Return whether an event needs no line, because the part that changes shows it."""
+        return False
+
+    def update(self, event: Event) -> None:
+        """Update the part that changes."""
+        raise NotImplementedError
+
+
+class LiveBar(LiveDisplay):
+    """A display with a progress bar; finished epochs and other events are printed as lines above the bar."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        console = console or Console()
+        self._progress = Progress(
+            TextColumn("{task.fields[where]}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[figures]}", markup=False),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("job", total=None, where="starting", figures="")
+        super().__init__(console, self._progress)
+
+    def update(self, event: Event) -> None:
+        """Move the bar."""
         match event:
             case Epoch():
                 self._progress.update(self._task, total=event.epochs, completed=event.epoch, figures="")
             case Step():
-                self._progress.update(
-                    self._task,
-                    total=event.epochs,
-                    completed=event.epoch - 1 + event.step / event.steps,
-                    where=f"epoch {event.epoch}/{event.epochs}",
-                    figures=f"step {event.step}/{event.steps}  train {event.train_bits_per_dim:.3f}  "
-                    f"validation {bits(event.validation_bits_per_dim)} bits/dim  "
-                    f"{event.images_per_second:.0f} images/s  {duration(event.seconds_left)} left",
-                    refresh=True,
-                )
-            case Packing():
-                self._progress.update(
-                    self._task,
-                    total=event.of,
-                    completed=event.images,
-                    where="packing",
-                    figures=f"{event.images:,}/{event.of:,} images  {event.images_per_second:.0f} images/s",
-                    refresh=True,
-                )
-            case Scoring():
-                self._progress.update(
-                    self._task,
-                    total=event.of,
-                    completed=event.images,
-                    where=f"scoring {event.dataset} {event.split}",
-                    figures=f"{event.images:,}/{event.of:,} images  {event.images_per_second:.0f} images/s",
-                    refresh=True,
-                )
+                where = f"epoch {event.epoch}/{event.epochs}"
+                figures = f"step {event.step}/{event.steps}  {scores_and_pace(event)}"
+                self._move(event.epoch - 1 + event.step / event.steps, event.epochs, where, figures)
+            case Packing() | Scoring():
+                where = "packing" if isinstance(event, Packing) else f"scoring {event.dataset} {event.split}"
+                figures = f"{event.images:,}/{event.of:,} images  {event.images_per_second:.0f} images/s"
+                self._move(event.images, event.of, where, figures)
+
+    def _move(self, done: float, of: int, where: str, figures: str) -> None:
+        self._progress.update(self._task, total=of, completed=done, where=where, figures=figures, refresh=True)
 
 
 @dataclass
@@ -247,31 +242,24 @@ class TrialRow:
         return [epoch, *numbers, pace, duration(self.seconds_left), self.state]
 
 
-class LiveTable:
+class LiveTable(LiveDisplay):
     """A display with a table of trials; trials that have ended and other events are printed as lines above the table.
 
     Running trials come first. Trials for which the terminal has no room are counted in the last row.
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console()
+        console = console or Console()
+        self._table_of_trials = Live(console=console, auto_refresh=False, transient=True)
+        super().__init__(console, self._table_of_trials)
         self._trials: dict[str, TrialRow] = {}  # by label
-        self._live = Live(console=self._console, auto_refresh=False, transient=True)
 
-    def __enter__(self) -> Show:
-        self._live.start()
-        return self.show
+    def is_seen_below(self, event: Event) -> bool:
+        """Return whether the event is the start or an epoch of a trial."""
+        return isinstance(event, TrialEvent) and isinstance(event.said, Started | Epoch)
 
-    def __exit__(self, *exception: object) -> None:
-        with suppress(OSError):  # the terminal was closed
-            self._live.stop()
-
-    def show(self, event: Event) -> None:
-        """Print the text of an event above the table, if it has one, and update the table."""
-        text = text_of(event)
-        # Starts and epochs are shown in the table only.
-        if text is not None and not (isinstance(event, TrialEvent) and isinstance(event.said, Started | Epoch)):
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+    def update(self, event: Event) -> None:
+        """Update the table."""
         match event:
             case Plan():
                 self._trials = {label: TrialRow("waiting") for label in event.labels}
@@ -285,7 +273,7 @@ class LiveTable:
             case TrialEnded():
                 row = self._row(event.trial)
                 row.state, row.test = event.state, event.test_bits_per_dim
-        self._live.update(self._table(), refresh=True)
+        self._table_of_trials.update(self._table(), refresh=True)
 
     def _row(self, label: str) -> TrialRow:
         return self._trials.setdefault(label, TrialRow("running"))

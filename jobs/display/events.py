@@ -1,8 +1,8 @@
 """The events of running jobs, one frozen dataclass per kind.
 
 A display shows the events of this process as text, or prints each as a JSON line (``--json``). A job on a cluster sends
-its events to the client, also as JSON lines (`jobs.display.displays.sent_event`). The events of evaluations are in
-`jobs.display.evaluation_events`; the messages of workers to the driver of a training are in `jobs.training.messages`.
+its events to the client, also as JSON lines (`jobs.display.displays.sent_event`). The messages of workers to the driver
+of a training are in `jobs.training.messages`.
 
 The names of events and fields are an interface for scripts that read ``--json``: they do not change. In rows of tables,
 the 95 % interval of a column ``x`` is in ``x_low`` and ``x_high``.
@@ -17,37 +17,6 @@ from typing import ClassVar
 from glow.training.epoch_results import EpochResult, StepResult
 from jobs.errors import UserError
 from jobs.text import JsonObject, Row
-
-__all__ = [
-    "KINDS",
-    "OF_TRIAL",
-    "Ablating",
-    "AblationStopped",
-    "AblationSummary",
-    "AttemptStarted",
-    "Checked",
-    "Epoch",
-    "Event",
-    "Failed",
-    "Node",
-    "Noted",
-    "Number",
-    "Packed",
-    "Packing",
-    "Plan",
-    "Reported",
-    "Resize",
-    "Restart",
-    "Show",
-    "Started",
-    "Step",
-    "Stopped",
-    "Submitted",
-    "TrainResult",
-    "TrialEnded",
-    "TrialEvent",
-    "Waiting",
-]
 
 OF_TRIAL = "trial_"
 """The prefix, in JSON, of the names of events that come from the training of a trial."""
@@ -88,6 +57,21 @@ class Event:
 
 Show = Callable[[Event], None]
 """A function that receives the events of a job, one by one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded(Event):
+    """The result of a job, which is recorded in a run of MLflow.
+
+    Attributes:
+        run: the name of the run.
+        run_id: the id of the run.
+        open_with: the command that shows the run in MLflow's UI.
+    """
+
+    run: str
+    run_id: str
+    open_with: str
 
 
 @dataclass(frozen=True)
@@ -310,13 +294,11 @@ class Stopped(Event, kind="stopped"):
     run_id: str
 
 
-@dataclass(frozen=True)
-class TrainResult(Event, kind="finished"):
+@dataclass(frozen=True, kw_only=True)
+class TrainResult(Recorded, kind="finished"):
     """The result of a training. "The model" is the one of the epoch with the lowest validation NLL.
 
     Attributes:
-        run: the name of the run.
-        run_id: the id of the run.
         test_bits_per_dim: bits/dim of the test set under the model.
         test_bits_per_dim_original: NLL of the test set in bits per value of the images before padding; equal to
             `test_bits_per_dim` if the images were not padded.
@@ -331,11 +313,8 @@ class TrainResult(Event, kind="finished"):
         sample_grid: the picture of the samples, a path or an address.
         checkpoint: the folder of the model; None if the output is a bucket.
         model: the URI of the model in MLflow's registry.
-        open_with: the command that shows the run in MLflow's UI.
     """
 
-    run: str
-    run_id: str
     test_bits_per_dim: float
     test_bits_per_dim_original: float
     validation_bits_per_dim: float
@@ -349,7 +328,6 @@ class TrainResult(Event, kind="finished"):
     sample_grid: str
     checkpoint: str | None
     model: str
-    open_with: str
 
 
 # An ablation.
@@ -445,32 +423,27 @@ class AblationStopped(Event, kind="ablation_stopped"):
     run_id: str
 
 
-@dataclass(frozen=True)
-class AblationSummary(Event, kind="ablated"):
+@dataclass(frozen=True, kw_only=True)
+class AblationSummary(Recorded, kind="ablated"):
     """The result of an ablation.
 
     Attributes:
-        run: the name of its run.
-        run_id: the id of that run.
         trials: number of trials.
         finished: number of trials that finished.
-        factors: the settings that vary.
-        configurations: one row per configuration: its value of each factor, and its results and costs over its seeds,
+        factors: the axes, which are the settings that vary.
+        configurations: one row per configuration: its value on each axis, and its results and costs over its seeds,
             as `glow.comparison.summarize` describes them.
-        differences: the paired differences between values of a factor, one row for each as
+        differences: the paired differences between values of an axis, one row for each as
             `glow.comparison.paired_differences` describes them.
-        conclusions: sentences on the factors.
+        conclusions: sentences on the axes.
         unfinished: sentences on the trials that did not finish.
         best: the row of the finished trial with the lowest validation NLL; None if no trial finished.
         champion: the model with the alias `champion`: its ``name`` and ``version`` in the registry, its ``run_id``, and
             whether it is ``new`` or ``scored_lower`` than the best trial on the same images; None if no trial finished.
         champion_uri: the MLflow URI of that model; None if there is none.
         place: the folder or address of the results.
-        open_with: the command that shows the run in MLflow's UI.
     """
 
-    run: str
-    run_id: str
     trials: int
     finished: int
     factors: list[str]
@@ -482,7 +455,180 @@ class AblationSummary(Event, kind="ablated"):
     champion: Row | None
     champion_uri: str | None
     place: str
-    open_with: str
+
+
+# An evaluation of a trained model.
+
+
+@dataclass(frozen=True)
+class Evaluating(Event, kind="evaluating"):
+    """An evaluation has begun.
+
+    Attributes:
+        job: the kind of evaluation: "nll", "sample", "interpolate" or "ood".
+        model: the title of the model, such as "mnist 1x1 K32 L3 w512 s0".
+        run: the name of the evaluation's run.
+        run_id: the id of that run.
+    """
+
+    job: str
+    model: str
+    run: str
+    run_id: str
+
+
+@dataclass(frozen=True)
+class Absent(Event, kind="absent"):
+    """A data set is left out because it is missing, or several because the model takes images of another shape.
+
+    Attributes:
+        message: a sentence on why, and on how to get a missing data set.
+    """
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Scoring(Event, kind="scoring"):
+    """The progress of scoring a data set: `images` out of `of` have been scored."""
+
+    dataset: str
+    split: str
+    images: int
+    of: int
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Scored(Event, kind="scored"):
+    """A data set has been scored.
+
+    Attributes:
+        dataset: the label of the data set.
+        split: the split that was scored.
+        images: number of images in the split.
+        non_finite: number of images whose score is not finite.
+        from_run: the earlier run whose scores are used again; None if this run has scored the images.
+        background_model: the background model that gave the scores; None if the evaluated model did.
+    """
+
+    dataset: str
+    split: str
+    images: int
+    non_finite: int
+    from_run: str | None
+    background_model: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nll(Recorded, kind="nll"):
+    """The negative log-likelihoods of data sets, in bits/dim.
+
+    Attributes:
+        split: the split that was scored.
+        rows: one row per ``dataset``: the number of ``images``, the mean ``bits_per_dim`` with its interval, the
+            ``bits_per_dim_median``, ``bits_per_dim_original`` (the mean in bits per value of the images before padding;
+            NaN unless all images had one size and were padded), and the number of scores that are ``non_finite``.
+        per_class: one row per ``dataset`` and ``class_name``, with ``images``, ``bits_per_dim`` and
+            ``bits_per_dim_median``.
+        place: the folder or address of the results.
+        bounds: the importance-weighted bounds (`glow.scoring.importance_weighted`), one row per ``dataset``: the number
+            of ``noise_samples`` per image, the mean bound as ``bits_per_dim``, and its ``gain``, the mean NLL over
+            single noise samples minus the bound, with intervals; empty for one sample.
+    """
+
+    split: str
+    rows: list[Row]
+    per_class: list[Row]
+    place: str
+    bounds: list[Row] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples(Recorded, kind="samples"):
+    """Samples have been drawn.
+
+    Attributes:
+        temperatures: the temperatures.
+        images: number of samples at each temperature.
+        non_finite: number of samples, at all temperatures together, with a pixel that is not finite.
+        coupling: the coupling of the model (``--coupling``).
+        scale: the scale of the model's couplings (``--scale``).
+        pictures: the paths or addresses of the pictures of the samples.
+    """
+
+    temperatures: list[Number]
+    images: int
+    non_finite: int = 0
+    coupling: str = "affine"
+    scale: str = "sigmoid"
+    pictures: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interpolation(Recorded, kind="interpolation"):
+    """Images have been interpolated between pairs of real ones.
+
+    Attributes:
+        pairs: number of pairs, which is the number of rows.
+        steps: number of images per row, including the two ends.
+        mode: the path between the latents of the two ends: "linear", or "slerp" for an arc.
+        end_error: the largest difference between a pixel of an end and of its real image, before rounding. The unit is
+            a grey level, of which the model has 2**`bits`.
+        inexact_rows: number of rows with an end that, after rounding, is not equal to its real image.
+        non_finite: number of images with a pixel that is not finite.
+        coupling: the coupling of the model (``--coupling``).
+        scale: the scale of the model's couplings (``--scale``).
+        bits: bits per value of the model's images.
+        picture: the path or address of the picture of the rows.
+    """
+
+    pairs: int
+    steps: int
+    mode: str
+    end_error: float
+    inexact_rows: int
+    non_finite: int
+    coupling: str = "affine"
+    scale: str
+    bits: int = 8
+    picture: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ood(Recorded, kind="ood"):
+    """The result of out-of-distribution tests: how often batches of images are called out-of-distribution (OOD).
+
+    Attributes:
+        protocol: the protocol of the typicality test (``--protocol``).
+        alpha: the confidence level of the thresholds; a share of 1 - alpha of in-distribution batches is called OOD.
+        bootstraps: number of bootstrap batches per threshold.
+        repeats: number of repetitions with other batches.
+        in_distribution: the model's own data set.
+        rows: one row per detector, data set and batch size, as `glow.ood.OodResult` describes its ``ratios``.
+        control: how often the model's own test images are called OOD, as ``control`` of `glow.ood.OodResult`.
+        passing: the classes of other data sets that are detected least often, as ``per_class`` of `glow.ood.OodResult`.
+        recommended: the detector that detects corrupted held-out images best; None if no corruptions were scored.
+        regret: for each data set and batch size the AUROC of the recommended detector, and that of the detector which
+            is best there (`glow.ood.regret`).
+        caught: for each ``corruption`` the ``batch_sizes``: for the severities 1, 2 and so on, the smallest M at which
+            the recommended detector calls 95 % of the batches OOD, at M and at every larger M that was tested; None
+            where no tested M is large enough.
+        place: the folder or address of the results.
+    """
+
+    protocol: str
+    alpha: float
+    bootstraps: int
+    repeats: int
+    in_distribution: str
+    rows: list[Row]
+    control: list[Row]
+    passing: list[Row]
+    recommended: str | None = None
+    regret: list[Row] = field(default_factory=list)
+    caught: list[Row] = field(default_factory=list)
+    place: str
 
 
 # A report.

@@ -5,54 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jobs.display.evaluation_events import Absent, Evaluating, Interpolation, Nll, Ood, Samples, Scored
-from jobs.display.events import (
-    Ablating,
-    AblationStopped,
-    AblationSummary,
-    AttemptStarted,
-    Epoch,
-    Event,
-    Noted,
-    Packed,
-    Plan,
-    Reported,
-    Resize,
-    Restart,
-    Started,
-    Stopped,
-    Submitted,
-    TrainResult,
-    TrialEnded,
-    TrialEvent,
-    Waiting,
-)
-from jobs.display.tables import (
-    as_markdown,
-    as_text,
-    auroc_table,
-    bound_table,
-    caught_table,
-    class_table,
-    configuration_table,
-    control_sentence,
-    difference_table,
-    ends_sentence,
-    nll_table,
-    passing_sentence,
-    regret_table,
-    settings_sentence,
-    share_table,
-)
+from jobs.display import events, tables
 from jobs.text import Row, bits, count, duration
-
-__all__ = ["sizes_sentence", "summary_markdown", "text_of"]
 
 MOST_LABELS = 12
 """Largest number of trials that are listed before they start."""
 
 
-def text_of(event: Event) -> str | None:
+def text_of(event: events.Event) -> str | None:
     """Return an event as text; None for one that only a live display shows, and for steps and resizes of a trial."""
     line = LINES.get(type(event))
     return None if line is None else line(event)
@@ -61,18 +21,18 @@ def text_of(event: Event) -> str | None:
 # Jobs on a cluster, and data.
 
 
-def _submitted(event: Submitted) -> str:
+def _submitted(event: events.Submitted) -> str:
     job = event.job
     left = f"; to follow it: glowctl logs -f {job}; to stop it: glowctl stop {job}" if event.detached else ""
     return f"submitted job {job} to {event.address}{left}"
 
 
-def _waiting(event: Waiting) -> str:
+def _waiting(event: events.Waiting) -> str:
     workers = count(event.workers, "worker")
     return f"waiting for machines: there is room for {event.room} of {workers} now; the cluster can add machines"
 
 
-def _packed(event: Packed) -> str:
+def _packed(event: events.Packed) -> str:
     images = ", ".join(f"{number:,} {split}" for split, number in event.images.items())
     shape = "x".join(map(str, event.image_shape))
     lines = [f"packed    {images} images of {shape} in {duration(event.seconds)}"]
@@ -85,35 +45,39 @@ def _packed(event: Packed) -> str:
 # A training.
 
 
-def _started(event: Started) -> str:
+def _started(event: events.Started) -> str:
     workers = count(event.workers, "worker")
     ready = f"ready in {event.startup_seconds or 0:.0f} s"
     return f"training on {workers} ({event.device}), {ready}: {event.run!r}, run {event.run_id}"
 
 
-def _epoch(event: Epoch) -> str:
-    skipped = f", {count(event.skipped_steps, 'step')} skipped so far" if event.skipped_steps else ""
+def scores_and_pace(event: events.Step | events.Epoch) -> str:
+    """Return the scores, the speed and the time left of a training that runs."""
     return (
-        f"epoch {event.epoch}/{event.epochs}  train {event.train_bits_per_dim:.3f}  "
-        f"validation {bits(event.validation_bits_per_dim)} bits/dim  {event.images_per_second:.0f} images/s  "
-        f"{duration(event.seconds_left)} left{skipped}"
+        f"train {event.train_bits_per_dim:.3f}  validation {bits(event.validation_bits_per_dim)} bits/dim  "
+        f"{event.images_per_second:.0f} images/s  {duration(event.seconds_left)} left"
     )
 
 
-def _reached(event: AttemptStarted) -> str:
+def _epoch(event: events.Epoch) -> str:
+    skipped = f", {count(event.skipped_steps, 'step')} skipped so far" if event.skipped_steps else ""
+    return f"epoch {event.epoch}/{event.epochs}  {scores_and_pace(event)}{skipped}"
+
+
+def _reached(event: events.AttemptStarted) -> str:
     """Return how far the training was at the checkpoint from which it continues, such as "epoch 3 and 20 steps"."""
     return f"epoch {event.epoch}" + (f" and {count(event.step, 'step')}" if event.step else "")
 
 
-def _restart(event: Restart) -> str:
+def _restart(event: events.Restart) -> str:
     return f"a worker was lost: training restarted after {_reached(event)} (restart {event.restarts})"
 
 
-def _resize(event: Resize) -> str:
+def _resize(event: events.Resize) -> str:
     return f"there is room for more workers: training continues with {event.workers} after {_reached(event)}"
 
 
-def sizes_sentence(result: TrainResult) -> str:
+def sizes_sentence(result: events.TrainResult) -> str:
     """Return the test set's bits/dim at the model's image size, and per original pixel if the images were padded."""
     (_, height, width), (_, old_height, old_width) = result.image_shape, result.original_shape
     at = f"{result.test_bits_per_dim:.3f} bits/dim at {height}x{width}"
@@ -124,7 +88,7 @@ def sizes_sentence(result: TrainResult) -> str:
     return f"{at}, {result.test_bits_per_dim_original:.3f} per original pixel ({old_height}x{old_width})"
 
 
-def _trained(event: TrainResult) -> str:
+def _trained(event: events.TrainResult) -> str:
     return "\n".join(
         [
             f"test      {sizes_sentence(event)}",
@@ -140,7 +104,7 @@ def _trained(event: TrainResult) -> str:
 # An ablation.
 
 
-def _plan(event: Plan) -> str:
+def _plan(event: events.Plan) -> str:
     each = count(event.cpus, "core") + (f" and {count(event.gpus, 'GPU')}" if event.gpus else "")
     workers = "" if event.workers == 1 else f" for each of {event.workers} workers"
     lines = [
@@ -155,38 +119,38 @@ def _plan(event: Plan) -> str:
     return "\n".join(lines)
 
 
-def _of_trial(event: TrialEvent) -> str | None:
+def _of_trial(event: events.TrialEvent) -> str | None:
     match event.said:
-        case Started(epoch=0):
+        case events.Started(epoch=0):
             text = "started"
-        case Started(epoch=epoch):
+        case events.Started(epoch=epoch):
             text = f"continued after epoch {epoch}"
-        case Epoch() as said:
+        case events.Epoch() as said:
             text = _epoch(said)
-        case Restart(epoch=epoch, restarts=restarts):
+        case events.Restart(epoch=epoch, restarts=restarts):
             text = f"restarted after epoch {epoch} (restart {restarts})"
         case _:
             return None
     return f"[{event.trial}] {text}"
 
 
-def _trial_ended(event: TrialEnded) -> str:
+def _trial_ended(event: events.TrialEnded) -> str:
     where = f"({event.ended} of {event.of})"
     if event.state == "finished":
         return f"[{event.trial}] finished: test {bits(event.test_bits_per_dim)} bits/dim {where}"
     return f"[{event.trial}] {event.state}: {event.reason} {where}"
 
 
-def _ablated(event: AblationSummary) -> str:
-    parts = [as_text(configuration_table(event.configurations, event.factors))]
-    parts += [as_text(difference_table(event.differences))] if event.differences else []
+def _ablated(event: events.AblationSummary) -> str:
+    parts = [tables.as_text(tables.configuration_table(event.configurations, event.factors))]
+    parts += [tables.as_text(tables.difference_table(event.differences))] if event.differences else []
     parts.append("\n".join([*event.conclusions, *event.unfinished]))
     best = [f"best      {_best(event, event.best)}"] if event.best else []
     parts.append("\n".join([*best, f"results   {event.place}", _run(event)]))
     return "\n\n".join(part for part in parts if part)
 
 
-def _best(summary: AblationSummary, best: Row) -> str:
+def _best(summary: events.AblationSummary, best: Row) -> str:
     """Return the scores of the best trial, and which model has the alias `champion`."""
     scores = f"validation {bits(best['validation_bits_per_dim'])}, test {bits(best['test_bits_per_dim'])} bits/dim"
     champion = summary.champion
@@ -198,48 +162,49 @@ def _best(summary: AblationSummary, best: Row) -> str:
     return f"{best['trial']}: {scores}; the champion {summary.champion_uri} is that of run {champion['run_id']}{why}"
 
 
-def summary_markdown(summary: AblationSummary) -> str:
+def summary_markdown(summary: events.AblationSummary) -> str:
     """Return the summary as a Markdown document without a heading."""
     parts = ["\n".join(f"- {sentence}" for sentence in [*summary.conclusions, *summary.unfinished])]
     parts.append(f"{summary.finished} of {count(summary.trials, 'trial')} finished.")
     if summary.best is not None:
         parts.append(f"Best trial by validation: run {summary.best['run_id']}, {_best(summary, summary.best)}.")
-    tables = [configuration_table(summary.configurations, summary.factors)]
-    tables += [difference_table(summary.differences)] if summary.differences else []
-    for table in tables:
-        parts += [table.description, as_markdown(table)]
+    shown = [tables.configuration_table(summary.configurations, summary.factors)]
+    shown += [tables.difference_table(summary.differences)] if summary.differences else []
+    for table in shown:
+        parts += [table.description, tables.as_markdown(table)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 # An evaluation.
 
 
-def _scored(event: Scored) -> str:
+def _scored(event: events.Scored) -> str:
     bad = f" ({event.non_finite:,} with a score that is not finite)" if event.non_finite else ""
     known = f" (scored by run {event.from_run})" if event.from_run else ""
     by = f" by the background model {event.background_model}" if event.background_model else ""
     return f"scored {event.dataset} {event.split}{by}: {event.images:,} images{bad}{known}"
 
 
-def _nll(event: Nll) -> str:
-    tables = [nll_table(event.rows, event.split), *([bound_table(event.bounds)] if event.bounds else [])]
-    return "\n\n".join([*map(as_text, [*tables, class_table(event.per_class)]), _where(event, event.place)])
+def _nll(event: events.Nll) -> str:
+    parts = [tables.as_text(tables.nll_table(event.rows, event.split))]
+    parts += [tables.as_text(tables.bound_table(event.bounds))] if event.bounds else []
+    return "\n\n".join([*parts, tables.as_text(tables.class_table(event.per_class)), _where(event, event.place)])
 
 
-def _samples(event: Samples) -> str:
+def _samples(event: events.Samples) -> str:
     temperatures = ", ".join(f"{temperature:g}" for temperature in event.temperatures)
     at = "temperature" if len(event.temperatures) == 1 else "each of the temperatures"
     drawn = f"{count(event.images, 'sample')} at {at} {temperatures}"
     return f"{drawn}{_not_finite(event)}\n" + _where(event, *event.pictures)
 
 
-def _interpolation(event: Interpolation) -> str:
+def _interpolation(event: events.Interpolation) -> str:
     rows = f"{count(event.pairs, 'row')} of {event.steps} images, {event.mode} interpolation"
-    ends = ends_sentence(event.end_error, event.inexact_rows, 2**event.bits)
+    ends = tables.ends_sentence(event.end_error, event.inexact_rows, 2**event.bits)
     return f"{rows}. {ends}{_not_finite(event)}\n" + _where(event, event.picture)
 
 
-def _not_finite(event: Samples | Interpolation) -> str:
+def _not_finite(event: events.Samples | events.Interpolation) -> str:
     """Return the line on images with pixels that are not finite, after a line break; empty if there are none."""
     if not event.non_finite:
         return ""
@@ -253,63 +218,65 @@ def _not_finite(event: Samples | Interpolation) -> str:
     )
 
 
-def _ood(event: Ood) -> str:
+def _ood(event: events.Ood) -> str:
     judges = list(dict.fromkeys(["typicality", event.recommended or "typicality"]))
-    parts = [settings_sentence(event.protocol, event.alpha, event.bootstraps, event.repeats)]
-    parts += [as_text(share_table(event.rows, detector)) for detector in judges]
-    parts.append(as_text(auroc_table(event.rows), below=False))
+    parts = [tables.settings_sentence(event.protocol, event.alpha, event.bootstraps, event.repeats)]
+    parts += [tables.as_text(tables.share_table(event.rows, detector)) for detector in judges]
+    parts.append(tables.as_text(tables.auroc_table(event.rows), below=False))
     if event.passing:
-        parts.append(passing_sentence(event.passing))
+        parts.append(tables.passing_sentence(event.passing))
     if event.recommended is not None:
-        parts.append(as_text(regret_table(event.rows, event.regret, event.recommended)))
+        parts.append(tables.as_text(tables.regret_table(event.rows, event.regret, event.recommended)))
     if event.caught:
-        parts.append(as_text(caught_table(event.caught, max(row["batch_size"] for row in event.rows))))
-    parts.append(control_sentence(event.control, event.in_distribution, event.alpha, judges))
+        parts.append(tables.as_text(tables.caught_table(event.caught, max(row["batch_size"] for row in event.rows))))
+    parts.append(tables.control_sentence(event.control, event.in_distribution, event.alpha, judges))
     return "\n\n".join([*parts, _where(event, event.place)])
 
 
-def _where(event: Nll | Samples | Interpolation | Ood, *places: str) -> str:
+def _where(event: events.Recorded, *places: str) -> str:
     return "".join(f"results   {place}\n" for place in places) + _run(event)
 
 
-def _run(event: TrainResult | AblationSummary | Reported | Nll | Samples | Interpolation | Ood) -> str:
+def _run(event: events.Recorded | events.Reported) -> str:
     return f"run       {event.run_id}; to see it: {event.open_with}"
 
 
 # A report.
 
 
-def _reported(event: Reported) -> str:
+def _reported(event: events.Reported) -> str:
     lines = [f"missing   {sentence}" for sentence in event.missing]
     return "\n".join([*lines, f"report    {event.html}", f"          {event.markdown}", _run(event)])
 
 
-LINES: dict[type[Event], Callable[[Any], str | None]] = {
-    Submitted: _submitted,
-    Waiting: _waiting,
-    Noted: lambda event: f"note: {event.message}",
-    Packed: _packed,
-    Started: _started,
-    Epoch: _epoch,
-    Restart: _restart,
-    Resize: _resize,
-    Stopped: lambda event: f"stopped; to continue from the last checkpoint, run: glowctl train --resume {event.run_id}",
-    TrainResult: _trained,
-    Plan: _plan,
-    Ablating: lambda event: f"ablation {event.run!r}, run {event.run_id}",
-    TrialEvent: _of_trial,
-    TrialEnded: _trial_ended,
-    AblationStopped: lambda event: (
+LINES: dict[type[events.Event], Callable[[Any], str | None]] = {
+    events.Submitted: _submitted,
+    events.Waiting: _waiting,
+    events.Noted: lambda event: f"note: {event.message}",
+    events.Packed: _packed,
+    events.Started: _started,
+    events.Epoch: _epoch,
+    events.Restart: _restart,
+    events.Resize: _resize,
+    events.Stopped: lambda event: (
+        f"stopped; to continue from the last checkpoint, run: glowctl train --resume {event.run_id}"
+    ),
+    events.TrainResult: _trained,
+    events.Plan: _plan,
+    events.Ablating: lambda event: f"ablation {event.run!r}, run {event.run_id}",
+    events.TrialEvent: _of_trial,
+    events.TrialEnded: _trial_ended,
+    events.AblationStopped: lambda event: (
         f"stopped; to continue each trial from its last checkpoint, run: glowctl ablate --resume {event.run_id}"
     ),
-    AblationSummary: _ablated,
-    Evaluating: lambda event: f"{event.job} of model {event.model!r}, run {event.run_id}",
-    Absent: lambda event: str(event.message),
-    Scored: _scored,
-    Nll: _nll,
-    Samples: _samples,
-    Interpolation: _interpolation,
-    Ood: _ood,
-    Reported: _reported,
+    events.AblationSummary: _ablated,
+    events.Evaluating: lambda event: f"{event.job} of model {event.model!r}, run {event.run_id}",
+    events.Absent: lambda event: str(event.message),
+    events.Scored: _scored,
+    events.Nll: _nll,
+    events.Samples: _samples,
+    events.Interpolation: _interpolation,
+    events.Ood: _ood,
+    events.Reported: _reported,
 }
 """For each kind of event that has a text, the function that returns it."""

@@ -12,34 +12,13 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from jobs.specs.ablation import values_label
-from jobs.text import Row, bits, count, plain, text_table
+from jobs.text import Row, bits, count, plain, rows_of, text_table
 
-__all__ = [
-    "AUROC_NOTE",
-    "Cell",
-    "Table",
-    "as_markdown",
-    "as_text",
-    "auroc",
-    "auroc_table",
-    "bound_table",
-    "caught_table",
-    "class_table",
-    "configuration_table",
-    "control_sentence",
-    "detectors_of",
-    "difference_table",
-    "ends_sentence",
-    "escaped",
-    "nll_table",
-    "passing_sentence",
-    "regret_table",
-    "settings_sentence",
-    "share_table",
-]
+if TYPE_CHECKING:
+    import pandas as pd
 
 BY_LEVEL = ("log_prior_", "log_det_")
 """Prefixes of detectors of a single level, which only the tables in MLflow have."""
@@ -50,6 +29,10 @@ AUROC_NOTE = (
     "the same images."
 )
 """How to read the intervals of AUROCs."""
+
+
+MOST_PASSING = 5
+"""The most classes that are listed as hard to detect."""
 
 
 @dataclass(frozen=True)
@@ -348,6 +331,18 @@ def caught_table(rows: Sequence[Row], largest: int) -> Table:
     )
 
 
+def passing(classes: pd.DataFrame, own: str) -> list[Row]:
+    """Return the classes of other data sets that are called OOD least often, at the smallest M; at most `MOST_PASSING`.
+
+    Args:
+        classes: the table ``ood_per_class``, as `per_class` of `glow.ood.OodResult`.
+        own: label of the model's own data set.
+    """
+    others = classes[(classes["dataset"] != own) & (classes["batch_size"] == classes["batch_size"].min())]
+    several = others.groupby("dataset")["label"].transform("nunique") > 1
+    return rows_of(others[several & (others["ratio_high"] < 1)].sort_values("ratio").head(MOST_PASSING))
+
+
 def passing_sentence(classes: Sequence[Row]) -> str:
     """Return a sentence on the classes of other data sets that are called OOD least often."""
     listed = ", ".join(f"{row['dataset']} {row['class_name']} {100 * row['ratio']:.0f} %" for row in classes)
@@ -392,12 +387,12 @@ def _sizes(rows: Iterable[Row]) -> list[int]:
 # Ablations.
 
 
-def configuration_table(configurations: Sequence[Row], factors: Sequence[str]) -> Table:
+def configuration_table(configurations: Sequence[Row], axes: Sequence[str]) -> Table:
     """Return the table of the configurations of an ablation, which has GPU-seconds only if there are any.
 
     Args:
         configurations: rows as `glow.comparison.summarize` describes them.
-        factors: the settings that vary.
+        axes: the settings that vary.
     """
     costs = ["images_per_second", "parameters", "core_seconds"]
     costs += ["gpu_seconds"] if any(row["gpu_seconds"] > 0 for row in configurations) else []
@@ -407,7 +402,7 @@ def configuration_table(configurations: Sequence[Row], factors: Sequence[str]) -
         missing = f" of {row['seeds'] + row['unfinished']}" if row["unfinished"] else ""
         rows.append(
             [
-                values_label({factor: row[factor] for factor in factors}),
+                values_label({axis: row[axis] for axis in axes}),
                 bits(row["bits_per_dim"]),
                 _interval(bits(row["bits_per_dim_low"]), bits(row["bits_per_dim_high"])),
                 bits(row["best"]),

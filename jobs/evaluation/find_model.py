@@ -27,8 +27,6 @@ from jobs.tracking.store import NoSuchRun, TrackingError
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run
 
-__all__ = ["TrainedModel", "find_model"]
-
 SPEC_FILE = "spec.json"
 BEST = metric_names.BEST_VALIDATION
 

@@ -19,27 +19,14 @@ from glow.dequantization import reduced
 from glow.figures.pictures import image_rows
 from glow.interpolation import Mode, interpolate
 from glow.model import Precision
-from jobs.display.evaluation_events import Interpolation
-from jobs.display.events import Show
+from jobs.display.events import Interpolation, Show
 from jobs.display.tables import ends_sentence
 from jobs.errors import SpecError
-from jobs.evaluation.run import (
-    Evaluation,
-    background,
-    described,
-    evaluation_run,
-    left_out_of,
-    opened,
-    prepare_evaluation,
-    trained_on,
-    with_notes,
-)
+from jobs.evaluation.run import Evaluation, evaluation_run, prepare_evaluation
 from jobs.evaluation.scoring import model_on, put_model, result_of
 from jobs.ray_runtime.resources import resources_for
 from jobs.specs.evaluation import InterpolateSpec
 from jobs.text import count
-
-__all__ = ["InterpolateWork", "prepare", "run"]
 
 ROWS = 10
 """Number of pairs that a worker decodes at once, which bounds its memory."""
@@ -63,11 +50,6 @@ class InterpolateWork:
     ends: torch.Tensor
     pairs: pd.DataFrame
 
-    @classmethod
-    def of(cls, work: Evaluation[InterpolateSpec], ends: torch.Tensor, pairs: pd.DataFrame) -> InterpolateWork:
-        """Return the work, marked as one that always needs Ray, because Ray's workers make the images."""
-        return cls(replace(work, makes_images=True), ends, pairs)
-
 
 def prepare(spec: InterpolateSpec) -> InterpolateWork:
     """Find the model and the pairs of images.
@@ -82,22 +64,22 @@ def prepare(spec: InterpolateSpec) -> InterpolateWork:
     if spec.from_image is not None and spec.to_image is not None:
         shape = work.model.config.image_shape
         try:
-            over = background(work)
+            over = work.backdrop
             ends = torch.stack([read_image(path, shape, over)[None] for path in (spec.from_image, spec.to_image)])
         except ValueError as error:
             raise SpecError(str(error), code="image-unusable") from error
         pair = {"class_name": None, "from": spec.from_image, "to": spec.to_image}
-        return InterpolateWork.of(work, ends, pd.DataFrame([pair]))
-    images = opened(work, trained_on(work), "test")
-    work = with_notes(work, [images], [described(work, trained_on(work))])
-    work = replace(work, notes=(*work.notes, *_without_pairs(images, left_out_of(work, trained_on(work)))))
+        return InterpolateWork(work, ends, pd.DataFrame([pair]))
+    images = work.opened(work.trained_on, "test")
+    work = work.with_notes([images], [work.described(work.trained_on)])
+    work = replace(work, notes=(*work.notes, *_without_pairs(images, work.left_out_of(work.trained_on))))
     chosen = _choose(images, spec.pairs_per_class, spec.seed)
     # One image at a time, so that no more files of a folder are read than are needed.
     ends = torch.stack([torch.cat([images.images(i, i + 1) for i in side]) for side in zip(*chosen, strict=True)])
     pairs = [
         {"class_name": images.class_names[int(images.labels[start])], "from": start, "to": end} for start, end in chosen
     ]
-    return InterpolateWork.of(work, ends, pd.DataFrame(pairs))
+    return InterpolateWork(work, ends, pd.DataFrame(pairs))
 
 
 def _choose(images: LazyDataset, pairs_per_class: int, seed: int) -> list[tuple[int, int]]:
@@ -163,11 +145,9 @@ def run(work: InterpolateWork, show: Show) -> np.ndarray:
         exact = (images[:, [0, -1]] == real.swapaxes(0, 1)).all(axis=(1, 2, 3, 4))
         names = [str(name or "") for name in work.pairs["class_name"]]
         title = f"{spec.mode} interpolation between real images, {evaluation.model.title}"
-        image_rows(images, names, title).savefig(recorded.folder / "interpolation.png", dpi=120)
+        recorded.figure(image_rows(images, names, title), "interpolation")
         np.save(recorded.folder / "interpolation.npy", images)
-        table = work.pairs.assign(end_error=end_error, ends_exact=exact)
-        table.to_parquet(recorded.folder / "interpolation.parquet", index=False)
-        recorded.record.table(table, "interpolation.json")
+        recorded.table(work.pairs.assign(end_error=end_error, ends_exact=exact), "interpolation")
         recorded.record.metrics({"end_error": float(end_error.max()), "non_finite": non_finite})
         result = Interpolation(
             **recorded.known_as,

@@ -11,28 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from glow.datasets import LazyDataset
+from glow.datasets import DatasetInfo
 from glow.datasets.names import absolute_dataset, dataset_label
 from glow.figures.pictures import nll_histogram
 from glow.ood.statistics import Estimate, mean_interval
-from jobs.display.evaluation_events import Nll
-from jobs.display.events import Show
+from jobs.display.events import Nll, Show
 from jobs.display.tables import as_markdown, nll_table
-from jobs.evaluation.run import (
-    Evaluation,
-    described,
-    evaluation_run,
-    opened,
-    prepare_evaluation,
-    scores_of,
-    trained_on,
-    with_notes,
-    with_tables,
-)
+from jobs.evaluation.run import Evaluation, evaluation_run, prepare_evaluation
 from jobs.specs.evaluation import NllSpec
 from jobs.text import Row, bits
-
-__all__ = ["NllWork", "prepare", "run"]
 
 
 @dataclass(frozen=True)
@@ -41,14 +28,11 @@ class NllWork:
 
     Attributes:
         evaluation: the settings, the model, and the score tables that are needed.
-        class_names: for each data set, by its label, the names of its classes.
-        padding: for each data set, by its label, the ratio of pixels per image after padding to pixels before padding;
-            1 unless all images had one size and were padded.
+        infos: the descriptions of the data sets, by their labels.
     """
 
     evaluation: Evaluation[NllSpec]
-    class_names: dict[str, tuple[str, ...]]
-    padding: dict[str, float]
+    infos: dict[str, DatasetInfo]
 
 
 def prepare(spec: NllSpec) -> NllWork:
@@ -61,16 +45,11 @@ def prepare(spec: NllSpec) -> NllWork:
             folder cannot be used.
     """
     work = prepare_evaluation(spec)
-    datasets = [absolute_dataset(name) for name in spec.datasets or (trained_on(work),)]
-    images: dict[tuple[str, str], LazyDataset] = {
-        (name, spec.split): opened(work, name, spec.split) for name in datasets
-    }
-    infos = {dataset_label(name): described(work, name) for name in datasets}
-    return NllWork(
-        with_notes(with_tables(work, images), images.values(), infos.values()),
-        {label: info.class_names for label, info in infos.items()},
-        {label: info.padding for label, info in infos.items()},
-    )
+    datasets = [absolute_dataset(name) for name in spec.datasets or (work.trained_on,)]
+    split: str = spec.split
+    images = {(name, split): work.opened(name, split) for name in datasets}
+    infos = {dataset_label(name): work.described(name) for name in datasets}
+    return NllWork(work.with_tables(images).with_notes(images.values(), infos.values()), infos)
 
 
 def run(work: NllWork, show: Show) -> list[Row]:
@@ -85,7 +64,7 @@ def run(work: NllWork, show: Show) -> list[Row]:
     """
     evaluation = work.evaluation
     with evaluation_run(evaluation, "nll", show) as recorded:
-        scores = {name: table for (name, _), table in scores_of(evaluation, recorded, show).items()}
+        scores = {name: table for (name, _), table in evaluation.scores(recorded, show).items()}
         tables = {
             "nll": [_row(name, table, work) for name, table in scores.items()],
             "nll_bound": [_bound(name, table, work) for name, table in scores.items() if "nll_bound" in table],
@@ -93,13 +72,11 @@ def run(work: NllWork, show: Show) -> list[Row]:
         }
         for name, rows in tables.items():
             if rows:
-                table = pd.DataFrame(rows)
-                table.to_parquet(recorded.folder / f"{name}.parquet", index=False)
-                recorded.record.table(table, f"{name}.json")
+                recorded.table(pd.DataFrame(rows), name)
         rows, bounds, per_class = tables.values()
         title = f"NLL of {evaluation.spec.split} images under {evaluation.model.title}"
         everything = pd.concat(scores.values(), ignore_index=True)
-        nll_histogram(everything, title).savefig(recorded.folder / "nll_histogram.png", dpi=120)
+        recorded.figure(nll_histogram(everything, title), "nll_histogram")
         recorded.record.metrics({f"bits_per_dim/{row['dataset']}": row["bits_per_dim"] for row in rows})
         recorded.record.metrics({f"bits_per_dim_bound/{row['dataset']}": row["bits_per_dim"] for row in bounds})
         result = Nll(
@@ -116,7 +93,7 @@ def run(work: NllWork, show: Show) -> list[Row]:
 
 
 def _row(name: str, table: pd.DataFrame, work: NllWork) -> Row:
-    padding = work.padding[name]
+    padding = work.infos[name].padding  # 1 unless all images had one size and were padded
     figures = _figures(table)
     return {
         "dataset": name,
@@ -131,7 +108,7 @@ def _class_rows(name: str, table: pd.DataFrame, work: NllWork) -> list[Row]:
     rows = []
     for label in np.unique(table["label"]).tolist():
         of_class = table[table["label"] == label]
-        named = {"dataset": name, "class_name": work.class_names[name][label], "images": len(of_class)}
+        named = {"dataset": name, "class_name": work.infos[name].class_names[label], "images": len(of_class)}
         rows.append({**named, **_figures(of_class)})
     return rows
 

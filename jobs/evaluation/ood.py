@@ -2,59 +2,48 @@
 
 The statistics are in `glow.ood`. This module chooses the data sets, gets their scores, and writes tables, figures and
 metrics. M is the number of images that are judged together, as one batch.
+
+Corrupted images serve to recommend a detector, and to test which corruptions it notices. The recommendation uses
+held-out images under all corruptions. With ``--corruptions``, the job also finds how many corrupted test images per
+batch the recommended detector and the typicality test need to notice each corruption.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from glow.datasets import DatasetInfo, LazyDataset, dataset_names, describe, status
+from glow.datasets.corruptions import SEVERITIES, all_corrupted
 from glow.datasets.names import absolute_dataset, dataset_label
-from glow.figures.pictures import nll_histogram, ood_ratio_curve, per_class_bars, roc_curves
+from glow.figures import pictures
 from glow.ood import (
     DETECTORS,
     OodResult,
     OodSettings,
+    corruption_power,
     evaluate_ood,
     fit_detectors,
     held_out_protocol,
+    recommend,
+    regret,
     roc_curve,
     split_test_protocol,
 )
 from glow.ood.calibration import least_held_out
-from glow.ood.detectors import BACKGROUND
-from jobs.display.evaluation_events import Absent, Ood, Scored
-from jobs.display.events import Event, Show
-from jobs.display.tables import as_markdown, settings_sentence, share_table
+from glow.ood.detectors import BACKGROUND, Detector
+from jobs.display.events import Absent, Event, Ood, Scored, Show
+from jobs.display.tables import as_markdown, passing, settings_sentence, share_table
 from jobs.errors import JobError, SpecError
 from jobs.evaluation.find_model import find_model
-from jobs.evaluation.ood_corruptions import Drift, corrupted_images, draw_drift, drift
-from jobs.evaluation.run import (
-    Evaluation,
-    EvaluationRun,
-    data_root_of,
-    described,
-    evaluation_run,
-    left_out_of,
-    opened,
-    prepare_evaluation,
-    scores_of,
-    trained_on,
-    with_notes,
-    with_tables,
-)
-from jobs.specs.evaluation import OodSpec
+from jobs.evaluation.run import Evaluation, EvaluationRun, evaluation_run, prepare_evaluation
+from jobs.specs.evaluation import CORRUPTIONS, OodSpec
 from jobs.text import Row, count, rows_of
 from jobs.tracking import tag_names
-from jobs.tracking.record import Record
-
-__all__ = ["OodWork", "prepare", "run"]
 
 MADE = ("noise", "constant")
 """Data sets that are generated, so that every machine has them."""
@@ -74,6 +63,16 @@ OTHERS = {
 BOOTSTRAPS = 10_000
 """Default of ``--bootstraps``."""
 
+RECOMMENDED_BY = 300
+"""Number of held-out images per corruption, at severity `MIDDLE`, by which a detector is recommended."""
+
+MIDDLE = 3
+"""The severity in the middle of 1 to 5."""
+
+
+Scores = Mapping[tuple[str, str], pd.DataFrame]
+"""Score tables by (label of the data set, split)."""
+
 
 @dataclass(frozen=True)
 class OodWork:
@@ -82,8 +81,7 @@ class OodWork:
     Attributes:
         evaluation: the settings, the model, and the score tables that are needed.
         settings: the settings of the tests.
-        trained_on: name of the data set that the model was trained on.
-        own: label of that data set.
+        own: label of the data set that the model was trained on.
         others: labels of the data sets that are tested against it.
         class_names: for each data set, by its label, the names of its classes.
         absent: for each data set that belongs to the default choice but is missing on this machine, a sentence on how
@@ -92,7 +90,6 @@ class OodWork:
 
     evaluation: Evaluation[OodSpec]
     settings: OodSettings
-    trained_on: str
     own: str
     others: list[str]
     class_names: dict[str, tuple[str, ...]]
@@ -112,38 +109,38 @@ def prepare(spec: OodSpec) -> OodWork:
         JobError: if the named run has no model, or the output folder cannot be used.
     """
     work = prepare_evaluation(spec)
-    own = trained_on(work)
+    own = work.trained_on
     given = spec.ood_datasets is not None
     usual = (*OTHERS.get(own, ("photos",)), *MADE)
     names = [absolute_dataset(name) for name in spec.ood_datasets or usual]
-    there = [name for name in names if given or "test" in described(work, name).splits]
-    absent = [_how_to_get(name, data_root_of(work)) for name in names if name not in there]
+    there = [name for name in names if given or "test" in work.described(name).splits]
+    absent = [_how_to_get(name, work.data_root) for name in names if name not in there]
     if spec.benchmark:
         known = _known(work)
         there = list(dict.fromkeys([*there, *(name for name, info in known.items() if _comparable(work, name, info))]))
         absent += _of_other_shapes(work, {name: info for name, info in known.items() if name not in (own, *there)})
     others = [name for name in there if name != own]
-    left_out = f"{own}-left-out" if left_out_of(work, own) else None
+    left_out = f"{own}-left-out" if work.left_out_of(own) else None
     if not others and left_out is None:
         raise SpecError(
             f"there is no data set to compare with the model's own data set, {own}",
             remedy="name some with --ood-datasets, such as --ood-datasets noise",
             code="no-ood-data-sets",
         )
-    images = {(own, "train"): opened(work, own, "train")}
+    images = {(own, "train"): work.opened(own, "train")}
     if spec.protocol == "held-out":
-        images[own, "validation"] = opened(work, own, "validation")
-    images |= {(name, "test"): opened(work, name, "test") for name in (own, *others)}
+        images[own, "validation"] = work.opened(own, "validation")
+    images |= {(name, "test"): work.opened(name, "test") for name in (own, *others)}
     if left_out is not None:
-        images[left_out, "test"] = opened(work, own, "test", of_left_out=True)
+        images[left_out, "test"] = work.opened(own, "test", of_left_out=True)
     images |= corrupted_images(spec, own, images)
     settings = _settings(spec)
     _check_sizes(spec, settings, images, own)
-    infos = {name: described(work, name) for name in (own, *others)}
+    infos = {name: work.described(name) for name in (own, *others)}
     if left_out is not None:
         others.insert(0, left_out)
         infos[left_out] = infos[own]
-    scored = with_tables(work, images, gradients=spec.gradients)
+    scored = work.with_tables(images, gradients=spec.gradients)
     if spec.background_model is not None:
         behind = _background(work, spec.background_model)
         named = {"background_model": behind.model.reference}
@@ -151,12 +148,11 @@ def prepare(spec: OodSpec) -> OodWork:
             scored,
             given=scored.given.model_copy(update=named),
             spec=scored.spec.model_copy(update=named),
-            background=with_tables(behind, images),
+            background=behind.with_tables(images),
         )
     return OodWork(
-        with_notes(scored, images.values(), infos.values()),
+        scored.with_notes(images.values(), infos.values()),
         settings,
-        own,
         dataset_label(own),
         [dataset_label(name) for name in others],
         {dataset_label(name): info.class_names for name, info in infos.items()},
@@ -180,7 +176,7 @@ def _background(work: Evaluation[OodSpec], name: str) -> Evaluation[OodSpec]:
 
 def _known(work: Evaluation[OodSpec]) -> dict[str, DatasetInfo]:
     """Return the known data sets that have a test split on this machine, by name."""
-    infos = {name: describe(name, data_root_of(work)) for name in dataset_names() if ":" not in name}
+    infos = {name: describe(name, work.data_root) for name in dataset_names() if ":" not in name}
     return {name: info for name, info in infos.items() if "test" in info.splits}
 
 
@@ -268,7 +264,7 @@ def run(work: OodWork, show: Show) -> OodResult:
         show(Absent(sentence))
     with evaluation_run(evaluation, "ood", show) as recorded:
         behind = _background_scores(work, recorded, show)
-        scores = scores_of(evaluation, recorded, show)
+        scores = evaluation.scores(recorded, show)
         for key, table in behind.items():
             scores[key] = scores[key].assign(**{BACKGROUND: table["nll"]})
         tests = {name: scores[name, "test"] for name in (work.own, *work.others)}
@@ -280,7 +276,7 @@ def run(work: OodWork, show: Show) -> OodResult:
         try:
             detectors = fit_detectors(train, work.settings.center, work.settings.seed)
             result = evaluate_ood(train, deal, work.settings, work.class_names, detectors)
-            found = drift(spec, work.settings, work.trained_on, detectors, scores, result)
+            found = drift(work, detectors, scores, result)
         except ValueError as error:  # the settings have been checked, so the scores are at fault
             raise JobError(
                 f"no test is possible with these scores ({error})",
@@ -288,9 +284,9 @@ def run(work: OodWork, show: Show) -> OodResult:
                 "finite",
                 code="scores-unusable",
             ) from error
-        _write_tables(result, found, recorded.record, recorded.folder)
-        _draw(result, tests, work, recorded.folder)
-        draw_drift(found, work.evaluation.model.title, recorded.folder)
+        _write_tables(result, found, recorded)
+        for name, figure in _figures(result, tests, found, work):
+            recorded.figure(figure, name)
         if found.recommended is not None:
             recorded.record.tag(tag_names.RECOMMENDED, found.recommended)
         recorded.record.metrics(_metrics(result, scores, work))
@@ -303,7 +299,7 @@ def run(work: OodWork, show: Show) -> OodResult:
             in_distribution=work.own,
             rows=rows_of(result.ratios),
             control=rows_of(result.control),
-            passing=_passing(result, work),
+            passing=[] if result.per_class.empty else passing(result.per_class, work.own),
             recommended=found.recommended,
             regret=found.regret,
             caught=found.caught,
@@ -327,10 +323,10 @@ def _background_scores(work: OodWork, recorded: EvaluationRun, show: Show) -> di
     def show_name(event: Event) -> None:
         show(replace(event, background_model=name) if isinstance(event, Scored) else event)
 
-    return scores_of(evaluation.background, recorded, show_name)
+    return evaluation.background.scores(recorded, show_name)
 
 
-def _write_tables(result: OodResult, found: Drift, record: Record, folder: Path) -> None:
+def _write_tables(result: OodResult, found: Drift, recorded: EvaluationRun) -> None:
     shares = share_table(rows_of(result.ratios))
     for name, table in (
         ("ood", result.ratios),
@@ -342,8 +338,7 @@ def _write_tables(result: OodResult, found: Drift, record: Record, folder: Path)
         *found.tables.items(),
     ):
         table.columns = table.columns.map(str)
-        table.to_parquet(folder / f"{name}.parquet", index=False)
-        record.table(table, f"{name}.json")
+        recorded.table(table, name)
 
 
 def detector_table(ratios: pd.DataFrame) -> pd.DataFrame:
@@ -358,16 +353,14 @@ def detector_table(ratios: pd.DataFrame) -> pd.DataFrame:
     ]
 
 
-def _draw(result: OodResult, tests: Mapping[str, pd.DataFrame], work: OodWork, folder: Path) -> None:
-    def save(figure: Figure, name: str) -> None:
-        figure.savefig(folder / f"{name}.png", dpi=120)
-
+def _figures(
+    result: OodResult, tests: Mapping[str, pd.DataFrame], found: Drift, work: OodWork
+) -> Iterator[tuple[str, Figure]]:
+    """Yield names of files, without an ending, and figures."""
     model, alpha = work.evaluation.model.title, work.settings.alpha
-    save(
-        nll_histogram(pd.concat(tests.values(), ignore_index=True), f"NLL of test images under {model}"),
-        "nll_histogram",
-    )
-    save(ood_ratio_curve(result.power, f"Typicality test under {model}", alpha, work.own), "ood_ratio")
+    everything = pd.concat(tests.values(), ignore_index=True)
+    yield "nll_histogram", pictures.nll_histogram(everything, f"NLL of test images under {model}")
+    yield "ood_ratio", pictures.ood_ratio_curve(result.power, f"Typicality test under {model}", alpha, work.own)
     for m in sorted(work.settings.batch_sizes):
         curves = {}
         own = result.statistics["typicality", work.own, m]
@@ -375,13 +368,17 @@ def _draw(result: OodResult, tests: Mapping[str, pd.DataFrame], work: OodWork, f
             curve = roc_curve(own, result.statistics["typicality", name, m])
             row = result.ratios.query("detector == 'typicality' and dataset == @name and batch_size == @m").iloc[0]
             curves[name] = (curve.false_positives, curve.true_positives, float(row["auroc"]))
-        save(roc_curves(curves, f"{work.own} against others by typicality, M = {m}"), f"roc-M{m}")
+        yield f"roc-M{m}", pictures.roc_curves(curves, f"{work.own} against others by typicality, M = {m}")
     smallest = min(work.settings.batch_sizes)
     for name in (work.own, *work.others):
         rows = result.per_class[(result.per_class["dataset"] == name) & (result.per_class["batch_size"] == smallest)]
         if len(rows) > 1:
             title = f"{name}: called OOD by typicality, M = {smallest}, by class"
-            save(per_class_bars(rows, title, alpha), f"per_class-{name}")
+            yield f"per_class-{name}", pictures.per_class_bars(rows, title, alpha)
+    if "ood_corruptions" in found.tables:
+        for detector, rows in found.tables["ood_corruptions"].groupby("detector", sort=False):
+            title = f"Corruptions that the detector {detector} notices, {model}"
+            yield f"corruptions-{detector}", pictures.corruption_grid(rows, title)
 
 
 def _metrics(result: OodResult, scores: Mapping[tuple[str, str], pd.DataFrame], work: OodWork) -> dict[str, float]:
@@ -401,19 +398,106 @@ def _metrics(result: OodResult, scores: Mapping[tuple[str, str], pd.DataFrame], 
     return metrics
 
 
-def _passing(result: OodResult, work: OodWork) -> list[Row]:
-    """Return up to five classes of other data sets that are called OOD least often, at the smallest M."""
-    rows = result.per_class
-    if rows.empty:
-        return []
-    rows = rows[(rows["dataset"] != work.own) & (rows["batch_size"] == min(work.settings.batch_sizes))]
-    several = rows.groupby("dataset")["label"].transform("nunique") > 1
-    return rows_of(rows[several & (rows["ratio_high"] < 1)].sort_values("ratio").head(5))
-
-
 def _result_line(result: OodResult, work: OodWork) -> str:
     """Return one line with the share of batches of the smallest size that `typicality` calls OOD, per data set."""
     m = min(work.settings.batch_sizes)
     rows = result.ratios.query("detector == 'typicality' and batch_size == @m")
     shares = ", ".join(f"{row['dataset']} {100 * row['ratio']:.3g} %" for row in rows_of(rows))
     return f"called OOD at M = {m}: {shares}"
+
+
+# Corrupted images.
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The results of an OOD job on corrupted images. All fields are None or empty if no corrupted images were scored.
+
+    Attributes:
+        recommended: name of the detector with the highest mean AUROC over all corruptions of held-out images.
+        regret: for each tested data set and batch size M, the AUROC of the recommended detector, and the highest AUROC
+            of any detector.
+        caught: for each corruption of the test images and each severity, the smallest M at which the recommended
+            detector notices the corruption; empty without ``--corruptions``.
+        tables: tables to write into MLflow, by name.
+    """
+
+    recommended: str | None
+    regret: list[Row]
+    caught: list[Row]
+    tables: dict[str, pd.DataFrame]
+
+
+def corrupted_images(
+    spec: OodSpec, own: str, images: Mapping[tuple[str, str], LazyDataset]
+) -> dict[tuple[str, str], LazyDataset]:
+    """Return the corrupted images to score, in addition to the data sets of the job.
+
+    Args:
+        spec: the settings.
+        own: name of the data set that the model was trained on.
+        images: data sets of the job by (name, split).
+
+    Returns:
+        Corrupted images by (name, split): always those of the validation split, and with ``--corruptions`` also those
+        of the test split. Empty if the protocol holds out no images.
+
+    Raises:
+        SpecError: if ``--corruptions`` is given and the protocol holds out no images.
+    """
+    held_out = images.get((own, "validation"))
+    if held_out is None:
+        if spec.corruptions:
+            raise SpecError(
+                "--corruptions takes its thresholds from held-out images, but --protocol split-test holds none out",
+                remedy="leave out --corruptions or --protocol split-test",
+                code="corruptions-without-held-out",
+            )
+        return {}
+    found = {(_name(own), "validation"): all_corrupted(held_out, CORRUPTIONS, (MIDDLE,), RECOMMENDED_BY, spec.seed)}
+    if spec.corruptions:
+        test = images[own, "test"]
+        found[_name(own), "test"] = all_corrupted(test, spec.corruptions, SEVERITIES, spec.corruption_images, spec.seed)
+    return found
+
+
+def _name(own: str) -> str:
+    return f"{own}-corrupted"
+
+
+def drift(work: OodWork, detectors: list[Detector], scores: Scores, result: OodResult) -> Drift:
+    """Recommend a detector, and test which corruptions this detector and the typicality test notice.
+
+    Args:
+        work: the evaluation.
+        detectors: the fitted detectors.
+        scores: all score tables of the job.
+        result: the results on the other data sets. They show how much better the best detector is than the recommended
+            one (`Drift.regret`).
+
+    Raises:
+        ValueError: if too many scores are not finite.
+    """
+    tables: dict[str, pd.DataFrame] = {}
+    recommended, costs, caught = None, [], []
+    name, own, spec = dataset_label(_name(work.evaluation.trained_on)), work.own, work.evaluation.spec
+    if (name, "validation") in scores:
+        chosen = recommend(detectors, scores[own, "validation"], scores[name, "validation"], CORRUPTIONS)
+        recommended = chosen.detector
+        costs = rows_of(regret(result.ratios, recommended))
+        tables["ood_recommended"] = chosen.aurocs.reset_index()
+    if spec.corruptions:
+        asked = [each for each in detectors if each.name in {recommended, "typicality"}]
+        kinds = [f"{corruption}{severity}" for corruption in spec.corruptions for severity in SEVERITIES]
+        power = corruption_power(asked, scores[own, "validation"], scores[name, "test"], kinds, work.settings)
+        caught = _caught(power[power["detector"] == recommended])
+        tables["ood_corruptions"] = power
+    return Drift(recommended, costs, caught, tables)
+
+
+def _caught(power: pd.DataFrame) -> list[Row]:
+    least = pictures.batch_sizes_that_catch(power)
+    return [
+        {"corruption": str(corruption), "batch_sizes": [int(m) if np.isfinite(m) else None for m in row]}
+        for corruption, row in zip(least.index, least.to_numpy(), strict=True)
+    ]

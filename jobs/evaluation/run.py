@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from glow.datasets import DatasetInfo, LazyDataset, describe, open_dataset
 from glow.datasets.names import absolute_dataset, dataset_label, place_of
-from jobs.display import evaluation_events as events
+from jobs.display import events
 from jobs.display.events import Event, Noted, Show
 from jobs.errors import SpecError
 from jobs.evaluation.find_model import TrainedModel, find_model
@@ -22,40 +23,16 @@ from jobs.outputs import is_remote, results_folder, usable_output
 from jobs.ray_runtime.resources import resources_for
 from jobs.run_labels import evaluation_description, evaluation_name, noted
 from jobs.specs.base import colour
-from jobs.specs.evaluation import EvaluationSpec, NllSpec, ScoringSpec
+from jobs.specs.evaluation import EvaluationSpec, ScoringSpec
 from jobs.tracking import tag_names
 from jobs.tracking.record import Record
 from jobs.tracking.scores import save_scores
 from jobs.tracking.store import open_command, tracking_uri, without_password
 
-__all__ = [
-    "Evaluation",
-    "EvaluationRun",
-    "background",
-    "data_root_of",
-    "described",
-    "evaluation_run",
-    "left_out_of",
-    "opened",
-    "prepare_evaluation",
-    "scores_of",
-    "trained_on",
-    "with_notes",
-    "with_tables",
-]
-
 Spec = TypeVar("Spec", bound=EvaluationSpec)
 
 GRADIENT_REFERENCES = 2000
 """Least number of training images with gradient norms, if there are that many: enough for a mean and a deviation."""
-
-
-class KnownAs(TypedDict):
-    """The name and id of a run, and the command that opens the MLflow UI."""
-
-    run: str
-    run_id: str
-    open_with: str
 
 
 @dataclass(frozen=True)
@@ -71,7 +48,6 @@ class Evaluation(Generic[Spec]):
         model: the model.
         tables: the score tables that the evaluation needs.
         found: the tables that MLflow already has, by `Table.key`; empty with ``--rescore``.
-        makes_images: whether workers draw images from the model.
         background: the evaluation of the same images under the background model; None if there is no such model.
         notes: sentences for the user on the images, such as how they were read.
     """
@@ -82,7 +58,6 @@ class Evaluation(Generic[Spec]):
     model: TrainedModel
     tables: Sequence[Table] = ()
     found: dict[str, Scored] = field(default_factory=dict)
-    makes_images: bool = False
     background: Evaluation[Spec] | None = None
     notes: tuple[str, ...] = ()
 
@@ -90,12 +65,182 @@ class Evaluation(Generic[Spec]):
     def needs_ray(self) -> bool:
         """Whether workers have images to score or to draw."""
         behind = self.background is not None and self.background.needs_ray
-        return bool(self.missing) or self.makes_images or behind
+        return bool(self.missing) or not isinstance(self.spec, ScoringSpec) or behind
 
     @property
     def missing(self) -> list[Table]:
         """The score tables that must be computed: those that MLflow lacks, or all with ``--rescore``."""
         return [table for table in self.tables if table.key not in self.found]
+
+    @property
+    def trained_on(self) -> str:
+        """The name of the data set that the model was trained on.
+
+        Raises:
+            SpecError: if neither ``--trained-on`` nor the settings of the training name it.
+        """
+        if self.spec.trained_on is not None:
+            return absolute_dataset(self.spec.trained_on)
+        if self.model.training is None:
+            raise SpecError(
+                f"neither a run nor a spec.json names the data set that the model {self.model.name} was trained on",
+                remedy="add --trained-on, for example --trained-on mnist",
+                code="trained-on-unknown",
+            )
+        return self.model.training.dataset
+
+    def _is_own(self, dataset: str) -> bool:
+        """Return whether the settings of the training, such as ``--leave-out``, apply to a data set.
+
+        They apply to the data set of the training, and to the one that ``--trained-on`` names: the same images
+        elsewhere.
+        """
+        training = self.model.training
+        return training is not None and _resolved(dataset) in map(_resolved, (training.dataset, self.trained_on))
+
+    def opened(self, dataset: str, split: str, *, of_left_out: bool = False) -> LazyDataset:
+        """Open a data set in the model's shape.
+
+        If the model was trained on this data set, or ``--trained-on`` names it, the result contains only the classes
+        that the training used, and in the split ``train`` only the images that the training used (``--per-class``
+        limits their number).
+
+        Args:
+            dataset: name of the data set.
+            split: train, validation or test.
+            of_left_out: whether to take only the classes that the model was trained without (``--leave-out``) instead.
+
+        Raises:
+            SpecError: if the name is unknown, the images cannot be brought into the model's shape, or ``--trained-on``
+                names a data set without the classes or the images of the training.
+            DatasetNotFound, DatasetCorrupt: if the data cannot be read.
+        """
+        training = self.model.training
+        own = self._is_own(dataset)
+        try:
+            images = open_dataset(
+                dataset,
+                split,
+                self.data_root,
+                image_shape=self.model.config.image_shape,
+                per_class=training.per_class if own and split == "train" and training is not None else None,
+                download=self.spec.download,
+                background=self.backdrop,
+            )
+            left_out = self.left_out_of(dataset)
+            if not left_out:
+                return images
+            return images.of_classes(left_out, others=not of_left_out)
+        except ValueError as error:
+            if own and training is not None and (training.leave_out or training.per_class):
+                raise SpecError(
+                    f"{dataset} does not have the classes and images that the model was trained on ({error})",
+                    remedy="give --trained-on a copy of the data set of the training",
+                    code="trained-on-unfit",
+                ) from error
+            raise SpecError(str(error), code="data-set-unusable") from error
+
+    def left_out_of(self, dataset: str) -> tuple[str, ...]:
+        """Return the classes that the model was trained without; empty for a data set that it was not trained on."""
+        training = self.model.training
+        return (training.leave_out or ()) if training is not None and self._is_own(dataset) else ()
+
+    def described(self, dataset: str) -> DatasetInfo:
+        """Describe a data set in the model's shape.
+
+        Raises:
+            SpecError: if the name is unknown, or the images cannot be brought into the model's shape.
+            DatasetNotFound, DatasetCorrupt: if the data cannot be read.
+        """
+        try:
+            shape = self.model.config.image_shape
+            return describe(dataset, self.data_root, image_shape=shape, background=self.backdrop)
+        except ValueError as error:
+            raise SpecError(str(error), code="data-set-unusable") from error
+
+    @property
+    def backdrop(self) -> tuple[int, int, int]:
+        """The RGB colour behind transparent images: the user's choice, else the training's, else white."""
+        training = self.model.training
+        return colour(self.spec.background or (training.background if training is not None else "white"))
+
+    def with_notes(self, images: Iterable[LazyDataset], infos: Iterable[DatasetInfo]) -> Evaluation[Spec]:
+        """Return the evaluation with the notes of its data sets: sentences on how the images were read, each once."""
+        of_headers = [note for info in infos for note in info.notes]
+        of_files = [note for opened_dataset in images for note in opened_dataset.notes]
+        return replace(self, notes=tuple(dict.fromkeys([*of_headers, *of_files])))
+
+    @property
+    def data_root(self) -> str | None:
+        """The folder of data sets: the user's choice, else the training's, else None for the default folder."""
+        return self.spec.data_root or (self.model.training.data_root if self.model.training is not None else None)
+
+    def with_tables(
+        self, images: Mapping[tuple[str, str], LazyDataset], *, gradients: bool = False
+    ) -> Evaluation[Spec]:
+        """Return the evaluation with one `Table` per (data set, split), and with the scores that MLflow already has.
+
+        Args:
+            images: the images by (data set, split).
+            gradients: whether to compute gradient norms. In a split ``train``, only every n-th image gets them. n is
+                chosen such that at least `GRADIENT_REFERENCES` images get them, or all if there are fewer.
+
+        Raises:
+            SpecError: if two data sets would have the same label.
+            TrackingError: if the store does not answer.
+        """
+        spec = self.spec
+        assert isinstance(spec, ScoringSpec)
+        labels = [(dataset_label(dataset), split) for dataset, split in images]
+        if len(set(labels)) < len(labels):
+            raise SpecError(
+                "the paths of two data sets end in the same name, by which the results would be told apart",
+                remedy="rename one of the two folders or files",
+                code="same-data-set-label",
+            )
+        how = {"seed": spec.seed, "precision": spec.precision, "noise_samples": getattr(spec, "noise_samples", 1)}
+        tables = []
+        for (dataset, split), lazy in images.items():
+            stride = max(1, len(lazy) // GRADIENT_REFERENCES) if split == "train" else 1
+            of_split = how | {"gradient_stride": stride if gradients else 0}
+            tables.append(Table.of(dataset_label(dataset), split, lazy, self.model, of_split))
+        return replace(self, tables=tables, found=self._found(tables))
+
+    def _found(self, tables: Sequence[Table]) -> dict[str, Scored]:
+        assert isinstance(self.spec, ScoringSpec)
+        if self.spec.rescore:
+            return {}
+        known = (cached(table, self.uri, self.spec.experiment) for table in tables)
+        return {scored.wanted.key: scored for scored in known if scored is not None}
+
+    def scores(self, run: EvaluationRun, show: Show) -> dict[tuple[str, str], pd.DataFrame]:
+        """Return the score tables of an evaluation by (label of the data set, split).
+
+        Tables that MLflow lacks are computed on Ray. Each is written into MLflow as soon as it is complete, so that an
+        interrupted job need not compute it again.
+
+        Raises:
+            JobError: if workers fail, or have no room on the machines.
+            TrackingError: if the store does not answer.
+        """
+        spec = self.spec
+        assert isinstance(spec, ScoringSpec)
+        # Another job of the same command may have scored in the meantime what was missing at first.
+        scored = dict(self.found) | self._found(self.missing)
+        for known in scored.values():
+            show(_scored_event(known))
+        missing = list({table.key: table for table in self.tables if table.key not in scored}.values())
+        if missing:
+            resources = resources_for(spec, None if spec.workers is None else (spec.workers, spec.workers))
+            for fresh in score_on_ray(self.model, missing, resources, show):
+                save_scores(fresh.wanted.key, fresh.table, run.record)
+                scored[fresh.wanted.key] = fresh
+                show(_scored_event(fresh))
+        run.scored_by({key: known.run_id or run.record.run_id for key, known in scored.items()})
+        tables = {}
+        for wanted in self.tables:  # data sets with equal images share a key and are scored once
+            tables[wanted.dataset, wanted.split] = wanted.of_these_images(scored[wanted.key].table)
+        return tables
 
 
 def prepare_evaluation(spec: Spec) -> Evaluation[Spec]:
@@ -116,187 +261,10 @@ def prepare_evaluation(spec: Spec) -> Evaluation[Spec]:
     return Evaluation(given, spec.model_copy(update=absolute | named), uri, model)
 
 
-def trained_on(work: Evaluation[Any]) -> str:
-    """Return the name of the data set that the model was trained on.
-
-    Raises:
-        SpecError: if neither ``--trained-on`` nor the settings of the training name it.
-    """
-    if work.spec.trained_on is not None:
-        return absolute_dataset(work.spec.trained_on)
-    if work.model.training is None:
-        raise SpecError(
-            f"neither a run nor a spec.json names the data set that the model {work.model.name} was trained on",
-            remedy="add --trained-on, for example --trained-on mnist",
-            code="trained-on-unknown",
-        )
-    return work.model.training.dataset
-
-
-def _is_own(work: Evaluation[Any], dataset: str) -> bool:
-    """Return whether the settings of the training, such as ``--leave-out``, apply to a data set.
-
-    They apply to the data set of the training, and to the one that ``--trained-on`` names: the same images elsewhere.
-    """
-    training = work.model.training
-    return training is not None and _resolved(dataset) in map(_resolved, (training.dataset, trained_on(work)))
-
-
 def _resolved(dataset: str) -> str:
     """Return the name of a data set without links and ".." in its path, so that equal places have equal names."""
     place = place_of(dataset)
     return dataset if place is None or place.is_remote else f"{place.kind}:{Path(place.path).resolve()}"
-
-
-def opened(work: Evaluation[Any], dataset: str, split: str, *, of_left_out: bool = False) -> LazyDataset:
-    """Open a data set in the model's shape.
-
-    If the model was trained on this data set, or ``--trained-on`` names it, the result contains only the classes that
-    the training used, and in the split ``train`` only the images that the training used (``--per-class`` limits their
-    number).
-
-    Args:
-        work: the evaluation.
-        dataset: name of the data set.
-        split: train, validation or test.
-        of_left_out: whether to take only the classes that the model was trained without (``--leave-out``) instead.
-
-    Raises:
-        SpecError: if the name is unknown, the images cannot be brought into the model's shape, or ``--trained-on``
-            names a data set without the classes or the images of the training.
-        DatasetNotFound, DatasetCorrupt: if the data cannot be read.
-    """
-    training = work.model.training
-    own = _is_own(work, dataset)
-    try:
-        images = open_dataset(
-            dataset,
-            split,
-            data_root_of(work),
-            image_shape=work.model.config.image_shape,
-            per_class=training.per_class if own and split == "train" and training is not None else None,
-            download=work.spec.download,
-            background=background(work),
-        )
-        left_out = left_out_of(work, dataset)
-        if not left_out:
-            return images
-        return images.of_classes(left_out, others=not of_left_out)
-    except ValueError as error:
-        if own and training is not None and (training.leave_out or training.per_class):
-            raise SpecError(
-                f"{dataset} does not have the classes and images that the model was trained on ({error})",
-                remedy="give --trained-on a copy of the data set of the training",
-                code="trained-on-unfit",
-            ) from error
-        raise SpecError(str(error), code="data-set-unusable") from error
-
-
-def left_out_of(work: Evaluation[Any], dataset: str) -> tuple[str, ...]:
-    """Return the classes that the model was trained without; empty for a data set that it was not trained on."""
-    training = work.model.training
-    return (training.leave_out or ()) if training is not None and _is_own(work, dataset) else ()
-
-
-def described(work: Evaluation[Any], dataset: str) -> DatasetInfo:
-    """Describe a data set in the model's shape.
-
-    Raises:
-        SpecError: if the name is unknown, or the images cannot be brought into the model's shape.
-        DatasetNotFound, DatasetCorrupt: if the data cannot be read.
-    """
-    try:
-        shape = work.model.config.image_shape
-        return describe(dataset, data_root_of(work), image_shape=shape, background=background(work))
-    except ValueError as error:
-        raise SpecError(str(error), code="data-set-unusable") from error
-
-
-def background(work: Evaluation[Any]) -> tuple[int, int, int]:
-    """Return the RGB colour behind transparent images: the user's choice, else the training's, else white."""
-    training = work.model.training
-    return colour(work.spec.background or (training.background if training is not None else "white"))
-
-
-def with_notes(work: Evaluation[Spec], images: Iterable[LazyDataset], infos: Iterable[DatasetInfo]) -> Evaluation[Spec]:
-    """Return the evaluation with the notes of its data sets: sentences on how the images were read, each once."""
-    of_headers = [note for info in infos for note in info.notes]
-    of_files = [note for opened_dataset in images for note in opened_dataset.notes]
-    return replace(work, notes=tuple(dict.fromkeys([*of_headers, *of_files])))
-
-
-def data_root_of(work: Evaluation[Any]) -> str | None:
-    """Return the folder of data sets: the user's choice, else the training's, else None for the default folder."""
-    return work.spec.data_root or (work.model.training.data_root if work.model.training is not None else None)
-
-
-def with_tables(
-    work: Evaluation[Spec], images: Mapping[tuple[str, str], LazyDataset], *, gradients: bool = False
-) -> Evaluation[Spec]:
-    """Return the evaluation with one `Table` per (data set, split), and with the scores that MLflow already has.
-
-    Args:
-        work: the evaluation.
-        images: the images by (data set, split).
-        gradients: whether to compute gradient norms. In a split ``train``, only every n-th image gets them. n is chosen
-            such that at least `GRADIENT_REFERENCES` images get them, or all if there are fewer.
-
-    Raises:
-        SpecError: if two data sets would have the same label.
-        TrackingError: if the store does not answer.
-    """
-    spec = work.spec
-    assert isinstance(spec, ScoringSpec)
-    labels = [(dataset_label(dataset), split) for dataset, split in images]
-    if len(set(labels)) < len(labels):
-        raise SpecError(
-            "the paths of two data sets end in the same name, by which the results would be told apart",
-            remedy="rename one of the two folders or files",
-            code="same-data-set-label",
-        )
-    samples = spec.noise_samples if isinstance(spec, NllSpec) else 1
-    tables = []
-    for (dataset, split), lazy in images.items():
-        stride = max(1, len(lazy) // GRADIENT_REFERENCES) if split == "train" else 1
-        how = (spec.seed, spec.precision, samples, stride if gradients else 0)
-        tables.append(Table.of(dataset_label(dataset), split, lazy, work.model, *how))
-    return replace(work, tables=tables, found=_found(work, tables))
-
-
-def _found(work: Evaluation[Any], tables: Sequence[Table]) -> dict[str, Scored]:
-    if work.spec.rescore:
-        return {}
-    known = (cached(table, work.uri, work.spec.experiment) for table in tables)
-    return {scored.wanted.key: scored for scored in known if scored is not None}
-
-
-def scores_of(work: Evaluation[Any], run: EvaluationRun, show: Show) -> dict[tuple[str, str], pd.DataFrame]:
-    """Return the score tables of an evaluation by (label of the data set, split).
-
-    Tables that MLflow lacks are computed on Ray. Each is written into MLflow as soon as it is complete, so that an
-    interrupted job need not compute it again.
-
-    Raises:
-        JobError: if workers fail, or have no room on the machines.
-        TrackingError: if the store does not answer.
-    """
-    spec = work.spec
-    # Another job of the same command may have scored in the meantime what was missing at first.
-    scored = dict(work.found) | _found(work, work.missing)
-    for known in scored.values():
-        show(_scored_event(known))
-    missing = list({table.key: table for table in work.tables if table.key not in scored}.values())
-    if missing:
-        resources = resources_for(spec, spec.workers and (spec.workers, spec.workers))
-        for fresh in score_on_ray(work.model, missing, resources, spec.seed, spec.precision, show):
-            save_scores(fresh.wanted.key, fresh.table, run.record)
-            scored[fresh.wanted.key] = fresh
-            show(_scored_event(fresh))
-    run.scored_by({key: known.run_id or run.record.run_id for key, known in scored.items()})
-    tables = {}
-    for wanted in work.tables:  # data sets with equal images share a key and are scored once
-        tables[wanted.dataset, wanted.split] = wanted.of_these_images(scored[wanted.key].table)
-    return tables
 
 
 def _scored_event(scored: Scored) -> events.Scored:
@@ -330,13 +298,18 @@ class EvaluationRun:
         return self.record.artifact_uri if is_remote(self._work.spec.output) else str(self.folder)
 
     @property
-    def known_as(self) -> KnownAs:
+    def known_as(self) -> dict[str, Any]:
         """The name and id of the run and the command that opens the MLflow UI; every result event has these fields."""
-        return {
-            "run": self.record.name,
-            "run_id": self.record.run_id,
-            "open_with": open_command(self._work.uri),
-        }
+        return {"run": self.record.name, "run_id": self.record.run_id, "open_with": open_command(self._work.uri)}
+
+    def table(self, table: pd.DataFrame, name: str) -> None:
+        """Write a table of results to NAME.parquet in the folder, and to NAME.json, which the MLflow UI shows."""
+        table.to_parquet(self.folder / f"{name}.parquet", index=False)
+        self.record.table(table, f"{name}.json")
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """Write a figure to NAME.png in the folder."""
+        figure.savefig(self.folder / f"{name}.png", dpi=120)
 
     def scored_by(self, runs: Mapping[str, str]) -> None:
         """Tag the run with the origin of score tables, in addition to those that it has been tagged with before.

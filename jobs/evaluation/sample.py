@@ -5,7 +5,7 @@ Shapes: N images, C channels, H height, W width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,21 +16,12 @@ from PIL import Image
 from glow.dequantization import not_finite, quantize
 from glow.figures.pictures import image_grid, image_rows
 from glow.model import Precision
-from jobs.display.evaluation_events import Samples
-from jobs.display.events import Show
+from jobs.display.events import Samples, Show
 from jobs.errors import SpecError
-from jobs.evaluation.run import (
-    Evaluation,
-    described,
-    evaluation_run,
-    prepare_evaluation,
-    trained_on,
-)
+from jobs.evaluation.run import Evaluation, evaluation_run, prepare_evaluation
 from jobs.evaluation.scoring import model_on, put_model, result_of
 from jobs.ray_runtime.resources import resources_for
 from jobs.specs.evaluation import SampleSpec
-
-__all__ = ["SampleWork", "prepare", "run"]
 
 AT_ONCE = 250
 """Number of images that a worker draws at once, which bounds its memory."""
@@ -64,7 +55,7 @@ def prepare(spec: SampleSpec) -> SampleWork:
     """
     work = prepare_evaluation(spec)
     label = None if spec.only_class is None else _label(work, spec.only_class)
-    return SampleWork(replace(work, makes_images=True), label)
+    return SampleWork(work, label)
 
 
 def _label(work: Evaluation[SampleSpec], name: str) -> int:
@@ -77,7 +68,7 @@ def _label(work: Evaluation[SampleSpec], name: str) -> int:
         )
     names = [str(label) for label in range(classes)]
     if work.spec.trained_on is not None or work.model.training is not None:
-        names = list(described(work, trained_on(work)).class_names)
+        names = list(work.described(work.trained_on).class_names)
     trained = [known for label, known in enumerate(names[:classes]) if label in work.model.classes]
     advice = f"use one of {', '.join(trained)}"
     if name in names[:classes]:
@@ -124,7 +115,7 @@ def run(work: SampleWork, show: Show) -> dict[float, np.ndarray]:
             sweep = np.stack([images[:ROW] for images in samples.values()])
             names = [f"T = {temperature:g}" for temperature in samples]
             title = f"The same noise at several temperatures, {evaluation.model.title}"
-            image_rows(sweep, names, title).savefig(recorded.folder / "temperatures.png", dpi=120)
+            recorded.figure(image_rows(sweep, names, title), "temperatures")
             pictures.insert(0, "temperatures.png")
         recorded.record.metrics({"non_finite": non_finite})
         listed = ", ".join(f"{temperature:g}" for temperature in samples)

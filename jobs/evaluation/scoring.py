@@ -21,17 +21,14 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrash
 
 from glow.config import GlowConfig
 from glow.datasets import LazyDataset
-from glow.model import Glow, Precision
+from glow.model import Glow
 from glow.scoring import SHARD, score
-from jobs.display.evaluation_events import Scoring
-from jobs.display.events import Show
+from jobs.display.events import Scoring, Show
 from jobs.errors import JobError
 from jobs.evaluation.find_model import TrainedModel
 from jobs.ray_runtime.resources import Resources
 from jobs.system.process_setup import set_up_computing
 from jobs.tracking.scores import find_scores, key_of, labelled
-
-__all__ = ["Scored", "Table", "cached", "model_on", "put_model", "result_of", "score_on_ray"]
 
 RETRIES = 3
 """Number of times that Ray runs a shard again after its worker died."""
@@ -47,32 +44,19 @@ class Table:
         images: the images of the split, which are read shard by shard.
         key: hash of all that the scores depend on: the model, the fingerprint of the images, the split, the seed and
             number of noise samples, the precision, and the stride of gradient norms.
-        noise_samples: number of samples of dequantisation noise per image.
-        gradient_stride: n, if the gradient norms of every n-th image are wanted; 0 if none are.
+        how: the settings of `glow.scoring.score`: seed, precision, noise_samples and gradient_stride.
     """
 
     dataset: str
     split: str
     images: LazyDataset
     key: str
-    noise_samples: int = 1
-    gradient_stride: int = 0
+    how: dict[str, Any]
 
     @classmethod
-    def of(
-        cls,
-        dataset: str,
-        split: str,
-        images: LazyDataset,
-        model: TrainedModel,
-        seed: int,
-        precision: Precision,
-        noise_samples: int = 1,
-        gradient_stride: int = 0,
-    ) -> Table:
+    def of(cls, dataset: str, split: str, images: LazyDataset, model: TrainedModel, how: dict[str, Any]) -> Table:
         """Make a table and compute its key. This reads all images once, for their fingerprint."""
-        key = key_of(model.digest, images.fingerprint(SHARD), split, seed, precision, noise_samples, gradient_stride)
-        return cls(dataset, split, images, key, noise_samples, gradient_stride)
+        return cls(dataset, split, images, key_of(model.digest, images.fingerprint(SHARD), split, **how), how)
 
     def of_these_images(self, scores: pd.DataFrame) -> pd.DataFrame:
         """Return scores with the name of this data set, this split, and the labels of these images.
@@ -111,22 +95,13 @@ def cached(wanted: Table, uri: str, experiment: str) -> Scored | None:
     return Scored(wanted, wanted.of_these_images(table), run_id)
 
 
-def score_on_ray(
-    model: TrainedModel,
-    tables: Sequence[Table],
-    resources: Resources,
-    seed: int,
-    precision: Precision,
-    show: Show,
-) -> Iterator[Scored]:
+def score_on_ray(model: TrainedModel, tables: Sequence[Table], resources: Resources, show: Show) -> Iterator[Scored]:
     """Score the tables, and yield each in order as soon as all its shards are scored.
 
     Args:
         model: the model; Ray's object store holds one copy of it for all tasks.
-        tables: what to score.
+        tables: what to score, each with another key.
         resources: the workers. As many tasks run at once as there are workers, each with one worker's cores and GPUs.
-        seed: seed of the dequantisation noise.
-        precision: precision of the coupling networks.
         show: receives a `Scoring` event after each shard.
 
     Raises:
@@ -136,32 +111,31 @@ def score_on_ray(
     reference = put_model(model)
     task = score_shard.options(**resources.task_options(), max_retries=RETRIES, scheduling_strategy="SPREAD")
     shards = _shards(tables)
-    done: dict[Table, dict[int, pd.DataFrame]] = {table: {} for table in tables}
+    done: dict[str, dict[int, pd.DataFrame]] = {table.key: {} for table in tables}
     pending: dict[Any, tuple[Table, int]] = {}
     started = time.monotonic()
     following = next(shards, None)
     for table in tables:
-        while len(done[table]) < -(-len(table.images) // SHARD):
+        while len(done[table.key]) < -(-len(table.images) // SHARD):
             while following is not None and len(pending) < most:
                 of, start, images, labels = following
-                how = (seed, precision, of.noise_samples, of.gradient_stride, resources.threads)
-                submitted = task.remote(reference, images, labels, start, *how)
+                submitted = task.remote(reference, images, labels, start, of.how, resources.threads)
                 pending[submitted] = of, start
                 following = next(shards, None)  # read while the workers are busy
             (finished,), _ = ray.wait(list(pending), num_returns=1)
             of, start = pending.pop(finished)
-            done[of][start] = result_of(finished)
+            done[of.key][start] = result_of(finished)
             scored = sum(len(part) for parts in done.values() for part in parts.values())
             show(
                 Scoring(
                     dataset=of.dataset,
                     split=of.split,
-                    images=sum(len(part) for part in done[of].values()),
+                    images=sum(len(part) for part in done[of.key].values()),
                     of=len(of.images),
                     images_per_second=scored / (time.monotonic() - started),
                 )
             )
-        parts = done[table]
+        parts = done[table.key]
         whole = pd.concat([parts[start] for start in sorted(parts)], ignore_index=True)
         yield Scored(table, table.of_these_images(whole), None)
 
@@ -194,19 +168,12 @@ def _sentence(error: RayError) -> JobError:
             remedy="give each worker more cores with --cpus-per-worker, so that fewer run at once",
             code="workers-died",
         )
+    again = "run the command again; with glowctl --verbose COMMAND it shows more"
     if isinstance(error, RayTaskError):
         cause = error.cause
         first_line = str(cause).splitlines()[0] if str(cause) else ""
-        return JobError(
-            f"a worker failed ({type(cause).__name__}: {first_line})",
-            remedy="run the command again; with glowctl --verbose COMMAND it shows more",
-            code="worker-failed",
-        )
-    return JobError(
-        f"Ray failed ({str(error).splitlines()[0]})",
-        remedy="run the command again; with glowctl --verbose COMMAND it shows more",
-        code="ray-failed",
-    )
+        return JobError(f"a worker failed ({type(cause).__name__}: {first_line})", remedy=again, code="worker-failed")
+    return JobError(f"Ray failed ({str(error).splitlines()[0]})", remedy=again, code="ray-failed")
 
 
 def put_model(model: TrainedModel) -> Any:
@@ -221,29 +188,13 @@ def put_model(model: TrainedModel) -> Any:
 
 @ray.remote
 def score_shard(
-    reference: list[Any],
-    images: np.ndarray,
-    labels: np.ndarray,
-    start: int,
-    seed: int,
-    precision: Precision,
-    noise_samples: int,
-    gradient_stride: int,
-    threads: int,
+    reference: list[Any], images: np.ndarray, labels: np.ndarray, start: int, how: dict[str, Any], threads: int
 ) -> pd.DataFrame:
     """Score one shard of a data set on a worker; `start` is the position of its first image in the data set."""
     model = model_on(reference, threads)
+    positions = torch.arange(start, start + len(images))
     # Ray's arrays are read-only, and torch needs arrays that it may write to.
-    return score(
-        model,
-        torch.tensor(images),
-        torch.tensor(labels),
-        indices_N=torch.arange(start, start + len(images)),
-        seed=seed,
-        precision=precision,
-        noise_samples=noise_samples,
-        gradient_stride=gradient_stride,
-    )
+    return score(model, torch.tensor(images), torch.tensor(labels), indices_N=positions, **how)
 
 
 def model_on(reference: list[Any], threads: int) -> Glow:

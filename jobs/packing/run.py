@@ -21,30 +21,30 @@ import torch
 from ray.data import DataContext, TaskPoolStrategy
 from ray.exceptions import RayError
 
-from glow.datasets import DatasetCorrupt, LazyDataset, open_dataset
+from glow.datasets import DatasetCorrupt, LazyDataset
 from glow.datasets.base import Shape
 from glow.datasets.lazy import one_look
 from glow.datasets.packed_index import shard_file, shard_fingerprint
 from jobs.display.events import Noted, Packed, Packing, Show
 from jobs.errors import JobError
-from jobs.packing.plan import SKIPPED, Plan, refusal
-from jobs.packing.shards import (
+from jobs.packing.plan import (
+    SKIPPED,
     Done,
+    Plan,
     Shard,
     destination_of,
     done_file,
     files_gone,
     listing_of,
     npy,
+    opened,
+    refusal,
     source_of,
     stamps_of,
 )
 from jobs.ray_runtime.machines import Machine, machines_up
-from jobs.specs.base import colour
 from jobs.specs.request import PackSpec
 from jobs.system.process_setup import set_up_process
-
-__all__ = ["Readers", "readers_for", "run"]
 
 Looks = ray.ObjectRef
 """`Plan.looks` in Ray's object store."""
@@ -173,14 +173,7 @@ def _changed(spec: PackSpec, shard: Shard) -> JobError:
 def _source(spec: PackSpec, split: str, image_shape: Shape, looks: Looks | None) -> LazyDataset:
     """Open a split of the source, once per process, because a process runs many tasks."""
     with one_look(_known(spec, looks)):
-        return open_dataset(
-            spec.source,
-            split,
-            spec.data_root,
-            image_shape=image_shape,
-            background=colour(spec.background),
-            refuse_other_sizes=spec.image_size is None,
-        )
+        return opened(spec, split, image_shape)
 
 
 @lru_cache(maxsize=1)
@@ -209,21 +202,20 @@ def _read(shard: Shard, dataset: LazyDataset, skip: bool, threads: int) -> tuple
     """
     starts = range(shard.start, shard.stop, PIECE)
     stops = [min(start + PIECE, shard.stop) for start in starts]
-    read = _readable if skip else _all
     with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(partial(read, dataset), starts, stops))
+        found = list(pool.map(partial(_readable, dataset, skip), starts, stops))
     images = torch.cat(
         [torch.empty((0, *dataset.image_shape), dtype=torch.uint8), *(i for got, _ in found for i in got)]
     )
     return images, [problem for _, problems in found for problem in problems]
 
 
-def _all(dataset: LazyDataset, start: int, stop: int) -> tuple[list[torch.Tensor], list[tuple[int, str]]]:
-    return [dataset.images(start, stop)], []
-
-
-def _readable(dataset: LazyDataset, start: int, stop: int) -> tuple[list[torch.Tensor], list[tuple[int, str]]]:
+def _readable(
+    dataset: LazyDataset, skip: bool, start: int, stop: int
+) -> tuple[list[torch.Tensor], list[tuple[int, str]]]:
     """Return the images that are not damaged, in pieces, and the positions of the others with their errors.
+
+    Unless `skip` is true, the error of the first damaged image is raised.
 
     A piece with a damaged image is halved until the image is found, so that a few of them cost little, and the others
     are still read many at a time, which a bucket needs.
@@ -231,10 +223,13 @@ def _readable(dataset: LazyDataset, start: int, stop: int) -> tuple[list[torch.T
     try:
         return [dataset.images(start, stop)], []
     except SKIPPED as problem:
+        if not skip:
+            raise
         if stop - start == 1:
             return [], [(start, str(problem))]
     middle = (start + stop) // 2
-    (first, left_out), (second, more_left_out) = _readable(dataset, start, middle), _readable(dataset, middle, stop)
+    first, left_out = _readable(dataset, skip, start, middle)
+    second, more_left_out = _readable(dataset, skip, middle, stop)
     return first + second, left_out + more_left_out
 
 

@@ -1,26 +1,23 @@
 """The report: a summary of runs in MLflow as one self-contained HTML file, and the same in Markdown.
 
 `make` is the entry point. It gathers runs (`gather`), composes sections of text, tables and pictures (`compose`, with
-one module per kind of section), and renders them (`render`).
-
-Heavy modules are imported inside functions, because every command imports this package to print its events.
+the sections of trainings in `compare` and those of evaluations in `evaluations`), and renders them (`document`).
 """
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from jobs.display.events import Reported
+from jobs.display.tables import escaped
+from jobs.outputs import is_remote, usable_output
+from jobs.report import compose, gather
+from jobs.report.document import IMAGES, Report, html, markdown
 from jobs.tracking import tag_names
-
-if TYPE_CHECKING:
-    from jobs.display.events import Reported
-    from jobs.report.document import Report
-
-__all__ = ["make"]
+from jobs.tracking.record import Record
+from jobs.tracking.store import open_command
 
 HTML, MARKDOWN = "report.html", "report.md"
 
@@ -47,16 +44,9 @@ def make(
         TrackingError: if a run or the experiment does not exist, there are no runs, or the store does not answer.
         JobError: if the output folder cannot be used.
     """
-    from jobs.display.events import Reported
-    from jobs.outputs import is_remote, usable_output
-    from jobs.report.compose import compose
-    from jobs.report.gather import gather
-    from jobs.tracking.record import Record
-    from jobs.tracking.store import open_command
-
-    material = gather(uri, experiment, runs)
+    material = gather.gather(uri, experiment, runs)
     place = usable_output(str(output))
-    report = compose(material)
+    report = compose.compose(material)
     params = {"experiment": experiment, "runs": ",".join(runs) if runs else "all", "sources": len(material.runs)}
     record = Record.start(uri, experiment, f"report {experiment}", {tag_names.JOB: "report"}, params)
     with record.running(system_metrics=False), tempfile.TemporaryDirectory() as scratch:
@@ -66,7 +56,7 @@ def make(
         if is_remote(place):
             place = record.artifact_uri
         else:
-            _copy(Path(scratch), Path(place))
+            _write(report, Path(place))
     show(
         Reported(
             html=f"{place}/{HTML}",
@@ -81,28 +71,15 @@ def make(
 
 def _write(report: Report, folder: Path) -> None:
     """Write the HTML file, the Markdown file, and the pictures of the latter."""
-    from jobs.report.document import IMAGES, html, markdown
-
     (folder / HTML).write_text(html(report), encoding="utf-8")
     (folder / MARKDOWN).write_text(markdown(report), encoding="utf-8")
-    (folder / IMAGES).mkdir()
+    (folder / IMAGES).mkdir(exist_ok=True)
     for picture in report.pictures:
         (folder / IMAGES / picture.name).write_bytes(picture.data)
 
 
-def _copy(source: Path, folder: Path) -> None:
-    """Copy the files of a folder. `shutil.copytree` would also copy the permissions of a temporary folder."""
-    for file in (path for path in source.rglob("*") if path.is_file()):
-        place = folder / file.relative_to(source)
-        place.parent.mkdir(exist_ok=True)
-        shutil.copyfile(file, place)
-
-
 def _description(report: Report) -> str:
     """Return the description of the report's run in MLflow, in Markdown."""
-    from jobs.display.tables import escaped
-    from jobs.report.document import IMAGES
-
     lines = [f"**Result:** `{HTML}`, and the same in Markdown, `{MARKDOWN}` with `{IMAGES}`", ""]
     lines += [f"- {escaped(sentence)}" for sentence in report.summary]
     if report.gaps:

@@ -16,16 +16,7 @@ from matplotlib.figure import Figure
 from glow.comparison import conclusions, unfinished
 from glow.datasets.names import dataset_label
 from glow.figures.pictures import nll_curve
-from jobs.ablation.summary import (
-    METRICS,
-    Tables,
-    ablation_tables,
-    best_trial,
-    comparison_figures,
-    factors_of,
-    state_of,
-    tables_of,
-)
+from jobs.ablation import summary
 from jobs.display.tables import Table, configuration_table, difference_table
 from jobs.errors import SpecError
 from jobs.report.document import Block, Bullets, Note, Pictures, Section, Text, svg_picture
@@ -35,12 +26,10 @@ from jobs.specs.base import theme_of, validated
 from jobs.specs.training import TrainSpec
 from jobs.text import bits, count, plain, rows_of
 from jobs.tracking import metric_names, tag_names
-from jobs.tracking.runs import metric_history, recorded_images, recorded_sizes
+from jobs.tracking.runs import recorded_images, recorded_sizes
 
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run
-
-__all__ = ["data_section", "nll_section", "settings_in_words"]
 
 WORDS = {
     "depth": "depth K =",
@@ -176,17 +165,15 @@ def nll_section(study: Study, reader: Reader, anchor: str) -> tuple[Section | No
         reader: reads the artifacts of the runs.
         anchor: target of links to the section, unique in the report.
     """
-    blocks: list[Block] = []
-    said: list[str] = []
     label = dataset_label(study.dataset)
-    for index, ablation in enumerate(study.ablations):
-        made = _of_ablation(ablation, study, reader, f"{label}-ablation-{index + 1}")
-        blocks += made[0]
-        said += made[1]
-    if not study.ablations and study.trainings:
-        made = _of_trainings(study, reader, f"{label}-trainings")
-        blocks += made[0]
-        said += made[1]
+    parts = [
+        _of_ablation(ablation, study, reader, f"{label}-ablation-{number}")
+        for number, ablation in enumerate(study.ablations, start=1)
+    ]
+    if not parts and study.trainings:
+        parts.append(_of_trainings(study, reader, f"{label}-trainings"))
+    blocks = [block for of_part, _ in parts for block in of_part]
+    said = [sentence for _, of_part in parts for sentence in of_part]
     return (Section("Negative log-likelihood (NLL)", anchor, [*blocks, *reader.notes()]) if blocks else None), said
 
 
@@ -199,10 +186,10 @@ def _of_ablation(ablation: Run, study: Study, reader: Reader, name: str) -> Comp
         spec = validated(AblateSpec, spec_of(ablation))
     except (SpecError, ValueError) as error:
         return [Note(f"The settings of ablation {ablation.info.run_name} cannot be read ({error}).")], []
-    factors = factors_of(spec)
-    tables = ablation_tables(reader.uri, ablation, spec)
-    axes = [axis.replace("_", " ") for field, axis in AXES.items() if len(getattr(spec, field) or ()) > 1]
-    over = f" over {' and '.join(axes)}" if axes else ""
+    axes = summary.axes_of(spec)
+    tables = summary.ablation_tables(reader.uri, ablation, spec)
+    varied = [axis.replace("_", " ") for field, axis in AXES.items() if len(getattr(spec, field) or ()) > 1]
+    over = f" over {' and '.join(varied)}" if varied else ""
     finished = int((tables.trials["state"] == "finished").sum())
     over += f" of {spec.train.bits}-bit images" if spec.train.bits != 8 else ""
     intro = (
@@ -212,7 +199,7 @@ def _of_ablation(ablation: Run, study: Study, reader: Reader, name: str) -> Comp
         f"{count(len(tables.trials), 'trial')} finished. The test NLL of a trial is that of the epoch with the lowest "
         "validation NLL."
     )
-    blocks, said = _compared(tables, factors, dataset_label(study.dataset), spec.seeds, spec.search != "grid", name)
+    blocks, said = _compared(tables, axes, dataset_label(study.dataset), spec.seeds, spec.search != "grid", name)
     return [Text(intro), *blocks], said
 
 
@@ -260,14 +247,14 @@ def _facts(run: Run) -> list[str]:
 def _of_comparable(readable: Sequence[Run], study: Study, reader: Reader, name: str) -> Compared:
     if len(readable) == 1:
         return _of_one(readable[0], study, reader, name)
-    trials, factors = _trial_table(readable)
-    tables = tables_of(reader.uri, trials, factors)
+    trials, axes = _trial_table(readable)
+    tables = summary.tables_of(reader.uri, trials, axes)
     seeds = int(trials["seed"].nunique()) if len(trials) else 0
-    blocks, said = _compared(tables, factors, dataset_label(study.dataset), seeds, False, name)
+    blocks, said = _compared(tables, axes, dataset_label(study.dataset), seeds, False, name)
     intro = (
         f"{count(len(readable), 'training')} that were not started as one ablation are compared here. Trainings that "
     )
-    intro += f"have the same {' and '.join(factor.replace('_', ' ') for factor in factors)} form a configuration."
+    intro += f"have the same {' and '.join(axis.replace('_', ' ') for axis in axes)} form a configuration."
     if repeats := len(readable) - len(trials):
         intro += (
             f" Of those that also have the same seed, only the newest finished one counts, which leaves out "
@@ -277,7 +264,7 @@ def _of_comparable(readable: Sequence[Run], study: Study, reader: Reader, name: 
 
 
 def _trial_table(runs: Sequence[Run]) -> tuple[pd.DataFrame, list[str]]:
-    """Return trainings as a table of trials, and as its factors the permutation and the settings in which they differ.
+    """Return trainings as a table of trials, and as its axes the permutation and the settings in which they differ.
 
     Of trainings with the same settings and seed, only the newest finished one is in the table, or the newest one if
     none has finished.
@@ -285,33 +272,25 @@ def _trial_table(runs: Sequence[Run]) -> tuple[pd.DataFrame, list[str]]:
     specs = [spec_of(run) for run in runs]
     names = [name for name in TrainSpec.model_fields if theme_of(TrainSpec, name) in ("Data", "Model", "Optimisation")]
     names = [name for name in (*names, *NUMBER_FORMATS) if name not in (*UNSAID, "seed", "permutation")]
-    factors = ["permutation", *(name for name in names if len({str(spec.get(name)) for spec in specs}) > 1)]
+    axes = ["permutation", *(name for name in names if len({str(spec.get(name)) for spec in specs}) > 1)]
     rows = []
     for run, spec in zip(runs, specs, strict=True):
-        state, reason = state_of(run)
-        values = {factor: _factor(spec.get(factor)) for factor in factors}
-        measured = {column: run.data.metrics.get(metric, math.nan) for column, metric in METRICS.items()}
-        about = {"run_id": run.info.run_id, "trial": run.info.run_name, "seed": spec.get("seed", 0)}
-        rows.append({**about, **values, "state": state, "reason": reason, **measured})
-    columns = ["run_id", "trial", *factors, "seed", "state", "reason", *METRICS]
-    table = pd.DataFrame(rows, columns=columns)
+        values = {axis: _axis_value(spec.get(axis)) for axis in axes}
+        rows.append(summary.trial_row(run, run.info.run_name, {**values, "seed": spec.get("seed", 0)}))
+    table = pd.DataFrame(rows, columns=summary.trial_columns(axes))
     table = table.sort_values("state", key=lambda state: state != "finished", kind="stable")
-    table = table.drop_duplicates([*factors, "seed"]).sort_index()
-    return table.iloc[::-1].reset_index(drop=True), factors
+    table = table.drop_duplicates([*axes, "seed"]).sort_index()
+    return table.iloc[::-1].reset_index(drop=True), axes
 
 
-def _factor(value: Any) -> Any:
-    """Return the value of a setting as that of a factor, which must not be missing and can be compared with others."""
+def _axis_value(value: Any) -> Any:
+    """Return the value of a setting as that of an axis, which must not be missing and can be compared with others."""
     return "none" if value is None else plain(value) if isinstance(value, list) else value
 
 
 def _of_one(run: Run, study: Study, reader: Reader, name: str) -> Compared:
-    columns = {
-        f"{split}_bits_per_dim": metric_history(reader.uri, run.info.run_id, f"{split}/bits_per_dim")
-        for split in ("train", "validation")
-    }
-    history = pd.DataFrame({column: pd.Series(values, dtype=float) for column, values in columns.items()})
-    history = history.rename_axis("epoch").sort_index().reset_index()
+    metrics = {f"{split}_bits_per_dim": f"{split}/bits_per_dim" for split in ("train", "validation")}
+    history = summary.metrics_by_epoch(reader.uri, run.info.run_id, metrics)
     test = run.data.metrics.get(metric_names.TEST, math.nan)
     if history.empty:
         return [Note(f"Training {run.info.run_name} has recorded no epoch.")], []
@@ -325,10 +304,12 @@ def _of_one(run: Run, study: Study, reader: Reader, name: str) -> Compared:
     return [Text("There is only one training, so there is nothing to compare."), Pictures([picture])], said
 
 
-def _compared(tables: Tables, factors: Sequence[str], dataset: str, seeds: int, searched: bool, name: str) -> Compared:
+def _compared(
+    tables: summary.Tables, axes: Sequence[str], dataset: str, seeds: int, searched: bool, name: str
+) -> Compared:
     said = conclusions(tables.differences)
-    lost = unfinished(tables.trials, factors)
-    best = best_trial(tables.trials)
+    lost = unfinished(tables.trials, axes)
+    best = summary.best_trial(tables.trials)
     if best is not None:
         said = [
             *said,
@@ -337,14 +318,14 @@ def _compared(tables: Tables, factors: Sequence[str], dataset: str, seeds: int, 
             f"{bits(best['test_bits_per_dim'])} bits/dim.",
         ]
     blocks: list[Block] = [Bullets([*said, *lost])] if said or lost else []
-    figures = comparison_figures(tables, factors, dataset, seeds, searched)
+    figures = summary.comparison_figures(tables, axes, dataset, seeds, searched)
     pictures = [
         svg_picture(figure, f"{name}-{kind.replace('_', '-')}", _alt(kind, tables), CAPTIONS[kind])
         for kind, figure in _drawable(figures)
     ]
     blocks += [Pictures(pictures)] if pictures else []
     if len(tables.configurations):
-        blocks.append(configuration_table(rows_of(tables.configurations), factors))
+        blocks.append(configuration_table(rows_of(tables.configurations), axes))
     if len(tables.differences):
         blocks.append(difference_table(rows_of(tables.differences)))
     return blocks, said
@@ -358,7 +339,7 @@ def _drawable(figures: Iterable[tuple[str, Figure]]) -> Iterator[tuple[str, Figu
         return
 
 
-def _alt(kind: str, tables: Tables) -> str:
+def _alt(kind: str, tables: summary.Tables) -> str:
     if kind == "nll_by_epoch":
         ends = tables.curves.sort_values("epoch").groupby("name", sort=False).tail(1)
         names = ", ".join(dict.fromkeys(str(name) for name in ends["name"]))

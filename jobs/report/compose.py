@@ -20,8 +20,6 @@ from jobs.tracking.store import open_command, without_password
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run
 
-__all__ = ["compose", "seconds_of"]
-
 METRICS = ("images_per_second_median", "core_seconds", "gpu_seconds", "parameters")
 """Metrics of a run that are shown with its costs, in the order of the columns."""
 

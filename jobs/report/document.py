@@ -14,32 +14,13 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
 from glow.figures.pictures import image_grid
 from jobs.display.tables import Table, as_markdown, escaped
-
-__all__ = [
-    "IMAGES",
-    "Block",
-    "Bullets",
-    "Gap",
-    "Note",
-    "Picture",
-    "Pictures",
-    "Report",
-    "Section",
-    "Text",
-    "grid_picture",
-    "html",
-    "markdown",
-    "png_picture",
-    "stored_picture",
-    "svg_picture",
-]
 
 IMAGES = "report-images"
 """Name of the folder, next to the Markdown file, that holds its pictures."""
@@ -92,9 +73,8 @@ class Picture:
     """An image file with a caption.
 
     Attributes:
-        name: file name of the picture, unique in the report.
+        name: file name of the picture, which ends in .png or .svg, unique in the report.
         data: content of the file.
-        mime: media type of the file, such as "image/png".
         alt: sentence for readers who cannot see the picture.
         caption: sentences below the picture.
         pixels: whether to show enlarged pixels as squares and not smoothed.
@@ -102,7 +82,6 @@ class Picture:
 
     name: str
     data: bytes
-    mime: str
     alt: str
     caption: str
     pixels: bool = False
@@ -202,29 +181,21 @@ def svg_picture(figure: Figure, name: str, alt: str, caption: str) -> Picture:
     file = io.BytesIO()
     with rc_context({"svg.hashsalt": name}):
         figure.savefig(file, format="svg", metadata={"Date": None})
-    return Picture(f"{name}.svg", file.getvalue(), "image/svg+xml", alt, caption)
+    return Picture(f"{name}.svg", file.getvalue(), alt, caption)
 
 
 def png_picture(figure: Figure, name: str, alt: str, caption: str) -> Picture:
     """Return a figure that consists mostly of images as a picture in PNG."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI)
-    return Picture(f"{name}.png", file.getvalue(), "image/png", alt, caption)
+    return Picture(f"{name}.png", file.getvalue(), alt, caption)
 
 
 def grid_picture(images_NCHW: np.ndarray, columns: int | None, name: str, alt: str, caption: str) -> Picture:
     """Return uint8 images (N, C, H, W) as one PNG, in a grid of `columns` columns; None gives a square grid."""
     file = io.BytesIO()
     Image.fromarray(image_grid(images_NCHW, columns)).save(file, "png")
-    return Picture(f"{name}.png", file.getvalue(), "image/png", alt, caption, pixels=True)
-
-
-def stored_picture(content: bytes, name: str, alt: str, caption: str, pixels: bool = False) -> Picture:
-    """Return a picture from the content of a PNG file that is an artifact of a run.
-
-    If `pixels` is true, enlarged pixels are shown as squares and not smoothed.
-    """
-    return Picture(f"{name}.png", content, "image/png", alt, caption, pixels)
+    return Picture(f"{name}.png", file.getvalue(), alt, caption, pixels=True)
 
 
 # HTML and Markdown.
@@ -232,34 +203,30 @@ def stored_picture(content: bytes, name: str, alt: str, caption: str, pixels: bo
 
 def html(report: Report) -> str:
     """Return a report as one HTML file that contains its pictures, needs no other file, and has no scripts."""
-    environment = _environment(autoescape=True)
-    environment.filters["data_uri"] = _data_uri
-    environment.filters["set"] = _with_fixed_spaces
-    return environment.get_template("template.html").render(report=report)
+    return _rendered(report, "template.html")
 
 
 def markdown(report: Report) -> str:
     """Return a report as Markdown, which refers to its pictures as files in the folder `IMAGES`."""
-    environment = _environment(autoescape=False)  # Markdown needs other escapes than HTML
-    environment.filters["md"] = escaped
-    environment.filters["rows"] = as_markdown
-    environment.globals["images"] = IMAGES
-    text = environment.get_template("template.md").render(report=report)
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return re.sub(r"\n{3,}", "\n\n", _rendered(report, "template.md")).strip() + "\n"
 
 
-def _environment(autoescape: bool) -> Environment:
-    return Environment(
+def _rendered(report: Report, template: str) -> str:
+    environment = Environment(
         loader=PackageLoader("jobs.report", "."),
-        autoescape=autoescape,
+        autoescape=select_autoescape(["html"]),  # Markdown needs other escapes than HTML
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"data_uri": _data_uri, "set": _with_fixed_spaces, "md": escaped, "rows": as_markdown}
+    environment.globals["images"] = IMAGES
+    return environment.get_template(template).render(report=report)
 
 
 def _data_uri(picture: Picture) -> str:
-    return f"data:{picture.mime};base64,{base64.b64encode(picture.data).decode()}"
+    mime = "image/svg+xml" if picture.name.endswith(".svg") else "image/png"
+    return f"data:{mime};base64,{base64.b64encode(picture.data).decode()}"
 
 
 def _with_fixed_spaces(text: str) -> str:

@@ -17,20 +17,7 @@ import pandas as pd
 
 from glow.datasets.names import dataset_label
 from glow.figures.pictures import image_rows, ood_ratio_curve, per_class_bars
-from jobs.display.tables import (
-    AUROC_NOTE,
-    Cell,
-    Table,
-    auroc,
-    auroc_table,
-    control_sentence,
-    detectors_of,
-    ends_sentence,
-    nll_table,
-    passing_sentence,
-    settings_sentence,
-    share_table,
-)
+from jobs.display import tables
 from jobs.report.document import (
     Block,
     Picture,
@@ -39,7 +26,6 @@ from jobs.report.document import (
     Text,
     grid_picture,
     png_picture,
-    stored_picture,
     svg_picture,
 )
 from jobs.report.gather import Material, Model, Reader, Study, bits_of, dataset_of, spec_of
@@ -48,8 +34,6 @@ from jobs.tracking import metric_names, tag_names
 
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run
-
-__all__ = ["benchmark_section", "interpolation_section", "nll_section", "ood_section", "samples_section"]
 
 PREFERRED_TEMPERATURE = 0.7
 """The recorded temperature nearest to this one is shown."""
@@ -63,9 +47,6 @@ RECOMMENDED = (
 )
 """Sentences on the recommended detector."""
 
-MOST_PASSING = 5
-"""The most classes that are listed as hard to detect."""
-
 
 def nll_section(model: Model, reader: Reader, anchor: str, name: str) -> Section | None:
     """Return the section with the bits/dim of whole data sets under the model, or None without an NLL run."""
@@ -76,12 +57,12 @@ def nll_section(model: Model, reader: Reader, anchor: str, name: str) -> Section
     table = reader.table(run, "nll", "the table of likelihoods")
     split = spec_of(run).get("split", "test")
     if table is not None:
-        blocks.append(nll_table(rows_of(table), split))
+        blocks.append(tables.nll_table(rows_of(table), split))
     content = reader.content(run, "nll_histogram.png", "the histogram of likelihoods")
     if content is not None:
         alt = "Histogram of bits/dim with one curve per data set."
         caption = f"Distribution of the bits/dim of single {split} images, one curve per data set."
-        blocks.append(Pictures([stored_picture(content, f"{name}-nll", alt, caption)]))
+        blocks.append(Pictures([Picture(f"{name}-nll.png", content, alt, caption)]))
     return Section("Likelihood of whole data sets", anchor, [*blocks, *reader.notes()])
 
 
@@ -143,7 +124,7 @@ def _while_training(run: Run, reader: Reader, name: str) -> list[Picture]:
         return []
     temperature = spec_of(run).get("temperature", PREFERRED_TEMPERATURE)
     caption = f"The last samples that the training drew, at temperature {temperature:g}."
-    return [stored_picture(content, f"{name}-samples", "Grid of generated images.", caption, pixels=True)]
+    return [Picture(f"{name}-samples.png", content, "Grid of generated images.", caption, pixels=True)]
 
 
 def interpolation_section(model: Model, reader: Reader, anchor: str, name: str) -> Section | None:
@@ -168,7 +149,7 @@ def interpolation_section(model: Model, reader: Reader, anchor: str, name: str) 
     error, bad = run.data.metrics.get("end_error", math.nan), run.data.metrics.get("non_finite", 0)
     if pairs is not None and math.isfinite(error):
         levels = None if model.training is None else 2 ** bits_of(model.training)
-        text = ends_sentence(error, int((~pairs["ends_exact"]).sum()), levels)
+        text = tables.ends_sentence(error, int((~pairs["ends_exact"]).sum()), levels)
         text += f" {bad:.0f} images have pixels that are not finite." if bad else ""
         blocks.insert(0, Text(text))
     return Section("Interpolation", anchor, [*blocks, *reader.notes()])
@@ -187,14 +168,14 @@ def ood_section(model: Model, reader: Reader, anchor: str, name: str) -> tuple[S
         own = _own(run, rows)
         recommended = run.data.tags.get(tag_names.RECOMMENDED)
         judges = list(dict.fromkeys(["typicality", recommended or "typicality"]))
-        blocks += [share_table(rows, detector) for detector in judges]
+        blocks += [tables.share_table(rows, detector) for detector in judges]
         control = reader.table(run, "ood_control", "the control")
         if control is not None and not control.empty:
-            blocks.append(Text(control_sentence(rows_of(control), own, _alpha(run), judges)))
+            blocks.append(Text(tables.control_sentence(rows_of(control), own, _alpha(run), judges)))
         blocks += _figures(run, reader, own, name)
         if recommended is not None:
             blocks.append(Text(RECOMMENDED.format(recommended)))
-        blocks.append(auroc_table(rows))
+        blocks.append(tables.auroc_table(rows))
         said = _in_short(rows, own)
     return Section("Out-of-distribution test", anchor, [*blocks, *reader.notes()]), said
 
@@ -202,7 +183,7 @@ def ood_section(model: Model, reader: Reader, anchor: str, name: str) -> tuple[S
 def _ood_settings(run: Run) -> str:
     spec = spec_of(run)
     protocol, bootstraps = spec.get("protocol", "held-out"), spec.get("bootstraps") or 10_000
-    return settings_sentence(protocol, _alpha(run), bootstraps, spec.get("repeats") or 1)
+    return tables.settings_sentence(protocol, _alpha(run), bootstraps, spec.get("repeats") or 1)
 
 
 def _alpha(run: Run) -> float:
@@ -251,7 +232,7 @@ def _figures(run: Run, reader: Reader, own: str, name: str) -> Iterator[Block]:
     if histogram is not None:
         alt = "Histogram of bits/dim of test images, with one curve per data set."
         caption = "Distribution of the bits/dim of single test images, one curve per data set."
-        pictures.append(stored_picture(histogram, f"{name}-ood-nll", alt, caption))
+        pictures.append(Picture(f"{name}-ood-nll.png", histogram, alt, caption))
     if pictures:
         yield Pictures(pictures)
     classes = reader.table(run, "ood_per_class", "the OOD shares of each class")
@@ -280,9 +261,8 @@ def _classes(classes: pd.DataFrame, own: str, alpha: float, name: str) -> Iterat
         pictures.append(svg_picture(figure, f"{name}-classes-{dataset}", f"{alt}.", caption))
     if pictures:
         yield Pictures(pictures)
-    passing = several[(several["dataset"] != own) & (several["ratio_high"] < 1)].sort_values("ratio")
-    if not passing.empty:
-        yield Text(passing_sentence(rows_of(passing.head(MOST_PASSING))))
+    if passing := tables.passing(classes, own):
+        yield Text(tables.passing_sentence(passing))
 
 
 def benchmark_section(material: Material, reader: Reader, anchor: str) -> Section | None:
@@ -301,10 +281,10 @@ def benchmark_section(material: Material, reader: Reader, anchor: str) -> Sectio
     if len(pairs) < 2:
         return None
     detectors = list(dict.fromkeys(detector for *_, known in tests for detector in known))
-    rows: list[list[Cell | str]] = []
+    rows: list[list[tables.Cell | str]] = []
     for pair, model, run, known in sorted(tests, key=lambda test: pairs.index(test[0])):
         nll = math.nan if model.training is None else model.training.data.metrics.get(metric_names.TEST, math.nan)
-        cells = [auroc(known.get(detector)) for detector in detectors]
+        cells = [tables.auroc(known.get(detector)) for detector in detectors]
         recommended = run.data.tags.get(tag_names.RECOMMENDED, "-")
         rows.append([pair, model.name, bits(nll), *cells, recommended])
     about = (
@@ -313,7 +293,7 @@ def benchmark_section(material: Material, reader: Reader, anchor: str) -> Sectio
     )
     head = ["trained on → tested on", "model", "test bits/dim", *detectors, "recommended detector"]
     caption = "AUROC of each detector for single images (M=1), by model."
-    table = Table(caption, head, rows, [AUROC_NOTE], left=2)
+    table = tables.Table(caption, head, rows, [tables.AUROC_NOTE], left=2)
     return Section("Out-of-distribution benchmark", anchor, [Text(about), table])
 
 
@@ -323,7 +303,7 @@ def _single_images(study: Study, model: Model, reader: Reader) -> dict[str, tupl
     for run in model.ood_tests:
         table = reader.table(run, "ood", "its row in the benchmark")
         rows = [] if table is None else [row for row in rows_of(table) if row["batch_size"] == 1]
-        shown = detectors_of(rows)
+        shown = tables.detectors_of(rows)
         by_set: dict[str, dict[str, Row]] = {}
         for row in rows:
             if row["detector"] in shown and row["dataset"] != _own(run, rows):

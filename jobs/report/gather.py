@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -34,22 +34,6 @@ from jobs.tracking.store import TrackingError, open_command
 if TYPE_CHECKING:
     from jobs.text import JsonObject
     from jobs.tracking.runs import Run
-
-__all__ = [
-    "EVALUATIONS",
-    "Material",
-    "Model",
-    "Reader",
-    "Study",
-    "best_training",
-    "bits_of",
-    "comparable",
-    "dataset_of",
-    "gather",
-    "images_of",
-    "job_of",
-    "spec_of",
-]
 
 EVALUATIONS = ("nll", "sample", "interpolate", "ood")
 """Kinds of evaluations, as in the tag `glow.job`."""
@@ -321,14 +305,11 @@ def images_of(run: Run) -> tuple[object, ...]:
     return bits_of(run), spec.get("image_size"), tuple(spec.get("leave_out") or ()), spec.get("background")
 
 
-Artifact = TypeVar("Artifact")
-
-
 class Reader:
-    """A reader of artifacts that collects a sentence about each one that is gone or damaged, and other such sentences.
+    """A reader of artifacts that collects a sentence about each one that is gone or damaged.
 
-    In its methods, `what` completes the sentence "... is gone or damaged, so {what} cannot be shown". If `what` is
-    None, the reader does not report the artifact, because the caller can use another one in its place.
+    In its methods, `what` completes the sentence "... is gone or damaged, so {what} cannot be shown". An artifact that
+    is gone or damaged is returned as None.
 
     Args:
         uri: address of the MLflow store.
@@ -343,51 +324,38 @@ class Reader:
         self.lost: list[str] = []
         self._told = 0
 
-    def table(self, run: Run, name: str, what: str | None) -> pd.DataFrame | None:
-        """Return the artifact NAME.parquet of a run as a table.
-
-        If the artifact is gone or damaged, return None, and report that `what` cannot be shown if `what` is not None.
-        """
+    def table(self, run: Run, name: str, what: str) -> pd.DataFrame | None:
+        """Return the artifact NAME.parquet of a run as a table."""
         found = read_table(self.uri, run.info.run_id, f"{name}.parquet")
-        return found if what is None else self._reported(found, run, f"{name}.parquet", what)
+        if found is None:
+            self.damaged(run, f"{name}.parquet", what)
+        return found
 
-    def array(self, run: Run, name: str, what: str | None) -> np.ndarray | None:
-        """Return the artifact `name` of a run, a .npy file, as an array.
-
-        If the artifact is gone or damaged, return None, and report that `what` cannot be shown if `what` is not None.
-        """
-        content = read_artifact(self.uri, run.info.run_id, name)
-        found = None
-        if content is not None:
-            try:
-                found = np.load(io.BytesIO(content), allow_pickle=False)
-            except (ValueError, EOFError, OSError):
-                found = None
-        return found if what is None else self._reported(found, run, name, what)
+    def array(self, run: Run, name: str, what: str) -> np.ndarray | None:
+        """Return the artifact `name` of a run, a .npy file, as an array."""
+        content = self.content(run, name, None)
+        try:
+            return np.asarray(np.load(io.BytesIO(content or b""), allow_pickle=False))
+        except (ValueError, EOFError, OSError):
+            self.damaged(run, name, what)
+        return None
 
     def content(self, run: Run, name: str, what: str | None) -> bytes | None:
         """Return the content of the artifact `name` of a run.
 
-        If the artifact is gone, return None, and report that `what` cannot be shown if `what` is not None.
+        If `what` is None, nothing is reported, because the caller can use another artifact in its place.
         """
         found = read_artifact(self.uri, run.info.run_id, name)
-        return found if what is None else self._reported(found, run, name, what)
+        if found is None and what is not None:
+            self.damaged(run, name, what)
+        return found
 
     def damaged(self, run: Run, name: str, what: str) -> None:
         """Report that the artifact `name` of a run is gone or damaged, so that `what` cannot be shown."""
-        self._reported(None, run, name, what)
-
-    def lacks(self, sentence: str) -> None:
-        """Report, in a sentence with a full stop, that the record of a run is incomplete."""
-        self.lost.append(sentence)
-
-    def _reported(self, found: Artifact | None, run: Run, name: str, what: str) -> Artifact | None:
-        if found is None:
-            self.lost.append(
-                f"The artifact {name} of run {run.info.run_name} ({run.info.run_id}) is gone or damaged, so {what} "
-                "cannot be shown."
-            )
-        return found
+        self.lost.append(
+            f"The artifact {name} of run {run.info.run_name} ({run.info.run_id}) is gone or damaged, so {what} cannot "
+            "be shown."
+        )
 
     def notes(self) -> list[Note]:
         """Return the sentences that the reader has collected since the last call of this method."""

@@ -20,8 +20,6 @@ from jobs.specs.base import Cpus, NotNegative, Positive, Several, Spec, flag_of,
 from jobs.specs.training import TrainSpec, make_train_spec
 from jobs.text import JsonObject, plain
 
-__all__ = ["AXES", "PER_TRIAL", "AblateSpec", "Values", "make_ablate_spec", "values_label"]
-
 Values = dict[str, str | int | float]
 """The fields of `TrainSpec` that differ between trials, the seed included, with their values in one trial."""
 

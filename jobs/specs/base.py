@@ -17,33 +17,6 @@ from pydantic.config import JsonDict
 
 from jobs.errors import SpecError
 
-__all__ = [
-    "AnySpec",
-    "Cpus",
-    "Every",
-    "Gpus",
-    "NotNegative",
-    "Positive",
-    "Seed",
-    "Several",
-    "Share",
-    "Spec",
-    "Temperature",
-    "Text",
-    "as_text",
-    "colour",
-    "every",
-    "expected",
-    "flag_of",
-    "help_of",
-    "refuse",
-    "same_as",
-    "sentences",
-    "setting",
-    "theme_of",
-    "validated",
-]
-
 AnySpec = TypeVar("AnySpec", bound=BaseModel)
 
 Value = TypeVar("Value")

@@ -29,17 +29,6 @@ from jobs.specs.base import (
 )
 from jobs.specs.training import TrainSpec
 
-__all__ = [
-    "USED_WITH",
-    "USED_WITHOUT",
-    "EvaluationSpec",
-    "InterpolateSpec",
-    "NllSpec",
-    "OodSpec",
-    "SampleSpec",
-    "ScoringSpec",
-]
-
 Precision = Literal["float32", "bf16"]
 Split = Literal["train", "validation", "test"]
 

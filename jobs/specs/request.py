@@ -16,8 +16,6 @@ from jobs.specs.base import Positive, Spec, as_text, colour, same_as, setting, v
 from jobs.specs.evaluation import EvaluationSpec, InterpolateSpec, NllSpec, OodSpec, SampleSpec
 from jobs.specs.training import TrainSpec
 
-__all__ = ["EVALUATIONS", "SPECS", "PackSpec", "Request"]
-
 
 class PackSpec(Spec):
     """The settings of a job that makes a packed data set from a collection of images."""

@@ -44,8 +44,6 @@ from jobs.specs.base import (
     validated,
 )
 
-__all__ = ["PRESETS", "ImagesIn", "Preset", "TrainSpec", "make_train_spec", "worker_range"]
-
 ImagesIn = Literal["auto", "memory", "files"]
 """Where images are during training."""
 

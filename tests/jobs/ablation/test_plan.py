@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from jobs.ablation.plan import plan
+from jobs.ablation import plan
 from jobs.errors import JobError
 from jobs.specs.ablation import make_ablate_spec
 from tests.jobs.command_line import environment

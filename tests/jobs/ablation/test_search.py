@@ -12,7 +12,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
-from jobs.ablation.search import SeededSearch, make_scheduler, make_search
+from jobs.ablation.tuner import SeededSearch, make_scheduler, make_search
 from jobs.outputs import KeptResult
 from jobs.specs.ablation import AblateSpec, make_ablate_spec
 from jobs.training.worker import COUNTED_EPOCH, SCORE

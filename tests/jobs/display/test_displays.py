@@ -9,7 +9,6 @@ import pytest
 from rich.console import Console
 
 from jobs.display.displays import JsonLines, LiveBar, LiveTable, PlainLines, Wire, sent_event
-from jobs.display.evaluation_events import Interpolation, Nll, Samples
 from jobs.display.events import (
     KINDS,
     AblationSummary,
@@ -17,8 +16,11 @@ from jobs.display.events import (
     Epoch,
     Event,
     Failed,
+    Interpolation,
+    Nll,
     Node,
     Restart,
+    Samples,
     Started,
     Step,
     TrainResult,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from jobs.display.displays import PlainLines
-from jobs.display.evaluation_events import Ood
+from jobs.display.events import Ood
 from jobs.display.tables import (
     as_markdown,
     as_text,

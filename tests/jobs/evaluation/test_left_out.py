@@ -15,7 +15,7 @@ from glow.datasets import open_dataset
 from jobs.errors import SpecError
 from jobs.evaluation import interpolate, nll, ood, sample
 from jobs.evaluation.find_model import find_model
-from jobs.evaluation.run import Evaluation, opened, prepare_evaluation
+from jobs.evaluation.run import Evaluation, prepare_evaluation
 from jobs.outputs import KeptRun, remember
 from jobs.specs.base import validated
 from jobs.specs.evaluation import InterpolateSpec, NllSpec, OodSpec, SampleSpec
@@ -56,7 +56,7 @@ def settings(here: Path, **more: object) -> dict[str, object]:
 
 
 def labels_of(work: Evaluation, name: str, split: str) -> list[int]:
-    return opened(work, name, split).labels.bincount(minlength=3).tolist()
+    return work.opened(name, split).labels.bincount(minlength=3).tolist()
 
 
 @pytest.mark.parametrize("place", ["photos", "./photos", "moved", "a link", "photos/../photos"])
@@ -91,7 +91,7 @@ def test_a_data_set_without_the_classes_of_the_training_is_refused(here):
     name = f"folder:{here}/others"
     work = prepare_evaluation(validated(NllSpec, settings(here, trained_on=name)))
     with pytest.raises(SpecError, match=r"'cat'.*--trained-on") as refused:
-        opened(work, name, "test")
+        work.opened(name, "test")
     assert refused.value.code == "trained-on-unfit"
 
 

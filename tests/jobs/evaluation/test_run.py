@@ -8,7 +8,7 @@ from glow.config import GlowConfig
 from glow.datasets import describe
 from jobs.display.events import Event, Noted
 from jobs.evaluation import interpolate, nll, ood
-from jobs.evaluation.run import evaluation_run, opened, prepare_evaluation
+from jobs.evaluation.run import evaluation_run, prepare_evaluation
 from jobs.specs.base import validated
 from jobs.specs.evaluation import InterpolateSpec, NllSpec, OodSpec
 from jobs.specs.training import make_train_spec
@@ -37,7 +37,7 @@ def settings(here, **more):
 @pytest.mark.parametrize(("given", "level"), [(None, 0), ("white", 255), ("7,7,7", 7)])
 def test_transparent_images_have_the_background_of_the_training(here, given, level):
     work = nll.prepare(validated(NllSpec, settings(here, rescore=True, background=given))).evaluation
-    images = opened(work, f"folder:{here / 'glyphs'}", "test").images(0, 10)
+    images = work.opened(f"folder:{here / 'glyphs'}", "test").images(0, 10)
     assert images.unique().tolist() == sorted({99, level})
     pair = {"from_image": str(here / "glyphs/test/00.png"), "to_image": str(here / "glyphs/test/01.png")}
     own = interpolate.prepare(validated(InterpolateSpec, settings(here, background=given, **pair)))

@@ -9,8 +9,7 @@ from PIL import Image
 
 from glow import Glow
 from glow.scoring import score
-from jobs.display.evaluation_events import Nll, Ood
-from jobs.display.events import Event
+from jobs.display.events import Event, Nll, Ood
 from jobs.evaluation import nll, ood
 from jobs.evaluation.run import Evaluation
 from jobs.specs.base import validated

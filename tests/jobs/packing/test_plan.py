@@ -18,9 +18,8 @@ from PIL import Image
 from glow.datasets import DatasetNotFound, LazyDataset, files, folder, load_dataset, parquet
 from jobs.errors import JobError, SpecError
 from jobs.packing import run as packing
-from jobs.packing.plan import prepare
+from jobs.packing.plan import Done, Shard, done_file, prepare
 from jobs.packing.run import Readers, pack_shards, readers_for
-from jobs.packing.shards import Done, Shard, done_file
 from jobs.specs.base import validated
 from jobs.specs.request import PackSpec
 from tests.glow.buckets import png, refusing_store
@@ -200,7 +199,7 @@ def test_a_bucket_that_refuses_is_named_with_the_cause(monkeypatch, bucket):
 
 
 def test_images_that_do_not_fit_on_the_disk_are_refused_before_they_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("jobs.packing.shards.shutil.disk_usage", lambda _: type("Disk", (), {"free": 1000}))
+    monkeypatch.setattr("jobs.packing.plan.shutil.disk_usage", lambda _: type("Disk", (), {"free": 1000}))
     with pytest.raises(JobError, match=rf"0 MB, .*{tmp_path} .*0 MB .*: .*--image-size") as caught:
         planned("digits", tmp_path / "packed")
     assert caught.value.code == "disk-full"
