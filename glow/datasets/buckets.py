@@ -22,7 +22,7 @@ from glow.datasets.decode import EncodedImage, ImageFile
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-__all__ = ["BucketFile", "BucketFolder", "fetched", "in_threads", "is_uri", "stamp_of", "threads"]
+__all__ = ["BucketFile", "BucketFolder", "fetched", "gone", "in_threads", "is_uri", "stamp_of", "threads"]
 
 Result = TypeVar("Result")
 
@@ -105,31 +105,29 @@ class BucketFolder:
             for info in listed
         )
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes | None:
         """Return the contents of a file, or None if there is no such file.
+
+        Args:
+            name: path of the file, relative to the folder.
+            offset: position of the first byte, if there is a `size`.
+            size: number of bytes; there are fewer at the end of the file. None for the whole file.
 
         Raises:
             DatasetNotFound: if the bucket cannot be read.
         """
         files, path = _opened(self.uri)
         try:
-            with self._explained(), files.open_input_stream(f"{path}/{name}") as stream:
-                return bytes(stream.read())
+            with self._explained():
+                if size is None:
+                    with files.open_input_stream(f"{path}/{name}") as stream:
+                        return bytes(stream.read())
+                with files.open_input_file(f"{path}/{name}") as file:
+                    return bytes(file.read_at(size, offset))
         except DatasetNotFound:  # also a FileNotFoundError, but about the whole bucket
             raise
         except FileNotFoundError:
             return None
-
-    def read_range(self, name: str, offset: int, size: int) -> bytes:
-        """Return `size` bytes of a file from `offset` on, or fewer at its end.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            DatasetNotFound: if the bucket cannot be read.
-        """
-        files, path = _opened(self.uri)
-        with self._explained(), files.open_input_file(f"{path}/{name}") as file:
-            return bytes(file.read_at(size, offset))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file. On an object store, it appears whole or not at all.
@@ -150,10 +148,8 @@ class BucketFolder:
             OSError: if the bucket cannot be written.
         """
         files, path = _opened(self.uri)
-        try:
+        with suppress(FileNotFoundError):
             files.delete_file(f"{path}/{name}")
-        except FileNotFoundError:
-            return
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -244,10 +240,20 @@ class BucketFile:
         """
         content = self.folder.read(str(self.relative))
         if content is None:
-            raise DatasetCorrupt(
-                f"{self} is gone", remedy="leave the files in place while they are read", code="file-gone"
-            )
+            raise gone(self)
         return io.BytesIO(content)
+
+
+def gone(file: object) -> DatasetCorrupt:
+    """Return the error about a file that was there when its folder was listed.
+
+    Example:
+        >>> gone("a.png").code
+        'file-gone'
+    """
+    return DatasetCorrupt(
+        f"{file} is gone", remedy="leave the files in place while they are read", code="file-gone"
+    )
 
 
 def fetched(files: Sequence[Path | BucketFile]) -> Iterable[ImageFile]:

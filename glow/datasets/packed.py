@@ -247,13 +247,8 @@ def read_array(folder: BucketFolder, name: str, fingerprint: str) -> np.ndarray:
         array([0, 1, 2])
     """
 
-    def fetch() -> bytes:
-        content = folder.read(name)
-        if content is None:
-            raise damaged(folder.file(name), "is missing")
-        return content
-
-    content = cache_of_this_machine().get(f"{folder}/{name} {fingerprint}", fetch, _is_array)
+    key = f"{folder}/{name} {fingerprint}"
+    content = cache_of_this_machine().get(key, lambda: _content_of(folder, name), _is_array)
     try:
         return _array(content)
     except NOT_AN_ARRAY as error:
@@ -363,20 +358,19 @@ class BucketShards(SplitShards):
         return future
 
     def _images(self, piece: Piece, key: str) -> np.ndarray:
-        size = (piece.stop - piece.start) * int(np.prod(self.image_shape))
-        content = cache_of_this_machine().get(key, self._fetcher(piece, size), lambda block: len(block) == size)
-        return np.frombuffer(content, np.uint8).reshape(-1, *self.image_shape)
+        pixels = int(np.prod(self.image_shape))
+        size = (piece.stop - piece.start) * pixels
 
-    def _fetcher(self, piece: Piece, size: int) -> Callable[[], bytes]:
         def fetch() -> bytes:
-            name, pixels = shard_file(self.split, piece.shard), int(np.prod(self.image_shape))
+            name = shard_file(self.split, piece.shard)
             offset = _offset(self.folder, name, self.shape(piece.shard))
-            content = _range(self.folder, name, offset + piece.start * pixels, size)
+            content = _content_of(self.folder, name, offset + piece.start * pixels, size)
             if len(content) != size:
                 raise damaged(self.folder.file(name), "is cut short")
             return content
 
-        return fetch
+        content = cache_of_this_machine().get(key, fetch, lambda block: len(block) == size)
+        return np.frombuffer(content, np.uint8).reshape(-1, *self.image_shape)
 
 
 @lru_cache(maxsize=8192)
@@ -386,12 +380,10 @@ def _offset(folder: BucketFolder, name: str, shape: tuple[int, ...]) -> int:
     Raises:
         DatasetCorrupt: if it has not, or the shard is missing.
     """
+    header = io.BytesIO(_content_of(folder, name, 0, HEADER))
     try:
-        header = io.BytesIO(_range(folder, name, 0, HEADER))
         np.lib.format.read_magic(header)
         found, by_columns, dtype = np.lib.format.read_array_header_1_0(header)
-    except DatasetNotFound:  # also an OSError, but about the whole bucket
-        raise
     except NOT_AN_ARRAY as error:
         raise damaged(folder.file(name), f"is not an array ({reason(error)})") from error
     if found != shape or dtype != np.uint8 or by_columns:
@@ -399,19 +391,17 @@ def _offset(folder: BucketFolder, name: str, shape: tuple[int, ...]) -> int:
     return header.tell()
 
 
-def _range(folder: BucketFolder, name: str, offset: int, size: int) -> bytes:
-    """Return a part of a shard.
+def _content_of(folder: BucketFolder, name: str, offset: int = 0, size: int | None = None) -> bytes:
+    """Return a file of a packed data set, or a part of it.
 
     Raises:
-        DatasetCorrupt: if the shard is missing.
+        DatasetCorrupt: if the file is missing.
         DatasetNotFound: if the bucket cannot be read.
     """
-    try:
-        return folder.read_range(name, offset, size)
-    except DatasetNotFound:  # also a FileNotFoundError, but about the whole bucket
-        raise
-    except FileNotFoundError as error:
-        raise damaged(folder.file(name), "is missing") from error
+    content = folder.read(name, offset, size)
+    if content is None:
+        raise damaged(folder.file(name), "is missing")
+    return content
 
 
 class BlockCache:

@@ -41,7 +41,7 @@ from glow.datasets.base import (
     Shape,
     reason,
 )
-from glow.datasets.buckets import BucketFile, stamp_of
+from glow.datasets.buckets import BucketFile, gone, stamp_of
 from glow.datasets.decode import EncodedImage, Header, check_channels, convert, decode, read_header
 from glow.datasets.files import Files, parquet_files
 from glow.datasets.lazy import ImageSource, LazyDataset, once
@@ -169,9 +169,7 @@ def _opened(table: Table) -> ParquetFile:
         source = table.source
         return ParquetFile(source if isinstance(source, Path) else source.seekable())
     except FileNotFoundError as error:
-        raise DatasetCorrupt(
-            f"{table} is gone", remedy="leave the files in place while they are read", code="file-gone"
-        ) from error
+        raise gone(table) from error
     except (OSError, ValueError) as error:
         if isinstance(error, DatasetNotFound | DatasetCorrupt):
             raise
