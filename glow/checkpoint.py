@@ -23,16 +23,6 @@ from glow.config import GlowConfig
 from glow.errors import CheckpointError
 from glow.model import Glow
 
-__all__ = [
-    "CheckpointError",
-    "digest_of",
-    "load_checkpoint",
-    "load_training_state",
-    "load_weights",
-    "save_checkpoint",
-    "save_training_state",
-]
-
 WEIGHTS_FILE = "model.safetensors"
 """Name of the file with parameters and buffers, by their names in `Glow.state_dict`."""
 

@@ -12,25 +12,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from glow.errors import LEVELS, SIDES_ADVICE
 
-__all__ = [
-    "Coupling",
-    "Dequantization",
-    "FitConfig",
-    "FitPrecision",
-    "GlowConfig",
-    "GradientPrecision",
-    "Input",
-    "Memory",
-    "Network",
-    "Optimizer",
-    "Permutation",
-    "Scale",
-    "Schedule",
-    "check_divides",
-    "highest_learning_rate",
-    "learning_rate_at",
-]
-
 Permutation = Literal["1x1", "shuffle", "reverse"]
 """How a step of flow mixes the channels."""
 

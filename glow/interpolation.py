@@ -14,8 +14,6 @@ from torch import Tensor
 from glow.dequantization import dequantize, not_finite, quantize
 from glow.model import Glow
 
-__all__ = ["Interpolation", "Mode", "interpolate"]
-
 Mode = Literal["linear", "slerp"]
 """The path between two latents: a straight line, or an arc (spherical linear interpolation)."""
 

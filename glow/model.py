@@ -22,8 +22,6 @@ from glow.dequantization import dequantize, quantize
 from glow.layers import CouplingNetwork, Logit, NoiseFlow, TopPrior, Unchanged, gaussian_log_prob
 from glow.levels import FullResolution, Level
 
-__all__ = ["Glow", "Precision"]
-
 Precision = Literal["float32", "bf16"]
 """The type in which the coupling networks compute."""
 
@@ -47,6 +45,12 @@ class LogProbTerms:
             the standard deviation :math:`\sigma` of the level's prior. For images that the model generates, these are
             independent standard normal numbers. A class-conditional model without labels uses the prior of the most
             probable class of each image.
+
+    Example:
+        >>> model = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=1, width=8))
+        >>> terms = model.log_prob_terms(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
+        >>> terms.log_prior_BL.shape, terms.log_det().shape
+        (torch.Size([3, 2]), torch.Size([3]))
     """
 
     input_log_det_B: Tensor

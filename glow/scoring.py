@@ -48,17 +48,6 @@ from glow.hardware import without_tf32
 from glow.latent_statistics import anderson_darling, second_moments, spectrum_variation
 from glow.model import Glow, Precision
 
-__all__ = [
-    "SCORED",
-    "SHARD",
-    "complexity",
-    "importance_weighted",
-    "latent_statistics",
-    "score",
-    "score_shard",
-    "shards_of",
-]
-
 BATCH_SIZE = 250
 """Images per forward pass."""
 
@@ -217,7 +206,12 @@ def latent_statistics(standardized: Sequence[Tensor]) -> Tensor:
 
 
 def latent_columns(levels: int) -> list[str]:
-    """Return the names of a score table's columns about the latents, in order."""
+    """Return the names of a score table's columns about the latents, in order.
+
+    Example:
+        >>> latent_columns(1)[2:]
+        ['latent_neighbours', 'latent_power_1', 'latent_rows_1', 'latent_columns_1']
+    """
     by_level = [f"latent_{name}_{level}" for name in MOMENTS for level in range(1, levels + 1)]
     return ["latent_anderson", "latent_spectrum", "latent_neighbours", *by_level]
 

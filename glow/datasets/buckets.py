@@ -22,8 +22,6 @@ from glow.datasets.decode import EncodedImage, ImageFile
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-__all__ = ["BucketFile", "BucketFolder", "fetched", "gone", "in_threads", "is_uri", "stamp_of", "threads"]
-
 Result = TypeVar("Result")
 
 THREADS = 16
@@ -251,9 +249,7 @@ def gone(file: object) -> DatasetCorrupt:
         >>> gone("a.png").code
         'file-gone'
     """
-    return DatasetCorrupt(
-        f"{file} is gone", remedy="leave the files in place while they are read", code="file-gone"
-    )
+    return DatasetCorrupt(f"{file} is gone", remedy="leave the files in place while they are read", code="file-gone")
 
 
 def fetched(files: Sequence[Path | BucketFile]) -> Iterable[ImageFile]:

@@ -26,16 +26,6 @@ from glow.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = [
-    "EncodedImage",
-    "Header",
-    "ImageFile",
-    "check_channels",
-    "convert",
-    "decode",
-    "read_header",
-]
-
 SINGLE = ("MPO", "PSD")
 """Formats whose first frame is the whole picture: the others are previews of a photograph, or layers of a drawing."""
 

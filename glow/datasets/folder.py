@@ -30,8 +30,6 @@ from glow.datasets.lazy import ImageSource, LazyDataset, once
 from glow.datasets.splits import part_of
 from glow.errors import SHAPE_ADVICE
 
-__all__ = ["FolderDataset", "read_image"]
-
 
 class FolderDataset(ImageSource):
     """The images of "folder:PATH". Each call lists the files, except within a block of `one_look`.
@@ -107,7 +105,7 @@ class FolderDataset(ImageSource):
     def _listing(self) -> Listing:
         return once(("listing", self.name), lambda: folder_files(self.name))
 
-    def _survey(self, listing: Listing, skip_unreadable: bool = False) -> Survey:
+    def _survey(self, listing: Listing, skip_unreadable: bool = False) -> _Survey:
         return once(("survey", self.name, skip_unreadable), lambda: _survey(listing.files, skip_unreadable))
 
 
@@ -145,7 +143,7 @@ def read_image(path: str | Path, image_shape: Shape, background: Colour = WHITE)
 
 
 @dataclass(frozen=True)
-class Survey:
+class _Survey:
     """A summary of the headers of all image files in a folder.
 
     Attributes:
@@ -198,13 +196,13 @@ class Survey:
         return tuple(notes)
 
 
-def _survey(files: list[Path | BucketFile], skip_unreadable: bool = False) -> Survey:
+def _survey(files: list[Path | BucketFile], skip_unreadable: bool = False) -> _Survey:
     """Read the header of every file; those in buckets are read by several threads.
 
     Raises DatasetCorrupt or ImageRefused for a file that cannot be read. With `skip_unreadable`, files with a damaged
     header and refused images raise an error only if no file can be read.
     """
-    survey = Survey({}, [], [], [])
+    survey = _Survey({}, [], [], [])
     problem: Exception | None = None
     in_bucket = [path for path in files if isinstance(path, BucketFile)]
     headers = in_threads(_header, in_bucket) if in_bucket else map(_header, files)

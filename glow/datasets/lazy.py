@@ -30,8 +30,6 @@ from glow.datasets.base import (
     Shape,
 )
 
-__all__ = ["BLOCK", "ImageSource", "LazyDataset", "fingerprint", "once", "one_look"]
-
 Result = TypeVar("Result")
 
 BLOCK = 256

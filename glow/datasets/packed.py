@@ -47,8 +47,6 @@ from glow.datasets.lazy import BLOCK, ImageSource, LazyDataset
 from glow.datasets.packed_index import SplitShards, damaged, labels_file, read_index, shard_file
 from glow.errors import UserError
 
-__all__ = ["BLOCK", "BlockCache", "BucketShards", "PackedDataset", "cache_of_this_machine", "read_array"]
-
 GIGABYTE = 10**9
 
 SCANS_PER_LIMIT = 16
@@ -107,7 +105,7 @@ class PackedDataset(ImageSource):
         of = index.splits[split]
         shape = image_shape or index.image_shape
         check_channels(index.image_shape[0], shape[0])
-        shards: LocalShards | BucketShards
+        shards: _LocalShards | BucketShards
         if isinstance(folder, BucketFolder):
             fingerprints = " ".join(shard.fingerprint for shard in of.shards)
             labels = _checked(
@@ -119,7 +117,7 @@ class PackedDataset(ImageSource):
             shards = BucketShards(split, of, index.image_shape, folder)
         else:
             labels = _mapped(folder / labels_file(split), (of.images,), np.dtype(np.int64), writable=True)
-            shards = LocalShards(split, of, index.image_shape, folder)
+            shards = _LocalShards(split, of, index.image_shape, folder)
 
         def pick(positions: Tensor) -> Tensor:
             return convert(shards.pick(positions), shape)
@@ -174,7 +172,7 @@ class PackedDataset(ImageSource):
 
 
 @dataclass(frozen=True)
-class LocalShards(SplitShards):
+class _LocalShards(SplitShards):
     """The images of a split, read from shards on this machine, which are mapped into memory.
 
     Attributes:
@@ -246,7 +244,6 @@ def read_array(folder: BucketFolder, name: str, fingerprint: str) -> np.ndarray:
         ...     read_array(BucketFolder(f"file://{path}"), "labels.npy", fingerprint=path)
         array([0, 1, 2])
     """
-
     key = f"{folder}/{name} {fingerprint}"
     content = cache_of_this_machine().get(key, lambda: _content_of(folder, name), _is_array)
     try:
@@ -268,7 +265,7 @@ def _is_array(content: bytes) -> bool:
 
 
 @dataclass(frozen=True)
-class Piece:
+class _Piece:
     """The images of one block that are in one shard.
 
     Attributes:
@@ -330,24 +327,24 @@ class BucketShards(SplitShards):
             if not cache.has(self._key(piece)):
                 self._read(piece)
 
-    def _pieces(self, positions: np.ndarray) -> list[Piece]:
+    def _pieces(self, positions: np.ndarray) -> list[_Piece]:
         """Return the pieces that contain the positions, in order."""
         shards = np.searchsorted(self.ends, positions, side="right")
         return [
             self._piece(int(block), int(shard)) for block, shard in np.unique([positions // BLOCK, shards], axis=1).T
         ]
 
-    def _piece(self, block: int, shard: int) -> Piece:
+    def _piece(self, block: int, shard: int) -> _Piece:
         shard_start = int(self.ends[shard]) - self.of.shards[shard].images
         first = max(block * BLOCK, shard_start)
         stop = min((block + 1) * BLOCK, int(self.ends[shard]))
-        return Piece(shard, first - shard_start, stop - shard_start, first)
+        return _Piece(shard, first - shard_start, stop - shard_start, first)
 
-    def _key(self, piece: Piece) -> str:
+    def _key(self, piece: _Piece) -> str:
         fingerprint = self.of.shards[piece.shard].fingerprint
         return f"{self.folder}/{shard_file(self.split, piece.shard)} {fingerprint} {piece.start} {piece.stop}"
 
-    def _read(self, piece: Piece) -> Future[np.ndarray]:
+    def _read(self, piece: _Piece) -> Future[np.ndarray]:
         """Read a piece in a thread, unless one reads it already."""
         key = self._key(piece)
         with _lock:
@@ -357,7 +354,7 @@ class BucketShards(SplitShards):
         future.add_done_callback(lambda _: _reading.pop(key, None))
         return future
 
-    def _images(self, piece: Piece, key: str) -> np.ndarray:
+    def _images(self, piece: _Piece, key: str) -> np.ndarray:
         pixels = int(np.prod(self.image_shape))
         size = (piece.stop - piece.start) * pixels
 

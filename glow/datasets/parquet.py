@@ -52,8 +52,6 @@ if TYPE_CHECKING:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
-__all__ = ["ParquetDataset"]
-
 _READING = threading.Lock()
 """The lock of the thread that reads a row group: other threads need the same one, and pyarrow's reader allows one."""
 
@@ -205,7 +203,7 @@ LABELS = ("label", "labels")
 
 
 @dataclass(frozen=True)
-class Part:
+class _Part:
     """The files of one split, or all files if none belongs to a split.
 
     Attributes:
@@ -312,12 +310,12 @@ class ParquetDataset(ImageSource):
     def _files(self) -> Files:
         return once(("parquet files", self.name), lambda: parquet_files(self.name))
 
-    def _parts(self, files: Files | None = None) -> dict[str, Part]:
+    def _parts(self, files: Files | None = None) -> dict[str, _Part]:
         """Return the parts by split, or under `ALL` if no file names a split."""
         return once(("parquet parts", self.name), lambda: _parts_of(self.name, files or self._files()))
 
 
-def _first(parts: Mapping[str, Part], skip_unreadable: bool = False) -> Header:
+def _first(parts: Mapping[str, _Part], skip_unreadable: bool = False) -> Header:
     """Return the header of the first image, or with `skip_unreadable` the first header that can be read.
 
     Raises:
@@ -332,13 +330,13 @@ def _first(parts: Mapping[str, Part], skip_unreadable: bool = False) -> Header:
     return first
 
 
-def _own_shape(parts: Mapping[str, Part], first: Header) -> Shape:
+def _own_shape(parts: Mapping[str, _Part], first: Header) -> Shape:
     """Return the size of the first image, with the number of channels of all images."""
     width, height = first.size
     return _channels(tuple(parts.values())), height, width
 
 
-def _headers(parts: Iterable[Part]) -> Iterator[Header | ImageUnreadable | ImageRefused]:
+def _headers(parts: Iterable[_Part]) -> Iterator[Header | ImageUnreadable | ImageRefused]:
     """Yield the headers of all images in order; the error in place of a header that cannot be read."""
     for part in parts:
         for table in part.tables:
@@ -354,7 +352,7 @@ def _header(encoded: EncodedImage) -> Header | ImageUnreadable | ImageRefused:
 
 
 @lru_cache(maxsize=64)
-def _channels(parts: tuple[Part, ...]) -> int:
+def _channels(parts: tuple[_Part, ...]) -> int:
     """Return 1 if the headers of all images are grey, else 3.
 
     An image whose header cannot be read does not count: it is refused when it is asked for.
@@ -374,11 +372,11 @@ def _check_size(name: str, encoded: EncodedImage, decoded: Tensor, shape: Shape)
         )
 
 
-def _parts_of(name: str, files: Files) -> dict[str, Part]:
+def _parts_of(name: str, files: Files) -> dict[str, _Part]:
     by_part = {part: [Table.at(source) for source in sources] for part, sources in files.by_part.items()}
     ordered = [split for split in (*SPLITS, ALL) if split in by_part]
     images, labels = _columns([table for split in ordered for table in by_part[split]])
-    parts = {split: Part(tuple(by_part[split]), images, labels) for split in ordered}
+    parts = {split: _Part(tuple(by_part[split]), images, labels) for split in ordered}
     parts = {split: part for split, part in parts.items() if part.ends[-1] > 0}
     if not parts:
         raise DatasetNotFound(
@@ -472,7 +470,7 @@ def _is_encoded(kind: Any) -> bool:
     return bool(types.is_large_string(kind))
 
 
-def _class_names(name: str, parts: Mapping[str, Part]) -> tuple[str, ...]:
+def _class_names(name: str, parts: Mapping[str, _Part]) -> tuple[str, ...]:
     """Return the names that Hugging Face keeps in the schema, or else the values that occur."""
     part = next(iter(parts.values()))
     if part.labels is None:
@@ -491,7 +489,7 @@ def _class_names(name: str, parts: Mapping[str, Part]) -> tuple[str, ...]:
     return tuple(sorted(value for value in values if isinstance(value, str)))
 
 
-def _numbered(name: str, part: Part, names: Sequence[str]) -> list[int]:
+def _numbered(name: str, part: _Part, names: Sequence[str]) -> list[int]:
     """Return the number of each row's class.
 
     Raises:

@@ -47,8 +47,6 @@ from glow.datasets.readers import (
 from glow.datasets.splits import deal, everything, hold_out
 from glow.errors import DOWNLOAD_ADVICE
 
-__all__ = ["REGISTRY", "Entry", "KnownDataset", "data_root"]
-
 PUBLISHED: Mapping[str, str | int] = {
     # torchvision has the MD5s of the packed files. For MNIST, the labels of Fashion-MNIST and the test files of KMNIST,
     # these were computed from the official files. For the images of Fashion-MNIST they come from public lists of the

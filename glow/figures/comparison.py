@@ -25,8 +25,6 @@ from matplotlib.ticker import MaxNLocator
 from glow.figures.pictures import BLACK, BLUE, GREY, MARKERS, ORANGE, line_style, without_frame
 from glow.ood.statistics import mean_interval
 
-__all__ = ["curves_with_bands", "difference_intervals", "heat_map", "parallel_coordinates"]
-
 WIDTH, HEIGHT, TALLEST, DPI = 8.0, 5.0, 12.0, 120
 """Width, height and largest height of a figure in inches, and dots per inch. Only figures with many rows are taller."""
 

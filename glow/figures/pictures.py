@@ -20,19 +20,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-__all__ = [
-    "CAUGHT",
-    "batch_sizes_that_catch",
-    "corruption_grid",
-    "image_grid",
-    "image_rows",
-    "nll_curve",
-    "nll_histogram",
-    "ood_ratio_curve",
-    "per_class_bars",
-    "roc_curves",
-]
-
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 BLACK, GREY = "#000000", "#666666"
 PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY)
@@ -347,7 +334,13 @@ def _subplots(rows: int, title: str, xlabel: str, ylabel: str, height: float = 5
 
 
 def without_frame(axes: Axes) -> None:
-    """Remove the frame, the grid and the marks of the ticks, for axes that hold cells or pixels."""
+    """Remove the frame, the grid and the marks of the ticks, for axes that hold cells or pixels.
+
+    Example:
+        >>> figure = image_rows(np.zeros((1, 5, 1, 8, 8), np.uint8), ["T = 1"], "samples")
+        >>> figure.axes[0].spines["left"].get_visible()  # `image_rows` calls this function
+        False
+    """
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)
@@ -367,6 +360,10 @@ def line_style(index: int) -> dict[str, Any]:
 
     Returns:
         ``color`` and ``linestyle``, as matplotlib takes them.
+
+    Example:
+        >>> line_style(0)
+        {'color': '#0072B2', 'linestyle': '-'}
     """
     return {"color": PALETTE[index % len(PALETTE)], "linestyle": LINE_STYLES[index % len(LINE_STYLES)]}
 

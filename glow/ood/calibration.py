@@ -29,19 +29,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-__all__ = [
-    "NO_BOUNDS",
-    "Bounds",
-    "Choices",
-    "MeanStatistic",
-    "Threshold",
-    "bounds_of",
-    "calibrated",
-    "check_alpha",
-    "least_held_out",
-    "order_statistic",
-]
-
 CONFIDENCE = 0.95
 """Confidence level of all intervals."""
 

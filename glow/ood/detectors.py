@@ -29,8 +29,6 @@ import pandas as pd
 from glow.ood.calibration import bounds_of
 from glow.ood.typicality import BatchTest, Center, MeanTest, TypicalityTest, entropy
 
-__all__ = ["DETECTORS", "Detector", "fit_detectors"]
-
 DETECTORS = {
     "typicality": "Nalisnick et al. 2019: distance of a batch's mean NLL from the mean NLL of the training images",
     "likelihood": "mean NLL of a batch: OOD if it is high",

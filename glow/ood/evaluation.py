@@ -28,8 +28,6 @@ from glow.ood.statistics import (
 )
 from glow.ood.typicality import BatchTest, Center
 
-__all__ = ["Deal", "OodResult", "OodSettings", "evaluate_ood", "held_out_protocol", "split_test_protocol"]
-
 POWER_GRID = (1, 2, 3, 5, 7, 10, 15, 20, 25, 35, 50, 75, 100)
 """Batch sizes at which `OodResult.power` has the typicality test, up to the largest that was asked for."""
 

@@ -19,8 +19,6 @@ from glow.ood.detectors import DETECTORS, Detector
 from glow.ood.evaluation import OodSettings
 from glow.ood.statistics import auroc, disjoint_batches, share_of
 
-__all__ = ["Recommendation", "corruption_power", "recommend", "regret"]
-
 
 @dataclass(frozen=True)
 class Recommendation:

@@ -17,21 +17,6 @@ from scipy import special
 
 from glow.ood.calibration import CONFIDENCE, as_largest
 
-__all__ = [
-    "ROC_STATISTICS",
-    "Estimate",
-    "RocCurve",
-    "auroc",
-    "auroc_estimate",
-    "disjoint_batches",
-    "exact_interval",
-    "mean_interval",
-    "roc_curve",
-    "roc_estimates",
-    "share_of",
-    "wilson_interval",
-]
-
 ROC_STATISTICS = ("auroc", "aupr", "fpr95")
 """Names of the statistics that `roc_estimates` returns."""
 

@@ -24,8 +24,6 @@ import numpy as np
 
 from glow.ood.calibration import NO_BOUNDS, Bounds, Choices, MeanStatistic, Threshold, bounds_of, calibrated
 
-__all__ = ["BatchTest", "Center", "MeanTest", "TypicalityTest", "entropy"]
-
 Center = Literal["train", "validation"]
 """The images whose mean score is the centre H of a two-sided test."""
 
