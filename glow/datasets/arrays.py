@@ -209,22 +209,18 @@ def _unpacked(file: Path, changed_ns: int) -> dict[str, np.ndarray]:
         with np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except NOT_AN_ARRAY as error:
-        raise DatasetCorrupt(
-            f"{file} is not an .npz file of arrays ({reason(error)})",
-            remedy="write it with numpy.savez",
-            code="dataset-damaged",
-        ) from error
+        raise _unreadable(f"{file} is not an .npz file of arrays", "numpy.savez", error) from error
 
 
 def _mapped(file: Path) -> np.ndarray:
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
     except NOT_AN_ARRAY as error:
-        raise DatasetCorrupt(
-            f"{file} is not an .npy file of an array ({reason(error)})",
-            remedy="write it with numpy.save",
-            code="dataset-damaged",
-        ) from error
+        raise _unreadable(f"{file} is not an .npy file of an array", "numpy.save", error) from error
+
+
+def _unreadable(problem: str, writer: str, error: Exception) -> DatasetCorrupt:
+    return DatasetCorrupt(f"{problem} ({reason(error)})", remedy=f"write it with {writer}", code="dataset-damaged")
 
 
 def _checked(path: Path, kind: str, images: np.ndarray, labels: np.ndarray | None) -> _Part:

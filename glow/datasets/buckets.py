@@ -268,7 +268,7 @@ def fetched(files: Sequence[Path | BucketFile]) -> Iterable[ImageFile]:
         [b'not really']
     """
     in_buckets = [file for file in files if isinstance(file, BucketFile)]
-    return threads().map(_read, in_buckets) if in_buckets else [file for file in files if isinstance(file, Path)]
+    return threads().map(in_memory, in_buckets) if in_buckets else [file for file in files if isinstance(file, Path)]
 
 
 def stamp_of(file: Path | BucketFile) -> tuple[int, int]:
@@ -315,7 +315,17 @@ def in_threads(function: Callable[[BucketFile], Result], files: Iterable[BucketF
             future.cancel()
 
 
-def _read(file: BucketFile) -> EncodedImage:
+def in_memory(file: BucketFile) -> EncodedImage:
+    """Read an image file in a bucket, which is then decoded from memory.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     bucket = BucketFolder(f"file://{folder}")
+        ...     bucket.write("a.png", b"not really")
+        ...     in_memory(bucket.file("a.png")).content
+        b'not really'
+    """
     return EncodedImage(str(file), file.open("rb").read())
 
 

@@ -121,6 +121,25 @@ def read_header(path: ImageFile) -> Header:
         return Header(size, _channels(image), image.has_transparency_data)
 
 
+def header_or_error(path: ImageFile) -> Header | ImageUnreadable | ImageRefused:
+    """Return the header of an image file, or the error that says why its image is not read.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DatasetCorrupt: if the system cannot read the file, so that the next files would likely fail as well.
+
+    Example:
+        >>> type(header_or_error(EncodedImage("a.png", b"no image"))).__name__
+        'ImageUnreadable'
+    """
+    try:
+        return read_header(path)
+    except (ImageUnreadable, ImageRefused) as error:
+        return error
+
+
 def decode(path: ImageFile, background: Colour = WHITE) -> Tensor:
     """Decode an image file.
 

@@ -42,7 +42,7 @@ from glow.datasets.base import (
     reason,
 )
 from glow.datasets.buckets import BucketFile, gone, stamp_of
-from glow.datasets.decode import EncodedImage, Header, check_channels, convert, decode, read_header
+from glow.datasets.decode import EncodedImage, Header, check_channels, convert, decode, header_or_error
 from glow.datasets.files import Files, parquet_files
 from glow.datasets.lazy import ImageSource, LazyDataset, once
 from glow.datasets.splits import ALL, numbered_classes, part_of, splits_of
@@ -341,14 +341,7 @@ def _headers(parts: Iterable[_Part]) -> Iterator[Header | ImageUnreadable | Imag
     for part in parts:
         for table in part.tables:
             for encoded in table.images(part.images):
-                yield encoded if isinstance(encoded, ImageUnreadable) else _header(encoded)
-
-
-def _header(encoded: EncodedImage) -> Header | ImageUnreadable | ImageRefused:
-    try:
-        return read_header(encoded)
-    except (ImageUnreadable, ImageRefused) as error:
-        return error
+                yield encoded if isinstance(encoded, ImageUnreadable) else header_or_error(encoded)
 
 
 @lru_cache(maxsize=64)

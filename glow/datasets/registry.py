@@ -20,14 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from glow.datasets.base import (
-    SPLITS,
-    DatasetInfo,
-    DatasetNotFound,
-    DatasetStatus,
-    MemberRule,
-    Shape,
-)
+from glow.datasets.base import SPLITS, DatasetInfo, DatasetNotFound, DatasetStatus, MemberRule, Shape
 from glow.datasets.decode import check_channels, convert
 from glow.datasets.lazy import ImageSource, LazyDataset
 from glow.datasets.readers import (
