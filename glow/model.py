@@ -222,6 +222,19 @@ class Glow(nn.Module):
             x_BCHW = level.inverse(x_BCHW)
         return self.input.inverse(self.checkerboard.inverse(x_BCHW))
 
+    def check_shape(self, images_BCHW: Tensor) -> None:
+        """Check that images have the shape that the model was made for.
+
+        Args:
+            images_BCHW: (B, C, H, W) of any type.
+
+        Raises:
+            ValueError: if (C, H, W) is not `GlowConfig.image_shape`.
+        """
+        shape = tuple(images_BCHW.shape[1:])
+        if shape != self.config.image_shape:
+            raise ValueError(f"this Glow takes images of shape {self.config.image_shape}, not {shape}")
+
     @torch.no_grad()
     def initialize(self, images_BCHW: Tensor, noise_BCHW: Tensor | None = None) -> None:
         """Initialize every ActNorm from one batch, so that its outputs have mean 0 and variance 1 per channel.
@@ -444,9 +457,7 @@ class Glow(nn.Module):
         Raises:
             ValueError: if the images are not uint8, or have another shape than `GlowConfig.image_shape`.
         """
-        if tuple(images_BCHW.shape[1:]) != self.config.image_shape:
-            shape = tuple(images_BCHW.shape[1:])
-            raise ValueError(f"this Glow takes images of shape {self.config.image_shape}, not {shape}")
+        self.check_shape(images_BCHW)
         if noise_BCHW is None:
             noise_BCHW = torch.rand(images_BCHW.shape, device=images_BCHW.device)
         noise_BCHW = noise_BCHW.to(self.dtype)
