@@ -33,7 +33,7 @@ from mlflow.entities import Run
 from safetensors.torch import load_file
 
 from jobs.tracking.registry import registered_versions
-from tests.jobs.command_line import Running, alive, glowctl, wait_until
+from tests.jobs.command_line import Running, alive, free_port, glowctl, wait_until
 from tests.jobs.record_facts import (
     all_runs,
     check_epochs,
@@ -44,7 +44,7 @@ from tests.jobs.record_facts import (
     trials_of,
     uri_of,
 )
-from tests.jobs.stores import free_port, mlflow_server
+from tests.jobs.stores import mlflow_server
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import sys
 import webbrowser
 
@@ -14,13 +13,7 @@ from jobs.browse import ui
 from jobs.errors import JobError
 from jobs.tracking.record import Record
 from jobs.tracking.store import TrackingError
-from tests.jobs.command_line import Running, alive, glowctl, sentence_of, wait_until
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+from tests.jobs.command_line import Running, alive, free_port, glowctl, sentence_of, wait_until
 
 
 @pytest.fixture(scope="module")

@@ -22,13 +22,12 @@ from jobs.tracking.store import (
     without_password,
 )
 from jobs.tracking.uris import without_secrets
-from tests.jobs.command_line import Running, wait_until
+from tests.jobs.command_line import Running, free_port, wait_until
 from tests.jobs.stores import (
     OPENER,
     WRITER,
     begins,
     end_group,
-    free_port,
     mlflow_server,
     wait_for_server,
     waiting,
