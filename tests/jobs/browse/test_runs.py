@@ -17,7 +17,7 @@ from jobs.specs.training import TrainSpec
 from jobs.tracking.record import Record
 from jobs.tracking.runs import experiment_names, named_run, run_of_id
 from jobs.tracking.store import NoSuchRun, TrackingError, open_store
-from tests.jobs.command_line import glowctl, sentence_of
+from tests.jobs.command_line import sentence_of
 
 ABLATION = {
     "train": TrainSpec(dataset="digits").model_dump(mode="json"),
@@ -355,12 +355,11 @@ def test_show_for_machines_is_one_object(runs, uri, capsys):
     assert facts["model"] == runs["train"].run_id
 
 
-@pytest.mark.slow
-def test_through_the_command_without_torch_or_ray(uri, tmp_path):
-    done = glowctl(tmp_path, "runs", "--tracking-uri", uri, "--json")
+def test_through_the_command_without_torch_or_ray(uri, tmp_path, one_process):
+    done = one_process(tmp_path, "runs", "--tracking-uri", uri, "--json")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 5
-    done = glowctl(tmp_path, "show", "nothing of the kind", "--tracking-uri", uri)
+    done = one_process(tmp_path, "show", "nothing of the kind", "--tracking-uri", uri)
     assert "'nothing of the kind'" in sentence_of(done)
     code = (
         "import sys; from jobs.browse import runs, show, ui; "
