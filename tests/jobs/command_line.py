@@ -76,10 +76,10 @@ class OneProcess:
     """Runs commands as `glowctl` above does, but all in one process, since to import torch and MLflow takes longer than
     most answers. It is for commands that only say something, and neither start Ray nor are killed."""
 
-    def __init__(self, **changes: str) -> None:
+    def __init__(self) -> None:
         command = [sys.executable, "-c", ONE_AFTER_THE_OTHER]
         self._process = subprocess.Popen(
-            command, env=environment(**changes), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def __call__(self, folder: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:

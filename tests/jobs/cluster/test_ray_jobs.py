@@ -8,7 +8,7 @@ import pytest
 
 from jobs.tracking.liveness import GONE
 from jobs.tracking.runs import find_run
-from tests.jobs.command_line import OneProcess, Running, check_quiet, glowctl, sentence_of, wait_until
+from tests.jobs.command_line import Running, check_quiet, glowctl, sentence_of, wait_until
 from tests.jobs.local_cluster import local_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]  # the cluster takes a minute to start
@@ -34,20 +34,12 @@ def trained(cluster, tmp_path_factory):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.fixture(scope="module")
-def ask(cluster):
-    """Commands about the jobs of the cluster, which are answered by one process."""
-    commands = OneProcess(**cluster.client)
-    yield commands
-    commands.end()
-
-
 def run_of(cluster, run_id):
     return find_run(cluster.uri, "glow", run_id)
 
 
-def jobs_of(ask, folder):
-    done = ask(folder, "jobs", "--json")
+def jobs_of(cluster, folder):
+    done = glowctl(folder, "jobs", "--json", **cluster.client)
     assert done.returncode == 0, done.stderr
     return {job["job"]: job for job in map(json.loads, done.stdout.splitlines())}
 
@@ -67,7 +59,7 @@ def drivers_of(job):
     return found
 
 
-def test_a_job_is_shown_and_recorded_as_if_it_ran_here(cluster, trained, ask, tmp_path):
+def test_a_job_is_shown_and_recorded_as_if_it_ran_here(cluster, trained, tmp_path):
     kinds = [event["event"] for event in trained if event["event"] != "step"]
     assert kinds == ["submitted", "started", "epoch", "epoch", "finished"]
     job, result = trained[0]["job"], trained[-1]
@@ -78,23 +70,23 @@ def test_a_job_is_shown_and_recorded_as_if_it_ran_here(cluster, trained, ask, tm
     assert run.data.metrics["test/bits_per_dim"] == pytest.approx(result["test_bits_per_dim"])
     assert result["checkpoint"].startswith(str(cluster.storage / "outputs"))
     assert result["open_with"] == f"glowctl ui --tracking-uri {cluster.uri}"
-    listed = jobs_of(ask, tmp_path)
+    listed = jobs_of(cluster, tmp_path)
     assert (listed[job]["status"], listed[job]["what"]) == ("succeeded", "train digits")
     assert not any(name.startswith("check-") for name in listed)
 
 
-def test_what_a_job_wrote_can_be_read_again(trained, ask, tmp_path):
+def test_what_a_job_wrote_can_be_read_again(cluster, trained, tmp_path):
     job = trained[0]["job"]
-    again = ask(tmp_path, "logs", "-f", job, "--json")
+    again = glowctl(tmp_path, "logs", "-f", job, "--json", **cluster.client)
     assert again.returncode == 0
     assert [json.loads(line) for line in again.stdout.splitlines()] == trained[1:]
-    lines = ask(tmp_path, "logs", job).stdout.splitlines()
+    lines = glowctl(tmp_path, "logs", job, **cluster.client).stdout.splitlines()
     assert lines[0].startswith("training ")
     assert "train digits" in lines[0]
     assert any(line.startswith("epoch 2/2") for line in lines)
 
 
-def test_a_job_outlives_its_client_and_leaves_its_machines_and_its_run_fails_with_its_driver(cluster, ask, tmp_path):
+def test_a_job_outlives_its_client_and_leaves_its_machines_and_its_run_fails_with_its_driver(cluster, tmp_path):
     """One training loses its client and is stopped; the next one continues its run, and loses its driver.
 
     They are elastic: a machine that the first one had reserved and not given back, the second one would wait for. What
@@ -111,7 +103,7 @@ def test_a_job_outlives_its_client_and_leaves_its_machines_and_its_run_fails_wit
     assert run_of(cluster, run_id).info.status == "RUNNING"
     assert cluster.training_workers()
     stopped_at = time.monotonic()
-    stopped = ask(tmp_path, "stop", job)
+    stopped = glowctl(tmp_path, "stop", job, **cluster.client)
     assert (stopped.returncode, stopped.stdout) == (0, f"job {job} stopped\n")
     assert follower.wait(60) == 143
     assert run_of(cluster, run_id).info.status == "KILLED"
@@ -126,26 +118,26 @@ def test_a_job_outlives_its_client_and_leaves_its_machines_and_its_run_fails_wit
     follower.interrupt()
     assert follower.wait(30) == 130
     assert any(line.startswith(f"glowctl: job {again} ") for line in follower.lines())
-    waited = ask(tmp_path, "wait", job)
+    waited = glowctl(tmp_path, "wait", job, **cluster.client)
     assert (waited.returncode, waited.stdout) == (143, f"job {job} stopped\n")
-    assert ask(tmp_path, "stop", job).stdout == f"job {job} stopped already\n"
+    assert glowctl(tmp_path, "stop", job, **cluster.client).stdout == f"job {job} stopped already\n"
 
     [driver] = drivers_of(again)
     driver.kill()
-    waited = ask(tmp_path, "wait", again)
+    waited = glowctl(tmp_path, "wait", again, **cluster.client)
     assert [fact for fact in (again, "-9", f"glowctl logs {again}") if fact not in sentence_of(waited)] == []
     wait_until(lambda: run_of(cluster, run_id).info.status == "FAILED")
     assert run_of(cluster, run_id).data.tags["glow.error"] == GONE
 
 
-def test_a_jobs_own_error_is_the_commands_error(cluster, ask, tmp_path):
+def test_a_jobs_own_error_is_the_commands_error(cluster, tmp_path):
     done = glowctl(tmp_path, *SMOKE, "--levels", "4", "--json", **cluster.client)  # the data must be loaded to see it
     said = sentence_of(done, 2)
     submitted, *others = [json.loads(line) for line in done.stdout.splitlines()]
     [error] = [event for event in others if event["event"] == "error"]
     assert said.startswith(f"glowctl: {error['problem']}")
     assert (error["code"], error["exit_code"]) == ("settings-unfit-for-data", 2)
-    shown = ask(tmp_path, "logs", submitted["job"], "--json")
+    shown = glowctl(tmp_path, "logs", submitted["job"], "--json", **cluster.client)
     assert error in [json.loads(line) for line in shown.stdout.splitlines()]
 
 
@@ -158,16 +150,17 @@ def test_a_jobs_own_error_is_the_commands_error(cluster, ask, tmp_path):
         ((), {"RAY_ADDRESS": "http://127.0.0.1:9"}, "http://127.0.0.1:9"),
     ],
 )
-def test_what_is_wrong_with_a_cluster_is_said_before_there_is_a_job(cluster, ask, tmp_path, flags, changes, says):
-    known = jobs_of(ask, tmp_path)
+def test_what_is_wrong_with_a_cluster_is_said_before_there_is_a_job(cluster, tmp_path, flags, changes, says):
+    known = jobs_of(cluster, tmp_path)
     done = glowctl(tmp_path, *SMOKE, *flags, **{**cluster.client, **changes})
     assert says in sentence_of(done)
-    assert jobs_of(ask, tmp_path).keys() == known.keys()
+    assert jobs_of(cluster, tmp_path).keys() == known.keys()
 
 
-def test_an_unknown_job_is_one_sentence(cluster, ask, tmp_path):
+def test_an_unknown_job_is_one_sentence(cluster, tmp_path):
     for command in (("logs",), ("logs", "-f"), ("wait",), ("stop",)):
-        said = sentence_of(ask(tmp_path, *command, "nothing-of-the-kind"))
+        done = glowctl(tmp_path, *command, "nothing-of-the-kind", **cluster.client)
+        said = sentence_of(done)
         assert [fact for fact in (cluster.address, "'nothing-of-the-kind'", "glowctl jobs") if fact not in said] == []
 
 
