@@ -11,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from mlflow.entities import Run
 
 from glow.checkpoint import load_checkpoint
 from jobs.ablation.run import summarize_again, sync
@@ -34,7 +33,7 @@ def run_id_of(lines: list[str]) -> str:
     return next(line for line in lines if line.startswith("ablation ")).split()[-1]
 
 
-def trials_in(folder: Path, run_id: str) -> dict[str, Run]:
+def trials_in(folder: Path, run_id: str) -> dict:
     return trials_of(uri_of(folder), find_run(uri_of(folder), "glow", run_id))
 
 
