@@ -47,16 +47,10 @@ def test_a_folder_whose_name_is_not_utf_8_is_named(monkeypatch, tmp_path):
         check_file_names()
 
 
-def test_outside_of_a_job():
-    assert not in_ray_job()
-    assert job_metadata() == {}
-    assert ray_job_id() is None
-
-
-def test_in_a_job(job):
-    assert in_ray_job()
-    assert job_metadata()["a"] == "b"
-    assert ray_job_id() == "j-1"
+def test_what_a_job_says_of_itself(request):
+    assert (in_ray_job(), job_metadata(), ray_job_id()) == (False, {}, None)
+    request.getfixturevalue("job")
+    assert (in_ray_job(), job_metadata()["a"], ray_job_id()) == (True, "b", "j-1")
 
 
 def test_relative_outputs_are_under_the_storage(monkeypatch, tmp_path):
