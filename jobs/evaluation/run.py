@@ -27,7 +27,8 @@ from jobs.specs.evaluation import EvaluationSpec, ScoringSpec
 from jobs.tracking import tag_names
 from jobs.tracking.record import Record
 from jobs.tracking.scores import save_scores
-from jobs.tracking.store import open_command, tracking_uri, without_password
+from jobs.tracking.store import open_command
+from jobs.tracking.uris import tracking_uri, without_password
 
 Spec = TypeVar("Spec", bound=EvaluationSpec)
 

@@ -15,8 +15,6 @@ from jobs.ray_runtime.machines import Machine, machines_to_come, machines_up
 from jobs.specs.training import TrainSpec, worker_range
 from jobs.text import count
 
-__all__ = ["TRIAL_REMEDY", "Resources", "resources_for", "trial_resources"]
-
 LEAST_SHARE = 0.25
 """Smallest share of a core that a worker gets unless ``--cpus-per-worker`` says otherwise."""
 

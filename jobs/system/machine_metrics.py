@@ -14,8 +14,6 @@ import psutil
 
 from jobs.system.verbosity import unheeded
 
-__all__ = ["INTERVAL_S", "machine_name", "measured", "memory_left", "sampled"]
-
 log = logging.getLogger(__name__)
 
 

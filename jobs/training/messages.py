@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from jobs.training.samples import SampleGrid
 
-__all__ = ["Attempt", "Machine", "Message", "Outbox", "Scores", "Stored", "Tested", "WorkerSettings"]
-
 
 @dataclass(frozen=True, eq=False)
 class Attempt:

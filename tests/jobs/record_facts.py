@@ -13,8 +13,8 @@ from mlflow.entities import Run
 
 from jobs.tracking.registry import registered_versions
 from jobs.tracking.runs import child_runs, experiment_runs, recorded_images
-from jobs.tracking.store import TrackingError, open_store
-from jobs.tracking.uris import sqlite_path
+from jobs.tracking.store import open_store
+from jobs.tracking.uris import TrackingError, sqlite_path
 from jobs.training.progress import IN_MLFLOW
 
 MEASURED = {

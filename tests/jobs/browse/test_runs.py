@@ -16,7 +16,8 @@ from jobs.specs.request import SPECS
 from jobs.specs.training import TrainSpec
 from jobs.tracking.record import Record
 from jobs.tracking.runs import experiment_names, named_run, run_of_id
-from jobs.tracking.store import NoSuchRun, TrackingError, open_store
+from jobs.tracking.store import open_store
+from jobs.tracking.uris import NoSuchRun, TrackingError
 from tests.jobs.command_line import sentence_of
 
 ABLATION = {

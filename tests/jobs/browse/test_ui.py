@@ -12,7 +12,7 @@ import requests
 from jobs.browse import ui
 from jobs.errors import JobError
 from jobs.tracking.record import Record
-from jobs.tracking.store import TrackingError
+from jobs.tracking.uris import TrackingError
 from tests.jobs.command_line import Running, alive, free_port, glowctl, wait_until
 
 

@@ -15,8 +15,7 @@ from glow.datasets import open_dataset
 from glow.datasets.corruptions import all_corrupted
 from glow.ood import OodSettings, evaluate_ood, fit_detectors, held_out_protocol, recommend
 from glow.scoring import score
-from jobs.display.evaluation_events import Nll
-from jobs.display.events import Event
+from jobs.display.events import Event, Nll
 from jobs.errors import SpecError
 from jobs.evaluation import interpolate, nll, ood, sample
 from jobs.specs.base import validated

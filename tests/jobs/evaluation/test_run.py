@@ -11,8 +11,7 @@ import torch
 from glow import Glow, save_checkpoint
 from glow.config import GlowConfig
 from glow.datasets import describe
-from jobs.display.evaluation_events import Interpolation
-from jobs.display.events import Event, Noted
+from jobs.display.events import Event, Interpolation, Noted
 from jobs.evaluation import interpolate, nll, ood
 from jobs.evaluation.run import evaluation_run, prepare_evaluation
 from jobs.specs.base import validated

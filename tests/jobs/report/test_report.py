@@ -23,7 +23,8 @@ from jobs.system.process_identity import this_process
 from jobs.tracking.liveness import DRIVER
 from jobs.tracking.record import Record
 from jobs.tracking.runs import find_run, page_of
-from jobs.tracking.store import TrackingError, open_store
+from jobs.tracking.store import open_store
+from jobs.tracking.uris import TrackingError
 from tests.jobs.reported import NLLS, Store, ood_tables, with_auroc
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}

@@ -9,7 +9,8 @@ import pytest
 
 from jobs.tracking.record import Record, WrittenSteps
 from jobs.tracking.runs import find_run
-from jobs.tracking.store import TrackingError, open_store
+from jobs.tracking.store import open_store
+from jobs.tracking.uris import TrackingError
 
 
 def steps_of(uri: str, record: Record, name: str) -> list[tuple[int, float]]:

@@ -8,7 +8,8 @@ from jobs.evaluation.find_model import find_model
 from jobs.tracking import tag_names
 from jobs.tracking.record import Record
 from jobs.tracking.registry import promote, registered_versions, set_champion
-from jobs.tracking.store import TrackingError, open_store
+from jobs.tracking.store import open_store
+from jobs.tracking.uris import TrackingError
 from jobs.training.publish import release
 from tests.jobs.command_line import check_quiet, sentence_of
 from tests.jobs.served import default_store

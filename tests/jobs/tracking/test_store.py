@@ -9,19 +9,8 @@ from functools import partial
 import pytest
 
 from jobs.tracking.runs import find_run, find_tagged, newest_run
-from jobs.tracking.store import (
-    FULL,
-    NoSuchRun,
-    TrackingError,
-    check_existing,
-    check_store,
-    client_of,
-    open_command,
-    open_store,
-    sentences,
-    without_password,
-)
-from jobs.tracking.uris import without_secrets
+from jobs.tracking.store import FULL, check_existing, check_store, client_of, open_command, open_store, sentences
+from jobs.tracking.uris import NoSuchRun, TrackingError, without_password, without_secrets
 from tests.jobs.command_line import Running, free_port, wait_until
 from tests.jobs.stores import (
     OPENER,

@@ -15,14 +15,8 @@ from mlflow.exceptions import MlflowException
 from jobs.tracking import record as record_module
 from jobs.tracking.record import Record
 from jobs.tracking.runs import experiment_runs, find_run, json_table, read_artifact, read_table
-from jobs.tracking.store import (
-    NoSuchRun,
-    TrackingError,
-    check_store,
-    open_store,
-    server_command,
-    tracking_uri,
-)
+from jobs.tracking.store import check_store, open_store, server_command
+from jobs.tracking.uris import NoSuchRun, TrackingError, tracking_uri
 from tests.jobs.command_line import wait_until
 
 
