@@ -23,16 +23,6 @@ from glow.config import GlowConfig
 from glow.errors import CheckpointError
 from glow.model import Glow
 
-__all__ = [
-    "CheckpointError",
-    "digest_of",
-    "load_checkpoint",
-    "load_training_state",
-    "load_weights",
-    "save_checkpoint",
-    "save_training_state",
-]
-
 WEIGHTS_FILE = "model.safetensors"
 """Name of the file with parameters and buffers, by their names in `Glow.state_dict`."""
 
@@ -105,11 +95,7 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> G
     except FileNotFoundError:
         raise _missing(folder, CONFIG_FILE) from None
     except (ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder / CONFIG_FILE} is not the config of a Glow ({error})",
-            remedy="use another checkpoint",
-            code="checkpoint-damaged",
-        ) from None
+        raise _unusable(f"{folder / CONFIG_FILE} is not the config of a Glow ({error})") from None
     model = Glow(config)
     load_weights(model, folder)
     return model.to(device)
@@ -139,18 +125,13 @@ def load_weights(model: Glow, folder: str | Path) -> None:
     except FileNotFoundError:
         raise _missing(folder, WEIGHTS_FILE) from None
     except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is damaged ({error})", remedy="use another checkpoint", code="checkpoint-damaged"
-        ) from None
+        raise _unusable(f"{path} is damaged ({error})") from None
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
-        raise CheckpointError(
-            f"the weights in {path} do not fit the model's config ({first})",
-            remedy="use another checkpoint",
-            code="checkpoint-of-another-model",
-        ) from None
+        problem = f"the weights in {path} do not fit the model's config ({first})"
+        raise _unusable(problem, "checkpoint-of-another-model") from None
 
 
 def save_training_state(state: dict[str, Any], folder: str | Path) -> None:
@@ -186,6 +167,10 @@ def _written(folder: Path) -> Iterator[None]:
             remedy="free some space if the disk is full, or write to another folder",
             code=UNWRITABLE,
         ) from error
+
+
+def _unusable(problem: str, code: str = "checkpoint-damaged") -> CheckpointError:
+    return CheckpointError(problem, remedy="use another checkpoint", code=code)
 
 
 def _missing(folder: str | Path, file: str) -> CheckpointError:
@@ -225,9 +210,7 @@ def load_training_state(folder: str | Path) -> dict[str, Any]:
             code="training-state-missing",
         ) from None
     except Exception as error:  # torch and its unpickler raise many types, depending on where the damage is
-        raise CheckpointError(
-            f"{path} is damaged ({type(error).__name__})", remedy="use another checkpoint", code="checkpoint-damaged"
-        ) from None
+        raise _unusable(f"{path} is damaged ({type(error).__name__})") from None
 
 
 def digest_of(folder: Path) -> str:

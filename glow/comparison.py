@@ -33,8 +33,6 @@ from scipy import stats
 
 from glow.ood.statistics import Estimate, mean_interval
 
-__all__ = ["STATES", "conclusions", "configuration_names", "holm", "paired_differences", "summarize", "unfinished"]
-
 STATES = ("finished", "stopped", "failed", "killed", "running", "waiting")
 """States of a trial."""
 

@@ -8,28 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from glow.errors import LEVELS, SIDES_ADVICE
-
-__all__ = [
-    "Coupling",
-    "Dequantization",
-    "FitConfig",
-    "FitPrecision",
-    "GlowConfig",
-    "GradientPrecision",
-    "Input",
-    "Memory",
-    "Network",
-    "Optimizer",
-    "Permutation",
-    "Scale",
-    "Schedule",
-    "check_divides",
-    "highest_learning_rate",
-    "learning_rate_at",
-]
 
 Permutation = Literal["1x1", "shuffle", "reverse"]
 """How a step of flow mixes the channels."""
@@ -125,20 +106,8 @@ class GlowConfig:
         object.__setattr__(self, "image_shape", tuple(int(side) for side in self.image_shape))
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
             raise ValueError(f"image_shape must be (channels, height, width), each at least 1, not {self.image_shape}")
-        for name in ("levels", "depth", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.checkerboard < 0:
-            raise ValueError(f"checkerboard must be at least 0, not {self.checkerboard}")
-        for name, choices in (
-            ("permutation", Permutation),
-            ("coupling", Coupling),
-            ("scale", Scale),
-            ("network", Network),
-            ("dequantization", Dequantization),
-            ("input", Input),
-        ):
-            _check_choice(name, getattr(self, name), choices)
+        _check_least(self, levels=1, depth=1, width=1, checkerboard=0)
+        _check_choices(self)
         if self.num_classes is not None and self.num_classes < 1:
             raise ValueError(f"num_classes must be at least 1 or None, not {self.num_classes}")
         if self.bits not in range(1, 9):
@@ -286,34 +255,32 @@ class FitConfig:
     gradient_precision: GradientPrecision = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        _check_least(self, epochs=1, batch_size=1, accumulate=1, warmup_steps=0)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0, not {self.learning_rate}")
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must be at least 0, not {self.warmup_steps}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be above 0 or None, not {self.clip_norm}")
         if not 0 <= self.mutation < 1:
             raise ValueError(f"mutation must be from 0 to below 1, not {self.mutation}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema must be between 0 and 1 or None, not {self.ema}")
-        for name, choices in (
-            ("optimizer", Optimizer),
-            ("schedule", Schedule),
-            ("precision", FitPrecision),
-            ("memory", Memory),
-            ("gradient_precision", GradientPrecision),
-        ):
-            _check_choice(name, getattr(self, name), choices)
+        _check_choices(self)
         if self.compile and self.memory == "reversible":
             raise ValueError("memory reversible cannot be compiled: use memory stored, or leave compile out")
 
 
-def _check_choice(name: str, value: str, choices: Any) -> None:
-    if value not in get_args(choices):
-        raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, not {value!r}")
+def _check_least(config: GlowConfig | FitConfig, **least: int) -> None:
+    for name, smallest in least.items():
+        if getattr(config, name) < smallest:
+            raise ValueError(f"{name} must be at least {smallest}, not {getattr(config, name)}")
+
+
+def _check_choices(config: GlowConfig | FitConfig) -> None:
+    """Check every field whose type lists its values."""
+    for name, kind in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, not {value!r}")
 
 
 def learning_rate_at(config: FitConfig, step: int, steps: int) -> float:

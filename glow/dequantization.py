@@ -11,8 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["dequantize", "not_finite", "quantize", "reduced", "uniform_noise"]
-
 # The constants of SplitMix64 (Steele, Lea & Flood 2014). It turns a counter into 64 well-mixed bits, so that devices
 # and processes can make the noise of any pixel in any order.
 _GOLDEN = 0x9E3779B97F4A7C15

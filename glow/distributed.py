@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["all_reduce_sum", "rank", "world_size"]
-
 
 def _joined() -> bool:
     return dist.is_available() and dist.is_initialized()

@@ -8,19 +8,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-__all__ = [
-    "ALL_IMAGES_ADVICE",
-    "DOWNLOAD_ADVICE",
-    "LEVELS",
-    "PER_CLASS",
-    "SHAPE_ADVICE",
-    "SIDES_ADVICE",
-    "SMALLER_ADVICE",
-    "CheckpointError",
-    "TrainingDiverged",
-    "UserError",
-]
-
 # These clauses name arguments of the library. They are constants so that a program with flags can find them in a
 # message and replace them by its flags.
 DOWNLOAD_ADVICE = "load with download=True"

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from glow.model import Glow
 
-__all__ = ["gradient_layers", "gradient_norms"]
-
 
 def gradient_layers(model: nn.Module) -> list[str]:
     """Return the names of a model's layers in the order of its parameters.

@@ -14,8 +14,6 @@ from torch import nn
 
 from glow.model import Precision
 
-__all__ = ["forbid_tf32", "hardware_precision", "skips_when_told", "without_tf32"]
-
 
 def hardware_precision(device: torch.device) -> Precision:
     """Return the fastest precision for the coupling networks on a device.

@@ -14,8 +14,6 @@ from torch import Tensor
 from glow.dequantization import dequantize, not_finite, quantize
 from glow.model import Glow
 
-__all__ = ["Interpolation", "Mode", "interpolate"]
-
 Mode = Literal["linear", "slerp"]
 """The path between two latents: a straight line, or an arc (spherical linear interpolation)."""
 
@@ -90,10 +88,7 @@ def interpolate(
     if mode not in ("linear", "slerp"):
         raise ValueError(f"mode must be linear or slerp, not {mode!r}")
     for images in (start_PCHW, end_PCHW):
-        if tuple(images.shape[1:]) != model.config.image_shape:
-            raise ValueError(
-                f"this Glow takes images of shape {model.config.image_shape}, not {tuple(images.shape[1:])}"
-            )
+        model.check_shape(images)
     if len(start_PCHW) != len(end_PCHW):
         raise ValueError(
             f"there are {len(start_PCHW)} first images but {len(end_PCHW)} last ones: pass one of each per pair"

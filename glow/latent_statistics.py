@@ -18,8 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["SecondMoments", "anderson_darling", "second_moments", "spectrum_variation"]
-
 
 def anderson_darling(standardized_BD: Tensor) -> Tensor:
     r"""Return the Anderson-Darling statistic of each image's latents against the standard normal distribution.

@@ -29,8 +29,6 @@ from glow.layers import (
 )
 from glow.reversible import reversible_steps
 
-__all__ = ["FullResolution", "Level", "Step"]
-
 
 class Step(nn.Module):
     """One step of flow: ActNorm -> channel permutation -> coupling (Kingma & Dhariwal 2018, figure 2a).

@@ -22,8 +22,6 @@ from glow.dequantization import dequantize, quantize
 from glow.layers import CouplingNetwork, Logit, NoiseFlow, TopPrior, Unchanged, gaussian_log_prob
 from glow.levels import FullResolution, Level
 
-__all__ = ["Glow", "Precision"]
-
 Precision = Literal["float32", "bf16"]
 """The type in which the coupling networks compute."""
 
@@ -47,6 +45,12 @@ class LogProbTerms:
             the standard deviation :math:`\sigma` of the level's prior. For images that the model generates, these are
             independent standard normal numbers. A class-conditional model without labels uses the prior of the most
             probable class of each image.
+
+    Example:
+        >>> model = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=1, width=8))
+        >>> terms = model.log_prob_terms(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
+        >>> terms.log_prior_BL.shape, terms.log_det().shape
+        (torch.Size([3, 2]), torch.Size([3]))
     """
 
     input_log_det_B: Tensor
@@ -217,6 +221,19 @@ class Glow(nn.Module):
                 x_BCHW = level.split.inverse(x_BCHW, z_BCHW)
             x_BCHW = level.inverse(x_BCHW)
         return self.input.inverse(self.checkerboard.inverse(x_BCHW))
+
+    def check_shape(self, images_BCHW: Tensor) -> None:
+        """Check that images have the shape that the model was made for.
+
+        Args:
+            images_BCHW: (B, C, H, W) of any type.
+
+        Raises:
+            ValueError: if (C, H, W) is not `GlowConfig.image_shape`.
+        """
+        shape = tuple(images_BCHW.shape[1:])
+        if shape != self.config.image_shape:
+            raise ValueError(f"this Glow takes images of shape {self.config.image_shape}, not {shape}")
 
     @torch.no_grad()
     def initialize(self, images_BCHW: Tensor, noise_BCHW: Tensor | None = None) -> None:
@@ -440,9 +457,7 @@ class Glow(nn.Module):
         Raises:
             ValueError: if the images are not uint8, or have another shape than `GlowConfig.image_shape`.
         """
-        if tuple(images_BCHW.shape[1:]) != self.config.image_shape:
-            shape = tuple(images_BCHW.shape[1:])
-            raise ValueError(f"this Glow takes images of shape {self.config.image_shape}, not {shape}")
+        self.check_shape(images_BCHW)
         if noise_BCHW is None:
             noise_BCHW = torch.rand(images_BCHW.shape, device=images_BCHW.device)
         noise_BCHW = noise_BCHW.to(self.dtype)

@@ -19,13 +19,11 @@ from torch.autograd.function import once_differentiable
 
 from glow.layers import CouplingLayer, join, mix
 
-__all__ = ["reversible_steps"]
-
 Mixer = tuple[Tensor, Tensor]
 """A matrix (C, C) and an offset (C,) for `glow.layers.mix`."""
 
 
-class Tape:
+class _Tape:
     """The only activation that is stored for the steps of a level: the output of one step.
 
     After the forward pass it is the output of the last step. In the backward pass, each step replaces it by the output
@@ -84,7 +82,7 @@ def reversible_steps(
         >>> x.grad.shape
         torch.Size([2, 4, 3, 3])
     """
-    tape = Tape()
+    tape = _Tape()
     for index, (coupling, mixer, unmixer) in enumerate(steps):
         x_BCHW, step_log_det_B = _ReversibleStep.apply(
             tape, index, coupling, unmixer, x_BCHW, *mixer, *coupling.parameters()
@@ -96,7 +94,7 @@ def reversible_steps(
 class _ReversibleStep(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, tape: Tape, index: int, coupling: CouplingLayer, unmixer: Mixer, x_BCHW: Tensor, *weights: Tensor
+        ctx: Any, tape: _Tape, index: int, coupling: CouplingLayer, unmixer: Mixer, x_BCHW: Tensor, *weights: Tensor
     ) -> Any:
         z_BCHW, log_det_B = coupling(mix(x_BCHW, *weights[:2]))
         tape.put(index, z_BCHW)

@@ -34,7 +34,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -48,17 +47,6 @@ from glow.gradient_norms import gradient_layers, gradient_norms
 from glow.hardware import without_tf32
 from glow.latent_statistics import anderson_darling, second_moments, spectrum_variation
 from glow.model import Glow, Precision
-
-__all__ = [
-    "SCORED",
-    "SHARD",
-    "complexity",
-    "importance_weighted",
-    "latent_statistics",
-    "score",
-    "score_shard",
-    "shards_of",
-]
 
 BATCH_SIZE = 250
 """Images per forward pass."""
@@ -125,22 +113,21 @@ def score(
     indices_N = torch.arange(n) if indices_N is None else indices_N
     labels_N = torch.zeros(n, dtype=torch.int64) if labels_N is None else labels_N
     model.set_precision(precision)
+    dimensions, levels = model.config.dimensions, model.config.levels
+    likelihoods = 1 + 2 * levels  # columns of `_terms` that add up to the log-likelihood
     parts, sums, gradients = [], [], []
     with without_tf32():  # also with coupling networks in bf16, because the rest is float32
         for start in range(0, n, batch_size):
             images_BCHW = images_NCHW[start : start + batch_size].to(model.device)
             indices_B = indices_N[start : start + batch_size].to(model.device)
-            samples = [_Terms.of(model, images_BCHW, indices_B, _stream(seed, k)) for k in range(noise_samples)]
+            samples = [_terms(model, images_BCHW, indices_B, _stream(seed, k)) for k in range(noise_samples)]
             parts.append(samples[0])
-            sums.append(np.stack([sample.likelihood.sum(1) for sample in samples], 1))
+            sums.append(np.stack([sample[:, :likelihoods].sum(1) for sample in samples], 1))
             if gradient_stride:
                 gradients.append(_gradients(model, images_BCHW, indices_B, seed, gradient_stride))
-    parts = parts or [_Terms.none(model.config.levels)]
-    likelihood, latents = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("likelihood", "latents")
-    )
+    terms = np.concatenate(parts) if parts else np.empty((0, likelihoods + len(latent_columns(levels))))
+    likelihood, latents = terms[:, :likelihoods], terms[:, likelihoods:]
     sums_NK = np.concatenate(sums) if sums else np.empty((0, noise_samples))
-    dimensions, levels = model.config.dimensions, model.config.levels
     with np.errstate(invalid="ignore"):
         nll_NK = dimensions * math.log(model.config.bins) - sums_NK
     nll = nll_NK[:, 0]
@@ -180,27 +167,15 @@ def _gradients(model: Glow, images_BCHW: Tensor, indices_B: Tensor, seed: int, s
     return norms_BG
 
 
-@dataclass(frozen=True)
-class _Terms:
-    """The scores of a batch under one noise sample, float64.
+def _terms(model: Glow, images_BCHW: Tensor, indices_B: Tensor, stream: int) -> np.ndarray:
+    """Return the scores of a batch under one noise sample, float64 (B, 1 + 2 L + 3 + 3 L).
 
-    `likelihood` (B, 1 + L + L) contains the log-det of the input, the log-det of each level and log p(z) of each level;
-    `latents` contains one column per name of `latent_columns`.
+    The columns are the log-det of the input, the log-det of each level, log p(z) of each level, and `latent_columns`.
     """
-
-    likelihood: np.ndarray
-    latents: np.ndarray
-
-    @classmethod
-    def of(cls, model: Glow, images_BCHW: Tensor, indices_B: Tensor, stream: int) -> _Terms:
-        noise_BCHW = uniform_noise(indices_B, model.config.image_shape, stream)
-        terms = model.log_prob_terms(images_BCHW, noise_BCHW=noise_BCHW)
-        likelihood = torch.cat([terms.input_log_det_B[:, None], terms.log_det_BL, terms.log_prior_BL], 1)
-        return cls(likelihood.double().cpu().numpy(), latent_statistics(terms.standardized).cpu().numpy())
-
-    @classmethod
-    def none(cls, levels: int) -> _Terms:
-        return cls(np.empty((0, 1 + 2 * levels)), np.empty((0, len(latent_columns(levels)))))
+    noise_BCHW = uniform_noise(indices_B, model.config.image_shape, stream)
+    terms = model.log_prob_terms(images_BCHW, noise_BCHW=noise_BCHW)
+    likelihood = [terms.input_log_det_B[:, None], terms.log_det_BL, terms.log_prior_BL]
+    return torch.cat([*(part.double() for part in likelihood), latent_statistics(terms.standardized)], 1).cpu().numpy()
 
 
 def latent_statistics(standardized: Sequence[Tensor]) -> Tensor:
@@ -231,7 +206,12 @@ def latent_statistics(standardized: Sequence[Tensor]) -> Tensor:
 
 
 def latent_columns(levels: int) -> list[str]:
-    """Return the names of a score table's columns about the latents, in order."""
+    """Return the names of a score table's columns about the latents, in order.
+
+    Example:
+        >>> latent_columns(1)[2:]
+        ['latent_neighbours', 'latent_power_1', 'latent_rows_1', 'latent_columns_1']
+    """
     by_level = [f"latent_{name}_{level}" for name in MOMENTS for level in range(1, levels + 1)]
     return ["latent_anderson", "latent_spectrum", "latent_neighbours", *by_level]
 

@@ -20,13 +20,12 @@ from jobs.specs.evaluation import InterpolateSpec, OodSpec
 from jobs.specs.request import Request
 from jobs.specs.training import worker_range
 from jobs.system.signals import signals_as_interrupt
-from jobs.tracking.store import check_store, client_of, tracking_uri
+from jobs.tracking.store import check_store, client_of
+from jobs.tracking.uris import tracking_uri
 
 if TYPE_CHECKING:
     from jobs.display.displays import Display
     from jobs.display.events import Show
-
-__all__ = ["perform", "sync"]
 
 
 class EvaluationJob(Protocol):

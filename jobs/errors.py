@@ -22,19 +22,6 @@ from glow.errors import (
     UserError,
 )
 
-__all__ = [
-    "FAILURE",
-    "INTERRUPTED",
-    "TERMINATED",
-    "USAGE",
-    "JobError",
-    "SpecError",
-    "UserError",
-    "explained",
-    "in_flags",
-    "refused_by_disk",
-]
-
 FAILURE, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 """Exit codes: something failed; the command line is wrong; ended by Ctrl-C; ended by SIGTERM."""
 

@@ -23,31 +23,13 @@ from jobs.specs.training import TrainSpec
 from jobs.system.environment import in_ray_job, storage
 from jobs.tracking import tag_names
 from jobs.tracking.runs import find_run, recorded_images
-from jobs.tracking.store import NoSuchRun, without_password
+from jobs.tracking.uris import NoSuchRun, without_password
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
     from jobs.text import JsonObject
     from jobs.tracking.runs import Run
-
-__all__ = [
-    "Found",
-    "KeptResult",
-    "KeptRun",
-    "claimed",
-    "find_kept",
-    "is_remote",
-    "open_storage",
-    "place_named",
-    "recall",
-    "recall_trial",
-    "refuse_password",
-    "remember",
-    "results_folder",
-    "unreadable",
-    "usable_output",
-]
 
 
 RUN_FILE = "run.json"

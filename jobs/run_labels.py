@@ -17,20 +17,6 @@ from jobs.text import count, plain
 if TYPE_CHECKING:
     from jobs.display.events import TrainResult
 
-__all__ = [
-    "EVALUATED",
-    "ablation_description",
-    "ablation_name",
-    "configuration",
-    "evaluation_description",
-    "evaluation_name",
-    "noted",
-    "registered_name",
-    "training_description",
-    "training_name",
-    "varied",
-]
-
 LONGEST = 8000
 """Largest number of characters of a tag that MLflow keeps."""
 

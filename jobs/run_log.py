@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from jobs.display.events import Event, Show
     from jobs.tracking.record import Record
 
-__all__ = ["WORKERS", "RunLog", "logged"]
-
 log = logging.getLogger(__name__)
 
 MOST_BYTES = 10_000_000

@@ -10,20 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "JsonObject",
-    "Row",
-    "bits",
-    "count",
-    "duration",
-    "json_text",
-    "megabytes",
-    "numbers",
-    "plain",
-    "rows_of",
-    "text_table",
-]
-
 JsonObject = dict[str, Any]
 """A JSON object, whose keys and values only its reader can check."""
 

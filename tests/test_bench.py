@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+NIGHTLY = {"memory", "packed"}
+"""Scripts that take a minute, because each figure of theirs needs a process."""
+
 SCRIPTS = {
     "speed": ("--quick",),
     "growth": ("--quick",),
@@ -28,8 +31,10 @@ def test_every_script_is_here():
     assert scripts - {"__init__", "common"} == set(SCRIPTS)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(name, marks=pytest.mark.nightly if name in NIGHTLY else pytest.mark.slow) for name in SCRIPTS],
+)
 def test_a_script_prints_its_figures(script):
     if script == "speed" and importlib.util.find_spec("normflows") is None:
         pytest.skip("normflows is not installed: pip install --editable '.[bench]'")

@@ -53,14 +53,9 @@ def strings(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def public_names(path: Path) -> Iterator[ast.ClassDef | ast.FunctionDef]:
-    """Yield the classes and functions that a module of the library lists in `__all__`."""
-    tree = ast.parse(path.read_text())
-    listed: list[str] = []
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and any(isinstance(to, ast.Name) and to.id == "__all__" for to in node.targets):
-            listed = ast.literal_eval(node.value)
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name in listed:
+    """Yield the classes and functions of a module of the library whose names have no underscore before them."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
             yield node
 
 

@@ -21,15 +21,7 @@ pieces. Images are neither dequantized nor put into batches here.
 from glow.datasets.base import DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, padding
 from glow.datasets.folder import read_image
 from glow.datasets.lazy import LazyDataset, fingerprint
-from glow.datasets.names import (
-    data_root,
-    dataset_names,
-    describe,
-    load_dataset,
-    open_dataset,
-    own_channels,
-    status,
-)
+from glow.datasets.names import data_root, dataset_names, describe, load_dataset, open_dataset, own_channels, status
 
 __all__ = [
     "DatasetCorrupt",

@@ -40,8 +40,6 @@ from glow.datasets.splits import (
     splits_of,
 )
 
-__all__ = ["NOT_AN_ARRAY", "ArraysDataset"]
-
 NOT_AN_ARRAY = (
     OSError,
     ValueError,
@@ -61,7 +59,7 @@ IMAGES, LABELS = "images", "labels"
 
 
 @dataclass(frozen=True)
-class Part:
+class _Part:
     """The images and labels of one split, or of a data set without splits.
 
     Attributes:
@@ -122,7 +120,7 @@ class ArraysDataset(ImageSource):
         """Check the types, shapes and labels of the arrays."""
         return splits_of(self._parts())
 
-    def _parts(self) -> dict[str, Part]:
+    def _parts(self) -> dict[str, _Part]:
         """Return the images and labels by split; the key is `ALL` if the data set has no splits."""
         return _parts_of(*self._arrays())
 
@@ -137,13 +135,13 @@ class ArraysDataset(ImageSource):
         return path, _in_file(path)
 
 
-def _class_names(name: str, parts: Mapping[str, Part]) -> tuple[str, ...]:
+def _class_names(name: str, parts: Mapping[str, _Part]) -> tuple[str, ...]:
     """Return the labels as text, because arrays have no names of classes."""
     highest = max((int(part.labels.max()) for part in parts.values() if len(part.labels)), default=0)
     return numbered_classes(name, highest, sum(len(part.images) for part in parts.values()))
 
 
-def _parts_of(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Part]:
+def _parts_of(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, _Part]:
     found = _kinds(path, arrays)
     if not found:
         there = f"only {', '.join(sorted(arrays))}" if arrays else "no arrays"
@@ -211,25 +209,21 @@ def _unpacked(file: Path, changed_ns: int) -> dict[str, np.ndarray]:
         with np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except NOT_AN_ARRAY as error:
-        raise DatasetCorrupt(
-            f"{file} is not an .npz file of arrays ({reason(error)})",
-            remedy="write it with numpy.savez",
-            code="dataset-damaged",
-        ) from error
+        raise _unreadable(f"{file} is not an .npz file of arrays", "numpy.savez", error) from error
 
 
 def _mapped(file: Path) -> np.ndarray:
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
     except NOT_AN_ARRAY as error:
-        raise DatasetCorrupt(
-            f"{file} is not an .npy file of an array ({reason(error)})",
-            remedy="write it with numpy.save",
-            code="dataset-damaged",
-        ) from error
+        raise _unreadable(f"{file} is not an .npy file of an array", "numpy.save", error) from error
 
 
-def _checked(path: Path, kind: str, images: np.ndarray, labels: np.ndarray | None) -> Part:
+def _unreadable(problem: str, writer: str, error: Exception) -> DatasetCorrupt:
+    return DatasetCorrupt(f"{problem} ({reason(error)})", remedy=f"write it with {writer}", code="dataset-damaged")
+
+
+def _checked(path: Path, kind: str, images: np.ndarray, labels: np.ndarray | None) -> _Part:
     name = f"{kind}{IMAGES} in {path}"
     if images.dtype != np.uint8:
         raise _unusable(f"{name} are {images.dtype}", "give uint8, 0 to 255")
@@ -243,7 +237,7 @@ def _checked(path: Path, kind: str, images: np.ndarray, labels: np.ndarray | Non
         )
     if len(labels) and labels.min() < 0:
         raise _unusable(f"{kind}{LABELS} in {path} contain the label {labels.min()}", "number the classes from 0")
-    return Part(images, labels)
+    return _Part(images, labels)
 
 
 def _channels_first(images: np.ndarray, name: str) -> np.ndarray:

@@ -15,27 +15,6 @@ from torch import Tensor
 
 from glow.errors import DOWNLOAD_ADVICE, UserError
 
-__all__ = [
-    "PLACED",
-    "SPLITS",
-    "WHITE",
-    "Colour",
-    "DatasetCorrupt",
-    "DatasetInfo",
-    "DatasetNotFound",
-    "DatasetStatus",
-    "ImageRefused",
-    "ImageUnreadable",
-    "MemberRule",
-    "Place",
-    "Shape",
-    "absolute_dataset",
-    "dataset_label",
-    "padding",
-    "place_of",
-    "reason",
-]
-
 Shape = tuple[int, int, int]
 """The shape (C, H, W) of one image: channels, rows, columns."""
 

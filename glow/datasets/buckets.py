@@ -22,8 +22,6 @@ from glow.datasets.decode import EncodedImage, ImageFile
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-__all__ = ["BucketFile", "BucketFolder", "fetched", "in_threads", "is_uri", "stamp_of", "threads"]
-
 Result = TypeVar("Result")
 
 THREADS = 16
@@ -105,31 +103,29 @@ class BucketFolder:
             for info in listed
         )
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes | None:
         """Return the contents of a file, or None if there is no such file.
+
+        Args:
+            name: path of the file, relative to the folder.
+            offset: position of the first byte, if there is a `size`.
+            size: number of bytes; there are fewer at the end of the file. None for the whole file.
 
         Raises:
             DatasetNotFound: if the bucket cannot be read.
         """
         files, path = _opened(self.uri)
         try:
-            with self._explained(), files.open_input_stream(f"{path}/{name}") as stream:
-                return bytes(stream.read())
+            with self._explained():
+                if size is None:
+                    with files.open_input_stream(f"{path}/{name}") as stream:
+                        return bytes(stream.read())
+                with files.open_input_file(f"{path}/{name}") as file:
+                    return bytes(file.read_at(size, offset))
         except DatasetNotFound:  # also a FileNotFoundError, but about the whole bucket
             raise
         except FileNotFoundError:
             return None
-
-    def read_range(self, name: str, offset: int, size: int) -> bytes:
-        """Return `size` bytes of a file from `offset` on, or fewer at its end.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            DatasetNotFound: if the bucket cannot be read.
-        """
-        files, path = _opened(self.uri)
-        with self._explained(), files.open_input_file(f"{path}/{name}") as file:
-            return bytes(file.read_at(size, offset))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file. On an object store, it appears whole or not at all.
@@ -150,10 +146,8 @@ class BucketFolder:
             OSError: if the bucket cannot be written.
         """
         files, path = _opened(self.uri)
-        try:
+        with suppress(FileNotFoundError):
             files.delete_file(f"{path}/{name}")
-        except FileNotFoundError:
-            return
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -244,10 +238,18 @@ class BucketFile:
         """
         content = self.folder.read(str(self.relative))
         if content is None:
-            raise DatasetCorrupt(
-                f"{self} is gone", remedy="leave the files in place while they are read", code="file-gone"
-            )
+            raise gone(self)
         return io.BytesIO(content)
+
+
+def gone(file: object) -> DatasetCorrupt:
+    """Return the error about a file that was there when its folder was listed.
+
+    Example:
+        >>> gone("a.png").code
+        'file-gone'
+    """
+    return DatasetCorrupt(f"{file} is gone", remedy="leave the files in place while they are read", code="file-gone")
 
 
 def fetched(files: Sequence[Path | BucketFile]) -> Iterable[ImageFile]:
@@ -266,7 +268,7 @@ def fetched(files: Sequence[Path | BucketFile]) -> Iterable[ImageFile]:
         [b'not really']
     """
     in_buckets = [file for file in files if isinstance(file, BucketFile)]
-    return threads().map(_read, in_buckets) if in_buckets else [file for file in files if isinstance(file, Path)]
+    return threads().map(in_memory, in_buckets) if in_buckets else [file for file in files if isinstance(file, Path)]
 
 
 def stamp_of(file: Path | BucketFile) -> tuple[int, int]:
@@ -313,7 +315,17 @@ def in_threads(function: Callable[[BucketFile], Result], files: Iterable[BucketF
             future.cancel()
 
 
-def _read(file: BucketFile) -> EncodedImage:
+def in_memory(file: BucketFile) -> EncodedImage:
+    """Read an image file in a bucket, which is then decoded from memory.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     bucket = BucketFolder(f"file://{folder}")
+        ...     bucket.write("a.png", b"not really")
+        ...     in_memory(bucket.file("a.png")).content
+        b'not really'
+    """
     return EncodedImage(str(file), file.open("rb").read())
 
 

@@ -20,8 +20,6 @@ from torch import Tensor
 from glow.datasets.lazy import LazyDataset
 from glow.dequantization import uniform_noise
 
-__all__ = ["CORRUPTIONS", "SEVERITIES", "all_corrupted", "corrupted"]
-
 SEVERITIES = (1, 2, 3, 4, 5)
 """The severities, from the slightest to the strongest."""
 

@@ -26,16 +26,6 @@ from glow.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = [
-    "EncodedImage",
-    "Header",
-    "ImageFile",
-    "check_channels",
-    "convert",
-    "decode",
-    "read_header",
-]
-
 SINGLE = ("MPO", "PSD")
 """Formats whose first frame is the whole picture: the others are previews of a photograph, or layers of a drawing."""
 
@@ -129,6 +119,25 @@ def read_header(path: ImageFile) -> Header:
         width, height = image.size
         size = (height, width) if _orientation(image) >= 5 else (width, height)
         return Header(size, _channels(image), image.has_transparency_data)
+
+
+def header_or_error(path: ImageFile) -> Header | ImageUnreadable | ImageRefused:
+    """Return the header of an image file, or the error that says why its image is not read.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DatasetCorrupt: if the system cannot read the file, so that the next files would likely fail as well.
+
+    Example:
+        >>> type(header_or_error(EncodedImage("a.png", b"no image"))).__name__
+        'ImageUnreadable'
+    """
+    try:
+        return read_header(path)
+    except (ImageUnreadable, ImageRefused) as error:
+        return error
 
 
 def decode(path: ImageFile, background: Colour = WHITE) -> Tensor:

@@ -24,8 +24,6 @@ from glow.datasets.splits import (
     splits_of,
 )
 
-__all__ = ["Files", "Listing", "folder_files", "parquet_files", "walk"]
-
 Source = TypeVar("Source", Path, BucketFile)
 
 FILE_SYSTEMS_OWN = "lost+found"

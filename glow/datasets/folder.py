@@ -13,24 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glow.datasets.base import (
-    WHITE,
-    Colour,
-    DatasetCorrupt,
-    DatasetInfo,
-    DatasetNotFound,
-    ImageRefused,
-    ImageUnreadable,
-    Shape,
-)
-from glow.datasets.buckets import BucketFile, fetched, in_threads, stamp_of
-from glow.datasets.decode import EncodedImage, Header, check_channels, convert, decode, read_header
+from glow.datasets.base import WHITE, Colour, DatasetCorrupt, DatasetInfo, DatasetNotFound, Shape
+from glow.datasets.buckets import BucketFile, fetched, in_memory, in_threads, stamp_of
+from glow.datasets.decode import Header, check_channels, convert, decode, header_or_error
 from glow.datasets.files import Listing, folder_files
 from glow.datasets.lazy import ImageSource, LazyDataset, once
 from glow.datasets.splits import part_of
 from glow.errors import SHAPE_ADVICE
-
-__all__ = ["FolderDataset", "read_image"]
 
 
 class FolderDataset(ImageSource):
@@ -107,7 +96,7 @@ class FolderDataset(ImageSource):
     def _listing(self) -> Listing:
         return once(("listing", self.name), lambda: folder_files(self.name))
 
-    def _survey(self, listing: Listing, skip_unreadable: bool = False) -> Survey:
+    def _survey(self, listing: Listing, skip_unreadable: bool = False) -> _Survey:
         return once(("survey", self.name, skip_unreadable), lambda: _survey(listing.files, skip_unreadable))
 
 
@@ -145,7 +134,7 @@ def read_image(path: str | Path, image_shape: Shape, background: Colour = WHITE)
 
 
 @dataclass(frozen=True)
-class Survey:
+class _Survey:
     """A summary of the headers of all image files in a folder.
 
     Attributes:
@@ -198,16 +187,21 @@ class Survey:
         return tuple(notes)
 
 
-def _survey(files: list[Path | BucketFile], skip_unreadable: bool = False) -> Survey:
+def _survey(files: list[Path | BucketFile], skip_unreadable: bool = False) -> _Survey:
     """Read the header of every file; those in buckets are read by several threads.
 
     Raises DatasetCorrupt or ImageRefused for a file that cannot be read. With `skip_unreadable`, files with a damaged
     header and refused images raise an error only if no file can be read.
     """
-    survey = Survey({}, [], [], [])
+    survey = _Survey({}, [], [], [])
     problem: Exception | None = None
     in_bucket = [path for path in files if isinstance(path, BucketFile)]
-    headers = in_threads(_header, in_bucket) if in_bucket else map(_header, files)
+    # A file in a bucket is read once, although a PNG is opened twice.
+    headers = (
+        in_threads(lambda file: header_or_error(in_memory(file)), in_bucket)
+        if in_bucket
+        else map(header_or_error, files)
+    )
     for path, header in zip(files, headers, strict=True):
         if not isinstance(header, Header):
             if not skip_unreadable:
@@ -221,11 +215,3 @@ def _survey(files: list[Path | BucketFile], skip_unreadable: bool = False) -> Su
     if problem is not None and not survey.sizes:
         raise problem
     return survey
-
-
-def _header(file: Path | BucketFile) -> Header | ImageUnreadable | ImageRefused:
-    """Return the header of a file, or the error that says why the file is not read."""
-    try:  # a file in a bucket is read once, although a PNG is opened twice
-        return read_header(file if isinstance(file, Path) else EncodedImage(str(file), file.open("rb").read()))
-    except (ImageUnreadable, ImageRefused) as error:
-        return error

@@ -19,18 +19,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from glow.datasets.base import (
-    SPLITS,
-    WHITE,
-    Colour,
-    DatasetCorrupt,
-    DatasetInfo,
-    DatasetNotFound,
-    DatasetStatus,
-    Shape,
-)
-
-__all__ = ["BLOCK", "ImageSource", "LazyDataset", "fingerprint", "once", "one_look"]
+from glow.datasets.base import SPLITS, WHITE, Colour, DatasetCorrupt, DatasetInfo, DatasetNotFound, DatasetStatus, Shape
 
 Result = TypeVar("Result")
 

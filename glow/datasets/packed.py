@@ -47,8 +47,6 @@ from glow.datasets.lazy import BLOCK, ImageSource, LazyDataset
 from glow.datasets.packed_index import SplitShards, damaged, labels_file, read_index, shard_file
 from glow.errors import UserError
 
-__all__ = ["BLOCK", "BlockCache", "BucketShards", "PackedDataset", "cache_of_this_machine", "read_array"]
-
 GIGABYTE = 10**9
 
 SCANS_PER_LIMIT = 16
@@ -107,7 +105,7 @@ class PackedDataset(ImageSource):
         of = index.splits[split]
         shape = image_shape or index.image_shape
         check_channels(index.image_shape[0], shape[0])
-        shards: LocalShards | BucketShards
+        shards: _LocalShards | BucketShards
         if isinstance(folder, BucketFolder):
             fingerprints = " ".join(shard.fingerprint for shard in of.shards)
             labels = _checked(
@@ -119,7 +117,7 @@ class PackedDataset(ImageSource):
             shards = BucketShards(split, of, index.image_shape, folder)
         else:
             labels = _mapped(folder / labels_file(split), (of.images,), np.dtype(np.int64), writable=True)
-            shards = LocalShards(split, of, index.image_shape, folder)
+            shards = _LocalShards(split, of, index.image_shape, folder)
 
         def pick(positions: Tensor) -> Tensor:
             return convert(shards.pick(positions), shape)
@@ -174,7 +172,7 @@ class PackedDataset(ImageSource):
 
 
 @dataclass(frozen=True)
-class LocalShards(SplitShards):
+class _LocalShards(SplitShards):
     """The images of a split, read from shards on this machine, which are mapped into memory.
 
     Attributes:
@@ -246,14 +244,8 @@ def read_array(folder: BucketFolder, name: str, fingerprint: str) -> np.ndarray:
         ...     read_array(BucketFolder(f"file://{path}"), "labels.npy", fingerprint=path)
         array([0, 1, 2])
     """
-
-    def fetch() -> bytes:
-        content = folder.read(name)
-        if content is None:
-            raise damaged(folder.file(name), "is missing")
-        return content
-
-    content = cache_of_this_machine().get(f"{folder}/{name} {fingerprint}", fetch, _is_array)
+    key = f"{folder}/{name} {fingerprint}"
+    content = cache_of_this_machine().get(key, lambda: _content_of(folder, name), _is_array)
     try:
         return _array(content)
     except NOT_AN_ARRAY as error:
@@ -273,7 +265,7 @@ def _is_array(content: bytes) -> bool:
 
 
 @dataclass(frozen=True)
-class Piece:
+class _Piece:
     """The images of one block that are in one shard.
 
     Attributes:
@@ -335,24 +327,24 @@ class BucketShards(SplitShards):
             if not cache.has(self._key(piece)):
                 self._read(piece)
 
-    def _pieces(self, positions: np.ndarray) -> list[Piece]:
+    def _pieces(self, positions: np.ndarray) -> list[_Piece]:
         """Return the pieces that contain the positions, in order."""
         shards = np.searchsorted(self.ends, positions, side="right")
         return [
             self._piece(int(block), int(shard)) for block, shard in np.unique([positions // BLOCK, shards], axis=1).T
         ]
 
-    def _piece(self, block: int, shard: int) -> Piece:
+    def _piece(self, block: int, shard: int) -> _Piece:
         shard_start = int(self.ends[shard]) - self.of.shards[shard].images
         first = max(block * BLOCK, shard_start)
         stop = min((block + 1) * BLOCK, int(self.ends[shard]))
-        return Piece(shard, first - shard_start, stop - shard_start, first)
+        return _Piece(shard, first - shard_start, stop - shard_start, first)
 
-    def _key(self, piece: Piece) -> str:
+    def _key(self, piece: _Piece) -> str:
         fingerprint = self.of.shards[piece.shard].fingerprint
         return f"{self.folder}/{shard_file(self.split, piece.shard)} {fingerprint} {piece.start} {piece.stop}"
 
-    def _read(self, piece: Piece) -> Future[np.ndarray]:
+    def _read(self, piece: _Piece) -> Future[np.ndarray]:
         """Read a piece in a thread, unless one reads it already."""
         key = self._key(piece)
         with _lock:
@@ -362,21 +354,20 @@ class BucketShards(SplitShards):
         future.add_done_callback(lambda _: _reading.pop(key, None))
         return future
 
-    def _images(self, piece: Piece, key: str) -> np.ndarray:
-        size = (piece.stop - piece.start) * int(np.prod(self.image_shape))
-        content = cache_of_this_machine().get(key, self._fetcher(piece, size), lambda block: len(block) == size)
-        return np.frombuffer(content, np.uint8).reshape(-1, *self.image_shape)
+    def _images(self, piece: _Piece, key: str) -> np.ndarray:
+        pixels = int(np.prod(self.image_shape))
+        size = (piece.stop - piece.start) * pixels
 
-    def _fetcher(self, piece: Piece, size: int) -> Callable[[], bytes]:
         def fetch() -> bytes:
-            name, pixels = shard_file(self.split, piece.shard), int(np.prod(self.image_shape))
+            name = shard_file(self.split, piece.shard)
             offset = _offset(self.folder, name, self.shape(piece.shard))
-            content = _range(self.folder, name, offset + piece.start * pixels, size)
+            content = _content_of(self.folder, name, offset + piece.start * pixels, size)
             if len(content) != size:
                 raise damaged(self.folder.file(name), "is cut short")
             return content
 
-        return fetch
+        content = cache_of_this_machine().get(key, fetch, lambda block: len(block) == size)
+        return np.frombuffer(content, np.uint8).reshape(-1, *self.image_shape)
 
 
 @lru_cache(maxsize=8192)
@@ -386,12 +377,10 @@ def _offset(folder: BucketFolder, name: str, shape: tuple[int, ...]) -> int:
     Raises:
         DatasetCorrupt: if it has not, or the shard is missing.
     """
+    header = io.BytesIO(_content_of(folder, name, 0, HEADER))
     try:
-        header = io.BytesIO(_range(folder, name, 0, HEADER))
         np.lib.format.read_magic(header)
         found, by_columns, dtype = np.lib.format.read_array_header_1_0(header)
-    except DatasetNotFound:  # also an OSError, but about the whole bucket
-        raise
     except NOT_AN_ARRAY as error:
         raise damaged(folder.file(name), f"is not an array ({reason(error)})") from error
     if found != shape or dtype != np.uint8 or by_columns:
@@ -399,19 +388,17 @@ def _offset(folder: BucketFolder, name: str, shape: tuple[int, ...]) -> int:
     return header.tell()
 
 
-def _range(folder: BucketFolder, name: str, offset: int, size: int) -> bytes:
-    """Return a part of a shard.
+def _content_of(folder: BucketFolder, name: str, offset: int = 0, size: int | None = None) -> bytes:
+    """Return a file of a packed data set, or a part of it.
 
     Raises:
-        DatasetCorrupt: if the shard is missing.
+        DatasetCorrupt: if the file is missing.
         DatasetNotFound: if the bucket cannot be read.
     """
-    try:
-        return folder.read_range(name, offset, size)
-    except DatasetNotFound:  # also a FileNotFoundError, but about the whole bucket
-        raise
-    except FileNotFoundError as error:
-        raise damaged(folder.file(name), "is missing") from error
+    content = folder.read(name, offset, size)
+    if content is None:
+        raise damaged(folder.file(name), "is missing")
+    return content
 
 
 class BlockCache:

@@ -20,19 +20,6 @@ from glow.datasets.base import DatasetCorrupt, DatasetNotFound, Shape, place_of
 from glow.datasets.buckets import BucketFile, BucketFolder, is_uri
 from glow.datasets.lazy import fingerprint
 
-__all__ = [
-    "INDEX",
-    "PackedIndex",
-    "PackedShard",
-    "PackedSplit",
-    "SplitShards",
-    "damaged",
-    "labels_file",
-    "read_index",
-    "shard_file",
-    "shard_fingerprint",
-]
-
 INDEX = "packed.json"
 """The file name of the index."""
 

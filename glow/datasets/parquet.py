@@ -41,8 +41,8 @@ from glow.datasets.base import (
     Shape,
     reason,
 )
-from glow.datasets.buckets import BucketFile, stamp_of
-from glow.datasets.decode import EncodedImage, Header, check_channels, convert, decode, read_header
+from glow.datasets.buckets import BucketFile, gone, stamp_of
+from glow.datasets.decode import EncodedImage, Header, check_channels, convert, decode, header_or_error
 from glow.datasets.files import Files, parquet_files
 from glow.datasets.lazy import ImageSource, LazyDataset, once
 from glow.datasets.splits import ALL, numbered_classes, part_of, splits_of
@@ -51,8 +51,6 @@ from glow.errors import SHAPE_ADVICE
 if TYPE_CHECKING:
     import pyarrow
     from pyarrow.parquet import ParquetFile
-
-__all__ = ["ParquetDataset"]
 
 _READING = threading.Lock()
 """The lock of the thread that reads a row group: other threads need the same one, and pyarrow's reader allows one."""
@@ -169,9 +167,7 @@ def _opened(table: Table) -> ParquetFile:
         source = table.source
         return ParquetFile(source if isinstance(source, Path) else source.seekable())
     except FileNotFoundError as error:
-        raise DatasetCorrupt(
-            f"{table} is gone", remedy="leave the files in place while they are read", code="file-gone"
-        ) from error
+        raise gone(table) from error
     except (OSError, ValueError) as error:
         if isinstance(error, DatasetNotFound | DatasetCorrupt):
             raise
@@ -207,7 +203,7 @@ LABELS = ("label", "labels")
 
 
 @dataclass(frozen=True)
-class Part:
+class _Part:
     """The files of one split, or all files if none belongs to a split.
 
     Attributes:
@@ -314,12 +310,12 @@ class ParquetDataset(ImageSource):
     def _files(self) -> Files:
         return once(("parquet files", self.name), lambda: parquet_files(self.name))
 
-    def _parts(self, files: Files | None = None) -> dict[str, Part]:
+    def _parts(self, files: Files | None = None) -> dict[str, _Part]:
         """Return the parts by split, or under `ALL` if no file names a split."""
         return once(("parquet parts", self.name), lambda: _parts_of(self.name, files or self._files()))
 
 
-def _first(parts: Mapping[str, Part], skip_unreadable: bool = False) -> Header:
+def _first(parts: Mapping[str, _Part], skip_unreadable: bool = False) -> Header:
     """Return the header of the first image, or with `skip_unreadable` the first header that can be read.
 
     Raises:
@@ -334,29 +330,22 @@ def _first(parts: Mapping[str, Part], skip_unreadable: bool = False) -> Header:
     return first
 
 
-def _own_shape(parts: Mapping[str, Part], first: Header) -> Shape:
+def _own_shape(parts: Mapping[str, _Part], first: Header) -> Shape:
     """Return the size of the first image, with the number of channels of all images."""
     width, height = first.size
     return _channels(tuple(parts.values())), height, width
 
 
-def _headers(parts: Iterable[Part]) -> Iterator[Header | ImageUnreadable | ImageRefused]:
+def _headers(parts: Iterable[_Part]) -> Iterator[Header | ImageUnreadable | ImageRefused]:
     """Yield the headers of all images in order; the error in place of a header that cannot be read."""
     for part in parts:
         for table in part.tables:
             for encoded in table.images(part.images):
-                yield encoded if isinstance(encoded, ImageUnreadable) else _header(encoded)
-
-
-def _header(encoded: EncodedImage) -> Header | ImageUnreadable | ImageRefused:
-    try:
-        return read_header(encoded)
-    except (ImageUnreadable, ImageRefused) as error:
-        return error
+                yield encoded if isinstance(encoded, ImageUnreadable) else header_or_error(encoded)
 
 
 @lru_cache(maxsize=64)
-def _channels(parts: tuple[Part, ...]) -> int:
+def _channels(parts: tuple[_Part, ...]) -> int:
     """Return 1 if the headers of all images are grey, else 3.
 
     An image whose header cannot be read does not count: it is refused when it is asked for.
@@ -376,11 +365,11 @@ def _check_size(name: str, encoded: EncodedImage, decoded: Tensor, shape: Shape)
         )
 
 
-def _parts_of(name: str, files: Files) -> dict[str, Part]:
+def _parts_of(name: str, files: Files) -> dict[str, _Part]:
     by_part = {part: [Table.at(source) for source in sources] for part, sources in files.by_part.items()}
     ordered = [split for split in (*SPLITS, ALL) if split in by_part]
     images, labels = _columns([table for split in ordered for table in by_part[split]])
-    parts = {split: Part(tuple(by_part[split]), images, labels) for split in ordered}
+    parts = {split: _Part(tuple(by_part[split]), images, labels) for split in ordered}
     parts = {split: part for split, part in parts.items() if part.ends[-1] > 0}
     if not parts:
         raise DatasetNotFound(
@@ -474,7 +463,7 @@ def _is_encoded(kind: Any) -> bool:
     return bool(types.is_large_string(kind))
 
 
-def _class_names(name: str, parts: Mapping[str, Part]) -> tuple[str, ...]:
+def _class_names(name: str, parts: Mapping[str, _Part]) -> tuple[str, ...]:
     """Return the names that Hugging Face keeps in the schema, or else the values that occur."""
     part = next(iter(parts.values()))
     if part.labels is None:
@@ -493,7 +482,7 @@ def _class_names(name: str, parts: Mapping[str, Part]) -> tuple[str, ...]:
     return tuple(sorted(value for value in values if isinstance(value, str)))
 
 
-def _numbered(name: str, part: Part, names: Sequence[str]) -> list[int]:
+def _numbered(name: str, part: _Part, names: Sequence[str]) -> list[int]:
     """Return the number of each row's class.
 
     Raises:

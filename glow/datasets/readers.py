@@ -26,11 +26,6 @@ from glow.datasets.base import DatasetCorrupt, Shape
 from glow.datasets.decode import convert
 from glow.errors import SMALLER_ADVICE
 
-__all__ = [
-    "PHOTOS", "Opener", "Reader", "Request", "map_idx", "part_with", "read_constant", "read_digits", "read_idx",
-    "read_noise", "read_photos", "read_with_torchvision",
-]  # fmt: skip
-
 PHOTOS = ("china", "flower")
 """The photographs that scikit-learn includes, without ".jpg"."""
 

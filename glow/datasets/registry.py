@@ -20,14 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from glow.datasets.base import (
-    SPLITS,
-    DatasetInfo,
-    DatasetNotFound,
-    DatasetStatus,
-    MemberRule,
-    Shape,
-)
+from glow.datasets.base import SPLITS, DatasetInfo, DatasetNotFound, DatasetStatus, MemberRule, Shape
 from glow.datasets.decode import check_channels, convert
 from glow.datasets.lazy import ImageSource, LazyDataset
 from glow.datasets.readers import (
@@ -46,8 +39,6 @@ from glow.datasets.readers import (
 )
 from glow.datasets.splits import deal, everything, hold_out
 from glow.errors import DOWNLOAD_ADVICE
-
-__all__ = ["REGISTRY", "Entry", "KnownDataset", "data_root"]
 
 PUBLISHED: Mapping[str, str | int] = {
     # torchvision has the MD5s of the packed files. For MNIST, the labels of Fashion-MNIST and the test files of KMNIST,

@@ -19,11 +19,6 @@ from torch import Tensor
 from glow.datasets.base import SPLITS, DatasetCorrupt, DatasetNotFound, MemberRule
 from glow.errors import ALL_IMAGES_ADVICE, PER_CLASS
 
-__all__ = [
-    "ALL", "deal", "everything", "first_of_each_class", "first_word", "hold_out", "no_split_notes", "numbered_classes",
-    "one_name_per_split", "part_of", "split_folders", "split_named", "splits_of",
-]  # fmt: skip
-
 ALL = "all"
 """The part of data that name no split."""
 

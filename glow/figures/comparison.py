@@ -22,10 +22,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from glow.figures.pictures import BLACK, BLUE, GREY, MARKERS, ORANGE, line_style
+from glow.figures.pictures import BLACK, BLUE, GREY, MARKERS, ORANGE, line_style, without_frame
 from glow.ood.statistics import mean_interval
-
-__all__ = ["curves_with_bands", "difference_intervals", "heat_map", "parallel_coordinates"]
 
 WIDTH, HEIGHT, TALLEST, DPI = 8.0, 5.0, 12.0, 120
 """Width, height and largest height of a figure in inches, and dots per inch. Only figures with many rows are taller."""
@@ -140,8 +138,7 @@ def heat_map(table: pd.DataFrame, title: str) -> Figure:
     axes.add_patch(Rectangle((column + inset[0], row + inset[1]), *(1 - 2 * inset), fill=False, ec=ORANGE, lw=3.5))
     axes.set_xticks(np.arange(len(widths)) + 0.5, [f"{width:g}" for width in widths])
     axes.set_yticks(np.arange(len(depths)) + 0.5, [f"{depth:g}" for depth in depths])
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
+    without_frame(axes)
     axes.set(xlabel="width", ylabel="depth", facecolor=EMPTY)
     extend = "max" if values.max() > high else "neither"
     figure.colorbar(mesh, ax=axes, extend=extend, label="bits/dim (lower is better; the best is framed)")
@@ -201,8 +198,7 @@ def parallel_coordinates(table: pd.DataFrame, factors: Sequence[str], title: str
     axes.set_xticks(range(len(factors)), labels)
     # The colour bar begins and ends where the axes do, so that it serves as the last axis.
     axes.set(xlim=(-0.03, len(factors)), ylim=(-0.06, 1.06), yticks=[])
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
+    without_frame(axes)
     figure.colorbar(mappable, ax=axes, pad=0, fraction=0.04, aspect=25, label="bits/dim (lower is better)")
     _legend(figure, axes)
     return figure

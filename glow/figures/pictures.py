@@ -20,19 +20,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-__all__ = [
-    "CAUGHT",
-    "batch_sizes_that_catch",
-    "corruption_grid",
-    "image_grid",
-    "image_rows",
-    "nll_curve",
-    "nll_histogram",
-    "ood_ratio_curve",
-    "per_class_bars",
-    "roc_curves",
-]
-
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 BLACK, GREY = "#000000", "#666666"
 PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY)
@@ -103,14 +90,11 @@ def image_rows(images_RSCHW: np.ndarray, row_names: Sequence[str], title: str) -
     grid = image_grid(images_RSCHW.reshape(-1, *images_RSCHW.shape[2:]), columns)
     pixels = grid.shape[0] / (rows * (height + 1) + 1)  # side of a pixel of an image in the grid
     inches = 7 / (columns * width)
-    figure = Figure(figsize=(8, max(1.5, rows * height * inches + 0.6)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _subplots(rows, title, "", "", max(1.5, rows * height * inches + 0.6))
     axes.imshow(grid, interpolation="nearest")
     axes.set_yticks([(row + 0.5) * (height + 1) * pixels for row in range(rows)], list(row_names))
     axes.set_xticks([])
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    axes.set_title(title)
+    without_frame(axes)
     return figure
 
 
@@ -133,17 +117,14 @@ def nll_curve(history: pd.DataFrame, title: str, test_bits_per_dim: float | None
         >>> figure.axes[0].get_legend_handles_labels()[1]
         ['train', 'validation', 'test, best model: 4.300']
     """
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _subplots(1, title, "epoch", "negative log-likelihood, bits/dim")
     marker = "o" if len(history) < 25 else None
     axes.plot(history["epoch"], history["train_bits_per_dim"], color=ORANGE, marker=marker, label="train")
     axes.plot(history["epoch"], history["validation_bits_per_dim"], color=BLUE, marker=marker, label="validation")
     if test_bits_per_dim is not None:
         axes.axhline(test_bits_per_dim, color=GREEN, linestyle="--", label=f"test, best model: {test_bits_per_dim:.3f}")
-    axes.set(title=title, xlabel="epoch", ylabel="negative log-likelihood, bits/dim")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _focus(axes, history[["train_bits_per_dim", "validation_bits_per_dim"]].to_numpy(), test_bits_per_dim)
-    axes.grid(alpha=0.3)
     axes.legend()
     return figure
 
@@ -342,14 +323,27 @@ def per_class_bars(per_class: pd.DataFrame, title: str, alpha: float) -> Figure:
     return _finish(figure, axes)
 
 
-def _subplots(rows: int, title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+def _subplots(rows: int, title: str, xlabel: str, ylabel: str, height: float = 5) -> tuple[Figure, Axes]:
     if not rows:
         raise ValueError(f"There is nothing to draw in the figure '{title}': no rows.")
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, height), layout="constrained")
     axes = figure.subplots()
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.3)
     return figure, axes
+
+
+def without_frame(axes: Axes) -> None:
+    """Remove the frame, the grid and the marks of the ticks, for axes that hold cells or pixels.
+
+    Example:
+        >>> figure = image_rows(np.zeros((1, 5, 1, 8, 8), np.uint8), ["T = 1"], "samples")
+        >>> figure.axes[0].spines["left"].get_visible()  # `image_rows` calls this function
+        False
+    """
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.grid(visible=False)
 
 
 def _finish(figure: Figure, axes: Axes) -> Figure:
@@ -366,6 +360,10 @@ def line_style(index: int) -> dict[str, Any]:
 
     Returns:
         ``color`` and ``linestyle``, as matplotlib takes them.
+
+    Example:
+        >>> line_style(0)
+        {'color': '#0072B2', 'linestyle': '-'}
     """
     return {"color": PALETTE[index % len(PALETTE)], "linestyle": LINE_STYLES[index % len(LINE_STYLES)]}
 
@@ -519,14 +517,12 @@ def corruption_grid(power: pd.DataFrame, title: str) -> Figure:
         >>> [text.get_text() for text in figure.axes[0].texts]
         ['> 10', '10']
     """
-    if power.empty:
-        raise ValueError(f"There is nothing to draw in the figure '{title}': no rows.")
+    xlabel = f"severity (in each cell: the smallest M at which {CAUGHT:.0%} of batches are called OOD)"
+    figure, axes = _subplots(len(power), title, xlabel, "", 1.8 + 0.42 * power["corruption"].nunique())
     least = batch_sizes_that_catch(power)
     sizes = sorted(power["batch_size"].unique())
     # A cell's colour is the rank of its M: the fewer images are needed, the darker it is.
     ranks = np.searchsorted(sizes, least.to_numpy()).astype(float)
-    figure = Figure(figsize=(8, 1.8 + 0.42 * len(least)), layout="constrained")
-    axes = figure.subplots()
     axes.pcolormesh(ranks, cmap="viridis", vmin=0, vmax=len(sizes), edgecolor="white", linewidth=1.5)
     for (row, column), m in np.ndenumerate(least.to_numpy()):
         text = f"{m:g}" if np.isfinite(m) else f"> {sizes[-1]}"
@@ -535,8 +531,5 @@ def corruption_grid(power: pd.DataFrame, title: str) -> Figure:
     axes.set_xticks(np.arange(least.shape[1]) + 0.5, [str(severity) for severity in least.columns])
     axes.set_yticks(np.arange(len(least)) + 0.5, list(least.index))
     axes.invert_yaxis()
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    xlabel = f"severity (in each cell: the smallest M at which {CAUGHT:.0%} of batches are called OOD)"
-    axes.set(title=title, xlabel=xlabel)
+    without_frame(axes)
     return figure

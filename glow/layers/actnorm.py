@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from glow.distributed import all_reduce_sum
 from glow.layers.affine import Affine, AffineLayer
 
-__all__ = ["ActNorm"]
-
 # Smallest standard deviation that `initialize` divides by. It is less than a tenth of what dequantization noise alone
 # has, 1 / (256 sqrt 12) = 1.1e-3, so no channel of real images is affected.
 SD_FLOOR = 1e-4

@@ -22,8 +22,6 @@ from torch import Tensor
 
 from glow.layers.base import Layer
 
-__all__ = ["Affine", "AffineLayer", "affine_stack", "inverse_affine_stack", "mix", "mixing", "unmixing"]
-
 
 class Affine(NamedTuple):
     """The map A x + c of the channels of a position, or a stack of K such maps.

@@ -14,8 +14,6 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Layer", "as_planes", "halves", "join", "sum_per_image"]
-
 
 class Layer(nn.Module, ABC):
     """An invertible map z = f(x) whose Jacobian determinant is cheap to compute.

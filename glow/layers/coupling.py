@@ -17,8 +17,6 @@ from glow.layers.base import Layer, halves, join
 from glow.layers.elementwise import make_elementwise
 from glow.layers.networks import make_network
 
-__all__ = ["Checkerboard", "CheckerboardCoupling", "CouplingLayer"]
-
 
 class CouplingLayer(Layer):
     """A coupling layer (Dinh et al. 2017, section 3.3; Kingma & Dhariwal 2018, table 1).

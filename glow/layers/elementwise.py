@@ -18,8 +18,6 @@ from glow.config import Coupling, Scale
 from glow.layers.base import halves, sum_per_image
 from glow.layers.spline import spline, spline_inverse
 
-__all__ = ["LOG_BOUND", "AdditiveMap", "AffineMap", "ElementwiseMap", "SplineMap", "make_elementwise"]
-
 LOG_BOUND = 2.0
 """Bounded scales are in (exp(-LOG_BOUND), exp(LOG_BOUND)), floored ones in (exp(-LOG_BOUND), 1)."""
 

@@ -21,8 +21,6 @@ from glow.layers.base import Layer, as_planes, halves, sum_per_image
 from glow.layers.networks import make_network
 from glow.layers.split import Squeeze
 
-__all__ = ["Logit", "NoiseFlow", "Unchanged"]
-
 
 class Unchanged(Layer):
     """The identity: the first level sees pixels in [-0.5, 0.5] as they are.

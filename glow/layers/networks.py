@@ -15,8 +15,6 @@ from glow.config import Network
 from glow.layers import products
 from glow.layers.products import three_convolutions, to_planes
 
-__all__ = ["CouplingNetwork", "PlainNetwork", "ResidualNetwork", "ZeroConv2d", "make_network"]
-
 FEW_CHANNELS = {torch.bfloat16: 4, torch.float32: 2}
 """For each compute type, the most input channels with which matrix products outrun the stock convolutions on CPUs."""
 
@@ -25,6 +23,10 @@ def weight_and_bias(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
     """Return the weight and the bias of a convolution that has a bias.
 
     In torch's type hints the bias of every convolution may be None; here it is always a tensor.
+
+    Example:
+        >>> [part.shape for part in weight_and_bias(nn.Conv2d(2, 4, 3))]
+        [torch.Size([4, 2, 3, 3]), torch.Size([4])]
     """
     assert conv.bias is not None
     return conv.weight, conv.bias
@@ -117,7 +119,7 @@ class PlainNetwork(CouplingNetwork):
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 1)
         self.conv3 = ZeroConv2d(width, out_channels)
-        keep_variance(self.conv1, self.conv2)
+        _keep_variance(self.conv1, self.conv2)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return the network's output, (B, C_out, H, W), as planes (see `glow.layers.base`)."""
@@ -159,7 +161,7 @@ class ResidualNetwork(CouplingNetwork):
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         self.conv3 = nn.Conv2d(width, width, 1)
         self.conv4 = ZeroConv2d(width, out_channels)
-        keep_variance(self.conv1, self.conv2, self.conv3)
+        _keep_variance(self.conv1, self.conv2, self.conv3)
         with torch.no_grad():
             self.conv3.weight *= 0.1
 
@@ -174,7 +176,7 @@ class ResidualNetwork(CouplingNetwork):
         return to_planes(F.conv2d(hidden, weight4, bias4, padding=1), x_BCHW.dtype).transpose(0, 1)
 
 
-def keep_variance(*convs: nn.Conv2d) -> None:
+def _keep_variance(*convs: nn.Conv2d) -> None:
     """Initialize convolutions before a ReLU as in He et al. (2015), and their biases with 0."""
     for conv in convs:
         weight, bias = weight_and_bias(conv)

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from glow.config import Permutation
 from glow.layers.affine import Affine, AffineLayer
 
-__all__ = ["PERMUTATIONS", "FixedPermutation", "InvertibleConv1x1", "make_permutation"]
-
 
 def make_permutation(kind: Permutation, channels: int, generator: torch.Generator) -> AffineLayer:
     """Make the channel permutation of one step.

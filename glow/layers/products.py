@@ -43,17 +43,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = [
-    "available",
-    "conv_backward",
-    "conv_relu",
-    "enabled",
-    "matmul_transposed",
-    "relu_backward_",
-    "three_convolutions",
-    "to_planes",
-]
-
 CONV_RELU = "mkldnn::_convolution_pointwise.default"
 LINEAR = "mkldnn::_linear_pointwise.default"
 RELU_BACKWARD = "aten::threshold_backward.grad_input"
@@ -82,7 +71,12 @@ def available() -> bool:
 
 @lru_cache
 def exists(name: str) -> bool:
-    """Return whether the installed torch has this operator, with the argument types that `SIGNATURES` lists."""
+    """Return whether the installed torch has this operator, with the argument types that `SIGNATURES` lists.
+
+    Example:
+        >>> exists(CONV_BACKWARD)
+        True
+    """
     namespace, operator = name.split("::")
     packet, overload = operator.split(".")
     try:

@@ -23,8 +23,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["spline", "spline_inverse"]
-
 LEAST_SIZE = 0.02
 """Smallest width and height of a bin, as a share of 2 bound.
 
@@ -35,7 +33,7 @@ LOG_SLOPE_BOUND = 3.0
 """Bound of log-slopes: slopes at knots are in (exp(-LOG_SLOPE_BOUND), exp(LOG_SLOPE_BOUND))."""
 
 
-class Bin(NamedTuple):
+class _Bin(NamedTuple):
     """The bin that each number is in: its lower left corner, its size, and the slopes at its ends."""
 
     x: Tensor
@@ -113,7 +111,7 @@ def spline_inverse(z: Tensor, raw: Tensor, bound: float) -> Tensor:
     return torch.where(inside, x, z)
 
 
-def _between(xi: Tensor, bin_: Bin) -> tuple[Tensor, Tensor]:
+def _between(xi: Tensor, bin_: _Bin) -> tuple[Tensor, Tensor]:
     s = bin_.height / bin_.width
     mixed = xi * (1 - xi)
     below = s + (bin_.next_slope + bin_.slope - 2 * s) * mixed
@@ -122,7 +120,7 @@ def _between(xi: Tensor, bin_: Bin) -> tuple[Tensor, Tensor]:
     return z, slope.log() - 2 * below.log()
 
 
-def _bin_of(value: Tensor, raw: Tensor, bound: float, of_x: bool) -> Bin:
+def _bin_of(value: Tensor, raw: Tensor, bound: float, of_x: bool) -> _Bin:
     bins = (len(raw) + 1) // 3
     widths, heights, slopes = raw[:bins], raw[bins : 2 * bins], raw[2 * bins :]
     widths, heights = _sizes(widths, bound), _sizes(heights, bound)
@@ -134,7 +132,7 @@ def _bin_of(value: Tensor, raw: Tensor, bound: float, of_x: bool) -> Bin:
     def pick(of_all: Tensor, at: Tensor) -> Tensor:
         return of_all.gather(0, at)[0]
 
-    return Bin(
+    return _Bin(
         x=pick(xs, index),
         y=pick(ys, index),
         width=pick(widths, index),

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from glow.layers.base import Layer, sum_per_image
 from glow.layers.networks import ZeroConv2d
 
-__all__ = ["Split", "Squeeze", "TopPrior", "gaussian_log_prob"]
-
 
 class Squeeze(Layer):
     """The squeeze of Dinh et al. (2017), section 3.6: (B, C, H, W) -> (B, 4 C, H/2, W/2).

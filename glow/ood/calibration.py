@@ -29,21 +29,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-__all__ = [
-    "NO_BOUNDS",
-    "Bounds",
-    "Choices",
-    "MeanStatistic",
-    "Threshold",
-    "bounds_of",
-    "calibrated",
-    "check_alpha",
-    "least_held_out",
-    "order_statistic",
-]
-
 CONFIDENCE = 0.95
-"""Confidence level of the intervals of thresholds."""
+"""Confidence level of all intervals."""
 
 RESAMPLES = 40
 """Number of bootstrap resamples of the held-out scores. The standard deviation of their thresholds gives the interval
@@ -185,7 +172,7 @@ class Choices:
         with np.errstate(invalid="ignore"):
             scores_NM = _limited(scores_NM, self.bounds)
             statistic_N = statistic(scores_NM.mean(1))
-            shared = np.sort(_as_largest(statistic(self.held_out_K)))
+            shared = np.sort(as_largest(statistic(self.held_out_K)))
             as_far_N = len(shared) - np.searchsorted(shared, statistic_N, side="left")
             if len(self.sums_K):
                 rows = max(1, MOST_AT_ONCE // self.sums_K.size)
@@ -197,7 +184,7 @@ class Choices:
     def _own(self, scores_NM: np.ndarray, statistic: MeanStatistic, statistic_N: np.ndarray) -> np.ndarray:
         """Count the choices with images of the batch whose statistic is at least the batch's, (N,)."""
         means_NK = (self.sums_K + scores_NM @ self.own_KM.T.astype(float)) / scores_NM.shape[1]
-        return (_as_largest(statistic(means_NK)) >= (statistic_N - ROUNDING * np.abs(statistic_N))[:, None]).sum(1)
+        return (as_largest(statistic(means_NK)) >= (statistic_N - ROUNDING * np.abs(statistic_N))[:, None]).sum(1)
 
 
 def _chosen(n: int, m: int, k: int, rng: np.random.Generator) -> np.ndarray:
@@ -294,7 +281,7 @@ def calibrated(
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     if bootstraps < 1:
         raise ValueError(f"bootstraps must be at least 1, not {bootstraps}")
-    n, held_out_n = len(held_out_n), _as_largest(held_out_n)
+    n, held_out_n = len(held_out_n), as_largest(held_out_n)
     if n < max(2, batch_size):
         raise ValueError(
             f"{n} held-out scores are too few to calibrate batches of {batch_size}: it takes {max(2, batch_size)}"
@@ -447,6 +434,11 @@ def _limited(scores: np.ndarray, bounds: Bounds) -> np.ndarray:
     return np.where(np.isfinite(scores), scores, HUGE).clip(*bounds)
 
 
-def _as_largest(statistic: np.ndarray) -> np.ndarray:
-    """Replace values that are not finite by infinity."""
+def as_largest(statistic: np.ndarray) -> np.ndarray:
+    """Replace values that are not finite by infinity.
+
+    Example:
+        >>> as_largest(np.array([1.0, np.nan, -np.inf])).tolist()
+        [1.0, inf, inf]
+    """
     return np.where(np.isfinite(statistic), statistic, np.inf)

@@ -29,8 +29,6 @@ import pandas as pd
 from glow.ood.calibration import bounds_of
 from glow.ood.typicality import BatchTest, Center, MeanTest, TypicalityTest, entropy
 
-__all__ = ["DETECTORS", "Detector", "fit_detectors"]
-
 DETECTORS = {
     "typicality": "Nalisnick et al. 2019: distance of a batch's mean NLL from the mean NLL of the training images",
     "likelihood": "mean NLL of a batch: OOD if it is high",
@@ -157,8 +155,9 @@ def fit_detectors(train: pd.DataFrame, center: Center = "train", seed: int = 0) 
     """
     train_nll = _nll(train)
     entropy(train_nll, "training")  # scores that are not finite are refused for either centre
-    levels = {name: _two_sided(train, _column(name)) for name in _by_level(train)}
-    latents = {name: _one_sided(train, _column(name)) for name in ("latent_anderson", "latent_spectrum")}
+    # The log-det of additive couplings is the same for all images.
+    levels = list(_varying(train[_columns_of(train, BY_LEVEL)]).columns)
+    latents = ("latent_anderson", "latent_spectrum")
     neighbours = _column("latent_neighbours")
     density = _Remembered(_rarity_among(train, seed))
     moments = _columns_of(train, MOMENTS)
@@ -179,8 +178,8 @@ def fit_detectors(train: pd.DataFrame, center: Center = "train", seed: int = 0) 
         of_means("likelihood", _nll),
         of_means("complexity", _complexity),
         of_means("density", density),
-        of_means("levels", _least_of(list(levels.values()))),
-        of_means("latents", _least_of(list(latents.values()))),
+        of_means("levels", _least_of([_rank_among(train, name, two_sided=True) for name in levels])),
+        of_means("latents", _least_of([_rank_among(train, name, two_sided=False) for name in latents])),
         of_means("neighbours", neighbours),
         of_means("whiteness", whiteness),
         of_means("joint", joint),
@@ -210,11 +209,6 @@ class _Remembered:
         return known[1]
 
 
-def _by_level(train: pd.DataFrame) -> list[str]:
-    """Return the columns of `BY_LEVEL` that vary: the log-det of additive couplings is the same for all images."""
-    return list(_varying(train[_columns_of(train, BY_LEVEL)]).columns)
-
-
 def _columns_of(table: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
     """Return the columns of these kinds, of all levels."""
     return [name for name in table.columns if name.rpartition("_")[0] in kinds]
@@ -230,17 +224,12 @@ def _column(name: str) -> ImageScores:
     return lambda table: np.where(table["finite"], table[name], np.inf)
 
 
-def _one_sided(train: pd.DataFrame, scores: ImageScores) -> ImageScores:
-    """Score an image by -log of the share of training images that have at least its score."""
-    return _rank_among(train, scores, two_sided=False)
+def _rank_among(train: pd.DataFrame, name: str, *, two_sided: bool) -> ImageScores:
+    """Score an image by -log of the share of training images that have at least its value in a column.
 
-
-def _two_sided(train: pd.DataFrame, scores: ImageScores) -> ImageScores:
-    """Score an image by -log of twice the share of training images with at least, or at most, its score."""
-    return _rank_among(train, scores, two_sided=True)
-
-
-def _rank_among(train: pd.DataFrame, scores: ImageScores, *, two_sided: bool) -> ImageScores:
+    If `two_sided`, it is twice the share of those with at least, or at most, its value, whichever is smaller.
+    """
+    scores = _column(name)
     of_train = scores(train)
     as_high, as_low = _log_share(of_train), _log_share(-of_train)
 
@@ -292,6 +281,14 @@ def _complexity(table: pd.DataFrame) -> np.ndarray:
     return (table["nll"] / math.log(2) - table["complexity"]).to_numpy()
 
 
+def _where_finite(finite_N: np.ndarray, scores_of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Return the scores of the images for which `finite_N` is True, and infinity for the others."""
+    scores = np.full(len(finite_N), np.inf)
+    if finite_N.any():
+        scores[finite_N] = scores_of(finite_N)
+    return scores
+
+
 def _distance_among(train: pd.DataFrame, names: Sequence[str], seed: int) -> ImageScores:
     """Score an image by its Euclidean distance from the `NEIGHBOURS`-th nearest training image in some columns.
 
@@ -314,11 +311,8 @@ def _distance_among(train: pd.DataFrame, names: Sequence[str], seed: int) -> Ima
 
     def distance(table: pd.DataFrame) -> np.ndarray:
         values = ((taken(table)[columns] - mean) / scale).to_numpy()
-        scores = np.full(len(table), np.inf)
         finite = table["finite"].to_numpy() & np.isfinite(values).all(1)
-        if finite.any():
-            scores[finite] = nearest.kneighbors(values[finite])[0][:, -1]
-        return scores
+        return _where_finite(finite, lambda chosen: nearest.kneighbors(values[chosen])[0][:, -1])
 
     return distance
 
@@ -373,10 +367,8 @@ def _rarity_among(train: pd.DataFrame, seed: int) -> Callable[[pd.DataFrame], np
     mixture = GaussianMixture(components, reg_covar=1e-6, random_state=seed).fit((values - mean) / scale)
 
     def rarity(table: pd.DataFrame) -> np.ndarray:
-        scores = np.full(len(table), np.inf)
-        finite = np.isfinite(table[columns].to_numpy()).all(1)
-        if finite.any():
-            scores[finite] = -mixture.score_samples((table.loc[finite, columns].to_numpy() - mean) / scale)
-        return scores
+        values = table[columns].to_numpy()
+        finite = np.isfinite(values).all(1)
+        return _where_finite(finite, lambda chosen: -mixture.score_samples((values[chosen] - mean) / scale))
 
     return rarity

@@ -23,11 +23,10 @@ from glow.ood.statistics import (
     disjoint_batches,
     exact_interval,
     roc_estimates,
+    share_of,
     wilson_interval,
 )
 from glow.ood.typicality import BatchTest, Center
-
-__all__ = ["Deal", "OodResult", "OodSettings", "evaluate_ood", "held_out_protocol", "split_test_protocol"]
 
 POWER_GRID = (1, 2, 3, 5, 7, 10, 15, 20, 25, 35, 50, 75, 100)
 """Batch sizes at which `OodResult.power` has the typicality test, up to the largest that was asked for."""
@@ -78,13 +77,10 @@ class OodSettings:
         check_alpha(self.alpha)
         if not self.batch_sizes:
             raise ValueError("batch_sizes is empty: at least one batch size is needed")
-        for name, values in (
-            ("batch_sizes", self.batch_sizes),
-            ("bootstraps", [self.bootstraps]),
-            ("repeats", [self.repeats]),
-        ):
-            if min(values) < 1:
-                raise ValueError(f"{name} must be at least 1, not {min(values)}")
+        least = {"batch_sizes": min(self.batch_sizes), "bootstraps": self.bootstraps, "repeats": self.repeats}
+        for name, value in least.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
 
 
 @dataclass
@@ -361,18 +357,7 @@ def _per_class(
                     continue
                 rng = np.random.default_rng([settings.seed, cell.batch_size, label])
                 batches = disjoint_batches(len(scores), cell.batch_size, rng)
-                ood = cell.tests[0].is_ood(scores[batches])
-                low, high = wilson_interval(int(ood.sum()), len(ood))
-                rows.append(
-                    {
-                        "dataset": name,
-                        "label": label,
-                        "class_name": names[label] if names else str(label),
-                        "batch_size": cell.batch_size,
-                        "batches": len(ood),
-                        "ratio": float(ood.mean()),
-                        "ratio_low": low,
-                        "ratio_high": high,
-                    }
-                )
+                class_name = names[label] if names else str(label)
+                row = {"dataset": name, "label": label, "class_name": class_name, "batch_size": cell.batch_size}
+                rows.append(row | share_of(cell.tests[0].is_ood(scores[batches])))
     return pd.DataFrame(rows, columns=PER_CLASS_COLUMNS)

@@ -17,9 +17,7 @@ import pandas as pd
 
 from glow.ood.detectors import DETECTORS, Detector
 from glow.ood.evaluation import OodSettings
-from glow.ood.statistics import auroc, disjoint_batches, wilson_interval
-
-__all__ = ["Recommendation", "corruption_power", "recommend", "regret"]
+from glow.ood.statistics import auroc, disjoint_batches, share_of
 
 
 @dataclass(frozen=True)
@@ -164,18 +162,6 @@ def corruption_power(
                 if len(of_kind) < m:
                     continue
                 batches = disjoint_batches(len(of_kind), m, np.random.default_rng([settings.seed, m, label]))
-                ood = test.is_ood(of_kind[batches])
-                low, high = wilson_interval(int(ood.sum()), len(ood))
-                rows.append(
-                    {
-                        "detector": detector.name,
-                        "corruption": kind[:-1],
-                        "severity": int(kind[-1]),
-                        "batch_size": m,
-                        "batches": len(ood),
-                        "ratio": float(ood.mean()),
-                        "ratio_low": low,
-                        "ratio_high": high,
-                    }
-                )
+                row = {"detector": detector.name, "corruption": kind[:-1], "severity": int(kind[-1]), "batch_size": m}
+                rows.append(row | share_of(test.is_ood(of_kind[batches])))
     return pd.DataFrame(rows)

@@ -15,22 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-__all__ = [
-    "ROC_STATISTICS",
-    "Estimate",
-    "RocCurve",
-    "auroc",
-    "auroc_estimate",
-    "disjoint_batches",
-    "exact_interval",
-    "mean_interval",
-    "roc_curve",
-    "roc_estimates",
-    "wilson_interval",
-]
-
-CONFIDENCE = 0.95
-"""Confidence level of all intervals."""
+from glow.ood.calibration import CONFIDENCE, as_largest
 
 ROC_STATISTICS = ("auroc", "aupr", "fpr95")
 """Names of the statistics that `roc_estimates` returns."""
@@ -103,6 +88,23 @@ def wilson_interval(successes: float, trials: float, confidence: float = CONFIDE
     low = 0.0 if successes == 0 else max(0.0, float(centre - half))
     high = 1.0 if successes == trials else min(1.0, float(centre + half))
     return low, high
+
+
+def share_of(ood_N: np.ndarray) -> dict[str, float]:
+    """Return the share of batches that are called OOD, as columns of a table of results.
+
+    Args:
+        ood_N: bool (N,), the decision about each batch.
+
+    Returns:
+        ``batches``, which is N; ``ratio``, the share; and ``ratio_low`` to ``ratio_high``, its `wilson_interval`.
+
+    Example:
+        >>> share_of(np.array([True, True]))["ratio"]
+        1.0
+    """
+    low, high = wilson_interval(int(ood_N.sum()), len(ood_N))
+    return {"batches": len(ood_N), "ratio": float(ood_N.mean()), "ratio_low": low, "ratio_high": high}
 
 
 def exact_interval(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -371,12 +373,7 @@ def _both(in_scores: np.ndarray, out_scores: np.ndarray) -> tuple[np.ndarray, np
     for name, scores in (("in-distribution", in_scores), ("OOD", out_scores)):
         if len(scores) == 0:
             raise ValueError(f"there are no {name} scores, but a ROC curve needs scores of both kinds")
-    return _as_largest(in_scores), _as_largest(out_scores)
-
-
-def _as_largest(scores: np.ndarray) -> np.ndarray:
-    """Replace scores that are not finite by infinity."""
-    return np.where(np.isfinite(scores), scores, np.inf)
+    return as_largest(in_scores), as_largest(out_scores)
 
 
 def _count(in_scores: np.ndarray, out_scores: np.ndarray, bins: int | None) -> tuple[np.ndarray, np.ndarray]:

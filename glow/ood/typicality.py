@@ -24,8 +24,6 @@ import numpy as np
 
 from glow.ood.calibration import NO_BOUNDS, Bounds, Choices, MeanStatistic, Threshold, bounds_of, calibrated
 
-__all__ = ["BatchTest", "Center", "MeanTest", "TypicalityTest", "entropy"]
-
 Center = Literal["train", "validation"]
 """The images whose mean score is the centre H of a two-sided test."""
 
@@ -33,6 +31,7 @@ ROUNDING = 1e-12
 """Tolerance when a p-value is compared with 1 - alpha, which is not exact: 1 - 0.9 is below 0.1."""
 
 
+@dataclass(frozen=True)
 class BatchTest(ABC):
     """A test of batches of M images, whose statistic is a function of the batch's mean score.
 
@@ -59,8 +58,8 @@ class BatchTest(ABC):
     batch_size: int
     alpha: float
     threshold: Threshold
-    null: np.ndarray
-    choices: Choices | None
+    null: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+    choices: Choices | None = field(default=None, repr=False, compare=False)
 
     @abstractmethod
     def _of_means(self, means: np.ndarray) -> np.ndarray:
@@ -144,12 +143,7 @@ class BatchTest(ABC):
 class MeanTest(BatchTest):
     """A one-sided test: a batch is OOD if its mean score is high. It does not notice scores that are too low.
 
-    Attributes:
-        batch_size: M.
-        alpha: the share of in-distribution batches that shall pass.
-        threshold: the alpha-quantile of the mean score of batches of held-out images.
-        null: float (K,), the sorted mean scores of these batches, see `BatchTest`.
-        choices: the choices from which exact p-values are computed; None for a test that decides by its threshold.
+    The attributes are those of `BatchTest`. The statistic of a batch is its mean score.
 
     Example:
         >>> held_out = np.random.default_rng(0).normal(100, 5, 500)
@@ -157,12 +151,6 @@ class MeanTest(BatchTest):
         >>> test.is_ood(np.array([[98.0, 101.0], [120.0, 125.0], [60.0, 70.0]])).tolist()
         [False, True, False]
     """
-
-    batch_size: int
-    alpha: float
-    threshold: Threshold
-    null: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
-    choices: Choices | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def fit(
@@ -212,15 +200,10 @@ class TypicalityTest(BatchTest):
     r"""A two-sided test: a batch is OOD if its mean negative log-likelihood is far from `center` on either side.
 
     Make it by `fit`. The scores are negative log-likelihoods in nats per image, or any other score with a typical
-    value.
+    value. The statistic of a batch is \|mean - H\|. `BatchTest` has the other attributes.
 
     Attributes:
-        batch_size: M.
-        alpha: the share of in-distribution batches that shall pass.
         center: H, the mean score of the training images, or of the held-out images if `fit` was asked for it, in nats.
-        threshold: the alpha-quantile of \|mean - H\| over batches of held-out images, in nats.
-        null: float (K,), the sorted distances \|mean - H\| of these batches, see `BatchTest`.
-        choices: the choices from which exact p-values are computed; None for a test that decides by its threshold.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -230,12 +213,7 @@ class TypicalityTest(BatchTest):
         [False, True, True]
     """
 
-    batch_size: int
-    alpha: float
-    center: float
-    threshold: Threshold
-    null: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
-    choices: Choices | None = field(default=None, repr=False, compare=False)
+    center: float = field(kw_only=True)
 
     @classmethod
     def fit(
@@ -295,7 +273,7 @@ class TypicalityTest(BatchTest):
         threshold, null, choices = calibrated(
             statistic_for, scores_n, *how, exact=exact, interval=interval, bounds=bounds_of(train_nll)
         )
-        return cls(batch_size, alpha, h, threshold, null, choices)
+        return cls(batch_size, alpha, threshold, null, choices, center=h)
 
     def _of_means(self, means: np.ndarray) -> np.ndarray:
         return _distance_from(self.center)(means)

@@ -21,8 +21,6 @@ from torch import Tensor
 
 from glow.dequantization import uniform_noise
 
-__all__ = ["flip_half", "flip_stream", "mutate", "mutation_stream", "noise_stream"]
-
 EPOCHS = 2**20
 """Distance between the streams of two seeds. A training must have fewer epochs."""
 

@@ -27,8 +27,6 @@ from torch import Tensor
 
 from glow.datasets.lazy import BLOCK, LazyDataset
 
-__all__ = ["BLOCK", "WINDOW", "Batch", "BlockOrder", "HeldImages", "ImageSource", "MappedImages", "source_of"]
-
 WINDOW = 64
 """Number of blocks whose images are shuffled together: 16,384 images, 201 MB at 64x64 pixels in colour."""
 
@@ -60,7 +58,13 @@ class Batch(NamedTuple):
 
 
 class Order(Protocol):
-    """The positions of N images in the order of an epoch: a tensor, or an object that computes slices on request."""
+    """The positions of N images in the order of an epoch: a tensor, or an object that computes slices on request.
+
+    Example:
+        >>> order: Order = BlockOrder(100, stream=1)
+        >>> len(order[0:10])
+        10
+    """
 
     def __getitem__(self, chosen: slice) -> Tensor:
         """Return the positions at a slice of the order, int64."""

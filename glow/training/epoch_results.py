@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["EpochResult", "StepFigures", "StepResult"]
-
 
 @dataclass(frozen=True)
 class StepResult:

@@ -14,8 +14,6 @@ from glow.config import FitConfig
 from glow.distributed import world_size
 from glow.model import Glow
 
-__all__ = ["BitsPerDim", "make_objective"]
-
 
 class BitsPerDim(nn.Module):
     """`Glow.bits_per_dim` as the forward of a module, the form that DistributedDataParallel and torch.compile need.

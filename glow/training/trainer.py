@@ -38,16 +38,6 @@ from glow.training.batches import Batch, Order, source_of
 from glow.training.epoch_results import EpochResult, StepFigures, StepResult
 from glow.training.objective import make_objective
 
-__all__ = [
-    "EpochResult",
-    "StepResult",
-    "Trainer",
-    "TrainingDiverged",
-    "fit",
-    "hardware_precision",
-    "mean_bits_per_dim",
-]
-
 SKIPS_IN_A_ROW = 50
 """Number of consecutive non-finite steps that mean divergence, not an unlucky batch. The count is read only once in as
 many steps and at the end of an epoch, because reading it waits for the GPU."""

@@ -21,7 +21,7 @@ from jobs.specs.ablation import AblateSpec
 from jobs.tracking import tag_names
 from jobs.tracking.record import Record
 from jobs.tracking.runs import recorded_images
-from jobs.tracking.store import TrackingError
+from jobs.tracking.uris import TrackingError
 from jobs.training.log import CHECKPOINT, TrainingLog
 from jobs.training.messages import Attempt, Message
 from jobs.training.prepare import Work

@@ -18,7 +18,7 @@ from jobs.text import JsonObject
 from jobs.tracking import tag_names
 from jobs.tracking.record import Record
 from jobs.tracking.runs import child_runs, find_run
-from jobs.tracking.store import tracking_uri, without_password
+from jobs.tracking.uris import tracking_uri, without_password
 from jobs.training.prepare import FREE, Work, find_stopped
 from jobs.training.prepare import prepare as prepare_training
 

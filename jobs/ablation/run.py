@@ -32,7 +32,7 @@ from jobs.system.verbosity import unheeded
 from jobs.tracking import tag_names
 from jobs.tracking.record import Record
 from jobs.tracking.runs import child_runs, recorded_images
-from jobs.tracking.store import tracking_uri
+from jobs.tracking.uris import tracking_uri
 from jobs.training.prepare import prepare_found as prepare_found_training
 from jobs.training.progress import remove_old_checkpoints, whole_checkpoints
 from jobs.training.ray_trainer import checkpoint_of, death_behind, put_data, worker_settings

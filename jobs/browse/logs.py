@@ -13,12 +13,11 @@ from jobs.system.verbosity import unheeded
 from jobs.tracking import tag_names
 from jobs.tracking.liveness import LOG_FILES, mark_dead
 from jobs.tracking.runs import experiment_names, named_run, read_artifact
-from jobs.tracking.store import TrackingError, client_of, tracking_uri
+from jobs.tracking.store import client_of
+from jobs.tracking.uris import TrackingError, tracking_uri
 
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run
-
-__all__ = ["show_log"]
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from jobs.specs.request import EVALUATIONS
 from jobs.text import JsonObject, bits, count, duration, json_text, text_table
 from jobs.tracking import metric_names, tag_names
 from jobs.tracking.runs import child_runs, experiment_names, metric_history, newest_runs
-from jobs.tracking.store import tracking_uri, without_password
+from jobs.tracking.uris import tracking_uri, without_password
 
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run

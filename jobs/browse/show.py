@@ -23,7 +23,8 @@ from jobs.browse.runs import COLOURS, Progress, Result, ago, facts_of, progress_
 from jobs.specs.evaluation import USED_WITHOUT
 from jobs.text import JsonObject, bits, count, duration, json_text, plain
 from jobs.tracking import metric_names, runs, tag_names
-from jobs.tracking.store import open_command, tracking_uri
+from jobs.tracking.store import open_command
+from jobs.tracking.uris import tracking_uri
 
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run

@@ -22,7 +22,8 @@ from jobs.errors import JobError
 from jobs.system.helper_processes import end, start
 from jobs.system.signals import signals_as_interrupt
 from jobs.tracking.runs import experiment_names, newest_runs
-from jobs.tracking.store import check_store, server_command, tracking_uri, without_password
+from jobs.tracking.store import check_store, server_command
+from jobs.tracking.uris import tracking_uri, without_password
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 5000

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
     from jobs.text import JsonObject
 
-__all__ = ["Cluster", "Facts", "ended"]
-
 log = logging.getLogger(__name__)
 
 

@@ -17,8 +17,6 @@ from jobs.system.process_setup import set_up_process
 from jobs.system.scratch import scratch_folder
 from jobs.system.signals import exit_code_of
 
-__all__ = ["REQUEST_FILE", "main"]
-
 REQUEST_FILE = "request.json"
 """File with the request in the job's working folder."""
 

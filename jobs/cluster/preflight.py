@@ -20,9 +20,8 @@ from jobs.display.events import Checked, Node
 from jobs.errors import JobError
 from jobs.outputs import open_storage, usable_output
 from jobs.ray_runtime.connection import connected, set_environment
-from jobs.tracking.store import TrackingError, check_store, tracking_uri, without_password
-
-__all__ = ["CHECK_FILE", "main"]
+from jobs.tracking.store import check_store
+from jobs.tracking.uris import TrackingError, tracking_uri, without_password
 
 CHECK_FILE = "check.json"
 """File with what to check, in the job's working folder."""

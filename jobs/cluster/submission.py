@@ -24,14 +24,12 @@ from jobs.specs.request import Request
 from jobs.specs.training import TrainSpec
 from jobs.tracking import tag_names
 from jobs.tracking.record import source_tags
-from jobs.tracking.store import given_tracking_uri
+from jobs.tracking.uris import given_tracking_uri
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
 
     from jobs.text import JsonObject
-
-__all__ = ["OUTPUT", "check", "exit_code", "follow", "has_trials", "seen_by", "submit"]
 
 CHECK_PATIENCE_S = 120.0
 """Longest wait in seconds for the check of a cluster."""

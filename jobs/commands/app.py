@@ -49,8 +49,6 @@ from jobs.system.process_setup import set_up_process
 from jobs.system.scratch import scratch_folder
 from jobs.system.verbosity import VERBOSE, set_up_logging
 
-__all__ = ["app", "main"]
-
 app = typer.Typer(
     cls=InterruptibleGroup,
     help="Train Glow normalizing flows on Ray, record them in MLflow, and test whether images are like those that "

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from jobs.display.events import Checked
     from jobs.text import JsonObject
 
-__all__ = ["add_cluster_commands"]
-
 JobId = Annotated[str, typer.Argument(help="Id of a job, from the list of glowctl jobs.", metavar="JOB")]
 
 CheckedOutput = Annotated[
@@ -118,7 +116,7 @@ def logs(
             code="no-cluster-named",
         )
     from jobs.browse.logs import show_log
-    from jobs.tracking.store import TrackingError
+    from jobs.tracking.uris import TrackingError
 
     try:
         raise typer.Exit(show_log(job, tracking_uri, follow))
@@ -176,7 +174,7 @@ def status(
     """Show the machines, GPUs, jobs, tracking server and storage of a cluster, and every problem with them."""
     from jobs.cluster.client import ended
     from jobs.cluster.submission import check
-    from jobs.tracking.store import given_tracking_uri
+    from jobs.tracking.uris import given_tracking_uri
 
     cluster = _cluster(address)
     running = [_listed(job) for job in cluster.list_jobs() if not ended(job)]

@@ -12,8 +12,6 @@ from jobs.specs.base import help_of, validated
 from jobs.specs.request import PackSpec
 from jobs.specs.training import TrainSpec
 
-__all__ = ["add_data_commands"]
-
 PANEL = "Data"
 
 

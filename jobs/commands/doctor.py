@@ -20,9 +20,8 @@ from jobs.specs.training import TrainSpec
 from jobs.system.environment import storage
 from jobs.system.machine_metrics import memory_left
 from jobs.system.scratch import free_megabytes
-from jobs.tracking.store import TrackingError, check_store, tracking_uri, without_password
-
-__all__ = ["examine"]
+from jobs.tracking.store import check_store
+from jobs.tracking.uris import TrackingError, tracking_uri, without_password
 
 GOOD, NOTE, BAD = "ok", "note", "wrong"
 

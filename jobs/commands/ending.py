@@ -19,8 +19,6 @@ from jobs.errors import SpecError, explained
 from jobs.specs.base import expected
 from jobs.system.signals import exit_code_of, signals_as_interrupt
 
-__all__ = ["InterruptibleGroup", "drop_unread", "interruptible", "report_failure", "usage_error"]
-
 UNREAD = 128 + signal.SIGPIPE
 """Exit code that shells give a program that has written to a pipe without a reader."""
 

@@ -21,27 +21,6 @@ from jobs.specs.training import PRESETS, TrainSpec
 if TYPE_CHECKING:
     from jobs.text import JsonObject
 
-__all__ = [
-    "DEFAULT_PRESET",
-    "Address",
-    "ClusterAddress",
-    "DataRoot",
-    "Detach",
-    "Experiment",
-    "Json",
-    "Output",
-    "Preset",
-    "PrintSpec",
-    "SpecFile",
-    "TrackingUri",
-    "at_most_one",
-    "read_ablate_spec",
-    "read_spec",
-    "refuse_unused",
-    "switch",
-    "with_flags_of",
-]
-
 
 def option_of(spec: type[BaseModel], name: str, kind: Any) -> inspect.Parameter:
     """Return the parameter by which a command accepts the flag for a field of a spec.
@@ -256,8 +235,9 @@ def _content(path: str, tracking_uri: str | None) -> bytes:
                 f"--spec {path} cannot be read ({error.strerror})", remedy="correct the path", code="spec-unreadable"
             ) from None
     from jobs.tracking.runs import read_artifact  # mlflow takes a second
-    from jobs.tracking.store import check_existing, without_password
-    from jobs.tracking.store import tracking_uri as found_uri
+    from jobs.tracking.store import check_existing
+    from jobs.tracking.uris import tracking_uri as found_uri
+    from jobs.tracking.uris import without_password
 
     uri = found_uri(tracking_uri)
     check_existing(uri)

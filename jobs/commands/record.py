@@ -16,8 +16,6 @@ from jobs.text import bits, duration, text_table
 if TYPE_CHECKING:
     from jobs.tracking.registry import Version
 
-__all__ = ["add_record_commands"]
-
 PANEL = "Recorded runs"
 
 AnyExperiment = Annotated[
@@ -125,7 +123,7 @@ def report(
     """
     from jobs.display.displays import make_display
     from jobs.report import make
-    from jobs.tracking.store import tracking_uri as found
+    from jobs.tracking.uris import tracking_uri as found
 
     named = None if runs is None else [name.strip() for name in runs.split(",") if name.strip()]
     if named == []:
@@ -187,8 +185,8 @@ def models(
     ablations; latest is always the newest version.
     """
     from jobs.tracking.registry import registered_versions
-    from jobs.tracking.store import tracking_uri as found_uri
-    from jobs.tracking.store import without_password
+    from jobs.tracking.uris import tracking_uri as found_uri
+    from jobs.tracking.uris import without_password
 
     uri = found_uri(tracking_uri)
     found = registered_versions(uri, name, limit)
@@ -240,7 +238,7 @@ def promote(
     The alias moves: the version of this model that had it before loses it.
     """
     from jobs.tracking.registry import promote as give_alias
-    from jobs.tracking.store import tracking_uri as found_uri
+    from jobs.tracking.uris import tracking_uri as found_uri
 
     done = give_alias(found_uri(tracking_uri), experiment, model, alias)
     if json:

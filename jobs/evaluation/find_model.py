@@ -22,7 +22,7 @@ from jobs.specs.base import validated
 from jobs.specs.training import TrainSpec
 from jobs.tracking import metric_names, tag_names
 from jobs.tracking.runs import MODEL, child_runs, download_model, find_run, model_id_of, newest_run
-from jobs.tracking.store import NoSuchRun, TrackingError
+from jobs.tracking.uris import NoSuchRun, TrackingError
 
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run

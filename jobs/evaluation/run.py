@@ -29,7 +29,8 @@ from jobs.system.machine_metrics import ENVIRONMENT_FILE, environment_text, mach
 from jobs.tracking import tag_names
 from jobs.tracking.record import Record
 from jobs.tracking.scores import save_scores
-from jobs.tracking.store import open_command, tracking_uri, without_password
+from jobs.tracking.store import open_command
+from jobs.tracking.uris import tracking_uri, without_password
 
 Spec = TypeVar("Spec", bound=EvaluationSpec)
 

@@ -26,17 +26,6 @@ from jobs.system.scratch import PREFIX, SCRATCH_NAME_LENGTH, free_megabytes
 from jobs.system.signals import signals_as_interrupt
 from jobs.system.verbosity import is_verbose, unheeded
 
-__all__ = [
-    "LEAST_FREE_MB",
-    "STOP_PATIENCE_S",
-    "connected",
-    "embedded_ray",
-    "machines_known",
-    "room_for_ray",
-    "set_environment",
-    "without_leftovers",
-]
-
 log = logging.getLogger(__name__)
 
 ERRORS = "head.err"

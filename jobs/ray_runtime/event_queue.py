@@ -13,9 +13,7 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.system.retry import patient
-from jobs.tracking.store import TrackingError
-
-__all__ = ["Channel"]
+from jobs.tracking.uris import TrackingError
 
 Message = TypeVar("Message")
 

@@ -14,8 +14,6 @@ import joblib
 
 from jobs.system.environment import in_ray_job, node_types
 
-__all__ = ["Machine", "machines_to_come", "machines_up", "this_machine"]
-
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """Files that Linux has if there are GPUs: of NVIDIA, of AMD, and of Windows if Linux runs under it."""
 

@@ -9,8 +9,6 @@ import importlib
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["start_coordinator", "start_fewer_processes", "start_fewer_train_processes"]
-
 NODE = "ray._private.node"
 """The module whose class `Node` starts the processes of Ray, one method per process."""
 

@@ -17,8 +17,6 @@ from jobs.specs.training import TrainSpec, worker_range
 from jobs.system.environment import in_ray_job
 from jobs.text import count
 
-__all__ = ["TRIAL_REMEDY", "Resources", "resources_for", "trial_resources", "waiting"]
-
 LEAST_SHARE = 0.25
 """Smallest share of a core that a worker gets unless ``--cpus-per-worker`` says otherwise."""
 

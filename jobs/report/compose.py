@@ -15,7 +15,8 @@ from jobs.report.gather import Material, Model, Reader, Study, best_training, co
 from jobs.text import bits, count, duration
 from jobs.tracking import metric_names
 from jobs.tracking.runs import page_of
-from jobs.tracking.store import open_command, without_password
+from jobs.tracking.store import open_command
+from jobs.tracking.uris import without_password
 
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run

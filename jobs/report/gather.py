@@ -29,7 +29,8 @@ from jobs.tracking.runs import (
     recorded_images,
     run_of_id,
 )
-from jobs.tracking.store import TrackingError, open_command
+from jobs.tracking.store import open_command
+from jobs.tracking.uris import TrackingError
 
 if TYPE_CHECKING:
     from jobs.text import JsonObject

@@ -17,8 +17,6 @@ from jobs.errors import JobError, SpecError
 if TYPE_CHECKING:
     from jobs.text import JsonObject
 
-__all__ = ["address_of", "check_file_names", "in_ray_job", "job_metadata", "node_types", "ray_job_id", "storage"]
-
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """A variable that Ray sets for the entry point of a job only."""
 

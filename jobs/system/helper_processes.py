@@ -26,8 +26,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, NoReturn
 
-__all__ = ["end", "shield", "start", "supervise", "tell_helpers"]
-
 PROJECT = Path(__file__).parents[2]
 """The folder that contains the package `jobs`."""
 

@@ -22,17 +22,6 @@ from jobs.system.verbosity import unheeded
 if TYPE_CHECKING:
     from jobs.text import JsonObject
 
-__all__ = [
-    "ENVIRONMENT_FILE",
-    "INTERVAL_S",
-    "environment_text",
-    "machine_facts",
-    "machine_name",
-    "measured",
-    "memory_left",
-    "sampled",
-]
-
 log = logging.getLogger(__name__)
 
 

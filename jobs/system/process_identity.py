@@ -11,8 +11,6 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["has_ended", "is_of_this_machine", "this_process"]
-
 
 def this_process() -> str:
     """Return the identity of this process as a text without line breaks."""

@@ -7,8 +7,6 @@ import gc
 from glow.memory import keep_freed_memory
 from jobs.system.verbosity import set_up_logging
 
-__all__ = ["set_up_computing", "set_up_process"]
-
 OBJECTS_BETWEEN_COLLECTIONS = 200_000
 """Number of new objects after which Python collects garbage.
 

@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_delay, wait_fixed
 
-__all__ = ["patient"]
-
 log = logging.getLogger(__name__)
 
 

@@ -16,15 +16,6 @@ from pathlib import Path
 from jobs.errors import JobError
 from jobs.system.process_identity import has_ended, is_of_this_machine, this_process
 
-__all__ = [
-    "PREFIX",
-    "SCRATCH_NAME_LENGTH",
-    "free_megabytes",
-    "make_scratch_folder",
-    "remove_abandoned",
-    "scratch_folder",
-]
-
 PREFIX = "glow-"
 """How the name of such a folder begins."""
 

@@ -11,9 +11,6 @@ from collections.abc import Callable, Iterator
 
 from jobs.errors import INTERRUPTED
 
-__all__ = ["Terminated", "exit_code_of", "signals_as_interrupt"]
-
-
 AGAIN_AFTER_S = 0.1
 """Seconds after which a signal is sent again whose exception Python has dropped."""
 

@@ -7,8 +7,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["VERBOSE", "is_verbose", "separate_loggers", "set_up_logging", "unheeded"]
-
 VERBOSE = "GLOW_VERBOSE"
 """The environment variable that is set by `--verbose`; the processes that a command starts inherit it."""
 

@@ -24,19 +24,6 @@ from jobs.system.environment import in_ray_job, storage
 from jobs.system.verbosity import is_verbose
 from jobs.tracking.uris import TrackingError, sqlite_path, without_password, without_secrets
 
-__all__ = [
-    "PROBE_TIMEOUT_S",
-    "artifact_location",
-    "check_artifact_location",
-    "check_database",
-    "check_sqlite",
-    "check_sqlite_name",
-    "is_database",
-    "is_missing",
-    "load_mlflow",
-    "prepared",
-]
-
 PROBE_TIMEOUT_S = 3.0
 """Seconds that a server has to accept a connection."""
 

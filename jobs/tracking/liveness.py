@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["GONE", "LOG_FILES", "SILENT", "beating", "is_marked", "mark_dead", "signs_of_life"]
-
 log = logging.getLogger(__name__)
 
 BEAT_S = 30.0

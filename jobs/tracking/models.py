@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models import ModelSignature
 
-__all__ = ["log_model", "register", "save_model"]
-
 SERVED = Path(__file__).with_name("served_glow.py")
 SCORES_FILE = "scores.safetensors"
 

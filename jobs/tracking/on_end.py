@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["tell_end"]
-
 log = logging.getLogger("glowctl.on_end")
 
 TIMEOUT_S = 5.0

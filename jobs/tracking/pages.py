@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["NEWEST_FIRST", "every", "every_run", "unbounded", "with_infinities"]
-
 NEWEST_FIRST = "attributes.start_time DESC"
 """Order of runs, as MLflow's searches take it."""
 

@@ -28,15 +28,14 @@ from jobs.tracking.liveness import beating, is_marked, signs_of_life
 from jobs.tracking.models import log_model, register
 from jobs.tracking.on_end import tell_end
 from jobs.tracking.runs import metric_history, model_of
-from jobs.tracking.store import TrackingError, check_store, client_of, open_store, sentences
+from jobs.tracking.store import check_store, client_of, open_store, sentences
+from jobs.tracking.uris import TrackingError
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-__all__ = ["Record", "Status", "source_tags"]
 
 log = logging.getLogger(__name__)
 

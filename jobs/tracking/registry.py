@@ -14,29 +14,12 @@ from jobs.tracking import metric_names, tag_names
 from jobs.tracking.models import register
 from jobs.tracking.pages import with_infinities
 from jobs.tracking.runs import find_run, model_of
-from jobs.tracking.store import (
-    NoSuchRun,
-    TrackingError,
-    check_existing,
-    client_of,
-    if_known,
-    sentences,
-    without_password,
-)
+from jobs.tracking.store import check_existing, client_of, if_known, sentences
+from jobs.tracking.uris import NoSuchRun, TrackingError, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
-
-__all__ = [
-    "Champion",
-    "Promotion",
-    "Version",
-    "present_champion",
-    "promote",
-    "registered_versions",
-    "set_champion",
-]
 
 CHAMPION = "champion"
 """Alias of the version with the best validation score of the ablations."""

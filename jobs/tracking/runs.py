@@ -19,49 +19,14 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from jobs.system.verbosity import unheeded
 from jobs.tracking.liveness import mark_dead
 from jobs.tracking.pages import every, every_run, unbounded, with_infinities
-from jobs.tracking.store import (
-    NoSuchRun,
-    TrackingError,
-    check_existing,
-    check_store,
-    client_of,
-    if_known,
-    look_into,
-    sentences,
-    without_password,
-)
+from jobs.tracking.store import check_existing, check_store, client_of, if_known, look_into, sentences
 from jobs.tracking.tag_names import JOB, PARENT, TRIAL
+from jobs.tracking.uris import NoSuchRun, TrackingError, without_password
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities import Dataset, LoggedModel, Run
-
-__all__ = [
-    "MODEL",
-    "RegisteredModel",
-    "artifact_names",
-    "child_runs",
-    "download_model",
-    "experiment_names",
-    "experiment_runs",
-    "find_run",
-    "find_tagged",
-    "json_table",
-    "metric_history",
-    "model_id_of",
-    "model_of",
-    "named_run",
-    "newest_run",
-    "newest_runs",
-    "page_of",
-    "read_artifact",
-    "read_table",
-    "recorded_images",
-    "recorded_sizes",
-    "registered_models",
-    "run_of_id",
-]
 
 log = logging.getLogger(__name__)
 

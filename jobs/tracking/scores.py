@@ -20,8 +20,6 @@ from jobs.tracking.runs import find_tagged, read_table
 if TYPE_CHECKING:
     from glow.model import Precision
 
-__all__ = ["find_scores", "key_of", "labelled", "save_scores"]
-
 VERSION = 2
 """Version of a score table's columns, which is part of the key, so that tables of other versions are not found."""
 

@@ -32,9 +32,7 @@ from jobs.tracking.databases import (
 )
 from jobs.tracking.liveness import mark_dead
 from jobs.tracking.uris import (
-    NoSuchRun,
     TrackingError,
-    given_tracking_uri,
     sqlite_path,
     tracking_uri,
     without_password,
@@ -44,23 +42,6 @@ from jobs.tracking.uris import (
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
-
-__all__ = [
-    "NoSuchRun",
-    "TrackingError",
-    "check_existing",
-    "check_store",
-    "client_of",
-    "given_tracking_uri",
-    "if_known",
-    "look_into",
-    "open_command",
-    "open_store",
-    "sentences",
-    "server_command",
-    "tracking_uri",
-    "without_password",
-]
 
 
 ABOUT = """\

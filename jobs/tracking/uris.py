@@ -13,16 +13,6 @@ from pathlib import Path
 from glow.errors import UserError
 from jobs.system.environment import in_ray_job
 
-__all__ = [
-    "NoSuchRun",
-    "TrackingError",
-    "given_tracking_uri",
-    "sqlite_path",
-    "tracking_uri",
-    "without_password",
-    "without_secrets",
-]
-
 SECRET = r"([?&][^=&]*(?:password|passwd|pwd|token|secret|key)[^=&]*=)[^&]*"
 """Matches a query parameter whose name suggests a secret; group 1 is everything before its value."""
 

@@ -22,8 +22,6 @@ from jobs.text import megabytes
 if TYPE_CHECKING:
     from glow.datasets.base import Shape
 
-__all__ = ["Splits", "given_to_workers", "held", "is_packed", "open_splits", "with_background_of_packed"]
-
 Splits = Mapping[str, LazyDataset]
 """The data sets by the name of their split: "train", "validation" and "test"."""
 

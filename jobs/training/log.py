@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from jobs.tracking.runs import Run
     from jobs.training.prepare import Work
 
-__all__ = ["CHECKPOINT", "TrainingLog"]
-
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint"

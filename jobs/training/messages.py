@@ -23,19 +23,6 @@ if TYPE_CHECKING:
     from jobs.text import JsonObject
     from jobs.training.samples import SampleGrid
 
-__all__ = [
-    "Attempt",
-    "Hardware",
-    "Logged",
-    "Machine",
-    "Message",
-    "Outbox",
-    "Scores",
-    "Stored",
-    "Tested",
-    "WorkerSettings",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class Attempt:

@@ -25,14 +25,12 @@ from jobs.specs.training import TrainSpec, worker_range
 from jobs.text import count, megabytes
 from jobs.tracking import metric_names, tag_names
 from jobs.tracking.record import Record
-from jobs.tracking.store import tracking_uri, without_password
+from jobs.tracking.uris import tracking_uri, without_password
 from jobs.training.data import Splits, given_to_workers, is_packed, open_splits, with_background_of_packed
 from jobs.training.progress import whole_checkpoints
 
 if TYPE_CHECKING:
     from jobs.text import JsonObject
-
-__all__ = ["FREE", "Work", "find_stopped", "prepare", "prepare_found", "prepare_resume"]
 
 ENOUGH = 0.8
 """Share of ``--learning-rate`` that a training should reach; it starts with a note if it does not."""

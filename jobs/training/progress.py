@@ -34,19 +34,6 @@ from jobs.training.samples import SampleGrid
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
 
-__all__ = [
-    "BEST",
-    "IN_MLFLOW",
-    "EpochFigures",
-    "Progress",
-    "Stood",
-    "next_name",
-    "record_progress",
-    "record_samples",
-    "remove_old_checkpoints",
-    "whole_checkpoints",
-]
-
 log = logging.getLogger(__name__)
 
 BEST = "best"

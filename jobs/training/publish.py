@@ -26,8 +26,6 @@ from jobs.tracking.scores import key_of, labelled, save_scores
 if TYPE_CHECKING:
     from jobs.training.prepare import Work
 
-__all__ = ["Released", "gathered", "release"]
-
 EXAMPLES = 4
 """Number of test images that are logged with a model as an example of its input."""
 

@@ -40,21 +40,6 @@ from jobs.training.worker import train_loop
 if TYPE_CHECKING:
     from jobs.training.prepare import Work
 
-__all__ = [
-    "NoRetry",
-    "StoredNotices",
-    "cause_of",
-    "checkpoint_of",
-    "copy_best_model",
-    "death_behind",
-    "fit",
-    "plain_reason",
-    "put_data",
-    "scaling_config",
-    "torch_trainer",
-    "worker_settings",
-]
-
 STARTS = 10
 """How often the start of the group of workers is tried again after machines were missing or were lost during it."""
 

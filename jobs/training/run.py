@@ -42,8 +42,6 @@ from jobs.training.ray_trainer import (
     worker_settings,
 )
 
-__all__ = ["TrainResult", "run", "sync"]
-
 
 def run(work: Work, resources: Resources, show: Show) -> TrainResult:
     """Train on the Ray instance that this process is connected to, show the progress, and record the run in MLflow.

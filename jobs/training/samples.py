@@ -14,8 +14,6 @@ from glow.model import Glow
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["GRID", "SampleGrid", "draw_samples", "inverse_error"]
-
 GRID = 100
 """Number of images in a sample grid, which the report shows as 10 x 10."""
 

@@ -14,8 +14,6 @@ import torch
 from glow.distributed import all_reduce_sum, world_size
 from jobs.specs.base import Every
 
-__all__ = ["SavingPlan"]
-
 LOOK_EVERY = 10
 """The most steps between two checks of the clock and of notices. Each check needs a message between the workers."""
 

@@ -37,16 +37,6 @@ from jobs.training.samples import draw_samples
 from jobs.training.saving import SavingPlan
 from jobs.training.worker_log import logging_to
 
-__all__ = [
-    "COUNTED_EPOCH",
-    "SCORE",
-    "Metrics",
-    "Outcome",
-    "Session",
-    "train_loop",
-    "train_share",
-]
-
 Metrics = dict[str, float]
 """The metrics that are reported with a checkpoint: the fields of `EpochFigures` and some more."""
 

@@ -9,8 +9,6 @@ from contextlib import contextmanager, suppress
 from jobs.system.verbosity import separate_loggers
 from jobs.training.messages import Logged, Outbox
 
-__all__ = ["logging_to"]
-
 MOST_ENTRIES = 1000
 """Largest number of entries that a worker sends, apart from tracebacks.
 

@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.jobs.command_line import Running
+from tests.jobs.command_line import Running, free_port
 
 
 @contextmanager
 def served(uri: str, folder: Path) -> Iterator[str]:
     """The address of the UI of a store, as `glowctl ui` prints it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     ui = Running(folder, "ui", "--no-browser", "--port", str(port), "--tracking-uri", uri)
     try:
         ui.wait_for("the MLflow UI is at ")

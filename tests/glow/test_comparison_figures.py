@@ -9,6 +9,7 @@ from matplotlib.colors import to_hex, to_rgb
 from scipy import stats
 
 from glow.figures.comparison import curves_with_bands, difference_intervals, heat_map, parallel_coordinates
+from tests.glow.test_figures import legend, lines
 
 CONFIGURATIONS = [
     f"{permutation}, depth {depth}, width {width}, additive"
@@ -34,14 +35,6 @@ def drawn(figure, height=600):
         assert -1 < box.y0 <= box.y1 < canvas.get_width_height()[1] + 1
     assert axes.get_window_extent().height > 200
     return axes
-
-
-def legend(figure):
-    return [text.get_text() for text in figure.legends[0].get_texts()]
-
-
-def lines(axes):
-    return {line.get_label(): line for line in axes.lines}
 
 
 def bands(axes):

@@ -65,10 +65,7 @@ def histograms(axes):
 
 def test_histogram_heights_are_percentages_of_the_data_set():
     axes = drawn(nll_histogram(scores(few=[1.0] * 3 + [2.0], many=[1.5] * 90 + [3.1] * 210), "title"))
-    for label, expected in {
-        "few": {1.0: 75, 2.0: 25},
-        "many": {1.5: 30, 3.1: 70},
-    }.items():
+    for label, expected in {"few": {1.0: 75, 2.0: 25}, "many": {1.5: 30, 3.1: 70}}.items():
         heights, edges = histograms(axes)[label]
         assert np.nansum(heights) == pytest.approx(100)
         for value, height in expected.items():
@@ -242,18 +239,8 @@ def test_roc_lines_pass_through_the_given_points():
     np.testing.assert_allclose(chance[:, 0], chance[:, 1])
     assert (chance.min(), chance.max()) == (0, 100)
     assert "above 0.2 %" in axes.get_xlabel()
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == [
-        "0",
-        "0.2",
-        "0.5",
-        "1",
-        "2",
-        "5",
-        "10",
-        "20",
-        "50",
-        "100",
-    ]
+    ticks = " ".join(tick.get_text() for tick in axes.get_xticklabels())
+    assert ticks == "0 0.2 0.5 1 2 5 10 20 50 100"
     assert_apart(axes.get_xticklabels())
 
 

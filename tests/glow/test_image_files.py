@@ -16,6 +16,7 @@ from PIL.MpoImagePlugin import MpoImageFile
 
 from glow.datasets import DatasetCorrupt, describe, fingerprint, load_dataset, own_channels, status
 from glow.datasets.decode import Header, decode, read_header
+from tests.refusals import refused
 
 
 def pixels_of(*shape, seed=0):
@@ -132,9 +133,8 @@ def test_a_folder_that_the_system_cannot_list_is_named(tmp_path, monkeypatch, un
     (tmp_path / "set/linked").symlink_to(tmp_path / "elsewhere")
     refuse_to_list(tmp_path / "set" / unreadable, monkeypatch)
     name = f"folder:{tmp_path}/set"
-    with pytest.raises(DatasetCorrupt, match=re.escape(f"{tmp_path}/set/{unreadable} ")) as raised:
+    with refused("file-unreadable", DatasetCorrupt, match=re.escape(f"{tmp_path}/set/{unreadable} ")):
         describe(name)
-    assert raised.value.code == "file-unreadable"
     assert f"{tmp_path}/set/{unreadable} " in status(name).state
 
 

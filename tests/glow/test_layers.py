@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from glow.config import Scale
 from glow.layers import (
     ActNorm,
     Checkerboard,
@@ -120,12 +121,18 @@ def test_fixed_permutations_move_channels_as_documented():
     assert make_permutation("reverse", 4, generator())(x)[0].flatten().tolist() == [3, 2, 1, 0]
 
 
-def test_coupling_transforms_the_first_half_from_the_second_with_shift_channels_first():
-    coupling = CouplingLayer(2, 4, "affine", "sigmoid")
+def of_biases(scale: Scale, shift: float, raw: float) -> CouplingLayer:
+    """Make an affine coupling whose network returns a constant shift and raw scale."""
+    coupling = CouplingLayer(2, 4, "affine", scale)
     assert isinstance(coupling.network, PlainNetwork)
     _, bias = weight_and_bias(coupling.network.conv3.conv)
     with torch.no_grad():
-        bias.copy_(torch.tensor([0.5, 1.0]))  # shift, raw scale
+        bias.copy_(torch.tensor([shift, raw]))
+    return coupling
+
+
+def test_coupling_transforms_the_first_half_from_the_second_with_shift_channels_first():
+    coupling = of_biases("sigmoid", shift=0.5, raw=1.0)
     x = torch.tensor([3.0, -2.0]).view(1, 2, 1, 1)
     z, log_det = coupling(x)
     scale = torch.sigmoid(torch.tensor(3.0))
@@ -135,11 +142,7 @@ def test_coupling_transforms_the_first_half_from_the_second_with_shift_channels_
 
 @pytest.mark.parametrize("raw", [-1e6, -30.0, 30.0, 1e6])
 def test_bounded_scale_never_stretches_by_more_than_its_bound(raw):
-    coupling = CouplingLayer(2, 4, "affine", "bounded")
-    assert isinstance(coupling.network, PlainNetwork)
-    _, bias = weight_and_bias(coupling.network.conv3.conv)
-    with torch.no_grad():
-        bias.copy_(torch.tensor([0.0, raw]))
+    coupling = of_biases("bounded", shift=0.0, raw=raw)
     x = torch.tensor([1.0, 1.0]).view(1, 2, 1, 1)
     back = coupling.inverse(x)
     assert back.abs().max() <= torch.tensor(LOG_BOUND).exp() * (1 + 1e-6)

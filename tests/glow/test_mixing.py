@@ -24,7 +24,7 @@ def images(n: int = 3) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("permutation", PERMUTATIONS)
-def test_a_level_is_its_layers_one_after_the_other(permutation):
+def test_a_level_and_its_gradients_are_those_of_its_layers_one_after_the_other(permutation):
     flow = level(permutation)
     x, log_det = flow.squeeze(images())
     for step in flow.steps:
@@ -34,19 +34,9 @@ def test_a_level_is_its_layers_one_after_the_other(permutation):
     z, folded_log_det = flow(images())
     torch.testing.assert_close(z, x, atol=1e-10, rtol=1e-10)
     torch.testing.assert_close(folded_log_det, log_det, atol=1e-10, rtol=1e-10)
-
-
-@pytest.mark.parametrize("permutation", PERMUTATIONS)
-def test_gradients_reach_every_parameter_as_through_the_layers(permutation):
-    flow = level(permutation)
-    flow(images())[1].sum().backward()
+    folded_log_det.sum().backward()
     folded = gradients(flow)
     flow.zero_grad()
-    x, log_det = flow.squeeze(images())
-    for step in flow.steps:
-        for layer in (step.actnorm, step.permutation, step.coupling):
-            x, more = layer(x)
-            log_det = log_det + more
     log_det.sum().backward()
     for name, gradient in gradients(flow).items():
         torch.testing.assert_close(gradient, folded[name], atol=1e-9, rtol=1e-9, msg=name)

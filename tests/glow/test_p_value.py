@@ -207,4 +207,4 @@ def test_what_cannot_be_asked_is_said():
     with pytest.raises(ValueError, match=r"\(N, 2\).*\(1, 3\)"):
         test.p_value(np.zeros((1, 3)))
     with pytest.raises(ValueError, match=r"TypicalityTest\.fit"):
-        TypicalityTest(2, 0.9, 3.0, Threshold(0.5, 0.4, 0.6)).p_value(np.zeros((1, 2)))
+        TypicalityTest(2, 0.9, Threshold(0.5, 0.4, 0.6), center=3.0).p_value(np.zeros((1, 2)))

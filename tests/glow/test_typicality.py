@@ -165,7 +165,7 @@ def small_test(m=2, **changes):
 
 
 def test_a_batch_at_the_threshold_passes_and_one_beyond_it_is_ood_on_either_side():
-    test = TypicalityTest(2, 0.9, 3.0, calibration.Threshold(0.5, 0.4, 0.6))
+    test = TypicalityTest(2, 0.9, calibration.Threshold(0.5, 0.4, 0.6), center=3.0)
     batches = np.array([[3.0, 4.0], [3.0, 4.1], [3.0, 2.0], [3.0, 1.9], [-90.0, 96.0]])
     np.testing.assert_allclose(test.statistic(batches), [0.5, 0.55, 0.5, 0.55, 0])
     assert test.is_ood(batches).tolist() == [False, True, False, True, False]

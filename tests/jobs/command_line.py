@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -171,6 +172,12 @@ class Running:
 
     def wait(self, timeout: float = PATIENCE_S) -> int:
         return self.process.wait(timeout)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], bool], timeout: float = PATIENCE_S, every: float = 0.2) -> None:

@@ -2,7 +2,6 @@
 own."""
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from typing import IO
 import psutil
 import requests
 
-from tests.jobs.command_line import environment, wait_until
+from tests.jobs.command_line import environment, free_port, wait_until
 
 TOKEN = "a-token-of-these-tests-alone-0123456789"
 
@@ -68,7 +67,6 @@ class LocalCluster:
         kinds = (
             "ray::RayTrainWorker",
             "ray::TrainController",
-            "ray::TrainController",
             "ray::PlacementGroupCleaner",
             "ray::_QueueActor",
         )
@@ -101,10 +99,3 @@ def local_cluster(folder: Path) -> Iterator[LocalCluster]:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
             head.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

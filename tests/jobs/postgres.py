@@ -4,7 +4,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from urllib.parse import quote
 import pytest
 import sqlalchemy
 
-from tests.jobs.command_line import wait_until
+from tests.jobs.command_line import free_port, wait_until
 
 PASSWORD = f"Elderberry-{os.getpid()}/x"  # with a / that a URI must escape; different in each test process
 ESCAPED = quote(PASSWORD, safe="")
@@ -73,9 +72,7 @@ def postgres_server(folder: Path) -> Iterator[Postgres]:
         os.chown(words, user.pw_uid, user.pw_gid)
         for above in data.parents[: len(data.parents) - 2]:  # all but / and /tmp
             above.chmod(above.stat().st_mode | 0o011)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     own: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user is not None else {}
     how = ("-D", data, "-U", "glow", "--pwfile", words, "-A", "scram-sha-256", "--no-sync", "-E", "UTF8", "--locale=C")
     done = subprocess.run(

@@ -13,9 +13,9 @@ from mlflow.entities import Run
 
 from jobs.tracking.registry import registered_versions
 from jobs.tracking.runs import child_runs, experiment_runs, recorded_images
-from jobs.tracking.store import TrackingError, client_of, open_store
+from jobs.tracking.store import client_of, open_store
 from jobs.tracking.tag_names import DRIVER
-from jobs.tracking.uris import sqlite_path
+from jobs.tracking.uris import TrackingError, sqlite_path
 from jobs.training.progress import IN_MLFLOW
 
 MEASURED = {

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from typing import NamedTuple
 import requests
 
 from jobs.tracking.store import client_of
-from tests.jobs.command_line import environment, wait_until
+from tests.jobs.command_line import environment, free_port, wait_until
 
 WRITER = """
 import sys
@@ -109,12 +108,6 @@ def check_runs(uri: str, experiments: Sequence[str]) -> None:
             assert run.info.status == "FINISHED"
             assert run.data.params == {"name": run.info.run_name}
             assert len(client.get_metric_history(run.info.run_id, "loss")) == 5
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def wait_for_server(uri: str) -> None:

@@ -90,19 +90,18 @@ def test_a_folder_of_any_name(tmp_path, name):
     assert list(tmp_path.iterdir()) == [folder]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED_FOLDERS)
-def test_a_folder_that_an_address_cannot_name_is_refused(tmp_path, name):
+def test_a_folder_that_an_address_cannot_name_is_refused(tmp_path, one_process, name):
     folder = tmp_path / name
     folder.mkdir()
     for command in (TRAIN, ("runs",), ("report",), ("sync", "x")):
-        sentence = sentence_of(glowctl(folder, *command))
+        sentence = sentence_of(one_process(folder, *command))
         assert name in sentence
         assert "rename the folder" in sentence
         assert "--tracking-uri" in sentence
     assert list(tmp_path.iterdir()) == [folder]
     assert list(folder.iterdir()) == []
-    assert "rename the folder" in " ".join(glowctl(folder, "doctor").stdout.split())
+    assert "rename the folder" in " ".join(one_process(folder, "doctor").stdout.split())
 
 
 @pytest.mark.nightly

@@ -24,7 +24,8 @@ from jobs.system.machine_metrics import environment_text, machine_facts
 from jobs.tracking.liveness import GONE, LOG_FILES, mark_dead
 from jobs.tracking.record import Record
 from jobs.tracking.runs import read_artifact
-from jobs.tracking.store import NoSuchRun, client_of
+from jobs.tracking.store import client_of
+from jobs.tracking.uris import NoSuchRun
 from jobs.training.messages import Logged
 from jobs.training.worker_log import MOST_ENTRIES, logging_to
 from tests.jobs.command_line import wait_until

@@ -13,15 +13,15 @@ from jobs.training.publish import release
 NAME = "train digits small"
 
 
-def train_into(folder: Path) -> str:
-    """Train a class-conditional Glow on the digits, and record it as `glowctl train` does.
+def train_into(folder: Path, **settings: object) -> str:
+    """Train a class-conditional Glow, by default on the digits, and record it as `glowctl train` does.
 
     The store is `folder`/mlflow.db, and the checkpoint is in `folder`/trained.
 
     Returns:
         The id of the run.
     """
-    work = work_in(folder, class_conditional=True)
+    work = work_in(folder, class_conditional=True, **settings)
     torch.manual_seed(0)
     model = Glow(work.config)
     images, labels = work.splits["train"].images(), work.splits["train"].labels
@@ -36,6 +36,6 @@ def train_into(folder: Path) -> str:
 
 
 def work_in(folder: Path, **settings: object) -> Work:
-    """Prepare the training of the smoke preset on the digits, to be recorded in `folder`/mlflow.db."""
+    """Prepare the training of the smoke preset, by default on the digits, to be recorded in `folder`/mlflow.db."""
     where = {"tracking_uri": f"sqlite:///{folder}/mlflow.db", "output": str(folder)}
     return prepare(make_train_spec("smoke", {**settings, **where}))

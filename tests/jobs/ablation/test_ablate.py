@@ -13,14 +13,14 @@ import psutil
 import pytest
 
 from glow.checkpoint import load_checkpoint
-from jobs.ablation.run import sync
+from jobs.ablation.run import summarize_again, sync
 from jobs.display.events import AblationSummary, Event
 from jobs.errors import JobError
 from jobs.evaluation.find_model import find_model
-from jobs.tracking.runs import child_runs, find_run, recorded_images
+from jobs.tracking.runs import find_run, recorded_images
 from jobs.tracking.store import open_store
 from tests.jobs.command_line import Running, alive, check_quiet, glowctl, sentence_of, wait_until
-from tests.jobs.record_facts import check_epochs, damage_files_of_ray
+from tests.jobs.record_facts import check_epochs, damage_files_of_ray, trials_of, uri_of
 
 pytestmark = pytest.mark.ray
 
@@ -29,20 +29,12 @@ EPOCHS = 8
 FOUR_TRIALS = (*SMOKE, "--permutations", "1x1,reverse", "--seeds", "2", "--epochs", str(EPOCHS))
 
 
-def uri_of(folder: Path) -> str:
-    return f"sqlite:///{folder}/mlflow.db"
-
-
 def run_id_of(lines: list[str]) -> str:
     return next(line for line in lines if line.startswith("ablation ")).split()[-1]
 
 
-def trials_of(folder: Path, run_id: str) -> dict:
-    """Return the runs of the trials by label, after checking that each label has only one."""
-    runs = child_runs(uri_of(folder), find_run(uri_of(folder), "glow", run_id))
-    labels = [run.data.tags["glow.trial"] for run in runs]
-    assert len(set(labels)) == len(labels)
-    return dict(zip(labels, runs, strict=True))
+def trials_in(folder: Path, run_id: str) -> dict:
+    return trials_of(uri_of(folder), find_run(uri_of(folder), "glow", run_id))
 
 
 def summary_of(folder: Path, run_id: str, table: str) -> pd.DataFrame:
@@ -85,7 +77,7 @@ def test_trials_run_side_by_side(finished):
 def test_mlflow_has_one_run_per_trial_with_all_that_a_training_records(finished):
     folder, events = finished
     client, _ = open_store(uri_of(folder), "glow")
-    trials = trials_of(folder, events[-1]["run_id"])
+    trials = trials_in(folder, events[-1]["run_id"])
     assert set(trials) == set(events[0]["labels"])
     for label, run in trials.items():
         permutation, seed = label.split(" s")
@@ -106,7 +98,7 @@ def test_mlflow_has_one_run_per_trial_with_all_that_a_training_records(finished)
 def test_the_summary_agrees_with_the_runs(finished):
     folder, events = finished
     end = events[-1]
-    trials = trials_of(folder, end["run_id"])
+    trials = trials_in(folder, end["run_id"])
     for row in end["configurations"]:
         scores = [trials[f"{row['permutation']} s{seed}"].data.metrics["test/bits_per_dim"] for seed in (0, 1)]
         assert row["bits_per_dim"] == pytest.approx(sum(scores) / 2)
@@ -132,7 +124,7 @@ def test_what_mlflow_lacks_of_an_ablation_is_copied_from_its_folder_once(finishe
     shutil.copytree(finished[0], folder)
     run_id, uri = finished[1][-1]["run_id"], uri_of(folder)
     place, where = str(folder / "outputs" / run_id), {"tracking_uri": uri}
-    before = {label: run.info.run_id for label, run in trials_of(folder, run_id).items()}
+    before = {label: run.info.run_id for label, run in trials_in(folder, run_id).items()}
     points = points_of(folder, before["1x1 s0"])
     with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
         database.execute("DELETE FROM metrics WHERE run_uuid = ? AND step IN (2, 3)", (before["1x1 s0"],))
@@ -145,7 +137,7 @@ def test_what_mlflow_lacks_of_an_ablation_is_copied_from_its_folder_once(finishe
         summary = events[-1]
         assert isinstance(summary, AblationSummary)
         assert (summary.run_id, summary.finished, summary.unfinished) == (run_id, 4, [])
-        trials = trials_of(folder, run_id)
+        trials = trials_in(folder, run_id)
         assert {run.info.status for run in trials.values()} == {"FINISHED"}
         assert points_of(folder, before["1x1 s0"]) == points
         assert {label for label, run in trials.items() if run.info.run_id != before[label]} == {"1x1 s1"}
@@ -166,13 +158,13 @@ def test_the_folder_of_an_ablation_from_another_machine_gets_a_run(finished, tmp
     assert first.run_id == again.run_id != before["run_id"]
     nlls = [[row["bits_per_dim"] for row in rows] for rows in (first.configurations, before["configurations"])]
     assert nlls[0] == pytest.approx(nlls[1])
-    assert {run.info.status for run in trials_of(tmp_path, first.run_id).values()} == {"FINISHED"}
+    assert {run.info.status for run in trials_in(tmp_path, first.run_id).values()} == {"FINISHED"}
     assert find_model(None, uri_of(tmp_path), "glow").digest == find_model(None, uri_of(finished[0]), "glow").digest
 
 
 def test_a_trial_is_not_copied_without_its_ablation(finished):
     folder, events = finished
-    trial = trials_of(folder, events[-1]["run_id"])["1x1 s0"].info.run_id
+    trial = trials_in(folder, events[-1]["run_id"])["1x1 s0"].info.run_id
     with pytest.raises(JobError, match=events[-1]["run_id"]) as of_trial:
         sync(trial, {"tracking_uri": uri_of(folder)}, print)
     assert of_trial.value.code == "run-is-trial"
@@ -180,7 +172,7 @@ def test_a_trial_is_not_copied_without_its_ablation(finished):
 
 def test_the_champion_is_the_best_by_validation_and_evaluations_use_it(finished):
     folder, events = finished
-    trials = trials_of(folder, events[-1]["run_id"])
+    trials = trials_in(folder, events[-1]["run_id"])
     best = min(trials.values(), key=lambda run: run.data.metrics["validation/best_bits_per_dim"])
     champion = find_model("models:/glow-digits@champion", uri_of(folder), "glow")
     assert champion.run_id == best.info.run_id == find_model(None, uri_of(folder), "glow").run_id
@@ -189,17 +181,14 @@ def test_the_champion_is_the_best_by_validation_and_evaluations_use_it(finished)
     assert saved.config == champion.config
 
 
-@pytest.mark.slow
 def test_a_summary_is_made_again_from_mlflow_alone(finished, tmp_path):
     folder, events = finished
     run_id = events[-1]["run_id"]
     shutil.copytree(folder, tmp_path / "copy")
     before = summary_of(tmp_path / "copy", run_id, "configurations")
     shutil.rmtree(tmp_path / "copy" / "outputs")
-    done = glowctl(
-        tmp_path / "copy", "ablate", "--summarize", events[-1]["run"], "--output", str(tmp_path / "copy" / "outputs")
-    )
-    assert done.returncode == 0, done.stderr
+    changes = {"tracking_uri": uri_of(tmp_path / "copy"), "output": str(tmp_path / "copy" / "outputs")}
+    summarize_again(events[-1]["run"], changes, print)
     pd.testing.assert_frame_equal(summary_of(tmp_path / "copy", run_id, "configurations"), before)
 
 
@@ -219,12 +208,12 @@ def test_a_killed_ablation_continues_each_trial_from_its_checkpoint(finished, tm
     wait_until(lambda: bool(unfinished(tmp_path, EPOCHS - 3)), every=0.02)
     for trial in running.named("ImplicitFunc"):
         trial.suspend()  # so that the record has all the time that it needs for the first trial
-    wait_until(lambda: trials_of(tmp_path, run_id)[first].info.status == "FINISHED")
+    wait_until(lambda: trials_in(tmp_path, run_id)[first].info.status == "FINISHED")
     family = running.family()
     running.process.kill()
     running.wait()
     wait_until(lambda: not alive(family), timeout=60)
-    ended = trials_of(tmp_path, run_id)[first].info.end_time
+    ended = trials_in(tmp_path, run_id)[first].info.end_time
     interrupted = unfinished(tmp_path, EPOCHS - 1)
     assert interrupted
     damage_files_of_ray(tmp_path)
@@ -232,7 +221,7 @@ def test_a_killed_ablation_continues_each_trial_from_its_checkpoint(finished, tm
     resumed = glowctl(tmp_path, "ablate", "--resume", run_id)
     assert resumed.returncode == 0, resumed.stderr
     assert f"[{first}] epoch" not in resumed.stdout
-    trials = trials_of(tmp_path, run_id)
+    trials = trials_in(tmp_path, run_id)
     assert [run.info.status for run in trials.values()] == ["FINISHED"] * 4
     assert trials[first].info.end_time == ended
     for run in trials.values():
@@ -261,7 +250,7 @@ def test_an_ablation_killed_at_the_start_of_its_record_can_be_resumed(tmp_path):
     (run_id,) = run_ids()
     resumed = glowctl(tmp_path, "ablate", "--resume", run_id)
     assert resumed.returncode == 0, resumed.stderr
-    assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "FINISHED"
+    assert trials_in(tmp_path, run_id)["1x1 s0"].info.status == "FINISHED"
 
 
 def killed(processes: list[psutil.Process]) -> bool:
@@ -289,7 +278,7 @@ def test_a_diverged_trial_and_killed_processes_do_not_end_the_others(tmp_path):
     assert len(restarts) == 2
     assert int(restarts[1].split("after epoch ")[1].split()[0]) >= 4
     assert sum("failed:" in line for line in lines) == 1  # it was not tried again
-    trials = trials_of(tmp_path, run_id_of(lines))
+    trials = trials_in(tmp_path, run_id_of(lines))
     states = {label: run.info.status for label, run in trials.items()}
     assert states == {"lr0.003 s0": "FINISHED", "lr1e+07 s0": "FAILED"}
     assert trials["lr0.003 s0"].data.metrics["restarts"] == 2
@@ -310,7 +299,7 @@ def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
     assert running.line_with(f"glowctl ablate --resume {run_id}")
     wait_until(lambda: not alive(family), timeout=60)
     assert find_run(uri_of(tmp_path), "glow", run_id).info.status == "KILLED"
-    assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "KILLED"
+    assert trials_in(tmp_path, run_id)["1x1 s0"].info.status == "KILLED"
     with sqlite3.connect(
         tmp_path / "mlflow.db"
     ) as database:  # as if both runs had been killed before their data sets were recorded
@@ -320,7 +309,7 @@ def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
     assert resumed.returncode == 0, resumed.stderr
     started = next(line for line in resumed.stdout.splitlines() if "[1x1 s0] started" in line)
     assert int(started.split("after epoch ")[1]) >= 10
-    run = trials_of(tmp_path, run_id)["1x1 s0"]
+    run = trials_in(tmp_path, run_id)["1x1 s0"]
     assert (run.info.status, run.data.metrics["workers"]) == ("FINISHED", 2)
     for whole in (run, find_run(uri_of(tmp_path), "glow", run_id)):
         assert recorded_images(whole).keys() == {"digits train", "digits validation", "digits test"}
@@ -331,7 +320,7 @@ def test_a_trial_of_two_workers_is_interrupted_and_resumed(tmp_path):
     again = glowctl(tmp_path, "ablate", "--resume", run_id)
     assert again.returncode == 0, again.stderr
     assert "[1x1 s0] started" not in again.stdout
-    assert trials_of(tmp_path, run_id)["1x1 s0"].info.status == "FINISHED"
+    assert trials_in(tmp_path, run_id)["1x1 s0"].info.status == "FINISHED"
 
 
 @pytest.mark.nightly
@@ -345,7 +334,7 @@ def test_a_trial_of_two_workers_restarts_no_more_often_than_asked(tmp_path):
     assert running.wait() == 1
     lines = running.lines()
     assert sum(line.startswith("[1x1 s0] restarted after epoch") for line in lines) == 1
-    assert trials_of(tmp_path, run_id_of(lines))["1x1 s0"].info.status == "FAILED"
+    assert trials_in(tmp_path, run_id_of(lines))["1x1 s0"].info.status == "FAILED"
 
 
 @pytest.mark.slow

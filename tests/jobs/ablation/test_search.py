@@ -228,14 +228,9 @@ def test_trials_that_are_known_beforehand_need_no_searcher(search):
 @pytest.mark.parametrize(
     ("scheduler", "kind"), [("none", FIFOScheduler), ("asha", AsyncHyperBandScheduler), ("median", MedianStoppingRule)]
 )
-def test_schedulers(scheduler, kind):
-    assert isinstance(make_scheduler(spec(scheduler=scheduler, epochs=EPOCHS)), kind)
-
-
-@pytest.mark.parametrize("epochs", [1, 2, 3, 70])
-@pytest.mark.parametrize("scheduler", ["asha", "median"])
-def test_schedulers_can_be_made_for_any_number_of_epochs(scheduler, epochs):
-    make_scheduler(spec(scheduler=scheduler, epochs=epochs))
+def test_schedulers_can_be_made_for_any_number_of_epochs(scheduler, kind):
+    for epochs in (1, 2, 3, EPOCHS, 70):
+        assert isinstance(make_scheduler(spec(scheduler=scheduler, epochs=epochs)), kind)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from jobs.specs.request import SPECS
 from jobs.specs.training import TrainSpec
 from jobs.tracking.record import Record
 from jobs.tracking.runs import experiment_names, named_run, run_of_id
-from jobs.tracking.store import NoSuchRun, TrackingError, open_store
-from tests.jobs.command_line import glowctl, sentence_of
+from jobs.tracking.store import open_store
+from jobs.tracking.uris import NoSuchRun, TrackingError
+from tests.jobs.command_line import sentence_of
 
 ABLATION = {
     "train": TrainSpec(dataset="digits").model_dump(mode="json"),
@@ -229,13 +230,10 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_store_without_runs_names_the_command_that_makes_some(empty_store, capsys):
-    list_runs(f"sqlite:///{empty_store}", None, None, 20, False, as_json=False)
-    assert "glowctl demo" in capsys.readouterr().out
-
-
-def test_a_store_without_runs_of_a_job_names_the_job(empty_store, capsys):
+def test_a_store_without_runs_names_the_job_or_the_command_that_makes_some(empty_store, capsys):
     uri = f"sqlite:///{empty_store}"
+    list_runs(uri, None, None, 20, False, as_json=False)
+    assert "glowctl demo" in capsys.readouterr().out
     list_runs(uri, None, "nll", 20, False, as_json=False)
     [only] = capsys.readouterr().out.splitlines()
     assert re.search(rf"\bnll\b.* {re.escape(uri)}$", only)  # --trials would show no more of them
@@ -279,6 +277,8 @@ def test_show_prints_result_description_settings_metrics_and_the_way_to_the_ui(r
         runs["train"].run_id,
         "glowctl ui --tracking-uri",
         "1 nll, 1 ood",
+        "glow-digits",
+        "@champion",
     ):
         assert part in text
     assert "system/cpu" not in text
@@ -307,18 +307,6 @@ def test_show_prints_the_error_of_a_failed_run_and_the_progress_of_a_running_one
     assert "6.125" in running
 
 
-def test_show_has_the_table_of_an_evaluation_and_its_model(runs, uri, capsys):
-    text = shown(capsys, uri, "odd ones")
-    assert "50.00 (48.00-52.00)" in text
-    assert runs["train"].run_id in text
-
-
-def test_show_names_the_versions_of_a_model_and_their_aliases(uri, capsys):
-    text = shown(capsys, uri, "my digits")
-    assert "glow-digits" in text
-    assert "@champion" in text
-
-
 def test_show_names_the_artifact_with_all_settings_if_there_is_one(uri, capsys):
     def heading(run: str) -> str:
         return next(line for line in shown(capsys, uri, run).splitlines() if line.startswith("settings"))
@@ -338,10 +326,12 @@ def test_show_prints_lines_with_bars_that_are_no_table_as_text(copied, capsys, b
         assert word in text
 
 
-def test_show_has_the_table_of_an_evaluation_whose_note_has_a_bar(copied, capsys):
+def test_show_has_the_table_and_the_model_of_an_evaluation_whose_note_has_a_bar(runs, copied, capsys):
     ood = run_named(copied, "odd ones")
     open_store(copied, "glow")[0].set_tag(ood, "mlflow.note.content", "mind this\n| and that")
-    assert "50.00 (48.00-52.00)" in shown(capsys, copied, "odd ones")
+    text = shown(capsys, copied, "odd ones")
+    assert "50.00 (48.00-52.00)" in text
+    assert runs["train"].run_id in text
 
 
 def test_show_for_machines_is_one_object(runs, uri, capsys):
@@ -355,12 +345,11 @@ def test_show_for_machines_is_one_object(runs, uri, capsys):
     assert facts["model"] == runs["train"].run_id
 
 
-@pytest.mark.slow
-def test_through_the_command_without_torch_or_ray(uri, tmp_path):
-    done = glowctl(tmp_path, "runs", "--tracking-uri", uri, "--json")
+def test_through_the_command_without_torch_or_ray(uri, tmp_path, one_process):
+    done = one_process(tmp_path, "runs", "--tracking-uri", uri, "--json")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 5
-    done = glowctl(tmp_path, "show", "nothing of the kind", "--tracking-uri", uri)
+    done = one_process(tmp_path, "show", "nothing of the kind", "--tracking-uri", uri)
     assert "'nothing of the kind'" in sentence_of(done)
     code = (
         "import sys; from jobs.browse import runs, show, ui; "

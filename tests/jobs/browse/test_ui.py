@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import sys
 import webbrowser
 
@@ -13,14 +12,8 @@ import requests
 from jobs.browse import ui
 from jobs.errors import JobError
 from jobs.tracking.record import Record
-from jobs.tracking.store import TrackingError
-from tests.jobs.command_line import Running, alive, glowctl, sentence_of, wait_until
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+from jobs.tracking.uris import TrackingError
+from tests.jobs.command_line import Running, alive, free_port, glowctl, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +35,6 @@ def test_the_address_answers_as_soon_as_it_is_printed_and_shows_the_runs(own):
     assert f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning;" in line
     assert "Ctrl-C" in line
     assert requests.get(f"http://127.0.0.1:{port}/health", timeout=10).ok
-
-
-def test_a_port_that_is_taken_is_refused(own, tmp_path):
-    _, port = own
-    sentence = sentence_of(glowctl(tmp_path, "ui", "--port", str(port)))
-    assert [fact for fact in (f"port {port} ", f"--port {port + 1}") if fact not in sentence] == []
-    assert not (tmp_path / "mlflow.db").exists()
 
 
 @pytest.mark.slow

@@ -152,7 +152,9 @@ def test_ui_refuses_a_port_that_is_taken(one_process, tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert str(port) in sentence_of(one_process(tmp_path, "ui", "--port", str(port)), 1)
+        said = sentence_of(one_process(tmp_path, "ui", "--port", str(port)), 1)
+    assert [fact for fact in (f"port {port} ", f"--port {port + 1}") if fact not in said] == []
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_what_cannot_be_copied_to_mlflow_is_named(one_process, tmp_path):

@@ -14,15 +14,13 @@ from jobs.display.events import (
     Ablating,
     AblationStopped,
     AblationSummary,
-    Epoch,
     Plan,
     Resize,
     Restart,
-    Started,
-    Step,
     TrialEnded,
     TrialEvent,
 )
+from tests.jobs.display import test_displays
 
 ERASE = "\x1b[2K"
 
@@ -37,28 +35,12 @@ PLAN = Plan(
     epochs=8,
     labels=[f"{permutation} s{seed}" for seed in range(3) for permutation in ("1x1", "shuffle")],
 )
-ATTEMPT: dict[str, Any] = {"workers": 1, "device": "CPU", "precision": "float32", "parameters": 9, "epochs": 8}
-STARTED = Started(**ATTEMPT, epoch=0, restarts=0)
-RESTART = Restart(**ATTEMPT, epoch=3, restarts=2)
-RESIZE = Resize(**ATTEMPT, epoch=3, restarts=2)
-STANDING: dict[str, Any] = {
-    "epoch": 3,
-    "epochs": 8,
-    "train_bits_per_dim": 2.5,
-    "images_per_second": 123.4,
-    "seconds_left": 65.0,
-}
-STEP = Step(**STANDING, step=5, steps=10, validation_bits_per_dim=math.nan)
-EPOCH = Epoch(
-    **STANDING,
-    step=10,
-    validation_bits_per_dim=2.6,
-    gradient_norm=1.0,
-    learning_rate=0.1,
-    skipped_steps=0,
-    seconds=3.0,
-    test_bits_per_dim_by_epoch=math.nan,
-)
+STARTED = replace(test_displays.STARTED, workers=1, epochs=8, startup_seconds=None, run=None, run_id=None)
+RESTART = Restart(**vars(replace(STARTED, epoch=3, restarts=2)))
+RESIZE = Resize(**vars(RESTART))
+STEP = replace(test_displays.STEP, epoch=3, epochs=8, validation_bits_per_dim=math.nan)
+STANDING: dict[str, Any] = {"epoch": 3, "epochs": 8, "images_per_second": 123.4, "seconds_left": 65.0}
+EPOCH = replace(test_displays.EPOCH, **STANDING, validation_bits_per_dim=2.6, skipped_steps=0)
 FINISHED = TrialEnded(trial="1x1 s0", state="finished", reason=None, test_bits_per_dim=1.234, ended=1, of=6)
 STOPPED = replace(FINISHED, state="stopped", reason="asha after epoch 2", test_bits_per_dim=math.nan, ended=2)
 FAILED = replace(FINISHED, trial="shuffle s0", state="failed", reason="out of memory", ended=3)

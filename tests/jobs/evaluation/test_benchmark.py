@@ -16,6 +16,7 @@ from glow.ood import DETECTORS, fit_detectors
 from jobs.tracking.runs import find_run, read_table
 from tests.glow.test_data import random_images, write_idx
 from tests.jobs.command_line import check_quiet, glowctl
+from tests.jobs.trained import train_into
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -48,8 +49,7 @@ def benchmark(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmark")
     write_data_sets(folder / "data")
     root = str(folder / "data")
-    smoke = ("--preset", "smoke", "--dataset", "mnist", "--epochs", "1", "--sample-every", "0", "--no-download")
-    check_quiet(glowctl(folder, "train", *smoke, GLOW_DATA_ROOT=root))
+    train_into(folder, dataset="mnist", per_class=50, download=False, data_root=root)
     asked = ("--benchmark", "--no-download", "--batch-sizes", "1,5", "--bootstraps", "500")
     done = glowctl(folder, "ood", *asked, "--json", GLOW_DATA_ROOT=root)
     check_quiet(done)

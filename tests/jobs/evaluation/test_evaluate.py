@@ -15,13 +15,15 @@ from glow.datasets import open_dataset
 from glow.datasets.corruptions import all_corrupted
 from glow.ood import OodSettings, evaluate_ood, fit_detectors, held_out_protocol, recommend
 from glow.scoring import score
+from jobs.display.events import Event, Nll
 from jobs.errors import SpecError
-from jobs.evaluation import interpolate, ood, sample
+from jobs.evaluation import interpolate, nll, ood, sample
 from jobs.specs.base import validated
-from jobs.specs.evaluation import CORRUPTIONS, InterpolateSpec, OodSpec, SampleSpec
+from jobs.specs.evaluation import CORRUPTIONS, InterpolateSpec, NllSpec, OodSpec, SampleSpec
 from jobs.tracking.runs import find_run, read_table
 from jobs.tracking.store import open_store
 from tests.jobs.command_line import Running, alive, check_quiet, glowctl, sentence_of, wait_until
+from tests.jobs.record_facts import uri_of
 from tests.jobs.trained import train_into
 
 pytestmark = pytest.mark.ray
@@ -41,14 +43,11 @@ def store(tmp_path_factory):
 def evaluated(store):
     """All four jobs on the newest model: the folder, the training's run id, the final events by kind, all events."""
     folder, run_id = store
-    done = glowctl(folder, "evaluate", "--temperatures", "0,0.7", "--grid", "3x4", *QUICK, "--json")
+    corrupted = ("--corruptions", "noise,blur", "--corruption-images", "50")
+    done = glowctl(folder, "evaluate", "--temperatures", "0,0.7", "--grid", "3x4", *QUICK, *corrupted, "--json")
     check_quiet(done)
     events = [json.loads(line) for line in done.stdout.splitlines()]
     return folder, run_id, {event["event"]: event for event in events}, events
-
-
-def uri_of(folder: Path) -> str:
-    return f"sqlite:///{folder}/mlflow.db"
 
 
 def table_of(uri: str, run_id: str, path: str) -> pd.DataFrame:
@@ -119,6 +118,7 @@ def test_no_image_is_scored_twice(evaluated):
         ("noise", "test"),
         ("constant", "test"),
         ("digits-corrupted", "validation"),
+        ("digits-corrupted", "test"),
     }
 
 
@@ -154,8 +154,11 @@ def test_several_noise_samples_give_the_importance_weighted_bound(store):
     assert bound["gain_low"] < bound["gain"] < bound["gain_high"]
     run = find_run(uri_of(folder), "glow", end["run_id"])
     assert run.data.metrics["bits_per_dim_bound/digits"] == pytest.approx(bound["bits_per_dim"])
-    again = glowctl(folder, "nll", "--noise-samples", "4", "--json")  # finds the scores in MLflow
-    assert last_event(again.stdout.splitlines())["bounds"] == end["bounds"]
+    work = nll.prepare(validated(NllSpec, here(folder) | {"noise_samples": 4}))
+    assert not work.evaluation.needs_ray  # finds the scores in MLflow
+    events: list[Event] = []
+    nll.run(work, events.append)
+    assert [event.bounds for event in events if isinstance(event, Nll)] == [end["bounds"]]
 
 
 def test_the_score_table_is_in_mlflow_and_complete(evaluated):
@@ -272,25 +275,25 @@ def test_interpolations_end_at_the_real_images(evaluated):
     assert 0 < ends["interpolation"]["end_error"] < 0.5
 
 
-@pytest.mark.slow
-def test_a_second_test_touches_no_model(evaluated):
+def test_corruptions_of_the_test_images_are_caught_or_not(evaluated):
     folder, _, ends, _ = evaluated
-    spec = str(results(folder, ends["ood"]) / "spec.json")
-    done = glowctl(
-        folder,
-        "ood",
-        "--spec",
-        spec,
-        "--batch-sizes",
-        "2,7",
-        "--protocol",
-        "split-test",
-        "--repeats",
-        "2",
-        "--json",
-        "--cpus-per-worker",
-        "999",
-    )
+    end = ends["ood"]
+    assert [row["corruption"] for row in end["caught"]] == ["noise", "blur"]
+    assert all(m in (1, 2, 10, None) for row in end["caught"] for m in row["batch_sizes"])
+    power = pd.read_parquet(results(folder, end) / "ood_corruptions.parquet")
+    assert set(power["detector"]) == {"typicality", end["recommended"]}
+    assert power.groupby(["detector", "batch_size"]).size().unique().tolist() == [10]
+    assert (results(folder, end) / f"corruptions-{end['recommended']}.png").exists()
+
+
+@pytest.mark.slow
+def test_a_second_test_touches_no_model(evaluated, one_process, tmp_path):
+    folder, _, ends, _ = evaluated
+    spec = json.loads((results(folder, ends["ood"]) / "spec.json").read_text())
+    without = {name: value for name, value in spec.items() if not name.startswith("corruption")}
+    (tmp_path / "spec.json").write_text(json.dumps(without))
+    asked = ("--spec", str(tmp_path / "spec.json"), "--batch-sizes", "2,7", "--cpus-per-worker", "999")
+    done = one_process(folder, "ood", *asked, "--protocol", "split-test", "--repeats", "2", "--json")
     assert done.returncode == 0, done.stderr  # no worker of 999 cores was asked for
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert all(event["from_run"] is not None for event in events if event["event"] == "scored")
@@ -304,49 +307,31 @@ def test_a_second_test_touches_no_model(evaluated):
 
 
 @pytest.mark.slow
-def test_corruptions_of_the_test_images_are_caught_or_not(store):
-    folder, _ = store
-    asked = ("--corruptions", "noise,blur", "--corruption-images", "50", "--batch-sizes", "1,10", "--bootstraps", "500")
-    done = glowctl(folder, "ood", *asked, "--json")
-    check_quiet(done)
-    end = last_event(done.stdout.splitlines())
-    assert [row["corruption"] for row in end["caught"]] == ["noise", "blur"]
-    assert all(m in (1, 10, None) for row in end["caught"] for m in row["batch_sizes"])
-    power = pd.read_parquet(results(folder, end) / "ood_corruptions.parquet")
-    assert set(power["detector"]) == {"typicality", end["recommended"]}
-    assert power.groupby(["detector", "batch_size"]).size().unique().tolist() == [10]
-    assert (results(folder, end) / f"corruptions-{end['recommended']}.png").exists()
-
-
-@pytest.mark.slow
-def test_a_model_as_its_own_background_tells_nothing_apart_and_gradients_do(store):
-    folder, _ = store
-    asked = ("--background-model", "trained", "--gradients", "--batch-sizes", "1", "--ood-datasets", "noise")
-    done = glowctl(folder, "ood", *asked, "--json")
+def test_gradients_and_a_background_of_a_model_that_was_trained_without_some_classes(tmp_path):
+    """The model is its own background, which tells nothing apart."""
+    train_into(tmp_path, leave_out="8,9", per_class=60)
+    (tmp_path / "noise").mkdir()
+    noise = np.random.default_rng(0).integers(256, size=(100, 1, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "noise/test.npz", images=noise)
+    asked = ("--background-model", "trained", "--gradients", "--batch-sizes", "1", "--ood-datasets", "arrays:noise")
+    done = glowctl(tmp_path, "ood", *asked, "--json")
     check_quiet(done)
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    scored = [(event["dataset"], event.get("background_model")) for event in events if event["event"] == "scored"]
-    assert [dataset for dataset, by in scored if by == "trained"] == [dataset for dataset, by in scored if by is None]
+    scored = [event for event in events if event["event"] == "scored"]
+    by_model, by_background = (
+        {(event["dataset"], event["split"]): event["images"] for event in scored if event.get("background_model") == by}
+        for by in (None, "trained")
+    )
+    assert by_model == by_background
+    _, labels = load_dataset("digits", "test")
+    assert by_model["digits-left-out", "test"] == (labels >= 8).sum()
+    assert by_model["digits", "test"] == (labels < 8).sum()
     rows = events[-1]["rows"]
-    aurocs = {row["detector"]: row["auroc"] for row in rows if row["dataset"] == "noise"}
+    assert {row["dataset"] for row in rows} == {"digits", "digits-left-out", "arrays-noise"}
+    aurocs = {row["detector"]: row["auroc"] for row in rows if row["dataset"] == "arrays-noise"}
     assert aurocs["ratio"] == 0.5
     assert aurocs["gradients"] > 0.9
     assert aurocs["typicality"] > 0.9
-
-
-@pytest.mark.slow
-def test_a_model_is_tested_on_the_classes_that_it_was_trained_without(tmp_path):
-    smoke = ("--preset", "smoke", "--epochs", "1", "--sample-every", "0")
-    done = glowctl(tmp_path, "train", *smoke, "--leave-out", "8,9", "--json")
-    check_quiet(done)
-    done = glowctl(tmp_path, "ood", "--batch-sizes", "1", "--ood-datasets", "noise", "--json")
-    check_quiet(done)
-    events = [json.loads(line) for line in done.stdout.splitlines()]
-    images = {event["dataset"]: event["images"] for event in events if event["event"] == "scored"}
-    _, labels = load_dataset("digits", "test")
-    assert images["digits-left-out"] == (labels >= 8).sum()
-    assert images["digits"] == (labels < 8).sum()
-    assert {row["dataset"] for row in events[-1]["rows"]} == {"digits", "digits-left-out", "noise"}
 
 
 def last_event(lines: list[str]) -> dict:
@@ -354,12 +339,10 @@ def last_event(lines: list[str]) -> dict:
 
 
 @pytest.mark.slow
-def test_three_workers_and_a_killed_one_leave_the_same_scores(store):
+def test_three_workers_and_a_killed_one_leave_the_scores_of_the_library(store):
     """10,000 images are ten shards. One of the workers is killed while it scores."""
     folder, _ = store
     arguments = ("nll", "--datasets", "noise", "--split", "train", "--rescore", "--cpus-per-worker", "0.5")
-    alone = glowctl(folder, *arguments, "--workers", "1", "--json")
-    assert alone.returncode == 0, alone.stderr
     running = Running(folder, *arguments, "--workers", "3", "--json")
     victims: list[psutil.Process] = []
 
@@ -372,23 +355,11 @@ def test_three_workers_and_a_killed_one_leave_the_same_scores(store):
     victims[0].kill()
     assert running.wait() == 0, running.lines()
     assert not alive(victims[:1])
-    ends = [last_event(lines) for lines in (alone.stdout.splitlines(), running.lines())]
-    by_one, by_three = (scores(folder, end["run_id"]) for end in ends)
-    assert len(by_one) == 10_000
-    pd.testing.assert_frame_equal(by_one, by_three, rtol=1e-6)
-
-
-@pytest.mark.slow
-def test_two_image_files_are_interpolated_and_a_class_is_found(store, tmp_path):
-    folder, _ = store
-    images, _ = load_dataset("digits", "test")
-    for name, image in zip("AB", images, strict=False):
-        Image.fromarray(image[0].numpy()).save(tmp_path / f"{name}.png")
-    done = glowctl(folder, "interpolate", "--from", str(tmp_path / "A.png"), "--to", str(tmp_path / "B.png"))
-    assert done.returncode == 0, done.stderr
-    assert "10 images, linear" in done.stdout
-    work = sample.prepare(validated(SampleSpec, here(folder) | {"only_class": "7"}))
-    assert work.label == 7
+    found = scores(folder, last_event(running.lines())["run_id"])
+    images = load_dataset("noise", "train", image_shape=(1, 8, 8))
+    expected = score(load_checkpoint(folder / "trained" / "checkpoint"), *images)
+    assert len(found) == 10_000
+    pd.testing.assert_frame_equal(found[expected.columns], expected, rtol=1e-5)
 
 
 def here(folder: Path) -> dict[str, str]:
@@ -428,14 +399,13 @@ def test_what_does_not_fit_the_model_or_its_data_is_refused_before_ray_starts(st
         assert fact in str(refused.value)
 
 
-@pytest.mark.slow
-def test_errors_of_the_command_line_are_one_sentence(store, tmp_path):
+def test_errors_of_the_command_line_are_one_sentence(store, one_process):
     folder, _ = store
     for arguments, code, fact in (
         (["ood", "--alpha", "2"], 2, "alpha"),
         (["sample", "--model", "nothing"], 1, "'nothing'"),
         (["interpolate", "--from", "x.png", "--to", "y.png"], 1, "x.png"),
     ):
-        assert fact in sentence_of(glowctl(folder, *arguments), code)
+        assert fact in sentence_of(one_process(folder, *arguments), code)
     runs = open_store(uri_of(folder), "glow")[0].search_runs(["1"], "attributes.status = 'FAILED'")
     assert not runs

@@ -12,7 +12,7 @@ from jobs.evaluation.find_model import find_model
 from jobs.outputs import usable_output
 from jobs.tracking.record import Record
 from jobs.tracking.registry import promote
-from jobs.tracking.store import TrackingError
+from jobs.tracking.uris import TrackingError
 from jobs.training.prepare import prepare_resume
 from jobs.training.publish import release
 from tests.jobs.trained import NAME, train_into, work_in

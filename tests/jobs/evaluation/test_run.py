@@ -1,12 +1,17 @@
 """Evaluations read images as the training of their model did, and note what is special about them. No Ray."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from glow import Glow, save_checkpoint
 from glow.config import GlowConfig
 from glow.datasets import describe
-from jobs.display.events import Event, Noted
+from jobs.display.events import Event, Interpolation, Noted
 from jobs.evaluation import interpolate, nll, ood
 from jobs.evaluation.run import evaluation_run, prepare_evaluation
 from jobs.specs.base import validated
@@ -45,6 +50,26 @@ def test_transparent_images_have_the_background_of_the_training(here, given, lev
     chosen = interpolate.prepare(validated(InterpolateSpec, settings(here, background=given, pairs_per_class=1)))
     assert chosen.ends.unique().tolist() == sorted({99, level})
     assert chosen.evaluation.notes == work.notes
+
+
+def test_two_image_files_are_interpolated(here, monkeypatch):
+    """A stand-in for the task of Ray, which `test_interpolations_end_at_the_real_images` runs, repeats the first."""
+
+    def between(reference, ends, steps, *how):
+        return np.repeat(ends[0][:, None], steps, axis=1), np.zeros(1), 0
+
+    task = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=between))
+    monkeypatch.setattr(interpolate, "between", task)
+    monkeypatch.setattr(interpolate, "put_model", lambda model: None)
+    monkeypatch.setattr(interpolate, "result_of", lambda result: result)
+    pair = {"from_image": str(here / "glyphs/test/00.png"), "to_image": str(here / "glyphs/test/01.png")}
+    work = interpolate.prepare(validated(InterpolateSpec, settings(here, steps=10, **pair)))
+    events: list[Event] = []
+    assert (interpolate.run(work, events.append) == work.ends[0].numpy()).all()
+    assert isinstance(events[-1], Interpolation)
+    assert (events[-1].pairs, events[-1].steps, events[-1].inexact_rows) == (1, 10, 1)
+    table = pd.read_parquet(Path(events[-1].picture).with_suffix(".parquet"))
+    assert table[["from", "to"]].to_dict("records") == [{"from": pair["from_image"], "to": pair["to_image"]}]
 
 
 def test_notes_on_the_data_are_shown_and_recorded(here):

@@ -1,7 +1,6 @@
 """`glowctl pack` and `glowctl data` as a user runs them, and a training and scores on a packed data set."""
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from glow.datasets import load_dataset, open_dataset
-from tests.jobs.command_line import Running, alive, check_quiet, glowctl, sentence_of, wait_until
+from tests.jobs.command_line import Running, alive, check_quiet, glowctl, wait_until
 from tests.jobs.training.test_train import best_weights, results, run_id_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -91,34 +90,6 @@ def test_a_packing_that_was_killed_continues_and_has_the_same_result(photos, pac
         assert torch.equal(one.images(), other.images())
         assert torch.equal(one.labels, other.labels)
     assert not list((tmp_path / "set").glob("*.part"))
-
-
-def test_a_damaged_file_is_refused_by_name_or_skipped_and_listed(photos, tmp_path):
-    (tmp_path / "some").mkdir()
-    for file in sorted((photos / "cat").iterdir())[:30]:
-        (tmp_path / "some" / file.name).write_bytes(file.read_bytes())
-    some = tmp_path / "some"
-    (some / "042.png").write_bytes(b"not a picture")  # its header shows it
-    whole = (some / "007.png").read_bytes()
-    (some / "007.png").write_bytes(whole[: len(whole) // 2])  # only its pixels show it
-    flags = ("--image-size", str(SIZE), "--shard-size", "10")
-    skipped = glowctl(tmp_path, "pack", "folder:some", "skipped", *flags, "--on-error", "skip")
-    check_quiet(skipped)
-    assert re.search(r"^left out +2 files", skipped.stdout, re.MULTILINE)
-    listed = (tmp_path / "skipped" / "left-out.txt").read_text().splitlines()
-    assert sorted(Path(line.split(" ")[0]).name for line in listed) == ["007.png", "042.png"]
-    images = {split: load_dataset(f"packed:{tmp_path}/skipped", split)[0] for split in ("train", "validation", "test")}
-    assert sum(len(of) for of in images.values()) == 29
-    (some / "042.png").unlink()
-    refused = sentence_of(glowctl(tmp_path, "pack", "folder:some", "refused", *flags))
-    assert "007.png" in refused
-    assert "--on-error skip" in refused
-    known = {
-        image.numpy().tobytes()
-        for split in images
-        for image in load_dataset(f"folder:{photos}", split, image_shape=(3, SIZE, SIZE))[0]
-    }
-    assert all(image.numpy().tobytes() in known for of in images.values() for image in of)
 
 
 def test_training_and_scoring_read_packed_images_from_their_files(packed, tmp_path):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ import torch
 from PIL import Image
 
 from glow.datasets import DatasetNotFound, LazyDataset, files, folder, load_dataset, parquet
+from jobs.display.displays import PlainLines
+from jobs.display.events import Event, Packed
 from jobs.errors import JobError, SpecError
 from jobs.packing import run as packing
 from jobs.packing.plan import Done, Shard, done_file, prepare
@@ -446,11 +449,30 @@ def test_a_packing_of_shards_from_two_listings_is_not_completed(flat, tmp_path):
     assert not (tmp_path / "packed" / "packed.json").exists()
 
 
-def test_a_source_that_can_no_longer_be_opened_ends_the_packing(photos, tmp_path, monkeypatch):
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Packings write their shards in this process, without Ray Data."""
+    monkeypatch.setattr(packing, "_written", lambda plan, missing: (packed(plan, shard) for shard in missing))
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_damaged_image_is_refused_by_name_or_left_out_and_counted(photos, tmp_path):
+    source, events = f"folder:{photos.parent}", list[Event]()
+    with pytest.raises(JobError, match=r"03\.png") as caught:
+        packing.run(planned(source, tmp_path / "refused"), events.append)
+    assert caught.value.code == "image-damaged"
+    assert "--on-error skip" in caught.value.remedy
+    packing.run(planned(source, tmp_path / "skipped", on_error="skip"), events.append)
+    assert isinstance(events[-1], Packed)
+    assert (sum(events[-1].images.values()), events[-1].left_out) == (63, 2)
+    assert re.search(r"^left out +2 files", PlainLines().text(events[-1]) or "", re.MULTILINE)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_source_that_can_no_longer_be_opened_ends_the_packing(photos, tmp_path):
     plan = planned(f"folder:{photos.parent}", tmp_path / "packed", shard_size=8)
     (photos / "class").mkdir()
     Image.new("L", (8, 8)).save(photos / "class" / "0.png")  # next to images without a class
-    monkeypatch.setattr(packing, "_written", lambda plan, missing: (packed(plan, shard) for shard in missing))
     with pytest.raises(JobError, match="images next to these folders") as caught:
         packing.run(plan, lambda event: None)
     assert caught.value.code == "image-unreadable"

@@ -8,7 +8,7 @@ import pytest
 
 from jobs.ray_runtime import event_queue as module
 from jobs.ray_runtime.event_queue import Channel
-from jobs.tracking.store import TrackingError
+from jobs.tracking.uris import TrackingError
 from tests.jobs.command_line import wait_until
 
 

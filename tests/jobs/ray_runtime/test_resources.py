@@ -31,30 +31,31 @@ def resources_for(asked: TrainSpec) -> Resources:
     return resources_for_workers(asked, worker_range(asked.workers))
 
 
-def test_without_gpus_the_cores_are_shared_out(cluster):
-    cluster((8, 0))
-    found = resources_for(spec(workers="2"))
-    assert (found.workers, found.gpus, found.cpus, found.threads, found.backend) == ((2, 2), 0, 4, 4, "gloo")
-    assert scaling_config(found).num_workers == 2
-
-
-def test_more_workers_than_cores_get_a_fraction_each(cluster):
-    cluster((1, 0))
-    found = resources_for(spec(workers="2"))
-    assert (found.cpus, found.threads) == (0.5, 1)
-
-
-def test_with_gpus_each_worker_gets_one(cluster):
-    cluster((16, 4), (16, 4))
-    found = resources_for(spec(workers="8"))
-    assert (found.gpus, found.cpus, found.backend) == (1, 1, "nccl")
-    assert scaling_config(found).use_gpu
-
-
-def test_workers_that_share_a_gpu_do_not_use_nccl(cluster):
-    cluster((4, 1))
-    found = resources_for(spec(workers="4", gpus_per_worker=0.25))
-    assert (found.gpus, found.backend) == (0.25, "gloo")
+@pytest.mark.parametrize(
+    ("machines", "values", "gpus", "cpus", "backend"),
+    [
+        (((8, 0),), {"workers": "2"}, 0, 4, "gloo"),
+        (((1, 0),), {"workers": "2"}, 0, 0.5, "gloo"),
+        (((1, 0), (1, 0)), {"workers": "3"}, 0, 0.5, "gloo"),
+        (((8, 0), (8, 0)), {"workers": "1"}, 0, 8, "gloo"),
+        (((16, 4), (16, 4)), {"workers": "8"}, 1, 1, "nccl"),
+        (((4, 1),), {"workers": "4", "gpus_per_worker": 0.25}, 0.25, 1, "gloo"),  # NCCL shares no GPU
+    ],
+    ids=[
+        "cores are shared out",
+        "more workers than cores",
+        "shared cores of several machines",
+        "no more cores than a machine has",
+        "a GPU each",
+        "a share of a GPU each",
+    ],
+)
+def test_what_each_worker_gets(cluster, machines, values, gpus, cpus, backend):
+    cluster(*machines)
+    found = resources_for(spec(**values))
+    assert (found.gpus, found.cpus, found.threads, found.backend) == (gpus, cpus, max(1, int(cpus)), backend)
+    scaling = scaling_config(found)
+    assert (scaling.num_workers, scaling.use_gpu) == (int(values["workers"]), gpus > 0)
 
 
 def test_elastic_training_asks_for_whole_cores_and_for_room_for_the_least(cluster):
@@ -157,16 +158,6 @@ def test_a_trial_takes_no_more_cores_than_a_machine_has(cluster, machines, most)
     cluster(*machines)
     resources, at_a_time = trial_resources(spec(), 9, most)
     assert (resources.cpus, at_a_time) == (8, most)
-
-
-def test_a_worker_takes_no_more_cores_than_a_machine_has(cluster):
-    cluster((8, 0), (8, 0))
-    assert resources_for(spec(workers="1")).cpus == 8
-
-
-def test_workers_that_share_cores_fit_on_several_machines(cluster):
-    cluster((1, 0), (1, 0))
-    assert resources_for(spec(workers="3")).cpus == 0.5
 
 
 def test_machines_that_an_autoscaler_may_add_are_counted(cluster, monkeypatch):

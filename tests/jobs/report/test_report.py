@@ -23,7 +23,8 @@ from jobs.system.process_identity import this_process
 from jobs.tracking.liveness import DRIVER
 from jobs.tracking.record import Record
 from jobs.tracking.runs import find_run, page_of
-from jobs.tracking.store import NoSuchRun, TrackingError, open_store
+from jobs.tracking.store import open_store
+from jobs.tracking.uris import TrackingError
 from tests.jobs.reported import NLLS, Store, ood_tables, with_auroc
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
@@ -490,32 +491,24 @@ class TestGone:
 
 
 class TestRefused:
-    def test_an_unknown_run(self, store):
+    @pytest.mark.parametrize(
+        ("experiment", "runs", "named", "code"),
+        [
+            ("glow", ["train it", "nobody"], "nobody", "run-not-found"),
+            ("nothing", None, "nothing", "experiment-not-found"),
+            ("empty", None, "empty", "no-runs-to-report"),
+            ("glow", ["foreign"], "foreign", "no-runs-to-report"),
+        ],
+    )
+    def test_what_there_is_no_report_of(self, store, experiment, runs, named, code):
         store.train("train it")
-
-        with pytest.raises(NoSuchRun, match="'nobody'") as raised:
-            report_of(store, runs=["train it", "nobody"])
-        assert raised.value.code == "run-not-found"
-
-    def test_an_unknown_experiment(self, store):
-        with pytest.raises(TrackingError, match="'nothing'") as raised:
-            report_of(store, "nothing")
-        assert raised.value.code == "experiment-not-found"
-
-    def test_an_empty_experiment(self, store):
         open_store(store.uri, "empty")
-
-        with pytest.raises(TrackingError, match="'empty'") as raised:
-            report_of(store, "empty")
-        assert raised.value.code == "no-runs-to-report"
-        assert "glowctl ablate" in raised.value.remedy
-
-    def test_named_runs_that_are_not_of_glowctl(self, store):
         Record.start(store.uri, "glow", "foreign", {}, {}).finish("FINISHED")
 
-        with pytest.raises(TrackingError, match="'foreign'") as raised:
-            report_of(store, runs=["foreign"])
-        assert raised.value.code == "no-runs-to-report"
+        with pytest.raises(TrackingError, match=f"'{named}'") as raised:
+            report_of(store, experiment, runs)
+        assert raised.value.code == code
+        assert raised.value.remedy
 
     def test_no_store(self, tmp_path):
         with pytest.raises(TrackingError, match=r"none\.db") as raised:

@@ -11,7 +11,8 @@ from jobs.errors import JobError
 from jobs.outputs import KeptResult, KeptRun, place_named, recall, recall_trial, remember, usable_output
 from jobs.system import environment as surroundings
 from jobs.system.environment import check_file_names, in_ray_job, job_metadata, node_types, ray_job_id
-from jobs.tracking.store import TrackingError, open_command, tracking_uri
+from jobs.tracking.store import open_command
+from jobs.tracking.uris import TrackingError, tracking_uri
 
 BOOTSTRAP = """
 max_workers: 3
@@ -47,16 +48,10 @@ def test_a_folder_whose_name_is_not_utf_8_is_named(monkeypatch, tmp_path):
         check_file_names()
 
 
-def test_outside_of_a_job():
-    assert not in_ray_job()
-    assert job_metadata() == {}
-    assert ray_job_id() is None
-
-
-def test_in_a_job(job):
-    assert in_ray_job()
-    assert job_metadata()["a"] == "b"
-    assert ray_job_id() == "j-1"
+def test_what_a_job_says_of_itself(request):
+    assert (in_ray_job(), job_metadata(), ray_job_id()) == (False, {}, None)
+    request.getfixturevalue("job")
+    assert (in_ray_job(), job_metadata()["a"], ray_job_id()) == (True, "b", "j-1")
 
 
 def test_relative_outputs_are_under_the_storage(monkeypatch, tmp_path):

@@ -47,8 +47,8 @@ def test_other_errors_are_raised():
         raise ValueError("x")
 
 
-def test_the_option_leaves_what_json_prints_as_it_is(tmp_path):
-    quiet = glowctl(tmp_path, "train", "--preset", "smoke", "--print-spec")
+def test_the_option_leaves_what_json_prints_as_it_is(tmp_path, one_process):
+    quiet = one_process(tmp_path, "train", "--preset", "smoke", "--print-spec")
     loud = glowctl(tmp_path, "--verbose", "train", "--preset", "smoke", "--print-spec")
     assert loud.returncode == quiet.returncode == 0, loud.stderr
     assert loud.stdout == quiet.stdout

@@ -1,8 +1,6 @@
 """Runs whose driver was killed: its helper, or the next command that opens the store, sets them to FAILED."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +19,7 @@ from jobs.tracking.liveness import DEAD_AFTER_S, GONE, SILENT, beating
 from jobs.tracking.record import Record
 from jobs.tracking.store import client_of, open_store
 from jobs.tracking.tag_names import ALIVE, DRIVER
-from tests.jobs.command_line import glowctl, sentence_of, wait_until
+from tests.jobs.command_line import wait_until
 
 DRIVING = """
 import sys, time
@@ -154,16 +152,6 @@ def test_a_cause_that_the_driver_recorded_is_kept_if_its_status_could_not_be_wri
     run = looked(uri)["run"]
     assert run.info.status == "FAILED"
     assert run.data.tags["glow.error"] == "the output folder is full"
-
-
-@pytest.mark.slow
-def test_any_command_marks_them(uri, tmp_path):
-    with driving(uri) as process:
-        os.kill(process.pid, signal.SIGKILL)
-        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
-        done = glowctl(tmp_path, "train", "--resume", "nobody", "--tracking-uri", uri, "--experiment", "study")
-        assert "'nobody'" in sentence_of(done)
-        assert statuses_of(uri)["parent"] == "FAILED"
 
 
 def test_a_process_of_the_same_id_is_not_the_driver(uri):

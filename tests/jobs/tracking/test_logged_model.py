@@ -12,8 +12,10 @@ from mlflow import MlflowClient
 from jobs.tracking.models import log_model, register
 from jobs.tracking.record import Record
 from jobs.tracking.runs import model_id_of
-from jobs.tracking.store import TrackingError, client_of, server_command
-from tests.jobs.served import default_store, free_port, load, running
+from jobs.tracking.store import client_of, server_command
+from jobs.tracking.uris import TrackingError
+from tests.jobs.command_line import free_port
+from tests.jobs.served import default_store, load, running
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 
 from jobs.tracking.record import Record, WrittenSteps
 from jobs.tracking.runs import find_run
-from jobs.tracking.store import TrackingError, open_store
+from jobs.tracking.store import open_store
+from jobs.tracking.uris import TrackingError
 
 
 def steps_of(uri: str, record: Record, name: str) -> list[tuple[int, float]]:
@@ -25,15 +26,12 @@ def record(uri) -> Record:
 
 def test_a_step_is_written_once_and_stays_as_it_was_first(uri, record):
     record.metrics({"loss": 3.0}, 1)
-    record.metrics({"loss": 9.0, "pace": 5.0}, 1)
+    record.metrics({"loss": 9.0, "pace": 5.0}, 1, at=1_800_000_000.5)
     record.impatient().metrics({"loss": 9.0}, 1)
     assert steps_of(uri, record, "loss") == [(1, 3.0)]
     assert steps_of(uri, record, "pace") == [(1, 5.0)]
-
-
-def test_a_run_that_is_taken_up_again_is_asked_what_it_has(uri, record):
-    record.metrics({"loss": 3.0}, 1)
-    again = Record.existing(uri, find_run(uri, "glow", "a"))
+    assert record._client.get_metric_history(record.run_id, "pace")[0].timestamp == 1_800_000_000_500
+    again = Record.existing(uri, find_run(uri, "glow", "a"))  # it is asked what it has
     for step, loss in ((1, 3.0), (2, 2.0)):
         again.metrics({"loss": loss}, step)
     assert steps_of(uri, record, "loss") == [(1, 3.0), (2, 2.0)]
@@ -77,35 +75,19 @@ def test_a_write_whose_answer_was_lost_is_not_repeated(uri, record, monkeypatch)
     assert steps_of(uri, record, "loss") == [(1, 3.0), (2, 2.0)]
 
 
-def test_it_says_when_a_figure_was_measured(uri, record):
-    record.metrics({"loss": 3.0}, 1, at=1_800_000_000.5)
-    client, _ = open_store(uri, "glow")
-    assert client.get_metric_history(record.run_id, "loss")[0].timestamp == 1_800_000_000_500
+IMAGE = np.zeros((4, 4, 3), np.uint8)
 
 
-def test_an_image_of_a_step_is_logged_once(uri, record):
-    image = np.zeros((4, 4, 3), np.uint8)
-    for step in (1, 1, 2):
-        record.image(image, "samples", step)
-    client, _ = open_store(uri, "glow")
-    pictures = [file.path for file in client.list_artifacts(record.run_id, "images") if file.path.endswith(".png")]
-    assert len(pictures) == 2
+def pictures_of(record: Record) -> int:
+    """Return the number of pictures that the store has."""
+    return sum(file.path.endswith(".png") for file in record._client.list_artifacts(record.run_id, "images"))
 
 
-def test_an_image_whose_answer_was_lost_is_not_written_again(uri, record, monkeypatch):
-    image = np.zeros((4, 4, 3), np.uint8)
-    with answer_lost(monkeypatch, record, "log_image"):
-        record.impatient().image(image, "samples", 1)
-    record.image(image, "samples", 1)
-    client, _ = open_store(uri, "glow")
-    pictures = [file.path for file in client.list_artifacts(record.run_id, "images") if file.path.endswith(".png")]
-    assert len(pictures) == 1
-
-
-def test_the_images_that_a_run_has_are_listed_once(uri, record, monkeypatch):
+def test_an_image_of_a_step_is_logged_once_and_what_a_run_has_is_listed_once(uri, record, monkeypatch):
     """A checkpoint has up to a thousand grids of samples, and a server may take a tenth of a second for a list."""
-    for step in (1, 2, 3):
-        record.image(np.zeros((4, 4, 3), np.uint8), "samples", step)
+    for step in (1, 1, 2, 3):
+        record.image(IMAGE, "samples", step)
+    assert pictures_of(record) == 3
     again = Record.existing(uri, record._client.get_run(record.run_id))
     listed = []
     whole = again._client.list_artifacts
@@ -114,10 +96,19 @@ def test_the_images_that_a_run_has_are_listed_once(uri, record, monkeypatch):
         listed.append(of)
         return whole(*of)
 
-    monkeypatch.setattr(again._client, "list_artifacts", recorded)
-    for step in (1, 2, 3, 1):
-        again.impatient().image(np.zeros((4, 4, 3), np.uint8), "samples", step)
+    with monkeypatch.context() as patch:
+        patch.setattr(again._client, "list_artifacts", recorded)
+        for step in (1, 2, 3, 1):
+            again.impatient().image(IMAGE, "samples", step)
     assert len(listed) == 1
+    assert pictures_of(record) == 3
+
+
+def test_an_image_whose_answer_was_lost_is_not_written_again(record, monkeypatch):
+    with answer_lost(monkeypatch, record, "log_image"):
+        record.impatient().image(IMAGE, "samples", 1)
+    record.image(IMAGE, "samples", 1)
+    assert pictures_of(record) == 1
 
 
 def test_a_table_whose_writer_died_is_listed_and_has_its_rows_once(uri, record, monkeypatch, tmp_path):

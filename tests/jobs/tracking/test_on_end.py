@@ -14,7 +14,8 @@ import pytest
 from jobs.tracking import on_end
 from jobs.tracking.liveness import GONE, mark_dead
 from jobs.tracking.record import Record
-from jobs.tracking.store import TrackingError, client_of
+from jobs.tracking.store import client_of
+from jobs.tracking.uris import TrackingError
 from tests.jobs.record_facts import end_driver
 
 

@@ -7,8 +7,9 @@ import pytest
 from jobs.tracking.databases import artifact_location, check_artifact_location
 from jobs.tracking.record import Record
 from jobs.tracking.runs import find_run
-from jobs.tracking.store import TrackingError, check_store, open_store, server_command
-from tests.jobs.command_line import Running
+from jobs.tracking.store import check_store, open_store, server_command
+from jobs.tracking.uris import TrackingError
+from tests.jobs.command_line import Running, free_port
 from tests.jobs.postgres import ESCAPED, PASSWORD, postgres_server
 from tests.jobs.stores import (
     OPENER,
@@ -16,7 +17,6 @@ from tests.jobs.stores import (
     begins,
     check_runs,
     end_group,
-    free_port,
     wait_for_server,
     waiting,
     write_at_once,

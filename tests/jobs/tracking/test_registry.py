@@ -8,9 +8,10 @@ from jobs.evaluation.find_model import find_model
 from jobs.tracking import tag_names
 from jobs.tracking.record import Record
 from jobs.tracking.registry import promote, registered_versions, set_champion
-from jobs.tracking.store import TrackingError, open_store
+from jobs.tracking.store import open_store
+from jobs.tracking.uris import TrackingError
 from jobs.training.publish import release
-from tests.jobs.command_line import check_quiet, glowctl, sentence_of
+from tests.jobs.command_line import check_quiet, sentence_of
 from tests.jobs.served import default_store
 from tests.jobs.trained import NAME, train_into, work_in
 
@@ -133,10 +134,9 @@ def test_a_run_whose_name_looks_like_a_models_can_be_promoted(two):
         open_store(uri, "glow")[0].delete_model_version("glow-digits", "3")
 
 
-def test_models_and_promote_make_no_store(tmp_path):
+def test_models_and_promote_make_no_store(tmp_path, one_process):
     for arguments in (("models",), ("promote", "glow-digits/1", "best")):
-        done = glowctl(tmp_path, *arguments)
-        assert str(tmp_path / "mlflow.db") in sentence_of(done)
+        assert str(tmp_path / "mlflow.db") in sentence_of(one_process(tmp_path, *arguments))
     assert list(tmp_path.iterdir()) == []
 
 

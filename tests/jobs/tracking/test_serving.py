@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import requests
 
-from tests.jobs.command_line import environment
+from tests.jobs.command_line import environment, free_port
 from tests.jobs.requirements import closure, link
-from tests.jobs.served import IMAGE, every_bad, free_port, running, same
+from tests.jobs.served import IMAGE, every_bad, running, same
 
 
 @pytest.fixture(scope="module")

@@ -9,32 +9,23 @@ from functools import partial
 import pytest
 
 from jobs.tracking.runs import find_run, find_tagged, newest_run
-from jobs.tracking.store import (
-    FULL,
-    NoSuchRun,
-    TrackingError,
-    check_existing,
-    check_store,
-    client_of,
-    open_command,
-    open_store,
-    sentences,
-    without_password,
-)
-from jobs.tracking.uris import without_secrets
-from tests.jobs.command_line import Running, wait_until
+from jobs.tracking.store import FULL, check_existing, check_store, client_of, open_command, open_store, sentences
+from jobs.tracking.uris import NoSuchRun, TrackingError, without_password, without_secrets
+from tests.jobs.command_line import Running, free_port, wait_until
 from tests.jobs.stores import (
     OPENER,
     WRITER,
     begins,
     end_group,
-    free_port,
     mlflow_server,
     wait_for_server,
     waiting,
     write_at_once,
     writes,
 )
+
+SERVERS = ("localhost:5000", "127.0.0.1:5000/", "[::1]:5000", "my-host.example.org:80/mlflow")
+"""Addresses without a scheme, which are no folders."""
 
 EXPERIMENTS = ("one", "one", "two", "three")
 
@@ -139,6 +130,7 @@ def test_a_store_that_fails_is_one_sentence(uri, monkeypatch):
         ("s3://KEY:SECRET@bucket/runs", "s3://KEY:***@bucket/runs"),
         ("s3://bucket/runs?access_key=KEY&secret_key=SECRET", "s3://bucket/runs?access_key=***&secret_key=***"),
         ("s3://bucket/runs?region=eu", "s3://bucket/runs?region=eu"),
+        ("mysql://host/db?user=me&password=secret", "mysql://host/db?user=me&password=***"),
         ("http://host:5000/path", "http://host:5000/path"),
         ("sqlite:////home/me/mlflow.db", "sqlite:////home/me/mlflow.db"),
     ],
@@ -189,37 +181,29 @@ def test_a_path_that_an_address_reads_as_another_is_refused(tmp_path, name):
         assert name in raised.value.problem
 
 
-@pytest.mark.parametrize("uri", ["garbage!!://x y z", "gopher://host"])
-def test_an_address_that_is_none_is_called_so(uri):
+@pytest.mark.parametrize(
+    ("uri", "code", "shown"),
+    [
+        ("sqlite:///{here}/none/mlflow.db", "store-folder-missing", "{here}/none"),
+        ("sqlite:///{here}/text.db", "store-damaged", "{here}/text.db"),
+        ("postgresql://me:secret@127.0.0.1:1/db", "store-unreachable", "me:***@127.0.0.1"),
+        ("{here}", "store-address", "sqlite:///{here}/mlflow.db"),
+        ("file://{here}", "store-address", "sqlite:///{here}/mlflow.db"),
+        *[(folder, "store-address", "folder") for folder in ("runs", "/data/runs:5000/x", "file:///data/runs")],
+        *[(server, "store-address", f"--tracking-uri http://{server}") for server in SERVERS],
+        *[(none, "store-address", none) for none in ("garbage!!://x y z", "gopher://host")],
+        ("http://[", "store-address", "http://HOST:PORT"),
+        ("postgresql://me:secret@ho\u2100st/db", "store-address", "http://HOST:PORT"),
+    ],
+)
+def test_a_store_that_cannot_be_is_one_sentence(tmp_path, uri, code, shown):
+    (tmp_path / "text.db").write_text("not a database " * 60)
     with pytest.raises(TrackingError) as raised:
-        check_store(uri)
-    assert raised.value.code == "store-address"
-    assert uri in raised.value.problem
-    assert "sqlite:///" in raised.value.remedy
-
-
-@pytest.mark.parametrize("uri", ["localhost:5000", "127.0.0.1:5000/", "[::1]:5000", "my-host.example.org:80/mlflow"])
-def test_an_address_of_a_server_without_its_scheme_is_no_folder(uri):
-    with pytest.raises(TrackingError) as raised:
-        check_store(uri)
-    assert raised.value.code == "store-address"
-    assert f"http://{uri}" in raised.value.remedy
-    assert "folder" not in str(raised.value)
-
-
-@pytest.mark.parametrize("uri", ["runs", "./runs", "/data/runs:5000/x", "file:///data/runs"])
-def test_a_folder_is_refused_as_one(uri):
-    with pytest.raises(TrackingError, match="folder") as raised:
-        check_store(uri)
-    assert raised.value.code == "store-address"
-
-
-@pytest.mark.parametrize("uri", ["http://[", "postgresql://me:secret@ho\u2100st/db"])
-def test_an_address_that_python_cannot_parse_is_one_sentence(uri):
-    with pytest.raises(TrackingError, match="http://HOST:PORT") as raised:
-        check_store(uri)
-    assert raised.value.code == "store-address"
+        check_store(uri.format(here=tmp_path))
+    assert raised.value.code == code
+    assert shown.format(here=tmp_path) in str(raised.value)
     assert "secret" not in str(raised.value)
+    assert uri not in SERVERS or "folder" not in str(raised.value)
 
 
 @pytest.mark.parametrize("uri", ["sqlite:////data/my runs/mlflow.db", "postgresql://me:secret@host/db?a=b&c=d"])

@@ -16,7 +16,7 @@ from jobs.display.events import Epoch, Event, Resize, Restart, Started
 from jobs.specs.training import make_train_spec
 from jobs.tracking.record import Record
 from jobs.tracking.runs import find_run
-from jobs.tracking.store import TrackingError
+from jobs.tracking.uris import TrackingError
 from jobs.training.log import TrainingLog
 from jobs.training.messages import Attempt, Message, Stored
 from jobs.training.prepare import Work

@@ -20,9 +20,9 @@ LAYERS = {"input": "logit", "dequantization": "variational", "coupling": "spline
 @pytest.mark.ray
 def test_a_model_of_logits_learned_noise_and_splines_is_resumed_served_and_scored(tmp_path):
     flags = [part for name, value in LAYERS.items() for part in (f"--{name}", value)]
-    long = ("--per-class", "16", "--epochs", "12", "--checkpoint-every", "3", "--sample-every", "6")
+    long = ("--per-class", "16", "--epochs", "6", "--checkpoint-every", "3", "--sample-every", "3")
     running = Running(tmp_path, *SMOKE, *flags, *long)
-    running.wait_for("epoch 5/12")
+    running.wait_for("epoch 4/6")
     family = running.family()
     running.process.kill()
     running.wait()
@@ -30,11 +30,11 @@ def test_a_model_of_logits_learned_noise_and_splines_is_resumed_served_and_score
     run_id = run_id_of(running.lines())
     resumed = glowctl(tmp_path, "train", "--resume", run_id)
     assert resumed.returncode == 0, resumed.stderr
-    assert "epoch 3/12" not in resumed.stdout
+    assert "epoch 3/6" not in resumed.stdout
 
     checkpoint = results(tmp_path, run_id) / "checkpoint"
     weights = load_file(checkpoint / "model.safetensors")
-    expected = best_weights({**LAYERS, "per_class": 16, "epochs": 12, "checkpoint_every": 3})
+    expected = best_weights({**LAYERS, "per_class": 16, "epochs": 6, "checkpoint_every": 3})
     assert weights.keys() == expected.keys()
     assert all(np.array_equal(weights[name], expected[name]) for name in expected)
     run = record_of(tmp_path, run_id)

@@ -12,7 +12,7 @@ from jobs.outputs import KeptResult, remember
 from jobs.specs.ablation import make_ablate_spec
 from jobs.specs.training import make_train_spec
 from jobs.tracking.record import Record
-from jobs.tracking.store import NoSuchRun
+from jobs.tracking.uris import NoSuchRun
 from jobs.training import prepare as preparation
 from jobs.training.log import TrainingLog
 from jobs.training.messages import Attempt
