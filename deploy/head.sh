@@ -3,6 +3,9 @@
 #
 #   GLOW_STORAGE   place of checkpoints, results and MLflow's artifacts: s3://BUCKET/FOLDER, or a folder all nodes share
 #   GLOW_DATABASE  MLflow's database; without it, a SQLite file in ~/glow
+#   GLOW_IDLE_DOWN time such as 4h without a job after which this machine copies the SQLite file to GLOW_STORAGE and
+#                  ends itself; without it, never
+#   GLOW_SHUTDOWN  the command that ends this machine; without it, sudo shutdown -h now
 #
 # MLflow keeps running when Ray is restarted. To end it, or to change its settings: kill -- -"$(cat ~/glow/mlflow.pid)"
 set -euo pipefail
@@ -44,6 +47,8 @@ export GLOW_STORAGE RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE
 export RAY_JOB_STOP_WAIT_TIME_S=60 # for a stopped job to record its end; Ray kills it after 3 s otherwise
 unset OMP_NUM_THREADS # `ray up` sets it to 1, and jobs would inherit that
 
+[[ -n "${GLOW_DATABASE:-}" ]] || python -m jobs.cluster.idle restore
+
 # MLflow gets a separate session, and runs once per machine: the process that holds the lock keeps it until it ends.
 # The database is passed in the environment, because its URL may contain a password.
 mkdir -p ~/glow
@@ -75,5 +80,11 @@ health='{"health_check_initial_delay_ms": 5000, "health_check_period_ms": 1000,
 autoscaling=()
 if [[ -e ~/ray_bootstrap_config.yaml ]]; then # from `ray up`
   autoscaling=(--autoscaling-config ~/ray_bootstrap_config.yaml)
+fi
+[[ ! -e ~/glow/idle.pid ]] || kill "$(cat ~/glow/idle.pid)" 2>/dev/null || true
+rm -f ~/glow/idle.pid
+if [[ -n "${GLOW_IDLE_DOWN:-}" ]]; then
+  export GLOW_IDLE_DOWN
+  setsid python -m jobs.cluster.idle </dev/null >>~/glow/idle.log 2>&1 &
 fi
 exec ray start --head --port 6379 --dashboard-host 127.0.0.1 --system-config "$health" "${autoscaling[@]}" "$@"

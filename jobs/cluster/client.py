@@ -28,6 +28,7 @@ from jobs.errors import JobError
 from jobs.ray_runtime.connection import ENVIRONMENT, STOP_PATIENCE_S
 from jobs.system.retry import patient
 from jobs.system.verbosity import VERBOSE, unheeded
+from jobs.tracking import tag_names
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -61,6 +62,9 @@ POLL_S = 0.3
 
 ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
 """Ray's states of jobs that have ended."""
+
+CHECK = "check"
+"""The title of a job that only checks the cluster."""
 
 TOKEN_FILE = "~/.ray/auth_token"
 """File in which Ray looks for the cluster's token."""
@@ -203,6 +207,20 @@ class Cluster:
             # Ray keeps the driver of a deleted job in its list, but without an id or a time of submission.
             submitted = [job for job in self._client.list_jobs() if job.submission_id and job.start_time]
         return sorted(submitted, key=lambda job: job.start_time or 0, reverse=True)
+
+    def idle_since(self) -> float | None:
+        """Return when the last job ended, in seconds since 1970; 0 if there was none, None if one runs or waits.
+
+        Programs that connected to Ray without the Jobs API count too. Checks of the cluster (`CHECK`) do not.
+
+        Raises:
+            JobError: if the cluster does not answer any more.
+        """
+        with self._sentences():
+            jobs = [job for job in self._client.list_jobs() if (job.metadata or {}).get(tag_names.TITLE) != CHECK]
+        if not all(map(ended, jobs)):
+            return None
+        return max(((job.end_time or 0) / 1000 for job in jobs), default=0.0)
 
     def info(self, job: str) -> JobDetails:
         """Return the state of a job.

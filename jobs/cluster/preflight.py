@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from jobs.cluster.idle import seconds_left_here
 from jobs.display.displays import Wire
 from jobs.display.events import Checked, Node
 from jobs.errors import JobError
@@ -70,6 +71,7 @@ def examine(given_output: str, given_uri: str | None) -> Checked:
         tracking=without_password(uri) if uri else None,
         storage=output,
         problems=[*problems, *found],
+        seconds_left=seconds_left_here(),
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glow.datasets.names import absolute_dataset, dataset_label
-from jobs.cluster.client import Cluster
+from jobs.cluster.client import CHECK, Cluster
 from jobs.cluster.entry import REQUEST_FILE
 from jobs.cluster.preflight import CHECK_FILE
 from jobs.display.displays import Display, forgiving, sent_event
@@ -121,7 +121,7 @@ def check(cluster: Cluster, output: str, tracking_uri: str | None) -> Checked:
         JobError: if the cluster cannot run that job.
     """
     asked = json.dumps({"output": output, "tracking_uri": tracking_uri})
-    job = cluster.submit("jobs.cluster.preflight", "check", {CHECK_FILE: asked}, {tag_names.TITLE: "check"})
+    job = cluster.submit("jobs.cluster.preflight", CHECK, {CHECK_FILE: asked}, {tag_names.TITLE: CHECK})
     try:
         done = cluster.wait(job, CHECK_PATIENCE_S)
         lines = [line for line in cluster.log(job) if line.strip()]

@@ -188,7 +188,7 @@ def status(
 
 
 def _show_status(cluster: Cluster, running: list[JsonObject], found: Checked) -> None:
-    from jobs.text import count
+    from jobs.text import count, duration
 
     typer.echo(f"cluster   {cluster.address}, Ray {cluster.facts.ray}, Python {cluster.facts.python}")
     for node in found.nodes:
@@ -197,6 +197,8 @@ def _show_status(cluster: Cluster, running: list[JsonObject], found: Checked) ->
     typer.echo(f"jobs      {listed or 'none is running or waiting'}")
     typer.echo(f"tracking  {found.tracking or 'none'}")
     typer.echo(f"storage   {found.storage or 'none'}")
+    if found.seconds_left is not None:
+        typer.echo(f"ends      in {duration(max(0.0, found.seconds_left))} if no job comes (GLOW_IDLE_DOWN)")
     for problem in found.problems:
         typer.echo(f"wrong     {problem}")
     if not found.problems:

@@ -134,12 +134,15 @@ class Checked(Event, kind="checked"):
         tracking: the URI of the MLflow store; None if it cannot be used.
         storage: the folder or bucket for outputs; None if it cannot be used.
         problems: sentences on what is wrong.
+        seconds_left: seconds until the head ends if no job comes ($GLOW_IDLE_DOWN); None if a job runs or waits, or the
+            head never ends.
     """
 
     nodes: list[Node]
     tracking: str | None
     storage: str | None
     problems: list[str]
+    seconds_left: float | None = None
 
 
 # Data.

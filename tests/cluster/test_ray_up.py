@@ -197,18 +197,26 @@ def test_a_host_that_is_drained_costs_no_step(cluster):
     cluster.say(f"glowctl stop {job}")
 
 
-def test_a_run_goes_on_from_storage_when_the_head_is_gone(cluster):
-    job = cluster.submit(f"{SMOKE} --epochs 30 --workers 2 --cpus-per-worker 1 --checkpoint-every 5")
-    cluster.wait_for(job, lambda events: last_epoch(events) >= 12, 120)
-    run_id = of(cluster.events(job), "started")[0]["run_id"]
-    for host in (cluster.head, cluster.worker, cluster.other):
-        host.kill_all()
+def begin_again(cluster):
+    """Starts the cluster on machines that have lost what was on the head."""
     for file in (cluster.head.home / "glow").glob("mlflow*"):
         file.unlink()
     for host in (cluster.head, cluster.worker, cluster.other):
         host.start()
     cluster.user.run("pkill ssh")  # whose connections are gone
     cluster.up()
+
+
+def test_a_run_goes_on_from_storage_when_the_head_is_gone(cluster):
+    job = cluster.submit(f"{SMOKE} --epochs 30 --workers 2 --cpus-per-worker 1 --checkpoint-every 5")
+    cluster.wait_for(job, lambda events: last_epoch(events) >= 12, 120)
+    run_id = of(cluster.events(job), "started")[0]["run_id"]
+    for host in (cluster.head, cluster.worker, cluster.other):
+        host.kill_all()
+    log = cluster.say(f"glowctl logs {cluster.shared}/outputs/{run_id}")
+    shown = [f"epoch {event['epoch']}/30" for event in of(cluster.events(job), "epoch")]
+    assert [line for line in shown if line not in log] == []
+    begin_again(cluster)
     assert cluster.runs() == []
     said = cluster.say(f"glowctl train --resume {run_id}", 240)
     assert "epoch 30/30" in said
@@ -216,6 +224,27 @@ def test_a_run_goes_on_from_storage_when_the_head_is_gone(cluster):
     assert int(first.split()[1].split("/")[0]) > 10
     [(_, _, status)] = cluster.runs()
     assert status == "FINISHED"
+
+
+def test_an_idle_head_saves_the_record_and_ends_and_ray_up_brings_the_record_back(cluster):
+    home, before = cluster.head.home, cluster.runs()
+    variables = (
+        f"GLOW_STORAGE={cluster.shared} GLOW_IDLE_DOWN=20s GLOW_SHUTDOWN='touch ~/shut-down' RAY_AUTH_MODE=token"
+    )
+    job = cluster.submit(f"{LONG} --workers 1 --cpus-per-worker 1")
+    cluster.wait_for(job, lambda events: last_epoch(events) >= 1, 120)
+    watch = f"{variables} setsid ~/glow/venv/bin/python -m jobs.cluster.idle >~/idle.log 2>&1 </dev/null &"
+    assert cluster.head.run(f"cd ~/glow/code; {watch}").returncode == 0
+    time.sleep(30)
+    assert not (home / "shut-down").exists()  # a job runs
+    assert "ends " not in cluster.say("glowctl cluster status")
+    cluster.say(f"glowctl stop {job}")
+    wait_until((home / "shut-down").exists, timeout=60, every=1)
+    for host in (cluster.head, cluster.worker, cluster.other):
+        host.kill_all()
+    begin_again(cluster)
+    assert [run[:2] for run in cluster.runs()][: len(before)] == [run[:2] for run in before]
+    assert len(cluster.runs()) == len(before) + 1
 
 
 def test_ray_down_ends_it(cluster):
