@@ -373,7 +373,7 @@ def evaluation_run(work: Evaluation[Any], job: str, show: Show) -> Iterator[Eval
     record = _start_record(work, job)
     with (
         results_folder(work.spec.output, record.run_id) as folder,
-        logged(str(folder), record, show) as (run_log, show),
+        logged(f"{work.spec.output}/{record.run_id}", record, show) as (run_log, show),
     ):
         show(events.Evaluating(job, work.model.name, record.name, record.run_id))
         for note in work.notes:
