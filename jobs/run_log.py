@@ -24,7 +24,7 @@ from jobs.outputs import is_remote, open_storage
 from jobs.system.verbosity import separate_loggers, unheeded
 from jobs.tracking import tag_names
 from jobs.tracking.liveness import LOG_FILES
-from jobs.tracking.uris import redacted
+from jobs.tracking.uris import redacted, secrets_here
 
 if TYPE_CHECKING:
     from jobs.display.events import Event, Show
@@ -58,6 +58,7 @@ class LogFile(RotatingFileHandler):
 
     def __init__(self, folder: Path) -> None:
         self._first, self._earlier, newest = (folder / name for name in LOG_FILES)
+        self._secrets = secrets_here()
         super().__init__(newest, maxBytes=MOST_BYTES // len(LOG_FILES), backupCount=1, encoding="utf-8", delay=True)
         self.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
 
@@ -67,7 +68,7 @@ class LogFile(RotatingFileHandler):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return an entry without passwords."""
-        return redacted(super().format(record))
+        return redacted(super().format(record), self._secrets)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name is Python's
         """Do nothing: the disk may be full, which ends the run by its checkpoints, with a clear sentence."""

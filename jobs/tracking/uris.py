@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import urllib.parse
+from collections.abc import Iterable
 from pathlib import Path
 
 from glow.errors import UserError
@@ -96,18 +97,23 @@ def without_password(uri: str) -> str:
     return re.sub(SECRET, r"\1***", uri, flags=re.IGNORECASE)
 
 
-def redacted(text: str) -> str:
-    """Return a text with *** for every password in a URI, and for the values of variables whose names tell of secrets.
+def secrets_here() -> list[str]:
+    """Return the values of this process's environment variables whose names tell of secrets."""
+    named = (value for name, value in os.environ.items() if SECRET_NAME.search(name))
+    return [value for value in named if len(value) >= SECRET_LENGTH]
+
+
+def redacted(text: str, secrets: Iterable[str]) -> str:
+    """Return a text with *** for every password in a URI, and for these secrets.
 
     Example:
-        >>> redacted("cannot read https://me:secret@host/x?token=abc now")
-        'cannot read https://me:***@host/x?token=*** now'
+        >>> redacted("cannot read https://me:secret@host/x?token=abc as hunter2", ["hunter2"])
+        'cannot read https://me:***@host/x?token=*** as ***'
     """
     text = re.sub(r"(\b[a-z][a-z0-9+.-]*://[^:/?#@\s]*):\S*@", r"\1:***@", text)
     text = re.sub(SECRET.replace("[^&]*", r"[^&\s]*"), r"\1***", text, flags=re.IGNORECASE)
-    for name, value in os.environ.items():
-        if len(value) >= SECRET_LENGTH and SECRET_NAME.search(name):
-            text = text.replace(value, "***")
+    for secret in secrets:
+        text = text.replace(secret, "***")
     return text
 
 
