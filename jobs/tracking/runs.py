@@ -30,7 +30,7 @@ from jobs.tracking.store import (
     sentences,
     without_password,
 )
-from jobs.tracking.tag_names import JOB, PARENT, TRIAL
+from jobs.tracking.tag_names import JOB, PARENT, PRUNED, TRIAL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -280,12 +280,19 @@ def _newest(client: MlflowClient, experiments: Collection[str], which: str, numb
     return list(islice(every_run(client, experiments, which, page=number), number))
 
 
-def child_runs(uri: str, parent: Run) -> list[Run]:
-    """Return the runs that are nested directly under a run, the oldest first."""
+def child_runs(uri: str, parent: Run, *, pruned: bool = False) -> list[Run]:
+    """Return the runs that are nested directly under a run, the oldest first.
+
+    Args:
+        uri: the store.
+        parent: the run.
+        pruned: whether to return runs too that `glowctl prune` has deleted, which keep their metrics in MLflow's trash.
+    """
     client = client_of(uri)
     with sentences(uri):
         beneath = f"tags.`{PARENT}` = '{parent.info.run_id}'"
-        return list(every_run(client, [parent.info.experiment_id], beneath, "attributes.start_time ASC"))
+        found = every_run(client, [parent.info.experiment_id], beneath, "attributes.start_time ASC", deleted=pruned)
+        return [run for run in found if run.info.lifecycle_stage == "active" or PRUNED in run.data.tags]
 
 
 def page_of(uri: str, run: Run) -> str | None:

@@ -32,6 +32,9 @@ MODEL = "glow.model"
 MODEL_DIGEST = "glow.model_digest"
 """Digest of a model's weights and configuration."""
 
+PRUNED = "glow.pruned"
+"""On a run that `glowctl prune` deletes: when it began, in seconds since 1970."""
+
 RAY_JOB = "glow.ray_job"
 """On a run of a cluster: the id of its Ray job."""
 
