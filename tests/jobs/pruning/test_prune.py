@@ -79,7 +79,8 @@ def test_versions_that_a_user_may_need_stay(store, capsys):
     number = {word: store.version(run) for word, run in named.items()}
     store.client.set_registered_model_alias(NAME, "champion", number["alias"])
     store.client.update_model_version(NAME, number["description"], "the good one")
-    store.client.transition_model_version_stage(NAME, number["stage"], "Staging")
+    with pytest.warns(FutureWarning, match="stage"):
+        store.client.transition_model_version_stage(NAME, number["stage"], "Staging")
     store.client.set_model_version_tag(NAME, number["tag"], "owner", "me")
     store.client.copy_model_version(f"models:/{NAME}/{number['again']}", "production")
     done, stay = pruned(capsys, store.uri)
@@ -87,7 +88,8 @@ def test_versions_that_a_user_may_need_stay(store, capsys):
     assert "champion" in stay[named["alias"]]
     assert "owner" in stay[named["tag"]]
     assert "newest" in stay[named["newest"]]
-    assert all(map(store.is_whole, named.values() - {named["plain"], named["again"]}))
+    assert [word for word, run in named.items() if store.is_gone(run)] == ["plain"]
+    assert [word for word, run in named.items() if not store.is_whole(run)] == ["plain"]
 
 
 def test_a_folder_in_which_a_command_works_stays(store, capsys):
@@ -144,7 +146,7 @@ def test_an_ablation_is_compared_with_its_pruned_trials(store, capsys):
     for child in children:
         child.data.tags[tag_names.SPEC] = json.dumps({"permutation": "1x1", "seed": 0})
     table = trial_table(children, AblateSpec(train={"dataset": "digits"}), ["permutation"])
-    assert list(table["validation_bits_per_dim"][:3]) == [3.0, 4.0, 5.0]
+    assert sorted(table["validation_bits_per_dim"].dropna()) == [3.0, 4.0, 5.0]
 
 
 def test_checkpoints_in_a_bucket_are_deleted(tmp_path, uri, bucket, capsys):
@@ -225,20 +227,27 @@ def begun(target, *arguments):
     return process
 
 
-@pytest.mark.parametrize("is_done", [False, True])
-def test_a_kill_at_any_step_loses_nothing_and_the_next_call_finishes(store, capsys, is_done):
+@pytest.mark.parametrize(
+    ("steps", "is_done"),
+    [
+        ((2, 3, 6), False),
+        pytest.param(range(1, 20), False, marks=pytest.mark.slow),
+        pytest.param(range(1, 20), True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_kill_at_any_step_loses_nothing_and_the_next_call_finishes(store, capsys, steps, is_done):
     parent, trials = store.ablate(3)
     other, newest = store.train("other"), store.train("newest")
     evaluation = store.evaluate(trials[1])
     kept = files_in(store.folder / "outputs" / other) | files_in(store.folder / "outputs" / parent / "tune-1" / "0")
-    for step in range(1, 13):
+    for step in steps:
         process = begun(prune_until, store.uri, step, is_done)
         process.join(120)
         if process.exitcode == 0:
             break
         assert process.exitcode == -signal.SIGKILL
         assert all(map(store.is_whole, [trials[0], other, newest]))
-    assert step > 4  # writes of one run are more than that
+    assert step > 5  # the writes for one run are more than that
     pruned(capsys, store.uri, trials=True)
     assert all(map(store.is_gone, trials[1:]))
     assert store.client.get_run(evaluation).info.lifecycle_stage == "deleted"
