@@ -37,6 +37,7 @@ __all__ = [
     "KeptRun",
     "claimed",
     "find_kept",
+    "folder_of_trial",
     "is_remote",
     "open_storage",
     "place_named",
@@ -141,6 +142,14 @@ def results_folder(place: str, name: str = "") -> Iterator[Path]:
     folder = Path(place, name)
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
+
+
+def folder_of_trial(place: str, label: str) -> str:
+    """Return the folder of a trial, in the folder of its ablation or in a bucket.
+
+    It has the results of the trial, its ``trial.json`` and, if it has several workers, the checkpoints of Ray Train.
+    """
+    return f"{place}/trials/{label.replace(' ', '-')}"
 
 
 @contextmanager

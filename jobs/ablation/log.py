@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.display.events import Show, TrialEnded, TrialEvent
-from jobs.outputs import KeptResult, remember, results_folder
+from jobs.outputs import KeptResult, folder_of_trial, remember, results_folder
 from jobs.ray_runtime.resources import Resources
 from jobs.run_labels import training_name, varied
 from jobs.specs.ablation import AblateSpec
@@ -32,7 +32,7 @@ from jobs.training.worker import SCORE
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run
 
-__all__ = ["AblationLog", "Ended", "Failed", "OfTrial", "TrialOutbox", "TrialQueue", "folder_of_trial"]
+__all__ = ["AblationLog", "Ended", "Failed", "OfTrial", "TrialOutbox", "TrialQueue"]
 
 STATUSES = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 """The states of a trial that has ended, each with the status of its run in MLflow."""
@@ -97,14 +97,6 @@ class TrialOutbox:
     def put(self, message: Message | Failed) -> None:
         """Send a message of this trial."""
         self.queue.put(OfTrial(self.trial, message))
-
-
-def folder_of_trial(place: str, label: str) -> str:
-    """Return the folder of a trial, in the folder of its ablation or in a bucket.
-
-    It has the results of the trial, its ``trial.json`` and, if it has several workers, the checkpoints of Ray Train.
-    """
-    return f"{place}/trials/{label.replace(' ', '-')}"
 
 
 @dataclass

@@ -13,10 +13,10 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
-from jobs.ablation.log import Ended, Failed, OfTrial, TrialQueue, folder_of_trial
+from jobs.ablation.log import Ended, Failed, OfTrial, TrialQueue
 from jobs.ablation.search import make_scheduler, make_search
 from jobs.ablation.trial import Shared, trial_loop
-from jobs.outputs import KeptResult
+from jobs.outputs import KeptResult, folder_of_trial
 from jobs.system.verbosity import unheeded
 from jobs.training.progress import next_name
 from jobs.training.ray_trainer import cause_of, plain_reason

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from pyarrow.fs import FileSelector
 
-from jobs.ablation.log import folder_of_trial
 from jobs.errors import JobError
-from jobs.outputs import claimed, is_remote, open_storage, recall, unreadable
+from jobs.outputs import claimed, folder_of_trial, is_remote, open_storage, recall, unreadable
 from jobs.tracking import tag_names
 from jobs.training.progress import remove_checkpoints, whole_checkpoints
 

@@ -4,8 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from jobs.ablation.log import folder_of_trial
-from jobs.outputs import KeptResult, KeptRun, remember
+from jobs.outputs import KeptResult, KeptRun, folder_of_trial, remember
 from jobs.tracking import metric_names, tag_names
 from jobs.tracking.record import Record
 from jobs.tracking.store import client_of
