@@ -194,4 +194,4 @@ def _print(done: Sequence[Pruned], staying: Counter[str], deleted: bool) -> None
     else:
         print(f"{number} and {versions} would be deleted: {sizes}; add --yes to delete them")
     if staying:
-        print(text_table([["why others stay", "number"], *([why, str(times)] for why, times in staying.most_common())]))
+        print(text_table([["why others stay", "models"], *([why, str(times)] for why, times in staying.most_common())]))

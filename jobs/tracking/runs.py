@@ -165,6 +165,12 @@ def find_run(uri: str, experiment: str, given: str) -> Run:
         found = run_of_id(uri, given)
         if found is None and experiment_id is not None:
             found = _first_match(client, uri, [experiment_id], given)
+        if found is not None and PRUNED in found.data.tags:
+            raise NoSuchRun(
+                f"run {given!r} was deleted by glowctl prune",
+                remedy="list the runs that are left with glowctl runs",
+                code="run-not-found",
+            )
         if found is not None:
             return found
     without = "" if experiment_id is not None else ", which has no such experiment"
