@@ -125,6 +125,14 @@ def results_folder(place: str, name: str = "") -> Iterator[Path]:
     yield folder
 
 
+def folder_of_trial(place: str, label: str) -> str:
+    """Return the folder of a trial, in the folder of its ablation or in a bucket.
+
+    It has the results of the trial, its ``trial.json`` and, if it has several workers, the checkpoints of Ray Train.
+    """
+    return f"{place}/trials/{label.replace(' ', '-')}"
+
+
 @contextmanager
 def claimed(place: str, run_id: str, command: str) -> Iterator[None]:
     """Hold the lock of a run's folder, so that only one glowctl at a time works on the run.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.display.events import Show, TrialEnded, TrialEvent
-from jobs.outputs import KeptResult, remember, results_folder
+from jobs.outputs import KeptResult, folder_of_trial, remember, results_folder
 from jobs.ray_runtime.resources import Resources
 from jobs.run_labels import training_name, varied
 from jobs.specs.ablation import AblateSpec
@@ -95,14 +95,6 @@ class TrialOutbox:
     def put(self, message: Message | Failed) -> None:
         """Send a message of this trial."""
         self.queue.put(OfTrial(self.trial, message))
-
-
-def folder_of_trial(place: str, label: str) -> str:
-    """Return the folder of a trial, in the folder of its ablation or in a bucket.
-
-    It has the results of the trial, its ``trial.json`` and, if it has several workers, the checkpoints of Ray Train.
-    """
-    return f"{place}/trials/{label.replace(' ', '-')}"
 
 
 @dataclass

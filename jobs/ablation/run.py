@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pickle import UnpicklingError
 from typing import Any
 
-from jobs.ablation.log import AblationLog, folder_of_trial
+from jobs.ablation.log import AblationLog
 from jobs.ablation.prepare import Ablation, find_ablation, prepare_found
 from jobs.ablation.summary import summarize_ablation
 from jobs.ablation.trial import Shared
@@ -20,7 +20,16 @@ from jobs.ablation.tuner import make_tuner, reachable
 from jobs.display.displays import forgiving
 from jobs.display.events import Ablating, AblationStopped, Noted, Plan, Show
 from jobs.errors import JobError
-from jobs.outputs import KeptResult, claimed, find_kept, recall_trial, remember, results_folder, usable_output
+from jobs.outputs import (
+    KeptResult,
+    claimed,
+    find_kept,
+    folder_of_trial,
+    recall_trial,
+    remember,
+    results_folder,
+    usable_output,
+)
 from jobs.ray_runtime.event_queue import Channel
 from jobs.ray_runtime.resources import Resources, waiting
 from jobs.run_labels import ablation_description

@@ -143,7 +143,7 @@ def ablation_tables(uri: str, run: Run, spec: AblateSpec) -> Tables:
     Raises:
         TrackingError: if the store does not answer.
     """
-    children = [child for child in child_runs(uri, run) if tag_names.TRIAL in child.data.tags]
+    children = [child for child in child_runs(uri, run, pruned=True) if tag_names.TRIAL in child.data.tags]
     axes = axes_of(spec)
     return tables_of(uri, trial_table(children, spec, axes), axes)
 

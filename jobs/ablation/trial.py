@@ -22,7 +22,8 @@ from ray.util.queue import Queue
 
 from glow.checkpoint import UNWRITABLE
 from glow.errors import CheckpointError
-from jobs.ablation.log import Failed, OfTrial, TrialOutbox, TrialQueue, folder_of_trial
+from jobs.ablation.log import Failed, OfTrial, TrialOutbox, TrialQueue
+from jobs.outputs import folder_of_trial
 from jobs.ray_runtime.event_queue import make_queue
 from jobs.ray_runtime.resources import Resources
 from jobs.specs.ablation import AblateSpec, Values

@@ -20,9 +20,9 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
-from jobs.ablation.log import Ended, Failed, OfTrial, TrialQueue, folder_of_trial
+from jobs.ablation.log import Ended, Failed, OfTrial, TrialQueue
 from jobs.ablation.trial import Shared, trial_loop
-from jobs.outputs import KeptResult
+from jobs.outputs import KeptResult, folder_of_trial
 from jobs.specs.ablation import AblateSpec, Values
 from jobs.system.verbosity import unheeded
 from jobs.training.progress import next_name

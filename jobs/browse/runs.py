@@ -80,7 +80,7 @@ class Listed:
     Attributes:
         run: the run.
         experiment: name of its experiment.
-        trials: its trials, the oldest first; empty unless it is an ablation.
+        trials: its trials that were not pruned, the oldest first; empty unless it is an ablation.
         result: its result.
         is_beneath: whether it is a trial that is listed under its ablation.
     """
@@ -146,14 +146,14 @@ def _none(jobs: Sequence[str], trials: bool, where: str) -> str:
 
 
 def trials_of(uri: str, run: Run) -> list[Run]:
-    """Return the trials of a run, the oldest first; none unless it is an ablation.
+    """Return the trials of a run, pruned ones included, the oldest first; none unless it is an ablation.
 
     Raises:
         TrackingError: if the store does not answer.
     """
     if run.data.tags.get(tag_names.JOB) != "ablate":
         return []
-    return [child for child in child_runs(uri, run) if tag_names.TRIAL in child.data.tags]
+    return [child for child in child_runs(uri, run, pruned=True) if tag_names.TRIAL in child.data.tags]
 
 
 def seconds_of(run: Run) -> float:
@@ -209,7 +209,8 @@ def facts_of(run: Run, experiment: str, result: Result) -> JsonObject:
 
 def _listed(uri: str, run: Run, names: dict[str, str]) -> Listed:
     trials = trials_of(uri, run)
-    return Listed(run, names[run.info.experiment_id], trials, result_of(uri, run, trials))
+    left = [trial for trial in trials if trial.info.lifecycle_stage == "active"]
+    return Listed(run, names[run.info.experiment_id], left, result_of(uri, run, trials))
 
 
 def _with_trials(uri: str, found: Sequence[Listed]) -> Iterator[Listed]:

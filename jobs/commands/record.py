@@ -1,4 +1,4 @@
-"""The commands for recorded runs and models: `ui`, `runs`, `show`, `report`, `sync`, `models` and `promote`."""
+"""The commands for recorded runs and models: `ui`, `runs`, `show`, `report`, `sync`, `models`, `promote`, `prune`."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def add_record_commands(app: typer.Typer) -> None:
         (sync, "sync outputs/1a2b3c4d"),
         (models, "models glow-mnist"),
         (promote, "promote glow-mnist/3 production"),
+        (prune, "prune --trials --older 30d --keep-best 3"),
     ):
         app.command(epilog=f"Example: glowctl {example}", rich_help_panel=PANEL)(command)
 
@@ -246,3 +247,38 @@ def promote(
         return
     before = f"; it was version {done.before}" if done.before not in (None, done.version) else ""
     typer.echo(f"{done.uri} is version {done.version}{before}")
+
+
+def prune(
+    older: Annotated[
+        str,
+        typer.Option(help="Least time since a run ended, in hours, days or weeks: 12h, 30d, 2w. (e.g. --older 30d)"),
+    ],
+    trials: Annotated[
+        bool,
+        switch("--trials", "Delete only trials of ablations. Without it: also other trainings, and evaluations."),
+    ] = False,
+    keep_best: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Number of trials of each ablation that stay, the best by validation NLL. (e.g. --keep-best 3)"
+        ),
+    ] = 1,
+    yes: Annotated[bool, switch("--yes", "Delete. Without it: only list what would be deleted.")] = False,
+    experiment: Experiment = "glow",
+    json: Json = False,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """List old models that nothing needs, with their sizes, or delete them (--yes).
+
+    A model goes with its evaluations, its files in MLflow and in the output folder or bucket, its score tables, and
+    the version that its training has registered.
+
+    A model stays if its version has an alias such as champion, is the newest, or was edited; if it is registered a
+    second time; if one of its runs is younger than --older, is running, or has scores that an evaluation uses that
+    stays; or if another command is at work in its folder. Ablations stay, with their tables and figures. If the
+    command is interrupted, the next call completes it.
+    """
+    from jobs.pruning.run import prune as prune_runs
+
+    prune_runs(tracking_uri, experiment, older, trials, keep_best, yes, json)

@@ -214,7 +214,9 @@ def _study(uri: str, dataset: str, runs: Sequence[Run], models: list[Model], nam
     own = [run for run in runs if dataset_of(run) == dataset]
     ablations = _ablations([run for run in own if job_of(run) == "ablate" and _counts(run, named)], named)
     trials = {
-        ablation.info.run_id: [run for run in child_runs(uri, ablation) if tag_names.TRIAL in run.data.tags]
+        ablation.info.run_id: [
+            run for run in child_runs(uri, ablation, pruned=True) if tag_names.TRIAL in run.data.tags
+        ]
         for ablation in ablations
     }
     in_ablations = {run.info.run_id for group in trials.values() for run in group}

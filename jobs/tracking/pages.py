@@ -55,7 +55,12 @@ def every(search: Any, *arguments: Any, **named: Any) -> Iterator[Any]:
 
 
 def every_run(
-    client: MlflowClient, experiments: Collection[str], which: str = "", order: str = NEWEST_FIRST, page: int = 1000
+    client: MlflowClient,
+    experiments: Collection[str],
+    which: str = "",
+    order: str = NEWEST_FIRST,
+    page: int = 1000,
+    deleted: bool = False,
 ) -> Iterator[Run]:
     """Yield the runs that match a filter, from the given experiments.
 
@@ -65,5 +70,10 @@ def every_run(
         which: a filter in MLflow's syntax, such as "tags.`glow.job` = 'train'"; all runs if empty.
         order: an order in MLflow's syntax.
         page: number of runs per request.
+        deleted: whether to yield the runs in MLflow's trash too.
     """
-    return map(with_infinities, every(client.search_runs, list(experiments), which, order_by=[order], max_results=page))
+    from mlflow.entities import ViewType
+
+    view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+    found = every(client.search_runs, list(experiments), which, view, order_by=[order], max_results=page)
+    return map(with_infinities, found)

@@ -20,7 +20,7 @@ from jobs.system.verbosity import unheeded
 from jobs.tracking.liveness import mark_dead
 from jobs.tracking.pages import every, every_run, unbounded, with_infinities
 from jobs.tracking.store import check_existing, check_store, client_of, if_known, look_into, sentences
-from jobs.tracking.tag_names import JOB, PARENT, TRIAL
+from jobs.tracking.tag_names import JOB, PARENT, PRUNED, TRIAL
 from jobs.tracking.uris import NoSuchRun, TrackingError, without_password
 
 if TYPE_CHECKING:
@@ -130,6 +130,12 @@ def find_run(uri: str, experiment: str, given: str) -> Run:
         found = run_of_id(uri, given)
         if found is None and experiment_id is not None:
             found = _first_match(client, uri, [experiment_id], given)
+        if found is not None and PRUNED in found.data.tags:
+            raise NoSuchRun(
+                f"run {given!r} was deleted by glowctl prune",
+                remedy="list the runs that are left with glowctl runs",
+                code="run-not-found",
+            )
         if found is not None:
             return found
     without = "" if experiment_id is not None else ", which has no such experiment"
@@ -245,12 +251,19 @@ def _newest(client: MlflowClient, experiments: Collection[str], which: str, numb
     return list(islice(every_run(client, experiments, which, page=number), number))
 
 
-def child_runs(uri: str, parent: Run) -> list[Run]:
-    """Return the runs that are nested directly under a run, the oldest first."""
+def child_runs(uri: str, parent: Run, *, pruned: bool = False) -> list[Run]:
+    """Return the runs that are nested directly under a run, the oldest first.
+
+    Args:
+        uri: the store.
+        parent: the run.
+        pruned: whether to return runs too that `glowctl prune` has deleted, which keep their metrics in MLflow's trash.
+    """
     client = client_of(uri)
     with sentences(uri):
         beneath = f"tags.`{PARENT}` = '{parent.info.run_id}'"
-        return list(every_run(client, [parent.info.experiment_id], beneath, "attributes.start_time ASC"))
+        found = every_run(client, [parent.info.experiment_id], beneath, "attributes.start_time ASC", deleted=pruned)
+        return [run for run in found if run.info.lifecycle_stage == "active" or PRUNED in run.data.tags]
 
 
 def page_of(uri: str, run: Run) -> str | None:

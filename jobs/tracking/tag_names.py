@@ -38,6 +38,9 @@ ON_END = "glow.on_end"
 PLACE = "glow.place"
 """The folder of the run with its log, or its URI in a bucket."""
 
+PRUNED = "glow.pruned"
+"""On a run that `glowctl prune` deletes: when it began, in seconds since 1970."""
+
 RAY_JOB = "glow.ray_job"
 """On a run of a cluster: the id of its Ray job."""
 

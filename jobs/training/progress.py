@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -262,15 +262,35 @@ def remove_old_checkpoints(place: str) -> dict[str, Stood]:
         JobError: if the folder cannot be read.
     """
     kept = whole_checkpoints(place)
-    stay = {stood.path for stood in kept.values()}
     try:
-        files, infos = _listed(place)
-        for folder in {_checkpoint_of(info.path) for info in infos} - {""}:
-            if folder not in stay:
-                files.delete_dir(folder)
+        _remove_all_but(place, kept)
     except OSError as error:
         log.debug("old checkpoints in %s were not removed (%s)", place, error)
     return kept
+
+
+def remove_checkpoints(place: str, trials: Collection[str]) -> None:
+    """Remove all checkpoints of an ablation but the newest whole one of each trial that is not in `trials`.
+
+    No process may train in the folder. If this process is killed, call it again.
+
+    Args:
+        place: the path of the folder of the ablation, or its URI in a bucket; it need not exist.
+        trials: labels of trials.
+
+    Raises:
+        JobError: if the folder cannot be read.
+        OSError: if a file cannot be removed.
+    """
+    _remove_all_but(place, {label: stood for label, stood in whole_checkpoints(place).items() if label not in trials})
+
+
+def _remove_all_but(place: str, kept: Mapping[str, Stood]) -> None:
+    stay = {stood.path for stood in kept.values()}
+    files, infos = _listed(place)
+    for folder in {_checkpoint_of(info.path) for info in infos} - {""}:
+        if folder not in stay:
+            files.delete_dir(folder)
 
 
 def next_name(place: str, kind: str) -> str:
