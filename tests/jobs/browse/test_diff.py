@@ -203,6 +203,14 @@ def test_scores_of_other_images_or_noise_are_not_paired(capsys, uri, how):
         assert f"glowctl nll --model {one.run_id} and glowctl nll --model {two.run_id}" in last
 
 
+def test_scores_with_more_noises_or_gradients_are_paired_with_plain_ones(capsys, uri):
+    training(uri, MODELS[0], "one")
+    two = training(uri, MODELS[1], "two", splits=())
+    key = key_of(MODELS[1], "f1", 8, "test", 0, "float32", noise_samples=4, gradient_stride=10)
+    save_scores(key, labelled(scores_of(MODELS[1]), "mnist", "test"), two)
+    assert [each["dataset"] for each in told(capsys, uri, "one", "two")["nll"]] == ["mnist"]
+
+
 def test_a_table_that_is_gone_is_left_out(capsys, uri, two, tmp_path):
     key = key_of(MODELS[1], "f1", 8, "test", 0, "float32")
     (path,) = tmp_path.rglob(f"{key}.parquet")
