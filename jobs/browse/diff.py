@@ -214,6 +214,7 @@ def _compared(uri: str, a: Run, b: Run, data: str | None) -> list[Compared]:
     """Compare the models of two runs on the images that both have scored."""
     of_a, of_b = tables_by_images(uri, a), tables_by_images(uri, b)
     found = [each for key in of_a if key in of_b if (each := _compared_table(uri, of_a[key], of_b[key])) is not None]
+    found.sort(key=lambda each: (ORDER.index(each.split), each.dataset))
     chosen = [each for each in found if data in (None, each.dataset, each.name)]
     if data is not None and not chosen:
         raise SpecError(
@@ -221,7 +222,7 @@ def _compared(uri: str, a: Run, b: Run, data: str | None) -> list[Compared]:
             remedy=f"choose one of {', '.join(each.name for each in found)}" if found else _without_images(a, b),
             code="no-common-images",
         )
-    return sorted(chosen, key=lambda each: (ORDER.index(each.split), each.dataset))
+    return chosen
 
 
 def _compared_table(uri: str, of_a: tuple[str, str], of_b: tuple[str, str]) -> Compared | None:
@@ -235,11 +236,9 @@ def _compared_table(uri: str, of_a: tuple[str, str], of_b: tuple[str, str]) -> C
 
 def _without_images(a: Run, b: Run) -> str:
     """Return why the models of two runs have no image in common, and what helps."""
-    names = [name for name in ("image_shape", "bits") if name in a.data.params.keys() & b.data.params.keys()]
-    forms = [tuple(run.data.params[name] for name in names) for run in (a, b)]
-    if forms[0] != forms[1]:
-        (x, y), what = map(" and ".join, forms), " and ".join(names)
-        return f"the models take images of different form ({what} {x}, against {y}), so compare others"
+    pairs = {name: (a.data.params.get(name), b.data.params.get(name)) for name in ("image_shape", "bits")}
+    if other := [f"{name} {x} and {y}" for name, (x, y) in pairs.items() if x and y and x != y]:
+        return f"their images differ in {', '.join(other)}, so that no NLLs can be compared"
     tags = [{tag_names.MODEL: run.info.run_id, **run.data.tags} for run in (a, b)]  # a training has no such tag
     commands = [f"glowctl nll --model {of.get(tag_names.TRAIN_RUN, of[tag_names.MODEL])}" for of in tags]
     return f"score the same images with {' and '.join(commands)}"

@@ -198,7 +198,7 @@ def test_scores_of_other_images_or_noise_are_not_paired(capsys, uri, how):
     assert told(capsys, uri, "one", "two")["nll"] == []
     last = printed(capsys, uri, "one", "two").splitlines()[-1]
     if "bits" in how:
-        assert "bits 8, against 5" in last
+        assert "bits 8 and 5" in last
     else:
         assert f"glowctl nll --model {one.run_id} and glowctl nll --model {two.run_id}" in last
 
