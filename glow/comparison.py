@@ -2,7 +2,8 @@
 
 A configuration is one value per factor (permutation, depth, ...); a trial is the training of a configuration with a
 seed. Trials with the same seed see the data in the same order and with the same noise, so they are compared within a
-seed. All functions take a table with one row per trial and these columns, of which each function needs some:
+seed. All functions except `holm` and `compare_images` take a table with one row per trial and these columns, of which
+each function needs some:
 
 - one column per factor: str, int or float, without missing values
 - ``seed``: int; ``state``: one of `STATES`, where "stopped" means ended early by a scheduler
@@ -29,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from glow.ood.statistics import Estimate, mean_interval
 
@@ -172,6 +173,75 @@ def holm(p_N: np.ndarray) -> np.ndarray:
     steps = p_N[ascending] * np.arange(len(known), 0, -1)
     adjusted_N[ascending] = np.minimum(np.maximum.accumulate(steps), 1)
     return adjusted_N
+
+
+@dataclass(frozen=True)
+class ImageComparison:
+    """The difference of two models in the NLL of the same images, see `compare_images`.
+
+    Attributes:
+        difference_N: float (N,), the NLL of each image under a minus that under b; NaN for an image that is left out.
+        estimate: the mean difference and its 95 % interval.
+        p: two-sided p-value of the mean.
+        left_out: number of images that are left out, because their NLL is not finite under a model.
+
+    Example:
+        >>> comparison = compare_images(np.array([3.0, np.inf, 4.0]), np.array([2.0, 2.0, 2.0]))
+        >>> comparison.difference_N.tolist(), comparison.estimate.value, comparison.left_out
+        ([1.0, nan, 2.0], 1.5, 1)
+    """
+
+    difference_N: np.ndarray
+    estimate: Estimate
+    p: float
+    left_out: int
+
+    def extremes(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the positions of the images that differ most in either direction, at most `number` each.
+
+        Returns:
+            The images on which a is better than b by most, then those on which b is better, each with the largest
+            difference first.
+
+        Example:
+            >>> a_better, b_better = compare_images(np.array([3.0, 1.0, 4.0]), np.array([2.0, 2.0, 2.0])).extremes(1)
+            >>> a_better.tolist(), b_better.tolist()
+            ([1], [2])
+        """
+        ascending = np.argsort(self.difference_N, kind="stable")  # NaN comes last
+        signed = np.sign(self.difference_N[ascending])
+        return ascending[signed < 0][:number], ascending[signed > 0][::-1][:number]
+
+
+def compare_images(nll_a_N: np.ndarray, nll_b_N: np.ndarray) -> ImageComparison:
+    """Compare two models by their NLLs of the same images, with Student's paired t-test and interval (Student 1908).
+
+    Pairing removes the variation of the NLL between images, which is far larger than most differences of models. The
+    interval covers the mean difference over all images like these, of exactly these two models: other seeds of the same
+    settings would differ, too (`paired_differences`).
+
+    Args:
+        nll_a_N: float (N,), NLLs under model a.
+        nll_b_N: float (N,), NLLs of the same images under model b.
+
+    Returns:
+        The comparison. If fewer than two images have a finite NLL under both models, the interval and p are NaN.
+
+    Raises:
+        ValueError: if the numbers of images differ.
+
+    Example:
+        >>> comparison = compare_images(np.array([3.0, 5.0, 4.1]), np.array([3.1, 5.2, 4.1]))
+        >>> estimate = comparison.estimate
+        >>> [round(float(value), 3) for value in (estimate.value, estimate.low, estimate.high, comparison.p)]
+        [-0.1, -0.348, 0.148, 0.225]
+    """
+    if np.shape(nll_a_N) != np.shape(nll_b_N):
+        raise ValueError(f"a has {len(nll_a_N)} images, and b has {len(nll_b_N)}")
+    finite_N = np.isfinite(nll_a_N) & np.isfinite(nll_b_N)
+    difference_N = np.full(len(finite_N), np.nan)
+    difference_N[finite_N] = nll_a_N[finite_N] - nll_b_N[finite_N]
+    return ImageComparison(difference_N, *_t_test(difference_N[finite_N].tolist()), int((~finite_N).sum()))
 
 
 def conclusions(differences: pd.DataFrame) -> list[str]:
@@ -361,13 +431,22 @@ def _paired_test(of_a: Nlls, of_b: Nlls) -> dict[str, float]:
     balanced = [c for c in shared if len(shared[c]) == len(every)] or [most]
     # Summed by Python, because numpy warns of infinity minus infinity.
     differences = [sum(of_a[c][seed] - of_b[c][seed] for c in balanced) / len(balanced) for seed in shared[balanced[0]]]
-    n, mean, low, high, p = len(differences), sum(differences) / len(differences), np.nan, np.nan, np.nan
-    if n > 1 and math.isfinite(mean):
-        constant = np.ptp(differences) <= ROUNDING
-        estimate = Estimate(mean, mean, mean) if constant else mean_interval(np.array(differences))
-        low, high = estimate.low, estimate.high
-        p = float(abs(mean) <= ROUNDING if constant else 2 * stats.t.sf(abs(mean) / stats.sem(differences), n - 1))
-    return {"difference": mean, "low": low, "high": high, "p": p, "seeds": n, "configurations": len(balanced)}
+    estimate, p = _t_test(differences)
+    found = {"difference": estimate.value, "low": estimate.low, "high": estimate.high, "p": p}
+    return found | {"seeds": len(differences), "configurations": len(balanced)}
+
+
+def _t_test(differences: Sequence[float]) -> tuple[Estimate, float]:
+    """Return the mean of paired differences with its 95 % t interval, and the two-sided p-value of the t-test."""
+    n = len(differences)
+    mean = sum(differences) / n if n else np.nan
+    if n < 2 or not math.isfinite(mean):
+        return Estimate(mean, np.nan, np.nan), np.nan
+    if np.ptp(differences) <= ROUNDING:
+        return Estimate(mean, mean, mean), float(abs(mean) <= ROUNDING)
+    standard_error = np.std(differences, ddof=1) / math.sqrt(n)
+    p = 2 * special.stdtr(n - 1, -abs(mean) / standard_error)  # scipy.stats would add a second to each command
+    return mean_interval(np.array(differences)), float(p)
 
 
 def _checked(trials: pd.DataFrame, factors: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:

@@ -282,8 +282,8 @@ def _png_bits(image_HWC: np.ndarray) -> int:
 SHARD = 1000
 """Images per shard."""
 
-SCORED = ("train", "validation")
-"""Splits that a finished training scores, so that its model carries what thresholds for every batch size need."""
+SCORED = ("train", "validation", "test")
+"""Splits that a finished training scores: its thresholds need the first two, its result and comparisons the last."""
 
 
 def shards_of(splits: Mapping[str, Sized]) -> list[tuple[str, int]]:
@@ -297,7 +297,7 @@ def shards_of(splits: Mapping[str, Sized]) -> list[tuple[str, int]]:
 
     Example:
         >>> shards_of({"train": range(2500), "validation": range(300), "test": range(900)})
-        [('train', 0), ('train', 1000), ('train', 2000), ('validation', 0)]
+        [('train', 0), ('train', 1000), ('train', 2000), ('validation', 0), ('test', 0)]
     """
     return [(split, start) for split in SCORED for start in range(0, len(splits[split]), SHARD)]
 

@@ -1,4 +1,4 @@
-"""The commands for recorded runs and models: `ui`, `runs`, `show`, `report`, `sync`, `models`, `promote`, `prune`."""
+"""The commands for recorded runs and models, such as `ui`, `runs`, `show`, `diff`, `report` and `prune`."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def add_record_commands(app: typer.Typer) -> None:
         (ui, "ui --port 5001"),
         (runs, "runs --job train,ood --limit 50"),
         (show, "show 1a2b3c4d"),
+        (diff, "diff 1a2b3c4d 5e6f7a8b"),
         (report, "report --experiment glow"),
         (sync, "sync outputs/1a2b3c4d"),
         (models, "models glow-mnist"),
@@ -103,6 +104,32 @@ def show(
     from jobs.browse.show import show_run
 
     show_run(tracking_uri, experiment, run, json)
+
+
+def diff(
+    a: Annotated[
+        str, typer.Argument(help="Run, by its name, its id, or the first letters of the id; or a model.", metavar="RUN")
+    ],
+    b: Annotated[str, typer.Argument(help="Run to compare it with, named in the same ways.", metavar="RUN")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Data set, or data set and split, on which the models are compared. Without it: all that both have "
+            "scored. (e.g. --data 'mnist test')"
+        ),
+    ] = None,
+    experiment: AnyExperiment = None,
+    json: Json = False,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Show in what two runs differ: settings, code, packages, data, machines, metrics, and the NLL of each image.
+
+    The NLLs are compared on images that both models have scored: those of the data set that they were trained on, and
+    those of glowctl nll and ood. The difference is paired per image and has a 95 % interval.
+    """
+    from jobs.browse.diff import diff_runs
+
+    diff_runs(tracking_uri, experiment, (a, b), data, json)
 
 
 def report(

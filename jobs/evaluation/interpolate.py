@@ -148,7 +148,7 @@ def run(work: InterpolateWork, show: Show) -> np.ndarray:
         recorded.figure(image_rows(images, names, title), "interpolation")
         np.save(recorded.folder / "interpolation.npy", images)
         recorded.table(work.pairs.assign(end_error=end_error, ends_exact=exact), "interpolation")
-        recorded.record.metrics({"end_error": float(end_error.max()), "non_finite": non_finite})
+        recorded.metrics({"end_error": float(end_error.max()), "non_finite": non_finite})
         result = Interpolation(
             **recorded.known_as,
             pairs=len(images),

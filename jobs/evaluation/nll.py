@@ -77,8 +77,11 @@ def run(work: NllWork, show: Show) -> list[Row]:
         title = f"NLL of {evaluation.spec.split} images under {evaluation.model.title}"
         everything = pd.concat(scores.values(), ignore_index=True)
         recorded.figure(nll_histogram(everything, title), "nll_histogram")
-        recorded.record.metrics({f"bits_per_dim/{row['dataset']}": row["bits_per_dim"] for row in rows})
-        recorded.record.metrics({f"bits_per_dim_bound/{row['dataset']}": row["bits_per_dim"] for row in bounds})
+        for metric, of_datasets in (("bits_per_dim", rows), ("bits_per_dim_bound", bounds)):
+            recorded.metrics(
+                {f"{metric}/{row['dataset']}": row["bits_per_dim"] for row in of_datasets},
+                {f"{metric}/{row['dataset']}": (row["dataset"], evaluation.spec.split) for row in of_datasets},
+            )
         result = Nll(
             **recorded.known_as,
             split=evaluation.spec.split,

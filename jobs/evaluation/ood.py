@@ -289,7 +289,7 @@ def run(work: OodWork, show: Show) -> OodResult:
             recorded.figure(figure, name)
         if found.recommended is not None:
             recorded.record.tag(tag_names.RECOMMENDED, found.recommended)
-        recorded.record.metrics(_metrics(result, scores, work))
+        recorded.metrics(*_metrics(result, scores, work))
         event = Ood(
             **recorded.known_as,
             protocol=spec.protocol,
@@ -381,21 +381,28 @@ def _figures(
             yield f"corruptions-{detector}", pictures.corruption_grid(rows, title)
 
 
-def _metrics(result: OodResult, scores: Mapping[tuple[str, str], pd.DataFrame], work: OodWork) -> dict[str, float]:
-    """Return metrics by name. Those of typicality have no prefix, those of others the detector's name as prefix."""
-    metrics = {}
+def _metrics(
+    result: OodResult, scores: Mapping[tuple[str, str], pd.DataFrame], work: OodWork
+) -> tuple[dict[str, float], dict[str, tuple[str, str]]]:
+    """Return metrics by name, and the data set and split of those that have one.
+
+    Those of typicality have no prefix, those of others the detector's name as prefix.
+    """
+    metrics: dict[str, float] = {}
+    images: dict[str, tuple[str, str]] = {}
     for row in rows_of(result.ratios[result.ratios["detector"].isin(DETECTORS)]):
         prefix = "" if row["detector"] == "typicality" else f"{row['detector']}/"
         where = f"{row['dataset']}/M{row['batch_size']}"
-        metrics[f"{prefix}ood_ratio/{where}"] = row["ratio"]
-        for name in ("auroc", "aupr", "fpr95"):
-            if np.isfinite(row[name]):
-                metrics[f"{prefix}{name}/{where}"] = row[name]
+        found = {"ood_ratio": row["ratio"]}
+        found |= {name: row[name] for name in ("auroc", "aupr", "fpr95") if np.isfinite(row[name])}
+        metrics |= {f"{prefix}{name}/{where}": value for name, value in found.items()}
+        images |= {f"{prefix}{name}/{where}": (row["dataset"], "test") for name in found}
         if not prefix and row["dataset"] == work.own:
             metrics[f"threshold/M{row['batch_size']}"] = row["threshold"]
     for (name, split), table in scores.items():
         metrics[f"non_finite/{name}/{split}"] = float((~table["finite"]).sum())
-    return metrics
+        images[f"non_finite/{name}/{split}"] = name, split
+    return metrics, images
 
 
 def _result_line(result: OodResult, work: OodWork) -> str:

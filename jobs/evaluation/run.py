@@ -206,7 +206,7 @@ class Evaluation(Generic[Spec]):
         for (dataset, split), lazy in images.items():
             stride = max(1, len(lazy) // GRADIENT_REFERENCES) if split == "train" else 1
             of_split = how | {"gradient_stride": stride if gradients else 0}
-            tables.append(Table.of(dataset_label(dataset), split, lazy, self.model, of_split))
+            tables.append(Table.of(dataset, split, lazy, self.model, of_split))
         return replace(self, tables=tables, found=self._found(tables))
 
     def _found(self, tables: Sequence[Table]) -> dict[str, Scored]:
@@ -330,6 +330,17 @@ class EvaluationRun:
         self._scored_by |= runs
         self.record.tag(tag_names.SCORED_BY, json.dumps(self._scored_by))
 
+    def metrics(self, values: Mapping[str, float], of: Mapping[str, tuple[str, str]] | None = None) -> None:
+        """Write metrics of the run, which are also metrics of the model.
+
+        Args:
+            values: metric -> value.
+            of: metric -> label of the data set and split that it was measured on, for metrics that have one.
+        """
+        recorded_as = {(table.dataset, table.split): table.recorded_as for table in self._work.tables}
+        images = {metric: recorded_as[where] for metric, where in (of or {}).items()}
+        self.record.metrics(values, model_id=self._work.model.model_id, images=images)
+
     def describe(self, outcome: str | None = None, details: str = "") -> None:
         """Write the description that the MLflow UI shows above the run.
 
@@ -384,6 +395,10 @@ def evaluation_run(work: Evaluation[Any], job: str, show: Show) -> Iterator[Eval
             (folder / ENVIRONMENT_FILE).write_text(environment_text({machine_name(): machine_facts()}))
             if work.model.model_id is not None:
                 record.uses(work.model.model_id)
+            for table in work.tables:
+                context = "training" if table.split == "train" else table.split
+                shape = (len(table.images), *table.images.image_shape)
+                record.dataset(shape, *table.recorded_as, context, table.source)
             run.describe()
             yield run
             record.folder(folder)

@@ -117,7 +117,7 @@ def run(work: SampleWork, show: Show) -> dict[float, np.ndarray]:
             title = f"The same noise at several temperatures, {evaluation.model.title}"
             recorded.figure(image_rows(sweep, names, title), "temperatures")
             pictures.insert(0, "temperatures.png")
-        recorded.record.metrics({"non_finite": non_finite})
+        recorded.metrics({"non_finite": non_finite})
         listed = ", ".join(f"{temperature:g}" for temperature in samples)
         short = f"{rows * columns} images at each of the temperatures {listed}: `{'`, `'.join(pictures)}`"
         result = Samples(

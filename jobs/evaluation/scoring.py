@@ -21,6 +21,7 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrash
 
 from glow.config import GlowConfig
 from glow.datasets import LazyDataset
+from glow.datasets.names import dataset_label
 from glow.model import Glow
 from glow.scoring import SHARD, score
 from jobs.display.events import Scoring, Show
@@ -41,7 +42,9 @@ class Table:
     Attributes:
         dataset: label of the data set.
         split: train, validation or test.
+        source: name of the data set as `glow.datasets.open_dataset` takes it.
         images: the images of the split, which are read shard by shard.
+        fingerprint: fingerprint of the images.
         key: hash of all that the scores depend on: the model, the fingerprint of the images, the split, the seed and
             number of noise samples, the precision, and the stride of gradient norms.
         how: the settings of `glow.scoring.score`: seed, precision, noise_samples and gradient_stride.
@@ -49,14 +52,23 @@ class Table:
 
     dataset: str
     split: str
+    source: str
     images: LazyDataset
+    fingerprint: str
     key: str
     how: dict[str, Any]
 
     @classmethod
-    def of(cls, dataset: str, split: str, images: LazyDataset, model: TrainedModel, how: dict[str, Any]) -> Table:
+    def of(cls, source: str, split: str, images: LazyDataset, model: TrainedModel, how: dict[str, Any]) -> Table:
         """Make a table and compute its key. This reads all images once, for their fingerprint."""
-        return cls(dataset, split, images, key_of(model.digest, images.fingerprint(SHARD), split, **how), how)
+        fingerprint = images.fingerprint(SHARD)
+        key = key_of(model.digest, fingerprint, model.config.bits, split, **how)
+        return cls(dataset_label(source), split, source, images, fingerprint, key, how)
+
+    @property
+    def recorded_as(self) -> tuple[str, str]:
+        """The name and the digest of the images in MLflow, which are those of the inputs of trainings."""
+        return f"{self.source} {self.split}", self.fingerprint
 
     def of_these_images(self, scores: pd.DataFrame) -> pd.DataFrame:
         """Return scores with the name of this data set, this split, and the labels of these images.

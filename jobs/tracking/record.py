@@ -222,7 +222,12 @@ class Record:
         self._write_patiently(write)
 
     def metrics(
-        self, values: Mapping[str, float], step: int = 0, model_id: str | None = None, at: float = math.nan
+        self,
+        values: Mapping[str, float],
+        step: int = 0,
+        model_id: str | None = None,
+        at: float = math.nan,
+        images: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
         """Write the values of metrics at one step. Metrics that already have this step are skipped.
 
@@ -231,6 +236,8 @@ class Record:
             step: the step, such as an epoch.
             model_id: id of a logged model; the UI then shows the metrics with this model too.
             at: when they were measured, in seconds since 1970; NaN stands for the current time.
+            images: metric -> the data set that it was measured on, as name and digest (`dataset`), for metrics that
+                have one. `mlflow.search_logged_models` can then order models by the metric on this data set.
         """
         from mlflow.entities import Metric
 
@@ -240,7 +247,10 @@ class Record:
             missing = self._steps.without(values, step)
             if not missing:
                 return
-            metrics = [Metric(name, float(values[name]), milliseconds, step, model_id=model_id) for name in missing]
+            metrics = [
+                Metric(name, float(values[name]), milliseconds, step, model_id, *(images or {}).get(name, (None, None)))
+                for name in missing
+            ]
             with self._steps.adding(missing, step):
                 self._client.log_batch(self.run_id, metrics=metrics)
 

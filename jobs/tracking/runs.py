@@ -216,6 +216,27 @@ def run_of_id(uri: str, run_id: str) -> Run | None:
     return None
 
 
+def run_of_model(uri: str, given: str) -> Run | None:
+    """Return the run that logged the model with this URI (models:/... or runs:/...), or None if `given` is no such URI.
+
+    Raises:
+        TrackingError: if the store has no such model.
+        NoSuchRun: if the run of the model was deleted.
+    """
+    if not given.startswith(("models:", "runs:")):
+        return None
+    with sentences(uri):
+        run_id = _artifact_of(client_of(uri), given)[1]
+    found = run_of_id(uri, run_id or "")
+    if found is None:
+        raise NoSuchRun(
+            f"the run of the model {given} is not in {without_password(uri)}",
+            remedy="name a run that glowctl runs lists",
+            code="run-not-found",
+        )
+    return found
+
+
 def newest_run(uri: str, experiment: str, job: str) -> Run:
     """Return the newest finished run of one kind of job in the experiment.
 

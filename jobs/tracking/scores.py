@@ -7,6 +7,7 @@ depend on: weights, images, seed, precision. Trainings and evaluations store tab
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,29 +16,38 @@ import pandas as pd
 
 from jobs.tracking import tag_names
 from jobs.tracking.record import Record
-from jobs.tracking.runs import find_tagged, read_table
+from jobs.tracking.runs import child_runs, find_tagged, read_table
 
 if TYPE_CHECKING:
     from glow.model import Precision
+    from jobs.tracking.runs import Run
 
 VERSION = 2
 """Version of a score table's columns, which is part of the key, so that tables of other versions are not found."""
+
+FOLDER = "scores"
+"""Folder of the score tables among a run's artifacts."""
 
 
 def key_of(
     model_digest: str,
     fingerprint: str,
+    bits: int,
     split: str,
     seed: int,
     precision: Precision,
     noise_samples: int = 1,
     gradient_stride: int = 0,
 ) -> str:
-    """Return the key of a score table: a digest of everything that its scores depend on.
+    """Return the key of a score table, which contains everything that its scores depend on.
+
+    The part before the first "-" is equal for all tables whose NLLs can be compared image by image: those of the same
+    images and noise, under any model.
 
     Args:
         model_digest: digest of the model's weights and configuration.
         fingerprint: fingerprint of the images.
+        bits: bits per value with which the model sees the images.
         split: the split of the images, such as "test".
         seed: seed of the dequantisation noise.
         precision: precision of the computation, such as "float32".
@@ -45,20 +55,15 @@ def key_of(
         gradient_stride: n, if the table has the gradient norms of every n-th image; 0 if it has none.
 
     Example:
-        >>> key_of("a1", "b2", "test", 0, "float32") == key_of("a1", "b2", "test", 1, "float32")
+        >>> key_of("a1", "b2", 8, "test", 0, "float32", noise_samples=4).partition("-")[2]
+        'a1-noises4'
+        >>> key_of("a1", "b2", 8, "test", 0, "float32") == key_of("a1", "b2", 8, "test", 1, "float32")
         False
     """
-    parts = (
-        VERSION,
-        model_digest,
-        fingerprint,
-        split,
-        seed,
-        precision,
-        *([noise_samples] if noise_samples > 1 else []),
-        *([f"gradients/{gradient_stride}"] if gradient_stride else []),
-    )
-    return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:16]
+    images = hashlib.sha256(" ".join(map(str, (VERSION, fingerprint, bits, split, seed, precision))).encode())
+    more = [f"noises{noise_samples}"] if noise_samples > 1 else []  # the NLL is that of the first noise
+    more += [f"gradients{gradient_stride}"] if gradient_stride else []
+    return "-".join([images.hexdigest()[:16], model_digest, *more])
 
 
 def save_scores(key: str, table: pd.DataFrame, record: Record) -> None:
@@ -66,8 +71,8 @@ def save_scores(key: str, table: pd.DataFrame, record: Record) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"{key}.parquet")
         table.to_parquet(path, index=False)
-        record.file(path, "scores")
-    record.tag(f"{tag_names.SCORES}.{key}", f"scores/{path.name}")
+        record.file(path, FOLDER)
+    record.tag(f"{tag_names.SCORES}.{key}", _path_of(key))
 
 
 def find_scores(uri: str, experiment: str, key: str) -> tuple[pd.DataFrame, str] | None:
@@ -84,6 +89,34 @@ def find_scores(uri: str, experiment: str, key: str) -> tuple[pd.DataFrame, str]
     run_id, path = found
     table = read_table(uri, run_id, path)
     return None if table is None else (table, run_id)
+
+
+def tables_by_images(uri: str, run: Run) -> dict[str, tuple[str, str]]:
+    """Return where the score tables of a run's model are.
+
+    Args:
+        uri: the store.
+        run: a training, whose evaluations count too, or an evaluation. The tables of its background model do not count.
+
+    Returns:
+        The part of the key of a table that depends on the images -> the id of the run that has the table, and its path.
+    """
+    prefix = f"{tag_names.SCORES}."
+    own = {name.removeprefix(prefix): run.info.run_id for name in run.data.tags if name.startswith(prefix)}
+    model = run.data.tags.get(tag_names.MODEL_DIGEST) or next((key.split("-")[1] for key in own if "-" in key), None)
+    tables = dict(own)
+    for each in (run, *child_runs(uri, run)):
+        tables |= json.loads(each.data.tags.get(tag_names.SCORED_BY, "{}"))
+    found = {}
+    for key, run_id in tables.items():
+        images, _, scored = key.partition("-")
+        if model is not None and scored.split("-")[0] == model:
+            found[images] = run_id, _path_of(key)
+    return found
+
+
+def _path_of(key: str) -> str:
+    return f"{FOLDER}/{key}.parquet"
 
 
 def labelled(table: pd.DataFrame, dataset: str, split: str) -> pd.DataFrame:

@@ -232,7 +232,11 @@ class TrainingLog:
         result = self.result(progress, folder, seconds, test_bits_per_dim, released.uri)
         _write_files(result, progress, samples, folder)
         (folder / ENVIRONMENT_FILE).write_text(self._environment())
-        self._run.metrics(_final_metrics(result), result.best_epoch, released.model_id)
+        digests = self._work.digests()
+        names = [f"{self._work.spec.dataset} {split}" for split in ("test", "validation")]
+        test, validation = ((name, digests[name]) for name in names)
+        images = {metric_names.TEST: test, metric_names.TEST_ORIGINAL: test, metric_names.BEST_VALIDATION: validation}
+        self._run.metrics(_final_metrics(result), result.best_epoch, released.model_id, images=images)
         self._run.folder(folder, leave_out=CHECKPOINT)  # the logged model contains the checkpoint
         self._run.describe(training_description(self._work.spec, self._run.run_id, result, self._work.notes))
         return result

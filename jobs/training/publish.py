@@ -68,7 +68,8 @@ def release(
     scores = gathered(work, checkpoint, tables)
     model_digest = digest_of(checkpoint)
     for split, table in scores.items():
-        key = key_of(model_digest, digests[f"{dataset} {split}"], split, seed=0, precision="float32")
+        fingerprint = digests[f"{dataset} {split}"]
+        key = key_of(model_digest, fingerprint, work.config.bits, split, seed=0, precision="float32")
         save_scores(key, labelled(table, dataset, split), record)
     name = registered_name(dataset, work.spec.bits)
     tags = {

@@ -22,6 +22,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from glow.checkpoint import load_checkpoint, save_checkpoint
 from glow.datasets import LazyDataset
+from glow.distributed import all_reduce_sum
 from glow.model import Glow
 from glow.scoring import score_shard, shards_of
 from glow.training.trainer import StepResult, Trainer, mean_bits_per_dim
@@ -256,11 +257,11 @@ class Outcome:
 
 
 def train_share(settings: WorkerSettings, session: Session) -> Outcome:
-    """Train on this worker's share of the images until the last epoch, then score the test set.
+    """Train on this worker's share of the images until the last epoch, then score the best model.
 
-    The training continues from the last checkpoint if there is one. The worker also scores its part of the training and
-    validation images (`glow.scoring.SCORED`) and sends the scores, its warnings and errors to the driver. The first
-    worker on each machine sends what the machine is made of and, at intervals, its load.
+    The training continues from the last checkpoint if there is one. The worker also scores its part of all images
+    (`glow.scoring.SCORED`) and sends the scores, its warnings and errors to the driver. The first worker on each
+    machine sends what the machine is made of and, at intervals, its load.
     """
 
     def tell(figures: dict[str, float]) -> None:
@@ -320,13 +321,16 @@ def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
             if plan.after_epoch(result.epoch, last):
                 save(_metrics(progress.epochs[-1], last), after_epoch=True)
         model = keeper.best_model()
-    test = mean_bits_per_dim(model, images["test"])
-    if session.rank == 0:
-        samples = draw_samples(model, trainer.epoch, spec.temperature, splits["validation"])
-        settings.outbox.put(Tested(test, samples))
+    samples = draw_samples(model, trainer.epoch, spec.temperature, splits["validation"]) if session.rank == 0 else None
+    total = torch.zeros((), dtype=torch.float64, device=session.device)
     for split, start in shards_of(splits)[session.rank :: session.workers]:
         table = score_shard(model, splits[split], start)
         settings.outbox.put(Scores(split, start, table))
+        if split == "test":
+            total += table["bits_per_dim"].to_numpy().sum()  # pandas would leave out NaN
+    test = all_reduce_sum(total).item() / len(splits["test"])
+    if samples is not None:
+        settings.outbox.put(Tested(test, samples))
     best = progress.best.validation_bits_per_dim if session.rank == 0 else math.nan
     return Outcome(best, test, seconds_so_far())
 

@@ -6,7 +6,16 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from glow.comparison import STATES, conclusions, configuration_names, holm, paired_differences, summarize, unfinished
+from glow.comparison import (
+    STATES,
+    compare_images,
+    conclusions,
+    configuration_names,
+    holm,
+    paired_differences,
+    summarize,
+    unfinished,
+)
 
 FACTORS = ["permutation", "depth"]
 PERMUTATIONS = ["reverse", "shuffle", "1x1"]
@@ -465,3 +474,68 @@ def test_trials_that_all_failed_give_tables_without_values():
 def test_impossible_tables_are_refused(function, change, factors, message):
     with pytest.raises(ValueError, match=message):
         function(pd.DataFrame([trial(), trial(seed=1) | change]), factors)
+
+
+def nlls_of_images(rng, images, difference=0.01, spread=0.05):
+    """NLLs of images under two models: alike, with long tails to one side, and a known mean difference a - b."""
+    of_b = rng.gamma(4.0, 0.5, images)
+    return of_b + difference + spread * (rng.gamma(2.0, 1.0, images) - 2.0), of_b
+
+
+@pytest.mark.parametrize("images", [2, 30, 10_000])
+def test_images_are_compared_as_by_the_paired_t_test_of_scipy(images):
+    a, b = nlls_of_images(np.random.default_rng(images), images)
+    found, expected = compare_images(a, b), stats.ttest_rel(a, b)
+    interval = expected.confidence_interval(0.95)
+    np.testing.assert_allclose(
+        [found.estimate.value, found.estimate.low, found.estimate.high, found.p],
+        [np.mean(a - b), interval.low, interval.high, expected.pvalue],
+        rtol=1e-9,
+    )
+    np.testing.assert_allclose(found.difference_N, a - b)
+
+
+@pytest.mark.parametrize("images", [100, 2000])
+def test_the_interval_of_paired_images_covers_the_true_difference(images):
+    rng, trials = np.random.default_rng(0), 2000
+    comparisons = [compare_images(*nlls_of_images(rng, images, difference=0.01)) for _ in range(trials)]
+    covered = sum(each.estimate.low <= 0.01 <= each.estimate.high for each in comparisons)
+    # Five standard deviations of a count at 95 %, and up to a percent because the differences are skewed.
+    assert abs(covered / trials - 0.95) < 0.01 + 5 * math.sqrt(0.95 * 0.05 / trials)
+    rejected = sum(compare_images(*nlls_of_images(rng, images, difference=0.0)).p < 0.05 for _ in range(trials))
+    assert abs(rejected / trials - 0.05) < 0.01 + 5 * math.sqrt(0.95 * 0.05 / trials)
+
+
+def test_pairing_resolves_a_difference_that_is_lost_in_the_variation_between_images():
+    a, b = nlls_of_images(np.random.default_rng(0), 1000, difference=0.02)
+    assert compare_images(a, b).p < 1e-6
+    assert stats.ttest_ind(a, b).pvalue > 0.5
+
+
+def test_images_without_a_finite_nll_under_a_model_are_left_out_and_counted():
+    a, b = np.array([1.0, np.inf, 3.0, np.nan, 2.0, np.inf]), np.array([2.0, 1.0, 3.5, 1.0, np.inf, np.inf])
+    found = compare_images(a, b)
+    assert found.left_out == 4
+    np.testing.assert_array_equal(found.difference_N, [-1.0, np.nan, -0.5, np.nan, np.nan, np.nan])
+    assert found.estimate == compare_images(a[[0, 2]], b[[0, 2]]).estimate
+    nothing = compare_images(a[1:2], b[1:2])
+    assert (nothing.left_out, [*map(len, nothing.extremes(3))]) == (1, [0, 0])
+    assert all(map(math.isnan, (nothing.estimate.value, nothing.estimate.low, nothing.p)))
+
+
+def test_equal_models_differ_by_exactly_nothing():
+    nlls = np.random.default_rng(0).normal(size=50)
+    found = compare_images(nlls, nlls.copy())
+    assert (found.estimate.value, found.estimate.low, found.estimate.high, found.p) == (0, 0, 0, 1)
+    assert [*map(len, found.extremes(3))] == [0, 0]
+
+
+def test_the_images_that_differ_most_come_first_on_the_side_of_the_better_model():
+    found = compare_images(np.array([0.0, -3.0, 2.0, np.nan, -1.0, 5.0, 0.5]), np.zeros(7))
+    assert [side.tolist() for side in found.extremes(2)] == [[1, 4], [5, 2]]
+    assert [side.tolist() for side in found.extremes(9)] == [[1, 4], [5, 2, 6]]
+
+
+def test_models_are_not_compared_on_different_numbers_of_images():
+    with pytest.raises(ValueError, match="a has 2 images, and b has 3"):
+        compare_images(np.zeros(2), np.zeros(3))

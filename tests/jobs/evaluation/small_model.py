@@ -6,8 +6,12 @@ import torch
 
 from glow import Glow, save_checkpoint
 from glow.config import GlowConfig
+from glow.scoring import score
+from jobs.evaluation.run import Evaluation
+from jobs.tracking.record import Record
+from jobs.tracking.scores import save_scores
 
-__all__ = ["SHAPE", "save_model", "where"]
+__all__ = ["SHAPE", "record_scores", "save_model", "where"]
 
 SHAPE = (1, 8, 8)
 
@@ -24,3 +28,13 @@ def save_model(folder: Path, seed: int = 0) -> Glow:
 def where(folder: Path) -> dict[str, str]:
     """Return the settings that keep the record and the results of an evaluation in the folder."""
     return {"tracking_uri": f"sqlite:///{folder}/mlflow.db", "output": str(folder / "out")}
+
+
+def record_scores(work: Evaluation, model: Glow, name: str) -> str:
+    """Record the scores that an evaluation lacks, as an earlier run would have done; return the id of that run."""
+    record = Record.start(work.uri, "glow", name, {}, {})
+    with record.running():
+        for table in work.missing:
+            images, labels = table.images.images(0, len(table.images)), table.images.labels
+            save_scores(table.key, score(model, images, labels), record)
+    return record.run_id

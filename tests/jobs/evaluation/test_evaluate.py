@@ -104,12 +104,12 @@ def model_at(uri, run_id):
 
 
 def test_no_image_is_scored_twice(evaluated):
-    """The job nll scores the test set of the digits, and the job ood finds these scores."""
-    _, run_id, ends, events = evaluated
+    """The training has scored all images of the digits, and both jobs find these scores."""
+    _, run_id, _, events = evaluated
     scored = [(event["dataset"], event["split"], event["from_run"]) for event in events if event["event"] == "scored"]
-    assert {at for name, split, at in scored if name == "digits" and split != "test"} == {run_id}  # its training's
-    assert scored.count(("digits", "test", None)) == 1
-    assert scored.count(("digits", "test", ends["nll"]["run_id"])) == 1
+    assert {at for name, _, at in scored if name == "digits"} == {run_id}
+    assert scored.count(("digits", "test", run_id)) == 2
+    assert {at for name, _, at in scored if name != "digits"} == {None}
     assert {(name, split) for name, split, _ in scored} == {
         ("digits", "train"),
         ("digits", "validation"),
@@ -163,7 +163,9 @@ def test_several_noise_samples_give_the_importance_weighted_bound(store):
 
 def test_the_score_table_is_in_mlflow_and_complete(evaluated):
     folder, _, ends, _ = evaluated
-    table = scores(folder, ends["nll"]["run_id"])
+    scored_by = json.loads(find_run(uri_of(folder), "glow", ends["nll"]["run_id"]).data.tags["glow.scored_by"])
+    ((key, at),) = scored_by.items()
+    table = table_of(uri_of(folder), at, f"scores/{key}.parquet")
     assert list(table.columns) == [
         "dataset",
         "split",

@@ -7,17 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glow import Glow
-from glow.scoring import score
 from jobs.display.events import Event, Nll, Ood
 from jobs.evaluation import nll, ood
-from jobs.evaluation.run import Evaluation
 from jobs.specs.base import validated
 from jobs.specs.evaluation import NllSpec, OodSpec
-from jobs.tracking.record import Record
 from jobs.tracking.runs import find_run
-from jobs.tracking.scores import save_scores
-from tests.jobs.evaluation.small_model import SHAPE, save_model, where
+from tests.jobs.evaluation.small_model import SHAPE, record_scores, save_model, where
 
 
 @pytest.fixture
@@ -33,16 +28,6 @@ def save_arrays(folder, labels):
     for split in ("train", "test"):
         np.savez(folder / f"{split}.npz", images=images, labels=labels)
     return f"arrays:{folder}"
-
-
-def record_scores(work: Evaluation, model: Glow, name: str) -> str:
-    """Record scores of all images of an evaluation, as an earlier run would have done; return the id of that run."""
-    record = Record.start(work.uri, "glow", name, {}, {})
-    with record.running():
-        for table in work.tables:
-            images, labels = table.images.images(0, len(table.images)), table.images.labels
-            save_scores(table.key, score(model, images, labels), record)
-    return record.run_id
 
 
 @pytest.mark.parametrize(("before", "now"), [([0] * 6, [0, 1, 2, 2, 1, 2]), ([0, 1, 2, 3, 4, 5], [0, 1, 1, 1, 0, 1])])

@@ -15,7 +15,9 @@ from glow.datasets import LazyDataset
 from jobs.display.events import Epoch, Event, Resize, Restart, Started
 from jobs.specs.training import make_train_spec
 from jobs.tracking.record import Record
-from jobs.tracking.runs import find_run
+from jobs.tracking.runs import find_run, model_id_of, read_table
+from jobs.tracking.scores import tables_by_images
+from jobs.tracking.store import client_of
 from jobs.tracking.uris import TrackingError
 from jobs.training.log import TrainingLog
 from jobs.training.messages import Attempt, Message, Stored
@@ -107,19 +109,43 @@ def test_a_checkpoint_that_ray_has_deleted_is_passed_over(tmp_path):
     assert record.steps == {}
 
 
-def test_samples_of_the_best_model_are_drawn_if_the_driver_was_not_told_of_them(tmp_path, empty_store):
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    work = work_in(tmp_path)
+@pytest.fixture(scope="module")
+def concluded(tmp_path_factory, empty_store):
+    """Conclude a training whose driver was not told of any result; return its work, its run and its folder."""
+    folder = tmp_path_factory.mktemp("concluded")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    work = work_in(folder)
     record = Record.start(work.tracking_uri, "glow", "train x", work.tags(), {})
-    log = TrainingLog(work, record, print)
     model = Glow(work.config)
     model.initialize(work.splits["train"].images(0, 64))
-    save_checkpoint(model, tmp_path / "results" / "checkpoint")
-    log.conclude(Progress([epoch(1, 2.0)], [], best_epoch=1), tmp_path / "results", 1.0, 1.5)
-    run = find_run(work.tracking_uri, "glow", "train x")
+    save_checkpoint(model, folder / "results" / "checkpoint")
+    progress = Progress([epoch(1, 2.0)], [], best_epoch=1)
+    TrainingLog(work, record, print).conclude(progress, folder / "results", 1.0, 1.5)
+    return work, find_run(work.tracking_uri, "glow", "train x"), folder
+
+
+def test_samples_of_the_best_model_are_drawn_if_the_driver_was_not_told_of_them(concluded):
+    _, run, folder = concluded
     assert run.data.metrics["inverse_error"] < 0.01
     assert run.data.metrics["test/bits_per_dim"] == 1.5
-    assert (tmp_path / "results" / "samples.png").is_file()
+    assert (folder / "results" / "samples.png").is_file()
+
+
+def test_the_results_are_metrics_of_the_model_with_the_images_that_they_were_measured_on(concluded):
+    work, run, _ = concluded
+    model_id = model_id_of(work.tracking_uri, run)
+    assert model_id is not None
+    metrics = client_of(work.tracking_uri).get_logged_model(model_id).metrics or []
+    measured_on = {metric.key: (metric.dataset_name, metric.dataset_digest) for metric in metrics}
+    for name, split in (("test/bits_per_dim", "test"), ("validation/best_bits_per_dim", "validation")):
+        assert measured_on[name] == (f"digits {split}", work.digests()[f"digits {split}"])
+    assert measured_on["seconds"] == (None, None)
+
+
+def test_every_split_is_scored_if_the_driver_was_not_told_of_its_scores(concluded):
+    work, run, _ = concluded
+    tables = [read_table(work.tracking_uri, *place) for place in tables_by_images(work.tracking_uri, run).values()]
+    assert sorted(len(table) for table in tables if table is not None) == sorted(map(len, work.splits.values()))
 
 
 def test_how_long_the_start_took_is_said_once_and_recorded():

@@ -173,9 +173,9 @@ def test_the_model_is_registered_with_the_scores_of_every_image_and_is_the_check
     found = find_model(end["model"], uri, "glow")
     assert found.digest == digest_of(Path(end["checkpoint"]))
     model = load_checkpoint(end["checkpoint"])
-    for split in ("train", "validation"):
+    for split in ("train", "validation", "test"):
         images, labels = load_dataset("digits", split)
-        key = key_of(found.digest, fingerprint(images), split, 0, "float32")
+        key = key_of(found.digest, fingerprint(images), 8, split, 0, "float32")
         recorded = read_table(uri, end["run_id"], f"scores/{key}.parquet")
         assert recorded is not None
         assert (recorded["label"].to_numpy() == labels.numpy()).all()
