@@ -120,7 +120,7 @@ class EventLines:
 class PlainLines(EventLines):
     """A display of plain lines, such as one per epoch.
 
-    After `QUIET_S` seconds without a line, it writes one with the newest progress, so that whoever reads a file or a
+    After `QUIET_S` seconds without a line, it writes one with the newest progress, so that the reader of a file or a
     pipe sees that the job is at work.
     """
 

@@ -1,7 +1,7 @@
 """`--on-end`: tell an address or a command how a run has ended.
 
-Whoever writes the final status of a run calls `tell_end` afterwards: the run's driver or, if it was killed,
-`jobs.tracking.liveness.mark_dead`. So a run tells its end once.
+The process that writes the final status of a run calls `tell_end` afterwards: the run's driver or, if it was killed,
+the one that calls `jobs.tracking.liveness.mark_dead`. So a run tells its end once.
 """
 
 from __future__ import annotations

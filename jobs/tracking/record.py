@@ -428,7 +428,7 @@ class Record:
 
         Args:
             beside: is called with each heartbeat, in a thread.
-            on_end: the address or command that is told how the run ended, whoever writes the end.
+            on_end: the address or command that is told how the run ended, also if this process is killed.
             system_metrics: whether to record this machine's system metrics.
 
         Raises:
