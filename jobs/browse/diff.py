@@ -7,7 +7,6 @@ difference is that of the first run, a, minus that of the second, b.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -18,6 +17,7 @@ import numpy as np
 from glow.comparison import ImageComparison, compare_images
 from jobs.browse.show import FINAL, MOST_METRICS
 from jobs.errors import SpecError
+from jobs.system.machine_metrics import ENVIRONMENT_FILE
 from jobs.text import JsonObject, bits, count, json_text, plain, text_table
 from jobs.tracking import tag_names
 from jobs.tracking.runs import (
@@ -185,19 +185,14 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _environment(uri: str, run_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the versions of packages by name, and the properties of the machines: for each, all values that occur."""
-    if (content := read_artifact(uri, run_id, "environment.json")) is not None:
-        known = json.loads(content)
-        packages = {name: known[name] for name in ("python", "platform") if name in known} | known.get("packages", {})
-        machines: dict[str, list[str]] = {}
-        for machine in known.get("machines", []):
-            for name, value in machine.items():
-                if (text := _text(value)) not in machines.setdefault(name, []):
-                    machines[name].append(text)
-        return packages, {name: sorted(values) for name, values in machines.items()}
-    pinned = (read_artifact(uri, run_id, "requirements.txt") or b"").decode()
-    head = re.match(r"# Python (?P<python>\S+), (?P<platform>.+)", pinned)
-    packages = dict(line.split("==", 1) for line in pinned.splitlines() if "==" in line)
-    return {**(head.groupdict() if head else {}), **packages}, {}
+    content = read_artifact(uri, run_id, ENVIRONMENT_FILE)
+    known = json.loads(content) if content is not None else {}
+    packages = {name: known[name] for name in ("python", "platform") if name in known} | known.get("packages", {})
+    machines: dict[str, set[str]] = {}
+    for name, facts in known.get("machines", {}).items():
+        for property_, value in {"name": name, **facts}.items():
+            machines.setdefault(property_, set()).add(_text(value))
+    return packages, {name: sorted(values) for name, values in machines.items()}
 
 
 def _changed(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Pair]:

@@ -16,7 +16,8 @@ from jobs.tracking.uris import NoSuchRun
 
 IMAGES = 500
 MODELS = ("a" * 16, "b" * 16)
-REQUIREMENTS = "# Python 3.11.7, Linux-6.1\ntorch=={torch}\nnumpy==2.1.0\n"
+ENVIRONMENT = {"python": "3.11.7", "platform": "Linux-6.1"}
+MACHINE = {"processor": "EPYC", "cores": 2, "gpus": ["A100", "A100"], "driver": "550"}
 
 
 def scores_of(model, split="test"):
@@ -35,13 +36,14 @@ def scored(record, model, dataset="mnist", split="test", fingerprint="f1", bits=
     return key
 
 
-def training(uri, model, name, spec=None, params=None, requirements="2.13.0", splits=("test",), **how):
+def training(uri, model, name, spec=None, params=None, torch="2.13.0", splits=("test",), **how):
     spec = {"dataset": "mnist", "depth": 8, "seed": 0} | (spec or {})
     tags = {"glow.job": "train", "glow.spec": json.dumps(spec), "mlflow.source.git.commit": "c0ffee"}
     tags |= {"glow.source_changed": "False"} | how.pop("tags", {})
     record = Record.start(uri, "glow", name, tags, {"bits": 8} | (params or {}))
-    if requirements:
-        client_of(uri).log_text(record.run_id, REQUIREMENTS.format(torch=requirements), "requirements.txt")
+    machines = how.pop("machines", {})
+    environment = ENVIRONMENT | {"packages": {"torch": torch, "numpy": "2.1.0"}, "machines": machines}
+    client_of(uri).log_text(record.run_id, json.dumps(environment), "environment.json")
     record.dataset((IMAGES, 1, 32, 32), "mnist test", how.get("fingerprint", "f1"), "test", "mnist")
     for split in splits:
         scored(record, model, split=split, **how)
@@ -63,7 +65,7 @@ def commit(name, changed="False"):
 def two(uri):
     """Two trainings, which differ in the seed, in torch and in a metric."""
     runs = [
-        training(uri, model, f"train {seed}", {"seed": seed}, requirements=torch)
+        training(uri, model, f"train {seed}", {"seed": seed}, torch=torch)
         for seed, (model, torch) in enumerate(zip(MODELS, ("2.13.0", "2.12.0"), strict=True))
     ]
     for record, value in zip(runs, (1.5, 1.25), strict=True):
@@ -114,15 +116,14 @@ def test_uncommitted_changes_are_never_the_same_code(capsys, uri):
     assert "the same: settings, packages, data" in printed(capsys, uri, "one", "two")
 
 
-def test_the_environment_that_a_run_has_recorded_goes_before_its_requirements(capsys, uri, two):
-    machine = {"name": "node-0", "cpu": "EPYC", "cores": 2, "gpus": ["A100", "A100"], "driver": "550"}
-    for record, torch, driver in zip(two, ("2.12.0", "2.12.1"), ("550", "560"), strict=True):
-        machines = [machine | {"driver": driver}, machine | {"name": "node-1"}]
-        environment = {"packages": {"torch": torch}, "python": "3.12.1", "platform": "Linux", "machines": machines}
-        client_of(uri).log_text(record.run_id, json.dumps(environment), "environment.json")
-    found = told(capsys, uri, "train 0", "train 1")
-    assert found["packages"] == {"torch": {"a": "2.12.0", "b": "2.12.1"}}
+def test_the_machines_of_two_runs_are_compared_by_what_they_are_made_of(capsys, uri):
+    training(uri, MODELS[0], "one", machines={"node-0": MACHINE, "node-1": MACHINE})
+    training(uri, MODELS[1], "two", machines={"node-0": MACHINE | {"driver": "560"}, "node-1": MACHINE})
+    found = told(capsys, uri, "one", "two")
     assert found["machines"] == {"driver": {"a": ["550"], "b": ["550", "560"]}}
+    assert ["driver", "550", "550,", "560"] in [
+        line.split() for line in printed(capsys, uri, "one", "two").splitlines()
+    ]
 
 
 def test_the_difference_is_that_of_scipy_paired_per_image(capsys, uri, two):

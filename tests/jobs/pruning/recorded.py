@@ -34,7 +34,7 @@ class Recorded:
         Model().save(str(self.model / "MLmodel"))
         (self.model / "weights").write_bytes(b"w" * 1000)
 
-    def run(self, job: str, name: str, age_d: float = 40.0, status: str = "FINISHED", **tags: str) -> str:
+    def run(self, job: str, name: str, age_d: float = 40.0, status: str = "FINISHED", **tags: Any) -> str:
         """Record a run that ended some days ago, with a score table of 500 bytes."""
         tags = {tag_names.JOB: job, tag_names.SPEC: json.dumps({"output": self.output})} | {
             getattr(tag_names, tag): value for tag, value in tags.items()
@@ -129,6 +129,7 @@ class Recorded:
         """Return the names of all artifacts of a run and of its logged models, deleted ones too."""
         root = self.folder / "mlartifacts"
         models = {path.parents[1].name for path in root.rglob("MLmodel") if run_id in path.read_text()}
-        models |= {output.model_id for output in getattr(self.client.get_run(run_id).outputs, "model_outputs", ())}
+        outputs = self.client.get_run(run_id).outputs
+        models |= {output.model_id for output in (outputs.model_outputs if outputs is not None else [])}
         places = [path for owner in (run_id, *models) for path in root.rglob(owner)]
         return {path.name for place in places for path in place.rglob("*") if path.is_file()}
