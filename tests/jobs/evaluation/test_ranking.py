@@ -9,7 +9,7 @@ import torch
 
 from glow import FitConfig, Glow, fit, save_checkpoint
 from glow.datasets import fingerprint, load_dataset
-from jobs.display.events import Event
+from jobs.display.events import Event, Nll, Ood
 from jobs.evaluation import nll, ood
 from jobs.specs.base import validated
 from jobs.specs.evaluation import NllSpec, OodSpec
@@ -31,8 +31,8 @@ EPOCHS = {"good": 4, "poor": 1}
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    """The address of an MLflow server on this machine."""
-    with mlflow_server(tmp_path_factory.mktemp("server")) as server:
+    """The address of an MLflow server on this machine, which MLflow 3.6 finds only if it is the default store."""
+    with mlflow_server(tmp_path_factory.mktemp("server")) as server, default_store(server.uri):
         yield server.uri
 
 
@@ -64,8 +64,8 @@ def evaluated(uri, tmp_path_factory):
         events: list[Event] = []
         nll.run(scores, events.append)
         ood.run(tests, events.append)
-        ends = {event.kind: event for event in events if event.kind in ("nll", "ood")}
-        found[name] = {"model": released.model_id, **{job: end.run_id for job, end in ends.items()}}  # type: ignore[attr-defined]
+        ends = {event.kind: event.run_id for event in events if isinstance(event, Nll | Ood)}
+        found[name] = {"model": released.model_id, **ends}
     return found
 
 
@@ -79,10 +79,8 @@ def ranked(uri, metric, ascending, **images):
 
 
 def metrics_on_models(uri, evaluated, name):
-    return {
-        (metric.key, metric.dataset_name): metric
-        for metric in client_of(uri).get_logged_model(evaluated[name]["model"]).metrics or []
-    }
+    model = client_of(uri).get_logged_model(evaluated[name]["model"])
+    return {(metric.key, metric.dataset_name): metric for metric in model.metrics or []}
 
 
 def test_models_are_ranked_by_their_test_nll(uri, evaluated):
@@ -119,8 +117,7 @@ def test_an_evaluation_records_its_images_as_those_of_trainings(uri, evaluated):
 
 def test_the_query_of_the_page_prints_the_models_in_order(uri, evaluated, capsys):
     (query,) = re.findall(r"```python\n(import mlflow\n.*?search_logged_models.*?)```", PAGE.read_text(), re.DOTALL)
-    with default_store(uri):
-        exec(query, {})
+    exec(query, {})
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [evaluated[name]["model"] for name in EPOCHS]
     assert [float(line.split()[1]) for line in lines] == [
