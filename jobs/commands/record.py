@@ -278,8 +278,9 @@ def prune(
 
     A model stays if its version has an alias such as champion, is the newest, or was edited; if it is registered a
     second time; if one of its runs is younger than --older, is running, or has scores that an evaluation uses that
-    stays; or if another command is at work in its folder. Ablations stay, with their tables and figures. If the command is
-    interrupted, the next call completes it.
+    stays; or if another command is at work in its folder. Ablations stay, with their tables and figures.
+
+    If the command is interrupted, the next call completes it.
     """
     from jobs.pruning.run import prune as prune_runs
 

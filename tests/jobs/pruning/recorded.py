@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from jobs.outputs import KeptResult, KeptRun, folder_of_trial, remember
 from jobs.tracking import metric_names, tag_names
@@ -33,7 +34,7 @@ class Recorded:
         Model().save(str(self.model / "MLmodel"))
         (self.model / "weights").write_bytes(b"w" * 1000)
 
-    def run(self, job: str, name: str, age_d: float = 40.0, status: str = "FINISHED", **tags: str) -> str:
+    def run(self, job: str, name: str, age_d: float = 40.0, status: str = "FINISHED", **tags: Any) -> str:
         """Record a run that ended some days ago, with a score table of 500 bytes."""
         tags = {tag_names.JOB: job, tag_names.SPEC: json.dumps({"output": self.output})} | {
             getattr(tag_names, tag): value for tag, value in tags.items()
@@ -51,7 +52,7 @@ class Recorded:
     def _publish(self, record: Record, name: str) -> None:
         record.model(self.model, NAME, {tag_names.SCORE: "3.0"}, f"{name}: 3.000 bits/dim on the validation images")
 
-    def train(self, name: str, **more: str) -> str:
+    def train(self, name: str, **more: Any) -> str:
         """Record a training with its folder."""
         run_id = self.run("train", name, **more)
         place = f"{self.output}/{run_id}"
@@ -59,7 +60,7 @@ class Recorded:
         self._checkpoint(f"{place}/checkpoint_000001", "")
         return run_id
 
-    def ablate(self, trials: int, status: str = "FINISHED", **more: str) -> tuple[str, list[str]]:
+    def ablate(self, trials: int, status: str = "FINISHED", **more: Any) -> tuple[str, list[str]]:
         """Record an ablation, and its trials s0, s1, ..., of which the first one is the best."""
         parent = self.run("ablate", "ablate digits", status=status)
         place = f"{self.output}/{parent}"
@@ -128,6 +129,7 @@ class Recorded:
         """Return the names of all artifacts of a run and of its logged models, deleted ones too."""
         root = self.folder / "mlartifacts"
         models = {path.parents[1].name for path in root.rglob("MLmodel") if run_id in path.read_text()}
-        models |= {output.model_id for output in self.client.get_run(run_id).outputs.model_outputs}
+        outputs = self.client.get_run(run_id).outputs
+        models |= {output.model_id for output in (outputs.model_outputs if outputs is not None else [])}
         places = [path for owner in (run_id, *models) for path in root.rglob(owner)]
         return {path.name for place in places for path in place.rglob("*") if path.is_file()}

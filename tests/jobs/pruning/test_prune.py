@@ -19,9 +19,10 @@ from jobs.ablation.summary import trial_table
 from jobs.outputs import KeptRun, claimed, remember
 from jobs.pruning.run import LOCKED, prune
 from jobs.specs.ablation import AblateSpec
+from jobs.specs.training import TrainSpec
 from jobs.tracking import tag_names
 from jobs.tracking.removal import begin_removal, registrations
-from jobs.tracking.runs import child_runs, run_of_id
+from jobs.tracking.runs import child_runs
 from tests.jobs.command_line import sentence_of
 from tests.jobs.pruning.recorded import NAME, Recorded
 from tests.jobs.stores import mlflow_server
@@ -110,7 +111,7 @@ def test_a_folder_in_which_a_command_works_stays(store, capsys):
 def test_what_is_used_after_it_was_listed_stays(store):
     training = store.train("old")
     store.train("newest")
-    run = run_of_id(store.uri, training)
+    run = store.client.get_run(training)
     assert registrations(store.uri)[training].use is None
     young = store.evaluate(training, age_d=0)
     assert begin_removal(store.uri, run, {training}) is not None
@@ -137,7 +138,7 @@ def test_a_folder_that_belongs_to_another_run_is_not_deleted(store, capsys):
 def test_an_ablation_is_compared_with_its_pruned_trials(store, capsys):
     parent, trials = store.ablate(3)
     assert len(pruned(capsys, store.uri, trials=True)[0]) == 1  # the last one is the newest version
-    run = run_of_id(store.uri, parent)
+    run = store.client.get_run(parent)
     assert [child.info.run_id for child in child_runs(store.uri, run)] == [trials[0], trials[2]]
     children = child_runs(store.uri, run, pruned=True)
     assert [child.info.run_id for child in children] == trials
@@ -145,7 +146,7 @@ def test_an_ablation_is_compared_with_its_pruned_trials(store, capsys):
     assert [child.info.run_id for child in child_runs(store.uri, run, pruned=True)] == trials[:2]
     for child in children:
         child.data.tags[tag_names.SPEC] = json.dumps({"permutation": "1x1", "seed": 0})
-    table = trial_table(children, AblateSpec(train={"dataset": "digits"}), ["permutation"])
+    table = trial_table(children, AblateSpec(train=TrainSpec(dataset="digits")), ["permutation"])
     assert sorted(table["validation_bits_per_dim"].dropna()) == [3.0, 4.0, 5.0]
 
 
