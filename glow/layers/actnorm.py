@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from glow.distributed import all_reduce_sum
-from glow.layers.affine import Affine, AffineLayer
+from glow.layers.channel_mixing import Affine, AffineLayer
 
 # Smallest standard deviation that `initialize` divides by. It is less than a tenth of what dequantization noise alone
 # has, 1 / (256 sqrt 12) = 1.1e-3, so no channel of real images is affected.

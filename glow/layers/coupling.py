@@ -14,7 +14,7 @@ from torch import Tensor
 
 from glow.config import Coupling, Network, Scale
 from glow.layers.base import Layer, halves, join
-from glow.layers.elementwise import make_elementwise
+from glow.layers.coupling_maps import make_elementwise
 from glow.layers.networks import make_network
 
 
@@ -22,7 +22,7 @@ class CouplingLayer(Layer):
     """A coupling layer (Dinh et al. 2017, section 3.3; Kingma & Dhariwal 2018, table 1).
 
     With x_a and x_b the first and the second half of the channels, z_a = f(x_a; network(x_b)) and z_b = x_b. The map f
-    transforms each number separately, with the parameters that the network gives for it. `glow.layers.elementwise`
+    transforms each number separately, with the parameters that the network gives for it. `glow.layers.coupling_maps`
     defines the kinds of f, and the order of the network's output channels.
 
     Args:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glow.config import Permutation
-from glow.layers.affine import Affine, AffineLayer
+from glow.layers.channel_mixing import Affine, AffineLayer
 
 
 def make_permutation(kind: Permutation, channels: int, generator: torch.Generator) -> AffineLayer:

@@ -1,6 +1,6 @@
 """Monotone rational-quadratic splines, a separate one for each number (Durkan et al. 2019, section 3.1).
 
-`glow.layers.elementwise.SplineMap` uses them in coupling layers. These splines are from Gregory & Delbourgo (1982). A
+`glow.layers.coupling_maps.SplineMap` uses them in coupling layers. These splines are from Gregory & Delbourgo (1982). A
 bin begins at a knot (x0, y0), and has width w, height h, slope d0 at its lower end and slope d1 at its upper end. With
 q = (x - x0) / w and s = h / w, the spline in this bin is
 

@@ -20,7 +20,7 @@ from glow.layers import (
     make_permutation,
 )
 from glow.layers.actnorm import SD_FLOOR
-from glow.layers.elementwise import LOG_BOUND
+from glow.layers.coupling_maps import LOG_BOUND
 from glow.layers.networks import PlainNetwork, weight_and_bias
 from tests.glow.flows import jacobian_log_det, perturb
 

@@ -5,7 +5,7 @@ import torch
 
 from glow import Glow, GlowConfig
 from glow.layers import CouplingLayer
-from glow.layers.elementwise import SplineMap
+from glow.layers.coupling_maps import SplineMap
 from glow.layers.spline import spline, spline_inverse
 from tests.glow.flows import perturb, small_glow
 
