@@ -1,4 +1,4 @@
-"""`deploy/*.sh` start MLflow and Ray as described; `ray`, `mlflow`, `curl` and `sleep` are stand-ins on the PATH."""
+"""`deploy/*.sh` start MLflow and Ray as described; the programs in `STAND_INS` are replaced on the PATH."""
 
 import json
 import os
@@ -25,6 +25,7 @@ STAND_INS = {
 echo $$ >~/answers; exec /bin/sleep 600""",
     "curl": r"""[[ -e ~/answers ]] && kill -0 "$(cat ~/answers)" 2>/dev/null""",
     "sleep": "exec /bin/sleep 0.01",
+    "python": r"""printf '%s\x1f' "$@" >>~/python.calls; printf '\x1e' >>~/python.calls; env -0 >~/python.env""",
 }
 
 
@@ -137,6 +138,18 @@ def test_the_head_starts_mlflow_and_then_ray(host):
     assert inherited["RAY_JOB_STOP_WAIT_TIME_S"] == str(STOP_PATIENCE_S)
     assert "OMP_NUM_THREADS" not in inherited
     assert host.token.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_head_gets_its_database_back_and_watches_for_jobs_if_it_shall_end_without(host):
+    assert host.run("head.sh").returncode == 0
+    assert host.calls("python") == [["-m", "jobs.cluster.idle", "restore"]]
+    assert host.run("head.sh", GLOW_IDLE_DOWN="4h", GLOW_DATABASE="postgresql://host/glow").returncode == 0
+    wait_until(lambda: len(host.calls("python")) == 2)
+    assert host.calls("python")[1] == ["-m", "jobs.cluster.idle"]
+    watching = host.environment("python")
+    assert watching["GLOW_IDLE_DOWN"] == "4h"
+    assert watching["RAY_AUTH_MODE"] == "token"
+    assert "GLOW_DATABASE" not in watching
 
 
 def test_the_head_started_again_leaves_mlflow_alone(host):

@@ -49,7 +49,7 @@ def write_log(folder: Path, record: Record, *said: str, error: BaseException | N
     with logged(str(folder), record, shown.append) as (_, show):
         for note in said:
             show(Noted(note))
-        logging.getLogger("ray.train").warning("a worker is slow")
+        logging.getLogger("a.library").warning("a worker is slow")
         warnings.warn("a number overflows", stacklevel=1)
         logging.getLogger("glow.model").warning("seen by nobody else")
         if error is not None:
@@ -76,7 +76,7 @@ def test_the_log_has_what_is_shown_warnings_and_the_end_and_mlflow_gets_it(recor
 @pytest.mark.filterwarnings("always")
 def test_after_the_log_is_closed_nothing_more_is_written_and_a_second_command_appends(record, tmp_path):
     assert write_log(tmp_path, record, "first") == [Noted("first")]
-    logging.getLogger("ray").warning("between")
+    logging.getLogger("a.library").warning("between")
     with pytest.raises(KeyboardInterrupt):
         write_log(tmp_path, record, "second", error=KeyboardInterrupt())
     text = log_in(tmp_path)
