@@ -236,6 +236,7 @@ def begun(target, *arguments):
         pytest.param(range(1, 20), True, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_kill_at_any_step_loses_nothing_and_the_next_call_finishes(store, capsys, steps, is_done):
     parent, trials = store.ablate(3)
     other, newest = store.train("other"), store.train("newest")
