@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+"""Seconds per unit of time."""
 
 JsonObject = dict[str, Any]
 """A JSON object, whose keys and values only its reader can check."""
@@ -29,6 +33,22 @@ def duration(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def seconds_in(text: str) -> float:
+    """Return the seconds in a time such as 90s, 10m, 4h, 30d or 2w.
+
+    Example:
+        >>> seconds_in("10m"), seconds_in("1.5d")
+        (600.0, 129600.0)
+
+    Raises:
+        ValueError: if it is no time.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([smhdw])", text.strip())
+    if found is None:
+        raise ValueError(f"must be a time such as 10m, 4h or 30d, not {text!r}")
+    return float(found[1]) * UNITS[found[2]]
 
 
 def bits(bits_per_dim: float) -> str:

@@ -8,7 +8,6 @@ to a head that has none.
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from jobs.cluster.client import Cluster
 from jobs.errors import JobError
 from jobs.outputs import open_storage
 from jobs.system.environment import storage
+from jobs.text import seconds_in
 
 DASHBOARD = "http://127.0.0.1:8265"
 """Address of the cluster's dashboard on the head."""
@@ -33,8 +33,6 @@ STARTED = Path("~/glow/idle.pid")
 SHUTDOWN = "sudo shutdown -h now"
 """The command that ends the head, unless $GLOW_SHUTDOWN is another."""
 
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
 
 def limit() -> float | None:
     """Return the seconds after which the head ends, from $GLOW_IDLE_DOWN; None if it never does.
@@ -45,14 +43,16 @@ def limit() -> float | None:
     given = os.environ.get("GLOW_IDLE_DOWN", "")
     if not given:
         return None
-    found = re.fullmatch(r"([1-9]\d*)([smhd])", given)
-    if found is None:
+    try:
+        if not (seconds := seconds_in(given)):
+            raise ValueError(f"must be above 0, not {given!r}")
+        return seconds
+    except ValueError as error:
         raise JobError(
-            f"the variable GLOW_IDLE_DOWN of the cluster must be a time such as 30m or 4h, not {given!r}",
+            f"the variable GLOW_IDLE_DOWN of the cluster {error}",
             remedy="correct it on the head of the cluster",
             code="idle-down",
-        )
-    return int(found[1]) * UNITS[found[2]]
+        ) from None
 
 
 def seconds_left(cluster: Cluster, started: float) -> float | None:

@@ -7,22 +7,17 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jobs.errors import SpecError
 from jobs.specs.request import EVALUATIONS
 from jobs.tracking import metric_names, tag_names
 from jobs.tracking.removal import ENDED, Registration
 
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run
-
-UNITS = {"h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
-"""Units of an age, in seconds."""
 
 RECENT = "it ended too recently"
 BEST = "it is among the best trials of its ablation"
@@ -107,26 +102,6 @@ class Plan:
 
     going: list[Family]
     staying: list[tuple[Family, str]]
-
-
-def seconds_of_age(age: str) -> float:
-    """Return an age such as 30d, 12h or 2w in seconds.
-
-    Example:
-        >>> seconds_of_age("12h"), seconds_of_age("1.5d")
-        (43200.0, 129600.0)
-
-    Raises:
-        SpecError: if it is no age.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", age.strip())
-    if found is None:
-        raise SpecError(
-            f"--older {age!r} is not an age",
-            remedy="give a number with h, d or w for hours, days or weeks, such as --older 30d",
-            code="setting-not-allowed",
-        )
-    return float(found[1]) * UNITS[found[2]]
 
 
 def make_plan(runs: Sequence[Run], registered: Mapping[str, Registration], rule: Rule, now: float) -> Plan:

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from jobs.browse.runs import ago
-from jobs.errors import JobError
+from jobs.errors import JobError, SpecError
 from jobs.pruning.folders import bytes_in, locked, place_of, remove_folder, remove_trials
-from jobs.pruning.plan import Family, Rule, make_plan, seconds_of_age
-from jobs.text import count, json_text, megabytes, text_table
+from jobs.pruning.plan import Family, Rule, make_plan
+from jobs.text import count, json_text, megabytes, seconds_in, text_table
 from jobs.tracking import tag_names
 from jobs.tracking.removal import Registration, all_runs, begin_removal, registrations, remove_run, stored_bytes
 from jobs.tracking.runs import experiment_names
@@ -78,7 +78,13 @@ def prune(
         TrackingError: if the store or the experiment does not exist, or the store fails.
         JobError: if files cannot be read or deleted.
     """
-    age, uri = seconds_of_age(older), tracking_uri(given_uri)
+    try:
+        age = seconds_in(older)
+    except ValueError as error:
+        raise SpecError(
+            f"--older {error}", remedy="give an age such as --older 30d", code="setting-not-allowed"
+        ) from None
+    uri = tracking_uri(given_uri)
     check_existing(uri, writes=delete)
     rule = Rule(age, trials, keep_best, list(experiment_names(uri, experiment)))
     runs = {run.info.run_id: run for run in all_runs(uri, list(experiment_names(uri)))}

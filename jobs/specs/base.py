@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.config import JsonDict
 
 from jobs.errors import SpecError
+from jobs.text import seconds_in
 
 AnySpec = TypeVar("AnySpec", bound=BaseModel)
 
@@ -40,9 +41,6 @@ EXPECTED = {
     "less_than_equal": "at most {le}",
 }
 """Pydantic's error types -> what is allowed; names in braces are keys of the error's context."""
-
-UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-"""Seconds per unit of time."""
 
 
 class Spec(BaseModel):
@@ -154,8 +152,8 @@ def every(text: str) -> Every:
     if found is None:
         raise ValueError(f"must be epochs such as 2, steps such as 500steps, or a time such as 10m, not {text!r}")
     number, unit = int(found[1]), found[2]
-    if unit in UNITS:
-        return Every(seconds=number * UNITS[unit])
+    if unit in ("s", "m", "h"):
+        return Every(seconds=seconds_in(text))
     return Every(steps=number) if unit else Every(epochs=number)
 
 

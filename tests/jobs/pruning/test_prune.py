@@ -232,8 +232,8 @@ def begun(target, *arguments):
     ("steps", "is_done"),
     [
         ((2, 3, 6), False),
-        pytest.param(range(1, 20), False, marks=pytest.mark.slow),
-        pytest.param(range(1, 20), True, marks=pytest.mark.slow),
+        (range(1, 20), False),
+        (range(1, 20), True),
     ],
 )
 @pytest.mark.slow
