@@ -11,6 +11,7 @@ import math
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -192,7 +193,7 @@ def _reader(name: str) -> TypeAdapter[Any]:
     return TypeAdapter(KINDS[name])
 
 
-class LiveDisplay:
+class LiveDisplay(ABC):
     """A display of which a part changes; the texts of events are printed as lines above that part.
 
     Args:
@@ -222,9 +223,9 @@ class LiveDisplay:
         """Return whether an event needs no line, because the part that changes shows it."""
         return False
 
+    @abstractmethod
     def update(self, event: Event) -> None:
         """Update the part that changes."""
-        raise NotImplementedError
 
 
 class LiveBar(LiveDisplay):
