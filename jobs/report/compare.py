@@ -6,8 +6,10 @@ by one are compared as if they were the trials of an ablation over the settings 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -24,9 +26,13 @@ from jobs.report.gather import Reader, Study, bits_of, comparable, dataset_of, s
 from jobs.specs.ablation import AXES, AblateSpec
 from jobs.specs.base import theme_of, validated
 from jobs.specs.training import TrainSpec
+from jobs.system.machine_metrics import ENVIRONMENT_FILE
 from jobs.text import bits, count, plain, rows_of
 from jobs.tracking import metric_names, tag_names
 from jobs.tracking.runs import recorded_images, recorded_sizes
+
+PACKAGES = ("torch", "torchvision", "ray", "mlflow", "numpy", "pandas", "safetensors", "scikit-learn", "glowctl")
+"""The packages whose versions are shown, because they decide what a run computes."""
 
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run
@@ -127,11 +133,13 @@ def _shown(value: Any) -> str:
 
 def _versions(trained: Sequence[Run], reader: Reader) -> list[str]:
     for run in trained:
-        content = reader.content(run, "requirements.txt", None)
-        if content is not None:
-            lines = content.decode(errors="replace").splitlines()
-            return [line.removeprefix("# ").replace("==", " ") for line in lines if line]
-    reader.damaged(trained[0], "requirements.txt", "the versions of its packages")
+        content = reader.content(run, ENVIRONMENT_FILE, None)
+        with suppress(ValueError, KeyError, TypeError):  # it is damaged
+            found = json.loads(content or b"")
+            versions = {name: found["packages"].get(name) for name in PACKAGES}
+            named = [f"{name} {version}" for name, version in versions.items() if version is not None]
+            return [f"Python {found['python']}, {found['platform']}", *named]
+    reader.damaged(trained[0], ENVIRONMENT_FILE, "the versions of its packages")
     return []
 
 

@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import logging
-import platform
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -194,16 +192,14 @@ class TrainingLog:
     def write_settings(self, folder: Path) -> None:
         """Write what it takes to repeat the run into `folder` and into MLflow.
 
-        Three files are written: ``spec.json`` has the settings as the user gave them, without the tracking URI,
-        ``requirements.txt`` has the versions of the packages that decide the result, and ``environment.json`` those of
-        all packages and the machines. The run in MLflow also gets its description.
+        Two files are written: ``spec.json`` has the settings as the user gave them, without the tracking URI, and
+        ``environment.json`` the versions of all packages and the machines. The run in MLflow also gets its description.
 
         Raises:
             TrackingError: if MLflow cannot be written.
         """
         given = self._work.given.model_copy(update={"tracking_uri": None})
         (folder / "spec.json").write_text(given.to_json())
-        (folder / "requirements.txt").write_text(_versions())
         (folder / ENVIRONMENT_FILE).write_text(self._environment())
         self._run.folder(folder, leave_out=CHECKPOINT)
         self._run.describe(training_description(self._work.spec, self._run.run_id, notes=self._work.notes))
@@ -297,11 +293,3 @@ def _final_metrics(result: TrainResult) -> dict[str, float]:
         "best_epoch": result.best_epoch,
         "seconds": result.seconds,
     }
-
-
-def _versions() -> str:
-    """Return a requirements file of the packages that decide what a run computes, with Python in a comment."""
-    packages = ("torch", "torchvision", "ray", "mlflow", "numpy", "pandas", "safetensors", "scikit-learn", "glowctl")
-    installed = {found.name.lower(): found.version for found in metadata.distributions()}
-    lines = [f"{package}=={installed[package]}\n" for package in packages if package in installed]
-    return f"# Python {platform.python_version()}, {platform.platform()}\n" + "".join(lines)

@@ -14,6 +14,7 @@ from jobs.specs.ablation import make_ablate_spec
 from jobs.specs.training import make_train_spec
 from jobs.tracking.record import Record
 
+ENVIRONMENT = b'{"python": "3.11.7", "platform": "Linux", "packages": {"torch": "2.6"}, "machines": {}}'
 NLLS = {"1x1": (1.60, 1.64, 1.58), "shuffle": (1.81, 1.86, 1.80)}
 """Permutation -> its test NLL at each seed."""
 
@@ -49,7 +50,7 @@ class Store:
         figures = {"test/bits_per_dim": test, "validation/best_bits_per_dim": test - 0.1, "best_epoch": 2}
         figures |= {"images_per_second_median": 1234, "parameters": 5678, "core_seconds": 21, "seconds": 10.5}
         record.metrics(figures, 2)
-        self._artifacts(record, {"samples.png": png(), "requirements.txt": b"# Python 3.11\ntorch==2.6\n"})
+        self._artifacts(record, {"samples.png": png(), "environment.json": ENVIRONMENT})
         record.finish(state)
         return record
 

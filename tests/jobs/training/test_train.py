@@ -151,7 +151,7 @@ def test_mlflow_has_the_whole_record(finished):
     assert run.data.metrics["startup_seconds"] == pytest.approx(events[0]["startup_seconds"])
     assert any(name.startswith("system/") for name in run.data.metrics)
     top = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-    expected = {"spec.json", "requirements.txt", "history.csv", "nll.png", "samples.png", "samples.npy", "scores"}
+    expected = {"spec.json", "environment.json", "history.csv", "nll.png", "samples.png", "samples.npy", "scores"}
     assert expected <= top
     assert "checkpoint" not in top  # the logged model contains it
     grids = [artifact.path for artifact in client.list_artifacts(run.info.run_id, "images")]
