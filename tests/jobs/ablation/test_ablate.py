@@ -89,7 +89,7 @@ def test_mlflow_has_one_run_per_trial_with_all_that_a_training_records(finished)
             )
         assert run.data.metrics["core_seconds"] > 0
         artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-        assert {"spec.json", "requirements.txt", "history.csv", "nll.png", "samples.png"} <= artifacts
+        assert {"spec.json", "environment.json", "history.csv", "nll.png", "samples.png"} <= artifacts
         assert run.info.run_name == f"train digits {permutation} K2 L2 w16 s{seed}"
         assert len(run.outputs.model_outputs) == 1
         assert len(run.inputs.dataset_inputs) == 3
@@ -146,6 +146,7 @@ def test_what_mlflow_lacks_of_an_ablation_is_copied_from_its_folder_once(finishe
     assert len(client.search_model_versions(f"run_id = '{before['reverse s0']}'")) == 1
 
 
+@pytest.mark.slow
 def test_the_folder_of_an_ablation_from_another_machine_gets_a_run(finished, tmp_path):
     shutil.copytree(finished[0] / "outputs", tmp_path / "brought")
     events: list[Event] = []

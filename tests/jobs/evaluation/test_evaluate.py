@@ -247,6 +247,7 @@ def test_samples_follow_the_temperature(evaluated):
     assert ends["samples"]["non_finite"] == 0
 
 
+@pytest.mark.slow
 def test_samples_with_pixels_that_are_not_finite_are_counted(store, tmp_path):
     """The standard deviations of one class are infinite in float32, so that none of its samples is finite."""
     folder, _ = store

@@ -62,6 +62,7 @@ def test_a_ray_without_the_private_names_is_left_as_it_is(monkeypatch, module):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_ray_starts_by_its_public_names_alone(tmp_path):
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         command = [sys.executable, "-c", PUBLIC_ALONE, folder]
