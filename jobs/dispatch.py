@@ -8,6 +8,7 @@ imported as late as possible, and Ray starts while they are imported.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.display.displays import forgiving
@@ -18,7 +19,7 @@ from jobs.specs.ablation import make_ablate_spec
 from jobs.specs.base import validated
 from jobs.specs.evaluation import InterpolateSpec, OodSpec
 from jobs.specs.request import Request
-from jobs.specs.training import worker_range
+from jobs.specs.training import TrainSpec, worker_range
 from jobs.system.signals import signals_as_interrupt
 from jobs.tracking.store import check_store, client_of
 from jobs.tracking.uris import tracking_uri
@@ -58,6 +59,7 @@ def perform(request: Request, display: Display) -> None:
         "evaluate": evaluate,
         "demo": demo,
         "pack": pack,
+        "estimate": estimate,
     }
     jobs[request.do](request, display)
 
@@ -78,7 +80,19 @@ def train(request: Request, display: Display) -> None:
         ready()
         start_coordinator()
         client_of(work.tracking_uri)  # imports MLflow
+        if _limited(work.spec):
+            from jobs.estimate.cost import cost_of_training, refuse
+
+            cost = cost_of_training(work, resources)
+            show(cost)
+            refuse(cost, work.spec)
+            work = replace(work, estimated_seconds=cost.seconds)
         job.run(work, resources, show)
+
+
+def _limited(spec: TrainSpec) -> bool:
+    """Return whether a run is refused if it exceeds a limit."""
+    return spec.max_hours is not None or spec.max_price is not None
 
 
 def dry_run(request: Request, display: Display) -> None:
@@ -116,7 +130,43 @@ def ablate(request: Request, display: Display) -> str:
 
         client_of(ablation.work.tracking_uri)  # imports MLflow
         ready()
+        if _limited(ablation.spec.train):
+            from jobs.estimate.cost import cost_of_ablation, refuse
+
+            cost = cost_of_ablation(ablation, planned)
+            show(cost)
+            refuse(cost, ablation.spec.train)
+            ablation = replace(ablation, work=replace(ablation.work, estimated_seconds=cost.seconds))
         return job.run(ablation, planned, show)
+
+
+def estimate(request: Request, display: Display) -> None:
+    """Show what a training, an ablation or a scoring would cost, from some of its work that is timed.
+
+    Nothing is recorded.
+    """
+    (name, spec), *_ = request.specs.items()
+    set_environment()
+    with display as show, connected() as ready:
+        from jobs.ablation import plan
+        from jobs.ablation import prepare as ablations
+        from jobs.estimate import cost
+        from jobs.evaluation import nll, ood
+        from jobs.training.prepare import prepare
+
+        if name == "train":
+            work = prepare(spec)
+            resources = resources_for(work.spec, worker_range(work.spec.workers))
+            ready()
+            show(cost.cost_of_training(work, resources))
+        elif name == "ablate":
+            planned, ablation = plan(spec), ablations.prepare(spec)
+            ready()
+            show(cost.cost_of_ablation(ablation, planned))
+        else:
+            asked = nll.prepare(spec) if name == "nll" else ood.prepare(spec)
+            ready()
+            show(cost.cost_of_evaluation(asked.evaluation))
 
 
 def summarize(request: Request, display: Display) -> None:

@@ -298,9 +298,7 @@ class AblationLog:
         with results_folder(folder_of_trial(self._place, label)) as folder:
             copy_best_model(stood, folder / CHECKPOINT)
             trial.log.conclude(stood.progress(), folder, result.seconds, result.test_bits_per_dim)
-        workers = self._resources.workers[0]
-        kinds = {"gpu_seconds": self._resources.gpus, "core_seconds": self._resources.cpus}
-        record.metrics({name: result.seconds * workers * each for name, each in kinds.items()})
+        record.metrics(self._resources.cost(result.seconds, self._resources.workers[0], trial.work.spec.price))
 
 
 def _outcome(metrics: Mapping[str, Any], scheduler: str) -> tuple[str, str | None]:

@@ -78,6 +78,7 @@ def run(ablation: Ablation, planned: Plan, show: Show) -> str:
         try:
             with parent.running(run_log.copy, ablation.spec.train.on_end):
                 log = open_log(ablation, resources, parent, show)
+                parent.metrics(ablation.work.estimate())
                 settled = settled_trials(ablation.spec, place)
                 finished = sorted(label for label, ended in settled.items() if ended.state == "finished")
                 show(Ablating(parent.name, parent.run_id, finished, {label: e.state for label, e in settled.items()}))

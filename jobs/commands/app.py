@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -48,6 +49,12 @@ from jobs.system.environment import address_of, check_file_names
 from jobs.system.process_setup import set_up_process
 from jobs.system.scratch import scratch_folder
 from jobs.system.verbosity import VERBOSE, set_up_logging
+
+ESTIMATED = ("train", "ablate", "nll", "ood")
+"""Commands whose cost ``glowctl estimate`` can estimate."""
+
+estimating = ContextVar("estimating", default=False)
+"""Whether the command is one of ``glowctl estimate``."""
 
 app = typer.Typer(
     cls=InterruptibleGroup,
@@ -95,6 +102,19 @@ def every_command(
     if verbose:
         os.environ[VERBOSE] = "1"  # child processes inherit it, and jobs on a cluster receive it
         set_up_logging()
+
+
+estimates = typer.Typer(no_args_is_help=True, epilog="Example: glowctl estimate train --preset paper --price 1.2")
+
+
+@estimates.callback()
+def begin_estimate() -> None:
+    """Estimate what train, ablate, nll or ood would cost, with the flags of that command; nothing is recorded.
+
+    Some of the job's steps are timed, which takes about 10 seconds. The estimate is of time, memory and disk, and with
+    --price of money.
+    """
+    estimating.set(True)
 
 
 @app.command(epilog="Example: glowctl train --dataset mnist --preset laptop --workers 2")
@@ -301,6 +321,14 @@ def _do(
             remedy="give its --address too, such as --address http://localhost:8265",
             code="no-cluster-named",
         )
+    if estimating.get():
+        if what not in ("train", "ablate", "evaluate"):
+            raise SpecError(
+                f"there is no estimate of {what.replace('_', ' ')}",
+                remedy="leave out --resume, --summarize and --dry-run",
+                code="flags-exclude-each-other",
+            )
+        what, table = "estimate", False
     request = Request.of(what, *specs).model_copy(update={"run": run, "changes": dict(changes or {})})
     display = make_display("json" if json else "auto", table=table)
     continues = "; a job that was submitted continues on the cluster: see glowctl jobs" if at else ""
@@ -315,6 +343,12 @@ def _do(
         raise typer.Exit(submit(request, display, at, detach))
 
 
+estimates.registered_commands = [
+    command
+    for command in app.registered_commands
+    if (command.name or getattr(command.callback, "__name__", "")) in ESTIMATED
+]
+app.add_typer(estimates, name="estimate")
 add_data_commands(app, _do)
 add_record_commands(app)
 add_cluster_commands(app)

@@ -155,6 +155,31 @@ class Noted(Event, kind="note"):
     message: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Estimated(Event, kind="estimate"):
+    """What a job will cost, from some of its work that was timed.
+
+    Attributes:
+        seconds: from the start of the command to its end.
+        units: number of cores, or of GPUs, that its workers occupy.
+        unit: "core" or "GPU".
+        memory_megabytes: largest memory of a worker.
+        gpu_memory_megabytes: largest memory of its GPU; None without one.
+        disk_megabytes: of the files that the job leaves.
+        network_megabytes: what machines send to each other and to a bucket.
+        price: the price of the units for this time; None without ``--price``.
+    """
+
+    seconds: float
+    units: Number
+    unit: str
+    memory_megabytes: float
+    gpu_memory_megabytes: float | None = None
+    disk_megabytes: float
+    network_megabytes: float
+    price: float | None = None
+
+
 # A packing.
 
 

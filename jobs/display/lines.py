@@ -59,6 +59,18 @@ def _waiting(event: events.Waiting) -> str:
     return f"waiting for {count(event.workers, 'worker')} with {each} each: {free} are free now, and {can}"
 
 
+def _estimated(event: events.Estimated) -> str:
+    gpu = "" if event.gpu_memory_megabytes is None else f" and {event.gpu_memory_megabytes:,.0f} MB of its GPU"
+    parts = [
+        f"about {duration(event.seconds)} on {count(event.units, event.unit)}",
+        f"{event.memory_megabytes:,.0f} MB of memory{gpu} per worker",
+        f"{event.disk_megabytes:,.0f} MB of disk",
+        *([f"{event.network_megabytes:,.0f} MB over the network"] if event.network_megabytes else []),
+        *([] if event.price is None else [f"price {event.price:.2f}"]),
+    ]
+    return f"estimate  {', '.join(parts)}"
+
+
 def _packed(event: events.Packed) -> str:
     images = ", ".join(f"{number:,} {split}" for split, number in event.images.items())
     shape = "x".join(map(str, event.image_shape))
@@ -281,6 +293,7 @@ LINES: dict[type[events.Event], Callable[[Any], str | None]] = {
     events.Waiting: _waiting,
     events.Noted: lambda event: f"note: {event.message}",
     events.Packed: _packed,
+    events.Estimated: _estimated,
     events.Started: _started,
     events.Epoch: _epoch,
     events.Restart: _restart,

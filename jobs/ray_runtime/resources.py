@@ -50,6 +50,18 @@ class Resources:
         """The number of workers that fit on the machines that run now, busy or not; at most ``workers[1]``."""
         return min(self.workers[1], _room(machines_up(), self.gpus, self.cpus))
 
+    def cost(self, seconds: float, workers: int, price: float | None) -> dict[str, float]:
+        """Return the cost of some workers for some time, as metrics: core and GPU seconds, and the price if known.
+
+        Args:
+            seconds: how long they work.
+            workers: their number.
+            price: the price per hour of a GPU, or of a core if they use no GPUs; None if it is not known.
+        """
+        cores, gpus = (seconds * workers * each for each in (self.cpus, self.gpus))
+        paid = {} if price is None else {"price": (gpus or cores) / 3600 * price}
+        return {"core_seconds": cores, "gpu_seconds": gpus, **paid}
+
     def task_options(self) -> dict[str, float]:
         """Return the options of a Ray task that has the resources of one worker."""
         return {"num_cpus": self.cpus, "num_gpus": self.gpus}

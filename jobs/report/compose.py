@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,14 @@ from jobs.tracking.uris import without_password
 if TYPE_CHECKING:
     from jobs.tracking.runs import Run
 
-METRICS = ("images_per_second_median", "core_seconds", "gpu_seconds", "parameters")
+METRICS = {
+    "estimated_seconds": "estimated s",
+    "images_per_second_median": "images/s",
+    "core_seconds": "core-seconds",
+    "gpu_seconds": "GPU-seconds",
+    "price": "price",
+    "parameters": "parameters",
+}
 """Metrics of a run that are shown with its costs, in the order of the columns."""
 
 WANTED = {
@@ -170,12 +177,11 @@ def _gaps_of(model: Model, material: Material) -> Iterator[Gap]:
 def _costs(material: Material, anchor: str) -> Section:
     """Return the section with one row per run: a link to the MLflow UI, the duration, and the resources used."""
     runs = material.runs
-    gpus = any(run.data.metrics.get("gpu_seconds", 0) > 0 for run in runs)
     several = len(material.studies) > 1
-    head = ["run and its id", "job", *(["data set"] if several else []), "start (UTC)", "duration", "images/s"]
+    measured = {name: title for name, title in METRICS.items() if any(run.data.metrics.get(name) for run in runs)}
+    head = ["run and its id", "job", *(["data set"] if several else []), "start (UTC)", "duration", *measured.values()]
     left = 4 if several else 3
-    head += ["core-seconds", *(["GPU-seconds"] if gpus else []), "parameters"]
-    rows = [_row(run, material.uri, several, gpus) for run in runs]
+    rows = [_row(run, material.uri, several, measured) for run in runs]
     caption = (
         "All runs of this report, the oldest first. Durations are in m:ss or h:mm:ss, images/s is the median speed "
     )
@@ -188,10 +194,10 @@ def _costs(material: Material, anchor: str) -> Section:
     return Section("Runs and their costs", anchor, blocks)
 
 
-def _row(run: Run, uri: str, several: bool, gpus: bool) -> list[Cell | str]:
+def _row(run: Run, uri: str, several: bool, measured: Iterable[str]) -> list[Cell | str]:
     began = datetime.fromtimestamp(run.info.start_time / 1000, UTC).strftime("%Y-%m-%d %H:%M")
     state = "" if run.info.status == "FINISHED" else f" ({run.info.status.lower()})"
-    figures = [_number(run.data.metrics.get(name, math.nan)) for name in METRICS if gpus or name != "gpu_seconds"]
+    figures = [_number(run.data.metrics.get(name, math.nan)) for name in measured]
     return [
         Cell(run.info.run_name, run.info.run_id, page_of(uri, run)),
         job_of(run) + state,
@@ -216,7 +222,9 @@ def seconds_of(run: Run) -> float:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if math.isfinite(value) else "-"
+    if not math.isfinite(value):
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _totals(runs: Sequence[Run]) -> str:

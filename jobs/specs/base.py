@@ -164,6 +164,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Temperature = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Cpus = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Gpus = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_or_part)]
+Price = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Text = Annotated[str, Field(pattern=r"\S")]
 Several = Annotated[tuple[Value, ...], BeforeValidator(_parts), AfterValidator(_different)]
 """At least one value, without repetitions; on the command line with commas between them."""

@@ -66,7 +66,16 @@ class Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     do: Literal[
-        "train", "resume_training", "ablate", "plan", "resume_ablation", "summarize", "evaluate", "demo", "pack"
+        "train",
+        "resume_training",
+        "ablate",
+        "plan",
+        "resume_ablation",
+        "summarize",
+        "evaluate",
+        "demo",
+        "pack",
+        "estimate",
     ]
     specs: dict[str, Any] = {}
     run: str | None = None

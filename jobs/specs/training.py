@@ -32,6 +32,7 @@ from jobs.specs.base import (
     Gpus,
     NotNegative,
     Positive,
+    Price,
     Seed,
     Several,
     Spec,
@@ -190,6 +191,14 @@ class TrainSpec(Spec):
     """Number of failures, such as a lost worker, after each of which training restarts from its last checkpoint; one
     more ends the run. An ablation counts the failures of each trial."""
 
+    price: Price | None = setting(None, "Compute", 1.2)
+    """Price per hour of a GPU, or of a core if no GPU is used: the estimate and the record then have the price of the
+    run."""
+    max_hours: Price | None = setting(None, "Compute", 12)
+    """Time some steps first, and refuse a run that would take more hours."""
+    max_price: Price | None = setting(None, "Compute", 50)
+    """Time some steps first, and refuse a run that would cost more; needs --price."""
+
     checkpoint_every: Annotated[str, NUMBER_IS_TEXT, as_text(every)] = setting("1", "Record", "500steps")
     """Interval between checkpoints: epochs such as 5, steps such as 500steps, or a time such as 90s, 10m or 2h."""
     sample_every: NotNegative = setting(1, "Record", 10)
@@ -216,6 +225,8 @@ class TrainSpec(Spec):
     def _check(self) -> Self:
         if self.compile and self.memory == "reversible":
             raise ValueError("--compile cannot be combined with --memory reversible: leave out one of them")
+        if self.max_price is not None and self.price is None:
+            raise ValueError("--max-price needs the price of an hour: add --price, such as --price 1.2")
         self.fit_config()
         _, most = worker_range(self.workers)
         if self.batch_size < most:

@@ -31,7 +31,7 @@ TRIES = 3
 COMMAND_TIMEOUT_S = 30.0
 """Seconds after which a command is killed."""
 
-COSTS = ("core_seconds", "gpu_seconds")
+COSTS = ("core_seconds", "gpu_seconds", "price")
 """The metrics of a training or a trial with its cost."""
 
 

@@ -49,6 +49,7 @@ class Work:
         splits: the data sets.
         notes: sentences that tell the user how the data were read.
         resumed: the run that is resumed; None for a new run.
+        estimated_seconds: the duration that was estimated because the run has a limit; None without an estimate.
     """
 
     given: TrainSpec
@@ -59,6 +60,11 @@ class Work:
     splits: Splits
     notes: tuple[str, ...] = ()
     resumed: Found | None = None
+    estimated_seconds: float | None = None
+
+    def estimate(self) -> dict[str, float]:
+        """Return the metric of the estimated duration; an empty dictionary if there is no estimate."""
+        return {} if self.estimated_seconds is None else {"estimated_seconds": self.estimated_seconds}
 
     def place_of(self, record: Record) -> str:
         """Return the folder of the run, within `spec.output`, or its URI in a bucket."""

@@ -96,8 +96,7 @@ def _train(work: Work, resources: Resources, record: Record, show: Show) -> Trai
         copy_best_model(last, folder / CHECKPOINT)
         seconds = time.monotonic() - started
         result = log.conclude(last.progress(), folder, seconds, log.tested.test_bits_per_dim)
-        cores, gpus = (seconds * log.workers * each for each in (resources.cpus, resources.gpus))
-        record.metrics({"core_seconds": cores, "gpu_seconds": gpus})
+        record.metrics(resources.cost(seconds, log.workers, work.spec.price) | work.estimate())
     ended = KeptResult(state="finished", test_bits_per_dim=result.test_bits_per_dim, seconds=result.seconds)
     remember(place, replace(work.to_keep(record), result=ended))
     return result

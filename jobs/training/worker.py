@@ -21,6 +21,7 @@ import torch
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from glow.checkpoint import load_checkpoint, save_checkpoint
+from glow.config import GlowConfig
 from glow.datasets import LazyDataset
 from glow.distributed import all_reduce_sum
 from glow.model import Glow
@@ -29,6 +30,7 @@ from glow.training.trainer import StepResult, Trainer, mean_bits_per_dim
 from jobs.display.events import Epoch, Step
 from jobs.outputs import is_remote
 from jobs.specs.base import every
+from jobs.specs.training import TrainSpec
 from jobs.system.machine_metrics import machine_facts, machine_name, sampled
 from jobs.system.process_setup import set_up_computing
 from jobs.training.data import Splits, is_packed, open_splits
@@ -278,7 +280,7 @@ def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
     started = time.monotonic()
     set_up_computing(settings.threads)
     spec = settings.spec
-    splits = _splits(settings)
+    splits = splits_of(settings.data, spec, settings.config)
     packed = is_packed(spec.dataset)  # the trainer takes the order of images from a packed data set
     images = {split: each if packed else each.images() for split, each in splits.items()}
     trainer = Trainer(
@@ -335,14 +337,21 @@ def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
     return Outcome(best, test, seconds_so_far())
 
 
-def _splits(settings: WorkerSettings) -> Splits:
-    """Return the images from Ray's object store; open their files if the driver has not put them there."""
-    if not settings.data:
-        return open_splits(settings.spec, settings.config.image_shape)
-    data = ray.get(settings.data[0])
+def splits_of(data: list[ray.ObjectRef], spec: TrainSpec, config: GlowConfig) -> Splits:
+    """Return the images from Ray's object store; open their files if the driver has not put them there.
+
+    Args:
+        data: the result of `jobs.training.ray_trainer.put_data`.
+        spec: the settings of the training.
+        config: the configuration of the model.
+    """
+    if not data:
+        return open_splits(spec, config.image_shape)
+    arrays = ray.get(data[0])
     # Copied into tensors, because Ray's arrays are read-only.
     return {
-        split: LazyDataset.held(torch.tensor(images), torch.tensor(labels)) for split, (images, labels) in data.items()
+        split: LazyDataset.held(torch.tensor(images), torch.tensor(labels))
+        for split, (images, labels) in arrays.items()
     }
 
 
