@@ -241,7 +241,7 @@ class Evaluation(Generic[Spec]):
             resources = resources_for(spec, None if spec.workers is None else (spec.workers, spec.workers))
             if (wait := waiting(resources)) is not None:
                 show(wait)
-            for fresh in score_on_ray(self.model, missing, resources, show):
+            for fresh in score_on_ray(self.model, missing, resources, run.machines, show):
                 save_scores(fresh.wanted.key, fresh.table, run.record)
                 scored[fresh.wanted.key] = fresh
                 show(_scored_event(fresh))
@@ -293,6 +293,7 @@ class EvaluationRun:
         record: the run.
         folder: the folder whose files become artifacts of the run.
         show: shows an event, and writes it into the log of the run.
+        machines: the facts of this machine, and of each that has scored images, by the machine's name.
         result: the event to show after the run has ended; set by `finish`.
     """
 
@@ -300,6 +301,7 @@ class EvaluationRun:
         self.record, self.folder, self.show = record, folder, show
         self._work, self._job = work, job
         self._scored_by: dict[str, str] = {}
+        self.machines = {machine_name(): machine_facts()}
         self.result: Event | None = None
 
     @property
@@ -311,6 +313,10 @@ class EvaluationRun:
     def known_as(self) -> dict[str, Any]:
         """The name and id of the run and the command that opens the MLflow UI; every result event has these fields."""
         return {"run": self.record.name, "run_id": self.record.run_id, "open_with": open_command(self._work.uri)}
+
+    def write_environment(self) -> None:
+        """Write the packages and the machines to ``environment.json`` in the folder."""
+        (self.folder / ENVIRONMENT_FILE).write_text(environment_text(self.machines))
 
     def table(self, table: pd.DataFrame, name: str) -> None:
         """Write a table of results to NAME.parquet in the folder, and to NAME.json, which the MLflow UI shows."""
@@ -391,8 +397,8 @@ def evaluation_run(work: Evaluation[Any], job: str, show: Show) -> Iterator[Eval
             show(Noted(note))
         with record.running(run_log.copy, work.spec.on_end):
             run = EvaluationRun(work, job, record, folder, show)
+            run.write_environment()
             (folder / "spec.json").write_text(work.given.model_dump_json(indent=2) + "\n")
-            (folder / ENVIRONMENT_FILE).write_text(environment_text({machine_name(): machine_facts()}))
             if work.model.model_id is not None:
                 record.uses(work.model.model_id)
             for table in work.tables:
@@ -401,6 +407,7 @@ def evaluation_run(work: Evaluation[Any], job: str, show: Show) -> Iterator[Eval
                 record.dataset(shape, *table.recorded_as, context, table.source)
             run.describe()
             yield run
+            run.write_environment()
             record.folder(folder)
         if run.result is not None:
             show(run.result)

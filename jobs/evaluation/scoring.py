@@ -28,7 +28,9 @@ from jobs.display.events import Scoring, Show
 from jobs.errors import JobError
 from jobs.evaluation.find_model import TrainedModel
 from jobs.ray_runtime.resources import Resources
+from jobs.system.machine_metrics import machine_facts, machine_name
 from jobs.system.process_setup import set_up_computing
+from jobs.text import JsonObject
 from jobs.tracking.scores import find_scores, key_of, labelled
 
 RETRIES = 3
@@ -107,13 +109,20 @@ def cached(wanted: Table, uri: str, experiment: str) -> Scored | None:
     return Scored(wanted, wanted.of_these_images(table), run_id)
 
 
-def score_on_ray(model: TrainedModel, tables: Sequence[Table], resources: Resources, show: Show) -> Iterator[Scored]:
+def score_on_ray(
+    model: TrainedModel,
+    tables: Sequence[Table],
+    resources: Resources,
+    machines: dict[str, JsonObject],
+    show: Show,
+) -> Iterator[Scored]:
     """Score the tables, and yield each in order as soon as all its shards are scored.
 
     Args:
         model: the model; Ray's object store holds one copy of it for all tasks.
         tables: what to score, each with another key.
         resources: the workers. As many tasks run at once as there are workers, each with one worker's cores and GPUs.
+        machines: receives the facts of each machine that has scored a shard, by the machine's name.
         show: receives a `Scoring` event after each shard.
 
     Raises:
@@ -136,7 +145,7 @@ def score_on_ray(model: TrainedModel, tables: Sequence[Table], resources: Resour
                 following = next(shards, None)  # read while the workers are busy
             (finished,), _ = ray.wait(list(pending), num_returns=1)
             of, start = pending.pop(finished)
-            done[of.key][start] = result_of(finished)
+            done[of.key][start], (machine, machines[machine]) = result_of(finished)
             scored = sum(len(part) for parts in done.values() for part in parts.values())
             show(
                 Scoring(
@@ -201,12 +210,17 @@ def put_model(model: TrainedModel) -> Any:
 @ray.remote
 def score_shard(
     reference: list[Any], images: np.ndarray, labels: np.ndarray, start: int, how: dict[str, Any], threads: int
-) -> pd.DataFrame:
-    """Score one shard of a data set on a worker; `start` is the position of its first image in the data set."""
+) -> tuple[pd.DataFrame, tuple[str, JsonObject]]:
+    """Score one shard of a data set on a worker; `start` is the position of its first image in the data set.
+
+    Returns:
+        The scores, and the name and the facts of the machine (`jobs.system.machine_metrics.machine_facts`).
+    """
     model = model_on(reference, threads)
     positions = torch.arange(start, start + len(images))
     # Ray's arrays are read-only, and torch needs arrays that it may write to.
-    return score(model, torch.tensor(images), torch.tensor(labels), indices_N=positions, **how)
+    table = score(model, torch.tensor(images), torch.tensor(labels), indices_N=positions, **how)
+    return table, (machine_name(), machine_facts())
 
 
 def model_on(reference: list[Any], threads: int) -> Glow:
