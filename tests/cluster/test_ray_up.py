@@ -3,6 +3,7 @@
 The tests go on from each other, in order: a cluster takes half a minute to start.
 """
 
+import json
 import os
 import signal
 import time
@@ -104,6 +105,8 @@ def test_an_ablation_and_the_ood_test_use_the_cluster(cluster):
     assert "models:/glow-digits@champion" in said
     said = cluster.say("glowctl ood --model models:/glow-digits@champion --batch-sizes 2,5,10,25 --bootstraps 500", 240)
     assert "M=25" in said
+    environment = json.loads((cluster.shared / "outputs" / cluster.runs()[-1][0] / "environment.json").read_text())
+    assert {"glow0"} < set(environment["machines"]) <= {"glow0", "glow1", "glow2"}
     assert {status for _, _, status in cluster.runs()} == {"FINISHED"}
     wait_until(lambda: nothing_runs(cluster), timeout=30, every=1)
 
