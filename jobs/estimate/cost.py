@@ -40,6 +40,9 @@ LEAST_S = 0.3
 MOST_CONFIGURATIONS = 12
 """Largest number of configurations of an ablation that are timed; others count as their mean."""
 
+STORED_S = 0.2
+"""Seconds for which a checkpoint delays a training, besides those for writing it: Ray and the workers meet."""
+
 BETWEEN_S = 1.0
 """Seconds between two trials of an ablation (`python -m benchmarks.start_up --trials`)."""
 
@@ -172,7 +175,7 @@ def training_seconds(work: Work, timed: TimedTraining, workers: int) -> float:
         + (spec.epochs * sizes["validation"] + tested) * timed.validated / workers
         + scored * timed.scored / workers
         + grids * timed.drawn
-        + _checkpoints(spec, steps, timed.step) * timed.saved
+        + _checkpoints(spec, steps, timed.step) * (timed.saved + STORED_S)
     )
 
 
