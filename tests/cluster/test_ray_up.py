@@ -111,6 +111,7 @@ def test_an_ablation_and_the_ood_test_use_the_cluster(cluster):
     wait_until(lambda: nothing_runs(cluster), timeout=30, every=1)
 
 
+@pytest.mark.nightly  # 3 to 4 minutes; the test of a head that is gone loses more
 def test_elastic_training_survives_a_host_that_is_cut_off_and_takes_it_back(cluster):
     job = cluster.submit(f"{LONG} --workers 1:3 --cpus-per-worker 1")
     cluster.wait_for(job, lambda events: last_epoch(events) >= 6 and workers(events) == [3], 120)

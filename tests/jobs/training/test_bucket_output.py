@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from tests.jobs.command_line import Running, check_quiet, glowctl, wait_until
 from tests.jobs.training.test_train import best_weights
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.nightly]
 
 SMOKE = ("train", "--preset", "smoke", "--epochs", "6", "--cpus-per-worker", "1", "--sample-every", "0")
 

@@ -16,7 +16,7 @@ LAYERS = {"input": "logit", "dequantization": "variational", "coupling": "spline
 """Settings of the model; the first two are those of the default preset."""
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.ray
 def test_a_model_of_logits_learned_noise_and_splines_is_resumed_served_and_scored(tmp_path):
     flags = [part for name, value in LAYERS.items() for part in (f"--{name}", value)]
