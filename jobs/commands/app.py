@@ -108,13 +108,14 @@ estimates = typer.Typer(no_args_is_help=True, epilog="Example: glowctl estimate 
 
 
 @estimates.callback()
-def begin_estimate() -> None:
+def begin_estimate(context: typer.Context) -> None:
     """Estimate what train, ablate, nll or ood would cost, with the flags of that command; nothing is recorded.
 
     Some of the job's steps are timed, which takes about 10 seconds. The estimate is of time, memory and disk, and with
     --price of money.
     """
-    estimating.set(True)
+    token = estimating.set(True)
+    context.call_on_close(lambda: estimating.reset(token))
 
 
 @app.command(epilog="Example: glowctl train --dataset mnist --preset laptop --workers 2")
