@@ -111,8 +111,8 @@ estimates = typer.Typer(no_args_is_help=True, epilog="Example: glowctl estimate 
 def begin_estimate(context: typer.Context) -> None:
     """Estimate what train, ablate, nll or ood would cost, with the flags of that command; nothing is recorded.
 
-    Some of the job's steps are timed, which takes about 10 seconds. The estimate is of time, memory and disk, and with
-    --price of money.
+    Some of the job's steps are timed, which takes about 10 seconds. The estimate has time, memory, disk and network, and
+    the price with --price.
     """
     token = estimating.set(True)
     context.call_on_close(lambda: estimating.reset(token))
