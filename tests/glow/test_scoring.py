@@ -23,6 +23,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "floored, logit": {"scale": "floored", "input": "logit"},
     "spline, variational": {"coupling": "spline", "dequantization": "variational"},
     "checkerboard, residual": {"checkerboard": 2, "network": "residual"},
+    "attention": {"network": "attention"},
 }
 
 
