@@ -148,7 +148,8 @@ def tags_of(client: MlflowClient, run: Run) -> dict[str, Any]:
         for name in ("output", "tracking_uri"):
             settings.pop(name, None)
     if "glow.champion" in tags:
-        tags["mlflow.note.content"] = tags["mlflow.note.content"].split("Test NLL in bits/dim")[0]  # then come tables
+        tags["mlflow.note.content"], tables, _ = tags["mlflow.note.content"].partition("Test NLL of each configuration")
+        assert tables  # which have speeds
         tags["glow.champion"] = client.get_run(run.data.tags["glow.champion"]).data.tags["glow.trial"]
     listed = sorted(each["path"] for each in json.loads(tags.get("mlflow.loggedArtifacts", "[]")))
     return {**tags, "glow.spec": spec, "mlflow.loggedArtifacts": listed}
