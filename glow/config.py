@@ -21,7 +21,7 @@ Coupling = Literal["affine", "additive", "spline"]
 Scale = Literal["sigmoid", "bounded", "floored"]
 """The function that makes the scale of an affine coupling from the output of its network."""
 
-Network = Literal["plain", "residual"]
+Network = Literal["plain", "residual", "attention"]
 """The network of a coupling."""
 
 Dequantization = Literal["uniform", "variational"]
@@ -64,7 +64,8 @@ class GlowConfig:
             ``"bounded"`` is exp(2 tanh(s / 2)), in (e^-2, e^2); the training of deep models can diverge with it. Other
             couplings ignore this setting.
         network: the networks of couplings. ``"plain"`` has the paper's three convolutions, ``"residual"`` four, two of
-            which are a residual block (`glow.layers.networks`).
+            which are a residual block, and ``"attention"`` a block of a vision transformer (`glow.layers.networks`).
+        heads: number of attention heads of each network with attention, which must divide its width.
         num_classes: number of classes on which the top prior is conditioned; None for an unconditional model.
         seed: seed of all initial weights, rotations and shuffles. Two models of one config have equal initial weights.
         bits: number of high bits of each uint8 value that the model sees, from 1 to 8. Likelihoods are those of the
@@ -101,13 +102,17 @@ class GlowConfig:
     input: Input = "linear"
     checkerboard: int = 0
     network: Network = "plain"
+    heads: int = 4
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_shape", tuple(int(side) for side in self.image_shape))
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
             raise ValueError(f"image_shape must be (channels, height, width), each at least 1, not {self.image_shape}")
-        _check_least(self, levels=1, depth=1, width=1, checkerboard=0)
+        _check_least(self, levels=1, depth=1, width=1, checkerboard=0, heads=1)
         _check_choices(self)
+        widths = [self.width, *([self.width // 2] if self.checkerboard else [])]  # of FullResolution
+        if self.network == "attention" and any(width % self.heads for width in widths):
+            raise ValueError(f"heads must divide the width of every network ({widths}), and {self.heads} does not")
         if self.num_classes is not None and self.num_classes < 1:
             raise ValueError(f"num_classes must be at least 1 or None, not {self.num_classes}")
         if self.bits not in range(1, 9):

@@ -77,7 +77,7 @@ class Level(Layer):
 
     Example:
         >>> config = GlowConfig(image_shape=(1, 8, 8), levels=1, depth=2, width=8)
-        >>> level = Level.make(channels=1, config=config, is_top=True, generator=torch.Generator())
+        >>> level = Level.make(0, config, torch.Generator())
         >>> x = torch.randn(2, 1, 8, 8)
         >>> z, log_det = level(x)
         >>> z.shape, torch.allclose(level.inverse(z), x, atol=1e-5)
@@ -95,14 +95,23 @@ class Level(Layer):
         self.reversible = False
 
     @classmethod
-    def make(cls, channels: int, config: GlowConfig, is_top: bool, generator: torch.Generator) -> Level:
-        """Make a level of a Glow for C `channels`; `generator` draws the permutations."""
-        squeezed = 4 * channels
+    def make(cls, level: int, config: GlowConfig, generator: torch.Generator) -> Level:
+        """Make the level of a Glow with an index from 0 on; `generator` draws the permutations."""
+        squeezed, is_top = 4 * 2**level * config.image_shape[0], level == config.levels - 1
+        _, height, width = config.latent_shapes[level]
         steps = [
             Step(
                 squeezed,
                 make_permutation(config.permutation, squeezed, generator),
-                CouplingLayer(squeezed, config.width, config.coupling, config.scale, config.network),
+                CouplingLayer(
+                    squeezed,
+                    config.width,
+                    config.coupling,
+                    config.scale,
+                    config.network,
+                    (height, width),
+                    config.heads,
+                ),
             )
             for _ in range(config.depth)
         ]
@@ -165,7 +174,7 @@ class FullResolution(Level):
     """
 
     def __init__(self, config: GlowConfig) -> None:
-        channels, width = config.image_shape[0], max(1, config.width // 2)
+        (channels, *size), width = config.image_shape, max(1, config.width // 2)
         super().__init__(
             Checkerboard(first=0),
             [
@@ -173,7 +182,14 @@ class FullResolution(Level):
                     2 * channels,
                     FixedPermutation(torch.arange(2 * channels).roll(channels)),
                     CheckerboardCoupling(
-                        channels, width, config.coupling, config.scale, seen=index % 2, network=config.network
+                        channels,
+                        width,
+                        config.coupling,
+                        config.scale,
+                        seen=index % 2,
+                        network=config.network,
+                        size=(size[0], size[1]),
+                        heads=config.heads,
                     ),
                 )
                 for index in range(config.checkerboard)

@@ -113,13 +113,16 @@ class Glow(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would seed the GPUs too
             generator = torch.Generator().manual_seed(config.seed)
-            channels = [config.image_shape[0] * 2**level for level in range(config.levels)]
-            levels = [Level.make(c, config, level == config.levels - 1, generator) for level, c in enumerate(channels)]
+            levels = [Level.make(level, config, generator) for level in range(config.levels)]
             self.register_module("levels", nn.ModuleList(levels))
             self.input = Logit(LOGIT_ALPHA) if config.input == "logit" else Unchanged()
-            self.top = TopPrior(4 * channels[-1], config.num_classes)
+            self.top = TopPrior(config.latent_shapes[-1][0], config.num_classes)
             variational = config.dequantization == "variational"
-            self.noise = NoiseFlow(channels[0], config.width, config.network) if variational else None
+            channels, height, width = config.image_shape
+            squeezed = height // 2, width // 2
+            self.noise = (
+                NoiseFlow(channels, config.width, config.network, squeezed, config.heads) if variational else None
+            )
             # Last, so that the other weights do not depend on it.
             self.checkerboard = FullResolution(config) if config.checkerboard else Unchanged()
         self.register_buffer("initialized", torch.tensor(False))

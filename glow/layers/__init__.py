@@ -13,7 +13,14 @@ from glow.layers.base import Layer, as_planes, join
 from glow.layers.channel_mixing import Affine, AffineLayer, mix, mixing, unmixing
 from glow.layers.coupling import Checkerboard, CheckerboardCoupling, CouplingLayer
 from glow.layers.inputs import Logit, Unchanged
-from glow.layers.networks import CouplingNetwork, PlainNetwork, ResidualNetwork, ZeroConv2d, make_network
+from glow.layers.networks import (
+    AttentionNetwork,
+    CouplingNetwork,
+    PlainNetwork,
+    ResidualNetwork,
+    ZeroConv2d,
+    make_network,
+)
 from glow.layers.noise_flow import NoiseFlow
 from glow.layers.permutation import PERMUTATIONS, FixedPermutation, InvertibleConv1x1, make_permutation
 from glow.layers.split import Split, Squeeze, TopPrior, gaussian_log_prob
@@ -23,6 +30,7 @@ __all__ = [
     "ActNorm",
     "Affine",
     "AffineLayer",
+    "AttentionNetwork",
     "Checkerboard",
     "CheckerboardCoupling",
     "CouplingLayer",

@@ -30,7 +30,9 @@ class CouplingLayer(Layer):
         width: hidden channels of the network.
         coupling: "affine", "additive" or "spline".
         scale: the scale of an affine coupling, "sigmoid", "bounded" or "floored"; the other couplings ignore it.
-        network: the kind of the network, "plain" or "residual".
+        network: the kind of the network, "plain", "residual" or "attention".
+        size: (H, W) of the input, which only a network with attention needs.
+        heads: number of attention heads.
 
     Example:
         >>> layer = CouplingLayer(channels=4, width=16, coupling="affine", scale="sigmoid")
@@ -44,11 +46,20 @@ class CouplingLayer(Layer):
         [-16.25, -16.25]
     """
 
-    def __init__(self, channels: int, width: int, coupling: Coupling, scale: Scale, network: Network = "plain") -> None:
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        coupling: Coupling,
+        scale: Scale,
+        network: Network = "plain",
+        size: tuple[int, int] | None = None,
+        heads: int = 4,
+    ) -> None:
         super().__init__()
         half = channels // 2
         self.map = make_elementwise(coupling, scale)
-        self.network = make_network(network, channels - half, self.map.parameters * half, width)
+        self.network = make_network(network, channels - half, self.map.parameters * half, width, size, heads)
 
     def parameters_given(self, x_b: Tensor) -> Tensor:
         """Return the parameters of the map, (B, P C/2, H, W), given the half that does not change, (B, C/2, H, W)."""
@@ -141,7 +152,9 @@ class CheckerboardCoupling(CouplingLayer):
         coupling: "affine", "additive" or "spline".
         scale: the scale of an affine coupling.
         seen: the colour, 0 or 1, of the second half.
-        network: the kind of the network, "plain" or "residual".
+        network: the kind of the network, "plain", "residual" or "attention".
+        size: (H, W) of the images, which only a network with attention needs.
+        heads: number of attention heads.
 
     Example:
         >>> layer = CheckerboardCoupling(channels=1, width=8, coupling="affine", scale="bounded", seen=1)
@@ -153,10 +166,18 @@ class CheckerboardCoupling(CouplingLayer):
     """
 
     def __init__(
-        self, channels: int, width: int, coupling: Coupling, scale: Scale, seen: int, network: Network = "plain"
+        self,
+        channels: int,
+        width: int,
+        coupling: Coupling,
+        scale: Scale,
+        seen: int,
+        network: Network = "plain",
+        size: tuple[int, int] | None = None,
+        heads: int = 4,
     ) -> None:
-        super().__init__(2 * channels, width, coupling, scale, network)
-        self.network = make_network(network, channels + 1, self.map.parameters * channels, width)
+        super().__init__(2 * channels, width, coupling, scale, network, size, heads)
+        self.network = make_network(network, channels + 1, self.map.parameters * channels, width, size, heads)
         self.board = Checkerboard(first=1 - seen)
 
     def parameters_given(self, x_b: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The convolutional networks in couplings, which have nearly all weights of a Glow and take nearly all of its time.
+"""The networks in couplings, which have nearly all weights of a Glow and take nearly all of its time.
 
 `GlowConfig.network` names the kind, and `make_network` makes it.
 
@@ -6,6 +6,8 @@ Shapes: B images, C channels, H height, W width.
 """
 
 from __future__ import annotations
+
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -176,6 +178,47 @@ class ResidualNetwork(CouplingNetwork):
         return to_planes(F.conv2d(hidden, weight4, bias4, padding=1), x_BCHW.dtype).transpose(0, 1)
 
 
+class AttentionNetwork(CouplingNetwork):
+    """A 3x3 convolution, a block of a vision transformer whose tokens are the positions, and a 3x3 convolution.
+
+    The output is conv2(block(conv1(x) + positions)), with a learned vector for each position. The block is torch's:
+    self-attention over all positions, then an MLP of four times the width, each after a LayerNorm and with a residual
+    connection (Dosovitskiy et al. 2021, section 3.1). Kolesnikov et al. (2024) use such blocks in couplings.
+
+    Args:
+        in_channels: C_in.
+        out_channels: C_out.
+        width: channels of the hidden layers.
+        size: (H, W) of the input.
+        heads: number of attention heads, which must divide the width.
+
+    Example:
+        >>> network = AttentionNetwork(in_channels=2, out_channels=4, width=16, size=(8, 8), heads=4)
+        >>> network(torch.randn(3, 2, 8, 8)).shape
+        torch.Size([3, 4, 8, 8])
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, width: int, size: tuple[int, int], heads: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.positions = nn.Parameter(torch.empty(width, *size).normal_(std=0.02))
+        self.block = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.conv2 = ZeroConv2d(width, out_channels)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Return the network's output, (B, C_out, H, W)."""
+        dtype = self.compute_dtype or x_BCHW.dtype
+        kind = x_BCHW.device.type
+        mixed = dtype == torch.bfloat16 and torch.amp.is_autocast_available(kind)  # a meta tensor has no autocast
+        with torch.autocast(kind, torch.bfloat16) if mixed else nullcontext():  # norms and softmax stay in float32
+            hidden_BWHW = self.conv1(x_BCHW) + self.positions
+            tokens_BNW = self.block(hidden_BWHW.flatten(2).transpose(1, 2))
+            output = self.conv2(tokens_BNW.transpose(1, 2).unflatten(2, x_BCHW.shape[2:]))
+        return output.to(x_BCHW.dtype)
+
+
 def _keep_variance(*convs: nn.Conv2d) -> None:
     """Initialize convolutions before a ReLU as in He et al. (2015), and their biases with 0."""
     for conv in convs:
@@ -184,18 +227,30 @@ def _keep_variance(*convs: nn.Conv2d) -> None:
         nn.init.zeros_(bias)
 
 
-def make_network(network: Network, in_channels: int, out_channels: int, width: int) -> CouplingNetwork:
+def make_network(
+    network: Network,
+    in_channels: int,
+    out_channels: int,
+    width: int,
+    size: tuple[int, int] | None = None,
+    heads: int = 4,
+) -> CouplingNetwork:
     """Make a network with new weights.
 
     Args:
-        network: the kind, "plain" or "residual".
+        network: the kind, "plain", "residual" or "attention".
         in_channels: C_in.
         out_channels: C_out.
         width: channels of the hidden layers.
+        size: (H, W) of the input, which only a network with attention needs.
+        heads: number of attention heads.
 
     Example:
         >>> type(make_network("plain", in_channels=2, out_channels=4, width=16)).__name__
         'PlainNetwork'
     """
+    if network == "attention":
+        assert size is not None
+        return AttentionNetwork(in_channels, out_channels, width, size, heads)
     kind = ResidualNetwork if network == "residual" else PlainNetwork
     return kind(in_channels, out_channels, width)

@@ -41,7 +41,9 @@ class NoiseFlow(nn.Module):
     Args:
         channels: C, of the images.
         width: hidden channels of the network.
-        network: the kind of the network, "plain" or "residual".
+        network: the kind of the network, "plain", "residual" or "attention".
+        size: (H, W) of the squeezed images, which only a network with attention needs.
+        heads: number of attention heads.
 
     Example:
         >>> noise_flow = NoiseFlow(channels=1, width=16)
@@ -53,10 +55,17 @@ class NoiseFlow(nn.Module):
         torch.Size([2])
     """
 
-    def __init__(self, channels: int, width: int, network: Network = "plain") -> None:
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        network: Network = "plain",
+        size: tuple[int, int] | None = None,
+        heads: int = 4,
+    ) -> None:
         super().__init__()
         self.squeeze = Squeeze()
-        self.network = make_network(network, 4 * channels, 8 * channels, width)
+        self.network = make_network(network, 4 * channels, 8 * channels, width, size, heads)
 
     def forward(self, image_BCHW: Tensor, v_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Turn uniform noise into noise that depends on the image.

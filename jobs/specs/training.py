@@ -133,7 +133,10 @@ class TrainSpec(Spec):
     of pixels, given the other."""
     network: Network = setting("plain", "Model", "residual")
     """Network of each coupling layer. plain: the paper's three convolutions. residual: four, of which two are a
-    residual block. A residual network takes about as long as a plain one of twice its --width."""
+    residual block. A residual network takes about as long as a plain one of twice its --width. attention: a block of a
+    vision transformer between two convolutions."""
+    heads: int = setting(4, "Model", 8)
+    """Number of attention heads of each network with --network attention; it must divide --width."""
     class_conditional: bool = setting(False, "Model", True)
     """Give each class a separate mean and scale of the topmost latents."""
     bits: int = setting(8, "Model", 5)

@@ -135,10 +135,37 @@ class Reference:
 
     def network_of_image(self, b, name):
         h = self.conv(b, name + "conv1.")
+        if self.config.get("network") == "attention":
+            h = h + self.t[name + "positions"]
+            tokens = self.block(h.flatten(2).transpose(1, 2), name + "block.")
+            return self.scaled_conv(tokens.transpose(1, 2).reshape(h.shape), name + "conv2.")
         if self.config.get("network") == "residual":
             h = h + self.conv(F.relu(self.conv(F.relu(h), name + "conv2.")), name + "conv3.")
             return self.scaled_conv(F.relu(h), name + "conv4.")
         return self.scaled_conv(F.relu(self.conv(F.relu(h), name + "conv2.")), name + "conv3.")
+
+    def block(self, x, name):
+        """Pre-norm attention and MLP, with the softmax written out; x (B, N, W)."""
+        heads = self.config.get("heads", 4)
+        queries, keys, values = (
+            part.unflatten(2, (heads, -1)).transpose(1, 2)
+            for part in self.linear(self.norm(x, name + "norm1."), name + "self_attn.in_proj_").chunk(3, 2)
+        )
+        scores = torch.einsum("bhnd,bhmd->bhnm", queries, keys) / queries.shape[-1] ** 0.5
+        weights = torch.exp(scores) / torch.exp(scores).sum(-1, keepdim=True)
+        mixed = torch.einsum("bhnm,bhmd->bnhd", weights, values).flatten(2)
+        x = x + self.linear(mixed, name + "self_attn.out_proj.")
+        hidden = self.linear(self.norm(x, name + "norm2."), name + "linear1.")
+        hidden = hidden * (1 + torch.erf(hidden / 2**0.5)) / 2  # GELU
+        return x + self.linear(hidden, name + "linear2.")
+
+    def norm(self, x, name):
+        centred = x - x.mean(-1, keepdim=True)
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        return scaled * self.t[name + "weight"] + self.t[name + "bias"]
+
+    def linear(self, x, name):
+        return x @ self.t[name + "weight"].T + self.t[name + "bias"]
 
     def conv(self, x, name):
         weight = self.t[name + "weight"]

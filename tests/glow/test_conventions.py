@@ -30,6 +30,7 @@ PAIRS = [
                 ("logit", "variational", 3, 5, 1, 2, "residual"),
                 ("logit", "uniform", 3, 8, 3, 0, "residual"),
                 ("linear", "variational", None, 5, 2, 3, "plain"),
+                ("logit", "variational", None, 8, 2, 1, "attention"),
             ]
         ),
     )

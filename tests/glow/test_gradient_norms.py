@@ -17,6 +17,7 @@ VARIANTS = [
     {"input": "logit", "dequantization": "variational", "num_classes": 3},
     {"coupling": "spline", "scale": "floored"},
     {"checkerboard": 2, "network": "residual"},
+    {"network": "attention"},
 ]
 
 

@@ -16,6 +16,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "variational": {"dequantization": "variational"},
     "checkerboard": {"checkerboard": 2},
     "residual": {"network": "residual"},
+    "attention": {"network": "attention", "checkerboard": 1},
     "laptop": {"input": "logit", "dequantization": "variational", "checkerboard": 2, "network": "residual"},
 }
 

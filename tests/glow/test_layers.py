@@ -43,6 +43,7 @@ LAYERS: dict[str, Callable[[], Layer]] = {
     "additive": lambda: CouplingLayer(4, 8, "additive", "sigmoid"),
     "spline": lambda: CouplingLayer(4, 8, "spline", "sigmoid"),
     "affine-residual": lambda: CouplingLayer(4, 8, "affine", "floored", "residual"),
+    "affine-attention": lambda: CouplingLayer(4, 8, "affine", "floored", "attention", SHAPE[1:], heads=2),
     "checkerboard": lambda: Checkerboard(first=1),
     "checkerboard-affine": lambda: CheckerboardCoupling(2, 8, "affine", "bounded", seen=0),
     "checkerboard-spline": lambda: CheckerboardCoupling(2, 8, "spline", "sigmoid", seen=1, network="residual"),

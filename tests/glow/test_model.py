@@ -22,6 +22,7 @@ VARIANTS = [
     {"coupling": "spline", "dequantization": "variational"},
     {"checkerboard": 3, "scale": "bounded"},
     {"network": "residual", "dequantization": "variational"},
+    {"network": "attention", "dequantization": "variational", "checkerboard": 2},
 ]
 
 

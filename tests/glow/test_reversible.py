@@ -19,6 +19,7 @@ VARIANTS = {
     "logit": {"input": "logit"},
     "checkerboard": {"checkerboard": 3},
     "residual": {"network": "residual", "checkerboard": 1, "dequantization": "variational"},
+    "attention": {"network": "attention", "dequantization": "variational"},
     "conditional": {"num_classes": 3},
     "colour": {"image_shape": (3, 8, 8)},
 }

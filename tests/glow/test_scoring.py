@@ -23,6 +23,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "floored, logit": {"scale": "floored", "input": "logit"},
     "spline, variational": {"coupling": "spline", "dequantization": "variational"},
     "checkerboard, residual": {"checkerboard": 2, "network": "residual"},
+    "attention": {"network": "attention"},
 }
 
 
@@ -136,8 +137,9 @@ def test_a_conditional_model_is_asked_for_the_mixture_whatever_the_labels():
     np.testing.assert_allclose(table["nll"], math.log(3) - of_class.double().logsumexp(0), rtol=1e-5)
 
 
-def test_bf16_moves_scores_by_0_02_bits_at_most():
-    glow, images = small_glow(depth=6), random_images(64)
+@pytest.mark.parametrize("network", ["plain", "residual", "attention"])
+def test_bf16_moves_scores_by_0_02_bits_at_most(network):
+    glow, images = small_glow(depth=6, network=network), random_images(64)
     exact, rounded = (score(glow, images, precision=precision) for precision in ("float32", "bf16"))
     difference = np.abs(exact["bits_per_dim"] - rounded["bits_per_dim"])
     assert 0 < difference.max() < 0.02
