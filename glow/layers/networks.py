@@ -215,8 +215,7 @@ class AttentionNetwork(CouplingNetwork):
         with torch.autocast(kind, torch.bfloat16) if mixed else nullcontext():  # norms and softmax stay in float32
             hidden_BWHW = self.conv1(x_BCHW) + self.positions
             tokens_BNW = self.block(hidden_BWHW.flatten(2).transpose(1, 2))
-            output = self.conv2(tokens_BNW.transpose(1, 2).unflatten(2, x_BCHW.shape[2:]))
-        return output.to(x_BCHW.dtype)
+        return self.conv2(tokens_BNW.transpose(1, 2).unflatten(2, x_BCHW.shape[2:]).to(x_BCHW.dtype))
 
 
 def _keep_variance(*convs: nn.Conv2d) -> None:
