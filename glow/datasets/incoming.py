@@ -109,6 +109,8 @@ class Piece:
     """Some neighbouring images of an `Incoming`.
 
     Attributes:
+        part: the images that these are some of.
+        positions: the positions in `part` of the images that could be read.
         images: the images that could be read, uint8 (n, C, H, W).
         names: their names.
         classes: their classes, "" for an image without one.
@@ -121,6 +123,8 @@ class Piece:
         [[('/no/such/file.png', '/no/such/file.png is not a file')]]
     """
 
+    part: Incoming
+    positions: list[int]
     images: Tensor
     names: list[str]
     classes: list[str]
@@ -150,6 +154,8 @@ def pieces(parts: Iterable[Incoming], size: int = 1000, threads: int = 1) -> Ite
             gone = {position for position, _ in problems}
             kept = [position for position in range(start, stop) if position not in gone]
             yield Piece(
+                part,
+                kept,
                 images,
                 [part.names[position] for position in kept],
                 [part.classes[position] if part.classes else "" for position in kept],

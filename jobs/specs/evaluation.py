@@ -110,6 +110,8 @@ class CheckSpec(ModelSpec):
     """Share of batches of images that belong which shall be found to belong, between 0 and 1."""
     fdr: Share = setting(0.1, "Test", 0.05)
     """Largest share, on average, of images on the list which belong after all (false discovery rate)."""
+    record: bool = setting(True, "Record", False)
+    """Write a run in MLflow and a folder in --output."""
     table: Text | None = setting(None, "Results", "check.csv")
     """File for a table with one row per image, which ends in .csv or .parquet. A file of this name is replaced."""
     sheet: Text | None = setting(None, "Results", "check.png")
