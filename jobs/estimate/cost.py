@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from glow.scoring import SCORED
+from glow.datasets.corruptions import CORRUPTIONS, RECOMMENDED_BY
 from jobs.ablation.prepare import Ablation
 from jobs.display.events import Estimated, Plan
 from jobs.errors import JobError
@@ -169,7 +169,7 @@ def training_seconds(work: Work, timed: TimedTraining, workers: int) -> float:
     steps = spec.epochs * math.ceil(sizes["train"] / spec.batch_size)
     grids = 1 + (spec.epochs // spec.sample_every if spec.sample_every else 0)
     tested = spec.epochs // spec.test_every * sizes["test"] if spec.test_every else 0
-    scored = sum(sizes[split] for split in SCORED)
+    scored = sum(sizes.values()) + len(CORRUPTIONS) * min(RECOMMENDED_BY, sizes["validation"])
     return (
         steps * timed.step
         + (spec.epochs * sizes["validation"] + tested) * timed.validated / workers
@@ -203,7 +203,7 @@ def _estimated(
     work: Work, timed: TimedTraining, seconds: float, resources: Resources, workers: int, trainings: int
 ) -> Estimated:
     spec, units = work.spec, workers * (resources.gpus or resources.cpus)
-    rows = sum(len(work.splits[split]) for split in SCORED)
+    rows = sum(len(images) for images in work.splits.values())
     return Estimated(
         seconds=seconds,
         memory_megabytes=timed.memory / 1e6,

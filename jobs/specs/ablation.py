@@ -87,8 +87,8 @@ class AblateSpec(Spec):
     checkerboards: Several[NotNegative] | None = setting(None, "Ablation", "0,2")
     """Numbers of coupling layers at full resolution to compare, with commas between; 0 is none."""
     networks: Several[Network] | None = setting(None, "Ablation", "all")
-    """Networks of coupling layers to compare: all, or a list of plain, residual and attention. With --widths, every network gets
-    every width."""
+    """Networks of coupling layers to compare: all, or a list of plain, residual and attention. With --widths, every
+    network gets every width."""
     learning_rates: Several[float] | None = setting(None, "Ablation", "1e-3,2e-3")
     """Learning rates to compare, with commas between, before the factors of --warmup-steps and --schedule."""
     seeds: Positive = setting(3, "Ablation", 5)

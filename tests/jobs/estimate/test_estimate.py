@@ -10,11 +10,12 @@ from typing import Any, cast
 
 import pytest
 
+from glow.datasets.corruptions import CORRUPTIONS
 from jobs.display.displays import sent_event
 from jobs.display.events import Estimated
 from jobs.display.lines import text_of
 from jobs.errors import FAILURE, JobError, SpecError
-from jobs.estimate.cost import BETWEEN_S, makespan, refuse, training_seconds
+from jobs.estimate.cost import BETWEEN_S, STORED_S, makespan, refuse, training_seconds
 from jobs.estimate.timing import TimedTraining
 from jobs.ray_runtime.resources import Resources
 from jobs.specs.training import make_train_spec
@@ -85,12 +86,13 @@ def seconds_of(workers: int = 1, **settings: Any) -> float:
 
 def test_each_part_of_a_training_counts_as_often_as_it_happens():
     once = seconds_of()
-    assert once == pytest.approx(4 * 2 * 1.0 + 4 * 10 * 0.1 + 60 * 0.01 + 100 + 1000)
-    assert seconds_of(checkpoint_every="1") == pytest.approx(once + 3 * 1000)
-    assert seconds_of(checkpoint_every="2steps") == pytest.approx(once + 7 * 1000)  # of epochs, and inside them
+    scored = 60 + 10 * len(CORRUPTIONS)
+    assert once == pytest.approx(4 * 2 * 1.0 + 4 * 10 * 0.1 + scored * 0.01 + 100 + 1000 + STORED_S)
+    assert seconds_of(checkpoint_every="1") == pytest.approx(once + 3 * (1000 + STORED_S))
+    assert seconds_of(checkpoint_every="2steps") == pytest.approx(once + 7 * (1000 + STORED_S))  # epochs and steps
     assert seconds_of(sample_every=2) == pytest.approx(once + 2 * 100)
     assert seconds_of(test_every=1) == pytest.approx(once + 4 * 20 * 0.1)
-    assert seconds_of(workers=2) == pytest.approx(once - (4 * 10 * 0.1 + 60 * 0.01) / 2)
+    assert seconds_of(workers=2) == pytest.approx(once - (4 * 10 * 0.1 + scored * 0.01) / 2)
 
 
 def test_trials_take_the_place_that_is_free_first():
