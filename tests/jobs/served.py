@@ -15,7 +15,7 @@ import torch
 from glow import FitConfig, Glow, GlowConfig, TypicalityTest, fit, load_dataset, save_checkpoint, score
 from glow.checkpoint import save_training_state
 from glow.datasets import open_dataset
-from glow.datasets.corruptions import CORRUPTIONS, for_recommendation
+from glow.datasets.corruptions import for_recommendation
 from glow.ood import Calibration, ImageCheck, flagged
 from jobs.tracking.models import save_model
 from tests.jobs.command_line import environment, wait_until
@@ -43,7 +43,7 @@ class Trained:
             score(self.model, images, labels, seed=NOISE_SEED)
             for images, labels in ((train, None), (validation, None), (corrupted.images(), corrupted.labels))
         ]
-        self.calibration = Calibration.of(*scored, list(CORRUPTIONS), noise_seed=NOISE_SEED)
+        self.calibration = Calibration.of(*scored, noise_seed=NOISE_SEED)
         self.checkpoint = save_checkpoint(self.model, folder / "checkpoint")
         save_training_state({"epoch": 2}, self.checkpoint)  # pickled, and therefore no part of a model
         self.images = self.test[:12].numpy()
