@@ -181,7 +181,7 @@ class ImageCheck:
         >>> def scores(mean, n):
         ...     return pd.DataFrame(rng.normal(mean, 1, (n, len(columns))), columns=columns).assign(finite=True)
         >>> check = ImageCheck(Calibration.of(scores(10, 60), scores(10, 500), scores(13, 60).assign(label=0)), "joint")
-        >>> verdict = check(pd.concat([scores(10, 30), scores(30, 10)], ignore_index=True), fdr=0.05)
+        >>> verdict = check(pd.concat([scores(10, 30), scores(30, 10)], ignore_index=True), fdr=0.01)
         >>> verdict.belongs, int(verdict.images["flagged"][:30].sum()), int(verdict.images["flagged"][30:].sum())
         (False, 0, 10)
     """

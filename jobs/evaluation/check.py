@@ -154,7 +154,7 @@ def run(work: CheckWork, show: Show) -> bool:
         event, table, picture = _judged(work, recorded.show)
         table.to_parquet(recorded.folder / "check.parquet", index=False)
         recorded.table(pd.DataFrame(event.furthest), "check_furthest")
-        recorded.figure(picture, "furthest")
+        recorded.figure(picture(), "furthest")
         counts = ("belongs", "images", "flagged", "unreadable", "non_finite")
         recorded.metrics({"p_value": event.p_value} | {name: float(getattr(event, name)) for name in counts})
         recorded.metrics({f"p_value/{name}": value for name, value in event.p_values.items()})
@@ -163,8 +163,8 @@ def run(work: CheckWork, show: Show) -> bool:
     return event.belongs
 
 
-def _judged(work: CheckWork, show: Show) -> tuple[Check, pd.DataFrame, Figure]:
-    """Return the verdict, the table of all images, and a picture of the furthest; write --table and --sheet."""
+def _judged(work: CheckWork, show: Show) -> tuple[Check, pd.DataFrame, Callable[[], Figure]]:
+    """Return the verdict, the table of all images, and what draws the furthest; write --table and --sheet."""
     spec, model = work.evaluation.spec, work.evaluation.model
     set_up_computing(joblib.cpu_count())
     glow, calibration = _built(model), work.calibration
@@ -200,12 +200,15 @@ def _judged(work: CheckWork, show: Show) -> tuple[Check, pd.DataFrame, Figure]:
         unreadable=len(scores.unreadable),
         unreadable_images=[{"image": name, "reason": reason} for name, reason in scores.unreadable[:NAMED]],
     )
-    picture = _picture(scores, verdict.furthest, f"The furthest images, {model.title}")
     if spec.table is not None:
         write = table.to_csv if spec.table.endswith(".csv") else table.to_parquet
         _write("--table", spec.table, lambda path: write(path, index=False))
+
+    def picture() -> Figure:
+        return _picture(scores, verdict.furthest, f"The furthest images, {model.title}")
+
     if spec.sheet is not None:
-        _write("--sheet", spec.sheet, lambda path: picture.savefig(path, dpi=120))
+        _write("--sheet", spec.sheet, lambda path: picture().savefig(path, dpi=120))
     return event, table, picture
 
 
