@@ -10,7 +10,7 @@ import torch
 from glow import FitConfig, Glow, GlowConfig, fit, load_dataset, score
 from glow.datasets import open_dataset
 from glow.datasets.corruptions import for_recommendation
-from glow.ood import Calibration, ImageCheck
+from glow.ood import Calibration, ImageCheck, TypicalityTest
 
 COLUMNS = ["nll", "log_det", "log_prior_1", "log_det_1", "complexity", "latent_anderson", "latent_spectrum"]
 COLUMNS += ["latent_neighbours", "latent_power_1", "latent_rows_1", "latent_columns_1"]
@@ -32,8 +32,8 @@ def digits():
     model = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=2, width=16, scale="bounded"))
     fit(model, train, config=FitConfig(epochs=2, batch_size=64, warmup_steps=10, learning_rate=3e-3))
     corrupted = for_recommendation(open_dataset("digits", "validation"))
-    tables = [score(model, train), score(model, validation), score(model, corrupted.images(), corrupted.labels)]
-    return model, Calibration.of(*tables), score(model, test)
+    of_corrupted = score(model, corrupted.images(), corrupted.labels)
+    return model, Calibration.of(score(model, train), score(model, validation), of_corrupted), score(model, test)
 
 
 @pytest.mark.parametrize(("held_out", "images"), [(60, 20), (60, 150), (199, 1)])
@@ -135,5 +135,6 @@ def test_whole_scores_are_kept_of_some_training_images_and_the_nll_of_all():
     train = table(rng, 6000)
     calibration = Calibration.of(train, table(rng, 50), table(rng, 50, 3).assign(label=0))
     assert (len(calibration.train), len(calibration.train_nll)) == (5000, 6000)
-    center = calibration.detectors["typicality"].fit(calibration.held_out, 1, 0.5).center
-    assert center == pytest.approx(train["nll"].mean())
+    test = calibration.detectors["typicality"].fit(calibration.held_out, 1, 0.5)
+    assert isinstance(test, TypicalityTest)
+    assert test.center == pytest.approx(train["nll"].mean())

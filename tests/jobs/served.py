@@ -39,11 +39,11 @@ class Trained:
         self.model = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=2, width=16, scale="bounded"))
         fit(self.model, train, config=FitConfig(epochs=2, batch_size=64, warmup_steps=10, learning_rate=3e-3))
         corrupted = for_recommendation(open_dataset("digits", "validation"))
-        scored = [
+        of_train, of_validation, of_corrupted = (
             score(self.model, images, labels, seed=NOISE_SEED)
             for images, labels in ((train, None), (validation, None), (corrupted.images(), corrupted.labels))
-        ]
-        self.calibration = Calibration.of(*scored, noise_seed=NOISE_SEED)
+        )
+        self.calibration = Calibration.of(of_train, of_validation, of_corrupted, NOISE_SEED)
         self.checkpoint = save_checkpoint(self.model, folder / "checkpoint")
         save_training_state({"epoch": 2}, self.checkpoint)  # pickled, and therefore no part of a model
         self.images = self.test[:12].numpy()

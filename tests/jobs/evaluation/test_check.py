@@ -132,6 +132,7 @@ def test_the_served_model_gives_the_same_p_values_and_list(store, checked):
     checked("digits", "--no-record", "--table", "all.parquet")
     table = pd.read_parquet(folder / "all.parquet")[:20]
     outputs = find_run(uri_of(folder), "glow", run_id).outputs
+    assert outputs is not None
     client = open_store(uri_of(folder), "glow")[0]
     served = mlflow.pyfunc.load_model(client.get_logged_model(outputs.model_outputs[0].model_id).artifact_location)
     answer = served.predict(load_dataset("digits", "test")[0][:20].numpy())
@@ -142,9 +143,10 @@ def test_the_served_model_gives_the_same_p_values_and_list(store, checked):
 
 def given(folder: Path, lines: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command with these lines on its standard input."""
-    command = [GLOWCTL, "check", "-", "--no-record", *arguments]
-    how = {"cwd": folder, "env": environment(), "text": True, "capture_output": True, "timeout": 300}
-    return subprocess.run(command, input=lines, check=False, **how)
+    command = [str(GLOWCTL), "check", "-", "--no-record", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment(), input=lines, text=True, capture_output=True, timeout=300, check=False
+    )
 
 
 def test_paths_come_from_standard_input(store):
