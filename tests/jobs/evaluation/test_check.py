@@ -218,4 +218,4 @@ def test_another_reference_decides_what_belongs(checked):
     event = event_of(checked("photos/", "--reference", "photos", "--no-record", "--json"))
     assert event["belongs"]
     assert event["held_out"] == 1000
-    assert not event_of(checked("digits/", "--reference", "photos", "--no-record", "--json"))["belongs"]
+    assert not event_of(checked("noise", "--reference", "photos", "--no-record", "--json"))["belongs"]
