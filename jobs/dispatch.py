@@ -80,7 +80,7 @@ def train(request: Request, display: Display) -> None:
         ready()
         start_coordinator()
         client_of(work.tracking_uri)  # imports MLflow
-        if _limited(work.spec):
+        if run is None and _limited(work.spec):
             from jobs.estimate.cost import cost_of_training, refuse
 
             cost = cost_of_training(work, resources)
@@ -130,7 +130,7 @@ def ablate(request: Request, display: Display) -> str:
 
         client_of(ablation.work.tracking_uri)  # imports MLflow
         ready()
-        if _limited(ablation.spec.train):
+        if run is None and _limited(ablation.spec.train):
             from jobs.estimate.cost import cost_of_ablation, refuse
 
             cost = cost_of_ablation(ablation, planned)

@@ -198,9 +198,9 @@ class TrainSpec(Spec):
     """Price per hour of a GPU, or of a core if no GPU is used: the estimate and the record then have the price of the
     run."""
     max_hours: Price | None = setting(None, "Compute", 12)
-    """Time some steps first, and refuse a run that would take more hours."""
+    """Time some steps first, and refuse a new run that would take more hours."""
     max_price: Price | None = setting(None, "Compute", 50)
-    """Time some steps first, and refuse a run that would cost more; needs --price."""
+    """Time some steps first, and refuse a new run that would cost more; needs --price."""
 
     checkpoint_every: Annotated[str, NUMBER_IS_TEXT, as_text(every)] = setting("1", "Record", "500steps")
     """Interval between checkpoints: epochs such as 5, steps such as 500steps, or a time such as 90s, 10m or 2h."""
