@@ -28,13 +28,15 @@ HELD_OUT = (50, 200, 5000)
 IMAGES = 10_000
 
 
-def false_alarms(reference: Reference, draw: Draw, n: int, streams: int, alpha: float = 0.01) -> float:
+def false_alarms(
+    reference: Reference, draw: Draw, n: int, streams: int, alpha: float = 0.01, images: int = IMAGES
+) -> float:
     """Return the share of healthy streams in which there is ever an alarm, whenever one looks."""
     count = 0
     for seed in range(streams):
         rng = np.random.default_rng([seed, n])
         monitor = Monitor(draw(rng, n)[:, None], reference=reference, alpha=alpha, seed=seed)
-        monitor.update(draw(rng, IMAGES)[:, None])
+        monitor.update(draw(rng, images)[:, None])
         count += len(monitor.alarms)
     return count / streams
 

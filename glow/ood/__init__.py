@@ -8,16 +8,19 @@ detector. This package needs no torch.
 from glow.ood.calibration import Threshold
 from glow.ood.detectors import DETECTORS, Detector, fit_detectors
 from glow.ood.evaluation import OodResult, OodSettings, evaluate_ood, held_out_protocol, split_test_protocol
+from glow.ood.monitor import Alarm, Monitor
 from glow.ood.recommendation import Recommendation, corruption_power, recommend, regret
 from glow.ood.statistics import Estimate, auroc_estimate, roc_curve, roc_estimates, wilson_interval
 from glow.ood.typicality import BatchTest, MeanTest, TypicalityTest
 
 __all__ = [
     "DETECTORS",
+    "Alarm",
     "BatchTest",
     "Detector",
     "Estimate",
     "MeanTest",
+    "Monitor",
     "OodResult",
     "OodSettings",
     "Recommendation",

@@ -313,7 +313,7 @@ class _Growing:
                 [self.cells(keys_B[:growing], random_B[:growing]), self.cells(keys_B[growing:], random_B[growing:])]
             )
         between = np.searchsorted(self._edges, keys_B)
-        order = keys_B if growing else between
+        order = (np.argsort(np.argsort(keys_B)) if growing else between).astype(np.int32)
         earlier = np.tri(len(keys_B), k=-1, dtype=bool)
         lower_B = ((order[None] < order[:, None]) & earlier).sum(1)
         equal_B = ((order[None] == order[:, None]) & earlier).sum(1)
@@ -321,8 +321,8 @@ class _Growing:
         total_B = before[-1] + np.arange(len(keys_B))
         ranks_B = before[between] + lower_B + random_B * (self._counts[between] + equal_B)
         if growing:
-            sorted_B = np.argsort(keys_B)
-            self._edges = np.insert(self._edges, between[sorted_B], keys_B[sorted_B])
+            ascending = np.argsort(keys_B)
+            self._edges = np.insert(self._edges, between[ascending], keys_B[ascending])
             self._counts = np.ones(len(self._edges) + 1, int)
         else:
             np.add.at(self._counts, between, 1)
