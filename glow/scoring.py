@@ -282,12 +282,9 @@ def _png_bits(image_HWC: np.ndarray) -> int:
 SHARD = 1000
 """Images per shard."""
 
-SCORED = ("train", "validation", "test")
-"""Splits that a finished training scores: its thresholds need the first two, its result and comparisons the last."""
-
 
 def shards_of(splits: Mapping[str, Sized]) -> list[tuple[str, int]]:
-    """Divide the splits in `SCORED` into shards of at most `SHARD` consecutive images.
+    """Divide splits into shards of at most `SHARD` consecutive images.
 
     Args:
         splits: each split by its name; only its length is used.
@@ -299,7 +296,7 @@ def shards_of(splits: Mapping[str, Sized]) -> list[tuple[str, int]]:
         >>> shards_of({"train": range(2500), "validation": range(300), "test": range(900)})
         [('train', 0), ('train', 1000), ('train', 2000), ('validation', 0), ('test', 0)]
     """
-    return [(split, start) for split in SCORED for start in range(0, len(splits[split]), SHARD)]
+    return [(split, start) for split in splits for start in range(0, len(splits[split]), SHARD)]
 
 
 def score_shard(model: Glow, images: LazyDataset, start: int) -> pd.DataFrame:

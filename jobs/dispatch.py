@@ -7,7 +7,7 @@ imported as late as possible, and Ray starts while they are imported.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.display.displays import forgiving
@@ -16,7 +16,7 @@ from jobs.ray_runtime.ray_internals import start_coordinator
 from jobs.ray_runtime.resources import resources_for
 from jobs.specs.ablation import make_ablate_spec
 from jobs.specs.base import validated
-from jobs.specs.evaluation import InterpolateSpec, OodSpec
+from jobs.specs.evaluation import CheckSpec, InterpolateSpec, OodSpec
 from jobs.specs.request import Request
 from jobs.specs.training import worker_range
 from jobs.system.signals import signals_as_interrupt
@@ -171,6 +171,23 @@ def evaluate(request: Request, display: Display) -> None:
             ready()
             for job, work in works:
                 job.run(work, forgiving(show))
+
+
+def check(spec: CheckSpec, lines: Iterable[str], display: Display) -> bool:
+    """Check whether a batch of images belongs, in this process, and return whether it does.
+
+    Args:
+        spec: the settings.
+        lines: standard input.
+        display: shows the events.
+    """
+    if spec.record:
+        check_store(tracking_uri(spec.tracking_uri))
+    set_environment()
+    from jobs.evaluation import check as job
+
+    with display as show, signals_as_interrupt():
+        return job.run(job.prepare(spec, lines), forgiving(show))
 
 
 def pack(request: Request, display: Display) -> None:

@@ -22,8 +22,8 @@ from glow.errors import (
     UserError,
 )
 
-FAILURE, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
-"""Exit codes: something failed; the command line is wrong; ended by Ctrl-C; ended by SIGTERM."""
+FAILURE, USAGE, STRANGE, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
+"""Exit codes: something failed; the command line is wrong; images do not belong; ended by Ctrl-C; ended by SIGTERM."""
 
 DISK_ERRORS = {
     errno.ENOSPC: ("the disk is full", "free some space", "disk-full"),

@@ -23,6 +23,12 @@ from glow.dequantization import uniform_noise
 SEVERITIES = (1, 2, 3, 4, 5)
 """The severities, from the slightest to the strongest."""
 
+RECOMMENDED_BY = 300
+"""Number of held-out images per corruption, at severity `MIDDLE`, by which a detector is recommended."""
+
+MIDDLE = 3
+"""The severity in the middle of 1 to 5."""
+
 Corrupt = Callable[[Tensor, Tensor, float, int], Tensor]
 """A function: uint8 images (N, C, H, W), their positions (N,), a strength and a seed -> uint8 images (N, C, H, W)."""
 
@@ -104,6 +110,24 @@ def all_corrupted(
     labels = torch.arange(len(kinds)).repeat_interleave(each)
     names = tuple(f"{corruption}{severity}" for corruption, severity in kinds)
     return LazyDataset(labels, names, dataset.image_shape, pick, dataset.notes)
+
+
+def for_recommendation(held_out: LazyDataset, seed: int = 0) -> LazyDataset:
+    """Return the corrupted images by which `glow.ood.recommend` chooses a detector.
+
+    Args:
+        held_out: images that the model was not trained on.
+        seed: the seed of `all_corrupted`.
+
+    Returns:
+        `RECOMMENDED_BY` images under each of `CORRUPTIONS` at the severity `MIDDLE`; fewer if fewer are held out.
+
+    Example:
+        >>> black = LazyDataset.held(torch.zeros(9, 1, 8, 8, dtype=torch.uint8), torch.zeros(9, dtype=torch.int64))
+        >>> len(for_recommendation(black)) == 9 * len(CORRUPTIONS)
+        True
+    """
+    return all_corrupted(held_out, tuple(CORRUPTIONS), (MIDDLE,), RECOMMENDED_BY, seed)
 
 
 def _uint8(images: Tensor) -> Tensor:

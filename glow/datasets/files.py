@@ -112,6 +112,27 @@ def folder_files(name: str) -> Listing:
     return Listing(parts, links, _in_no_split(path, folders, parts) if folders else ())
 
 
+def image_files(folder: Path) -> list[Path]:
+    """List all image files in a folder and its subfolders, whatever the names of these, in the order of their paths.
+
+    Folders that the system cannot list are passed over.
+
+    Args:
+        folder: the folder.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as path:
+        ...     for file in ("a.png", "b/c.JPG", "notes.txt"):
+        ...         Path(path, file).parent.mkdir(exist_ok=True)
+        ...         Path(path, file).touch()
+        ...     [file.name for file in image_files(Path(path))]
+        ['a.png', 'c.JPG']
+    """
+    suffixes = _suffixes()
+    return sorted(path for _, path in walk(folder, pass_over_unreadable=True)[0] if path.suffix.lower() in suffixes)
+
+
 def _in_no_split(path: Path, folders: Collection[str], parts: Mapping[str, list[tuple[Path, str]]]) -> tuple[str, ...]:
     """Return the paths, relative to the folder, of the images next to the folders of the splits."""
     suffixes = _suffixes()

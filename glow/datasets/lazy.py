@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -222,6 +223,62 @@ class LazyDataset:
             stamps=stamps and (lambda chosen: stamps(positions[chosen])),
             in_memory=None,
         )
+
+
+PIECE = 8
+"""Number of neighbouring images that a thread reads at once. Few, so that all threads read the same part of a file."""
+
+
+def read_all_but(
+    dataset: LazyDataset, start: int, stop: int, skipped: tuple[type[Exception], ...], threads: int = 1
+) -> tuple[Tensor, list[tuple[int, Exception]]]:
+    """Read images of a data set, and leave out those whose reading raises one of some errors.
+
+    Pillow decodes outside Python's lock, so that several threads decode almost as fast as several processes.
+
+    Args:
+        dataset: the data set.
+        start: position of the first image.
+        stop: position after the last image.
+        skipped: the types of errors for which an image is left out; every other error is raised.
+        threads: number of threads that read.
+
+    Returns:
+        The images that could be read, uint8 (n, C, H, W), and the positions of the others with their errors.
+
+    Example:
+        >>> def pick(positions):
+        ...     if 1 in positions:
+        ...         raise DatasetCorrupt("image 1 is damaged", remedy="replace it", code="image-damaged")
+        ...     return torch.zeros(len(positions), 1, 8, 8, dtype=torch.uint8)
+        >>> images, left_out = read_all_but(LazyDataset(torch.zeros(3), (), (1, 8, 8), pick), 0, 3, (DatasetCorrupt,))
+        >>> len(images), [position for position, _ in left_out]
+        (2, [1])
+    """
+    starts = range(start, stop, PIECE)
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(lambda first: _readable(dataset, first, min(first + PIECE, stop), skipped), starts))
+    read = [torch.empty((0, *dataset.image_shape), dtype=torch.uint8), *(images for got, _ in found for images in got)]
+    return torch.cat(read), [problem for _, problems in found for problem in problems]
+
+
+def _readable(
+    dataset: LazyDataset, start: int, stop: int, skipped: tuple[type[Exception], ...]
+) -> tuple[list[Tensor], list[tuple[int, Exception]]]:
+    """Return the images that can be read, in pieces, and the positions of the others with their errors.
+
+    A piece with a damaged image is halved until the image is found, so that a few of them cost little, and the others
+    are still read many at a time, which a bucket needs.
+    """
+    try:
+        return [dataset.images(start, stop)], []
+    except skipped as problem:
+        if stop - start == 1:
+            return [], [(start, problem)]
+    middle = (start + stop) // 2
+    first, left_out = _readable(dataset, start, middle, skipped)
+    second, more_left_out = _readable(dataset, middle, stop, skipped)
+    return first + second, left_out + more_left_out
 
 
 class ImageSource(ABC):

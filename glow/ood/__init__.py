@@ -2,10 +2,13 @@
 
 Import the public names from here. `TypicalityTest` tests batches of images by their likelihood. `fit_detectors` makes
 all detectors, including typicality; `evaluate_ood` measures detectors on several data sets, and `recommend` chooses a
-detector. This package needs no torch.
+detector. `ImageCheck` judges a batch and lists its images that do not belong, with what a `Calibration` keeps. This
+package needs no torch.
 """
 
 from glow.ood.calibration import Threshold
+from glow.ood.check import Calibration, ImageCheck, Verdict
+from glow.ood.conformal import flagged, least_listed
 from glow.ood.detectors import DETECTORS, Detector, fit_detectors
 from glow.ood.evaluation import OodResult, OodSettings, evaluate_ood, held_out_protocol, split_test_protocol
 from glow.ood.monitor import Alarm, Monitor
@@ -17,8 +20,10 @@ __all__ = [
     "DETECTORS",
     "Alarm",
     "BatchTest",
+    "Calibration",
     "Detector",
     "Estimate",
+    "ImageCheck",
     "MeanTest",
     "Monitor",
     "OodResult",
@@ -26,11 +31,14 @@ __all__ = [
     "Recommendation",
     "Threshold",
     "TypicalityTest",
+    "Verdict",
     "auroc_estimate",
     "corruption_power",
     "evaluate_ood",
     "fit_detectors",
+    "flagged",
     "held_out_protocol",
+    "least_listed",
     "recommend",
     "regret",
     "roc_curve",

@@ -187,6 +187,56 @@ class Choices:
         return (as_largest(statistic(means_NK)) >= (statistic_N - ROUNDING * np.abs(statistic_N))[:, None]).sum(1)
 
 
+MOST_TESTED = 20_000
+"""Largest number of images of a batch that `batch_p_value` uses: beyond it, the held-out images limit the power."""
+
+
+def batch_p_value(
+    held_out_n: np.ndarray,
+    scores_M: np.ndarray,
+    statistic: MeanStatistic,
+    k: int,
+    seed: int = 0,
+    bounds: Bounds = NO_BOUNDS,
+) -> float:
+    """Return the p-value of a single batch of any size M, which may be larger than n.
+
+    It is the permutation test of `Choices` and of the module, with K choices for this batch alone. `Choices` serves
+    many batches of one size, and so takes a memory of K M values. This function sums over the smaller of the two sides
+    of each choice, and takes a memory of `MOST_AT_ONCE` values.
+
+    Args:
+        held_out_n: float (n,), scores of held-out images.
+        scores_M: float (M,), scores of the batch. `MOST_TESTED` of them, chosen at random, are used if there are more.
+        statistic: the function from mean scores to statistics.
+        k: the number K of random choices.
+        seed: seed of the choices.
+        bounds: the range that scores are clipped to, which must come from other images.
+
+    Returns:
+        The p-value, from 1 / (K + 1) to 1.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> held_out, batch = rng.normal(0, 1, 50), rng.normal(0.5, 1, 400)
+        >>> batch_p_value(held_out, batch, np.abs, k=999) < 0.05
+        True
+    """
+    rng = np.random.default_rng([seed, len(scores_M)])
+    if len(scores_M) > MOST_TESTED:
+        scores_M = rng.choice(scores_M, MOST_TESTED, replace=False)
+    n, m = len(held_out_n), len(scores_M)
+    pooled = _limited(np.concatenate([held_out_n, scores_M]), bounds)
+    observed = float(statistic(pooled[n:].mean(keepdims=True))[0])
+    tolerance = ROUNDING * max(abs(observed), float(np.median(np.abs(pooled))))
+    as_far, side = 0, min(n, m)
+    for start in range(0, k, rows := max(1, MOST_AT_ONCE // (n + m))):
+        sums = pooled[_chosen(n + m, side, min(rows, k - start), rng)].sum(1)
+        means = (sums if m <= n else pooled.sum() - sums) / m  # the n that are left out, or the M that are chosen
+        as_far += int((as_largest(statistic(means)) >= observed - tolerance).sum())
+    return (1 + as_far) / (k + 1)
+
+
 def _chosen(n: int, m: int, k: int, rng: np.random.Generator) -> np.ndarray:
     """Draw k times m different numbers below n, (k, m)."""
     indices = rng.integers(n, size=(k, m))

@@ -65,6 +65,16 @@ class BatchTest(ABC):
     def _of_means(self, means: np.ndarray) -> np.ndarray:
         """Return the statistics of mean scores, in the same shape, larger further from the training data."""
 
+    @property
+    def of_mean(self) -> MeanStatistic:
+        """The function from the mean score of a batch to its statistic."""
+        return self._of_means
+
+    @property
+    def bounds(self) -> Bounds:
+        """The range that scores are clipped to for exact p-values; without bounds at M = 1."""
+        return NO_BOUNDS if self.choices is None else self.choices.bounds
+
     def _shaped(self, scores: np.ndarray) -> np.ndarray:
         """Return the scores as an array (N, M), and refuse another M with a ValueError."""
         scores = np.asarray(scores)

@@ -38,10 +38,10 @@ from jobs.commands.options import (
     with_flags_of,
 )
 from jobs.commands.record import add_record_commands
-from jobs.errors import FAILURE, USAGE, SpecError
+from jobs.errors import FAILURE, STRANGE, USAGE, SpecError
 from jobs.specs.ablation import AXES, PER_TRIAL, AblateSpec, make_ablate_spec
 from jobs.specs.base import validated
-from jobs.specs.evaluation import EvaluationSpec, InterpolateSpec, NllSpec, OodSpec, SampleSpec
+from jobs.specs.evaluation import CheckSpec, EvaluationSpec, InterpolateSpec, NllSpec, OodSpec, SampleSpec
 from jobs.specs.request import EVALUATIONS, Request
 from jobs.specs.training import TrainSpec, make_train_spec
 from jobs.system.environment import address_of, check_file_names
@@ -223,6 +223,39 @@ add_evaluation(
     "ood --batch-sizes 2,5,10,25",
     "Test whether batches of images are like a model's training data, by the typicality test and other detectors.",
 )
+
+
+@app.command(epilog="Example: glowctl check photos/ --model models:/glow-mnist@champion --no-record")
+@with_flags_of(CheckSpec, leave_out={"sources"})
+def check(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE...",
+            show_default=False,
+            help="Images: files, a folder, a bucket, folder:PATH, arrays:PATH, parquet:PATH, packed:PATH, the name of "
+            "a known data set, or - for paths on standard input, one per line.",
+        ),
+    ] = None,
+    *,
+    file: SpecFile = None,
+    json: Json = False,
+    exit_zero: Annotated[
+        bool, switch("--exit-zero", "Exit with 0 also if the batch does not belong, to only report.", panel="Results")
+    ] = False,
+    **flags: Any,
+) -> None:
+    """Check whether a batch of images belongs to what a model was trained on, and list the images that do not.
+
+    The exit code is 0 if the batch belongs and 3 if it does not. It runs on this machine without Ray.
+    """
+    from jobs.dispatch import check as perform
+    from jobs.display.displays import make_display
+
+    given = {name: value for name, value in {"sources": sources or None, **flags}.items() if value is not None}
+    settings = validated(CheckSpec, given) if file is None else read_spec(CheckSpec, file, given)
+    belongs = perform(settings, sys.stdin if "-" in settings.sources else (), make_display("json" if json else "auto"))
+    raise typer.Exit(0 if belongs or exit_zero else STRANGE)
 
 
 @app.command(epilog="Example: glowctl evaluate --model models:/glow-mnist@champion")

@@ -644,6 +644,61 @@ class Ood(Recorded, kind="ood"):
     place: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Check(Event, kind="check"):
+    """The verdict on a batch of images.
+
+    Attributes:
+        sources: the images that were checked, as the user named them.
+        model: the model, as the user named it.
+        images: number of images that were judged.
+        belongs: whether the batch belongs: `p_value` is above 1 - alpha.
+        alpha: the share of batches of images that belong which shall be found to belong.
+        p_value: the smallest of `p_values` times their number.
+        p_values: the p-value of the batch by each detector.
+        detector: the detector by whose p-values images are listed.
+        held_out: number of images that belong, with which these were compared.
+        fdr: the largest share, on average, of listed images which belong after all.
+        flagged: number of images on the list of those that do not belong.
+        least_listed: number of images that must be further out than all held-out ones before any can be listed.
+        furthest: one row per image, the furthest first: its name as ``image``, its ``class`` (empty without classes),
+            ``nll``, ``bits_per_dim``, the p-values ``p_typicality`` and ``p_DETECTOR``, and whether it is ``flagged``.
+            All listed images are among them, but at most 1000.
+        image_shape: (C, H, W) of the model's images, to which all were converted.
+        shapes: for each shape of image files before that, such as "3x640x480", the number of images.
+        non_finite: number of images whose score is not finite.
+        unreadable: number of images that could not be read, and were not judged.
+        unreadable_images: for up to 20 of them, the name as ``image`` and the ``reason``.
+        place: the folder or address of the results; None with --no-record, as `run`, `run_id` and `open_with` are.
+        run: the name of the run.
+        run_id: the id of the run.
+        open_with: the command that shows the run in MLflow's UI.
+    """
+
+    sources: list[str]
+    model: str
+    images: int
+    belongs: bool
+    alpha: float
+    p_value: float
+    p_values: dict[str, float]
+    detector: str
+    held_out: int
+    fdr: float
+    flagged: int
+    least_listed: int
+    furthest: list[Row]
+    image_shape: tuple[int, int, int]
+    shapes: dict[str, int]
+    non_finite: int
+    unreadable: int
+    unreadable_images: list[Row]
+    place: str | None = None
+    run: str | None = None
+    run_id: str | None = None
+    open_with: str | None = None
+
+
 # A report.
 
 

@@ -260,11 +260,17 @@ def _ood(event: events.Ood) -> str:
     return "\n\n".join([*parts, _where(event, event.place)])
 
 
-def _where(event: events.Recorded, *places: str) -> str:
+def _check(event: events.Check) -> str:
+    parts = [f"verdict   {tables.verdict_sentence(event)}", *tables.image_sentences(event)]
+    parts = ["\n".join(parts), tables.as_text(tables.furthest_table(event))]
+    return "\n\n".join([*parts, *([] if event.place is None else [_where(event, event.place)])])
+
+
+def _where(event: events.Recorded | events.Check, *places: str) -> str:
     return "".join(f"results   {place}\n" for place in places) + _run(event)
 
 
-def _run(event: events.Recorded | events.Reported) -> str:
+def _run(event: events.Recorded | events.Reported | events.Check) -> str:
     return f"run       {event.run_id}; to see it: {event.open_with}"
 
 
@@ -304,6 +310,7 @@ LINES: dict[type[events.Event], Callable[[Any], str | None]] = {
     events.Samples: _samples,
     events.Interpolation: _interpolation,
     events.Ood: _ood,
+    events.Check: _check,
     events.Reported: _reported,
 }
 """For each kind of event that has a text, the function that returns it."""

@@ -20,6 +20,8 @@ from jobs.text import Row, bits, count, plain, rows_of, text_table
 if TYPE_CHECKING:
     import pandas as pd
 
+    from jobs.display.events import Check
+
 BY_LEVEL = ("log_prior_", "log_det_")
 """Prefixes of detectors of a single level, which only the tables in MLflow have."""
 
@@ -30,6 +32,9 @@ AUROC_NOTE = (
 )
 """How to read the intervals of AUROCs."""
 
+
+MOST_SHAPES = 5
+"""The most shapes of image files that a line names."""
 
 MOST_PASSING = 5
 """The most classes that are listed as hard to detect."""
@@ -373,6 +378,74 @@ def control_sentence(control: Iterable[Row], own: str, alpha: float, detectors: 
         f"Control FAILED: of batches of test images of {own} itself, {nominal} should be called OOD, but the share is "
         f"{rates}. These images differ from those on which the test was calibrated, so read the other shares with "
         "caution. --center validation removes what training contributes to the difference."
+    )
+
+
+# The check of a batch.
+
+
+def verdict_sentence(event: Check) -> str:
+    """Return a sentence on whether a batch belongs."""
+    tests = ", ".join(f"{name} {value:.4g}" for name, value in event.p_values.items())
+    smallest = f"the smallest of {tests}, times {len(event.p_values)}" if len(event.p_values) > 1 else f"by {tests}"
+    verdict = "belongs" if event.belongs else "does NOT belong"
+    relation = "above" if event.belongs else "not above"
+    return (
+        f"the batch of {count(event.images, 'image')} {verdict}: p = {event.p_value:.4g} is {relation} "
+        f"{1 - event.alpha:.3g} ({smallest})"
+    )
+
+
+def image_sentences(event: Check) -> list[str]:
+    """Return lines on the list of images that do not belong, and on images that are unusual before any score."""
+    lines = [
+        f"list      {count(event.flagged, 'image')} by {event.detector}, of which on average at most "
+        f"{100 * event.fdr:.3g} % belong after all"
+    ]
+    if event.least_listed > 1:
+        lines.append(
+            f"          with {event.held_out:,} held-out images, the list stays empty unless at least "
+            f"{event.least_listed:,} images are further out than all of these"
+        )
+    if event.unreadable:
+        first = event.unreadable_images[0]
+        lines.append(
+            f"not read  {count(event.unreadable, 'image')}, such as {first['image']} ({first['reason']}); not judged"
+        )
+    shape = "x".join(map(str, event.image_shape))
+    if event.shapes and set(event.shapes) != {shape}:
+        others = ", ".join(f"{number:,} of {other}" for other, number in list(event.shapes.items())[:MOST_SHAPES])
+        more = f" and {len(event.shapes) - MOST_SHAPES} more shapes" if len(event.shapes) > MOST_SHAPES else ""
+        lines.append(f"shapes    {others}{more}; all were converted to {shape}")
+    if event.non_finite:
+        lines.append(f"not finite  the scores of {count(event.non_finite, 'image')}, which count as the furthest")
+    return lines
+
+
+def furthest_table(event: Check, most: int = 20) -> Table:
+    """Return the table of the images that are furthest from the training data.
+
+    Args:
+        event: the verdict.
+        most: largest number of images.
+    """
+    by = list(dict.fromkeys([event.detector, *event.p_values]))
+    shown = event.furthest[:most]
+    classes = any(row["class"] for row in shown)
+    return Table(
+        f"The {len(shown)} images that are furthest out, with their p-values; those on the list are marked.",
+        ["image", *(["class"] if classes else []), "listed", "bits/dim", *(f"p {name}" for name in by)],
+        [
+            [
+                str(row["image"]),
+                *([str(row["class"])] if classes else []),
+                "yes" if row["flagged"] else "no",
+                _bits(row["bits_per_dim"]),
+                *(f"{row[f'p_{name}']:.4g}" for name in by),
+            ]
+            for row in shown
+        ],
+        left=2 if classes else 1,
     )
 
 

@@ -15,12 +15,14 @@ from glow.checkpoint import WEIGHTS_FILE, digest_of, load_checkpoint
 from glow.config import GlowConfig
 from glow.datasets.names import absolute_dataset, place_of
 from glow.errors import CheckpointError
+from glow.ood import Calibration
 from jobs.errors import JobError, SpecError
 from jobs.outputs import recall, refuse_password
 from jobs.run_labels import configuration
 from jobs.specs.base import validated
 from jobs.specs.training import TrainSpec
 from jobs.tracking import metric_names, tag_names
+from jobs.tracking.models import SCORES_FILE
 from jobs.tracking.runs import MODEL, child_runs, download_model, find_run, model_id_of, newest_run
 from jobs.tracking.uris import NoSuchRun, TrackingError
 
@@ -49,6 +51,7 @@ class TrainedModel:
         model_id: id of the logged model in MLflow.
         training: settings of the training, with absolute paths of its data; None if neither a run nor a ``spec.json``
             contains them.
+        calibration: the scores by which the model judges new images; None if they are not with the weights.
     """
 
     name: str
@@ -62,6 +65,7 @@ class TrainedModel:
     experiment_id: str | None
     model_id: str | None
     training: TrainSpec | None
+    calibration: Calibration | None = None
 
 
 def find_model(name: str | None, uri: str, experiment: str) -> TrainedModel:
@@ -185,7 +189,14 @@ def _read(folder: Path, name: str, reference: str, run: Run | None, uri: str) ->
         run.info.experiment_id if run else None,
         model_id_of(uri, run) if run else None,
         training,
+        _calibration(folder),
     )
+
+
+def _calibration(folder: Path) -> Calibration | None:
+    """Read the scores from the folder of the weights, or next to it, where an MLflow model has them."""
+    found = [path for path in (folder / SCORES_FILE, folder.parent / SCORES_FILE) if path.is_file()]
+    return Calibration.load(found[0]) if found else None
 
 
 def _title(name: str, run: Run | None, training: TrainSpec | None) -> str:

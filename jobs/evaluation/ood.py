@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from glow.datasets import DatasetInfo, LazyDataset, dataset_names, describe, status
-from glow.datasets.corruptions import SEVERITIES, all_corrupted
+from glow.datasets.corruptions import SEVERITIES, all_corrupted, for_recommendation
 from glow.datasets.names import absolute_dataset, dataset_label
 from glow.figures import pictures
 from glow.ood import (
@@ -62,12 +62,6 @@ OTHERS = {
 
 BOOTSTRAPS = 10_000
 """Default of ``--bootstraps``."""
-
-RECOMMENDED_BY = 300
-"""Number of held-out images per corruption, at severity `MIDDLE`, by which a detector is recommended."""
-
-MIDDLE = 3
-"""The severity in the middle of 1 to 5."""
 
 
 Scores = Mapping[tuple[str, str], pd.DataFrame]
@@ -461,7 +455,7 @@ def corrupted_images(
                 code="corruptions-without-held-out",
             )
         return {}
-    found = {(_name(own), "validation"): all_corrupted(held_out, CORRUPTIONS, (MIDDLE,), RECOMMENDED_BY, spec.seed)}
+    found = {(_name(own), "validation"): for_recommendation(held_out, spec.seed)}
     if spec.corruptions:
         test = images[own, "test"]
         found[_name(own), "test"] = all_corrupted(test, spec.corruptions, SEVERITIES, spec.corruption_images, spec.seed)

@@ -24,7 +24,7 @@ from jobs.ray_runtime.resources import resources_for, waiting
 from jobs.run_labels import evaluation_description, evaluation_name, noted
 from jobs.run_log import logged
 from jobs.specs.base import colour
-from jobs.specs.evaluation import EvaluationSpec, ScoringSpec
+from jobs.specs.evaluation import ModelSpec, ScoringSpec
 from jobs.system.machine_metrics import ENVIRONMENT_FILE, environment_text, machine_facts, machine_name
 from jobs.tracking import tag_names
 from jobs.tracking.record import Record
@@ -32,7 +32,7 @@ from jobs.tracking.scores import save_scores
 from jobs.tracking.store import open_command
 from jobs.tracking.uris import tracking_uri, without_password
 
-Spec = TypeVar("Spec", bound=EvaluationSpec)
+Spec = TypeVar("Spec", bound=ModelSpec)
 
 GRADIENT_REFERENCES = 2000
 """Least number of training images with gradient norms, if there are that many: enough for a mean and a deviation."""
@@ -82,8 +82,8 @@ class Evaluation(Generic[Spec]):
         Raises:
             SpecError: if neither ``--trained-on`` nor the settings of the training name it.
         """
-        if self.spec.trained_on is not None:
-            return absolute_dataset(self.spec.trained_on)
+        if (given := getattr(self.spec, "trained_on", None)) is not None:
+            return absolute_dataset(given)
         if self.model.training is None:
             raise SpecError(
                 f"neither a run nor a spec.json names the data set that the model {self.model.name} was trained on",
@@ -252,8 +252,12 @@ class Evaluation(Generic[Spec]):
         return tables
 
 
-def prepare_evaluation(spec: Spec) -> Evaluation[Spec]:
+def prepare_evaluation(spec: Spec, records: bool = True) -> Evaluation[Spec]:
     """Find the model, check the output folder, and make paths absolute.
+
+    Args:
+        spec: the settings.
+        records: whether the evaluation will write results to the output folder.
 
     Raises:
         TrackingError: if the store does not answer, or has no such run or model.
@@ -261,7 +265,7 @@ def prepare_evaluation(spec: Spec) -> Evaluation[Spec]:
         JobError: if the named run has no model, the output folder cannot be used, or a URI contains a password.
     """
     uri = tracking_uri(spec.tracking_uri)
-    absolute = {"output": usable_output(spec.output), "tracking_uri": uri}
+    absolute = {"output": usable_output(spec.output) if records else spec.output, "tracking_uri": uri}
     if spec.data_root is not None:
         absolute["data_root"] = str(Path(spec.data_root).expanduser().absolute())
     model = find_model(spec.model, uri, spec.experiment)
@@ -375,7 +379,7 @@ def evaluation_run(work: Evaluation[Any], job: str, show: Show) -> Iterator[Eval
 
     Args:
         work: the evaluation.
-        job: nll, sample, interpolate or ood.
+        job: nll, sample, interpolate, ood or check.
         show: receives the events.
 
     Yields:
@@ -419,6 +423,7 @@ def _start_record(work: Evaluation[Any], job: str) -> Record:
         tags[tag_names.NOTES] = "\n".join(work.notes)
     if model.run_id is not None:
         tags |= {tag_names.TRAIN_RUN: model.run_id, tag_names.PARENT: model.run_id}
-    if (dataset := spec.trained_on or (model.training.dataset if model.training else None)) is not None:
+    trained_on = getattr(spec, "trained_on", None)
+    if (dataset := trained_on or (model.training.dataset if model.training else None)) is not None:
         tags[tag_names.DATASET] = dataset
     return Record.start(work.uri, spec.experiment, spec.run_name or evaluation_name(job, model.title), tags, public)

@@ -10,7 +10,6 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from ray.exceptions import RayError
 
 from glow.datasets import DatasetCorrupt, LazyDataset
 from glow.datasets.base import Shape
-from glow.datasets.lazy import one_look
+from glow.datasets.lazy import one_look, read_all_but
 from glow.datasets.packed_index import shard_file, shard_fingerprint
 from jobs.display.events import Noted, Packed, Packing, Show
 from jobs.errors import JobError
@@ -48,9 +47,6 @@ from jobs.system.process_setup import set_up_process
 
 Looks = ray.ObjectRef
 """`Plan.looks` in Ray's object store."""
-
-PIECE = 8
-"""Number of neighbouring images that a thread reads at once. Few, so that all threads read the same part of a file."""
 
 CORES = 4
 """Number of cores per process, if the numbers of cores and of shards allow it."""
@@ -184,7 +180,9 @@ def _known(spec: PackSpec, looks: Looks | None) -> dict[object, Any]:
 
 
 def _pack(shard: Shard, dataset: LazyDataset, stamps: np.ndarray | None, spec: PackSpec, threads: int) -> None:
-    images, left_out = _read(shard, dataset, spec.on_error == "skip", threads)
+    skipped = SKIPPED if spec.on_error == "skip" else ()
+    images, problems = read_all_but(dataset, shard.start, shard.stop, skipped, threads)
+    left_out = [(position, str(problem)) for position, problem in problems]
     gone = [position - shard.start for position, _ in left_out]
     labels = np.delete(dataset.labels[shard.start : shard.stop].numpy(), gone)
     source = source_of(stamps, shard, left_out)
@@ -192,45 +190,6 @@ def _pack(shard: Shard, dataset: LazyDataset, stamps: np.ndarray | None, spec: P
     dest = destination_of(spec.dest)
     dest.write(shard_file(shard.split, shard.number), npy(images.numpy()))
     dest.write(done_file(shard), json.dumps(asdict(done)).encode())
-
-
-def _read(shard: Shard, dataset: LazyDataset, skip: bool, threads: int) -> tuple[torch.Tensor, list[tuple[int, str]]]:
-    """Return the images of a shard that are not damaged, and the positions of the others with their errors.
-
-    Pillow decodes outside Python's lock, so that several threads decode almost as fast as several processes, but none
-    of them waits while one process has the only large shard left.
-    """
-    starts = range(shard.start, shard.stop, PIECE)
-    stops = [min(start + PIECE, shard.stop) for start in starts]
-    with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(partial(_readable, dataset, skip), starts, stops))
-    images = torch.cat(
-        [torch.empty((0, *dataset.image_shape), dtype=torch.uint8), *(i for got, _ in found for i in got)]
-    )
-    return images, [problem for _, problems in found for problem in problems]
-
-
-def _readable(
-    dataset: LazyDataset, skip: bool, start: int, stop: int
-) -> tuple[list[torch.Tensor], list[tuple[int, str]]]:
-    """Return the images that are not damaged, in pieces, and the positions of the others with their errors.
-
-    Unless `skip` is true, the error of the first damaged image is raised.
-
-    A piece with a damaged image is halved until the image is found, so that a few of them cost little, and the others
-    are still read many at a time, which a bucket needs.
-    """
-    try:
-        return [dataset.images(start, stop)], []
-    except SKIPPED as problem:
-        if not skip:
-            raise
-        if stop - start == 1:
-            return [], [(start, str(problem))]
-    middle = (start + stop) // 2
-    first, left_out = _readable(dataset, skip, start, middle)
-    second, more_left_out = _readable(dataset, skip, middle, stop)
-    return first + second, left_out + more_left_out
 
 
 class Readers(NamedTuple):

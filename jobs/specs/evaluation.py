@@ -56,16 +56,12 @@ def read_grid(grid: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-class EvaluationSpec(Spec):
-    """The settings that all evaluations of a trained model have."""
+class ModelSpec(Spec):
+    """The settings that all jobs with a trained model have."""
 
     model: Text | None = setting(None, "Model", "models:/glow-mnist@champion")
     """Trained model: the id or name of its run, an MLflow model URI, or a folder with a checkpoint. Without it: the
     newest finished training; if that training is a trial of an ablation, the best trial of the ablation."""
-    trained_on: Text | None = setting(None, "Model", "mnist")
-    """Data set that the model was trained on, or a copy of it; --leave-out and --per-class of the training apply to it.
-    Without it: the one in the settings of the training, which are in its MLflow run or in spec.json beside the
-    checkpoint."""
     seed: Seed = setting(0, "Data", 1)
     """Seed of everything random: noise, samples, pairs and batches."""
     data_root: str | None = setting(None, "Data", "~/data")
@@ -75,10 +71,6 @@ class EvaluationSpec(Spec):
     background: Annotated[str, as_text(colour)] | None = setting(None, "Data", "black")
     """Background colour for transparent images from folder:PATH or parquet:PATH: white, black, or R,G,B, with each
     number from 0 to 255. Without it: as in the training."""
-    precision: Precision = setting("float32", "Compute", "bf16")
-    """Number format in the coupling networks; bf16 is faster and less accurate."""
-    gpus_per_worker: Gpus | None = same_as(TrainSpec, "gpus_per_worker")
-    cpus_per_worker: Cpus | None = same_as(TrainSpec, "cpus_per_worker")
     run_name: Text | None = setting(None, "Record", "first")
     """Name of the run in MLflow. Without it: the command and the model, as in 'ood mnist 1x1'."""
     experiment: Text = setting("glow", "Record", "mnist-study")
@@ -88,6 +80,49 @@ class EvaluationSpec(Spec):
     output: Text = setting("outputs", "Record", "results")
     """Folder (made if it is new) for results, of which MLflow keeps a copy. If it is a bucket, MLflow alone has the
     results."""
+
+
+class EvaluationSpec(ModelSpec):
+    """The settings that all evaluations of a trained model have."""
+
+    trained_on: Text | None = setting(None, "Model", "mnist")
+    """Data set that the model was trained on, or a copy of it; --leave-out and --per-class of the training apply to it.
+    Without it: the one in the settings of the training, which are in its MLflow run or in spec.json beside the
+    checkpoint."""
+    precision: Precision = setting("float32", "Compute", "bf16")
+    """Number format in the coupling networks; bf16 is faster and less accurate."""
+    gpus_per_worker: Gpus | None = same_as(TrainSpec, "gpus_per_worker")
+    cpus_per_worker: Cpus | None = same_as(TrainSpec, "cpus_per_worker")
+
+
+class CheckSpec(ModelSpec):
+    """The settings of ``glowctl check``: whether a batch of images belongs, and which of its images do not."""
+
+    sources: Several[Text] = setting(..., "Data", "photos")
+    """Images to check: files, a folder, a bucket, the name of a data set, or - for paths on standard input."""
+    reference: Text | None = setting(None, "Test", "folder:healthy")
+    """Images that belong, named as those to check, with which these are compared. Without it: the images that were held
+    out of the training."""
+    detector: Text | None = setting(None, "Test", "joint")
+    """Detector that judges the batch in addition to the typicality test, and single images. Without it: the one that
+    was recommended at the end of the training."""
+    alpha: Share = setting(0.99, "Test", 0.999)
+    """Share of batches of images that belong which shall be found to belong, between 0 and 1."""
+    fdr: Share = setting(0.1, "Test", 0.05)
+    """Largest share, on average, of images on the list which belong after all (false discovery rate)."""
+    record: bool = setting(True, "Record", False)
+    """Write a run in MLflow and a folder in --output."""
+    table: Text | None = setting(None, "Results", "check.csv")
+    """File for a table with one row per image, which ends in .csv or .parquet. A file of this name is replaced."""
+    sheet: Text | None = setting(None, "Results", "check.png")
+    """Image file for a picture of the furthest images. A file of this name is replaced."""
+
+    @field_validator("table")
+    @classmethod
+    def _known_format(cls, value: str | None) -> str | None:
+        if value is not None and not value.endswith((".csv", ".parquet")):
+            raise ValueError(f"must end in .csv or .parquet, not {value!r}")
+        return value
 
 
 class ScoringSpec(EvaluationSpec):

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models import ModelSignature
 
+    from glow.ood import Calibration
+
 SERVED = Path(__file__).with_name("served_glow.py")
 SCORES_FILE = "scores.safetensors"
 
@@ -38,7 +40,7 @@ PACKAGES = ("mlflow", "torch", "numpy", "pandas", "safetensors", "scikit-learn",
 ABOUT = (
     "Glow models of one data set, one version per training. `@champion` is the version with the best validation score "
     "of the ablations, `@latest` the newest version. The input is a batch of uint8 images. The output is their "
-    "negative log-likelihoods, and whether the batch is out-of-distribution by the typicality test."
+    "negative log-likelihoods, whether the batch is out-of-distribution by the typicality test, and which images are."
 )
 """Description of a registered model in the MLflow UI."""
 
@@ -49,33 +51,26 @@ FOREIGN_FILES = ("uv.lock", "pyproject.toml", ".python-version")
 def save_model(
     folder: Path,
     checkpoint: Path,
-    train_nll: np.ndarray,
-    validation_nll: np.ndarray,
+    calibration: Calibration,
     example_M: np.ndarray,
     metadata: Mapping[str, Any],
-    *,
-    noise_seed: int = 0,
 ) -> None:
     """Write a Glow as an MLflow model, which needs neither Ray nor this project to load.
 
-    The model consists of code, weights, and the scores from which `jobs.tracking.served_glow` estimates thresholds.
+    The model consists of code, weights, and the scores by which it judges new images (`jobs.tracking.served_glow`).
     It contains no pickled objects, and no paths of this machine.
 
     Args:
         folder: folder to create; it may exist if it is empty.
         checkpoint: folder that `glow.save_checkpoint` wrote, of which the weights and the configuration are copied.
-        train_nll: (N,) negative log-likelihoods, in nats, of the images that the model was trained on.
-        validation_nll: (N',) negative log-likelihoods, in nats, of held-out images.
+        calibration: the scores of the training and held-out images.
         example_M: uint8 (M, C, H, W), images that MLflow shows as an example of the input.
         metadata: JSON values that MLflow stores with the model; the images' shape is added.
-        noise_seed: seed of the dequantisation noise with which all these likelihoods were computed.
 
     Raises:
         MlflowException: if the folder is not empty.
         OSError: if the folder cannot be written, or the checkpoint does not exist.
     """
-    from safetensors.numpy import save_file
-
     from glow.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 
     pyfunc = _quiet_pyfunc()
@@ -84,9 +79,7 @@ def save_model(
         weights.mkdir()
         for name in (WEIGHTS_FILE, CONFIG_FILE):  # without the state of the training, which is pickled
             shutil.copyfile(checkpoint / name, weights / name)
-        kept = {"train_nll": train_nll, "validation_nll": validation_nll}
-        arrays = {name: np.ascontiguousarray(nll, np.float64) for name, nll in kept.items()}
-        save_file({**arrays, "noise_seed": np.array(noise_seed)}, scores)
+        calibration.save(scores)
         pyfunc.save_model(
             path=str(folder),
             python_model=str(SERVED),
@@ -123,7 +116,7 @@ def _signature() -> ModelSignature:
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
     from mlflow.types.schema import Array, DataType
 
-    numbers = Array(DataType.double)
+    numbers, decisions = Array(DataType.double), Array(DataType.boolean)
     outputs: dict[str, Array | DataType] = {
         "nll": numbers,
         "bits_per_dim": numbers,
@@ -133,12 +126,17 @@ def _signature() -> ModelSignature:
         "threshold": DataType.double,
         "batch_size": DataType.long,
         "alpha": DataType.double,
+        "p_values": numbers,
+        "flagged": decisions,
+        "detector": DataType.string,
+        "detector_p_value": DataType.double,
     }
     params = [
         ParamSpec("alpha", DataType.double, 0.99),
         ParamSpec("bootstraps", DataType.long, 10_000),
         ParamSpec("seed", DataType.long, 0),
         ParamSpec("first_index", DataType.long, 0),
+        ParamSpec("fdr", DataType.double, 0.1),
     ]
     return ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(object), (-1,), "images")]),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import mlflow
@@ -19,14 +19,13 @@ import numpy as np
 import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel
-from safetensors.numpy import load_file
 
 from glow.checkpoint import load_checkpoint
-from glow.ood.typicality import TypicalityTest
+from glow.ood import Calibration, ImageCheck, TypicalityTest, flagged
 from glow.scoring import score
 
 IMAGES = "images"
-DEFAULTS: dict[str, Any] = {"alpha": 0.99, "bootstraps": 10_000, "seed": 0, "first_index": 0}
+DEFAULTS: dict[str, Any] = {"alpha": 0.99, "bootstraps": 10_000, "seed": 0, "first_index": 0, "fdr": 0.1}
 """Parameters of a request and their defaults."""
 
 # Limits of what one request may cost: a bootstrap takes 16 bytes per draw, and its sorted statistics are kept.
@@ -48,6 +47,7 @@ class ServedGlow(PythonModel):
 
     - ``alpha``: the share of in-distribution batches that should pass the test.
     - ``bootstraps``: for M > 1, the number of bootstrapped batches from which the threshold is estimated.
+    - ``fdr``: the false discovery rate of the list ``flagged``.
     - ``seed``: for M > 1, the seed of all random draws behind the threshold and the p-value.
     - ``first_index``: position of the first image in its data set; the others follow it. Positions determine the
       dequantisation noise, so that images get the same scores as in `glowctl ood`. The seed of the noise cannot be set:
@@ -61,6 +61,10 @@ class ServedGlow(PythonModel):
       and the distance at which a batch becomes OOD. With few held-out images, ``is_ood`` can differ from the
       result of comparing ``distance`` with ``threshold``, because ``is_ood`` follows the exact p-value.
     - ``batch_size`` (M) and ``alpha``.
+    - ``p_values``: the conformal p-value of each image, by the detector that was recommended at the end of the
+      training, whose name is ``detector``; and ``flagged``: for each image, whether it is on the list of images that do
+      not belong. `glowctl check` makes the same list.
+    - ``detector_p_value``: the p-value of the batch by that detector.
 
     Values that are not finite become None, because JSON cannot hold them. In the p-value they count as the upper bound
     of the scores; a single image with such a value is OOD.
@@ -75,9 +79,8 @@ class ServedGlow(PythonModel):
             context: MLflow's context, with the paths of the model's artifacts.
         """
         self._model = load_checkpoint(context.artifacts["checkpoint"]).eval().requires_grad_(False)
-        scores = load_file(context.artifacts["scores"])
-        self._train, self._validation = scores["train_nll"], scores["validation_nll"]
-        self._noise_seed = int(scores["noise_seed"])
+        self._calibration = Calibration.load(context.artifacts["scores"])
+        self._check = cache(lambda: ImageCheck(self._calibration))
         self._test = lru_cache(KEPT_TESTS)(self._fitted)
         self._scoring = threading.Lock()
 
@@ -102,12 +105,15 @@ class ServedGlow(PythonModel):
         batch_size, alpha = len(images_MCHW), asked["alpha"]
         try:
             test = self._test(batch_size, alpha, asked["bootstraps"], asked["seed"])
+            check = self._check()
         except ValueError as error:
             raise _refusal(str(error)) from None
         indices_M = asked["first_index"] + torch.arange(batch_size)
         # One batch at a time: each uses all cores, and two might not fit into memory.
         with self._scoring:
-            table = score(self._model, images_MCHW, indices_N=indices_M, seed=self._noise_seed, precision="float32")
+            table = score(self._model, images_MCHW, indices_N=indices_M, seed=self._calibration.noise_seed)
+            p_values = check.p_values(table)[f"p_{check.detector}"].to_numpy()
+            of_detector = check.batch_p_value(check.detector, table, asked["bootstraps"], asked["seed"])
         nll_1M = table["nll"].to_numpy()[None]
         return {
             "nll": [_json(nll) for nll in nll_1M[0]],
@@ -118,11 +124,21 @@ class ServedGlow(PythonModel):
             "threshold": test.threshold.value,
             "batch_size": batch_size,
             "alpha": alpha,
+            "p_values": p_values.tolist(),
+            "flagged": flagged(p_values, asked["fdr"]).tolist(),
+            "detector": check.detector,
+            "detector_p_value": of_detector,
         }
 
     def _fitted(self, batch_size: int, alpha: float, bootstraps: int, seed: int) -> TypicalityTest:
         return TypicalityTest.fit(
-            self._train, self._validation, batch_size, alpha, _affordable(bootstraps, batch_size), seed, interval=False
+            self._calibration.train_nll,
+            self._calibration.held_out["nll"].to_numpy(),
+            batch_size,
+            alpha,
+            _affordable(bootstraps, batch_size),
+            seed,
+            interval=False,
         )
 
 
@@ -135,8 +151,9 @@ def _json(value: float) -> float | None:
 
 
 def _check_params(asked: Mapping[str, Any]) -> None:
-    if not 0 < asked["alpha"] < 1:
-        raise _refusal(f"alpha must be between 0 and 1, both excluded, not {asked['alpha']}")
+    for name in ("alpha", "fdr"):
+        if not 0 < asked[name] < 1:
+            raise _refusal(f"{name} must be between 0 and 1, both excluded, not {asked[name]}")
     for name, least, most in (
         ("bootstraps", 1, MOST_BOOTSTRAPS),
         ("seed", 0, 2**63 - 1),

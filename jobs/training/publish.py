@@ -1,7 +1,7 @@
 """The publication of a finished training's model: it is logged in MLflow and registered, and its scores are recorded.
 
-The scores of the training and validation images are the basis of the model's typicality test. They are recorded where
-`glowctl ood` finds them, so that `glowctl ood` need not compute them again.
+The scores of the training and validation images are what the model judges new images by (`glow.ood.Calibration`). They
+are also recorded where `glowctl ood` finds them, so that `glowctl ood` need not compute them again.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from glow.checkpoint import digest_of, load_checkpoint
-from glow.scoring import SCORED, score_shard, shards_of
+from glow.datasets.corruptions import CORRUPTIONS, for_recommendation
+from glow.ood.check import Calibration
+from glow.scoring import score_shard, shards_of
 from jobs.run_labels import registered_name
 from jobs.text import bits
 from jobs.tracking import tag_names
-from jobs.tracking.models import save_model
+from jobs.tracking.models import SCORES_FILE, save_model
 from jobs.tracking.record import Record
 from jobs.tracking.scores import key_of, labelled, save_scores
+from jobs.training.messages import CORRUPTED
 
 if TYPE_CHECKING:
     from jobs.training.prepare import Work
@@ -67,6 +70,9 @@ def release(
     dataset, digests = work.spec.dataset, work.digests()
     scores = gathered(work, checkpoint, tables)
     model_digest = digest_of(checkpoint)
+    corrupted = scores.pop(CORRUPTED)
+    calibration = Calibration.of(scores["train"], scores["validation"], corrupted, list(CORRUPTIONS))
+    calibration.save(checkpoint / SCORES_FILE)  # next to the weights, so that the folder alone can judge images
     for split, table in scores.items():
         fingerprint = digests[f"{dataset} {split}"]
         key = key_of(model_digest, fingerprint, work.config.bits, split, seed=0, precision="float32")
@@ -83,8 +89,7 @@ def release(
         save_model(
             folder,
             checkpoint,
-            scores["train"]["nll"].to_numpy(),
-            scores["validation"]["nll"].to_numpy(),
+            calibration,
             work.splits["test"].images(0, EXAMPLES).numpy(),
             {"run": record.name, "run_id": record.run_id, "dataset": dataset},
         )
@@ -94,16 +99,17 @@ def release(
 
 
 def gathered(work: Work, checkpoint: Path, tables: Mapping[tuple[str, int], pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Join the score tables of the workers (`release`) into one table per split.
+    """Join the score tables of the workers (`release`) into one table per split, and one of corrupted images.
 
     Tables that are missing are computed here. The workers may have sent them while no driver was running.
     """
     model = None
-    parts: dict[str, list[pd.DataFrame]] = {split: [] for split in SCORED}
-    for split, start in shards_of(work.splits):
+    splits = {**work.splits, CORRUPTED: for_recommendation(work.splits["validation"])}
+    parts: dict[str, list[pd.DataFrame]] = {split: [] for split in splits}
+    for split, start in shards_of(splits):
         table = tables.get((split, start))
         if table is None:
             model = model or load_checkpoint(checkpoint)
-            table = score_shard(model, work.splits[split], start)
+            table = score_shard(model, splits[split], start)
         parts[split].append(table)
     return {split: pd.concat(of_split, ignore_index=True) for split, of_split in parts.items()}

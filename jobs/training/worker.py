@@ -22,6 +22,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from glow.checkpoint import load_checkpoint, save_checkpoint
 from glow.datasets import LazyDataset
+from glow.datasets.corruptions import for_recommendation
 from glow.distributed import all_reduce_sum
 from glow.model import Glow
 from glow.scoring import score_shard, shards_of
@@ -32,7 +33,17 @@ from jobs.specs.base import every
 from jobs.system.machine_metrics import machine_facts, machine_name, sampled
 from jobs.system.process_setup import set_up_computing
 from jobs.training.data import Splits, is_packed, open_splits
-from jobs.training.messages import Attempt, Hardware, Machine, Message, Outbox, Scores, Tested, WorkerSettings
+from jobs.training.messages import (
+    CORRUPTED,
+    Attempt,
+    Hardware,
+    Machine,
+    Message,
+    Outbox,
+    Scores,
+    Tested,
+    WorkerSettings,
+)
 from jobs.training.progress import BEST, EpochFigures, Progress
 from jobs.training.samples import draw_samples
 from jobs.training.saving import SavingPlan
@@ -259,9 +270,9 @@ class Outcome:
 def train_share(settings: WorkerSettings, session: Session) -> Outcome:
     """Train on this worker's share of the images until the last epoch, then score the best model.
 
-    The training continues from the last checkpoint if there is one. The worker also scores its part of all images
-    (`glow.scoring.SCORED`) and sends the scores, its warnings and errors to the driver. The first worker on each
-    machine sends what the machine is made of and, at intervals, its load.
+    The training continues from the last checkpoint if there is one. The worker also scores its part of all images, and
+    of the corrupted ones by which a detector is recommended, and sends the scores, its warnings and errors to the
+    driver. The first worker on each machine sends what the machine is made of and, at intervals, its load.
     """
 
     def tell(figures: dict[str, float]) -> None:
@@ -323,8 +334,9 @@ def _train_share(settings: WorkerSettings, session: Session) -> Outcome:
         model = keeper.best_model()
     samples = draw_samples(model, trainer.epoch, spec.temperature, splits["validation"]) if session.rank == 0 else None
     total = torch.zeros((), dtype=torch.float64, device=session.device)
-    for split, start in shards_of(splits)[session.rank :: session.workers]:
-        table = score_shard(model, splits[split], start)
+    scored = {**splits, CORRUPTED: for_recommendation(splits["validation"])}
+    for split, start in shards_of(scored)[session.rank :: session.workers]:
+        table = score_shard(model, scored[split], start)
         settings.outbox.put(Scores(split, start, table))
         if split == "test":
             total += table["bits_per_dim"].to_numpy().sum()  # pandas would leave out NaN

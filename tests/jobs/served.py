@@ -14,6 +14,9 @@ import torch
 
 from glow import FitConfig, Glow, GlowConfig, TypicalityTest, fit, load_dataset, save_checkpoint, score
 from glow.checkpoint import save_training_state
+from glow.datasets import open_dataset
+from glow.datasets.corruptions import CORRUPTIONS, for_recommendation
+from glow.ood import Calibration, ImageCheck, flagged
 from jobs.tracking.models import save_model
 from tests.jobs.command_line import environment, wait_until
 
@@ -35,9 +38,12 @@ class Trained:
         torch.manual_seed(0)
         self.model = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=2, width=16, scale="bounded"))
         fit(self.model, train, config=FitConfig(epochs=2, batch_size=64, warmup_steps=10, learning_rate=3e-3))
-        self.train_nll, self.validation_nll = (
-            score(self.model, images, seed=NOISE_SEED)["nll"].to_numpy() for images in (train, validation)
-        )
+        corrupted = for_recommendation(open_dataset("digits", "validation"))
+        scored = [
+            score(self.model, images, labels, seed=NOISE_SEED)
+            for images, labels in ((train, None), (validation, None), (corrupted.images(), corrupted.labels))
+        ]
+        self.calibration = Calibration.of(*scored, list(CORRUPTIONS), noise_seed=NOISE_SEED)
         self.checkpoint = save_checkpoint(self.model, folder / "checkpoint")
         save_training_state({"epoch": 2}, self.checkpoint)  # pickled, and therefore no part of a model
         self.images = self.test[:12].numpy()
@@ -47,19 +53,20 @@ class Trained:
         save_model(
             folder,
             self.checkpoint,
-            self.train_nll,
-            self.validation_nll,
+            self.calibration,
             self.images[:2],
             {"glow.dataset": "digits"},
-            noise_seed=NOISE_SEED,
         )
         return folder
 
-    def expected(self, images, alpha=0.99, bootstraps=10_000, seed=0, first_index=0):
+    def expected(self, images, alpha=0.99, bootstraps=10_000, seed=0, first_index=0, fdr=0.1):
         """Return the answer of the library itself for a batch."""
         m = len(images)
         table = score(self.model, torch.from_numpy(images), indices_N=first_index + torch.arange(m), seed=NOISE_SEED)
-        test = TypicalityTest.fit(self.train_nll, self.validation_nll, m, alpha, bootstraps, seed)
+        held_out_nll = self.calibration.held_out["nll"].to_numpy()
+        test = TypicalityTest.fit(self.calibration.train_nll, held_out_nll, m, alpha, bootstraps, seed)
+        check = ImageCheck(self.calibration)
+        p_values = check.p_values(table)[f"p_{check.detector}"].to_numpy()
         nll = table["nll"].to_numpy()
         return {
             "nll": nll.tolist(),
@@ -70,6 +77,10 @@ class Trained:
             "threshold": test.threshold.value,
             "batch_size": m,
             "alpha": alpha,
+            "p_values": p_values.tolist(),
+            "flagged": flagged(p_values, fdr).tolist(),
+            "detector": check.detector,
+            "detector_p_value": check.batch_p_value(check.detector, table, bootstraps, seed),
         }
 
 
@@ -151,6 +162,7 @@ BAD = {
     "alpha 0": ([IMAGE], {"alpha": 0}, ["alpha", "not 0.0"]),
     "alpha 1": ([IMAGE], {"alpha": 1.0}, ["alpha", "not 1.0"]),
     "alpha NaN": ([IMAGE], {"alpha": float("nan")}, ["alpha", "not nan"]),
+    "fdr 1": ([IMAGE], {"fdr": 1.0}, ["fdr", "not 1.0"]),
     "alpha as text": ([IMAGE], {"alpha": "0.9"}, [NOT_THIS_TYPE, "alpha"]),
     "alpha too fine": ([IMAGE], {"alpha": 0.999}, ["176", "0.999", "takes 999"]),
     "batch too large": ([IMAGE] * 200, {}, ["176", "takes 200"]),
@@ -167,6 +179,6 @@ every_bad = pytest.mark.parametrize(("given", "params", "facts"), BAD.values(), 
 def same(found, expected):
     """Return whether two predictions are equal, up to the rounding of float32 in another process."""
     return found.keys() == expected.keys() and all(
-        found[name] == (value if isinstance(value, bool) else pytest.approx(value, rel=1e-5))
+        found[name] == (value if isinstance(value, bool | str) else pytest.approx(value, rel=1e-5))
         for name, value in expected.items()
     )

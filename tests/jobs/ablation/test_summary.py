@@ -12,6 +12,7 @@ import torch
 from scipy import stats
 
 from glow import Glow, save_checkpoint, score
+from glow.ood import Calibration
 from jobs.ablation.summary import Tables, comparison_figures, summarize_ablation
 from jobs.display.displays import JsonLines
 from jobs.evaluation.find_model import find_model
@@ -93,8 +94,9 @@ def saved_model(spec, folder):
     model = Glow(spec.glow_config((1, 8, 8), num_classes=0))
     images = torch.randint(256, (16, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     model.initialize(images)
-    nll = score(model, images).nll.to_numpy()
-    save_model(folder / "model", save_checkpoint(model, folder / "checkpoint"), nll, nll, images[:2].numpy(), {})
+    table = score(model, images)
+    scores = Calibration(table["nll"].to_numpy(), table, table, "typicality")
+    save_model(folder / "model", save_checkpoint(model, folder / "checkpoint"), scores, images[:2].numpy(), {})
     return folder / "model"
 
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,11 +63,13 @@ def test_what_cannot_be_tested_is_one_sentence(served, given, params, facts):
 
 
 def test_a_request_cannot_take_all_memory(trained_glow, tmp_path):
-    trained_glow.validation_nll, small = np.resize(trained_glow.validation_nll, 5000), trained_glow.validation_nll
+    small = trained_glow.calibration
+    many = small.held_out.sample(5000, replace=True, random_state=0).reset_index(drop=True)
     try:
+        trained_glow.calibration = replace(small, held_out=many)
         model = load(trained_glow.save(tmp_path / "model"))
     finally:
-        trained_glow.validation_nll = small
+        trained_glow.calibration = small
     images = np.resize(trained_glow.images, (2500, 1, 8, 8))
     with pytest.raises(Exception, match=r"bootstraps\D+8000"):
         model.predict(images)
@@ -88,7 +91,7 @@ def test_what_is_not_finite_is_null_and_ood(trained_glow, saved_model, tmp_path)
         assert found["nll"] == found["bits_per_dim"] == [None] * m
         assert found["distance"] is None
         assert found["is_ood"] is True
-        smallest = 1 / ((len(trained_glow.validation_nll) if m == 1 else 10_000) + 1)
+        smallest = 1 / ((len(trained_glow.calibration.held_out) if m == 1 else 10_000) + 1)
         assert found["p_value"] == (smallest if m == 1 else pytest.approx(smallest, abs=5 * smallest))
         json.dumps(found, allow_nan=False)
 
@@ -139,22 +142,22 @@ def test_the_signature_says_the_defaults_of_the_model(served):
 @pytest.mark.slow
 def test_saving_is_quiet(trained_glow, tmp_path):
     """With `--json`, stdout must hold nothing else; and in these tests, warnings of other packages are errors."""
-    np.savez(
-        tmp_path / "scores.npz",
-        train=trained_glow.train_nll,
-        validation=trained_glow.validation_nll,
-        images=trained_glow.images,
-    )
+    np.savez(tmp_path / "images.npz", images=trained_glow.images)
+    trained_glow.calibration.save(tmp_path / "scores.safetensors")
     script = f"""
 import os, time, warnings
 import numpy as np, torch
 from pathlib import Path
+from glow.ood import Calibration
 from jobs.tracking.models import save_model
-scores, checkpoint = np.load("scores.npz"), Path({str(trained_glow.checkpoint)!r})
+calibration, images = Calibration.load("scores.safetensors"), np.load("images.npz")["images"]
+checkpoint = Path({str(trained_glow.checkpoint)!r})
 warnings.simplefilter("error")
-save_model(Path("model"), checkpoint, scores["train"], scores["validation"], scores["images"], {{}})
+save_model(Path("model"), checkpoint, calibration, images, {{}})
 assert "MLFLOW_TRACKING_URI" not in os.environ
-assert sorted(os.listdir()) == ["model", "pyproject.toml", "scores.npz", "uv.lock"], os.listdir()
+assert sorted(os.listdir()) == [
+    "images.npz", "model", "pyproject.toml", "scores.safetensors", "uv.lock"
+], os.listdir()
 """
     # These files belong to a project of the user, and must not become part of the model.
     (tmp_path / "uv.lock").write_text("version = 1\n")

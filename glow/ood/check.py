@@ -1,0 +1,277 @@
+"""Check whether a batch of images belongs to what a model was trained on, and which of the images do not.
+
+`Calibration` is what a trained model keeps for this: the scores of training and held-out images, and the name of the
+detector that `glow.ood.recommend` chose. `ImageCheck` fits the detectors once, and then judges any number of batches by
+their score tables (`glow.scoring.score`). Neither needs torch, MLflow or Ray.
+
+A batch is judged as a whole by two permutation tests (`glow.ood.calibration`), one with the recommended detector and
+one with the typicality test. It belongs unless the smaller of the two p-values, multiplied by 2 (Bonferroni), is at
+most 1 - alpha. So a batch from the distribution of the held-out images is called strange with a probability of at most
+1 - alpha. The list of single images (`glow.ood.conformal`) has no influence on this verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from glow.ood.calibration import batch_p_value, check_alpha
+from glow.ood.conformal import flagged, least_listed
+from glow.ood.detectors import Detector, fit_detectors
+from glow.ood.recommendation import recommend
+from glow.ood.typicality import BatchTest, TypicalityTest
+
+REFERENCES = 5000
+"""Largest number of training images of which a calibration keeps the whole scores, and not only the NLL."""
+
+CHOICES = 10_000
+"""Least number of random choices of images behind the p-value of a batch."""
+
+TYPICALITY = "typicality"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The scores with which a trained model judges new images.
+
+    Attributes:
+        train_nll: float (n,), negative log-likelihoods of all training images, in nats.
+        train: score table of the training images, or of `REFERENCES` of them.
+        held_out: score table of images that the model was not trained on.
+        recommended: name of the recommended detector.
+        noise_seed: seed of the dequantisation noise of these scores; new images are to be scored with the same seed.
+
+    Example:
+        >>> columns = ["nll", "log_det", "log_prior_1", "log_det_1", "complexity", "latent_anderson", "latent_spectrum"]
+        >>> columns += ["latent_neighbours", "latent_power_1", "latent_rows_1", "latent_columns_1"]
+        >>> rng = np.random.default_rng(0)
+        >>> train, held_out, noisy = (
+        ...     pd.DataFrame(rng.normal(mean, 1, (60, len(columns))), columns=columns).assign(finite=True, label=0)
+        ...     for mean in (10, 10, 12)
+        ... )
+        >>> calibration = Calibration.of(train, held_out, noisy, ["noise"])
+        >>> len(calibration.train), len(calibration.held_out), calibration.noise_seed
+        (60, 60, 0)
+    """
+
+    train_nll: np.ndarray
+    train: pd.DataFrame
+    held_out: pd.DataFrame
+    recommended: str
+    noise_seed: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        train: pd.DataFrame,
+        held_out: pd.DataFrame,
+        corrupted: pd.DataFrame,
+        corruptions: list[str],
+        noise_seed: int = 0,
+    ) -> Calibration:
+        """Recommend a detector and keep what new images are judged with.
+
+        Args:
+            train: score table of all training images.
+            held_out: score table of images that the model was not trained on.
+            corrupted: score table of corrupted held-out images, whose column ``label`` is the index in `corruptions`.
+            corruptions: the name of each corruption.
+            noise_seed: seed of the dequantisation noise of all these scores.
+
+        Returns:
+            The calibration. If the scores allow no recommendation, for example because some are not finite, the
+            recommended detector is ``typicality``.
+        """
+        kept = train.sample(min(len(train), REFERENCES), random_state=0).reset_index(drop=True)
+        try:
+            recommended = recommend(fit_detectors(kept), held_out, corrupted, corruptions).detector
+        except ValueError:
+            recommended = TYPICALITY
+        return cls(train["nll"].to_numpy(), kept, held_out, recommended, noise_seed)
+
+    def save(self, path: str | Path) -> None:
+        """Write the calibration to a safetensors file."""
+        from safetensors.numpy import save_file
+
+        columns = {f"{part}.{name}": getattr(self, part)[name] for part in ("train", "held_out") for name in self.train}
+        tensors = {name: np.ascontiguousarray(column) for name, column in columns.items()}
+        facts = {"train_nll": np.ascontiguousarray(self.train_nll, float), "noise_seed": np.array(self.noise_seed)}
+        save_file({**tensors, **facts}, path, metadata={"recommended": self.recommended})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Calibration:
+        """Read what `save` wrote."""
+        from safetensors import safe_open
+
+        with safe_open(str(path), framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dictionary
+            recommended = file.metadata()["recommended"]
+        parts = {
+            part: pd.DataFrame(
+                {name.partition(".")[2]: array for name, array in arrays.items() if name.startswith(f"{part}.")}
+            )
+            for part in ("train", "held_out")
+        }
+        return cls(arrays["train_nll"], **parts, recommended=recommended, noise_seed=int(arrays["noise_seed"]))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of the check of a batch.
+
+    Attributes:
+        p_values: the p-value of the batch by each detector.
+        p_value: the smallest of them, multiplied by their number (Bonferroni), at most 1.
+        belongs: whether `p_value` is above 1 - alpha.
+        images: one row per image: a ``p_...`` of each detector, and whether it is ``flagged``, that is, on the list of
+            images that do not belong.
+        detector: name of the detector whose p-values of single images make the list.
+        held_out: number n of held-out images.
+        least_listed: number of images that must be further out than all held-out ones before the list has any.
+
+    Example:
+        >>> images = pd.DataFrame({"p_typicality": [0.5, 0.001], "flagged": [False, True]})
+        >>> Verdict({"typicality": 0.2}, 0.2, True, images, "typicality", 999, 1).furthest.tolist()
+        [1, 0]
+    """
+
+    p_values: Mapping[str, float]
+    p_value: float
+    belongs: bool
+    images: pd.DataFrame
+    detector: str
+    held_out: int
+    least_listed: int
+
+    @property
+    def furthest(self) -> np.ndarray:
+        """The positions of all images, the furthest first."""
+        by = [f"p_{name}" for name in (self.detector, *self.p_values)]
+        return self.images.sort_values(list(dict.fromkeys(by)), kind="stable").index.to_numpy()
+
+
+class ImageCheck:
+    """The fitted detectors of a model, which judge batches of images.
+
+    Args:
+        calibration: the scores of the model's training and held-out images.
+        detector: name of the detector to use in addition to the typicality test; None for the recommended one.
+
+    Attributes:
+        detector: name of that detector.
+        detectors: the typicality test and that detector, by name.
+        calibration: the scores.
+
+    Raises:
+        ValueError: if there is no such detector, or the scores fit none.
+
+    Example:
+        >>> columns = ["nll", "log_det", "log_prior_1", "log_det_1", "complexity", "latent_anderson", "latent_spectrum"]
+        >>> columns += ["latent_neighbours", "latent_power_1", "latent_rows_1", "latent_columns_1"]
+        >>> rng = np.random.default_rng(0)
+        >>> def scores(mean, n):
+        ...     return pd.DataFrame(rng.normal(mean, 1, (n, len(columns))), columns=columns).assign(finite=True)
+        >>> train = scores(10, 60)
+        >>> check = ImageCheck(Calibration(train["nll"].to_numpy(), train, scores(10, 500), "joint"))
+        >>> verdict = check(pd.concat([scores(10, 30), scores(30, 10)], ignore_index=True), fdr=0.05)
+        >>> verdict.belongs, int(verdict.images["flagged"][:30].sum()), int(verdict.images["flagged"][30:].sum())
+        (False, 0, 10)
+    """
+
+    def __init__(self, calibration: Calibration, detector: str | None = None) -> None:
+        self.detector, self.calibration = detector or calibration.recommended, calibration
+        known = {each.name: each for each in fit_detectors(calibration.train)}
+        if self.detector not in known:
+            raise ValueError(f"there is no detector {self.detector!r}: use one of {', '.join(map(str, known))}")
+        # H of the typicality test is the mean over all training images, as in served models.
+        known[TYPICALITY] = replace(known[TYPICALITY], fit_to=partial(TypicalityTest.fit, calibration.train_nll))
+        self.detectors: dict[str, Detector] = {name: known[name] for name in (TYPICALITY, self.detector)}
+        self._of_images: dict[str, BatchTest] = {
+            # The confidence level has no influence on p-values, and 0.5 takes the fewest held-out images.
+            name: each.fit(calibration.held_out, 1, 0.5, interval=False)
+            for name, each in self.detectors.items()
+        }
+
+    def p_values(self, scores: pd.DataFrame) -> pd.DataFrame:
+        """Return the conformal p-values of single images (`glow.ood.conformal`).
+
+        Args:
+            scores: score table of N images.
+
+        Returns:
+            N rows, and one column for each detector, such as ``p_typicality``.
+        """
+        columns = {
+            f"p_{name}": test.p_value(self.detectors[name].image_scores(scores)[:, None])
+            for name, test in self._of_images.items()
+        }
+        return pd.DataFrame(columns)
+
+    def batch_p_value(self, name: str, scores: pd.DataFrame, choices: int = CHOICES, seed: int = 0) -> float:
+        """Return the p-value of a batch by one detector (`glow.ood.calibration.batch_p_value`).
+
+        Args:
+            name: name of the detector, one of `detectors`.
+            scores: score table of the images of the batch.
+            choices: number of random choices. For a batch of one image they are the held-out images.
+            seed: seed of the random choices.
+        """
+        each, known = self.detectors[name], self.calibration.held_out
+        if len(scores) == 1:
+            return float(self._of_images[name].p_value(each.image_scores(scores)[:, None])[0])
+        # A test of pairs has the statistic and the bounds of scores, which do not depend on the size of the batch.
+        pairs = each.fit(known, 2, 0.5, bootstraps=1, interval=False)
+        of_known, of_batch = each.image_scores(known), each.image_scores(scores)
+        return batch_p_value(of_known, of_batch, pairs.of_mean, choices, seed, pairs.bounds)
+
+    def __call__(self, scores: pd.DataFrame, alpha: float = 0.99, fdr: float = 0.1, seed: int = 0) -> Verdict:
+        """Judge a batch.
+
+        Args:
+            scores: score table of the images of the batch.
+            alpha: the share of batches of images that belong which shall be found to belong.
+            fdr: the false discovery rate of the list of images.
+            seed: seed of the random choices behind the p-values of the batch.
+
+        Returns:
+            The verdict.
+
+        Raises:
+            ValueError: if the batch is empty, or so few images are held out that no batch of this size could be found
+                not to belong.
+        """
+        m, n, tests = len(scores), len(self.calibration.held_out), len(self.detectors)
+        check_alpha(alpha)
+        _check_possible(n, m, alpha, tests)
+        images = self.p_values(scores)
+        choices = max(CHOICES, math.ceil(10 * tests / (1 - alpha)))
+        found = {name: self.batch_p_value(name, scores, choices, seed) for name in self.detectors}
+        p_value = min(1.0, tests * min(found.values()))
+        listed = flagged(images[f"p_{self.detector}"].to_numpy(), fdr)
+        return Verdict(
+            found,
+            p_value,
+            p_value > 1 - alpha + 1e-12,  # 1 - 0.9 is below 0.1
+            images.assign(flagged=listed),
+            self.detector,
+            n,
+            least_listed(n, m, fdr),
+        )
+
+
+def _check_possible(n: int, m: int, alpha: float, tests: int) -> None:
+    """Raise ValueError if no p-value of a batch of m images can be small enough for alpha."""
+    if m == 0:
+        raise ValueError("there are no images to check")
+    log_choices = math.lgamma(n + m + 1) - math.lgamma(n + 1) - math.lgamma(m + 1)
+    if log_choices < math.log(tests / (1 - alpha)) - 1e-9:
+        raise ValueError(
+            f"{n} held-out images are too few for alpha = {alpha} and {m} image{'s' * (m > 1)}, because no batch of "
+            "this size could be found not to belong"
+        )

@@ -1,0 +1,290 @@
+"""The check job: whether a batch of images belongs to what a model was trained on, and which images do not.
+
+The statistics are in `glow.ood.check` and `glow.ood.conformal`. The images are scored in this process, piece by piece:
+to start Ray takes longer than to score some thousand images. With ``--no-record`` nothing is written to a store or an
+output folder.
+
+Shapes: R rows of S images in a picture, C channels, H rows, W columns of an image.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from glow.datasets.incoming import UNREADABLE, Incoming, open_incoming, pieces
+from glow.figures.pictures import image_rows
+from glow.model import Glow
+from glow.ood import Calibration, ImageCheck
+from glow.scoring import score
+from jobs.display.events import Check, Noted, Scoring, Show
+from jobs.display.tables import as_markdown, furthest_table, verdict_sentence
+from jobs.errors import JobError, SpecError
+from jobs.evaluation.find_model import TrainedModel
+from jobs.evaluation.run import Evaluation, evaluation_run, prepare_evaluation
+from jobs.specs.evaluation import CheckSpec
+from jobs.system.process_setup import set_up_computing
+from jobs.text import rows_of
+
+LISTED = 1000
+"""Largest number of images that the event names; the table has all."""
+
+SHOWN = 10
+"""Number of furthest images that are reported even if they are not on the list; also images per row of a picture."""
+
+ROWS = 20
+"""Largest number of rows of a picture."""
+
+NAMED = 20
+"""Largest number of unreadable files that the event names."""
+
+
+@dataclass(frozen=True)
+class CheckWork:
+    """A check whose settings have been checked.
+
+    Attributes:
+        evaluation: the settings and the model.
+        calibration: the scores by which the model judges new images.
+        parts: the images to check.
+        reference: images that belong, in place of those that were held out of the training; empty for the latter.
+    """
+
+    evaluation: Evaluation[CheckSpec]
+    calibration: Calibration
+    parts: Sequence[Incoming]
+    reference: Sequence[Incoming]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Images and their scores.
+
+    Attributes:
+        table: score table of the images that could be read. Its first columns are the name of each ``image``, its
+            ``class``, and its ``shape`` before it was converted ("" where a class or shape is not known).
+        where: for each of these images, its part and its position in the part.
+        unreadable: the name of each image that could not be read, and the reason.
+    """
+
+    table: pd.DataFrame
+    where: Sequence[tuple[Incoming, int]]
+    unreadable: Sequence[tuple[str, str]]
+
+
+def prepare(spec: CheckSpec, lines: Iterable[str] = ()) -> CheckWork:
+    """Find the model and the images.
+
+    Args:
+        spec: the settings.
+        lines: standard input, which has paths if a source is "-".
+
+    Raises:
+        SpecError: if images cannot be brought into the model's shape.
+        DatasetNotFound, DatasetCorrupt: if a data set cannot be opened.
+        JobError: if there are no images, or the model has no scores to compare them with.
+        TrackingError, CheckpointError: if the store does not answer, or there is no such model.
+    """
+    evaluation = prepare_evaluation(spec, records=spec.record)
+    calibration = evaluation.model.calibration
+    if calibration is None:
+        raise JobError(
+            f"the model {evaluation.model.name} has no scores of held-out images to compare others with",
+            remedy="give --model a run, or a model in MLflow such as models:/NAME@champion",
+            code="model-without-scores",
+        )
+    parts = _opened(evaluation, spec.sources, lines)
+    reference = [] if spec.reference is None else _opened(evaluation, [spec.reference])
+    notes = [note for part in (*parts, *reference) for note in (*part.notes, *part.images.notes)]
+    return CheckWork(replace(evaluation, notes=tuple(dict.fromkeys(notes))), calibration, parts, reference)
+
+
+def _opened(evaluation: Evaluation[CheckSpec], sources: Sequence[str], lines: Iterable[str] = ()) -> list[Incoming]:
+    try:
+        parts = open_incoming(
+            sources,
+            evaluation.model.config.image_shape,
+            paths=lines,
+            root=evaluation.data_root,
+            download=evaluation.spec.download,
+            background=evaluation.backdrop,
+        )
+    except ValueError as error:
+        raise SpecError(str(error), code="data-set-unusable") from error
+    if not any(part.names for part in parts):
+        raise JobError(f"there are no images in {_named(sources)}", remedy=NAME_IMAGES, code="no-images")
+    return parts
+
+
+NAME_IMAGES = "name image files, a folder that contains some, or a data set"
+"""A remedy if there is nothing to check."""
+
+
+def _named(sources: Sequence[str]) -> str:
+    return ", ".join("standard input" if source == "-" else source for source in sources)
+
+
+def run(work: CheckWork, show: Show) -> bool:
+    """Score the images, judge them, and record the result.
+
+    Returns:
+        Whether the batch belongs.
+
+    Raises:
+        SpecError: if there is no such detector, or too few images are held out for ``--alpha``.
+        JobError: if none of the images could be read, or a file cannot be written.
+        TrackingError: if the store does not answer.
+    """
+    if not work.evaluation.spec.record:
+        for note in work.evaluation.notes:
+            show(Noted(note))
+        event, _, _ = _judged(work, show)
+        show(event)
+        return event.belongs
+    with evaluation_run(work.evaluation, "check", show) as recorded:
+        event, table, picture = _judged(work, recorded.show)
+        table.to_parquet(recorded.folder / "check.parquet", index=False)
+        recorded.table(pd.DataFrame(event.furthest), "check_furthest")
+        recorded.figure(picture, "furthest")
+        counts = ("belongs", "images", "flagged", "unreadable", "non_finite")
+        recorded.metrics({"p_value": event.p_value} | {name: float(getattr(event, name)) for name in counts})
+        recorded.metrics({f"p_value/{name}": value for name, value in event.p_values.items()})
+        event = replace(event, **recorded.known_as, place=recorded.place)
+        recorded.finish(event, verdict_sentence(event), as_markdown(furthest_table(event)))
+    return event.belongs
+
+
+def _judged(work: CheckWork, show: Show) -> tuple[Check, pd.DataFrame, Figure]:
+    """Return the verdict, the table of all images, and a picture of the furthest; write --table and --sheet."""
+    spec, model = work.evaluation.spec, work.evaluation.model
+    set_up_computing(joblib.cpu_count())
+    glow, calibration = _built(model), work.calibration
+    if work.reference:
+        held_out = scored(glow, work.reference, calibration.noise_seed, show, str(spec.reference)).table
+        calibration = replace(calibration, held_out=held_out)
+    scores = scored(glow, work.parts, calibration.noise_seed, show, _named(spec.sources))
+    try:
+        verdict = ImageCheck(calibration, spec.detector)(scores.table, spec.alpha, spec.fdr, spec.seed)
+    except ValueError as error:
+        remedy = "lower --alpha, check more images at once, or give more images that belong with --reference"
+        remedy = "correct --detector" if "detector" in str(error) else remedy
+        raise SpecError(f"no check is possible ({error})", remedy=remedy, code="check-impossible") from error
+    shown = ("image", "class", "shape", "nll", "bits_per_dim", "finite")
+    table = pd.concat([scores.table[list(shown)], verdict.images], axis=1)
+    flagged = int(table["flagged"].sum())
+    furthest = table.iloc[verdict.furthest[: min(LISTED, max(SHOWN, flagged))]]
+    event = Check(
+        sources=list(spec.sources),
+        model=model.name,
+        images=len(table),
+        belongs=verdict.belongs,
+        alpha=spec.alpha,
+        p_value=verdict.p_value,
+        p_values=dict(verdict.p_values),
+        detector=verdict.detector,
+        held_out=verdict.held_out,
+        fdr=spec.fdr,
+        flagged=flagged,
+        least_listed=verdict.least_listed,
+        furthest=rows_of(furthest.drop(columns=["shape", "finite"])),
+        image_shape=model.config.image_shape,
+        shapes=dict(Counter(table.loc[table["shape"] != "", "shape"]).most_common()),
+        non_finite=int((~table["finite"]).sum()),
+        unreadable=len(scores.unreadable),
+        unreadable_images=[{"image": name, "reason": reason} for name, reason in scores.unreadable[:NAMED]],
+    )
+    picture = _picture(scores, verdict.furthest, f"The furthest images, {model.title}")
+    if spec.table is not None:
+        write = table.to_csv if spec.table.endswith(".csv") else table.to_parquet
+        _write("--table", spec.table, lambda path: write(path, index=False))
+    if spec.sheet is not None:
+        _write("--sheet", spec.sheet, lambda path: picture.savefig(path, dpi=120))
+    return event, table, picture
+
+
+def _built(model: TrainedModel) -> Glow:
+    built = Glow(model.config)
+    built.load_state_dict({name: torch.tensor(array) for name, array in model.weights.items()})
+    return built.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def scored(model: Glow, parts: Sequence[Incoming], noise_seed: int, show: Show, name: str) -> Scores:
+    """Score images in this process.
+
+    Args:
+        model: the model.
+        parts: the images.
+        noise_seed: seed of the dequantisation noise. The noise of an image depends on its position among those that
+            could be read.
+        show: receives a `Scoring` event after each piece.
+        name: what the event calls the images.
+
+    Raises:
+        JobError: if none of the images could be read.
+    """
+    tables: list[pd.DataFrame] = []
+    where: list[tuple[Incoming, int]] = []
+    unreadable: list[tuple[str, str]] = []
+    images, of, started = 0, sum(len(part.names) for part in parts), time.monotonic()
+    for piece in pieces(parts, threads=joblib.cpu_count() + 1):
+        stop = images + len(piece.images)
+        table = score(model, piece.images, indices_N=torch.arange(images, stop), seed=noise_seed)
+        table.insert(0, "image", piece.names)
+        table.insert(1, "class", piece.classes)
+        table.insert(2, "shape", ["" if shape is None else shape_text(shape) for shape in piece.shapes])
+        tables.append(table)
+        where += [(piece.part, position) for position in piece.positions]
+        unreadable += piece.unreadable
+        images = stop
+        pace = images / (time.monotonic() - started)
+        show(Scoring(dataset=name, split="", images=images + len(unreadable), of=of, images_per_second=pace))
+    if not images:
+        raise JobError(
+            f"none of the {of} images of {name} could be read (such as {unreadable[0][0]}: {unreadable[0][1]})",
+            remedy=NAME_IMAGES,
+            code="nothing-readable",
+        )
+    return Scores(pd.concat(tables, ignore_index=True), where, unreadable)
+
+
+def shape_text(shape: Iterable[int]) -> str:
+    """Return a shape as text, such as "3x32x32"."""
+    return "x".join(map(str, shape))
+
+
+def _picture(scores: Scores, furthest: np.ndarray, title: str) -> Figure:
+    """Draw the furthest images, the furthest first; those of each class in a row if there are classes."""
+    classes = scores.table["class"].iloc[furthest].to_numpy()
+    if len(set(classes)) > 1:
+        rows = {str(name): furthest[classes == name][:SHOWN] for name in dict.fromkeys(classes[:LISTED])}
+        rows = dict(list(rows.items())[:ROWS])
+    else:
+        starts = range(0, min(len(furthest), SHOWN * ROWS // 4), SHOWN)
+        rows = {f"{start + 1}": furthest[start : start + SHOWN] for start in starts}
+    shape = scores.where[0][0].images.image_shape
+    images_RSCHW = np.full((len(rows), max(map(len, rows.values())), *shape), 255, np.uint8)
+    for row, positions in zip(images_RSCHW, rows.values(), strict=True):
+        for cell, (part, position) in zip(row, (scores.where[each] for each in positions), strict=False):
+            try:
+                cell[:] = part.images.images(position, position + 1)[0].numpy()
+            except UNREADABLE:  # the file has been moved since it was scored
+                continue
+    return image_rows(images_RSCHW, list(rows), title)
+
+
+def _write(flag: str, path: str, write: Callable[[str], Any]) -> None:
+    try:
+        write(path)
+    except (OSError, ValueError) as error:
+        raise JobError(
+            f"{flag} {path} cannot be written ({error})", remedy="name another file", code="file-not-written"
+        ) from error
