@@ -4,8 +4,8 @@
 
 A stream of MNIST's test images turns to EMNIST letters, in part or altogether, or to blurred or noisy test images. The
 script prints the median number of images from the change to the alarm by both references of `glow.ood.Monitor`, and by
-the typicality test of every M images in a row, whose levels add up to alpha over 10,000 images. Detectors are `joint`
-and `typicality`. With --scores, the scores are kept in a file for a second call.
+the typicality test of every M images in a row, whose levels add up to 1 - alpha over 10,000 images. The detectors are
+`joint` and `typicality`. With --scores, the scores are kept in a file for a second call.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from glow.datasets.corruptions import corrupted
 from glow.ood import Monitor, TypicalityTest, fit_detectors
 from glow.scoring import score
 
-ALPHA, HORIZON, LONGEST = 0.01, 10_000, 4000
+ALPHA, HORIZON, LONGEST = 0.99, 10_000, 4000
 MOST = {"train": 5000, "validation": 5000, "test": 10_000}
 CHANGES = [("letters", share) for share in (1.0, 0.3, 0.1, 0.03)] + [("blur", 1.0), ("noise", 1.0)]
 
@@ -54,7 +54,7 @@ def stream(scores: dict[str, np.ndarray], change: tuple[str, float], healthy: in
 
 def alarm_of_batches(train: np.ndarray, held_out: np.ndarray, images: np.ndarray, m: int) -> float:
     """Return the number of images after which a batch of M in a row is OOD, at a level that Bonferroni divides."""
-    test = TypicalityTest.fit(train, held_out, m, 1 - ALPHA * m / HORIZON, interval=False)
+    test = TypicalityTest.fit(train, held_out, m, 1 - (1 - ALPHA) * m / HORIZON, interval=False)
     found = np.flatnonzero(test.is_ood(images[: len(images) // m * m].reshape(-1, m)))
     return (found[0] + 1) * m if len(found) else np.inf
 

@@ -3,7 +3,7 @@
     python -m benchmarks.monitoring [--streams 1000]
 
 The script prints, for both references, the share of healthy streams of 10,000 images that have a false alarm at alpha
-0.01; the mean number of images between false alarms with every=10000, where a stream without an alarm counts with its
+0.99; the mean number of images between false alarms with every=10000, where a stream without an alarm counts with its
 length; and the median number of images until the alarm after scores turn from N(0, 1) to N(1, 1).
 """
 
@@ -29,7 +29,7 @@ IMAGES = 10_000
 
 
 def false_alarms(
-    reference: Reference, draw: Draw, n: int, streams: int, alpha: float = 0.01, images: int = IMAGES
+    reference: Reference, draw: Draw, n: int, streams: int, alpha: float = 0.99, images: int = IMAGES
 ) -> float:
     """Return the share of healthy streams in which there is ever an alarm, whenever one looks."""
     count = 0
@@ -53,7 +53,7 @@ def run_length(reference: Reference, n: int, every: int, streams: int) -> float:
     return float(np.mean(lengths))
 
 
-def delay(reference: Reference, n: int, healthy: int, streams: int, alpha: float = 0.05) -> float:
+def delay(reference: Reference, n: int, healthy: int, streams: int, alpha: float = 0.95) -> float:
     """Return the median number of images from the change to the alarm."""
     delays = []
     for seed in range(streams):

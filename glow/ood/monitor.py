@@ -3,7 +3,7 @@
 `Monitor` bets on the scores of images in the order in which they arrive. While the scores come from one distribution,
 that of the reference, independently of each other, its alarm has one of two guarantees:
 
-- `alpha`: the probability of any false alarm, ever, is at most alpha (Ville's inequality).
+- `alpha`: with probability alpha there is no false alarm, ever (Ville's inequality).
 - `every`: there are on average at least so many images between false alarms (Shiryaev 1963, Roberts 1966; as an
   e-detector: Shin, Ramdas & Rinaldo 2024).
 
@@ -16,7 +16,7 @@ Two references are available:
   After a change the stream slowly becomes its own reference.
 - ``fixed``: each score is ranked among the reference alone. Bets are fair for every distribution in a band around it
   (after Shaer, Bar, Prinster & Romano 2026, with the narrower band of `glow.ood.bands`). The probability with which the
-  band misses the true distribution is part of alpha. A change within the band is never noticed.
+  band misses the true distribution is part of 1 - alpha. A change within the band is never noticed.
 
 The evidence is a mixture over detectors, the bets of `glow.ood.bets`, and the image s with which a bet begins,
 
@@ -39,12 +39,12 @@ import numpy as np
 
 from glow.ood.bands import spread_ranks, tail_bounds
 from glow.ood.bets import log_bets
-from glow.ood.calibration import as_largest
+from glow.ood.calibration import as_largest, check_alpha
 
 Reference = Literal["growing", "fixed"]
 
 BAND_SHARE = 0.2
-"""The share of alpha, or with `every` the probability, with which the band of a fixed reference may be wrong."""
+"""The share of 1 - alpha, or with `every` the probability, with which the band of a fixed reference may be wrong."""
 
 MOST_EDGES = 10_000
 """A growing reference keeps at least this many scores one by one. Later ones are only counted between those."""
@@ -98,7 +98,7 @@ class Monitor:
 
     Example:
         >>> rng = np.random.default_rng(0)
-        >>> monitor = Monitor(rng.normal(size=(1000, 1)), alpha=0.01)
+        >>> monitor = Monitor(rng.normal(size=(1000, 1)), alpha=0.99)
         >>> healthy = monitor.update(rng.normal(size=(500, 1)))
         >>> monitor.alarms, bool(healthy.max() < monitor.threshold)
         ([], True)
@@ -112,7 +112,7 @@ class Monitor:
         reference_nD: np.ndarray,
         *,
         reference: Reference = "growing",
-        alpha: float = 0.01,
+        alpha: float = 0.99,
         every: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -121,7 +121,7 @@ class Monitor:
         Args:
             reference_nD: float (n, D), scores of held-out or other healthy images, one column per detector.
             reference: which scores each new one is ranked among.
-            alpha: the probability of a false alarm; not used with `every`.
+            alpha: the probability that a stream which belongs never has an alarm; not used with `every`.
             every: average number of images between false alarms, in place of `alpha`.
             seed: seed of the random order of equal scores.
 
@@ -132,21 +132,20 @@ class Monitor:
         n, detectors = reference_nD.shape
         if n < 2:
             raise ValueError(f"a reference needs at least 2 images, not {n}")
-        if not 0 < alpha < 1:
-            raise ValueError(f"alpha must be between 0 and 1, both excluded, not {alpha}")
+        check_alpha(alpha)
         if every is not None and every < 2:
             raise ValueError(f"every must be at least 2 images, not {every}")
         if reference not in ("growing", "fixed"):
             raise ValueError(f"reference must be growing or fixed, not {reference!r}")
         failure = BAND_SHARE if reference == "fixed" else 0.0
-        level = alpha * (1 - failure) if every is None else (1 - failure) / every
-        self.threshold = -math.log10(level)
+        rate = 1 - alpha if every is None else 1 / every
+        self.threshold = -math.log10(rate * (1 - failure))
         self.images = 0
         self.alarms: list[Alarm] = []
         self._every = every
         self._rng = np.random.default_rng(seed)
         kind = _Fixed if reference == "fixed" else _Growing
-        wrong = failure * (alpha if every is None else 1.0) / (2 * detectors)
+        wrong = failure * (1 - alpha if every is None else 1.0) / (2 * detectors)
         ties_nD = self._rng.random((n, detectors))
         self._ranks = [kind(_keys(reference_nD[:, d], ties_nD[:, d]), wrong) for d in range(detectors)]
         self._bets = np.stack([ranks.bets for ranks in self._ranks])  # (D, J, C)
