@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from glow.ood.calibration import batch_p_value, check_alpha
+from glow.ood.calibration import as_largest, batch_p_value, check_alpha
 from glow.ood.conformal import flagged, least_listed
 from glow.ood.detectors import Detector, fit_detectors
 from glow.ood.recommendation import recommend
@@ -129,14 +129,14 @@ class Verdict:
         p_values: the p-value of the batch by each detector.
         p_value: the smallest of them, multiplied by their number (Bonferroni), at most 1.
         belongs: whether `p_value` is above 1 - alpha.
-        images: one row per image: a ``p_...`` of each detector, and whether it is ``flagged``, that is, on the list of
-            images that do not belong.
+        images: one row per image: a ``p_...`` of each detector, the ``statistic`` of `detector`, which is larger
+            further out, and whether the image is ``flagged``, that is, on the list of those that do not belong.
         detector: name of the detector whose p-values of single images make the list.
         held_out: number n of held-out images.
         least_listed: number of images that must be further out than all held-out ones before the list has any.
 
     Example:
-        >>> images = pd.DataFrame({"p_typicality": [0.5, 0.001], "flagged": [False, True]})
+        >>> images = pd.DataFrame({"p_typicality": [0.5, 0.001], "statistic": [7.0, 90.0], "flagged": [False, True]})
         >>> Verdict({"typicality": 0.2}, 0.2, True, images, "typicality", 999, 1).furthest.tolist()
         [1, 0]
     """
@@ -152,8 +152,7 @@ class Verdict:
     @property
     def furthest(self) -> np.ndarray:
         """The positions of all images, the furthest first."""
-        by = [f"p_{name}" for name in (self.detector, *self.p_values)]
-        return self.images.sort_values(list(dict.fromkeys(by)), kind="stable").index.to_numpy()
+        return np.argsort(-as_largest(self.images["statistic"].to_numpy()), kind="stable")
 
 
 class ImageCheck:
@@ -205,13 +204,14 @@ class ImageCheck:
             scores: score table of N images.
 
         Returns:
-            N rows, and one column for each detector, such as ``p_typicality``.
+            N rows, one column for each detector, such as ``p_typicality``, and the ``statistic`` of `detector`.
         """
         columns = {
             f"p_{name}": test.p_value(self.detectors[name].image_scores(scores)[:, None])
             for name, test in self._of_images.items()
         }
-        return pd.DataFrame(columns)
+        of_images = self.detectors[self.detector].image_scores(scores)[:, None]
+        return pd.DataFrame({**columns, "statistic": self._of_images[self.detector].statistic(of_images)})
 
     def batch_p_value(self, name: str, scores: pd.DataFrame, choices: int = CHOICES, seed: int = 0) -> float:
         """Return the p-value of a batch by one detector (`glow.ood.calibration.batch_p_value`).

@@ -662,7 +662,8 @@ class Check(Event, kind="check"):
         flagged: number of images on the list of those that do not belong.
         least_listed: number of images that must be further out than all held-out ones before any can be listed.
         furthest: one row per image, the furthest first: its name as ``image``, its ``class`` (empty without classes),
-            ``nll``, ``bits_per_dim``, the p-values ``p_typicality`` and ``p_DETECTOR``, and whether it is ``flagged``.
+            ``nll``, ``bits_per_dim``, the p-values ``p_typicality`` and ``p_DETECTOR``, the ``statistic`` of `detector`
+            by which they are ordered, and whether it is ``flagged``.
             All listed images are among them, but at most 1000.
         image_shape: (C, H, W) of the model's images, to which all were converted.
         shapes: for each shape of image files before that, such as "3x640x480", the number of images.
