@@ -85,7 +85,7 @@ def main() -> None:
                     at = monitor.alarms[0].image if monitor.alarms else np.inf
                     delays.setdefault(reference, []).append(at - healthy)
                 for m in (5, 25) if seed < 5 else ():
-                    at = alarm_of_batches(scores["train"][:, 0], held_out[:, 0], images, m)
+                    at = alarm_of_batches(scores["train"][:, 0], held_out[:, 0], images[:, 0], m)
                     delays.setdefault(f"M = {m}", []).append(at - healthy)
             medians = ", ".join(f"{name} {np.median(each):.0f}" for name, each in delays.items())
             print(f"{change[0]} {change[1]:.0%} after {healthy}: {medians}", flush=True)
