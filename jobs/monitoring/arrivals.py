@@ -129,14 +129,14 @@ def from_lines(lines: Iterable[str], seen: set[str]) -> Iterator[list[Arrived]]:
         lines: the lines. They are read in a thread, at most `QUEUED` ahead.
         seen: files that are left out, as `identity` returns them.
     """
-    waiting: queue.Queue[str | Exception | None] = queue.Queue(QUEUED)
+    waiting: queue.Queue[str | BaseException | None] = queue.Queue(QUEUED)
 
     def read() -> None:
         try:
             for line in lines:
                 waiting.put(line)
             waiting.put(None)
-        except Exception as error:
+        except BaseException as error:  # raised where the paths are judged
             waiting.put(error)
 
     threading.Thread(target=read, name="paths", daemon=True).start()
@@ -148,7 +148,7 @@ def from_lines(lines: Iterable[str], seen: set[str]) -> Iterator[list[Arrived]]:
                 line = waiting.get(timeout=GATHER_S)
             except queue.Empty:
                 break
-            if isinstance(line, Exception):
+            if isinstance(line, BaseException):
                 raise line
             if line is None:
                 ended = True

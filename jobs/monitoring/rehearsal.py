@@ -19,6 +19,9 @@ from jobs.specs.monitoring import read_guarantee
 THINNED = (2, 5, 10, 20, 50, 100)
 """Values of ``--thin`` that are tried."""
 
+STARTS = 10
+"""Largest number of first images from which each of these is tried."""
+
 LEAST = 50
 """Least number of images that must be left by ``--thin``, or in each half, for a trial to tell anything."""
 
@@ -106,7 +109,7 @@ def _advice(work: WatchWork, reference: np.ndarray, scores: np.ndarray, unfit: b
             return f"these images differ from the reference: watch with --reference {work.spec.source}"
         return "these images differ from the reference: give images of the same kind with --reference"
     for thin in THINNED:
-        if thin > work.spec.thin and passes(reference, scores[::thin]):
+        if thin > work.spec.thin and all(passes(reference, scores[start::thin]) for start in range(min(thin, STARTS))):
             return f"neighbouring images resemble each other: watch with --thin {thin}"
     return (
         "the stream changes while it is healthy, as if it were sorted, and no --thin up to "

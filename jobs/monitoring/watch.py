@@ -33,7 +33,7 @@ from jobs.display.events import Noted, Show
 from jobs.errors import JobError, SpecError
 from jobs.evaluation.check import built, calibration_of, opened, scored
 from jobs.evaluation.run import Evaluation, EvaluationRun, evaluation_run, prepare_evaluation
-from jobs.monitoring.arrivals import Arrivals, Arrived, from_folder, from_lines, identity
+from jobs.monitoring.arrivals import BATCH, Arrivals, Arrived, from_folder, from_lines, identity
 from jobs.monitoring.journal import Journal, Line
 from jobs.outputs import claimed, is_remote
 from jobs.specs.base import refuse, validated
@@ -350,8 +350,13 @@ class Watch:
         problems = {files[position].file: said for position, (_, said) in zip(gone, piece.unreadable, strict=True)}
         if not piece.positions:
             return {}, problems
-        indices = self._monitor.images + torch.arange(len(piece.positions))
-        table = score(self._model, piece.images, indices_N=indices, seed=self._check.calibration.noise_seed)
+        # Always as many images at once, because rounding depends on their number, and a resumed watch divides them
+        # differently.
+        number = len(piece.positions)
+        images = torch.zeros(BATCH, *piece.images.shape[1:], dtype=torch.uint8)
+        images[:number] = piece.images
+        indices = self._monitor.images + torch.arange(BATCH)
+        table = score(self._model, images, indices_N=indices, seed=self._check.calibration.noise_seed)[:number]
         self._p_values.extend(self._check.p_values(table)[f"p_{self._check.detector}"])
         rows = map(tuple, scores_of(self._check, table).tolist())
         return {files[position].file: row for position, row in zip(piece.positions, rows, strict=True)}, problems
