@@ -202,8 +202,8 @@ def batch_p_value(
     """Return the p-value of a single batch of any size M, which may be larger than n.
 
     It is the permutation test of `Choices` and of the module, with K choices for this batch alone. `Choices` serves
-    many batches of one size, and so takes a memory of K M values. This function sums over the smaller of the two sides
-    of each choice, and takes a memory of `MOST_AT_ONCE` values.
+    many batches of one size, and so takes a memory of K M values. This function makes one choice after the other, and
+    sums over the smaller of its two sides.
 
     Args:
         held_out_n: float (n,), scores of held-out images.
@@ -229,11 +229,11 @@ def batch_p_value(
     pooled = _limited(np.concatenate([held_out_n, scores_M]), bounds)
     observed = float(statistic(pooled[n:].mean(keepdims=True))[0])
     tolerance = ROUNDING * max(abs(observed), float(np.median(np.abs(pooled))))
-    as_far, side = 0, min(n, m)
-    for start in range(0, k, rows := max(1, MOST_AT_ONCE // (n + m))):
-        sums = pooled[_chosen(n + m, side, min(rows, k - start), rng)].sum(1)
-        means = (sums if m <= n else pooled.sum() - sums) / m  # the n that are left out, or the M that are chosen
-        as_far += int((as_largest(statistic(means)) >= observed - tolerance).sum())
+    side = min(n, m)  # either the M that are chosen, or the n that are left out
+    chosen = (rng.choice(n + m, side, replace=False, shuffle=False) for _ in range(k))
+    sums_K = np.fromiter((pooled[indices].sum() for indices in chosen), float, k)
+    means_K = (sums_K if m <= n else pooled.sum() - sums_K) / m
+    as_far = np.count_nonzero(as_largest(statistic(means_K)) >= observed - tolerance)
     return (1 + as_far) / (k + 1)
 
 

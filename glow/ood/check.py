@@ -97,12 +97,13 @@ class Calibration:
 
     def save(self, path: str | Path) -> None:
         """Write the calibration to a safetensors file."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         columns = {f"{part}.{name}": getattr(self, part)[name] for part in ("train", "held_out") for name in self.train}
         tensors = {name: np.ascontiguousarray(column) for name, column in columns.items()}
         facts = {"train_nll": np.ascontiguousarray(self.train_nll, float), "noise_seed": np.array(self.noise_seed)}
-        save_file({**tensors, **facts}, path, metadata={"recommended": self.recommended})
+        # Not `save_file`, whose files only their owner can read.
+        Path(path).write_bytes(save({**tensors, **facts}, {"recommended": self.recommended}))
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
