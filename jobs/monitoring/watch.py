@@ -263,7 +263,7 @@ class Watch:
         self._p_values: deque[float] = deque(maxlen=1000)
         self._unreadable = self._arrived = 0
         self._waiting: set[str] = set()
-        self._reported = self._called = -math.inf
+        self._next_report, self._called = 0.0, -math.inf
         self._hooks: list[threading.Thread] = []
         self._told = len(self._path(ALARMS_FILE).read_text().splitlines()) if self._path(ALARMS_FILE).exists() else 0
         self._journal = Journal(self._folder)
@@ -294,7 +294,7 @@ class Watch:
         if lines:
             self._journal.append(lines)
             self._bet(lines)
-        if time.monotonic() - self._reported > REPORT_S:
+        if time.monotonic() > self._next_report:
             self._report()
 
     def end(self) -> None:
@@ -445,13 +445,16 @@ class Watch:
 
     def _report(self) -> None:
         """Write the progress to MLflow, to ``--prometheus``, and to the screen."""
+        started = time.monotonic()
         self._recorded.show(self._progress())
         if self._work.spec.prometheus is not None:
             expose(self._work.spec.prometheus, self._progress(), list(self._p_values))
         if self._monitor.images:
             with unheeded(log, "the evidence could not be recorded in MLflow"):
                 self._recorded.record.impatient().metrics(self._metrics(), step=self._monitor.images)
-        self._reported = time.monotonic()
+        # A store that does not answer may take a tenth of the time, but not more.
+        now = time.monotonic()
+        self._next_report = now + max(REPORT_S, 9 * (now - started))
 
 
 EXPOSED = {
