@@ -81,7 +81,9 @@ def main() -> None:
                 images = stream(scores, change, healthy, seed)
                 for reference in ("growing", "fixed"):
                     monitor = Monitor(held_out, reference=reference, alpha=ALPHA, seed=seed)
-                    monitor.update(images)
+                    for part in np.array_split(images, 10):
+                        if not monitor.alarms:
+                            monitor.update(part)
                     at = monitor.alarms[0].image if monitor.alarms else np.inf
                     delays.setdefault(reference, []).append(at - healthy)
                 for m in (5, 25) if seed < 5 else ():

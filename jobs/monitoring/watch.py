@@ -54,7 +54,7 @@ REPORT_S = 5.0
 """Least number of seconds between two reports of the progress to MLflow, Prometheus and the screen."""
 
 COOL_DOWN_S = 600.0
-"""Least number of seconds between two calls of ``--on-alarm``."""
+"""Seconds after an alarm in which further ones are counted, but not told."""
 
 REPLAYED = 10_000
 """Number of lines of the journal that are replayed at a time."""
@@ -263,9 +263,8 @@ class Watch:
         self._p_values: deque[float] = deque(maxlen=1000)
         self._unreadable = self._arrived = 0
         self._waiting: set[str] = set()
-        self._next_report, self._called = 0.0, -math.inf
+        self._next_report, self._told = 0.0, -math.inf
         self._hooks: list[threading.Thread] = []
-        self._told = len(self._path(ALARMS_FILE).read_text().splitlines()) if self._path(ALARMS_FILE).exists() else 0
         self._journal = Journal(self._folder)
         self.seen: set[str] = set()
         self._replay()
@@ -322,7 +321,8 @@ class Watch:
         return found
 
     def _replay(self) -> None:
-        """Compute the evidence from the journal, and tell the alarms that a killed watch has not told."""
+        """Compute the evidence from the journal, and tell the first alarm if a killed watch has not told it."""
+        self._tells = not self._path(ALARMS_FILE).exists()
         part: list[Line] = []
         for line in self._journal.lines():
             self.seen.add(line.file if self._work.spec.source != "-" else identity(line.file, line.modified))
@@ -331,6 +331,7 @@ class Watch:
                 self._bet(part)
                 part = []
         self._bet(part)
+        self._tells = True
         self._arrived = len(self.seen)
 
     def _is_judged(self, file: Arrived) -> bool:
@@ -373,8 +374,16 @@ class Watch:
         for number, line in enumerate(judged, first):
             self._files.append(line.file)
             for index in range(known, len(self._monitor.alarms)):
-                if self._monitor.alarms[index].image == number and index >= self._told:
+                if self._monitor.alarms[index].image == number and self._tells and self._is_cool():
                     self._tell(self._monitor.alarms[index], float(evidence[number - first]), number)
+
+    def _is_cool(self) -> bool:
+        """Return whether the last alarm that was told is long ago; the next one is told at once."""
+        now = time.monotonic()
+        if now - self._told < COOL_DOWN_S:
+            return False
+        self._told = now
+        return True
 
     def _file(self, image: int, newest: int) -> str | None:
         """Return the path of an image, where the newest of the known ones has the number `newest`."""
@@ -408,13 +417,11 @@ class Watch:
         with unheeded(log, "an alarm could not be recorded in MLflow"):
             record.impatient().file(picture)
             record.impatient().metrics(self._metrics(), step=alarm.image)
-        if self._work.spec.on_alarm is not None and time.monotonic() - self._called > COOL_DOWN_S:
-            self._called = time.monotonic()
+        if self._work.spec.on_alarm is not None:
             self._hooks.append(threading.Thread(target=self._call, args=(self._work.spec.on_alarm, event), daemon=True))
             self._hooks[-1].start()
         with self._path(ALARMS_FILE).open("a") as file:
             file.write(json.dumps(event.to_dict()) + "\n")
-        self._told += 1
 
     def _call(self, hook: str, event: events.Alarm) -> None:
         try:

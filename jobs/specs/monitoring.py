@@ -50,8 +50,8 @@ class WatchSpec(ModelSpec):
     """Probability that a stream of images that belong never has an alarm, with --guarantee ever."""
     detector: Text | None = same_as(CheckSpec, "detector")
     on_alarm: Text | None = setting(None, "Results", "https://example.com/hook")
-    """URL that gets a POST request, or command that gets standard input, with the facts of an alarm as JSON; at most
-    once in ten minutes."""
+    """URL that gets a POST request, or command that gets standard input, with the facts of an alarm as JSON.
+    Alarms within ten minutes after it are only counted."""
     exit_on_alarm: bool = setting(False, "Results", True)
     """End at the first alarm, with exit code 3."""
     prometheus: Text | None = setting(None, "Results", "/var/lib/node_exporter/glow.prom")
