@@ -194,7 +194,7 @@ def check(spec: CheckSpec, lines: Iterable[str], display: Display) -> bool:
 def watch(
     spec: WatchSpec | None, lines: Iterable[str], display: Display, resume: str | None, changes: Mapping[str, Any]
 ) -> bool:
-    """Watch a stream of images in this process, and return whether there was an alarm.
+    """Watch a stream of images in this process, and return whether an alarm ended the watch.
 
     Args:
         spec: the settings; None to continue a watch.

@@ -23,6 +23,8 @@ SCRIPTS = {
     "start_up": ("--help",),
     "equal_time": ("--help",),
     "network_bytes": ("--help",),
+    "monitoring": ("--streams", "1"),
+    "delay": ("--help",),
 }
 
 

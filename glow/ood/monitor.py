@@ -74,6 +74,12 @@ class Alarm:
         detector: column of the detector whose bets have won most.
         higher: whether these are bets on higher scores.
         moved: the images since `earliest` that have contributed most evidence, the most important first.
+
+    Example:
+        >>> monitor = Monitor(np.arange(1000.0)[:, None])
+        >>> evidence = monitor.update(np.full((20, 1), 2000.0))
+        >>> monitor.alarms[0].higher, monitor.alarms[0].detector, monitor.alarms[0].start
+        (True, 0, 1)
     """
 
     image: int

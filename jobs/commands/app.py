@@ -307,8 +307,7 @@ def watch(
     spec = None if resume is not None else validated(WatchSpec, {**where, **given})
     if rehearse is not None and spec is not None:
         raise typer.Exit(0 if perform_rehearsal(spec, display) else STRANGE)
-    alarmed = perform(spec, sys.stdin, display, resume, given)
-    raise typer.Exit(STRANGE if alarmed and (spec is None or spec.exit_on_alarm) else 0)
+    raise typer.Exit(STRANGE if perform(spec, sys.stdin, display, resume, given) else 0)
 
 
 @app.command(epilog="Example: glowctl evaluate --model models:/glow-mnist@champion")

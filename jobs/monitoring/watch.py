@@ -205,7 +205,7 @@ def run(work: WatchWork, lines: Iterable[str], show: Show) -> bool:
         show: receives the events.
 
     Returns:
-        Whether there was an alarm.
+        Whether an alarm ended it.
 
     Raises:
         JobError: if the watch is being continued elsewhere, or a file cannot be written.
@@ -232,7 +232,7 @@ def run(work: WatchWork, lines: Iterable[str], show: Show) -> bool:
             if ends and watch.alarmed:
                 break
         watch.end()
-    return watch.alarmed
+    return ends and watch.alarmed
 
 
 def _looks(source: str, lines: Iterable[str], seen: set[str], show: Show) -> Iterator[list[Arrived]]:
