@@ -26,6 +26,9 @@ SEVERITIES = (1, 2, 3, 4, 5)
 RECOMMENDED_BY = 300
 """Number of held-out images per corruption, at severity `MIDDLE`, by which a detector is recommended."""
 
+CORRUPTED = "corrupted"
+"""The name of the images of `for_recommendation` among the splits that a training scores."""
+
 MIDDLE = 3
 """The severity in the middle of 1 to 5."""
 

@@ -56,7 +56,7 @@ class Incoming:
     @classmethod
     def of_files(
         cls,
-        files: Sequence[Path] | Sequence[BucketFile],
+        files: Sequence[Path | BucketFile],
         image_shape: Shape,
         classes: Sequence[str] = (),
         background: Colour = WHITE,

@@ -233,7 +233,7 @@ def batch_p_value(
     chosen = (rng.choice(n + m, side, replace=False, shuffle=False) for _ in range(k))
     sums_K = np.fromiter((pooled[indices].sum() for indices in chosen), float, k)
     means_K = (sums_K if m <= n else pooled.sum() - sums_K) / m
-    as_far = np.count_nonzero(as_largest(statistic(means_K)) >= observed - tolerance)
+    as_far = int(np.count_nonzero(as_largest(statistic(means_K)) >= observed - tolerance))
     return (1 + as_far) / (k + 1)
 
 

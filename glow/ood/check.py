@@ -1,8 +1,8 @@
 """Check whether a batch of images belongs to what a model was trained on, and which of the images do not.
 
-`Calibration` is what a trained model keeps for this: the scores of training and held-out images, and the name of the
-detector that `glow.ood.recommend` chose. `ImageCheck` fits the detectors once, and then judges any number of batches by
-their score tables (`glow.scoring.score`). Neither needs torch, MLflow or Ray.
+`Calibration` is what a trained model keeps for this: the scores of training and held-out images, and of corrupted ones
+by which `glow.ood.recommend` chooses a detector. `ImageCheck` fits the detectors once, and then judges any number of
+batches by their score tables (`glow.scoring.score`). Neither needs torch, MLflow or Ray.
 
 A batch is judged as a whole by two permutation tests (`glow.ood.calibration`), one with the recommended detector and
 one with the typicality test. It belongs unless the smaller of the two p-values, multiplied by 2 (Bonferroni), is at
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,10 @@ CHOICES = 10_000
 TYPICALITY = "typicality"
 
 
+PARTS = ("train", "held_out", "corrupted")
+"""The score tables of a calibration."""
+
+
 @dataclass(frozen=True)
 class Calibration:
     """The scores with which a trained model judges new images.
@@ -44,7 +48,8 @@ class Calibration:
         train_nll: float (n,), negative log-likelihoods of all training images, in nats.
         train: score table of the training images, or of `REFERENCES` of them.
         held_out: score table of images that the model was not trained on.
-        recommended: name of the recommended detector.
+        corrupted: score table of corrupted held-out images (`glow.datasets.corruptions.for_recommendation`), whose
+            column ``label`` is the number of the corruption.
         noise_seed: seed of the dequantisation noise of these scores; new images are to be scored with the same seed.
 
     Example:
@@ -55,71 +60,69 @@ class Calibration:
         ...     pd.DataFrame(rng.normal(mean, 1, (60, len(columns))), columns=columns).assign(finite=True, label=0)
         ...     for mean in (10, 10, 12)
         ... )
-        >>> calibration = Calibration.of(train, held_out, noisy, ["noise"])
-        >>> len(calibration.train), len(calibration.held_out), calibration.noise_seed
-        (60, 60, 0)
+        >>> calibration = Calibration.of(train, held_out, noisy)
+        >>> calibration.recommended in calibration.detectors, len(calibration.train)
+        (True, 60)
     """
 
     train_nll: np.ndarray
     train: pd.DataFrame
     held_out: pd.DataFrame
-    recommended: str
+    corrupted: pd.DataFrame
     noise_seed: int = 0
 
     @classmethod
     def of(
-        cls,
-        train: pd.DataFrame,
-        held_out: pd.DataFrame,
-        corrupted: pd.DataFrame,
-        corruptions: list[str],
-        noise_seed: int = 0,
+        cls, train: pd.DataFrame, held_out: pd.DataFrame, corrupted: pd.DataFrame, noise_seed: int = 0
     ) -> Calibration:
-        """Recommend a detector and keep what new images are judged with.
-
-        Args:
-            train: score table of all training images.
-            held_out: score table of images that the model was not trained on.
-            corrupted: score table of corrupted held-out images, whose column ``label`` is the index in `corruptions`.
-            corruptions: the name of each corruption.
-            noise_seed: seed of the dequantisation noise of all these scores.
-
-        Returns:
-            The calibration. If the scores allow no recommendation, for example because some are not finite, the
-            recommended detector is ``typicality``.
-        """
+        """Keep what new images are judged with, of whole score tables as the attributes describe them."""
         kept = train.sample(min(len(train), REFERENCES), random_state=0).reset_index(drop=True)
+        return cls(train["nll"].to_numpy(), kept, held_out, corrupted, noise_seed)
+
+    @cached_property
+    def detectors(self) -> Mapping[str, Detector]:
+        """The detectors by name, fitted to the training images."""
+        fitted = {each.name: each for each in fit_detectors(self.train)}
+        # H of the typicality test is the mean over all training images, as in served models.
+        fitted[TYPICALITY] = replace(fitted[TYPICALITY], fit_to=partial(TypicalityTest.fit, self.train_nll))
+        return fitted
+
+    @cached_property
+    def recommended(self) -> str:
+        """The name of the recommended detector; ``typicality`` if too many scores are not finite to compare them."""
+        kinds = [str(number) for number in range(int(self.corrupted["label"].max()) + 1)]
         try:
-            recommended = recommend(fit_detectors(kept), held_out, corrupted, corruptions).detector
+            return recommend(list(self.detectors.values()), self.held_out, self.corrupted, kinds).detector
         except ValueError:
-            recommended = TYPICALITY
-        return cls(train["nll"].to_numpy(), kept, held_out, recommended, noise_seed)
+            return TYPICALITY
 
     def save(self, path: str | Path) -> None:
         """Write the calibration to a safetensors file."""
         from safetensors.numpy import save
 
-        columns = {f"{part}.{name}": getattr(self, part)[name] for part in ("train", "held_out") for name in self.train}
+        columns = {f"{part}.{name}": column for part in PARTS for name, column in getattr(self, part).items()}
         tensors = {name: np.ascontiguousarray(column) for name, column in columns.items()}
-        facts = {"train_nll": np.ascontiguousarray(self.train_nll, float), "noise_seed": np.array(self.noise_seed)}
         # Not `save_file`, whose files only their owner can read.
-        Path(path).write_bytes(save({**tensors, **facts}, {"recommended": self.recommended}))
+        Path(path).write_bytes(save({**tensors, "train_nll": self.train_nll, "noise_seed": np.array(self.noise_seed)}))
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
-        """Read what `save` wrote."""
-        from safetensors import safe_open
+        """Read what `save` wrote.
 
-        with safe_open(str(path), framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dictionary
-            recommended = file.metadata()["recommended"]
-        parts = {
-            part: pd.DataFrame(
-                {name.partition(".")[2]: array for name, array in arrays.items() if name.startswith(f"{part}.")}
-            )
-            for part in ("train", "held_out")
-        }
-        return cls(arrays["train_nll"], **parts, recommended=recommended, noise_seed=int(arrays["noise_seed"]))
+        Raises:
+            ValueError: if the file has no such scores.
+        """
+        from safetensors.numpy import load_file
+
+        arrays = load_file(path)
+        tables = [
+            {name.removeprefix(f"{part}."): arrays[name] for name in arrays if name.startswith(f"{part}.")}
+            for part in PARTS
+        ]
+        if not all(tables):
+            raise ValueError(f"{path} lacks the scores of {' or '.join(PARTS)} images")
+        train, held_out, corrupted = map(pd.DataFrame, tables)
+        return cls(arrays["train_nll"], train, held_out, corrupted, int(arrays["noise_seed"]))
 
 
 @dataclass(frozen=True)
@@ -177,20 +180,17 @@ class ImageCheck:
         >>> rng = np.random.default_rng(0)
         >>> def scores(mean, n):
         ...     return pd.DataFrame(rng.normal(mean, 1, (n, len(columns))), columns=columns).assign(finite=True)
-        >>> train = scores(10, 60)
-        >>> check = ImageCheck(Calibration(train["nll"].to_numpy(), train, scores(10, 500), "joint"))
-        >>> verdict = check(pd.concat([scores(10, 30), scores(30, 10)], ignore_index=True), fdr=0.05)
+        >>> check = ImageCheck(Calibration.of(scores(10, 60), scores(10, 500), scores(13, 60).assign(label=0)), "joint")
+        >>> verdict = check(pd.concat([scores(10, 30), scores(30, 10)], ignore_index=True), fdr=0.01)
         >>> verdict.belongs, int(verdict.images["flagged"][:30].sum()), int(verdict.images["flagged"][30:].sum())
         (False, 0, 10)
     """
 
     def __init__(self, calibration: Calibration, detector: str | None = None) -> None:
-        self.detector, self.calibration = detector or calibration.recommended, calibration
-        known = {each.name: each for each in fit_detectors(calibration.train)}
+        self.calibration, self.detector = calibration, detector or calibration.recommended
+        known = calibration.detectors
         if self.detector not in known:
-            raise ValueError(f"there is no detector {self.detector!r}: use one of {', '.join(map(str, known))}")
-        # H of the typicality test is the mean over all training images, as in served models.
-        known[TYPICALITY] = replace(known[TYPICALITY], fit_to=partial(TypicalityTest.fit, calibration.train_nll))
+            raise ValueError(f"there is no detector {self.detector!r}: use one of {', '.join(known)}")
         self.detectors: dict[str, Detector] = {name: known[name] for name in (TYPICALITY, self.detector)}
         self._of_images: dict[str, BatchTest] = {
             # The confidence level has no influence on p-values, and 0.5 takes the fewest held-out images.
@@ -258,7 +258,7 @@ class ImageCheck:
         return Verdict(
             found,
             p_value,
-            p_value > 1 - alpha + 1e-12,  # 1 - 0.9 is below 0.1
+            bool(p_value > 1 - alpha + 1e-12),  # 1 - 0.9 is below 0.1
             images.assign(flagged=listed),
             self.detector,
             n,

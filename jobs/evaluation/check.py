@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import joblib
@@ -175,7 +175,7 @@ def run(work: CheckWork, show: Show) -> bool:
         event, table, picture = _judged(work, recorded.show)
         table.to_parquet(recorded.folder / "check.parquet", index=False)
         recorded.table(pd.DataFrame(event.furthest), "check_furthest")
-        recorded.figure(picture, "furthest")
+        recorded.figure(picture(), "furthest")
         counts = ("belongs", "images", "flagged", "unreadable", "non_finite")
         recorded.metrics({"p_value": event.p_value} | {name: float(getattr(event, name)) for name in counts})
         recorded.metrics({f"p_value/{name}": value for name, value in event.p_values.items()})
@@ -184,8 +184,8 @@ def run(work: CheckWork, show: Show) -> bool:
     return event.belongs
 
 
-def _judged(work: CheckWork, show: Show) -> tuple[Check, pd.DataFrame, Figure]:
-    """Return the verdict, the table of all images, and a picture of the furthest; write --table and --sheet."""
+def _judged(work: CheckWork, show: Show) -> tuple[Check, pd.DataFrame, Callable[[], Figure]]:
+    """Return the verdict, the table of all images, and what draws the furthest; write --table and --sheet."""
     spec, model = work.evaluation.spec, work.evaluation.model
     set_up_computing(joblib.cpu_count())
     glow, calibration = built(model), work.calibration
@@ -194,28 +194,26 @@ def _judged(work: CheckWork, show: Show) -> tuple[Check, pd.DataFrame, Figure]:
         calibration = replace(calibration, held_out=held_out)
     scores = scored(glow, work.parts, calibration.noise_seed, show, _named(spec.sources))
     try:
-        verdict = ImageCheck(calibration, spec.detector)(scores.table, spec.alpha, spec.fdr, spec.seed)
+        detector = spec.detector or work.calibration.recommended  # which does not depend on --reference
+        verdict = ImageCheck(calibration, detector)(scores.table, spec.alpha, spec.fdr, spec.seed)
     except ValueError as error:
         remedy = "lower --alpha, check more images at once, or give more images that belong with --reference"
         remedy = "correct --detector" if "detector" in str(error) else remedy
         raise SpecError(f"no check is possible ({error})", remedy=remedy, code="check-impossible") from error
-    shown = ("image", "class", "shape", "nll", "bits_per_dim", "finite")
-    table = pd.concat([scores.table[list(shown)], verdict.images], axis=1)
+    table = pd.concat(
+        [scores.table[["image", "class", "shape", "nll", "bits_per_dim", "finite"]], verdict.images], axis=1
+    )
     flagged = int(table["flagged"].sum())
     furthest = table.iloc[verdict.furthest[: min(LISTED, max(SHOWN, flagged))]]
+    judged = {field.name: getattr(verdict, field.name) for field in fields(verdict) if field.name != "images"}
     event = Check(
+        **judged,
         sources=list(spec.sources),
         model=model.name,
         images=len(table),
-        belongs=verdict.belongs,
         alpha=spec.alpha,
-        p_value=verdict.p_value,
-        p_values=dict(verdict.p_values),
-        detector=verdict.detector,
-        held_out=verdict.held_out,
         fdr=spec.fdr,
         flagged=flagged,
-        least_listed=verdict.least_listed,
         furthest=rows_of(furthest.drop(columns=["shape", "finite"])),
         image_shape=model.config.image_shape,
         shapes=dict(Counter(table.loc[table["shape"] != "", "shape"]).most_common()),
@@ -223,12 +221,15 @@ def _judged(work: CheckWork, show: Show) -> tuple[Check, pd.DataFrame, Figure]:
         unreadable=len(scores.unreadable),
         unreadable_images=[{"image": name, "reason": reason} for name, reason in scores.unreadable[:NAMED]],
     )
-    picture = _picture(scores, verdict.furthest, f"The furthest images, {model.title}")
     if spec.table is not None:
         write = table.to_csv if spec.table.endswith(".csv") else table.to_parquet
         _write("--table", spec.table, lambda path: write(path, index=False))
+
+    def picture() -> Figure:
+        return _picture(scores, verdict.furthest, f"The furthest images, {model.title}")
+
     if spec.sheet is not None:
-        _write("--sheet", spec.sheet, lambda path: picture.savefig(path, dpi=120))
+        _write("--sheet", spec.sheet, lambda path: picture().savefig(path, dpi=120))
     return event, table, picture
 
 
@@ -287,8 +288,8 @@ def _picture(scores: Scores, furthest: np.ndarray, title: str) -> Figure:
     """Draw the furthest images, the furthest first; those of each class in a row if there are classes."""
     classes = scores.table["class"].iloc[furthest].to_numpy()
     if len(set(classes)) > 1:
-        rows = {str(name): furthest[classes == name][:SHOWN] for name in dict.fromkeys(classes[:LISTED])}
-        rows = dict(list(rows.items())[:ROWS])
+        names = list(dict.fromkeys(classes))[:ROWS]
+        rows = {str(name): furthest[classes == name][:SHOWN] for name in names}
     else:
         starts = range(0, min(len(furthest), SHOWN * ROWS // 4), SHOWN)
         rows = {f"{start + 1}": furthest[start : start + SHOWN] for start in starts}

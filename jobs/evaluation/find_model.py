@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -195,8 +196,11 @@ def _read(folder: Path, name: str, reference: str, run: Run | None, uri: str) ->
 
 def _calibration(folder: Path) -> Calibration | None:
     """Read the scores from the folder of the weights, or next to it, where an MLflow model has them."""
-    found = [path for path in (folder / SCORES_FILE, folder.parent / SCORES_FILE) if path.is_file()]
-    return Calibration.load(found[0]) if found else None
+    for path in (folder / SCORES_FILE, folder.parent / SCORES_FILE):
+        if path.is_file():
+            with suppress(ValueError):  # of an earlier version, which kept only likelihoods
+                return Calibration.load(path)
+    return None
 
 
 def _title(name: str, run: Run | None, training: TrainSpec | None) -> str:

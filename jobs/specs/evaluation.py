@@ -104,8 +104,8 @@ class CheckSpec(ModelSpec):
     """Images that belong, named as those to check, with which these are compared. Without it: the images that were held
     out of the training."""
     detector: Text | None = setting(None, "Test", "joint")
-    """Detector that judges the batch in addition to the typicality test, and single images. Without it: the one that
-    was recommended at the end of the training."""
+    """Detector that judges the batch in addition to the typicality test, and single images. Without it: the one
+    that separates corrupted held-out images best, as glowctl ood recommends."""
     alpha: Share = setting(0.99, "Test", 0.999)
     """Share of batches of images that belong which shall be found to belong, between 0 and 1."""
     fdr: Share = setting(0.1, "Test", 0.05)

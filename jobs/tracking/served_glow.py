@@ -61,8 +61,8 @@ class ServedGlow(PythonModel):
       and the distance at which a batch becomes OOD. With few held-out images, ``is_ood`` can differ from the
       result of comparing ``distance`` with ``threshold``, because ``is_ood`` follows the exact p-value.
     - ``batch_size`` (M) and ``alpha``.
-    - ``p_values``: the conformal p-value of each image, by the detector that was recommended at the end of the
-      training, whose name is ``detector``; and ``flagged``: for each image, whether it is on the list of images that do
+    - ``p_values``: the conformal p-value of each image, by the recommended detector (`glow.ood.recommend`), whose
+      name is ``detector``; and ``flagged``: for each image, whether it is on the list of images that do
       not belong. `glowctl check` makes the same list.
     - ``detector_p_value``: the p-value of the batch by that detector.
 

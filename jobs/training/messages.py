@@ -73,16 +73,12 @@ class Tested:
     samples: SampleGrid
 
 
-CORRUPTED = "corrupted"
-"""The name of the corrupted held-out images by which a detector is recommended, where the others are splits."""
-
-
 @dataclass(frozen=True)
 class Scores:
     """The scores of consecutive images of a split under the best model by validation.
 
     Attributes:
-        split: the name of the split, or `CORRUPTED`.
+        split: the name of the split, or `glow.datasets.corruptions.CORRUPTED`.
         start: the position, in the split, of the first of these images.
         table: one row per image, as `glow.scoring.score_shard` makes it.
     """

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from glow.checkpoint import digest_of, load_checkpoint
-from glow.datasets.corruptions import CORRUPTIONS, for_recommendation
+from glow.datasets.corruptions import CORRUPTED, for_recommendation
 from glow.ood.check import Calibration
 from glow.scoring import score_shard, shards_of
 from jobs.run_labels import registered_name
@@ -24,7 +24,6 @@ from jobs.tracking import tag_names
 from jobs.tracking.models import SCORES_FILE, save_model
 from jobs.tracking.record import Record
 from jobs.tracking.scores import key_of, labelled, save_scores
-from jobs.training.messages import CORRUPTED
 
 if TYPE_CHECKING:
     from jobs.training.prepare import Work
@@ -71,7 +70,7 @@ def release(
     scores = gathered(work, checkpoint, tables)
     model_digest = digest_of(checkpoint)
     corrupted = scores.pop(CORRUPTED)
-    calibration = Calibration.of(scores["train"], scores["validation"], corrupted, list(CORRUPTIONS))
+    calibration = Calibration.of(scores["train"], scores["validation"], corrupted)
     calibration.save(checkpoint / SCORES_FILE)  # next to the weights, so that the folder alone can judge images
     for split, table in scores.items():
         fingerprint = digests[f"{dataset} {split}"]

@@ -22,7 +22,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from glow.checkpoint import load_checkpoint, save_checkpoint
 from glow.datasets import LazyDataset
-from glow.datasets.corruptions import for_recommendation
+from glow.datasets.corruptions import CORRUPTED, for_recommendation
 from glow.distributed import all_reduce_sum
 from glow.model import Glow
 from glow.scoring import score_shard, shards_of
@@ -33,17 +33,7 @@ from jobs.specs.base import every
 from jobs.system.machine_metrics import machine_facts, machine_name, sampled
 from jobs.system.process_setup import set_up_computing
 from jobs.training.data import Splits, is_packed, open_splits
-from jobs.training.messages import (
-    CORRUPTED,
-    Attempt,
-    Hardware,
-    Machine,
-    Message,
-    Outbox,
-    Scores,
-    Tested,
-    WorkerSettings,
-)
+from jobs.training.messages import Attempt, Hardware, Machine, Message, Outbox, Scores, Tested, WorkerSettings
 from jobs.training.progress import BEST, EpochFigures, Progress
 from jobs.training.samples import draw_samples
 from jobs.training.saving import SavingPlan

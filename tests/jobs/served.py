@@ -15,7 +15,7 @@ import torch
 from glow import FitConfig, Glow, GlowConfig, TypicalityTest, fit, load_dataset, save_checkpoint, score
 from glow.checkpoint import save_training_state
 from glow.datasets import open_dataset
-from glow.datasets.corruptions import CORRUPTIONS, for_recommendation
+from glow.datasets.corruptions import for_recommendation
 from glow.ood import Calibration, ImageCheck, flagged
 from jobs.tracking.models import save_model
 from tests.jobs.command_line import environment, wait_until
@@ -39,11 +39,11 @@ class Trained:
         self.model = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=2, width=16, scale="bounded"))
         fit(self.model, train, config=FitConfig(epochs=2, batch_size=64, warmup_steps=10, learning_rate=3e-3))
         corrupted = for_recommendation(open_dataset("digits", "validation"))
-        scored = [
+        of_train, of_validation, of_corrupted = (
             score(self.model, images, labels, seed=NOISE_SEED)
             for images, labels in ((train, None), (validation, None), (corrupted.images(), corrupted.labels))
-        ]
-        self.calibration = Calibration.of(*scored, list(CORRUPTIONS), noise_seed=NOISE_SEED)
+        )
+        self.calibration = Calibration.of(of_train, of_validation, of_corrupted, NOISE_SEED)
         self.checkpoint = save_checkpoint(self.model, folder / "checkpoint")
         save_training_state({"epoch": 2}, self.checkpoint)  # pickled, and therefore no part of a model
         self.images = self.test[:12].numpy()

@@ -95,7 +95,7 @@ def saved_model(spec, folder):
     images = torch.randint(256, (16, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     model.initialize(images)
     table = score(model, images)
-    scores = Calibration(table["nll"].to_numpy(), table, table, "typicality")
+    scores = Calibration.of(table, table, table)
     save_model(folder / "model", save_checkpoint(model, folder / "checkpoint"), scores, images[:2].numpy(), {})
     return folder / "model"
 

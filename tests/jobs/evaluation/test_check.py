@@ -74,7 +74,7 @@ def test_the_event_has_the_verdict_and_the_list(store, checked):
     assert event["held_out"] == 176
 
 
-def test_it_is_recorded_as_a_run_nested_under_the_training(store, checked):
+def test_it_is_recorded_as_a_run_nested_under_the_training(store, checked, one_process):
     folder, train_run = store
     event = event_of(checked("digits/", "--json", "--alpha", "0.95"))
     run = find_run(uri_of(folder), "glow", event["run_id"])
@@ -90,15 +90,7 @@ def test_it_is_recorded_as_a_run_nested_under_the_training(store, checked):
     assert {"image", "class", "nll", "p_typicality", f"p_{event['detector']}", "flagged"} <= set(table)
     again = event_of(checked("--spec", f"runs:/{event['run_id']}/spec.json", "--json"))
     assert again["p_values"] == event["p_values"]
-    shown = checked_by(folder, "show", event["run_id"])
-    assert "belongs" in shown
-
-
-def checked_by(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [GLOWCTL, *arguments], cwd=folder, env=environment(), capture_output=True, text=True, timeout=300, check=True
-    )
-    return done.stdout
+    assert "belongs" in one_process(folder, "show", event["run_id"]).stdout
 
 
 def test_without_a_record_nothing_is_written_but_what_was_asked_for(store, checked):
@@ -140,6 +132,7 @@ def test_the_served_model_gives_the_same_p_values_and_list(store, checked):
     checked("digits", "--no-record", "--table", "all.parquet")
     table = pd.read_parquet(folder / "all.parquet")[:20]
     outputs = find_run(uri_of(folder), "glow", run_id).outputs
+    assert outputs is not None
     client = open_store(uri_of(folder), "glow")[0]
     served = mlflow.pyfunc.load_model(client.get_logged_model(outputs.model_outputs[0].model_id).artifact_location)
     answer = served.predict(load_dataset("digits", "test")[0][:20].numpy())
@@ -148,22 +141,22 @@ def test_the_served_model_gives_the_same_p_values_and_list(store, checked):
     assert answer["flagged"] == [False] * 20
 
 
+def given(folder: Path, lines: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command with these lines on its standard input."""
+    command = [str(GLOWCTL), "check", "-", "--no-record", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment(), input=lines, text=True, capture_output=True, timeout=300, check=False
+    )
+
+
 def test_paths_come_from_standard_input(store):
     folder, _ = store
     paths = "".join(f"{path}\n" for path in sorted((folder / "photos").rglob("*.png")))
-    done = subprocess.run(
-        [GLOWCTL, "check", "-", "--no-record", "--json"],
-        cwd=folder,
-        env=environment(),
-        input=paths,
-        text=True,
-        capture_output=True,
-        timeout=300,
-        check=False,
-    )
+    done = given(folder, paths, "--json")
     event = event_of(done)
     assert (done.returncode, event["images"]) == (3, 30)
     assert event["furthest"][0]["image"] in paths
+    assert "standard input" in sentence_of(given(folder, "\n"))
 
 
 def test_what_cannot_be_read_is_counted_and_the_rest_is_judged(store, checked, tmp_path):
@@ -189,7 +182,6 @@ def test_what_cannot_be_read_is_counted_and_the_rest_is_judged(store, checked, t
         (("empty/",), 1, ["empty/"]),
         (("text/",), 1, ["text/"]),
         (("broken/",), 1, ["broken/", "1"]),
-        (("-",), 1, ["standard input"]),
         (("folder:nowhere",), 1, ["folder:", "nowhere"]),
         ((), 2, ["source"]),
         (("digits/", "--alpha", "1"), 2, ["--alpha", "1"]),
@@ -226,4 +218,4 @@ def test_another_reference_decides_what_belongs(checked):
     event = event_of(checked("photos/", "--reference", "photos", "--no-record", "--json"))
     assert event["belongs"]
     assert event["held_out"] == 1000
-    assert not event_of(checked("digits/", "--reference", "photos", "--no-record", "--json"))["belongs"]
+    assert not event_of(checked("noise", "--reference", "photos", "--no-record", "--json"))["belongs"]
