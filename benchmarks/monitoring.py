@@ -81,9 +81,11 @@ def main() -> None:
         delays = {healthy: delay(reference, 1000, healthy, streams) for healthy in (0, 100, 1000, 5000)}
         print(f"{reference}, delay:", *(f"after {k} images {v:.0f}" for k, v in delays.items()), flush=True)
         monitor = Monitor(np.random.default_rng(0).normal(size=(5000, 2)), reference=reference)
-        started = time.perf_counter()
+        started = time.process_time()
         monitor.update(np.random.default_rng(1).normal(size=(1_000_000, 2)))
-        print(f"{reference}, 1,000,000 images, 2 detectors: {time.perf_counter() - started:.1f} s", flush=True)
+        print(
+            f"{reference}, 1,000,000 images, 2 detectors: {time.process_time() - started:.1f} s of a core", flush=True
+        )
 
 
 if __name__ == "__main__":

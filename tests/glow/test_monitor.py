@@ -161,7 +161,8 @@ def test_a_fixed_reference_finds_the_same_shift_within_40_images() -> None:
 @pytest.mark.parametrize("detector", [0, 1])
 @pytest.mark.parametrize("shift", [-1.5, 1.5])
 def test_an_alarm_names_detector_and_direction_and_when_it_began(reference, detector: int, shift: float) -> None:
-    started, moved = [], []
+    started: list[bool] = []
+    moved: list[int] = []
     for seed in range(20):
         monitor = Monitor(normal(seed, 1000, detectors=2), reference=reference)
         stream = normal(seed + 100, 800, detectors=2)
@@ -233,6 +234,6 @@ def test_other_detectors_than_those_of_the_reference_are_refused() -> None:
 @each_reference
 def test_a_million_bets_take_less_than_ten_seconds(reference) -> None:
     monitor, scores = Monitor(normal(0, 5000), reference=reference), normal(1, 1_000_000)
-    started = time.perf_counter()
+    started = time.process_time()
     monitor.update(scores)
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
