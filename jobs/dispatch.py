@@ -18,6 +18,7 @@ from jobs.ray_runtime.resources import resources_for
 from jobs.specs.ablation import make_ablate_spec
 from jobs.specs.base import validated
 from jobs.specs.evaluation import CheckSpec, InterpolateSpec, OodSpec
+from jobs.specs.monitoring import WatchSpec
 from jobs.specs.request import Request
 from jobs.specs.training import TrainSpec, worker_range
 from jobs.system.signals import signals_as_interrupt
@@ -238,6 +239,37 @@ def check(spec: CheckSpec, lines: Iterable[str], display: Display) -> bool:
 
     with display as show, signals_as_interrupt():
         return job.run(job.prepare(spec, lines), forgiving(show))
+
+
+def watch(
+    spec: WatchSpec | None, lines: Iterable[str], display: Display, resume: str | None, changes: Mapping[str, Any]
+) -> bool:
+    """Watch a stream of images in this process, and return whether an alarm ended the watch.
+
+    Args:
+        spec: the settings; None to continue a watch.
+        lines: standard input.
+        display: shows the events.
+        resume: name or id of the run to continue.
+        changes: settings that were given for it again.
+    """
+    check_store(tracking_uri(changes.get("tracking_uri")))
+    set_environment()
+    from jobs.monitoring import watch as job
+
+    with display as show, signals_as_interrupt():
+        work = job.prepare(spec) if spec is not None else job.prepare_resume(str(resume), changes)
+        return job.run(work, lines, forgiving(show))
+
+
+def rehearse(spec: WatchSpec, display: Display) -> bool:
+    """Rehearse a watch on images that belong, and return whether it keeps its promise on them."""
+    set_environment()
+    from jobs.monitoring.rehearsal import rehearse as job
+    from jobs.monitoring.watch import prepare_rehearsal
+
+    with display as show, signals_as_interrupt():
+        return job(prepare_rehearsal(spec), forgiving(show))
 
 
 def pack(request: Request, display: Display) -> None:

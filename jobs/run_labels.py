@@ -147,6 +147,7 @@ EVALUATED = {
     "interpolate": "Images between real ones, along paths of latents of",
     "ood": "Which batches of images are unlike the training data, tested with",
     "check": "Whether a batch of images belongs, and which of them do not, judged with",
+    "watch": "Whether a stream of images still belongs, image by image, judged with",
 }
 """How the description of an evaluation begins, before the name of the model; by the name of its command."""
 

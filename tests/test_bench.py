@@ -24,6 +24,8 @@ SCRIPTS = {
     "equal_time": ("--help",),
     "estimates": ("--help",),
     "network_bytes": ("--help",),
+    "monitoring": ("--streams", "1"),
+    "delay": ("--help",),
 }
 
 

@@ -11,18 +11,21 @@ from glow.ood.check import Calibration, ImageCheck, Verdict
 from glow.ood.conformal import flagged, least_listed
 from glow.ood.detectors import DETECTORS, Detector, fit_detectors
 from glow.ood.evaluation import OodResult, OodSettings, evaluate_ood, held_out_protocol, split_test_protocol
+from glow.ood.monitor import Alarm, Monitor
 from glow.ood.recommendation import Recommendation, corruption_power, recommend, regret
 from glow.ood.statistics import Estimate, auroc_estimate, roc_curve, roc_estimates, wilson_interval
 from glow.ood.typicality import BatchTest, MeanTest, TypicalityTest
 
 __all__ = [
     "DETECTORS",
+    "Alarm",
     "BatchTest",
     "Calibration",
     "Detector",
     "Estimate",
     "ImageCheck",
     "MeanTest",
+    "Monitor",
     "OodResult",
     "OodSettings",
     "Recommendation",

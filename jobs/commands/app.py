@@ -43,6 +43,7 @@ from jobs.errors import FAILURE, STRANGE, USAGE, SpecError
 from jobs.specs.ablation import AXES, PER_TRIAL, AblateSpec, make_ablate_spec
 from jobs.specs.base import validated
 from jobs.specs.evaluation import CheckSpec, EvaluationSpec, InterpolateSpec, NllSpec, OodSpec, SampleSpec
+from jobs.specs.monitoring import WatchSpec
 from jobs.specs.request import EVALUATIONS, Request
 from jobs.specs.training import TrainSpec, make_train_spec
 from jobs.system.environment import address_of, check_file_names
@@ -277,6 +278,57 @@ def check(
     settings = validated(CheckSpec, given) if file is None else read_spec(CheckSpec, file, given)
     belongs = perform(settings, sys.stdin if "-" in settings.sources else (), make_display("json" if json else "auto"))
     raise typer.Exit(0 if belongs or exit_zero else STRANGE)
+
+
+@app.command(epilog="Example: glowctl watch camera/ --model models:/glow-mnist@champion --exit-on-alarm")
+@with_flags_of(WatchSpec, leave_out={"source"})
+def watch(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SOURCE",
+            show_default=False,
+            help="Folder that images arrive in, also in subfolders, or - for paths on standard input, one per line.",
+        ),
+    ] = None,
+    *,
+    rehearse: Annotated[
+        str | None,
+        typer.Option(
+            help="Images that belong, in place of SOURCE: run through them in the order of their names, say how often "
+            "there would have been an alarm and what to do about it, and exit with 3 if it is too often. "
+            "(e.g. --rehearse yesterday)"
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            help="Name or id of a watch's run, in place of SOURCE: continue it, with its evidence and its files. "
+            "(e.g. --resume 'watch mnist 1x1')"
+        ),
+    ] = None,
+    json: Json = False,
+    **flags: Any,
+) -> None:
+    """Watch a stream of images, and raise an alarm when it no longer belongs to what a model was trained on.
+
+    The promise of --guarantee holds however long the watch lasts and however often you look. The watch lasts until
+    standard input ends, or until Ctrl-C. It runs on this machine without Ray.
+    """
+    from jobs.dispatch import rehearse as perform_rehearsal
+    from jobs.dispatch import watch as perform
+    from jobs.display.displays import make_display
+
+    at_most_one(source=source, rehearse=rehearse, resume=resume)
+    if not (source or rehearse or resume):
+        raise SpecError("there is no SOURCE to watch", remedy="name a folder, or - for paths", code="source-missing")
+    given = {name: value for name, value in flags.items() if value is not None}
+    display = make_display("json" if json else "auto")
+    where = {"source": rehearse or source} if rehearse or source else {}
+    spec = None if resume is not None else validated(WatchSpec, {**where, **given})
+    if rehearse is not None and spec is not None:
+        raise typer.Exit(0 if perform_rehearsal(spec, display) else STRANGE)
+    raise typer.Exit(STRANGE if perform(spec, sys.stdin, display, resume, given) else 0)
 
 
 @app.command(epilog="Example: glowctl evaluate --model models:/glow-mnist@champion")

@@ -725,6 +725,104 @@ class Check(Event, kind="check"):
     open_with: str | None = None
 
 
+@dataclass(frozen=True)
+class Watching(Event, kind="watching"):
+    """The progress of a watch.
+
+    Attributes:
+        images: number of images that were judged so far.
+        evidence: the evidence against the stream, as a logarithm to base 10.
+        threshold: the evidence at which there is an alarm.
+        unreadable: number of images that could not be read.
+        alarms: number of alarms.
+    """
+
+    images: int
+    evidence: float
+    threshold: float
+    unreadable: int
+    alarms: int
+
+
+@dataclass(frozen=True)
+class Alarm(Event, kind="alarm"):
+    """A stream of images no longer belongs. Images are counted from 1, without those that were left out or unreadable.
+
+    Attributes:
+        image: the image after which the alarm was raised.
+        file: the path of this image.
+        start: estimate of the first image of the change.
+        earliest: the change began between this image
+        latest: and this one, with a probability of about 90 %.
+        start_file: the path of the image `start`; None if it is not known any more.
+        detector: the detector with the most evidence.
+        higher: whether its scores are too high; otherwise they are too low.
+        evidence: the evidence, as a logarithm to base 10.
+        threshold: the evidence at which there is an alarm.
+        moved: paths of the images that contributed most to the evidence, the most important first.
+        run: the name of the run.
+        run_id: the id of the run.
+        picture: file with a picture of these images and a curve of the evidence.
+    """
+
+    image: int
+    file: str
+    start: int
+    earliest: int
+    latest: int
+    start_file: str | None
+    detector: str
+    higher: bool
+    evidence: float
+    threshold: float
+    moved: list[str]
+    run: str
+    run_id: str
+    picture: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched(Recorded, kind="watched"):
+    """A watch has ended, because nothing more can arrive or because of an alarm.
+
+    Attributes:
+        images: number of images that were judged.
+        evidence: the evidence at the end, as a logarithm to base 10.
+        threshold: the evidence at which there is an alarm.
+        unreadable: number of images that could not be read.
+        alarms: number of alarms.
+        place: the folder of the results.
+    """
+
+    images: int
+    evidence: float
+    threshold: float
+    unreadable: int
+    alarms: int
+    place: str
+
+
+@dataclass(frozen=True)
+class Rehearsed(Event, kind="rehearsed"):
+    """A watch has been rehearsed on a stream of images that belong.
+
+    Attributes:
+        images: number of images of the stream.
+        alarms: number of alarms, where the watch begins anew after each.
+        allowed: the largest number of alarms that the guarantee lets expect.
+        shuffled: number of alarms if the same images come in random order.
+        passes: whether `alarms` is at most `allowed`.
+        advice: what to do; one sentence.
+    """
+
+    images: int
+    alarms: int
+    allowed: int
+    shuffled: int
+    passes: bool
+    advice: str
+
+
 # A report.
 
 

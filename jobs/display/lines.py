@@ -27,6 +27,8 @@ def progress_of(event: events.Event) -> str | None:
             return f"packing   {image_figures(event)}"
         case events.Scoring():
             return f"scoring {event.dataset} {event.split}  {image_figures(event)}"
+        case events.Watching():
+            return f"watching  {_evidence(event)}"
         case events.TrialEvent(said=said):
             text = progress_of(said)
             return None if text is None else f"[{event.trial}] {text}"
@@ -278,6 +280,34 @@ def _check(event: events.Check) -> str:
     return "\n\n".join([*parts, *([] if event.place is None else [_where(event, event.place)])])
 
 
+def _evidence(event: events.Watching | events.Watched) -> str:
+    unreadable = f", {event.unreadable:,} unreadable" if event.unreadable else ""
+    alarms = f", {count(event.alarms, 'alarm')}" if event.alarms else ""
+    evidence = f"evidence {event.evidence:.1f}, alarm at {event.threshold:.1f}"
+    return f"{count(event.images, 'image')}, {evidence}{unreadable}{alarms}"
+
+
+def _alarm(event: events.Alarm) -> str:
+    since = f"the stream changed between images {event.earliest:,} and {event.latest:,}, most likely at {event.start:,}"
+    how = "higher" if event.higher else "lower"
+    return "\n".join(
+        [
+            f"ALARM     after image {event.image:,} ({event.file})",
+            f"          {since}" + (f" ({event.start_file})" if event.start_file else ""),
+            f"          scores of {event.detector} are {how} than those of images that belong; see {event.picture}",
+        ]
+    )
+
+
+def _watched(event: events.Watched) -> str:
+    return "\n".join([f"watched   {_evidence(event)}", _where(event, event.place)])
+
+
+def _rehearsed(event: events.Rehearsed) -> str:
+    alarms = f"{count(event.alarms, 'alarm')} in {count(event.images, 'image')}, and {event.shuffled} in random order"
+    return f"rehearsed {alarms}; the guarantee allows {event.allowed}\nto do     {event.advice}"
+
+
 def _where(event: events.Recorded | events.Check, *places: str) -> str:
     return "".join(f"results   {place}\n" for place in places) + _run(event)
 
@@ -324,6 +354,9 @@ LINES: dict[type[events.Event], Callable[[Any], str | None]] = {
     events.Interpolation: _interpolation,
     events.Ood: _ood,
     events.Check: _check,
+    events.Alarm: _alarm,
+    events.Watched: _watched,
+    events.Rehearsed: _rehearsed,
     events.Reported: _reported,
 }
 """For each kind of event that has a text, the function that returns it."""

@@ -95,20 +95,41 @@ def prepare(spec: CheckSpec, lines: Iterable[str] = ()) -> CheckWork:
         TrackingError, CheckpointError: if the store does not answer, or there is no such model.
     """
     evaluation = prepare_evaluation(spec, records=spec.record)
-    calibration = evaluation.model.calibration
-    if calibration is None:
-        raise JobError(
-            f"the model {evaluation.model.name} has no scores of held-out images to compare others with",
-            remedy="give --model a run, or a model in MLflow such as models:/NAME@champion",
-            code="model-without-scores",
-        )
-    parts = _opened(evaluation, spec.sources, lines)
-    reference = [] if spec.reference is None else _opened(evaluation, [spec.reference])
+    calibration = calibration_of(evaluation.model)
+    parts = opened(evaluation, spec.sources, lines)
+    reference = [] if spec.reference is None else opened(evaluation, [spec.reference])
     notes = [note for part in (*parts, *reference) for note in (*part.notes, *part.images.notes)]
     return CheckWork(replace(evaluation, notes=tuple(dict.fromkeys(notes))), calibration, parts, reference)
 
 
-def _opened(evaluation: Evaluation[CheckSpec], sources: Sequence[str], lines: Iterable[str] = ()) -> list[Incoming]:
+def calibration_of(model: TrainedModel) -> Calibration:
+    """Return the scores by which a model judges new images.
+
+    Raises:
+        JobError: if they are not with the weights.
+    """
+    if model.calibration is None:
+        raise JobError(
+            f"the model {model.name} has no scores of held-out images to compare others with",
+            remedy="give --model a run, or a model in MLflow such as models:/NAME@champion",
+            code="model-without-scores",
+        )
+    return model.calibration
+
+
+def opened(evaluation: Evaluation[Any], sources: Sequence[str], lines: Iterable[str] = ()) -> list[Incoming]:
+    """Open images in the model's shape.
+
+    Args:
+        evaluation: the settings and the model.
+        sources: the images, as `CheckSpec.sources` has them.
+        lines: standard input.
+
+    Raises:
+        SpecError: if images cannot be brought into the model's shape.
+        DatasetNotFound, DatasetCorrupt: if a data set cannot be opened.
+        JobError: if there are no images.
+    """
     try:
         parts = open_incoming(
             sources,
@@ -167,7 +188,7 @@ def _judged(work: CheckWork, show: Show) -> tuple[Check, pd.DataFrame, Callable[
     """Return the verdict, the table of all images, and what draws the furthest; write --table and --sheet."""
     spec, model = work.evaluation.spec, work.evaluation.model
     set_up_computing(joblib.cpu_count())
-    glow, calibration = _built(model), work.calibration
+    glow, calibration = built(model), work.calibration
     if work.reference:
         held_out = scored(glow, work.reference, calibration.noise_seed, show, str(spec.reference)).table
         calibration = replace(calibration, held_out=held_out)
@@ -212,7 +233,8 @@ def _judged(work: CheckWork, show: Show) -> tuple[Check, pd.DataFrame, Callable[
     return event, table, picture
 
 
-def _built(model: TrainedModel) -> Glow:
+def built(model: TrainedModel) -> Glow:
+    """Make a model that scores images, on the GPU if there is one."""
     built = Glow(model.config)
     built.load_state_dict({name: torch.tensor(array) for name, array in model.weights.items()})
     return built.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")

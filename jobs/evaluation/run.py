@@ -377,7 +377,9 @@ class EvaluationRun:
 
 
 @contextmanager
-def evaluation_run(work: Evaluation[Any], job: str, show: Show) -> Iterator[EvaluationRun]:
+def evaluation_run(
+    work: Evaluation[Any], job: str, show: Show, record: Record | None = None
+) -> Iterator[EvaluationRun]:
     """Open a run in MLflow, nested under the training run of the model if that run is known, else not nested.
 
     If the `with` block ends normally, the files of `EvaluationRun.folder` become artifacts of the run. If the block
@@ -385,13 +387,14 @@ def evaluation_run(work: Evaluation[Any], job: str, show: Show) -> Iterator[Eval
 
     Args:
         work: the evaluation.
-        job: nll, sample, interpolate, ood or check.
+        job: nll, sample, interpolate, ood, check or watch.
         show: receives the events.
+        record: the run to continue; None for a new one.
 
     Yields:
         The run. The block calls its method `finish` with the results.
     """
-    record = _start_record(work, job)
+    record = record or _start_record(work, job)
     with (
         results_folder(work.spec.output, record.run_id) as folder,
         logged(f"{work.spec.output}/{record.run_id}", record, show) as (run_log, show),

@@ -49,14 +49,27 @@ def tell_end(client: MlflowClient, run_id: str) -> None:
         hook = run.data.tags.get(tag_names.ON_END)
         if hook is None:
             return
-        content = json.dumps(end_of(client, run))
-        if hook.startswith(("http://", "https://")):
-            _post(hook, content)
-        else:
-            _execute(hook, content)
+        tell(hook, end_of(client, run))
     except Exception as error:
         said = str(error).strip().splitlines() or [""]
         log.warning("--on-end was not told how the run ended (%s: %s)", type(error).__name__, said[0])
+
+
+def tell(hook: str, facts: Mapping[str, Any]) -> None:
+    """Send facts as JSON to an address, or to the standard input of a command.
+
+    Args:
+        hook: the address or the command.
+        facts: the facts.
+
+    Raises:
+        Exception: if the address or the command does not take them in time.
+    """
+    content = json.dumps(facts)
+    if hook.startswith(("http://", "https://")):
+        _post(hook, content)
+    else:
+        _execute(hook, content)
 
 
 def end_of(client: MlflowClient, run: Run) -> dict[str, Any]:

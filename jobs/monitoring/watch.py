@@ -1,0 +1,503 @@
+"""The watch job: an alarm when a stream of images no longer belongs to what a model was trained on.
+
+The statistics are in `glow.ood.monitor`. Images are scored in this process, as `glowctl check` does. The folder of the
+run has all state: the scores of the reference, the journal of the images (`jobs.monitoring.journal`), and the alarms
+that have been told.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import torch
+
+from glow.datasets.incoming import UNREADABLE, Incoming, pieces
+from glow.figures.pictures import image_rows
+from glow.ood import Alarm, Calibration, ImageCheck, Monitor
+from glow.ood.monitor import RECENT
+from glow.scoring import score
+from jobs.display import events
+from jobs.display.events import Noted, Show
+from jobs.errors import JobError, SpecError
+from jobs.evaluation.check import built, calibration_of, opened, scored
+from jobs.evaluation.run import Evaluation, EvaluationRun, evaluation_run, prepare_evaluation
+from jobs.monitoring.arrivals import BATCH, Arrivals, Arrived, from_folder, from_lines, identity
+from jobs.monitoring.journal import Journal, Line
+from jobs.outputs import claimed, is_remote
+from jobs.specs.base import refuse, validated
+from jobs.specs.monitoring import WatchSpec, read_guarantee
+from jobs.system.process_setup import set_up_computing
+from jobs.system.verbosity import unheeded
+from jobs.tracking import tag_names
+from jobs.tracking.on_end import COMMAND_TIMEOUT_S, tell
+from jobs.tracking.record import Record
+from jobs.tracking.runs import find_run
+from jobs.tracking.uris import tracking_uri
+
+log = logging.getLogger("glowctl.watch")
+
+REFERENCE_FILE, ALARMS_FILE = "reference.npy", "alarms.jsonl"
+
+REPORT_S = 5.0
+"""Least number of seconds between two reports of the progress to MLflow, Prometheus and the screen."""
+
+COOL_DOWN_S = 600.0
+"""Seconds after an alarm in which further ones are counted, but not told."""
+
+REPLAYED = 10_000
+"""Number of lines of the journal that are replayed at a time."""
+
+CHANGEABLE = {"on_alarm", "exit_on_alarm", "prometheus", "on_end", "tracking_uri", "experiment"}
+"""Settings that may be given again with ``--resume``."""
+
+
+@dataclass(frozen=True)
+class WatchWork:
+    """A watch whose settings have been checked.
+
+    Attributes:
+        evaluation: the settings and the model.
+        calibration: the scores by which the model judges new images.
+        reference: images that belong, in place of those that were held out of the training; empty for the latter.
+        record: the run to continue; None for a new one.
+    """
+
+    evaluation: Evaluation[WatchSpec]
+    calibration: Calibration
+    reference: Sequence[Incoming]
+    record: Record | None = None
+
+    @property
+    def spec(self) -> WatchSpec:
+        """The settings."""
+        return self.evaluation.spec
+
+    def judge(self, show: Show) -> ImageCheck:
+        """Return the detectors, with the scores of the reference as those of held-out images."""
+        try:
+            check = ImageCheck(self.calibration, self.spec.detector)
+        except ValueError as error:
+            raise SpecError(
+                f"no watch is possible ({error})", remedy="correct --detector", code="check-impossible"
+            ) from error
+        if not self.reference:
+            return check
+        seed, name = self.calibration.noise_seed, str(self.spec.reference)
+        held_out = scored(built(self.evaluation.model), self.reference, seed, show, name).table
+        return ImageCheck(replace(self.calibration, held_out=held_out), self.spec.detector)
+
+    def monitor(self, reference_nD: np.ndarray) -> Monitor:
+        """Return a monitor with the settings of the watch and no evidence."""
+        spec = self.spec
+        every = read_guarantee(spec.guarantee)
+        return Monitor(reference_nD, reference=spec.ranks, alpha=spec.alpha, every=every, seed=spec.seed)
+
+
+def scores_of(check: ImageCheck, table: Any) -> np.ndarray:
+    """Return the scores (N, D) of the detectors of a check, from a score table."""
+    return np.stack([detector.image_scores(table) for detector in check.detectors.values()], 1)
+
+
+def prepare(spec: WatchSpec, record: Record | None = None) -> WatchWork:
+    """Find the model and the reference.
+
+    Args:
+        spec: the settings.
+        record: the run to continue; None for a new one.
+
+    Raises:
+        SpecError: if there is no such folder, or images cannot be brought into the model's shape.
+        DatasetNotFound, DatasetCorrupt: if a data set cannot be opened.
+        JobError: if the model has no scores to compare images with.
+        TrackingError, CheckpointError: if the store does not answer, or there is no such model.
+    """
+    if is_remote(spec.output):
+        raise SpecError(
+            f"--output {spec.output} is a bucket, but a watch keeps its state in a folder",
+            remedy="give --output a folder",
+            code="output-not-folder",
+        )
+    if spec.source != "-":
+        folder = Path(spec.source.removeprefix("folder:")).expanduser().absolute()
+        if not folder.is_dir():
+            raise SpecError(
+                f"there is no folder {folder} to watch",
+                remedy="name the folder that images arrive in, or - for paths on standard input",
+                code="source-not-folder",
+            )
+        spec = spec.model_copy(update={"source": str(folder)})
+    evaluation = prepare_evaluation(spec)
+    known = record is not None and _folder(evaluation, record).joinpath(REFERENCE_FILE).exists()
+    return _work(evaluation, None if known else spec.reference, record)
+
+
+def prepare_rehearsal(spec: WatchSpec) -> WatchWork:
+    """Find the model and the reference for a rehearsal, which records nothing.
+
+    Raises:
+        SpecError, DatasetNotFound, DatasetCorrupt, JobError, TrackingError, CheckpointError: as `prepare`.
+    """
+    evaluation = prepare_evaluation(spec, records=False)
+    return _work(evaluation, spec.reference, None)
+
+
+def _work(evaluation: Evaluation[WatchSpec], reference: str | None, record: Record | None) -> WatchWork:
+    calibration = calibration_of(evaluation.model)
+    parts = [] if reference is None else opened(evaluation, [reference])
+    return WatchWork(evaluation, calibration, parts, record)
+
+
+def prepare_resume(name: str, changes: Mapping[str, Any]) -> WatchWork:
+    """Find a watch to continue.
+
+    Args:
+        name: name or id of its run.
+        changes: settings that were given again.
+
+    Raises:
+        SpecError: if a setting was given that cannot change.
+        JobError: if the run is no watch, or its model has changed.
+        TrackingError: if the store does not answer, or has no such run.
+    """
+    refuse(changes.keys() - CHANGEABLE, "a resumed watch")
+    uri = tracking_uri(changes.get("tracking_uri"))
+    run = find_run(uri, changes.get("experiment", "glow"), name)
+    tags = run.data.tags
+    if tags.get(tag_names.JOB) != "watch":
+        raise JobError(
+            f"run {run.info.run_name!r} ({run.info.run_id}) is not a watch",
+            remedy="name a run that glowctl runs --job watch lists",
+            code="run-of-another-job",
+        )
+    spec = validated(WatchSpec, {**json.loads(tags[tag_names.SPEC]), **changes, "tracking_uri": uri})
+    work = prepare(spec, Record.existing(uri, run))
+    if work.evaluation.model.digest != tags.get(tag_names.MODEL_DIGEST):
+        raise JobError(
+            f"{spec.model} is another model than that of run {run.info.run_name!r} ({run.info.run_id})",
+            remedy="start a new watch",
+            code="model-changed",
+        )
+    return work
+
+
+def _folder(evaluation: Evaluation[WatchSpec], record: Record) -> Path:
+    return Path(evaluation.spec.output, record.run_id)
+
+
+def run(work: WatchWork, lines: Iterable[str], show: Show) -> bool:
+    """Watch until nothing more can arrive, or until an alarm with ``--exit-on-alarm``.
+
+    Args:
+        work: what `prepare` returned.
+        lines: standard input, which has paths if the source is "-".
+        show: receives the events.
+
+    Returns:
+        Whether an alarm ended it.
+
+    Raises:
+        JobError: if the watch is being continued elsewhere, or a file cannot be written.
+        TrackingError: if the store does not answer at the start or at the end.
+    """
+
+    def lock(record: Record | None) -> AbstractContextManager[None]:
+        if record is None:
+            return nullcontext()
+        return claimed(str(_folder(work.evaluation, record)), record.run_id, "watch")
+
+    # A run that is continued elsewhere must be refused before its status changes; a new run has no folder before.
+    with (
+        lock(work.record),
+        evaluation_run(work.evaluation, "watch", show, work.record) as recorded,
+        lock(None if work.record else recorded.record),
+    ):
+        recorded.show(Noted(f"to continue this watch later: glowctl watch --resume {recorded.record.run_id}"))
+        watch = Watch(work, recorded)
+        arrivals = Arrivals(_looks(work.spec.source, lines, watch.seen, recorded.show))
+        ends = work.spec.exit_on_alarm
+        for batch in () if ends and watch.alarmed else arrivals:
+            watch.judge(batch, arrivals.again)
+            if ends and watch.alarmed:
+                break
+        watch.end()
+    return ends and watch.alarmed
+
+
+def _looks(source: str, lines: Iterable[str], seen: set[str], show: Show) -> Iterator[list[Arrived]]:
+    if source == "-":
+        return from_lines(lines, seen)
+    return from_folder(Path(source), seen, lambda said: show(Noted(said)))
+
+
+class Watch:
+    """The evidence, the journal and the alarms of a watch.
+
+    Args:
+        work: the settings and the model.
+        recorded: its run.
+
+    Attributes:
+        seen: the files that have been judged.
+    """
+
+    def __init__(self, work: WatchWork, recorded: EvaluationRun) -> None:
+        self._work, self._recorded, self._folder = work, recorded, recorded.folder
+        set_up_computing(joblib.cpu_count())
+        self._model = built(work.evaluation.model)
+        self._check = work.judge(recorded.show)
+        self._monitor = work.monitor(self._reference())
+        self._evidence = 0.0
+        self._files: deque[str] = deque(maxlen=RECENT + 1)
+        self._p_values: deque[float] = deque(maxlen=1000)
+        self._unreadable = self._arrived = 0
+        self._waiting: set[str] = set()
+        self._next_report, self._told = 0.0, -math.inf
+        self._hooks: list[threading.Thread] = []
+        self._journal = Journal(self._folder)
+        self.seen: set[str] = set()
+        self._replay()
+
+    @property
+    def alarmed(self) -> bool:
+        """Whether there was an alarm."""
+        return bool(self._monitor.alarms)
+
+    def judge(self, batch: Sequence[Arrived], again: Callable[[Arrived], bool]) -> None:
+        """Score a batch, write it into the journal, and bet on it.
+
+        Args:
+            batch: the files.
+            again: hands a file out again later, unless it returns False.
+        """
+        chosen = [file for file in batch if self._is_judged(file)]
+        scores, problems = self._scored(chosen)
+        lines = []
+        for file in batch:
+            if file.file in problems and again(file):
+                self._waiting.add(file.file)
+                continue
+            self._waiting.discard(file.file)
+            lines.append(Line(file.file, file.modified, scores.get(file.file), problems.get(file.file)))
+        if lines:
+            self._journal.append(lines)
+            self._bet(lines)
+        if time.monotonic() > self._next_report:
+            self._report()
+
+    def end(self) -> None:
+        """Record the result."""
+        self._report()
+        for thread in self._hooks:
+            thread.join(COMMAND_TIMEOUT_S + 5)
+        figures = asdict(self._progress())
+        self._recorded.record.metrics(self._metrics(), step=self._monitor.images)
+        event = events.Watched(**self._recorded.known_as, **figures, place=self._recorded.place)
+        alarms = [f"alarm after image {alarm.image:,}" for alarm in self._monitor.alarms[:10]]
+        self._recorded.finish(event, ", ".join(alarms) or f"no alarm in {self._monitor.images:,} images")
+
+    def _path(self, name: str) -> Path:
+        return self._folder / name
+
+    def _reference(self) -> np.ndarray:
+        """Return the scores of the reference: those that the watch began with."""
+        path = self._path(REFERENCE_FILE)
+        if not path.exists():
+            draft = path.with_suffix(".tmp.npy")
+            np.save(draft, scores_of(self._check, self._check.calibration.held_out))
+            draft.rename(path)
+        found: np.ndarray = np.load(path)
+        return found
+
+    def _replay(self) -> None:
+        """Compute the evidence from the journal, and tell the first alarm if a killed watch has not told it."""
+        self._tells = not self._path(ALARMS_FILE).exists()
+        part: list[Line] = []
+        for line in self._journal.lines():
+            self.seen.add(line.file if self._work.spec.source != "-" else identity(line.file, line.modified))
+            part.append(line)
+            if len(part) == REPLAYED:
+                self._bet(part)
+                part = []
+        self._bet(part)
+        self._tells = True
+        self._arrived = len(self.seen)
+
+    def _is_judged(self, file: Arrived) -> bool:
+        if file.file in self._waiting:
+            return True
+        self._arrived += 1
+        return (self._arrived - 1) % self._work.spec.thin == 0
+
+    def _scored(self, files: Sequence[Arrived]) -> tuple[dict[str, tuple[float, ...]], dict[str, str]]:
+        """Return the scores of each file that could be read, and what is wrong with each of the others."""
+        if not files:
+            return {}, {}
+        evaluation, paths = self._work.evaluation, [Path(file.file).expanduser() for file in files]
+        part = Incoming.of_files(paths, evaluation.model.config.image_shape, background=evaluation.backdrop)
+        (piece,) = pieces([part], size=len(files), threads=joblib.cpu_count() + 1)
+        gone = [position for position in range(len(files)) if position not in set(piece.positions)]
+        problems = {files[position].file: said for position, (_, said) in zip(gone, piece.unreadable, strict=True)}
+        if not piece.positions:
+            return {}, problems
+        # Always as many images at once, because rounding depends on their number, and a resumed watch divides them
+        # differently.
+        number = len(piece.positions)
+        images = torch.zeros(BATCH, *piece.images.shape[1:], dtype=torch.uint8)
+        images[:number] = piece.images
+        indices = self._monitor.images + torch.arange(BATCH)
+        table = score(self._model, images, indices_N=indices, seed=self._check.calibration.noise_seed)[:number]
+        self._p_values.extend(self._check.p_values(table)[f"p_{self._check.detector}"])
+        rows = map(tuple, scores_of(self._check, table).tolist())
+        return {files[position].file: row for position, row in zip(piece.positions, rows, strict=True)}, problems
+
+    def _bet(self, lines: Sequence[Line]) -> None:
+        """Bet on images in their order, and tell new alarms."""
+        judged = [line for line in lines if line.scores is not None]
+        self._unreadable += sum(line.problem is not None for line in lines)
+        if not judged:
+            return
+        first, known = self._monitor.images + 1, len(self._monitor.alarms)
+        evidence = self._monitor.update(np.array([line.scores for line in judged]))
+        self._evidence = float(evidence[-1])
+        for number, line in enumerate(judged, first):
+            self._files.append(line.file)
+            for index in range(known, len(self._monitor.alarms)):
+                if self._monitor.alarms[index].image == number and self._tells and self._is_cool():
+                    self._tell(self._monitor.alarms[index], float(evidence[number - first]), number)
+
+    def _is_cool(self) -> bool:
+        """Return whether the last alarm that was told is long ago; the next one is told at once."""
+        now = time.monotonic()
+        if now - self._told < COOL_DOWN_S:
+            return False
+        self._told = now
+        return True
+
+    def _file(self, image: int, newest: int) -> str | None:
+        """Return the path of an image, where the newest of the known ones has the number `newest`."""
+        position = len(self._files) - 1 - (newest - image)
+        return self._files[position] if 0 <= position < len(self._files) else None
+
+    def _tell(self, alarm: Alarm, evidence: float, newest: int) -> None:
+        """Show an alarm, draw the images that moved the evidence, write it down, and call ``--on-alarm``."""
+        moved = [path for image in alarm.moved if (path := self._file(image, newest)) is not None]
+        picture = self._path(f"alarm-{alarm.image}.png")
+        record = self._recorded.record
+        event = events.Alarm(
+            image=alarm.image,
+            file=self._file(alarm.image, newest) or "",
+            start=alarm.start,
+            earliest=alarm.earliest,
+            latest=alarm.latest,
+            start_file=self._file(alarm.start, newest),
+            detector=list(self._check.detectors)[alarm.detector],
+            higher=alarm.higher,
+            evidence=evidence,
+            threshold=self._monitor.threshold,
+            moved=moved,
+            run=record.name,
+            run_id=record.run_id,
+            picture=str(picture),
+        )
+        with unheeded(log, "no picture of an alarm could be drawn"):
+            self._draw(moved, f"The images of the alarm after image {alarm.image}", picture)
+        self._recorded.show(event)
+        with unheeded(log, "an alarm could not be recorded in MLflow"):
+            record.impatient().file(picture)
+            record.impatient().metrics(self._metrics(), step=alarm.image)
+        if self._work.spec.on_alarm is not None:
+            self._hooks.append(threading.Thread(target=self._call, args=(self._work.spec.on_alarm, event), daemon=True))
+            self._hooks[-1].start()
+        with self._path(ALARMS_FILE).open("a") as file:
+            file.write(json.dumps(event.to_dict()) + "\n")
+
+    def _call(self, hook: str, event: events.Alarm) -> None:
+        try:
+            tell(hook, {"job": "watch", "state": "alarm", **event.to_dict()})
+        except Exception as error:
+            self._recorded.show(Noted(f"--on-alarm {hook} did not take the alarm ({type(error).__name__}: {error})"))
+
+    def _draw(self, files: Sequence[str], title: str, path: Path) -> None:
+        shape = self._work.evaluation.model.config.image_shape
+        part = Incoming.of_files(
+            [Path(file).expanduser() for file in files], shape, background=self._work.evaluation.backdrop
+        )
+        images = []
+        for position in range(len(files)):
+            try:
+                images.append(part.images.images(position, position + 1)[0].numpy())
+            except UNREADABLE:  # the file has been moved since it was judged
+                continue
+        image_rows(np.array([images]), [""], title).savefig(path, dpi=120)
+
+    def _progress(self) -> events.Watching:
+        monitor = self._monitor
+        return events.Watching(monitor.images, self._evidence, monitor.threshold, self._unreadable, len(monitor.alarms))
+
+    def _metrics(self) -> dict[str, float]:
+        progress = asdict(self._progress())
+        return {name: float(value) for name, value in progress.items() if name != "images" and math.isfinite(value)}
+
+    def _report(self) -> None:
+        """Write the progress to MLflow, to ``--prometheus``, and to the screen."""
+        started = time.monotonic()
+        self._recorded.show(self._progress())
+        if self._work.spec.prometheus is not None:
+            expose(self._work.spec.prometheus, self._progress(), list(self._p_values))
+        if self._monitor.images:
+            with unheeded(log, "the evidence could not be recorded in MLflow"):
+                self._recorded.record.impatient().metrics(self._metrics(), step=self._monitor.images)
+        # A store that does not answer may take a tenth of the time, but not more.
+        now = time.monotonic()
+        self._next_report = now + max(REPORT_S, 9 * (now - started))
+
+
+EXPOSED = {
+    "images": "Images that were judged.",
+    "evidence": "Evidence against the stream, logarithm to base 10.",
+    "threshold": "Evidence at which there is an alarm.",
+    "unreadable": "Images that could not be read.",
+    "alarms": "Alarms.",
+}
+"""The figures for Prometheus, fields of `jobs.display.events.Watching`, and the help of each."""
+
+
+def expose(path: str, progress: events.Watching, p_values: Sequence[float]) -> None:
+    """Write the figures of a watch in Prometheus's text format; the file is replaced at once.
+
+    Args:
+        path: the file.
+        progress: the figures.
+        p_values: p-values of the latest images.
+
+    Raises:
+        JobError: if the file cannot be written.
+    """
+    from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+
+    registry = CollectorRegistry()
+    for name, text in EXPOSED.items():
+        Gauge(f"glow_watch_{name}", text, registry=registry).set(getattr(progress, name))
+    quantiles = Gauge(
+        "glow_watch_p_value", "Quantile of the p-values of the latest images.", ["quantile"], registry=registry
+    )
+    for quantile in (0.01, 0.1, 0.5) if p_values else ():
+        quantiles.labels(quantile).set(float(np.quantile(p_values, quantile)))
+    try:
+        write_to_textfile(path, registry)
+    except OSError as error:
+        raise JobError(
+            f"--prometheus {path} cannot be written ({error})", remedy="name another file", code="file-not-written"
+        ) from error

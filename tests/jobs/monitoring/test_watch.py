@@ -1,0 +1,235 @@
+"""`glowctl watch` on a stream of files: evidence, alarms, and what survives a kill. No Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.display import events
+from jobs.errors import JobError, SpecError
+from jobs.monitoring import watch as job
+from jobs.monitoring.journal import JOURNAL_FILE, Journal
+from jobs.outputs import claimed
+from jobs.specs.base import validated
+from jobs.specs.monitoring import WatchSpec
+from jobs.tracking.runs import find_run, metric_history
+from tests.jobs.command_line import GLOWCTL, environment
+from tests.jobs.monitoring.settings import spec_in
+
+
+def paths(store: Path, *folders: str) -> list[str]:
+    return [f"{path}\n" for folder in folders for path in sorted((store / folder).iterdir())]
+
+
+def watched(work: job.WatchWork, lines: Any) -> tuple[bool, list[events.Event]]:
+    shown: list[events.Event] = []
+    return job.run(work, lines, shown.append), shown
+
+
+def one(shown: list[events.Event], kind: type) -> Any:
+    (found,) = (event for event in shown if isinstance(event, kind))
+    return found
+
+
+def test_a_stream_that_belongs_gives_no_alarm(store, tmp_path):
+    alarmed, shown = watched(job.prepare(spec_in(store, tmp_path)), paths(store, "digits"))
+    end = one(shown, events.Watched)
+    assert (alarmed, end.images, end.alarms, end.unreadable) == (False, 355, 0, 0)
+    assert end.evidence < end.threshold == pytest.approx(2)
+
+
+@pytest.mark.parametrize("ranks", ["growing", "fixed"])
+def test_a_change_gives_an_alarm_that_is_recorded(store, tmp_path, ranks):
+    spec = spec_in(store, tmp_path, ranks=ranks, exit_on_alarm=True, prometheus=str(tmp_path / "glow.prom"))
+    alarmed, shown = watched(job.prepare(spec), paths(store, "digits", "noise"))
+    alarm, end = one(shown, events.Alarm), one(shown, events.Watched)
+    assert alarmed
+    assert 355 < alarm.image <= 375
+    assert 345 <= alarm.earliest <= alarm.start <= alarm.latest <= alarm.image
+    assert Path(alarm.file) == store / "noise" / f"{alarm.image - 356:04}.png"
+    assert all(Path(file).parent.name == "noise" for file in alarm.moved[:3])
+    assert Path(alarm.picture).is_file()
+    run = find_run(spec.tracking_uri or "", "glow", end.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["alarms"] == 1
+    assert max(metric_history(spec.tracking_uri or "", end.run_id, "evidence").values()) == end.evidence
+    exposed = dict(line.rsplit(" ", 1) for line in (tmp_path / "glow.prom").read_text().splitlines() if line[0] != "#")
+    assert float(exposed["glow_watch_images"]) == end.images
+    assert float(exposed["glow_watch_alarms"]) == 1
+
+
+class Killed(BaseException):
+    """Ends a watch as a kill does, without its end."""
+
+
+def resumed(store: Path, out: Path, lines: list[str]) -> tuple[bool, list[events.Event]]:
+    (folder,) = (path for path in out.iterdir() if path.is_dir())
+    return watched(job.prepare_resume(folder.name, {"tracking_uri": f"sqlite:///{store}/mlflow.db"}), lines)
+
+
+def test_a_watch_that_dies_goes_on_where_it_was_bit_for_bit(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("jobs.monitoring.arrivals.GATHER_S", 0.05)
+    lines, dice = paths(store, "digits", "noise"), random.Random(0)
+    _, shown = watched(job.prepare(spec_in(store, tmp_path / "whole")), lines)
+    expected = one(shown, events.Watched)
+    for kills in (1, 4):
+        out = tmp_path / f"{kills}"
+        work = job.prepare(spec_in(store, out))
+        for _ in range(kills):
+            with pytest.raises(Killed):
+                watched(work, dying(lines, dice.randrange(20, len(lines))))
+            (journal,) = out.glob(f"*/{JOURNAL_FILE}")
+            os.truncate(journal, dice.randrange(journal.stat().st_size))  # in the middle of a line
+            (folder,) = (path for path in out.iterdir() if path.is_dir())
+            work = job.prepare_resume(folder.name, {"tracking_uri": f"sqlite:///{store}/mlflow.db"})
+        _, shown = watched(work, lines)
+        end = one(shown, events.Watched)
+        assert (end.images, end.evidence, end.alarms) == (expected.images, expected.evidence, expected.alarms)
+        read = [line.file for line in Journal(journal.parent).lines()]
+        assert read == [line.strip() for line in lines]
+
+
+def dying(lines: list[str], after: int):
+    """Yield some lines, and then end the watch as a kill would."""
+    yield from lines[:after]
+    raise Killed
+
+
+@pytest.mark.nightly
+def test_kills_at_twenty_random_moments_change_nothing(store, tmp_path):
+    lines, dice = paths(store, "digits", "noise"), random.Random(1)
+    (tmp_path / "paths").write_text("".join(lines))
+    _, shown = watched(job.prepare(spec_in(store, tmp_path / "whole")), lines)
+    expected = one(shown, events.Watched)
+    where = ["--tracking-uri", f"sqlite:///{store}/mlflow.db"]
+    command = [*GLOWCTL, "watch", "-", "--output", str(tmp_path / "out"), "--json", *where]
+    for _ in range(20):
+        with (tmp_path / "paths").open() as stdin, (tmp_path / "log").open("w") as log:
+            process = subprocess.Popen(command, stdin=stdin, stdout=log, env=environment())
+            time.sleep(dice.uniform(5, 15))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        if runs := [path.parent.name for path in (tmp_path / "out").glob("*/spec.json")]:
+            command = [*GLOWCTL, "watch", "--resume", runs[0], "--json", *where]
+    with (tmp_path / "paths").open() as stdin:
+        done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, env=environment(), check=False)
+    end = json.loads(done.stdout.splitlines()[-1])
+    assert (end["images"], end["evidence"], end["alarms"]) == (expected.images, expected.evidence, expected.alarms)
+
+
+def test_an_alarm_is_told_once_although_the_watch_is_resumed(store, tmp_path):
+    hook = f"tee -a {tmp_path / 'hook'}"
+    spec = spec_in(store, tmp_path / "out", on_alarm=hook)
+    _, shown = watched(job.prepare(spec), paths(store, "digits", "noise"))
+    alarm = one(shown, events.Alarm)
+    told = json.loads((tmp_path / "hook").read_text())
+    assert (told["job"], told["state"], told["image"], told["moved"]) == ("watch", "alarm", alarm.image, alarm.moved)
+    _, shown = resumed(store, tmp_path / "out", paths(store, "digits", "noise"))
+    assert not [event for event in shown if isinstance(event, events.Alarm)]
+    assert one(shown, events.Watched).images == 435
+    assert json.loads((tmp_path / "hook").read_text()) == told
+
+
+def test_a_hook_that_fails_is_a_note_and_changes_nothing(store, tmp_path):
+    spec = spec_in(store, tmp_path, on_alarm="/no/such/command", exit_on_alarm=True)
+    alarmed, shown = watched(job.prepare(spec), paths(store, "noise"))
+    assert alarmed
+    assert any("/no/such/command" in event.message for event in shown if isinstance(event, events.Noted))
+
+
+def test_files_that_cannot_be_read_are_counted(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("jobs.monitoring.arrivals.RETRY_S", 0.0)
+    monkeypatch.setattr("jobs.monitoring.arrivals.PATIENCE_S", 0.2)
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    lines = [f"{tmp_path}/broken.png\n", "/no/such/file.png\n", "\n", *paths(store, "digits")[:30]]
+    _, shown = watched(job.prepare(spec_in(store, tmp_path / "out")), lines)
+    end = one(shown, events.Watched)
+    assert (end.images, end.unreadable) == (30, 2)
+    (journal,) = tmp_path.glob(f"out/*/{JOURNAL_FILE}")
+    problems = {line.file: line.problem for line in Journal(journal.parent).lines() if line.problem}
+    assert problems.keys() == {f"{tmp_path}/broken.png", "/no/such/file.png"}
+
+
+def test_thin_judges_each_nth_image(store, tmp_path):
+    _, shown = watched(job.prepare(spec_in(store, tmp_path, thin=10)), paths(store, "digits"))
+    assert one(shown, events.Watched).images == 36
+    (journal,) = tmp_path.glob(f"*/{JOURNAL_FILE}")
+    judged = [line.scores is not None for line in Journal(journal.parent).lines()]
+    assert len(judged) == 355
+    assert judged == [number % 10 == 0 for number in range(355)]
+
+
+def test_a_folder_is_watched_until_it_is_interrupted(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("jobs.monitoring.arrivals.POLL_S", 0.1)
+    camera = tmp_path / "camera"
+    camera.mkdir()
+    content = (store / "digits" / "0000.png").read_bytes()
+    (camera / "half.png").write_bytes(content[:40])
+    shown: list[events.Event] = []
+
+    def feed() -> None:
+        for path in sorted((store / "noise").iterdir()):
+            shutil.copy(path, camera)
+        (camera / "half.png").write_bytes(content)
+
+    threading.Timer(1.0, feed).start()
+    spec = spec_in(store, tmp_path / "out", source=str(camera), exit_on_alarm=True)
+    assert job.run(job.prepare(spec), (), shown.append)
+    (journal,) = tmp_path.glob(f"out/*/{JOURNAL_FILE}")
+    assert not [line for line in Journal(journal.parent).lines() if line.problem]
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        ({"source": "/no/such/folder"}, "source-not-folder"),
+        ({"output": "s3://bucket/x"}, "output-not-folder"),
+        ({"detector": "nonsense"}, "check-impossible"),
+    ],
+)
+def test_what_cannot_be_watched_is_refused(store, tmp_path, settings, code):
+    with pytest.raises(SpecError) as refusal:
+        job.run(job.prepare(spec_in(store, tmp_path, **settings)), (), lambda event: None)
+    assert refusal.value.code == code
+
+
+@pytest.mark.parametrize("text", ["never", "every=1", "every=", "every=-5"])
+def test_a_guarantee_is_ever_or_every_n(text):
+    with pytest.raises(SpecError, match="--guarantee must be ever, or every=N"):
+        validated(WatchSpec, {"source": "-", "guarantee": text})
+
+
+def test_a_resumed_watch_keeps_its_settings_and_is_continued_by_one_command(store, tmp_path):
+    spec = spec_in(store, tmp_path)
+    watched(job.prepare(spec), paths(store, "digits")[:5])
+    (folder,) = tmp_path.iterdir()
+    where = {"tracking_uri": spec.tracking_uri}
+    with pytest.raises(SpecError) as refusal:
+        job.prepare_resume(folder.name, {**where, "alpha": 0.9})
+    assert refusal.value.code == "fixed-setting"
+    work = job.prepare_resume(folder.name, where)
+    with claimed(str(folder), folder.name, "watch"), pytest.raises(JobError) as locked:
+        job.run(work, (), lambda event: None)
+    assert locked.value.code == "run-locked"
+    assert find_run(spec.tracking_uri or "", "glow", folder.name).info.status == "FINISHED"
+    (training,) = (run for run in [find_run(spec.tracking_uri or "", "glow", "train digits small")])
+    with pytest.raises(JobError) as other:
+        job.prepare_resume(training.info.run_id, where)
+    assert other.value.code == "run-of-another-job"
+
+
+def test_every_lets_alarms_repeat_of_which_the_first_is_told(store, tmp_path):
+    spec = spec_in(store, tmp_path, guarantee="every=1000")
+    _, shown = watched(job.prepare(spec), paths(store, "digits", "noise"))
+    assert 355 < one(shown, events.Alarm).image < 375
+    assert one(shown, events.Watched).alarms > 2
