@@ -72,7 +72,7 @@ def main() -> None:
     else:
         scores = scores_of(asked.checkpoint)
         if asked.scores:
-            np.savez(asked.scores, **scores)
+            np.savez(asked.scores, **scores)  # type: ignore[arg-type] # mypy takes a score for allow_pickle
     for healthy in (100, 5000):
         for change in CHANGES:
             delays: dict[str, list[float]] = {}

@@ -112,7 +112,7 @@ def test_kills_at_twenty_random_moments_change_nothing(store, tmp_path):
     _, shown = watched(job.prepare(spec_in(store, tmp_path / "whole")), lines)
     expected = one(shown, events.Watched)
     where = ["--tracking-uri", f"sqlite:///{store}/mlflow.db"]
-    command = [*GLOWCTL, "watch", "-", "--output", str(tmp_path / "out"), "--json", *where]
+    command = [str(GLOWCTL), "watch", "-", "--output", str(tmp_path / "out"), "--json", *where]
     for _ in range(20):
         with (tmp_path / "paths").open() as stdin, (tmp_path / "log").open("w") as log:
             process = subprocess.Popen(command, stdin=stdin, stdout=log, env=environment())
@@ -120,7 +120,7 @@ def test_kills_at_twenty_random_moments_change_nothing(store, tmp_path):
             process.send_signal(signal.SIGKILL)
             process.wait()
         if runs := [path.parent.name for path in (tmp_path / "out").glob("*/spec.json")]:
-            command = [*GLOWCTL, "watch", "--resume", runs[0], "--json", *where]
+            command = [str(GLOWCTL), "watch", "--resume", runs[0], "--json", *where]
     with (tmp_path / "paths").open() as stdin:
         done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, env=environment(), check=False)
     end = json.loads(done.stdout.splitlines()[-1])
