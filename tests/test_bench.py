@@ -26,6 +26,7 @@ SCRIPTS = {
     "network_bytes": ("--help",),
     "monitoring": ("--streams", "1"),
     "delay": ("--help",),
+    "listed": ("--help",),
 }
 
 
