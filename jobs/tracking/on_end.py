@@ -95,7 +95,8 @@ def _cost(client: MlflowClient, run: Run) -> Mapping[str, float]:
         return of_run
     nested = f"tags.`{tag_names.PARENT}` = '{run.info.run_id}'"
     trials = list(every_run(client, (run.info.experiment_id,), nested))
-    return {name: sum(trial.data.metrics.get(name, 0.0) for trial in trials) for name in COSTS}
+    known = {name: [trial.data.metrics[name] for trial in trials if name in trial.data.metrics] for name in COSTS}
+    return {name: sum(costs) for name, costs in known.items() if costs}
 
 
 def _post(address: str, content: str) -> None:

@@ -12,6 +12,8 @@ import pytest
 from jobs.browse.runs import ago, list_runs
 from jobs.browse.show import SETTINGS, show_run
 from jobs.errors import SpecError
+from jobs.specs.evaluation import CheckSpec
+from jobs.specs.monitoring import WatchSpec
 from jobs.specs.request import SPECS
 from jobs.specs.training import TrainSpec
 from jobs.tracking.record import Record
@@ -287,7 +289,8 @@ def test_show_prints_result_description_settings_metrics_and_the_way_to_the_ui(r
 
 @pytest.mark.parametrize("job", SETTINGS)
 def test_every_setting_that_show_prints_is_one_of_its_job(job):
-    fields = SPECS[job].model_fields | (TrainSpec.model_fields if job == "ablate" else {})
+    specs = {**SPECS, "check": CheckSpec, "watch": WatchSpec}
+    fields = specs[job].model_fields | (TrainSpec.model_fields if job == "ablate" else {})
     assert set(SETTINGS[job]) <= set(fields)
 
 

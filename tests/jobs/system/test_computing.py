@@ -61,8 +61,8 @@ def test_tf32_is_forbidden_without_a_warning():
 
 
 def test_a_training_worker_computes_without_tf32(monkeypatch):
-    monkeypatch.setattr(worker, "_splits", ends)
-    settings = SimpleNamespace(spec=None, threads=torch.get_num_threads())
+    monkeypatch.setattr(worker, "splits_of", ends)
+    settings = SimpleNamespace(spec=None, config=None, data=[], threads=torch.get_num_threads())
     with pytest.raises(SetUp):
         worker._train_share(cast(Any, settings), cast(Any, None))
     assert not is_tf32()
