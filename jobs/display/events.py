@@ -548,6 +548,7 @@ class Scored(Event, kind="scored"):
         non_finite: number of images whose score is not finite.
         from_run: the earlier run whose scores are used again; None if this run has scored the images.
         background_model: the background model that gave the scores; None if the evaluated model did.
+        encoder: the encoder whose features the table has in place of scores; None for scores.
     """
 
     dataset: str
@@ -556,6 +557,7 @@ class Scored(Event, kind="scored"):
     non_finite: int
     from_run: str | None
     background_model: str | None = None
+    encoder: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

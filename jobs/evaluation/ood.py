@@ -39,6 +39,7 @@ from glow.ood.detectors import BACKGROUND, Detector
 from jobs.display.events import Absent, Event, Ood, Scored, Show
 from jobs.display.tables import as_markdown, passing, settings_sentence, share_table
 from jobs.errors import JobError, SpecError
+from jobs.evaluation.content import with_distances, with_encoder
 from jobs.evaluation.find_model import find_model
 from jobs.evaluation.run import Evaluation, EvaluationRun, evaluation_run, prepare_evaluation
 from jobs.specs.evaluation import CORRUPTIONS, OodSpec
@@ -151,7 +152,7 @@ def prepare(spec: OodSpec) -> OodWork:
             background=behind.with_tables(images),
         )
     return OodWork(
-        scored.with_notes(images.values(), infos.values()),
+        with_encoder(scored.with_notes(images.values(), infos.values())),
         settings,
         dataset_label(own),
         [dataset_label(name) for name in others],
@@ -264,7 +265,7 @@ def run(work: OodWork, show: Show) -> OodResult:
         show(Absent(sentence))
     with evaluation_run(evaluation, "ood", show) as recorded:
         behind = _background_scores(work, recorded)
-        scores = evaluation.scores(recorded)
+        scores = with_distances(evaluation, evaluation.scores(recorded), recorded)
         for key, table in behind.items():
             scores[key] = scores[key].assign(**{BACKGROUND: table["nll"]})
         tests = {name: scores[name, "test"] for name in (work.own, *work.others)}
