@@ -10,6 +10,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from glow.features import NEIGHBOURS, FeatureReferences
+from glow.ood import MeanTest
+from glow.ood.calibration import bounds_of
 from glow.ood.detectors import MAHALANOBIS, NEAREST
 
 
@@ -83,6 +85,27 @@ def test_pieces_are_what_the_whole_gives(monkeypatch):
     whole = references.from_neighbour(TRAIN, own=True)
     monkeypatch.setattr("glow.features.AT_ONCE", 7 * len(TRAIN))
     np.testing.assert_allclose(references.from_neighbour(TRAIN, own=True), whole, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """Distances of 30,000 in-distribution images, from which simulations draw, and those of the references."""
+    references = FeatureReferences.fit(TRAIN, LABELS)
+    return references.distances(features(30_000, 5)[0]), references.distances(TRAIN, own=True)
+
+
+@pytest.mark.parametrize("m", [1, 2, 10])
+@pytest.mark.parametrize("name", [NEAREST, MAHALANOBIS])
+def test_false_alarms_keep_to_one_less_alpha_with_fifty_held_out_images(name, m, pool):
+    """Over many draws of the held-out images, 5 % of in-distribution batches are called OOD, within 0.005."""
+    own, of_train = (table[name].to_numpy() for table in pool)
+    shares = []
+    for draw in range(400):
+        scores = np.random.default_rng([draw, m]).permutation(own)[: 50 + 100 * m]
+        test = MeanTest.fit(scores[:50], m, 0.95, 1000, draw, interval=False, bounds=bounds_of(of_train))
+        shares.append(test.is_ood(scores[50:].reshape(-1, m)).mean())
+    exact = np.floor(0.05 * 51) / 51 if m == 1 else 0.05  # p-values of single images are multiples of 1 / 51
+    assert np.mean(shares) == pytest.approx(exact, abs=0.005 + 2 * np.std(shares) / len(shares) ** 0.5)
 
 
 LARGE = """

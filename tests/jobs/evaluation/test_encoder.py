@@ -7,17 +7,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from glow.datasets import load_dataset
+from glow.encoders import EncoderError, open_encoder
+from glow.features import FeatureReferences
 from glow.ood import DETECTORS
 from jobs.display.events import Event, Ood, Scored
-from jobs.errors import SpecError
+from jobs.errors import JobError, SpecError, explained
+from jobs.estimate.cost import cost_of_evaluation
 from jobs.evaluation import ood, run, scoring
 from jobs.specs.base import validated
 from jobs.specs.evaluation import OodSpec
 from jobs.tracking.runs import find_run
 from tests.jobs.command_line import glowctl
 from tests.jobs.evaluation.small_model import SHAPE, record_scores, save_model, where
+from tests.jobs.trained import train_into
 
 OF_CONTENT = {"features", "mahalanobis", "combined"}
 
@@ -91,6 +97,12 @@ def tested(tmp_path, seen):
     return test
 
 
+def missing_features(settings):
+    features = ood.prepare(validated(OodSpec, settings)).evaluation.features
+    assert features is not None
+    return len(features.missing)
+
+
 def test_features_are_never_computed_twice(given, tested, seen, tmp_path):
     """Not in one job whose data sets share images, nor in a later one, of another model, with another seed."""
     same = save_images(tmp_path / "same", {"test": 60}, noise=5)
@@ -104,13 +116,12 @@ def test_features_are_never_computed_twice(given, tested, seen, tmp_path):
     assert len(seen) == before + corrupted_anew
     save_model(tmp_path / "second", seed=3)
     settings = given | {"model": str(tmp_path / "second")}
-    assert ood.prepare(validated(OodSpec, settings)).evaluation.features.missing == []
+    assert missing_features(settings) == 0
     assert len(seen) == before + corrupted_anew
     found = {event.dataset: event.from_run for event in again if isinstance(event, Scored) and event.encoder}
     assert found["arrays-own"] == found["arrays-other"] == next(e.run_id for e in first if isinstance(e, Ood))
     other = given | {"encoder": save_encoder(tmp_path / "other.pt", width=7)}
-    missing = ood.prepare(validated(OodSpec, other)).evaluation.features.missing
-    assert len(missing) == 5  # another encoder shares nothing
+    assert missing_features(other) == 5  # another encoder shares nothing
 
 
 def test_detectors_of_content_are_tested_recommended_and_recorded(given, tested):
@@ -145,6 +156,47 @@ def test_without_an_encoder_nothing_changes(given, tested, seen):
     assert not OF_CONTENT & set(result.ratios["detector"])
     assert len(set(result.ratios["detector"]) & set(DETECTORS)) == len(DETECTORS) - len(OF_CONTENT) - 2
     assert not [event for event in events if isinstance(event, Scored) and event.encoder]
+
+
+def test_an_estimate_does_not_leave_features_out(given, tmp_path):
+    save_model(tmp_path / "model")
+    with pytest.raises(JobError) as caught:
+        cost_of_evaluation(ood.prepare(validated(OodSpec, given)).evaluation)
+    assert caught.value.code == "encoder-not-estimated"
+    assert "--encoder" in caught.value.remedy
+
+
+def test_weights_that_are_missing_are_asked_for_in_words_of_the_command_line(given, tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    save_model(tmp_path / "model")
+    with pytest.raises(EncoderError) as caught:
+        ood.prepare(validated(OodSpec, given | {"encoder": "timm:mobilenetv4_conv_blur_medium"}))
+    shown = explained(caught.value)
+    assert shown.code == "encoder-weights-missing"
+    assert "--encoder-download" in shown.remedy
+    assert "--encoder-weights" in shown.remedy
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_workers_compute_the_features_of_the_library(tmp_path):
+    train_into(tmp_path, per_class=60)
+    asked = ("--encoder", save_encoder(tmp_path / "encoder.pt"), "--encoder-size", "8", "--batch-sizes", "1")
+    done = glowctl(tmp_path, "ood", *asked, "--ood-datasets", "noise", "--json")
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    rows = [row for row in events[-1]["rows"] if row["detector"] == "features" and row["dataset"] == "noise"]
+    digits, labels = load_dataset("digits", "train")
+    train = digits[[position for digit in range(10) for position in np.flatnonzero(labels == digit)[:60]]]
+    encoder = open_encoder(asked[1], size=8)
+    own, noise = (load_dataset(name, "test", image_shape=SHAPE)[0] for name in ("digits", "noise"))
+    references = FeatureReferences.fit(encoder.features(train))
+    near, far = (references.from_neighbour(encoder.features(images)) for images in (own, noise))
+    expected = roc_auc_score(np.r_[np.zeros(len(near)), np.ones(len(far))], np.r_[near, far])
+    assert [row["auroc"] for row in rows] == [pytest.approx(expected, abs=1e-4)]  # batches round float16 otherwise
+    again = glowctl(tmp_path, "ood", *asked, "--ood-datasets", "noise", "--cpus-per-worker", "999", "--json")
+    assert again.returncode == 0, again.stderr  # no worker of 999 cores was asked for
 
 
 @pytest.mark.parametrize("name", ["resnet18", "timm:", "hub:resnet18", "file"])
