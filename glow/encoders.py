@@ -200,9 +200,9 @@ def _of_timm(name: str, weights: str | None, size: int | None, download: bool) -
     sized = {"img_size": size} if size and stated.fixed_input_size else {}
 
     def build() -> nn.Module:
-        network: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **sized)
+        network: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **sized)
         network.reset_classifier(0)  # num_classes=0 would accept weights of another network
-        return network
+        return network  # type: ignore[no-any-return]
 
     return _built(f"timm:{name}", file, build), stated.to_dict(), _about(weights, stated.license)
 

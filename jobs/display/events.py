@@ -648,7 +648,8 @@ class Ood(Recorded, kind="ood"):
         rows: one row per detector, data set and batch size, as `glow.ood.OodResult` describes its ``ratios``.
         control: how often the model's own test images are called OOD, as ``control`` of `glow.ood.OodResult`.
         passing: the classes of other data sets that are detected least often, as ``per_class`` of `glow.ood.OodResult`.
-        recommended: the detector that detects corrupted held-out images best; None if no corruptions were scored.
+        recommended: the detector that detects corrupted held-out images best, with an encoder also those of left-out
+            classes; None if no corruptions were scored.
         regret: for each data set and batch size the AUROC of the recommended detector, and that of the detector which
             is best there (`glow.ood.regret`).
         caught: for each ``corruption`` the ``batch_sizes``: for the severities 1, 2 and so on, the smallest M at which
