@@ -202,7 +202,7 @@ def _of_timm(name: str, weights: str | None, size: int | None, download: bool) -
     def build() -> nn.Module:
         network: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **sized)
         network.reset_classifier(0)  # num_classes=0 would accept weights of another network
-        return network  # type: ignore[no-any-return]
+        return network
 
     return _built(f"timm:{name}", file, build), stated.to_dict(), _about(weights, stated.license)
 
@@ -281,7 +281,7 @@ def _network_in(content: bytes, extra: dict[str, Any] | None = None, name: str =
         try:
             if any(entry.endswith("/archive_format") for entry in zipfile.ZipFile(io.BytesIO(content)).namelist()):
                 return torch.export.load(io.BytesIO(content), extra_files=extra).module()
-            return torch.jit.load(io.BytesIO(content), map_location="cpu", _extra_files=extra).eval()
+            return torch.jit.load(io.BytesIO(content), "cpu", extra).eval()
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise _unreadable(name, f"not a file of TorchScript or torch.export ({reason})") from error

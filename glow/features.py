@@ -2,7 +2,8 @@
 
 `FeatureReferences` keeps the features of training images, and computes two distances from them: that from a near
 neighbour (Sun, Ming, Zhu & Li 2022, arXiv 2204.06507), and that from the Gaussian of the classes (Lee, Lee, Lee & Shin
-2018, arXiv 1807.03888). `glow.ood.fit_detectors` makes detectors of them, which take columns of a score table.
+2018, arXiv 1807.03888). For both, the features of an image are divided by their length: the length tells how much
+structure an image has, and varies most (Mueller & Hein 2025, arXiv 2505.18032). `glow.ood.fit_detectors` makes detectors of them, which take columns of a score table.
 
 Shapes: N images, R training images, D features, K classes.
 """
@@ -35,7 +36,7 @@ class FeatureReferences:
 
     Attributes:
         features_RD: float (R, D), features of the training images.
-        whitening_DP: float64 (D, P), the inverse square root of the covariance of the features within a class.
+        whitening_DP: float64 (D, P), the inverse square root of the covariance, within a class, of features of length 1.
         means_KP: float64 (K, P), the mean of each class after whitening; that of all images if labels are unknown.
 
     Example:
@@ -75,7 +76,7 @@ class FeatureReferences:
         finite_R = np.isfinite(features_RD).all(1)
         if finite_R.sum() < 2:
             raise ValueError(f"{finite_R.sum()} training images have features that are finite: it takes 2")
-        known_RD = features_RD[finite_R].astype(float)
+        known_RD = _units(features_RD[finite_R], torch.float64).numpy()
         labels_R = np.zeros(len(known_RD), int) if labels_R is None else np.asarray(labels_R)[finite_R]
         _, classes_R = np.unique(labels_R, return_inverse=True)
         means_KD = np.stack([known_RD[classes_R == k].mean(0) for k in range(classes_R.max() + 1)])
@@ -124,7 +125,7 @@ class FeatureReferences:
 
     def from_classes(self, features_ND: np.ndarray) -> np.ndarray:
         """Return the squared Mahalanobis distance from the nearest class mean, (N,)."""
-        whitened_NP = torch.from_numpy(features_ND.astype(float) @ self.whitening_DP)
+        whitened_NP = _units(features_ND, torch.float64) @ torch.from_numpy(self.whitening_DP)
         distance_NK = torch.cdist(
             whitened_NP, torch.from_numpy(self.means_KP), compute_mode="donot_use_mm_for_euclid_dist"
         )

@@ -54,7 +54,7 @@ def save(network, path, stated=None):
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch 2.13 calls TorchScript deprecated
-            torch.jit.save(torch.jit.trace(network, torch.zeros(2, 3, 8, 8)), path, _extra_files=extra)
+            torch.jit.save(torch.jit.trace(network, torch.zeros(2, 3, 8, 8)), path, extra)
     return f"file:{path}"
 
 
