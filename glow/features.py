@@ -3,7 +3,8 @@
 `FeatureReferences` keeps the features of training images, and computes two distances from them: that from a near
 neighbour (Sun, Ming, Zhu & Li 2022, arXiv 2204.06507), and that from the Gaussian of the classes (Lee, Lee, Lee & Shin
 2018, arXiv 1807.03888). For both, the features of an image are divided by their length: the length tells how much
-structure an image has, and varies most (Mueller & Hein 2025, arXiv 2505.18032). `glow.ood.fit_detectors` makes detectors of them, which take columns of a score table.
+structure an image has, and varies most (Mueller & Hein 2025, arXiv 2505.18032). `glow.ood.fit_detectors` makes
+detectors of the distances, which take columns of a score table.
 
 Shapes: N images, R training images, D features, K classes.
 """
@@ -36,7 +37,7 @@ class FeatureReferences:
 
     Attributes:
         features_RD: float (R, D), features of the training images.
-        whitening_DP: float64 (D, P), the inverse square root of the covariance, within a class, of features of length 1.
+        whitening_DP: float64 (D, P), the inverse square root of the covariance of features within a class.
         means_KP: float64 (K, P), the mean of each class after whitening; that of all images if labels are unknown.
 
     Example:
