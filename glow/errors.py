@@ -31,6 +31,12 @@ PER_CLASS = "per_class="
 ALL_IMAGES_ADVICE = "load without per_class"
 """The remedy for a number of images per class where a class has no images."""
 
+WEIGHTS_ADVICE = "weights=FILE"
+"""The file of an encoder's weights."""
+
+ENCODER_ADVICE = f"open it with download=True or with {WEIGHTS_ADVICE}"
+"""The remedy for weights of an encoder that are not on this machine."""
+
 
 class UserError(Exception):
     """An error that the user can put right.

@@ -14,11 +14,13 @@ import traceback
 from glow.errors import (
     ALL_IMAGES_ADVICE,
     DOWNLOAD_ADVICE,
+    ENCODER_ADVICE,
     LEVELS,
     PER_CLASS,
     SHAPE_ADVICE,
     SIDES_ADVICE,
     SMALLER_ADVICE,
+    WEIGHTS_ADVICE,
     UserError,
 )
 
@@ -61,6 +63,8 @@ def in_flags(message: str) -> str:
         LEVELS: "--levels ",
         PER_CLASS: "--per-class ",
         ALL_IMAGES_ADVICE: "pass --per-class 0",
+        ENCODER_ADVICE: "add --encoder-download, or --encoder-weights FILE",
+        WEIGHTS_ADVICE: "--encoder-weights",
     }
     for advice, flags in in_flags_of.items():
         message = message.replace(advice, flags)

@@ -30,6 +30,7 @@ USER_ERRORS = {
     "DatasetNotFound",
     "DatasetCorrupt",
     "CheckpointError",
+    "EncoderError",
     "TrainingDiverged",
 }
 CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")

@@ -3,7 +3,8 @@
 A detector gives each image a score, which is larger the further the image is from the training data. It gives each
 batch the mean score of its images; the two-sided detectors then take the distance of that mean from a centre.
 `glow.ood.typicality.BatchTest` decides for all detectors in the same way, so that they can be compared. Only ``ratio``
-needs a second model. Only ``gradients`` needs columns that `glow.scoring.score` does not compute by default.
+needs a second model. ``gradients`` and the detectors of content, ``features``, ``mahalanobis`` and
+``combined``, need columns that `glow.scoring.score` does not compute by default.
 
 Some detectors join several statistics: each statistic of an image becomes a p-value, the share of training images that
 are at least as extreme, and the score of the image is -log of the smallest p-value. Beyond the most extreme training
@@ -41,6 +42,9 @@ DETECTORS = {
     "joint": "the same distance, in these, the complexity and the parts of the likelihood",
     "ratio": "Ren et al. 2019: NLL minus the NLL under a background model; only if there is such a model",
     "gradients": "Dauncey et al. 2024: rarity of the gradient norms of all layers; only if they were computed",
+    "features": "Sun et al. 2022: distance from near training images in an encoder's features; only with an encoder",
+    "mahalanobis": "Lee et al. 2018: distance from the Gaussian of the nearest class in these; only with an encoder",
+    "combined": "ranks of joint and features among training images, joined (Fisher); only with an encoder",
 }
 """The name of each detector and one sentence about its score."""
 
@@ -49,6 +53,9 @@ BY_LEVEL = ("log_prior", "log_det")
 
 BACKGROUND = "background_nll"
 """The column of a score table that the detector ``ratio`` needs: the NLL in nats under the background model."""
+
+NEAREST, MAHALANOBIS = "feature_neighbours", "feature_mahalanobis"
+"""The columns of a score table that ``features``, ``mahalanobis`` and ``combined`` need (`glow.features`)."""
 
 MOMENTS = ("latent_power", "latent_rows", "latent_columns")
 """Columns of each level that the detector ``whiteness`` uses."""
@@ -136,9 +143,10 @@ def fit_detectors(train: pd.DataFrame, center: Center = "train", seed: int = 0) 
 
     Returns:
         The detectors, ``typicality`` first. ``ratio`` is among them only if the table has the column
-        ``background_nll``, and ``gradients`` only if it has the columns ``gradient_1`` ... ; ``gradients`` does not use
-        training images for which these are NaN. A level's log p(z) or log-det that is the same for all training images
-        gets no detector.
+        ``background_nll``, ``gradients`` only if it has the columns ``gradient_1`` ... , and ``features``,
+        ``mahalanobis`` and ``combined`` only if it has those of `glow.features`. Training images for which such columns
+        are NaN are not used there. A level's log p(z) or log-det that is the same for all training images gets no
+        detector.
 
     Raises:
         ValueError: if the table is empty, its NLLs are not all finite, or neither the log-det nor the log p(z) of any
@@ -173,6 +181,10 @@ def fit_detectors(train: pd.DataFrame, center: Center = "train", seed: int = 0) 
         gradients = _gradient_rarity_among(known, norms)
         bounds = bounds_of(gradients(known))
         optional.append(Detector("gradients", gradients, partial(MeanTest.fit, bounds=bounds)))
+    if NEAREST in train.columns:
+        nearest, rare = _column(NEAREST), _column(MAHALANOBIS)
+        both = _fisher([_surprise_among(train, joint), _surprise_among(train, nearest)])
+        optional += [of_means("features", nearest), of_means("mahalanobis", rare), of_means("combined", both)]
     return [
         Detector("typicality", _nll, partial(TypicalityTest.fit, train_nll, center=center)),
         of_means("likelihood", _nll),
@@ -265,6 +277,24 @@ def _log_share(of_train: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 def _least_of(ranks: Sequence[ImageScores]) -> ImageScores:
     """Join several ranks: the largest is -log of the smallest p-value."""
     return lambda table: np.max([rank(table) for rank in ranks], axis=0)
+
+
+def _surprise_among(train: pd.DataFrame, scores: ImageScores) -> ImageScores:
+    """Score an image by -log of the share of training images with at least its score."""
+    of_train = scores(train)
+    log_share = _log_share(of_train[np.isfinite(of_train)])
+
+    def surprise(table: pd.DataFrame) -> np.ndarray:
+        values = scores(table)
+        finite = np.isfinite(values)
+        return np.where(finite, -log_share(np.where(finite, values, 0.0)), np.where(np.isnan(values), np.nan, np.inf))
+
+    return surprise
+
+
+def _fisher(surprises: Sequence[ImageScores]) -> ImageScores:
+    """Join p-values by their product (Fisher 1932). Held-out images calibrate it, so they may depend on each other."""
+    return lambda table: np.sum([surprise(table) for surprise in surprises], axis=0)
 
 
 def _nll(table: pd.DataFrame) -> np.ndarray:

@@ -1,10 +1,11 @@
 """Recommendation of a detector, made without looking at the data sets that will be tested.
 
-Corrupted held-out images stand in for unknown out-of-distribution (OOD) images. The recommended detector is the one
-that separates them best from the held-out images, on average over the corruptions (`recommend`). After the data sets
-have been tested, `regret` shows how much better the best detector would have been. `corruption_power` shows how often
-batches of corrupted images are called OOD at each batch size, and so how many images it takes to notice a drift of the
-data. This module needs no torch.
+Corrupted held-out images stand in for unknown out-of-distribution (OOD) images, and, if there are some, images of
+classes that the model was trained without. Corruptions favour detectors of pixels, new classes those of content. The
+recommended detector is the one that separates them best from the held-out images, on average (`recommend`). After the
+data sets have been tested, `regret` shows how much better the best detector would have been. `corruption_power` shows
+how often batches of corrupted images are called OOD at each batch size, and so how many images it takes to notice a
+drift of the data. This module needs no torch.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from glow.ood.detectors import DETECTORS, Detector
 from glow.ood.evaluation import OodSettings
 from glow.ood.statistics import auroc, disjoint_batches, share_of
 
+NEW_CLASSES = "new classes"
+"""The column of `Recommendation.aurocs` for images of classes that the model was trained without."""
+
 
 @dataclass(frozen=True)
 class Recommendation:
@@ -26,8 +30,9 @@ class Recommendation:
 
     Attributes:
         detector: name of the recommended detector.
-        aurocs: one row per detector, and one column per corruption with the AUROC of single images. The last column,
-            ``mean``, decides.
+        aurocs: one row per detector, and one column per corruption with the AUROC of single images; the column
+            `NEW_CLASSES`, if there were such images. The last column, ``mean``, decides: the mean over corruptions, or
+            half of it and half of `NEW_CLASSES`.
 
     Example:
         >>> aurocs = pd.DataFrame({"blur": [0.6, 0.9], "mean": [0.6, 0.9]}, index=["likelihood", "joint"])
@@ -41,9 +46,13 @@ class Recommendation:
 
 
 def recommend(
-    detectors: Sequence[Detector], held_out: pd.DataFrame, corrupted: pd.DataFrame, names: Sequence[str]
+    detectors: Sequence[Detector],
+    held_out: pd.DataFrame,
+    corrupted: pd.DataFrame,
+    names: Sequence[str],
+    new_classes: pd.DataFrame | None = None,
 ) -> Recommendation:
-    """Recommend the detector of `DETECTORS` that separates corrupted images best from held-out ones.
+    """Recommend the detector of `DETECTORS` that separates corrupted images, and new classes, best from held-out ones.
 
     ``ratio`` is never recommended: its background model has learned from corrupted images itself, so that corruptions
     do not show how well it detects anything else.
@@ -54,9 +63,11 @@ def recommend(
         corrupted: score table of some of these images after corruption. The column ``label`` is the index of the
             corruption in `names`.
         names: the name of each corruption.
+        new_classes: score table of images of classes that the model was trained without, none of which is tested later;
+            None for corruptions alone.
 
     Returns:
-        The detector with the highest mean AUROC over the corruptions, and the AUROCs of all that were compared.
+        The detector with the highest mean AUROC, and the AUROCs of all that were compared.
 
     Raises:
         ValueError: if there are too few held-out images, or a corruption has no images.
@@ -79,8 +90,13 @@ def recommend(
             far = test.statistic(detector.image_scores(corrupted)[:, None])
             labels = corrupted["label"].to_numpy()
             rows[detector.name] = [auroc(own, far[labels == label]) for label in range(len(names))]
-    aurocs = pd.DataFrame.from_dict(rows, orient="index", columns=list(names)).rename_axis("detector")
-    aurocs["mean"] = aurocs.mean(axis=1)
+            if new_classes is not None:
+                unknown = test.statistic(detector.image_scores(new_classes)[:, None])
+                rows[detector.name].append(auroc(own, unknown))
+    columns = [*names, *([] if new_classes is None else [NEW_CLASSES])]
+    aurocs = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("detector")
+    mean = aurocs[list(names)].mean(axis=1)
+    aurocs["mean"] = mean if new_classes is None else (mean + aurocs[NEW_CLASSES]) / 2
     return Recommendation(str(aurocs["mean"].idxmax()), aurocs)
 
 

@@ -167,7 +167,9 @@ def _sent_settings(settings: JsonObject, files: dict[str, str | Path]) -> JsonOb
     for name in ("datasets", "ood_datasets"):
         if told.get(name):
             told[name] = [absolute_dataset(dataset) for dataset in told[name]]
-    for name in ("data_root", "dest"):
+    if str(told.get("encoder")).startswith("file:"):
+        told["encoder"] = f"file:{Path(told['encoder'].removeprefix('file:')).expanduser().absolute()}"
+    for name in ("data_root", "dest", "encoder_weights"):
         if told.get(name) and "://" not in told[name]:
             told[name] = str(Path(told[name]).expanduser().absolute())
     for name in ("model", "background_model"):

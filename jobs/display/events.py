@@ -548,6 +548,7 @@ class Scored(Event, kind="scored"):
         non_finite: number of images whose score is not finite.
         from_run: the earlier run whose scores are used again; None if this run has scored the images.
         background_model: the background model that gave the scores; None if the evaluated model did.
+        encoder: the encoder whose features the table has in place of scores; None for scores.
     """
 
     dataset: str
@@ -556,6 +557,7 @@ class Scored(Event, kind="scored"):
     non_finite: int
     from_run: str | None
     background_model: str | None = None
+    encoder: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -646,7 +648,8 @@ class Ood(Recorded, kind="ood"):
         rows: one row per detector, data set and batch size, as `glow.ood.OodResult` describes its ``ratios``.
         control: how often the model's own test images are called OOD, as ``control`` of `glow.ood.OodResult`.
         passing: the classes of other data sets that are detected least often, as ``per_class`` of `glow.ood.OodResult`.
-        recommended: the detector that detects corrupted held-out images best; None if no corruptions were scored.
+        recommended: the detector that detects corrupted held-out images best, with an encoder also those of left-out
+            classes; None if no corruptions were scored.
         regret: for each data set and batch size the AUROC of the recommended detector, and that of the detector which
             is best there (`glow.ood.regret`).
         caught: for each ``corruption`` the ``batch_sizes``: for the severities 1, 2 and so on, the smallest M at which

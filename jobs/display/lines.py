@@ -223,6 +223,7 @@ def _scored(event: events.Scored) -> str:
     bad = f" ({event.non_finite:,} with a score that is not finite)" if event.non_finite else ""
     known = f" (scored by run {event.from_run})" if event.from_run else ""
     by = f" by the background model {event.background_model}" if event.background_model else ""
+    by = f" by the encoder {event.encoder}" if event.encoder else by
     return f"scored {event.dataset} {event.split}{by}: {event.images:,} images{bad}{known}"
 
 

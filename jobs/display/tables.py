@@ -311,7 +311,8 @@ def regret_table(rows: Sequence[Row], regret: Sequence[Row], recommended: str) -
         cells.append([f"{row['dataset']} M={row['batch_size']}", chosen, best, str(row["best_detector"])])
     return Table(
         f"Recommended detector: {recommended}, which detects corrupted held-out images best, on average over the kinds "
-        "of corruption; its AUROC and that of the detector which is best in hindsight.",
+        "of corruption (with --encoder and --leave-out, these and held-out images of new classes); "
+        "its AUROC and that of the detector which is best in hindsight.",
         ["tested on", recommended, "best in hindsight", "which is"],
         cells,
         ["These data sets had no part in the choice."],

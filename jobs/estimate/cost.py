@@ -91,6 +91,12 @@ def cost_of_evaluation(work: Evaluation[Any]) -> Estimated:
 
     Scores that MLflow has cost nothing.
     """
+    if work.features is not None and work.features.missing:
+        raise JobError(
+            "the time of an encoder is not estimated",
+            remedy="leave out --encoder, and add the seconds per image of docs/evaluation.md",
+            code="encoder-not-estimated",
+        )
     missing = [*work.missing, *(work.background.missing if work.background else ())]
     spec, images = work.spec, work.tables[0].images
     resources = resources_for(spec, (spec.workers, spec.workers) if spec.workers else None)

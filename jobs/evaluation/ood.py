@@ -36,9 +36,11 @@ from glow.ood import (
 )
 from glow.ood.calibration import least_held_out
 from glow.ood.detectors import BACKGROUND, Detector
-from jobs.display.events import Absent, Event, Ood, Scored, Show
+from glow.ood.recommendation import NEW_CLASSES
+from jobs.display.events import Absent, Event, Noted, Ood, Scored, Show
 from jobs.display.tables import as_markdown, passing, settings_sentence, share_table
 from jobs.errors import JobError, SpecError
+from jobs.evaluation.content import with_distances, with_encoder
 from jobs.evaluation.find_model import find_model
 from jobs.evaluation.run import Evaluation, EvaluationRun, evaluation_run, prepare_evaluation
 from jobs.specs.evaluation import CORRUPTIONS, OodSpec
@@ -130,6 +132,8 @@ def prepare(spec: OodSpec) -> OodWork:
     images |= corrupted_images(spec, own, images)
     settings = _settings(spec)
     _check_sizes(spec, settings, images, own)
+    if left_out is not None and spec.encoder is not None and spec.protocol == "held-out":
+        images[left_out, "validation"] = work.opened(own, "validation", of_left_out=True)  # recommends, is not tested
     infos = {name: work.described(name) for name in (own, *others)}
     if left_out is not None:
         others.insert(0, left_out)
@@ -145,7 +149,7 @@ def prepare(spec: OodSpec) -> OodWork:
             background=behind.with_tables(images),
         )
     return OodWork(
-        scored.with_notes(images.values(), infos.values()),
+        with_encoder(scored.with_notes(images.values(), infos.values())),
         settings,
         dataset_label(own),
         [dataset_label(name) for name in others],
@@ -258,7 +262,7 @@ def run(work: OodWork, show: Show) -> OodResult:
         show(Absent(sentence))
     with evaluation_run(evaluation, "ood", show) as recorded:
         behind = _background_scores(work, recorded)
-        scores = evaluation.scores(recorded)
+        scores = with_distances(evaluation, evaluation.scores(recorded), recorded)
         for key, table in behind.items():
             scores[key] = scores[key].assign(**{BACKGROUND: table["nll"]})
         tests = {name: scores[name, "test"] for name in (work.own, *work.others)}
@@ -278,6 +282,8 @@ def run(work: OodWork, show: Show) -> OodResult:
                 "finite",
                 code="scores-unusable",
             ) from error
+        if (aurocs := found.tables.get("ood_recommended")) is not None and NEW_CLASSES in aurocs:
+            recorded.show(Noted(_proxies(aurocs.set_index("detector"))))
         _write_tables(result, found, recorded)
         for name, figure in _figures(result, tests, found, work):
             recorded.figure(figure, name)
@@ -462,6 +468,15 @@ def corrupted_images(
     return found
 
 
+def _proxies(aurocs: pd.DataFrame) -> str:
+    """Return a sentence on what corruptions and new classes would each recommend, from `Recommendation.aurocs`."""
+    by_corruptions = aurocs.drop(columns=[NEW_CLASSES, "mean"]).mean(axis=1).idxmax()
+    return (
+        f"corruptions alone would recommend {by_corruptions}, held-out images of the left-out classes alone "
+        f"{aurocs[NEW_CLASSES].idxmax()}; both count half for the recommendation of {aurocs['mean'].idxmax()}"
+    )
+
+
 def _name(own: str) -> str:
     return f"{own}-corrupted"
 
@@ -483,7 +498,8 @@ def drift(work: OodWork, detectors: list[Detector], scores: Scores, result: OodR
     recommended, costs, caught = None, [], []
     name, own, spec = dataset_label(_name(work.evaluation.trained_on)), work.own, work.evaluation.spec
     if (name, "validation") in scores:
-        chosen = recommend(detectors, scores[own, "validation"], scores[name, "validation"], CORRUPTIONS)
+        unknown = scores.get((dataset_label(f"{work.evaluation.trained_on}-left-out"), "validation"))
+        chosen = recommend(detectors, scores[own, "validation"], scores[name, "validation"], CORRUPTIONS, unknown)
         recommended = chosen.detector
         costs = rows_of(regret(result.ratios, recommended))
         tables["ood_recommended"] = chosen.aurocs.reset_index()

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from glow.datasets import DatasetInfo, LazyDataset, describe, open_dataset
 from glow.datasets.names import absolute_dataset, dataset_label, place_of
+from glow.encoders import Encoder
 from jobs.display import events
 from jobs.display.events import Event, Noted, Show
 from jobs.errors import SpecError
@@ -52,6 +55,8 @@ class Evaluation(Generic[Spec]):
         tables: the score tables that the evaluation needs.
         found: the tables that MLflow already has, by `Table.key`; empty with ``--rescore``.
         background: the evaluation of the same images under the background model; None if there is no such model.
+        encoder: the encoder whose features the tables contain in place of scores; None for scores of the model.
+        features: the evaluation of the same images by an encoder; None if there is no encoder.
         notes: sentences for the user on the images, such as how they were read.
     """
 
@@ -62,13 +67,15 @@ class Evaluation(Generic[Spec]):
     tables: Sequence[Table] = ()
     found: dict[str, Scored] = field(default_factory=dict)
     background: Evaluation[Spec] | None = None
+    encoder: Encoder | None = None
+    features: Evaluation[Spec] | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def needs_ray(self) -> bool:
         """Whether workers have images to score or to draw."""
-        behind = self.background is not None and self.background.needs_ray
-        return bool(self.missing) or not isinstance(self.spec, ScoringSpec) or behind
+        also = any(each is not None and each.needs_ray for each in (self.background, self.features))
+        return bool(self.missing) or not isinstance(self.spec, ScoringSpec) or also
 
     @property
     def missing(self) -> list[Table]:
@@ -209,6 +216,22 @@ class Evaluation(Generic[Spec]):
             tables.append(Table.of(dataset, split, lazy, self.model, of_split))
         return replace(self, tables=tables, found=self._found(tables))
 
+    def with_features(self, encoder: Encoder, references: int) -> Evaluation[Spec]:
+        """Return the evaluation with that of the same images by an encoder, in `features`.
+
+        Args:
+            encoder: the encoder.
+            references: largest number of training images; more are replaced by as many drawn at random.
+        """
+        tables = []
+        for table in self.tables:
+            images = table.images.known_as(table.fingerprint)
+            if table.split == "train" and len(images) > references:
+                images = images.subset(reference_positions(len(images), references))
+            tables.append(table.of_features(encoder, images))
+        of_encoder = replace(self, tables=tables, found=self._found(tables), encoder=encoder, background=None)
+        return replace(self, features=of_encoder, notes=(*self.notes, f"encoder {encoder}"))
+
     def _found(self, tables: Sequence[Table]) -> dict[str, Scored]:
         assert isinstance(self.spec, ScoringSpec)
         if self.spec.rescore:
@@ -241,7 +264,7 @@ class Evaluation(Generic[Spec]):
             resources = resources_for(spec, None if spec.workers is None else (spec.workers, spec.workers))
             if (wait := waiting(resources)) is not None:
                 show(wait)
-            for fresh in score_on_ray(self.model, missing, resources, run.machines, show):
+            for fresh in score_on_ray(self.encoder or self.model, missing, resources, run.machines, show):
                 save_scores(fresh.wanted.key, fresh.table, run.record)
                 scored[fresh.wanted.key] = fresh
                 show(_scored_event(fresh))
@@ -250,6 +273,11 @@ class Evaluation(Generic[Spec]):
         for wanted in self.tables:  # data sets with equal images share a key and are scored once
             tables[wanted.dataset, wanted.split] = wanted.of_these_images(scored[wanted.key].table)
         return tables
+
+
+def reference_positions(images: int, references: int) -> Tensor:
+    """Return the positions of the training images whose features are references, the same at each call, in order."""
+    return torch.randperm(images, generator=torch.Generator().manual_seed(0))[:references].sort().values
 
 
 def prepare_evaluation(spec: Spec, records: bool = True) -> Evaluation[Spec]:

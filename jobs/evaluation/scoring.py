@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +22,7 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrash
 from glow.config import GlowConfig
 from glow.datasets import LazyDataset
 from glow.datasets.names import dataset_label
+from glow.encoders import Encoder
 from glow.model import Glow
 from glow.scoring import SHARD, score
 from jobs.display.events import Scoring, Show
@@ -31,7 +32,10 @@ from jobs.ray_runtime.resources import Resources
 from jobs.system.machine_metrics import machine_facts, machine_name
 from jobs.system.process_setup import set_up_computing
 from jobs.text import JsonObject
-from jobs.tracking.scores import find_scores, key_of, labelled
+from jobs.tracking.scores import features_key, find_scores, key_of, labelled
+
+FEATURE = "feature_"
+"""What the columns of a table of features are called, followed by a number."""
 
 RETRIES = 3
 """Number of times that Ray runs a shard again after its worker died."""
@@ -66,6 +70,12 @@ class Table:
         fingerprint = images.fingerprint(SHARD)
         key = key_of(model.digest, fingerprint, model.config.bits, split, **how)
         return cls(dataset_label(source), split, source, images, fingerprint, key, how)
+
+    def of_features(self, encoder: Encoder, images: LazyDataset) -> Table:
+        """Return the table of the features of these images, or of a part of them whose fingerprint is known."""
+        fingerprint = images.fingerprint(SHARD)
+        key = features_key(encoder.digest, fingerprint)
+        return replace(self, images=images, fingerprint=fingerprint, key=key, how={})
 
     @property
     def recorded_as(self) -> tuple[str, str]:
@@ -110,7 +120,7 @@ def cached(wanted: Table, uri: str, experiment: str) -> Scored | None:
 
 
 def score_on_ray(
-    model: TrainedModel,
+    model: TrainedModel | Encoder,
     tables: Sequence[Table],
     resources: Resources,
     machines: dict[str, JsonObject],
@@ -119,7 +129,8 @@ def score_on_ray(
     """Score the tables, and yield each in order as soon as all its shards are scored.
 
     Args:
-        model: the model; Ray's object store holds one copy of it for all tasks.
+        model: the model, or an encoder, whose features then are the scores; Ray's object store holds one copy of it for
+            all tasks.
         tables: what to score, each with another key.
         resources: the workers. As many tasks run at once as there are workers, each with one worker's cores and GPUs.
         machines: receives the facts of each machine that has scored a shard, by the machine's name.
@@ -129,8 +140,10 @@ def score_on_ray(
         JobError: if a task fails, or its worker dies more than `RETRIES` times.
     """
     most = resources.workers[1]
-    reference = put_model(model)
-    task = score_shard.options(**resources.task_options(), max_retries=RETRIES, scheduling_strategy="SPREAD")
+    scorer, reference = (
+        (encode_shard, [ray.put(model)]) if isinstance(model, Encoder) else (score_shard, put_model(model))
+    )
+    task = scorer.options(**resources.task_options(), max_retries=RETRIES, scheduling_strategy="SPREAD")
     shards = _shards(tables)
     done: dict[str, dict[int, pd.DataFrame]] = {table.key: {} for table in tables}
     pending: dict[Any, tuple[Table, int]] = {}
@@ -221,6 +234,20 @@ def score_shard(
     # Ray's arrays are read-only, and torch needs arrays that it may write to.
     table = score(model, torch.tensor(images), torch.tensor(labels), indices_N=positions, **how)
     return table, (machine_name(), machine_facts())
+
+
+@ray.remote
+def encode_shard(
+    reference: list[Any], images: np.ndarray, labels: np.ndarray, start: int, how: dict[str, Any], threads: int
+) -> tuple[pd.DataFrame, tuple[str, JsonObject]]:
+    """Compute the features of one shard on a worker, one column per feature, and whether they are finite.
+
+    The name and the facts of the machine follow, as in `score_shard`.
+    """
+    set_up_computing(threads)
+    features = ray.get(reference[0]).features(torch.tensor(images), "cuda" if ray.get_gpu_ids() else "cpu")
+    table = pd.DataFrame(features, columns=[f"{FEATURE}{column}" for column in range(features.shape[1])])
+    return table.assign(finite=np.isfinite(features).all(1)), (machine_name(), machine_facts())
 
 
 def model_on(reference: list[Any], threads: int) -> Glow:

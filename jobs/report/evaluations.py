@@ -43,7 +43,8 @@ SWEEP = 12
 
 RECOMMENDED = (
     "Recommended detector: {}. Of all detectors, it detects corrupted held-out images best, on average over the kinds "
-    "of corruption. The data sets in the following table had no part in this choice."
+    "of corruption (with --encoder and --leave-out, these and held-out images of new classes). "
+    "The data sets in the following table had no part in this choice."
 )
 """Sentences on the recommended detector."""
 

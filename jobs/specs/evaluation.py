@@ -40,7 +40,10 @@ CORRUPTIONS: tuple[Corruption, ...] = get_args(Corruption)
 USED_WITHOUT = {"temperature": "temperatures", "pairs_per_class": "from_image"}
 """Fields of evaluations -> the field that is used in their place if it has a value."""
 
-USED_WITH = {"corruption_images": "corruptions"}
+USED_WITH = {
+    "corruption_images": "corruptions",
+    **dict.fromkeys(("encoder_weights", "encoder_size", "encoder_references", "encoder_download"), "encoder"),
+}
 """Fields of evaluations -> the field without which they have no use."""
 
 
@@ -54,6 +57,18 @@ def read_grid(grid: str) -> tuple[int, int]:
     if found is None:
         raise ValueError(f"must be ROWSxCOLUMNS such as 10x10, each from 1 to 999, not {grid!r}")
     return int(found[1]), int(found[2])
+
+
+def read_encoder(name: str) -> tuple[str, str]:
+    """Read the value of ``--encoder``, such as "timm:resnet18", as a library and a name.
+
+    Raises:
+        ValueError: for anything but timm:NAME, torchvision:NAME and file:PATH.
+    """
+    kind, _, called = name.partition(":")
+    if kind not in ("timm", "torchvision", "file") or not called:
+        raise ValueError(f"must be timm:NAME, torchvision:NAME or file:PATH, not {name!r}")
+    return kind, called
 
 
 class ModelSpec(Spec):
@@ -158,6 +173,21 @@ class OodSpec(ScoringSpec):
     gradients: bool = setting(False, "Test", True)
     """Add the detector called gradients, which needs a backward pass per image: scoring takes about 15 times as
     long."""
+    encoder: Annotated[str, as_text(read_encoder)] | None = setting(None, "Encoder", "timm:resnet18.a1_in1k")
+    """Frozen network whose features tell what images show: timm:NAME, torchvision:NAME, or file:PATH (TorchScript or
+    torch.export), with weights on this machine. It adds the detectors called features, mahalanobis and combined.
+    Without it: no such detectors."""
+    encoder_weights: Text | None = setting(None, "Encoder", "weights.safetensors")
+    """File with the weights of a network of timm or torchvision. Without it: those that the library has downloaded
+    before."""
+    encoder_size: Positive | None = setting(None, "Encoder", 128)
+    """Height and width in pixels to which images are resized for the encoder. Without it: what the library or the file
+    states."""
+    encoder_references: Annotated[int, Field(ge=2)] = setting(10_000, "Encoder", 50_000)
+    """Largest number of training images whose features other images are compared with. Of more, as many are drawn at
+    random."""
+    encoder_download: bool = setting(False, "Encoder", True)
+    """Let the library download weights of the encoder that are not on this machine."""
     benchmark: bool = setting(False, "Data", True)
     """Also test on every data set on this machine whose images have the model's shape without resizing."""
     batch_sizes: Several[Positive] = setting((1, 2, 5, 10, 25), "Test", "2,5,10,25")

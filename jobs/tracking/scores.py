@@ -66,6 +66,17 @@ def key_of(
     return "-".join([images.hexdigest()[:16], model_digest, *more])
 
 
+def features_key(encoder_digest: str, fingerprint: str) -> str:
+    """Return the key of a table of features, which depend on the encoder and the images alone, and not on a model.
+
+    Example:
+        >>> features_key("e5", "b2").partition("-")[2]
+        'e5'
+    """
+    images = hashlib.sha256(" ".join(("features", str(VERSION), fingerprint)).encode())
+    return f"{images.hexdigest()[:16]}-{encoder_digest}"
+
+
 def save_scores(key: str, table: pd.DataFrame, record: Record) -> None:
     """Store a score table as an artifact of a run, and tag the run so that `find_scores` finds it."""
     with tempfile.TemporaryDirectory() as folder:

@@ -32,12 +32,14 @@ def score_table(
     unlike=0.0,
     alike=0.0,
     steep=0.0,
+    foreign=0.0,
 ):
     """Simulate the score table of n images.
 
     The images are `shift` nats less likely, and `simpler` bits simpler than their likelihood suggests. A background
     model finds them `unlike` nats more likely. Their latents are not normal (`noisy`), repeat a `pattern`, are
     `smooth`, or have `alike` neighbours. The gradient of one of three layers is `steep` standard deviations larger.
+    What they show is `foreign`: both distances in features are larger by so many standard deviations.
     """
     rng = np.random.default_rng(seed)
     parts = MEANS + SDS * rng.multivariate_normal(np.zeros(3), correlation, n) - shift / 3
@@ -63,6 +65,8 @@ def score_table(
             "finite": np.ones(n, bool),
             "complexity": nll / math.log(2) + rng.normal(scale=20, size=n) - simpler,
             **{f"gradient_{layer}": rng.lognormal(5.0 * layer + steep * (layer == 2), size=n) for layer in (1, 2, 3)},
+            "feature_neighbours": rng.gamma(9, 0.03, size=n) + 0.09 * foreign,
+            "feature_mahalanobis": rng.chisquare(50, size=n) + 10 * foreign,
         }
     )
 
@@ -105,6 +109,8 @@ SMOOTH["latent_neighbours"] += 20
 ALIKE = score_table(1000, 3, alike=0.1)
 UNLIKE = score_table(1000, 3, unlike=60.0)
 STEEP = score_table(1000, 3, steep=5.0)
+FOREIGN = score_table(1000, 3, foreign=3.0)
+FOREIGN_AND_ALIKE = score_table(1000, 3, foreign=1.0, alike=0.03)
 SAME = score_table(1000, 3)
 
 
@@ -141,6 +147,10 @@ SAME = score_table(1000, 3)
         ("gradients", UNLIKELY, 0.45, 0.55),
         ("likelihood", UNLIKE, 0.45, 0.55),
         *(("joint", table, 0.75, 1) for table in (UNLIKELY, TOO_LIKELY, SIMPLE, ALIKE)),
+        *((name, FOREIGN, 0.9, 1) for name in ("features", "mahalanobis", "combined")),
+        *((name, FOREIGN, 0.45, 0.55) for name in ("joint", "likelihood", "gradients")),
+        *((name, ALIKE, 0.45, 0.55) for name in ("features", "mahalanobis")),
+        ("combined", ALIKE, 0.9, 1),
         *((name, SAME, 0.45, 0.55) for name in DETECTORS),
     ],
 )
@@ -169,10 +179,27 @@ def test_every_detector_is_described_or_is_a_column():
     assert list(detectors()) == NAMES
 
 
-def test_without_a_background_model_there_is_no_ratio_and_without_gradients_no_such_detector():
-    optional = ["background_nll", "gradient_1", "gradient_2", "gradient_3"]
+def test_without_a_background_model_gradients_and_an_encoder_their_detectors_are_left_out():
+    optional = ["background_nll", "gradient_1", "gradient_2", "gradient_3", "feature_neighbours", "feature_mahalanobis"]
+    without = {"ratio", "gradients", "features", "mahalanobis", "combined"}
     names = [detector.name for detector in fit_detectors(score_table(500).drop(columns=optional))]
-    assert names == [name for name in NAMES if name not in ("ratio", "gradients")]
+    assert names == [name for name in NAMES if name not in without]
+
+
+def test_combined_finds_what_pixels_and_content_only_suggest():
+    found = {name: auroc(name, FOREIGN_AND_ALIKE) for name in ("joint", "features", "combined")}
+    assert found["combined"] > max(found["joint"], found["features"]) + 0.02
+
+
+def test_training_images_without_features_are_left_out_and_others_decide():
+    """Training images that are not references have no distances."""
+    train, held_out = score_table(1000), score_table(500, 1)
+    train.loc[train.index % 2 == 1, ["feature_neighbours", "feature_mahalanobis"]] = np.nan
+    part = {each.name: each for each in fit_detectors(train)}
+    for name in ("features", "mahalanobis", "combined"):
+        scores = part[name].image_scores(FOREIGN)
+        assert np.isfinite(scores).all()
+        assert part[name].fit(held_out, 5, 0.95, 500).is_ood(scores.reshape(-1, 5)).mean() > 0.9
 
 
 def test_images_whose_gradients_were_not_asked_for_are_refused():

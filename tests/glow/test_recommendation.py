@@ -27,6 +27,18 @@ def corrupted(*kinds, n=200):
     return pd.concat([table.assign(label=label) for label, table in enumerate(tables)], ignore_index=True)
 
 
+def test_images_of_new_classes_count_as_much_as_all_corruptions():
+    """Corruptions that change pixels alone hide what detects new things."""
+    blurred, new = corrupted({"alike": 0.03}, {"alike": 0.05}), score_table(200, 20, foreign=3.0)
+    alone = recommend(fit_detectors(TRAIN), HELD_OUT, blurred, ["a", "b"])
+    both = recommend(fit_detectors(TRAIN), HELD_OUT, blurred, ["a", "b"], new)
+    assert alone.detector == "whiteness"
+    assert both.detector == "combined"
+    assert list(both.aurocs) == ["a", "b", "new classes", "mean"]
+    mean = (both.aurocs[["a", "b"]].mean(axis=1) + both.aurocs["new classes"]) / 2
+    np.testing.assert_allclose(both.aurocs["mean"], mean)
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [({"smooth": 15.0}, "neighbours"), ({"pattern": 0.2}, "latents"), ({"simpler": 60}, "complexity")],

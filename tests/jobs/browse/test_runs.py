@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from pydantic import BaseModel
 
 from jobs.browse.runs import ago, list_runs
 from jobs.browse.show import SETTINGS, show_run
@@ -289,7 +290,7 @@ def test_show_prints_result_description_settings_metrics_and_the_way_to_the_ui(r
 
 @pytest.mark.parametrize("job", SETTINGS)
 def test_every_setting_that_show_prints_is_one_of_its_job(job):
-    specs = {**SPECS, "check": CheckSpec, "watch": WatchSpec}
+    specs: dict[str, type[BaseModel]] = {**SPECS, "check": CheckSpec, "watch": WatchSpec}
     fields = specs[job].model_fields | (TrainSpec.model_fields if job == "ablate" else {})
     assert set(SETTINGS[job]) <= set(fields)
 

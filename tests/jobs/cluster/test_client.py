@@ -338,6 +338,13 @@ def test_what_is_sent_means_the_same_on_another_machine(here, monkeypatch):
     assert isinstance(ood, OodSpec)
     assert ood.model == ood.background_model == str(here / "model")
     assert ood.ood_datasets == ("noise", f"folder:{here}/odd")
+    given = validated(OodSpec, {"encoder": "file:network.pt", "encoder_weights": "weights.pth"})
+    (request, _), (named, _) = (
+        sent(Request.of("evaluate", each)) for each in (given, given.model_copy(update={"encoder": "timm:resnet18"}))
+    )
+    found = [each.specs["ood"].model_dump() for each in (request, named)]
+    assert [each["encoder"] for each in found] == [f"file:{here}/network.pt", "timm:resnet18"]
+    assert found[0]["encoder_weights"] == f"{here}/weights.pth"
 
 
 @pytest.mark.parametrize("uri", [None, "http://tracker:5000"])

@@ -22,6 +22,7 @@ from jobs.specs.evaluation import InterpolateSpec, NllSpec, OodSpec, SampleSpec
 from jobs.specs.training import make_train_spec
 from jobs.training.samples import GRID, draw_samples
 from tests.jobs.evaluation.small_model import SHAPE, save_model, where
+from tests.jobs.evaluation.test_encoder import save_encoder
 
 TRAINED_ON = [0, 1, 3, 4, 5, 6]
 """The classes of `conditional`, which was trained without 2, 7, 8 and 9."""
@@ -185,3 +186,21 @@ def test_a_class_that_was_left_out_is_refused(conditional, tmp_path, known):
         sample.prepare(validated(SampleSpec, values | {"only_class": "7"}))
     assert refused.value.code == "class-untrained"
     assert sample.prepare(validated(SampleSpec, values | {"only_class": "3"})).label == 3
+
+
+def test_with_an_encoder_held_out_images_of_left_out_classes_recommend_and_are_not_tested(here):
+    asked = settings(here, ood_datasets="noise", batch_sizes="1", alpha=0.9)
+    content = {"encoder": save_encoder(here / "encoder.pt"), "encoder_size": 8}
+    without, work = (ood.prepare(validated(OodSpec, asked | more)) for more in ({}, content))
+    left_out = "folder-photos-left-out"
+    tables = {(table.dataset, table.split): table for table in work.evaluation.tables}
+    assert len(tables[left_out, "validation"].images) == 20
+    assert len(tables[left_out, "test"].images) == 8
+    assert set(tables) - {(each.dataset, each.split) for each in without.evaluation.tables} == {
+        (left_out, "validation")
+    }
+    assert work.evaluation.features is not None
+    assert [table.fingerprint for table in work.evaluation.features.tables] == [
+        each.fingerprint for each in tables.values()
+    ]
+    assert work.others == without.others
