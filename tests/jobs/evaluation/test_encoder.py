@@ -52,7 +52,7 @@ def seen(monkeypatch):
     """The images that encoders see, while this process computes what workers would."""
     images: list[bytes] = []
 
-    def here(encoder, tables, resources, show):
+    def here(encoder, tables, resources, machines, show):
         for table in tables:
             shard = table.images.images()
             images.extend(image.numpy().tobytes() for image in shard)
