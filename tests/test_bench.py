@@ -32,7 +32,7 @@ SCRIPTS = {
 
 def test_every_script_is_here():
     scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    assert scripts - {"__init__", "common"} == set(SCRIPTS)
+    assert scripts - {"__init__", "common", "efficientnet_lite0"} == set(SCRIPTS)  # the last prints no figure
 
 
 @pytest.mark.parametrize(

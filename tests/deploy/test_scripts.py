@@ -146,6 +146,7 @@ def test_the_head_gets_its_database_back_and_watches_for_jobs_if_it_shall_end_wi
     assert host.run("head.sh", GLOW_IDLE_DOWN="4h", GLOW_DATABASE="postgresql://host/glow").returncode == 0
     wait_until(lambda: len(host.calls("python")) == 2)
     assert host.calls("python")[1] == ["-m", "jobs.cluster.idle"]
+    wait_until(lambda: "GLOW_IDLE_DOWN" in host.environment("python"))  # it is written after the call
     watching = host.environment("python")
     assert watching["GLOW_IDLE_DOWN"] == "4h"
     assert watching["RAY_AUTH_MODE"] == "token"

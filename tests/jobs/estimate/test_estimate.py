@@ -131,6 +131,7 @@ def estimate_of(folder: Path, *arguments: str) -> dict[str, Any]:
     return event
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_training_is_estimated_and_one_that_exceeds_a_limit_is_refused(tmp_path: Path):
     told = estimate_of(tmp_path, *SMOKE, "--price", "3600")
@@ -170,6 +171,7 @@ def test_an_ablation_is_estimated_from_its_trials_and_refused_before_it_begins(t
     assert not list(tmp_path.glob("outputs/*"))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_an_evaluation_is_estimated(tmp_path: Path):
     run_id = train_into(tmp_path)

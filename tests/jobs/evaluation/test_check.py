@@ -149,6 +149,7 @@ def given(folder: Path, lines: str, *arguments: str) -> subprocess.CompletedProc
     )
 
 
+@pytest.mark.slow
 def test_paths_come_from_standard_input(store):
     folder, _ = store
     paths = "".join(f"{path}\n" for path in sorted((folder / "photos").rglob("*.png")))

@@ -103,6 +103,7 @@ def missing_features(settings):
     return len(features.missing)
 
 
+@pytest.mark.slow
 def test_features_are_never_computed_twice(given, tested, seen, tmp_path):
     """Not in one job whose data sets share images, nor in a later one, of another model, with another seed."""
     same = save_images(tmp_path / "same", {"test": 60}, noise=5)
@@ -150,6 +151,7 @@ def test_thresholds_from_a_part_of_the_test_set_serve_them_too(given, tested):
     assert set(result.ratios["detector"]) >= OF_CONTENT
 
 
+@pytest.mark.slow
 def test_without_an_encoder_nothing_changes(given, tested, seen):
     result, events = tested({name: value for name, value in given.items() if "encoder" not in name})
     assert seen == []

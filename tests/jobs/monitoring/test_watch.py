@@ -23,7 +23,7 @@ from jobs.outputs import claimed
 from jobs.specs.base import validated
 from jobs.specs.monitoring import WatchSpec
 from jobs.tracking.runs import find_run, metric_history
-from tests.jobs.command_line import GLOWCTL, environment
+from tests.jobs.command_line import GLOWCTL, environment, wait_until
 from tests.jobs.monitoring.settings import spec_in
 
 
@@ -87,7 +87,7 @@ def test_a_watch_that_dies_goes_on_where_it_was_bit_for_bit(store, tmp_path, mon
         work = job.prepare(spec_in(store, out))
         for _ in range(kills):
             with pytest.raises(Killed):
-                watched(work, dying(lines, dice.randrange(20, len(lines))))
+                watched(work, dying(lines, dice.randrange(20, len(lines)), out))
             (journal,) = out.glob(f"*/{JOURNAL_FILE}")
             os.truncate(journal, dice.randrange(journal.stat().st_size))  # in the middle of a line
             (folder,) = (path for path in out.iterdir() if path.is_dir())
@@ -99,9 +99,10 @@ def test_a_watch_that_dies_goes_on_where_it_was_bit_for_bit(store, tmp_path, mon
         assert read == [line.strip() for line in lines]
 
 
-def dying(lines: list[str], after: int):
-    """Yield some lines, and then end the watch as a kill would."""
+def dying(lines: list[str], after: int, out: Path):
+    """Yield some lines, and then end the watch as a kill would, but not before anything is in its journal."""
     yield from lines[:after]
+    wait_until(lambda: any(journal.stat().st_size for journal in out.glob(f"*/{JOURNAL_FILE}")))
     raise Killed
 
 
