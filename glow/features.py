@@ -121,7 +121,7 @@ class FeatureReferences:
             images_ND, near_NJD = (
                 _units(each, torch.float64) for each in (features_ND[part], self.features_RD[nearest_NJ.numpy()])
             )
-            found.append(1 - torch.einsum("nd,njd->nj", images_ND, near_NJD).topk(k).values[:, -1])
+            found.append(1 - torch.einsum("nc,njc->nj", images_ND, near_NJD).topk(k).values[:, -1])
         return torch.cat(found).numpy()
 
     def from_classes(self, features_ND: np.ndarray) -> np.ndarray:
