@@ -118,6 +118,7 @@ def points_of(folder: Path, run_id: str) -> list[tuple]:
         return sorted(database.execute(query, (run_id,)).fetchall())
 
 
+@pytest.mark.slow
 def test_what_mlflow_lacks_of_an_ablation_is_copied_from_its_folder_once(finished, tmp_path):
     """One trial lacks epochs, one its end, and one its run."""
     folder = tmp_path / "copy"

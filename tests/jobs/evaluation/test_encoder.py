@@ -125,6 +125,7 @@ def test_features_are_never_computed_twice(given, tested, seen, tmp_path):
     assert missing_features(other) == 5  # another encoder shares nothing
 
 
+@pytest.mark.slow
 def test_detectors_of_content_are_tested_recommended_and_recorded(given, tested):
     result, events = tested(given)
     assert set(result.ratios["detector"]) >= OF_CONTENT
@@ -139,6 +140,7 @@ def test_detectors_of_content_are_tested_recommended_and_recorded(given, tested)
     )
 
 
+@pytest.mark.slow
 def test_of_many_training_images_only_some_are_references(given, tested, seen):
     result, _ = tested(given | {"encoder_references": 50})
     assert len(seen) == 50 + 60 + 60 + 60 + 8 * 60
@@ -146,6 +148,7 @@ def test_of_many_training_images_only_some_are_references(given, tested, seen):
     assert (shares <= 0.1 + 3 * (0.09 * (1 / 60 + 1 / 60)) ** 0.5).all()
 
 
+@pytest.mark.slow
 def test_thresholds_from_a_part_of_the_test_set_serve_them_too(given, tested):
     result, _ = tested(given | {"protocol": "split-test"})
     assert set(result.ratios["detector"]) >= OF_CONTENT
