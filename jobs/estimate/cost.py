@@ -25,7 +25,7 @@ from jobs.system.environment import in_ray_job
 from jobs.training.prepare import Work
 from jobs.training.ray_trainer import put_data
 
-STARTS_AND_ENDS = 1.6
+STARTS_AND_ENDS = 2.1
 """Duration of the start and the end of a job, in units of the start of the task that times it.
 
 All consist of imports, of processes that start or end, and of requests to MLflow. The factor is measured
@@ -40,7 +40,7 @@ LEAST_S = 0.3
 MOST_CONFIGURATIONS = 12
 """Largest number of configurations of an ablation that are timed; others count as their mean."""
 
-STORED_S = 0.2
+STORED_S = 0.1
 """Seconds for which a checkpoint delays a training, besides those for writing it: Ray and the workers meet."""
 
 BETWEEN_S = 1.0
