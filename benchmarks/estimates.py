@@ -29,8 +29,8 @@ COMMANDS = [
     "train --preset smoke --dataset fashion-mnist --per-class 300 --epochs 3 --depth 2 --precision float32",
     f"{SMALL} --epochs 1 --depth 4 --input logit --dequantization variational",
     "ablate --preset smoke --epochs 40 --depths 1,2,4 --seeds 2",
-    "ablate --preset smoke --epochs 30 --permutations all --depth 4 --seeds 2",
-    "ablate --preset smoke --epochs 40 --widths 8,32 --depth 4 --seeds 3",
+    "ablate --preset smoke --epochs 30 --permutations all --depths 4 --seeds 2",
+    "ablate --preset smoke --epochs 40 --widths 8,32 --depths 4 --seeds 3",
     "ood --model {run} --batch-sizes 2,10 --rescore",
     "ood --model {run} --ood-datasets fashion-mnist,noise --rescore",
 ]
