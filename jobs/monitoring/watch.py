@@ -34,6 +34,7 @@ from jobs.errors import JobError, SpecError
 from jobs.evaluation.check import built, calibration_of, opened, scored
 from jobs.evaluation.run import Evaluation, EvaluationRun, evaluation_run, prepare_evaluation
 from jobs.monitoring.arrivals import BATCH, Arrivals, Arrived, from_folder, from_lines, identity
+from jobs.monitoring.exposition import expose
 from jobs.monitoring.journal import Journal, Line
 from jobs.outputs import claimed, is_remote
 from jobs.specs.base import refuse, validated
@@ -85,18 +86,19 @@ class WatchWork:
         return self.evaluation.spec
 
     def judge(self, show: Show) -> ImageCheck:
-        """Return the detectors, with the scores of the reference as those of held-out images."""
-        try:
-            check = ImageCheck(self.calibration, self.spec.detector)
-        except ValueError as error:
-            raise SpecError(
-                f"no watch is possible ({error})", remedy="correct --detector", code="check-impossible"
-            ) from error
-        if not self.reference:
-            return check
-        seed, name = self.calibration.noise_seed, str(self.spec.reference)
-        held_out = scored(built(self.evaluation.model), self.reference, seed, show, name).table
-        return ImageCheck(replace(self.calibration, held_out=held_out), self.spec.detector)
+        """Return the detectors, with the scores of the reference as those of held-out images.
+
+        The recommended detector does not depend on the reference, so that a resumed watch has the same.
+        """
+        calibration, detector = self.calibration, self.spec.detector or self.calibration.recommended
+        if detector not in calibration.detectors:
+            known = ", ".join(calibration.detectors)
+            raise SpecError(f"there is no detector {detector!r}", remedy=f"use one of {known}", code="check-impossible")
+        if self.reference:
+            seed, name = calibration.noise_seed, str(self.spec.reference)
+            held_out = scored(built(self.evaluation.model), self.reference, seed, show, name).table
+            calibration = replace(calibration, held_out=held_out)
+        return ImageCheck(calibration, detector)
 
     def monitor(self, reference_nD: np.ndarray) -> Monitor:
         """Return a monitor with the settings of the watch and no evidence."""
@@ -462,42 +464,3 @@ class Watch:
         # A store that does not answer may take a tenth of the time, but not more.
         now = time.monotonic()
         self._next_report = now + max(REPORT_S, 9 * (now - started))
-
-
-EXPOSED = {
-    "images": "Images that were judged.",
-    "evidence": "Evidence against the stream, logarithm to base 10.",
-    "threshold": "Evidence at which there is an alarm.",
-    "unreadable": "Images that could not be read.",
-    "alarms": "Alarms.",
-}
-"""The figures for Prometheus, fields of `jobs.display.events.Watching`, and the help of each."""
-
-
-def expose(path: str, progress: events.Watching, p_values: Sequence[float]) -> None:
-    """Write the figures of a watch in Prometheus's text format; the file is replaced at once.
-
-    Args:
-        path: the file.
-        progress: the figures.
-        p_values: p-values of the latest images.
-
-    Raises:
-        JobError: if the file cannot be written.
-    """
-    from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
-
-    registry = CollectorRegistry()
-    for name, text in EXPOSED.items():
-        Gauge(f"glow_watch_{name}", text, registry=registry).set(getattr(progress, name))
-    quantiles = Gauge(
-        "glow_watch_p_value", "Quantile of the p-values of the latest images.", ["quantile"], registry=registry
-    )
-    for quantile in (0.01, 0.1, 0.5) if p_values else ():
-        quantiles.labels(quantile).set(float(np.quantile(p_values, quantile)))
-    try:
-        write_to_textfile(path, registry)
-    except OSError as error:
-        raise JobError(
-            f"--prometheus {path} cannot be written ({error})", remedy="name another file", code="file-not-written"
-        ) from error
