@@ -27,7 +27,7 @@ RECOMMENDED_BY = 300
 """Number of held-out images per corruption, at severity `MIDDLE`, by which a detector is recommended."""
 
 CORRUPTED = "corrupted"
-"""The name of the images of `for_recommendation` among the splits that a training scores."""
+"""What the images of `for_recommendation` are called, beside the splits and after the name of a data set."""
 
 MIDDLE = 3
 """The severity in the middle of 1 to 5."""

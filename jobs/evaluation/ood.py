@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from glow.datasets import DatasetInfo, LazyDataset, dataset_names, describe, status
-from glow.datasets.corruptions import SEVERITIES, all_corrupted, for_recommendation
+from glow.datasets.corruptions import CORRUPTED, SEVERITIES, all_corrupted, for_recommendation
 from glow.datasets.names import absolute_dataset, dataset_label
 from glow.figures import pictures
 from glow.ood import (
@@ -478,7 +478,7 @@ def _proxies(aurocs: pd.DataFrame) -> str:
 
 
 def _name(own: str) -> str:
-    return f"{own}-corrupted"
+    return f"{own}-{CORRUPTED}"
 
 
 def drift(work: OodWork, detectors: list[Detector], scores: Scores, result: OodResult) -> Drift:

@@ -72,10 +72,10 @@ def release(
     corrupted = scores.pop(CORRUPTED)
     calibration = Calibration.of(scores["train"], scores["validation"], corrupted)
     calibration.save(checkpoint / SCORES_FILE)  # next to the weights, so that the folder alone can judge images
+    images = for_recommendation(work.splits["validation"]).fingerprint()
+    _keep(corrupted, f"{dataset}-{CORRUPTED}", "validation", images, model_digest, work, record)
     for split, table in scores.items():
-        fingerprint = digests[f"{dataset} {split}"]
-        key = key_of(model_digest, fingerprint, work.config.bits, split, seed=0, precision="float32")
-        save_scores(key, labelled(table, dataset, split), record)
+        _keep(table, dataset, split, digests[f"{dataset} {split}"], model_digest, work, record)
     name = registered_name(dataset, work.spec.bits)
     tags = {
         tag_names.DATASET: dataset,
@@ -95,6 +95,14 @@ def release(
         about = f"{record.name}: {bits(validation_bits_per_dim)} bits/dim on the validation images"
         model_id, version = record.model(folder, name, tags, about)
     return Released(f"models:/{name}/{version}", model_id)
+
+
+def _keep(
+    table: pd.DataFrame, dataset: str, split: str, fingerprint: str, model_digest: str, work: Work, record: Record
+) -> None:
+    """Record a score table where evaluations look for it."""
+    key = key_of(model_digest, fingerprint, work.config.bits, split, seed=0, precision="float32")
+    save_scores(key, labelled(table, dataset, split), record)
 
 
 def gathered(work: Work, checkpoint: Path, tables: Mapping[tuple[str, int], pd.DataFrame]) -> dict[str, pd.DataFrame]:

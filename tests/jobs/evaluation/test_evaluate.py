@@ -109,7 +109,8 @@ def test_no_image_is_scored_twice(evaluated):
     scored = [(event["dataset"], event["split"], event["from_run"]) for event in events if event["event"] == "scored"]
     assert {at for name, _, at in scored if name == "digits"} == {run_id}
     assert scored.count(("digits", "test", run_id)) == 2
-    assert {at for name, _, at in scored if name != "digits"} == {None}
+    assert ("digits-corrupted", "validation", run_id) in scored
+    assert {at for name, split, at in scored if name != "digits" and split != "validation"} == {None}
     assert {(name, split) for name, split, _ in scored} == {
         ("digits", "train"),
         ("digits", "validation"),
