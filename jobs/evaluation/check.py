@@ -31,6 +31,7 @@ from jobs.display.tables import as_markdown, furthest_table, verdict_sentence
 from jobs.errors import JobError, SpecError
 from jobs.evaluation.find_model import TrainedModel
 from jobs.evaluation.run import Evaluation, evaluation_run, prepare_evaluation
+from jobs.evaluation.scoring import made_of
 from jobs.specs.evaluation import CheckSpec
 from jobs.system.process_setup import set_up_computing
 from jobs.text import rows_of
@@ -235,9 +236,7 @@ def _judged(work: CheckWork, show: Show) -> tuple[Check, pd.DataFrame, Callable[
 
 def built(model: TrainedModel) -> Glow:
     """Make a model that scores images, on the GPU if there is one."""
-    built = Glow(model.config)
-    built.load_state_dict({name: torch.tensor(array) for name, array in model.weights.items()})
-    return built.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
+    return made_of(model.config, model.weights).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def scored(model: Glow, parts: Sequence[Incoming], noise_seed: int, show: Show, name: str) -> Scores:

@@ -8,7 +8,7 @@ the workers are busy with, and of one more shard.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -260,6 +260,11 @@ def model_on(reference: list[Any], threads: int) -> Glow:
 def _rebuilt(reference: Any) -> Glow:
     """Build the model once per worker process, which runs many tasks."""
     config, weights = ray.get(reference)
-    model = Glow(GlowConfig.from_dict(config))
+    return made_of(GlowConfig.from_dict(config), weights).to("cuda" if ray.get_gpu_ids() else "cpu")
+
+
+def made_of(config: GlowConfig, weights: Mapping[str, np.ndarray]) -> Glow:
+    """Make the model of a `TrainedModel`, on the CPU."""
+    model = Glow(config)
     model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
-    return model.to("cuda" if ray.get_gpu_ids() else "cpu")
+    return model
