@@ -25,6 +25,7 @@ from glow.layers import (
     make_permutation,
     mix,
     mixing,
+    network_kind,
     unmixing,
 )
 from glow.reversible import reversible_steps
@@ -99,19 +100,12 @@ class Level(Layer):
         """Make the level of a Glow with an index from 0 on; `generator` draws the permutations."""
         squeezed, is_top = 4 * 2**level * config.image_shape[0], level == config.levels - 1
         _, height, width = config.latent_shapes[level]
+        network = network_kind(config.network, (height, width), config.heads)
         steps = [
             Step(
                 squeezed,
                 make_permutation(config.permutation, squeezed, generator),
-                CouplingLayer(
-                    squeezed,
-                    config.width,
-                    config.coupling,
-                    config.scale,
-                    config.network,
-                    (height, width),
-                    config.heads,
-                ),
+                CouplingLayer(squeezed, config.width, config.coupling, config.scale, network),
             )
             for _ in range(config.depth)
         ]
@@ -175,22 +169,14 @@ class FullResolution(Level):
 
     def __init__(self, config: GlowConfig) -> None:
         (channels, *size), width = config.image_shape, max(1, config.width // 2)
+        network = network_kind(config.network, (size[0], size[1]), config.heads)
         super().__init__(
             Checkerboard(first=0),
             [
                 Step(
                     2 * channels,
                     FixedPermutation(torch.arange(2 * channels).roll(channels)),
-                    CheckerboardCoupling(
-                        channels,
-                        width,
-                        config.coupling,
-                        config.scale,
-                        seen=index % 2,
-                        network=config.network,
-                        size=(size[0], size[1]),
-                        heads=config.heads,
-                    ),
+                    CheckerboardCoupling(channels, width, config.coupling, config.scale, index % 2, network),
                 )
                 for index in range(config.checkerboard)
             ],

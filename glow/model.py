@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from glow.config import GlowConfig, Memory
 from glow.dequantization import dequantize, quantize
-from glow.layers import CouplingNetwork, Logit, NoiseFlow, TopPrior, Unchanged, gaussian_log_prob
+from glow.layers import CouplingNetwork, Logit, NoiseFlow, TopPrior, Unchanged, gaussian_log_prob, network_kind
 from glow.levels import FullResolution, Level
 
 Precision = Literal["float32", "bf16"]
@@ -119,10 +119,8 @@ class Glow(nn.Module):
             self.top = TopPrior(config.latent_shapes[-1][0], config.num_classes)
             variational = config.dequantization == "variational"
             channels, height, width = config.image_shape
-            squeezed = height // 2, width // 2
-            self.noise = (
-                NoiseFlow(channels, config.width, config.network, squeezed, config.heads) if variational else None
-            )
+            network = network_kind(config.network, (height // 2, width // 2), config.heads)
+            self.noise = NoiseFlow(channels, config.width, network) if variational else None
             # Last, so that the other weights do not depend on it.
             self.checkerboard = FullResolution(config) if config.checkerboard else Unchanged()
         self.register_buffer("initialized", torch.tensor(False))

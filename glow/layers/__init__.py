@@ -19,7 +19,7 @@ from glow.layers.networks import (
     PlainNetwork,
     ResidualNetwork,
     ZeroConv2d,
-    make_network,
+    network_kind,
 )
 from glow.layers.noise_flow import NoiseFlow
 from glow.layers.permutation import PERMUTATIONS, FixedPermutation, InvertibleConv1x1, make_permutation
@@ -50,9 +50,9 @@ __all__ = [
     "as_planes",
     "gaussian_log_prob",
     "join",
-    "make_network",
     "make_permutation",
     "mix",
     "mixing",
+    "network_kind",
     "unmixing",
 ]

@@ -12,10 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from glow.config import Coupling, Network, Scale
+from glow.config import Coupling, Scale
 from glow.layers.base import Layer, halves, join
 from glow.layers.coupling_maps import make_elementwise
-from glow.layers.networks import make_network
+from glow.layers.networks import MakeNetwork, PlainNetwork
 
 
 class CouplingLayer(Layer):
@@ -30,9 +30,7 @@ class CouplingLayer(Layer):
         width: hidden channels of the network.
         coupling: "affine", "additive" or "spline".
         scale: the scale of an affine coupling, "sigmoid", "bounded" or "floored"; the other couplings ignore it.
-        network: the kind of the network, "plain", "residual" or "attention".
-        size: (H, W) of the input, which only a network with attention needs.
-        heads: number of attention heads.
+        network: makes the network (`glow.layers.networks`).
 
     Example:
         >>> layer = CouplingLayer(channels=4, width=16, coupling="affine", scale="sigmoid")
@@ -52,14 +50,12 @@ class CouplingLayer(Layer):
         width: int,
         coupling: Coupling,
         scale: Scale,
-        network: Network = "plain",
-        size: tuple[int, int] | None = None,
-        heads: int = 4,
+        network: MakeNetwork = PlainNetwork,
     ) -> None:
         super().__init__()
         half = channels // 2
         self.map = make_elementwise(coupling, scale)
-        self.network = make_network(network, channels - half, self.map.parameters * half, width, size, heads)
+        self.network = network(channels - half, self.map.parameters * half, width)
 
     def parameters_given(self, x_b: Tensor) -> Tensor:
         """Return the parameters of the map, (B, P C/2, H, W), given the half that does not change, (B, C/2, H, W)."""
@@ -152,9 +148,7 @@ class CheckerboardCoupling(CouplingLayer):
         coupling: "affine", "additive" or "spline".
         scale: the scale of an affine coupling.
         seen: the colour, 0 or 1, of the second half.
-        network: the kind of the network, "plain", "residual" or "attention".
-        size: (H, W) of the images, which only a network with attention needs.
-        heads: number of attention heads.
+        network: makes the network (`glow.layers.networks`).
 
     Example:
         >>> layer = CheckerboardCoupling(channels=1, width=8, coupling="affine", scale="bounded", seen=1)
@@ -172,12 +166,10 @@ class CheckerboardCoupling(CouplingLayer):
         coupling: Coupling,
         scale: Scale,
         seen: int,
-        network: Network = "plain",
-        size: tuple[int, int] | None = None,
-        heads: int = 4,
+        network: MakeNetwork = PlainNetwork,
     ) -> None:
-        super().__init__(2 * channels, width, coupling, scale, network, size, heads)
-        self.network = make_network(network, channels + 1, self.map.parameters * channels, width, size, heads)
+        super().__init__(2 * channels, width, coupling, scale, network)
+        self.network = network(channels + 1, self.map.parameters * channels, width)
         self.board = Checkerboard(first=1 - seen)
 
     def parameters_given(self, x_b: Tensor) -> Tensor:

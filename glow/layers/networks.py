@@ -1,13 +1,15 @@
 """The networks in couplings, which have nearly all weights of a Glow and take nearly all of its time.
 
-`GlowConfig.network` names the kind, and `make_network` makes it.
+`GlowConfig.network` names the kind, and `network_kind` returns what makes it.
 
 Shapes: B images, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +84,7 @@ class CouplingNetwork(nn.Module):
             the type of the input, so that scales, log-dets and priors keep their precision.
 
     Example:
-        >>> network = make_network("residual", in_channels=2, out_channels=4, width=16)
+        >>> network = ResidualNetwork(in_channels=2, out_channels=4, width=16)
         >>> network.compute_dtype = torch.bfloat16
         >>> z = network(torch.randn(3, 2, 8, 8))
         >>> z.shape, z.dtype
@@ -226,30 +228,27 @@ def _keep_variance(*convs: nn.Conv2d) -> None:
         nn.init.zeros_(bias)
 
 
-def make_network(
-    network: Network,
-    in_channels: int,
-    out_channels: int,
-    width: int,
-    size: tuple[int, int] | None = None,
-    heads: int = 4,
-) -> CouplingNetwork:
-    """Make a network with new weights.
+MakeNetwork = Callable[[int, int, int], CouplingNetwork]
+"""What makes a network with new weights: C_in, C_out, width -> the network. The classes of networks are such functions.
+"""
+
+
+def network_kind(network: Network, size: tuple[int, int], heads: int) -> MakeNetwork:
+    """Return what makes the networks of a kind.
 
     Args:
-        network: the kind, "plain", "residual" or "attention".
-        in_channels: C_in.
-        out_channels: C_out.
-        width: channels of the hidden layers.
-        size: (H, W) of the input, which only a network with attention needs.
-        heads: number of attention heads.
+        network: "plain", "residual" or "attention".
+        size: (H, W) of the input, which only networks with attention depend on.
+        heads: number of their attention heads.
 
     Example:
-        >>> type(make_network("plain", in_channels=2, out_channels=4, width=16)).__name__
-        'PlainNetwork'
+        >>> make_network = network_kind("attention", size=(8, 8), heads=4)
+        >>> type(make_network(2, 4, 16)).__name__
+        'AttentionNetwork'
     """
-    if network == "attention":
-        assert size is not None
-        return AttentionNetwork(in_channels, out_channels, width, size, heads)
-    kind = ResidualNetwork if network == "residual" else PlainNetwork
-    return kind(in_channels, out_channels, width)
+    kinds: dict[Network, MakeNetwork] = {
+        "plain": PlainNetwork,
+        "residual": ResidualNetwork,
+        "attention": partial(AttentionNetwork, size=size, heads=heads),
+    }
+    return kinds[network]

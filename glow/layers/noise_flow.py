@@ -11,9 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from glow.config import Network
 from glow.layers.base import as_planes, halves, sum_per_image
-from glow.layers.networks import make_network
+from glow.layers.networks import MakeNetwork, PlainNetwork
 from glow.layers.split import Squeeze
 
 LOG_BOUND = 2.0
@@ -41,9 +40,7 @@ class NoiseFlow(nn.Module):
     Args:
         channels: C, of the images.
         width: hidden channels of the network.
-        network: the kind of the network, "plain", "residual" or "attention".
-        size: (H, W) of the squeezed images, which only a network with attention needs.
-        heads: number of attention heads.
+        network: makes the network (`glow.layers.networks`).
 
     Example:
         >>> noise_flow = NoiseFlow(channels=1, width=16)
@@ -59,13 +56,11 @@ class NoiseFlow(nn.Module):
         self,
         channels: int,
         width: int,
-        network: Network = "plain",
-        size: tuple[int, int] | None = None,
-        heads: int = 4,
+        network: MakeNetwork = PlainNetwork,
     ) -> None:
         super().__init__()
         self.squeeze = Squeeze()
-        self.network = make_network(network, 4 * channels, 8 * channels, width, size, heads)
+        self.network = network(4 * channels, 8 * channels, width)
 
     def forward(self, image_BCHW: Tensor, v_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Turn uniform noise into noise that depends on the image.

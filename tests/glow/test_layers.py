@@ -21,7 +21,7 @@ from glow.layers import (
 )
 from glow.layers.actnorm import SD_FLOOR
 from glow.layers.coupling_maps import LOG_BOUND
-from glow.layers.networks import PlainNetwork, weight_and_bias
+from glow.layers.networks import PlainNetwork, ResidualNetwork, network_kind, weight_and_bias
 from tests.glow.flows import jacobian_log_det, perturb
 
 SHAPE = (4, 4, 2)  # channels, height, width: small, and not square
@@ -42,11 +42,11 @@ LAYERS: dict[str, Callable[[], Layer]] = {
     "affine-floored": lambda: CouplingLayer(4, 8, "affine", "floored"),
     "additive": lambda: CouplingLayer(4, 8, "additive", "sigmoid"),
     "spline": lambda: CouplingLayer(4, 8, "spline", "sigmoid"),
-    "affine-residual": lambda: CouplingLayer(4, 8, "affine", "floored", "residual"),
-    "affine-attention": lambda: CouplingLayer(4, 8, "affine", "floored", "attention", SHAPE[1:], heads=2),
+    "affine-residual": lambda: CouplingLayer(4, 8, "affine", "floored", ResidualNetwork),
+    "affine-attention": lambda: CouplingLayer(4, 8, "affine", "floored", network_kind("attention", SHAPE[1:], 2)),
     "checkerboard": lambda: Checkerboard(first=1),
     "checkerboard-affine": lambda: CheckerboardCoupling(2, 8, "affine", "bounded", seen=0),
-    "checkerboard-spline": lambda: CheckerboardCoupling(2, 8, "spline", "sigmoid", seen=1, network="residual"),
+    "checkerboard-spline": lambda: CheckerboardCoupling(2, 8, "spline", "sigmoid", seen=1, network=ResidualNetwork),
     "logit": lambda: Logit(0.05),
     "unchanged": Unchanged,
 }
