@@ -33,6 +33,7 @@ import pytest
 from mlflow.entities import Run
 from safetensors.torch import load_file
 
+from glow.checkpoint import WEIGHTS_FILE
 from jobs.tracking.liveness import GONE
 from jobs.tracking.registry import registered_versions
 from tests.jobs.command_line import Running, alive, free_port, glowctl, wait_until
@@ -161,7 +162,7 @@ def check_nothing_stays(temporary: Path) -> None:
 
 
 def weights_of(folder: Path, run: Run) -> dict[str, np.ndarray]:
-    (file,) = (folder / "outputs" / run.info.run_id / "results").glob("checkpoint/*.safetensors")
+    file = folder / "outputs" / run.info.run_id / "results" / "checkpoint" / WEIGHTS_FILE
     return {name: tensor.numpy() for name, tensor in load_file(file).items()}
 
 

@@ -12,6 +12,7 @@ import torch
 
 from glow import Glow, GlowConfig, save_checkpoint
 from glow.datasets import LazyDataset
+from glow.datasets.corruptions import for_recommendation
 from jobs.display.events import Epoch, Event, Resize, Restart, Started
 from jobs.specs.training import make_train_spec
 from jobs.tracking.record import Record
@@ -142,10 +143,11 @@ def test_the_results_are_metrics_of_the_model_with_the_images_that_they_were_mea
     assert measured_on["seconds"] == (None, None)
 
 
-def test_every_split_is_scored_if_the_driver_was_not_told_of_its_scores(concluded):
+def test_every_split_and_the_corrupted_images_are_scored_if_the_driver_was_not_told_of_its_scores(concluded):
     work, run, _ = concluded
     tables = [read_table(work.tracking_uri, *place) for place in tables_by_images(work.tracking_uri, run).values()]
-    assert sorted(len(table) for table in tables if table is not None) == sorted(map(len, work.splits.values()))
+    scored = [*work.splits.values(), for_recommendation(work.splits["validation"])]
+    assert sorted(len(table) for table in tables if table is not None) == sorted(map(len, scored))
 
 
 def test_how_long_the_start_took_is_said_once_and_recorded():
