@@ -19,7 +19,7 @@ FAILED := --last-failed --last-failed-no-failures none
 demo: $(VENV)/installed
 	$(BIN)/glowctl demo
 
-# What to run after a change: a few minutes, a training, an ablation, evaluations and a kill on a real Ray among them.
+# What to run after a change: a few minutes, a training, an ablation and evaluations on a real Ray among them.
 test: $(VENV)/installed
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) \
 		-m 'not slow and not nightly and not timing and not root and not browser and not install' $(PYTEST_ARGS)

@@ -181,6 +181,7 @@ def test_mlflow_is_started_again_when_it_has_ended(host):
     wait_until(lambda: len(host.calls("mlflow")) == 2)
 
 
+@pytest.mark.slow
 def test_an_mlflow_that_does_not_start_is_the_heads_error_and_is_not_kept(host):
     (host.home / "broken").touch()
     done = host.run("head.sh")

@@ -83,6 +83,7 @@ def test_parquet_files_in_a_bucket_are_read(bucket):
     assert torch.equal(load_dataset(f"parquet:{one_file}", "test")[0], expected)
 
 
+@pytest.mark.slow
 def test_files_of_equal_name_and_size_in_two_folders_are_two_files(bucket):
     """The exports of two data sets often have the same file names."""
     sizes = set()
@@ -243,6 +244,7 @@ def test_a_cache_that_cannot_be_written_costs_only_speed(tmp_path):
     assert cache.get("key", lambda: b"again") == b"again"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [0, 7])
 def test_blocks_that_a_crash_cut_short_are_fetched_again(bucket, tmp_path, left):
     pixels, labels = put_packed(bucket, "packed", [300])
@@ -266,6 +268,7 @@ def test_a_size_that_is_none_is_refused(monkeypatch, size):
     assert repr(size) in str(raised.value)
 
 
+@pytest.mark.slow
 def test_the_survey_of_a_folder_reads_each_file_once_and_several_at_a_time(bucket, monkeypatch):
     for number in range(200):
         bucket.put(f"survey/{number:03}.png", png(np.full((6, 4), number, np.uint8)))
@@ -285,6 +288,7 @@ def test_the_survey_of_a_folder_reads_each_file_once_and_several_at_a_time(bucke
     assert sorted(opened) == [f"{number:03}.png" for number in range(200)]
 
 
+@pytest.mark.slow
 def test_the_survey_names_the_first_damaged_file_and_passes_over_all_if_asked(bucket):
     for number in range(100):
         bucket.put(f"damaged/{number:03}.png", b"no" if number in (70, 90) else png(np.zeros((6, 4), np.uint8)))

@@ -36,6 +36,7 @@ def digits():
     return model, Calibration.of(score(model, train), score(model, validation), of_corrupted), score(model, test)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("held_out", "images"), [(60, 20), (60, 150), (199, 1)])
 def test_at_most_one_minus_alpha_of_the_batches_that_belong_are_strange(held_out, images, monkeypatch):
     monkeypatch.setattr("glow.ood.check.CHOICES", 199)

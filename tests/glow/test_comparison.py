@@ -495,6 +495,7 @@ def test_images_are_compared_as_by_the_paired_t_test_of_scipy(images):
     np.testing.assert_allclose(found.difference_N, a - b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [100, 2000])
 def test_the_interval_of_paired_images_covers_the_true_difference(images):
     rng, trials = np.random.default_rng(0), 2000

@@ -344,6 +344,7 @@ def test_kinds_of_factors(values, names, places):
     assert "log scale" in axes.get_xticklabels()[0].get_text() or max(map(len, names)) < 6
 
 
+@pytest.mark.slow
 def test_names_at_many_axes_are_apart():
     rng = np.random.default_rng(0)
     search: dict[str, list[str] | list[int]] = {

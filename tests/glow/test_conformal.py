@@ -92,6 +92,7 @@ def test_the_p_value_of_a_batch_is_the_share_of_all_choices(n, m):
     assert abs(found - exact) <= 4 * math.sqrt(exact * (1 - exact) / k) + 1 / k
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scores", SCORES)
 @pytest.mark.parametrize(("n", "m"), [(30, 5), (30, 100), (200, 200), (20, 1)])
 def test_batches_that_belong_have_p_values_that_are_not_too_small(scores, n, m):

@@ -99,6 +99,7 @@ def pool():
     return references.distances(features(30_000, 5)[0]), references.distances(TRAIN, own=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("m", [1, 2, 10])
 @pytest.mark.parametrize("name", [NEAREST, MAHALANOBIS])
 def test_false_alarms_keep_to_one_less_alpha_with_fifty_held_out_images(name, m, pool):

@@ -62,6 +62,7 @@ def labels(glow: Glow, n: int = 4) -> torch.Tensor | None:
     return torch.zeros(n, dtype=torch.int64, device=META) if glow.config.num_classes else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("memory", "precision"), [("stored", "bf16"), ("reversible", "float32")])
 def test_likelihoods_and_gradients_stay_on_the_device(glow, memory, precision):
     glow.set_memory(memory).set_precision(precision)

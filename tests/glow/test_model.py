@@ -251,6 +251,7 @@ def test_steps_have_shuffles_of_their_own_that_are_saved():
     assert orders != shuffles(other)
 
 
+@pytest.mark.slow
 def test_weights_follow_from_the_seed_in_any_process():
     program = """
 import hashlib

@@ -43,6 +43,7 @@ def assert_is_mean_of(values, expected):
     assert abs(np.mean(values) - expected) < 4 * stats.sem(values) + 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_intervals")
 @pytest.mark.parametrize("kind", MEANS)
 @pytest.mark.parametrize("alpha", [0.9, 0.99])

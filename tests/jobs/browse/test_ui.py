@@ -29,6 +29,7 @@ def own(tmp_path_factory, empty_store):
     command.wait()
 
 
+@pytest.mark.slow
 def test_the_address_answers_as_soon_as_it_is_printed_and_shows_the_runs(own):
     command, port = own
     line = command.line_with("the MLflow UI is at")

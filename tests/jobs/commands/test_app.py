@@ -130,6 +130,7 @@ def test_images_that_cannot_be_trained_on_are_named_in_words_of_the_command_line
     assert [fact for fact in facts if fact not in said] == []
 
 
+@pytest.mark.slow
 def test_a_tracking_server_that_does_not_answer_is_said(one_process, tmp_path):
     """`test_a_server_that_does_not_answer_is_said_within_seconds` holds the check itself to a time."""
     with socket.socket() as silent:

@@ -196,6 +196,7 @@ def scores(folder: Path, run_id: str) -> pd.DataFrame:
     return table_of(uri_of(folder), run_id, path)
 
 
+@pytest.mark.slow
 def test_the_ood_job_gives_the_results_of_the_library(evaluated):
     folder, _, ends, _ = evaluated
     model = load_checkpoint(folder / "trained" / "checkpoint")

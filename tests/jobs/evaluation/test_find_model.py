@@ -24,6 +24,7 @@ def store(tmp_path_factory):
     return folder, f"sqlite:///{folder}/mlflow.db", train_into(folder)
 
 
+@pytest.mark.slow
 def test_a_model_is_found_by_every_name_it_has(store):
     folder, uri, run_id = store
     promote(uri, "glow", run_id, "champion")

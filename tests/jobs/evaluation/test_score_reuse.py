@@ -30,6 +30,7 @@ def save_arrays(folder, labels):
     return f"arrays:{folder}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "now"), [([0] * 6, [0, 1, 2, 2, 1, 2]), ([0, 1, 2, 3, 4, 5], [0, 1, 1, 1, 0, 1])])
 def test_scores_that_are_reused_have_the_labels_of_the_images_at_hand(tmp_path, model, before, now):
     given = {"model": str(tmp_path / "model"), "trained_on": "digits", **where(tmp_path)}
@@ -64,6 +65,7 @@ def test_only_padded_images_of_one_size_have_bits_per_original_pixel(tmp_path, m
     assert all(map(math.isnan, ratios.values()))
 
 
+@pytest.mark.slow
 def test_the_origin_of_the_scores_of_the_model_and_of_its_background_is_recorded(tmp_path, model):
     background = save_model(tmp_path / "background", seed=1)
     images = save_arrays(tmp_path / "images", [0] * 40)

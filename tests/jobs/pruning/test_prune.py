@@ -150,6 +150,7 @@ def test_an_ablation_is_compared_with_its_pruned_trials(store, capsys):
     assert sorted(table["validation_bits_per_dim"].dropna()) == [3.0, 4.0, 5.0]
 
 
+@pytest.mark.slow
 def test_checkpoints_in_a_bucket_are_deleted(tmp_path, uri, bucket, capsys):
     store = Recorded(tmp_path, uri, bucket.uri("glow"))
     training = store.train("old")

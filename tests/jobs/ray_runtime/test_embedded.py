@@ -70,6 +70,7 @@ def test_ray_starts_by_its_public_names_alone(tmp_path):
         assert done.stdout.splitlines()[-1].startswith("127.0.0.1:")
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_command_that_is_killed_leaves_no_folder():
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="") as place:

@@ -75,6 +75,7 @@ def elsewhere(heard_s_ago, who="other-host/boot/pid 7 100"):
     return {DRIVER: who, ALIVE: str(int(time.time() - heard_s_ago))}
 
 
+@pytest.mark.slow
 def test_the_next_command_marks_the_runs_of_a_driver_that_was_killed(uri):
     with driving(uri):
         assert {name: run.info.status for name, run in looked(uri).items()} == {

@@ -189,6 +189,7 @@ def test_the_model_is_registered_with_the_scores_of_every_image_and_is_the_check
         assert grid.width == grid.height >= 640
 
 
+@pytest.mark.slow
 def test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit(tmp_path):
     # The kill must come well after a checkpoint, even if an epoch takes 0.1 s.
     long = (*SMOKE, "--per-class", "16", "--epochs", "40", "--checkpoint-every", "10", "--sample-every", "0")
