@@ -15,6 +15,9 @@ from glow.errors import LEVELS, SIDES_ADVICE
 Permutation = Literal["1x1", "shuffle", "reverse"]
 """How a step of flow mixes the channels."""
 
+Normalization = Literal["on", "off"]
+"""Whether a step of flow begins with an ActNorm."""
+
 Coupling = Literal["affine", "additive", "spline"]
 """The map of a coupling layer."""
 
@@ -65,6 +68,7 @@ class GlowConfig:
             couplings ignore this setting.
         network: the networks of couplings. ``"plain"`` has the paper's three convolutions, ``"residual"`` four, two of
             which are a residual block, and ``"attention"`` a block of a vision transformer (`glow.layers.networks`).
+        actnorm: ``"on"``, or ``"off"`` for steps without the scale and the bias per channel (`glow.layers.ActNorm`).
         heads: number of attention heads of each network with attention, which must divide its width.
         num_classes: number of classes on which the top prior is conditioned; None for an unconditional model.
         seed: seed of all initial weights, rotations and shuffles. Two models of one config have equal initial weights.
@@ -103,6 +107,7 @@ class GlowConfig:
     checkerboard: int = 0
     network: Network = "plain"
     heads: int = 4
+    actnorm: Normalization = "on"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_shape", tuple(int(side) for side in self.image_shape))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from glow.config import GlowConfig
+from glow.config import GlowConfig, Normalization
 from glow.layers import (
     ActNorm,
     AffineLayer,
@@ -34,12 +34,13 @@ from glow.reversible import reversible_steps
 class Step(nn.Module):
     """One step of flow: ActNorm -> channel permutation -> coupling (Kingma & Dhariwal 2018, figure 2a).
 
-    `Level` computes ActNorm and permutation of all its steps together, so this class has no forward.
+    `Level` computes `affine_layers` of all its steps together, so this class has no forward.
 
     Args:
         channels: C, of the input and the output.
         permutation: the channel permutation.
         coupling: the coupling layer.
+        actnorm: whether the step begins with an ActNorm.
 
     Example:
         >>> coupling = CouplingLayer(4, width=8, coupling="affine", scale="sigmoid")
@@ -48,15 +49,22 @@ class Step(nn.Module):
         torch.Size([2, 4, 3, 3])
     """
 
-    def __init__(self, channels: int, permutation: AffineLayer, coupling: CouplingLayer) -> None:
+    def __init__(
+        self, channels: int, permutation: AffineLayer, coupling: CouplingLayer, actnorm: Normalization = "on"
+    ) -> None:
         super().__init__()
-        self.actnorm = ActNorm(channels)
+        self.actnorm = ActNorm(channels) if actnorm == "on" else None
         self.permutation = permutation
         self.coupling = coupling
 
+    @property
+    def affine_layers(self) -> list[AffineLayer]:
+        """The layers before the coupling, in forward order."""
+        return [layer for layer in (self.actnorm, self.permutation) if layer is not None]
+
     def initialize(self, x_BCHW: Tensor) -> Tensor:
         """Initialize each layer from a batch, and return the step's output for this batch."""
-        layers: tuple[Layer, ...] = (self.actnorm, self.permutation, self.coupling)
+        layers: list[Layer] = [*self.affine_layers, self.coupling]
         for layer in layers:
             x_BCHW = layer.initialize(x_BCHW)
         return x_BCHW
@@ -106,6 +114,7 @@ class Level(Layer):
                 squeezed,
                 make_permutation(config.permutation, squeezed, generator),
                 CouplingLayer(squeezed, config.width, config.coupling, config.scale, network),
+                config.actnorm,
             )
             for _ in range(config.depth)
         ]
@@ -115,7 +124,7 @@ class Level(Layer):
         """Return the output (B, 4C, H/2, W/2), before the split, and the log-det (B,) in nats."""
         x_BCHW, log_det_B = self.squeeze(x_BCHW)
         x_BCHW = as_planes(x_BCHW)
-        matrices, offsets, log_det_K = mixing(self._stages())
+        matrices, offsets, log_det_K = mixing(self._stages()).to(x_BCHW.dtype)
         _, _, height, width = x_BCHW.shape
         log_det_B = log_det_B + height * width * log_det_K.sum()
         mixers = zip(matrices.unbind(), offsets.unbind(), strict=True)
@@ -144,7 +153,7 @@ class Level(Layer):
         return x_BCHW
 
     def _stages(self) -> list[list[AffineLayer]]:
-        return [[step.actnorm for step in self.steps], [step.permutation for step in self.steps]]
+        return [list(stage) for stage in zip(*(step.affine_layers for step in self.steps), strict=True)]
 
     def _unmixing(self, dtype: torch.dtype) -> list[Tensor]:
         return [part.to(dtype) for part in unmixing(self._stages())]
@@ -177,6 +186,7 @@ class FullResolution(Level):
                     2 * channels,
                     FixedPermutation(torch.arange(2 * channels).roll(channels)),
                     CheckerboardCoupling(channels, width, config.coupling, config.scale, index % 2, network),
+                    config.actnorm,
                 )
                 for index in range(config.checkerboard)
             ],

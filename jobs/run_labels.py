@@ -185,7 +185,8 @@ def _unusual(spec: TrainSpec) -> str:
     noise = f", {spec.dequantization} dequantisation" if spec.dequantization != "uniform" else ""
     board = f", {spec.checkerboard} checkerboard couplings" if spec.checkerboard else ""
     network = f", {spec.network} networks" if spec.network != "plain" else ""
-    return noise + (f", {spec.input} input" if spec.input != "linear" else "") + board + network
+    actnorm = ", no ActNorm" if spec.actnorm == "off" else ""
+    return noise + (f", {spec.input} input" if spec.input != "linear" else "") + board + network + actnorm
 
 
 def _again(job: str, run_id: str) -> str:

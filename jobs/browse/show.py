@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 SETTINGS = {
     "train": (
         *("dataset", "permutation", "depth", "levels", "width", "coupling", "scale"),
-        *("dequantization", "input", "checkerboard", "network", "class_conditional", "bits"),
+        *("dequantization", "input", "checkerboard", "network", "actnorm", "class_conditional", "bits"),
         *("epochs", "batch_size", "learning_rate", "optimizer", "flip", "seed", "per_class", "image_size", "workers"),
         *("precision", "gradient_precision"),
     ),
     "ablate": (
         *("dataset", "permutations", "depths", "widths", "couplings", "scales", "dequantizations", "inputs"),
-        *("checkerboards", "networks", "learning_rates", "seeds", "epochs"),
+        *("checkerboards", "networks", "actnorms", "learning_rates", "seeds", "epochs"),
         *("depth", "levels", "width", "batch_size", "learning_rate", "per_class", "search", "scheduler"),
     ),
     "nll": ("datasets", "split", "noise_samples", "seed"),

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from glow.config import Coupling, Dequantization, Input, Network, Permutation, Scale
+from glow.config import Coupling, Dequantization, Input, Network, Normalization, Permutation, Scale
 from jobs.specs.base import Cpus, NotNegative, Positive, Several, Spec, flag_of, sentences, setting, validated
 from jobs.specs.training import TrainSpec, make_train_spec
 from jobs.text import JsonObject, plain
@@ -33,6 +33,7 @@ AXES = {
     "inputs": "input",
     "checkerboards": "checkerboard",
     "networks": "network",
+    "actnorms": "actnorm",
     "learning_rates": "learning_rate",
 }
 """Fields of `AblateSpec` -> the field of `TrainSpec` that each varies."""
@@ -89,6 +90,8 @@ class AblateSpec(Spec):
     networks: Several[Network] | None = setting(None, "Ablation", "all")
     """Networks of coupling layers to compare: all, or a list of plain, residual and attention. With --widths, every
     network gets every width."""
+    actnorms: Several[Normalization] | None = setting(None, "Ablation", "all")
+    """Steps of flow with and without ActNorm to compare: all, or on, off."""
     learning_rates: Several[float] | None = setting(None, "Ablation", "1e-3,2e-3")
     """Learning rates to compare, with commas between, before the factors of --warmup-steps and --schedule."""
     seeds: Positive = setting(3, "Ablation", 5)

@@ -21,6 +21,7 @@ from glow.config import (
     Input,
     Memory,
     Network,
+    Normalization,
     Optimizer,
     Permutation,
     Scale,
@@ -135,6 +136,8 @@ class TrainSpec(Spec):
     """Network of each coupling layer. plain: the paper's three convolutions. residual: four, of which two are a
     residual block. A residual network takes about as long as a plain one of twice its --width. attention: a block of a
     vision transformer between two convolutions."""
+    actnorm: Normalization = setting("on", "Model", "off")
+    """Whether each step of flow begins with an ActNorm, a learned scale and bias per channel: on or off."""
     heads: int = setting(4, "Model", 8)
     """Number of attention heads of each network with --network attention; it must divide --width."""
     class_conditional: bool = setting(False, "Model", True)

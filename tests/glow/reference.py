@@ -197,6 +197,9 @@ class Reference:
         return z if self.config["input"] == "linear" else (torch.sigmoid(z) - A) / (1 - 2 * A) - 0.5
 
     # ---- steps ----
+    def normalizes(self):
+        return self.config.get("actnorm", "on") == "on"
+
     def matrix(self, name):
         low, up = self.t[name + "lower"], self.t[name + "upper"]
         s = self.t[name + "sign_s"] * torch.exp(self.t[name + "log_s"])
@@ -264,9 +267,11 @@ class Reference:
 
     def step(self, x, name, permutation=None):
         hw = x.shape[2] * x.shape[3]
-        bias, ls = self.t[name + "actnorm.bias"], self.t[name + "actnorm.log_scale"]
-        x = (x + bias[None, :, None, None]) * torch.exp(ls)[None, :, None, None]
-        log_det = hw * ls.sum()
+        log_det = torch.zeros(len(x), dtype=torch.float64)
+        if self.normalizes():
+            bias, ls = self.t[name + "actnorm.bias"], self.t[name + "actnorm.log_scale"]
+            x = (x + bias[None, :, None, None]) * torch.exp(ls)[None, :, None, None]
+            log_det = log_det + hw * ls.sum()
         if (permutation or self.config["permutation"]) == "1x1":
             x = torch.einsum("ij,njhw->nihw", self.matrix(name + "permutation."), x)
             log_det = log_det + hw * self.t[name + "permutation.log_s"].sum()
@@ -294,6 +299,8 @@ class Reference:
             x = torch.empty_like(z)
             x[:, self.t[name + "permutation.order"]] = z
             z = x
+        if not self.normalizes():
+            return z
         bias, ls = self.t[name + "actnorm.bias"], self.t[name + "actnorm.log_scale"]
         return z * torch.exp(-ls)[None, :, None, None] - bias[None, :, None, None]
 

@@ -26,11 +26,11 @@ PAIRS = [
         itertools.product(["1x1", "shuffle", "reverse"], COUPLINGS),
         itertools.cycle(
             [
-                ("linear", "uniform", None, 8, 2, 0, "plain"),
-                ("logit", "variational", 3, 5, 1, 2, "residual"),
-                ("logit", "uniform", 3, 8, 3, 0, "residual"),
-                ("linear", "variational", None, 5, 2, 3, "plain"),
-                ("logit", "variational", None, 8, 2, 1, "attention"),
+                ("linear", "uniform", None, 8, 2, 0, "plain", "on"),
+                ("logit", "variational", 3, 5, 1, 2, "residual", "off"),
+                ("logit", "uniform", 3, 8, 3, 0, "residual", "on"),
+                ("linear", "variational", None, 5, 2, 3, "plain", "off"),
+                ("logit", "variational", None, 8, 2, 1, "attention", "on"),
             ]
         ),
     )
@@ -38,7 +38,9 @@ PAIRS = [
 """Every permutation with every coupling, and each of the other settings with several of both."""
 
 
-def perturbed(tmp_path, permutation, coupling, scale, input, dequantization, classes, bits, levels, board, network):
+def perturbed(
+    tmp_path, permutation, coupling, scale, input, dequantization, classes, bits, levels, board, network, actnorm
+):
     """A float64 model whose weights are away from zero, the reference of its checkpoint, and 12 images with classes."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8, generator=generator)
@@ -46,7 +48,7 @@ def perturbed(tmp_path, permutation, coupling, scale, input, dequantization, cla
     config = GlowConfig(
         image_shape=(3, 8, 8), levels=levels, depth=2, width=8, permutation=permutation, coupling=coupling, scale=scale,
         input=input, dequantization=dequantization, num_classes=classes, bits=bits, checkerboard=board,
-        network=network,
+        network=network, actnorm=actnorm,
     )  # fmt: skip
     model = Glow(config)
     model.initialize(images)

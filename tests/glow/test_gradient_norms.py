@@ -18,6 +18,7 @@ VARIANTS = [
     {"coupling": "spline", "scale": "floored"},
     {"checkerboard": 2, "network": "residual"},
     {"network": "attention"},
+    {"actnorm": "off", "permutation": "reverse"},
 ]
 
 

@@ -17,6 +17,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "checkerboard": {"checkerboard": 2},
     "residual": {"network": "residual"},
     "attention": {"network": "attention", "checkerboard": 1},
+    "no ActNorm": {"actnorm": "off", "permutation": "shuffle"},
     "laptop": {"input": "logit", "dequantization": "variational", "checkerboard": 2, "network": "residual"},
 }
 

@@ -21,7 +21,7 @@ VARIANTS = {
     "floored-variational": {"scale": "floored", "dequantization": "variational"},
     "spline-logit": {"coupling": "spline", "input": "logit"},
     "checkerboard-residual": {"checkerboard": 2, "network": "residual"},
-    "attention": {"network": "attention", "heads": 2},
+    "attention": {"network": "attention", "heads": 2, "actnorm": "off"},
 }
 
 

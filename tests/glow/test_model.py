@@ -23,6 +23,7 @@ VARIANTS = [
     {"checkerboard": 3, "scale": "bounded"},
     {"network": "residual", "dequantization": "variational"},
     {"network": "attention", "dequantization": "variational", "checkerboard": 2},
+    {"actnorm": "off", "permutation": "reverse", "checkerboard": 1},
 ]
 
 

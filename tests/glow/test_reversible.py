@@ -20,6 +20,7 @@ VARIANTS = {
     "checkerboard": {"checkerboard": 3},
     "residual": {"network": "residual", "checkerboard": 1, "dequantization": "variational"},
     "attention": {"network": "attention", "dequantization": "variational"},
+    "no-actnorm": {"actnorm": "off", "permutation": "shuffle"},
     "conditional": {"num_classes": 3},
     "colour": {"image_shape": (3, 8, 8)},
 }
