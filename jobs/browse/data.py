@@ -83,7 +83,7 @@ def show_data(
     typer.echo(text_table(_rows(info, splits)))
     if look_for_duplicates:
         counts = equal.reset_index(names="equal images").astype(str)
-        typer.echo(text_table([list(counts), *counts.to_numpy().tolist()]))
+        typer.echo(text_table([counts.columns.tolist(), *counts.to_numpy().tolist()]))
 
 
 def _named(name: str) -> str:
