@@ -295,10 +295,10 @@ def _trainings_table(model: str, rows: Sequence[Row]) -> Table:
     cells = [
         [detector, *(auroc(known.get((detector, *column))) for column in columns)] for detector in detectors_of(rows)
     ]
-    several = rows[0]["trainings"] > 1
-    caption = f"AUROC of {model}, " + (f"mean over {rows[0]['trainings']} trainings." if several else "one training.")
-    notes = ["The 95 % t interval covers other trainings, which differ in their seed, on the same images."]
-    return Table(caption, ["detector", *(f"{name} M={m}" for name, m in columns)], cells, notes if several else [])
+    trainings = rows[0]["trainings"]
+    mean = f"mean over {trainings} trainings, with 95 % t intervals that cover other trainings on the same images"
+    caption = f"AUROC of {model}, {mean if trainings > 1 else 'one training'}."
+    return Table(caption, ["detector", *(f"{name} M={m}" for name, m in columns)], cells)
 
 
 def detectors_of(rows: Iterable[Row]) -> list[str]:

@@ -54,7 +54,8 @@ def test_models_that_differ_in_their_seed_have_a_mean(given, tmp_path, one_proce
     means = pd.DataFrame(together["rows"]).set_index(["model", "detector", "dataset", "batch_size"])
     seeds, longer = means.index.unique("model")
     key = "joint", "arrays-other", 3
-    of_each = [table.set_index(["detector", "dataset", "batch_size"]).loc[key, "auroc"] for table in single]
+    asked = "detector == 'joint' and dataset == 'arrays-other' and batch_size == 3"
+    of_each = [float(table.query(asked)["auroc"].item()) for table in single]
     assert means.loc[(seeds, *key), "auroc"] == pytest.approx((of_each[0] + of_each[1]) / 2)
     assert means.loc[(longer, *key), "auroc"] == pytest.approx(of_each[2])
     assert means["trainings"].groupby("model").unique().str[0].to_dict() == {seeds: 2, longer: 1}
@@ -72,8 +73,9 @@ def test_an_ablation_stands_for_its_finished_trials(uri):
     ablation, empty = (Record.start(uri, "glow", name, tags, {}) for name in ("depths", "empty"))
     of_trial = {tag_names.JOB: "train", tag_names.TRIAL: "t", tag_names.PARENT: ablation.run_id}
     trials = [Record.start(uri, "glow", f"trial {number}", of_trial, {}) for number in range(3)]
-    for trial, status in zip(trials, ("FINISHED", "FAILED", "FINISHED"), strict=True):
-        trial.finish(status)
+    trials[0].finish("FINISHED")
+    trials[1].finish("FAILED")
+    trials[2].finish("FINISHED")
     finished = [trials[0].run_id, trials[2].run_id]
     assert models_named("depths", uri, "glow") == finished
     assert models_named(f"{trials[1].run_id}, depths", uri, "glow") == [trials[1].run_id, *finished]
