@@ -35,7 +35,7 @@ TEST, VALIDATION = metric_names.TEST, metric_names.VALIDATION
 MOST_LETTERS = 60
 """Longest text of a cell; longer ones are cut off with an ellipsis."""
 
-JOBS = ("train", "ablate", *EVALUATIONS, "check", "watch", "report")
+JOBS = ("train", "ablate", *EVALUATIONS, "ood-trainings", "check", "watch", "report")
 """The jobs that ``--job`` takes."""
 
 COLOURS = {"finished": "green", "running": "cyan", "failed": "red", "killed": "yellow"}

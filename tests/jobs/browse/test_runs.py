@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from jobs.browse.runs import ago, list_runs
 from jobs.browse.show import SETTINGS, show_run
 from jobs.errors import SpecError
-from jobs.specs.evaluation import CheckSpec
+from jobs.specs.evaluation import CheckSpec, OodSpec
 from jobs.specs.monitoring import WatchSpec
 from jobs.specs.request import SPECS
 from jobs.specs.training import TrainSpec
@@ -290,7 +290,7 @@ def test_show_prints_result_description_settings_metrics_and_the_way_to_the_ui(r
 
 @pytest.mark.parametrize("job", SETTINGS)
 def test_every_setting_that_show_prints_is_one_of_its_job(job):
-    specs: dict[str, type[BaseModel]] = {**SPECS, "check": CheckSpec, "watch": WatchSpec}
+    specs: dict[str, type[BaseModel]] = {**SPECS, "check": CheckSpec, "watch": WatchSpec, "ood-trainings": OodSpec}
     fields = specs[job].model_fields | (TrainSpec.model_fields if job == "ablate" else {})
     assert set(SETTINGS[job]) <= set(fields)
 
