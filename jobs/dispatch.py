@@ -204,7 +204,7 @@ def evaluation_jobs() -> Mapping[str, EvaluationJob]:
 
 
 def evaluate(request: Request, display: Display) -> None:
-    """Run the evaluations of `request.specs` one after the other.
+    """Run the evaluations of `request.specs` one after the other, each on every model that ``--model`` names.
 
     All evaluations are prepared before the first one runs, so that wrong settings are found before any work is done.
     Ray starts only if one of the evaluations needs it.
@@ -213,15 +213,25 @@ def evaluate(request: Request, display: Display) -> None:
     set_environment()
     modules = evaluation_jobs()
     from glow.datasets.lazy import one_look
+    from jobs.evaluation.find_model import models_named
+    from jobs.evaluation.trainings import summarize
 
     with display as show:
+        uri, experiment = tracking_uri(request.setting("tracking_uri")), str(request.setting("experiment"))
+        models = models_named(request.setting("model"), uri, experiment)
         with one_look():  # because a file that is added between two listings would move images to other splits
-            works = [(modules[name], modules[name].prepare(spec)) for name, spec in request.specs.items()]
+            works = [
+                (name, modules[name].prepare(spec.model_copy(update={"model": model})))
+                for name, spec in request.specs.items()
+                for model in models
+            ]
         needs_ray = any(work.evaluation.needs_ray for _, work in works)
         with connected() if needs_ray else signals_as_interrupt() as ready:
             ready()
-            for job, work in works:
-                job.run(work, forgiving(show))
+            results = [(name, work, modules[name].run(work, forgiving(show))) for name, work in works]
+        tests = [(work, result) for name, work, result in results if name == "ood"]
+        if len(tests) > 1:
+            summarize(tests, forgiving(show))
 
 
 def check(spec: CheckSpec, lines: Iterable[str], display: Display) -> bool:

@@ -27,8 +27,8 @@ REST = "The rest is among the artifacts."
 def configuration(spec: TrainSpec, told: Collection[str] = ()) -> str:
     """Return the label of a model, such as "mnist 1x1 K32 L3 w512 s0".
 
-    Between width and seed, it contains those of coupling, scale, dequantization, input, network, checkerboard and
-    bits that differ from their defaults.
+    Between width and seed, it contains those of coupling, scale, dequantization, input, network, checkerboard, actnorm
+    and bits that differ from their defaults.
 
     Args:
         spec: settings of the training.
@@ -41,6 +41,8 @@ def configuration(spec: TrainSpec, told: Collection[str] = ()) -> str:
             parts.append(getattr(spec, name))
     if "checkerboard" in told or spec.checkerboard:
         parts.append(f"cb{spec.checkerboard}")
+    if "actnorm" in told or spec.actnorm == "off":
+        parts.append(f"actnorm-{spec.actnorm}")
     if spec.bits != 8:
         parts.append(f"{spec.bits}-bit")
     if "learning_rate" in told:
@@ -146,6 +148,7 @@ EVALUATED = {
     "sample": "Images drawn from",
     "interpolate": "Images between real ones, along paths of latents of",
     "ood": "Which batches of images are unlike the training data, tested with",
+    "ood-trainings": "Which batches of images are unlike the training data, tested with several trainings:",
     "check": "Whether a batch of images belongs, and which of them do not, judged with",
     "watch": "Whether a stream of images still belongs, image by image, judged with",
 }
@@ -190,7 +193,7 @@ def _unusual(spec: TrainSpec) -> str:
 
 
 def _again(job: str, run_id: str) -> str:
-    return f"glowctl {job} --spec runs:/{run_id}/spec.json"
+    return f"glowctl {job.removesuffix('-trainings')} --spec runs:/{run_id}/spec.json"
 
 
 def _page(what: str, outcome: str | None, command: str, details: str = "") -> str:

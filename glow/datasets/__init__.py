@@ -15,6 +15,7 @@ pieces. Images are neither dequantized nor put into batches here.
 | `splits` | names of splits and of classes, and rules that assign images to splits |
 | `decode` | one image file as a tensor, and conversions of images |
 | `incoming` | images that arrive and shall be judged, each with its name |
+| `duplicates` | equal images, within a split and between splits |
 | `corruptions` | images with noise, blur and other damage |
 | `base` | names with a path, and the types and errors that the other files share |
 """

@@ -14,6 +14,7 @@ from glow.ood.evaluation import OodResult, OodSettings, evaluate_ood, held_out_p
 from glow.ood.monitor import Alarm, Monitor
 from glow.ood.recommendation import Recommendation, corruption_power, recommend, regret
 from glow.ood.statistics import Estimate, auroc_estimate, roc_curve, roc_estimates, wilson_interval
+from glow.ood.trainings import over_trainings
 from glow.ood.typicality import BatchTest, MeanTest, TypicalityTest
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "flagged",
     "held_out_protocol",
     "least_listed",
+    "over_trainings",
     "recommend",
     "regret",
     "roc_curve",

@@ -20,6 +20,7 @@ from glow.datasets import (
     own_channels,
 )
 from glow.datasets.buckets import is_uri
+from glow.datasets.duplicates import duplicates
 from glow.datasets.lazy import one_look
 from glow.datasets.names import absolute_dataset, place_of
 from glow.datasets.packed_index import INDEX, read_index
@@ -35,7 +36,9 @@ CLASSES = 10
 """Number of classes that the table has columns for."""
 
 
-def show_data(name: str, data_root: str | None, image_size: int | None, sheet: str, json: bool) -> None:
+def show_data(
+    name: str, data_root: str | None, image_size: int | None, sheet: str, json: bool, look_for_duplicates: bool = False
+) -> None:
     """Print what a data set contains, and draw images of its first split.
 
     Args:
@@ -44,6 +47,7 @@ def show_data(name: str, data_root: str | None, image_size: int | None, sheet: s
         image_size: height and width that the images shall have; None for their own size.
         sheet: image file to write, with some images of the data set.
         json: print JSON instead of lines.
+        look_for_duplicates: count equal images, for which all images are read, and add the fingerprint of each split.
 
     Raises:
         SpecError: if the name is unknown, or if the images cannot be used as a data set.
@@ -59,6 +63,8 @@ def show_data(name: str, data_root: str | None, image_size: int | None, sheet: s
                 split: open_dataset(name, split, data_root, image_shape=shape) for split in info.splits or ("train",)
             }
         grid = _grid(next(iter(splits.values())))
+        looked_at = splits if look_for_duplicates else {}
+        equal = duplicates(looked_at).assign(fingerprint=[dataset.fingerprint() for dataset in looked_at.values()])
     except (DatasetNotFound, DatasetCorrupt) as error:
         download = f"run glowctl train --dataset {name}, which downloads it"  # this command downloads nothing
         remedy = error.remedy.replace(DOWNLOAD_ADVICE, download)
@@ -67,7 +73,7 @@ def show_data(name: str, data_root: str | None, image_size: int | None, sheet: s
         raise SpecError(str(error), code="data-set-unusable") from error
     facts = _facts(name, info, splits) | {"picture": _saved(grid, sheet)}
     if json:
-        typer.echo(json_text(facts))
+        typer.echo(json_text(facts | ({"duplicates": equal.to_dict("index")} if look_for_duplicates else {})))
         return
     for title, fact in facts.items():
         if not isinstance(fact, (dict, list)):
@@ -75,6 +81,9 @@ def show_data(name: str, data_root: str | None, image_size: int | None, sheet: s
     for note in info.notes:
         typer.echo(f"note: {note}")
     typer.echo(text_table(_rows(info, splits)))
+    if look_for_duplicates:
+        counts = equal.reset_index(names="equal images").astype(str)
+        typer.echo(text_table([counts.columns.tolist(), *counts.to_numpy().tolist()]))
 
 
 def _named(name: str) -> str:

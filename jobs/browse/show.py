@@ -45,6 +45,7 @@ SETTINGS = {
     "sample": ("temperature", "temperatures", "grid", "only_class", "seed"),
     "interpolate": ("mode", "steps", "pairs_per_class", "from_image", "to_image", "seed"),
     "ood": ("batch_sizes", "alpha", "protocol", "center", "bootstraps", "repeats", "seed"),
+    "ood-trainings": ("batch_sizes", "alpha", "protocol", "seed"),
     "watch": ("source", "thin", "reference", "ranks", "guarantee", "alpha", "detector", "seed"),
     "check": ("sources", "reference", "detector", "alpha", "fdr", "seed"),
 }

@@ -67,9 +67,16 @@ def add_data_commands(app: typer.Typer, do: Callable[..., None]) -> None:
                 "--sheet photos.png)"
             ),
         ] = "contact-sheet.png",
+        look_for_duplicates: Annotated[
+            bool,
+            typer.Option(
+                "--duplicates",
+                help="Read all images, and count those that are equal, within a split and between splits.",
+            ),
+        ] = False,
         json: Json = False,
     ) -> None:
         """Print the splits, classes and image size of a data set, and draw some of its images."""
         from jobs.browse.data import show_data
 
-        show_data(name, data_root, image_size, sheet, json)
+        show_data(name, data_root, image_size, sheet, json, look_for_duplicates)

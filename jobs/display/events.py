@@ -673,6 +673,23 @@ class Ood(Recorded, kind="ood"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OodTrainings(Recorded, kind="ood-trainings"):
+    """The results of an OOD test under several models.
+
+    Attributes:
+        in_distribution: the models' own data set.
+        rows: for each ``model``, which stands for all trainings that differ only in their seed, the means over these
+            trainings, as `glow.ood.over_trainings` describes them. The detector ``recommended`` is the one that was
+            recommended for each training.
+        place: the folder or address of the results.
+    """
+
+    in_distribution: str
+    rows: list[Row]
+    place: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Check(Event, kind="check"):
     """The verdict on a batch of images.
 

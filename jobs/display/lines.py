@@ -275,6 +275,11 @@ def _ood(event: events.Ood) -> str:
     return "\n\n".join([*parts, _where(event, event.place)])
 
 
+def _ood_trainings(event: events.OodTrainings) -> str:
+    parts = [tables.as_text(table) for table in tables.trainings_tables(event.rows)]
+    return "\n\n".join([*parts, _where(event, event.place)])
+
+
 def _check(event: events.Check) -> str:
     parts = [f"verdict   {tables.verdict_sentence(event)}", *tables.image_sentences(event)]
     parts = ["\n".join(parts), tables.as_text(tables.furthest_table(event))]
@@ -354,6 +359,7 @@ LINES: dict[type[events.Event], Callable[[Any], str | None]] = {
     events.Samples: _samples,
     events.Interpolation: _interpolation,
     events.Ood: _ood,
+    events.OodTrainings: _ood_trainings,
     events.Check: _check,
     events.Alarm: _alarm,
     events.Watched: _watched,

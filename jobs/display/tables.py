@@ -277,6 +277,30 @@ def auroc_table(rows: Sequence[Row]) -> Table:
     return Table(caption, ["data set", "M", *detectors], cells, ["1 is perfect, 0.5 is chance.", AUROC_NOTE])
 
 
+def trainings_tables(rows: Iterable[Row]) -> list[Table]:
+    """Return for each model the table of its mean AUROCs over trainings: a row per detector, a column per data set.
+
+    Args:
+        rows: rows of `jobs.display.events.OodTrainings`.
+    """
+    of_model: dict[str, list[Row]] = {}
+    for row in rows:
+        of_model.setdefault(str(row["model"]), []).append(row)
+    return [_trainings_table(model, found) for model, found in of_model.items()]
+
+
+def _trainings_table(model: str, rows: Sequence[Row]) -> Table:
+    known = {(row["detector"], row["dataset"], row["batch_size"]): row for row in rows}
+    columns = list(dict.fromkeys((str(row["dataset"]), row["batch_size"]) for row in rows))
+    cells = [
+        [detector, *(auroc(known.get((detector, *column))) for column in columns)] for detector in detectors_of(rows)
+    ]
+    trainings = rows[0]["trainings"]
+    mean = f"mean over {trainings} trainings, with 95 % t intervals that cover other trainings on the same images"
+    caption = f"AUROC of {model}, {mean if trainings > 1 else 'one training'}."
+    return Table(caption, ["detector", *(f"{name} M={m}" for name, m in columns)], cells)
+
+
 def detectors_of(rows: Iterable[Row]) -> list[str]:
     """Return the names of the detectors in rows of the table ``ood``, without those of a single level."""
     names = dict.fromkeys(str(row["detector"]) for row in rows)
@@ -284,7 +308,7 @@ def detectors_of(rows: Iterable[Row]) -> list[str]:
 
 
 def auroc(row: Row | None) -> Cell | str:
-    """Return an AUROC with its interval; a dash if there is none.
+    """Return an AUROC with its interval, if that is known; a dash if there is no AUROC.
 
     Example:
         >>> print(auroc({"auroc": 0.97123, "auroc_low": 0.96, "auroc_high": 0.98}))
@@ -292,7 +316,8 @@ def auroc(row: Row | None) -> Cell | str:
     """
     if row is None or not math.isfinite(row["auroc"]):
         return "-"
-    return Cell(f"{row['auroc']:.4f}", f"{row['auroc_low']:.4f}-{row['auroc_high']:.4f}")
+    interval = f"{row['auroc_low']:.4f}-{row['auroc_high']:.4f}" if math.isfinite(row["auroc_low"]) else ""
+    return Cell(f"{row['auroc']:.4f}", interval)
 
 
 def regret_table(rows: Sequence[Row], regret: Sequence[Row], recommended: str) -> Table:

@@ -97,6 +97,46 @@ def find_model(name: str | None, uri: str, experiment: str) -> TrainedModel:
     return _of_run(run, uri)
 
 
+def models_named(name: str | None, uri: str, experiment: str) -> list[str | None]:
+    """Return the value of ``--model`` for each of the models that one value names.
+
+    Args:
+        name: a name as `find_model` takes it, several of them with commas between, or the name or id of an ablation,
+            which stands for its finished trials; None for the newest model.
+        uri: the MLflow store.
+        experiment: the experiment in which run names are looked up.
+
+    Raises:
+        TrackingError: if the store does not answer, or several are named and one of them is no run.
+        JobError: if an ablation has no finished trial.
+    """
+    if name is None or (_is_uri(name) and "," not in name) or Path(name).expanduser().is_dir():
+        return [name]
+    parts = [part.strip() for part in name.split(",") if part.strip()]
+    return [each for part in parts for each in _trials(part, uri, experiment)]
+
+
+def _trials(name: str, uri: str, experiment: str) -> list[str]:
+    """Return the ids of an ablation's finished trials; the name alone for any other model."""
+    if _is_uri(name) or Path(name).expanduser().is_dir():
+        return [name]
+    run = _run(name, uri, experiment)
+    if run.data.tags.get(tag_names.JOB) != "ablate":
+        return [name]
+    trials = [
+        trial.info.run_id
+        for trial in child_runs(uri, run)
+        if trial.info.status == "FINISHED" and tag_names.TRIAL in trial.data.tags
+    ]
+    if not trials:
+        raise JobError(
+            f"ablation {run.info.run_name!r} ({run.info.run_id}) has no finished trial",
+            remedy=f"continue it with glowctl ablate --resume {run.info.run_id}",
+            code="no-finished-trial",
+        )
+    return trials
+
+
 def _newest(uri: str, experiment: str) -> Run:
     run = newest_run(uri, experiment, "train")
     if tag_names.TRIAL not in run.data.tags:

@@ -250,8 +250,8 @@ def _check_sizes(spec: OodSpec, settings: OodSettings, images: Mapping[tuple[str
         )
 
 
-def run(work: OodWork, show: Show) -> OodResult:
-    """Score on Ray the images that have no score yet, run the tests in this process, and record the results.
+def run(work: OodWork, show: Show) -> Ood:
+    """Score on Ray the images that have no score yet, run the tests in this process, and record and return the results.
 
     Raises:
         JobError: if workers fail or have no room on the machines, or too many scores are not finite.
@@ -309,7 +309,7 @@ def run(work: OodWork, show: Show) -> OodResult:
         shares = share_table(event.rows)
         details = "\n\n".join([as_markdown(shares), f"{shares.description} {how}"])
         recorded.finish(event, _result_line(result, work), details)
-    return result
+    return event
 
 
 def _background_scores(work: OodWork, recorded: EvaluationRun) -> dict[tuple[str, str], pd.DataFrame]:

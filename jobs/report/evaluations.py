@@ -17,6 +17,7 @@ import pandas as pd
 
 from glow.datasets.names import dataset_label
 from glow.figures.pictures import image_rows, ood_ratio_curve, per_class_bars
+from glow.ood import over_trainings
 from jobs.display import tables
 from jobs.report.document import (
     Block,
@@ -29,6 +30,7 @@ from jobs.report.document import (
     svg_picture,
 )
 from jobs.report.gather import Material, Model, Reader, Study, bits_of, dataset_of, spec_of
+from jobs.specs.training import apart_from_seed
 from jobs.text import Row, bits, rows_of
 from jobs.tracking import metric_names, tag_names
 
@@ -288,14 +290,32 @@ def benchmark_section(material: Material, reader: Reader, anchor: str) -> Sectio
         cells = [tables.auroc(known.get(detector)) for detector in detectors]
         recommended = run.data.tags.get(tag_names.RECOMMENDED, "-")
         rows.append([pair, model.name, bits(nll), *cells, recommended])
+    rows += _means_over_trainings(tests, detectors)
     about = (
         "An AUROC measures how well a detector separates single images of one data set (tested on) from test images of "
-        "the data set that the model was trained on. 1 means perfect separation, 0.5 means chance."
+        "the data set that the model was trained on. 1 means perfect separation, 0.5 means chance. The interval of a "
+        "mean over trainings covers other trainings, which differ in their seed, on the same images."
     )
     head = ["trained on → tested on", "model", "test bits/dim", *detectors, "recommended detector"]
     caption = "AUROC of each detector for single images (M=1), by model."
     table = tables.Table(caption, head, rows, [tables.AUROC_NOTE], left=2)
     return Section("Out-of-distribution benchmark", anchor, [Text(about), table])
+
+
+def _means_over_trainings(
+    tests: Sequence[tuple[str, Model, Run, dict[str, Row]]], detectors: Sequence[str]
+) -> Iterator[list[tables.Cell | str]]:
+    """Yield for each pair a row with the mean over those models that differ in nothing but their seed, if several."""
+    groups: dict[tuple[str, str], list[tuple[str, dict[str, Row]]]] = {}
+    for pair, model, _, known in tests:
+        if model.training is not None:
+            groups.setdefault((pair, apart_from_seed(spec_of(model.training))), []).append((model.name, known))
+    for (pair, _), group in groups.items():
+        if len(group) > 1:
+            means = over_trainings([pd.DataFrame(list(known.values())) for _, known in group])
+            of_detector = {row["detector"]: row for row in rows_of(means)}
+            cells = [tables.auroc(of_detector.get(detector)) for detector in detectors]
+            yield [pair, f"mean over {len(group)} trainings such as {group[0][0]}", "-", *cells, "-"]
 
 
 def _single_images(study: Study, model: Model, reader: Reader) -> dict[str, tuple[Run, dict[str, Row]]]:

@@ -88,6 +88,10 @@ class ModelSpec(Spec):
 class EvaluationSpec(ModelSpec):
     """The settings that all evaluations of a trained model have."""
 
+    model: Text | None = setting(None, "Model", "models:/glow-mnist@champion")
+    """Trained model: the id or name of its run, an MLflow model URI, or a folder with a checkpoint. Several, with
+    commas between, or the name of an ablation for all its trials, are evaluated in turn. Without it: the newest
+    finished training; if that training is a trial of an ablation, the best trial of the ablation."""
     trained_on: Text | None = setting(None, "Model", "mnist")
     """Data set that the model was trained on, or a copy of it; --leave-out and --per-class of the training apply to it.
     Without it: the one in the settings of the training, which are in its MLflow run or in spec.json beside the

@@ -6,6 +6,7 @@ it under, an example, and its help text. `PRESETS` has other defaults.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -397,3 +398,19 @@ def make_train_spec(preset: str, values: Mapping[str, Any]) -> TrainSpec:
     if values.get("dataset") not in (None, start.get("dataset", TrainSpec.model_fields["dataset"].default)):
         start.pop("per_class", None)
     return validated(TrainSpec, {**start, **values})
+
+
+def apart_from_seed(settings: Mapping[str, Any]) -> str:
+    """Return what a training learns from, as text that is equal for trainings which differ in nothing but their seed.
+
+    Args:
+        settings: values by the names of fields of `TrainSpec`, as JSON has them.
+    """
+    themes = {
+        name: extra["theme"]
+        for name, field in TrainSpec.model_fields.items()
+        if isinstance(extra := field.json_schema_extra, dict)
+    }
+    learnt = {"Data", "Model", "Optimisation"}
+    left_out = {"seed", "data_root", "download"}
+    return json.dumps({name: settings.get(name) for name in themes if themes[name] in learnt and name not in left_out})

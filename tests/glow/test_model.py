@@ -219,7 +219,9 @@ def test_initialize_normalises_every_actnorm_once():
     glow.initialize(images, noise)
     assert bool(glow.initialized)
     x = glow.levels[0].squeeze(dequantize(images, noise))[0]
-    z = glow.levels[0].steps[0].actnorm(x)[0]
+    actnorm = glow.levels[0].steps[0].actnorm
+    assert actnorm is not None
+    z = actnorm(x)[0]
     torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(z.std((0, 2, 3)), torch.ones(4), atol=1e-2, rtol=0)
     with pytest.raises(RuntimeError, match="initialized"):

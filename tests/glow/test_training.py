@@ -299,7 +299,9 @@ def test_the_remedy_for_divergence_is_one_that_the_model_can_take(model, floored
     trainer = fresh_trainer(model=model, epochs=SKIPS_IN_A_ROW)
     trainer.model.initialized.fill_(True)
     with torch.no_grad():
-        trainer.model.levels[0].steps[0].actnorm.log_scale.fill_(math.nan)
+        actnorm = trainer.model.levels[0].steps[0].actnorm
+        assert actnorm is not None
+        actnorm.log_scale.fill_(math.nan)
     with pytest.raises(TrainingDiverged) as diverged:
         train(trainer)
     assert "learning rate" in diverged.value.remedy

@@ -79,3 +79,17 @@ def test_a_file_that_is_added_while_the_splits_are_opened_does_not_count(tmp_pat
         shown.append(json.loads(capsys.readouterr().out)["images"])
     assert shown[0] == shown[1]
     assert len(list(folder.iterdir())) == 130
+
+
+def test_images_that_occur_in_two_splits_are_counted(tmp_path, capsys):
+    for split, greys in (("train", [*range(100, 120), 100]), ("test", [119, 50, 51])):
+        (tmp_path / split).mkdir()
+        for number, grey in enumerate(greys):
+            Image.new("L", (8, 8), grey).save(tmp_path / split / f"{number}.png")
+    shown = str(tmp_path / "sheet.png")
+    show_data(f"folder:{tmp_path}", None, None, shown, json=True, look_for_duplicates=True)
+    counted = json.loads(capsys.readouterr().out)["duplicates"]
+    assert counted["test"]["in train"] + counted["test"]["in validation"] == 1
+    assert sum(counted[split]["again"] for split in counted) + counted["train"]["in validation"] == 1
+    show_data(f"folder:{tmp_path}", None, None, shown, json=False, look_for_duplicates=True)
+    assert counted["test"]["fingerprint"] in capsys.readouterr().out

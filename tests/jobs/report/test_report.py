@@ -551,6 +551,16 @@ class TestBenchmark:
             ["cifar10 → svhn", "svhn → cifar10"], Cell("0.8600", "0.8500-0.8600")
         )
 
+    def test_trainings_that_differ_in_their_seed_have_a_row_with_their_mean(self, store):
+        with_ood_test(store, "svhn", "cifar10")
+        for seed, auroc in enumerate((0.8, 0.9)):
+            training = store.train(f"train s{seed}", dataset="cifar10", seed=seed)
+            with_ood_test(store, "cifar10", "svhn", auroc, training)
+        table = benchmark_of(report_of(store))
+        (mean,) = [row for row in table.rows if "mean over 2 trainings" in str(row[1])]
+        assert mean[0] == "cifar10 → svhn"
+        assert mean[3] == Cell("0.8500", "0.2147-1.0000")  # t of one degree of freedom is 12.7
+
     def test_one_pair_needs_no_table_of_all(self, store):
         with_ood_test(store, "cifar10", "svhn")
         assert "benchmark" not in sections_of(report_of(store))
