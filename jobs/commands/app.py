@@ -288,8 +288,7 @@ def watch(
         typer.Argument(
             metavar="SOURCE",
             show_default=False,
-            help="Folder or bucket that images arrive in, also in subfolders, or - for paths on standard input, one per "
-            "line.",
+            help="Folder or bucket that images arrive in, with its subfolders, or - for paths on standard input.",
         ),
     ] = None,
     *,
@@ -312,7 +311,7 @@ def watch(
         bool,
         typer.Option(
             "--acknowledge",
-            help="With --resume after an alarm whose cause is gone: the evidence begins anew, and the run's log says so.",
+            help="With --resume, after an alarm whose cause is gone: begin the evidence anew, and log that.",
         ),
     ] = False,
     json: Json = False,
