@@ -11,7 +11,6 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,25 +24,7 @@ from jobs.specs.monitoring import WatchSpec
 from jobs.tracking.runs import find_run, metric_history
 from tests.jobs.command_line import GLOWCTL, environment, wait_until
 from tests.jobs.monitoring.settings import spec_in
-
-HEALTHY, STRANGE = 120, 60
-"""Numbers of digits and of noise images in a stream."""
-
-
-def paths(store: Path, *folders: str) -> list[str]:
-    """Return the lines of a stream: the paths of the first images of each of these folders."""
-    of = {"healthy": HEALTHY, "noise": STRANGE}
-    return [f"{path}\n" for folder in folders for path in sorted((store / folder).iterdir())[: of[folder]]]
-
-
-def watched(work: job.WatchWork, lines: Any) -> tuple[bool, list[events.Event]]:
-    shown: list[events.Event] = []
-    return job.run(work, lines, shown.append), shown
-
-
-def one(shown: list[events.Event], kind: type) -> Any:
-    (found,) = (event for event in shown if isinstance(event, kind))
-    return found
+from tests.jobs.monitoring.streams import HEALTHY, STRANGE, one, paths, resumed, watched
 
 
 def test_a_stream_that_belongs_gives_no_alarm(store, tmp_path):
@@ -75,14 +56,6 @@ def test_a_change_gives_an_alarm_that_is_recorded(store, tmp_path, ranks):
 
 class Killed(BaseException):
     """Ends a watch as a kill does, without its end."""
-
-
-def resumed(
-    store: Path, out: Path, lines: list[str], acknowledges: bool = False, **changes: Any
-) -> tuple[bool, list[events.Event]]:
-    (folder,) = (path for path in out.iterdir() if path.is_dir())
-    changes["tracking_uri"] = f"sqlite:///{store}/mlflow.db"
-    return watched(job.prepare_resume(folder.name, changes, acknowledges), lines)
 
 
 def test_a_watch_that_dies_goes_on_where_it_was_bit_for_bit(store, tmp_path, monkeypatch):
@@ -182,19 +155,6 @@ def test_a_hook_that_fails_is_a_note_and_changes_nothing(store, tmp_path):
     alarmed, shown = watched(job.prepare(spec), paths(store, "noise"))
     assert alarmed
     assert any("/no/such/command" in event.message for event in shown if isinstance(event, events.Noted))
-
-
-def test_files_that_cannot_be_read_are_counted(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("jobs.monitoring.arrivals.RETRY_S", 0.0)
-    monkeypatch.setattr("jobs.monitoring.arrivals.PATIENCE_S", 0.2)
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    lines = [f"{tmp_path}/broken.png\n", "/no/such/file.png\n", "\n", *paths(store, "healthy")[:30]]
-    _, shown = watched(job.prepare(spec_in(store, tmp_path / "out")), lines)
-    end = one(shown, events.Watched)
-    assert (end.images, end.unreadable) == (30, 2)
-    (journal,) = tmp_path.glob(f"out/*/{JOURNAL_FILE}")
-    problems = {line.file: line.problem for line in Journal(journal.parent).lines() if line.problem}
-    assert problems.keys() == {f"{tmp_path}/broken.png", "/no/such/file.png"}
 
 
 def test_thin_judges_each_nth_image(store, tmp_path):
