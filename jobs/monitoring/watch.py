@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import threading
 import time
 from collections import deque
@@ -352,7 +353,8 @@ class Watch:
     def _replay(self) -> None:
         """Compute the evidence from the journal, and tell the first alarm if a killed watch has not told it."""
         alarms = self._path(ALARMS_FILE)
-        told = json.loads(alarms.read_text().splitlines()[-1])["image"] if alarms.exists() else 0
+        known = alarms.read_text() if alarms.exists() else ""  # whose last line can be incomplete
+        told = max(map(int, re.findall(r'"image": (\d+)', known)), default=0)
         self._tells = not told
         part: list[Line] = []
         for line in self._journal.lines():
