@@ -36,7 +36,7 @@ def main() -> None:
         known = watch._known[rng.integers(len(watch._known), size=len(files))]
         return {file.file: tuple(row) for file, row in zip(files, known.tolist(), strict=True)}, {}
 
-    job.Watch._scored = scored  # type: ignore[method-assign]
+    job.Watch._scored = scored  # type: ignore[assignment]
     process, started = psutil.Process(), time.monotonic()
 
     def paths() -> Iterator[str]:

@@ -87,25 +87,28 @@ def dying(lines: list[str], after: int, out: Path):
 
 @pytest.mark.nightly
 def test_kills_at_twenty_random_moments_change_nothing(store, tmp_path):
-    lines, dice = (
-        [f"{path}\n" for name in ("healthy", "noise") for path in sorted((store / name).iterdir())],
-        random.Random(1),
-    )
-    (tmp_path / "paths").write_text("".join(lines))
+    lines, dice = paths(store, "healthy", "noise"), random.Random(1)
     _, shown = watched(job.prepare(spec_in(store, tmp_path / "whole")), lines)
     expected = one(shown, events.Watched)
-    where = ["--tracking-uri", f"sqlite:///{store}/mlflow.db"]
-    command = [str(GLOWCTL), "watch", "-", "--output", str(tmp_path / "out"), "--json", *where]
-    for _ in range(20):
-        with (tmp_path / "paths").open() as stdin, (tmp_path / "log").open("w") as log:
-            process = subprocess.Popen(command, stdin=stdin, stdout=log, env=environment())
-            time.sleep(dice.uniform(5, 15))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        if runs := [path.parent.name for path in (tmp_path / "out").glob("*/spec.json")]:
-            command = [str(GLOWCTL), "watch", "--resume", runs[0], "--json", *where]
-    with (tmp_path / "paths").open() as stdin:
-        done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, env=environment(), check=False)
+    where = ["--tracking-uri", f"sqlite:///{store}/mlflow.db", "--json"]
+    command = [str(GLOWCTL), "watch", "-", "--output", str(tmp_path / "out"), *where]
+    judged = []
+    for kill in range(20):
+        with (tmp_path / "log").open("w") as log:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, env=environment(), text=True)
+        assert process.stdin is not None
+        process.stdin.write("".join(lines[: (kill + 1) * len(lines) // 20]))
+        process.stdin.flush()
+        wait_until(lambda: "--resume" in (tmp_path / "log").read_text(), every=0.02)
+        time.sleep(dice.uniform(0, 3))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+        command = [str(GLOWCTL), "watch", "--resume", folder.name, *where]
+        judged.append(len(list(Journal(folder).lines())))
+    print("images in the journal at each kill:", judged)
+    assert len(set(judged)) > 5
+    done = subprocess.run(command, input="".join(lines), capture_output=True, text=True, env=environment(), check=False)
     end = json.loads(done.stdout.splitlines()[-1])
     assert (end["images"], end["evidence"], end["alarms"]) == (expected.images, expected.evidence, expected.alarms)
 
