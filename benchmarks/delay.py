@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.streams import ALPHA, CHANGES, HEALTHY, LONGEST, stream
 from glow.checkpoint import load_checkpoint
 from glow.datasets import open_dataset
 from glow.datasets.corruptions import corrupted
 from glow.ood import Monitor, TypicalityTest, fit_detectors
 from glow.scoring import score
 
-ALPHA, HORIZON, LONGEST = 0.99, 10_000, 4000
+HORIZON = 10_000
 MOST = {"train": 5000, "validation": 5000, "test": 10_000}
-CHANGES = [("letters", share) for share in (1.0, 0.3, 0.1, 0.03)] + [("blur", 1.0), ("noise", 1.0)]
 
 
 def scores_of(checkpoint: str) -> dict[str, np.ndarray]:
@@ -41,15 +41,6 @@ def scores_of(checkpoint: str) -> dict[str, np.ndarray]:
             tables[name] = score(model, images.pick(chosen), indices_N=chosen)
     chosen_detectors = [each for each in fit_detectors(tables["train"]) if each.name in ("typicality", "joint")]
     return {k: np.stack([each.image_scores(v) for each in chosen_detectors], 1) for k, v in tables.items()}
-
-
-def stream(scores: dict[str, np.ndarray], change: tuple[str, float], healthy: int, seed: int) -> np.ndarray:
-    """Return scores of healthy images, and then of changed ones among healthy ones."""
-    rng, (kind, share) = np.random.default_rng([seed, healthy]), change
-    images = rng.permutation(scores["test"])[: healthy + LONGEST]
-    strange = healthy + np.flatnonzero(rng.random(len(images) - healthy) < share)
-    images[strange] = rng.permutation(scores[kind])[: len(strange)]
-    return images
 
 
 def alarm_of_batches(train: np.ndarray, held_out: np.ndarray, images: np.ndarray, m: int) -> float:
@@ -73,7 +64,7 @@ def main() -> None:
         scores = scores_of(asked.checkpoint)
         if asked.scores:
             np.savez(asked.scores, **scores)  # type: ignore[arg-type] # mypy takes a score for allow_pickle
-    for healthy in (100, 5000):
+    for healthy in HEALTHY:
         for change in CHANGES:
             delays: dict[str, list[float]] = {}
             for seed in range(asked.streams):

@@ -252,7 +252,12 @@ def check(spec: CheckSpec, lines: Iterable[str], display: Display) -> bool:
 
 
 def watch(
-    spec: WatchSpec | None, lines: Iterable[str], display: Display, resume: str | None, changes: Mapping[str, Any]
+    spec: WatchSpec | None,
+    lines: Iterable[str],
+    display: Display,
+    resume: str | None,
+    changes: Mapping[str, Any],
+    acknowledges: bool = False,
 ) -> bool:
     """Watch a stream of images in this process, and return whether an alarm ended the watch.
 
@@ -262,13 +267,14 @@ def watch(
         display: shows the events.
         resume: name or id of the run to continue.
         changes: settings that were given for it again.
+        acknowledges: whether the evidence of this run begins anew.
     """
     check_store(tracking_uri(changes.get("tracking_uri")))
     set_environment()
     from jobs.monitoring import watch as job
 
     with display as show, signals_as_interrupt():
-        work = job.prepare(spec) if spec is not None else job.prepare_resume(str(resume), changes)
+        work = job.prepare(spec) if spec is not None else job.prepare_resume(str(resume), changes, acknowledges)
         return job.run(work, lines, forgiving(show))
 
 

@@ -256,8 +256,8 @@ def fetched(files: Sequence[Path | BucketFile]) -> Iterable[ImageFile]:
     """Return image files ready to be decoded, in the order of `files`.
 
     Args:
-        files: all on this machine's disk, or all in buckets. Files on the disk are returned as they are; several
-            threads read files in buckets into memory.
+        files: the files. Those on this machine's disk are returned as they are; several threads read those in buckets
+            into memory.
 
     Example:
         >>> import tempfile
@@ -267,8 +267,9 @@ def fetched(files: Sequence[Path | BucketFile]) -> Iterable[ImageFile]:
         ...     [image.open("rb").read() for image in fetched([bucket.file("a.png")])]
         [b'not really']
     """
-    in_buckets = [file for file in files if isinstance(file, BucketFile)]
-    return threads().map(in_memory, in_buckets) if in_buckets else [file for file in files if isinstance(file, Path)]
+    if not any(isinstance(file, BucketFile) for file in files):
+        return [file for file in files if isinstance(file, Path)]
+    return threads().map(lambda file: in_memory(file) if isinstance(file, BucketFile) else file, files)
 
 
 def stamp_of(file: Path | BucketFile) -> tuple[int, int]:

@@ -133,6 +133,29 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(path for _, path in walk(folder, pass_over_unreadable=True)[0] if path.suffix.lower() in suffixes)
 
 
+def images_in_bucket(folder: BucketFolder) -> list[BucketFile]:
+    """List all image files in a folder of a bucket, in the order of their paths. Hidden ones are passed over.
+
+    Raises:
+        DatasetNotFound: if the folder cannot be listed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as path:
+        ...     bucket = BucketFolder(f"file://{path}")
+        ...     for name in ("a.png", "b/c.JPG", ".hidden.png", "notes.txt"):
+        ...         bucket.write(name, b"not really")
+        ...     [file.name for file in images_in_bucket(bucket)]
+        ['a.png', 'c.JPG']
+    """
+    suffixes = _suffixes()
+    return [
+        file
+        for file in folder.files()
+        if file.suffix.lower() in suffixes and not any(part.startswith(".") for part in file.relative.parts)
+    ]
+
+
 def _in_no_split(path: Path, folders: Collection[str], parts: Mapping[str, list[tuple[Path, str]]]) -> tuple[str, ...]:
     """Return the paths, relative to the folder, of the images next to the folders of the splits."""
     suffixes = _suffixes()
@@ -153,12 +176,7 @@ def _list_in_bucket(folder: BucketFolder) -> Listing:
         DatasetCorrupt: if a split has two folders.
         ValueError: for images next to class folders.
     """
-    suffixes = _suffixes()
-    images = [
-        file
-        for file in folder.files()
-        if file.suffix.lower() in suffixes and not any(part.startswith(".") for part in file.relative.parts)
-    ]
+    images = images_in_bucket(folder)
     if not images:
         raise _no_images(folder)
     first_parts = {file.relative.parts[0] for file in images if len(file.relative.parts) > 1}

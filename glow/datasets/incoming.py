@@ -64,7 +64,7 @@ class Incoming:
         """Return image files, none of which is opened before its image is asked for.
 
         Args:
-            files: all on this machine's disks, or all in buckets. They need not exist.
+            files: the files, which need not exist.
             image_shape: (C, H, W) of the model's images; files are converted as those of a folder are.
             classes: the class of each file.
             background: the colour (R, G, B) that transparent images are composited over.
@@ -205,7 +205,7 @@ def open_incoming(
     parts: list[Incoming] = []
     for source in sources:
         if source == "-":
-            parts += _of_paths([line.rstrip("\r\n") for line in paths if line.strip()], **how)
+            parts.append(Incoming.of_files([file_at(line.rstrip("\r\n")) for line in paths if line.strip()], **how))
         elif (place := place_of(source)) is not None and place.kind != "folder":
             parts += _of_splits(source, **how)
         elif place is not None or (is_uri(source) and not Path(source.partition("?")[0]).suffix):
@@ -219,24 +219,21 @@ def open_incoming(
             classes = [path[0] if len(path) > 1 else "" for path in inside]
             parts.append(Incoming.of_files(files, classes=classes if len(set(classes)) > 1 else (), **how))
         else:
-            parts += _of_paths([source], **how)
+            parts.append(Incoming.of_files([file_at(source)], **how))
     return parts
 
 
-def _of_paths(paths: Sequence[str], **how: Any) -> list[Incoming]:
-    """Return the files with these paths or URIs; neighbours of one kind form one part."""
-    parts: list[tuple[bool, list[Any]]] = []
-    for path in paths:
-        remote = is_uri(path)
-        if not parts or parts[-1][0] != remote:
-            parts.append((remote, []))
-        parts[-1][1].append(_in_bucket(path) if remote else Path(path).expanduser())
-    return [Incoming.of_files(files, **how) for _, files in parts]
+def file_at(path: str) -> Path | BucketFile:
+    """Return the file with a path or a URI. It need not exist.
 
-
-def _in_bucket(uri: str) -> BucketFile:
-    path, question_mark, options = uri.partition("?")
-    folder, _, name = path.rpartition("/")
+    Example:
+        >>> file_at("a.png"), str(file_at("s3://bucket/pets/tom.png?region=eu-central-1"))
+        (PosixPath('a.png'), 's3://bucket/pets/tom.png')
+    """
+    if not is_uri(path):
+        return Path(path).expanduser()
+    uri, question_mark, options = path.partition("?")
+    folder, _, name = uri.rpartition("/")
     return BucketFolder(folder + question_mark + options).file(name)
 
 

@@ -32,6 +32,7 @@ Shapes: n reference scores, B scores in a batch, D detectors, J bets per detecto
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -100,7 +101,8 @@ class Monitor:
     Attributes:
         threshold: there is an alarm when the evidence, a logarithm to base 10, reaches this.
         images: number of images so far.
-        alarms: all alarms. With `alpha` there is at most one, and the evidence goes on.
+        alarms: all alarms. With `alpha` there is at most one before `acknowledge`, and the evidence goes on.
+        alarmed: whether there was an alarm since the beginning or since `acknowledge`.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -148,6 +150,7 @@ class Monitor:
         self.threshold = -math.log10(rate * (1 - failure))
         self.images = 0
         self.alarms: list[Alarm] = []
+        self.alarmed = False
         self._every = every
         self._rng = np.random.default_rng(seed)
         kind = _Fixed if reference == "fixed" else _Growing
@@ -157,6 +160,22 @@ class Monitor:
         self._bets = np.stack([ranks.bets for ranks in self._ranks])  # (D, J, C)
         self._log_weight = -math.log(self._bets.shape[0] * self._bets.shape[1])
         self._recent = np.empty((0, detectors), np.int16)  # cells
+        self._unused = deepcopy(self._ranks)
+        self._restart()
+
+    def acknowledge(self) -> None:
+        """Begin anew with the reference alone, because the cause of the alarm is gone. The promise begins anew, too.
+
+        Images are still counted from the beginning of the stream.
+
+        Example:
+            >>> monitor = Monitor(np.arange(1000.0)[:, None])
+            >>> evidence = monitor.update(np.full((20, 1), 2000.0))
+            >>> monitor.acknowledge()
+            >>> monitor.images, monitor.alarmed, len(monitor.alarms), float(monitor.update([[500.0]])[0]) < 0.1
+            (20, False, 1, True)
+        """
+        self._ranks, self.alarmed = deepcopy(self._unused), False
         self._restart()
 
     def _restart(self) -> None:
@@ -213,11 +232,12 @@ class Monitor:
         evidence /= math.log(10)
         reached = np.flatnonzero(evidence >= self.threshold)
         until, again = len(cells_BD), False
-        if len(reached) and (self._every is not None or not self.alarms):
+        if len(reached) and (self._every is not None or not self.alarmed):
             first = int(reached[0]) + 1
             won = products[:, first] + starts[:, first]
             recent = np.concatenate([self._recent, cells_BD[:first]])[-RECENT:]
             self.alarms.append(self._alarm(self.images + first, recent, won))
+            self.alarmed = True
             if again := self._every is not None:
                 until = first
         self.images += until

@@ -288,7 +288,7 @@ def watch(
         typer.Argument(
             metavar="SOURCE",
             show_default=False,
-            help="Folder that images arrive in, also in subfolders, or - for paths on standard input, one per line.",
+            help="Folder or bucket that images arrive in, with its subfolders, or - for paths on standard input.",
         ),
     ] = None,
     *,
@@ -307,6 +307,13 @@ def watch(
             "(e.g. --resume 'watch mnist 1x1')"
         ),
     ] = None,
+    acknowledge: Annotated[
+        bool,
+        typer.Option(
+            "--acknowledge",
+            help="With --resume, after an alarm whose cause is gone: begin the evidence anew, and log that.",
+        ),
+    ] = False,
     json: Json = False,
     **flags: Any,
 ) -> None:
@@ -322,13 +329,15 @@ def watch(
     at_most_one(source=source, rehearse=rehearse, resume=resume)
     if not (source or rehearse or resume):
         raise SpecError("there is no SOURCE to watch", remedy="name a folder, or - for paths", code="source-missing")
+    if acknowledge and resume is None:
+        raise SpecError("--acknowledge is without a run", remedy="name the run with --resume", code="run-missing")
     given = {name: value for name, value in flags.items() if value is not None}
     display = make_display("json" if json else "auto")
     where = {"source": rehearse or source} if rehearse or source else {}
     spec = None if resume is not None else validated(WatchSpec, {**where, **given})
     if rehearse is not None and spec is not None:
         raise typer.Exit(0 if perform_rehearsal(spec, display) else STRANGE)
-    raise typer.Exit(STRANGE if perform(spec, sys.stdin, display, resume, given) else 0)
+    raise typer.Exit(STRANGE if perform(spec, sys.stdin, display, resume, given, acknowledge) else 0)
 
 
 @app.command(epilog="Example: glowctl evaluate --model models:/glow-mnist@champion")

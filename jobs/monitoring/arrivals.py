@@ -1,4 +1,4 @@
-"""Images as they arrive: new files in a folder, or paths on standard input.
+"""Images as they arrive: new files in a folder or a bucket, or paths on standard input.
 
 A file in a folder waits until its size and its time of change are the same at two looks. A file that cannot be decoded
 is handed out again after `RETRY_S`, for up to `PATIENCE_S`, because it may be half-written.
@@ -6,20 +6,24 @@ is handed out again after `RETRY_S`, for up to `PATIENCE_S`, because it may be h
 
 from __future__ import annotations
 
+import os
 import queue
+import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from glow.datasets.files import image_files
+from glow.datasets.base import DatasetNotFound
+from glow.datasets.buckets import BucketFile, BucketFolder, stamp_of
+from glow.datasets.files import image_files, images_in_bucket
 
 BATCH = 64
 """Largest number of images that are judged at a time."""
 
-POLL_S = 1.0
-"""Seconds between two looks at a folder."""
+POLL_S, BUCKET_POLL_S = 1.0, 10.0
+"""Seconds between two looks at a folder, and at a folder in a bucket, where each costs requests."""
 
 GATHER_S = 0.5
 """Seconds that a path on standard input waits for others, to be judged together."""
@@ -44,6 +48,26 @@ class Arrived:
     file: str
     modified: int
     since: float = field(default_factory=time.monotonic, compare=False)
+
+
+class Seen:
+    """The names of files that have arrived, in a temporary file, so that a million of them take no memory.
+
+    SQLite keeps the latest pages in memory, and removes the file when the process ends.
+    """
+
+    def __init__(self) -> None:
+        self._names = sqlite3.connect("")
+        self._names.execute("CREATE TABLE names (name BLOB PRIMARY KEY) WITHOUT ROWID")
+
+    def add(self, name: str) -> bool:
+        """Add a name, and return whether it is new."""
+        return self._names.execute("INSERT OR IGNORE INTO names VALUES (?)", [os.fsencode(name)]).rowcount == 1
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether a name has been added."""
+        found = self._names.execute("SELECT 1 FROM names WHERE name = ?", [os.fsencode(name)])
+        return found.fetchone() is not None
 
 
 class Arrivals:
@@ -81,46 +105,48 @@ class Arrivals:
         return due
 
 
-def from_folder(folder: Path, seen: set[str], note: Callable[[str], None]) -> Iterator[list[Arrived]]:
+def from_folder(folder: Path | BucketFolder, seen: Seen, note: Callable[[str], None]) -> Iterator[list[Arrived]]:
     """Yield new image files of a folder and its subfolders, again and again, those that were changed first first.
 
     Args:
-        folder: the folder. While it is missing, nothing arrives.
+        folder: the folder. While it is missing, or its bucket cannot be reached, nothing arrives.
         seen: paths that are left out; each file that is handed out is added.
         note: receives a sentence when the folder goes away and when it returns.
     """
     before: dict[str, tuple[int, int]] = {}
     there = True
     while True:
-        now, there = _listed(folder, seen), _noted(folder, there, note)
-        stable = [(modified, path) for path, (modified, size) in now.items() if before.get(path) == (modified, size)]
-        seen.update(path for _, path in stable)
+        now = _listed(folder, seen)
+        if (now is not None) != there:
+            there = not there
+            note(f"{folder} is {'there again' if there else 'gone: waiting until it returns'}")
+        now = now or {}
+        stable = sorted(
+            (modified, path) for path, (size, modified) in now.items() if before.get(path) == (size, modified)
+        )
         before = now
-        yield [Arrived(path, modified) for modified, path in sorted(stable)]
-        time.sleep(POLL_S)
+        yield [Arrived(path, modified) for modified, path in stable if seen.add(path)]
+        time.sleep(POLL_S if isinstance(folder, Path) else BUCKET_POLL_S)
 
 
-def _listed(folder: Path, seen: set[str]) -> dict[str, tuple[int, int]]:
-    """Return when each new file was changed, and its size; files that vanish in the meantime are left out."""
-    found = {}
-    for path in image_files(folder) if folder.is_dir() else ():
-        if str(path) not in seen:
-            try:
-                facts = path.stat()
-            except OSError:
-                continue
-            found[str(path)] = facts.st_mtime_ns, facts.st_size
-    return found
+def _listed(folder: Path | BucketFolder, seen: Seen) -> dict[str, tuple[int, int]] | None:
+    """Return the size of each new file, and when it was changed; None if there is no such folder.
+
+    Files that vanish in the meantime are left out.
+    """
+    if isinstance(folder, Path) and not folder.is_dir():
+        return None
+    try:
+        files: Sequence[Path | BucketFile] = (
+            image_files(folder) if isinstance(folder, Path) else images_in_bucket(folder)
+        )
+    except DatasetNotFound:
+        return None
+    stamps = ((str(file), stamp_of(file)) for file in files if str(file) not in seen)
+    return {path: stamp for path, stamp in stamps if stamp != (0, 0)}
 
 
-def _noted(folder: Path, there: bool, note: Callable[[str], None]) -> bool:
-    """Say that a folder went away or returned, and return whether it is there."""
-    if folder.is_dir() != there:
-        note(f"{folder} is {'gone: waiting until it returns' if there else 'there again'}")
-    return folder.is_dir()
-
-
-def from_lines(lines: Iterable[str], seen: set[str]) -> Iterator[list[Arrived]]:
+def from_lines(lines: Iterable[str], seen: Seen) -> Iterator[list[Arrived]]:
     """Yield the files whose paths come line by line, until the lines end.
 
     A path that comes twice is left out the second time unless its file has changed.
@@ -155,8 +181,7 @@ def from_lines(lines: Iterable[str], seen: set[str]) -> Iterator[list[Arrived]]:
                 break
             if path := line.rstrip("\r\n"):
                 arrived = Arrived(path, _modified(path))
-                if identity(path, arrived.modified) not in seen:
-                    seen.add(identity(path, arrived.modified))
+                if seen.add(identity(path, arrived.modified)):
                     batch.append(arrived)
         yield batch
 

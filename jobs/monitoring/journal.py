@@ -33,6 +33,10 @@ class Line:
     problem: str | None = None
 
 
+ACKNOWLEDGED = Line("", 0)
+"""Line after which the evidence begins anew. No image has an empty path."""
+
+
 class Journal:
     """The journal in the folder of a watch.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import threading
 import time
 from collections import deque
@@ -23,7 +24,9 @@ import joblib
 import numpy as np
 import torch
 
-from glow.datasets.incoming import UNREADABLE, Incoming, pieces
+from glow.datasets.base import DatasetNotFound
+from glow.datasets.buckets import BucketFolder, is_uri
+from glow.datasets.incoming import UNREADABLE, Incoming, Piece, file_at, pieces
 from glow.figures.pictures import image_rows
 from glow.ood import Alarm, Calibration, ImageCheck, Monitor
 from glow.ood.monitor import RECENT
@@ -33,9 +36,18 @@ from jobs.display.events import Noted, Show
 from jobs.errors import JobError, SpecError
 from jobs.evaluation.check import built, calibration_of, opened, scored
 from jobs.evaluation.run import Evaluation, EvaluationRun, evaluation_run, prepare_evaluation
-from jobs.monitoring.arrivals import BATCH, Arrivals, Arrived, from_folder, from_lines, identity
+from jobs.monitoring.arrivals import (
+    BATCH,
+    BUCKET_POLL_S,
+    Arrivals,
+    Arrived,
+    Seen,
+    from_folder,
+    from_lines,
+    identity,
+)
 from jobs.monitoring.exposition import expose
-from jobs.monitoring.journal import Journal, Line
+from jobs.monitoring.journal import ACKNOWLEDGED, Journal, Line
 from jobs.outputs import claimed, is_remote
 from jobs.specs.base import refuse, validated
 from jobs.specs.monitoring import WatchSpec, read_guarantee
@@ -57,6 +69,9 @@ REPORT_S = 5.0
 COOL_DOWN_S = 600.0
 """Seconds after an alarm in which further ones are counted, but not told."""
 
+RECENT_P_VALUES = 1000
+"""Number of the latest images whose p-values have their quantiles in ``--prometheus``."""
+
 REPLAYED = 10_000
 """Number of lines of the journal that are replayed at a time."""
 
@@ -73,12 +88,14 @@ class WatchWork:
         calibration: the scores by which the model judges new images.
         reference: images that belong, in place of those that were held out of the training; empty for the latter.
         record: the run to continue; None for a new one.
+        acknowledges: whether the evidence begins anew if there was an alarm.
     """
 
     evaluation: Evaluation[WatchSpec]
     calibration: Calibration
     reference: Sequence[Incoming]
     record: Record | None = None
+    acknowledges: bool = False
 
     @property
     def spec(self) -> WatchSpec:
@@ -121,7 +138,7 @@ def prepare(spec: WatchSpec, record: Record | None = None) -> WatchWork:
 
     Raises:
         SpecError: if there is no such folder, or images cannot be brought into the model's shape.
-        DatasetNotFound, DatasetCorrupt: if a data set cannot be opened.
+        DatasetNotFound, DatasetCorrupt: if a data set or a bucket cannot be opened.
         JobError: if the model has no scores to compare images with.
         TrackingError, CheckpointError: if the store does not answer, or there is no such model.
     """
@@ -131,15 +148,19 @@ def prepare(spec: WatchSpec, record: Record | None = None) -> WatchWork:
             remedy="give --output a folder",
             code="output-not-folder",
         )
-    if spec.source != "-":
-        folder = Path(spec.source.removeprefix("folder:")).expanduser().absolute()
+    source = spec.source.removeprefix("folder:")
+    if is_uri(source):
+        BucketFolder(source).files()
+    elif source != "-":
+        folder = Path(source).expanduser().absolute()
         if not folder.is_dir():
             raise SpecError(
                 f"there is no folder {folder} to watch",
                 remedy="name the folder that images arrive in, or - for paths on standard input",
                 code="source-not-folder",
             )
-        spec = spec.model_copy(update={"source": str(folder)})
+        source = str(folder)
+    spec = spec.model_copy(update={"source": source})
     evaluation = prepare_evaluation(spec)
     known = record is not None and _folder(evaluation, record).joinpath(REFERENCE_FILE).exists()
     return _work(evaluation, None if known else spec.reference, record)
@@ -161,12 +182,13 @@ def _work(evaluation: Evaluation[WatchSpec], reference: str | None, record: Reco
     return WatchWork(evaluation, calibration, parts, record)
 
 
-def prepare_resume(name: str, changes: Mapping[str, Any]) -> WatchWork:
+def prepare_resume(name: str, changes: Mapping[str, Any], acknowledges: bool = False) -> WatchWork:
     """Find a watch to continue.
 
     Args:
         name: name or id of its run.
         changes: settings that were given again.
+        acknowledges: whether the evidence begins anew if there was an alarm.
 
     Raises:
         SpecError: if a setting was given that cannot change.
@@ -191,7 +213,7 @@ def prepare_resume(name: str, changes: Mapping[str, Any]) -> WatchWork:
             remedy="start a new watch",
             code="model-changed",
         )
-    return work
+    return replace(work, acknowledges=acknowledges)
 
 
 def _folder(evaluation: Evaluation[WatchSpec], record: Record) -> Path:
@@ -237,10 +259,11 @@ def run(work: WatchWork, lines: Iterable[str], show: Show) -> bool:
     return ends and watch.alarmed
 
 
-def _looks(source: str, lines: Iterable[str], seen: set[str], show: Show) -> Iterator[list[Arrived]]:
+def _looks(source: str, lines: Iterable[str], seen: Seen, show: Show) -> Iterator[list[Arrived]]:
     if source == "-":
         return from_lines(lines, seen)
-    return from_folder(Path(source), seen, lambda said: show(Noted(said)))
+    folder = BucketFolder(source) if is_uri(source) else Path(source)
+    return from_folder(folder, seen, lambda said: show(Noted(said)))
 
 
 class Watch:
@@ -259,22 +282,27 @@ class Watch:
         set_up_computing(joblib.cpu_count())
         self._model = built(work.evaluation.model)
         self._check = work.judge(recorded.show)
-        self._monitor = work.monitor(self._reference())
+        self._known = self._reference()
+        self._monitor = work.monitor(self._known)
+        detector = list(self._check.detectors.values())[-1]
+        self._test = detector.fit_to(self._known[:, -1], 1, 0.5, interval=False)  # for p-values of single images
         self._evidence = 0.0
         self._files: deque[str] = deque(maxlen=RECENT + 1)
-        self._p_values: deque[float] = deque(maxlen=1000)
+        self._p_values: deque[float] = deque(maxlen=RECENT_P_VALUES)
         self._unreadable = self._arrived = 0
         self._waiting: set[str] = set()
         self._next_report, self._told = 0.0, -math.inf
         self._hooks: list[threading.Thread] = []
         self._journal = Journal(self._folder)
-        self.seen: set[str] = set()
+        self.seen = Seen()
         self._replay()
+        if work.acknowledges:
+            self._acknowledge()
 
     @property
     def alarmed(self) -> bool:
-        """Whether there was an alarm."""
-        return bool(self._monitor.alarms)
+        """Whether there was an alarm that has not been acknowledged."""
+        return self._monitor.alarmed
 
     def judge(self, batch: Sequence[Arrived], again: Callable[[Arrived], bool]) -> None:
         """Score a batch, write it into the journal, and bet on it.
@@ -324,17 +352,37 @@ class Watch:
 
     def _replay(self) -> None:
         """Compute the evidence from the journal, and tell the first alarm if a killed watch has not told it."""
-        self._tells = not self._path(ALARMS_FILE).exists()
+        alarms = self._path(ALARMS_FILE)
+        known = alarms.read_text() if alarms.exists() else ""  # whose last line can be incomplete
+        told = max(map(int, re.findall(r'"image": (\d+)', known)), default=0)
+        self._tells = not told
         part: list[Line] = []
         for line in self._journal.lines():
-            self.seen.add(line.file if self._work.spec.source != "-" else identity(line.file, line.modified))
-            part.append(line)
-            if len(part) == REPLAYED:
+            if line == ACKNOWLEDGED or len(part) == REPLAYED:
                 self._bet(part)
                 part = []
+            if line == ACKNOWLEDGED:
+                self._begin_anew()
+                self._tells = told <= self._monitor.images
+                continue
+            self.seen.add(line.file if self._work.spec.source != "-" else identity(line.file, line.modified))
+            self._arrived += 1
+            part.append(line)
         self._bet(part)
         self._tells = True
-        self._arrived = len(self.seen)
+
+    def _acknowledge(self) -> None:
+        """Begin the evidence anew if there was an alarm, and write that down."""
+        said = "there is no alarm to acknowledge: the evidence goes on"
+        if self.alarmed:
+            said = f"the alarm after image {self._monitor.alarms[-1].image:,} is acknowledged: the evidence begins anew"
+            self._journal.append([ACKNOWLEDGED])
+            self._begin_anew()
+        self._recorded.show(Noted(said))
+
+    def _begin_anew(self) -> None:
+        self._monitor.acknowledge()
+        self._evidence = 0.0
 
     def _is_judged(self, file: Arrived) -> bool:
         if file.file in self._waiting:
@@ -346,9 +394,7 @@ class Watch:
         """Return the scores of each file that could be read, and what is wrong with each of the others."""
         if not files:
             return {}, {}
-        evaluation, paths = self._work.evaluation, [Path(file.file).expanduser() for file in files]
-        part = Incoming.of_files(paths, evaluation.model.config.image_shape, background=evaluation.backdrop)
-        (piece,) = pieces([part], size=len(files), threads=joblib.cpu_count() + 1)
+        piece = self._read(self._incoming([file.file for file in files]))
         gone = [position for position in range(len(files)) if position not in set(piece.positions)]
         problems = {files[position].file: said for position, (_, said) in zip(gone, piece.unreadable, strict=True)}
         if not piece.positions:
@@ -360,9 +406,24 @@ class Watch:
         images[:number] = piece.images
         indices = self._monitor.images + torch.arange(BATCH)
         table = score(self._model, images, indices_N=indices, seed=self._check.calibration.noise_seed)[:number]
-        self._p_values.extend(self._check.p_values(table)[f"p_{self._check.detector}"])
         rows = map(tuple, scores_of(self._check, table).tolist())
         return {files[position].file: row for position, row in zip(piece.positions, rows, strict=True)}, problems
+
+    def _incoming(self, files: Sequence[str]) -> Incoming:
+        evaluation = self._work.evaluation
+        options = "?" + evaluation.spec.source.partition("?")[2] if is_uri(evaluation.spec.source) else ""
+        found = [file_at(file + options) for file in files]
+        return Incoming.of_files(found, evaluation.model.config.image_shape, background=evaluation.backdrop)
+
+    def _read(self, part: Incoming) -> Piece:
+        """Read images, and wait while their bucket cannot be reached."""
+        while True:
+            try:
+                (piece,) = pieces([part], size=len(part.names), threads=joblib.cpu_count() + 1)
+                return piece
+            except DatasetNotFound as error:
+                self._recorded.show(Noted(f"{error.problem}: waiting until it returns"))
+                time.sleep(BUCKET_POLL_S)
 
     def _bet(self, lines: Sequence[Line]) -> None:
         """Bet on images in their order, and tell new alarms."""
@@ -371,8 +432,10 @@ class Watch:
         if not judged:
             return
         first, known = self._monitor.images + 1, len(self._monitor.alarms)
-        evidence = self._monitor.update(np.array([line.scores for line in judged]))
+        scores_BD = np.array([line.scores for line in judged])
+        evidence = self._monitor.update(scores_BD)
         self._evidence = float(evidence[-1])
+        self._p_values.extend(self._test.p_value(scores_BD[-RECENT_P_VALUES:, -1:]))
         for number, line in enumerate(judged, first):
             self._files.append(line.file)
             for index in range(known, len(self._monitor.alarms)):
@@ -432,11 +495,7 @@ class Watch:
             self._recorded.show(Noted(f"--on-alarm {hook} did not take the alarm ({type(error).__name__}: {error})"))
 
     def _draw(self, files: Sequence[str], title: str, path: Path) -> None:
-        shape = self._work.evaluation.model.config.image_shape
-        part = Incoming.of_files(
-            [Path(file).expanduser() for file in files], shape, background=self._work.evaluation.backdrop
-        )
-        images = []
+        part, images = self._incoming(files), []
         for position in range(len(files)):
             try:
                 images.append(part.images.images(position, position + 1)[0].numpy())

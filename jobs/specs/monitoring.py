@@ -34,7 +34,7 @@ class WatchSpec(ModelSpec):
     """The settings of ``glowctl watch``, which raises an alarm when a stream of images no longer belongs."""
 
     source: Text = setting(..., "Data", "camera")
-    """Folder that images arrive in, also in subfolders, or - for paths on standard input, one per line."""
+    """Folder or bucket that images arrive in, also in subfolders, or - for paths on standard input, one per line."""
     thin: Positive = setting(1, "Data", 10)
     """Judge only each N-th image, for streams in which neighbouring images resemble each other."""
     reference: Text | None = setting(None, "Test", "folder:healthy")

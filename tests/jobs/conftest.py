@@ -7,6 +7,7 @@ import pytest
 from jobs.tracking.store import open_store
 from tests.jobs.command_line import OneProcess
 from tests.jobs.served import Trained, load
+from tests.jobs.trained import train_into
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +30,14 @@ def uri(tmp_path, empty_store) -> str:
     """Of a store of the test's own."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory, empty_store) -> tuple[Path, str]:
+    """A folder with a store that has a model of the digits, and the id of its run. Tests may add other runs."""
+    folder = tmp_path_factory.mktemp("digits")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    return folder, train_into(folder)
 
 
 @pytest.fixture(scope="session")

@@ -19,11 +19,10 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 
@@ -37,6 +36,7 @@ from glow.checkpoint import WEIGHTS_FILE
 from jobs.tracking.liveness import GONE
 from jobs.tracking.registry import registered_versions
 from tests.jobs.command_line import Running, alive, free_port, glowctl, wait_until
+from tests.jobs.disks import fill, small_disk
 from tests.jobs.record_facts import (
     all_runs,
     check_epochs,
@@ -364,31 +364,6 @@ def test_a_training_whose_mlflow_server_is_struck(whole_training, tmp_path, temp
         assert facts_of(server.uri, run) == whole_training.facts
         check_epochs(server.uri, run)
     check_nothing_stays(temporary)
-
-
-@contextmanager
-def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A disk that can be full."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to mount a small disk")
-    disk = folder / f"disk-{megabytes}"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("cannot mount here")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """Takes all that is left of a disk; the file that does."""
-    ballast = disk / "ballast"
-    with suppress(OSError), ballast.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"\0" * 1024)
-    return ballast
 
 
 @pytest.mark.root

@@ -1,8 +1,11 @@
 """`glowctl check`, as a gate in a pipeline uses it. No Ray."""
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import mlflow.pyfunc
 import numpy as np
@@ -12,11 +15,11 @@ from PIL import Image
 
 from glow.datasets import load_dataset
 from glow.ood import Calibration, ImageCheck
+from jobs.commands.app import main
 from jobs.evaluation.find_model import find_model
 from jobs.tracking.runs import find_run
 from jobs.tracking.store import open_store
 from tests.jobs.command_line import GLOWCTL, environment, sentence_of
-from tests.jobs.trained import train_into
 
 
 def uri_of(folder: Path) -> str:
@@ -24,10 +27,9 @@ def uri_of(folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def store(digits_run):
     """A folder with a store that has a trained model, and with some digits and photographs as files."""
-    folder = tmp_path_factory.mktemp("check")
-    run_id = train_into(folder)
+    folder, run_id = digits_run
     for name, number in (("digits", 120), ("photos", 30)):
         images, labels = load_dataset(name, "test", image_shape=(1, 8, 8))
         for index in range(number):
@@ -38,11 +40,30 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture
-def checked(store, one_process):
+def command(monkeypatch, capsys):
+    """Run the command in this process, which has imported all that it needs."""
+
+    def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["glowctl", *arguments])
+        monkeypatch.setattr(os, "environ", os.environ.copy())
+        capsys.readouterr()
+        code: Any = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def checked(store, command):
     """Run the command in the folder of the store."""
 
     def check(*arguments: str):
-        return one_process(store[0], "check", *arguments)
+        return command(store[0], "check", *arguments)
 
     return check
 
@@ -74,7 +95,7 @@ def test_the_event_has_the_verdict_and_the_list(store, checked):
     assert event["held_out"] == 176
 
 
-def test_it_is_recorded_as_a_run_nested_under_the_training(store, checked, one_process):
+def test_it_is_recorded_as_a_run_nested_under_the_training(store, checked, command):
     folder, train_run = store
     event = event_of(checked("digits/", "--json", "--alpha", "0.95"))
     run = find_run(uri_of(folder), "glow", event["run_id"])
@@ -90,7 +111,7 @@ def test_it_is_recorded_as_a_run_nested_under_the_training(store, checked, one_p
     assert {"image", "class", "nll", "p_typicality", f"p_{event['detector']}", "flagged"} <= set(table)
     again = event_of(checked("--spec", f"runs:/{event['run_id']}/spec.json", "--json"))
     assert again["p_values"] == event["p_values"]
-    assert "belongs" in one_process(folder, "show", event["run_id"]).stdout
+    assert "belongs" in command(folder, "show", event["run_id"]).stdout
 
 
 def test_without_a_record_nothing_is_written_but_what_was_asked_for(store, checked):
@@ -105,8 +126,8 @@ def test_without_a_record_nothing_is_written_but_what_was_asked_for(store, check
     assert Image.open(folder / "photos-sheet.png").size[0] > 500
 
 
-def test_a_folder_of_weights_needs_no_store(store, one_process, tmp_path):
-    done = one_process(tmp_path, "check", "digits", "--model", str(store[0] / "trained"), "--no-record", "--json")
+def test_a_folder_of_weights_needs_no_store(store, command, tmp_path):
+    done = command(tmp_path, "check", "digits", "--model", str(store[0] / "trained"), "--no-record", "--json")
     assert done.returncode == 0
     assert event_of(done)["images"] == 355
     assert files_in(tmp_path) == set()

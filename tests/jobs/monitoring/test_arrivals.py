@@ -9,13 +9,19 @@ import shutil
 import pytest
 
 from jobs.monitoring import arrivals
-from jobs.monitoring.arrivals import Arrivals, Arrived, from_folder, from_lines, identity
+from jobs.monitoring.arrivals import Arrivals, Arrived, Seen, from_folder, from_lines, identity
 from jobs.monitoring.journal import JOURNAL_FILE, Journal, Line
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    for name, seconds in {"POLL_S": 0.0, "GATHER_S": 0.01, "RETRY_S": 0.0, "PATIENCE_S": 0.05}.items():
+    for name, seconds in {
+        "POLL_S": 0.0,
+        "BUCKET_POLL_S": 0.0,
+        "GATHER_S": 0.01,
+        "RETRY_S": 0.0,
+        "PATIENCE_S": 0.05,
+    }.items():
         monkeypatch.setattr(arrivals, name, seconds)
 
 
@@ -23,8 +29,14 @@ def names(found: list[Arrived]) -> list[str]:
     return [os.path.basename(file.file) for file in found]
 
 
+def seen_before(name: str) -> Seen:
+    seen = Seen()
+    assert seen.add(name)
+    return seen
+
+
 def test_a_file_in_a_folder_arrives_when_two_looks_find_it_unchanged(tmp_path):
-    looks = from_folder(tmp_path, set(), lambda said: None)
+    looks = from_folder(tmp_path, Seen(), lambda said: None)
     assert next(looks) == []
     (tmp_path / "b.png").write_bytes(b"1")
     (tmp_path / "notes.txt").write_bytes(b"1")
@@ -40,7 +52,7 @@ def test_files_of_a_folder_arrive_in_the_order_in_which_they_were_changed(tmp_pa
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (2e9 - age, 2e9 - age))  # in the future, as after a jump of the clock
-    looks = from_folder(tmp_path, {str(tmp_path / "seen.png")}, lambda said: None)
+    looks = from_folder(tmp_path, seen_before(str(tmp_path / "seen.png")), lambda said: None)
     (tmp_path / "seen.png").touch()
     next(looks)
     assert names(next(looks)) == ["old.png", "middle.jpg", "new.png"]
@@ -50,7 +62,7 @@ def test_a_folder_that_goes_away_and_returns_is_noted_and_loses_nothing(tmp_path
     folder, said = tmp_path / "camera", list[str]()
     folder.mkdir()
     (folder / "a.png").touch()
-    looks = from_folder(folder, set(), said.append)
+    looks = from_folder(folder, Seen(), said.append)
     next(looks)
     assert names(next(looks)) == ["a.png"]
     shutil.move(folder, tmp_path / "away")
@@ -71,10 +83,10 @@ def test_a_path_that_comes_twice_is_judged_twice_only_if_its_file_has_changed(tm
         os.utime(path, (1, 1))
         yield path
 
-    found = [file for batch in from_lines(lines(), {identity("/gone.png", 0)}) for file in batch]
+    found = [file for batch in from_lines(lines(), seen_before(identity("/gone.png", 0))) for file in batch]
     assert found[0].file == path
     assert len({file.modified for file in found}) == len(found)
-    assert list(from_lines(["/gone.png\n"], {identity("/gone.png", 0)})) == [[]]
+    assert list(from_lines(["/gone.png\n"], seen_before(identity("/gone.png", 0)))) == [[]]
 
 
 def test_an_error_of_standard_input_ends_the_watch():
@@ -83,7 +95,7 @@ def test_an_error_of_standard_input_ends_the_watch():
         raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid")
 
     with pytest.raises(UnicodeDecodeError):
-        list(from_lines(lines(), set()))
+        list(from_lines(lines(), Seen()))
 
 
 def test_a_file_is_handed_out_again_until_patience_ends():

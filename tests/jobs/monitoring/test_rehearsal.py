@@ -22,7 +22,7 @@ def rehearsed(store, **settings: Any) -> tuple[bool, Rehearsed]:
 
 
 def test_images_in_random_order_pass(store):
-    passes, event = rehearsed(store, source=str(store / "digits"))
+    passes, event = rehearsed(store, source=str(store / "healthy"))
     assert (passes, event.images, event.alarms) == (True, 355, 0)
 
 
@@ -44,7 +44,7 @@ def test_images_of_another_kind_need_another_reference(store):
 
 def test_too_few_images_are_refused(store):
     with pytest.raises(JobError) as refusal:
-        rehearsed(store, source=str(store / "digits"), thin=100)
+        rehearsed(store, source=str(store / "healthy"), thin=100)
     assert refusal.value.code == "too-few-images"
 
 

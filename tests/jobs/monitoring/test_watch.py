@@ -11,7 +11,6 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,38 +24,25 @@ from jobs.specs.monitoring import WatchSpec
 from jobs.tracking.runs import find_run, metric_history
 from tests.jobs.command_line import GLOWCTL, environment, wait_until
 from tests.jobs.monitoring.settings import spec_in
-
-
-def paths(store: Path, *folders: str) -> list[str]:
-    return [f"{path}\n" for folder in folders for path in sorted((store / folder).iterdir())]
-
-
-def watched(work: job.WatchWork, lines: Any) -> tuple[bool, list[events.Event]]:
-    shown: list[events.Event] = []
-    return job.run(work, lines, shown.append), shown
-
-
-def one(shown: list[events.Event], kind: type) -> Any:
-    (found,) = (event for event in shown if isinstance(event, kind))
-    return found
+from tests.jobs.monitoring.streams import HEALTHY, STRANGE, one, paths, resumed, watched
 
 
 def test_a_stream_that_belongs_gives_no_alarm(store, tmp_path):
-    alarmed, shown = watched(job.prepare(spec_in(store, tmp_path)), paths(store, "digits"))
+    alarmed, shown = watched(job.prepare(spec_in(store, tmp_path)), paths(store, "healthy"))
     end = one(shown, events.Watched)
-    assert (alarmed, end.images, end.alarms, end.unreadable) == (False, 355, 0, 0)
+    assert (alarmed, end.images, end.alarms, end.unreadable) == (False, HEALTHY, 0, 0)
     assert end.evidence < end.threshold == pytest.approx(2)
 
 
 @pytest.mark.parametrize("ranks", ["growing", "fixed"])
 def test_a_change_gives_an_alarm_that_is_recorded(store, tmp_path, ranks):
     spec = spec_in(store, tmp_path, ranks=ranks, exit_on_alarm=True, prometheus=str(tmp_path / "glow.prom"))
-    alarmed, shown = watched(job.prepare(spec), paths(store, "digits", "noise"))
+    alarmed, shown = watched(job.prepare(spec), paths(store, "healthy", "noise"))
     alarm, end = one(shown, events.Alarm), one(shown, events.Watched)
     assert alarmed
-    assert 355 < alarm.image <= 375
-    assert 345 <= alarm.earliest <= alarm.start <= alarm.latest <= alarm.image
-    assert Path(alarm.file) == store / "noise" / f"{alarm.image - 356:04}.png"
+    assert HEALTHY < alarm.image <= HEALTHY + 20
+    assert HEALTHY - 10 <= alarm.earliest <= alarm.start <= alarm.latest <= alarm.image
+    assert Path(alarm.file) == store / "noise" / f"{alarm.image - HEALTHY - 1:04}.png"
     assert all(Path(file).parent.name == "noise" for file in alarm.moved[:3])
     assert Path(alarm.picture).is_file()
     run = find_run(spec.tracking_uri or "", "glow", end.run_id)
@@ -72,58 +58,57 @@ class Killed(BaseException):
     """Ends a watch as a kill does, without its end."""
 
 
-def resumed(store: Path, out: Path, lines: list[str]) -> tuple[bool, list[events.Event]]:
-    (folder,) = (path for path in out.iterdir() if path.is_dir())
-    return watched(job.prepare_resume(folder.name, {"tracking_uri": f"sqlite:///{store}/mlflow.db"}), lines)
-
-
 def test_a_watch_that_dies_goes_on_where_it_was_bit_for_bit(store, tmp_path, monkeypatch):
     monkeypatch.setattr("jobs.monitoring.arrivals.GATHER_S", 0.05)
-    lines, dice = paths(store, "digits", "noise"), random.Random(0)
+    lines, dice = paths(store, "healthy", "noise"), random.Random(0)
     _, shown = watched(job.prepare(spec_in(store, tmp_path / "whole")), lines)
     expected = one(shown, events.Watched)
-    for kills in (1, 4):
-        out = tmp_path / f"{kills}"
-        work = job.prepare(spec_in(store, out))
-        for _ in range(kills):
-            with pytest.raises(Killed):
-                watched(work, dying(lines, dice.randrange(20, len(lines)), out))
-            (journal,) = out.glob(f"*/{JOURNAL_FILE}")
-            os.truncate(journal, dice.randrange(journal.stat().st_size))  # in the middle of a line
-            (folder,) = (path for path in out.iterdir() if path.is_dir())
-            work = job.prepare_resume(folder.name, {"tracking_uri": f"sqlite:///{store}/mlflow.db"})
-        _, shown = watched(work, lines)
-        end = one(shown, events.Watched)
-        assert (end.images, end.evidence, end.alarms) == (expected.images, expected.evidence, expected.alarms)
-        read = [line.file for line in Journal(journal.parent).lines()]
-        assert read == [line.strip() for line in lines]
+    out = tmp_path / "killed"
+    work = job.prepare(spec_in(store, out))
+    for _ in range(2):
+        with pytest.raises(Killed):
+            watched(work, dying(lines, dice.randrange(20, len(lines)), out))
+        (journal,) = out.glob(f"*/{JOURNAL_FILE}")
+        os.truncate(journal, dice.randrange(journal.stat().st_size))  # in the middle of a line
+        work = job.prepare_resume(journal.parent.name, {"tracking_uri": f"sqlite:///{store}/mlflow.db"})
+    _, shown = watched(work, lines)
+    end = one(shown, events.Watched)
+    assert (end.images, end.evidence, end.alarms) == (expected.images, expected.evidence, expected.alarms)
+    read = [line.file for line in Journal(journal.parent).lines()]
+    assert read == [line.strip() for line in lines]
 
 
 def dying(lines: list[str], after: int, out: Path):
     """Yield some lines, and then end the watch as a kill would, but not before anything is in its journal."""
     yield from lines[:after]
-    wait_until(lambda: any(journal.stat().st_size for journal in out.glob(f"*/{JOURNAL_FILE}")))
+    wait_until(lambda: any(journal.stat().st_size for journal in out.glob(f"*/{JOURNAL_FILE}")), every=0.02)
     raise Killed
 
 
 @pytest.mark.nightly
 def test_kills_at_twenty_random_moments_change_nothing(store, tmp_path):
-    lines, dice = paths(store, "digits", "noise"), random.Random(1)
-    (tmp_path / "paths").write_text("".join(lines))
+    lines, dice = paths(store, "healthy", "noise"), random.Random(1)
     _, shown = watched(job.prepare(spec_in(store, tmp_path / "whole")), lines)
     expected = one(shown, events.Watched)
-    where = ["--tracking-uri", f"sqlite:///{store}/mlflow.db"]
-    command = [str(GLOWCTL), "watch", "-", "--output", str(tmp_path / "out"), "--json", *where]
-    for _ in range(20):
-        with (tmp_path / "paths").open() as stdin, (tmp_path / "log").open("w") as log:
-            process = subprocess.Popen(command, stdin=stdin, stdout=log, env=environment())
-            time.sleep(dice.uniform(5, 15))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        if runs := [path.parent.name for path in (tmp_path / "out").glob("*/spec.json")]:
-            command = [str(GLOWCTL), "watch", "--resume", runs[0], "--json", *where]
-    with (tmp_path / "paths").open() as stdin:
-        done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, env=environment(), check=False)
+    where = ["--tracking-uri", f"sqlite:///{store}/mlflow.db", "--json"]
+    command = [str(GLOWCTL), "watch", "-", "--output", str(tmp_path / "out"), *where]
+    judged = []
+    for kill in range(20):
+        with (tmp_path / "log").open("w") as log:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, env=environment(), text=True)
+        assert process.stdin is not None
+        process.stdin.write("".join(lines[: (kill + 1) * len(lines) // 20]))
+        process.stdin.flush()
+        wait_until(lambda: "--resume" in (tmp_path / "log").read_text(), every=0.02)
+        time.sleep(dice.uniform(0, 3))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+        command = [str(GLOWCTL), "watch", "--resume", folder.name, *where]
+        judged.append(len(list(Journal(folder).lines())))
+    print("images in the journal at each kill:", judged)
+    assert len(set(judged)) > 5
+    done = subprocess.run(command, input="".join(lines), capture_output=True, text=True, env=environment(), check=False)
     end = json.loads(done.stdout.splitlines()[-1])
     assert (end["images"], end["evidence"], end["alarms"]) == (expected.images, expected.evidence, expected.alarms)
 
@@ -131,14 +116,41 @@ def test_kills_at_twenty_random_moments_change_nothing(store, tmp_path):
 def test_an_alarm_is_told_once_although_the_watch_is_resumed(store, tmp_path):
     hook = f"tee -a {tmp_path / 'hook'}"
     spec = spec_in(store, tmp_path / "out", on_alarm=hook)
-    _, shown = watched(job.prepare(spec), paths(store, "digits", "noise"))
+    _, shown = watched(job.prepare(spec), paths(store, "healthy", "noise"))
     alarm = one(shown, events.Alarm)
     told = json.loads((tmp_path / "hook").read_text())
     assert (told["job"], told["state"], told["image"], told["moved"]) == ("watch", "alarm", alarm.image, alarm.moved)
-    _, shown = resumed(store, tmp_path / "out", paths(store, "digits", "noise"))
+    _, shown = resumed(store, tmp_path / "out", paths(store, "healthy", "noise"))
     assert not [event for event in shown if isinstance(event, events.Alarm)]
-    assert one(shown, events.Watched).images == 435
+    assert one(shown, events.Watched).images == HEALTHY + STRANGE
     assert json.loads((tmp_path / "hook").read_text()) == told
+
+
+def test_an_acknowledged_alarm_begins_the_evidence_anew(store, tmp_path):
+    digits, noise = paths(store, "healthy"), paths(store, "noise")
+    ends, out = {"exit_on_alarm": True}, tmp_path / "out"
+    alarmed, shown = watched(
+        job.prepare(spec_in(store, out, on_alarm=f"tee -a {tmp_path / 'hook'}", **ends)), noise[:30]
+    )
+    first = one(shown, events.Alarm)
+    assert alarmed
+    assert resumed(store, out, digits)[0]  # the alarm stays until it is acknowledged
+    alarmed, shown = resumed(store, out, digits, acknowledges=True)
+    end = one(shown, events.Watched)
+    assert not alarmed
+    assert (end.images, end.alarms) == (30 + HEALTHY, 1)
+    assert end.evidence < end.threshold
+    (folder,) = (path for path in out.iterdir() if path.is_dir())
+    assert f"after image {first.image:,} is acknowledged" in (folder / "log.txt").read_text()
+    _, shown = resumed(store, out, [], acknowledges=True)  # there is no alarm any more, and the evidence is kept
+    again = one(shown, events.Watched)
+    assert (again.images, again.evidence) == (end.images, end.evidence)
+    alarmed, shown = resumed(store, out, noise[30:])
+    second = one(shown, events.Alarm)
+    assert alarmed
+    assert 30 + HEALTHY < second.image <= 50 + HEALTHY
+    assert second.earliest > 20 + HEALTHY
+    assert len((tmp_path / "hook").read_text().split('"state"')) == 3
 
 
 def test_a_hook_that_fails_is_a_note_and_changes_nothing(store, tmp_path):
@@ -148,33 +160,19 @@ def test_a_hook_that_fails_is_a_note_and_changes_nothing(store, tmp_path):
     assert any("/no/such/command" in event.message for event in shown if isinstance(event, events.Noted))
 
 
-def test_files_that_cannot_be_read_are_counted(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("jobs.monitoring.arrivals.RETRY_S", 0.0)
-    monkeypatch.setattr("jobs.monitoring.arrivals.PATIENCE_S", 0.2)
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    lines = [f"{tmp_path}/broken.png\n", "/no/such/file.png\n", "\n", *paths(store, "digits")[:30]]
-    _, shown = watched(job.prepare(spec_in(store, tmp_path / "out")), lines)
-    end = one(shown, events.Watched)
-    assert (end.images, end.unreadable) == (30, 2)
-    (journal,) = tmp_path.glob(f"out/*/{JOURNAL_FILE}")
-    problems = {line.file: line.problem for line in Journal(journal.parent).lines() if line.problem}
-    assert problems.keys() == {f"{tmp_path}/broken.png", "/no/such/file.png"}
-
-
 def test_thin_judges_each_nth_image(store, tmp_path):
-    _, shown = watched(job.prepare(spec_in(store, tmp_path, thin=10)), paths(store, "digits"))
-    assert one(shown, events.Watched).images == 36
+    _, shown = watched(job.prepare(spec_in(store, tmp_path, thin=10)), paths(store, "healthy"))
+    assert one(shown, events.Watched).images == HEALTHY / 10
     (journal,) = tmp_path.glob(f"*/{JOURNAL_FILE}")
     judged = [line.scores is not None for line in Journal(journal.parent).lines()]
-    assert len(judged) == 355
-    assert judged == [number % 10 == 0 for number in range(355)]
+    assert judged == [number % 10 == 0 for number in range(HEALTHY)]
 
 
 def test_a_folder_is_watched_until_it_is_interrupted(store, tmp_path, monkeypatch):
     monkeypatch.setattr("jobs.monitoring.arrivals.POLL_S", 0.1)
     camera = tmp_path / "camera"
     camera.mkdir()
-    content = (store / "digits" / "0000.png").read_bytes()
+    content = (store / "healthy" / "0000.png").read_bytes()
     (camera / "half.png").write_bytes(content[:40])
     shown: list[events.Event] = []
 
@@ -221,7 +219,7 @@ def test_a_reference_does_not_change_the_detector_so_that_a_resumed_watch_has_th
 
 def test_a_resumed_watch_keeps_its_settings_and_is_continued_by_one_command(store, tmp_path):
     spec = spec_in(store, tmp_path)
-    watched(job.prepare(spec), paths(store, "digits")[:5])
+    watched(job.prepare(spec), paths(store, "healthy")[:5])
     (folder,) = tmp_path.iterdir()
     where = {"tracking_uri": spec.tracking_uri}
     with pytest.raises(SpecError) as refusal:
@@ -240,6 +238,6 @@ def test_a_resumed_watch_keeps_its_settings_and_is_continued_by_one_command(stor
 
 def test_every_lets_alarms_repeat_of_which_the_first_is_told(store, tmp_path):
     spec = spec_in(store, tmp_path, guarantee="every=1000")
-    _, shown = watched(job.prepare(spec), paths(store, "digits", "noise"))
-    assert 355 < one(shown, events.Alarm).image < 375
+    _, shown = watched(job.prepare(spec), paths(store, "healthy", "noise"))
+    assert HEALTHY < one(shown, events.Alarm).image < HEALTHY + 20
     assert one(shown, events.Watched).alarms > 2
