@@ -26,13 +26,18 @@ SCRIPTS = {
     "network_bytes": ("--help",),
     "monitoring": ("--streams", "1"),
     "delay": ("--help",),
+    "delay_nonconform": ("--help",),
+    "watch_memory": ("--help",),
     "listed": ("--help",),
 }
+
+COMPARED_WITH = {"speed": "normflows", "delay_nonconform": "nonconform"}
+"""Script -> the library that it compares with."""
 
 
 def test_every_script_is_here():
     scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    assert scripts - {"__init__", "common", "efficientnet_lite0"} == set(SCRIPTS)  # the last prints no figure
+    assert scripts - {"__init__", "common", "efficientnet_lite0", "streams"} == set(SCRIPTS)  # these print no figure
 
 
 @pytest.mark.parametrize(
@@ -40,8 +45,8 @@ def test_every_script_is_here():
     [pytest.param(name, marks=pytest.mark.nightly if name in NIGHTLY else pytest.mark.slow) for name in SCRIPTS],
 )
 def test_a_script_prints_its_figures(script):
-    if script == "speed" and importlib.util.find_spec("normflows") is None:
-        pytest.skip("normflows is not installed: pip install --editable '.[bench]'")
+    if (library := COMPARED_WITH.get(script)) and importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed, which benchmarks/{script}.py compares with")
     command = [sys.executable, "-m", f"benchmarks.{script}", *SCRIPTS[script]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
