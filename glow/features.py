@@ -11,7 +11,9 @@ Shapes: N images, R training images, D features, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,14 +23,50 @@ from torch.nn import functional as F
 
 from glow.ood.detectors import MAHALANOBIS, NEAREST
 
+Key = TypeVar("Key", bound=Hashable)
+
 NEIGHBOURS = 10
 """Sun et al.'s k: the distance is that from this nearest training image."""
 
 CANDIDATES = 5
 """Further neighbours whose similarity is computed in float64 too, because float32 may order them wrongly."""
 
+COLUMN = "feature_"
+"""The name of a column of a table of features, which a number follows."""
+
 AT_ONCE = 20_000_000
 """Largest number of similarities, or of features of neighbours, in memory at a time: 80 or 160 MB."""
+
+
+def features_table(features_ND: np.ndarray) -> pd.DataFrame:
+    """Return features (N, D) as a table with one column per feature, and whether the features of an image are finite.
+
+    Example:
+        >>> table = features_table(np.array([[1, 2], [np.nan, 4]], np.float16))
+        >>> list(table), table["finite"].tolist(), features_in(table).shape
+        (['feature_0', 'feature_1', 'finite'], [True, False], (2, 2))
+    """
+    table = pd.DataFrame(features_ND, columns=[f"{COLUMN}{column}" for column in range(features_ND.shape[1])])
+    return table.assign(finite=np.isfinite(features_ND).all(1))
+
+
+def features_in(table: pd.DataFrame) -> np.ndarray:
+    """Return the features float16 (N, D) in a table that `features_table` made."""
+    return table[[name for name in table if str(name).startswith(COLUMN)]].to_numpy(np.float16)
+
+
+def reference_positions(images: int, references: int) -> Tensor:
+    """Return the positions of the training images whose features are references, the same at each call, in order.
+
+    Args:
+        images: number of training images.
+        references: largest number of references.
+
+    Example:
+        >>> reference_positions(3, references=10).tolist()
+        [0, 1, 2]
+    """
+    return torch.randperm(images, generator=torch.Generator().manual_seed(0))[:references].sort().values
 
 
 @dataclass(frozen=True)
@@ -39,6 +77,7 @@ class FeatureReferences:
         features_RD: float (R, D), features of the training images.
         whitening_DP: float64 (D, P), the inverse square root of the covariance of features within a class.
         means_KP: float64 (K, P), the mean of each class after whitening; that of all images if labels are unknown.
+        digest: the digest of the encoder; "" if it is unknown.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -52,9 +91,10 @@ class FeatureReferences:
     features_RD: np.ndarray
     whitening_DP: np.ndarray
     means_KP: np.ndarray
+    digest: str = ""
 
     @classmethod
-    def fit(cls, features_RD: np.ndarray, labels_R: np.ndarray | None = None) -> FeatureReferences:
+    def fit(cls, features_RD: np.ndarray, labels_R: np.ndarray | None = None, digest: str = "") -> FeatureReferences:
         """Fit the references to the features of training images.
 
         The covariance is that of the features around the mean of their class. It is shrunk after Ledoit & Wolf (2004),
@@ -63,6 +103,7 @@ class FeatureReferences:
         Args:
             features_RD: float (R, D). Rows that are not finite are left out.
             labels_R: int (R,), the class of each image; None, or all equal, if classes are unknown.
+            digest: the digest of the encoder.
 
         Raises:
             ValueError: if fewer than 2 rows are finite.
@@ -85,7 +126,16 @@ class FeatureReferences:
         values_D, vectors_DD = np.linalg.eigh(covariance.covariance_)
         kept_D = values_D > values_D[-1] * len(values_D) * np.finfo(float).eps  # features may be constant
         whitening_DP = vectors_DD[:, kept_D] / np.sqrt(values_D[kept_D])
-        return cls(features_RD[finite_R], whitening_DP, means_KD @ whitening_DP)
+        return cls(features_RD[finite_R], whitening_DP, means_KD @ whitening_DP, digest)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> FeatureReferences:
+        """Return the references that `to_arrays` has stored."""
+        return cls(**{**arrays, "digest": arrays["digest"].tobytes().decode()})  # type: ignore[arg-type]
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return all attributes as arrays, as `glow.ood.Calibration` keeps them."""
+        return {**vars(self), "digest": np.frombuffer(self.digest.encode(), np.uint8)}
 
     def distances(self, features_ND: np.ndarray, *, own: bool = False) -> pd.DataFrame:
         """Return both distances of each image.
@@ -131,6 +181,41 @@ class FeatureReferences:
             whitened_NP, torch.from_numpy(self.means_KP), compute_mode="donot_use_mm_for_euclid_dist"
         )
         return (distance_NK.amin(1) ** 2).numpy()
+
+
+def with_distances(
+    tables: Mapping[Key, pd.DataFrame], features: Mapping[Key, np.ndarray], train: Key, digest: str
+) -> tuple[FeatureReferences, dict[Key, pd.DataFrame]]:
+    """Compare images with training images.
+
+    Args:
+        tables: score tables.
+        features: the features of the images of each table; of the training images, those of `reference_positions`.
+        train: the key of the training images.
+        digest: the digest of the encoder.
+
+    Returns:
+        The references, and the tables with the columns of `FeatureReferences.distances`, which are NaN for training
+        images that are not references.
+
+    Raises:
+        ValueError: if fewer than 2 training images have features that are finite.
+
+    Example:
+        >>> features = np.random.default_rng(0).normal(size=(6, 3))
+        >>> tables = {"train": pd.DataFrame({"label": [0] * 9}), "test": pd.DataFrame({"label": [0] * 6})}
+        >>> _, found = with_distances(tables, {"train": features, "test": features}, "train", "")
+        >>> found["train"]["feature_neighbours"].notna().sum(), found["test"]["feature_neighbours"].notna().sum()
+        (np.int64(6), np.int64(6))
+    """
+    known = reference_positions(len(tables[train]), len(features[train])).numpy()
+    references = FeatureReferences.fit(features[train], tables[train]["label"].to_numpy()[known], digest)
+    found = {}
+    for key, table in tables.items():
+        distances = references.distances(features[key], own=key == train)
+        distances.index = table.index[known] if key == train else table.index
+        found[key] = table.assign(**distances.reindex(table.index))
+    return references, found
 
 
 def _units(features: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:

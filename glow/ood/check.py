@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import pandas as pd
 
 from glow.ood.calibration import as_largest, batch_p_value, check_alpha
 from glow.ood.conformal import flagged, least_listed
-from glow.ood.detectors import Detector, fit_detectors
+from glow.ood.detectors import MAHALANOBIS, NEAREST, Detector, fit_detectors
 from glow.ood.recommendation import recommend
 from glow.ood.typicality import BatchTest, TypicalityTest
 
@@ -39,6 +39,9 @@ TYPICALITY = "typicality"
 PARTS = ("train", "held_out", "corrupted")
 """The score tables of a calibration."""
 
+REFERENCE = "references."
+"""The name of an array of `Calibration.references` in a file begins with this."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -51,6 +54,8 @@ class Calibration:
         corrupted: score table of corrupted held-out images (`glow.datasets.corruptions.for_recommendation`), whose
             column ``label`` is the number of the corruption.
         noise_seed: seed of the dequantisation noise of these scores; new images are to be scored with the same seed.
+        references: if the tables have the columns of `glow.features`, the arrays of its `FeatureReferences`, with which
+            new images get these columns.
 
     Example:
         >>> columns = ["nll", "log_det", "log_prior_1", "log_det_1", "complexity", "latent_anderson", "latent_spectrum"]
@@ -70,14 +75,29 @@ class Calibration:
     held_out: pd.DataFrame
     corrupted: pd.DataFrame
     noise_seed: int = 0
+    references: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, train: pd.DataFrame, held_out: pd.DataFrame, corrupted: pd.DataFrame, noise_seed: int = 0
+        cls,
+        train: pd.DataFrame,
+        held_out: pd.DataFrame,
+        corrupted: pd.DataFrame,
+        noise_seed: int = 0,
+        references: Mapping[str, np.ndarray] | None = None,
     ) -> Calibration:
         """Keep what new images are judged with, of whole score tables as the attributes describe them."""
-        kept = train.sample(min(len(train), REFERENCES), random_state=0).reset_index(drop=True)
-        return cls(train["nll"].to_numpy(), kept, held_out, corrupted, noise_seed)
+        kept = train.sample(frac=1, random_state=0)
+        if references:  # images with features first
+            kept = kept.iloc[np.argsort(kept[NEAREST].isna(), kind="stable")]
+        kept = kept[:REFERENCES].reset_index(drop=True)
+        return cls(train["nll"].to_numpy(), kept, held_out, corrupted, noise_seed, references or {})
+
+    def without_content(self) -> Calibration:
+        """Return the calibration without features, for a program that has no encoder."""
+        content = [NEAREST, MAHALANOBIS]
+        tables = {part: getattr(self, part).drop(columns=content, errors="ignore") for part in PARTS}
+        return replace(self, references={}, **tables)
 
     @cached_property
     def detectors(self) -> Mapping[str, Detector]:
@@ -101,6 +121,7 @@ class Calibration:
         from safetensors.numpy import save
 
         columns = {f"{part}.{name}": column for part in PARTS for name, column in getattr(self, part).items()}
+        columns |= {f"{REFERENCE}{name}": array for name, array in self.references.items()}
         tensors = {name: np.ascontiguousarray(column) for name, column in columns.items()}
         # Not `save_file`, whose files only their owner can read.
         Path(path).write_bytes(save({**tensors, "train_nll": self.train_nll, "noise_seed": np.array(self.noise_seed)}))
@@ -122,7 +143,8 @@ class Calibration:
         if not all(tables):
             raise ValueError(f"{path} lacks the scores of {' or '.join(PARTS)} images")
         train, held_out, corrupted = map(pd.DataFrame, tables)
-        return cls(arrays["train_nll"], train, held_out, corrupted, int(arrays["noise_seed"]))
+        references = {name.removeprefix(REFERENCE): arrays[name] for name in arrays if name.startswith(REFERENCE)}
+        return cls(arrays["train_nll"], train, held_out, corrupted, int(arrays["noise_seed"]), references)
 
 
 @dataclass(frozen=True)

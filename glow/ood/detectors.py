@@ -57,6 +57,9 @@ BACKGROUND = "background_nll"
 NEAREST, MAHALANOBIS = "feature_neighbours", "feature_mahalanobis"
 """The columns of a score table that ``features``, ``mahalanobis`` and ``combined`` need (`glow.features`)."""
 
+OF_CONTENT = ("features", "mahalanobis", "combined")
+"""The detectors that need the features of an encoder."""
+
 MOMENTS = ("latent_power", "latent_rows", "latent_columns")
 """Columns of each level that the detector ``whiteness`` uses."""
 

@@ -94,7 +94,7 @@ def cost_of_evaluation(work: Evaluation[Any]) -> Estimated:
     if work.features is not None and work.features.missing:
         raise JobError(
             "the time of an encoder is not estimated",
-            remedy="leave out --encoder, and add the seconds per image of docs/evaluation.md",
+            remedy="run glowctl ood without an estimate; docs/evaluation.md has the seconds per image of --encoder",
             code="encoder-not-estimated",
         )
     missing = [*work.missing, *(work.background.missing if work.background else ())]

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import joblib
@@ -22,6 +23,8 @@ import torch
 from matplotlib.figure import Figure
 
 from glow.datasets.incoming import UNREADABLE, Incoming, open_incoming, pieces
+from glow.encoders import Encoder
+from glow.features import FeatureReferences
 from glow.figures.pictures import image_rows
 from glow.model import Glow
 from glow.ood import Calibration, ImageCheck
@@ -29,6 +32,7 @@ from glow.scoring import score
 from jobs.display.events import Check, Noted, Scoring, Show
 from jobs.display.tables import as_markdown, furthest_table, verdict_sentence
 from jobs.errors import JobError, SpecError
+from jobs.evaluation.content import encoder_for
 from jobs.evaluation.find_model import TrainedModel
 from jobs.evaluation.run import Evaluation, evaluation_run, prepare_evaluation
 from jobs.evaluation.scoring import made_of
@@ -55,15 +59,45 @@ class CheckWork:
 
     Attributes:
         evaluation: the settings and the model.
-        calibration: the scores by which the model judges new images.
+        scorer: what scores images.
         parts: the images to check.
         reference: images that belong, in place of those that were held out of the training; empty for the latter.
     """
 
     evaluation: Evaluation[CheckSpec]
-    calibration: Calibration
+    scorer: Scorer
     parts: Sequence[Incoming]
     reference: Sequence[Incoming]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model that scores images as those of its calibration have been scored.
+
+    Attributes:
+        model: the model.
+        calibration: the scores by which the model judges new images.
+        encoder: the encoder whose features the detector needs; None if it needs none.
+        device: where to compute.
+    """
+
+    model: Glow
+    calibration: Calibration
+    encoder: Encoder | None
+    device: str
+
+    @cached_property
+    def references(self) -> FeatureReferences:
+        """The features that those of images are compared with."""
+        return FeatureReferences.from_arrays(self.calibration.references)
+
+    def __call__(self, images_NCHW: torch.Tensor, first: int) -> pd.DataFrame:
+        """Return the score table of images whose first one has the position `first`, which its noise depends on."""
+        indices = torch.arange(first, first + len(images_NCHW))
+        table = score(self.model, images_NCHW, indices_N=indices, seed=self.calibration.noise_seed)
+        if self.encoder is None:
+            return table
+        return table.assign(**self.references.distances(self.encoder.features(images_NCHW, self.device)))
 
 
 @dataclass(frozen=True)
@@ -94,13 +128,14 @@ def prepare(spec: CheckSpec, lines: Iterable[str] = ()) -> CheckWork:
         DatasetNotFound, DatasetCorrupt: if a data set cannot be opened.
         JobError: if there are no images, or the model has no scores to compare them with.
         TrackingError, CheckpointError: if the store does not answer, or there is no such model.
+        EncoderError: if the encoder that the detector needs cannot be opened.
     """
     evaluation = prepare_evaluation(spec, records=spec.record)
-    calibration = calibration_of(evaluation.model)
+    scorer = scorer_of(evaluation)
     parts = opened(evaluation, spec.sources, lines)
     reference = [] if spec.reference is None else opened(evaluation, [spec.reference])
     notes = [note for part in (*parts, *reference) for note in (*part.notes, *part.images.notes)]
-    return CheckWork(replace(evaluation, notes=tuple(dict.fromkeys(notes))), calibration, parts, reference)
+    return CheckWork(replace(evaluation, notes=tuple(dict.fromkeys(notes))), scorer, parts, reference)
 
 
 def calibration_of(model: TrainedModel) -> Calibration:
@@ -189,13 +224,13 @@ def _judged(work: CheckWork, show: Show) -> tuple[Check, pd.DataFrame, Callable[
     """Return the verdict, the table of all images, and what draws the furthest; write --table and --sheet."""
     spec, model = work.evaluation.spec, work.evaluation.model
     set_up_computing(joblib.cpu_count())
-    glow, calibration = built(model), work.calibration
+    calibration = work.scorer.calibration
     if work.reference:
-        held_out = scored(glow, work.reference, calibration.noise_seed, show, str(spec.reference)).table
+        held_out = scored(work.scorer, work.reference, show, str(spec.reference)).table
         calibration = replace(calibration, held_out=held_out)
-    scores = scored(glow, work.parts, calibration.noise_seed, show, _named(spec.sources))
+    scores = scored(work.scorer, work.parts, show, _named(spec.sources))
     try:
-        detector = spec.detector or work.calibration.recommended  # which does not depend on --reference
+        detector = spec.detector or work.scorer.calibration.recommended  # which does not depend on --reference
         verdict = ImageCheck(calibration, detector)(scores.table, spec.alpha, spec.fdr, spec.seed)
     except ValueError as error:
         remedy = "lower --alpha, check more images at once, or give more images that belong with --reference"
@@ -234,19 +269,25 @@ def _judged(work: CheckWork, show: Show) -> tuple[Check, pd.DataFrame, Callable[
     return event, table, picture
 
 
-def built(model: TrainedModel) -> Glow:
-    """Make a model that scores images, on the GPU if there is one."""
-    return made_of(model.config, model.weights).to("cuda" if torch.cuda.is_available() else "cpu")
+def scorer_of(evaluation: Evaluation[Any]) -> Scorer:
+    """Make what scores images with the model of an evaluation, on the GPU if there is one.
+
+    Raises:
+        JobError: if the model has no scores to compare images with, or needs another encoder.
+        EncoderError: if the encoder that the detector needs cannot be opened.
+    """
+    model, calibration = evaluation.model, calibration_of(evaluation.model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoder = encoder_for(model, calibration, evaluation.spec)
+    return Scorer(made_of(model.config, model.weights).to(device), calibration, encoder, device)
 
 
-def scored(model: Glow, parts: Sequence[Incoming], noise_seed: int, show: Show, name: str) -> Scores:
+def scored(scorer: Scorer, parts: Sequence[Incoming], show: Show, name: str) -> Scores:
     """Score images in this process.
 
     Args:
-        model: the model.
+        scorer: the model. The noise of an image depends on its position among those that could be read.
         parts: the images.
-        noise_seed: seed of the dequantisation noise. The noise of an image depends on its position among those that
-            could be read.
         show: receives a `Scoring` event after each piece.
         name: what the event calls the images.
 
@@ -259,7 +300,7 @@ def scored(model: Glow, parts: Sequence[Incoming], noise_seed: int, show: Show, 
     images, of, started = 0, sum(len(part.names) for part in parts), time.monotonic()
     for piece in pieces(parts, threads=joblib.cpu_count() + 1):
         stop = images + len(piece.images)
-        table = score(model, piece.images, indices_N=torch.arange(images, stop), seed=noise_seed)
+        table = scorer(piece.images, images)
         table.insert(0, "image", piece.names)
         table.insert(1, "class", piece.classes)
         table.insert(2, "shape", ["" if shape is None else shape_text(shape) for shape in piece.shapes])

@@ -1,76 +1,91 @@
-"""The features of an encoder in an OOD evaluation: opening it, and its columns of the score tables."""
+"""The features of an encoder in an evaluation: opening it, and its columns of the score tables."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from glow.encoders import open_encoder
-from glow.features import FeatureReferences
+from glow.encoders import Encoder, open_encoder
+from glow.features import features_in, with_distances
+from glow.ood import Calibration
+from glow.ood.detectors import OF_CONTENT
 from jobs.display.events import Event, Scored
-from jobs.evaluation.run import Evaluation, EvaluationRun, reference_positions
-from jobs.evaluation.scoring import FEATURE
-from jobs.specs.evaluation import OodSpec
+from jobs.errors import JobError
+from jobs.evaluation.find_model import TrainedModel
+from jobs.evaluation.run import Evaluation, EvaluationRun
+from jobs.specs.evaluation import CheckSpec, OodSpec
+from jobs.specs.monitoring import WatchSpec
+from jobs.training.content import encoder_of, with_absolute_encoder
+
+
+def with_asked_encoder(work: Evaluation[OodSpec]) -> Evaluation[OodSpec]:
+    """Return the evaluation with the settings of its encoder: without ``--encoder``, those of the training."""
+    spec, training = work.spec, work.model.training
+    if spec.encoder is None and training is not None and training.encoder is not None:
+        of_training = {name: getattr(training, name) for name in ("encoder", "encoder_size", "encoder_references")}
+        weights = spec.encoder_weights or training.encoder_weights
+        spec = spec.model_copy(update={**of_training, "encoder_weights": weights})
+    spec = with_absolute_encoder(spec)
+    named = {name: getattr(spec, name) for name in type(spec).model_fields if name.startswith("encoder")}
+    return replace(work, given=work.given.model_copy(update=named), spec=spec)
 
 
 def with_encoder(work: Evaluation[OodSpec]) -> Evaluation[OodSpec]:
-    """Open the encoder of ``--encoder``, and find the features that earlier runs have kept; the same without it.
+    """Open the encoder, and find the features that earlier runs have kept; return the same work if there is none.
 
     Raises:
         EncoderError: if the encoder, or its weights, cannot be opened.
         TrackingError: if the store does not answer.
     """
-    spec = work.spec
-    if spec.encoder is None:
-        return work
-    named = {name: _absolute(getattr(spec, name)) for name in ("encoder", "encoder_weights")}
-    encoder = open_encoder(str(named["encoder"]), named["encoder_weights"], spec.encoder_size, spec.encoder_download)
-    named_work = replace(work, given=work.given.model_copy(update=named), spec=spec.model_copy(update=named))
-    return named_work.with_features(encoder, spec.encoder_references)
+    encoder = encoder_of(work.spec)
+    return work if encoder is None else work.with_features(encoder, work.spec.encoder_references)
 
 
-def _absolute(path: str | None) -> str | None:
-    """Return the path of a file, with "file:" before it if it had that, as absolute; the name of a library as it is."""
-    kind, separator, name = (path or "").rpartition("file:")
-    if path is None or (not separator and ":" in path):
-        return path
-    return f"{kind}{separator}{Path(name).expanduser().absolute()}"
+def encoder_for(model: TrainedModel, calibration: Calibration, spec: CheckSpec | WatchSpec) -> Encoder | None:
+    """Open the encoder that a model was trained with, if the detector that judges images needs it.
+
+    Args:
+        model: the model.
+        calibration: the scores by which the model judges images.
+        spec: the settings, of which ``--detector`` names the detector, or else the recommended one judges.
+
+    Raises:
+        EncoderError: if the encoder, or its weights, cannot be opened.
+        JobError: if it is not the encoder of the training.
+    """
+    if not calibration.references or (spec.detector or calibration.recommended) not in OF_CONTENT:
+        return None
+    encoder, training = None, model.training
+    if training is not None and training.encoder is not None:
+        weights = spec.encoder_weights or training.encoder_weights
+        encoder = open_encoder(training.encoder, weights, training.encoder_size, spec.encoder_download)
+    if encoder is None or encoder.digest != calibration.references["digest"].tobytes().decode():
+        problem = "of its training is not known" if encoder is None else f"{encoder} is not that of its training"
+        raise JobError(
+            f"the encoder {problem}, but the model {model.name} needs it for the detectors {', '.join(OF_CONTENT)}",
+            remedy="name the weights of the training with --encoder-weights, or another detector with --detector",
+            code="encoder-differs",
+        )
+    return encoder
 
 
-def with_distances(
+def distances_added(
     work: Evaluation[OodSpec], scores: dict[tuple[str, str], pd.DataFrame], run: EvaluationRun
 ) -> dict[tuple[str, str], pd.DataFrame]:
-    """Return the score tables with the columns of `FeatureReferences.distances`, if the evaluation has an encoder.
-
-    Both are NaN for training images that are not references.
+    """Return the score tables with the columns of `glow.features.with_distances`, if the evaluation has an encoder.
 
     Raises:
         JobError: if workers fail, or have no room on the machines.
         TrackingError: if the store does not answer.
     """
-    if work.features is None:
+    if work.features is None or work.features.encoder is None:
         return scores
     name = work.spec.encoder
 
     def show_name(event: Event) -> None:
         run.show(replace(event, encoder=name) if isinstance(event, Scored) else event)
 
-    features = {key: _matrix(table) for key, table in work.features.scores(run, show_name).items()}
+    features = {key: features_in(table) for key, table in work.features.scores(run, show_name).items()}
     [own] = [key for key in features if key[1] == "train"]
-    train, known = scores[own], np.arange(len(scores[own]))
-    if len(features[own]) < len(train):
-        known = reference_positions(len(train), len(features[own])).numpy()
-    references = FeatureReferences.fit(features[own], train["label"].to_numpy()[known])
-    found = {}
-    for key, table in scores.items():
-        distances = references.distances(features[key], own=key == own)
-        distances.index = table.index[known] if key == own else table.index
-        found[key] = table.assign(**distances.reindex(table.index))
-    return found
-
-
-def _matrix(table: pd.DataFrame) -> np.ndarray:
-    return table[[name for name in table if str(name).startswith(FEATURE)]].to_numpy(np.float16)
+    return with_distances(scores, features, own, work.features.encoder.digest)[1]

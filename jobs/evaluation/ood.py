@@ -40,7 +40,7 @@ from glow.ood.recommendation import NEW_CLASSES
 from jobs.display.events import Absent, Event, Noted, Ood, Scored, Show
 from jobs.display.tables import as_markdown, passing, settings_sentence, share_table
 from jobs.errors import JobError, SpecError
-from jobs.evaluation.content import with_distances, with_encoder
+from jobs.evaluation.content import distances_added, with_asked_encoder, with_encoder
 from jobs.evaluation.find_model import find_model
 from jobs.evaluation.run import Evaluation, EvaluationRun, evaluation_run, prepare_evaluation
 from jobs.specs.evaluation import CORRUPTIONS, OodSpec
@@ -104,8 +104,8 @@ def prepare(spec: OodSpec) -> OodWork:
         CheckpointError: if the model is missing, damaged or untrained.
         JobError: if the named run has no model, or the output folder cannot be used.
     """
-    work = prepare_evaluation(spec)
-    own = work.trained_on
+    work = with_asked_encoder(prepare_evaluation(spec))
+    own, spec = work.trained_on, work.spec
     given = spec.ood_datasets is not None
     usual = (*OTHERS.get(own, ("photos",)), *MADE)
     names = [absolute_dataset(name) for name in spec.ood_datasets or usual]
@@ -262,7 +262,7 @@ def run(work: OodWork, show: Show) -> Ood:
         show(Absent(sentence))
     with evaluation_run(evaluation, "ood", show) as recorded:
         behind = _background_scores(work, recorded)
-        scores = with_distances(evaluation, evaluation.scores(recorded), recorded)
+        scores = distances_added(evaluation, evaluation.scores(recorded), recorded)
         for key, table in behind.items():
             scores[key] = scores[key].assign(**{BACKGROUND: table["nll"]})
         tests = {name: scores[name, "test"] for name in (work.own, *work.others)}

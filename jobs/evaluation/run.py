@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from glow.datasets import DatasetInfo, LazyDataset, describe, open_dataset
 from glow.datasets.names import absolute_dataset, dataset_label, place_of
@@ -34,6 +32,7 @@ from jobs.tracking.record import Record
 from jobs.tracking.scores import save_scores
 from jobs.tracking.store import open_command
 from jobs.tracking.uris import tracking_uri, without_password
+from jobs.training.content import references_among
 
 Spec = TypeVar("Spec", bound=ModelSpec)
 
@@ -226,8 +225,8 @@ class Evaluation(Generic[Spec]):
         tables = []
         for table in self.tables:
             images = table.images.known_as(table.fingerprint)
-            if table.split == "train" and len(images) > references:
-                images = images.subset(reference_positions(len(images), references))
+            if table.split == "train":
+                images = references_among(images, references)
             tables.append(table.of_features(encoder, images))
         of_encoder = replace(self, tables=tables, found=self._found(tables), encoder=encoder, background=None)
         return replace(self, features=of_encoder, notes=(*self.notes, f"encoder {encoder}"))
@@ -273,11 +272,6 @@ class Evaluation(Generic[Spec]):
         for wanted in self.tables:  # data sets with equal images share a key and are scored once
             tables[wanted.dataset, wanted.split] = wanted.of_these_images(scored[wanted.key].table)
         return tables
-
-
-def reference_positions(images: int, references: int) -> Tensor:
-    """Return the positions of the training images whose features are references, the same at each call, in order."""
-    return torch.randperm(images, generator=torch.Generator().manual_seed(0))[:references].sort().values
 
 
 def prepare_evaluation(spec: Spec, records: bool = True) -> Evaluation[Spec]:

@@ -23,6 +23,7 @@ from glow.config import GlowConfig
 from glow.datasets import LazyDataset
 from glow.datasets.names import dataset_label
 from glow.encoders import Encoder
+from glow.features import features_table
 from glow.model import Glow
 from glow.scoring import SHARD, score
 from jobs.display.events import Scoring, Show
@@ -33,9 +34,6 @@ from jobs.system.machine_metrics import machine_facts, machine_name
 from jobs.system.process_setup import set_up_computing
 from jobs.text import JsonObject
 from jobs.tracking.scores import features_key, find_scores, key_of, labelled
-
-FEATURE = "feature_"
-"""What the columns of a table of features are called, followed by a number."""
 
 RETRIES = 3
 """Number of times that Ray runs a shard again after its worker died."""
@@ -246,8 +244,7 @@ def encode_shard(
     """
     set_up_computing(threads)
     features = ray.get(reference[0]).features(torch.tensor(images), "cuda" if ray.get_gpu_ids() else "cpu")
-    table = pd.DataFrame(features, columns=[f"{FEATURE}{column}" for column in range(features.shape[1])])
-    return table.assign(finite=np.isfinite(features).all(1)), (machine_name(), machine_facts())
+    return features_table(features), (machine_name(), machine_facts())
 
 
 def model_on(reference: list[Any], threads: int) -> Glow:

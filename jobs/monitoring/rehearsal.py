@@ -12,7 +12,7 @@ from scipy import special
 
 from jobs.display.events import Rehearsed, Show
 from jobs.errors import JobError
-from jobs.evaluation.check import built, opened, scored
+from jobs.evaluation.check import opened, scored
 from jobs.monitoring.watch import WatchWork, scores_of
 from jobs.specs.monitoring import read_guarantee
 
@@ -47,8 +47,7 @@ def rehearse(work: WatchWork, show: Show) -> bool:
     """
     check = work.judge(show)
     parts = opened(work.evaluation, [work.spec.source])
-    model, seed = built(work.evaluation.model), work.calibration.noise_seed
-    scores = scores_of(check, scored(model, parts, seed, show, work.spec.source).table)
+    scores = scores_of(check, scored(work.scorer, parts, show, work.spec.source).table)
     reference = scores_of(check, check.calibration.held_out)
     thinned, rng = scores[:: work.spec.thin], np.random.default_rng(work.spec.seed)
     if len(thinned) < LEAST:

@@ -28,13 +28,12 @@ from glow.datasets.base import DatasetNotFound
 from glow.datasets.buckets import BucketFolder, is_uri
 from glow.datasets.incoming import UNREADABLE, Incoming, Piece, file_at, pieces
 from glow.figures.pictures import image_rows
-from glow.ood import Alarm, Calibration, ImageCheck, Monitor
+from glow.ood import Alarm, ImageCheck, Monitor
 from glow.ood.monitor import RECENT
-from glow.scoring import score
 from jobs.display import events
 from jobs.display.events import Noted, Show
 from jobs.errors import JobError, SpecError
-from jobs.evaluation.check import built, calibration_of, opened, scored
+from jobs.evaluation.check import Scorer, opened, scored, scorer_of
 from jobs.evaluation.run import Evaluation, EvaluationRun, evaluation_run, prepare_evaluation
 from jobs.monitoring.arrivals import (
     BATCH,
@@ -85,14 +84,14 @@ class WatchWork:
 
     Attributes:
         evaluation: the settings and the model.
-        calibration: the scores by which the model judges new images.
+        scorer: what scores images.
         reference: images that belong, in place of those that were held out of the training; empty for the latter.
         record: the run to continue; None for a new one.
         acknowledges: whether the evidence begins anew if there was an alarm.
     """
 
     evaluation: Evaluation[WatchSpec]
-    calibration: Calibration
+    scorer: Scorer
     reference: Sequence[Incoming]
     record: Record | None = None
     acknowledges: bool = False
@@ -107,13 +106,13 @@ class WatchWork:
 
         The recommended detector does not depend on the reference, so that a resumed watch has the same.
         """
-        calibration, detector = self.calibration, self.spec.detector or self.calibration.recommended
+        calibration = self.scorer.calibration
+        detector = self.spec.detector or calibration.recommended
         if detector not in calibration.detectors:
             known = ", ".join(calibration.detectors)
             raise SpecError(f"there is no detector {detector!r}", remedy=f"use one of {known}", code="check-impossible")
         if self.reference:
-            seed, name = calibration.noise_seed, str(self.spec.reference)
-            held_out = scored(built(self.evaluation.model), self.reference, seed, show, name).table
+            held_out = scored(self.scorer, self.reference, show, str(self.spec.reference)).table
             calibration = replace(calibration, held_out=held_out)
         return ImageCheck(calibration, detector)
 
@@ -177,9 +176,9 @@ def prepare_rehearsal(spec: WatchSpec) -> WatchWork:
 
 
 def _work(evaluation: Evaluation[WatchSpec], reference: str | None, record: Record | None) -> WatchWork:
-    calibration = calibration_of(evaluation.model)
+    scorer = scorer_of(evaluation)
     parts = [] if reference is None else opened(evaluation, [reference])
-    return WatchWork(evaluation, calibration, parts, record)
+    return WatchWork(evaluation, scorer, parts, record)
 
 
 def prepare_resume(name: str, changes: Mapping[str, Any], acknowledges: bool = False) -> WatchWork:
@@ -280,7 +279,6 @@ class Watch:
     def __init__(self, work: WatchWork, recorded: EvaluationRun) -> None:
         self._work, self._recorded, self._folder = work, recorded, recorded.folder
         set_up_computing(joblib.cpu_count())
-        self._model = built(work.evaluation.model)
         self._check = work.judge(recorded.show)
         self._known = self._reference()
         self._monitor = work.monitor(self._known)
@@ -404,8 +402,7 @@ class Watch:
         number = len(piece.positions)
         images = torch.zeros(BATCH, *piece.images.shape[1:], dtype=torch.uint8)
         images[:number] = piece.images
-        indices = self._monitor.images + torch.arange(BATCH)
-        table = score(self._model, images, indices_N=indices, seed=self._check.calibration.noise_seed)[:number]
+        table = self._work.scorer(images, self._monitor.images)[:number]
         rows = map(tuple, scores_of(self._check, table).tolist())
         return {files[position].file: row for position, row in zip(piece.positions, rows, strict=True)}, problems
 

@@ -27,7 +27,7 @@ from jobs.specs.base import (
     same_as,
     setting,
 )
-from jobs.specs.training import TrainSpec
+from jobs.specs.training import TrainSpec, read_encoder
 
 Precision = Literal["float32", "bf16"]
 Split = Literal["train", "validation", "test"]
@@ -42,7 +42,7 @@ USED_WITHOUT = {"temperature": "temperatures", "pairs_per_class": "from_image"}
 
 USED_WITH = {
     "corruption_images": "corruptions",
-    **dict.fromkeys(("encoder_weights", "encoder_size", "encoder_references", "encoder_download"), "encoder"),
+    **dict.fromkeys(("encoder_size", "encoder_references"), "encoder"),
 }
 """Fields of evaluations -> the field without which they have no use."""
 
@@ -57,18 +57,6 @@ def read_grid(grid: str) -> tuple[int, int]:
     if found is None:
         raise ValueError(f"must be ROWSxCOLUMNS such as 10x10, each from 1 to 999, not {grid!r}")
     return int(found[1]), int(found[2])
-
-
-def read_encoder(name: str) -> tuple[str, str]:
-    """Read the value of ``--encoder``, such as "timm:resnet18", as a library and a name.
-
-    Raises:
-        ValueError: for anything but timm:NAME, torchvision:NAME and file:PATH.
-    """
-    kind, _, called = name.partition(":")
-    if kind not in ("timm", "torchvision", "file") or not called:
-        raise ValueError(f"must be timm:NAME, torchvision:NAME or file:PATH, not {name!r}")
-    return kind, called
 
 
 class ModelSpec(Spec):
@@ -125,6 +113,10 @@ class CheckSpec(ModelSpec):
     detector: Text | None = setting(None, "Test", "joint")
     """Detector that judges the batch in addition to the typicality test, and single images. Without it: the one
     that separates corrupted held-out images best, as glowctl ood recommends."""
+    encoder_weights: Text | None = setting(None, "Encoder", "weights.safetensors")
+    """File with the weights of the encoder that the model was trained with, if its detectors are used. Without it: the
+    file of the training, or what the library has downloaded before."""
+    encoder_download: bool = same_as(TrainSpec, "encoder_download")
     alpha: Share = setting(0.99, "Test", 0.999)
     """Share of batches of images that belong which shall be found to belong, between 0 and 1."""
     fdr: Share = setting(0.1, "Test", 0.05)
@@ -180,18 +172,11 @@ class OodSpec(ScoringSpec):
     encoder: Annotated[str, as_text(read_encoder)] | None = setting(None, "Encoder", "timm:resnet18.a1_in1k")
     """Frozen network whose features tell what images show: timm:NAME, torchvision:NAME, or file:PATH (TorchScript or
     torch.export), with weights on this machine. It adds the detectors called features, mahalanobis and combined.
-    Without it: no such detectors."""
-    encoder_weights: Text | None = setting(None, "Encoder", "weights.safetensors")
-    """File with the weights of a network of timm or torchvision. Without it: those that the library has downloaded
-    before."""
-    encoder_size: Positive | None = setting(None, "Encoder", 128)
-    """Height and width in pixels to which images are resized for the encoder. Without it: what the library or the file
-    states."""
-    encoder_references: Annotated[int, Field(ge=2)] = setting(10_000, "Encoder", 50_000)
-    """Largest number of training images whose features other images are compared with. Of more, as many are drawn at
-    random."""
-    encoder_download: bool = setting(False, "Encoder", True)
-    """Let the library download weights of the encoder that are not on this machine."""
+    Without it: that of the training, or no such detectors."""
+    encoder_weights: Text | None = same_as(TrainSpec, "encoder_weights")
+    encoder_size: Positive | None = same_as(TrainSpec, "encoder_size")
+    encoder_references: Annotated[int, Field(ge=2)] = same_as(TrainSpec, "encoder_references")
+    encoder_download: bool = same_as(TrainSpec, "encoder_download")
     benchmark: bool = setting(False, "Data", True)
     """Also test on every data set on this machine whose images have the model's shape without resizing."""
     batch_sizes: Several[Positive] = setting((1, 2, 5, 10, 25), "Test", "2,5,10,25")

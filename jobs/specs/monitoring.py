@@ -49,6 +49,8 @@ class WatchSpec(ModelSpec):
     alpha: Share = setting(0.99, "Test", 0.999)
     """Probability that a stream of images that belong never has an alarm, with --guarantee ever."""
     detector: Text | None = same_as(CheckSpec, "detector")
+    encoder_weights: Text | None = same_as(CheckSpec, "encoder_weights")
+    encoder_download: bool = same_as(CheckSpec, "encoder_download")
     on_alarm: Text | None = setting(None, "Results", "https://example.com/hook")
     """URL that gets a POST request, or command that gets standard input, with the facts of an alarm as JSON.
     Alarms within ten minutes after it are only counted."""

@@ -54,6 +54,18 @@ MOST_LEVELS = 12
 """Largest number of levels, at which the sides of images are multiples of 4096."""
 
 
+def read_encoder(name: str) -> tuple[str, str]:
+    """Read the value of ``--encoder``, such as "timm:resnet18", as a library and a name.
+
+    Raises:
+        ValueError: for anything but timm:NAME, torchvision:NAME and file:PATH.
+    """
+    kind, _, called = name.partition(":")
+    if kind not in ("timm", "torchvision", "file") or not called:
+        raise ValueError(f"must be timm:NAME, torchvision:NAME or file:PATH, not {name!r}")
+    return kind, called
+
+
 def worker_range(workers: str) -> tuple[int, int]:
     """Read the value of ``--workers`` as the smallest and the largest number of workers.
 
@@ -146,6 +158,22 @@ class TrainSpec(Spec):
     bits: int = setting(8, "Model", 5)
     """Number of most significant bits that the model sees of each 8-bit value, 1 to 8. NLLs at different numbers of
     bits cannot be compared."""
+
+    encoder: Annotated[str, as_text(read_encoder)] | None = setting(None, "Encoder", "timm:resnet18.a1_in1k")
+    """Frozen network whose features tell what images show: timm:NAME, torchvision:NAME, or file:PATH (TorchScript or
+    torch.export), with weights on this machine. The model keeps the features of training images, so that ood, check and
+    watch have the detectors called features, mahalanobis and combined. Without it: no such detectors."""
+    encoder_weights: Text | None = setting(None, "Encoder", "weights.safetensors")
+    """File with the weights of a network of timm or torchvision. Without it: those that the library has downloaded
+    before."""
+    encoder_size: Positive | None = setting(None, "Encoder", 128)
+    """Height and width in pixels to which images are resized for the encoder. Without it: what the library or the file
+    states."""
+    encoder_references: Annotated[int, Field(ge=2)] = setting(10_000, "Encoder", 50_000)
+    """Largest number of training images whose features other images are compared with. Of more, as many are drawn at
+    random."""
+    encoder_download: bool = setting(False, "Encoder", True)
+    """Let the library download weights of the encoder that are not on this machine."""
 
     epochs: int = setting(8, "Optimisation", 70)
     """Number of passes over the training images."""

@@ -79,7 +79,7 @@ class ServedGlow(PythonModel):
             context: MLflow's context, with the paths of the model's artifacts.
         """
         self._model = load_checkpoint(context.artifacts["checkpoint"]).eval().requires_grad_(False)
-        self._calibration = Calibration.load(context.artifacts["scores"])
+        self._calibration = Calibration.load(context.artifacts["scores"]).without_content()
         self._check = cache(lambda: ImageCheck(self._calibration))
         self._test = lru_cache(KEPT_TESTS)(self._fitted)
         self._scoring = threading.Lock()

@@ -17,6 +17,7 @@ from glow.config import GlowConfig, highest_learning_rate
 from glow.datasets import describe, own_channels
 from glow.datasets.lazy import one_look
 from glow.datasets.names import absolute_dataset
+from glow.encoders import Encoder
 from jobs.errors import JobError, SpecError
 from jobs.outputs import Found, KeptRun, find_kept, usable_output
 from jobs.run_labels import training_name
@@ -26,6 +27,7 @@ from jobs.text import count, megabytes
 from jobs.tracking import metric_names, tag_names
 from jobs.tracking.record import Record
 from jobs.tracking.uris import tracking_uri, without_password
+from jobs.training.content import encoder_of, with_absolute_encoder
 from jobs.training.data import Splits, given_to_workers, is_packed, open_splits, with_background_of_packed
 from jobs.training.progress import whole_checkpoints
 
@@ -49,6 +51,7 @@ class Work:
         splits: the data sets.
         notes: sentences that tell the user how the data were read.
         resumed: the run that is resumed; None for a new run.
+        encoder: the encoder whose features the model keeps; None without ``--encoder``.
         estimated_seconds: the duration that was estimated because the run has a limit; None without an estimate.
     """
 
@@ -60,6 +63,7 @@ class Work:
     splits: Splits
     notes: tuple[str, ...] = ()
     resumed: Found | None = None
+    encoder: Encoder | None = None
     estimated_seconds: float | None = None
 
     def estimate(self) -> dict[str, float]:
@@ -179,9 +183,11 @@ def prepare(spec: TrainSpec) -> Work:
         SpecError: if settings do not fit the data.
         DatasetNotFound, DatasetCorrupt: if the data are missing or damaged.
         JobError: if the output folder cannot be used.
+        EncoderError: if the encoder, or its weights, cannot be opened.
         TrackingError: if a job on a cluster was given no MLflow store.
     """
-    given = spec
+    spec = given = with_absolute_encoder(spec)
+    encoder = encoder_of(spec)
     absolute = {"output": usable_output(spec.output), "dataset": absolute_dataset(spec.dataset)}
     if spec.data_root is not None:
         absolute["data_root"] = str(Path(spec.data_root).expanduser().absolute())
@@ -206,8 +212,12 @@ def prepare(spec: TrainSpec) -> Work:
         raise
     except ValueError as error:  # of the library
         raise SpecError(str(error), code="settings-unfit-for-data") from error
-    notes = tuple(dict.fromkeys([*info.notes, *(note for dataset in opened.values() for note in dataset.notes)]))
-    return Work(given, spec, tracking_uri(spec.tracking_uri), config, info.original_shape, splits, notes)
+    of_encoder = [] if encoder is None else [f"encoder {encoder}"]
+    of_files = [note for dataset in opened.values() for note in dataset.notes]
+    notes = tuple(dict.fromkeys([*info.notes, *of_files, *of_encoder]))
+    return Work(
+        given, spec, tracking_uri(spec.tracking_uri), config, info.original_shape, splits, notes, encoder=encoder
+    )
 
 
 FREE = ("tracking_uri", "experiment", "data_root", "download", "on_end")

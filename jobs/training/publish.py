@@ -1,7 +1,7 @@
 """The publication of a finished training's model: it is logged in MLflow and registered, and its scores are recorded.
 
-The scores of the training and validation images are what the model judges new images by (`glow.ood.Calibration`). They
-are also recorded where `glowctl ood` finds them, so that `glowctl ood` need not compute them again.
+The scores of the training and validation images are what the model judges new images by (`glow.ood.Calibration`), with
+``--encoder`` their features too. Both are also recorded where `glowctl ood` finds them, so that they are computed once.
 """
 
 from __future__ import annotations
@@ -12,20 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
+import torch
 
 from glow.checkpoint import digest_of, load_checkpoint
 from glow.datasets.corruptions import CORRUPTED, for_recommendation
+from glow.features import features_in, features_table, with_distances
 from glow.ood.check import Calibration
-from glow.scoring import score_shard, shards_of
+from glow.scoring import SHARD, score_shard, shards_of
 from jobs.run_labels import registered_name
 from jobs.text import bits
 from jobs.tracking import tag_names
 from jobs.tracking.models import SCORES_FILE, save_model
 from jobs.tracking.record import Record
-from jobs.tracking.scores import key_of, labelled, save_scores
+from jobs.tracking.scores import features_key, find_scores, key_of, labelled, save_scores
+from jobs.training.content import references_among
 
 if TYPE_CHECKING:
+    from glow.datasets import LazyDataset
+    from glow.encoders import Encoder
     from jobs.training.prepare import Work
 
 EXAMPLES = 4
@@ -64,13 +70,14 @@ def release(
             registered version.
 
     Raises:
-        TrackingError: if MLflow cannot be written.
+        TrackingError: if MLflow cannot be read or written.
     """
     dataset, digests = work.spec.dataset, work.digests()
     scores = gathered(work, checkpoint, tables)
     model_digest = digest_of(checkpoint)
+    record.tag(tag_names.MODEL_DIGEST, model_digest)  # tells its scores from the features of an encoder
+    calibration = _calibration(scores, work, record)
     corrupted = scores.pop(CORRUPTED)
-    calibration = Calibration.of(scores["train"], scores["validation"], corrupted)
     calibration.save(checkpoint / SCORES_FILE)  # next to the weights, so that the folder alone can judge images
     images = for_recommendation(work.splits["validation"]).fingerprint()
     _keep(corrupted, f"{dataset}-{CORRUPTED}", "validation", images, model_digest, work, record)
@@ -95,6 +102,35 @@ def release(
         about = f"{record.name}: {bits(validation_bits_per_dim)} bits/dim on the validation images"
         model_id, version = record.model(folder, name, tags, about)
     return Released(f"models:/{name}/{version}", model_id)
+
+
+def _calibration(scores: Mapping[str, pd.DataFrame], work: Work, record: Record) -> Calibration:
+    """Return the scores by which the model judges images; with ``--encoder``, their features are added to them."""
+    held_out = work.splits["validation"]
+    images = {"train": work.splits["train"], "validation": held_out, CORRUPTED: for_recommendation(held_out)}
+    tables, references = {split: scores[split] for split in images}, None
+    if work.encoder is not None:
+        images["train"] = references_among(images["train"], work.spec.encoder_references)
+        features = {split: _features(work.encoder, each, work, record) for split, each in images.items()}
+        compared, tables = with_distances(tables, features, "train", work.encoder.digest)
+        references = compared.to_arrays()
+    return Calibration.of(tables["train"], tables["validation"], tables[CORRUPTED], references=references)
+
+
+def _features(encoder: Encoder, images: LazyDataset, work: Work, record: Record) -> np.ndarray:
+    """Return the features of images: those that a run of the experiment has recorded, or new ones, which are recorded.
+
+    They are computed in this process.
+    """
+    key = features_key(encoder.digest, images.fingerprint(SHARD))
+    found = find_scores(work.tracking_uri, work.spec.experiment, key)
+    if found is not None and len(found[0]) == len(images):
+        return features_in(found[0])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    starts = range(0, len(images), SHARD)
+    features = np.concatenate([encoder.features(images.images(start, start + SHARD), device) for start in starts])
+    save_scores(key, features_table(features), record)
+    return features
 
 
 def _keep(

@@ -12,7 +12,7 @@ from torch import nn
 
 from glow.datasets import load_dataset
 from glow.encoders import EncoderError, open_encoder
-from glow.features import FeatureReferences
+from glow.features import FeatureReferences, features_table
 from glow.ood import DETECTORS
 from jobs.display.events import Event, Ood, Scored
 from jobs.errors import JobError, SpecError, explained
@@ -57,9 +57,7 @@ def seen(monkeypatch):
             shard = table.images.images()
             images.extend(image.numpy().tobytes() for image in shard)
             features = encoder.features(shard)
-            columns = [f"{scoring.FEATURE}{column}" for column in range(features.shape[1])]
-            whole = pd.DataFrame(features, columns=columns).assign(finite=True)
-            yield scoring.Scored(table, table.of_these_images(whole), None)
+            yield scoring.Scored(table, table.of_these_images(features_table(features)), None)
 
     monkeypatch.setattr(run, "score_on_ray", here)
     monkeypatch.setattr(run, "resources_for", lambda *args: None)

@@ -211,7 +211,7 @@ def test_a_guarantee_is_ever_or_every_n(text):
 def test_a_reference_does_not_change_the_detector_so_that_a_resumed_watch_has_the_same(store, tmp_path):
     new = job.prepare(spec_in(store, tmp_path, reference=f"folder:{store}/noise"))
     assert new.reference
-    assert new.judge(lambda event: None).detector == new.calibration.recommended
+    assert new.judge(lambda event: None).detector == new.scorer.calibration.recommended
     unknown = job.prepare(spec_in(store, tmp_path, detector="nonsense"))
     with pytest.raises(SpecError, match="nonsense"):
         unknown.judge(lambda event: None)
