@@ -51,7 +51,12 @@ def features_table(features_ND: np.ndarray) -> pd.DataFrame:
 
 
 def features_in(table: pd.DataFrame) -> np.ndarray:
-    """Return the features float16 (N, D) in a table that `features_table` made."""
+    """Return the features float16 (N, D) in a table that `features_table` made.
+
+    Example:
+        >>> features_in(features_table(np.array([[1, 2]], np.float16)))
+        array([[1., 2.]], dtype=float16)
+    """
     return table[[name for name in table if str(name).startswith(COLUMN)]].to_numpy(np.float16)
 
 

@@ -211,6 +211,7 @@ def begin_again(cluster):
     cluster.up()
 
 
+@pytest.mark.nightly
 def test_a_run_goes_on_from_storage_when_the_head_is_gone(cluster):
     job = cluster.submit(f"{SMOKE} --epochs 30 --workers 2 --cpus-per-worker 1 --checkpoint-every 5")
     cluster.wait_for(job, lambda events: last_epoch(events) >= 12, 120)
@@ -230,6 +231,7 @@ def test_a_run_goes_on_from_storage_when_the_head_is_gone(cluster):
     assert status == "FINISHED"
 
 
+@pytest.mark.nightly
 def test_an_idle_head_saves_the_record_and_ends_and_ray_up_brings_the_record_back(cluster):
     home, before = cluster.head.home, cluster.runs()
     variables = (

@@ -262,7 +262,7 @@ def killed(processes: list[psutil.Process]) -> bool:
     return bool(processes)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_diverged_trial_and_killed_processes_do_not_end_the_others(tmp_path):
     flags = ("--learning-rates", "3e-3,1e7", "--seeds", "1", "--schedule", "constant", "--clip-norm", "0")
     running = Running(tmp_path, *SMOKE, *flags, "--epochs", "60", "--test-every", "0")

@@ -86,6 +86,7 @@ def test_what_a_job_wrote_can_be_read_again(cluster, trained, tmp_path):
     assert any(line.startswith("epoch 2/2") for line in lines)
 
 
+@pytest.mark.nightly
 def test_a_job_outlives_its_client_and_leaves_its_machines_and_its_run_fails_with_its_driver(cluster, tmp_path):
     """One training loses its client and is stopped; the next one continues its run, and loses its driver.
 

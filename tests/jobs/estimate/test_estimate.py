@@ -147,7 +147,7 @@ def test_a_training_is_estimated_and_one_that_exceeds_a_limit_is_refused(tmp_pat
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_within_its_limits_records_its_estimate_and_its_price(tmp_path: Path):
     from mlflow import MlflowClient
 
@@ -160,7 +160,7 @@ def test_a_run_within_its_limits_records_its_estimate_and_its_price(tmp_path: Pa
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_ablation_is_estimated_from_its_trials_and_refused_before_it_begins(tmp_path: Path):
     ablation = ("ablate", "--preset", "smoke", "--epochs", "300", "--depths", "1,4", "--seeds", "3")
     alone = ("--concurrent", "1", "--cpus-per-trial", "1")

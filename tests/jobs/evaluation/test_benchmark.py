@@ -18,7 +18,7 @@ from tests.glow.test_data import random_images, write_idx
 from tests.jobs.command_line import check_quiet, glowctl
 from tests.jobs.trained import train_into
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.nightly]
 
 TESTED = {"fashion-mnist", "kmnist", "noise", "constant"}
 """What a model of MNIST can be compared with in the data root of `benchmark`."""

@@ -140,7 +140,7 @@ def test_the_nll_is_the_librarys(evaluated):
     assert run.data.metrics["bits_per_dim/digits"] == pytest.approx(row["bits_per_dim"])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_several_noise_samples_give_the_importance_weighted_bound(store):
     folder, _ = store
     done = glowctl(folder, "nll", "--noise-samples", "4", "--json")
@@ -249,7 +249,7 @@ def test_samples_follow_the_temperature(evaluated):
     assert ends["samples"]["non_finite"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_samples_with_pixels_that_are_not_finite_are_counted(store, tmp_path):
     """The standard deviations of one class are infinite in float32, so that none of its samples is finite."""
     folder, _ = store
@@ -311,7 +311,7 @@ def test_a_second_test_touches_no_model(evaluated, one_process, tmp_path):
     }  # half of 354, in twos
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_gradients_and_a_background_of_a_model_that_was_trained_without_some_classes(tmp_path):
     """The model is its own background, which tells nothing apart."""
     train_into(tmp_path, leave_out="8,9", per_class=60)

@@ -67,6 +67,7 @@ def test_it_is_shown_and_drawn(packed, tmp_path):
     assert "fingerprint" in glowctl(tmp_path, "data", f"packed:{packed}").stdout
 
 
+@pytest.mark.nightly
 def test_a_packing_that_was_killed_continues_and_has_the_same_result(photos, packed, tmp_path):
     command = ("pack", f"folder:{photos}", "set", "--image-size", str(SIZE), "--shard-size", "4", "--workers", "1")
     running = Running(tmp_path, *command)
