@@ -36,7 +36,7 @@ test-some: $(VENV)/installed
 SOME := tests/jobs/training/test_train.py::test_killed_glowctl_leaves_nothing_and_resumes_bit_for_bit \
 	tests/jobs/training/test_train.py::test_events_are_json_lines_from_start_to_end \
 	tests/jobs/ablation/test_ablate.py::test_a_killed_ablation_continues_each_trial_from_its_checkpoint \
-	tests/jobs/ray_runtime
+	tests/jobs/ray_runtime/test_embedded.py tests/jobs/ray_runtime/test_connection.py
 
 # Every test but the nightly ones. A test whose program, right or data this machine lacks is skipped and says why.
 # What asserts wall time or looks at the demo comes last, with nothing beside it. What fails is run once more, alone, and

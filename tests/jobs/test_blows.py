@@ -9,7 +9,7 @@ has one test for most kinds of blow:
 | an ablation is killed | `test_a_killed_ablation_continues_each_trial_from_its_checkpoint` in `test_ablate.py` |
 | a worker is killed | `test_a_training_that_was_killed_inside_an_epoch_...` in `test_train.py` |
 | another command is killed | seed 0 of `test_a_command_on_the_record_that_was_killed` |
-| a disk becomes full | seed 0 of `test_a_disk_that_became_full`, as root |
+| a disk becomes full | the cases of a full disk in `monitoring/test_faults.py`, as root |
 """
 
 import json
@@ -366,7 +366,7 @@ def test_a_training_whose_mlflow_server_is_struck(whole_training, tmp_path, temp
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("seed", [pytest.param(s, marks=() if s < 1 else pytest.mark.nightly) for s in range(20)])
+@pytest.mark.parametrize("seed", seeds(20))
 def test_a_disk_that_became_full(whole_training, tmp_path, temporary, seed):
     """That of the output, of the store, or of both; one sentence and the true cause, and resuming succeeds."""
     draw = random.Random(5000 + seed)

@@ -168,7 +168,7 @@ def test_the_result_of_a_run_without_numbers_is_taken_from_its_description(copie
     _, line, bare = capsys.readouterr().out.splitlines()
     assert cell in line
     assert not re.search(r"[`…;]|\.png", line)
-    assert bare.endswith("0:00")
+    assert re.search(r"0:0\d$", bare)
     assert [row["result"] for row in listed(capsys, copied, jobs=job)] == [{}, {}]
 
 
