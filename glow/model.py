@@ -417,7 +417,7 @@ class Glow(nn.Module):
 
     def _encode(self, x_BCHW: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Return the latents, the halves passed on by the splits, and the log-dets (B,) of input and levels."""
-        if len(x_BCHW) == 0:
+        if x_BCHW.shape[0] == 0:
             whole = self._encode(_with_one_image(x_BCHW))
             latents, kept, log_dets_B = ([part[:0] for part in parts] for parts in whole)
             return latents, kept, log_dets_B
@@ -464,8 +464,8 @@ class Glow(nn.Module):
         noise_BCHW = noise_BCHW.to(self.dtype)
         bits = self.config.bits
         if self.noise is None:
-            return dequantize(images_BCHW, noise_BCHW, bits), noise_BCHW.new_zeros(len(noise_BCHW))
-        if len(images_BCHW) == 0:
+            return dequantize(images_BCHW, noise_BCHW, bits), noise_BCHW.new_zeros(noise_BCHW.shape[0])
+        if images_BCHW.shape[0] == 0:
             x_BCHW, log_det_B = self.dequantize(_with_one_image(images_BCHW), _with_one_image(noise_BCHW))
             return x_BCHW[:0], log_det_B[:0]
         middle_BCHW = dequantize(images_BCHW, torch.full_like(noise_BCHW, 0.5), bits)

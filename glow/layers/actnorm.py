@@ -68,7 +68,7 @@ class ActNorm(AffineLayer):
         """Return (x + bias) exp(log_scale), (B, C, H, W), and the log-det (B,) in nats."""
         z_BCHW = (x_BCHW + self.bias[:, None, None]) * self.log_scale.exp()[:, None, None]
         _, _, height, width = x_BCHW.shape
-        return z_BCHW, (height * width * self.log_scale.sum()).expand(len(x_BCHW))
+        return z_BCHW, (height * width * self.log_scale.sum()).expand(x_BCHW.shape[0])
 
     def inverse(self, z_BCHW: Tensor) -> Tensor:
         """Return z exp(-log_scale) - bias, (B, C, H, W)."""

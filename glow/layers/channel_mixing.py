@@ -145,7 +145,7 @@ class AffineLayer(Layer):
         """Return A x + c at every position, (B, C, H, W), and the log-det (B,) in nats."""
         matrix, offset, log_det = self.affine().dense().to(x_BCHW.dtype)
         _, _, height, width = x_BCHW.shape
-        return mix(x_BCHW, matrix, offset), (height * width * log_det).expand(len(x_BCHW))
+        return mix(x_BCHW, matrix, offset), (height * width * log_det).expand(x_BCHW.shape[0])
 
     def inverse(self, z_BCHW: Tensor) -> Tensor:
         """Return A^-1 (z - c) at every position, (B, C, H, W)."""

@@ -124,7 +124,7 @@ class Checkerboard(Layer):
             torch.stack([rows[:, :, :, row, :, (row + colour) % 2] for row in range(2)], 3).flatten(2, 3)
             for colour in (self.first, 1 - self.first)
         ]
-        return torch.cat(colours, 1), x_BCHW.new_zeros(len(x_BCHW))
+        return torch.cat(colours, 1), x_BCHW.new_zeros(x_BCHW.shape[0])
 
     def inverse(self, z_BCHW: Tensor) -> Tensor:
         """Return the images: (B, 2 C, H, W) -> (B, C, H, 2 W)."""

@@ -75,7 +75,7 @@ class AdditiveMap(ElementwiseMap):
 
     def forward(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Return x + t, and zeros (B,)."""
-        return x + raw, x.new_zeros(len(x))
+        return x + raw, x.new_zeros(x.shape[0])
 
     def inverse(self, z: Tensor, raw: Tensor) -> Tensor:
         """Return z - t."""

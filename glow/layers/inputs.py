@@ -28,7 +28,7 @@ class Unchanged(Layer):
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return the input, and zeros (B,)."""
-        return x_BCHW, x_BCHW.new_zeros(len(x_BCHW))
+        return x_BCHW, x_BCHW.new_zeros(x_BCHW.shape[0])
 
     def inverse(self, z_BCHW: Tensor) -> Tensor:
         """Return the input."""

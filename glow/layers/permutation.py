@@ -101,7 +101,7 @@ class FixedPermutation(AffineLayer):
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return the reordered channels, (B, C, H, W), and zeros (B,)."""
-        return x_BCHW[:, self.order], x_BCHW.new_zeros(len(x_BCHW))
+        return x_BCHW[:, self.order], x_BCHW.new_zeros(x_BCHW.shape[0])
 
     def inverse(self, z_BCHW: Tensor) -> Tensor:
         """Return the channels in the order that `forward` received them in."""

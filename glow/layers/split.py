@@ -34,7 +34,7 @@ class Squeeze(Layer):
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return the squeezed images, (B, 4 C, H/2, W/2), and zeros (B,); H and W must be even."""
-        return F.pixel_unshuffle(x_BCHW, 2), x_BCHW.new_zeros(len(x_BCHW))
+        return F.pixel_unshuffle(x_BCHW, 2), x_BCHW.new_zeros(x_BCHW.shape[0])
 
     def inverse(self, z_BCHW: Tensor) -> Tensor:
         """Return the images before the squeeze: (B, 4 C, H, W) -> (B, C, 2 H, 2 W)."""
