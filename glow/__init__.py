@@ -1,7 +1,7 @@
 """Glow normalizing flows: likelihoods of images, and tests of whether images belong to what a model was trained on.
 
 - Data: `load_dataset`.
-- Models: `GlowConfig` and `Glow`; `save_checkpoint` and `load_checkpoint`.
+- Models: `GlowConfig` and `Glow`; `save_checkpoint`, `load_checkpoint` and `load_pretrained`.
 - Training: `FitConfig` (the settings), and `fit`, or `Trainer` if you need checkpoints.
 - Evaluation: `score` (a table of likelihoods), `TypicalityTest` (detects out-of-distribution images), `interpolate`,
   and `uniform_noise` (dequantization noise that makes likelihoods repeatable).
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from glow.interpolation import interpolate
     from glow.model import Glow
     from glow.ood import TypicalityTest
+    from glow.pretrained import load_pretrained
     from glow.scoring import score
     from glow.training.trainer import Trainer, fit
 
@@ -47,6 +48,7 @@ _HOMES = {
     "interpolate": "interpolation",
     "load_checkpoint": "checkpoint",
     "load_dataset": "datasets",
+    "load_pretrained": "pretrained",
     "save_checkpoint": "checkpoint",
     "score": "scoring",
     "uniform_noise": "dequantization",
@@ -62,6 +64,7 @@ __all__ = [
     "interpolate",
     "load_checkpoint",
     "load_dataset",
+    "load_pretrained",
     "save_checkpoint",
     "score",
     "uniform_noise",
