@@ -14,7 +14,7 @@ PYTEST_WORKERS ?= 2
 SIDE_BY_SIDE := -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 FAILED := --last-failed --last-failed-no-failures none
 
-.PHONY: demo test test-fast test-some test-all test-most test-alone test-nightly test-browser test-install test-cluster bench screenshots lint lock clean
+.PHONY: demo test test-fast test-some test-all test-most test-alone test-nightly test-browser test-install test-cluster bench screenshots lint dist lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/glowctl demo
@@ -99,6 +99,10 @@ else
 endif
 	touch $@
 
+# The wheel and the source archive in dist/, byte for byte the same wherever they are built.
+dist: $(VENV)/installed
+	$(BIN)/python -m hatchling build --clean
+
 # The newest versions that pyproject.toml lets in, for all Pythons at once: run the tests with them before they are kept.
 lock: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet uv
@@ -112,4 +116,4 @@ lock: $(VENV)/installed
 	  --excludes $(VENV)/not-locked --no-header --no-annotate pyproject.toml >>requirements.lock
 
 clean:
-	rm -rf .venv* build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv* dist .pytest_cache .mypy_cache .ruff_cache

@@ -25,7 +25,7 @@ import torch
 from benchmarks.common import parse
 from glow import Glow, load_dataset, score
 from glow.ood.statistics import mean_interval
-from jobs.specs.training import make_train_spec
+from glowctl.specs.training import make_train_spec
 
 BASE = "plain networks without checkerboard couplings"
 

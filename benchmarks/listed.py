@@ -18,7 +18,7 @@ import pandas as pd
 
 from glow import load_checkpoint, load_dataset, score
 from glow.ood import Calibration, ImageCheck, flagged
-from jobs.tracking.models import SCORES_FILE
+from glowctl.tracking.models import SCORES_FILE
 
 SHARES = (0.0, 0.01, 0.1, 0.5)
 

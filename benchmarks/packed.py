@@ -86,11 +86,11 @@ def training(folder: Path, quick: bool) -> None:
 
 def packing(folder: Path, images: int, width: int, height: int, rounds: int) -> None:
     """Print the speeds of Pillow in one thread and of packing."""
-    from jobs.packing.plan import prepare
-    from jobs.packing.run import run
-    from jobs.ray_runtime.connection import connected, set_environment
-    from jobs.specs.base import validated
-    from jobs.specs.request import PackSpec
+    from glowctl.packing.plan import prepare
+    from glowctl.packing.run import run
+    from glowctl.ray_runtime.connection import connected, set_environment
+    from glowctl.specs.base import validated
+    from glowctl.specs.request import PackSpec
 
     set_environment()
     torch.set_num_threads(1)

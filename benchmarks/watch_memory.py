@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from jobs.monitoring import watch as job
-from jobs.monitoring.arrivals import Arrived
-from jobs.specs.base import validated
-from jobs.specs.monitoring import WatchSpec
+from glowctl.monitoring import watch as job
+from glowctl.monitoring.arrivals import Arrived
+from glowctl.specs.base import validated
+from glowctl.specs.monitoring import WatchSpec
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ export GLOW_STORAGE RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE
 export RAY_JOB_STOP_WAIT_TIME_S=60 # for a stopped job to record its end; Ray kills it after 3 s otherwise
 unset OMP_NUM_THREADS # `ray up` sets it to 1, and jobs would inherit that
 
-[[ -n "${GLOW_DATABASE:-}" ]] || python -m jobs.cluster.idle restore
+[[ -n "${GLOW_DATABASE:-}" ]] || python -m glowctl.cluster.idle restore
 
 # MLflow gets a separate session, and runs once per machine: the process that holds the lock keeps it until it ends.
 # The database is passed in the environment, because its URL may contain a password.
@@ -85,6 +85,6 @@ fi
 rm -f ~/glow/idle.pid
 if [[ -n "${GLOW_IDLE_DOWN:-}" ]]; then
   export GLOW_IDLE_DOWN
-  setsid python -m jobs.cluster.idle </dev/null >>~/glow/idle.log 2>&1 &
+  setsid python -m glowctl.cluster.idle </dev/null >>~/glow/idle.log 2>&1 &
 fi
 exec ray start --head --port 6379 --dashboard-host 127.0.0.1 --system-config "$health" "${autoscaling[@]}" "$@"

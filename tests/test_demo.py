@@ -10,7 +10,7 @@ import pytest
 
 from glow import Glow, Trainer, load_dataset
 from glow.config import Permutation
-from jobs.specs.training import make_train_spec
+from glowctl.specs.training import make_train_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.timing]
 

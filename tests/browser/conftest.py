@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobs.tracking.runs import experiment_runs
+from glowctl.tracking.runs import experiment_runs
 from tests.browser.served import served
 
 EXPERIMENT = "glow"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
-from jobs.browse.ui import CLASSIC
+from glowctl.browse.ui import CLASSIC
 
 PATIENCE_MS = 60_000
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")

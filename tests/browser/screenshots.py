@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import expect
 
-from jobs.tracking.runs import experiment_runs
+from glowctl.tracking.runs import experiment_runs
 from tests.browser.pages import Ui, fresh_browser
 from tests.browser.served import served
 from tests.demo import run_demo

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.tracking.runs import json_table
+from glowctl.tracking.runs import json_table
 
 expect = pytest.importorskip("playwright.sync_api", reason="needs playwright").expect
 

@@ -239,7 +239,7 @@ def test_an_idle_head_saves_the_record_and_ends_and_ray_up_brings_the_record_bac
     )
     job = cluster.submit(f"{LONG} --workers 1 --cpus-per-worker 1")
     cluster.wait_for(job, lambda events: last_epoch(events) >= 1, 120)
-    watch = f"{variables} setsid ~/glow/venv/bin/python -m jobs.cluster.idle >~/idle.log 2>&1 </dev/null &"
+    watch = f"{variables} setsid ~/glow/venv/bin/python -m glowctl.cluster.idle >~/idle.log 2>&1 </dev/null &"
     assert cluster.head.run(f"cd ~/glow/code; {watch}").returncode == 0
     time.sleep(30)
     assert not (home / "shut-down").exists()  # a job runs

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from jobs.ray_runtime.connection import STOP_PATIENCE_S
+from glowctl.ray_runtime.connection import STOP_PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -180,7 +180,7 @@ def test_one_ray_version_is_installed_everywhere():
 
 
 def test_every_file_that_the_installation_reads_is_there():
-    """A license file that is missing is announced by setuptools to become an error."""
+    """A license file that is missing is refused by hatchling."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     read = {"pyproject.toml", project["readme"], *project["license-files"]}
     for path in RAY_UP:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs.ray_runtime.connection import STOP_PATIENCE_S
+from glowctl.ray_runtime.connection import STOP_PATIENCE_S
 from tests.jobs.command_line import wait_until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -142,10 +142,10 @@ def test_the_head_starts_mlflow_and_then_ray(host):
 
 def test_the_head_gets_its_database_back_and_watches_for_jobs_if_it_shall_end_without(host):
     assert host.run("head.sh").returncode == 0
-    assert host.calls("python") == [["-m", "jobs.cluster.idle", "restore"]]
+    assert host.calls("python") == [["-m", "glowctl.cluster.idle", "restore"]]
     assert host.run("head.sh", GLOW_IDLE_DOWN="4h", GLOW_DATABASE="postgresql://host/glow").returncode == 0
     wait_until(lambda: len(host.calls("python")) == 2)
-    assert host.calls("python")[1] == ["-m", "jobs.cluster.idle"]
+    assert host.calls("python")[1] == ["-m", "glowctl.cluster.idle"]
     wait_until(lambda: "GLOW_IDLE_DOWN" in host.environment("python"))  # it is written after the call
     watching = host.environment("python")
     assert watching["GLOW_IDLE_DOWN"] == "4h"

@@ -5,7 +5,7 @@ import torch
 
 from glow.datasets import LazyDataset, load_dataset
 from glow.datasets.corruptions import CORRUPTIONS, SEVERITIES, all_corrupted, corrupted
-from jobs.specs.evaluation import CORRUPTIONS as NAMES
+from glowctl.specs.evaluation import CORRUPTIONS as NAMES
 
 
 def digits(shape=(1, 16, 16), n=40):

@@ -52,7 +52,7 @@ def glowctl(folder: Path, *arguments: str, timeout: float = 480, **changes: str)
 
 ONE_AFTER_THE_OTHER = """
 import contextlib, io, json, os, sys
-from jobs.commands.app import main
+from glowctl.commands.app import main
 for line in sys.stdin:
     folder, arguments, changes = json.loads(line)
     os.chdir(folder)

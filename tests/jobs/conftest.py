@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.tracking.store import open_store
+from glowctl.tracking.store import open_store
 from tests.jobs.command_line import OneProcess
 from tests.jobs.served import Trained, load
 from tests.jobs.trained import train_into

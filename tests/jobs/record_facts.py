@@ -11,12 +11,12 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from jobs.tracking.registry import registered_versions
-from jobs.tracking.runs import child_runs, experiment_runs, recorded_images
-from jobs.tracking.store import client_of, open_store
-from jobs.tracking.tag_names import DRIVER
-from jobs.tracking.uris import TrackingError, sqlite_path
-from jobs.training.progress import IN_MLFLOW
+from glowctl.tracking.registry import registered_versions
+from glowctl.tracking.runs import child_runs, experiment_runs, recorded_images
+from glowctl.tracking.store import client_of, open_store
+from glowctl.tracking.tag_names import DRIVER
+from glowctl.tracking.uris import TrackingError, sqlite_path
+from glowctl.training.progress import IN_MLFLOW
 
 MEASURED = {
     "images_per_second",

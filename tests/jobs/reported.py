@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from jobs.specs.ablation import make_ablate_spec
-from jobs.specs.training import make_train_spec
-from jobs.tracking.record import Record
+from glowctl.specs.ablation import make_ablate_spec
+from glowctl.specs.training import make_train_spec
+from glowctl.tracking.record import Record
 
 ENVIRONMENT = b'{"python": "3.11.7", "platform": "Linux", "packages": {"torch": "2.6"}, "machines": {}}'
 NLLS = {"1x1": (1.60, 1.64, 1.58), "shuffle": (1.81, 1.86, 1.80)}

@@ -17,7 +17,7 @@ from glow.checkpoint import save_training_state
 from glow.datasets import open_dataset
 from glow.datasets.corruptions import for_recommendation
 from glow.ood import Calibration, ImageCheck, flagged
-from jobs.tracking.models import save_model
+from glowctl.tracking.models import save_model
 from tests.jobs.command_line import environment, wait_until
 
 ROOT = Path(__file__).parents[2]

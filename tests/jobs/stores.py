@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 import requests
 
-from jobs.tracking.store import client_of
+from glowctl.tracking.store import client_of
 from tests.jobs.command_line import environment, free_port, wait_until
 
 WRITER = """
 import sys
 import mlflow
 import mlflow.store.tracking.sqlalchemy_store
-from jobs.tracking.record import Record
+from glowctl.tracking.record import Record
 uri, experiment, name = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()
@@ -32,7 +32,7 @@ OPENER = """
 import sys
 import mlflow
 import mlflow.store.tracking.sqlalchemy_store
-from jobs.tracking.store import open_store
+from glowctl.tracking.store import open_store
 print("ready", flush=True)
 sys.stdin.readline()
 open_store(sys.argv[1], "study")

@@ -32,8 +32,8 @@ from mlflow.entities import Run
 from safetensors.torch import load_file
 
 from glow.checkpoint import WEIGHTS_FILE
-from jobs.tracking.liveness import GONE
-from jobs.tracking.registry import registered_versions
+from glowctl.tracking.liveness import GONE
+from glowctl.tracking.registry import registered_versions
 from tests.jobs.command_line import Running, alive, free_port, glowctl, wait_until
 from tests.jobs.disks import fill, small_disk
 from tests.jobs.record_facts import (

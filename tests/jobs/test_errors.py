@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from glow.errors import DOWNLOAD_ADVICE
-from jobs.errors import JobError, SpecError, explained
+from glowctl.errors import JobError, SpecError, explained
 
 
 def test_a_foreseen_error_is_its_own_sentence_in_words_of_the_command_line():

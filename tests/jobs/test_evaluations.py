@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 from glow.datasets import open_dataset
-from jobs import dispatch
-from jobs.browse.runs import JOBS
-from jobs.commands.app import app
-from jobs.dispatch import evaluation_jobs
-from jobs.run_labels import EVALUATED, evaluation_description
-from jobs.specs.evaluation import NllSpec, OodSpec
-from jobs.specs.request import EVALUATIONS, Request
+from glowctl import dispatch
+from glowctl.browse.runs import JOBS
+from glowctl.commands.app import app
+from glowctl.dispatch import evaluation_jobs
+from glowctl.run_labels import EVALUATED, evaluation_description
+from glowctl.specs.evaluation import NllSpec, OodSpec
+from glowctl.specs.request import EVALUATIONS, Request
 
 
 def test_each_has_a_job_a_description_and_a_place_in_the_list():

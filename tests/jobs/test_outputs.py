@@ -2,9 +2,9 @@
 
 import pytest
 
-from jobs.errors import JobError
-from jobs.outputs import KeptRun, recall, remember
-from jobs.training.prepare import prepare_resume
+from glowctl.errors import JobError
+from glowctl.outputs import KeptRun, recall, remember
+from glowctl.training.prepare import prepare_resume
 from tests.glow.buckets import refusing_store
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.run_labels import (
+from glowctl.run_labels import (
     REST,
     ablation_description,
     ablation_name,
@@ -12,8 +12,8 @@ from jobs.run_labels import (
     training_name,
     varied,
 )
-from jobs.specs.ablation import make_ablate_spec
-from jobs.specs.training import make_train_spec
+from glowctl.specs.ablation import make_ablate_spec
+from glowctl.specs.training import make_train_spec
 
 RUN_ID = "abc"
 

@@ -11,23 +11,23 @@ from pathlib import Path
 
 import pytest
 
-from jobs import run_log
-from jobs.browse.logs import show_log
-from jobs.commands.app import main
-from jobs.display import displays
-from jobs.display.displays import PlainLines
-from jobs.display.events import Event, Noted, Scoring, TrialEvent
-from jobs.errors import JobError
-from jobs.outputs import is_remote
-from jobs.run_log import LogFile, logged
-from jobs.system.machine_metrics import environment_text, machine_facts
-from jobs.tracking.liveness import GONE, LOG_FILES, mark_dead
-from jobs.tracking.record import Record
-from jobs.tracking.runs import read_artifact
-from jobs.tracking.store import client_of
-from jobs.tracking.uris import NoSuchRun
-from jobs.training.messages import Logged
-from jobs.training.worker_log import MOST_ENTRIES, logging_to
+from glowctl import run_log
+from glowctl.browse.logs import show_log
+from glowctl.commands.app import main
+from glowctl.display import displays
+from glowctl.display.displays import PlainLines
+from glowctl.display.events import Event, Noted, Scoring, TrialEvent
+from glowctl.errors import JobError
+from glowctl.outputs import is_remote
+from glowctl.run_log import LogFile, logged
+from glowctl.system.machine_metrics import environment_text, machine_facts
+from glowctl.tracking.liveness import GONE, LOG_FILES, mark_dead
+from glowctl.tracking.record import Record
+from glowctl.tracking.runs import read_artifact
+from glowctl.tracking.store import client_of
+from glowctl.tracking.uris import NoSuchRun
+from glowctl.training.messages import Logged
+from glowctl.training.worker_log import MOST_ENTRIES, logging_to
 from tests.jobs.command_line import wait_until
 from tests.jobs.record_facts import end_driver
 
@@ -238,7 +238,7 @@ def test_a_run_is_followed_until_it_ends(record, uri, tmp_path, capsys, monkeypa
         else:
             log.write_text(text)
 
-    monkeypatch.setattr("jobs.browse.logs.time.sleep", write_more)
+    monkeypatch.setattr("glowctl.browse.logs.time.sleep", write_more)
     assert show_log(record.run_id, uri, follow=True) == 1
     assert capsys.readouterr().out == "one\nand a half\ntwo\nthree\n"
 

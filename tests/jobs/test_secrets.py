@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs.tracking.store import client_of
+from glowctl.tracking.store import client_of
 from tests.jobs.command_line import Running
 from tests.jobs.postgres import ESCAPED, PASSWORD, postgres_server
 from tests.jobs.stores import end_group, mlflow_server

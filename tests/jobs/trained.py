@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 
 from glow import FitConfig, Glow, fit, save_checkpoint
-from jobs.specs.training import make_train_spec
-from jobs.tracking.record import Record
-from jobs.training.prepare import Work, prepare
-from jobs.training.publish import release
+from glowctl.specs.training import make_train_spec
+from glowctl.tracking.record import Record
+from glowctl.training.prepare import Work, prepare
+from glowctl.training.publish import release
 
 NAME = "train digits small"
 

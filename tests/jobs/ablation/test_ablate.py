@@ -13,12 +13,12 @@ import psutil
 import pytest
 
 from glow.checkpoint import load_checkpoint
-from jobs.ablation.run import summarize_again, sync
-from jobs.display.events import AblationSummary, Event
-from jobs.errors import JobError
-from jobs.evaluation.find_model import find_model
-from jobs.tracking.runs import find_run, recorded_images
-from jobs.tracking.store import open_store
+from glowctl.ablation.run import summarize_again, sync
+from glowctl.display.events import AblationSummary, Event
+from glowctl.errors import JobError
+from glowctl.evaluation.find_model import find_model
+from glowctl.tracking.runs import find_run, recorded_images
+from glowctl.tracking.store import open_store
 from tests.jobs.command_line import Running, alive, check_quiet, glowctl, sentence_of, wait_until
 from tests.jobs.record_facts import check_epochs, damage_files_of_ray, trials_of, uri_of
 

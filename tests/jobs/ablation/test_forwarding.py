@@ -6,8 +6,8 @@ from queue import Queue
 
 import pytest
 
-from jobs.ablation import trial as forwarding
-from jobs.ablation.trial import forwarded
+from glowctl.ablation import trial as forwarding
+from glowctl.ablation.trial import forwarded
 
 
 @pytest.fixture

@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-from jobs.ablation import plan
-from jobs.errors import JobError
-from jobs.specs.ablation import make_ablate_spec
+from glowctl.ablation import plan
+from glowctl.errors import JobError
+from glowctl.specs.ablation import make_ablate_spec
 from tests.jobs.command_line import environment
 
 DRY_RUN = """
 import sys
-from jobs.commands.app import main
+from glowctl.commands.app import main
 sys.argv = ["glowctl", "ablate", "--preset", "smoke", "--permutations", "all", "--seeds", "2", "--dry-run", "--json"]
 try:
     main()
@@ -42,7 +42,7 @@ def test_a_dry_run_on_this_machine_is_arithmetic(tmp_path):
 )
 def test_what_helps_if_a_trial_needs_more_than_there_is(monkeypatch, taken, run_id, helps, is_refused):
     """A resumed ablation refuses other resources, so the advice cannot be to change them."""
-    monkeypatch.setattr("jobs.ray_runtime.resources.machines_up", lambda: [{"CPU": 2.0}])
+    monkeypatch.setattr("glowctl.ray_runtime.resources.machines_up", lambda: [{"CPU": 2.0}])
     spec = make_ablate_spec("smoke", {"cpus_per_trial": 8})
     with pytest.raises(JobError) as error:
         plan(spec, taken, run_id)

@@ -12,10 +12,10 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
-from jobs.ablation.tuner import SeededSearch, make_scheduler, make_search
-from jobs.outputs import KeptResult
-from jobs.specs.ablation import AblateSpec, make_ablate_spec
-from jobs.training.worker import COUNTED_EPOCH, SCORE
+from glowctl.ablation.tuner import SeededSearch, make_scheduler, make_search
+from glowctl.outputs import KeptResult
+from glowctl.specs.ablation import AblateSpec, make_ablate_spec
+from glowctl.training.worker import COUNTED_EPOCH, SCORE
 
 EPOCHS = 8
 
@@ -258,7 +258,7 @@ class Trials:
             self.scheduler.on_trial_add(self.controller, trial)
 
     def decide(self, trial, epoch):
-        """Report an epoch as `jobs.training.worker` does, and return the scheduler's decision."""
+        """Report an epoch as `glowctl.training.worker` does, and return the scheduler's decision."""
         counted = {COUNTED_EPOCH: epoch} if epoch < EPOCHS else {}
         result = {SCORE: 9.0 if trial is self.bad else 1.0, "epoch": epoch, **counted}
         return self.scheduler.on_trial_result(self.controller, trial, result)

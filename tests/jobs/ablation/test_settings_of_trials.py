@@ -2,9 +2,9 @@
 
 import pytest
 
-from jobs.ablation.prepare import prepare
-from jobs.specs.ablation import make_ablate_spec
-from jobs.tracking.runs import find_run
+from glowctl.ablation.prepare import prepare
+from glowctl.specs.ablation import make_ablate_spec
+from glowctl.tracking.runs import find_run
 
 
 @pytest.fixture

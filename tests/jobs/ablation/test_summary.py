@@ -13,17 +13,17 @@ from scipy import stats
 
 from glow import Glow, save_checkpoint, score
 from glow.ood import Calibration
-from jobs.ablation.summary import Tables, comparison_figures, summarize_ablation
-from jobs.display.displays import JsonLines
-from jobs.evaluation.find_model import find_model
-from jobs.run_labels import registered_name
-from jobs.specs.ablation import make_ablate_spec
-from jobs.specs.training import make_train_spec
-from jobs.tracking import tag_names
-from jobs.tracking.models import save_model
-from jobs.tracking.record import Record
-from jobs.tracking.runs import find_run
-from jobs.tracking.store import open_store
+from glowctl.ablation.summary import Tables, comparison_figures, summarize_ablation
+from glowctl.display.displays import JsonLines
+from glowctl.evaluation.find_model import find_model
+from glowctl.run_labels import registered_name
+from glowctl.specs.ablation import make_ablate_spec
+from glowctl.specs.training import make_train_spec
+from glowctl.tracking import tag_names
+from glowctl.tracking.models import save_model
+from glowctl.tracking.record import Record
+from glowctl.tracking.runs import find_run
+from glowctl.tracking.store import open_store
 
 EPOCHS = 2
 WORSE = 0.5  # by how much the NLLs of the first epoch are higher than those of the last one

@@ -16,15 +16,15 @@ from safetensors import SafetensorError
 from glow import Glow, GlowConfig, save_checkpoint
 from glow.checkpoint import CheckpointError, digest_of
 from glow.training.trainer import TrainingDiverged
-from jobs.ablation import trial
-from jobs.ablation.log import Failed, OfTrial, TrialOutbox
-from jobs.ablation.trial import Shared, TuneSession, trial_loop
-from jobs.ray_runtime.resources import Resources
-from jobs.specs.ablation import make_ablate_spec
-from jobs.specs.training import make_train_spec
-from jobs.training.messages import Outbox, Stored, Tested, WorkerSettings
-from jobs.training.progress import Progress
-from jobs.training.worker import train_share
+from glowctl.ablation import trial
+from glowctl.ablation.log import Failed, OfTrial, TrialOutbox
+from glowctl.ablation.trial import Shared, TuneSession, trial_loop
+from glowctl.ray_runtime.resources import Resources
+from glowctl.specs.ablation import make_ablate_spec
+from glowctl.specs.training import make_train_spec
+from glowctl.training.messages import Outbox, Stored, Tested, WorkerSettings
+from glowctl.training.progress import Progress
+from glowctl.training.worker import train_share
 
 SPEC = make_ablate_spec("smoke", {"seeds": 1})
 

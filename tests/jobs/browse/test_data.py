@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from glow.datasets import open_dataset
-from jobs.browse.data import show_data
-from jobs.errors import JobError, explained
+from glowctl.browse.data import show_data
+from glowctl.errors import JobError, explained
 from tests.jobs import command_line
 
 
@@ -74,7 +74,7 @@ def test_a_file_that_is_added_while_the_splits_are_opened_does_not_count(tmp_pat
                     Image.new("L", (8, 8)).save(folder / f"0-{split}-{number}.png")
             return dataset
 
-        monkeypatch.setattr("jobs.browse.data.open_dataset", opened)
+        monkeypatch.setattr("glowctl.browse.data.open_dataset", opened)
         show_data(f"folder:{folder}", None, None, str(tmp_path / "sheet.png"), json=True)
         shown.append(json.loads(capsys.readouterr().out)["images"])
     assert shown[0] == shown[1]

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from jobs.browse.diff import diff_runs
-from jobs.errors import SpecError
-from jobs.tracking.record import Record
-from jobs.tracking.scores import key_of, labelled, save_scores, tables_by_images
-from jobs.tracking.store import client_of
-from jobs.tracking.uris import NoSuchRun
+from glowctl.browse.diff import diff_runs
+from glowctl.errors import SpecError
+from glowctl.tracking.record import Record
+from glowctl.tracking.scores import key_of, labelled, save_scores, tables_by_images
+from glowctl.tracking.store import client_of
+from glowctl.tracking.uris import NoSuchRun
 
 IMAGES = 500
 MODELS = ("a" * 16, "b" * 16)

@@ -10,17 +10,17 @@ import time
 import pytest
 from pydantic import BaseModel
 
-from jobs.browse.runs import ago, list_runs
-from jobs.browse.show import SETTINGS, show_run
-from jobs.errors import SpecError
-from jobs.specs.evaluation import CheckSpec, OodSpec
-from jobs.specs.monitoring import WatchSpec
-from jobs.specs.request import SPECS
-from jobs.specs.training import TrainSpec
-from jobs.tracking.record import Record
-from jobs.tracking.runs import experiment_names, named_run, run_of_id
-from jobs.tracking.store import open_store
-from jobs.tracking.uris import NoSuchRun, TrackingError
+from glowctl.browse.runs import ago, list_runs
+from glowctl.browse.show import SETTINGS, show_run
+from glowctl.errors import SpecError
+from glowctl.specs.evaluation import CheckSpec, OodSpec
+from glowctl.specs.monitoring import WatchSpec
+from glowctl.specs.request import SPECS
+from glowctl.specs.training import TrainSpec
+from glowctl.tracking.record import Record
+from glowctl.tracking.runs import experiment_names, named_run, run_of_id
+from glowctl.tracking.store import open_store
+from glowctl.tracking.uris import NoSuchRun, TrackingError
 from tests.jobs.command_line import sentence_of
 
 ABLATION = {
@@ -262,7 +262,7 @@ def test_a_run_is_found_by_name_id_and_the_beginning_of_its_id(runs, uri):
 def test_a_beginning_that_two_ids_share_is_refused(uri, runs, monkeypatch):
     run = run_of_id(uri, runs["train"].run_id)
     monkeypatch.setattr(
-        "jobs.tracking.runs._newest",
+        "glowctl.tracking.runs._newest",
         lambda client, experiments, which, number: [run] * 2 if "run_id" in which else [],
     )
     with pytest.raises(TrackingError, match=r"several .*abcd"):
@@ -356,7 +356,7 @@ def test_through_the_command_without_torch_or_ray(uri, tmp_path, one_process):
     done = one_process(tmp_path, "show", "nothing of the kind", "--tracking-uri", uri)
     assert "'nothing of the kind'" in sentence_of(done)
     code = (
-        "import sys; from jobs.browse import runs, show, ui; "
+        "import sys; from glowctl.browse import runs, show, ui; "
         "sys.exit(bool({'torch', 'ray', 'mlflow'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,10 +9,10 @@ import webbrowser
 import pytest
 import requests
 
-from jobs.browse import ui
-from jobs.errors import JobError
-from jobs.tracking.record import Record
-from jobs.tracking.uris import TrackingError
+from glowctl.browse import ui
+from glowctl.errors import JobError
+from glowctl.tracking.record import Record
+from glowctl.tracking.uris import TrackingError
 from tests.jobs.command_line import Running, alive, free_port, glowctl, wait_until
 
 

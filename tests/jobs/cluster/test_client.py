@@ -1,4 +1,4 @@
-"""`jobs.cluster.client` and `jobs.cluster.submission` as far as they need no Ray, with a stand-in for its dashboard."""
+"""`glowctl.cluster.client` and `glowctl.cluster.submission` without Ray, with a stand-in for its dashboard."""
 
 import errno
 import json
@@ -14,19 +14,19 @@ import pytest
 import requests
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobType
 
-from jobs.cluster import client as module
-from jobs.cluster import submission
-from jobs.cluster.client import Cluster, _Lines
-from jobs.cluster.submission import _name, exit_code, follow, has_trials, sent, submit
-from jobs.display.displays import Wire
-from jobs.display.events import Noted
-from jobs.errors import JobError, SpecError
-from jobs.specs.ablation import AblateSpec, make_ablate_spec
-from jobs.specs.base import validated
-from jobs.specs.evaluation import InterpolateSpec, OodSpec
-from jobs.specs.request import PackSpec, Request
-from jobs.specs.training import TrainSpec, make_train_spec
-from jobs.system.environment import address_of
+from glowctl.cluster import client as module
+from glowctl.cluster import submission
+from glowctl.cluster.client import Cluster, _Lines
+from glowctl.cluster.submission import _name, exit_code, follow, has_trials, sent, submit
+from glowctl.display.displays import Wire
+from glowctl.display.events import Noted
+from glowctl.errors import JobError, SpecError
+from glowctl.specs.ablation import AblateSpec, make_ablate_spec
+from glowctl.specs.base import validated
+from glowctl.specs.evaluation import InterpolateSpec, OodSpec
+from glowctl.specs.request import PackSpec, Request
+from glowctl.specs.training import TrainSpec, make_train_spec
+from glowctl.system.environment import address_of
 
 SAME = {"rayVersion": metadata.version("ray"), "pythonVersion": platform.python_version()}
 

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from jobs.cluster import idle
-from jobs.cluster.client import CHECK, Cluster
-from jobs.errors import JobError
-from jobs.tracking.tag_names import TITLE
+from glowctl.cluster import idle
+from glowctl.cluster.client import CHECK, Cluster
+from glowctl.errors import JobError
+from glowctl.tracking.tag_names import TITLE
 
 
 class Clock:

@@ -6,8 +6,8 @@ import time
 import psutil
 import pytest
 
-from jobs.tracking.liveness import GONE
-from jobs.tracking.runs import find_run
+from glowctl.tracking.liveness import GONE
+from glowctl.tracking.runs import find_run
 from tests.jobs.command_line import Running, check_quiet, glowctl, sentence_of, wait_until
 from tests.jobs.local_cluster import local_cluster
 
@@ -50,7 +50,7 @@ def drivers_of(job):
     for process in psutil.process_iter():
         try:
             if (
-                process.cmdline()[1:] == ["-m", "jobs.cluster.entry"]
+                process.cmdline()[1:] == ["-m", "glowctl.cluster.entry"]
                 and job in process.environ()["RAY_JOB_CONFIG_JSON_ENV_VAR"]
             ):
                 found.append(process)

@@ -6,9 +6,9 @@ import socket
 import pytest
 from PIL import Image
 
-from jobs.commands.options import refuse_unused
-from jobs.specs.evaluation import SampleSpec
-from jobs.specs.training import PRESETS, TrainSpec
+from glowctl.commands.options import refuse_unused
+from glowctl.specs.evaluation import SampleSpec
+from glowctl.specs.training import PRESETS, TrainSpec
 from tests.jobs.command_line import glowctl, sentence_of
 
 

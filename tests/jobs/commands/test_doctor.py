@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jobs.commands import doctor
-from jobs.commands.doctor import examine
-from jobs.ray_runtime import connection
+from glowctl.commands import doctor
+from glowctl.commands.doctor import examine
+from glowctl.ray_runtime import connection
 from tests.glow.test_data import write_idx
 
 

@@ -18,11 +18,11 @@ import pytest
 import typer
 from aiohttp import web
 
-from jobs.commands.app import main
-from jobs.commands.ending import interruptible
-from jobs.display.events import Noted
-from jobs.errors import JobError
-from jobs.system.signals import signals_as_interrupt
+from glowctl.commands.app import main
+from glowctl.commands.ending import interruptible
+from glowctl.display.events import Noted
+from glowctl.errors import JobError
+from glowctl.system.signals import signals_as_interrupt
 from tests.jobs.command_line import GLOWCTL, environment, sentence_of
 
 
@@ -30,7 +30,7 @@ from tests.jobs.command_line import GLOWCTL, environment, sentence_of
 def ended(monkeypatch):
     """A function that runs a command in this process, and returns its exit code; and the calls of gc.freeze."""
     frozen: list[bool] = []
-    monkeypatch.setattr("jobs.commands.app.set_up_process", lambda: None)
+    monkeypatch.setattr("glowctl.commands.app.set_up_process", lambda: None)
     monkeypatch.setattr(gc, "freeze", lambda: frozen.append(True))
 
     def run(*arguments):
@@ -59,7 +59,7 @@ def test_an_error_that_typer_takes_for_its_own_is_said_like_any_other(ended, mon
     def examine(*arguments):
         raise error
 
-    monkeypatch.setattr("jobs.commands.doctor.examine", examine)
+    monkeypatch.setattr("glowctl.commands.doctor.examine", examine)
     assert ended[0]("doctor") == 1
     assert str(error) in capsys.readouterr().err
 
@@ -70,7 +70,7 @@ def test_the_events_before_an_error_stay(ended, monkeypatch, capsys):
             show(Noted("one image is grey"))
             raise JobError("the disk is full", remedy="free some space", code="disk-full")
 
-    monkeypatch.setattr("jobs.dispatch.perform", perform)
+    monkeypatch.setattr("glowctl.dispatch.perform", perform)
     assert ended[0]("train", "--json", "--preset", "smoke") == 1
     shown = capsys.readouterr()
     note, error = (json.loads(line) for line in shown.out.splitlines())
@@ -110,7 +110,7 @@ def test_an_argument_that_looks_like_the_flag_is_not_the_flag(one_process, tmp_p
 CODE = """
 import sys
 from rich.console import Console
-from jobs.commands import app
+from glowctl.commands import app
 
 def work(*_, **__):
     {work}
@@ -210,14 +210,14 @@ def test_a_command_under_nohup_survives_the_terminal():
 @pytest.mark.parametrize(
     ("command", "works"),
     [
-        ("runs", "jobs.browse.runs.list_runs"),
-        ("show x", "jobs.browse.show.show_run"),
-        ("report", "jobs.report.make"),
-        ("sync x", "jobs.dispatch.sync"),
-        ("models", "jobs.tracking.registry.registered_versions"),
-        ("promote a/1 b", "jobs.tracking.registry.promote"),
-        ("doctor", "jobs.commands.doctor.examine"),
-        ("cluster status", "jobs.commands.cluster._cluster"),
+        ("runs", "glowctl.browse.runs.list_runs"),
+        ("show x", "glowctl.browse.show.show_run"),
+        ("report", "glowctl.report.make"),
+        ("sync x", "glowctl.dispatch.sync"),
+        ("models", "glowctl.tracking.registry.registered_versions"),
+        ("promote a/1 b", "glowctl.tracking.registry.promote"),
+        ("doctor", "glowctl.commands.doctor.examine"),
+        ("cluster status", "glowctl.commands.cluster._cluster"),
     ],
 )
 def test_every_command_ends_so_and_leaves_nothing(tmp_path, monkeypatch, capsys, command, works):

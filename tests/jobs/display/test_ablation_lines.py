@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from jobs.display.displays import JsonLines, LiveTable, PlainLines, make_display
-from jobs.display.events import (
+from glowctl.display.displays import JsonLines, LiveTable, PlainLines, make_display
+from glowctl.display.events import (
     Ablating,
     AblationStopped,
     AblationSummary,

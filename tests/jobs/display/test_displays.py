@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from jobs.display.displays import JsonLines, LiveBar, LiveTable, PlainLines, Wire, sent_event
-from jobs.display.events import (
+from glowctl.display.displays import JsonLines, LiveBar, LiveTable, PlainLines, Wire, sent_event
+from glowctl.display.events import (
     KINDS,
     AblationSummary,
     Checked,
@@ -27,9 +27,9 @@ from jobs.display.events import (
     TrialEnded,
     TrialEvent,
 )
-from jobs.display.lines import sizes_sentence
-from jobs.errors import SpecError
-from jobs.text import duration
+from glowctl.display.lines import sizes_sentence
+from glowctl.errors import SpecError
+from glowctl.text import duration
 
 STARTED = Started(
     workers=2,

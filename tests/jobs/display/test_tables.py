@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from jobs.display.displays import PlainLines
-from jobs.display.events import Ood
-from jobs.display.tables import (
+from glowctl.display.displays import PlainLines
+from glowctl.display.events import Ood
+from glowctl.display.tables import (
     as_markdown,
     as_text,
     auroc_table,

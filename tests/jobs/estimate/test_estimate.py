@@ -11,16 +11,16 @@ from typing import Any, cast
 import pytest
 
 from glow.datasets.corruptions import CORRUPTIONS
-from jobs.display.displays import sent_event
-from jobs.display.events import Estimated
-from jobs.display.lines import text_of
-from jobs.errors import FAILURE, JobError, SpecError
-from jobs.estimate.cost import BETWEEN_S, STORED_S, makespan, refuse, training_seconds
-from jobs.estimate.timing import TimedTraining
-from jobs.ray_runtime.resources import Resources
-from jobs.specs.training import make_train_spec
-from jobs.text import json_text
-from jobs.training.prepare import Work
+from glowctl.display.displays import sent_event
+from glowctl.display.events import Estimated
+from glowctl.display.lines import text_of
+from glowctl.errors import FAILURE, JobError, SpecError
+from glowctl.estimate.cost import BETWEEN_S, STORED_S, makespan, refuse, training_seconds
+from glowctl.estimate.timing import TimedTraining
+from glowctl.ray_runtime.resources import Resources
+from glowctl.specs.training import make_train_spec
+from glowctl.text import json_text
+from glowctl.training.prepare import Work
 from tests.jobs.command_line import glowctl
 from tests.jobs.trained import train_into
 

@@ -7,9 +7,9 @@ import torch
 from glow import Glow, save_checkpoint
 from glow.config import GlowConfig
 from glow.scoring import score
-from jobs.evaluation.run import Evaluation
-from jobs.tracking.record import Record
-from jobs.tracking.scores import save_scores
+from glowctl.evaluation.run import Evaluation
+from glowctl.tracking.record import Record
+from glowctl.tracking.scores import save_scores
 
 __all__ = ["SHAPE", "record_scores", "save_model", "where"]
 

@@ -13,7 +13,7 @@ from sklearn import metrics
 from sklearn.datasets import load_digits
 
 from glow.ood import DETECTORS, fit_detectors
-from jobs.tracking.runs import find_run, read_table
+from glowctl.tracking.runs import find_run, read_table
 from tests.glow.test_data import random_images, write_idx
 from tests.jobs.command_line import check_quiet, glowctl
 from tests.jobs.trained import train_into

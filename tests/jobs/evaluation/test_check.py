@@ -15,10 +15,10 @@ from PIL import Image
 
 from glow.datasets import load_dataset
 from glow.ood import Calibration, ImageCheck
-from jobs.commands.app import main
-from jobs.evaluation.find_model import find_model
-from jobs.tracking.runs import find_run
-from jobs.tracking.store import open_store
+from glowctl.commands.app import main
+from glowctl.evaluation.find_model import find_model
+from glowctl.tracking.runs import find_run
+from glowctl.tracking.store import open_store
 from tests.jobs.command_line import GLOWCTL, environment, sentence_of
 
 

@@ -14,13 +14,13 @@ from glow.datasets import load_dataset
 from glow.encoders import EncoderError, open_encoder
 from glow.features import FeatureReferences, features_table
 from glow.ood import DETECTORS
-from jobs.display.events import Event, Ood, Scored
-from jobs.errors import JobError, SpecError, explained
-from jobs.estimate.cost import cost_of_evaluation
-from jobs.evaluation import ood, run, scoring
-from jobs.specs.base import validated
-from jobs.specs.evaluation import OodSpec
-from jobs.tracking.runs import find_run
+from glowctl.display.events import Event, Ood, Scored
+from glowctl.errors import JobError, SpecError, explained
+from glowctl.estimate.cost import cost_of_evaluation
+from glowctl.evaluation import ood, run, scoring
+from glowctl.specs.base import validated
+from glowctl.specs.evaluation import OodSpec
+from glowctl.tracking.runs import find_run
 from tests.jobs.command_line import glowctl
 from tests.jobs.evaluation.small_model import SHAPE, record_scores, save_model, where
 from tests.jobs.trained import train_into

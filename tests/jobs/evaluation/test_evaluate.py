@@ -15,13 +15,13 @@ from glow.datasets import open_dataset
 from glow.datasets.corruptions import all_corrupted
 from glow.ood import OodSettings, evaluate_ood, fit_detectors, held_out_protocol, recommend
 from glow.scoring import score
-from jobs.display.events import Event, Nll
-from jobs.errors import SpecError
-from jobs.evaluation import interpolate, nll, ood, sample
-from jobs.specs.base import validated
-from jobs.specs.evaluation import CORRUPTIONS, InterpolateSpec, NllSpec, OodSpec, SampleSpec
-from jobs.tracking.runs import find_run, read_table
-from jobs.tracking.store import open_store
+from glowctl.display.events import Event, Nll
+from glowctl.errors import SpecError
+from glowctl.evaluation import interpolate, nll, ood, sample
+from glowctl.specs.base import validated
+from glowctl.specs.evaluation import CORRUPTIONS, InterpolateSpec, NllSpec, OodSpec, SampleSpec
+from glowctl.tracking.runs import find_run, read_table
+from glowctl.tracking.store import open_store
 from tests.jobs.command_line import Running, alive, check_quiet, glowctl, sentence_of, wait_until
 from tests.jobs.record_facts import uri_of
 from tests.jobs.trained import train_into

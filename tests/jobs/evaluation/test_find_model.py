@@ -7,14 +7,14 @@ import pytest
 
 from glow import Glow, GlowConfig, save_checkpoint
 from glow.checkpoint import CheckpointError
-from jobs.errors import JobError
-from jobs.evaluation.find_model import find_model
-from jobs.outputs import usable_output
-from jobs.tracking.record import Record
-from jobs.tracking.registry import promote
-from jobs.tracking.uris import TrackingError
-from jobs.training.prepare import prepare_resume
-from jobs.training.publish import release
+from glowctl.errors import JobError
+from glowctl.evaluation.find_model import find_model
+from glowctl.outputs import usable_output
+from glowctl.tracking.record import Record
+from glowctl.tracking.registry import promote
+from glowctl.tracking.uris import TrackingError
+from glowctl.training.prepare import prepare_resume
+from glowctl.training.publish import release
 from tests.jobs.trained import NAME, train_into, work_in
 
 

@@ -12,15 +12,15 @@ from PIL import Image
 from glow import FitConfig, Glow, fit, save_checkpoint
 from glow.config import GlowConfig
 from glow.datasets import open_dataset
-from jobs.errors import SpecError
-from jobs.evaluation import interpolate, nll, ood, sample
-from jobs.evaluation.find_model import find_model
-from jobs.evaluation.run import Evaluation, prepare_evaluation
-from jobs.outputs import KeptRun, remember
-from jobs.specs.base import validated
-from jobs.specs.evaluation import InterpolateSpec, NllSpec, OodSpec, SampleSpec
-from jobs.specs.training import make_train_spec
-from jobs.training.samples import GRID, draw_samples
+from glowctl.errors import SpecError
+from glowctl.evaluation import interpolate, nll, ood, sample
+from glowctl.evaluation.find_model import find_model
+from glowctl.evaluation.run import Evaluation, prepare_evaluation
+from glowctl.outputs import KeptRun, remember
+from glowctl.specs.base import validated
+from glowctl.specs.evaluation import InterpolateSpec, NllSpec, OodSpec, SampleSpec
+from glowctl.specs.training import make_train_spec
+from glowctl.training.samples import GRID, draw_samples
 from tests.jobs.evaluation.small_model import SHAPE, save_model, where
 from tests.jobs.evaluation.test_encoder import save_encoder
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from jobs.errors import SpecError
-from jobs.evaluation import ood
-from jobs.specs.base import validated
-from jobs.specs.evaluation import OodSpec
+from glowctl.errors import SpecError
+from glowctl.evaluation import ood
+from glowctl.specs.base import validated
+from glowctl.specs.evaluation import OodSpec
 from tests.jobs.evaluation.small_model import save_model, where
 
 

@@ -9,16 +9,16 @@ import torch
 
 from glow import FitConfig, Glow, fit, save_checkpoint
 from glow.datasets import fingerprint, load_dataset
-from jobs.display.events import Event, Nll, Ood
-from jobs.evaluation import nll, ood
-from jobs.specs.base import validated
-from jobs.specs.evaluation import NllSpec, OodSpec
-from jobs.specs.training import make_train_spec
-from jobs.tracking.record import Record
-from jobs.tracking.runs import recorded_images
-from jobs.tracking.store import client_of
-from jobs.training.prepare import prepare
-from jobs.training.publish import release
+from glowctl.display.events import Event, Nll, Ood
+from glowctl.evaluation import nll, ood
+from glowctl.specs.base import validated
+from glowctl.specs.evaluation import NllSpec, OodSpec
+from glowctl.specs.training import make_train_spec
+from glowctl.tracking.record import Record
+from glowctl.tracking.runs import recorded_images
+from glowctl.tracking.store import client_of
+from glowctl.training.prepare import prepare
+from glowctl.training.publish import release
 from tests.jobs.evaluation.small_model import record_scores
 from tests.jobs.served import default_store
 from tests.jobs.stores import mlflow_server

@@ -11,13 +11,13 @@ import torch
 from glow import Glow, save_checkpoint
 from glow.config import GlowConfig
 from glow.datasets import describe
-from jobs.display.events import Event, Interpolation, Noted
-from jobs.evaluation import interpolate, nll, ood
-from jobs.evaluation.run import evaluation_run, prepare_evaluation
-from jobs.specs.base import validated
-from jobs.specs.evaluation import InterpolateSpec, NllSpec, OodSpec
-from jobs.specs.training import make_train_spec
-from jobs.tracking.runs import find_run
+from glowctl.display.events import Event, Interpolation, Noted
+from glowctl.evaluation import interpolate, nll, ood
+from glowctl.evaluation.run import evaluation_run, prepare_evaluation
+from glowctl.specs.base import validated
+from glowctl.specs.evaluation import InterpolateSpec, NllSpec, OodSpec
+from glowctl.specs.training import make_train_spec
+from glowctl.tracking.runs import find_run
 from tests.jobs.glyphs import write_glyphs
 
 

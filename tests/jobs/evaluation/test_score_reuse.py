@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.display.events import Event, Nll, Ood
-from jobs.evaluation import nll, ood
-from jobs.specs.base import validated
-from jobs.specs.evaluation import NllSpec, OodSpec
-from jobs.tracking.runs import find_run
+from glowctl.display.events import Event, Nll, Ood
+from glowctl.evaluation import nll, ood
+from glowctl.specs.base import validated
+from glowctl.specs.evaluation import NllSpec, OodSpec
+from glowctl.tracking.runs import find_run
 from tests.jobs.evaluation.small_model import SHAPE, record_scores, save_model, where
 
 

@@ -5,16 +5,16 @@ import json
 import pandas as pd
 import pytest
 
-from jobs.errors import JobError
-from jobs.evaluation import ood
-from jobs.evaluation.find_model import models_named
-from jobs.evaluation.trainings import RECOMMENDED
-from jobs.specs.base import validated
-from jobs.specs.evaluation import OodSpec
-from jobs.specs.training import TrainSpec
-from jobs.tracking import tag_names
-from jobs.tracking.record import Record
-from jobs.tracking.runs import find_run
+from glowctl.errors import JobError
+from glowctl.evaluation import ood
+from glowctl.evaluation.find_model import models_named
+from glowctl.evaluation.trainings import RECOMMENDED
+from glowctl.specs.base import validated
+from glowctl.specs.evaluation import OodSpec
+from glowctl.specs.training import TrainSpec
+from glowctl.tracking import tag_names
+from glowctl.tracking.record import Record
+from glowctl.tracking.runs import find_run
 from tests.jobs.evaluation.small_model import record_scores, save_model, where
 from tests.jobs.evaluation.test_encoder import save_images
 

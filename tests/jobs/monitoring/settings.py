@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from jobs.specs.base import validated
-from jobs.specs.monitoring import WatchSpec
+from glowctl.specs.base import validated
+from glowctl.specs.monitoring import WatchSpec
 
 
 def spec_in(store: Path, out: Path, **settings: Any) -> WatchSpec:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jobs.display import events
-from jobs.monitoring import watch as job
+from glowctl.display import events
+from glowctl.monitoring import watch as job
 
 HEALTHY, STRANGE = 120, 60
 """Numbers of digits and of noise images in a stream."""

@@ -8,9 +8,9 @@ import shutil
 
 import pytest
 
-from jobs.monitoring import arrivals
-from jobs.monitoring.arrivals import Arrivals, Arrived, Seen, from_folder, from_lines, identity
-from jobs.monitoring.journal import JOURNAL_FILE, Journal, Line
+from glowctl.monitoring import arrivals
+from glowctl.monitoring.arrivals import Arrivals, Arrived, Seen, from_folder, from_lines, identity
+from glowctl.monitoring.journal import JOURNAL_FILE, Journal, Line
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from glow.datasets.buckets import BucketFolder
-from jobs.display import events
-from jobs.errors import SpecError, explained
-from jobs.monitoring import watch as job
-from jobs.monitoring.journal import JOURNAL_FILE, Journal
-from jobs.tracking.runs import find_run, metric_history
+from glowctl.display import events
+from glowctl.errors import SpecError, explained
+from glowctl.monitoring import watch as job
+from glowctl.monitoring.journal import JOURNAL_FILE, Journal
+from glowctl.tracking.runs import find_run, metric_history
 from tests.jobs.command_line import free_port
 from tests.jobs.disks import fill, small_disk
 from tests.jobs.monitoring.settings import spec_in
@@ -28,8 +28,8 @@ from tests.jobs.stores import mlflow_server
 
 
 def test_files_that_cannot_be_read_are_counted_and_other_shapes_are_converted(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("jobs.monitoring.arrivals.RETRY_S", 0.0)
-    monkeypatch.setattr("jobs.monitoring.arrivals.PATIENCE_S", 0.2)
+    monkeypatch.setattr("glowctl.monitoring.arrivals.RETRY_S", 0.0)
+    monkeypatch.setattr("glowctl.monitoring.arrivals.PATIENCE_S", 0.2)
     (tmp_path / "broken.png").write_bytes(b"no image")
     Image.new("I;16", (8, 8)).save(tmp_path / "deep.png")
     Image.new("RGB", (30, 20)).save(tmp_path / "wide.png")
@@ -46,9 +46,9 @@ def test_files_that_cannot_be_read_are_counted_and_other_shapes_are_converted(st
 
 def test_a_bucket_is_watched_although_it_goes_away_and_returns(store, tmp_path, monkeypatch, bucket):
     for name in ("POLL_S", "RETRY_S"):
-        monkeypatch.setattr(f"jobs.monitoring.arrivals.{name}", 0.0)
+        monkeypatch.setattr(f"glowctl.monitoring.arrivals.{name}", 0.0)
     for place in ("arrivals", "watch"):
-        monkeypatch.setattr(f"jobs.monitoring.{place}.BUCKET_POLL_S", 0.0)
+        monkeypatch.setattr(f"glowctl.monitoring.{place}.BUCKET_POLL_S", 0.0)
     for path in sorted((store / "noise").iterdir())[:STRANGE]:
         bucket.put(f"camera/today/{path.name}", path.read_bytes())
     work = job.prepare(spec_in(store, tmp_path, source=bucket.uri("camera"), exit_on_alarm=True))
@@ -91,7 +91,7 @@ def test_a_clock_that_jumps_changes_nothing(store, tmp_path, monkeypatch):
 
 
 def test_a_hook_that_hangs_stops_nothing_and_is_ended(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("jobs.tracking.on_end.COMMAND_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("glowctl.tracking.on_end.COMMAND_TIMEOUT_S", 0.2)
     lines = paths(store, "healthy", "noise")
     _, shown = watched(job.prepare(spec_in(store, tmp_path, on_alarm="sleep 600")), lines)
     assert one(shown, events.Watched).images == len(lines)
@@ -165,7 +165,7 @@ def test_mlflow_is_away_for_two_minutes(store, tmp_path):
 
 
 def test_a_folder_that_goes_away_during_a_watch_loses_no_image(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("jobs.monitoring.arrivals.POLL_S", 0.05)
+    monkeypatch.setattr("glowctl.monitoring.arrivals.POLL_S", 0.05)
     camera, away = tmp_path / "camera", tmp_path / "away"
     shutil.copytree(store / "noise", away)
     camera.mkdir()

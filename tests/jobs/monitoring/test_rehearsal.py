@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from glow.ood import Monitor
-from jobs.display.events import Rehearsed
-from jobs.errors import JobError
-from jobs.monitoring import watch as job
-from jobs.monitoring.rehearsal import allowed_alarms, count_alarms, rehearse
+from glowctl.display.events import Rehearsed
+from glowctl.errors import JobError
+from glowctl.monitoring import watch as job
+from glowctl.monitoring.rehearsal import allowed_alarms, count_alarms, rehearse
 from tests.jobs.monitoring.settings import spec_in
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from jobs.display import events
-from jobs.errors import JobError, SpecError
-from jobs.monitoring import watch as job
-from jobs.monitoring.journal import JOURNAL_FILE, Journal
-from jobs.outputs import claimed
-from jobs.specs.base import validated
-from jobs.specs.monitoring import WatchSpec
-from jobs.tracking.runs import find_run, metric_history
+from glowctl.display import events
+from glowctl.errors import JobError, SpecError
+from glowctl.monitoring import watch as job
+from glowctl.monitoring.journal import JOURNAL_FILE, Journal
+from glowctl.outputs import claimed
+from glowctl.specs.base import validated
+from glowctl.specs.monitoring import WatchSpec
+from glowctl.tracking.runs import find_run, metric_history
 from tests.jobs.command_line import GLOWCTL, environment, wait_until
 from tests.jobs.monitoring.settings import spec_in
 from tests.jobs.monitoring.streams import HEALTHY, STRANGE, one, paths, resumed, watched
@@ -59,7 +59,7 @@ class Killed(BaseException):
 
 
 def test_a_watch_that_dies_goes_on_where_it_was_bit_for_bit(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("jobs.monitoring.arrivals.GATHER_S", 0.05)
+    monkeypatch.setattr("glowctl.monitoring.arrivals.GATHER_S", 0.05)
     lines, dice = paths(store, "healthy", "noise"), random.Random(0)
     _, shown = watched(job.prepare(spec_in(store, tmp_path / "whole")), lines)
     expected = one(shown, events.Watched)
@@ -169,7 +169,7 @@ def test_thin_judges_each_nth_image(store, tmp_path):
 
 
 def test_a_folder_is_watched_until_it_is_interrupted(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("jobs.monitoring.arrivals.POLL_S", 0.1)
+    monkeypatch.setattr("glowctl.monitoring.arrivals.POLL_S", 0.1)
     camera = tmp_path / "camera"
     camera.mkdir()
     content = (store / "healthy" / "0000.png").read_bytes()

@@ -17,14 +17,14 @@ import torch
 from PIL import Image
 
 from glow.datasets import DatasetNotFound, LazyDataset, files, folder, load_dataset, parquet
-from jobs.display.displays import PlainLines
-from jobs.display.events import Event, Packed
-from jobs.errors import JobError, SpecError
-from jobs.packing import run as packing
-from jobs.packing.plan import Done, Shard, done_file, prepare
-from jobs.packing.run import Readers, pack_shards, readers_for
-from jobs.specs.base import validated
-from jobs.specs.request import PackSpec
+from glowctl.display.displays import PlainLines
+from glowctl.display.events import Event, Packed
+from glowctl.errors import JobError, SpecError
+from glowctl.packing import run as packing
+from glowctl.packing.plan import Done, Shard, done_file, prepare
+from glowctl.packing.run import Readers, pack_shards, readers_for
+from glowctl.specs.base import validated
+from glowctl.specs.request import PackSpec
 from tests.glow.buckets import png, refusing_store
 
 
@@ -202,7 +202,7 @@ def test_a_bucket_that_refuses_is_named_with_the_cause(monkeypatch, bucket):
 
 
 def test_images_that_do_not_fit_on_the_disk_are_refused_before_they_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("jobs.packing.plan.shutil.disk_usage", lambda _: type("Disk", (), {"free": 1000}))
+    monkeypatch.setattr("glowctl.packing.plan.shutil.disk_usage", lambda _: type("Disk", (), {"free": 1000}))
     with pytest.raises(JobError, match=rf"0 MB, .*{tmp_path} .*0 MB .*: .*--image-size") as caught:
         planned("digits", tmp_path / "packed")
     assert caught.value.code == "disk-full"

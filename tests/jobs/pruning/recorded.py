@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jobs.outputs import KeptResult, KeptRun, folder_of_trial, remember
-from jobs.tracking import metric_names, tag_names
-from jobs.tracking.record import Record
-from jobs.tracking.store import client_of
+from glowctl.outputs import KeptResult, KeptRun, folder_of_trial, remember
+from glowctl.tracking import metric_names, tag_names
+from glowctl.tracking.record import Record
+from glowctl.tracking.store import client_of
 
 NAME = "glow-digits"
 DAY = 86400
@@ -75,7 +75,7 @@ class Recorded:
         return parent, children
 
     def _checkpoint(self, folder: str, trial: str) -> None:
-        from jobs.outputs import open_storage
+        from glowctl.outputs import open_storage
 
         files, path = open_storage(folder)
         files.create_dir(path, recursive=True)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from jobs.errors import SpecError
-from jobs.pruning.plan import Plan, Rule, make_plan
-from jobs.pruning.run import prune
-from jobs.text import seconds_in
-from jobs.tracking import metric_names, tag_names
-from jobs.tracking.removal import Registration
+from glowctl.errors import SpecError
+from glowctl.pruning.plan import Plan, Rule, make_plan
+from glowctl.pruning.run import prune
+from glowctl.text import seconds_in
+from glowctl.tracking import metric_names, tag_names
+from glowctl.tracking.removal import Registration
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -14,15 +14,15 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
-import jobs.pruning.folders
-from jobs.ablation.summary import trial_table
-from jobs.outputs import KeptRun, claimed, remember
-from jobs.pruning.run import LOCKED, prune
-from jobs.specs.ablation import AblateSpec
-from jobs.specs.training import TrainSpec
-from jobs.tracking import tag_names
-from jobs.tracking.removal import begin_removal, registrations
-from jobs.tracking.runs import child_runs
+import glowctl.pruning.folders
+from glowctl.ablation.summary import trial_table
+from glowctl.outputs import KeptRun, claimed, remember
+from glowctl.pruning.run import LOCKED, prune
+from glowctl.specs.ablation import AblateSpec
+from glowctl.specs.training import TrainSpec
+from glowctl.tracking import tag_names
+from glowctl.tracking.removal import begin_removal, registrations
+from glowctl.tracking.runs import child_runs
 from tests.jobs.command_line import sentence_of
 from tests.jobs.pruning.recorded import NAME, Recorded
 from tests.jobs.stores import mlflow_server
@@ -191,8 +191,8 @@ def test_the_command_says_what_is_wrong(tmp_path, one_process, empty_store):
 WRITES = [
     (MlflowClient, ("set_tag", "delete_model_version", "delete_logged_model", "delete_run")),
     (LocalArtifactRepository, ("delete_artifacts",)),
-    (jobs.pruning.folders, ("remove_checkpoints", "remove_folder")),
-    (jobs.pruning.run, ("remove_folder",)),
+    (glowctl.pruning.folders, ("remove_checkpoints", "remove_folder")),
+    (glowctl.pruning.run, ("remove_folder",)),
 ]
 """All functions by which `prune` changes anything."""
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import ray
 
-from jobs.errors import JobError
-from jobs.ray_runtime import connection
-from jobs.ray_runtime.connection import embedded_ray, room_for_ray
+from glowctl.errors import JobError
+from glowctl.ray_runtime import connection
+from glowctl.ray_runtime.connection import embedded_ray, room_for_ray
 from tests.jobs.command_line import Running, alive, wait_until
 
 pytestmark = pytest.mark.ray
@@ -40,14 +40,14 @@ def test_errors_that_ray_logs_with_tracebacks_are_shown_to_the_verbose_alone(fol
 def test_the_room_for_rays_files_is_checked_and_nothing_is_left(folder, monkeypatch):
     assert room_for_ray() == str(folder)
     assert list(folder.iterdir()) == []
-    monkeypatch.setattr("jobs.ray_runtime.connection.free_megabytes", lambda place: 3.0)
+    monkeypatch.setattr("glowctl.ray_runtime.connection.free_megabytes", lambda place: 3.0)
     with pytest.raises(JobError) as error:
         room_for_ray()
     assert error.value.code == "disk-full"
 
 
 def test_a_ray_that_does_not_start_is_a_sentence_and_leaves_nothing(folder, monkeypatch):
-    monkeypatch.setattr("jobs.ray_runtime.connection.this_machine", lambda: {"CPU": -1.0, "GPU": 0.0})
+    monkeypatch.setattr("glowctl.ray_runtime.connection.this_machine", lambda: {"CPU": -1.0, "GPU": 0.0})
     with embedded_ray() as ready, pytest.raises(JobError, match="ValueError") as error:
         ready()
     assert error.value.code == "ray-start-failed"
@@ -55,7 +55,7 @@ def test_a_ray_that_does_not_start_is_a_sentence_and_leaves_nothing(folder, monk
 
 
 def test_a_disk_without_room_for_rays_files_is_a_sentence(folder, monkeypatch):
-    monkeypatch.setattr("jobs.ray_runtime.connection.free_megabytes", lambda place: 3.0)
+    monkeypatch.setattr("glowctl.ray_runtime.connection.free_megabytes", lambda place: 3.0)
     with pytest.raises(JobError, match=r"20 MB.*3 MB.*TMPDIR") as error, embedded_ray():
         pass
     assert error.value.code == "disk-full"
@@ -93,7 +93,7 @@ def test_a_ray_that_is_not_needed_after_all_leaves_nothing(folder):
 @pytest.mark.parametrize(
     "process",
     [
-        pytest.param("jobs.ray_runtime.embedded", marks=pytest.mark.nightly),
+        pytest.param("glowctl.ray_runtime.embedded", marks=pytest.mark.nightly),
         pytest.param("gcs_server", marks=pytest.mark.nightly),
         pytest.param("raylet", marks=pytest.mark.slow),
         pytest.param("TrainController", marks=pytest.mark.nightly),

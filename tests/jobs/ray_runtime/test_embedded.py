@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import ray
 
-from jobs.ray_runtime import embedded, ray_internals
-from jobs.ray_runtime.embedded import _start_ray
+from glowctl.ray_runtime import embedded, ray_internals
+from glowctl.ray_runtime.embedded import _start_ray
 from tests.jobs.command_line import wait_until
 
 KILLED = """
 import os, signal, tempfile
-from jobs.ray_runtime.connection import embedded_ray, set_environment
-from jobs.system.scratch import scratch_folder
+from glowctl.ray_runtime.connection import embedded_ray, set_environment
+from glowctl.system.scratch import scratch_folder
 set_environment()
 with scratch_folder(), embedded_ray() as ready:
     ready()
@@ -27,7 +27,7 @@ with scratch_folder(), embedded_ray() as ready:
 
 PUBLIC_ALONE = """
 import sys
-from jobs.ray_runtime import connection, embedded, ray_internals
+from glowctl.ray_runtime import connection, embedded, ray_internals
 connection.set_environment()
 ray_internals.NODE = "ray.no_such_module"
 print(embedded._start_ray(sys.argv[1], False, 1, 0))

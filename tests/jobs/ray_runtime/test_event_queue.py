@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from jobs.ray_runtime import event_queue as module
-from jobs.ray_runtime.event_queue import Channel
-from jobs.tracking.uris import TrackingError
+from glowctl.ray_runtime import event_queue as module
+from glowctl.ray_runtime.event_queue import Channel
+from glowctl.tracking.uris import TrackingError
 from tests.jobs.command_line import wait_until
 
 

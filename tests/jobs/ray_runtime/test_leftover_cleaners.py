@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import ray
 import ray.util.state
 
-from jobs.ray_runtime import connection
-from jobs.ray_runtime.connection import without_leftovers
+from glowctl.ray_runtime import connection
+from glowctl.ray_runtime.connection import without_leftovers
 
 ENDED, RUNNING, OWN = "00000003", "00000fff", "00001000"
 

@@ -5,15 +5,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from jobs.ray_runtime import machines
-from jobs.ray_runtime.machines import machines_to_come, machines_up, this_machine
+from glowctl.ray_runtime import machines
+from glowctl.ray_runtime.machines import machines_to_come, machines_up, this_machine
 
 
 def test_this_machine_offers_what_this_process_may_use(monkeypatch):
     machine = this_machine()
     assert 1 <= machine["CPU"] <= (os.cpu_count() or 1)
     assert machine["GPU"] == torch.cuda.device_count()
-    monkeypatch.setattr("jobs.ray_runtime.machines.GPU_DEVICES", ("/dev/null",))
+    monkeypatch.setattr("glowctl.ray_runtime.machines.GPU_DEVICES", ("/dev/null",))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     assert this_machine()["GPU"] == 8
 

@@ -3,12 +3,12 @@ import json
 import pytest
 import ray
 
-from jobs.errors import JobError
-from jobs.ray_runtime import machines as machines_module
-from jobs.ray_runtime.resources import Resources, trial_resources
-from jobs.ray_runtime.resources import resources_for as resources_for_workers
-from jobs.specs.training import TrainSpec, make_train_spec, worker_range
-from jobs.training.ray_trainer import scaling_config
+from glowctl.errors import JobError
+from glowctl.ray_runtime import machines as machines_module
+from glowctl.ray_runtime.resources import Resources, trial_resources
+from glowctl.ray_runtime.resources import resources_for as resources_for_workers
+from glowctl.specs.training import TrainSpec, make_train_spec, worker_range
+from glowctl.training.ray_trainer import scaling_config
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_machines_that_have_come_are_not_counted_twice(cluster, monkeypatch):
 
 def test_no_more_machines_are_counted_than_the_cluster_may_have(cluster, monkeypatch):
     types = {"gpu": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 4}}
-    monkeypatch.setattr("jobs.ray_runtime.machines.node_types", lambda: (types, 3))
+    monkeypatch.setattr("glowctl.ray_runtime.machines.node_types", lambda: (types, 3))
     cluster((0, 0), (4, 1))
     with pytest.raises(JobError, match="room for 3"):
         resources_for(spec(workers="4"))

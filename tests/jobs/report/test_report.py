@@ -13,18 +13,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs.display.displays import PlainLines
-from jobs.display.events import Reported
-from jobs.display.tables import AUROC_NOTE, Cell, Table
-from jobs.report import make
-from jobs.report.compose import seconds_of
-from jobs.report.document import Note, Report, Section, Text, html, markdown
-from jobs.system.process_identity import this_process
-from jobs.tracking.liveness import DRIVER
-from jobs.tracking.record import Record
-from jobs.tracking.runs import find_run, page_of
-from jobs.tracking.store import open_store
-from jobs.tracking.uris import TrackingError
+from glowctl.display.displays import PlainLines
+from glowctl.display.events import Reported
+from glowctl.display.tables import AUROC_NOTE, Cell, Table
+from glowctl.report import make
+from glowctl.report.compose import seconds_of
+from glowctl.report.document import Note, Report, Section, Text, html, markdown
+from glowctl.system.process_identity import this_process
+from glowctl.tracking.liveness import DRIVER
+from glowctl.tracking.record import Record
+from glowctl.tracking.runs import find_run, page_of
+from glowctl.tracking.store import open_store
+from glowctl.tracking.uris import TrackingError
 from tests.jobs.reported import NLLS, Store, ood_tables, with_auroc
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}

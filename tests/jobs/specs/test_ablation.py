@@ -6,10 +6,10 @@ from typing import get_args
 import pytest
 
 from glow.config import Permutation
-from jobs.commands.options import read_ablate_spec
-from jobs.errors import SpecError
-from jobs.specs.ablation import make_ablate_spec
-from jobs.specs.training import make_train_spec
+from glowctl.commands.options import read_ablate_spec
+from glowctl.errors import SpecError
+from glowctl.specs.ablation import make_ablate_spec
+from glowctl.specs.training import make_train_spec
 
 
 def spec(**values):

@@ -2,12 +2,12 @@
 
 import pytest
 
-from jobs.errors import SpecError
-from jobs.specs.ablation import AblateSpec, make_ablate_spec
-from jobs.specs.base import flag_of, help_of, theme_of, validated
-from jobs.specs.evaluation import InterpolateSpec, OodSpec, SampleSpec
-from jobs.specs.request import EVALUATIONS, SPECS, PackSpec
-from jobs.specs.training import TrainSpec, make_train_spec
+from glowctl.errors import SpecError
+from glowctl.specs.ablation import AblateSpec, make_ablate_spec
+from glowctl.specs.base import flag_of, help_of, theme_of, validated
+from glowctl.specs.evaluation import InterpolateSpec, OodSpec, SampleSpec
+from glowctl.specs.request import EVALUATIONS, SPECS, PackSpec
+from glowctl.specs.training import TrainSpec, make_train_spec
 
 
 @pytest.mark.parametrize("spec", SPECS.values())

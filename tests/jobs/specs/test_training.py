@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from glow.config import FitConfig, GlowConfig
-from jobs.commands.options import read_spec
-from jobs.errors import SpecError
-from jobs.specs.training import PRESETS, TrainSpec, make_train_spec, worker_range
+from glowctl.commands.options import read_spec
+from glowctl.errors import SpecError
+from glowctl.specs.training import PRESETS, TrainSpec, make_train_spec, worker_range
 
 
 @pytest.mark.parametrize("preset", PRESETS)

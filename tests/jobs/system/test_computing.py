@@ -11,8 +11,8 @@ import torch
 from glow import uniform_noise
 from glow.hardware import forbid_tf32
 from glow.scoring import score
-from jobs.evaluation import scoring
-from jobs.training import worker
+from glowctl.evaluation import scoring
+from glowctl.training import worker
 from tests.glow.flows import random_images, small_glow
 
 

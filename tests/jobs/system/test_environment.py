@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import JobError
-from jobs.outputs import KeptResult, KeptRun, place_named, recall, recall_trial, remember, usable_output
-from jobs.system import environment as surroundings
-from jobs.system.environment import check_file_names, in_ray_job, job_metadata, node_types, ray_job_id
-from jobs.tracking.store import open_command
-from jobs.tracking.uris import TrackingError, tracking_uri
+from glowctl.errors import JobError
+from glowctl.outputs import KeptResult, KeptRun, place_named, recall, recall_trial, remember, usable_output
+from glowctl.system import environment as surroundings
+from glowctl.system.environment import check_file_names, in_ray_job, job_metadata, node_types, ray_job_id
+from glowctl.tracking.store import open_command
+from glowctl.tracking.uris import TrackingError, tracking_uri
 
 BOOTSTRAP = """
 max_workers: 3

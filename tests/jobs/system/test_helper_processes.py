@@ -7,7 +7,7 @@ import sys
 import psutil
 import pytest
 
-from jobs.system.helper_processes import end, start
+from glowctl.system.helper_processes import end, start
 from tests.jobs.command_line import alive, wait_until
 
 FAMILY = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
@@ -16,7 +16,7 @@ LATER = "pathlib.Path('later').touch()"
 
 HELPER = """
 import pathlib, sys, time
-from jobs.system.helper_processes import supervise
+from glowctl.system.helper_processes import supervise
 
 def run():
     {run}
@@ -43,7 +43,7 @@ def helper(tmp_path):
 
 
 def test_a_command_ends_with_all_that_it_has_started():
-    supervisor = start("jobs.system.helper_processes", sys.executable, "-c", f"{FAMILY}; time.sleep(600)")
+    supervisor = start("glowctl.system.helper_processes", sys.executable, "-c", f"{FAMILY}; time.sleep(600)")
     wait_until(lambda: len(psutil.Process(supervisor.pid).children(recursive=True)) == 2)
     processes = psutil.Process(supervisor.pid).children(recursive=True)
     end(supervisor)
@@ -52,7 +52,7 @@ def test_a_command_ends_with_all_that_it_has_started():
 
 def test_what_a_command_leaves_ends_with_its_first_process():
     code = "import subprocess; print(subprocess.Popen(['sleep', '600'], stdout=subprocess.DEVNULL).pid)"
-    supervisor = start("jobs.system.helper_processes", sys.executable, "-c", code, stdout=subprocess.PIPE)
+    supervisor = start("glowctl.system.helper_processes", sys.executable, "-c", code, stdout=subprocess.PIPE)
     assert supervisor.stdout is not None
     left = int(supervisor.stdout.readline())
     assert supervisor.wait(60) == 0

@@ -4,7 +4,7 @@ import sys
 import time
 from types import SimpleNamespace
 
-from jobs.system.machine_metrics import measured, sampled
+from glowctl.system.machine_metrics import measured, sampled
 from tests.jobs.command_line import wait_until
 
 

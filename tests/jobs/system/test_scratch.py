@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from jobs.commands.app import main
-from jobs.errors import JobError
-from jobs.system.process_identity import has_ended, is_of_this_machine, this_process
-from jobs.system.scratch import make_scratch_folder, remove_abandoned, scratch_folder
+from glowctl.commands.app import main
+from glowctl.errors import JobError
+from glowctl.system.process_identity import has_ended, is_of_this_machine, this_process
+from glowctl.system.scratch import make_scratch_folder, remove_abandoned, scratch_folder
 
 KILLED = """
 import os, signal, sys, tempfile
-from jobs.system.scratch import scratch_folder
+from glowctl.system.scratch import scratch_folder
 with scratch_folder():
     tempfile.mkstemp()
     os.kill(os.getpid(), signal.SIGKILL)

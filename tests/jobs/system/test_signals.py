@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobs.system.signals import Terminated, signals_as_interrupt
+from glowctl.system.signals import Terminated, signals_as_interrupt
 
 
 class StruckWhenCollected:

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from jobs.system.verbosity import OURS, VERBOSE, set_up_logging, unheeded
+from glowctl.system.verbosity import OURS, VERBOSE, set_up_logging, unheeded
 from tests.jobs.command_line import glowctl
 
 
@@ -18,9 +18,9 @@ def said(monkeypatch, capsys):
         monkeypatch.setenv(VERBOSE, verbose)
         for _ in range(2):
             set_up_logging()
-        with unheeded(logging.getLogger("jobs.some.room"), "the lamp stays on", KeyError):
+        with unheeded(logging.getLogger("glowctl.some.room"), "the lamp stays on", KeyError):
             raise KeyError("switch")
-        logging.getLogger("jobs.some.room").warning("it is warm")
+        logging.getLogger("glowctl.some.room").warning("it is warm")
         return capsys.readouterr().err.splitlines()
 
     yield say
@@ -32,18 +32,18 @@ def said(monkeypatch, capsys):
 def test_what_is_gone_on_after_is_said_once_with_its_reason_where_that_is_asked_for(said):
     lines = said("1")
     [told] = [line for line in lines if "the lamp stays on" in line]
-    assert "DEBUG jobs.some.room: the lamp stays on (KeyError: 'switch')" in told
+    assert "DEBUG glowctl.some.room: the lamp stays on (KeyError: 'switch')" in told
     assert any(line.startswith("Traceback") for line in lines)
-    assert lines[-1].endswith("WARNING jobs.some.room: it is warm")
+    assert lines[-1].endswith("WARNING glowctl.some.room: it is warm")
 
 
 def test_nothing_is_said_where_it_is_not(said, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("jobs"), "handlers", [])
+    monkeypatch.setattr(logging.getLogger("glowctl"), "handlers", [])
     assert said("") == []
 
 
 def test_other_errors_are_raised():
-    with pytest.raises(ValueError, match="x"), unheeded(logging.getLogger("jobs"), "nothing", KeyError):
+    with pytest.raises(ValueError, match="x"), unheeded(logging.getLogger("glowctl"), "nothing", KeyError):
         raise ValueError("x")
 
 

@@ -12,18 +12,18 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from jobs.ray_runtime import embedded
-from jobs.system.process_identity import this_process
-from jobs.tracking import liveness as liveness_module
-from jobs.tracking.liveness import DEAD_AFTER_S, GONE, SILENT, beating
-from jobs.tracking.record import Record
-from jobs.tracking.store import client_of, open_store
-from jobs.tracking.tag_names import ALIVE, DRIVER
+from glowctl.ray_runtime import embedded
+from glowctl.system.process_identity import this_process
+from glowctl.tracking import liveness as liveness_module
+from glowctl.tracking.liveness import DEAD_AFTER_S, GONE, SILENT, beating
+from glowctl.tracking.record import Record
+from glowctl.tracking.store import client_of, open_store
+from glowctl.tracking.tag_names import ALIVE, DRIVER
 from tests.jobs.command_line import wait_until
 
 DRIVING = """
 import sys, time
-from jobs.tracking.record import Record
+from glowctl.tracking.record import Record
 uri = sys.argv[1]
 parent = Record.start(uri, "study", "parent", {}, {})
 for name in ("child", "done"):
@@ -92,19 +92,19 @@ def test_the_next_command_marks_the_runs_of_a_driver_that_was_killed(uri):
 
 HELPED = '''
 import subprocess, sys, time
-from jobs.system.helper_processes import start
-from jobs.tracking.record import Record
+from glowctl.system.helper_processes import start
+from glowctl.tracking.record import Record
 helper = """
 import sys
-from jobs.ray_runtime import embedded
+from glowctl.ray_runtime import embedded
 embedded._start_ray = lambda *_: ""
 embedded.main(sys.argv[1], 0, False, 1, 0)
 """
 record = Record.start(sys.argv[1], "study", "parent", {}, {})
-import jobs.system.helper_processes as helpers
+import glowctl.system.helper_processes as helpers
 popen = subprocess.Popen
 helpers.subprocess.Popen = lambda command, **named: popen([sys.executable, "-c", helper, *command[4:]], **named)
-started = start("jobs.ray_runtime.embedded", sys.argv[2], stdout=subprocess.PIPE, listens=True)
+started = start("glowctl.ray_runtime.embedded", sys.argv[2], stdout=subprocess.PIPE, listens=True)
 started.stdout.readline()
 with record.running(system_metrics=False):
     print("running", flush=True)
@@ -140,7 +140,7 @@ def test_a_helper_whose_store_is_gone_goes_on(tmp_path):
 
 def test_the_helpers_get_the_store_of_a_run_while_it_runs(uri, monkeypatch):
     told: list[str] = []
-    monkeypatch.setattr("jobs.tracking.record.tell_helpers", told.append)
+    monkeypatch.setattr("glowctl.tracking.record.tell_helpers", told.append)
     with Record.start(uri, "study", "run", {}, {}).running(system_metrics=False):
         assert [json.loads(line) for line in told] == [[uri, "1"]]
     assert told[1:] == [""]

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pytest
 from mlflow import MlflowClient
 
-from jobs.tracking.models import log_model, register
-from jobs.tracking.record import Record
-from jobs.tracking.runs import model_id_of
-from jobs.tracking.store import client_of, server_command
-from jobs.tracking.uris import TrackingError
+from glowctl.tracking.models import log_model, register
+from glowctl.tracking.record import Record
+from glowctl.tracking.runs import model_id_of
+from glowctl.tracking.store import client_of, server_command
+from glowctl.tracking.uris import TrackingError
 from tests.jobs.command_line import free_port
 from tests.jobs.served import default_store, load, running
 
@@ -77,7 +77,7 @@ def test_a_model_is_sent_once_however_often_the_registry_refuses(uri, run, saved
             return answer
         raise answer
 
-    monkeypatch.setattr("jobs.tracking.record.register", refusing)
+    monkeypatch.setattr("glowctl.tracking.record.register", refusing)
     for _ in range(2):
         with pytest.raises(TrackingError, match="no"):
             run.impatient().model(folder, "glow-digits", {"glow.model_digest": "1"})

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs.tracking.record import Record, WrittenSteps
-from jobs.tracking.runs import find_run
-from jobs.tracking.store import open_store
-from jobs.tracking.uris import TrackingError
+from glowctl.tracking.record import Record, WrittenSteps
+from glowctl.tracking.runs import find_run
+from glowctl.tracking.store import open_store
+from glowctl.tracking.uris import TrackingError
 
 
 def steps_of(uri: str, record: Record, name: str) -> list[tuple[int, float]]:
@@ -47,8 +47,8 @@ def test_what_a_run_has_is_asked_again_while_the_store_is_away(uri, record, monk
             raise answer
         return answer
 
-    monkeypatch.setattr("jobs.tracking.record.metric_history", asked)
-    monkeypatch.setattr("jobs.tracking.record.RETRY_S", 0.01)
+    monkeypatch.setattr("glowctl.tracking.record.metric_history", asked)
+    monkeypatch.setattr("glowctl.tracking.record.RETRY_S", 0.01)
     assert record.metric_steps("loss") == {1: 3.0}
 
 

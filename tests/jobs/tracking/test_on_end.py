@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.tracking import on_end
-from jobs.tracking.liveness import GONE, mark_dead
-from jobs.tracking.record import Record
-from jobs.tracking.store import client_of
-from jobs.tracking.uris import TrackingError
+from glowctl.tracking import on_end
+from glowctl.tracking.liveness import GONE, mark_dead
+from glowctl.tracking.record import Record
+from glowctl.tracking.store import client_of
+from glowctl.tracking.uris import TrackingError
 from tests.jobs.record_facts import end_driver
 
 

@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from jobs.tracking.databases import artifact_location, check_artifact_location
-from jobs.tracking.record import Record
-from jobs.tracking.runs import find_run
-from jobs.tracking.store import check_store, open_store, server_command
-from jobs.tracking.uris import TrackingError
+from glowctl.tracking.databases import artifact_location, check_artifact_location
+from glowctl.tracking.record import Record
+from glowctl.tracking.runs import find_run
+from glowctl.tracking.store import check_store, open_store, server_command
+from glowctl.tracking.uris import TrackingError
 from tests.jobs.command_line import Running, free_port
 from tests.jobs.postgres import ESCAPED, PASSWORD, postgres_server
 from tests.jobs.stores import (

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from jobs.evaluation.find_model import find_model
-from jobs.tracking import tag_names
-from jobs.tracking.record import Record
-from jobs.tracking.registry import promote, registered_versions, set_champion
-from jobs.tracking.store import open_store
-from jobs.tracking.uris import TrackingError
-from jobs.training.publish import release
+from glowctl.evaluation.find_model import find_model
+from glowctl.tracking import tag_names
+from glowctl.tracking.record import Record
+from glowctl.tracking.registry import promote, registered_versions, set_champion
+from glowctl.tracking.store import open_store
+from glowctl.tracking.uris import TrackingError
+from glowctl.training.publish import release
 from tests.jobs.command_line import check_quiet, sentence_of
 from tests.jobs.served import default_store
 from tests.jobs.trained import NAME, train_into, work_in

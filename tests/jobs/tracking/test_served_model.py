@@ -149,7 +149,7 @@ import os, time, warnings
 import numpy as np, torch
 from pathlib import Path
 from glow.ood import Calibration
-from jobs.tracking.models import save_model
+from glowctl.tracking.models import save_model
 calibration, images = Calibration.load("scores.safetensors"), np.load("images.npz")["images"]
 checkpoint = Path({str(trained_glow.checkpoint)!r})
 warnings.simplefilter("error")

@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import requests
 
-from jobs.tracking.store import check_store
-from jobs.tracking.uris import TrackingError
+from glowctl.tracking.store import check_store
+from glowctl.tracking.uris import TrackingError
 
 TOKEN = {"MLFLOW_TRACKING_TOKEN": "hidden"}
 USER = {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "hidden"}

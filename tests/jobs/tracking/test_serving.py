@@ -67,7 +67,7 @@ def check_it_answers(python: list[str], folder: Path, trained_glow, **changes: s
     script = """
 import importlib, json, sys
 import mlflow.pyfunc, numpy as np
-for name in ("ray", "jobs", "glow", "glowctl"):
+for name in ("ray", "glow", "glowctl"):
     try:
         importlib.import_module(name)
     except ModuleNotFoundError:

@@ -8,9 +8,9 @@ from functools import partial
 
 import pytest
 
-from jobs.tracking.runs import find_run, find_tagged, newest_run
-from jobs.tracking.store import FULL, check_existing, check_store, client_of, open_command, open_store, sentences
-from jobs.tracking.uris import NoSuchRun, TrackingError, without_password, without_secrets
+from glowctl.tracking.runs import find_run, find_tagged, newest_run
+from glowctl.tracking.store import FULL, check_existing, check_store, client_of, open_command, open_store, sentences
+from glowctl.tracking.uris import NoSuchRun, TrackingError, without_password, without_secrets
 from tests.jobs.command_line import Running, free_port, wait_until
 from tests.jobs.stores import (
     OPENER,

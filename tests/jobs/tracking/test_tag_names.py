@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-import jobs
-from jobs.tracking import metric_names, tag_names
+import glowctl
+from glowctl.tracking import metric_names, tag_names
 
-ROOM = Path(jobs.__file__).parent
+ROOM = Path(glowctl.__file__).parent
 
 
 def spelled(pattern: str, home: str) -> list[str]:

@@ -12,11 +12,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from jobs.tracking import record as record_module
-from jobs.tracking.record import Record
-from jobs.tracking.runs import experiment_runs, find_run, json_table, read_artifact, read_table
-from jobs.tracking.store import check_store, open_store, server_command
-from jobs.tracking.uris import NoSuchRun, TrackingError, tracking_uri
+from glowctl.tracking import record as record_module
+from glowctl.tracking.record import Record
+from glowctl.tracking.runs import experiment_runs, find_run, json_table, read_artifact, read_table
+from glowctl.tracking.store import check_store, open_store, server_command
+from glowctl.tracking.uris import NoSuchRun, TrackingError, tracking_uri
 from tests.jobs.command_line import wait_until
 
 

@@ -13,18 +13,18 @@ import torch
 from glow import Glow, GlowConfig, save_checkpoint
 from glow.datasets import LazyDataset
 from glow.datasets.corruptions import for_recommendation
-from jobs.display.events import Epoch, Event, Resize, Restart, Started
-from jobs.specs.training import make_train_spec
-from jobs.tracking.record import Record
-from jobs.tracking.runs import find_run, model_id_of, read_table
-from jobs.tracking.scores import tables_by_images
-from jobs.tracking.store import client_of
-from jobs.tracking.uris import TrackingError
-from jobs.training.log import TrainingLog
-from jobs.training.messages import Attempt, Message, Stored
-from jobs.training.prepare import Work
-from jobs.training.progress import EpochFigures, Progress
-from jobs.training.samples import GRID, SampleGrid, draw_samples
+from glowctl.display.events import Epoch, Event, Resize, Restart, Started
+from glowctl.specs.training import make_train_spec
+from glowctl.tracking.record import Record
+from glowctl.tracking.runs import find_run, model_id_of, read_table
+from glowctl.tracking.scores import tables_by_images
+from glowctl.tracking.store import client_of
+from glowctl.tracking.uris import TrackingError
+from glowctl.training.log import TrainingLog
+from glowctl.training.messages import Attempt, Message, Stored
+from glowctl.training.prepare import Work
+from glowctl.training.progress import EpochFigures, Progress
+from glowctl.training.samples import GRID, SampleGrid, draw_samples
 from tests.jobs.trained import work_in
 
 

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from glow import load_checkpoint, load_dataset, score
-from jobs.tracking.registry import registered_versions
+from glowctl.tracking.registry import registered_versions
 from tests.jobs.command_line import Running, alive, check_quiet, glowctl, wait_until
 from tests.jobs.served import default_store, load
 from tests.jobs.training.test_train import SMOKE, best_weights, record_of, results, run_id_of

@@ -13,18 +13,18 @@ import pytest
 from PIL import Image
 
 from glow.datasets import DatasetCorrupt, describe, open_dataset
-from jobs.ablation.prepare import prepare as prepare_ablation
-from jobs.errors import SpecError
-from jobs.outputs import Found
-from jobs.packing.plan import prepare as plan_packing
-from jobs.packing.run import pack_shards
-from jobs.run_labels import training_description
-from jobs.specs.ablation import AblateSpec
-from jobs.specs.base import colour, validated
-from jobs.specs.request import PackSpec
-from jobs.specs.training import make_train_spec
-from jobs.tracking.record import Record
-from jobs.training.prepare import prepare
+from glowctl.ablation.prepare import prepare as prepare_ablation
+from glowctl.errors import SpecError
+from glowctl.outputs import Found
+from glowctl.packing.plan import prepare as plan_packing
+from glowctl.packing.run import pack_shards
+from glowctl.run_labels import training_description
+from glowctl.specs.ablation import AblateSpec
+from glowctl.specs.base import colour, validated
+from glowctl.specs.request import PackSpec
+from glowctl.specs.training import make_train_spec
+from glowctl.tracking.record import Record
+from glowctl.training.prepare import prepare
 from tests.glow.buckets import png
 from tests.jobs.glyphs import write_glyphs
 
@@ -150,8 +150,8 @@ def test_a_file_that_is_added_while_a_training_is_prepared_puts_no_image_into_tw
         Image.new("L", (8, 8), (grey := next(new))).save(folder / f"{grey:03}.png")  # the first of all paths
         return opened
 
-    monkeypatch.setattr("jobs.training.prepare.describe", lambda *a, **k: adding(describe(*a, **k)))
-    monkeypatch.setattr("jobs.training.data.open_dataset", lambda *a, **k: adding(open_dataset(*a, **k)))
+    monkeypatch.setattr("glowctl.training.prepare.describe", lambda *a, **k: adding(describe(*a, **k)))
+    monkeypatch.setattr("glowctl.training.data.open_dataset", lambda *a, **k: adding(open_dataset(*a, **k)))
     splits = prepared(f"folder:{folder}", tmp_path).splits
     assert next(new) == 4  # one file after the description and one after each split
     greys = [grey for images in splits.values() for grey in images.images()[:, 0, 0, 0].tolist()]
@@ -171,7 +171,7 @@ def test_parquet_images_of_another_size_are_converted_only_to_an_image_size(tmp_
 
 @pytest.fixture
 def no_memory(monkeypatch):
-    monkeypatch.setattr("jobs.training.data.memory_left", lambda: 1000)
+    monkeypatch.setattr("glowctl.training.data.memory_left", lambda: 1000)
 
 
 def test_images_that_exceed_the_free_memory_are_refused_with_both_ways_out(glyphs, tmp_path, no_memory):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from glow.checkpoint import CheckpointError
-from jobs.errors import JobError
-from jobs.training.progress import (
+from glowctl.errors import JobError
+from glowctl.training.progress import (
     KEPT_GRIDS,
     Progress,
     next_name,
@@ -17,7 +17,7 @@ from jobs.training.progress import (
     remove_old_checkpoints,
     whole_checkpoints,
 )
-from jobs.training.samples import GRID, SampleGrid
+from glowctl.training.samples import GRID, SampleGrid
 from tests.jobs.training.test_log import MemoryRecord, epoch
 
 
@@ -68,7 +68,7 @@ def test_the_best_epoch_has_the_lowest_finite_score_and_a_tie_changes_nothing():
 
 @pytest.mark.parametrize(("room", "kept"), [(0, KEPT_GRIDS), (5.5, 5), (20, 9)])
 def test_the_newest_samples_are_as_many_as_there_is_room_for(tmp_path, monkeypatch, room, kept):
-    monkeypatch.setattr("jobs.training.progress.GRIDS_BYTES", int(room * grid_of(1).images.nbytes))
+    monkeypatch.setattr("glowctl.training.progress.GRIDS_BYTES", int(room * grid_of(1).images.nbytes))
     progress = Progress()
     for number in range(1, 10):
         progress.add(grid_of(number))

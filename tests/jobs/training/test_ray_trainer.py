@@ -5,9 +5,9 @@ from ray.exceptions import OutOfMemoryError
 from ray.train import Checkpoint
 from ray.tune.error import TuneError
 
-from jobs.training.messages import Message, Stored
-from jobs.training.ray_trainer import StoredNotices, death_behind, plain_reason
-from jobs.training.worker import INSIDE_EPOCH
+from glowctl.training.messages import Message, Stored
+from glowctl.training.ray_trainer import StoredNotices, death_behind, plain_reason
+from glowctl.training.worker import INSIDE_EPOCH
 
 
 def raised(outer: Exception, inner: Exception, explicit: bool) -> Exception:

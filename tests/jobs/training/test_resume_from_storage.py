@@ -6,16 +6,16 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from jobs.ablation import prepare as ablate
-from jobs.errors import JobError, SpecError
-from jobs.outputs import KeptResult, remember
-from jobs.specs.ablation import make_ablate_spec
-from jobs.specs.training import make_train_spec
-from jobs.tracking.record import Record
-from jobs.tracking.uris import NoSuchRun
-from jobs.training import prepare as preparation
-from jobs.training.log import TrainingLog
-from jobs.training.messages import Attempt
+from glowctl.ablation import prepare as ablate
+from glowctl.errors import JobError, SpecError
+from glowctl.outputs import KeptResult, remember
+from glowctl.specs.ablation import make_ablate_spec
+from glowctl.specs.training import make_train_spec
+from glowctl.tracking.record import Record
+from glowctl.tracking.uris import NoSuchRun
+from glowctl.training import prepare as preparation
+from glowctl.training.log import TrainingLog
+from glowctl.training.messages import Attempt
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def here(monkeypatch, tmp_path, empty_store):
 
 
 def kept_training(folder, result=None, **changes):
-    """Write the storage of a training, as `jobs.training.run.run` does at its start, and lose its record."""
+    """Write the storage of a training, as `glowctl.training.run.run` does at its start, and lose its record."""
     work = preparation.prepare(make_train_spec("smoke", {"seed": 7, "workers": "2", **changes}))
     record = Record.start(f"sqlite:///{folder}/lost.db", "glow", "a name", {}, {})
     remember(work.place_of(record), replace(work.to_keep(record), result=result))

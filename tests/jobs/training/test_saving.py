@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from jobs.specs.base import every
-from jobs.training import saving
-from jobs.training.saving import DEPARTURE_S, LAST_SAVE_S, LOOK_S, SavingPlan
+from glowctl.specs.base import every
+from glowctl.training import saving
+from glowctl.training.saving import DEPARTURE_S, LAST_SAVE_S, LOOK_S, SavingPlan
 
 SAVE_S = 0.5
 

@@ -22,17 +22,17 @@ from glow import Glow, load_checkpoint, load_dataset, score
 from glow.checkpoint import digest_of
 from glow.datasets import fingerprint
 from glow.training.trainer import Trainer, mean_bits_per_dim
-from jobs.errors import JobError
-from jobs.evaluation.find_model import find_model
-from jobs.specs.training import make_train_spec
-from jobs.tracking.liveness import GONE
-from jobs.tracking.record import Record
-from jobs.tracking.registry import registered_versions
-from jobs.tracking.runs import find_run, read_table, recorded_images
-from jobs.tracking.scores import key_of
-from jobs.tracking.store import open_store
-from jobs.training.data import is_packed
-from jobs.training.prepare import prepare, prepare_resume
+from glowctl.errors import JobError
+from glowctl.evaluation.find_model import find_model
+from glowctl.specs.training import make_train_spec
+from glowctl.tracking.liveness import GONE
+from glowctl.tracking.record import Record
+from glowctl.tracking.registry import registered_versions
+from glowctl.tracking.runs import find_run, read_table, recorded_images
+from glowctl.tracking.scores import key_of
+from glowctl.tracking.store import open_store
+from glowctl.training.data import is_packed
+from glowctl.training.prepare import prepare, prepare_resume
 from tests.jobs.command_line import Running, alive, check_quiet, glowctl, sentence_of, wait_until
 from tests.jobs.record_facts import check_epochs, damage_files_of_ray
 

@@ -1,1 +1,0 @@
-"""The jobs of ``glowctl``, which run on Ray and record in MLflow, and its command line (`jobs.commands.app`)."""

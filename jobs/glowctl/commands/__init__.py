@@ -1,0 +1,1 @@
+"""The command line ``glowctl``: flags become a spec, a spec a request, and `glowctl.dispatch` carries it out."""
