@@ -41,7 +41,8 @@ def dequantize(images_BCHW: Tensor, noise_BCHW: Tensor, bits: int = 8) -> Tensor
     """
     if images_BCHW.dtype != torch.uint8:
         raise ValueError(f"images must be uint8, from 0 to 255, not {images_BCHW.dtype}")
-    return ((images_BCHW >> (8 - bits)).to(noise_BCHW.dtype) + noise_BCHW) / 2**bits - 0.5
+    bins_BCHW = (images_BCHW.to(noise_BCHW.dtype) / 2 ** (8 - bits)).floor()  # no shift: ONNX has none for uint8
+    return (bins_BCHW + noise_BCHW) / 2**bits - 0.5
 
 
 def quantize(x_BCHW: Tensor, bits: int = 8) -> Tensor:
