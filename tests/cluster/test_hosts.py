@@ -63,7 +63,7 @@ def test_each_host_has_a_name_an_address_files_and_processes_of_its_own(two, tmp
 
 def test_hosts_have_the_python_of_the_tests_and_nothing_of_their_environment(two, monkeypatch):
     monkeypatch.setenv("GLOW_OF_THE_TESTS", "1")
-    code = "import os, jobs, psutil; print(jobs.__file__, 'GLOW_OF_THE_TESTS' in os.environ)"
+    code = "import os, glowctl, psutil; print(glowctl.__file__, 'GLOW_OF_THE_TESTS' in os.environ)"
     expected = f"{Path(__file__).parents[2] / 'jobs' / 'glowctl' / '__init__.py'} False"
     assert said(two[0].run(f'python -c "{code}"')) == expected
     assert said(two[0].run(f"ssh {two[1].name} command -v ray")) == said(two[1].run("command -v ray"))

@@ -496,7 +496,7 @@ def source_tags() -> dict[str, str]:
     tags = {tag_names.SOURCE_NAME: "glowctl", "mlflow.source.type": "LOCAL"}
     with suppress(OSError, KeyError):
         tags[tag_names.USER] = getpass.getuser()
-    project = Path(__file__).parents[2]
+    project = Path(__file__).parents[3]  # jobs/glowctl/tracking
     if _git(project, "rev-parse", "--show-toplevel") == str(project):  # not a checkout of another project
         tags[tag_names.COMMIT] = _git(project, "rev-parse", "HEAD") or ""
         tags[tag_names.SOURCE_CHANGED] = str(bool(_git(project, "status", "--porcelain", "--untracked-files=no")))
