@@ -39,6 +39,7 @@ from glowctl.commands.options import (
     with_flags_of,
 )
 from glowctl.commands.record import add_record_commands
+from glowctl.commands.sharing import add_sharing_commands
 from glowctl.errors import FAILURE, STRANGE, USAGE, SpecError
 from glowctl.specs.ablation import AXES, PER_TRIAL, AblateSpec, make_ablate_spec
 from glowctl.specs.base import validated
@@ -446,6 +447,7 @@ estimates.registered_commands = [
 app.add_typer(estimates, name="estimate")
 add_data_commands(app, _do)
 add_record_commands(app)
+add_sharing_commands(app)
 add_cluster_commands(app)
 
 

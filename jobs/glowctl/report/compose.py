@@ -83,7 +83,7 @@ def _study_section(study: Study, reader: Reader, anchor: str) -> tuple[Section, 
     nll, said = compare.nll_section(study, reader, f"{anchor}-nll")
     models = []
     for index, model in enumerate(study.models):
-        section, of_model = _model_section(model, study, reader, f"{anchor}-model-{index + 1}")
+        section, of_model = model_section(model, study, reader, f"{anchor}-model-{index + 1}")
         models.append(section)
         said += of_model if index == 0 else []
     blocks: list[Block] = []
@@ -96,7 +96,15 @@ def _study_section(study: Study, reader: Reader, anchor: str) -> tuple[Section, 
     return Section(f"Models trained on {study.dataset}", anchor, blocks, parts), said
 
 
-def _model_section(model: Model, study: Study, reader: Reader, anchor: str) -> tuple[Section, list[str]]:
+def model_section(model: Model, study: Study, reader: Reader, anchor: str) -> tuple[Section, list[str]]:
+    """Return the section about one model, and its main results as sentences.
+
+    Args:
+        model: the model.
+        study: the study that has it.
+        reader: reads the tables and pictures of its runs.
+        anchor: target of links to the section.
+    """
     name = f"{dataset_label(study.dataset)}-{anchor.rpartition('-')[2]}"
     tested, said = evaluations.ood_section(model, reader, f"{anchor}-ood", name)
     parts = [

@@ -182,6 +182,14 @@ def promote(uri: str, experiment: str, model: str, alias: str) -> Promotion:
     return Promotion(version.name, str(version.version), alias, None if before is None else str(before.version))
 
 
+def describe(uri: str, run_id: str, text: str) -> None:
+    """Make a text, in Markdown, the description of every registered version of a run's model."""
+    client = client_of(uri)
+    with sentences(uri):
+        for version in client.search_model_versions(f"run_id = '{run_id}'"):
+            client.update_model_version(version.name, version.version, text)
+
+
 def registered_versions(uri: str, name: str | None = None, limit: int = 100) -> list[Version]:
     """Return the newest registered versions, the newest first.
 
