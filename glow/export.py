@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,7 +49,7 @@ def export(model: Glow, file: Path) -> None:
             `torch.export.load`.
 
     Raises:
-        ExportRefused: if the name of the file ends in neither suffix, or a package is missing.
+        ExportRefused: if the name of the file ends in neither suffix, it cannot be written, or a package is missing.
         CheckpointError: if the model was never trained.
 
     Example:
@@ -76,7 +77,9 @@ def export(model: Glow, file: Path) -> None:
         program = program.run_decompositions({torch.ops.aten.special_ndtri.default: _normal_quantile})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, about torch
-            torch.onnx.export(program, (), file, output_names=["log_prob"], dynamo=True, external_data=False, verbose=False)
+            torch.onnx.export(
+                program, (), file, output_names=["log_prob"], dynamo=True, external_data=False, verbose=False
+            )
 
 
 def _check(model: Glow, file: Path) -> None:
@@ -85,6 +88,12 @@ def _check(model: Glow, file: Path) -> None:
             f"the name {str(file)!r} says no format of an export",
             remedy=f"end it in {' or '.join(SUFFIXES)}",
             code="export-format",
+        )
+    if file.is_dir() or not os.access(file.parent, os.W_OK):
+        raise ExportRefused(
+            f"{file} cannot be written",
+            remedy="name a file in a folder where you may write",
+            code="export-not-writable",
         )
     if not model.initialized:
         raise CheckpointError("the model was never trained", remedy="export a trained one", code="model-untrained")

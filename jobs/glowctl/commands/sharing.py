@@ -34,7 +34,7 @@ def add_sharing_commands(app: typer.Typer) -> None:
 
 
 def card(model: Model, experiment: Experiment = "glow", tracking_uri: TrackingUri = None) -> None:
-    """Print the card of a model: its data and their licence, its likelihoods, its out-of-distribution tests, its limits.
+    """Print the card of a model: its data, their licence, its likelihoods, its out-of-distribution tests, its limits.
 
     The card is Markdown with the metadata of the Hugging Face Hub. Its figures are those of the training and of the
     newest glowctl nll and ood of the model. It also becomes the description of the registered model, which glowctl
@@ -52,8 +52,8 @@ def push(
         str,
         typer.Argument(
             metavar="PLACE",
-            help="Folder, bucket, or repository of the Hugging Face Hub (hf://USER/NAME, which must exist). Files of the "
-            "same names are replaced.",
+            help="Folder, bucket, or repository of the Hugging Face Hub (hf://USER/NAME, which must exist). Files of "
+            "the same names are replaced.",
         ),
     ],
     experiment: Experiment = "glow",

@@ -49,6 +49,7 @@ needs the library. `glowctl train --spec FOLDER/artifacts/spec.json` trains the 
 - How many other images the tests detect is known only for the data sets of the tables above.
 """
 
+
 def model_card(uri: str, experiment: str, name: str) -> tuple[TrainedModel, str]:
     """Write the card of a model from what MLflow has recorded of it.
 
@@ -84,7 +85,10 @@ def _head(model: TrainedModel, run: Run) -> str:
     dataset = _dataset(model)
     metrics = [
         {"type": "bits_per_dim", "name": title, "value": round(run.data.metrics[metric], 4)}
-        for metric, title in ((metric_names.TEST, "test NLL, bits/dim"), (metric_names.BEST_VALIDATION, "validation NLL"))
+        for metric, title in (
+            (metric_names.TEST, "test NLL, bits/dim"),
+            (metric_names.BEST_VALIDATION, "validation NLL"),
+        )
         if metric in run.data.metrics
     ]
     task = {"type": "unconditional-image-generation"}

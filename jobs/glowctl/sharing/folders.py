@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyarrow.fs import FileSelector, FileType, LocalFileSystem, copy_files
+from pyarrow.fs import FileType, LocalFileSystem, copy_files
 
 from glowctl.errors import JobError
 from glowctl.evaluation.find_model import SPEC_FILE
