@@ -14,7 +14,7 @@ PYTEST_WORKERS ?= 2
 SIDE_BY_SIDE := -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 FAILED := --last-failed --last-failed-no-failures none
 
-.PHONY: demo test test-fast test-some test-all test-most test-alone test-nightly test-browser test-install test-cluster bench screenshots lint dist lock clean
+.PHONY: demo test test-fast test-some test-all test-most test-alone test-nightly test-browser test-install test-cluster bench screenshots lint dist docs lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/glowctl demo
@@ -102,6 +102,11 @@ endif
 # The wheel and the source archive in dist/, byte for byte the same wherever they are built.
 dist: $(VENV)/installed
 	$(BIN)/python -m hatchling build --clean
+
+# The site, in dist/site. A broken link is an error.
+docs: $(VENV)/installed
+	$(PIP) --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 # The newest versions that pyproject.toml lets in, for all Pythons at once: run the tests with them before they are kept.
 lock: $(VENV)/installed

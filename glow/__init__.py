@@ -8,7 +8,7 @@
 
 These names are imported when they are first used, so that `import glow` is cheap.
 
-Example:
+Examples:
     A model of handwritten digits finds noise less likely than digits that it has not seen:
 
     >>> from glow import FitConfig, Glow, GlowConfig, fit, load_dataset, score

@@ -49,7 +49,7 @@ def save_checkpoint(model: Glow, folder: str | Path) -> Path:
     Raises:
         CheckpointError: if the files cannot be written, as on a full disk.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4))
         >>> with tempfile.TemporaryDirectory() as scratch:
@@ -80,7 +80,7 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> G
     Raises:
         CheckpointError: if files are missing or damaged, or the weights do not fit the config.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4))
         >>> image, noise = torch.zeros(1, 1, 4, 4, dtype=torch.uint8), torch.full((1, 1, 4, 4), 0.5)
@@ -111,7 +111,7 @@ def load_weights(model: Glow, folder: str | Path) -> None:
     Raises:
         CheckpointError: if the weights are missing, damaged, or do not fit the model.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> first, second = (Glow(GlowConfig((1, 4, 4), levels=1, depth=1, width=4, seed=seed)) for seed in (1, 2))
         >>> with tempfile.TemporaryDirectory() as scratch:
@@ -144,7 +144,7 @@ def save_training_state(state: dict[str, Any], folder: str | Path) -> None:
     Raises:
         CheckpointError: if the file cannot be written.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_training_state({"epoch": 3}, folder)
@@ -193,7 +193,7 @@ def load_training_state(folder: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if the file is missing or damaged.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_training_state({"weights": torch.ones(3)}, folder)
@@ -225,7 +225,7 @@ def digest_of(folder: Path) -> str:
     Raises:
         FileNotFoundError: if one of them is missing.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> digests = set()
         >>> for bits in (5, 8, 8):

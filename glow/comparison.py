@@ -75,7 +75,7 @@ def summarize(trials: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
     Raises:
         ValueError: if there are no factors, a column or the value of a factor is missing, or a state is unknown.
 
-    Example:
+    Examples:
         >>> trials = pd.DataFrame({"depth": [8, 8, 16], "seed": [0, 1, 0], "test_bits_per_dim": [3.5, 3.7, 3.4]})
         >>> costs = dict.fromkeys(["validation_bits_per_dim", "images_per_second", "gpu_seconds", "core_seconds"], 1.0)
         >>> table = summarize(trials.assign(state="finished", parameters=1000, **costs), ["depth"])
@@ -124,7 +124,7 @@ def paired_differences(trials: pd.DataFrame, factors: Sequence[str]) -> pd.DataF
     Raises:
         ValueError: for the same reasons as `summarize`.
 
-    Example:
+    Examples:
         >>> trials = pd.DataFrame({"depth": [8, 8, 8, 16, 16, 16], "seed": [0, 1, 2] * 2, "state": "finished"})
         >>> trials["test_bits_per_dim"] = [3.50, 3.70, 3.60, 3.41, 3.59, 3.50]
         >>> row = paired_differences(trials, ["depth"]).iloc[0]
@@ -163,7 +163,7 @@ def holm(p_N: np.ndarray) -> np.ndarray:
     Returns:
         float (N,), the adjusted p-values; NaN where there was NaN.
 
-    Example:
+    Examples:
         >>> holm(np.array([0.01, 0.04, 0.03])).round(3).tolist()
         [0.03, 0.06, 0.06]
     """
@@ -185,7 +185,7 @@ class ImageComparison:
         p: two-sided p-value of the mean.
         left_out: number of images that are left out, because their NLL is not finite under a model.
 
-    Example:
+    Examples:
         >>> comparison = compare_images(np.array([3.0, np.inf, 4.0]), np.array([2.0, 2.0, 2.0]))
         >>> comparison.difference_N.tolist(), comparison.estimate.value, comparison.left_out
         ([1.0, nan, 2.0], 1.5, 1)
@@ -203,7 +203,7 @@ class ImageComparison:
             The images on which a is better than b by most, then those on which b is better, each with the largest
             difference first.
 
-        Example:
+        Examples:
             >>> a_better, b_better = compare_images(np.array([3.0, 1.0, 4.0]), np.array([2.0, 2.0, 2.0])).extremes(1)
             >>> a_better.tolist(), b_better.tolist()
             ([1], [2])
@@ -230,7 +230,7 @@ def compare_images(nll_a_N: np.ndarray, nll_b_N: np.ndarray) -> ImageComparison:
     Raises:
         ValueError: if the numbers of images differ.
 
-    Example:
+    Examples:
         >>> comparison = compare_images(np.array([3.0, 5.0, 4.1]), np.array([3.1, 5.2, 4.1]))
         >>> estimate = comparison.estimate
         >>> [round(float(value), 3) for value in (estimate.value, estimate.low, estimate.high, comparison.p)]
@@ -259,7 +259,7 @@ def conclusions(differences: pd.DataFrame) -> list[str]:
     Raises:
         KeyError: if a column is missing and the table has rows.
 
-    Example:
+    Examples:
         >>> row = {"factor": "depth", "a": 8, "b": 16, "difference": 0.1, "low": 0.075, "high": 0.125, "p_holm": 0.003}
         >>> conclusions(pd.DataFrame([row | {"seeds": 3}]))
         ['depth: 16 has a lower test NLL than 8 by 0.100 bits/dim (95 % interval 0.075 to 0.125, 3 seeds).']
@@ -286,7 +286,7 @@ def unfinished(trials: pd.DataFrame, factors: Sequence[str]) -> list[str]:
     Raises:
         ValueError: for the same reasons as `summarize`.
 
-    Example:
+    Examples:
         >>> trials = pd.DataFrame({"depth": [8, 16], "seed": 0, "state": ["finished", "failed"]})
         >>> trials = trials.assign(test_bits_per_dim=[3.5, np.nan], reason=[None, "out of memory"])
         >>> unfinished(trials, ["depth"])
@@ -336,7 +336,7 @@ def configuration_names(trials: pd.DataFrame, factors: Sequence[str]) -> pd.Seri
     Raises:
         ValueError: for the same reasons as `summarize`.
 
-    Example:
+    Examples:
         >>> trials = pd.DataFrame({"permutation": ["1x1", "reverse"], "depth": [8, 16], "width": 64})
         >>> configuration_names(trials, ["permutation", "depth", "width"]).tolist()
         ['1x1, depth 8', 'reverse, depth 16']

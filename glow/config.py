@@ -84,7 +84,7 @@ class GlowConfig:
     Raises:
         ValueError: for an impossible value; the message contains it and what is allowed.
 
-    Example:
+    Examples:
         >>> config = GlowConfig(image_shape=(3, 32, 32), levels=3, depth=8, width=128)
         >>> config.dimensions, config.latent_shapes
         (3072, [(6, 16, 16), (12, 8, 8), (48, 4, 4)])
@@ -180,7 +180,7 @@ def check_divides(image_shape: tuple[int, int, int], levels: int) -> None:
     Raises:
         ValueError: if 2**levels does not divide height and width. The message suggests levels or sides that fit.
 
-    Example:
+    Examples:
         >>> check_divides((1, 28, 28), levels=2)
         >>> check_divides((1, 28, 28), levels=3)
         Traceback (most recent call last):
@@ -238,7 +238,7 @@ class FitConfig:
     Raises:
         ValueError: for an impossible value; the message contains it and what is allowed.
 
-    Example:
+    Examples:
         >>> FitConfig(epochs=20, learning_rate=3e-4).optimizer
         'adam'
         >>> FitConfig(optimizer="sgd")
@@ -303,7 +303,7 @@ def learning_rate_at(config: FitConfig, step: int, steps: int) -> float:
         step: number of finished steps.
         steps: number of steps of the whole training.
 
-    Example:
+    Examples:
         >>> config = FitConfig(learning_rate=0.01, warmup_steps=4, schedule="constant")
         >>> [learning_rate_at(config, step, steps=6) for step in range(6)]
         [0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01]
@@ -321,7 +321,7 @@ def highest_learning_rate(config: FitConfig, steps: int) -> float:
         config: the settings of the training.
         steps: number of steps of the whole training, at least 1.
 
-    Example:
+    Examples:
         >>> highest_learning_rate(FitConfig(learning_rate=0.01, warmup_steps=300, schedule="constant"), steps=150)
         0.005
     """

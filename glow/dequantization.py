@@ -34,7 +34,7 @@ def dequantize(images_BCHW: Tensor, noise_BCHW: Tensor, bits: int = 8) -> Tensor
     Raises:
         ValueError: if the images are not uint8.
 
-    Example:
+    Examples:
         >>> images = torch.tensor([0, 64, 255], dtype=torch.uint8)
         >>> dequantize(images, torch.full((3,), 0.5), bits=1)
         tensor([-0.2500, -0.2500,  0.2500])
@@ -60,7 +60,7 @@ def quantize(x_BCHW: Tensor, bits: int = 8) -> Tensor:
     Returns:
         uint8 (B, C, H, W).
 
-    Example:
+    Examples:
         >>> quantize(torch.tensor([-0.25, 0.25, 7.0, torch.nan]), bits=1)
         tensor([  0, 128, 128,   0], dtype=torch.uint8)
     """
@@ -77,7 +77,7 @@ def not_finite(x_BCHW: Tensor) -> Tensor:
     Returns:
         bool (B,).
 
-    Example:
+    Examples:
         >>> not_finite(torch.tensor([0.25, torch.nan, -torch.inf]).view(3, 1, 1, 1))
         tensor([False,  True,  True])
     """
@@ -87,7 +87,7 @@ def not_finite(x_BCHW: Tensor) -> Tensor:
 def reduced(images: Tensor, bits: int) -> Tensor:
     """Set the low 8 - bits bits of uint8 images to 0, as a model of `bits` bits sees them.
 
-    Example:
+    Examples:
         >>> reduced(torch.tensor([7, 8, 255], dtype=torch.uint8), bits=5)
         tensor([  0,   8, 248], dtype=torch.uint8)
     """
@@ -109,7 +109,7 @@ def uniform_noise(indices_B: Tensor, shape: tuple[int, int, int], seed: int = 0)
     Returns:
         float32 (B, C, H, W), multiples of 2**-24.
 
-    Example:
+    Examples:
         >>> uniform_noise(torch.tensor([0, 1]), (1, 1, 2))
         tensor([[[[0.1387, 0.9711]]],
         <BLANKLINE>

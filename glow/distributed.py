@@ -17,7 +17,7 @@ def _joined() -> bool:
 def rank() -> int:
     """Return the number of this process in its group, from 0; 0 without a group.
 
-    Example:
+    Examples:
         >>> rank()
         0
     """
@@ -27,7 +27,7 @@ def rank() -> int:
 def world_size() -> int:
     """Return the number of processes in the group; 1 without a group.
 
-    Example:
+    Examples:
         >>> world_size()
         1
     """
@@ -45,7 +45,7 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     Returns:
         `x` itself, with the same sum in every process.
 
-    Example:
+    Examples:
         >>> import torch
         >>> all_reduce_sum(torch.tensor([1.0, 2.0]))
         tensor([1., 2.])

@@ -54,7 +54,7 @@ class EncoderError(UserError):
         code: "encoder-unknown", "encoder-library-missing", "encoder-weights-missing", "encoder-unreadable" or
             "encoder-unfit".
 
-    Example:
+    Examples:
         >>> try:
         ...     open_encoder("file:no/such/network.pt")
         ... except EncoderError as error:
@@ -77,7 +77,7 @@ class Encoder:
         digest: 16 hex digits that identify the weights and all of the above.
         about: where the weights are from, and their licence if the library states one.
 
-    Example:
+    Examples:
         >>> flat = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         >>> encoder = Encoder("average", (8, 8), (0, 0, 0), (1, 1, 1), "bilinear", flat, "0" * 16)
         >>> encoder.features(torch.full((2, 1, 4, 4), 255, dtype=torch.uint8)).tolist()
@@ -161,7 +161,7 @@ def open_encoder(name: str, weights: str | None = None, size: int | None = None,
     Raises:
         EncoderError: if the library, the network or the weights are missing, or the trial fails.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> flat = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         >>> with tempfile.TemporaryDirectory() as folder:

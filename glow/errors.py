@@ -56,7 +56,7 @@ class UserError(Exception):
         remedy: the argument `remedy`.
         code: the argument `code`.
 
-    Example:
+    Examples:
         >>> error = UserError("a.png is 7x9", remedy="crop it to 8x8", code="image-shape")
         >>> str(error), error.code
         ('a.png is 7x9: crop it to 8x8', 'image-shape')
@@ -76,7 +76,7 @@ class CheckpointError(UserError):
         code: "checkpoint-unwritable", "checkpoint-missing", "checkpoint-damaged", "checkpoint-of-another-model" or
             "training-state-missing".
 
-    Example:
+    Examples:
         >>> from glow import load_checkpoint
         >>> try:
         ...     load_checkpoint("no/such/folder")
@@ -89,7 +89,7 @@ class CheckpointError(UserError):
 class TrainingDiverged(UserError, RuntimeError):
     """The gradient was not finite in many consecutive steps; the message says which settings may help.
 
-    Example:
+    Examples:
         >>> try:
         ...     raise TrainingDiverged("training diverged", remedy="use a lower learning rate")
         ... except RuntimeError as error:

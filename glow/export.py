@@ -52,7 +52,7 @@ def export(model: Glow, file: Path) -> None:
         ExportRefused: if the name of the file ends in neither suffix, it cannot be written, or a package is missing.
         CheckpointError: if the model was never trained.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from glow import Glow, GlowConfig, uniform_noise
         >>> model = Glow(GlowConfig(image_shape=(1, 8, 8), levels=1, depth=2, width=8))

@@ -41,7 +41,7 @@ AT_ONCE = 20_000_000
 def features_table(features_ND: np.ndarray) -> pd.DataFrame:
     """Return features (N, D) as a table with one column per feature, and whether the features of an image are finite.
 
-    Example:
+    Examples:
         >>> table = features_table(np.array([[1, 2], [np.nan, 4]], np.float16))
         >>> list(table), table["finite"].tolist(), features_in(table).shape
         (['feature_0', 'feature_1', 'finite'], [True, False], (2, 2))
@@ -53,7 +53,7 @@ def features_table(features_ND: np.ndarray) -> pd.DataFrame:
 def features_in(table: pd.DataFrame) -> np.ndarray:
     """Return the features float16 (N, D) in a table that `features_table` made.
 
-    Example:
+    Examples:
         >>> features_in(features_table(np.array([[1, 2]], np.float16)))
         array([[1., 2.]], dtype=float16)
     """
@@ -67,7 +67,7 @@ def reference_positions(images: int, references: int) -> Tensor:
         images: number of training images.
         references: largest number of references.
 
-    Example:
+    Examples:
         >>> reference_positions(3, references=10).tolist()
         [0, 1, 2]
     """
@@ -84,7 +84,7 @@ class FeatureReferences:
         means_KP: float64 (K, P), the mean of each class after whitening; that of all images if labels are unknown.
         digest: the digest of the encoder; "" if it is unknown.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> training = rng.normal(size=(100, 3)) + [5, 0, 0]
         >>> references = FeatureReferences.fit(training)
@@ -113,7 +113,7 @@ class FeatureReferences:
         Raises:
             ValueError: if fewer than 2 rows are finite.
 
-        Example:
+        Examples:
             >>> features = np.random.default_rng(0).normal(size=(50, 3))
             >>> FeatureReferences.fit(features, np.arange(50) % 2).means_KP.shape
             (2, 3)
@@ -206,7 +206,7 @@ def with_distances(
     Raises:
         ValueError: if fewer than 2 training images have features that are finite.
 
-    Example:
+    Examples:
         >>> features = np.random.default_rng(0).normal(size=(6, 3))
         >>> tables = {"train": pd.DataFrame({"label": [0] * 9}), "test": pd.DataFrame({"label": [0] * 6})}
         >>> _, found = with_distances(tables, {"train": features, "test": features}, "train", "")

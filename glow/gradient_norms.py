@@ -21,7 +21,7 @@ def gradient_layers(model: nn.Module) -> list[str]:
     A flow step is one layer, with all the parameters of its ActNorm, its permutation and its coupling. The prior of
     each split, the top prior, and the network of the learned dequantization noise are also one layer each.
 
-    Example:
+    Examples:
         >>> from glow.config import GlowConfig
         >>> model = Glow(GlowConfig(image_shape=(1, 8, 8), levels=1, depth=2, width=4))
         >>> gradient_layers(model)
@@ -47,7 +47,7 @@ def gradient_norms(model: Glow, images_BCHW: Tensor, noise_BCHW: Tensor) -> Tens
     Raises:
         ValueError: if the images have another type or shape than the model's.
 
-    Example:
+    Examples:
         >>> from glow import GlowConfig, uniform_noise
         >>> model = Glow(GlowConfig(image_shape=(1, 8, 8), levels=1, depth=2, width=4))
         >>> images = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)

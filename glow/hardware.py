@@ -27,7 +27,7 @@ def hardware_precision(device: torch.device) -> Precision:
     Returns:
         ``"bf16"`` or ``"float32"``.
 
-    Example:
+    Examples:
         >>> hardware_precision(torch.device("cpu")) in ("bf16", "float32")
         True
     """
@@ -48,7 +48,7 @@ def forbid_tf32() -> None:
     Since Ampere, these GPUs by default round the operands of a convolution to TF32, which has a mantissa of 10 bits.
     Torch already computes matrix products in float32 by default.
 
-    Example:
+    Examples:
         >>> forbid_tf32()
         >>> torch.backends.cudnn.allow_tf32
         False
@@ -65,7 +65,7 @@ def without_tf32() -> Iterator[None]:
     After the block, the settings of the caller are as before. The name of these settings depends on the version of
     torch: it refuses to read the older one of a program that has set the newer one.
 
-    Example:
+    Examples:
         >>> with without_tf32():
         ...     z = torch.ones(2, 2) @ torch.ones(2, 2)
     """
@@ -95,7 +95,7 @@ def skips_when_told(optimizer: type[torch.optim.Optimizer], device: torch.device
     Returns:
         True if the weight did not move.
 
-    Example:
+    Examples:
         >>> skips_when_told(torch.optim.Adam, torch.device("cpu"))
         True
     """

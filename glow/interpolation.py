@@ -31,7 +31,7 @@ class Interpolation:
         non_finite: number of images that have a pixel value which is not finite. In `images`, plus infinity is the
             highest of the model's grey levels; minus infinity and NaN are 0.
 
-    Example:
+    Examples:
         >>> from glow import GlowConfig
         >>> model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4))
         >>> images = torch.arange(64, dtype=torch.uint8).view(4, 1, 4, 4)
@@ -76,7 +76,7 @@ def interpolate(
         ValueError: for fewer than two steps, an unknown mode, unequal numbers of images, or images of another type or
             shape than the model's.
 
-    Example:
+    Examples:
         >>> from glow import GlowConfig
         >>> model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4))
         >>> black, grey = torch.zeros(1, 1, 4, 4, dtype=torch.uint8), torch.full((1, 1, 4, 4), 100, dtype=torch.uint8)

@@ -33,7 +33,7 @@ def anderson_darling(standardized_BD: Tensor) -> Tensor:
     Returns:
         float64 (B,). Numbers that are not finite give NaN or infinity.
 
-    Example:
+    Examples:
         >>> noise = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0))
         >>> anderson_darling(torch.stack([noise[0], 2 * noise[1]])).round().tolist()
         [1.0, 210.0]
@@ -68,7 +68,7 @@ def spectrum_variation(standardized_BD: Tensor) -> Tensor:
     Returns:
         float64 (B,). Numbers that are not finite, or all equal, give NaN.
 
-    Example:
+    Examples:
         >>> steps = torch.arange(64.0)
         >>> spectrum_variation(torch.stack([(steps / 4).sin(), steps % 7 - 3])).round(decimals=1).tolist()
         [3.4, 3.5]
@@ -95,7 +95,7 @@ class SecondMoments:
         columns_BL: float64 (B, L), the same for neighbours in a column; 0 for a level of one row.
         pairs_L2: for each level, the number of pairs of neighbours in rows, and in columns.
 
-    Example:
+    Examples:
         >>> one, correlation = torch.ones(1, 1), torch.tensor([[0.1]]).double()
         >>> moments = SecondMoments(one.double(), correlation, 0 * correlation, [(720, 720)])
         >>> moments.portmanteau().round(decimals=3)
@@ -133,7 +133,7 @@ def second_moments(standardized: Sequence[Tensor]) -> SecondMoments:
         The moments of each image and level. If an image has latents that are not finite, its moments are not finite;
         the moments of the other images do not change.
 
-    Example:
+    Examples:
         >>> noise = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
         >>> smooth = noise + noise.roll(1, -1)
         >>> found = second_moments([torch.stack([noise[0], smooth[1]])])

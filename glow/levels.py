@@ -42,7 +42,7 @@ class Step(nn.Module):
         coupling: the coupling layer.
         actnorm: whether the step begins with an ActNorm.
 
-    Example:
+    Examples:
         >>> coupling = CouplingLayer(4, width=8, coupling="affine", scale="sigmoid")
         >>> step = Step(4, make_permutation("reverse", 4, torch.Generator()), coupling)
         >>> step.initialize(torch.randn(2, 4, 3, 3)).shape
@@ -84,7 +84,7 @@ class Level(Layer):
         split: the split at the end of the level, which `Glow` applies; None at the top level.
         reversible: whether the steps compute their activations again for the gradient, in place of storing them.
 
-    Example:
+    Examples:
         >>> config = GlowConfig(image_shape=(1, 8, 8), levels=1, depth=2, width=8)
         >>> level = Level.make(0, config, torch.Generator())
         >>> x = torch.randn(2, 1, 8, 8)
@@ -168,7 +168,7 @@ class FullResolution(Level):
     Args:
         config: the architecture; its number of checkerboard couplings must be at least 1.
 
-    Example:
+    Examples:
         >>> level = FullResolution(GlowConfig(image_shape=(1, 8, 8), levels=1, width=8, checkerboard=3))
         >>> x = torch.randn(2, 1, 8, 8)
         >>> z, log_det = level(x)

@@ -18,7 +18,7 @@ def keep_freed_memory() -> None:
     threads are started: it makes threads that start later share one arena of the allocator, because further arenas
     would return their memory to the system. With a C library that has no ``mallopt``, the call does nothing.
 
-    Example:
+    Examples:
         A program calls it in its first statement. Here the program runs in a separate process:
 
         >>> import subprocess, sys

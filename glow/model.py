@@ -46,7 +46,7 @@ class LogProbTerms:
             independent standard normal numbers. A class-conditional model without labels uses the prior of the most
             probable class of each image.
 
-    Example:
+    Examples:
         >>> model = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=1, width=8))
         >>> terms = model.log_prob_terms(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
         >>> terms.log_prior_BL.shape, terms.log_det().shape
@@ -88,7 +88,7 @@ class Glow(nn.Module):
         top: the prior of the last latent.
         noise: the flow of the dequantization noise for variational dequantization, else None.
 
-    Example:
+    Examples:
         >>> model = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=2, width=8))
         >>> images = torch.arange(128, dtype=torch.uint8).view(2, 1, 8, 8)
         >>> model.bits_per_dim(images).shape
@@ -139,7 +139,7 @@ class Glow(nn.Module):
         What the prior adds for a class is exactly 0 until a training step has an image of the class. Before any such
         step all classes count as trained.
 
-        Example:
+        Examples:
             >>> model = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=2, width=8, num_classes=3))
             >>> model.trained_classes
             tensor([0, 1, 2])

@@ -71,7 +71,7 @@ def reversible_steps(
         The output of the last step, (B, C, H, W), and the sum of `log_det_B` and the log-dets of the couplings, (B,).
         `backward` can run through them once (no `retain_graph`), and they have no second derivatives.
 
-    Example:
+    Examples:
         >>> coupling = CouplingLayer(channels=4, width=8, coupling="affine", scale="sigmoid")
         >>> identity = (torch.eye(4), torch.zeros(4))
         >>> x, zero = torch.ones(2, 4, 3, 3, requires_grad=True), torch.zeros(2)

@@ -97,7 +97,7 @@ def score(
         ValueError: if the images have another type or shape than the model's, or `noise_samples` is not between 1 and
             1000.
 
-    Example:
+    Examples:
         >>> from glow.config import GlowConfig
         >>> model = Glow(GlowConfig(image_shape=(1, 8, 8), levels=2, depth=1, width=8))
         >>> table = score(model, torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
@@ -187,7 +187,7 @@ def latent_statistics(standardized: Sequence[Tensor]) -> Tensor:
     Returns:
         float64 (B, 3 + 3 L).
 
-    Example:
+    Examples:
         >>> latent_statistics([torch.zeros(5, 2, 4, 4), torch.zeros(5, 4, 2, 2)]).shape
         torch.Size([5, 9])
     """
@@ -208,7 +208,7 @@ def latent_statistics(standardized: Sequence[Tensor]) -> Tensor:
 def latent_columns(levels: int) -> list[str]:
     """Return the names of a score table's columns about the latents, in order.
 
-    Example:
+    Examples:
         >>> latent_columns(1)[2:]
         ['latent_neighbours', 'latent_power_1', 'latent_rows_1', 'latent_columns_1']
     """
@@ -238,7 +238,7 @@ def importance_weighted(nll_NK: np.ndarray) -> np.ndarray:
     Returns:
         float (N,), in nats.
 
-    Example:
+    Examples:
         >>> importance_weighted(np.array([[100.0, 100.0], [100.0, 110.0]])).round(2).tolist()
         [100.0, 100.69]
     """
@@ -256,7 +256,7 @@ def complexity(images_NCHW: Tensor) -> np.ndarray:
     Returns:
         float (N,), in bits.
 
-    Example:
+    Examples:
         >>> black = torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
         >>> noise = torch.randint(0, 256, black.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         >>> bits = complexity(torch.cat([black, noise]))
@@ -292,7 +292,7 @@ def shards_of(splits: Mapping[str, Sized]) -> list[tuple[str, int]]:
     Returns:
         For each shard, in order, the name of its split and the index of its first image.
 
-    Example:
+    Examples:
         >>> shards_of({"train": range(2500), "validation": range(300), "test": range(900)})
         [('train', 0), ('train', 1000), ('train', 2000), ('validation', 0), ('test', 0)]
     """
@@ -313,7 +313,7 @@ def score_shard(model: Glow, images: LazyDataset, start: int) -> pd.DataFrame:
     Raises:
         ValueError: if the images have another shape than the model's.
 
-    Example:
+    Examples:
         >>> from glow.config import GlowConfig
         >>> model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=8))
         >>> split = LazyDataset.held(torch.zeros(1003, 1, 4, 4, dtype=torch.uint8), torch.arange(1003))

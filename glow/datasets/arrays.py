@@ -77,7 +77,7 @@ class ArraysDataset(ImageSource):
     Args:
         name: "arrays:PATH".
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     np.savez(f"{folder}/set.npz", images=np.zeros((20, 8, 8), np.uint8), labels=np.arange(20) % 2)

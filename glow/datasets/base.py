@@ -43,7 +43,7 @@ def padding(image_shape: Shape, original_shape: Shape) -> float:
     Returns:
         The ratio, at least 1.
 
-    Example:
+    Examples:
         >>> round(padding((1, 32, 32), (1, 28, 28)), 3)  # MNIST
         1.306
         >>> padding((1, 14, 14), (1, 28, 28))
@@ -61,7 +61,7 @@ class DatasetNotFound(UserError, FileNotFoundError):
 
     The message contains the names of the files, the folder that was searched, and how to get them.
 
-    Example:
+    Examples:
         >>> from glow.datasets import load_dataset
         >>> try:
         ...     load_dataset("folder:/no/such/folder")
@@ -90,7 +90,7 @@ class DatasetCorrupt(UserError, OSError):
     Attributes:
         ADVICE: what to do about a damaged file of a known data set, which can be downloaded again.
 
-    Example:
+    Examples:
         >>> error = DatasetCorrupt.file(Path("train-images"), "holds no images")
         >>> error.problem, error.code
         ('train-images holds no images', 'dataset-damaged')
@@ -115,7 +115,7 @@ class ImageUnreadable(DatasetCorrupt):
     An image that the system cannot read, because of permissions or a failing disk, is another DatasetCorrupt: the next
     images would likely fail as well.
 
-    Example:
+    Examples:
         >>> error = ImageUnreadable("a.png cannot be decoded", remedy="replace it", code="image-damaged")
         >>> isinstance(error, DatasetCorrupt)
         True
@@ -125,7 +125,7 @@ class ImageUnreadable(DatasetCorrupt):
 class ImageRefused(ValueError):
     """An error about an image that could be decoded, but is not one image with 8 bits per channel.
 
-    Example:
+    Examples:
         >>> str(ImageRefused("a.png has 2 frames: extract each to a separate file"))
         'a.png has 2 frames: extract each to a separate file'
     """
@@ -145,7 +145,7 @@ class DatasetInfo:
         notes: what a user should know about how the images of a folder are read, or with which background those of a
             packed data set were packed; one sentence each.
 
-    Example:
+    Examples:
         >>> from glow.datasets import describe
         >>> info = describe("digits")
         >>> info.image_shape, info.num_classes, info.padding
@@ -180,7 +180,7 @@ class DatasetStatus:
             problem. What was found in place of a missing file is added in parentheses.
         advice: what to do, one sentence.
 
-    Example:
+    Examples:
         >>> from glow.datasets import status
         >>> status("digits").state
         'found'
@@ -202,7 +202,7 @@ class Place(NamedTuple):
         kind: "folder", "arrays", "parquet" or "packed".
         path: a path, relative or absolute, or the URI of a bucket.
 
-    Example:
+    Examples:
         >>> Place("packed", "s3://bucket/cats").is_remote
         True
     """
@@ -225,7 +225,7 @@ def place_of(name: str) -> Place | None:
     Returns:
         The kind and the path, or None for a name without a path, such as "mnist".
 
-    Example:
+    Examples:
         >>> place_of("folder:/data/cats")
         Place(kind='folder', path='/data/cats')
         >>> place_of("mnist")
@@ -242,7 +242,7 @@ def absolute_dataset(name: str) -> str:
     Args:
         name: the name of a data set. Names without a path, and URIs, are returned as they are.
 
-    Example:
+    Examples:
         >>> absolute_dataset("folder:/data/cats")
         'folder:/data/cats'
         >>> absolute_dataset("folder:cats") == f"folder:{Path.cwd() / 'cats'}"
@@ -263,7 +263,7 @@ def dataset_label(name: str) -> str:
     Args:
         name: the name of a data set.
 
-    Example:
+    Examples:
         >>> dataset_label("packed:/data/cats and dogs")
         'packed-cats_and_dogs'
     """
@@ -279,7 +279,7 @@ def reason(error: Exception) -> str:
     Args:
         error: an error of another library.
 
-    Example:
+    Examples:
         >>> reason(ValueError("no magic string\nat the start")), reason(EOFError())
         ('no magic string', 'EOFError')
     """

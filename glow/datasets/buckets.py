@@ -31,7 +31,7 @@ THREADS = 16
 def is_uri(path: str) -> bool:
     """Return whether a path is the URI of a remote file system.
 
-    Example:
+    Examples:
         >>> is_uri("s3://bucket/cats"), is_uri("/data/cats")
         (True, False)
     """
@@ -65,7 +65,7 @@ class BucketFolder:
     Args:
         uri: the URI of the folder.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     bucket = BucketFolder(f"file://{folder}")
@@ -195,7 +195,7 @@ class BucketFile:
         size: the size of the file in bytes, or 0 if it is not known.
         changed_ns: the time of its last change in nanoseconds since 1970, or 0 if it is not known.
 
-    Example:
+    Examples:
         >>> file = BucketFolder("s3://bucket/pets").file("train/cats/tom.PNG")
         >>> file.suffix, file.relative.parts[1], str(file)
         ('.PNG', 'cats', 's3://bucket/pets/train/cats/tom.PNG')
@@ -245,7 +245,7 @@ class BucketFile:
 def gone(file: object) -> DatasetCorrupt:
     """Return the error about a file that was there when its folder was listed.
 
-    Example:
+    Examples:
         >>> gone("a.png").code
         'file-gone'
     """
@@ -259,7 +259,7 @@ def fetched(files: Sequence[Path | BucketFile]) -> Iterable[ImageFile]:
         files: the files. Those on this machine's disk are returned as they are; several threads read those in buckets
             into memory.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     bucket = BucketFolder(f"file://{folder}")
@@ -277,7 +277,7 @@ def stamp_of(file: Path | BucketFile) -> tuple[int, int]:
 
     A file in a bucket is not looked up; its stamp is as it was listed.
 
-    Example:
+    Examples:
         >>> stamp_of(Path("/no/such/file")), stamp_of(BucketFolder("s3://bucket/pets").file("tom.png"))
         ((0, 0), (0, 0))
     """
@@ -298,7 +298,7 @@ def in_threads(function: Callable[[BucketFile], Result], files: Iterable[BucketF
         files: any number of files, of which only a few times `THREADS` are worked on ahead of the result that is
             yielded, so that the others take no memory.
 
-    Example:
+    Examples:
         >>> folder = BucketFolder("s3://bucket/pets")
         >>> list(in_threads(lambda file: file.suffix, [folder.file("tom.png"), folder.file("rex.jpg")]))
         ['.png', '.jpg']
@@ -319,7 +319,7 @@ def in_threads(function: Callable[[BucketFile], Result], files: Iterable[BucketF
 def in_memory(file: BucketFile) -> EncodedImage:
     """Read an image file in a bucket, which is then decoded from memory.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     bucket = BucketFolder(f"file://{folder}")
@@ -334,7 +334,7 @@ def in_memory(file: BucketFile) -> EncodedImage:
 def threads() -> ThreadPoolExecutor:
     """Return the threads of this process that read from buckets.
 
-    Example:
+    Examples:
         >>> threads().submit(len, "abc").result()
         3
     """

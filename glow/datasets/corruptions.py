@@ -51,7 +51,7 @@ def corrupted(dataset: LazyDataset, corruption: str, severity: int, seed: int = 
     Raises:
         ValueError: for an unknown corruption or severity.
 
-    Example:
+    Examples:
         >>> black = LazyDataset.held(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
         >>> corrupted(black, "brightness", 5).images().unique().tolist()
         [76]
@@ -90,7 +90,7 @@ def all_corrupted(
     Raises:
         ValueError: for an unknown corruption or severity.
 
-    Example:
+    Examples:
         >>> black = LazyDataset.held(torch.zeros(9, 1, 8, 8, dtype=torch.uint8), torch.zeros(9, dtype=torch.int64))
         >>> kinds = all_corrupted(black, ["brightness", "noise"], (1, 5), images=2)
         >>> kinds.class_names
@@ -125,7 +125,7 @@ def for_recommendation(held_out: LazyDataset, seed: int = 0) -> LazyDataset:
     Returns:
         `RECOMMENDED_BY` images under each of `CORRUPTIONS` at the severity `MIDDLE`; fewer if fewer are held out.
 
-    Example:
+    Examples:
         >>> black = LazyDataset.held(torch.zeros(9, 1, 8, 8, dtype=torch.uint8), torch.zeros(9, dtype=torch.int64))
         >>> len(for_recommendation(black)) == 9 * len(CORRUPTIONS)
         True

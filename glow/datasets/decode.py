@@ -42,7 +42,7 @@ class Header:
         channels: 1 for grey, else 3.
         transparent: whether there is an alpha channel or a transparent colour, even if no pixel uses it.
 
-    Example:
+    Examples:
         >>> Header(size=(640, 480), channels=3, transparent=False).channels
         3
     """
@@ -57,7 +57,7 @@ class ImageFile(Protocol):
 
     `str(file)` is the name of the file in error messages.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> file: ImageFile = Path("a.png")
         >>> str(file)
@@ -76,7 +76,7 @@ class EncodedImage:
         name: the name of the image in error messages.
         content: the bytes of an image file.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> stream = io.BytesIO()
         >>> Image.new("L", (6, 4)).save(stream, "PNG")
@@ -106,7 +106,7 @@ def read_header(path: ImageFile) -> Header:
         DatasetCorrupt: if the header cannot be read; ImageUnreadable if that is because its content is damaged.
         ImageRefused: if the file is not one image with 8 bits per channel, as far as the header shows.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from PIL import Image
@@ -130,7 +130,7 @@ def header_or_error(path: ImageFile) -> Header | ImageUnreadable | ImageRefused:
     Raises:
         DatasetCorrupt: if the system cannot read the file, so that the next files would likely fail as well.
 
-    Example:
+    Examples:
         >>> type(header_or_error(EncodedImage("a.png", b"no image"))).__name__
         'ImageUnreadable'
     """
@@ -157,7 +157,7 @@ def decode(path: ImageFile, background: Colour = WHITE) -> Tensor:
         ImageRefused: if the file is not one image with 8 bits per channel, or is a PNG file that stores its EXIF
             orientation after its pixels, where `read_header` does not see it.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from PIL import Image
@@ -326,7 +326,7 @@ def convert(images_NCHW: Tensor, image_shape: Shape) -> Tensor:
     Raises:
         ValueError: if the number of channels would change, but not from 1 to 3 or from 3 to 1.
 
-    Example:
+    Examples:
         >>> white = torch.full((5, 1, 28, 28), 255, dtype=torch.uint8)
         >>> convert(white, (3, 32, 32)).shape
         torch.Size([5, 3, 32, 32])
@@ -359,7 +359,7 @@ def check_channels(own: int, asked: int) -> None:
     Raises:
         ValueError: unless the two are equal, or 1 and 3.
 
-    Example:
+    Examples:
         >>> check_channels(1, 3)
         >>> check_channels(3, 2)
         Traceback (most recent call last):

@@ -25,7 +25,7 @@ def digests(dataset: LazyDataset) -> pd.Series:
     Raises:
         DatasetCorrupt: if an image cannot be read.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from glow.datasets.lazy import LazyDataset
         >>> images = torch.tensor([7, 9, 7], dtype=torch.uint8).view(3, 1, 1, 1)
@@ -51,7 +51,7 @@ def duplicates(splits: Mapping[str, LazyDataset]) -> pd.DataFrame:
     Raises:
         DatasetCorrupt: if an image cannot be read.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from glow.datasets.lazy import LazyDataset
         >>> def split(*values):

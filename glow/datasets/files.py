@@ -42,7 +42,7 @@ class Listing:
         in_no_split: paths, relative to the folder, of images that are not in `parts`, because they are next to the
             folders of the splits.
 
-    Example:
+    Examples:
         >>> listing = Listing({"train": [(Path("train/cat/0.png"), "cat"), (Path("train/dog/0.png"), "dog")]})
         >>> listing.class_names, listing.splits
         (('cat', 'dog'), ('train', 'validation'))
@@ -82,7 +82,7 @@ def folder_files(name: str) -> Listing:
         ValueError: for images next to class folders, which have no class, or a file in two splits. `ImageSource.status`
             splits its message at the first "; " into what is wrong and what to do.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as path:
         ...     for file in ("train/cat/0.png", "train/dog/0.png", "test/cat/0.png", "0.png"):
@@ -120,7 +120,7 @@ def image_files(folder: Path) -> list[Path]:
     Args:
         folder: the folder.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as path:
         ...     for file in ("a.png", "b/c.JPG", "notes.txt"):
@@ -139,7 +139,7 @@ def images_in_bucket(folder: BucketFolder) -> list[BucketFile]:
     Raises:
         DatasetNotFound: if the folder cannot be listed.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as path:
         ...     bucket = BucketFolder(f"file://{path}")
@@ -280,7 +280,7 @@ class Files:
         by_part: the files of each split, in the order of their paths, or all files under `ALL`.
         notes: what a user should know about files that are in no part; one sentence each.
 
-    Example:
+    Examples:
         >>> Files({"train": [Path("train-0.parquet")]}).notes
         ()
     """
@@ -299,7 +299,7 @@ def parquet_files(name: str) -> Files:
         DatasetNotFound: if there are none.
         DatasetCorrupt: if the system cannot list a folder, or a split has two names in a folder.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     for file in ("train-0.parquet", "test-0.parquet", "cats.parquet"):
@@ -397,7 +397,7 @@ def walk(folder: Path, pass_over_unreadable: bool = False) -> tuple[list[tuple[b
     Raises:
         DatasetCorrupt: if the system cannot list a folder, unless such folders are passed over.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as path:
         ...     Path(path, "a.png").touch()

@@ -31,7 +31,7 @@ class FolderDataset(ImageSource):
     Args:
         name: "folder:PATH"; PATH can be the URI of a folder in a bucket.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as path:
@@ -119,7 +119,7 @@ def read_image(path: str | Path, image_shape: Shape, background: Colour = WHITE)
         DatasetCorrupt: if the file cannot be decoded.
         ValueError: if the file is not one image with 8 bits per channel, or `image_shape` has neither 1 nor 3 channels.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as folder:

@@ -41,7 +41,7 @@ class Incoming:
             have been read, and no images of other kinds of data sets.
         notes: what a user should know about files that are not among the images; one sentence each.
 
-    Example:
+    Examples:
         >>> (part,) = open_incoming(["digits"], (1, 8, 8))
         >>> len(part.names), part.names[1], part.classes[1]
         (355, 'digits test 1', '9')
@@ -117,7 +117,7 @@ class Piece:
         shapes: their shapes (C, H, W) before they were converted; None if this is not known.
         unreadable: the name of each image that could not be read, and the reason.
 
-    Example:
+    Examples:
         >>> missing = Incoming.of_files([Path("/no/such/file.png")], (1, 8, 8))
         >>> [piece.unreadable for piece in pieces([missing])]
         [[('/no/such/file.png', '/no/such/file.png is not a file')]]
@@ -143,7 +143,7 @@ def pieces(parts: Iterable[Incoming], size: int = 1000, threads: int = 1) -> Ite
     Raises:
         DatasetNotFound: if a bucket cannot be reached.
 
-    Example:
+    Examples:
         >>> [len(piece.images) for piece in pieces(open_incoming(["digits"], (1, 8, 8)), size=200)]
         [200, 155]
     """
@@ -197,7 +197,7 @@ def open_incoming(
         ValueError: if images cannot be converted to the `image_shape`, or as `load_dataset`.
         DatasetNotFound, DatasetCorrupt: if a data set cannot be opened.
 
-    Example:
+    Examples:
         >>> [part.names for part in open_incoming(["-"], (1, 8, 8), paths=["a.png\n", "b.png\n"])]
         [['a.png', 'b.png']]
     """
@@ -226,7 +226,7 @@ def open_incoming(
 def file_at(path: str) -> Path | BucketFile:
     """Return the file with a path or a URI. It need not exist.
 
-    Example:
+    Examples:
         >>> file_at("a.png"), str(file_at("s3://bucket/pets/tom.png?region=eu-central-1"))
         (PosixPath('a.png'), 's3://bucket/pets/tom.png')
     """

@@ -54,7 +54,7 @@ class LazyDataset:
         in_memory: all images, uint8 (N, C, H, W), if `LazyDataset.held` made the data set; otherwise None. The method
             `images` returns views of this tensor.
 
-    Example:
+    Examples:
         >>> from glow.datasets import open_dataset
         >>> digits = open_dataset("digits", "test")
         >>> len(digits), digits.image_shape, digits.class_names[int(digits.labels[0])]
@@ -85,7 +85,7 @@ class LazyDataset:
             labels: int64 (N,).
             class_names: the name of each label; may be empty if nothing asks for them.
 
-        Example:
+        Examples:
             >>> black = LazyDataset.held(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0]))
             >>> len(black), black.image_shape
             (3, (1, 8, 8))
@@ -127,7 +127,7 @@ class LazyDataset:
             DatasetNotFound: if the images are in a bucket that cannot be read.
             ValueError: if an image has more than 8 bits per channel, or several frames.
 
-        Example:
+        Examples:
             >>> labels = torch.tensor([0, 1, 1])
             >>> images = torch.arange(3, dtype=torch.uint8).reshape(3, 1, 1, 1)
             >>> LazyDataset.held(images, labels).images(-2).flatten().tolist()
@@ -151,7 +151,7 @@ class LazyDataset:
             ValueError: for a `chunk` below 1.
             DatasetCorrupt: if an image cannot be read, as in the method `images`.
 
-        Example:
+        Examples:
             >>> from glow.datasets import fingerprint
             >>> images = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
             >>> LazyDataset.held(images, torch.zeros(3)).fingerprint(chunk=2) == fingerprint(images)
@@ -177,7 +177,7 @@ class LazyDataset:
         Raises:
             ValueError: for an unknown class, or if no image is left.
 
-        Example:
+        Examples:
             >>> from glow.datasets import open_dataset
             >>> digits = open_dataset("digits", "test")
             >>> digits.of_classes(["8", "9"], others=True).labels.unique().tolist()
@@ -203,7 +203,7 @@ class LazyDataset:
         Args:
             positions: int64 (n,), positions in this data set; the new data set has the images in this order.
 
-        Example:
+        Examples:
             >>> from glow.datasets import open_dataset
             >>> digits = open_dataset("digits", "test")
             >>> first = digits.subset(torch.arange(10))
@@ -246,7 +246,7 @@ def read_all_but(
     Returns:
         The images that could be read, uint8 (n, C, H, W), and the positions of the others with their errors.
 
-    Example:
+    Examples:
         >>> def pick(positions):
         ...     if 1 in positions:
         ...         raise DatasetCorrupt("image 1 is damaged", remedy="replace it", code="image-damaged")
@@ -297,7 +297,7 @@ class ImageSource(ABC):
     Attributes:
         ADD_SPLIT: how a user adds a split that is missing; "{split}" stands for its name.
 
-    Example:
+    Examples:
         >>> from glow.datasets.names import image_source
         >>> digits = image_source("digits")
         >>> digits.channels(), digits.describe(image_shape=None).image_shape
@@ -397,7 +397,7 @@ def one_look(known: dict[object, Any] | None = None) -> Iterator[None]:
     Args:
         known: the results of an earlier block, which this block takes over and adds to; None for no results.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from PIL import Image
         >>> from glow.datasets import own_channels
@@ -418,7 +418,7 @@ def one_look(known: dict[object, Any] | None = None) -> Iterator[None]:
 def once(key: object, look: Callable[[], Result]) -> Result:
     """Return `look()`, or within a block of `one_look` what it returned before for this key.
 
-    Example:
+    Examples:
         >>> with one_look():
         ...     once("digit", lambda: 7), once("digit", lambda: 8)
         (7, 7)
@@ -438,7 +438,7 @@ def fingerprint(images: Tensor) -> str:
     Args:
         images: a tensor of at least one dimension, of any dtype, on any device.
 
-    Example:
+    Examples:
         >>> fingerprint(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
         '90b12f5c6996f936'
     """

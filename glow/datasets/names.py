@@ -62,7 +62,7 @@ def dataset_names() -> tuple[str, ...]:
 
     "PATH" in names such as "packed:PATH" stands for a path or the URI of a bucket.
 
-    Example:
+    Examples:
         >>> dataset_names()[:2], dataset_names()[-1]
         (('digits', 'mnist'), 'packed:PATH')
     """
@@ -99,7 +99,7 @@ def load_dataset(
         DatasetNotFound: (a FileNotFoundError) for missing files or a failed download.
         DatasetCorrupt: (an OSError) for a damaged file.
 
-    Example:
+    Examples:
         >>> images, labels = load_dataset("digits", "test", image_shape=(3, 16, 16), per_class=2)
         >>> images.shape, images.dtype, labels.bincount().tolist()
         (torch.Size([20, 3, 16, 16]), torch.uint8, [2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
@@ -152,7 +152,7 @@ def open_dataset(
     Raises:
         ValueError, DatasetNotFound, DatasetCorrupt: as `load_dataset`.
 
-    Example:
+    Examples:
         >>> dataset = open_dataset("noise", "test", image_shape=(3, 32, 32))
         >>> len(dataset), dataset.nbytes
         (1000, 3072000)
@@ -205,7 +205,7 @@ def describe(
         DatasetNotFound, DatasetCorrupt: if the name contains a path, and its files are missing or damaged. A known data
             set whose files are missing raises no error; its `splits` are empty.
 
-    Example:
+    Examples:
         >>> info = describe("cifar10", root="/no/such/folder")
         >>> info.image_shape, info.class_names[:3], info.splits
         ((3, 32, 32), ('airplane', 'automobile', 'bird'), ())
@@ -228,7 +228,7 @@ def own_channels(name: str, skip_unreadable: bool = False) -> int:
         ValueError: for an unknown name.
         DatasetNotFound, DatasetCorrupt: if the name contains a path, and its files are missing or damaged.
 
-    Example:
+    Examples:
         >>> own_channels("mnist"), own_channels("svhn")
         (1, 3)
     """
@@ -248,7 +248,7 @@ def status(name: str, root: str | Path | None = None) -> DatasetStatus:
     Raises:
         ValueError: for an unknown name.
 
-    Example:
+    Examples:
         >>> found = status("mnist", root="/no/such/folder")
         >>> found.state, found.advice.partition(",")[0]
         ('missing', 'Load with download=True')
@@ -268,7 +268,7 @@ def image_source(name: str, root: str | Path | None = None, download: bool = Fal
     Raises:
         ValueError: for an unknown name.
 
-    Example:
+    Examples:
         >>> image_source("folder:/data/cats").path
         '/data/cats'
     """

@@ -73,7 +73,7 @@ class PackedDataset(ImageSource):
     Args:
         name: "packed:PATH"; PATH can be the URI of a folder in a bucket.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from glow.datasets.packed_index import INDEX, PackedIndex, PackedShard, PackedSplit, shard_fingerprint
         >>> images, labels = np.full((2, 1, 8, 8), 7, np.uint8), np.array([1, 0])
@@ -237,7 +237,7 @@ def read_array(folder: BucketFolder, name: str, fingerprint: str) -> np.ndarray:
     Raises:
         DatasetCorrupt: if the file is missing or is not an array.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as path:
         ...     np.save(f"{path}/labels.npy", np.arange(3))
@@ -288,7 +288,7 @@ class BucketShards(SplitShards):
     Attributes:
         folder: the packed data set.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from glow.datasets.packed_index import PackedShard, PackedSplit
         >>> path = tempfile.TemporaryDirectory()
@@ -409,7 +409,7 @@ class BlockCache:
         limit: bytes that the cache may hold. A process looks at the size of the cache only after it has added a
             sixteenth of the limit, so the cache can be larger by that much per process.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> folder = tempfile.TemporaryDirectory()
         >>> cache = BlockCache(Path(folder.name), limit=10**6)
@@ -499,7 +499,7 @@ def cache_of_this_machine() -> BlockCache:
     Raises:
         UserError: if ``$GLOW_BUCKET_CACHE_GB`` is not a positive number.
 
-    Example:
+    Examples:
         >>> isinstance(cache_of_this_machine(), BlockCache)
         True
     """

@@ -34,7 +34,7 @@ class PackedShard(NamedTuple):
         images: number of images in the shard.
         fingerprint: 16 hex digits that identify the images and labels of the shard, from `shard_fingerprint`.
 
-    Example:
+    Examples:
         >>> PackedShard(2, shard_fingerprint(np.zeros((2, 1, 8, 8), np.uint8), np.array([0, 1]))).images
         2
     """
@@ -50,7 +50,7 @@ class PackedSplit:
     Attributes:
         shards: the shards in the order of their images.
 
-    Example:
+    Examples:
         >>> split = PackedSplit([PackedShard(4096, "0123456789abcdef"), PackedShard(904, "fedcba9876543210")])
         >>> split.images
         5000
@@ -88,7 +88,7 @@ class PackedIndex:
         left_out: number of images that could not be decoded and were skipped.
         version: the version of the format, at most `VERSION`.
 
-    Example:
+    Examples:
         >>> splits = {"train": PackedSplit([PackedShard(100, "0123456789abcdef")])}
         >>> index = PackedIndex((3, 64, 64), (3, 375, 500), ("cat", "dog"), splits, source="folder:/photos")
         >>> PackedIndex.from_json(index.to_json()).splits["train"].images
@@ -145,7 +145,7 @@ class SplitShards:
         of: the entry of the split in the index.
         image_shape: (C, H, W) of every image.
 
-    Example:
+    Examples:
         >>> shards = SplitShards("train", PackedSplit([PackedShard(100, ""), PackedShard(20, "")]), (3, 64, 64))
         >>> shards.ends.tolist()
         [100, 120]
@@ -172,7 +172,7 @@ def shard_file(split: str, number: int) -> str:
         split: "train", "validation" or "test".
         number: the number of the shard in its split, from 0.
 
-    Example:
+    Examples:
         >>> shard_file("train", 12)
         'train-00012.npy'
     """
@@ -185,7 +185,7 @@ def labels_file(split: str) -> str:
     Args:
         split: "train", "validation" or "test".
 
-    Example:
+    Examples:
         >>> labels_file("train")
         'train-labels.npy'
     """
@@ -199,7 +199,7 @@ def shard_fingerprint(images_NCHW: np.ndarray, labels_N: np.ndarray) -> str:
         images_NCHW: uint8 (N, C, H, W).
         labels_N: int64 (N,).
 
-    Example:
+    Examples:
         >>> images = np.zeros((2, 1, 8, 8), np.uint8)
         >>> shard_fingerprint(images, np.array([0, 1])) == shard_fingerprint(images, np.array([1, 0]))
         False
@@ -221,7 +221,7 @@ def read_index(name: str) -> tuple[Path | BucketFolder, PackedIndex]:
         DatasetNotFound: if there is no folder or no index.
         DatasetCorrupt: if the index cannot be read.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> index = PackedIndex((3, 64, 64), (3, 375, 500), ("cat", "dog"), {}, source="folder:/photos")
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -263,7 +263,7 @@ def damaged(file: Path | BucketFile, problem: str) -> DatasetCorrupt:
         file: the file.
         problem: what is wrong with it, a predicate such as "is missing".
 
-    Example:
+    Examples:
         >>> damaged(Path("train-00000.npy"), "is missing").problem
         'train-00000.npy is missing'
     """

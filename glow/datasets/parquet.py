@@ -65,7 +65,7 @@ class Table:
         stamp: the size of the file in bytes and the time of its last change in ns. Rows in the cache are used only for
             a table with an equal stamp, so that a changed file is read again.
 
-    Example:
+    Examples:
         >>> import io, tempfile, pyarrow, pyarrow.parquet
         >>> from PIL import Image
         >>> stream = io.BytesIO()
@@ -239,7 +239,7 @@ class ParquetDataset(ImageSource):
     Args:
         name: "parquet:PATH"; PATH can be a file or a folder, on this machine or in a bucket.
 
-    Example:
+    Examples:
         >>> import io, tempfile, pyarrow, pyarrow.parquet
         >>> from PIL import Image
         >>> stream = io.BytesIO()

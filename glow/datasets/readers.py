@@ -41,7 +41,7 @@ class Request:
         image_shape: (C, H, W) that was asked for, or else the default of the data set. Only the readers that generate
             images use it.
 
-    Example:
+    Examples:
         >>> Request("validation", Path("data"), (), image_shape=(3, 8, 8)).part
         'train'
     """
@@ -67,7 +67,7 @@ Opener = Callable[[Path | str, bool, bool], Any]
 def part_with(split: str) -> str:
     """Return the official part that contains a split: "train" contains "validation".
 
-    Example:
+    Examples:
         >>> part_with("validation")
         'train'
     """
@@ -92,7 +92,7 @@ def map_idx(
         DatasetCorrupt: if there are no images of 28x28, the headers of the two files do not agree with the files' sizes
             or with each other, or a label is not that of a class.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> folder = tempfile.TemporaryDirectory()
         >>> files = Path(folder.name, "images"), Path(folder.name, "labels")
@@ -143,7 +143,7 @@ def read_idx(request: Request, classes: int, first_label: int = 0, transposed: b
     Raises:
         DatasetCorrupt: as `map_idx`.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> folder = tempfile.TemporaryDirectory()
         >>> files = Path(folder.name, "images"), Path(folder.name, "labels")
@@ -173,7 +173,7 @@ def read_with_torchvision(request: Request, opener: Opener) -> tuple[Tensor, Ten
     Raises:
         DatasetCorrupt: for a file whose MD5 is not the published one.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from torchvision.datasets import SVHN
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -214,7 +214,7 @@ def read_digits(request: Request) -> tuple[Tensor, Tensor]:
     Returns:
         Images, uint8 (1797, 1, 8, 8), and labels, int64 (1797,).
 
-    Example:
+    Examples:
         >>> images, labels = read_digits(Request("test", Path("data"), (), (1, 8, 8)))
         >>> images.shape, int(images.max()), labels[:3].tolist()
         (torch.Size([1797, 1, 8, 8]), 255, [0, 1, 2])
@@ -241,7 +241,7 @@ def read_noise(request: Request) -> tuple[Tensor, Tensor]:
     Returns:
         Images, uint8 (N, C, H, W), and labels, int64 (N,), all 0. N is 10,000 for "train", else 1,000.
 
-    Example:
+    Examples:
         >>> images, _ = read_noise(Request("test", Path("data"), (), (1, 8, 8)))
         >>> images.shape, images.unique().numel()
         (torch.Size([1000, 1, 8, 8]), 256)
@@ -258,7 +258,7 @@ def read_constant(request: Request) -> tuple[Tensor, Tensor]:
     Returns:
         Images, uint8 (N, C, H, W), and labels, int64 (N,), all 0. N is 10,000 for "train", else 1,000.
 
-    Example:
+    Examples:
         >>> images, _ = read_constant(Request("test", Path("data"), (), (3, 8, 8)))
         >>> [images[0, channel].unique().numel() for channel in range(3)]
         [1, 1, 1]
@@ -284,7 +284,7 @@ def read_photos(request: Request) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: for patches larger than the photographs, or channels other than 1 and 3.
 
-    Example:
+    Examples:
         >>> images, labels = read_photos(Request("test", Path("data"), (), (3, 16, 16)))
         >>> images.shape, labels[:4].tolist()
         (torch.Size([1000, 3, 16, 16]), [0, 1, 0, 1])

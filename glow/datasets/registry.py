@@ -77,7 +77,7 @@ class Entry:
         download: a function that downloads the files with torchvision; None if `files` is empty.
         page: the web page that has the files; "" if `files` is empty.
 
-    Example:
+    Examples:
         >>> entry = REGISTRY["mnist"]
         >>> entry.original_shape, entry.image_shape
         ((1, 28, 28), (1, 32, 32))
@@ -121,7 +121,7 @@ def data_root(root: str | Path | None = None) -> Path:
     Returns:
         An absolute path; the folder may not exist yet.
 
-    Example:
+    Examples:
         >>> data_root("/data")
         PosixPath('/data')
     """
@@ -137,7 +137,7 @@ class KnownDataset(ImageSource):
         root: the data root.
         download: whether `open` fetches files that are missing.
 
-    Example:
+    Examples:
         >>> KnownDataset("mnist", Path("/no/such/folder")).status().state
         'missing'
     """

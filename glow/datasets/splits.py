@@ -31,7 +31,7 @@ def splits_of(parts: Collection[str]) -> tuple[str, ...]:
     Args:
         parts: names of splits, or only `ALL`, which is divided into all three splits.
 
-    Example:
+    Examples:
         >>> splits_of(["train"]), splits_of(["test"]), splits_of([ALL])
         (('train', 'validation'), ('test',), ('train', 'validation', 'test'))
     """
@@ -52,7 +52,7 @@ def part_of(name: str, parts: Collection[str], split: str, add_split: str) -> tu
     Raises:
         DatasetNotFound: if no part contains the split.
 
-    Example:
+    Examples:
         >>> part_of("arrays:a.npz", ["train", "test"], "validation", add_split="")[0]
         'train'
     """
@@ -92,7 +92,7 @@ SHOWN = 3
 def split_named(name: str) -> str | None:
     """Return the split with this name, in capital or small letters, or None if it is the name of no split.
 
-    Example:
+    Examples:
         >>> split_named("Val"), split_named("cats")
         ('validation', None)
     """
@@ -102,7 +102,7 @@ def split_named(name: str) -> str | None:
 def first_word(text: str) -> str | None:
     """Return the name of a split that a file's name starts with, in lower case, or None.
 
-    Example:
+    Examples:
         >>> first_word("train-00000-of-00002.parquet"), first_word("Testset.parquet"), first_word("devices.parquet")
         ('train', 'test', None)
     """
@@ -119,7 +119,7 @@ def split_folders(names: Collection[str]) -> dict[str, str]:
     Args:
         names: names of folders.
 
-    Example:
+    Examples:
         >>> split_folders(["Training", "Testing", "Valid", "cats"])
         {'Training': 'train', 'Testing': 'test', 'Valid': 'validation'}
         >>> split_folders(["Test", "cats"])
@@ -139,7 +139,7 @@ def one_name_per_split(place: object, names: Iterable[str]) -> None:
     Raises:
         DatasetCorrupt: if two of the names mean the same split, such as "val" and "validation".
 
-    Example:
+    Examples:
         >>> one_name_per_split("/data/cats", ["train", "val", "train"])
     """
     first: dict[str | None, str] = {}
@@ -160,7 +160,7 @@ def no_split_notes(names: Sequence[str], what: str = "file") -> tuple[str, ...]:
         names: names of what is left out.
         what: what the names are of, in the singular.
 
-    Example:
+    Examples:
         >>> no_split_notes(["cats.parquet"])
         ('1 file is in no split: cats.parquet',)
         >>> no_split_notes(["a", "b", "c", "d"])
@@ -188,7 +188,7 @@ def numbered_classes(name: str, highest: int, images: int) -> tuple[str, ...]:
     Raises:
         DatasetCorrupt: if most of these classes would have no image, as with identifiers or times as labels.
 
-    Example:
+    Examples:
         >>> numbered_classes("arrays:a.npz", highest=2, images=60)
         ('0', '1', '2')
     """
@@ -211,7 +211,7 @@ def everything(labels_N: Tensor, split: str) -> Tensor:
     Returns:
         int64 (N,).
 
-    Example:
+    Examples:
         >>> everything(torch.tensor([1, 0, 1]), "test").tolist()
         [0, 1, 2]
     """
@@ -231,7 +231,7 @@ def hold_out(labels_N: Tensor, split: str) -> Tensor:
     Returns:
         int64 (n,), in the order of the file.
 
-    Example:
+    Examples:
         >>> labels = torch.zeros(20)
         >>> hold_out(labels, "validation").tolist(), len(hold_out(labels, "train"))
         ([18, 19], 18)
@@ -257,7 +257,7 @@ def deal(labels_N: Tensor, split: str) -> Tensor:
     Returns:
         int64 (n,), ascending.
 
-    Example:
+    Examples:
         >>> labels = torch.zeros(20)
         >>> [len(deal(labels, split)) for split in ("train", "validation", "test")]
         [14, 2, 4]
@@ -292,7 +292,7 @@ def first_of_each_class(labels_N: Tensor, per_class: int, class_names: Sequence[
     Raises:
         ValueError: if a class has fewer images. The message names the smallest class.
 
-    Example:
+    Examples:
         >>> first_of_each_class(torch.tensor([1, 0, 1, 1, 0, 0]), 2, ("cat", "dog"), "train").tolist()
         [0, 1, 2, 4]
     """

@@ -59,7 +59,7 @@ def curves_with_bands(curves: pd.DataFrame, title: str, ylabel: str = "test NLL 
     Raises:
         ValueError: if there is no value, or a seed has several values at one epoch.
 
-    Example:
+    Examples:
         >>> curves = pd.DataFrame({"name": "1x1", "seed": [0, 0, 1, 1], "epoch": [1, 2] * 2})
         >>> figure = curves_with_bands(curves.assign(bits_per_dim=[4.0, 3.5, 4.2, 3.6]), "permutations")
         >>> [text.get_text() for text in figure.legends[0].get_texts()]
@@ -111,7 +111,7 @@ def heat_map(table: pd.DataFrame, title: str) -> Figure:
     Raises:
         ValueError: if there is no value, or there are several rows of one depth and width.
 
-    Example:
+    Examples:
         >>> table = pd.DataFrame({"depth": [8, 16], "width": 64, "bits_per_dim": [3.6, 3.5], "half_width": 0.02})
         >>> figure = heat_map(table, "depth and width")
         >>> [text.get_text() for text in figure.axes[0].texts]
@@ -166,7 +166,7 @@ def parallel_coordinates(table: pd.DataFrame, factors: Sequence[str], title: str
     Raises:
         ValueError: if no row has a value, or there is no factor.
 
-    Example:
+    Examples:
         >>> table = pd.DataFrame({"permutation": ["1x1", "reverse"], "depth": [8, 16], "bits_per_dim": [3.5, 3.6]})
         >>> figure = parallel_coordinates(table, ["permutation", "depth"], "search")
         >>> [text.get_text() for text in figure.legends[0].get_texts()]
@@ -222,7 +222,7 @@ def difference_intervals(differences: pd.DataFrame, title: str) -> Figure:
     Raises:
         ValueError: if there is no difference.
 
-    Example:
+    Examples:
         >>> row = {"factor": "depth", "a": 8, "b": 16, "difference": 0.1, "low": 0.075, "high": 0.125, "seeds": 3}
         >>> figure = difference_intervals(pd.DataFrame([row]), "depth")
         >>> [text.get_text() for text in figure.axes[0].texts]

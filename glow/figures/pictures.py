@@ -48,7 +48,7 @@ def image_grid(images_NCHW: np.ndarray, columns: int | None = None, smallest_sid
     Returns:
         uint8 (H', W', 3), the picture.
 
-    Example:
+    Examples:
         >>> image_grid(np.zeros((3, 1, 8, 8), np.uint8), columns=3, smallest_side=1).shape
         (10, 28, 3)
     """
@@ -79,7 +79,7 @@ def image_rows(images_RSCHW: np.ndarray, row_names: Sequence[str], title: str) -
     Raises:
         ValueError: if there are no rows, or not one name per row.
 
-    Example:
+    Examples:
         >>> figure = image_rows(np.zeros((2, 5, 1, 8, 8), np.uint8), ["T = 0.7", "T = 1"], "samples")
         >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
         ['T = 0.7', 'T = 1']
@@ -111,7 +111,7 @@ def nll_curve(history: pd.DataFrame, title: str, test_bits_per_dim: float | None
     Returns:
         The figure.
 
-    Example:
+    Examples:
         >>> history = pd.DataFrame({"epoch": [1, 2], "train_bits_per_dim": [5.0, 4.0]})
         >>> figure = nll_curve(history.assign(validation_bits_per_dim=[5.1, 4.2]), "digits", test_bits_per_dim=4.3)
         >>> figure.axes[0].get_legend_handles_labels()[1]
@@ -163,7 +163,7 @@ def nll_histogram(scores: pd.DataFrame, title: str, interval: tuple[float, float
     Raises:
         ValueError: if there are no rows.
 
-    Example:
+    Examples:
         >>> scores = pd.DataFrame({"dataset": ["mnist"] * 3 + ["noise"], "bits_per_dim": [1.0, 1.2, 1.3, 8.0]})
         >>> figure = nll_histogram(scores, "MNIST model")
         >>> [text.get_text() for text in figure.legends[0].get_texts()]
@@ -216,7 +216,7 @@ def ood_ratio_curve(power: pd.DataFrame, title: str, alpha: float, in_distributi
     Raises:
         ValueError: if there are no rows.
 
-    Example:
+    Examples:
         >>> power = pd.DataFrame({"dataset": "noise", "batch_size": [1, 10], "ratio": [0.7, 1.0]})
         >>> figure = ood_ratio_curve(power.assign(ratio_low=0.6, ratio_high=1.0), "MNIST model", 0.99, "mnist")
         >>> [text.get_text() for text in figure.legends[0].get_texts()]
@@ -265,7 +265,7 @@ def roc_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]], title
     Raises:
         ValueError: if there are no curves.
 
-    Example:
+    Examples:
         >>> figure = roc_curves({"noise": (np.array([0.0, 0.1, 1.0]), np.array([0.0, 0.9, 1.0]), 0.9)}, "M = 1")
         >>> [text.get_text() for text in figure.legends[0].get_texts()]
         ['noise: AUROC 0.9000', 'chance']
@@ -301,7 +301,7 @@ def per_class_bars(per_class: pd.DataFrame, title: str, alpha: float) -> Figure:
     Raises:
         ValueError: if there are no rows.
 
-    Example:
+    Examples:
         >>> classes = pd.DataFrame({"class_name": ["0", "1"], "ratio": [0.02, 0.0], "batches": [98, 113]})
         >>> figure = per_class_bars(classes.assign(ratio_low=0.0, ratio_high=0.07), "MNIST", 0.99)
         >>> [text.get_text() for text in figure.legends[0].get_texts()]
@@ -336,7 +336,7 @@ def _subplots(rows: int, title: str, xlabel: str, ylabel: str, height: float = 5
 def without_frame(axes: Axes) -> None:
     """Remove the frame, the grid and the marks of the ticks, for axes that hold cells or pixels.
 
-    Example:
+    Examples:
         >>> figure = image_rows(np.zeros((1, 5, 1, 8, 8), np.uint8), ["T = 1"], "samples")
         >>> figure.axes[0].spines["left"].get_visible()  # `image_rows` calls this function
         False
@@ -361,7 +361,7 @@ def line_style(index: int) -> dict[str, Any]:
     Returns:
         ``color`` and ``linestyle``, as matplotlib takes them.
 
-    Example:
+    Examples:
         >>> line_style(0)
         {'color': '#0072B2', 'linestyle': '-'}
     """
@@ -480,7 +480,7 @@ def batch_sizes_that_catch(power: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per corruption and one column per severity, with the smallest M, or infinity if there is no such M.
 
-    Example:
+    Examples:
         >>> power = pd.DataFrame({"corruption": "blur", "severity": 3, "batch_size": [1, 5, 10]})
         >>> batch_sizes_that_catch(power.assign(ratio=[0.3, 0.96, 1.0])).loc["blur", 3].item()
         5.0
@@ -511,7 +511,7 @@ def corruption_grid(power: pd.DataFrame, title: str) -> Figure:
     Raises:
         ValueError: if there are no rows.
 
-    Example:
+    Examples:
         >>> power = pd.DataFrame({"corruption": "blur", "severity": [1, 3], "batch_size": 10, "ratio": [0.3, 1.0]})
         >>> figure = corruption_grid(power, "drifts")
         >>> [text.get_text() for text in figure.axes[0].texts]

@@ -30,7 +30,7 @@ class ActNorm(AffineLayer):
         bias: parameter (C,), added to the input. `initialize` sets it to the negative mean of each channel.
         log_scale: parameter (C,). `initialize` sets it to the negative log of the standard deviation of each channel.
 
-    Example:
+    Examples:
         >>> actnorm = ActNorm(channels=3)
         >>> x = 7 * torch.randn(16, 3, 8, 8) - 4
         >>> z = actnorm.initialize(x)

@@ -21,7 +21,7 @@ class Layer(nn.Module, ABC):
     A flow computes densities by the change of variables: log p(x) = log p(z) + log |det df(x)/dx|. A subclass defines
     `forward` and `inverse`, and `initialize` if a batch of data sets some of its parameters before training.
 
-    Example:
+    Examples:
         >>> import math
         >>> class Double(Layer):
         ...     def forward(self, x_BCHW):
@@ -67,7 +67,7 @@ def as_planes(x_BCHW: Tensor) -> Tensor:
     Returns:
         (B, C, H, W), equal to the input.
 
-    Example:
+    Examples:
         >>> x = as_planes(torch.rand(2, 3, 4, 4))
         >>> x.shape, x.stride()
         (torch.Size([2, 3, 4, 4]), (16, 32, 4, 1))
@@ -84,7 +84,7 @@ def halves(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Two views (B, C/2, H, W). If `x_BCHW` is stored as planes, the views are too.
 
-    Example:
+    Examples:
         >>> first, second = halves(torch.arange(4).view(1, 4, 1, 1))
         >>> first.flatten().tolist(), second.flatten().tolist()
         ([0, 1], [2, 3])
@@ -103,7 +103,7 @@ def join(first: Tensor, second: Tensor) -> Tensor:
     Returns:
         (B, C1 + C2, H, W), as planes.
 
-    Example:
+    Examples:
         >>> x = torch.rand(2, 4, 3, 3)
         >>> torch.equal(join(*halves(x)), x)
         True
@@ -114,7 +114,7 @@ def join(first: Tensor, second: Tensor) -> Tensor:
 def sum_per_image(x: Tensor) -> Tensor:
     """Sum over all axes but the first: (B, ...) -> (B,).
 
-    Example:
+    Examples:
         >>> sum_per_image(torch.ones(2, 3, 4, 4))
         tensor([48., 48.])
     """

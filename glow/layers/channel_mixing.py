@@ -28,7 +28,7 @@ class Affine(NamedTuple):
 
     The shapes of the attributes are those of one map. In a stack, every attribute has K as an additional first axis.
 
-    Example:
+    Examples:
         >>> scale = Affine(torch.tensor([2.0, 3.0]), torch.zeros(2), torch.tensor(6.0).log())
         >>> swap = Affine(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.zeros(2), torch.tensor(0.0))
         >>> swap.after(scale).matrix
@@ -80,7 +80,7 @@ class AffineLayer(Layer):
     are the tensors that determine A and c, such as the parameters. `factors` and `affine_of` are separate methods
     because `affine_stack` first stacks the factors of K layers, and then computes the K maps at once.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> class Scale(AffineLayer):  # multiplies each channel by a learned number
         ...     def __init__(self, channels):
@@ -162,7 +162,7 @@ def affine_stack(layers: Sequence[AffineLayer]) -> Affine:
     Returns:
         matrix (K, C, C), or (K, C) if all are of one class with a diagonal map; offset (K, C); log_det (K,) in nats.
 
-    Example:
+    Examples:
         >>> from glow.layers import ActNorm
         >>> stack = affine_stack([ActNorm(4) for _ in range(8)])
         >>> stack.matrix.shape, stack.log_det.shape
@@ -185,7 +185,7 @@ def inverse_affine_stack(layers: Sequence[AffineLayer]) -> Affine:
         matrix (K, C, C); offset (K, C); log_det (K,) of the inverse maps, in nats per position. If all layers are of
         one class whose inverse is diagonal, such as ActNorm, matrix is (K, C), the diagonals.
 
-    Example:
+    Examples:
         >>> from glow.layers import InvertibleConv1x1
         >>> layers = [InvertibleConv1x1(4, torch.Generator().manual_seed(seed)) for seed in range(8)]
         >>> products = inverse_affine_stack(layers).matrix @ affine_stack(layers).matrix.double()
@@ -219,7 +219,7 @@ def mix(x_BCHW: Tensor, matrix_CC: Tensor, offset_C: Tensor) -> Tensor:
     Returns:
         (B, C, H, W), with memory in the order (C, B, H, W).
 
-    Example:
+    Examples:
         >>> swap = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
         >>> mix(torch.tensor([3.0, 5.0]).view(1, 2, 1, 1), swap, torch.tensor([0.0, 10.0])).flatten()
         tensor([ 5., 13.])
@@ -243,7 +243,7 @@ def mixing(stages: Sequence[Stage]) -> Affine:
     Returns:
         A stack of K maps: matrix (K, C, C), offset (K, C), log_det (K,) in nats. They are differentiable.
 
-    Example:
+    Examples:
         >>> from glow.layers import ActNorm, make_permutation, mix
         >>> actnorms = [ActNorm(4), ActNorm(4)]
         >>> permutations = [make_permutation("1x1", 4, torch.Generator().manual_seed(seed)) for seed in range(2)]
@@ -268,7 +268,7 @@ def unmixing(stages: Sequence[Stage]) -> tuple[Tensor, Tensor]:
     Returns:
         The matrices (K, C, C) and the offsets (K, C), in float64 and without a gradient.
 
-    Example:
+    Examples:
         >>> from glow.layers import ActNorm, make_permutation
         >>> stages = [[ActNorm(4)], [make_permutation("1x1", 4, torch.Generator().manual_seed(0))]]
         >>> matrix, offset = unmixing(stages)

@@ -32,7 +32,7 @@ class CouplingLayer(Layer):
         scale: the scale of an affine coupling, "sigmoid", "bounded" or "floored"; the other couplings ignore it.
         network: makes the network (`glow.layers.networks`).
 
-    Example:
+    Examples:
         >>> layer = CouplingLayer(channels=4, width=16, coupling="affine", scale="sigmoid")
         >>> x = torch.randn(2, 4, 8, 8)
         >>> z, log_det = layer(x)
@@ -103,7 +103,7 @@ class Checkerboard(Layer):
     Args:
         first: the colour, 0 or 1, of the first C channels.
 
-    Example:
+    Examples:
         >>> z, log_det = Checkerboard(first=0)(torch.arange(8.0).view(1, 1, 2, 4))
         >>> z[0, 0]
         tensor([[0., 2.],
@@ -150,7 +150,7 @@ class CheckerboardCoupling(CouplingLayer):
         seen: the colour, 0 or 1, of the second half.
         network: makes the network (`glow.layers.networks`).
 
-    Example:
+    Examples:
         >>> layer = CheckerboardCoupling(channels=1, width=8, coupling="affine", scale="bounded", seen=1)
         >>> board = Checkerboard(first=0)
         >>> x, _ = board(torch.randn(2, 1, 4, 4))

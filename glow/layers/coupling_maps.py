@@ -28,7 +28,7 @@ class ElementwiseMap(ABC):
     The parameters of x (B, C, H, W) are one tensor `raw` (B, P C, H, W), the output of a network: parameter p of
     channel c is in channel p C + c. With raw = 0, as at the start of training, the map is the identity or close to it.
 
-    Example:
+    Examples:
         >>> class Stretch(ElementwiseMap):
         ...     parameters = 1
         ...     def forward(self, x, raw):
@@ -64,7 +64,7 @@ class ElementwiseMap(ABC):
 class AdditiveMap(ElementwiseMap):
     """The map x + t, which preserves volume (Dinh et al. 2015). `raw` is t.
 
-    Example:
+    Examples:
         >>> x, t = torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), 3.0)
         >>> z, log_det = AdditiveMap().forward(x, t)
         >>> z.flatten(), log_det
@@ -96,7 +96,7 @@ class AffineMap(ElementwiseMap):
     Args:
         scale: "sigmoid", "bounded" or "floored".
 
-    Example:
+    Examples:
         >>> x, raw = torch.ones(1, 1, 1, 1), torch.zeros(1, 2, 1, 1)
         >>> for scale in ("sigmoid", "bounded", "floored"):
         ...     z, log_det = AffineMap(scale).forward(x, raw)
@@ -153,7 +153,7 @@ class SplineMap(ElementwiseMap):
         BINS: number of bins.
         BOUND: the spline is the identity outside [-BOUND, BOUND].
 
-    Example:
+    Examples:
         >>> spline_map = SplineMap()
         >>> x = torch.linspace(-5, 5, 3).view(1, 1, 1, 3)
         >>> raw = torch.linspace(-1, 1, spline_map.parameters).view(1, -1, 1, 1).expand(1, -1, 1, 3)
@@ -193,7 +193,7 @@ def make_elementwise(coupling: Coupling, scale: Scale) -> ElementwiseMap:
     Returns:
         The map, which has no weights.
 
-    Example:
+    Examples:
         >>> [make_elementwise(kind, "sigmoid").parameters for kind in ("additive", "affine", "spline")]
         [1, 2, 23]
     """

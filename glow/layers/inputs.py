@@ -19,7 +19,7 @@ from glow.layers.base import Layer, sum_per_image
 class Unchanged(Layer):
     """The identity: the first level sees pixels in [-0.5, 0.5] as they are.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([-0.5, 0.25]).view(1, 1, 1, 2)
         >>> z, log_det = Unchanged()(x)
         >>> torch.equal(z, x), log_det
@@ -45,7 +45,7 @@ class Logit(Layer):
         alpha: between 0 and 1/2. It keeps p within [alpha, 1 - alpha], so that the logits of black and white are
             finite. `Glow` uses 0.001.
 
-    Example:
+    Examples:
         >>> logit = Logit(alpha=0.001)
         >>> black_and_white = torch.tensor([-0.5, 0.5]).view(1, 1, 1, 2)
         >>> z, log_det = logit(black_and_white)

@@ -28,7 +28,7 @@ def weight_and_bias(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
 
     In torch's type hints the bias of every convolution may be None; here it is always a tensor.
 
-    Example:
+    Examples:
         >>> [part.shape for part in weight_and_bias(nn.Conv2d(2, 4, 3))]
         [torch.Size([4, 2, 3, 3]), torch.Size([4])]
     """
@@ -47,7 +47,7 @@ class ZeroConv2d(nn.Module):
         conv: the `torch.nn.Conv2d` that holds weight and bias.
         logs: parameter (C_out,), a third of the log of each output channel's factor.
 
-    Example:
+    Examples:
         >>> conv = ZeroConv2d(in_channels=3, out_channels=6)
         >>> z = conv(torch.randn(2, 3, 8, 8))
         >>> z.shape, z.abs().max().item()
@@ -83,7 +83,7 @@ class CouplingNetwork(nn.Module):
         compute_dtype: type that the convolutions are computed in; None for the type of the input. The output always has
             the type of the input, so that scales, log-dets and priors keep their precision.
 
-    Example:
+    Examples:
         >>> network = ResidualNetwork(in_channels=2, out_channels=4, width=16)
         >>> network.compute_dtype = torch.bfloat16
         >>> z = network(torch.randn(3, 2, 8, 8))
@@ -112,7 +112,7 @@ class PlainNetwork(CouplingNetwork):
         out_channels: C_out.
         width: channels of both hidden layers.
 
-    Example:
+    Examples:
         >>> network = PlainNetwork(in_channels=2, out_channels=4, width=16)
         >>> network(torch.randn(3, 2, 8, 8)).shape
         torch.Size([3, 4, 8, 8])
@@ -153,7 +153,7 @@ class ResidualNetwork(CouplingNetwork):
         out_channels: C_out.
         width: channels of the hidden layers.
 
-    Example:
+    Examples:
         >>> network = ResidualNetwork(in_channels=2, out_channels=4, width=16)
         >>> network(torch.randn(3, 2, 8, 8)).shape
         torch.Size([3, 4, 8, 8])
@@ -194,7 +194,7 @@ class AttentionNetwork(CouplingNetwork):
         size: (H, W) of the input.
         heads: number of attention heads, which must divide the width.
 
-    Example:
+    Examples:
         >>> network = AttentionNetwork(in_channels=2, out_channels=4, width=16, size=(8, 8), heads=4)
         >>> network(torch.randn(3, 2, 8, 8)).shape
         torch.Size([3, 4, 8, 8])
@@ -241,7 +241,7 @@ def network_kind(network: Network, size: tuple[int, int], heads: int) -> MakeNet
         size: (H, W) of the input, which only networks with attention depend on.
         heads: number of their attention heads.
 
-    Example:
+    Examples:
         >>> make_network = network_kind("attention", size=(8, 8), heads=4)
         >>> type(make_network(2, 4, 16)).__name__
         'AttentionNetwork'

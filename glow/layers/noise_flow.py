@@ -42,7 +42,7 @@ class NoiseFlow(nn.Module):
         width: hidden channels of the network.
         network: makes the network (`glow.layers.networks`).
 
-    Example:
+    Examples:
         >>> noise_flow = NoiseFlow(channels=1, width=16)
         >>> image, v = torch.zeros(2, 1, 4, 4), torch.rand(2, 1, 4, 4)
         >>> u, log_det = noise_flow(image, v)

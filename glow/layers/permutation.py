@@ -33,7 +33,7 @@ def make_permutation(kind: Permutation, channels: int, generator: torch.Generato
         ValueError: if `kind` is not in `PERMUTATIONS`.
         TypeError: if the entry of `PERMUTATIONS` makes a layer that is not an `AffineLayer`.
 
-    Example:
+    Examples:
         >>> reverse = make_permutation("reverse", 4, torch.Generator())
         >>> z, log_det = reverse(torch.arange(4.0).view(1, 4, 1, 1))
         >>> z.flatten()
@@ -56,7 +56,7 @@ class FixedPermutation(AffineLayer):
     Attributes:
         order: buffer (C,); it is saved with the weights and never trained.
 
-    Example:
+    Examples:
         >>> layer = FixedPermutation(torch.tensor([2, 0, 1]))
         >>> z, log_det = layer(torch.tensor([10.0, 20.0, 30.0]).view(1, 3, 1, 1))
         >>> z.flatten()
@@ -126,7 +126,7 @@ class InvertibleConv1x1(AffineLayer):
         upper: parameter (C, C); only what lies above its diagonal is used.
         log_s: parameter (C,).
 
-    Example:
+    Examples:
         >>> conv = InvertibleConv1x1(4, torch.Generator().manual_seed(0))
         >>> matrix = conv.affine().matrix
         >>> torch.allclose(matrix @ matrix.T, torch.eye(4), atol=1e-5)

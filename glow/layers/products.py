@@ -62,7 +62,7 @@ SIGNATURES = {
 def available() -> bool:
     """Return whether the installed torch has `RELU_BACKWARD` and `CONV_BACKWARD`, which have no substitute.
 
-    Example:
+    Examples:
         >>> available()
         True
     """
@@ -73,7 +73,7 @@ def available() -> bool:
 def exists(name: str) -> bool:
     """Return whether the installed torch has this operator, with the argument types that `SIGNATURES` lists.
 
-    Example:
+    Examples:
         >>> exists(CONV_BACKWARD)
         True
     """
@@ -97,7 +97,7 @@ def conv_relu(x_BCHW: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         (B, F, H, W). oneDNN's operator has no gradient, so call this function only where autograd is off.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([-2.0, 3.0]).view(2, 1, 1, 1)
         >>> conv_relu(x, torch.ones(1, 1, 3, 3), torch.ones(1)).flatten()
         tensor([0., 4.])
@@ -118,7 +118,7 @@ def matmul_transposed(matrix: Tensor, rows_NF: Tensor) -> Tensor:
     Returns:
         (M, N).
 
-    Example:
+    Examples:
         >>> matmul_transposed(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
         tensor([[1., 3.]])
     """
@@ -140,7 +140,7 @@ def relu_backward_(grad: Tensor, output: Tensor) -> Tensor:
     Returns:
         `grad`, with zeros where `output` is 0.
 
-    Example:
+    Examples:
         >>> relu_backward_(torch.tensor([5.0, 5.0]), torch.tensor([0.0, 2.0]))
         tensor([0., 5.])
     """
@@ -159,7 +159,7 @@ def conv_backward(grad: Tensor, x: Tensor, weight: Tensor, with_x: bool = True) 
     Returns:
         The gradients with respect to x (None if not `with_x`), the weight, and the bias.
 
-    Example:
+    Examples:
         >>> x, weight = torch.ones(1, 2, 4, 4), torch.ones(3, 2, 3, 3)
         >>> d_x, d_weight, d_bias = conv_backward(torch.ones(1, 3, 4, 4), x, weight)
         >>> d_x.shape == x.shape, d_weight.shape == weight.shape, d_bias
@@ -193,7 +193,7 @@ SWITCH = "GLOW_PRODUCTS"
 def enabled() -> bool:
     """Return whether plain coupling networks on CPUs are computed by `three_convolutions`.
 
-    Example:
+    Examples:
         >>> from unittest import mock
         >>> with mock.patch.dict(os.environ, {"GLOW_PRODUCTS": "0"}):
         ...     enabled()
@@ -216,7 +216,7 @@ def three_convolutions(x_CBHW: Tensor, weights: Sequence[Tensor], by_products: b
     Returns:
         (C_out, B, H, W), in the type of `x_CBHW`.
 
-    Example:
+    Examples:
         >>> shapes = [(8, 2, 3, 3), (8,), (8, 8, 1, 1), (8,), (4, 8, 3, 3), (4,)]
         >>> weights = [torch.randn(shape) / 3 for shape in shapes]
         >>> x = torch.randn(2, 5, 6, 6)
@@ -304,7 +304,7 @@ def to_planes(x_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
     Returns:
         (C, B, H, W), contiguous.
 
-    Example:
+    Examples:
         >>> to_planes(torch.rand(2, 3, 4, 4), torch.bfloat16).shape
         torch.Size([3, 2, 4, 4])
     """

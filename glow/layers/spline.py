@@ -56,7 +56,7 @@ def spline(x: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     Returns:
         z and the natural log of the slope at x, both of the shape of x.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([-1.0, 0.5, 9.0])
         >>> z, log_slope = spline(x, torch.zeros(23, 3), bound=4.0)
         >>> torch.allclose(z, x, atol=1e-6)
@@ -89,7 +89,7 @@ def spline_inverse(z: Tensor, raw: Tensor, bound: float) -> Tensor:
     Returns:
         x, of the shape of z.
 
-    Example:
+    Examples:
         >>> x = torch.linspace(-5, 5, 101, dtype=torch.float64)
         >>> raw = torch.randn(23, 101, dtype=torch.float64)
         >>> z, _ = spline(x, raw, bound=4.0)

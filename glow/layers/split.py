@@ -24,7 +24,7 @@ class Squeeze(Layer):
     Each 2x2 block of a channel becomes four channels, in the order of `torch.nn.functional.pixel_unshuffle`:
     z[4 c + 2 i + j, h, w] = x[c, 2 h + i, 2 w + j]. It only reorders numbers, so its log-det is 0.
 
-    Example:
+    Examples:
         >>> z, log_det = Squeeze()(torch.arange(8.0).view(1, 1, 2, 4))
         >>> z.shape
         torch.Size([1, 4, 1, 2])
@@ -54,7 +54,7 @@ def gaussian_log_prob(z: Tensor, mean: Tensor, log_sd: Tensor) -> tuple[Tensor, 
     Returns:
         The log-density, (B,) in nats, and the standardized latents e, (B, ...).
 
-    Example:
+    Examples:
         >>> zero = torch.zeros(1)
         >>> log_prob, standardized = gaussian_log_prob(torch.tensor([[0.0], [2.0]]), zero, zero)
         >>> log_prob
@@ -74,7 +74,7 @@ class Split(nn.Module):
     Args:
         channels: C, of the tensor that is split; must be even.
 
-    Example:
+    Examples:
         >>> split = Split(channels=8)
         >>> x_a, x_b = split(torch.randn(2, 8, 4, 4))
         >>> mean, log_sd = split.prior(x_a)
@@ -111,7 +111,7 @@ class TopPrior(nn.Module):
         channels: C, of the last latent.
         num_classes: number of classes; None for a prior without classes.
 
-    Example:
+    Examples:
         >>> top = TopPrior(channels=8, num_classes=10)
         >>> mean, log_sd = top.prior(torch.tensor([3, 7]))
         >>> mean.shape, log_sd.shape

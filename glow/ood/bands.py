@@ -33,7 +33,7 @@ def spread_ranks(n: int) -> np.ndarray:
     Returns:
         int (K,), ascending, with K at most 2 `STEPS` + 1.
 
-    Example:
+    Examples:
         >>> spread_ranks(9).tolist()
         [1, 2, 3, 4, 5, 6, 7, 8, 9]
         >>> len(spread_ranks(100_000))
@@ -62,7 +62,7 @@ def tail_bounds(n: int, failure: float) -> np.ndarray:
     Raises:
         ValueError: if n is below 2, or `failure` is not between 0 and 1.
 
-    Example:
+    Examples:
         >>> bounds = tail_bounds(1000, failure=0.01)
         >>> [round(float(bound), 3) for bound in bounds[[-1, -10, 40]]]
         [0.008, 0.026, 0.379]

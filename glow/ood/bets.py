@@ -41,7 +41,7 @@ def log_bets(above_C: np.ndarray, at_most_C: np.ndarray) -> np.ndarray:
     Returns:
         float (J, C), where J is twice the number of `ALTERNATIVES`.
 
-    Example:
+    Examples:
         >>> quarters = np.array([0.75, 0.5, 0.25])
         >>> bets = log_bets(quarters, quarters)
         >>> bets.shape, np.exp(bets).mean(1).round(6).tolist() == [1.0] * 14

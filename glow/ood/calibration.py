@@ -75,7 +75,7 @@ class Threshold:
         low: lower end of the interval; -infinity if the held-out images do not bound it.
         high: upper end of the interval; infinity if the held-out images do not bound it.
 
-    Example:
+    Examples:
         >>> Threshold(value=2.0, low=1.8, high=2.3).exceeded(np.array([1.0, 2.0, 2.5, np.nan])).tolist()
         [False, False, True, True]
     """
@@ -110,7 +110,7 @@ class Choices:
         own_KM: bool (K1, M), for each choice in `sums_K`, which images of the batch it contains.
         bounds: the range that scores are clipped to.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> choices = Choices.draw(np.arange(99.0), batch_size=1, k=1000, rng=rng)
         >>> choices.p_values(np.array([[50.0], [98.0], [200.0]]), lambda means: means).tolist()
@@ -216,7 +216,7 @@ def batch_p_value(
     Returns:
         The p-value, from 1 / (K + 1) to 1.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> held_out, batch = rng.normal(0, 1, 50), rng.normal(0.5, 1, 400)
         >>> batch_p_value(held_out, batch, np.abs, k=999) < 0.05
@@ -268,7 +268,7 @@ def bounds_of(scores_n: np.ndarray) -> Bounds:
     Returns:
         (2 min - max, 2 max - min), or `NO_BOUNDS` if no score is finite or all are equal.
 
-    Example:
+    Examples:
         >>> bounds_of(np.array([1.0, 2.0, 4.0, np.inf]))
         (-2.0, 7.0)
     """
@@ -319,7 +319,7 @@ def calibrated(
         ValueError: if alpha is outside (0, 1), `batch_size` or `bootstraps` is below 1, there are too few held-out
             scores for the batch size or for alpha, or so many of them are not finite that the threshold is infinite.
 
-    Example:
+    Examples:
         >>> threshold, null, choices = calibrated(lambda _: lambda means: means, np.arange(99.0), 1, 0.95, 1000, seed=0)
         >>> threshold, len(null)
         (Threshold(value=94.0, low=88.0, high=98.0), 99)
@@ -401,7 +401,7 @@ def check_alpha(alpha: float) -> None:
     Raises:
         ValueError: if alpha is not strictly between 0 and 1.
 
-    Example:
+    Examples:
         >>> check_alpha(0.99)
         >>> check_alpha(1.0)
         Traceback (most recent call last):
@@ -426,7 +426,7 @@ def least_held_out(alpha: float, batch_size: int = 1) -> int:
     Returns:
         The number of scores.
 
-    Example:
+    Examples:
         >>> least_held_out(0.99), least_held_out(0.95), least_held_out(0.99, batch_size=2)
         (99, 19, 13)
     """
@@ -462,7 +462,7 @@ def order_statistic(sorted_n: np.ndarray, alpha: float) -> Threshold:
     Raises:
         ValueError: if n is smaller than `least_held_out` of alpha.
 
-    Example:
+    Examples:
         >>> order_statistic(np.arange(1.0, 1000.0), alpha=0.99)
         Threshold(value=990.0, low=982.0, high=996.0)
     """
@@ -487,7 +487,7 @@ def _limited(scores: np.ndarray, bounds: Bounds) -> np.ndarray:
 def as_largest(statistic: np.ndarray) -> np.ndarray:
     """Replace values that are not finite by infinity.
 
-    Example:
+    Examples:
         >>> as_largest(np.array([1.0, np.nan, -np.inf])).tolist()
         [1.0, inf, inf]
     """

@@ -57,7 +57,7 @@ class Calibration:
         references: if the tables have the columns of `glow.features`, the arrays of its `FeatureReferences`, with which
             new images get these columns.
 
-    Example:
+    Examples:
         >>> columns = ["nll", "log_det", "log_prior_1", "log_det_1", "complexity", "latent_anderson", "latent_spectrum"]
         >>> columns += ["latent_neighbours", "latent_power_1", "latent_rows_1", "latent_columns_1"]
         >>> rng = np.random.default_rng(0)
@@ -161,7 +161,7 @@ class Verdict:
         held_out: number n of held-out images.
         least_listed: number of images that must be further out than all held-out ones before the list has any.
 
-    Example:
+    Examples:
         >>> images = pd.DataFrame({"p_typicality": [0.5, 0.001], "statistic": [7.0, 90.0], "flagged": [False, True]})
         >>> Verdict({"typicality": 0.2}, 0.2, True, images, "typicality", 999, 1).furthest.tolist()
         [1, 0]
@@ -196,7 +196,7 @@ class ImageCheck:
     Raises:
         ValueError: if there is no such detector, or the scores fit none.
 
-    Example:
+    Examples:
         >>> columns = ["nll", "log_det", "log_prior_1", "log_det_1", "complexity", "latent_anderson", "latent_spectrum"]
         >>> columns += ["latent_neighbours", "latent_power_1", "latent_rows_1", "latent_columns_1"]
         >>> rng = np.random.default_rng(0)

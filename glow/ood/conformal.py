@@ -42,7 +42,7 @@ def flagged(p_values_N: np.ndarray, fdr: float) -> np.ndarray:
     Raises:
         ValueError: if `fdr` is not strictly between 0 and 1.
 
-    Example:
+    Examples:
         >>> flagged(np.array([0.001, 0.5, 0.04, 0.002]), fdr=0.1).tolist()
         [True, False, True, True]
         >>> flagged(np.array([0.06, 0.5, 0.06, 0.9]), fdr=0.1).tolist()
@@ -68,7 +68,7 @@ def least_listed(held_out: int, images: int, fdr: float) -> int:
     Returns:
         The smallest k with 1 / (n + 1) <= k fdr / m.
 
-    Example:
+    Examples:
         >>> least_listed(held_out=9_999, images=1_000, fdr=0.1), least_listed(held_out=199, images=1_000, fdr=0.1)
         (1, 50)
     """

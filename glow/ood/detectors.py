@@ -90,7 +90,7 @@ class Detector:
         fit_to: makes the test from the scores of held-out images, the batch size and the other arguments of
             `MeanTest.fit`.
 
-    Example:
+    Examples:
         >>> detector = Detector("nll", lambda table: table["nll"].to_numpy(), MeanTest.fit)
         >>> test = detector.fit(pd.DataFrame({"nll": np.arange(99.0)}), batch_size=1)
         >>> images = pd.DataFrame({"nll": [50.0, 200.0]})
@@ -155,7 +155,7 @@ def fit_detectors(train: pd.DataFrame, center: Center = "train", seed: int = 0) 
         ValueError: if the table is empty, its NLLs are not all finite, or neither the log-det nor the log p(z) of any
             level differs between its images.
 
-    Example:
+    Examples:
         >>> columns = ["nll", "log_det", "log_prior_1", "log_det_1", "complexity", "latent_anderson", "latent_spectrum"]
         >>> columns += ["latent_neighbours", "latent_power_1", "latent_rows_1", "latent_columns_1"]
         >>> scores = np.random.default_rng(0).normal(10, 1, (60, len(columns)))

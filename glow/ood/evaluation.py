@@ -56,7 +56,7 @@ class OodSettings:
         ValueError: if alpha is outside (0, 1), there is no batch size, or a batch size, `bootstraps` or `repeats` is
             below 1.
 
-    Example:
+    Examples:
         >>> OodSettings(batch_sizes=[1, 10], alpha=0.95).bootstraps
         10000
         >>> OodSettings(batch_sizes=[0])
@@ -108,7 +108,7 @@ class OodResult:
             intended share, 1 - alpha.
         statistics: for each (detector, data set, M) the statistics (N,) of the batches of the first repeat.
 
-    Example:
+    Examples:
         >>> empty = pd.DataFrame()
         >>> result = OodResult(ratios=pd.DataFrame({"ratio": [0.01]}), power=empty, per_class=empty, control=empty)
         >>> result.ratios["ratio"].tolist(), result.statistics
@@ -132,7 +132,7 @@ def held_out_protocol(validation: pd.DataFrame, tests: Mapping[str, pd.DataFrame
     Returns:
         The protocol, which gives every repeat the same images.
 
-    Example:
+    Examples:
         >>> validation, test = pd.DataFrame({"nll": [1.0, 2.0]}), pd.DataFrame({"nll": [3.0]})
         >>> held_out, tested = held_out_protocol(validation, {"mnist": test})(0)
         >>> len(held_out), {name: len(table) for name, table in tested.items()}
@@ -153,7 +153,7 @@ def split_test_protocol(tests: Mapping[str, pd.DataFrame], seed: int = 0) -> Dea
     Returns:
         The protocol.
 
-    Example:
+    Examples:
         >>> tests = {"mnist": pd.DataFrame({"nll": range(10)}), "noise": pd.DataFrame({"nll": range(30)})}
         >>> held_out, tested = split_test_protocol(tests)(0)
         >>> len(held_out), {name: len(table) for name, table in tested.items()}
@@ -197,7 +197,7 @@ def evaluate_ood(
         ValueError: if a data set has fewer images than a batch takes, there are too few held-out images for alpha, too
             many of their scores are not finite, or a training score is not finite.
 
-    Example:
+    Examples:
         >>> from glow.ood.typicality import MeanTest
         >>> nll = Detector("likelihood", lambda table: table["nll"].to_numpy(), MeanTest.fit)
         >>> def images(*scores):

@@ -76,7 +76,7 @@ class Alarm:
         higher: whether these are bets on higher scores.
         moved: the images since `earliest` that have contributed most evidence, the most important first.
 
-    Example:
+    Examples:
         >>> monitor = Monitor(np.arange(1000.0)[:, None])
         >>> evidence = monitor.update(np.full((20, 1), 2000.0))
         >>> monitor.alarms[0].higher, monitor.alarms[0].detector, monitor.alarms[0].start
@@ -104,7 +104,7 @@ class Monitor:
         alarms: all alarms. With `alpha` there is at most one before `acknowledge`, and the evidence goes on.
         alarmed: whether there was an alarm since the beginning or since `acknowledge`.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> monitor = Monitor(rng.normal(size=(1000, 1)), alpha=0.99)
         >>> healthy = monitor.update(rng.normal(size=(500, 1)))
@@ -168,7 +168,7 @@ class Monitor:
 
         Images are still counted from the beginning of the stream.
 
-        Example:
+        Examples:
             >>> monitor = Monitor(np.arange(1000.0)[:, None])
             >>> evidence = monitor.update(np.full((20, 1), 2000.0))
             >>> monitor.acknowledge()

@@ -34,7 +34,7 @@ class Recommendation:
             `NEW_CLASSES`, if there were such images. The last column, ``mean``, decides: the mean over corruptions, or
             half of it and half of `NEW_CLASSES`.
 
-    Example:
+    Examples:
         >>> aurocs = pd.DataFrame({"blur": [0.6, 0.9], "mean": [0.6, 0.9]}, index=["likelihood", "joint"])
         >>> found = Recommendation("joint", aurocs)
         >>> float(found.aurocs.loc[found.detector, "mean"])
@@ -72,7 +72,7 @@ def recommend(
     Raises:
         ValueError: if there are too few held-out images, or a corruption has no images.
 
-    Example:
+    Examples:
         >>> from glow.ood.typicality import MeanTest
         >>> def by(name, column):
         ...     return Detector(name, lambda table: table[column].to_numpy(), MeanTest.fit)
@@ -113,7 +113,7 @@ def regret(ratios: pd.DataFrame, detector: str) -> pd.DataFrame:
         One row per data set and batch size: ``dataset``, ``batch_size``, ``detector``, its ``auroc``,
         ``best_detector`` and its ``best_auroc``. Rows of the model's own test set, which have no AUROC, are left out.
 
-    Example:
+    Examples:
         >>> ratios = pd.DataFrame({"detector": ["joint", "density"], "dataset": "svhn", "batch_size": 1})
         >>> regret(ratios.assign(auroc=[0.97, 0.92]), "density").iloc[0].to_dict()
         {'dataset': 'svhn', 'batch_size': 1, 'detector': 'density', 'auroc': 0.92, 'best_detector': 'joint',
@@ -156,7 +156,7 @@ def corruption_power(
     Raises:
         ValueError: for the same reasons as `glow.ood.TypicalityTest.fit`.
 
-    Example:
+    Examples:
         >>> from glow.ood.typicality import MeanTest
         >>> nll = Detector("likelihood", lambda table: table["nll"].to_numpy(), MeanTest.fit)
         >>> held_out = pd.DataFrame({"nll": np.arange(99.0)})

@@ -40,7 +40,7 @@ class Estimate:
         low: lower end of the interval; NaN if it is unknown.
         high: upper end of the interval; NaN if it is unknown.
 
-    Example:
+    Examples:
         >>> estimate = Estimate(3.21, low=3.18, high=3.24)
         >>> f"{estimate.value} ({estimate.low} to {estimate.high}) bits/dim"
         '3.21 (3.18 to 3.24) bits/dim'
@@ -72,7 +72,7 @@ def wilson_interval(successes: float, trials: float, confidence: float = CONFIDE
     Raises:
         ValueError: if there are no trials, or `successes` is not between 0 and `trials`.
 
-    Example:
+    Examples:
         >>> low, high = wilson_interval(500, 500)
         >>> round(low, 4), high
         (0.9924, 1.0)
@@ -99,7 +99,7 @@ def share_of(ood_N: np.ndarray) -> dict[str, float]:
     Returns:
         ``batches``, which is N; ``ratio``, the share; and ``ratio_low`` to ``ratio_high``, its `wilson_interval`.
 
-    Example:
+    Examples:
         >>> share_of(np.array([True, True]))["ratio"]
         1.0
     """
@@ -121,7 +121,7 @@ def exact_interval(successes: int, trials: int, confidence: float = CONFIDENCE) 
     Returns:
         The lower and upper end, in [0, 1].
 
-    Example:
+    Examples:
         >>> low, high = exact_interval(1, 14)
         >>> round(low, 4), round(high, 4)
         (0.0018, 0.3387)
@@ -146,7 +146,7 @@ def mean_interval(values_N: np.ndarray, confidence: float = CONFIDENCE) -> Estim
     Raises:
         ValueError: if there are no values.
 
-    Example:
+    Examples:
         >>> estimate = mean_interval(np.array([3.2, 3.3, 3.4]))
         >>> round(estimate.value, 3), round(estimate.low, 3), round(estimate.high, 3)
         (3.3, 3.052, 3.548)
@@ -177,7 +177,7 @@ def disjoint_batches(n: int, batch_size: int, rng: np.random.Generator) -> np.nd
     Raises:
         ValueError: if `batch_size` is below 1, or there are fewer images than one batch takes.
 
-    Example:
+    Examples:
         >>> batches = disjoint_batches(7, 3, np.random.default_rng(0))
         >>> batches.shape, len(np.unique(batches))
         ((2, 3), 6)
@@ -199,7 +199,7 @@ class RocCurve:
             threshold.
         true_positives: float (P,), ascending from 0 to 1, the share of OOD scores at or above each threshold.
 
-    Example:
+    Examples:
         >>> curve = roc_curve(in_scores=np.array([1.0, 2.0]), out_scores=np.array([2.0, 3.0]))
         >>> list(zip(curve.false_positives.tolist(), curve.true_positives.tolist(), strict=True))
         [(0.0, 0.0), (0.0, 0.5), (0.5, 1.0), (1.0, 1.0)]
@@ -222,7 +222,7 @@ def roc_curve(in_scores: np.ndarray, out_scores: np.ndarray) -> RocCurve:
     Raises:
         ValueError: if either set has no scores.
 
-    Example:
+    Examples:
         >>> roc_curve(np.array([1.0, 2.0]), np.array([3.0, 4.0])).true_positives.tolist()
         [0.0, 0.5, 1.0, 1.0, 1.0]
     """
@@ -246,7 +246,7 @@ def auroc(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
     Raises:
         ValueError: if either set has no scores.
 
-    Example:
+    Examples:
         >>> auroc(np.array([1.0, 2.0]), np.array([2.0, 3.0]))
         0.875
     """
@@ -284,7 +284,7 @@ def auroc_estimate(in_scores: np.ndarray, out_scores: np.ndarray) -> Estimate:
     Raises:
         ValueError: if either set has no scores.
 
-    Example:
+    Examples:
         >>> estimate = auroc_estimate(np.arange(100.0), np.arange(100.0, 200.0))
         >>> estimate.value, round(estimate.low, 3), estimate.high
         (1.0, 0.963, 1.0)
@@ -340,7 +340,7 @@ def roc_estimates(
     Raises:
         ValueError: if either set has no scores.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> found = roc_estimates(rng.normal(0, 1, 200), rng.normal(2, 1, 200), rng, resamples=100)
         >>> {name: round(estimate.value, 2) for name, estimate in found.items()}

@@ -24,7 +24,7 @@ def over_trainings(ratios: Sequence[pd.DataFrame]) -> pd.DataFrame:
         for one training); ``auroc_sd``, the standard deviation over trainings; and ``images_low`` and
         ``images_high``, the means of the ends of the intervals that cover other test images under the same training.
 
-    Example:
+    Examples:
         >>> row = {"detector": "joint", "dataset": "svhn", "batch_size": 1, "auroc_low": 0.9, "auroc_high": 1.0}
         >>> table = over_trainings([pd.DataFrame([{**row, "auroc": auroc}]) for auroc in (0.95, 0.97, 0.96)])
         >>> table[["dataset", "trainings", "auroc", "auroc_low", "auroc_high"]].round(4).to_numpy().tolist()

@@ -48,7 +48,7 @@ class BatchTest(ABC):
         choices: the choices from which exact p-values are computed (`glow.ood.calibration.Choices`); None for a test
             that decides by its threshold.
 
-    Example:
+    Examples:
         >>> test: BatchTest = MeanTest.fit(np.arange(99.0), batch_size=1)
         >>> scores_NM = np.array([[50.0], [200.0]])
         >>> test.statistic(scores_NM).tolist(), test.p_value(scores_NM).tolist(), test.is_ood(scores_NM).tolist()
@@ -155,7 +155,7 @@ class MeanTest(BatchTest):
 
     The attributes are those of `BatchTest`. The statistic of a batch is its mean score.
 
-    Example:
+    Examples:
         >>> held_out = np.random.default_rng(0).normal(100, 5, 500)
         >>> test = MeanTest.fit(held_out, batch_size=2, bootstraps=1000, interval=False)
         >>> test.is_ood(np.array([[98.0, 101.0], [120.0, 125.0], [60.0, 70.0]])).tolist()
@@ -215,7 +215,7 @@ class TypicalityTest(BatchTest):
     Attributes:
         center: H, the mean score of the training images, or of the held-out images if `fit` was asked for it, in nats.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> train, held_out = rng.normal(100, 5, 1000), rng.normal(100, 5, 500)
         >>> test = TypicalityTest.fit(train, held_out, batch_size=2, bootstraps=1000, interval=False)
@@ -310,7 +310,7 @@ def entropy(nll_N: np.ndarray, which: str) -> float:
     Raises:
         ValueError: if there are no scores, or some are not finite.
 
-    Example:
+    Examples:
         >>> entropy(np.array([99.0, 104.0]), "training")
         101.5
     """

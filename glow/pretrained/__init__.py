@@ -24,7 +24,7 @@ def pretrained_folder(name: str) -> Path:
     Raises:
         CheckpointError: if there is none of this name.
 
-    Example:
+    Examples:
         >>> pretrained_folder("mnist").name
         'mnist'
     """
@@ -43,7 +43,7 @@ def load_pretrained(name: str) -> Glow:
     Raises:
         CheckpointError: if there is none of this name.
 
-    Example:
+    Examples:
         >>> load_pretrained("mnist").config.image_shape
         (1, 32, 32)
     """

@@ -33,7 +33,7 @@ def noise_stream(seed: int, epoch: int) -> int:
 
     It is 1 + seed * 2**20 + epoch, which is always positive.
 
-    Example:
+    Examples:
         >>> noise_stream(0, epoch=0), noise_stream(1, epoch=2)
         (1, 1048579)
     """
@@ -43,7 +43,7 @@ def noise_stream(seed: int, epoch: int) -> int:
 def flip_stream(seed: int, epoch: int) -> int:
     """Return the stream of the horizontal flips (`flip_half`), the negative of the noise stream.
 
-    Example:
+    Examples:
         >>> flip_stream(1, epoch=2)
         -1048579
     """
@@ -53,7 +53,7 @@ def flip_stream(seed: int, epoch: int) -> int:
 def mutation_stream(seed: int, epoch: int) -> int:
     """Return the stream of the mutations (`mutate`), which lies 2**60 below the flip stream.
 
-    Example:
+    Examples:
         >>> flip_stream(1, epoch=2) - mutation_stream(1, epoch=2) == 2**60
         True
     """
@@ -74,7 +74,7 @@ def flip_half(images_BCHW: Tensor, indices_B: Tensor, seed: int) -> Tensor:
     Returns:
         (B, C, H, W) of the same type, a new tensor.
 
-    Example:
+    Examples:
         >>> images = torch.tensor([[1, 2]], dtype=torch.uint8).expand(8, 1, 1, 2)
         >>> flip_half(images, torch.arange(8), seed=-1)[:, 0, 0].tolist()
         [[1, 2], [2, 1], [1, 2], [2, 1], [1, 2], [1, 2], [1, 2], [2, 1]]
@@ -101,7 +101,7 @@ def mutate(images_BCHW: Tensor, indices_B: Tensor, rate: float, seed: int) -> Te
     Returns:
         uint8 (B, C, H, W): a new tensor, or `images_BCHW` itself if the rate is 0.
 
-    Example:
+    Examples:
         >>> grey = torch.full((1, 1, 64, 64), 128, dtype=torch.uint8)
         >>> mutated = mutate(grey, torch.tensor([0]), rate=0.25, seed=0)
         >>> round((mutated != grey).double().mean().item(), 2)

@@ -37,7 +37,7 @@ AHEAD = 32
 class Batch(NamedTuple):
     """One process's share of a batch, on the device that trains.
 
-    Example:
+    Examples:
         >>> batch = Batch(torch.arange(5), torch.zeros(5, 1, 8, 8, dtype=torch.uint8), labels_B=None)
         >>> [len(part.images_BCHW) for part in batch.parts(2)]
         [3, 2]
@@ -60,7 +60,7 @@ class Batch(NamedTuple):
 class Order(Protocol):
     """The positions of N images in the order of an epoch: a tensor, or an object that computes slices on request.
 
-    Example:
+    Examples:
         >>> order: Order = BlockOrder(100, stream=1)
         >>> len(order[0:10])
         10
@@ -73,7 +73,7 @@ class Order(Protocol):
 class ImageSource(Protocol):
     """The images that a model is trained on, as the training loop reads them.
 
-    Example:
+    Examples:
         The batches of an epoch, here of 6 and 4 images:
 
         >>> source = source_of(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), None, torch.device("cpu"))
@@ -112,7 +112,7 @@ def source_of(images: Tensor | LazyDataset, labels: Tensor | None, device: torch
     Returns:
         `HeldImages` if the images are copied to the device as a whole, else `MappedImages`.
 
-    Example:
+    Examples:
         >>> images, labels = torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10)
         >>> source_of(images, labels, torch.device("cpu")).take(torch.tensor([7, 2])).labels_B
         tensor([7, 2])
@@ -133,7 +133,7 @@ class HeldImages:
         device: the device that trains.
         in_blocks: whether the order is a `BlockOrder`, as for `MappedImages`, instead of a shuffle of all images.
 
-    Example:
+    Examples:
         >>> source = HeldImages(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), None, torch.device("cpu"))
         >>> source.order(stream=1)[0:10].sort().values.tolist()
         [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
@@ -179,7 +179,7 @@ class MappedImages:
         labelled: whether batches contain labels.
         device: the device that trains, to which each batch is copied.
 
-    Example:
+    Examples:
         >>> pixels = torch.arange(600, dtype=torch.int16).remainder(256).to(torch.uint8).view(600, 1, 1, 1)
         >>> dataset = LazyDataset.held(pixels, torch.zeros(600, dtype=torch.int64))
         >>> source = MappedImages(dataset, labelled=False, device=torch.device("cpu"))
@@ -259,7 +259,7 @@ class BlockOrder:
         n: the number of images, N.
         stream: the seed of the shuffle, not negative.
 
-    Example:
+    Examples:
         >>> order = BlockOrder(100_000, stream=1)
         >>> len(order[0:128]), torch.equal(order[0:100_000].sort().values, torch.arange(100_000))
         (128, True)

@@ -23,7 +23,7 @@ class StepResult:
             also includes the images that the other processes had before the call, and the means of the other processes
             include only images after the call.
 
-    Example:
+    Examples:
         >>> told = StepResult(epoch=1, step=5, steps=20, images_per_second=900.0, train_bits_per_dim=3.7)
         >>> f"{told.step / told.steps:.0%} of epoch {told.epoch}"
         '25% of epoch 1'
@@ -57,7 +57,7 @@ class EpochResult:
         seconds: duration of the epoch in this process in seconds, validation included. If training was resumed inside
             the epoch, only the time since then is counted.
 
-    Example:
+    Examples:
         >>> result = EpochResult(1, 20, 3.5, 3.6, 900.0, 2.0, 1e-3, 0, 5.0)
         >>> f"validation {result.validation_bits_per_dim} bits/dim"
         'validation 3.6 bits/dim'
@@ -80,7 +80,7 @@ class StepFigures(NamedTuple):
     The fields are stacked into one tensor in this order, so that adding a step is one operation and does not wait for
     the GPU. The first two fields differ between processes; the others are equal in all processes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> sums = torch.zeros(4)
         >>> for step in (StepFigures(*torch.tensor([7.0, 2, 0.5, 1])), StepFigures(*torch.tensor([5.0, 2, 0.3, 1]))):

@@ -21,7 +21,7 @@ class BitsPerDim(nn.Module):
     Args:
         model: the Glow; it is not copied.
 
-    Example:
+    Examples:
         >>> from glow import GlowConfig
         >>> objective = BitsPerDim(Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4)))
         >>> images, noise = torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.full((3, 1, 4, 4), 0.5)
@@ -50,7 +50,7 @@ def make_objective(model: Glow, config: FitConfig, device: torch.device) -> nn.M
         A `BitsPerDim`. In a group of several processes it is wrapped in DistributedDataParallel, which averages the
         gradients over the processes in every backward pass.
 
-    Example:
+    Examples:
         >>> from glow import GlowConfig
         >>> model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4))
         >>> type(make_objective(model, FitConfig(), torch.device("cpu"))).__name__

@@ -78,7 +78,7 @@ class Trainer:
         ValueError: if there are no images, no labels for a class-conditional model, or fewer images in a batch than
             processes.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from glow import GlowConfig
         >>> images = torch.arange(256, dtype=torch.uint8).view(16, 1, 4, 4)
@@ -423,7 +423,7 @@ def fit(
         ValueError: as for `Trainer`.
         TrainingDiverged: as for `Trainer.epochs`.
 
-    Example:
+    Examples:
         >>> from glow import GlowConfig
         >>> images = torch.arange(256, dtype=torch.uint8).view(16, 1, 4, 4)
         >>> model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4))
@@ -461,7 +461,7 @@ def mean_bits_per_dim(model: Glow, images: Tensor | LazyDataset, seed: int = 0) 
     Raises:
         ValueError: if the images have another type or shape than the model's.
 
-    Example:
+    Examples:
         >>> from glow import GlowConfig
         >>> images = torch.arange(256, dtype=torch.uint8).view(16, 1, 4, 4)
         >>> model = Glow(GlowConfig(image_shape=(1, 4, 4), levels=1, depth=1, width=4))
@@ -497,7 +497,7 @@ def check_labels(labels_N: Tensor, images: int, classes: int) -> None:
     Raises:
         ValueError: if there are not as many labels as images, or a label is not between 0 and `classes` - 1.
 
-    Example:
+    Examples:
         >>> check_labels(torch.tensor([1, 2]), images=2, classes=2)
         Traceback (most recent call last):
         ValueError: labels must be between 0 and 1, not 2

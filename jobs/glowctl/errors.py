@@ -51,7 +51,7 @@ class SpecError(UserError, ValueError):
 def in_flags(message: str) -> str:
     """Replace what a message says of the library's arguments by the same of the command line's flags.
 
-    Example:
+    Examples:
         >>> in_flags("files of mnist are missing: load with download=True")
         'files of mnist are missing: leave out --no-download'
     """
@@ -74,7 +74,7 @@ def in_flags(message: str) -> str:
 def refused_by_disk(error: Exception) -> bool:
     """Return whether a disk did not take a file because it is full or read-only, or the user's quota is used up.
 
-    Example:
+    Examples:
         >>> refused_by_disk(OSError(errno.EDQUOT, "Disk quota exceeded"))
         True
         >>> refused_by_disk(FileNotFoundError(errno.ENOENT, "No such file or directory"))
@@ -90,7 +90,7 @@ def explained(error: Exception) -> UserError:
 
     The traceback of an unexpected error, which is probably a bug of glowctl, goes to a file that the remedy names.
 
-    Example:
+    Examples:
         >>> shown = explained(OSError(errno.ENOSPC, "No space left on device"))
         >>> shown.code, shown.exit_code, shown.remedy
         ('disk-full', 1, 'free some space, or choose another disk with --output')

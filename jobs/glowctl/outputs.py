@@ -42,7 +42,7 @@ TRIAL_FILE = "trial.json"
 def is_remote(output: str) -> bool:
     """Return whether an output is a bucket and not a folder.
 
-    Example:
+    Examples:
         >>> is_remote("s3://bucket/glow"), is_remote("outputs")
         (True, False)
     """

@@ -74,7 +74,7 @@ def varied(spec: AblateSpec) -> list[str]:
 def evaluation_name(job: str, model_title: str) -> str:
     """Return the name of an evaluation's run.
 
-    Example:
+    Examples:
         >>> evaluation_name("ood", "mnist 1x1 K32 L3 w512 s0")
         'ood mnist 1x1 K32 L3 w512 s0'
     """
@@ -87,7 +87,7 @@ def registered_name(dataset: str, bits: int = 8) -> str:
     Models of fewer than 8 bits have a separate name, and so a separate champion, because NLLs at different numbers of
     bits cannot be compared.
 
-    Example:
+    Examples:
         >>> registered_name("mnist"), registered_name("mnist", bits=5)
         ('glow-mnist', 'glow-mnist-5bit')
     """

@@ -24,7 +24,7 @@ Row = dict[str, Any]
 def duration(seconds: float) -> str:
     """Return a time in seconds as H:MM:SS, or M:SS below an hour; a dash if it is NaN or infinite.
 
-    Example:
+    Examples:
         >>> duration(3725), duration(65), duration(float("nan"))
         ('1:02:05', '1:05', '-')
     """
@@ -38,7 +38,7 @@ def duration(seconds: float) -> str:
 def seconds_in(text: str) -> float:
     """Return the seconds in a time such as 90s, 10m, 4h, 30d or 2w.
 
-    Example:
+    Examples:
         >>> seconds_in("10m"), seconds_in("1.5d")
         (600.0, 129600.0)
 
@@ -54,7 +54,7 @@ def seconds_in(text: str) -> float:
 def bits(bits_per_dim: float) -> str:
     """Return bits/dim with three decimals; a dash for NaN, which means that there is no value yet.
 
-    Example:
+    Examples:
         >>> bits(1.23456), bits(float("nan"))
         ('1.235', '-')
     """
@@ -64,7 +64,7 @@ def bits(bits_per_dim: float) -> str:
 def count(number: float, thing: str) -> str:
     """Return a number with its noun, which has an s unless the number is 1.
 
-    Example:
+    Examples:
         >>> count(1, "trial"), count(2_500_000, "file"), count(0.5, "core")
         ('1 trial', '2,500,000 files', '0.5 cores')
     """
@@ -75,7 +75,7 @@ def count(number: float, thing: str) -> str:
 def numbers(thing: str, of: Sequence[int]) -> str:
     """Return whole numbers with their noun; consecutive numbers become a range.
 
-    Example:
+    Examples:
         >>> numbers("epoch", [3]), numbers("epoch", [7, 1, 2, 3]), numbers("epoch", [1, 3])
         ('epoch 3', 'epochs 1 to 3, 7', 'epochs 1, 3')
     """
@@ -89,7 +89,7 @@ def numbers(thing: str, of: Sequence[int]) -> str:
 def megabytes(size: float) -> str:
     """Return a number of bytes in units of 2**20 bytes.
 
-    Example:
+    Examples:
         >>> megabytes(5_242_880), megabytes(50 * 2**30)
         ('5 MB', '51,200 MB')
     """
@@ -99,7 +99,7 @@ def megabytes(size: float) -> str:
 def plain(value: object) -> str:
     """Return the value of a setting as short text; a number can be read back exactly, and a list has commas.
 
-    Example:
+    Examples:
         >>> plain(0.002), plain(1e7), plain("1x1"), plain(0.0010000001)
         ('0.002', '1e+07', '1x1', '0.0010000001')
         >>> plain(8), plain(True), plain(["7", "8"])
@@ -120,7 +120,7 @@ def text_table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
         rows: rows of cells; the first row has the headings.
         left: number of columns, from the left, that are aligned to the left; the others are aligned to the right.
 
-    Example:
+    Examples:
         >>> print(text_table([["model", "bits/dim"], ["1x1", "1.25"]]))
         model  bits/dim
         1x1        1.25
@@ -143,7 +143,7 @@ def rows_of(table: pd.DataFrame) -> list[Row]:
 def json_text(value: Any) -> str:
     """Return a value as JSON, with null in place of NaN and infinity, which JSON does not have.
 
-    Example:
+    Examples:
         >>> json_text({"bits": [1.5, float("nan")]})
         '{"bits": [1.5, null]}'
     """

@@ -170,7 +170,7 @@ def ago(milliseconds: float, now: float | None = None) -> str:
         milliseconds: the moment, in milliseconds since 1970.
         now: the present, in seconds since 1970; None for the clock.
 
-    Example:
+    Examples:
         >>> [ago(0, now=seconds) for seconds in (12, 300, 3 * 3600, 12 * 86400)]
         ['12 s', '5 min', '3 h', '12 d']
     """

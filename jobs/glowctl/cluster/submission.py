@@ -198,7 +198,7 @@ def _name(request: Request) -> str:
 def has_trials(job: str) -> bool:
     """Return whether a job, given by its id, trains the trials of an ablation, which a terminal shows as a table.
 
-    Example:
+    Examples:
         >>> has_trials("resume-ablation-1a2b"), has_trials("resume-training-1a2b")
         (True, False)
     """

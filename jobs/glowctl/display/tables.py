@@ -93,7 +93,7 @@ def as_text(table: Table, below: bool = True) -> str:
         table: the table.
         below: whether to show the second texts of cells.
 
-    Example:
+    Examples:
         >>> print(as_text(Table("Scores.", ["model", "AUROC"], [["1x1", Cell("0.98", "0.97-0.99")]])))
         Scores.
         model             AUROC
@@ -106,7 +106,7 @@ def as_text(table: Table, below: bool = True) -> str:
 def as_markdown(table: Table) -> str:
     r"""Return the rows of a table in Markdown, without its caption and its notes.
 
-    Example:
+    Examples:
         >>> print(as_markdown(Table("Scores.", ["model", "AUROC"], [["a|b", Cell("0.98", "0.97-0.99")]])))
         | model | AUROC |
         | --- | ---: |
@@ -128,7 +128,7 @@ def _markdown_cell(cell: Cell | str) -> str:
 def escaped(text: str) -> str:
     r"""Return text such that Markdown shows it literally, whatever a run's name contains.
 
-    Example:
+    Examples:
         >>> print(escaped("a*b | <c>"))
         a\*b \| &lt;c&gt;
     """
@@ -250,7 +250,7 @@ def share_table(rows: Sequence[Row], detector: str = "typicality") -> Table:
 def share(row: Row) -> Cell:
     """Return a share of batches with its interval, in percent, and its standard deviation over repeats, if any.
 
-    Example:
+    Examples:
         >>> row = {"ratio": 0.007, "ratio_low": 0.0055, "ratio_high": 0.0088, "ratio_sd": 0.001}
         >>> print(share(row), share(row | {"ratio_sd": math.nan}))
         0.70 ± 0.10 (0.55-0.88) 0.70 (0.55-0.88)
@@ -310,7 +310,7 @@ def detectors_of(rows: Iterable[Row]) -> list[str]:
 def auroc(row: Row | None) -> Cell | str:
     """Return an AUROC with its interval, if that is known; a dash if there is no AUROC.
 
-    Example:
+    Examples:
         >>> print(auroc({"auroc": 0.97123, "auroc_low": 0.96, "auroc_high": 0.98}))
         0.9712 (0.9600-0.9800)
     """

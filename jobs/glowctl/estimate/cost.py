@@ -195,7 +195,7 @@ def _checkpoints(spec: TrainSpec, steps: int, step: float) -> float:
 def makespan(durations: Sequence[float], places: int) -> float:
     """Return when the last of some trials ends, if each starts, in order, in the place that is free first.
 
-    Example:
+    Examples:
         >>> makespan([3.0, 1.0, 1.0], places=2)
         3.0
     """

@@ -106,7 +106,7 @@ class Done:
 def done_file(shard: Shard) -> str:
     """Return the name of the file with the facts about a shard (`Done`), which is written after the shard itself.
 
-    Example:
+    Examples:
         >>> done_file(Shard("train", 3, 300, 400))
         'train-00003.npy.json'
     """
@@ -121,7 +121,7 @@ def stamps_of(dataset: LazyDataset, start: int = 0, stop: int | None = None) -> 
         start: position of the first image.
         stop: position after the last image; None for all. Both count as in a slice.
 
-    Example:
+    Examples:
         >>> import torch
         >>> stamps_of(LazyDataset.held(torch.zeros(2, 1, 8, 8), torch.zeros(2))) is None
         True
@@ -138,7 +138,7 @@ def files_gone(stamps: np.ndarray | None) -> list[int]:
     Args:
         stamps: what `stamps_of` returned for the shard.
 
-    Example:
+    Examples:
         >>> files_gone(np.array([[100, 7], [0, 0], [200, 8]])), files_gone(None)
         ([1], [])
     """
@@ -153,7 +153,7 @@ def source_of(stamps: np.ndarray | None, shard: Shard, left_out: Sequence[tuple[
         shard: the shard.
         left_out: the images that are not in the shard (`Done.left_out`). Their files do not count.
 
-    Example:
+    Examples:
         >>> stamps, shard = np.array([[100, 7], [200, 8]]), Shard("test", 3, 40, 42)
         >>> source_of(stamps, shard, [(41, "41.png is damaged")]) == source_of(stamps[:1], shard, [])
         True
@@ -176,7 +176,7 @@ def listing_of(dataset: LazyDataset, shard: Shard, stamps: np.ndarray | None) ->
         shard: the shard.
         stamps: what `stamps_of` returned for the shard.
 
-    Example:
+    Examples:
         >>> one, other = (LazyDataset.held(torch.zeros(n, 1, 8, 8), torch.zeros(n)) for n in (8, 9))
         >>> shard = Shard("test", 0, 0, 4)
         >>> digits = listing_of(one, shard, None)
@@ -191,7 +191,7 @@ def listing_of(dataset: LazyDataset, shard: Shard, stamps: np.ndarray | None) ->
 def npy(array: np.ndarray) -> bytes:
     """Return the contents of a .npy file with an array.
 
-    Example:
+    Examples:
         >>> np.load(io.BytesIO(npy(np.arange(3))))
         array([0, 1, 2])
     """

@@ -220,7 +220,7 @@ def readers_for(machines: Sequence[Machine], most: int | None, shards: int) -> R
         most: the largest number of cores to use; None for all.
         shards: number of shards to write.
 
-    Example:
+    Examples:
         >>> readers_for([{"CPU": 2.0}], most=None, shards=10)
         Readers(processes=1, cores=2)
         >>> readers_for([{"CPU": 64.0}], most=None, shards=100)

@@ -153,7 +153,7 @@ def _code(trained: Sequence[Run]) -> str | None:
 def settings_in_words(spec: Mapping[str, Any]) -> str:
     """Return the main settings of a training in words; a setting that is missing is left out.
 
-    Example:
+    Examples:
         >>> settings_in_words({"permutation": "1x1", "depth": 8, "levels": 3, "width": 128, "seed": 0, "bits": 8})
         'permutation 1x1, K = 8, L = 3, width 128, seed 0'
     """

@@ -48,7 +48,7 @@ MARKS = {"depth": "K", "width": "w", "checkerboard": "cb", "learning_rate": "lr"
 def values_label(values: Mapping[str, Any]) -> str:
     """Return the values of a trial as a short label.
 
-    Example:
+    Examples:
         >>> values_label({"permutation": "1x1", "depth": 8, "seed": 0})
         '1x1 K8 s0'
         >>> values_label({"permutation": "1x1", "flip": False})

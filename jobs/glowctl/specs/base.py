@@ -106,7 +106,7 @@ def colour(text: str) -> tuple[int, int, int]:
     Raises:
         ValueError: for any other text.
 
-    Example:
+    Examples:
         >>> colour("white"), colour("255, 128, 0")
         ((255, 255, 255), (255, 128, 0))
     """
@@ -140,7 +140,7 @@ def every(text: str) -> Every:
     Raises:
         ValueError: for any other text, zero included.
 
-    Example:
+    Examples:
         >>> every("2")
         Every(epochs=2, steps=None, seconds=None)
         >>> every("500steps")

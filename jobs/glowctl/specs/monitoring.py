@@ -18,7 +18,7 @@ def read_guarantee(text: str) -> int | None:
     Raises:
         ValueError: for any other text.
 
-    Example:
+    Examples:
         >>> read_guarantee("ever"), read_guarantee("every=10000")
         (None, 10000)
     """

@@ -72,7 +72,7 @@ def worker_range(workers: str) -> tuple[int, int]:
     Raises:
         ValueError: for anything but N or MIN:MAX.
 
-    Example:
+    Examples:
         >>> worker_range("4"), worker_range("2:8")
         ((4, 4), (2, 8))
     """

@@ -18,7 +18,7 @@ def patient(passes: Callable[[BaseException], bool], patience_s: float, every_s:
         patience_s: seconds since the first call after which no call is repeated and the last error is raised.
         every_s: seconds between two calls.
 
-    Example:
+    Examples:
         >>> patient(lambda error: isinstance(error, OSError), patience_s=60, every_s=1)(len, "abc")
         3
     """

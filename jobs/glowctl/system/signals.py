@@ -33,7 +33,7 @@ class Terminated(KeyboardInterrupt):
 def exit_code_of(interrupt: KeyboardInterrupt) -> int:
     """Return the exit code of a command that was interrupted: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP.
 
-    Example:
+    Examples:
         >>> exit_code_of(KeyboardInterrupt()), exit_code_of(Terminated(signal.SIGHUP))
         (130, 129)
     """

@@ -69,7 +69,7 @@ def _is_warning(record: logging.LogRecord) -> bool:
 def is_database(uri: str) -> bool:
     """Return whether the URI is that of a database server. A SQLite file is not one.
 
-    Example:
+    Examples:
         >>> is_database("postgresql+psycopg2://me@host/db"), is_database("sqlite:///mlflow.db")
         (True, False)
     """

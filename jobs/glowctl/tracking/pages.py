@@ -24,7 +24,7 @@ LARGEST = 1.797e308
 def unbounded(value: float) -> float:
     """Return infinity of the same sign if a recorded metric is a number that stands for it, and else the value itself.
 
-    Example:
+    Examples:
         >>> unbounded(-1.7976931348623157e308), unbounded(3.5)
         (-inf, 3.5)
     """

@@ -65,7 +65,7 @@ class WrittenSteps:
         ask: takes the name of a metric, and returns the steps at which the store has a value of the metric.
         new: whether the run was created just now.
 
-    Example:
+    Examples:
         >>> steps = WrittenSteps(lambda name: [1, 2], new=False)
         >>> steps.without(["loss"], 2), steps.without(["loss"], 3)
         ([], ['loss'])

@@ -54,7 +54,7 @@ def key_of(
         noise_samples: number of noise samples per image.
         gradient_stride: n, if the table has the gradient norms of every n-th image; 0 if it has none.
 
-    Example:
+    Examples:
         >>> key_of("a1", "b2", 8, "test", 0, "float32", noise_samples=4).partition("-")[2]
         'a1-noises4'
         >>> key_of("a1", "b2", 8, "test", 0, "float32") == key_of("a1", "b2", 8, "test", 1, "float32")
@@ -69,7 +69,7 @@ def key_of(
 def features_key(encoder_digest: str, fingerprint: str) -> str:
     """Return the key of a table of features, which depend on the encoder and the images alone, and not on a model.
 
-    Example:
+    Examples:
         >>> features_key("e5", "b2").partition("-")[2]
         'e5'
     """

@@ -75,7 +75,7 @@ def tracking_uri(given: str | None = None) -> str:
 def sqlite_path(uri: str) -> Path | None:
     """Return the absolute path of a SQLite store's file, or None for a store of another kind.
 
-    Example:
+    Examples:
         >>> sqlite_path("sqlite:////data/mlflow.db").as_posix()
         '/data/mlflow.db'
     """
@@ -86,7 +86,7 @@ def sqlite_path(uri: str) -> Path | None:
 def without_password(uri: str) -> str:
     """Return the URI with every password and token in it replaced by ***.
 
-    Example:
+    Examples:
         >>> without_password("postgresql://me:secret@host/db")
         'postgresql://me:***@host/db'
         >>> without_password("s3://bucket/runs?access_key=abc")
@@ -106,7 +106,7 @@ def secrets_here() -> list[str]:
 def redacted(text: str, secrets: Iterable[str]) -> str:
     """Return a text with *** for every password in a URI, and for these secrets.
 
-    Example:
+    Examples:
         >>> redacted("cannot read https://me:secret@host/x?token=abc as hunter2", ["hunter2"])
         'cannot read https://me:***@host/x?token=*** as ***'
     """
@@ -120,7 +120,7 @@ def redacted(text: str, secrets: Iterable[str]) -> str:
 def without_secrets(text: str, uri: str) -> str:
     """Return a text, such as an error message, with *** wherever it quotes the URI's password or MLflow's credentials.
 
-    Example:
+    Examples:
         >>> without_secrets("login as me with s/t failed", "postgresql://me:s%2Ft@host/db")
         'login as me with *** failed'
     """
