@@ -22,7 +22,19 @@ ONNX, TORCH = SUFFIXES = (".onnx", ".pt2")
 
 
 class ExportRefused(UserError):
-    """A model that has no export to this file."""
+    """A model cannot be exported to this file.
+
+    Attributes:
+        code: "export-format", "export-not-writable" or "package-missing".
+
+    Examples:
+        >>> from glow import load_pretrained
+        >>> try:
+        ...     export(load_pretrained("mnist"), Path("mnist.tflite"))
+        ... except ExportRefused as error:
+        ...     print(error.code)
+        export-format
+    """
 
     exit_code = 2
 

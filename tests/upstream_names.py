@@ -73,6 +73,7 @@ TORCH = [
             (products.CONV_BACKWARD, "a CPU trains at half the speed", "aten.convolution_backward"),
         )
     ),
+    has("torch.ops:aten.special_ndtri", "models with --dequantization variational have no export to ONNX"),
     says("_schema", "torch/_ops.py", "a CPU trains at half the speed", "self._schema = schema"),
     has("torch.ops:mkldnn._is_mkldnn_bf16_supported", "coupling networks in bf16 are slower on a CPU"),
     says(
