@@ -64,4 +64,4 @@ def test_links_of_the_documents_lead_somewhere(document):
 
 
 def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120

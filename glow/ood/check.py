@@ -135,7 +135,10 @@ class Calibration:
         """
         from safetensors.numpy import load_file
 
-        arrays = load_file(path)
+        arrays = {
+            name: array.astype(np.float64) if array.dtype == np.float32 else array  # as if scored just now
+            for name, array in load_file(path).items()
+        }
         tables = [
             {name.removeprefix(f"{part}."): arrays[name] for name in arrays if name.startswith(f"{part}.")}
             for part in PARTS

@@ -98,7 +98,7 @@ def export(
 
     Its inputs are images, uint8 (B, C, H, W), and noise, float32 of that shape in [0, 1). Its output is the
     log-likelihood of each image in nats. Programs that run ONNX need neither Python nor torch. An export to ONNX needs
-    the extra glowctl[onnx].
+    the extra onnx of glowctl.
     """
     from glow.export import export as export_model
     from glowctl.evaluation.find_model import find_model
