@@ -1,7 +1,7 @@
 """Put a model that `glowctl push` wrote among those that come with the package.
 
 python -m benchmarks.pretrained FOLDER NAME: FOLDER is what `push` wrote, NAME is the name of the data set. The package
-must stay small, so of the scores of training and held-out images it gets every second row, in float32.
+must stay small, so of each table of scores it gets every second row, in 32 bits.
 """
 
 from __future__ import annotations
@@ -11,26 +11,29 @@ import shutil
 import sys
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from glow import pretrained
 from glow.checkpoint import WEIGHTS_FILE
 
+NARROW = {torch.float64: torch.float32, torch.int64: torch.int32}
+
 USE = """## Use
 
-`glowctl check IMAGES --model pretrained:{name}` judges images, and every other command that takes `--model` takes this one.
-In Python, it is `glow.load_pretrained("{name}")`. The package has the scores of {held_out:,} held-out images and {train:,}
-training images of it, half of those behind the tables above.
+`glowctl check IMAGES --model pretrained:{name}` judges images, and every other command that takes `--model`
+takes this one. In Python, it is `glow.load_pretrained("{name}")`. The package has the scores of {held_out:,} held-out
+images and {train:,} training images of it, half of those behind the tables above.
 """
 
 
 def thin(scores: Path, to: Path) -> dict[str, int]:
-    """Write every second row of the scores of training and held-out images, and return how many of each these are."""
+    """Write every second row of each table of scores, and return how many training and held-out images these are."""
     arrays = load_file(scores)
     for name, array in arrays.items():
-        if name.startswith(("train.", "held_out.")):
-            array = array[::2].clone()
-        arrays[name] = array.float() if array.is_floating_point() else array
+        if "." in name:
+            array = array[::2].contiguous()
+        arrays[name] = array.to(NARROW.get(array.dtype, array.dtype))
     save_file(arrays, to)
     return {part: len(arrays[f"{part}.nll"]) for part in ("train", "held_out")}
 

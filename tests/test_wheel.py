@@ -46,7 +46,7 @@ def packages(built, tmp_path_factory):
     return folder
 
 
-def run(folder: Path, *arguments: str, needed: tuple[Path, ...]) -> str:
+def run(folder: Path, *arguments: str, needed: tuple[Path, ...], code: int = 0) -> str:
     """Run a Python that finds packages in the folders `needed` alone, in `folder`."""
     own = {name: text for name, text in os.environ.items() if not name.startswith(("PYTHON", "GLOW"))}
     done = subprocess.run(
@@ -57,7 +57,7 @@ def run(folder: Path, *arguments: str, needed: tuple[Path, ...]) -> str:
         text=True,
         timeout=120,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 
 
@@ -79,8 +79,12 @@ def test_the_library_trains_where_ray_mlflow_and_typer_are_missing(packages, tmp
     assert run(tmp_path, "-c", TRAIN, needed=(packages, tmp_path / "library")) == "5\n"
 
 
-def test_the_command_works_beside_a_package_that_is_named_jobs(packages, tmp_path):
+def test_the_command_judges_by_its_own_model_beside_a_package_that_is_named_jobs(packages, tmp_path):
     link([each for each in closure(["glowctl"]) if each.name != "glowctl"], tmp_path / "all")
     needed = (packages, tmp_path / "all")
     assert "glowctl 0.1.0" in run(tmp_path, "-m", "glowctl.commands.app", "--version", needed=needed)
     assert run(tmp_path, "-c", "import jobs; print(jobs.OURS)", needed=needed) == "False\n"
+    photos = "from PIL import Image; Image.new('L', (28, 28)).save('black.png')"
+    run(tmp_path, "-c", photos, needed=(tmp_path / "all",))
+    check = ("check", "black.png", "--model", "pretrained:mnist", "--no-record")
+    assert "belong" in run(tmp_path, "-m", "glowctl.commands.app", *check, needed=needed, code=3)
