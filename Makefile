@@ -14,7 +14,7 @@ PYTEST_WORKERS ?= 2
 SIDE_BY_SIDE := -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 FAILED := --last-failed --last-failed-no-failures none
 
-.PHONY: demo test test-fast test-some test-all test-most test-alone test-nightly test-browser test-install test-cluster bench screenshots lint dist docs lock clean
+.PHONY: demo test test-fast test-some test-all test-most test-alone test-nightly test-browser test-install test-cluster bench screenshots lint dist tagged docs lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/glowctl demo
@@ -102,6 +102,11 @@ endif
 # The wheel and the source archive in dist/, byte for byte the same wherever they are built.
 dist: $(VENV)/installed
 	$(BIN)/python -m hatchling build --clean
+
+# Whether the tag that GitHub builds is that of the version in pyproject.toml.
+tagged:
+	test "$$GITHUB_REF_NAME" = "v$$($(PYTHON) -c \
+	  'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])')"
 
 # The site, in dist/site. A broken link is an error.
 docs: $(VENV)/installed

@@ -1,5 +1,6 @@
 """What a visitor finds at the front door is there, and agrees with the code."""
 
+import os
 import re
 import subprocess
 import sys
@@ -36,12 +37,26 @@ def test_the_packages_have_types(package):
     assert (ROOT / package / "py.typed").is_file()
 
 
-def test_the_workflow_calls_make_on_every_python_that_is_supported():
-    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
-    commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+def jobs_of(workflow: str) -> dict:
+    return yaml.safe_load((ROOT / ".github" / "workflows" / f"{workflow}.yml").read_text())["jobs"]
+
+
+@pytest.mark.parametrize("workflow", ["ci", "nightly", "publish"])
+def test_the_workflows_call_make(workflow):
+    commands = [step["run"] for job in jobs_of(workflow).values() for step in job["steps"] if "run" in step]
     assert commands
     for command in commands:
         assert command.removeprefix("make ") in TARGETS
+
+
+def test_a_tag_is_published_only_if_it_is_the_version():
+    for tag, code in ((f"v{PROJECT['version']}", 0), ("v99.0.0", 2)):
+        make = ["make", "--silent", "tagged", f"PYTHON={sys.executable}"]
+        assert subprocess.run(make, cwd=ROOT, env={**os.environ, "GITHUB_REF_NAME": tag}, timeout=60).returncode == code
+
+
+def test_the_workflow_runs_on_every_python_that_is_supported():
+    jobs = jobs_of("ci")
     pythons = {line.rpartition(" ")[2] for line in PROJECT["classifiers"] if "Python :: 3." in line}
     assert set(jobs["test"]["strategy"]["matrix"]["python"]) == pythons
 
