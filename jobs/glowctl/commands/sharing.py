@@ -20,6 +20,13 @@ Model = Annotated[
         "pretrained:mnist.",
     ),
 ]
+Recorded = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Model in the record: the id or name of a training, or a URI such as models:/glow-mnist@champion.",
+    ),
+]
 
 
 def add_sharing_commands(app: typer.Typer) -> None:
@@ -33,7 +40,7 @@ def add_sharing_commands(app: typer.Typer) -> None:
         app.command(epilog=f"Example: glowctl {example}", rich_help_panel=PANEL)(command)
 
 
-def card(model: Model, experiment: Experiment = "glow", tracking_uri: TrackingUri = None) -> None:
+def card(model: Recorded, experiment: Experiment = "glow", tracking_uri: TrackingUri = None) -> None:
     """Print the card of a model: its data, their licence, its likelihoods, its out-of-distribution tests, its limits.
 
     The card is Markdown with the metadata of the Hugging Face Hub. Its figures are those of the training and of the
@@ -47,7 +54,7 @@ def card(model: Model, experiment: Experiment = "glow", tracking_uri: TrackingUr
 
 
 def push(
-    model: Model,
+    model: Recorded,
     place: Annotated[
         str,
         typer.Argument(
