@@ -47,13 +47,13 @@ CHOICES: dict[str, dict[str, Any]] = {
 """The settings of each choice that differ from the base, which is the laptop preset without what it has of these."""
 
 
-def trial(changes: Mapping[str, Any], seed: int, seconds: float) -> tuple[float, int]:
+def trial(changes: Mapping[str, Any], seed: int, seconds: float, dataset: str = "mnist") -> tuple[float, int]:
     """Train one choice with one seed; return the bits/dim of 2,000 test images and the number of images trained on."""
     torch.set_num_threads(1)
     base = {"width": 64, "network": "plain", "checkerboard": 0}
     spec = make_train_spec("laptop", {**base, **changes, "seed": seed})
-    train = load_dataset("mnist", "train", per_class=spec.per_class)[0]
-    model = Glow(spec.glow_config((1, 32, 32), 0))
+    train = load_dataset(dataset, "train", per_class=spec.per_class)[0]
+    model = Glow(spec.glow_config(tuple(train.shape[1:]), 0))
     generator = torch.Generator().manual_seed(seed)
     first = train[: 4 * spec.batch_size]
     model.initialize(first, torch.rand(first.shape, generator=generator))
@@ -71,7 +71,7 @@ def trial(changes: Mapping[str, Any], seed: int, seconds: float) -> tuple[float,
             optimizer.step()
         seen += len(images)
         used += time.process_time() - started
-    return float(score(model, load_dataset("mnist", "test")[0][:2000]).bits_per_dim.mean()), seen
+    return float(score(model, load_dataset(dataset, "test")[0][:2000]).bits_per_dim.mean()), seen
 
 
 def main() -> None:

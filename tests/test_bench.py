@@ -22,6 +22,7 @@ SCRIPTS = {
     "packed": ("--quick",),
     "start_up": ("--help",),
     "equal_time": ("--help",),
+    "permutations": ("--help",),
     "estimates": ("--help",),
     "network_bytes": ("--help",),
     "monitoring": ("--streams", "1"),
