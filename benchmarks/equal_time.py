@@ -53,7 +53,8 @@ def trial(changes: Mapping[str, Any], seed: int, seconds: float, dataset: str = 
     base = {"width": 64, "network": "plain", "checkerboard": 0}
     spec = make_train_spec("laptop", {**base, **changes, "seed": seed})
     train = load_dataset(dataset, "train", per_class=spec.per_class)[0]
-    model = Glow(spec.glow_config(tuple(train.shape[1:]), 0))
+    channels, height, width = train.shape[1:]
+    model = Glow(spec.glow_config((channels, height, width), 0))
     generator = torch.Generator().manual_seed(seed)
     first = train[: 4 * spec.batch_size]
     model.initialize(first, torch.rand(first.shape, generator=generator))

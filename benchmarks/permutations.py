@@ -85,20 +85,20 @@ def compare(trials: pd.DataFrame) -> pd.DataFrame:
 def _differences(trials: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for cell, group in trials.groupby(["dataset", "seconds", "network", "actnorm"], sort=False):
         means = group.groupby("permutation")["test_bits_per_dim"].mean()
-        for row in paired_differences(group, ["permutation"]).itertuples():
-            if "1x1" in (row.a, row.b):
-                other, sign = (row.b, 1) if row.a == "1x1" else (row.a, -1)
-                low, high = sorted((sign * row.low, sign * row.high))
+        for row in paired_differences(group, ["permutation"]).to_dict("records"):
+            if "1x1" in (row["a"], row["b"]):
+                other, sign = (row["b"], 1) if row["a"] == "1x1" else (row["a"], -1)
+                low, high = sorted((sign * row["low"], sign * row["high"]))
                 yield {
                     **dict(zip(["dataset", "seconds", "network", "actnorm"], cell, strict=True)),
                     "images": group["images"].mean(),
                     "1x1": means["1x1"],
                     "other": other,
-                    "1x1 - other": sign * row.difference,
+                    "1x1 - other": sign * row["difference"],
                     "low": low,
                     "high": high,
-                    "p": row.p,
-                    "seeds": row.seeds,
+                    "p": row["p"],
+                    "seeds": row["seeds"],
                 }
 
 
@@ -113,7 +113,7 @@ def draw(compared: pd.DataFrame, path: Path) -> None:
                 yerr=[group["1x1 - other"] - group["low"], group["high"] - group["1x1 - other"]],
                 fmt="o" if actnorm == "on" else "s",
                 capsize=3,
-                label=f"{Path(dataset.rpartition(':')[2]).name}, ActNorm {actnorm}",
+                label=f"{Path(str(dataset).rpartition(':')[2]).name}, ActNorm {actnorm}",
             )
         panel.axhline(0, color="grey", linewidth=0.8)
         panel.set(title=f"1x1 against {other}", xlabel="test bits/dim with 1x1")

@@ -68,10 +68,12 @@ def test_two_builds_are_equal_byte_for_byte(built, tmp_path):
 
 def test_the_wheel_contains_every_file_of_the_two_packages_and_no_others(built):
     names = zipfile.ZipFile(built[".whl"]).namelist()
-    tracked = subprocess.run(["git", "ls-files", "glow", "jobs"], cwd=ROOT, capture_output=True, text=True, check=True)
+    list_files = ["git", "ls-files", "glow", "jobs", "cluster.yaml", "deploy"]
+    tracked = subprocess.run(list_files, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    cluster = {name for name in tracked if not name.startswith(("glow/", "jobs/"))}
     assert {name for name in names if ".dist-info/" not in name} == {
-        name.removeprefix("jobs/") for name in tracked.stdout.splitlines()
-    }
+        name.removeprefix("jobs/") for name in set(tracked) - cluster
+    } | {f"glowctl/cluster/files/{name}" for name in cluster}
 
 
 def test_the_library_trains_where_ray_mlflow_and_typer_are_missing(packages, tmp_path):
@@ -84,6 +86,8 @@ def test_the_command_judges_by_its_own_model_beside_a_package_that_is_named_jobs
     needed = (packages, tmp_path / "all")
     assert "glowctl 0.1.0" in run(tmp_path, "-m", "glowctl.commands.app", "--version", needed=needed)
     assert run(tmp_path, "-c", "import jobs; print(jobs.OURS)", needed=needed) == "False\n"
+    run(tmp_path, "-m", "glowctl.commands.app", "cluster", "init", "aws", needed=needed)
+    assert (tmp_path / "deploy" / "head.sh").read_text() == (ROOT / "deploy" / "head.sh").read_text()
     photos = "from PIL import Image; Image.new('L', (28, 28)).save('black.png')"
     run(tmp_path, "-c", photos, needed=(tmp_path / "all",))
     check = ("check", "black.png", "--model", "pretrained:mnist", "--no-record")

@@ -1,4 +1,4 @@
-"""The commands for a Ray cluster and its jobs: ``glowctl jobs``, ``logs``, ``stop``, ``wait``, ``cluster status``."""
+"""The commands for a Ray cluster and its jobs: ``glowctl jobs``, ``logs``, ``stop``, ``wait``, ``cluster``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from glowctl.cluster.init import Kind, lines_to_edit, write_cluster_files
 from glowctl.commands.ending import interruptible
 from glowctl.commands.options import ClusterAddress, Json, TrackingUri, switch
 from glowctl.errors import FAILURE, JobError, SpecError
@@ -40,7 +41,8 @@ def add_cluster_commands(app: typer.Typer) -> None:
         (wait, "wait train-mnist-1a2b3c4d"),
     ):
         app.command(epilog=f"Example: glowctl {example}", rich_help_panel=PANEL)(command)
-    cluster = typer.Typer(help="Check a Ray cluster as a whole.", no_args_is_help=True)
+    cluster = typer.Typer(help="Set up a Ray cluster, or check one as a whole.", no_args_is_help=True)
+    cluster.command(epilog="Example: glowctl cluster init aws --region eu-west-1 --storage s3://bucket/glow")(init)
     cluster.command(epilog="Example: glowctl cluster status --address http://localhost:8265")(status)
     app.add_typer(cluster, name="cluster", rich_help_panel=PANEL)
 
@@ -185,6 +187,52 @@ def status(
     else:
         _show_status(cluster, running, found)
     raise typer.Exit(FAILURE if found.problems else 0)
+
+
+def init(
+    kind: Annotated[
+        Kind,
+        typer.Argument(
+            help="What makes the cluster: aws (ray up on AWS), local (ray up on machines that ssh reaches), or kuberay "
+            "(kubectl).",
+            metavar="KIND",
+        ),
+    ],
+    to: Annotated[
+        str, typer.Option(help="Folder for the files, which is made if it is new. (e.g. --to cluster)")
+    ] = ".",
+    region: Annotated[str | None, typer.Option(help="Region of AWS. (e.g. --region eu-west-1)")] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Place of checkpoints, results and MLflow's artifacts: a bucket, or for local a folder that all "
+            "machines share. (e.g. --storage s3://bucket/glow)"
+        ),
+    ] = None,
+    machine: Annotated[
+        str | None, typer.Option(help="Type of the machines that work, on AWS. (e.g. --machine g6.xlarge)")
+    ] = None,
+    maximum: Annotated[
+        int | None, typer.Option(help="Largest number of machines that work, on AWS and Kubernetes. (e.g. --maximum 8)")
+    ] = None,
+    package: Annotated[
+        str | None,
+        typer.Option(
+            help="What pip installs on the machines. Without it: the version of glowctl on this machine, from PyPI. "
+            "(e.g. --package git+https://github.com/OWNER/glow)"
+        ),
+    ] = None,
+) -> None:
+    """Write the files from which ray up or kubectl makes a cluster. No clone of the repository is needed."""
+    from pathlib import Path
+
+    given = {"region": region, "storage": storage, "machine": machine, "maximum": maximum}
+    settings = {name: str(value) for name, value in given.items() if value is not None}
+    first, *others = write_cluster_files(kind, Path(to), settings, package)
+    for path in (first, *others):
+        typer.echo(f"wrote {path}")
+    edit = ", ".join(map(str, lines_to_edit(first)))
+    typer.echo(f"next: read the comments of {first}" + (f", and set its lines marked EDIT: {edit}" if edit else ""))
 
 
 def _show_status(cluster: Cluster, running: list[JsonObject], found: Checked) -> None:

@@ -63,7 +63,13 @@ ASKED_WRONGLY = [
     ("sample --temperature 0.7 --temperatures 0,1", ["leave out --temperature", "--temperature 0.7", "--temperatures"]),
     ("interpolate --pairs-per-class 1 --from A.png --to B.png", ["leave out --pairs-per-class", "--from"]),
     ("ood --corruption-images 1000", ["--corruption-images 1000", "add --corruptions"]),
+    ("cluster init kuberay --region eu-west-1", ["--region eu-west-1", "kuberay", "--storage and --maximum"]),
+    ("cluster init aws --storage /srv/glow", ["--storage", "s3://bucket/glow", "not /srv/glow"]),
+    ("cluster init aws --storage s3://ours/$(id)", ["--storage", "not s3://ours/$(id)"]),
+    ("cluster init local --storage s3://ours/glow", ["--storage", "absolute path", "not s3://ours/glow"]),
+    ("cluster init aws --maximum 0", ["--maximum", "at least 1", "not 0"]),
     # What Typer refuses.
+    ("cluster init azure", ["'aws', 'local', 'kuberay'", "'azure'"]),
     ("train --epochs x", ["--epochs", "whole number", "'x'"]),
     ("train --permutation swap", ["--permutation", "'1x1', 'shuffle', 'reverse'", "'swap'"]),
     ("train --permutaton 1x1", ["--permutaton", "--permutation", "glowctl train --help"]),
