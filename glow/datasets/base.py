@@ -160,6 +160,11 @@ class DatasetInfo:
     notes: tuple[str, ...] = ()
 
     @property
+    def shrunk(self) -> bool:
+        """Whether images are made smaller. It is not known of a folder whose images differ in size."""
+        return any(before > after for before, after in zip(self.original_shape[1:], self.image_shape[1:], strict=True))
+
+    @property
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.class_names)

@@ -20,6 +20,7 @@ from glow.datasets.base import WHITE, Colour, DatasetCorrupt, ImageRefused, Shap
 from glow.datasets.buckets import BucketFile, BucketFolder, fetched, is_uri
 from glow.datasets.decode import check_channels, convert, decode
 from glow.datasets.files import folder_files, image_files
+from glow.datasets.known_folders import LAYOUTS
 from glow.datasets.lazy import LazyDataset, read_all_but
 from glow.datasets.names import image_source, open_dataset
 from glow.datasets.registry import REGISTRY
@@ -210,7 +211,7 @@ def open_incoming(
             parts += _of_splits(source, **how)
         elif place is not None or (is_uri(source) and not Path(source.partition("?")[0]).suffix):
             parts.append(_of_folder(source if place else f"folder:{source}", **how))
-        elif source in REGISTRY:
+        elif source in REGISTRY or source in LAYOUTS:
             opened = open_dataset(source, "test", root, download=download, image_shape=image_shape)
             parts.append(Incoming.of_dataset(opened, f"{source} test"))
         elif (folder := Path(source).expanduser()).is_dir():

@@ -1,6 +1,6 @@
 """The functions that take the name of a data set: a known one such as "mnist", or one with a path, "folder:PATH".
 
-`registry.py` has the known data sets. `KINDS` has a class for each kind of name with a path.
+`registry.py` and `known_folders.py` have the known data sets. `KINDS` has a class for each kind of name with a path.
 
 Shapes: N images, C channels, H rows, W columns.
 """
@@ -28,6 +28,7 @@ from glow.datasets.base import (
     place_of,
 )
 from glow.datasets.folder import FolderDataset
+from glow.datasets.known_folders import LAYOUTS, KnownFolder
 from glow.datasets.lazy import ImageSource, LazyDataset
 from glow.datasets.packed import PackedDataset
 from glow.datasets.parquet import ParquetDataset
@@ -66,7 +67,7 @@ def dataset_names() -> tuple[str, ...]:
         >>> dataset_names()[:2], dataset_names()[-1]
         (('digits', 'mnist'), 'packed:PATH')
     """
-    return (*REGISTRY, *(f"{kind}:PATH" for kind in PLACED))
+    return (*REGISTRY, *LAYOUTS, *(f"{kind}:PATH" for kind in PLACED))
 
 
 def load_dataset(
@@ -277,6 +278,8 @@ def image_source(name: str, root: str | Path | None = None, download: bool = Fal
         return KINDS[place.kind](name, **how)
     if name in REGISTRY:
         return KnownDataset(name, data_root(root), download)
+    if name in LAYOUTS:
+        return KnownFolder(name, data_root(root), **how)
     names = dataset_names()
     close = difflib.get_close_matches(name.lower(), names)
     hint = f" (did you mean {' or '.join(close)}?)" if close else ""

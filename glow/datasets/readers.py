@@ -2,7 +2,7 @@
 
 A reader takes a `Request` and returns images, uint8 (N, C, H, W), in the size that they have in the files, and labels,
 int64 (N,). Its caller has checked that the files exist. A reader raises DatasetCorrupt for files without the expected
-content. torchvision reads CIFAR-10 and SVHN. It reads MNIST and the like only if the train and the test files are both
+content. torchvision reads CIFAR-10, CIFAR-100 and SVHN. It reads MNIST and the like only if the files of both parts are
 there, so `read_idx` reads them.
 
 Shapes: N images, C channels, H rows, W columns.
@@ -160,7 +160,7 @@ def read_idx(request: Request, classes: int, first_label: int = 0, transposed: b
 def read_with_torchvision(request: Request, opener: Opener) -> tuple[Tensor, Tensor]:
     """Read a data set that torchvision opens only if its files have the published MD5s.
 
-    For CIFAR-10 this must be so, because its files are pickles, which can run code.
+    For CIFAR-10 and CIFAR-100 this must be so, because their files are pickles, which can run code.
 
     Args:
         request: `files` are all files of the part, under `root`.

@@ -297,6 +297,16 @@ _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hor
 _CIFAR10_FILES = tuple(
     f"cifar-10-batches-py/{file}" for file in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
 )  # torchvision reads either part only if all files are there
+_CIFAR100 = (
+    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can "
+    "castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin "
+    "elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster "
+    "man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck "
+    "pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk "
+    "skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger "
+    "tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm"
+)
+_CIFAR100_FILES = tuple(f"cifar-100-python/{file}" for file in ("train", "test", "meta"))
 
 REGISTRY: Mapping[str, Entry] = {
     "digits": Entry(read_digits, (1, 8, 8), (1, 8, 8), _DIGITS, deal),
@@ -320,6 +330,12 @@ REGISTRY: Mapping[str, Entry] = {
         "CIFAR10",
         _CIFAR10,
         {"train": _CIFAR10_FILES, "test": _CIFAR10_FILES},
+        "https://www.cs.toronto.edu/~kriz/cifar.html",
+    ),
+    "cifar100": _with_torchvision(
+        "CIFAR100",
+        tuple(_CIFAR100.split()),
+        {"train": _CIFAR100_FILES, "test": _CIFAR100_FILES},
         "https://www.cs.toronto.edu/~kriz/cifar.html",
     ),
     "svhn": _with_torchvision(

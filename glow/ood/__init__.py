@@ -11,6 +11,7 @@ from glow.ood.check import Calibration, ImageCheck, Verdict
 from glow.ood.conformal import flagged, least_listed
 from glow.ood.detectors import DETECTORS, Detector, fit_detectors
 from glow.ood.evaluation import OodResult, OodSettings, evaluate_ood, held_out_protocol, split_test_protocol
+from glow.ood.groups import group_means
 from glow.ood.monitor import Alarm, Monitor
 from glow.ood.recommendation import Recommendation, corruption_power, recommend, regret
 from glow.ood.statistics import Estimate, auroc_estimate, roc_curve, roc_estimates, wilson_interval
@@ -38,6 +39,7 @@ __all__ = [
     "evaluate_ood",
     "fit_detectors",
     "flagged",
+    "group_means",
     "held_out_protocol",
     "least_listed",
     "over_trainings",

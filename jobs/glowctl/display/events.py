@@ -647,6 +647,7 @@ class Ood(Recorded, kind="ood"):
         in_distribution: the model's own data set.
         rows: one row per detector, data set and batch size, as `glow.ood.OodResult` describes its ``ratios``.
         control: how often the model's own test images are called OOD, as ``control`` of `glow.ood.OodResult`.
+        groups: the means over near and over far data sets, as `glow.ood.group_means` describes them.
         passing: the classes of other data sets that are detected least often, as ``per_class`` of `glow.ood.OodResult`.
         recommended: the detector that detects corrupted held-out images best, with an encoder also those of left-out
             classes; None if no corruptions were scored.
@@ -665,6 +666,7 @@ class Ood(Recorded, kind="ood"):
     in_distribution: str
     rows: list[Row]
     control: list[Row]
+    groups: list[Row] = field(default_factory=list)
     passing: list[Row]
     recommended: str | None = None
     regret: list[Row] = field(default_factory=list)

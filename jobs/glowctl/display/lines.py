@@ -265,6 +265,8 @@ def _ood(event: events.Ood) -> str:
     parts = [tables.settings_sentence(event.protocol, event.alpha, event.bootstraps, event.repeats)]
     parts += [tables.as_text(tables.share_table(event.rows, detector)) for detector in judges]
     parts.append(tables.as_text(tables.auroc_table(event.rows), below=False))
+    if event.groups:
+        parts.append(tables.as_text(tables.group_table(event.groups), below=False))
     if event.passing:
         parts.append(tables.passing_sentence(event.passing))
     if event.recommended is not None:

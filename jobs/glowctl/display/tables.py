@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from glowctl.specs.ablation import values_label
@@ -275,6 +275,16 @@ def auroc_table(rows: Sequence[Row]) -> Table:
             cells.append(["" if index else str(name), str(m), *aurocs])
     caption = "AUROC with which each detector separates batches of a data set from batches of the model's own test set."
     return Table(caption, ["data set", "M", *detectors], cells, ["1 is perfect, 0.5 is chance.", AUROC_NOTE])
+
+
+def group_table(rows: Sequence[Row]) -> Table:
+    """Return the table of mean AUROCs over near and over far data sets, as `auroc_table`.
+
+    Args:
+        rows: rows of the table ``ood_groups``.
+    """
+    caption = "Mean AUROC over the data sets whose content is near to that of the model's, and over the far ones."
+    return replace(auroc_table(rows), caption=caption)
 
 
 def trainings_tables(rows: Iterable[Row]) -> list[Table]:

@@ -10,7 +10,7 @@ batch the recommended detector and the typicality test need to notice each corru
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +28,7 @@ from glow.ood import (
     corruption_power,
     evaluate_ood,
     fit_detectors,
+    group_means,
     held_out_protocol,
     recommend,
     regret,
@@ -56,11 +57,14 @@ OTHERS = {
     "fashion-mnist": ("mnist", "emnist-letters"),
     "kmnist": ("mnist", "emnist-letters", "fashion-mnist"),
     "emnist-letters": ("mnist", "fashion-mnist"),
-    "cifar10": ("svhn", "photos"),
+    "cifar10": ("cifar100", "svhn", "photos"),
+    "cifar100": ("cifar10", "svhn", "photos"),
     "svhn": ("cifar10", "photos"),
 }
 """Name of a model's own data set -> the data sets that it is tested against by default, in addition to `MADE`."""
 
+NEAR = {"cifar10": ("cifar100", "tiny-imagenet"), "cifar100": ("cifar10", "tiny-imagenet")}
+"""Name of a model's own data set -> the data sets that OpenOOD calls near (Yang et al. 2022, arXiv 2210.07242)."""
 
 BOOTSTRAPS = 10_000
 """Default of ``--bootstraps``."""
@@ -79,15 +83,19 @@ class OodWork:
         settings: the settings of the tests.
         own: label of the data set that the model was trained on.
         others: labels of the data sets that are tested against it.
+        groups: the labels of those whose content is near to that of the model's, and of those that are far; empty if
+            none is known to be near. Generated and left-out images are in neither.
         class_names: for each data set, by its label, the names of its classes.
         absent: for each data set that belongs to the default choice but is missing on this machine, a sentence on how
-            to get it; and with ``--benchmark`` a sentence on the data sets whose images have another shape.
+            to get it; with ``--benchmark`` a sentence on the data sets whose images have another shape; and a sentence
+            on those that were resized otherwise than the model's own.
     """
 
     evaluation: Evaluation[OodSpec]
     settings: OodSettings
     own: str
     others: list[str]
+    groups: dict[str, list[str]]
     class_names: dict[str, tuple[str, ...]]
     absent: list[str]
 
@@ -108,8 +116,9 @@ def prepare(spec: OodSpec) -> OodWork:
     own, spec = work.trained_on, work.spec
     given = spec.ood_datasets is not None
     usual = (*OTHERS.get(own, ("photos",)), *MADE)
-    names = [absolute_dataset(name) for name in spec.ood_datasets or usual]
-    there = [name for name in names if given or "test" in work.described(name).splits]
+    near = [absolute_dataset(name) for name in spec.near or ()]
+    names = list(dict.fromkeys([*near, *(absolute_dataset(name) for name in spec.ood_datasets or usual)]))
+    there = [name for name in names if given or name in near or "test" in work.described(name).splits]
     absent = [_how_to_get(name, work.data_root) for name in names if name not in there]
     if spec.benchmark:
         known = _known(work)
@@ -135,6 +144,8 @@ def prepare(spec: OodSpec) -> OodWork:
     if left_out is not None and spec.encoder is not None and spec.protocol == "held-out":
         images[left_out, "validation"] = work.opened(own, "validation", of_left_out=True)  # recommends, is not tested
     infos = {name: work.described(name) for name in (own, *others)}
+    groups = _groups(others, near or NEAR.get(own, ()))
+    absent += _unequal_resizing(own, infos)
     if left_out is not None:
         others.insert(0, left_out)
         infos[left_out] = infos[own]
@@ -153,6 +164,7 @@ def prepare(spec: OodSpec) -> OodWork:
         settings,
         dataset_label(own),
         [dataset_label(name) for name in others],
+        groups,
         {dataset_label(name): info.class_names for name, info in infos.items()},
         absent,
     )
@@ -194,6 +206,28 @@ def _of_other_shapes(work: Evaluation[OodSpec], infos: Mapping[str, DatasetInfo]
     shapes = ", ".join(f"{name} ({_shape_text(info.image_shape)})" for name, info in infos.items())
     ours = _shape_text(work.model.config.image_shape)
     return [f"--benchmark leaves out data sets whose images do not have the model's shape {ours}: {shapes}"]
+
+
+def _groups(others: list[str], near: Collection[str]) -> dict[str, list[str]]:
+    """Return the labels of the near data sets and of the far ones; nothing if either group is empty."""
+    groups = {
+        "near": [dataset_label(name) for name in others if name in near],
+        "far": [dataset_label(name) for name in others if name not in (*near, *MADE)],
+    }
+    return groups if all(groups.values()) else {}
+
+
+def _unequal_resizing(own: str, infos: Mapping[str, DatasetInfo]) -> list[str]:
+    """Return one sentence on the data sets whose images are shrunk while the model's own are not, or the other way."""
+    shrunk = {name: info.original_shape for name, info in infos.items() if info.shrunk}
+    unequal = [name for name in infos if (name in shrunk) != (own in shrunk) and name not in MADE]
+    if not unequal:
+        return []
+    sizes = ", ".join(f"{name} ({_shape_text(infos[name].original_shape)})" for name in unequal)
+    how = (
+        f"{own} is shrunk to the model's size and these are not" if own in shrunk else f"{own} is not shrunk, these are"
+    )
+    return [f"a detector may see the resizing in place of the content: {how}: {sizes}"]
 
 
 def _shape_text(shape: tuple[int, int, int]) -> str:
@@ -284,12 +318,14 @@ def run(work: OodWork, show: Show) -> Ood:
             ) from error
         if (aurocs := found.tables.get("ood_recommended")) is not None and NEW_CLASSES in aurocs:
             recorded.show(Noted(_proxies(aurocs.set_index("detector"))))
-        _write_tables(result, found, recorded)
+        groups = group_means(result.ratios, work.groups)
+        _write_tables(result, groups, found, recorded)
         for name, figure in _figures(result, tests, found, work):
             recorded.figure(figure, name)
         if found.recommended is not None:
             recorded.record.tag(tag_names.RECOMMENDED, found.recommended)
-        recorded.metrics(*_metrics(result, scores, work))
+        metrics, images = _metrics(result, scores, work)
+        recorded.metrics(metrics | _group_metrics(groups), images)
         event = Ood(
             **recorded.known_as,
             protocol=spec.protocol,
@@ -299,6 +335,7 @@ def run(work: OodWork, show: Show) -> Ood:
             in_distribution=work.own,
             rows=rows_of(result.ratios),
             control=rows_of(result.control),
+            groups=rows_of(groups),
             passing=[] if result.per_class.empty else passing(result.per_class, work.own),
             recommended=found.recommended,
             regret=found.regret,
@@ -326,7 +363,7 @@ def _background_scores(work: OodWork, recorded: EvaluationRun) -> dict[tuple[str
     return evaluation.background.scores(recorded, show_name)
 
 
-def _write_tables(result: OodResult, found: Drift, recorded: EvaluationRun) -> None:
+def _write_tables(result: OodResult, groups: pd.DataFrame, found: Drift, recorded: EvaluationRun) -> None:
     shares = share_table(rows_of(result.ratios))
     for name, table in (
         ("ood", result.ratios),
@@ -335,6 +372,7 @@ def _write_tables(result: OodResult, found: Drift, recorded: EvaluationRun) -> N
         ("ood_control", result.control),
         ("ood_ratios", pd.DataFrame([map(str, row) for row in shares.rows], columns=list(shares.head))),
         ("ood_detectors", detector_table(result.ratios).reset_index()),
+        *([] if groups.empty else [("ood_groups", groups)]),
         *found.tables.items(),
     ):
         table.columns = table.columns.map(str)
@@ -403,6 +441,15 @@ def _metrics(
         metrics[f"non_finite/{name}/{split}"] = float((~table["finite"]).sum())
         images[f"non_finite/{name}/{split}"] = name, split
     return metrics, images
+
+
+def _group_metrics(groups: pd.DataFrame) -> dict[str, float]:
+    """Return the mean AUROCs over near and far data sets by metric name, such as ``joint/auroc/near/M1``."""
+    found = {}
+    for row in rows_of(groups[groups["detector"].isin(DETECTORS)]):
+        prefix = "" if row["detector"] == "typicality" else f"{row['detector']}/"
+        found[f"{prefix}auroc/{row['dataset'].partition(',')[0]}/M{row['batch_size']}"] = row["auroc"]
+    return found
 
 
 def _result_line(result: OodResult, work: OodWork) -> str:

@@ -62,7 +62,7 @@ def _means(models: Sequence[TrainedModel], tests: Sequence[Ood]) -> pd.DataFrame
     labels = _labels(models)
     of_label: dict[str, list[pd.DataFrame]] = {}
     for label, test in zip(labels, tests, strict=True):
-        ratios = pd.DataFrame(test.rows)
+        ratios = pd.DataFrame([*test.rows, *test.groups])
         chosen = ratios[ratios["detector"] == test.recommended].assign(detector=RECOMMENDED)
         of_label.setdefault(label, []).append(pd.concat([ratios, chosen]))
     means = [over_trainings(ratios).assign(model=label) for label, ratios in of_label.items()]

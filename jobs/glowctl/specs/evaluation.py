@@ -165,6 +165,10 @@ class OodSpec(ScoringSpec):
     ood_datasets: Several[str] | None = setting(None, "Data", "fashion-mnist,noise")
     """Data sets to test as out-of-distribution, with commas between. Without it: data sets on this machine that are
     similar to the one trained on, noise, and constant images."""
+    near: Several[str] | None = setting(None, "Data", "arrays:cifar100")
+    """Data sets to test whose content is near to that of the model's, with commas between. The means over them and over
+    the others, which are far, are reported for each detector. Without it: for cifar10 and cifar100 those that OpenOOD
+    calls near, if they are tested; else no means."""
     background_model: str | None = setting(None, "Model", "background")
     """Model trained on the same data with --mutation, named as in --model. It adds the detector called ratio, which is
     the likelihood ratio of the two models. Without it: no such detector."""
