@@ -23,6 +23,7 @@ SCRIPTS = {
     "start_up": ("--help",),
     "equal_time": ("--help",),
     "permutations": ("--help",),
+    "ood_by_epoch": ("--help",),
     "estimates": ("--help",),
     "network_bytes": ("--help",),
     "monitoring": ("--streams", "1"),
