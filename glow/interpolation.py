@@ -11,11 +11,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from glow.dequantization import dequantize, not_finite, quantize
+from glow.dequantization import dequantize, not_finite, quantize, uniform_noise
 from glow.model import Glow
 
 Mode = Literal["linear", "slerp"]
 """The path between two latents: a straight line, or an arc (spherical linear interpolation)."""
+
+MARGIN = 0.125
+"""Distance of the noise from the ends of its bin, in grey levels: a smaller error of the inverse changes no pixel."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,10 @@ def interpolate(
       the distance from the origin that Gaussian latents have. Latents of equal or opposite direction are interpolated
       linearly.
 
-    An image is encoded at the middle of its bins, u = 1/2. So the ends equal the real images, reduced to the model's
-    bits, wherever the error of the inverse is less than half a grey level.
+    An image is encoded with noise, as in training, and both images of a pair with the same. At the middle of their
+    bins, images would have latents that no training image has, and what lies between them would be full of specks.
+    The noise is kept `MARGIN` from the ends of its bin, so the ends equal the real images, reduced to the model's bits,
+    wherever the error of the inverse is less than that.
 
     Args:
         model: the flow, on any device.
@@ -94,8 +99,7 @@ def interpolate(
             f"there are {len(start_PCHW)} first images but {len(end_PCHW)} last ones: pass one of each per pair"
         )
     real_2PCHW = torch.stack([start_PCHW, end_PCHW]).to(model.device)
-    middle_2PCHW = torch.full(real_2PCHW.shape, 0.5, dtype=model.dtype, device=model.device)
-    x_2PCHW = dequantize(real_2PCHW, middle_2PCHW, model.config.bits)
+    x_2PCHW = torch.stack([_with_noise(model, images) for images in real_2PCHW])
     latents_0, latents_1 = (model(x_PCHW)[0] for x_PCHW in x_2PCHW)
     rows = []
     for t in torch.linspace(0, 1, steps, dtype=torch.float64).tolist():
@@ -107,6 +111,15 @@ def interpolate(
         error_P.nan_to_num(torch.inf, torch.inf).cpu(),
         int(not_finite(x_PSCHW.flatten(0, 1)).sum()),
     )
+
+
+def _with_noise(model: Glow, images_PCHW: Tensor) -> Tensor:
+    """Make images real-valued by the model's own noise, from the same uniform noise for each image."""
+    uniform_1CHW = uniform_noise(torch.zeros(1, dtype=torch.int64, device=model.device), model.config.image_shape)
+    x_PCHW, _ = model.dequantize(images_PCHW, uniform_1CHW.expand(images_PCHW.shape))
+    least_PCHW = dequantize(images_PCHW, torch.zeros_like(x_PCHW), model.config.bits)
+    noise_PCHW = ((x_PCHW - least_PCHW) * model.config.bins).clamp(MARGIN, 1 - MARGIN)
+    return dequantize(images_PCHW, noise_PCHW, model.config.bits)
 
 
 def _between(z_0: Tensor, z_1: Tensor, t: float, mode: Mode) -> Tensor:

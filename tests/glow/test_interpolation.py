@@ -6,7 +6,7 @@ import torch
 
 from glow import Glow
 from glow.dequantization import dequantize, quantize, reduced
-from glow.interpolation import _between, interpolate
+from glow.interpolation import MARGIN, _between, _with_noise, interpolate
 from tests.glow.flows import random_images, small_glow
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -33,14 +33,25 @@ def pairs(glow: Glow, n: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     return random_images(n, shape, seed=1), random_images(n, shape, seed=2)
 
 
-def middle(glow, images):
-    """Return the images at the middle of their bins."""
-    return dequantize(images, torch.full(images.shape, 0.5, dtype=glow.dtype), glow.config.bits)
+@torch.no_grad()
+def latents(glow, images):
+    return glow(_with_noise(glow, images))[0]
 
 
 @torch.no_grad()
-def latents(glow, images):
-    return glow(middle(glow, images))[0]
+def test_both_images_of_every_pair_have_the_noise_of_the_model_and_it_stays_off_the_ends_of_the_bins(glow):
+    images = reduced(random_images(3, glow.config.image_shape), glow.config.bits)
+    images[1] = images[0]
+    x = _with_noise(glow, images)
+    assert torch.equal(x[0], x[1])
+    assert torch.equal(quantize(x, glow.config.bits), images)
+    noise = (x - dequantize(images, torch.zeros_like(x), glow.config.bits)) * glow.config.bins
+    rounding = 1e-4  # of a value up to 0.5 in float32, in grey levels
+    assert (noise > MARGIN - rounding).all()
+    assert (noise < 1 - MARGIN + rounding).all()
+    assert noise.std() > 0.1
+    variational = glow.config.dequantization == "variational"
+    assert torch.allclose(noise[0], noise[2], atol=rounding) != variational  # only a noise flow looks at the image
 
 
 @pytest.mark.parametrize("mode", ["linear", "slerp"])
@@ -54,7 +65,7 @@ def test_the_ends_are_the_real_images(glow, mode, steps):
     assert got.images.dtype == torch.uint8
     assert torch.equal(got.images[:, 0], reduced(start, glow.config.bits))
     assert torch.equal(got.images[:, -1], reduced(end, glow.config.bits))
-    assert (got.end_error < 0.25).all()  # 0.5 would be another image, and processors round differently
+    assert (got.end_error < MARGIN).all()
     assert got.non_finite == 0
 
 
@@ -69,7 +80,7 @@ def test_the_end_error_is_that_of_the_inverse(glow):
     start, end = pairs(glow)
     got = interpolate(glow, start, end, 4).end_error
     with torch.no_grad():
-        wrong = [(glow.inverse(latents(glow, images)) - middle(glow, images)).abs() for images in (start, end)]
+        wrong = [(glow.inverse(latents(glow, images)) - _with_noise(glow, images)).abs() for images in (start, end)]
     expected = glow.config.bins * torch.stack(wrong).transpose(0, 1).flatten(1).amax(1)
     assert got.shape == (4,)
     assert (got > 0).all()
@@ -85,7 +96,7 @@ def test_ends_that_are_not_the_real_images_are_told_of():
     real = (got.images == torch.stack([start, end], 1)).flatten(1).all(1)
     assert real.any()
     assert not real.all()
-    assert (got.end_error[~real] >= 0.5).all()
+    assert (got.end_error[~real] >= MARGIN).all()
 
 
 def with_inverse(monkeypatch, glow, change):
